@@ -1,0 +1,168 @@
+"""Drafts on their way through the steps: begun, held by a lease, failed, ended.
+
+A step takes drafts and returns drafts, in the same order. What fails for one tenant ends that tenant's draft, writes a
+failure record, and releases the lease; the others of the batch go on.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+
+from sbh_pipelines.backup.site import Site
+from sbh_pipelines.errors import LeaseLost, ObjectMissing, SbhError
+from sbh_pipelines.model import BackupId, BackupType, Draft, DraftStatus, Tenant, TenantId, timestamp
+from sbh_pipelines.repository import lease as leases
+from sbh_pipelines.repository.format import Keys, pretty
+from sbh_pipelines.repository.repository import Repository
+from sbh_pipelines.sources.database.tenants import find_tenants, unknown
+from sbh_pipelines.stores.base import ObjectStore
+
+SIDE_BY_SIDE = 8  # tenants whose small requests go out at once
+
+
+class Workshop:
+    """What this process has open for drafts under way: leases and repositories. Another process opens its own."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self._leases: dict[str, leases.Lease] = {}
+        self._repositories: dict[str, Repository] = {}
+
+    def lease(self, draft: Draft) -> leases.Lease:
+        """The draft's lease, still ours. Raises LeaseLost."""
+        held = self._leases.get(draft.lease_owner)
+        if held is not None:
+            held.renew_if_due()
+            return held
+        try:
+            return self.take(draft)
+        except SbhError as error:
+            if error.transient:
+                raise LeaseLost("The lease was lost between two steps", on=draft.tenant.id, why=str(error)) from None
+            raise
+
+    def take(self, draft: Draft) -> leases.Lease:
+        """Acquire the tenant's lease for the draft. Raises LeaseHeld."""
+        store, prefix = self.site.backup_store(draft.tenant)
+        seconds = self.site.settings.backup.lease_s
+        held = leases.acquire(store, prefix, draft.lease_owner, str(draft.backup_id), seconds, self.site.clock)
+        self._leases[draft.lease_owner] = held
+        return held
+
+    def all_leases(self) -> "list[leases.Lease]":
+        return list(self._leases.values())
+
+    def repository(self, draft: Draft) -> Repository:
+        """The tenant's repository, open for writing, its index read."""
+        known = self._repositories.get(draft.lease_owner)
+        if known is None:
+            known = self.site.repository(draft.tenant, create=True)
+            known.load_index()
+            self._repositories[draft.lease_owner] = known
+        return known
+
+    def end(self, draft: Draft) -> None:
+        """Release the lease and close what is open for the draft."""
+        if repository := self._repositories.pop(draft.lease_owner, None):
+            repository.close()
+        if draft.lease_owner:
+            held = self._leases.get(draft.lease_owner)
+            with suppress(SbhError):  # lost already: there is nothing to release
+                (held or self.lease(draft)).release()
+            self._leases.pop(draft.lease_owner, None)
+
+    def fail(self, draft: Draft, step: str, error: SbhError) -> Draft:
+        """End the draft as failed and leave a record that `backup status` finds."""
+        failed = draft.failed(step, error)
+        with suppress(SbhError):  # the store may be what failed; the draft itself carries the error
+            store, prefix = self.site.backup_store(draft.tenant)
+            record = {
+                "id": draft.backup_id,
+                "tenant_id": draft.tenant.id,
+                "type": draft.type,
+                "status": "failed",
+                "step": step,
+                "failed_at": timestamp(self.site.clock()),
+                "error": failed.error,
+            }
+            store.put(prefix + Keys.failure(draft.backup_id), pretty(record))
+        self.end(draft)
+        return failed
+
+    def each(self, drafts: Sequence[Draft], step: str, work: Callable[[Draft], Draft]) -> list[Draft]:
+        """`work` on every running draft, several at once; what raises fails its own draft only."""
+
+        def one(draft: Draft) -> Draft:
+            if draft.status is not DraftStatus.RUNNING:
+                return draft
+            try:
+                return work(draft)
+            except SbhError as error:
+                return self.fail(draft, step, error)
+
+        if len(drafts) == 1:
+            return [one(drafts[0])]
+        with ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix=step) as pool:
+            return list(pool.map(one, drafts))
+
+    @contextmanager
+    def kept(self, drafts: Sequence[Draft]) -> Iterator[None]:
+        """Renew all leases in the background while a step works."""
+        with leases.LeaseKeeper(self.all_leases, self.site.settings.backup.lease_s / 6):
+            yield
+
+
+def running(drafts: Sequence[Draft]) -> list[Draft]:
+    return [d for d in drafts if d.status is DraftStatus.RUNNING]
+
+
+def begin(
+    shop: Workshop, slugs: Sequence[TenantId], created_by: str, kind: BackupType, description: str | None
+) -> list[Draft]:
+    """One draft per slug: tenant looked up, lease taken, id chosen. Unknown tenants are failed drafts."""
+    tenants = find_tenants(shop.site.settings, list(slugs))
+    now = shop.site.clock()
+
+    def draft(slug: TenantId) -> Draft:
+        tenant = tenants.get(slug) or Tenant(slug, "", "", "")
+        owner = leases.new_owner("backup") if slug in tenants else ""
+        return Draft(tenant, BackupId.at(now), kind, created_by, timestamp(now), owner, description)
+
+    def start(fresh: Draft) -> Draft:
+        if fresh.tenant.id not in tenants:
+            return fresh.failed("begin", unknown(fresh.tenant.id))
+        try:
+            named = _with_free_id(shop.site, fresh)
+            shop.take(named)
+            return named
+        except SbhError as error:
+            # No failure record: the id may be that of the backup whose lease is in the way.
+            return fresh.failed("begin", error)
+
+    return shop.each([draft(slug) for slug in dict.fromkeys(slugs)], "begin", start)
+
+
+def _with_free_id(site: Site, draft: Draft) -> Draft:
+    """The draft with an id that no committed or failed backup of the tenant has."""
+    store, prefix = site.backup_store(draft.tenant)
+    moment = site.clock()
+    for nth in range(1, 10_000):
+        backup_id = BackupId.at(moment, nth)
+        if not any(_exists(store, prefix + key(backup_id)) for key in (Keys.manifest, Keys.failure)):
+            return replace(draft, backup_id=backup_id)
+    raise AssertionError("ten thousand backups of one tenant in one minute")
+
+
+def _exists(store: ObjectStore, key: str) -> bool:
+    try:
+        store.head(key)
+    except ObjectMissing:
+        return False
+    return True
+
+
+def abandon(shop: Workshop, drafts: Sequence[Draft]) -> None:
+    """Release the leases of drafts whose run will not go on."""
+    for draft in running(drafts):
+        shop.end(draft)

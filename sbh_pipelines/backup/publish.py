@@ -1,0 +1,89 @@
+"""Steps `write_manifest` and `verify_checksums`: component documents, then proof, then the commit."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from sbh_pipelines.backup.drafts import Workshop
+from sbh_pipelines.backup.verify import raise_first, verify_backup
+from sbh_pipelines.model import Component, Draft, ProgressSink, no_progress
+from sbh_pipelines.repository.format import FORMAT_VERSION, Keys, checksum
+from sbh_pipelines.repository.repository import EPOCH, Repository
+
+_LONG_FACTS = ("table_details", "detail", "reference_keys")
+
+
+def write_manifest(shop: Workshop, drafts: Sequence[Draft]) -> list[Draft]:
+    """Write the component documents and prepare the signed manifest in `draft.manifest`; nothing is committed yet."""
+
+    def work(draft: Draft) -> Draft:
+        begun = time.monotonic()
+        shop.lease(draft)
+        repository = shop.repository(draft)
+        components = {
+            name: _write_component(repository, draft, name, draft.components[name])
+            for name in ("database", "files", "config")
+        }
+        manifest = repository.sign(_manifest(draft, components))
+        done = replace(draft, step="write_manifest", components=components, manifest=manifest)
+        return done.with_counters(seconds_manifest=time.monotonic() - begun)
+
+    return shop.each(drafts, "write_manifest", work)
+
+
+def _write_component(repository: Repository, draft: Draft, name: str, component: Component) -> Component:
+    key = Keys.component(name, draft.backup_id)
+    named = replace(component, key=repository.prefix + key)
+    document = {"backup_id": draft.backup_id, "tenant_id": draft.tenant.id, **named.as_dict()}
+    document["checksum"] = checksum(document)
+    repository.put_document(key, document)
+    return replace(named, checksum=document["checksum"])
+
+
+def _manifest(draft: Draft, components: Mapping[str, Component]) -> dict[str, Any]:
+    short = {
+        name: {k: v for k, v in component.as_dict().items() if k not in _LONG_FACTS}
+        for name, component in components.items()
+    }
+    return {
+        "id": draft.backup_id,
+        "tenant_id": draft.tenant.id,
+        "type": draft.type,
+        "region": draft.tenant.region,
+        "created_by": draft.created_by,
+        "created_at": draft.created_at,
+        "components": short,
+        "size": sum(component.size for component in components.values()),
+        "parent": None,
+        "recovery_point": asdict(draft.recovery_point) if draft.recovery_point else None,
+        "tier": draft.tenant.tier,
+        "description": draft.description,
+        "format_version": FORMAT_VERSION,
+        "key_epoch": EPOCH,
+        "index": list(draft.objects),
+        "stats": {name: round(value, 3) for name, value in draft.counters.items()},
+    }
+
+
+def verify_checksums(shop: Workshop, drafts: Sequence[Draft], progress: ProgressSink = no_progress) -> list[Draft]:
+    """Read back what the manifest names, with a fresh view of the store; then publish it with a create-only put."""
+    deep = shop.site.settings.backup.verify == "read"
+
+    def work(draft: Draft) -> Draft:
+        begun = time.monotonic()
+        assert draft.manifest is not None
+        shop.lease(draft)
+        repository = shop.site.repository(draft.tenant)
+        try:
+            repository.load_index()
+            raise_first(verify_backup(repository, draft.manifest, deep=deep, own_only=True, progress=progress))
+            # Whoever lost the lease must not commit: renewing is a conditional write, so it tells.
+            shop.lease(draft).renew()
+            repository.publish_manifest(draft.manifest)
+        finally:
+            repository.close()
+        return replace(draft, step="verify_checksums").with_counters(seconds_verify=time.monotonic() - begun)
+
+    with shop.kept(drafts):
+        return shop.each(drafts, "verify_checksums", work)

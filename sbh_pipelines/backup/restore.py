@@ -1,0 +1,359 @@
+"""Restore in place: check, plan, stage, merge, prove, put the files back, commit.
+
+Until the staged rows are merged nothing has been written; until the commit nothing of the rows is visible. Everything
+this restore will need from the repository is downloaded and authenticated before the first write.
+
+    check    the backup verifies, everything it names is there
+    compare  the live rows are read as a backup would read them; groups with the backup's chunk ids are equal
+    stage    differing groups, of both sides, into temporary tables
+    files    every slice that will be written is read and authenticated once
+    merge    delete and insert the differing rows
+    prove    the tables are read back group by group and must give the backup's chunk ids; foreign keys must hold
+    files    missing and different files are put back
+    commit   then files that were not in the backup are removed
+"""
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sbh_pipelines.backup.details import Group, read_table
+from sbh_pipelines.backup.restore_files import FileRestore
+from sbh_pipelines.backup.restore_status import RestoreStatus
+from sbh_pipelines.backup.site import Site
+from sbh_pipelines.backup.verify import read_component, verify_backup
+from sbh_pipelines.errors import ProofFailed, RestoreRefused, SchemaMismatch
+from sbh_pipelines.model import BackupId, Progress, ProgressSink, RestoreId, Tenant, timestamp
+from sbh_pipelines.repository import lease as leases
+from sbh_pipelines.repository.repository import Repository
+from sbh_pipelines.sources.database.capture import copy_table
+from sbh_pipelines.sources.database.connection import Connection
+from sbh_pipelines.sources.database.merge import (
+    Spool,
+    TableChanges,
+    TableMerge,
+    check_foreign_keys,
+    commit,
+    restore_transaction,
+)
+from sbh_pipelines.sources.database.tenancy import MappedTable, TenancyMap, load_map
+
+STEPS = ("check", "compare", "merge", "prove", "files", "commit")
+
+
+@dataclass(frozen=True, slots=True)
+class TableResult:
+    """What happened to one table."""
+
+    table: str
+    rows: int
+    groups: int
+    groups_matching: int
+    inserted: int
+    updated: int
+    deleted: int
+
+
+def restore_in_place(
+    site: Site,
+    tenant: Tenant,
+    backup_id: BackupId,
+    requested_by: str,
+    keep_extra_files: bool,
+    progress: ProgressSink,
+) -> dict[str, Any]:
+    """Make the tenant what it was at the backup. Returns the result that `restore_backup` documents.
+
+    Raises RestoreRefused and CorruptObject before anything is written, ProofFailed and SourceConflict with the rows
+    rolled back, LeaseHeld while the tenant is being backed up or restored.
+    """
+    restore_id = RestoreId.at(site.clock(), os.urandom(3).hex())
+    store, prefix = site.backup_store(tenant)
+    owner = leases.new_owner("restore")
+    with ExitStack() as stack:
+        repository = site.repository(tenant)
+        stack.callback(repository.close)
+        held = leases.acquire(store, prefix, owner, "restore", site.settings.backup.lease_s, site.clock)
+        stack.callback(held.release)
+        stack.enter_context(leases.LeaseKeeper(lambda: [held], site.settings.backup.lease_s / 6))
+        status = RestoreStatus(site, repository, restore_id, backup_id, tenant, requested_by, owner)
+        status.step("check", 0)
+        try:
+            result = _Restore(site, repository, tenant, backup_id, keep_extra_files, status, progress).run()
+        except BaseException as error:
+            status.failed(error)
+            raise
+        result = {"restore_id": restore_id, "backup_id": backup_id, "tenant_id": tenant.id, **result}
+        status.completed(result)
+    return result
+
+
+class _Restore:
+    def __init__(
+        self,
+        site: Site,
+        repository: Repository,
+        tenant: Tenant,
+        backup_id: BackupId,
+        keep_extra_files: bool,
+        status: RestoreStatus,
+        progress: ProgressSink,
+    ) -> None:
+        self.site, self.repository, self.tenant, self.backup_id = site, repository, tenant, backup_id
+        self.status, self.progress = status, progress
+        self.keep_extra_files = keep_extra_files
+        self.downloaded = 0
+
+    def run(self) -> dict[str, Any]:
+        begun = time.monotonic()
+        manifest = self._check()
+        summaries = {
+            summary["table"]: summary
+            for name in ("database", "config")
+            for summary in read_component(self.repository, manifest, name)["table_details"]
+        }
+        files = FileRestore(self.site, self.repository, self.tenant, manifest, self.keep_extra_files)
+        with restore_transaction(self.site.settings.database) as connection:
+            tenancy = load_map(connection, self.site.settings)
+            pairs = self._match_tables(tenancy, summaries)
+            merges = [
+                self._compare(connection, table, summary, number) for number, (table, summary) in enumerate(pairs, 1)
+            ]
+            self._step("files", 0, 1)
+            files.plan()
+            files.authenticate()
+            tables, proof = self._merge(connection, tenancy, merges)
+            files.put_back(lambda done, total: self._step("files", done, total))
+            self._step("commit", 0, 1)
+            commit(connection)
+        files.remove_extra()
+        return {
+            "status": "completed",
+            "tables": [asdict(t) for t in tables],
+            "rows_inserted": sum(t.inserted for t in tables),
+            "rows_updated": sum(t.updated for t in tables),
+            "rows_deleted": sum(t.deleted for t in tables),
+            **files.counts(),
+            "bytes_downloaded": self.downloaded + files.downloaded,
+            "recovery_point": manifest["recovery_point"],
+            "proof": {**proof, "files": files.proven},
+            "finished_at": timestamp(self.site.clock()),
+            "seconds": round(time.monotonic() - begun, 3),
+        }
+
+    def _step(self, step: str, done: int, total: int) -> None:
+        at = STEPS.index(step)
+        self.status.step(step, int(100 * (at + done / max(total, 1)) / len(STEPS)))
+        self.progress(
+            Progress(f"restore: {step}", self.tenant.id, done, total, "tables" if step != "files" else "files")
+        )
+
+    def _check(self) -> Mapping[str, Any]:
+        manifest = self.repository.manifest(self.backup_id)
+        self.repository.load_index()
+        verification = verify_backup(self.repository, manifest, deep=False, own_only=True)
+        if verification.issues:
+            raise RestoreRefused(
+                "The backup is damaged; nothing was written",
+                on=f"{self.backup_id} of {self.tenant.id}",
+                why="; ".join(str(e) for e in verification.issues[:3]),
+                remedy="restore another backup: `sbh backup list`, `sbh backup validate --deep`",
+            )
+        return manifest
+
+    def _match_tables(
+        self, tenancy: TenancyMap, summaries: Mapping[str, Mapping[str, Any]]
+    ) -> list[tuple[MappedTable, Mapping[str, Any]]]:
+        """Each captured table with its part of the backup, parents first. Raises SchemaMismatch, all reasons at once."""
+        problems = []
+        pairs = []
+        for table in tenancy.tables:
+            summary = summaries.get(table.full_name)
+            if summary is None:
+                problems.append(f"{table.full_name} was not in the backup")
+                continue
+            header, _ = read_table(self.repository, summary)
+            then = {name: kind for name, kind, *_ in header["columns"]}
+            now = {c.name: c.type for c in table.table.columns if not c.generated}
+            for column in sorted(then.keys() | now.keys()):
+                if then.get(column) != now.get(column):
+                    problems.append(
+                        f"{table.full_name}.{column} was {then.get(column, 'not there')}, is {now.get(column, 'not there')}"
+                    )
+            if tuple(header["key"]) != table.table.primary_key:
+                problems.append(
+                    f"{table.full_name} had the primary key {header['key']}, has {list(table.table.primary_key)}"
+                )
+            if list(then) != [c for c in table.captured_columns]:
+                problems.append(f"{table.full_name} has its columns in another order")
+            pairs.append((table, summary))
+        gone = [name for name in summaries if tenancy.find(name) is None]
+        problems += [f"{name} is gone, or is no longer mapped" for name in gone]
+        if problems:
+            raise SchemaMismatch(
+                "The schema changed since the backup; nothing was written",
+                on=f"{self.backup_id} of {self.tenant.id}",
+                why="; ".join(dict.fromkeys(problems[:10])),
+                remedy="bring the live schema back to the backup's for the restore",
+            )
+        return pairs
+
+    def _compare(
+        self, connection: Connection, table: MappedTable, summary: Mapping[str, Any], number: int
+    ) -> "_TableMerge":
+        """Find the groups that differ and stage both sides' rows of them."""
+        self._step("compare", number, number + 1)
+        wanted = _ChunkSet()
+        _, groups = read_table(self.repository, summary)
+        for group in groups:
+            wanted.add(group.chunk)
+        live = _LiveGroups(self.repository, wanted)
+        copy_table(connection, table, [self.tenant.key], lambda *_: live)
+        merge = TableMerge(connection, table, self.tenant.key, number)
+        matching = live.matching
+        if live.differ or matching < summary["groups"]:
+            _, groups = read_table(self.repository, summary)
+            missing = (g for g in groups if not live.has(g.chunk))
+            merge.stage(self._download(missing), live.spool)
+            live.spool.close()
+            return _TableMerge(table, summary, merge, matching)
+        live.spool.close()
+        return _TableMerge(table, summary, None, matching)
+
+    def _download(self, groups: Iterator[Group]) -> Iterator[bytes]:
+        def chunks() -> Iterator[bytes]:
+            for group in groups:
+                self.downloaded += self.repository.locate(group.chunk).length
+                yield group.chunk
+
+        return self.repository.read_chunks(chunks())
+
+    def _merge(
+        self, connection: Connection, tenancy: TenancyMap, merges: "list[_TableMerge]"
+    ) -> tuple[list[TableResult], dict[str, int]]:
+        changes: dict[str, TableChanges] = {}
+        for number, one in enumerate(merges):
+            self._step("merge", number, len(merges))
+            if one.merge is not None:
+                changes[one.table.full_name] = one.merge.apply()
+                one.merge.raise_sequences()
+        groups = 0
+        for number, one in enumerate(merges):
+            self._step("prove", number, len(merges))
+            if one.merge is not None:
+                groups += self._prove(connection, one)
+            else:
+                groups += one.summary["groups"]  # found equal by the same comparison
+        staged = [m.merge for m in merges if m.merge is not None]
+        checked, broken = check_foreign_keys(connection, tenancy, self.tenant.key, staged)
+        if broken:
+            raise ProofFailed(
+                "Foreign keys would not hold after the restore; rolled back",
+                on=self.tenant.id,
+                why="; ".join(f"{b.constraint}: {b.rows} rows of {b.table} without {b.parent}" for b in broken[:5]),
+                remedy="rows that the tenant's rows refer to were removed since the backup: restore them first",
+            )
+        unchanged = TableChanges(0, 0, 0)
+        tables = [
+            TableResult(
+                m.table.full_name,
+                m.summary["rows"],
+                m.summary["groups"],
+                m.matching,
+                **asdict(changes.get(m.table.full_name, unchanged)),
+            )
+            for m in merges
+        ]
+        return tables, {"groups": groups, "foreign_keys": checked}
+
+    def _prove(self, connection: Connection, one: "_TableMerge") -> int:
+        """Read the merged table back, cut as the backup was, and compare every chunk id. Returns groups compared."""
+        _, expected = read_table(self.repository, one.summary)
+        _, plan = read_table(self.repository, one.summary)
+        reader = _Prover(self.repository, expected, one.table.full_name)
+        copy_table(connection, one.table, [self.tenant.key], lambda *_: reader, plan=lambda _: (g.rows for g in plan))
+        return reader.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class _TableMerge:
+    table: MappedTable
+    summary: Mapping[str, Any]
+    merge: TableMerge | None  # None: the live table is equal already
+    matching: int
+
+
+class _ChunkSet:
+    """Chunk ids of one table's groups: 33 bytes for about a MiB of rows."""
+
+    def __init__(self) -> None:
+        self._ids: dict[bytes, int] = {}
+
+    def add(self, chunk: bytes) -> None:
+        self._ids[chunk] = self._ids.get(chunk, 0) + 1
+
+    def take(self, chunk: bytes) -> bool:
+        left = self._ids.get(chunk, 0)
+        if left:
+            self._ids[chunk] = left - 1
+        return left > 0
+
+
+class _LiveGroups:
+    """A TableSink over the live rows: counts the groups the backup has, spools those it lacks."""
+
+    def __init__(self, repository: Repository, wanted: _ChunkSet) -> None:
+        self._repository, self._wanted = repository, wanted
+        self._found = _ChunkSet()
+        self.spool = Spool()
+        self.matching = 0
+        self.differ = False
+
+    def group(self, text: bytes, rows: int) -> None:
+        chunk = self._repository.sealer.name(text)
+        if self._wanted.take(chunk):
+            self._found.add(chunk)
+            self.matching += 1
+        else:
+            self.spool.add(text, rows)
+            self.differ = True
+
+    def close(self) -> None:
+        pass
+
+    def has(self, chunk: bytes) -> bool:
+        return self._found.take(chunk)
+
+
+class _Prover:
+    """A TableSink that compares each group read back with the backup's."""
+
+    def __init__(self, repository: Repository, expected: Iterator[Group], table: str) -> None:
+        self._repository, self._expected, self._table = repository, expected, table
+        self._groups = 0
+
+    def group(self, text: bytes, rows: int) -> None:
+        group = next(self._expected, None)
+        if group is None or self._repository.sealer.name(text) != group.chunk:
+            raise _not_proven(self._table, self._groups)
+        self._groups += 1
+
+    def close(self) -> None:
+        pass
+
+    def finish(self) -> int:
+        if next(self._expected, None) is not None:
+            raise _not_proven(self._table, self._groups)
+        return self._groups
+
+
+def _not_proven(table: str, group: int) -> ProofFailed:
+    return ProofFailed(
+        "The rows read back are not the backup's; rolled back",
+        on=f"{table}, group {group + 1}",
+        why="a trigger, rule or constraint changed what was written, or the order of the key differs",
+        remedy="look for ENABLE ALWAYS or REPLICA triggers on the table; nothing was changed",
+    )

@@ -1,0 +1,401 @@
+"""The one composition root: what Dagster, the CLI, the REST API and the Python API all call.
+
+from sbh_pipelines.backup.service import backup_service
+from sbh_pipelines.security.policy import Role, UserContext
+
+admin = UserContext(user_id="admin", tenant_id="tenant-1", role=Role.ADMIN)
+result = backup_service.create_backup("tenant-1", admin, "full")
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from sbh_pipelines.backup import drafts as making
+from sbh_pipelines.backup import retention
+from sbh_pipelines.backup.drafts import Workshop
+from sbh_pipelines.backup.files import enumerate_files
+from sbh_pipelines.backup.publish import verify_checksums, write_manifest
+from sbh_pipelines.backup.restore import restore_in_place
+from sbh_pipelines.backup.restore_status import read_restore_status
+from sbh_pipelines.backup.rows import snapshot_tables
+from sbh_pipelines.backup.site import Site
+from sbh_pipelines.backup.verify import Verification, verify_backup
+from sbh_pipelines.errors import (
+    CorruptObject,
+    KeyServiceError,
+    NotConfirmed,
+    ObjectMissing,
+    RequestError,
+    SbhError,
+    UnknownBackup,
+    error_from_dict,
+)
+from sbh_pipelines.model import (
+    BackupId,
+    BackupType,
+    Clock,
+    Draft,
+    DraftStatus,
+    ProgressSink,
+    RestoreId,
+    Tenant,
+    TenantId,
+    no_progress,
+    utc_now,
+)
+from sbh_pipelines.repository import lease as leases
+from sbh_pipelines.repository.format import Keys, parse_document
+from sbh_pipelines.residency import ResidencyManager
+from sbh_pipelines.security.policy import UserContext, authorize
+from sbh_pipelines.settings import Settings, load_settings
+from sbh_pipelines.sources.database.tenants import find_tenant, list_tenants
+
+LATEST = "latest"
+
+
+class BackupService:
+    """Backups of tenants: made, listed, validated, restored. Thread-safe.
+
+    Methods that name one tenant raise the errors of `errors.py`; methods that take a batch return drafts, each with its
+    own outcome.
+    """
+
+    def __init__(self, settings: Settings, *, clock: Clock = utc_now) -> None:
+        self.settings = settings
+        self._site = Site(settings, clock)
+        self._shop = Workshop(self._site)
+
+    # tenants
+
+    def tenants(self) -> list[Tenant]:
+        """All tenants of the application, by slug."""
+        return list_tenants(self.settings)
+
+    def tenant(self, tenant_id: str) -> Tenant:
+        """Raises InvalidId, UnknownTenant."""
+        return find_tenant(self.settings, TenantId.parse(tenant_id))
+
+    # making backups, in steps, for a batch
+
+    def begin(
+        self,
+        tenant_ids: Sequence[str],
+        user_ctx: UserContext,
+        backup_type: str = BackupType.FULL,
+        *,
+        description: str | None = None,
+    ) -> list[Draft]:
+        """Take each tenant's lease and choose its backup id. Raises AccessDenied, InvalidId, RequestError."""
+        kind = BackupType.parse(backup_type)
+        if kind is not BackupType.FULL:
+            raise RequestError(
+                f"{kind} backups cannot be made by this release",
+                remedy="make a full backup; it stores only what is new",
+            )
+        slugs = [TenantId.parse(t) for t in tenant_ids]
+        for slug in slugs:
+            authorize(user_ctx, "backup.create", slug)
+        return making.begin(self._shop, slugs, user_ctx.user_id, kind, description)
+
+    def snapshot_tables(self, drafts: Sequence[Draft], *, progress: ProgressSink = no_progress) -> list[Draft]:
+        """Read every table once for all tenants, at one recovery point, and store the rows."""
+        return snapshot_tables(self._shop, drafts, progress)
+
+    def enumerate_files(self, drafts: Sequence[Draft], *, progress: ProgressSink = no_progress) -> list[Draft]:
+        """List and store the tenants' files."""
+        return enumerate_files(self._shop, drafts, progress)
+
+    def write_manifest(self, drafts: Sequence[Draft]) -> list[Draft]:
+        """Write the component documents and prepare the signed manifests."""
+        return write_manifest(self._shop, drafts)
+
+    def verify_checksums(self, drafts: Sequence[Draft], *, progress: ProgressSink = no_progress) -> list[Draft]:
+        """Read back what the manifests name, then publish them: the commit."""
+        return verify_checksums(self._shop, drafts, progress)
+
+    def apply_retention(self, drafts: Sequence[Draft], *, dry_run: bool = False) -> list[Draft]:
+        """Forget what the policy no longer keeps, release the leases; the drafts are COMPLETED."""
+
+        def work(draft: Draft) -> Draft:
+            verdicts = self._retain(draft.tenant, dry_run)
+            outcome = {
+                "kept": [v.backup_id for v in verdicts if v.keep],
+                "forgotten": [v.backup_id for v in verdicts if not v.keep],
+                "reasons": {v.backup_id: list(v.rules) for v in verdicts},
+                "dry_run": dry_run,
+            }
+            self._shop.end(draft)
+            return replace(draft, step="apply_retention", status=DraftStatus.COMPLETED, retention=outcome)
+
+        return self._shop.each(drafts, "apply_retention", work)
+
+    def _retain(self, tenant: Tenant, dry_run: bool) -> list[retention.Verdict]:
+        repository = self._site.repository(tenant)
+        try:
+            verdicts = retention.decide(self.settings.retention, self._manifests(repository))
+            if not dry_run:
+                forgotten = [repository.prefix + Keys.manifest(v.backup_id) for v in verdicts if not v.keep]
+                if forgotten:
+                    repository.store.delete(forgotten)
+        finally:
+            repository.close()
+        return verdicts
+
+    def create_backups(
+        self,
+        tenant_ids: Sequence[str],
+        user_ctx: UserContext,
+        backup_type: str = BackupType.FULL,
+        *,
+        description: str | None = None,
+        progress: ProgressSink = no_progress,
+    ) -> list[Draft]:
+        """All steps for any number of tenants, `backup.batch_tenants` at a time."""
+        size = self.settings.backup.batch_tenants
+        done: list[Draft] = []
+        for start in range(0, len(tenant_ids), size):
+            drafts = self.begin(tenant_ids[start : start + size], user_ctx, backup_type, description=description)
+            try:
+                drafts = self.snapshot_tables(drafts, progress=progress)
+                drafts = self.enumerate_files(drafts, progress=progress)
+                drafts = self.write_manifest(drafts)
+                drafts = self.verify_checksums(drafts, progress=progress)
+                drafts = self.apply_retention(drafts)
+            finally:
+                self.abandon(drafts)
+            done += drafts
+        return done
+
+    def abandon(self, drafts: Sequence[Draft]) -> None:
+        """Release the leases of drafts whose run will not go on."""
+        making.abandon(self._shop, drafts)
+
+    # the specification's calls, one tenant
+
+    def create_backup(
+        self,
+        tenant_id: str,
+        user_ctx: UserContext,
+        backup_type: str = BackupType.FULL,
+        description: str | None = None,
+        progress: ProgressSink = no_progress,
+    ) -> dict[str, Any]:
+        """Back up one tenant; the manifest. Raises the error that made it fail."""
+        (draft,) = self.create_backups([tenant_id], user_ctx, backup_type, description=description, progress=progress)
+        if draft.error is not None:
+            raise error_from_dict(draft.error)
+        assert draft.manifest is not None
+        return dict(draft.manifest)
+
+    def list_backups(self, tenant_id: str, user_ctx: UserContext) -> list[dict[str, Any]]:
+        """The manifests of all backups of a tenant, newest first; [] where there are none."""
+        tenant = self._allowed(tenant_id, user_ctx, "backup.list")
+        try:
+            repository = self._site.repository(tenant)
+        except UnknownBackup:
+            return []
+        try:
+            return sorted(self._manifests(repository), key=lambda m: (m["created_at"], m["id"]), reverse=True)
+        finally:
+            repository.close()
+
+    def _manifests(self, repository: Any) -> list[dict[str, Any]]:
+        with ThreadPoolExecutor(making.SIDE_BY_SIDE, thread_name_prefix="manifests") as pool:
+            return list(pool.map(repository.manifest, repository.manifest_ids()))
+
+    def get_backup(self, backup_id: str, tenant_id: str, user_ctx: UserContext) -> dict[str, Any]:
+        """A manifest; `latest` is the newest. Raises UnknownBackup, CorruptObject."""
+        tenant = self._allowed(tenant_id, user_ctx, "backup.list")
+        repository = self._site.repository(tenant)
+        try:
+            manifest: dict[str, Any] = repository.manifest(self._backup_id(repository, backup_id))
+            return manifest
+        finally:
+            repository.close()
+
+    def _backup_id(self, repository: Any, backup_id: str) -> BackupId:
+        if backup_id != LATEST:
+            return BackupId.parse(backup_id)
+        ids: list[BackupId] = repository.manifest_ids()
+        if not ids:
+            raise UnknownBackup(
+                "The tenant has no backups", on=repository.tenant, remedy="make one: `sbh backup create`"
+            )
+        return ids[-1]
+
+    def validate_backup(
+        self,
+        backup_id: str,
+        tenant_id: str,
+        user_ctx: UserContext,
+        deep: bool = False,
+        progress: ProgressSink = no_progress,
+    ) -> dict[str, Any]:
+        """{'valid': bool, 'issues': [{code, what, on, why, remedy}], ...}; damage is reported, not raised.
+
+        Raises UnknownBackup, UnknownTenant, and errors of reaching the store.
+        """
+        tenant = self._allowed(tenant_id, user_ctx, "backup.validate")
+        result = Verification(backup_id, deep)
+        try:
+            repository = self._site.repository(tenant)
+            try:
+                wanted = self._backup_id(repository, backup_id)
+                result = Verification(wanted, deep)
+                manifest = repository.manifest(wanted)
+                repository.load_index()
+                result = verify_backup(repository, manifest, deep=deep, progress=progress)
+            finally:
+                repository.close()
+        except (CorruptObject, KeyServiceError) as error:
+            if error.transient:
+                raise
+            result.found(error)
+        return {"tenant_id": tenant.id, **result.as_dict()}
+
+    def restore_backup(
+        self,
+        backup_id: str,
+        tenant_id: str,
+        user_ctx: UserContext,
+        *,
+        confirm: bool = True,
+        keep_extra_files: bool = False,
+        progress: ProgressSink = no_progress,
+    ) -> dict[str, Any]:
+        """Make the tenant what it was at the backup, in place; what was done, table by table, and the proof.
+
+        The faces pass `confirm` on from their callers; calling this from Python is the confirmation. Raises NotConfirmed,
+        RestoreRefused, SchemaMismatch, CorruptObject (nothing written), ProofFailed, SourceConflict (rolled back).
+        """
+        tenant = self._allowed(tenant_id, user_ctx, "backup.restore")
+        if not confirm:
+            raise NotConfirmed(
+                "A restore in place overwrites the tenant's live data and was not confirmed",
+                on=f"{backup_id} of {tenant.id}",
+                remedy="confirm it: `--confirm` (CLI), `confirm: true` (API, Dagster)",
+            )
+        repository = self._site.repository(tenant)
+        try:
+            wanted = self._backup_id(repository, backup_id)
+        finally:
+            repository.close()
+        return restore_in_place(self._site, tenant, wanted, user_ctx.user_id, keep_extra_files, progress)
+
+    # status
+
+    def get_backup_status(
+        self, backup_id: str, tenant_id: str | None = None, user_ctx: UserContext | None = None
+    ) -> dict[str, Any]:
+        """{'backup_id', 'tenant_id', 'status': running | completed | failed, 'error'?}.
+
+        Backup ids are unique within a tenant only: without `tenant_id` the tenants are searched, and several hits raise
+        RequestError. Raises UnknownBackup.
+        """
+        wanted = BackupId.parse(backup_id)
+        found = [
+            status
+            for tenant in self._candidates(tenant_id, user_ctx)
+            if (status := self._backup_status(tenant, wanted)) is not None
+        ]
+        return _only(found, UnknownBackup("No such backup", on=wanted, remedy="see `sbh backup list`"))
+
+    def _backup_status(self, tenant: Tenant, backup_id: BackupId) -> dict[str, Any] | None:
+        store, prefix = self._site.backup_store(tenant)
+        base = {"backup_id": backup_id, "tenant_id": tenant.id}
+        try:
+            store.head(prefix + Keys.manifest(backup_id))
+            return {**base, "status": "completed"}
+        except ObjectMissing:
+            pass
+        try:
+            key = prefix + Keys.failure(backup_id)
+            record = parse_document(store.get(key), store.url(key))
+            error = record.get("error") or {}
+            return {**base, "status": "failed", "step": record.get("step"), "error": _sentence(error), "details": error}
+        except ObjectMissing:
+            pass
+        lease = leases.running(store, prefix, self._site.clock)
+        if lease is not None and lease["purpose"] == backup_id:
+            return {**base, "status": "running"}
+        return None
+
+    def get_restore_status(
+        self, restore_id: str, tenant_id: str | None = None, user_ctx: UserContext | None = None
+    ) -> dict[str, Any]:
+        """{'restore_id', 'status': running | completed | failed | interrupted, 'progress': percent, 'error'?, ...}.
+
+        Raises UnknownRestore.
+        """
+        wanted = RestoreId.parse(restore_id)
+        found = []
+        missing: SbhError | None = None
+        for tenant in self._candidates(tenant_id, user_ctx):
+            try:
+                found.append(read_restore_status(self._site, tenant, wanted))
+            except RequestError as error:
+                missing = error
+        return _only(found, missing or UnknownBackup("No tenants", on=wanted))
+
+    def _candidates(self, tenant_id: str | None, user_ctx: UserContext | None) -> list[Tenant]:
+        tenants = [self.tenant(tenant_id)] if tenant_id else self.tenants()
+        if user_ctx is not None:
+            if tenant_id:
+                authorize(user_ctx, "backup.status", tenant_id)
+            tenants = [t for t in tenants if user_ctx.tenant_id in ("*", t.id)]
+        return [t for t in tenants if t.region in self.settings.storage.regions]
+
+    def storage_url(self, tenant: Tenant) -> str:
+        """Where the tenant's repository is, for people."""
+        store, prefix = self._site.backup_store(tenant)
+        return store.url(prefix)
+
+    def request_counts(self) -> Mapping[str, int]:
+        """Calls made to object stores so far, by verb."""
+        return self._site.request_counts()
+
+    def _allowed(self, tenant_id: str, user_ctx: UserContext, action: str) -> Tenant:
+        slug = TenantId.parse(tenant_id)
+        authorize(user_ctx, action, slug)  # before the look-up: strangers do not learn which tenants exist
+        return find_tenant(self.settings, slug)
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    return str(error_from_dict(error)) if error else ""
+
+
+def _only(found: list[dict[str, Any]], missing: SbhError) -> dict[str, Any]:
+    if not found:
+        raise missing
+    if len(found) > 1:
+        raise RequestError(
+            "Several tenants have this id",
+            on=", ".join(f["tenant_id"] for f in found[:5]),
+            remedy="name the tenant as well",
+        )
+    return found[0]
+
+
+@cache
+def load_service() -> BackupService:
+    """The service of the settings file that SBH_SETTINGS names; made once per process."""
+    return BackupService(load_settings())
+
+
+class _LazyService:
+    """Stands for the service; settings are read at the first use, so that importing does no I/O."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(load_service(), name)
+
+    def __repr__(self) -> str:
+        return "backup_service"
+
+
+backup_service: BackupService = _LazyService()  # type: ignore[assignment]
+residency_manager = ResidencyManager(
+    lambda: load_service().settings, lambda tenant_id: load_service().tenant(tenant_id)
+)

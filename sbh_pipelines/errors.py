@@ -1,0 +1,239 @@
+"""Every error this system raises, in one tree.
+
+    SbhError
+    ├── SettingsError          SBH-100  sbh.toml or the environment is wrong
+    │   ├── TenancyError       SBH-110  a table of the source is not mapped, or not mapped unambiguously
+    │   └── ResidencyError     SBH-120  a write would leave the tenant's allowed regions
+    ├── RequestError           SBH-200  the caller asked for something that cannot be
+    │   ├── InvalidId          SBH-201  a tenant or backup id is malformed
+    │   ├── UnknownTenant      SBH-202
+    │   ├── UnknownBackup      SBH-203
+    │   ├── UnknownRestore     SBH-204
+    │   ├── NotConfirmed       SBH-205  a destructive operation without its confirmation
+    │   └── AccessDenied       SBH-206  the role or the tenant of the caller does not allow it
+    ├── SourceError            SBH-300  the application's database or its files
+    │   ├── SourceUnavailable  SBH-301  (transient) cannot connect, or the connection was lost
+    │   ├── PrivilegeMissing   SBH-302
+    │   ├── SourceConflict     SBH-303  (transient) concurrent writes, locks, deadlocks
+    │   ├── SourceChanged      SBH-304  a file kept changing while it was read
+    │   └── SchemaMismatch     SBH-305  backup and live schema do not fit
+    ├── StoreError             SBH-400  the object store
+    │   ├── StoreUnavailable   SBH-401  (transient)
+    │   ├── ObjectMissing      SBH-402
+    │   ├── ObjectExists       SBH-403  a create-only put found the key taken
+    │   ├── ObjectChanged      SBH-404  a conditional request found another version
+    │   └── StoreDenied        SBH-405
+    ├── KeyServiceError        SBH-500  keys cannot be wrapped or unwrapped
+    │   └── KeyServiceUnavailable SBH-501 (transient)
+    ├── RepositoryError        SBH-600  the tenant's repository
+    │   ├── CorruptObject      SBH-601  an object is damaged, truncated, swapped or foreign
+    │   ├── FormatUnsupported  SBH-602  written by a newer version
+    │   ├── LeaseHeld          SBH-603  (transient) another writer works on this tenant
+    │   └── LeaseLost          SBH-604
+    ├── RestoreError           SBH-700
+    │   ├── RestoreRefused     SBH-701  the plan found a reason not to begin; nothing was written
+    │   └── ProofFailed        SBH-702  what was written is not what was backed up; rolled back
+    ├── EmbeddedError          SBH-800  the embedded servers
+    └── BatchError             SBH-900  some tenants of a batch failed; the others did not
+
+Each error says what failed (`what`), on what (`on`), why (`why`), and what to do next (`remedy`), and carries a stable
+`code`, the CLI's `exit_status` and the API's `http_status`. `transient` is true where the same call may succeed later.
+Drivers' and SDKs' errors are translated once, at the seam where they arise; they never leak through a face.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class SbhError(Exception):
+    """Base of all errors. The four fields must never contain a secret."""
+
+    code: ClassVar[str] = "SBH-000"
+    exit_status: ClassVar[int] = 1
+    http_status: ClassVar[int] = 500
+    transient: ClassVar[bool] = False
+
+    def __init__(self, what: str, *, on: str = "", why: str = "", remedy: str = "") -> None:
+        super().__init__(what, on, why, remedy)
+        self.what, self.on, self.why, self.remedy = what, on, why, remedy
+
+    def __str__(self) -> str:
+        text = f"[{self.code}] {self.what}"
+        if self.on:
+            text += f" ({self.on})"
+        if self.why:
+            text += f": {self.why}"
+        if self.remedy:
+            text += f". To mend it: {self.remedy}"
+        return text
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (type(self), self.what, self.on, self.why, self.remedy)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The error as JSON-ready fields: code, what, on, why, remedy, transient."""
+        return {
+            "code": self.code,
+            "what": self.what,
+            "on": self.on,
+            "why": self.why,
+            "remedy": self.remedy,
+            "transient": self.transient,
+        }
+
+
+def _rebuild(kind: type[SbhError], what: str, on: str, why: str, remedy: str) -> SbhError:
+    return kind(what, on=on, why=why, remedy=remedy)
+
+
+class SettingsError(SbhError):
+    code, exit_status, http_status = "SBH-100", 3, 500
+
+
+class TenancyError(SettingsError):
+    code = "SBH-110"
+
+
+class ResidencyError(SettingsError):
+    code, http_status = "SBH-120", 403
+
+
+class RequestError(SbhError):
+    code, exit_status, http_status = "SBH-200", 2, 400
+
+
+class InvalidId(RequestError):
+    code, http_status = "SBH-201", 422
+
+
+class UnknownTenant(RequestError):
+    code, http_status = "SBH-202", 404
+
+
+class UnknownBackup(RequestError):
+    code, http_status = "SBH-203", 404
+
+
+class UnknownRestore(RequestError):
+    code, http_status = "SBH-204", 404
+
+
+class NotConfirmed(RequestError):
+    code, http_status = "SBH-205", 409
+
+
+class AccessDenied(RequestError):
+    code, exit_status, http_status = "SBH-206", 4, 403
+
+
+class SourceError(SbhError):
+    code, exit_status, http_status = "SBH-300", 5, 502
+
+
+class SourceUnavailable(SourceError):
+    code, http_status, transient = "SBH-301", 503, True
+
+
+class PrivilegeMissing(SourceError):
+    code = "SBH-302"
+
+
+class SourceConflict(SourceError):
+    code, http_status, transient = "SBH-303", 409, True
+
+
+class SourceChanged(SourceError):
+    code, transient = "SBH-304", True
+
+
+class SchemaMismatch(SourceError):
+    code, http_status = "SBH-305", 409
+
+
+class StoreError(SbhError):
+    code, exit_status, http_status = "SBH-400", 6, 502
+
+
+class StoreUnavailable(StoreError):
+    code, http_status, transient = "SBH-401", 503, True
+
+
+class ObjectMissing(StoreError):
+    code = "SBH-402"
+
+
+class ObjectExists(StoreError):
+    code = "SBH-403"
+
+
+class ObjectChanged(StoreError):
+    code = "SBH-404"
+
+
+class StoreDenied(StoreError):
+    code = "SBH-405"
+
+
+class KeyServiceError(SbhError):
+    code, exit_status, http_status = "SBH-500", 7, 502
+
+
+class KeyServiceUnavailable(KeyServiceError):
+    code, http_status, transient = "SBH-501", 503, True
+
+
+class RepositoryError(SbhError):
+    code, exit_status, http_status = "SBH-600", 8, 500
+
+
+class CorruptObject(RepositoryError):
+    code = "SBH-601"
+
+
+class FormatUnsupported(RepositoryError):
+    code = "SBH-602"
+
+
+class LeaseHeld(RepositoryError):
+    code, http_status, transient = "SBH-603", 409, True
+
+
+class LeaseLost(RepositoryError):
+    code = "SBH-604"
+
+
+class RestoreError(SbhError):
+    code, exit_status, http_status = "SBH-700", 9, 500
+
+
+class RestoreRefused(RestoreError):
+    code, http_status = "SBH-701", 409
+
+
+class ProofFailed(RestoreError):
+    code = "SBH-702"
+
+
+class EmbeddedError(SbhError):
+    code, exit_status, http_status = "SBH-800", 10, 500
+
+
+class BatchError(SbhError):
+    code, exit_status, http_status = "SBH-900", 11, 500
+
+
+def error_from_dict(fields: Mapping[str, Any]) -> SbhError:
+    """The error that `as_dict` described; for one that crossed a process or a stored record."""
+    kinds = [SbhError]
+    for kind in kinds:
+        if kind.code == fields.get("code"):
+            break
+        kinds.extend(kind.__subclasses__())
+    else:
+        kind = SbhError
+    return kind(
+        str(fields.get("what", "")),
+        on=str(fields.get("on", "")),
+        why=str(fields.get("why", "")),
+        remedy=str(fields.get("remedy", "")),
+    )

@@ -1,0 +1,160 @@
+"""Names, numbers and byte layouts of format version 1. docs/format.md is the prose; this file is what runs.
+
+A change here that old readers would misread needs a new version, and the old fixture repository must stay restorable.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sbh_pipelines.errors import CorruptObject
+
+FORMAT_VERSION = 1
+
+SEAL_VERSION = 1
+SEAL_OVERHEAD = 1 + 12 + 16  # version, nonce, tag
+
+PACK_MAGIC = b"SBHPACK1"
+_TRAILER = struct.Struct(">QI8s")  # offset of the sealed directory, its length, magic
+PACK_TRAILER_BYTES = _TRAILER.size
+_ENTRY = struct.Struct(">32sQII")  # chunk id, offset, stored length, plain length
+_INDEX_PACK = struct.Struct(">32sQI")  # pack id, size, number of entries
+
+MAX_CHUNK = 1 << 31  # a row may be 1 GB; a length beyond this is damage, not data
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where one sealed chunk lies in its pack."""
+
+    chunk: bytes  # 32
+    offset: int
+    length: int  # stored bytes
+    plain: int  # bytes of plaintext
+
+
+class Keys:
+    """Object keys below the tenant's prefix."""
+
+    MANIFESTS, PACKS, INDEX, KEYS = "manifests/", "packs/", "index/", "keys/"
+    FAILURES, RESTORES = "failures/", "restores/"
+    LEASE = "lease.json"
+
+    @staticmethod
+    def manifest(backup_id: str) -> str:
+        return f"manifests/{backup_id}.json"
+
+    @staticmethod
+    def component(name: str, backup_id: str) -> str:
+        return f"{name}/{backup_id}.json"
+
+    @staticmethod
+    def pack(pack_id: bytes) -> str:
+        return f"packs/{pack_id.hex()}"
+
+    @staticmethod
+    def index(backup_id: str, stage: str, digest: str) -> str:
+        return f"index/{backup_id}-{stage}-{digest}"
+
+    @staticmethod
+    def data_key(epoch: int) -> str:
+        return f"keys/{epoch:04d}.json"
+
+    @staticmethod
+    def failure(backup_id: str) -> str:
+        return f"failures/{backup_id}.json"
+
+    @staticmethod
+    def restore(restore_id: str) -> str:
+        return f"restores/{restore_id}.json"
+
+
+def seal_aad(kind: bytes, tenant: str, name: bytes) -> bytes:
+    """Associated data of a sealed piece: format, kind, tenant (length-prefixed), name."""
+    slug = tenant.encode()
+    return b"sbh\x01" + kind + struct.pack(">H", len(slug)) + slug + name
+
+
+def pack_entries(entries: Iterable[Entry]) -> bytes:
+    return b"".join(_ENTRY.pack(e.chunk, e.offset, e.length, e.plain) for e in entries)
+
+
+def unpack_entries(body: bytes, on: str) -> Iterator[Entry]:
+    """Raises CorruptObject."""
+    if len(body) % _ENTRY.size:
+        raise CorruptObject("A directory of chunks has a wrong length", on=on, remedy=VALIDATE)
+    for fields in _ENTRY.iter_unpack(body):
+        entry = Entry(*fields)
+        if entry.plain > MAX_CHUNK or entry.length > MAX_CHUNK:
+            raise CorruptObject("A directory of chunks has an impossible length", on=on, remedy=VALIDATE)
+        yield entry
+
+
+def pack_trailer(offset: int, length: int) -> bytes:
+    return _TRAILER.pack(offset, length, PACK_MAGIC)
+
+
+def unpack_trailer(trailer: bytes, pack_size: int, on: str) -> tuple[int, int]:
+    """(offset, length) of the sealed directory. Raises CorruptObject."""
+    if len(trailer) == _TRAILER.size:
+        offset, length, magic = _TRAILER.unpack(trailer)
+        if magic == PACK_MAGIC and offset + length + _TRAILER.size == pack_size:
+            return offset, length
+    raise CorruptObject(
+        "Not a whole pack", on=on, why="its trailer is missing or wrong: truncated or overwritten", remedy=VALIDATE
+    )
+
+
+def pack_index(packs: Iterable[tuple[bytes, int, list[Entry]]]) -> bytes:
+    """The body of an index object: for each pack its id, size, and entries."""
+    return b"".join(
+        _INDEX_PACK.pack(pack_id, size, len(entries)) + pack_entries(entries) for pack_id, size, entries in packs
+    )
+
+
+def unpack_index(body: bytes, on: str) -> Iterator[tuple[bytes, int, Iterator[Entry]]]:
+    """Raises CorruptObject."""
+    at = 0
+    while at < len(body):
+        if at + _INDEX_PACK.size > len(body):
+            raise CorruptObject("An index ends in the middle", on=on, remedy=VALIDATE)
+        pack_id, size, count = _INDEX_PACK.unpack_from(body, at)
+        at += _INDEX_PACK.size
+        end = at + count * _ENTRY.size
+        if end > len(body):
+            raise CorruptObject("An index ends in the middle", on=on, remedy=VALIDATE)
+        yield pack_id, size, unpack_entries(body[at:end], on)
+        at = end
+
+
+VALIDATE = "run `sbh backup validate --deep` and take another backup of the tenant"
+
+
+def canonical(document: Mapping[str, Any]) -> bytes:
+    """JSON with sorted keys and no white space: what checksums and signatures are computed over."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def checksum(document: Mapping[str, Any]) -> str:
+    """`sha256:` + hex over the canonical document without its `checksum` and `signature`."""
+    bare = {k: v for k, v in document.items() if k not in ("checksum", "signature")}
+    return "sha256:" + hashlib.sha256(canonical(bare)).hexdigest()
+
+
+def pretty(document: Mapping[str, Any]) -> bytes:
+    """How documents are stored: readable, and the same bytes for the same content."""
+    return json.dumps(document, indent=1, sort_keys=False, ensure_ascii=False).encode() + b"\n"
+
+
+def parse_document(data: bytes, on: str) -> dict[str, Any]:
+    """A stored JSON object. Raises CorruptObject."""
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise CorruptObject("A document is not JSON", on=on, why="truncated or overwritten", remedy=VALIDATE)
+    return document

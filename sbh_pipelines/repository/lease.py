@@ -1,0 +1,139 @@
+"""The lease that keeps two writers of one tenant apart.
+
+One object, `lease.json`, changed only by create-only and compare-and-swap puts: whoever's put succeeds holds it until it
+expires, renews or releases it. Releasing writes a released lease and deletes nothing, so a writer needs no delete right.
+An expired lease is free: its holder was killed. A holder that finds its lease taken stops before it commits anything.
+"""
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from sbh_pipelines.errors import LeaseHeld, LeaseLost, ObjectChanged, ObjectExists, ObjectMissing
+from sbh_pipelines.model import Clock, parse_timestamp
+from sbh_pipelines.repository.format import Keys, parse_document
+from sbh_pipelines.stores.base import ObjectStore
+
+# Clocks of two machines may differ by this much; an expired lease is taken only after it.
+CLOCK_MARGIN = timedelta(seconds=2)
+
+
+class Lease:
+    """A held lease. Made by `acquire` or, by the next step of the same work, `resume`."""
+
+    def __init__(
+        self, store: ObjectStore, key: str, owner: str, purpose: str, seconds: float, clock: Clock, etag: str
+    ) -> None:
+        self._store, self._key, self._seconds, self._clock = store, key, seconds, clock
+        self.owner, self.purpose = owner, purpose
+        self._etag = etag
+        self._lock = threading.Lock()
+        self._renewed = clock()
+
+    def renew(self) -> None:
+        """Push the expiry on. Raises LeaseLost when somebody took the lease after it had expired."""
+        with self._lock:
+            self._write(self._clock() + timedelta(seconds=self._seconds))
+            self._renewed = self._clock()
+
+    def renew_if_due(self) -> None:
+        """Renew once a third of the time is gone: cheap to call often."""
+        if self._clock() - self._renewed > timedelta(seconds=self._seconds / 3):
+            self.renew()
+
+    def release(self) -> None:
+        with self._lock:
+            self._write(self._clock() - CLOCK_MARGIN * 2)
+
+    def _write(self, expires: datetime) -> None:
+        try:
+            self._etag = self._store.replace(self._key, _document(self.owner, self.purpose, expires), self._etag)
+        except (ObjectChanged, ObjectMissing):
+            raise LeaseLost(
+                "The lease on the tenant was lost",
+                on=self._store.url(self._key),
+                why="it expired and another writer took it",
+                remedy="run again; raise backup.lease_s if steps take longer than it",
+            ) from None
+
+
+def acquire(store: ObjectStore, prefix: str, owner: str, purpose: str, seconds: float, clock: Clock) -> Lease:
+    """Take the tenant's lease for `seconds`. Raises LeaseHeld while another owner's is running."""
+    key = prefix + Keys.LEASE
+    expires = clock() + timedelta(seconds=seconds)
+    document = _document(owner, purpose, expires)
+    try:
+        found = read(store, prefix)
+        if found is None:
+            return Lease(store, key, owner, purpose, seconds, clock, store.create(key, document))
+        held, etag = found
+        if held["owner"] != owner and parse_timestamp(held["expires_at"]) + CLOCK_MARGIN > clock():
+            raise _held(store.url(key), held)
+        return Lease(store, key, owner, purpose, seconds, clock, store.replace(key, document, etag))
+    except (ObjectExists, ObjectChanged):
+        raise _held(store.url(key), {"owner": "another writer, just now", "purpose": "", "expires_at": ""}) from None
+
+
+def read(store: ObjectStore, prefix: str) -> tuple[dict[str, Any], str] | None:
+    """The lease object and its ETag, or None where none was ever taken."""
+    try:
+        data, etag = store.get_with_etag(prefix + Keys.LEASE)
+    except ObjectMissing:
+        return None
+    document = parse_document(data, store.url(prefix + Keys.LEASE))
+    return document, etag
+
+
+def running(store: ObjectStore, prefix: str, clock: Clock) -> dict[str, Any] | None:
+    """The lease, if one is held right now."""
+    found = read(store, prefix)
+    if found and parse_timestamp(found[0]["expires_at"]) > clock():
+        return found[0]
+    return None
+
+
+def new_owner(purpose: str) -> str:
+    """A unique owner that tells an operator where to look."""
+    return f"{socket.gethostname()}:{os.getpid()}:{purpose}:{os.urandom(6).hex()}"
+
+
+def _document(owner: str, purpose: str, expires: datetime) -> bytes:
+    return json.dumps({"owner": owner, "purpose": purpose, "expires_at": expires.isoformat()}).encode()
+
+
+def _held(place: str, held: dict[str, Any]) -> LeaseHeld:
+    return LeaseHeld(
+        "Another writer works on this tenant",
+        on=place,
+        why=f"{held['purpose'] or 'it'} by {held['owner']}, until {held['expires_at'] or 'it ends'}",
+        remedy="wait for it to end; a killed writer's lease expires by itself",
+    )
+
+
+class LeaseKeeper:
+    """Renews leases from a thread while a step works, so that a long table does not outlive its lease."""
+
+    def __init__(self, leases: Callable[[], list[Lease]], every_s: float) -> None:
+        self._leases, self._every_s = leases, every_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lease-keeper", daemon=True)
+
+    def __enter__(self) -> "LeaseKeeper":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every_s):
+            for lease in self._leases():
+                try:
+                    lease.renew_if_due()
+                except Exception:  # noqa: S112  the step itself renews before it commits, and raises there
+                    continue

@@ -1,0 +1,210 @@
+"""From plaintext to stored packs: sealing in threads, packs per tenant, uploads in threads, memory bounded.
+
+    PackPipeline     shared by all tenants of a batch: two thread pools and the byte budget
+    PackWriter       one tenant's open pack; `put` takes a chunk, `finish` flushes
+
+The budget counts plaintext that waits to be sealed plus sealed bytes in open and uploading packs. When it is used up,
+the largest open pack of any tenant is closed early: packs get smaller, memory does not grow. One chunk larger than the
+whole budget (a single huge row) is let through alone.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+from sbh_pipelines.errors import SbhError
+from sbh_pipelines.repository.format import Entry, Keys, pack_entries, pack_trailer
+from sbh_pipelines.repository.index import ChunkIndex
+from sbh_pipelines.repository.seal import DIRECTORY, Sealer
+from sbh_pipelines.stores.base import ObjectStore
+
+
+class PackPipeline:
+    """Threads and memory for any number of PackWriters. A context manager."""
+
+    def __init__(self, memory_bytes: int, pack_bytes: int, seal_threads: int, upload_threads: int) -> None:
+        self.pack_bytes = pack_bytes
+        self._limit = memory_bytes
+        self._used = 0
+        self.peak = 0  # the most the budget ever held, bytes
+        self._changed = threading.Condition()
+        self._writers: set[PackWriter] = set()
+        self.sealers = ThreadPoolExecutor(seal_threads, thread_name_prefix="seal")
+        self.uploaders = ThreadPoolExecutor(upload_threads, thread_name_prefix="upload")
+
+    def __enter__(self) -> "PackPipeline":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.sealers.shutdown(wait=True, cancel_futures=kind is not None)
+        self.uploaders.shutdown(wait=True, cancel_futures=kind is not None)
+
+    def register(self, writer: "PackWriter") -> None:
+        with self._changed:
+            self._writers.add(writer)
+
+    def unregister(self, writer: "PackWriter") -> None:
+        with self._changed:
+            self._writers.discard(writer)
+
+    def acquire(self, size: int) -> None:
+        """Wait until `size` bytes fit the budget."""
+        while True:
+            with self._changed:
+                if self._used + size <= self._limit or self._used == 0:
+                    self._used += size
+                    self.peak = max(self.peak, self._used)
+                    return
+                largest = max(self._writers, key=lambda w: w.open_bytes, default=None)
+            if largest is not None and largest.open_bytes:
+                largest.close_pack()
+                continue
+            with self._changed:
+                if self._used + size > self._limit and self._used:
+                    self._changed.wait(timeout=1.0)
+
+    def release(self, size: int) -> None:
+        with self._changed:
+            self._used -= size
+            self._changed.notify_all()
+
+
+class PackWriter:
+    """Stores one tenant's chunks. Thread-safe.
+
+    `stored` collects (pack id, size, entries) of what was uploaded, for the index object. After an upload or a seal
+    failed, every later `put` and `finish` raises that error: the tenant fails, the batch goes on.
+    """
+
+    def __init__(
+        self, pipeline: PackPipeline, store: ObjectStore, prefix: str, sealer: Sealer, index: ChunkIndex
+    ) -> None:
+        self._pipeline, self._store, self._prefix, self._sealer, self._index = pipeline, store, prefix, sealer, index
+        self._lock = threading.Lock()
+        self._pieces: list[bytes] = []
+        self._entries: list[Entry] = []
+        self._uploads: set[Future[None]] = set()
+        self._sealing: set[Future[bytes]] = set()
+        self._error: BaseException | None = None
+        self.open_bytes = 0
+        self.stored: list[tuple[bytes, int, list[Entry]]] = []
+        self.chunks = self.chunks_new = self.bytes_stored = 0
+        pipeline.register(self)
+
+    def put(self, plain: bytes) -> "Future[bytes]":
+        """Queue a chunk; the future gives its id. Blocks while the pipeline's memory is full."""
+        self._raise_if_failed()
+        size = len(plain)
+        self._pipeline.acquire(size)
+        future = self._pipeline.sealers.submit(self._seal, plain, size)
+        with self._lock:
+            self._sealing.add(future)
+        future.add_done_callback(self._sealed)
+        return future
+
+    def _seal(self, plain: bytes, size: int) -> bytes:
+        held = size
+        try:
+            name = self._sealer.name(plain)
+            new = self._index.claim(name)
+            if new:
+                sealed = self._sealer.seal(plain, name)
+                self._pipeline.release(size - len(sealed))
+                held = len(sealed)
+                self._append(name, sealed, size)
+                held = 0
+            with self._lock:
+                self.chunks += 1
+                self.chunks_new += new
+            return name
+        except BaseException as error:
+            self._error = self._error or error
+            raise
+        finally:
+            if held:
+                self._pipeline.release(held)
+
+    def _sealed(self, future: "Future[bytes]") -> None:
+        with self._lock:
+            self._sealing.discard(future)
+
+    def _append(self, name: bytes, sealed: bytes, plain: int) -> None:
+        with self._lock:
+            self._entries.append(Entry(name, self.open_bytes, len(sealed), plain))
+            self._pieces.append(sealed)
+            self.open_bytes += len(sealed)
+            full = self.open_bytes >= self._pipeline.pack_bytes
+        if full:
+            self.close_pack()
+
+    def close_pack(self) -> None:
+        """Hand the open pack, if it holds anything, to the uploaders."""
+        with self._lock:
+            if not self._entries:
+                return
+            pieces, entries, size = self._pieces, self._entries, self.open_bytes
+            self._pieces, self._entries, self.open_bytes = [], [], 0
+            upload = self._pipeline.uploaders.submit(self._upload, pieces, entries, size)
+            self._uploads.add(upload)
+        upload.add_done_callback(self._uploaded)
+
+    def _uploaded(self, upload: "Future[None]") -> None:
+        with self._lock:
+            self._uploads.discard(upload)
+
+    def _upload(self, pieces: list[bytes], entries: list[Entry], size: int) -> None:
+        try:
+            directory = self._sealer.seal(pack_entries(entries), b"", DIRECTORY)
+            pieces += [directory, pack_trailer(size, len(directory))]
+            body = b"".join(pieces)
+            pack_id = hashlib.sha256(body).digest()
+            pieces.clear()
+            self._store.put(self._prefix + Keys.pack(pack_id), body)
+            self._index.add_pack(pack_id, len(body), entries)
+            with self._lock:
+                self.stored.append((pack_id, len(body), entries))
+                self.bytes_stored += len(body)
+        except BaseException as error:
+            self._error = self._error or error
+            raise
+        finally:
+            self._pipeline.release(size)
+
+    def finish(self) -> None:
+        """Flush, wait for all uploads, and raise what failed."""
+        try:
+            self._wait(lambda: list(self._sealing))
+            self.close_pack()
+            self._wait(lambda: list(self._uploads))
+            self._raise_if_failed()
+        finally:
+            self._pipeline.unregister(self)
+
+    def abort(self) -> None:
+        """Give up: drop what is open, wait for what is under way, so that the budget is whole again."""
+        self._pipeline.unregister(self)
+        self._wait(lambda: list(self._sealing))
+        with self._lock:
+            dropped, self._pieces, self._entries, self.open_bytes = self.open_bytes, [], [], 0
+        self._pipeline.release(dropped)
+        self._wait(lambda: list(self._uploads))
+
+    def _wait(self, futures: "Callable[[], list[Future[bytes]] | list[Future[None]]]") -> None:
+        # Done-callbacks remove futures from the sets; a future that failed has left its error in self._error.
+        while True:
+            with self._lock:
+                waiting = futures()
+            if not waiting:
+                return
+            for future in waiting:
+                future.exception()
+
+    def _raise_if_failed(self) -> None:
+        if self._error is not None:
+            if isinstance(self._error, SbhError):
+                raise self._error
+            raise RuntimeError(f"sealing or storing a chunk failed: {self._error!r}") from self._error

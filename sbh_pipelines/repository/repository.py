@@ -1,0 +1,301 @@
+"""One tenant's repository: opening it, finding and reading chunks, writing documents.
+
+Open for reading: nothing is written. Open for writing: the data key is created if there is none. Both read the index
+objects and the list of packs; a pack that no index names (its writer was killed) is opened by its own directory, so what
+was stored is reused; an index entry whose pack is gone is not believed, so what was lost is stored anew.
+"""
+
+import hashlib
+import hmac
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from sbh_pipelines.errors import CorruptObject, ObjectExists, ObjectMissing, SbhError, StoreError, UnknownBackup
+from sbh_pipelines.model import BackupId, TenantId
+from sbh_pipelines.repository.format import (
+    FORMAT_VERSION,
+    PACK_TRAILER_BYTES,
+    VALIDATE,
+    Keys,
+    canonical,
+    checksum,
+    pack_index,
+    parse_document,
+    pretty,
+    unpack_entries,
+    unpack_index,
+    unpack_trailer,
+)
+from sbh_pipelines.repository.index import ChunkIndex, Location
+from sbh_pipelines.repository.pack import PackPipeline, PackWriter
+from sbh_pipelines.repository.seal import DIRECTORY, INDEX, Sealer
+from sbh_pipelines.security.keys import DATA_KEY_BYTES, KeyProvider
+from sbh_pipelines.stores.base import ObjectInfo, ObjectStore
+
+EPOCH = 1  # key rotation will count it up
+_CACHED_CHUNKS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Something wrong with an object, found while opening; the repository goes on without it."""
+
+    key: str
+    error: SbhError
+
+
+class Repository:
+    """Use `open_repository`. Thread-safe for reading; one PackWriter per step for writing."""
+
+    def __init__(self, store: ObjectStore, prefix: str, tenant: TenantId, sealer: Sealer) -> None:
+        self.store, self.prefix, self.tenant, self.sealer = store, prefix, tenant, sealer
+        self.index = ChunkIndex()
+        self.damages: list[Damage] = []
+        self._recent: OrderedDict[bytes, bytes] = OrderedDict()
+
+    def close(self) -> None:
+        self.index.close()
+
+    def url(self, key: str) -> str:
+        return self.store.url(self.prefix + key)
+
+    # chunks
+
+    def load_index(self) -> None:
+        """Read the index objects and the packs that no index names."""
+        packs = {bytes.fromhex(o.key.rsplit("/", 1)[1]): o.size for o in self._listed_packs()}
+        for info in self.store.list(self.prefix + Keys.INDEX):
+            name = info.key[len(self.prefix) :]
+            try:
+                body = self._read_index(name)
+                for pack_id, size, entries in unpack_index(body, self.store.url(info.key)):
+                    if packs.get(pack_id) == size:
+                        self.index.add_pack(pack_id, size, entries)
+                    else:
+                        self.index.add_lost(pack_id, entries)
+                        packs.pop(pack_id, None)
+            except (CorruptObject, ObjectMissing) as error:
+                self.damages.append(Damage(name, error))
+        for pack_id, size in packs.items():
+            if not self.index.has_pack(pack_id):
+                try:
+                    self.index.add_pack(pack_id, size, self.read_directory(pack_id, size))
+                except (CorruptObject, StoreError) as error:
+                    self.damages.append(Damage(Keys.pack(pack_id), error))
+
+    def _listed_packs(self) -> Iterator[ObjectInfo]:
+        for info in self.store.list(self.prefix + Keys.PACKS):
+            name = info.key.rsplit("/", 1)[1]
+            if len(name) == 64 and not name.strip("0123456789abcdef"):
+                yield info
+            else:
+                self.damages.append(
+                    Damage(
+                        info.key[len(self.prefix) :], CorruptObject("Not a pack's name", on=self.store.url(info.key))
+                    )
+                )
+
+    def _read_index(self, name: str) -> bytes:
+        data = self.store.get(self.prefix + name)
+        # The key ends in a digest of the content, so an index copied over another is found out.
+        digest = hashlib.sha256(data).hexdigest()[:16]
+        if not name.endswith(digest):
+            raise CorruptObject(
+                "An index object is damaged", on=self.url(name), why="its content is not its name's", remedy=VALIDATE
+            )
+        return self.sealer.open(data, b"", INDEX, on=self.url(name))
+
+    def read_directory(self, pack_id: bytes, size: int) -> "Iterator[Any]":
+        """The entries of a pack by its own directory. Raises CorruptObject and the store's errors."""
+        key, place = self.prefix + Keys.pack(pack_id), self.url(Keys.pack(pack_id))
+        if size < PACK_TRAILER_BYTES:
+            raise CorruptObject("Not a whole pack", on=place, why="truncated", remedy=VALIDATE)
+        trailer = self.store.get_range(key, size - PACK_TRAILER_BYTES, PACK_TRAILER_BYTES)
+        offset, length = unpack_trailer(trailer, size, place)
+        sealed = self.store.get_range(key, offset, length)
+        return unpack_entries(self.sealer.open(sealed, b"", DIRECTORY, on=place), place)
+
+    def locate(self, chunk: bytes) -> Location:
+        """Raises CorruptObject, naming the pack where it is known, when no pack holds the chunk."""
+        location = self.index.find(chunk)
+        if location is None:
+            raise self.missing(chunk)
+        return location
+
+    def missing(self, chunk: bytes) -> CorruptObject:
+        """The error for a chunk that no pack holds."""
+        lost = self.index.lost_pack(chunk)
+        if lost is not None:
+            place = self.url(Keys.pack(lost))
+            return CorruptObject(
+                "A pack is missing or not whole", on=place, why="deleted, truncated or overwritten", remedy=VALIDATE
+            )
+        place = f"{self.url(Keys.PACKS)} chunk {chunk.hex()[:16]}"
+        return CorruptObject("A chunk is missing", on=place, why="no pack holds it", remedy=VALIDATE)
+
+    def read_chunk(self, chunk: bytes) -> bytes:
+        """The plaintext, authenticated. Raises CorruptObject."""
+        recent = self._recent.get(chunk)
+        if recent is not None:
+            return recent
+        location = self.locate(chunk)
+        name = Keys.pack(location.pack)
+        try:
+            sealed = self.store.get_range(self.prefix + name, location.offset, location.length)
+        except ObjectMissing:
+            raise CorruptObject("A pack is missing", on=self.url(name), remedy=VALIDATE) from None
+        plain = self.sealer.open(sealed, chunk, on=self.url(name))
+        if len(plain) <= 1 << 20:  # details are read more than once
+            self._recent[chunk] = plain
+            while len(self._recent) > _CACHED_CHUNKS:
+                self._recent.popitem(last=False)
+        return plain
+
+    def read_chunks(self, chunks: Iterator[bytes], threads: int = 4) -> Iterator[bytes]:
+        """Plaintexts in order, a few read ahead."""
+        with ThreadPoolExecutor(threads, thread_name_prefix="read") as pool:
+            ahead: list[Any] = []
+            for chunk in chunks:
+                ahead.append(pool.submit(self.read_chunk, chunk))
+                if len(ahead) > threads:
+                    yield ahead.pop(0).result()
+            while ahead:
+                yield ahead.pop(0).result()
+
+    def writer(self, pipeline: PackPipeline) -> PackWriter:
+        return PackWriter(pipeline, self.store, self.prefix, self.sealer, self.index)
+
+    def write_index(self, backup_id: str, stage: str, writer: PackWriter) -> tuple[str, ...]:
+        """Publish where a finished writer's chunks are; the keys written. No packs, no index."""
+        if not writer.stored:
+            return ()
+        body = self.sealer.seal(pack_index(writer.stored), b"", INDEX)
+        key = Keys.index(backup_id, stage, hashlib.sha256(body).hexdigest()[:16])
+        self.store.put(self.prefix + key, body)
+        return (key,)
+
+    # documents
+
+    def manifest_ids(self) -> list[BackupId]:
+        """Ids of all committed backups, oldest first."""
+        ids = []
+        for info in self.store.list(self.prefix + Keys.MANIFESTS):
+            name = info.key.rsplit("/", 1)[1]
+            if name.endswith(".json") and name.startswith("backup_"):
+                ids.append(BackupId(name.removesuffix(".json")))
+        return sorted(ids)
+
+    def manifest(self, backup_id: BackupId) -> dict[str, Any]:
+        """A committed backup, its signature checked. Raises UnknownBackup, CorruptObject."""
+        key = Keys.manifest(backup_id)
+        try:
+            data = self.store.get(self.prefix + key)
+        except ObjectMissing:
+            raise UnknownBackup(
+                "No such backup", on=f"{backup_id} of {self.tenant}", remedy=f"see `sbh backup list {self.tenant}`"
+            ) from None
+        document = parse_document(data, self.url(key))
+        self.check_signature(document, backup_id)
+        return document
+
+    def sign(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """The document with its checksum and signature."""
+        whole = {**document, "checksum": checksum(document)}
+        return {**whole, "signature": {"algorithm": "HMAC-SHA256", "key_epoch": EPOCH, "value": self._signature(whole)}}
+
+    def check_signature(self, document: Mapping[str, Any], backup_id: str) -> None:
+        """Raises CorruptObject."""
+        place = self.url(Keys.manifest(backup_id))
+        signature = document.get("signature")
+        value = signature.get("value") if isinstance(signature, dict) else None
+        genuine = (
+            isinstance(value, str)
+            and hmac.compare_digest(value, self._signature(document))
+            and document.get("checksum") == checksum(document)
+        )
+        if not genuine:
+            raise CorruptObject(
+                "A manifest's signature is wrong",
+                on=place,
+                why="changed, or copied from another tenant",
+                remedy=VALIDATE,
+            )
+        if document.get("id") != backup_id or document.get("tenant_id") != self.tenant:
+            raise CorruptObject(
+                "A manifest is in the wrong place", on=place, why="it names another backup", remedy=VALIDATE
+            )
+        if document.get("format_version", 0) > FORMAT_VERSION:
+            raise CorruptObject("A manifest is of a newer format", on=place, remedy="read it with a newer release")
+
+    def _signature(self, document: Mapping[str, Any]) -> str:
+        return self.sealer.sign(canonical({k: v for k, v in document.items() if k != "signature"}))
+
+    def put_document(self, key: str, document: Mapping[str, Any]) -> None:
+        self.store.put(self.prefix + key, pretty(document))
+
+    def publish_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """The commit. Raises ObjectExists when the id is taken."""
+        self.store.create(self.prefix + Keys.manifest(manifest["id"]), pretty(manifest))
+
+    def get_document(self, key: str) -> dict[str, Any]:
+        """Raises ObjectMissing, CorruptObject."""
+        return parse_document(self.store.get(self.prefix + key), self.url(key))
+
+
+def open_repository(
+    store: ObjectStore,
+    prefix: str,
+    tenant: TenantId,
+    region: str,
+    keys: KeyProvider,
+    *,
+    create: bool,
+    compression_level: int = 1,
+) -> Repository:
+    """Unwrap (or, with `create`, make) the tenant's data key; the index is not read yet, see `load_index`.
+
+    Raises UnknownBackup when there is no repository and `create` is false, and the key provider's errors.
+    """
+    data_key = _data_key(store, prefix, tenant, region, keys, create)
+    return Repository(store, prefix, tenant, Sealer(data_key, tenant, compression_level))
+
+
+def _data_key(store: ObjectStore, prefix: str, tenant: TenantId, region: str, keys: KeyProvider, create: bool) -> bytes:
+    key = prefix + Keys.data_key(EPOCH)
+    try:
+        return _unwrap(store, key, tenant, region, keys)
+    except ObjectMissing:
+        if not create:
+            raise UnknownBackup(
+                "The tenant has no backups", on=str(tenant), remedy=f"make one: `sbh backup create {tenant}`"
+            ) from None
+    if next(store.list(prefix + Keys.MANIFESTS), None) is not None:
+        # A new key beside old backups would hide that they have become unreadable.
+        raise CorruptObject(
+            "The tenant's data key is gone, but its backups are there",
+            on=store.url(key),
+            remedy="restore the key object from the bucket's older version",
+        )
+    data_key = os.urandom(DATA_KEY_BYTES)
+    document = {"epoch": EPOCH, "tenant_id": tenant, **keys.wrap(data_key, tenant, region)}
+    try:
+        store.create(key, pretty(document))
+    except ObjectExists:
+        return _unwrap(store, key, tenant, region, keys)  # another writer was first: its key is the key
+    return data_key
+
+
+def _unwrap(store: ObjectStore, key: str, tenant: TenantId, region: str, keys: KeyProvider) -> bytes:
+    document = parse_document(store.get(key), store.url(key))
+    if document.get("tenant_id") != tenant or document.get("provider") != keys.name:
+        raise CorruptObject(
+            "A key object does not belong here",
+            on=store.url(key),
+            why=f"it is of tenant {document.get('tenant_id')!r}, provider {document.get('provider')!r}",
+            remedy="restore its older version, or set keys.provider to the one it was made with",
+        )
+    return keys.unwrap(document, tenant, region)

@@ -1,0 +1,80 @@
+"""Roles, the caller's context, and the one permission table that every face uses."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ParamSpec, TypeVar
+
+from sbh_pipelines.errors import AccessDenied
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ALL_TENANTS = "*"
+
+
+class Role(IntEnum):
+    """Ordered: each role may do what the lesser ones may."""
+
+    VIEWER = 1
+    OPERATOR = 2
+    ADMIN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class UserContext:
+    """Who asks. `tenant_id` is the only tenant the caller may touch; `*` is a platform user."""
+
+    user_id: str
+    tenant_id: str
+    role: Role
+
+
+PERMISSIONS: dict[str, Role] = {
+    "backup.list": Role.VIEWER,
+    "backup.status": Role.VIEWER,
+    "backup.validate": Role.OPERATOR,
+    "backup.create": Role.ADMIN,
+    "backup.restore": Role.ADMIN,
+    "backup.forget": Role.ADMIN,
+}
+
+
+def authorize(user: UserContext, action: str, tenant_id: str) -> None:
+    """Raises AccessDenied unless `user` may do `action` on `tenant_id`."""
+    needed = PERMISSIONS[action]
+    if user.tenant_id not in (ALL_TENANTS, tenant_id):
+        raise AccessDenied(
+            f"{action} is not allowed",
+            on=tenant_id,
+            why="the caller belongs to another tenant",
+            remedy="use a context of this tenant",
+        )
+    if user.role < needed:
+        raise AccessDenied(
+            f"{action} is not allowed",
+            on=tenant_id,
+            why=f"it needs the role {needed.name.lower()}, the caller has {user.role.name.lower()}",
+            remedy="ask someone with that role",
+        )
+
+
+def require_role(role: Role) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorator: the call must carry a UserContext (positional or `user_ctx=`) of at least `role`, else AccessDenied."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+            user = next((a for a in (*args, *kwargs.values()) if isinstance(a, UserContext)), None)
+            if user is None or user.role < role:
+                raise AccessDenied(
+                    f"{function.__name__} is not allowed",
+                    why=f"it needs a user context with the role {role.name.lower()}",
+                    remedy="pass user_ctx with that role",
+                )
+            return function(*args, **kwargs)
+
+        return guarded
+
+    return decorate

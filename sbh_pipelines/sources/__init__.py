@@ -1,0 +1,1 @@
+"""Where data is read and put back: the application's database, the tenants' files."""

@@ -1,0 +1,10 @@
+"""The application's PostgreSQL database.
+
+owned        a table with the tenant column
+inherited    a table whose rows follow a parent by foreign key
+declared     a table whose link is written in the settings
+tenants      the table that lists the tenants; a tenant's own row is configuration
+shared       a table all tenants share; not in tenant backups
+excluded     a table deliberately left out
+row group    rows of one tenant in one table between two keys; one chunk
+"""

@@ -1,0 +1,142 @@
+"""Reading tenants' rows: one ordered COPY per table for a whole batch of tenants, several tables at once.
+
+One pass over a table serves every tenant of the batch: `... WHERE tenant = ANY(batch) ORDER BY tenant, key`. A count on
+the same snapshot, in the same order, says after how many rows each tenant ends. For scattered tenants that costs the
+server a third of what one COPY per tenant does (docs/design.md, Costs).
+"""
+
+import io
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from sbh_pipelines.errors import SourceError
+from sbh_pipelines.settings import DatabaseSettings
+from sbh_pipelines.sources.database.connection import Connection, translated
+from sbh_pipelines.sources.database.groups import GroupCutter, Segment
+from sbh_pipelines.sources.database.snapshot import on_snapshot
+from sbh_pipelines.sources.database.tenancy import MappedTable, ident
+
+_WRITE_BUFFER = 1 << 20
+
+
+class TableSink(Protocol):
+    """Takes the groups of one tenant and table, in key order."""
+
+    def group(self, text: bytes, rows: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+OpenSink = Callable[[MappedTable, str, int], TableSink]  # table, tenant key, rows
+
+
+def order_by(table: MappedTable) -> str:
+    """The canonical order of a tenant's rows: the primary key, else the whole row's text; collation C.
+
+    Independent of the database's collation, so that another server gives the same order.
+    """
+    if table.table.primary_key:
+        columns = [table.table.column(name) for name in table.table.primary_key]
+        return ", ".join(f"t.{ident(c.name)}" + (' COLLATE "C"' if c.collatable else "") for c in columns if c)
+    listed = ", ".join(f"t.{ident(name)}" for name in table.captured_columns)
+    return f'ROW({listed})::text COLLATE "C"'
+
+
+def select_rows(table: MappedTable) -> str:
+    """SELECT of the captured columns of the rows of `%s` (an array of tenant keys), ordered by tenant and key."""
+    columns = ", ".join(f"t.{ident(name)}" for name in table.captured_columns)
+    return f"SELECT {columns} FROM {table.source} WHERE {table.tenant_is('%s')} ORDER BY {_tenant_order(table)}, {order_by(table)}"
+
+
+def count_rows(table: MappedTable) -> str:
+    """Rows per tenant key (text), in the order of `select_rows`; only tenants that have any."""
+    tenant = table.tenant
+    return (
+        f"SELECT {tenant}::text, count(*) FROM {table.source} WHERE {table.tenant_is('%s')}"
+        f" GROUP BY {tenant} ORDER BY {_tenant_order(table)}"
+    )
+
+
+def _tenant_order(table: MappedTable) -> str:
+    return table.tenant + (' COLLATE "C"' if table.tenant_column.collatable else "")
+
+
+def copy_table(
+    connection: Connection,
+    table: MappedTable,
+    tenant_keys: Sequence[str],
+    open_sink: OpenSink,
+    plan: Callable[[str], Iterator[int]] | None = None,
+) -> int:
+    """Stream the tenants' rows of one table into sinks; bytes of text read.
+
+    Every tenant in `tenant_keys` gets a sink, also those without rows.
+    """
+    keys = list(tenant_keys)
+    with translated("read a table", table.full_name):
+        cursor = connection.cursor()
+        cursor.execute(count_rows(table), (keys,))
+        counts: list[tuple[str, int]] = cursor.fetchall()
+        for key in set(keys).difference(key for key, _ in counts):
+            open_sink(table, key, 0).close()
+        if not counts:
+            return 0
+        cutter = GroupCutter(_segments(table, counts, open_sink, plan))
+        statement = cursor.mogrify(select_rows(table), (keys,)).decode()
+        # The buffered writer gathers a MiB of rows in C before Python sees them.
+        with io.BufferedWriter(cutter, _WRITE_BUFFER) as buffered:
+            cursor.copy_expert(f"COPY ({statement}) TO STDOUT", buffered, _WRITE_BUFFER)
+            buffered.flush()
+            try:
+                cutter.finish()
+            except ValueError as error:
+                raise SourceError("A table was not read whole", on=table.full_name, why=str(error)) from None
+        return cutter.bytes
+
+
+def _segments(
+    table: MappedTable, counts: list[tuple[str, int]], open_sink: OpenSink, plan: Callable[[str], Iterator[int]] | None
+) -> Iterator[Segment]:
+    # A generator: each tenant's sink opens when the stream reaches it and closes when the next one begins.
+    for key, rows in counts:
+        sink = open_sink(table, key, rows)
+        yield Segment(rows, sink.group, plan(key) if plan else None)
+        sink.close()
+
+
+def capture_tables(
+    settings: DatabaseSettings,
+    snapshot_id: str,
+    tables: Sequence[MappedTable],
+    tenant_keys: Sequence[str],
+    open_sink: OpenSink,
+    done: Callable[[MappedTable, int], None],
+) -> None:
+    """All tables for all tenants, `settings.connections` at a time, on one snapshot.
+
+    `done(table, bytes)` is called as tables end. Raises the first error; tables not begun by then are not read.
+    """
+    queue = sorted(tables, key=lambda t: -t.table.estimated_bytes)
+    lock = threading.Lock()
+
+    def work() -> None:
+        with on_snapshot(settings, snapshot_id) as connection:
+            while True:
+                with lock:
+                    if not queue:
+                        return
+                    table = queue.pop(0)
+                try:
+                    done(table, copy_table(connection, table, tenant_keys, open_sink))
+                except BaseException:
+                    with lock:
+                        queue.clear()
+                    raise
+
+    workers = min(settings.connections, len(queue)) or 1
+    with ThreadPoolExecutor(workers, thread_name_prefix="capture") as pool:
+        results = [pool.submit(work) for _ in range(workers)]
+    for result in results:
+        result.result()

@@ -1,0 +1,45 @@
+"""The recovery point: one exported snapshot that several connections read."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sbh_pipelines.model import RecoveryPoint
+from sbh_pipelines.settings import DatabaseSettings
+from sbh_pipelines.sources.database.connection import Connection, connect, translated
+
+_DESCRIBE = """
+SELECT to_char(transaction_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), pg_current_snapshot()::text,
+       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text,
+       (SELECT system_identifier::text FROM pg_control_system()), (SELECT timeline_id FROM pg_control_checkpoint()),
+       current_setting('server_version_num')::int, current_database()::text"""
+
+
+@contextmanager
+def exported_snapshot(settings: DatabaseSettings) -> Iterator[tuple[str, RecoveryPoint, Connection]]:
+    """(snapshot id, recovery point, the connection that holds it). The snapshot lives as long as the context."""
+    connection = connect(settings, "snapshot")
+    try:
+        with translated("take a snapshot"):
+            cursor = connection.cursor()
+            cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            cursor.execute(_DESCRIBE)
+            point = RecoveryPoint(*cursor.fetchone())
+            cursor.execute("SELECT pg_export_snapshot()")
+            snapshot_id: str = cursor.fetchone()[0]
+        yield snapshot_id, point, connection
+    finally:
+        connection.close()
+
+
+@contextmanager
+def on_snapshot(settings: DatabaseSettings, snapshot_id: str) -> Iterator[Connection]:
+    """Another connection that sees exactly the same instant."""
+    connection = connect(settings, "capture")
+    try:
+        with translated("join the snapshot"):
+            cursor = connection.cursor()
+            cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            cursor.execute("SET TRANSACTION SNAPSHOT %s", (snapshot_id,))
+        yield connection
+    finally:
+        connection.close()

@@ -1,0 +1,131 @@
+"""A tenant's files: objects below its prefix, read as they were listed, cut into slices.
+
+A file is pinned by the ETag of the listing: the read is conditional, so it gives exactly the listed content or fails.
+Where it fails because the file changed or went away in between, a versioned bucket still has the listed version, which
+is found by its ETag and read; in an unversioned bucket the file is listed again and the new content is read whole.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from fastcdc.fastcdc_cy import fastcdc_cy
+
+from sbh_pipelines.errors import CorruptObject, ObjectChanged, ObjectMissing, SourceChanged
+from sbh_pipelines.stores.base import FileStore, ObjectInfo
+
+# Slices of large files; files up to FILE_MIN are one slice.
+FILE_MIN, FILE_AVERAGE, FILE_MAX = 256 << 10, 1 << 20, 4 << 20
+_ATTEMPTS = 5
+
+
+class Versions(Protocol):
+    """Finds the version of an object by its ETag; None where the bucket keeps no versions or has none such."""
+
+    def version_with_etag(self, key: str, etag: str) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file of a backup's list. `path` is relative to the tenant's prefix; `sha256` is of the whole content."""
+
+    path: str
+    size: int
+    etag: str
+    version: str | None
+    modified: str
+    sha256: str
+    attributes: Mapping[str, str]
+    chunks: tuple[str, ...]  # hex chunk ids of the slices, in order
+
+    def to_line(self) -> bytes:
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any], on: str) -> "FileEntry":
+        """Raises CorruptObject."""
+        try:
+            return cls(**{**fields, "chunks": tuple(fields["chunks"])})
+        except (TypeError, KeyError):
+            raise CorruptObject("A file list has a malformed line", on=on, remedy="take another backup") from None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A file being read: what was really opened, and its content in slices of at most FILE_MAX bytes."""
+
+    info: ObjectInfo
+    version: str | None
+    attributes: Mapping[str, str]
+    pieces: Iterator[memoryview]
+
+
+def list_files(store: FileStore, prefix: str, exclude: Iterable[str]) -> Iterator[ObjectInfo]:
+    """The files below `prefix`, in key order, without those below the `exclude`d prefixes.
+
+    An excluded prefix is skipped by starting the listing again after it, so that a repository with a million packs in
+    the same prefix costs one request and not a thousand.
+    """
+    skipped = sorted(prefix + e for e in exclude)
+    after: str | None = None
+    while True:
+        jump = None
+        for info in store.list(prefix, start_after=after):
+            jump = next((s for s in skipped if info.key.startswith(s)), None)
+            if jump is not None:
+                break
+            if not info.key.endswith("/"):  # a folder marker of some console, not a file
+                yield info
+        if jump is None:
+            return
+        # "\U0010ffff" sorts after every other character, so the listing goes on behind the excluded prefix.
+        after = jump + "\U0010ffff"
+
+
+def open_file(store: FileStore, listed: ObjectInfo, versions: Versions | None) -> OpenFile | None:
+    """Open exactly the listed content, or what came after it; None when the file is gone and no version is left.
+
+    Raises SourceChanged when the file keeps changing.
+    """
+    info = listed
+    for _ in range(_ATTEMPTS):
+        try:
+            attributes, pieces = store.stream(info.key, if_match=info.etag)
+            return OpenFile(info, None, attributes, pieces)
+        except (ObjectChanged, ObjectMissing):
+            if versions and (version := versions.version_with_etag(listed.key, listed.etag)):
+                attributes, pieces = store.stream(listed.key, version=version)
+                return OpenFile(listed, version, attributes, pieces)
+            try:
+                info = store.head(info.key)
+            except ObjectMissing:
+                return None
+    raise SourceChanged(
+        "A file kept changing while it was read",
+        on=listed.key,
+        why=f"{_ATTEMPTS} attempts",
+        remedy="try again, or turn on bucket versioning",
+    )
+
+
+def slices(pieces: Iterator[memoryview], digest: "hashlib._Hash") -> Iterator[bytes]:
+    """Cut content into content-defined slices; `digest` is fed all of it."""
+    buffer = bytearray()
+    for piece in pieces:
+        digest.update(piece)
+        buffer += piece
+        while len(buffer) >= FILE_MAX:
+            yield _slice(buffer)
+    while buffer:
+        yield _slice(buffer)
+
+
+def _slice(buffer: bytearray) -> bytes:
+    with memoryview(buffer) as whole, whole[:FILE_MAX] as view:
+        size = next(fastcdc_cy(view, FILE_MIN, FILE_AVERAGE, FILE_MAX)).length
+    taken = bytes(buffer[:size])
+    del buffer[:size]
+    return taken

@@ -1,0 +1,68 @@
+"""What an object store must guarantee. One test suite holds every implementation to it.
+
+1. Durable: when `put`, `create` or `replace` returns, the object survives a crash of either side.
+2. Atomic: a reader sees the whole object or none; a failed or killed write leaves no object.
+3. Read-after-write, in `get` and in `list`.
+4. `create` fails with ObjectExists when the key is taken, also against a simultaneous `create`: exactly one wins.
+5. `replace` fails with ObjectChanged unless the object still has the given ETag; exactly one of two simultaneous ones wins.
+6. `list` is complete, in key order (UTF-8 bytes), and holds at most one page in memory.
+7. Transient errors are retried inside, with backoff; what comes out is an error of `errors.py`, never the driver's.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    key: str
+    size: int  # bytes
+    etag: str
+    modified: datetime
+    version: str | None = None  # where the bucket is versioned and the listing tells
+
+
+class ObjectStore(Protocol):
+    """All methods may raise StoreUnavailable and StoreDenied; those that read also ObjectMissing."""
+
+    def get(self, key: str) -> bytes: ...
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """Exactly `length` bytes from `start`; ObjectMissing or a shorter answer where the object is too small."""
+        ...
+
+    def get_with_etag(self, key: str) -> tuple[bytes, str]: ...
+
+    def put(self, key: str, data: bytes | bytearray | memoryview) -> str:
+        """Store or overwrite; the ETag. Large data goes up in parts."""
+        ...
+
+    def create(self, key: str, data: bytes) -> str: ...
+
+    def replace(self, key: str, data: bytes, etag: str) -> str: ...
+
+    def head(self, key: str) -> ObjectInfo: ...
+
+    def list(self, prefix: str, start_after: str | None = None) -> Iterator[ObjectInfo]: ...
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Missing keys are no error."""
+        ...
+
+    def url(self, key: str) -> str:
+        """For people: where the object is."""
+        ...
+
+
+class FileStore(ObjectStore, Protocol):
+    """What reading and writing tenants' files needs besides."""
+
+    def stream(
+        self, key: str, *, version: str | None = None, if_match: str | None = None
+    ) -> tuple[Mapping[str, str], Iterator[memoryview]]:
+        """Attributes (content type, user metadata) and the content in pieces; ObjectChanged when `if_match` fails."""
+        ...
+
+    def put_stream(self, key: str, pieces: Iterable[bytes], attributes: Mapping[str, str]) -> None: ...
