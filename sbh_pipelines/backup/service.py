@@ -71,8 +71,15 @@ class BackupService:
     # tenants
 
     def tenants(self) -> list[Tenant]:
-        """All tenants of the application, by slug."""
-        return list_tenants(self.settings)
+        """The tenants of the application that can be backed up, by slug."""
+        return list(list_tenants(self.settings).tenants)
+
+    def unusable_tenants(self) -> list[SbhError]:
+        """An error for each tenant that cannot be backed up (slug malformed, shared or missing).
+
+        Whoever backs up all tenants must raise or report these: they are in no backup.
+        """
+        return list(list_tenants(self.settings).unusable)
 
     def tenant(self, tenant_id: str) -> Tenant:
         """Raises InvalidId, UnknownTenant."""

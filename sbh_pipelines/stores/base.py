@@ -5,7 +5,8 @@
 3. Read-after-write, in `get` and in `list`.
 4. `create` fails with ObjectExists when the key is taken, also against a simultaneous `create`: exactly one wins.
 5. `replace` fails with ObjectChanged unless the object still has the given ETag; exactly one of two simultaneous ones wins.
-6. `list` is complete, in key order (UTF-8 bytes), and holds at most one page in memory.
+6. `list` is complete and holds at most a page in memory. Its order means nothing: S3 lists in order of UTF-8 bytes, other
+   servers and directories do not, so nothing may rely on it.
 7. Transient errors are retried inside, with backoff; what comes out is an error of `errors.py`, never the driver's.
 """
 
@@ -45,7 +46,7 @@ class ObjectStore(Protocol):
 
     def head(self, key: str) -> ObjectInfo: ...
 
-    def list(self, prefix: str, start_after: str | None = None) -> Iterator[ObjectInfo]: ...
+    def list(self, prefix: str) -> Iterator[ObjectInfo]: ...
 
     def delete(self, keys: Iterable[str]) -> None:
         """Missing keys are no error."""

@@ -71,15 +71,10 @@ class Store:
         with self._translated("head", key):
             return _info(obstore.head(self._inner, key))
 
-    def list(self, prefix: str, start_after: str | None = None) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
         # object_store matches whole path segments; every prefix here ends with "/".
-        self._count("list")
-        pages = iter(obstore.list(self._inner, prefix, offset=start_after, chunk_size=1000))
-        if self._lock_file is not None:
-            with self._translated("list", prefix):
-                found = [_info(meta) for page in pages for meta in page]
-            yield from sorted(found, key=lambda o: o.key.encode())
-            return
+        with self._translated("list", prefix):
+            pages = iter(obstore.list(self._inner, prefix, chunk_size=1000))
         while True:
             with self._translated("list", prefix, counted=False):
                 page = next(pages, None)
@@ -135,9 +130,26 @@ class Store:
             yield memoryview(piece)
 
     def put_stream(self, key: str, pieces: Iterable[bytes], attributes: Mapping[str, str]) -> None:
-        kept: Any = attributes if self._lock_file is None else None  # a directory has no attributes
+        # Not obstore.put(iterator): it would run the iterator inside the driver's event loop, where reading from a store
+        # is not possible. An unfinished writer leaves no object.
+        kept: Any = dict(attributes) if self._lock_file is None else None  # a directory has no attributes
+        coming = iter(pieces)
+        first, second = next(coming, b""), next(coming, None)
+        if second is None:
+            with self._translated("put", key):
+                obstore.put(self._inner, key, first, attributes=kept or None)
+            return
         with self._translated("put", key):
-            obstore.put(self._inner, key, iter(pieces), attributes=kept or None, chunk_size=_PART, max_concurrency=4)
+            writer = obstore.open_writer(
+                self._inner, key, attributes=kept or None, buffer_size=_PART, max_concurrency=4
+            )
+            writer.write(first)
+            writer.write(second)
+        for piece in coming:
+            with self._translated("put", key, counted=False):
+                writer.write(piece)
+        with self._translated("put", key, counted=False):
+            writer.close()
 
     def _count(self, verb: str) -> None:
         with self._counting:

@@ -1,6 +1,9 @@
 """The application's list of tenants."""
 
-from sbh_pipelines.errors import InvalidId, SettingsError, UnknownTenant
+from collections import Counter
+from dataclasses import dataclass
+
+from sbh_pipelines.errors import SbhError, SettingsError, UnknownTenant
 from sbh_pipelines.model import Tenant, TenantId
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.sources.database.catalog import Table, read_catalog
@@ -8,14 +11,25 @@ from sbh_pipelines.sources.database.connection import connect, translated
 from sbh_pipelines.sources.database.tenancy import ident, sql_name
 
 
-def list_tenants(settings: Settings) -> list[Tenant]:
-    """All tenants, by slug. Raises InvalidId for a slug that cannot be a tenant id, and the source's errors."""
+@dataclass(frozen=True, slots=True)
+class TenantList:
+    """The tenants that can be backed up, by slug, and an error for each that cannot: never silently left out."""
+
+    tenants: tuple[Tenant, ...]
+    unusable: tuple[SbhError, ...]
+
+
+def list_tenants(settings: Settings) -> TenantList:
+    """All tenants. Raises the source's errors."""
     return _query(settings, None)
 
 
 def find_tenants(settings: Settings, slugs: list[TenantId]) -> dict[TenantId, Tenant]:
-    """The tenants among `slugs` that exist."""
-    return {tenant.id: tenant for tenant in _query(settings, [str(s) for s in slugs])}
+    """The tenants among `slugs` that exist. Raises SettingsError when two have the same slug."""
+    found = _query(settings, [str(s) for s in slugs])
+    if found.unusable:
+        raise found.unusable[0]
+    return {tenant.id: tenant for tenant in found.tenants}
 
 
 def find_tenant(settings: Settings, slug: TenantId) -> Tenant:
@@ -30,7 +44,7 @@ def unknown(slug: TenantId) -> UnknownTenant:
     return UnknownTenant("No such tenant", on=str(slug), remedy="see `sbh tenants list`")
 
 
-def _query(settings: Settings, slugs: list[str] | None) -> list[Tenant]:
+def _query(settings: Settings, slugs: list[str] | None) -> TenantList:
     wanted = settings.tenants
     connection = connect(settings.database, "tenants")
     try:
@@ -52,21 +66,22 @@ def _query(settings: Settings, slugs: list[str] | None) -> list[Tenant]:
             rows = cursor.fetchall()
     finally:
         connection.close()
-    tenants = [_tenant(slug, key, region, tier or wanted.default_tier) for slug, key, region, tier in rows]
-    doubles = sorted({t.id for t in tenants if sum(o.id == t.id for o in tenants) > 1}) if slugs is not None else []
-    if doubles:
-        raise SettingsError(
-            "Several tenants have one slug", on=", ".join(doubles), remedy="make the slug column unique"
-        )
-    return tenants
-
-
-def _tenant(slug: str | None, key: str | None, region: str | None, tier: str) -> Tenant:
-    if slug is None or key is None:
-        raise InvalidId(
-            "A tenant has no slug or no key", on=f"slug {slug!r}, key {key!r}", remedy="correct the tenants table"
-        )
-    return Tenant(TenantId.parse(slug), key, region or "", tier)
+    tenants: dict[str, Tenant] = {}
+    unusable: list[SbhError] = []
+    shared = {slug for slug, times in Counter(row[0] for row in rows).items() if times > 1}
+    for slug, key, region, tier in rows:
+        try:
+            if slug in shared or key is None:
+                raise SettingsError(
+                    "A tenant cannot be told apart",
+                    on=f"slug {ascii(slug)[:64]}, key {ascii(key)[:64]}",
+                    why="several tenants have this slug" if slug in shared else "it has no key",
+                    remedy="correct the tenants table; make the slug column unique and not null",
+                )
+            tenants[slug] = Tenant(TenantId.parse(slug), key, region or "", tier or wanted.default_tier)
+        except SbhError as error:
+            unusable.append(error)
+    return TenantList(tuple(tenants.values()), tuple(unusable))
 
 
 def _require(table: Table, names: list[str]) -> None:

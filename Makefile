@@ -1,0 +1,51 @@
+# Every target makes .venv first if it is missing, and again when what it is made from changed.
+#   make demo          see it work, about a minute      make demo UI=1   and leave Dagster's web UI running on it
+#   make test check    the tests; lint, types, layers   make bench       the benchmarks (SMALL=1: under a minute each)
+#   make dev           embedded servers with sample data, and `dagster dev` on them
+# ARGS goes to the program: make demo ARGS="--tenants 3", make test ARGS="sbh_pipelines_tests/cli -x".
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+STACK := .sbh/stack
+BENCHES := full_backup files
+
+.PHONY: venv demo test check bench dev clean
+
+venv: $(STAMP)
+
+$(STAMP): pyproject.toml setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
+	    "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/sbh demo $(if $(UI),--ui) $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	@set -e; for name in $(BENCHES); do \
+	    echo "bench/$$name.py"; $(BIN)/python bench/$$name.py $(if $(SMALL),--small) $(ARGS); \
+	done
+
+dev: $(STAMP)
+	$(BIN)/sbh stack up --dir $(STACK) --sample
+	@mkdir -p .sbh/dagster
+	@trap '$(BIN)/sbh stack down --dir $(STACK)' EXIT; \
+	    SBH_SETTINGS=$(CURDIR)/$(STACK)/sbh.toml DAGSTER_HOME=$(CURDIR)/.sbh/dagster $(BIN)/dagster dev $(ARGS)
+
+clean:
+	@if [ -x $(BIN)/sbh ] && [ -d $(STACK) ]; then $(BIN)/sbh stack down --dir $(STACK); fi
+	rm -rf $(VENV) .sbh build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,164 @@
+"""The tree of commands, and what happens to an error: one place turns it into text, JSON and an exit status."""
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from sbh_pipelines import __version__
+from sbh_pipelines.cli import backup, demo, doctor, restore, settings, stack, tenants
+from sbh_pipelines.cli.command import DebugOption, Invocation, JsonOption, QuietOption, SettingsOption
+from sbh_pipelines.cli.output import print_error, print_json
+from sbh_pipelines.errors import RequestError, SbhError
+
+EXIT_STATUS = {
+    0: "all went well",
+    1: "an unexpected error: a defect of this program",
+    2: "the request is wrong: arguments, ids, a missing confirmation",
+    3: "the settings are wrong, or `sbh doctor` found an error",
+    4: "access denied",
+    5: "the application's database or files",
+    6: "the object store",
+    7: "keys cannot be wrapped or unwrapped",
+    8: "the repository: damaged objects, an invalid backup, another writer",
+    9: "the restore was refused, or rolled back",
+    10: "the embedded servers, or the demo",
+    11: "some tenants of a batch failed; the others are backed up",
+    130: "interrupted",
+}
+
+# \b keeps the lines of a paragraph as they are.
+_EPILOG = "\b\nExit status:\n" + "\n".join(f"  {status:>3}  {meaning}" for status, meaning in EXIT_STATUS.items())
+
+app = typer.Typer(
+    name="sbh",
+    help="Back up one tenant of a shared SaaS database, and bring it back alone: rows, files, configuration.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode=None,  # a help page is text; importing rich for it would cost a tenth of a second
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    settings_file: SettingsOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    context.obj.merge(settings_file, as_json, quiet, debug)
+
+
+def _group_options(
+    context: typer.Context,
+    settings_file: SettingsOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    context.obj.merge(settings_file, as_json, quiet, debug)
+
+
+for command_module in (demo, doctor):
+    command_module.add_to(app)
+for group_module in (stack, tenants, backup, restore, settings):
+    group_module.app.callback()(_group_options)
+    app.add_typer(group_module.app)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run `sbh`; the exit status. Never raises, except for a defect with --debug."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding lacks must not end a command.
+        with contextlib.suppress(AttributeError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    if "--version" in given[: _first_word(given)]:
+        _print_version("--json" in given)
+        return 0
+    invocation = Invocation(as_json="--json" in _before_values(given))  # also for an error in the arguments themselves
+    try:
+        status = app(args=given, prog_name="sbh", standalone_mode=False, obj=invocation)
+        return status if isinstance(status, int) and status else invocation.exit_status
+    except SbhError as error:
+        return _failed(error, invocation)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        with contextlib.suppress(Exception):
+            sys.stdout.close()
+        return 1
+    except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError" and not invocation.as_json:
+            print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]
+            return RequestError.exit_status
+        if _is_usage(error):
+            return _failed(_usage(error), invocation)
+        if invocation.debug:
+            raise
+        return _failed(_defect(error), invocation)
+
+
+def _failed(error: SbhError, invocation: Invocation) -> int:
+    if invocation.debug:
+        import traceback
+
+        traceback.print_exception(error)
+    if invocation.as_json:
+        print_json({"error": error.as_dict()})
+    else:
+        print_error(error)
+    return error.exit_status
+
+
+def _is_usage(error: Exception) -> bool:
+    # Typer's own, or click's before Typer 0.20 brought its own: known by what both have.
+    return hasattr(error, "format_message") and hasattr(error, "exit_code")
+
+
+def _usage(error: Any) -> SbhError:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "sbh"
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return RequestError("A command is missing", on=path, remedy=f"{path} --help")
+    return RequestError("The command line is wrong", on=path, why=error.format_message()[:500], remedy=f"{path} --help")
+
+
+def _defect(error: Exception) -> SbhError:
+    return SbhError(
+        "Unexpected error",
+        on=type(error).__name__,
+        why=str(error)[:500],
+        remedy="run it again with --debug, and report what it prints",
+    )
+
+
+def _before_values(given: Sequence[str]) -> Sequence[str]:
+    """The arguments before `--`, after which everything is a value."""
+    return given[: given.index("--")] if "--" in given else given
+
+
+def _first_word(given: Sequence[str]) -> int:
+    """Where the command's name is: options before it are the program's own."""
+    skip = False
+    for position, argument in enumerate(given):
+        if skip:
+            skip = False
+        elif argument == "--settings":
+            skip = True
+        elif not argument.startswith("-"):
+            return position
+    return len(given)
+
+
+def _print_version(as_json: bool) -> None:
+    if as_json:
+        print_json({"version": __version__})
+    else:
+        print(f"sbh {__version__}")

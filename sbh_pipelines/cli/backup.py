@@ -1,0 +1,214 @@
+"""`sbh backup`: make, list, show and validate backups."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from sbh_pipelines.cli.command import Invocation, command
+from sbh_pipelines.cli.output import Answer, count, facts, mib, plural, seconds, table, utc, verdict
+from sbh_pipelines.cli.tenants import complete_tenant
+from sbh_pipelines.errors import BatchError, RepositoryError, RequestError
+
+app = typer.Typer(name="backup", help="Make, list, show and validate backups.", no_args_is_help=True)
+
+TenantArgument = Annotated[str, typer.Argument(help="The tenant's slug.", autocompletion=complete_tenant)]
+TenantOption = Annotated[str, typer.Option("--tenant", "-t", help="The tenant's slug.", autocompletion=complete_tenant)]
+BackupArgument = Annotated[str, typer.Argument(help="A backup id, or `latest`.", metavar="BACKUP")]
+
+
+@command(app, "create")
+def create(
+    invocation: Invocation,
+    tenants: Annotated[
+        list[str] | None,
+        typer.Argument(help="Slugs of the tenants.", metavar="TENANT...", autocompletion=complete_tenant),
+    ] = None,
+    everyone: Annotated[bool, typer.Option("--all", help="All tenants of the tenants table.")] = False,
+    kind: Annotated[str, typer.Option("--type", help="full; more types to come.")] = "full",
+    description: Annotated[str | None, typer.Option(help="A note kept in the manifest.")] = None,
+) -> Answer:
+    """Back up one tenant, several, or all. One that fails, fails alone: the others are still backed up (exit 11)."""
+    if everyone == bool(tenants):
+        raise RequestError(
+            "Name the tenants, or say --all",
+            why="both were given" if everyone else "neither was given",
+            remedy="sbh backup create TENANT..., or sbh backup create --all",
+        )
+    service, user = invocation.service(), invocation.user()
+    wanted = [tenant.id for tenant in service.tenants()] if everyone else list(dict.fromkeys(tenants or ()))
+    with invocation.progress() as progress:
+        if len(wanted) == 1:
+            made = [service.create_backup(wanted[0], user, kind, description=description, progress=progress)]
+            failed: list[dict[str, Any]] = []
+        else:
+            drafts = service.create_backups(wanted, user, kind, description=description, progress=progress)
+            made = [dict(draft.manifest) for draft in drafts if draft.manifest and not draft.error]
+            failed = [
+                {
+                    "tenant_id": draft.tenant.id,
+                    "backup_id": draft.backup_id,
+                    "step": draft.step,
+                    "error": dict(draft.error),
+                }
+                for draft in drafts
+                if draft.error
+            ]
+    document = {"backups": made, "failed": failed}
+    status = BatchError.exit_status if failed else 0
+    return Answer(document, lambda out: _show_created(out, made, failed), [backup["id"] for backup in made], status)
+
+
+@command(app, "list")
+def list_backups(invocation: Invocation, tenant: TenantArgument) -> Answer:
+    """List a tenant's backups, newest first."""
+    found = invocation.service().list_backups(tenant, invocation.user())
+    title = f"{plural(len(found), 'backup')} of {tenant}"
+    return Answer(found, lambda out: out.print(_listing(title, found)), [backup["id"] for backup in found])
+
+
+@command(app, "show")
+def show(invocation: Invocation, backup: BackupArgument, tenant: TenantOption) -> Answer:
+    """Show one backup: its manifest, components and tables."""
+    service, user = invocation.service(), invocation.user()
+    manifest = service.get_backup(backup, tenant, user)
+    return Answer(manifest, lambda out: show_manifest(out, manifest), [manifest["id"]])
+
+
+@command(app, "status")
+def status(invocation: Invocation, backup: BackupArgument, tenant: TenantOption) -> Answer:
+    """Whether a backup is running, completed or failed."""
+    service, user = invocation.service(), invocation.user()
+    document = service.get_backup_status(resolve(service, backup, tenant, user), tenant, user)
+    return Answer(document, lambda out: out.print(facts(document)), [document["status"]])
+
+
+@command(app, "validate")
+def validate(
+    invocation: Invocation,
+    backup: BackupArgument,
+    tenant: TenantOption,
+    deep: Annotated[bool, typer.Option("--deep", help="Download, decrypt and re-hash everything.")] = False,
+) -> Answer:
+    """Check a backup: signature, components, chunks; with --deep every byte. An invalid backup exits 8."""
+    service, user = invocation.service(), invocation.user()
+    with invocation.progress() as progress:
+        report = service.validate_backup(backup, tenant, user, deep=deep, progress=progress)
+    valid = bool(report["valid"])
+    return Answer(
+        report,
+        lambda out: _show_report(out, report),
+        ["valid" if valid else "invalid"],
+        0 if valid else RepositoryError.exit_status,
+    )
+
+
+def resolve(service: Any, backup: str, tenant: str, user: Any) -> str:
+    """`latest` -> the newest backup's id; anything else as it is. Raises UnknownBackup where there is none."""
+    return str(service.get_backup(backup, tenant, user)["id"]) if backup == "latest" else backup
+
+
+def show_manifest(out: Any, manifest: Mapping[str, Any]) -> None:
+    """The manifest for people: what it is, its recovery point, its components, its tables."""
+    point, stats = manifest.get("recovery_point") or {}, manifest.get("stats") or {}
+    out.print(
+        facts(
+            {
+                "backup": manifest["id"],
+                "tenant": f"{manifest['tenant_id']} ({manifest['region']})",
+                "type": manifest["type"],
+                "created": f"{utc(manifest['created_at'])} by {manifest['created_by']}",
+                "description": manifest.get("description"),
+                "recovery point": f"{utc(point.get('time'))}, LSN {point.get('lsn')}, snapshot {point.get('snapshot')}",
+                "size": mib(manifest["size"]),
+                "stored anew": mib(stats["bytes_stored"]) if "bytes_stored" in stats else None,
+                "checksum": manifest["checksum"],
+                "format": f"version {manifest.get('format_version')}, key epoch {manifest.get('key_epoch')}",
+            }
+        )
+    )
+    components = manifest["components"]
+    rows = [
+        (name, component["type"], mib(component["size"]), _content(component), component["key"])
+        for name, component in components.items()
+    ]
+    out.print(table("Components", ("component", "type", ">size", "content", "key"), rows))
+    tables = sorted(name for component in components.values() for name in component.get("tables", ()))
+    details = components.get("database", {}).get("table_details", [])
+    lines = [(d["table"], count(d["rows"]), mib(d["bytes"]), count(d["groups"])) for d in details]
+    if lines:
+        out.print(table("Tables", ("table", ">rows", ">size", ">row groups"), lines))
+    elif tables:
+        out.print(facts({"tables": ", ".join(tables)}))
+
+
+def _content(component: Mapping[str, Any]) -> str:
+    if "file_count" in component:
+        return f"{count(component['file_count'])} files, {mib(component['total_size'])}"
+    if "tables" in component:
+        rows = f", {count(component['rows'])} rows" if "rows" in component else ""
+        return f"{len(component['tables'])} tables{rows}"
+    return ""
+
+
+def _listing(title: str, manifests: Sequence[Mapping[str, Any]]) -> Any:
+    def row(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+        parts, stats = manifest["components"], manifest.get("stats") or {}
+        return (
+            manifest["id"],
+            manifest["type"],
+            utc(manifest["created_at"]),
+            manifest["created_by"],
+            count(parts.get("database", {}).get("rows")),
+            count(parts.get("files", {}).get("file_count")),
+            mib(manifest["size"]),
+            mib(stats.get("bytes_stored")),
+            manifest.get("description") or "",
+        )
+
+    columns = ("backup", "type", "created", "by", ">rows", ">files", ">size", ">stored anew", "description")
+    return table(title, columns, map(row, manifests))
+
+
+def _show_created(out: Any, made: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, Any]]) -> None:
+    if made:
+        rows = [
+            (
+                manifest["tenant_id"],
+                manifest["id"],
+                count(manifest["components"].get("database", {}).get("rows")),
+                count(manifest["components"].get("files", {}).get("file_count")),
+                mib(manifest["size"]),
+                mib((manifest.get("stats") or {}).get("bytes_stored")),
+            )
+            for manifest in made
+        ]
+        columns = ("tenant", "backup", ">rows", ">files", ">size", ">stored anew")
+        out.print(table(f"{plural(len(made), 'tenant')} backed up", columns, rows))
+    if failed:
+        lines = [
+            (f["tenant_id"], f["step"], f["error"]["code"], f["error"]["what"], f["error"]["why"], f["error"]["remedy"])
+            for f in failed
+        ]
+        columns = ("tenant", "step", "code", "what failed", "why", "what to do next")
+        out.print(table(f"{plural(len(failed), 'tenant')} failed", columns, lines))
+
+
+def _show_report(out: Any, report: Mapping[str, Any]) -> None:
+    valid = bool(report["valid"])
+    out.print(
+        facts(
+            {
+                "backup": report["backup_id"],
+                "tenant": report["tenant_id"],
+                "valid": verdict(valid, "yes" if valid else f"no, {plural(len(report['issues']), 'issue')}"),
+                "checked": f"{count(report.get('objects_checked'))} objects,"
+                f" {count(report.get('chunks_checked'))} chunks, {mib(report.get('bytes_checked'))}"
+                + (", all read back" if report.get("deep") else ""),
+                "took": seconds(report.get("seconds")),
+            }
+        )
+    )
+    if report["issues"]:
+        rows = [(i["code"], i["what"], i["on"], i["why"], i["remedy"]) for i in report["issues"]]
+        out.print(table("Issues", ("code", "what", "on", "why", "what to do next"), rows))

@@ -1,0 +1,123 @@
+"""How a function becomes a command.
+
+Every command takes the same options (--settings, --json, --quiet, --debug), before or after its name, and returns an
+Answer, which is then shown as a table or as one JSON document. Heavy modules are imported where they are used, so that
+`sbh --help` and completion stay fast.
+"""
+
+import getpass
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
+
+import typer
+
+from sbh_pipelines.cli.output import Answer, print_answer
+
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.service import BackupService
+    from sbh_pipelines.model import ProgressSink
+    from sbh_pipelines.security.policy import UserContext
+    from sbh_pipelines.settings import Settings
+
+P = ParamSpec("P")
+
+SettingsOption = Annotated[
+    Path | None,
+    typer.Option("--settings", help="Settings file; default: SBH_SETTINGS, else sbh.toml here.", show_default=False),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document, also for an error.")]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress, and only the ids, or one word, as the result.")
+]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+SHARED: dict[str, Any] = {
+    "settings_file": SettingsOption,
+    "as_json": JsonOption,
+    "quiet": QuietOption,
+    "debug": DebugOption,
+}
+
+
+@dataclass
+class Invocation:
+    """One call of `sbh`: its shared options, and what commands need that depends on them."""
+
+    settings_file: Path | None = None
+    as_json: bool = False
+    quiet: bool = False
+    debug: bool = False
+    exit_status: int = field(default=0, init=False)
+
+    def merge(self, settings_file: Path | None, as_json: bool, quiet: bool, debug: bool) -> None:
+        """Options given before and after the command's name add up; of two settings files the later counts."""
+        self.settings_file = settings_file or self.settings_file
+        self.as_json, self.quiet, self.debug = self.as_json or as_json, self.quiet or quiet, self.debug or debug
+
+    def settings(self) -> "Settings":
+        """Raises SettingsError."""
+        from sbh_pipelines.settings import load_settings
+
+        return load_settings(self.settings_file)
+
+    def service(self) -> "BackupService":
+        from sbh_pipelines.backup.service import BackupService
+
+        return BackupService(self.settings())
+
+    def user(self) -> "UserContext":
+        """Whoever may run the command and read its secrets may do everything; the name is for the audit trail."""
+        from sbh_pipelines.security.policy import ALL_TENANTS, Role, UserContext
+
+        try:
+            name = getpass.getuser()
+        except (KeyError, OSError):  # a container whose uid has no name
+            name = f"uid-{os.getuid()}"
+        return UserContext(user_id=name, tenant_id=ALL_TENANTS, role=Role.ADMIN)
+
+    @contextmanager
+    def progress(self) -> "Iterator[ProgressSink]":
+        """A sink that draws bars on standard error while the block runs; silent with --quiet."""
+        from sbh_pipelines.cli.progress import bars
+
+        with bars(quiet=self.quiet) as sink:
+            yield sink
+
+
+def command(
+    app: typer.Typer, name: str, **options: Any
+) -> Callable[[Callable[Concatenate[Invocation, P], Answer]], Callable[Concatenate[Invocation, P], Answer]]:
+    """Register a function as `name` of `app`. Its first parameter is the Invocation; the rest are Typer's."""
+
+    def decorate(
+        function: Callable[Concatenate[Invocation, P], Answer],
+    ) -> Callable[Concatenate[Invocation, P], Answer]:
+        own = list(inspect.signature(function).parameters.values())[1:]
+
+        def run(**values: Any) -> None:
+            invocation: Invocation = values.pop("context").obj
+            invocation.merge(**{option: values.pop(option) for option in SHARED})
+            answer = function(invocation, **values)  # type: ignore[call-arg]
+            print_answer(answer, as_json=invocation.as_json, quiet=invocation.quiet)
+            invocation.exit_status = answer.exit_status
+
+        # Typer reads the parameters from the signature: the function's own, then the shared ones.
+        kind = inspect.Parameter.KEYWORD_ONLY
+        parameters = [inspect.Parameter("context", kind, annotation=typer.Context)]
+        parameters += [parameter.replace(kind=kind) for parameter in own]
+        parameters += [
+            inspect.Parameter(option, kind, default=None if option == "settings_file" else False, annotation=annotation)
+            for option, annotation in SHARED.items()
+        ]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        run.__name__, run.__doc__ = function.__name__, function.__doc__
+        app.command(name, **options)(run)
+        return function
+
+    return decorate

@@ -1,0 +1,180 @@
+"""Runs Dagster as separate processes on an instance of its own: for the demo. Dagster itself is never imported here."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sbh_pipelines.errors import EmbeddedError
+
+_DEFINITIONS = "sbh_pipelines.definitions"
+_INSTANCE = "# Written by `sbh demo`.\ntelemetry:\n  enabled: false\n"
+# dagster-graphql has no `python -m`; its console script need not be on PATH.
+_GRAPHQL = "from dagster_graphql.cli import main; main()"
+_PATIENCE_S = 20.0
+_STARTUP_S = 120.0
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+# What to quote of a failed run's log, best first: an error of ours, any exception, the last line.
+_QUOTABLE = (
+    re.compile(r"\[SBH-\d{3}\].*"),
+    re.compile(r"^[\w.]*(?:Error|Exception|Failure): (?!Run ).*", re.MULTILINE),
+)
+
+Say = Callable[[str], None]
+
+
+class DagsterRuns:
+    """Dagster with its home in `home`, for the settings in `settings`; what it prints goes to files in `logs`."""
+
+    def __init__(self, home: Path, settings: Path, logs: Path) -> None:
+        self.home, self._logs = home, logs
+        home.mkdir(parents=True, exist_ok=True)
+        logs.mkdir(parents=True, exist_ok=True)
+        if not (home / "dagster.yaml").exists():
+            (home / "dagster.yaml").write_text(_INSTANCE, "ascii")
+        self._environment = {
+            **os.environ,
+            "DAGSTER_HOME": str(home),
+            "SBH_SETTINGS": str(settings),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def add_partitions(self, slugs: Sequence[str], say: Say) -> None:
+        """Make the tenants known as partitions, as the sensor `tenants_sync` does while a daemon runs."""
+        selector = f'{{repositoryName: "__repository__", repositoryLocationName: "{_DEFINITIONS}"}}'
+        calls = " ".join(
+            f'p{n}: addDynamicPartition(repositorySelector: {selector}, partitionsDefName: "tenants",'
+            f" partitionKey: {json.dumps(slug)}) {{ __typename ... on PythonError {{ message }}"
+            " ... on UnauthorizedError { message } }"
+            for n, slug in enumerate(slugs)
+        )
+        command = [sys.executable, "-c", _GRAPHQL, "-m", _DEFINITIONS, "-t", f"mutation {{ {calls} }}"]
+        log = self._run("partitions", command, say)
+        answer = next((line for line in reversed(log.splitlines()) if line.startswith("{")), "{}")
+        kinds = {result["__typename"] for result in (json.loads(answer).get("data") or {}).values()}
+        if not kinds or kinds - {"AddDynamicPartitionSuccess", "DuplicateDynamicPartitionError"}:
+            raise self._failed("partitions", "Dagster did not take the partitions", log)
+
+    def execute(self, job: str, config: Mapping[str, Any], say: Say, tags: Mapping[str, str] | None = None) -> None:
+        """Run a job to its end in a process of its own. Raises EmbeddedError with the run's first error."""
+        file = self.home / f"{job}.yaml"
+        file.write_text(json.dumps(config, indent=1), "utf-8")  # JSON is YAML
+        command = [sys.executable, "-m", "dagster", "job", "execute", "-m", _DEFINITIONS, "-j", job, "-c", str(file)]
+        if tags:
+            command += ["--tags", json.dumps(dict(tags))]
+        self._run(job, command, say)
+
+    @contextmanager
+    def web_ui(self, say: Say, port: int | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+        """Web server and daemon for the length of the block: the address, and the process to wait for."""
+        port = port or _free_port()
+        address = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-m", "dagster", "dev", "-m", _DEFINITIONS, "-h", "127.0.0.1", "-p", str(port)]
+        with self._process("web-ui", command) as (process, log):
+            deadline = time.monotonic() + _STARTUP_S
+            while not _answers(f"{address}/server_info"):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise self._failed("web-ui", "Dagster's web UI did not start", log.read_text("utf-8", "replace"))
+                say("waiting for the web UI")
+                time.sleep(0.5)
+            yield address, process
+
+    def _run(self, name: str, command: Sequence[str], say: Say) -> str:
+        with self._process(name, command) as (process, log):
+            while process.poll() is None:
+                time.sleep(0.1)
+                say(_last_message(log))
+            text = log.read_text("utf-8", "replace")
+            if process.returncode:
+                raise self._failed(name, "The Dagster run failed", text)
+            return text
+
+    @contextmanager
+    def _process(self, name: str, command: Sequence[str]) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+        """The process is in a session of its own, so that Ctrl-C reaches only us, and we end it in order."""
+        log = self._logs / f"dagster-{name}.log"
+        with log.open("wb") as sink:
+            process = subprocess.Popen(
+                command,
+                env=self._environment,
+                cwd=self.home,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                yield process, log
+            finally:
+                _end(process)
+
+    def _failed(self, name: str, what: str, text: str) -> EmbeddedError:
+        plain = _COLOURS.sub("", text)
+        found = [quote for pattern in _QUOTABLE for quote in pattern.findall(plain)]
+        last = [line.strip() for line in plain.splitlines() if line.strip()][-1:]
+        return EmbeddedError(
+            what,
+            on=name,
+            why=(found or last or ["it printed nothing"])[0][:600],
+            remedy=f"see {self._logs / f'dagster-{name}.log'}",
+        )
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """An interrupt first, so that runs are marked canceled and leases released; whoever is left is killed."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    try:
+        os.killpg(process.pid, signal.SIGTERM)
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return  # nobody is left
+
+
+def _last_message(log: Path) -> str:
+    """The end of the last line: Dagster's lines are `time - dagster - LEVEL - job - run - step - message`."""
+    with log.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - 2000))
+        lines = [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    return _COLOURS.sub("", lines[-1]).rpartition(" - ")[2] if lines else "starting Dagster"
+
+
+def _free_port() -> int:
+    """3000, Dagster's own, if nobody has it; else any."""
+    for port in (3000, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise EmbeddedError("No free port", remedy="free one on 127.0.0.1")
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - an address of ours
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False

@@ -1,0 +1,149 @@
+"""What the commands print: tables with units, JSON documents, errors. Nothing here knows a command."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from sbh_pipelines.errors import SbhError
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A command's result: the JSON document, how people see it, what --quiet leaves of it, and the exit status."""
+
+    document: Any
+    show: "Callable[[Console], None]"
+    brief: Sequence[str] = ()
+    exit_status: int = 0
+
+
+def console(*, stderr: bool = False) -> "Console":
+    """Text is printed as it is: what a user or a database named `[red]` is no markup."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    # Piped output is not cut to 80 columns: who pipes it wants all of it.
+    width = None if stream.isatty() else 160
+    return Console(file=stream, markup=False, emoji=False, highlight=False, width=width)
+
+
+def print_answer(answer: Answer, *, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        print_json(answer.document)
+    elif quiet:
+        for line in answer.brief:
+            print(line)
+    else:
+        answer.show(console())
+
+
+def print_json(document: Any) -> None:
+    sys.stdout.write(json.dumps(document, indent=2, default=_plain) + "\n")
+    sys.stdout.flush()
+
+
+def print_error(error: "SbhError") -> None:
+    """On standard error: what failed, on what, why, what to do next, code."""
+    from rich.text import Text
+
+    out = console(stderr=True)
+    out.print(Text("error  ", "bold red") + Text(printable(error.what), "bold"), soft_wrap=True)
+    for label, text in (("on", error.on), ("why", error.why), ("next", error.remedy), ("code", error.code)):
+        if text:
+            out.print(Text(f"  {label:<5}", "dim") + Text(printable(text)), soft_wrap=True)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Any:
+    """A table under its title; columns whose heading begins with `>` are aligned to the right."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        drawn.add_column(
+            column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
+        )
+    for row in rows:
+        drawn.add_row(*(cell if isinstance(cell, Text) else Text(printable(str(cell))) for cell in row))
+    return Group(Text(printable(title), "bold"), drawn) if title else drawn
+
+
+def facts(pairs: Mapping[str, Any]) -> "Table":
+    """Two columns, name and value, without a frame; empty values are left out."""
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table.grid(padding=(0, 2))
+    for name, value in pairs.items():
+        if value not in (None, ""):
+            drawn.add_row(
+                Text(name, "dim"), value if isinstance(value, Text) else Text(printable(str(value)), overflow="fold")
+            )
+    return drawn
+
+
+def verdict(good: bool, text: str) -> Any:
+    from rich.text import Text
+
+    return Text(text, "green" if good else "bold red")
+
+
+def mib(size: float | None) -> str:
+    """Bytes as MiB: two decimals, more digits where it would read 0.00."""
+    if size is None:
+        return ""
+    value = size / MIB
+    return f"{value:,.2f} MiB" if value >= 0.01 or not size else f"{value:.4f} MiB"
+
+
+def plural(number: int, one: str, many: str = "") -> str:
+    """`1 error`, `2 errors`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def count(number: float | None) -> str:
+    return "" if number is None else f"{int(number):,}"
+
+
+def seconds(duration: float | None) -> str:
+    return "" if duration is None else f"{duration:,.2f} s"
+
+
+def utc(moment: str | None) -> str:
+    """ISO 8601 as documents have it (2024-01-15T12:00:00Z) -> 2024-01-15 12:00:00 UTC."""
+    if not moment:
+        return ""
+    try:
+        parsed = datetime.fromisoformat(moment.replace("Z", "+00:00")).astimezone(UTC)
+    except ValueError:
+        return moment
+    return parsed.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def printable(text: str) -> str:
+    """Control characters escaped: a name in a database must not drive the operator's terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, set | frozenset | tuple):
+        return list(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"not JSON: {type(value).__name__}")

@@ -1,0 +1,181 @@
+"""docs/settings.md, made from the settings' own fields, so that the page cannot fall behind them."""
+
+import json
+import types
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, MinLen
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+
+from sbh_pipelines.settings import Settings
+
+_HEAD = """\
+# Settings
+
+<!-- Made by `sbh settings docs --write docs/settings.md`; a test keeps it true. Change the fields in settings.py. -->
+
+One file, `sbh.toml`, and the environment, which wins over it. The file is the one given with `sbh --settings FILE`,
+else named by `SBH_SETTINGS`, else `sbh.toml` in the working directory. Every section is a TOML table; a field `x` of section
+`[s]` is overridden by the environment variable `SBH_S__X`. Lists and tables in the environment are JSON, e.g.
+`SBH_DATABASE__SHARED='["plans"]'`. Relative paths in the file are relative to the file. An unknown field is an error.
+
+**Secrets** are given in one of four ways, first found wins: the field in the environment; `x_file`, a file that holds
+nothing else; `x_secret`, the name or ARN of an AWS Secrets Manager secret; the field in `sbh.toml`. No secret is ever
+logged or shown.
+
+`sbh doctor` checks all of it against the real world and says how to mend each finding.
+"""
+
+# What the three forms of a secret and a few self-evident names need not repeat at every field.
+_SUFFIXES = {"_file": "A file that holds `{}`.", "_secret": "AWS Secrets Manager secret that holds `{}`."}
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    section: str
+    name: str
+    type: str
+    default: str
+    meaning: str
+    env: str
+
+    def as_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def fields() -> list[Field]:
+    """Every field of every section, in the order of settings.py; those of nested tables with a dotted name."""
+    return [row for section, model in _sections() for row in _rows(section, model, "", f"SBH_{section.upper()}__")]
+
+
+def page() -> str:
+    """The whole page, Markdown."""
+    parts = [_HEAD]
+    rows = fields()
+    for section, model in _sections():
+        parts.append(f"\n## [{section}]\n\n{_first_paragraph(model)}\n")
+        parts.append("| field | type | default | meaning | environment |\n|---|---|---|---|---|")
+        parts += [
+            f"| `{row.name}` | {_cell(row.type)} | {_cell(row.default)} | {_cell(row.meaning)} | {_cell(row.env)} |"
+            for row in rows
+            if row.section == section
+        ]
+    return "\n".join(parts) + "\n"
+
+
+def _sections() -> Iterator[tuple[str, type[BaseModel]]]:
+    for name, info in Settings.model_fields.items():
+        model = info.annotation
+        assert isinstance(model, type)
+        assert issubclass(model, BaseModel)
+        yield name, model
+
+
+def _rows(section: str, model: type[BaseModel], prefix: str, env: str) -> Iterator[Field]:
+    default_owner = model.model_fields
+    for name, info in model.model_fields.items():
+        inner = info.annotation
+        variable = f"{env}{name.upper()}"
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            for row in _rows(section, inner, f"{prefix}{name}.", f"{variable}__"):
+                field = row.name.removeprefix(f"{prefix}{name}.")
+                value = getattr(info.default, field, None)
+                yield Field(row.section, row.name, row.type, _value(value), row.meaning, row.env)
+            continue
+        yield Field(
+            section,
+            prefix + name,
+            _type(inner) + _bounds(info),
+            "required" if info.is_required() else _value(info.default),
+            _meaning(name, info, default_owner),
+            f"`{variable}`",
+        )
+        item = get_args(inner)[0] if get_origin(inner) is list else None
+        if isinstance(item, type) and issubclass(item, BaseModel):  # a list of tables: its fields have no variable
+            for row in _rows(section, item, f"{prefix}{name}[].", ""):
+                yield Field(row.section, row.name, row.type, row.default, row.meaning, "")
+
+
+def _meaning(name: str, info: FieldInfo, siblings: dict[str, FieldInfo]) -> str:
+    if info.description:
+        return info.description
+    for suffix, text in _SUFFIXES.items():
+        if name.endswith(suffix) and name.removesuffix(suffix) in siblings:
+            return text.format(name.removesuffix(suffix))
+    return _MEANINGS.get(name, "")
+
+
+# For fields whose name says it all in code, but not to everybody.
+_MEANINGS = {
+    "connect_timeout_s": "How long connecting may take, s.",
+    "table": "A table, as `schema.table` or `table`.",
+    "column": "The column of it that holds object keys.",
+    "default_tier": "The tier where `tier` is null or the column is empty.",
+    "enabled": "Whether files are backed up at all.",
+    "secret_access_key": "The secret that belongs to `access_key_id` (a secret).",
+    "kms_endpoint_url": "Only for a KMS other than AWS's.",
+    "keep_hourly": "Backups kept: the newest of each of so many hours.",
+    "keep_daily": "Backups kept: the newest of each of so many days.",
+    "keep_weekly": "Backups kept: the newest of each of so many weeks.",
+    "keep_monthly": "Backups kept: the newest of each of so many months.",
+    "sns_topic_arn": "SNS topic that gets a message per alert.",
+    "sns_endpoint_url": "Only for an SNS other than AWS's.",
+    "smtp_host": "Mail server; null: no mail.",
+    "smtp_port": "Its port.",
+    "smtp_starttls": "Whether to encrypt with STARTTLS.",
+    "smtp_user": "User name for the mail server; null: none.",
+    "smtp_password": "Password for the mail server (a secret).",
+    "mail_from": "Sender of the mails.",
+    "mail_to": "Receivers of the mails.",
+    "daily_full": "Cron line of the full backup of all tenants.",
+    "time_zone": "Time zone of the cron lines.",
+}
+
+
+def _type(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return " or ".join("null" if part is type(None) else _type(part) for part in arguments)
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in arguments)
+    if origin is list:
+        return f"list of {_type(arguments[0])}"
+    if arguments and hasattr(annotation, "__metadata__"):
+        return _type(arguments[0])
+    names = {str: "string", int: "integer", float: "number", bool: "true or false", SecretStr: "secret", Path: "path"}
+    return names.get(
+        annotation, "table" if isinstance(annotation, type) and issubclass(annotation, BaseModel) else "value"
+    )
+
+
+def _bounds(info: FieldInfo) -> str:
+    signs = {Ge: ("ge", "≥"), Gt: ("gt", ">"), Le: ("le", "≤"), MinLen: ("min_length", "items ≥")}
+    found = [
+        f"{sign} {getattr(bound, attribute)}"
+        for bound in info.metadata
+        for kind, (attribute, sign) in signs.items()
+        if isinstance(bound, kind)
+    ]
+    return f", {', '.join(found)}" if found else ""
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "null"
+    return f"`{json.dumps(value, default=str)}`"
+
+
+def _first_paragraph(model: type[BaseModel]) -> str:
+    return " ".join((model.__doc__ or "").split("\n\n")[0].split())
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+if __name__ == "__main__":
+    print(page(), end="")

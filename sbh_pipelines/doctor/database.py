@@ -1,0 +1,249 @@
+"""The database: can a backup read it, can a restore write it, is every table and every tenant accounted for."""
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+
+from sbh_pipelines.doctor import clocks
+from sbh_pipelines.doctor.findings import Level, Report
+from sbh_pipelines.errors import InvalidId, PrivilegeMissing, SbhError, SourceConflict
+from sbh_pipelines.model import TenantId
+from sbh_pipelines.settings import Settings
+from sbh_pipelines.sources.database import inspect
+from sbh_pipelines.sources.database.connection import Connection, connect, describe_dsn
+from sbh_pipelines.sources.database.inspect import ServerFacts, TenantRow
+from sbh_pipelines.sources.database.tenancy import AMBIGUOUS, UNMAPPED, TenancyMap, ident, survey_map
+
+AREA = "database"
+OLDEST_VERSION = 130000
+STRAY_TIMEOUT_S = 20.0
+_TIERS = ("critical", "important", "archive")
+_LOCAL_HOSTS = ("host=127.0.0.1", "host=localhost", "host=::1", "host=/")
+_SHOWN = 10
+
+
+def check(report: Report, settings: Settings, say: Callable[[str], None]) -> list[str]:
+    """Check the database; the slugs of the tenants found, for checks of what belongs to them."""
+    with report.trying(AREA), closing(connect(settings.database, "doctor")) as connection:
+        facts = inspect.server_facts(connection)
+        _server(report, settings, facts)
+        _role(report, facts)
+        with report.trying("tenancy"):
+            tenancy = survey_map(connection, settings)
+            _tables(report, tenancy)
+            _privileges(report, connection, tenancy, facts)
+            say("rows of no tenant")
+            _stray(report, connection, settings, tenancy)
+            with report.trying("tenants"):
+                return _tenants(report, connection, settings, tenancy)
+    return []
+
+
+def _server(report: Report, settings: Settings, facts: ServerFacts) -> None:
+    place = describe_dsn(settings.database.dsn)
+    report.ok(AREA, "The database answers", f"{place}, PostgreSQL {facts.version_text}")
+    if facts.version < OLDEST_VERSION:
+        report.fail(
+            AREA, "The server is too old", f"PostgreSQL {facts.version_text}; 13 is the oldest", "upgrade the server"
+        )
+    if facts.in_recovery:
+        report.warn(
+            AREA,
+            "The database is a standby: backups work, restores do not",
+            place,
+            "for restores point database.dsn at the primary",
+        )
+    local = "host=" not in place or any(host in place for host in _LOCAL_HOSTS)
+    if not local and "sslmode=verify-full" not in settings.database.dsn.replace(" ", ""):
+        report.warn(
+            AREA,
+            "The connection does not verify the server",
+            place,
+            "add sslmode=verify-full sslrootcert=... to database.dsn",
+        )
+    clocks.check(report, "the database server", facts.clock_offset_s)
+
+
+def _role(report: Report, facts: ServerFacts) -> None:
+    role = ident(facts.role)
+    needs = (
+        (facts.bypasses_row_security, "see all rows where tables have row security", f"ALTER ROLE {role} BYPASSRLS;"),
+        (
+            facts.may_set_replication_role,
+            "keep triggers from firing in a restore",
+            f"GRANT SET ON PARAMETER session_replication_role TO {role};",
+        ),
+        (
+            facts.may_use_temporary,
+            "create temporary tables, which a restore stages rows in",
+            f"GRANT TEMPORARY ON DATABASE {ident(facts.database)} TO {role};",
+        ),
+    )
+    for granted, what, remedy in needs:
+        if granted:
+            report.ok(AREA, f"The role {facts.role} may {what}")
+        else:
+            old = facts.version < 150000 and "PARAMETER" in remedy
+            report.fail(
+                AREA, f"The role {facts.role} may not {what}", "", f"ALTER ROLE {role} SUPERUSER;" if old else remedy
+            )
+    if facts.superuser:
+        report.warn(
+            AREA,
+            f"The role {facts.role} is a superuser: more than it needs",
+            "",
+            f"ALTER ROLE {role} NOSUPERUSER BYPASSRLS; then run `sbh doctor` for the grants",
+        )
+
+
+def _tables(report: Report, tenancy: TenancyMap) -> None:
+    report.tables.extend(tenancy.statuses)
+    for status in tenancy.statuses:
+        if status.status in (UNMAPPED, AMBIGUOUS):
+            name = f"{status.schema}.{status.name}"
+            report.fail(
+                "tenancy", f"The table {name} is {status.status}: backups are refused", status.why, status.remedy
+            )
+    counts = Counter(status.status for status in tenancy.statuses)
+    if tenancy.statuses:
+        report.ok("tenancy", f"{len(tenancy.statuses)} tables", ", ".join(f"{n} {kind}" for kind, n in counts.items()))
+    else:
+        report.fail("tenancy", "There is no table", "", "correct database.schemas, or database.dsn")
+    if secured := inspect.row_secured(tenancy):
+        report.ok("tenancy", f"{len(secured)} tables have row security", ", ".join(secured[:_SHOWN]))
+    keyless = [mapped.full_name for mapped in tenancy.tables if not mapped.table.primary_key]
+    if keyless:
+        report.warn(
+            "tenancy",
+            f"{len(keyless)} tables have no primary key: a restore compares whole rows, which takes longer",
+            ", ".join(keyless[:_SHOWN]),
+            "add primary keys where you can",
+        )
+
+
+def _privileges(report: Report, connection: Connection, tenancy: TenancyMap, facts: ServerFacts) -> None:
+    with report.trying(AREA):
+        missing = inspect.missing_privileges(connection, tenancy, facts.role)
+        for privileges in missing:
+            # Without these there is no backup; without the others only no restore. Both are needed one day.
+            blocks = "backups" if {"SELECT", "USAGE"} & set(privileges.missing) else "restores"
+            report.fail(
+                AREA,
+                f"The role {facts.role} lacks privileges on {privileges.name}: {blocks} fail",
+                ", ".join(privileges.missing),
+                privileges.statement,
+            )
+        if not missing:
+            report.ok(AREA, f"The role {facts.role} may read and write all {len(tenancy.tables)} tables of tenants")
+
+
+def _stray(report: Report, connection: Connection, settings: Settings, tenancy: TenancyMap) -> None:
+    clean = True
+    for mapped in tenancy.tables:
+        try:
+            found = inspect.stray_rows(
+                connection, mapped, settings.tenants, tenancy.catalog, settings.database.schemas, STRAY_TIMEOUT_S
+            )
+        except SourceConflict:
+            clean = False
+            report.warn(
+                "tenancy",
+                f"Not looked for rows of no tenant in {mapped.full_name}",
+                f"it takes longer than {STRAY_TIMEOUT_S:g} s",
+                f"declare {mapped.tenant_column.name} NOT NULL with a foreign key to {settings.tenants.table}",
+            )
+            continue
+        except PrivilegeMissing:
+            clean = False  # said already, with its GRANT
+            continue
+        except SbhError as error:
+            clean = False
+            report.warn("tenancy", error.what, f"{error.on}: {error.why}", error.remedy)
+            continue
+        column = mapped.hops[0].columns if mapped.hops else (mapped.tenant_column.name,)
+        if found and found.unlinked:
+            clean = False
+            report.warn(
+                "tenancy",
+                f"{found.unlinked:,} rows of {found.table} belong to no tenant: no backup has them",
+                f"{', '.join(column) or 'the declared condition'} leads to none",
+                "give them a tenant, or delete them; then declare the column NOT NULL",
+            )
+        if found and found.unknown_tenant:
+            clean = False
+            report.warn(
+                "tenancy",
+                f"{found.unknown_tenant:,} rows of {found.table} are of tenants not listed in {settings.tenants.table}",
+                "no backup has them",
+                f"delete them, or list their tenants; then add a foreign key to {settings.tenants.table}",
+            )
+    if clean:
+        report.ok("tenancy", "Every row of every table of tenants belongs to a listed tenant")
+
+
+def _tenants(report: Report, connection: Connection, settings: Settings, tenancy: TenancyMap) -> list[str]:
+    names = settings.tenants
+    if tenancy.catalog.find(names.table, settings.database.schemas) is None:
+        report.fail("tenants", "There is no tenants table", names.table, "correct tenants.table")
+        return []
+    rows = inspect.tenant_rows(connection, names, tenancy.catalog, settings.database.schemas)
+    bad = [row for row in rows if not _valid(row.slug)]
+    repeated = [slug for slug, times in Counter(row.slug for row in rows).items() if times > 1 and slug]
+    folded = Counter((row.slug or "").lower() for row in rows if row.slug not in repeated)
+    alike = [slug for slug, times in folded.items() if times > 1 and slug]
+    elsewhere = [row for row in rows if row.region not in settings.storage.regions]
+    tierless = [row for row in rows if names.tier and row.tier is not None and row.tier not in _TIERS]
+    _tenant_finding(
+        report,
+        Level.ERROR,
+        "cannot be backed up: not a slug",
+        [f"{_key(r)}={ascii(r.slug)[:80]}" for r in bad],
+        f"UPDATE {names.table} SET {names.slug} = ... (1 to 128 of A-Z a-z 0-9 . _ -, no '..')",
+    )
+    _tenant_finding(
+        report,
+        Level.ERROR,
+        "share a slug: their backups would mix",
+        repeated,
+        f"give each its own; then ALTER TABLE {names.table} ADD UNIQUE ({names.slug})",
+    )
+    _tenant_finding(report, Level.WARNING, "differ from another only by case", alike, "rename one of each pair")
+    _tenant_finding(
+        report,
+        Level.ERROR,
+        "are in regions where no backup may be written",
+        [f"{ascii(r.slug)[1:-1]} ({r.region})" for r in elsewhere],
+        f"add the region to storage.regions (now {', '.join(settings.storage.regions)}), or correct the tenant's",
+    )
+    _tenant_finding(
+        report,
+        Level.WARNING,
+        "have a tier that no policy knows",
+        [f"{r.slug} ({r.tier})" for r in tierless],
+        f"use one of {', '.join(_TIERS)}",
+    )
+    good = [row.slug for row in rows if row.slug and _valid(row.slug)]
+    if rows:
+        regions = Counter(row.region for row in rows)
+        report.ok("tenants", f"{len(rows)} tenants", ", ".join(f"{n} in {region}" for region, n in regions.items()))
+    else:
+        report.warn("tenants", "There is no tenant", names.table, "nothing will be backed up until there is one")
+    return good
+
+
+def _tenant_finding(report: Report, level: Level, what: str, names: list[str], remedy: str) -> None:
+    if names:
+        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        say = report.fail if level is Level.ERROR else report.warn
+        say("tenants", f"{len(names)} tenants {what}", shown, remedy)
+
+
+def _key(row: TenantRow) -> str:
+    return row.key or "(no key)"
+
+
+def _valid(slug: str | None) -> bool:
+    try:
+        return bool(TenantId.parse(slug or ""))
+    except InvalidId:
+        return False

@@ -1,0 +1,60 @@
+"""The key provider: wraps and unwraps a data key, in every region, and refuses to do so for another tenant."""
+
+import os
+
+from sbh_pipelines.doctor.findings import Report
+from sbh_pipelines.errors import KeyServiceError
+from sbh_pipelines.security.keys import DATA_KEY_BYTES, KeyProvider, open_key_provider
+from sbh_pipelines.security.secrets import resolve
+from sbh_pipelines.settings import Settings
+
+AREA = "keys"
+_TENANT, _OTHER = "sbh-doctor", "sbh-doctor-other"
+
+
+def check(report: Report, settings: Settings) -> None:
+    with report.trying(AREA):
+        provider = open_key_provider(settings, _access(settings))
+        regions = settings.storage.regions if settings.keys.provider == "aws-kms" else settings.storage.regions[:1]
+        for region in regions:
+            with report.trying(AREA):
+                _round_trip(report, provider, region)
+    if settings.keys.provider == "local":
+        report.warn(
+            AREA,
+            "Data keys are wrapped by a file on this machine",
+            f"{settings.keys.key_file}: whoever loses it loses every backup",
+            'keep a copy of it elsewhere; in production use keys.provider = "aws-kms"',
+        )
+
+
+def _round_trip(report: Report, provider: KeyProvider, region: str) -> None:
+    data_key = os.urandom(DATA_KEY_BYTES)
+    wrapped = provider.wrap(data_key, _TENANT, region)
+    if provider.unwrap(wrapped, _TENANT, region) != data_key:
+        report.fail(
+            AREA, "A wrapped key comes back as another", f"{provider.name} in {region}", "do not use this key service"
+        )
+        return
+    try:
+        provider.unwrap(wrapped, _OTHER, region)
+    except KeyServiceError:
+        report.ok(
+            AREA, "A data key wraps and unwraps, for its tenant only", f"{provider.name}, {wrapped['key_id']}, {region}"
+        )
+    else:
+        report.fail(
+            AREA,
+            "A key wrapped for one tenant unwraps for another",
+            f"{provider.name} in {region} ignores the encryption context",
+            "use a key service that honours it",
+        )
+
+
+def _access(settings: Settings) -> dict[str, str] | None:
+    """Explicit credentials, where the settings have them; else the SDK's own chain."""
+    storage = settings.storage
+    if not storage.access_key_id:
+        return None
+    secret = resolve(storage, "secret_access_key") or ""
+    return {"aws_access_key_id": storage.access_key_id, "aws_secret_access_key": secret}

@@ -1,0 +1,90 @@
+"""This machine: the settings file, secrets that others could read, free disk."""
+
+import os
+import shutil
+import stat
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel, SecretStr
+
+from sbh_pipelines.doctor.findings import Report
+from sbh_pipelines.settings import Settings
+
+AREA = "machine"
+DISK_WARNING_BYTES = 1 << 30
+DISK_ERROR_BYTES = 100 << 20
+
+
+def check(report: Report, settings: Settings, settings_file: Path | None) -> None:
+    _settings_file(report, settings, settings_file)
+    _secret_files(report, settings)
+    _disk(report)
+
+
+def _settings_file(report: Report, settings: Settings, file: Path | None) -> None:
+    if file is None or not file.exists():
+        report.warn(
+            "settings",
+            "No settings file: defaults and the environment only",
+            remedy="write sbh.toml (docs/settings.md), or name one with SBH_SETTINGS",
+        )
+        return
+    report.ok("settings", "The settings are valid", str(file.resolve()))
+    inline = sorted(_inline_secrets(tomllib.loads(file.read_text("utf-8"))))
+    if inline and _readable_by_others(file):
+        report.warn(
+            "settings",
+            "Others on this machine can read secrets in the settings file",
+            ", ".join(inline),
+            f"chmod 600 {file}",
+        )
+
+
+def _inline_secrets(values: dict[str, object]) -> Iterator[str]:
+    """Dotted names of the secrets that the file itself holds."""
+    for section, info in Settings.model_fields.items():
+        model, given = info.annotation, values.get(section)
+        if isinstance(model, type) and issubclass(model, BaseModel) and isinstance(given, dict):
+            for name, field in model.model_fields.items():
+                if SecretStr in getattr(field.annotation, "__args__", ()) and given.get(name):
+                    yield f"{section}.{name}"
+
+
+def _secret_files(report: Report, settings: Settings) -> None:
+    files = {"keys.key_file": settings.keys.key_file if settings.keys.provider == "local" else None}
+    for section in Settings.model_fields:
+        model = getattr(settings, section)
+        for name in type(model).model_fields:
+            if f"{name}_file" in type(model).model_fields:
+                files[f"{section}.{name}_file"] = getattr(model, f"{name}_file")
+    for name, file in files.items():
+        if file is None:
+            continue
+        if not os.access(file, os.R_OK):
+            report.fail(
+                "settings", f"Cannot read {name}", str(file), "put the file there, readable by this user, mode 600"
+            )
+        elif _readable_by_others(file):
+            report.warn("settings", f"Others on this machine can read {name}", str(file), f"chmod 600 {file}")
+        else:
+            report.ok("settings", f"{name} is readable by its owner only", str(file))
+
+
+def _readable_by_others(file: Path) -> bool:
+    return bool(file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
+
+
+def _disk(report: Report) -> None:
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    detail = f"{free / (1 << 20):,.0f} MiB free in {folder}"
+    remedy = "free some, or point TMPDIR at a larger disk"
+    if free < DISK_ERROR_BYTES:
+        report.fail(AREA, "Hardly any disk for temporary files", detail, remedy)
+    elif free < DISK_WARNING_BYTES:
+        report.warn(AREA, "Little disk for temporary files", detail, remedy)
+    else:
+        report.ok(AREA, "Disk for temporary files", detail)

@@ -1,0 +1,186 @@
+"""What the engine returns, as Dagster metadata: numbers that can be plotted, and Markdown tables to read.
+
+Sizes come twice: raw bytes as a number, and a text in MiB. Nothing here is personal data: manifests hold only counts,
+sizes, ids and hashes.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from sbh_pipelines.model import Component, Draft, parse_timestamp
+
+MetadataMap = dict[str, dg.MetadataValue]
+
+_MIB = 1024 * 1024
+_ROWS_SHOWN = 200
+
+
+def mib(size: float) -> str:
+    """A size in MiB, e.g. `12.3 MiB`; a small one with two significant digits, so that it does not read as 0."""
+    value = size / _MIB
+    return f"{value:,.1f} MiB" if value >= 0.1 or size == 0 else f"{value:.2g} MiB"
+
+
+def markdown(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; numbers are aligned to the right. At most 200 rows, and a line that says how many more."""
+    body = [list(row) for row in rows]
+    shown = body[:_ROWS_SHOWN]
+    numeric = [bool(shown) and all(isinstance(row[n], int | float) for row in shown) for n in range(len(headings))]
+    lines = [
+        _line(headings),
+        "|" + "|".join(" ---: " if right else " --- " for right in numeric) + "|",
+        *(_line([_cell(value) for value in row]) for row in shown),
+    ]
+    if len(body) > len(shown):
+        lines.append(f"\n… and {len(body) - len(shown):,} more")
+    return "\n".join(lines)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    # Names come from the database: they must not end the cell, the row, or be taken for markup.
+    text = str(value).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    return " ".join(text.split())
+
+
+def backup_metadata(draft: Draft, manifest_location: str) -> MetadataMap:
+    """Metadata of the materialization of one tenant's backup."""
+    manifest, counters = draft.manifest or {}, draft.counters
+    source_bytes = int(counters.get("table_bytes", 0) + counters.get("file_bytes", 0))
+    stored_bytes = int(counters.get("bytes_stored", 0))
+    rows = int(counters.get("rows", 0))
+    seconds = {name.removeprefix("seconds_"): value for name, value in counters.items() if name.startswith("seconds_")}
+    metadata: MetadataMap = {
+        "backup_id": dg.MetadataValue.text(str(draft.backup_id)),
+        "backup_type": dg.MetadataValue.text(str(draft.type)),
+        "tenant": dg.MetadataValue.text(str(draft.tenant.id)),
+        "region": dg.MetadataValue.text(draft.tenant.region),
+        "tier": dg.MetadataValue.text(draft.tenant.tier),
+        "rows": dg.MetadataValue.int(rows),
+        "dagster/partition_row_count": dg.MetadataValue.int(rows),
+        "tables": dg.MetadataValue.int(int(counters.get("tables", 0))),
+        "files": dg.MetadataValue.int(int(counters.get("files", 0))),
+        "files_missing": dg.MetadataValue.int(int(counters.get("missing_files", 0))),
+        "source_size": dg.MetadataValue.text(mib(source_bytes)),
+        "source_bytes": dg.MetadataValue.int(source_bytes),
+        "stored_size": dg.MetadataValue.text(mib(stored_bytes)),
+        "stored_bytes": dg.MetadataValue.int(stored_bytes),
+        "chunks": dg.MetadataValue.int(int(counters.get("chunks", 0))),
+        "chunks_new": dg.MetadataValue.int(int(counters.get("chunks_new", 0))),
+        "duration_s": dg.MetadataValue.float(round(sum(seconds.values()), 3)),
+        "checksum": dg.MetadataValue.text(str(manifest.get("checksum", ""))),
+        "manifest": dg.MetadataValue.path(manifest_location),
+        "dagster/uri": dg.MetadataValue.text(manifest_location),
+        "components": dg.MetadataValue.md(components_table(draft.components)),
+        "table_details": dg.MetadataValue.md(tables_table(draft.components)),
+        "step_seconds": dg.MetadataValue.md(markdown(["step", "seconds"], seconds.items())),
+    }
+    if stored_bytes:  # nothing new stored: the ratio is unbounded and says nothing
+        metadata["source_to_stored_ratio"] = dg.MetadataValue.float(round(source_bytes / stored_bytes, 2))
+    if draft.recovery_point:
+        point = draft.recovery_point
+        metadata |= {
+            "recovery_point": dg.MetadataValue.timestamp(parse_timestamp(point.time)),
+            "recovery_point_lsn": dg.MetadataValue.text(point.lsn),
+            "recovery_point_snapshot": dg.MetadataValue.text(point.snapshot),
+        }
+    if draft.retention is not None:
+        metadata["retention"] = dg.MetadataValue.md(retention_table(draft.retention))
+    return metadata
+
+
+def components_table(components: Mapping[str, Component]) -> str:
+    """The parts of a backup: what each holds, how large it is before compression, and its checksum."""
+    return markdown(
+        ["component", "holds", "size", "checksum"],
+        (
+            [name, _holds(part.facts), mib(part.facts.get("total_size", part.size)), f"{part.checksum[:23]}…"]
+            for name, part in components.items()
+        ),
+    )
+
+
+def _holds(facts: Mapping[str, Any]) -> str:
+    counts = [(len(facts.get("tables", ())), "tables"), (facts.get("rows"), "rows"), (facts.get("file_count"), "files")]
+    return ", ".join(f"{count:,} {unit}" for count, unit in counts if count is not None and (count or unit != "tables"))
+
+
+def tables_table(components: Mapping[str, Component]) -> str:
+    """Rows and sizes of every table in the backup, the largest first."""
+    details = [(name, table) for name, part in components.items() for table in part.facts.get("table_details", ())]
+    details.sort(key=lambda detail: -int(detail[1]["bytes"]))
+    return markdown(
+        ["table", "component", "rows", "size", "row groups"],
+        ([table["table"], name, table["rows"], mib(table["bytes"]), table["groups"]] for name, table in details),
+    )
+
+
+def retention_table(retention: Mapping[str, Any]) -> str:
+    """Which backups stay, which were forgotten, and why."""
+    reasons = retention.get("reasons", {})
+    fates = [(backup, fate) for fate in ("kept", "forgotten") for backup in retention.get(fate, [])]
+    return markdown(["backup", "fate", "reason"], ([b, fate, _reason(reasons.get(b))] for b, fate in fates))
+
+
+def _reason(reason: object) -> str:
+    return ", ".join(map(str, reason)) if isinstance(reason, list | tuple) else str(reason or "")
+
+
+def failures_table(failures: Iterable[Mapping[str, Any]]) -> str:
+    """The tenants of a batch that failed: where, why, and what to do."""
+    return markdown(
+        ["tenant", "step", "code", "what", "on", "why", "to mend it", "may pass by itself"],
+        (
+            [f["tenant"], f["step"], f["code"], f["what"], f["on"], f["why"], f["remedy"], bool(f["transient"])]
+            for f in failures
+        ),
+    )
+
+
+def issues_table(issues: Iterable[Mapping[str, Any]]) -> str:
+    """What a validation found."""
+    return markdown(
+        ["code", "what", "on", "why", "to mend it"],
+        ([i["code"], i["what"], i.get("on"), i.get("why"), i.get("remedy")] for i in issues),
+    )
+
+
+def restore_metadata(result: Mapping[str, Any]) -> MetadataMap:
+    """Metadata of one restore."""
+    numbers = ("rows_inserted", "rows_updated", "rows_deleted", "files_restored", "files_removed", "files_unchanged")
+    metadata: MetadataMap = {
+        "restore_id": dg.MetadataValue.text(result["restore_id"]),
+        "backup_id": dg.MetadataValue.text(result["backup_id"]),
+        "tenant": dg.MetadataValue.text(result["tenant_id"]),
+        **{name: dg.MetadataValue.int(int(result[name])) for name in numbers},
+        "downloaded_bytes": dg.MetadataValue.int(int(result["bytes_downloaded"])),
+        "downloaded_size": dg.MetadataValue.text(mib(result["bytes_downloaded"])),
+        "duration_s": dg.MetadataValue.float(round(float(result["seconds"]), 3)),
+        "tables": dg.MetadataValue.md(
+            markdown(
+                ["table", "row groups", "already equal", "rows inserted", "rows updated", "rows deleted"],
+                (
+                    [t["table"], t["groups"], t["groups_matching"], t["inserted"], t["updated"], t["deleted"]]
+                    for t in result["tables"]
+                ),
+            )
+        ),
+        "proof": dg.MetadataValue.md(markdown(["proved", "count"], result["proof"].items())),
+    }
+    point = result.get("recovery_point")
+    if isinstance(point, Mapping):
+        metadata["recovery_point"] = dg.MetadataValue.timestamp(parse_timestamp(point["time"]))
+    return metadata

@@ -1,0 +1,175 @@
+"""The five steps of a backup as ops, for a batch of tenants: one tenant is a batch of one.
+
+Each step takes and gives the drafts as JSON-able documents: references and counters, never data. A tenant that fails
+stays in the batch as a failed draft, and the last step reports it.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from sbh_pipelines.errors import SbhError
+from sbh_pipelines.model import BackupType, Draft, DraftStatus
+from sbh_pipelines.orchestration import batch, checks
+from sbh_pipelines.orchestration.batch import Documents
+from sbh_pipelines.orchestration.failures import batch_failure, failed_among, failure_of
+from sbh_pipelines.orchestration.metadata import backup_metadata
+from sbh_pipelines.orchestration.partitions import asset_key
+from sbh_pipelines.orchestration.progress import ProgressLog
+from sbh_pipelines.orchestration.resources import BackupServiceResource, user_of
+
+SOURCE_DB = "source_db"
+OBJECT_STORE = "object_store"
+
+
+class SnapshotConfig(dg.Config):
+    """What to back up. A run of a partition needs none of it."""
+
+    tenants: list[str] = Field(
+        [],
+        description="Tenants to back up, by slug. Only for runs without a partition, such as those of fleet_backup_job;"
+        " there, empty means every tenant of the tenants table.",
+    )
+    backup_type: str = Field(
+        "full",
+        description="Type of the backups, for runs of fleet_backup_job. The runs of an asset make the asset's own.",
+    )
+    description: str | None = Field(
+        default=None,
+        description="Free text kept in the manifest of every backup of this run, e.g. 'before the migration'.",
+    )
+
+
+class RetentionConfig(dg.Config):
+    """Whether old backups are forgotten."""
+
+    dry_run: bool = Field(
+        False, description="Only report which backups the retention policy would forget; forget none of them."
+    )
+
+
+@dg.op(
+    description="Reads the rows and the configuration of each tenant at one recovery point and stores them as sealed"
+    " chunks. The pool `source_db` bounds how many of these run at once.",
+    pool=SOURCE_DB,
+    out=dg.Out(list, description="One draft per tenant."),
+)
+def snapshot_tables(
+    context: dg.OpExecutionContext, config: SnapshotConfig, backups: BackupServiceResource
+) -> Documents:
+    tenants = batch.run_tenants(context, config.tenants)
+    try:
+        backup_type = BackupType.parse(_asset(context, config.backup_type).path[-1])
+        service = backups.service
+        tenants = tenants or [str(tenant.id) for tenant in service.tenants()]
+        begun = service.begin(tenants, user_of(context.run.tags), backup_type, description=config.description)
+    except SbhError as error:
+        if error.transient:
+            batch.retries(context, backups).request_if_left(str(error))
+        raise failure_of(error, tenants, "begin") from None
+    context.log.info(f"Tenants to back up: {len(tenants):,}, type {backup_type}")
+    progress, size = ProgressLog(context.log), service.settings.backup.batch_tenants
+
+    def read_tables(drafts: list[Draft]) -> list[Draft]:
+        """One pass over the database per `backup.batch_tenants`: that bounds the memory."""
+        passes = [drafts[start : start + size] for start in range(0, len(drafts), size)]
+        return [draft for some in passes for draft in service.snapshot_tables(some, progress=progress)]
+
+    read = batch.run_step(context, backups, begun, read_tables)
+    return batch.to_documents(batch.go_on(context, backups, begun, read))
+
+
+@dg.op(
+    description="Lists the files of each tenant, pins their versions, and stores those that the repository does not"
+    " hold yet. The pool `object_store` bounds how many of these run at once.",
+    pool=OBJECT_STORE,
+    out=dg.Out(list, description="One draft per tenant."),
+)
+def enumerate_files(context: dg.OpExecutionContext, backups: BackupServiceResource, drafts: Documents) -> Documents:
+    before, progress = batch.to_drafts(drafts), ProgressLog(context.log)
+    listed = batch.run_step(
+        context, backups, before, lambda alive: backups.service.enumerate_files(alive, progress=progress)
+    )
+    return batch.to_documents(batch.go_on(context, backups, before, listed))
+
+
+@dg.op(
+    description="Writes the index and the component documents and prepares the signed manifests. Nothing is published.",
+    pool=OBJECT_STORE,
+    out=dg.Out(list, description="One draft per tenant, with its manifest."),
+)
+def write_manifest(context: dg.OpExecutionContext, backups: BackupServiceResource, drafts: Documents) -> Documents:
+    before = batch.to_drafts(drafts)
+    written = batch.run_step(context, backups, before, backups.service.write_manifest)
+    return batch.to_documents(batch.go_on(context, backups, before, written))
+
+
+@dg.op(
+    description="Reads back what the manifests name, then publishes them: from here on the backups exist. Evaluates the"
+    " asset check `backup_valid` for each tenant.",
+    pool=OBJECT_STORE,
+    out={
+        "drafts": dg.Out(list, description="One draft per tenant; its backup exists."),
+        checks.BACKUP_VALID: dg.Out(dg.Nothing, is_required=False),
+    },
+)
+def verify_checksums(
+    context: dg.OpExecutionContext, backups: BackupServiceResource, drafts: Documents
+) -> Iterator[dg.AssetCheckEvaluation | dg.Output[Any]]:
+    before, progress = batch.to_drafts(drafts), ProgressLog(context.log)
+    published = batch.run_step(
+        context, backups, before, lambda alive: backups.service.verify_checksums(alive, progress=progress)
+    )
+    yield from filter(None, map(checks.of_draft, published))
+    yield dg.Output(batch.to_documents(batch.go_on(context, backups, before, published)), "drafts")
+    yield dg.Output(None, checks.BACKUP_VALID)
+
+
+@dg.op(
+    description="Forgets the backups that the retention policy no longer keeps, and records each tenant's backup as a"
+    " materialization. Fails if a tenant of the batch failed, and names it; the others are recorded all the same.",
+    pool=OBJECT_STORE,
+    # Never emitted: an output would record a materialization for every tenant of the run, failed or not.
+    out={"result": dg.Out(dg.Nothing, is_required=False)},
+)
+def apply_retention(
+    context: dg.OpExecutionContext, config: RetentionConfig, backups: BackupServiceResource, drafts: Documents
+) -> Iterator[dg.AssetMaterialization]:
+    before, service = batch.to_drafts(drafts), backups.service
+    alive = {draft.tenant.id for draft in batch.running(before)}
+    try:
+        after = service.apply_retention(before, dry_run=config.dry_run)
+    except SbhError as error:
+        after = [draft.failed("apply_retention", error) if draft.tenant.id in alive else draft for draft in before]
+    except BaseException:
+        service.abandon(batch.running(before))
+        raise
+    if batch.ended_by_transient_errors(before, after) and not any(d.status is DraftStatus.COMPLETED for d in after):
+        batch.retries(context, backups).request_if_left("the retention policy could not be applied")
+    batch.log_new_failures(context, before, after)
+    for draft in after:
+        if draft.tenant.id in alive:  # its backup exists, even where forgetting the old ones failed
+            yield _materialization(backups, draft)
+    failed = failed_among(after)
+    context.log.info(f"{len(after) - len(failed):,} of {len(after):,} tenants backed up")
+    if failed:
+        raise batch_failure(failed, len(after))
+
+
+def _asset(context: dg.OpExecutionContext, backup_type: str) -> dg.AssetKey:
+    return context.assets_def.key if context.has_assets_def else asset_key(backup_type)
+
+
+def _materialization(backups: BackupServiceResource, draft: Draft) -> dg.AssetMaterialization:
+    point = draft.recovery_point.time if draft.recovery_point else "unknown"
+    location = backups.location(draft.tenant, f"manifests/{draft.backup_id}.json")
+    checksum = str((draft.manifest or {}).get("checksum", ""))
+    return dg.AssetMaterialization(
+        asset_key(draft.type),
+        partition=str(draft.tenant.id),
+        description=f"{draft.backup_id}, recovery point {point}",
+        metadata=backup_metadata(draft, location),
+        tags={"dagster/data_version": checksum} if checksum else None,
+    )

@@ -1,0 +1,16 @@
+"""The tenant is the one dimension: a partition of every asset.
+
+The set is dynamic. The sensor `tenants_sync` keeps it in step with the application's tenants table.
+"""
+
+import dagster as dg
+
+TENANTS = "tenants"
+ASSET_PREFIX = "tenant_backup"
+
+tenants_partitions = dg.DynamicPartitionsDefinition(name=TENANTS)
+
+
+def asset_key(backup_type: str) -> dg.AssetKey:
+    """The asset of one backup type, e.g. `tenant_backup/full`."""
+    return dg.AssetKey([ASSET_PREFIX, str(backup_type)])

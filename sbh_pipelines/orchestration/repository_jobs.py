@@ -1,0 +1,217 @@
+"""The jobs on backups that exist: validate and restore. Both are for the tenant of the partition, or a named one."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (  # not exported; fixed by a test
+    AssetCheckEvaluationTargetMaterializationData,
+)
+from pydantic import Field
+
+from sbh_pipelines.errors import SbhError, UnknownBackup
+from sbh_pipelines.orchestration import batch, checks
+from sbh_pipelines.orchestration.failures import FAILED_TENANTS, failure_of
+from sbh_pipelines.orchestration.jobs import OPERATION_TAG
+from sbh_pipelines.orchestration.metadata import issues_table, markdown, restore_metadata
+from sbh_pipelines.orchestration.ops import OBJECT_STORE, SOURCE_DB
+from sbh_pipelines.orchestration.partitions import asset_key, tenants_partitions
+from sbh_pipelines.orchestration.progress import ProgressLog
+from sbh_pipelines.orchestration.resources import BackupServiceResource, user_of
+
+LATEST = "latest"
+
+
+class ValidateConfig(dg.Config):
+    """Which backups to validate, and how thoroughly."""
+
+    tenants: list[str] = Field(
+        [], description="Tenants, by slug. Only for runs without a partition; there, empty means every tenant."
+    )
+    backup_id: str = Field(LATEST, description="A backup id such as backup_20240115_1200, or `latest`.")
+    deep: bool = Field(
+        False,
+        description="False: signatures, and that every object is there with its size. True: also download, decrypt and"
+        " re-hash everything the backup needs.",
+    )
+
+
+class RestoreConfig(dg.Config):
+    """What to restore. Overwrites the live tenant: needs `confirm: true`."""
+
+    tenant: str | None = Field(None, description="Tenant, by slug. Only for runs without a partition.")
+    backup_id: str = Field(LATEST, description="A backup id such as backup_20240115_1200, or `latest`.")
+    confirm: bool = Field(
+        False,
+        description="Must be true. The tenant's rows, files and configuration become what they were in the backup;"
+        " what was written since is gone. Other tenants are not touched.",
+    )
+    keep_extra_files: bool = Field(
+        False, description="Keep the tenant's files that the backup does not hold; by default they are removed."
+    )
+
+
+@dg.op(
+    description="Validates one backup of each tenant: signature, components, every chunk. Fails if one is not valid.",
+    pool=OBJECT_STORE,
+    out=dg.Out(dg.Nothing),
+)
+def validate_backups(
+    context: dg.OpExecutionContext, config: ValidateConfig, backups: BackupServiceResource
+) -> Iterator[dg.AssetCheckEvaluation | dg.AssetObservation]:
+    progress, bad, issues = ProgressLog(context.log), [], []
+    tenants = batch.run_tenants(context, config.tenants)
+    service, user = backups.service, user_of(context.run.tags)
+    try:
+        tenants = tenants or [str(tenant.id) for tenant in service.tenants()]
+    except SbhError as error:
+        raise failure_of(error, step="validate") from None
+    for tenant in tenants:
+        try:
+            manifest, newest = _find(backups, context, tenant, config.backup_id)
+            found = service.validate_backup(manifest["id"], tenant, user, deep=config.deep, progress=progress)
+        except SbhError as error:
+            bad.append({"tenant": tenant, "step": "validate", **error.as_dict()})
+            continue
+        context.log.info(f"{tenant}: {found['backup_id']}: {'valid' if found['valid'] else 'NOT valid'}")
+        asset = asset_key(manifest["type"])
+        yield dg.AssetObservation(
+            asset,
+            partition=tenant,
+            description=f"Validated {found['backup_id']}: {'valid' if found['valid'] else 'not valid'}",
+            metadata=_validation_metadata(found),
+        )
+        if newest:
+            yield _check(context, asset, tenant, manifest, found)
+        if not found["valid"]:
+            first = {"on": "", "why": "", "remedy": "", **found["issues"][0]}
+            bad.append({"tenant": tenant, "step": "validate", "transient": False, **first})
+            issues += [{"tenant": tenant, "backup_id": found["backup_id"], **issue} for issue in found["issues"]]
+    if bad:
+        raise _validation_failure(bad, issues, len(tenants))
+
+
+@dg.op(
+    description="Makes the live tenant what it was in the backup: plans, stages, writes only the differences in one"
+    " transaction, proves what was written, commits. Refuses without `confirm: true`.",
+    pool=SOURCE_DB,
+    out=dg.Out(dict, description="What was restored: the table of rows and files."),
+)
+def restore_tenant(
+    context: dg.OpExecutionContext, config: RestoreConfig, backups: BackupServiceResource
+) -> Iterator[dg.AssetObservation | dg.Output[dict[str, Any]]]:
+    tenants = batch.run_tenants(context, [config.tenant] if config.tenant else [])
+    if len(tenants) != 1:
+        raise dg.Failure(
+            "A restore is for one tenant. Choose one partition, or set ops.restore_tenant.config.tenant.",
+            allow_retries=False,
+        )
+    tenant, user = tenants[0], user_of(context.run.tags)
+    try:
+        manifest, _ = _find(backups, context, tenant, config.backup_id)
+        result = backups.service.restore_backup(
+            manifest["id"],
+            tenant,
+            user,
+            confirm=config.confirm,
+            keep_extra_files=config.keep_extra_files,
+            progress=ProgressLog(context.log),
+        )
+    except SbhError as error:
+        raise failure_of(error, tenants, "restore") from None
+    metadata = restore_metadata(result)
+    yield dg.AssetObservation(
+        asset_key(manifest["type"]),
+        partition=tenant,
+        description=f"Restored {result['backup_id']} in place",
+        metadata=metadata,
+    )
+    yield dg.Output(dict(result), metadata=metadata)
+
+
+@dg.job(
+    partitions_def=tenants_partitions,
+    description="Checks that a backup can be restored, without restoring it: of the tenant of the partition, or of the"
+    " tenants in `ops.validate_backups.config.tenants`. The issues are in the failure's metadata.",
+    tags={OPERATION_TAG: "validate"},
+)
+def validate_backup_job() -> None:
+    validate_backups()
+
+
+@dg.job(
+    partitions_def=tenants_partitions,
+    description="Restores the tenant of the partition in place from one of its backups. Overwrites live data: needs"
+    " `ops.restore_tenant.config.confirm: true`.",
+    tags={OPERATION_TAG: "restore"},
+)
+def restore_job() -> None:
+    restore_tenant()
+
+
+def _find(
+    backups: BackupServiceResource, context: dg.OpExecutionContext, tenant: str, backup_id: str
+) -> tuple[Mapping[str, Any], bool]:
+    """The manifest, and whether it is the tenant's newest of its type. Raises UnknownBackup."""
+    user = user_of(context.run.tags)
+    manifests = backups.service.list_backups(tenant, user)
+    wanted = manifests[:1] if backup_id == LATEST else [m for m in manifests if m["id"] == backup_id]
+    if not wanted:
+        if backup_id != LATEST:
+            return backups.service.get_backup(backup_id, tenant, user), False  # raises what is wrong with the id
+        raise UnknownBackup("The tenant has no backup", on=tenant, remedy="back it up first: full_backup_job")
+    same_type = [manifest["id"] for manifest in manifests if manifest["type"] == wanted[0]["type"]]
+    return wanted[0], same_type[0] == wanted[0]["id"]
+
+
+def _check(
+    context: dg.OpExecutionContext,
+    asset: dg.AssetKey,
+    tenant: str,
+    manifest: Mapping[str, Any],
+    found: Mapping[str, Any],
+) -> dg.AssetCheckEvaluation:
+    """The validation as a result of the asset's check, about the tenant's latest materialization."""
+    made = context.instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[tenant]), limit=1
+    ).records
+    about = None
+    if made:
+        about = AssetCheckEvaluationTargetMaterializationData(
+            storage_id=made[0].storage_id, run_id=made[0].run_id, timestamp=made[0].timestamp
+        )
+    missing = int(manifest.get("stats", {}).get("missing_files", 0))
+    return checks.evaluation(
+        asset, tenant, found["backup_id"], found["issues"], missing, {"deep": bool(found["deep"])}, about
+    )
+
+
+def _validation_metadata(found: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
+    numbers = ("objects_checked", "chunks_checked", "bytes_checked")
+    return {
+        "backup_id": dg.MetadataValue.text(found["backup_id"]),
+        "valid": dg.MetadataValue.bool(bool(found["valid"])),
+        "deep": dg.MetadataValue.bool(bool(found["deep"])),
+        **{name: dg.MetadataValue.int(int(found[name])) for name in numbers},
+        "duration_s": dg.MetadataValue.float(round(float(found["seconds"]), 3)),
+        "issues": dg.MetadataValue.md(issues_table(found["issues"])),
+    }
+
+
+def _validation_failure(bad: list[dict[str, Any]], issues: list[dict[str, Any]], of: int) -> dg.Failure:
+    first, columns = bad[0], ("tenant", "backup_id", "code", "what", "on", "why", "remedy")
+    on = f" ({first['on']})" if first["on"] else ""
+    return dg.Failure(
+        description=f"{len(bad)} of {of} validations failed. First, {first['tenant']}: [{first['code']}]"
+        f" {first['what']}{on}",
+        metadata={
+            FAILED_TENANTS: dg.MetadataValue.json(bad),
+            "issues": dg.MetadataValue.md(
+                markdown(
+                    ["tenant", "backup", "code", "what", "on", "why", "to mend it"],
+                    ([issue.get(column) for column in columns] for issue in issues or bad),
+                )
+            ),
+        },
+        allow_retries=False,
+    )

@@ -1,0 +1,161 @@
+"""What watches: the tenants table, and runs that fail."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from sbh_pipelines.model import timestamp, utc_now
+from sbh_pipelines.orchestration.alerts import Alert, channels, send_all
+from sbh_pipelines.orchestration.failures import FAILED_TENANTS
+from sbh_pipelines.orchestration.jobs import OPERATION_TAG, fleet_backup_job
+from sbh_pipelines.orchestration.partitions import ASSET_PREFIX, TENANTS, tenants_partitions
+from sbh_pipelines.orchestration.resources import BackupServiceResource
+from sbh_pipelines.orchestration.schedules import fleet_config
+
+ATTEMPT_TAG = "sbh/attempt"
+RETRY_OF_TAG = "sbh/retry_of"
+ATTEMPTS = 3
+"""Runs a tenant gets for one slot, the first included."""
+
+MOST_GONE = 0.5
+"""A listing that lost more than this share of the tenants is not believed: no partition is removed because of it."""
+
+_RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+
+
+@dg.sensor(
+    name="tenants_sync",
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Keeps the partitions in step with the tenants table. A tenant that is gone from the table loses its"
+    " partition, not its backups; nothing is removed when the table is empty, cannot be read, or lost more than half.",
+)
+def tenants_sync(
+    context: dg.SensorEvaluationContext, backups: BackupServiceResource
+) -> dg.SensorResult | dg.SkipReason:
+    listed = [str(tenant.id) for tenant in backups.service.tenants()]
+    have = set(context.instance.get_dynamic_partitions(TENANTS))
+    new = [tenant for tenant in listed if tenant not in have]
+    gone = sorted(have - set(listed))
+    too_many = bool(gone) and (not listed or len(gone) > max(1, MOST_GONE * len(have)))
+    if too_many:
+        context.log.warning(
+            f"{len(gone)} of {len(have)} partitions have no tenant in the table any more: none of them is removed. If"
+            " these tenants are really gone, delete their partitions on the page of the asset."
+        )
+        gone = []
+    if not new and not gone:
+        return dg.SkipReason(
+            f"In step: {len(listed)} tenants" if not too_many else "The listing lost too many tenants to be believed"
+        )
+    context.log.info(f"{len(new)} tenants are new, {len(gone)} are gone")
+    requests = [tenants_partitions.build_add_request(new)] if new else []
+    removals = [tenants_partitions.build_delete_request(gone)] if gone else []
+    return dg.SensorResult(dynamic_partitions_requests=[*requests, *removals])
+
+
+@dg.run_failure_sensor(
+    name="failure_alerts",
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    monitor_all_code_locations=True,  # runs started from the command line belong to none
+    description="Tells people about every failed run of this code location: log, webhook, e-mail, SNS, as set in"
+    " `[alerts]`. If a channel does not take it, the tick shows which one and why.",
+)
+def failure_alerts(context: dg.RunFailureSensorContext, backups: BackupServiceResource) -> None:
+    if _ours(context.dagster_run):
+        alert = alert_of(context)
+        context.log.info(alert.text())
+        send_all(alert, channels(backups.service.settings.alerts))
+
+
+@dg.run_failure_sensor(
+    name="retry_failed_tenants",
+    minimum_interval_seconds=300,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    monitor_all_code_locations=True,
+    request_job=fleet_backup_job,
+    description="Backs up again the tenants of a failed run whose errors may pass by themselves, and all tenants of a"
+    f" run that crashed: at most {ATTEMPTS} runs in all. Errors that need somebody are not retried.",
+)
+def retry_failed_tenants(context: dg.RunFailureSensorContext) -> dg.RunRequest | dg.SkipReason:
+    run = context.dagster_run
+    if not _ours(run) or run.tags.get(OPERATION_TAG, "backup") != "backup":
+        return dg.SkipReason(f"Run {run.run_id} made no backups")
+    attempt = int(run.tags.get(ATTEMPT_TAG, "1"))
+    if attempt >= ATTEMPTS:
+        return dg.SkipReason(f"Run {run.run_id} was attempt {attempt} of {ATTEMPTS}")
+    failed, crashed = failed_tenants(context)
+    tenants = sorted({str(f["tenant"]) for f in failed if f.get("transient")}) if not crashed else tenants_of(context)
+    if not tenants:
+        return dg.SkipReason(f"No tenant of run {run.run_id} failed with an error that may pass by itself")
+    return dg.RunRequest(
+        run_key=f"retry/{run.run_id}",
+        run_config=fleet_config(tenants, f"attempt {attempt + 1} after run {run.run_id}"),
+        tags={ATTEMPT_TAG: str(attempt + 1), RETRY_OF_TAG: run.run_id},
+    )
+
+
+def alert_of(context: dg.RunFailureSensorContext) -> Alert:
+    """The alert about a failed run."""
+    run = context.dagster_run
+    failed, crashed = failed_tenants(context)
+    tenants = tenants_of(context)
+    names = [str(record["tenant"]) for record in failed] or tenants
+    who = names[0] if len(names) == 1 else f"{len(names)} tenants" if names else ""
+    message = context.failure_event.message or "The run failed"
+    steps = context.get_step_failure_events()
+    if steps:
+        data = steps[0].step_failure_data
+        said = data.user_failure_data.description if data.user_failure_data else None
+        message = f"{steps[0].step_key}: {said or _summary(data.error)}"
+    elif crashed and tenants:
+        message += f" It was for {', '.join(tenants[:20])}" + (" …" if len(tenants) > 20 else "")
+    return Alert(
+        subject=f"{run.job_name.removeprefix('__')} failed" + (f": {who}" if who else ""),
+        message=message,
+        job=run.job_name,
+        run_id=run.run_id,
+        at=timestamp(utc_now()),
+        failed_tenants=tuple(failed),
+        tenants=len(tenants) or len(failed),
+    )
+
+
+def failed_tenants(context: dg.RunFailureSensorContext) -> tuple[list[Mapping[str, Any]], bool]:
+    """The records of the tenants that failed, and whether the run crashed: then no step has said anything."""
+    events = context.get_step_failure_events()
+    records: list[Mapping[str, Any]] = []
+    for event in events:
+        data = event.step_failure_data.user_failure_data
+        entry = data.metadata.get(FAILED_TENANTS) if data else None
+        if entry is not None and isinstance(entry.value, list):
+            records += entry.value
+    return records, not events
+
+
+def tenants_of(context: dg.RunFailureSensorContext) -> list[str]:
+    """The tenants a run was for, from its tags or its configuration; empty if it was for all or none."""
+    run = context.dagster_run
+    if partition := run.tags.get("dagster/partition"):
+        return [partition]
+    if start := run.tags.get(_RANGE_START):
+        keys = list(context.instance.get_dynamic_partitions(TENANTS))
+        end = run.tags.get(_RANGE_END, start)
+        return keys[keys.index(start) : keys.index(end) + 1] if {start, end} <= set(keys) else [start, end]
+    ops: Mapping[str, Any] = dict(run.run_config).get("ops", {})  # type: ignore[assignment]
+    config: Mapping[str, Any] = next((op.get("config", {}) for op in ops.values() if "config" in op), {})
+    return [str(tenant) for tenant in config.get("tenants", [])]
+
+
+def _ours(run: dg.DagsterRun) -> bool:
+    assets: Sequence[dg.AssetKey] = list(run.asset_selection or [])
+    return OPERATION_TAG in run.tags or any(key.path[0] == ASSET_PREFIX for key in assets)
+
+
+def _summary(error: Any) -> str:
+    """The innermost error of a step: its kind and the first line of its text."""
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return " ".join(str(error.message).split())[:500] if error is not None else "an error without a description"
