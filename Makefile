@@ -19,8 +19,9 @@ venv: $(STAMP)
 $(STAMP): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
 	    "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@echo "Making $(VENV): downloads the packages once, which takes a minute or two."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@
 
 demo: $(STAMP)
@@ -42,7 +43,7 @@ bench: $(STAMP)
 dev: $(STAMP)
 	$(BIN)/sbh stack up --dir $(STACK) --sample
 	@mkdir -p .sbh/dagster
-	@trap '$(BIN)/sbh stack down --dir $(STACK)' EXIT; \
+	@trap : INT TERM; trap '$(BIN)/sbh stack down --dir $(STACK)' EXIT; \
 	    SBH_SETTINGS=$(CURDIR)/$(STACK)/sbh.toml DAGSTER_HOME=$(CURDIR)/.sbh/dagster $(BIN)/dagster dev $(ARGS)
 
 clean:

@@ -3,8 +3,8 @@
 The environment wins over the file: `SBH_DATABASE__DSN` overrides `[database] dsn`, `SBH_BACKUP__MEMORY_MIB` overrides
 `[backup] memory_mib`, and so on. The file is the one named by `SBH_SETTINGS`, else `sbh.toml` in the working directory.
 
-Every secret `X` can be given in four ways, first found wins: `X` in the environment; `X_file`, a path; `X_secret`, the
-name or ARN of an AWS Secrets Manager secret; `X` in the file. Secrets are `SecretStr`: a repr or a log shows stars.
+Every secret `X` can be given in three ways, first found wins: `X` itself (in the environment, else in the file);
+`X_file`, a path; `X_secret`, the name or ARN of an AWS Secrets Manager secret. Secrets are `SecretStr`: a repr or a log shows stars.
 Loading does no I/O beyond the file; `X_file` and `X_secret` are resolved by `security.secrets` when they are needed.
 """
 
@@ -181,6 +181,12 @@ class RetentionSettings(_Section):
     """How long backups are kept; the specification's `retention_config`."""
 
     full_backups: RetentionClass = RetentionClass(keep_daily=7, keep_weekly=4, keep_monthly=12)
+    keep_within_hours: float = Field(
+        24.0,
+        ge=0,
+        description="Keep every backup made in the hours before the newest one: a backup made before a migration is not"
+        " forgotten because the daily one follows.",
+    )
     time_zone: str = Field("UTC", description="Time zone in which days, weeks and months begin.")
 
 

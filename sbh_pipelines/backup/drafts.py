@@ -133,23 +133,31 @@ def begin(
         if fresh.tenant.id not in tenants:
             return fresh.failed("begin", unknown(fresh.tenant.id))
         try:
-            named = _with_free_id(shop.site, fresh)
-            shop.take(named)
-            return named
+            shop.take(fresh)
         except SbhError as error:
             # No failure record: the id may be that of the backup whose lease is in the way.
+            return fresh.failed("begin", error)
+        try:
+            # Only under the lease: the writer that held it before may have used the id a moment ago.
+            named = _with_free_id(shop.site, fresh)
+            if named.backup_id != fresh.backup_id:
+                shop.take(named)  # the lease says which backup it is for
+            return named
+        except SbhError as error:
+            shop.end(fresh)
             return fresh.failed("begin", error)
 
     return shop.each([draft(slug) for slug in dict.fromkeys(slugs)], "begin", start)
 
 
 def _with_free_id(site: Site, draft: Draft) -> Draft:
-    """The draft with an id that no committed or failed backup of the tenant has."""
+    """The draft with an id that no backup of the tenant has or had: committed, failed, forgotten or cut short."""
     store, prefix = site.backup_store(draft.tenant)
     moment = site.clock()
     for nth in range(1, 10_000):
         backup_id = BackupId.at(moment, nth)
-        if not any(_exists(store, prefix + key(backup_id)) for key in (Keys.manifest, Keys.failure)):
+        used = (Keys.manifest(backup_id), Keys.failure(backup_id), Keys.component("database", backup_id))
+        if not any(_exists(store, prefix + key) for key in used):
             return replace(draft, backup_id=backup_id)
     raise AssertionError("ten thousand backups of one tenant in one minute")
 

@@ -11,7 +11,7 @@ from sbh_pipelines.model import Component, Draft, ProgressSink, no_progress
 from sbh_pipelines.repository.format import FORMAT_VERSION, Keys, checksum
 from sbh_pipelines.repository.repository import EPOCH, Repository
 
-_LONG_FACTS = ("table_details", "detail", "reference_keys")
+_LONG_FACTS = ("detail", "reference_keys")
 
 
 def write_manifest(shop: Workshop, drafts: Sequence[Draft]) -> list[Draft]:
@@ -41,11 +41,16 @@ def _write_component(repository: Repository, draft: Draft, name: str, component:
     return replace(named, checksum=document["checksum"])
 
 
+def _without_chunk_lists(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A component as the manifest shows it: what people and retention read, not what a restore does."""
+    short = {k: v for k, v in document.items() if k not in _LONG_FACTS}
+    if "table_details" in short:
+        short["table_details"] = [_without_chunk_lists(table) for table in short["table_details"]]
+    return short
+
+
 def _manifest(draft: Draft, components: Mapping[str, Component]) -> dict[str, Any]:
-    short = {
-        name: {k: v for k, v in component.as_dict().items() if k not in _LONG_FACTS}
-        for name, component in components.items()
-    }
+    short = {name: _without_chunk_lists(component.as_dict()) for name, component in components.items()}
     return {
         "id": draft.backup_id,
         "tenant_id": draft.tenant.id,

@@ -187,7 +187,7 @@ class _Restore:
                 problems.append(
                     f"{table.full_name} had the primary key {header['key']}, has {list(table.table.primary_key)}"
                 )
-            if list(then) != [c for c in table.captured_columns]:
+            if list(then) != list(table.captured_columns):
                 problems.append(f"{table.full_name} has its columns in another order")
             pairs.append((table, summary))
         gone = [name for name in summaries if tenancy.find(name) is None]
@@ -235,10 +235,13 @@ class _Restore:
         self, connection: Connection, tenancy: TenancyMap, merges: "list[_TableMerge]"
     ) -> tuple[list[TableResult], dict[str, int]]:
         changes: dict[str, TableChanges] = {}
+        for one in reversed(merges):  # children first: an inherited row is found by its parent
+            if one.merge is not None:
+                one.merge.delete()
         for number, one in enumerate(merges):
             self._step("merge", number, len(merges))
             if one.merge is not None:
-                changes[one.table.full_name] = one.merge.apply()
+                changes[one.table.full_name] = one.merge.insert()
                 one.merge.raise_sequences()
         groups = 0
         for number, one in enumerate(merges):
@@ -248,6 +251,14 @@ class _Restore:
             else:
                 groups += one.summary["groups"]  # found equal by the same comparison
         staged = [m.merge for m in merges if m.merge is not None]
+        for merge in staged:
+            for constraint, rows in merge.conflicts():
+                raise RestoreRefused(
+                    "Rows of the backup are in conflict with other rows; rolled back",
+                    on=merge.table.full_name,
+                    why=f"{rows} rows break the constraint {constraint}",
+                    remedy="a row outside the tenant holds the same key: resolve it, then try again",
+                )
         checked, broken = check_foreign_keys(connection, tenancy, self.tenant.key, staged)
         if broken:
             raise ProofFailed(

@@ -2,12 +2,13 @@
 
 A rule such as `keep_daily = 7` keeps the newest backup of each of the last seven days that have one. Days, weeks (ISO)
 and months begin in the policy's time zone. Counting those that exist, not calendar days gone by, means that a long
-outage never expires the last backups. The newest full backup is always kept.
+outage never expires the last backups. The newest full backup is always kept, and so is every one of the hours before it
+(`keep_within_hours`, counted from the newest backup and not from the clock).
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -47,6 +48,10 @@ def decide(policy: RetentionSettings, manifests: Sequence[Mapping[str, Any]]) ->
     rules: dict[str, list[str]] = {m["id"]: [] for m in newest_first}
     if newest_first:
         rules[newest_first[0]["id"]].append("newest full")
+        since = parse_timestamp(newest_first[0]["created_at"]) - timedelta(hours=policy.keep_within_hours)
+        for manifest in newest_first[1:]:
+            if parse_timestamp(manifest["created_at"]) > since:
+                rules[manifest["id"]].append(f"within {policy.keep_within_hours:g} h of the newest")
     for period, count in _counts(policy.full_backups).items():
         seen: set[tuple[int, ...]] = set()
         for manifest in newest_first:

@@ -28,6 +28,7 @@ EXIT_STATUS = {
     11: "some tenants of a batch failed; the others are backed up",
     130: "interrupted",
 }
+INTERRUPTED = 130
 
 # \b keeps the lines of a paragraph as they are.
 _EPILOG = "\b\nExit status:\n" + "\n".join(f"  {status:>3}  {meaning}" for status, meaning in EXIT_STATUS.items())
@@ -36,7 +37,6 @@ app = typer.Typer(
     name="sbh",
     help="Back up one tenant of a shared SaaS database, and bring it back alone: rows, files, configuration.",
     epilog=_EPILOG,
-    no_args_is_help=True,
     rich_markup_mode=None,  # a help page is text; importing rich for it would cost a tenth of a second
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
@@ -85,24 +85,31 @@ def run(arguments: Sequence[str] | None = None) -> int:
     invocation = Invocation(as_json="--json" in _before_values(given))  # also for an error in the arguments themselves
     try:
         status = app(args=given, prog_name="sbh", standalone_mode=False, obj=invocation)
+        if status == INTERRUPTED:  # Typer catches some interrupts itself
+            return _interrupted(invocation)
         return status if isinstance(status, int) and status else invocation.exit_status
     except SbhError as error:
         return _failed(error, invocation)
     except KeyboardInterrupt:
-        return 130
+        return _interrupted(invocation)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         with contextlib.suppress(Exception):
             sys.stdout.close()
         return 1
     except Exception as error:
-        if type(error).__name__ == "NoArgsIsHelpError" and not invocation.as_json:
-            print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]
-            return RequestError.exit_status
         if _is_usage(error):
-            return _failed(_usage(error), invocation)
+            return _misused(error, invocation)
         if invocation.debug:
             raise
         return _failed(_defect(error), invocation)
+
+
+def _interrupted(invocation: Invocation) -> int:
+    if invocation.as_json:
+        print_json(
+            {"error": SbhError("Interrupted", remedy="run it again; a backup takes up what was stored").as_dict()}
+        )
+    return INTERRUPTED
 
 
 def _failed(error: SbhError, invocation: Invocation) -> int:
@@ -122,12 +129,15 @@ def _is_usage(error: Exception) -> bool:
     return hasattr(error, "format_message") and hasattr(error, "exit_code")
 
 
-def _usage(error: Any) -> SbhError:
-    context = getattr(error, "ctx", None)
+def _misused(error: Any, invocation: Invocation) -> int:
+    context, why = getattr(error, "ctx", None), error.format_message()
     path = context.command_path if context else "sbh"
-    if type(error).__name__ == "NoArgsIsHelpError":
-        return RequestError("A command is missing", on=path, remedy=f"{path} --help")
-    return RequestError("The command line is wrong", on=path, why=error.format_message()[:500], remedy=f"{path} --help")
+    if context and why.startswith("Missing command") and not invocation.as_json:
+        print(context.get_help(), file=sys.stderr)
+        return RequestError.exit_status
+    return _failed(
+        RequestError("The command line is wrong", on=path, why=why[:500], remedy=f"{path} --help"), invocation
+    )
 
 
 def _defect(error: Exception) -> SbhError:

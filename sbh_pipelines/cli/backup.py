@@ -10,7 +10,7 @@ from sbh_pipelines.cli.output import Answer, count, facts, mib, plural, seconds,
 from sbh_pipelines.cli.tenants import complete_tenant
 from sbh_pipelines.errors import BatchError, RepositoryError, RequestError
 
-app = typer.Typer(name="backup", help="Make, list, show and validate backups.", no_args_is_help=True)
+app = typer.Typer(name="backup", help="Make, list, show and validate backups.")
 
 TenantArgument = Annotated[str, typer.Argument(help="The tenant's slug.", autocompletion=complete_tenant)]
 TenantOption = Annotated[str, typer.Option("--tenant", "-t", help="The tenant's slug.", autocompletion=complete_tenant)]

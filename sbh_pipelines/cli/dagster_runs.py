@@ -19,8 +19,14 @@ from sbh_pipelines.errors import EmbeddedError
 
 _DEFINITIONS = "sbh_pipelines.definitions"
 _INSTANCE = "# Written by `sbh demo`.\ntelemetry:\n  enabled: false\n"
-# dagster-graphql has no `python -m`; its console script need not be on PATH.
-_GRAPHQL = "from dagster_graphql.cli import main; main()"
+# What the sensor `tenants_sync` does while a daemon runs; Dagster has no command for it.
+_ADD_PARTITIONS = """
+import json, sys
+from dagster import DagsterInstance
+
+with DagsterInstance.get() as instance, open(sys.argv[1], encoding="utf-8") as slugs:
+    instance.add_dynamic_partitions("tenants", json.load(slugs))
+"""
 _PATIENCE_S = 20.0
 _STARTUP_S = 120.0
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -50,20 +56,10 @@ class DagsterRuns:
         }
 
     def add_partitions(self, slugs: Sequence[str], say: Say) -> None:
-        """Make the tenants known as partitions, as the sensor `tenants_sync` does while a daemon runs."""
-        selector = f'{{repositoryName: "__repository__", repositoryLocationName: "{_DEFINITIONS}"}}'
-        calls = " ".join(
-            f'p{n}: addDynamicPartition(repositorySelector: {selector}, partitionsDefName: "tenants",'
-            f" partitionKey: {json.dumps(slug)}) {{ __typename ... on PythonError {{ message }}"
-            " ... on UnauthorizedError { message } }"
-            for n, slug in enumerate(slugs)
-        )
-        command = [sys.executable, "-c", _GRAPHQL, "-m", _DEFINITIONS, "-t", f"mutation {{ {calls} }}"]
-        log = self._run("partitions", command, say)
-        answer = next((line for line in reversed(log.splitlines()) if line.startswith("{")), "{}")
-        kinds = {result["__typename"] for result in (json.loads(answer).get("data") or {}).values()}
-        if not kinds or kinds - {"AddDynamicPartitionSuccess", "DuplicateDynamicPartitionError"}:
-            raise self._failed("partitions", "Dagster did not take the partitions", log)
+        """Make the tenants known as partitions."""
+        file = self.home / "partitions.json"
+        file.write_text(json.dumps(list(slugs)), "utf-8")
+        self._run("partitions", [sys.executable, "-c", _ADD_PARTITIONS, str(file)], say)
 
     def execute(self, job: str, config: Mapping[str, Any], say: Say, tags: Mapping[str, str] | None = None) -> None:
         """Run a job to its end in a process of its own. Raises EmbeddedError with the run's first error."""

@@ -35,10 +35,11 @@ def demo(
     steps = Steps(quiet=invocation.quiet)
     out = None if invocation.as_json or invocation.quiet else console()
     with alone(), place(directory) as folder:
-        with steps.step("start PostgreSQL, an S3 server and a KMS") as step:
-            stack = servers.up(folder, fsync=False, progress=steps.say)
-            step.note(f"in {stack.dir}", dir=str(stack.dir))
+        was_running = servers.status(folder).running
         try:
+            with steps.step("start PostgreSQL, an S3 server and a KMS") as step:
+                stack = servers.up(folder, fsync=False, progress=steps.say)
+                step.note(f"in {stack.dir}", dir=str(stack.dir))
             story = DemoStory(stack, steps, out)
             story.run(tenants=tenants, rows=rows, files=files, seed=seed)
             if out:
@@ -46,9 +47,10 @@ def demo(
             if ui:
                 story.leave_ui(port)
         finally:
-            with steps.step("stop the servers") as step:
-                servers.down(folder)
-                step.note("down")
+            if not was_running:
+                with steps.step("stop the servers") as step:
+                    servers.down(folder)
+                    step.note("down")
     document = {"ok": True, "steps": [step.as_dict() for step in steps.done]}
     done = f"{story.damaged} is back, bit for bit, and no other tenant changed."
     return Answer(document, lambda last: last.print(done, style="bold green"), ["ok"])

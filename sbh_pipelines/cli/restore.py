@@ -11,7 +11,7 @@ from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.output import Answer, console, count, facts, mib, seconds, table, utc
 from sbh_pipelines.errors import NotConfirmed
 
-app = typer.Typer(name="restore", help="Bring one tenant back, in place.", no_args_is_help=True)
+app = typer.Typer(name="restore", help="Bring one tenant back, in place.")
 
 
 @command(app, "run")

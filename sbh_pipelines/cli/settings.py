@@ -8,7 +8,7 @@ import typer
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.output import Answer
 
-app = typer.Typer(name="settings", help="What can be set.", no_args_is_help=True)
+app = typer.Typer(name="settings", help="What can be set.")
 
 
 @command(app, "docs")

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from sbh_pipelines.embedded.sample import SampleSummary
     from sbh_pipelines.embedded.stack import Stack, StackStatus
 
-app = typer.Typer(
-    name="stack", help="Embedded servers: PostgreSQL, an S3 server, a KMS. Not for production.", no_args_is_help=True
-)
+app = typer.Typer(name="stack", help="Embedded servers: PostgreSQL, an S3 server, a KMS. Not for production.")
 
 DirOption = Annotated[Path, typer.Option("--dir", help="Where the stack keeps everything.", file_okay=False)]
 TenantsOption = Annotated[int, typer.Option("--tenants", min=1, max=100_000, help="Tenants of the sample data.")]

@@ -7,7 +7,7 @@ import typer
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.output import Answer, plural, table
 
-app = typer.Typer(name="tenants", help="The application's tenants.", no_args_is_help=True)
+app = typer.Typer(name="tenants", help="The application's tenants.")
 
 
 @command(app, "list")

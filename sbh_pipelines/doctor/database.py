@@ -106,16 +106,16 @@ def _tables(report: Report, tenancy: TenancyMap) -> None:
             )
     counts = Counter(status.status for status in tenancy.statuses)
     if tenancy.statuses:
-        report.ok("tenancy", f"{len(tenancy.statuses)} tables", ", ".join(f"{n} {kind}" for kind, n in counts.items()))
+        report.ok("tenancy", f"Tables: {len(tenancy.statuses)}", ", ".join(f"{n} {kind}" for kind, n in counts.items()))
     else:
         report.fail("tenancy", "There is no table", "", "correct database.schemas, or database.dsn")
     if secured := inspect.row_secured(tenancy):
-        report.ok("tenancy", f"{len(secured)} tables have row security", ", ".join(secured[:_SHOWN]))
+        report.ok("tenancy", f"Tables with row security: {len(secured)}", ", ".join(secured[:_SHOWN]))
     keyless = [mapped.full_name for mapped in tenancy.tables if not mapped.table.primary_key]
     if keyless:
         report.warn(
             "tenancy",
-            f"{len(keyless)} tables have no primary key: a restore compares whole rows, which takes longer",
+            f"Tables without a primary key: {len(keyless)}; a restore compares their rows as a whole, which takes longer",
             ", ".join(keyless[:_SHOWN]),
             "add primary keys where you can",
         )
@@ -165,7 +165,7 @@ def _stray(report: Report, connection: Connection, settings: Settings, tenancy: 
             clean = False
             report.warn(
                 "tenancy",
-                f"{found.unlinked:,} rows of {found.table} belong to no tenant: no backup has them",
+                f"Rows of no tenant in {found.table}: {found.unlinked:,}; no backup has them",
                 f"{', '.join(column) or 'the declared condition'} leads to none",
                 "give them a tenant, or delete them; then declare the column NOT NULL",
             )
@@ -173,8 +173,8 @@ def _stray(report: Report, connection: Connection, settings: Settings, tenancy: 
             clean = False
             report.warn(
                 "tenancy",
-                f"{found.unknown_tenant:,} rows of {found.table} are of tenants not listed in {settings.tenants.table}",
-                "no backup has them",
+                f"Rows of unlisted tenants in {found.table}: {found.unknown_tenant:,}; no backup has them",
+                f"{settings.tenants.table} does not list these tenants",
                 f"delete them, or list their tenants; then add a foreign key to {settings.tenants.table}",
             )
     if clean:
@@ -196,36 +196,36 @@ def _tenants(report: Report, connection: Connection, settings: Settings, tenancy
     _tenant_finding(
         report,
         Level.ERROR,
-        "cannot be backed up: not a slug",
+        "that cannot be backed up, for want of a valid slug",
         [f"{_key(r)}={ascii(r.slug)[:80]}" for r in bad],
         f"UPDATE {names.table} SET {names.slug} = ... (1 to 128 of A-Z a-z 0-9 . _ -, no '..')",
     )
     _tenant_finding(
         report,
         Level.ERROR,
-        "share a slug: their backups would mix",
+        "that share a slug, so that their backups would mix",
         repeated,
         f"give each its own; then ALTER TABLE {names.table} ADD UNIQUE ({names.slug})",
     )
-    _tenant_finding(report, Level.WARNING, "differ from another only by case", alike, "rename one of each pair")
+    _tenant_finding(report, Level.WARNING, "that differ from another only by case", alike, "rename one of each pair")
     _tenant_finding(
         report,
         Level.ERROR,
-        "are in regions where no backup may be written",
+        "in regions where no backup may be written",
         [f"{ascii(r.slug)[1:-1]} ({r.region})" for r in elsewhere],
         f"add the region to storage.regions (now {', '.join(settings.storage.regions)}), or correct the tenant's",
     )
     _tenant_finding(
         report,
         Level.WARNING,
-        "have a tier that no policy knows",
+        "with a tier that no policy knows",
         [f"{r.slug} ({r.tier})" for r in tierless],
         f"use one of {', '.join(_TIERS)}",
     )
     good = [row.slug for row in rows if row.slug and _valid(row.slug)]
     if rows:
         regions = Counter(row.region for row in rows)
-        report.ok("tenants", f"{len(rows)} tenants", ", ".join(f"{n} in {region}" for region, n in regions.items()))
+        report.ok("tenants", f"Tenants: {len(rows)}", ", ".join(f"{n} in {region}" for region, n in regions.items()))
     else:
         report.warn("tenants", "There is no tenant", names.table, "nothing will be backed up until there is one")
     return good
@@ -235,7 +235,7 @@ def _tenant_finding(report: Report, level: Level, what: str, names: list[str], r
     if names:
         shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
         say = report.fail if level is Level.ERROR else report.warn
-        say("tenants", f"{len(names)} tenants {what}", shown, remedy)
+        say("tenants", f"Tenants {what}: {len(names)}", shown, remedy)
 
 
 def _key(row: TenantRow) -> str:

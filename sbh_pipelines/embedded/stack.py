@@ -202,7 +202,7 @@ def _create(layout: Layout) -> None:
         layout.create()
         if os.geteuid() == 0:  # the database's own user must get through
             layout.root.chmod(layout.root.stat().st_mode | 0o011)
-    except PermissionError as error:
+    except OSError as error:
         raise EmbeddedError(
             "Cannot write the stack's directory",
             on=str(layout.root),

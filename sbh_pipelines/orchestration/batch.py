@@ -80,13 +80,13 @@ def go_on(
 
 
 def ended_by_transient_errors(before: Sequence[Draft], after: Sequence[Draft]) -> bool:
-    """Whether every draft that a step ended was ended by a transient error: only then can a repeat help."""
-    ended = [
-        now.error or {}
-        for was, now in zip(before, after, strict=True)
-        if was.status is not DraftStatus.FAILED and now.status is DraftStatus.FAILED
-    ]
-    return bool(ended) and all(error.get("transient") for error in ended)
+    """Whether every draft that a step ended was ended by a transient error: only then can a repeat help all of them.
+
+    `before` is empty for the first step, which begins the drafts.
+    """
+    dead = {draft.tenant.id for draft in before if draft.status is DraftStatus.FAILED}
+    ended = [draft for draft in after if draft.status is DraftStatus.FAILED and draft.tenant.id not in dead]
+    return bool(ended) and all((draft.error or {}).get("transient") for draft in ended)
 
 
 def retries(context: dg.OpExecutionContext, backups: BackupServiceResource) -> Retries:

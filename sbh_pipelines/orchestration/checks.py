@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.asset_checks.asset_check_evaluation import (  # not exported; fixed by a test
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (  # not exported; the tests hold it
     AssetCheckEvaluationTargetMaterializationData,
 )
 

@@ -14,6 +14,7 @@ from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import BackupType, Draft, DraftStatus
 from sbh_pipelines.orchestration import batch, checks
 from sbh_pipelines.orchestration.batch import Documents
+from sbh_pipelines.orchestration.events import together
 from sbh_pipelines.orchestration.failures import batch_failure, failed_among, failure_of
 from sbh_pipelines.orchestration.metadata import backup_metadata
 from sbh_pipelines.orchestration.partitions import asset_key
@@ -69,6 +70,7 @@ def snapshot_tables(
         if error.transient:
             batch.retries(context, backups).request_if_left(str(error))
         raise failure_of(error, tenants, "begin") from None
+    batch.log_new_failures(context, [], begun)
     context.log.info(f"Tenants to back up: {len(tenants):,}, type {backup_type}")
     progress, size = ProgressLog(context.log), service.settings.backup.batch_tenants
 
@@ -78,7 +80,7 @@ def snapshot_tables(
         return [draft for some in passes for draft in service.snapshot_tables(some, progress=progress)]
 
     read = batch.run_step(context, backups, begun, read_tables)
-    return batch.to_documents(batch.go_on(context, backups, begun, read))
+    return batch.to_documents(batch.go_on(context, backups, [], read))
 
 
 @dg.op(
@@ -136,7 +138,7 @@ def verify_checksums(
 )
 def apply_retention(
     context: dg.OpExecutionContext, config: RetentionConfig, backups: BackupServiceResource, drafts: Documents
-) -> Iterator[dg.AssetMaterialization]:
+) -> Iterator[dg.DagsterEvent]:
     before, service = batch.to_drafts(drafts), backups.service
     alive = {draft.tenant.id for draft in batch.running(before)}
     try:
@@ -149,9 +151,9 @@ def apply_retention(
     if batch.ended_by_transient_errors(before, after) and not any(d.status is DraftStatus.COMPLETED for d in after):
         batch.retries(context, backups).request_if_left("the retention policy could not be applied")
     batch.log_new_failures(context, before, after)
-    for draft in after:
-        if draft.tenant.id in alive:  # its backup exists, even where forgetting the old ones failed
-            yield _materialization(backups, draft)
+    # A tenant's backup exists, even where forgetting the old ones failed.
+    made = [_materialization(backups, draft) for draft in after if draft.tenant.id in alive]
+    yield from together(context, made)
     failed = failed_among(after)
     context.log.info(f"{len(after) - len(failed):,} of {len(after):,} tenants backed up")
     if failed:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.asset_checks.asset_check_evaluation import (  # not exported; fixed by a test
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (  # not exported; the tests hold it
     AssetCheckEvaluationTargetMaterializationData,
 )
 from pydantic import Field
@@ -143,7 +143,7 @@ def validate_backup_job() -> None:
     partitions_def=tenants_partitions,
     description="Restores the tenant of the partition in place from one of its backups. Overwrites live data: needs"
     " `ops.restore_tenant.config.confirm: true`.",
-    tags={OPERATION_TAG: "restore"},
+    tags={OPERATION_TAG: "restore", "dagster/max_retries": "0"},  # a restore that broke off is for people to look at
 )
 def restore_job() -> None:
     restore_tenant()

@@ -27,13 +27,17 @@ class BackupServiceResource(dg.ConfigurableResource["BackupServiceResource"]):
         " the working directory.",
     )
     step_retries: int = Field(
-        default=3,
+        default=4,
         ge=0,
         le=10,
         description="Repeats of a step that failed for every tenant of the batch with transient errors.",
     )
     step_retry_wait_s: float = Field(
-        default=10.0, ge=0, le=60, description="Wait before the first of these repeats, s; doubles each time."
+        default=20.0,
+        ge=0,
+        le=120,
+        description="Wait before the first of these repeats, s; doubles each time. By default they outlast the lease that"
+        " a killed run leaves behind.",
     )
 
     _service: "BackupService | None" = PrivateAttr(None)

@@ -11,7 +11,7 @@ from itertools import groupby
 
 import dagster as dg
 
-from sbh_pipelines.model import Tenant, timestamp, utc_now
+from sbh_pipelines.model import Tenant, timestamp
 from sbh_pipelines.orchestration.jobs import fleet_backup_job
 from sbh_pipelines.orchestration.resources import BackupServiceResource
 
@@ -31,7 +31,7 @@ SLOT_TAG = "sbh/slot"
 def daily_full_backup(
     context: dg.ScheduleEvaluationContext, backups: BackupServiceResource
 ) -> list[dg.RunRequest] | dg.SkipReason:
-    slot = timestamp(context.scheduled_execution_time or utc_now())
+    slot = timestamp(context.scheduled_execution_time)
     service = backups.service
     requests = list(batches(slot, service.tenants(), service.settings.backup.batch_tenants))
     return requests or dg.SkipReason("The tenants table is empty")

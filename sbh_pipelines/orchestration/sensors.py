@@ -21,6 +21,7 @@ ATTEMPTS = 3
 MOST_GONE = 0.5
 """A listing that lost more than this share of the tenants is not believed: no partition is removed because of it."""
 
+WILL_RETRY_TAG = "dagster/will_retry"
 _RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
@@ -83,6 +84,8 @@ def retry_failed_tenants(context: dg.RunFailureSensorContext) -> dg.RunRequest |
     run = context.dagster_run
     if not _ours(run) or run.tags.get(OPERATION_TAG, "backup") != "backup":
         return dg.SkipReason(f"Run {run.run_id} made no backups")
+    if run.tags.get(WILL_RETRY_TAG) == "true":
+        return dg.SkipReason(f"Dagster itself repeats run {run.run_id}")
     attempt = int(run.tags.get(ATTEMPT_TAG, "1"))
     if attempt >= ATTEMPTS:
         return dg.SkipReason(f"Run {run.run_id} was attempt {attempt} of {ATTEMPTS}")
@@ -110,12 +113,18 @@ def alert_of(context: dg.RunFailureSensorContext) -> Alert:
         data = steps[0].step_failure_data
         said = data.user_failure_data.description if data.user_failure_data else None
         message = f"{steps[0].step_key}: {said or _summary(data.error)}"
-    elif crashed and tenants:
-        message += f" It was for {', '.join(tenants[:20])}" + (" …" if len(tenants) > 20 else "")
+    elif crashed:
+        named = ", ".join(tenants[:20]) + (" …" if len(tenants) > 20 else "")
+        message = (
+            f"The run ended without a word: its worker died, or it was ended by hand. It was for {named or 'all'}."
+        )
+        message += " Dagster repeats it." if run.tags.get(WILL_RETRY_TAG) == "true" else ""
+    assets = ", ".join(key.to_user_string() for key in run.asset_selection or ())
+    what = assets if assets and run.job_name.startswith("__") else run.job_name  # Dagster's own jobs say nothing
     return Alert(
-        subject=f"{run.job_name.removeprefix('__')} failed" + (f": {who}" if who else ""),
+        subject=f"{what} failed" + (f": {who}" if who else ""),
         message=message,
-        job=run.job_name,
+        job=what,
         run_id=run.run_id,
         at=timestamp(utc_now()),
         failed_tenants=tuple(failed),

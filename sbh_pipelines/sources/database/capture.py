@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from sbh_pipelines.errors import SourceError
+from sbh_pipelines.errors import SourceError, TenancyError
 from sbh_pipelines.settings import DatabaseSettings
 from sbh_pipelines.sources.database.connection import Connection, translated
 from sbh_pipelines.sources.database.groups import GroupCutter, Segment
@@ -44,17 +44,20 @@ def order_by(table: MappedTable) -> str:
     return f'ROW({listed})::text COLLATE "C"'
 
 
-def select_rows(table: MappedTable) -> str:
-    """SELECT of the captured columns of the rows of `%s` (an array of tenant keys), ordered by tenant and key."""
+def select_rows(table: MappedTable, tenant_keys: Sequence[str]) -> str:
+    """SELECT of the captured columns of the tenants' rows, ordered by tenant and key."""
     columns = ", ".join(f"t.{ident(name)}" for name in table.captured_columns)
-    return f"SELECT {columns} FROM {table.source} WHERE {table.tenant_is('%s')} ORDER BY {_tenant_order(table)}, {order_by(table)}"
+    return (
+        f"SELECT {columns} FROM {table.source} WHERE {table.tenant_is(tenant_keys)}"
+        f" ORDER BY {_tenant_order(table)}, {order_by(table)}"
+    )
 
 
-def count_rows(table: MappedTable) -> str:
+def count_rows(table: MappedTable, tenant_keys: Sequence[str]) -> str:
     """Rows per tenant key (text), in the order of `select_rows`; only tenants that have any."""
     tenant = table.tenant
     return (
-        f"SELECT {tenant}::text, count(*) FROM {table.source} WHERE {table.tenant_is('%s')}"
+        f"SELECT {tenant}::text, count(*) FROM {table.source} WHERE {table.tenant_is(tenant_keys)}"
         f" GROUP BY {tenant} ORDER BY {_tenant_order(table)}"
     )
 
@@ -74,20 +77,26 @@ def copy_table(
 
     Every tenant in `tenant_keys` gets a sink, also those without rows.
     """
-    keys = list(tenant_keys)
+    keys = set(tenant_keys)
     with translated("read a table", table.full_name):
         cursor = connection.cursor()
-        cursor.execute(count_rows(table), (keys,))
+        cursor.execute(count_rows(table, tenant_keys))
         counts: list[tuple[str, int]] = cursor.fetchall()
-        for key in set(keys).difference(key for key, _ in counts):
+        if not keys.issuperset(key for key, _ in counts):
+            raise TenancyError(
+                "A tenant's key is not spelled as in the tenants table",
+                on=table.full_name,
+                why=f"values of type {table.tenant_column.type} can be equal and yet differ, as 1 and 1.0 do",
+                remedy="write the key in all tables as the tenants table has it",
+            )
+        for key in keys.difference(key for key, _ in counts):
             open_sink(table, key, 0).close()
         if not counts:
             return 0
         cutter = GroupCutter(_segments(table, counts, open_sink, plan))
-        statement = cursor.mogrify(select_rows(table), (keys,)).decode()
         # The buffered writer gathers a MiB of rows in C before Python sees them.
         with io.BufferedWriter(cutter, _WRITE_BUFFER) as buffered:
-            cursor.copy_expert(f"COPY ({statement}) TO STDOUT", buffered, _WRITE_BUFFER)
+            cursor.copy_expert(f"COPY ({select_rows(table, tenant_keys)}) TO STDOUT", buffered, _WRITE_BUFFER)
             buffered.flush()
             try:
                 cutter.finish()

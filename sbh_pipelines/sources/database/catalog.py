@@ -1,4 +1,8 @@
-"""What PostgreSQL's catalogue says of the tables: columns, keys, foreign keys, partitions. Four queries in all."""
+"""What PostgreSQL's catalogue says of the tables: columns, keys, foreign keys, partitions. Six queries in all.
+
+Operators are given in the form `OPERATOR(schema.=)`: sessions have an empty search path, and types of extensions bring
+equality operators of their own.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +28,21 @@ class ForeignKey:
     parent: int
     columns: tuple[str, ...]
     parent_columns: tuple[str, ...]
+    operators: tuple[str, ...]  # parent's column = own column
+
+
+@dataclass(frozen=True, slots=True)
+class DeferrableKey:
+    """A unique or exclusion constraint that the server checks by a trigger, and so not in a replica session.
+
+    Two rows conflict when all `operators` hold between their `elements` (SQL expressions over the table's columns).
+    """
+
+    name: str
+    elements: tuple[str, ...]
+    operators: tuple[str, ...]
+    predicate: str | None
+    nulls_equal: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +56,8 @@ class Table:
     row_security: bool
     estimated_bytes: int
     foreign_keys: tuple[ForeignKey, ...] = field(default=())
+    key_operators: tuple[str, ...] = field(default=())  # equality of the primary key's columns
+    deferrable_keys: tuple[DeferrableKey, ...] = field(default=())
 
     @property
     def full_name(self) -> str:
@@ -49,7 +70,9 @@ class Table:
 @dataclass(frozen=True, slots=True)
 class Catalog:
     tables: dict[int, Table]
-    children: dict[int, tuple[ForeignKey, ...]]  # foreign keys that point at a table
+    # Foreign keys between these tables and tables of other schemas, and those tables (name and kind only).
+    outside_keys: tuple[ForeignKey, ...]
+    outside: dict[int, Table]
 
     def find(self, name: str, schemas: list[str]) -> Table | None:
         """A table by `schema.table`, or by bare name in the first of `schemas` that has it."""
@@ -71,6 +94,10 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = ANY(%s) AND c.relkind IN ('r', 'p', 'f') AND NOT c.relispartition AND c.relpersistence <> 't'
 ORDER BY 2, 3"""
 
+_OUTSIDE = """
+SELECT c.oid::bigint, n.nspname, c.relname, c.relkind::text, c.relrowsecurity, 0
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY(%s::oid[])"""
+
 _COLUMNS = """
 SELECT a.attrelid::bigint, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attcollation <> 0,
        a.attgenerated <> '', a.attidentity::text,
@@ -79,21 +106,47 @@ SELECT a.attrelid::bigint, a.attname, format_type(a.atttypid, a.atttypmod), a.at
 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE a.attrelid = ANY(%s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attrelid, a.attnum"""
 
-_PRIMARY_KEYS = """
-SELECT i.indrelid::bigint, array_agg(a.attname::text ORDER BY k.nth)
-FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY k(attnum, nth)
-JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-WHERE i.indisprimary AND i.indrelid = ANY(%s::oid[]) GROUP BY 1"""
+_OPERATOR = "'OPERATOR(' || quote_ident(n.nspname) || '.' || o.oprname || ')'"
 
-_FOREIGN_KEYS = """
+# The columns of an index that make its key (not those of INCLUDE), each with the equality operator of its class.
+_PRIMARY_KEYS = f"""
+SELECT i.indrelid::bigint, array_agg(a.attname::text ORDER BY k.nth),
+       array_agg(coalesce({_OPERATOR}, 'OPERATOR(pg_catalog.=)') ORDER BY k.nth)
+FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[]) WITH ORDINALITY k(attnum, class, nth)
+JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+JOIN pg_opclass oc ON oc.oid = k.class
+LEFT JOIN pg_opclass eq ON eq.opcintype = oc.opcintype AND eq.opcdefault
+     AND eq.opcmethod = (SELECT oid FROM pg_am WHERE amname = 'btree')
+LEFT JOIN pg_amop ao ON ao.amopfamily = eq.opcfamily AND ao.amopstrategy = 3
+     AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype
+LEFT JOIN pg_operator o ON o.oid = ao.amopopr LEFT JOIN pg_namespace n ON n.oid = o.oprnamespace
+WHERE i.indisprimary AND k.nth <= i.indnkeyatts AND i.indrelid = ANY(%s::oid[]) GROUP BY 1"""
+
+_FOREIGN_KEYS = f"""
 SELECT c.conname, c.conrelid::bigint, c.confrelid::bigint,
        (SELECT array_agg(a.attname::text ORDER BY k.nth) FROM unnest(c.conkey) WITH ORDINALITY k(attnum, nth)
         JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.attnum),
        (SELECT array_agg(a.attname::text ORDER BY k.nth) FROM unnest(c.confkey) WITH ORDINALITY k(attnum, nth)
-        JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum)
+        JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum),
+       (SELECT array_agg({_OPERATOR} ORDER BY k.nth) FROM unnest(c.conpfeqop) WITH ORDINALITY k(operator, nth)
+        JOIN pg_operator o ON o.oid = k.operator JOIN pg_namespace n ON n.oid = o.oprnamespace)
 FROM pg_constraint c
-WHERE c.contype = 'f' AND c.conparentid = 0 AND c.convalidated AND c.conrelid = ANY(%s::oid[]) AND c.confrelid = ANY(%s::oid[])
-ORDER BY c.conname"""
+WHERE c.contype = 'f' AND c.conparentid = 0 AND c.convalidated AND (c.conrelid = ANY(%s::oid[]) OR c.confrelid = ANY(%s::oid[]))
+  AND (to_jsonb(c) ->> 'conperiod') IS DISTINCT FROM 'true'
+ORDER BY c.conname, c.conrelid"""
+
+_DEFERRABLE_KEYS = f"""
+SELECT c.conrelid::bigint, c.conname, array_agg(pg_get_indexdef(i.indexrelid, k.nth::int, false) ORDER BY k.nth),
+       array_agg({_OPERATOR} ORDER BY k.nth), pg_get_expr(i.indpred, i.indrelid),
+       coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false)
+FROM pg_constraint c JOIN pg_index i ON i.indexrelid = c.conindid
+CROSS JOIN LATERAL unnest(i.indclass::oid[], c.conexclop) WITH ORDINALITY k(class, operator, nth)
+JOIN pg_opclass oc ON oc.oid = k.class
+LEFT JOIN pg_amop ao ON k.operator IS NULL AND ao.amopfamily = oc.opcfamily AND ao.amopstrategy = 3
+     AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype
+JOIN pg_operator o ON o.oid = coalesce(k.operator, ao.amopopr) JOIN pg_namespace n ON n.oid = o.oprnamespace
+WHERE c.contype IN ('p', 'u', 'x') AND c.condeferrable AND c.conparentid = 0 AND c.conrelid = ANY(%s::oid[])
+GROUP BY c.conrelid, c.conname, i.indexrelid"""
 
 
 def read_catalog(connection: Connection, schemas: list[str]) -> Catalog:
@@ -106,13 +159,22 @@ def read_catalog(connection: Connection, schemas: list[str]) -> Catalog:
         columns: dict[int, list[Column]] = {}
         for oid, *fields in _rows(cursor, _COLUMNS, (oids,)):
             columns.setdefault(oid, []).append(Column(*fields))
-        keys = {oid: tuple(names) for oid, names in _rows(cursor, _PRIMARY_KEYS, (oids,))}
-        foreign: dict[int, list[ForeignKey]] = {}
-        children: dict[int, list[ForeignKey]] = {}
-        for name, child, parent, own, theirs in _rows(cursor, _FOREIGN_KEYS, (oids, oids)):
-            key = ForeignKey(name, child, parent, tuple(own), tuple(theirs))
-            foreign.setdefault(child, []).append(key)
-            children.setdefault(parent, []).append(key)
+        keys = {oid: (tuple(names), tuple(equal)) for oid, names, equal in _rows(cursor, _PRIMARY_KEYS, (oids,))}
+        deferrable: dict[int, list[DeferrableKey]] = {}
+        for oid, name, elements, operators, predicate, nulls_equal in _rows(cursor, _DEFERRABLE_KEYS, (oids,)):
+            key = DeferrableKey(name, tuple(elements), tuple(operators), predicate, nulls_equal)
+            deferrable.setdefault(oid, []).append(key)
+        inside: dict[int, list[ForeignKey]] = {}
+        outside: list[ForeignKey] = []
+        known = set(oids)
+        for name, child, parent, own, theirs, equal in _rows(cursor, _FOREIGN_KEYS, (oids, oids)):
+            foreign = ForeignKey(name, child, parent, tuple(own), tuple(theirs), tuple(equal))
+            if child in known and parent in known:
+                inside.setdefault(child, []).append(foreign)
+            else:
+                outside.append(foreign)
+        strangers = {oid for foreign in outside for oid in (foreign.table, foreign.parent)} - known
+        others = _rows(cursor, _OUTSIDE, (sorted(strangers),)) if strangers else []
     made = {
         oid: Table(
             oid,
@@ -120,14 +182,20 @@ def read_catalog(connection: Connection, schemas: list[str]) -> Catalog:
             name,
             kind,
             tuple(columns.get(oid, ())),
-            keys.get(oid, ()),
+            keys.get(oid, ((), ()))[0],
             row_security,
             size,
-            tuple(foreign.get(oid, ())),
+            tuple(inside.get(oid, ())),
+            keys.get(oid, ((), ()))[1],
+            tuple(deferrable.get(oid, ())),
         )
         for oid, schema, name, kind, row_security, size in tables
     }
-    return Catalog(made, {parent: tuple(found) for parent, found in children.items()})
+    unmapped = {
+        oid: Table(oid, schema, name, kind, (), (), row_security, size)
+        for oid, schema, name, kind, row_security, size in others
+    }
+    return Catalog(made, tuple(outside), unmapped)
 
 
 def _rows(cursor: Any, query: str, arguments: tuple[Any, ...]) -> list[Any]:

@@ -19,7 +19,7 @@ from typing import IO, Any
 from sbh_pipelines.settings import DatabaseSettings
 from sbh_pipelines.sources.database.catalog import ForeignKey, Table
 from sbh_pipelines.sources.database.connection import Connection, connect, translated
-from sbh_pipelines.sources.database.tenancy import MappedTable, TenancyMap, from_only, ident, sql_name
+from sbh_pipelines.sources.database.tenancy import MappedTable, TenancyMap, from_only, ident, literal, sql_name
 
 _SPOOL = 8 << 20  # bytes of live rows kept in memory before they go to a temporary file
 
@@ -68,111 +68,170 @@ class Spool:
 
 
 class TableMerge:
-    """The merge of one table. `number` tells its temporary tables apart."""
+    """The merge of one table: `stage`, then `delete` (children before parents), then `insert`.
+
+    `number` tells its temporary tables apart. Their columns are named c1, c2, ... whatever the table's are called, so
+    that no name of the application's can collide with one of ours.
+    """
 
     def __init__(self, connection: Connection, table: MappedTable, tenant_key: str, number: int) -> None:
         self._connection, self.table, self._tenant_key = connection, table, tenant_key
-        self._want, self._have = f"sbh_want_{number}", f"sbh_have_{number}"
+        self._want, self._have = f"pg_temp.sbh_want_{number}", f"pg_temp.sbh_have_{number}"
         self._columns = ", ".join(ident(c) for c in table.captured_columns)
+        self._staged = {c: f"c{nth}" for nth, c in enumerate(table.captured_columns, 1)}
+        self._deleted = self._updated = 0
 
     def stage(self, want: Iterator[bytes], have: Spool) -> None:
         """Fill the two temporary tables; both streams are COPY text of the captured columns."""
+        reader = _Reader(want)
         with translated("stage rows", self.table.full_name):
             cursor = self._connection.cursor()
             for name in (self._want, self._have):
                 cursor.execute(
-                    f"CREATE TEMP TABLE {name} ON COMMIT DROP AS"
+                    f"CREATE TEMP TABLE {name} ({', '.join(self._staged.values())}) ON COMMIT DROP AS"
                     f" SELECT {self._columns} FROM {sql_name(self.table.table)} WITH NO DATA"
                 )
-            cursor.copy_expert(f"COPY pg_temp.{self._want} ({self._columns}) FROM STDIN", _Reader(want), 1 << 20)
+            try:
+                cursor.copy_expert(f"COPY {self._want} FROM STDIN", reader, 1 << 20)
+            except Exception:
+                if reader.error is not None:  # the driver would make a cancelled statement of it
+                    raise reader.error from None
+                raise
             have.file.seek(0)
-            cursor.copy_expert(f"COPY pg_temp.{self._have} ({self._columns}) FROM STDIN", have.file, 1 << 20)
-            cursor.execute(f"ANALYZE pg_temp.{self._want}; ANALYZE pg_temp.{self._have}")
+            cursor.copy_expert(f"COPY {self._have} FROM STDIN", have.file, 1 << 20)
+            cursor.execute(f"ANALYZE {self._want}; ANALYZE {self._have}")
 
-    def apply(self) -> TableChanges:
-        """Delete what is not wanted, insert what is missing. Needs `stage`."""
+    def delete(self) -> None:
+        """Delete the live rows that are not wanted as they are. Needs `stage`; parents must still be there."""
+        with translated("delete rows", self.table.full_name):
+            cursor = self._connection.cursor()
+            if self.table.table.primary_key:
+                self._delete_keyed(cursor)
+            else:
+                self._delete_keyless(cursor)
+
+    def insert(self) -> TableChanges:
+        """Insert what is missing. Needs `delete`."""
         with translated("write rows", self.table.full_name):
             cursor = self._connection.cursor()
-            return self._apply_keyed(cursor) if self.table.table.primary_key else self._apply_keyless(cursor)
+            if self.table.table.primary_key:
+                wanted = f"{self._want} w WHERE NOT EXISTS (SELECT FROM {self._have} h WHERE {self._same('w', 'h')})"
+            else:
+                want, have = self._numbered(self._want), self._numbered(self._have)
+                same = "h.sbh_text = w.sbh_text AND h.sbh_n = w.sbh_n"
+                wanted = f"{want} w WHERE NOT EXISTS (SELECT FROM {have} h WHERE {same})"
+            cursor.execute(
+                f"INSERT INTO {sql_name(self.table.table)} ({self._columns}) OVERRIDING SYSTEM VALUE"
+                f" SELECT {', '.join('w.' + c for c in self._staged.values())} FROM {wanted}"
+            )
+            return TableChanges(cursor.rowcount - self._updated, self._updated, self._deleted - self._updated)
 
-    def _apply_keyed(self, cursor: Any) -> TableChanges:
-        key = self.table.table.primary_key
-        same_key = " AND ".join(f"w.{ident(k)} = h.{ident(k)}" for k in key)
-        key_of_live = " AND ".join(f"t.{ident(k)} = h.{ident(k)}" for k in key)
-        same = f"{same_key} AND {self._row('w')} = {self._row('h')}"
+    def _delete_keyed(self, cursor: Any) -> None:
         cursor.execute(
-            f"SELECT count(*) FROM pg_temp.{self._want} w JOIN pg_temp.{self._have} h ON {same_key}"
+            f"SELECT count(*) FROM {self._want} w JOIN {self._have} h ON {self._same_key('w', 'h')}"
             f" WHERE {self._row('w')} <> {self._row('h')}"
         )
-        updated: int = cursor.fetchone()[0]
+        self._updated = cursor.fetchone()[0]
+        pairs = zip(self.table.table.primary_key, self.table.table.key_operators, strict=True)
+        key_of_live = " AND ".join(f"t.{ident(k)} {equals} h.{self._staged[k]}" for k, equals in pairs)
         cursor.execute(
-            f"DELETE FROM {from_only(self.table.table)} AS t USING pg_temp.{self._have} AS h WHERE {key_of_live}"
-            f" AND NOT EXISTS (SELECT FROM pg_temp.{self._want} w WHERE {same})"
+            f"DELETE FROM {from_only(self.table.table)} AS t USING {self._have} AS h WHERE {key_of_live}"
+            f" AND NOT EXISTS (SELECT FROM {self._want} w WHERE {self._same('w', 'h')})"
         )
-        deleted: int = cursor.rowcount
-        cursor.execute(
-            f"INSERT INTO {sql_name(self.table.table)} ({self._columns}) OVERRIDING SYSTEM VALUE"
-            f" SELECT {self._columns} FROM pg_temp.{self._want} w"
-            f" WHERE NOT EXISTS (SELECT FROM pg_temp.{self._have} h WHERE {same})"
-        )
-        return TableChanges(cursor.rowcount - updated, updated, deleted - updated)
+        self._deleted = cursor.rowcount
 
-    def _apply_keyless(self, cursor: Any) -> TableChanges:
+    def _delete_keyless(self, cursor: Any) -> None:
         # Without a key rows are a multiset: the nth of equal texts here matches the nth of equal texts there.
-        want, have = (
-            f"(SELECT {self._row('r')} AS sbh_text, row_number() OVER (PARTITION BY {self._row('r')}) AS sbh_n, r.*"
-            f" FROM pg_temp.{name} r)"
-            for name in (self._want, self._have)
-        )
         surplus = (
-            f"SELECT h.sbh_text, count(*) AS excess FROM {have} h LEFT JOIN {want} w"
-            " ON w.sbh_text = h.sbh_text AND w.sbh_n = h.sbh_n WHERE w.sbh_text IS NULL GROUP BY h.sbh_text"
+            f"SELECT h.sbh_text, count(*) AS excess FROM {self._numbered(self._have)} h"
+            f" LEFT JOIN {self._numbered(self._want)} w ON w.sbh_text = h.sbh_text AND w.sbh_n = h.sbh_n"
+            " WHERE w.sbh_text IS NULL GROUP BY h.sbh_text"
         )
+        live = f"ROW({', '.join('t.' + ident(c) for c in self.table.captured_columns)})::text"
         cursor.execute(
             f"DELETE FROM {from_only(self.table.table)} AS d USING ("
-            f"  SELECT t.tableoid AS part, t.ctid AS place, {self._row('t')} AS sbh_text,"
-            f"         row_number() OVER (PARTITION BY {self._row('t')}) AS sbh_n"
-            f"  FROM {self.table.source} WHERE {self.table.tenant_is('%s')}) AS l, ({surplus}) AS s"
-            f" WHERE l.sbh_text = s.sbh_text AND l.sbh_n <= s.excess AND d.tableoid = l.part AND d.ctid = l.place",
-            ([self._tenant_key],),
+            f"  SELECT t.tableoid AS part, t.ctid AS place, {live} AS sbh_text,"
+            f"         row_number() OVER (PARTITION BY {live}) AS sbh_n"
+            f"  FROM {self.table.source} WHERE {self.table.tenant_is([self._tenant_key])}) AS l, ({surplus}) AS s"
+            f" WHERE l.sbh_text = s.sbh_text AND l.sbh_n <= s.excess AND d.tableoid = l.part AND d.ctid = l.place"
         )
-        deleted: int = cursor.rowcount
-        cursor.execute(
-            f"INSERT INTO {sql_name(self.table.table)} ({self._columns}) OVERRIDING SYSTEM VALUE"
-            f" SELECT {', '.join('w.' + ident(c) for c in self.table.captured_columns)} FROM {want} w"
-            f" WHERE NOT EXISTS (SELECT FROM {have} h WHERE h.sbh_text = w.sbh_text AND h.sbh_n = w.sbh_n)"
-        )
-        return TableChanges(cursor.rowcount, 0, deleted)
+        self._deleted = cursor.rowcount
+
+    def _numbered(self, name: str) -> str:
+        text = self._row("r")
+        return f"(SELECT {text} AS sbh_text, row_number() OVER (PARTITION BY {text}) AS sbh_n, r.* FROM {name} r)"
+
+    def _same_key(self, one: str, other: str) -> str:
+        pairs = zip(self.table.table.primary_key, self.table.table.key_operators, strict=True)
+        return " AND ".join(f"{one}.{self._staged[k]} {equals} {other}.{self._staged[k]}" for k, equals in pairs)
+
+    def _same(self, one: str, other: str) -> str:
+        return f"{self._same_key(one, other)} AND {self._row(one)} = {self._row(other)}"
 
     def _row(self, alias: str) -> str:
-        """A whole row as text. Columns are spelled out: an alias alone would mean a column of that name."""
-        return f"ROW({', '.join(f'{alias}.{ident(c)}' for c in self.table.captured_columns)})::text"
+        """A whole staged row as text, which every type has; equality it may lack."""
+        return f"ROW({', '.join(f'{alias}.{c}' for c in self._staged.values())})::text"
 
     def orphans(self, key: ForeignKey, child: Table) -> int:
-        """Rows of a table outside the tenancy map that refer to a row this merge deleted."""
+        """Rows of any tenant, or of none, that refer to a row which this merge deleted and did not put back."""
+        if not all(c in self._staged for c in key.parent_columns):
+            return 0  # refers to a generated column, whose value follows from the others
+        staged = [self._staged[c] for c in key.parent_columns]
+        still = " AND ".join(
+            f"l.{ident(p)} {equals} x.{c}" for p, equals, c in zip(key.parent_columns, key.operators, staged, strict=True)
+        )
+        gone = (
+            f"SELECT DISTINCT {', '.join('x.' + c for c in staged)} FROM {self._have} x"
+            f" WHERE NOT EXISTS (SELECT FROM {sql_name(self.table.table)} l WHERE {still})"
+        )
         pairs = " AND ".join(
-            f"x.{ident(p)} = t.{ident(c)}" for c, p in zip(key.columns, key.parent_columns, strict=True)
+            f"g.{c} {equals} t.{ident(own)}" for c, equals, own in zip(staged, key.operators, key.columns, strict=True)
         )
         with translated("check a foreign key", child.full_name):
             cursor = self._connection.cursor()
-            cursor.execute(
-                f"SELECT count(*) FROM {from_only(child)} AS t WHERE EXISTS (SELECT FROM pg_temp.{self._have} x WHERE {pairs})"
-                f" AND NOT EXISTS (SELECT FROM {sql_name(self.table.table)} x WHERE {pairs})"
-            )
+            cursor.execute(f"SELECT count(*) FROM ({gone}) g")
+            if not cursor.fetchone()[0]:
+                return 0  # the usual case, and much cheaper than reading the child
+            cursor.execute(f"SELECT count(*) FROM {from_only(child)} AS t WHERE EXISTS (SELECT FROM ({gone}) g WHERE {pairs})")
             rows: int = cursor.fetchone()[0]
         return rows
+
+    def conflicts(self) -> list[tuple[str, int]]:
+        """(constraint, rows of the tenant that conflict with another row), for constraints that are checked by triggers."""
+        found = []
+        with translated("check a deferrable constraint", self.table.full_name):
+            cursor = self._connection.cursor()
+            for key in self.table.table.deferrable_keys:
+                elements = ", ".join(f"{text} AS e{nth}" for nth, text in enumerate(key.elements))
+                rows = (
+                    f"(SELECT tableoid AS part, ctid AS place, {elements} FROM {from_only(self.table.table)}"
+                    f"{f' WHERE {key.predicate}' if key.predicate else ''})"
+                )
+                both = " AND ".join(
+                    f"(a.e{nth} {operator} b.e{nth}" + (f" OR a.e{nth} IS NULL AND b.e{nth} IS NULL)" if key.nulls_equal else ")")
+                    for nth, operator in enumerate(key.operators)
+                )
+                cursor.execute(
+                    f"SELECT count(*) FROM (SELECT t.tableoid AS part, t.ctid AS place FROM {self.table.source}"
+                    f" WHERE {self.table.tenant_is([self._tenant_key])}) m JOIN {rows} a ON a.part = m.part AND a.place = m.place"
+                    f" WHERE EXISTS (SELECT FROM {rows} b WHERE (b.part, b.place) <> (a.part, a.place) AND {both})"
+                )
+                if count := cursor.fetchone()[0]:
+                    found.append((key.name, count))
+        return found
 
     def raise_sequences(self) -> None:
         """Move sequences behind identity and serial columns past what was inserted; they never go back."""
         with translated("adjust a sequence", self.table.full_name):
             cursor = self._connection.cursor()
             for column in self.table.table.columns:
-                if column.sequence:
+                if column.sequence and column.name in self._staged:
+                    sequence = literal(column.sequence)
                     cursor.execute(
-                        f"SELECT setval(%s, w.top) FROM (SELECT max({ident(column.name)}) AS top FROM pg_temp.{self._want}) w,"
-                        " pg_sequences s WHERE (quote_ident(s.schemaname) || '.' || quote_ident(s.sequencename)) = %s"
-                        " AND s.increment_by > 0 AND w.top > coalesce(s.last_value, s.min_value - 1)",
-                        (column.sequence, column.sequence),
+                        f"SELECT setval({sequence}, w.top)"
+                        f" FROM (SELECT max({self._staged[column.name]}) AS top FROM {self._want}) w, pg_sequences s"
+                        f" WHERE (quote_ident(s.schemaname) || '.' || quote_ident(s.sequencename)) = {sequence}"
+                        " AND s.increment_by > 0 AND w.top > coalesce(s.last_value, s.min_value - 1)"
                     )
 
 
@@ -182,10 +241,15 @@ class _Reader(io.RawIOBase):
     def __init__(self, pieces: Iterator[bytes]) -> None:
         super().__init__()
         self._pieces, self._rest = pieces, memoryview(b"")
+        self.error: BaseException | None = None  # what reading the pieces raised
 
     def read(self, size: int = -1) -> bytes:
         while not self._rest:
-            piece = next(self._pieces, None)
+            try:
+                piece = next(self._pieces, None)
+            except BaseException as error:
+                self.error = error
+                raise
             if piece is None:
                 return b""
             self._rest = memoryview(piece)
@@ -204,40 +268,43 @@ class BrokenForeignKey:
 def check_foreign_keys(
     connection: Connection, tenancy: TenancyMap, tenant_key: str, merges: list[TableMerge]
 ) -> tuple[int, list[BrokenForeignKey]]:
-    """Check every foreign key of the tenant's rows, and those of other tables that refer to a row just deleted.
+    """Check every foreign key of the tenant's rows, and all those that refer to a row just deleted.
 
-    Returns (number of keys checked, the broken ones). A row with a NULL in the key is not checked, as in MATCH SIMPLE.
+    The latter may be rows of other tenants, of shared tables, or of tables of other schemas. Returns (number of keys
+    checked, the broken ones). A row with a NULL in the key is not checked, as in MATCH SIMPLE.
     """
     broken: list[BrokenForeignKey] = []
     checked = 0
     captured = {t.table.oid: t for t in tenancy.tables}
     merged = {m.table.table.oid: m for m in merges}
-    for child in tenancy.catalog.tables.values():
-        mapped = captured.get(child.oid)
-        for key in child.foreign_keys:
-            if mapped is not None:
-                rows = _dangling(connection, mapped, key, tenancy.catalog.tables[key.parent], tenant_key)
-            elif key.parent in merged:
-                rows = merged[key.parent].orphans(key, child)
-            else:
-                continue
-            checked += 1
-            if rows:
-                broken.append(
-                    BrokenForeignKey(key.name, child.full_name, tenancy.catalog.tables[key.parent].full_name, rows)
-                )
+    catalog = tenancy.catalog
+    tables = {**catalog.outside, **catalog.tables}
+    for key in [*(k for table in catalog.tables.values() for k in table.foreign_keys), *catalog.outside_keys]:
+        child, parent = tables[key.table], tables[key.parent]
+        if child.oid not in captured and parent.oid not in merged:
+            continue
+        rows = 0
+        if child.oid in captured:
+            rows = _dangling(connection, captured[child.oid], key, parent, tenant_key)
+        if parent.oid in merged:
+            rows = max(rows, merged[parent.oid].orphans(key, child))
+        checked += 1
+        if rows:
+            broken.append(BrokenForeignKey(key.name, child.full_name, parent.full_name, rows))
     return checked, broken
 
 
 def _dangling(connection: Connection, child: MappedTable, key: ForeignKey, parent: Table, tenant_key: str) -> int:
-    pairs = " AND ".join(f"x.{ident(p)} = t.{ident(c)}" for c, p in zip(key.columns, key.parent_columns, strict=True))
+    pairs = " AND ".join(
+        f"x.{ident(theirs)} {equals} t.{ident(own)}"
+        for own, equals, theirs in zip(key.columns, key.operators, key.parent_columns, strict=True)
+    )
     filled = " AND ".join(f"t.{ident(own)} IS NOT NULL" for own in key.columns)
     with translated("check a foreign key", child.full_name):
         cursor = connection.cursor()
         cursor.execute(
-            f"SELECT count(*) FROM {child.source} WHERE {child.tenant_is('%s')} AND {filled}"
-            f" AND NOT EXISTS (SELECT FROM {sql_name(parent)} x WHERE {pairs})",
-            ([tenant_key],),
+            f"SELECT count(*) FROM {child.source} WHERE {child.tenant_is([tenant_key])} AND {filled}"
+            f" AND NOT EXISTS (SELECT FROM {from_only(parent)} x WHERE {pairs})"
         )
         rows: int = cursor.fetchone()[0]
     return rows

@@ -32,14 +32,14 @@ def referenced_keys(connection: Connection, columns: list[tuple[MappedTable, str
         return
     parts = [
         f"SELECT t.{ident(column)}::text AS key FROM {table.source}"
-        f" WHERE {table.tenant_is('%s')} AND t.{ident(column)} IS NOT NULL"
+        f" WHERE {table.tenant_is([tenant_key])} AND t.{ident(column)} IS NOT NULL"
         for table, column in columns
     ]
     query = f'SELECT key FROM ({" UNION ".join(parts)}) AS keys ORDER BY key COLLATE "C"'
     with translated("read file references"):
         cursor = connection.cursor()
         name = "sbh_references"
-        cursor.execute(f"DECLARE {name} NO SCROLL CURSOR FOR {query}", tuple([tenant_key] for _ in parts))
+        cursor.execute(f"DECLARE {name} NO SCROLL CURSOR FOR {query}")
         while True:
             cursor.execute(f"FETCH {_PAGE} FROM {name}")
             rows = cursor.fetchall()

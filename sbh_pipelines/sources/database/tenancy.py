@@ -4,6 +4,7 @@ Every table of the mapped schemas gets a status. A table that is neither owned, 
 stops every backup with an error that names it: nothing is ever silently left out.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sbh_pipelines.errors import TenancyError
@@ -35,13 +36,16 @@ class Hop:
     parent: Table
     columns: tuple[str, ...] = ()
     parent_columns: tuple[str, ...] = ()
+    operators: tuple[str, ...] = ()  # the foreign key's own: types may bring an equality that is not pg_catalog's
     join: str | None = None  # SQL over the aliases t (the child) and p (the parent)
 
     def sql(self, child: str, parent: str) -> str:
         """The JOIN that adds the parent under the alias `parent`."""
         if self.join is None:
-            pairs = zip(self.columns, self.parent_columns, strict=True)
-            condition = " AND ".join(f"{child}.{ident(own)} = {parent}.{ident(theirs)}" for own, theirs in pairs)
+            pairs = zip(self.columns, self.parent_columns, self.operators, strict=True)
+            condition = " AND ".join(
+                f"{parent}.{ident(theirs)} {equals} {child}.{ident(own)}" for own, theirs, equals in pairs
+            )
             return f"JOIN {from_only(self.parent)} AS {parent} ON {condition}"
         # LIMIT 1: a condition that two parents satisfy must not duplicate the row.
         return (
@@ -86,9 +90,12 @@ class MappedTable:
     def captured_columns(self) -> tuple[str, ...]:
         return tuple(c.name for c in self.table.columns if not c.generated)
 
-    def tenant_is(self, placeholder: str) -> str:
-        """Condition: the row belongs to one of an array of keys given as text."""
-        return f"{self.tenant} = ANY({placeholder}::text[]::{self.tenant_column.type}[])"
+    def tenant_is(self, keys: Sequence[str]) -> str:
+        """Condition: the row belongs to one of the tenants with these keys.
+
+        The keys are written out: names and join conditions may contain `%`, which would be taken for placeholders.
+        """
+        return f"{self.tenant} = ANY(ARRAY[{', '.join(map(literal, keys))}]::text[]::{self.tenant_column.type}[])"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +111,11 @@ class TenancyMap:
 def ident(name: str) -> str:
     """A quoted identifier."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A quoted string, for sessions with `standard_conforming_strings = on`: all of ours."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def sql_name(table: Table) -> str:
@@ -256,7 +268,7 @@ class _Mapper:
 
     def _follow(self, table: Table, key: ForeignKey, status: str) -> None:
         parent = self.mapped[key.parent]
-        hop = Hop(parent.table, key.columns, key.parent_columns)
+        hop = Hop(parent.table, key.columns, key.parent_columns, key.operators)
         why = f"follows {parent.full_name} by {', '.join(key.columns)}"
         self._map(table, status, (hop, *parent.hops), parent.tenant_column, why)
 

@@ -8,7 +8,7 @@ from sbh_pipelines.model import Tenant, TenantId
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.sources.database.catalog import Table, read_catalog
 from sbh_pipelines.sources.database.connection import connect, translated
-from sbh_pipelines.sources.database.tenancy import ident, sql_name
+from sbh_pipelines.sources.database.tenancy import ident, literal, sql_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +59,9 @@ def _query(settings: Settings, slugs: list[str] | None) -> TenantList:
         )
         with translated("list the tenants", wanted.table):
             cursor = connection.cursor()
-            if slugs is None:
-                cursor.execute(query + " ORDER BY 1")
-            else:
-                cursor.execute(query + f" WHERE {ident(wanted.slug)}::text = ANY(%s) ORDER BY 1", (slugs,))
+            if slugs is not None:
+                query += f" WHERE {ident(wanted.slug)}::text = ANY(ARRAY[{', '.join(map(literal, slugs))}]::text[])"
+            cursor.execute(query + " ORDER BY 1")
             rows = cursor.fetchall()
     finally:
         connection.close()

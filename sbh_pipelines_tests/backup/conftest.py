@@ -1,0 +1,25 @@
+"""Fixtures of the verbs' tests: a small application in a database of its own, its files and backups in a directory."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines_tests.backup.application import Application
+from sbh_pipelines_tests.sources.databases import Database, fresh_database
+
+
+@pytest.fixture
+def database(embedded_stack: Stack) -> Iterator[Database]:
+    """An empty database of this test's own."""
+    with fresh_database(embedded_stack) as made:
+        yield made
+
+
+@pytest.fixture
+def application(database: Database, tmp_path: Path) -> Application:
+    """Tenants `acme` (1) and `bolt` (2) with rows and files; nothing is backed up yet."""
+    made = Application(database, tmp_path)
+    made.create()
+    return made

@@ -1,0 +1,181 @@
+"""`sbh backup` and `sbh restore` on real servers."""
+
+import json
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines_tests.cli.conftest import Sbh, sql
+
+HOSTILE = (
+    "../tenant-1", "tenant-1/../tenant-2", "tenant'1", 'tenant"1', "tenant-1; DROP TABLE users", "ténant", "租户",
+    "\0", "tenant-1\0", "tenant-1\n", " tenant-1", "", ".", "..", "[red]x", "\x1b[31mred", "\udcff", "t" * 1000, "{tenant}",
+    "%s", "tenant..1", "*",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("slug", HOSTILE, ids=ascii)
+@pytest.mark.parametrize("command", ["create", "list", "show", "validate", "restore"])
+def test_hostile_slugs_are_refused(sbh: Sbh, settings_file: Path, command: str, slug: str) -> None:
+    """No name that is not a slug gets as far as a server, and none drives the terminal."""
+    arguments = {
+        "create": ("backup", "create", slug),
+        "list": ("backup", "list", slug),
+        "show": ("backup", "show", "latest", "--tenant", slug),
+        "validate": ("backup", "validate", "latest", "--tenant", slug),
+        "restore": ("restore", "run", "latest", "--tenant", slug, "--confirm"),
+    }[command]
+    ended = sbh(*arguments, "--json")
+    assert (ended.status, ended.code) == (2, "SBH-201")
+    shown = sbh(*arguments)
+    assert shown.status == 2
+    assert "Traceback" not in shown.err
+    assert "\x1b[31m" not in shown.err
+    assert len(shown.err) < 1000
+
+
+@pytest.mark.parametrize("backup", [*HOSTILE, "backup_2024", "backup_20240115_1200/../../x"], ids=ascii)
+def test_hostile_backup_ids_are_refused(sbh: Sbh, settings_file: Path, backup: str) -> None:
+    for noun, verb, *more in (("backup", "show"), ("backup", "validate"), ("restore", "run", "--confirm")):
+        ended = sbh(noun, verb, backup, "--tenant", "tenant-6", *more, "--json")
+        assert ended.status == 2, (noun, verb)
+        assert ended.code in ("SBH-201", "SBH-203")
+
+
+def test_a_slug_that_looks_like_an_option_is_a_usage_error(sbh: Sbh, settings_file: Path) -> None:
+    assert sbh("backup", "list", "--evil", "--json").status == 2
+    ended = sbh("backup", "list", "--", "--json")
+    assert ended.status == 2
+    assert "SBH-201" in ended.err  # after `--` it is a value, so the error is text
+
+
+def test_unknown_ones_are_named(sbh: Sbh, settings_file: Path, backed_up: str) -> None:
+    assert sbh("backup", "list", "nobody", "--json").code == "SBH-202"
+    assert sbh("backup", "show", "backup_20010101_0000", "--tenant", "tenant-6", "--json").code == "SBH-203"
+    assert sbh("restore", "status", "restore_20010101_000000_abcdef", "-t", "tenant-6", "--json").code == "SBH-204"
+
+
+def test_a_backup_is_made_listed_shown_and_validated(sbh: Sbh, settings_file: Path, backed_up: str) -> None:
+    listed = sbh("backup", "list", "tenant-6", "--json").document
+    assert backed_up in [manifest["id"] for manifest in listed]
+    assert sbh("backup", "list", "tenant-6", "--quiet").out.split() == [manifest["id"] for manifest in listed]
+    shown = sbh("backup", "show", "latest", "--tenant", "tenant-6", "--json").document
+    assert shown["id"] == listed[0]["id"]
+    assert sbh("backup", "status", "latest", "--tenant", "tenant-6", "--json").document["status"] == "completed"
+    for deep in ((), ("--deep",)):
+        ended = sbh("backup", "validate", "latest", "--tenant", "tenant-6", "--json", *deep)
+        assert ended.status == 0
+        assert ended.document["valid"] is True
+    for command in (
+        ("list", "tenant-6"),
+        ("show", "latest", "-t", "tenant-6"),
+        ("validate", "latest", "-t", "tenant-6"),
+    ):
+        ended = sbh("backup", *command)
+        assert ended.status == 0
+        assert listed[0]["id"] in ended.out
+
+
+def test_a_description_is_kept_and_is_no_markup(sbh: Sbh, settings_file: Path) -> None:
+    text = "[red]before[/red] the 'migration' – ü \x1b[31m"
+    ended = sbh("backup", "create", "tenant-6", "--description", text, "--json")
+    assert ended.document["backups"][0]["description"] == text
+    shown = sbh("backup", "show", "latest", "--tenant", "tenant-6").out
+    assert "[red]before[/red] the 'migration' – ü" in shown
+    assert "\x1b[31m" not in shown
+
+
+def test_in_a_batch_one_tenant_fails_alone_and_the_exit_is_11(
+    sbh: Sbh, settings_file: Path, sample_stack: Stack
+) -> None:
+    add = "INSERT INTO tenants (slug, name, region, tier, plan_id) SELECT 'afar', 'Afar', 'mars-1', 'archive', min(id) FROM plans"
+    with sql(sample_stack, add, after="DELETE FROM tenants WHERE slug = 'afar'"):
+        ended = sbh("backup", "create", "tenant-6", "afar", "tenant-6", "--json")
+        assert ended.status == 11
+        assert [manifest["tenant_id"] for manifest in ended.document["backups"]] == ["tenant-6"]
+        (failed,) = ended.document["failed"]
+        assert (failed["tenant_id"], failed["error"]["code"]) == ("afar", "SBH-120")
+        shown = sbh("backup", "create", "tenant-6", "afar")
+        assert shown.status == 11
+        assert "SBH-120" in shown.out
+        assert sbh("backup", "create", "afar", "--json").status == 3
+
+
+def test_a_damaged_backup_is_not_valid_and_exits_8(sbh: Sbh, settings_file: Path, sample_stack: Stack) -> None:
+    assert sbh("backup", "create", "tenant-5", "--json").status == 0
+    s3 = sample_stack.s3_client()
+    prefix = "files/tenant-5/backups/"
+    keys = [o["Key"] for o in s3.list_objects_v2(Bucket="sbh-files-eu-west-1", Prefix=prefix)["Contents"]]
+    pack = next(key for key in keys if "/packs/" in key)
+    body = s3.get_object(Bucket="sbh-files-eu-west-1", Key=pack)["Body"].read()
+    try:
+        s3.delete_object(Bucket="sbh-files-eu-west-1", Key=pack)
+        ended = sbh("backup", "validate", "latest", "--tenant", "tenant-5", "--json")
+        assert ended.status == 8
+        assert ended.document["valid"] is False
+        assert ended.document["issues"]
+        shown = sbh("backup", "validate", "latest", "--tenant", "tenant-5")
+        assert shown.status == 8
+        assert "SBH-6" in shown.out
+    finally:
+        s3.put_object(Bucket="sbh-files-eu-west-1", Key=pack, Body=body)
+    assert sbh("backup", "validate", "latest", "--tenant", "tenant-5", "--deep", "--json").status == 0
+
+
+def test_a_restore_needs_its_confirmation(sbh: Sbh, settings_file: Path, backed_up: str) -> None:
+    for arguments in (("--json",), ()):
+        ended = sbh("restore", "run", "latest", "--tenant", "tenant-6", *arguments)
+        assert ended.status == 2
+    assert sbh("restore", "run", "latest", "--tenant", "tenant-6", "--json").code == "SBH-205"
+
+
+def test_a_restore_brings_the_rows_back(sbh: Sbh, settings_file: Path, sample_stack: Stack, backed_up: str) -> None:
+    where = "WHERE tenant_id = (SELECT id FROM tenants WHERE slug = 'tenant-6')"
+    with sql(sample_stack, f"DELETE FROM payments {where}", f"UPDATE users SET name = 'nobody' {where}"):
+        ended = sbh("restore", "run", "latest", "--tenant", "tenant-6", "--confirm", "--json")
+    assert ended.status == 0, ended.out
+    report = ended.document
+    assert report["status"] == "completed"
+    assert report["rows_inserted"] > 0
+    assert report["rows_updated"] > 0
+    status = sbh("restore", "status", report["restore_id"], "--tenant", "tenant-6", "--json").document
+    assert (status["status"], status["progress"]) == ("completed", 100)
+    again = sbh("restore", "run", "latest", "--tenant", "tenant-6", "--confirm")
+    assert again.status == 0
+    assert "0 inserted, 0 updated, 0 deleted" in again.out
+
+
+@pytest.mark.parametrize(("typed", "status"), [("tenant-6\n", 0), ("tenant-5\n", 2), ("yes\n", 2), ("\n", 2)])
+def test_on_a_terminal_the_slug_must_be_typed(settings_file: Path, backed_up: str, typed: str, status: int) -> None:
+    """The prompt goes to standard error, so that a redirected standard output does not hide it."""
+    controller, terminal = pty.openpty()
+    code = "import sys; from sbh_pipelines.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = ["restore", "run", "latest", "--tenant", "tenant-6"]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdin=terminal, stdout=subprocess.PIPE, stderr=terminal
+    ) as process:
+        import os
+
+        os.close(terminal)
+        os.write(controller, typed.encode())
+        shown = b""
+        while True:
+            try:
+                shown += os.read(controller, 4096)
+            except OSError:  # the terminal's other side is closed
+                break
+        process.wait(60)
+        os.close(controller)
+    assert process.returncode == status
+    assert b"Type the tenant's slug" in shown
+    assert (b"SBH-205" in shown) == (status == 2)
+
+
+def test_all_tenants_at_once(sbh: Sbh, settings_file: Path) -> None:
+    ended = sbh("backup", "create", "--all", "--json")
+    assert ended.status == 0, json.dumps(ended.document["failed"])
+    assert [manifest["tenant_id"] for manifest in ended.document["backups"]] == [f"tenant-{n}" for n in range(1, 7)]

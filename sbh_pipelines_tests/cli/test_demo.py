@@ -1,0 +1,120 @@
+"""`sbh demo` from beginning to end, with small figures, as a process of its own; and its witness, the fingerprint."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from sbh_pipelines.embedded import damage, fingerprint, sample, stack
+from sbh_pipelines.embedded.fingerprint import Content, Fingerprint
+from sbh_pipelines_tests.cli.conftest import Sbh
+
+CODE = "import sys; from sbh_pipelines.cli import main; sys.exit(main(sys.argv[1:]))"
+MATERIALIZED = """{ assetNodeOrError(assetKey: {path: ["tenant_backup", "full"]}) { ... on AssetNode {
+    partitionStats { numMaterialized numPartitions } assetObservations(limit: 5) { partition } } } }"""
+
+
+def test_the_demo_ends_well_with_the_web_ui_on_it(tmp_path: Path) -> None:
+    """Backups of all tenants are in Dagster's UI; Ctrl-C ends everything; a real site in the environment is not touched."""
+    arguments = [
+        "demo",
+        "--dir",
+        str(tmp_path / "demo"),
+        "--tenants",
+        "2",
+        "--rows",
+        "1500",
+        "--files",
+        "12",
+        "--ui",
+        "--json",
+    ]
+    production = {
+        "SBH_DATABASE__DSN": "host=production.invalid",
+        "SBH_SETTINGS": "/etc/production.toml",
+        "AWS_PROFILE": "prod",
+    }
+    with (
+        (tmp_path / "stderr").open("w") as stderr,
+        subprocess.Popen(
+            [sys.executable, "-c", CODE, *arguments],
+            env={**os.environ, **production},
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+        ) as process,
+    ):
+        try:
+            address = wait_for_address(process, tmp_path / "stderr")
+            asset = ask(address, MATERIALIZED)["data"]["assetNodeOrError"]
+        finally:
+            process.send_signal(signal.SIGINT)
+            out = process.communicate(timeout=90)[0]
+    assert process.returncode == 0, (tmp_path / "stderr").read_text()
+    assert asset["partitionStats"] == {"numMaterialized": 2, "numPartitions": 2}
+    assert [found["partition"] for found in asset["assetObservations"]] == ["tenant-1"]
+    document = json.loads(out)
+    assert document["ok"] is True
+    steps = {step["step"]: step for step in document["steps"]}
+    assert steps["back up all tenants through Dagster"]["backups"] == 2
+    assert steps["damage tenant-1"]["rows_deleted"] > 0
+    assert steps["compare every tenant with its first fingerprint"]["identical"] is True
+    assert not stack.status(tmp_path / "demo").running
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(address, timeout=2)
+
+
+def wait_for_address(process: "subprocess.Popen[bytes]", log: Path) -> str:
+    deadline = time.monotonic() + 150
+    while time.monotonic() < deadline and process.poll() is None:
+        for line in log.read_text().splitlines():
+            if line.startswith("Dagster's web UI: "):
+                return line.split()[3]
+        time.sleep(0.2)
+    raise AssertionError(f"no web UI:\n{log.read_text()}")
+
+
+def ask(address: str, query: str) -> dict[str, dict[str, dict[str, object]]]:
+    request = urllib.request.Request(
+        f"{address}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        found: dict[str, dict[str, dict[str, object]]] = json.load(answer)
+        return found
+
+
+def test_a_failing_run_ends_the_demo_with_its_error(sbh: Sbh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The servers are down afterwards, and the log is named."""
+    monkeypatch.setattr("sbh_pipelines.cli.dagster_runs._DEFINITIONS", "sbh_pipelines.no_such_module")
+    ended = sbh("demo", "--dir", str(tmp_path), "--tenants", "1", "--rows", "200", "--files", "2", "--json")
+    assert ended.status == 10
+    error = ended.document["error"]
+    assert "no_such_module" in error["why"]
+    assert str(tmp_path / "log") in error["remedy"]
+    assert not stack.status(tmp_path).running
+
+
+def test_a_difference_in_rows_or_files_is_seen() -> None:
+    """Changed, gone and new, of the damaged tenant and of others."""
+    was = Fingerprint({"a": {"users": Content(2, "x")}, "b": {"users": Content(1, "y")}}, {"a": {"k": Content(3, "z")}})
+    assert was.differences(was) == {}
+    now = Fingerprint({"a": {"users": Content(2, "!")}, "b": {}}, {"a": {"l": Content(3, "z")}})
+    assert was.differences(now) == {
+        "a": ["table users: changed", "file k: is gone", "file l: is new"],
+        "b": ["table users: is gone"],
+    }
+
+
+def test_the_damage_is_of_one_tenant_and_the_fingerprint_sees_all_of_it(tmp_path: Path) -> None:
+    with stack.running(tmp_path, kms=False, fsync=False) as servers:
+        sample.generate(servers, tenants=3, rows=3000, files=30, seed=5)
+        before = fingerprint.take(servers)
+        assert before == fingerprint.take(servers)
+        done = damage.wreck(servers, "tenant-2")
+        assert all(number > 0 for number in done.as_dict().values())
+        assert set(before.differences(fingerprint.take(servers))) == {"tenant-2"}

@@ -1,0 +1,58 @@
+"""Progress and figures as people see them."""
+
+import pytest
+
+from sbh_pipelines.cli import progress
+from sbh_pipelines.cli.output import count, mib, plural, printable, utc
+from sbh_pipelines.cli.progress import bars, in_words
+from sbh_pipelines.model import Progress
+
+
+def test_lines_are_few_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bars() as sink:
+        sink(Progress("snapshot_tables", "tenant-1", 1, 10, "tables"))
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(progress, "_LINE_EVERY_S", 0.0)
+    with bars() as sink:
+        sink(Progress("snapshot_tables", "tenant-1", 1, 10, "tables"))
+    assert capsys.readouterr().err == "snapshot tables: tenant-1: 1 of 10 tables\n"
+
+
+def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_LINE_EVERY_S", 0.0)
+    with bars(quiet=True) as sink:
+        sink(Progress("snapshot_tables", "tenant-1", 1, 10, "tables"))
+    assert capsys.readouterr().err == ""
+
+
+def test_bars_are_drawn_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    with bars() as sink:
+        for done in (1, 5):
+            sink(Progress("enumerate_files", "tenant-1", done, 10, "files"))
+        sink(Progress("enumerate_files", "tenant-2", 5, 0, "files"))
+        sink(Progress("validate", "[red]", 1, 1, "packs"))
+    shown = capsys.readouterr().err
+    assert "enumerate files" in shown
+    assert "[red]" in shown
+
+
+def test_figures_have_units() -> None:
+    assert in_words(Progress("a_b", "t", 3, 0, "files")) == "a b: t: 3 files"
+    assert mib(0) == "0.00 MiB"
+    assert mib(100) == "0.0001 MiB"
+    assert mib(3 << 20) == "3.00 MiB"
+    assert mib(None) == ""
+    assert count(1234567) == "1,234,567"
+    assert (plural(1, "error"), plural(0, "error")) == ("1 error", "0 errors")
+    assert utc("2024-01-15T12:00:00Z") == "2024-01-15 12:00:00 UTC"
+    assert utc("2024-01-15T13:00:00+01:00") == "2024-01-15 12:00:00 UTC"
+    assert utc("whenever") == "whenever"
+
+
+def test_control_characters_are_escaped() -> None:
+    assert printable("a\x1b[31m\0b\u202e") == "a\\x1b[31m\\x00b\\u202e"

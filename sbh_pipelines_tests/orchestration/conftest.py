@@ -1,0 +1,47 @@
+"""Fixtures of the orchestration's tests: a Dagster instance, and a fake service where no server is needed."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from sbh_pipelines.definitions import defs
+from sbh_pipelines.orchestration.partitions import TENANTS
+from sbh_pipelines_tests.orchestration.fakes import FAKES, FakeResource, FakeService
+from sbh_pipelines_tests.orchestration.fix_stack import elsewhere, real_resource, real_run, site
+
+__all__ = ["elsewhere", "real_resource", "real_run", "site"]  # fixtures, made elsewhere
+
+Run = Callable[..., dg.ExecuteInProcessResult]
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+@pytest.fixture
+def fake(instance: dg.DagsterInstance) -> Iterator[FakeService]:
+    """A service for three tenants, whose partitions exist."""
+    service = FakeService()
+    name = uuid.uuid4().hex
+    FAKES[name] = service
+    service.resource = FakeResource(fake=name)  # type: ignore[attr-defined]
+    instance.add_dynamic_partitions(TENANTS, list(service.names))
+    yield service
+    del FAKES[name]
+
+
+@pytest.fixture
+def run(instance: dg.DagsterInstance, fake: FakeService) -> Run:
+    """Runs one of the jobs in this process with the fake service."""
+
+    def run_job(job: str, **arguments: Any) -> dg.ExecuteInProcessResult:
+        resources = {"backups": fake.resource, "io_manager": dg.mem_io_manager}  # type: ignore[attr-defined]
+        bound = dg.Definitions(assets=defs.assets, jobs=defs.jobs, resources=resources, executor=dg.in_process_executor)
+        return bound.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False, **arguments)
+
+    return run_job

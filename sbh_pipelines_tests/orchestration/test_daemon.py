@@ -1,0 +1,177 @@
+"""Everything as users run it: `dagster dev` with its daemon, the command line, the web server's API."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sbh_pipelines_tests.orchestration.fix_stack import NAMES, Site
+from sbh_pipelines_tests.orchestration.sinks import WebhookSink, webhook
+
+ROOT = Path(__file__).parents[2]
+MODULE = ("-m", "sbh_pipelines.definitions")
+
+LAUNCH_BACKFILL = """
+mutation($names: [String!]!) {
+  launchPartitionBackfill(backfillParams: {
+    assetSelection: [{path: ["tenant_backup", "full"]}], partitionNames: $names
+  }) { ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } }
+}"""
+BACKFILL = """
+query($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill {
+  status runs(limit: 10) { status } assetBackfillData { assetBackfillStatuses { ... on AssetPartitionsStatusCounts {
+    numPartitionsMaterialized numPartitionsFailed } } } } } }"""
+ASSET = """
+{ assetNodeOrError(assetKey: {path: ["tenant_backup", "full"]}) { ... on AssetNode {
+  assetPartitionStatuses { ... on DefaultPartitionStatuses { materializedPartitions failedPartitions } }
+  partitionKeys } } }"""
+RUNS = """
+query($job: String!) { runsOrError(filter: {pipelineName: $job}) { ... on Runs { results { status runId } } } }"""
+
+
+@dataclass
+class Dev:
+    """A running `dagster dev`."""
+
+    port: int
+    environment: dict[str, str]
+    alerts: WebhookSink
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/graphql",
+            json.dumps({"query": query, "variables": variables}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)["data"]
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        dagster = str(Path(sys.executable).with_name("dagster"))
+        return subprocess.run(
+            [dagster, *arguments], env=self.environment, capture_output=True, text=True, timeout=120, cwd=ROOT
+        )
+
+    def asset(self) -> Any:
+        return self.ask(ASSET)["assetNodeOrError"]
+
+
+def until(true: Callable[[], Any], seconds: float = 90) -> Any:
+    """What `true` gives, once it is true."""
+    deadline = time.monotonic() + seconds
+    while not (given := true()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.5)
+    return given
+
+
+@pytest.fixture(scope="module")
+def dev(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
+    home = tmp_path_factory.mktemp("dagster")
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with webhook() as alerts:
+        environment = os.environ | {
+            "DAGSTER_HOME": str(home),
+            "SBH_SETTINGS": str(site.stack.settings),
+            "SBH_ALERTS__WEBHOOK_URL": f"http://127.0.0.1:{alerts.port}/",
+            "PYTHONPATH": str(ROOT),
+        }
+        made = Dev(port, environment, alerts)
+        with (home / "log").open("w") as log:
+            server = subprocess.Popen(
+                [sys.executable, "-m", "dagster", "dev", *MODULE, "-h", "127.0.0.1", "-p", str(port)],
+                env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=home, start_new_session=True,
+            )  # fmt: skip
+        try:
+            until(lambda: _serves(port))
+            yield made
+        finally:
+            _stop(server)
+
+
+def _serves(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=5):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    """As Ctrl-C would; what is left after it, by force."""
+    server.send_signal(signal.SIGINT)
+    try:
+        server.wait(20)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def test_a_backfill_over_all_tenants(dev: Dev, elsewhere: str) -> None:
+    """The sensor has made the partitions; one run takes them all; one tenant fails, is shown as failed, and is told."""
+    until(lambda: sorted(dev.asset()["partitionKeys"]) == sorted(NAMES))
+    backfill = dev.ask(LAUNCH_BACKFILL, names=NAMES)["launchPartitionBackfill"]["backfillId"]
+
+    def ended() -> Any:
+        found = dev.ask(BACKFILL, id=backfill)["partitionBackfillOrError"]
+        return found if found["status"].startswith("COMPLETED") else None
+
+    found = until(ended, 120)
+    assert found["status"] == "COMPLETED_FAILED"
+    assert found["runs"] == [{"status": "FAILURE"}]
+    assert found["assetBackfillData"]["assetBackfillStatuses"] == [
+        {"numPartitionsMaterialized": len(NAMES) - 1, "numPartitionsFailed": 1}
+    ]
+    statuses = dev.asset()["assetPartitionStatuses"]
+    assert statuses["failedPartitions"] == [elsewhere]
+    assert sorted(statuses["materializedPartitions"]) == [name for name in NAMES if name != elsewhere]
+    until(lambda: dev.alerts.bodies)
+    assert dev.alerts.bodies[0]["subject"] == f"tenant_backup/full failed: {elsewhere}"
+    assert dev.alerts.bodies[0]["tenants"] == len(NAMES)
+
+
+def test_a_job_launched_from_the_command_line_goes_through_the_queue(dev: Dev) -> None:
+    done = dev.command("job", "launch", *MODULE, "-j", "full_backup_job", "--tags", '{"dagster/partition": "tenant-2"}')
+    assert done.returncode == 0, done.stderr
+    runs = until(lambda: _ended(dev, "full_backup_job"))
+    assert [run["status"] for run in runs] == ["SUCCESS"]
+
+
+def test_an_asset_is_materialized_from_the_command_line(dev: Dev) -> None:
+    until(lambda: "tenant-3" in dev.asset()["partitionKeys"])
+    done = dev.command("asset", "materialize", "--select", "tenant_backup/full", "--partition", "tenant-3", *MODULE)
+    assert done.returncode == 0, done.stderr
+    assert "ASSET_MATERIALIZATION" in done.stderr
+    assert "RUN_SUCCESS" in done.stderr
+
+
+def test_a_fleet_job_and_a_refused_restore_from_the_command_line(dev: Dev, tmp_path: Path) -> None:
+    """Without a partition: the tenants are in the configuration."""
+    config = tmp_path / "run.yaml"
+    config.write_text("ops: {snapshot_tables: {config: {tenants: [tenant-1, tenant-2]}}}")
+    done = dev.command("job", "execute", *MODULE, "-j", "fleet_backup_job", "-c", str(config))
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2 tenants backed up" in done.stderr
+    restore = {"ops": {"restore_tenant": {"config": {"tenant": "tenant-1"}}}}
+    done = dev.command("job", "launch", *MODULE, "-j", "restore_job", "--config-json", json.dumps(restore))
+    assert done.returncode == 0, done.stderr
+    assert [run["status"] for run in until(lambda: _ended(dev, "restore_job"))] == ["FAILURE"]
+
+
+def _ended(dev: Dev, job: str) -> Any:
+    runs = dev.ask(RUNS, job=job)["runsOrError"]["results"]
+    return runs if runs and all(run["status"] in ("SUCCESS", "FAILURE", "CANCELED") for run in runs) else None

@@ -1,0 +1,79 @@
+"""Loading the definitions."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+
+from sbh_pipelines.definitions import defs
+
+ROOT = Path(__file__).parents[2]
+
+_LOAD = """
+import os, sys
+touched = []
+def watch(event, arguments):
+    reads = event == "open" and str(arguments[0]).endswith((".toml", ".key"))
+    if reads or event in ("socket.connect", "socket.getaddrinfo"):
+        touched.append((event, arguments))
+sys.addaudithook(watch)
+from sbh_pipelines.definitions import defs
+dg = sys.modules["dagster"]
+dg.Definitions.validate_loadable(defs)
+assert not touched, touched
+loaded = {"boto3", "psycopg2", "obstore", "sbh_pipelines.backup.service"} & set(sys.modules)
+assert not loaded, loaded
+"""
+
+
+def _run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, in a place where nothing is set."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SBH_", "DAGSTER_"))}
+    environment |= {"PYTHONPATH": str(ROOT), "SBH_SETTINGS": "/nowhere/sbh.toml", "DAGSTER_HOME": str(cwd)}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_loading_reads_no_settings_and_opens_no_connection(tmp_path: Path) -> None:
+    """A code server must come up while the database is down and before the settings are mounted."""
+    done = _run(sys.executable, "-c", _LOAD, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_command_line_validates_them(tmp_path: Path) -> None:
+    dagster = str(Path(sys.executable).with_name("dagster"))
+    done = _run(dagster, "definitions", "validate", "-m", "sbh_pipelines.definitions", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_everything_a_user_sees_says_what_it_is() -> None:
+    """Every asset, op, job, schedule, sensor, check and config field has a description."""
+    repository = defs.get_repository_def()
+    silent = [job.name for job in repository.get_all_jobs() if not job.name.startswith("__") and not job.description]
+    for job in repository.get_all_jobs():
+        for node in job.all_node_defs:
+            silent += [f"op {node.name}"] if not node.description else []
+            if isinstance(node, dg.OpDefinition):
+                silent += _silent_fields(node.name, node.config_schema.config_type)
+    silent += [s.name for s in (*repository.schedule_defs, *repository.sensor_defs) if not s.description]
+    graph = repository.asset_graph
+    silent += [str(key) for key in graph.get_all_asset_keys() if not graph.get(key).description]
+    silent += [str(key) for key in graph.asset_check_keys if not graph.get_check_spec(key).description]
+    resource = repository.get_top_level_resources()["backups"]
+    silent += _silent_fields("backups", resource.config_schema.config_type)
+    assert silent == []
+
+
+def test_what_can_be_launched() -> None:
+    repository = defs.get_repository_def()
+    jobs = {"full_backup_job", "fleet_backup_job", "validate_backup_job", "restore_job"}
+    assert jobs <= set(repository.job_names)
+    asset = repository.asset_graph.get(dg.AssetKey(["tenant_backup", "full"]))
+    assert asset.partitions_def == dg.DynamicPartitionsDefinition(name="tenants")
+    assert asset.backfill_policy == dg.BackfillPolicy.multi_run(500)
+
+
+def _silent_fields(owner: str, config_type: object) -> list[str]:
+    fields = getattr(config_type, "fields", None) or {}
+    return [f"{owner}.{name}" for name, field in fields.items() if not field.description]

@@ -1,0 +1,73 @@
+"""Databases of the tests' own, on the shared server: made empty, dropped afterwards."""
+
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import psycopg2
+from psycopg2.extensions import make_dsn
+
+from sbh_pipelines.embedded import postgres
+from sbh_pipelines.embedded.stack import Stack
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """One database: `dsn` is the backup role's, as the settings have it; `connect` is a superuser's."""
+
+    stack: Stack
+    name: str
+
+    @property
+    def dsn(self) -> str:
+        return make_dsn(self.stack.dsn(postgres.BACKUP), dbname=self.name)
+
+    def connect(self, role: str = postgres.ADMIN) -> Any:
+        """A connection in autocommit; the settings that make COPY text exact are pinned."""
+        connection = psycopg2.connect(make_dsn(self.stack.dsn(role), dbname=self.name))
+        connection.autocommit = True
+        connection.cursor().execute(
+            "SET timezone = 'UTC'; SET datestyle = 'ISO, YMD'; SET extra_float_digits = 3; SET lc_monetary = 'C'"
+        )
+        return connection
+
+    def run(self, *statements: str) -> None:
+        with closing(self.connect()) as connection:
+            for statement in statements:
+                connection.cursor().execute(statement)
+
+    def ask(self, query: str, arguments: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
+        with closing(self.connect()) as connection:
+            cursor = connection.cursor()
+            cursor.execute(query, arguments)
+            found: list[tuple[Any, ...]] = cursor.fetchall()
+            return found
+
+    def copy(self, query: str) -> bytes:
+        """The rows of a query as COPY text."""
+        with closing(self.connect()) as connection:
+            return copy_text(connection, query)
+
+
+def copy_text(connection: Any, query: str) -> bytes:
+    text = BytesIO()
+    connection.cursor().copy_expert(f"COPY ({query}) TO STDOUT", text)
+    return text.getvalue()
+
+
+@contextmanager
+def fresh_database(stack: Stack) -> Iterator[Database]:
+    """An empty database, dropped at the end."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with closing(psycopg2.connect(stack.dsn(postgres.ADMIN))) as admin:
+        admin.autocommit = True
+        admin.cursor().execute(f"CREATE DATABASE {name}")
+    try:
+        yield Database(stack, name)
+    finally:
+        with closing(psycopg2.connect(stack.dsn(postgres.ADMIN))) as admin:
+            admin.autocommit = True
+            admin.cursor().execute(f"DROP DATABASE {name} WITH (FORCE)")
