@@ -62,6 +62,13 @@ class Workshop:
             self._repositories[draft.lease_owner] = known
         return known
 
+    def reopened(self, draft: Draft) -> Repository:
+        """The tenant's repository once more, to see what the store has; the caller closes it."""
+        known = self._repositories.get(draft.lease_owner)
+        if known is None:
+            return self.site.repository(draft.tenant)
+        return Repository(known.store, known.prefix, known.tenant, known.sealer)
+
     def end(self, draft: Draft) -> None:
         """Release the lease and close what is open for the draft."""
         if repository := self._repositories.pop(draft.lease_owner, None):

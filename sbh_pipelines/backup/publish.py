@@ -79,7 +79,7 @@ def verify_checksums(shop: Workshop, drafts: Sequence[Draft], progress: Progress
         begun = time.monotonic()
         assert draft.manifest is not None
         shop.lease(draft)
-        repository = shop.site.repository(draft.tenant)
+        repository = shop.reopened(draft)
         try:
             repository.load_index()
             raise_first(verify_backup(repository, draft.manifest, deep=deep, own_only=True, progress=progress))

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 from sbh_pipelines.backup import drafts as making
@@ -127,7 +128,7 @@ class BackupService:
         """Forget what the policy no longer keeps, release the leases; the drafts are COMPLETED."""
 
         def work(draft: Draft) -> Draft:
-            verdicts = self._retain(draft.tenant, dry_run)
+            verdicts = self._retain(draft, dry_run)
             outcome = {
                 "kept": [v.backup_id for v in verdicts if v.keep],
                 "forgotten": [v.backup_id for v in verdicts if not v.keep],
@@ -139,10 +140,11 @@ class BackupService:
 
         return self._shop.each(drafts, "apply_retention", work)
 
-    def _retain(self, tenant: Tenant, dry_run: bool) -> list[retention.Verdict]:
-        repository = self._site.repository(tenant)
+    def _retain(self, draft: Draft, dry_run: bool) -> list[retention.Verdict]:
+        repository = self._shop.reopened(draft)
+        own = {draft.backup_id: dict(draft.manifest)} if draft.manifest else {}
         try:
-            verdicts = retention.decide(self.settings.retention, self._manifests(repository))
+            verdicts = retention.decide(self.settings.retention, self._manifests(repository, own))
             if not dry_run:
                 forgotten = [repository.prefix + Keys.manifest(v.backup_id) for v in verdicts if not v.keep]
                 if forgotten:
@@ -209,9 +211,14 @@ class BackupService:
         finally:
             repository.close()
 
-    def _manifests(self, repository: Any) -> list[dict[str, Any]]:
+    def _manifests(
+        self, repository: Any, known: Mapping[BackupId, dict[str, Any]] = MappingProxyType({})
+    ) -> list[dict[str, Any]]:
+        """All manifests; those `known` are not read."""
+        ids = repository.manifest_ids()
         with ThreadPoolExecutor(making.SIDE_BY_SIDE, thread_name_prefix="manifests") as pool:
-            return list(pool.map(repository.manifest, repository.manifest_ids()))
+            read = dict(pool.map(lambda i: (i, repository.manifest(i)), [i for i in ids if i not in known]))
+        return [known.get(i) or read[i] for i in ids]
 
     def get_backup(self, backup_id: str, tenant_id: str, user_ctx: UserContext) -> dict[str, Any]:
         """A manifest; `latest` is the newest. Raises UnknownBackup, CorruptObject."""

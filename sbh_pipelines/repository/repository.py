@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +38,7 @@ from sbh_pipelines.stores.base import ObjectInfo, ObjectStore
 
 EPOCH = 1  # key rotation will count it up
 _CACHED_CHUNKS = 4
+_READ_AHEAD = 4 << 20  # bytes of plaintext
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,8 @@ class Repository:
         self.store, self.prefix, self.tenant, self.sealer = store, prefix, tenant, sealer
         self.index = ChunkIndex()
         self.damages: list[Damage] = []
+        self.new = False  # its data key was made just now: nothing there can be read with it
+        self.indexed: set[str] = set()  # index objects that were read and are whole
         self._recent: OrderedDict[bytes, bytes] = OrderedDict()
 
     def close(self) -> None:
@@ -67,6 +70,8 @@ class Repository:
 
     def load_index(self) -> None:
         """Read the index objects and the packs that no index names."""
+        if self.new:
+            return
         packs = {bytes.fromhex(o.key.rsplit("/", 1)[1]): o.size for o in self._listed_packs()}
         for info in self.store.list(self.prefix + Keys.INDEX):
             name = info.key[len(self.prefix) :]
@@ -78,6 +83,7 @@ class Repository:
                     else:
                         self.index.add_lost(pack_id, entries)
                         packs.pop(pack_id, None)
+                self.indexed.add(name)
             except (CorruptObject, ObjectMissing) as error:
                 self.damages.append(Damage(name, error))
         for pack_id, size in packs.items():
@@ -154,6 +160,26 @@ class Repository:
             while len(self._recent) > _CACHED_CHUNKS:
                 self._recent.popitem(last=False)
         return plain
+
+    def read_ahead(self, chunks: Iterable[bytes]) -> None:
+        """Fetch small chunks that will be read one by one, a request per pack; what cannot be had is left to `read_chunk`."""
+        wanted: dict[bytes, dict[bytes, Location]] = {}
+        room = _READ_AHEAD
+        for chunk in chunks:
+            location = self.index.find(chunk)
+            if location is not None and chunk not in self._recent and location.plain <= room:
+                wanted.setdefault(location.pack, {})[chunk] = location
+                room -= location.plain
+        for pack, found in wanted.items():
+            name = Keys.pack(pack)
+            try:
+                parts = self.store.get_ranges(self.prefix + name, [(at.offset, at.length) for at in found.values()])
+                opened = [
+                    self.sealer.open(part, chunk, on=self.url(name)) for chunk, part in zip(found, parts, strict=True)
+                ]
+            except (CorruptObject, StoreError):
+                continue
+            self._recent.update(zip(found, opened, strict=True))
 
     def read_chunks(self, chunks: Iterator[bytes], threads: int = 4) -> Iterator[bytes]:
         """Plaintexts in order, a few read ahead."""
@@ -260,14 +286,19 @@ def open_repository(
 
     Raises UnknownBackup when there is no repository and `create` is false, and the key provider's errors.
     """
-    data_key = _data_key(store, prefix, tenant, region, keys, create)
-    return Repository(store, prefix, tenant, Sealer(data_key, tenant, compression_level))
+    data_key, new = _data_key(store, prefix, tenant, region, keys, create)
+    repository = Repository(store, prefix, tenant, Sealer(data_key, tenant, compression_level))
+    repository.new = new
+    return repository
 
 
-def _data_key(store: ObjectStore, prefix: str, tenant: TenantId, region: str, keys: KeyProvider, create: bool) -> bytes:
+def _data_key(
+    store: ObjectStore, prefix: str, tenant: TenantId, region: str, keys: KeyProvider, create: bool
+) -> tuple[bytes, bool]:
+    """The key, and whether it was made just now."""
     key = prefix + Keys.data_key(EPOCH)
     try:
-        return _unwrap(store, key, tenant, region, keys)
+        return _unwrap(store, key, tenant, region, keys), False
     except ObjectMissing:
         if not create:
             raise UnknownBackup(
@@ -285,8 +316,8 @@ def _data_key(store: ObjectStore, prefix: str, tenant: TenantId, region: str, ke
     try:
         store.create(key, pretty(document))
     except ObjectExists:
-        return _unwrap(store, key, tenant, region, keys)  # another writer was first: its key is the key
-    return data_key
+        return _unwrap(store, key, tenant, region, keys), False  # another writer was first: its key is the key
+    return data_key, True
 
 
 def _unwrap(store: ObjectStore, key: str, tenant: TenantId, region: str, keys: KeyProvider) -> bytes:

@@ -10,7 +10,7 @@
 7. Transient errors are retried inside, with backoff; what comes out is an error of `errors.py`, never the driver's.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -32,6 +32,10 @@ class ObjectStore(Protocol):
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Exactly `length` bytes from `start`; ObjectMissing or a shorter answer where the object is too small."""
+        ...
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        """`get_range` for several (start, length) of one object; near ones in one request."""
         ...
 
     def get_with_etag(self, key: str) -> tuple[bytes, str]: ...

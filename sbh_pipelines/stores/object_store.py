@@ -47,6 +47,11 @@ class Store:
         with self._translated("get", key):
             return bytes(obstore.get_range(self._inner, key, start=start, length=length))
 
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        with self._translated("get", key):
+            starts, lengths = [start for start, _ in ranges], [length for _, length in ranges]
+            return [bytes(part) for part in obstore.get_ranges(self._inner, key, starts=starts, lengths=lengths)]
+
     def put(self, key: str, data: bytes | bytearray | memoryview) -> str:
         with self._translated("put", key):
             answer = obstore.put(self._inner, key, data, use_multipart=len(data) > _PART, chunk_size=_PART)

@@ -82,7 +82,8 @@ PLAIN = {
     "bytea": Kind("bytea", _among("\\x", "\\x00", "\\x5c4e0a09ff"), _bytes, key=True),
     "date": Kind("date", _days, key=True),
     "timestamp": Kind("timestamp", _moments, key=True),
-    "timestamp(0)": Kind("timestamp(0)", _moments),
+    # Not the last microsecond of all: rounding takes it to a second that the server prints and does not read.
+    "timestamp(0)": Kind("timestamp(0)", tuple(m for m in _moments if "294276" not in m)),
     "timestamptz": Kind("timestamptz", _moments, key=True),
     "time": Kind("time", _among("00:00", "24:00:00", "23:59:59.999999", "12:00:00.1"), key=True),
     "timetz": Kind("timetz", _among("00:00+15:59", "24:00:00-12", "12:00:00.1+05:30:15", "00:00Z"), key=True),

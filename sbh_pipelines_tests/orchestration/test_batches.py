@@ -163,5 +163,5 @@ def test_materializations_of_a_batch_are_written_together(
         instance.event_log_storage, "store_event_batch", lambda events: (written.append(len(events)), store(events))
     )
     assert run("full_backup_job", tags=RANGE).success
-    assert written == [3]
+    assert written[-1] == 3  # before it, what Dagster planned
     assert set(materialized(instance)) == {"tenant-1", "tenant-2", "tenant-3"}

@@ -19,6 +19,7 @@ from sbh_pipelines.sources.database.snapshot import on_snapshot
 from sbh_pipelines.sources.database.tenancy import MappedTable, ident
 
 _WRITE_BUFFER = 1 << 20
+_TENANT = '"sbh tenant"'
 
 
 class TableSink(Protocol):
@@ -45,12 +46,18 @@ def order_by(table: MappedTable) -> str:
 
 
 def select_rows(table: MappedTable, tenant_keys: Sequence[str]) -> str:
-    """SELECT of the captured columns of the tenants' rows, ordered by tenant and key."""
+    """SELECT of the captured columns of the tenants' rows, ordered by tenant and key.
+
+    Sorted in two stages, by tenant and then each tenant's rows by key: comparing one column is what the server does
+    fastest. OFFSET 0 keeps the planner from making one sort of the two.
+    """
     columns = ", ".join(f"t.{ident(name)}" for name in table.captured_columns)
-    return (
-        f"SELECT {columns} FROM {table.source} WHERE {table.tenant_is(tenant_keys)}"
-        f" ORDER BY {_tenant_order(table)}, {order_by(table)}"
+    needed = dict.fromkeys((*table.captured_columns, *table.table.primary_key))
+    by_tenant = (
+        f"SELECT {', '.join(f't.{ident(name)}' for name in needed)}, {_tenant_order(table)} AS {_TENANT}"
+        f" FROM {table.source} WHERE {table.tenant_is(tenant_keys)} ORDER BY {_tenant_order(table)} OFFSET 0"
     )
+    return f"SELECT {columns} FROM ({by_tenant}) AS t ORDER BY t.{_TENANT}, {order_by(table)}"
 
 
 def count_rows(table: MappedTable, tenant_keys: Sequence[str]) -> str:

@@ -34,13 +34,15 @@ class Segment:
 class GroupCutter(io.RawIOBase):
     """A file to COPY into: cuts what is written at tenants' ends and group boundaries.
 
-    Holds at most GROUP_MAX plus one write plus one row. `finish` must be called after the last write.
+    Holds two times GROUP_MAX, or a row that is larger. `finish` must be called after the last write.
     """
 
     def __init__(self, segments: Iterable[Segment]) -> None:
         super().__init__()
         self._segments = iter(segments)
-        self._buffer = bytearray()
+        # One buffer for the whole stream, filled from `_start` to `_end`: fresh memory costs more than copying into it.
+        self._buffer = bytearray(2 * GROUP_MAX)
+        self._start = self._end = 0
         self._segment: Segment | None = None
         self._left = 0  # rows of the current segment still to come
         self._wanted: int | None = None  # rows of the current planned group
@@ -50,16 +52,28 @@ class GroupCutter(io.RawIOBase):
         return True
 
     def write(self, data: Any) -> int:
-        self._buffer += data
-        self.bytes += len(data)
-        if len(self._buffer) >= GROUP_MAX:
+        size = len(data)
+        if self._end + size > len(self._buffer):
+            self._make_room(size)
+        self._buffer[self._end : self._end + size] = data
+        self._end += size
+        self.bytes += size
+        if self._end - self._start >= GROUP_MAX:
             self._cut(last=False)
-        return len(data)
+        return size
+
+    def _make_room(self, size: int) -> None:
+        held = self._end - self._start
+        with memoryview(self._buffer) as view:
+            view[:held] = view[self._start : self._end]
+        self._start, self._end = 0, held
+        if held + size > len(self._buffer):
+            self._buffer.extend(bytes(held + size))
 
     def finish(self) -> None:
         """Cut what is left. Raises ValueError when the stream had fewer or more rows than its segments."""
         self._cut(last=True)
-        if self._buffer or self._left or self._next_segment():
+        if self._start < self._end or self._left or self._next_segment():
             raise ValueError("the stream does not have the number of rows that was counted on the same snapshot")
 
     def _next_segment(self) -> bool:
@@ -70,50 +84,52 @@ class GroupCutter(io.RawIOBase):
         return False
 
     def _cut(self, last: bool) -> None:
-        while self._buffer:
+        while self._start < self._end:
             if not self._left and not self._next_segment():
                 return
             assert self._segment is not None
-            end = self._planned_end() if self._segment.plan is not None else self._content_end(last)
-            if end is None:
+            found = self._planned_end() if self._segment.plan is not None else self._content_end(last)
+            if found is None:
                 return
-            size, rows = end
-            text = bytes(self._buffer[:size])
-            del self._buffer[:size]
+            end, rows = found
+            with memoryview(self._buffer) as view:
+                text = bytes(view[self._start : end])
+            self._start = end
             self._left -= rows
             self._wanted = None
             self._segment.take(text, rows)
 
     def _content_end(self, last: bool) -> tuple[int, int] | None:
-        """(bytes, rows) of the next group, or None when more must be written first."""
-        if not last and len(self._buffer) < GROUP_MAX:
+        """(end in the buffer, rows) of the next group, or None when more must be written first."""
+        if not last and self._end - self._start < GROUP_MAX:
             return None
-        with memoryview(self._buffer) as whole, whole[:GROUP_MAX] as view:
+        with memoryview(self._buffer) as whole, whole[self._start : min(self._end, self._start + GROUP_MAX)] as view:
             size = next(fastcdc_cy(view, GROUP_MIN, GROUP_AVERAGE, GROUP_MAX)).length
-        newline = self._buffer.find(b"\n", size - 1)
+        newline = self._buffer.find(b"\n", self._start + size - 1, self._end)
         if newline < 0:
             return None  # a row longer than what has come so far
-        size = newline + 1
-        rows = self._buffer.count(b"\n", 0, size)
+        rows = self._buffer.count(b"\n", self._start, newline + 1)
         if rows > self._left:  # the tenant ends inside
             return self._after(self._left)
-        return size, rows
+        return newline + 1, rows
 
     def _planned_end(self) -> tuple[int, int] | None:
-        assert self._segment is not None and self._segment.plan is not None
+        assert self._segment is not None
+        assert self._segment.plan is not None
         if self._wanted is None:
             self._wanted = min(next(self._segment.plan, self._left), self._left)
         return self._after(self._wanted)
 
     def _after(self, rows: int) -> tuple[int, int] | None:
-        """(bytes, rows) up to the end of the nth row, or None when it has not come yet."""
-        at, needed = 0, rows
-        while at < len(self._buffer):
-            found = self._buffer.count(b"\n", at, at + _SCAN)
+        """(end in the buffer, rows) of the next `rows` rows, or None when the last of them has not come yet."""
+        at, needed = self._start, rows
+        while at < self._end:
+            stop = min(at + _SCAN, self._end)
+            found = self._buffer.count(b"\n", at, stop)
             if found >= needed:
                 for _ in range(needed):
                     at = self._buffer.find(b"\n", at) + 1
                 return at, rows
             needed -= found
-            at += _SCAN
+            at = stop
         return None

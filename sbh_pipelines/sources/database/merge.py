@@ -178,7 +178,8 @@ class TableMerge:
             return 0  # refers to a generated column, whose value follows from the others
         staged = [self._staged[c] for c in key.parent_columns]
         still = " AND ".join(
-            f"l.{ident(p)} {equals} x.{c}" for p, equals, c in zip(key.parent_columns, key.operators, staged, strict=True)
+            f"l.{ident(p)} {equals} x.{c}"
+            for p, equals, c in zip(key.parent_columns, key.operators, staged, strict=True)
         )
         gone = (
             f"SELECT DISTINCT {', '.join('x.' + c for c in staged)} FROM {self._have} x"
@@ -192,7 +193,9 @@ class TableMerge:
             cursor.execute(f"SELECT count(*) FROM ({gone}) g")
             if not cursor.fetchone()[0]:
                 return 0  # the usual case, and much cheaper than reading the child
-            cursor.execute(f"SELECT count(*) FROM {from_only(child)} AS t WHERE EXISTS (SELECT FROM ({gone}) g WHERE {pairs})")
+            cursor.execute(
+                f"SELECT count(*) FROM {from_only(child)} AS t WHERE EXISTS (SELECT FROM ({gone}) g WHERE {pairs})"
+            )
             rows: int = cursor.fetchone()[0]
         return rows
 
@@ -208,7 +211,8 @@ class TableMerge:
                     f"{f' WHERE {key.predicate}' if key.predicate else ''})"
                 )
                 both = " AND ".join(
-                    f"(a.e{nth} {operator} b.e{nth}" + (f" OR a.e{nth} IS NULL AND b.e{nth} IS NULL)" if key.nulls_equal else ")")
+                    f"(a.e{nth} {operator} b.e{nth}"
+                    + (f" OR a.e{nth} IS NULL AND b.e{nth} IS NULL)" if key.nulls_equal else ")")
                     for nth, operator in enumerate(key.operators)
                 )
                 cursor.execute(
