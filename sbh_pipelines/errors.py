@@ -34,7 +34,8 @@
     │   ├── RestoreRefused     SBH-701  the plan found a reason not to begin; nothing was written
     │   └── ProofFailed        SBH-702  what was written is not what was backed up; rolled back
     ├── EmbeddedError          SBH-800  the embedded servers
-    └── BatchError             SBH-900  some tenants of a batch failed; the others did not
+    ├── BatchError             SBH-900  some tenants of a batch failed; the others did not
+    └── AlertError             SBH-910  a channel did not take an alert
 
 Each error says what failed (`what`), on what (`on`), why (`why`), and what to do next (`remedy`), and carries a stable
 `code`, the CLI's `exit_status` and the API's `http_status`. `transient` is true where the same call may succeed later.
@@ -220,6 +221,12 @@ class EmbeddedError(SbhError):
 
 class BatchError(SbhError):
     code, exit_status, http_status = "SBH-900", 11, 500
+
+
+class AlertError(SbhError):
+    """Some channels did not take an alert; the others did."""
+
+    code, exit_status, http_status = "SBH-910", 12, 502
 
 
 def error_from_dict(fields: Mapping[str, Any]) -> SbhError:

@@ -4,7 +4,8 @@ The environment wins over the file: `SBH_DATABASE__DSN` overrides `[database] ds
 `[backup] memory_mib`, and so on. The file is the one named by `SBH_SETTINGS`, else `sbh.toml` in the working directory.
 
 Every secret `X` can be given in three ways, first found wins: `X` itself (in the environment, else in the file);
-`X_file`, a path; `X_secret`, the name or ARN of an AWS Secrets Manager secret. Secrets are `SecretStr`: a repr or a log shows stars.
+`X_file`, a path; `X_secret`, the name or ARN of an AWS Secrets Manager secret. Secrets are `SecretStr`: a repr or a log
+shows stars.
 Loading does no I/O beyond the file; `X_file` and `X_secret` are resolved by `security.secrets` when they are needed.
 """
 

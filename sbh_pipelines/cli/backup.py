@@ -54,6 +54,9 @@ def create(
                 for draft in drafts
                 if draft.error
             ]
+    if everyone:  # tenants whose slug cannot be used are in no backup: that must not go by unseen
+        unusable = [error.as_dict() for error in service.unusable_tenants()]
+        failed += [{"tenant_id": "?", "backup_id": "", "step": "begin", "error": error} for error in unusable]
     document = {"backups": made, "failed": failed}
     status = BatchError.exit_status if failed else 0
     return Answer(document, lambda out: _show_created(out, made, failed), [backup["id"] for backup in made], status)

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from sbh_pipelines.errors import SbhError
+from sbh_pipelines.errors import AlertError, SbhError
 from sbh_pipelines.security.secrets import resolve
 from sbh_pipelines.settings import AlertSettings
 
@@ -28,12 +28,6 @@ _FIRST_PAUSE_S = 0.5
 _TENANTS_SENT = 50  # SNS takes 256 KiB
 
 log = logging.getLogger("sbh.alerts")
-
-
-class AlertError(SbhError):
-    """Some channels did not take an alert; the others did."""
-
-    code, exit_status, http_status = "SBH-910", 12, 502
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +41,12 @@ class Alert:
     at: str
     failed_tenants: tuple[Mapping[str, Any], ...] = ()
     tenants: int = 0
+    event: str = "run_failed"
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready; `text` is what chat systems show. At most 50 failed tenants, `tenants_failed` counts them all."""
         sent = [dict(record) for record in self.failed_tenants[:_TENANTS_SENT]]
         return {
-            "event": "run_failed",
             "text": self.text(),
             **asdict(self),
             "failed_tenants": sent,
@@ -60,7 +54,8 @@ class Alert:
         }
 
     def text(self) -> str:
-        lines = [self.subject, "", self.message, "", f"job {self.job}, run {self.run_id}, {self.at}"]
+        source = f"job {self.job}, run {self.run_id}, {self.at}" if self.run_id else f"{self.job}, {self.at}"
+        lines = [self.subject, "", self.message, "", source]
         for record in self.failed_tenants[:_TENANTS_SENT]:
             why = f": {record['why']}" if record.get("why") else ""
             remedy = f". To mend it: {record['remedy']}" if record.get("remedy") else ""

@@ -1,6 +1,7 @@
 """What watches: the tenants table, and runs that fail."""
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 import dagster as dg
@@ -54,6 +55,30 @@ def tenants_sync(
     requests = [tenants_partitions.build_add_request(new)] if new else []
     removals = [tenants_partitions.build_delete_request(gone)] if gone else []
     return dg.SensorResult(dynamic_partitions_requests=[*requests, *removals])
+
+
+@dg.sensor(
+    name="unusable_tenants",
+    minimum_interval_seconds=3600,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Tells people when the tenants table lists tenants that cannot be backed up (slug malformed, shared or"
+    " missing): they have no partition and are in no backup. Told again when the list changes.",
+)
+def unusable_tenants(context: dg.SensorEvaluationContext, backups: BackupServiceResource) -> dg.SensorResult:
+    errors = sorted(str(error) for error in backups.service.unusable_tenants())
+    digest = sha256("\n".join(errors).encode()).hexdigest()
+    if errors and context.cursor != digest:
+        alert = Alert(
+            subject=f"{len(errors)} tenants are in no backup",
+            message="\n".join(errors[:20]),
+            job="sensor unusable_tenants",
+            run_id="",
+            at=timestamp(utc_now()),
+            event="unusable_tenants",
+        )
+        send_all(alert, channels(backups.service.settings.alerts))
+    said = f"{len(errors)} tenants are in no backup; first: {errors[0]}" if errors else "Every tenant can be backed up"
+    return dg.SensorResult(skip_reason=said, cursor=digest)
 
 
 @dg.run_failure_sensor(

@@ -124,7 +124,8 @@ class Marks:
         """(pack id, its marked entries in order of offset), pack by pack."""
         with self._lock:
             packs = self._db.execute(
-                "SELECT DISTINCT pack.n, pack.id FROM chunk JOIN pack ON pack.n = chunk.pack WHERE chunk.id IN (SELECT id FROM mark)"
+                "SELECT DISTINCT pack.n, pack.id FROM chunk JOIN pack ON pack.n = chunk.pack"
+                " WHERE chunk.id IN (SELECT id FROM mark)"
             ).fetchall()
             self._db.execute("CREATE INDEX IF NOT EXISTS chunk_pack ON chunk (pack)")
         for number, pack_id in packs:

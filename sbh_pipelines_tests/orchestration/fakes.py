@@ -39,6 +39,10 @@ class FakeService:
     leases: set[str] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)
+    unusable: list[SbhError] = field(default_factory=list)
+
+    def unusable_tenants(self) -> list[SbhError]:
+        return self.unusable
 
     def tenants(self) -> list[Tenant]:
         if "tenants" in self.raises:

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from moto.server import ThreadedMotoServer
 from pydantic import SecretStr
 
-from sbh_pipelines.orchestration.alerts import Alert, AlertError, channels, send_all
+from sbh_pipelines.errors import AlertError
+from sbh_pipelines.orchestration.alerts import Alert, channels, send_all
 from sbh_pipelines.settings import AlertSettings
 from sbh_pipelines_tests.orchestration.sinks import smtp, webhook
 

@@ -5,8 +5,8 @@ from typing import Any
 import dagster as dg
 
 from sbh_pipelines.definitions import defs
-from sbh_pipelines.errors import ResidencyError, SourceUnavailable
-from sbh_pipelines.orchestration.sensors import ATTEMPT_TAG, failure_alerts, retry_failed_tenants
+from sbh_pipelines.errors import ResidencyError, SettingsError, SourceUnavailable
+from sbh_pipelines.orchestration.sensors import ATTEMPT_TAG, failure_alerts, retry_failed_tenants, unusable_tenants
 from sbh_pipelines.settings import AlertSettings, Settings
 from sbh_pipelines_tests.orchestration.conftest import Run
 from sbh_pipelines_tests.orchestration.fakes import FakeService
@@ -108,3 +108,22 @@ def test_runs_of_others_are_left_alone(instance: dg.DagsterInstance, fake: FakeS
         failure_alerts(context, backups=fake.resource)
     assert sink.bodies == []
     assert isinstance(retry_failed_tenants(context), dg.SkipReason)
+
+
+def test_tenants_that_cannot_be_backed_up_are_told_once_per_change(
+    instance: dg.DagsterInstance, fake: FakeService
+) -> None:
+    fake.unusable = [SettingsError("A tenant cannot be told apart", on="slug '../x'")]
+    with webhook() as sink:
+        fake.settings = Settings(alerts=AlertSettings(webhook_url=f"http://127.0.0.1:{sink.port}/"))
+        cursor = None
+        for _ in range(2):
+            told = unusable_tenants(dg.build_sensor_context(instance, cursor=cursor), backups=fake.resource)
+            cursor = told.cursor
+            assert "../x" in str(told.skip_reason)
+        fake.unusable = []
+        told = unusable_tenants(dg.build_sensor_context(instance, cursor=cursor), backups=fake.resource)
+        assert "Every tenant" in str(told.skip_reason)
+    (body,) = sink.bodies
+    assert body["event"] == "unusable_tenants"
+    assert "../x" in body["message"]
