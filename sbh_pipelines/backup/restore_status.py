@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sbh_pipelines.backup.site import Site
-from sbh_pipelines.errors import ObjectMissing, SbhError, UnknownRestore
+from sbh_pipelines.errors import CorruptObject, ObjectMissing, SbhError, UnknownRestore
 from sbh_pipelines.model import BackupId, RestoreId, Tenant, timestamp
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.format import Keys, parse_document
@@ -71,6 +71,8 @@ def read_restore_status(site: Site, tenant: Tenant, restore_id: RestoreId) -> di
         document = parse_document(store.get(key), store.url(key))
     except ObjectMissing:
         raise UnknownRestore("No such restore", on=f"{restore_id} of {tenant.id}") from None
+    if document.get("restore_id") != restore_id or "status" not in document:
+        raise CorruptObject("The status of a restore is damaged", on=store.url(key), why="changed, or swapped")
     owner = document.pop("owner", "")
     if document["status"] == "running":
         lease = leases.running(store, prefix, site.clock)

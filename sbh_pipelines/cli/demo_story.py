@@ -114,7 +114,8 @@ class DemoStory:
             config = {"ops": {"snapshot_tables": {"config": {"tenants": slugs, "description": "sbh demo"}}}}
             self.dagster.execute("fleet_backup_job", config, self.steps.say)
             newest = [service.list_backups(slug, _user())[0] for slug in slugs]
-            size = sum(manifest["size"] for manifest in newest)
+            parts = [part for manifest in newest for part in manifest["components"].values()]
+            size = sum(part.get("total_size", part["size"]) for part in parts)  # of files, their content
             stored = sum((manifest.get("stats") or {}).get("bytes_stored", 0) for manifest in newest)
             step.note(
                 f"{len(newest)} backups, {mib(size)} read, {mib(stored)} stored",

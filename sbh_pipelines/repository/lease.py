@@ -2,7 +2,8 @@
 
 One object, `lease.json`, changed only by create-only and compare-and-swap puts: whoever's put succeeds holds it until it
 expires, renews or releases it. Releasing writes a released lease and deletes nothing, so a writer needs no delete right.
-An expired lease is free: its holder was killed. A holder that finds its lease taken stops before it commits anything.
+An expired lease is free: its holder was killed. So is a damaged one: whoever held it finds the object changed. A holder
+that finds its lease taken stops before it commits anything.
 """
 
 import json
@@ -10,16 +11,26 @@ import os
 import socket
 import threading
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sbh_pipelines.errors import LeaseHeld, LeaseLost, ObjectChanged, ObjectExists, ObjectMissing
+from sbh_pipelines.errors import (
+    CorruptObject,
+    LeaseHeld,
+    LeaseLost,
+    ObjectChanged,
+    ObjectExists,
+    ObjectMissing,
+    SbhError,
+    StoreError,
+)
 from sbh_pipelines.model import Clock, parse_timestamp
 from sbh_pipelines.repository.format import Keys, parse_document
 from sbh_pipelines.stores.base import ObjectStore
 
 # Clocks of two machines may differ by this much; an expired lease is taken only after it.
 CLOCK_MARGIN = timedelta(seconds=2)
+_LONG_AGO = "2000-01-01T00:00:00+00:00"
 
 
 class Lease:
@@ -50,8 +61,11 @@ class Lease:
             self._write(self._clock() - CLOCK_MARGIN * 2)
 
     def _write(self, expires: datetime) -> None:
+        document = _document(self.owner, self.purpose, expires)
         try:
-            self._etag = self._store.replace(self._key, _document(self.owner, self.purpose, expires), self._etag)
+            self._etag = _written(
+                self._store, self._key, document, lambda: self._store.replace(self._key, document, self._etag)
+            )
         except (ObjectChanged, ObjectMissing):
             raise LeaseLost(
                 "The lease on the tenant was lost",
@@ -69,23 +83,47 @@ def acquire(store: ObjectStore, prefix: str, owner: str, purpose: str, seconds: 
     try:
         found = read(store, prefix)
         if found is None:
-            return Lease(store, key, owner, purpose, seconds, clock, store.create(key, document))
-        held, etag = found
+            etag = _written(store, key, document, lambda: store.create(key, document))
+            return Lease(store, key, owner, purpose, seconds, clock, etag)
+        held, before = found
         if held["owner"] != owner and parse_timestamp(held["expires_at"]) + CLOCK_MARGIN > clock():
             raise _held(store.url(key), held)
-        return Lease(store, key, owner, purpose, seconds, clock, store.replace(key, document, etag))
+        etag = _written(store, key, document, lambda: store.replace(key, document, before))
+        return Lease(store, key, owner, purpose, seconds, clock, etag)
     except (ObjectExists, ObjectChanged):
         raise _held(store.url(key), {"owner": "another writer, just now", "purpose": "", "expires_at": ""}) from None
 
 
+def _written(store: ObjectStore, key: str, document: bytes, write: Callable[[], str]) -> str:
+    """The ETag of a conditional write, also of one that took effect although it was reported as failed.
+
+    An answer that was lost on its way makes the retry of the same write fail by its own condition.
+    """
+    try:
+        return write()
+    except StoreError:
+        try:
+            data, etag = store.get_with_etag(key)
+        except SbhError:
+            data = b""
+        if data != document:
+            raise
+        return etag
+
+
 def read(store: ObjectStore, prefix: str) -> tuple[dict[str, Any], str] | None:
-    """The lease object and its ETag, or None where none was ever taken."""
+    """The lease object and its ETag, or None where none was ever taken. A damaged one reads as expired."""
     try:
         data, etag = store.get_with_etag(prefix + Keys.LEASE)
     except ObjectMissing:
         return None
-    document = parse_document(data, store.url(prefix + Keys.LEASE))
-    return document, etag
+    try:
+        document = parse_document(data, store.url(prefix + Keys.LEASE))
+        held = {name: str(document[name]) for name in ("owner", "purpose", "expires_at")}
+        parse_timestamp(held["expires_at"]).astimezone(UTC)
+    except (CorruptObject, KeyError, ValueError, OverflowError):
+        held = {"owner": "", "purpose": "", "expires_at": _LONG_AGO}
+    return held, etag
 
 
 def running(store: ObjectStore, prefix: str, clock: Clock) -> dict[str, Any] | None:

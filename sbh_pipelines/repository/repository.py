@@ -14,7 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from sbh_pipelines.errors import CorruptObject, ObjectExists, ObjectMissing, SbhError, StoreError, UnknownBackup
+from sbh_pipelines.errors import (
+    CorruptObject,
+    KeyServiceError,
+    ObjectExists,
+    ObjectMissing,
+    SbhError,
+    StoreError,
+    UnknownBackup,
+)
 from sbh_pipelines.model import BackupId, TenantId
 from sbh_pipelines.repository.format import (
     FORMAT_VERSION,
@@ -265,7 +273,17 @@ class Repository:
 
     def publish_manifest(self, manifest: Mapping[str, Any]) -> None:
         """The commit. Raises ObjectExists when the id is taken."""
-        self.store.create(self.prefix + Keys.manifest(manifest["id"]), pretty(manifest))
+        key, body = self.prefix + Keys.manifest(manifest["id"]), pretty(manifest)
+        try:
+            self.store.create(key, body)
+        except StoreError:
+            # The answer may have been lost on its way, and a retry then finds the key taken: by this very manifest.
+            try:
+                published = self.store.get(key) == body
+            except SbhError:
+                published = False
+            if not published:
+                raise
 
     def get_document(self, key: str) -> dict[str, Any]:
         """Raises ObjectMissing, CorruptObject."""
@@ -300,16 +318,17 @@ def _data_key(
     try:
         return _unwrap(store, key, tenant, region, keys), False
     except ObjectMissing:
-        if not create:
-            raise UnknownBackup(
-                "The tenant has no backups", on=str(tenant), remedy=f"make one: `sbh backup create {tenant}`"
-            ) from None
+        pass
     if next(store.list(prefix + Keys.MANIFESTS), None) is not None:
-        # A new key beside old backups would hide that they have become unreadable.
+        # To say that there are none, or to make a new key, would hide that they have become unreadable.
         raise CorruptObject(
             "The tenant's data key is gone, but its backups are there",
             on=store.url(key),
             remedy="restore the key object from the bucket's older version",
+        )
+    if not create:
+        raise UnknownBackup(
+            "The tenant has no backups", on=str(tenant), remedy=f"make one: `sbh backup create {tenant}`"
         )
     data_key = os.urandom(DATA_KEY_BYTES)
     document = {"epoch": EPOCH, "tenant_id": tenant, **keys.wrap(data_key, tenant, region)}
@@ -329,4 +348,8 @@ def _unwrap(store: ObjectStore, key: str, tenant: TenantId, region: str, keys: K
             why=f"it is of tenant {document.get('tenant_id')!r}, provider {document.get('provider')!r}",
             remedy="restore its older version, or set keys.provider to the one it was made with",
         )
-    return keys.unwrap(document, tenant, region)
+    try:
+        return keys.unwrap(document, tenant, region)
+    except KeyServiceError as error:
+        on = f"{store.url(key)}, {error.on}"
+        raise type(error)(error.what, on=on, why=error.why, remedy=error.remedy) from None
