@@ -144,7 +144,8 @@ class BackupService:
         repository = self._shop.reopened(draft)
         own = {draft.backup_id: dict(draft.manifest)} if draft.manifest else {}
         try:
-            verdicts = retention.decide(self.settings.retention, self._manifests(repository, own))
+            sound, _ = self._manifests(repository, own)  # a damaged one is never forgotten
+            verdicts = retention.decide(self.settings.retention, sound)
             if not dry_run:
                 forgotten = [repository.prefix + Keys.manifest(v.backup_id) for v in verdicts if not v.keep]
                 if forgotten:
@@ -200,25 +201,43 @@ class BackupService:
         return dict(draft.manifest)
 
     def list_backups(self, tenant_id: str, user_ctx: UserContext) -> list[dict[str, Any]]:
-        """The manifests of all backups of a tenant, newest first; [] where there are none."""
+        """The manifests of all backups of a tenant, newest first; [] where there are none.
+
+        One whose manifest is damaged is not among them: see `damaged_backups`.
+        """
+        return self._listed(tenant_id, user_ctx)[0]
+
+    def damaged_backups(self, tenant_id: str, user_ctx: UserContext) -> list[SbhError]:
+        """An error for each backup of a tenant whose manifest cannot be read. Whoever lists backups must show these."""
+        return self._listed(tenant_id, user_ctx)[1]
+
+    def _listed(self, tenant_id: str, user_ctx: UserContext) -> tuple[list[dict[str, Any]], list[SbhError]]:
         tenant = self._allowed(tenant_id, user_ctx, "backup.list")
         try:
             repository = self._site.repository(tenant)
         except UnknownBackup:
-            return []
+            return [], []
         try:
-            return sorted(self._manifests(repository), key=lambda m: (m["created_at"], m["id"]), reverse=True)
+            sound, damaged = self._manifests(repository)
         finally:
             repository.close()
+        return sorted(sound, key=lambda m: (m["created_at"], m["id"]), reverse=True), damaged
 
     def _manifests(
         self, repository: Any, known: Mapping[BackupId, dict[str, Any]] = MappingProxyType({})
-    ) -> list[dict[str, Any]]:
-        """All manifests; those `known` are not read."""
-        ids = repository.manifest_ids()
+    ) -> tuple[list[dict[str, Any]], list[SbhError]]:
+        """All manifests, and an error for each that is damaged; those `known` are not read."""
+
+        def read(backup_id: BackupId) -> dict[str, Any] | SbhError:
+            try:
+                manifest: dict[str, Any] = known.get(backup_id) or repository.manifest(backup_id)
+                return manifest
+            except CorruptObject as error:
+                return error
+
         with ThreadPoolExecutor(making.SIDE_BY_SIDE, thread_name_prefix="manifests") as pool:
-            read = dict(pool.map(lambda i: (i, repository.manifest(i)), [i for i in ids if i not in known]))
-        return [known.get(i) or read[i] for i in ids]
+            found = list(pool.map(read, repository.manifest_ids()))
+        return [f for f in found if isinstance(f, dict)], [f for f in found if isinstance(f, SbhError)]
 
     def get_backup(self, backup_id: str, tenant_id: str, user_ctx: UserContext) -> dict[str, Any]:
         """A manifest; `latest` is the newest. Raises UnknownBackup, CorruptObject."""

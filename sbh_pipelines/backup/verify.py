@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Any
 
 from sbh_pipelines.backup.details import read_lines, read_table
-from sbh_pipelines.errors import CorruptObject, ObjectMissing, SbhError
+from sbh_pipelines.errors import CorruptObject, ObjectMissing, SbhError, StoreError
 from sbh_pipelines.model import Progress, ProgressSink, no_progress
 from sbh_pipelines.repository.format import VALIDATE, Entry, Keys, checksum
 from sbh_pipelines.repository.index import Marks
@@ -23,10 +23,7 @@ from sbh_pipelines.sources.files import FileEntry
 
 _MAX_ISSUES = 200
 _PACKS_AHEAD = 3
-_MOVE_AWAY = (
-    "move the object out of the repository, or restore its older version; the next backup then stores anew what the tenant"
-    " still has of it"
-)
+_TAKE_ANOTHER = "take another backup of the tenant: it stores anew what the tenant still has of this pack"
 
 
 @dataclass
@@ -87,8 +84,6 @@ def verify_backup(
     except CorruptObject as error:
         result.found(error)
         return result
-    for key in () if own_only else manifest["index"]:
-        _check_index(repository, key, result)
     documents = []
     for name in manifest["components"]:
         try:
@@ -105,6 +100,11 @@ def verify_backup(
                 result.found(_as_damage(error, repository.url(Keys.component(name, result.backup_id))))
         result.chunks = marks.count()
         result.objects += marks.pack_count()
+        # Chunks can be found without an index (packs describe themselves), and a later backup indexes such packs.
+        result.objects += len(repository.indexed.intersection(manifest["index"]))
+        if not own_only and (result.issues or marks.touches(repository.unindexed)):
+            for key in manifest["index"]:
+                _check_index(repository, key, result)
         for damage in repository.damages if result.issues else ():
             result.found(damage.error)  # a chunk that is missing may be in a pack that cannot be read
         if deep:
@@ -128,9 +128,7 @@ def _as_damage(error: Exception, place: str) -> SbhError:
 
 
 def _check_index(repository: Repository, key: str, result: Verification) -> None:
-    # The chunks can be found without it (packs describe themselves), but it should be there.
     if key in repository.indexed:
-        result.objects += 1
         return
     damaged = next((damage.error for damage in repository.damages if damage.key == key), None)
     result.found(
@@ -139,7 +137,7 @@ def _check_index(repository: Repository, key: str, result: Verification) -> None
             "An index object is missing",
             on=repository.url(key),
             why="deleted",
-            remedy="none is needed: packs are read by their own directories, which takes longer",
+            remedy="none is needed: packs are read by their own directories, and the next backup indexes them again",
         )
     )
 
@@ -151,7 +149,8 @@ def read_component(repository: Repository, manifest: Mapping[str, Any], name: st
         document = repository.get_document(key)
     except ObjectMissing:
         raise CorruptObject("A component's document is missing", on=repository.url(key), remedy=VALIDATE) from None
-    if checksum(document) != manifest["components"][name]["checksum"]:
+    expected = manifest["components"][name]["checksum"]
+    if checksum(document) != expected or document.get("checksum") != expected:
         raise CorruptObject(
             "A component's document is not the one of the manifest",
             on=repository.url(key),
@@ -248,8 +247,10 @@ def _read_packs(
         except SbhError as error:
             return 0, [error]
         if hashlib.sha256(body).digest() != pack_id:
+            with suppress(StoreError):  # whoever validates may have no right to write
+                repository.condemn(pack_id)
             return len(body), [
-                CorruptObject("A pack is damaged", on=place, why="its content is not its name's", remedy=_MOVE_AWAY)
+                CorruptObject("A pack is damaged", on=place, why="its content is not its name's", remedy=_TAKE_ANOTHER)
             ]
         errors: list[SbhError] = []
         for entry in entries:

@@ -26,6 +26,7 @@ EXIT_STATUS = {
     9: "the restore was refused, or rolled back",
     10: "the embedded servers, or the demo",
     11: "some tenants of a batch failed; the others are backed up",
+    12: "an alert could not be sent",
     130: "interrupted",
 }
 INTERRUPTED = 130

@@ -18,7 +18,7 @@ from typing import Any
 from sbh_pipelines.errors import EmbeddedError
 
 _DEFINITIONS = "sbh_pipelines.definitions"
-_INSTANCE = "# Written by `sbh demo`.\ntelemetry:\n  enabled: false\n"
+_INSTANCE = "# Written by `sbh demo`.\ntelemetry:\n  enabled: false\nnux:\n  enabled: false\n"
 # What the sensor `tenants_sync` does while a daemon runs; Dagster has no command for it.
 _ADD_PARTITIONS = """
 import json, sys

@@ -37,22 +37,24 @@ def place(directory: Path | None) -> Iterator[Path]:
 def alone() -> Iterator[None]:
     """Settings and credentials in the environment are of another, real site: the demo must not see them.
 
-    A termination request ends the demo as Ctrl-C does, so that no server is left behind.
+    A termination request ends the demo as Ctrl-C does, so that no server is left behind; and both do so also where the
+    demo was started in the background, whose jobs a shell makes deaf to Ctrl-C.
     """
     foreign = {name: value for name, value in os.environ.items() if name.startswith(_FOREIGN)}
-    before = _on_termination(_interrupt)
+    before = _on(signal.SIGTERM, _interrupt), _on(signal.SIGINT, _interrupt)
     for name in foreign:
         del os.environ[name]
     try:
         yield
     finally:
         os.environ.update(foreign)
-        _on_termination(before)
+        _on(signal.SIGTERM, before[0])
+        _on(signal.SIGINT, before[1])
 
 
-def _on_termination(handler: Any) -> Any:
+def _on(number: signal.Signals, handler: Any) -> Any:
     try:
-        return signal.signal(signal.SIGTERM, handler)
+        return signal.signal(number, handler)
     except ValueError:  # not in the main thread: a test
         return signal.SIG_DFL
 

@@ -41,6 +41,7 @@ class Keys:
 
     MANIFESTS, PACKS, INDEX, KEYS = "manifests/", "packs/", "index/", "keys/"
     FAILURES, RESTORES = "failures/", "restores/"
+    DAMAGED = "index/damaged-"
     LEASE = "lease.json"
 
     @staticmethod
@@ -58,6 +59,10 @@ class Keys:
     @staticmethod
     def index(backup_id: str, stage: str, digest: str) -> str:
         return f"index/{backup_id}-{stage}-{digest}"
+
+    @staticmethod
+    def damaged(pack_id: bytes) -> str:
+        return f"{Keys.DAMAGED}{pack_id.hex()}"
 
     @staticmethod
     def data_key(epoch: int) -> str:
@@ -108,10 +113,10 @@ def unpack_trailer(trailer: bytes, pack_size: int, on: str) -> tuple[int, int]:
     )
 
 
-def pack_index(packs: Iterable[tuple[bytes, int, list[Entry]]]) -> bytes:
-    """The body of an index object: for each pack its id, size, and entries."""
+def pack_index(packs: Iterable[tuple[bytes, int, bytes]]) -> bytes:
+    """The body of an index object: for each pack its id, size, and entries (as `pack_entries` gives them)."""
     return b"".join(
-        _INDEX_PACK.pack(pack_id, size, len(entries)) + pack_entries(entries) for pack_id, size, entries in packs
+        _INDEX_PACK.pack(pack_id, size, len(entries) // _ENTRY.size) + entries for pack_id, size, entries in packs
     )
 
 
@@ -135,7 +140,8 @@ VALIDATE = "run `sbh backup validate --deep` and take another backup of the tena
 
 def canonical(document: Mapping[str, Any]) -> bytes:
     """JSON with sorted keys and no white space: what checksums and signatures are computed over."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode("utf-8", "surrogatepass")  # a damaged document may hold half a character
 
 
 def checksum(document: Mapping[str, Any]) -> str:

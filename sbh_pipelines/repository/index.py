@@ -42,6 +42,7 @@ class ChunkIndex:
         self._db.close()
 
     def add_pack(self, pack_id: bytes, size: int, entries: Iterable[Entry]) -> None:
+        rows = [(e.chunk, e.offset, e.length, e.plain) for e in entries]  # may raise: before anything is written
         with self._lock:
             self._db.execute("BEGIN")
             number = self._db.execute(
@@ -51,7 +52,7 @@ class ChunkIndex:
             self._db.executemany(
                 f"INSERT INTO chunk VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET pack = excluded.pack,"
                 f" at = excluded.at, length = excluded.length, plain = excluded.plain WHERE chunk.pack = {PENDING}",
-                ((e.chunk, number, e.offset, e.length, e.plain) for e in entries),
+                ((chunk, number, *place) for chunk, *place in rows),
             )
             self._db.execute("COMMIT")
 
@@ -90,6 +91,16 @@ class ChunkIndex:
         with self._lock:
             return self._db.execute("SELECT 1 FROM pack WHERE id = ?", (pack_id,)).fetchone() is not None
 
+    def entries_of(self, pack_id: bytes) -> list[Entry]:
+        """The chunks that are read from this pack."""
+        with self._lock:
+            self._db.execute("CREATE INDEX IF NOT EXISTS chunk_pack ON chunk (pack)")
+            rows = self._db.execute(
+                "SELECT chunk.id, at, length, plain FROM chunk JOIN pack ON pack.n = chunk.pack WHERE pack.id = ? ORDER BY at",
+                (pack_id,),
+            ).fetchall()
+        return [Entry(*row) for row in rows]
+
     @contextmanager
     def marks(self) -> "Iterator[Marks]":
         """A set of this index's chunks, to be gone through pack by pack; as small in memory as the index."""
@@ -119,6 +130,12 @@ class Marks:
         with self._lock:
             number: int = self._db.execute(query).fetchone()[0]
         return number
+
+    def touches(self, packs: Iterable[bytes]) -> bool:
+        """Whether a marked chunk lies in one of these packs."""
+        query = "SELECT 1 FROM chunk JOIN pack ON pack.n = chunk.pack JOIN mark ON mark.id = chunk.id WHERE pack.id = ? LIMIT 1"
+        with self._lock:
+            return any(self._db.execute(query, (pack,)).fetchone() for pack in packs)
 
     def by_pack(self) -> Iterator[tuple[bytes, list[Entry]]]:
         """(pack id, its marked entries in order of offset), pack by pack."""

@@ -120,7 +120,7 @@ def read(store: ObjectStore, prefix: str) -> tuple[dict[str, Any], str] | None:
     try:
         document = parse_document(data, store.url(prefix + Keys.LEASE))
         held = {name: str(document[name]) for name in ("owner", "purpose", "expires_at")}
-        parse_timestamp(held["expires_at"]).astimezone(UTC)
+        held["expires_at"] = parse_timestamp(held["expires_at"]).astimezone(UTC).isoformat()
     except (CorruptObject, KeyError, ValueError, OverflowError):
         held = {"owner": "", "purpose": "", "expires_at": _LONG_AGO}
     return held, etag

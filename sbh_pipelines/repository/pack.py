@@ -20,6 +20,9 @@ from sbh_pipelines.repository.index import ChunkIndex
 from sbh_pipelines.repository.seal import DIRECTORY, Sealer
 from sbh_pipelines.stores.base import ObjectStore
 
+# Most chunks in a pack: of tiny files a pack of bytes alone would gather hundreds of thousands, each with its entry.
+_PACK_ENTRIES = 8192
+
 
 class PackPipeline:
     """Threads and memory for any number of PackWriters. A context manager."""
@@ -76,7 +79,7 @@ class PackPipeline:
 class PackWriter:
     """Stores one tenant's chunks. Thread-safe.
 
-    `stored` collects (pack id, size, entries) of what was uploaded, for the index object. After an upload or a seal
+    `stored` collects (pack id, size, packed entries) of what was uploaded, for the index. After an upload or a seal
     failed, every later `put` and `finish` raises that error: the tenant fails, the batch goes on.
     """
 
@@ -91,7 +94,7 @@ class PackWriter:
         self._sealing: set[Future[bytes]] = set()
         self._error: BaseException | None = None
         self.open_bytes = 0
-        self.stored: list[tuple[bytes, int, list[Entry]]] = []
+        self.stored: list[tuple[bytes, int, bytes]] = []
         self.chunks = self.chunks_new = self.bytes_stored = 0
         pipeline.register(self)
 
@@ -137,7 +140,7 @@ class PackWriter:
             self._entries.append(Entry(name, self.open_bytes, len(sealed), plain))
             self._pieces.append(sealed)
             self.open_bytes += len(sealed)
-            full = self.open_bytes >= self._pipeline.pack_bytes
+            full = self.open_bytes >= self._pipeline.pack_bytes or len(self._entries) >= _PACK_ENTRIES
         if full:
             self.close_pack()
 
@@ -158,7 +161,8 @@ class PackWriter:
 
     def _upload(self, pieces: list[bytes], entries: list[Entry], size: int) -> None:
         try:
-            directory = self._sealer.seal(pack_entries(entries), b"", DIRECTORY)
+            listed = pack_entries(entries)
+            directory = self._sealer.seal(listed, b"", DIRECTORY)
             pieces += [directory, pack_trailer(size, len(directory))]
             body = b"".join(pieces)
             pack_id = hashlib.sha256(body).digest()
@@ -166,7 +170,7 @@ class PackWriter:
             self._store.put(self._prefix + Keys.pack(pack_id), body)
             self._index.add_pack(pack_id, len(body), entries)
             with self._lock:
-                self.stored.append((pack_id, len(body), entries))
+                self.stored.append((pack_id, len(body), listed))
                 self.bytes_stored += len(body)
         except BaseException as error:
             self._error = self._error or error

@@ -8,6 +8,7 @@ was stored is reused; an index entry whose pack is gone is not believed, so what
 import hashlib
 import hmac
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from sbh_pipelines.errors import (
     KeyServiceError,
     ObjectExists,
     ObjectMissing,
+    RepositoryError,
     SbhError,
     StoreError,
     UnknownBackup,
@@ -31,6 +33,7 @@ from sbh_pipelines.repository.format import (
     Keys,
     canonical,
     checksum,
+    pack_entries,
     pack_index,
     parse_document,
     pretty,
@@ -66,7 +69,9 @@ class Repository:
         self.damages: list[Damage] = []
         self.new = False  # its data key was made just now: nothing there can be read with it
         self.indexed: set[str] = set()  # index objects that were read and are whole
+        self.unindexed: dict[bytes, int] = {}  # whole packs, and their sizes, that no index names
         self._recent: OrderedDict[bytes, bytes] = OrderedDict()
+        self._remembering = threading.Lock()
 
     def close(self) -> None:
         self.index.close()
@@ -81,25 +86,35 @@ class Repository:
         if self.new:
             return
         packs = {bytes.fromhex(o.key.rsplit("/", 1)[1]): o.size for o in self._listed_packs()}
-        for info in self.store.list(self.prefix + Keys.INDEX):
-            name = info.key[len(self.prefix) :]
+        names = [o.key[len(self.prefix) :] for o in self.store.list(self.prefix + Keys.INDEX)]
+        condemned = {n.removeprefix(Keys.DAMAGED) for n in names if n.startswith(Keys.DAMAGED)}
+        packs = {pack_id: size for pack_id, size in packs.items() if pack_id.hex() not in condemned}
+        for name in (n for n in names if not n.startswith(Keys.DAMAGED)):
             try:
                 body = self._read_index(name)
-                for pack_id, size, entries in unpack_index(body, self.store.url(info.key)):
+                for pack_id, size, entries in unpack_index(body, self.url(name)):
                     if packs.get(pack_id) == size:
                         self.index.add_pack(pack_id, size, entries)
                     else:
                         self.index.add_lost(pack_id, entries)
                         packs.pop(pack_id, None)
                 self.indexed.add(name)
-            except (CorruptObject, ObjectMissing) as error:
+            except (RepositoryError, ObjectMissing) as error:
                 self.damages.append(Damage(name, error))
         for pack_id, size in packs.items():
             if not self.index.has_pack(pack_id):
                 try:
                     self.index.add_pack(pack_id, size, self.read_directory(pack_id, size))
-                except (CorruptObject, StoreError) as error:
+                    self.unindexed[pack_id] = size
+                except (RepositoryError, ObjectMissing) as error:
                     self.damages.append(Damage(Keys.pack(pack_id), error))
+
+    def condemn(self, pack_id: bytes) -> None:
+        """Record that a pack's content is not what it was; its size does not show it, so nothing else would tell.
+
+        From the next opening on its chunks count as lost, and the next backup stores anew those it needs.
+        """
+        self.put_document(Keys.damaged(pack_id), {"damaged": Keys.pack(pack_id)})
 
     def _listed_packs(self) -> Iterator[ObjectInfo]:
         for info in self.store.list(self.prefix + Keys.PACKS):
@@ -153,7 +168,8 @@ class Repository:
 
     def read_chunk(self, chunk: bytes) -> bytes:
         """The plaintext, authenticated. Raises CorruptObject."""
-        recent = self._recent.get(chunk)
+        with self._remembering:
+            recent = self._recent.get(chunk)
         if recent is not None:
             return recent
         location = self.locate(chunk)
@@ -164,9 +180,10 @@ class Repository:
             raise CorruptObject("A pack is missing", on=self.url(name), remedy=VALIDATE) from None
         plain = self.sealer.open(sealed, chunk, on=self.url(name))
         if len(plain) <= 1 << 20:  # details are read more than once
-            self._recent[chunk] = plain
-            while len(self._recent) > _CACHED_CHUNKS:
-                self._recent.popitem(last=False)
+            with self._remembering:
+                self._recent[chunk] = plain
+                while len(self._recent) > _CACHED_CHUNKS:
+                    self._recent.popitem(last=False)
         return plain
 
     def read_ahead(self, chunks: Iterable[bytes]) -> None:
@@ -185,9 +202,10 @@ class Repository:
                 opened = [
                     self.sealer.open(part, chunk, on=self.url(name)) for chunk, part in zip(found, parts, strict=True)
                 ]
-            except (CorruptObject, StoreError):
+            except (RepositoryError, StoreError):
                 continue
-            self._recent.update(zip(found, opened, strict=True))
+            with self._remembering:
+                self._recent.update(zip(found, opened, strict=True))
 
     def read_chunks(self, chunks: Iterator[bytes], threads: int = 4) -> Iterator[bytes]:
         """Plaintexts in order, a few read ahead."""
@@ -204,10 +222,15 @@ class Repository:
         return PackWriter(pipeline, self.store, self.prefix, self.sealer, self.index)
 
     def write_index(self, backup_id: str, stage: str, writer: PackWriter) -> tuple[str, ...]:
-        """Publish where a finished writer's chunks are; the keys written. No packs, no index."""
-        if not writer.stored:
+        """Publish where a finished writer's chunks are; the keys written. No packs, no index.
+
+        Packs that no index names (their writer was killed, or their index is lost) are taken in on this occasion.
+        """
+        adopted = [(p, size, pack_entries(self.index.entries_of(p))) for p, size in self.unindexed.items()]
+        self.unindexed.clear()
+        if not writer.stored and not adopted:
             return ()
-        body = self.sealer.seal(pack_index(writer.stored), b"", INDEX)
+        body = self.sealer.seal(pack_index([*writer.stored, *adopted]), b"", INDEX)
         key = Keys.index(backup_id, stage, hashlib.sha256(body).hexdigest()[:16])
         self.store.put(self.prefix + key, body)
         return (key,)
@@ -239,19 +262,15 @@ class Repository:
     def sign(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """The document with its checksum and signature."""
         whole = {**document, "checksum": checksum(document)}
-        return {**whole, "signature": {"algorithm": "HMAC-SHA256", "key_epoch": EPOCH, "value": self._signature(whole)}}
+        return {**whole, "signature": _signed(self._signature(whole))}
 
     def check_signature(self, document: Mapping[str, Any], backup_id: str) -> None:
         """Raises CorruptObject."""
         place = self.url(Keys.manifest(backup_id))
         signature = document.get("signature")
-        value = signature.get("value") if isinstance(signature, dict) else None
-        genuine = (
-            isinstance(value, str)
-            and hmac.compare_digest(value, self._signature(document))
-            and document.get("checksum") == checksum(document)
-        )
-        if not genuine:
+        value = str(signature.get("value")) if isinstance(signature, dict) else ""
+        genuine = hmac.compare_digest(value.encode("utf-8", "replace"), self._signature(document).encode())
+        if not genuine or signature != _signed(value) or document.get("checksum") != checksum(document):
             raise CorruptObject(
                 "A manifest's signature is wrong",
                 on=place,
@@ -288,6 +307,10 @@ class Repository:
     def get_document(self, key: str) -> dict[str, Any]:
         """Raises ObjectMissing, CorruptObject."""
         return parse_document(self.store.get(self.prefix + key), self.url(key))
+
+
+def _signed(value: str) -> dict[str, Any]:
+    return {"algorithm": "HMAC-SHA256", "key_epoch": EPOCH, "value": value}
 
 
 def open_repository(
@@ -347,6 +370,11 @@ def _unwrap(store: ObjectStore, key: str, tenant: TenantId, region: str, keys: K
             on=store.url(key),
             why=f"it is of tenant {document.get('tenant_id')!r}, provider {document.get('provider')!r}",
             remedy="restore its older version, or set keys.provider to the one it was made with",
+        )
+    fields = (document.get("key_id"), document.get("wrapped"))
+    if document.get("epoch") != EPOCH or not all(isinstance(field, str) and field for field in fields):
+        raise CorruptObject(
+            "A key object is damaged", on=store.url(key), remedy="restore it from the bucket's older version"
         )
     try:
         return keys.unwrap(document, tenant, region)

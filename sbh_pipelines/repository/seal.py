@@ -51,12 +51,12 @@ class Sealer:
         """The plaintext. Raises CorruptObject (with `on` as the place) and FormatUnsupported."""
         if len(sealed) < SEAL_OVERHEAD:
             raise CorruptObject("A sealed piece is too short", on=on, why="truncated", remedy=VALIDATE)
-        if sealed[0] > SEAL_VERSION:
+        if sealed[0] != SEAL_VERSION:
             raise FormatUnsupported(
-                "A sealed piece is of a newer format",
+                "A sealed piece is of another format",
                 on=on,
-                why=f"version {sealed[0]}",
-                remedy="read it with a newer release",
+                why=f"version {sealed[0]}: written by a newer release, or damaged",
+                remedy=f"read it with a newer release, or {VALIDATE}",
             )
         try:
             packed = self._aead.decrypt(bytes(sealed[1:13]), sealed[13:], seal_aad(kind, self.tenant, name))

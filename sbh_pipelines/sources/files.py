@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from fastcdc.fastcdc_cy import fastcdc_cy
 
-from sbh_pipelines.errors import CorruptObject, ObjectChanged, ObjectMissing, SourceChanged
+from sbh_pipelines.errors import CorruptObject, ObjectChanged, ObjectMissing, SourceChanged, StoreDenied, StoreError
 from sbh_pipelines.stores.base import FileStore, ObjectInfo
 
 # Slices of large files; files up to FILE_MIN are one slice.
@@ -73,24 +73,46 @@ def list_files(store: FileStore, prefix: str, exclude: Iterable[str]) -> Iterato
     that are there for files that are gone. So the listing is sorted here, in a temporary database that spills to disk.
     """
     skipped = tuple(prefix + e for e in exclude)
-    found = (
-        (info.key.encode("utf-8", "surrogatepass"), info.size, info.etag, info.modified.isoformat(), info.version)
-        for info in store.list(prefix)
-        # A key that ends in "/" is a folder marker of some console, not a file.
-        if not info.key.startswith(skipped) and not info.key.endswith("/")
-    )
     with closing(sqlite3.connect("", check_same_thread=False, isolation_level=None)) as db:
         db.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-8192")
         db.execute(
             "CREATE TABLE file (key BLOB PRIMARY KEY, size INT, etag TEXT, modified TEXT, version TEXT) WITHOUT ROWID"
         )
-        db.execute("BEGIN")
-        db.executemany("INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?)", found)
-        db.execute("COMMIT")
+        if not (store.lists_all and _trusted(db, store.list(prefix), skipped)):
+            db.execute("DELETE FROM file")
+            _fill(db, store.list_exactly(prefix), skipped, "INSERT OR REPLACE")
         for key, size, etag, modified, version in db.execute("SELECT * FROM file ORDER BY key"):
             yield ObjectInfo(
                 key.decode("utf-8", "surrogatepass"), size, etag, datetime.fromisoformat(modified), version
             )
+
+
+def _trusted(db: sqlite3.Connection, listing: Iterator[ObjectInfo], skipped: tuple[str, ...]) -> bool:
+    """Insert the listing; False when it fails on a key, or when keys in it are not what they are in the store."""
+    try:
+        _fill(db, listing, skipped, "INSERT")
+    except sqlite3.IntegrityError:
+        return False  # two keys look the same in it
+    except StoreError as error:
+        if error.transient or isinstance(error, (StoreDenied, ObjectMissing)):
+            raise
+        return False
+    # U+FFFD stands for a character that XML does not have.
+    return not db.execute("SELECT 1 FROM file WHERE instr(key, x'EFBFBD') LIMIT 1").fetchone()
+
+
+def _fill(db: sqlite3.Connection, listing: Iterator[ObjectInfo], skipped: tuple[str, ...], insert: str) -> None:
+    found = (
+        (info.key.encode("utf-8", "surrogatepass"), info.size, info.etag, info.modified.isoformat(), info.version)
+        for info in listing
+        # An empty object whose key ends in "/" is a folder marker of some console, not a file.
+        if not info.key.startswith(skipped) and not (info.key.endswith("/") and not info.size)
+    )
+    db.execute("BEGIN")
+    try:
+        db.executemany(f"{insert} INTO file VALUES (?, ?, ?, ?, ?)", found)
+    finally:
+        db.execute("COMMIT")
 
 
 def open_file(store: FileStore, listed: ObjectInfo, versions: Versions | None) -> OpenFile | None:
@@ -110,7 +132,12 @@ def open_file(store: FileStore, listed: ObjectInfo, versions: Versions | None) -
             try:
                 info = store.head(info.key)
             except ObjectMissing:
-                return None
+                # Gone, or its key ends in a "/" that the listing did not show.
+                folder = info.key + "/"
+                slashed = next((o for o in store.list_exactly(folder) if o.key == folder), None) if info.size else None
+                if slashed is None:
+                    return None
+                info = slashed
     raise SourceChanged(
         "A file kept changing while it was read",
         on=listed.key,

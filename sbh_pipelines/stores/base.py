@@ -62,7 +62,16 @@ class ObjectStore(Protocol):
 
 
 class FileStore(ObjectStore, Protocol):
-    """What reading and writing tenants' files needs besides."""
+    """What reading and writing tenants' files needs besides. These methods, `head` and `delete` take any key that a bucket may have."""
+
+    @property
+    def lists_all(self) -> bool:
+        """Whether `list` fails rather than leave out an object whose key it cannot name."""
+        ...
+
+    def list_exactly(self, prefix: str) -> Iterator[ObjectInfo]:
+        """As `list`, every key as it is; slower."""
+        ...
 
     def stream(
         self, key: str, *, version: str | None = None, if_match: str | None = None

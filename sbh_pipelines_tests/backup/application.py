@@ -48,8 +48,8 @@ UPDATE projects SET lead = NULL WHERE tenant_id = {0};
 DELETE FROM projects WHERE tenant_id = {0} AND id % 3 = 0;
 UPDATE projects SET body = 'ruined' WHERE tenant_id = {0};
 UPDATE items SET score = -1 WHERE project_id IN (SELECT id FROM projects WHERE tenant_id = {0});
-INSERT INTO projects (tenant_id, code) VALUES ({0}, 'new-{0}');
-INSERT INTO items (project_id, title) SELECT id, 'new' FROM projects WHERE code = 'new-{0}';
+INSERT INTO projects (tenant_id, code) VALUES ({0}, 'new-{0}') ON CONFLICT DO NOTHING;
+INSERT INTO items (project_id, title) SELECT id, 'new' FROM projects WHERE code = 'new-{0}' ON CONFLICT DO NOTHING;
 UPDATE notes SET body = 'ruined' WHERE tenant_id = {0};
 UPDATE tenants SET settings = '[]' WHERE id = {0};
 """
@@ -125,10 +125,10 @@ class Application:
         return State(rows, files)
 
     def wreck(self, tenant: str) -> None:
-        """Delete, change and add rows and files of one tenant."""
+        """Delete, change and add rows and files of one tenant, also of one that is wrecked already."""
         self.database.run(_WRECK.format(KEYS[tenant]))
         root = self.bucket / "files" / tenant
-        shutil.rmtree(root / "docs")
+        shutil.rmtree(root / "docs", ignore_errors=True)
         (root / "stranger").write_bytes(b"was not there")
         (root / "empty").write_bytes(b"no longer empty")
 

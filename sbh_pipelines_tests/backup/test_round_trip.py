@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from sbh_pipelines.embedded.stack import Stack
 from sbh_pipelines_tests.backup.application import ADMIN, Application
 from sbh_pipelines_tests.backup.schemas import SLUGS, Built, World, worlds
-from sbh_pipelines_tests.backup.values import PLAIN
 from sbh_pipelines_tests.sources.databases import Database, fresh_database
 
 EXAMPLES = int(os.environ.get("ROUND_TRIPS", "40"))

@@ -54,7 +54,10 @@ def test_the_demo_ends_well_with_the_web_ui_on_it(tmp_path: Path) -> None:
             asset = ask(address, MATERIALIZED)["data"]["assetNodeOrError"]
         finally:
             process.send_signal(signal.SIGINT)
-            out = process.communicate(timeout=90)[0]
+            try:
+                out = process.communicate(timeout=90)[0]
+            finally:
+                process.kill()
     assert process.returncode == 0, (tmp_path / "stderr").read_text()
     assert asset["partitionStats"] == {"numMaterialized": 2, "numPartitions": 2}
     assert [found["partition"] for found in asset["assetObservations"]] == ["tenant-1"]

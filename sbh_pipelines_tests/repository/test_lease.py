@@ -1,0 +1,253 @@
+"""The lease: one writer per tenant, whoever dies, and however long its process was asleep."""
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from sbh_pipelines.errors import LeaseHeld, LeaseLost, SbhError, StoreUnavailable
+from sbh_pipelines.model import utc_now
+from sbh_pipelines.repository import lease
+from sbh_pipelines_tests.repository.memory_store import MemoryStore
+
+PREFIX = "files/acme/backups/"
+KEY = PREFIX + "lease.json"
+SECONDS = 60.0
+
+
+class FakeClock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def move(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def acquire(store: MemoryStore, clock: FakeClock) -> Callable[[str], lease.Lease]:
+    return lambda owner: lease.acquire(store, PREFIX, owner, "backup_1", SECONDS, clock)
+
+
+Acquire = Callable[[str], lease.Lease]
+
+
+def at_once(owners: int, work: Callable[[str], object]) -> tuple[list[str], list[SbhError]]:
+    """(owners whose call succeeded, errors of the others), all called at the same moment."""
+    barrier, won, lost = threading.Barrier(owners), list[str](), list[SbhError]()
+
+    def run(owner: str) -> None:
+        barrier.wait()
+        try:
+            work(owner)
+            won.append(owner)
+        except SbhError as error:
+            lost.append(error)
+
+    threads = [threading.Thread(target=run, args=(f"owner {n}",)) for n in range(owners)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return won, lost
+
+
+@pytest.mark.parametrize("state", ["never taken", "released", "expired", "damaged"])
+def test_exactly_one_of_many_gets_a_free_lease(
+    store: MemoryStore, clock: FakeClock, acquire: Acquire, state: str
+) -> None:
+    if state != "never taken":
+        held = acquire("the one before")
+        if state == "released":
+            held.release()
+        elif state == "expired":
+            clock.move(SECONDS + 10)
+        else:
+            store.put(KEY, b"{")
+    won, lost = at_once(12, acquire)
+    assert len(won) == 1
+    assert {type(error) for error in lost} == {LeaseHeld}
+    assert all(error.transient for error in lost)
+
+
+def test_the_error_tells_who_holds_it(acquire: Acquire) -> None:
+    acquire("host-7:123:backup")
+    with pytest.raises(LeaseHeld, match=r"host-7:123:backup.*2026-01-01T00:01:00"):
+        acquire("other")
+
+
+def test_a_lease_expires_and_its_holder_finds_out(clock: FakeClock, acquire: Acquire) -> None:
+    """Not a moment early: the clocks of two machines may differ."""
+    first = acquire("first")
+    clock.move(SECONDS + lease.CLOCK_MARGIN.total_seconds() - 0.1)
+    with pytest.raises(LeaseHeld):
+        acquire("second")
+    clock.move(0.2)
+    second = acquire("second")
+    for call in (first.renew, first.release, first.renew_if_due):
+        with pytest.raises(LeaseLost):
+            call()
+    second.renew()
+    with pytest.raises(LeaseHeld):
+        acquire("third")
+
+
+def test_an_expired_lease_that_nobody_took_can_be_renewed(clock: FakeClock, acquire: Acquire) -> None:
+    held = acquire("first")
+    clock.move(SECONDS * 5)
+    held.renew()
+    with pytest.raises(LeaseHeld):
+        acquire("second")
+
+
+def test_renewing_moves_the_expiry_on(clock: FakeClock, acquire: Acquire) -> None:
+    held = acquire("first")
+    for _ in range(5):
+        clock.move(SECONDS * 0.9)
+        held.renew()
+    with pytest.raises(LeaseHeld):
+        acquire("second")
+
+
+def test_a_renewal_is_due_after_a_third_of_the_time(store: MemoryStore, clock: FakeClock, acquire: Acquire) -> None:
+    held = acquire("first")
+    before = store.objects[KEY]
+    clock.move(SECONDS / 3 - 1)
+    held.renew_if_due()
+    assert store.objects[KEY] == before
+    clock.move(2)
+    held.renew_if_due()
+    assert store.objects[KEY] != before
+
+
+def test_a_released_lease_is_free_and_its_object_stays(store: MemoryStore, acquire: Acquire) -> None:
+    """A writer needs no right to delete."""
+    acquire("first").release()
+    assert KEY in store.objects
+    acquire("second")
+
+
+def test_the_next_step_of_the_same_work_resumes_its_lease(clock: FakeClock, acquire: Acquire) -> None:
+    """Another process of the same owner takes it over; the one before can no longer write."""
+    first = acquire("owner")
+    clock.move(1)
+    again = acquire("owner")
+    again.renew()
+    clock.move(1)
+    with pytest.raises(LeaseLost):
+        first.renew()
+
+
+def test_who_holds_it_now(store: MemoryStore, clock: FakeClock, acquire: Acquire) -> None:
+    assert lease.running(store, PREFIX, clock) is None
+    held = acquire("first")
+    found = lease.running(store, PREFIX, clock)
+    assert found is not None
+    assert (found["owner"], found["purpose"]) == ("first", "backup_1")
+    held.release()
+    assert lease.running(store, PREFIX, clock) is None
+
+
+DAMAGED = [
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b"{}",
+    b'{"owner": "a", "purpose": "b"}',
+    b'{"owner": "a", "purpose": "b", "expires_at": "soon"}',
+    b'{"owner": "a", "purpose": "b", "expires_at": 7}',
+    b'{"owner": null, "purpose": null, "expires_at": null}',
+    b'{"owner": "a", "purpose": "b", "expires_at": "9999-12-31T23:59:59-23:59"}',
+    b"\xff\x00",
+]
+
+
+@pytest.mark.parametrize("body", DAMAGED)
+def test_a_damaged_lease_keeps_nobody_out_for_ever(
+    store: MemoryStore, clock: FakeClock, acquire: Acquire, body: bytes
+) -> None:
+    """It reads as free; whoever held it finds that it is gone."""
+    first = acquire("first")
+    store.put(KEY, body)
+    assert lease.running(store, PREFIX, clock) is None
+    second = acquire("second")
+    with pytest.raises(LeaseLost):
+        first.renew()
+    second.renew()
+
+
+def test_an_expiry_without_a_time_zone_is_read_as_a_time(store: MemoryStore, clock: FakeClock, acquire: Acquire) -> None:
+    store.put(KEY, b'{"owner": "a", "purpose": "b", "expires_at": "2020-01-01T00:00:00"}')
+    assert lease.running(store, PREFIX, clock) is None
+    acquire("second")
+
+
+class LostAnswers(MemoryStore):
+    """Conditional writes take effect, but the answer does not arrive."""
+
+    lose = False
+
+    def create(self, key: str, data: bytes) -> str:
+        return self._lost(super().create(key, data))
+
+    def replace(self, key: str, data: bytes, expected: str) -> str:
+        return self._lost(super().replace(key, data, expected))
+
+    def _lost(self, answer: str) -> str:
+        if self.lose:
+            raise StoreUnavailable("Cannot put an object")
+        return answer
+
+
+def test_a_write_whose_answer_was_lost_took_place(clock: FakeClock) -> None:
+    """It is not taken for another writer's, and the lease can be renewed and released."""
+    store = LostAnswers()
+    store.lose = True
+    held = lease.acquire(store, PREFIX, "first", "backup_1", SECONDS, clock)
+    clock.move(1)
+    held.renew()
+    held.release()
+    lease.acquire(store, PREFIX, "second", "backup_1", SECONDS, clock)
+
+
+def test_a_keeper_renews_while_work_is_done(store: MemoryStore) -> None:
+    """A table that takes longer than the lease does not lose it."""
+    held = lease.acquire(store, PREFIX, "first", "backup_1", 0.3, utc_now)
+    with lease.LeaseKeeper(lambda: [held], 0.05):
+        time.sleep(0.9)
+        found = lease.running(store, PREFIX, utc_now)
+        assert found is not None
+    held.renew()
+
+
+def test_a_keeper_lives_on_when_a_lease_is_lost(store: MemoryStore) -> None:
+    """One tenant's lost lease must not end the renewals of the others."""
+    lost = lease.acquire(store, "a/", "first", "x", 0.3, utc_now)
+    kept = lease.acquire(store, "b/", "first", "x", 0.3, utc_now)
+    store.put("a/lease.json", b"{}")
+    with lease.LeaseKeeper(lambda: [lost, kept], 0.05):
+        time.sleep(0.9)
+        assert lease.running(store, "b/", utc_now) is not None
+    with pytest.raises(LeaseLost):
+        lost.renew()
+
+
+def test_owners_are_unique() -> None:
+    assert len({lease.new_owner("backup") for _ in range(100)}) == 100
