@@ -80,7 +80,7 @@ def read_restore_status(site: Site, tenant: Tenant, restore_id: RestoreId) -> di
             document["status"] = "interrupted"
             document["error"] = {
                 "what": "The process that ran the restore is gone",
-                "why": "it was killed; its transaction was rolled back",
-                "remedy": "run the restore again",
+                "why": "it was killed; rows it had not committed were rolled back, files it had put back are there",
+                "remedy": "run the restore again: what is in place already is not written again",
             }
     return document

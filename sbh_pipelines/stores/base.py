@@ -62,7 +62,7 @@ class ObjectStore(Protocol):
 
 
 class FileStore(ObjectStore, Protocol):
-    """What reading and writing tenants' files needs besides. These methods, `head` and `delete` take any key that a bucket may have."""
+    """What reading and writing tenants' files needs besides; `head`, `delete` and these take every key a bucket may have."""
 
     @property
     def lists_all(self) -> bool:

@@ -1,7 +1,7 @@
 """Keys that the data path cannot name: in S3 through boto3, in a directory through the operating system.
 
-obstore's paths have no empty, `.` or `..` segment and no control character, and its directories no name that ends in
-`#1`. Its listings fail on some such keys, change others (`a/` becomes `a`), and leave out the rest. S3 allows them all,
+obstore's paths have no empty, `.` or `..` segment and no character that XML has not, and its directories no name that
+ends in `#1`. Its listings fail on some such keys, change others (`a/` becomes `a`), and leave out the rest. S3 allows them all,
 and a backup must not pass over a file because of its name. Slower than obstore: only for the keys that need it.
 """
 
@@ -21,7 +21,7 @@ from sbh_pipelines.errors import ObjectChanged, ObjectMissing, StoreDenied, Stor
 from sbh_pipelines.stores.base import ObjectInfo
 
 _PIECE = 4 << 20
-_ODD = re.compile(r"(^|/)\.{0,2}(/|$)|[\x00-\x1f\x7f]")
+_ODD = re.compile(r"(^|/)\.{0,2}(/|$)|[\x00-\x1f\x7f\ufffe\uffff]")
 _ODD_FILE = re.compile(r"#[0-9]+(/|$)")
 # obstore's names of attributes, and boto3's.
 _ATTRIBUTES = {

@@ -155,7 +155,7 @@ def worlds(draw: st.DrawFn, without: frozenset[str] = frozenset()) -> World:
         wreck.append(Wreck(verb, number, draw(st.integers(1, 3)), column, value, tuple(rows)))
     files = draw(
         st.lists(
-            st.tuples(st.sampled_from(["a", "a-b", "a b/ü", "a.b/c", "%41", "+", "z/😀", "'\"", "c/d/e"]), st.binary(max_size=100)),
+            st.tuples(st.sampled_from(["a", "a-b", "a b/ü", "a.b/c", "%41", "+", "z/😀", "'\"", "c/d/e", "tab\there", "x#1"]), st.binary(max_size=100)),
             max_size=4,
             unique_by=lambda f: f[0],
         )

@@ -27,7 +27,10 @@ ODD_NAMES = (
     "\u00a0", "ﬀ", "...", "..a", "a..b", ".hidden", "n" * 250, "deep/" * 20 + "x", "\ufffd",
 )  # fmt: skip
 # What S3 allows and SeaweedFS does not, or not exactly.
-BUCKET_NAMES = (*ODD_NAMES, "a//b", "/begins with a slash", "ends with one/", "both", "both/", "a/./b", "a/../b", "./x", "back\\slash", "m" * 900)
+STRICT_NAMES = (
+    *(name for name in ODD_NAMES if name != "line\nbreak"),  # which moto does not take
+    "a//b", "/begins with a slash", "ends with one/", "both", "both/", "a/./b", "a/../b", "./x", "back\\slash", "m" * 900,
+)  # fmt: skip
 SERVER_NAMES = (*ODD_NAMES, "control\x01", "non\ufffecharacter")
 
 
@@ -105,7 +108,7 @@ def test_an_odd_name_on_the_embedded_server(plain: Bucket, name: str) -> None:
     check_name(plain, name)
 
 
-@pytest.mark.parametrize("name", BUCKET_NAMES)
+@pytest.mark.parametrize("name", STRICT_NAMES)
 def test_an_odd_name_on_a_strict_server(strict: Bucket, name: str) -> None:
     check_name(strict, name)
 
@@ -133,7 +136,7 @@ def check_name(bucket: Bucket, name: str) -> None:
 
 def test_all_names_at_once(strict: Bucket) -> None:
     """In order of their bytes, each with its own content; none stands for another."""
-    wanted = {name: name.encode() for name in BUCKET_NAMES}
+    wanted = {name: name.encode() for name in STRICT_NAMES}
     for name, body in wanted.items():
         strict.put("p/" + name, body)
     assert everything(strict.store, "p/") == wanted
@@ -325,10 +328,10 @@ def cut(body: bytes, sizes: Iterator[int]) -> tuple[list[bytes], str]:
     return list(slices(pieces(), digest)), digest.hexdigest()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     st.integers(0, 2**32),
-    st.sampled_from([0, 1, FILE_MIN - 1, FILE_MIN, FILE_MIN + 1, 1 << 20, FILE_MAX, FILE_MAX + 1, 11_000_000]),
+    st.sampled_from([0, 1, FILE_MIN - 1, FILE_MIN, FILE_MIN + 1, 1 << 20, FILE_MAX, FILE_MAX + 1, 9_000_000]),
     st.lists(st.integers(1, 5 << 20), min_size=1, max_size=5),
     st.booleans(),
 )
@@ -351,7 +354,22 @@ def test_an_insertion_changes_few_slices() -> None:
     assert len(after - before) <= 2
 
 
-@given(st.builds(FileEntry, st.text(), st.integers(0), st.text(), st.none() | st.text(), st.text(), st.text(), st.dictionaries(st.text(), st.text()), st.lists(st.text()).map(tuple)))
+texts = st.text(max_size=20)
+
+
+@given(
+    st.builds(
+        FileEntry,
+        path=texts,
+        size=st.integers(0),
+        etag=texts,
+        version=st.none() | texts,
+        modified=texts,
+        sha256=texts,
+        attributes=st.dictionaries(texts, texts, max_size=3),
+        chunks=st.lists(texts, max_size=3).map(tuple),
+    )
+)
 def test_an_entry_comes_back_from_its_line(entry: FileEntry) -> None:
     import json
 
