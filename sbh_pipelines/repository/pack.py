@@ -79,8 +79,8 @@ class PackPipeline:
 class PackWriter:
     """Stores one tenant's chunks. Thread-safe.
 
-    `stored` collects (pack id, size, packed entries) of what was uploaded, for the index. After an upload or a seal
-    failed, every later `put` and `finish` raises that error: the tenant fails, the batch goes on.
+    `stored` collects (pack id, size) of what was uploaded; the index has their entries. After an upload or a seal failed,
+    every later `put` and `finish` raises that error: the tenant fails, the batch goes on.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class PackWriter:
         self._sealing: set[Future[bytes]] = set()
         self._error: BaseException | None = None
         self.open_bytes = 0
-        self.stored: list[tuple[bytes, int, bytes]] = []
+        self.stored: list[tuple[bytes, int]] = []
         self.chunks = self.chunks_new = self.bytes_stored = 0
         pipeline.register(self)
 
@@ -161,8 +161,7 @@ class PackWriter:
 
     def _upload(self, pieces: list[bytes], entries: list[Entry], size: int) -> None:
         try:
-            listed = pack_entries(entries)
-            directory = self._sealer.seal(listed, b"", DIRECTORY)
+            directory = self._sealer.seal(pack_entries(entries), b"", DIRECTORY)
             pieces += [directory, pack_trailer(size, len(directory))]
             body = b"".join(pieces)
             pack_id = hashlib.sha256(body).digest()
@@ -170,7 +169,7 @@ class PackWriter:
             self._store.put(self._prefix + Keys.pack(pack_id), body)
             self._index.add_pack(pack_id, len(body), entries)
             with self._lock:
-                self.stored.append((pack_id, len(body), listed))
+                self.stored.append((pack_id, len(body)))
                 self.bytes_stored += len(body)
         except BaseException as error:
             self._error = self._error or error

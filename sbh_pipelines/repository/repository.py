@@ -50,6 +50,7 @@ from sbh_pipelines.stores.base import ObjectInfo, ObjectStore
 EPOCH = 1  # key rotation will count it up
 _CACHED_CHUNKS = 4
 _READ_AHEAD = 4 << 20  # bytes of plaintext
+_INDEX_BYTES = 2 << 20  # of entries in one index object: some 44,000 chunks
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,16 +225,29 @@ class Repository:
     def write_index(self, backup_id: str, stage: str, writer: PackWriter) -> tuple[str, ...]:
         """Publish where a finished writer's chunks are; the keys written. No packs, no index.
 
-        Packs that no index names (their writer was killed, or their index is lost) are taken in on this occasion.
+        Packs that no index names (their writer was killed, or their index is lost) are taken in on this occasion. A
+        large step gets several index objects, so that neither writing nor reading one needs much memory.
         """
-        adopted = [(p, size, pack_entries(self.index.entries_of(p))) for p, size in self.unindexed.items()]
+        packs = [*writer.stored, *self.unindexed.items()]
         self.unindexed.clear()
-        if not writer.stored and not adopted:
-            return ()
-        body = self.sealer.seal(pack_index([*writer.stored, *adopted]), b"", INDEX)
+        keys: list[str] = []
+        pending: list[tuple[bytes, int, bytes]] = []
+        room = _INDEX_BYTES
+        for pack_id, size in packs:
+            pending.append((pack_id, size, pack_entries(self.index.entries_of(pack_id))))
+            room -= len(pending[-1][2])
+            if room <= 0:
+                keys.append(self._put_index(backup_id, stage, pending))
+                pending, room = [], _INDEX_BYTES
+        if pending:
+            keys.append(self._put_index(backup_id, stage, pending))
+        return tuple(keys)
+
+    def _put_index(self, backup_id: str, stage: str, packs: "list[tuple[bytes, int, bytes]]") -> str:
+        body = self.sealer.seal(pack_index(packs), b"", INDEX)
         key = Keys.index(backup_id, stage, hashlib.sha256(body).hexdigest()[:16])
         self.store.put(self.prefix + key, body)
-        return (key,)
+        return key
 
     # documents
 

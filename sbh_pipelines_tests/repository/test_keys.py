@@ -12,7 +12,14 @@ import pytest
 from botocore.stub import Stubber
 
 from sbh_pipelines.embedded.stack import Stack
-from sbh_pipelines.errors import CorruptObject, KeyServiceError, KeyServiceUnavailable, SbhError, SettingsError, UnknownBackup
+from sbh_pipelines.errors import (
+    CorruptObject,
+    KeyServiceError,
+    KeyServiceUnavailable,
+    SbhError,
+    SettingsError,
+    UnknownBackup,
+)
 from sbh_pipelines.model import TenantId
 from sbh_pipelines.repository.repository import Repository, open_repository
 from sbh_pipelines.security.keys import AwsKms, KeyProvider, LocalKeyFile

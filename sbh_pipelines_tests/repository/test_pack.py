@@ -191,11 +191,14 @@ def test_a_failed_upload_fails_its_own_writer_only(sound: int) -> None:
     with pipeline(memory=2 * MIB) as packs:
         bad, good = acme.writer(packs), bolt.writer(packs)
 
+        def write_much() -> None:
+            for n in range(1000):
+                bad.put(b"%d" % n + noise)
+            bad.finish()
+
         def fails() -> None:
             with pytest.raises(StoreUnavailable):
-                for n in range(1000):
-                    bad.put(b"%d" % n + noise)
-                bad.finish()
+                write_much()
             bad.abort()
 
         def works() -> None:
