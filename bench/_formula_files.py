@@ -21,11 +21,13 @@ class FormulaFiles:
     def __init__(self, count: int) -> None:
         self._count = count
 
-    def list(self, prefix: str, start_after: str | None = None) -> Iterator[ObjectInfo]:
+    @property
+    def lists_all(self) -> bool:
+        return True
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
         for i in range(self._count):
-            key = f"{prefix}{i:09}-{_text(i, NAME_BYTES)}"
-            if start_after is None or key > start_after:
-                yield ObjectInfo(key, 32, f'"{i}"', _WHEN)
+            yield ObjectInfo(f"{prefix}{i:09}-{_text(i, NAME_BYTES)}", 32, f'"{i}"', _WHEN)
 
     def stream(
         self, key: str, *, version: str | None = None, if_match: str | None = None

@@ -14,7 +14,7 @@ from sbh_pipelines.model import Component, Draft, Progress, ProgressSink, Recove
 from sbh_pipelines.repository.pack import PackPipeline, PackWriter
 from sbh_pipelines.settings import BackupSettings
 from sbh_pipelines.sources.database.capture import TableSink, capture_tables
-from sbh_pipelines.sources.database.connection import Connection
+from sbh_pipelines.sources.database.connection import Connection, translated
 from sbh_pipelines.sources.database.references import reference_columns, referenced_keys
 from sbh_pipelines.sources.database.snapshot import exported_snapshot
 from sbh_pipelines.sources.database.tenancy import MappedTable, TenancyMap, load_map
@@ -130,8 +130,9 @@ def _schema_lines(tenancy: TenancyMap, connection: Connection) -> list[bytes]:
     sequences = sorted({c.sequence for t in tenancy.tables for c in t.table.columns if c.sequence})
     cursor = connection.cursor()
     for name in sequences:
-        cursor.execute(f"SELECT last_value, is_called FROM {name}")
-        value, called = cursor.fetchone()
+        with translated("read a sequence", name):
+            cursor.execute(f"SELECT last_value, is_called FROM {name}")
+            value, called = cursor.fetchone()
         lines.append(json_line({"sequence": name, "last_value": value, "is_called": called}))
     return lines
 

@@ -105,8 +105,13 @@ def verify_backup(
         if not own_only and (result.issues or marks.touches(repository.unindexed)):
             for key in manifest["index"]:
                 _check_index(repository, key, result)
-        for damage in repository.damages if result.issues else ():
-            result.found(damage.error)  # a chunk that is missing may be in a pack that cannot be read
+        if result.issues:
+            # A chunk that is missing may be in a pack that cannot be read, and behind a detail that is lost may be
+            # groups in other lost packs: what else is wrong is worth knowing now.
+            for damage in repository.damages:
+                result.found(damage.error)
+            for pack_id in repository.lost:
+                result.found(repository.lost_pack(pack_id))
         if deep:
             _read_packs(repository, marks.by_pack(), marks.pack_count(), result, progress)
     result.seconds = time.monotonic() - begun

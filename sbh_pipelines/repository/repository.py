@@ -71,6 +71,7 @@ class Repository:
         self.new = False  # its data key was made just now: nothing there can be read with it
         self.indexed: set[str] = set()  # index objects that were read and are whole
         self.unindexed: dict[bytes, int] = {}  # whole packs, and their sizes, that no index names
+        self.lost: set[bytes] = set()  # packs that an index names and that are gone, or not whole
         self._recent: OrderedDict[bytes, bytes] = OrderedDict()
         self._remembering = threading.Lock()
 
@@ -98,6 +99,7 @@ class Repository:
                         self.index.add_pack(pack_id, size, entries)
                     else:
                         self.index.add_lost(pack_id, entries)
+                        self.lost.add(pack_id)
                         packs.pop(pack_id, None)
                 self.indexed.add(name)
             except (RepositoryError, ObjectMissing) as error:
@@ -160,12 +162,18 @@ class Repository:
         """The error for a chunk that no pack holds."""
         lost = self.index.lost_pack(chunk)
         if lost is not None:
-            place = self.url(Keys.pack(lost))
-            return CorruptObject(
-                "A pack is missing or not whole", on=place, why="deleted, truncated or overwritten", remedy=VALIDATE
-            )
+            return self.lost_pack(lost)
         place = f"{self.url(Keys.PACKS)} chunk {chunk.hex()[:16]}"
         return CorruptObject("A chunk is missing", on=place, why="no pack holds it", remedy=VALIDATE)
+
+    def lost_pack(self, pack_id: bytes) -> CorruptObject:
+        """The error for a pack of `lost`."""
+        return CorruptObject(
+            "A pack is missing or not whole",
+            on=self.url(Keys.pack(pack_id)),
+            why="deleted, truncated or overwritten",
+            remedy=VALIDATE,
+        )
 
     def read_chunk(self, chunk: bytes) -> bytes:
         """The plaintext, authenticated. Raises CorruptObject."""

@@ -1,10 +1,12 @@
 """What a restore of rows must get right beyond bytes: keys, constraints, other tenants, sequences, refusals."""
 
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg2.extensions import make_dsn
 
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.errors import ProofFailed, RestoreRefused, SbhError, SchemaMismatch, SourceConflict
@@ -25,7 +27,8 @@ class Scene:
     def __init__(self, database: Database, directory: Path, schema: str, /, **settings: Any) -> None:
         self.database = database
         database.run(TENANTS + schema)
-        self.service: BackupService = Application(database, directory).service(**settings)
+        self.application = Application(database, directory)
+        self.service: BackupService = self.application.service(**settings)
         self.backup_id = ""
 
     def back_up(self) -> None:
@@ -410,3 +413,21 @@ def test_a_concurrent_write_ends_in_a_retryable_error(scene: Callable[..., Scene
         other.close()
     made.restore()
     assert made.copy("t") == before
+
+
+def test_a_sequence_that_may_not_be_read(scene: Callable[..., Scene], database: Database) -> None:
+    """A missing privilege is an error of ours, told for the tenant; its lease is free again."""
+    made = scene("CREATE TABLE t (tenant_id int, id serial PRIMARY KEY)")
+    role = f"poor_{uuid.uuid4().hex[:8]}"
+    database.run(
+        f"CREATE ROLE {role} LOGIN BYPASSRLS PASSWORD 'poor'; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role};"
+    )
+    poor = make_dsn(database.dsn, user=role, password="poor", passfile="/dev/null")
+    try:
+        service = made.application.service(database={"dsn": poor})
+        (draft,) = service.create_backups(["acme"], ADMIN)
+        assert draft.error is not None
+        assert (draft.error["code"], "t_id_seq" in draft.error["on"]) == ("SBH-302", True)
+        made.back_up()
+    finally:
+        database.run(f"DROP OWNED BY {role}; DROP ROLE {role}")

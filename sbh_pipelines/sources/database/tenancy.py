@@ -4,6 +4,7 @@ Every table of the mapped schemas gets a status. A table that is neither owned, 
 stops every backup with an error that names it: nothing is ever silently left out.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -174,6 +175,14 @@ class _Mapper:
         return table
 
     def map(self) -> TenancyMap:
+        times = Counter(table.full_name for table in self.catalog.tables.values())
+        if doubled := sorted(name for name, count in times.items() if count > 1):
+            raise TenancyError(
+                "Two tables have one name",
+                on=", ".join(doubled),
+                why="a dot in a schema's or a table's name makes schema.table ambiguous",
+                remedy="rename one of them, or take its schema out of database.schemas",
+            )
         tenants = self.catalog.find(self.settings.tenants.table, self.database.schemas)
         open_tables: list[Table] = []
         for table in self.catalog.tables.values():
@@ -203,11 +212,19 @@ class _Mapper:
             self._status(
                 table,
                 UNMAPPED,
-                f"no column {self.database.tenant_column!r}, and no foreign key leads to a table of a tenant",
+                self._why_open(table, {t.oid for t in open_tables}),
                 f"add {table.full_name!r} to database.shared or database.excluded, or declare it in database.links",
             )
         captured = sorted(self.mapped.values(), key=lambda m: (m.depth, m.full_name))
         return TenancyMap(tuple(captured), tuple(self.statuses[oid] for oid in self.catalog.tables), self.catalog)
+
+    def _why_open(self, table: Table, undecided: set[int]) -> str:
+        link = self.links.get(table.oid)
+        if link and link.join:
+            return f"declared to follow {link.parent}, which is no table of a tenant"
+        if any(key.parent in undecided and key.parent != table.oid for key in table.foreign_keys):
+            return "its foreign keys lead to tables that are not mapped either, or in a circle: `via` says which decides"
+        return f"no column {self.database.tenant_column!r}, and no foreign key leads to a table of a tenant"
 
     def _tenant_column(self, table: Table) -> str:
         link = self.links.get(table.oid)
