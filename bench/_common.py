@@ -37,12 +37,14 @@ console = Console(width=None if sys.stdout.isatty() else 120)
 # arguments and servers
 
 
-def arguments(what: str, *, repeat: int) -> argparse.Namespace:
-    """`--small`, `--keep DIR`, `--repeat N`."""
+def arguments(what: str, *, repeat: int, **more: int) -> argparse.Namespace:
+    """`--small`, `--keep DIR`, `--repeat N`; `more` are options with a number each, and their defaults."""
     parser = argparse.ArgumentParser(description=what)
     parser.add_argument("--small", action="store_true", help="a run of under a minute")
     parser.add_argument("--keep", metavar="DIR", help="use the stack in DIR, and leave its data for the next run")
     parser.add_argument("--repeat", type=int, metavar="N", help=f"rounds; the median counts (default {repeat})")
+    for name, default in more.items():
+        parser.add_argument(f"--{name}", type=int, metavar="N", default=default, help=f"default {default}")
     found = parser.parse_args()
     found.repeat = found.repeat or (1 if found.small else repeat)
     return found
