@@ -64,10 +64,20 @@ def create(
 
 @command(app, "list")
 def list_backups(invocation: Invocation, tenant: TenantArgument) -> Answer:
-    """List a tenant's backups, newest first."""
-    found = invocation.service().list_backups(tenant, invocation.user())
+    """List a tenant's backups, newest first. A damaged manifest is shown as an error (exit 8)."""
+    service, user = invocation.service(), invocation.user()
+    found = service.list_backups(tenant, user)
+    damaged = service.damaged_backups(tenant, user)
     title = f"{plural(len(found), 'backup')} of {tenant}"
-    return Answer(found, lambda out: out.print(_listing(title, found)), [backup["id"] for backup in found])
+
+    def show_all(out: Any) -> None:
+        out.print(_listing(title, found))
+        for error in damaged:
+            out.print(str(error), style="red", markup=False)
+
+    document = [*found, *({"error": error.as_dict()} for error in damaged)]
+    status = damaged[0].exit_status if damaged else 0
+    return Answer(document, show_all, [backup["id"] for backup in found], status)
 
 
 @command(app, "show")

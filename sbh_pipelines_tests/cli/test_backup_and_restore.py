@@ -80,6 +80,24 @@ def test_a_backup_is_made_listed_shown_and_validated(sbh: Sbh, settings_file: Pa
         assert listed[0]["id"] in ended.out
 
 
+def test_a_damaged_manifest_is_listed_as_an_error(
+    sbh: Sbh, settings_file: Path, backed_up: str, sample_stack: Stack
+) -> None:
+    """The others are listed all the same."""
+    client = sample_stack.s3_client()
+    place = {"Bucket": "sbh-files-eu-west-1", "Key": "files/tenant-6/backups/manifests/backup_20200101_0000.json"}
+    client.put_object(**place, Body=b"{}")
+    try:
+        ended = sbh("backup", "list", "tenant-6", "--json")
+        assert ended.status == 8
+        assert backed_up in [item.get("id") for item in ended.document]
+        (error,) = [item["error"] for item in ended.document if "error" in item]
+        assert "backup_20200101_0000" in error["on"]
+        assert "backup_20200101_0000" in sbh("backup", "list", "tenant-6").out.replace("\n", "")
+    finally:
+        client.delete_object(**place)
+
+
 def test_a_description_is_kept_and_is_no_markup(sbh: Sbh, settings_file: Path) -> None:
     text = "[red]before[/red] the 'migration' – ü \x1b[31m"
     ended = sbh("backup", "create", "tenant-6", "--description", text, "--json")
