@@ -23,12 +23,12 @@ from sbh_pipelines.backup.restore import restore_in_place
 from sbh_pipelines.backup.restore_status import read_restore_status
 from sbh_pipelines.backup.rows import snapshot_tables
 from sbh_pipelines.backup.site import Site
+from sbh_pipelines.backup.status import backup_status, the_only
 from sbh_pipelines.backup.verify import Verification, verify_backup
 from sbh_pipelines.errors import (
     CorruptObject,
     KeyServiceError,
     NotConfirmed,
-    ObjectMissing,
     RequestError,
     SbhError,
     UnknownBackup,
@@ -47,8 +47,7 @@ from sbh_pipelines.model import (
     no_progress,
     utc_now,
 )
-from sbh_pipelines.repository import lease as leases
-from sbh_pipelines.repository.format import Keys, parse_document
+from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.residency import ResidencyManager
 from sbh_pipelines.security.policy import UserContext, authorize
 from sbh_pipelines.settings import Settings, load_settings
@@ -332,29 +331,9 @@ class BackupService:
         found = [
             status
             for tenant in self._candidates(tenant_id, user_ctx)
-            if (status := self._backup_status(tenant, wanted)) is not None
+            if (status := backup_status(self._site, tenant, wanted)) is not None
         ]
-        return _only(found, UnknownBackup("No such backup", on=wanted, remedy="see `sbh backup list`"))
-
-    def _backup_status(self, tenant: Tenant, backup_id: BackupId) -> dict[str, Any] | None:
-        store, prefix = self._site.backup_store(tenant)
-        base = {"backup_id": backup_id, "tenant_id": tenant.id}
-        try:
-            store.head(prefix + Keys.manifest(backup_id))
-            return {**base, "status": "completed"}
-        except ObjectMissing:
-            pass
-        try:
-            key = prefix + Keys.failure(backup_id)
-            record = parse_document(store.get(key), store.url(key))
-            error = record.get("error") or {}
-            return {**base, "status": "failed", "step": record.get("step"), "error": _sentence(error), "details": error}
-        except ObjectMissing:
-            pass
-        lease = leases.running(store, prefix, self._site.clock)
-        if lease is not None and lease["purpose"] == backup_id:
-            return {**base, "status": "running"}
-        return None
+        return the_only(found, UnknownBackup("No such backup", on=wanted, remedy="see `sbh backup list`"))
 
     def get_restore_status(
         self, restore_id: str, tenant_id: str | None = None, user_ctx: UserContext | None = None
@@ -371,7 +350,7 @@ class BackupService:
                 found.append(read_restore_status(self._site, tenant, wanted))
             except RequestError as error:
                 missing = error
-        return _only(found, missing or UnknownBackup("No tenants", on=wanted))
+        return the_only(found, missing or UnknownBackup("No tenants", on=wanted))
 
     def _candidates(self, tenant_id: str | None, user_ctx: UserContext | None) -> list[Tenant]:
         tenants = [self.tenant(tenant_id)] if tenant_id else self.tenants()
@@ -394,22 +373,6 @@ class BackupService:
         slug = TenantId.parse(tenant_id)
         authorize(user_ctx, action, slug)  # before the look-up: strangers do not learn which tenants exist
         return find_tenant(self.settings, slug)
-
-
-def _sentence(error: Mapping[str, Any]) -> str:
-    return str(error_from_dict(error)) if error else ""
-
-
-def _only(found: list[dict[str, Any]], missing: SbhError) -> dict[str, Any]:
-    if not found:
-        raise missing
-    if len(found) > 1:
-        raise RequestError(
-            "Several tenants have this id",
-            on=", ".join(f["tenant_id"] for f in found[:5]),
-            remedy="name the tenant as well",
-        )
-    return found[0]
 
 
 @cache
