@@ -16,7 +16,7 @@ this restore will need from the repository is downloaded and authenticated befor
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from sbh_pipelines.backup.restore_files import FileRestore
 from sbh_pipelines.backup.restore_status import RestoreStatus
 from sbh_pipelines.backup.site import Site
 from sbh_pipelines.backup.verify import read_component, verify_backup
-from sbh_pipelines.errors import ProofFailed, RestoreRefused, SchemaMismatch
+from sbh_pipelines.errors import ProofFailed, RestoreRefused, SbhError, SchemaMismatch
 from sbh_pipelines.model import BackupId, Progress, ProgressSink, RestoreId, Tenant, timestamp
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.repository import Repository
@@ -77,18 +77,23 @@ def restore_in_place(
         repository = site.repository(tenant)
         stack.callback(repository.close)
         held = leases.acquire(store, prefix, owner, "restore", site.settings.backup.lease_s, site.clock)
-        stack.callback(held.release)
+        stack.callback(_let_go, held)
         stack.enter_context(leases.LeaseKeeper(lambda: [held], site.settings.backup.lease_s / 6))
         status = RestoreStatus(site, repository, restore_id, backup_id, tenant, requested_by, owner)
         status.step("check", 0)
         try:
-            result = _Restore(site, repository, tenant, backup_id, keep_extra_files, status, progress).run()
+            result = _Restore(site, repository, tenant, backup_id, keep_extra_files, held, status, progress).run()
         except BaseException as error:
             status.failed(error)
             raise
         result = {"restore_id": restore_id, "backup_id": backup_id, "tenant_id": tenant.id, **result}
         status.completed(result)
     return result
+
+
+def _let_go(held: leases.Lease) -> None:
+    with suppress(SbhError):  # it expires by itself; what the restore did or did not do stands
+        held.release()
 
 
 class _Restore:
@@ -99,10 +104,12 @@ class _Restore:
         tenant: Tenant,
         backup_id: BackupId,
         keep_extra_files: bool,
+        held: leases.Lease,
         status: RestoreStatus,
         progress: ProgressSink,
     ) -> None:
         self.site, self.repository, self.tenant, self.backup_id = site, repository, tenant, backup_id
+        self.held = held
         self.status, self.progress = status, progress
         self.keep_extra_files = keep_extra_files
         self.downloaded = 0
@@ -126,8 +133,11 @@ class _Restore:
             files.plan()
             files.authenticate()
             tables, proof = self._merge(connection, tenancy, merges)
+            # Whoever lost the lease, because the process was asleep, must not write: renewing tells.
+            self.held.renew()
             files.put_back(lambda done, total: self._step("files", done, total))
             self._step("commit", 0, 1)
+            self.held.renew()
             commit(connection)
         files.remove_extra()
         return {

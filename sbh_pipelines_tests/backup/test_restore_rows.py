@@ -431,3 +431,20 @@ def test_a_sequence_that_may_not_be_read(scene: Callable[..., Scene], database: 
         made.back_up()
     finally:
         database.run(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_a_role_that_row_security_would_hide_rows_from(scene: Callable[..., Scene], database: Database) -> None:
+    """It is told, instead of making a backup without them."""
+    made = scene(
+        "CREATE TABLE t (tenant_id int, id int PRIMARY KEY); INSERT INTO t VALUES (1, 1);"
+        "ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY none ON t USING (false)"
+    )
+    role = f"blind_{uuid.uuid4().hex[:8]}"
+    database.run(f"CREATE ROLE {role} LOGIN PASSWORD 'blind'; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role};")
+    blind = make_dsn(database.dsn, user=role, password="blind", passfile="/dev/null")
+    try:
+        (draft,) = made.application.service(database={"dsn": blind}).create_backups(["acme"], ADMIN)
+        assert draft.error is not None
+        assert (draft.error["code"], draft.error["on"]) == ("SBH-302", "public.t")
+    finally:
+        database.run(f"DROP OWNED BY {role}; DROP ROLE {role}")

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -84,6 +85,34 @@ def test_exactly_one_of_many_gets_a_free_lease(
     assert len(won) == 1
     assert {type(error) for error in lost} == {LeaseHeld}
     assert all(error.transient for error in lost)
+
+
+class AllReadFirst(MemoryStore):
+    """Nobody writes before everybody has read: the moment in which a lease could be taken twice."""
+
+    def __init__(self, readers: int) -> None:
+        super().__init__()
+        self._readers = threading.Barrier(readers)
+        self.together = False
+
+    def get_with_etag(self, key: str) -> tuple[bytes, str]:
+        try:
+            return super().get_with_etag(key)
+        finally:
+            if self.together and threading.current_thread() is not threading.main_thread():
+                with suppress(threading.BrokenBarrierError):
+                    self._readers.wait(1)
+
+
+@pytest.mark.parametrize("state", ["never taken", "expired"])
+def test_of_writers_that_read_at_the_same_moment_one_wins(clock: FakeClock, state: str) -> None:
+    store = AllReadFirst(4)
+    if state == "expired":
+        lease.acquire(store, PREFIX, "the one before", "x", SECONDS, clock)
+        clock.move(SECONDS + 10)
+    store.together = True
+    won, lost = at_once(4, lambda owner: lease.acquire(store, PREFIX, owner, "x", SECONDS, clock))
+    assert (len(won), {type(error) for error in lost}) == (1, {LeaseHeld})
 
 
 def test_the_error_tells_who_holds_it(acquire: Acquire) -> None:
