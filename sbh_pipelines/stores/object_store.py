@@ -58,11 +58,14 @@ class Store:
     def put(self, key: str, data: bytes | bytearray | memoryview) -> str:
         with self._translated("put", key):
             answer = obstore.put(self._inner, key, data, use_multipart=len(data) > _PART, chunk_size=_PART)
+            self._plain.sync(key)
             return answer["e_tag"] or ""
 
     def create(self, key: str, data: bytes) -> str:
         with self._translated("put", key):
-            return obstore.put(self._inner, key, data, mode="create")["e_tag"] or ""
+            answer = obstore.put(self._inner, key, data, mode="create")
+            self._plain.sync(key)
+            return answer["e_tag"] or ""
 
     def replace(self, key: str, data: bytes, etag: str) -> str:
         with self._translated("put", key):
@@ -73,7 +76,9 @@ class Store:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if obstore.head(self._inner, key)["e_tag"] != etag:
                     raise ObjectChanged("The object is no longer the version expected", on=self.url(key))
-                return obstore.put(self._inner, key, data)["e_tag"] or ""
+                answer = obstore.put(self._inner, key, data)
+                self._plain.sync(key)
+                return answer["e_tag"] or ""
 
     def head(self, key: str) -> ObjectInfo:
         if self._plain.is_odd(key):
@@ -159,6 +164,7 @@ class Store:
         if self._plain.is_odd(key):
             self._count("put")
             self._plain.put_stream(key, pieces, attributes)
+            self._plain.sync(key)
             return
         # Not obstore.put(iterator): it would run the iterator inside the driver's event loop, where reading from a store
         # is not possible. An unfinished writer leaves no object.
@@ -168,6 +174,7 @@ class Store:
         if second is None:
             with self._translated("put", key):
                 obstore.put(self._inner, key, first, attributes=kept or None)
+                self._plain.sync(key)
             return
         with self._translated("put", key):
             writer = obstore.open_writer(
@@ -180,6 +187,7 @@ class Store:
                 writer.write(piece)
         with self._translated("put", key, counted=False):
             writer.close()
+            self._plain.sync(key)
 
     def _count(self, verb: str) -> None:
         with self._counting:

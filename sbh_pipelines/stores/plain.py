@@ -54,6 +54,10 @@ class Plain(Protocol):
 
     def delete(self, key: str) -> None: ...
 
+    def sync(self, key: str) -> None:
+        """Make sure that an object just written, by whatever means, survives a crash."""
+        ...
+
 
 class PlainBucket:
     """An S3 bucket. `connect` gives a boto3 client; it is called when the first odd key comes."""
@@ -114,6 +118,9 @@ class PlainBucket:
     def delete(self, key: str) -> None:
         with self._translated("delete", key):
             self._client.delete_object(Bucket=self._bucket, Key=key)
+
+    def sync(self, key: str) -> None:
+        """Nothing: a server answers when it has it."""
 
     @contextmanager
     def _translated(self, verb: str, key: str) -> Iterator[None]:
@@ -223,7 +230,6 @@ class PlainDirectory:
                     for piece in pieces:
                         file.write(piece)
                     file.flush()
-                    os.fsync(file.fileno())
                     os.replace(file.name, path)
                 except BaseException:
                     os.unlink(file.name)
@@ -232,6 +238,18 @@ class PlainDirectory:
     def delete(self, key: str) -> None:
         with self._translated("delete", key):
             self._file(key).unlink(missing_ok=True)
+
+    def sync(self, key: str) -> None:
+        with self._translated("put", key):
+            path = self._file(key)
+            for place in (path, *path.parents):  # the folders too: they may be new
+                descriptor = os.open(place, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+                if place == self._root:
+                    break
 
     def _file(self, key: str) -> Path:
         # A bucket may hold `a/../b` or `a//b`; in a directory these would be other files, even outside of it.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.model import Clock, utc_now
+from sbh_pipelines.model import Clock, Tenant, TenantId, utc_now
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.settings import Settings
 from sbh_pipelines_tests.sources.databases import Database, copy_text
@@ -99,6 +99,10 @@ class Application:
 
     def service(self, *, clock: Clock = utc_now, **sections: Mapping[str, Any]) -> BackupService:
         return BackupService(self.configured(**sections) if sections else self.settings, clock=clock)
+
+    @staticmethod
+    def tenant(name: str = ACME) -> Tenant:
+        return Tenant(TenantId(name), str(KEYS[name]), "eu-west-1", "critical")
 
     def create(self) -> None:
         self.database.run(_SCHEMA)
