@@ -11,14 +11,25 @@ from sbh_pipelines.backup.details import FileListWriter, json_line, read_lines
 from sbh_pipelines.backup.drafts import Workshop, running
 from sbh_pipelines.backup.rows import pipeline, written
 from sbh_pipelines.backup.site import Site
+from sbh_pipelines.errors import ObjectChanged
 from sbh_pipelines.model import Component, Draft, Progress, ProgressSink, Tenant, timestamp
 from sbh_pipelines.repository.pack import PackPipeline, PackWriter
 from sbh_pipelines.repository.repository import Repository
-from sbh_pipelines.sources.files import FileEntry, Versions, list_files, open_file, slices
+from sbh_pipelines.sources.files import (
+    FileEntry,
+    InexactListing,
+    OpenFile,
+    Versions,
+    kept_changing,
+    list_files,
+    open_file,
+    slices,
+)
 from sbh_pipelines.stores.base import FileStore, ObjectInfo
 
 STEP = "enumerate_files"
 _NOTICE_EVERY = 100  # files
+_ATTEMPTS = 5
 
 
 def enumerate_files(shop: Workshop, drafts: Sequence[Draft], progress: ProgressSink) -> list[Draft]:
@@ -43,12 +54,12 @@ def enumerate_files(shop: Workshop, drafts: Sequence[Draft], progress: ProgressS
         return shop.each(drafts, STEP, work)
 
 
-def live_files(site: Site, tenant: Tenant) -> Iterator[ObjectInfo]:
+def live_files(site: Site, tenant: Tenant, *, exactly: bool = False) -> Iterator[ObjectInfo]:
     """The tenant's files as they are now, in key order."""
     if not site.settings.files.enabled:
         return iter(())
     store, prefix = site.files_store(tenant)
-    return list_files(store, prefix, site.settings.files.exclude)
+    return list_files(store, prefix, site.settings.files.exclude, exactly=exactly)
 
 
 def _tenant_files(
@@ -58,38 +69,66 @@ def _tenant_files(
     repository = shop.repository(draft)
     writer = repository.writer(packs)
     try:
-        store, prefix = site.files_store(draft.tenant)
-        listing = FileListWriter(writer)
-        missing = _Missing(_references(repository, draft), prefix)
-        count = total = list_size = 0
-        reader = _Reader(store, writer, prefix, _LazyVersions(site, draft.tenant))
-        for entry in _read_ahead(reader, live_files(site, draft.tenant), readers, 2 * site.settings.files.connections):
-            if entry is None:
-                continue  # deleted after it was listed, and no version of it is left
-            line = entry.to_line()
-            listing.add(entry.path, line)
-            missing.saw(prefix + entry.path)
-            count, total, list_size = count + 1, total + entry.size, list_size + len(line)
-            if count % _NOTICE_EVERY == 0:
-                progress(Progress(STEP, draft.tenant.id, count, 0, "files"))
-        for key in missing.rest():
-            listing.add(key, json_line({"missing": key}))
-        detail = listing.finish()
+        try:
+            component = _read_files(site, draft, repository, writer, readers, progress, exactly=False)
+        except InexactListing:  # what was read of the files is stored, and is not stored again
+            component = _read_files(site, draft, repository, writer, readers, progress, exactly=True)
         writer.finish()
         index = repository.write_index(draft.backup_id, "files", writer)
     except BaseException:
         writer.abort()
         raise
+    count = component.facts["file_count"]
     progress(Progress(STEP, draft.tenant.id, count, count, "files"))
-    facts = {"file_count": count, "total_size": total, "missing_references": missing.count, "detail": detail}
-    component = Component("file_list", "", list_size, "", facts)
-    counted = draft.with_counters(files=count, file_bytes=total, missing_files=missing.count, **written(writer))
+    counted = draft.with_counters(
+        files=count,
+        file_bytes=component.facts["total_size"],
+        missing_files=component.facts["missing_references"],
+        **written(writer),
+    )
     return replace(
         counted,
         step=STEP,
         components={**draft.components, "files": component},
         objects=(*draft.objects, *index),
     )
+
+
+def _read_files(
+    site: Site,
+    draft: Draft,
+    repository: Repository,
+    writer: PackWriter,
+    readers: ThreadPoolExecutor,
+    progress: ProgressSink,
+    *,
+    exactly: bool,
+) -> Component:
+    """Read all files and write their list. Raises InexactListing unless `exactly`."""
+    store, prefix = site.files_store(draft.tenant)
+    listing = FileListWriter(writer)
+    missing = _Missing(_references(repository, draft), prefix)
+    count = total = list_size = 0
+    reader = _Reader(store, writer, prefix, _LazyVersions(site, draft.tenant))
+    files = live_files(site, draft.tenant, exactly=exactly)
+    for entry in _read_ahead(reader, files, readers, 2 * site.settings.files.connections):
+        if entry is None:
+            continue  # deleted after it was listed, and no version of it is left
+        line = entry.to_line()
+        listing.add(entry.path, line)
+        missing.saw(prefix + entry.path)
+        count, total, list_size = count + 1, total + entry.size, list_size + len(line)
+        if count % _NOTICE_EVERY == 0:
+            progress(Progress(STEP, draft.tenant.id, count, 0, "files"))
+    for key in missing.rest():
+        listing.add(key, json_line({"missing": key}))
+    facts = {
+        "file_count": count,
+        "total_size": total,
+        "missing_references": missing.count,
+        "detail": listing.finish(),
+    }
+    return Component("file_list", "", list_size, "", facts)
 
 
 class _LazyVersions:
@@ -112,9 +151,17 @@ class _Reader:
         self._store, self._writer, self._prefix, self._versions = store, writer, prefix, versions
 
     def read(self, info: ObjectInfo) -> FileEntry | None:
-        opened = open_file(self._store, info, self._versions)
-        if opened is None:
-            return None
+        for _ in range(_ATTEMPTS):
+            opened = open_file(self._store, info, self._versions)
+            if opened is None:
+                return None
+            try:
+                return self._entry(opened)
+            except ObjectChanged:  # while it was read
+                continue
+        raise kept_changing(info.key, _ATTEMPTS)
+
+    def _entry(self, opened: OpenFile) -> FileEntry:
         digest = hashlib.sha256()
         pending: deque[Future[bytes]] = deque()
         chunks: list[str] = []

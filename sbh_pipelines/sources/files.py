@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any, Protocol
 
 from fastcdc.fastcdc_cy import fastcdc_cy
@@ -66,7 +67,13 @@ class OpenFile:
     pieces: Iterator[memoryview]
 
 
-def list_files(store: FileStore, prefix: str, exclude: Iterable[str]) -> Iterator[ObjectInfo]:
+class InexactListing(SourceChanged):
+    """The listing does not show a key as it is, which came out when the file was read: list again, exactly."""
+
+
+def list_files(
+    store: FileStore, prefix: str, exclude: Iterable[str], *, exactly: bool = False
+) -> Iterator[ObjectInfo]:
     """The files below `prefix` in order of their keys' UTF-8 bytes, without those below the `exclude`d prefixes.
 
     Stores differ in the order of their listings, and comparing two lists that are sorted differently would take files
@@ -78,7 +85,7 @@ def list_files(store: FileStore, prefix: str, exclude: Iterable[str]) -> Iterato
         db.execute(
             "CREATE TABLE file (key BLOB PRIMARY KEY, size INT, etag TEXT, modified TEXT, version TEXT) WITHOUT ROWID"
         )
-        if not (store.lists_all and _trusted(db, store.list(prefix), skipped)):
+        if exactly or not (store.lists_all and _trusted(db, store.list(prefix), skipped)):
             db.execute("DELETE FROM file")
             _fill(db, store.list_exactly(prefix), skipped, "INSERT OR REPLACE")
         for key, size, etag, modified, version in db.execute("SELECT * FROM file ORDER BY key"):
@@ -118,7 +125,7 @@ def _fill(db: sqlite3.Connection, listing: Iterator[ObjectInfo], skipped: tuple[
 def open_file(store: FileStore, listed: ObjectInfo, versions: Versions | None) -> OpenFile | None:
     """Open exactly the listed content, or what came after it; None when the file is gone and no version is left.
 
-    Raises SourceChanged when the file keeps changing.
+    Raises SourceChanged when the file keeps changing, InexactListing when there is no such key.
     """
     info = listed
     for _ in range(_ATTEMPTS):
@@ -134,14 +141,17 @@ def open_file(store: FileStore, listed: ObjectInfo, versions: Versions | None) -
             except ObjectMissing:
                 # Gone, or its key ends in a "/" that the listing did not show.
                 folder = info.key + "/"
-                slashed = next((o for o in store.list_exactly(folder) if o.key == folder), None) if info.size else None
-                if slashed is None:
-                    return None
-                info = slashed
-    raise SourceChanged(
+                if info.size and any(found.key == folder for found in islice(store.list_exactly(folder), 1)):
+                    raise InexactListing("A file is listed under another key", on=folder) from None
+                return None
+    raise kept_changing(listed.key, _ATTEMPTS)
+
+
+def kept_changing(key: str, attempts: int) -> SourceChanged:
+    return SourceChanged(
         "A file kept changing while it was read",
-        on=listed.key,
-        why=f"{_ATTEMPTS} attempts",
+        on=key,
+        why=f"{attempts} attempts",
         remedy="try again, or turn on bucket versioning",
     )
 

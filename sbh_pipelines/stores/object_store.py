@@ -139,6 +139,24 @@ class Store:
     def stream(
         self, key: str, *, version: str | None = None, if_match: str | None = None
     ) -> tuple[Mapping[str, str], Iterator[memoryview]]:
+        attributes, pieces = self._open(key, version, if_match)
+        if if_match and self._lock_file is not None:
+            pieces = self._unchanged(key, if_match, pieces)
+        return attributes, pieces
+
+    def _unchanged(self, key: str, etag: str, pieces: Iterator[memoryview]) -> Iterator[memoryview]:
+        """The pieces, then ObjectChanged if the file was written in place meanwhile: a directory allows it."""
+        yield from pieces
+        try:
+            changed = self.head(key).etag != etag
+        except ObjectMissing:  # removed, but read whole before
+            return
+        if changed:
+            raise ObjectChanged("The object changed while it was read", on=self.url(key))
+
+    def _open(
+        self, key: str, version: str | None, if_match: str | None
+    ) -> tuple[Mapping[str, str], Iterator[memoryview]]:
         if self._plain.is_odd(key):
             self._count("get")
             return self._plain.stream(key, version, if_match)

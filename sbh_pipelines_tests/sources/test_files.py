@@ -15,7 +15,7 @@ from sbh_pipelines.embedded import object_server
 from sbh_pipelines.embedded.layout import Layout
 from sbh_pipelines.embedded.stack import Stack
 from sbh_pipelines.errors import ObjectMissing, SourceChanged, StoreError
-from sbh_pipelines.sources.files import FILE_MAX, FILE_MIN, FileEntry, list_files, open_file, slices
+from sbh_pipelines.sources.files import FILE_MAX, FILE_MIN, FileEntry, InexactListing, list_files, open_file, slices
 from sbh_pipelines.stores.base import ObjectInfo
 from sbh_pipelines.stores.object_store import Store, open_local, open_s3
 from sbh_pipelines.stores.versions import BucketVersions
@@ -91,12 +91,13 @@ def read(store: Store, info: ObjectInfo, versions: Any = None) -> bytes | None:
 
 
 def everything(store: Store, prefix: str, exclude: tuple[str, ...] = ()) -> dict[str, bytes | None]:
-    found: dict[str, bytes | None] = {}
-    for info in list_files(store, prefix, exclude):
-        opened = open_file(store, info, None)
-        key = info.key if opened is None else opened.info.key
-        found[key[len(prefix) :]] = None if opened is None else b"".join(bytes(p) for p in opened.pieces)
-    return found
+    """Name and content of all files, as a backup reads them."""
+    try:
+        listing = list(list_files(store, prefix, exclude))
+        return {info.key[len(prefix) :]: read(store, info) for info in listing}
+    except InexactListing:
+        listing = list(list_files(store, prefix, exclude, exactly=True))
+        return {info.key[len(prefix) :]: read(store, info) for info in listing}
 
 
 # names
@@ -118,7 +119,7 @@ def check_name(bucket: Bucket, name: str) -> None:
     bucket.put(prefix + name, b"odd", ContentType="text/x-odd", Metadata={"own": "value"})
     bucket.put(prefix + "neighbour", b"plain")
     assert everything(bucket.store, prefix) == {name: b"odd", "neighbour": b"plain"}
-    info = next(i for i in list_files(bucket.store, prefix, ()) if i.key != prefix + "neighbour")
+    info = next(i for i in list_files(bucket.store, prefix, (), exactly=True) if i.key == prefix + name)
     opened = open_file(bucket.store, info, None)
     assert opened is not None
     assert (opened.attributes["Content-Type"], opened.attributes["own"]) == ("text/x-odd", "value")

@@ -31,7 +31,7 @@ def referenced_keys(connection: Connection, columns: list[tuple[MappedTable, str
     if not columns:
         return
     parts = [
-        f"SELECT t.{ident(column)}::text AS key FROM {table.source}"
+        f"SELECT DISTINCT t.{ident(column)}::text AS key FROM {table.source}"
         f" WHERE {table.tenant_is([tenant_key])} AND t.{ident(column)} IS NOT NULL"
         for table, column in columns
     ]
