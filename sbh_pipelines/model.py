@@ -163,6 +163,7 @@ class DraftStatus(StrEnum):
     RUNNING = "running"
     COMPLETED = "completed"
     FAILED = "failed"
+    UNCHANGED = "unchanged"  # nothing to store: the tenant still is what `unchanged_since` says
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +176,16 @@ class Draft:
 
     tenant: Tenant
     backup_id: BackupId
-    type: BackupType
+    type: BackupType  # what is made; differs from `requested` where there was no parent
     created_by: str
     created_at: str
     lease_owner: str
     description: str | None = None
+    requested: BackupType | None = None  # the type asked for
+    reason: str | None = None  # why `type` is not `requested`
+    parent: BackupId | None = None  # the backup it builds on; None for a full
+    reread: Mapping[str, str] = field(default_factory=dict)  # table -> why all of it was read and not only what changed
+    unchanged_since: BackupId | None = None  # with UNCHANGED: the backup that describes the tenant
     status: DraftStatus = DraftStatus.RUNNING
     error: Mapping[str, Any] | None = None  # SbhError.as_dict()
     step: str = "begin"  # the last step that touched it
@@ -210,6 +216,9 @@ class Draft:
         values["tenant"] = Tenant(**{**values["tenant"], "id": TenantId(values["tenant"]["id"])})
         values["backup_id"] = BackupId(values["backup_id"])
         values["type"] = BackupType(values["type"])
+        values["requested"] = BackupType(values["requested"]) if values["requested"] else None
+        for name in ("parent", "unchanged_since"):
+            values[name] = BackupId(values[name]) if values[name] else None
         values["status"] = DraftStatus(values["status"])
         values["objects"] = tuple(values["objects"])
         if values["recovery_point"]:
