@@ -10,7 +10,9 @@
     │   ├── UnknownBackup      SBH-203
     │   ├── UnknownRestore     SBH-204
     │   ├── NotConfirmed       SBH-205  a destructive operation without its confirmation
-    │   └── AccessDenied       SBH-206  the role or the tenant of the caller does not allow it
+    │   ├── AccessDenied       SBH-206  the role or the tenant of the caller does not allow it
+    │   ├── ForgetRefused      SBH-207  the backup is pinned, held, the last full one or the newest
+    │   └── UnknownHold        SBH-208
     ├── SourceError            SBH-300  the application's database or its files
     │   ├── SourceUnavailable  SBH-301  (transient) cannot connect, or the connection was lost
     │   ├── PrivilegeMissing   SBH-302
@@ -29,7 +31,8 @@
     │   ├── CorruptObject      SBH-601  an object is damaged, truncated, swapped or foreign
     │   ├── FormatUnsupported  SBH-602  written by a newer version
     │   ├── LeaseHeld          SBH-603  (transient) another writer works on this tenant
-    │   └── LeaseLost          SBH-604
+    │   ├── LeaseLost          SBH-604
+    │   └── PruneRefused       SBH-605  what is there is not understood well enough to remove anything
     ├── RestoreError           SBH-700
     │   ├── RestoreRefused     SBH-701  the plan found a reason not to begin; nothing was written
     │   └── ProofFailed        SBH-702  what was written is not what was backed up; rolled back
@@ -127,6 +130,14 @@ class AccessDenied(RequestError):
     code, exit_status, http_status = "SBH-206", 4, 403
 
 
+class ForgetRefused(RequestError):
+    code, http_status = "SBH-207", 409
+
+
+class UnknownHold(RequestError):
+    code, http_status = "SBH-208", 404
+
+
 class SourceError(SbhError):
     code, exit_status, http_status = "SBH-300", 5, 502
 
@@ -201,6 +212,10 @@ class LeaseHeld(RepositoryError):
 
 class LeaseLost(RepositoryError):
     code = "SBH-604"
+
+
+class PruneRefused(RepositoryError):
+    code, http_status = "SBH-605", 409
 
 
 class RestoreError(SbhError):

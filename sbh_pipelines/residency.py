@@ -35,6 +35,21 @@ def backup_place(settings: Settings, tenant: Tenant) -> Place:
     return Place(_fill(storage.bucket, tenant), _fill(storage.prefix, tenant), tenant.region)
 
 
+def catalog_place(settings: Settings, region: str) -> Place:
+    """Where the catalog of a region is. Raises ResidencyError when it is not one of `storage.regions`."""
+    storage = settings.storage
+    if region not in storage.regions:
+        raise ResidencyError(
+            "Not an allowed backup region",
+            on=region,
+            why=f"allowed are {', '.join(storage.regions)}",
+            remedy="add the region to storage.regions",
+        )
+    bucket = (storage.catalog_bucket or storage.bucket).replace("{region}", region)
+    # The region is in the prefix as well: several regions may share a bucket.
+    return Place(bucket, f"{storage.catalog_prefix}{region}/", region)
+
+
 def files_place(settings: Settings, tenant: Tenant) -> Place:
     """Where the tenant's own files are."""
     return Place(_fill(settings.files.bucket, tenant), _fill(settings.files.prefix, tenant), tenant.region)

@@ -10,14 +10,26 @@ Loading does no I/O beyond the file; `X_file` and `X_secret` are resolved by `se
 """
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sbh_pipelines.errors import SettingsError
+
+_SLUG = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # what a tenant id is made of
 
 QualifiedName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
@@ -115,6 +127,14 @@ class StorageSettings(_Section):
     prefix: str = Field(
         "files/{tenant}/backups/", description="Prefix of a tenant's repository; must contain `{tenant}`."
     )
+    catalog_prefix: str = Field(
+        "_sbh-catalog/",
+        description="Prefix of the regions' catalogs (which backup describes each tenant); a folder per region below it."
+        " Must lie outside every tenant's prefix: no slug begins with `_`.",
+    )
+    catalog_bucket: str | None = Field(
+        None, description="Bucket of the catalogs; null: `bucket`. Needed where that contains `{tenant}`."
+    )
     regions: list[str] = Field(
         ["eu-west-1", "us-east-1"], min_length=1, description="Regions in which backups may be written at all."
     )
@@ -132,6 +152,12 @@ class StorageSettings(_Section):
             raise ValueError("storage.kind = 'local' needs storage.path")
         if "{tenant}" not in self.prefix or not self.prefix.endswith("/"):
             raise ValueError("storage.prefix must contain {tenant} and end with /")
+        if not self.catalog_prefix.endswith("/") or self.catalog_prefix.startswith("/"):
+            raise ValueError("storage.catalog_prefix must end with /, and not begin with it")
+        if "{" in self.catalog_prefix:
+            raise ValueError("storage.catalog_prefix must be plain text: its folders per region are added to it")
+        if "{tenant}" in (self.catalog_bucket or self.bucket):
+            raise ValueError("storage.catalog_bucket must name a bucket that does not depend on the tenant")
         return self
 
 
@@ -172,23 +198,106 @@ class BackupSettings(_Section):
 
 
 class RetentionClass(_Section):
+    """What is kept of one type of backup: whatever any of the rules keeps."""
+
+    keep_last: int = Field(0, ge=0, description="Backups kept: so many of the newest.")
+    keep_within_hours: float = Field(
+        0, ge=0, description="Backups kept: those of so many hours before the tenant's newest backup."
+    )
+    keep_within_days: float = Field(0, ge=0, description="As `keep_within_hours`, in days of 24 h; the longer counts.")
     keep_hourly: int = Field(0, ge=0)
     keep_daily: int = Field(0, ge=0)
     keep_weekly: int = Field(0, ge=0)
     keep_monthly: int = Field(0, ge=0)
 
 
-class RetentionSettings(_Section):
-    """How long backups are kept; the specification's `retention_config`."""
+class RetentionClassOverride(_Section):
+    """Fields of a RetentionClass that are other for some tenants."""
 
-    full_backups: RetentionClass = RetentionClass(keep_daily=7, keep_weekly=4, keep_monthly=12)
+    keep_last: int | None = Field(None, ge=0, description="Replaces the field of this name where it is given.")
+    keep_within_hours: float | None = Field(None, ge=0, description="Likewise.")
+    keep_within_days: float | None = Field(None, ge=0, description="Likewise.")
+    keep_hourly: int | None = Field(None, ge=0, description="Likewise.")
+    keep_daily: int | None = Field(None, ge=0, description="Likewise.")
+    keep_weekly: int | None = Field(None, ge=0, description="Likewise.")
+    keep_monthly: int | None = Field(None, ge=0, description="Likewise.")
+
+
+class RetentionOverride(_Section):
+    """A policy's difference for some tenants: it replaces the fields it names and no other."""
+
+    full_backups: RetentionClassOverride = RetentionClassOverride()
+    incremental_backups: RetentionClassOverride = RetentionClassOverride()
+    differential_backups: RetentionClassOverride = RetentionClassOverride()
+    keep_within_hours: float | None = Field(None, ge=0, description="Likewise.")
+    time_zone: str | None = Field(None, description="Likewise.")
+
+
+# The specification's retention_config, which says nothing of differential backups.
+_SPECIFIED = {
+    "full_backups": {"keep_daily": 7, "keep_weekly": 4, "keep_monthly": 12},
+    "incremental_backups": {"keep_hourly": 24, "keep_daily": 7},
+    "differential_backups": {"keep_daily": 7, "keep_weekly": 4},
+}
+
+
+class RetentionSettings(_Section):
+    """How long backups are kept; the specification's `retention_config`. A field that is not given has its default,
+    also where others of its table are.
+    """
+
+    full_backups: RetentionClass = RetentionClass(**_SPECIFIED["full_backups"])
+    incremental_backups: RetentionClass = RetentionClass(**_SPECIFIED["incremental_backups"])
+    differential_backups: RetentionClass = RetentionClass(**_SPECIFIED["differential_backups"])
     keep_within_hours: float = Field(
         24.0,
         ge=0,
-        description="Keep every backup made in the hours before the newest one: a backup made before a migration is not"
-        " forgotten because the daily one follows.",
+        description="Keep every full and differential backup of so many hours before the tenant's newest backup: one made"
+        " before a migration is not forgotten because the daily one follows. Incremental ones are counted by the hour instead.",
     )
-    time_zone: str = Field("UTC", description="Time zone in which days, weeks and months begin.")
+    time_zone: str = Field("UTC", description="Time zone in which hours, days, weeks and months begin.")
+    tiers: dict[str, RetentionOverride] = Field(
+        {},
+        description="By a tier's name, what is other for its tenants: any of the fields above, e.g."
+        " `[retention.tiers.archive.full_backups]` with `keep_weekly = 8`. The fields it does not name stay.",
+    )
+    tenants: dict[str, RetentionOverride] = Field(
+        {}, description="By a tenant's slug, what is other for it, in the same way; wins over its tier."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _missing_ones_have_their_default(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        tables = {name: {**kept, **given[name]} for name, kept in _SPECIFIED.items() if isinstance(given.get(name), dict)}
+        return {**given, **tables}
+
+
+class PruneSettings(_Section):
+    """How space is given back. What no backup needs is retired by one prune and removed by a later one."""
+
+    min_age_hours: float = Field(
+        24.0,
+        ge=0,
+        description="Nothing younger is retired, and nothing is removed that was retired less than this ago: the longest"
+        " that a validation, or a writer that was asleep, may rely on what it once read.",
+    )
+    repack_below: float = Field(
+        0.5, ge=0, le=1, description="A pack of which less than this share is needed is rewritten without the rest."
+    )
+    small_packs: int = Field(
+        32,
+        ge=0,
+        description="So many packs of less than a quarter of `backup.pack_mib` are merged into large ones; 0: never.",
+    )
+    index_objects: int = Field(16, ge=1, description="More small index objects than this are merged.")
+    keep_records_days: float = Field(
+        90.0, ge=1, description="How long records of failed backups and of restores are kept."
+    )
+    max_clock_skew_s: float = Field(
+        300.0, gt=0, description="Prune refuses when this machine's clock and the store's differ by more, s."
+    )
 
 
 class AlertSettings(_Section):
@@ -212,11 +321,46 @@ class AlertSettings(_Section):
     mail_to: list[str] = []
 
 
-class ScheduleSettings(_Section):
-    """Cron lines of the schedules, in `time_zone`."""
+ScheduleName = Literal["hourly_incremental", "differential", "daily_full", "weekly_full"]
 
-    daily_full: str = "0 2 * * *"
-    time_zone: str = "UTC"
+_FOLLOWED: dict[str, list[ScheduleName]] = {
+    "critical": ["hourly_incremental", "daily_full"],
+    "important": ["daily_full"],
+    "archive": ["weekly_full"],
+}
+
+
+class ScheduleSettings(_Section):
+    """Which schedules a tenant follows, and their cron lines. Dagster reads the cron lines and `time_zone` from the
+    environment of its code server only; who follows which is read here, at every tick."""
+
+    hourly_incremental: str = Field("0 * * * *", description="Cron line of incremental backups. Empty: off.")
+    differential: str = Field(
+        "", description="Cron line of differential backups, e.g. `0 */6 * * *`. Empty: off, until turned on in Dagster."
+    )
+    daily_full: str = Field("0 2 * * *", description="Cron line of the daily full backups. Empty: off.")
+    weekly_full: str = Field("0 3 * * 0", description="Cron line of the weekly full backups. Empty: off.")
+    daily_prune: str = Field("30 4 * * *", description="Cron line of prune. Empty: off.")
+    time_zone: str = Field("UTC", description="Time zone of the cron lines.")
+    incremental_tenants_per_run: int = Field(
+        10_000,
+        ge=1,
+        description="Most tenants in one run of `hourly_incremental` and `differential`: unchanged ones cost next to"
+        " nothing. Runs of fulls take `backup.batch_tenants`.",
+    )
+    tiers: dict[str, list[ScheduleName]] = Field(
+        _FOLLOWED,
+        description="The schedules that the tenants of a tier follow; tiers that are not named here keep their default."
+        " A tier without an entry follows those of `tenants.default_tier`. An empty list: none.",
+    )
+    tenants: dict[str, list[ScheduleName]] = Field(
+        {}, description="The schedules that single tenants follow, by slug, whatever their tier. An empty list: none."
+    )
+
+    @field_validator("tiers", mode="before")
+    @classmethod
+    def _over_the_defaults(cls, tiers: Any) -> Any:
+        return {**_FOLLOWED, **tiers} if isinstance(tiers, dict) else tiers
 
 
 class Settings(BaseSettings):
@@ -233,8 +377,16 @@ class Settings(BaseSettings):
     keys: KeysSettings = KeysSettings()
     backup: BackupSettings = BackupSettings()
     retention: RetentionSettings = RetentionSettings()
+    prune: PruneSettings = PruneSettings()
     alerts: AlertSettings = AlertSettings()
     schedules: ScheduleSettings = ScheduleSettings()
+
+    @model_validator(mode="after")
+    def _catalog_apart(self) -> "Settings":
+        for field, template in (("files.prefix", self.files.prefix), ("storage.prefix", self.storage.prefix)):
+            if _may_overlap(self.storage.catalog_prefix, template):
+                raise ValueError(f"storage.catalog_prefix lies within {field} of some tenant, or around it")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -247,6 +399,16 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         # The environment comes before what the file gave (passed as init arguments), so that it wins.
         return env_settings, init_settings
+
+
+def _may_overlap(prefix: str, template: str) -> bool:
+    """Whether, for some tenant, one of the two prefixes lies within the other."""
+
+    def pattern(folder: str) -> str:
+        return re.escape(folder).replace(r"\{tenant\}", _SLUG).replace(r"\{region\}", ".+")
+
+    folders = zip(prefix.rstrip("/").split("/"), template.rstrip("/").split("/"), strict=False)
+    return all(re.fullmatch(pattern(theirs), ours) for ours, theirs in folders)
 
 
 def load_settings(path: Path | str | None = None) -> Settings:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from sbh_pipelines.backup.site import Site
-from sbh_pipelines.errors import LeaseLost, ObjectMissing, SbhError
+from sbh_pipelines.errors import ObjectMissing, SbhError
 from sbh_pipelines.model import BackupId, BackupType, Draft, DraftStatus, Tenant, TenantId, timestamp
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.format import Keys, pretty
@@ -18,6 +18,7 @@ from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.sources.database.tenants import find_tenants, unknown
 from sbh_pipelines.stores.base import ObjectStore
 
+_ID_MINUTE = len("backup_20240115_1200")
 SIDE_BY_SIDE = 8  # tenants whose small requests go out at once
 
 
@@ -35,18 +36,21 @@ class Workshop:
         if held is not None:
             held.renew_if_due()
             return held
-        try:
-            return self.take(draft)
-        except SbhError as error:
-            if error.transient:
-                raise LeaseLost("The lease was lost between two steps", on=draft.tenant.id, why=str(error)) from None
-            raise
+        # Another process took it. Had anybody else held it since, a prune may have removed what the draft relies on.
+        return self._hold(draft, leases.resume)
 
     def take(self, draft: Draft) -> leases.Lease:
         """Acquire the tenant's lease for the draft. Raises LeaseHeld."""
+        return self._hold(draft, leases.acquire)
+
+    def rename(self, draft: Draft) -> leases.Lease:
+        """The draft, whose lease is held, has another id: the lease says which backup it is for. Raises LeaseLost."""
+        return self._hold(draft, leases.resume)
+
+    def _hold(self, draft: Draft, get: Callable[..., leases.Lease]) -> leases.Lease:
         store, prefix = self.site.backup_store(draft.tenant)
         seconds = self.site.settings.backup.lease_s
-        held = leases.acquire(store, prefix, draft.lease_owner, str(draft.backup_id), seconds, self.site.clock)
+        held = get(store, prefix, draft.lease_owner, str(draft.backup_id), seconds, self.site.clock)
         self._leases[draft.lease_owner] = held
         return held
 
@@ -67,7 +71,7 @@ class Workshop:
         known = self._repositories.get(draft.lease_owner)
         if known is None:
             return self.site.repository(draft.tenant)
-        return Repository(known.store, known.prefix, known.tenant, known.sealer)
+        return known.again()
 
     def end(self, draft: Draft) -> None:
         """Release the lease and close what is open for the draft."""
@@ -82,6 +86,8 @@ class Workshop:
     def fail(self, draft: Draft, step: str, error: SbhError) -> Draft:
         """End the draft as failed and leave a record that `backup status` finds."""
         failed = draft.failed(step, error)
+        if not draft.lease_owner:
+            return failed  # it was never started: its id is nobody's, or another backup's
         with suppress(SbhError):  # the store may be what failed; the draft itself carries the error
             store, prefix = self.site.backup_store(draft.tenant)
             record = {
@@ -127,38 +133,46 @@ def running(drafts: Sequence[Draft]) -> list[Draft]:
 def begin(
     shop: Workshop, slugs: Sequence[TenantId], created_by: str, kind: BackupType, description: str | None
 ) -> list[Draft]:
-    """One draft per slug: tenant looked up, lease taken, id chosen. Unknown tenants are failed drafts."""
+    """One draft per slug. Unknown tenants are failed drafts.
+
+    A full backup is started at once: lease taken, id chosen. Any other starts when the first step finds that there is
+    something to store: most tenants of a tick have not changed, and cost nothing.
+    """
     tenants = find_tenants(shop.site.settings, list(slugs))
     now = shop.site.clock()
 
     def draft(slug: TenantId) -> Draft:
         tenant = tenants.get(slug) or Tenant(slug, "", "", "")
-        owner = leases.new_owner("backup") if slug in tenants else ""
-        return Draft(tenant, BackupId.at(now), kind, created_by, timestamp(now), owner, description)
+        fresh = Draft(tenant, BackupId.at(now), kind, created_by, timestamp(now), "", description, requested=kind)
+        return fresh if slug in tenants else fresh.failed("begin", unknown(slug))
 
-    def start(fresh: Draft) -> Draft:
-        if fresh.tenant.id not in tenants:
-            return fresh.failed("begin", unknown(fresh.tenant.id))
-        try:
-            shop.take(fresh)
-        except SbhError as error:
-            # No failure record: the id may be that of the backup whose lease is in the way.
-            return fresh.failed("begin", error)
-        try:
-            # Only under the lease: the writer that held it before may have used the id a moment ago.
-            named = _with_free_id(shop.site, fresh)
-            if named.backup_id != fresh.backup_id:
-                shop.take(named)  # the lease says which backup it is for
-            return named
-        except SbhError as error:
-            shop.end(fresh)
-            return fresh.failed("begin", error)
-
-    return shop.each([draft(slug) for slug in dict.fromkeys(slugs)], "begin", start)
+    drafts = [draft(slug) for slug in dict.fromkeys(slugs)]
+    return shop.each(drafts, "begin", lambda d: start(shop, d)) if kind is BackupType.FULL else drafts
 
 
-def _with_free_id(site: Site, draft: Draft) -> Draft:
+def start(shop: Workshop, fresh: Draft) -> Draft:
+    """Take the tenant's lease and choose the backup's id; a draft that cannot be started is failed."""
+    fresh = replace(fresh, lease_owner=leases.new_owner("backup"))
+    try:
+        held = shop.take(fresh)
+    except SbhError as error:
+        # No failure record: the id may be that of the backup whose lease is in the way.
+        return replace(fresh, lease_owner="").failed("begin", error)
+    try:
+        # Only under the lease: the writer that held it before may have used the id a moment ago.
+        named = _with_free_id(shop.site, fresh, held.last_purpose)
+        if named.backup_id != fresh.backup_id:
+            shop.rename(named)
+        return named
+    except SbhError as error:
+        shop.end(fresh)
+        return fresh.failed("begin", error)
+
+
+def _with_free_id(site: Site, draft: Draft, last_purpose: str) -> Draft:
     """The draft with an id that no backup of the tenant has or had: committed, failed, forgotten or cut short."""
+    if last_purpose.startswith("backup_") and last_purpose[:_ID_MINUTE] < draft.backup_id:
+        return draft  # whoever held the lease last worked on an earlier minute's backup: none of this minute was begun
     store, prefix = site.backup_store(draft.tenant)
     moment = site.clock()
     for nth in range(1, 10_000):

@@ -1,35 +1,41 @@
-"""Step `enumerate_files`: list a tenant's files, read them, seal their slices, store the list."""
+"""Step `enumerate_files`: list a tenant's files, read them, seal their slices, store the list.
+
+With a parent only new and changed files are read; for the others the parent's entry is taken over, without a request.
+Where no file changed at all, and no reference either, the parent's whole list is.
+"""
 
 import hashlib
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
 
-from sbh_pipelines.backup.details import FileListWriter, json_line, read_lines
+from sbh_pipelines.backup.details import json_line, read_lines
 from sbh_pipelines.backup.drafts import Workshop, running
-from sbh_pipelines.backup.rows import pipeline, written
+from sbh_pipelines.backup.file_list import FileListWriter
+from sbh_pipelines.backup.file_reader import Gone, LazyVersions, Reader, read_ahead
+from sbh_pipelines.backup.packing import pipeline, written
+from sbh_pipelines.backup.parent_files import ParentFiles, parent_files
 from sbh_pipelines.backup.site import Site
-from sbh_pipelines.errors import ObjectChanged
-from sbh_pipelines.model import Component, Draft, Progress, ProgressSink, Tenant, timestamp
+from sbh_pipelines.model import Component, Draft, Progress, ProgressSink, Tenant, utc_now
 from sbh_pipelines.repository.pack import PackPipeline, PackWriter
 from sbh_pipelines.repository.repository import Repository
-from sbh_pipelines.sources.files import (
-    FileEntry,
-    InexactListing,
-    OpenFile,
-    Versions,
-    kept_changing,
+from sbh_pipelines.sources.files import InexactListing
+from sbh_pipelines.sources.listing import (
+    Listing,
+    ListingPrint,
+    is_settled,
     list_files,
-    open_file,
-    slices,
+    listing_fingerprint,
+    made_exactly,
 )
-from sbh_pipelines.stores.base import FileStore, ObjectInfo
+from sbh_pipelines.stores.base import ObjectInfo
 
 STEP = "enumerate_files"
 _NOTICE_EVERY = 100  # files
-_ATTEMPTS = 5
 
 
 def enumerate_files(shop: Workshop, drafts: Sequence[Draft], progress: ProgressSink) -> list[Draft]:
@@ -62,143 +68,155 @@ def live_files(site: Site, tenant: Tenant, *, exactly: bool = False) -> Iterator
     return list_files(store, prefix, site.settings.files.exclude, exactly=exactly)
 
 
+def files_unchanged(site: Site, tenant: Tenant, facts: Mapping[str, Any]) -> bool:
+    """Whether the tenant's files are those of the backup whose files component has these `facts`; one listing.
+
+    False where its fingerprint (`listing`) does not tell: an older release made it, or files were being written.
+    """
+    known = facts.get("listing")
+    if not known:
+        return False
+    if not site.settings.files.enabled:
+        return bool(known == ListingPrint().text(exactly=False))
+    store, prefix = site.files_store(tenant)
+    exactly = made_exactly(known)
+    return bool(known == listing_fingerprint(store, prefix, site.settings.files.exclude, exactly=exactly))
+
+
+def _listing(site: Site, tenant: Tenant, exactly: bool) -> "nullcontext[None] | Listing":
+    """The tenant's files; None where files are not backed up."""
+    if not site.settings.files.enabled:
+        return nullcontext()
+    store, prefix = site.files_store(tenant)
+    return Listing(store, prefix, site.settings.files.exclude, exactly=exactly)
+
+
 def _tenant_files(
     shop: Workshop, draft: Draft, packs: PackPipeline, readers: ThreadPoolExecutor, progress: ProgressSink
 ) -> Draft:
-    site = shop.site
     repository = shop.repository(draft)
     writer = repository.writer(packs)
+    step = _Step(shop.site, draft, repository, writer, readers, progress)
     try:
         try:
-            component = _read_files(site, draft, repository, writer, readers, progress, exactly=False)
+            done = step.run(exactly=False)
         except InexactListing:  # what was read of the files is stored, and is not stored again
-            component = _read_files(site, draft, repository, writer, readers, progress, exactly=True)
+            done = step.run(exactly=True)
         writer.finish()
         index = repository.write_index(draft.backup_id, "files", writer)
     except BaseException:
         writer.abort()
         raise
-    count = component.facts["file_count"]
+    facts = done.component.facts
+    count = facts["file_count"]
     progress(Progress(STEP, draft.tenant.id, count, count, "files"))
     counted = draft.with_counters(
         files=count,
-        file_bytes=component.facts["total_size"],
-        missing_files=component.facts["missing_references"],
+        file_bytes=facts["total_size"],
+        files_read=done.read,
+        files_reused=count - done.read,
+        missing_files=facts["missing_references"],
         **written(writer),
     )
     return replace(
         counted,
         step=STEP,
-        components={**draft.components, "files": component},
+        components={**draft.components, "files": done.component},
         objects=(*draft.objects, *index),
+        reread={**draft.reread, **({"files": step.reason} if step.reason else {})},
     )
 
 
-def _read_files(
-    site: Site,
-    draft: Draft,
-    repository: Repository,
-    writer: PackWriter,
-    readers: ThreadPoolExecutor,
-    progress: ProgressSink,
-    *,
-    exactly: bool,
-) -> Component:
-    """Read all files and write their list. Raises InexactListing unless `exactly`."""
-    store, prefix = site.files_store(draft.tenant)
-    listing = FileListWriter(writer)
-    missing = _Missing(_references(repository, draft), prefix)
-    count = total = list_size = 0
-    reader = _Reader(store, writer, prefix, _LazyVersions(site, draft.tenant))
-    files = live_files(site, draft.tenant, exactly=exactly)
-    for entry in _read_ahead(reader, files, readers, 2 * site.settings.files.connections):
-        if entry is None:
-            continue  # deleted after it was listed, and no version of it is left
-        line = entry.to_line()
-        listing.add(entry.path, line)
-        missing.saw(prefix + entry.path)
-        count, total, list_size = count + 1, total + entry.size, list_size + len(line)
-        if count % _NOTICE_EVERY == 0:
-            progress(Progress(STEP, draft.tenant.id, count, 0, "files"))
-    for key in missing.rest():
-        listing.add(key, json_line({"missing": key}))
-    facts = {
-        "file_count": count,
-        "total_size": total,
-        "missing_references": missing.count,
-        "detail": listing.finish(),
-    }
-    return Component("file_list", "", list_size, "", facts)
+@dataclass(frozen=True, slots=True)
+class _Done:
+    component: Component
+    read: int  # files that were read; the others were taken over
 
 
-class _LazyVersions:
-    """Version look-ups; the client behind it is made when a file first needs it."""
+class _Step:
+    """One tenant's files on their way into the repository."""
 
-    def __init__(self, site: Site, tenant: Tenant) -> None:
-        self._site, self._tenant = site, tenant
-        self._made: Versions | None = None
+    def __init__(
+        self,
+        site: Site,
+        draft: Draft,
+        repository: Repository,
+        writer: PackWriter,
+        readers: ThreadPoolExecutor,
+        progress: ProgressSink,
+    ) -> None:
+        self._site, self._draft, self._repository, self._writer = site, draft, repository, writer
+        self._readers, self._progress = readers, progress
+        self._store, self._prefix = site.files_store(draft.tenant)
+        self._in_directory = site.settings.storage.kind == "local"
+        self._parent, self.reason = parent_files(repository, draft, in_directory=self._in_directory)
+        references = draft.components["database"].facts["reference_keys"]
+        self._references = hashlib.sha256("".join(references).encode()).hexdigest()[:32]
 
-    def version_with_etag(self, key: str, etag: str) -> str | None:
-        if self._made is None:
-            self._made = self._site.file_versions(self._tenant)
-        return self._made.version_with_etag(key, etag) if self._made else None
+    def run(self, *, exactly: bool) -> _Done:
+        """List, read what must be read, write the list. Raises InexactListing unless `exactly`."""
+        parent = self._parent
+        exactly = exactly or (parent is not None and parent.exact)
+        # The machine's clock and not the site's: it is the one that stamps files.
+        now = utc_now()
+        with _listing(self._site, self._draft.tenant, exactly) as listing:
+            exact = listing is not None and listing.exact
+            fingerprint = listing.fingerprint if listing is not None else ListingPrint().text(exactly=False)
+            if parent is not None and self._nothing_changed(parent, fingerprint):
+                return _Done(_taken_over(parent.document, now), 0)
+            return self._write(parent, listing or (), now, exact)
 
-
-class _Reader:
-    """Reads one listed file into the repository."""
-
-    def __init__(self, store: FileStore, writer: PackWriter, prefix: str, versions: Versions) -> None:
-        self._store, self._writer, self._prefix, self._versions = store, writer, prefix, versions
-
-    def read(self, info: ObjectInfo) -> FileEntry | None:
-        for _ in range(_ATTEMPTS):
-            opened = open_file(self._store, info, self._versions)
-            if opened is None:
-                return None
-            try:
-                return self._entry(opened)
-            except ObjectChanged:  # while it was read
-                continue
-        raise kept_changing(info.key, _ATTEMPTS)
-
-    def _entry(self, opened: OpenFile) -> FileEntry:
-        digest = hashlib.sha256()
-        pending: deque[Future[bytes]] = deque()
-        chunks: list[str] = []
-        for piece in slices(opened.pieces, digest):
-            pending.append(self._writer.put(piece))
-            while len(pending) > 4:
-                chunks.append(pending.popleft().result().hex())
-        chunks += [future.result().hex() for future in pending]
-        found = opened.info
-        return FileEntry(
-            path=found.key[len(self._prefix) :],
-            size=found.size,
-            etag=found.etag,
-            version=opened.version,
-            modified=timestamp(found.modified),
-            sha256=digest.hexdigest(),
-            attributes=opened.attributes,
-            chunks=tuple(chunks),
+    def _nothing_changed(self, parent: ParentFiles, fingerprint: str) -> bool:
+        return (
+            fingerprint == parent.listing
+            and parent.document.get("references") == self._references
+            # Else something of the files may be lost, and is to be read again.
+            and not (self._repository.lost or self._repository.damages)
         )
 
+    def _write(self, parent: ParentFiles | None, files: Iterable[ObjectInfo], now: datetime, exact: bool) -> _Done:
+        listed = iter(files)
+        pairs = parent.same(listed, self._prefix) if parent is not None else ((info, None) for info in listed)
+        reader = Reader(self._store, self._writer, self._prefix, LazyVersions(self._site, self._draft.tenant))
+        lines = FileListWriter(self._writer)
+        missing = _Missing(_references(self._repository, self._draft), self._prefix)
+        found = ListingPrint()
+        settled = True
+        count = total = size = read = 0
+        for info, line, was_read in read_ahead(reader, pairs, self._readers, 2 * self._site.settings.files.connections):
+            if isinstance(line, Gone):  # deleted after it was listed, and no version of it is left
+                # Or it is a folder's marker, which a quick listing cannot tell from an empty file.
+                exact = exact or not info.size
+                continue
+            path = info.key[len(self._prefix) :]
+            lines.add(path, line)
+            missing.saw(info.key)
+            found.add(path, info.size, info.etag, info.modified)
+            settled = settled and (not self._in_directory or is_settled(info.modified, now))
+            count, total, size, read = count + 1, total + info.size, size + len(line), read + was_read
+            if count % _NOTICE_EVERY == 0:
+                self._progress(Progress(STEP, self._draft.tenant.id, count, 0, "files"))
+        for key in missing.rest():
+            lines.add(key, json_line({"missing": key}))
+        facts = {
+            "file_count": count,
+            "total_size": total,
+            "missing_references": missing.count,
+            "references": self._references,
+            "listing": found.text(exact) if settled else None,
+            "listed_at": now.isoformat(),
+            **lines.finish(),
+        }
+        return _Done(Component("file_list", "", size, "", facts), read)
 
-def _read_ahead(
-    reader: _Reader, files: Iterator[ObjectInfo], readers: ThreadPoolExecutor, most: int
-) -> Iterator[FileEntry | None]:
-    """Entries in listing order, at most `most` of them read or waiting."""
-    ahead: deque[Future[FileEntry | None]] = deque()
-    try:
-        for info in files:
-            ahead.append(readers.submit(reader.read, info))
-            if len(ahead) >= most:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        for future in ahead:  # after an error: nobody will take these
-            future.cancel()
-        wait(ahead)
+
+_FACTS = ("file_count", "total_size", "missing_references", "references", "listing", "detail", "detail_depth")
+
+
+def _taken_over(document: Mapping[str, Any], now: datetime) -> Component:
+    """The parent's component, for files that are the same."""
+    facts = {name: document[name] for name in _FACTS if name in document}
+    return Component("file_list", "", document["size"], "", {**facts, "listed_at": now.isoformat()})
 
 
 class _Missing:

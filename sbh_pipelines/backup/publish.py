@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from sbh_pipelines.backup.drafts import Workshop
+from sbh_pipelines.backup.drafts import Workshop, running
+from sbh_pipelines.backup.unchanged import record_published
 from sbh_pipelines.backup.verify import raise_first, verify_backup
 from sbh_pipelines.model import Component, Draft, ProgressSink, no_progress
+from sbh_pipelines.repository.data_key import EPOCH
 from sbh_pipelines.repository.format import FORMAT_VERSION, Keys, checksum
-from sbh_pipelines.repository.repository import EPOCH, Repository
+from sbh_pipelines.repository.repository import Repository
 
 _LONG_FACTS = ("detail", "reference_keys")
 
@@ -60,7 +62,10 @@ def _manifest(draft: Draft, components: Mapping[str, Component]) -> dict[str, An
         "created_at": draft.created_at,
         "components": short,
         "size": sum(component.size for component in components.values()),
-        "parent": None,
+        "parent": draft.parent,
+        "requested_type": draft.requested or draft.type,
+        "type_reason": draft.reason,
+        "reread": dict(draft.reread),
         "recovery_point": asdict(draft.recovery_point) if draft.recovery_point else None,
         "tier": draft.tenant.tier,
         "description": draft.description,
@@ -91,4 +96,6 @@ def verify_checksums(shop: Workshop, drafts: Sequence[Draft], progress: Progress
         return replace(draft, step="verify_checksums").with_counters(seconds_verify=time.monotonic() - begun)
 
     with shop.kept(drafts):
-        return shop.each(drafts, "verify_checksums", work)
+        published = shop.each(drafts, "verify_checksums", work)
+    record_published(shop, running(published))
+    return published

@@ -20,10 +20,11 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sbh_pipelines.backup.details import Group, read_table
+from sbh_pipelines.backup.assemble import table_rows
 from sbh_pipelines.backup.restore_files import FileRestore
 from sbh_pipelines.backup.restore_status import RestoreStatus
 from sbh_pipelines.backup.site import Site
+from sbh_pipelines.backup.tables import Group, read_table
 from sbh_pipelines.backup.verify import read_component, verify_backup
 from sbh_pipelines.errors import ProofFailed, RestoreRefused, SbhError, SchemaMismatch
 from sbh_pipelines.model import BackupId, Progress, ProgressSink, RestoreId, Tenant, timestamp
@@ -185,7 +186,7 @@ class _Restore:
             if summary is None:
                 problems.append(f"{table.full_name} was not in the backup")
                 continue
-            header, _ = read_table(self.repository, summary)
+            header = read_table(self.repository, summary).header
             then = {name: kind for name, kind, *_ in header["columns"]}
             now = {c.name: c.type for c in table.table.columns if not c.generated}
             for column in sorted(then.keys() | now.keys()):
@@ -216,22 +217,49 @@ class _Restore:
     ) -> "_TableMerge":
         """Find the groups that differ and stage both sides' rows of them."""
         self._step("compare", number, number + 1)
+        stored = read_table(self.repository, summary)
+        if stored.layers:
+            return self._stage_layered(connection, table, summary, number)
         wanted = _ChunkSet()
-        _, groups = read_table(self.repository, summary)
-        for group in groups:
+        for group in stored.groups:
             wanted.add(group.chunk)
         live = _LiveGroups(self.repository, wanted)
         copy_table(connection, table, [self.tenant.key], lambda *_: live)
         merge = TableMerge(connection, table, self.tenant.key, number)
         matching = live.matching
         if live.differ or matching < summary["groups"]:
-            _, groups = read_table(self.repository, summary)
-            missing = (g for g in groups if not live.has(g.chunk))
+            missing = (g for g in read_table(self.repository, summary).groups if not live.has(g.chunk))
             merge.stage(self._download(missing), live.spool)
             live.spool.close()
             return _TableMerge(table, summary, merge, matching)
         live.spool.close()
         return _TableMerge(table, summary, None, matching)
+
+    def _stage_layered(
+        self, connection: Connection, table: MappedTable, summary: Mapping[str, Any], number: int
+    ) -> "_TableMerge":
+        """Stage all rows of both sides: where a layered table's rows lie among each other is known when they are sorted."""
+        merge = TableMerge(connection, table, self.tenant.key, number)
+        size = 0
+
+        def counted() -> Iterator[bytes]:
+            nonlocal size
+            for text in table_rows(self.repository, read_table(self.repository, summary)):
+                size += len(text)
+                self.downloaded += len(text)
+                yield text
+
+        merge.stage_all(counted())
+        sorted_rows = _Sorted(self.repository)
+        merge.copy_wanted(sorted_rows)
+        if (sorted_rows.bytes, sorted_rows.rows) != (size, summary["rows"]):
+            raise RestoreRefused(
+                "Rows of the backup do not go through the server unchanged; nothing was written",
+                on=table.full_name,
+                why=f"{size} bytes in, {sorted_rows.bytes} bytes out",
+                remedy="restore a full backup, or into a server of the version the backup was made on",
+            )
+        return _TableMerge(table, summary, merge, 0, sorted_rows.groups)
 
     def _download(self, groups: Iterator[Group]) -> Iterator[bytes]:
         def chunks() -> Iterator[bytes]:
@@ -292,10 +320,13 @@ class _Restore:
 
     def _prove(self, connection: Connection, one: "_TableMerge") -> int:
         """Read the merged table back, cut as the backup was, and compare every chunk id. Returns groups compared."""
-        _, expected = read_table(self.repository, one.summary)
-        _, plan = read_table(self.repository, one.summary)
-        reader = _Prover(self.repository, expected, one.table.full_name)
-        copy_table(connection, one.table, [self.tenant.key], lambda *_: reader, plan=lambda _: (g.rows for g in plan))
+
+        def expected() -> Iterator[Group]:
+            return iter(one.groups) if one.groups is not None else read_table(self.repository, one.summary).groups
+
+        reader = _Prover(self.repository, expected(), one.table.full_name)
+        plan = (group.rows for group in expected())
+        copy_table(connection, one.table, [self.tenant.key], lambda *_: reader, plan=lambda _: plan)
         return reader.finish()
 
 
@@ -305,6 +336,7 @@ class _TableMerge:
     summary: Mapping[str, Any]
     merge: TableMerge | None  # None: the live table is equal already
     matching: int
+    groups: list[Group] | None = None  # of a layered table, as sorting its rows gave them; else the backup has them
 
 
 class _ChunkSet:
@@ -347,6 +379,23 @@ class _LiveGroups:
 
     def has(self, chunk: bytes) -> bool:
         return self._found.take(chunk)
+
+
+class _Sorted:
+    """A TableSink over the sorted rows of a layered table: the groups that a full backup would have cut."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self.groups: list[Group] = []  # some 100 bytes for about a MiB of rows
+        self.rows = self.bytes = 0
+
+    def group(self, text: bytes, rows: int) -> None:
+        self.groups.append(Group(self._repository.sealer.name(text), rows, len(text), ()))
+        self.rows += rows
+        self.bytes += len(text)
+
+    def close(self) -> None:
+        pass
 
 
 class _Prover:

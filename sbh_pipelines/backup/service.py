@@ -7,21 +7,24 @@ admin = UserContext(user_id="admin", tenant_id="tenant-1", role=Role.ADMIN)
 result = backup_service.create_backup("tenant-1", admin, "full")
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import asdict
 from functools import cache
-from types import MappingProxyType
 from typing import Any
 
 from sbh_pipelines.backup import drafts as making
-from sbh_pipelines.backup import retention
+from sbh_pipelines.backup import forget as forgetting
+from sbh_pipelines.backup import holds
 from sbh_pipelines.backup.drafts import Workshop
 from sbh_pipelines.backup.files import enumerate_files
+from sbh_pipelines.backup.prune import prune
 from sbh_pipelines.backup.publish import verify_checksums, write_manifest
+from sbh_pipelines.backup.recovery_points import RecoveryPoints, latest_recovery_point, recovery_points
 from sbh_pipelines.backup.restore import restore_in_place
 from sbh_pipelines.backup.restore_status import read_restore_status
-from sbh_pipelines.backup.rows import snapshot_tables
+from sbh_pipelines.backup.rows import skip_unchanged, snapshot_tables
 from sbh_pipelines.backup.site import Site
 from sbh_pipelines.backup.status import backup_status, the_only
 from sbh_pipelines.backup.verify import Verification, verify_backup
@@ -39,7 +42,6 @@ from sbh_pipelines.model import (
     BackupType,
     Clock,
     Draft,
-    DraftStatus,
     ProgressSink,
     RestoreId,
     Tenant,
@@ -47,9 +49,9 @@ from sbh_pipelines.model import (
     no_progress,
     utc_now,
 )
-from sbh_pipelines.repository.format import Keys
+from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.residency import ResidencyManager
-from sbh_pipelines.security.policy import UserContext, authorize
+from sbh_pipelines.security.policy import ALL_TENANTS, UserContext, authorize
 from sbh_pipelines.settings import Settings, load_settings
 from sbh_pipelines.sources.database.tenants import find_tenant, list_tenants
 
@@ -95,20 +97,21 @@ class BackupService:
         *,
         description: str | None = None,
     ) -> list[Draft]:
-        """Take each tenant's lease and choose its backup id. Raises AccessDenied, InvalidId, RequestError."""
+        """A draft for each tenant: of a full backup with its lease and id, of any other as soon as there is something to store.
+
+        Of many incremental drafts those of unchanged tenants are found at once, in one pass. Raises AccessDenied, InvalidId,
+        RequestError.
+        """
         kind = BackupType.parse(backup_type)
-        if kind is not BackupType.FULL:
-            raise RequestError(
-                f"{kind} backups cannot be made by this release",
-                remedy="make a full backup; it stores only what is new",
-            )
         slugs = [TenantId.parse(t) for t in tenant_ids]
         for slug in slugs:
             authorize(user_ctx, "backup.create", slug)
-        return making.begin(self._shop, slugs, user_ctx.user_id, kind, description)
+        drafts = making.begin(self._shop, slugs, user_ctx.user_id, kind, description)
+        many = len(drafts) > self.settings.backup.batch_tenants
+        return skip_unchanged(self._shop, drafts) if many and kind is not BackupType.FULL else drafts
 
     def snapshot_tables(self, drafts: Sequence[Draft], *, progress: ProgressSink = no_progress) -> list[Draft]:
-        """Read every table once for all tenants, at one recovery point, and store the rows."""
+        """Read every table once for `backup.batch_tenants` tenants, at one recovery point, and store the rows."""
         return snapshot_tables(self._shop, drafts, progress)
 
     def enumerate_files(self, drafts: Sequence[Draft], *, progress: ProgressSink = no_progress) -> list[Draft]:
@@ -124,34 +127,11 @@ class BackupService:
         return verify_checksums(self._shop, drafts, progress)
 
     def apply_retention(self, drafts: Sequence[Draft], *, dry_run: bool = False) -> list[Draft]:
-        """Forget what the policy no longer keeps, release the leases; the drafts are COMPLETED."""
+        """Forget what the policy no longer keeps, release the leases; the drafts are COMPLETED, whatever goes wrong here.
 
-        def work(draft: Draft) -> Draft:
-            verdicts = self._retain(draft, dry_run)
-            outcome = {
-                "kept": [v.backup_id for v in verdicts if v.keep],
-                "forgotten": [v.backup_id for v in verdicts if not v.keep],
-                "reasons": {v.backup_id: list(v.rules) for v in verdicts},
-                "dry_run": dry_run,
-            }
-            self._shop.end(draft)
-            return replace(draft, step="apply_retention", status=DraftStatus.COMPLETED, retention=outcome)
-
-        return self._shop.each(drafts, "apply_retention", work)
-
-    def _retain(self, draft: Draft, dry_run: bool) -> list[retention.Verdict]:
-        repository = self._shop.reopened(draft)
-        own = {draft.backup_id: dict(draft.manifest)} if draft.manifest else {}
-        try:
-            sound, _ = self._manifests(repository, own)  # a damaged one is never forgotten
-            verdicts = retention.decide(self.settings.retention, sound)
-            if not dry_run:
-                forgotten = [repository.prefix + Keys.manifest(v.backup_id) for v in verdicts if not v.keep]
-                if forgotten:
-                    repository.store.delete(forgotten)
-        finally:
-            repository.close()
-        return verdicts
+        `draft.retention` says what was done, and has an `error` where it could not be.
+        """
+        return forgetting.apply_retention(self._shop, drafts, dry_run)
 
     def create_backups(
         self,
@@ -165,18 +145,29 @@ class BackupService:
         """All steps for any number of tenants, `backup.batch_tenants` at a time."""
         size = self.settings.backup.batch_tenants
         done: list[Draft] = []
-        for start in range(0, len(tenant_ids), size):
-            drafts = self.begin(tenant_ids[start : start + size], user_ctx, backup_type, description=description)
-            try:
-                drafts = self.snapshot_tables(drafts, progress=progress)
-                drafts = self.enumerate_files(drafts, progress=progress)
-                drafts = self.write_manifest(drafts)
-                drafts = self.verify_checksums(drafts, progress=progress)
-                drafts = self.apply_retention(drafts)
-            finally:
-                self.abandon(drafts)
-            done += drafts
+        if BackupType.parse(backup_type) is BackupType.FULL:
+            for first in range(0, len(tenant_ids), size):
+                batch = self.begin(tenant_ids[first : first + size], user_ctx, backup_type, description=description)
+                done += self._finished(batch, progress)
+        else:  # nothing is held for a draft until its tenant has changed
+            begun = self.begin(tenant_ids, user_ctx, backup_type, description=description)
+            live = making.running(begun)
+            for first in range(0, len(live), size):
+                done += self._finished(live[first : first + size], progress)
+            results = {draft.tenant.id: draft for draft in done}
+            done = [results.get(draft.tenant.id, draft) for draft in begun]
         return done
+
+    def _finished(self, drafts: list[Draft], progress: ProgressSink) -> list[Draft]:
+        """All steps after `begin`."""
+        try:
+            drafts = self.snapshot_tables(drafts, progress=progress)
+            drafts = self.enumerate_files(drafts, progress=progress)
+            drafts = self.write_manifest(drafts)
+            drafts = self.verify_checksums(drafts, progress=progress)
+            return self.apply_retention(drafts)
+        finally:
+            self.abandon(drafts)
 
     def abandon(self, drafts: Sequence[Draft]) -> None:
         """Release the leases of drafts whose run will not go on."""
@@ -192,12 +183,24 @@ class BackupService:
         description: str | None = None,
         progress: ProgressSink = no_progress,
     ) -> dict[str, Any]:
-        """Back up one tenant; the manifest. Raises the error that made it fail."""
+        """Back up one tenant; the manifest. Raises the error that made it fail.
+
+        Where an incremental or differential backup finds nothing changed, the manifest of the backup that still describes the
+        tenant, with `unchanged_as_of`, the recovery point at which it was found so.
+        """
         (draft,) = self.create_backups([tenant_id], user_ctx, backup_type, description=description, progress=progress)
         if draft.error is not None:
             raise error_from_dict(draft.error)
+        if draft.unchanged_since is not None and draft.recovery_point is not None:
+            manifest = self.get_backup(draft.unchanged_since, tenant_id, user_ctx)
+            return {**manifest, "unchanged_as_of": asdict(draft.recovery_point)}
         assert draft.manifest is not None
         return dict(draft.manifest)
+
+    def compact_catalogs(self, user_ctx: UserContext) -> dict[str, dict[str, int]]:
+        """Merge the objects of each region's catalog: {region: {merged, written}}. Raises AccessDenied."""
+        authorize(user_ctx, "repository.prune", ALL_TENANTS)
+        return {region: asdict(self._site.catalog(region).compact()) for region in self.settings.storage.regions}
 
     def list_backups(self, tenant_id: str, user_ctx: UserContext) -> list[dict[str, Any]]:
         """The manifests of all backups of a tenant, newest first; [] where there are none.
@@ -222,15 +225,12 @@ class BackupService:
             repository.close()
         return sorted(sound, key=lambda m: (m["created_at"], m["id"]), reverse=True), damaged
 
-    def _manifests(
-        self, repository: Any, known: Mapping[BackupId, dict[str, Any]] = MappingProxyType({})
-    ) -> tuple[list[dict[str, Any]], list[SbhError]]:
-        """All manifests, and an error for each that is damaged; those `known` are not read."""
+    def _manifests(self, repository: Repository) -> tuple[list[dict[str, Any]], list[SbhError]]:
+        """All manifests, and an error for each that is damaged."""
 
         def read(backup_id: BackupId) -> dict[str, Any] | SbhError:
             try:
-                manifest: dict[str, Any] = known.get(backup_id) or repository.manifest(backup_id)
-                return manifest
+                return repository.manifest(backup_id)
             except CorruptObject as error:
                 return error
 
@@ -257,6 +257,20 @@ class BackupService:
                 "The tenant has no backups", on=repository.tenant, remedy="make one: `sbh backup create`"
             )
         return ids[-1]
+
+    def latest_recovery_point(self, tenant_id: str, user_ctx: UserContext) -> dict[str, Any]:
+        """Up to when the tenant is safe: {tenant_id, backup_id, recovery_point, recorded_as: backup | unchanged, age_s}.
+
+        Raises UnknownBackup where the tenant has no backups, CorruptObject where none can be read.
+        """
+        return latest_recovery_point(self._site, self._allowed(tenant_id, user_ctx, "backup.list"))
+
+    def recovery_points(self, tenant_ids: Sequence[str], user_ctx: UserContext) -> RecoveryPoints:
+        """The same for several tenants at the cost of one listing each; for none given, all that the caller may see."""
+        tenants = [self._allowed(t, user_ctx, "backup.list") for t in tenant_ids]
+        if not tenant_ids:
+            tenants = [t for t in self.tenants() if user_ctx.tenant_id in (ALL_TENANTS, t.id)]
+        return recovery_points(self._site, tenants)
 
     def validate_backup(
         self,
@@ -316,6 +330,83 @@ class BackupService:
         finally:
             repository.close()
         return restore_in_place(self._site, tenant, wanted, user_ctx.user_id, keep_extra_files, progress)
+
+    # forgetting, and what may not be forgotten
+
+    def forget(
+        self, tenant_id: str, user_ctx: UserContext, *, backup_id: str | None = None, dry_run: bool = False
+    ) -> dict[str, Any]:
+        """Apply the policy, or forget one backup: {'tenant_id', 'dry_run', 'backups': [{'id', 'type', 'created_at', 'keep',
+        'reasons'}], 'forgotten': [ids], 'errors': [damaged manifests and holds]}.
+
+        Raises UnknownBackup, ForgetRefused (pinned, held, the newest, the last full one), LeaseHeld.
+        """
+        tenant = self._allowed(tenant_id, user_ctx, "backup.forget")
+        wanted = None if backup_id is None else BackupId.parse(backup_id)
+        return forgetting.forget(self._site, tenant, user_ctx.user_id, wanted, dry_run)
+
+    def pin_backup(
+        self, backup_id: str, tenant_id: str, user_ctx: UserContext, reason: str | None = None
+    ) -> dict[str, Any]:
+        """Keep a backup until it is unpinned; the pin as `list_holds` gives it. Raises UnknownBackup."""
+        wanted = BackupId.parse(backup_id)
+        with self._held_in(tenant_id, user_ctx, "backup.hold") as repository:
+            return holds.place_pin(repository, wanted, reason or "", user_ctx.user_id, self._site.clock).as_dict()
+
+    def unpin_backup(self, backup_id: str, tenant_id: str, user_ctx: UserContext) -> dict[str, Any]:
+        """The pin that was taken away. Raises UnknownHold."""
+        wanted = BackupId.parse(backup_id)
+        with self._held_in(tenant_id, user_ctx, "backup.hold") as repository:
+            return holds.take_away(repository, f"pin-{wanted}").as_dict()
+
+    def hold(
+        self, tenant_id: str, user_ctx: UserContext, *, reason: str, backup_id: str | None = None
+    ) -> dict[str, Any]:
+        """Place a legal hold on a backup, or on all of the tenant's, present and future. Raises UnknownBackup."""
+        wanted = None if backup_id is None else BackupId.parse(backup_id)
+        with self._held_in(tenant_id, user_ctx, "backup.hold", create=wanted is None) as repository:
+            return holds.place_hold(repository, wanted, reason, user_ctx.user_id, self._site.clock).as_dict()
+
+    def release_hold(self, hold_id: str, tenant_id: str, user_ctx: UserContext) -> dict[str, Any]:
+        """Take away a legal hold, also a damaged one; what it was. Raises UnknownHold."""
+        with self._held_in(tenant_id, user_ctx, "backup.hold") as repository:
+            return holds.take_away(repository, hold_id).as_dict()
+
+    def list_holds(self, tenant_id: str, user_ctx: UserContext) -> list[dict[str, Any]]:
+        """Pins and legal holds: {'id', 'kind', 'backup_id' or None, 'reason', 'placed_by', 'placed_at', 'error' or None}.
+
+        Raises UnknownBackup where the tenant has no repository.
+        """
+        with self._held_in(tenant_id, user_ctx, "backup.list") as repository:
+            return [hold.as_dict() for hold in holds.read_holds(repository)]
+
+    @contextmanager
+    def _held_in(
+        self, tenant_id: str, user_ctx: UserContext, action: str, *, create: bool = False
+    ) -> Iterator[Repository]:
+        repository = self._site.repository(self._allowed(tenant_id, user_ctx, action), create=create)
+        try:
+            yield repository
+        finally:
+            repository.close()
+
+    # the repository
+
+    def prune(
+        self,
+        tenant_id: str,
+        user_ctx: UserContext,
+        *,
+        dry_run: bool = False,
+        progress: ProgressSink = no_progress,
+    ) -> dict[str, Any]:
+        """Give back the space of what no backup needs; what was decided and done: {packs_before, packs_retired,
+        packs_rewritten, bytes_rewritten, packs_deleted, bytes_freed, kept_because_young, decisions, requests, ...}.
+
+        What is retired now is deleted by a prune after `prune.min_age_hours`. Raises PruneRefused when a backup is damaged
+        or clocks differ, LeaseHeld while the tenant is backed up or restored; nothing was removed then.
+        """
+        return prune(self._site, self._allowed(tenant_id, user_ctx, "repository.prune"), dry_run, progress)
 
     # status
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from sbh_pipelines.errors import SettingsError
 from sbh_pipelines.model import Clock, Tenant
+from sbh_pipelines.repository.catalog import Catalog, open_catalog
 from sbh_pipelines.repository.repository import Repository, open_repository
-from sbh_pipelines.residency import Place, backup_place, files_place
+from sbh_pipelines.residency import Place, backup_place, catalog_place, files_place
 from sbh_pipelines.security.keys import KeyProvider, open_key_provider
 from sbh_pipelines.security.secrets import resolve
 from sbh_pipelines.settings import Settings
@@ -22,6 +23,7 @@ class Site:
         self.settings, self.clock = settings, clock
         self._lock = threading.Lock()
         self._stores: dict[tuple[str, str], Store] = {}
+        self._catalogs: dict[str, Catalog] = {}
         self._secret: str | None = None
         self._keys: KeyProvider | None = None
 
@@ -100,6 +102,15 @@ class Site:
             create=create,
             compression_level=self.settings.backup.compression_level,
         )
+
+    def catalog(self, region: str) -> Catalog:
+        """The catalog of a region; no I/O until it is used, and its key is unwrapped once. Raises ResidencyError."""
+        place = catalog_place(self.settings, region)
+        store = self._store(place)
+        with self._lock:
+            if region not in self._catalogs:
+                self._catalogs[region] = open_catalog(store, place.prefix, region, self.keys, self.clock)
+            return self._catalogs[region]
 
     def request_counts(self) -> dict[str, int]:
         """Calls made to all stores so far, by verb."""

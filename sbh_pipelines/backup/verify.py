@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from sbh_pipelines.backup.details import read_lines, read_table
+from sbh_pipelines.backup.assemble import table_rows
+from sbh_pipelines.backup.file_list import list_chunks, list_lines
+from sbh_pipelines.backup.tables import read_table
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, SbhError, StoreError
 from sbh_pipelines.model import Progress, ProgressSink, no_progress
 from sbh_pipelines.repository.format import VALIDATE, Entry, Keys, checksum
@@ -84,6 +86,8 @@ def verify_backup(
     except CorruptObject as error:
         result.found(error)
         return result
+    if deep:
+        _lift_marks(repository)
     documents = []
     for name in manifest["components"]:
         try:
@@ -102,9 +106,12 @@ def verify_backup(
         result.objects += marks.pack_count()
         # Chunks can be found without an index (packs describe themselves), and a later backup indexes such packs.
         result.objects += len(repository.indexed.intersection(manifest["index"]))
-        if not own_only and (result.issues or marks.touches(repository.unindexed)):
+        orphaned = marks.touches(repository.unindexed)
+        if not own_only and (result.issues or orphaned):
             for key in manifest["index"]:
-                _check_index(repository, key, result)
+                # A prune writes what several index objects say into one, and removes them.
+                if orphaned or not repository.pruned or any(damage.key == key for damage in repository.damages):
+                    _check_index(repository, key, result)
         if result.issues:
             # A chunk that is missing may be in a pack that cannot be read, and behind a detail that is lost may be
             # groups in other lost packs: what else is wrong is worth knowing now.
@@ -116,6 +123,13 @@ def verify_backup(
             _read_packs(repository, marks.by_pack(), marks.pack_count(), result, progress)
     result.seconds = time.monotonic() - begun
     return result
+
+
+def _lift_marks(repository: Repository) -> None:
+    """A pack that was found to be damaged may have been restored from the bucket's older version meanwhile."""
+    for pack_id in sorted(repository.marked_damaged):
+        with suppress(SbhError):  # it still cannot be read, or whoever validates may not delete the mark
+            repository.lift(pack_id)
 
 
 def _details(document: Mapping[str, Any]) -> Iterator[bytes]:
@@ -200,18 +214,27 @@ class _Checker:
 
     def _table(self, summary: Mapping[str, Any]) -> None:
         self._mark(summary["detail"])
-        _, groups = read_table(self._repository, summary)
+        table = read_table(self._repository, summary)
+        expected = summary["rows"], summary["bytes"]
+        if table.state is not None:
+            self._mark(list(table.state.chunks()))
+            expected = table.state.base.rows, table.state.base.bytes
         rows = size = 0
-        for group in groups:
+        for group in table.groups:
             plain = self._chunk(group.chunk)
             if plain and plain != group.bytes:
                 self._result.found(_wrong_size(self._repository, group.chunk, summary["table"]))
             rows += group.rows
             size += group.bytes
-        if (rows, size) != (summary["rows"], summary["bytes"]):
+        if (rows, size) != expected:
             self._result.found(CorruptObject("A table's groups do not add up", on=summary["table"], remedy=VALIDATE))
+        elif self._result.deep and table.layers:
+            for _ in table_rows(self._repository, read_table(self._repository, summary)):
+                pass  # that the layers add up shows at the end
 
     def _files(self, document: Mapping[str, Any]) -> None:
+        for chunk in list_chunks(self._repository, document):
+            self._chunk(chunk)
         count = total = 0
         for entry in read_files(self._repository, document):
             plain = [self._chunk(bytes.fromhex(chunk)) for chunk in entry.chunks]
@@ -227,7 +250,7 @@ class _Checker:
 
 def read_files(repository: Repository, document: Mapping[str, Any]) -> Iterator[FileEntry]:
     """The files of a backup in path order. Raises CorruptObject."""
-    for fields in read_lines(repository, document["detail"]):
+    for fields, _ in list_lines(repository, document):
         if "missing" not in fields:
             yield FileEntry.from_dict(fields, document["key"])
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sbh_pipelines.backup.details import read_table
+from sbh_pipelines.backup.file_list import list_chunks
+from sbh_pipelines.backup.tables import read_table
 from sbh_pipelines.backup.verify import read_component, read_files
 from sbh_pipelines.repository.repository import Repository
 
@@ -20,9 +21,12 @@ def chunks_of(repository: Repository, manifest: Mapping[str, Any]) -> Iterator[b
             yield from map(bytes.fromhex, listed)
         for summary in document.get("table_details", ()):
             yield from map(bytes.fromhex, summary["detail"])
-            _, groups = read_table(repository, summary)
-            for group in groups:
+            table = read_table(repository, summary)
+            if table.state is not None:
+                yield from map(bytes.fromhex, table.state.chunks())
+            for group in table.groups:
                 yield group.chunk
         if name == "files":
+            yield from list_chunks(repository, document)
             for entry in read_files(repository, document):
                 yield from map(bytes.fromhex, entry.chunks)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from sbh_pipelines import __version__
-from sbh_pipelines.cli import backup, demo, doctor, restore, settings, stack, tenants
+from sbh_pipelines.cli import backup, demo, doctor, repository, restore, retention, settings, stack, tenants
 from sbh_pipelines.cli.command import DebugOption, Invocation, JsonOption, QuietOption, SettingsOption
 from sbh_pipelines.cli.output import print_error, print_json
 from sbh_pipelines.errors import RequestError, SbhError
@@ -68,7 +68,8 @@ def _group_options(
 
 for command_module in (demo, doctor):
     command_module.add_to(app)
-for group_module in (stack, tenants, backup, restore, settings):
+retention.add_to(backup.app)
+for group_module in (stack, tenants, backup, restore, repository, settings):
     group_module.app.callback()(_group_options)
     app.add_typer(group_module.app)
 

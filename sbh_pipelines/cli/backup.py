@@ -72,7 +72,13 @@ def list_backups(invocation: Invocation, tenant: TenantArgument) -> Answer:
 
     def show_all(out: Any) -> None:
         out.print(_listing(title, found))
-        for error in damaged:
+        latest = service.recovery_points([tenant], user)
+        for point in latest.points:
+            if point["recorded_as"] == "unchanged":
+                since, moment = point["backup_id"], utc(point["recovery_point"]["time"])
+                out.print(f"unchanged since {since} as of {moment}")
+        shown = {error.on for error in damaged}
+        for error in (*damaged, *(issue for issue in latest.issues if issue.on not in shown)):
             out.print(str(error), style="red", markup=False)
 
     document = [*found, *({"error": error.as_dict()} for error in damaged)]

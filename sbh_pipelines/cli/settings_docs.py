@@ -131,8 +131,6 @@ _MEANINGS = {
     "smtp_password": "Password for the mail server (a secret).",
     "mail_from": "Sender of the mails.",
     "mail_to": "Receivers of the mails.",
-    "daily_full": "Cron line of the full backup of all tenants.",
-    "time_zone": "Time zone of the cron lines.",
 }
 
 
@@ -144,6 +142,8 @@ def _type(annotation: Any) -> str:
         return " or ".join(f"`{value}`" for value in arguments)
     if origin is list:
         return f"list of {_type(arguments[0])}"
+    if origin is dict:
+        return f"table of {_type(arguments[1])}"
     if arguments and hasattr(annotation, "__metadata__"):
         return _type(arguments[0])
     names = {str: "string", int: "integer", float: "number", bool: "true or false", SecretStr: "secret", Path: "path"}

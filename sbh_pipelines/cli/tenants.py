@@ -1,11 +1,13 @@
 """`sbh tenants`: who there is to back up."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
 
 from sbh_pipelines.cli.command import Invocation, command
-from sbh_pipelines.cli.output import Answer, plural, table
+from sbh_pipelines.cli.output import Answer, plural, table, utc
 
 app = typer.Typer(name="tenants", help="The application's tenants.")
 
@@ -20,6 +22,44 @@ def list_tenants(invocation: Invocation) -> Answer:
         lambda out: out.print(table(plural(len(found), "tenant"), ("tenant", "region", "tier", "key"), rows)),
         brief=[tenant.id for tenant in found],
     )
+
+
+@command(app, "recovery-points")
+def recovery_points(
+    invocation: Invocation,
+    tenants: Annotated[
+        list[str] | None, typer.Argument(help="Slugs of the tenants; default: all.", metavar="TENANT...")
+    ] = None,
+) -> Answer:
+    """Show up to when each tenant is safe: by a backup, or by a run that found it unchanged since. Damage exits 8."""
+    service, user = invocation.service(), invocation.user()
+    found = service.recovery_points(list(dict.fromkeys(tenants or ())), user)
+
+    def show_all(out: Any) -> None:
+        columns = ("tenant", "latest recovery point", ">age", "backup", "recorded as")
+        out.print(table(plural(len(found.points), "tenant"), columns, map(_recovery_point, found.points)))
+        for issue in found.issues:
+            out.print(str(issue), style="red", markup=False)
+
+    document = {
+        "recovery_points": list(found.points),
+        "issues": [issue.as_dict() for issue in found.issues],
+    }
+    brief = [f"{p['tenant_id']} {p['recovery_point']['time'] if p['recovery_point'] else 'none'}" for p in found.points]
+    return Answer(document, show_all, brief, found.issues[0].exit_status if found.issues else 0)
+
+
+def _recovery_point(point: Mapping[str, Any]) -> tuple[str, ...]:
+    if point["recovery_point"] is None:
+        return (point["tenant_id"], "none", "", "", "")
+    moment = utc(point["recovery_point"]["time"])
+    return (point["tenant_id"], moment, _age(point["age_s"]), point["backup_id"], point["recorded_as"])
+
+
+def _age(seconds: float) -> str:
+    minutes = int(seconds) // 60
+    days, hours = minutes // 1440, minutes // 60 % 24
+    return f"{days} d {hours} h" if days else f"{hours} h {minutes % 60} min"
 
 
 def complete_tenant(incomplete: str) -> list[str]:

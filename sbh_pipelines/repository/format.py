@@ -1,4 +1,4 @@
-"""Names, numbers and byte layouts of format version 1. docs/format.md is the prose; this file is what runs.
+"""Names, numbers and byte layouts of format version 2. docs/format.md is the prose; this file is what runs.
 
 A change here that old readers would misread needs a new version, and the old fixture repository must stay restorable.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 from sbh_pipelines.errors import CorruptObject
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1: full backups only; still read
 
 SEAL_VERSION = 1
 SEAL_OVERHEAD = 1 + 12 + 16  # version, nonce, tag
@@ -41,8 +41,10 @@ class Keys:
 
     MANIFESTS, PACKS, INDEX, KEYS = "manifests/", "packs/", "index/", "keys/"
     FAILURES, RESTORES = "failures/", "restores/"
-    DAMAGED = "index/damaged-"
-    LEASE = "lease.json"
+    DAMAGED, RETIRED = "index/damaged-", "index/retired-"
+    PRUNED = "index/prune_"  # an index object written by a prune
+    LEASE, LISTING = "lease.json", "listing.json"
+    HOLDS = "holds/"
 
     @staticmethod
     def manifest(backup_id: str) -> str:
@@ -65,6 +67,10 @@ class Keys:
         return f"{Keys.DAMAGED}{pack_id.hex()}"
 
     @staticmethod
+    def retired(prune_id: str, digest: str) -> str:
+        return f"{Keys.RETIRED}{prune_id}-{digest}"
+
+    @staticmethod
     def data_key(epoch: int) -> str:
         return f"keys/{epoch:04d}.json"
 
@@ -73,8 +79,17 @@ class Keys:
         return f"failures/{backup_id}.json"
 
     @staticmethod
+    def hold(hold_id: str) -> str:
+        return f"holds/{hold_id}.json"
+
+    @staticmethod
     def restore(restore_id: str) -> str:
         return f"restores/{restore_id}.json"
+
+
+def pack_id_of(name: str) -> bytes | None:
+    """The pack id that 64 hex digits spell; None for any other name."""
+    return bytes.fromhex(name) if len(name) == 64 and not name.strip("0123456789abcdef") else None
 
 
 def seal_aad(kind: bytes, tenant: str, name: bytes) -> bytes:

@@ -4,6 +4,11 @@ One object, `lease.json`, changed only by create-only and compare-and-swap puts:
 expires, renews or releases it. Releasing writes a released lease and deletes nothing, so a writer needs no delete right.
 An expired lease is free: its holder was killed. So is a damaged one: whoever held it finds the object changed. A holder
 that finds its lease taken stops before it commits anything.
+
+The object always names its last holder, and a name is never used for two pieces of work. So whoever goes on with work that
+another process began (`resume`) can tell from the name alone that nobody else held the lease in between: whatever was read
+under it, such as which chunks are stored, still holds. Had somebody, a prune may have run, and the lease is lost for good,
+also where it is free again.
 """
 
 import json
@@ -41,6 +46,7 @@ class Lease:
     ) -> None:
         self._store, self._key, self._seconds, self._clock = store, key, seconds, clock
         self.owner, self.purpose = owner, purpose
+        self.last_purpose = ""  # of whoever held it before
         self._etag = etag
         self._lock = threading.Lock()
         self._renewed = clock()
@@ -67,12 +73,7 @@ class Lease:
                 self._store, self._key, document, lambda: self._store.replace(self._key, document, self._etag)
             )
         except (ObjectChanged, ObjectMissing):
-            raise LeaseLost(
-                "The lease on the tenant was lost",
-                on=self._store.url(self._key),
-                why="it expired and another writer took it",
-                remedy="run again; raise backup.lease_s if steps take longer than it",
-            ) from None
+            raise _lost(self._store.url(self._key), "it expired and another writer took it") from None
 
 
 def acquire(store: ObjectStore, prefix: str, owner: str, purpose: str, seconds: float, clock: Clock) -> Lease:
@@ -89,9 +90,29 @@ def acquire(store: ObjectStore, prefix: str, owner: str, purpose: str, seconds: 
         if held["owner"] != owner and parse_timestamp(held["expires_at"]) + CLOCK_MARGIN > clock():
             raise _held(store.url(key), held)
         etag = _written(store, key, document, lambda: store.replace(key, document, before))
-        return Lease(store, key, owner, purpose, seconds, clock, etag)
+        taken = Lease(store, key, owner, purpose, seconds, clock, etag)
+        taken.last_purpose = held["purpose"]
+        return taken
     except (ObjectExists, ObjectChanged):
         raise _held(store.url(key), {"owner": "another writer, just now", "purpose": "", "expires_at": ""}) from None
+
+
+def resume(store: ObjectStore, prefix: str, owner: str, purpose: str, seconds: float, clock: Clock) -> Lease:
+    """The lease that this owner took before and nobody else has held since, expired or not, for `seconds` more.
+
+    Raises LeaseLost when somebody else took it, whether they still hold it or not.
+    """
+    key = prefix + Keys.LEASE
+    found = read(store, prefix)
+    if found is None or found[0]["owner"] != owner:
+        by = f"{found[0]['purpose'] or 'it'} by {found[0]['owner']}" if found and found[0]["owner"] else ""
+        raise _lost(store.url(key), f"it expired and another writer took it: {by}" if by else "its object is gone")
+    document = _document(owner, purpose, clock() + timedelta(seconds=seconds))
+    try:
+        etag = _written(store, key, document, lambda: store.replace(key, document, found[1]))
+    except (ObjectChanged, ObjectMissing):
+        raise _lost(store.url(key), "another writer took it just now") from None
+    return Lease(store, key, owner, purpose, seconds, clock, etag)
 
 
 def _written(store: ObjectStore, key: str, document: bytes, write: Callable[[], str]) -> str:
@@ -149,6 +170,15 @@ def _held(place: str, held: dict[str, Any]) -> LeaseHeld:
         on=place,
         why=f"{held['purpose'] or 'it'} by {held['owner']}, until {held['expires_at'] or 'it ends'}",
         remedy="wait for it to end; a killed writer's lease expires by itself",
+    )
+
+
+def _lost(place: str, why: str) -> LeaseLost:
+    return LeaseLost(
+        "The lease on the tenant was lost",
+        on=place,
+        why=why,
+        remedy="run again; raise backup.lease_s if steps, or the time between them, take longer than it",
     )
 
 

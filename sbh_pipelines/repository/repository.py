@@ -7,7 +7,6 @@ was stored is reused; an index entry whose pack is gone is not believed, so what
 
 import hashlib
 import hmac
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,8 +16,6 @@ from typing import Any
 
 from sbh_pipelines.errors import (
     CorruptObject,
-    KeyServiceError,
-    ObjectExists,
     ObjectMissing,
     RepositoryError,
     SbhError,
@@ -26,6 +23,7 @@ from sbh_pipelines.errors import (
     UnknownBackup,
 )
 from sbh_pipelines.model import BackupId, TenantId
+from sbh_pipelines.repository.data_key import EPOCH, create_data_key, read_data_key
 from sbh_pipelines.repository.format import (
     FORMAT_VERSION,
     PACK_TRAILER_BYTES,
@@ -34,6 +32,7 @@ from sbh_pipelines.repository.format import (
     canonical,
     checksum,
     pack_entries,
+    pack_id_of,
     pack_index,
     parse_document,
     pretty,
@@ -43,14 +42,15 @@ from sbh_pipelines.repository.format import (
 )
 from sbh_pipelines.repository.index import ChunkIndex, Location
 from sbh_pipelines.repository.pack import PackPipeline, PackWriter
+from sbh_pipelines.repository.retirement import Retirement, read_retirement
 from sbh_pipelines.repository.seal import DIRECTORY, INDEX, Sealer
-from sbh_pipelines.security.keys import DATA_KEY_BYTES, KeyProvider
+from sbh_pipelines.security.keys import KeyProvider
 from sbh_pipelines.stores.base import ObjectInfo, ObjectStore
 
-EPOCH = 1  # key rotation will count it up
 _CACHED_CHUNKS = 4
+_KEPT_INDEX_BYTES = 256 << 10  # of each repository that is open
 _READ_AHEAD = 4 << 20  # bytes of plaintext
-_INDEX_BYTES = 2 << 20  # of entries in one index object: some 44,000 chunks
+INDEX_BYTES = 2 << 20  # of entries in one index object: some 44,000 chunks
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +72,23 @@ class Repository:
         self.indexed: set[str] = set()  # index objects that were read and are whole
         self.unindexed: dict[bytes, int] = {}  # whole packs, and their sizes, that no index names
         self.lost: set[bytes] = set()  # packs that an index names and that are gone, or not whole
+        self.marked_damaged: set[bytes] = set()  # packs that deep validation found to be damaged
+        self.retirements: list[Retirement] = []  # what prunes took out of use
+        self._bodies: dict[str, bytes] = {}  # small index objects, opened
         self._recent: OrderedDict[bytes, bytes] = OrderedDict()
         self._remembering = threading.Lock()
 
     def close(self) -> None:
         self.index.close()
+
+    def again(self) -> "Repository":
+        """The same repository, not loaded yet: to see what the store has now.
+
+        Index objects that were read are not read again: they never change, and their names are digests of their content.
+        """
+        other = Repository(self.store, self.prefix, self.tenant, self.sealer)
+        other._bodies = dict(self._bodies)
+        return other
 
     def url(self, key: str) -> str:
         return self.store.url(self.prefix + key)
@@ -88,19 +100,27 @@ class Repository:
         if self.new:
             return
         packs = {bytes.fromhex(o.key.rsplit("/", 1)[1]): o.size for o in self._listed_packs()}
-        names = [o.key[len(self.prefix) :] for o in self.store.list(self.prefix + Keys.INDEX)]
-        condemned = {n.removeprefix(Keys.DAMAGED) for n in names if n.startswith(Keys.DAMAGED)}
-        packs = {pack_id: size for pack_id, size in packs.items() if pack_id.hex() not in condemned}
-        for name in (n for n in names if not n.startswith(Keys.DAMAGED)):
+        names = self._read_marks()
+        retired = {pack_id for retirement in self.retirements for pack_id in retirement.packs}
+        packs = {pack_id: size for pack_id, size in packs.items() if pack_id not in self.marked_damaged}
+        unused = {pack_id: size for pack_id, size in packs.items() if pack_id in retired}
+        packs = {pack_id: size for pack_id, size in packs.items() if pack_id not in retired}
+        self.index.last_resort = lambda: self._read_retired(unused)
+        for name in names:
             try:
-                body = self._read_index(name)
+                body = self._bodies.pop(name, None) or self.read_index(name)
+                if sum(map(len, self._bodies.values())) + len(body) <= _KEPT_INDEX_BYTES:
+                    self._bodies[name] = body
+                named = []
                 for pack_id, size, entries in unpack_index(body, self.url(name)):
+                    named.append(pack_id)
                     if packs.get(pack_id) == size:
                         self.index.add_pack(pack_id, size, entries)
-                    else:
+                    elif pack_id not in retired:
                         self.index.add_lost(pack_id, entries)
                         self.lost.add(pack_id)
                         packs.pop(pack_id, None)
+                self.index.name_packs(name, named)
                 self.indexed.add(name)
             except (RepositoryError, ObjectMissing) as error:
                 self.damages.append(Damage(name, error))
@@ -112,6 +132,58 @@ class Repository:
                 except (RepositoryError, ObjectMissing) as error:
                     self.damages.append(Damage(Keys.pack(pack_id), error))
 
+    def _read_marks(self) -> list[str]:
+        """Take in which packs are damaged and what prunes retired; the names of the index objects in use."""
+        names = []
+        for info in self.store.list(self.prefix + Keys.INDEX):
+            name = info.key[len(self.prefix) :]
+            if name.startswith(Keys.DAMAGED):
+                if (pack_id := pack_id_of(name.removeprefix(Keys.DAMAGED))) is not None:
+                    self.marked_damaged.add(pack_id)
+            elif name.startswith(Keys.RETIRED):
+                try:
+                    body = self.store.get(info.key)
+                    self.retirements.append(read_retirement(name, body, info.modified, self.url(name)))
+                except (RepositoryError, ObjectMissing) as error:
+                    self.damages.append(Damage(name, error))
+            else:
+                names.append(name)
+        retired = {name for retirement in self.retirements for name in retirement.index}
+        return [name for name in names if name not in retired]
+
+    def _read_retired(self, packs: Mapping[bytes, int]) -> None:
+        """Packs that no backup needed when they were retired: if one does need them, they are still there."""
+        for pack_id, size in packs.items():
+            try:
+                self.index.add_pack(pack_id, size, self.read_directory(pack_id, size))
+            except ObjectMissing:
+                continue  # removed meanwhile
+            except RepositoryError as error:
+                self.damages.append(Damage(Keys.pack(pack_id), error))
+
+    def lift(self, pack_id: bytes) -> bool:
+        """Believe again in a pack that was found to be damaged, if its content is what its name says.
+
+        Somebody has restored the object's older version. False when it is still damaged, or gone.
+        """
+        key = self.prefix + Keys.pack(pack_id)
+        try:
+            body = self.store.get(key)
+        except ObjectMissing:
+            return False
+        if hashlib.sha256(body).digest() != pack_id:
+            return False
+        self.index.add_pack(pack_id, len(body), self.read_directory(pack_id, len(body)))
+        self.lost.discard(pack_id)
+        self.marked_damaged.discard(pack_id)
+        self.store.delete([self.prefix + Keys.damaged(pack_id)])
+        return True
+
+    @property
+    def pruned(self) -> bool:
+        """Whether a prune has rewritten index objects: those that older manifests name may be gone."""
+        return any(name.startswith(Keys.PRUNED) for name in self.indexed)
+
     def condemn(self, pack_id: bytes) -> None:
         """Record that a pack's content is not what it was; its size does not show it, so nothing else would tell.
 
@@ -121,8 +193,7 @@ class Repository:
 
     def _listed_packs(self) -> Iterator[ObjectInfo]:
         for info in self.store.list(self.prefix + Keys.PACKS):
-            name = info.key.rsplit("/", 1)[1]
-            if len(name) == 64 and not name.strip("0123456789abcdef"):
+            if pack_id_of(info.key.rsplit("/", 1)[1]) is not None:
                 yield info
             else:
                 self.damages.append(
@@ -131,7 +202,8 @@ class Repository:
                     )
                 )
 
-    def _read_index(self, name: str) -> bytes:
+    def read_index(self, name: str) -> bytes:
+        """The body of an index object, authenticated. Raises CorruptObject, ObjectMissing."""
         data = self.store.get(self.prefix + name)
         # The key ends in a digest of the content, so an index copied over another is found out.
         digest = hashlib.sha256(data).hexdigest()[:16]
@@ -198,12 +270,21 @@ class Repository:
     def read_ahead(self, chunks: Iterable[bytes]) -> None:
         """Fetch small chunks that will be read one by one, a request per pack; what cannot be had is left to `read_chunk`."""
         wanted: dict[bytes, dict[bytes, Location]] = {}
-        room = _READ_AHEAD
+        room, here = _READ_AHEAD, 0
         for chunk in chunks:
+            with self._remembering:
+                if chunk in self._recent:
+                    self._recent.move_to_end(chunk)
+                    here += 1
+                    continue
             location = self.index.find(chunk)
-            if location is not None and chunk not in self._recent and location.plain <= room:
+            if location is not None and location.plain <= room:
                 wanted.setdefault(location.pack, {})[chunk] = location
                 room -= location.plain
+        if wanted:
+            with self._remembering:  # what the last call fetched has been read by now
+                while len(self._recent) > max(here, _CACHED_CHUNKS):
+                    self._recent.popitem(last=False)
         for pack, found in wanted.items():
             name = Keys.pack(pack)
             try:
@@ -240,18 +321,19 @@ class Repository:
         self.unindexed.clear()
         keys: list[str] = []
         pending: list[tuple[bytes, int, bytes]] = []
-        room = _INDEX_BYTES
+        room = INDEX_BYTES
         for pack_id, size in packs:
             pending.append((pack_id, size, pack_entries(self.index.entries_of(pack_id))))
             room -= len(pending[-1][2])
             if room <= 0:
-                keys.append(self._put_index(backup_id, stage, pending))
-                pending, room = [], _INDEX_BYTES
+                keys.append(self.put_index(backup_id, stage, pending))
+                pending, room = [], INDEX_BYTES
         if pending:
-            keys.append(self._put_index(backup_id, stage, pending))
+            keys.append(self.put_index(backup_id, stage, pending))
         return tuple(keys)
 
-    def _put_index(self, backup_id: str, stage: str, packs: "list[tuple[bytes, int, bytes]]") -> str:
+    def put_index(self, backup_id: str, stage: str, packs: "list[tuple[bytes, int, bytes]]") -> str:
+        """Store one index object for packs (id, size, entries); its key below the prefix."""
         body = self.sealer.seal(pack_index(packs), b"", INDEX)
         key = Keys.index(backup_id, stage, hashlib.sha256(body).hexdigest()[:16])
         self.store.put(self.prefix + key, body)
@@ -261,12 +343,7 @@ class Repository:
 
     def manifest_ids(self) -> list[BackupId]:
         """Ids of all committed backups, oldest first."""
-        ids = []
-        for info in self.store.list(self.prefix + Keys.MANIFESTS):
-            name = info.key.rsplit("/", 1)[1]
-            if name.endswith(".json") and name.startswith("backup_"):
-                ids.append(BackupId(name.removesuffix(".json")))
-        return sorted(ids)
+        return list_manifest_ids(self.store, self.prefix)
 
     def manifest(self, backup_id: BackupId) -> dict[str, Any]:
         """A committed backup, its signature checked. Raises UnknownBackup, CorruptObject."""
@@ -331,6 +408,12 @@ class Repository:
         return parse_document(self.store.get(self.prefix + key), self.url(key))
 
 
+def list_manifest_ids(store: ObjectStore, prefix: str) -> list[BackupId]:
+    """Ids of all committed backups below a tenant's prefix, oldest first: one listing, and no key is needed."""
+    names = (info.key.rsplit("/", 1)[1] for info in store.list(prefix + Keys.MANIFESTS))
+    return sorted(BackupId(n.removesuffix(".json")) for n in names if n.endswith(".json") and n.startswith("backup_"))
+
+
 def _signed(value: str) -> dict[str, Any]:
     return {"algorithm": "HMAC-SHA256", "key_epoch": EPOCH, "value": value}
 
@@ -361,7 +444,7 @@ def _data_key(
     """The key, and whether it was made just now."""
     key = prefix + Keys.data_key(EPOCH)
     try:
-        return _unwrap(store, key, tenant, region, keys), False
+        return read_data_key(store, prefix, tenant, region, keys), False
     except ObjectMissing:
         pass
     if next(store.list(prefix + Keys.MANIFESTS), None) is not None:
@@ -375,31 +458,4 @@ def _data_key(
         raise UnknownBackup(
             "The tenant has no backups", on=str(tenant), remedy=f"make one: `sbh backup create {tenant}`"
         )
-    data_key = os.urandom(DATA_KEY_BYTES)
-    document = {"epoch": EPOCH, "tenant_id": tenant, **keys.wrap(data_key, tenant, region)}
-    try:
-        store.create(key, pretty(document))
-    except ObjectExists:
-        return _unwrap(store, key, tenant, region, keys), False  # another writer was first: its key is the key
-    return data_key, True
-
-
-def _unwrap(store: ObjectStore, key: str, tenant: TenantId, region: str, keys: KeyProvider) -> bytes:
-    document = parse_document(store.get(key), store.url(key))
-    if document.get("tenant_id") != tenant or document.get("provider") != keys.name:
-        raise CorruptObject(
-            "A key object does not belong here",
-            on=store.url(key),
-            why=f"it is of tenant {document.get('tenant_id')!r}, provider {document.get('provider')!r}",
-            remedy="restore its older version, or set keys.provider to the one it was made with",
-        )
-    fields = (document.get("key_id"), document.get("wrapped"))
-    if document.get("epoch") != EPOCH or not all(isinstance(field, str) and field for field in fields):
-        raise CorruptObject(
-            "A key object is damaged", on=store.url(key), remedy="restore it from the bucket's older version"
-        )
-    try:
-        return keys.unwrap(document, tenant, region)
-    except KeyServiceError as error:
-        on = f"{store.url(key)}, {error.on}"
-        raise type(error)(error.what, on=on, why=error.why, remedy=error.remedy) from None
+    return create_data_key(store, prefix, tenant, region, keys)

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from sbh_pipelines.errors import CorruptObject, FormatUnsupported
 from sbh_pipelines.repository.format import MAX_CHUNK, SEAL_OVERHEAD, SEAL_VERSION, VALIDATE, seal_aad
 
-CHUNK, DIRECTORY, INDEX = b"C", b"D", b"I"
+CHUNK, DIRECTORY, INDEX, CATALOG = b"C", b"D", b"I", b"K"
 
 _local = threading.local()
 
@@ -31,9 +31,9 @@ class Sealer:
     def __init__(self, data_key: bytes, tenant: str, compression_level: int = 1) -> None:
         self.tenant = tenant
         self._compression_level = compression_level
-        self._aead = AESGCM(_derive(data_key, b"sbh seal"))
-        self._name_key = _derive(data_key, b"sbh chunk name")
-        self._sign_key = _derive(data_key, b"sbh manifest")
+        self._aead = AESGCM(derive(data_key, b"sbh seal"))
+        self._name_key = derive(data_key, b"sbh chunk name")
+        self._sign_key = derive(data_key, b"sbh manifest")
 
     def __repr__(self) -> str:
         return f"Sealer({self.tenant})"
@@ -79,7 +79,8 @@ class Sealer:
         return hmac.compare_digest(self.sign(message), signature)
 
 
-def _derive(data_key: bytes, purpose: bytes) -> bytes:
+def derive(data_key: bytes, purpose: bytes) -> bytes:
+    """32 bytes for one purpose, unrelated to those for another."""
     # The data key is uniformly random, so HKDF's expand step alone is sound (RFC 5869, section 3.3).
     return HKDFExpand(SHA256(), 32, purpose).derive(data_key)
 

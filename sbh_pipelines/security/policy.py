@@ -38,6 +38,8 @@ PERMISSIONS: dict[str, Role] = {
     "backup.create": Role.ADMIN,
     "backup.restore": Role.ADMIN,
     "backup.forget": Role.ADMIN,
+    "repository.prune": Role.ADMIN,
+    "backup.hold": Role.ADMIN,
 }
 
 

@@ -1,4 +1,4 @@
-"""A tenant's files: objects below its prefix, read as they were listed, cut into slices.
+"""A tenant's files: objects below its prefix, read as they were listed (`listing.py`), cut into slices.
 
 A file is pinned by the ETag of the listing: the read is conditional, so it gives exactly the listed content or fails.
 Where it fails because the file changed or went away in between, a versioned bucket still has the listed version, which
@@ -7,17 +7,14 @@ is found by its ETag and read; in an unversioned bucket the file is listed again
 
 import hashlib
 import json
-import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import islice
 from typing import Any, Protocol
 
 from fastcdc.fastcdc_cy import fastcdc_cy
 
-from sbh_pipelines.errors import CorruptObject, ObjectChanged, ObjectMissing, SourceChanged, StoreDenied, StoreError
+from sbh_pipelines.errors import CorruptObject, ObjectChanged, ObjectMissing, SourceChanged
 from sbh_pipelines.stores.base import FileStore, ObjectInfo
 
 # Slices of large files; files up to FILE_MIN are one slice.
@@ -69,57 +66,6 @@ class OpenFile:
 
 class InexactListing(SourceChanged):
     """The listing does not show a key as it is, which came out when the file was read: list again, exactly."""
-
-
-def list_files(
-    store: FileStore, prefix: str, exclude: Iterable[str], *, exactly: bool = False
-) -> Iterator[ObjectInfo]:
-    """The files below `prefix` in order of their keys' UTF-8 bytes, without those below the `exclude`d prefixes.
-
-    Stores differ in the order of their listings, and comparing two lists that are sorted differently would take files
-    that are there for files that are gone. So the listing is sorted here, in a temporary database that spills to disk.
-    """
-    skipped = tuple(prefix + e for e in exclude)
-    with closing(sqlite3.connect("", check_same_thread=False, isolation_level=None)) as db:
-        db.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-8192")
-        db.execute(
-            "CREATE TABLE file (key BLOB PRIMARY KEY, size INT, etag TEXT, modified TEXT, version TEXT) WITHOUT ROWID"
-        )
-        if exactly or not (store.lists_all and _trusted(db, store.list(prefix), skipped)):
-            db.execute("DELETE FROM file")
-            _fill(db, store.list_exactly(prefix), skipped, "INSERT OR REPLACE")
-        for key, size, etag, modified, version in db.execute("SELECT * FROM file ORDER BY key"):
-            yield ObjectInfo(
-                key.decode("utf-8", "surrogatepass"), size, etag, datetime.fromisoformat(modified), version
-            )
-
-
-def _trusted(db: sqlite3.Connection, listing: Iterator[ObjectInfo], skipped: tuple[str, ...]) -> bool:
-    """Insert the listing; False when it fails on a key, or when keys in it are not what they are in the store."""
-    try:
-        _fill(db, listing, skipped, "INSERT")
-    except sqlite3.IntegrityError:
-        return False  # two keys look the same in it
-    except StoreError as error:
-        if error.transient or isinstance(error, (StoreDenied, ObjectMissing)):
-            raise
-        return False
-    # U+FFFD stands for a character that XML does not have.
-    return not db.execute("SELECT 1 FROM file WHERE instr(key, x'EFBFBD') LIMIT 1").fetchone()
-
-
-def _fill(db: sqlite3.Connection, listing: Iterator[ObjectInfo], skipped: tuple[str, ...], insert: str) -> None:
-    found = (
-        (info.key.encode("utf-8", "surrogatepass"), info.size, info.etag, info.modified.isoformat(), info.version)
-        for info in listing
-        # An empty object whose key ends in "/" is a folder marker of some console, not a file.
-        if not info.key.startswith(skipped) and not (info.key.endswith("/") and not info.size)
-    )
-    db.execute("BEGIN")
-    try:
-        db.executemany(f"{insert} INTO file VALUES (?, ?, ?, ?, ?)", found)
-    finally:
-        db.execute("COMMIT")
 
 
 def open_file(store: FileStore, listed: ObjectInfo, versions: Versions | None) -> OpenFile | None:

@@ -15,7 +15,8 @@ from sbh_pipelines.embedded import object_server
 from sbh_pipelines.embedded.layout import Layout
 from sbh_pipelines.embedded.stack import Stack
 from sbh_pipelines.errors import ObjectMissing, SourceChanged, StoreError
-from sbh_pipelines.sources.files import FILE_MAX, FILE_MIN, FileEntry, InexactListing, list_files, open_file, slices
+from sbh_pipelines.sources.files import FILE_MAX, FILE_MIN, FileEntry, InexactListing, open_file, slices
+from sbh_pipelines.sources.listing import list_files
 from sbh_pipelines.stores.base import ObjectInfo
 from sbh_pipelines.stores.object_store import Store, open_local, open_s3
 from sbh_pipelines.stores.versions import BucketVersions

@@ -7,9 +7,10 @@ server a third of what one COPY per tenant does (docs/design.md, Costs).
 
 import io
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from sbh_pipelines.errors import SourceError, TenancyError
 from sbh_pipelines.settings import DatabaseSettings
@@ -45,8 +46,21 @@ def order_by(table: MappedTable) -> str:
     return f'ROW({listed})::text COLLATE "C"'
 
 
-def select_rows(table: MappedTable, tenant_keys: Sequence[str]) -> str:
-    """SELECT of the captured columns of the tenants' rows, ordered by tenant and key.
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which rows of a table: FROM items in which the table is `t`, and a condition over them."""
+
+    source: str
+    condition: str
+
+
+def rows_of(table: MappedTable, tenant_keys: Sequence[str]) -> Selection:
+    """All rows of these tenants."""
+    return Selection(table.source, table.tenant_is(tenant_keys))
+
+
+def select_rows(table: MappedTable, chosen: Selection) -> str:
+    """SELECT of the captured columns of the chosen rows, ordered by tenant and key.
 
     Sorted in two stages, by tenant and then each tenant's rows by key: comparing one column is what the server does
     fastest. OFFSET 0 keeps the planner from making one sort of the two.
@@ -55,16 +69,16 @@ def select_rows(table: MappedTable, tenant_keys: Sequence[str]) -> str:
     needed = dict.fromkeys((*table.captured_columns, *table.table.primary_key))
     by_tenant = (
         f"SELECT {', '.join(f't.{ident(name)}' for name in needed)}, {_tenant_order(table)} AS {_TENANT}"
-        f" FROM {table.source} WHERE {table.tenant_is(tenant_keys)} ORDER BY {_tenant_order(table)} OFFSET 0"
+        f" FROM {chosen.source} WHERE {chosen.condition} ORDER BY {_tenant_order(table)} OFFSET 0"
     )
     return f"SELECT {columns} FROM ({by_tenant}) AS t ORDER BY t.{_TENANT}, {order_by(table)}"
 
 
-def count_rows(table: MappedTable, tenant_keys: Sequence[str]) -> str:
-    """Rows per tenant key (text), in the order of `select_rows`; only tenants that have any."""
+def count_rows(table: MappedTable, chosen: Selection) -> str:
+    """Chosen rows per tenant key (text), in the order of `select_rows`; only tenants that have any."""
     tenant = table.tenant
     return (
-        f"SELECT {tenant}::text, count(*) FROM {table.source} WHERE {table.tenant_is(tenant_keys)}"
+        f"SELECT {tenant}::text, count(*) FROM {chosen.source} WHERE {chosen.condition}"
         f" GROUP BY {tenant} ORDER BY {_tenant_order(table)}"
     )
 
@@ -84,32 +98,54 @@ def copy_table(
 
     Every tenant in `tenant_keys` gets a sink, also those without rows.
     """
+    return copy_chosen(connection, table, rows_of(table, tenant_keys), tenant_keys, open_sink, plan)
+
+
+def copy_chosen(
+    connection: Connection,
+    table: MappedTable,
+    chosen: Selection,
+    tenant_keys: Sequence[str],
+    open_sink: OpenSink,
+    plan: Callable[[str], Iterator[int]] | None = None,
+) -> int:
+    """As `copy_table`, of the chosen rows, which must be rows of these tenants."""
     keys = set(tenant_keys)
     with translated("read a table", table.full_name):
         cursor = connection.cursor()
-        cursor.execute(count_rows(table, tenant_keys))
+        cursor.execute(count_rows(table, chosen))
         counts: list[tuple[str, int]] = cursor.fetchall()
-        if not keys.issuperset(key for key, _ in counts):
-            raise TenancyError(
-                "A tenant's key is not spelled as in the tenants table",
-                on=table.full_name,
-                why=f"values of type {table.tenant_column.type} can be equal and yet differ, as 1 and 1.0 do",
-                remedy="write the key in all tables as the tenants table has it",
-            )
+        check_spelling(table, keys, (key for key, _ in counts))
         for key in keys.difference(key for key, _ in counts):
             open_sink(table, key, 0).close()
         if not counts:
             return 0
-        cutter = GroupCutter(_segments(table, counts, open_sink, plan))
-        # The buffered writer gathers a MiB of rows in C before Python sees them.
-        with io.BufferedWriter(cutter, _WRITE_BUFFER) as buffered:
-            cursor.copy_expert(f"COPY ({select_rows(table, tenant_keys)}) TO STDOUT", buffered, _WRITE_BUFFER)
-            buffered.flush()
-            try:
-                cutter.finish()
-            except ValueError as error:
-                raise SourceError("A table was not read whole", on=table.full_name, why=str(error)) from None
-        return cutter.bytes
+        try:
+            return copy_groups(cursor, select_rows(table, chosen), _segments(table, counts, open_sink, plan))
+        except ValueError as error:
+            raise SourceError("A table was not read whole", on=table.full_name, why=str(error)) from None
+
+
+def copy_groups(cursor: Any, query: str, segments: Iterable[Segment]) -> int:
+    """COPY a query's rows, cut into groups; bytes of text read. Raises ValueError when it gives other numbers of rows."""
+    cutter = GroupCutter(segments)
+    # The buffered writer gathers a MiB of rows in C before Python sees them.
+    with io.BufferedWriter(cutter, _WRITE_BUFFER) as buffered:
+        cursor.copy_expert(f"COPY ({query}) TO STDOUT", buffered, _WRITE_BUFFER)
+        buffered.flush()
+        cutter.finish()
+    return cutter.bytes
+
+
+def check_spelling(table: MappedTable, keys: Collection[str], found: Iterable[str]) -> None:
+    """Raises TenancyError when a tenant came back under another spelling than was asked for."""
+    if not all(key in keys for key in found):
+        raise TenancyError(
+            "A tenant's key is not spelled as in the tenants table",
+            on=table.full_name,
+            why=f"values of type {table.tenant_column.type} can be equal and yet differ, as 1 and 1.0 do",
+            remedy="write the key in all tables as the tenants table has it",
+        )
 
 
 def _segments(
@@ -122,22 +158,20 @@ def _segments(
         sink.close()
 
 
-def capture_tables(
+def each_table(
     settings: DatabaseSettings,
     snapshot_id: str,
     tables: Sequence[MappedTable],
-    tenant_keys: Sequence[str],
-    open_sink: OpenSink,
-    done: Callable[[MappedTable, int], None],
+    work: Callable[[Connection, MappedTable], None],
 ) -> None:
-    """All tables for all tenants, `settings.connections` at a time, on one snapshot.
+    """`work` on every table, `settings.connections` at a time, on one snapshot; the largest first.
 
-    `done(table, bytes)` is called as tables end. Raises the first error; tables not begun by then are not read.
+    Raises the first error; tables not begun by then are left.
     """
     queue = sorted(tables, key=lambda t: -t.table.estimated_bytes)
     lock = threading.Lock()
 
-    def work() -> None:
+    def run() -> None:
         with on_snapshot(settings, snapshot_id) as connection:
             while True:
                 with lock:
@@ -145,7 +179,7 @@ def capture_tables(
                         return
                     table = queue.pop(0)
                 try:
-                    done(table, copy_table(connection, table, tenant_keys, open_sink))
+                    work(connection, table)
                 except BaseException:
                     with lock:
                         queue.clear()
@@ -153,6 +187,6 @@ def capture_tables(
 
     workers = min(settings.connections, len(queue)) or 1
     with ThreadPoolExecutor(workers, thread_name_prefix="capture") as pool:
-        results = [pool.submit(work) for _ in range(workers)]
+        results = [pool.submit(run) for _ in range(workers)]
     for result in results:
         result.result()

@@ -5,8 +5,9 @@ error and a rollback, never in a mixture. `session_replication_role = replica` k
 checks quiet; the foreign keys of the tenant are checked by queries of our own before the commit.
 
 For each table two temporary tables hold what differs: `want`, rows of the backup's groups that the live table lacks,
-and `have`, rows of the live groups that the backup lacks. Rows in both, with the same key and text, are equal. A row
-that differs is deleted and inserted: that works for identity columns and for values swapped between unique rows.
+and `have`, rows of the live groups that the backup lacks. Of a table whose backup has layers they hold everything: where
+its rows lie among each other is only known once they are sorted. Rows in both, with the same key and text, are equal. A
+row that differs is deleted and inserted: that works for identity columns and for values swapped between unique rows.
 """
 
 import io
@@ -17,8 +18,10 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from sbh_pipelines.settings import DatabaseSettings
+from sbh_pipelines.sources.database.capture import TableSink, copy_groups, order_by
 from sbh_pipelines.sources.database.catalog import ForeignKey, Table
 from sbh_pipelines.sources.database.connection import Connection, connect, translated
+from sbh_pipelines.sources.database.groups import Segment
 from sbh_pipelines.sources.database.tenancy import MappedTable, TenancyMap, from_only, ident, literal, sql_name
 
 _SPOOL = 8 << 20  # bytes of live rows kept in memory before they go to a temporary file
@@ -83,23 +86,54 @@ class TableMerge:
 
     def stage(self, want: Iterator[bytes], have: Spool) -> None:
         """Fill the two temporary tables; both streams are COPY text of the captured columns."""
-        reader = _Reader(want)
         with translated("stage rows", self.table.full_name):
             cursor = self._connection.cursor()
-            for name in (self._want, self._have):
-                cursor.execute(
-                    f"CREATE TEMP TABLE {name} ({', '.join(self._staged.values())}) ON COMMIT DROP AS"
-                    f" SELECT {self._columns} FROM {sql_name(self.table.table)} WITH NO DATA"
-                )
-            try:
-                cursor.copy_expert(f"COPY {self._want} FROM STDIN", reader, 1 << 20)
-            except Exception:
-                if reader.error is not None:  # the driver would make a cancelled statement of it
-                    raise reader.error from None
-                raise
+            self._create(cursor)
+            self._fill_wanted(cursor, want)
             have.file.seek(0)
             cursor.copy_expert(f"COPY {self._have} FROM STDIN", have.file, 1 << 20)
             cursor.execute(f"ANALYZE {self._want}; ANALYZE {self._have}")
+
+    def stage_all(self, want: Iterator[bytes]) -> None:
+        """As `stage`, with all rows of the backup, in any order, against all live ones."""
+        with translated("stage rows", self.table.full_name):
+            cursor = self._connection.cursor()
+            self._create(cursor)
+            self._fill_wanted(cursor, want)
+            live = ", ".join(f"t.{ident(c)}" for c in self.table.captured_columns)
+            cursor.execute(
+                f"INSERT INTO {self._have} SELECT {live} FROM {self.table.source}"
+                f" WHERE {self.table.tenant_is([self._tenant_key])}"
+            )
+            cursor.execute(f"ANALYZE {self._want}; ANALYZE {self._have}")
+
+    def copy_wanted(self, sink: TableSink) -> None:
+        """The staged rows of the backup in the canonical order, cut into groups."""
+        columns = ", ".join(f"r.{staged} AS {ident(name)}" for name, staged in self._staged.items())
+        with translated("sort the rows of the backup", self.table.full_name):
+            cursor = self._connection.cursor()
+            cursor.execute(f"SELECT count(*) FROM {self._want}")
+            copy_groups(
+                cursor,
+                f"SELECT t.* FROM (SELECT {columns} FROM {self._want} r) AS t ORDER BY {order_by(self.table)}",
+                [Segment(cursor.fetchone()[0], sink.group)],
+            )
+
+    def _create(self, cursor: Any) -> None:
+        for name in (self._want, self._have):
+            cursor.execute(
+                f"CREATE TEMP TABLE {name} ({', '.join(self._staged.values())}) ON COMMIT DROP AS"
+                f" SELECT {self._columns} FROM {sql_name(self.table.table)} WITH NO DATA"
+            )
+
+    def _fill_wanted(self, cursor: Any, want: Iterator[bytes]) -> None:
+        reader = _Reader(want)
+        try:
+            cursor.copy_expert(f"COPY {self._want} FROM STDIN", reader, 1 << 20)
+        except Exception:
+            if reader.error is not None:  # the driver would make a cancelled statement of it
+                raise reader.error from None
+            raise
 
     def delete(self) -> None:
         """Delete the live rows that are not wanted as they are. Needs `stage`; parents must still be there."""

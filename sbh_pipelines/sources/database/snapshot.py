@@ -10,7 +10,12 @@ from sbh_pipelines.sources.database.connection import Connection, connect, trans
 _DESCRIBE = """
 SELECT to_char(transaction_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), pg_current_snapshot()::text,
        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text,
-       (SELECT system_identifier::text FROM pg_control_system()), (SELECT timeline_id FROM pg_control_checkpoint()),
+       (SELECT system_identifier::text FROM pg_control_system()),
+       CASE WHEN pg_is_in_recovery()
+            THEN (SELECT greatest(c.timeline_id, r.min_recovery_end_timeline)
+                  FROM pg_control_checkpoint() c, pg_control_recovery() r)
+            -- A server promoted a moment ago writes a new timeline before its control file says so.
+            ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END,
        current_setting('server_version_num')::int, current_database()::text"""
 
 

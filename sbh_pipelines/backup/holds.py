@@ -1,0 +1,180 @@
+"""Pins and legal holds: what nothing may forget, whatever the policy says.
+
+Each is an object below `holds/` of the tenant's repository. Its key alone says what it protects, so that deciding costs
+one listing, and one whose content is damaged or forged still protects: it is shown as damaged until an admin takes it
+away. A pin protects one backup, a legal hold one backup or all of the tenant's, also those made later. A backup may have
+several legal holds; releasing one leaves the others.
+
+The signature lets nobody without the tenant's key say who placed a hold, and why. It cannot keep somebody with write
+access to the bucket from deleting one: that takes the bucket's object lock.
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sbh_pipelines.backup.signed import read_signed, signed
+from sbh_pipelines.errors import CorruptObject, ObjectMissing, RequestError, UnknownBackup, UnknownHold
+from sbh_pipelines.model import BackupId, Clock, timestamp
+from sbh_pipelines.repository.format import Keys
+from sbh_pipelines.repository.repository import Repository
+
+_NAME = re.compile(
+    r"(?P<kind>pin|legal)-(?:(?P<backup>backup_\d{8}_\d{4}(?:_\d{2,4})?)|tenant)(?:-(?P<token>[0-9a-f]{8}))?"
+)
+_KIND = "hold"
+_LONGEST_REASON = 500
+_SIDE_BY_SIDE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A pin or a legal hold. `backup_id` None: all backups of the tenant. `key` is below the tenant's prefix."""
+
+    id: str
+    key: str
+    backup_id: BackupId | None
+    reason: str = ""
+    placed_by: str = ""
+    placed_at: str = ""
+    damage: CorruptObject | None = None
+
+    @property
+    def is_pin(self) -> bool:
+        return self.id.startswith("pin-") and self.backup_id is not None
+
+    @property
+    def rule(self) -> str:
+        """How a verdict names it."""
+        name = "pinned" if self.is_pin else f"legal hold {self.id}"
+        if self.damage is not None:
+            return f"{name}, which is damaged"
+        return f"{name}: {self.reason}" if self.reason else name
+
+    def protects(self, backup_id: BackupId) -> bool:
+        return self.backup_id in (None, backup_id)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "kind": "pin" if self.is_pin else "legal hold",
+            "backup_id": self.backup_id,
+            "reason": self.reason,
+            "placed_by": self.placed_by,
+            "placed_at": self.placed_at,
+            "error": self.damage.as_dict() if self.damage else None,
+        }
+
+
+def list_holds(repository: Repository) -> list[Hold]:
+    """All pins and holds by id, as their keys tell: one request, no reasons. An object of another name holds everything."""
+    found = []
+    for info in repository.store.list(repository.prefix + Keys.HOLDS):
+        key = info.key[len(repository.prefix) :]
+        if key == Keys.HOLDS:
+            continue  # how some tools mark a folder
+        hold_id = key.removeprefix(Keys.HOLDS).removesuffix(".json")
+        parts = _NAME.fullmatch(hold_id) if key == Keys.hold(hold_id) else None
+        known = parts is not None and (parts["kind"] == "legal" if parts["token"] else parts["kind"] == "pin")
+        found.append(Hold(hold_id, key, BackupId(parts["backup"]) if known and parts and parts["backup"] else None))
+    return sorted(found, key=lambda hold: hold.id)
+
+
+def read_holds(repository: Repository) -> list[Hold]:
+    """`list_holds` with who, when and why: one more request each. A damaged one carries its `damage`."""
+    listed = list_holds(repository)
+    if not listed:
+        return []
+    with ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="holds") as pool:
+        return [hold for hold in pool.map(lambda hold: _read(repository, hold), listed) if hold is not None]
+
+
+def _read(repository: Repository, hold: Hold) -> Hold | None:
+    try:
+        fields = read_signed(repository, hold.key, _KIND)
+        if fields.get("hold_id") != hold.id or fields.get("backup_id") != hold.backup_id:
+            raise CorruptObject(
+                "A hold is in the wrong place", on=repository.url(hold.key), why="copied from another key"
+            )
+    except ObjectMissing:
+        return None  # released since it was listed
+    except CorruptObject as damage:
+        return replace(hold, damage=damage)
+    reason, by, at = (str(fields.get(name) or "") for name in ("reason", "placed_by", "placed_at"))
+    return replace(hold, reason=reason, placed_by=by, placed_at=at)
+
+
+def protected(holds: Iterable[Hold], backup_ids: Iterable[BackupId]) -> dict[BackupId, list[str]]:
+    """The rules that keep each backup that a pin or hold protects."""
+    rules = {backup_id: [hold.rule for hold in holds if hold.protects(backup_id)] for backup_id in backup_ids}
+    return {backup_id: kept for backup_id, kept in rules.items() if kept}
+
+
+def place_pin(repository: Repository, backup_id: BackupId, reason: str, placed_by: str, clock: Clock) -> Hold:
+    """Pin a backup; a second pin replaces the reason of the first. Raises UnknownBackup, RequestError."""
+    return _place(repository, f"pin-{backup_id}", backup_id, reason, placed_by, clock)
+
+
+def place_hold(repository: Repository, backup_id: BackupId | None, reason: str, placed_by: str, clock: Clock) -> Hold:
+    """Hold a backup, or with None all of the tenant's. Raises UnknownBackup, and RequestError without a reason."""
+    if not reason.strip():
+        raise RequestError("A legal hold needs a reason", remedy="say why it is held: --reason")
+    hold_id = f"legal-{backup_id or 'tenant'}-{os.urandom(4).hex()}"
+    return _place(repository, hold_id, backup_id, reason, placed_by, clock)
+
+
+def _place(
+    repository: Repository, hold_id: str, backup_id: BackupId | None, reason: str, placed_by: str, clock: Clock
+) -> Hold:
+    if len(reason) > _LONGEST_REASON:
+        raise RequestError(
+            "The reason is too long", why=f"it may have {_LONGEST_REASON} characters", remedy="shorten it"
+        )
+    hold = Hold(hold_id, Keys.hold(hold_id), backup_id, reason, placed_by, timestamp(clock()))
+    _must_exist(repository, hold.backup_id)
+    fields = {
+        "hold_id": hold.id,
+        "backup_id": hold.backup_id,
+        "reason": hold.reason,
+        "placed_by": hold.placed_by,
+        "placed_at": hold.placed_at,
+    }
+    key = repository.prefix + hold.key
+    repository.store.put(key, signed(repository, _KIND, fields))
+    try:
+        # Whoever forgets looks at the holds once more after deleting (see forget.py): either it sees this one and puts the
+        # backup back, or the backup was gone before, which shows now.
+        _must_exist(repository, hold.backup_id)
+    except UnknownBackup:
+        repository.store.delete([key])
+        raise
+    return hold
+
+
+def _must_exist(repository: Repository, backup_id: BackupId | None) -> None:
+    if backup_id is None:
+        return
+    try:
+        repository.store.head(repository.prefix + Keys.manifest(backup_id))
+    except ObjectMissing:
+        raise UnknownBackup(
+            "No such backup",
+            on=f"{backup_id} of {repository.tenant}",
+            remedy=f"see `sbh backup list {repository.tenant}`",
+        ) from None
+
+
+def take_away(repository: Repository, hold_id: str) -> Hold:
+    """Release a hold or pin, also a damaged one. Raises UnknownHold."""
+    for hold in list_holds(repository):
+        if hold.id == hold_id:
+            repository.store.delete([repository.prefix + hold.key])
+            return hold
+    raise UnknownHold(
+        "No such pin or hold",
+        on=f"{ascii(hold_id)[:80]} of {repository.tenant}",
+        remedy=f"see `sbh backup holds {repository.tenant}`",
+    )

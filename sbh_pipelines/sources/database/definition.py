@@ -1,0 +1,86 @@
+"""A fingerprint of what a table is: when it differs, rows may have changed without a new `xmin`.
+
+A new `xmin` marks every row that a statement wrote. Rows can also change under the hands of their table: a column added with
+a default, an enum label renamed, a partition attached, a table swapped for another. All of that changes the catalogue,
+so it changes the fingerprint, and the table is read again.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from sbh_pipelines.sources.database.catalog import Table
+from sbh_pipelines.sources.database.connection import Connection, translated
+from sbh_pipelines.sources.database.tenancy import MappedTable
+
+# The relation and its partitions, by oid: one that was swapped or attached is another.
+_RELATIONS = """
+SELECT c.oid::bigint, array_agg(t.relid::bigint ORDER BY t.relid)
+FROM pg_class c CROSS JOIN LATERAL (
+    SELECT relid FROM pg_partition_tree(c.oid) UNION SELECT c.oid) t
+WHERE c.oid = ANY(%s::oid[]) GROUP BY c.oid"""
+
+_COLUMNS = """
+SELECT a.attrelid::bigint, json_agg(json_build_array(a.attnum, a.attname, a.atttypid::bigint, a.atttypmod, a.attgenerated,
+       a.atthasmissing, a.attmissingval::text, a.attcollation::bigint) ORDER BY a.attnum)
+FROM pg_attribute a WHERE a.attrelid = ANY(%s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped GROUP BY 1"""
+
+# All types that the columns are made of: domains, arrays, ranges, composite types, to any depth.
+_TYPES = """
+WITH RECURSIVE used AS (
+    SELECT DISTINCT a.attrelid AS of, a.atttypid AS type FROM pg_attribute a
+    WHERE a.attrelid = ANY(%s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
+  UNION
+    SELECT u.of, p.part FROM used u JOIN pg_type t ON t.oid = u.type CROSS JOIN LATERAL (
+        SELECT t.typbasetype AS part UNION SELECT t.typelem
+        UNION SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = t.oid OR r.rngmultitypid = t.oid
+        UNION SELECT a.atttypid FROM pg_attribute a
+              WHERE t.typrelid <> 0 AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) p
+    WHERE p.part <> 0)
+SELECT u.of::bigint, json_agg(json_build_array(t.oid::bigint, t.typname, t.typtype,
+         (SELECT array_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid),
+         (SELECT json_agg(json_build_array(a.attname, a.atttypid::bigint, a.atttypmod) ORDER BY a.attnum) FROM pg_attribute a
+          WHERE t.typrelid <> 0 AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped)) ORDER BY t.oid),
+       bool_or(t.typname ~ '^reg' AND t.typnamespace = 'pg_catalog'::regnamespace)
+FROM used u JOIN pg_type t ON t.oid = u.type GROUP BY u.of"""
+
+VOLATILE = "volatile"
+"""In place of a fingerprint: a column's text depends on names in the catalogue (regclass and its like)."""
+
+
+def read_definitions(connection: Connection, tables: tuple[MappedTable, ...]) -> dict[str, str]:
+    """Fingerprint (16 hex digits, or VOLATILE) by the table's full name."""
+    involved = {table.oid for mapped in tables for table in _involved(mapped)}
+    with translated("read the tables' definitions"):
+        cursor = connection.cursor()
+        found: dict[int, list[Any]] = {oid: [] for oid in involved}
+        volatile: set[int] = set()
+        for query in (_RELATIONS, _COLUMNS, _TYPES):
+            cursor.execute(query, (sorted(involved),))
+            for oid, facts, *more in cursor.fetchall():
+                found[oid].append(facts)
+                if more and more[0]:
+                    volatile.add(oid)
+    return {
+        mapped.full_name: VOLATILE if mapped.table.oid in volatile else _digest(mapped, found) for mapped in tables
+    }
+
+
+def _involved(mapped: MappedTable) -> list[Table]:
+    """The table and those that decide its rows' tenant."""
+    return [mapped.table, *(hop.parent for hop in mapped.hops)]
+
+
+def _digest(mapped: MappedTable, found: dict[int, list[Any]]) -> str:
+    facts = {
+        "key": mapped.table.primary_key,
+        "columns": mapped.captured_columns,
+        "status": mapped.status,
+        "component": mapped.component,
+        "tenant": mapped.tenant_column.name,
+        "hops": [[hop.columns, hop.parent_columns, hop.operators, hop.join] for hop in mapped.hops],
+        # Of the parents only which relations they are: their other columns do not show in this table's rows.
+        "relations": [found[table.oid][0] for table in _involved(mapped)],
+        "described": found[mapped.table.oid][1:],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
