@@ -2,18 +2,25 @@
 
 import dagster as dg
 
-from sbh_pipelines.orchestration.assets import full_backup
-from sbh_pipelines.orchestration.jobs import fleet_backup_job, full_backup_job
+from sbh_pipelines.orchestration.assets import backup_assets
+from sbh_pipelines.orchestration.jobs import backup_jobs, fleet_backup_job
 from sbh_pipelines.orchestration.repository_jobs import restore_job, validate_backup_job
 from sbh_pipelines.orchestration.resources import BackupServiceResource
-from sbh_pipelines.orchestration.schedules import daily_full_backup
-from sbh_pipelines.orchestration.sensors import failure_alerts, retry_failed_tenants, tenants_sync, unusable_tenants
+from sbh_pipelines.orchestration.schedules import backup_schedules, daily_prune
+from sbh_pipelines.orchestration.sensors import (
+    failure_alerts,
+    retention_alerts,
+    retry_failed_tenants,
+    tenants_sync,
+    unusable_tenants,
+)
+from sbh_pipelines.orchestration.upkeep import prune_job, retention_job
 
 defs = dg.Definitions(
-    assets=[full_backup],
-    jobs=[full_backup_job, fleet_backup_job, validate_backup_job, restore_job],
-    schedules=[daily_full_backup],
-    sensors=[tenants_sync, unusable_tenants, failure_alerts, retry_failed_tenants],
+    assets=backup_assets,
+    jobs=[*backup_jobs, fleet_backup_job, validate_backup_job, restore_job, prune_job, retention_job],
+    schedules=[*backup_schedules, daily_prune],
+    sensors=[tenants_sync, unusable_tenants, failure_alerts, retry_failed_tenants, retention_alerts],
     resources={"backups": BackupServiceResource()},
     # Steps of one run hand over in memory and threads; a process per step would cost more than a small tenant's backup.
     executor=dg.in_process_executor,

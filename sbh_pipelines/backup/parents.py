@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sbh_pipelines.backup.listing import read_backups
 from sbh_pipelines.backup.verify import read_component
 from sbh_pipelines.errors import CorruptObject
 from sbh_pipelines.model import BackupId, BackupType, RecoveryPoint
@@ -30,11 +31,9 @@ def find_parent(repository: Repository, kind: BackupType, now: RecoveryPoint) ->
     if repository.lost or any(pack_id_of(damage.key.removeprefix(Keys.PACKS)) for damage in repository.damages):
         # What is missing must be stored anew, which only reading everything does.
         return None, "the repository has lost packs: everything is read again"
-    for backup_id in reversed(repository.manifest_ids()):
+    for backup_id in _candidates(repository, kind):
         try:
             manifest = repository.manifest(backup_id)
-            if kind is BackupType.DIFFERENTIAL and manifest["type"] != BackupType.FULL:
-                continue
             point = RecoveryPoint.from_dict(manifest["recovery_point"])
             if point.system_identifier == now.system_identifier and point.time > now.time:
                 continue  # made while we waited for the lease
@@ -45,6 +44,14 @@ def find_parent(repository: Repository, kind: BackupType, now: RecoveryPoint) ->
         return Parent(backup_id, point, tables, documents[0]["reference_keys"]), ""
     wanted = "full backup" if kind is BackupType.DIFFERENTIAL else "backup"
     return None, f"the tenant has no {wanted} to build on"
+
+
+def _candidates(repository: Repository, kind: BackupType) -> list[BackupId]:
+    """Newest first; which backups are full ones is known without reading all manifests."""
+    if kind is BackupType.DIFFERENTIAL:
+        sound = read_backups(repository).sound.values()
+        return sorted((summary.id for summary in sound if summary.type is BackupType.FULL), reverse=True)
+    return sorted(repository.manifest_ids(), reverse=True)
 
 
 def incomparable(before: RecoveryPoint, now: RecoveryPoint) -> str | None:

@@ -49,8 +49,15 @@ _PHRASES = (
 )
 
 
-def fleet(connection: Any, *, tenants: int = 200, scale: float = 1.0, seed: int = 7) -> dict[str, int]:
+def file_key(slug: str, nth: int) -> str:
+    """Where a tenant's file is, as the table `files` says; from 1."""
+    return f"files/{slug}/documents/{nth:04}.txt"
+
+
+def fleet(connection: Any, *, tenants: int = 200, scale: float = 1.0, files: int = 0, seed: int = 7) -> dict[str, int]:
     """Make the tables and fill them, committed and analysed; rows by table. `connection` is the owner's.
+
+    `files` is the number of each tenant's rows in the table of that name; putting the files there is the caller's.
 
     Takes a database without sample data; psycopg2's error is raised where the tables exist.
     """
@@ -60,6 +67,11 @@ def fleet(connection: Any, *, tenants: int = 200, scale: float = 1.0, seed: int 
         schema.create_tables(cursor, _SMALL)
         define_functions(cursor, Shares(tenants, _SKEW), seed)
         load_tenants(cursor, tenants)
+        cursor.execute(
+            "INSERT INTO files (tenant_id, name, storage_key, size, sha256, created_at)"
+            " SELECT t.id, 'Document ' || n, 'files/' || t.slug || '/documents/' || to_char(n, 'FM0000') || '.txt', 1000,"
+            f" '', t.created_at FROM tenants t, generate_series(1, {files}) n"
+        )
         schema.create_rules(cursor, _SMALL)
         for table, rows in counts.items():
             select = _TABLES[table].format()

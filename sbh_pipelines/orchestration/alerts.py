@@ -42,6 +42,7 @@ class Alert:
     failed_tenants: tuple[Mapping[str, Any], ...] = ()
     tenants: int = 0
     event: str = "run_failed"
+    backup_type: str = ""  # of the backups that the run makes; empty where it makes none
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready; `text` is what chat systems show. At most 50 failed tenants, `tenants_failed` counts them all."""

@@ -20,7 +20,13 @@ TENANTS_PER_RUN = 500  # of a backfill: one run costs seconds of its own, whatev
 
 _READS = {
     BackupType.FULL: "Everything the tenant has: every row, every file, its configuration, at one recovery point.",
+    BackupType.INCREMENTAL: "What changed since the tenant's newest backup of any type.",
+    BackupType.DIFFERENTIAL: "What changed since the tenant's newest full backup.",
 }
+_NO_PARENT = (
+    " Restores like a full one, and needs no other backup to be there. Where there is nothing to build on, a full backup is"
+    " made and shown here and there."
+)
 
 
 def backup_steps() -> tuple[Any, Any]:
@@ -44,10 +50,11 @@ def backup_asset(backup_type: BackupType) -> dg.AssetsDefinition:
         backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=TENANTS_PER_RUN),
         check_specs=[check_spec(key)],
         kinds={"postgres", "s3"},
-        description=f"{_READS[backup_type]} One partition per tenant; its latest materialization is the tenant's newest"
-        f" {backup_type} backup. A run may be for many tenants: one that fails stays unmaterialized, alone.",
+        description=f"{_READS[backup_type]}{_NO_PARENT if backup_type is not BackupType.FULL else ''} One partition per"
+        f" tenant; its latest materialization is the tenant's newest {backup_type} backup. A run may be for many tenants:"
+        " one that fails stays unmaterialized, alone.",
         metadata={"restore with": "restore_job", "validate with": "validate_backup_job"},
     )(steps)
 
 
-full_backup = backup_asset(BackupType.FULL)
+backup_assets = [backup_asset(backup_type) for backup_type in BackupType]

@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 
 from sbh_pipelines.errors import SbhError
-from sbh_pipelines.model import Draft, DraftStatus
+from sbh_pipelines.model import BackupType, Draft, DraftStatus
 from sbh_pipelines.orchestration.failures import Retries, batch_failure, failed_among, failure_of
 from sbh_pipelines.orchestration.resources import BackupServiceResource
 
@@ -30,6 +30,18 @@ def to_drafts(documents: Documents) -> list[Draft]:
 
 def running(drafts: Sequence[Draft]) -> list[Draft]:
     return [draft for draft in drafts if draft.status is DraftStatus.RUNNING]
+
+
+def outcome(drafts: Sequence[Draft]) -> dict[str, int]:
+    """How many tenants are unchanged, backed up (or still on their way), and failed."""
+    statuses = [draft.status for draft in drafts]
+    unchanged, failed = statuses.count(DraftStatus.UNCHANGED), statuses.count(DraftStatus.FAILED)
+    return {"unchanged": unchanged, "backed_up": len(statuses) - unchanged - failed, "failed": failed}
+
+
+def asked_type(draft: Draft) -> BackupType:
+    """The type that was asked for: a draft without a parent becomes a full one."""
+    return draft.requested or draft.type
 
 
 def run_tenants(context: dg.OpExecutionContext, configured: Sequence[str]) -> list[str]:
@@ -53,7 +65,9 @@ def run_step(
     before: list[Draft],
     step: Callable[[list[Draft]], list[Draft]],
 ) -> list[Draft]:
-    """One step of the drafts still running; see `go_on` for when it ended them all."""
+    """One step of the drafts still running; see `go_on` for when it ended them all. Without any there is no work."""
+    if not running(before):
+        return before
     try:
         after = step(before)
     except SbhError as error:
@@ -71,7 +85,7 @@ def run_step(
 def go_on(
     context: dg.OpExecutionContext, backups: BackupServiceResource, before: list[Draft], after: list[Draft]
 ) -> list[Draft]:
-    """`after`, if any draft survived the step. Raises RetryRequested or Failure if none did."""
+    """`after`, if any draft survived the step or was found unchanged. Raises RetryRequested or Failure if none did."""
     if any(draft.status is not DraftStatus.FAILED for draft in after):
         return after
     if ended_by_transient_errors(before, after):

@@ -18,7 +18,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (  # n
 from sbh_pipelines.errors import CorruptObject, ObjectMissing
 from sbh_pipelines.model import Draft, DraftStatus
 from sbh_pipelines.orchestration.metadata import issues_table
-from sbh_pipelines.orchestration.partitions import asset_key, tenants_partitions
+from sbh_pipelines.orchestration.partitions import shown_in, tenants_partitions
 
 BACKUP_VALID = "backup_valid"
 
@@ -39,21 +39,23 @@ def check_spec(asset: dg.AssetKey) -> dg.AssetCheckSpec:
         )
 
 
-def of_draft(draft: Draft) -> dg.AssetCheckEvaluation | None:
-    """The result for a draft after `verify_checksums`; None where that step did not get to judge it."""
+def of_draft(draft: Draft) -> list[dg.AssetCheckEvaluation]:
+    """The results for a draft after `verify_checksums`: one per asset that shows the backup.
+
+    None where there is no new backup to judge, or where that step did not get to judge it.
+    """
+    if draft.status is DraftStatus.UNCHANGED:
+        return []
+    issues = []
     if draft.status is DraftStatus.FAILED:
         if draft.step != "verify_checksums" or (draft.error or {}).get("code") not in _DAMAGE:
-            return None
+            return []
         issues = [draft.error or {}]
-    else:
-        issues = []
-    return evaluation(
-        asset_key(draft.type),
-        str(draft.tenant.id),
-        draft.backup_id,
-        issues,
-        int(draft.counters.get("missing_files", 0)),
-    )
+    missing = int(draft.counters.get("missing_files", 0))
+    return [
+        evaluation(asset, str(draft.tenant.id), draft.backup_id, issues, missing)
+        for asset in shown_in(draft.type, draft.requested)
+    ]
 
 
 def evaluation(

@@ -18,9 +18,14 @@ _NAMED = 10
 
 
 def failed_among(drafts: Sequence[Draft]) -> list[dict[str, Any]]:
-    """A record per failed draft: tenant, step, and the fields of SbhError.as_dict()."""
+    """A record per failed draft: tenant, type asked for, step, and the fields of SbhError.as_dict()."""
     return [
-        {"tenant": str(draft.tenant.id), "step": draft.step, **(draft.error or {})}
+        {
+            "tenant": str(draft.tenant.id),
+            "type": str(draft.requested or draft.type),
+            "step": draft.step,
+            **(draft.error or {}),
+        }
         for draft in drafts
         if draft.status is DraftStatus.FAILED
     ]

@@ -88,6 +88,7 @@ def backup_metadata(draft: Draft, manifest_location: str) -> MetadataMap:
         "table_details": dg.MetadataValue.md(tables_table(draft.components)),
         "step_seconds": dg.MetadataValue.md(markdown(["step", "seconds"], seconds.items())),
     }
+    metadata |= _built_on(draft)
     if stored_bytes:  # nothing new stored: the ratio is unbounded and says nothing
         metadata["source_to_stored_ratio"] = dg.MetadataValue.float(round(source_bytes / stored_bytes, 2))
     if draft.recovery_point:
@@ -99,6 +100,24 @@ def backup_metadata(draft: Draft, manifest_location: str) -> MetadataMap:
         }
     if draft.retention is not None:
         metadata["retention"] = dg.MetadataValue.md(retention_table(draft.retention))
+        errors = [error for error in (draft.retention.get("error"), *draft.retention.get("errors", ())) if error]
+        if errors:
+            metadata["retention_errors"] = dg.MetadataValue.md(issues_table(errors))
+    return metadata
+
+
+def _built_on(draft: Draft) -> MetadataMap:
+    """How much of a backup is new: what it builds on, and what was read again. Of a full one, why it is one."""
+    metadata: MetadataMap = {}
+    if draft.requested and draft.type != draft.requested:
+        metadata["requested_type"] = dg.MetadataValue.text(str(draft.requested))
+        metadata["reason"] = dg.MetadataValue.text(str(draft.reason or ""))
+    if draft.parent:
+        metadata["parent"] = dg.MetadataValue.text(str(draft.parent))
+    counted = ("rows_changed", "files_read", "files_reused")
+    metadata |= {name: dg.MetadataValue.int(int(draft.counters[name])) for name in counted if name in draft.counters}
+    if draft.reread:
+        metadata["tables_read_whole"] = dg.MetadataValue.md(markdown(["table", "why"], sorted(draft.reread.items())))
     return metadata
 
 

@@ -1,7 +1,7 @@
 """The five steps of a backup as ops, for a batch of tenants: one tenant is a batch of one.
 
 Each step takes and gives the drafts as JSON-able documents: references and counters, never data. A tenant that fails
-stays in the batch as a failed draft, and the last step reports it.
+stays in the batch as a failed draft, and the last step reports it. One that has not changed stays in it untouched.
 """
 
 from collections.abc import Iterator
@@ -12,11 +12,9 @@ from pydantic import Field
 
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import BackupType, Draft, DraftStatus
-from sbh_pipelines.orchestration import batch, checks
+from sbh_pipelines.orchestration import batch, checks, record
 from sbh_pipelines.orchestration.batch import Documents
-from sbh_pipelines.orchestration.events import together
 from sbh_pipelines.orchestration.failures import batch_failure, failed_among, failure_of
-from sbh_pipelines.orchestration.metadata import backup_metadata
 from sbh_pipelines.orchestration.partitions import asset_key
 from sbh_pipelines.orchestration.progress import ProgressLog
 from sbh_pipelines.orchestration.resources import BackupServiceResource, user_of
@@ -35,7 +33,8 @@ class SnapshotConfig(dg.Config):
     )
     backup_type: str = Field(
         "full",
-        description="Type of the backups, for runs of fleet_backup_job. The runs of an asset make the asset's own.",
+        description="full, incremental or differential, for runs of fleet_backup_job. The runs of an asset make the"
+        " asset's own.",
     )
     description: str | None = Field(
         default=None,
@@ -73,6 +72,8 @@ def snapshot_tables(
     batch.log_new_failures(context, [], begun)
     context.log.info(f"Tenants to back up: {len(tenants):,}, type {backup_type}")
     progress, size = ProgressLog(context.log), service.settings.backup.batch_tenants
+    if backup_type is not BackupType.FULL:
+        size = len(begun)  # one scan finds the unchanged among all; the engine reads the others in batches
 
     def read_tables(drafts: list[Draft]) -> list[Draft]:
         """One pass over the database per `backup.batch_tenants`: that bounds the memory."""
@@ -124,25 +125,27 @@ def verify_checksums(
     published = batch.run_step(
         context, backups, before, lambda alive: backups.service.verify_checksums(alive, progress=progress)
     )
-    yield from filter(None, map(checks.of_draft, published))
-    yield dg.Output(batch.to_documents(batch.go_on(context, backups, before, published)), "drafts")
+    yield from (evaluation for draft in published for evaluation in checks.of_draft(draft))
+    after = batch.go_on(context, backups, before, published)
+    yield dg.Output(batch.to_documents(after), "drafts", metadata=batch.outcome(after))
     yield dg.Output(None, checks.BACKUP_VALID)
 
 
 @dg.op(
     description="Forgets the backups that the retention policy no longer keeps, and records each tenant's backup as a"
-    " materialization. Fails if a tenant of the batch failed, and names it; the others are recorded all the same.",
+    " materialization. Fails if a tenant of the batch failed, and names it; the others are recorded all the same. Where"
+    " only the forgetting failed, the backup stands: people are told.",
     pool=OBJECT_STORE,
     # Never emitted: an output would record a materialization for every tenant of the run, failed or not.
     out={"result": dg.Out(dg.Nothing, is_required=False)},
 )
 def apply_retention(
     context: dg.OpExecutionContext, config: RetentionConfig, backups: BackupServiceResource, drafts: Documents
-) -> Iterator[dg.DagsterEvent]:
+) -> Iterator[dg.DagsterEvent | dg.AssetObservation]:
     before, service = batch.to_drafts(drafts), backups.service
     alive = {draft.tenant.id for draft in batch.running(before)}
     try:
-        after = service.apply_retention(before, dry_run=config.dry_run)
+        after = service.apply_retention(before, dry_run=config.dry_run) if alive else before
     except SbhError as error:
         after = [draft.failed("apply_retention", error) if draft.tenant.id in alive else draft for draft in before]
     except BaseException:
@@ -152,26 +155,19 @@ def apply_retention(
         batch.retries(context, backups).request_if_left("the retention policy could not be applied")
     batch.log_new_failures(context, before, after)
     # A tenant's backup exists, even where forgetting the old ones failed.
-    made = [_materialization(backups, draft) for draft in after if draft.tenant.id in alive]
-    yield from together(context, made)
-    failed = failed_among(after)
-    context.log.info(f"{len(after) - len(failed):,} of {len(after):,} tenants backed up")
-    if failed:
+    made = [draft for draft in after if draft.tenant.id in alive]
+    unchanged = [draft for draft in after if draft.status is DraftStatus.UNCHANGED]
+    record.retention_errors(context, made)
+    yield from record.backups(context, backups, made)
+    yield from record.unchanged(context, unchanged)
+    counts = batch.outcome(after)
+    context.log.info(
+        f"{counts['unchanged']:,} unchanged, {counts['backed_up']:,} backed up, {counts['failed']:,} failed,"
+        f" of {len(after):,} tenants"
+    )
+    if failed := failed_among(after):
         raise batch_failure(failed, len(after))
 
 
 def _asset(context: dg.OpExecutionContext, backup_type: str) -> dg.AssetKey:
     return context.assets_def.key if context.has_assets_def else asset_key(backup_type)
-
-
-def _materialization(backups: BackupServiceResource, draft: Draft) -> dg.AssetMaterialization:
-    point = draft.recovery_point.time if draft.recovery_point else "unknown"
-    location = backups.location(draft.tenant, f"manifests/{draft.backup_id}.json")
-    checksum = str((draft.manifest or {}).get("checksum", ""))
-    return dg.AssetMaterialization(
-        asset_key(draft.type),
-        partition=str(draft.tenant.id),
-        description=f"{draft.backup_id}, recovery point {point}",
-        metadata=backup_metadata(draft, location),
-        tags={"dagster/data_version": checksum} if checksum else None,
-    )

@@ -14,3 +14,8 @@ tenants_partitions = dg.DynamicPartitionsDefinition(name=TENANTS)
 def asset_key(backup_type: str) -> dg.AssetKey:
     """The asset of one backup type, e.g. `tenant_backup/full`."""
     return dg.AssetKey([ASSET_PREFIX, str(backup_type)])
+
+
+def shown_in(made: str, requested: str | None) -> list[dg.AssetKey]:
+    """The assets that show a backup: that of the type asked for, and that of the type it became, if it is another."""
+    return [asset_key(backup_type) for backup_type in dict.fromkeys((requested or made, made))]

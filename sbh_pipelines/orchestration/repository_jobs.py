@@ -12,12 +12,12 @@ from pydantic import Field
 from sbh_pipelines.errors import SbhError, UnknownBackup
 from sbh_pipelines.orchestration import batch, checks
 from sbh_pipelines.orchestration.failures import FAILED_TENANTS, failure_of
-from sbh_pipelines.orchestration.jobs import OPERATION_TAG
 from sbh_pipelines.orchestration.metadata import issues_table, markdown, restore_metadata
 from sbh_pipelines.orchestration.ops import OBJECT_STORE, SOURCE_DB
-from sbh_pipelines.orchestration.partitions import asset_key, tenants_partitions
+from sbh_pipelines.orchestration.partitions import asset_key, shown_in, tenants_partitions
 from sbh_pipelines.orchestration.progress import ProgressLog
 from sbh_pipelines.orchestration.resources import BackupServiceResource, user_of
+from sbh_pipelines.orchestration.runs import OPERATION_TAG
 
 LATEST = "latest"
 
@@ -68,7 +68,7 @@ def validate_backups(
         raise failure_of(error, step="validate") from None
     for tenant in tenants:
         try:
-            manifest, newest = _find(backups, context, tenant, config.backup_id)
+            manifest, newest_in = _find(backups, context, tenant, config.backup_id)
             found = service.validate_backup(manifest["id"], tenant, user, deep=config.deep, progress=progress)
         except SbhError as error:
             bad.append({"tenant": tenant, "step": "validate", **error.as_dict()})
@@ -81,8 +81,8 @@ def validate_backups(
             description=f"Validated {found['backup_id']}: {'valid' if found['valid'] else 'not valid'}",
             metadata=_validation_metadata(found),
         )
-        if newest:
-            yield _check(context, asset, tenant, manifest, found)
+        for shown in newest_in:
+            yield _check(context, shown, tenant, manifest, found)
         if not found["valid"]:
             first = {"on": "", "why": "", "remedy": "", **found["issues"][0]}
             bad.append({"tenant": tenant, "step": "validate", "transient": False, **first})
@@ -151,17 +151,24 @@ def restore_job() -> None:
 
 def _find(
     backups: BackupServiceResource, context: dg.OpExecutionContext, tenant: str, backup_id: str
-) -> tuple[Mapping[str, Any], bool]:
-    """The manifest, and whether it is the tenant's newest of its type. Raises UnknownBackup."""
+) -> tuple[Mapping[str, Any], list[dg.AssetKey]]:
+    """The manifest, and the assets whose newest backup of the tenant it is. Raises UnknownBackup."""
     user = user_of(context.run.tags)
     manifests = backups.service.list_backups(tenant, user)
     wanted = manifests[:1] if backup_id == LATEST else [m for m in manifests if m["id"] == backup_id]
     if not wanted:
         if backup_id != LATEST:
-            return backups.service.get_backup(backup_id, tenant, user), False  # raises what is wrong with the id
+            return backups.service.get_backup(backup_id, tenant, user), []  # raises what is wrong with the id
         raise UnknownBackup("The tenant has no backup", on=tenant, remedy="back it up first: full_backup_job")
-    same_type = [manifest["id"] for manifest in manifests if manifest["type"] == wanted[0]["type"]]
-    return wanted[0], same_type[0] == wanted[0]["id"]
+    newest: dict[dg.AssetKey, str] = {}
+    for manifest in manifests:
+        for asset in _assets(manifest):
+            newest.setdefault(asset, manifest["id"])
+    return wanted[0], [asset for asset in _assets(wanted[0]) if newest[asset] == wanted[0]["id"]]
+
+
+def _assets(manifest: Mapping[str, Any]) -> list[dg.AssetKey]:
+    return shown_in(manifest["type"], manifest.get("requested_type"))
 
 
 def _check(

@@ -1,4 +1,4 @@
-"""What watches: the tenants table, and runs that fail."""
+"""What watches: the tenants table, runs that fail, and runs whose retention did."""
 
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
@@ -6,12 +6,14 @@ from typing import Any
 
 import dagster as dg
 
-from sbh_pipelines.model import timestamp, utc_now
+from sbh_pipelines.model import BackupType, timestamp, utc_now
 from sbh_pipelines.orchestration.alerts import Alert, channels, send_all
 from sbh_pipelines.orchestration.failures import FAILED_TENANTS
-from sbh_pipelines.orchestration.jobs import OPERATION_TAG, fleet_backup_job
-from sbh_pipelines.orchestration.partitions import ASSET_PREFIX, TENANTS, tenants_partitions
+from sbh_pipelines.orchestration.jobs import fleet_backup_job
+from sbh_pipelines.orchestration.partitions import TENANTS, tenants_partitions
+from sbh_pipelines.orchestration.record import RETENTION_TAG
 from sbh_pipelines.orchestration.resources import BackupServiceResource
+from sbh_pipelines.orchestration.runs import TYPE_TAG, is_ours, makes_backups, tenants_of, types_of
 from sbh_pipelines.orchestration.schedules import fleet_config
 
 ATTEMPT_TAG = "sbh/attempt"
@@ -23,7 +25,6 @@ MOST_GONE = 0.5
 """A listing that lost more than this share of the tenants is not believed: no partition is removed because of it."""
 
 WILL_RETRY_TAG = "dagster/will_retry"
-_RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
 @dg.sensor(
@@ -90,7 +91,7 @@ def unusable_tenants(context: dg.SensorEvaluationContext, backups: BackupService
     " `[alerts]`. If a channel does not take it, the tick shows which one and why.",
 )
 def failure_alerts(context: dg.RunFailureSensorContext, backups: BackupServiceResource) -> None:
-    if _ours(context.dagster_run):
+    if is_ours(context.dagster_run):
         alert = alert_of(context)
         context.log.info(alert.text())
         send_all(alert, channels(backups.service.settings.alerts))
@@ -102,12 +103,13 @@ def failure_alerts(context: dg.RunFailureSensorContext, backups: BackupServiceRe
     default_status=dg.DefaultSensorStatus.RUNNING,
     monitor_all_code_locations=True,
     request_job=fleet_backup_job,
-    description="Backs up again the tenants of a failed run whose errors may pass by themselves, and all tenants of a"
-    f" run that crashed: at most {ATTEMPTS} runs in all. Errors that need somebody are not retried.",
+    description="Backs up again, with a backup of the same type, the tenants of a failed run whose errors may pass by"
+    f" themselves, and all tenants of a run that crashed: at most {ATTEMPTS} runs in all. Errors that need somebody are"
+    " not retried.",
 )
-def retry_failed_tenants(context: dg.RunFailureSensorContext) -> dg.RunRequest | dg.SkipReason:
+def retry_failed_tenants(context: dg.RunFailureSensorContext) -> list[dg.RunRequest] | dg.SkipReason:
     run = context.dagster_run
-    if not _ours(run) or run.tags.get(OPERATION_TAG, "backup") != "backup":
+    if not makes_backups(run):
         return dg.SkipReason(f"Run {run.run_id} made no backups")
     if run.tags.get(WILL_RETRY_TAG) == "true":
         return dg.SkipReason(f"Dagster itself repeats run {run.run_id}")
@@ -115,21 +117,56 @@ def retry_failed_tenants(context: dg.RunFailureSensorContext) -> dg.RunRequest |
     if attempt >= ATTEMPTS:
         return dg.SkipReason(f"Run {run.run_id} was attempt {attempt} of {ATTEMPTS}")
     failed, crashed = failed_tenants(context)
-    tenants = sorted({str(f["tenant"]) for f in failed if f.get("transient")}) if not crashed else tenants_of(context)
-    if not tenants:
-        return dg.SkipReason(f"No tenant of run {run.run_id} failed with an error that may pass by itself")
-    return dg.RunRequest(
-        run_key=f"retry/{run.run_id}",
-        run_config=fleet_config(tenants, f"attempt {attempt + 1} after run {run.run_id}"),
-        tags={ATTEMPT_TAG: str(attempt + 1), RETRY_OF_TAG: run.run_id},
-    )
+    by_type = {made: _to_retry(failed, made) for made in types_of(run)}
+    if crashed:
+        by_type = dict.fromkeys(by_type, tenants_of(context.instance, run))
+    requests = [
+        dg.RunRequest(
+            run_key=f"retry/{run.run_id}/{made}",
+            run_config=fleet_config(tenants, made, f"attempt {attempt + 1} after run {run.run_id}"),
+            tags={ATTEMPT_TAG: str(attempt + 1), RETRY_OF_TAG: run.run_id, TYPE_TAG: str(made)},
+        )
+        for made, tenants in by_type.items()
+        if tenants
+    ]
+    return requests or dg.SkipReason(f"No tenant of run {run.run_id} failed with an error that may pass by itself")
+
+
+def _to_retry(failed: Sequence[Mapping[str, Any]], made: BackupType) -> list[str]:
+    """Tenants whose backup of this type failed with an error that may pass by itself."""
+    return sorted({str(f["tenant"]) for f in failed if f.get("transient") and f.get("type", made) == made})
+
+
+@dg.run_status_sensor(
+    run_status=dg.DagsterRunStatus.SUCCESS,
+    name="retention_alerts",
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    monitor_all_code_locations=True,
+    description="Tells people about runs that made their backups but could not forget old ones: nothing is lost, but"
+    " storage grows until somebody mends it.",
+)
+def retention_alerts(context: dg.RunStatusSensorContext, backups: BackupServiceResource) -> None:
+    run = context.dagster_run
+    count = run.tags.get(RETENTION_TAG)
+    if count and makes_backups(run):
+        alert = Alert(
+            subject=f"Old backups of {count} tenants were not forgotten",
+            message="Their new backups are there. The run's log says why; the next backup tries again.",
+            job=run.job_name,
+            run_id=run.run_id,
+            at=timestamp(utc_now()),
+            event="retention_failed",
+            backup_type=_types(run),
+        )
+        send_all(alert, channels(backups.service.settings.alerts))
 
 
 def alert_of(context: dg.RunFailureSensorContext) -> Alert:
     """The alert about a failed run."""
     run = context.dagster_run
     failed, crashed = failed_tenants(context)
-    tenants = tenants_of(context)
+    tenants = tenants_of(context.instance, run)
     names = [str(record["tenant"]) for record in failed] or tenants
     who = names[0] if len(names) == 1 else f"{len(names)} tenants" if names else ""
     message = context.failure_event.message or "The run failed"
@@ -146,6 +183,8 @@ def alert_of(context: dg.RunFailureSensorContext) -> Alert:
         message += " Dagster repeats it." if run.tags.get(WILL_RETRY_TAG) == "true" else ""
     assets = ", ".join(key.to_user_string() for key in run.asset_selection or ())
     what = assets if assets and run.job_name.startswith("__") else run.job_name  # Dagster's own jobs say nothing
+    types = _types(run)
+    what += f" ({types})" if types and not all(made in what for made in types.split(", ")) else ""
     return Alert(
         subject=f"{what} failed" + (f": {who}" if who else ""),
         message=message,
@@ -154,6 +193,7 @@ def alert_of(context: dg.RunFailureSensorContext) -> Alert:
         at=timestamp(utc_now()),
         failed_tenants=tuple(failed),
         tenants=len(tenants) or len(failed),
+        backup_type=types,
     )
 
 
@@ -169,23 +209,8 @@ def failed_tenants(context: dg.RunFailureSensorContext) -> tuple[list[Mapping[st
     return records, not events
 
 
-def tenants_of(context: dg.RunFailureSensorContext) -> list[str]:
-    """The tenants a run was for, from its tags or its configuration; empty if it was for all or none."""
-    run = context.dagster_run
-    if partition := run.tags.get("dagster/partition"):
-        return [partition]
-    if start := run.tags.get(_RANGE_START):
-        keys = list(context.instance.get_dynamic_partitions(TENANTS))
-        end = run.tags.get(_RANGE_END, start)
-        return keys[keys.index(start) : keys.index(end) + 1] if {start, end} <= set(keys) else [start, end]
-    ops: Mapping[str, Any] = dict(run.run_config).get("ops", {})  # type: ignore[assignment]
-    config: Mapping[str, Any] = next((op.get("config", {}) for op in ops.values() if "config" in op), {})
-    return [str(tenant) for tenant in config.get("tenants", [])]
-
-
-def _ours(run: dg.DagsterRun) -> bool:
-    assets: Sequence[dg.AssetKey] = list(run.asset_selection or [])
-    return OPERATION_TAG in run.tags or any(key.path[0] == ASSET_PREFIX for key in assets)
+def _types(run: dg.DagsterRun) -> str:
+    return ", ".join(types_of(run)) if makes_backups(run) else ""
 
 
 def _summary(error: Any) -> str:

@@ -239,7 +239,6 @@ class _Planner:
             self._plan.rewrite.append(
                 Decision(info.key, "rewrite", "it was retired, but a backup needs it", info.size, live)
             )
-            self._waiting.add(pack_id)
         else:
             self._remove_if_old(info, pack_id, at)
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sbh_pipelines.errors import SourceError, TenancyError
+from sbh_pipelines.errors import SourceChanged, SourceError, TenancyError
 from sbh_pipelines.settings import DatabaseSettings
 from sbh_pipelines.sources.database.connection import Connection, translated
 from sbh_pipelines.sources.database.groups import GroupCutter, Segment
@@ -158,6 +158,31 @@ def _segments(
         sink.close()
 
 
+# The catalogue as of the snapshot, next to the files that are read now. Locks of the reads keep them from changing again.
+_REWRITTEN = """
+SELECT count(*) FROM pg_class c
+WHERE (c.oid = %s OR c.oid IN (SELECT relid FROM pg_partition_tree(%s)))
+  AND c.relfilenode <> 0 AND pg_relation_filenode(c.oid) IS DISTINCT FROM c.relfilenode"""
+
+
+def check_same_files(connection: Connection, table: MappedTable) -> None:
+    """Raises SourceChanged when the table was truncated or rewritten after the snapshot was taken.
+
+    TRUNCATE and most forms of ALTER TABLE are not MVCC-safe (PostgreSQL documentation, "Caveats" of concurrency control):
+    to an older snapshot the table looks empty, which it was not.
+    """
+    with translated("look at a table's files", table.full_name):
+        cursor = connection.cursor()
+        cursor.execute(_REWRITTEN, (table.table.oid, table.table.oid))
+        if cursor.fetchone()[0]:
+            raise SourceChanged(
+                "A table was truncated or rewritten while it was read",
+                on=table.full_name,
+                why="what it held at the recovery point is gone",
+                remedy="try again; keep TRUNCATE, VACUUM FULL and ALTER TABLE out of the hours of backups",
+            )
+
+
 def each_table(
     settings: DatabaseSettings,
     snapshot_id: str,
@@ -180,6 +205,7 @@ def each_table(
                     table = queue.pop(0)
                 try:
                     work(connection, table)
+                    check_same_files(connection, table)
                 except BaseException:
                     with lock:
                         queue.clear()
