@@ -14,7 +14,7 @@ from sbh_pipelines.backup.tables import LayerWriter, State, StoredTable, read_su
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.repository.pack import PackWriter
 from sbh_pipelines.repository.repository import Repository
-from sbh_pipelines.sources.database.capture import copy_chosen
+from sbh_pipelines.sources.database.capture import copy_chosen, count_chosen
 from sbh_pipelines.sources.database.changes import (
     Sums,
     Window,
@@ -83,13 +83,14 @@ def capture_delta(connection: Connection, table: MappedTable, code: KeyCode, del
     chosen = {key: windows[key] for key in live}
     writers = {key: _Guarded(start.delta) for key, start in live.items()}
     sink: Callable[[MappedTable, str, int], _Guarded] = lambda _table, key, _rows: writers[key]  # noqa: E731
-    copy_chosen(connection, table, new_rows(table, chosen), list(chosen), sink)
+    fresh = {key: sum(map(len, new[key].values())) for key in live}
+    copy_chosen(connection, table, new_rows(table, chosen), fresh, sink)
     buckets = {key: lacking[key] for key in live if lacking[key]}
     if buckets:
         _left_over(connection, table, code, chosen, buckets, writers)
         came = arrivals(table, code, chosen, buckets)
         if came is not None:
-            copy_chosen(connection, table, came, list(buckets), sink)
+            copy_chosen(connection, table, came, count_chosen(connection, table, came, list(buckets)), sink)
     for key, start in live.items():
         if start.delta.error is None:
             try:

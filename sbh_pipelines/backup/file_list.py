@@ -18,10 +18,10 @@ from sbh_pipelines.repository.pack import PackWriter
 from sbh_pipelines.repository.repository import Repository
 
 _ID = 32  # bytes of a chunk id
-# A leaf has at least this many entries and ends after one whose path satisfies the mask: some 24 entries. Without the
-# least number a few large leaves would hold most of the entries, and so be what most changes store anew.
-_LEAF_LEAST, _LEAF_MASK, _LEAF_MOST, _LEAF_BYTES = 16, 7, 256, 1 << 20
-_NODE_LEAST, _NODE_MASK, _NODE_MOST = 16, 7, 256  # the same for ids
+# A leaf has at least this many entries and ends after one that its path chooses, one in eight: some 24 entries. Without
+# the least number a few large leaves would hold most of the entries, and so be what most changes store anew.
+_LEAF_LEAST, _LEAF_MOST, _LEAF_BYTES = 16, 256, 1 << 20
+_NODE_LEAST, _NODE_MASK, _NODE_MOST = 16, 7, 256  # the same for ids, which are as good as random
 _TOP = 64  # most ids in the document
 # Leaves are put into packs this many bytes at a time, so that they lie side by side and are read with few requests.
 _TOGETHER = 4 << 20
@@ -44,7 +44,7 @@ class FileListWriter:
         self._leaf += line
         self._entries += 1
         if (
-            (self._entries >= _LEAF_LEAST and zlib.crc32(path.encode("utf-8", "surrogatepass")) & _LEAF_MASK == 0)
+            (self._entries >= _LEAF_LEAST and _chosen(path))
             or self._entries >= _LEAF_MOST
             or len(self._leaf) >= _LEAF_BYTES
         ):
@@ -78,6 +78,11 @@ class FileListWriter:
             futures = [self._writer.put(node) for node in _nodes(ids)]
             ids, depth = b"".join(future.result() for future in futures), depth + 1
         return {"detail": [chunk.hex() for chunk in _split(ids)], **({"detail_depth": depth} if depth else {})}
+
+
+def _chosen(path: str) -> bool:
+    # Multiplied, because the low bits of a CRC follow a pattern where names are numbered.
+    return (zlib.crc32(path.encode("utf-8", "surrogatepass")) * 0x9E3779B1 & 0xFFFFFFFF) >> 29 == 0
 
 
 def _split(ids: bytes) -> Iterator[bytes]:

@@ -2,159 +2,30 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from enum import Enum
 from typing import Any
 
-from sbh_pipelines.backup.delta import MAX_CHANGED, SMALL, TenantDelta, capture_delta
+from sbh_pipelines.backup.delta import TenantDelta, capture_delta
 from sbh_pipelines.backup.details import LineWriter, json_line
 from sbh_pipelines.backup.drafts import SIDE_BY_SIDE, Workshop, running, start
 from sbh_pipelines.backup.packing import pipeline, written
-from sbh_pipelines.backup.parents import Parent, find_parent, incomparable
-from sbh_pipelines.backup.tables import TableWriter, read_table, table_header
-from sbh_pipelines.backup.unchanged import Compared, TenantTotals, View, find_unchanged
+from sbh_pipelines.backup.parents import find_parent, incomparable
+from sbh_pipelines.backup.tables import table_header
+from sbh_pipelines.backup.tenant_rows import GuardedTable, TenantRows, Whole
+from sbh_pipelines.backup.unchanged import Compared, View, find_unchanged, known_records
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import BackupType, Component, Draft, DraftStatus, Progress, ProgressSink, Tenant, TenantId
-from sbh_pipelines.repository.pack import PackPipeline
-from sbh_pipelines.repository.repository import Repository
-from sbh_pipelines.sources.database.capture import copy_table
+from sbh_pipelines.sources.database.capture import copy_chosen, rows_of
 from sbh_pipelines.sources.database.changes import Sums, Window, sums, totals
 from sbh_pipelines.sources.database.connection import Connection, translated
-from sbh_pipelines.sources.database.definition import VOLATILE
 from sbh_pipelines.sources.database.keys import bucket_bits
 from sbh_pipelines.sources.database.references import reference_columns, referenced_keys
 from sbh_pipelines.sources.database.snapshot import exported_snapshot
 from sbh_pipelines.sources.database.tenancy import MappedTable, TenancyMap, load_map
 
 STEP = "snapshot_tables"
-
-
-class Whole(Enum):
-    """What is to be done with a table of which no delta is taken."""
-
-    YES = "read all of it"
-    NO = "it is as the parent has it"
-
-
-class _TenantRows:
-    """One tenant's side of the pass: its writer, what it builds on, its tables so far, the error that took it out, if any."""
-
-    def __init__(self, draft: Draft, repository: Repository, packs: PackPipeline) -> None:
-        self.draft, self.repository = draft, repository
-        self.writer = repository.writer(packs)
-        self.seed, self.seed_id = 0, ""
-        self.parent: Parent | None = None
-        self.since = ""  # rows written after this snapshot are new
-        self.incomparable: str | None = None
-        self.totals: TenantTotals = {}
-        self.tables: dict[str, dict[str, Any]] = {}  # entries of the components' documents
-        self.taken_over: set[str] = set()  # tables that are as the parent has them
-        self.reread: dict[str, str] = {}
-        self.changed_rows = 0
-        self.references: list[str] = []
-        self.error: SbhError | None = None
-
-    def approach(self, view: View, table: MappedTable) -> "Whole | TenantDelta":
-        """How this tenant's rows of the table are read."""
-        name = table.full_name
-        if self.parent is None:
-            return Whole.YES
-        then = self.parent.tables.get(name)
-        why = self._why_whole(view, name, then)
-        if why is None:
-            assert then is not None
-            now = self.totals[name]
-            if not now.new and (now.rows, now.key_hash) == (then["rows"], then["key_hash"]):
-                self.tables[name] = dict(then)
-                self.taken_over.add(name)
-                return Whole.NO
-            if now.rows <= SMALL:
-                return Whole.YES
-            if not view.codes[name].keyed:
-                why = "it changed and has no primary key"
-            elif now.new > MAX_CHANGED * now.rows:
-                why = "more than a third of it changed"
-        if why is None:
-            assert then is not None
-            try:
-                stored = read_table(self.repository, then)
-            except SbhError as error:
-                self.error = error
-                return Whole.NO
-            if stored.state is not None:
-                definition = view.definitions[name]
-                return TenantDelta(
-                    self.draft.tenant.key,
-                    self.repository,
-                    self.writer,
-                    stored,
-                    self.since,
-                    self.seed,
-                    definition,
-                )
-            why = "the backup it builds on does not say enough"
-        self.reread[name] = why
-        return Whole.YES
-
-    def _why_whole(self, view: View, name: str, then: Mapping[str, Any] | None) -> str | None:
-        if self.incomparable:
-            return self.incomparable
-        if then is None:
-            return "it was not in the backup it builds on"
-        if "key_hash" not in then:
-            return "the backup it builds on was made by an older release"
-        if then["seed"] != self.seed_id:
-            return "the catalog of the region is a new one: hashes of keys do not compare"
-        if VOLATILE in (view.definitions[name], then["definition"]):
-            return "a column's text depends on names in the catalogue"
-        if view.definitions[name] != then["definition"]:
-            return "its definition changed"
-        return None
-
-    def took(self, table: MappedTable, delta: TenantDelta) -> list[str]:
-        """Take over what came of a delta; this tenant's key, in a list, if the table is to be read whole after all."""
-        self.error = self.error or delta.error
-        if delta.summary is not None:
-            self.tables[table.full_name] = delta.summary
-            self.changed_rows += delta.rows
-        if delta.again is None or self.error is not None:
-            return []
-        self.reread[table.full_name] = delta.again
-        return [self.draft.tenant.key]
-
-
-class _Guard:
-    """A TableSink that keeps one tenant's failure from the others: after it, the tenant's rows are skipped."""
-
-    def __init__(self, rows: _TenantRows, table: MappedTable) -> None:
-        self._rows, self._sink = rows, TableWriter(rows.writer, table)
-
-    @property
-    def rows(self) -> int:
-        return self._sink.rows
-
-    def group(self, text: bytes, rows: int) -> None:
-        self._try(lambda: self._sink.group(text, rows))
-
-    def close(self) -> None:
-        self._try(self._sink.close)
-
-    def finish(self, definition: str, kind: str, snapshot: str, found: Sums, key_hash: str) -> None:
-        def keep() -> None:
-            summary = self._sink.summary(definition, kind, self._rows.seed_id, snapshot, found, key_hash)
-            self._rows.tables[self._sink.table.full_name] = summary
-            self._rows.changed_rows += self._sink.rows
-
-        self._try(keep)
-
-    def _try(self, write: Callable[[], None]) -> None:
-        if self._rows.error is None:
-            try:
-                write()
-            except SbhError as error:
-                self._rows.error = error
 
 
 def snapshot_tables(shop: Workshop, drafts: Sequence[Draft], progress: ProgressSink) -> list[Draft]:
@@ -213,8 +84,11 @@ def _capture(shop: Workshop, drafts: list[Draft], progress: ProgressSink) -> lis
         ended = [d for d in settled if d.status is not DraftStatus.RUNNING]
         if not started:
             return ended
-        tenants = {d.tenant.key: _TenantRows(d, shop.repository(d), packs) for d in started}
+        by_slug = {d.tenant.id: TenantRows(d, shop.repository(d), packs) for d in started}
+        tenants = {rows.draft.tenant.key: rows for rows in by_slug.values()}
         try:
+            for tenant, record in known_records(shop, started).items():
+                by_slug[tenant].record = record
             _find_parents(shop, view, tenants, compared)
             _read_tables(shop, view, tenants, progress)
             schema = _schema_lines(view.tenancy, connection)
@@ -231,11 +105,11 @@ def _capture(shop: Workshop, drafts: list[Draft], progress: ProgressSink) -> lis
 
 
 def _find_parents(
-    shop: Workshop, view: View, tenants: Mapping[str, _TenantRows], compared: Mapping[TenantId, Compared]
+    shop: Workshop, view: View, tenants: Mapping[str, TenantRows], compared: Mapping[TenantId, Compared]
 ) -> None:
     """Find what each incremental draft builds on, and how its tables differ from that."""
 
-    def find(rows: _TenantRows) -> None:
+    def find(rows: TenantRows) -> None:
         rows.seed_id = shop.site.catalog(rows.draft.tenant.region).seed_id
         rows.seed = shop.site.catalog(rows.draft.tenant.region).hash_seed
         if rows.draft.type is BackupType.FULL:
@@ -265,18 +139,18 @@ def _find_parents(
     }
     for key, found in view.totals(since).items():
         tenants[key].totals = found
+    with ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="parents") as pool:
+        list(pool.map(lambda rows: rows.plan(view), tenants.values()))
 
 
-def _read_tables(
-    shop: Workshop, view: View, tenants: Mapping[str, _TenantRows], progress: ProgressSink
-) -> None:
+def _read_tables(shop: Workshop, view: View, tenants: Mapping[str, TenantRows], progress: ProgressSink) -> None:
     lock, ended = threading.Lock(), [0]
 
     def work(connection: Connection, table: MappedTable) -> None:
         whole, changed = [], []
         for rows in tenants.values():
             if rows.error is None:
-                delta = rows.approach(view, table)
+                delta = rows.approach[table.full_name]
                 if isinstance(delta, TenantDelta):
                     changed.append(delta)
                 elif delta is Whole.YES:
@@ -295,21 +169,28 @@ def _read_tables(
     view.each_table(work)
 
 
-def _read_whole(connection: Connection, view: View, table: MappedTable, tenants: Mapping[str, _TenantRows]) -> None:
+def _read_whole(connection: Connection, view: View, table: MappedTable, tenants: Mapping[str, TenantRows]) -> None:
     """All rows of these tenants, and the sums that the next backup compares with."""
-    sinks = {key: _Guard(rows, table) for key, rows in tenants.items()}
-    copy_table(connection, table, list(tenants), lambda _table, key, _rows: sinks[key])
-    code = view.codes[table.full_name]
-    windows = {key: Window(None, rows.seed, bucket_bits(sinks[key].rows) if code.keyed else 0) for key, rows in tenants.items()}
-    sizes = totals(connection, table, code, {k: w for k, w in windows.items() if not w.bits})
-    found, _ = sums(connection, table, code, {k: w for k, w in windows.items() if w.bits})
-    for key in tenants:
-        mine = found.get(key) or Sums(0)
-        key_hash = mine.key_hash if key in found else sizes[key].key_hash
-        sinks[key].finish(view.definitions[table.full_name], code.kind, view.point.snapshot, mine, key_hash)
+    code, name = view.codes[table.full_name], table.full_name
+    guessed = {key: rows.rows_before(name) for key, rows in tenants.items()}
+    if not code.keyed or any(rows is None for rows in guessed.values()):
+        found = totals(connection, table, code, {key: Window(None, rows.seed) for key, rows in tenants.items()})
+        counts, hashes = {key: t.rows for key, t in found.items()}, {key: t.key_hash for key, t in found.items()}
+    else:  # how many buckets a tenant needs is known well enough without counting first
+        counts, hashes = {key: rows or 0 for key, rows in guessed.items()}, {}
+    bits = {key: bucket_bits(rows) if code.keyed else 0 for key, rows in counts.items()}
+    windows = {key: Window(None, rows.seed, bits[key]) for key, rows in tenants.items() if bits[key] or not hashes}
+    in_buckets, _ = sums(connection, table, code, windows)
+    counts |= {key: mine.rows for key, mine in in_buckets.items()}
+    hashes |= {key: mine.key_hash for key, mine in in_buckets.items()}
+    sinks = {key: GuardedTable(rows, table) for key, rows in tenants.items()}
+    copy_chosen(connection, table, rows_of(table, list(tenants)), counts, lambda _table, key, _rows: sinks[key])
+    for key, sink in sinks.items():
+        mine = in_buckets.get(key) or Sums(0)
+        sink.finish(view.definitions[name], code.kind, view.point.snapshot, mine, hashes[key])
 
 
-def _add_references(rows: _TenantRows, connection: Connection, columns: list[tuple[MappedTable, str]]) -> None:
+def _add_references(rows: TenantRows, connection: Connection, columns: list[tuple[MappedTable, str]]) -> None:
     if rows.parent and all(table.full_name in rows.taken_over for table, _ in columns):
         rows.references = list(rows.parent.reference_keys)
         return
@@ -334,7 +215,7 @@ def _schema_lines(tenancy: TenancyMap, connection: Connection) -> list[bytes]:
     return lines
 
 
-def _finish(shop: Workshop, rows: _TenantRows, view: View, schema: list[bytes]) -> Draft:
+def _finish(shop: Workshop, rows: TenantRows, view: View, schema: list[bytes]) -> Draft:
     draft, writer = rows.draft, rows.writer
     try:
         if rows.error is not None:
@@ -377,7 +258,7 @@ def _tenant_fields(tenant: Tenant) -> dict[str, str]:
     return {"id": tenant.id, "key": tenant.key, "region": tenant.region, "tier": tenant.tier}
 
 
-def _summaries(rows: _TenantRows, tenancy: TenancyMap, component: str) -> list[dict[str, Any]]:
+def _summaries(rows: TenantRows, tenancy: TenancyMap, component: str) -> list[dict[str, Any]]:
     return [rows.tables[t.full_name] for t in tenancy.tables if t.component == component]
 
 

@@ -145,7 +145,9 @@ class TableWriter:
             self._resolve()
         self._lines.cut()
 
-    def summary(self, definition: str, kind: str, seed: str, snapshot: str, sums: Sums, key_hash: str) -> dict[str, Any]:
+    def summary(
+        self, definition: str, kind: str, seed: str, snapshot: str, sums: Sums, key_hash: str
+    ) -> dict[str, Any]:
         """The table's entry in its component's document. `sums` are those at the snapshot that was read."""
         stored = store_sums(self._writer, sums)
         base = Base(snapshot, self.rows, self.bytes, self.groups, key_hash, stored)

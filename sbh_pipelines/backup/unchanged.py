@@ -98,9 +98,7 @@ def record_of(draft: Draft) -> TenantRecord | None:
     return TenantRecord(draft.tenant.id, draft.backup_id, draft.recovery_point, state)
 
 
-def find_unchanged(
-    shop: Workshop, view: View, drafts: Sequence[Draft]
-) -> tuple[list[Draft], dict[TenantId, Compared]]:
+def find_unchanged(shop: Workshop, view: View, drafts: Sequence[Draft]) -> tuple[list[Draft], dict[TenantId, Compared]]:
     """(the drafts, those of unchanged tenants UNCHANGED; what is known of the others)."""
     records = _records(shop, drafts, view.point)
     since = {
@@ -134,19 +132,25 @@ def find_unchanged(
     return [done.get(d.tenant.id, d) for d in drafts], {t: c for t, c in compared.items() if t not in done}
 
 
-def _records(shop: Workshop, drafts: Iterable[Draft], now: RecoveryPoint) -> dict[TenantId, TenantRecord]:
-    """What the catalogs have of these tenants and can be compared with now."""
+def known_records(shop: Workshop, drafts: Iterable[Draft]) -> dict[TenantId, TenantRecord]:
+    """What the catalogs have of these tenants."""
     by_region: dict[str, list[TenantId]] = {}
     for draft in drafts:
         by_region.setdefault(draft.tenant.region, []).append(draft.tenant.id)
-    found = {}
+    found: dict[TenantId, TenantRecord] = {}
     for region, tenants in by_region.items():
-        catalog = shop.site.catalog(region)
-        for tenant, record in catalog.read(tenants).items():
-            state = record.state
-            if state is not None and state["seed"] == catalog.seed_id and not incomparable(record.point, now):
-                found[tenant] = record
+        found |= shop.site.catalog(region).read(tenants)
     return found
+
+
+def _records(shop: Workshop, drafts: Sequence[Draft], now: RecoveryPoint) -> dict[TenantId, TenantRecord]:
+    """Those that can be compared with now."""
+    seeds = {draft.tenant.id: shop.site.catalog(draft.tenant.region).seed_id for draft in drafts}
+    return {
+        tenant: record
+        for tenant, record in known_records(shop, drafts).items()
+        if record.state is not None and record.state["seed"] == seeds[tenant] and not incomparable(record.point, now)
+    }
 
 
 def _same_rows(view: View, known: Compared) -> bool:

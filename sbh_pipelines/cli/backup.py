@@ -8,7 +8,8 @@ import typer
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.output import Answer, count, facts, mib, plural, seconds, table, utc, verdict
 from sbh_pipelines.cli.tenants import complete_tenant
-from sbh_pipelines.errors import BatchError, RepositoryError, RequestError
+from sbh_pipelines.errors import BatchError, RepositoryError, RequestError, SbhError, error_from_dict
+from sbh_pipelines.model import BackupType, Draft, DraftStatus
 
 app = typer.Typer(name="backup", help="Make, list, show and validate backups.")
 
@@ -25,10 +26,20 @@ def create(
         typer.Argument(help="Slugs of the tenants.", metavar="TENANT...", autocompletion=complete_tenant),
     ] = None,
     everyone: Annotated[bool, typer.Option("--all", help="All tenants of the tenants table.")] = False,
-    kind: Annotated[str, typer.Option("--type", help="full; more types to come.")] = "full",
+    kind: Annotated[
+        BackupType,
+        typer.Option(
+            "--type",
+            help="full: everything. incremental: what changed since the newest backup. differential: what changed since"
+            " the newest full one. Each restores by itself.",
+        ),
+    ] = BackupType.FULL,
     description: Annotated[str | None, typer.Option(help="A note kept in the manifest.")] = None,
 ) -> Answer:
-    """Back up one tenant, several, or all. One that fails, fails alone: the others are still backed up (exit 11)."""
+    """Back up one tenant, several, or all. One that fails, fails alone: the others are still backed up (exit 11).
+
+    A tenant that has not changed since its last backup gets no new one, unless a full one is asked for.
+    """
     if everyone == bool(tenants):
         raise RequestError(
             "Name the tenants, or say --all",
@@ -38,28 +49,34 @@ def create(
     service, user = invocation.service(), invocation.user()
     wanted = [tenant.id for tenant in service.tenants()] if everyone else list(dict.fromkeys(tenants or ()))
     with invocation.progress() as progress:
-        if len(wanted) == 1:
-            made = [service.create_backup(wanted[0], user, kind, description=description, progress=progress)]
-            failed: list[dict[str, Any]] = []
-        else:
-            drafts = service.create_backups(wanted, user, kind, description=description, progress=progress)
-            made = [dict(draft.manifest) for draft in drafts if draft.manifest and not draft.error]
-            failed = [
-                {
-                    "tenant_id": draft.tenant.id,
-                    "backup_id": draft.backup_id,
-                    "step": draft.step,
-                    "error": dict(draft.error),
-                }
-                for draft in drafts
-                if draft.error
-            ]
+        drafts = service.create_backups(wanted, user, kind, description=description, progress=progress)
+    if len(wanted) == 1 and drafts[0].error:
+        raise error_from_dict(drafts[0].error)
+    made = [dict(draft.manifest) for draft in drafts if draft.manifest and not draft.error]
+    unchanged = [_unchanged(draft) for draft in drafts if draft.status is DraftStatus.UNCHANGED]
+    failed = [
+        {"tenant_id": draft.tenant.id, "backup_id": draft.backup_id, "step": draft.step, "error": dict(draft.error)}
+        for draft in drafts
+        if draft.error
+    ]
+    untidied = {
+        str(draft.tenant.id): error_from_dict(draft.retention["error"])
+        for draft in drafts
+        if draft.retention and draft.retention.get("error")
+    }
     if everyone:  # tenants whose slug cannot be used are in no backup: that must not go by unseen
         unusable = [error.as_dict() for error in service.unusable_tenants()]
         failed += [{"tenant_id": "?", "backup_id": "", "step": "begin", "error": error} for error in unusable]
-    document = {"backups": made, "failed": failed}
+    kept = [{"tenant_id": tenant, "error": error.as_dict()} for tenant, error in untidied.items()]
+    document = {"backups": made, "unchanged": unchanged, "retention_failed": kept, "failed": failed}
     status = BatchError.exit_status if failed else 0
-    return Answer(document, lambda out: _show_created(out, made, failed), [backup["id"] for backup in made], status)
+    ids = [*(backup["id"] for backup in made), *(tenant["unchanged_since"] for tenant in unchanged)]
+    return Answer(document, lambda out: _show_created(out, made, unchanged, untidied, failed), ids, status)
+
+
+def _unchanged(draft: Draft) -> dict[str, Any]:
+    point = draft.recovery_point.time if draft.recovery_point else None
+    return {"tenant_id": draft.tenant.id, "unchanged_since": draft.unchanged_since, "recovery_point": point}
 
 
 @command(app, "list")
@@ -135,7 +152,8 @@ def show_manifest(out: Any, manifest: Mapping[str, Any]) -> None:
             {
                 "backup": manifest["id"],
                 "tenant": f"{manifest['tenant_id']} ({manifest['region']})",
-                "type": manifest["type"],
+                "type": _type(manifest),
+                "builds on": manifest.get("parent"),
                 "created": f"{utc(manifest['created_at'])} by {manifest['created_by']}",
                 "description": manifest.get("description"),
                 "recovery point": f"{utc(point.get('time'))}, LSN {point.get('lsn')}, snapshot {point.get('snapshot')}",
@@ -159,6 +177,14 @@ def show_manifest(out: Any, manifest: Mapping[str, Any]) -> None:
         out.print(table("Tables", ("table", ">rows", ">size", ">row groups"), lines))
     elif tables:
         out.print(facts({"tables": ", ".join(tables)}))
+    if manifest.get("reread"):
+        out.print(table("Read whole, not only what changed", ("what", "why"), sorted(manifest["reread"].items())))
+
+
+def _type(manifest: Mapping[str, Any]) -> str:
+    """The backup's type; where another was asked for, that and why."""
+    made, asked = manifest["type"], manifest.get("requested_type") or manifest["type"]
+    return made if made == asked else f"{made}, {asked} was asked for: {manifest.get('type_reason')}"
 
 
 def _content(component: Mapping[str, Any]) -> str:
@@ -189,12 +215,19 @@ def _listing(title: str, manifests: Sequence[Mapping[str, Any]]) -> Any:
     return table(title, columns, map(row, manifests))
 
 
-def _show_created(out: Any, made: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, Any]]) -> None:
+def _show_created(
+    out: Any,
+    made: Sequence[Mapping[str, Any]],
+    unchanged: Sequence[Mapping[str, Any]],
+    untidied: Mapping[str, SbhError],
+    failed: Sequence[Mapping[str, Any]],
+) -> None:
     if made:
         rows = [
             (
                 manifest["tenant_id"],
                 manifest["id"],
+                _type(manifest),
                 count(manifest["components"].get("database", {}).get("rows")),
                 count(manifest["components"].get("files", {}).get("file_count")),
                 mib(manifest["size"]),
@@ -202,15 +235,24 @@ def _show_created(out: Any, made: Sequence[Mapping[str, Any]], failed: Sequence[
             )
             for manifest in made
         ]
-        columns = ("tenant", "backup", ">rows", ">files", ">size", ">stored anew")
+        columns = ("tenant", "backup", "type", ">rows", ">files", ">size", ">stored anew")
         out.print(table(f"{plural(len(made), 'tenant')} backed up", columns, rows))
+    if unchanged:
+        same = ((u["tenant_id"], u["unchanged_since"], utc(u["recovery_point"])) for u in unchanged)
+        title = f"{plural(len(unchanged), 'tenant')} unchanged"
+        out.print(table(title, ("tenant", "unchanged since", "safe up to"), same))
+    for manifest in made:
+        if error := untidied.get(manifest["tenant_id"]):
+            out.print(
+                f"Old backups of {manifest['tenant_id']} were not forgotten: {error}", style="yellow", markup=False
+            )
     if failed:
-        lines = [
+        broken = (
             (f["tenant_id"], f["step"], f["error"]["code"], f["error"]["what"], f["error"]["why"], f["error"]["remedy"])
             for f in failed
-        ]
-        columns = ("tenant", "step", "code", "what failed", "why", "what to do next")
-        out.print(table(f"{plural(len(failed), 'tenant')} failed", columns, lines))
+        )
+        headings = ("tenant", "step", "code", "what failed", "why", "what to do next")
+        out.print(table(f"{plural(len(failed), 'tenant')} failed", headings, broken))
 
 
 def _show_report(out: Any, report: Mapping[str, Any]) -> None:

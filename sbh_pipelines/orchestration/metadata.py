@@ -117,7 +117,7 @@ def _built_on(draft: Draft) -> MetadataMap:
     counted = ("rows_changed", "files_read", "files_reused")
     metadata |= {name: dg.MetadataValue.int(int(draft.counters[name])) for name in counted if name in draft.counters}
     if draft.reread:
-        metadata["tables_read_whole"] = dg.MetadataValue.md(markdown(["table", "why"], sorted(draft.reread.items())))
+        metadata["read_whole"] = dg.MetadataValue.md(markdown(["table", "why"], sorted(draft.reread.items())))
     return metadata
 
 

@@ -7,7 +7,7 @@ server a third of what one COPY per tenant does (docs/design.md, Costs).
 
 import io
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from sbh_pipelines.settings import DatabaseSettings
 from sbh_pipelines.sources.database.connection import Connection, translated
 from sbh_pipelines.sources.database.groups import GroupCutter, Segment
 from sbh_pipelines.sources.database.snapshot import on_snapshot
-from sbh_pipelines.sources.database.tenancy import MappedTable, ident
+from sbh_pipelines.sources.database.tenancy import MappedTable, ident, literal
 
 _WRITE_BUFFER = 1 << 20
 _TENANT = '"sbh tenant"'
@@ -74,15 +74,6 @@ def select_rows(table: MappedTable, chosen: Selection) -> str:
     return f"SELECT {columns} FROM ({by_tenant}) AS t ORDER BY t.{_TENANT}, {order_by(table)}"
 
 
-def count_rows(table: MappedTable, chosen: Selection) -> str:
-    """Chosen rows per tenant key (text), in the order of `select_rows`; only tenants that have any."""
-    tenant = table.tenant
-    return (
-        f"SELECT {tenant}::text, count(*) FROM {chosen.source} WHERE {chosen.condition}"
-        f" GROUP BY {tenant} ORDER BY {_tenant_order(table)}"
-    )
-
-
 def _tenant_order(table: MappedTable) -> str:
     return table.tenant + (' COLLATE "C"' if table.tenant_column.collatable else "")
 
@@ -98,30 +89,51 @@ def copy_table(
 
     Every tenant in `tenant_keys` gets a sink, also those without rows.
     """
-    return copy_chosen(connection, table, rows_of(table, tenant_keys), tenant_keys, open_sink, plan)
+    chosen = rows_of(table, tenant_keys)
+    return copy_chosen(connection, table, chosen, count_chosen(connection, table, chosen, tenant_keys), open_sink, plan)
+
+
+def count_chosen(
+    connection: Connection, table: MappedTable, chosen: Selection, tenant_keys: Sequence[str]
+) -> dict[str, int]:
+    """Chosen rows by tenant key, for every tenant in `tenant_keys`."""
+    with translated("read a table", table.full_name):
+        cursor = connection.cursor()
+        cursor.execute(
+            f"SELECT {table.tenant}::text, count(*) FROM {chosen.source} WHERE {chosen.condition} GROUP BY {table.tenant}"
+        )
+        counts = dict.fromkeys(tenant_keys, 0)
+        for key, rows in cursor.fetchall():
+            check_spelling(table, counts, (key,))
+            counts[key] = rows
+    return counts
 
 
 def copy_chosen(
     connection: Connection,
     table: MappedTable,
     chosen: Selection,
-    tenant_keys: Sequence[str],
+    counts: Mapping[str, int],
     open_sink: OpenSink,
     plan: Callable[[str], Iterator[int]] | None = None,
 ) -> int:
-    """As `copy_table`, of the chosen rows, which must be rows of these tenants."""
-    keys = set(tenant_keys)
+    """As `copy_table`, of the chosen rows, of which each tenant has as many as `counts` says at this snapshot."""
+    for key in (key for key, rows in counts.items() if not rows):
+        open_sink(table, key, 0).close()
+    present = [key for key, rows in counts.items() if rows]
+    if not present:
+        return 0
     with translated("read a table", table.full_name):
         cursor = connection.cursor()
-        cursor.execute(count_rows(table, chosen))
-        counts: list[tuple[str, int]] = cursor.fetchall()
-        check_spelling(table, keys, (key for key, _ in counts))
-        for key in keys.difference(key for key, _ in counts):
-            open_sink(table, key, 0).close()
-        if not counts:
-            return 0
+        # In the order of `select_rows`, which only the server knows.
+        listed = ", ".join(
+            f"({number}, {literal(key)}::{table.tenant_column.type})" for number, key in enumerate(present)
+        )
+        collation = ' COLLATE "C"' if table.tenant_column.collatable else ""
+        cursor.execute(f"SELECT number FROM (VALUES {listed}) AS k(number, key) ORDER BY key{collation}")
+        in_order = [(present[number], counts[present[number]]) for (number,) in cursor.fetchall()]
         try:
-            return copy_groups(cursor, select_rows(table, chosen), _segments(table, counts, open_sink, plan))
+            return copy_groups(cursor, select_rows(table, chosen), _segments(table, in_order, open_sink, plan))
         except ValueError as error:
             raise SourceError("A table was not read whole", on=table.full_name, why=str(error)) from None
 

@@ -61,9 +61,7 @@ def read_definitions(connection: Connection, tables: tuple[MappedTable, ...]) ->
                 found[oid].append(facts)
                 if more and more[0]:
                     volatile.add(oid)
-    return {
-        mapped.full_name: VOLATILE if mapped.table.oid in volatile else _digest(mapped, found) for mapped in tables
-    }
+    return {mapped.full_name: VOLATILE if mapped.table.oid in volatile else _digest(mapped, found) for mapped in tables}
 
 
 def _involved(mapped: MappedTable) -> list[Table]:
