@@ -23,6 +23,7 @@ from typing import Any
 from sbh_pipelines.backup.assemble import table_rows
 from sbh_pipelines.backup.restore_files import FileRestore
 from sbh_pipelines.backup.restore_status import RestoreStatus
+from sbh_pipelines.backup.restore_tables import ChunkSet, LiveGroups, Merging, Prover, Sorted
 from sbh_pipelines.backup.site import Site
 from sbh_pipelines.backup.tables import Group, read_table
 from sbh_pipelines.backup.verify import read_component, verify_backup
@@ -33,7 +34,6 @@ from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.sources.database.capture import copy_table
 from sbh_pipelines.sources.database.connection import Connection
 from sbh_pipelines.sources.database.merge import (
-    Spool,
     TableChanges,
     TableMerge,
     check_foreign_keys,
@@ -212,18 +212,16 @@ class _Restore:
             )
         return pairs
 
-    def _compare(
-        self, connection: Connection, table: MappedTable, summary: Mapping[str, Any], number: int
-    ) -> "_TableMerge":
+    def _compare(self, connection: Connection, table: MappedTable, summary: Mapping[str, Any], number: int) -> Merging:
         """Find the groups that differ and stage both sides' rows of them."""
         self._step("compare", number, number + 1)
         stored = read_table(self.repository, summary)
         if stored.layers:
             return self._stage_layered(connection, table, summary, number)
-        wanted = _ChunkSet()
+        wanted = ChunkSet()
         for group in stored.groups:
             wanted.add(group.chunk)
-        live = _LiveGroups(self.repository, wanted)
+        live = LiveGroups(self.repository, wanted)
         copy_table(connection, table, [self.tenant.key], lambda *_: live)
         merge = TableMerge(connection, table, self.tenant.key, number)
         matching = live.matching
@@ -231,13 +229,13 @@ class _Restore:
             missing = (g for g in read_table(self.repository, summary).groups if not live.has(g.chunk))
             merge.stage(self._download(missing), live.spool)
             live.spool.close()
-            return _TableMerge(table, summary, merge, matching)
+            return Merging(table, summary, merge, matching)
         live.spool.close()
-        return _TableMerge(table, summary, None, matching)
+        return Merging(table, summary, None, matching)
 
     def _stage_layered(
         self, connection: Connection, table: MappedTable, summary: Mapping[str, Any], number: int
-    ) -> "_TableMerge":
+    ) -> Merging:
         """Stage all rows of both sides: where a layered table's rows lie among each other is known when they are sorted."""
         merge = TableMerge(connection, table, self.tenant.key, number)
         size = 0
@@ -250,7 +248,7 @@ class _Restore:
                 yield text
 
         merge.stage_all(counted())
-        sorted_rows = _Sorted(self.repository)
+        sorted_rows = Sorted(self.repository)
         merge.copy_wanted(sorted_rows)
         if (sorted_rows.bytes, sorted_rows.rows) != (size, summary["rows"]):
             raise RestoreRefused(
@@ -259,7 +257,7 @@ class _Restore:
                 why=f"{size} bytes in, {sorted_rows.bytes} bytes out",
                 remedy="restore a full backup, or into a server of the version the backup was made on",
             )
-        return _TableMerge(table, summary, merge, 0, sorted_rows.groups)
+        return Merging(table, summary, merge, 0, sorted_rows.groups)
 
     def _download(self, groups: Iterator[Group]) -> Iterator[bytes]:
         def chunks() -> Iterator[bytes]:
@@ -270,7 +268,7 @@ class _Restore:
         return self.repository.read_chunks(chunks())
 
     def _merge(
-        self, connection: Connection, tenancy: TenancyMap, merges: "list[_TableMerge]"
+        self, connection: Connection, tenancy: TenancyMap, merges: list[Merging]
     ) -> tuple[list[TableResult], dict[str, int]]:
         changes: dict[str, TableChanges] = {}
         for one in reversed(merges):  # children first: an inherited row is found by its parent
@@ -318,112 +316,13 @@ class _Restore:
         ]
         return tables, {"groups": groups, "foreign_keys": checked}
 
-    def _prove(self, connection: Connection, one: "_TableMerge") -> int:
+    def _prove(self, connection: Connection, one: Merging) -> int:
         """Read the merged table back, cut as the backup was, and compare every chunk id. Returns groups compared."""
 
         def expected() -> Iterator[Group]:
             return iter(one.groups) if one.groups is not None else read_table(self.repository, one.summary).groups
 
-        reader = _Prover(self.repository, expected(), one.table.full_name)
+        reader = Prover(self.repository, expected(), one.table.full_name)
         plan = (group.rows for group in expected())
         copy_table(connection, one.table, [self.tenant.key], lambda *_: reader, plan=lambda _: plan)
         return reader.finish()
-
-
-@dataclass(frozen=True, slots=True)
-class _TableMerge:
-    table: MappedTable
-    summary: Mapping[str, Any]
-    merge: TableMerge | None  # None: the live table is equal already
-    matching: int
-    groups: list[Group] | None = None  # of a layered table, as sorting its rows gave them; else the backup has them
-
-
-class _ChunkSet:
-    """Chunk ids of one table's groups: 33 bytes for about a MiB of rows."""
-
-    def __init__(self) -> None:
-        self._ids: dict[bytes, int] = {}
-
-    def add(self, chunk: bytes) -> None:
-        self._ids[chunk] = self._ids.get(chunk, 0) + 1
-
-    def take(self, chunk: bytes) -> bool:
-        left = self._ids.get(chunk, 0)
-        if left:
-            self._ids[chunk] = left - 1
-        return left > 0
-
-
-class _LiveGroups:
-    """A TableSink over the live rows: counts the groups the backup has, spools those it lacks."""
-
-    def __init__(self, repository: Repository, wanted: _ChunkSet) -> None:
-        self._repository, self._wanted = repository, wanted
-        self._found = _ChunkSet()
-        self.spool = Spool()
-        self.matching = 0
-        self.differ = False
-
-    def group(self, text: bytes, rows: int) -> None:
-        chunk = self._repository.sealer.name(text)
-        if self._wanted.take(chunk):
-            self._found.add(chunk)
-            self.matching += 1
-        else:
-            self.spool.add(text, rows)
-            self.differ = True
-
-    def close(self) -> None:
-        pass
-
-    def has(self, chunk: bytes) -> bool:
-        return self._found.take(chunk)
-
-
-class _Sorted:
-    """A TableSink over the sorted rows of a layered table: the groups that a full backup would have cut."""
-
-    def __init__(self, repository: Repository) -> None:
-        self._repository = repository
-        self.groups: list[Group] = []  # some 100 bytes for about a MiB of rows
-        self.rows = self.bytes = 0
-
-    def group(self, text: bytes, rows: int) -> None:
-        self.groups.append(Group(self._repository.sealer.name(text), rows, len(text), ()))
-        self.rows += rows
-        self.bytes += len(text)
-
-    def close(self) -> None:
-        pass
-
-
-class _Prover:
-    """A TableSink that compares each group read back with the backup's."""
-
-    def __init__(self, repository: Repository, expected: Iterator[Group], table: str) -> None:
-        self._repository, self._expected, self._table = repository, expected, table
-        self._groups = 0
-
-    def group(self, text: bytes, rows: int) -> None:
-        group = next(self._expected, None)
-        if group is None or self._repository.sealer.name(text) != group.chunk:
-            raise _not_proven(self._table, self._groups)
-        self._groups += 1
-
-    def close(self) -> None:
-        pass
-
-    def finish(self) -> int:
-        if next(self._expected, None) is not None:
-            raise _not_proven(self._table, self._groups)
-        return self._groups
-
-
-def _not_proven(table: str, group: int) -> ProofFailed:
-    return ProofFailed(
-        "The rows read back are not the backup's; rolled back",
-        on=f"{table}, group {group + 1}",
-        why="a trigger, rule or constraint changed what was written, or the order of the key differs",
-        remedy="look for ENABLE ALWAYS or REPLICA triggers on the table; nothing was changed",
-    )

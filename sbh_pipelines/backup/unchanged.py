@@ -123,6 +123,7 @@ def find_unchanged(shop: Workshop, view: View, drafts: Sequence[Draft]) -> tuple
         d.tenant.id: replace(
             d,
             status=DraftStatus.UNCHANGED,
+            backup_id=records[d.tenant.id].backup_id,
             step=STEP,
             recovery_point=view.point,
             unchanged_since=records[d.tenant.id].backup_id,

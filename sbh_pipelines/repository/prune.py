@@ -7,7 +7,7 @@ packs. A crash between any two of these writes and deletes loses nothing; docs/d
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -62,12 +62,13 @@ def carry_out(
         _carry_over(repository, plan, index)
     report.index_objects_written = len(index.finish())
     dropped = sorted(plan.dropped)
-    if dropped or plan.replace_index:
+    if plan.retires:
         still_ours()
+        others: tuple[Collection[str], Collection[str]] = plan.replace_index, [d.key for d in plan.retire_documents]
         for start in range(0, max(len(dropped), 1), _RETIRED_AT_ONCE):
-            replaced = plan.replace_index if start == 0 else ()
-            key, body = retirement_object(plan.prune_id, dropped[start : start + _RETIRED_AT_ONCE], replaced)
+            key, body = retirement_object(plan.prune_id, dropped[start : start + _RETIRED_AT_ONCE], *others)
             repository.store.put(repository.prefix + key, body)
+            others = (), ()
     report.packs_retired, report.packs_rewritten = len(plan.retire), len(plan.rewrite)
     report.bytes_retired = sum(d.size for d in (*plan.retire, *plan.rewrite))
     report.index_objects_replaced = len(plan.replace_index)

@@ -17,6 +17,7 @@ from sbh_pipelines.model import timestamp
 from sbh_pipelines.repository.format import Keys, pack_id_of
 from sbh_pipelines.repository.index import Marks, PackUse
 from sbh_pipelines.repository.repository import INDEX_BYTES, Repository
+from sbh_pipelines.repository.retirement import is_component
 from sbh_pipelines.stores.base import ObjectInfo
 
 _SHOWN = 200  # decisions in a report; the counts are of all
@@ -61,6 +62,7 @@ class Plan:
     pack_bytes_target: int  # of new packs
     retire: list[Decision] = field(default_factory=list)  # packs that nobody needs
     rewrite: list[Decision] = field(default_factory=list)  # packs whose needed chunks move to new packs
+    retire_documents: list[Decision] = field(default_factory=list)  # of backups that are forgotten
     remove: list[Decision] = field(default_factory=list)  # objects that go now, in this order
     keep: list[Decision] = field(default_factory=list)  # what would go were it not for a margin
     replace_index: set[str] = field(default_factory=set)  # index objects whose content moves to new ones
@@ -75,12 +77,16 @@ class Plan:
         return {_pack(d.key) for d in (*self.retire, *self.rewrite)}
 
     @property
+    def retires(self) -> bool:
+        return bool(self.retire or self.rewrite or self.retire_documents or self.replace_index)
+
+    @property
     def rewrites_index(self) -> bool:
         return bool(self.replace_index or self.index_unnamed or self.rewrite)
 
     def as_dict(self) -> dict[str, Any]:
         """Counts and bytes of everything, and the first decisions one by one."""
-        decisions = [*self.retire, *self.rewrite, *self.remove, *self.keep]
+        decisions = [*self.retire, *self.rewrite, *self.remove, *self.retire_documents, *self.keep]
         return {
             "prune_id": self.prune_id,
             "packs_before": self.packs,
@@ -159,10 +165,10 @@ class _Planner:
         self._now, self._safety, self._shape = now, safety, shape
         self._plan = Plan(now.strftime("prune_%Y%m%d_%H%M%S"), shape.pack_bytes)
         self._retired_packs: dict[bytes, datetime] = {}
-        self._retired_index: dict[str, datetime] = {}
+        self._retired_objects: dict[str, datetime] = {}
         for retirement in sorted(repository.retirements, key=lambda r: r.at):
             self._retired_packs.update(dict.fromkeys(retirement.packs, retirement.at))
-            self._retired_index.update(dict.fromkeys(retirement.index, retirement.at))
+            self._retired_objects.update(dict.fromkeys(retirement.index | retirement.documents, retirement.at))
         self._waiting: set[bytes | str] = set()  # retired, there, and not removed by this prune
         self._there: set[bytes] = set()  # packs that are there although they were found to be damaged
 
@@ -170,15 +176,16 @@ class _Planner:
         self._marks.measure()
         index = list(self._list(Keys.INDEX))
         for info in index:
-            self._retired_index_object(info)
+            if (at := self._retired_objects.get(info.key)) is not None:
+                self._remove_if_old(info, info.key, at)
         small = [decision for info in self._list(Keys.PACKS) if (decision := self._pack(info)) is not None]
         if self._shape.small_packs and len(small) >= max(2, self._shape.small_packs):
             self._plan.rewrite += small
         self._index(index)
+        self._documents()
         removed = {_pack(d.key) for d in self._plan.remove if d.key.startswith(Keys.PACKS)}
         for info in index:
             self._mark(info, removed)
-        self._documents()
         return self._plan
 
     def _list(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -242,11 +249,6 @@ class _Planner:
         else:
             self._remove_if_old(info, pack_id, at)
 
-    def _retired_index_object(self, info: ObjectInfo) -> None:
-        at = self._retired_index.get(info.key)
-        if at is not None:
-            self._remove_if_old(info, info.key, at)
-
     def _remove_if_old(self, info: ObjectInfo, name: bytes | str, at: datetime) -> None:
         since = f"retired at {timestamp(at)}"
         if self._old(at):
@@ -279,17 +281,19 @@ class _Planner:
                 self._plan.remove.append(Decision(info.key, "remove", "the pack is gone", info.size))
         elif info.key.startswith(Keys.RETIRED) and self._old(info.modified):
             known = next((r for r in self._repository.retirements if r.key == info.key), None)
-            if known is None or not self._waiting & (known.packs | known.index):
+            if known is None or not self._waiting & (known.packs | known.index | known.documents):
                 self._plan.remove.append(Decision(info.key, "remove", "what it retired is gone", info.size))
 
     def _documents(self) -> None:
         for name in _COMPONENTS:
             for info in self._list(f"{name}/"):
                 backup = info.key.rsplit("/", 1)[1].removesuffix(".json")
-                if info.key != Keys.component(name, backup) or not backup.startswith("backup_"):
+                if not is_component(info.key) or backup in self._backups:
                     continue
-                if backup not in self._backups and self._old(info.modified):
-                    self._plan.remove.append(Decision(info.key, "remove", "its backup is forgotten", info.size))
+                if (at := self._retired_objects.get(info.key)) is not None:
+                    self._remove_if_old(info, info.key, at)
+                elif self._old(info.modified):
+                    self._plan.retire_documents.append(Decision(info.key, "retire", "its backup is forgotten", info.size))
         for prefix in (Keys.FAILURES, Keys.RESTORES):
             for info in self._list(prefix):
                 if self._now - info.modified >= self._safety.keep_records:

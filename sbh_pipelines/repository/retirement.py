@@ -1,7 +1,8 @@
-"""What a prune took out of use: packs, and index objects whose content is in others now.
+"""What a prune took out of use: packs, index objects whose content is in others now, documents of forgotten backups.
 
-They stay for a while, for those who read the index before; from its opening on nobody reads them, nor stores anything
-for their sake. One object, `index/retired-…`, makes all of a prune's changes visible at once.
+They stay for a while, for those who read the index before, and for whoever puts a forgotten manifest back. Nobody who
+opens the repository from then on reads them, nor builds on them. One object, `index/retired-…`, makes all of a prune's
+changes visible at once.
 """
 
 import hashlib
@@ -12,6 +13,8 @@ from datetime import datetime
 from sbh_pipelines.errors import CorruptObject
 from sbh_pipelines.repository.format import Keys, pack_id_of, parse_document, pretty
 
+_COMPONENTS = ("database", "files", "config")
+
 
 @dataclass(frozen=True, slots=True)
 class Retirement:
@@ -21,11 +24,15 @@ class Retirement:
     at: datetime  # when it was written, by the store's clock
     packs: frozenset[bytes]
     index: frozenset[str]  # keys of index objects, below the prefix
+    documents: frozenset[str]  # keys of component documents
 
 
-def retirement_object(prune_id: str, packs: Collection[bytes], index: Collection[str]) -> tuple[str, bytes]:
+def retirement_object(
+    prune_id: str, packs: Collection[bytes], index: Collection[str], documents: Collection[str]
+) -> tuple[str, bytes]:
     """(key below the prefix, content)."""
-    body = pretty({"retired_by": prune_id, "packs": sorted(p.hex() for p in packs), "index": sorted(index)})
+    names = {"packs": sorted(p.hex() for p in packs), "index": sorted(index), "documents": sorted(documents)}
+    body = pretty({"retired_by": prune_id, **names})
     return Keys.retired(prune_id, hashlib.sha256(body).hexdigest()[:16]), body
 
 
@@ -33,14 +40,21 @@ def read_retirement(key: str, body: bytes, at: datetime, place: str) -> Retireme
     """Raises CorruptObject: what a damaged one took out of use is in use again, which harms nobody."""
     if key.endswith(hashlib.sha256(body).hexdigest()[:16]):
         document = parse_document(body, place)
-        names, index = document.get("packs"), document.get("index")
-        if isinstance(names, list) and isinstance(index, list):
-            packs = [pack_id for name in names if (pack_id := pack_id_of(str(name))) is not None]
-            if len(packs) == len(names) and all(_is_index(str(name)) for name in index):
-                return Retirement(key, at, frozenset(packs), frozenset(map(str, index)))
+        lists = [document.get(name) for name in ("packs", "index", "documents")]
+        if all(isinstance(names, list) for names in lists):
+            names, index, documents = (frozenset(map(str, names or ())) for names in lists)
+            packs = frozenset(pack_id for name in names if (pack_id := pack_id_of(name)) is not None)
+            if len(packs) == len(names) and all(map(_is_index, index)) and all(map(is_component, documents)):
+                return Retirement(key, at, packs, index, documents)
     raise CorruptObject(
         "A record of what was retired is damaged", on=place, remedy="none is needed: the next prune writes another"
     )
+
+
+def is_component(name: str) -> bool:
+    """Whether a key is that of a component document of a backup."""
+    kind, _, rest = name.partition("/")
+    return kind in _COMPONENTS and rest.startswith("backup_") and rest.endswith(".json") and "/" not in rest
 
 
 def _is_index(name: str) -> bool:

@@ -7,6 +7,7 @@ so it changes the fingerprint, and the table is read again.
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from sbh_pipelines.sources.database.catalog import Table
@@ -77,8 +78,17 @@ def _digest(mapped: MappedTable, found: dict[int, list[Any]]) -> str:
         "component": mapped.component,
         "tenant": mapped.tenant_column.name,
         "hops": [[hop.columns, hop.parent_columns, hop.operators, hop.join] for hop in mapped.hops],
-        # Of the parents only which relations they are: their other columns do not show in this table's rows.
+        # Of the parents which relations they are, and the columns that lead to the tenant (one added with a default changes
+        # rows that nobody wrote): their other columns do not show in this table's rows.
         "relations": [found[table.oid][0] for table in _involved(mapped)],
+        "ways": [[c for c in found[oid][1] if c[1] in used] for oid, used in _ways(mapped)],
         "described": found[mapped.table.oid][1:],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _ways(mapped: MappedTable) -> Iterator[tuple[int, set[str]]]:
+    """For each hop: the parent's oid and the parent's columns that the hop, and the way on from there, use."""
+    onward = [*(set(hop.columns) for hop in mapped.hops[1:]), {mapped.tenant_column.name}]
+    for hop, columns in zip(mapped.hops, onward, strict=False):
+        yield hop.parent.oid, {*hop.parent_columns, *columns}

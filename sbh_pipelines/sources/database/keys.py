@@ -61,7 +61,9 @@ def key_code(table: MappedTable) -> KeyCode:
         text = f"concat_ws(E'\\x1f', {', '.join(columns)})"
         digest = f"encode(sha256(convert_to({text}, 'UTF8')), 'hex')"
         bucket = f"('x' || left({digest}, 5))::bit({MAX_BITS})::int"
-        return KeyCode(kind, f'hashtextextended({text} COLLATE "C", w.seed)', bucket)
+        # Fields that contain the separator may be joined alike: keys in one bucket, but never of one hash.
+        exact = f"ROW({', '.join(columns)})::text" if len(columns) > 1 else text
+        return KeyCode(kind, f'hashtextextended({exact} COLLATE "C", w.seed)', bucket)
     listed = ", ".join(f"t.{ident(name)}" for name in table.captured_columns)
     return KeyCode(kind, f'hashtextextended(ROW({listed})::text COLLATE "C", w.seed)', "0")
 
