@@ -42,13 +42,15 @@ SMALL = 64
 
 @dataclass
 class TenantDelta:
-    """One tenant's side. `since` is the snapshot from which rows count as new; at it the table was what `state` says."""
+    """One tenant's side. `since` is the snapshot from which rows count as new; at it, as at the parent's own snapshot
+    `made_at`, the table was what `state` says."""
 
     key: str
     repository: Repository
     writer: PackWriter
     stored: StoredTable
     since: str
+    made_at: str
     seed: int
     definition: str
     summary: dict[str, Any] | None = None  # the result
@@ -131,7 +133,8 @@ class _Start:
     def __init__(self, delta: TenantDelta) -> None:
         self.delta, state = delta, delta.state
         self.from_base = len(state.layers) >= MAX_LAYERS
-        self.since = state.base.snapshot if self.from_base else delta.since
+        self.base = replace(state.base, snapshot=state.base.snapshot or delta.made_at)
+        self.since = self.base.snapshot if self.from_base else delta.since
         self.layers = () if self.from_base else state.layers
         self._carried = 0 if self.from_base else _weight(state)
 
@@ -163,6 +166,7 @@ class _Start:
             rows=now.rows,
             key_hash=now.key_hash,
             sums=store_sums(delta.writer, now),
+            base=self.base,
             layers=(*self.layers, layer),
         )
         delta.summary = summary_of(delta.writer, table, delta.definition, state, delta.stored.lines)

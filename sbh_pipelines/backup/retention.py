@@ -125,8 +125,11 @@ def decide(
         for backup in own:
             if backup is not newest_first[0] and backup.created_at > newest_first[0].created_at - _hours(hours):
                 kept[backup.id].append(f"within {hours:g} h of the newest")
-        for number, backup in enumerate(own[: rules.keep_last], 1):
-            kept[backup.id].append(f"last {number} of {rules.keep_last}")
+        for number, backup in enumerate(own if rules.keep_last else (), 1):
+            if number <= rules.keep_last:
+                kept[backup.id].append(f"last {number} of {rules.keep_last}")
+            else:
+                nearest[backup.id] = f"it is number {number} of its type, keep_last keeps {rules.keep_last}"
         nearest |= _count(own, rules, zone, kept)
     return [Verdict(b, tuple(kept[b.id]), "" if kept[b.id] else _dropped(b, nearest)) for b in newest_first]
 

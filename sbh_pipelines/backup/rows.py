@@ -187,7 +187,7 @@ def _read_whole(connection: Connection, view: View, table: MappedTable, tenants:
     copy_chosen(connection, table, rows_of(table, list(tenants)), counts, lambda _table, key, _rows: sinks[key])
     for key, sink in sinks.items():
         mine = in_buckets.get(key) or Sums(0)
-        sink.finish(view.definitions[name], code.kind, view.point.snapshot, mine, hashes[key])
+        sink.finish(view.definitions[name], code.kind, mine, hashes[key])
 
 
 def _add_references(rows: TenantRows, connection: Connection, columns: list[tuple[MappedTable, str]]) -> None:

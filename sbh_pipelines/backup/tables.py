@@ -56,6 +56,8 @@ class Layer:
 class Base:
     """When and how the groups were read."""
 
+    # Empty where that was at the recovery point of the backup itself: so the state of a table that did not change is the
+    # same chunk in every full backup, and one that was lost comes back with the next.
     snapshot: str
     rows: int
     bytes: int
@@ -145,12 +147,10 @@ class TableWriter:
             self._resolve()
         self._lines.cut()
 
-    def summary(
-        self, definition: str, kind: str, seed: str, snapshot: str, sums: Sums, key_hash: str
-    ) -> dict[str, Any]:
+    def summary(self, definition: str, kind: str, seed: str, sums: Sums, key_hash: str) -> dict[str, Any]:
         """The table's entry in its component's document. `sums` are those at the snapshot that was read."""
         stored = store_sums(self._writer, sums)
-        base = Base(snapshot, self.rows, self.bytes, self.groups, key_hash, stored)
+        base = Base("", self.rows, self.bytes, self.groups, key_hash, stored)
         state = State(kind, seed, sums.bits, self.rows, key_hash, stored, base, ())
         return summary_of(self._writer, self.table, definition, state, self._lines.finish())
 

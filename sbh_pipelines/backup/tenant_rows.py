@@ -98,6 +98,7 @@ class TenantRows:
                 self.writer,
                 stored,
                 self.since,
+                self.parent.point.snapshot,
                 self.seed,
                 view.definitions[name],
             )
@@ -153,9 +154,9 @@ class GuardedTable:
     def close(self) -> None:
         self._try(self._sink.close)
 
-    def finish(self, definition: str, kind: str, snapshot: str, found: Sums, key_hash: str) -> None:
+    def finish(self, definition: str, kind: str, found: Sums, key_hash: str) -> None:
         def keep() -> None:
-            summary = self._sink.summary(definition, kind, self._rows.seed_id, snapshot, found, key_hash)
+            summary = self._sink.summary(definition, kind, self._rows.seed_id, found, key_hash)
             self._rows.tables[self._sink.table.full_name] = summary
             self._rows.changed_rows += self._sink.rows
 
