@@ -100,7 +100,9 @@ def record_of(draft: Draft) -> TenantRecord | None:
 
 def find_unchanged(shop: Workshop, view: View, drafts: Sequence[Draft]) -> tuple[list[Draft], dict[TenantId, Compared]]:
     """(the drafts, those of unchanged tenants UNCHANGED; what is known of the others)."""
-    records = _records(shop, drafts, view.point)
+    # A tenant of a region that is not allowed has no catalog; it is refused when its draft is started.
+    regions = shop.site.settings.storage.regions
+    records = _records(shop, [d for d in drafts if d.tenant.region in regions], view.point)
     since = {
         d.tenant.key: (records[d.tenant.id].point.snapshot, shop.site.catalog(d.tenant.region).hash_seed)
         for d in drafts
@@ -113,7 +115,10 @@ def find_unchanged(shop: Workshop, view: View, drafts: Sequence[Draft]) -> tuple
 
     def same(draft: Draft) -> bool:
         known = compared.get(draft.tenant.id)
-        return known is not None and _same_rows(view, known) and _same_files(shop, draft, known.record)
+        try:
+            return known is not None and _same_rows(view, known) and _same_files(shop, draft, known.record)
+        except SbhError:
+            return False  # a store that does not answer is the tenant's own error, which it meets when it is started
 
     with ThreadPoolExecutor(_FILE_LISTINGS, thread_name_prefix="unchanged") as pool:
         verdicts = list(pool.map(same, drafts))
