@@ -6,6 +6,7 @@ refuses where clocks differ: who holds the lease and how old an object is are to
 
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from datetime import datetime, timedelta
 from typing import Any
@@ -23,6 +24,8 @@ from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.settings import Settings
 
 _NAMED = 10  # damaged backups in an error
+_SIDE_BY_SIDE = 8  # manifests read at once
+_DETAILS = 64  # kept in memory: backups share the details of what did not change between them
 
 
 def prune(site: Site, tenant: Tenant, dry_run: bool, progress: ProgressSink) -> dict[str, Any]:
@@ -115,23 +118,26 @@ def _store_time(repository: Repository, clock: Clock, safety: Safety) -> datetim
 
 
 def _manifests(repository: Repository) -> list[dict[str, Any]]:
-    """All of them. Raises PruneRefused when one cannot be read."""
-    found = []
-    for backup_id in repository.manifest_ids():
+    """All of them, oldest first. Raises PruneRefused when one cannot be read."""
+
+    def read(backup_id: BackupId) -> dict[str, Any]:
         try:
-            found.append(repository.manifest(backup_id))
+            return repository.manifest(backup_id)
         except RepositoryError as error:
             remedy = f"restore its older version from the bucket, or delete the object of {backup_id}; {DAMAGED_REMEDY}"
             raise refused(repository, f"{backup_id} cannot be read: {error.what} ({error.on})", remedy) from None
         except UnknownBackup:
             raise refused(repository, f"{backup_id} was forgotten just now", "run it again") from None
-    return found
+
+    with ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="manifests") as pool:
+        return list(pool.map(read, repository.manifest_ids()))
 
 
 def _mark(
     repository: Repository, marks: Marks, manifests: Sequence[Mapping[str, Any]], progress: ProgressSink
 ) -> None:
     """Mark what every backup needs. Raises PruneRefused when that of one cannot be told."""
+    repository.remembered = _DETAILS
     for number, manifest in enumerate(manifests, 1):
         try:
             marks.add_all(chunks_of(repository, manifest))

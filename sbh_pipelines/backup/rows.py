@@ -5,6 +5,8 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from sbh_pipelines.backup.delta import TenantDelta, capture_delta
@@ -17,7 +19,7 @@ from sbh_pipelines.backup.tenant_rows import GuardedTable, TenantRows, Whole
 from sbh_pipelines.backup.unchanged import Compared, View, find_unchanged, known_records
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import BackupType, Component, Draft, DraftStatus, Progress, ProgressSink, Tenant, TenantId
-from sbh_pipelines.sources.database.capture import copy_chosen, rows_of
+from sbh_pipelines.sources.database.capture import check_spelling, copy_chosen, rows_of
 from sbh_pipelines.sources.database.changes import Sums, Window, sums, totals
 from sbh_pipelines.sources.database.connection import Connection, translated
 from sbh_pipelines.sources.database.keys import bucket_bits
@@ -93,9 +95,7 @@ def _capture(shop: Workshop, drafts: list[Draft], progress: ProgressSink) -> lis
             _read_tables(shop, view, tenants, progress)
             schema = _schema_lines(view.tenancy, connection)
             columns = reference_columns(settings, view.tenancy) if settings.files.enabled else []
-            for rows in tenants.values():
-                if rows.error is None:
-                    _add_references(rows, connection, columns)
+            _add_references(tenants, connection, columns)
         except BaseException:
             for rows in tenants.values():
                 rows.writer.abort()
@@ -190,17 +190,30 @@ def _read_whole(connection: Connection, view: View, table: MappedTable, tenants:
         sink.finish(view.definitions[name], code.kind, mine, hashes[key])
 
 
-def _add_references(rows: TenantRows, connection: Connection, columns: list[tuple[MappedTable, str]]) -> None:
-    if rows.parent and all(table.full_name in rows.taken_over for table, _ in columns):
-        rows.references = list(rows.parent.reference_keys)
-        return
-    lines = LineWriter(rows.writer)
-    try:
-        for key in referenced_keys(connection, columns, rows.draft.tenant.key):
-            lines.add(json_line({"key": key}))
-        rows.references = lines.finish()
-    except SbhError as error:
-        rows.error = error
+def _add_references(
+    tenants: Mapping[str, TenantRows], connection: Connection, columns: list[tuple[MappedTable, str]]
+) -> None:
+    """The keys of files that rows refer to, for the check against the listing; the parent's where no row changed."""
+    lines: dict[str, LineWriter] = {}
+    for key, rows in tenants.items():
+        if rows.parent and all(table.full_name in rows.taken_over for table, _ in columns):
+            rows.references = list(rows.parent.reference_keys)
+        elif rows.error is None:
+            lines[key] = LineWriter(rows.writer)
+    for tenant, found in groupby(referenced_keys(connection, columns, list(lines)), key=itemgetter(0)):
+        check_spelling(columns[0][0], lines, (tenant,))
+        try:
+            for _, key in found:
+                lines[tenant].add(json_line({"key": key}))
+        except SbhError as error:
+            tenants[tenant].error = error
+    for tenant, written_lines in lines.items():
+        rows = tenants[tenant]
+        if rows.error is None:
+            try:
+                rows.references = written_lines.finish()
+            except SbhError as error:
+                rows.error = error
 
 
 def _schema_lines(tenancy: TenancyMap, connection: Connection) -> list[bytes]:

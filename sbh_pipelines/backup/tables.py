@@ -78,6 +78,7 @@ class State:
     sums: tuple[str, ...]  # chunks; none where one bucket holds all rows
     base: Base
     layers: tuple[Layer, ...]  # oldest first
+    tenant: str = ""  # the tenant's key: its slug may be given to another. Empty where it was not recorded
 
     def chunks(self) -> Iterator[str]:
         """All chunks that the state names."""
@@ -147,11 +148,13 @@ class TableWriter:
             self._resolve()
         self._lines.cut()
 
-    def summary(self, definition: str, kind: str, seed: str, sums: Sums, key_hash: str) -> dict[str, Any]:
+    def summary(
+        self, definition: str, kind: str, seed: str, sums: Sums, key_hash: str, tenant: str = ""
+    ) -> dict[str, Any]:
         """The table's entry in its component's document. `sums` are those at the snapshot that was read."""
         stored = store_sums(self._writer, sums)
         base = Base("", self.rows, self.bytes, self.groups, key_hash, stored)
-        state = State(kind, seed, sums.bits, self.rows, key_hash, stored, base, ())
+        state = State(kind, seed, sums.bits, self.rows, key_hash, stored, base, (), tenant)
         return summary_of(self._writer, self.table, definition, state, self._lines.finish())
 
 

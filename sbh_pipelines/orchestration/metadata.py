@@ -69,6 +69,7 @@ def backup_metadata(draft: Draft, manifest_location: str) -> MetadataMap:
         "tenant": dg.MetadataValue.text(str(draft.tenant.id)),
         "region": dg.MetadataValue.text(draft.tenant.region),
         "tier": dg.MetadataValue.text(draft.tenant.tier),
+        **_built_on(draft),
         "rows": dg.MetadataValue.int(rows),
         "dagster/partition_row_count": dg.MetadataValue.int(rows),
         "tables": dg.MetadataValue.int(int(counters.get("tables", 0))),
@@ -88,8 +89,7 @@ def backup_metadata(draft: Draft, manifest_location: str) -> MetadataMap:
         "table_details": dg.MetadataValue.md(tables_table(draft.components)),
         "step_seconds": dg.MetadataValue.md(markdown(["step", "seconds"], seconds.items())),
     }
-    metadata |= _built_on(draft)
-    if stored_bytes:  # nothing new stored: the ratio is unbounded and says nothing
+    if stored_bytes and not draft.parent:  # nothing new stored, or only what changed: the ratio says nothing
         metadata["source_to_stored_ratio"] = dg.MetadataValue.float(round(source_bytes / stored_bytes, 2))
     if draft.recovery_point:
         point = draft.recovery_point

@@ -75,6 +75,7 @@ class Repository:
         self.marked_damaged: set[bytes] = set()  # packs that deep validation found to be damaged
         self.retirements: list[Retirement] = []  # what prunes took out of use
         self._bodies: dict[str, bytes] = {}  # small index objects, opened
+        self.remembered = _CACHED_CHUNKS  # small chunks kept in memory, of those that were read last
         self._recent: OrderedDict[bytes, bytes] = OrderedDict()
         self._remembering = threading.Lock()
 
@@ -263,7 +264,7 @@ class Repository:
         if len(plain) <= 1 << 20:  # details are read more than once
             with self._remembering:
                 self._recent[chunk] = plain
-                while len(self._recent) > _CACHED_CHUNKS:
+                while len(self._recent) > self.remembered:
                     self._recent.popitem(last=False)
         return plain
 

@@ -1,6 +1,6 @@
 """Object keys that rows refer to (e.g. files.storage_key), in key order, to be checked against the listing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from sbh_pipelines.errors import SettingsError
 from sbh_pipelines.settings import Settings
@@ -26,16 +26,19 @@ def reference_columns(settings: Settings, tenancy: TenancyMap) -> list[tuple[Map
     return columns
 
 
-def referenced_keys(connection: Connection, columns: list[tuple[MappedTable, str]], tenant_key: str) -> Iterator[str]:
-    """Distinct keys of one tenant in UTF-8 byte order, through a server-side cursor: a page in memory at a time."""
-    if not columns:
+def referenced_keys(
+    connection: Connection, columns: list[tuple[MappedTable, str]], tenant_keys: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    """(tenant key, object key), distinct, by tenant and then in UTF-8 byte order: one pass for all tenants, a page at a time
+    in memory."""
+    if not columns or not tenant_keys:
         return
     parts = [
-        f"SELECT DISTINCT t.{ident(column)}::text AS key FROM {table.source}"
-        f" WHERE {table.tenant_is([tenant_key])} AND t.{ident(column)} IS NOT NULL"
+        f"SELECT DISTINCT {table.tenant}::text AS tenant, t.{ident(column)}::text AS key FROM {table.source}"
+        f" WHERE {table.tenant_is(tenant_keys)} AND t.{ident(column)} IS NOT NULL"
         for table, column in columns
     ]
-    query = f'SELECT key FROM ({" UNION ".join(parts)}) AS keys ORDER BY key COLLATE "C"'
+    query = f'SELECT tenant, key FROM ({" UNION ".join(parts)}) AS keys ORDER BY tenant COLLATE "C", key COLLATE "C"'
     with translated("read file references"):
         cursor = connection.cursor()
         name = "sbh_references"
@@ -45,5 +48,5 @@ def referenced_keys(connection: Connection, columns: list[tuple[MappedTable, str
             rows = cursor.fetchall()
             if not rows:
                 break
-            yield from (row[0] for row in rows)
+            yield from rows
         cursor.execute(f"CLOSE {name}")
