@@ -55,7 +55,10 @@ def _prune(
     manifests = _manifests(repository)
     if not manifests:
         # Nobody forgets the last backup, so this is a first one under way, or a loss that must not become worse.
-        return {"backups": 0, "note": "there is no backup, so nothing can be told from what is needed; nothing was done"}
+        return {
+            "backups": 0,
+            "note": "there is no backup, so nothing can be told from what is needed; nothing was done",
+        }
     repository.load_index()
     with repository.index.marks() as marks:
         _mark(repository, marks, manifests, progress)
@@ -133,9 +136,7 @@ def _manifests(repository: Repository) -> list[dict[str, Any]]:
         return list(pool.map(read, repository.manifest_ids()))
 
 
-def _mark(
-    repository: Repository, marks: Marks, manifests: Sequence[Mapping[str, Any]], progress: ProgressSink
-) -> None:
+def _mark(repository: Repository, marks: Marks, manifests: Sequence[Mapping[str, Any]], progress: ProgressSink) -> None:
     """Mark what every backup needs. Raises PruneRefused when that of one cannot be told."""
     repository.remembered = _DETAILS
     for number, manifest in enumerate(manifests, 1):

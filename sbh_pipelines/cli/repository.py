@@ -21,7 +21,9 @@ def prune(
         typer.Argument(help="Slugs of the tenants.", metavar="TENANT...", autocompletion=complete_tenant),
     ] = None,
     everyone: Annotated[bool, typer.Option("--all", help="All tenants of the tenants table.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and why; write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done, and why; write nothing.")
+    ] = False,
 ) -> Answer:
     """Give back the space of what no backup needs. What is retired now is deleted by a prune a day later
     (`prune.min_age_hours`). One tenant that fails, fails alone (exit 11).
@@ -69,7 +71,17 @@ def _show(out: Any, reports: Sequence[Mapping[str, Any]], failed: Sequence[Mappi
         out.print(table(f"{plural(len(failed), 'tenant')} failed", _FAILED, lines))
 
 
-_COLUMNS = ("tenant", ">backups", ">packs", ">stored", ">to retire", ">to rewrite", ">to delete", ">young", ">index objects")
+_COLUMNS = (
+    "tenant",
+    ">backups",
+    ">packs",
+    ">stored",
+    ">to retire",
+    ">to rewrite",
+    ">to delete",
+    ">young",
+    ">index objects",
+)
 _FAILED = ("tenant", "code", "what failed", "why", "what to do next")
 
 

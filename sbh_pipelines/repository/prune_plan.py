@@ -293,7 +293,9 @@ class _Planner:
                 if (at := self._retired_objects.get(info.key)) is not None:
                     self._remove_if_old(info, info.key, at)
                 elif self._old(info.modified):
-                    self._plan.retire_documents.append(Decision(info.key, "retire", "its backup is forgotten", info.size))
+                    self._plan.retire_documents.append(
+                        Decision(info.key, "retire", "its backup is forgotten", info.size)
+                    )
         for prefix in (Keys.FAILURES, Keys.RESTORES):
             for info in self._list(prefix):
                 if self._now - info.modified >= self._safety.keep_records:

@@ -76,7 +76,6 @@ def test_a_missing_command_shows_the_help_and_exits_2(sbh: Sbh, arguments: tuple
         ("backup", "create"),
         ("backup", "create", "tenant-1", "--all"),
         ("backup", "create", "tenant-1", "--type", "yearly"),
-        ("backup", "create", "tenant-1", "--type", "incremental"),
     ],
     ids=" ".join,
 )

@@ -193,6 +193,93 @@ def test_who_holds_it_now(store: MemoryStore, clock: FakeClock, acquire: Acquire
     assert lease.running(store, PREFIX, clock) is None
 
 
+@pytest.fixture
+def resume(store: MemoryStore, clock: FakeClock) -> Callable[[str], lease.Lease]:
+    return lambda owner: lease.resume(store, PREFIX, owner, "backup_1", SECONDS, clock)
+
+
+def test_work_that_goes_on_in_another_process_keeps_its_lease(
+    clock: FakeClock, acquire: Acquire, resume: Acquire
+) -> None:
+    """Also after it expired, or was released by its own owner, as long as nobody else held it."""
+    first = acquire("owner")
+    clock.move(SECONDS * 10)
+    again = resume("owner")
+    clock.move(1)
+    with pytest.raises(LeaseLost):
+        first.renew()
+    again.renew()
+    with pytest.raises(LeaseHeld):
+        acquire("another")
+    again.release()
+    resume("owner").renew()
+
+
+@pytest.mark.parametrize("other_is", ["working", "done", "dead"])
+def test_a_lease_that_another_held_in_between_is_lost_for_good(
+    clock: FakeClock, acquire: Acquire, resume: Acquire, other_is: str
+) -> None:
+    """Though it is free again: a prune may have removed what the first owner once read."""
+    acquire("first")
+    clock.move(SECONDS + 10)
+    other = acquire("prune on host-7")
+    if other_is == "done":
+        other.release()
+    elif other_is == "dead":
+        clock.move(SECONDS + 10)
+    for _ in range(2):
+        with pytest.raises(LeaseLost, match="prune on host-7") as error:
+            resume("first")
+        assert not error.value.transient
+    if other_is != "working":
+        acquire("third")
+
+
+@pytest.mark.parametrize("body", [None, b"", b"{}", b'{"owner": "", "purpose": "", "expires_at": ""}'])
+def test_a_lease_whose_object_is_gone_or_damaged_cannot_be_resumed(
+    store: MemoryStore, acquire: Acquire, resume: Acquire, body: bytes | None
+) -> None:
+    acquire("first")
+    if body is None:
+        store.delete([KEY])
+    else:
+        store.put(KEY, body)
+    with pytest.raises(LeaseLost):
+        resume("first")
+
+
+def test_a_lease_of_an_older_release_can_be_resumed(store: MemoryStore, resume: Acquire) -> None:
+    store.put(KEY, b'{"owner": "first", "purpose": "backup_1", "expires_at": "2025-12-31T23:59:00+00:00"}')
+    resume("first").renew()
+
+
+def test_of_one_that_resumes_and_one_that_takes_at_the_same_moment_one_wins(clock: FakeClock) -> None:
+    """Both have read the expired lease before either writes."""
+    for _ in range(10):
+        store = AllReadFirst(2)
+        lease.acquire(store, PREFIX, "owner 0", "x", SECONDS, clock)
+        clock.move(SECONDS + 10)
+        store.together = True
+        held: list[lease.Lease] = []
+
+        def go(owner: str, store: MemoryStore = store, held: list[lease.Lease] = held) -> None:
+            get = lease.resume if owner == "owner 0" else lease.acquire
+            held.append(get(store, PREFIX, owner, "x", SECONDS, clock))
+
+        won, lost = at_once(2, go)
+        assert len(won) == 1
+        assert {type(error) for error in lost} == {LeaseLost if won == ["owner 1"] else LeaseHeld}
+        held[0].renew()
+
+
+def test_a_resumption_whose_answer_was_lost_took_place(clock: FakeClock) -> None:
+    store = LostAnswers()
+    lease.acquire(store, PREFIX, "first", "backup_1", SECONDS, clock)
+    clock.move(1)
+    store.lose = True
+    lease.resume(store, PREFIX, "first", "backup_1", SECONDS, clock).renew()
+
+
 DAMAGED = [
     b"",
     b"{",
