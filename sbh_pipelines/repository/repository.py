@@ -42,12 +42,14 @@ from sbh_pipelines.repository.format import (
 )
 from sbh_pipelines.repository.index import ChunkIndex, Location
 from sbh_pipelines.repository.pack import PackPipeline, PackWriter
-from sbh_pipelines.repository.retirement import Retirement, read_retirement
+from sbh_pipelines.repository.retirement import Retirement, read_retirement, retirement_object
 from sbh_pipelines.repository.seal import DIRECTORY, INDEX, Sealer
 from sbh_pipelines.security.keys import KeyProvider
 from sbh_pipelines.stores.base import ObjectInfo, ObjectStore
 
 _CACHED_CHUNKS = 4
+MERGED = "merged"  # the step that names index objects which stand for several earlier ones
+_MERGE_AT = 8  # small index objects
 _KEPT_INDEX_BYTES = 256 << 10  # of each repository that is open
 _READ_AHEAD = 4 << 20  # bytes of plaintext
 INDEX_BYTES = 2 << 20  # of entries in one index object: some 44,000 chunks
@@ -182,8 +184,8 @@ class Repository:
 
     @property
     def pruned(self) -> bool:
-        """Whether a prune has rewritten index objects: those that older manifests name may be gone."""
-        return any(name.startswith(Keys.PRUNED) for name in self.indexed)
+        """Whether index objects have been rewritten: those that older manifests name may be gone."""
+        return any(name.startswith(Keys.PRUNED) or f"-{MERGED}-" in name for name in self.indexed)
 
     def condemn(self, pack_id: bytes) -> None:
         """Record that a pack's content is not what it was; its size does not show it, so nothing else would tell.
@@ -320,6 +322,7 @@ class Repository:
         """
         packs = [*writer.stored, *self.unindexed.items()]
         self.unindexed.clear()
+        merged = self._merge_index(backup_id) if packs and len(self._bodies) >= _MERGE_AT else ()
         keys: list[str] = []
         pending: list[tuple[bytes, int, bytes]] = []
         room = INDEX_BYTES
@@ -331,7 +334,29 @@ class Repository:
                 pending, room = [], INDEX_BYTES
         if pending:
             keys.append(self.put_index(backup_id, stage, pending))
-        return tuple(keys)
+        return (*merged, *keys)
+
+    def _merge_index(self, backup_id: str) -> tuple[str, ...]:
+        """Say what many small index objects say in one; the key written.
+
+        Every backup reads them all, and an hourly one adds one each time. They are retired, not removed: a writer needs no
+        right to delete, and who has listed them can still read them. Prune removes them. Of the two writes a crash between
+        leaves the merged object beside the others.
+        """
+        small = dict(self._bodies)
+        packs: dict[bytes, tuple[bytes, int, bytes]] = {}
+        for name, body in small.items():
+            for pack_id, size, entries in unpack_index(body, self.url(name)):
+                if self.index.has_pack(pack_id) and pack_id not in packs:
+                    packs[pack_id] = (pack_id, size, pack_entries(entries))
+        if not packs:
+            return ()
+        key = self.put_index(backup_id, MERGED, list(packs.values()))
+        retired, body = retirement_object(backup_id, (), small.keys(), ())
+        self.store.put(self.prefix + retired, body)
+        self._bodies.clear()
+        self.indexed -= small.keys()
+        return (key,)
 
     def put_index(self, backup_id: str, stage: str, packs: "list[tuple[bytes, int, bytes]]") -> str:
         """Store one index object for packs (id, size, entries); its key below the prefix."""
