@@ -41,11 +41,16 @@ def snapshot_tables(shop: Workshop, drafts: Sequence[Draft], progress: ProgressS
     results: dict[TenantId, Draft] = {}
     for first in range(0, len(live), size):
         begun, batch = time.monotonic(), live[first : first + size]
+        held: dict[TenantId, Draft] = {}  # started here: nobody else knows of their leases yet
         try:
             with shop.kept(batch):
-                done = _capture(shop, batch, progress)
+                done = _capture(shop, batch, held, progress)
         except SbhError as error:
-            done = [shop.fail(d, STEP, error) for d in batch]
+            done = [shop.fail(held.get(d.tenant.id, d), STEP, error) for d in batch]
+        except BaseException:
+            for draft in held.values():
+                shop.end(draft)
+            raise
         seconds = (time.monotonic() - begun) / len(batch)
         results |= {d.tenant.id: d.with_counters(seconds_snapshot=seconds) for d in done}
     return [results.get(d.tenant.id, d) for d in drafts]
@@ -75,13 +80,25 @@ def _opened(shop: Workshop, draft: Draft) -> Draft:
     return draft
 
 
-def _capture(shop: Workshop, drafts: list[Draft], progress: ProgressSink) -> list[Draft]:
+def _started(shop: Workshop, draft: Draft, held: dict[TenantId, Draft]) -> Draft:
+    """The draft with its lease and id, its repository open; or failed."""
+    draft = start(shop, draft)
+    if draft.status is not DraftStatus.RUNNING:
+        return draft
+    held[draft.tenant.id] = draft
+    try:
+        return _opened(shop, draft)
+    except SbhError as error:
+        return shop.fail(draft, STEP, error)
+
+
+def _capture(shop: Workshop, drafts: list[Draft], held: dict[TenantId, Draft], progress: ProgressSink) -> list[Draft]:
     settings = shop.site.settings
     with exported_snapshot(settings.database) as (snapshot_id, point, connection), pipeline(settings.backup) as packs:
         view = View(settings.database, snapshot_id, point, connection, load_map(connection, settings))
         waiting = [d for d in drafts if not d.lease_owner]
         settled, compared = find_unchanged(shop, view, waiting) if waiting else ([], {})
-        settled = shop.each(settled, STEP, lambda d: _opened(shop, start(shop, d)))
+        settled = shop.each(settled, STEP, lambda d: _started(shop, d, held))
         started = [*running(settled), *(d for d in drafts if d.lease_owner)]
         ended = [d for d in settled if d.status is not DraftStatus.RUNNING]
         if not started:

@@ -71,16 +71,8 @@ def snapshot_tables(
         raise failure_of(error, tenants, "begin") from None
     batch.log_new_failures(context, [], begun)
     context.log.info(f"Tenants to back up: {len(tenants):,}, type {backup_type}")
-    progress, size = ProgressLog(context.log), service.settings.backup.batch_tenants
-    if backup_type is not BackupType.FULL:
-        size = len(begun)  # one scan finds the unchanged among all; the engine reads the others in batches
-
-    def read_tables(drafts: list[Draft]) -> list[Draft]:
-        """One pass over the database per `backup.batch_tenants`: that bounds the memory."""
-        passes = [drafts[start : start + size] for start in range(0, len(drafts), size)]
-        return [draft for some in passes for draft in service.snapshot_tables(some, progress=progress)]
-
-    read = batch.run_step(context, backups, begun, read_tables)
+    progress = ProgressLog(context.log)
+    read = batch.run_step(context, backups, begun, lambda alive: service.snapshot_tables(alive, progress=progress))
     return batch.to_documents(batch.go_on(context, backups, [], read))
 
 

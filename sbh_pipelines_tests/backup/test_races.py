@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from sbh_pipelines.errors import LeaseHeld, LeaseLost
+from sbh_pipelines.errors import LeaseHeld, LeaseLost, SourceUnavailable
 from sbh_pipelines.model import Progress, utc_now
 from sbh_pipelines.repository import lease
 from sbh_pipelines_tests.backup.application import ACME, ADMIN, Application
@@ -83,6 +83,21 @@ def test_a_restore_that_was_asleep_does_not_write(application: Application, step
         service.restore_backup(backup, ACME, ADMIN, progress=sleep)
     assert application.state(ACME) == wrecked
     taken[0].renew()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("a bug"), SourceUnavailable("gone")])
+def test_a_step_that_breaks_off_leaves_no_lease_behind(application: Application, error: BaseException) -> None:
+    """An incremental backup takes its lease inside the step: nobody outside could release it."""
+    service = application.service()
+    service.create_backup(ACME, ADMIN)
+    application.wreck(ACME)
+
+    def break_off(notice: Progress) -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        service.create_backup(ACME, ADMIN, "incremental", progress=break_off)
+    assert application.service().create_backup(ACME, ADMIN, "incremental")["type"] == "incremental"
 
 
 def test_a_restore_that_ended_is_a_success_whatever_becomes_of_its_lease(application: Application) -> None:

@@ -24,6 +24,13 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 @pytest.fixture
+def dagster_home() -> Iterator[dg.DagsterInstance]:
+    """An instance on disk, which another process, or a schedule, can open by reference."""
+    with dg.instance_for_test() as made:
+        yield made
+
+
+@pytest.fixture
 def fake(instance: dg.DagsterInstance) -> Iterator[FakeService]:
     """A service for three tenants, whose partitions exist."""
     service = FakeService()

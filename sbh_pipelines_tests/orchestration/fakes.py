@@ -15,20 +15,24 @@ from sbh_pipelines.settings import Settings
 POINT = RecoveryPoint("2026-01-02T03:04:05Z", "700:705:", "0/16B3748", "7000000000000000001", 1, 180000, "app")
 
 
-def draft(tenant: str, region: str = "eu-west-1") -> Draft:
+def draft(tenant: str, region: str = "eu-west-1", kind: BackupType = BackupType.FULL, tier: str = "important") -> Draft:
     return Draft(
-        Tenant(TenantId(tenant), "1", region, "important"),
+        Tenant(TenantId(tenant), "1", region, tier),
         BackupId("backup_20260102_0304"),
-        BackupType.FULL,
+        kind,
         "dagster",
         "2026-01-02T03:04:00Z",
         f"owner-of-{tenant}",
+        requested=kind,
     )
 
 
 @dataclass
 class FakeService:
-    """`errors[step][tenant]` is what a step fails with; `raises[step]` is raised by the step as a whole."""
+    """`errors[step][tenant]` is what a step fails with; `raises[step]` is raised by the step as a whole.
+
+    Backups that are not full find the tenants in `unchanged` to be so, and those in `orphans` to have no parent.
+    """
 
     names: Sequence[str] = ("tenant-1", "tenant-2", "tenant-3")
     errors: dict[str, dict[str, SbhError]] = field(default_factory=dict)
@@ -40,6 +44,10 @@ class FakeService:
     calls: list[str] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)
     unusable: list[SbhError] = field(default_factory=list)
+    tiers: dict[str, str] = field(default_factory=dict)
+    unchanged: set[str] = field(default_factory=set)
+    orphans: set[str] = field(default_factory=set)
+    retention_error: SbhError | None = None
 
     def unusable_tenants(self) -> list[SbhError]:
         return self.unusable
@@ -47,7 +55,7 @@ class FakeService:
     def tenants(self) -> list[Tenant]:
         if "tenants" in self.raises:
             raise self.raises["tenants"]
-        return [draft(name).tenant for name in self.names]
+        return [draft(name, tier=self.tiers.get(name, "important")).tenant for name in self.names]
 
     def begin(
         self, tenant_ids: Sequence[str], user_ctx: Any, backup_type: str, *, description: str | None
@@ -56,23 +64,36 @@ class FakeService:
             {"tenants": list(tenant_ids), "user": user_ctx.user_id, "type": backup_type, "why": description}
         )
         self.leases |= set(tenant_ids)
-        return self._each("begin", [replace(draft(name), description=description) for name in tenant_ids])
+        kind = BackupType.parse(backup_type)
+        return self._each("begin", [replace(draft(name, kind=kind), description=description) for name in tenant_ids])
 
     def snapshot_tables(self, drafts: list[Draft], *, progress: Any = None) -> list[Draft]:
-        return self._each(
-            "snapshot_tables",
-            drafts,
-            lambda d: replace(d, recovery_point=POINT).with_counters(
-                rows=1000, tables=5, table_bytes=3 << 20, seconds_snapshot=0.5
-            ),
-        )
+        return self._each("snapshot_tables", drafts, self._read)
+
+    def _read(self, d: Draft) -> Draft:
+        d = replace(d, recovery_point=POINT)
+        if d.type is not BackupType.FULL and d.tenant.id in self.unchanged:
+            self.leases.discard(d.tenant.id)
+            return replace(d, status=DraftStatus.UNCHANGED, unchanged_since=BackupId("backup_20260101_0000"))
+        counters = {"rows": 1000, "tables": 5, "table_bytes": 3 << 20, "seconds_snapshot": 0.5}
+        if d.type is not BackupType.FULL and d.tenant.id in self.orphans:
+            d = replace(d, type=BackupType.FULL, reason="the tenant has no backup to build on")
+        elif d.type is not BackupType.FULL:
+            d = replace(d, parent=BackupId("backup_20260101_0000"), reread={"public.a|b": "its definition changed"})
+            counters |= {"rows_changed": 12}
+        return d.with_counters(**counters)
 
     def enumerate_files(self, drafts: list[Draft], *, progress: Any = None) -> list[Draft]:
         return self._each(
             "enumerate_files",
             drafts,
             lambda d: d.with_counters(
-                files=7, file_bytes=1 << 20, bytes_stored=1 << 20, missing_files=self.missing.get(d.tenant.id, 0)
+                files=7,
+                files_read=2,
+                files_reused=5,
+                file_bytes=1 << 20,
+                bytes_stored=1 << 20,
+                missing_files=self.missing.get(d.tenant.id, 0),
             ),
         )
 
@@ -84,12 +105,38 @@ class FakeService:
 
     def apply_retention(self, drafts: list[Draft], *, dry_run: bool = False) -> list[Draft]:
         kept = {"kept": ["backup_20260102_0304"], "forgotten": [], "reasons": {"backup_20260102_0304": "newest"}}
+        if self.retention_error:
+            kept = {"kept": [], "forgotten": [], "reasons": {}, "error": self.retention_error.as_dict()}  # type: ignore[dict-item]
         done = self._each("apply_retention", drafts, lambda d: replace(d, status=DraftStatus.COMPLETED, retention=kept))
         self.leases -= {d.tenant.id for d in done}
         return done
 
     def abandon(self, drafts: Sequence[Draft]) -> None:
         self.leases -= {d.tenant.id for d in drafts}
+
+    def prune(self, tenant_id: str, user_ctx: Any, *, dry_run: bool = False, progress: Any = None) -> dict[str, Any]:
+        self._upkeep("prune", tenant_id)
+        if dry_run:
+            return {"tenant_id": tenant_id, "dry_run": True, "bytes_to_remove": 3 << 20, "packs_to_remove": 3}
+        return {"tenant_id": tenant_id, "dry_run": False, "bytes_freed": 1 << 20, "packs_deleted": 2}
+
+    def forget(self, tenant_id: str, user_ctx: Any, *, dry_run: bool = False) -> dict[str, Any]:
+        self._upkeep("forget", tenant_id)
+        facts = {"type": "full", "created_at": "2026-01-01T00:00:00Z"}
+        stays = {"id": "backup_20260102_0304", **facts, "keep": True, "reasons": ["newest full", "daily 1 of 7"]}
+        goes = {"id": "backup_20260101_0000", **facts, "keep": False, "reasons": ["no rule keeps it"]}
+        both = {"backups": [stays, goes], "forgotten": [goes["id"]], "errors": []}
+        return {"tenant_id": tenant_id, "dry_run": dry_run, **both}
+
+    def compact_catalogs(self, user_ctx: Any) -> dict[str, Any]:
+        self.calls.append("compact_catalogs")
+        return {"eu-west-1": {"objects": 1}}
+
+    def _upkeep(self, verb: str, tenant_id: str) -> None:
+        """Fails once with what `errors` has for the tenant, then no more."""
+        self.calls.append(f"{verb} {tenant_id}")
+        if error := self.errors.get(verb, {}).pop(tenant_id, None):
+            raise error
 
     def list_backups(self, tenant_id: str, user_ctx: Any) -> list[dict[str, Any]]:
         return [manifest(draft(tenant_id))]
@@ -109,7 +156,7 @@ class FakeService:
         after = []
         for d in drafts:
             error = self.errors.get(step, {}).get(d.tenant.id)
-            if d.status is DraftStatus.FAILED:
+            if d.status in (DraftStatus.FAILED, DraftStatus.UNCHANGED):
                 after.append(d)
             elif error:
                 self.leases.discard(d.tenant.id)
@@ -129,7 +176,9 @@ def components() -> dict[str, Component]:
 
 
 def manifest(d: Draft) -> Mapping[str, Any]:
-    return {"id": str(d.backup_id), "tenant_id": str(d.tenant.id), "type": "full", "checksum": "sha256:" + "cd" * 32}
+    asked = str(d.requested or d.type)
+    names = {"id": str(d.backup_id), "tenant_id": str(d.tenant.id), "type": str(d.type), "requested_type": asked}
+    return {**names, "checksum": "sha256:" + "cd" * 32}
 
 
 class FakeResource(BackupServiceResource):

@@ -23,9 +23,9 @@ ROOT = Path(__file__).parents[2]
 MODULE = ("-m", "sbh_pipelines.definitions")
 
 LAUNCH_BACKFILL = """
-mutation($names: [String!]!) {
+mutation($type: String!, $names: [String!]!) {
   launchPartitionBackfill(backfillParams: {
-    assetSelection: [{path: ["tenant_backup", "full"]}], partitionNames: $names
+    assetSelection: [{path: ["tenant_backup", $type]}], partitionNames: $names
   }) { ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } }
 }"""
 BACKFILL = """
@@ -65,6 +65,16 @@ class Dev:
 
     def asset(self) -> Any:
         return self.ask(ASSET)["assetNodeOrError"]
+
+    def backfill(self, backup_type: str, names: list[str]) -> Any:
+        """Launches a backfill, and what it has come to once it is over."""
+        backfill = self.ask(LAUNCH_BACKFILL, type=backup_type, names=names)["launchPartitionBackfill"]["backfillId"]
+
+        def ended() -> Any:
+            found = self.ask(BACKFILL, id=backfill)["partitionBackfillOrError"]
+            return found if found["status"].startswith("COMPLETED") else None
+
+        return until(ended, 120)
 
 
 def until(true: Callable[[], Any], seconds: float = 90) -> Any:
@@ -124,13 +134,7 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
 def test_a_backfill_over_all_tenants(dev: Dev, elsewhere: str) -> None:
     """The sensor has made the partitions; one run takes them all; one tenant fails, is shown as failed, and is told."""
     until(lambda: sorted(dev.asset()["partitionKeys"]) == sorted(NAMES))
-    backfill = dev.ask(LAUNCH_BACKFILL, names=NAMES)["launchPartitionBackfill"]["backfillId"]
-
-    def ended() -> Any:
-        found = dev.ask(BACKFILL, id=backfill)["partitionBackfillOrError"]
-        return found if found["status"].startswith("COMPLETED") else None
-
-    found = until(ended, 120)
+    found = dev.backfill("full", NAMES)
     assert found["status"] == "COMPLETED_FAILED"
     assert found["runs"] == [{"status": "FAILURE"}]
     assert found["assetBackfillData"]["assetBackfillStatuses"] == [
@@ -142,6 +146,25 @@ def test_a_backfill_over_all_tenants(dev: Dev, elsewhere: str) -> None:
     until(lambda: dev.alerts.bodies)
     assert dev.alerts.bodies[0]["subject"] == f"tenant_backup/full failed: {elsewhere}"
     assert dev.alerts.bodies[0]["tenants"] == len(NAMES)
+
+
+def test_a_backfill_over_unchanged_tenants(dev: Dev, site: Site, tmp_path: Path) -> None:
+    """Nothing is stored for them, and Dagster does not take them for failed: one changed, two did not."""
+    names = ["tenant-1", "tenant-2", "tenant-4"]
+    until(lambda: set(names) <= set(dev.asset()["partitionKeys"]))
+    config = tmp_path / "run.yaml"
+    config.write_text(json.dumps({"ops": {"snapshot_tables": {"config": {"tenants": names}}}}))
+    done = dev.command("job", "execute", *MODULE, "-j", "fleet_backup_job", "-c", str(config))
+    assert done.returncode == 0, done.stderr
+    before = {name: max(site.keys(name, "backups/manifests/")) for name in names}
+    site.sql("UPDATE users SET name = name || '.' WHERE tenant_id = 4")
+    found = dev.backfill("incremental", names)
+    assert found["status"] == "COMPLETED_SUCCESS"
+    assert found["assetBackfillData"]["assetBackfillStatuses"] == [
+        {"numPartitionsMaterialized": 3, "numPartitionsFailed": 0}
+    ]
+    after = {name: max(site.keys(name, "backups/manifests/")) for name in names}
+    assert [name for name in names if after[name] != before[name]] == ["tenant-4"]
 
 
 def test_a_job_launched_from_the_command_line_goes_through_the_queue(dev: Dev) -> None:
@@ -165,7 +188,7 @@ def test_a_fleet_job_and_a_refused_restore_from_the_command_line(dev: Dev, tmp_p
     config.write_text("ops: {snapshot_tables: {config: {tenants: [tenant-1, tenant-2]}}}")
     done = dev.command("job", "execute", *MODULE, "-j", "fleet_backup_job", "-c", str(config))
     assert done.returncode == 0, done.stderr
-    assert "2 of 2 tenants backed up" in done.stderr
+    assert "0 unchanged, 2 backed up, 0 failed, of 2 tenants" in done.stderr
     restore = {"ops": {"restore_tenant": {"config": {"tenant": "tenant-1"}}}}
     done = dev.command("job", "launch", *MODULE, "-j", "restore_job", "--config-json", json.dumps(restore))
     assert done.returncode == 0, done.stderr

@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
 from sbh_pipelines.definitions import defs
+from sbh_pipelines.orchestration.schedules import timetable
+from sbh_pipelines.orchestration.slots import Timetable
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,11 +70,37 @@ def test_everything_a_user_sees_says_what_it_is() -> None:
 
 def test_what_can_be_launched() -> None:
     repository = defs.get_repository_def()
-    jobs = {"full_backup_job", "fleet_backup_job", "validate_backup_job", "restore_job"}
-    assert jobs <= set(repository.job_names)
-    asset = repository.asset_graph.get(dg.AssetKey(["tenant_backup", "full"]))
-    assert asset.partitions_def == dg.DynamicPartitionsDefinition(name="tenants")
-    assert asset.backfill_policy == dg.BackfillPolicy.multi_run(500)
+    types = ("full", "incremental", "differential")
+    jobs = {"fleet_backup_job", "validate_backup_job", "restore_job", "prune_job", "retention_job"}
+    assert jobs | {f"{kind}_backup_job" for kind in types} <= set(repository.job_names)
+    for kind in types:
+        asset = repository.asset_graph.get(dg.AssetKey(["tenant_backup", kind]))
+        assert asset.partitions_def == dg.DynamicPartitionsDefinition(name="tenants")
+        assert asset.backfill_policy == dg.BackfillPolicy.multi_run(500)
+
+
+def test_what_runs_by_itself() -> None:
+    """Differential backups only where somebody asks for them."""
+    schedules = {s.name: (s.cron_schedule, s.default_status.value) for s in defs.get_repository_def().schedule_defs}
+    assert schedules == {
+        "hourly_incremental": ("0 * * * *", "RUNNING"),
+        "differential": ("0 */6 * * *", "STOPPED"),
+        "daily_full": ("0 2 * * *", "RUNNING"),
+        "weekly_full": ("0 3 * * 0", "RUNNING"),
+        "daily_prune": ("30 4 * * *", "RUNNING"),
+    }
+    assert all(sensor.default_status is dg.DefaultSensorStatus.RUNNING for sensor in defs.sensors or ())
+
+
+def test_the_environment_sets_the_cron_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty one turns a schedule off, and leaves a line for whoever turns it on by hand."""
+    monkeypatch.setenv("SBH_SCHEDULES__DAILY_FULL", "15 1 * * *")
+    monkeypatch.setenv("SBH_SCHEDULES__TIME_ZONE", "Europe/Berlin")
+    monkeypatch.setenv("SBH_SCHEDULES__DIFFERENTIAL", "0 */3 * * *")
+    monkeypatch.setenv("SBH_SCHEDULES__DAILY_PRUNE", "")
+    assert timetable("daily_full") == Timetable("daily_full", "15 1 * * *", "Europe/Berlin", on=True)
+    assert timetable("differential", "0 */6 * * *").cron == "0 */3 * * *"
+    assert timetable("daily_prune") == Timetable("daily_prune", "30 4 * * *", "Europe/Berlin", on=False)
 
 
 def _silent_fields(owner: str, config_type: object) -> list[str]:

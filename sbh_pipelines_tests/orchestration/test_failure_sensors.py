@@ -61,7 +61,7 @@ def test_only_tenants_that_may_succeed_are_tried_again(
     run: Run, instance: dg.DagsterInstance, fake: FakeService
 ) -> None:
     fake.errors["snapshot_tables"] = {"tenant-1": DOWN, "tenant-2": FORBIDDEN}
-    request = retry(run("full_backup_job", tags=RANGE), instance)
+    (request,) = retry(run("full_backup_job", tags=RANGE), instance)
     assert request.run_config["ops"]["snapshot_tables"]["config"]["tenants"] == ["tenant-1"]
     assert request.tags[ATTEMPT_TAG] == "2"
 
@@ -75,7 +75,7 @@ def test_attempts_end(run: Run, instance: dg.DagsterInstance, fake: FakeService)
     fake.errors["snapshot_tables"] = {"tenant-1": DOWN}
     config = {"ops": {"snapshot_tables": {"config": {"tenants": ["tenant-1", "tenant-2"]}}}}
     second = run("fleet_backup_job", run_config=config, tags={ATTEMPT_TAG: "2"})
-    assert retry(second, instance).tags[ATTEMPT_TAG] == "3"
+    assert [request.tags[ATTEMPT_TAG] for request in retry(second, instance)] == ["3"]
     third = run("fleet_backup_job", run_config=config, tags={ATTEMPT_TAG: "3"})
     assert isinstance(retry(third, instance), dg.SkipReason)
 
@@ -90,7 +90,7 @@ def test_all_tenants_of_a_crashed_run_are_tried_again(instance: dg.DagsterInstan
     )
     event = instance.report_run_failed(crashed)
     context = dg.build_run_status_sensor_context("retry_failed_tenants", event, instance, crashed).for_run_failure()
-    request = retry_failed_tenants(context)
+    (request,) = retry_failed_tenants(context)  # type: ignore[misc]
     assert request.run_config["ops"]["snapshot_tables"]["config"]["tenants"] == ["tenant-1", "tenant-2"]
 
 

@@ -5,10 +5,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
+import pytest
 
 from sbh_pipelines.orchestration.partitions import TENANTS
 from sbh_pipelines.orchestration.resources import BackupServiceResource
-from sbh_pipelines.orchestration.schedules import daily_full_backup
+from sbh_pipelines.orchestration.schedules import backup_schedules
 from sbh_pipelines.orchestration.sensors import tenants_sync
 from sbh_pipelines_tests.orchestration.fix_stack import NAMES, RealRun, Site
 
@@ -146,15 +147,73 @@ def test_a_backup_that_is_not_there_is_named(real_run: RealRun) -> None:
     assert "[SBH-203]" in failure(result, "validate_backups").description
 
 
+def told(instance: dg.DagsterInstance, kind: str) -> dict[str, Any]:
+    """The metadata of the newest materialization of `tenant_backup/<kind>`."""
+    (record,) = instance.fetch_materializations(dg.AssetKey(["tenant_backup", kind]), limit=1).records
+    assert record.asset_materialization is not None
+    return {name: value.value for name, value in record.asset_materialization.metadata.items()}
+
+
+@pytest.mark.parametrize("kind", ["incremental", "differential"])
+def test_a_backup_of_what_changed(real_run: RealRun, instance: dg.DagsterInstance, site: Site, kind: str) -> None:
+    """It says how little it read and stored, validates, and brings the tenant back by itself."""
+    assert real_run("full_backup_job", partition_key="tenant-2").success
+    full = told(instance, "full")
+    site.sql("UPDATE tasks SET title = title || '!' WHERE id IN (SELECT min(id) FROM tasks WHERE tenant_id = 2)")
+    key = site.keys("tenant-2", "uploads/")[0]
+    site.put("tenant-2", key, site.get("tenant-2", key) + kind.encode())
+    before = site.fingerprint("tenant-2")
+    assert real_run(f"{kind}_backup_job", partition_key="tenant-2").success
+    made = told(instance, kind)
+    assert (made["backup_type"], made["parent"]) == (kind, full["backup_id"])
+    assert (made["rows"], made["files"]) == (full["rows"], full["files"])
+    assert (made["files_read"], made["files_reused"]) == (1, made["files"] - 1)
+    assert 0 < made["rows_changed"] < made["rows"]
+    site.sql("DELETE FROM payments WHERE tenant_id = 2")
+    site.delete("tenant-2", key)
+    assert real_run("validate_backup_job", partition_key="tenant-2").success
+    restore = {"ops": {"restore_tenant": {"config": {"confirm": True, "backup_id": made["backup_id"]}}}}
+    assert real_run("restore_job", partition_key="tenant-2", run_config=restore).success
+    assert site.fingerprint("tenant-2") == before
+
+
+def test_a_tick_over_unchanged_tenants(real_run: RealRun, instance: dg.DagsterInstance, site: Site) -> None:
+    """Only the tenant that changed gets a backup; a first backup is a full one, and says why."""
+    site.sql("UPDATE users SET name = name WHERE tenant_id = 3")
+    config = {"tenants": ["tenant-1", "tenant-3"], "backup_type": "incremental"}
+    run_config = {"ops": {"snapshot_tables": {"config": config}}}
+    assert real_run("fleet_backup_job", run_config=run_config).success
+    site.sql("UPDATE users SET name = name || '.' WHERE tenant_id = 3")
+    second = real_run("fleet_backup_job", run_config=run_config)
+    assert second.success
+    key = dg.AssetKey(["tenant_backup", "incremental"])
+    made = [r for r in instance.fetch_materializations(key, limit=10).records if r.run_id == second.run_id]
+    assert [r.partition_key for r in made] == ["tenant-3"]
+    (seen,) = [r for r in instance.fetch_observations(key, limit=10).records if r.run_id == second.run_id]
+    assert seen.partition_key == "tenant-1"
+
+
+def test_prune_and_retention_of_real_repositories(real_run: RealRun) -> None:
+    """A fresh repository has nothing to give back."""
+    assert real_run("full_backup_job", partition_key="tenant-6").success
+    pruned = real_run("prune_job", partition_key="tenant-6")
+    assert pruned.success
+    output = pruned.output_for_node("prune_tenants")
+    assert output == {"tenants": 1, "failed": 0}
+    dry = {"ops": {"forget_backups": {"config": {"dry_run": True}}}}
+    assert real_run("retention_job", partition_key="tenant-6", run_config=dry).success
+
+
 def test_a_tick_of_the_schedule_and_the_sensor_know_the_real_tenants(
-    instance: dg.DagsterInstance, real_resource: BackupServiceResource
+    dagster_home: dg.DagsterInstance, real_resource: BackupServiceResource
 ) -> None:
-    resources = {"backups": real_resource}
+    instance, resources = dagster_home, {"backups": real_resource}
     slot = datetime(2026, 3, 1, 2, tzinfo=UTC)
+    (daily,) = [schedule for schedule in backup_schedules if schedule.name == "daily_full"]
     with dg.build_schedule_context(instance, scheduled_execution_time=slot, resources=resources) as context:
-        requests = daily_full_backup.evaluate_tick(context).run_requests or []
+        requests = daily.evaluate_tick(context).run_requests or []
     tenants = {r.tags["sbh/region"]: r.run_config["ops"]["snapshot_tables"]["config"]["tenants"] for r in requests}
-    assert tenants == {"eu-west-1": [n for n in NAMES if n != "tenant-4"], "us-east-1": ["tenant-4"]}
+    assert tenants == {"eu-west-1": [n for n in NAMES if n != "tenant-4"]}  # tenant-4 is of the tier archive
     instance.add_dynamic_partitions(TENANTS, ["tenant-1", "left"])
     with dg.build_sensor_context(instance, resources=resources) as context:
         requests = tenants_sync.evaluate_tick(context).dynamic_partitions_requests or []
