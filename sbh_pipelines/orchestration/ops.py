@@ -11,7 +11,7 @@ import dagster as dg
 from pydantic import Field
 
 from sbh_pipelines.errors import SbhError
-from sbh_pipelines.model import BackupType, Draft, DraftStatus
+from sbh_pipelines.model import BackupType, DraftStatus
 from sbh_pipelines.orchestration import batch, checks, record
 from sbh_pipelines.orchestration.batch import Documents
 from sbh_pipelines.orchestration.failures import batch_failure, failed_among, failure_of
