@@ -1,19 +1,25 @@
 """A process that makes backups through the Python API, and reports on itself in one line of JSON.
 
-Argument: {"settings": path, "set": {section: {field: value}}, "tenants": [slugs] or null for all,
+Argument: {"settings": path, "set": {section: {field: value}}, "tenants": [slugs] or null for all, "type": of the backups,
 "formula_files": how many files to make up instead of reading the bucket's}.
 """
 
 import json
+import socket
+import struct
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 _BEGUN = time.monotonic()
 
 import _formula_files  # noqa: E402
+import psycopg2  # noqa: E402
+import psycopg2.extensions  # noqa: E402
 
 from sbh_pipelines.backup.service import BackupService  # noqa: E402  the clock starts before the imports
 from sbh_pipelines.model import Draft, DraftStatus  # noqa: E402
@@ -21,12 +27,15 @@ from sbh_pipelines.security.policy import Role, UserContext  # noqa: E402
 from sbh_pipelines.settings import Settings, load_settings  # noqa: E402
 
 _STEPS = ("begin", "snapshot_tables", "enumerate_files", "write_manifest", "verify_checksums", "apply_retention")
-_COUNTERS = ("rows", "table_bytes", "files", "file_bytes", "chunks", "chunks_new", "packs", "bytes_stored")
+_COUNTERS = ("rows", "rows_changed", "table_bytes", "files", "files_read", "file_bytes", "chunks", "chunks_new")
+_COUNTERS += ("packs", "bytes_stored")
+_BYTES_RECEIVED = 128  # where Linux has it in its struct tcp_info
 
 
 def main() -> None:
     request = json.loads(sys.argv[1])
     settings = _with(load_settings(request["settings"]), request.get("set", {}))
+    received = _counting_connections()
     service = BackupService(settings)
     if "formula_files" in request:
         _formula_files.install(service, request["formula_files"])
@@ -36,17 +45,20 @@ def main() -> None:
     Path("/proc/self/clear_refs").write_text("5", "ascii")  # forget the high-water mark of RSS
     begun = time.monotonic()
     tenants = request.get("tenants") or [tenant.id for tenant in service.tenants()]
-    drafts = service.create_backups(tenants, UserContext("bench", "*", Role.ADMIN))
+    drafts = service.create_backups(tenants, UserContext("bench", "*", Role.ADMIN), request.get("type", "full"))
     seconds = time.monotonic() - begun
-    failed = [draft for draft in drafts if draft.status is not DraftStatus.COMPLETED]
+    failed = [draft for draft in drafts if draft.status not in (DraftStatus.COMPLETED, DraftStatus.UNCHANGED)]
     if failed:
         sys.exit(f"{len(failed)} of {len(drafts)} backups failed; the first: {failed[0].tenant.id}: {failed[0].error}")
     report = {
         "tenants": len(drafts),
+        "made": dict(Counter(d.type if d.status is DraftStatus.COMPLETED else "unchanged" for d in drafts)),
+        "reread": dict(Counter(why for d in drafts for why in d.reread.values())),
         "seconds": round(seconds, 3),
         "start_up_seconds": round(imported, 3),
         "steps": {name: round(spent, 3) for name, spent in steps.items()},
         "requests": dict(service.request_counts()),
+        "database_bytes": sum(received),
         "rss_before": before["VmRSS"],
         "rss_peak": _memory()["VmHWM"],
         "file_list_bytes": sum(d.components["files"].size for d in drafts if "files" in d.components),
@@ -58,6 +70,23 @@ def main() -> None:
 def _with(settings: Settings, changes: dict[str, dict[str, Any]]) -> Settings:
     sections = {name: getattr(settings, name).model_copy(update=fields) for name, fields in changes.items()}
     return settings.model_copy(update=sections)
+
+
+def _counting_connections() -> list[int]:
+    """Bytes that came over each connection to the database, by the kernel's count; filled as they are closed."""
+    found: list[int] = []
+
+    class Counting(psycopg2.extensions.connection):  # type: ignore[misc]
+        def close(self) -> None:
+            if not self.closed:
+                with socket.socket(fileno=self.fileno()) as link:
+                    told = link.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+                    link.detach()  # it is libpq's to close
+                found.append(struct.unpack_from("=Q", told, _BYTES_RECEIVED)[0])
+            super().close()
+
+    psycopg2.connect = partial(psycopg2.connect, connection_factory=Counting)
+    return found
 
 
 def _timed(service: BackupService) -> dict[str, float]:

@@ -14,16 +14,18 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import psycopg2
 from rich.console import Console
 from rich.table import Table
 
 from sbh_pipelines.embedded import object_server, postgres, process, stack
+from sbh_pipelines.embedded.fleet import fleet
 from sbh_pipelines.embedded.layout import Layout
 from sbh_pipelines.embedded.stack import Stack
 
@@ -95,16 +97,46 @@ def buckets(servers: Stack, names: Sequence[str], *, versioned: bool = False) ->
         remove()
 
 
-def stored(servers: Stack, names: Sequence[str], prefix: str = "") -> tuple[int, int]:
-    """(objects, bytes) in the buckets."""
+def objects(servers: Stack, names: Sequence[str], prefix: str = "") -> dict[str, tuple[str, int]]:
+    """(ETag, bytes) of all that is in the buckets, by bucket and key."""
     pages = servers.s3_client().get_paginator("list_objects_v2")
-    sizes = [
-        found["Size"]
+    return {
+        f"{name}/{found['Key']}": (found["ETag"], found["Size"])
         for name in names
         for page in pages.paginate(Bucket=name, Prefix=prefix)
         for found in page.get("Contents", ())
-    ]
-    return len(sizes), sum(sizes)
+    }
+
+
+def stored(servers: Stack, names: Sequence[str], prefix: str = "") -> tuple[int, int]:
+    """(objects, bytes) in the buckets."""
+    found = objects(servers, names, prefix)
+    return len(found), sum(size for _, size in found.values())
+
+
+def fill_fleet(servers: Stack, *, tenants: int, scale: float, files: int = 0) -> dict[str, int]:
+    """The fleet, made where it is not there yet; rows by table."""
+    with closing(psycopg2.connect(servers.dsn())) as connection:
+        with connection, connection.cursor() as cursor:
+            cursor.execute("SELECT to_regclass('public.events') IS NOT NULL")
+            if cursor.fetchone()[0]:
+                counts = {}
+                for table in ("events", "messages", "orders"):
+                    cursor.execute(f"SELECT count(*) FROM {table}")
+                    counts[table] = cursor.fetchone()[0]
+                return counts
+        begun = monotonic()
+        rows = fleet(connection, tenants=tenants, scale=scale, files=files)
+        console.print(f"[dim]{sum(rows.values()):,} rows made in {monotonic() - begun:.0f} s")
+    checkpoint(servers)
+    return rows
+
+
+def checkpoint(servers: Stack) -> None:
+    """Else the first contender would pay for writing out what was made."""
+    with closing(psycopg2.connect(servers.dsn(postgres.ADMIN))) as connection:
+        connection.autocommit = True
+        connection.cursor().execute("CHECKPOINT")
 
 
 # measuring
@@ -252,6 +284,10 @@ def summary(runs: Sequence[Measured]) -> dict[str, Any]:
         "cpu_total_s": round(sum(cpu.values()), 2),
         "peak_mib": round(statistics.median(found.peak for found in runs) / MIB, 1),
     }
+
+
+def median(values: Sequence[int]) -> int:
+    return round(statistics.median(values))
 
 
 def ratio(ours: float, theirs: float) -> float:

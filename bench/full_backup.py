@@ -10,17 +10,13 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import replace
-from time import monotonic
 from typing import Any
 
 import _common as common
-import psycopg2
 from _common import Command, Measured, console
 
 from sbh_pipelines.embedded import object_server, postgres
-from sbh_pipelines.embedded.fleet import fleet
 from sbh_pipelines.embedded.stack import Stack
 
 _RESTIC = "bench-restic"
@@ -36,7 +32,7 @@ def main() -> None:
             "[yellow]restic is not installed (Debian: apt install restic): its figures and ratios are left out."
         )
     with common.running_stack(args.keep) as servers:
-        rows = _fill(servers, _SMALL if args.small else 1.0)
+        rows = common.fill_fleet(servers, tenants=50 if args.small else 200, scale=_SMALL if args.small else 1.0)
         runs: dict[str, list[Measured]] = {"floor": [], "restic": [], "sbh": []}
         stored: dict[str, tuple[int, int]] = {}
         for _ in range(args.repeat):
@@ -47,27 +43,6 @@ def main() -> None:
             found, stored["sbh"] = _ours(servers)
             runs["sbh"].append(found)
     _report({name: found for name, found in runs.items() if found}, stored, rows)
-
-
-def _fill(servers: Stack, scale: float) -> dict[str, int]:
-    """The fleet, made where it is not there yet; rows by table."""
-    with closing(psycopg2.connect(servers.dsn())) as connection:
-        with connection, connection.cursor() as cursor:
-            cursor.execute("SELECT to_regclass('public.events') IS NOT NULL")
-            if cursor.fetchone()[0]:
-                counts = {}
-                for table in ("events", "messages", "orders"):
-                    cursor.execute(f"SELECT count(*) FROM {table}")
-                    counts[table] = cursor.fetchone()[0]
-                return counts
-        begun = monotonic()
-        rows = fleet(connection, tenants=200 if scale == 1 else 50, scale=scale)
-        console.print(f"[dim]{sum(rows.values()):,} rows made in {monotonic() - begun:.0f} s")
-    # Else the first contender would pay for writing them out.
-    with closing(psycopg2.connect(servers.dsn(postgres.ADMIN))) as connection:
-        connection.autocommit = True
-        connection.cursor().execute("CHECKPOINT")
-    return rows
 
 
 def _pg_dump(servers: Stack) -> Command:

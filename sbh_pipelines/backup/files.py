@@ -6,7 +6,7 @@ Where no file changed at all, and no reference either, the parent's whole list i
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableSet, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -68,9 +68,12 @@ def live_files(site: Site, tenant: Tenant, *, exactly: bool = False) -> Iterator
     return list_files(store, prefix, site.settings.files.exclude, exactly=exactly)
 
 
-def files_unchanged(site: Site, tenant: Tenant, facts: Mapping[str, Any]) -> bool:
+def files_unchanged(
+    site: Site, tenant: Tenant, facts: Mapping[str, Any], missing: MutableSet[str] | None = None
+) -> bool:
     """Whether the tenant's files are those of the backup whose files component has these `facts`; one listing.
 
+    Keys that the listing shows below the tenant's prefix, files or not, leave `missing`.
     False where its fingerprint (`listing`) does not tell: an older release made it, or files were being written.
     """
     known = facts.get("listing")
@@ -79,8 +82,8 @@ def files_unchanged(site: Site, tenant: Tenant, facts: Mapping[str, Any]) -> boo
     if not site.settings.files.enabled:
         return bool(known == ListingPrint().text(exactly=False))
     store, prefix = site.files_store(tenant)
-    exactly = made_exactly(known)
-    return bool(known == listing_fingerprint(store, prefix, site.settings.files.exclude, exactly=exactly))
+    exclude, exactly = site.settings.files.exclude, made_exactly(known)
+    return bool(known == listing_fingerprint(store, prefix, exclude, exactly=exactly, missing=missing))
 
 
 def _listing(site: Site, tenant: Tenant, exactly: bool) -> "nullcontext[None] | Listing":

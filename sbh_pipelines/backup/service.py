@@ -165,7 +165,8 @@ class BackupService:
             drafts = self.enumerate_files(drafts, progress=progress)
             drafts = self.write_manifest(drafts)
             drafts = self.verify_checksums(drafts, progress=progress)
-            return self.apply_retention(drafts)
+            drafts = self.apply_retention(drafts)  # none is running any more: nothing is left to abandon
+            return drafts
         finally:
             self.abandon(drafts)
 

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from sbh_pipelines.errors import CorruptObject
-from sbh_pipelines.repository.format import canonical, parse_document, pretty
+from sbh_pipelines.repository.format import canonical, compact, parse_document
 from sbh_pipelines.repository.repository import Repository
 
 
 def signed(repository: Repository, kind: str, fields: Mapping[str, Any]) -> bytes:
     """What to store: the fields with kind, tenant, checksum and signature."""
-    return pretty(repository.sign({"kind": kind, "tenant_id": repository.tenant, **fields}))
+    return compact(repository.sign({"kind": kind, "tenant_id": repository.tenant, **fields}))
 
 
 def read_signed(repository: Repository, key: str, kind: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 from sbh_pipelines.backup.details import LineWriter, json_line, read_lines
@@ -228,7 +229,7 @@ def store_sums(writer: PackWriter, sums: Sums) -> tuple[str, ...]:
         return ()
     packed = (_SUM.pack(*pair) for pair in zip(sums.counts, sums.hashes, strict=True))
     stored = []
-    while body := b"".join(next(packed, b"") for _ in range(_SUMS_IN_CHUNK)):
+    while body := b"".join(islice(packed, _SUMS_IN_CHUNK)):
         stored.append(writer.put(body).result().hex())
     return tuple(stored)
 

@@ -173,14 +173,21 @@ def _same_rows(view: View, known: Compared) -> bool:
 
 
 def _same_files(shop: Workshop, draft: Draft, record: TenantRecord) -> bool:
-    """Whether the files are the same, and the backup is still there."""
+    """Whether the files are the same, and the backup is still there: one listing shows both where it lies beside the files."""
     assert record.state is not None
+    site, facts = shop.site, {"listing": record.state["files"]}
+    store, prefix = site.backup_store(draft.tenant)
+    manifest = prefix + Keys.manifest(record.backup_id)
+    if site.settings.files.enabled:
+        files_store, files_prefix = site.files_store(draft.tenant)
+        if files_store is store and manifest.startswith(files_prefix):
+            missing = {manifest}
+            return files_unchanged(site, draft.tenant, facts, missing) and not missing
     try:
-        store, prefix = shop.site.backup_store(draft.tenant)
-        store.head(prefix + Keys.manifest(record.backup_id))
+        store.head(manifest)
     except ObjectMissing:
         return False
-    return files_unchanged(shop.site, draft.tenant, {"listing": record.state["files"]})
+    return files_unchanged(site, draft.tenant, facts)
 
 
 def _record(shop: Workshop, point: RecoveryPoint, found: Mapping[TenantId, tuple[str, BackupId]]) -> None:

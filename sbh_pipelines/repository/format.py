@@ -165,8 +165,13 @@ def checksum(document: Mapping[str, Any]) -> str:
     return "sha256:" + hashlib.sha256(canonical(bare)).hexdigest()
 
 
+def compact(document: Mapping[str, Any]) -> bytes:
+    """How documents are stored that no person reads."""
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+
+
 def pretty(document: Mapping[str, Any]) -> bytes:
-    """How documents are stored: readable, and the same bytes for the same content."""
+    """How documents are stored that people read; the same bytes for the same content."""
     return json.dumps(document, indent=1, sort_keys=False, ensure_ascii=False).encode() + b"\n"
 
 

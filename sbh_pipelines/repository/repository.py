@@ -31,6 +31,7 @@ from sbh_pipelines.repository.format import (
     Keys,
     canonical,
     checksum,
+    compact,
     pack_entries,
     pack_id_of,
     pack_index,
@@ -76,6 +77,7 @@ class Repository:
         self.lost: set[bytes] = set()  # packs that an index names and that are gone, or not whole
         self.marked_damaged: set[bytes] = set()  # packs that deep validation found to be damaged
         self.retirements: list[Retirement] = []  # what prunes took out of use
+        self._manifest: dict[str, Any] | None = None  # the one that was read last
         self._bodies: dict[str, bytes] = {}  # small index objects, opened
         self.remembered = _CACHED_CHUNKS  # small chunks kept in memory, of those that were read last
         self._recent: OrderedDict[bytes, bytes] = OrderedDict()
@@ -373,6 +375,8 @@ class Repository:
 
     def manifest(self, backup_id: BackupId) -> dict[str, Any]:
         """A committed backup, its signature checked. Raises UnknownBackup, CorruptObject."""
+        if self._manifest is not None and self._manifest["id"] == backup_id:
+            return dict(self._manifest)  # they never change
         key = Keys.manifest(backup_id)
         try:
             data = self.store.get(self.prefix + key)
@@ -382,7 +386,8 @@ class Repository:
             ) from None
         document = parse_document(data, self.url(key))
         self.check_signature(document, backup_id)
-        return document
+        self._manifest = document
+        return dict(document)
 
     def sign(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """The document with its checksum and signature."""
@@ -413,7 +418,7 @@ class Repository:
         return self.sealer.sign(canonical({k: v for k, v in document.items() if k != "signature"}))
 
     def put_document(self, key: str, document: Mapping[str, Any]) -> None:
-        self.store.put(self.prefix + key, pretty(document))
+        self.store.put(self.prefix + key, compact(document))
 
     def publish_manifest(self, manifest: Mapping[str, Any]) -> None:
         """The commit. Raises ObjectExists when the id is taken."""

@@ -5,7 +5,7 @@ A quick listing (`list`) serves unless its keys cannot be trusted; an exact one 
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, MutableSet
 from datetime import datetime, timedelta
 
 from sbh_pipelines.errors import ObjectMissing, StoreDenied, StoreError
@@ -129,25 +129,44 @@ def list_files(
         yield from listing
 
 
-def listing_fingerprint(store: FileStore, prefix: str, exclude: Iterable[str], *, exactly: bool = False) -> str:
+def listing_fingerprint(
+    store: FileStore,
+    prefix: str,
+    exclude: Iterable[str],
+    *,
+    exactly: bool = False,
+    missing: MutableSet[str] | None = None,
+) -> str:
     """The fingerprint of the files as they are now, in a few microseconds of CPU for each and next to no memory.
 
     It does not see when two keys look the same in a quick listing; the fingerprint of such files is `made_exactly`,
-    and whoever compares with it passes `exactly`.
+    and whoever compares with it passes `exactly`. Keys that the listing shows, files or not, leave `missing`.
     """
     skipped = tuple(prefix + e for e in exclude)
     if store.lists_all and not exactly:
         try:
-            found = _fingerprint(store.list(prefix), len(prefix), skipped, trusting=False)
+            found = _fingerprint(_seen(store.list(prefix), missing), len(prefix), skipped, trusting=False)
         except StoreError as error:
             if _about_the_store(error):
                 raise
             found = None
         if found is not None:
             return found.text(False)
-    exact = _fingerprint(store.list_exactly(prefix), len(prefix), skipped, trusting=True)
+    exact = _fingerprint(_seen(store.list_exactly(prefix), missing), len(prefix), skipped, trusting=True)
     assert exact is not None
     return exact.text(True)
+
+
+def _seen(listing: Iterator[ObjectInfo], missing: MutableSet[str] | None) -> Iterator[ObjectInfo]:
+    if missing is None:
+        return listing
+
+    def noting(keys: MutableSet[str]) -> Iterator[ObjectInfo]:
+        for info in listing:
+            keys.discard(info.key)
+            yield info
+
+    return noting(missing)
 
 
 def _fingerprint(

@@ -16,8 +16,8 @@ from sbh_pipelines.embedded.fingerprint import Content, Fingerprint
 from sbh_pipelines_tests.cli.conftest import Sbh
 
 CODE = "import sys; from sbh_pipelines.cli import main; sys.exit(main(sys.argv[1:]))"
-MATERIALIZED = """{ assetNodeOrError(assetKey: {path: ["tenant_backup", "full"]}) { ... on AssetNode {
-    partitionStats { numMaterialized numPartitions } assetObservations(limit: 5) { partition } } } }"""
+MATERIALIZED = """{ assetNodeOrError(assetKey: {path: ["tenant_backup", "%s"]}) { ... on AssetNode {
+    partitionStats { numMaterialized numPartitions } assetObservations(limit: 5) { partition description } } } }"""
 
 
 def test_the_demo_ends_well_with_the_web_ui_on_it(tmp_path: Path) -> None:
@@ -51,7 +51,9 @@ def test_the_demo_ends_well_with_the_web_ui_on_it(tmp_path: Path) -> None:
     ):
         try:
             address = wait_for_address(process, tmp_path / "stderr")
-            asset = ask(address, MATERIALIZED)["data"]["assetNodeOrError"]
+            full, incremental = (
+                ask(address, MATERIALIZED % kind)["data"]["assetNodeOrError"] for kind in ("full", "incremental")
+            )
         finally:
             process.send_signal(signal.SIGINT)
             try:
@@ -59,8 +61,11 @@ def test_the_demo_ends_well_with_the_web_ui_on_it(tmp_path: Path) -> None:
             finally:
                 process.kill()
     assert process.returncode == 0, (tmp_path / "stderr").read_text()
-    assert asset["partitionStats"] == {"numMaterialized": 2, "numPartitions": 2}
-    assert [found["partition"] for found in asset["assetObservations"]] == ["tenant-1"]
+    assert full["partitionStats"] == {"numMaterialized": 2, "numPartitions": 2}
+    assert incremental["partitionStats"] == {"numMaterialized": 1, "numPartitions": 2}
+    told = {found["partition"]: found["description"] for found in incremental["assetObservations"]}
+    assert told["tenant-1"].startswith("Restored")
+    assert told["tenant-2"].startswith("Unchanged")
     document = json.loads(out)
     assert document["ok"] is True
     steps = {step["step"]: step for step in document["steps"]}

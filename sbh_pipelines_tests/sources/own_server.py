@@ -67,7 +67,14 @@ class OwnServer:
         environment = {**os.environ, "PGDATA": str(self.data)}
         with tempfile.TemporaryFile() as output:  # a pipe would stay open as long as the server
             ended = subprocess.run(
-                command, cwd="/", env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False, **_user()
+                command,
+                cwd="/",
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                check=False,
+                **_user(),
             )
             output.seek(0)
             text = output.read().decode("utf-8", "replace")

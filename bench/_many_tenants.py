@@ -1,0 +1,171 @@
+"""What a tick of incremental backups costs per tenant of a large fleet: those that did not change, and those that did.
+
+The backups lie where the settings put them unless told otherwise: in the bucket of the tenants' files, below their prefix.
+All tenants are one batch, as in a run that the hourly schedule launches. Making the first backups takes by far the longest; with
+`--keep` it is done once.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from time import monotonic
+from typing import Any
+
+import _common as common
+import psycopg2
+from _changes import Parts, change
+from _common import Measured, console
+
+from sbh_pipelines.embedded.fleet import file_key
+from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.settings import load_settings
+from sbh_pipelines.stores.object_store import open_s3
+
+_FILES = 3  # of each tenant
+_ROWS_EACH = 5.6e6  # of the whole fleet at scale 1
+_ROWS_A_TENANT = 120
+_PARTS = Parts(updated=0.05, deleted=0.01, inserted=0.05)
+_AT_ONCE = 16
+
+
+def measure(args: argparse.Namespace) -> None:
+    """`args.changed` of `args.tenants` tenants change between one tick and the next."""
+    tenants, changed = (min(args.tenants, 150), min(args.changed, 15)) if args.small else (args.tenants, args.changed)
+    quiet: list[Measured] = []
+    busy: list[Measured] = []
+    with common.running_stack(args.keep) as servers:
+        common.fill_fleet(servers, tenants=tenants, scale=tenants * _ROWS_A_TENANT / _ROWS_EACH, files=_FILES)
+        regions = _regions(servers)
+        if len(regions) != tenants:
+            raise SystemExit(f"{args.keep} holds a fleet of {len(regions):,} tenants: give another directory")
+        _put_files(servers, regions)
+        batch = load_settings(servers.settings).schedules.incremental_tenants_per_run
+        _first_backups(servers)
+        _tick(servers, batch)  # the one that counts files afresh, and the servers' caches
+        slugs = sorted(regions, key=lambda slug: int(slug.removeprefix("tenant-")))[:: tenants // changed][:changed]
+        for _ in range(args.repeat):
+            quiet.append(_expect(_tick(servers, batch), unchanged=tenants))
+            change(servers, _PARTS, slugs=slugs)
+            busy.append(_expect(_tick(servers, batch), unchanged=tenants - changed, incremental=changed))
+    _report(quiet, busy, tenants, changed)
+
+
+def _regions(servers: Stack) -> dict[str, str]:
+    with closing(psycopg2.connect(servers.dsn())) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT slug, region FROM tenants")
+        return dict(cursor.fetchall())
+
+
+def _put_files(servers: Stack, regions: Mapping[str, str]) -> None:
+    """The files that the table names, of 1,000 bytes each, where the last of them is not there yet."""
+    access = common.s3_access(servers)
+    stores = {
+        region: open_s3(
+            f"sbh-files-{region}",
+            region,
+            endpoint_url=servers.s3_endpoint,
+            access_key_id=access["AWS_ACCESS_KEY_ID"],
+            secret_access_key=access["AWS_SECRET_ACCESS_KEY"],
+        )
+        for region in set(regions.values())
+    }
+    last = list(regions)[-1]
+    if list(stores[regions[last]].list(file_key(last, _FILES))):
+        return
+    begun = monotonic()
+    wanted = [(slug, nth) for slug in regions for nth in range(1, _FILES + 1)]
+
+    def put(one: tuple[str, int]) -> None:
+        slug, nth = one
+        stores[regions[slug]].put(file_key(slug, nth), f"{slug} {nth} ".encode().ljust(1000, b"."))
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        list(pool.map(put, wanted))
+    console.print(f"[dim]{len(wanted):,} files made in {monotonic() - begun:.0f} s")
+
+
+def _first_backups(servers: Stack) -> None:
+    """Full backups of all tenants that have none: an incremental one without a parent is full."""
+    begun = monotonic()
+    request = {"settings": str(servers.settings), "type": "incremental"}
+    answer = common.run(common.python("_client.py", request), servers={}).answer()
+    if full := answer["made"].get("full"):
+        console.print(f"[dim]{full:,} full backups made in {monotonic() - begun:.0f} s")
+
+
+def _tick(servers: Stack, batch: int) -> Measured:
+    request = {
+        "settings": str(servers.settings),
+        "set": {"backup": {"batch_tenants": batch}},
+        "type": "incremental",
+    }
+    found = common.run(common.python("_client.py", request), servers=common.server_pids(servers))
+    return replace(found, wall=found.answer()["seconds"])
+
+
+def _expect(tick: Measured, **made: int) -> Measured:
+    if tick.answer()["made"] != {kind: count for kind, count in made.items() if count}:
+        raise SystemExit(f"{made} were to be made, not {tick.answer()['made']}; {tick.answer()['reread']}")
+    return tick
+
+
+def _report(quiet: Sequence[Measured], busy: Sequence[Measured], tenants: int, changed: int) -> None:
+    figures: dict[str, Any] = {"unchanged": common.summary(quiet), "changed": common.summary(busy)}
+    for name, found in (("unchanged", quiet), ("changed", busy)):
+        answer = found[-1].answer()
+        figures[name] |= {
+            key: answer[key]
+            for key in ("requests", "steps", "bytes_stored", "database_bytes", "rows_changed", "reread")
+        }
+    none, some = figures["unchanged"], figures["changed"]
+    parts = list(none["cpu_s"])
+    each = {
+        "unchanged": {part: 1000 * none["cpu_s"][part] / tenants for part in parts},
+        "changed": {part: 1000 * (some["cpu_s"][part] - none["cpu_s"][part]) / changed for part in parts},
+    }
+    figures["cpu_ms_each"] = {
+        name: {part: round(value, 3) for part, value in found.items()} for name, found in each.items()
+    }
+    verbs = sorted({*none["requests"], *some["requests"]})
+    common.show(
+        f"{tenants:,} tenants with {_FILES} files each, in one batch; median of {len(quiet)}",
+        ["", "0 changed", f"{changed:,} changed", "more, a changed tenant"],
+        [
+            *([*row, None] for row in common.contender_rows({"0": none, "some": some})),
+            ["read from the database, KB", *_kb(none, some, "database_bytes", changed)],
+            ["stored in repositories, KB", *_kb(none, some, "bytes_stored", changed)],
+            *(
+                [
+                    f"{verb}, calls",
+                    none["requests"].get(verb, 0),
+                    some["requests"].get(verb, 0),
+                    round((some["requests"].get(verb, 0) - none["requests"].get(verb, 0)) / changed, 1),
+                ]
+                for verb in verbs
+            ),
+            *([f"{step}, s", none["steps"][step], some["steps"][step], None] for step in none["steps"]),
+        ],
+    )
+    common.show(
+        "CPU, ms per tenant",
+        ["", *parts, "together"],
+        [
+            [name, *(round(value, 2) for value in found.values()), round(sum(found.values()), 2)]
+            for name, found in each.items()
+        ],
+    )
+    ratios = {
+        "cpu_ms_per_unchanged_tenant": round(sum(each["unchanged"].values()), 3),
+        "cpu_ms_per_changed_tenant": round(sum(each["changed"].values()), 3),
+    }
+    common.finish("incremental_tenants", figures, ratios)
+
+
+def _kb(none: Mapping[str, Any], some: Mapping[str, Any], name: str, changed: int) -> list[float]:
+    return [
+        round(none[name] / 1e3),
+        round(some[name] / 1e3),
+        round((some[name] - none[name]) / 1e3 / changed, 1),
+    ]
