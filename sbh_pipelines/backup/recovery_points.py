@@ -13,7 +13,8 @@ from sbh_pipelines.backup.site import Site
 from sbh_pipelines.errors import CorruptObject, SbhError, UnknownBackup
 from sbh_pipelines.model import RecoveryPoint, Tenant, TenantId, parse_timestamp
 from sbh_pipelines.repository.catalog_records import TenantRecord
-from sbh_pipelines.repository.repository import Repository, list_manifest_ids
+from sbh_pipelines.repository.documents import list_manifest_ids
+from sbh_pipelines.repository.repository import Repository
 
 _SIDE_BY_SIDE = 8
 BACKUP, UNCHANGED = "backup", "unchanged"

@@ -7,25 +7,21 @@ admin = UserContext(user_id="admin", tenant_id="tenant-1", role=Role.ADMIN)
 result = backup_service.create_backup("tenant-1", admin, "full")
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from typing import Any
 
 from sbh_pipelines.backup import drafts as making
 from sbh_pipelines.backup import forget as forgetting
-from sbh_pipelines.backup import holds
-from sbh_pipelines.backup.drafts import Workshop
 from sbh_pipelines.backup.files import enumerate_files
-from sbh_pipelines.backup.prune import prune
+from sbh_pipelines.backup.keeping import Keeping
 from sbh_pipelines.backup.publish import verify_checksums, write_manifest
 from sbh_pipelines.backup.recovery_points import RecoveryPoints, latest_recovery_point, recovery_points
 from sbh_pipelines.backup.restore import restore_in_place
 from sbh_pipelines.backup.restore_status import read_restore_status
 from sbh_pipelines.backup.rows import skip_unchanged, snapshot_tables
-from sbh_pipelines.backup.site import Site
 from sbh_pipelines.backup.status import backup_status, the_only
 from sbh_pipelines.backup.verify import Verification, verify_backup
 from sbh_pipelines.errors import (
@@ -40,35 +36,28 @@ from sbh_pipelines.errors import (
 from sbh_pipelines.model import (
     BackupId,
     BackupType,
-    Clock,
     Draft,
     ProgressSink,
     RestoreId,
     Tenant,
     TenantId,
     no_progress,
-    utc_now,
 )
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.residency import ResidencyManager
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext, authorize
-from sbh_pipelines.settings import Settings, load_settings
+from sbh_pipelines.settings import load_settings
 from sbh_pipelines.sources.database.tenants import find_tenant, list_tenants
 
 LATEST = "latest"
 
 
-class BackupService:
+class BackupService(Keeping):
     """Backups of tenants: made, listed, validated, restored. Thread-safe.
 
     Methods that name one tenant raise the errors of `errors.py`; methods that take a batch return drafts, each with its
     own outcome.
     """
-
-    def __init__(self, settings: Settings, *, clock: Clock = utc_now) -> None:
-        self.settings = settings
-        self._site = Site(settings, clock)
-        self._shop = Workshop(self._site)
 
     # tenants
 
@@ -197,11 +186,6 @@ class BackupService:
             return {**manifest, "unchanged_as_of": asdict(draft.recovery_point)}
         assert draft.manifest is not None
         return dict(draft.manifest)
-
-    def compact_catalogs(self, user_ctx: UserContext) -> dict[str, dict[str, int]]:
-        """Merge the objects of each region's catalog: {region: {merged, written}}. Raises AccessDenied."""
-        authorize(user_ctx, "repository.prune", ALL_TENANTS)
-        return {region: asdict(self._site.catalog(region).compact()) for region in self.settings.storage.regions}
 
     def list_backups(self, tenant_id: str, user_ctx: UserContext) -> list[dict[str, Any]]:
         """The manifests of all backups of a tenant, newest first; [] where there are none.
@@ -332,83 +316,6 @@ class BackupService:
             repository.close()
         return restore_in_place(self._site, tenant, wanted, user_ctx.user_id, keep_extra_files, progress)
 
-    # forgetting, and what may not be forgotten
-
-    def forget(
-        self, tenant_id: str, user_ctx: UserContext, *, backup_id: str | None = None, dry_run: bool = False
-    ) -> dict[str, Any]:
-        """Apply the policy, or forget one backup: {'tenant_id', 'dry_run', 'backups': [{'id', 'type', 'created_at', 'keep',
-        'reasons'}], 'forgotten': [ids], 'errors': [damaged manifests and holds]}.
-
-        Raises UnknownBackup, ForgetRefused (pinned, held, the newest, the last full one), LeaseHeld.
-        """
-        tenant = self._allowed(tenant_id, user_ctx, "backup.forget")
-        wanted = None if backup_id is None else BackupId.parse(backup_id)
-        return forgetting.forget(self._site, tenant, user_ctx.user_id, wanted, dry_run)
-
-    def pin_backup(
-        self, backup_id: str, tenant_id: str, user_ctx: UserContext, reason: str | None = None
-    ) -> dict[str, Any]:
-        """Keep a backup until it is unpinned; the pin as `list_holds` gives it. Raises UnknownBackup."""
-        wanted = BackupId.parse(backup_id)
-        with self._held_in(tenant_id, user_ctx, "backup.hold") as repository:
-            return holds.place_pin(repository, wanted, reason or "", user_ctx.user_id, self._site.clock).as_dict()
-
-    def unpin_backup(self, backup_id: str, tenant_id: str, user_ctx: UserContext) -> dict[str, Any]:
-        """The pin that was taken away. Raises UnknownHold."""
-        wanted = BackupId.parse(backup_id)
-        with self._held_in(tenant_id, user_ctx, "backup.hold") as repository:
-            return holds.take_away(repository, f"pin-{wanted}").as_dict()
-
-    def hold(
-        self, tenant_id: str, user_ctx: UserContext, *, reason: str, backup_id: str | None = None
-    ) -> dict[str, Any]:
-        """Place a legal hold on a backup, or on all of the tenant's, present and future. Raises UnknownBackup."""
-        wanted = None if backup_id is None else BackupId.parse(backup_id)
-        with self._held_in(tenant_id, user_ctx, "backup.hold", create=wanted is None) as repository:
-            return holds.place_hold(repository, wanted, reason, user_ctx.user_id, self._site.clock).as_dict()
-
-    def release_hold(self, hold_id: str, tenant_id: str, user_ctx: UserContext) -> dict[str, Any]:
-        """Take away a legal hold, also a damaged one; what it was. Raises UnknownHold."""
-        with self._held_in(tenant_id, user_ctx, "backup.hold") as repository:
-            return holds.take_away(repository, hold_id).as_dict()
-
-    def list_holds(self, tenant_id: str, user_ctx: UserContext) -> list[dict[str, Any]]:
-        """Pins and legal holds: {'id', 'kind', 'backup_id' or None, 'reason', 'placed_by', 'placed_at', 'error' or None}.
-
-        Raises UnknownBackup where the tenant has no repository.
-        """
-        with self._held_in(tenant_id, user_ctx, "backup.list") as repository:
-            return [hold.as_dict() for hold in holds.read_holds(repository)]
-
-    @contextmanager
-    def _held_in(
-        self, tenant_id: str, user_ctx: UserContext, action: str, *, create: bool = False
-    ) -> Iterator[Repository]:
-        repository = self._site.repository(self._allowed(tenant_id, user_ctx, action), create=create)
-        try:
-            yield repository
-        finally:
-            repository.close()
-
-    # the repository
-
-    def prune(
-        self,
-        tenant_id: str,
-        user_ctx: UserContext,
-        *,
-        dry_run: bool = False,
-        progress: ProgressSink = no_progress,
-    ) -> dict[str, Any]:
-        """Give back the space of what no backup needs; what was decided and done: {packs_before, packs_retired,
-        packs_rewritten, bytes_rewritten, packs_deleted, bytes_freed, kept_because_young, decisions, requests, ...}.
-
-        What is retired now is deleted by a prune after `prune.min_age_hours`. Raises PruneRefused when a backup is damaged
-        or clocks differ, LeaseHeld while the tenant is backed up or restored; nothing was removed then.
-        """
-        return prune(self._site, self._allowed(tenant_id, user_ctx, "repository.prune"), dry_run, progress)
-
     # status
 
     def get_backup_status(
@@ -460,11 +367,6 @@ class BackupService:
     def request_counts(self) -> Mapping[str, int]:
         """Calls made to object stores so far, by verb."""
         return self._site.request_counts()
-
-    def _allowed(self, tenant_id: str, user_ctx: UserContext, action: str) -> Tenant:
-        slug = TenantId.parse(tenant_id)
-        authorize(user_ctx, action, slug)  # before the look-up: strangers do not learn which tenants exist
-        return find_tenant(self.settings, slug)
 
 
 @cache

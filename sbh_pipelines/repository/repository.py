@@ -6,7 +6,6 @@ was stored is reused; an index entry whose pack is gone is not believed, so what
 """
 
 import hashlib
-import hmac
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,21 +21,16 @@ from sbh_pipelines.errors import (
     StoreError,
     UnknownBackup,
 )
-from sbh_pipelines.model import BackupId, TenantId
+from sbh_pipelines.model import TenantId
 from sbh_pipelines.repository.data_key import EPOCH, create_data_key, read_data_key
+from sbh_pipelines.repository.documents import Documents
 from sbh_pipelines.repository.format import (
-    FORMAT_VERSION,
     PACK_TRAILER_BYTES,
     VALIDATE,
     Keys,
-    canonical,
-    checksum,
-    compact,
     pack_entries,
     pack_id_of,
     pack_index,
-    parse_document,
-    pretty,
     unpack_entries,
     unpack_index,
     unpack_trailer,
@@ -64,11 +58,11 @@ class Damage:
     error: SbhError
 
 
-class Repository:
+class Repository(Documents):
     """Use `open_repository`. Thread-safe for reading; one PackWriter per step for writing."""
 
     def __init__(self, store: ObjectStore, prefix: str, tenant: TenantId, sealer: Sealer) -> None:
-        self.store, self.prefix, self.tenant, self.sealer = store, prefix, tenant, sealer
+        super().__init__(store, prefix, tenant, sealer)
         self.index = ChunkIndex()
         self.damages: list[Damage] = []
         self.new = False  # its data key was made just now: nothing there can be read with it
@@ -77,7 +71,6 @@ class Repository:
         self.lost: set[bytes] = set()  # packs that an index names and that are gone, or not whole
         self.marked_damaged: set[bytes] = set()  # packs that deep validation found to be damaged
         self.retirements: list[Retirement] = []  # what prunes took out of use
-        self._manifest: dict[str, Any] | None = None  # the one that was read last
         self._bodies: dict[str, bytes] = {}  # small index objects, opened
         self.remembered = _CACHED_CHUNKS  # small chunks kept in memory, of those that were read last
         self._recent: OrderedDict[bytes, bytes] = OrderedDict()
@@ -94,11 +87,6 @@ class Repository:
         other = Repository(self.store, self.prefix, self.tenant, self.sealer)
         other._bodies = dict(self._bodies)
         return other
-
-    def url(self, key: str) -> str:
-        return self.store.url(self.prefix + key)
-
-    # chunks
 
     def load_index(self) -> None:
         """Read the index objects and the packs that no index names."""
@@ -366,87 +354,6 @@ class Repository:
         key = Keys.index(backup_id, stage, hashlib.sha256(body).hexdigest()[:16])
         self.store.put(self.prefix + key, body)
         return key
-
-    # documents
-
-    def manifest_ids(self) -> list[BackupId]:
-        """Ids of all committed backups, oldest first."""
-        return list_manifest_ids(self.store, self.prefix)
-
-    def manifest(self, backup_id: BackupId) -> dict[str, Any]:
-        """A committed backup, its signature checked. Raises UnknownBackup, CorruptObject."""
-        if self._manifest is not None and self._manifest["id"] == backup_id:
-            return dict(self._manifest)  # they never change
-        key = Keys.manifest(backup_id)
-        try:
-            data = self.store.get(self.prefix + key)
-        except ObjectMissing:
-            raise UnknownBackup(
-                "No such backup", on=f"{backup_id} of {self.tenant}", remedy=f"see `sbh backup list {self.tenant}`"
-            ) from None
-        document = parse_document(data, self.url(key))
-        self.check_signature(document, backup_id)
-        self._manifest = document
-        return dict(document)
-
-    def sign(self, document: Mapping[str, Any]) -> dict[str, Any]:
-        """The document with its checksum and signature."""
-        whole = {**document, "checksum": checksum(document)}
-        return {**whole, "signature": _signed(self._signature(whole))}
-
-    def check_signature(self, document: Mapping[str, Any], backup_id: str) -> None:
-        """Raises CorruptObject."""
-        place = self.url(Keys.manifest(backup_id))
-        signature = document.get("signature")
-        value = str(signature.get("value")) if isinstance(signature, dict) else ""
-        genuine = hmac.compare_digest(value.encode("utf-8", "replace"), self._signature(document).encode())
-        if not genuine or signature != _signed(value) or document.get("checksum") != checksum(document):
-            raise CorruptObject(
-                "A manifest's signature is wrong",
-                on=place,
-                why="changed, or copied from another tenant",
-                remedy=VALIDATE,
-            )
-        if document.get("id") != backup_id or document.get("tenant_id") != self.tenant:
-            raise CorruptObject(
-                "A manifest is in the wrong place", on=place, why="it names another backup", remedy=VALIDATE
-            )
-        if document.get("format_version", 0) > FORMAT_VERSION:
-            raise CorruptObject("A manifest is of a newer format", on=place, remedy="read it with a newer release")
-
-    def _signature(self, document: Mapping[str, Any]) -> str:
-        return self.sealer.sign(canonical({k: v for k, v in document.items() if k != "signature"}))
-
-    def put_document(self, key: str, document: Mapping[str, Any]) -> None:
-        self.store.put(self.prefix + key, compact(document))
-
-    def publish_manifest(self, manifest: Mapping[str, Any]) -> None:
-        """The commit. Raises ObjectExists when the id is taken."""
-        key, body = self.prefix + Keys.manifest(manifest["id"]), pretty(manifest)
-        try:
-            self.store.create(key, body)
-        except StoreError:
-            # The answer may have been lost on its way, and a retry then finds the key taken: by this very manifest.
-            try:
-                published = self.store.get(key) == body
-            except SbhError:
-                published = False
-            if not published:
-                raise
-
-    def get_document(self, key: str) -> dict[str, Any]:
-        """Raises ObjectMissing, CorruptObject."""
-        return parse_document(self.store.get(self.prefix + key), self.url(key))
-
-
-def list_manifest_ids(store: ObjectStore, prefix: str) -> list[BackupId]:
-    """Ids of all committed backups below a tenant's prefix, oldest first: one listing, and no key is needed."""
-    names = (info.key.rsplit("/", 1)[1] for info in store.list(prefix + Keys.MANIFESTS))
-    return sorted(BackupId(n.removesuffix(".json")) for n in names if n.endswith(".json") and n.startswith("backup_"))
-
-
-def _signed(value: str) -> dict[str, Any]:
-    return {"algorithm": "HMAC-SHA256", "key_epoch": EPOCH, "value": value}
 
 
 def open_repository(

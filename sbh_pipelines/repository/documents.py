@@ -1,0 +1,111 @@
+"""The documents of a tenant's repository: manifests, signed; the components they name."""
+
+import hmac
+from collections.abc import Mapping
+from typing import Any
+
+from sbh_pipelines.errors import CorruptObject, ObjectMissing, SbhError, StoreError, UnknownBackup
+from sbh_pipelines.model import BackupId, TenantId
+from sbh_pipelines.repository.data_key import EPOCH
+from sbh_pipelines.repository.format import (
+    FORMAT_VERSION,
+    VALIDATE,
+    Keys,
+    canonical,
+    checksum,
+    compact,
+    parse_document,
+    pretty,
+)
+from sbh_pipelines.repository.seal import Sealer
+from sbh_pipelines.stores.base import ObjectStore
+
+
+class Documents:
+    """What a repository says of itself in JSON; chunks and packs are `Repository`'s."""
+
+    def __init__(self, store: ObjectStore, prefix: str, tenant: TenantId, sealer: Sealer) -> None:
+        self.store, self.prefix, self.tenant, self.sealer = store, prefix, tenant, sealer
+        self._manifest: dict[str, Any] | None = None  # the one that was read last
+
+    def url(self, key: str) -> str:
+        return self.store.url(self.prefix + key)
+
+    def manifest_ids(self) -> list[BackupId]:
+        """Ids of all committed backups, oldest first."""
+        return list_manifest_ids(self.store, self.prefix)
+
+    def manifest(self, backup_id: BackupId) -> dict[str, Any]:
+        """A committed backup, its signature checked. Raises UnknownBackup, CorruptObject."""
+        if self._manifest is not None and self._manifest["id"] == backup_id:
+            return dict(self._manifest)  # they never change
+        key = Keys.manifest(backup_id)
+        try:
+            data = self.store.get(self.prefix + key)
+        except ObjectMissing:
+            raise UnknownBackup(
+                "No such backup", on=f"{backup_id} of {self.tenant}", remedy=f"see `sbh backup list {self.tenant}`"
+            ) from None
+        document = parse_document(data, self.url(key))
+        self.check_signature(document, backup_id)
+        self._manifest = document
+        return dict(document)
+
+    def sign(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """The document with its checksum and signature."""
+        whole = {**document, "checksum": checksum(document)}
+        return {**whole, "signature": _signed(self._signature(whole))}
+
+    def check_signature(self, document: Mapping[str, Any], backup_id: str) -> None:
+        """Raises CorruptObject."""
+        place = self.url(Keys.manifest(backup_id))
+        signature = document.get("signature")
+        value = str(signature.get("value")) if isinstance(signature, dict) else ""
+        genuine = hmac.compare_digest(value.encode("utf-8", "replace"), self._signature(document).encode())
+        if not genuine or signature != _signed(value) or document.get("checksum") != checksum(document):
+            raise CorruptObject(
+                "A manifest's signature is wrong",
+                on=place,
+                why="changed, or copied from another tenant",
+                remedy=VALIDATE,
+            )
+        if document.get("id") != backup_id or document.get("tenant_id") != self.tenant:
+            raise CorruptObject(
+                "A manifest is in the wrong place", on=place, why="it names another backup", remedy=VALIDATE
+            )
+        if document.get("format_version", 0) > FORMAT_VERSION:
+            raise CorruptObject("A manifest is of a newer format", on=place, remedy="read it with a newer release")
+
+    def _signature(self, document: Mapping[str, Any]) -> str:
+        return self.sealer.sign(canonical({k: v for k, v in document.items() if k != "signature"}))
+
+    def put_document(self, key: str, document: Mapping[str, Any]) -> None:
+        self.store.put(self.prefix + key, compact(document))
+
+    def publish_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """The commit. Raises ObjectExists when the id is taken."""
+        key, body = self.prefix + Keys.manifest(manifest["id"]), pretty(manifest)
+        try:
+            self.store.create(key, body)
+        except StoreError:
+            # The answer may have been lost on its way, and a retry then finds the key taken: by this very manifest.
+            try:
+                published = self.store.get(key) == body
+            except SbhError:
+                published = False
+            if not published:
+                raise
+
+    def get_document(self, key: str) -> dict[str, Any]:
+        """Raises ObjectMissing, CorruptObject."""
+        return parse_document(self.store.get(self.prefix + key), self.url(key))
+
+
+def list_manifest_ids(store: ObjectStore, prefix: str) -> list[BackupId]:
+    """Ids of all committed backups below a tenant's prefix, oldest first: one listing, and no key is needed."""
+    names = (info.key.rsplit("/", 1)[1] for info in store.list(prefix + Keys.MANIFESTS))
+    return sorted(BackupId(n.removesuffix(".json")) for n in names if n.endswith(".json") and n.startswith("backup_"))
+
+
+def _signed(value: str) -> dict[str, Any]:
+    return {"algorithm": "HMAC-SHA256", "key_epoch": EPOCH, "value": value}
