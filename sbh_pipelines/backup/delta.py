@@ -141,7 +141,7 @@ class _Start:
     def compare(self, now: Sums, new: Mapping[int, list[int]]) -> list[int]:
         """The buckets that new rows alone do not explain. Sets `again` when too much has changed."""
         state = self.delta.state
-        if state.tenant not in ("", self.delta.key):
+        if state.tenant != self.delta.key:
             # The slug was given to another tenant, whose rows are older than the window.
             self.delta.again = "the tenant had another key"
             return []

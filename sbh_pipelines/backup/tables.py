@@ -79,7 +79,7 @@ class State:
     sums: tuple[str, ...]  # chunks; none where one bucket holds all rows
     base: Base
     layers: tuple[Layer, ...]  # oldest first
-    tenant: str = ""  # the tenant's key: its slug may be given to another. Empty where it was not recorded
+    tenant: str  # the tenant's key: its slug may be given to another
 
     def chunks(self) -> Iterator[str]:
         """All chunks that the state names."""
@@ -150,7 +150,7 @@ class TableWriter:
         self._lines.cut()
 
     def summary(
-        self, definition: str, kind: str, seed: str, sums: Sums, key_hash: str, tenant: str = ""
+        self, definition: str, kind: str, seed: str, sums: Sums, key_hash: str, tenant: str
     ) -> dict[str, Any]:
         """The table's entry in its component's document. `sums` are those at the snapshot that was read."""
         stored = store_sums(self._writer, sums)

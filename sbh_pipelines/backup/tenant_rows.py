@@ -156,7 +156,8 @@ class GuardedTable:
 
     def finish(self, definition: str, kind: str, found: Sums, key_hash: str) -> None:
         def keep() -> None:
-            summary = self._sink.summary(definition, kind, self._rows.seed_id, found, key_hash)
+            tenant = self._rows.draft.tenant.key
+            summary = self._sink.summary(definition, kind, self._rows.seed_id, found, key_hash, tenant)
             self._rows.tables[self._sink.table.full_name] = summary
             self._rows.changed_rows += self._sink.rows
 
