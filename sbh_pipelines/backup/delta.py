@@ -16,6 +16,7 @@ from sbh_pipelines.repository.pack import PackWriter
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.sources.database.capture import copy_chosen, count_chosen
 from sbh_pipelines.sources.database.changes import (
+    MAX_WINDOW,
     Sums,
     Window,
     ages,
@@ -62,6 +63,17 @@ class TenantDelta:
     def state(self) -> State:
         assert self.stored.state is not None
         return self.stored.state
+
+
+def too_old(state: State, now: str) -> str | None:
+    """Why no delta can be taken at the snapshot `now`: it would count from the base, which is not in sight any more.
+
+    The parent is, but each backup is compared with its own parent only, and layers go on for as long as little changes.
+    """
+    if len(state.layers) < MAX_LAYERS or not state.base.snapshot:
+        return None
+    distance = snapshot_xmin(now) - snapshot_xmin(state.base.snapshot)
+    return f"{distance:,} transactions have gone by since it was last read whole" if distance > MAX_WINDOW else None
 
 
 def capture_delta(connection: Connection, table: MappedTable, code: KeyCode, deltas: list[TenantDelta]) -> None:

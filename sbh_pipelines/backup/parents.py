@@ -69,7 +69,30 @@ def incomparable(before: RecoveryPoint, now: RecoveryPoint) -> str | None:
         return "the server's transaction counter went back"
     if distance > MAX_WINDOW:
         return f"{distance:,} transactions have gone by since the backup it builds on"
+    if _shows_more(before.snapshot, now.snapshot):
+        return "the backup it builds on was made from a later snapshot"
+    if before.started != now.started:
+        return "the server was restarted since: its disk may have been reset to an earlier state"
     return None
+
+
+def _shows_more(before: str, now: str) -> bool:
+    """Whether a transaction had ended at `before` that had not at `now`.
+
+    Two backups may take their snapshots in another order than they begin and end, and what was committed asynchronously in between
+    shows in neither the times nor the position in the log.
+    """
+    (before_xmin, before_xmax, before_running), (_, now_xmax, now_running) = _parts(before), _parts(now)
+    if before_xmax > now_xmax:
+        return True
+    if before_xmin < before_xmax and not before_running:
+        return False  # taken on a standby, which gives no list
+    return any(xid < before_xmax and xid not in before_running for xid in now_running)
+
+
+def _parts(snapshot: str) -> tuple[int, int, set[int]]:
+    xmin, xmax, running = snapshot.split(":")
+    return int(xmin), int(xmax), {int(xid) for xid in running.split(",") if xid}
 
 
 def _position(lsn: str) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
 
-from sbh_pipelines.backup.delta import MAX_CHANGED, SMALL, TenantDelta
+from sbh_pipelines.backup.delta import MAX_CHANGED, SMALL, TenantDelta, too_old
 from sbh_pipelines.backup.parents import Parent
 from sbh_pipelines.backup.tables import TableWriter, read_table
 from sbh_pipelines.backup.unchanged import TenantTotals, View
@@ -90,6 +90,9 @@ class TenantRows:
             stored = read_table(self.repository, summaries[name])
             if stored.state is None:
                 self.reread[name], self.approach[name] = "the backup it builds on does not say enough", Whole.YES
+                continue
+            if reason := too_old(stored.state, view.point.snapshot):
+                self.reread[name], self.approach[name] = reason, Whole.YES
                 continue
             sums_chunks += stored.state.sums
             self.approach[name] = TenantDelta(

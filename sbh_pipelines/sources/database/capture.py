@@ -17,7 +17,7 @@ from sbh_pipelines.settings import DatabaseSettings
 from sbh_pipelines.sources.database.connection import Connection, translated
 from sbh_pipelines.sources.database.groups import GroupCutter, Segment
 from sbh_pipelines.sources.database.snapshot import on_snapshot
-from sbh_pipelines.sources.database.tenancy import MappedTable, ident, literal
+from sbh_pipelines.sources.database.tenancy import MappedTable, ident, literal, sql_name
 
 _WRITE_BUFFER = 1 << 20
 _TENANT = '"sbh tenant"'
@@ -170,25 +170,37 @@ def _segments(
         sink.close()
 
 
-# The catalogue as of the snapshot, next to the files that are read now. Locks of the reads keep them from changing again.
+# The catalogue as of the snapshot, next to the names, partitions and files that are read now. Locks of the reads keep them from
+# changing again. A partition that is newer than the snapshot is nobody's concern: no row of it can be seen.
 _REWRITTEN = """
-SELECT count(*) FROM pg_class c
-WHERE (c.oid = %s OR c.oid IN (SELECT relid FROM pg_partition_tree(%s)))
-  AND c.relfilenode <> 0 AND pg_relation_filenode(c.oid) IS DISTINCT FROM c.relfilenode"""
+WITH RECURSIVE known AS (SELECT * FROM unnest(%s::oid[], %s::text[]) AS k(oid, name)),
+tree AS (
+    SELECT oid FROM known
+  UNION
+    SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid
+    JOIN pg_class c ON c.oid = i.inhrelid AND c.relispartition),
+live AS (SELECT oid FROM known UNION SELECT p.relid FROM known CROSS JOIN LATERAL pg_partition_tree(known.oid) AS p)
+SELECT EXISTS (SELECT FROM known WHERE to_regclass(known.name)::oid IS DISTINCT FROM known.oid)
+    OR EXISTS (SELECT FROM tree WHERE oid NOT IN (SELECT oid FROM live))
+    OR EXISTS (SELECT FROM live JOIN pg_class c ON c.oid = live.oid WHERE live.oid NOT IN (SELECT oid FROM tree))
+    OR EXISTS (SELECT FROM tree JOIN pg_class c ON c.oid = tree.oid
+               WHERE c.relfilenode <> 0 AND pg_relation_filenode(c.oid) IS DISTINCT FROM c.relfilenode)"""
 
 
 def check_same_files(connection: Connection, table: MappedTable) -> None:
-    """Raises SourceChanged when the table was truncated or rewritten after the snapshot was taken.
+    """Raises SourceChanged when the table, or one that decides its rows' tenant, was truncated, rewritten or exchanged after the
+    snapshot was taken.
 
     TRUNCATE and most forms of ALTER TABLE are not MVCC-safe (PostgreSQL documentation, "Caveats" of concurrency control):
-    to an older snapshot the table looks empty, which it was not.
+    to an older snapshot the table looks empty, which it was not. Names and partitions are looked up as they are now.
     """
+    involved = {one.oid: sql_name(one) for one in (table.table, *(hop.parent for hop in table.hops))}
     with translated("look at a table's files", table.full_name):
         cursor = connection.cursor()
-        cursor.execute(_REWRITTEN, (table.table.oid, table.table.oid))
+        cursor.execute(_REWRITTEN, (list(involved), list(involved.values())))
         if cursor.fetchone()[0]:
             raise SourceChanged(
-                "A table was truncated or rewritten while it was read",
+                "A table was truncated, rewritten or exchanged while it was read",
                 on=table.full_name,
                 why="what it held at the recovery point is gone",
                 remedy="try again; keep TRUNCATE, VACUUM FULL and ALTER TABLE out of the hours of backups",

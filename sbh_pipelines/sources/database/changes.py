@@ -129,12 +129,14 @@ def sums(
     if not windows:
         return found, {}
     new: dict[str, dict[int, list[int]]] = {key: {} for key in windows}
+    compared = any(window.age is not None for window in windows.values())
+    hashes_of_new = f"array_agg({code.hash}) FILTER (WHERE {_NEW})" if compared else "NULL::bigint[]"
     with translated("look for changes", table.full_name):
         cursor = connection.cursor()
         # A cursor of the server's: the buckets of a large tenant are not fetched in one piece.
         cursor.execute(
             f"DECLARE sbh_sums NO SCROLL CURSOR FOR SELECT {table.tenant}::text, ({code.bucket}) & w.mask, count(*),"
-            f" bit_xor({code.hash}), array_agg({code.hash}) FILTER (WHERE {_NEW})"
+            f" bit_xor({code.hash}), {hashes_of_new}"
             f" FROM {_watched(table, windows)} GROUP BY {table.tenant}, 2"
         )
         while True:

@@ -52,7 +52,10 @@ def key_code(table: MappedTable) -> KeyCode:
     columns = [f"t.{ident(name)}" for name in table.table.primary_key]
     if kind == INTEGER:
         wide = f"{columns[0]}::bigint"
-        return KeyCode(kind, f"hashint8extended({wide}, w.seed)", f"abs({wide} % {_PRIME})::int")
+        # The server hashes the two halves of a bigint XORed with each other, so that 1 and 2**32 are one: the seed, which is
+        # mixed in otherwise, tells them apart.
+        digest = f"hashint8extended({wide}, w.seed # ({wide} >> 32))"
+        return KeyCode(kind, digest, f"abs({wide} % {_PRIME})::int")
     if kind == UUID:
         tail = f"('x' || right({columns[0]}::text, 5))::bit({MAX_BITS})::int"
         return KeyCode(kind, f"uuid_hash_extended({columns[0]}, w.seed)", tail)
