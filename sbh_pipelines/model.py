@@ -130,7 +130,7 @@ class RecoveryPoint:
     timeline: int
     server_version: int  # as server_version_num, e.g. 180004
     database: str
-    started: str = ""  # when the server was started: after that its disk may be that of an earlier day
+    started: str = ""  # when the server was started, and when its statistics began: both anew after a crash
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Self:

@@ -72,7 +72,7 @@ def incomparable(before: RecoveryPoint, now: RecoveryPoint) -> str | None:
     if _shows_more(before.snapshot, now.snapshot):
         return "the backup it builds on was made from a later snapshot"
     if before.started != now.started:
-        return "the server was restarted since: its disk may have been reset to an earlier state"
+        return "the server was restarted or recovered from a crash since: transaction ids may have been given out again"
     return None
 
 

@@ -1,11 +1,8 @@
 """The recovery point: one exported snapshot that several connections read."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from sbh_pipelines.errors import SourceUnavailable
 from sbh_pipelines.model import RecoveryPoint
 from sbh_pipelines.settings import DatabaseSettings
 from sbh_pipelines.sources.database.connection import Connection, connect, translated
@@ -20,31 +17,9 @@ SELECT to_char(transaction_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI
             -- A server promoted a moment ago writes a new timeline before its control file says so.
             ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END,
        current_setting('server_version_num')::int, current_database()::text,
-       to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
-
-
-# A record that ends a page is flushed up to there, while the next one is inserted behind that page's header.
-_UNFLUSHED = """
-SELECT NOT pg_is_in_recovery() AND pg_wal_lsn_diff(%s, pg_current_wal_flush_lsn()) > 64"""
-_FLUSH_PATIENCE_S = 60.0
-
-
-def _wait_until_flushed(cursor: Any) -> None:
-    """Wait until a crash can no longer undo what the snapshot shows: it would give the ids of such transactions out again.
-
-    Commits wait for that by themselves, unless `synchronous_commit` is off; aborts never do. The server flushes after three
-    `wal_writer_delay` at the latest.
-    """
-    cursor.execute("SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn() END")
-    (inserted,) = cursor.fetchone()
-    deadline = time.monotonic() + _FLUSH_PATIENCE_S
-    while True:
-        cursor.execute(_UNFLUSHED, (inserted,))
-        if not cursor.fetchone()[0]:
-            return
-        if time.monotonic() > deadline:
-            raise SourceUnavailable("The server does not flush its log", why=f"waited {_FLUSH_PATIENCE_S:g} s")
-        time.sleep(0.02)
+       -- Statistics are discarded when the server recovers from a crash, also of one process, which restarts no postmaster.
+       to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') || '/' ||
+       (SELECT coalesce(to_char(stats_reset AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '') FROM pg_stat_bgwriter)"""
 
 
 @contextmanager
@@ -59,7 +34,6 @@ def exported_snapshot(settings: DatabaseSettings) -> Iterator[tuple[str, Recover
             point = RecoveryPoint(*cursor.fetchone())
             cursor.execute("SELECT pg_export_snapshot()")
             snapshot_id: str = cursor.fetchone()[0]
-            _wait_until_flushed(cursor)
         yield snapshot_id, point, connection
     finally:
         connection.close()
