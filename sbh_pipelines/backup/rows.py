@@ -19,7 +19,7 @@ from sbh_pipelines.backup.tenant_rows import GuardedTable, TenantRows, Whole
 from sbh_pipelines.backup.unchanged import Compared, View, find_unchanged, known_records
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import BackupType, Component, Draft, DraftStatus, Progress, ProgressSink, Tenant, TenantId
-from sbh_pipelines.sources.database.capture import check_spelling, copy_chosen, rows_of
+from sbh_pipelines.sources.database.capture import check_same_files, check_spelling, copy_chosen, rows_of
 from sbh_pipelines.sources.database.changes import Sums, Window, sums, totals
 from sbh_pipelines.sources.database.connection import Connection, translated
 from sbh_pipelines.sources.database.keys import bucket_bits
@@ -224,6 +224,8 @@ def _add_references(
                 lines[tenant].add(json_line({"key": key}))
         except SbhError as error:
             tenants[tenant].error = error
+    for table in {table.full_name: table for table, _ in columns}.values():
+        check_same_files(connection, table)
     for tenant, written_lines in lines.items():
         rows = tenants[tenant]
         if rows.error is None:

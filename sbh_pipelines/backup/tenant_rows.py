@@ -124,7 +124,7 @@ class TenantRows:
         if then["seed"] != self.seed_id:
             return "the catalog of the region is a new one: hashes of keys do not compare"
         if VOLATILE in (view.definitions[name], then["definition"]):
-            return "a column's text depends on names in the catalogue"
+            return "changes in it do not show: a column's text depends on the catalogue, or rows have no transaction ids"
         if view.definitions[name] != then["definition"]:
             return "its definition changed"
         return None

@@ -60,7 +60,10 @@ class View:
 
         def work(connection: Connection, table: MappedTable) -> None:
             known = ages(connection, (snapshot_xmin(snapshot) for snapshot, _ in since.values()))
-            windows = {key: Window(known[snapshot_xmin(snap)], seed) for key, (snap, seed) in since.items()}
+            seen = self.definitions[table.full_name] != VOLATILE  # else nothing tells what is new
+            windows = {
+                key: Window(known[snapshot_xmin(snap)] if seen else None, seed) for key, (snap, seed) in since.items()
+            }
             of_table = totals(connection, table, self.codes[table.full_name], windows)
             with lock:
                 for key, mine in of_table.items():

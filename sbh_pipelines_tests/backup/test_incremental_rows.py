@@ -304,7 +304,7 @@ def test_a_column_that_names_things_of_the_catalogue(application: Application, s
     _back_up(service)
     application.database.run("ALTER TABLE tokens RENAME TO renamed")
     (draft,) = _back_up(service)
-    assert draft.reread["public.uses"] == "a column's text depends on names in the catalogue"
+    assert draft.reread["public.uses"].startswith("changes in it do not show")
 
 
 def test_another_catalog_has_another_seed(application: Application, service: BackupService) -> None:

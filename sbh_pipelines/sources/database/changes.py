@@ -106,10 +106,12 @@ def totals(
         return {}
     # XOR loses equal rows in pairs, so without a key a plain sum stands beside it.
     extra = "NULL" if code.keyed else f"sum({code.hash} & 4294967295)::text"
+    compared = any(window.age is not None for window in windows.values())
+    new_rows_count = f"count(*) FILTER (WHERE {_NEW})" if compared else "0"
     with translated("look for changes", table.full_name):
         cursor = connection.cursor()
         cursor.execute(
-            f"SELECT {table.tenant}::text, count(*), bit_xor({code.hash}), {extra}, count(*) FILTER (WHERE {_NEW})"
+            f"SELECT {table.tenant}::text, count(*), bit_xor({code.hash}), {extra}, {new_rows_count}"
             f" FROM {_watched(table, windows)} GROUP BY {table.tenant}"
         )
         found = cursor.fetchall()

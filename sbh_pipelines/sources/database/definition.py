@@ -45,8 +45,15 @@ SELECT u.of::bigint, json_agg(json_build_array(t.oid::bigint, t.typname, t.typty
        bool_or(t.typname ~ '^reg' AND t.typnamespace = 'pg_catalog'::regnamespace)
 FROM used u JOIN pg_type t ON t.oid = u.type GROUP BY u.of"""
 
+# A foreign partition, or one of another access method than heap, has no transaction ids.
+_STRANGERS = """
+SELECT k.oid::bigint FROM unnest(%s::oid[]) AS k(oid) WHERE EXISTS (
+    SELECT FROM (SELECT relid FROM pg_partition_tree(k.oid) UNION SELECT k.oid) t JOIN pg_class c ON c.oid = t.relid
+    LEFT JOIN pg_am m ON m.oid = c.relam WHERE c.relkind = 'f' OR (c.relkind = 'r' AND m.amname <> 'heap'))"""
+
 VOLATILE = "volatile"
-"""In place of a fingerprint: a column's text depends on names in the catalogue (regclass and its like)."""
+"""In place of a fingerprint: changes do not show. A column's text depends on names in the catalogue (regclass and its like),
+or rows have no transaction ids."""
 
 
 def read_definitions(connection: Connection, tables: tuple[MappedTable, ...]) -> dict[str, str]:
@@ -62,7 +69,13 @@ def read_definitions(connection: Connection, tables: tuple[MappedTable, ...]) ->
                 found[oid].append(facts)
                 if more and more[0]:
                     volatile.add(oid)
-    return {mapped.full_name: VOLATILE if mapped.table.oid in volatile else _digest(mapped, found) for mapped in tables}
+        cursor.execute(_STRANGERS, (sorted(involved),))
+        strangers = {oid for (oid,) in cursor.fetchall()}
+
+    def unseen(mapped: MappedTable) -> bool:
+        return mapped.table.oid in volatile or any(table.oid in strangers for table in _involved(mapped))
+
+    return {mapped.full_name: VOLATILE if unseen(mapped) else _digest(mapped, found) for mapped in tables}
 
 
 def _involved(mapped: MappedTable) -> list[Table]:
