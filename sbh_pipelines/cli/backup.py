@@ -7,8 +7,8 @@ import typer
 
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.output import Answer, count, facts, mib, plural, seconds, table, utc, verdict
-from sbh_pipelines.cli.tenants import complete_tenant
-from sbh_pipelines.errors import BatchError, RepositoryError, RequestError, SbhError, error_from_dict
+from sbh_pipelines.cli.tenants import EveryoneOption, TenantsArgument, chosen_tenants, complete_tenant
+from sbh_pipelines.errors import BatchError, RepositoryError, SbhError, error_from_dict
 from sbh_pipelines.model import BackupType, Draft, DraftStatus
 
 app = typer.Typer(name="backup", help="Make, list, show and validate backups.")
@@ -21,11 +21,8 @@ BackupArgument = Annotated[str, typer.Argument(help="A backup id, or `latest`.",
 @command(app, "create")
 def create(
     invocation: Invocation,
-    tenants: Annotated[
-        list[str] | None,
-        typer.Argument(help="Slugs of the tenants.", metavar="TENANT...", autocompletion=complete_tenant),
-    ] = None,
-    everyone: Annotated[bool, typer.Option("--all", help="All tenants of the tenants table.")] = False,
+    tenants: TenantsArgument = None,
+    everyone: EveryoneOption = False,
     kind: Annotated[
         BackupType,
         typer.Option(
@@ -40,14 +37,8 @@ def create(
 
     A tenant that has not changed since its last backup gets no new one, unless a full one is asked for.
     """
-    if everyone == bool(tenants):
-        raise RequestError(
-            "Name the tenants, or say --all",
-            why="both were given" if everyone else "neither was given",
-            remedy="sbh backup create TENANT..., or sbh backup create --all",
-        )
+    wanted = chosen_tenants(invocation, tenants, everyone, "backup create")
     service, user = invocation.service(), invocation.user()
-    wanted = [tenant.id for tenant in service.tenants()] if everyone else list(dict.fromkeys(tenants or ()))
     with invocation.progress() as progress:
         drafts = service.create_backups(wanted, user, kind, description=description, progress=progress)
     if len(wanted) == 1 and drafts[0].error:

@@ -7,8 +7,8 @@ import typer
 
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.output import Answer, count, mib, plural, table
-from sbh_pipelines.cli.tenants import complete_tenant
-from sbh_pipelines.errors import BatchError, RequestError, SbhError
+from sbh_pipelines.cli.tenants import EveryoneOption, TenantsArgument, chosen_tenants
+from sbh_pipelines.errors import BatchError, SbhError
 
 app = typer.Typer(name="repository", help="Give back space, tenant by tenant.")
 
@@ -16,11 +16,8 @@ app = typer.Typer(name="repository", help="Give back space, tenant by tenant.")
 @command(app, "prune")
 def prune(
     invocation: Invocation,
-    tenants: Annotated[
-        list[str] | None,
-        typer.Argument(help="Slugs of the tenants.", metavar="TENANT...", autocompletion=complete_tenant),
-    ] = None,
-    everyone: Annotated[bool, typer.Option("--all", help="All tenants of the tenants table.")] = False,
+    tenants: TenantsArgument = None,
+    everyone: EveryoneOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done, and why; write nothing.")
     ] = False,
@@ -28,14 +25,8 @@ def prune(
     """Give back the space of what no backup needs. What is retired now is deleted by a prune a day later
     (`prune.min_age_hours`). One tenant that fails, fails alone (exit 11).
     """
-    if everyone == bool(tenants):
-        raise RequestError(
-            "Name the tenants, or say --all",
-            why="both were given" if everyone else "neither was given",
-            remedy="sbh repository prune TENANT..., or sbh repository prune --all",
-        )
+    wanted = chosen_tenants(invocation, tenants, everyone, "repository prune")
     service, user = invocation.service(), invocation.user()
-    wanted = [tenant.id for tenant in service.tenants()] if everyone else list(dict.fromkeys(tenants or ()))
     reports: list[Mapping[str, Any]] = []
     failed: list[Mapping[str, Any]] = []
     with invocation.progress() as progress:

@@ -8,7 +8,7 @@ import typer
 from sbh_pipelines.cli.backup import TenantArgument, TenantOption
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.output import Answer, facts, plural, table, utc, verdict
-from sbh_pipelines.cli.tenants import complete_tenant
+from sbh_pipelines.cli.tenants import EveryoneOption, TenantsArgument, chosen_tenants
 from sbh_pipelines.errors import BatchError, RepositoryError, RequestError, SbhError
 
 IdArgument = Annotated[str, typer.Argument(help="A backup id.", metavar="BACKUP")]
@@ -16,11 +16,8 @@ IdArgument = Annotated[str, typer.Argument(help="A backup id.", metavar="BACKUP"
 
 def forget(
     invocation: Invocation,
-    tenants: Annotated[
-        list[str] | None,
-        typer.Argument(help="Slugs of the tenants.", metavar="TENANT...", autocompletion=complete_tenant),
-    ] = None,
-    everyone: Annotated[bool, typer.Option("--all", help="All tenants of the tenants table.")] = False,
+    tenants: TenantsArgument = None,
+    everyone: EveryoneOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be forgotten, and why.")] = False,
     backup: Annotated[
         str | None, typer.Option("--backup", help="Forget this backup, whatever the policy says of it.", metavar="ID")
@@ -30,14 +27,8 @@ def forget(
 
     The data they alone needed is removed by a prune. A tenant that fails, fails alone (exit 11).
     """
-    if everyone == bool(tenants):
-        raise RequestError(
-            "Name the tenants, or say --all",
-            why="both were given" if everyone else "neither was given",
-            remedy="sbh backup forget TENANT..., or sbh backup forget --all",
-        )
+    wanted = chosen_tenants(invocation, tenants, everyone, "backup forget")
     service, user = invocation.service(), invocation.user()
-    wanted = [tenant.id for tenant in service.tenants()] if everyone else list(dict.fromkeys(tenants or ()))
     if backup is not None and len(wanted) != 1:
         raise RequestError("A backup is of one tenant", on=backup, remedy="name its tenant, and no other")
     done: list[dict[str, Any]] = []

@@ -8,6 +8,7 @@ import typer
 
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.output import Answer, plural, table, utc
+from sbh_pipelines.errors import RequestError
 
 app = typer.Typer(name="tenants", help="The application's tenants.")
 
@@ -68,3 +69,23 @@ def complete_tenant(incomplete: str) -> list[str]:
         return [tenant.id for tenant in Invocation().service().tenants() if tenant.id.startswith(incomplete)]
     except Exception:
         return []
+
+
+TenantsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(help="Slugs of the tenants.", metavar="TENANT...", autocompletion=complete_tenant),
+]
+EveryoneOption = Annotated[bool, typer.Option("--all", help="All tenants of the tenants table.")]
+
+
+def chosen_tenants(invocation: Invocation, tenants: list[str] | None, everyone: bool, verb: str) -> list[str]:
+    """The slugs that `verb` (as typed after `sbh`) is for. Raises RequestError unless exactly one of the two ways is used."""
+    if everyone == bool(tenants):
+        raise RequestError(
+            "Name the tenants, or say --all",
+            why="both were given" if everyone else "neither was given",
+            remedy=f"sbh {verb} TENANT..., or sbh {verb} --all",
+        )
+    if everyone:
+        return [str(tenant.id) for tenant in invocation.service().tenants()]
+    return list(dict.fromkeys(tenants or ()))
