@@ -21,7 +21,7 @@ from sbh_pipelines_tests.backup.application import ADMIN, Application
 from sbh_pipelines_tests.backup.schemas import SLUGS, Built, World, worlds
 from sbh_pipelines_tests.sources.databases import Database, fresh_database
 
-EXAMPLES = int(os.environ.get("ROUND_TRIPS", "20"))
+EXAMPLES = int(os.environ.get("ROUND_TRIPS", "12"))
 # Shrinking takes minutes on a real server; the printed world is enough to begin with.
 PHASES = [Phase.explicit, Phase.generate, *([Phase.shrink] if "ROUND_TRIPS_SHRINK" in os.environ else [])]
 
