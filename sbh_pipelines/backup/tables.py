@@ -166,7 +166,6 @@ class LayerWriter:
         self._writer = writer
         self._chunks: list[Future[bytes]] = []
         self._survivors = LineWriter(writer)
-        self._bucket = -1
         self.rows = self.bytes = self.surviving = 0
 
     def group(self, text: bytes, rows: int) -> None:

@@ -147,10 +147,6 @@ class GuardedTable:
     def __init__(self, rows: TenantRows, table: MappedTable) -> None:
         self._rows, self._sink = rows, TableWriter(rows.writer, table)
 
-    @property
-    def rows(self) -> int:
-        return self._sink.rows
-
     def group(self, text: bytes, rows: int) -> None:
         self._try(lambda: self._sink.group(text, rows))
 

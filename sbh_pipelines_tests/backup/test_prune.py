@@ -228,7 +228,7 @@ ACTIONS = st.one_of(
 
 
 @settings(
-    max_examples=int(os.environ.get("SBH_TEST_PRUNE_EXAMPLES", "3")),
+    max_examples=int(os.environ.get("TEST_PRUNE_EXAMPLES", "3")),
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate],  # each run takes seconds: shrinking would take minutes
