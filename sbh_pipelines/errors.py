@@ -35,7 +35,10 @@
     │   └── PruneRefused       SBH-605  what is there is not understood well enough to remove anything
     ├── RestoreError           SBH-700
     │   ├── RestoreRefused     SBH-701  the plan found a reason not to begin; nothing was written
-    │   └── ProofFailed        SBH-702  what was written is not what was backed up; rolled back
+    │   ├── ProofFailed        SBH-702  what was written is not what was backed up; rolled back
+    │   ├── RestoreConflict    SBH-703  rows of the backup are in conflict with newer work; nothing was written
+    │   ├── HookFailed         SBH-704  a hook before or after the restore
+    │   └── DrillFailed        SBH-705  what a drill restored is not what it should be
     ├── EmbeddedError          SBH-800  the embedded servers
     ├── BatchError             SBH-900  some tenants of a batch failed; the others did not
     └── AlertError             SBH-910  a channel did not take an alert
@@ -228,6 +231,18 @@ class RestoreRefused(RestoreError):
 
 class ProofFailed(RestoreError):
     code = "SBH-702"
+
+
+class RestoreConflict(RestoreError):
+    code, http_status = "SBH-703", 409
+
+
+class HookFailed(RestoreError):
+    code, http_status = "SBH-704", 502
+
+
+class DrillFailed(RestoreError):
+    code = "SBH-705"
 
 
 class EmbeddedError(SbhError):

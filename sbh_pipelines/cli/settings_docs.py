@@ -16,7 +16,7 @@ from sbh_pipelines.settings import Settings
 _HEAD = """\
 # Settings
 
-<!-- Made by `sbh settings docs --write docs/settings.md`; a test keeps it true. Change the fields in settings.py. -->
+<!-- Made by `sbh settings docs --write docs/settings.md`; a test keeps it true. Change the fields in `sbh_pipelines/settings/`. -->
 
 One file, `sbh.toml`, and the environment, which wins over it. The file is the one given with `sbh --settings FILE`,
 else named by `SBH_SETTINGS`, else `sbh.toml` in the working directory. Every section is a TOML table; a field `x` of section
@@ -48,7 +48,7 @@ class Field:
 
 
 def fields() -> list[Field]:
-    """Every field of every section, in the order of settings.py; those of nested tables with a dotted name."""
+    """Every field of every section, in the order of Settings; those of nested tables with a dotted name."""
     return [row for section, model in _sections() for row in _rows(section, model, "", f"SBH_{section.upper()}__")]
 
 

@@ -40,6 +40,12 @@ PERMISSIONS: dict[str, Role] = {
     "backup.forget": Role.ADMIN,
     "repository.prune": Role.ADMIN,
     "backup.hold": Role.ADMIN,
+    "backup.export": Role.ADMIN,
+    "restore.plan": Role.OPERATOR,
+    "platform.backup": Role.ADMIN,
+    "platform.restore": Role.ADMIN,
+    "drill.run": Role.ADMIN,
+    "report.read": Role.VIEWER,
 }
 
 

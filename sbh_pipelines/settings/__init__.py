@@ -1,0 +1,154 @@
+"""One frozen Settings, read from `sbh.toml` and the environment.
+
+The environment wins over the file: `SBH_DATABASE__DSN` overrides `[database] dsn`, `SBH_BACKUP__MEMORY_MIB` overrides
+`[backup] memory_mib`, and so on. The file is the one named by `SBH_SETTINGS`, else `sbh.toml` in the working directory.
+
+Every secret `X` can be given in three ways, first found wins: `X` itself (in the environment, else in the file);
+`X_file`, a path; `X_secret`, the name or ARN of an AWS Secrets Manager secret. Secrets are `SecretStr`: a repr or a log
+shows stars.
+Loading does no I/O beyond the file; `X_file` and `X_secret` are resolved by `security.secrets` when they are needed.
+"""
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from sbh_pipelines.errors import SettingsError
+from sbh_pipelines.settings.restore import DrillSettings, Hook, PlatformSettings, RestoreSettings
+from sbh_pipelines.settings.retention import (
+    PruneSettings,
+    RetentionClass,
+    RetentionClassOverride,
+    RetentionOverride,
+    RetentionSettings,
+)
+from sbh_pipelines.settings.schedules import AlertSettings, ScheduleName, ScheduleSettings
+from sbh_pipelines.settings.source import DatabaseSettings, FileReference, FilesSettings, TableLink, TenantsSettings
+from sbh_pipelines.settings.storage import BackupSettings, KeysSettings, StorageSettings
+
+__all__ = [
+    "AlertSettings",
+    "BackupSettings",
+    "DatabaseSettings",
+    "DrillSettings",
+    "FileReference",
+    "FilesSettings",
+    "Hook",
+    "KeysSettings",
+    "PlatformSettings",
+    "PruneSettings",
+    "RestoreSettings",
+    "RetentionClass",
+    "RetentionClassOverride",
+    "RetentionOverride",
+    "RetentionSettings",
+    "ScheduleName",
+    "ScheduleSettings",
+    "Settings",
+    "StorageSettings",
+    "TableLink",
+    "TenantsSettings",
+    "load_settings",
+]
+
+_SLUG = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # what a tenant id is made of
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Frozen; `repr` masks secrets."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SBH_", env_nested_delimiter="__", frozen=True, extra="forbid", hide_input_in_errors=True
+    )
+
+    database: DatabaseSettings = DatabaseSettings()
+    tenants: TenantsSettings = TenantsSettings()
+    files: FilesSettings = FilesSettings()
+    storage: StorageSettings = StorageSettings()
+    keys: KeysSettings = KeysSettings()
+    backup: BackupSettings = BackupSettings()
+    retention: RetentionSettings = RetentionSettings()
+    prune: PruneSettings = PruneSettings()
+    alerts: AlertSettings = AlertSettings()
+    schedules: ScheduleSettings = ScheduleSettings()
+    restore: RestoreSettings = RestoreSettings()
+    platform: PlatformSettings = PlatformSettings()
+    drill: DrillSettings = DrillSettings()
+
+    @model_validator(mode="after")
+    def _catalog_apart(self) -> "Settings":
+        for field, template in (("files.prefix", self.files.prefix), ("storage.prefix", self.storage.prefix)):
+            for name, prefix in (
+                ("storage.catalog_prefix", self.storage.catalog_prefix),
+                ("platform.prefix", self.platform.prefix),
+            ):
+                if _may_overlap(prefix, template):
+                    raise ValueError(f"{name} lies within {field} of some tenant, or around it")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # The environment comes before what the file gave (passed as init arguments), so that it wins.
+        return env_settings, init_settings
+
+
+def _may_overlap(prefix: str, template: str) -> bool:
+    """Whether, for some tenant, one of the two prefixes lies within the other."""
+
+    def pattern(folder: str) -> str:
+        return re.escape(folder).replace(r"\{tenant\}", _SLUG).replace(r"\{region\}", ".+")
+
+    folders = zip(prefix.rstrip("/").split("/"), template.rstrip("/").split("/"), strict=False)
+    return all(re.fullmatch(pattern(theirs), ours) for ours, theirs in folders)
+
+
+def load_settings(path: Path | str | None = None) -> Settings:
+    """Read the settings; `path` overrides `SBH_SETTINGS`. Relative paths in the file are relative to the file.
+
+    Raises SettingsError when the file is missing though named, is not TOML, or a field is unknown or out of bounds.
+    """
+    named = path or os.environ.get("SBH_SETTINGS")
+    file = Path(named) if named else Path("sbh.toml")
+    values: dict[str, Any] = {}
+    if file.exists():
+        try:
+            values = tomllib.loads(file.read_text("utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+            raise SettingsError(
+                "Cannot read the settings",
+                on=str(file),
+                why=str(error),
+                remedy="correct the file; it must be TOML in UTF-8",
+            ) from None
+        _resolve_paths(values, file.resolve().parent)
+    elif named:
+        raise SettingsError(
+            "No settings file", on=str(file), remedy="create it, or point SBH_SETTINGS at the right one"
+        )
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
+        raise SettingsError(
+            "The settings are not valid", on=str(file), why=problems, remedy="see docs/settings.md for every field"
+        ) from None
+
+
+def _resolve_paths(values: dict[str, Any], base: Path) -> None:
+    for section in values.values():
+        if isinstance(section, dict):
+            for name, value in section.items():
+                if (name.endswith("_file") or name == "path") and isinstance(value, str):
+                    section[name] = str(base / value)

@@ -1,0 +1,111 @@
+"""How tenants are brought back: in place, after complete failure, and in drills."""
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr, model_validator
+
+from sbh_pipelines.settings.section import QualifiedName, Section
+
+
+class Hook(Section):
+    """Something done before or after a restore in place: SQL on the application's database, or a call of a webhook."""
+
+    sql: str | None = Field(
+        None, description="A statement. `:tenant` stands for the tenant's key, `:slug` for its slug, both as literals."
+    )
+    webhook_url: SecretStr | None = Field(
+        None, description="POSTed a JSON object that says what begins or ended (a secret)."
+    )
+    timeout_s: float = Field(30.0, gt=0, description="Bound of the hook, s.")
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "Hook":
+        if (self.sql is None) == (self.webhook_url is None):
+            raise ValueError("a hook has either sql or webhook_url")
+        return self
+
+
+class RestoreSettings(Section):
+    """What restores need to know of the application."""
+
+    safety_backup: bool = Field(
+        True, description="Back the tenant up before every restore in place, so that it can be undone."
+    )
+    batch_rows: int = Field(10_000, ge=100, description="Rows written by one statement of a restore.")
+    pause_ms: int = Field(
+        0, ge=0, description="Pause between two such statements, ms: leaves the server to the others."
+    )
+    lease_wait_s: float = Field(
+        60.0, ge=0, description="How long a restore waits for a backup of the tenant to end, s."
+    )
+    renamed: dict[str, str] = Field(
+        {},
+        description="Tables and columns that were renamed since backups were made, old name to new:"
+        ' `"tasks.title" = "tasks.name"`, `"todo" = "tasks"`.',
+    )
+    fill: dict[str, str] = Field(
+        {},
+        description="By `table.column`, the value (as text) for not-null columns without a default that backups lack.",
+    )
+    newest: dict[QualifiedName, str] = Field(
+        {}, description="By table, the column with the time of a row's last change, for restores with `newest-wins`."
+    )
+    sensitive: list[str] = Field([], description="Columns (`table.column`) whose values a preview masks.")
+    before: list[Hook] = Field(
+        [], description="Done before a restore in place, in order, e.g. to put the tenant into maintenance."
+    )
+    after: list[Hook] = Field([], description="Done after it, also when it failed.")
+
+
+class PlatformSettings(Section):
+    """The platform backup: what tenants share, and what an empty server needs first."""
+
+    prefix: str = Field(
+        "_sbh-platform/",
+        description="Prefix of the platform's repository, in the bucket of the region's catalog. Must lie outside every"
+        " tenant's prefix: no slug begins with `_`.",
+    )
+    region: str | None = Field(None, description="Region it is kept in; null: the first of `storage.regions`.")
+    pg_dump: str = Field("pg_dump", description="The program; at least as new as the server.")
+    psql: str = Field("psql", description="The program that runs what pg_dump wrote.")
+    schedule: str = Field("30 1 * * *", description="Cron line of the platform backup. Empty: off.")
+
+    @model_validator(mode="after")
+    def _a_folder(self) -> "PlatformSettings":
+        if not self.prefix.endswith("/") or self.prefix.startswith("/") or "{" in self.prefix:
+            raise ValueError("platform.prefix must be plain text, end with / and not begin with it")
+        return self
+
+
+class DrillSettings(Section):
+    """Restores into a throw-away database, to know that and how fast they work."""
+
+    dsn: str | None = Field(
+        None,
+        description="libpq connection string of a server on which databases may be created and dropped, without the"
+        " password; null: the application's own server.",
+    )
+    password: SecretStr | None = Field(None, description="Its password (a secret); null: `database.password`.")
+    password_file: Path | None = None
+    password_secret: str | None = None
+    schedule: str = Field("0 5 * * 6", description="Cron line of the drill. Empty: off.")
+    tenants_per_drill: int = Field(
+        1, ge=1, description="Tenants sampled by each drill: those drilled longest ago first."
+    )
+    assertions: list[str] = Field(
+        [],
+        description="SQL that must give true when run on the restored tenant; `:tenant` stands for its key, as a literal.",
+    )
+    objectives_s: dict[str, float] = Field(
+        {
+            "complete failure": 4 * 3600.0,
+            "database corruption": 3600.0,
+            "file system loss": 2 * 3600.0,
+            "configuration error": 1800.0,
+        },
+        description="Recovery time objective of each scenario, s.",
+    )
+    recovery_point_objectives_s: dict[str, float] = Field(
+        {"critical": 3600.0, "important": 86400.0, "archive": 7 * 86400.0},
+        description="Recovery point objective of each tier, s.",
+    )

@@ -1,0 +1,87 @@
+"""The application: its database, its table of tenants, their files."""
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr, model_validator
+
+from sbh_pipelines.settings.section import QualifiedName, Section
+
+
+class TableLink(Section):
+    """How the rows of a table without a foreign key to an owned table belong to a tenant. One of the three ways."""
+
+    table: QualifiedName = Field(description="The table, as `schema.table` or `table`.")
+    via: list[str] | None = Field(
+        None, description="The foreign key to follow where several lead to different owners: the table's own columns."
+    )
+    parent: QualifiedName | None = Field(None, description="With `join`: the table whose rows decide.")
+    join: str | None = Field(
+        None,
+        description="SQL condition linking the table (alias `t`) to `parent` (alias `p`), for links that are no foreign"
+        " key, e.g. `t.item_type = 'task' AND t.item_id = p.id`.",
+    )
+    tenant_column: str | None = Field(None, description="The tenant column of this table where its name differs.")
+
+
+class DatabaseSettings(Section):
+    """The application's PostgreSQL database."""
+
+    dsn: str = Field(
+        "host=127.0.0.1 dbname=app",
+        description="libpq connection string or URI, without the password. Non-local hosts should say `sslmode=verify-full`.",
+    )
+    password: SecretStr | None = Field(None, description="Password of the backup role (a secret).")
+    password_file: Path | None = None
+    password_secret: str | None = None
+    schemas: list[str] = Field(["public"], min_length=1, description="Schemas whose tables must all be mapped.")
+    tenant_column: str = Field("tenant_id", description="Column that marks a table as owned by tenants.")
+    shared: list[QualifiedName] = Field([], description="Tables all tenants share; left to the platform backup.")
+    excluded: list[QualifiedName] = Field(
+        [], description="Tables deliberately not backed up (sessions, caches, queues)."
+    )
+    config_tables: list[QualifiedName] = Field(
+        [], description="Owned tables that hold a tenant's configuration: they go into the `config` component."
+    )
+    links: list[TableLink] = Field([], description="Tables whose tenant cannot be derived from foreign keys.")
+    connections: int = Field(3, ge=1, le=32, description="Connections one backup reads with, on one exported snapshot.")
+    work_mem_mib: int = Field(256, ge=1, le=65536, description="`work_mem` of the backup sessions, MiB (sorts by key).")
+    lock_timeout_s: float = Field(5.0, gt=0, description="How long a restore waits for a lock before it gives up, s.")
+    statement_timeout_s: float = Field(0.0, ge=0, description="Bound of one statement, s; 0 means none.")
+    connect_timeout_s: int = Field(10, ge=1)
+
+
+class TenantsSettings(Section):
+    """Where tenants are listed: one table of the application."""
+
+    table: QualifiedName = "tenants"
+    key: str = Field("id", description="Column that the tenant columns refer to.")
+    slug: str = Field("slug", description="Column with the tenant's slug: its name everywhere in this system.")
+    region: str = Field("region", description="Column with the tenant's region.")
+    tier: str | None = Field("tier", description="Column with the tier (critical, important, archive); null if none.")
+    default_tier: str = "important"
+
+
+class FileReference(Section):
+    """A column that names objects of the tenant, checked against the listing at every backup."""
+
+    table: QualifiedName
+    column: str
+
+
+class FilesSettings(Section):
+    """The tenants' files: one bucket per region, one prefix per tenant."""
+
+    enabled: bool = True
+    bucket: str = Field("sbh-files-{region}", description="Bucket; `{region}` and `{tenant}` are filled in.")
+    prefix: str = Field("files/{tenant}/", description="Prefix of a tenant's files; must contain `{tenant}`.")
+    exclude: list[str] = Field(["backups/"], description="Prefixes below it that are not the tenant's files.")
+    references: list[FileReference] = Field([], description="Columns that hold object keys.")
+    connections: int = Field(16, ge=1, le=128, description="Files read or written at once.")
+
+    @model_validator(mode="after")
+    def _tenant_in_prefix(self) -> "FilesSettings":
+        if "{tenant}" not in self.prefix:
+            raise ValueError("files.prefix must contain {tenant}, or tenants would share one prefix")
+        if not self.prefix.endswith("/"):
+            raise ValueError("files.prefix must end with /, or tenant-1 would also match tenant-10")
+        return self

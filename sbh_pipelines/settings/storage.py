@@ -1,0 +1,87 @@
+"""Where backups are kept, under which keys, and how they are made."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, model_validator
+
+from sbh_pipelines.settings.section import Section
+
+
+class StorageSettings(Section):
+    """Where backups are kept, and how S3 is reached (for the files as well)."""
+
+    kind: Literal["s3", "local"] = Field("s3", description="`s3`, or `local`: a directory per bucket under `path`.")
+    path: Path | None = Field(None, description="With `local`: the directory that holds a folder per bucket.")
+    bucket: str = Field("sbh-files-{region}", description="Bucket for backups; `{region}` is filled in.")
+    prefix: str = Field(
+        "files/{tenant}/backups/", description="Prefix of a tenant's repository; must contain `{tenant}`."
+    )
+    catalog_prefix: str = Field(
+        "_sbh-catalog/",
+        description="Prefix of the regions' catalogs (which backup describes each tenant); a folder per region below it."
+        " Must lie outside every tenant's prefix: no slug begins with `_`.",
+    )
+    catalog_bucket: str | None = Field(
+        None, description="Bucket of the catalogs; null: `bucket`. Needed where that contains `{tenant}`."
+    )
+    regions: list[str] = Field(
+        ["eu-west-1", "us-east-1"], min_length=1, description="Regions in which backups may be written at all."
+    )
+    endpoint_url: str | None = Field(None, description="Only for S3 servers other than AWS; `{region}` is filled in.")
+    access_key_id: str | None = Field(None, description="Null: the SDK's own chain (instance role, profile, ...).")
+    secret_access_key: SecretStr | None = None
+    secret_access_key_file: Path | None = None
+    secret_access_key_secret: str | None = None
+    timeout_s: float = Field(60.0, gt=0, description="Bound of one request, s.")
+    retries: int = Field(5, ge=0, le=20, description="Retries of a request on transient errors, with backoff.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "StorageSettings":
+        if self.kind == "local" and self.path is None:
+            raise ValueError("storage.kind = 'local' needs storage.path")
+        if "{tenant}" not in self.prefix or not self.prefix.endswith("/"):
+            raise ValueError("storage.prefix must contain {tenant} and end with /")
+        if not self.catalog_prefix.endswith("/") or self.catalog_prefix.startswith("/"):
+            raise ValueError("storage.catalog_prefix must end with /, and not begin with it")
+        if "{" in self.catalog_prefix:
+            raise ValueError("storage.catalog_prefix must be plain text: its folders per region are added to it")
+        if "{tenant}" in (self.catalog_bucket or self.bucket):
+            raise ValueError("storage.catalog_bucket must name a bucket that does not depend on the tenant")
+        return self
+
+
+class KeysSettings(Section):
+    """The key that wraps each tenant's data key."""
+
+    provider: Literal["local", "aws-kms"] = Field(
+        "aws-kms", description="`aws-kms`; or `local`: a 32-byte key file, for development and air-gapped sites."
+    )
+    key_file: Path | None = Field(None, description="With `local`: the key file (created by `sbh stack up`).")
+    kms_key_id: str = Field("alias/sbh-backup", description="Key id, ARN or alias; `{region}` is filled in.")
+    kms_endpoint_url: str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "KeysSettings":
+        if self.provider == "local" and self.key_file is None:
+            raise ValueError("keys.provider = 'local' needs keys.key_file")
+        return self
+
+
+class BackupSettings(Section):
+    """How backups are made."""
+
+    memory_mib: int = Field(
+        256, ge=64, description="Bound of the data in flight and in open packs of one backup process, MiB."
+    )
+    pack_mib: int = Field(16, ge=1, le=512, description="Size at which a pack is closed and stored, MiB.")
+    compression_level: int = Field(1, ge=-7, le=19, description="zstd level.")
+    seal_threads: int = Field(2, ge=1, le=64, description="Threads that compress and encrypt.")
+    upload_threads: int = Field(6, ge=1, le=64, description="Packs uploaded at once.")
+    batch_tenants: int = Field(200, ge=1, le=2000, description="Tenants read in one pass over the database.")
+    verify: Literal["stat", "read"] = Field(
+        "stat",
+        description="Before the manifest is published: `stat` checks that every referenced object is there with its"
+        " size; `read` downloads, decrypts and re-hashes all of it.",
+    )
+    lease_s: float = Field(300.0, gt=0, description="A dead writer's lease on a tenant expires after this, s.")
