@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STACK := .sbh/stack
-BENCHES := full_backup files incremental
+BENCHES := full_backup files incremental restore
 
 .PHONY: venv demo test check bench dev clean
 

@@ -3,7 +3,9 @@
 import dagster as dg
 
 from sbh_pipelines.orchestration.assets import backup_assets
+from sbh_pipelines.orchestration.drills import drill_job, recovery_report, tenant_drill, weekly_drill
 from sbh_pipelines.orchestration.jobs import backup_jobs, fleet_backup_job
+from sbh_pipelines.orchestration.platform_jobs import daily_platform_backup, platform_backup_job
 from sbh_pipelines.orchestration.repository_jobs import restore_job, validate_backup_job
 from sbh_pipelines.orchestration.resources import BackupServiceResource
 from sbh_pipelines.orchestration.schedules import backup_schedules, daily_prune
@@ -17,9 +19,18 @@ from sbh_pipelines.orchestration.sensors import (
 from sbh_pipelines.orchestration.upkeep import prune_job, retention_job
 
 defs = dg.Definitions(
-    assets=backup_assets,
-    jobs=[*backup_jobs, fleet_backup_job, validate_backup_job, restore_job, prune_job, retention_job],
-    schedules=[*backup_schedules, daily_prune],
+    assets=[*backup_assets, tenant_drill, recovery_report],
+    jobs=[
+        *backup_jobs,
+        fleet_backup_job,
+        validate_backup_job,
+        restore_job,
+        prune_job,
+        retention_job,
+        drill_job,
+        platform_backup_job,
+    ],
+    schedules=[*backup_schedules, daily_prune, weekly_drill, daily_platform_backup],
     sensors=[tenants_sync, unusable_tenants, failure_alerts, retry_failed_tenants, retention_alerts],
     resources={"backups": BackupServiceResource()},
     # Steps of one run hand over in memory and threads; a process per step would cost more than a small tenant's backup.

@@ -35,10 +35,11 @@
     │   └── PruneRefused       SBH-605  what is there is not understood well enough to remove anything
     ├── RestoreError           SBH-700
     │   ├── RestoreRefused     SBH-701  the plan found a reason not to begin; nothing was written
+    │   │   └── RestoreConflict SBH-703 rows of the backup are in conflict with newer work
     │   ├── ProofFailed        SBH-702  what was written is not what was backed up; rolled back
-    │   ├── RestoreConflict    SBH-703  rows of the backup are in conflict with newer work; nothing was written
     │   ├── HookFailed         SBH-704  a hook before or after the restore
-    │   └── DrillFailed        SBH-705  what a drill restored is not what it should be
+    │   ├── DrillFailed        SBH-705  what a drill restored is not what it should be
+    │   └── ExportFailed       SBH-706  the folder of an export cannot be written; nothing is left of it
     ├── EmbeddedError          SBH-800  the embedded servers
     ├── BatchError             SBH-900  some tenants of a batch failed; the others did not
     └── AlertError             SBH-910  a channel did not take an alert
@@ -233,8 +234,8 @@ class ProofFailed(RestoreError):
     code = "SBH-702"
 
 
-class RestoreConflict(RestoreError):
-    code, http_status = "SBH-703", 409
+class RestoreConflict(RestoreRefused):
+    code = "SBH-703"
 
 
 class HookFailed(RestoreError):
@@ -243,6 +244,10 @@ class HookFailed(RestoreError):
 
 class DrillFailed(RestoreError):
     code = "SBH-705"
+
+
+class ExportFailed(RestoreError):
+    code = "SBH-706"
 
 
 class EmbeddedError(SbhError):

@@ -15,9 +15,12 @@ from sbh_pipelines.errors import InvalidId, RequestError, SbhError
 
 Clock = Callable[[], datetime]
 
+SAFETY = "safety"  # the purpose of a backup made before a restore: `latest` passes it over
+
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _BACKUP = re.compile(r"backup_\d{8}_\d{4}(_\d{2,4})?")
 _RESTORE = re.compile(r"restore_\d{8}_\d{6}_[0-9a-f]{6}")
+_DRILL = re.compile(r"drill_\d{8}_\d{6}_[0-9a-f]{6}")
 
 
 def utc_now() -> datetime:
@@ -91,6 +94,20 @@ class RestoreId(str):
     @classmethod
     def at(cls, moment: datetime, token: str) -> Self:
         return cls(f"{moment.astimezone(UTC).strftime('restore_%Y%m%d_%H%M%S')}_{token}")
+
+
+class DrillId(str):
+    """`drill_YYYYMMDD_HHMMSS_xxxxxx` in UTC: drills sort by when they began."""
+
+    __slots__ = ()
+
+    @classmethod
+    def at(cls, moment: datetime, token: str) -> Self:
+        return cls(f"{moment.astimezone(UTC).strftime('drill_%Y%m%d_%H%M%S')}_{token}")
+
+    @staticmethod
+    def valid(text: str) -> bool:
+        return _DRILL.fullmatch(text) is not None
 
 
 class BackupType(StrEnum):
@@ -196,6 +213,7 @@ class Draft:
     objects: tuple[str, ...] = ()  # index objects this backup wrote, below the prefix
     manifest: Mapping[str, Any] | None = None
     retention: Mapping[str, Any] | None = None
+    purpose: str = ""  # why it is made, where that is not to have a backup: SAFETY
 
     def failed(self, step: str, error: SbhError) -> "Draft":
         return replace(self, status=DraftStatus.FAILED, step=step, error=error.as_dict())

@@ -5,12 +5,14 @@ Every key of a repository is made from what this module returns, so residency is
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sbh_pipelines.errors import ResidencyError
 from sbh_pipelines.model import Tenant, TenantId
 from sbh_pipelines.settings import Settings
+
+PLATFORM = TenantId("_platform")  # no slug begins so
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,8 @@ class Place:
 
 def backup_place(settings: Settings, tenant: Tenant) -> Place:
     """Where the tenant's repository is. Raises ResidencyError when its region is not one of `storage.regions`."""
+    if tenant.id == PLATFORM:
+        return replace(catalog_place(settings, tenant.region), prefix=settings.platform.prefix)
     storage = settings.storage
     if tenant.region not in storage.regions:
         raise ResidencyError(
@@ -33,6 +37,11 @@ def backup_place(settings: Settings, tenant: Tenant) -> Place:
             remedy="add the region to storage.regions, or correct the tenant's region",
         )
     return Place(_fill(storage.bucket, tenant), _fill(storage.prefix, tenant), tenant.region)
+
+
+def platform_tenant(settings: Settings) -> Tenant:
+    """What stands for a tenant in the repository of the platform backup."""
+    return Tenant(PLATFORM, PLATFORM, settings.platform.region or settings.storage.regions[0], "critical")
 
 
 def catalog_place(settings: Settings, region: str) -> Place:

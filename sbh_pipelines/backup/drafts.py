@@ -6,15 +6,18 @@ failure record, and releases the lease; the others of the batch go on.
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
+from datetime import datetime
 
 from sbh_pipelines.backup.site import Site
 from sbh_pipelines.errors import ObjectMissing, SbhError
-from sbh_pipelines.model import BackupId, BackupType, Draft, DraftStatus, Tenant, TenantId, timestamp
+from sbh_pipelines.model import BackupId, BackupType, Draft, DraftStatus, RecoveryPoint, Tenant, TenantId, timestamp
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.format import Keys, pretty
 from sbh_pipelines.repository.repository import Repository
+from sbh_pipelines.sources.database.connection import Connection
+from sbh_pipelines.sources.database.snapshot import exported_snapshot
 from sbh_pipelines.sources.database.tenants import find_tenants, unknown
 from sbh_pipelines.stores.base import ObjectStore
 
@@ -53,6 +56,10 @@ class Workshop:
         held = get(store, prefix, draft.lease_owner, str(draft.backup_id), seconds, self.site.clock)
         self._leases[draft.lease_owner] = held
         return held
+
+    def snapshot(self) -> AbstractContextManager[tuple[str, RecoveryPoint, Connection]]:
+        """The instant that a batch describes: (snapshot id, recovery point, the connection that holds it)."""
+        return exported_snapshot(self.site.settings.database)
 
     def all_leases(self) -> "list[leases.Lease]":
         return list(self._leases.values())
@@ -143,13 +150,17 @@ def begin(
     tenants = find_tenants(shop.site.settings, list(slugs))
     now = shop.site.clock()
 
-    def draft(slug: TenantId) -> Draft:
-        tenant = tenants.get(slug) or Tenant(slug, "", "", "")
-        fresh = Draft(tenant, BackupId.at(now), kind, created_by, timestamp(now), "", description, requested=kind)
-        return fresh if slug in tenants else fresh.failed("begin", unknown(slug))
+    def fresh(slug: TenantId) -> Draft:
+        draft = new_draft(tenants.get(slug) or Tenant(slug, "", "", ""), created_by, kind, description, now)
+        return draft if slug in tenants else draft.failed("begin", unknown(slug))
 
-    drafts = [draft(slug) for slug in dict.fromkeys(slugs)]
+    drafts = [fresh(slug) for slug in dict.fromkeys(slugs)]
     return shop.each(drafts, "begin", lambda d: start(shop, d)) if kind is BackupType.FULL else drafts
+
+
+def new_draft(tenant: Tenant, created_by: str, kind: BackupType, description: str | None, now: datetime) -> Draft:
+    """A draft that is not started yet: without a lease, its id not chosen for good."""
+    return Draft(tenant, BackupId.at(now), kind, created_by, timestamp(now), "", description, requested=kind)
 
 
 def start(shop: Workshop, fresh: Draft) -> Draft:

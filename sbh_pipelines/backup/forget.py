@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Any
 
 from sbh_pipelines.backup.drafts import Workshop
-from sbh_pipelines.backup.holds import Hold, list_holds, protected, read_holds
+from sbh_pipelines.backup.holds import Hold, drop_expired, list_holds, protected, read_holds
 from sbh_pipelines.backup.listing import Backups, read_backups, write_listing
 from sbh_pipelines.backup.retention import BackupSummary, Verdict, decide, policy_of
 from sbh_pipelines.backup.site import Site
@@ -61,7 +61,7 @@ def plan_by_policy(
     proved = {own.id} if own else set()
     doubted: frozenset[BackupId] | None = None
     while True:
-        safe: dict[BackupId, list[str]] = protected(holds, backups.sound)
+        safe: dict[BackupId, list[str]] = protected(holds, backups.sound, backups.newest)
         if own is not None:
             safe.setdefault(own.id, []).append(MADE_NOW)
         verdicts = decide(policy, backups.sound.values(), protected=safe, doubted=doubted or ())
@@ -116,7 +116,7 @@ def plan_one(repository: Repository, backup_id: BackupId, asked_by: str) -> Plan
     """
     backups, holds = read_backups(repository), tuple(read_holds(repository))
     place = f"{backup_id} of {repository.tenant}"
-    if reasons := protected(holds, [backup_id]).get(backup_id):
+    if reasons := protected(holds, [backup_id], backups.newest).get(backup_id):
         remedy = f"see `sbh backup holds {repository.tenant}`; unpin or release it first"
         raise ForgetRefused("The backup is pinned or held", on=place, why=", ".join(reasons), remedy=remedy)
     if backup_id in backups.damaged:
@@ -162,11 +162,12 @@ def carry_out(repository: Repository, plan: Plan, doomed: Sequence[BackupId], st
         bodies = _bodies(repository, doomed)
         still_ours()
         repository.store.delete([repository.prefix + Keys.manifest(backup_id) for backup_id in doomed])
-        late = protected(list_holds(repository), doomed)
+        late = protected(list_holds(repository), doomed, plan.backups.newest)
         for backup_id in late.keys() & bodies.keys():
             repository.store.create(repository.prefix + Keys.manifest(backup_id), bodies[backup_id])
         gone -= late.keys()
         verdicts = tuple(replace(v, rules=tuple(late.get(v.backup_id, v.rules))) for v in verdicts)
+        drop_expired(repository, plan.holds, plan.backups.newest)
     left = plan.backups.without(gone, {})
     write_listing(repository, left)
     return Plan(verdicts, left, plan.holds)

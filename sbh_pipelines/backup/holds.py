@@ -3,7 +3,8 @@
 Each is an object below `holds/` of the tenant's repository. Its key alone says what it protects, so that deciding costs
 one listing, and one whose content is damaged or forged still protects: it is shown as damaged until an admin takes it
 away. A pin protects one backup, a legal hold one backup or all of the tenant's, also those made later. A backup may have
-several legal holds; releasing one leaves the others.
+several legal holds; releasing one leaves the others. A third kind protects one backup until a time: those made before a
+restore, which an undo needs. The time is compared with that of the tenant's newest backup, as all of retention is.
 
 The signature lets nobody without the tenant's key say who placed a hold, and why. It cannot keep somebody with write
 access to the bucket from deleting one: that takes the bucket's object lock.
@@ -14,6 +15,7 @@ import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from sbh_pipelines.backup.signed import read_signed, signed
@@ -23,7 +25,8 @@ from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.repository import Repository
 
 _NAME = re.compile(
-    r"(?P<kind>pin|legal)-(?:(?P<backup>backup_\d{8}_\d{4}(?:_\d{2,4})?)|tenant)(?:-(?P<token>[0-9a-f]{8}))?"
+    r"(?P<kind>pin|legal|until)-(?:(?P<until>\d{10})-)?(?:(?P<backup>backup_\d{8}_\d{4}(?:_\d{2,4})?)|tenant)"
+    r"(?:-(?P<token>[0-9a-f]{8}))?"
 )
 _KIND = "hold"
 _LONGEST_REASON = 500
@@ -41,6 +44,7 @@ class Hold:
     placed_by: str = ""
     placed_at: str = ""
     damage: CorruptObject | None = None
+    until: datetime | None = None  # protects as long as the tenant's newest backup is older than this
 
     @property
     def is_pin(self) -> bool:
@@ -49,18 +53,27 @@ class Hold:
     @property
     def rule(self) -> str:
         """How a verdict names it."""
-        name = "pinned" if self.is_pin else f"legal hold {self.id}"
+        name = self.kind if self.until else "pinned" if self.is_pin else f"legal hold {self.id}"
         if self.damage is not None:
             return f"{name}, which is damaged"
         return f"{name}: {self.reason}" if self.reason else name
 
-    def protects(self, backup_id: BackupId) -> bool:
-        return self.backup_id in (None, backup_id)
+    @property
+    def kind(self) -> str:
+        if self.until is not None:
+            return f"kept until {timestamp(self.until)}"
+        return "pin" if self.is_pin else "legal hold"
+
+    def protects(self, backup_id: BackupId, newest: datetime) -> bool:
+        return self.backup_id in (None, backup_id) and not self.expired(newest)
+
+    def expired(self, newest: datetime) -> bool:
+        return self.until is not None and newest >= self.until
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "id": self.id,
-            "kind": "pin" if self.is_pin else "legal hold",
+            "kind": self.kind,
             "backup_id": self.backup_id,
             "reason": self.reason,
             "placed_by": self.placed_by,
@@ -78,9 +91,23 @@ def list_holds(repository: Repository) -> list[Hold]:
             continue  # how some tools mark a folder
         hold_id = key.removeprefix(Keys.HOLDS).removesuffix(".json")
         parts = _NAME.fullmatch(hold_id) if key == Keys.hold(hold_id) else None
-        known = parts is not None and (parts["kind"] == "legal" if parts["token"] else parts["kind"] == "pin")
-        found.append(Hold(hold_id, key, BackupId(parts["backup"]) if known and parts and parts["backup"] else None))
+        found.append(_named(hold_id, key, parts) if parts else Hold(hold_id, key, None))
     return sorted(found, key=lambda hold: hold.id)
+
+
+def _named(hold_id: str, key: str, parts: re.Match[str]) -> Hold:
+    """What the parts of its name say; one that makes no sense holds everything."""
+    given = {name for name in ("until", "backup", "token") if parts[name]}
+    wanted = {"pin": [{"backup"}], "legal": [{"token"}, {"backup", "token"}], "until": [{"until", "backup"}]}
+    if given not in wanted[parts["kind"]]:
+        return Hold(hold_id, key, None)
+    until = None
+    if parts["until"]:
+        try:
+            until = datetime.strptime(parts["until"], "%Y%m%d%H").replace(tzinfo=UTC)
+        except ValueError:
+            return Hold(hold_id, key, None)
+    return Hold(hold_id, key, BackupId(parts["backup"]) if parts["backup"] else None, until=until)
 
 
 def read_holds(repository: Repository) -> list[Hold]:
@@ -107,15 +134,29 @@ def _read(repository: Repository, hold: Hold) -> Hold | None:
     return replace(hold, reason=reason, placed_by=by, placed_at=at)
 
 
-def protected(holds: Iterable[Hold], backup_ids: Iterable[BackupId]) -> dict[BackupId, list[str]]:
-    """The rules that keep each backup that a pin or hold protects."""
-    rules = {backup_id: [hold.rule for hold in holds if hold.protects(backup_id)] for backup_id in backup_ids}
+def protected(holds: Iterable[Hold], backup_ids: Iterable[BackupId], newest: datetime) -> dict[BackupId, list[str]]:
+    """The rules that keep each backup that a pin or hold protects; `newest` is when the newest backup was made."""
+    rules = {backup_id: [h.rule for h in holds if h.protects(backup_id, newest)] for backup_id in backup_ids}
     return {backup_id: kept for backup_id, kept in rules.items() if kept}
 
 
 def place_pin(repository: Repository, backup_id: BackupId, reason: str, placed_by: str, clock: Clock) -> Hold:
     """Pin a backup; a second pin replaces the reason of the first. Raises UnknownBackup, RequestError."""
     return _place(repository, f"pin-{backup_id}", backup_id, reason, placed_by, clock)
+
+
+def place_term(
+    repository: Repository, backup_id: BackupId, reason: str, placed_by: str, clock: Clock, until: datetime
+) -> Hold:
+    """Keep a backup until a time, to the hour. Raises UnknownBackup, RequestError."""
+    hold_id = f"until-{until.astimezone(UTC):%Y%m%d%H}-{backup_id}"
+    return _place(repository, hold_id, backup_id, reason, placed_by, clock)
+
+
+def drop_expired(repository: Repository, holds: Iterable[Hold], newest: datetime) -> None:
+    """Remove the objects of those whose time is over."""
+    if gone := [repository.prefix + hold.key for hold in holds if hold.expired(newest)]:
+        repository.store.delete(gone)
 
 
 def place_hold(repository: Repository, backup_id: BackupId | None, reason: str, placed_by: str, clock: Clock) -> Hold:

@@ -8,6 +8,7 @@ forged, it is made anew from the manifests.
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from sbh_pipelines.backup.retention import BackupSummary
 from sbh_pipelines.backup.signed import read_signed, signed
@@ -27,6 +28,11 @@ class Backups:
     sound: Mapping[BackupId, BackupSummary]
     damaged: Mapping[BackupId, CorruptObject]
     cached: Mapping[BackupId, BackupSummary]
+
+    @property
+    def newest(self) -> datetime:
+        """When the newest one was made; long ago where there are none."""
+        return max((s.created_at for s in self.sound.values()), default=datetime.min.replace(tzinfo=UTC))
 
     def without(self, gone: Iterable[BackupId], damage: Mapping[BackupId, CorruptObject]) -> "Backups":
         """The same once some turned out to be gone or damaged."""

@@ -24,17 +24,18 @@ def write_manifest(shop: Workshop, drafts: Sequence[Draft]) -> list[Draft]:
         shop.lease(draft)
         repository = shop.repository(draft)
         components = {
-            name: _write_component(repository, draft, name, draft.components[name])
+            name: write_component(repository, draft, name, draft.components[name])
             for name in ("database", "files", "config")
         }
-        manifest = repository.sign(_manifest(draft, components))
+        manifest = repository.sign(manifest_of(draft, components))
         done = replace(draft, step="write_manifest", components=components, manifest=manifest)
         return done.with_counters(seconds_manifest=time.monotonic() - begun)
 
     return shop.each(drafts, "write_manifest", work)
 
 
-def _write_component(repository: Repository, draft: Draft, name: str, component: Component) -> Component:
+def write_component(repository: Repository, draft: Draft, name: str, component: Component) -> Component:
+    """Write the document of one component; the component with its key and checksum."""
     key = Keys.component(name, draft.backup_id)
     named = replace(component, key=repository.prefix + key)
     document = {"backup_id": draft.backup_id, "tenant_id": draft.tenant.id, **named.as_dict()}
@@ -51,7 +52,8 @@ def _without_chunk_lists(document: Mapping[str, Any]) -> dict[str, Any]:
     return short
 
 
-def _manifest(draft: Draft, components: Mapping[str, Component]) -> dict[str, Any]:
+def manifest_of(draft: Draft, components: Mapping[str, Component]) -> dict[str, Any]:
+    """The manifest of a draft whose components are written; not signed yet."""
     short = {name: _without_chunk_lists(component.as_dict()) for name, component in components.items()}
     return {
         "id": draft.backup_id,
@@ -69,6 +71,7 @@ def _manifest(draft: Draft, components: Mapping[str, Component]) -> dict[str, An
         "recovery_point": asdict(draft.recovery_point) if draft.recovery_point else None,
         "tier": draft.tenant.tier,
         "description": draft.description,
+        **({"purpose": draft.purpose} if draft.purpose else {}),
         "format_version": FORMAT_VERSION,
         "key_epoch": EPOCH,
         "index": list(draft.objects),

@@ -1,61 +1,83 @@
-"""Restore in place: check, plan, stage, merge, prove, put the files back, commit.
+"""Restore in place: check, compare, plan, make a safety backup, merge, prove, put the files back, commit.
 
 Until the staged rows are merged nothing has been written; until the commit nothing of the rows is visible. Everything
 this restore will need from the repository is downloaded and authenticated before the first write.
 
+    before   the hooks that put the tenant into maintenance
     check    the backup verifies, everything it names is there
-    compare  the live rows are read as a backup would read them; groups with the backup's chunk ids are equal
-    stage    differing groups, of both sides, into temporary tables
+    compare  what differs is found and staged; the plan is made, and with it every reason to refuse
+    safety   a backup of the tenant at the very snapshot that was compared, so that the restore can be undone
     files    every slice that will be written is read and authenticated once
     merge    delete and insert the differing rows
-    prove    the tables are read back group by group and must give the backup's chunk ids; foreign keys must hold
+    prove    what was written is read back; keys and foreign keys must hold; nobody else may have written meanwhile
     files    missing and different files are put back
     commit   then files that were not in the backup are removed
+    after    the hooks that end the maintenance
 """
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from sbh_pipelines.backup.assemble import table_rows
+from sbh_pipelines.backup.hooks import run_hooks
+from sbh_pipelines.backup.plan import Estimate, FilePlan, RestorePlan, conflict_problem
+from sbh_pipelines.backup.request import MergeMode, RestoreRequest
 from sbh_pipelines.backup.restore_files import FileRestore
 from sbh_pipelines.backup.restore_status import RestoreStatus
-from sbh_pipelines.backup.restore_tables import ChunkSet, LiveGroups, Merging, Prover, Sorted
+from sbh_pipelines.backup.row_restore import RowRestore
+from sbh_pipelines.backup.safety import safety_backup
 from sbh_pipelines.backup.site import Site
-from sbh_pipelines.backup.tables import Group, read_table
-from sbh_pipelines.backup.verify import read_component, verify_backup
-from sbh_pipelines.errors import ProofFailed, RestoreRefused, SbhError, SchemaMismatch
-from sbh_pipelines.model import BackupId, Progress, ProgressSink, RestoreId, Tenant, timestamp
+from sbh_pipelines.backup.verify import verify_backup
+from sbh_pipelines.errors import RestoreRefused, SbhError
+from sbh_pipelines.model import BackupId, Progress, ProgressSink, RecoveryPoint, RestoreId, Tenant, timestamp
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.repository import Repository
-from sbh_pipelines.sources.database.capture import copy_table
-from sbh_pipelines.sources.database.connection import Connection
-from sbh_pipelines.sources.database.merge import (
-    TableChanges,
-    TableMerge,
-    check_foreign_keys,
-    commit,
-    restore_transaction,
-)
-from sbh_pipelines.sources.database.tenancy import MappedTable, TenancyMap, load_map
+from sbh_pipelines.settings import DatabaseSettings
+from sbh_pipelines.sources.database.connection import Connection, describe_dsn
+from sbh_pipelines.sources.database.merge import commit, restore_transaction
+from sbh_pipelines.sources.database.snapshot import describe_snapshot, export_snapshot
+from sbh_pipelines.sources.database.tenancy import load_map
 
-STEPS = ("check", "compare", "merge", "prove", "files", "commit")
+STEPS = ("check", "compare", "safety", "merge", "prove", "files", "commit")
+# What a restore was measured to need on two cores (bench/restore.py): for the estimate only.
+_SECONDS_PER_ROW, _SECONDS_PER_BYTE = 20e-6, 1 / 50e6
+_MANY_ROWS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class TableResult:
-    """What happened to one table."""
+class Target:
+    """Whose rows are changed: those of the application's database, or of another one with its schema."""
 
-    table: str
-    rows: int
-    groups: int
-    groups_matching: int
-    inserted: int
-    updated: int
-    deleted: int
+    database: DatabaseSettings
+    in_place: bool = True
+
+    @property
+    def name(self) -> str:
+        return "in place" if self.in_place else describe_dsn(self.database.dsn)
+
+
+def target_of(site: Site, into_database: str | None) -> Target:
+    """The application's database, or the one at a DSN (without a password: it is asked for where the first one is)."""
+    if into_database is None:
+        return Target(site.settings.database)
+    return Target(site.settings.database.model_copy(update={"dsn": into_database}), in_place=False)
+
+
+def plan_restore(
+    site: Site, tenant: Tenant, backup_id: BackupId, request: RestoreRequest, target: Target, progress: ProgressSink
+) -> RestorePlan:
+    """What a restore would do; nothing is written. Raises CorruptObject, RequestError, RestoreRefused and the source's errors."""
+    repository = site.repository(tenant)
+    try:
+        job = _Restore(site, repository, tenant, backup_id, request, target, progress)
+        manifest = job.check()
+        with restore_transaction(target.database) as connection:
+            return job.compare(connection, manifest, foresee=True)
+    finally:
+        repository.close()
 
 
 def restore_in_place(
@@ -63,13 +85,15 @@ def restore_in_place(
     tenant: Tenant,
     backup_id: BackupId,
     requested_by: str,
-    keep_extra_files: bool,
+    request: RestoreRequest,
+    target: Target,
     progress: ProgressSink,
+    undoes: RestoreId | None = None,
 ) -> dict[str, Any]:
-    """Make the tenant what it was at the backup. Returns the result that `restore_backup` documents.
+    """Make the chosen part of the tenant what it was at the backup. Returns the result that `restore_backup` documents.
 
-    Raises RestoreRefused and CorruptObject before anything is written, ProofFailed and SourceConflict with the rows
-    rolled back, LeaseHeld while the tenant is being backed up or restored.
+    Raises RestoreRefused, RestoreConflict, SchemaMismatch and CorruptObject before anything is written, ProofFailed and
+    SourceConflict with the rows rolled back, LeaseHeld while the tenant is being backed up or restored, HookFailed.
     """
     restore_id = RestoreId.at(site.clock(), os.urandom(3).hex())
     store, prefix = site.backup_store(tenant)
@@ -77,13 +101,15 @@ def restore_in_place(
     with ExitStack() as stack:
         repository = site.repository(tenant)
         stack.callback(repository.close)
-        held = leases.acquire(store, prefix, owner, "restore", site.settings.backup.lease_s, site.clock)
+        seconds, wait = site.settings.backup.lease_s, site.settings.restore.lease_wait_s
+        held = leases.acquire_within(wait, store, prefix, owner, "restore", seconds, site.clock)
         stack.callback(_let_go, held)
-        stack.enter_context(leases.LeaseKeeper(lambda: [held], site.settings.backup.lease_s / 6))
-        status = RestoreStatus(site, repository, restore_id, backup_id, tenant, requested_by, owner)
+        stack.enter_context(leases.LeaseKeeper(lambda: [held], seconds / 6))
+        status = RestoreStatus(site, repository, restore_id, backup_id, tenant, requested_by, owner, request, undoes)
+        job = _Restore(site, repository, tenant, backup_id, request, target, progress, status, held, requested_by)
         status.step("check", 0)
         try:
-            result = _Restore(site, repository, tenant, backup_id, keep_extra_files, held, status, progress).run()
+            result = job.run()
         except BaseException as error:
             status.failed(error)
             raise
@@ -104,65 +130,64 @@ class _Restore:
         repository: Repository,
         tenant: Tenant,
         backup_id: BackupId,
-        keep_extra_files: bool,
-        held: leases.Lease,
-        status: RestoreStatus,
+        request: RestoreRequest,
+        target: Target,
         progress: ProgressSink,
+        status: RestoreStatus | None = None,
+        held: leases.Lease | None = None,
+        requested_by: str = "",
     ) -> None:
         self.site, self.repository, self.tenant, self.backup_id = site, repository, tenant, backup_id
-        self.held = held
-        self.status, self.progress = status, progress
-        self.keep_extra_files = keep_extra_files
-        self.downloaded = 0
+        self.request, self.target = request, target
+        self.status, self.held, self.progress, self.requested_by = status, held, progress, requested_by
+        self.rows: RowRestore
+        self.files: FileRestore
 
     def run(self) -> dict[str, Any]:
+        assert self.held is not None
         begun = time.monotonic()
-        manifest = self._check()
-        summaries = {
-            summary["table"]: summary
-            for name in ("database", "config")
-            for summary in read_component(self.repository, manifest, name)["table_details"]
-        }
-        files = FileRestore(self.site, self.repository, self.tenant, manifest, self.keep_extra_files)
-        with restore_transaction(self.site.settings.database) as connection:
-            tenancy = load_map(connection, self.site.settings)
-            pairs = self._match_tables(tenancy, summaries)
-            merges = [
-                self._compare(connection, table, summary, number) for number, (table, summary) in enumerate(pairs, 1)
-            ]
-            self._step("files", 0, 1)
-            files.plan()
-            files.authenticate()
-            tables, proof = self._merge(connection, tenancy, merges)
-            # Whoever lost the lease, because the process was asleep, must not write: renewing tells.
-            self.held.renew()
-            files.put_back(lambda done, total: self._step("files", done, total))
-            self._step("commit", 0, 1)
-            self.held.renew()
-            commit(connection)
-        files.remove_extra()
+        with run_hooks(self.site, self.tenant, self.backup_id, self.target.database):
+            manifest = self.check()
+            with restore_transaction(self.target.database) as connection:
+                snapshot = export_snapshot(connection)
+                plan = self.compare(connection, manifest, foresee=False)
+                if plan.problems:
+                    raise _refusal(plan)
+                safety = self._safety(connection, snapshot)
+                self._step("files", 0, 1)
+                self.files.authenticate()
+                self.rows.write()
+                proof = self.rows.prove()
+                # Whoever lost the lease, because the process was asleep, must not write: renewing tells.
+                self.held.renew()
+                self.files.put_back(lambda done, total: self._step("files", done, total))
+                self._step("commit", 0, 1)
+                self.held.renew()
+                commit(connection)
+            self.files.remove_extra()
+        tables = self.rows.results()
         return {
             "status": "completed",
-            "tables": [asdict(t) for t in tables],
-            "rows_inserted": sum(t.inserted for t in tables),
-            "rows_updated": sum(t.updated for t in tables),
-            "rows_deleted": sum(t.deleted for t in tables),
-            **files.counts(),
-            "bytes_downloaded": self.downloaded + files.downloaded,
+            "mode": str(self.request.mode),
+            "scope": self.request.scope(),
+            "target": self.target.name,
+            "safety_backup_id": safety,
+            "tables": tables,
+            "rows_inserted": sum(t["inserted"] for t in tables),
+            "rows_updated": sum(t["updated"] for t in tables),
+            "rows_deleted": sum(t["deleted"] for t in tables),
+            "rows_kept": sum(t["kept"] for t in tables),
+            **self.files.counts(),
+            "bytes_downloaded": self.rows.downloaded + self.files.downloaded,
             "recovery_point": manifest["recovery_point"],
-            "proof": {**proof, "files": files.proven},
+            "schema": [d.as_dict() for d in self.rows.differences],
+            "proof": {**proof, "files": self.files.proven},
             "finished_at": timestamp(self.site.clock()),
             "seconds": round(time.monotonic() - begun, 3),
         }
 
-    def _step(self, step: str, done: int, total: int) -> None:
-        at = STEPS.index(step)
-        self.status.step(step, int(100 * (at + done / max(total, 1)) / len(STEPS)))
-        self.progress(
-            Progress(f"restore: {step}", self.tenant.id, done, total, "tables" if step != "files" else "files")
-        )
-
-    def _check(self) -> Mapping[str, Any]:
+    def check(self) -> Mapping[str, Any]:
+        self._step("check", 0, 1)
         manifest = self.repository.manifest(self.backup_id)
         self.repository.load_index()
         verification = verify_backup(self.repository, manifest, deep=False, own_only=True)
@@ -175,154 +200,93 @@ class _Restore:
             )
         return manifest
 
-    def _match_tables(
-        self, tenancy: TenancyMap, summaries: Mapping[str, Mapping[str, Any]]
-    ) -> list[tuple[MappedTable, Mapping[str, Any]]]:
-        """Each captured table with its part of the backup, parents first. Raises SchemaMismatch, all reasons at once."""
-        problems = []
-        pairs = []
-        for table in tenancy.tables:
-            summary = summaries.get(table.full_name)
-            if summary is None:
-                problems.append(f"{table.full_name} was not in the backup")
-                continue
-            header = read_table(self.repository, summary).header
-            then = {name: kind for name, kind, *_ in header["columns"]}
-            now = {c.name: c.type for c in table.table.columns if not c.generated}
-            for column in sorted(then.keys() | now.keys()):
-                if then.get(column) != now.get(column):
-                    problems.append(
-                        f"{table.full_name}.{column} was {then.get(column, 'not there')}, is {now.get(column, 'not there')}"
-                    )
-            if tuple(header["key"]) != table.table.primary_key:
-                problems.append(
-                    f"{table.full_name} had the primary key {header['key']}, has {list(table.table.primary_key)}"
-                )
-            if list(then) != list(table.captured_columns):
-                problems.append(f"{table.full_name} has its columns in another order")
-            pairs.append((table, summary))
-        gone = [name for name in summaries if tenancy.find(name) is None]
-        problems += [f"{name} is gone, or is no longer mapped" for name in gone]
-        if problems:
-            raise SchemaMismatch(
-                "The schema changed since the backup; nothing was written",
-                on=f"{self.backup_id} of {self.tenant.id}",
-                why="; ".join(dict.fromkeys(problems[:10])),
-                remedy="bring the live schema back to the backup's for the restore",
-            )
-        return pairs
+    def compare(self, connection: Connection, manifest: Mapping[str, Any], *, foresee: bool) -> RestorePlan:
+        """Stage what differs and decide everything; nothing is written.
 
-    def _compare(self, connection: Connection, table: MappedTable, summary: Mapping[str, Any], number: int) -> Merging:
-        """Find the groups that differ and stage both sides' rows of them."""
-        self._step("compare", number, number + 1)
-        stored = read_table(self.repository, summary)
-        if stored.layers:
-            return self._stage_layered(connection, table, summary, number)
-        wanted = ChunkSet()
-        for group in stored.groups:
-            wanted.add(group.chunk)
-        live = LiveGroups(self.repository, wanted)
-        copy_table(connection, table, [self.tenant.key], lambda *_: live)
-        merge = TableMerge(connection, table, self.tenant.key, number)
-        matching = live.matching
-        if live.differ or matching < summary["groups"]:
-            missing = (g for g in read_table(self.repository, summary).groups if not live.has(g.chunk))
-            merge.stage(self._download(missing), live.spool)
-            live.spool.close()
-            return Merging(table, summary, merge, matching)
-        live.spool.close()
-        return Merging(table, summary, None, matching)
+        Without `foresee` rows that conflict with others are looked for only where that costs little beside writing them:
+        the server and the proof find them all.
+        """
+        begun = time.monotonic()
+        point: RecoveryPoint = describe_snapshot(connection)
+        tenancy = load_map(connection, self.site.settings)
+        self.rows = RowRestore(
+            self.site,
+            self.repository,
+            self.target.database,
+            connection,
+            self.tenant,
+            manifest,
+            tenancy,
+            point,
+            self.request,
+            self._step,
+        )
+        # Another database has no files of its own: those in the bucket are the application's.
+        with_files = self.request.with_files and self.target.in_place
+        self.files = FileRestore(self.site, self.repository, self.tenant, manifest, self.request, wanted=with_files)
+        self.rows.compare()
+        foresee = foresee or not self.request.whole or self.rows.to_write < _MANY_ROWS
+        tables = self.rows.plan(foresee=foresee)
+        files: FilePlan = self.files.compare()
+        problems = self.rows.problems(foresee=foresee)
+        if conflict := conflict_problem(tables):
+            problems.append(conflict)
+        changed = sum(t.insert + t.update + t.delete for t in tables)
+        seconds = time.monotonic() - begun
+        estimate = Estimate(
+            files.bytes_to_write,
+            round(seconds + changed * _SECONDS_PER_ROW + 2 * files.bytes_to_write * _SECONDS_PER_BYTE, 1),
+        )
+        return RestorePlan(
+            self.tenant.id,
+            self.backup_id,
+            str(self.request.mode),
+            self.request.scope(),
+            self.target.name,
+            manifest["recovery_point"],
+            point.time,
+            tables,
+            files,
+            tuple(d.as_dict() for d in self.rows.differences),
+            tuple(problems),
+            estimate,
+            seconds,
+        )
 
-    def _stage_layered(
-        self, connection: Connection, table: MappedTable, summary: Mapping[str, Any], number: int
-    ) -> Merging:
-        """Stage all rows of both sides: where a layered table's rows lie among each other is known when they are sorted."""
-        merge = TableMerge(connection, table, self.tenant.key, number)
-        size = 0
+    def _safety(self, connection: Connection, snapshot: str) -> BackupId | None:
+        """The backup that undoes this restore. None where there is nothing to undo, or it is not wanted."""
+        wanted = self.request.safety_backup
+        if wanted is None:
+            wanted = self.site.settings.restore.safety_backup
+        if not (wanted and self.target.in_place):
+            return None
+        assert self.status is not None
+        assert self.held is not None
+        self._step("safety", 0, 1)
+        point = describe_snapshot(connection)
+        restore_id = self.status.restore_id
+        backup_id = safety_backup(
+            self.site, self.tenant, self.requested_by, self.held, snapshot, point, restore_id, self.progress
+        )
+        touched = tuple(name for name, merge in self.rows.merges.items() if merge.changes.any)
+        files = self.files.plan
+        removes = files.extra and not (self.request.keep_extra_files or self.request.mode is not MergeMode.EXACT)
+        changed = files.missing or files.different or removes
+        self.status.secured(backup_id, touched, (self.request.files or ("**",)) if changed else ())
+        return backup_id
 
-        def counted() -> Iterator[bytes]:
-            nonlocal size
-            for text in table_rows(self.repository, read_table(self.repository, summary)):
-                size += len(text)
-                self.downloaded += len(text)
-                yield text
+    def _step(self, step: str, done: float, of: float) -> None:
+        at = STEPS.index(step)
+        if self.status is not None:
+            self.status.step(step, int(100 * (at + done / max(of, 1)) / len(STEPS)))
+        unit = "files" if step == "files" else "tables"
+        self.progress(Progress(f"restore: {step}", self.tenant.id, int(done), int(of), unit))
 
-        merge.stage_all(counted())
-        sorted_rows = Sorted(self.repository)
-        merge.copy_wanted(sorted_rows)
-        if (sorted_rows.bytes, sorted_rows.rows) != (size, summary["rows"]):
-            raise RestoreRefused(
-                "Rows of the backup do not go through the server unchanged; nothing was written",
-                on=table.full_name,
-                why=f"{size} bytes in, {sorted_rows.bytes} bytes out",
-                remedy="restore a full backup, or into a server of the version the backup was made on",
-            )
-        return Merging(table, summary, merge, 0, sorted_rows.groups)
 
-    def _download(self, groups: Iterator[Group]) -> Iterator[bytes]:
-        def chunks() -> Iterator[bytes]:
-            for group in groups:
-                self.downloaded += self.repository.locate(group.chunk).length
-                yield group.chunk
-
-        return self.repository.read_chunks(chunks())
-
-    def _merge(
-        self, connection: Connection, tenancy: TenancyMap, merges: list[Merging]
-    ) -> tuple[list[TableResult], dict[str, int]]:
-        changes: dict[str, TableChanges] = {}
-        for one in reversed(merges):  # children first: an inherited row is found by its parent
-            if one.merge is not None:
-                one.merge.delete()
-        for number, one in enumerate(merges):
-            self._step("merge", number, len(merges))
-            if one.merge is not None:
-                changes[one.table.full_name] = one.merge.insert()
-                one.merge.raise_sequences()
-        groups = 0
-        for number, one in enumerate(merges):
-            self._step("prove", number, len(merges))
-            if one.merge is not None:
-                groups += self._prove(connection, one)
-            else:
-                groups += one.summary["groups"]  # found equal by the same comparison
-        staged = [m.merge for m in merges if m.merge is not None]
-        for merge in staged:
-            for constraint, rows in merge.conflicts():
-                raise RestoreRefused(
-                    "Rows of the backup are in conflict with other rows; rolled back",
-                    on=merge.table.full_name,
-                    why=f"{rows} rows break the constraint {constraint}",
-                    remedy="a row outside the tenant holds the same key: resolve it, then try again",
-                )
-        checked, broken = check_foreign_keys(connection, tenancy, self.tenant.key, staged)
-        if broken:
-            raise ProofFailed(
-                "Foreign keys would not hold after the restore; rolled back",
-                on=self.tenant.id,
-                why="; ".join(f"{b.constraint}: {b.rows} rows of {b.table} without {b.parent}" for b in broken[:5]),
-                remedy="rows that the tenant's rows refer to were removed since the backup: restore them first",
-            )
-        unchanged = TableChanges(0, 0, 0)
-        tables = [
-            TableResult(
-                m.table.full_name,
-                m.summary["rows"],
-                m.summary["groups"],
-                m.matching,
-                **asdict(changes.get(m.table.full_name, unchanged)),
-            )
-            for m in merges
-        ]
-        return tables, {"groups": groups, "foreign_keys": checked}
-
-    def _prove(self, connection: Connection, one: Merging) -> int:
-        """Read the merged table back, cut as the backup was, and compare every chunk id. Returns groups compared."""
-
-        def expected() -> Iterator[Group]:
-            return iter(one.groups) if one.groups is not None else read_table(self.repository, one.summary).groups
-
-        reader = Prover(self.repository, expected(), one.table.full_name)
-        plan = (group.rows for group in expected())
-        copy_table(connection, one.table, [self.tenant.key], lambda *_: reader, plan=lambda _: plan)
-        return reader.finish()
+def _refusal(plan: RestorePlan) -> SbhError:
+    """The first problem, with the others in its words."""
+    first, *others = plan.problems
+    if not others:
+        return first
+    more = "; ".join(f"{p.what} ({p.on})" for p in others)
+    return type(first)(first.what, on=first.on, why=f"{first.why}; and: {more}", remedy=first.remedy)

@@ -13,26 +13,43 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
 from sbh_pipelines.backup.files import live_files
+from sbh_pipelines.backup.plan import FilePlan
+from sbh_pipelines.backup.request import MergeMode, RestoreRequest
 from sbh_pipelines.backup.site import Site
 from sbh_pipelines.backup.verify import read_component, read_files
 from sbh_pipelines.errors import CorruptObject, ProofFailed
-from sbh_pipelines.model import Tenant
+from sbh_pipelines.model import Tenant, parse_timestamp
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.sources.files import FileEntry
+from sbh_pipelines.sources.patterns import PathPatterns
+from sbh_pipelines.stores.base import ObjectInfo
 
 _SPOOL = 4 << 20
 
 
 class FileRestore:
-    """One restore's files. Call `plan`, `authenticate`, `put_back`, `remove_extra` in this order."""
+    """One restore's files. Call `compare`, `authenticate`, `put_back`, `remove_extra` in this order."""
 
-    def __init__(self, site: Site, repository: Repository, tenant: Tenant, manifest: Any, keep_extra: bool) -> None:
-        self._site, self._repository, self._tenant = site, repository, tenant
-        self._manifest, self._keep_extra = manifest, keep_extra
+    def __init__(
+        self,
+        site: Site,
+        repository: Repository,
+        tenant: Tenant,
+        manifest: Any,
+        request: RestoreRequest,
+        *,
+        wanted: bool,
+    ) -> None:
+        self._site, self._repository, self._tenant, self._manifest = site, repository, tenant, manifest
+        self._mode, self._samples = request.mode, request.samples
+        self._keep_extra = request.keep_extra_files or request.mode is not MergeMode.EXACT
+        self._chosen = PathPatterns(request.files)
+        self._skipped = not wanted or not site.settings.files.enabled
         # The plan goes to a temporary file when it is long: a million files to put back are not held in memory.
         self._back: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=_SPOOL)
         self._extra: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=_SPOOL)
-        self.to_restore = self.unchanged = self.extra = self.proven = self.removed = self.restored = 0
+        self.plan = FilePlan()
+        self.extra = self.proven = self.removed = self.restored = 0
         self.downloaded = 0
         self._counting = threading.Lock()
 
@@ -40,33 +57,73 @@ class FileRestore:
         return {
             "files_restored": self.restored,
             "files_removed": self.removed,
-            "files_unchanged": self.unchanged,
+            "files_unchanged": self.plan.unchanged,
+            "files_kept": self.plan.kept,
             "files_kept_extra": self.extra if self._keep_extra else 0,
         }
 
-    def plan(self) -> None:
-        """Compare the two lists."""
-        if not self._site.settings.files.enabled:
-            return
+    @property
+    def to_restore(self) -> int:
+        return self.plan.missing + self.plan.different
+
+    def compare(self) -> FilePlan:
+        """Compare the two lists; nothing is written."""
+        if self._skipped:
+            return self.plan
         _, prefix = self._site.files_store(self._tenant)
         document = read_component(self._repository, self._manifest, "files")
-        live = live_files(self._site, self._tenant)
+        missing = different = unchanged = kept = size = 0
+        samples: list[tuple[str, str]] = []
+
+        def sample(change: str, path: str) -> None:
+            if len(samples) < self._samples:
+                samples.append((change, path))
+
+        for entry, live in self._pairs(prefix, read_files(self._repository, document)):
+            if entry is None:
+                assert live is not None
+                self._note_extra(live.key)
+                sample("kept" if self._keep_extra else "remove", live.key[len(prefix) :])
+                continue
+            if live is not None and (live.size, live.etag) == (entry.size, entry.etag):
+                unchanged += 1
+                continue
+            if live is not None and not self._wins(entry, live):
+                kept += 1
+                sample("kept", entry.path)
+                continue
+            missing, different = missing + (live is None), different + (live is not None)
+            size += entry.size
+            self._back.write(entry.to_line())
+            sample("missing" if live is None else "different", entry.path)
+        kept += self.extra if self._keep_extra else 0
+        self.plan = FilePlan(missing, different, self.extra, unchanged, kept, size, tuple(samples))
+        return self.plan
+
+    def _wins(self, entry: FileEntry, live: ObjectInfo) -> bool:
+        """Whether the backup's file is to replace one that differs."""
+        if self._mode is MergeMode.NEWEST_WINS:
+            return parse_timestamp(entry.modified) > live.modified
+        return self._mode is MergeMode.EXACT
+
+    def _pairs(self, prefix: str, entries: Iterator[FileEntry]) -> Iterator[tuple[FileEntry | None, ObjectInfo | None]]:
+        """(the backup's file, the live one) of each chosen path, in key order."""
+        live = (o for o in live_files(self._site, self._tenant) if self._chosen.match(o.key[len(prefix) :]))
         at = next(live, None)
-        for entry in read_files(self._repository, document):
+        for entry in entries:
+            if not self._chosen.match(entry.path):
+                continue
             key = (prefix + entry.path).encode("utf-8", "surrogatepass")
             while at is not None and at.key.encode("utf-8", "surrogatepass") < key:
-                self._note_extra(at.key)
+                yield None, at
                 at = next(live, None)
             if at is not None and at.key == prefix + entry.path:
-                same = (at.size, at.etag) == (entry.size, entry.etag)
+                yield entry, at
                 at = next(live, None)
-                if same:
-                    self.unchanged += 1
-                    continue
-            self._back.write(entry.to_line())
-            self.to_restore += 1
+            else:
+                yield entry, None
         while at is not None:
-            self._note_extra(at.key)
+            yield None, at
             at = next(live, None)
 
     def _note_extra(self, key: str) -> None:

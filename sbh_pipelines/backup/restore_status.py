@@ -1,10 +1,11 @@
 """The status of a restore, kept in the repository so that any process, also after a crash, can tell it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from sbh_pipelines.backup.request import RestoreRequest
 from sbh_pipelines.backup.site import Site
-from sbh_pipelines.errors import CorruptObject, ObjectMissing, SbhError, UnknownRestore
+from sbh_pipelines.errors import CorruptObject, ObjectMissing, RestoreRefused, SbhError, UnknownRestore
 from sbh_pipelines.model import BackupId, RestoreId, Tenant, timestamp
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.format import Keys, parse_document
@@ -22,6 +23,9 @@ class RestoreStatus:
     tenant: Tenant
     requested_by: str
     owner: str
+    request: RestoreRequest
+    undoes: RestoreId | None = None
+    _safety: dict[str, Any] = field(default_factory=dict)
     _started_at: str = ""
     _step: str = ""
     _percent: int = 0
@@ -32,6 +36,11 @@ class RestoreStatus:
             self._step = step
             self._started_at = self._started_at or timestamp(self.site.clock())
             self._put("running", {})
+
+    def secured(self, backup_id: BackupId, tables: tuple[str, ...], files: tuple[str, ...]) -> None:
+        """Before anything is written: the backup that undoes this restore, and what of it an undo would bring back."""
+        self._safety = {"safety_backup_id": backup_id, "touches": {"tables": list(tables), "files": list(files)}}
+        self._put("running", {})
 
     def completed(self, result: dict[str, Any]) -> None:
         self._percent = 100
@@ -58,6 +67,10 @@ class RestoreStatus:
                 "step": self._step,
                 "progress": self._percent,
                 "owner": self.owner,
+                "mode": str(self.request.mode),
+                "scope": self.request.scope(),
+                **({"undoes": self.undoes} if self.undoes else {}),
+                **self._safety,
                 **more,
             },
         )
@@ -81,6 +94,49 @@ def read_restore_status(site: Site, tenant: Tenant, restore_id: RestoreId) -> di
             document["error"] = {
                 "what": "The process that ran the restore is gone",
                 "why": "it was killed; rows it had not committed were rolled back, files it had put back are there",
-                "remedy": "run the restore again: what is in place already is not written again",
+                "remedy": "run the restore again: what is in place already is not written again; or `sbh restore undo`",
             }
     return document
+
+
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """The backup that holds the tenant as it was before a restore, and what of it the restore touched."""
+
+    backup_id: BackupId
+    tables: tuple[str, ...]
+    files: tuple[str, ...]  # patterns
+
+
+def what_undoes(status: dict[str, Any]) -> Undo:
+    """Raises RestoreRefused where there is nothing to undo, or nothing to do it with."""
+    restore_id = str(status["restore_id"])
+    if status["status"] == "running":
+        raise RestoreRefused("The restore is still running", on=restore_id, remedy="wait for its end")
+    if "safety_backup_id" not in status:
+        raise RestoreRefused(
+            "The restore made no safety backup",
+            on=restore_id,
+            why="it ended before it wrote anything, or was run without one, or into another database",
+            remedy="restore an earlier backup: `sbh backup list`",
+        )
+    touched = status["touches"]
+    if not touched["tables"] and not touched["files"]:
+        raise RestoreRefused("The restore changed nothing", on=restore_id, remedy="there is nothing to undo")
+    return Undo(BackupId.parse(status["safety_backup_id"]), tuple(touched["tables"]), tuple(touched["files"]))
+
+
+def list_restores(site: Site, tenant: Tenant) -> list[dict[str, Any]]:
+    """All that are on record, newest first; one whose document is damaged has an `error` and little else."""
+    store, prefix = site.backup_store(tenant)
+    folder = prefix + Keys.RESTORES
+    ids = sorted((o.key[len(folder) :].removesuffix(".json") for o in store.list(folder)), reverse=True)
+    found = []
+    for text in ids:
+        try:
+            found.append(read_restore_status(site, tenant, RestoreId.parse(text)))
+        except UnknownRestore:
+            continue  # removed by a prune since it was listed
+        except SbhError as error:
+            found.append({"restore_id": text, "tenant_id": tenant.id, "status": "unknown", "error": error.as_dict()})
+    return found

@@ -1,25 +1,11 @@
 """The parts of a table's restore: which live groups the backup has, what sorted rows are, and the proof."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
 from sbh_pipelines.backup.tables import Group
 from sbh_pipelines.errors import ProofFailed
 from sbh_pipelines.repository.repository import Repository
-from sbh_pipelines.sources.database.merge import Spool, TableMerge
-from sbh_pipelines.sources.database.tenancy import MappedTable
-
-
-@dataclass(frozen=True, slots=True)
-class Merging:
-    """A table on its way through a restore."""
-
-    table: MappedTable
-    summary: Mapping[str, Any]
-    merge: TableMerge | None  # None: the live table is equal already
-    matching: int
-    groups: list[Group] | None = None  # of a layered table, as sorting its rows gave them; else the backup has them
+from sbh_pipelines.sources.database.staging import Spool
 
 
 class ChunkSet:

@@ -24,7 +24,6 @@ from sbh_pipelines.sources.database.changes import Sums, Window, sums, totals
 from sbh_pipelines.sources.database.connection import Connection, translated
 from sbh_pipelines.sources.database.keys import bucket_bits
 from sbh_pipelines.sources.database.references import reference_columns, referenced_keys
-from sbh_pipelines.sources.database.snapshot import exported_snapshot
 from sbh_pipelines.sources.database.tenancy import MappedTable, TenancyMap, load_map
 
 STEP = "snapshot_tables"
@@ -63,7 +62,7 @@ def skip_unchanged(shop: Workshop, drafts: Sequence[Draft]) -> list[Draft]:
     """
     live, settings = running(drafts), shop.site.settings
     try:
-        with exported_snapshot(settings.database) as (snapshot_id, point, connection):
+        with shop.snapshot() as (snapshot_id, point, connection):
             view = View(settings.database, snapshot_id, point, connection, load_map(connection, settings))
             found, _ = find_unchanged(shop, view, live)
     except SbhError as error:
@@ -94,7 +93,7 @@ def _started(shop: Workshop, draft: Draft, held: dict[TenantId, Draft]) -> Draft
 
 def _capture(shop: Workshop, drafts: list[Draft], held: dict[TenantId, Draft], progress: ProgressSink) -> list[Draft]:
     settings = shop.site.settings
-    with exported_snapshot(settings.database) as (snapshot_id, point, connection), pipeline(settings.backup) as packs:
+    with shop.snapshot() as (snapshot_id, point, connection), pipeline(settings.backup) as packs:
         view = View(settings.database, snapshot_id, point, connection, load_map(connection, settings))
         waiting = [d for d in drafts if not d.lease_owner]
         settled, compared = find_unchanged(shop, view, waiting) if waiting else ([], {})

@@ -15,20 +15,20 @@ from typing import Any
 
 from sbh_pipelines.backup import drafts as making
 from sbh_pipelines.backup import forget as forgetting
+from sbh_pipelines.backup.drilling import Drilling
+from sbh_pipelines.backup.exporting import Exporting
 from sbh_pipelines.backup.files import enumerate_files
-from sbh_pipelines.backup.keeping import Keeping
+from sbh_pipelines.backup.latest import resolve_backup
+from sbh_pipelines.backup.platform_service import Platform
 from sbh_pipelines.backup.publish import verify_checksums, write_manifest
 from sbh_pipelines.backup.recovery_points import RecoveryPoints, latest_recovery_point, recovery_points
-from sbh_pipelines.backup.restore import restore_in_place
-from sbh_pipelines.backup.restore_status import read_restore_status
+from sbh_pipelines.backup.restoring import Restoring
 from sbh_pipelines.backup.rows import skip_unchanged, snapshot_tables
 from sbh_pipelines.backup.status import backup_status, the_only
 from sbh_pipelines.backup.verify import Verification, verify_backup
 from sbh_pipelines.errors import (
     CorruptObject,
     KeyServiceError,
-    NotConfirmed,
-    RequestError,
     SbhError,
     UnknownBackup,
     error_from_dict,
@@ -38,7 +38,6 @@ from sbh_pipelines.model import (
     BackupType,
     Draft,
     ProgressSink,
-    RestoreId,
     Tenant,
     TenantId,
     no_progress,
@@ -47,12 +46,10 @@ from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.residency import ResidencyManager
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext, authorize
 from sbh_pipelines.settings import load_settings
-from sbh_pipelines.sources.database.tenants import find_tenant, list_tenants
-
-LATEST = "latest"
+from sbh_pipelines.sources.database.tenants import list_tenants
 
 
-class BackupService(Keeping):
+class BackupService(Restoring, Exporting, Drilling, Platform):
     """Backups of tenants: made, listed, validated, restored. Thread-safe.
 
     Methods that name one tenant raise the errors of `errors.py`; methods that take a batch return drafts, each with its
@@ -61,20 +58,12 @@ class BackupService(Keeping):
 
     # tenants
 
-    def tenants(self) -> list[Tenant]:
-        """The tenants of the application that can be backed up, by slug."""
-        return list(list_tenants(self.settings).tenants)
-
     def unusable_tenants(self) -> list[SbhError]:
         """An error for each tenant that cannot be backed up (slug malformed, shared or missing).
 
         Whoever backs up all tenants must raise or report these: they are in no backup.
         """
         return list(list_tenants(self.settings).unusable)
-
-    def tenant(self, tenant_id: str) -> Tenant:
-        """Raises InvalidId, UnknownTenant."""
-        return find_tenant(self.settings, TenantId.parse(tenant_id))
 
     # making backups, in steps, for a batch
 
@@ -228,20 +217,10 @@ class BackupService(Keeping):
         tenant = self._allowed(tenant_id, user_ctx, "backup.list")
         repository = self._site.repository(tenant)
         try:
-            manifest: dict[str, Any] = repository.manifest(self._backup_id(repository, backup_id))
+            manifest: dict[str, Any] = repository.manifest(resolve_backup(repository, backup_id))
             return manifest
         finally:
             repository.close()
-
-    def _backup_id(self, repository: Any, backup_id: str) -> BackupId:
-        if backup_id != LATEST:
-            return BackupId.parse(backup_id)
-        ids: list[BackupId] = repository.manifest_ids()
-        if not ids:
-            raise UnknownBackup(
-                "The tenant has no backups", on=repository.tenant, remedy="make one: `sbh backup create`"
-            )
-        return ids[-1]
 
     def latest_recovery_point(self, tenant_id: str, user_ctx: UserContext) -> dict[str, Any]:
         """Up to when the tenant is safe: {tenant_id, backup_id, recovery_point, recorded_as: backup | unchanged, age_s}.
@@ -274,7 +253,7 @@ class BackupService(Keeping):
         try:
             repository = self._site.repository(tenant)
             try:
-                wanted = self._backup_id(repository, backup_id)
+                wanted = resolve_backup(repository, backup_id)
                 result = Verification(wanted, deep)
                 manifest = repository.manifest(wanted)
                 repository.load_index()
@@ -286,35 +265,6 @@ class BackupService(Keeping):
                 raise
             result.found(error)
         return {"tenant_id": tenant.id, **result.as_dict()}
-
-    def restore_backup(
-        self,
-        backup_id: str,
-        tenant_id: str,
-        user_ctx: UserContext,
-        *,
-        confirm: bool = True,
-        keep_extra_files: bool = False,
-        progress: ProgressSink = no_progress,
-    ) -> dict[str, Any]:
-        """Make the tenant what it was at the backup, in place; what was done, table by table, and the proof.
-
-        The faces pass `confirm` on from their callers; calling this from Python is the confirmation. Raises NotConfirmed,
-        RestoreRefused, SchemaMismatch, CorruptObject (nothing written), ProofFailed, SourceConflict (rolled back).
-        """
-        tenant = self._allowed(tenant_id, user_ctx, "backup.restore")
-        if not confirm:
-            raise NotConfirmed(
-                "A restore in place overwrites the tenant's live data and was not confirmed",
-                on=f"{backup_id} of {tenant.id}",
-                remedy="confirm it: `--confirm` (CLI), `confirm: true` (API, Dagster)",
-            )
-        repository = self._site.repository(tenant)
-        try:
-            wanted = self._backup_id(repository, backup_id)
-        finally:
-            repository.close()
-        return restore_in_place(self._site, tenant, wanted, user_ctx.user_id, keep_extra_files, progress)
 
     # status
 
@@ -333,31 +283,6 @@ class BackupService(Keeping):
             if (status := backup_status(self._site, tenant, wanted)) is not None
         ]
         return the_only(found, UnknownBackup("No such backup", on=wanted, remedy="see `sbh backup list`"))
-
-    def get_restore_status(
-        self, restore_id: str, tenant_id: str | None = None, user_ctx: UserContext | None = None
-    ) -> dict[str, Any]:
-        """{'restore_id', 'status': running | completed | failed | interrupted, 'progress': percent, 'error'?, ...}.
-
-        Raises UnknownRestore.
-        """
-        wanted = RestoreId.parse(restore_id)
-        found = []
-        missing: SbhError | None = None
-        for tenant in self._candidates(tenant_id, user_ctx):
-            try:
-                found.append(read_restore_status(self._site, tenant, wanted))
-            except RequestError as error:
-                missing = error
-        return the_only(found, missing or UnknownBackup("No tenants", on=wanted))
-
-    def _candidates(self, tenant_id: str | None, user_ctx: UserContext | None) -> list[Tenant]:
-        tenants = [self.tenant(tenant_id)] if tenant_id else self.tenants()
-        if user_ctx is not None:
-            if tenant_id:
-                authorize(user_ctx, "backup.status", tenant_id)
-            tenants = [t for t in tenants if user_ctx.tenant_id in ("*", t.id)]
-        return [t for t in tenants if t.region in self.settings.storage.regions]
 
     def storage_url(self, tenant: Tenant) -> str:
         """Where the tenant's repository is, for people."""

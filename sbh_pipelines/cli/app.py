@@ -8,7 +8,21 @@ from typing import Annotated, Any
 import typer
 
 from sbh_pipelines import __version__
-from sbh_pipelines.cli import backup, demo, doctor, repository, restore, retention, settings, stack, tenants
+from sbh_pipelines.cli import (
+    backup,
+    demo,
+    doctor,
+    drill,
+    export,
+    platform,
+    report,
+    repository,
+    restore,
+    retention,
+    settings,
+    stack,
+    tenants,
+)
 from sbh_pipelines.cli.command import DebugOption, Invocation, JsonOption, QuietOption, SettingsOption
 from sbh_pipelines.cli.output import print_error, print_json
 from sbh_pipelines.errors import RequestError, SbhError
@@ -23,7 +37,7 @@ EXIT_STATUS = {
     6: "the object store",
     7: "keys cannot be wrapped or unwrapped",
     8: "the repository: damaged objects, an invalid backup, another writer",
-    9: "the restore was refused, or rolled back",
+    9: "the restore was refused, or rolled back; an export could not be written",
     10: "the embedded servers, or the demo",
     11: "some tenants of a batch failed; the others are backed up",
     12: "an alert could not be sent",
@@ -66,10 +80,10 @@ def _group_options(
     context.obj.merge(settings_file, as_json, quiet, debug)
 
 
-for command_module in (demo, doctor):
+for command_module in (demo, doctor, export):
     command_module.add_to(app)
 retention.add_to(backup.app)
-for group_module in (stack, tenants, backup, restore, repository, settings):
+for group_module in (stack, tenants, backup, restore, platform, drill, report, repository, settings):
     group_module.app.callback()(_group_options)
     app.add_typer(group_module.app)
 

@@ -12,6 +12,7 @@ from sbh_pipelines.settings import Settings
 from sbh_pipelines.sources.database import inspect
 from sbh_pipelines.sources.database.connection import Connection, connect, describe_dsn
 from sbh_pipelines.sources.database.inspect import ServerFacts, TenantRow
+from sbh_pipelines.sources.database.programs import program_version
 from sbh_pipelines.sources.database.tenancy import AMBIGUOUS, UNMAPPED, TenancyMap, ident, survey_map
 
 AREA = "database"
@@ -27,6 +28,7 @@ def check(report: Report, settings: Settings, say: Callable[[str], None]) -> lis
     with report.trying(AREA), closing(connect(settings.database, "doctor")) as connection:
         facts = inspect.server_facts(connection)
         _server(report, settings, facts)
+        _programs(report, settings, facts)
         _role(report, facts)
         with report.trying("tenancy"):
             tenancy = survey_map(connection, settings)
@@ -62,6 +64,22 @@ def _server(report: Report, settings: Settings, facts: ServerFacts) -> None:
             "add sslmode=verify-full sslrootcert=... to database.dsn",
         )
     clocks.check(report, "the database server", facts.clock_offset_s)
+
+
+def _programs(report: Report, settings: Settings, facts: ServerFacts) -> None:
+    """pg_dump refuses a server that is newer than itself."""
+    for name, program in (("pg_dump", settings.platform.pg_dump), ("psql", settings.platform.psql)):
+        with report.trying("platform", level=Level.WARNING):
+            version = program_version(program)
+            if version // 10_000 < facts.version // 10_000:
+                report.warn(
+                    "platform",
+                    f"{name} is older than the server: the platform cannot be backed up",
+                    f"{program}: {version // 10_000}; the server: {facts.version // 10_000}",
+                    f"install the server's client programs, and name {name} in platform.{name}",
+                )
+            else:
+                report.ok("platform", f"{name} is as new as the server", f"{program}, version {version // 10_000}")
 
 
 def _role(report: Report, facts: ServerFacts) -> None:

@@ -31,6 +31,10 @@ key_file = {key_file}
 # The embedded KMS forgets its keys when it stops; to try it: provider = "aws-kms"
 kms_key_id = "{alias}"
 kms_endpoint_url = "http://127.0.0.1:{kms}"
+
+[platform]
+pg_dump = {pg_dump}
+psql = {psql}
 """
 _PORT = re.compile(r"(?<=127\.0\.0\.1 port=)\d+|(?<=127\.0\.0\.1:)\d+")
 
@@ -60,4 +64,6 @@ def _fresh(layout: Layout, ports: Ports) -> str:
         secret_file=relative(object_server.secret_file(layout)),
         key_file=relative(layout.backup_key),
         alias=kms.ALIAS,
+        pg_dump=json.dumps(str(postgres.binaries() / "pg_dump")),
+        psql=json.dumps(str(postgres.binaries() / "psql")),
     )

@@ -45,6 +45,8 @@ class Keys:
     PRUNED = "index/prune_"  # an index object written by a prune
     LEASE, LISTING = "lease.json", "listing.json"
     HOLDS = "holds/"
+    DRILLS = "drills/"
+    RESTORES = "restores/"
 
     @staticmethod
     def manifest(backup_id: str) -> str:
@@ -84,7 +86,11 @@ class Keys:
 
     @staticmethod
     def restore(restore_id: str) -> str:
-        return f"restores/{restore_id}.json"
+        return f"{Keys.RESTORES}{restore_id}.json"
+
+    @staticmethod
+    def drill(drill_id: str) -> str:
+        return f"drills/{drill_id}.json"
 
 
 def pack_id_of(name: str) -> bytes | None:

@@ -15,6 +15,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -95,6 +96,20 @@ def acquire(store: ObjectStore, prefix: str, owner: str, purpose: str, seconds: 
         return taken
     except (ObjectExists, ObjectChanged):
         raise _held(store.url(key), {"owner": "another writer, just now", "purpose": "", "expires_at": ""}) from None
+
+
+def acquire_within(
+    wait_s: float, store: ObjectStore, prefix: str, owner: str, purpose: str, seconds: float, clock: Clock
+) -> Lease:
+    """As `acquire`, waiting for up to `wait_s` while another owner's is running. Raises LeaseHeld."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            return acquire(store, prefix, owner, purpose, seconds, clock)
+        except LeaseHeld:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(min(1.0, max(0.05, wait_s / 20)))
 
 
 def resume(store: ObjectStore, prefix: str, owner: str, purpose: str, seconds: float, clock: Clock) -> Lease:

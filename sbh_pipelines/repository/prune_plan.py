@@ -10,6 +10,7 @@ All ages are by the store's clock. Nothing is decided about an object whose name
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import Any
 
 from sbh_pipelines.errors import FormatUnsupported, PruneRefused
@@ -29,7 +30,7 @@ class Safety:
     """The margins of a prune."""
 
     min_age: timedelta = timedelta(hours=24)  # of what is retired, and of a retirement before anything is removed
-    keep_records: timedelta = timedelta(days=90)  # of failed backups and of restores
+    keep_records: timedelta = timedelta(days=90)  # of failed backups, restores and drills
     max_clock_skew: timedelta = timedelta(minutes=5)
 
 
@@ -296,10 +297,11 @@ class _Planner:
                     self._plan.retire_documents.append(
                         Decision(info.key, "retire", "its backup is forgotten", info.size)
                     )
-        for prefix in (Keys.FAILURES, Keys.RESTORES):
-            for info in self._list(prefix):
-                if self._now - info.modified >= self._safety.keep_records:
-                    self._plan.remove.append(Decision(info.key, "remove", "an old record", info.size))
+        drills = sorted(self._list(Keys.DRILLS), key=lambda info: info.key)
+        # Without its last drill a tenant would count as never drilled, and be sampled before the others again.
+        for info in chain(self._list(Keys.FAILURES), self._list(Keys.RESTORES), drills[:-1]):
+            if self._now - info.modified >= self._safety.keep_records:
+                self._plan.remove.append(Decision(info.key, "remove", "an old record", info.size))
 
 
 def _is_mark(key: str) -> bool:

@@ -31,7 +31,10 @@ class RestoreSettings(Section):
     safety_backup: bool = Field(
         True, description="Back the tenant up before every restore in place, so that it can be undone."
     )
-    batch_rows: int = Field(10_000, ge=100, description="Rows written by one statement of a restore.")
+    keep_safety_days: float = Field(
+        7.0, gt=0, description="How long such a backup is kept whatever the retention policy says, days."
+    )
+    batch_rows: int = Field(50_000, ge=100, description="Rows written by one statement of a restore.")
     pause_ms: int = Field(
         0, ge=0, description="Pause between two such statements, ms: leaves the server to the others."
     )
@@ -45,7 +48,8 @@ class RestoreSettings(Section):
     )
     fill: dict[str, str] = Field(
         {},
-        description="By `table.column`, the value (as text) for not-null columns without a default that backups lack.",
+        description="By `table.column`, the value (as text) of rows that come back, for columns that backups lack and for those"
+        " that have become not null since.",
     )
     newest: dict[QualifiedName, str] = Field(
         {}, description="By table, the column with the time of a row's last change, for restores with `newest-wins`."
@@ -69,6 +73,7 @@ class PlatformSettings(Section):
     pg_dump: str = Field("pg_dump", description="The program; at least as new as the server.")
     psql: str = Field("psql", description="The program that runs what pg_dump wrote.")
     schedule: str = Field("30 1 * * *", description="Cron line of the platform backup. Empty: off.")
+    keep_last: int = Field(30, ge=1, description="Platform backups that are kept: the newest ones.")
 
     @model_validator(mode="after")
     def _a_folder(self) -> "PlatformSettings":
@@ -88,7 +93,10 @@ class DrillSettings(Section):
     password: SecretStr | None = Field(None, description="Its password (a secret); null: `database.password`.")
     password_file: Path | None = None
     password_secret: str | None = None
-    schedule: str = Field("0 5 * * 6", description="Cron line of the drill. Empty: off.")
+    schedule: str = Field(
+        "0 5 * * 6",
+        description="Cron line of the drill, which Dagster reads from the environment of its code server. Empty: off.",
+    )
     tenants_per_drill: int = Field(
         1, ge=1, description="Tenants sampled by each drill: those drilled longest ago first."
     )

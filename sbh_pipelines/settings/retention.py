@@ -105,7 +105,7 @@ class PruneSettings(Section):
     )
     index_objects: int = Field(16, ge=1, description="More small index objects than this are merged.")
     keep_records_days: float = Field(
-        90.0, ge=1, description="How long records of failed backups and of restores are kept."
+        90.0, ge=1, description="How long records of failed backups, of restores and of drills are kept."
     )
     max_clock_skew_s: float = Field(
         300.0, gt=0, description="Prune refuses when this machine's clock and the store's differ by more, s."

@@ -92,6 +92,8 @@ class Application:
             "keys": {"provider": "local", "key_file": key_file},
             "backup": {"memory_mib": 64, "pack_mib": 1, "lease_s": 60},
             "files": {"connections": 4},
+            # Tests of safety backups turn them on; all others count their own backups only.
+            "restore": {"safety_backup": False, "lease_wait_s": 0},
         }
         for name, fields in sections.items():
             values[name] = {**values.get(name, {}), **fields}

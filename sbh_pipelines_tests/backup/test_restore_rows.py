@@ -247,7 +247,7 @@ def test_a_row_that_moved_to_another_tenant(scene: Callable[..., Scene], databas
     )
     made.back_up()
     database.run("UPDATE t SET tenant_id = 2 WHERE id = 2")
-    assert "outside the tenant" in made.refused(RestoreRefused)
+    assert "of this tenant or another" in made.refused(RestoreRefused)
 
 
 def test_a_child_that_moved_to_a_parent_of_another_tenant(scene: Callable[..., Scene], database: Database) -> None:
@@ -267,7 +267,7 @@ def test_another_tenants_row_refers_to_one_that_would_go(scene: Callable[..., Sc
     )
     made.back_up()
     database.run("INSERT INTO t VALUES (1, 3, NULL); UPDATE t SET sees = 3 WHERE id = 2")
-    assert "t_sees_fkey" in made.refused(ProofFailed)
+    assert "t_sees_fkey" in made.refused(RestoreRefused)
 
 
 def test_a_row_of_a_shared_table_refers_to_one_that_would_go(scene: Callable[..., Scene], database: Database) -> None:
@@ -277,7 +277,7 @@ def test_a_row_of_a_shared_table_refers_to_one_that_would_go(scene: Callable[...
     )
     made.back_up()
     database.run("INSERT INTO t VALUES (1, 3); INSERT INTO featured VALUES (3)")
-    assert "featured" in made.refused(ProofFailed)
+    assert "featured" in made.refused(RestoreRefused)
 
 
 def test_foreign_keys_to_and_from_other_schemas(scene: Callable[..., Scene], database: Database) -> None:
@@ -289,9 +289,9 @@ def test_foreign_keys_to_and_from_other_schemas(scene: Callable[..., Scene], dat
     )
     made.back_up()
     database.run("DELETE FROM t WHERE id = 1; DELETE FROM other.currency WHERE code = 'EUR'")
-    assert "currency" in made.refused(ProofFailed)
+    assert "currency" in made.refused(RestoreRefused)
     database.run("INSERT INTO other.currency VALUES ('EUR'); INSERT INTO t VALUES (1, 9, 'USD'); INSERT INTO other.watch VALUES (9)")
-    assert "watch" in made.refused(ProofFailed)
+    assert "watch" in made.refused(RestoreRefused)
     database.run("DELETE FROM other.watch")
     made.restore()
     assert database.ask("SELECT id FROM t ORDER BY 1") == [(1,), (2,)]
@@ -305,7 +305,7 @@ def test_a_shared_parent_that_is_gone(scene: Callable[..., Scene], database: Dat
     )
     made.back_up()
     database.run("DELETE FROM t WHERE plan = 2; DELETE FROM plans WHERE id = 2")
-    assert "plans" in made.refused(ProofFailed)
+    assert "plans" in made.refused(RestoreRefused)
 
 
 def test_children_of_inheritance_are_no_parents_of_a_foreign_key(scene: Callable[..., Scene], database: Database) -> None:
@@ -317,7 +317,7 @@ def test_children_of_inheritance_are_no_parents_of_a_foreign_key(scene: Callable
     )
     made.back_up()
     database.run("DELETE FROM c; DELETE FROM ONLY base; INSERT INTO sub VALUES (1, 7)")
-    made.refused(ProofFailed)
+    made.refused(RestoreRefused)
 
 
 @pytest.mark.parametrize("generated", ["ALWAYS", "BY DEFAULT"])
@@ -376,19 +376,18 @@ def test_row_security_that_is_forced(scene: Callable[..., Scene], database: Data
 @pytest.mark.parametrize(
     "change",
     [
-        "ALTER TABLE t ADD COLUMN extra int",
         "ALTER TABLE t DROP COLUMN body",
         "ALTER TABLE t ALTER COLUMN body TYPE varchar(9)",
         "ALTER TABLE t RENAME COLUMN body TO text",
-        "ALTER TABLE t DROP CONSTRAINT t_pkey; ALTER TABLE t ADD PRIMARY KEY (id, tenant_id)",
-        "ALTER TABLE t DROP CONSTRAINT t_pkey",
+        "ALTER TABLE t ADD COLUMN extra int NOT NULL DEFAULT 1; ALTER TABLE t ALTER COLUMN extra DROP DEFAULT",
         "DROP TABLE t",
-        "CREATE TABLE u (tenant_id int)",
         "ALTER TABLE t RENAME TO u",
     ],
 )
-def test_a_schema_that_changed(scene: Callable[..., Scene], database: Database, change: str) -> None:
-    """Not mapped yet, so refused before anything is written."""
+def test_a_schema_in_which_something_has_no_place(
+    scene: Callable[..., Scene], database: Database, change: str
+) -> None:
+    """What would be lost, or cannot be filled, is refused before anything is written."""
     made = scene("CREATE TABLE t (tenant_id int, id int PRIMARY KEY, body text); INSERT INTO t VALUES (1, 1, 'x')")
     made.back_up()
     database.run("UPDATE t SET body = 'y'", change)

@@ -16,7 +16,7 @@ from sbh_pipelines_tests.cli.conftest import Sbh
 COMMANDS = (
     ("demo",), ("doctor",), ("stack", "up"), ("stack", "down"), ("stack", "status"), ("stack", "sample"),
     ("tenants", "list"), ("backup", "create"), ("backup", "list"), ("backup", "show"), ("backup", "status"),
-    ("backup", "validate"), ("restore", "run"), ("restore", "status"), ("settings", "docs"),
+    ("backup", "validate"), ("restore", "run"), ("restore", "status"), ("drill", "run"), ("drill", "list"), ("report", "recovery"), ("settings", "docs"),
 )  # fmt: skip
 
 

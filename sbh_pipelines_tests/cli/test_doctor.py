@@ -26,7 +26,8 @@ def test_a_sound_world_has_no_error(sbh: Sbh, settings_file: Path) -> None:
         "Data keys are wrapped by a file on this machine"
     ]
     areas = {finding["area"] for finding in ended.document["findings"]}
-    assert areas == {"settings", "machine", "database", "clocks", "tenancy", "tenants", "storage", "keys"}
+    known = {"settings", "machine", "database", "clocks", "platform", "tenancy", "tenants", "storage", "keys"}
+    assert areas == known
     statuses = {table["name"]: table["status"] for table in ended.document["tables"]}
     assert statuses["tasks"] == "owned"
     assert statuses["attachments"] == "inherited"
@@ -36,6 +37,21 @@ def test_a_sound_world_has_no_error(sbh: Sbh, settings_file: Path) -> None:
     shown = sbh("doctor")
     assert shown.status == 0
     assert "0 errors, 1 warning" in shown.out
+
+
+def test_a_pg_dump_that_cannot_be_run_is_named(
+    sbh: Sbh, settings_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A warning: tenants can be backed up all the same. So does one that is older than the server."""
+    monkeypatch.setenv("SBH_PLATFORM__PG_DUMP", "/nowhere/pg_dump")
+    old = tmp_path / "psql"
+    old.write_text("#!/bin/sh\necho 'psql (PostgreSQL) 12.3'\n")
+    old.chmod(0o755)
+    monkeypatch.setenv("SBH_PLATFORM__PSQL", str(old))
+    ended = sbh("doctor", "--json")
+    assert ended.status == 0
+    assert "platform.pg_dump" in the_only(ended.document, "warning", "pg_dump cannot be run")["remedy"]
+    assert "the server: 18" in the_only(ended.document, "warning", "psql is older than the server")["detail"]
 
 
 def test_write_leaves_nothing_behind(sbh: Sbh, settings_file: Path, sample_stack: Stack) -> None:

@@ -71,7 +71,8 @@ def test_everything_a_user_sees_says_what_it_is() -> None:
 def test_what_can_be_launched() -> None:
     repository = defs.get_repository_def()
     types = ("full", "incremental", "differential")
-    jobs = {"fleet_backup_job", "validate_backup_job", "restore_job", "prune_job", "retention_job"}
+    jobs = {"fleet_backup_job", "validate_backup_job", "restore_job", "prune_job", "retention_job", "drill_job"}
+    jobs |= {"platform_backup_job"}
     assert jobs | {f"{kind}_backup_job" for kind in types} <= set(repository.job_names)
     for kind in types:
         asset = repository.asset_graph.get(dg.AssetKey(["tenant_backup", kind]))
@@ -88,6 +89,8 @@ def test_what_runs_by_itself() -> None:
         "daily_full": ("0 2 * * *", "RUNNING"),
         "weekly_full": ("0 3 * * 0", "RUNNING"),
         "daily_prune": ("30 4 * * *", "RUNNING"),
+        "weekly_drill": ("0 5 * * 6", "RUNNING"),
+        "daily_platform_backup": ("30 1 * * *", "RUNNING"),
     }
     assert all(sensor.default_status is dg.DefaultSensorStatus.RUNNING for sensor in defs.sensors or ())
 

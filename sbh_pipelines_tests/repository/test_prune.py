@@ -485,7 +485,7 @@ def test_old_records_and_documents_of_forgotten_backups_go(place: Place) -> None
     place.write(content(1))
     place.need(content(1))
     names = [f"{kind}/backup_{n}.json" for kind in ("database", "files", "config", "failures") for n in (1, 2)]
-    for name in [*names, "restores/restore_1.json"]:
+    for name in [*names, "restores/restore_1.json", "drills/drill_1.json", "drills/drill_2.json"]:
         place.store.put(PREFIX + name, b"{}")
     left = set(place.store.names(""))
     place.store.now += DAY
@@ -502,7 +502,8 @@ def test_old_records_and_documents_of_forgotten_backups_go(place: Place) -> None
         "failures/backup_1.json",
         "failures/backup_2.json",
         "restores/restore_1.json",
-    }
+        "drills/drill_1.json",
+    }  # a tenant's newest drill stays
 
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(place: Place) -> None:

@@ -19,6 +19,7 @@ class Column:
     generated: bool  # computed by the server: never captured, never written
     identity: str  # '', 'a' (always) or 'd' (by default)
     sequence: str | None  # the sequence behind an identity or serial column
+    default: str | None = None  # SQL of the column's default; never of generated columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +33,11 @@ class ForeignKey:
 
 
 @dataclass(frozen=True, slots=True)
-class DeferrableKey:
-    """A unique or exclusion constraint that the server checks by a trigger, and so not in a replica session.
+class UniqueKey:
+    """A primary key, unique index or exclusion constraint.
 
-    Two rows conflict when all `operators` hold between their `elements` (SQL expressions over the table's columns).
+    Two rows conflict when all `operators` hold between their `elements` (SQL expressions over the table's columns). One that
+    is `deferrable` the server checks by a trigger, and so not in a replica session.
     """
 
     name: str
@@ -43,6 +45,7 @@ class DeferrableKey:
     operators: tuple[str, ...]
     predicate: str | None
     nulls_equal: bool
+    deferrable: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class Table:
     estimated_bytes: int
     foreign_keys: tuple[ForeignKey, ...] = field(default=())
     key_operators: tuple[str, ...] = field(default=())  # equality of the primary key's columns
-    deferrable_keys: tuple[DeferrableKey, ...] = field(default=())
+    unique_keys: tuple[UniqueKey, ...] = field(default=())
 
     @property
     def full_name(self) -> str:
@@ -102,8 +105,10 @@ _COLUMNS = """
 SELECT a.attrelid::bigint, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attcollation <> 0,
        a.attgenerated <> '', a.attidentity::text,
        CASE WHEN a.attidentity <> '' OR a.atthasdef
-            THEN pg_get_serial_sequence(quote_ident(n.nspname) || '.' || quote_ident(c.relname), a.attname) END
+            THEN pg_get_serial_sequence(quote_ident(n.nspname) || '.' || quote_ident(c.relname), a.attname) END,
+       CASE WHEN a.attgenerated = '' THEN pg_get_expr(d.adbin, d.adrelid) END
 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE a.attrelid = ANY(%s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attrelid, a.attnum"""
 
 _OPERATOR = "'OPERATOR(' || quote_ident(n.nspname) || '.' || o.oprname || ')'"
@@ -135,18 +140,20 @@ WHERE c.contype = 'f' AND c.conparentid = 0 AND c.convalidated AND (c.conrelid =
   AND (to_jsonb(c) ->> 'conperiod') IS DISTINCT FROM 'true'
 ORDER BY c.conname, c.conrelid"""
 
-_DEFERRABLE_KEYS = f"""
-SELECT c.conrelid::bigint, c.conname, array_agg(pg_get_indexdef(i.indexrelid, k.nth::int, false) ORDER BY k.nth),
+_UNIQUE_KEYS = f"""
+SELECT i.indrelid::bigint, coalesce(c.conname, x.relname),
+       array_agg(pg_get_indexdef(i.indexrelid, k.nth::int, false) ORDER BY k.nth),
        array_agg({_OPERATOR} ORDER BY k.nth), pg_get_expr(i.indpred, i.indrelid),
-       coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false)
-FROM pg_constraint c JOIN pg_index i ON i.indexrelid = c.conindid
+       coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false), coalesce(c.condeferrable, false)
+FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+LEFT JOIN pg_constraint c ON c.conindid = i.indexrelid AND c.conrelid = i.indrelid AND c.contype IN ('p', 'u', 'x')
 CROSS JOIN LATERAL unnest(i.indclass::oid[], c.conexclop) WITH ORDINALITY k(class, operator, nth)
 JOIN pg_opclass oc ON oc.oid = k.class
 LEFT JOIN pg_amop ao ON k.operator IS NULL AND ao.amopfamily = oc.opcfamily AND ao.amopstrategy = 3
      AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype
 JOIN pg_operator o ON o.oid = coalesce(k.operator, ao.amopopr) JOIN pg_namespace n ON n.oid = o.oprnamespace
-WHERE c.contype IN ('p', 'u', 'x') AND c.condeferrable AND c.conparentid = 0 AND c.conrelid = ANY(%s::oid[])
-GROUP BY c.conrelid, c.conname, i.indexrelid"""
+WHERE (i.indisunique OR i.indisexclusion) AND i.indisvalid AND i.indrelid = ANY(%s::oid[])
+GROUP BY i.indrelid, c.conname, x.relname, i.indexrelid, c.condeferrable ORDER BY 1, 2"""
 
 
 def read_catalog(connection: Connection, schemas: list[str]) -> Catalog:
@@ -160,10 +167,9 @@ def read_catalog(connection: Connection, schemas: list[str]) -> Catalog:
         for oid, *fields in _rows(cursor, _COLUMNS, (oids,)):
             columns.setdefault(oid, []).append(Column(*fields))
         keys = {oid: (tuple(names), tuple(equal)) for oid, names, equal in _rows(cursor, _PRIMARY_KEYS, (oids,))}
-        deferrable: dict[int, list[DeferrableKey]] = {}
-        for oid, name, elements, operators, predicate, nulls_equal in _rows(cursor, _DEFERRABLE_KEYS, (oids,)):
-            key = DeferrableKey(name, tuple(elements), tuple(operators), predicate, nulls_equal)
-            deferrable.setdefault(oid, []).append(key)
+        unique: dict[int, list[UniqueKey]] = {}
+        for oid, name, elements, operators, *more in _rows(cursor, _UNIQUE_KEYS, (oids,)):
+            unique.setdefault(oid, []).append(UniqueKey(name, tuple(elements), tuple(operators), *more))
         inside: dict[int, list[ForeignKey]] = {}
         outside: list[ForeignKey] = []
         known = set(oids)
@@ -187,7 +193,7 @@ def read_catalog(connection: Connection, schemas: list[str]) -> Catalog:
             size,
             tuple(inside.get(oid, ())),
             keys.get(oid, ((), ()))[1],
-            tuple(deferrable.get(oid, ())),
+            tuple(unique.get(oid, ())),
         )
         for oid, schema, name, kind, row_security, size in tables
     }

@@ -4,6 +4,7 @@ The pinned settings make COPY text exact and the same on every server: UTC, ISO 
 UTF-8. `row_security = off` makes a policy that would hide rows an error instead.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,7 @@ import psycopg2.extensions
 
 from sbh_pipelines.errors import (
     PrivilegeMissing,
+    RestoreConflict,
     RestoreRefused,
     SbhError,
     SchemaMismatch,
@@ -95,6 +97,8 @@ def translate(error: Any, what: str, on: str = "") -> SbhError:
     code = error.pgcode or ""
     primary = getattr(error.diag, "message_primary", None)
     why = " ".join((primary or str(error)).split())[:300]
+    if code[:2] == "22":
+        why = re.sub(r'"[^"]*"?', '"…"', why)  # the value that does not fit: data, like the DETAIL lines
     where = on or ".".join(filter(None, (error.diag.schema_name, error.diag.table_name)))
     failed = f"Cannot {what}"
     if code in ("40001", "40P01", "55P03", "57014"):
@@ -111,11 +115,12 @@ def translate(error: Any, what: str, on: str = "") -> SbhError:
         return SourceUnavailable(failed, on=where, why=why, remedy="check the database server, then try again")
     if code[:2] == "23":
         constraint = error.diag.constraint_name
-        return RestoreRefused(
+        kind = RestoreConflict if code in ("23505", "23P01") else RestoreRefused
+        return kind(
             failed,
             on=where,
             why=f"{why}" + (f" (constraint {constraint})" if constraint and constraint not in why else ""),
-            remedy="a row outside the tenant holds the same key, or a constraint was added since: resolve it, then try again",
+            remedy="another row holds the same key, or a constraint was added since: resolve it, then try again",
         )
     if code[:2] in ("42", "22"):
         return SchemaMismatch(

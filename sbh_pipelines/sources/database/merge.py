@@ -1,39 +1,38 @@
-"""Putting a tenant's rows back: stage, compare, write only the differences, prove.
+"""Putting a tenant's rows back: compare what was staged, decide, write only the differences, prove.
 
 Everything happens in one REPEATABLE READ transaction, so a concurrent write to the same rows ends in a serialization
 error and a rollback, never in a mixture. `session_replication_role = replica` keeps triggers, rules and foreign key
 checks quiet; the foreign keys of the tenant are checked by queries of our own before the commit.
 
-For each table two temporary tables hold what differs: `want`, rows of the backup's groups that the live table lacks,
-and `have`, rows of the live groups that the backup lacks. Of a table whose backup has layers they hold everything: where
-its rows lie among each other is only known once they are sorted. Rows in both, with the same key and text, are equal. A
-row that differs is deleted and inserted: that works for identity columns and for values swapped between unique rows.
+`decide` compares `want` with `have` (staging.py) and leaves two tables: `todo`, rows to insert, and `gone`, live rows to
+delete. A row that differs is deleted and inserted: that works for identity columns and for values swapped between unique
+rows. Both are done a bounded number of rows at a time, with a pause where the settings want one.
 """
 
-import io
-import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
-from sbh_pipelines.settings import DatabaseSettings
-from sbh_pipelines.sources.database.capture import TableSink, copy_groups, order_by
-from sbh_pipelines.sources.database.catalog import ForeignKey, Table
+from sbh_pipelines.errors import ProofFailed
+from sbh_pipelines.settings import DatabaseSettings, RestoreSettings
 from sbh_pipelines.sources.database.connection import Connection, connect, translated
-from sbh_pipelines.sources.database.groups import Segment
-from sbh_pipelines.sources.database.tenancy import MappedTable, TenancyMap, from_only, ident, literal, sql_name
+from sbh_pipelines.sources.database.staging import Staging, same_records
+from sbh_pipelines.sources.database.tenancy import TenancyMap, from_only, ident, literal, sql_name
 
-_SPOOL = 8 << 20  # bytes of live rows kept in memory before they go to a temporary file
+EXACT, MISSING_ONLY, NEWEST_WINS = "exact", "missing-only", "newest-wins"
+_FEW_ROWS = 20_000  # are read back one by one
 
 
 @dataclass(frozen=True, slots=True)
 class TableChanges:
-    """Rows written to one table: a changed row counts as updated only."""
+    """Rows to be written to one table: a changed row counts as updated only. `kept` ones differ and stay."""
 
     inserted: int
     updated: int
     deleted: int
+    kept: int = 0
 
     @property
     def any(self) -> bool:
@@ -48,6 +47,7 @@ def restore_transaction(settings: DatabaseSettings) -> Iterator[Connection]:
         with translated("begin the restore"):
             cursor = connection.cursor()
             cursor.execute("SELECT set_config('lock_timeout', %s, false)", (str(int(settings.lock_timeout_s * 1000)),))
+            cursor.execute("SET temp_buffers = '64MB'")
             cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
             cursor.execute("SET LOCAL session_replication_role = replica")
         yield connection
@@ -55,297 +55,267 @@ def restore_transaction(settings: DatabaseSettings) -> Iterator[Connection]:
         connection.close()
 
 
-class Spool:
-    """Rows of live groups that the backup lacks, kept until the COPY that found them is over."""
+def hold_tenant(connection: Connection, tenancy: TenancyMap, tenant_key: str) -> None:
+    """Lock the tenant's own row: whoever inserts rows that refer to it waits until the restore is over.
 
-    def __init__(self) -> None:
-        self.file: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=_SPOOL)
-        self.rows = 0
-
-    def add(self, text: bytes, rows: int) -> None:
-        self.file.write(text)
-        self.rows += rows
-
-    def close(self) -> None:
-        self.file.close()
+    Raises SourceConflict when somebody holds it, or has changed it, since the restore's snapshot.
+    """
+    for table in tenancy.tables:
+        if table.status == "tenants":
+            with translated("hold the tenant's row", table.full_name):
+                connection.cursor().execute(
+                    f"SELECT FROM {table.source} WHERE {table.tenant_is([tenant_key])} FOR UPDATE OF t"
+                )
 
 
 class TableMerge:
-    """The merge of one table: `stage`, then `delete` (children before parents), then `insert`.
+    """The merge of one table: `decide`, then `delete` (children before parents), then `insert`, then `unproven`."""
 
-    `number` tells its temporary tables apart. Their columns are named c1, c2, ... whatever the table's are called, so
-    that no name of the application's can collide with one of ours.
-    """
+    def __init__(self, staging: Staging, mode: str, newest: str | None, settings: RestoreSettings) -> None:
+        self.staging, self.table, self._mode, self._newest = staging, staging.table, mode, newest
+        self._settings = settings
+        self.todo, self.gone = staging.want, staging.have
+        self.changes = TableChanges(0, 0, 0)
+        self.undecided = 0  # rows that differ, where nothing tells which of the two is the later one
 
-    def __init__(self, connection: Connection, table: MappedTable, tenant_key: str, number: int) -> None:
-        self._connection, self.table, self._tenant_key = connection, table, tenant_key
-        self._want, self._have = f"pg_temp.sbh_want_{number}", f"pg_temp.sbh_have_{number}"
-        self._columns = ", ".join(ident(c) for c in table.captured_columns)
-        self._staged = {c: f"c{nth}" for nth, c in enumerate(table.captured_columns, 1)}
-        self._deleted = self._updated = 0
+    @property
+    def _cursor(self) -> Any:
+        return self.staging.connection.cursor()
 
-    def stage(self, want: Iterator[bytes], have: Spool) -> None:
-        """Fill the two temporary tables; both streams are COPY text of the captured columns."""
-        with translated("stage rows", self.table.full_name):
-            cursor = self._connection.cursor()
-            self._create(cursor)
-            self._fill_wanted(cursor, want)
-            have.file.seek(0)
-            cursor.copy_expert(f"COPY {self._have} FROM STDIN", have.file, 1 << 20)
-            cursor.execute(f"ANALYZE {self._want}; ANALYZE {self._have}")
+    # deciding
 
-    def stage_all(self, want: Iterator[bytes]) -> None:
-        """As `stage`, with all rows of the backup, in any order, against all live ones."""
-        with translated("stage rows", self.table.full_name):
-            cursor = self._connection.cursor()
-            self._create(cursor)
-            self._fill_wanted(cursor, want)
-            live = ", ".join(f"t.{ident(c)}" for c in self.table.captured_columns)
+    def decide(self) -> TableChanges:
+        """Compare both sides; nothing is written. Needs the staging to be finished."""
+        with translated("compare rows", self.table.full_name):
+            self.changes = self._decide_keyed() if self.staging.keyed else self._decide_keyless()
+        return self.changes
+
+    def _decide_keyed(self) -> TableChanges:
+        s, cursor = self.staging, self._cursor
+        key = s.columns[self.table.table.primary_key[0]]
+        missing, changed, later = s.wanted, 0, 0
+        if s.wanted and s.had:
             cursor.execute(
-                f"INSERT INTO {self._have} SELECT {live} FROM {self.table.source}"
-                f" WHERE {self.table.tenant_is([self._tenant_key])}"
+                "SELECT count(*) FILTER (WHERE lost), count(*) FILTER (WHERE NOT lost AND NOT same),"
+                " count(*) FILTER (WHERE NOT lost AND NOT same AND later) FROM ("
+                f"SELECT h.{key} IS NULL AS lost, {s.same('w', 'h')} AS same, {self._later('w', 'h')} AS later"
+                f" FROM {s.want} w LEFT JOIN {s.have} h ON {s.same_key('w', 'h')}) AS compared"
             )
-            cursor.execute(f"ANALYZE {self._want}; ANALYZE {self._have}")
+            missing, changed, later = cursor.fetchone()
+        matched = s.wanted - missing
+        if self._mode == EXACT:
+            if matched > changed:  # else all that was staged differs, and is what is to be written
+                self._make("todo", s.want, "w", f"{s.have} h WHERE {s.same_key('w', 'h')} AND {s.same('w', 'h')}")
+                self._make("gone", s.have, "h", f"{s.want} w WHERE {s.same_key('w', 'h')} AND {s.same('w', 'h')}")
+            return TableChanges(missing, changed, s.had - matched)
+        if self._mode == MISSING_ONLY:
+            later = 0
+        if matched:
+            self._make("todo", s.want, "w", f"{s.have} h WHERE {s.same_key('w', 'h')} AND NOT {self._wins('w', 'h')}")
+        self._make("gone", s.have, "h", None, f"{s.want} w WHERE {s.same_key('w', 'h')} AND {self._wins('w', 'h')}")
+        if self._mode == NEWEST_WINS and self._newest is None:
+            self.undecided = changed
+        return TableChanges(missing, later, 0, changed - later)
 
-    def copy_wanted(self, sink: TableSink) -> None:
-        """The staged rows of the backup in the canonical order, cut into groups."""
-        columns = ", ".join(f"r.{staged} AS {ident(name)}" for name, staged in self._staged.items())
-        with translated("sort the rows of the backup", self.table.full_name):
-            cursor = self._connection.cursor()
-            cursor.execute(f"SELECT count(*) FROM {self._want}")
-            copy_groups(
-                cursor,
-                f"SELECT t.* FROM (SELECT {columns} FROM {self._want} r) AS t ORDER BY {order_by(self.table)}",
-                [Segment(cursor.fetchone()[0], sink.group)],
-            )
+    def _wins(self, want: str, have: str) -> str:
+        """The backup's row is to replace the live one."""
+        if self._mode == MISSING_ONLY or self._newest is None:
+            return "false"
+        return f"({self._later(want, have)} AND NOT {self.staging.same(want, have)})"
 
-    def _create(self, cursor: Any) -> None:
-        for name in (self._want, self._have):
-            cursor.execute(
-                f"CREATE TEMP TABLE {name} ({', '.join(self._staged.values())}) ON COMMIT DROP AS"
-                f" SELECT {self._columns} FROM {sql_name(self.table.table)} WITH NO DATA"
-            )
+    def _later(self, want: str, have: str) -> str:
+        if self._newest is None:
+            return "false"
+        column = self.staging.columns[self._newest]
+        mine, theirs = f"{want}.{column}", f"{have}.{column}"
+        return f"coalesce({mine} > {theirs}, {theirs} IS NULL AND {mine} IS NOT NULL)"
 
-    def _fill_wanted(self, cursor: Any, want: Iterator[bytes]) -> None:
-        reader = _Reader(want)
-        try:
-            cursor.copy_expert(f"COPY {self._want} FROM STDIN", reader, 1 << 20)
-        except Exception:
-            if reader.error is not None:  # the driver would make a cancelled statement of it
-                raise reader.error from None
-            raise
+    def _decide_keyless(self) -> TableChanges:
+        # Without a key rows are a multiset: the nth of equal texts here matches the nth of equal texts there.
+        s = self.staging
+        want, have = self._numbered(s.want), self._numbered(s.have)
+        same = "h.sbh_text = w.sbh_text AND h.sbh_n = w.sbh_n"
+        listed = ", ".join(f"w.{c}" for c in s.columns.values())
+        inserted = self._make_as(
+            "todo", f"SELECT {listed} FROM {want} w WHERE NOT EXISTS (SELECT FROM {have} h WHERE {same})"
+        )
+        surplus = (
+            f"SELECT h.sbh_text, count(*) AS excess FROM {have} h"
+            f" LEFT JOIN {want} w ON {same} WHERE w.sbh_text IS NULL GROUP BY h.sbh_text"
+        )
+        if self._mode != EXACT:
+            surplus += " LIMIT 0"
+        self._make_as("gone", surplus)
+        cursor = self._cursor
+        cursor.execute(f"SELECT coalesce(sum(excess), 0)::bigint FROM {self.gone}")
+        return TableChanges(inserted, 0, cursor.fetchone()[0])
+
+    def _numbered(self, name: str) -> str:
+        text = f"{self.staging.record('r')}::text"
+        return f"(SELECT {text} AS sbh_text, row_number() OVER (PARTITION BY {text}) AS sbh_n, r.* FROM {name} r)"
+
+    def _make(self, name: str, rows: str, alias: str, without: str | None, only: str | None = None) -> None:
+        condition = f"NOT EXISTS (SELECT FROM {without})" if without else f"EXISTS (SELECT FROM {only})"
+        self._make_as(name, f"SELECT {alias}.* FROM {rows} {alias} WHERE {condition}")
+
+    def _make_as(self, name: str, query: str) -> int:
+        table = f"pg_temp.sbh_{name}_{self.staging.number}"
+        cursor = self._cursor
+        cursor.execute(f"CREATE TEMP TABLE {table} ON COMMIT DROP AS {query}")
+        rows: int = cursor.rowcount
+        if name == "todo" or self.staging.keyed:
+            self.staging.analyze(cursor, table)
+        setattr(self, name, table)
+        return rows
+
+    # writing
 
     def delete(self) -> None:
-        """Delete the live rows that are not wanted as they are. Needs `stage`; parents must still be there."""
+        """Delete the live rows that are not to stay as they are. Parents must still be there."""
         with translated("delete rows", self.table.full_name):
-            cursor = self._connection.cursor()
-            if self.table.table.primary_key:
-                self._delete_keyed(cursor)
-            else:
-                self._delete_keyless(cursor)
+            if not self.staging.keyed:
+                if self.changes.deleted:
+                    self._delete_keyless()
+            elif self.changes.deleted or self.changes.updated:
+                live, cursor = from_only(self.table.table), self._cursor
+                found = "t.ctid = h.place" if self.staging.places else self.staging.key_of_live("t", "h")
+                if (
+                    self.staging.places
+                ):  # one by one, whatever the planner thinks of it: a scan for each batch takes longer
+                    cursor.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
+                deleted = 0
+                for batch in self._batches(self.gone):
+                    cursor.execute(f"DELETE FROM {live} AS t USING {self.gone} AS h WHERE {found}{batch('h')}")
+                    deleted += cursor.rowcount
+                cursor.execute("SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on")
+                self._all_deleted(deleted)
 
-    def insert(self) -> TableChanges:
-        """Insert what is missing. Needs `delete`."""
-        with translated("write rows", self.table.full_name):
-            cursor = self._connection.cursor()
-            if self.table.table.primary_key:
-                wanted = f"{self._want} w WHERE NOT EXISTS (SELECT FROM {self._have} h WHERE {self._same('w', 'h')})"
-            else:
-                want, have = self._numbered(self._want), self._numbered(self._have)
-                same = "h.sbh_text = w.sbh_text AND h.sbh_n = w.sbh_n"
-                wanted = f"{want} w WHERE NOT EXISTS (SELECT FROM {have} h WHERE {same})"
-            cursor.execute(
-                f"INSERT INTO {sql_name(self.table.table)} ({self._columns}) OVERRIDING SYSTEM VALUE"
-                f" SELECT {', '.join('w.' + c for c in self._staged.values())} FROM {wanted}"
+    def _all_deleted(self, deleted: int) -> None:
+        decided = self.changes.deleted + self.changes.updated
+        if deleted != decided:
+            raise ProofFailed(
+                "Rows could not be deleted; rolled back",
+                on=self.table.full_name,
+                why=f"{decided} were to go, {deleted} went",
+                remedy="look for ENABLE ALWAYS or REPLICA triggers on the table; nothing was changed",
             )
-            return TableChanges(cursor.rowcount - self._updated, self._updated, self._deleted - self._updated)
 
-    def _delete_keyed(self, cursor: Any) -> None:
-        cursor.execute(
-            f"SELECT count(*) FROM {self._want} w JOIN {self._have} h ON {self._same_key('w', 'h')}"
-            f" WHERE {self._row('w')} <> {self._row('h')}"
-        )
-        self._updated = cursor.fetchone()[0]
-        pairs = zip(self.table.table.primary_key, self.table.table.key_operators, strict=True)
-        key_of_live = " AND ".join(f"t.{ident(k)} {equals} h.{self._staged[k]}" for k, equals in pairs)
-        cursor.execute(
-            f"DELETE FROM {from_only(self.table.table)} AS t USING {self._have} AS h WHERE {key_of_live}"
-            f" AND NOT EXISTS (SELECT FROM {self._want} w WHERE {self._same('w', 'h')})"
-        )
-        self._deleted = cursor.rowcount
-
-    def _delete_keyless(self, cursor: Any) -> None:
-        # Without a key rows are a multiset: the nth of equal texts here matches the nth of equal texts there.
-        surplus = (
-            f"SELECT h.sbh_text, count(*) AS excess FROM {self._numbered(self._have)} h"
-            f" LEFT JOIN {self._numbered(self._want)} w ON w.sbh_text = h.sbh_text AND w.sbh_n = h.sbh_n"
-            " WHERE w.sbh_text IS NULL GROUP BY h.sbh_text"
-        )
-        live = f"ROW({', '.join('t.' + ident(c) for c in self.table.captured_columns)})::text"
+    def _delete_keyless(self) -> None:
+        cursor = self._cursor
+        live = f"{self.staging.live_record('t')}::text"
         cursor.execute(
             f"DELETE FROM {from_only(self.table.table)} AS d USING ("
             f"  SELECT t.tableoid AS part, t.ctid AS place, {live} AS sbh_text,"
             f"         row_number() OVER (PARTITION BY {live}) AS sbh_n"
-            f"  FROM {self.table.source} WHERE {self.table.tenant_is([self._tenant_key])}) AS l, ({surplus}) AS s"
+            f"  FROM {self.table.source} WHERE {self.table.tenant_is([self.staging.tenant_key])}) AS l, {self.gone} AS s"
             f" WHERE l.sbh_text = s.sbh_text AND l.sbh_n <= s.excess AND d.tableoid = l.part AND d.ctid = l.place"
         )
-        self._deleted = cursor.rowcount
+        self._all_deleted(cursor.rowcount)
 
-    def _numbered(self, name: str) -> str:
-        text = self._row("r")
-        return f"(SELECT {text} AS sbh_text, row_number() OVER (PARTITION BY {text}) AS sbh_n, r.* FROM {name} r)"
+    def insert(self, notice: Callable[[float], None]) -> None:
+        """Insert what is to come back. Needs `delete`. `notice` is told the part that is done, 0 to 1."""
+        if not (self.changes.inserted or self.changes.updated):
+            return
+        live = ", ".join(ident(c) for c in self.staging.columns)
+        staged = ", ".join(f"w.{c}" for c in self.staging.columns.values())
+        batches = list(self._batches(self.todo))
+        with translated("write rows", self.table.full_name):
+            for number, batch in enumerate(batches, 1):
+                self._cursor.execute(
+                    f"INSERT INTO {sql_name(self.table.table)} ({live}) OVERRIDING SYSTEM VALUE"
+                    f" SELECT {staged} FROM {self.todo} w WHERE true{batch('w')}"
+                )
+                notice(number / len(batches))
+        self._raise_sequences()
 
-    def _same_key(self, one: str, other: str) -> str:
-        pairs = zip(self.table.table.primary_key, self.table.table.key_operators, strict=True)
-        return " AND ".join(f"{one}.{self._staged[k]} {equals} {other}.{self._staged[k]}" for k, equals in pairs)
-
-    def _same(self, one: str, other: str) -> str:
-        return f"{self._same_key(one, other)} AND {self._row(one)} = {self._row(other)}"
-
-    def _row(self, alias: str) -> str:
-        """A whole staged row as text, which every type has; equality it may lack."""
-        return f"ROW({', '.join(f'{alias}.{c}' for c in self._staged.values())})::text"
-
-    def orphans(self, key: ForeignKey, child: Table) -> int:
-        """Rows of any tenant, or of none, that refer to a row which this merge deleted and did not put back."""
-        if not all(c in self._staged for c in key.parent_columns):
-            return 0  # refers to a generated column, whose value follows from the others
-        staged = [self._staged[c] for c in key.parent_columns]
-        still = " AND ".join(
-            f"l.{ident(p)} {equals} x.{c}"
-            for p, equals, c in zip(key.parent_columns, key.operators, staged, strict=True)
-        )
-        gone = (
-            f"SELECT DISTINCT {', '.join('x.' + c for c in staged)} FROM {self._have} x"
-            f" WHERE NOT EXISTS (SELECT FROM {sql_name(self.table.table)} l WHERE {still})"
-        )
-        pairs = " AND ".join(
-            f"g.{c} {equals} t.{ident(own)}" for c, equals, own in zip(staged, key.operators, key.columns, strict=True)
-        )
-        with translated("check a foreign key", child.full_name):
-            cursor = self._connection.cursor()
-            cursor.execute(f"SELECT count(*) FROM ({gone}) g")
-            if not cursor.fetchone()[0]:
-                return 0  # the usual case, and much cheaper than reading the child
+    def _batches(self, rows: str) -> Iterator[Callable[[str], str]]:
+        """Conditions that cut a temporary table into pieces of about `restore.batch_rows`: ranges of its pages."""
+        with translated("cut rows into batches", self.table.full_name):
+            cursor = self._cursor
             cursor.execute(
-                f"SELECT count(*) FROM {from_only(child)} AS t WHERE EXISTS (SELECT FROM ({gone}) g WHERE {pairs})"
+                "SELECT c.relpages, c.reltuples::bigint, (pg_relation_size(c.oid) / current_setting('block_size')::int)::int"
+                " FROM pg_class c WHERE c.oid = %s::regclass",
+                (rows,),
             )
-            rows: int = cursor.fetchone()[0]
-        return rows
+            analyzed, counted, pages = cursor.fetchone()
+        per_page = max(1.0, counted / max(analyzed, 1))
+        step = max(1, int(self._settings.batch_rows / per_page))
+        for first in range(0, max(pages, 1), step):
+            if first and self._settings.pause_ms:
+                time.sleep(self._settings.pause_ms / 1000)
+            if first == 0 and step >= pages:
+                yield lambda alias: ""
+                return
+            yield _pages(first, first + step)
 
-    def conflicts(self) -> list[tuple[str, int]]:
-        """(constraint, rows of the tenant that conflict with another row), for constraints that are checked by triggers."""
-        found = []
-        with translated("check a deferrable constraint", self.table.full_name):
-            cursor = self._connection.cursor()
-            for key in self.table.table.deferrable_keys:
-                elements = ", ".join(f"{text} AS e{nth}" for nth, text in enumerate(key.elements))
-                rows = (
-                    f"(SELECT tableoid AS part, ctid AS place, {elements} FROM {from_only(self.table.table)}"
-                    f"{f' WHERE {key.predicate}' if key.predicate else ''})"
-                )
-                both = " AND ".join(
-                    f"(a.e{nth} {operator} b.e{nth}"
-                    + (f" OR a.e{nth} IS NULL AND b.e{nth} IS NULL)" if key.nulls_equal else ")")
-                    for nth, operator in enumerate(key.operators)
-                )
-                cursor.execute(
-                    f"SELECT count(*) FROM (SELECT t.tableoid AS part, t.ctid AS place FROM {self.table.source}"
-                    f" WHERE {self.table.tenant_is([self._tenant_key])}) m JOIN {rows} a ON a.part = m.part AND a.place = m.place"
-                    f" WHERE EXISTS (SELECT FROM {rows} b WHERE (b.part, b.place) <> (a.part, a.place) AND {both})"
-                )
-                if count := cursor.fetchone()[0]:
-                    found.append((key.name, count))
-        return found
-
-    def raise_sequences(self) -> None:
+    def _raise_sequences(self) -> None:
         """Move sequences behind identity and serial columns past what was inserted; they never go back."""
         with translated("adjust a sequence", self.table.full_name):
-            cursor = self._connection.cursor()
             for column in self.table.table.columns:
-                if column.sequence and column.name in self._staged:
-                    sequence = literal(column.sequence)
-                    cursor.execute(
+                if column.sequence and column.name in self.staging.columns:
+                    sequence, staged = literal(column.sequence), self.staging.columns[column.name]
+                    self._cursor.execute(
                         f"SELECT setval({sequence}, w.top)"
-                        f" FROM (SELECT max({self._staged[column.name]}) AS top FROM {self._want}) w, pg_sequences s"
+                        f" FROM (SELECT max({staged}) AS top FROM {self.todo}) w, pg_sequences s"
                         f" WHERE (quote_ident(s.schemaname) || '.' || quote_ident(s.sequencename)) = {sequence}"
                         " AND s.increment_by > 0 AND w.top > coalesce(s.last_value, s.min_value - 1)"
                     )
 
+    # proving
 
-class _Reader(io.RawIOBase):
-    """A file over an iterator of pieces, for COPY FROM STDIN."""
+    def unproven(self) -> int:
+        """Rows of `todo` that the live table does not have as they were staged."""
+        if not self.changes.any:
+            return 0
+        s, cursor, live = self.staging, self._cursor, from_only(self.table.table)
+        with translated("read back what was written", self.table.full_name):
+            if not s.keyed:
+                mine = f"(SELECT {s.record('w')}::text AS sbh_text, count(*) AS n FROM {self.todo} w GROUP BY 1)"
+                text = f"{s.live_record('t')}::text"
+                theirs = (
+                    f"(SELECT {text} AS sbh_text, count(*) AS n FROM {self.table.source}"
+                    f" WHERE {self.table.tenant_is([s.tenant_key])} GROUP BY 1)"
+                )
+                cursor.execute(
+                    f"SELECT count(*) FROM {mine} w LEFT JOIN {theirs} l ON l.sbh_text = w.sbh_text"
+                    " WHERE coalesce(l.n, 0) < w.n"
+                )
+                lost: int = cursor.fetchone()[0]
+                return lost
+            key = ident(self.table.table.primary_key[0])
+            same = same_records(s.record("w"), s.live_record("t"))
+            few = self.changes.inserted + self.changes.updated < _FEW_ROWS
+            if few:  # each by its key, whatever the planner thinks of it
+                cursor.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
+            else:  # nobody else's rows can be those that this transaction wrote
+                live = f"(SELECT t.* FROM {live} t WHERE t.xmin = pg_current_xact_id()::xid)"
+            cursor.execute(
+                f"SELECT count(*) FROM {self.todo} w LEFT JOIN {live} t ON {s.key_of_live('t', 'w')}"
+                f" WHERE t.{key} IS NULL OR NOT {same}"
+            )
+            wrong: int = cursor.fetchone()[0]
+            cursor.execute("SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on")
+        return wrong
 
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        super().__init__()
-        self._pieces, self._rest = pieces, memoryview(b"")
-        self.error: BaseException | None = None  # what reading the pieces raised
 
-    def read(self, size: int = -1) -> bytes:
-        while not self._rest:
-            try:
-                piece = next(self._pieces, None)
-            except BaseException as error:
-                self.error = error
-                raise
-            if piece is None:
-                return b""
-            self._rest = memoryview(piece)
-        taken, self._rest = self._rest[:size], self._rest[size:]
-        return bytes(taken)
+def _pages(first: int, end: int) -> Callable[[str], str]:
+    return lambda alias: f" AND {alias}.ctid >= '({first},0)'::tid AND {alias}.ctid < '({end},0)'::tid"
 
 
-@dataclass(frozen=True, slots=True)
-class BrokenForeignKey:
-    constraint: str
-    table: str
-    parent: str
-    rows: int
+def written_by(connection: Connection) -> dict[int, tuple[int, int, int]]:
+    """(inserted, updated, deleted) rows of this transaction by table, as the server counts them: partitions with their root.
 
-
-def check_foreign_keys(
-    connection: Connection, tenancy: TenancyMap, tenant_key: str, merges: list[TableMerge]
-) -> tuple[int, list[BrokenForeignKey]]:
-    """Check every foreign key of the tenant's rows, and all those that refer to a row just deleted.
-
-    The latter may be rows of other tenants, of shared tables, or of tables of other schemas. Returns (number of keys
-    checked, the broken ones). A row with a NULL in the key is not checked, as in MATCH SIMPLE.
+    Temporary tables are left out. Empty where the server does not count (`track_counts`).
     """
-    broken: list[BrokenForeignKey] = []
-    checked = 0
-    captured = {t.table.oid: t for t in tenancy.tables}
-    merged = {m.table.table.oid: m for m in merges}
-    catalog = tenancy.catalog
-    tables = {**catalog.outside, **catalog.tables}
-    for key in [*(k for table in catalog.tables.values() for k in table.foreign_keys), *catalog.outside_keys]:
-        child, parent = tables[key.table], tables[key.parent]
-        if child.oid not in captured and parent.oid not in merged:
-            continue
-        rows = 0
-        if child.oid in captured:
-            rows = _dangling(connection, captured[child.oid], key, parent, tenant_key)
-        if parent.oid in merged:
-            rows = max(rows, merged[parent.oid].orphans(key, child))
-        checked += 1
-        if rows:
-            broken.append(BrokenForeignKey(key.name, child.full_name, parent.full_name, rows))
-    return checked, broken
-
-
-def _dangling(connection: Connection, child: MappedTable, key: ForeignKey, parent: Table, tenant_key: str) -> int:
-    pairs = " AND ".join(
-        f"x.{ident(theirs)} {equals} t.{ident(own)}"
-        for own, equals, theirs in zip(key.columns, key.operators, key.parent_columns, strict=True)
-    )
-    filled = " AND ".join(f"t.{ident(own)} IS NOT NULL" for own in key.columns)
-    with translated("check a foreign key", child.full_name):
+    with translated("count what was written"):
         cursor = connection.cursor()
         cursor.execute(
-            f"SELECT count(*) FROM {child.source} WHERE {child.tenant_is([tenant_key])} AND {filled}"
-            f" AND NOT EXISTS (SELECT FROM {from_only(parent)} x WHERE {pairs})"
+            "SELECT coalesce(pg_partition_root(s.relid), s.relid)::oid::bigint, sum(n_tup_ins)::bigint, sum(n_tup_upd)::bigint,"
+            " sum(n_tup_del)::bigint FROM pg_stat_xact_user_tables s JOIN pg_class c ON c.oid = s.relid"
+            " WHERE c.relpersistence <> 't' AND (n_tup_ins, n_tup_upd, n_tup_del) <> (0, 0, 0)"
+            " AND current_setting('track_counts')::boolean GROUP BY 1"
         )
-        rows: int = cursor.fetchone()[0]
-    return rows
+        return {oid: (inserted, updated, deleted) for oid, inserted, updated, deleted in cursor.fetchall()}
 
 
 def commit(connection: Connection) -> None:

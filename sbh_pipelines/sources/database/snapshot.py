@@ -30,13 +30,27 @@ def exported_snapshot(settings: DatabaseSettings) -> Iterator[tuple[str, Recover
         with translated("take a snapshot"):
             cursor = connection.cursor()
             cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            cursor.execute(_DESCRIBE)
-            point = RecoveryPoint(*cursor.fetchone())
-            cursor.execute("SELECT pg_export_snapshot()")
-            snapshot_id: str = cursor.fetchone()[0]
-        yield snapshot_id, point, connection
+        point = describe_snapshot(connection)
+        yield export_snapshot(connection), point, connection
     finally:
         connection.close()
+
+
+def describe_snapshot(connection: Connection) -> RecoveryPoint:
+    """What the transaction of this connection sees."""
+    with translated("take a snapshot"):
+        cursor = connection.cursor()
+        cursor.execute(_DESCRIBE)
+        return RecoveryPoint(*cursor.fetchone())
+
+
+def export_snapshot(connection: Connection) -> str:
+    """Let other connections see what the transaction of this one sees, for as long as it lasts: an id for `on_snapshot`."""
+    with translated("take a snapshot"):
+        cursor = connection.cursor()
+        cursor.execute("SELECT pg_export_snapshot()")
+        snapshot_id: str = cursor.fetchone()[0]
+    return snapshot_id
 
 
 @contextmanager

@@ -1,0 +1,112 @@
+"""The service's calls about the platform as a whole: its backup, and the recovery of everything."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import SecretStr
+
+from sbh_pipelines.backup.access import Access
+from sbh_pipelines.backup.platform import create_platform_backup, list_platform_backups, open_platform
+from sbh_pipelines.backup.rebuild import Chosen, known_tenants, rebuild
+from sbh_pipelines.backup.verify import verify_backup
+from sbh_pipelines.errors import NotConfirmed, RequestError, SbhError, UnknownTenant
+from sbh_pipelines.model import BackupId, ProgressSink, TenantId, no_progress
+from sbh_pipelines.security.policy import ALL_TENANTS, UserContext, authorize
+from sbh_pipelines.sources.database.connection import describe_dsn
+from sbh_pipelines.sources.database.programs import brings_password
+
+
+class Platform(Access):
+    """Inherited by BackupService. Only users of the platform (tenant `*`) may call these."""
+
+    def create_platform_backup(self, user_ctx: UserContext, progress: ProgressSink = no_progress) -> dict[str, Any]:
+        """Back up what tenants share: schema, shared rows, roles, sequences. The manifest, with `retention`.
+
+        Raises SettingsError (pg_dump is missing or too old), PrivilegeMissing, LeaseHeld.
+        """
+        authorize(user_ctx, "platform.backup", ALL_TENANTS)
+        return create_platform_backup(self._shop, user_ctx.user_id, progress)
+
+    def list_platform_backups(self, user_ctx: UserContext) -> list[dict[str, Any]]:
+        """The manifests of all platform backups, newest first. See `damaged_platform_backups` for the others."""
+        authorize(user_ctx, "platform.backup", ALL_TENANTS)
+        return list_platform_backups(self._site)[0]
+
+    def damaged_platform_backups(self, user_ctx: UserContext) -> list[SbhError]:
+        """An error for each platform backup whose manifest cannot be read. Whoever lists them must show these."""
+        authorize(user_ctx, "platform.backup", ALL_TENANTS)
+        return list_platform_backups(self._site)[1]
+
+    def validate_platform_backup(
+        self,
+        user_ctx: UserContext,
+        backup_id: str = "latest",
+        deep: bool = False,
+        progress: ProgressSink = no_progress,
+    ) -> dict[str, Any]:
+        """As `validate_backup`, of a platform backup. Raises UnknownBackup, and CorruptObject where it cannot be opened."""
+        authorize(user_ctx, "platform.backup", ALL_TENANTS)
+        with open_platform(self._site, backup_id, None, lambda _: None) as platform:
+            found = verify_backup(platform.repository, platform.manifest, deep=deep, progress=progress)
+        return found.as_dict()
+
+    def recover_platform(
+        self,
+        dsn: str,
+        user_ctx: UserContext,
+        *,
+        password: str | None = None,
+        platform: str = "latest",
+        tenants: Sequence[str] = (),
+        until: datetime | None = None,
+        files: bool = True,
+        owners: bool = True,
+        confirm: bool = False,
+        progress: ProgressSink = no_progress,
+    ) -> dict[str, Any]:
+        """Build the empty database `dsn` from the platform backup and the tenants' backups; `rebuild` says what comes back.
+
+        `tenants` are slugs, or `slug=backup_id`; none: all. `password` is that of `dsn`; None: what `dsn` names
+        (a passfile, a service), else `database.password`.
+        Raises NotConfirmed, UnknownTenant, and what `rebuild` raises.
+        """
+        authorize(user_ctx, "platform.restore", ALL_TENANTS)
+        if not confirm:
+            raise NotConfirmed(
+                "A recovery builds a database and puts files back over the tenants' own, and was not confirmed",
+                on=describe_dsn(dsn),
+                remedy="confirm it: `--confirm` (CLI), `confirm=True` (Python)",
+            )
+        if until is not None and until.tzinfo is None:
+            raise RequestError("A time without its zone", on=str(until), remedy="e.g. 2024-01-15T12:00:00Z")
+        update: dict[str, Any] = {"dsn": dsn}
+        if password is not None or brings_password(dsn):
+            given = None if password is None else SecretStr(password)
+            update |= {"password": given, "password_file": None, "password_secret": None}
+        return rebuild(
+            self._site,
+            self.settings.database.model_copy(update=update),
+            self._named(tenants, platform, until) if tenants else None,
+            platform=platform,
+            files=files,
+            owners=owners,
+            until=until,
+            requested_by=user_ctx.user_id,
+            progress=progress,
+        )
+
+    def _named(self, tenants: Sequence[str], platform: str, until: datetime | None) -> list[Chosen]:
+        """The tenants as the backups know them: the application's own list may be gone."""
+        with open_platform(self._site, platform, until, lambda _: None) as opened:
+            known = {tenant.id: tenant for tenant in known_tenants(self._site, opened, lambda _: None)}
+        chosen = []
+        for text in tenants:
+            slug, _, backup_id = text.partition("=")
+            tenant_id = TenantId.parse(slug)
+            if tenant_id not in known:
+                raise UnknownTenant(
+                    "No backup knows this tenant", on=slug, remedy="see the tenants of `sbh platform list --json`"
+                )
+            chosen.append(Chosen(known[tenant_id], BackupId.parse(backup_id) if backup_id else "latest"))
+        return chosen

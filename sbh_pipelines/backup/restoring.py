@@ -1,0 +1,155 @@
+"""The service's calls about restores: plan, restore, undo, look at an old state beside the live one, status."""
+
+from typing import Any
+
+from sbh_pipelines.backup.into_schema import into_schema
+from sbh_pipelines.backup.keeping import Keeping
+from sbh_pipelines.backup.latest import resolve_backup
+from sbh_pipelines.backup.request import MergeMode, RestoreRequest
+from sbh_pipelines.backup.restore import plan_restore, restore_in_place, target_of
+from sbh_pipelines.backup.restore_status import list_restores, read_restore_status, what_undoes
+from sbh_pipelines.backup.status import the_only
+from sbh_pipelines.errors import NotConfirmed, RequestError, SbhError, UnknownBackup
+from sbh_pipelines.model import BackupId, ProgressSink, RestoreId, Tenant, no_progress
+from sbh_pipelines.security.policy import UserContext
+
+_WHOLE = RestoreRequest()
+
+
+class Restoring(Keeping):
+    """Inherited by BackupService."""
+
+    def plan_restore(
+        self,
+        backup_id: str,
+        tenant_id: str,
+        user_ctx: UserContext,
+        request: RestoreRequest = _WHOLE,
+        *,
+        into_database: str | None = None,
+        progress: ProgressSink = no_progress,
+    ) -> dict[str, Any]:
+        """What a restore would do, as `RestorePlan.as_dict` gives it; nothing is written.
+
+        `problems` are the reasons for which it would refuse. Raises UnknownBackup, RequestError, CorruptObject.
+        """
+        tenant = self._allowed(tenant_id, user_ctx, "restore.plan")
+        wanted = self._resolved(tenant, backup_id)
+        plan = plan_restore(self._site, tenant, wanted, request, target_of(self._site, into_database), progress)
+        return plan.as_dict()
+
+    def restore_backup(
+        self,
+        backup_id: str,
+        tenant_id: str,
+        user_ctx: UserContext,
+        *,
+        request: RestoreRequest = _WHOLE,
+        confirm: bool = True,
+        validate_only: bool = False,
+        keep_extra_files: bool | None = None,
+        into_database: str | None = None,
+        progress: ProgressSink = no_progress,
+    ) -> dict[str, Any]:
+        """Make the tenant, or the part of it that is requested, what it was at the backup; what was done, and the proof.
+
+        With `validate_only` the plan, and nothing is written. `into_database` is the DSN, without a password, of another
+        database with the application's schema; rows only, and without a safety backup. The faces pass `confirm` on from
+        their callers; calling this from Python is the confirmation. Raises NotConfirmed, RestoreRefused, RestoreConflict,
+        SchemaMismatch, CorruptObject (nothing written), ProofFailed, SourceConflict (rolled back), HookFailed.
+        """
+        if keep_extra_files is not None:
+            request = RestoreRequest.of(
+                **{**request.as_dict(), "keep_extra_files": keep_extra_files, "mode": request.mode}
+            )
+        if validate_only:
+            return self.plan_restore(
+                backup_id, tenant_id, user_ctx, request, into_database=into_database, progress=progress
+            )
+        tenant = self._allowed(tenant_id, user_ctx, "backup.restore")
+        if not confirm:
+            raise _not_confirmed("A restore overwrites live data", f"{backup_id} of {tenant.id}")
+        target = target_of(self._site, into_database)
+        wanted = self._resolved(tenant, backup_id)
+        return restore_in_place(self._site, tenant, wanted, user_ctx.user_id, request, target, progress)
+
+    def undo_restore(
+        self,
+        restore_id: str,
+        tenant_id: str,
+        user_ctx: UserContext,
+        *,
+        confirm: bool = True,
+        validate_only: bool = False,
+        progress: ProgressSink = no_progress,
+    ) -> dict[str, Any]:
+        """Make the tables and files that a restore touched what they were before it; the result of a restore.
+
+        What was written to them since goes as well: `validate_only` shows it. Raises UnknownRestore, and RestoreRefused
+        where the restore made no safety backup.
+        """
+        wanted = RestoreId.parse(restore_id)
+        tenant = self._allowed(tenant_id, user_ctx, "restore.plan" if validate_only else "backup.restore")
+        undoes = what_undoes(read_restore_status(self._site, tenant, wanted))
+        request = RestoreRequest(mode=MergeMode.EXACT).only(tables=undoes.tables, files=undoes.files)
+        target = target_of(self._site, None)
+        if validate_only:
+            return plan_restore(self._site, tenant, undoes.backup_id, request, target, progress).as_dict()
+        if not confirm:
+            raise _not_confirmed("Undoing a restore overwrites live data", f"{wanted} of {tenant.id}")
+        return restore_in_place(
+            self._site, tenant, undoes.backup_id, user_ctx.user_id, request, target, progress, undoes=wanted
+        )
+
+    def restore_into_schema(
+        self,
+        backup_id: str,
+        tenant_id: str,
+        user_ctx: UserContext,
+        schema: str,
+        *,
+        tables: tuple[str, ...] = (),
+        progress: ProgressSink = no_progress,
+    ) -> dict[str, Any]:
+        """Put the tenant's rows into a new schema of the same database, for looking: {'schema', 'tables': [{table, rows}], ...}.
+
+        Tables have the backup's columns and primary keys, no other constraints. Raises RestoreRefused where the schema exists.
+        """
+        tenant = self._allowed(tenant_id, user_ctx, "backup.restore")
+        return into_schema(self._site, tenant, self._resolved(tenant, backup_id), schema, tables, progress)
+
+    def get_restore_status(
+        self, restore_id: str, tenant_id: str | None = None, user_ctx: UserContext | None = None
+    ) -> dict[str, Any]:
+        """{'restore_id', 'status': running | completed | failed | interrupted, 'progress': percent, 'error'?, ...}.
+
+        Raises UnknownRestore.
+        """
+        wanted = RestoreId.parse(restore_id)
+        found = []
+        missing: SbhError | None = None
+        for tenant in self._candidates(tenant_id, user_ctx):
+            try:
+                found.append(read_restore_status(self._site, tenant, wanted))
+            except RequestError as error:
+                missing = error
+        return the_only(found, missing or UnknownBackup("No tenants", on=wanted))
+
+    def list_restores(self, tenant_id: str, user_ctx: UserContext) -> list[dict[str, Any]]:
+        """The status of every restore of the tenant that is on record, newest first."""
+        return list_restores(self._site, self._allowed(tenant_id, user_ctx, "backup.status"))
+
+    def _resolved(self, tenant: Tenant, backup_id: str) -> BackupId:
+        repository = self._site.repository(tenant)
+        try:
+            return resolve_backup(repository, backup_id)
+        finally:
+            repository.close()
+
+
+def _not_confirmed(what: str, on: str) -> NotConfirmed:
+    return NotConfirmed(
+        f"{what} and was not confirmed",
+        on=on,
+        remedy="confirm it: `--confirm` (CLI), `confirm: true` (API, Dagster); `sbh restore diff` shows what it would do",
+    )

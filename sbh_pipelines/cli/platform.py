@@ -1,0 +1,230 @@
+"""`sbh platform`: back up what tenants share, and rebuild everything after complete failure."""
+
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sbh_pipelines.cli.command import Invocation, command
+from sbh_pipelines.cli.output import Answer, console, count, facts, mib, plural, seconds, table, utc
+from sbh_pipelines.errors import BatchError, NotConfirmed, RepositoryError, RequestError
+
+app = typer.Typer(name="platform", help="What tenants share: its backup, and the recovery after complete failure.")
+
+
+@command(app, "backup")
+def backup(invocation: Invocation) -> Answer:
+    """Back up the schema, the shared tables, roles and grants (no passwords), sequences and the list of tenants."""
+    service, user = invocation.service(), invocation.user()
+    with invocation.progress() as progress:
+        manifest = service.create_platform_backup(user, progress)
+    return Answer(manifest, lambda out: _show_backup(out, manifest), [manifest["id"]])
+
+
+@command(app, "list")
+def list_backups(invocation: Invocation) -> Answer:
+    """List the platform backups, newest first. A damaged manifest is shown as an error (exit 8)."""
+    service, user = invocation.service(), invocation.user()
+    found, damaged = service.list_platform_backups(user), service.damaged_platform_backups(user)
+    rows = [(m["id"], utc(m["recovery_point"]["time"]), mib(m["size"]), *_counts(m), m["created_by"]) for m in found]
+
+    def show(out: Any) -> None:
+        columns = ("backup", "recovery point", ">size", ">tables of tenants", ">shared rows", ">tenants", "made by")
+        out.print(table(plural(len(found), "platform backup"), columns, rows))
+        for error in damaged:
+            out.print(str(error), style="red", markup=False)
+
+    document = {"backups": found, "damaged": [error.as_dict() for error in damaged]}
+    return Answer(document, show, [m["id"] for m in found], RepositoryError.exit_status if damaged else 0)
+
+
+@command(app, "validate")
+def validate(
+    invocation: Invocation,
+    backup_id: Annotated[str, typer.Argument(help="A backup id, or `latest`.", metavar="BACKUP")] = "latest",
+    deep: Annotated[bool, typer.Option("--deep", help="Download, decrypt and re-hash everything.")] = False,
+) -> Answer:
+    """Check that a platform backup is whole (exit 8 where it is not)."""
+    service, user = invocation.service(), invocation.user()
+    with invocation.progress() as progress:
+        found = service.validate_platform_backup(user, backup_id, deep, progress)
+    word = "valid" if found["valid"] else "not valid"
+
+    def show(out: Any) -> None:
+        out.print(f"{found['backup_id']} is {word}: {count(found['chunks_checked'])} chunks checked")
+        for issue in found["issues"]:
+            out.print(f"[{issue['code']}] {issue['what']} ({issue['on']})", style="red", markup=False)
+
+    return Answer(found, show, [word], 0 if found["valid"] else RepositoryError.exit_status)
+
+
+@command(app, "restore")
+def restore(
+    invocation: Invocation,
+    into: Annotated[
+        str,
+        typer.Option(
+            "--into", help="libpq connection string of an empty database, without the password.", metavar="DSN"
+        ),
+    ],
+    tenant: Annotated[
+        list[str] | None,
+        typer.Option("--tenant", "-t", help="A slug, or SLUG=BACKUP. May be repeated; default: every tenant."),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option("--until", help="Each tenant as of its newest backup at or before this time (ISO 8601)."),
+    ] = None,
+    platform: Annotated[
+        str, typer.Option("--platform", help="A platform backup's id, or `latest`.", metavar="BACKUP")
+    ] = "latest",
+    password_file: Annotated[
+        Path | None, typer.Option("--password-file", help="The target's password; default: that of the settings.")
+    ] = None,
+    files: Annotated[
+        bool, typer.Option("--files/--no-files", help="Put the tenants' files back as well; none is ever deleted.")
+    ] = True,
+    owners: Annotated[
+        bool,
+        typer.Option("--owners/--no-owners", help="Without: no roles, owners and grants; for throw-away databases."),
+    ] = True,
+    confirm: Annotated[
+        bool, typer.Option("--confirm", help="Yes, build the database and put the tenants' files back.")
+    ] = False,
+) -> Answer:
+    """Rebuild everything from backups: an empty database and the tenants' files. Give the same command again to go on after
+    it was interrupted. A tenant that cannot be recovered keeps nobody else (exit 11).
+    """
+    moment = None if until is None else _time(until)
+    password = None if password_file is None else _password(password_file)
+    service, user = invocation.service(), invocation.user()
+    if not confirm:
+        _ask(invocation, into)
+    with invocation.progress() as progress:
+        report = service.recover_platform(
+            into,
+            user,
+            password=password,
+            platform=platform,
+            tenants=tenant or (),
+            until=moment,
+            files=files,
+            owners=owners,
+            confirm=True,
+            progress=progress,
+        )
+    status = 0 if report["status"] == "completed" else BatchError.exit_status
+    return Answer(report, lambda out: _show_recovery(out, report), [report["restore_id"]], status)
+
+
+def _time(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        raise RequestError("Not a time", on=ascii(text)[:64], remedy="e.g. 2024-01-15T12:00:00Z") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _password(file: Path) -> str:
+    try:
+        return file.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError("Cannot read the password's file", on=str(file), why=type(error).__name__) from None
+
+
+def _ask(invocation: Invocation, into: str) -> None:
+    """On a terminal the word must be typed; elsewhere --confirm is the only way. Raises NotConfirmed."""
+    if not invocation.as_json and sys.stdin.isatty() and sys.stderr.isatty():
+        out = console(stderr=True)
+        out.print("This builds the database, and puts files back over those of the tenants that differ.")
+        out.print("Type `recover` to go on: ", end="")
+        if sys.stdin.readline().strip() == "recover":
+            return
+    raise NotConfirmed(
+        "The recovery is not confirmed",
+        why="it puts files back over those of the tenants",
+        remedy="the same command with --confirm",
+    )
+
+
+def _counts(manifest: Mapping[str, Any]) -> tuple[str, str, str]:
+    counts = manifest["components"]["database"]["counts"]
+    shared = manifest["components"]["shared"]["rows"]
+    return count(counts.get("table", 0)), count(shared), count(counts.get("tenant", 0))
+
+
+def _show_backup(out: Any, manifest: Mapping[str, Any]) -> None:
+    tables, rows, tenants = _counts(manifest)
+    counts, retention = manifest["components"]["database"]["counts"], manifest["retention"]
+    shown = {
+        "backup": manifest["id"],
+        "recovery point": utc(manifest["recovery_point"]["time"]),
+        "region": manifest["region"],
+        "schema": f"{tables} tables of tenants, {count(counts.get('foreign_key', 0))} foreign keys",
+        "shared rows": rows,
+        "roles": f"{count(counts.get('role', 0))}, without their passwords",
+        "tenants": tenants,
+        "schema only": f"{count(counts['ddl_only'])} tables, whose rows are in no backup"
+        if "ddl_only" in counts
+        else "",
+        "size": mib(manifest["size"]),
+        "stored": mib(manifest["stats"]["bytes_stored"]),
+        "forgotten": ", ".join(retention["forgotten"]),
+    }
+    out.print(facts(shown))
+    if "error" in retention:
+        out.print(f"Older backups could not be removed: {retention['error']['what']}", style="red", markup=False)
+
+
+def _show_recovery(out: Any, report: Mapping[str, Any]) -> None:
+    made = report["roles_made"]
+    shown = {
+        "recovery": report["restore_id"],
+        "status": report["status"],
+        "platform backup": report["platform_backup"],
+        "rows": count(report["rows"]),
+        "files put back": count(report["files"]),
+        "roles made": f"{', '.join(made)}: set their passwords" if made else "",
+        "foreign keys not valid": ", ".join(report["foreign_keys_not_valid"]),
+        "empty tables": ", ".join(report["ddl_only"]),
+        "differences": ", ".join(report["differences"]),
+        "took": seconds(report["seconds"]),
+    }
+    out.print(facts(shown))
+    out.print(
+        table("Steps", ("step", ">took"), [(n.replace("_", " "), seconds(s)) for n, s in report["phases"].items()])
+    )
+    columns = (
+        "tenant",
+        "status",
+        "backup",
+        "recovery point",
+        ">rows",
+        ">size",
+        ">files",
+        ">took",
+        "what was in the way",
+    )
+    out.print(table(plural(len(report["tenants"]), "tenant"), columns, map(_line, report["tenants"])))
+    for issue in report["issues"]:
+        out.print(f"[{issue['code']}] {issue['what']} ({issue['on']})", style="red", markup=False)
+
+
+def _line(tenant: Mapping[str, Any]) -> tuple[str, ...]:
+    errors = [*(f"{e['backup_id']} passed over: {e['what']}" for e in tenant["passed_over"])]
+    if "error" in tenant:
+        errors.append(f"[{tenant['error']['code']}] {tenant['error']['what']}. {tenant['error']['remedy']}")
+    return (
+        tenant["tenant_id"],
+        tenant["status"],
+        tenant["backup_id"] or "",
+        utc(tenant["point"]),
+        count(tenant["rows"]),
+        mib(tenant["bytes"]),
+        count((tenant["files"] or {}).get("restored", 0)),
+        seconds(tenant["seconds"]),
+        "; ".join(errors),
+    )

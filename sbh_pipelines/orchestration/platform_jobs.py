@@ -1,0 +1,99 @@
+"""The job and the schedule of the platform backup: what tenants share, and what an empty server needs first."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from sbh_pipelines.errors import SbhError
+from sbh_pipelines.model import timestamp
+from sbh_pipelines.orchestration.due import SCHEDULE_TAG, SLOT_TAG
+from sbh_pipelines.orchestration.failures import failure_of
+from sbh_pipelines.orchestration.metadata import mib
+from sbh_pipelines.orchestration.ops import SOURCE_DB
+from sbh_pipelines.orchestration.progress import ProgressLog
+from sbh_pipelines.orchestration.resources import BackupServiceResource, user_of
+from sbh_pipelines.orchestration.runs import OPERATION_TAG, under_way
+from sbh_pipelines.orchestration.slots import Timetable
+from sbh_pipelines.settings import PlatformSettings, ScheduleSettings
+
+PLATFORM_BACKUP = "platform_backup"
+_CRON_VARIABLE = "SBH_PLATFORM__SCHEDULE"
+
+
+@dg.op(
+    description="Backs up, at one recovery point, the schema (by pg_dump), the shared tables, roles and grants without"
+    " passwords, sequences, and the list of tenants; proves that all of it is stored; forgets all but the newest"
+    " `platform.keep_last`.",
+    pool=SOURCE_DB,
+    out=dg.Out(dict, description="The backup's manifest."),
+)
+def back_up_platform(
+    context: dg.OpExecutionContext, backups: BackupServiceResource
+) -> Iterator[dg.Output[dict[str, Any]]]:
+    try:
+        manifest = backups.service.create_platform_backup(user_of(context.run.tags), ProgressLog(context.log))
+    except SbhError as error:
+        raise failure_of(error, step=PLATFORM_BACKUP) from None
+    counts, retention = manifest["components"]["database"]["counts"], manifest["retention"]
+    if "error" in retention:
+        context.log.error(f"Older platform backups could not be removed: {retention['error']['what']}")
+    yield dg.Output(
+        dict(manifest),
+        metadata={
+            "backup_id": dg.MetadataValue.text(manifest["id"]),
+            "recovery_point": dg.MetadataValue.text(manifest["recovery_point"]["time"]),
+            "tables": dg.MetadataValue.int(counts.get("table", 0)),
+            "shared_rows": dg.MetadataValue.int(manifest["components"]["shared"]["rows"]),
+            "tenants": dg.MetadataValue.int(counts.get("tenant", 0)),
+            "roles": dg.MetadataValue.int(counts.get("role", 0)),
+            "bytes_stored": dg.MetadataValue.int(int(manifest["stats"]["bytes_stored"])),
+            "size": dg.MetadataValue.text(mib(manifest["size"])),
+            "forgotten": dg.MetadataValue.int(len(retention["forgotten"])),
+        },
+    )
+
+
+@dg.job(
+    description="Backs up what tenants share and what an empty server needs first. Together with the tenants' backups it is"
+    " enough to rebuild everything: `sbh platform restore`.",
+    tags={OPERATION_TAG: PLATFORM_BACKUP},
+)
+def platform_backup_job() -> None:
+    back_up_platform()
+
+
+def platform_timetable() -> Timetable:
+    """When it is made, from the environment of the code server, as the other schedules have it (`schedules.py`)."""
+    default = str(PlatformSettings.model_fields["schedule"].default)
+    cron = os.environ.get(_CRON_VARIABLE, default).strip()
+    zone = os.environ.get("SBH_SCHEDULES__TIME_ZONE") or str(ScheduleSettings.model_fields["time_zone"].default)
+    return Timetable("daily_platform_backup", cron or default, zone, on=bool(cron))
+
+
+_TIMES = platform_timetable()
+
+
+@dg.schedule(
+    name=_TIMES.name,
+    job=platform_backup_job,
+    cron_schedule=_TIMES.cron,
+    execution_timezone=_TIMES.zone,
+    default_status=dg.DefaultScheduleStatus.RUNNING if _TIMES.on else dg.DefaultScheduleStatus.STOPPED,
+    description="Makes the platform backup. Skipped while the last such run is queued or at work.",
+)
+def daily_platform_backup(
+    context: dg.ScheduleEvaluationContext, backups: BackupServiceResource
+) -> dg.RunRequest | dg.SkipReason:
+    slot, line = timestamp(context.scheduled_execution_time), backups.service.settings.platform.schedule
+    if line != (_TIMES.cron if _TIMES.on else ""):
+        context.log.warning(
+            f"The settings say {line!r}, but this schedule runs at {_TIMES.cron!r}: cron lines come from the environment"
+            f" of the code server. Set {_CRON_VARIABLE} there."
+        )
+    runs = under_way(context.instance, {OPERATION_TAG: PLATFORM_BACKUP})
+    before = [run.run_id for run in runs if run.tags.get(SLOT_TAG) != slot]
+    if before:
+        return dg.SkipReason(f"Run {before[0]} is still at it")
+    return dg.RunRequest(run_key=f"{_TIMES.name}/{slot}", tags={SCHEDULE_TAG: _TIMES.name, SLOT_TAG: slot})

@@ -1,0 +1,180 @@
+"""The foreign keys that a restore touches, checked by queries: a replica session checks none by itself."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sbh_pipelines.sources.database.catalog import ForeignKey, Table
+from sbh_pipelines.sources.database.connection import Connection, translated
+from sbh_pipelines.sources.database.merge import TableMerge
+from sbh_pipelines.sources.database.tenancy import TenancyMap, from_only, ident, sql_name
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenForeignKey:
+    constraint: str
+    table: str
+    parent: str
+    rows: int
+
+
+def check_foreign_keys(
+    connection: Connection, tenancy: TenancyMap, merges: list[TableMerge]
+) -> tuple[int, list[BrokenForeignKey]]:
+    """Check every foreign key of the rows just written, and all those that refer to a row just deleted.
+
+    The latter may be rows of other tenants, of shared tables, or of tables of other schemas. Returns (number of keys
+    checked, the broken ones). A row with a NULL in the key is not checked, as in MATCH SIMPLE.
+    """
+    broken: list[BrokenForeignKey] = []
+    touched = list(_touched(tenancy, merges))
+    for key, child, parent, child_merge, parent_merge in touched:
+        rows = 0
+        if child_merge is not None:
+            rows = _dangling(connection, child_merge, key, parent)
+        if parent_merge is not None:
+            rows = max(rows, _orphans(connection, parent_merge, key, child))
+        if rows:
+            broken.append(BrokenForeignKey(key.name, child.full_name, parent.full_name, rows))
+    return len(touched), broken
+
+
+def foreseen_breaks(connection: Connection, tenancy: TenancyMap, merges: list[TableMerge]) -> list[BrokenForeignKey]:
+    """What `check_foreign_keys` would find, before anything is written.
+
+    Keys over generated columns, and those of tables without a primary key, are left to the check itself.
+    """
+    broken: list[BrokenForeignKey] = []
+    for key, child, parent, child_merge, parent_merge in _touched(tenancy, merges):
+        if any(m is not None and not m.staging.keyed for m in (child_merge, parent_merge)):
+            continue
+        rows = 0
+        with translated("look for broken foreign keys", child.full_name):
+            if child_merge is not None:
+                rows = _will_dangle(connection, child_merge, key, parent, parent_merge)
+            if parent_merge is not None:
+                rows = max(rows, _will_be_orphans(connection, parent_merge, key, child, child_merge))
+        if rows:
+            broken.append(BrokenForeignKey(key.name, child.full_name, parent.full_name, rows))
+    return broken
+
+
+def _touched(
+    tenancy: TenancyMap, merges: list[TableMerge]
+) -> Iterator[tuple[ForeignKey, Table, Table, TableMerge | None, TableMerge | None]]:
+    """(key, child, parent, the child's merge, the parent's) of keys at an end of which something is written."""
+    merged = {m.table.table.oid: m for m in merges if m.changes.any}
+    catalog = tenancy.catalog
+    tables = {**catalog.outside, **catalog.tables}
+    for key in [*(k for table in catalog.tables.values() for k in table.foreign_keys), *catalog.outside_keys]:
+        if key.table in merged or key.parent in merged:
+            yield key, tables[key.table], tables[key.parent], merged.get(key.table), merged.get(key.parent)
+
+
+def _will_dangle(
+    connection: Connection, merge: TableMerge, key: ForeignKey, parent: Table, parent_merge: TableMerge | None
+) -> int:
+    columns = merge.staging.columns
+    if not (merge.changes.inserted or merge.changes.updated) or not all(c in columns for c in key.columns):
+        return 0
+    triples = list(zip(key.columns, key.operators, key.parent_columns, strict=True))
+    live = " AND ".join(f"x.{ident(theirs)} {equals} t.{columns[own]}" for own, equals, theirs in triples)
+    filled = " AND ".join(f"t.{columns[c]} IS NOT NULL" for c in key.columns)
+    stays, comes = "true", "true"
+    if parent_merge is not None:
+        staging = parent_merge.staging
+        if not all(c in staging.columns for c in key.parent_columns):
+            return 0
+        stays = f"NOT EXISTS (SELECT FROM {parent_merge.gone} h WHERE {staging.key_of_live('x', 'h')})"
+        staged = " AND ".join(f"y.{staging.columns[p]} {equals} t.{columns[own]}" for own, equals, p in triples)
+        comes = f"NOT EXISTS (SELECT FROM {parent_merge.todo} y WHERE {staged})"
+    cursor = connection.cursor()
+    cursor.execute(
+        f"SELECT count(*) FROM {merge.todo} t WHERE {filled} AND {comes}"
+        f" AND NOT EXISTS (SELECT FROM {from_only(parent)} x WHERE {live} AND {stays})"
+    )
+    rows: int = cursor.fetchone()[0]
+    return rows
+
+
+def _will_be_orphans(
+    connection: Connection, merge: TableMerge, key: ForeignKey, child: Table, child_merge: TableMerge | None
+) -> int:
+    columns = merge.staging.columns
+    if not (merge.changes.deleted or merge.changes.updated) or not all(c in columns for c in key.parent_columns):
+        return 0
+    triples = list(zip(key.columns, key.operators, (columns[c] for c in key.parent_columns), strict=True))
+    back = " AND ".join(f"y.{staged} {equals} x.{staged}" for _, equals, staged in triples)
+    refers = " AND ".join(f"g.{staged} {equals} t.{ident(own)}" for own, equals, staged in triples)
+    gone = (
+        f"SELECT DISTINCT {', '.join('x.' + staged for *_, staged in triples)} FROM {merge.gone} x"
+        f" WHERE NOT EXISTS (SELECT FROM {merge.todo} y WHERE {back})"
+    )
+    stays = "true"
+    if child_merge is not None:
+        stays = f"NOT EXISTS (SELECT FROM {child_merge.gone} h WHERE {child_merge.staging.key_of_live('t', 'h')})"
+    cursor = connection.cursor()
+    cursor.execute(f"SELECT count(*) FROM ({gone}) g")
+    if not cursor.fetchone()[0]:
+        return 0
+    cursor.execute(
+        f"SELECT count(*) FROM {from_only(child)} AS t WHERE {stays} AND EXISTS (SELECT FROM ({gone}) g WHERE {refers})"
+    )
+    rows: int = cursor.fetchone()[0]
+    return rows
+
+
+def _dangling(connection: Connection, merge: TableMerge, key: ForeignKey, parent: Table) -> int:
+    """Rows written that refer to nothing."""
+    changes, columns = merge.changes, merge.staging.columns
+    if not (changes.inserted or changes.updated):
+        return 0
+    if all(column in columns for column in key.columns):
+        rows, own = f"{merge.todo} t", {c: f"t.{columns[c]}" for c in key.columns}
+        condition = "true"
+    else:  # refers by a generated column, which only the live rows have
+        rows, own = merge.table.source, {c: f"t.{ident(c)}" for c in key.columns}
+        condition = merge.table.tenant_is([merge.staging.tenant_key])
+    pairs = " AND ".join(
+        f"x.{ident(theirs)} {equals} {own[mine]}"
+        for mine, equals, theirs in zip(key.columns, key.operators, key.parent_columns, strict=True)
+    )
+    filled = " AND ".join(f"{own[c]} IS NOT NULL" for c in key.columns)
+    with translated("check a foreign key", merge.table.full_name):
+        cursor = connection.cursor()
+        cursor.execute(
+            f"SELECT count(*) FROM {rows} WHERE {condition} AND {filled}"
+            f" AND NOT EXISTS (SELECT FROM {from_only(parent)} x WHERE {pairs})"
+        )
+        found: int = cursor.fetchone()[0]
+    return found
+
+
+def _orphans(connection: Connection, merge: TableMerge, key: ForeignKey, child: Table) -> int:
+    """Rows of any tenant, or of none, that refer to a row which was deleted and not put back."""
+    columns, table = merge.staging.columns, merge.table.table
+    if not (merge.changes.deleted or merge.changes.updated):
+        return 0
+    if not all(c in columns for c in key.parent_columns):
+        return 0  # refers to a generated column, whose value follows from the others
+    deleted = merge.gone if merge.staging.keyed else merge.staging.have
+    staged = [columns[c] for c in key.parent_columns]
+    still = " AND ".join(
+        f"l.{ident(p)} {equals} x.{c}" for p, equals, c in zip(key.parent_columns, key.operators, staged, strict=True)
+    )
+    gone = (
+        f"SELECT DISTINCT {', '.join('x.' + c for c in staged)} FROM {deleted} x"
+        f" WHERE NOT EXISTS (SELECT FROM {sql_name(table)} l WHERE {still})"
+    )
+    pairs = " AND ".join(
+        f"g.{c} {equals} t.{ident(own)}" for c, equals, own in zip(staged, key.operators, key.columns, strict=True)
+    )
+    with translated("check a foreign key", child.full_name):
+        cursor = connection.cursor()
+        cursor.execute(f"SELECT count(*) FROM ({gone}) g")
+        if not cursor.fetchone()[0]:
+            return 0  # the usual case, and much cheaper than reading the child
+        cursor.execute(
+            f"SELECT count(*) FROM {from_only(child)} AS t WHERE EXISTS (SELECT FROM ({gone}) g WHERE {pairs})"
+        )
+        rows: int = cursor.fetchone()[0]
+    return rows
