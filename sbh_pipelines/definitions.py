@@ -6,8 +6,9 @@ from sbh_pipelines.orchestration.assets import backup_assets
 from sbh_pipelines.orchestration.drills import drill_job, recovery_report, tenant_drill, weekly_drill
 from sbh_pipelines.orchestration.jobs import backup_jobs, fleet_backup_job
 from sbh_pipelines.orchestration.platform_jobs import daily_platform_backup, platform_backup_job
-from sbh_pipelines.orchestration.repository_jobs import restore_job, validate_backup_job
+from sbh_pipelines.orchestration.repository_jobs import validate_backup_job
 from sbh_pipelines.orchestration.resources import BackupServiceResource
+from sbh_pipelines.orchestration.restore_jobs import restore_job, undo_restore_job
 from sbh_pipelines.orchestration.schedules import backup_schedules, daily_prune
 from sbh_pipelines.orchestration.sensors import (
     failure_alerts,
@@ -25,6 +26,7 @@ defs = dg.Definitions(
         fleet_backup_job,
         validate_backup_job,
         restore_job,
+        undo_restore_job,
         prune_job,
         retention_job,
         drill_job,

@@ -3,7 +3,7 @@
 from sbh_pipelines.backup.drafts import Workshop
 from sbh_pipelines.backup.lost_tenant import lost_tenant
 from sbh_pipelines.backup.site import Site
-from sbh_pipelines.errors import UnknownTenant
+from sbh_pipelines.errors import SourceError, UnknownTenant
 from sbh_pipelines.model import Clock, Tenant, TenantId, utc_now
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext, authorize
 from sbh_pipelines.settings import Settings
@@ -23,14 +23,14 @@ class Access:
         return list(list_tenants(self.settings).tenants)
 
     def tenant(self, tenant_id: str) -> Tenant:
-        """A tenant of the application; one whose row is gone from it, as its last backup has it.
+        """A tenant of the application; where its row is gone, or the database, as its last backup has it.
 
         Raises InvalidId, UnknownTenant.
         """
         slug = TenantId.parse(tenant_id)
         try:
             return find_tenant(self.settings, slug)
-        except UnknownTenant:
+        except (UnknownTenant, SourceError):  # its row is gone, or the whole database
             if (lost := lost_tenant(self._site, slug)) is not None:
                 return lost
             raise

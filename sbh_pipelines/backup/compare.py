@@ -135,7 +135,10 @@ class Comparer:
     def _touched_rows(self, compared: Compared, stored: StoredTable, buckets: int, since: str) -> Iterator[bytes]:
         """The backup's rows; where few places were touched, only of the row groups that these lie in."""
         table = compared.table
-        alone = len(table.table.primary_key) == 1
+        key = [table.table.column(name) for name in table.table.primary_key]
+        alone = (
+            len(key) == 1 and key[0] is not None and not key[0].type.endswith("]")
+        )  # arrays of arrays there are none
         if stored.layers or not alone or buckets * 2 > compared.summary["groups"]:
             return self._rows(compared, stored)
         groups = list(stored.groups)  # some 100 bytes for about a MiB of rows

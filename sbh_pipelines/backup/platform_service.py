@@ -69,9 +69,10 @@ class Platform(Access):
 
         `tenants` are slugs, or `slug=backup_id`; none: all. `password` is that of `dsn`; None: what `dsn` names
         (a passfile, a service), else `database.password`.
-        Raises NotConfirmed, UnknownTenant, and what `rebuild` raises.
+        Raises RequestError (`dsn` itself holds a password), NotConfirmed, UnknownTenant, and what `rebuild` raises.
         """
         authorize(user_ctx, "platform.restore", ALL_TENANTS)
+        elsewhere = brings_password(dsn)
         if not confirm:
             raise NotConfirmed(
                 "A recovery builds a database and puts files back over the tenants' own, and was not confirmed",
@@ -81,7 +82,7 @@ class Platform(Access):
         if until is not None and until.tzinfo is None:
             raise RequestError("A time without its zone", on=str(until), remedy="e.g. 2024-01-15T12:00:00Z")
         update: dict[str, Any] = {"dsn": dsn}
-        if password is not None or brings_password(dsn):
+        if password is not None or elsewhere:
             given = None if password is None else SecretStr(password)
             update |= {"password": given, "password_file": None, "password_secret": None}
         return rebuild(

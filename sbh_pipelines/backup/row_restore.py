@@ -28,14 +28,21 @@ from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.settings import DatabaseSettings
 from sbh_pipelines.sources.database import conflicts
 from sbh_pipelines.sources.database.capture import copy_table
+from sbh_pipelines.sources.database.checks import foreseen_violations
 from sbh_pipelines.sources.database.closure import Closure, involved, named_root, no_such_table
 from sbh_pipelines.sources.database.connection import Connection, connect
-from sbh_pipelines.sources.database.foreign_keys import BrokenForeignKey, check_foreign_keys, foreseen_breaks
+from sbh_pipelines.sources.database.foreign_keys import (
+    BrokenForeignKey,
+    check_foreign_keys,
+    foreseen_breaks,
+    keep_parents,
+    late_children,
+)
 from sbh_pipelines.sources.database.mapping import SchemaDifference, TableMapping, map_tables
 from sbh_pipelines.sources.database.merge import TableMerge, hold_tenant, written_by
 from sbh_pipelines.sources.database.predicate import parse_rows
 from sbh_pipelines.sources.database.tenancy import TenancyMap
-from sbh_pipelines.sources.database.untouched import hash_of_keys, others_wrote
+from sbh_pipelines.sources.database.untouched import hash_of_keys, nobody_else_ended, others_wrote
 
 _TRIGGER = "a trigger, rule or constraint changed what was written"
 _LOOK_FOR_TRIGGERS = "look for ENABLE ALWAYS or REPLICA triggers on the table; nothing was changed"
@@ -130,7 +137,11 @@ class RowRestore:
         if request.tables:
             wanted = {named_root(self._tenancy, name, settings.database.schemas).full_name for name in request.tables}
         elif request.config_only:
-            wanted = {s["table"] for s in read_component(self._repository, self._manifest, "config")["table_details"]}
+            # By the backup's names, which may be others by now.
+            stored = {s["table"] for s in read_component(self._repository, self._manifest, "config")["table_details"]}
+            wanted = {
+                m.table.full_name for m in mappings if f"{m.header['schema']}.{m.header['name']}" in stored
+            } | stored
         elif request.rows is not None:
             root = named_root(self._tenancy, parse_rows(request.rows).table, settings.database.schemas)
             wanted = {t.full_name for t in involved(self._tenancy, root)}
@@ -222,6 +233,18 @@ class RowRestore:
                     on=", ".join(m.table.full_name for m in undecided),
                     why=f"{sum(m.undecided for m in undecided)} rows; the tables have no column in restore.newest",
                     remedy="declare it, or use another mode",
+                )
+            )
+        violated = (
+            [v for m in self.merges.values() for v in foreseen_violations(self._connection, m)] if foresee else []
+        )
+        if violated:
+            found.append(
+                RestoreRefused(
+                    "Rows of the backup break constraints that the tables have now",
+                    on=", ".join(dict.fromkeys(v.table for v in violated)),
+                    why="; ".join(f"{v.rows} rows of {v.table} break {v.constraint}" for v in violated[:5]),
+                    remedy="relax the constraint for the restore, declare restore.fill, or leave these tables or rows out",
                 )
             )
         broken = foreseen_breaks(self._connection, self._tenancy, list(self.merges.values())) if foresee else []
@@ -369,7 +392,10 @@ class RowRestore:
         try:
             tables = {c.table.full_name: c.table for c in self.compared}
             before = {c.table.full_name: c.census for c in self.compared}
-            written = others_wrote(connection, self._connection, before, tables, self._tenant.key, self._point.snapshot)
+            if nobody_else_ended(connection, self._connection, self._point.snapshot):
+                return
+            self._others_references(connection)
+            written = others_wrote(connection, before, tables, self._tenant.key, self._point.snapshot)
         finally:
             connection.close()
         if written:
@@ -377,6 +403,22 @@ class RowRestore:
                 "Rows of the tenant were written while it was being restored; rolled back",
                 on=f"{self._tenant.id}: {', '.join(written)}",
                 why="the result would be neither the backup nor what the tenant is doing now",
+                remedy="try again; put the tenant into maintenance with the hooks restore.before and restore.after",
+            )
+
+    def _others_references(self, connection: Connection) -> None:
+        """Rows that others committed since the snapshot may refer to what this restore deletes, or have been referred to by
+        what it inserts: in tables that are not compared, too. Raises SourceConflict.
+        """
+        merges = list(self.merges.values())
+        compared = {c.table.table.oid for c in self.compared}
+        keep_parents(self._connection, self._tenancy, merges, compared)
+        late = late_children(connection, self._connection, self._tenancy, merges, self._point.snapshot)
+        if late:
+            raise SourceConflict(
+                "Rows were written that refer to some which the restore deletes; rolled back",
+                on=", ".join(late),
+                why="another session committed them while the restore ran",
                 remedy="try again; put the tenant into maintenance with the hooks restore.before and restore.after",
             )
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from sbh_pipelines.cli.backup import show_manifest
 from sbh_pipelines.cli.command import Invocation
 from sbh_pipelines.cli.dagster_runs import DagsterRuns
+from sbh_pipelines.cli.demo_recovery import Recovery
 from sbh_pipelines.cli.output import console, count, mib, table
 from sbh_pipelines.cli.steps import Steps
-from sbh_pipelines.errors import EmbeddedError, ProofFailed
+from sbh_pipelines.errors import EmbeddedError
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service import BackupService
@@ -39,9 +40,11 @@ class DemoStory:
         original = self._fingerprint("fingerprint every tenant's rows and files")
         backup_id = self._repository(service, slugs)
         self._damage(original)
-        self._validate(service, backup_id)
-        self._restore(service, backup_id)
-        self._prove(original, slugs)
+        recovery = Recovery(self.stack, self.steps, self.out, self.dagster, service, self.damaged, backup_id)
+        recovery.validate()
+        recovery.preview()
+        recovery.restore()
+        recovery.prove(original, others=len(slugs) - 1)
 
     def leave_ui(self, port: int | None) -> None:
         """Dagster's web UI and daemon on what the demo made, until Ctrl-C."""
@@ -183,48 +186,6 @@ class DemoStory:
                 f"rows: {done.rows_deleted} deleted, {done.rows_changed} changed, {done.rows_added} made up; files:"
                 f" {done.files_deleted} deleted, {done.files_altered} altered, {done.files_added} made up",
                 **done.as_dict(),
-            )
-
-    def _validate(self, service: "BackupService", backup_id: str) -> None:
-        with self.steps.step("validate the backup, every byte") as step:
-            report = service.validate_backup(backup_id, self.damaged, _user(), deep=True, progress=self.steps.progress)
-            if not report["valid"]:
-                first = report["issues"][0]
-                raise ProofFailed(first["what"], on=first["on"], why=first["why"], remedy=first["remedy"])
-            step.note(
-                f"valid: {report['objects_checked']} objects, {report['chunks_checked']} chunks,"
-                f" {mib(report['bytes_checked'])}",
-                chunks=report["chunks_checked"],
-                bytes=report["bytes_checked"],
-            )
-
-    def _restore(self, service: "BackupService", backup_id: str) -> None:
-        with self.steps.step(f"restore {self.damaged} through Dagster") as step:
-            config = {"tenant": self.damaged, "backup_id": backup_id, "confirm": True}
-            self.dagster.execute("restore_job", {"ops": {"restore_tenant": {"config": config}}}, self.steps.say)
-            step.note(f"from {backup_id}", backup_id=backup_id)
-
-    def _prove(self, original: "Fingerprint", slugs: list[str]) -> None:
-        from sbh_pipelines.embedded import fingerprint
-
-        with self.steps.step("compare every tenant with its fingerprint") as step:
-            differences = original.differences(fingerprint.take(self.stack))
-            if differences:
-                shown = "; ".join(
-                    f"{tenant or 'platform'}: {', '.join(lines[:5])}" for tenant, lines in differences.items()
-                )
-                raise ProofFailed(
-                    "The data is not as it was before the damage",
-                    on=", ".join(differences),
-                    why=shown[:1000],
-                    remedy=f"the servers' state is in {self.stack.dir}",
-                )
-            files = len(original.files.get(self.damaged, {}))
-            step.note(
-                f"{self.damaged}: {count(original.row_count(self.damaged))} rows and {files} files as they were;"
-                f" {len(slugs) - 1} other tenants unchanged",
-                identical=True,
-                others_unchanged=len(slugs) - 1,
             )
 
 

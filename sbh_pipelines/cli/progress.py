@@ -29,7 +29,7 @@ def bars(*, quiet: bool = False) -> Iterator[ProgressSink]:
 
 
 def _drawn() -> "Bars":
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Drawing
 
     from sbh_pipelines.cli.output import console
@@ -37,8 +37,7 @@ def _drawn() -> "Bars":
     columns = (
         TextColumn("{task.fields[step]:<18}", markup=False),
         BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]} {task.fields[subject]}", markup=False),
+        TextColumn("{task.fields[counted]} {task.fields[subject]}", markup=False),
         TimeElapsedColumn(),
     )
     return Drawing(*columns, console=console(stderr=True), transient=True)
@@ -52,22 +51,34 @@ class _Bars:
         self._lock = threading.Lock()
         self._tasks: dict[str, TaskID] = {}
         self._parts: dict[str, dict[str, tuple[int, int]]] = {}
+        self._at: dict[str, str] = {}  # the newest step of each family
 
     def __call__(self, notice: Progress) -> None:
         with self._lock:
+            family, _, _ = notice.step.partition(":")
+            before = self._at.get(family)
+            if before is not None and before != notice.step:
+                self._end(before)
+            self._at[family] = notice.step
             parts = self._parts.setdefault(notice.step, {})
             parts[notice.subject] = (notice.done, notice.total)
             if notice.step not in self._tasks:
                 self._tasks[notice.step] = self._drawing.add_task(
-                    "", step=notice.step.replace("_", " "), unit="", subject=""
+                    "", total=None, step=notice.step.replace("_", " "), counted="", subject=""
                 )
+            done, total = (sum(numbers) for numbers in zip(*parts.values(), strict=True))
             self._drawing.update(
                 self._tasks[notice.step],
-                completed=sum(done for done, _ in parts.values()),
-                total=sum(total for _, total in parts.values()) or None,
-                unit=notice.unit,
+                completed=done,
+                total=total if total > 1 or 0 < total <= done else None,  # None: a bar that only moves
+                counted=_counted(done, total, notice.unit),
                 subject=notice.subject[:40],
             )
+
+    def _end(self, step: str) -> None:
+        """The steps of a restore (`restore: compare`, `restore: merge`) follow each other: where one begins, one is over."""
+        total = max(1, *(total for _, total in self._parts[step].values()))
+        self._drawing.update(self._tasks[step], completed=total, total=total, counted="", subject="")
 
 
 class _Lines:
@@ -86,6 +97,14 @@ class _Lines:
 
 
 def in_words(notice: Progress) -> str:
-    """`snapshot tables: public.tasks: 3 of 11 tables`; a total of 0 means that nobody knows it yet."""
-    of = f" of {notice.total:,}" if notice.total else ""
-    return f"{notice.step.replace('_', ' ')}: {notice.subject}: {notice.done:,}{of} {notice.unit}"
+    """`snapshot tables: public.tasks: 3 of 11 tables`; a total of 0 means that nobody knows it yet.
+
+    A step that does one thing, such as `restore: commit`, has no number.
+    """
+    counted = _counted(notice.done, notice.total, notice.unit)
+    return f"{notice.step.replace('_', ' ')}: {notice.subject}" + (f": {counted}" if counted else "")
+
+
+def _counted(done: int, total: int, unit: str) -> str:
+    of = f" of {total:,}" if total else ""
+    return "" if total == 1 else f"{done:,}{of} {unit}"

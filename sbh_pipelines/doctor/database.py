@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 
-from sbh_pipelines.doctor import clocks
+from sbh_pipelines.doctor import clocks, role
 from sbh_pipelines.doctor.findings import Level, Report
 from sbh_pipelines.errors import InvalidId, PrivilegeMissing, SbhError, SourceConflict
 from sbh_pipelines.model import TenantId
@@ -13,7 +13,7 @@ from sbh_pipelines.sources.database import inspect
 from sbh_pipelines.sources.database.connection import Connection, connect, describe_dsn
 from sbh_pipelines.sources.database.inspect import ServerFacts, TenantRow
 from sbh_pipelines.sources.database.programs import program_version
-from sbh_pipelines.sources.database.tenancy import AMBIGUOUS, UNMAPPED, TenancyMap, ident, survey_map
+from sbh_pipelines.sources.database.tenancy import AMBIGUOUS, UNMAPPED, TenancyMap, survey_map
 
 AREA = "database"
 OLDEST_VERSION = 130000
@@ -29,7 +29,7 @@ def check(report: Report, settings: Settings, say: Callable[[str], None]) -> lis
         facts = inspect.server_facts(connection)
         _server(report, settings, facts)
         _programs(report, settings, facts)
-        _role(report, facts)
+        role.check(report, facts)
         with report.trying("tenancy"):
             tenancy = survey_map(connection, settings)
             _tables(report, tenancy)
@@ -80,38 +80,6 @@ def _programs(report: Report, settings: Settings, facts: ServerFacts) -> None:
                 )
             else:
                 report.ok("platform", f"{name} is as new as the server", f"{program}, version {version // 10_000}")
-
-
-def _role(report: Report, facts: ServerFacts) -> None:
-    role = ident(facts.role)
-    needs = (
-        (facts.bypasses_row_security, "see all rows where tables have row security", f"ALTER ROLE {role} BYPASSRLS;"),
-        (
-            facts.may_set_replication_role,
-            "keep triggers from firing in a restore",
-            f"GRANT SET ON PARAMETER session_replication_role TO {role};",
-        ),
-        (
-            facts.may_use_temporary,
-            "create temporary tables, which a restore stages rows in",
-            f"GRANT TEMPORARY ON DATABASE {ident(facts.database)} TO {role};",
-        ),
-    )
-    for granted, what, remedy in needs:
-        if granted:
-            report.ok(AREA, f"The role {facts.role} may {what}")
-        else:
-            old = facts.version < 150000 and "PARAMETER" in remedy
-            report.fail(
-                AREA, f"The role {facts.role} may not {what}", "", f"ALTER ROLE {role} SUPERUSER;" if old else remedy
-            )
-    if facts.superuser:
-        report.warn(
-            AREA,
-            f"The role {facts.role} is a superuser: more than it needs",
-            "",
-            f"ALTER ROLE {role} NOSUPERUSER BYPASSRLS; then run `sbh doctor` for the grants",
-        )
 
 
 def _tables(report: Report, tenancy: TenancyMap) -> None:

@@ -89,7 +89,8 @@ def prepare(layout: Layout, ports: Ports) -> None:
         present = {name for (name,) in cursor.fetchall()}
         for role in (OWNER, BACKUP):
             verb = sql.SQL("ALTER" if role in present else "CREATE")
-            attributes = sql.SQL("BYPASSRLS" if role == BACKUP else "NOBYPASSRLS")
+            # Drills make databases of their own, and drop them.
+            attributes = sql.SQL("BYPASSRLS CREATEDB" if role == BACKUP else "NOBYPASSRLS NOCREATEDB")
             password = sql.Literal(layout.secret(layout.password_file(role)))
             cursor.execute(
                 sql.SQL("{} ROLE {} LOGIN {} PASSWORD {}").format(verb, sql.Identifier(role), attributes, password)

@@ -1,4 +1,6 @@
-"""The jobs that make backups. Those that check and restore them are in `repository_jobs`, prune in `upkeep`."""
+"""The jobs that make backups. Those that check them are in `repository_jobs`, restores in `restore_jobs`,
+prune in `upkeep`.
+"""
 
 from typing import Any
 

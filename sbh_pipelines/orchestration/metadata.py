@@ -175,31 +175,3 @@ def issues_table(issues: Iterable[Mapping[str, Any]]) -> str:
         ["code", "what", "on", "why", "to mend it"],
         ([i["code"], i["what"], i.get("on"), i.get("why"), i.get("remedy")] for i in issues),
     )
-
-
-def restore_metadata(result: Mapping[str, Any]) -> MetadataMap:
-    """Metadata of one restore."""
-    numbers = ("rows_inserted", "rows_updated", "rows_deleted", "files_restored", "files_removed", "files_unchanged")
-    metadata: MetadataMap = {
-        "restore_id": dg.MetadataValue.text(result["restore_id"]),
-        "backup_id": dg.MetadataValue.text(result["backup_id"]),
-        "tenant": dg.MetadataValue.text(result["tenant_id"]),
-        **{name: dg.MetadataValue.int(int(result[name])) for name in numbers},
-        "downloaded_bytes": dg.MetadataValue.int(int(result["bytes_downloaded"])),
-        "downloaded_size": dg.MetadataValue.text(mib(result["bytes_downloaded"])),
-        "duration_s": dg.MetadataValue.float(round(float(result["seconds"]), 3)),
-        "tables": dg.MetadataValue.md(
-            markdown(
-                ["table", "row groups", "already equal", "rows inserted", "rows updated", "rows deleted"],
-                (
-                    [t["table"], t["groups"], t["groups_matching"], t["inserted"], t["updated"], t["deleted"]]
-                    for t in result["tables"]
-                ),
-            )
-        ),
-        "proof": dg.MetadataValue.md(markdown(["proved", "count"], result["proof"].items())),
-    }
-    point = result.get("recovery_point")
-    if isinstance(point, Mapping):
-        metadata["recovery_point"] = dg.MetadataValue.timestamp(parse_timestamp(point["time"]))
-    return metadata

@@ -1,4 +1,4 @@
-"""The jobs on backups that exist: validate and restore. Both are for the tenant of the partition, or a named one."""
+"""The job that validates backups: that of the tenant of the partition, or those of named ones."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,10 +10,11 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (  # n
 from pydantic import Field
 
 from sbh_pipelines.errors import SbhError, UnknownBackup
+from sbh_pipelines.model import SAFETY
 from sbh_pipelines.orchestration import batch, checks
 from sbh_pipelines.orchestration.failures import FAILED_TENANTS, failure_of
-from sbh_pipelines.orchestration.metadata import issues_table, markdown, restore_metadata
-from sbh_pipelines.orchestration.ops import OBJECT_STORE, SOURCE_DB
+from sbh_pipelines.orchestration.metadata import issues_table, markdown
+from sbh_pipelines.orchestration.ops import OBJECT_STORE
 from sbh_pipelines.orchestration.partitions import asset_key, shown_in, tenants_partitions
 from sbh_pipelines.orchestration.progress import ProgressLog
 from sbh_pipelines.orchestration.resources import BackupServiceResource, user_of
@@ -33,21 +34,6 @@ class ValidateConfig(dg.Config):
         False,
         description="False: signatures, and that every object is there with its size. True: also download, decrypt and"
         " re-hash everything the backup needs.",
-    )
-
-
-class RestoreConfig(dg.Config):
-    """What to restore. Overwrites the live tenant: needs `confirm: true`."""
-
-    tenant: str | None = Field(None, description="Tenant, by slug. Only for runs without a partition.")
-    backup_id: str = Field(LATEST, description="A backup id such as backup_20240115_1200, or `latest`.")
-    confirm: bool = Field(
-        False,
-        description="Must be true. The tenant's rows, files and configuration become what they were in the backup;"
-        " what was written since is gone. Other tenants are not touched.",
-    )
-    keep_extra_files: bool = Field(
-        False, description="Keep the tenant's files that the backup does not hold; by default they are removed."
     )
 
 
@@ -91,44 +77,6 @@ def validate_backups(
         raise _validation_failure(bad, issues, len(tenants))
 
 
-@dg.op(
-    description="Makes the live tenant what it was in the backup: plans, stages, writes only the differences in one"
-    " transaction, proves what was written, commits. Refuses without `confirm: true`.",
-    pool=SOURCE_DB,
-    out=dg.Out(dict, description="What was restored: the table of rows and files."),
-)
-def restore_tenant(
-    context: dg.OpExecutionContext, config: RestoreConfig, backups: BackupServiceResource
-) -> Iterator[dg.AssetObservation | dg.Output[dict[str, Any]]]:
-    tenants = batch.run_tenants(context, [config.tenant] if config.tenant else [])
-    if len(tenants) != 1:
-        raise dg.Failure(
-            "A restore is for one tenant. Choose one partition, or set ops.restore_tenant.config.tenant.",
-            allow_retries=False,
-        )
-    tenant, user = tenants[0], user_of(context.run.tags)
-    try:
-        manifest, _ = _find(backups, context, tenant, config.backup_id)
-        result = backups.service.restore_backup(
-            manifest["id"],
-            tenant,
-            user,
-            confirm=config.confirm,
-            keep_extra_files=config.keep_extra_files,
-            progress=ProgressLog(context.log),
-        )
-    except SbhError as error:
-        raise failure_of(error, tenants, "restore") from None
-    metadata = restore_metadata(result)
-    yield dg.AssetObservation(
-        asset_key(manifest["type"]),
-        partition=tenant,
-        description=f"Restored {result['backup_id']} in place",
-        metadata=metadata,
-    )
-    yield dg.Output(dict(result), metadata=metadata)
-
-
 @dg.job(
     partitions_def=tenants_partitions,
     description="Checks that a backup can be restored, without restoring it: of the tenant of the partition, or of the"
@@ -139,32 +87,26 @@ def validate_backup_job() -> None:
     validate_backups()
 
 
-@dg.job(
-    partitions_def=tenants_partitions,
-    description="Restores the tenant of the partition in place from one of its backups. Overwrites live data: needs"
-    " `ops.restore_tenant.config.confirm: true`.",
-    tags={OPERATION_TAG: "restore", "dagster/max_retries": "0"},  # a restore that broke off is for people to look at
-)
-def restore_job() -> None:
-    restore_tenant()
-
-
 def _find(
     backups: BackupServiceResource, context: dg.OpExecutionContext, tenant: str, backup_id: str
 ) -> tuple[Mapping[str, Any], list[dg.AssetKey]]:
-    """The manifest, and the assets whose newest backup of the tenant it is. Raises UnknownBackup."""
+    """The manifest, and the assets whose newest backup of the tenant it is. Raises UnknownBackup.
+
+    A backup made before a restore is no asset's, and is not `latest`: it holds what somebody wanted to be rid of.
+    """
     user = user_of(context.run.tags)
     manifests = backups.service.list_backups(tenant, user)
-    wanted = manifests[:1] if backup_id == LATEST else [m for m in manifests if m["id"] == backup_id]
+    shown = [m for m in manifests if m.get("purpose") != SAFETY]
+    wanted = shown[:1] if backup_id == LATEST else [m for m in manifests if m["id"] == backup_id]
     if not wanted:
         if backup_id != LATEST:
             return backups.service.get_backup(backup_id, tenant, user), []  # raises what is wrong with the id
         raise UnknownBackup("The tenant has no backup", on=tenant, remedy="back it up first: full_backup_job")
     newest: dict[dg.AssetKey, str] = {}
-    for manifest in manifests:
+    for manifest in shown:
         for asset in _assets(manifest):
             newest.setdefault(asset, manifest["id"])
-    return wanted[0], [asset for asset in _assets(wanted[0]) if newest[asset] == wanted[0]["id"]]
+    return wanted[0], [asset for asset in _assets(wanted[0]) if newest.get(asset) == wanted[0]["id"]]
 
 
 def _assets(manifest: Mapping[str, Any]) -> list[dg.AssetKey]:

@@ -225,7 +225,8 @@ class PlainDirectory:
         with self._translated("put", key):
             path = self._file(key)
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            # Named as obstore's unfinished files are: should we be killed, listings leave it out.
+            with tempfile.NamedTemporaryFile(dir=path.parent, suffix="#1", delete=False) as file:
                 try:
                     for piece in pieces:
                         file.write(piece)

@@ -5,6 +5,7 @@ Self-references, a composite key, four levels of foreign keys, unique values, a 
 
 import os
 import random
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -189,8 +190,13 @@ class Town:
         return Snapshot(rows, {tenant: self.files(tenant) for tenant in KEYS}, places, sequences)
 
     def files(self, tenant: str) -> dict[str, bytes]:
+        """Without what a killed process had not finished writing: `name#1`, which no store lists."""
         root = self._root(tenant)
-        found = (file for file in root.rglob("*") if file.is_file() and not file.is_relative_to(root / "backups"))
+        found = (
+            file
+            for file in root.rglob("*")
+            if file.is_file() and not file.is_relative_to(root / "backups") and not re.search(r"#\d+$", file.name)
+        )
         return {str(file.relative_to(root)): file.read_bytes() for file in found}
 
     def damage(

@@ -307,7 +307,7 @@ def test_a_drill_that_cannot_begin_says_why_and_records_nothing(
         service.run_drill(ACME, ADMIN, scenarios=["flood"])
     with pytest.raises(AccessDenied):
         service.run_drill(ACME, UserContext("op", ACME, Role.OPERATOR))
-    lesser = drilling(application, dsn=server(application, postgres.BACKUP))
+    lesser = drilling(application, dsn=server(application, postgres.OWNER))
     with pytest.raises(PrivilegeMissing, match="CREATEDB"):
         lesser.run_drill(ACME, ADMIN, scenarios=CONFIG)
     assert lesser.run_drill(ACME, ADMIN, scenarios=FILES)["status"] == "passed"  # needs no database

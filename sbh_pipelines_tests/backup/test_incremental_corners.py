@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sbh_pipelines.backup import delta, rows
+from sbh_pipelines.backup import drafts as making
 from sbh_pipelines.backup.parents import incomparable
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.model import Draft, DraftStatus, Progress, RecoveryPoint
@@ -88,7 +89,7 @@ def test_ids_of_another_shard_that_nobody_wrote(application: Application) -> Non
 
 
 def _after_the_snapshot(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
-    original = rows.exported_snapshot
+    original = making.exported_snapshot
 
     @contextmanager
     def then(settings: Any) -> Iterator[Any]:
@@ -96,7 +97,7 @@ def _after_the_snapshot(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]
             act()
             yield taken
 
-    monkeypatch.setattr(rows, "exported_snapshot", then)
+    monkeypatch.setattr(making, "exported_snapshot", then)
 
 
 @pytest.mark.parametrize("kind", ["full", "incremental"])

@@ -173,7 +173,7 @@ def test_a_process_that_is_killed_is_taken_over(
 ) -> None:
     """SIGKILL: its sessions, and the psql it started, end without a trace."""
     settings = service.settings.model_dump_json()
-    for step, subject in (("recovery", "pre_data"), ("load", BOLT), ("recovery", "post_data")):
+    for step, subject in (("load", BOLT), ("recovery", "post_data")):
         arguments = json.dumps([settings, dsn(empty), step, subject])
         ended = subprocess.run([sys.executable, "-c", _VICTIM, arguments], check=False, timeout=60)
         assert ended.returncode == -signal.SIGKILL
@@ -259,6 +259,22 @@ def test_everything_as_of_a_time(application: Application, service: BackupServic
     with fresh_database(empty.stack) as second:
         assert statuses(recover(service, second, until=then)) == {ACME: "restored", BOLT: "restored"}
         assert content(second) == before
+
+
+def test_a_schema_that_changed_after_the_platform_backup(
+    application: Application, service: BackupService, empty: Database
+) -> None:
+    """A tenant whose backup has a column more is not recovered from it, and that is said; its state before the change is."""
+    then, before = datetime.now(UTC), application.state(ACME)
+    application.database.run("ALTER TABLE notes ADD COLUMN colour text DEFAULT 'red'")
+    service.create_backups([ACME], ADMIN)
+    report = recover(service, empty)
+    assert (report["status"], statuses(report)) == ("incomplete", {ACME: "failed", BOLT: "restored"})
+    assert report["tenants"][0]["error"]["code"] == "SBH-305"
+    assert "colour" in report["tenants"][0]["error"]["why"]
+    again = recover(service, empty, until=then)
+    assert (again["status"], statuses(again)) == ("completed", {ACME: "restored", BOLT: "restored"})
+    assert Application(empty, application.directory).state(ACME).rows == before.rows
 
 
 def test_a_backup_that_is_named(application: Application, service: BackupService, empty: Database) -> None:

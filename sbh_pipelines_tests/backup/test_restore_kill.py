@@ -17,7 +17,7 @@ from sbh_pipelines_tests.backup.killed_restore import Ended, Killer
 from sbh_pipelines_tests.backup.restore_town import Snapshot, Town
 from sbh_pipelines_tests.sources.databases import fresh_database
 
-# Sorts of events; a restore is killed at the first and at the last of each, and at the first of every sort of notice.
+# Sorts of events; a restore is killed at the first of each, at the last of some, and at the first of every sort of notice.
 _SORTS = (
     "lease.json",
     "/restores/",
@@ -36,6 +36,7 @@ _SORTS = (
     'statement INSERT INTO "public"',
     "statement COMMIT",
 )
+_LAST = ("lease.json", "/restores/", "store put_stream", "statement DELETE", 'statement INSERT INTO "public"')
 
 
 @dataclass
@@ -82,7 +83,7 @@ def _points(events: list[str]) -> list[int]:
         if event.startswith("notice restore"):
             found.setdefault(event, [number])
     assert set(_SORTS) <= set(found), "a restore does something else now: adapt the sorts"
-    return sorted({number for numbers in found.values() for number in (numbers[0], numbers[-1])})
+    return sorted({numbers[0] for numbers in found.values()} | {found[sort][-1] for sort in _LAST})
 
 
 def _as_before_or_as_planned(scene: Scene, before: Snapshot, after: Snapshot) -> bool:

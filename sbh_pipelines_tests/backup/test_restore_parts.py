@@ -74,11 +74,9 @@ def test_rows_that_are_another_tenants_now(place: Place, moved: str, table: str)
     """Their keys are taken: the other tenant keeps what it has, in every mode and every scope."""
     place.town.reset()
     place.town.database.run(moved)
-    for request in (
-        *({"mode": mode} for mode in MODES),
-        {"rows": "projects where id = 4"},
-        {"tables": ("projects", "tasks", "comments")},
-    ):
+    requests: list[dict[str, Any]] = [{"mode": mode} for mode in MODES]
+    requests += [{"rows": "projects where id = 4"}, {"tables": ("projects", "tasks", "comments")}]
+    for request in requests:
         plan, error = place.refused((RestoreConflict, RestoreRefused), **request)
         assert table in _conflicts(plan)
         assert table in error

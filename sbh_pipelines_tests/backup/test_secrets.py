@@ -170,7 +170,7 @@ def test_an_error_of_the_database_repeats_no_row(application: Application) -> No
     application.database.run("UPDATE projects SET code = 'x' WHERE id = 2; UPDATE projects SET code = 'hunter2-mine' WHERE id = 1")
     with pytest.raises(SbhError) as caught:
         service.restore_backup(backup, "acme", ADMIN)
-    assert caught.value.code == "SBH-701"
+    assert caught.value.code == "SBH-703"
     innocent(*texts(caught.value), *traceback.format_exception(caught.value))
     for file in application.repository("acme").rglob("*"):
         assert file.is_dir() or b"hunter2" not in file.read_bytes()

@@ -63,14 +63,16 @@ def test_the_demo_ends_well_with_the_web_ui_on_it(tmp_path: Path) -> None:
     assert process.returncode == 0, (tmp_path / "stderr").read_text()
     assert full["partitionStats"] == {"numMaterialized": 2, "numPartitions": 2}
     assert incremental["partitionStats"] == {"numMaterialized": 1, "numPartitions": 2}
-    told = {found["partition"]: found["description"] for found in incremental["assetObservations"]}
-    assert told["tenant-1"].startswith("Restored")
-    assert told["tenant-2"].startswith("Unchanged")
+    told = sorted((found["partition"], found["description"].split()[0]) for found in incremental["assetObservations"])
+    assert told == [("tenant-1", "Restored"), ("tenant-1", "Safety"), ("tenant-2", "Unchanged")]
     document = json.loads(out)
     assert document["ok"] is True
     steps = {step["step"]: step for step in document["steps"]}
     assert steps["back up all tenants through Dagster"]["backups"] == 2
     assert steps["damage tenant-1"]["rows_deleted"] > 0
+    preview = steps["sbh restore diff: what a restore would do"]
+    assert all(preview[change] > 0 for change in ("insert", "update", "delete", "files"))
+    assert steps["restore tenant-1 through Dagster"]["safety_backup_id"]
     assert steps["compare every tenant with its fingerprint"]["identical"] is True
     assert not stack.status(tmp_path / "demo").running
     with pytest.raises(OSError, match="refused"):

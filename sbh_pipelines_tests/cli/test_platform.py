@@ -47,6 +47,10 @@ def test_backed_up_listed_and_rebuilt(
     password.write_text(Layout(sample_stack.dir).secret(Layout(sample_stack.dir).password_file(postgres.ADMIN)) + "\n")
     command = ("platform", "restore", "--into", into, "--platform", backup, "--password-file", str(password))
     assert sbh(*command, "--json").code == "SBH-205"
+    for wrong in (f"{into} password=hidden", "postgresql://u:hidden@127.0.0.1/x", "no such thing"):
+        refused = sbh("platform", "restore", "--into", wrong, "--confirm", "--json")
+        assert refused.code == "SBH-200"
+        assert "hidden" not in refused.out + refused.err
     assert sbh(*command, "--until", "soon", "--confirm", "--json").code == "SBH-200"
     assert sbh(*command, "--tenant", "nobody", "--confirm", "--json").code == "SBH-202"
     ended = sbh(*command, "--confirm", "--json")

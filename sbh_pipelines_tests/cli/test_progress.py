@@ -4,7 +4,7 @@ import pytest
 
 from sbh_pipelines.cli import progress
 from sbh_pipelines.cli.output import count, mib, plural, printable, utc
-from sbh_pipelines.cli.progress import bars, in_words
+from sbh_pipelines.cli.progress import _Bars, _drawn, bars, in_words
 from sbh_pipelines.model import Progress
 
 
@@ -41,8 +41,23 @@ def test_bars_are_drawn_on_a_terminal(capsys: pytest.CaptureFixture[str], monkey
     assert "[red]" in shown
 
 
+def test_a_step_of_a_restore_ends_where_the_next_begins() -> None:
+    """What is one thing has no number, and a step that is over does not go on moving."""
+    drawing = _drawn()
+    sink = _Bars(drawing)
+    for step, done, total in (("check", 0, 1), ("compare", 3, 11), ("merge", 1, 4)):
+        sink(Progress(f"restore: {step}", "tenant-1", done, total, "tables"))
+    sink(Progress("validate", "tenant-1", 5, 0, "packs"))
+    check, compare, merge, validate = drawing.tasks
+    assert (check.finished, check.fields["counted"]) == (True, "")
+    assert (compare.finished, compare.fields["counted"]) == (True, "")
+    assert (merge.finished, merge.fields["counted"]) == (False, "1 of 4 tables")
+    assert (validate.total, validate.fields["counted"]) == (None, "5 packs")
+
+
 def test_figures_have_units() -> None:
     assert in_words(Progress("a_b", "t", 3, 0, "files")) == "a b: t: 3 files"
+    assert in_words(Progress("restore: commit", "t", 0, 1, "tables")) == "restore: commit: t"
     assert mib(0) == "0.00 MiB"
     assert mib(100) == "0.0001 MiB"
     assert mib(3 << 20) == "3.00 MiB"

@@ -72,7 +72,7 @@ def test_what_can_be_launched() -> None:
     repository = defs.get_repository_def()
     types = ("full", "incremental", "differential")
     jobs = {"fleet_backup_job", "validate_backup_job", "restore_job", "prune_job", "retention_job", "drill_job"}
-    jobs |= {"platform_backup_job"}
+    jobs |= {"platform_backup_job", "undo_restore_job"}
     assert jobs | {f"{kind}_backup_job" for kind in types} <= set(repository.job_names)
     for kind in types:
         asset = repository.asset_graph.get(dg.AssetKey(["tenant_backup", kind]))

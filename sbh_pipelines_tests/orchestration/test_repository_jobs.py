@@ -34,7 +34,13 @@ def test_a_damaged_backup_fails_the_run_with_a_table_of_issues(run: Run, fake: F
     assert "| tenant-2 | backup_20260102_0304 | SBH-602 | A pack \\| is damaged | packs/x |" in metadata["issues"].value
 
 
-def test_a_restore_is_for_one_tenant(run: Run) -> None:
-    result = run("restore_job")
-    failure = result.failure_data_for_node("restore_tenant").user_failure_data
-    assert "Choose one partition" in failure.description
+def test_a_backup_made_before_a_restore_is_not_the_latest(run: Run, fake: FakeService) -> None:
+    """Nor the newest of an asset: none shows it. By its id it is validated all the same."""
+    listed = fake.list_backups("tenant-1", None)
+    safety = {**listed[0], "id": "backup_20260109_0000", "type": "incremental", "purpose": "safety"}
+    fake.list_backups = lambda tenant_id, user_ctx: [safety, *listed]  # type: ignore[method-assign]
+    for backup_id, checked in (("latest", [listed[0]["id"]]), (safety["id"], [])):
+        config = {"ops": {"validate_backups": {"config": {"backup_id": backup_id}}}}
+        result = run("validate_backup_job", partition_key="tenant-1", run_config=config)
+        assert result.success
+        assert [e.metadata["backup_id"].value for e in result.get_asset_check_evaluations()] == checked

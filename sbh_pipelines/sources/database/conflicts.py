@@ -1,4 +1,4 @@
-"""Rows that cannot be there together: what a restore would write, and rows that stay.
+"""Rows that cannot be there together: what a restore would write, among themselves and with rows that stay.
 
 Those of other tenants count as well: a unique value belongs to one row of the whole table.
 """
@@ -10,7 +10,7 @@ from sbh_pipelines.sources.database.tenancy import MappedTable, from_only, ident
 
 
 def foreseen(connection: Connection, merge: TableMerge) -> list[tuple[str, int]]:
-    """(constraint, rows of `todo` that are in conflict with a row which stays). Needs `decide`; nothing is written."""
+    """(constraint, rows of `todo` in conflict with one that stays, or with each other). Needs `decide`; nothing is written."""
     table, staging = merge.table.table, merge.staging
     if not (merge.changes.inserted or merge.changes.updated):
         return []
@@ -21,16 +21,30 @@ def foreseen(connection: Connection, merge: TableMerge) -> list[tuple[str, int]]
         elements = _elements(key)
         where = f" WHERE {key.predicate}" if key.predicate else ""
         todo = f"(SELECT {elements} FROM {staging.named(merge.todo, 'n')}{where})"
-        others = f"(SELECT n.*, {elements} FROM {from_only(table)} n{where})"
+        others = f"(SELECT n.*, n.tableoid AS sbh_part, n.ctid AS sbh_place, {elements} FROM {from_only(table)} n{where})"
         stays = "true"
         if staging.keyed:
             stays = f"NOT EXISTS (SELECT FROM {merge.gone} h WHERE {staging.key_of_live('l', 'h')})"
+        elif merge.changes.deleted:  # which of the tenant's rows go is known by their texts only: the server will tell
+            stays = (
+                f"NOT EXISTS (SELECT FROM {merge.table.source} WHERE {merge.table.tenant_is([staging.tenant_key])}"
+                " AND t.tableoid = l.sbh_part AND t.ctid = l.sbh_place)"
+            )
         with translated("look for conflicts", merge.table.full_name):
             cursor = connection.cursor()
             cursor.execute(
                 f"SELECT count(*) FROM {todo} a WHERE EXISTS (SELECT FROM {others} l WHERE {_both(key, 'a', 'l')} AND {stays})"
             )
-            if rows := cursor.fetchone()[0]:
+            rows = cursor.fetchone()[0]
+            if all(operator.endswith(".=)") for operator in key.operators):
+                # A key that was not there when the rows were backed up. Other operators would compare each row with each.
+                cursor.execute(
+                    f"WITH a AS MATERIALIZED (SELECT row_number() OVER () AS sbh_nr, * FROM {todo} n)"
+                    " SELECT count(*) FROM a WHERE EXISTS"
+                    f" (SELECT FROM a b WHERE {_both(key, 'a', 'b')} AND b.sbh_nr <> a.sbh_nr)"
+                )
+                rows = max(rows, cursor.fetchone()[0])
+            if rows:
                 found.append((key.name, rows))
     return found
 

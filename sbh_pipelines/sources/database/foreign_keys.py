@@ -1,12 +1,15 @@
 """The foreign keys that a restore touches, checked by queries: a replica session checks none by itself."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from sbh_pipelines.sources.database.catalog import ForeignKey, Table
+from sbh_pipelines.sources.database.changes import ages, snapshot_xmin
 from sbh_pipelines.sources.database.connection import Connection, translated
 from sbh_pipelines.sources.database.merge import TableMerge
-from sbh_pipelines.sources.database.tenancy import TenancyMap, from_only, ident, sql_name
+from sbh_pipelines.sources.database.tenancy import TenancyMap, from_only, ident, literal, sql_name
+
+_VALUES = 10_000  # keys compared at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,3 +181,70 @@ def _orphans(connection: Connection, merge: TableMerge, key: ForeignKey, child: 
         )
         rows: int = cursor.fetchone()[0]
     return rows
+
+
+def keep_parents(
+    connection: Connection, tenancy: TenancyMap, merges: list[TableMerge], compared: Collection[int]
+) -> None:
+    """Lock the rows of tables outside the restore that inserted rows refer to. Raises SourceConflict where one was deleted
+    since the restore's snapshot.
+    """
+    for key, _, parent, child_merge, _ in _touched(tenancy, merges):
+        if child_merge is None or parent.oid in compared or not child_merge.todo_rows:
+            continue
+        columns = child_merge.staging.columns
+        if all(c in columns for c in key.columns):
+            pairs = " AND ".join(
+                f"x.{ident(theirs)} {equals} t.{columns[own]}"
+                for own, equals, theirs in zip(key.columns, key.operators, key.parent_columns, strict=True)
+            )
+            with translated("hold a parent's row", parent.full_name):
+                connection.cursor().execute(
+                    f"SELECT FROM {from_only(parent)} x WHERE EXISTS (SELECT FROM {child_merge.todo} t WHERE {pairs})"
+                    " FOR KEY SHARE OF x"
+                )
+
+
+def late_children(
+    connection: Connection, own: Connection, tenancy: TenancyMap, merges: list[TableMerge], snapshot: str
+) -> list[str]:
+    """Tables with rows that others wrote since `snapshot` and that refer to a row which the restore (`own`) deletes.
+
+    `connection` is another one, which sees what was committed meanwhile.
+    """
+    xmin = snapshot_xmin(snapshot)
+    found = []
+    for key, child, _, _, parent_merge in _touched(tenancy, merges):
+        if parent_merge is None or not (parent_merge.changes.deleted or parent_merge.changes.updated):
+            continue
+        columns = parent_merge.staging.columns
+        if not parent_merge.staging.keyed or not all(c in columns for c in key.parent_columns):
+            continue
+        age = ages(connection, [xmin])[xmin]
+        listed = ", ".join(f"t.{ident(c)}::text" for c in key.columns)
+        with translated("look for late references", child.full_name):
+            cursor = connection.cursor()
+            cursor.execute(
+                f"SELECT DISTINCT {listed} FROM {from_only(child)} AS t WHERE age(t.xmin) BETWEEN 0 AND {age}"
+            )
+            while values := cursor.fetchmany(_VALUES):
+                rows = ", ".join(f"({', '.join(_text(v) for v in row)})" for row in values)
+                names = ", ".join(f"v{nth}" for nth in range(len(key.columns)))
+                pairs = " AND ".join(f"x.{columns[p]}::text = l.v{nth}" for nth, p in enumerate(key.parent_columns))
+                still = " AND ".join(
+                    f"y.{columns[p]} {equals} x.{columns[p]}"
+                    for p, equals in zip(key.parent_columns, key.operators, strict=True)
+                )
+                mine = own.cursor()
+                mine.execute(
+                    f"SELECT EXISTS (SELECT FROM {parent_merge.gone} x JOIN (VALUES {rows}) AS l({names}) ON {pairs}"
+                    f" WHERE NOT EXISTS (SELECT FROM {parent_merge.todo} y WHERE {still}))"
+                )
+                if mine.fetchone()[0]:
+                    found.append(child.full_name)
+                    break
+    return sorted(set(found))
+
+
+def _text(value: str | None) -> str:
+    return "NULL::text" if value is None else literal(value)

@@ -25,6 +25,7 @@ class ServerFacts:
     bypasses_row_security: bool
     may_set_replication_role: bool
     may_use_temporary: bool
+    may_create_schemas: bool
     in_recovery: bool
     clock_offset_s: float  # server's clock minus ours
 
@@ -65,16 +66,16 @@ def server_facts(connection: Connection) -> ServerFacts:
         cursor.execute(
             "SELECT current_setting('server_version_num')::int, current_setting('server_version'), current_database(),"
             " rolname, rolsuper, rolbypassrls, has_database_privilege(current_database(), 'TEMPORARY'),"
-            " pg_is_in_recovery() FROM pg_roles WHERE rolname = current_user"
+            " has_database_privilege(current_database(), 'CREATE'), pg_is_in_recovery() FROM pg_roles WHERE rolname = current_user"
         )
-        version, text, database, role, superuser, bypass, temporary, recovery = cursor.fetchone()
+        version, text, database, role, superuser, bypass, temporary, create, recovery = cursor.fetchone()
         may_set = superuser
         if version >= _SET_ROLE_PRIVILEGE and not superuser:
             cursor.execute("SELECT has_parameter_privilege('session_replication_role', 'SET')")
             may_set = cursor.fetchone()[0]
     offset = (server_time - middle).total_seconds()
     return ServerFacts(
-        version, text, database, role, superuser, superuser or bypass, may_set, temporary, recovery, offset
+        version, text, database, role, superuser, superuser or bypass, may_set, temporary, create, recovery, offset
     )
 
 

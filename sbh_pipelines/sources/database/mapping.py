@@ -63,17 +63,20 @@ def map_tables(
     return mappings, differences
 
 
-def wanted_columns(mapping: TableMapping, stored_alias: str, live_alias: str | None) -> list[str]:
+def wanted_columns(
+    mapping: TableMapping, stored_alias: str, live_alias: str | None, *, looking: bool = False
+) -> list[str]:
     """One SQL expression for each captured live column: what it shall be.
 
     `stored_alias` is a relation with the backup's row as text in c1, c2, ...; `live_alias` the live row with the same key,
     left joined, or None where there is none to keep values of. Values that do not fit their type raise an error of the
-    server; none is cut.
+    server; none is cut. Who is only `looking` gets NULL for new numbers and for defaults that call a function: a sequence
+    that was asked for a number has moved on for good.
     """
-    return [_wanted(c, stored_alias, live_alias) for c in mapping.columns]
+    return [_wanted(c, stored_alias, live_alias, looking=looking) for c in mapping.columns]
 
 
-def _wanted(source: ColumnFrom, stored: str, live: str | None) -> str:
+def _wanted(source: ColumnFrom, stored: str, live: str | None, *, looking: bool = False) -> str:
     column = source.column
     fill = None if source.fill is None else from_text(f"{literal(source.fill)}::text", column.type)
     if source.position is not None:
@@ -83,6 +86,8 @@ def _wanted(source: ColumnFrom, stored: str, live: str | None) -> str:
         )
     if fill is not None:
         new = fill
+    elif looking and (column.identity or "(" in (column.default or "")):
+        new = f"NULL::{column.type}"
     elif column.identity and column.sequence:
         new = f"pg_catalog.nextval({literal(column.sequence)}::regclass)::{column.type}"
     elif column.default is not None:

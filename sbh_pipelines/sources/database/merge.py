@@ -82,6 +82,10 @@ class TableMerge:
     def _cursor(self) -> Any:
         return self.staging.connection.cursor()
 
+    @property
+    def todo_rows(self) -> int:
+        return self.changes.inserted + self.changes.updated
+
     # deciding
 
     def decide(self) -> TableChanges:
@@ -92,13 +96,12 @@ class TableMerge:
 
     def _decide_keyed(self) -> TableChanges:
         s, cursor = self.staging, self._cursor
-        key = s.columns[self.table.table.primary_key[0]]
         missing, changed, later = s.wanted, 0, 0
         if s.wanted and s.had:
             cursor.execute(
                 "SELECT count(*) FILTER (WHERE lost), count(*) FILTER (WHERE NOT lost AND NOT same),"
                 " count(*) FILTER (WHERE NOT lost AND NOT same AND later) FROM ("
-                f"SELECT h.{key} IS NULL AS lost, {s.same('w', 'h')} AS same, {self._later('w', 'h')} AS later"
+                f"SELECT h.ctid IS NULL AS lost, {s.same('w', 'h')} AS same, {self._later('w', 'h')} AS later"
                 f" FROM {s.want} w LEFT JOIN {s.have} h ON {s.same_key('w', 'h')}) AS compared"
             )
             missing, changed, later = cursor.fetchone()
@@ -249,16 +252,20 @@ class TableMerge:
             yield _pages(first, first + step)
 
     def _raise_sequences(self) -> None:
-        """Move sequences behind identity and serial columns past what was inserted; they never go back."""
+        """Move sequences behind identity and serial columns past what was inserted; they never go back.
+
+        Values beyond a sequence's range are none that it gave.
+        """
         with translated("adjust a sequence", self.table.full_name):
             for column in self.table.table.columns:
-                if column.sequence and column.name in self.staging.columns:
+                if column.sequence and column.name in self.staging.columns and _counts(column.type):
                     sequence, staged = literal(column.sequence), self.staging.columns[column.name]
                     self._cursor.execute(
-                        f"SELECT setval({sequence}, w.top)"
-                        f" FROM (SELECT max({staged}) AS top FROM {self.todo}) w, pg_sequences s"
+                        f"SELECT setval({sequence}, w.top) FROM pg_sequences s CROSS JOIN LATERAL ("
+                        f"SELECT max({staged})::bigint AS top FROM {self.todo}"
+                        f" WHERE {staged} BETWEEN s.min_value AND s.max_value) w"
                         f" WHERE (quote_ident(s.schemaname) || '.' || quote_ident(s.sequencename)) = {sequence}"
-                        " AND s.increment_by > 0 AND w.top > coalesce(s.last_value, s.min_value - 1)"
+                        " AND s.increment_by > 0 AND w.top IS NOT NULL AND (s.last_value IS NULL OR w.top > s.last_value)"
                     )
 
     # proving
@@ -282,20 +289,23 @@ class TableMerge:
                 )
                 lost: int = cursor.fetchone()[0]
                 return lost
-            key = ident(self.table.table.primary_key[0])
             same = same_records(s.record("w"), s.live_record("t"))
             few = self.changes.inserted + self.changes.updated < _FEW_ROWS
             if few:  # each by its key, whatever the planner thinks of it
                 cursor.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
             else:  # nobody else's rows can be those that this transaction wrote
-                live = f"(SELECT t.* FROM {live} t WHERE t.xmin = pg_current_xact_id()::xid)"
+                live = f"(SELECT t.ctid, t.* FROM {live} t WHERE t.xmin = pg_current_xact_id()::xid)"
             cursor.execute(
                 f"SELECT count(*) FROM {self.todo} w LEFT JOIN {live} t ON {s.key_of_live('t', 'w')}"
-                f" WHERE t.{key} IS NULL OR NOT {same}"
+                f" WHERE t.ctid IS NULL OR NOT {same}"  # a composite key of NULLs IS NULL, and yet a key
             )
             wrong: int = cursor.fetchone()[0]
             cursor.execute("SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on")
         return wrong
+
+
+def _counts(kind: str) -> bool:
+    return kind in ("smallint", "integer", "bigint") or kind.startswith("numeric")
 
 
 def _pages(first: int, end: int) -> Callable[[str], str]:

@@ -17,7 +17,7 @@ from typing import IO, Any
 import psycopg2
 import psycopg2.extensions
 
-from sbh_pipelines.errors import PrivilegeMissing, SbhError, SettingsError, SourceError, SourceUnavailable
+from sbh_pipelines.errors import PrivilegeMissing, RequestError, SbhError, SettingsError, SourceError, SourceUnavailable
 from sbh_pipelines.security.secrets import resolve
 from sbh_pipelines.settings import DatabaseSettings
 
@@ -53,15 +53,13 @@ def program_version(program: str) -> int:
 def dump_section(database: DatabaseSettings, program: str, section: str, snapshot_id: str) -> Iterator[bytes]:
     """The DDL of `pre-data` or `post-data` as pg_dump writes it at an exported snapshot, in pieces.
 
-    Without tablespaces, which another server lacks, and without subscriptions, which hold passwords.
+    Without tablespaces, which another server lacks, without subscriptions, which hold passwords, and without large objects.
     """
     dsn, environment = _access(database)
     wait_ms = int(database.lock_timeout_s * 1000)
-    command = [program, f"--section={section}", f"--snapshot={snapshot_id}", "--no-large-objects", "--no-tablespaces"]
+    command = [program, f"--section={section}", f"--snapshot={snapshot_id}", "-B", "--no-tablespaces"]
     command += ["--no-subscriptions", "--quote-all-identifiers", "--encoding=UTF8", "--no-password"]
     command += [f"--exclude-schema={RECOVERY_SCHEMA}", f"--lock-wait-timeout={wait_ms}", f"--dbname={dsn}"]
-    if program_version(program) < 160_000:
-        command[command.index("--no-large-objects")] = "--no-blobs"
     with tempfile.TemporaryFile() as complaints:
         running = _start(command, environment, stdout=subprocess.PIPE, stderr=complaints)
         assert running.stdout is not None
@@ -172,11 +170,22 @@ def _failed(errors: list[StatementError]) -> SbhError:
 
 
 def brings_password(dsn: str) -> bool:
-    """Whether a connection string says where its password is: then that of the settings is not meant."""
+    """Whether a connection string says where its password is: then that of the settings is not meant.
+
+    Raises RequestError for one that is no connection string, or that holds the password itself.
+    """
     try:
-        return not {"password", "passfile", "service", "sslkey"}.isdisjoint(psycopg2.extensions.parse_dsn(dsn))
+        parts = psycopg2.extensions.parse_dsn(dsn)
     except psycopg2.ProgrammingError:
-        return False
+        remedy = "e.g. host=db.example.com dbname=new user=postgres"
+        raise RequestError("The target is not a libpq connection string", remedy=remedy) from None
+    if "password" in parts:
+        raise RequestError(
+            "The connection string of the target holds a password",
+            why="others can see it in the list of processes, and in the history of commands",
+            remedy="leave it out, and give it with --password-file or `passfile=...`",
+        )
+    return not {"passfile", "service"}.isdisjoint(parts)
 
 
 def _access(database: DatabaseSettings) -> tuple[str, dict[str, str]]:

@@ -142,6 +142,7 @@ class Staging:
                     f" LEFT JOIN {from_only(self.table.table)} l ON {self._same_key_raw()}"
                 )
                 cursor.execute(f"DROP TABLE {self._raw}")
+                self._raw = ""
             for name in (self.want, self.have):
                 self.analyze(cursor, name)
             cursor.execute(f"SELECT (SELECT count(*) FROM {self.want}), (SELECT count(*) FROM {self.have})")
@@ -167,7 +168,7 @@ class Staging:
 
     @property
     def keyed(self) -> bool:
-        return bool(self.table.table.primary_key)
+        return bool(self.table.table.primary_key) and all(k in self.columns for k in self.table.table.primary_key)
 
     def same_key(self, one: str, other: str) -> str:
         """Two staged rows have one key."""

@@ -24,20 +24,22 @@ class Census:
 
     rows: int
     recent: int
+    written_by: int  # sum of the recent rows' transaction ids
 
 
 def census(connection: Connection, table: MappedTable, tenant_key: str, snapshot: str) -> Census:
     """Rows now; `recent` ones are those not older than the oldest transaction that ran at `snapshot`.
 
-    Where the numbers are the same at two instants, nobody inserted, updated or deleted rows in between (a deletion lowers
-    the first, an insert or update raises the second).
+    Where the numbers are the same at two instants, nobody inserted, updated or deleted rows in between: a deletion lowers
+    the first; a row that was inserted or updated has a later transaction id than any before.
     """
     xmin = snapshot_xmin(snapshot)
-    age = ages(connection, [xmin])[xmin]
+    recent = f"age(t.xmin) BETWEEN 0 AND {ages(connection, [xmin])[xmin]}"
     with translated("count rows", table.full_name):
         cursor = connection.cursor()
         cursor.execute(
-            f"SELECT count(*), count(*) FILTER (WHERE age(t.xmin) BETWEEN 0 AND {age}) FROM {table.source}"
+            f"SELECT count(*), count(*) FILTER (WHERE {recent}),"
+            f" coalesce(sum(t.xmin::text::bigint) FILTER (WHERE {recent}), 0)::bigint FROM {table.source}"
             f" WHERE {table.tenant_is([tenant_key])}"
         )
         return Census(*cursor.fetchone())
@@ -45,19 +47,16 @@ def census(connection: Connection, table: MappedTable, tenant_key: str, snapshot
 
 def others_wrote(
     connection: Connection,
-    own: Connection,
     before: Mapping[str, Census],
     tables: Mapping[str, MappedTable],
     tenant_key: str,
     snapshot: str,
 ) -> list[str]:
-    """Tables in which somebody else committed rows of the tenant since; `own` is the restore's connection, `connection` another."""
-    if _nobody_else_ended(connection, own, snapshot):
-        return []
+    """Tables in which somebody else committed rows of the tenant since; `connection` must not be the restore's own."""
     return [name for name, then in before.items() if census(connection, tables[name], tenant_key, snapshot) != then]
 
 
-def _nobody_else_ended(connection: Connection, own: Connection, snapshot: str) -> bool:
+def nobody_else_ended(connection: Connection, own: Connection, snapshot: str) -> bool:
     """Whether the restore's own transaction, not ended yet, is the first since its snapshot, and no later one has ended."""
     xmin, xmax, running = snapshot.split(":")
     if xmin != xmax or running:
@@ -105,15 +104,16 @@ def find_touched(
         cursor.execute(
             f"SELECT ({code.bucket}) & {mask}, count(*) FILTER (WHERE NOT {new}),"
             f" bit_xor({code.hash}) FILTER (WHERE NOT {new}), count(*) FILTER (WHERE {new}), bit_xor({code.hash}),"
-            f" count(*) FILTER (WHERE {recent}),"
+            f" count(*) FILTER (WHERE {recent}), coalesce(sum(t.xmin::text::bigint) FILTER (WHERE {recent}), 0)::bigint,"
             f" CASE WHEN count(*) FILTER (WHERE {new}) <= {_PLACES} THEN array_agg(t.ctid::text) FILTER (WHERE {new}) END"
             f" FROM {table.source} CROSS JOIN (SELECT ({seed})::bigint AS seed) w"
             f" WHERE {table.tenant_is([tenant_key])} GROUP BY 1"
         )
-        rows = recent_rows = key_hash = 0
+        rows = recent_rows = writers = key_hash = 0
         found: dict[int, tuple[tuple[int, int], int]] = {}
         places: list[str] | None = [] if table.table.kind == "r" and not table.hops else None
-        for bucket, old, value, fresh, every, of_late, where in cursor.fetchall():
+        for bucket, old, value, fresh, every, of_late, by, where in cursor.fetchall():
+            writers += by
             key_hash ^= every & _MASK64
             found[bucket] = (old, (value or 0) & _MASK64), fresh
             rows, recent_rows = rows + old + fresh, recent_rows + of_late
@@ -125,7 +125,7 @@ def find_touched(
         old, fresh = found.get(bucket, nothing)
         if fresh or old != then:
             touched.append(bucket)
-    return Touched(touched, places, Census(rows, recent_rows), key_hash)
+    return Touched(touched, places, Census(rows, recent_rows, writers), key_hash)
 
 
 def hash_of_keys(connection: Connection, staging: Staging, rows: str, code: KeyCode, seed: int) -> int:
