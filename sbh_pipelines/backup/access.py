@@ -3,7 +3,7 @@
 from sbh_pipelines.backup.drafts import Workshop
 from sbh_pipelines.backup.lost_tenant import lost_tenant
 from sbh_pipelines.backup.site import Site
-from sbh_pipelines.errors import SourceError, UnknownTenant
+from sbh_pipelines.errors import SbhError, SourceError, UnknownTenant
 from sbh_pipelines.model import Clock, Tenant, TenantId, utc_now
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext, authorize
 from sbh_pipelines.settings import Settings
@@ -30,10 +30,16 @@ class Access:
         slug = TenantId.parse(tenant_id)
         try:
             return find_tenant(self.settings, slug)
-        except (UnknownTenant, SourceError):  # its row is gone, or the whole database
-            if (lost := lost_tenant(self._site, slug)) is not None:
-                return lost
-            raise
+        except (UnknownTenant, SourceError) as error:  # its row is gone, or the whole database
+            try:
+                lost = lost_tenant(self._site, slug)
+            except SbhError as second:
+                if isinstance(error, SourceError):
+                    raise error from second  # the store is out of reach as well: what to mend first is the database
+                raise
+            if lost is None:
+                raise
+            return lost
 
     def _allowed(self, tenant_id: str, user_ctx: UserContext, action: str) -> Tenant:
         slug = TenantId.parse(tenant_id)

@@ -71,6 +71,7 @@ class Comparer:
     point: RecoveryPoint  # of the live database, now
     manifest: Mapping[str, Any]
     tenancy: TenancyMap
+    looking: bool  # nothing will be written
     _definitions: dict[str, str] = field(init=False)
     _comparable: bool = field(init=False)
 
@@ -121,7 +122,7 @@ class Comparer:
         if not touched.buckets:
             compared.matching = summary["groups"]
             return compared
-        compared.staging = Staging(self.connection, mapping, self.tenant.key, number)
+        compared.staging = Staging(self.connection, mapping, self.tenant.key, number, looking=self.looking)
         chosen = _InBuckets(code, stored.key_fields, state.bits, touched.buckets)
         if touched.places is not None and len(touched.buckets) * _FEW < 1 << state.bits:
             compared.staging.fill_want(chosen.of(self._touched_rows(compared, stored, len(touched.buckets), since)))
@@ -161,7 +162,7 @@ class Comparer:
         compared = Compared(mapping, summary, None, self._census(mapping), live.matching, by_groups=True)
         try:
             if live.differ or live.matching < summary["groups"]:
-                compared.staging = Staging(self.connection, mapping, self.tenant.key, number)
+                compared.staging = Staging(self.connection, mapping, self.tenant.key, number, looking=self.looking)
                 missing = (g for g in read_table(self.repository, summary).groups if not live.has(g.chunk))
                 compared.staging.fill_want(self._groups(compared, missing))
                 compared.staging.fill_have(live.spool)
@@ -189,7 +190,7 @@ class Comparer:
         return compared
 
     def _all(self, mapping: TableMapping, summary: Mapping[str, Any], stored: StoredTable, number: int) -> Compared:
-        staging = Staging(self.connection, mapping, self.tenant.key, number)
+        staging = Staging(self.connection, mapping, self.tenant.key, number, looking=self.looking)
         compared = Compared(mapping, summary, staging, self._census(mapping))
         assert compared.staging is not None
         compared.staging.fill_want(self._rows(compared, stored))

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sbh_pipelines.backup.signed import read_signed, signed
@@ -148,7 +148,8 @@ def place_pin(repository: Repository, backup_id: BackupId, reason: str, placed_b
 def place_term(
     repository: Repository, backup_id: BackupId, reason: str, placed_by: str, clock: Clock, until: datetime
 ) -> Hold:
-    """Keep a backup until a time, to the hour. Raises UnknownBackup, RequestError."""
+    """Keep a backup until a time, rounded up to the hour. Raises UnknownBackup, RequestError."""
+    until += timedelta(hours=1, microseconds=-1)
     hold_id = f"until-{until.astimezone(UTC):%Y%m%d%H}-{backup_id}"
     return _place(repository, hold_id, backup_id, reason, placed_by, clock)
 

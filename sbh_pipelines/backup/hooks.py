@@ -1,5 +1,6 @@
 """What the settings want done before and after a restore in place, e.g. to put the tenant into maintenance."""
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -70,7 +71,7 @@ def _run(
             answer.read(1)
     except urllib.error.HTTPError as error:
         raise _failed(name, when, f"the webhook answered {error.code}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         # The error's text may hold the URL, which is a secret.
         raise _failed(name, when, f"the webhook could not be called ({type(error).__name__})") from None
 

@@ -31,12 +31,13 @@ from sbh_pipelines.backup.row_restore import RowRestore
 from sbh_pipelines.backup.safety import safety_backup
 from sbh_pipelines.backup.site import Site
 from sbh_pipelines.backup.verify import verify_backup
-from sbh_pipelines.errors import RestoreRefused, SbhError
+from sbh_pipelines.errors import RequestError, RestoreRefused, SbhError
 from sbh_pipelines.model import BackupId, Progress, ProgressSink, RecoveryPoint, RestoreId, Tenant, timestamp
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.settings import DatabaseSettings
 from sbh_pipelines.sources.database.connection import Connection, describe_dsn
+from sbh_pipelines.sources.database.dsn import check_dsn
 from sbh_pipelines.sources.database.merge import commit, restore_transaction
 from sbh_pipelines.sources.database.snapshot import describe_snapshot, export_snapshot
 from sbh_pipelines.sources.database.tenancy import load_map
@@ -59,11 +60,27 @@ class Target:
         return "in place" if self.in_place else describe_dsn(self.database.dsn)
 
 
-def target_of(site: Site, into_database: str | None) -> Target:
-    """The application's database, or the one at a DSN (without a password: it is asked for where the first one is)."""
+def target_of(site: Site, into_database: str | None, request: RestoreRequest) -> Target:
+    """The application's database, or the one at a DSN, whose password is that of the settings or libpq's own.
+
+    Raises RequestError as `check_target` does.
+    """
     if into_database is None:
         return Target(site.settings.database)
+    check_target(into_database, request)
     return Target(site.settings.database.model_copy(update={"dsn": into_database}), in_place=False)
+
+
+def check_target(into_database: str, request: RestoreRequest) -> None:
+    """Raises RequestError for a DSN with a password in it, or that is none, and where files are asked for."""
+    check_dsn(into_database)
+    if request.files or request.keep_extra_files:
+        raise RequestError(
+            "Files are not restored into another database",
+            on="--files" if request.files else "--keep-extra-files",
+            why="those in the bucket are the application's",
+            remedy="leave it out; restore files in place, or `sbh export` them",
+        )
 
 
 def plan_restore(
@@ -109,13 +126,11 @@ def restore_in_place(
         job = _Restore(site, repository, tenant, backup_id, request, target, progress, status, held, requested_by)
         status.step("check", 0)
         try:
-            result = job.run()
+            return job.run()
         except BaseException as error:
-            status.failed(error)
+            if not status.ended:  # else it is done, and a hook after it failed
+                status.failed(error)
             raise
-        result = {"restore_id": restore_id, "backup_id": backup_id, "tenant_id": tenant.id, **result}
-        status.completed(result)
-    return result
 
 
 def _let_go(held: leases.Lease) -> None:
@@ -145,6 +160,7 @@ class _Restore:
 
     def run(self) -> dict[str, Any]:
         assert self.held is not None
+        assert self.status is not None
         begun = time.monotonic()
         with run_hooks(self.site, self.tenant, self.backup_id, self.target.database):
             manifest = self.check()
@@ -165,8 +181,19 @@ class _Restore:
                 self.held.renew()
                 commit(connection)
             self.files.remove_extra()
+            result = self._result(manifest, safety, proof, begun)
+            self.status.completed(result)
+        return result
+
+    def _result(
+        self, manifest: Mapping[str, Any], safety: BackupId | None, proof: Mapping[str, int], begun: float
+    ) -> dict[str, Any]:
+        assert self.status is not None
         tables = self.rows.results()
         return {
+            "restore_id": self.status.restore_id,
+            "backup_id": self.backup_id,
+            "tenant_id": self.tenant.id,
             "status": "completed",
             "mode": str(self.request.mode),
             "scope": self.request.scope(),
@@ -220,6 +247,7 @@ class _Restore:
             point,
             self.request,
             self._step,
+            looking=self.status is None,
         )
         # Another database has no files of its own: those in the bucket are the application's.
         with_files = self.request.with_files and self.target.in_place
@@ -279,7 +307,7 @@ class _Restore:
         at = STEPS.index(step)
         if self.status is not None:
             self.status.step(step, int(100 * (at + done / max(of, 1)) / len(STEPS)))
-        unit = "files" if step == "files" else "tables"
+        unit = {"files": "files", "compare": "tables", "merge": "tables", "prove": "tables"}.get(step, "steps")
         self.progress(Progress(f"restore: {step}", self.tenant.id, int(done), int(of), unit))
 
 

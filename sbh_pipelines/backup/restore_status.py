@@ -42,6 +42,10 @@ class RestoreStatus:
         self._safety = {"safety_backup_id": backup_id, "touches": {"tables": list(tables), "files": list(files)}}
         self._put("running", {})
 
+    @property
+    def ended(self) -> bool:
+        return self._percent == 100
+
     def completed(self, result: dict[str, Any]) -> None:
         self._percent = 100
         self._put("completed", {"result": {k: v for k, v in result.items() if k != "tables"}})

@@ -33,10 +33,10 @@ class Restoring(Keeping):
 
         `problems` are the reasons for which it would refuse. Raises UnknownBackup, RequestError, CorruptObject.
         """
+        target = target_of(self._site, into_database, request)
         tenant = self._allowed(tenant_id, user_ctx, "restore.plan")
         wanted = self._resolved(tenant, backup_id)
-        plan = plan_restore(self._site, tenant, wanted, request, target_of(self._site, into_database), progress)
-        return plan.as_dict()
+        return plan_restore(self._site, tenant, wanted, request, target, progress).as_dict()
 
     def restore_backup(
         self,
@@ -66,10 +66,10 @@ class Restoring(Keeping):
             return self.plan_restore(
                 backup_id, tenant_id, user_ctx, request, into_database=into_database, progress=progress
             )
+        target = target_of(self._site, into_database, request)
         tenant = self._allowed(tenant_id, user_ctx, "backup.restore")
         if not confirm:
             raise _not_confirmed("A restore overwrites live data", f"{backup_id} of {tenant.id}")
-        target = target_of(self._site, into_database)
         wanted = self._resolved(tenant, backup_id)
         return restore_in_place(self._site, tenant, wanted, user_ctx.user_id, request, target, progress)
 
@@ -92,7 +92,7 @@ class Restoring(Keeping):
         tenant = self._allowed(tenant_id, user_ctx, "restore.plan" if validate_only else "backup.restore")
         undoes = what_undoes(read_restore_status(self._site, tenant, wanted))
         request = RestoreRequest(mode=MergeMode.EXACT).only(tables=undoes.tables, files=undoes.files)
-        target = target_of(self._site, None)
+        target = target_of(self._site, None, request)
         if validate_only:
             return plan_restore(self._site, tenant, undoes.backup_id, request, target, progress).as_dict()
         if not confirm:

@@ -8,6 +8,9 @@ nothing.
 Hours, days, ISO weeks and months are those of the policy's time zone. A day of 23 or 25 hours is a day; the hour that a
 night in autumn has twice is two hours; an ISO week belongs to one year only, also over New Year.
 
+A backup made before a restore is counted by no rule: it holds what somebody wanted to be rid of, and must not take the place
+of a good one. It has a term of its own (`holds.py`).
+
 Kept by every policy: the newest backup (a tenant found unchanged since is described by it), the newest full backup that
 is not known to be damaged, and whatever is pinned or held.
 """
@@ -20,7 +23,7 @@ from typing import Any, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sbh_pipelines.errors import CorruptObject, RequestError, SettingsError
-from sbh_pipelines.model import BackupId, BackupType, Tenant, parse_timestamp, timestamp
+from sbh_pipelines.model import SAFETY, BackupId, BackupType, Tenant, parse_timestamp, timestamp
 from sbh_pipelines.repository.format import VALIDATE
 from sbh_pipelines.settings import RetentionClass, RetentionOverride, RetentionSettings
 
@@ -34,6 +37,7 @@ class BackupSummary:
     id: BackupId
     type: BackupType
     created_at: datetime
+    safety: bool = False  # made before a restore: no rule of the policy counts it
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Self:
@@ -42,7 +46,10 @@ class BackupSummary:
             created = parse_timestamp(document["created_at"])
             if created.tzinfo is None:
                 raise ValueError("a time without its zone")
-            return cls(BackupId.parse(document["id"]), BackupType.parse(document["type"]), created.astimezone(UTC))
+            safety = document.get("purpose") == SAFETY
+            return cls(
+                BackupId.parse(document["id"]), BackupType.parse(document["type"]), created.astimezone(UTC), safety
+            )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RequestError):
             raise CorruptObject(
                 "A backup's id, type or time cannot be read",
@@ -52,7 +59,8 @@ class BackupSummary:
             ) from None
 
     def as_dict(self) -> dict[str, str]:
-        return {"id": self.id, "type": self.type, "created_at": timestamp(self.created_at)}
+        fields = {"id": str(self.id), "type": str(self.type), "created_at": timestamp(self.created_at)}
+        return {**fields, "purpose": SAFETY} if self.safety else fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +126,7 @@ def decide(
         kept[backup_id].append("every full backup may be damaged")
     for kind, name in _CLASSES.items():
         rules: RetentionClass = getattr(policy, name)
-        own = [b for b in newest_first if b.type is kind]
+        own = [b for b in newest_first if b.type is kind and not b.safety]
         hours = max(rules.keep_within_hours, rules.keep_within_days * 24)
         if kind is not BackupType.INCREMENTAL:
             hours = max(hours, policy.keep_within_hours)
@@ -135,6 +143,8 @@ def decide(
 
 
 def _dropped(backup: BackupSummary, nearest: Mapping[BackupId, str]) -> str:
+    if backup.safety:
+        return "it was made before a restore, and its term is over"
     near = nearest.get(backup.id, f"no period is counted for {backup.type} backups")
     return f"no rule keeps it: {near}"
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -79,7 +80,10 @@ class RowRestore:
         point: RecoveryPoint,
         request: RestoreRequest,
         notice: Notice,
+        *,
+        looking: bool,
     ) -> None:
+        self._looking = looking
         self._site, self._repository, self._database, self._connection = site, repository, database, connection
         self._tenant, self._manifest, self._tenancy, self._point = tenant, manifest, tenancy, point
         self._request, self._notice = request, notice
@@ -107,7 +111,14 @@ class RowRestore:
             return
         choose = self._request.rows is not None
         comparer = Comparer(
-            self._site, self._repository, self._connection, self._tenant, self._point, self._manifest, self._tenancy
+            self._site,
+            self._repository,
+            self._connection,
+            self._tenant,
+            self._point,
+            self._manifest,
+            self._tenancy,
+            self._looking,
         )
         for number, mapping in enumerate(mappings, 1):
             self._notice("compare", number - 1, len(mappings))
@@ -284,8 +295,14 @@ class RowRestore:
         self._notice("merge", 0, len(merges))
         for merge in reversed(merges):  # children first: an inherited row is found by its parent
             merge.delete()
-        for number, merge in enumerate(merges):
-            merge.insert(partial(self._inserted, number, len(merges)))
+        try:
+            for number, merge in enumerate(merges):
+                merge.insert(partial(self._inserted, number, len(merges)))
+        except RestoreConflict:
+            # A key that somebody took a moment ago: the next plan will know of it.
+            with closing(connect(self._database, "restore check")) as connection:
+                self._undisturbed(connection)
+            raise
 
     def _inserted(self, number: int, of: int, part: float) -> None:
         self._notice("merge", number + part, of)
@@ -388,16 +405,17 @@ class RowRestore:
         """Nobody else may have written rows of the tenant since the restore's snapshot. Raises SourceConflict."""
         if not self.changes_anything:
             return
-        connection = connect(self._database, "restore check")
-        try:
-            tables = {c.table.full_name: c.table for c in self.compared}
-            before = {c.table.full_name: c.census for c in self.compared}
-            if nobody_else_ended(connection, self._connection, self._point.snapshot):
-                return
-            self._others_references(connection)
-            written = others_wrote(connection, before, tables, self._tenant.key, self._point.snapshot)
-        finally:
-            connection.close()
+        compared = {c.table.table.oid for c in self.compared}
+        keep_parents(self._connection, self._tenancy, list(self.merges.values()), compared)
+        with closing(connect(self._database, "restore check")) as connection:
+            if not nobody_else_ended(connection, self._connection, self._point.snapshot):
+                self._late_references(connection)
+                self._undisturbed(connection)
+
+    def _undisturbed(self, connection: Connection) -> None:
+        tables = {c.table.full_name: c.table for c in self.compared}
+        before = {c.table.full_name: c.census for c in self.compared}
+        written = others_wrote(connection, before, tables, self._tenant.key, self._point.snapshot)
         if written:
             raise SourceConflict(
                 "Rows of the tenant were written while it was being restored; rolled back",
@@ -406,13 +424,11 @@ class RowRestore:
                 remedy="try again; put the tenant into maintenance with the hooks restore.before and restore.after",
             )
 
-    def _others_references(self, connection: Connection) -> None:
-        """Rows that others committed since the snapshot may refer to what this restore deletes, or have been referred to by
-        what it inserts: in tables that are not compared, too. Raises SourceConflict.
+    def _late_references(self, connection: Connection) -> None:
+        """Rows that others committed since the snapshot may refer to what this restore deletes, in tables that are not
+        compared, too. Raises SourceConflict.
         """
         merges = list(self.merges.values())
-        compared = {c.table.table.oid for c in self.compared}
-        keep_parents(self._connection, self._tenancy, merges, compared)
         late = late_children(connection, self._connection, self._tenancy, merges, self._point.snapshot)
         if late:
             raise SourceConflict(

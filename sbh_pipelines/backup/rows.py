@@ -161,6 +161,8 @@ def _find_parents(
 
 def _read_tables(shop: Workshop, view: View, tenants: Mapping[str, TenantRows], progress: ProgressSink) -> None:
     lock, ended = threading.Lock(), [0]
+    slugs = [rows.draft.tenant.id for rows in tenants.values()]
+    subject = slugs[0] if len(slugs) == 1 else f"{len(slugs)} tenants"
 
     def work(connection: Connection, table: MappedTable) -> None:
         whole, changed = [], []
@@ -180,7 +182,7 @@ def _read_tables(shop: Workshop, view: View, tenants: Mapping[str, TenantRows], 
             _read_whole(connection, view, table, {key: tenants[key] for key in whole})
         with lock:
             ended[0] += 1
-            progress(Progress(STEP, table.full_name, ended[0], len(view.tenancy.tables), "tables"))
+            progress(Progress(STEP, subject, ended[0], len(view.tenancy.tables), "tables"))
 
     view.each_table(work)
 

@@ -14,7 +14,6 @@ from sbh_pipelines.cli.output import Answer, console, plural, printable
 from sbh_pipelines.cli.plan_tables import nothing_to_do, scope_text, show_plan
 from sbh_pipelines.cli.restore_options import (
     IntoDatabaseOption,
-    check_target,
     choosing,
     refuse_beside_schema,
     run_command,
@@ -43,7 +42,6 @@ def diff(
     Exits 0, also where there are differences; where a restore would refuse, as it would: 9 for conflicts and foreign keys,
     5 for a schema that changed. With --quiet one word: same, different or refused.
     """
-    check_target(request, into_database)
     service, user = invocation.service(), invocation.user()
     with invocation.progress() as progress:
         plan = service.plan_restore(backup, tenant, user, request, into_database=into_database, progress=progress)
@@ -81,7 +79,10 @@ def run(
     request = replace(request, safety_backup=False) if no_safety_backup else request
     if into_schema is not None:
         return _into_schema(invocation, backup, tenant, request, into_database, into_schema)
-    check_target(request, into_database)
+    if into_database is not None:
+        from sbh_pipelines.backup.restore import check_target
+
+        check_target(into_database, request)  # before it is shown in a command to type
     service, user = invocation.service(), invocation.user()
     backup_id = resolve(service, backup, tenant, user)
     if not confirm:

@@ -153,22 +153,6 @@ def refuse_beside_schema(request: RestoreRequest, into_database: str | None) -> 
         )
 
 
-def check_target(request: RestoreRequest, into_database: str | None) -> None:
-    """Another database has no files. Raises RequestError also where its connection string holds a password."""
-    if into_database is None:
-        return
-    from sbh_pipelines.sources.database.dsn import check_dsn
-
-    check_dsn(into_database)
-    if request.files or request.keep_extra_files:
-        raise RequestError(
-            "Files are not restored into another database",
-            on="--files" if request.files else "--keep-extra-files",
-            why="those in the bucket are the application's",
-            remedy="leave it out; restore files in place, or `sbh export` them",
-        )
-
-
 def _names(tables: str) -> list[str]:
     """Raises RequestError where there is none: a restore of nothing would be one of everything."""
     names = [name.strip() for name in tables.split(",") if name.strip()]

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ def mentioned(document: Path) -> Iterator[str]:
 def unknown_parts(text: str) -> list[str]:
     """The commands and options in `sbh ...` that this version does not have."""
     words = [word.strip(",…") for word in re.sub(r"'[^']*'|\"[^\"]*\"", "X", text).split()[1:]]
-    command: Any = typer.main.get_command(app)
+    command = _tree()
     options = _options(command)
     strange = []
     for word in words:
@@ -162,6 +163,11 @@ def unknown_parts(text: str) -> list[str]:
             command = command.commands[word]
             options |= _options(command)
     return strange
+
+
+@cache
+def _tree() -> Any:
+    return typer.main.get_command(app)
 
 
 def _options(command: Any) -> set[str]:

@@ -169,10 +169,10 @@ def test_a_restore_brings_the_rows_back(sbh: Sbh, settings_file: Path, sample_st
 
 @pytest.mark.parametrize(("typed", "status"), [("tenant-6\n", 0), ("tenant-5\n", 2), ("yes\n", 2), ("\n", 2)])
 def test_on_a_terminal_the_slug_must_be_typed(settings_file: Path, backed_up: str, typed: str, status: int) -> None:
-    """The prompt goes to standard error, so that a redirected standard output does not hide it."""
+    """The prompt goes to standard error, so that a redirected standard output does not hide it; with --samples the plan too."""
     controller, terminal = pty.openpty()
     code = "import sys; from sbh_pipelines.cli import main; sys.exit(main(sys.argv[1:]))"
-    arguments = ["restore", "run", "latest", "--tenant", "tenant-6"]
+    arguments = ["restore", "run", "latest", "--tenant", "tenant-6", "--tables", "users", "--samples", "1"]
     with subprocess.Popen(
         [sys.executable, "-c", code, *arguments], stdin=terminal, stdout=subprocess.PIPE, stderr=terminal
     ) as process:
@@ -189,7 +189,7 @@ def test_on_a_terminal_the_slug_must_be_typed(settings_file: Path, backed_up: st
         process.wait(60)
         os.close(controller)
     assert process.returncode == status
-    assert b"Type the tenant's slug" in shown
+    assert shown.index(b"public.users") < shown.index(b"Type the tenant's slug")
     assert (b"SBH-205" in shown) == (status == 2)
 
 

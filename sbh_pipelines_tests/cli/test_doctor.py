@@ -121,7 +121,8 @@ def test_missing_privileges_name_their_grant_and_the_grant_mends_it(
         ):
             assert the_only(ended.document, "error", words)["remedy"].endswith(";")
         assert the_only(ended.document, "error", "public.tasks: restores fail")["detail"] == "INSERT, UPDATE, DELETE"
-        grant = the_only(ended.document, "ok", "may not create schemas")["detail"]  # a hint: only --into-schema needs it
+        # Only a hint: restores work without it, but for --into-schema.
+        grant = the_only(ended.document, "ok", "may not create schemas")["detail"]
         remedies = [error["remedy"] for error in errors if error["area"] == "database"]
         with sql(sample_stack, *remedies, grant):
             assert the_only(sbh("doctor", "--json").document, "ok", "may create schemas")

@@ -39,7 +39,11 @@ class Spool:
 class Staging:
     """The temporary tables of one table. Fill `want` and `have`, then `finish`."""
 
-    def __init__(self, connection: Connection, mapping: TableMapping, tenant_key: str, number: int) -> None:
+    def __init__(
+        self, connection: Connection, mapping: TableMapping, tenant_key: str, number: int, *, looking: bool
+    ) -> None:
+        """`looking`: nothing will be written, so defaults that are not given yet may not use up a sequence."""
+        self._looking = looking
         self.connection, self.mapping, self.table, self.tenant_key = connection, mapping, mapping.table, tenant_key
         self.want, self.have = f"pg_temp.sbh_want_{number}", f"pg_temp.sbh_have_{number}"
         self.number = number
@@ -100,10 +104,13 @@ class Staging:
         with translated("stage rows", self.table.full_name):
             cursor = self.connection.cursor()
             self.analyze(cursor, self.want)
+            # The planner would rather scan the table, which takes longer for so few.
+            cursor.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
             cursor.execute(
                 f"INSERT INTO {self.have} SELECT {live} FROM {self.want} w JOIN {rows} t ON {self.key_of_live('t', 'w')}"
                 f" WHERE {mine}"
             )
+            cursor.execute("SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on")
             if places:
                 cursor.execute(
                     f"INSERT INTO {self.have} SELECT {live} FROM {rows} t WHERE t.ctid = ANY(ARRAY[{listed}]) AND {mine}"
@@ -136,7 +143,7 @@ class Staging:
         with translated("stage rows", self.table.full_name):
             cursor = self.connection.cursor()
             if self._raw:
-                values = ", ".join(wanted_columns(self.mapping, "s", "l"))
+                values = ", ".join(wanted_columns(self.mapping, "s", "l", looking=self._looking))
                 cursor.execute(
                     f"INSERT INTO {self.want} SELECT {values} FROM {self._raw} s"
                     f" LEFT JOIN {from_only(self.table.table)} l ON {self._same_key_raw()}"
