@@ -22,7 +22,7 @@ from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.sources.database.capture import copy_table
 from sbh_pipelines.sources.database.connection import Connection
 from sbh_pipelines.sources.database.definition import VOLATILE, read_definitions
-from sbh_pipelines.sources.database.keys import INTEGER, KeyCode, bucket_of, integer_buckets, key_code, unescape
+from sbh_pipelines.sources.database.keys import INTEGER, KeyCode, bucket_of, key_code, rows_in_buckets, unescape
 from sbh_pipelines.sources.database.mapping import TableMapping
 from sbh_pipelines.sources.database.staging import Staging
 from sbh_pipelines.sources.database.tenancy import MappedTable, TenancyMap
@@ -230,14 +230,11 @@ class _InBuckets:
         return pieces if self._all else map(self._filtered, pieces)
 
     def _filtered(self, text: bytes) -> bytes:
+        if self._code.kind == INTEGER and self._fields == [0]:
+            return rows_in_buckets(text, self._chosen)
         lines = text.split(b"\n")
         lines.pop()
-        if self._code.kind == INTEGER:
-            at = self._fields[0]
-            keys = [line.split(b"\t", at + 1)[at] for line in lines]
-            buckets = integer_buckets(keys, self._mask)
-        else:
-            split = (line.split(b"\t") for line in lines)
-            buckets = [bucket_of(self._code.kind, [f[at] for at in self._fields]) & self._mask for f in split]
+        split = (line.split(b"\t") for line in lines)
+        buckets = [bucket_of(self._code.kind, [f[at] for at in self._fields]) & self._mask for f in split]
         chosen = self._chosen
         return b"".join([line + b"\n" for line, bucket in zip(lines, buckets, strict=True) if chosen[bucket]])

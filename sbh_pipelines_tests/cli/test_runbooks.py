@@ -155,13 +155,14 @@ def test_file_loss(place: Place) -> None:
 
 
 def test_database_corruption(place: Place) -> None:
-    """A table's catalog entries are damaged, and rows of all tenants are gone."""
+    """Rows of all tenants are gone, which was backed up as well; then a table cannot be read any more."""
     until = place.back_up()
     before = fingerprint.take(place.stack)
+    place.run("DELETE FROM attachments")
+    place.back_up("incremental")
     place.run(
         "SET allow_system_table_mods = on",
         "DELETE FROM pg_attribute WHERE attrelid = 'payments'::regclass AND attname = 'amount'",
-        "DELETE FROM attachments",
     )
     password = place.password_file(postgres.ADMIN)
     values = place.values(PASSWORD_FILE=password, UNTIL=until, TABLE="public.payments")

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from sbh_pipelines.embedded.stack import Stack
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.sources.database.connection import connect
-from sbh_pipelines.sources.database.keys import INTEGER, ROW, TEXT, UUID, bucket_bits, bucket_of, key_code, unescape
+from sbh_pipelines.sources.database.keys import (
+    INTEGER,
+    ROW,
+    TEXT,
+    UUID,
+    bucket_bits,
+    bucket_of,
+    key_code,
+    rows_in_buckets,
+    unescape,
+)
 from sbh_pipelines.sources.database.tenancy import MappedTable, load_map
 from sbh_pipelines_tests.sources.databases import copy_text, fresh_database
 
@@ -77,7 +87,12 @@ def test_texts(keyed: tuple[Any, dict[str, MappedTable]], values: list[str]) -> 
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(
-        st.tuples(_TEXT, st.booleans(), st.text("abc é", max_size=5), st.decimals(allow_nan=True, allow_infinity=False, places=2)),
+        st.tuples(
+            _TEXT,
+            st.booleans(),
+            st.text("abc é", max_size=5),
+            st.decimals(allow_nan=True, allow_infinity=False, places=2),
+        ),
         max_size=20,
     )
 )
@@ -106,7 +121,26 @@ def test_unescape() -> None:
     assert unescape(b"a\\\\b\\tc\\nd") == b"a\\b\tc\nd"
 
 
-@pytest.mark.parametrize(("rows", "bits"), [(0, 0), (1, 0), (64, 0), (65, 1), (128, 1), (129, 2), (6400, 7), (1 << 40, 20)])
+@pytest.mark.parametrize(
+    ("rows", "bits"), [(0, 0), (1, 0), (64, 0), (65, 1), (128, 1), (129, 2), (6400, 7), (1 << 40, 20)]
+)
 def test_bucket_bits(rows: int, bits: int) -> None:
     """About 64 rows a bucket, and never more than a million buckets."""
     assert bucket_bits(rows) == bits
+
+
+@given(
+    st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=50),
+    st.integers(0, 6),
+    st.data(),
+)
+def test_rows_in_buckets(keys: list[int], bits: int, data: st.DataObject) -> None:
+    """The rows that `bucket_of` puts into the marked buckets, in their order, and no others."""
+    chosen = bytearray(data.draw(st.lists(st.sampled_from([0, 1]), min_size=1 << bits, max_size=1 << bits)))
+    rows = [b"%d\t%d\\\\\n" % (key, nth) for nth, key in enumerate(keys)]
+    expected = [
+        row
+        for row, key in zip(rows, keys, strict=True)
+        if chosen[bucket_of(INTEGER, [b"%d" % key]) & (len(chosen) - 1)]
+    ]
+    assert rows_in_buckets(b"".join(rows), chosen) == b"".join(expected)

@@ -81,13 +81,30 @@ def bucket_of(kind: str, fields: Sequence[bytes]) -> int:
     return int(hashlib.sha256(text).hexdigest()[:5], 16)
 
 
-def integer_buckets(fields: Sequence[bytes], mask: int) -> Sequence[int]:
-    """The buckets, less the bits that are not in `mask`, of many INTEGER keys: as `bucket_of`, a tenth of its time."""
-    import numpy  # a slow import that only large restores need
+def rows_in_buckets(text: bytes, chosen: bytearray) -> bytes:
+    """The rows of `text` (COPY text, whole rows, an INTEGER key first) whose buckets are marked in `chosen`.
 
-    numbers = numpy.array(fields, dtype="S20").astype(numpy.int64)
-    buckets: list[int] = (numpy.abs(numpy.fmod(numbers, _PRIME)) & mask).tolist()
-    return buckets
+    `chosen` has a byte for each bucket, and a power of two of them. As `bucket_of` on every line, at a tenth of its time:
+    no Python object is made of a row that is left out.
+    """
+    import numpy  # a slow import that only restores of large tables need
+
+    data = numpy.frombuffer(text, dtype=numpy.uint8)
+    ends = numpy.flatnonzero(data == ord("\n"))
+    starts = numpy.concatenate(([0], ends[:-1] + 1))
+    at = starts + (data[starts] == ord("-"))  # the bucket does not depend on the sign
+    numbers = numpy.zeros(len(starts), dtype=numpy.uint64)
+    digits = data[at]
+    reading = digits != ord("\t")
+    while (reading := reading & (digits >= ord("0")) & (digits <= ord("9"))).any():
+        numbers = numpy.where(reading, numbers * numpy.uint64(10) + (digits - ord("0")), numbers)
+        at = at + reading
+        digits = data[at]
+    buckets = (numbers % numpy.uint64(_PRIME)).astype(numpy.int64) & (len(chosen) - 1)
+    kept = numpy.flatnonzero(numpy.frombuffer(chosen, dtype=numpy.uint8)[buckets])
+    return b"".join(
+        [text[first : last + 1] for first, last in zip(starts[kept].tolist(), ends[kept].tolist(), strict=True)]
+    )
 
 
 def unescape(field: bytes) -> bytes:
