@@ -6,6 +6,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+# Processes of the tests, each with servers of its own; 0: none beside the first, for a debugger.
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -28,7 +30,7 @@ demo: $(STAMP)
 	$(BIN)/sbh demo $(if $(UI),--ui) $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

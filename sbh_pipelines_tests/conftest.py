@@ -16,6 +16,29 @@ from sbh_pipelines.settings import load_settings
 for name in [n for n in os.environ if n.startswith(("SBH_", "DAGSTER_"))]:
     del os.environ[name]
 
+# Files with long tests, the longest first: begun last, each would keep the other process waiting.
+_LONG = (
+    "test_daemon",
+    "test_sixty_days",
+    "test_demo",
+    "test_incremental_machine",
+    "test_runbooks",
+    "test_restore_live",
+    "test_restore_matrix",
+    "test_restore_drift",
+    "test_export",
+    "test_restore_kill",
+    "test_drill",
+    "test_rebuild",
+    "test_real_runs",
+    "test_incremental_soak",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: nth for nth, name in enumerate(_LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(_LONG)))
+
 
 @pytest.fixture(scope="session")
 def embedded_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:

@@ -11,12 +11,13 @@ from io import BytesIO
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from sbh_pipelines.backup.compare import Comparer
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.backup.site import Site
+from sbh_pipelines.backup.tables import read_table
 from sbh_pipelines.backup.verify import read_component
 from sbh_pipelines.embedded.stack import Stack
 from sbh_pipelines.errors import RestoreRefused
@@ -25,7 +26,6 @@ from sbh_pipelines.sources.database.mapping import map_tables
 from sbh_pipelines.sources.database.merge import restore_transaction
 from sbh_pipelines.sources.database.snapshot import describe_snapshot
 from sbh_pipelines.sources.database.tenancy import load_map
-from sbh_pipelines.backup.tables import read_table
 from sbh_pipelines_tests.backup.application import ACME, ADMIN, Application
 from sbh_pipelines_tests.sources.databases import Database, fresh_database
 
@@ -38,7 +38,7 @@ CREATE TABLE teams (id text PRIMARY KEY, org uuid NOT NULL REFERENCES orgs, body
 CREATE TABLE members (id bigint PRIMARY KEY, team text NOT NULL REFERENCES teams ON UPDATE CASCADE, body text);
 CREATE TABLE loose (tenant_id int NOT NULL, body text);
 INSERT INTO tenants VALUES (1, 'acme', 'eu-west-1', NULL), (2, 'bolt', 'eu-west-1', NULL);
-INSERT INTO numbers SELECT n, 1 + n % 2, 'number ' || n FROM generate_series(-150, 150) n;
+INSERT INTO numbers SELECT n, 1 + abs(n % 2), 'number ' || n FROM generate_series(-150, 150) n;
 INSERT INTO pairs SELECT 'k' || n % 9 || E'\\x1f\\t', n, 1 + n % 2, 'pair ' || n FROM generate_series(1, 120) n;
 INSERT INTO orgs SELECT md5(n::text)::uuid, 1 + n % 2, 'org ' || n FROM generate_series(1, 24) n;
 INSERT INTO teams SELECT 'team ' || n, md5((1 + n % 24)::text)::uuid, 'team ' || n FROM generate_series(1, 72) n;
@@ -132,14 +132,18 @@ class Place:
             repository.load_index()
             manifest = repository.manifest(BackupId(backup_id))
             summaries = {
-                s["table"]: s for c in ("database", "config") for s in read_component(repository, manifest, c)["table_details"]
+                s["table"]: s
+                for c in ("database", "config")
+                for s in read_component(repository, manifest, c)["table_details"]
             }
             tenancy = load_map(connection, site.settings)
             headers = {name: read_table(repository, summary).header for name, summary in summaries.items()}
             mappings, _ = map_tables(headers, tenancy, site.settings.restore, ["public"])
             point = describe_snapshot(connection)
-            comparer = Comparer(site, repository, connection, tenant, point, manifest, tenancy)
-            found = [comparer.compare(m, summaries[m.table.full_name], n, everything=False) for n, m in enumerate(mappings)]
+            comparer = Comparer(site, repository, connection, tenant, point, manifest, tenancy, looking=True)
+            found = [
+                comparer.compare(m, summaries[m.table.full_name], n, everything=False) for n, m in enumerate(mappings)
+            ]
             return {c.table.table.name for c in found if c.keys is not None}
 
 
@@ -152,10 +156,20 @@ def place(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> It
         yield Place(database, Application(database, tmp_path_factory.mktemp("changes")), saved)
 
 
-ACTS = st.tuples(st.sampled_from(sorted(DAMAGE)), st.sampled_from(("numbers", "pairs", "orgs", "teams", "members")), st.integers(0, 9))
+ACTS = st.tuples(
+    st.sampled_from(sorted(DAMAGE)),
+    st.sampled_from(("numbers", "pairs", "orgs", "teams", "members")),
+    st.integers(0, 9),
+)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=10,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
     before=st.lists(ACTS, max_size=3),
     after=st.lists(ACTS, min_size=1, max_size=5),
@@ -176,17 +190,16 @@ def test_whatever_happened(place: Place, before: list[Any], after: list[Any], ki
             place.service().restore_backup(backup_id, ACME, ADMIN)
         assert (place.rows(1), place.rows(2)) == (now, others)
         return
-    expected = set(TABLES) - {"loose"}
-    done = {kind for kind, *_ in after}
-    found = place.by_changes(backup_id)
-    assert found == (expected - {"numbers"} if done & {"alter"} else expected) or found == expected
+    assert place.by_changes(backup_id) >= set(KEYS) - ({"numbers"} if "alter" in (act[0] for act in after) else set())
     plan = place.service().plan_restore(backup_id, ACME, ADMIN)
     assert (place.rows(1), place.rows(2)) == (now, others)
     result = place.service().restore_backup(backup_id, ACME, ADMIN)
     assert place.rows(1) == then
     assert place.rows(2) == others
     for planned, made in zip(plan["tables"], result["tables"], strict=True):
-        assert [planned[k] for k in ("insert", "update", "delete")] == [made[k] for k in ("inserted", "updated", "deleted")]
+        assert [planned[k] for k in ("insert", "update", "delete")] == [
+            made[k] for k in ("inserted", "updated", "deleted")
+        ]
         name = planned["table"].removeprefix("public.")
         if columns := KEYS.get(name):
             width = columns.count(",") + 1

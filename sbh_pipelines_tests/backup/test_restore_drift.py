@@ -5,7 +5,9 @@ one, whose tables are layered. Each case is damaged, altered, planned and restor
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from sbh_pipelines.backup.request import RestoreRequest
 from sbh_pipelines.embedded.stack import Stack
 from sbh_pipelines.errors import RestoreRefused, SbhError, SchemaMismatch
 from sbh_pipelines_tests.backup.application import ACME, ADMIN, Application
+from sbh_pipelines_tests.backup.test_restore_rows import Scene
 from sbh_pipelines_tests.sources.databases import Database, fresh_database
 
 EXACT, MISSING_ONLY = "exact", "missing-only"
@@ -71,8 +74,13 @@ COMES_BACK: dict[str, Case] = {
     "not null column added, with a fill": Case(
         "ALTER TABLE {t} ADD x date; UPDATE {t} SET x = '2026-05-05'; ALTER TABLE {t} ALTER x SET NOT NULL",
         rows("1,1,one,10,2020-01-01", "2,1,two,,2026-05-05", "3,1,three,30,2026-05-05", "4,2,four,40,2026-05-05"),
-        rows("1,1,one,10,2020-01-01", "2,1,ruin,,2026-05-05", "3,1,three,30,2026-05-05", "4,2,four,40,2026-05-05",
-             "9,1,nine,90,2026-05-05"),
+        rows(
+            "1,1,one,10,2020-01-01",
+            "2,1,ruin,,2026-05-05",
+            "3,1,three,30,2026-05-05",
+            "4,2,four,40,2026-05-05",
+            "9,1,nine,90,2026-05-05",
+        ),
         {"added column": (False, False)},
         settings={"fill": {"{t}.x": "2020-01-01"}},
     ),
@@ -85,9 +93,6 @@ COMES_BACK: dict[str, Case] = {
     "int became bigint": Case(
         "ALTER TABLE {t} ALTER b TYPE bigint", PLAIN_EXACT, PLAIN_MISSING, {"retyped column": (False, False)}
     ),
-    "key became bigint": Case(
-        "ALTER TABLE {t} ALTER id TYPE bigint", PLAIN_EXACT, PLAIN_MISSING, {"retyped column": (False, False)}
-    ),
     "columns reordered": Case(
         "ALTER TABLE {t} ADD c text; UPDATE {t} SET c = a; ALTER TABLE {t} DROP a; ALTER TABLE {t} RENAME c TO a",
         rows("1,1,10,one", "2,1,,two", "3,1,30,three", "4,2,40,four"),
@@ -95,19 +100,27 @@ COMES_BACK: dict[str, Case] = {
         {"reordered columns": (False, False)},
     ),
     "column renamed": Case(
-        "ALTER TABLE {t} RENAME a TO title", PLAIN_EXACT, PLAIN_MISSING, {"renamed column": (False, False)},
+        "ALTER TABLE {t} RENAME a TO title",
+        PLAIN_EXACT,
+        PLAIN_MISSING,
+        {"renamed column": (False, False)},
         settings={"renamed": {"{t}.a": "{t}.title"}},
     ),
     "table renamed": Case(
-        "ALTER TABLE {t} RENAME TO {t}_new", PLAIN_EXACT, PLAIN_MISSING, {"renamed table": (False, False)},
-        settings={"renamed": {"{t}": "{t}_new"}}, table="{t}_new",
+        "ALTER TABLE {t} RENAME TO {t}_new",
+        PLAIN_EXACT,
+        PLAIN_MISSING,
+        {"renamed table": (False, False)},
+        settings={"renamed": {"{t}": "{t}_new"}},
+        table="{t}_new",
     ),
     "table and column renamed, column added": Case(
         "ALTER TABLE {t} RENAME TO {t}_new; ALTER TABLE {t}_new RENAME a TO title; ALTER TABLE {t}_new ADD x int DEFAULT 5",
         rows("1,1,one,10,5", "2,1,two,,5", "3,1,three,30,5", "4,2,four,40,5"),
         rows("1,1,one,10,5", "2,1,ruin,,5", "3,1,three,30,5", "4,2,four,40,5", "9,1,nine,90,5"),
         {"renamed table": (False, False), "renamed column": (False, False), "added column": (False, False)},
-        settings={"renamed": {"{t}": "{t}_new", "{t}.a": "title"}}, table="{t}_new",
+        settings={"renamed": {"{t}": "{t}_new", "{t}.a": "title"}},
+        table="{t}_new",
     ),
     "column dropped": Case(
         "ALTER TABLE {t} DROP b",
@@ -131,7 +144,9 @@ COMES_BACK: dict[str, Case] = {
         between=BETWEEN + "; UPDATE {t} SET m = 'bad' WHERE id = 1",
     ),
     "primary key got a column": Case(
-        "ALTER TABLE {t} DROP CONSTRAINT {t}_pkey, ADD PRIMARY KEY (tenant_id, id)", PLAIN_EXACT, PLAIN_MISSING,
+        "ALTER TABLE {t} DROP CONSTRAINT {t}_pkey, ADD PRIMARY KEY (tenant_id, id)",
+        PLAIN_EXACT,
+        PLAIN_MISSING,
         {"key changed": (False, False)},
     ),
     "primary key is another column": Case(
@@ -142,12 +157,15 @@ COMES_BACK: dict[str, Case] = {
         between=BETWEEN + "; UPDATE {t} SET b = 20 WHERE id = 2",
     ),
     "primary key dropped": Case(
-        "ALTER TABLE {t} DROP CONSTRAINT {t}_pkey", PLAIN_EXACT,
+        "ALTER TABLE {t} DROP CONSTRAINT {t}_pkey",
+        PLAIN_EXACT,
         rows("1,1,one,10", "2,1,ruin,", "2,1,two,", "3,1,three,30", "4,2,four,40", "9,1,nine,90"),
         {"key changed": (False, False)},
     ),
     "primary key added": Case(
-        "ALTER TABLE {t} ADD PRIMARY KEY (id)", PLAIN_EXACT, PLAIN_MISSING,
+        "ALTER TABLE {t} ADD PRIMARY KEY (id)",
+        PLAIN_EXACT,
+        PLAIN_MISSING,
         {"key changed": (False, False), "now not null": (False, False)},
         more="); ALTER TABLE {t} DROP CONSTRAINT {t}_pkey; ALTER TABLE {t} ALTER id DROP NOT NULL; SELECT (1",
     ),
@@ -166,7 +184,8 @@ COMES_BACK: dict[str, Case] = {
         "ALTER TABLE {t} RENAME TO {t}_old; CREATE TABLE {t} (LIKE {t}_old, PRIMARY KEY (id)) PARTITION BY RANGE (id);"
         "CREATE TABLE {t}_low PARTITION OF {t} FOR VALUES FROM (0) TO (3); CREATE TABLE {t}_high PARTITION OF {t} DEFAULT;"
         "INSERT INTO {t} SELECT * FROM {t}_old; DROP TABLE {t}_old",
-        PLAIN_EXACT, PLAIN_MISSING,
+        PLAIN_EXACT,
+        PLAIN_MISSING,
     ),
     "null filled, for a column not null now": Case(
         "UPDATE {t} SET b = 0 WHERE b IS NULL; ALTER TABLE {t} ALTER b SET NOT NULL",
@@ -181,49 +200,105 @@ COMES_BACK: dict[str, Case] = {
         rows("1,1,one,10,7", "2,1,ruin,,7", "3,1,three,30,7", "4,2,four,40,7", "9,1,nine,90,7"),
         {"added column": (False, False)},
     ),
-    "unlogged, clustered, rewritten": Case(
-        "ALTER TABLE {t} SET UNLOGGED; CLUSTER {t} USING {t}_pkey; VACUUM FULL {t}; ALTER TABLE {t} SET LOGGED",
-        PLAIN_EXACT, PLAIN_MISSING,
-    ),
 }
 REFUSED: dict[str, tuple[Case, str]] = {
     "not null column without a value": (
-        Case("ALTER TABLE {t} ADD x int; UPDATE {t} SET x = 1; ALTER TABLE {t} ALTER x SET NOT NULL", "", "",
-             {"added column": (False, True)}), "restore.fill"),
+        Case(
+            "ALTER TABLE {t} ADD x int; UPDATE {t} SET x = 1; ALTER TABLE {t} ALTER x SET NOT NULL",
+            "",
+            "",
+            {"added column": (False, True)},
+        ),
+        "restore.fill",
+    ),
     "text became too short a varchar": (
-        Case("ALTER TABLE {t} ALTER a TYPE varchar(4)", "", "", {"retyped column": (True, False)},
-             damage=DAMAGE + "; UPDATE {t} SET a = 'iii' WHERE id = 3"), "too long"),
-    "text became int": (
-        Case("ALTER TABLE {t} ALTER a TYPE int USING id", "", "", {"retyped column": (True, False)}), "invalid input"),
+        Case(
+            "ALTER TABLE {t} ALTER a TYPE varchar(4)",
+            "",
+            "",
+            {"retyped column": (True, False)},
+            damage=DAMAGE + "; UPDATE {t} SET a = 'iii' WHERE id = 3",
+        ),
+        "too long",
+    ),
     "enum label removed": (
-        Case("ALTER TABLE {t} ALTER m TYPE text; CREATE TYPE mood_{t} AS ENUM ('good');"
-             "ALTER TABLE {t} ALTER m TYPE mood_{t} USING m::mood_{t}", "", "", {"retyped column": (True, False)},
-             more=", m mood", between=BETWEEN + "; UPDATE {t} SET m = 'odd' WHERE id = 1"), "invalid input"),
+        Case(
+            "ALTER TABLE {t} ALTER m TYPE text; CREATE TYPE mood_{t} AS ENUM ('good');"
+            "ALTER TABLE {t} ALTER m TYPE mood_{t} USING m::mood_{t}",
+            "",
+            "",
+            {"retyped column": (True, False)},
+            more=", m mood",
+            between=BETWEEN + "; UPDATE {t} SET m = 'odd' WHERE id = 1",
+        ),
+        "invalid input",
+    ),
     "null in a column not null now": (
-        Case("UPDATE {t} SET b = 0 WHERE b IS NULL; ALTER TABLE {t} ALTER b SET NOT NULL", "", "",
-             {"now not null": (False, False)}), "null value"),
+        Case(
+            "UPDATE {t} SET b = 0 WHERE b IS NULL; ALTER TABLE {t} ALTER b SET NOT NULL",
+            "",
+            "",
+            {"now not null": (False, False)},
+        ),
+        "NOT NULL",
+    ),
     "new check": (Case("ALTER TABLE {t} ADD CHECK (a <> 'two')", "", ""), "check"),
     "new unique, among the old rows": (
-        Case("ALTER TABLE {t} ADD UNIQUE (b)", "", "", between=BETWEEN + "; UPDATE {t} SET b = 5 WHERE id < 3",
-             damage=DAMAGE + "; UPDATE {t} SET b = NULL WHERE id = 2"), "unique"),
+        Case(
+            "ALTER TABLE {t} ADD UNIQUE (b)",
+            "",
+            "",
+            between=BETWEEN + "; UPDATE {t} SET b = 5 WHERE id < 3",
+            damage=DAMAGE + "; UPDATE {t} SET b = NULL WHERE id = 2",
+        ),
+        "unique",
+    ),
     "new unique, with another tenant's row": (
-        Case("ALTER TABLE {t} ADD UNIQUE (b)", "", "", between=BETWEEN + "; UPDATE {t} SET b = 40 WHERE id = 1"), "unique"),
+        Case("ALTER TABLE {t} ADD UNIQUE (b)", "", "", between=BETWEEN + "; UPDATE {t} SET b = 40 WHERE id = 1"),
+        "unique",
+    ),
     "new foreign key": (
-        Case("UPDATE {t} SET b = 7; ALTER TABLE {t} ADD FOREIGN KEY (b) REFERENCES plans", "", ""), "plans"),
+        Case("UPDATE {t} SET b = 7; ALTER TABLE {t} ADD FOREIGN KEY (b) REFERENCES plans", "", ""),
+        "plans",
+    ),
     "domain tightened": (
-        Case("UPDATE {t} SET b = NULL; ALTER TABLE {t} ALTER b TYPE small; ALTER DOMAIN small ADD CHECK (VALUE > 25)", "", "",
-             {"retyped column": (True, False)}), "domain"),
+        Case(
+            "UPDATE {t} SET b = NULL; ALTER TABLE {t} ALTER b TYPE small; ALTER DOMAIN small ADD CHECK (VALUE > 25)",
+            "",
+            "",
+            {"retyped column": (True, False)},
+        ),
+        "domain",
+    ),
     "no partition for an old row": (
-        Case("ALTER TABLE {t} RENAME TO {t}_old; CREATE TABLE {t} (LIKE {t}_old, PRIMARY KEY (id)) PARTITION BY RANGE (id);"
-             "CREATE TABLE {t}_high PARTITION OF {t} FOR VALUES FROM (2) TO (100);"
-             "INSERT INTO {t} SELECT * FROM {t}_old; DROP TABLE {t}_old", "", ""), "partition"),
+        Case(
+            "ALTER TABLE {t} RENAME TO {t}_old; CREATE TABLE {t} (LIKE {t}_old, PRIMARY KEY (id)) PARTITION BY RANGE (id);"
+            "CREATE TABLE {t}_high PARTITION OF {t} FOR VALUES FROM (2) TO (100);"
+            "INSERT INTO {t} SELECT * FROM {t}_old; DROP TABLE {t}_old",
+            "",
+            "",
+        ),
+        "partition",
+    ),
     "key has a column the backup lacks": (
-        Case("ALTER TABLE {t} ADD x int DEFAULT 1; ALTER TABLE {t} DROP CONSTRAINT {t}_pkey, ADD PRIMARY KEY (id, x)", "", "",
-             {"added column": (False, False), "key changed": (False, True)}), "cannot be matched"),
+        Case(
+            "ALTER TABLE {t} ADD x int DEFAULT 1; ALTER TABLE {t} DROP CONSTRAINT {t}_pkey, ADD PRIMARY KEY (id, x)",
+            "",
+            "",
+            {"added column": (False, False), "key changed": (False, True)},
+        ),
+        "cannot be matched",
+    ),
     "key is doubled in the old rows": (
-        Case("UPDATE {t} SET b = id * 10; ALTER TABLE {t} DROP CONSTRAINT {t}_pkey, ADD PRIMARY KEY (b)", "", "",
-             {"key changed": (False, False), "now not null": (False, False)},
-             between=BETWEEN + "; UPDATE {t} SET b = 30 WHERE id < 4"), "key"),
+        Case(
+            "UPDATE {t} SET b = id * 10; ALTER TABLE {t} DROP CONSTRAINT {t}_pkey, ADD PRIMARY KEY (b)",
+            "",
+            "",
+            {"key changed": (False, False), "now not null": (False, False)},
+            between=BETWEEN + "; UPDATE {t} SET b = 30 WHERE id < 4",
+        ),
+        "key",
+    ),
 }
 
 
@@ -237,11 +312,15 @@ class Place:
     full: str = ""
     layered: str = ""
 
-    def everything(self) -> dict[str, bytes]:
-        """All rows with where they lie and who wrote them, and all sequences."""
-        tables = self.database.ask("SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public'")
-        found = {t: self.database.copy(f"SELECT ctid, xmin, z.* FROM ONLY {t} z ORDER BY 1") for (t,) in tables}
-        return found | {"": self.database.copy("SELECT sequencename, last_value FROM pg_sequences ORDER BY 1")}
+    def everything(self) -> dict[str, str]:
+        """By table all rows with where they lie and who wrote them; and all sequences."""
+        with closing(self.database.connect()) as connection:
+            cursor = connection.cursor()
+            cursor.execute("SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
+            parts = [f"SELECT '{t}', ctid::text, xmin::text, z::text FROM ONLY {t} z" for (t,) in cursor.fetchall()]
+            parts.append("SELECT '', sequencename, last_value::text, '' FROM pg_sequences")
+            cursor.execute(" UNION ALL ".join(parts) + " ORDER BY 1, 2")
+            return {table: repr(list(rows)) for table, rows in groupby(cursor.fetchall(), key=lambda row: str(row[0]))}
 
     def rows(self, table: str) -> str:
         text = self.database.copy(f"SELECT * FROM {table} t ORDER BY id, 3").decode()
@@ -289,29 +368,28 @@ def test_rows_come_back_into_a_changed_table(place: Place, name: str) -> None:
     for statement in (case.damage + ";" + case.drift).format(t=old).split(";"):
         place.database.run(statement)
     service = place.service(case, old)
-    for mode, expected in ((MISSING_ONLY, case.missing), (EXACT, case.exact)):
-        place.database.run(f"DELETE FROM {table} WHERE id = 1")
-        before = place.everything()
-        request = RestoreRequest.of(tables=[table], mode=mode)
-        plan = service.plan_restore(place.layered, ACME, ADMIN, request)
+    lossy = any(lossy for lossy, _ in case.changes.values())
+    request = RestoreRequest.of(tables=[table], mode=MISSING_ONLY, accept_schema_changes=lossy)
+    service.restore_backup(place.layered, ACME, ADMIN, request=request)
+    assert not case.missing or place.rows(table) == case.missing
+    place.database.run(f"DELETE FROM {table} WHERE id = 1")
+    before = place.everything()
+    request = RestoreRequest.of(tables=[table])
+    plan = service.plan_restore(place.layered, ACME, ADMIN, request)
+    assert place.everything() == before
+    assert differences(plan) == case.changes
+    assert [p["code"] for p in plan["problems"]] == ([SchemaMismatch.code] if lossy else [])
+    if lossy:
+        with pytest.raises(SchemaMismatch):
+            service.restore_backup(place.layered, ACME, ADMIN, request=request)
         assert place.everything() == before
-        assert differences(plan) == case.changes
-        lossy = any(lossy for lossy, _ in case.changes.values())
-        assert [p["code"] for p in plan["problems"]] == (["SBH-702"] if False else [SchemaMismatch.code] if lossy else [])
-        if lossy:
-            with pytest.raises(SchemaMismatch):
-                service.restore_backup(place.layered, ACME, ADMIN, request=request)
-            assert place.everything() == before
-            request = RestoreRequest.of(tables=[table], mode=mode, accept_schema_changes=True)
-            plan = service.plan_restore(place.layered, ACME, ADMIN, request)
-            assert plan["problems"] == []
-        result = service.restore_backup(place.layered, ACME, ADMIN, request=request)
-        (planned,), (done,) = plan["tables"], result["tables"]
-        assert [planned[k] for k in ("insert", "update", "delete")] == [done[k] for k in ("inserted", "updated", "deleted")]
-        if expected:
-            assert place.rows(table) == expected
-        after = place.everything()
-        assert {t for t in before if before[t] != after.get(t)} - {""} <= {table, f"{old}_low", f"{old}_high"}
+        request = RestoreRequest.of(tables=[table], accept_schema_changes=True)
+    result = service.restore_backup(place.layered, ACME, ADMIN, request=request)
+    (planned,), (done,) = plan["tables"], result["tables"]
+    assert [planned[k] for k in ("insert", "update", "delete")] == [done[k] for k in ("inserted", "updated", "deleted")]
+    assert not case.exact or place.rows(table) == case.exact
+    after = place.everything()
+    assert {t for t in before if before[t] != after.get(t)} - {""} <= {table, f"{old}_low", f"{old}_high"}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -326,16 +404,117 @@ def test_what_has_no_place_in_a_changed_table(place: Place, name: str) -> None:
     request = RestoreRequest.of(tables=[table], accept_schema_changes=True)
     try:
         plan = service.plan_restore(place.layered, ACME, ADMIN, request)
-        print("PLAN", plan["problems"], plan["tables"])
         told = bool(plan["problems"])
         assert differences(plan) == case.changes
-    except SbhError as error:
-        print("PLAN RAISED", error)
+    except SbhError:  # where a value cannot be read at all
         told = True
     assert place.everything() == before
     with pytest.raises(SbhError) as caught:
         service.restore_backup(place.layered, ACME, ADMIN, request=request)
-    print("RUN", type(caught.value), caught.value)
     assert place.everything() == before
-    assert told, "the plan did not say it"
+    assert told == (name != "no partition for an old row")  # which only the server works out
     assert said in str(caught.value)
+
+
+# tables of one test each
+
+
+def test_rows_of_changed_tables(database: Database, tmp_path: Path) -> None:
+    """Chosen rows, their dependants and a lost parent come back into tables that have other columns now."""
+    made = Scene(
+        database,
+        tmp_path,
+        "CREATE TABLE p (id int PRIMARY KEY, tenant_id int, a text); CREATE TABLE c (id int PRIMARY KEY, p int REFERENCES p, a text);"
+        "INSERT INTO p VALUES (1, 1, 'x'), (2, 1, 'y'); INSERT INTO c VALUES (1, 1, 'c'), (2, 2, 'd')",
+    )
+    made.back_up()
+    database.run(
+        "DELETE FROM c; DELETE FROM p WHERE id = 1; ALTER TABLE p ADD x int; ALTER TABLE c ADD x int DEFAULT 4"
+    )
+    for rows, lost in (("p where id = 1", 1), ("c where id = 2", 0)):
+        request = RestoreRequest.of(rows=rows)
+        plan = made.service.plan_restore(made.backup_id, ACME, ADMIN, request)
+        assert {t["table"]: t["insert"] for t in plan["tables"] if t["insert"]} == (
+            {"public.p": 1, "public.c": 1} if lost else {"public.c": 1}
+        )
+        made.service.restore_backup(made.backup_id, ACME, ADMIN, request=request)
+    assert database.ask("SELECT * FROM p ORDER BY 1") == [(1, 1, "x", None), (2, 1, "y", None)]
+    assert database.ask("SELECT * FROM c ORDER BY 1") == [(1, 1, "c", 4), (2, 2, "d", 4)]
+
+
+def test_the_configuration_in_a_renamed_table(database: Database, tmp_path: Path) -> None:
+    options = "CREATE TABLE opts (id int PRIMARY KEY, tenant_id int, a text); INSERT INTO opts VALUES (1, 1, 'x')"
+    made = Scene(database, tmp_path, options, database={"config_tables": ["opts"]})
+    made.back_up()
+    database.run("DELETE FROM opts; ALTER TABLE opts RENAME TO options")
+    service = made.application.service(
+        database={"config_tables": ["options"]}, restore={"renamed": {"opts": "options"}}
+    )
+    service.restore_backup(made.backup_id, ACME, ADMIN, request=RestoreRequest.of(config_only=True))
+    assert database.ask("SELECT * FROM options") == [(1, 1, "x")]
+
+
+def test_tables_added_and_dropped(database: Database, tmp_path: Path) -> None:
+    """A dropped table is a loss to be accepted, an empty one is none; rows of a new table stay as they are."""
+    made = Scene(
+        database,
+        tmp_path,
+        "CREATE TABLE t (id int PRIMARY KEY, tenant_id int); CREATE TABLE old (id int PRIMARY KEY, tenant_id int);"
+        "CREATE TABLE bare (id int PRIMARY KEY, tenant_id int); INSERT INTO t VALUES (1, 1); INSERT INTO old VALUES (1, 1)",
+    )
+    made.back_up()
+    database.run(
+        "DROP TABLE old, bare; CREATE TABLE fresh (id int PRIMARY KEY, tenant_id int, t int REFERENCES t);"
+        "INSERT INTO t VALUES (2, 1); INSERT INTO fresh VALUES (1, 1, 1); DELETE FROM t WHERE id = 9"
+    )
+    plan = made.service.plan_restore(made.backup_id, ACME, ADMIN)
+    assert {(d["table"], d["change"], d["lossy"]) for d in plan["schema"]} == {
+        ("public.old", "dropped table", True),
+        ("public.bare", "dropped table", False),
+        ("public.fresh", "added table", False),
+    }
+    assert "public.old" in made.refused(SchemaMismatch)
+    request = RestoreRequest.of(accept_schema_changes=True)
+    made.service.restore_backup(made.backup_id, ACME, ADMIN, request=request)
+    assert database.ask("SELECT * FROM t") == [(1, 1)]
+    assert database.ask("SELECT * FROM fresh") == [(1, 1, 1)]
+    database.run("INSERT INTO t VALUES (2, 1); INSERT INTO fresh VALUES (2, 1, 2)")
+    assert made.service.plan_restore(made.backup_id, ACME, ADMIN, request)["problems"]
+    with pytest.raises(RestoreRefused, match="fresh"):
+        made.service.restore_backup(made.backup_id, ACME, ADMIN, request=request)
+
+
+WIDE = "1, repeat(md5(n::text), 30) FROM generate_series(1, 3000) n"
+AWKWARD = {
+    "numeric from a sequence": "id numeric PRIMARY KEY, tenant_id int, b text); CREATE SEQUENCE s OWNED BY t.id;"
+    "ALTER TABLE t ALTER id SET DEFAULT nextval('s'); INSERT INTO t (tenant_id) VALUES (1), (1)",
+    "text from a sequence": "id text PRIMARY KEY, tenant_id int, b text); CREATE SEQUENCE s OWNED BY t.id;"
+    "ALTER TABLE t ALTER id SET DEFAULT 'P-' || nextval('s'); INSERT INTO t (tenant_id) VALUES (1), (1)",
+    "numbers beyond the sequence": "id bigint GENERATED BY DEFAULT AS IDENTITY (MAXVALUE 100) PRIMARY KEY, tenant_id int);"
+    "INSERT INTO t (tenant_id) VALUES (1); INSERT INTO t VALUES (5000, 1)",
+    "a sequence without a lower end": "id bigint GENERATED BY DEFAULT AS IDENTITY (MINVALUE -9223372036854775808) PRIMARY KEY,"
+    "tenant_id int); INSERT INTO t VALUES (1, 1)",
+    "a generated key": "id int, tenant_id int, b int GENERATED ALWAYS AS (id * 2) STORED PRIMARY KEY);"
+    "INSERT INTO t VALUES (1, 1), (2, 1)",
+    "a generated unique key": "id int PRIMARY KEY, tenant_id int, b text GENERATED ALWAYS AS (id::text) STORED UNIQUE);"
+    "INSERT INTO t VALUES (1, 1), (2, 1)",
+    "arrays": f"id int[] PRIMARY KEY, tenant_id int, b text); INSERT INTO t SELECT ARRAY[n % 90, n], {WIDE}",
+    "composite values": f"id pair PRIMARY KEY, tenant_id int, b text); INSERT INTO t SELECT ROW(n, 'x,' || n)::pair, {WIDE}",
+    "a domain": f"id key_text PRIMARY KEY, tenant_id int, b text); INSERT INTO t SELECT md5(n::text), {WIDE}",
+    "floats": "id float8 PRIMARY KEY, tenant_id int, b text); INSERT INTO t VALUES ('NaN', 1, ''), ('-0', 1, ''), ('inf', 1, '');"
+    f"INSERT INTO t SELECT sqrt(n), {WIDE}",
+}
+
+
+@pytest.mark.parametrize("kind", AWKWARD)
+def test_awkward_keys(database: Database, tmp_path: Path, kind: str) -> None:
+    """A row of such a key comes back, into a table of one group as of several; the plan knew it."""
+    types = "CREATE TYPE pair AS (a int, b text); CREATE DOMAIN key_text AS text;"
+    made = Scene(database, tmp_path, f"{types} CREATE TABLE t ({AWKWARD[kind]}")
+    before = made.copy("t")
+    made.back_up()
+    database.run("DELETE FROM t WHERE ctid = (SELECT ctid FROM t ORDER BY length(id::text) DESC, id::text LIMIT 1)")
+    plan = made.service.plan_restore(made.backup_id, ACME, ADMIN)
+    assert {t["table"]: t["insert"] for t in plan["tables"]} == {"public.t": 1, "public.tenants": 0}
+    made.restore()
+    assert made.copy("t") == before

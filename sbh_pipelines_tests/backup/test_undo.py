@@ -13,7 +13,6 @@ import pytest
 from sbh_pipelines.backup.request import RestoreRequest
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.errors import RestoreRefused, SbhError, UnknownRestore
-from sbh_pipelines.model import utc_now
 from sbh_pipelines_tests.backup.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.backup.store_time import store_time
 
@@ -38,10 +37,8 @@ def restored(service: BackupService, backup_id: str, **request: Any) -> dict[str
     [
         {},
         {"mode": "missing-only"},
-        {"tables": ("items", "notes", "projects")},
         {"rows": "projects where code = 'code-12'"},
         {"files": ("docs/*", "empty")},
-        {"keep_extra_files": True},
     ],
     ids=str,
 )
@@ -66,7 +63,9 @@ def test_newer_work_is_shown(backed_up: tuple[Application, BackupService, str]) 
     application, service, backup_id = backed_up
     before = application.state(ACME)
     done = restored(service, backup_id)
-    application.database.run("INSERT INTO notes VALUES (1, 'after the restore'); UPDATE tenants SET tier = 'later' WHERE id = 1")
+    application.database.run(
+        "INSERT INTO notes VALUES (1, 'after the restore'); UPDATE tenants SET tier = 'later' WHERE id = 1"
+    )
     application.write_file(ACME, "docs/later", b"later")
     now = application.state(ACME)
     plan = service.undo_restore(done["restore_id"], ACME, ADMIN, validate_only=True)
@@ -129,7 +128,7 @@ def test_latest_is_never_a_safety_backup(backed_up: tuple[Application, BackupSer
 
 
 def test_an_unknown_restore(backed_up: tuple[Application, BackupService, str]) -> None:
-    application, service, backup_id = backed_up
+    _, service, backup_id = backed_up
     done = restored(service, backup_id)
     for restore_id, tenant in (("restore_20200101_000000_abcdef", ACME), (done["restore_id"], BOLT)):
         with pytest.raises(UnknownRestore):
@@ -137,23 +136,23 @@ def test_an_unknown_restore(backed_up: tuple[Application, BackupService, str]) -
 
 
 _ONE = {"keep_last": 1, "keep_hourly": 0, "keep_daily": 0, "keep_weekly": 0, "keep_monthly": 0}
-NOTHING = {"full_backups": _ONE, "incremental_backups": _ONE, "keep_within_hours": 0}
+NOTHING: dict[str, Any] = {"full_backups": _ONE, "incremental_backups": _ONE, "keep_within_hours": 0}
 
 
 def test_how_long_a_safety_backup_is_kept(application: Application) -> None:
     """Whatever the policy says, for the days that the settings name; then it goes with the others, and cannot undo any more."""
     now = [datetime.now(UTC)]
-    sections = {"restore": {**SAFE, "keep_safety_days": 7}, "retention": NOTHING}
-    service = application.service(clock=lambda: now[0], **sections)
+    restore = {**SAFE, "keep_safety_days": 7}
+    service = application.service(clock=lambda: now[0], restore=restore, retention=NOTHING)
     with store_time(lambda: now[0]):
         made = service.create_backup(ACME, ADMIN)["id"]
         application.wreck(ACME)
         before = application.state(ACME)
         done = restored(service, made)
-        for days, there in ((0.1, True), (6.8, True), (0.2, False), (3, False)):
+        for days, there in ((6.8, True), (0.3, False)):
             now[0] += timedelta(days=days)
             application.database.run("UPDATE notes SET body = 'x' || coalesce(body, '') WHERE tenant_id = 1")
-            for kind in ("full", "incremental", "incremental"):
+            for kind in ("full", "incremental"):
                 service.create_backups([ACME], ADMIN, kind)
                 application.database.run("INSERT INTO notes VALUES (1, 'more')")
                 now[0] += timedelta(minutes=5)
@@ -197,10 +196,9 @@ BackupService(Settings(**json.loads(sys.argv[1]))).restore_backup(sys.argv[2], "
 """
 
 
-@pytest.mark.parametrize("then", ["undo", "again"])
-def test_a_restore_whose_process_was_killed(application: Application, then: str) -> None:
-    """Rows are as before, files are put back: told to be interrupted; it can be undone, or run again."""
-    service = application.service(restore=SAFE, backup={"lease_s": 2})
+def test_a_restore_whose_process_was_killed(application: Application) -> None:
+    """Rows are as before, files are put back: told to be interrupted. It can be run again, and be undone all the same."""
+    service = application.service(restore={**SAFE, "lease_wait_s": 20}, backup={"lease_s": 1})
     made = service.create_backup(ACME, ADMIN)["id"]
     backed_up = application.state(ACME)
     application.wreck(ACME)
@@ -211,23 +209,19 @@ def test_a_restore_whose_process_was_killed(application: Application, then: str)
     half = application.state(ACME)
     assert half.rows == before.rows
     assert half.files != before.files
-    service = application.service(restore={**SAFE, "lease_wait_s": 20}, backup={"lease_s": 2})
-    if then == "again":
-        restored(service, made)
-        assert application.state(ACME) == backed_up
-    (status,) = [s for s in service.list_restores(ACME, ADMIN) if s["backup_id"] == made and s["status"] != "completed"] or [{}]
-    deadline = utc_now() + timedelta(seconds=20)
-    while status["status"] == "running" and utc_now() < deadline:
-        (status,) = [s for s in service.list_restores(ACME, ADMIN) if s["restore_id"] == status["restore_id"]]
-    assert status["status"] == "interrupted"
-    service.undo_restore(status["restore_id"], ACME, ADMIN)
+    again = restored(service, made)
+    assert application.state(ACME) == backed_up
+    (killed,) = [s for s in service.list_restores(ACME, ADMIN) if s["restore_id"] != again["restore_id"]]
+    assert killed["status"] == "interrupted"
+    service.undo_restore(killed["restore_id"], ACME, ADMIN)
     assert application.state(ACME) == before
 
 
-def damaged_packs(application: Application, keep: set[Path]) -> int:
-    packs = [p for p in (application.repository(ACME) / "packs").rglob("*") if p.is_file() and p not in keep]
+def damage_packs(application: Application, but: set[Path]) -> int:
+    packs = [p for p in (application.repository(ACME) / "packs").rglob("*") if p.is_file() and p not in but]
     for pack in packs:
-        pack.write_bytes(bytes(pack.stat().st_size))
+        body = pack.read_bytes()
+        pack.write_bytes(body[: len(body) // 2] + bytes(len(body) - len(body) // 2))
     return len(packs)
 
 
@@ -239,33 +233,25 @@ def test_a_damaged_repository(application: Application) -> None:
     sound = {p for p in (application.repository(ACME) / "packs").rglob("*") if p.is_file()}
     application.wreck(ACME)
     service.create_backups([ACME], ADMIN, "incremental")
-    assert damaged_packs(application, sound)
+    assert damage_packs(application, sound)
     application.database.run("UPDATE notes SET body = 'later' WHERE tenant_id = 1")
     before = application.state(ACME)
-    try:
-        done = restored(service, made)
-    except SbhError as error:
-        print("REFUSED", error)
-        assert application.state(ACME) == before
-        done = restored(service, made, safety_backup=False)
-        assert done["safety_backup_id"] is None
-        assert application.state(ACME) == backed_up
-    else:
-        print("WENT", done["safety_backup_id"])
-        assert application.state(ACME) == backed_up
-        service.undo_restore(done["restore_id"], ACME, ADMIN)
-        assert application.state(ACME) == before
+    with pytest.raises(SbhError, match="validate --deep"):
+        restored(service, made)
+    assert application.state(ACME) == before
+    done = restored(service, made, safety_backup=False)
+    assert done["safety_backup_id"] is None
+    assert application.state(ACME) == backed_up
 
 
-@pytest.mark.parametrize("kind", ["full", "incremental", "untouched config"])
+@pytest.mark.parametrize("kind", ["incremental", "untouched config"])
 def test_a_tenant_that_is_gone_from_the_list(application: Application, kind: str) -> None:
     """The tenant's own row was deleted, with everything else: exactly restored, and that can be undone."""
     service = application.service(restore=SAFE)
     service.create_backup(ACME, ADMIN)
-    if kind != "full":
-        change = "UPDATE tenants SET settings = '[1]' WHERE id = 1" if kind == "incremental" else "DELETE FROM notes"
-        application.database.run(change)
-        service.create_backups([ACME], ADMIN, "incremental")
+    change = "UPDATE tenants SET settings = '[1]' WHERE id = 1" if kind == "incremental" else "DELETE FROM notes"
+    application.database.run(change)
+    service.create_backups([ACME], ADMIN, "incremental")
     backed_up, others = application.state(ACME), application.state(BOLT)
     application.wipe(ACME)
     application.database.run("DELETE FROM tenants WHERE id = 1")

@@ -186,11 +186,13 @@ def _orphans(connection: Connection, merge: TableMerge, key: ForeignKey, child: 
 def keep_parents(
     connection: Connection, tenancy: TenancyMap, merges: list[TableMerge], compared: Collection[int]
 ) -> None:
-    """Lock the rows of tables outside the restore that inserted rows refer to. Raises SourceConflict where one was deleted
-    since the restore's snapshot.
+    """Lock the rows that inserted ones refer to. Raises SourceConflict where one was deleted since the restore's snapshot.
+
+    Until the commit nobody else sees the inserted rows, and could delete what they refer to. Rows of the `compared` tables
+    that the restore has written itself are locked already.
     """
     for key, _, parent, child_merge, _ in _touched(tenancy, merges):
-        if child_merge is None or parent.oid in compared or not child_merge.todo_rows:
+        if child_merge is None or not child_merge.todo_rows:
             continue
         columns = child_merge.staging.columns
         if all(c in columns for c in key.columns):
@@ -198,10 +200,11 @@ def keep_parents(
                 f"x.{ident(theirs)} {equals} t.{columns[own]}"
                 for own, equals, theirs in zip(key.columns, key.operators, key.parent_columns, strict=True)
             )
+            others = " AND x.xmin <> pg_current_xact_id()::xid" if parent.oid in compared else ""
             with translated("hold a parent's row", parent.full_name):
                 connection.cursor().execute(
-                    f"SELECT FROM {from_only(parent)} x WHERE EXISTS (SELECT FROM {child_merge.todo} t WHERE {pairs})"
-                    " FOR KEY SHARE OF x"
+                    f"SELECT count(*) FROM (SELECT FROM {from_only(parent)} x"
+                    f" WHERE EXISTS (SELECT FROM {child_merge.todo} t WHERE {pairs}){others} FOR KEY SHARE OF x) held"
                 )
 
 
