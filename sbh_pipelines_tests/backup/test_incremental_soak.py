@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from sbh_pipelines.backup import delta, rows
+from sbh_pipelines.backup import delta, drafts
 from sbh_pipelines.backup.assemble import table_rows
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.backup.tables import read_table
@@ -168,7 +168,7 @@ def _round(server: OwnServer, directory: Path, seed: int, monkeypatch: pytest.Mo
         database.run(SCHEMA)
         soak = Soak(Application(database, directory), Witness(database), seed)
         with monkeypatch.context() as patch:
-            patch.setattr(rows, "exported_snapshot", soak.witness.beside(rows.exported_snapshot))
+            patch.setattr(drafts, "exported_snapshot", soak.witness.beside(drafts.exported_snapshot))
             patch.setattr(delta, "MAX_LAYERS", chance.choice([2, 4, 8]))
             soak.back_up(sorted(NUMBERS), "full")
             busy = chance.choice([0.01, 0.03, 0.1])

@@ -140,7 +140,7 @@ def test_files_are_read_and_checked(backed_up: Application) -> None:
 
 
 def test_a_backup_is_read_when_the_database_is_gone(backed_up: Application) -> None:
-    """The server is down, the tenants table is missing, the tenant's row is gone; a backup that nobody has is the database's error."""
+    """The server is down, the tenants table is missing, the tenant's row is gone; a tenant that nobody knows is the database's error."""
     backed_up.service().create_backup("bolt", ADMIN)
     down = backed_up.service(database={"dsn": "host=127.0.0.1 port=1 dbname=gone", "connect_timeout_s": 1})
     without_table = backed_up.service(tenants={"table": "public.nothing"})
@@ -148,7 +148,7 @@ def test_a_backup_is_read_when_the_database_is_gone(backed_up: Application) -> N
         for name in ("latest", backed_up.service().list_backups(ACME, ADMIN)[0]["id"]):
             with service.open_backup(name, ACME, ADMIN) as backup:
                 assert len(backup.read_table("tasks")) == 2
-    with pytest.raises(SourceUnavailable):
+    with pytest.raises(UnknownBackup):
         down.open_backup("backup_20010101_0000", ACME, ADMIN)
     with pytest.raises(SourceUnavailable):
         down.open_backup("latest", "nobody", ADMIN)
