@@ -27,6 +27,7 @@ from sbh_pipelines.backup.plan import Estimate, FilePlan, RestorePlan, conflict_
 from sbh_pipelines.backup.request import MergeMode, RestoreRequest
 from sbh_pipelines.backup.restore_files import FileRestore
 from sbh_pipelines.backup.restore_status import RestoreStatus
+from sbh_pipelines.backup.row_proof import Scene
 from sbh_pipelines.backup.row_restore import RowRestore
 from sbh_pipelines.backup.safety import safety_backup
 from sbh_pipelines.backup.site import Site
@@ -236,7 +237,7 @@ class _Restore:
         begun = time.monotonic()
         point: RecoveryPoint = describe_snapshot(connection)
         tenancy = load_map(connection, self.site.settings)
-        self.rows = RowRestore(
+        scene = Scene(
             self.site,
             self.repository,
             self.target.database,
@@ -247,8 +248,8 @@ class _Restore:
             point,
             self.request,
             self._step,
-            looking=self.status is None,
         )
+        self.rows = RowRestore(scene, looking=self.status is None)
         # Another database has no files of its own: those in the bucket are the application's.
         with_files = self.request.with_files and self.target.in_place
         self.files = FileRestore(self.site, self.repository, self.tenant, manifest, self.request, wanted=with_files)

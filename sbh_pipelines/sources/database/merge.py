@@ -18,7 +18,7 @@ from typing import Any
 from sbh_pipelines.errors import ProofFailed
 from sbh_pipelines.settings import DatabaseSettings, RestoreSettings
 from sbh_pipelines.sources.database.connection import Connection, connect, translated
-from sbh_pipelines.sources.database.staging import Staging, same_records
+from sbh_pipelines.sources.database.staging import Staging
 from sbh_pipelines.sources.database.tenancy import TenancyMap, from_only, ident, literal, sql_name
 
 EXACT, MISSING_ONLY, NEWEST_WINS = "exact", "missing-only", "newest-wins"
@@ -98,33 +98,43 @@ class TableMerge:
         s, cursor = self.staging, self._cursor
         missing, changed, later = s.wanted, 0, 0
         if s.wanted and s.had:
+            # One comparison of all rows; the rows themselves are copied only where some are the same.
             cursor.execute(
-                "SELECT count(*) FILTER (WHERE lost), count(*) FILTER (WHERE NOT lost AND NOT same),"
-                " count(*) FILTER (WHERE NOT lost AND NOT same AND later) FROM ("
-                f"SELECT h.ctid IS NULL AS lost, {s.same('w', 'h')} AS same, {self._later('w', 'h')} AS later"
-                f" FROM {s.want} w LEFT JOIN {s.have} h ON {s.same_key('w', 'h')}) AS compared"
+                f"CREATE TEMP TABLE {self._verdict} ON COMMIT DROP AS"
+                f" SELECT w.ctid AS wanted, h.ctid AS had, h.ctid IS NOT NULL AND {self._later('w', 'h')} AS later"
+                f" FROM {s.want} w LEFT JOIN {s.have} h ON {s.same_key('w', 'h')}"
+                f" WHERE h.ctid IS NULL OR NOT {s.same('w', 'h')}"
+            )
+            cursor.execute(
+                "SELECT count(*) FILTER (WHERE had IS NULL), count(had), count(*) FILTER (WHERE later)"
+                f" FROM {self._verdict}"
             )
             missing, changed, later = cursor.fetchone()
         matched = s.wanted - missing
         if self._mode == EXACT:
             if matched > changed:  # else all that was staged differs, and is what is to be written
-                self._make("todo", s.want, "w", f"{s.have} h WHERE {s.same_key('w', 'h')} AND {s.same('w', 'h')}")
-                self._make("gone", s.have, "h", f"{s.want} w WHERE {s.same_key('w', 'h')} AND {s.same('w', 'h')}")
+                self._make_as("todo", f"SELECT w.* FROM {s.want} w JOIN {self._verdict} v ON v.wanted = w.ctid")
+                extra = (
+                    f"NOT EXISTS (SELECT FROM {s.want} w WHERE {s.same_key('w', 'h')})" if s.had > matched else "false"
+                )
+                differs = f"EXISTS (SELECT FROM {self._verdict} v WHERE v.had = h.ctid)"
+                self._make_as("gone", f"SELECT h.* FROM {s.have} h WHERE {differs} OR {extra}")
             return TableChanges(missing, changed, s.had - matched)
-        if self._mode == MISSING_ONLY:
+        if self._mode == MISSING_ONLY or self._newest is None:
             later = 0
+        chosen = "v.had IS NULL OR v.later" if later else "v.had IS NULL"
         if matched:
-            self._make("todo", s.want, "w", f"{s.have} h WHERE {s.same_key('w', 'h')} AND NOT {self._wins('w', 'h')}")
-        self._make("gone", s.have, "h", None, f"{s.want} w WHERE {s.same_key('w', 'h')} AND {self._wins('w', 'h')}")
+            rows = f"{s.want} w JOIN {self._verdict} v ON v.wanted = w.ctid"
+            self._make_as("todo", f"SELECT w.* FROM {rows} WHERE {chosen}")
+        replaced = f"EXISTS (SELECT FROM {self._verdict} v WHERE v.had = h.ctid AND v.later)" if later else "false"
+        self._make_as("gone", f"SELECT h.* FROM {s.have} h WHERE {replaced}")
         if self._mode == NEWEST_WINS and self._newest is None:
             self.undecided = changed
         return TableChanges(missing, later, 0, changed - later)
 
-    def _wins(self, want: str, have: str) -> str:
-        """The backup's row is to replace the live one."""
-        if self._mode == MISSING_ONLY or self._newest is None:
-            return "false"
-        return f"({self._later(want, have)} AND NOT {self.staging.same(want, have)})"
+    @property
+    def _verdict(self) -> str:
+        return f"pg_temp.sbh_verdict_{self.staging.number}"
 
     def _later(self, want: str, have: str) -> str:
         if self._newest is None:
@@ -156,10 +166,6 @@ class TableMerge:
     def _numbered(self, name: str) -> str:
         text = f"{self.staging.record('r')}::text"
         return f"(SELECT {text} AS sbh_text, row_number() OVER (PARTITION BY {text}) AS sbh_n, r.* FROM {name} r)"
-
-    def _make(self, name: str, rows: str, alias: str, without: str | None, only: str | None = None) -> None:
-        condition = f"NOT EXISTS (SELECT FROM {without})" if without else f"EXISTS (SELECT FROM {only})"
-        self._make_as(name, f"SELECT {alias}.* FROM {rows} {alias} WHERE {condition}")
 
     def _make_as(self, name: str, query: str) -> int:
         table = f"pg_temp.sbh_{name}_{self.staging.number}"
@@ -289,7 +295,7 @@ class TableMerge:
                 )
                 lost: int = cursor.fetchone()[0]
                 return lost
-            same = same_records(s.record("w"), s.live_record("t"))
+            same = s.same_records(s.record("w"), s.live_record("t"))
             few = self.changes.inserted + self.changes.updated < _FEW_ROWS
             if few:  # each by its key, whatever the planner thinks of it
                 cursor.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
