@@ -254,7 +254,7 @@ class _Restore:
         with_files = self.request.with_files and self.target.in_place
         self.files = FileRestore(self.site, self.repository, self.tenant, manifest, self.request, wanted=with_files)
         self.rows.compare()
-        foresee = foresee or not self.request.whole or self.rows.to_write < _MANY_ROWS
+        foresee = foresee or self.rows.to_write < _MANY_ROWS
         tables = self.rows.plan(foresee=foresee)
         files: FilePlan = self.files.compare()
         problems = self.rows.problems(foresee=foresee)

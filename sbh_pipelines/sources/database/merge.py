@@ -188,10 +188,8 @@ class TableMerge:
             elif self.changes.deleted or self.changes.updated:
                 live, cursor = from_only(self.table.table), self._cursor
                 found = "t.ctid = h.place" if self.staging.places else self.staging.key_of_live("t", "h")
-                if (
-                    self.staging.places
-                ):  # one by one, whatever the planner thinks of it: a scan for each batch takes longer
-                    cursor.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
+                # One by one, whatever the planner thinks of it: a scan for each batch takes longer.
+                cursor.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
                 deleted = 0
                 for batch in self._batches(self.gone):
                     cursor.execute(f"DELETE FROM {live} AS t USING {self.gone} AS h WHERE {found}{batch('h')}")
