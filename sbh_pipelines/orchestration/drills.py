@@ -7,7 +7,6 @@ of the partition, those it is told, or else those drilled longest ago, and then 
 date. The report is made also where a drill failed: that is when it is wanted.
 """
 
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,19 +16,18 @@ from pydantic import Field
 
 from sbh_pipelines.backup.drill_scenarios import SCENARIOS
 from sbh_pipelines.errors import SbhError
-from sbh_pipelines.model import timestamp
 from sbh_pipelines.orchestration import batch
 from sbh_pipelines.orchestration.assets import GROUP
 from sbh_pipelines.orchestration.drill_metadata import drill_metadata, report_metadata
-from sbh_pipelines.orchestration.due import SCHEDULE_TAG, SLOT_TAG
 from sbh_pipelines.orchestration.failures import batch_failure, failure_of
+from sbh_pipelines.orchestration.one_run import one_run, status_of, timetable
 from sbh_pipelines.orchestration.ops import SOURCE_DB
 from sbh_pipelines.orchestration.partitions import ASSET_PREFIX, tenants_partitions
 from sbh_pipelines.orchestration.progress import ProgressLog
 from sbh_pipelines.orchestration.resources import BackupServiceResource, user_of
-from sbh_pipelines.orchestration.runs import OPERATION_TAG, under_way
+from sbh_pipelines.orchestration.runs import OPERATION_TAG
 from sbh_pipelines.orchestration.slots import Timetable
-from sbh_pipelines.settings import DrillSettings, ScheduleSettings
+from sbh_pipelines.settings import DrillSettings
 
 DRILL = "drill"
 DRILL_ASSET = dg.AssetKey([ASSET_PREFIX, DRILL])
@@ -203,11 +201,7 @@ def _evaluation(tenant: str, record: Mapping[str, Any]) -> dg.AssetCheckEvaluati
 
 
 def drill_timetable() -> Timetable:
-    """When drills are made, from the environment of the code server, as the other schedules have it (`schedules.py`)."""
-    default = str(DrillSettings.model_fields["schedule"].default)
-    cron = os.environ.get(_CRON_VARIABLE, default).strip()
-    zone = os.environ.get("SBH_SCHEDULES__TIME_ZONE") or str(ScheduleSettings.model_fields["time_zone"].default)
-    return Timetable("weekly_drill", cron or default, zone, on=bool(cron))
+    return timetable("weekly_drill", _CRON_VARIABLE, str(DrillSettings.model_fields["schedule"].default))
 
 
 _TIMES = drill_timetable()
@@ -218,21 +212,11 @@ _TIMES = drill_timetable()
     job=drill_job,
     cron_schedule=_TIMES.cron,
     execution_timezone=_TIMES.zone,
-    default_status=dg.DefaultScheduleStatus.RUNNING if _TIMES.on else dg.DefaultScheduleStatus.STOPPED,
+    default_status=status_of(_TIMES),
     description="Drills the tenants that were drilled longest ago, `drill.tenants_per_drill` of them, and makes the recovery"
     " report. Skipped while the last such run is queued or at work.",
 )
 def weekly_drill(
     context: dg.ScheduleEvaluationContext, backups: BackupServiceResource
 ) -> dg.RunRequest | dg.SkipReason:
-    slot, line = timestamp(context.scheduled_execution_time), backups.service.settings.drill.schedule
-    if line != (_TIMES.cron if _TIMES.on else ""):
-        context.log.warning(
-            f"The settings say {line!r}, but this schedule runs at {_TIMES.cron!r}: cron lines come from the environment"
-            f" of the code server. Set {_CRON_VARIABLE} there."
-        )
-    runs = under_way(context.instance, {OPERATION_TAG: DRILL})
-    before = [run.run_id for run in runs if run.tags.get(SLOT_TAG) != slot]
-    if before:
-        return dg.SkipReason(f"Run {before[0]} still drills")
-    return dg.RunRequest(run_key=f"{_TIMES.name}/{slot}", tags={SCHEDULE_TAG: _TIMES.name, SLOT_TAG: slot})
+    return one_run(context, _TIMES, DRILL, _CRON_VARIABLE, backups.service.settings.drill.schedule)

@@ -1,22 +1,20 @@
 """The job and the schedule of the platform backup: what tenants share, and what an empty server needs first."""
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 
 from sbh_pipelines.errors import SbhError
-from sbh_pipelines.model import timestamp
-from sbh_pipelines.orchestration.due import SCHEDULE_TAG, SLOT_TAG
 from sbh_pipelines.orchestration.failures import failure_of
 from sbh_pipelines.orchestration.metadata import mib
+from sbh_pipelines.orchestration.one_run import one_run, status_of, timetable
 from sbh_pipelines.orchestration.ops import SOURCE_DB
 from sbh_pipelines.orchestration.progress import ProgressLog
 from sbh_pipelines.orchestration.resources import BackupServiceResource, user_of
-from sbh_pipelines.orchestration.runs import OPERATION_TAG, under_way
+from sbh_pipelines.orchestration.runs import OPERATION_TAG
 from sbh_pipelines.orchestration.slots import Timetable
-from sbh_pipelines.settings import PlatformSettings, ScheduleSettings
+from sbh_pipelines.settings import PlatformSettings
 
 PLATFORM_BACKUP = "platform_backup"
 _CRON_VARIABLE = "SBH_PLATFORM__SCHEDULE"
@@ -65,11 +63,7 @@ def platform_backup_job() -> None:
 
 
 def platform_timetable() -> Timetable:
-    """When it is made, from the environment of the code server, as the other schedules have it (`schedules.py`)."""
-    default = str(PlatformSettings.model_fields["schedule"].default)
-    cron = os.environ.get(_CRON_VARIABLE, default).strip()
-    zone = os.environ.get("SBH_SCHEDULES__TIME_ZONE") or str(ScheduleSettings.model_fields["time_zone"].default)
-    return Timetable("daily_platform_backup", cron or default, zone, on=bool(cron))
+    return timetable("daily_platform_backup", _CRON_VARIABLE, str(PlatformSettings.model_fields["schedule"].default))
 
 
 _TIMES = platform_timetable()
@@ -80,20 +74,10 @@ _TIMES = platform_timetable()
     job=platform_backup_job,
     cron_schedule=_TIMES.cron,
     execution_timezone=_TIMES.zone,
-    default_status=dg.DefaultScheduleStatus.RUNNING if _TIMES.on else dg.DefaultScheduleStatus.STOPPED,
+    default_status=status_of(_TIMES),
     description="Makes the platform backup. Skipped while the last such run is queued or at work.",
 )
 def daily_platform_backup(
     context: dg.ScheduleEvaluationContext, backups: BackupServiceResource
 ) -> dg.RunRequest | dg.SkipReason:
-    slot, line = timestamp(context.scheduled_execution_time), backups.service.settings.platform.schedule
-    if line != (_TIMES.cron if _TIMES.on else ""):
-        context.log.warning(
-            f"The settings say {line!r}, but this schedule runs at {_TIMES.cron!r}: cron lines come from the environment"
-            f" of the code server. Set {_CRON_VARIABLE} there."
-        )
-    runs = under_way(context.instance, {OPERATION_TAG: PLATFORM_BACKUP})
-    before = [run.run_id for run in runs if run.tags.get(SLOT_TAG) != slot]
-    if before:
-        return dg.SkipReason(f"Run {before[0]} is still at it")
-    return dg.RunRequest(run_key=f"{_TIMES.name}/{slot}", tags={SCHEDULE_TAG: _TIMES.name, SLOT_TAG: slot})
+    return one_run(context, _TIMES, PLATFORM_BACKUP, _CRON_VARIABLE, backups.service.settings.platform.schedule)

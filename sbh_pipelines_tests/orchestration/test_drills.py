@@ -234,7 +234,7 @@ def test_the_schedule_waits_for_the_last_drill(dagster_home: dg.DagsterInstance,
 
     assert tick() == (["weekly_drill/2026-03-07T05:00:00Z"], None)
     last = dagster_home.create_run_for_job(defs.resolve_job_def("drill_job"), tags={"sbh/operation": "drill"})
-    assert tick() == ([], f"Run {last.run_id} still drills")
+    assert tick() == ([], f"Run {last.run_id} is still at it")
 
 
 def test_the_environment_sets_when_drills_are_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,7 +130,7 @@ def test_bucket_bits(rows: int, bits: int) -> None:
 
 
 @given(
-    st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=50),
+    st.lists(st.integers(-(2**63), 2**63 - 1), max_size=50),
     st.integers(0, 6),
     st.data(),
 )

@@ -89,6 +89,8 @@ def rows_in_buckets(text: bytes, chosen: bytearray) -> bytes:
     """
     import numpy  # a slow import that only restores of large tables need
 
+    if not text:  # all rows of a piece may be gone
+        return text
     data = numpy.frombuffer(text, dtype=numpy.uint8)
     ends = numpy.flatnonzero(data == ord("\n"))
     starts = numpy.concatenate(([0], ends[:-1] + 1))

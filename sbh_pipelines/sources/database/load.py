@@ -2,13 +2,13 @@
 
 import hashlib
 import hmac
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from sbh_pipelines.sources.database.catalog import ForeignKey, Table, UniqueKey
 from sbh_pipelines.sources.database.connection import Connection, translated
+from sbh_pipelines.sources.database.copy_in import copy_in
 from sbh_pipelines.sources.database.tenancy import MappedTable, from_only, ident, literal, sql_name
 
 _USER_SCHEMAS = "n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT IN ('information_schema', 'sbh_recovery')"
@@ -38,41 +38,11 @@ class LineSums:
         return hmac.compare_digest(self.text(), other)
 
 
-class _Pieces(io.RawIOBase):
-    """A file over pieces of text, for COPY FROM STDIN. `error` is what making the pieces raised."""
-
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        super().__init__()
-        self._pieces, self._rest = iter(pieces), memoryview(b"")
-        self.error: BaseException | None = None
-
-    def read(self, size: int = -1) -> bytes:
-        while not self._rest:
-            try:
-                piece = next(self._pieces, None)
-            except BaseException as error:
-                self.error = error
-                raise
-            if piece is None:
-                return b""
-            self._rest = memoryview(piece)
-        taken, self._rest = self._rest[:size], self._rest[size:]
-        return bytes(taken)
-
-
 def load_rows(connection: Connection, schema: str, name: str, columns: Sequence[str], pieces: Iterable[bytes]) -> None:
     """COPY text into a table; values of identity columns are taken as they are. What the pieces raise is raised."""
     listed = ", ".join(map(ident, columns))
-    reader = _Pieces(pieces)
     with translated("load rows", f"{schema}.{name}"):
-        try:
-            connection.cursor().copy_expert(
-                f"COPY {ident(schema)}.{ident(name)} ({listed}) FROM STDIN", reader, 1 << 20
-            )
-        except Exception:
-            if reader.error is not None:  # the driver would make a cancelled statement of it
-                raise reader.error from None
-            raise
+        copy_in(connection.cursor(), f"{ident(schema)}.{ident(name)} ({listed})", pieces)
 
 
 @contextmanager

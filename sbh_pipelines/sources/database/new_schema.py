@@ -7,7 +7,7 @@ from typing import Any, Self
 from sbh_pipelines.errors import RestoreRefused
 from sbh_pipelines.settings import DatabaseSettings
 from sbh_pipelines.sources.database.connection import Connection, connect, translated
-from sbh_pipelines.sources.database.staging import PieceReader
+from sbh_pipelines.sources.database.copy_in import copy_in
 from sbh_pipelines.sources.database.tenancy import ident
 
 
@@ -53,14 +53,7 @@ class NewSchema:
         with translated("make a table", f"{self._schema}.{name}"):
             cursor = self._connection.cursor()
             cursor.execute(f"CREATE TABLE {table} ({', '.join(columns)})")
-            reader = PieceReader(pieces)
-            try:
-                cursor.copy_expert(f"COPY {table} FROM STDIN", reader, 1 << 20)
-            except Exception:
-                if reader.error is not None:
-                    raise reader.error from None
-                raise
-            rows: int = cursor.rowcount
+            rows = copy_in(cursor, table, pieces)
             cursor.execute(f"ANALYZE {table}")
         return rows
 

@@ -6,7 +6,6 @@ ours. Where the table's columns are not those of the backup any more, its rows c
 the mapping (`mapping.py`).
 """
 
-import io
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import IO, Any
 
 from sbh_pipelines.sources.database.capture import TableSink, copy_groups, order_by
 from sbh_pipelines.sources.database.connection import Connection, translated
+from sbh_pipelines.sources.database.copy_in import copy_in
 from sbh_pipelines.sources.database.groups import Segment
 from sbh_pipelines.sources.database.keys import KeyCode
 from sbh_pipelines.sources.database.mapping import TableMapping, stored_key, wanted_columns
@@ -75,14 +75,8 @@ class Staging:
 
     def fill_want(self, pieces: Iterator[bytes]) -> None:
         """COPY text of rows as the backup holds them."""
-        reader = PieceReader(pieces)
         with translated("stage rows", self.table.full_name):
-            try:
-                self.connection.cursor().copy_expert(f"COPY {self._raw or self.want} FROM STDIN", reader, 1 << 20)
-            except Exception:
-                if reader.error is not None:  # the driver would make a cancelled statement of it
-                    raise reader.error from None
-                raise
+            copy_in(self.connection.cursor(), self._raw or self.want, pieces)
 
     def fill_have(self, rows: Spool) -> None:
         """COPY text of live rows."""
@@ -219,25 +213,3 @@ class Staging:
         """A FROM item that gives staged rows under the names of the table's columns."""
         columns = ", ".join(f"x.{staged} AS {ident(name)}" for name, staged in self.columns.items())
         return f"(SELECT {columns} FROM {rows} x) AS {alias}"
-
-
-class PieceReader(io.RawIOBase):
-    """A file over an iterator of pieces, for COPY FROM STDIN."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        super().__init__()
-        self._pieces, self._rest = pieces, memoryview(b"")
-        self.error: BaseException | None = None  # what reading the pieces raised
-
-    def read(self, size: int = -1) -> bytes:
-        while not self._rest:
-            try:
-                piece = next(self._pieces, None)
-            except BaseException as error:
-                self.error = error
-                raise
-            if piece is None:
-                return b""
-            self._rest = memoryview(piece)
-        taken, self._rest = self._rest[:size], self._rest[size:]
-        return bytes(taken)
