@@ -33,7 +33,8 @@ def foreseen_violations(connection: Connection, merge: TableMerge) -> list[Viola
         cursor = connection.cursor()
         cursor.execute(_CHECKS, (table.table.oid,))
         conditions = [
-            (f"NOT NULL of {c.name}", f"{ident(c.name)} IS NULL")
+            # A composite value of NULLs IS NULL, and yet a value.
+            (f"NOT NULL of {c.name}", f"num_nulls({ident(c.name)}) = 1")
             for c in table.table.columns
             if c.not_null and c.name in stored
         ]
