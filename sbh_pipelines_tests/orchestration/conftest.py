@@ -16,6 +16,10 @@ __all__ = ["elsewhere", "real_resource", "real_run", "site"]  # fixtures, made e
 
 Run = Callable[..., dg.ExecuteInProcessResult]
 
+# Resolved once, while there is no instance: Dagster looks up state in whichever instance was entered last, and tests that end
+# theirs in another order than they began leave it one that is gone.
+defs.get_repository_def()
+
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
