@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from sbh_pipelines.errors import InvalidId, RequestError, SbhError
 
@@ -110,6 +110,17 @@ class DrillId(str):
         return _DRILL.fullmatch(text) is not None
 
 
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+
+def _one_of(kind: type[_Choice], text: str, what: str) -> _Choice:
+    """Raises RequestError."""
+    try:
+        return kind(text)
+    except ValueError:
+        raise RequestError(what, on=ascii(text)[:64], remedy="use one of: " + ", ".join(kind)) from None
+
+
 class BackupType(StrEnum):
     FULL = "full"
     INCREMENTAL = "incremental"
@@ -118,12 +129,25 @@ class BackupType(StrEnum):
     @classmethod
     def parse(cls, text: str) -> "BackupType":
         """Raises RequestError."""
-        try:
-            return cls(text)
-        except ValueError:
-            raise RequestError(
-                "Not a backup type", on=ascii(text)[:64], remedy="use one of: " + ", ".join(cls)
-            ) from None
+        return _one_of(cls, text, "Not a backup type")
+
+
+class MergeMode(StrEnum):
+    """How rows and files of the backup meet the live ones.
+
+    exact         the chosen part becomes what it was
+    missing-only  what is gone comes back; nothing that is there is changed or removed
+    newest-wins   as missing-only, and a row that differs is put back where the backup's is the later one
+    """
+
+    EXACT = "exact"
+    MISSING_ONLY = "missing-only"
+    NEWEST_WINS = "newest-wins"
+
+    @classmethod
+    def parse(cls, text: str) -> "MergeMode":
+        """Raises RequestError."""
+        return _one_of(cls, text, "Not a merge mode")
 
 
 @dataclass(frozen=True, slots=True)

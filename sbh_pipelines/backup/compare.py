@@ -9,6 +9,7 @@ all of it    where the backup's rows lie among each other is not known (layers),
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from sbh_pipelines.backup.assemble import table_rows
@@ -40,7 +41,8 @@ class Compared:
     staging: Staging | None
     census: Census  # before anything was written
     matching: int = 0  # row groups found equal without being read
-    downloaded: int = 0  # bytes
+    downloaded: int = 0  # bytes, as they are stored
+    text: int = 0  # bytes of rows that came in
     groups: list[Group] | None = None  # of a layered table, as sorting its rows gave them
     by_groups: bool = False  # the table can be proven group by group
     keys: "LiveKeys | None" = None  # where compared by changes
@@ -179,11 +181,11 @@ class Comparer:
         assert compared.staging is not None
         sorted_rows = Sorted(self.repository)
         compared.staging.copy_wanted(sorted_rows)
-        if (sorted_rows.bytes, sorted_rows.rows) != (compared.downloaded, summary["rows"]):
+        if (sorted_rows.bytes, sorted_rows.rows) != (compared.text, summary["rows"]):
             raise RestoreRefused(
                 "Rows of the backup do not go through the server unchanged; nothing was written",
                 on=mapping.table.full_name,
-                why=f"{compared.downloaded} bytes in, {sorted_rows.bytes} bytes out",
+                why=f"{compared.text} bytes in, {sorted_rows.bytes} bytes out",
                 remedy="restore a full backup, or into a server of the version the backup was made on",
             )
         compared.groups, compared.by_groups = sorted_rows.groups, True
@@ -202,8 +204,15 @@ class Comparer:
         return census(self.connection, mapping.table, self.tenant.key, self.point.snapshot)
 
     def _rows(self, compared: Compared, stored: StoredTable) -> Iterator[bytes]:
+        if stored.state is None or not stored.layers:
+            yield from self._groups(compared, stored.groups)
+            return
+        chunks = [bytes.fromhex(c) for layer in stored.layers for c in (*layer.chunks, *layer.survivors)]
+        groups = read_table(self.repository, compared.summary).groups
+        stored_in = chain(chunks, (group.chunk for group in groups))
+        compared.downloaded += sum(self.repository.locate(chunk).length for chunk in stored_in)
         for text in table_rows(self.repository, stored):
-            compared.downloaded += len(text)
+            compared.text += len(text)
             yield text
 
     def _groups(self, compared: Compared, groups: Iterator[Group]) -> Iterator[bytes]:

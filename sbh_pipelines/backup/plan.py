@@ -1,7 +1,7 @@
 """The plan of a restore: one value for the CLI's table, the API's JSON and Dagster's metadata. No I/O."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sbh_pipelines.errors import RestoreConflict, SbhError
@@ -93,7 +93,6 @@ class RestorePlan:
     problems: tuple[SbhError, ...]
     estimate: Estimate
     seconds: float
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def nothing_to_do(self) -> bool:
@@ -114,7 +113,7 @@ class RestorePlan:
             "schema": [dict(s) for s in self.schema],
             "problems": [p.as_dict() for p in self.problems],
             "estimate": asdict(self.estimate),
-            "notes": list(self.notes),
+            "nothing_to_do": self.nothing_to_do,
             "seconds": round(self.seconds, 3),
         }
 

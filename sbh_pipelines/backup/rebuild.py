@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
 
+from sbh_pipelines.backup.latest import LATEST
 from sbh_pipelines.backup.platform import Platform, open_platform
 from sbh_pipelines.backup.rebuild_files import put_files_back
 from sbh_pipelines.backup.rebuild_report import COMPLETED, recovery_report
 from sbh_pipelines.backup.rebuild_schema import Schema, differences_of
-from sbh_pipelines.backup.rebuild_tenant import LATEST, Chosen, Place, load_tenant, prove_tenant
+from sbh_pipelines.backup.rebuild_tenant import Chosen, Place, load_tenant, prove_tenant
 from sbh_pipelines.backup.signed import signed
 from sbh_pipelines.backup.site import Site
 from sbh_pipelines.errors import RestoreRefused, SbhError, SourceError, UnknownBackup

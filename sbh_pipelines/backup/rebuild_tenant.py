@@ -14,6 +14,7 @@ from typing import Any
 
 from sbh_pipelines.backup.assemble import table_rows
 from sbh_pipelines.backup.details import read_lines
+from sbh_pipelines.backup.latest import LATEST
 from sbh_pipelines.backup.site import Site
 from sbh_pipelines.backup.tables import Group, StoredTable, read_table
 from sbh_pipelines.backup.verify import raise_first, read_component, verify_backup
@@ -29,7 +30,6 @@ from sbh_pipelines.sources.database.platform import mapped_table
 from sbh_pipelines.sources.database.recovery import Loaded, note_proved, note_tenant, run, transaction
 from sbh_pipelines.sources.database.tenancy import MappedTable
 
-LATEST = "latest"
 _ROWS = ("database", "config")
 _REPLICA = "BEGIN; SET LOCAL session_replication_role = replica"
 _SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ"

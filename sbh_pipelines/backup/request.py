@@ -1,33 +1,10 @@
 """What a restore is asked to do: which part of the tenant, and how what is there meets what was backed up. No I/O."""
 
 from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
 from typing import Any, Self
 
 from sbh_pipelines.errors import RequestError
-
-
-class MergeMode(StrEnum):
-    """How rows and files of the backup meet the live ones.
-
-    exact         the chosen part becomes what it was
-    missing-only  what is gone comes back; nothing that is there is changed or removed
-    newest-wins   as missing-only, and a row that differs is put back where the backup's is the later one
-    """
-
-    EXACT = "exact"
-    MISSING_ONLY = "missing-only"
-    NEWEST_WINS = "newest-wins"
-
-    @classmethod
-    def parse(cls, text: str) -> "MergeMode":
-        """Raises RequestError."""
-        try:
-            return cls(text)
-        except ValueError:
-            raise RequestError(
-                "Not a merge mode", on=ascii(text)[:64], remedy="use one of: " + ", ".join(cls)
-            ) from None
+from sbh_pipelines.model import MergeMode
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from typing import Any
 
 from sbh_pipelines.backup.hooks import run_hooks
 from sbh_pipelines.backup.plan import Estimate, FilePlan, RestorePlan, conflict_problem
-from sbh_pipelines.backup.request import MergeMode, RestoreRequest
+from sbh_pipelines.backup.request import RestoreRequest
 from sbh_pipelines.backup.restore_files import FileRestore
 from sbh_pipelines.backup.restore_status import RestoreStatus
 from sbh_pipelines.backup.row_proof import Scene
@@ -287,7 +287,8 @@ class _Restore:
         wanted = self.request.safety_backup
         if wanted is None:
             wanted = self.site.settings.restore.safety_backup
-        if not (wanted and self.target.in_place):
+        changes = self.rows.changes_anything or self.files.changes_anything
+        if not (wanted and changes and self.target.in_place):
             return None
         assert self.status is not None
         assert self.held is not None
@@ -298,10 +299,7 @@ class _Restore:
             self.site, self.tenant, self.requested_by, self.held, snapshot, point, restore_id, self.progress
         )
         touched = tuple(name for name, merge in self.rows.merges.items() if merge.changes.any)
-        files = self.files.plan
-        removes = files.extra and not (self.request.keep_extra_files or self.request.mode is not MergeMode.EXACT)
-        changed = files.missing or files.different or removes
-        self.status.secured(backup_id, touched, (self.request.files or ("**",)) if changed else ())
+        self.status.secured(backup_id, touched, (self.request.files or ("**",)) if self.files.changes_anything else ())
         return backup_id
 
     def _step(self, step: str, done: float, of: float) -> None:

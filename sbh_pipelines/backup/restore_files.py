@@ -14,11 +14,11 @@ from typing import IO, Any
 
 from sbh_pipelines.backup.files import live_files
 from sbh_pipelines.backup.plan import FilePlan
-from sbh_pipelines.backup.request import MergeMode, RestoreRequest
+from sbh_pipelines.backup.request import RestoreRequest
 from sbh_pipelines.backup.site import Site
 from sbh_pipelines.backup.verify import read_component, read_files
 from sbh_pipelines.errors import CorruptObject, ProofFailed
-from sbh_pipelines.model import Tenant, parse_timestamp
+from sbh_pipelines.model import MergeMode, Tenant, parse_timestamp
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.sources.files import FileEntry
 from sbh_pipelines.sources.patterns import PathPatterns
@@ -61,6 +61,10 @@ class FileRestore:
             "files_kept": self.plan.kept,
             "files_kept_extra": self.extra if self._keep_extra else 0,
         }
+
+    @property
+    def changes_anything(self) -> bool:
+        return bool(self.to_restore or (self.extra and not self._keep_extra))
 
     @property
     def to_restore(self) -> int:

@@ -1,16 +1,17 @@
 """The service's calls about restores: plan, restore, undo, look at an old state beside the live one, status."""
 
+from dataclasses import replace
 from typing import Any
 
 from sbh_pipelines.backup.into_schema import into_schema
 from sbh_pipelines.backup.keeping import Keeping
 from sbh_pipelines.backup.latest import resolve_backup
-from sbh_pipelines.backup.request import MergeMode, RestoreRequest
+from sbh_pipelines.backup.request import RestoreRequest
 from sbh_pipelines.backup.restore import plan_restore, restore_in_place, target_of
 from sbh_pipelines.backup.restore_status import list_restores, read_restore_status, what_undoes
 from sbh_pipelines.backup.status import the_only
 from sbh_pipelines.errors import NotConfirmed, RequestError, SbhError, UnknownBackup
-from sbh_pipelines.model import BackupId, ProgressSink, RestoreId, Tenant, no_progress
+from sbh_pipelines.model import BackupId, MergeMode, ProgressSink, RestoreId, Tenant, no_progress
 from sbh_pipelines.security.policy import UserContext
 
 _WHOLE = RestoreRequest()
@@ -59,9 +60,7 @@ class Restoring(Keeping):
         SchemaMismatch, CorruptObject (nothing written), ProofFailed, SourceConflict (rolled back), HookFailed.
         """
         if keep_extra_files is not None:
-            request = RestoreRequest.of(
-                **{**request.as_dict(), "keep_extra_files": keep_extra_files, "mode": request.mode}
-            )
+            request = replace(request, keep_extra_files=keep_extra_files)
         if validate_only:
             return self.plan_restore(
                 backup_id, tenant_id, user_ctx, request, into_database=into_database, progress=progress

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sbh_pipelines.backup.compare import Compared
-from sbh_pipelines.backup.request import MergeMode, RestoreRequest
+from sbh_pipelines.backup.request import RestoreRequest
 from sbh_pipelines.backup.restore_tables import Prover
 from sbh_pipelines.backup.site import Site
 from sbh_pipelines.backup.tables import Group, read_table
 from sbh_pipelines.errors import ProofFailed, RestoreRefused, SourceConflict
-from sbh_pipelines.model import RecoveryPoint, Tenant
+from sbh_pipelines.model import MergeMode, RecoveryPoint, Tenant
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.settings import DatabaseSettings
 from sbh_pipelines.sources.database import conflicts

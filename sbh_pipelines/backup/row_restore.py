@@ -1,6 +1,5 @@
 """The rows of a restore: which tables, compared, decided, written, proven; all in the restore's one transaction."""
 
-import time
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -9,7 +8,6 @@ from typing import Any
 
 from sbh_pipelines.backup.compare import Compared, Comparer
 from sbh_pipelines.backup.plan import Conflict, TablePlan
-from sbh_pipelines.backup.request import MergeMode
 from sbh_pipelines.backup.row_proof import RowProof, Scene, both_ends, told
 from sbh_pipelines.backup.samples import row_samples
 from sbh_pipelines.backup.tables import read_table
@@ -21,6 +19,7 @@ from sbh_pipelines.errors import (
     SbhError,
     SchemaMismatch,
 )
+from sbh_pipelines.model import MergeMode
 from sbh_pipelines.sources.database import conflicts
 from sbh_pipelines.sources.database.checks import foreseen_violations
 from sbh_pipelines.sources.database.closure import Closure, involved, named_root, no_such_table
@@ -61,7 +60,6 @@ class RowRestore:
         self.differences: list[SchemaDifference] = []
         self.compared: list[Compared] = []
         self.merges: dict[str, TableMerge] = {}
-        self.seconds_comparing = 0.0
 
     @property
     def downloaded(self) -> int:
@@ -71,7 +69,6 @@ class RowRestore:
 
     def compare(self) -> None:
         """Find out what differs. Raises SchemaMismatch, RequestError, RestoreRefused; nothing is written."""
-        begun = time.monotonic()
         mappings = self._chosen_tables()
         if self.blocked:
             return
@@ -97,7 +94,6 @@ class RowRestore:
                 merge = TableMerge(compared.staging, self._scene.request.mode, self._newest(compared), restore)
                 merge.decide()
                 self.merges[compared.table.full_name] = merge
-        self.seconds_comparing = time.monotonic() - begun
 
     def _summary(self, mapping: TableMapping) -> Mapping[str, Any]:
         found: Mapping[str, Any] = self._summaries[f"{mapping.header['schema']}.{mapping.header['name']}"]

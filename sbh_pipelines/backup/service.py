@@ -38,7 +38,6 @@ from sbh_pipelines.model import (
     BackupType,
     Draft,
     ProgressSink,
-    Tenant,
     TenantId,
     no_progress,
 )
@@ -283,11 +282,6 @@ class BackupService(Restoring, Exporting, Drilling, Platform):
             if (status := backup_status(self._site, tenant, wanted)) is not None
         ]
         return the_only(found, UnknownBackup("No such backup", on=wanted, remedy="see `sbh backup list`"))
-
-    def storage_url(self, tenant: Tenant) -> str:
-        """Where the tenant's repository is, for people."""
-        store, prefix = self._site.backup_store(tenant)
-        return store.url(prefix)
 
     def request_counts(self) -> Mapping[str, int]:
         """Calls made to object stores so far, by verb."""

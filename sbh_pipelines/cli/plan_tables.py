@@ -8,12 +8,6 @@ from sbh_pipelines.cli.output import count, facts, mib, plural, printable, secon
 _CHANGES = ("insert", "update", "delete")
 
 
-def nothing_to_do(plan: Mapping[str, Any]) -> bool:
-    files = plan["files"]
-    rows = any(t[change] for t in plan["tables"] for change in _CHANGES)
-    return not (rows or files["missing"] or files["different"] or _removed(files))
-
-
 def show_plan(out: Any, plan: Mapping[str, Any], next_command: str) -> None:
     """What a restore would do, why it would refuse, and the command that does it."""
     estimate = plan["estimate"]
@@ -28,7 +22,6 @@ def show_plan(out: Any, plan: Mapping[str, Any], next_command: str) -> None:
                 "scope": scope_text(plan["scope"]),
                 "target": plan["target"],
                 "estimate": f"{mib(estimate['bytes_to_download'])} to download, {seconds(estimate['seconds'])}",
-                "note": "; ".join(plan["notes"]),
             }
         )
     )
@@ -46,7 +39,7 @@ def show_plan(out: Any, plan: Mapping[str, Any], next_command: str) -> None:
         out.print(f"A restore would refuse: {plural(len(plan['problems']), 'problem')}", style="bold red")
         for problem in plan["problems"]:
             show_error(out, problem)
-    elif nothing_to_do(plan):
+    elif plan["nothing_to_do"]:
         out.print("Nothing to do: everything is as the backup has it, or stays as the mode says.")
     else:
         out.print(f"Next: {printable(next_command)}", soft_wrap=True)

@@ -11,7 +11,7 @@ from sbh_pipelines.backup.request import RestoreRequest
 from sbh_pipelines.cli.backup import BackupArgument, TenantOption, resolve
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.output import Answer, console, plural, printable
-from sbh_pipelines.cli.plan_tables import nothing_to_do, scope_text, show_plan
+from sbh_pipelines.cli.plan_tables import scope_text, show_plan
 from sbh_pipelines.cli.restore_options import (
     IntoDatabaseOption,
     choosing,
@@ -138,7 +138,7 @@ def list_restores(invocation: Invocation, tenant: TenantOption) -> Answer:
 
 def _planned(plan: Mapping[str, Any], next_command: str) -> Answer:
     problems = plan["problems"]
-    word = "refused" if problems else "same" if nothing_to_do(plan) else "different"
+    word = "refused" if problems else "same" if plan["nothing_to_do"] else "different"
     exit_status = error_from_dict(problems[0]).exit_status if problems else 0
     return Answer(plan, lambda out: show_plan(out, plan, next_command), [word], exit_status)
 

@@ -9,10 +9,11 @@ from typing import Annotated, Any, Concatenate
 
 import typer
 
-from sbh_pipelines.backup.request import MergeMode, RestoreRequest
+from sbh_pipelines.backup.request import RestoreRequest
 from sbh_pipelines.cli.command import Invocation
 from sbh_pipelines.cli.output import Answer
 from sbh_pipelines.errors import RequestError
+from sbh_pipelines.model import MergeMode
 
 _Command = Callable[Concatenate[Invocation, ...], Answer]
 

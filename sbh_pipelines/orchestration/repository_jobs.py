@@ -9,6 +9,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (  # n
 )
 from pydantic import Field
 
+from sbh_pipelines.backup.latest import LATEST
 from sbh_pipelines.errors import SbhError, UnknownBackup
 from sbh_pipelines.model import SAFETY
 from sbh_pipelines.orchestration import batch, checks
@@ -19,8 +20,6 @@ from sbh_pipelines.orchestration.partitions import asset_key, shown_in, tenants_
 from sbh_pipelines.orchestration.progress import ProgressLog
 from sbh_pipelines.orchestration.resources import BackupServiceResource, user_of
 from sbh_pipelines.orchestration.runs import OPERATION_TAG
-
-LATEST = "latest"
 
 
 class ValidateConfig(dg.Config):

@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from sbh_pipelines.backup.latest import LATEST
 from sbh_pipelines.backup.request import RestoreRequest
 from sbh_pipelines.errors import SbhError, error_from_dict
 from sbh_pipelines.orchestration import batch
@@ -17,7 +18,6 @@ from sbh_pipelines.orchestration.resources import BackupServiceResource, user_of
 from sbh_pipelines.orchestration.restore_metadata import part_text, plan_metadata, restore_metadata
 from sbh_pipelines.orchestration.runs import OPERATION_TAG
 
-LATEST = "latest"
 _Events = Iterator[dg.AssetObservation | dg.Output[dict[str, Any]]]
 
 

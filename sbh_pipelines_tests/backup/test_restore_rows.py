@@ -10,6 +10,8 @@ from psycopg2.extensions import make_dsn
 
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.errors import ProofFailed, RestoreRefused, SbhError, SchemaMismatch, SourceConflict
+from sbh_pipelines.model import Progress
+from sbh_pipelines.sources.database import merge
 from sbh_pipelines_tests.backup.application import ADMIN, Application
 from sbh_pipelines_tests.backup.schemas import literal
 from sbh_pipelines_tests.backup.values import DEFINITIONS, OWN, PLAIN
@@ -119,6 +121,30 @@ def test_only_what_differs_is_written(scene: Callable[..., Scene], database: Dat
     assert big["groups"] - big["groups_matching"] <= 2
     assert (big["inserted"], big["updated"], big["deleted"]) == (0, 1, 0)
     assert made.database.copy("SELECT id, xmin FROM big WHERE id <> 7000 ORDER BY 1") == before
+
+
+def test_pauses_lie_between_the_statements(
+    scene: Callable[..., Scene], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not before them all: the others' statements are to find a server that is idle in between."""
+    made = scene(
+        "CREATE TABLE big (tenant_id int, id int PRIMARY KEY, body text);"
+        "INSERT INTO big SELECT 1, n, repeat('x', 300) FROM generate_series(1, 2000) n",
+        restore={"safety_backup": False, "batch_rows": 100, "pause_ms": 7},
+    )
+    made.back_up()
+    database.run("DELETE FROM big")
+    events: list[str] = []
+    monkeypatch.setattr(merge.time, "sleep", lambda seconds: events.append("pause" if seconds == 0.007 else "other"))
+
+    def notice(step: Progress) -> None:
+        if step.step == "restore: merge":
+            events.append("written")
+
+    made.service.restore_backup(made.backup_id, "acme", ADMIN, progress=notice)
+    wrote = events[events.index("written") + 1 :]  # the first says that it begins
+    assert wrote.count("written") >= 10
+    assert wrote == ["written", *["pause", "written"] * (wrote.count("written") - 1)]
 
 
 def test_rows_without_a_key_below_a_row_that_was_added(scene: Callable[..., Scene], database: Database) -> None:

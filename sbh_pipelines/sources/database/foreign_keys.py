@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from sbh_pipelines.sources.database.catalog import ForeignKey, Table
+from sbh_pipelines.sources.database.catalog import Column, ForeignKey, Table
 from sbh_pipelines.sources.database.changes import ages, snapshot_xmin
 from sbh_pipelines.sources.database.connection import Connection, translated
 from sbh_pipelines.sources.database.merge import TableMerge
@@ -233,7 +233,10 @@ def late_children(
             while values := cursor.fetchmany(_VALUES):
                 rows = ", ".join(f"({', '.join(_text(v) for v in row)})" for row in values)
                 names = ", ".join(f"v{nth}" for nth in range(len(key.columns)))
-                pairs = " AND ".join(f"x.{columns[p]}::text = l.v{nth}" for nth, p in enumerate(key.parent_columns))
+                pairs = " AND ".join(
+                    f"x.{columns[c.name]} {equals} l.v{nth}::{c.type}"
+                    for nth, (c, equals) in enumerate(zip(_columns(parent_merge, key), key.operators, strict=True))
+                )
                 still = " AND ".join(
                     f"y.{columns[p]} {equals} x.{columns[p]}"
                     for p, equals in zip(key.parent_columns, key.operators, strict=True)
@@ -247,6 +250,11 @@ def late_children(
                     found.append(child.full_name)
                     break
     return sorted(set(found))
+
+
+def _columns(merge: TableMerge, key: ForeignKey) -> list[Column]:
+    """The parent's columns of the key. Values are compared by its equality, not by their texts: 1 is 1.0."""
+    return [c for name in key.parent_columns if (c := merge.table.table.column(name)) is not None]
 
 
 def _text(value: str | None) -> str:

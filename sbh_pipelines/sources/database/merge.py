@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sbh_pipelines.errors import ProofFailed
+from sbh_pipelines.model import MergeMode
 from sbh_pipelines.settings import DatabaseSettings, RestoreSettings
 from sbh_pipelines.sources.database.connection import Connection, connect, translated
 from sbh_pipelines.sources.database.staging import Staging
 from sbh_pipelines.sources.database.tenancy import TenancyMap, from_only, ident, literal, sql_name
 
-EXACT, MISSING_ONLY, NEWEST_WINS = "exact", "missing-only", "newest-wins"
 _FEW_ROWS = 20_000  # are read back one by one
 
 
@@ -71,7 +71,7 @@ def hold_tenant(connection: Connection, tenancy: TenancyMap, tenant_key: str) ->
 class TableMerge:
     """The merge of one table: `decide`, then `delete` (children before parents), then `insert`, then `unproven`."""
 
-    def __init__(self, staging: Staging, mode: str, newest: str | None, settings: RestoreSettings) -> None:
+    def __init__(self, staging: Staging, mode: MergeMode, newest: str | None, settings: RestoreSettings) -> None:
         self.staging, self.table, self._mode, self._newest = staging, staging.table, mode, newest
         self._settings = settings
         self.todo, self.gone = staging.want, staging.have
@@ -111,7 +111,7 @@ class TableMerge:
             )
             missing, changed, later = cursor.fetchone()
         matched = s.wanted - missing
-        if self._mode == EXACT:
+        if self._mode is MergeMode.EXACT:
             if matched > changed:  # else all that was staged differs, and is what is to be written
                 self._make_as("todo", f"SELECT w.* FROM {s.want} w JOIN {self._verdict} v ON v.wanted = w.ctid")
                 extra = (
@@ -120,7 +120,7 @@ class TableMerge:
                 differs = f"EXISTS (SELECT FROM {self._verdict} v WHERE v.had = h.ctid)"
                 self._make_as("gone", f"SELECT h.* FROM {s.have} h WHERE {differs} OR {extra}")
             return TableChanges(missing, changed, s.had - matched)
-        if self._mode == MISSING_ONLY or self._newest is None:
+        if self._mode is MergeMode.MISSING_ONLY or self._newest is None:
             later = 0
         chosen = "v.had IS NULL OR v.later" if later else "v.had IS NULL"
         if matched:
@@ -128,7 +128,7 @@ class TableMerge:
             self._make_as("todo", f"SELECT w.* FROM {rows} WHERE {chosen}")
         replaced = f"EXISTS (SELECT FROM {self._verdict} v WHERE v.had = h.ctid AND v.later)" if later else "false"
         self._make_as("gone", f"SELECT h.* FROM {s.have} h WHERE {replaced}")
-        if self._mode == NEWEST_WINS and self._newest is None:
+        if self._mode is MergeMode.NEWEST_WINS and self._newest is None:
             self.undecided = changed
         return TableChanges(missing, later, 0, changed - later)
 
@@ -156,7 +156,7 @@ class TableMerge:
             f"SELECT h.sbh_text, count(*) AS excess FROM {have} h"
             f" LEFT JOIN {want} w ON {same} WHERE w.sbh_text IS NULL GROUP BY h.sbh_text"
         )
-        if self._mode != EXACT:
+        if self._mode is not MergeMode.EXACT:
             surplus += " LIMIT 0"
         self._make_as("gone", surplus)
         cursor = self._cursor
@@ -225,18 +225,22 @@ class TableMerge:
             return
         live = ", ".join(ident(c) for c in self.staging.columns)
         staged = ", ".join(f"w.{c}" for c in self.staging.columns.values())
-        batches = list(self._batches(self.todo))
+        cursor, done = self._cursor, 0
         with translated("write rows", self.table.full_name):
-            for number, batch in enumerate(batches, 1):
-                self._cursor.execute(
+            for batch in self._batches(self.todo):
+                cursor.execute(
                     f"INSERT INTO {sql_name(self.table.table)} ({live}) OVERRIDING SYSTEM VALUE"
                     f" SELECT {staged} FROM {self.todo} w WHERE true{batch('w')}"
                 )
-                notice(number / len(batches))
+                done += cursor.rowcount
+                notice(done / self.todo_rows)
         self._raise_sequences()
 
     def _batches(self, rows: str) -> Iterator[Callable[[str], str]]:
-        """Conditions that cut a temporary table into pieces of about `restore.batch_rows`: ranges of its pages."""
+        """Conditions that cut a temporary table into pieces of about `restore.batch_rows`: ranges of its pages.
+
+        Pauses before it gives another, so take one at a time.
+        """
         with translated("cut rows into batches", self.table.full_name):
             cursor = self._cursor
             cursor.execute(

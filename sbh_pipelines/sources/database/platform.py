@@ -7,7 +7,7 @@ other. Passwords are not among them: neither of roles nor of subscriptions, whic
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sbh_pipelines.sources.database.capture import check_same_files, copy_groups, order_by
+from sbh_pipelines.sources.database.capture import copy_groups, order_by
 from sbh_pipelines.sources.database.catalog import Column, Table
 from sbh_pipelines.sources.database.connection import Connection, translated
 from sbh_pipelines.sources.database.groups import Segment
@@ -121,11 +121,6 @@ def copy_shared(connection: Connection, table: MappedTable, take: Any, plan: Ite
             cursor, f"SELECT {columns} FROM {table.source} ORDER BY {order_by(table)}", [Segment(rows, take, plan)]
         )
     return rows
-
-
-def check_shared(connection: Connection, table: MappedTable) -> None:
-    """Raises SourceChanged when the table was truncated or rewritten after the snapshot was taken."""
-    check_same_files(connection, table)
 
 
 def _unowned(table: Table) -> MappedTable:
