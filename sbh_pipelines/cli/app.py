@@ -32,7 +32,7 @@ EXIT_STATUS = {
     1: "an unexpected error: a defect of this program",
     2: "the request is wrong: arguments, ids, a missing confirmation",
     3: "the settings are wrong, or `sbh doctor` found an error",
-    4: "access denied",
+    4: "access denied, or somebody else must approve it",
     5: "the application's database or files",
     6: "the object store",
     7: "keys cannot be wrapped or unwrapped",
@@ -41,6 +41,7 @@ EXIT_STATUS = {
     10: "the embedded servers, or the demo",
     11: "some tenants of a batch failed; the others are backed up",
     12: "an alert could not be sent",
+    13: "Dagster refused to launch or cancel a run, or cannot be reached",
     130: "interrupted",
 }
 INTERRUPTED = 130

@@ -24,11 +24,15 @@ class Role(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class UserContext:
-    """Who asks. `tenant_id` is the only tenant the caller may touch; `*` is a platform user."""
+    """Who asks. `tenant_id` is the only tenant the caller may touch; `*` is a platform user.
+
+    `via` is the face the caller came through (`python`, `cli`, `api`, `dagster`), for the audit trail.
+    """
 
     user_id: str
     tenant_id: str
     role: Role
+    via: str = "python"
 
 
 PERMISSIONS: dict[str, Role] = {
@@ -46,6 +50,14 @@ PERMISSIONS: dict[str, Role] = {
     "platform.restore": Role.ADMIN,
     "drill.run": Role.ADMIN,
     "report.read": Role.VIEWER,
+    "health.read": Role.VIEWER,
+    "run.cancel": Role.ADMIN,
+    "restore.approve": Role.ADMIN,
+    "audit.read": Role.OPERATOR,
+    "audit.export": Role.ADMIN,
+    "keys.read": Role.OPERATOR,
+    "keys.rotate": Role.ADMIN,
+    "tenant.erase": Role.ADMIN,
 }
 
 
