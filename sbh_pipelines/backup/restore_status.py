@@ -121,7 +121,7 @@ def what_undoes(status: dict[str, Any]) -> Undo:
         raise RestoreRefused(
             "The restore made no safety backup",
             on=restore_id,
-            why="it ended before it wrote anything, or was run without one, or into another database",
+            why="it changed nothing, ended before it wrote, was run without one, or into another database",
             remedy="restore an earlier backup: `sbh backup list`",
         )
     touched = status["touches"]
