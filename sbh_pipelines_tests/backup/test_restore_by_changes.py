@@ -14,13 +14,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from sbh_pipelines.backup import compare
 from sbh_pipelines.backup.compare import Comparer
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.backup.site import Site
 from sbh_pipelines.backup.tables import read_table
 from sbh_pipelines.backup.verify import read_component
 from sbh_pipelines.embedded.stack import Stack
-from sbh_pipelines.errors import RestoreRefused
+from sbh_pipelines.errors import ProofFailed, RestoreRefused
 from sbh_pipelines.model import BackupId, utc_now
 from sbh_pipelines.sources.database.mapping import map_tables
 from sbh_pipelines.sources.database.merge import restore_transaction
@@ -207,3 +208,26 @@ def test_whatever_happened(place: Place, before: list[Any], after: list[Any], ki
             assert planned["insert"] == len(was.keys() - is_.keys())
             assert planned["delete"] == len(is_.keys() - was.keys())
             assert planned["update"] == sum(was[k] != is_[k] for k in was.keys() & is_.keys())
+
+
+@pytest.mark.parametrize("instead", [b"", b"99998\t1\tnumber 12\n"], ids=["a row too few", "another key"])
+def test_a_row_lost_on_the_way_is_noticed(place: Place, monkeypatch: pytest.MonkeyPatch, instead: bytes) -> None:
+    """Were rows mistaken before they are staged, the keys that the restore leaves would not be the backup's: rolled back."""
+    place.reset()
+    backup_id = place.service().create_backup(ACME, ADMIN)["id"]
+    place.database.run("DELETE FROM numbers WHERE id IN (10, 12, 14)")
+    damaged = place.rows(1)
+    of = compare._InBuckets.of
+    met: list[bytes] = []
+
+    def mistaken(self: Any, rows: Any) -> Iterator[bytes]:
+        for text in of(self, rows):
+            lines = text.splitlines(keepends=True)
+            met.extend(line for line in lines if line.startswith(b"12\t"))
+            yield b"".join(instead if line.startswith(b"12\t") else line for line in lines)
+
+    monkeypatch.setattr(compare._InBuckets, "of", mistaken)
+    with pytest.raises(ProofFailed, match="its keys"):
+        place.service().restore_backup(backup_id, ACME, ADMIN)
+    assert met
+    assert place.rows(1) == damaged
