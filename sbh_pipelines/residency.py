@@ -1,6 +1,8 @@
 """Tenant -> region -> bucket and prefix; refuses to leave the allowed regions.
 
-Every key of a repository is made from what this module returns, so residency is decided in one place.
+Every key of a repository is made from what this module returns, so residency is decided in one place. It is enforced where
+objects are written: `stores/placed.py` asks `check_tenant` before a write, and the server where the bucket really is.
+Reading is never refused: what lies where it may not must be found, restored and removed.
 """
 
 import importlib
@@ -22,6 +24,7 @@ class Place:
     bucket: str
     prefix: str
     region: str
+    application: bool = False  # holds the application's own files: how those are encrypted is the bucket's business
 
 
 def backup_place(settings: Settings, tenant: Tenant) -> Place:
@@ -59,9 +62,49 @@ def catalog_place(settings: Settings, region: str) -> Place:
     return Place(bucket, f"{storage.catalog_prefix}{region}/", region)
 
 
+def audit_place(settings: Settings, region: str) -> Place:
+    """Where a region keeps the platform's audit trail, and the ends of the tenants': beside its catalog. Raises ResidencyError."""
+    beside = catalog_place(settings, region)
+    return replace(beside, prefix=f"{settings.storage.catalog_prefix}audit/{region}/")
+
+
 def files_place(settings: Settings, tenant: Tenant) -> Place:
     """Where the tenant's own files are."""
-    return Place(_fill(settings.files.bucket, tenant), _fill(settings.files.prefix, tenant), tenant.region)
+    return Place(_fill(settings.files.bucket, tenant), _fill(settings.files.prefix, tenant), tenant.region, True)
+
+
+def allowed_regions(settings: Settings, tenant: Tenant) -> tuple[str, ...]:
+    """Those of `storage.regions` that the tenant's data may lie in, in that order."""
+    residency = settings.residency
+    listed = residency.tenants.get(tenant.id) or residency.tiers.get(tenant.tier)
+    if listed is None and not tenant.tier and residency.tiers and residency.default:
+        # Its tier is not known (a tenant whose row is gone): what no tier allows is refused, no more.
+        listed = [*residency.default, *(name for names in residency.tiers.values() for name in names)]
+    listed = listed or residency.default
+    allowed = residency.regions_of(listed) if listed else frozenset(settings.storage.regions)
+    return tuple(region for region in settings.storage.regions if region in allowed)
+
+
+def check_tenant(settings: Settings, tenant: Tenant) -> None:
+    """Raises ResidencyError where nothing of the tenant may be written to its region."""
+    if tenant.id == PLATFORM or tenant.region in (allowed := allowed_regions(settings, tenant)):
+        return
+    raise ResidencyError(
+        "The tenant's data may not lie in its region",
+        on=f"{tenant.id}, region {tenant.region!r}",
+        why=f"allowed are {', '.join(allowed)}",
+        remedy="correct the tenant's region in the application, or what residency.tenants, .tiers or .default allow",
+    )
+
+
+def former_places(settings: Settings, tenant: Tenant) -> list[Place]:
+    """Where the tenant's repository would be, had the tenant another region; none where its move is known."""
+    if tenant.id == PLATFORM or tenant.id in settings.residency.moved:
+        return []
+    here = backup_place(settings, tenant)
+    others = (replace(tenant, region=region) for region in settings.storage.regions if region != tenant.region)
+    places = (backup_place(settings, other) for other in others)
+    return [place for place in places if (place.bucket, place.prefix) != (here.bucket, here.prefix)]
 
 
 def _fill(template: str, tenant: Tenant) -> str:
@@ -72,13 +115,34 @@ def _fill(template: str, tenant: Tenant) -> str:
 class ResidencyManager:
     """The specification's `residency_manager`."""
 
-    def __init__(self, settings: Callable[[], Settings], tenant: Callable[[TenantId], Tenant]) -> None:
-        self._settings, self._tenant = settings, tenant
+    def __init__(
+        self,
+        settings: Callable[[], Settings],
+        tenant: Callable[[TenantId], Tenant],
+        prove: Callable[[Tenant], None] = lambda _: None,
+    ) -> None:
+        self._settings, self._tenant, self._prove = settings, tenant, prove
 
     def get_backup_storage_config(self, tenant_id: str) -> dict[str, str]:
         """{'bucket', 'prefix', 'region'} of the tenant's backups. Raises InvalidId, UnknownTenant, ResidencyError."""
-        place = backup_place(self._settings(), self._tenant(TenantId.parse(tenant_id)))
+        settings, tenant = self._settings(), self._tenant(TenantId.parse(tenant_id))
+        place = backup_place(settings, tenant)
+        check_tenant(settings, tenant)
         return {"bucket": place.bucket, "prefix": place.prefix, "region": place.region}
+
+    def allowed_regions(self, tenant_id: str) -> tuple[str, ...]:
+        """The regions in which data of the tenant may lie. Raises InvalidId, UnknownTenant."""
+        return allowed_regions(self._settings(), self._tenant(TenantId.parse(tenant_id)))
+
+    def check(self, tenant_id: str) -> None:
+        """Everything that a write of the tenant's backup checks: allowed, not moved, the bucket where it is to be.
+
+        Raises ResidencyError, and the store's errors: what cannot be asked is not taken for wrong.
+        """
+        settings, tenant = self._settings(), self._tenant(TenantId.parse(tenant_id))
+        backup_place(settings, tenant)
+        check_tenant(settings, tenant)
+        self._prove(tenant)
 
 
 def __getattr__(name: str) -> Any:

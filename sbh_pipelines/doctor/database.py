@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 
-from sbh_pipelines.doctor import clocks, role
+from sbh_pipelines.doctor import clocks, role, transit
 from sbh_pipelines.doctor.findings import Level, Report
 from sbh_pipelines.errors import InvalidId, PrivilegeMissing, SbhError, SourceConflict
-from sbh_pipelines.model import TenantId
+from sbh_pipelines.model import Tenant, TenantId
+from sbh_pipelines.residency import allowed_regions
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.sources.database import inspect
 from sbh_pipelines.sources.database.connection import Connection, connect, describe_dsn
@@ -19,26 +20,27 @@ AREA = "database"
 OLDEST_VERSION = 130000
 STRAY_TIMEOUT_S = 20.0
 _TIERS = ("critical", "important", "archive")
-_LOCAL_HOSTS = ("host=127.0.0.1", "host=localhost", "host=::1", "host=/")
 _SHOWN = 10
 
 
-def check(report: Report, settings: Settings, say: Callable[[str], None]) -> list[str]:
-    """Check the database; the slugs of the tenants found, for checks of what belongs to them."""
+def check(report: Report, settings: Settings, say: Callable[[str], None]) -> dict[str, str]:
+    """Check the database; the regions of the tenants found, by slug, for checks of what belongs to them."""
     with report.trying(AREA), closing(connect(settings.database, "doctor")) as connection:
         facts = inspect.server_facts(connection)
         _server(report, settings, facts)
+        transit.check_session(report, connection)
         _programs(report, settings, facts)
         role.check(report, facts)
         with report.trying("tenancy"):
             tenancy = survey_map(connection, settings)
             _tables(report, tenancy)
             _privileges(report, connection, tenancy, facts)
+            role.check_parents(report, connection, tenancy, facts)
             say("rows of no tenant")
             _stray(report, connection, settings, tenancy)
             with report.trying("tenants"):
                 return _tenants(report, connection, settings, tenancy)
-    return []
+    return {}
 
 
 def _server(report: Report, settings: Settings, facts: ServerFacts) -> None:
@@ -54,14 +56,6 @@ def _server(report: Report, settings: Settings, facts: ServerFacts) -> None:
             "The database is a standby: backups work, restores do not",
             place,
             "for restores point database.dsn at the primary",
-        )
-    local = "host=" not in place or any(host in place for host in _LOCAL_HOSTS)
-    if not local and "sslmode=verify-full" not in settings.database.dsn.replace(" ", ""):
-        report.warn(
-            AREA,
-            "The connection does not verify the server",
-            place,
-            "add sslmode=verify-full sslrootcert=... to database.dsn",
         )
     clocks.check(report, "the database server", facts.clock_offset_s)
 
@@ -167,17 +161,18 @@ def _stray(report: Report, connection: Connection, settings: Settings, tenancy: 
         report.ok("tenancy", "Every row of every table of tenants belongs to a listed tenant")
 
 
-def _tenants(report: Report, connection: Connection, settings: Settings, tenancy: TenancyMap) -> list[str]:
+def _tenants(report: Report, connection: Connection, settings: Settings, tenancy: TenancyMap) -> dict[str, str]:
     names = settings.tenants
     if tenancy.catalog.find(names.table, settings.database.schemas) is None:
         report.fail("tenants", "There is no tenants table", names.table, "correct tenants.table")
-        return []
+        return {}
     rows = inspect.tenant_rows(connection, names, tenancy.catalog, settings.database.schemas)
     bad = [row for row in rows if not _valid(row.slug)]
     repeated = [slug for slug, times in Counter(row.slug for row in rows).items() if times > 1 and slug]
     folded = Counter((row.slug or "").lower() for row in rows if row.slug not in repeated)
     alike = [slug for slug, times in folded.items() if times > 1 and slug]
     elsewhere = [row for row in rows if row.region not in settings.storage.regions]
+    astray = [row for row in rows if row not in elsewhere and not _at_home(settings, row)]
     tierless = [row for row in rows if names.tier and row.tier is not None and row.tier not in _TIERS]
     _tenant_finding(
         report,
@@ -203,12 +198,19 @@ def _tenants(report: Report, connection: Connection, settings: Settings, tenancy
     )
     _tenant_finding(
         report,
+        Level.ERROR,
+        "in regions where their data may not lie: nothing of them is written",
+        [f"{ascii(r.slug)[1:-1]} ({r.region})" for r in astray],
+        "correct the tenant's region in the application, or what residency.tenants, .tiers or .default allow",
+    )
+    _tenant_finding(
+        report,
         Level.WARNING,
         "with a tier that no policy knows",
         [f"{r.slug} ({r.tier})" for r in tierless],
         f"use one of {', '.join(_TIERS)}",
     )
-    good = [row.slug for row in rows if row.slug and _valid(row.slug)]
+    good = {row.slug: row.region or "" for row in rows if row.slug and _valid(row.slug)}
     if rows:
         regions = Counter(row.region for row in rows)
         report.ok("tenants", f"Tenants: {len(rows)}", ", ".join(f"{n} in {region}" for region, n in regions.items()))
@@ -222,6 +224,13 @@ def _tenant_finding(report: Report, level: Level, what: str, names: list[str], r
         shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
         say = report.fail if level is Level.ERROR else report.warn
         say("tenants", f"Tenants {what}: {len(names)}", shown, remedy)
+
+
+def _at_home(settings: Settings, row: TenantRow) -> bool:
+    if not row.slug or not _valid(row.slug):
+        return True  # said already
+    tenant = Tenant(TenantId.parse(row.slug), "", row.region or "", row.tier or settings.tenants.default_tier)
+    return tenant.region in allowed_regions(settings, tenant)
 
 
 def _key(row: TenantRow) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from sbh_pipelines.doctor import database, keys, machine, storage
+from sbh_pipelines.doctor import database, keys, machine, storage, transit, whereabouts
 from sbh_pipelines.doctor.findings import Report
 from sbh_pipelines.settings import Settings
 
@@ -19,10 +19,13 @@ def examine(
     report = Report()
     say("settings and machine")
     machine.check(report, settings, settings_file)
+    transit.check_addresses(report, settings)
     say("database")
-    slugs = database.check(report, settings, say)
+    homes = database.check(report, settings, say)
     say("buckets")
-    storage.check(report, settings, slugs, write=write)
+    storage.check(report, settings, list(homes), write=write)
     say("keys")
     keys.check(report, settings)
+    say("moved tenants")
+    whereabouts.check_moved(report, settings, homes)
     return report

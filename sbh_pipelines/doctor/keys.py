@@ -7,6 +7,7 @@ from sbh_pipelines.errors import KeyServiceError
 from sbh_pipelines.security.keys import DATA_KEY_BYTES, KeyProvider, open_key_provider
 from sbh_pipelines.security.secrets import resolve
 from sbh_pipelines.settings import Settings
+from sbh_pipelines.settings.locality import require_tls
 
 AREA = "keys"
 _TENANT, _OTHER = "sbh-doctor", "sbh-doctor-other"
@@ -14,6 +15,9 @@ _TENANT, _OTHER = "sbh-doctor", "sbh-doctor-other"
 
 def check(report: Report, settings: Settings) -> None:
     with report.trying(AREA):
+        if settings.keys.provider == "aws-kms":
+            address, allow_http = settings.keys.kms_endpoint_url, settings.storage.allow_http
+            require_tls(address, "keys.kms_endpoint_url", allow_http=allow_http)
         provider = open_key_provider(settings, _access(settings))
         regions = settings.storage.regions if settings.keys.provider == "aws-kms" else settings.storage.regions[:1]
         for region in regions:

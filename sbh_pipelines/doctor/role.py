@@ -1,8 +1,9 @@
 """What the role must be allowed, apart from the privileges on tables: each with the statement that grants it."""
 
 from sbh_pipelines.doctor.findings import Report
-from sbh_pipelines.sources.database.inspect import ServerFacts
-from sbh_pipelines.sources.database.tenancy import ident
+from sbh_pipelines.sources.database.connection import Connection
+from sbh_pipelines.sources.database.inspect import ServerFacts, unholdable_parents
+from sbh_pipelines.sources.database.tenancy import TenancyMap, ident
 
 _AREA = "database"
 
@@ -43,3 +44,15 @@ def check(report: Report, facts: ServerFacts) -> None:
             "",
             f"ALTER ROLE {role} NOSUPERUSER BYPASSRLS; then run `sbh doctor` for the grants",
         )
+
+
+def check_parents(report: Report, connection: Connection, tenancy: TenancyMap, facts: ServerFacts) -> None:
+    """May a restore hold the rows of shared tables that tenants' rows refer to?"""
+    with report.trying(_AREA):
+        for privileges in unholdable_parents(connection, tenancy, facts.role):
+            report.fail(
+                _AREA,
+                f"The role {facts.role} may not hold rows of {privileges.name}: restores fail",
+                f"tenants' rows refer to it; missing {', '.join(privileges.missing)}",
+                privileges.statement,
+            )

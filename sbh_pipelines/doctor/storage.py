@@ -1,19 +1,18 @@
-"""The buckets: reachable, in the region they stand for, versioned, locked, encrypted; and, if asked, writable."""
+"""The buckets: reachable, in the region they stand for, protected; and, if asked, writable."""
 
 import os
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from sbh_pipelines.doctor import clocks
-from sbh_pipelines.doctor.findings import Level, Report
-from sbh_pipelines.errors import ObjectChanged, ObjectExists, SbhError, StoreDenied, StoreError
+from sbh_pipelines.backup.placing import endpoint, is_aws, open_control
+from sbh_pipelines.doctor import clocks, protection, whereabouts
+from sbh_pipelines.doctor.findings import Report
+from sbh_pipelines.errors import ObjectChanged, ObjectExists, SbhError, StoreError
 from sbh_pipelines.security.secrets import resolve
 from sbh_pipelines.settings import Settings, StorageSettings
-from sbh_pipelines.stores.object_store import Store, open_local, open_s3
-from sbh_pipelines.stores.s3_control import S3Control
+from sbh_pipelines.stores.object_store import Encryption, Store, open_local, open_s3
 
 AREA = "storage"
 TEST_PREFIX = "_doctor/"  # a tenant's slug begins with a letter or digit, so this is nobody's
@@ -25,6 +24,7 @@ class _Bucket:
     name: str
     region: str
     use: str
+    prefixes: tuple[str, ...]  # of what this system writes there
 
 
 def check(report: Report, settings: Settings, slugs: list[str], *, write: bool) -> None:
@@ -32,19 +32,21 @@ def check(report: Report, settings: Settings, slugs: list[str], *, write: bool) 
         if settings.storage.kind == "local":
             _directory(report, settings.storage, write=write)
             return
+        whereabouts.check_rules(report, settings)
         secret = resolve(settings.storage, "secret_access_key")
         told: set[str] = set()
         for bucket in _buckets(settings, slugs):
             with report.trying(AREA):
-                control = _control(settings.storage, bucket.region, secret)
+                control = open_control(settings.storage, bucket.region)
                 time = control.check_bucket(bucket.name)
                 report.ok(AREA, f"The bucket {bucket.name} answers", f"{bucket.use}, {bucket.region}")
-                server = _endpoint(settings.storage, bucket.region) or f"S3 in {bucket.region}"
+                server = endpoint(settings.storage, bucket.region) or f"S3 in {bucket.region}"
                 if server not in told:
                     told.add(server)
                     clocks.check(report, f"the object store ({server})", time.offset_s, time.error_s)
-                _region(report, settings.storage, control, bucket)
-                _protection(report, control, bucket)
+                whereabouts.check_bucket(report, settings, control, bucket.name, bucket.region)
+                strict = is_aws(settings.storage, bucket.region)
+                protection.check(report, settings, control, bucket.name, list(bucket.prefixes), strict=strict)
                 store = _store(settings.storage, bucket, secret)
                 next(store.list(TEST_PREFIX), None)
                 if write:
@@ -52,91 +54,45 @@ def check(report: Report, settings: Settings, slugs: list[str], *, write: bool) 
 
 
 def _buckets(settings: Settings, slugs: list[str]) -> list[_Bucket]:
-    found: dict[tuple[str, str], set[str]] = {}
-    for use, template, on in (
-        ("backups", settings.storage.bucket, True),
-        ("files", settings.files.bucket, settings.files.enabled),
-    ):
-        if on:
-            for region in settings.storage.regions:
-                for slug in slugs if "{tenant}" in template else [""]:
-                    name = template.replace("{region}", region).replace("{tenant}", slug)
-                    found.setdefault((name, region), set()).add(use)
-    all_of_them = sorted(_Bucket(name, region, " and ".join(sorted(uses))) for (name, region), uses in found.items())
-    return all_of_them[:_BUCKETS_LOOKED_AT]
+    storage = settings.storage
+    catalog = storage.catalog_bucket or storage.bucket
+    wanted = [
+        ("backups", storage.bucket, storage.prefix, storage.regions),
+        ("catalog", catalog, storage.catalog_prefix, storage.regions),
+        ("platform", catalog, settings.platform.prefix, [settings.platform.region or storage.regions[0]]),
+    ]
+    if settings.files.enabled:
+        wanted.append(("files", settings.files.bucket, "", storage.regions))
+    found: dict[tuple[str, str], tuple[set[str], set[str]]] = {}
+    for use, template, prefix, regions in wanted:
+        for region in regions:
+            for slug in slugs if "{tenant}" in template else [""]:
+                name = template.replace("{region}", region).replace("{tenant}", slug)
+                uses, prefixes = found.setdefault((name, region), (set(), set()))
+                uses.add(use)
+                prefixes |= {prefix.replace("{region}", region)} - {""}
+    buckets = [
+        _Bucket(name, region, _and(sorted(uses)), tuple(sorted(prefixes)))
+        for (name, region), (uses, prefixes) in found.items()
+    ]
+    return sorted(buckets)[:_BUCKETS_LOOKED_AT]
 
 
-def _endpoint(storage: StorageSettings, region: str) -> str | None:
-    return storage.endpoint_url.replace("{region}", region) if storage.endpoint_url else None
-
-
-def _control(storage: StorageSettings, region: str, secret: str | None) -> S3Control:
-    return S3Control(
-        region,
-        endpoint_url=_endpoint(storage, region),
-        access_key_id=storage.access_key_id,
-        secret_access_key=secret,
-        timeout_s=min(storage.timeout_s, 15),
-    )
+def _and(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _store(storage: StorageSettings, bucket: _Bucket, secret: str | None) -> Store:
     return open_s3(
         bucket.name,
         bucket.region,
-        endpoint_url=_endpoint(storage, bucket.region),
+        endpoint_url=endpoint(storage, bucket.region),
         access_key_id=storage.access_key_id,
         secret_access_key=secret,
         timeout_s=min(storage.timeout_s, 15),
         retries=min(storage.retries, 1),
+        encryption=Encryption.of(storage, bucket.region) if bucket.prefixes else None,
     )
-
-
-def _region(report: Report, storage: StorageSettings, control: S3Control, bucket: _Bucket) -> None:
-    with report.trying(AREA, level=Level.WARNING):
-        found = control.location(bucket.name)
-        endpoint = _endpoint(storage, bucket.region)
-        if found == bucket.region:
-            report.ok(AREA, f"The bucket {bucket.name} is in its region", found)
-        elif endpoint is None:
-            report.fail(
-                AREA,
-                f"The bucket {bucket.name} is in another region",
-                f"it stands for {bucket.region} and is in {found}",
-                f"make the bucket in {bucket.region}, or correct storage.bucket and files.bucket",
-            )
-        elif urlsplit(endpoint).hostname in ("127.0.0.1", "localhost", "::1"):
-            report.ok(AREA, f"The bucket {bucket.name} is on this machine", f"{endpoint}, which knows no regions")
-        else:
-            report.warn(
-                AREA,
-                f"Nothing proves in which region the bucket {bucket.name} is",
-                f"{endpoint} says {found or 'nothing'}, the settings say {bucket.region}",
-                "make sure by other means that this server is where the tenants' data may be",
-            )
-
-
-def _protection(report: Report, control: S3Control, bucket: _Bucket) -> None:
-    facts = []
-    with report.trying(AREA, level=Level.WARNING):
-        if control.versioned(bucket.name):
-            facts.append("versioned")
-        else:
-            report.warn(
-                AREA,
-                f"The bucket {bucket.name} keeps no versions",
-                "what is overwritten or deleted there is gone, and files that change during a backup are read by ETag",
-                f"aws s3api put-bucket-versioning --bucket {bucket.name} --versioning-configuration Status=Enabled",
-            )
-    for name, question in (("object lock", control.object_lock), ("encrypted by the server", control.encryption)):
-        try:
-            answer = question(bucket.name)
-            facts.append(f"{name}: {answer}" if answer else f"no {name}" if name == "object lock" else f"not {name}")
-        except StoreDenied:
-            facts.append(f"{name}: not readable")
-        except StoreError as error:
-            facts.append(f"{name}: {error.why or 'unknown'}")
-    report.ok(AREA, f"The bucket {bucket.name} is set up", ", ".join(facts))
 
 
 def _write(report: Report, store: Store, name: str) -> None:

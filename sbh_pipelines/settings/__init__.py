@@ -19,6 +19,13 @@ from pydantic import ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sbh_pipelines.errors import SettingsError
+from sbh_pipelines.settings.access import ApprovalSettings, AuthSettings, UiSettings
+from sbh_pipelines.settings.alerts import AlertSettings
+from sbh_pipelines.settings.api import ApiSettings
+from sbh_pipelines.settings.audit import AuditSettings
+from sbh_pipelines.settings.health import HealthSettings
+from sbh_pipelines.settings.keys import KeysSettings
+from sbh_pipelines.settings.residency import ResidencySettings, check_places
 from sbh_pipelines.settings.restore import DrillSettings, Hook, PlatformSettings, RestoreSettings
 from sbh_pipelines.settings.retention import (
     PruneSettings,
@@ -27,21 +34,27 @@ from sbh_pipelines.settings.retention import (
     RetentionOverride,
     RetentionSettings,
 )
-from sbh_pipelines.settings.schedules import AlertSettings, ScheduleName, ScheduleSettings
+from sbh_pipelines.settings.schedules import ScheduleName, ScheduleSettings
 from sbh_pipelines.settings.source import DatabaseSettings, FileReference, FilesSettings, TableLink, TenantsSettings
-from sbh_pipelines.settings.storage import BackupSettings, KeysSettings, StorageSettings
+from sbh_pipelines.settings.storage import BackupSettings, StorageSettings
 
 __all__ = [
     "AlertSettings",
+    "ApiSettings",
+    "ApprovalSettings",
+    "AuditSettings",
+    "AuthSettings",
     "BackupSettings",
     "DatabaseSettings",
     "DrillSettings",
     "FileReference",
     "FilesSettings",
+    "HealthSettings",
     "Hook",
     "KeysSettings",
     "PlatformSettings",
     "PruneSettings",
+    "ResidencySettings",
     "RestoreSettings",
     "RetentionClass",
     "RetentionClassOverride",
@@ -53,6 +66,7 @@ __all__ = [
     "StorageSettings",
     "TableLink",
     "TenantsSettings",
+    "UiSettings",
     "load_settings",
 ]
 
@@ -75,10 +89,17 @@ class Settings(BaseSettings):
     retention: RetentionSettings = RetentionSettings()
     prune: PruneSettings = PruneSettings()
     alerts: AlertSettings = AlertSettings()
+    health: HealthSettings = HealthSettings()
     schedules: ScheduleSettings = ScheduleSettings()
     restore: RestoreSettings = RestoreSettings()
     platform: PlatformSettings = PlatformSettings()
     drill: DrillSettings = DrillSettings()
+    audit: AuditSettings = AuditSettings()
+    residency: ResidencySettings = ResidencySettings()
+    api: ApiSettings = ApiSettings()
+    auth: AuthSettings = AuthSettings()
+    approval: ApprovalSettings = ApprovalSettings()
+    ui: UiSettings = UiSettings()
 
     @model_validator(mode="after")
     def _catalog_apart(self) -> "Settings":
@@ -89,6 +110,11 @@ class Settings(BaseSettings):
             ):
                 if _may_overlap(prefix, template):
                     raise ValueError(f"{name} lies within {field} of some tenant, or around it")
+        return self
+
+    @model_validator(mode="after")
+    def _data_stays(self) -> "Settings":
+        check_places(self.residency, self.storage, self.files, self.keys, self.platform)
         return self
 
     @classmethod
@@ -152,3 +178,5 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
             for name, value in section.items():
                 if (name.endswith("_file") or name == "path") and isinstance(value, str):
                     section[name] = str(base / value)
+                elif name.endswith("_files") and isinstance(value, list):
+                    section[name] = [str(base / file) if isinstance(file, str) else file for file in value]

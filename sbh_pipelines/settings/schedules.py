@@ -1,33 +1,10 @@
-"""When backups are made, and who is told when one fails."""
+"""When backups are made."""
 
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, field_validator
 
 from sbh_pipelines.settings.section import Section
-
-
-class AlertSettings(Section):
-    """Who is told when a run fails. Any number of channels; the log is always one of them."""
-
-    webhook_url: SecretStr | None = Field(
-        None, description="Gets a JSON POST per alert (a secret: it may hold a token)."
-    )
-    webhook_url_file: Path | None = None
-    webhook_url_secret: str | None = None
-    sns_topic_arn: str | None = None
-    sns_endpoint_url: str | None = None
-    smtp_host: str | None = None
-    smtp_port: int = 587
-    smtp_starttls: bool = True
-    smtp_user: str | None = None
-    smtp_password: SecretStr | None = None
-    smtp_password_file: Path | None = None
-    smtp_password_secret: str | None = None
-    mail_from: str = "sbh-pipelines@localhost"
-    mail_to: list[str] = Field([])
-
 
 ScheduleName = Literal["hourly_incremental", "differential", "daily_full", "weekly_full"]
 

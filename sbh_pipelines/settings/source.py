@@ -28,7 +28,12 @@ class DatabaseSettings(Section):
 
     dsn: str = Field(
         "host=127.0.0.1 dbname=app",
-        description="libpq connection string or URI, without the password. Non-local hosts should say `sslmode=verify-full`.",
+        description="libpq connection string or URI, without the password. To other machines `sslmode=verify-full` is what"
+        " counts where it does not say; name the CA with `sslrootcert`.",
+    )
+    allow_plaintext: bool = Field(
+        False,
+        description="Whether `sslmode=disable`, `allow` or `prefer` may be used to a database on another machine.",
     )
     password: SecretStr | None = Field(None, description="Password of the backup role (a secret).")
     password_file: Path | None = None

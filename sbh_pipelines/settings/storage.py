@@ -33,6 +33,22 @@ class StorageSettings(Section):
     secret_access_key: SecretStr | None = None
     secret_access_key_file: Path | None = None
     secret_access_key_secret: str | None = None
+    allow_http: bool = Field(
+        False,
+        description="Whether S3, KMS and webhooks on other machines may be spoken to without TLS. This machine always may.",
+    )
+    sse: Literal["none", "AES256", "aws:kms"] = Field(
+        "none",
+        description="Server-side encryption asked for with every object of a backup, on top of our own: `AES256` (the store's"
+        " keys), `aws:kms`; `none`: what the bucket does by default. The application's files get the bucket's default.",
+    )
+    sse_kms_key_id: str | None = Field(
+        None,
+        description="With `aws:kms`: key id, ARN or alias ARN; `{region}` is filled in. Null: the account's `aws/s3` key.",
+    )
+    sse_bucket_key: bool = Field(
+        True, description="With `aws:kms`: let S3 ask KMS once for many objects (an S3 Bucket Key), which costs less."
+    )
     timeout_s: float = Field(60.0, gt=0, description="Bound of one request, s.")
     retries: int = Field(5, ge=0, le=20, description="Retries of a request on transient errors, with backoff.")
 
@@ -46,25 +62,10 @@ class StorageSettings(Section):
             raise ValueError("storage.catalog_prefix must end with /, and not begin with it")
         if "{" in self.catalog_prefix:
             raise ValueError("storage.catalog_prefix must be plain text: its folders per region are added to it")
+        if self.sse_kms_key_id and self.sse != "aws:kms":
+            raise ValueError("storage.sse_kms_key_id needs storage.sse = 'aws:kms'")
         if "{tenant}" in (self.catalog_bucket or self.bucket):
             raise ValueError("storage.catalog_bucket must name a bucket that does not depend on the tenant")
-        return self
-
-
-class KeysSettings(Section):
-    """The key that wraps each tenant's data key."""
-
-    provider: Literal["local", "aws-kms"] = Field(
-        "aws-kms", description="`aws-kms`; or `local`: a 32-byte key file, for development and air-gapped sites."
-    )
-    key_file: Path | None = Field(None, description="With `local`: the key file (created by `sbh stack up`).")
-    kms_key_id: str = Field("alias/sbh-backup", description="Key id, ARN or alias; `{region}` is filled in.")
-    kms_endpoint_url: str | None = None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "KeysSettings":
-        if self.provider == "local" and self.key_file is None:
-            raise ValueError("keys.provider = 'local' needs keys.key_file")
         return self
 
 

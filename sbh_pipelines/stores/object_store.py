@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,45 @@ from obstore import exceptions as driver
 from obstore.store import LocalStore, S3Store
 
 from sbh_pipelines.errors import ObjectChanged, ObjectExists, ObjectMissing, StoreDenied, StoreError, StoreUnavailable
+from sbh_pipelines.settings import StorageSettings
 from sbh_pipelines.stores.base import ObjectInfo
 from sbh_pipelines.stores.plain import Plain, PlainBucket, PlainDirectory
 
 _PART = 8 << 20  # bytes of one part of a multipart upload
 _DELETE_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Encryption:
+    """What the server is asked to encrypt new objects with: `AES256` (its own keys) or `aws:kms`."""
+
+    algorithm: str
+    kms_key_id: str | None = None
+    bucket_key: bool = False
+
+    @classmethod
+    def of(cls, storage: StorageSettings, region: str) -> "Encryption | None":
+        """As the settings say for a region; None: nothing is asked, and the bucket's default counts."""
+        if storage.sse == "none":
+            return None
+        if storage.sse != "aws:kms":
+            return cls(storage.sse)
+        key_id = storage.sse_kms_key_id
+        return cls(storage.sse, key_id.replace("{region}", region) if key_id else None, storage.sse_bucket_key)
+
+    def driver_options(self) -> dict[str, Any]:
+        """obstore's names."""
+        options: dict[str, Any] = {"server_side_encryption": self.algorithm}
+        if self.kms_key_id:
+            options["sse_kms_key_id"] = self.kms_key_id
+        return options | ({"sse_bucket_key_enabled": True} if self.bucket_key else {})
+
+    def call_arguments(self) -> dict[str, Any]:
+        """boto3's names."""
+        arguments: dict[str, Any] = {"ServerSideEncryption": self.algorithm}
+        if self.kms_key_id:
+            arguments["SSEKMSKeyId"] = self.kms_key_id
+        return arguments | ({"BucketKeyEnabled": True} if self.bucket_key else {})
 
 
 class Store:
@@ -124,6 +159,7 @@ class Store:
     def _delete(self, keys: Sequence[str]) -> None:
         try:
             with self._translated("delete", keys[0]):
+                "".join(keys).encode()  # a ValueError, where the driver has a TypeError
                 obstore.delete(self._inner, keys)
         except ObjectMissing:
             for key in keys:  # a directory says so, and stops there
@@ -282,13 +318,20 @@ def open_s3(
     secret_access_key: str | None = None,
     timeout_s: float = 60.0,
     retries: int = 5,
+    encryption: Encryption | None = None,
 ) -> Store:
-    """A bucket in a region. Uploads carry SHA-256 checksums that the server verifies. No request is made yet."""
+    """A bucket in a region. Uploads carry SHA-256 checksums that the server verifies. No request is made yet.
+
+    With `encryption` every upload asks the server for it; without, the bucket's default counts.
+    """
     config: dict[str, Any] = {"bucket": bucket, "region": region, "checksum_algorithm": "sha256"}
     if endpoint_url:
         config |= {"endpoint": endpoint_url, "virtual_hosted_style_request": False}
     if access_key_id:
         config |= {"access_key_id": access_key_id, "secret_access_key": secret_access_key or ""}
+
+    if encryption:
+        config |= encryption.driver_options()
 
     def connect() -> Any:
         import boto3  # imported late: only keys out of the ordinary need it
@@ -325,7 +368,7 @@ def open_s3(
             },
         ),
         f"s3://{bucket}",
-        PlainBucket(connect, bucket),
+        PlainBucket(connect, bucket, encryption.call_arguments() if encryption else {}),
     )
 
 

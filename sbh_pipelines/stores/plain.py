@@ -60,10 +60,15 @@ class Plain(Protocol):
 
 
 class PlainBucket:
-    """An S3 bucket. `connect` gives a boto3 client; it is called when the first odd key comes."""
+    """An S3 bucket. `connect` gives a boto3 client; it is called when the first odd key comes.
 
-    def __init__(self, connect: Callable[[], Any], bucket: str) -> None:
+    `with_puts`: arguments of every upload.
+    """
+
+    def __init__(self, connect: Callable[[], Any], bucket: str, with_puts: Mapping[str, Any] | None = None) -> None:
         self._connect, self._bucket = connect, bucket
+        # boto3's uploads in parts do not know bucket keys. Without one KMS is asked for every object, of which there are few.
+        self._with_puts = {name: value for name, value in (with_puts or {}).items() if name != "BucketKeyEnabled"}
 
     @cached_property
     def _client(self) -> Any:
@@ -80,6 +85,14 @@ class PlainBucket:
                 page = next(pages, None)
             if page is None:
                 return
+            if "IsTruncated" not in page or (page["IsTruncated"] and not page.get("NextContinuationToken")):
+                # boto3 takes both for the end; what is not listed would be taken for gone.
+                raise StoreError(
+                    "The store's listing is cut short",
+                    on=f"s3://{self._bucket}/{ascii(prefix)[1:-1]}",
+                    why="it does not say whether there is more, or not where",
+                    remedy="try again; if it stays so, do not use this store",
+                )
             for found in page.get("Contents", ()):
                 yield ObjectInfo(found["Key"], found["Size"], found["ETag"], found["LastModified"].astimezone(UTC))
 
@@ -110,7 +123,8 @@ class PlainBucket:
                 yield memoryview(piece)
 
     def put_stream(self, key: str, pieces: Iterable[bytes], attributes: Mapping[str, str]) -> None:
-        extra: dict[str, Any] = {_ATTRIBUTES[n]: v for n, v in attributes.items() if n in _ATTRIBUTES}
+        extra: dict[str, Any] = {**self._with_puts}
+        extra |= {_ATTRIBUTES[n]: v for n, v in attributes.items() if n in _ATTRIBUTES}
         extra["Metadata"] = {n: v for n, v in attributes.items() if n not in _ATTRIBUTES}
         with self._translated("put", key):
             self._client.upload_fileobj(_Pieces(pieces), self._bucket, key, ExtraArgs=extra)
@@ -143,7 +157,7 @@ class PlainBucket:
                 ) from None
             kind = StoreUnavailable if status >= 500 else StoreError
             raise kind(f"The store failed to {verb} an object", on=place, why=code) from None
-        except (BotoCoreError, Boto3Error) as error:
+        except (BotoCoreError, Boto3Error, RecursionError) as error:  # the last: redirected without an end
             raise StoreUnavailable(f"Cannot {verb} an object", on=place, why=type(error).__name__) from None
 
 

@@ -1,6 +1,7 @@
 """S3's control calls, through boto3: where a bucket is and how it is set up. Data go through `object_store.py`."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +16,9 @@ _MISSING = {"NoSuchBucket", "404", "NotFound"}
 _UNSET = {
     "ServerSideEncryptionConfigurationNotFoundError",
     "ObjectLockConfigurationNotFoundError",
+    "NoSuchPublicAccessBlockConfiguration",
+    "NoSuchBucketPolicy",
+    "NoSuchLifecycleConfiguration",
     "NotImplemented",
     "MethodNotAllowed",
     "InvalidRequest",
@@ -77,6 +81,23 @@ class S3Control:
         found = answer.get("LocationConstraint")
         return {None: "us-east-1", "EU": "eu-west-1"}.get(found, found or "")
 
+    def real_region(self, bucket: str) -> str:
+        """The region the bucket is in, whichever endpoint was asked; '' where the server does not say.
+
+        A HEAD tells it in a header, also when it is refused or answered by another region's endpoint.
+        """
+        from botocore.exceptions import ClientError
+
+        with _translated("head_bucket", bucket):
+            try:
+                answer = self._client.head_bucket(Bucket=bucket)
+            except ClientError as error:
+                if told := _told(error.response):
+                    return told
+                raise
+        # AWS always tells. Of others an empty location proves nothing, though with AWS it would mean us-east-1.
+        return _told(answer) or (self._call("get_bucket_location", bucket).get("LocationConstraint") or "").strip()
+
     def versioned(self, bucket: str) -> bool:
         return bool(self._call("get_bucket_versioning", bucket).get("Status") == "Enabled")
 
@@ -103,6 +124,27 @@ class S3Control:
         by_default = [rule.get("ApplyServerSideEncryptionByDefault") or {} for rule in rules]
         return ", ".join(rule["SSEAlgorithm"] for rule in by_default if "SSEAlgorithm" in rule)
 
+    def blocks_public_access(self, bucket: str) -> bool:
+        """Whether the bucket's own settings block all four ways of making it public; the account's may do so besides."""
+        answer = self._call("get_public_access_block", bucket, unset={})
+        blocks = answer.get("PublicAccessBlockConfiguration") or {}
+        return all(
+            blocks.get(name)
+            for name in ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
+        )
+
+    def policy(self, bucket: str) -> dict[str, Any]:
+        """The bucket's policy; {} where it has none, or one that is no JSON object."""
+        try:
+            found = json.loads(self._call("get_bucket_policy", bucket, unset={}).get("Policy") or "{}")
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def lifecycle(self, bucket: str) -> list[dict[str, Any]]:
+        """The bucket's lifecycle rules, as S3 gives them."""
+        return list(self._call("get_bucket_lifecycle_configuration", bucket, unset={}).get("Rules") or [])
+
     def _call(self, verb: str, bucket: str, unset: dict[str, Any] | None = None) -> dict[str, Any]:
         from botocore.exceptions import ClientError
 
@@ -114,6 +156,12 @@ class S3Control:
                     return unset
                 raise
             return answer
+
+
+def _told(answer: Mapping[str, Any]) -> str:
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    found: str = answer.get("BucketRegion") or headers.get("x-amz-bucket-region") or ""
+    return found
 
 
 @contextmanager
@@ -139,7 +187,7 @@ def _translated(verb: str, bucket: str) -> Iterator[None]:
         raise kind(
             f"The store failed to {readable}", on=place, why=code, remedy="try again; see the store's status"
         ) from None
-    except (BotoCoreError, ValueError) as error:
+    except (BotoCoreError, ValueError, RecursionError) as error:  # the last: redirected without an end
         raise StoreUnavailable(
             "Cannot reach the store",
             on=place,

@@ -26,6 +26,7 @@ from sbh_pipelines.errors import (
 )
 from sbh_pipelines.security.secrets import resolve
 from sbh_pipelines.settings import DatabaseSettings
+from sbh_pipelines.sources.database import tls
 
 Connection = Any  # psycopg2 has no types
 
@@ -38,7 +39,10 @@ _PINNED = (
 
 
 def connect(settings: DatabaseSettings, purpose: str) -> Connection:
-    """A connection in autocommit, session pinned. Raises SourceUnavailable, SettingsError."""
+    """A connection in autocommit, session pinned; to other machines encrypted, and the server verified, where the DSN does not say.
+
+    Raises SourceUnavailable, SettingsError.
+    """
     arguments: dict[str, Any] = {
         "application_name": f"sbh {purpose}"[:63],
         "connect_timeout": settings.connect_timeout_s,
@@ -46,6 +50,7 @@ def connect(settings: DatabaseSettings, purpose: str) -> Connection:
     }
     if password := resolve(settings, "password"):
         arguments["password"] = password
+    arguments |= tls.secured(settings)
     try:
         connection = psycopg2.connect(settings.dsn, **arguments)
     except psycopg2.ProgrammingError:
@@ -55,6 +60,8 @@ def connect(settings: DatabaseSettings, purpose: str) -> Connection:
         ) from None
     except psycopg2.OperationalError as error:
         text = " ".join(str(error).split())
+        if insecure := tls.trouble(text, describe_dsn(settings.dsn)):
+            raise insecure from None
         refused = "authentication failed" in text or "does not exist" in text or "no pg_hba.conf entry" in text
         kind: type[SourceError] = SourceError if refused else SourceUnavailable
         raise kind(
@@ -63,6 +70,11 @@ def connect(settings: DatabaseSettings, purpose: str) -> Connection:
             why=text[:300],
             remedy="check database.dsn, the password and the network; `sbh doctor` checks all three",
         ) from None
+    try:
+        tls.check_session(settings, connection)
+    except SettingsError:
+        connection.close()
+        raise
     connection.autocommit = True
     with translated("prepare the session"):
         cursor = connection.cursor()

@@ -112,6 +112,33 @@ def missing_privileges(connection: Connection, tenancy: TenancyMap, role: str) -
     return sorted(found, key=lambda privileges: privileges.name)
 
 
+def unholdable_parents(connection: Connection, tenancy: TenancyMap, role: str) -> list[TablePrivileges]:
+    """Tables that tenants' rows refer to without being tenants' tables, and whose rows a restore may not hold.
+
+    `FOR KEY SHARE` keeps such a row from being deleted until the restore commits; it needs UPDATE on one column at least.
+    """
+    captured = {mapped.table.oid for mapped in tenancy.tables}
+    catalog = tenancy.catalog
+    keys = [key for mapped in tenancy.tables for key in mapped.table.foreign_keys]
+    keys += [key for key in catalog.outside_keys if key.table in captured]
+    known = {**catalog.outside, **catalog.tables}
+    parents = {key.parent: known[key.parent] for key in keys if key.parent not in captured and key.parent in known}
+    found = []
+    with translated("read the role's privileges"):
+        cursor = connection.cursor()
+        cursor.execute(
+            "SELECT oid::bigint, has_table_privilege(oid, 'SELECT'), has_any_column_privilege(oid, 'UPDATE')"
+            " FROM unnest(%s::oid[]) AS t(oid)",
+            (list(parents),),
+        )
+        for oid, readable, holdable in cursor.fetchall():
+            missing = [name for name, held in (("SELECT", readable), ("UPDATE", holdable)) if not held]
+            if missing:
+                grant = f"GRANT {', '.join(missing)} ON {sql_name(parents[oid])} TO {ident(role)};"
+                found.append(TablePrivileges(parents[oid].full_name, tuple(missing), grant))
+    return sorted(found, key=lambda privileges: privileges.name)
+
+
 def row_secured(tenancy: TenancyMap) -> list[str]:
     """Captured tables with row security: a role without BYPASSRLS would be refused."""
     return [mapped.full_name for mapped in tenancy.tables if mapped.table.row_security]

@@ -20,6 +20,7 @@ import psycopg2.extensions
 from sbh_pipelines.errors import PrivilegeMissing, RequestError, SbhError, SettingsError, SourceError, SourceUnavailable
 from sbh_pipelines.security.secrets import resolve
 from sbh_pipelines.settings import DatabaseSettings
+from sbh_pipelines.sources.database import tls
 
 RECOVERY_SCHEMA = "sbh_recovery"
 PRE_DATA, POST_DATA = "pre-data", "post-data"
@@ -199,7 +200,7 @@ def _access(database: DatabaseSettings) -> tuple[str, dict[str, str]]:
     environment |= {"PGCLIENTENCODING": "UTF8", "PGAPPNAME": "sbh platform"}
     if password := resolve(database, "password") or inline:
         environment["PGPASSWORD"] = password
-    return psycopg2.extensions.make_dsn(**parts), environment
+    return psycopg2.extensions.make_dsn(**{**parts, **tls.secured(database)}), environment
 
 
 def _start(command: list[str], environment: dict[str, str], **streams: Any) -> "subprocess.Popen[bytes]":

@@ -48,6 +48,9 @@ def _query(settings: Settings, slugs: list[str] | None) -> TenantList:
     wanted = settings.tenants
     connection = connect(settings.database, "tenants")
     try:
+        # Sensors and the API ask often: behind a migration's lock they must fail soon rather than pile up.
+        with translated("prepare the session"):
+            connection.cursor().execute(f"SET lock_timeout = {int(settings.database.lock_timeout_s * 1000)}")
         table = read_catalog(connection, settings.database.schemas).find(wanted.table, settings.database.schemas)
         if table is None:
             raise SettingsError("The tenants table does not exist", on=wanted.table, remedy="correct tenants.table")

@@ -1,0 +1,80 @@
+"""Encryption in transit: the own session with the database, and the addresses of servers and webhooks in the settings."""
+
+from collections.abc import Iterator
+
+from sbh_pipelines.doctor.findings import Report
+from sbh_pipelines.settings import Settings
+from sbh_pipelines.settings.locality import is_plain_http, require_tls
+from sbh_pipelines.sources.database import tls
+from sbh_pipelines.sources.database.connection import Connection, translated
+
+AREA = "transit"
+
+
+def check_session(report: Report, connection: Connection) -> None:
+    """How the doctor's own session is encrypted; backups connect in the same way."""
+    with report.trying(AREA):
+        with translated("ask how the session is encrypted"):
+            state = tls.session_state(connection)
+        how = f"{state.protocol}, {state.cipher}, sslmode={state.mode}"
+        if not state.encrypted and state.local:
+            report.ok(AREA, "The database is on this machine, spoken to without TLS")
+        elif not state.encrypted:
+            report.warn(
+                AREA,
+                "The connection to the database is not encrypted",
+                f"sslmode={state.mode}, which database.allow_plaintext allows",
+                "set ssl = on in the server, take sslmode out of database.dsn, set database.allow_plaintext = false",
+            )
+        elif state.mode == "verify-full" or state.local:
+            report.ok(AREA, "The connection to the database is encrypted", how)
+        else:
+            report.warn(
+                AREA,
+                "The connection to the database does not verify the server",
+                how,
+                "take sslmode out of database.dsn, and name the server's CA there: sslrootcert=/path/ca.pem",
+            )
+        if state.encrypted and not state.to_server:
+            report.warn(
+                AREA,
+                "The encryption ends before the database server",
+                "the server sees a session without TLS: a pooler or proxy is in between",
+                "let it speak TLS to the server as well (PgBouncer: server_tls_sslmode = verify-full)",
+            )
+
+
+def check_addresses(report: Report, settings: Settings) -> None:
+    """S3, KMS, webhooks: https, or this machine, or allowed."""
+    fine, plain = 0, []
+    for field, url in _addresses(settings):
+        with report.trying(AREA):
+            require_tls(url, field, allow_http=settings.storage.allow_http)
+            fine += 1
+            if is_plain_http(url):
+                plain.append(field)
+    if plain:
+        report.warn(
+            AREA,
+            "Addresses on other machines are spoken to without TLS",
+            f"{', '.join(plain)}, which storage.allow_http allows",
+            "use https there, and set storage.allow_http = false",
+        )
+    elif fine:
+        report.ok(AREA, f"Addresses in the settings that are https or on this machine: {fine}")
+
+
+def _addresses(settings: Settings) -> Iterator[tuple[str, str]]:
+    for field, template in (
+        ("storage.endpoint_url", settings.storage.endpoint_url),
+        ("keys.kms_endpoint_url", settings.keys.kms_endpoint_url),
+        ("alerts.sns_endpoint_url", settings.alerts.sns_endpoint_url),
+    ):
+        if template:
+            yield field, template
+    if settings.alerts.webhook_url is not None:
+        yield "alerts.webhook_url", settings.alerts.webhook_url.get_secret_value()
+    for when, hooks in (("before", settings.restore.before), ("after", settings.restore.after)):
+        for number, hook in enumerate(hooks, 1):
+            if hook.webhook_url is not None:
+                yield f"restore.{when}[{number}].webhook_url", hook.webhook_url.get_secret_value()

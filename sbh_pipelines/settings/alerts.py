@@ -1,0 +1,67 @@
+"""Who is told when something is wrong, through which channel, and how often."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+
+from sbh_pipelines.settings.section import Section
+
+Severity = Literal["info", "warning", "error", "critical"]
+ChannelName = Literal["webhook", "slack", "mail", "sns", "pagerduty"]
+
+
+class AlertSettings(Section):
+    """Who is told when something is wrong. Any number of channels; the log is always one of them."""
+
+    webhook_url: SecretStr | None = Field(
+        None, description="Gets a JSON POST per alert (a secret: it may hold a token)."
+    )
+    webhook_url_file: Path | None = None
+    webhook_url_secret: str | None = None
+    slack_url: SecretStr | None = Field(None, description="An incoming webhook of Slack (a secret).")
+    slack_url_file: Path | None = None
+    slack_url_secret: str | None = None
+    pagerduty_key: SecretStr | None = Field(
+        None, description="Integration (routing) key of a service that takes PagerDuty's Events API v2 (a secret)."
+    )
+    pagerduty_key_file: Path | None = None
+    pagerduty_key_secret: str | None = None
+    pagerduty_endpoint_url: str = Field(
+        "https://events.pagerduty.com/v2/enqueue", description="Where PagerDuty takes events."
+    )
+    sns_topic_arn: str | None = None
+    sns_endpoint_url: str | None = None
+    smtp_host: str | None = None
+    smtp_port: int = 587
+    smtp_starttls: bool = True
+    smtp_user: str | None = None
+    smtp_password: SecretStr | None = None
+    smtp_password_file: Path | None = None
+    smtp_password_secret: str | None = None
+    mail_from: str = "sbh-pipelines@localhost"
+    mail_to: list[str] = Field([])
+    least_severity: dict[ChannelName, Severity] = Field(
+        {"pagerduty": "error"},
+        description="By channel, the least severity it is sent: info, warning, error or critical. A channel that is not"
+        " named gets all. A recovery goes where the alert went.",
+    )
+    remind_hours: float = Field(
+        24.0, gt=0, description="What is still wrong is told again after so many hours, unless it has become worse."
+    )
+    together: int = Field(
+        5,
+        ge=1,
+        description="More than so many tenants with the same trouble at once are told in one alert, and their recovery in"
+        " one.",
+    )
+    dagster_url: str | None = Field(
+        None,
+        description="Address of Dagster's web pages, e.g. https://dagster.example.com: alerts then link to the run.",
+    )
+    run_over_time_s: float = Field(
+        4 * 3600.0, gt=0, description="A run at work for longer than this is told about although nothing failed, s."
+    )
+    run_silent_s: float = Field(
+        3600.0, gt=0, description="A run at work that has recorded nothing for longer than this is told about, s."
+    )

@@ -1,0 +1,89 @@
+"""The REST API: where it listens, where it finds Dagster, and how much it takes on at once."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from sbh_pipelines.settings.section import Section
+
+
+class ApiSettings(Section):
+    """`sbh serve`. Rates and bounds hold for one worker process each."""
+
+    host: str = Field(
+        "127.0.0.1", min_length=1, description="Address to listen on. Others than this host's own need TLS."
+    )
+    port: int = Field(8400, ge=0, le=65535, description="Port to listen on; 0: any free one.")
+    workers: int = Field(1, ge=1, le=64, description="Processes that answer.")
+    tls_cert_file: Path | None = Field(None, description="Certificate chain, PEM; with `tls_key_file`: https.")
+    tls_key_file: Path | None = Field(None, description="Its private key, PEM.")
+    behind_proxy: bool = Field(
+        False,
+        description="A reverse proxy on a network that nobody else reaches ends TLS: plain http on any address is allowed.",
+    )
+    dagster_url: str = Field(
+        "http://127.0.0.1:3000", description="Dagster's web server, or the guarded one; `/graphql` is added."
+    )
+    dagster_public_url: str | None = Field(
+        None, description="The same as platform users' browsers reach it, for links to runs. Null: no links."
+    )
+    dagster_location: str | None = Field(
+        None, description="Name of the code location in Dagster. Null: the one that has the jobs."
+    )
+    dagster_token: SecretStr | None = Field(
+        None,
+        description="Bearer token of the API itself for a guarded Dagster (a secret); its user id must be among"
+        " `auth.services`. Null: none is sent, or, with `auth.mode` = `local`, one is issued where the signing key is at hand.",
+    )
+    dagster_token_file: Path | None = None
+    dagster_token_secret: str | None = None
+    dagster_timeout_s: float = Field(20.0, gt=0, le=300, description="Bound of one request to Dagster, s.")
+    metrics_token_file: Path | None = Field(
+        None, description="File with a token that may read `/metrics`, and nothing else. Null: platform viewers' only."
+    )
+    max_body_kib: int = Field(64, ge=1, le=10_240, description="Longest body of a request, KiB.")
+    body_timeout_s: float = Field(
+        10.0, gt=0, le=300, description="A request's head, and its body, must be there after this, s."
+    )
+    request_timeout_s: float = Field(60.0, gt=0, le=3600, description="An answer that takes longer is given up, s.")
+    keep_alive_s: int = Field(30, ge=1, le=3600, description="An idle connection is closed after this, s.")
+    connections: int = Field(500, ge=10, le=100_000, description="Connections at once; further ones get 503.")
+    threads: int = Field(16, ge=1, le=256, description="Requests worked on at once.")
+    expensive_threads: int = Field(
+        4, ge=1, le=64, description="Plans, validations and launches worked on at once, besides."
+    )
+    waiting: int = Field(200, ge=1, le=10_000, description="Requests that wait for a thread; further ones get 429.")
+    expensive_per_minute: int = Field(
+        60,
+        ge=1,
+        le=100_000,
+        description="Plans, validations, restores and backups that one user, or one tenant, may ask for.",
+    )
+    expensive_burst: int = Field(20, ge=1, le=10_000, description="Of these, so many at once after a pause.")
+    cache_mib: int = Field(
+        192,
+        ge=0,
+        le=65_536,
+        description="Manifests kept in memory by each process that lists backups, MiB; one takes some 2 KiB.",
+    )
+
+    @field_validator("dagster_url", "dagster_public_url")
+    @classmethod
+    def _web_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            parts = urlsplit(value)
+            good = parts.scheme in ("http", "https") and parts.hostname and not parts.username and value.isprintable()
+        except ValueError:
+            good = False
+        if not good:
+            raise ValueError("must be an http or https URL without credentials")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ApiSettings":
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("api.tls_cert_file and api.tls_key_file go together")
+        return self

@@ -1,0 +1,223 @@
+"""Deleting for good: every version of every object below a prefix, delete markers and unfinished uploads included.
+
+A listing of versions is not trusted to be complete at once: SeaweedFS leaves out keys where a page ends. So it is listed and
+deleted again and again, from the beginning, until a listing is empty, and what the ordinary listing still shows is then asked
+for key by key. Versions under object lock stay; they are counted and named.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from sbh_pipelines.errors import ObjectMissing, StoreDenied, StoreError, StoreUnavailable
+from sbh_pipelines.stores.base import ObjectStore
+
+_AT_ONCE = 500
+_NAMED = 20
+
+
+@dataclass(slots=True)
+class Purged:
+    """What was deleted, and what could not be. Bytes are of stored versions."""
+
+    objects: int = 0  # versions that were the current ones
+    versions: int = 0  # all, those included; without delete markers
+    bytes: int = 0
+    left: int = 0  # versions that are still there
+    left_keys: list[str] = field(default_factory=list)  # some of them, with why
+
+    def add(self, other: "Purged") -> None:
+        self.objects += other.objects
+        self.versions += other.versions
+        self.bytes += other.bytes
+        self.left += other.left
+        self.left_keys = (self.left_keys + other.left_keys)[:_NAMED]
+
+
+Chosen = Callable[[str, bool], bool]  # (key, whether it is the current version): is it to go?
+
+
+def every(_: str, __: bool) -> bool:
+    return True
+
+
+class Purger(Protocol):
+    def purge(self, prefix: str, chosen: Chosen = every) -> Purged:
+        """Delete all versions of the chosen objects below `prefix`. Raises StoreUnavailable, StoreDenied."""
+        ...
+
+    def count(self, prefix: str, chosen: Chosen = every) -> Purged:
+        """The same, deleting nothing: what there is."""
+        ...
+
+
+class DirectoryPurge:
+    """A store without versions."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def purge(self, prefix: str, chosen: Chosen = every) -> Purged:
+        done = Purged()
+        while True:
+            batch = []
+            for info in self._store.list(prefix):
+                if chosen(info.key, True):
+                    batch.append(info.key)
+                    done.objects += 1
+                    done.versions += 1
+                    done.bytes += info.size
+                if len(batch) == _AT_ONCE:
+                    break
+            if not batch:
+                return done
+            self._store.delete(batch)
+
+    def count(self, prefix: str, chosen: Chosen = every) -> Purged:
+        done = Purged()
+        for info in self._store.list(prefix):
+            if chosen(info.key, True):
+                done.objects, done.versions, done.bytes = done.objects + 1, done.versions + 1, done.bytes + info.size
+        return done
+
+
+class VersionPurge:
+    """A bucket. `connect` makes the boto3 client at the first use."""
+
+    def __init__(self, connect: Callable[[], Any], bucket: str, store: ObjectStore) -> None:
+        self._connect, self._bucket, self._store = connect, bucket, store
+        self._made: Any = None
+
+    @property
+    def _client(self) -> Any:
+        if self._made is None:
+            self._made = self._connect()
+        return self._made
+
+    def purge(self, prefix: str, chosen: Chosen = every) -> Purged:
+        done = self._until_nothing_goes(prefix, chosen)
+        # What the listing of versions does not show, the ordinary one may.
+        for key in [info.key for info in self._store.list(prefix) if chosen(info.key, True)] if not done.left else ():
+            done.add(self._until_nothing_goes(key, keys_of([key])))
+        self._abort_uploads(prefix, chosen)
+        return done
+
+    def count(self, prefix: str, chosen: Chosen = every) -> Purged:
+        done = Purged()
+        for entry in self._versions(prefix):
+            if "Size" in entry and chosen(entry["Key"], bool(entry.get("IsLatest"))):
+                done.versions += 1
+                done.bytes += entry["Size"]
+                done.objects += bool(entry.get("IsLatest"))
+        return done
+
+    def _until_nothing_goes(self, prefix: str, chosen: Chosen) -> Purged:
+        done = Purged()
+        while True:
+            one, gone = self._pass(prefix, chosen)
+            left, left_keys = one.left, one.left_keys
+            one.left, one.left_keys = 0, []
+            done.add(one)
+            if not gone:
+                done.left, done.left_keys = left, left_keys
+                return done
+
+    def _pass(self, prefix: str, chosen: Chosen) -> tuple[Purged, int]:
+        """List once from the beginning to the end, and delete on the way; also how many versions and markers went."""
+        done, gone = Purged(), 0
+        batch: list[dict[str, Any]] = []
+        for entry in self._versions(prefix):
+            if chosen(entry["Key"], bool(entry.get("IsLatest"))):
+                batch.append(entry)
+            if len(batch) == _AT_ONCE:
+                gone += self._delete(batch, done)
+                batch = []
+        if batch:
+            gone += self._delete(batch, done)
+        return done, gone
+
+    def _versions(self, prefix: str) -> Iterator[dict[str, Any]]:
+        markers: dict[str, str] = {}
+        while True:
+            with self._translated("list the versions of", prefix):
+                page = self._client.list_object_versions(Bucket=self._bucket, Prefix=prefix, **markers)
+            yield from page.get("Versions", ())
+            yield from page.get("DeleteMarkers", ())
+            before = dict(markers)
+            markers = {
+                name: page[f"Next{name}"] for name in ("KeyMarker", "VersionIdMarker") if page.get(f"Next{name}")
+            }
+            if not page.get("IsTruncated") or not markers or markers == before:
+                return
+
+    def _delete(self, batch: list[dict[str, Any]], done: Purged) -> int:
+        wanted = [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in batch]
+        with self._translated("delete versions of", batch[0]["Key"]):
+            answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": wanted, "Quiet": True})
+        refused = {(e.get("Key"), e.get("VersionId")): str(e.get("Code", "")) for e in answer.get("Errors", ())}
+        gone = 0
+        for entry in batch:
+            why = refused.get((entry["Key"], entry["VersionId"])) or refused.get((entry["Key"], None))
+            if why:
+                done.left += 1
+                if len(done.left_keys) < _NAMED:
+                    done.left_keys.append(f"{entry['Key']}: {why}")
+                continue
+            gone += 1
+            if "Size" in entry:  # a delete marker has none
+                done.versions += 1
+                done.bytes += entry["Size"]
+                done.objects += bool(entry.get("IsLatest"))
+        return gone
+
+    def _abort_uploads(self, prefix: str, chosen: Chosen) -> None:
+        """Parts of uploads that were never completed lie in the bucket as well, where nobody lists them."""
+        try:
+            with self._translated("list the uploads of", prefix):
+                answer = self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=prefix)
+            for upload in answer.get("Uploads", ()):
+                if chosen(upload["Key"], False):
+                    with self._translated("abort an upload of", upload["Key"]):
+                        self._client.abort_multipart_upload(
+                            Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                        )
+        except (ObjectMissing, StoreDenied):  # gone meanwhile; or a role that may not, where a lifecycle rule does it
+            return
+
+    @contextmanager
+    def _translated(self, verb: str, key: str) -> Iterator[None]:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        place = f"s3://{self._bucket}/{ascii(key)[1:-1]}"
+        try:
+            yield
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            if status == 404:
+                raise ObjectMissing(f"Cannot {verb} an object", on=place, why=code) from None
+            if status == 403:
+                raise StoreDenied(
+                    f"The store refused to {verb} an object",
+                    on=place,
+                    why=code,
+                    remedy="grant s3:ListBucketVersions and s3:DeleteObjectVersion to the role that erases",
+                ) from None
+            kind = StoreUnavailable if status >= 500 else StoreError
+            raise kind(f"The store failed to {verb} an object", on=place, why=code, remedy="run it again") from None
+        except BotoCoreError as error:
+            raise StoreUnavailable(
+                f"Cannot {verb} an object", on=place, why=type(error).__name__, remedy="run it again"
+            ) from None
+
+
+def chosen_but(*folders: str) -> Chosen:
+    """All but what lies in these folders."""
+    return lambda key, _: not key.startswith(folders)
+
+
+def keys_of(entries: Iterable[str]) -> Chosen:
+    """These keys, and no other."""
+    wanted = frozenset(entries)
+    return lambda key, _: key in wanted

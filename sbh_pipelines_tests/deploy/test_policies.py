@@ -1,0 +1,257 @@
+"""The policies of deploy/policies against what the code really asks: each role works behind a proxy that enforces its policy.
+
+A new verb of the code is refused there until the policy has it; an action of a policy that nothing needs is found as well.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.doctor import protection, whereabouts
+from sbh_pipelines.doctor.findings import Report
+from sbh_pipelines.doctor.storage import _write
+from sbh_pipelines.embedded import postgres
+from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.errors import StoreDenied
+from sbh_pipelines.stores.bucket_rules import denies_plaintext, expires, moves_away
+from sbh_pipelines.stores.object_store import open_s3
+from sbh_pipelines.stores.s3_control import S3Control
+from sbh_pipelines_tests.backup.application import ACME, ADMIN, BOLT, Application
+from sbh_pipelines_tests.deploy.iam import FOLDER, Policy
+from sbh_pipelines_tests.sources.databases import fresh_database
+from sbh_pipelines_tests.stores.fix_moto import ACCESS, make_buckets, s3_client
+from sbh_pipelines_tests.stores.recording_proxy import Proxy, recording
+
+EU = "eu-west-1"
+ROLES = ("writer", "reader", "restorer", "pruner", "releaser", "eraser")
+FILES = ("docs/a", "odd//name", "empty")
+# What these tests do not reach: a file that changes at the right moment, an upload in parts that breaks off, KMS keys of
+# tenants' own (tested with the keys).
+_CHANGED_FILE = {"s3:ListBucketVersions", "s3:GetObjectVersion"}
+_UNTRIED = {
+    "writer": {*_CHANGED_FILE, "s3:AbortMultipartUpload"},
+    "restorer": {*_CHANGED_FILE, "s3:AbortMultipartUpload"},
+    "pruner": {"s3:AbortMultipartUpload"},
+    "eraser": {"s3:AbortMultipartUpload", "kms:DescribeKey", "kms:ScheduleKeyDeletion"},
+}
+
+
+@dataclass
+class Site:
+    """An application whose files and backups are in a bucket of moto's, keys in its KMS, behind a proxy."""
+
+    stack: Stack
+    application: Application
+    proxy: Proxy
+    template: str
+
+    @property
+    def bucket(self) -> str:
+        return self.template.replace("{region}", EU)
+
+    def service(self) -> BackupService:
+        """A process of its own: it remembers nothing."""
+        return self.application.service(
+            storage={"kind": "s3", "endpoint_url": self.proxy.url, "bucket": self.template, "retries": 0, **ACCESS}
+            | {"regions": [EU]},
+            files={"bucket": self.template, "connections": 2},
+            keys={"provider": "aws-kms", "kms_endpoint_url": self.proxy.url},
+            residency={"prove": "always"},
+            platform={"pg_dump": str(postgres.binaries() / "pg_dump"), "keep_last": 1},
+        )
+
+    @contextmanager
+    def acting_as(self, role: str) -> Iterator[Policy]:
+        """Only what the role's policy allows gets through."""
+        filled = {"sbh-files-REGION": self.bucket, "REGION": EU, "ACCOUNT_ID": "123456789012", "key/KEY_ID": "key/*"}
+        policy = Policy(role, **filled)
+        self.proxy.before = policy.judge
+        try:
+            yield policy
+        finally:
+            self.proxy.before = lambda _: None
+
+    def lose_files(self) -> None:
+        s3 = s3_client(self.stack, EU)
+        for name in FILES[:2]:
+            s3.delete_object(Bucket=self.bucket, Key=f"files/{ACME}/{name}")
+        s3.put_object(Bucket=self.bucket, Key=f"files/{ACME}/stranger", Body=b"new")
+
+
+@pytest.fixture(scope="module")
+def site(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with fresh_database(embedded_stack) as database, recording(embedded_stack.kms_endpoint) as proxy:
+        application = Application(database, tmp_path_factory.mktemp("policies"))
+        application.create()
+        template = make_buckets(embedded_stack, eu_west_1=EU)
+        s3 = s3_client(embedded_stack, EU)
+        versioning = {"Status": "Enabled"}
+        s3.put_bucket_versioning(Bucket=template.replace("{region}", EU), VersioningConfiguration=versioning)
+        for name in FILES:
+            body = b"" if name == "empty" else b"x" * 1000
+            s3.put_object(Bucket=template.replace("{region}", EU), Key=f"files/{ACME}/{name}", Body=body)
+        yield Site(embedded_stack, application, proxy, template)
+
+
+def test_a_writer_needs_no_delete(site: Site, tmp_path: Path) -> None:
+    with site.acting_as("writer") as policy:
+        service = site.service()
+        for kind in ("full", "incremental", "full"):
+            site.application.database.run("UPDATE notes SET body = body || '.'")
+            for draft in service.create_backups([ACME, BOLT], ADMIN, kind):
+                assert draft.error is None, draft.error
+        service.create_platform_backup(ADMIN)
+        latest = service.list_backups(ACME, ADMIN)[0]["id"]
+        service.pin_backup(latest, ACME, ADMIN, "because")
+        large = site.service()._site.backup_store(site.application.tenant())
+        large[0].put(large[1] + "in-parts", b"x" * (17 << 20))  # packs of the default size go up in parts
+    assert {asked.action for asked in policy.refused} <= {"s3:DeleteObject"}
+    assert policy.allowed_actions - policy.used == _UNTRIED["writer"]
+    assert not any("Delete" in action for action in policy.allowed_actions)
+
+
+def test_a_reader_reads_and_records_that_it_did(site: Site, tmp_path: Path) -> None:
+    with site.acting_as("reader") as policy:
+        service = site.service()
+        latest = service.list_backups(ACME, ADMIN)[0]["id"]
+        assert service.validate_backup(latest, ACME, ADMIN, deep=True)["valid"]
+        service.plan_restore(latest, ACME, ADMIN)
+        service.export_backup(latest, ACME, ADMIN, tmp_path / "export")
+        service.recovery_points([], ADMIN)
+        service.list_platform_backups(ADMIN)
+        service.list_restores(ACME, ADMIN)
+    assert policy.refused == []
+    assert policy.used == policy.allowed_actions
+    store, prefix = site.service()._site.backup_store(site.application.tenant())
+    with site.acting_as("reader"), pytest.raises(StoreDenied):
+        store.put(prefix + "manifests/forged.json", b"{}")
+
+
+def test_a_restorer_writes_files_and_deletes_no_backup(site: Site) -> None:
+    site.lose_files()
+    with site.acting_as("restorer") as policy:
+        service = site.service()
+        latest = service.list_backups(ACME, ADMIN)[0]["id"]
+        service.restore_backup(latest, ACME, ADMIN)
+        s3 = s3_client(site.stack, EU)
+        kept = {e["Key"] for e in s3.list_objects_v2(Bucket=site.bucket, Prefix=f"files/{ACME}/")["Contents"]}
+        assert f"files/{ACME}/stranger" not in kept
+        assert f"files/{ACME}/odd//name" in kept
+        store, prefix = service._site.backup_store(site.application.tenant())
+        assert policy.refused == []
+        with pytest.raises(StoreDenied):
+            store.delete([prefix + f"manifests/{latest}.json"])
+    assert policy.allowed_actions - policy.used == _UNTRIED["restorer"]
+
+
+def test_a_pruner_removes_what_no_backup_needs(site: Site) -> None:
+    with site.acting_as("pruner") as policy:
+        service = site.service()
+        (pin,) = service.list_holds(ACME, ADMIN)
+        with pytest.raises(StoreDenied):
+            service.unpin_backup(pin["backup_id"], ACME, ADMIN)
+        policy.refused.clear()
+        service.forget(BOLT, ADMIN, backup_id=service.list_backups(BOLT, ADMIN)[1]["id"])
+        service.prune(BOLT, ADMIN)
+        service.compact_catalogs(ADMIN)
+        service.rotate_keys([BOLT], ADMIN)
+    assert policy.refused == []
+    assert policy.allowed_actions - policy.used == _UNTRIED["pruner"]
+
+
+def test_who_releases_holds_is_not_who_removes(site: Site) -> None:
+    """Otherwise a hold would be a wish."""
+    with site.acting_as("releaser") as policy:
+        service = site.service()
+        (pin,) = service.list_holds(ACME, ADMIN)
+        service.unpin_backup(pin["backup_id"], ACME, ADMIN)
+        assert service.list_holds(ACME, ADMIN) == []
+        assert policy.refused == []
+        assert policy.used == policy.allowed_actions
+        store, prefix = service._site.backup_store(site.application.tenant())
+        with pytest.raises(StoreDenied):
+            store.delete([prefix + f"manifests/{pin['backup_id']}.json"])
+
+
+def test_an_eraser_leaves_nothing_in_any_version(site: Site) -> None:
+    with site.acting_as("eraser") as policy:
+        service = site.service()
+        certificate = service.erase_tenant(BOLT, ADMIN, confirm=BOLT, reason="asked for it")
+    assert certificate
+    assert policy.refused == []
+    assert policy.allowed_actions - policy.used == _UNTRIED["eraser"]
+    s3 = s3_client(site.stack, EU)
+    versions = s3.list_object_versions(Bucket=site.bucket, Prefix=f"files/{BOLT}/backups/").get("Versions", [])
+    assert all("/backups/audit/" in version["Key"] for version in versions)
+
+
+def test_a_doctor_sees_how_the_bucket_is_set_up(site: Site) -> None:
+    report = Report()
+    with site.acting_as("doctor") as policy:
+        service = site.service()
+        control = S3Control(EU, endpoint_url=site.proxy.url, **ACCESS)
+        control.check_bucket(site.bucket)
+        whereabouts.check_bucket(report, service.settings, control, site.bucket, EU)
+        control.location(site.bucket)
+        protection.check(report, service.settings, control, site.bucket, ["files/{tenant}/backups/"], strict=False)
+        store = open_s3(site.bucket, EU, endpoint_url=site.proxy.url, retries=0, **ACCESS)
+        next(store.list("_doctor/"), None)
+        _write(report, store, site.bucket)
+        wrapped = service._site.keys.wrap(b"k" * 32, "sbh-doctor", EU)
+        service._site.keys.unwrap(wrapped, "sbh-doctor", EU)
+    assert policy.refused == []
+    assert policy.used == policy.allowed_actions
+    assert not any("not readable" in finding.detail for finding in report.findings)
+
+
+def documents() -> list[str]:
+    return sorted(file.stem for file in FOLDER.glob("*.json"))
+
+
+@pytest.mark.parametrize("name", documents())
+def test_every_policy_is_a_document_with_placeholders_of_the_readme(name: str) -> None:
+    text = (FOLDER / f"{name}.json").read_text("utf-8")
+    document = json.loads(text)
+    readme = (FOLDER / "README.md").read_text("utf-8")
+    assert f"{name}.json" in readme
+    if name == "lifecycle":
+        return
+    assert document["Version"] == "2012-10-17"
+    for statement in document["Statement"]:
+        assert statement["Sid"].isalnum()
+        assert statement["Effect"] in ("Allow", "Deny")
+        assert "*" not in _actions(statement) or statement["Effect"] == "Deny"
+    for placeholder in ("REGION", "ACCOUNT_ID", "KEY_ID"):
+        assert placeholder not in text or placeholder in readme
+
+
+def _actions(statement: dict[str, Any]) -> list[str]:
+    return statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+
+
+def test_the_doctor_is_content_with_the_buckets_policy_and_lifecycle() -> None:
+    policy = json.loads((FOLDER / "bucket-policy.json").read_text("utf-8").replace("REGION", EU))
+    assert denies_plaintext(policy, f"sbh-files-{EU}")
+    for rule in json.loads((FOLDER / "lifecycle.json").read_text("utf-8"))["Rules"]:
+        for prefix in ("files/{tenant}/backups/", "_sbh-catalog/", "_sbh-platform/"):
+            assert not expires(rule, prefix)
+            assert not moves_away(rule, prefix)
+
+
+def test_the_keys_policy_names_the_roles_that_unwrap() -> None:
+    """Each role whose own policy has a verb on the key, and no other verb than those."""
+    text = (FOLDER / "kms-key-policy.json").read_text("utf-8")
+    given: dict[str, set[str]] = {}
+    for statement in json.loads(text)["Statement"]:
+        listed = statement["Principal"]["AWS"]
+        for principal in listed if isinstance(listed, list) else [listed]:
+            given.setdefault(principal.rpartition("/")[2], set()).update(_actions(statement))
+    for role in (*ROLES, "doctor"):
+        on_the_key = {a for a in Policy(role).allowed_actions if a in ("kms:Encrypt", "kms:Decrypt")}
+        assert given[f"sbh-{role}"] == on_the_key
