@@ -12,7 +12,7 @@ access to the bucket from deleting one: that takes the bucket's object lock.
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -23,6 +23,7 @@ from sbh_pipelines.errors import CorruptObject, ObjectMissing, RequestError, Unk
 from sbh_pipelines.model import BackupId, Clock, timestamp
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.repository import Repository
+from sbh_pipelines.stores.base import ObjectStore
 
 _NAME = re.compile(
     r"(?P<kind>pin|legal|until)-(?:(?P<until>\d{10})-)?(?:(?P<backup>backup_\d{8}_\d{4}(?:_\d{2,4})?)|tenant)"
@@ -84,9 +85,18 @@ class Hold:
 
 def list_holds(repository: Repository) -> list[Hold]:
     """All pins and holds by id, as their keys tell: one request, no reasons. An object of another name holds everything."""
+    return _listed(repository.store, repository.prefix)
+
+
+def legal_holds(store: ObjectStore, prefix: str) -> list[Hold]:
+    """Those that are neither pins nor end by themselves; needs no key."""
+    return [hold for hold in _listed(store, prefix) if not hold.is_pin and hold.until is None]
+
+
+def _listed(store: ObjectStore, prefix: str) -> list[Hold]:
     found = []
-    for info in repository.store.list(repository.prefix + Keys.HOLDS):
-        key = info.key[len(repository.prefix) :]
+    for info in store.list(prefix + Keys.HOLDS):
+        key = info.key[len(prefix) :]
         if key == Keys.HOLDS:
             continue  # how some tools mark a folder
         hold_id = key.removeprefix(Keys.HOLDS).removesuffix(".json")
@@ -209,10 +219,11 @@ def _must_exist(repository: Repository, backup_id: BackupId | None) -> None:
         ) from None
 
 
-def take_away(repository: Repository, hold_id: str) -> Hold:
-    """Release a hold or pin, also a damaged one. Raises UnknownHold."""
+def take_away(repository: Repository, hold_id: str, record: Callable[[Hold], None] = lambda _: None) -> Hold:
+    """Release a hold or pin, also a damaged one, once `record` has put that into the audit trail. Raises UnknownHold."""
     for hold in list_holds(repository):
         if hold.id == hold_id:
+            record(hold)
             repository.store.delete([repository.prefix + hold.key])
             return hold
     raise UnknownHold(

@@ -5,13 +5,14 @@ from sbh_pipelines.backup.latest import LATEST
 from sbh_pipelines.backup.site import Site
 from sbh_pipelines.backup.verify import read_component
 from sbh_pipelines.model import BackupId, Tenant, TenantId
+from sbh_pipelines.repository.erased import refuse_erased
 from sbh_pipelines.repository.format import Keys
 
 
 def lost_tenant(site: Site, slug: TenantId, backup_id: str = LATEST) -> Tenant | None:
     """The tenant as this backup has it, for `latest` the newest of all regions; None where no region has one.
 
-    Raises CorruptObject, and the errors of reaching the store.
+    Raises TenantErased, CorruptObject, and the errors of reaching the store.
     """
     found: dict[str, str] = {}  # region by backup id
     for region in site.settings.storage.regions:
@@ -21,6 +22,8 @@ def lost_tenant(site: Site, slug: TenantId, backup_id: str = LATEST) -> Tenant |
             found[info.key.removeprefix(folder).removesuffix(".json")] = region
     wanted = max(found, default="") if backup_id == LATEST else backup_id
     if wanted not in found:
+        for region in site.settings.storage.regions:
+            refuse_erased(site.catalog(region), slug)
         return None
     repository = site.repository(Tenant(slug, "", found[wanted], ""))
     try:

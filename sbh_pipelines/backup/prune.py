@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -28,10 +29,13 @@ _SIDE_BY_SIDE = 8  # manifests read at once
 _DETAILS = 64  # kept in memory: backups share the details of what did not change between them
 
 
-def prune(site: Site, tenant: Tenant, dry_run: bool, progress: ProgressSink) -> dict[str, Any]:
+def prune(
+    site: Site, tenant: Tenant, dry_run: bool, progress: ProgressSink, *, re_encrypt: bool = False
+) -> dict[str, Any]:
     """Plan, and unless `dry_run` carry out; the report that `BackupService.prune` documents.
 
-    A dry run takes no lease and writes nothing. Raises LeaseHeld, LeaseLost, PruneRefused and the store's errors.
+    `re_encrypt`: besides, whatever is sealed in an earlier key epoch is sealed anew in the newest. A dry run takes no lease
+    and writes nothing. Raises LeaseHeld, LeaseLost, PruneRefused and the store's errors.
     """
     begun, before = time.monotonic(), site.request_counts()
     report: dict[str, Any] = {"tenant_id": tenant.id, "dry_run": dry_run}
@@ -41,16 +45,22 @@ def prune(site: Site, tenant: Tenant, dry_run: bool, progress: ProgressSink) -> 
         except UnknownBackup:
             return {**report, "backups": 0, "note": "the tenant has no backups"}
         stack.callback(repository.close)
-        held = None if dry_run else _lease(site, tenant, stack)
+        held = None if dry_run else lease_for(site, tenant, "prune", stack)
         now = site.clock() if held is None else _store_time(repository, site.clock, _safety(site.settings))
-        report |= _prune(site.settings, repository, held, now, progress)
+        shape = replace(_shape(site.settings), re_encrypt=re_encrypt)
+        report |= _prune(site.settings, repository, held, now, shape, progress)
     after = site.request_counts()
     requests = {verb: count - before.get(verb, 0) for verb, count in after.items() if count > before.get(verb, 0)}
     return {**report, "requests": requests, "seconds": round(time.monotonic() - begun, 3)}
 
 
 def _prune(
-    settings: Settings, repository: Repository, held: leases.Lease | None, now: datetime, progress: ProgressSink
+    settings: Settings,
+    repository: Repository,
+    held: leases.Lease | None,
+    now: datetime,
+    shape: Shape,
+    progress: ProgressSink,
 ) -> dict[str, Any]:
     manifests = _manifests(repository)
     if not manifests:
@@ -67,7 +77,7 @@ def _prune(
             raise _damaged(repository, manifests, repository.missing(missing))
         needed = marks.count()
         ids = [str(manifest["id"]) for manifest in manifests]
-        plan = make_plan(repository, marks, ids, now, _safety(settings), _shape(settings))
+        plan = make_plan(repository, marks, ids, now, _safety(settings), shape)
         done = Report() if held is None else carry_out(repository, marks, plan, held.renew, progress)
     return {
         "backups": len(manifests),
@@ -93,10 +103,11 @@ def _shape(settings: Settings) -> Shape:
     return Shape(settings.backup.pack_mib << 20, given.repack_below, given.small_packs, given.index_objects)
 
 
-def _lease(site: Site, tenant: Tenant, stack: ExitStack) -> leases.Lease:
+def lease_for(site: Site, tenant: Tenant, purpose: str, stack: ExitStack) -> leases.Lease:
+    """The tenant's lease, renewed until the stack is closed, and then released. Raises LeaseHeld."""
     store, prefix = site.backup_store(tenant)
     seconds = site.settings.backup.lease_s
-    held = leases.acquire(store, prefix, leases.new_owner("prune"), "prune", seconds, site.clock)
+    held = leases.acquire(store, prefix, leases.new_owner(purpose), purpose, seconds, site.clock)
 
     def let_go() -> None:
         with suppress(SbhError):  # it expires by itself

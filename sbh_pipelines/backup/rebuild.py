@@ -261,6 +261,8 @@ def known_tenants(site: Site, platform: Platform, notice: Callable[[SbhError], N
         for slug, record in catalog.read().items():
             if slug not in tenants and parse_timestamp(record.point.time) > platform.point:
                 tenants[slug] = Tenant(slug, "", region, "")
+        for erased in catalog.erased:
+            tenants.pop(erased, None)
         for damage in catalog.damages:
             notice(damage.error)
     return [tenants[slug] for slug in sorted(tenants)]

@@ -3,12 +3,11 @@
 They carry a `kind`, which no manifest has, so that one cannot be passed off as the other.
 """
 
-import hmac
 from collections.abc import Mapping
 from typing import Any
 
 from sbh_pipelines.errors import CorruptObject
-from sbh_pipelines.repository.format import canonical, compact, parse_document
+from sbh_pipelines.repository.format import compact, parse_document
 from sbh_pipelines.repository.repository import Repository
 
 
@@ -22,8 +21,7 @@ def read_signed(repository: Repository, key: str, kind: str) -> dict[str, Any]:
     place = repository.url(key)
     document = parse_document(repository.store.get(repository.prefix + key), place)
     bare = {name: value for name, value in document.items() if name not in ("checksum", "signature")}
-    genuine = hmac.compare_digest(canonical(repository.sign(bare)), canonical(document))
-    if not genuine or bare.get("kind") != kind or bare.get("tenant_id") != repository.tenant:
+    if not repository.is_genuine(document) or bare.get("kind") != kind or bare.get("tenant_id") != repository.tenant:
         raise CorruptObject(
             "A document's signature is wrong",
             on=place,

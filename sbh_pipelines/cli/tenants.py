@@ -16,7 +16,7 @@ app = typer.Typer(name="tenants", help="The application's tenants.")
 @command(app, "list")
 def list_tenants(invocation: Invocation) -> Answer:
     """List the tenants, as the application's tenants table has them."""
-    found = invocation.service().tenants()
+    found = invocation.service().tenants_of(invocation.user())
     rows = [(tenant.id, tenant.region, tenant.tier, tenant.key) for tenant in found]
     return Answer(
         [asdict(tenant) for tenant in found],
@@ -66,7 +66,8 @@ def _age(seconds: float) -> str:
 def complete_tenant(incomplete: str) -> list[str]:
     """Shell completion: tenants that begin so. An error completes to nothing, and never prints."""
     try:
-        return [tenant.id for tenant in Invocation().service().tenants() if tenant.id.startswith(incomplete)]
+        sbh = Invocation()
+        return [tenant.id for tenant in sbh.service().tenants_of(sbh.user()) if tenant.id.startswith(incomplete)]
     except Exception:
         return []
 
@@ -78,14 +79,19 @@ TenantsArgument = Annotated[
 EveryoneOption = Annotated[bool, typer.Option("--all", help="All tenants of the tenants table.")]
 
 
-def chosen_tenants(invocation: Invocation, tenants: list[str] | None, everyone: bool, verb: str) -> list[str]:
-    """The slugs that `verb` (as typed after `sbh`) is for. Raises RequestError unless exactly one of the two ways is used."""
+def check_chosen(tenants: list[str] | None, everyone: bool, verb: str) -> None:
+    """Raises RequestError unless tenants are named, or all are meant, but not both."""
     if everyone == bool(tenants):
         raise RequestError(
             "Name the tenants, or say --all",
             why="both were given" if everyone else "neither was given",
             remedy=f"sbh {verb} TENANT..., or sbh {verb} --all",
         )
+
+
+def chosen_tenants(invocation: Invocation, tenants: list[str] | None, everyone: bool, verb: str) -> list[str]:
+    """The slugs that `verb` (as typed after `sbh`) is for. Raises RequestError unless exactly one of the two ways is used."""
+    check_chosen(tenants, everyone, verb)
     if everyone:
-        return [str(tenant.id) for tenant in invocation.service().tenants()]
+        return [str(tenant.id) for tenant in invocation.service().tenants_of(invocation.user())]
     return list(dict.fromkeys(tenants or ()))

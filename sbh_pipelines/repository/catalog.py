@@ -24,8 +24,10 @@ from sbh_pipelines.errors import (
     SbhError,
 )
 from sbh_pipelines.model import BackupId, Clock, RecoveryPoint, TenantId, utc_now
+from sbh_pipelines.repository.audit_event import AuditKey
 from sbh_pipelines.repository.catalog_records import Block, Merge, TenantRecord, blocks_of, pack_blocks, unpack_blocks
 from sbh_pipelines.repository.data_key import EPOCH, create_data_key, read_data_key
+from sbh_pipelines.repository.erased import erased_slug
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.repository import Damage
 from sbh_pipelines.repository.seal import CATALOG, Sealer, derive
@@ -57,6 +59,8 @@ class _Secrets:
     sealer: Sealer
     hash_seed: int = field(repr=False)
     seed_id: str
+    audit_key: AuditKey
+    certificate_key: bytes = field(repr=False)
 
 
 class _Vanished(Exception):
@@ -75,6 +79,7 @@ class Catalog:
         self._key_seen: str | None = None  # the key object's ETag in the last listing
         self._reading = threading.Lock()
         self._merged, self._names = Merge(), set[str]()  # what was read so far: objects never change
+        self._erased: set[str] = set()  # tenants of whom nothing may be said any more
 
     @property
     def hash_seed(self) -> int:
@@ -89,6 +94,16 @@ class Catalog:
         """8 hex digits that tell one seed from another and reveal neither: hashes of different seeds do not compare."""
         return self._secrets().seed_id
 
+    @property
+    def audit_key(self) -> AuditKey:
+        """What signs the audit trails of the region; where the catalog has no key yet, one is made."""
+        return self._secrets().audit_key
+
+    @property
+    def certificate_key(self) -> bytes:
+        """32 bytes, secret: the seed of the Ed25519 key that signs certificates of erasure in this region."""
+        return self._secrets().certificate_key
+
     def read(self, only: Collection[TenantId] | None = None) -> dict[TenantId, TenantRecord]:
         """The latest record of each tenant, or of each of `only`. Writes nothing.
 
@@ -99,6 +114,12 @@ class Catalog:
         with self._reading:
             self._catch_up()
             return self._merged.records(only)
+
+    @property
+    def erased(self) -> frozenset[str]:
+        """The tenants that were erased, as of the last `read`."""
+        with self._reading:
+            return frozenset(self._erased)
 
     def record(
         self,
@@ -113,8 +134,9 @@ class Catalog:
         """
         return self._write(blocks_of(made, unchanged or {}, point))
 
-    def compact(self) -> Compaction:
-        """Merge all objects into as few as possible; needs the right to delete.
+    def compact(self, *, always: bool = False) -> Compaction:
+        """Merge all objects into as few as possible; needs the right to delete. `always`: also where that saves nothing, so
+        that what is no longer to be said goes.
 
         Safe at any moment: the merged objects are written before those that were read are deleted, and no others are.
         What a kill leaves twice merges to the same. Objects in `damages` stay.
@@ -122,7 +144,8 @@ class Catalog:
         with self._reading:
             self._catch_up()
             merge, names = self._merged, sorted(self._names)
-            if len(names) < 2 or sum(1 for _ in pack_blocks(merge.blocks(), self.region)) >= len(names):
+            enough = len(names) < 2 or sum(1 for _ in pack_blocks(merge.blocks(), self.region)) >= len(names)
+            if not names or (enough and not always):
                 return Compaction(0, 0)
             written = self._write(merge.blocks())
             self.store.delete([self._key(name) for name in names])
@@ -156,6 +179,7 @@ class Catalog:
                     self._read_all(opened.sealer, new, damages, believe_listing=attempt == _LISTINGS)
             except _Vanished:
                 continue
+            self._merged.drop(self._erased)
             self.damages = damages
             return
 
@@ -185,10 +209,13 @@ class Catalog:
     def _listed(self, damages: list[Damage]) -> list[str]:
         """Names of objects, oldest first; whatever else is among them goes to the damages."""
         found, key = [], None
+        self._erased = set()
         for info in self.store.list(self.prefix):
             below = info.key[len(self.prefix) :]
             if below == Keys.data_key(EPOCH):
                 key = info.etag
+            elif (erased := erased_slug(below)) is not None:
+                self._erased.add(erased)
             if not below.startswith(RECORDS):
                 continue
             name = below.removeprefix(RECORDS)
@@ -267,7 +294,8 @@ def open_catalog(store: ObjectStore, prefix: str, region: str, keys: KeyProvider
 
 def _derived(data_key: bytes) -> _Secrets:
     seed = int.from_bytes(derive(data_key, b"sbh key hash")[:8], "big", signed=True)
-    return _Secrets(Sealer(data_key, OWNER), seed, derive(data_key, b"sbh key hash id")[:4].hex())
+    seed_id = derive(data_key, b"sbh key hash id")[:4].hex()
+    return _Secrets(Sealer(data_key, OWNER), seed, seed_id, AuditKey.of(data_key), derive(data_key, b"sbh erasure"))
 
 
 def _not_ours(name: str, info: ObjectInfo) -> str:

@@ -93,6 +93,12 @@ class Merge:
             states = {slug: text for slug in groups[key] if (text := self._state(slug)) is not None}
             yield Block(key, self._points[key], groups[key], states)
 
+    def drop(self, slugs: Collection[str]) -> None:
+        """Forget everything about these tenants."""
+        for slug in slugs:
+            for known in (self._latest, self._backups, self._states):
+                known.pop(slug, None)
+
     def _state(self, slug: str) -> str | None:
         _, backup, text = self._states.get(slug, (None, None, None))
         return text if backup == self._backups[slug] else None

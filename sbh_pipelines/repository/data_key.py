@@ -1,47 +1,201 @@
-"""Data keys as objects: 32 random bytes, wrapped by the key provider, at `keys/0001.json` below a prefix.
+"""Data keys as objects: random bytes, wrapped by the key provider, one object per key epoch below `keys/` of a prefix.
 
-A tenant's repository has one, and so has the catalog of a region. A key is made once and never overwritten.
+A tenant's repository has them, and so has the catalog of a region (one epoch only). `keys/0001.json` is made once; its
+`newest` says in which epoch is written, so that opening a repository costs one request more for a second epoch and none for
+the first. A later epoch's payload holds the key that names chunks besides, which is the first epoch's for good.
 """
 
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from sbh_pipelines.errors import CorruptObject, KeyServiceError, ObjectExists
-from sbh_pipelines.repository.format import Keys, parse_document, pretty
-from sbh_pipelines.security.keys import DATA_KEY_BYTES, KeyProvider
+from sbh_pipelines.errors import CorruptObject, KeyServiceError, ObjectExists, ObjectMissing
+from sbh_pipelines.repository.format import FIRST_EPOCH, LAST_EPOCH, Keys, parse_document, pretty
+from sbh_pipelines.repository.seal import Sealer, name_key_of
+from sbh_pipelines.security.wrapping import DATA_KEY_BYTES, KeyProvider
 from sbh_pipelines.stores.base import ObjectStore
 
-EPOCH = 1  # key rotation will count it up
+EPOCH = FIRST_EPOCH
+_PAYLOAD_VERSION = 2
+_READS = 3  # how often to look again when an epoch goes away between two requests
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPlace:
+    """Where an owner's key objects are, and what unwraps them."""
+
+    store: ObjectStore
+    prefix: str
+    owner: str
+    region: str
+    keys: KeyProvider = field(repr=False)
+
+    def key(self, epoch: int) -> str:
+        return self.prefix + Keys.data_key(epoch)
+
+    def url(self, epoch: int) -> str:
+        return self.store.url(self.key(epoch))
+
+
+@dataclass(frozen=True, slots=True)
+class KeyObject:
+    """One of them as it is stored. `newest` counts in the first epoch's only; `destroyed`: it holds no key any more."""
+
+    epoch: int
+    document: Mapping[str, Any] = field(repr=False)
+    etag: str
+
+    @property
+    def newest(self) -> int:
+        return int(self.document.get("newest", self.epoch))
+
+    @property
+    def destroyed(self) -> bool:
+        return "destroyed" in self.document
+
+    @property
+    def provider(self) -> str:
+        return str(self.document.get("provider", ""))
+
+    @property
+    def key_id(self) -> str:
+        return str(self.document.get("key_id", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRing:
+    """The newest epoch's keys, and how to get those of the others."""
+
+    epoch: int
+    data_key: bytes = field(repr=False)
+    name_key: bytes = field(repr=False)
+    read_key: Callable[[int], bytes] = field(repr=False)
+
+    def sealer(self, tenant: str, compression_level: int = 1) -> Sealer:
+        return Sealer(
+            self.data_key,
+            tenant,
+            compression_level,
+            epoch=self.epoch,
+            name_key=self.name_key,
+            read_key=self.read_key,
+        )
+
+
+def read_key_object(place: KeyPlace, epoch: int) -> KeyObject:
+    """Raises ObjectMissing, CorruptObject."""
+    data, etag = place.store.get_with_etag(place.key(epoch))
+    document = parse_document(data, place.url(epoch))
+    found = KeyObject(epoch, document, etag)
+    if document.get("tenant_id") != place.owner:
+        raise _foreign(place, epoch, f"it is of tenant {document.get('tenant_id')!r}, provider {found.provider!r}")
+    if document.get("region", place.region) != place.region:
+        raise _foreign(place, epoch, f"it is of region {document['region']!r}, and was found in {place.region}")
+    newest = document.get("newest", epoch)
+    whole = document.get("epoch") == epoch and type(newest) is int and epoch <= newest <= LAST_EPOCH
+    fields = () if found.destroyed and epoch == EPOCH else (document.get("key_id"), document.get("wrapped"))
+    if not found.destroyed and not place.keys.reads(found.provider):
+        raise _foreign(place, epoch, f"it is of tenant {document.get('tenant_id')!r}, provider {found.provider!r}")
+    if not whole or not all(isinstance(field, str) and field for field in fields):
+        raise CorruptObject(
+            "A key object is damaged", on=place.url(epoch), remedy="restore it from the bucket's older version"
+        )
+    return found
+
+
+def _foreign(place: KeyPlace, epoch: int, why: str) -> CorruptObject:
+    return CorruptObject(
+        "A key object does not belong here",
+        on=place.url(epoch),
+        why=why,
+        remedy="restore its older version, or set keys.provider to the one it was made with",
+    )
+
+
+def unwrap(place: KeyPlace, found: KeyObject) -> bytes:
+    """The payload. Raises CorruptObject for an epoch whose key was destroyed, and the key provider's errors."""
+    if found.destroyed:
+        raise CorruptObject(
+            "The key of an earlier epoch was destroyed",
+            on=place.url(found.epoch),
+            why=f"everything was re-encrypted, so nothing should be of epoch {found.epoch}",
+            remedy="what needs it cannot be read any more; take another backup",
+        )
+    try:
+        return place.keys.unwrap(found.document, place.owner, place.region)
+    except KeyServiceError as error:
+        on = f"{place.url(found.epoch)}, {error.on}"
+        raise type(error)(error.what, on=on, why=error.why, remedy=error.remedy) from None
+
+
+def payload_of(epoch: int, data_key: bytes, name_key: bytes) -> bytes:
+    """What is wrapped: the data key alone in the first epoch; later the epoch, the data key and the key of names."""
+    return data_key if epoch == EPOCH else bytes([_PAYLOAD_VERSION, epoch]) + data_key + name_key
+
+
+def split_payload(payload: bytes, epoch: int, on: str) -> tuple[bytes, bytes]:
+    """(data key, key of names). Raises CorruptObject: a wrapped key that was moved to another epoch is found out."""
+    if epoch == EPOCH and len(payload) == DATA_KEY_BYTES:
+        return payload, name_key_of(payload)
+    if epoch > EPOCH and len(payload) == 2 + 2 * DATA_KEY_BYTES and payload[:2] == bytes([_PAYLOAD_VERSION, epoch]):
+        return payload[2 : 2 + DATA_KEY_BYTES], payload[2 + DATA_KEY_BYTES :]
+    raise CorruptObject(
+        "A key object holds the key of another epoch", on=on, remedy="restore it from the bucket's older version"
+    )
+
+
+def read_epoch(place: KeyPlace, epoch: int) -> tuple[bytes, bytes]:
+    """(data key, key of names) of an epoch. Raises CorruptObject, also where there is no such key; the provider's errors."""
+    try:
+        found = read_key_object(place, epoch)
+    except ObjectMissing:
+        raise CorruptObject(
+            "The data key of a key epoch is gone",
+            on=place.url(epoch),
+            why="what is sealed under it cannot be opened",
+            remedy="restore the key object from the bucket's older version",
+        ) from None
+    return split_payload(unwrap(place, found), epoch, place.url(epoch))
+
+
+def open_key_ring(store: ObjectStore, prefix: str, owner: str, region: str, keys: KeyProvider) -> KeyRing:
+    """The keys below `prefix`. Raises ObjectMissing where there are none, CorruptObject and the key provider's errors."""
+    place = KeyPlace(store, prefix, owner, region, keys)
+    for attempt in range(1, _READS + 1):
+        first = read_key_object(place, EPOCH)
+        try:
+            found = first if first.newest == EPOCH else read_key_object(place, first.newest)
+            break
+        except ObjectMissing:
+            if attempt == _READS:
+                raise CorruptObject(
+                    "The tenant's newest data key is gone",
+                    on=place.url(first.newest),
+                    remedy="restore the key object from the bucket's older version",
+                ) from None
+    data_key, name_key = split_payload(unwrap(place, found), found.epoch, place.url(found.epoch))
+    return KeyRing(found.epoch, data_key, name_key, lambda epoch: read_epoch(place, epoch)[0])
 
 
 def read_data_key(store: ObjectStore, prefix: str, owner: str, region: str, keys: KeyProvider) -> bytes:
-    """The key below `prefix`. Raises ObjectMissing, CorruptObject and the key provider's errors."""
-    key = prefix + Keys.data_key(EPOCH)
-    document = parse_document(store.get(key), store.url(key))
-    if document.get("tenant_id") != owner or document.get("provider") != keys.name:
-        raise CorruptObject(
-            "A key object does not belong here",
-            on=store.url(key),
-            why=f"it is of tenant {document.get('tenant_id')!r}, provider {document.get('provider')!r}",
-            remedy="restore its older version, or set keys.provider to the one it was made with",
-        )
-    fields = (document.get("key_id"), document.get("wrapped"))
-    if document.get("epoch") != EPOCH or not all(isinstance(field, str) and field for field in fields):
-        raise CorruptObject(
-            "A key object is damaged", on=store.url(key), remedy="restore it from the bucket's older version"
-        )
-    try:
-        return keys.unwrap(document, owner, region)
-    except KeyServiceError as error:
-        on = f"{store.url(key)}, {error.on}"
-        raise type(error)(error.what, on=on, why=error.why, remedy=error.remedy) from None
+    """The first epoch's key below `prefix`: all that a catalog has. Raises as `open_key_ring` does."""
+    place = KeyPlace(store, prefix, owner, region, keys)
+    return split_payload(unwrap(place, read_key_object(place, EPOCH)), EPOCH, place.url(EPOCH))[0]
+
+
+def key_document(place: KeyPlace, epoch: int, payload: bytes) -> dict[str, Any]:
+    """The object of an epoch, its payload wrapped with the key that is current now."""
+    wrapped = place.keys.wrap(payload, place.owner, place.region)
+    return {"epoch": epoch, "tenant_id": place.owner, "region": place.region, **wrapped}
 
 
 def create_data_key(store: ObjectStore, prefix: str, owner: str, region: str, keys: KeyProvider) -> tuple[bytes, bool]:
     """The key, and whether it was made just now: where another writer is first, its key is the key."""
+    place = KeyPlace(store, prefix, owner, region, keys)
     data_key = os.urandom(DATA_KEY_BYTES)
-    document = {"epoch": EPOCH, "tenant_id": owner, **keys.wrap(data_key, owner, region)}
     try:
-        store.create(prefix + Keys.data_key(EPOCH), pretty(document))
+        store.create(place.key(EPOCH), pretty(key_document(place, EPOCH, data_key)))
     except ObjectExists:
         return read_data_key(store, prefix, owner, region, keys), False
     return data_key, True

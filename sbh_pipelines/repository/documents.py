@@ -6,9 +6,10 @@ from typing import Any
 
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, SbhError, StoreError, UnknownBackup
 from sbh_pipelines.model import BackupId, TenantId
-from sbh_pipelines.repository.data_key import EPOCH
 from sbh_pipelines.repository.format import (
+    FIRST_EPOCH,
     FORMAT_VERSION,
+    LAST_EPOCH,
     VALIDATE,
     Keys,
     canonical,
@@ -54,15 +55,28 @@ class Documents:
     def sign(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """The document with its checksum and signature."""
         whole = {**document, "checksum": checksum(document)}
-        return {**whole, "signature": _signed(self._signature(whole))}
+        epoch = self.sealer.epoch
+        return {**whole, "signature": _signed(self._signature(whole, epoch), epoch)}
+
+    def is_genuine(self, document: Mapping[str, Any]) -> bool:
+        """Whether the signature is one of ours, under the key of the epoch that it names, and the checksum is right.
+
+        Raises CorruptObject where there is no key of that epoch, and the key provider's errors.
+        """
+        signature = document.get("signature")
+        if not isinstance(signature, dict) or document.get("checksum") != checksum(document):
+            return False
+        value, epoch = signature.get("value"), signature.get("key_epoch")
+        if not isinstance(value, str) or type(epoch) is not int or not FIRST_EPOCH <= epoch <= LAST_EPOCH:
+            return False
+        if signature != _signed(value, epoch):
+            return False
+        return hmac.compare_digest(value.encode("utf-8", "replace"), self._signature(document, epoch).encode())
 
     def check_signature(self, document: Mapping[str, Any], backup_id: str) -> None:
         """Raises CorruptObject."""
         place = self.url(Keys.manifest(backup_id))
-        signature = document.get("signature")
-        value = str(signature.get("value")) if isinstance(signature, dict) else ""
-        genuine = hmac.compare_digest(value.encode("utf-8", "replace"), self._signature(document).encode())
-        if not genuine or signature != _signed(value) or document.get("checksum") != checksum(document):
+        if not self.is_genuine(document):
             raise CorruptObject(
                 "A manifest's signature is wrong",
                 on=place,
@@ -76,8 +90,8 @@ class Documents:
         if document.get("format_version", 0) > FORMAT_VERSION:
             raise CorruptObject("A manifest is of a newer format", on=place, remedy="read it with a newer release")
 
-    def _signature(self, document: Mapping[str, Any]) -> str:
-        return self.sealer.sign(canonical({k: v for k, v in document.items() if k != "signature"}))
+    def _signature(self, document: Mapping[str, Any], epoch: int) -> str:
+        return self.sealer.sign(canonical({k: v for k, v in document.items() if k != "signature"}), epoch)
 
     def put_document(self, key: str, document: Mapping[str, Any]) -> None:
         self.store.put(self.prefix + key, compact(document))
@@ -107,5 +121,5 @@ def list_manifest_ids(store: ObjectStore, prefix: str) -> list[BackupId]:
     return sorted(BackupId(n.removesuffix(".json")) for n in names if n.endswith(".json") and n.startswith("backup_"))
 
 
-def _signed(value: str) -> dict[str, Any]:
-    return {"algorithm": "HMAC-SHA256", "key_epoch": EPOCH, "value": value}
+def _signed(value: str, epoch: int) -> dict[str, Any]:
+    return {"algorithm": "HMAC-SHA256", "key_epoch": epoch, "value": value}

@@ -14,14 +14,16 @@ from sbh_pipelines.errors import CorruptObject
 
 FORMAT_VERSION = 2  # 1: full backups only; still read
 
-SEAL_VERSION = 1
+SEAL_VERSION = 1  # of key epoch 1
+SEAL_VERSION_EPOCH = 2  # of later key epochs: the epoch follows the version
 SEAL_OVERHEAD = 1 + 12 + 16  # version, nonce, tag
+FIRST_EPOCH, LAST_EPOCH = 1, 255  # of the data key: an epoch is one byte
 
 PACK_MAGIC = b"SBHPACK1"
 _TRAILER = struct.Struct(">QI8s")  # offset of the sealed directory, its length, magic
 PACK_TRAILER_BYTES = _TRAILER.size
 _ENTRY = struct.Struct(">32sQII")  # chunk id, offset, stored length, plain length
-_INDEX_PACK = struct.Struct(">32sQI")  # pack id, size, number of entries
+_INDEX_PACK = struct.Struct(">32sQBBH")  # pack id, size, key epoch less one, number of entries (high byte, low bytes)
 
 MAX_CHUNK = 1 << 31  # a row may be 1 GB; a length beyond this is damage, not data
 
@@ -36,6 +38,16 @@ class Entry:
     plain: int  # bytes of plaintext
 
 
+@dataclass(frozen=True, slots=True)
+class IndexedPack:
+    """What an index object says of a pack. All chunks of a pack, and its directory, are sealed in one key epoch."""
+
+    id: bytes
+    size: int
+    entries: bytes  # as `pack_entries` gives them
+    epoch: int = FIRST_EPOCH
+
+
 class Keys:
     """Object keys below the tenant's prefix."""
 
@@ -45,6 +57,7 @@ class Keys:
     PRUNED = "index/prune_"  # an index object written by a prune
     LEASE, LISTING = "lease.json", "listing.json"
     HOLDS = "holds/"
+    AUDIT = "audit/"
     DRILLS = "drills/"
     RESTORES = "restores/"
 
@@ -98,10 +111,22 @@ def pack_id_of(name: str) -> bytes | None:
     return bytes.fromhex(name) if len(name) == 64 and not name.strip("0123456789abcdef") else None
 
 
-def seal_aad(kind: bytes, tenant: str, name: bytes) -> bytes:
-    """Associated data of a sealed piece: format, kind, tenant (length-prefixed), name."""
+def seal_aad(kind: bytes, tenant: str, name: bytes, epoch: int = FIRST_EPOCH) -> bytes:
+    """Associated data of a sealed piece: format, epoch (but for the first), kind, tenant (length-prefixed), name."""
     slug = tenant.encode()
-    return b"sbh\x01" + kind + struct.pack(">H", len(slug)) + slug + name
+    return seal_head(epoch, b"sbh") + kind + struct.pack(">H", len(slug)) + slug + name
+
+
+def seal_head(epoch: int, before: bytes = b"") -> bytes:
+    """How a sealed piece of an epoch begins."""
+    return before + (bytes([SEAL_VERSION]) if epoch == FIRST_EPOCH else bytes([SEAL_VERSION_EPOCH, epoch]))
+
+
+def seal_epoch(sealed: bytes | memoryview) -> int:
+    """The key epoch that a sealed piece says it is of, from its first two bytes; 0 for one of an unknown version."""
+    if len(sealed) >= 2 and sealed[0] == SEAL_VERSION_EPOCH and sealed[1] > FIRST_EPOCH:
+        return sealed[1]
+    return FIRST_EPOCH if len(sealed) >= 2 and sealed[0] == SEAL_VERSION else 0
 
 
 def pack_entries(entries: Iterable[Entry]) -> bytes:
@@ -134,25 +159,29 @@ def unpack_trailer(trailer: bytes, pack_size: int, on: str) -> tuple[int, int]:
     )
 
 
-def pack_index(packs: Iterable[tuple[bytes, int, bytes]]) -> bytes:
-    """The body of an index object: for each pack its id, size, and entries (as `pack_entries` gives them)."""
-    return b"".join(
-        _INDEX_PACK.pack(pack_id, size, len(entries) // _ENTRY.size) + entries for pack_id, size, entries in packs
-    )
+def pack_index(packs: "Iterable[IndexedPack]") -> bytes:
+    """The body of an index object: for each pack its id, size, key epoch, and entries."""
+
+    def head(pack: IndexedPack) -> bytes:
+        high, low = divmod(len(pack.entries) // _ENTRY.size, 1 << 16)
+        return _INDEX_PACK.pack(pack.id, pack.size, pack.epoch - FIRST_EPOCH, high, low)
+
+    return b"".join(head(pack) + pack.entries for pack in packs)
 
 
-def unpack_index(body: bytes, on: str) -> Iterator[tuple[bytes, int, Iterator[Entry]]]:
-    """Raises CorruptObject."""
+def unpack_index(body: bytes, on: str) -> Iterator[tuple[bytes, int, int, Iterator[Entry]]]:
+    """(pack id, size, key epoch, entries) of each pack. Raises CorruptObject."""
     at = 0
     while at < len(body):
         if at + _INDEX_PACK.size > len(body):
             raise CorruptObject("An index ends in the middle", on=on, remedy=VALIDATE)
-        pack_id, size, count = _INDEX_PACK.unpack_from(body, at)
+        pack_id, size, later, high, low = _INDEX_PACK.unpack_from(body, at)
+        count = (high << 16) + low
         at += _INDEX_PACK.size
         end = at + count * _ENTRY.size
         if end > len(body):
             raise CorruptObject("An index ends in the middle", on=on, remedy=VALIDATE)
-        yield pack_id, size, unpack_entries(body[at:end], on)
+        yield pack_id, size, FIRST_EPOCH + later, unpack_entries(body[at:end], on)
         at = end
 
 

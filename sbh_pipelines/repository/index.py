@@ -9,9 +9,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 
-from sbh_pipelines.repository.format import Entry
+from sbh_pipelines.repository.format import FIRST_EPOCH, Entry
 
 _CACHE_KIB = 8192
 _MARKED_AT_ONCE = 1000
@@ -48,28 +49,34 @@ class ChunkIndex:
         self._resorted = False
         self._resorting = threading.RLock()
         self._lock = threading.Lock()
-        self._db = sqlite3.connect("", check_same_thread=False, isolation_level=None)
-        self._db.executescript(
+
+    @cached_property
+    def _db(self) -> sqlite3.Connection:
+        """Made at the first use, under the lock: whoever reads manifests only needs none, and it costs a millisecond."""
+        db = sqlite3.connect("", check_same_thread=False, isolation_level=None)
+        db.executescript(
             f"""PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-{_CACHE_KIB};
             CREATE TABLE pack (n INTEGER PRIMARY KEY, id BLOB UNIQUE NOT NULL, size INTEGER NOT NULL,
-                payload INTEGER NOT NULL);
+                payload INTEGER NOT NULL, epoch INTEGER NOT NULL);
             CREATE TABLE chunk (id BLOB PRIMARY KEY, pack INTEGER NOT NULL, at INTEGER, length INTEGER, plain INTEGER)
             WITHOUT ROWID;
             CREATE TABLE lost (chunk BLOB PRIMARY KEY, pack BLOB NOT NULL) WITHOUT ROWID;
             CREATE TABLE named (pack BLOB, object TEXT, PRIMARY KEY (pack, object)) WITHOUT ROWID;"""
         )
+        return db
 
     def close(self) -> None:
-        self._db.close()
+        if "_db" in self.__dict__:
+            self._db.close()
 
-    def add_pack(self, pack_id: bytes, size: int, entries: Iterable[Entry]) -> None:
+    def add_pack(self, pack_id: bytes, size: int, entries: Iterable[Entry], epoch: int = FIRST_EPOCH) -> None:
         rows = [(e.chunk, e.offset, e.length, e.plain) for e in entries]  # may raise: before anything is written
         with self._lock:
             self._db.execute("BEGIN")
             number = self._db.execute(
-                "INSERT INTO pack (id, size, payload) VALUES (?, ?, ?) ON CONFLICT (id)"
+                "INSERT INTO pack (id, size, payload, epoch) VALUES (?, ?, ?, ?) ON CONFLICT (id)"
                 " DO UPDATE SET size = excluded.size, payload = max(payload, excluded.payload) RETURNING n",
-                (pack_id, size, sum(length for _, _, length, _ in rows)),
+                (pack_id, size, sum(length for _, _, length, _ in rows), epoch),
             ).fetchone()[0]
             self._db.executemany(
                 f"INSERT INTO chunk VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET pack = excluded.pack,"
@@ -127,6 +134,12 @@ class ChunkIndex:
     def has_pack(self, pack_id: bytes) -> bool:
         with self._lock:
             return self._db.execute("SELECT 1 FROM pack WHERE id = ?", (pack_id,)).fetchone() is not None
+
+    def epoch_of(self, pack_id: bytes) -> int | None:
+        """The key epoch of a pack; None for one that is not known."""
+        with self._lock:
+            row = self._db.execute("SELECT epoch FROM pack WHERE id = ?", (pack_id,)).fetchone()
+        return row[0] if row else None
 
     def entries_of(self, pack_id: bytes) -> list[Entry]:
         """The chunks that are read from this pack."""

@@ -36,6 +36,7 @@ from sbh_pipelines.stores.base import ObjectStore
 
 # Clocks of two machines may differ by this much; an expired lease is taken only after it.
 CLOCK_MARGIN = timedelta(seconds=2)
+ERASE = "erase"  # the purpose of an erasure's lease
 _LONG_AGO = "2000-01-01T00:00:00+00:00"
 
 
@@ -77,19 +78,34 @@ class Lease:
             raise _lost(self._store.url(self._key), "it expired and another writer took it") from None
 
 
-def acquire(store: ObjectStore, prefix: str, owner: str, purpose: str, seconds: float, clock: Clock) -> Lease:
-    """Take the tenant's lease for `seconds`. Raises LeaseHeld while another owner's is running."""
+def acquire(
+    store: ObjectStore,
+    prefix: str,
+    owner: str,
+    purpose: str,
+    seconds: float,
+    clock: Clock,
+    admit: Callable[[], None] = lambda: None,
+) -> Lease:
+    """Take the tenant's lease for `seconds`. Raises LeaseHeld while another owner's is running.
+
+    `admit` is asked where nobody ever held it, so that a repository is about to be begun, and where an erasure held it last:
+    it raises for an erased tenant.
+    """
     key = prefix + Keys.LEASE
     expires = clock() + timedelta(seconds=seconds)
     document = _document(owner, purpose, expires)
     try:
         found = read(store, prefix)
         if found is None:
+            admit()
             etag = _written(store, key, document, lambda: store.create(key, document))
             return Lease(store, key, owner, purpose, seconds, clock, etag)
         held, before = found
         if held["owner"] != owner and parse_timestamp(held["expires_at"]) + CLOCK_MARGIN > clock():
             raise _held(store.url(key), held)
+        if held["purpose"] == ERASE:
+            admit()
         etag = _written(store, key, document, lambda: store.replace(key, document, before))
         taken = Lease(store, key, owner, purpose, seconds, clock, etag)
         taken.last_purpose = held["purpose"]

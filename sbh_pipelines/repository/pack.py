@@ -167,7 +167,7 @@ class PackWriter:
             pack_id = hashlib.sha256(body).digest()
             pieces.clear()
             self._store.put(self._prefix + Keys.pack(pack_id), body)
-            self._index.add_pack(pack_id, len(body), entries)
+            self._index.add_pack(pack_id, len(body), entries, self._sealer.epoch)
             with self._lock:
                 self.stored.append((pack_id, len(body)))
                 self.bytes_stored += len(body)

@@ -13,7 +13,15 @@ from typing import Any
 
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, StoreError
 from sbh_pipelines.model import Progress, ProgressSink
-from sbh_pipelines.repository.format import Entry, Keys, pack_entries, pack_trailer, unpack_index
+from sbh_pipelines.repository.format import (
+    Entry,
+    IndexedPack,
+    Keys,
+    pack_entries,
+    pack_trailer,
+    seal_epoch,
+    unpack_index,
+)
 from sbh_pipelines.repository.index import Marks
 from sbh_pipelines.repository.prune_plan import DAMAGED_REMEDY, Decision, Plan, refused
 from sbh_pipelines.repository.repository import INDEX_BYTES, Repository
@@ -54,21 +62,27 @@ def carry_out(
     """
     report = Report()
     index = _IndexWriter(repository, plan.prune_id)
-    for pack_id, size, entries in _rewritten(repository, marks, plan, progress):
-        index.add(pack_id, size, entries)
-        report.packs_written += 1
-        report.bytes_rewritten += size
+    retired: set[bytes] = set()
+    done = 0
+    for slice_ in _slices(plan):
+        if done:  # what was copied so far takes effect, so that a run that is killed later need not copy it again
+            report.index_objects_written += len(index.finish())
+            still_ours()
+            earlier = {_pack(d.key) for d in plan.rewrite[:done]} - retired
+            _retire(repository, plan.prune_id, sorted(earlier), (), ())
+            retired |= earlier
+        for pack in _rewritten(repository, marks, plan, slice_, done, progress):
+            index.add(pack)
+            report.packs_written += 1
+            report.bytes_rewritten += pack.size
+        done += len(slice_)
     if plan.rewrites_index:
         _carry_over(repository, plan, index)
-    report.index_objects_written = len(index.finish())
-    dropped = sorted(plan.dropped)
+    report.index_objects_written += len(index.finish())
     if plan.retires:
         still_ours()
-        others: tuple[Collection[str], Collection[str]] = plan.replace_index, [d.key for d in plan.retire_documents]
-        for start in range(0, max(len(dropped), 1), _RETIRED_AT_ONCE):
-            key, body = retirement_object(plan.prune_id, dropped[start : start + _RETIRED_AT_ONCE], *others)
-            repository.store.put(repository.prefix + key, body)
-            others = (), ()
+        documents = [d.key for d in plan.retire_documents]
+        _retire(repository, plan.prune_id, sorted(plan.dropped - retired), plan.replace_index, documents)
     report.packs_retired, report.packs_rewritten = len(plan.retire), len(plan.rewrite)
     report.bytes_retired = sum(d.size for d in (*plan.retire, *plan.rewrite))
     report.index_objects_replaced = len(plan.replace_index)
@@ -80,6 +94,39 @@ def carry_out(
         report.bytes_freed += sum(d.size for d in some)
         progress(Progress("prune: remove", repository.tenant, report.objects_deleted, len(plan.remove), "objects"))
     return report
+
+
+def _pack(key: str) -> bytes:
+    return bytes.fromhex(key.removeprefix(Keys.PACKS))
+
+
+def _retire(
+    repository: Repository,
+    prune_id: str,
+    packs: list[bytes],
+    index: Collection[str],
+    documents: Collection[str],
+) -> None:
+    """Take all of this out of use; the index objects and documents with the first packs."""
+    others = index, documents
+    for start in range(0, max(len(packs), 1), _RETIRED_AT_ONCE):
+        key, body = retirement_object(prune_id, packs[start : start + _RETIRED_AT_ONCE], *others)
+        repository.store.put(repository.prefix + key, body)
+        others = (), ()
+
+
+def _slices(plan: Plan) -> Iterator[list[Decision]]:
+    """The packs to rewrite, in parts of about `slice_bytes`; without one, all at once."""
+    some: list[Decision] = []
+    size = 0
+    for decision in plan.rewrite:
+        if some and plan.slice_bytes is not None and size + decision.live > plan.slice_bytes:
+            yield some
+            some, size = [], 0
+        some.append(decision)
+        size += decision.live
+    if some:
+        yield some
 
 
 def _in_order(remove: list[Decision]) -> Iterator[list[Decision]]:
@@ -101,17 +148,18 @@ def _in_order(remove: list[Decision]) -> Iterator[list[Decision]]:
 
 
 def _rewritten(
-    repository: Repository, marks: Marks, plan: Plan, progress: ProgressSink
-) -> Iterator[tuple[bytes, int, bytes]]:
-    """Copy the needed chunks of packs that are given up: (id, size, entries) of each new pack, stored and read back.
+    repository: Repository, marks: Marks, plan: Plan, rewrite: list[Decision], done: int, progress: ProgressSink
+) -> Iterator[IndexedPack]:
+    """Copy the needed chunks of packs that are given up: the new packs, stored and read back.
 
     Sealed chunks say nothing of their place, so they are copied as they are; each is opened before, so that damage is
-    found and not carried on. In memory are one new pack and `_READ_BYTES` of old ones.
+    found and not carried on. Those of an earlier key epoch are sealed anew, so that a pack is of one epoch. In memory are
+    one new pack and `_READ_BYTES` of old ones.
     """
     pieces: list[bytes] = []
     entries: list[Entry] = []
     offset = 0
-    for number, decision in enumerate(plan.rewrite, 1):
+    for number, decision in enumerate(rewrite, done + 1):
         for entry, sealed in _needed(repository, marks, decision.key):
             pieces.append(sealed)
             entries.append(Entry(entry.chunk, offset, len(sealed), entry.plain))
@@ -125,16 +173,17 @@ def _rewritten(
 
 
 def _needed(repository: Repository, marks: Marks, key: str) -> Iterator[tuple[Entry, bytes]]:
-    """The needed chunks of a pack, as they are stored, each proved to open."""
+    """The needed chunks of a pack, as they are to be stored, each proved to open."""
     place = repository.url(key)
-    for some in _batches(marks.of_pack(bytes.fromhex(key.removeprefix(Keys.PACKS)))):
+    for some in _batches(marks.of_pack(_pack(key))):
         try:
             parts = repository.store.get_ranges(repository.prefix + key, [(e.offset, e.length) for e in some])
             for entry, sealed in zip(some, parts, strict=True):
                 plain = repository.sealer.open(sealed, entry.chunk, on=place)
                 if len(plain) != entry.plain:
                     raise CorruptObject("A chunk has a wrong size", on=place)
-                yield entry, bytes(sealed)
+                old = seal_epoch(sealed) != repository.sealer.epoch
+                yield entry, repository.sealer.seal(plain, entry.chunk) if old else bytes(sealed)
         except (CorruptObject, ObjectMissing) as error:
             raise refused(repository, str(error), DAMAGED_REMEDY) from None
 
@@ -152,9 +201,7 @@ def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
         yield some
 
 
-def _store_pack(
-    repository: Repository, pieces: list[bytes], entries: list[Entry], payload: int
-) -> tuple[bytes, int, bytes]:
+def _store_pack(repository: Repository, pieces: list[bytes], entries: list[Entry], payload: int) -> IndexedPack:
     packed = pack_entries(entries)
     directory = repository.sealer.seal(packed, b"", DIRECTORY)
     body = b"".join([*pieces, directory, pack_trailer(payload, len(directory))])
@@ -167,7 +214,7 @@ def _store_pack(
             on=repository.store.url(key),
             remedy="nothing was removed; examine the store",
         )
-    return pack_id, len(body), packed
+    return IndexedPack(pack_id, len(body), packed, repository.sealer.epoch)
 
 
 def _carry_over(repository: Repository, plan: Plan, index: "_IndexWriter") -> None:
@@ -177,12 +224,13 @@ def _carry_over(repository: Repository, plan: Plan, index: "_IndexWriter") -> No
         gone |= retirement.packs
     carried: set[bytes] = set()
     for name in sorted(plan.replace_index & repository.indexed):
-        for pack_id, size, entries in unpack_index(repository.read_index(name), repository.url(name)):
+        for pack_id, size, epoch, entries in unpack_index(repository.read_index(name), repository.url(name)):
             if pack_id not in gone and pack_id not in carried:
                 carried.add(pack_id)
-                index.add(pack_id, size, pack_entries(entries))
+                index.add(IndexedPack(pack_id, size, pack_entries(entries), epoch))
     for pack_id, size in plan.index_unnamed.items():
-        index.add(pack_id, size, pack_entries(repository.read_directory(pack_id, size)))
+        directory = repository.read_directory(pack_id, size)
+        index.add(IndexedPack(pack_id, size, pack_entries(directory.entries), directory.epoch))
 
 
 class _IndexWriter:
@@ -190,21 +238,22 @@ class _IndexWriter:
 
     def __init__(self, repository: Repository, prune_id: str) -> None:
         self._repository, self._prune_id = repository, prune_id
-        self._pending: list[tuple[bytes, int, bytes]] = []
+        self._pending: list[IndexedPack] = []
         self._room = INDEX_BYTES
         self._keys: list[str] = []
 
-    def add(self, pack_id: bytes, size: int, entries: bytes) -> None:
-        self._pending.append((pack_id, size, entries))
-        self._room -= len(entries)
+    def add(self, pack: IndexedPack) -> None:
+        self._pending.append(pack)
+        self._room -= len(pack.entries)
         if self._room <= 0:
             self._write()
 
     def finish(self) -> list[str]:
-        """The keys of all that was written."""
+        """The keys of all that was written since the last time."""
         if self._pending:
             self._write()
-        return self._keys
+        keys, self._keys = self._keys, []
+        return keys
 
     def _write(self) -> None:
         key = self._repository.put_index(self._prune_id, "index", self._pending)

@@ -42,6 +42,8 @@ class Shape:
     repack_below: float = 0.5  # share of a pack's chunks, by bytes, that is needed
     small_packs: int = 32  # so many packs of less than a quarter of `pack_bytes` are merged; 0: never
     index_objects: int = 16  # more small index objects than this are merged
+    re_encrypt: bool = False  # nothing should be sealed in an earlier key epoch than the newest
+    slice_bytes: int = 1 << 30  # when re-encrypting: of needed chunks, after which what was copied takes effect
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class Plan:
 
     prune_id: str
     pack_bytes_target: int  # of new packs
+    slice_bytes: int | None = None  # of needed chunks that are copied before the packs they come from are retired
     retire: list[Decision] = field(default_factory=list)  # packs that nobody needs
     rewrite: list[Decision] = field(default_factory=list)  # packs whose needed chunks move to new packs
     retire_documents: list[Decision] = field(default_factory=list)  # of backups that are forgotten
@@ -164,7 +167,8 @@ class _Planner:
     ) -> None:
         self._repository, self._marks, self._backups = repository, marks, backups
         self._now, self._safety, self._shape = now, safety, shape
-        self._plan = Plan(now.strftime("prune_%Y%m%d_%H%M%S"), shape.pack_bytes)
+        slice_bytes = shape.slice_bytes if shape.re_encrypt else None
+        self._plan = Plan(now.strftime("prune_%Y%m%d_%H%M%S"), shape.pack_bytes, slice_bytes)
         self._retired_packs: dict[bytes, datetime] = {}
         self._retired_objects: dict[str, datetime] = {}
         for retirement in sorted(repository.retirements, key=lambda r: r.at):
@@ -218,6 +222,11 @@ class _Planner:
         if retired is not None:
             self._retired(info, pack_id, live, retired)
             return None
+        if live and self._outdated(pack_id):
+            epoch = self._repository.index.epoch_of(pack_id)
+            # However young: no writer of that epoch is left, and a retired pack can be read for another `min_age`.
+            self._give_up(Decision(info.key, "rewrite", f"sealed in key epoch {epoch}", info.size, live))
+            return None
         why = self._reason(use)
         small = why is None and info.size * 4 < self._shape.pack_bytes
         if why is None and not small:
@@ -228,9 +237,15 @@ class _Planner:
             return None
         if small:
             return Decision(info.key, "rewrite", "one of many small packs", info.size, live)
-        decision = Decision(info.key, "rewrite" if live else "retire", why or "", info.size, live)
-        (self._plan.rewrite if live else self._plan.retire).append(decision)
+        self._give_up(Decision(info.key, "rewrite" if live else "retire", why or "", info.size, live))
         return None
+
+    def _give_up(self, decision: Decision) -> None:
+        (self._plan.rewrite if decision.live else self._plan.retire).append(decision)
+
+    def _outdated(self, pack_id: bytes) -> bool:
+        epoch = self._repository.index.epoch_of(pack_id)
+        return self._shape.re_encrypt and epoch is not None and epoch < self._repository.sealer.epoch
 
     def _reason(self, use: PackUse | None) -> str | None:
         """Why a pack should not stay as it is."""
@@ -271,6 +286,8 @@ class _Planner:
         if len(small) > self._shape.index_objects:
             plan.replace_index.update(small)
         plan.replace_index.update(i.key for i in in_use if i.key in damaged and self._old(i.modified))
+        if self._shape.re_encrypt:
+            plan.replace_index.update(repository.old_index)
         gone = dropped | self._retired_packs.keys()
         plan.index_unnamed = {p: size for p, size in repository.unindexed.items() if p not in gone}
 

@@ -8,10 +8,10 @@ was stored is reused; an index entry whose pack is gone is not believed, so what
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sbh_pipelines.errors import (
     CorruptObject,
@@ -22,15 +22,18 @@ from sbh_pipelines.errors import (
     UnknownBackup,
 )
 from sbh_pipelines.model import TenantId
-from sbh_pipelines.repository.data_key import EPOCH, create_data_key, read_data_key
+from sbh_pipelines.repository.data_key import EPOCH, KeyPlace, KeyRing, create_data_key, open_key_ring, read_epoch
 from sbh_pipelines.repository.documents import Documents
 from sbh_pipelines.repository.format import (
     PACK_TRAILER_BYTES,
     VALIDATE,
+    Entry,
+    IndexedPack,
     Keys,
     pack_entries,
     pack_id_of,
     pack_index,
+    seal_epoch,
     unpack_entries,
     unpack_index,
     unpack_trailer,
@@ -38,7 +41,7 @@ from sbh_pipelines.repository.format import (
 from sbh_pipelines.repository.index import ChunkIndex, Location
 from sbh_pipelines.repository.pack import PackPipeline, PackWriter
 from sbh_pipelines.repository.retirement import Retirement, read_retirement, retirement_object
-from sbh_pipelines.repository.seal import DIRECTORY, INDEX, Sealer
+from sbh_pipelines.repository.seal import DIRECTORY, INDEX, Sealer, name_key_of
 from sbh_pipelines.security.keys import KeyProvider
 from sbh_pipelines.stores.base import ObjectInfo, ObjectStore
 
@@ -58,6 +61,13 @@ class Damage:
     error: SbhError
 
 
+class Directory(NamedTuple):
+    """What a pack says of itself."""
+
+    epoch: int
+    entries: Iterator[Entry]
+
+
 class Repository(Documents):
     """Use `open_repository`. Thread-safe for reading; one PackWriter per step for writing."""
 
@@ -67,6 +77,7 @@ class Repository(Documents):
         self.damages: list[Damage] = []
         self.new = False  # its data key was made just now: nothing there can be read with it
         self.indexed: set[str] = set()  # index objects that were read and are whole
+        self.old_index: set[str] = set()  # those that are sealed in an earlier key epoch than the newest
         self.unindexed: dict[bytes, int] = {}  # whole packs, and their sizes, that no index names
         self.lost: set[bytes] = set()  # packs that an index names and that are gone, or not whole
         self.marked_damaged: set[bytes] = set()  # packs that deep validation found to be damaged
@@ -105,10 +116,10 @@ class Repository(Documents):
                 if sum(map(len, self._bodies.values())) + len(body) <= _KEPT_INDEX_BYTES:
                     self._bodies[name] = body
                 named = []
-                for pack_id, size, entries in unpack_index(body, self.url(name)):
+                for pack_id, size, epoch, entries in unpack_index(body, self.url(name)):
                     named.append(pack_id)
                     if packs.get(pack_id) == size:
-                        self.index.add_pack(pack_id, size, entries)
+                        self.index.add_pack(pack_id, size, entries, epoch)
                     elif pack_id not in retired:
                         self.index.add_lost(pack_id, entries)
                         self.lost.add(pack_id)
@@ -120,10 +131,14 @@ class Repository(Documents):
         for pack_id, size in packs.items():
             if not self.index.has_pack(pack_id):
                 try:
-                    self.index.add_pack(pack_id, size, self.read_directory(pack_id, size))
+                    self._add_unindexed(pack_id, size)
                     self.unindexed[pack_id] = size
                 except (RepositoryError, ObjectMissing) as error:
                     self.damages.append(Damage(Keys.pack(pack_id), error))
+
+    def _add_unindexed(self, pack_id: bytes, size: int) -> None:
+        directory = self.read_directory(pack_id, size)
+        self.index.add_pack(pack_id, size, directory.entries, directory.epoch)
 
     def _read_marks(self) -> list[str]:
         """Take in which packs are damaged and what prunes retired; the names of the index objects in use."""
@@ -148,7 +163,7 @@ class Repository(Documents):
         """Packs that no backup needed when they were retired: if one does need them, they are still there."""
         for pack_id, size in packs.items():
             try:
-                self.index.add_pack(pack_id, size, self.read_directory(pack_id, size))
+                self._add_unindexed(pack_id, size)
             except ObjectMissing:
                 continue  # removed meanwhile
             except RepositoryError as error:
@@ -166,7 +181,7 @@ class Repository(Documents):
             return False
         if hashlib.sha256(body).digest() != pack_id:
             return False
-        self.index.add_pack(pack_id, len(body), self.read_directory(pack_id, len(body)))
+        self._add_unindexed(pack_id, len(body))
         self.lost.discard(pack_id)
         self.marked_damaged.discard(pack_id)
         self.store.delete([self.prefix + Keys.damaged(pack_id)])
@@ -204,17 +219,27 @@ class Repository(Documents):
             raise CorruptObject(
                 "An index object is damaged", on=self.url(name), why="its content is not its name's", remedy=VALIDATE
             )
-        return self.sealer.open(data, b"", INDEX, on=self.url(name))
+        body = self.sealer.open(data, b"", INDEX, on=self.url(name))
+        if seal_epoch(data) < self.sealer.epoch:
+            self.old_index.add(name)
+        return body
 
-    def read_directory(self, pack_id: bytes, size: int) -> "Iterator[Any]":
-        """The entries of a pack by its own directory. Raises CorruptObject and the store's errors."""
+    def read_directory(self, pack_id: bytes, size: int) -> Directory:
+        """The entries and the key epoch of a pack by its own directory. Raises CorruptObject and the store's errors."""
+        sealed, place = self._sealed_directory(pack_id, size), self.url(Keys.pack(pack_id))
+        return Directory(seal_epoch(sealed), unpack_entries(self.sealer.open(sealed, b"", DIRECTORY, on=place), place))
+
+    def peek_epoch(self, pack_id: bytes, size: int) -> int:
+        """The key epoch that a pack says it is of, without opening it; 0 for an unknown one. Raises CorruptObject."""
+        return seal_epoch(self._sealed_directory(pack_id, size))
+
+    def _sealed_directory(self, pack_id: bytes, size: int) -> bytes:
         key, place = self.prefix + Keys.pack(pack_id), self.url(Keys.pack(pack_id))
         if size < PACK_TRAILER_BYTES:
             raise CorruptObject("Not a whole pack", on=place, why="truncated", remedy=VALIDATE)
         trailer = self.store.get_range(key, size - PACK_TRAILER_BYTES, PACK_TRAILER_BYTES)
         offset, length = unpack_trailer(trailer, size, place)
-        sealed = self.store.get_range(key, offset, length)
-        return unpack_entries(self.sealer.open(sealed, b"", DIRECTORY, on=place), place)
+        return self.store.get_range(key, offset, length)
 
     def locate(self, chunk: bytes) -> Location:
         """Raises CorruptObject, naming the pack where it is known, when no pack holds the chunk."""
@@ -314,11 +339,13 @@ class Repository(Documents):
         self.unindexed.clear()
         merged = self._merge_index(backup_id) if packs and len(self._bodies) >= _MERGE_AT else ()
         keys: list[str] = []
-        pending: list[tuple[bytes, int, bytes]] = []
+        pending: list[IndexedPack] = []
         room = INDEX_BYTES
         for pack_id, size in packs:
-            pending.append((pack_id, size, pack_entries(self.index.entries_of(pack_id))))
-            room -= len(pending[-1][2])
+            entries, epoch = pack_entries(self.index.entries_of(pack_id)), self.index.epoch_of(pack_id)
+            assert epoch is not None
+            pending.append(IndexedPack(pack_id, size, entries, epoch))
+            room -= len(entries)
             if room <= 0:
                 keys.append(self.put_index(backup_id, stage, pending))
                 pending, room = [], INDEX_BYTES
@@ -334,11 +361,11 @@ class Repository(Documents):
         leaves the merged object beside the others.
         """
         small = dict(self._bodies)
-        packs: dict[bytes, tuple[bytes, int, bytes]] = {}
+        packs: dict[bytes, IndexedPack] = {}
         for name, body in small.items():
-            for pack_id, size, entries in unpack_index(body, self.url(name)):
+            for pack_id, size, epoch, entries in unpack_index(body, self.url(name)):
                 if self.index.has_pack(pack_id) and pack_id not in packs:
-                    packs[pack_id] = (pack_id, size, pack_entries(entries))
+                    packs[pack_id] = IndexedPack(pack_id, size, pack_entries(entries), epoch)
         if not packs:
             return ()
         key = self.put_index(backup_id, MERGED, list(packs.values()))
@@ -348,8 +375,8 @@ class Repository(Documents):
         self.indexed -= small.keys()
         return (key,)
 
-    def put_index(self, backup_id: str, stage: str, packs: "list[tuple[bytes, int, bytes]]") -> str:
-        """Store one index object for packs (id, size, entries); its key below the prefix."""
+    def put_index(self, backup_id: str, stage: str, packs: list[IndexedPack]) -> str:
+        """Store one index object for packs; its key below the prefix."""
         body = self.sealer.seal(pack_index(packs), b"", INDEX)
         key = Keys.index(backup_id, stage, hashlib.sha256(body).hexdigest()[:16])
         self.store.put(self.prefix + key, body)
@@ -365,26 +392,35 @@ def open_repository(
     *,
     create: bool,
     compression_level: int = 1,
+    admit: Callable[[], None] = lambda: None,
 ) -> Repository:
     """Unwrap (or, with `create`, make) the tenant's data key; the index is not read yet, see `load_index`.
 
-    Raises UnknownBackup when there is no repository and `create` is false, and the key provider's errors.
+    `admit` is asked where there is no key: it raises for a tenant that was erased. Raises UnknownBackup when there is no
+    repository and `create` is false, and the key provider's errors.
     """
-    data_key, new = _data_key(store, prefix, tenant, region, keys, create)
-    repository = Repository(store, prefix, tenant, Sealer(data_key, tenant, compression_level))
+    ring, new = _key_ring(store, prefix, tenant, region, keys, create, admit)
+    repository = Repository(store, prefix, tenant, ring.sealer(tenant, compression_level))
     repository.new = new
     return repository
 
 
-def _data_key(
-    store: ObjectStore, prefix: str, tenant: TenantId, region: str, keys: KeyProvider, create: bool
-) -> tuple[bytes, bool]:
-    """The key, and whether it was made just now."""
+def _key_ring(
+    store: ObjectStore,
+    prefix: str,
+    tenant: TenantId,
+    region: str,
+    keys: KeyProvider,
+    create: bool,
+    admit: Callable[[], None],
+) -> tuple[KeyRing, bool]:
+    """The keys, and whether they were made just now."""
     key = prefix + Keys.data_key(EPOCH)
     try:
-        return read_data_key(store, prefix, tenant, region, keys), False
+        return open_key_ring(store, prefix, tenant, region, keys), False
     except ObjectMissing:
         pass
+    admit()
     if next(store.list(prefix + Keys.MANIFESTS), None) is not None:
         # To say that there are none, or to make a new key, would hide that they have become unreadable.
         raise CorruptObject(
@@ -396,4 +432,6 @@ def _data_key(
         raise UnknownBackup(
             "The tenant has no backups", on=str(tenant), remedy=f"make one: `sbh backup create {tenant}`"
         )
-    return create_data_key(store, prefix, tenant, region, keys)
+    data_key, new = create_data_key(store, prefix, tenant, region, keys)
+    place = KeyPlace(store, prefix, tenant, region, keys)
+    return KeyRing(EPOCH, data_key, name_key_of(data_key), lambda epoch: read_epoch(place, epoch)[0]), new

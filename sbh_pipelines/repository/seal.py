@@ -1,13 +1,16 @@
 """Seal and open: zstd, then AES-256-GCM, bound to tenant, kind and name.
 
-A sealed piece is `version(1) · nonce(12) · ciphertext · tag(16)`. The nonce is random; NIST SP 800-38D allows 2^32
-random 96-bit nonces per key, which at 1 MiB a chunk is 4 PiB per tenant and key epoch.
+A sealed piece is `version(1) · nonce(12) · ciphertext · tag(16)`; after the first key epoch the version is 2, and the
+epoch follows it. The nonce is random; NIST SP 800-38D allows 2^32 random 96-bit nonces per key, which at 1 MiB a chunk is
+4 PiB per tenant and key epoch.
 """
 
 import hashlib
 import hmac
 import os
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import zstandard
 from cryptography.exceptions import InvalidTag
@@ -16,27 +19,76 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from sbh_pipelines.errors import CorruptObject, FormatUnsupported
-from sbh_pipelines.repository.format import MAX_CHUNK, SEAL_OVERHEAD, SEAL_VERSION, VALIDATE, seal_aad
+from sbh_pipelines.repository.format import (
+    FIRST_EPOCH,
+    MAX_CHUNK,
+    SEAL_OVERHEAD,
+    VALIDATE,
+    seal_aad,
+    seal_epoch,
+    seal_head,
+)
 
 CHUNK, DIRECTORY, INDEX, CATALOG = b"C", b"D", b"I", b"K"
 
 _local = threading.local()
 
 
+@dataclass(frozen=True, slots=True)
+class _EpochKeys:
+    aead: AESGCM = field(repr=False)
+    sign_key: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, data_key: bytes) -> "_EpochKeys":
+        return cls(AESGCM(derive(data_key, b"sbh seal")), derive(data_key, b"sbh manifest"))
+
+
 class Sealer:
-    """The keys of one tenant and epoch, derived from its data key. Thread-safe; repr shows nothing secret."""
+    """The keys of one tenant, derived from its data keys. Thread-safe; repr shows nothing secret.
 
-    __slots__ = ("_aead", "_compression_level", "_name_key", "_sign_key", "tenant")
+    Seals and signs in the newest key epoch; opens and verifies pieces of any, whose data key `read_key` fetches when the
+    first of it comes. Names of chunks are of one key for good, so that what is stored is found in every epoch.
+    """
 
-    def __init__(self, data_key: bytes, tenant: str, compression_level: int = 1) -> None:
-        self.tenant = tenant
+    __slots__ = ("_compression_level", "_epochs", "_lock", "_name_key", "_read_key", "epoch", "tenant")
+
+    def __init__(
+        self,
+        data_key: bytes,
+        tenant: str,
+        compression_level: int = 1,
+        *,
+        epoch: int = FIRST_EPOCH,
+        name_key: bytes | None = None,
+        read_key: Callable[[int], bytes] | None = None,
+    ) -> None:
+        self.tenant, self.epoch = tenant, epoch
         self._compression_level = compression_level
-        self._aead = AESGCM(derive(data_key, b"sbh seal"))
-        self._name_key = derive(data_key, b"sbh chunk name")
-        self._sign_key = derive(data_key, b"sbh manifest")
+        self._name_key = name_key or name_key_of(data_key)
+        self._read_key = read_key
+        self._lock = threading.Lock()
+        self._epochs = {epoch: _EpochKeys.of(data_key)}
 
     def __repr__(self) -> str:
         return f"Sealer({self.tenant})"
+
+    def _keys(self, epoch: int, on: str) -> _EpochKeys:
+        """Raises CorruptObject where there is no key of this epoch, and the key provider's errors."""
+        known = self._epochs.get(epoch)
+        if known is not None:
+            return known
+        if self._read_key is None:
+            raise CorruptObject(
+                "A sealed piece is of a key epoch that has no key",
+                on=on,
+                why=f"epoch {epoch}",
+                remedy="restore keys/ from the bucket's older version",
+            )
+        with self._lock:
+            if epoch not in self._epochs:
+                self._epochs[epoch] = _EpochKeys.of(self._read_key(epoch))
+            return self._epochs[epoch]
 
     def name(self, plain: bytes | bytearray | memoryview) -> bytes:
         """The chunk's id: equal content has equal ids inside a tenant, and unrelated ones across tenants."""
@@ -45,21 +97,25 @@ class Sealer:
     def seal(self, plain: bytes | bytearray | memoryview, name: bytes, kind: bytes = CHUNK) -> bytes:
         packed = _compressor(self._compression_level).compress(plain)
         nonce = os.urandom(12)
-        return bytes([SEAL_VERSION]) + nonce + self._aead.encrypt(nonce, packed, seal_aad(kind, self.tenant, name))
+        aad = seal_aad(kind, self.tenant, name, self.epoch)
+        return seal_head(self.epoch) + nonce + self._epochs[self.epoch].aead.encrypt(nonce, packed, aad)
 
     def open(self, sealed: bytes | memoryview, name: bytes, kind: bytes = CHUNK, *, on: str) -> bytes:
         """The plaintext. Raises CorruptObject (with `on` as the place) and FormatUnsupported."""
         if len(sealed) < SEAL_OVERHEAD:
             raise CorruptObject("A sealed piece is too short", on=on, why="truncated", remedy=VALIDATE)
-        if sealed[0] != SEAL_VERSION:
+        epoch = seal_epoch(sealed)
+        if not epoch:
             raise FormatUnsupported(
                 "A sealed piece is of another format",
                 on=on,
                 why=f"version {sealed[0]}: written by a newer release, or damaged",
                 remedy=f"read it with a newer release, or {VALIDATE}",
             )
+        aead, at = self._keys(epoch, on).aead, len(seal_head(epoch))
         try:
-            packed = self._aead.decrypt(bytes(sealed[1:13]), sealed[13:], seal_aad(kind, self.tenant, name))
+            aad = seal_aad(kind, self.tenant, name, epoch)
+            packed = aead.decrypt(bytes(sealed[at : at + 12]), sealed[at + 12 :], aad)
             plain = _decompressor().decompress(packed, max_output_size=MAX_CHUNK)
         except (InvalidTag, zstandard.ZstdError):
             raise CorruptObject(
@@ -72,11 +128,18 @@ class Sealer:
             raise CorruptObject("A chunk's content does not match its name", on=on, remedy=VALIDATE)
         return plain
 
-    def sign(self, message: bytes) -> str:
-        return hmac.new(self._sign_key, message, hashlib.sha256).hexdigest()
+    def sign(self, message: bytes, epoch: int | None = None) -> str:
+        """In hex, under the newest epoch's key unless another is named."""
+        keys = self._keys(epoch or self.epoch, f"a signature of {self.tenant}")
+        return hmac.new(keys.sign_key, message, hashlib.sha256).hexdigest()
 
     def signed(self, message: bytes, signature: str) -> bool:
         return hmac.compare_digest(self.sign(message), signature)
+
+
+def name_key_of(data_key: bytes) -> bytes:
+    """What names the chunks of a repository whose first data key this is."""
+    return derive(data_key, b"sbh chunk name")
 
 
 def derive(data_key: bytes, purpose: bytes) -> bytes:

@@ -93,7 +93,9 @@ def test_space_comes_back_a_day_after_it_was_found_to_be_free(application: Appli
     assert second["packs_deleted"] == first["packs_retired"] + first["packs_rewritten"]
     assert stored(application) < full - first["bytes_retired"] + first["bytes_rewritten"]
     assert {
-        kind.name: len(list(kind.iterdir())) for kind in application.repository(ACME).iterdir() if kind.is_dir()
+        kind.name: len(list(kind.iterdir()))
+        for kind in application.repository(ACME).iterdir()
+        if kind.is_dir() and kind.name != "audit"  # the trail only ever grows
     } == {
         "config": 1,
         "database": 1,

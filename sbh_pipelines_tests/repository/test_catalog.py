@@ -2,6 +2,7 @@
 
 import base64
 import itertools
+import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -301,6 +302,11 @@ def test_two_regions_are_apart(memory: MemoryStore, keys: LocalKeyFile) -> None:
     assert here.hash_seed != there.hash_seed
     for key in list(memory.objects):
         memory.objects[key.replace("eu-west-1", "us-east-1")] = memory.objects[key]
+    thief = opened(memory, keys, "us-east-1")
+    assert thief.read() == {}
+    assert len(thief.damages) == 1  # the key object says of which region it is
+    key = json.loads(memory.objects["_sbh-catalog/us-east-1/keys/0001.json"])
+    memory.objects["_sbh-catalog/us-east-1/keys/0001.json"] = json.dumps({**key, "region": "us-east-1"}).encode()
     thief = opened(memory, keys, "us-east-1")
     assert thief.read() == {}
     assert len(thief.damages) == 2

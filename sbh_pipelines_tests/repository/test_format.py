@@ -12,6 +12,7 @@ from sbh_pipelines.repository.format import (
     MAX_CHUNK,
     PACK_TRAILER_BYTES,
     Entry,
+    IndexedPack,
     canonical,
     checksum,
     pack_entries,
@@ -27,14 +28,14 @@ from sbh_pipelines.repository.format import (
 ids = st.binary(min_size=32, max_size=32)
 sizes = st.integers(0, MAX_CHUNK)
 entries = st.builds(Entry, ids, st.integers(0, 2**63 - 1), sizes, sizes)
-packs = st.tuples(ids, st.integers(0, 2**63 - 1), st.lists(entries, max_size=6))
+packs = st.tuples(ids, st.integers(0, 2**63 - 1), st.integers(1, 255), st.lists(entries, max_size=6))
 scalars = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=20)
 values = st.recursive(scalars, lambda v: st.lists(v, max_size=4) | st.dictionaries(st.text(max_size=8), v, max_size=4))
 documents = st.dictionaries(st.text(max_size=10), values, max_size=6)
 
 
-def packed(listed: list[tuple[bytes, int, list[Entry]]]) -> bytes:
-    return pack_index((pack, size, pack_entries(held)) for pack, size, held in listed)
+def packed(listed: list[tuple[bytes, int, int, list[Entry]]]) -> bytes:
+    return pack_index(IndexedPack(pack, size, pack_entries(held), epoch) for pack, size, epoch, held in listed)
 
 
 def only_corrupt(parse: Callable[[], object]) -> None:
@@ -50,20 +51,20 @@ def test_entries_come_back(listed: list[Entry]) -> None:
 
 
 @given(st.lists(packs, max_size=6))
-def test_an_index_comes_back(listed: list[tuple[bytes, int, list[Entry]]]) -> None:
-    found = [(pack, size, list(held)) for pack, size, held in unpack_index(packed(listed), "the place")]
+def test_an_index_comes_back(listed: list[tuple[bytes, int, int, list[Entry]]]) -> None:
+    found = [(pack, size, epoch, list(held)) for pack, size, epoch, held in unpack_index(packed(listed), "the place")]
     assert found == listed
 
 
 @settings(max_examples=300)
 @given(st.lists(packs, min_size=1, max_size=4), st.data())
 def test_a_shortened_index_is_corrupt_or_ends_at_a_pack(
-    listed: list[tuple[bytes, int, list[Entry]]], data: st.DataObject
+    listed: list[tuple[bytes, int, int, list[Entry]]], data: st.DataObject
 ) -> None:
     body = packed(listed)
     body = body[: data.draw(st.integers(0, len(body) - 1))]
     try:
-        found = [(pack, size, list(held)) for pack, size, held in unpack_index(body, "the place")]
+        found = [(pack, size, epoch, list(held)) for pack, size, epoch, held in unpack_index(body, "the place")]
     except CorruptObject:
         return
     assert found == listed[: len(found)]
@@ -73,7 +74,7 @@ def test_a_shortened_index_is_corrupt_or_ends_at_a_pack(
 @given(st.binary(max_size=400), st.integers(0, 2**64))
 def test_garbage_is_corrupt_and_nothing_else(garbage: bytes, size: int) -> None:
     only_corrupt(lambda: list(unpack_entries(garbage, "the place")))
-    only_corrupt(lambda: [list(held) for _, _, held in unpack_index(garbage, "the place")])
+    only_corrupt(lambda: [list(held) for *_, held in unpack_index(garbage, "the place")])
     only_corrupt(lambda: unpack_trailer(garbage, size, "the place"))
     only_corrupt(lambda: unpack_trailer(garbage[:PACK_TRAILER_BYTES], size, "the place"))
     only_corrupt(lambda: parse_document(garbage, "the place"))

@@ -102,8 +102,9 @@ def test_a_sealed_piece_is_as_small_as_documented() -> None:
 def test_a_newer_format_is_told_from_damage() -> None:
     name = ACME.name(b"x")
     sealed = ACME.seal(b"x", name)
-    with pytest.raises(FormatUnsupported, match="version 2"):
-        ACME.open(b"\x02" + sealed[1:], name, on="x")
+    for version in (0, 3, 255):
+        with pytest.raises(FormatUnsupported, match=f"version {version}"):
+            ACME.open(bytes([version]) + sealed[1:], name, on="x")
 
 
 def test_a_repr_shows_no_key() -> None:

@@ -1,0 +1,191 @@
+"""Events of an audit trail as bytes: one line of JSON each, chained by hashes, signed under a key that no bucket holds.
+
+An event's `hash` is SHA-256 over the line without `hash` and `signature`; its `prev` is the hash of the event before it, and
+its `signature` is an HMAC over the hash. So whoever has the lines alone can follow the chain, and only who has the catalog's
+data key can make a line that is believed. docs/format.md, *Audit trail*, is the prose.
+"""
+
+import hashlib
+import hmac
+import json
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from sbh_pipelines.errors import CorruptObject, RequestError
+from sbh_pipelines.repository.seal import derive
+
+VERSION = 1
+GENESIS = "0" * 64  # `prev` of the first event
+PLATFORM = "*"  # the tenant of events that belong to none
+MAX_PROPS = 64 << 10  # bytes of one event's props, as JSON
+_LONGEST_USER = 256
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}(\.[a-z][a-z0-9_]{0,31}){1,3}")
+_SECRET = re.compile(r"passw|secret|token|authorization|credential|dsn|api_?key|private_?key", re.IGNORECASE)
+WITHHELD = "(withheld)"
+_FIELDS = {
+    "v": int,
+    "seq": int,
+    "id": str,
+    "at": str,
+    "event": str,
+    "tenant_id": str,
+    "region": str,
+    "user_id": str,
+    "source": str,
+    "via": str,
+    "props": dict,
+    "key": str,
+    "prev": str,
+    "hash": str,
+    "signature": str,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Whose events these are. The region is part of it: a trail does not move."""
+
+    tenant_id: str
+    region: str
+
+    def __str__(self) -> str:
+        return f"{'the platform' if self.tenant_id == PLATFORM else self.tenant_id} in {self.region}"
+
+
+@dataclass(frozen=True, slots=True)
+class AuditKey:
+    """What signs events: derived from the catalog's data key of the region. `id` names it and reveals nothing."""
+
+    id: str
+    secret: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, data_key: bytes) -> "AuditKey":
+        return cls(derive(data_key, b"sbh audit id")[:4].hex(), derive(data_key, b"sbh audit"))
+
+    def sign(self, kind: bytes, message: bytes) -> str:
+        return hmac.new(self.secret, kind + b"\0" + message, hashlib.sha256).hexdigest()
+
+    def signed(self, kind: bytes, message: bytes, signature: str) -> bool:
+        return hmac.compare_digest(self.sign(kind, message), signature)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is to be recorded; sequence, time and chain come when it is written."""
+
+    event: str
+    user_id: str
+    source: str
+    via: str
+    props: Mapping[str, Any]
+
+
+def entry_of(event: str, user_id: str, source: str, via: str, props: Mapping[str, Any]) -> Entry:
+    """An entry whose props are JSON and hold no value under a name that smells of a secret. Raises RequestError."""
+    if not _NAME.fullmatch(event):
+        raise RequestError("Not the name of an event", on=ascii(event)[:64], remedy="noun.verb, e.g. backup.created")
+    try:
+        plain = json.loads(json.dumps(_withheld(props), default=str, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RequestError("The props of an event are not JSON", on=event, why=str(error)[:200]) from None
+    if len(line(plain)) > MAX_PROPS:
+        raise RequestError("The props of an event are too large", on=event, remedy=f"at most {MAX_PROPS:,} bytes")
+    return Entry(event, str(user_id)[:_LONGEST_USER], str(source)[:64], str(via)[:64], plain)
+
+
+def _withheld(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): WITHHELD if _SECRET.search(str(k)) else _withheld(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_withheld(v) for v in value]
+    return value
+
+
+def line(document: Any) -> bytes:
+    """Sorted keys, no white space, ASCII only, so that every language makes the same bytes of it."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode("ascii")
+
+
+def chained(entry: Entry, chain: Chain, key: AuditKey, seq: int, prev: str, at: datetime) -> dict[str, Any]:
+    """The event as it is stored."""
+    event: dict[str, Any] = {
+        "v": VERSION,
+        "seq": seq,
+        "id": secrets.token_hex(8),
+        "at": at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "event": entry.event,
+        "tenant_id": chain.tenant_id,
+        "region": chain.region,
+        "user_id": entry.user_id,
+        "source": entry.source,
+        "via": entry.via,
+        "props": dict(entry.props),
+        "key": key.id,
+        "prev": prev,
+    }
+    event["hash"] = hash_of(event)
+    event["signature"] = key.sign(b"event", event["hash"].encode())
+    return event
+
+
+def hash_of(event: Mapping[str, Any]) -> str:
+    """Hex SHA-256 over the event without its hash and signature."""
+    return hashlib.sha256(line({k: v for k, v in event.items() if k not in ("hash", "signature")})).hexdigest()
+
+
+def parse_event(text: bytes, on: str) -> dict[str, Any]:
+    """An event of the right shape, nothing of it believed yet. Raises CorruptObject."""
+    try:
+        event = json.loads(text)
+    except (ValueError, RecursionError):
+        event = None
+    if not isinstance(event, dict) or any(type(event.get(name)) is not kind for name, kind in _FIELDS.items()):
+        raise CorruptObject("Not an audit event", on=on, why="overwritten or cut short", remedy=AUDIT_REMEDY)
+    return event
+
+
+def distrust(event: Mapping[str, Any], chain: Chain, key: AuditKey) -> str:
+    """Why the event is not to be believed, taken by itself; '' where it is genuine."""
+    if event["v"] != VERSION:
+        return f"it is of version {event['v']}: changed, or written by a newer release"
+    try:
+        genuine = hmac.compare_digest(hash_of(event), event["hash"])
+    except (TypeError, ValueError):  # not ASCII: no hash of ours
+        genuine = False
+    if not genuine:
+        return "its content does not match its hash: changed"
+    if event["key"] != key.id:
+        return f"it was signed with the key {event['key'][:16]!r}, and the catalog's is {key.id}: forged, or the key is lost"
+    if not event["signature"].isascii() or not key.signed(b"event", event["hash"].encode(), event["signature"]):
+        return "its signature is wrong: forged"
+    if (event["tenant_id"], event["region"]) != (chain.tenant_id, chain.region):
+        return f"it is an event of {Chain(event['tenant_id'][:128], event['region'][:64])}: copied from there"
+    return ""
+
+
+def read_events(body: bytes, chain: Chain, key: AuditKey, on: str) -> list[dict[str, Any]]:
+    """The genuine, consecutive events of one object. Raises CorruptObject."""
+    events = [parse_event(text, on) for text in body.splitlines()]
+    if not events:
+        raise CorruptObject("An object of the audit trail is empty", on=on, remedy=AUDIT_REMEDY)
+    last: Mapping[str, Any] | None = None
+    for event in events:
+        why = distrust(event, chain, key)
+        if not why and last is not None and (event["seq"], event["prev"]) != (last["seq"] + 1, last["hash"]):
+            why = "it does not follow the event before it"
+        if why:
+            raise CorruptObject("An audit event is not genuine", on=f"{on}, seq {event['seq']}", why=why)
+        last = event
+    return events
+
+
+def body_of(events: Sequence[Mapping[str, Any]]) -> bytes:
+    return b"".join(line(event) + b"\n" for event in events)
+
+
+AUDIT_REMEDY = "see who can write to the bucket, and look for the object's older versions; run `sbh audit verify`"

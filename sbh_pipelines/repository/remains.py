@@ -1,0 +1,118 @@
+"""What a repository still has of earlier key epochs, and documents signed anew: what stands between an epoch and its end."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from sbh_pipelines.errors import CorruptObject, ObjectChanged, ObjectMissing, StoreError
+from sbh_pipelines.model import Progress, ProgressSink
+from sbh_pipelines.repository.format import FIRST_EPOCH, Keys, compact, pack_id_of, parse_document, pretty, seal_epoch
+from sbh_pipelines.repository.repository import Repository
+
+_SIDE_BY_SIDE = 8
+# Where no signed document lies: what is sealed, what only a checksum covers, what other keys sign.
+_UNSIGNED = (Keys.PACKS, Keys.INDEX, Keys.KEYS, Keys.AUDIT, Keys.FAILURES, "database/", "files/", "config/")
+
+
+@dataclass(slots=True)
+class Remains:
+    """Of one epoch."""
+
+    packs: int = 0
+    bytes: int = 0
+    index_objects: int = 0
+
+
+def remains(repository: Repository) -> dict[int, Remains]:
+    """By epoch, the newest too. The index must be loaded. A pack whose epoch cannot be told counts as the first's."""
+    found: dict[int, Remains] = {}
+    skip = len(repository.prefix)
+    unknown: list[tuple[bytes, int]] = []
+    for info in repository.store.list(repository.prefix + Keys.PACKS):
+        pack_id = pack_id_of(info.key[skip:].removeprefix(Keys.PACKS))
+        if pack_id is None:
+            continue
+        epoch = repository.index.epoch_of(pack_id)
+        if epoch is None:  # retired, or damaged
+            unknown.append((pack_id, info.size))
+        else:
+            _add(found, epoch, info.size)
+    with ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="epochs") as pool:
+        for epoch, (_, size) in zip(pool.map(lambda u: _peek(repository, *u), unknown), unknown, strict=True):
+            _add(found, epoch, size)
+        names = list(_index_objects(repository))
+        for epoch in pool.map(lambda name: _index_epoch(repository, name), names):
+            found.setdefault(epoch, Remains()).index_objects += 1
+    return found
+
+
+def _add(found: dict[int, Remains], epoch: int, size: int) -> None:
+    of_epoch = found.setdefault(epoch, Remains())
+    of_epoch.packs += 1
+    of_epoch.bytes += size
+
+
+def _peek(repository: Repository, pack_id: bytes, size: int) -> int:
+    try:
+        return repository.peek_epoch(pack_id, size) or FIRST_EPOCH
+    except (CorruptObject, ObjectMissing):
+        return FIRST_EPOCH
+
+
+def _index_objects(repository: Repository) -> Iterator[str]:
+    for info in repository.store.list(repository.prefix + Keys.INDEX):
+        name = info.key[len(repository.prefix) :]
+        if not name.startswith((Keys.DAMAGED, Keys.RETIRED)):
+            yield name
+
+
+def _index_epoch(repository: Repository, name: str) -> int:
+    try:
+        return seal_epoch(repository.store.get_range(repository.prefix + name, 0, 2)) or FIRST_EPOCH
+    except StoreError as error:
+        if error.transient:
+            raise
+        return FIRST_EPOCH  # gone, or shorter than a sealed piece
+
+
+def sign_anew(repository: Repository, progress: ProgressSink) -> int:
+    """Sign in the newest epoch every document that is signed in an earlier one; how many were. Needs the tenant's lease.
+
+    Nothing else in them changes. Each is replaced only if it is still the one whose signature was found to be genuine; one
+    that is not stays as it is, and damaged.
+    """
+    done = 0
+    for info in repository.store.list(repository.prefix):
+        key = info.key[len(repository.prefix) :]
+        if (
+            key.endswith(".json")
+            and not key.startswith(_UNSIGNED)
+            and key != Keys.LEASE
+            and _sign_anew(repository, key)
+        ):
+            done += 1
+            progress(Progress("keys: sign documents", repository.tenant, done, 0, "documents"))
+    return done
+
+
+def _sign_anew(repository: Repository, key: str) -> bool:
+    try:
+        data, etag = repository.store.get_with_etag(repository.prefix + key)
+        document = parse_document(data, repository.url(key))
+    except (ObjectMissing, CorruptObject):
+        return False
+    signature = document.get("signature")
+    if not isinstance(signature, dict) or signature.get("key_epoch") == repository.sealer.epoch:
+        return False
+    try:
+        if not repository.is_genuine(document):
+            return False
+    except CorruptObject:  # of an epoch that has no key
+        return False
+    bare = {name: value for name, value in document.items() if name not in ("checksum", "signature")}
+    body = (pretty if key.startswith(Keys.MANIFESTS) else compact)(repository.sign(bare))
+    try:
+        repository.store.replace(repository.prefix + key, body, etag)
+    except (ObjectChanged, ObjectMissing):  # a hold that was released or placed meanwhile
+        return False
+    return True

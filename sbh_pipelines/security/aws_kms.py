@@ -1,0 +1,121 @@
+"""AWS KMS: one key per region, or one per tenant and region, the tenant in the encryption context."""
+
+import base64
+import threading
+from collections.abc import Mapping
+from datetime import UTC
+from typing import Any
+
+from sbh_pipelines.errors import KeyServiceError
+from sbh_pipelines.model import timestamp
+from sbh_pipelines.security.kms_errors import translated
+from sbh_pipelines.security.wrapping import wrapped_bytes
+
+_CONTEXT_NAME = "sbh:tenant"
+_ATTEMPTS = 4
+
+
+class AwsKms:
+    """Keys named by a template. `{region}` in it is filled in; `{tenant}` gives each tenant a key of its own.
+
+    An alias must not contain dots, and slugs may: in an alias a dot of the slug is written as a slash, which no slug has.
+    """
+
+    name = "aws-kms"
+
+    def __init__(
+        self,
+        key_id: str,
+        endpoint_url: str | None,
+        access: Mapping[str, str] | None = None,
+        *,
+        timeout_s: float = 10.0,
+        deletion_days: int = 7,
+    ) -> None:
+        self._key_id, self._endpoint_url, self._access = key_id, endpoint_url, dict(access or {})
+        self._timeout_s, self._deletion_days = timeout_s, deletion_days
+        self._clients: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"AwsKms({self._key_id})"
+
+    def reads(self, provider: str) -> bool:
+        return provider == self.name
+
+    def key_of(self, tenant: str, region: str) -> str:
+        """The key's id, ARN or alias."""
+        return self._key_id.replace("{region}", region).replace("{tenant}", tenant.replace(".", "/"))
+
+    def wrap(self, data_key: bytes, tenant: str, region: str) -> dict[str, str]:
+        key_id = self.key_of(tenant, region)
+        context = {_CONTEXT_NAME: tenant}
+        answer = self._call("encrypt", region, key_id, KeyId=key_id, Plaintext=data_key, EncryptionContext=context)
+        _check_region(answer["KeyId"], region)
+        return {
+            "provider": self.name,
+            "key_id": answer["KeyId"],
+            "wrapped": base64.b64encode(answer["CiphertextBlob"]).decode(),
+        }
+
+    def unwrap(self, wrapped: Mapping[str, str], tenant: str, region: str) -> bytes:
+        _check_region(wrapped["key_id"], region)
+        answer = self._call(
+            "decrypt",
+            region,
+            wrapped["key_id"],
+            KeyId=wrapped["key_id"],
+            CiphertextBlob=wrapped_bytes(wrapped, tenant),
+            EncryptionContext={_CONTEXT_NAME: tenant},
+        )
+        return bytes(answer["Plaintext"])
+
+    def destroy(self, tenant: str, region: str) -> list[dict[str, str]]:
+        """Schedule the deletion of the tenant's own key; from that moment on it unwraps nothing. [] where keys are shared."""
+        if "{tenant}" not in self._key_id:
+            return []
+        key_id = self.key_of(tenant, region)
+        try:
+            found = self._call("describe_key", region, key_id, KeyId=key_id)["KeyMetadata"]
+        except KeyServiceError as error:
+            if "NotFoundException" in error.why:
+                return []
+            raise
+        until = found.get("DeletionDate")
+        if found.get("KeyState") != "PendingDeletion":
+            arguments = {"KeyId": found["KeyId"], "PendingWindowInDays": self._deletion_days}
+            until = self._call("schedule_key_deletion", region, found["Arn"], **arguments)["DeletionDate"]
+        return [{"key_id": found["Arn"], "deletion_date": timestamp(until.astimezone(UTC)) if until else ""}]
+
+    def _client(self, region: str) -> Any:
+        import boto3  # imported late: sites with a key file never pay for it
+        from botocore.config import Config
+
+        with self._lock:
+            if region not in self._clients:
+                patience = Config(
+                    connect_timeout=min(self._timeout_s, 5),
+                    read_timeout=self._timeout_s,
+                    retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
+                )
+                endpoint = self._endpoint_url.replace("{region}", region) if self._endpoint_url else None
+                self._clients[region] = boto3.client(
+                    "kms", region_name=region, endpoint_url=endpoint, config=patience, **self._access
+                )
+            return self._clients[region]
+
+    def _call(self, verb: str, region: str, key_id: str, **arguments: Any) -> Any:
+        with translated(verb, key_id, region):
+            return getattr(self._client(region), verb)(**arguments)
+
+
+def _check_region(key_id: str, region: str) -> None:
+    """An ARN tells where its key is: one elsewhere would let a tenant's key leave its region."""
+    parts = key_id.split(":")
+    if key_id.startswith("arn:") and len(parts) > 3 and parts[3] != region:
+        raise KeyServiceError(
+            "The KMS key is in another region",
+            on=key_id,
+            why=f"it is in {parts[3]}, and the tenant in {region}",
+            remedy="write {region} into keys.kms_key_id, or name an alias that exists in every region",
+        )

@@ -1,0 +1,90 @@
+"""A key file: 32 random bytes that wrap every tenant's data key, where there is no key service."""
+
+import base64
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+from sbh_pipelines.errors import KeyServiceError, SettingsError
+from sbh_pipelines.security.wrapping import DATA_KEY_BYTES, wrapped_bytes
+
+_ANY_FILE = "local"  # what key objects said before they named the file
+
+
+class LocalKeyFile:
+    """A file with 32 random bytes in base64: for development, tests and sites without a KMS. Back it up elsewhere.
+
+    `previous` are files that were in use before: what they wrapped is still read, until `sbh keys rotate --all` has wrapped
+    it with the current one.
+    """
+
+    name = "local"
+
+    def __init__(self, path: Path, previous: Sequence[Path] = ()) -> None:
+        self._path, self._previous = path, tuple(previous)
+
+    def reads(self, provider: str) -> bool:
+        return provider == self.name
+
+    def wrap(self, data_key: bytes, tenant: str, region: str) -> dict[str, str]:
+        key, nonce = _read(self._path), os.urandom(12)
+        sealed = nonce + AESGCM(key).encrypt(nonce, data_key, _aad(tenant))
+        return {"provider": self.name, "key_id": key_file_id(key), "wrapped": base64.b64encode(sealed).decode()}
+
+    def unwrap(self, wrapped: Mapping[str, str], tenant: str, region: str) -> bytes:
+        sealed = wrapped_bytes(wrapped, tenant)
+        wanted = wrapped.get("key_id", _ANY_FILE)
+        for path in (self._path, *self._previous):
+            key = _read(path)
+            if wanted not in (_ANY_FILE, key_file_id(key)):
+                continue
+            try:
+                return AESGCM(key).decrypt(sealed[:12], sealed[12:], _aad(tenant))
+            except (InvalidTag, ValueError):
+                continue
+        raise KeyServiceError(
+            "The tenant's data key does not unwrap",
+            on=tenant,
+            why="the key object is damaged or of another tenant, or the key file is not the one it was wrapped with"
+            + ("" if wanted == _ANY_FILE else f", which is {wanted[:40]}"),
+            remedy="restore keys/ from the bucket's older version, or the right key file; one that was replaced belongs in"
+            " keys.previous_key_files",
+        )
+
+    def destroy(self, tenant: str, region: str) -> list[dict[str, str]]:
+        """Nothing: the file is all tenants'."""
+        return []
+
+
+def key_file_id(key: bytes) -> str:
+    """A name that tells one key file from another and says nothing about the key."""
+    return f"local-{HKDFExpand(SHA256(), 4, b'sbh key file').derive(key).hex()}"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        key = base64.b64decode(path.read_bytes(), validate=False)
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            "Cannot read the key file",
+            on=str(path),
+            why=type(error).__name__,
+            remedy="put the file back from where you keep its copy; without it no backup can be read",
+        ) from None
+    if len(key) != DATA_KEY_BYTES:
+        raise SettingsError(
+            "The key file is not a key",
+            on=str(path),
+            why=f"it must hold {DATA_KEY_BYTES} bytes in base64, not {len(key)}",
+            remedy="for a new site: `openssl rand -base64 32 > FILE`",
+        )
+    return key
+
+
+def _aad(tenant: str) -> bytes:
+    return b"sbh-data-key\x00" + tenant.encode()
