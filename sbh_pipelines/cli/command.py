@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 import typer
 
 from sbh_pipelines.cli.output import Answer, print_answer
+from sbh_pipelines.errors import SettingsError
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service import BackupService
@@ -71,14 +72,14 @@ class Invocation:
         return BackupService(self.settings())
 
     def user(self) -> "UserContext":
-        """Whoever may run the command and read its secrets may do everything; the name is for the audit trail."""
-        from sbh_pipelines.security.policy import ALL_TENANTS, Role, UserContext
+        """The user of the token in SBH_TOKEN, or in the file SBH_TOKEN_FILE. Without one, whoever may run the command and
+        read its secrets may do everything; the name is for the audit trail. Raises Unauthenticated, SettingsError.
+        """
+        if (token := _given_token()) is not None:
+            from sbh_pipelines.security.tokens import open_tokens
 
-        try:
-            name = getpass.getuser()
-        except (KeyError, OSError):  # a container whose uid has no name
-            name = f"uid-{os.getuid()}"
-        return UserContext(user_id=name, tenant_id=ALL_TENANTS, role=Role.ADMIN)
+            return open_tokens(self.settings()).verify(token, via="cli")
+        return operating_user()
 
     @contextmanager
     def progress(self) -> "Iterator[ProgressSink]":
@@ -87,6 +88,34 @@ class Invocation:
 
         with bars(quiet=self.quiet) as sink:
             yield sink
+
+
+def operating_user() -> "UserContext":
+    """Whoever the operating system says is running this, with all rights."""
+    from sbh_pipelines.security.policy import ALL_TENANTS, Role, UserContext
+
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a container whose uid has no name
+        name = f"uid-{os.getuid()}"
+    return UserContext(user_id=name, tenant_id=ALL_TENANTS, role=Role.ADMIN, via="cli")
+
+
+def _given_token() -> str | None:
+    """None only where no token is meant: one that is named but empty or unreadable must not make its user an admin."""
+    if (token := os.environ.get("SBH_TOKEN")) is not None:
+        return token.strip()
+    if (file := os.environ.get("SBH_TOKEN_FILE")) is None:
+        return None
+    try:
+        return Path(file).read_text("ascii").strip()
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            "Cannot read the token",
+            on=f"SBH_TOKEN_FILE = {file}",
+            why=type(error).__name__,
+            remedy="put the token there, or unset SBH_TOKEN_FILE",
+        ) from None
 
 
 def command(

@@ -50,6 +50,11 @@ class Layout:
         return self.secrets / "backup.key"
 
     @property
+    def signing_key(self) -> Path:
+        """Signs the bearer tokens of this site."""
+        return self.secrets / "signing.key"
+
+    @property
     def passfile(self) -> Path:
         """libpq's password file: lets a DSN name it instead of holding a password."""
         return self.secrets / "pgpass"
@@ -72,6 +77,12 @@ class Layout:
     def ensure_backup_key(self) -> None:
         if not self.backup_key.exists():
             write_private(self.backup_key, base64.b64encode(secrets.token_bytes(32)).decode())
+
+    def ensure_signing_key(self) -> None:
+        from sbh_pipelines.security.signing_key import new_signing_key  # cryptography is slow to import
+
+        if not self.signing_key.exists():
+            write_private(self.signing_key, new_signing_key()[0].strip())
 
     def load_ports(self) -> dict[str, int]:
         """The ports of the last run, so that addresses stay the same where they can."""

@@ -32,6 +32,11 @@ key_file = {key_file}
 kms_key_id = "{alias}"
 kms_endpoint_url = "http://127.0.0.1:{kms}"
 
+[auth]
+mode = "local"
+signing_key_file = {signing_key}
+services = ["service:api"]
+
 [platform]
 pg_dump = {pg_dump}
 psql = {psql}
@@ -63,6 +68,7 @@ def _fresh(layout: Layout, ports: Ports) -> str:
         access_key=object_server.ACCESS_KEY,
         secret_file=relative(object_server.secret_file(layout)),
         key_file=relative(layout.backup_key),
+        signing_key=relative(layout.signing_key),
         alias=kms.ALIAS,
         pg_dump=json.dumps(str(postgres.binaries() / "pg_dump")),
         psql=json.dumps(str(postgres.binaries() / "psql")),

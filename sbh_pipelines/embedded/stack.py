@@ -89,6 +89,7 @@ def up(directory: Path | str, *, kms: bool = True, fsync: bool = True, progress:
     _create(layout)
     with _locked(layout):
         layout.ensure_backup_key()
+        layout.ensure_signing_key()
         saved = layout.load_ports()
         servers = [server for server in _servers(fsync) if kms or server.name != kms_server.NAME]
         taken: set[int] = set()

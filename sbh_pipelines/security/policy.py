@@ -1,7 +1,9 @@
 """Roles, the caller's context, and the one permission table that every face uses."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import ParamSpec, TypeVar
@@ -52,12 +54,17 @@ PERMISSIONS: dict[str, Role] = {
     "report.read": Role.VIEWER,
     "health.read": Role.VIEWER,
     "run.cancel": Role.ADMIN,
+    "restore.request": Role.OPERATOR,
     "restore.approve": Role.ADMIN,
     "audit.read": Role.OPERATOR,
     "audit.export": Role.ADMIN,
     "keys.read": Role.OPERATOR,
     "keys.rotate": Role.ADMIN,
     "tenant.erase": Role.ADMIN,
+    "token.issue": Role.ADMIN,
+    "dagster.view": Role.VIEWER,
+    "dagster.launch": Role.OPERATOR,
+    "dagster.manage": Role.ADMIN,
 }
 
 
@@ -80,18 +87,48 @@ def authorize(user: UserContext, action: str, tenant_id: str) -> None:
         )
 
 
+def allows(user: UserContext, action: str, tenant_id: str) -> bool:
+    """The same as a question."""
+    try:
+        authorize(user, action, tenant_id)
+    except AccessDenied:
+        return False
+    return True
+
+
+_acting: ContextVar[UserContext | None] = ContextVar("sbh_acting_user", default=None)
+
+
+@contextmanager
+def acting_as(user: UserContext) -> Iterator[UserContext]:
+    """For the length of the block, calls of `require_role` that are given no user are by this one.
+
+    For functions that take no user at all, such as a handler behind a login. Each thread and task has its own.
+    """
+    before = _acting.set(user)
+    try:
+        yield user
+    finally:
+        _acting.reset(before)
+
+
 def require_role(role: Role) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorator: the call must carry a UserContext (positional or `user_ctx=`) of at least `role`, else AccessDenied."""
+    """Decorator: the call must be by somebody with at least `role`, else AccessDenied.
+
+    That is the UserContext among its arguments (positional or `user_ctx=`); for a call without any, the one of
+    `acting_as`. A role says nothing about the tenant: what touches one calls `authorize` as well.
+    """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-            user = next((a for a in (*args, *kwargs.values()) if isinstance(a, UserContext)), None)
+            user = next((a for a in (*args, *kwargs.values()) if isinstance(a, UserContext)), None) or _acting.get()
             if user is None or user.role < role:
                 raise AccessDenied(
                     f"{function.__name__} is not allowed",
-                    why=f"it needs a user context with the role {role.name.lower()}",
-                    remedy="pass user_ctx with that role",
+                    why=f"it needs a user with the role {role.name.lower()}"
+                    + (f", the caller has {user.role.name.lower()}" if user else ", and nobody is known to call"),
+                    remedy="pass user_ctx with that role, or call it within `acting_as`",
                 )
             return function(*args, **kwargs)
 

@@ -1,0 +1,229 @@
+"""Approvals: a restore that one person asks for and another allows, before anything is overwritten.
+
+Three objects below `approvals/` of the tenant's repository, each signed with the tenant's key and written once:
+
+    ID.json           the request: exactly what is to be done, why, who asks, until when
+    ID-decision.json  approved or rejected, by whom
+    ID-use.json       the restore that it was used for has begun
+
+Each is created only where it is not there yet, so of two who decide at once, or of two restores that use one approval at
+once, exactly one wins, and nothing that was said is ever overwritten. A process that dies between two of them leaves a
+request that can still be decided, or an approval that can still be used. Decision and use carry the digest of the
+request, which carries all that is asked for: an approval does for nothing else.
+
+The signature keeps out whoever can write to the bucket but does not hold the tenant's key.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from sbh_pipelines.backup.signed import read_signed, signed
+from sbh_pipelines.errors import ApprovalNeeded, CorruptObject, ObjectExists, ObjectMissing, RequestError, SbhError
+from sbh_pipelines.model import ApprovalId, parse_timestamp, timestamp
+from sbh_pipelines.repository.format import canonical
+from sbh_pipelines.repository.repository import Repository
+
+FOLDER = "approvals/"
+_REQUEST, _DECISION, _USE = "approval-request", "approval-decision", "approval-use"
+_LONGEST_REASON = 500
+_MOST_LISTED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """A request and what became of it. `subject` is what is asked for, in full; `digest` is of it."""
+
+    id: ApprovalId
+    subject: Mapping[str, Any]
+    digest: str
+    reason: str
+    requested_by: str
+    requested_at: str
+    expires_at: str
+    decision: str = ""  # approved | rejected
+    decided_by: str = ""
+    decided_at: str = ""
+    comment: str = ""
+    used_by: str = ""
+    used_at: str = ""
+
+    def status(self, now: datetime) -> str:
+        """requested, approved, rejected, used or expired."""
+        if self.used_by:
+            return "used"
+        if self.decision == "rejected":
+            return self.decision
+        return "expired" if now >= parse_timestamp(self.expires_at) else self.decision or "requested"
+
+    def as_dict(self, now: datetime) -> dict[str, Any]:
+        fields = {name: getattr(self, name) for name in self.__slots__ if name != "id"}
+        return {"approval_id": self.id, "status": self.status(now), **fields, "subject": dict(self.subject)}
+
+
+def ask(
+    repository: Repository, subject: Mapping[str, Any], reason: str, user_id: str, now: datetime, lifetime: timedelta
+) -> Approval:
+    """Put a request on record. Raises RequestError without a reason."""
+    made = Approval(
+        ApprovalId.at(now, secrets.token_hex(3)),
+        dict(subject),
+        digest_of(repository, subject),
+        checked_reason(reason, "A request"),
+        user_id,
+        timestamp(now),
+        timestamp(now + lifetime),
+    )
+    names = ("subject", "digest", "reason", "requested_by", "requested_at", "expires_at")
+    fields = {"approval_id": made.id, **{name: getattr(made, name) for name in names}}
+    repository.store.create(_key(repository, made.id), signed(repository, _REQUEST, fields))
+    return made
+
+
+def decide(
+    repository: Repository, approval_id: ApprovalId, decision: str, user_id: str, comment: str, now: datetime
+) -> Approval:
+    """Approve or reject a request. Raises RequestError, and ApprovalNeeded for the person who asked."""
+    found = read_approval(repository, approval_id)
+    if found.status(now) != "requested":
+        raise RequestError(
+            "Nothing is left to decide", on=approval_id, why=f"it is {found.status(now)}", remedy="ask for a new one"
+        )
+    # Whoever asked may take the request back, but not allow it.
+    if decision == "approved" and same_person(user_id, found.requested_by):
+        raise ApprovalNeeded(
+            "Nobody approves their own request",
+            on=approval_id,
+            why=f"{found.requested_by} asked for it",
+            remedy="ask another person with the role admin",
+        )
+    if len(comment) > _LONGEST_REASON:
+        raise _too_long("The comment")
+    fields = {
+        "approval_id": approval_id,
+        "digest": found.digest,
+        "decision": decision,
+        "decided_by": user_id,
+        "decided_at": timestamp(now),
+        "comment": comment,
+    }
+    _create_once(repository, approval_id, "decision", _DECISION, fields, "somebody else decided at the same moment")
+    return replace(found, decision=decision, decided_by=user_id, decided_at=timestamp(now), comment=comment)
+
+
+def use(
+    repository: Repository, approval_id: ApprovalId, subject: Mapping[str, Any], user_id: str, now: datetime
+) -> Approval:
+    """Use an approval for exactly this; it cannot be used again. Raises ApprovalNeeded."""
+    found = read_approval(repository, approval_id)
+    status, why = found.status(now), ""
+    if found.digest != digest_of(repository, subject):
+        why = "it is for another backup, scope or mode; `sbh approvals show` says for which"
+    elif status != "approved":
+        why = {"requested": "nobody has approved it yet"}.get(status, f"it is {status}")
+    elif same_person(found.requested_by, found.decided_by):
+        why = "one person asked for it and approved it"
+    if why:
+        raise ApprovalNeeded(
+            "The approval does not allow this", on=approval_id, why=why, remedy="ask for one: `sbh restore request`"
+        )
+    fields = {"approval_id": approval_id, "digest": found.digest, "used_by": user_id, "used_at": timestamp(now)}
+    _create_once(repository, approval_id, "use", _USE, fields, "it was used at the same moment")
+    return replace(found, used_by=user_id, used_at=timestamp(now))
+
+
+def read_approval(repository: Repository, approval_id: ApprovalId) -> Approval:
+    """Raises RequestError where there is none, CorruptObject."""
+    try:
+        asked = _read(repository, _key(repository, approval_id), _REQUEST, approval_id)
+    except ObjectMissing:
+        raise RequestError(
+            "No such approval", on=f"{approval_id} of {repository.tenant}", remedy="see `sbh approvals list`"
+        ) from None
+    found = Approval(ApprovalId(asked.pop("approval_id")), **asked)
+    if found.digest != digest_of(repository, found.subject):
+        raise _damaged(repository, approval_id, "its digest is of another request")
+    for part, kind in (("decision", _DECISION), ("use", _USE)):
+        try:
+            more = _read(repository, _key(repository, approval_id, part), kind, approval_id)
+        except ObjectMissing:
+            continue
+        if more.pop("digest") != found.digest:
+            raise _damaged(repository, approval_id, f"its {part} is about another request")
+        del more["approval_id"]
+        found = replace(found, **more)
+    return found
+
+
+def list_approvals(repository: Repository) -> tuple[list[Approval], list[SbhError]]:
+    """The newest first, at most 1,000, and an error for each that cannot be read."""
+    ids = []
+    for info in repository.store.list(repository.prefix + FOLDER):
+        name = info.key[len(repository.prefix) + len(FOLDER) :].removesuffix(".json")
+        if ApprovalId.valid(name):
+            ids.append(ApprovalId(name))
+    found: list[Approval] = []
+    errors: list[SbhError] = []
+    for approval_id in sorted(ids, reverse=True)[:_MOST_LISTED]:
+        try:
+            found.append(read_approval(repository, approval_id))
+        except (CorruptObject, RequestError) as error:
+            errors.append(error)
+    return found, errors
+
+
+def digest_of(repository: Repository, subject: Mapping[str, Any]) -> str:
+    """Of what is asked for, the tenant included."""
+    return "sha256:" + hashlib.sha256(canonical({"tenant_id": repository.tenant, "subject": dict(subject)})).hexdigest()
+
+
+def same_person(one: str, other: str) -> bool:
+    """Ids of an identity provider may differ in case between logins."""
+    return one.strip().casefold() == other.strip().casefold()
+
+
+def checked_reason(reason: str, what: str) -> str:
+    """Raises RequestError."""
+    if not reason.strip():
+        raise RequestError(f"{what} needs a reason", remedy="say why, for those who decide and those who audit")
+    if len(reason) > _LONGEST_REASON:
+        raise _too_long("The reason")
+    return reason
+
+
+def _create_once(
+    repository: Repository, approval_id: ApprovalId, part: str, kind: str, fields: Mapping[str, Any], why: str
+) -> None:
+    try:
+        repository.store.create(_key(repository, approval_id, part), signed(repository, kind, fields))
+    except ObjectExists:
+        raise ApprovalNeeded(
+            "The approval is taken", on=approval_id, why=why, remedy="see `sbh approvals show`; ask for a new one"
+        ) from None
+
+
+def _read(repository: Repository, key: str, kind: str, approval_id: ApprovalId) -> dict[str, Any]:
+    fields = read_signed(repository, key[len(repository.prefix) :], kind)
+    if fields.get("approval_id") != approval_id:
+        raise _damaged(repository, approval_id, "it was copied from another approval")
+    return fields
+
+
+def _key(repository: Repository, approval_id: ApprovalId, part: str = "") -> str:
+    return f"{repository.prefix}{FOLDER}{approval_id}{'-' + part if part else ''}.json"
+
+
+def _damaged(repository: Repository, approval_id: ApprovalId, why: str) -> CorruptObject:
+    return CorruptObject(
+        "An approval is not what it was",
+        on=repository.url(f"{FOLDER}{approval_id}.json"),
+        why=why,
+        remedy="see who can write to the bucket; ask for a new approval",
+    )
+
+
+def _too_long(what: str) -> RequestError:
+    return RequestError(f"{what} is too long", why=f"it may have {_LONGEST_REASON} characters", remedy="shorten it")

@@ -1,0 +1,137 @@
+"""Logging in at the OpenID Connect issuer: the authorization code flow with PKCE.
+
+The browser brings back only a code; the ID token comes from the issuer itself over https, and is checked like any token:
+signature, issuer, time, and this client as its audience, and the nonce of this very login. What has to be remembered
+between the two halves is kept here, under a random name in a cookie, and works once.
+"""
+
+import base64
+import hashlib
+import hmac
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import httpx
+
+from sbh_pipelines.errors import KeyServiceUnavailable, Unauthenticated
+from sbh_pipelines.security.oidc import IssuerTrouble, discover, parse_object
+from sbh_pipelines.security.policy import UserContext
+from sbh_pipelines.security.secrets import resolve
+from sbh_pipelines.security.tokens import Tokens, unauthenticated
+from sbh_pipelines.settings import Settings
+
+_MOST = 1000
+_LIFE_S = 600.0
+_TIMEOUT_S = 5.0
+_LARGEST_ANSWER = 256 << 10
+CALLBACK = "/login/callback"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Begun:
+    state: str
+    nonce: str
+    verifier: str
+    next_path: str
+    ends: float
+
+
+class CodeFlow:
+    """Thread-safe. `origin` is what the issuer sends browsers back to, e.g. https://backups.example.com."""
+
+    def __init__(
+        self, settings: Settings, tokens: Tokens, origin: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._settings, self._tokens, self._clock = settings, tokens, clock
+        self._redirect = origin + CALLBACK
+        self._begun: dict[str, _Begun] = {}
+        self._lock = threading.Lock()
+
+    def begin(self, next_path: str) -> tuple[str, str]:
+        """Where to send the browser, and the cookie's value. Raises KeyServiceUnavailable."""
+        ui, now = self._settings.ui, self._clock()
+        endpoint = self._endpoint("authorization_endpoint")
+        state, nonce, verifier, name = (secrets.token_urlsafe(32) for _ in range(4))
+        begun = _Begun(state, nonce, verifier, next_path, now + _LIFE_S)
+        with self._lock:
+            self._begun = {key: other for key, other in self._begun.items() if other.ends > now}
+            while len(self._begun) >= _MOST:
+                del self._begun[next(iter(self._begun))]
+            self._begun[name] = begun
+        challenge = base64.urlsafe_b64encode(hashlib.sha256(begun.verifier.encode()).digest()).rstrip(b"=").decode()
+        query = {
+            "response_type": "code",
+            "client_id": ui.client_id,
+            "redirect_uri": self._redirect,
+            "scope": " ".join(dict.fromkeys(["openid", *ui.scopes])),
+            "state": begun.state,
+            "nonce": begun.nonce,
+            "code_challenge": challenge,
+            "code_challenge_method": "S256",
+        }
+        return f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(query)}", name
+
+    def end(self, name: str, answer: Mapping[str, str]) -> tuple[UserContext, str]:
+        """Who logged in, and where to go. Raises Unauthenticated, KeyServiceUnavailable."""
+        with self._lock:
+            begun = self._begun.pop(name, None)
+        if begun is None or begun.ends <= self._clock():
+            raise Unauthenticated("This login was begun elsewhere, or too long ago", remedy="sign in again")
+        if not hmac.compare_digest(begun.state.encode(), answer.get("state", "").encode("utf-8", "replace")):
+            raise unauthenticated()
+        # Where the issuer says who it is, it must be ours (RFC 9207): answers of several issuers cannot be mixed up.
+        if not answer.get("code") or answer.get("iss", self._settings.auth.issuer) != self._settings.auth.issuer:
+            raise Unauthenticated("The identity provider did not sign you in", remedy="sign in again")
+        token = self._exchange(answer["code"], begun.verifier)
+        user, claims = self._tokens.verified(token, "ui", audience=self._settings.ui.client_id)
+        if not hmac.compare_digest(str(claims.get("nonce", "")).encode(), begun.nonce.encode()):
+            raise unauthenticated()
+        return user, begun.next_path
+
+    def _endpoint(self, name: str) -> str:
+        try:
+            with httpx.Client(timeout=_TIMEOUT_S, follow_redirects=False) as client:
+                found = discover(client, self._settings.auth.issuer).get(name)
+        except IssuerTrouble as trouble:
+            raise _unreachable(str(trouble)) from None
+        if not isinstance(found, str):
+            raise _unreachable(f"the discovery document has no {name}")
+        return found
+
+    def _exchange(self, code: str, verifier: str) -> str:
+        """The ID token for a code."""
+        ui = self._settings.ui
+        form: dict[str, Any] = {
+            "grant_type": "authorization_code",
+            "code": code,
+            "redirect_uri": self._redirect,
+            "code_verifier": verifier,
+        }
+        secret = resolve(ui, "client_secret")
+        access = httpx.BasicAuth(quote(str(ui.client_id), safe=""), quote(secret, safe="")) if secret else None
+        if access is None:
+            form["client_id"] = ui.client_id
+        try:
+            with httpx.Client(timeout=_TIMEOUT_S, follow_redirects=False) as client:
+                answer = client.post(
+                    self._endpoint("token_endpoint"), data=form, auth=access or httpx.USE_CLIENT_DEFAULT
+                )
+            if answer.status_code != 200 or len(answer.content) > _LARGEST_ANSWER:
+                raise Unauthenticated("The identity provider did not accept the login", remedy="sign in again")
+            token = parse_object(answer.content, "the answer of the token endpoint").get("id_token")
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise _unreachable(type(error).__name__) from None
+        except IssuerTrouble as trouble:
+            raise _unreachable(str(trouble)) from None
+        if not isinstance(token, str):
+            raise _unreachable("the answer of the token endpoint has no id_token")
+        return token
+
+
+def _unreachable(why: str) -> KeyServiceUnavailable:
+    return KeyServiceUnavailable("The identity provider cannot be asked now", why=why, remedy="try again in a minute")

@@ -1,0 +1,153 @@
+"""Logging in and out: a token that is pasted, or the issuer's own login page (`code_flow`).
+
+Only platform users get in, those of tenant `*`: Dagster's pages show all tenants.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from urllib.parse import parse_qs
+
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import RedirectResponse, Response
+
+from sbh_pipelines.errors import AccessDenied, SbhError, Unauthenticated
+from sbh_pipelines.orchestration.guarded_ui.code_flow import CodeFlow
+from sbh_pipelines.orchestration.guarded_ui.origins import Origins
+from sbh_pipelines.orchestration.guarded_ui.page import going_page, login_page, logout_page
+from sbh_pipelines.orchestration.guarded_ui.sessions import Session, Sessions
+from sbh_pipelines.security.policy import ALL_TENANTS, UserContext, authorize
+from sbh_pipelines.security.tokens import Tokens
+
+VIA = "ui"
+_LARGEST_FORM = 32 << 10
+_LONGEST_PATH = 2000
+_FLOW_COOKIE_S = 600
+
+
+class Login:
+    """The handlers of /login and /logout, and the session's cookie."""
+
+    def __init__(self, tokens: Tokens, sessions: Sessions, origins: Origins, flow: CodeFlow | None) -> None:
+        self._tokens, self._sessions, self._origins, self._flow = tokens, sessions, origins, flow
+        # The prefix makes browsers insist on https, this host alone and path /.
+        self._cookie = "__Host-sbh" if origins.secure else "sbh-session"
+        self._flow_cookie = self._cookie + "-flow"
+
+    def session(self, request: HTTPConnection) -> Session | None:
+        """Whose cookie it is, unless it has expired or its token was revoked."""
+        found = self._sessions.find(request.cookies.get(self._cookie))
+        if found and self._tokens.revoked(found.token_id):
+            return None
+        return found
+
+    def ask(self, request: Request) -> Response:
+        """The login page."""
+        return self._page(safe_path(request.query_params.get("next", "")))
+
+    async def take(self, request: Request) -> Response:
+        """A token from the login page."""
+        form = await _form(request)
+        next_path = safe_path(form.get("next", ""))
+        try:
+            # Off the event loop: it may have to ask the issuer for its keys.
+            user, claims = await asyncio.to_thread(self._tokens.verified, form.get("token", "").strip(), VIA)
+            must_see_all(user)
+        except SbhError as error:
+            return self._page(next_path, error)
+        token_id = claims.get("jti")
+        left = float(claims["exp"]) - time.time()
+        response = RedirectResponse(next_path, 303)
+        self._begin(response, user, left, token_id if isinstance(token_id, str) else None)
+        return response
+
+    async def to_issuer(self, request: Request) -> Response:
+        """Off to the issuer's login page."""
+        next_path = safe_path(request.query_params.get("next", ""))
+        if self._flow is None:
+            return self._page(next_path)
+        try:
+            url, secret = await asyncio.to_thread(self._flow.begin, next_path)
+        except SbhError as error:
+            return self._page(next_path, error)
+        response = RedirectResponse(url, 303)
+        # Lax: the issuer's page sends the browser back, which Strict would count as a foreign request.
+        self._set(response, self._flow_cookie, secret, _FLOW_COOKIE_S, "Lax")
+        return response
+
+    async def from_issuer(self, request: Request) -> Response:
+        """Back from the issuer's login page."""
+        if self._flow is None:
+            return self._page("/")
+        try:
+            user, next_path = await asyncio.to_thread(
+                self._flow.end, request.cookies.get(self._flow_cookie, ""), dict(request.query_params)
+            )
+            must_see_all(user)
+        except SbhError as error:
+            return self._page("/", error)
+        response = going_page(next_path)
+        self._begin(response, user, None, None)
+        self._set(response, self._flow_cookie, "", 0, "Lax")
+        return response
+
+    def leave(self, request: Request) -> Response:
+        """Ends the session."""
+        self._sessions.close(request.cookies.get(self._cookie))
+        response = RedirectResponse("/login", 303)
+        self._set(response, self._cookie, "", 0)
+        response.headers["clear-site-data"] = '"storage"'
+        return response
+
+    def ask_to_leave(self, session: Session | None) -> Response:
+        if session is None:
+            return RedirectResponse("/login", 303)
+        return logout_page(session.user.user_id, session.user.role.name.lower())
+
+    def _begin(self, response: Response, user: UserContext, left_s: float | None, token_id: str | None) -> None:
+        name, life = self._sessions.open(user, left_s, token_id)
+        self._set(response, self._cookie, name, life)
+
+    def _page(self, next_path: str, error: SbhError | None = None) -> Response:
+        shown = (
+            f"{error.what}." + (f" {error.why}." if error.why and isinstance(error, AccessDenied) else "")
+            if error
+            else ""
+        )
+        status = error.http_status if error else 200
+        return login_page(next_path=next_path, error=shown, issuer=self._flow is not None, status=status)
+
+    def _set(self, response: Response, name: str, value: str, life_s: int, same_site: str = "Strict") -> None:
+        secure = "; Secure" if self._origins.secure else ""
+        cookie = f"{name}={value}; Path=/; Max-Age={life_s}; HttpOnly; SameSite={same_site}{secure}"
+        response.headers.append("set-cookie", cookie)
+
+
+def must_see_all(user: UserContext) -> None:
+    """Raises AccessDenied for users of one tenant."""
+    if user.tenant_id != ALL_TENANTS:
+        raise AccessDenied(
+            "The web UI is not for users of one tenant",
+            why="it shows all of them",
+            remedy="use the API or `sbh`, or a token for tenant '*'",
+        )
+    authorize(user, "dagster.view", ALL_TENANTS)
+
+
+def safe_path(given: str) -> str:
+    """A path of this site to go to after the login; `/` where it could lead elsewhere, or back to the login."""
+    plain = given.isascii() and given.isprintable() and "\\" not in given and len(given) <= _LONGEST_PATH
+    if not plain or not given.startswith("/") or given.startswith(("//", "/login", "/logout")):
+        return "/"
+    return given
+
+
+async def _form(request: Request) -> Mapping[str, str]:
+    """Raises Unauthenticated where it is too large to hold a token."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > _LARGEST_FORM:
+            raise Unauthenticated("The form is too large")
+    fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=10)
+    return {name: values[0] for name, values in fields.items()}

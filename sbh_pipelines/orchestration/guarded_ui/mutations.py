@@ -1,0 +1,89 @@
+"""Which permission each GraphQL mutation of Dagster needs, in the words of the one permission table.
+
+What is not named here needs `dagster.manage`, as does every job that is not: new things are for admins until somebody
+has looked at them. A test walks the schema, so that a new version of Dagster brings nothing unseen.
+"""
+
+from collections.abc import Mapping
+
+MANAGE = "dagster.manage"
+VIEW = "dagster.view"
+
+LAUNCHES: Mapping[str, tuple[str, ...]] = {
+    "launchRun": ("executionParams",),
+    "launchPipelineExecution": ("executionParams",),
+    "launchMultipleRuns": ("executionParamsList",),
+    "launchRunReexecution": ("executionParams", "reexecutionParams"),
+    "launchPipelineReexecution": ("executionParams", "reexecutionParams"),
+    "launchPartitionBackfill": ("backfillParams",),
+}
+"""Those that start runs, with the arguments that say which, and with which tags."""
+
+OF_BACKFILLS: Mapping[str, str] = {
+    "resumePartitionBackfill": "backfillId",
+    "reexecutePartitionBackfill": "reexecutionParams",
+}
+"""Those that start runs of an earlier backfill, for whoever launched that: nobody else may."""
+
+ACTIONS: Mapping[str, str] = {
+    # Runs
+    "terminateRun": "run.cancel",
+    "terminateRuns": "run.cancel",
+    "terminatePipelineExecution": "run.cancel",
+    "cancelPartitionBackfill": "run.cancel",
+    "deleteRun": MANAGE,
+    "deletePipelineRun": MANAGE,
+    # Schedules and sensors
+    "startSchedule": MANAGE,
+    "stopRunningSchedule": MANAGE,
+    "resetSchedule": MANAGE,
+    "scheduleDryRun": MANAGE,
+    "startSensor": MANAGE,
+    "stopSensor": MANAGE,
+    "resetSensor": MANAGE,
+    "setSensorCursor": MANAGE,
+    "sensorDryRun": MANAGE,
+    "setAutoMaterializePaused": MANAGE,
+    # What is on record about assets and partitions
+    "wipeAssets": MANAGE,
+    "reportRunlessAssetEvents": MANAGE,
+    "reportAssetCheckEvaluations": MANAGE,
+    "addDynamicPartition": MANAGE,
+    "deleteDynamicPartitions": MANAGE,
+    # The instance and its code
+    "reloadRepositoryLocation": MANAGE,
+    "reloadWorkspace": MANAGE,
+    "shutdownRepositoryLocation": MANAGE,
+    "setAppManagedComponent": MANAGE,
+    "deleteAppManagedComponent": MANAGE,
+    "refreshComponentState": MANAGE,
+    "setConcurrencyLimit": MANAGE,
+    "deleteConcurrencyLimit": MANAGE,
+    "freeConcurrencySlots": MANAGE,
+    "freeConcurrencySlotsForRun": MANAGE,
+    # What the page itself sends: that a hint was seen, that a page was opened
+    "setNuxSeen": VIEW,
+    "logTelemetry": VIEW,
+}
+
+JOBS: Mapping[str, str] = {
+    "full_backup_job": "backup.create",
+    "incremental_backup_job": "backup.create",
+    "differential_backup_job": "backup.create",
+    "fleet_backup_job": "backup.create",
+    "validate_backup_job": "backup.validate",
+    "restore_job": "backup.restore",
+    "undo_restore_job": "backup.restore",
+    "prune_job": "repository.prune",
+    "retention_job": "backup.forget",
+    "drill_job": "drill.run",
+    "platform_backup_job": "platform.backup",
+}
+"""What a run of each job does. The run itself asks again, tenant by tenant, with the role in its tags."""
+
+ASSETS: Mapping[str, str] = {
+    "tenant_backup": "backup.create",
+    "tenant_drill": "drill.run",
+    "recovery_report": "drill.run",
+}
+"""The same for runs of assets without a job, by the first part of the asset's key."""

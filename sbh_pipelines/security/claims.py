@@ -1,0 +1,97 @@
+"""What the claims of a genuine token mean: who, which tenant, which role, and from when until when.
+
+An issuer can be made to sign surprising things (a list where one value was, a tenant named `../other`, two tenants):
+whatever is not plainly one user of one tenant with a known role is refused.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sbh_pipelines.errors import InvalidId
+from sbh_pipelines.model import TenantId
+from sbh_pipelines.security.policy import ALL_TENANTS, Role, UserContext
+from sbh_pipelines.settings.access import AuthSettings
+
+_LONGEST_USER_ID = 200
+_MOST_VALUES = 1000
+_LATEST = 1e12  # s since 1970
+
+
+class Refused(Exception):
+    """Why a token is not believed: for `sbh token inspect`, never for whoever presented it."""
+
+    def __init__(self, why: str, *, expired: bool = False) -> None:
+        super().__init__(why)
+        self.why, self.expired = why, expired
+
+
+def check_times(claims: Mapping[str, Any], auth: AuthSettings, now: float) -> None:
+    """Raises Refused."""
+    issued, ends = _moment(claims, "iat"), _moment(claims, "exp")
+    begins = _moment(claims, "nbf") if "nbf" in claims else issued
+    if ends - issued > auth.max_ttl_s:
+        raise Refused(f"it lives longer than auth.max_ttl_s = {auth.max_ttl_s} s")
+    if max(issued, begins) > now + auth.leeway_s:
+        raise Refused("it is not valid yet: see whether the clocks of the issuer and of this host agree")
+    if ends <= now - auth.leeway_s:
+        raise Refused("it has expired", expired=True)
+
+
+def user_from(claims: Mapping[str, Any], auth: AuthSettings, via: str) -> UserContext:
+    """Raises Refused."""
+    user_id = _claim(claims, auth.user_claim)
+    if not isinstance(user_id, str) or not valid_user_id(user_id):
+        raise Refused(f"the claim {auth.user_claim} is not a user id")
+    return UserContext(user_id, _tenant(claims, auth), _role(claims, auth), via)
+
+
+def valid_user_id(user_id: str) -> bool:
+    return 0 < len(user_id) <= _LONGEST_USER_ID and user_id.isprintable() and user_id == user_id.strip()
+
+
+def _tenant(claims: Mapping[str, Any], auth: AuthSettings) -> str:
+    meant = {auth.tenants.get(value, value) for value in _values(claims, auth.tenant_claim)}
+    if ALL_TENANTS in meant:
+        return ALL_TENANTS
+    if len(meant) != 1:
+        raise Refused(f"the claim {auth.tenant_claim} does not name one tenant")
+    try:
+        return TenantId.parse(meant.pop())
+    except InvalidId:
+        raise Refused(f"the claim {auth.tenant_claim} is not a tenant id") from None
+
+
+def _role(claims: Mapping[str, Any], auth: AuthSettings) -> Role:
+    known: Mapping[str, str] = auth.roles or {role.name.lower(): role.name.lower() for role in Role}
+    roles = [Role[known[value].upper()] for value in _values(claims, auth.role_claim) if value in known]
+    if not roles:
+        raise Refused(f"the claim {auth.role_claim} names no role of this system")
+    return max(roles)
+
+
+def _values(claims: Mapping[str, Any], name: str) -> list[str]:
+    """The claim as a list of texts; empty where it is missing."""
+    found = _claim(claims, name)
+    values = found if isinstance(found, list) else [] if found is None else [found]
+    if len(values) > _MOST_VALUES or not all(isinstance(value, str) for value in values):
+        raise Refused(f"the claim {name} is neither a text nor a list of texts")
+    return values
+
+
+def _claim(claims: Mapping[str, Any], name: str) -> Any:
+    """A claim by its name, which may itself have dots (`https://example.com/role`), or by its path."""
+    if name in claims:
+        return claims[name]
+    found: Any = claims
+    for part in name.split("."):
+        if not isinstance(found, Mapping) or part not in found:
+            return None
+        found = found[part]
+    return found
+
+
+def _moment(claims: Mapping[str, Any], name: str) -> float:
+    value = claims.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _LATEST:  # nor NaN
+        raise Refused(f"the claim {name} is not a time")
+    return value

@@ -1,0 +1,93 @@
+"""The guarded web UI as a process of its own, in front of Dagster with the sample's tenants as partitions."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import httpx
+import pytest
+
+from sbh_pipelines.security.tokens import open_tokens
+from sbh_pipelines.settings import load_settings
+from sbh_pipelines_tests.orchestration.fix_stack import NAMES
+
+_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Ui:
+    url: str
+    home: Path
+    settings: Path
+
+    def token(self, user: str, role: str, tenant: str = "*", ttl_s: int = 600) -> str:
+        return open_tokens(load_settings(self.settings)).issue(user, tenant, role, ttl_s)
+
+    def client(self, role: str | None = None, **headers: str) -> httpx.Client:
+        """With a bearer token of that role, or without any."""
+        if role:
+            headers["authorization"] = f"Bearer {self.token(role, role)}"
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30)
+
+    @contextmanager
+    def log_in(self, user: str, role: str) -> Iterator[httpx.Client]:
+        """With the cookie of a login."""
+        with self.client(origin=self.url) as client:
+            answer = client.post("/login", data={"token": self.token(user, role), "next": "/"})
+            assert answer.status_code == 303, answer.text
+            yield client
+
+    def ask(self, client: httpx.Client, query: str, **variables: Any) -> dict[str, Any]:
+        answer = client.post("/graphql", json={"query": query, "variables": variables})
+        document: dict[str, Any] = answer.json()
+        return document
+
+    def runs(self, **tags: str) -> list[dg.DagsterRun]:
+        with dg.DagsterInstance.from_config(str(self.home)) as instance:
+            return list(instance.get_runs(dg.RunsFilter(tags=tags)))
+
+
+@pytest.fixture(scope="session")
+def ui(sample_stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
+    home = tmp_path_factory.mktemp("ui-home")
+    (home / "dagster.yaml").write_text(
+        "telemetry: {enabled: false}\nnux: {enabled: false}\n"
+        # Without a daemon nobody would take runs from a queue.
+        "run_coordinator: {module: dagster.core.run_coordinator, class: DefaultRunCoordinator}\n"
+    )
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        instance.add_dynamic_partitions("tenants", NAMES)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "DAGSTER_HOME": str(home), "SBH_SETTINGS": str(sample_stack.settings)}
+    command = [sys.executable, "-m", "sbh_pipelines.orchestration.guarded_ui", "--port", str(port)]
+    log = home / "ui.log"
+    with open(log, "wb") as out:
+        server = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+    it = Ui(f"http://127.0.0.1:{port}", home, sample_stack.settings)
+    try:
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            try:
+                if httpx.get(it.url + "/healthz").status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        yield it
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
