@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 from sbh_pipelines.backup.site import Site
 from sbh_pipelines.errors import ObjectMissing, SbhError
@@ -44,7 +45,7 @@ class Workshop:
 
     def take(self, draft: Draft) -> leases.Lease:
         """Acquire the tenant's lease for the draft. Raises LeaseHeld."""
-        return self._hold(draft, leases.acquire)
+        return self._hold(draft, partial(leases.acquire, admit=lambda: self.site.admit(draft.tenant)))
 
     def rename(self, draft: Draft) -> leases.Lease:
         """The draft, whose lease is held, has another id: the lease says which backup it is for. Raises LeaseLost."""
@@ -69,6 +70,10 @@ class Workshop:
         known = self._repositories.get(draft.lease_owner)
         if known is None:
             known = self.site.repository(draft.tenant, create=True)
+            if known.new:
+                created = {"region": draft.tenant.region, "epoch": known.sealer.epoch}
+                with suppress(SbhError):  # no reason not to back up: the key object itself tells of the key
+                    self.site.track(draft.tenant, "key.created", draft.created_by, created)
             known.load_index()
             self._repositories[draft.lease_owner] = known
         return known
@@ -160,7 +165,8 @@ def begin(
 
 def new_draft(tenant: Tenant, created_by: str, kind: BackupType, description: str | None, now: datetime) -> Draft:
     """A draft that is not started yet: without a lease, its id not chosen for good."""
-    return Draft(tenant, BackupId.at(now), kind, created_by, timestamp(now), "", description, requested=kind)
+    began = now.isoformat()
+    return Draft(tenant, BackupId.at(now), kind, created_by, timestamp(now), "", description, requested=kind, begun=began)
 
 
 def start(shop: Workshop, fresh: Draft) -> Draft:

@@ -10,7 +10,7 @@ from sbh_pipelines.backup.drill_scenarios import parse_scenarios
 from sbh_pipelines.backup.latest import LATEST
 from sbh_pipelines.backup.recovery_report import recovery_report
 from sbh_pipelines.model import ProgressSink, no_progress
-from sbh_pipelines.security.policy import ALL_TENANTS, UserContext, authorize
+from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 from sbh_pipelines.sources.database.tenants import list_tenants
 
 
@@ -36,16 +36,22 @@ class Drilling(Access):
         drilled; and transient errors, after which nothing is recorded either.
         """
         tenant = self._allowed(tenant_id, user_ctx, "drill.run")
-        return run_drill(self._site, tenant, backup_id, parse_scenarios(scenarios), user_ctx.user_id, progress)
+        chosen = parse_scenarios(scenarios)
+        # First the event: a drill brings a tenant's data onto this machine.
+        self._site.track(tenant, "drill.started", user_ctx.user_id, {"backup_id": backup_id[:64], "scenarios": list(chosen)})
+        record = run_drill(self._site, tenant, backup_id, chosen, user_ctx.user_id, progress)
+        self._site.track(tenant, "drill.completed", user_ctx.user_id, _told(record))
+        return record
 
     def list_drills(self, tenant_id: str, user_ctx: UserContext) -> list[dict[str, Any]]:
         """The records of a tenant's drills, the newest first; of a damaged one `status` is damaged, and `error` says why."""
         tenant = self._allowed(tenant_id, user_ctx, "report.read")
+        self._accessed(tenant, user_ctx, "drills")
         return list(read_records(self._site, tenant, drill_ids(self._site, tenant)))
 
     def drill_candidates(self, user_ctx: UserContext, number: int | None = None) -> list[str]:
         """The tenants to drill next, those first whose last drill is longest ago; None: `drill.tenants_per_drill` of them."""
-        authorize(user_ctx, "drill.run", ALL_TENANTS)
+        self._authorize(user_ctx, "drill.run", ALL_TENANTS)
         wanted = self.settings.drill.tenants_per_drill if number is None else number
         found = choose_tenants(self._site, list_tenants(self.settings).tenants, wanted)
         return [str(tenant.id) for tenant in found]
@@ -64,3 +70,10 @@ class Drilling(Access):
             everyone = list_tenants(self.settings).tenants
             tenants = [tenant for tenant in everyone if user_ctx.tenant_id in (ALL_TENANTS, tenant.id)]
         return recovery_report(self._site, tenants)
+
+
+def _told(record: dict[str, Any]) -> dict[str, Any]:
+    """What the audit trail keeps of a drill: outcome and measured times."""
+    kept = ("scenario", "status", "seconds", "objective_s", "met")
+    scenarios = [{name: one.get(name) for name in kept} for one in record["scenarios"]]
+    return {**{name: record[name] for name in ("drill_id", "backup_id", "status")}, "scenarios": scenarios}

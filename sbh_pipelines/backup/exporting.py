@@ -40,6 +40,8 @@ class Exporting(Access):
             wanted = resolve_backup(repository, backup_id)
         finally:
             repository.close()
+        told = {"backup_id": wanted, "format": format[:16], "tables": list(tables)[:100], "files": files}
+        self._site.track(tenant, "backup.exported", user_ctx.user_id, told)
         return export_backup(
             self._site, tenant, wanted, Path(folder), format, tables=tables, files=files, progress=progress
         )
@@ -49,9 +51,11 @@ class Exporting(Access):
 
         Raises UnknownBackup, CorruptObject.
         """
-        repository = self._site.repository(self._exportable(tenant_id, user_ctx, backup_id))
+        tenant = self._exportable(tenant_id, user_ctx, backup_id)
+        repository = self._site.repository(tenant)
         try:
             manifest = repository.manifest(resolve_backup(repository, backup_id))
+            self._accessed(tenant, user_ctx, "open", backup_id=manifest["id"])
         except BaseException:
             repository.close()
             raise

@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import Any
 
 from sbh_pipelines.backup.drafts import Workshop
+from sbh_pipelines.backup.figures import Figures
 from sbh_pipelines.backup.holds import Hold, drop_expired, list_holds, protected, read_holds
 from sbh_pipelines.backup.listing import Backups, read_backups, write_listing
 from sbh_pipelines.backup.retention import BackupSummary, Verdict, decide, policy_of
@@ -29,6 +30,7 @@ from sbh_pipelines.settings import RetentionSettings
 # The bucket's clock, which dates the finding of damage, may differ by this much from the one that dates backups.
 CLOCK_MARGIN = timedelta(minutes=10)
 MADE_NOW = "made just now"
+_DAMAGED = "its manifest is damaged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,26 +153,52 @@ def _another_full(repository: Repository, backups: Backups, but: BackupId) -> bo
     return False
 
 
-def carry_out(repository: Repository, plan: Plan, doomed: Sequence[BackupId], still_ours: Callable[[], None]) -> Plan:
+Record = Callable[[Sequence[tuple[str, BackupId, Sequence[str]]]], None]
+
+
+def carry_out(
+    repository: Repository,
+    plan: Plan,
+    doomed: Sequence[BackupId],
+    still_ours: Callable[[], None],
+    record: Record,
+) -> Plan:
     """Drop the manifests, prove before that the lease is held (`still_ours` raises), and bring `listing.json` up to date.
 
-    A hold may be placed at any time, without the lease. One that came while the manifests were being deleted counts: its
-    backup is put back.
+    `record` puts (event, backup, reasons) into the audit trail, before anything is deleted: where it raises nothing is. A hold
+    may be placed at any time, without the lease. One that came while the manifests were being deleted counts: its backup is
+    put back.
     """
     verdicts, gone = plan.verdicts, set(doomed)
     if doomed:
         bodies = _bodies(repository, doomed)
+        reasons = {v.backup_id: v.reasons for v in verdicts}
         still_ours()
+        record([("backup.deleted", i, reasons.get(i, [_DAMAGED])) for i in doomed])
         repository.store.delete([repository.prefix + Keys.manifest(backup_id) for backup_id in doomed])
         late = protected(list_holds(repository), doomed, plan.backups.newest)
         for backup_id in late.keys() & bodies.keys():
             repository.store.create(repository.prefix + Keys.manifest(backup_id), bodies[backup_id])
+            record([("backup.kept", backup_id, late[backup_id])])
         gone -= late.keys()
         verdicts = tuple(replace(v, rules=tuple(late.get(v.backup_id, v.rules))) for v in verdicts)
         drop_expired(repository, plan.holds, plan.backups.newest)
     left = plan.backups.without(gone, {})
     write_listing(repository, left)
     return Plan(verdicts, left, plan.holds)
+
+
+def recorder(site: Site, tenant: Tenant, user_id: str, via: str = "") -> Record:
+    """Puts what becomes of backups into the tenant's audit trail, several at the cost of one."""
+
+    def record(events: Sequence[tuple[str, BackupId, Sequence[str]]]) -> None:
+        entries = [
+            site.trails.entry(event, user_id, {"backup_id": backup_id, "reasons": list(reasons)}, via)
+            for event, backup_id, reasons in events
+        ]
+        site.trails.record_all(tenant, entries, always=True)
+
+    return record
 
 
 def _bodies(repository: Repository, doomed: Sequence[BackupId]) -> dict[BackupId, bytes]:
@@ -201,7 +229,7 @@ def forget(site: Site, tenant: Tenant, user_id: str, backup_id: BackupId | None,
             else:
                 plan, doomed = plan_one(repository, backup_id, user_id), [backup_id]
             if not dry_run:
-                plan = carry_out(repository, plan, doomed, still_ours)
+                plan = carry_out(repository, plan, doomed, still_ours, recorder(site, tenant, user_id))
     finally:
         repository.close()
     kept = {v.backup_id for v in plan.verdicts if v.keep}
@@ -257,11 +285,13 @@ def apply_retention(shop: Workshop, drafts: Sequence[Draft], dry_run: bool) -> l
 
 
 def _retained(shop: Workshop, draft: Draft, dry_run: bool) -> Plan:
-    own = BackupSummary(draft.backup_id, draft.type, parse_timestamp(draft.created_at))
+    figures = Figures.of_manifest(draft.manifest or {})
+    own = BackupSummary(draft.backup_id, draft.type, parse_timestamp(draft.created_at), figures=figures)
     repository = shop.reopened(draft)
     try:
         plan = plan_by_policy(repository, policy_of(shop.site.settings.retention, draft.tenant), own)
-        return plan if dry_run else carry_out(repository, plan, plan.doomed, lambda: shop.lease(draft).renew())
+        record = recorder(shop.site, draft.tenant, draft.created_by, draft.via)
+        return plan if dry_run else carry_out(repository, plan, plan.doomed, lambda: shop.lease(draft).renew(), record)
     finally:
         repository.close()
 

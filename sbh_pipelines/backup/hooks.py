@@ -12,6 +12,7 @@ from sbh_pipelines.backup.site import Site
 from sbh_pipelines.errors import HookFailed, SbhError
 from sbh_pipelines.model import Tenant
 from sbh_pipelines.settings import DatabaseSettings, Hook
+from sbh_pipelines.settings.locality import is_plain_http, require_tls
 from sbh_pipelines.sources.database.statement import run_statement
 
 
@@ -19,9 +20,14 @@ from sbh_pipelines.sources.database.statement import run_statement
 def run_hooks(site: Site, tenant: Tenant, backup_id: str, database: DatabaseSettings) -> Iterator[None]:
     """`restore.before` now and `restore.after` at the end, also when the restore failed. Raises HookFailed.
 
-    Where a hook before the restore fails, those after it run all the same, and the restore does not begin.
+    Where a hook before the restore fails, those after it run all the same, and the restore does not begin. Raises SettingsError
+    before anything where a webhook would be called without TLS on another machine.
     """
     settings = site.settings.restore
+    for hook in (*settings.before, *settings.after):
+        if hook.webhook_url is not None and is_plain_http(hook.webhook_url.get_secret_value()):
+            allow_http = site.settings.storage.allow_http
+            require_tls(hook.webhook_url.get_secret_value(), "A hook's webhook_url", allow_http=allow_http)
     outcome = "failed"
     try:
         for number, hook in enumerate(settings.before, 1):

@@ -70,7 +70,10 @@ def read_backups(repository: Repository, own: BackupSummary | None = None) -> Ba
 def _read_listing(repository: Repository) -> dict[BackupId, BackupSummary]:
     try:
         entries = read_signed(repository, Keys.LISTING, _KIND).get("backups")
-        found = [BackupSummary.from_dict(entry) for entry in entries] if isinstance(entries, list) else []
+        # An entry of an earlier release has no figures: its backup is read once more, and written with them.
+        listed = entries if isinstance(entries, list) else []
+        known = [entry for entry in listed if isinstance(entry, dict) and "figures" in entry]
+        found = [BackupSummary.from_dict(entry) for entry in known]
     except (ObjectMissing, CorruptObject):
         return {}
     return {summary.id: summary for summary in found}
@@ -80,5 +83,5 @@ def write_listing(repository: Repository, backups: Backups) -> None:
     """Store the sound ones, if that is not what is stored already."""
     if backups.sound != backups.cached:
         oldest_first = sorted(backups.sound.values(), key=lambda summary: summary.id)
-        fields = {"backups": [summary.as_dict() for summary in oldest_first]}
+        fields = {"backups": [summary.as_listed() for summary in oldest_first]}
         repository.store.put(repository.prefix + Keys.LISTING, signed(repository, _KIND, fields))

@@ -165,7 +165,7 @@ def _published(shop: Workshop, draft: Draft, progress: ProgressSink) -> dict[str
     components = {name: write_component(repository, draft, name, part) for name, part in draft.components.items()}
     settings = shop.site.settings.database
     named = {"type": TYPE, "requested_type": TYPE, "schemas": settings.schemas}
-    manifest = repository.sign({**manifest_of(draft, components), **named})
+    manifest = repository.sign({**manifest_of(draft, components, repository.sealer.epoch), **named})
     fresh = shop.reopened(draft)
     try:
         fresh.load_index()

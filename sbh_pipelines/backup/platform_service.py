@@ -1,6 +1,7 @@
 """The service's calls about the platform as a whole: its backup, and the recovery of everything."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -9,10 +10,12 @@ from pydantic import SecretStr
 from sbh_pipelines.backup.access import Access
 from sbh_pipelines.backup.platform import create_platform_backup, list_platform_backups, open_platform
 from sbh_pipelines.backup.rebuild import Chosen, known_tenants, rebuild
+from sbh_pipelines.backup.trails import created_props, noted
 from sbh_pipelines.backup.verify import verify_backup
 from sbh_pipelines.errors import NotConfirmed, RequestError, SbhError, UnknownTenant
 from sbh_pipelines.model import BackupId, ProgressSink, TenantId, no_progress
-from sbh_pipelines.security.policy import ALL_TENANTS, UserContext, authorize
+from sbh_pipelines.residency import platform_tenant
+from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 from sbh_pipelines.sources.database.connection import describe_dsn
 from sbh_pipelines.sources.database.programs import brings_password
 
@@ -25,17 +28,31 @@ class Platform(Access):
 
         Raises SettingsError (pg_dump is missing or too old), PrivilegeMissing, LeaseHeld.
         """
-        authorize(user_ctx, "platform.backup", ALL_TENANTS)
-        return create_platform_backup(self._shop, user_ctx.user_id, progress)
+        self._authorize(user_ctx, "platform.backup", ALL_TENANTS)
+        try:
+            manifest = create_platform_backup(self._shop, user_ctx.user_id, progress)
+        except SbhError as error:
+            with noted(error):
+                self._track_platform("platform.backup_failed", user_ctx, {"code": error.code, "what": error.what})
+            raise
+        with suppress(SbhError):  # the backup is committed, and stays
+            self._track_platform("platform.backup_created", user_ctx, created_props(manifest))
+            if forgotten := manifest["retention"]["forgotten"]:
+                self._track_platform("platform.backup_deleted", user_ctx, {"backup_ids": list(forgotten)[:1000]})
+        return manifest
+
+    def _track_platform(self, event: str, user_ctx: UserContext, props: Mapping[str, Any]) -> None:
+        self._site.track(platform_tenant(self.settings), event, user_ctx.user_id, props)
 
     def list_platform_backups(self, user_ctx: UserContext) -> list[dict[str, Any]]:
         """The manifests of all platform backups, newest first. See `damaged_platform_backups` for the others."""
-        authorize(user_ctx, "platform.backup", ALL_TENANTS)
+        self._authorize(user_ctx, "platform.backup", ALL_TENANTS)
+        self._track_platform("platform.backup_accessed", user_ctx, {"what": "list"})
         return list_platform_backups(self._site)[0]
 
     def damaged_platform_backups(self, user_ctx: UserContext) -> list[SbhError]:
         """An error for each platform backup whose manifest cannot be read. Whoever lists them must show these."""
-        authorize(user_ctx, "platform.backup", ALL_TENANTS)
+        self._authorize(user_ctx, "platform.backup", ALL_TENANTS)
         return list_platform_backups(self._site)[1]
 
     def validate_platform_backup(
@@ -46,9 +63,11 @@ class Platform(Access):
         progress: ProgressSink = no_progress,
     ) -> dict[str, Any]:
         """As `validate_backup`, of a platform backup. Raises UnknownBackup, and CorruptObject where it cannot be opened."""
-        authorize(user_ctx, "platform.backup", ALL_TENANTS)
+        self._authorize(user_ctx, "platform.backup", ALL_TENANTS)
         with open_platform(self._site, backup_id, None, lambda _: None) as platform:
             found = verify_backup(platform.repository, platform.manifest, deep=deep, progress=progress)
+        told = {"backup_id": platform.id, "deep": deep, "valid": found.as_dict()["valid"]}
+        self._track_platform("platform.backup_validated", user_ctx, told)
         return found.as_dict()
 
     def recover_platform(
@@ -71,7 +90,7 @@ class Platform(Access):
         (a passfile, a service), else `database.password`.
         Raises RequestError (`dsn` itself holds a password), NotConfirmed, UnknownTenant, and what `rebuild` raises.
         """
-        authorize(user_ctx, "platform.restore", ALL_TENANTS)
+        self._authorize(user_ctx, "platform.restore", ALL_TENANTS)
         elsewhere = brings_password(dsn)
         if not confirm:
             raise NotConfirmed(
@@ -85,17 +104,28 @@ class Platform(Access):
         if password is not None or elsewhere:
             given = None if password is None else SecretStr(password)
             update |= {"password": given, "password_file": None, "password_secret": None}
-        return rebuild(
-            self._site,
-            self.settings.database.model_copy(update=update),
-            self._named(tenants, platform, until) if tenants else None,
-            platform=platform,
-            files=files,
-            owners=owners,
-            until=until,
-            requested_by=user_ctx.user_id,
-            progress=progress,
-        )
+        told = {"target": describe_dsn(dsn), "platform": platform[:64], "tenants": len(tenants) or "all", "files": files}
+        self._track_platform("platform.restore_started", user_ctx, told)
+        try:
+            report = rebuild(
+                self._site,
+                self.settings.database.model_copy(update=update),
+                self._named(tenants, platform, until) if tenants else None,
+                platform=platform,
+                files=files,
+                owners=owners,
+                until=until,
+                requested_by=user_ctx.user_id,
+                progress=progress,
+            )
+        except SbhError as error:
+            with noted(error):
+                self._track_platform("platform.restore_failed", user_ctx, {**told, "code": error.code, "what": error.what})
+            raise
+        with suppress(SbhError):  # what is rebuilt stays
+            done: dict[str, Any] = {name: report.get(name) for name in ("restore_id", "status", "rows", "files")}
+            self._track_platform("platform.restore_completed", user_ctx, {**told, **done})
+        return report
 
     def _named(self, tenants: Sequence[str], platform: str, until: datetime | None) -> list[Chosen]:
         """The tenants as the backups know them: the application's own list may be gone."""

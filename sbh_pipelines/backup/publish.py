@@ -2,14 +2,15 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
 from sbh_pipelines.backup.drafts import Workshop, running
 from sbh_pipelines.backup.unchanged import record_published
 from sbh_pipelines.backup.verify import raise_first, verify_backup
-from sbh_pipelines.model import Component, Draft, ProgressSink, no_progress
-from sbh_pipelines.repository.data_key import EPOCH
+from sbh_pipelines.errors import SbhError
+from sbh_pipelines.model import Component, Draft, ProgressSink, no_progress, parse_timestamp
 from sbh_pipelines.repository.format import FORMAT_VERSION, Keys, checksum
 from sbh_pipelines.repository.repository import Repository
 
@@ -27,7 +28,9 @@ def write_manifest(shop: Workshop, drafts: Sequence[Draft]) -> list[Draft]:
             name: write_component(repository, draft, name, draft.components[name])
             for name in ("database", "files", "config")
         }
-        manifest = repository.sign(manifest_of(draft, components))
+        took = shop.site.clock() - parse_timestamp(draft.begun or draft.created_at)
+        duration = round(max(took.total_seconds(), 0.0), 3)
+        manifest = repository.sign({**manifest_of(draft, components, repository.sealer.epoch), "duration_s": duration})
         done = replace(draft, step="write_manifest", components=components, manifest=manifest)
         return done.with_counters(seconds_manifest=time.monotonic() - begun)
 
@@ -52,7 +55,7 @@ def _without_chunk_lists(document: Mapping[str, Any]) -> dict[str, Any]:
     return short
 
 
-def manifest_of(draft: Draft, components: Mapping[str, Component]) -> dict[str, Any]:
+def manifest_of(draft: Draft, components: Mapping[str, Component], key_epoch: int) -> dict[str, Any]:
     """The manifest of a draft whose components are written; not signed yet."""
     short = {name: _without_chunk_lists(component.as_dict()) for name, component in components.items()}
     return {
@@ -73,7 +76,7 @@ def manifest_of(draft: Draft, components: Mapping[str, Component]) -> dict[str, 
         "description": draft.description,
         **({"purpose": draft.purpose} if draft.purpose else {}),
         "format_version": FORMAT_VERSION,
-        "key_epoch": EPOCH,
+        "key_epoch": key_epoch,
         "index": list(draft.objects),
         "stats": {name: round(value, 3) for name, value in draft.counters.items()},
     }
@@ -94,6 +97,9 @@ def verify_checksums(shop: Workshop, drafts: Sequence[Draft], progress: Progress
             # Whoever lost the lease must not commit: renewing is a conditional write, so it tells.
             shop.lease(draft).renew()
             repository.publish_manifest(draft.manifest)
+            # What is committed stays: the tenant's next backup records what could not be recorded now, as late.
+            with suppress(SbhError):
+                shop.site.trails.record_backup(draft.tenant, draft.manifest, repository, draft.via)
         finally:
             repository.close()
         return replace(draft, step="verify_checksums").with_counters(seconds_verify=time.monotonic() - begun)

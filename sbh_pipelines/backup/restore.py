@@ -25,6 +25,7 @@ from typing import Any
 from sbh_pipelines.backup.hooks import run_hooks
 from sbh_pipelines.backup.plan import Estimate, FilePlan, RestorePlan, conflict_problem
 from sbh_pipelines.backup.request import RestoreRequest
+from sbh_pipelines.backup.restore_events import RestoreEvents
 from sbh_pipelines.backup.restore_files import FileRestore
 from sbh_pipelines.backup.restore_status import RestoreStatus
 from sbh_pipelines.backup.row_proof import Scene
@@ -126,12 +127,16 @@ def restore_in_place(
         status = RestoreStatus(site, repository, restore_id, backup_id, tenant, requested_by, owner, request, undoes)
         job = _Restore(site, repository, tenant, backup_id, request, target, progress, status, held, requested_by)
         status.step("check", 0)
+        events = RestoreEvents(site, tenant, requested_by, restore_id, backup_id, request, target.name, undoes)
         try:
-            return job.run()
+            events.started()
+            result = job.run()
         except BaseException as error:
             if not status.ended:  # else it is done, and a hook after it failed
                 status.failed(error)
+            events.failed(error, written=status.ended)
             raise
+        return events.completed(result)
 
 
 def _let_go(held: leases.Lease) -> None:

@@ -16,12 +16,13 @@ is not known to be damaged, and whatever is pinned or held.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from sbh_pipelines.backup.figures import Figures
 from sbh_pipelines.errors import CorruptObject, RequestError, SettingsError
 from sbh_pipelines.model import SAFETY, BackupId, BackupType, Tenant, parse_timestamp, timestamp
 from sbh_pipelines.repository.format import VALIDATE
@@ -32,12 +33,13 @@ Bucket = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class BackupSummary:
-    """What the policy needs to know of a backup."""
+    """What the policy needs to know of a backup, and its figures where they are known, which no rule looks at."""
 
     id: BackupId
     type: BackupType
     created_at: datetime
     safety: bool = False  # made before a restore: no rule of the policy counts it
+    figures: Figures | None = field(default=None, compare=False)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Self:
@@ -48,7 +50,11 @@ class BackupSummary:
                 raise ValueError("a time without its zone")
             safety = document.get("purpose") == SAFETY
             return cls(
-                BackupId.parse(document["id"]), BackupType.parse(document["type"]), created.astimezone(UTC), safety
+                BackupId.parse(document["id"]),
+                BackupType.parse(document["type"]),
+                created.astimezone(UTC),
+                safety,
+                _figures(document),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RequestError):
             raise CorruptObject(
@@ -58,9 +64,21 @@ class BackupSummary:
                 remedy=VALIDATE,
             ) from None
 
-    def as_dict(self) -> dict[str, str]:
-        fields = {"id": str(self.id), "type": str(self.type), "created_at": timestamp(self.created_at)}
+    def as_dict(self) -> dict[str, Any]:
+        fields: dict[str, Any] = {
+            "id": str(self.id), "type": str(self.type), "created_at": timestamp(self.created_at)
+        }  # fmt: skip
         return {**fields, "purpose": SAFETY} if self.safety else fields
+
+    def as_listed(self) -> dict[str, Any]:
+        """`as_dict` with the figures, as `listing.json` has it."""
+        return {**self.as_dict(), **({"figures": self.figures.as_dict()} if self.figures else {})}
+
+
+def _figures(document: Mapping[str, Any]) -> Figures:
+    if "figures" in document:
+        return Figures.from_dict(document["figures"])
+    return Figures.of_manifest(document)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,19 +8,23 @@ result = backup_service.create_backup("tenant-1", admin, "full")
 """
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
 
 from sbh_pipelines.backup import drafts as making
 from sbh_pipelines.backup import forget as forgetting
+from sbh_pipelines.backup.auditing import Auditing
 from sbh_pipelines.backup.drilling import Drilling
 from sbh_pipelines.backup.exporting import Exporting
 from sbh_pipelines.backup.files import enumerate_files
+from sbh_pipelines.backup.health_service import Health
+from sbh_pipelines.backup.keys_service import KeyKeeping
 from sbh_pipelines.backup.latest import resolve_backup
+from sbh_pipelines.backup.launching import Launching
 from sbh_pipelines.backup.platform_service import Platform
 from sbh_pipelines.backup.publish import verify_checksums, write_manifest
+from sbh_pipelines.backup.reading import Reading
 from sbh_pipelines.backup.recovery_points import RecoveryPoints, latest_recovery_point, recovery_points
 from sbh_pipelines.backup.restoring import Restoring
 from sbh_pipelines.backup.rows import skip_unchanged, snapshot_tables
@@ -38,17 +42,17 @@ from sbh_pipelines.model import (
     BackupType,
     Draft,
     ProgressSink,
+    Tenant,
     TenantId,
     no_progress,
 )
-from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.residency import ResidencyManager
-from sbh_pipelines.security.policy import ALL_TENANTS, UserContext, authorize
+from sbh_pipelines.security.policy import ALL_TENANTS, Role, UserContext
 from sbh_pipelines.settings import load_settings
 from sbh_pipelines.sources.database.tenants import list_tenants
 
 
-class BackupService(Restoring, Exporting, Drilling, Platform):
+class BackupService(Reading, Launching, Restoring, Exporting, Drilling, Auditing, Platform, Health, KeyKeeping):
     """Backups of tenants: made, listed, validated, restored. Thread-safe.
 
     Methods that name one tenant raise the errors of `errors.py`; methods that take a batch return drafts, each with its
@@ -82,26 +86,28 @@ class BackupService(Restoring, Exporting, Drilling, Platform):
         kind = BackupType.parse(backup_type)
         slugs = [TenantId.parse(t) for t in tenant_ids]
         for slug in slugs:
-            authorize(user_ctx, "backup.create", slug)
-        drafts = making.begin(self._shop, slugs, user_ctx.user_id, kind, description)
+            self._authorize(user_ctx, "backup.create", slug)
+        self._record_policy(user_ctx)
+        begun = making.begin(self._shop, slugs, user_ctx.user_id, kind, description)
+        drafts = [replace(draft, via=user_ctx.via) for draft in begun]
         many = len(drafts) > self.settings.backup.batch_tenants
-        return skip_unchanged(self._shop, drafts) if many and kind is not BackupType.FULL else drafts
+        return self._recorded([], skip_unchanged(self._shop, drafts) if many and kind is not BackupType.FULL else drafts)
 
     def snapshot_tables(self, drafts: Sequence[Draft], *, progress: ProgressSink = no_progress) -> list[Draft]:
         """Read every table once for `backup.batch_tenants` tenants, at one recovery point, and store the rows."""
-        return snapshot_tables(self._shop, drafts, progress)
+        return self._recorded(drafts, snapshot_tables(self._shop, drafts, progress))
 
     def enumerate_files(self, drafts: Sequence[Draft], *, progress: ProgressSink = no_progress) -> list[Draft]:
         """List and store the tenants' files."""
-        return enumerate_files(self._shop, drafts, progress)
+        return self._recorded(drafts, enumerate_files(self._shop, drafts, progress))
 
     def write_manifest(self, drafts: Sequence[Draft]) -> list[Draft]:
         """Write the component documents and prepare the signed manifests."""
-        return write_manifest(self._shop, drafts)
+        return self._recorded(drafts, write_manifest(self._shop, drafts))
 
     def verify_checksums(self, drafts: Sequence[Draft], *, progress: ProgressSink = no_progress) -> list[Draft]:
         """Read back what the manifests name, then publish them: the commit."""
-        return verify_checksums(self._shop, drafts, progress)
+        return self._recorded(drafts, verify_checksums(self._shop, drafts, progress))
 
     def apply_retention(self, drafts: Sequence[Draft], *, dry_run: bool = False) -> list[Draft]:
         """Forget what the policy no longer keeps, release the leases; the drafts are COMPLETED, whatever goes wrong here.
@@ -170,7 +176,7 @@ class BackupService(Restoring, Exporting, Drilling, Platform):
         if draft.error is not None:
             raise error_from_dict(draft.error)
         if draft.unchanged_since is not None and draft.recovery_point is not None:
-            manifest = self.get_backup(draft.unchanged_since, tenant_id, user_ctx)
+            manifest = self._manifest(draft.tenant, draft.unchanged_since)
             return {**manifest, "unchanged_as_of": asdict(draft.recovery_point)}
         assert draft.manifest is not None
         return dict(draft.manifest)
@@ -184,36 +190,16 @@ class BackupService(Restoring, Exporting, Drilling, Platform):
 
     def damaged_backups(self, tenant_id: str, user_ctx: UserContext) -> list[SbhError]:
         """An error for each backup of a tenant whose manifest cannot be read. Whoever lists backups must show these."""
-        return self._listed(tenant_id, user_ctx)[1]
-
-    def _listed(self, tenant_id: str, user_ctx: UserContext) -> tuple[list[dict[str, Any]], list[SbhError]]:
-        tenant = self._allowed(tenant_id, user_ctx, "backup.list")
-        try:
-            repository = self._site.repository(tenant)
-        except UnknownBackup:
-            return [], []
-        try:
-            sound, damaged = self._manifests(repository)
-        finally:
-            repository.close()
-        return sorted(sound, key=lambda m: (m["created_at"], m["id"]), reverse=True), damaged
-
-    def _manifests(self, repository: Repository) -> tuple[list[dict[str, Any]], list[SbhError]]:
-        """All manifests, and an error for each that is damaged."""
-
-        def read(backup_id: BackupId) -> dict[str, Any] | SbhError:
-            try:
-                return repository.manifest(backup_id)
-            except CorruptObject as error:
-                return error
-
-        with ThreadPoolExecutor(making.SIDE_BY_SIDE, thread_name_prefix="manifests") as pool:
-            found = list(pool.map(read, repository.manifest_ids()))
-        return [f for f in found if isinstance(f, dict)], [f for f in found if isinstance(f, SbhError)]
+        return self._listed(tenant_id, user_ctx, record=False)[1]
 
     def get_backup(self, backup_id: str, tenant_id: str, user_ctx: UserContext) -> dict[str, Any]:
         """A manifest; `latest` is the newest. Raises UnknownBackup, CorruptObject."""
         tenant = self._allowed(tenant_id, user_ctx, "backup.list")
+        manifest = self._manifest(tenant, backup_id)
+        self._accessed(tenant, user_ctx, "get", backup_id=manifest["id"])
+        return manifest
+
+    def _manifest(self, tenant: Tenant, backup_id: str) -> dict[str, Any]:
         repository = self._site.repository(tenant)
         try:
             manifest: dict[str, Any] = repository.manifest(resolve_backup(repository, backup_id))
@@ -226,7 +212,9 @@ class BackupService(Restoring, Exporting, Drilling, Platform):
 
         Raises UnknownBackup where the tenant has no backups, CorruptObject where none can be read.
         """
-        return latest_recovery_point(self._site, self._allowed(tenant_id, user_ctx, "backup.list"))
+        tenant = self._allowed(tenant_id, user_ctx, "backup.list")
+        self._accessed(tenant, user_ctx, "recovery point")
+        return latest_recovery_point(self._site, tenant)
 
     def recovery_points(self, tenant_ids: Sequence[str], user_ctx: UserContext) -> RecoveryPoints:
         """The same for several tenants at the cost of one listing each; for none given, all that the caller may see."""
@@ -263,7 +251,11 @@ class BackupService(Restoring, Exporting, Drilling, Platform):
             if error.transient:
                 raise
             result.found(error)
-        return {"tenant_id": tenant.id, **result.as_dict()}
+        found = result.as_dict()
+        told = {"backup_id": result.backup_id, "deep": deep, "valid": found["valid"]}
+        codes = sorted({issue["code"] for issue in found["issues"]})
+        self._site.track(tenant, "backup.validated", user_ctx.user_id, {**told, "issues": len(found["issues"]), "codes": codes})
+        return {"tenant_id": tenant.id, **found}
 
     # status
 
@@ -277,11 +269,14 @@ class BackupService(Restoring, Exporting, Drilling, Platform):
         """
         wanted = BackupId.parse(backup_id)
         found = [
-            status
+            (tenant, status)
             for tenant in self._candidates(tenant_id, user_ctx)
             if (status := backup_status(self._site, tenant, wanted)) is not None
         ]
-        return the_only(found, UnknownBackup("No such backup", on=wanted, remedy="see `sbh backup list`"))
+        missing = UnknownBackup("No such backup", on=wanted, remedy="see `sbh backup list`")
+        status = the_only([status for _, status in found], missing)
+        self._accessed(found[0][0], user_ctx, "status", backup_id=wanted)
+        return status
 
     def request_counts(self) -> Mapping[str, int]:
         """Calls made to object stores so far, by verb."""
@@ -305,6 +300,15 @@ class _LazyService:
 
 
 backup_service: BackupService = _LazyService()  # type: ignore[assignment]
+
+
+def check_backup_health() -> dict[str, Any]:
+    """The specification's health check, of all tenants; see `BackupService.check_backup_health`."""
+    return load_service().check_backup_health(UserContext("health-check", ALL_TENANTS, Role.VIEWER))
+
+
 residency_manager = ResidencyManager(
-    lambda: load_service().settings, lambda tenant_id: load_service().tenant(tenant_id)
+    lambda: load_service().settings,
+    lambda tenant_id: load_service().tenant(tenant_id),
+    lambda tenant: load_service()._site.check_place(tenant),
 )

@@ -12,7 +12,7 @@ from sbh_pipelines.orchestration.partitions import asset_key, shown_in
 from sbh_pipelines.orchestration.resources import BackupServiceResource
 
 RETENTION_TAG = "sbh/retention_failed"
-"""How many tenants of a run kept backups that were to be forgotten. The sensor `retention_alerts` reads it."""
+"""How many tenants of a run kept backups that were to be forgotten; the sensor `backup_watch` finds the backups."""
 
 _OBSERVED = 20
 _NAMED = 20
@@ -59,7 +59,7 @@ def unchanged(
 
 
 def retention_errors(context: dg.OpExecutionContext, made: Sequence[Draft]) -> None:
-    """Backups that stand although forgetting old ones failed: in the log, and in a tag that has people told.
+    """Backups that stand although forgetting old ones failed: in the log, and in a tag of the run.
 
     The run does not fail for them: its backups are there, and to repeat it would mend nothing.
     """

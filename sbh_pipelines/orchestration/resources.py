@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
+from sbh_pipelines.errors import AccessDenied
 from sbh_pipelines.model import Tenant
 from sbh_pipelines.residency import backup_place
 from sbh_pipelines.security.policy import ALL_TENANTS, Role, UserContext
@@ -15,7 +16,8 @@ from sbh_pipelines.settings import load_settings
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service import BackupService
 
-USER_TAG = "user"
+USER_TAG, ROLE_TAG, TENANT_TAG = USER_TAGS = ("user", "sbh/role", "sbh/tenant")
+VIA = "dagster"
 
 
 class BackupServiceResource(dg.ConfigurableResource["BackupServiceResource"]):
@@ -65,5 +67,30 @@ class BackupServiceResource(dg.ConfigurableResource["BackupServiceResource"]):
 
 
 def user_of(tags: Mapping[str, str]) -> UserContext:
-    """Who a run acts for: the run tag `user`, else `dagster`. Access to Dagster itself is what grants the role."""
-    return UserContext(user_id=tags.get(USER_TAG) or "dagster", tenant_id=ALL_TENANTS, role=Role.ADMIN)
+    """Who a run acts for, with which role, for which tenant: what the guarded web UI or the API wrote into its tags.
+
+    A run without these tags was made by a schedule, a sensor, or somebody with access to Dagster itself: it may do
+    everything, as the user in the tag `user`, else `dagster`. Raises AccessDenied where the tags say only half of it.
+    """
+    user, role, tenant = tags.get(USER_TAG) or "dagster", tags.get(ROLE_TAG), tags.get(TENANT_TAG)
+    if role is None and tenant is None:
+        return UserContext(user_id=user, tenant_id=ALL_TENANTS, role=Role.ADMIN, via=VIA)
+    named = {known.name.lower(): known for known in Role}.get(role or "")
+    if named is None or not tenant:
+        raise AccessDenied(
+            "The run's tags do not say for whom it acts",
+            on=f"{ROLE_TAG} = {ascii(role)[:40]}, {TENANT_TAG} = {ascii(tenant)[:80]}",
+            why=f"{ROLE_TAG} must be viewer, operator or admin, and {TENANT_TAG} a tenant or *",
+            remedy="launch it through `sbh ui` or the API, which write both",
+        )
+    return UserContext(user_id=user, tenant_id=tenant, role=named, via=VIA)
+
+
+def tags_of(user: UserContext) -> dict[str, str]:
+    """The tags that make a run act for a user: `user_of` gives the user back."""
+    return {USER_TAG: user.user_id, ROLE_TAG: user.role.name.lower(), TENANT_TAG: user.tenant_id}
+
+
+def same_user(tags: Mapping[str, str]) -> dict[str, str]:
+    """Those of a run's tags with which another run acts for the same user."""
+    return {name: tags[name] for name in USER_TAGS if name in tags}

@@ -67,6 +67,12 @@ class RestoreConfig(dg.Config):
         description="Back the tenant up before, as the setting `restore.safety_backup` says, so that the restore can be"
         " undone. False: never.",
     )
+    approval_id: str | None = Field(
+        None, description="Where the setting `approval.restore` wants a second person: the approval of exactly this."
+    )
+    break_glass: str | None = Field(
+        None, description="Instead of an approval, in an emergency: the reason. It is recorded, and people are alerted."
+    )
 
     def request(self) -> RestoreRequest:
         """Raises RequestError."""
@@ -93,6 +99,12 @@ class UndoConfig(dg.Config):
         " written to them since is gone.",
     )
     validate_only: bool = Field(False, description="Only plan: what would change. Nothing is written.")
+    approval_id: str | None = Field(
+        None, description="Where the setting `approval.restore` wants a second person: the approval of exactly this."
+    )
+    break_glass: str | None = Field(
+        None, description="Instead of an approval, in an emergency: the reason. It is recorded, and people are alerted."
+    )
 
 
 @dg.op(
@@ -114,6 +126,8 @@ def restore_tenant(context: dg.OpExecutionContext, config: RestoreConfig, backup
             request=config.request(),
             confirm=config.confirm,
             validate_only=config.validate_only,
+            approval_id=config.approval_id,
+            break_glass=config.break_glass,
             progress=ProgressLog(context.log),
         )
     except SbhError as error:
@@ -139,6 +153,8 @@ def undo_tenant_restore(context: dg.OpExecutionContext, config: UndoConfig, back
             user,
             confirm=config.confirm,
             validate_only=config.validate_only,
+            approval_id=config.approval_id,
+            break_glass=config.break_glass,
             progress=ProgressLog(context.log),
         )
         manifest = backups.service.get_backup(result["backup_id"], tenant, user)

@@ -14,6 +14,7 @@ from sbh_pipelines.orchestration.partitions import ASSET_PREFIX, TENANTS
 OPERATION_TAG = "sbh/operation"
 TYPE_TAG = "sbh/backup_type"
 BACKUP = "backup"
+DRILL_OPERATION = "drill"
 
 _RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 _UNDER_WAY = [
@@ -27,11 +28,27 @@ _UNDER_WAY = [
 
 def is_ours(run: dg.DagsterRun) -> bool:
     """Whether the run is of these definitions: runs started from the command line belong to no code location."""
-    return OPERATION_TAG in run.tags or bool(_types_of_assets(run))
+    return bool(operation_of(run))
+
+
+def operation_of(run: dg.DagsterRun) -> str:
+    """What a run does: its tag, else what its assets are made by, for runs that somebody materialized by hand carry no tag.
+
+    Empty for the runs of others.
+    """
+    if tagged := run.tags.get(OPERATION_TAG):
+        return tagged
+    if _types_of_assets(run):
+        return BACKUP
+    named = {tuple(key.path) for key in run.asset_selection or ()}
+    named |= {tuple(check.asset_key.path) for check in run.asset_check_selection or ()}
+    if (ASSET_PREFIX, DRILL_OPERATION) in named:
+        return DRILL_OPERATION
+    return "recovery_report" if ("recovery_report",) in named else ""
 
 
 def makes_backups(run: dg.DagsterRun) -> bool:
-    return is_ours(run) and run.tags.get(OPERATION_TAG, BACKUP) == BACKUP
+    return operation_of(run) == BACKUP
 
 
 def types_of(run: dg.DagsterRun) -> list[BackupType]:
@@ -51,6 +68,11 @@ def tenants_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[str]:
     config = _config(run)
     named = config.get("tenants") or [config.get("tenant")]
     return [str(tenant) for tenant in named if tenant]
+
+
+def configured(run: dg.DagsterRun, name: str) -> Any:
+    """What a run's ops are configured with under this name; None where they are not."""
+    return _config(run).get(name)
 
 
 def under_way(instance: dg.DagsterInstance, tags: Mapping[str, str] | None = None) -> list[dg.DagsterRun]:

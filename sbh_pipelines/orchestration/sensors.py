@@ -1,4 +1,4 @@
-"""What watches: the tenants table, runs that fail, and runs whose retention did."""
+"""What watches: the tenants table, and runs that fail or succeed. `watching.py` watches the backups themselves."""
 
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
@@ -7,14 +7,16 @@ from typing import Any
 import dagster as dg
 
 from sbh_pipelines.model import BackupType, timestamp, utc_now
-from sbh_pipelines.orchestration.alerts import Alert, channels, send_all
+from sbh_pipelines.orchestration.alerts import Alert
+from sbh_pipelines.orchestration.conditions import Condition
 from sbh_pipelines.orchestration.failures import FAILED_TENANTS
 from sbh_pipelines.orchestration.jobs import fleet_backup_job
 from sbh_pipelines.orchestration.partitions import TENANTS, tenants_partitions
-from sbh_pipelines.orchestration.record import RETENTION_TAG
-from sbh_pipelines.orchestration.resources import BackupServiceResource
+from sbh_pipelines.orchestration.resources import BackupServiceResource, same_user
+from sbh_pipelines.orchestration.run_alerting import tell_failure, tell_success
 from sbh_pipelines.orchestration.runs import TYPE_TAG, is_ours, makes_backups, tenants_of, types_of
 from sbh_pipelines.orchestration.schedules import fleet_config
+from sbh_pipelines.orchestration.telling import Teller
 
 ATTEMPT_TAG = "sbh/attempt"
 RETRY_OF_TAG = "sbh/retry_of"
@@ -63,38 +65,54 @@ def tenants_sync(
     minimum_interval_seconds=3600,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Tells people when the tenants table lists tenants that cannot be backed up (slug malformed, shared or"
-    " missing): they have no partition and are in no backup. Told again when the list changes.",
+    " missing): they have no partition and are in no backup. Told again when there are others, and when it is over.",
 )
-def unusable_tenants(context: dg.SensorEvaluationContext, backups: BackupServiceResource) -> dg.SensorResult:
-    errors = sorted(str(error) for error in backups.service.unusable_tenants())
-    digest = sha256("\n".join(errors).encode()).hexdigest()
-    if errors and context.cursor != digest:
-        alert = Alert(
-            subject=f"{len(errors)} tenants are in no backup",
-            message="\n".join(errors[:20]),
-            job="sensor unusable_tenants",
-            run_id="",
-            at=timestamp(utc_now()),
-            event="unusable_tenants",
+def unusable_tenants(context: dg.SensorEvaluationContext, backups: BackupServiceResource) -> dg.SkipReason:
+    errors = sorted(backups.service.unusable_tenants(), key=str)
+    found = [
+        Condition(
+            f"tenant_unusable/{sha256(str(error).encode()).hexdigest()[:24]}",
+            "A tenant is in no backup",
+            str(error),
+            remedy=error.remedy,
         )
-        send_all(alert, channels(backups.service.settings.alerts))
-    said = f"{len(errors)} tenants are in no backup; first: {errors[0]}" if errors else "Every tenant can be backed up"
-    return dg.SensorResult(skip_reason=said, cursor=digest)
+        for error in errors
+    ]
+    settings = backups.service.settings.alerts
+    Teller(context.instance, "tenants", "sensor unusable_tenants", settings).tell(found)
+    return dg.SkipReason(
+        f"{len(errors)} tenants are in no backup; first: {errors[0]}" if errors else "Every tenant can be backed up"
+    )
 
 
 @dg.run_failure_sensor(
     name="failure_alerts",
-    minimum_interval_seconds=30,
+    minimum_interval_seconds=15,
     default_status=dg.DefaultSensorStatus.RUNNING,
     monitor_all_code_locations=True,  # runs started from the command line belong to none
-    description="Tells people about every failed run of this code location: log, webhook, e-mail, SNS, as set in"
-    " `[alerts]`. If a channel does not take it, the tick shows which one and why.",
+    description="Tells people about every failed run of this code location, by the channels of `[alerts]`; a tenant that"
+    " fails again is not told again until it has succeeded, or a day has passed. If a channel does not take it, the tick"
+    " shows which one and why.",
 )
 def failure_alerts(context: dg.RunFailureSensorContext, backups: BackupServiceResource) -> None:
     if is_ours(context.dagster_run):
-        alert = alert_of(context)
+        alert, (_, crashed) = alert_of(context), failed_tenants(context)
         context.log.info(alert.text())
-        send_all(alert, channels(backups.service.settings.alerts))
+        tell_failure(context.instance, context.dagster_run, alert, crashed, backups.service.settings.alerts)
+
+
+@dg.run_status_sensor(
+    run_status=dg.DagsterRunStatus.SUCCESS,
+    name="recovery_notices",
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    monitor_all_code_locations=True,
+    description="Tells people that what failed has succeeded since: a backup of the same tenant and type, a validation or"
+    " a drill of the same tenant, or the same job.",
+)
+def recovery_notices(context: dg.RunStatusSensorContext, backups: BackupServiceResource) -> None:
+    if is_ours(context.dagster_run):
+        tell_success(context.instance, context.dagster_run, backups.service.settings.alerts)
 
 
 @dg.run_failure_sensor(
@@ -124,7 +142,12 @@ def retry_failed_tenants(context: dg.RunFailureSensorContext) -> list[dg.RunRequ
         dg.RunRequest(
             run_key=f"retry/{run.run_id}/{made}",
             run_config=fleet_config(tenants, made, f"attempt {attempt + 1} after run {run.run_id}"),
-            tags={ATTEMPT_TAG: str(attempt + 1), RETRY_OF_TAG: run.run_id, TYPE_TAG: str(made)},
+            tags={
+                **same_user(run.tags),  # a run of somebody with few rights is not repeated with all of them
+                ATTEMPT_TAG: str(attempt + 1),
+                RETRY_OF_TAG: run.run_id,
+                TYPE_TAG: str(made),
+            },
         )
         for made, tenants in by_type.items()
         if tenants
@@ -135,31 +158,6 @@ def retry_failed_tenants(context: dg.RunFailureSensorContext) -> list[dg.RunRequ
 def _to_retry(failed: Sequence[Mapping[str, Any]], made: BackupType) -> list[str]:
     """Tenants whose backup of this type failed with an error that may pass by itself."""
     return sorted({str(f["tenant"]) for f in failed if f.get("transient") and f.get("type", made) == made})
-
-
-@dg.run_status_sensor(
-    run_status=dg.DagsterRunStatus.SUCCESS,
-    name="retention_alerts",
-    minimum_interval_seconds=60,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    monitor_all_code_locations=True,
-    description="Tells people about runs that made their backups but could not forget old ones: nothing is lost, but"
-    " storage grows until somebody mends it.",
-)
-def retention_alerts(context: dg.RunStatusSensorContext, backups: BackupServiceResource) -> None:
-    run = context.dagster_run
-    count = run.tags.get(RETENTION_TAG)
-    if count and makes_backups(run):
-        alert = Alert(
-            subject=f"Old backups of {count} tenants were not forgotten",
-            message="Their new backups are there. The run's log says why; the next backup tries again.",
-            job=run.job_name,
-            run_id=run.run_id,
-            at=timestamp(utc_now()),
-            event="retention_failed",
-            backup_type=_types(run),
-        )
-        send_all(alert, channels(backups.service.settings.alerts))
 
 
 def alert_of(context: dg.RunFailureSensorContext) -> Alert:

@@ -15,6 +15,7 @@ from typing import Any
 class WebhookSink:
     port: int = 0
     status: int = 200
+    location: str = ""  # where it sends others to
     bodies: list[dict[str, Any]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
 
@@ -30,6 +31,8 @@ def webhook() -> Iterator[WebhookSink]:
             sink.bodies.append(json.loads(body))
             sink.paths.append(self.path)
             self.send_response(sink.status)
+            if sink.location:
+                self.send_header("Location", sink.location)
             self.end_headers()
 
         def log_message(self, *_: object) -> None:

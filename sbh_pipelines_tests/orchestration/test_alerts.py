@@ -3,6 +3,7 @@
 import logging
 import ssl
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -17,7 +18,8 @@ from moto.server import ThreadedMotoServer
 from pydantic import SecretStr
 
 from sbh_pipelines.errors import AlertError
-from sbh_pipelines.orchestration.alerts import Alert, channels, send_all
+from sbh_pipelines.orchestration.alerts import Alert
+from sbh_pipelines.orchestration.channels.sending import channels, send_all, try_all
 from sbh_pipelines.settings import AlertSettings
 from sbh_pipelines_tests.orchestration.sinks import smtp, webhook
 
@@ -142,6 +144,102 @@ def test_the_log_is_always_a_channel(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_a_repr_of_the_settings_shows_no_secret() -> None:
     assert TOKEN not in repr(AlertSettings(webhook_url=SecretStr(TOKEN)))
+
+
+def pagerduty(port: int) -> dict[str, Any]:
+    return {"pagerduty_key": TOKEN, "pagerduty_endpoint_url": f"http://127.0.0.1:{port}/v2/enqueue"}
+
+
+LINKED = replace(
+    ALERT, link="https://dagster.example.com/runs/run-1", remedy="look at it", key="backup_failed.full/acme"
+)
+
+
+def test_slack_gets_blocks_with_what_to_do_and_a_link() -> None:
+    """Names that would address everybody, or become a link, are escaped; no block is longer than Slack takes."""
+    hostile = replace(LINKED, message="<!channel> " + "x" * 5000, subject="a & b <http://x|y> " + "z" * 300)
+    with webhook() as sink:
+        send_all(hostile, channels(AlertSettings(slack_url=SecretStr(f"http://127.0.0.1:{sink.port}/{TOKEN}"))))
+    (body,) = sink.bodies
+    kinds = [block["type"] for block in body["blocks"]]
+    assert kinds == ["header", "section", "section", "context", "actions"]
+    assert "<!channel>" not in str(body["blocks"][1])
+    assert "&lt;!channel&gt;" in body["blocks"][1]["text"]["text"]
+    assert len(body["blocks"][0]["text"]["text"]) <= 150
+    assert all(len(b["text"]["text"]) <= 3000 for b in body["blocks"] if b["type"] == "section")
+    assert "look at it" in body["blocks"][2]["text"]["text"]
+    assert body["blocks"][4]["elements"][0]["url"] == LINKED.link
+    assert sink.paths == [f"/{TOKEN}"]
+
+
+def test_slack_takes_a_recovery_in_green() -> None:
+    with webhook() as sink:
+        recovered = replace(LINKED, state="recovered")
+        send_all(recovered, channels(AlertSettings(slack_url=SecretStr(f"http://127.0.0.1:{sink.port}/"))))
+    (body,) = sink.bodies
+    assert body["text"].startswith("Recovered: ")
+    assert ":white_check_mark:" in str(body["blocks"][1])
+    assert "What to do next" not in str(body)
+
+
+def test_pagerduty_gets_an_incident_and_its_end_under_one_key() -> None:
+    with webhook() as sink:
+        through = channels(AlertSettings(**pagerduty(sink.port)))
+        send_all(replace(LINKED, severity="critical"), through)
+        send_all(replace(LINKED, severity="critical", state="recovered"), through)
+    begun, over = sink.bodies
+    assert (begun["event_action"], over["event_action"]) == ("trigger", "resolve")
+    assert begun["dedup_key"] == over["dedup_key"] == "backup_failed.full/acme"
+    assert begun["payload"]["severity"] == "critical"
+    assert begun["payload"]["summary"] == ALERT.subject
+    assert begun["payload"]["custom_details"]["what_to_do_next"] == "look at it"
+    assert begun["links"][0]["href"] == LINKED.link
+    assert begun["routing_key"] == TOKEN
+    assert "payload" not in over
+
+
+def test_long_keys_stay_apart_and_within_what_pagerduty_takes() -> None:
+    with webhook() as sink:
+        through = channels(AlertSettings(**pagerduty(sink.port)))
+        for end in "ab":
+            send_all(replace(LINKED, key="rpo_missed/" + "t" * 300 + end), through)
+    keys = [body["dedup_key"] for body in sink.bodies]
+    assert len(set(keys)) == 2
+    assert max(map(len, keys)) <= 255
+
+
+def test_severity_decides_who_is_told() -> None:
+    """PagerDuty wants errors; the webhook only what is critical, as set; the log all."""
+    with webhook() as pages, webhook() as hook:
+        settings = AlertSettings(
+            **pagerduty(pages.port),
+            webhook_url=SecretStr(f"http://127.0.0.1:{hook.port}/"),
+            least_severity={"webhook": "critical", "pagerduty": "error"},
+        )
+        for severity in ("warning", "error", "critical"):
+            send_all(replace(LINKED, severity=severity), channels(settings))
+    assert [body["payload"]["severity"] for body in pages.bodies] == ["error", "critical"]
+    assert [body["severity"] for body in hook.bodies] == ["critical"]
+
+
+def test_a_key_that_pagerduty_refuses_is_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+    with webhook() as sink, caplog.at_level(logging.DEBUG):
+        sink.status = 400
+        outcome = try_all(LINKED, channels(AlertSettings(**pagerduty(sink.port))), 0.0)
+    assert outcome == {"log": None, "PagerDuty": "HTTP status 400"}
+    assert TOKEN not in caplog.text + repr(AlertSettings(**pagerduty(1)))
+
+
+def test_nothing_is_sent_on_to_where_a_redirect_points() -> None:
+    with webhook() as first, webhook() as second:
+        first.status, first.location = 307, f"http://127.0.0.1:{second.port}/"
+        settings = AlertSettings(webhook_url=SecretStr(f"http://127.0.0.1:{first.port}/"))
+        assert try_all(ALERT, channels(settings), 0.0)["webhook"] == "HTTP status 307"
+    assert second.bodies == []
+
+
+def test_an_alert_survives_being_stored() -> None:
+    assert Alert.from_dict(LINKED.as_dict()) == LINKED
 
 
 def certificate(folder: Path, trusting: pytest.MonkeyPatch | None) -> ssl.SSLContext:

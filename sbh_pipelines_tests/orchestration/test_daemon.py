@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,12 +11,18 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
+import psycopg2
 import pytest
 
+from sbh_pipelines.embedded import postgres
+from sbh_pipelines.orchestration.stuck import stuck_runs, worker_is_gone
+from sbh_pipelines.settings import AlertSettings
 from sbh_pipelines_tests.orchestration.fix_stack import NAMES, Site
 from sbh_pipelines_tests.orchestration.sinks import WebhookSink, webhook
 
@@ -143,9 +150,9 @@ def test_a_backfill_over_all_tenants(dev: Dev, elsewhere: str) -> None:
     statuses = dev.asset()["assetPartitionStatuses"]
     assert statuses["failedPartitions"] == [elsewhere]
     assert sorted(statuses["materializedPartitions"]) == [name for name in NAMES if name != elsewhere]
-    until(lambda: dev.alerts.bodies)
-    assert dev.alerts.bodies[0]["subject"] == f"tenant_backup/full failed: {elsewhere}"
-    assert dev.alerts.bodies[0]["tenants"] == len(NAMES)
+    told = until(lambda: next((body for body in dev.alerts.bodies if body["event"] == "run_failed"), None))
+    assert told["subject"] == f"tenant_backup/full failed: {elsewhere}"
+    assert told["tenants"] == len(NAMES)
 
 
 def test_a_backfill_over_unchanged_tenants(dev: Dev, site: Site, tmp_path: Path) -> None:
@@ -193,6 +200,58 @@ def test_a_fleet_job_and_a_refused_restore_from_the_command_line(dev: Dev, tmp_p
     done = dev.command("job", "launch", *MODULE, "-j", "restore_job", "--config-json", json.dumps(restore))
     assert done.returncode == 0, done.stderr
     assert [run["status"] for run in until(lambda: _ended(dev, "restore_job"))] == ["FAILURE"]
+
+
+@contextmanager
+def _locked(site: Site) -> Iterator[None]:
+    """Backups wait for a lock, for the length of the block."""
+    with closing(psycopg2.connect(site.stack.dsn(postgres.ADMIN))) as connection:
+        connection.cursor().execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+        yield
+        connection.rollback()
+
+
+def _begin(dev: Dev, instance: dg.DagsterInstance) -> tuple[str, int]:
+    """A backup that waits for the lock: the run's id, and the process of its worker."""
+    tags = json.dumps({"dagster/partition": "tenant-6", "begun": str(time.monotonic())})
+    done = dev.command("job", "launch", *MODULE, "-j", "full_backup_job", "--tags", tags)
+    assert done.returncode == 0, done.stderr
+    (run_id,) = [run.run_id for run in instance.get_runs(dg.RunsFilter(tags=json.loads(tags)))]
+
+    def worker() -> int | None:
+        said = (str(event.message) for event in instance.all_logs(run_id) if event.is_dagster_event)
+        found = [match for text in said if (match := re.search(r"Started process for run \(pid: (\d+)\)", text))]
+        working = instance.get_run_by_id(run_id).status is dg.DagsterRunStatus.STARTED  # type: ignore[union-attr]
+        return int(found[0][1]) if found and working else None
+
+    return run_id, until(worker)
+
+
+def test_killed_workers_are_told(dev: Dev, site: Site) -> None:
+    """A worker killed by itself: its code server ends the run, and people are told. A worker killed together with its
+    code server: by Dagster's books it works for ever, and the watcher of runs finds that nobody has it.
+    """
+    with dg.DagsterInstance.from_config(dev.environment["DAGSTER_HOME"]) as instance:
+        with _locked(site):  # no longer than need be: sensors that list the tenants wait for it as well
+            alone, worker = _begin(dev, instance)
+            os.kill(worker, signal.SIGKILL)
+        alert = until(lambda: next((body for body in dev.alerts.bodies if body["run_id"] == alone), None))
+        assert "without a word" in alert["message"]
+        assert "tenant-6" in alert["subject"]
+        with _locked(site):
+            run_id, worker = _begin(dev, instance)
+            run = instance.get_run_by_id(run_id)
+            assert run is not None
+            assert not worker_is_gone(instance, run)
+            assert stuck_runs(instance, AlertSettings(), time.time() + 30) == []
+            server = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
+            for process in (server, worker):
+                os.kill(process, signal.SIGKILL)
+        until(lambda: worker_is_gone(instance, run))
+        assert instance.get_run_by_id(run_id).status is dg.DagsterRunStatus.STARTED  # type: ignore[union-attr]
+        (stuck,) = stuck_runs(instance, AlertSettings(), time.time() + 30)
+        assert (stuck.key, stuck.severity) == (f"run_worker_gone/{run_id}", "critical")
+        assert "tenant-6" in stuck.message
 
 
 def _ended(dev: Dev, job: str) -> Any:

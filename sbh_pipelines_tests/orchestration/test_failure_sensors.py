@@ -113,17 +113,17 @@ def test_runs_of_others_are_left_alone(instance: dg.DagsterInstance, fake: FakeS
 def test_tenants_that_cannot_be_backed_up_are_told_once_per_change(
     instance: dg.DagsterInstance, fake: FakeService
 ) -> None:
+    """Two sensors' ticks: told once; told that it is over."""
     fake.unusable = [SettingsError("A tenant cannot be told apart", on="slug '../x'")]
     with webhook() as sink:
         fake.settings = Settings(alerts=AlertSettings(webhook_url=f"http://127.0.0.1:{sink.port}/"))
-        cursor = None
         for _ in range(2):
-            told = unusable_tenants(dg.build_sensor_context(instance, cursor=cursor), backups=fake.resource)
-            cursor = told.cursor
-            assert "../x" in str(told.skip_reason)
+            told = unusable_tenants(dg.build_sensor_context(instance), backups=fake.resource)
+            assert "../x" in str(told.skip_message)
         fake.unusable = []
-        told = unusable_tenants(dg.build_sensor_context(instance, cursor=cursor), backups=fake.resource)
-        assert "Every tenant" in str(told.skip_reason)
-    (body,) = sink.bodies
-    assert body["event"] == "unusable_tenants"
+        told = unusable_tenants(dg.build_sensor_context(instance), backups=fake.resource)
+        assert "Every tenant" in str(told.skip_message)
+    body, over = sink.bodies
+    assert (body["event"], body["state"], over["state"]) == ("tenant_unusable", "new", "recovered")
+    assert body["key"] == over["key"]
     assert "../x" in body["message"]

@@ -1,0 +1,111 @@
+"""Manifests that were read and believed, kept by the process: they never change, and a tenant has dozens.
+
+What is remembered is found again only by whoever holds the tenant's key (the name in here is made with it) and only while
+the store lists the object with the same ETag and size: another tenant, another key, or an object that was overwritten
+cannot hit. Nothing is remembered of what exists: that is asked of the store at every call. Bounded in bytes; thread-safe.
+"""
+
+import hashlib
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import zstandard
+
+from sbh_pipelines.errors import CorruptObject, SbhError, UnknownBackup
+from sbh_pipelines.model import BackupId
+from sbh_pipelines.repository.format import Keys
+from sbh_pipelines.repository.repository import Repository
+from sbh_pipelines.stores.base import ObjectInfo
+
+_PROOF = b"sbh manifest cache"
+_ENTRY_BYTES = 300  # of an entry beside its content, roughly
+_LONG = ("components", "signature", "stats", "index", "recovery_point")  # what a line of a list does not need
+_SIDE_BY_SIDE = 8
+
+
+class ManifestCache:
+    """The least recently used go first."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.bytes = self.hits = self.misses = 0
+        self._found: OrderedDict[bytes, tuple[bytes, bytes]] = OrderedDict()  # the brief one, and the whole
+        self._lock = threading.Lock()
+
+    def get(self, name: bytes, *, brief: bool = False) -> dict[str, Any] | None:
+        with self._lock:
+            kept = self._found.get(name)
+            if kept is None:
+                self.misses += 1
+                return None
+            self.hits += 1
+            self._found.move_to_end(name)
+        document: dict[str, Any] = json.loads(kept[0] if brief else zstandard.decompress(kept[1]))
+        return document
+
+    def put(self, name: bytes, document: Mapping[str, Any]) -> None:
+        short = {key: value for key, value in document.items() if key not in _LONG}
+        kept = json.dumps(short).encode(), zstandard.compress(json.dumps(document).encode(), 3)
+        size = _size(kept)
+        if size > self.max_bytes:
+            return
+        with self._lock:
+            if name in self._found:
+                return
+            self._found[name] = kept
+            self.bytes += size
+            while self.bytes > self.max_bytes:
+                _, gone = self._found.popitem(last=False)
+                self.bytes -= _size(gone)
+
+
+def _size(kept: tuple[bytes, bytes]) -> int:
+    return len(kept[0]) + len(kept[1]) + _ENTRY_BYTES
+
+
+def read_manifests(
+    repository: Repository, cache: ManifestCache, *, brief: bool = False
+) -> tuple[list[dict[str, Any]], list[SbhError]]:
+    """All manifests, oldest first, and an error for each that is damaged: a listing, and a request for each not in the cache.
+
+    `brief` ones may lack what is long: parsing it would cost more than all else.
+    """
+    listed = sorted(
+        (backup_id, info)
+        for info in repository.store.list(repository.prefix + Keys.MANIFESTS)
+        if (backup_id := _backup_id(info))
+    )
+    proof = str(repository.sealer.sign(_PROOF)).encode()
+    names = [_name(proof, repository, info) for _, info in listed]
+    found: list[dict[str, Any] | SbhError | None] = [cache.get(name, brief=brief) for name in names]
+    missing = [at for at, document in enumerate(found) if document is None]
+
+    def read(at: int) -> dict[str, Any] | SbhError | None:
+        try:
+            return repository.manifest(listed[at][0])
+        except CorruptObject as damage:
+            return damage
+        except UnknownBackup:
+            return None  # forgotten since it was listed
+
+    if missing:
+        with ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="manifests") as pool:
+            for at, document in zip(missing, pool.map(read, missing), strict=True):
+                found[at] = document
+                if isinstance(document, dict):
+                    cache.put(names[at], document)
+    return [f for f in found if isinstance(f, dict)], [f for f in found if isinstance(f, SbhError)]
+
+
+def _backup_id(info: ObjectInfo) -> BackupId | None:
+    name = info.key.rsplit("/", 1)[1]
+    return BackupId(name.removesuffix(".json")) if name.startswith("backup_") and name.endswith(".json") else None
+
+
+def _name(proof: bytes, repository: Repository, info: ObjectInfo) -> bytes:
+    place = f"{repository.tenant}\n{repository.store.url(info.key)}\n{info.etag}\n{info.size}"
+    return hashlib.sha256(proof + b"\n" + place.encode()).digest()

@@ -1,0 +1,62 @@
+"""Runs that are stuck by the books of an instance. `test_daemon.py` kills real workers."""
+
+import time
+
+import dagster as dg
+import pytest
+from dagster._core.storage.tags import GRPC_INFO_TAG
+
+from sbh_pipelines.definitions import defs
+from sbh_pipelines.orchestration.stuck import stuck_runs, worker_is_gone
+from sbh_pipelines.settings import AlertSettings
+
+SETTINGS = AlertSettings()
+
+
+def started(instance: dg.DagsterInstance, **tags: str) -> dg.DagsterRun:
+    """A run that is at work by Dagster's books."""
+    run = instance.create_run_for_job(
+        defs.resolve_job_def("full_backup_job"), tags={"sbh/operation": "backup", "dagster/partition": "acme", **tags}
+    )
+    instance.report_dagster_event(
+        dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, run.job_name),
+        run.run_id,  # type: ignore[call-arg]
+    )
+    found = instance.get_run_by_id(run.run_id)
+    assert found is not None
+    assert found.status is dg.DagsterRunStatus.STARTED
+    return found
+
+
+def test_a_run_over_its_time_or_silent_is_told_and_a_young_one_is_not(instance: dg.DagsterInstance) -> None:
+    """One that was started from the command line: nobody can be asked about its worker."""
+    run = started(instance)
+    assert stuck_runs(instance, SETTINGS) == []
+    (silent,) = stuck_runs(instance, SETTINGS, time.time() + 3700)
+    assert silent.key == f"run_silent/{run.run_id}"
+    assert "acme" in silent.message
+    (long,) = stuck_runs(instance, SETTINGS, time.time() + 4 * 3600 + 60)
+    assert (long.key, long.severity) == (f"run_over_time/{run.run_id}", "warning")
+    instance.report_run_failed(run)
+    assert stuck_runs(instance, SETTINGS, time.time() + 4 * 3600 + 60) == []
+
+
+def test_runs_of_others_are_left_alone(instance: dg.DagsterInstance) -> None:
+    @dg.job
+    def theirs() -> None: ...
+
+    run = instance.create_run_for_job(theirs)
+    instance.report_dagster_event(
+        dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, run.job_name),
+        run.run_id,  # type: ignore[call-arg]
+    )
+    assert stuck_runs(instance, SETTINGS, time.time() + 10**6) == []
+
+
+@pytest.mark.parametrize(
+    "place", ["no json", "{}", "[]", '{"host": "127.0.0.1", "port": 9}', '{"host": "localhost", "socket": "/nowhere"}']
+)
+def test_a_code_server_that_is_gone_has_no_worker(instance: dg.DagsterInstance, place: str) -> None:
+    """An address that cannot be read says nothing; one where nobody answers says that the worker is gone."""
+    run = started(instance, **{GRPC_INFO_TAG: place})
+    assert worker_is_gone(instance, run) == ("host" in place)
