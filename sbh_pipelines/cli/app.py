@@ -9,19 +9,27 @@ import typer
 
 from sbh_pipelines import __version__
 from sbh_pipelines.cli import (
+    approvals,
+    audit,
     backup,
     demo,
     doctor,
     drill,
+    erasing,
     export,
+    health,
+    keys,
     platform,
     report,
     repository,
     restore,
     retention,
+    serve,
     settings,
     stack,
     tenants,
+    token,
+    ui,
 )
 from sbh_pipelines.cli.command import DebugOption, Invocation, JsonOption, QuietOption, SettingsOption
 from sbh_pipelines.cli.output import print_error, print_json
@@ -42,6 +50,7 @@ EXIT_STATUS = {
     11: "some tenants of a batch failed; the others are backed up",
     12: "an alert could not be sent",
     13: "Dagster refused to launch or cancel a run, or cannot be reached",
+    14: "`sbh health` found something that is not as it should be",
     130: "interrupted",
 }
 INTERRUPTED = 130
@@ -81,10 +90,26 @@ def _group_options(
     context.obj.merge(settings_file, as_json, quiet, debug)
 
 
-for command_module in (demo, doctor, export):
+for command_module in (demo, doctor, export, health, serve, ui):
     command_module.add_to(app)
 retention.add_to(backup.app)
-for group_module in (stack, tenants, backup, restore, platform, drill, report, repository, settings):
+erasing.add_to(tenants.app)
+for group_module in (
+    stack,
+    tenants,
+    backup,
+    restore,
+    platform,
+    drill,
+    report,
+    repository,
+    settings,
+    token,
+    approvals,
+    audit,
+    health,
+    keys,
+):
     group_module.app.callback()(_group_options)
     app.add_typer(group_module.app)
 

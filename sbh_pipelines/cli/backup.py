@@ -9,7 +9,7 @@ from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.output import Answer, count, facts, mib, plural, seconds, table, utc, verdict
 from sbh_pipelines.cli.tenants import EveryoneOption, TenantsArgument, chosen_tenants, complete_tenant
 from sbh_pipelines.errors import BatchError, RepositoryError, SbhError, error_from_dict
-from sbh_pipelines.model import BackupType, Draft, DraftStatus
+from sbh_pipelines.model import SAFETY, BackupType, Draft, DraftStatus
 
 app = typer.Typer(name="backup", help="Make, list, show and validate backups.")
 
@@ -175,6 +175,8 @@ def show_manifest(out: Any, manifest: Mapping[str, Any]) -> None:
 def _type(manifest: Mapping[str, Any]) -> str:
     """The backup's type; where another was asked for, that and why."""
     made, asked = manifest["type"], manifest.get("requested_type") or manifest["type"]
+    if manifest.get("purpose") == SAFETY:
+        return f"{made}, a safety backup: made before a restore, and passed over by `latest`"
     return made if made == asked else f"{made}, {asked} was asked for: {manifest.get('type_reason')}"
 
 
@@ -192,7 +194,7 @@ def _listing(title: str, manifests: Sequence[Mapping[str, Any]]) -> Any:
         parts, stats = manifest["components"], manifest.get("stats") or {}
         return (
             manifest["id"],
-            manifest["type"],
+            manifest["type"] + (f" ({SAFETY})" if manifest.get("purpose") == SAFETY else ""),
             utc(manifest["created_at"]),
             manifest["created_by"],
             count(parts.get("database", {}).get("rows")),

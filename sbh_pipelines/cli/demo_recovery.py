@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sbh_pipelines.backup.request import RestoreRequest
-from sbh_pipelines.cli.command import Invocation
+from sbh_pipelines.cli.command import operating_user
 from sbh_pipelines.cli.dagster_runs import DagsterRuns
 from sbh_pipelines.cli.output import count, mib
 from sbh_pipelines.cli.plan_tables import show_plan
@@ -33,7 +33,7 @@ class Recovery:
 
     @property
     def user(self) -> "UserContext":
-        return Invocation().user()
+        return operating_user()
 
     def validate(self) -> None:
         with self.steps.step("validate the backup, every byte") as step:

@@ -6,7 +6,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from sbh_pipelines.cli.backup import show_manifest
-from sbh_pipelines.cli.command import Invocation
+from sbh_pipelines.cli.command import operating_user
 from sbh_pipelines.cli.dagster_runs import DagsterRuns
 from sbh_pipelines.cli.demo_recovery import Recovery
 from sbh_pipelines.cli.output import console, count, mib, table
@@ -199,4 +199,4 @@ def shortened(value: Any) -> Any:
 
 
 def _user() -> Any:
-    return Invocation().user()
+    return operating_user()

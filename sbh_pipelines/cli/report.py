@@ -1,15 +1,17 @@
 """`sbh report`: what was promised, and how it stands."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from sbh_pipelines.cli.audit import moment
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.output import Answer, count, plural, table, utc
 from sbh_pipelines.cli.spans import margin, met, span, trend
-from sbh_pipelines.cli.tenants import complete_tenant
-from sbh_pipelines.errors import RepositoryError
+from sbh_pipelines.cli.tenants import TenantsArgument, complete_tenant
+from sbh_pipelines.errors import RepositoryError, RequestError
 
 app = typer.Typer(name="report", help="Recovery objectives, and what was measured.")
 
@@ -35,6 +37,52 @@ def recovery(
     brief = [f"{row['scenario']}: {_word(row)}" for row in report["recovery_time"]]
     brief += [f"{row['data_type']}: {_word(row)}" for row in report["recovery_point"]]
     return Answer(report, lambda out: _show(out, report), brief, RepositoryError.exit_status if issues else 0)
+
+
+@command(app, "compliance")
+def compliance(
+    invocation: Invocation,
+    first: Annotated[str, typer.Option("--from", help="The period's first day, or a time.", metavar="DAY")],
+    last: Annotated[str, typer.Option("--to", help="The day, or time, before which it ends.", metavar="DAY")],
+    tenants: TenantsArgument = None,
+    write: Annotated[
+        Path | None, typer.Option("--write", help="Write it as Markdown to this file, which must not exist.", metavar="FILE")
+    ] = None,
+) -> Answer:
+    """Fill the map of controls (docs/compliance.md) with the figures of a period, and verify the audit trails on the way.
+
+    A broken trail, or a tenant that could not be looked at, exits 8.
+    """
+    from sbh_pipelines.backup.compliance_text import controls, markdown
+
+    since, until = moment(first), moment(last)
+    assert since is not None
+    assert until is not None
+    report = invocation.service().compliance_report(invocation.user(), since, until, tenants or ())
+    report["controls"] = controls(report)
+    if write is not None:
+        try:
+            with write.open("x", encoding="utf-8") as out:
+                out.write(markdown(report))
+        except OSError as error:
+            raise RequestError("Cannot write the report", on=str(write), why=error.strerror or "") from None
+    trails = report["platform"]["audit"] if report["platform"] else []
+    sound = not (report["errors"] or report["totals"]["trails_broken"] or any(t["valid"] is not True for t in trails))
+    brief = [f"{c['subject']}: {c['evidence']}" for c in report["controls"]]
+    return Answer(report, lambda out: _show_compliance(out, report), brief, 0 if sound else RepositoryError.exit_status)
+
+
+def _show_compliance(out: Any, report: Mapping[str, Any]) -> None:
+    from sbh_pipelines.backup.compliance_text import tenant_row
+
+    rows = [(c["subject"], c["evidence"], c["paragraphs"]) for c in report["controls"]]
+    title = f"From {utc(report['from'])} to {utc(report['to'])}"
+    out.print(table(title, ("subject", "in the period", "asked for by"), rows))
+    columns = ("tenant", "region", ">backups", ">failed", ">longest gap", ">drills", ">restores", ">forgotten", ">holds")
+    lines = map(tenant_row, report["tenants"])
+    out.print(table(plural(len(report["tenants"]), "tenant"), (*columns, ">denied", "trail"), lines))
+    for line in report["errors"]:
+        out.print(f"{line['tenant_id']}: [{line['error']['code']}] {line['error']['what']}", style="red", markup=False)
 
 
 def _word(row: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from sbh_pipelines.backup.request import RestoreRequest
+from sbh_pipelines.cli.approval_tables import approval_answer
 from sbh_pipelines.cli.backup import BackupArgument, TenantOption, resolve
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.output import Answer, console, plural, printable
@@ -26,6 +27,20 @@ app = typer.Typer(name="restore", help="Bring one tenant, or a part of it, back:
 
 RestoreArgument = Annotated[str, typer.Argument(help="The id that `sbh restore run` printed.", metavar="RESTORE_ID")]
 ConfirmOption = Annotated[bool, typer.Option("--confirm", help="Yes, overwrite what is there.")]
+ApprovalOption = Annotated[
+    str | None,
+    typer.Option("--approval", help="The approval of exactly this, where one is needed.", metavar="ID", show_default=False),
+]
+BreakGlassOption = Annotated[
+    str | None,
+    typer.Option(
+        "--break-glass",
+        help="In an emergency: go on without an approval. Recorded in the audit trail.",
+        metavar="REASON",
+        show_default=False,
+    ),
+]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for those who decide and those who audit.")]
 
 
 @command(app, "diff")
@@ -70,6 +85,8 @@ def run(
             show_default=False,
         ),
     ] = None,
+    approval: ApprovalOption = None,
+    break_glass: BreakGlassOption = None,
 ) -> Answer:
     """Restore a tenant in place: its rows, files and configuration become what the backup holds. Other tenants stay.
 
@@ -94,9 +111,39 @@ def run(
         _ask(invocation, what + where, tenant, run_command(backup_id, tenant, request, into_database))
     with invocation.progress() as progress:
         report = service.restore_backup(
-            backup_id, tenant, user, request=request, confirm=True, into_database=into_database, progress=progress
+            backup_id,
+            tenant,
+            user,
+            request=request,
+            confirm=True,
+            into_database=into_database,
+            approval_id=approval,
+            break_glass=break_glass,
+            progress=progress,
         )
     return _restored(report)
+
+
+@command(app, "request")
+@choosing
+def ask(
+    invocation: Invocation,
+    backup: BackupArgument,
+    tenant: TenantOption,
+    request: RestoreRequest,
+    reason: ReasonOption,
+    no_safety_backup: Annotated[bool, typer.Option("--no-safety-backup", help="As `run` will have it.")] = False,
+    into_database: IntoDatabaseOption = None,
+) -> Answer:
+    """Ask another person to approve a restore: exactly the one that `run` with the same options would do.
+
+    Needed where the setting approval.restore is two-person. They see it with `sbh approvals show` and allow it with `sbh
+    approvals approve`; then `sbh restore run ... --approval ID`, once, before it expires.
+    """
+    request = replace(request, safety_backup=False) if no_safety_backup else request
+    service, user = invocation.service(), invocation.user()
+    asked = service.request_restore(backup, tenant, user, request, reason=reason, into_database=into_database)
+    return approval_answer(asked, f"sbh approvals approve {asked['approval_id']} -t {tenant}")
 
 
 @command(app, "undo")
@@ -106,6 +153,8 @@ def undo(
     tenant: TenantOption,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what it would do, as diff does.")] = False,
     confirm: ConfirmOption = False,
+    approval: ApprovalOption = None,
+    break_glass: BreakGlassOption = None,
 ) -> Answer:
     """Undo a restore: the tables and files it touched become what they were before it. What was written since goes too."""
     service, user = invocation.service(), invocation.user()
@@ -113,7 +162,14 @@ def undo(
         _ask(invocation, f"what {restore_id} touched of {tenant}", tenant, undo_command(restore_id, tenant))
     with invocation.progress() as progress:
         document = service.undo_restore(
-            restore_id, tenant, user, confirm=True, validate_only=dry_run, progress=progress
+            restore_id,
+            tenant,
+            user,
+            confirm=True,
+            validate_only=dry_run,
+            approval_id=approval,
+            break_glass=break_glass,
+            progress=progress,
         )
     return _planned(document, undo_command(restore_id, tenant)) if dry_run else _restored(document)
 

@@ -1,0 +1,57 @@
+"""Pages of long lists: a limit, and an opaque cursor that says where the last page ended."""
+
+import base64
+import json
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Query
+from pydantic import AwareDatetime, BeforeValidator
+
+from sbh_pipelines.errors import InvalidId
+
+T = TypeVar("T")
+
+Limit = Annotated[int, Query(ge=1, le=200, description="Entries on a page.")]
+Cursor = Annotated[
+    str | None, Query(max_length=400, description="`next_cursor` of the page before; leave it out for the first page.")
+]
+
+
+def _written_out(value: Any) -> Any:
+    """Refuses numbers, which pydantic would take for seconds since 1970."""
+    if isinstance(value, str) and "-" not in value[1:]:
+        raise ValueError("write it as 2024-01-15T12:00:00Z")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_out)]
+
+
+def encode(position: Sequence[str]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(list(position)).encode()).decode().rstrip("=")
+
+
+def decode(cursor: str, parts: int) -> list[str]:
+    """Raises InvalidId."""
+    try:
+        found = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
+        if isinstance(found, list) and len(found) == parts and all(isinstance(part, str) for part in found):
+            return found
+    except (ValueError, RecursionError):
+        pass
+    raise InvalidId("Not a cursor", on=ascii(cursor)[:64], remedy="use `next_cursor` of a page, unchanged")
+
+
+def page(
+    entries: Sequence[T], position: Callable[[T], tuple[str, ...]], parts: int, limit: int, cursor: str | None
+) -> tuple[Sequence[T], str | None]:
+    """A page of `entries`, which are in descending order of `position` (of so many parts), and the cursor of the next one.
+
+    What is added or removed between two pages moves nothing else onto another page.
+    """
+    if cursor is not None:
+        after = tuple(decode(cursor, parts))
+        entries = [entry for entry in entries if position(entry) < after]
+    shown = entries[:limit]
+    return shown, encode(position(shown[-1])) if len(entries) > len(shown) else None

@@ -1,0 +1,109 @@
+"""Errors as answers: application/problem+json, RFC 9457, with the fields and the HTTP status of the error tree.
+
+Users of one tenant are not told what is the platform's own: addresses, paths, buckets, hosts, what a driver said. They get
+what failed, the code, whether it may pass, and the request's id, under which the operators find the rest in the log.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import Response
+
+from sbh_pipelines.errors import RequestError, RestoreError, SbhError
+from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 5
+_ASK = "ask the operators of the platform, and give them the id of the request"
+_LATER = "try again later"
+_INTERNAL = re.compile(
+    r"""\S*://\S+                              # addresses, with whatever is glued to them
+      | (?<![\w./])(?!/api/)/(?:[\w.@+-]+/)+[\w.@+-]*   # absolute paths
+      | \b(?:host|hostaddr|port|user|dbname|password)\s*=\s*\S+ # connection strings
+      | \b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b   # IPv4 addresses
+    """,
+    re.VERBOSE,
+)
+
+
+def sees_internals(user: UserContext | None) -> bool:
+    """Platform users operate the platform; everybody else uses it."""
+    return user is not None and user.tenant_id == ALL_TENANTS
+
+
+def scrub(text: str) -> str:
+    """The text without addresses, paths and connection strings."""
+    return _INTERNAL.sub("…", text)
+
+
+def error_fields(error: SbhError, user: UserContext | None) -> dict[str, Any]:
+    """`as_dict`, as far as this user may see it."""
+    fields = error.as_dict()
+    if sees_internals(user):
+        return fields
+    if isinstance(error, RequestError | RestoreError):
+        return {**fields, **{name: scrub(fields[name]) for name in ("what", "on", "why", "remedy")}}
+    return {**fields, "on": "", "why": "", "remedy": _LATER if error.transient else _ASK}
+
+
+def issue_fields(issue: Mapping[str, Any], user: UserContext | None) -> dict[str, Any]:
+    """One issue of a validation, likewise; of a place the name within the repository stays."""
+    if sees_internals(user):
+        return dict(issue)
+    shown = {name: scrub(value) if isinstance(value, str) else value for name, value in issue.items()}
+    place = str(issue.get("on", ""))
+    if "/backups/" in place:
+        shown["on"] = scrub(place.partition("/backups/")[2])
+    return shown
+
+
+def problem(
+    error: SbhError,
+    request_id: str,
+    user: UserContext | None = None,
+    *,
+    status: int | None = None,
+    instance: str = "",
+    more: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The document. `status` is for what only HTTP knows, such as 405; else the error's own counts."""
+    fields = error_fields(error, user)
+    said = [fields["what"] + (f" ({fields['on']})" if fields["on"] else ""), fields["why"]]
+    return {
+        "type": f"urn:sbh-pipelines:error:{error.code}",
+        "title": fields["what"],
+        "status": status or error.http_status,
+        "detail": ": ".join(part for part in said if part),
+        **({"instance": instance} if instance else {}),
+        **fields,
+        "request_id": request_id,
+        **(more or {}),
+    }
+
+
+def problem_response(
+    document: Mapping[str, Any], headers: Mapping[str, str] | None = None, retry_after_s: int = RETRY_AFTER_S
+) -> Response:
+    status = int(document["status"])
+    extra = dict(headers or {})
+    if status in (429, 503) or (status == 409 and document.get("transient")):
+        extra.setdefault("Retry-After", str(retry_after_s))
+    if status == 401:
+        extra.setdefault("WWW-Authenticate", 'Bearer realm="sbh"')
+    return Response(json.dumps(document), status, extra, MEDIA_TYPE)
+
+
+class Refusal(Exception):
+    """An error together with what only this answer has: members of the document, headers, a status only HTTP knows."""
+
+    def __init__(
+        self,
+        error: SbhError,
+        more: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(str(error))
+        self.error, self.more, self.headers, self.status = error, dict(more or {}), dict(headers or {}), status

@@ -1,0 +1,139 @@
+"""The API as users run it: `sbh serve` in a process of its own, with or without a Dagster behind it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.security.policy import Role
+from sbh_pipelines.security.tokens import Tokens
+
+ROOT = Path(__file__).parents[2]
+_INSTANCE = """
+telemetry: {enabled: false}
+run_coordinator:
+  module: dagster.core.run_coordinator
+  class: QueuedRunCoordinator
+  config: {dequeue_interval_seconds: 1}
+"""
+ENDED = ("completed", "failed", "canceled")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running `sbh serve`."""
+
+    address: str
+    log: Path
+    tokens: Tokens
+    process: "subprocess.Popen[bytes]" = field(repr=False)
+
+    def client(
+        self, tenant: str = "*", role: Role = Role.ADMIN, slug: str | None = None, user: str = "alice"
+    ) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {self.tokens.issue(user, tenant, role, 3600)}"}
+        if slug is not None:
+            headers["X-Tenant-Slug"] = slug
+        return httpx.Client(base_url=self.address, headers=headers, timeout=60, trust_env=False)
+
+
+def until(true: Callable[[], Any], seconds: float = 60) -> Any:
+    """What `true` gives, once it is true."""
+    deadline = time.monotonic() + seconds
+    while not (given := true()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.2)
+    return given
+
+
+def watched(client: httpx.Client, accepted: httpx.Response) -> dict[str, Any]:
+    """The operation once it has ended."""
+    assert accepted.status_code == 202, accepted.text
+    link = accepted.headers["Location"]
+
+    def ended() -> dict[str, Any] | None:
+        found: dict[str, Any] = client.get(link).raise_for_status().json()
+        return found if found["status"] in ENDED else None
+
+    return dict(until(ended))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def serving(stack: Stack, tokens: Tokens, log: Path, **settings: object) -> Iterator[Server]:
+    """`settings` are those of `[api]`."""
+    port = free_port()
+    environment = environment_of(stack) | {f"SBH_API__{name.upper()}": str(value) for name, value in settings.items()}
+    command = [sys.executable, "-c", "from sbh_pipelines.cli.app import run; raise SystemExit(run())", "serve"]
+    with _process([*command, "--port", str(port)], environment, log) as process:
+        address = f"http://127.0.0.1:{port}"
+        until(lambda: _answers(f"{address}/api/health/live", process, log), 30)
+        yield Server(address, log, tokens, process)
+
+
+@contextmanager
+def guarded_dagster(stack: Stack, home: Path) -> Iterator[str]:
+    """Dagster's daemon, and its web server behind the login: the API has to show a token of its own. The address."""
+    home.mkdir(parents=True)
+    (home / "dagster.yaml").write_text(_INSTANCE)
+    port = free_port()
+    environment = environment_of(stack) | {"DAGSTER_HOME": str(home)}
+    daemon = [str(Path(sys.executable).with_name("dagster-daemon")), "run", "-m", "sbh_pipelines.definitions"]
+    ui = [
+        sys.executable,
+        "-c",
+        "from sbh_pipelines.cli.app import run; raise SystemExit(run())",
+        "ui",
+        "--port",
+        str(port),
+    ]
+    log = home / "log"
+    with _process(daemon, environment, home / "daemon.log"), _process(ui, environment, log) as process:
+        address = f"http://127.0.0.1:{port}"
+        until(lambda: _answers(f"{address}/server_info", process, log, 401), 120)
+        yield address
+
+
+def environment_of(stack: Stack) -> dict[str, str]:
+    return os.environ | {"SBH_SETTINGS": str(stack.settings), "PYTHONPATH": str(ROOT)}
+
+
+@contextmanager
+def _process(command: list[str], environment: Mapping[str, str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            command, env=environment, cwd=log.parent, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _answers(url: str, process: "subprocess.Popen[bytes]", log: Path, status: int = 200) -> bool:
+    assert process.poll() is None, log.read_text("utf-8", "replace")[-2000:]
+    try:
+        return httpx.get(url, timeout=5, trust_env=False).status_code == status
+    except httpx.HTTPError:
+        return False

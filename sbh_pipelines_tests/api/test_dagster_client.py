@@ -1,0 +1,108 @@
+"""What comes of a Dagster that is away, locked, of another kind, or that refuses: an error of ours, and no secret in it."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from sbh_pipelines.api.dagster import Dagster
+from sbh_pipelines.errors import OrchestratorError, OrchestratorUnavailable
+from sbh_pipelines.settings.api import ApiSettings
+
+LOCATIONS = {"nodes": [{"name": "__repository__", "location": {"name": "here"}, "jobs": [{"name": "restore_job"}]}]}
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Gives `status` and `body`; keeps what was asked."""
+
+    status, body = 200, b"{}"
+    asked: list[tuple[str | None, dict[str, Any]]]
+
+    def do_POST(self) -> None:
+        query = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        type(self).asked.append((self.headers["Authorization"], query))
+        body = type(self).body
+        if "repositoriesOrError" in query["query"] and type(self).status == 200 and body != b"<html>":
+            body = json.dumps({"data": {"repositoriesOrError": LOCATIONS}}).encode()
+        self.send_response(type(self).status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on standard error."""
+
+
+@pytest.fixture
+def answers() -> Iterator[tuple[type[Answers], Dagster]]:
+    handler = type("Handler", (Answers,), {"asked": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        settings = ApiSettings(dagster_url=f"http://127.0.0.1:{server.server_address[1]}/", dagster_timeout_s=5)
+        client = Dagster(settings, lambda: "the-service-token")
+        yield handler, client
+        client.close()
+        server.shutdown()
+
+
+def launched(data: dict[str, Any]) -> bytes:
+    return json.dumps({"data": {"launchRun": data}}).encode()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error", "says"),
+    [
+        (401, b"", OrchestratorError, "does not believe"),
+        (403, b"", OrchestratorError, "does not believe"),
+        (500, b"", OrchestratorUnavailable, "cannot be reached"),
+        (503, b"", OrchestratorUnavailable, "cannot be reached"),
+        (200, b"<html>", OrchestratorError, "not understood"),
+        (200, launched({"__typename": "PythonError", "message": "Boom\nTraceback"}), OrchestratorError, "Boom"),
+        (200, launched({"__typename": "UnauthorizedError", "message": "no"}), OrchestratorError, "UnauthorizedError"),
+        (
+            200,
+            launched({"__typename": "RunConfigValidationInvalid", "errors": [{"message": "bad field"}]}),
+            OrchestratorError,
+            "bad field",
+        ),
+    ],
+)
+def test_every_failure_is_an_error_of_the_orchestrator(
+    answers: tuple[type[Answers], Dagster], status: int, body: bytes, error: type[Exception], says: str
+) -> None:
+    handler, client = answers
+    handler.status, handler.body = status, body
+    with pytest.raises(error, match=says) as raised:
+        client.launch("restore_job", {}, {"user": "alice"})
+    assert type(raised.value) is error
+    assert "the-service-token" not in str(raised.value)
+    assert "Traceback" not in str(raised.value)
+
+
+def test_a_launch_names_the_place_of_the_job_and_carries_the_service_token(
+    answers: tuple[type[Answers], Dagster],
+) -> None:
+    handler, client = answers
+    handler.body = launched({"__typename": "LaunchRunSuccess", "run": {"runId": "abc"}})
+    assert client.launch("restore_job", {"ops": {}}, {"user": "alice"}) == "abc"
+    (first, _), (token, query) = handler.asked
+    assert first == token == "Bearer the-service-token"
+    params = query["variables"]["params"]
+    assert params["selector"] == {
+        "repositoryLocationName": "here",
+        "repositoryName": "__repository__",
+        "jobName": "restore_job",
+    }
+    assert params["executionMetadata"] == {"tags": [{"key": "user", "value": "alice"}]}
+    with pytest.raises(OrchestratorError, match="no such job"):
+        client.launch("another_job", {}, {})
+
+
+def test_nobody_listens() -> None:
+    client = Dagster(ApiSettings(dagster_url="http://127.0.0.1:9"), lambda: None)
+    with pytest.raises(OrchestratorUnavailable):
+        client.runs({})
+    client.close()

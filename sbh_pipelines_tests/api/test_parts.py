@@ -1,0 +1,245 @@
+"""The parts of the API that need no server: what tenants may see of errors, pages, rates, what is launched, `sbh serve`."""
+
+import asyncio
+import itertools
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from sbh_pipelines.api import jobs, operations, pages
+from sbh_pipelines.api.bodies import RestoreBody
+from sbh_pipelines.api.dagster import Event, Run
+from sbh_pipelines.api.launches import Launch, _digest
+from sbh_pipelines.api.problems import error_fields, issue_fields, scrub
+from sbh_pipelines.api.rates import Rates
+from sbh_pipelines.api.work import Workers
+from sbh_pipelines.backup.request import RestoreRequest
+from sbh_pipelines.cli.app import run
+from sbh_pipelines.definitions import defs
+from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.errors import (
+    CorruptObject,
+    InvalidId,
+    RequestError,
+    SourceUnavailable,
+    TookTooLong,
+    TooManyRequests,
+)
+from sbh_pipelines.orchestration.restore_jobs import RestoreConfig
+from sbh_pipelines.security.policy import Role, UserContext
+from sbh_pipelines.settings.api import ApiSettings
+
+TENANT, PLATFORM = UserContext("alice", "tenant-1", Role.ADMIN), UserContext("root", "*", Role.ADMIN)
+
+
+# what may be seen
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "s3://sbh-files-eu-west-1/files/tenant-1/x", "/var/lib/sbh/keys/backup.key", "https://user:pw@host/x?y",
+        "host=10.0.0.5 port=5432 dbname=app user=sbh", "connect to 10.1.2.3:5432 failed",
+    ],
+)  # fmt: skip
+def test_nothing_internal_is_left_in_a_text(text: str) -> None:
+    for internal in ("s3:", "sbh-files", "/var", "backup.key", "pw@", "5432", "10.", "dbname"):
+        assert internal not in scrub(f"cannot do it ({text}): later")
+
+
+def test_what_users_need_stays() -> None:
+    """Ids, tables, rates, paths of the API itself, choices with a slash."""
+    for text in (
+        "backup_20240115_1200 of tenant-1",
+        "public.users, 3 and/or 4",
+        "see /api/openapi.json",
+        "50 % in 1.5 s",
+    ):
+        assert scrub(text) == text
+
+
+def test_a_tenants_user_learns_the_code_and_not_the_place() -> None:
+    error = SourceUnavailable(
+        "Cannot connect", on="host=db.internal", why="FATAL: no pg_hba.conf entry", remedy="edit it"
+    )
+    shown = error_fields(error, TENANT)
+    assert (shown["code"], shown["what"], shown["transient"]) == ("SBH-301", "Cannot connect", True)
+    assert (shown["on"], shown["why"], shown["remedy"]) == ("", "", "try again later")
+    assert error_fields(error, PLATFORM) == error.as_dict()
+    assert error_fields(error, None) == shown
+    asked = RequestError("No such table", on="public.userz", remedy="one of: public.users")
+    assert error_fields(asked, TENANT) == asked.as_dict()
+    issue = CorruptObject("Damaged", on="s3://bucket/files/tenant-1/backups/packs/ab12", why="s3://bucket/x").as_dict()
+    assert issue_fields(issue, TENANT)["on"] == "packs/ab12"
+    assert "bucket" not in str(issue_fields(issue, TENANT))
+    assert issue_fields(issue, PLATFORM) == issue
+
+
+# pages
+
+
+def test_pages_cover_a_list_once_also_when_it_grows_meanwhile() -> None:
+    entries = [(f"2024-01-{day:02}", f"b{day}") for day in range(30, 0, -1)]
+    seen: list[tuple[str, ...]] = []
+    cursor = None
+    while True:
+        shown, cursor = pages.page(entries, lambda e: e, 2, 7, cursor)
+        seen += shown
+        if cursor is None:
+            break
+        entries = [(f"2024-02-{len(seen):02}", "new"), *entries]
+    assert seen == [(f"2024-01-{day:02}", f"b{day}") for day in range(30, 0, -1)]
+
+
+@pytest.mark.parametrize(
+    "cursor", ["", "!", "e30", "W10", pages.encode(["a"]), pages.encode(["a", "b", "c"]), "é", "A" * 400]
+)
+def test_other_cursors_are_refused(cursor: str) -> None:
+    with pytest.raises(InvalidId):
+        pages.decode(cursor, 2)
+
+
+# bounds
+
+
+def test_a_bucket_empties_and_fills_again() -> None:
+    now = 0.0
+    rates = Rates(60, 3, clock=lambda: now)
+    for _ in range(3):
+        rates.take("user:a", "tenant:t")
+    with pytest.raises(TooManyRequests, match="user"):
+        rates.take("user:a")
+    with pytest.raises(TooManyRequests, match="tenant"):
+        rates.take("user:b", "tenant:t")
+    rates.take("user:b")  # nothing was taken from b for the call that was refused
+    rates.take("user:b")
+    rates.take("user:b")
+    now = 1.0
+    rates.take("user:a", "tenant:t")
+    with pytest.raises(TooManyRequests):
+        rates.take("user:a")
+
+
+def test_threads_waiting_and_time_are_bounded() -> None:
+    """What is given up keeps its thread, so that no more than `threads` are ever at work."""
+
+    async def all_at_once() -> list[Any]:
+        workers = Workers("test", threads=2, waiting=1, timeout_s=0.3)
+        given_up = [workers.run(lambda: time.sleep(0.6)) for _ in range(3)]
+        found = await asyncio.gather(*given_up, workers.run(lambda: "no room"), return_exceptions=True)
+        await asyncio.sleep(0.6)
+        found.append(await workers.run(lambda: "room again"))
+        workers.close()
+        return found
+
+    found = asyncio.run(all_at_once())
+    assert [type(answer) for answer in found] == [TookTooLong] * 3 + [TooManyRequests, str]
+
+
+# what is launched
+
+
+def launches() -> list[Launch]:
+    everything = RestoreBody(
+        confirm=True, tables=["users"], files=["**/*.pdf"], mode="newest-wins", keep_extra_files=True,
+        accept_schema_changes=True, safety_backup=False, approval_id="approval_20240115_120000_0a1b2c", break_glass="fire",
+    )  # fmt: skip
+    return [
+        jobs.create("tenant-1", "full", "Weekly backup"),
+        jobs.create("tenant-1", "incremental", None),
+        jobs.restore("tenant-1", "latest", {**everything.options(), **everything.permission()}),
+        jobs.into_schema("tenant-1", "latest", "old", ["users"]),
+        jobs.undo("tenant-1", "restore_20240115_120000_0a1b2c", everything.permission()),
+        jobs.validate_deep("tenant-1", "latest"),
+    ]
+
+
+@pytest.mark.parametrize("launch", launches(), ids=lambda launch: launch.call)
+def test_dagster_knows_every_job_and_takes_its_configuration(launch: Launch) -> None:
+    assert dg.validate_run_config(defs.resolve_job_def(launch.job), launch.config)
+
+
+def test_a_restore_over_http_is_the_restore_of_the_job() -> None:
+    """An approval is bound to it: what the API asks approval for must be what the job then does."""
+    for body in (RestoreBody(), RestoreBody(safety_backup=False, tables=["users"]), RestoreBody(config_only=True)):
+        launched = jobs.restore("tenant-1", "latest", body.options()).config["ops"]["restore_tenant"]["config"]
+        assert RestoreConfig(**launched).request() == body.restore_request()
+    assert RestoreBody().restore_request() == RestoreRequest()
+
+
+# what an operation says
+
+
+def an_operation(status: str, *events: Event, user: UserContext = TENANT) -> dict[str, Any]:
+    tags = {"sbh/call": "backup.create", "sbh/tenant": "tenant-1", "user": "alice"}
+    return operations.full(Run("id", status, "fleet_backup_job", tags, 1.0, 2.0, 3.0), events, user, "https://dagster")
+
+
+def test_how_far_a_backup_is() -> None:
+    steps = [Event("ExecutionStepSuccessEvent", f"step {nth}", "", {}) for nth in range(3)]
+    assert an_operation("STARTED", *steps)["progress"] == 60
+    assert an_operation("QUEUED")["status"] == "queued"
+    assert "cancel" in an_operation("QUEUED")["links"]
+    assert an_operation("SUCCESS")["progress"] == 100
+
+
+def test_the_error_is_that_of_the_tenant() -> None:
+    """From the failure's metadata; a run that died has none, and says so."""
+    record = {"tenant": "tenant-1", **CorruptObject("Damaged", on="s3://b/k").as_dict()}
+    other = {"tenant": "tenant-2", **RequestError("of another").as_dict()}
+    failure = Event("ExecutionStepFailureEvent", "s", "Traceback /srv/x.py", {"failed_tenants": [other, record]})
+    found = an_operation("FAILURE", failure)
+    assert (found["status"], found["error"]["code"], found["error"]["on"]) == ("failed", "SBH-601", "")
+    assert an_operation("FAILURE", failure, user=PLATFORM)["error"]["on"] == "s3://b/k"
+    died = an_operation("FAILURE")
+    assert (died["error"]["code"], died["error"]["what"]) == ("SBH-920", "The run ended without saying why")
+    assert "dagster_url" not in died
+    assert an_operation("FAILURE", user=PLATFORM)["dagster_url"] == "https://dagster/runs/id"
+
+
+def test_an_unchanged_tenant_is_described_by_the_backup_there_is() -> None:
+    event = Event("ObservationEvent", "s", "", {"unchanged_since": "backup_20240115_1200"})
+    found = an_operation("SUCCESS", event)
+    assert (found["backup_id"], found["links"]["backup"]) == (
+        "backup_20240115_1200",
+        "/api/backup/backup_20240115_1200",
+    )
+
+
+# sbh serve
+
+
+def test_serve_refuses_what_would_not_be_safe(
+    api_stack: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tokens in plain text on a network, a certificate that is not there, nobody whose tokens count."""
+    settings = ["--settings", str(api_stack.settings)]
+    assert run(["serve", "--host", "0.0.0.0", *settings]) == 3
+    assert "unencrypted" in capsys.readouterr().err
+    unknown = tmp_path / "sbh.toml"
+    unknown.write_text(api_stack.settings.read_text().replace('mode = "local"', 'mode = "none"'))
+    assert run(["serve", "--settings", str(unknown)]) == 3
+    assert "No tokens are believed" in capsys.readouterr().err
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert run(["serve", "--port", str(taken.getsockname()[1]), *settings]) == 2
+    assert "Cannot listen there" in capsys.readouterr().err
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    for fields in (
+        {"tls_cert_file": "x"}, {"dagster_url": "file:///etc/passwd"}, {"dagster_url": "http://user:pw@host"}, {"port": 70_000},
+    ):  # fmt: skip
+        with pytest.raises(ValueError):
+            ApiSettings(**fields)  # type: ignore[arg-type]
+
+
+def test_the_ids_of_launches_differ_in_what_they_ask() -> None:
+    """By which repeats with one idempotency key are told apart."""
+    digests = [_digest([launch.call, dict(launch.asked)]) for launch in launches()]
+    assert all(one != other for one, other in itertools.combinations(digests, 2))
