@@ -18,7 +18,8 @@
     │   ├── IdempotencyConflict SBH-211 an idempotency key that was used for another request
     │   ├── ApprovalNeeded     SBH-212  a second person has to approve it
     │   ├── EraseRefused       SBH-213  a tenant under legal hold, or not confirmed by its name
-    │   └── TenantErased       SBH-214  the tenant's backups were erased, and it was not admitted again
+    │   ├── TenantErased       SBH-214  the tenant's backups were erased, and it was not admitted again
+    │   └── TookTooLong        SBH-215  (transient) the answer was not there in time
     ├── SourceError            SBH-300  the application's database or its files
     │   ├── SourceUnavailable  SBH-301  (transient) cannot connect, or the connection was lost
     │   ├── PrivilegeMissing   SBH-302
@@ -51,6 +52,13 @@
     ├── EmbeddedError          SBH-800  the embedded servers
     ├── BatchError             SBH-900  some tenants of a batch failed; the others did not
     ├── AlertError             SBH-910  a channel did not take an alert
+    ├── HealthError            SBH-930  what a look at the backups found; reported, and raised by nothing
+    │   ├── RecoveryPointMissed  SBH-931  a tenant would lose more than its objective allows
+    │   ├── LastBackupFailed     SBH-932
+    │   ├── UnusualSize          SBH-933  much smaller or larger than the backups before it
+    │   ├── RetentionNotEnforced SBH-934  backups are there that the policy no longer keeps
+    │   ├── DrillOverdue         SBH-935
+    │   └── RunStuck             SBH-936  a run whose worker is gone, that is over its time, or that says nothing
     └── OrchestratorError      SBH-920  Dagster refused to launch or cancel a run
         └── OrchestratorUnavailable SBH-921 (transient)
 
@@ -176,6 +184,10 @@ class TenantErased(RequestError):
     code, http_status = "SBH-214", 410
 
 
+class TookTooLong(RequestError):
+    code, http_status, transient = "SBH-215", 503, True
+
+
 class SourceError(SbhError):
     code, exit_status, http_status = "SBH-300", 5, 502
 
@@ -233,7 +245,10 @@ class KeyServiceUnavailable(KeyServiceError):
 
 
 class KeyRotationFailed(KeyServiceError):
+    """Some keys of a rotation were not wrapped anew. `report` says which, and what was done for the others."""
+
     code = "SBH-502"
+    report: Mapping[str, Any] | None = None
 
 
 class RepositoryError(SbhError):
@@ -304,6 +319,36 @@ class AlertError(SbhError):
     """Some channels did not take an alert; the others did."""
 
     code, exit_status, http_status = "SBH-910", 12, 502
+
+
+class HealthError(SbhError):
+    """Findings about backups, not failures of a call."""
+
+    code, exit_status, http_status = "SBH-930", 14, 503
+
+
+class RecoveryPointMissed(HealthError):
+    code = "SBH-931"
+
+
+class LastBackupFailed(HealthError):
+    code = "SBH-932"
+
+
+class UnusualSize(HealthError):
+    code = "SBH-933"
+
+
+class RetentionNotEnforced(HealthError):
+    code = "SBH-934"
+
+
+class DrillOverdue(HealthError):
+    code = "SBH-935"
+
+
+class RunStuck(HealthError):
+    code = "SBH-936"
 
 
 class OrchestratorError(SbhError):

@@ -21,6 +21,7 @@ _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _BACKUP = re.compile(r"backup_\d{8}_\d{4}(_\d{2,4})?")
 _RESTORE = re.compile(r"restore_\d{8}_\d{6}_[0-9a-f]{6}")
 _DRILL = re.compile(r"drill_\d{8}_\d{6}_[0-9a-f]{6}")
+_APPROVAL = re.compile(r"approval_\d{8}_\d{6}_[0-9a-f]{6}")
 
 
 def utc_now() -> datetime:
@@ -108,6 +109,27 @@ class DrillId(str):
     @staticmethod
     def valid(text: str) -> bool:
         return _DRILL.fullmatch(text) is not None
+
+
+class ApprovalId(str):
+    """`approval_YYYYMMDD_HHMMSS_xxxxxx` in UTC: approvals sort by when they were asked for."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises InvalidId."""
+        if not isinstance(text, str) or not cls.valid(text):
+            raise InvalidId("Not an approval id", on=ascii(text)[:64], remedy="use an id shown by `sbh approvals list`")
+        return cls(text)
+
+    @classmethod
+    def at(cls, moment: datetime, token: str) -> Self:
+        return cls(f"{moment.astimezone(UTC).strftime('approval_%Y%m%d_%H%M%S')}_{token}")
+
+    @staticmethod
+    def valid(text: str) -> bool:
+        return _APPROVAL.fullmatch(text) is not None
 
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
@@ -238,6 +260,8 @@ class Draft:
     manifest: Mapping[str, Any] | None = None
     retention: Mapping[str, Any] | None = None
     purpose: str = ""  # why it is made, where that is not to have a backup: SAFETY
+    via: str = ""  # the face its creator came through, for the audit trail
+    begun: str = ""  # `created_at` to the microsecond: what the duration is counted from
 
     def failed(self, step: str, error: SbhError) -> "Draft":
         return replace(self, status=DraftStatus.FAILED, step=step, error=error.as_dict())

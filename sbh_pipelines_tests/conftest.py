@@ -19,6 +19,11 @@ for name in [n for n in os.environ if n.startswith(("SBH_", "DAGSTER_"))]:
 # Files with long tests, the longest first: begun last, each would keep the other process waiting.
 _LONG = (
     "test_daemon",
+    "test_crash",
+    "test_key_rotation",
+    "test_operations",
+    "test_chromium",
+    "test_contract",
     "test_sixty_days",
     "test_demo",
     "test_incremental_machine",
@@ -32,6 +37,10 @@ _LONG = (
     "test_rebuild",
     "test_real_runs",
     "test_incremental_soak",
+    "test_access",
+    "test_erase",
+    "test_auditing",
+    "test_audit_trail",
 )
 
 

@@ -206,13 +206,16 @@ def test_the_step_after_a_backup_costs_the_same_however_many_backups_there_are(t
     shelf.days(backups)
     shelf.forget()
     newest = shelf.add(START + backups * DAY)
+    shelf.site.track(ACME, "thing.done", "ann", {})
     whole = counted(shelf, lambda site: retained(shelf, newest, site=site))
     opening = counted(shelf, lambda site: opened_only(shelf, newest, site))
     step = {verb: whole[verb] - opening.get(verb, 0) for verb in whole}
     assert {verb: number for verb, number in step.items() if number} == {
         "list": 4,  # manifests, holds, index (for packs found damaged), holds once more
         "get": 2,  # listing.json, and the doomed manifest
-        "replace": 1,  # the lease, proved
+        "get_with_etag": 2,  # the catalog's key for the audit trail, and where that ends
+        "create": 1,  # the event
+        "replace": 2,  # the lease, proved; where the trail ends
         "delete": 1,
         "put": 1,  # listing.json
     }
@@ -541,7 +544,7 @@ def test_a_kill_at_any_write_leaves_what_the_next_run_finishes(tmp_path: Path) -
         assert shelf.there() == made[3:]
         assert [b["id"] for b in shelf.listing()["backups"]] == made[3:]
         shutil.rmtree(tmp_path / "objects")
-    assert nth == 6  # after five writes: lease, its proof, manifests, listing, release
+    assert nth == 9  # after eight writes: lease, its proof, the catalog's key, event, end of trail, manifests, listing, release
 
 
 def test_half_of_the_manifests_deleted_is_no_harm(shelf: Shelf) -> None:

@@ -27,6 +27,7 @@ def test_a_sound_world_has_no_error(sbh: Sbh, settings_file: Path) -> None:
     ]
     areas = {finding["area"] for finding in ended.document["findings"]}
     known = {"settings", "machine", "database", "clocks", "platform", "tenancy", "tenants", "storage", "keys"}
+    known |= {"transit", "residency"}
     assert areas == known
     statuses = {table["name"]: table["status"] for table in ended.document["tables"]}
     assert statuses["tasks"] == "owned"
@@ -129,6 +130,38 @@ def test_missing_privileges_name_their_grant_and_the_grant_mends_it(
             assert sbh("doctor", "--json").status == 0
 
 
+def test_a_shared_table_that_tenants_rows_refer_to_must_be_held(
+    sbh: Sbh, settings_file: Path, sample_stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restore keeps the row there until it commits; the grant that is printed is enough, and less is not."""
+    dsn = sample_stack.dsn("sbh_backup").replace("user=sbh_backup", "user=poor").partition(" passfile")[0]
+    monkeypatch.setenv("SBH_DATABASE__DSN", dsn)
+    monkeypatch.setenv("SBH_DATABASE__PASSWORD", "poor")
+    make = (
+        "CREATE ROLE poor LOGIN BYPASSRLS PASSWORD 'poor'",
+        "GRANT SET ON PARAMETER session_replication_role TO poor",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO poor",
+        "GRANT SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA public TO poor",
+        "REVOKE UPDATE ON plans FROM poor",
+    )
+    with sql(sample_stack, *make, after="DROP OWNED BY poor; DROP ROLE poor"):
+        found = the_only(sbh("doctor", "--json").document, "error", "may not hold rows of public.plans")
+        assert found["remedy"] == 'GRANT UPDATE ON "public"."plans" TO "poor";'
+        with sql(sample_stack, found["remedy"]):
+            assert not findings(sbh("doctor", "--json").document, "error")
+
+
+def test_a_tenant_where_its_data_may_not_lie_is_named(
+    sbh: Sbh, settings_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SBH_RESIDENCY__TENANTS", '{"tenant-1": ["us-east-1"]}')
+    monkeypatch.setenv("SBH_RESIDENCY__MOVED", '["tenant-2"]')
+    document = sbh("doctor", "--json").document
+    found = the_only(document, "error", "in regions where their data may not lie")
+    assert found["detail"] == "tenant-1 (eu-west-1)"
+    assert "tenant-2" in the_only(document, "warning", "move to another region is accepted")["detail"]
+
+
 def test_bad_tenants_are_named(
     sbh: Sbh, settings_file: Path, sample_stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +195,9 @@ def test_bad_tenants_are_named(
         ("SBH_STORAGE__BUCKET", "no-such-bucket-{region}", "error", "No such bucket"),
         ("SBH_STORAGE__ENDPOINT_URL", "http://127.0.0.1:1", "error", "Cannot reach the store"),
         ("SBH_STORAGE__SECRET_ACCESS_KEY", "wrong", "error", "The store refused"),
+        ("SBH_STORAGE__ENDPOINT_URL", "http://s3.example.invalid", "error", "storage.endpoint_url is not encrypted"),
+        ("SBH_KEYS__KMS_ENDPOINT_URL", "http://kms.example.invalid", "error", "keys.kms_endpoint_url is not encrypted"),
+        ("SBH_RESIDENCY__PROVE", "always", "error", "Nothing proves in which region"),
         ("SBH_DATABASE__DSN", "host=127.0.0.1 port=1", "error", "Cannot connect to the database"),
         ("SBH_DATABASE__PASSWORD", "wrong", "error", "Cannot connect to the database"),
         ("SBH_DATABASE__SCHEMAS", '["none"]', "error", "A setting names a table that does not exist"),
@@ -209,7 +245,7 @@ def test_kms_is_tried_in_every_region(sbh: Sbh, embedded_stack: Stack, monkeypat
     monkeypatch.setenv("SBH_KEYS__KMS_KEY_ID", "alias/no-such-key")
     document = sbh("doctor", "--json").document
     assert [finding["what"] for finding in document["findings"] if finding["area"] == "keys"] == [
-        "KMS refused to encrypt"
+        "The KMS key does not exist"
     ] * 2
 
 

@@ -60,6 +60,10 @@ def test_what_diff_shows_run_does_and_undo_takes_back(
     told = sbh("restore", "status", newest["restore_id"], *TENANT).out
     assert "[########################] 100 %" in told
     assert newest["safety_backup_id"] in told
+    listed = [line for line in sbh("backup", "list", TENANT[1]).out.splitlines() if "(safety)" in line]
+    assert [newest["safety_backup_id"] in line for line in listed].count(True) == 1
+    assert f"{backed_up} " not in "".join(listed)
+    assert "made before a restore" in sbh("backup", "show", newest["safety_backup_id"], *TENANT).out
     assert undo in told
     planned = sbh("restore", "undo", newest["restore_id"], *TENANT, "--dry-run")
     assert f"Next: {undo}" in planned.out

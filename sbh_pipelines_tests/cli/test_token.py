@@ -1,0 +1,90 @@
+"""`sbh token`, and `sbh` with a token: its user's role and tenant hold."""
+
+import io
+import json
+import stat
+
+import pytest
+
+
+@pytest.fixture
+def site(tmp_path, sbh, monkeypatch):
+    """A settings file whose tokens are made with a key of its own; its folder."""
+    assert sbh("token", "key", "--write", str(tmp_path / "key")).status == 0
+    (tmp_path / "sbh.toml").write_text('[auth]\nmode = "local"\nsigning_key_file = "key"\nmax_ttl_s = 3600\n')
+    monkeypatch.setenv("SBH_SETTINGS", str(tmp_path / "sbh.toml"))
+    return tmp_path
+
+
+def issue(sbh, *more):
+    return sbh("token", "issue", "--user", "ann", "--tenant", "tenant-1", "--role", "operator", "--ttl", "15m", *more)
+
+
+def test_the_key_is_closed_and_never_overwritten(site, sbh):
+    """Mode 0600, a public half beside it, and a second `key` refuses."""
+    assert stat.S_IMODE((site / "key").stat().st_mode) == 0o600
+    assert "PUBLIC" in (site / "key.pub").read_text()
+    before = (site / "key").read_text()
+    assert sbh("token", "key", "--write", str(site / "key")).status == 3
+    assert (site / "key").read_text() == before
+
+
+def test_issue_prints_the_token_and_nothing_else(site, sbh):
+    """One line that can be captured by a shell; with --json one document."""
+    ended = issue(sbh)
+    assert ended.status == 0
+    assert len(ended.out.split()) == 1
+    assert ended.out.count(".") == 2
+    assert list(issue(sbh, "--json").document) == ["token"]
+
+
+@pytest.mark.parametrize("ttl", ["2h", "0", "-5", "1y", "", "9" * 12])
+def test_an_overlong_or_odd_life_is_refused(site, sbh, ttl):
+    """Nothing is printed on standard output that could be taken for a token."""
+    ended = sbh("token", "issue", "--user", "a", "-t", "*", "--role", "admin", f"--ttl={ttl}")
+    assert (ended.status, ended.out) == (2, "")
+
+
+def test_inspect_says_what_and_why(site, sbh, monkeypatch):
+    """From a file or standard input; exit 4 where it is not believed; the token itself is not shown."""
+    token = issue(sbh).out.strip()
+    (site / "token").write_text(token + "\n")
+    shown = sbh("token", "inspect", str(site / "token"))
+    assert shown.status == 0
+    assert "operator" in shown.out
+    assert token not in shown.out
+    monkeypatch.setattr("sys.stdin", io.StringIO(token[:-6]))
+    refused = sbh("token", "inspect", "--json")
+    assert refused.status == 4
+    assert refused.document["valid"] is False
+    assert "signature" in refused.document["why"]
+    assert refused.document["claims"]["sub"] == "ann"
+    monkeypatch.setattr("sys.stdin", io.StringIO("\0" * 100))
+    assert sbh("token", "inspect").status == 4
+
+
+def test_sbh_with_a_token_acts_for_its_user(site, sbh, monkeypatch):
+    """A tenant's operator cannot issue tokens, a tenant's admin only for that tenant; the id is in the answer of neither."""
+    admin = sbh("token", "issue", "--user", "bob", "-t", "tenant-1", "--role", "admin", "--ttl", "60", "--quiet").out
+    monkeypatch.setenv("SBH_TOKEN", issue(sbh).out)
+    assert issue(sbh, "--json").code == "SBH-206"
+    monkeypatch.setenv("SBH_TOKEN", admin)
+    assert issue(sbh).status == 0
+    refused = sbh("token", "issue", "--user", "eve", "-t", "*", "--role", "admin", "--json")
+    assert (refused.status, refused.code) == (4, "SBH-206")
+
+
+def test_a_token_that_is_meant_but_not_there_makes_nobody_an_admin(site, sbh, monkeypatch):
+    """An empty SBH_TOKEN, a missing or unreadable SBH_TOKEN_FILE, a token without [auth]: errors, not the usual rights."""
+    monkeypatch.setenv("SBH_TOKEN", "")
+    assert issue(sbh, "--json").code == "SBH-209"
+    monkeypatch.delenv("SBH_TOKEN")
+    monkeypatch.setenv("SBH_TOKEN_FILE", str(site / "missing"))
+    assert issue(sbh, "--json").code == "SBH-100"
+    (site / "token").write_text("x.y.z")
+    monkeypatch.setenv("SBH_TOKEN_FILE", str(site / "token"))
+    ended = issue(sbh, "--json")
+    assert ended.code == "SBH-209"
+    assert "x.y.z" not in json.dumps(ended.document)
+    (site / "sbh.toml").write_text("")
+    assert sbh("tenants", "list", "--json").code == "SBH-100"
