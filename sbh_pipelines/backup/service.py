@@ -19,6 +19,7 @@ from sbh_pipelines.backup.drilling import Drilling
 from sbh_pipelines.backup.exporting import Exporting
 from sbh_pipelines.backup.files import enumerate_files
 from sbh_pipelines.backup.health_service import Health
+from sbh_pipelines.backup.issuing import Issuing
 from sbh_pipelines.backup.keys_service import KeyKeeping
 from sbh_pipelines.backup.latest import resolve_backup
 from sbh_pipelines.backup.launching import Launching
@@ -52,7 +53,7 @@ from sbh_pipelines.settings import load_settings
 from sbh_pipelines.sources.database.tenants import list_tenants
 
 
-class BackupService(Reading, Launching, Restoring, Exporting, Drilling, Auditing, Platform, Health, KeyKeeping):
+class BackupService(Reading, Launching, Restoring, Exporting, Drilling, Auditing, Platform, Health, KeyKeeping, Issuing):
     """Backups of tenants: made, listed, validated, restored. Thread-safe.
 
     Methods that name one tenant raise the errors of `errors.py`; methods that take a batch return drafts, each with its

@@ -36,13 +36,13 @@ def issue(
         str | None, typer.Option("--audience", help="Whom it is for; default: the setting auth.audience.")
     ] = None,
 ) -> Answer:
-    """Print a new token, and nothing else. Needs the private signing key (auth.mode = 'local')."""
-    from sbh_pipelines.security.policy import authorize
-    from sbh_pipelines.security.tokens import open_tokens
+    """Print a new token, and nothing else. Needs the private signing key (auth.mode = 'local').
 
-    tokens = open_tokens(invocation.settings())
-    authorize(invocation.user(), "token.issue", tenant)
-    token = tokens.issue(user, tenant, role, _seconds(ttl), audience)
+    Who made it, for whom and until when is in the platform's audit trail.
+    """
+    token = invocation.service().issue_token(
+        invocation.user(), user_id=user, tenant_id=tenant, role=role, ttl_s=_seconds(ttl), audience=audience
+    )
     # As it is: a console would break it into lines.
     return Answer({"token": token}, lambda _: print(token), [token])
 

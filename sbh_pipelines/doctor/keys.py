@@ -11,6 +11,7 @@ from sbh_pipelines.settings.locality import require_tls
 
 AREA = "keys"
 _TENANT, _OTHER = "sbh-doctor", "sbh-doctor-other"
+_OWN = "_catalog"  # what every site with a KMS key per tenant has a key for
 
 
 def check(report: Report, settings: Settings) -> None:
@@ -22,7 +23,7 @@ def check(report: Report, settings: Settings) -> None:
         regions = settings.storage.regions if settings.keys.provider == "aws-kms" else settings.storage.regions[:1]
         for region in regions:
             with report.trying(AREA):
-                _round_trip(report, provider, region)
+                _round_trip(report, provider, region, _OWN if "{tenant}" in settings.keys.kms_key_id else _TENANT)
     if settings.keys.provider == "local":
         report.warn(
             AREA,
@@ -32,10 +33,10 @@ def check(report: Report, settings: Settings) -> None:
         )
 
 
-def _round_trip(report: Report, provider: KeyProvider, region: str) -> None:
+def _round_trip(report: Report, provider: KeyProvider, region: str, tenant: str) -> None:
     data_key = os.urandom(DATA_KEY_BYTES)
-    wrapped = provider.wrap(data_key, _TENANT, region)
-    if provider.unwrap(wrapped, _TENANT, region) != data_key:
+    wrapped = provider.wrap(data_key, tenant, region)
+    if provider.unwrap(wrapped, tenant, region) != data_key:
         report.fail(
             AREA, "A wrapped key comes back as another", f"{provider.name} in {region}", "do not use this key service"
         )

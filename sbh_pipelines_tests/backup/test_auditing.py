@@ -63,6 +63,7 @@ EVENTS: dict[str, tuple[str, ...] | str] = {
     "get_backup_status": ("backup.accessed",),
     "get_restore_status": ("backup.accessed",),
     "hold": ("hold.placed",),
+    "issue_token": ("token.issued",),
     "key_status": "tells which key wraps what, not what is wrapped",
     "latest_recovery_point": ("backup.accessed",),
     "launching": NO_DATA,

@@ -1,5 +1,6 @@
 """`sbh token`, and `sbh` with a token: its user's role and tenant hold."""
 
+import base64
 import io
 import json
 import stat
@@ -11,7 +12,11 @@ import pytest
 def site(tmp_path, sbh, monkeypatch):
     """A settings file whose tokens are made with a key of its own; its folder."""
     assert sbh("token", "key", "--write", str(tmp_path / "key")).status == 0
-    (tmp_path / "sbh.toml").write_text('[auth]\nmode = "local"\nsigning_key_file = "key"\nmax_ttl_s = 3600\n')
+    (tmp_path / "data-key").write_bytes(base64.b64encode(b"k" * 32))
+    (tmp_path / "sbh.toml").write_text(
+        '[auth]\nmode = "local"\nsigning_key_file = "key"\nmax_ttl_s = 3600\n'
+        '[storage]\nkind = "local"\npath = "objects"\n[keys]\nprovider = "local"\nkey_file = "data-key"\n'
+    )
     monkeypatch.setenv("SBH_SETTINGS", str(tmp_path / "sbh.toml"))
     return tmp_path
 
@@ -88,3 +93,14 @@ def test_a_token_that_is_meant_but_not_there_makes_nobody_an_admin(site, sbh, mo
     assert "x.y.z" not in json.dumps(ended.document)
     (site / "sbh.toml").write_text("")
     assert sbh("tenants", "list", "--json").code == "SBH-100"
+
+
+def test_who_made_a_token_is_on_record(site, sbh):
+    """Its id, for whom, until when; never the token. Where that cannot be written there is no token."""
+    token = issue(sbh).out.strip()
+    (event,) = sbh("audit", "list", "--platform", "--event", "token.issued", "--json").document["events"]
+    assert (event["props"]["for"], event["props"]["tenant"], event["props"]["role"]) == ("ann", "tenant-1", "operator")
+    assert token not in json.dumps(event)
+    (site / "data-key").unlink()
+    refused = issue(sbh)
+    assert (refused.status != 0, refused.out) == (True, "")

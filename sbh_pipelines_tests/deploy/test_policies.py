@@ -19,6 +19,7 @@ from sbh_pipelines.doctor.storage import _write
 from sbh_pipelines.embedded import postgres
 from sbh_pipelines.embedded.stack import Stack
 from sbh_pipelines.errors import StoreDenied
+from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.stores.bucket_rules import denies_plaintext, expires, moves_away
 from sbh_pipelines.stores.object_store import open_s3
 from sbh_pipelines.stores.s3_control import S3Control
@@ -29,7 +30,8 @@ from sbh_pipelines_tests.stores.fix_moto import ACCESS, make_buckets, s3_client
 from sbh_pipelines_tests.stores.recording_proxy import Proxy, recording
 
 EU = "eu-west-1"
-ROLES = ("writer", "reader", "restorer", "pruner", "releaser", "eraser")
+OTHER = UserContext("another", "*", Role.ADMIN)
+ROLES = ("writer", "reader", "api", "restorer", "pruner", "releaser", "eraser")
 FILES = ("docs/a", "odd//name", "empty")
 # What these tests do not reach: a file that changes at the right moment, an upload in parts that breaks off, KMS keys of
 # tenants' own (tested with the keys).
@@ -131,6 +133,26 @@ def test_a_reader_reads_and_records_that_it_did(site: Site, tmp_path: Path) -> N
     store, prefix = site.service()._site.backup_store(site.application.tenant())
     with site.acting_as("reader"), pytest.raises(StoreDenied):
         store.put(prefix + "manifests/forged.json", b"{}")
+
+
+def test_the_api_launches_pins_and_asks_for_approval(site: Site) -> None:
+    with site.acting_as("api") as policy:
+        service = site.service()
+        (latest, *_) = service.list_all_backups(ACME, ADMIN)[0]
+        assert service.validate_backup(latest["id"], ACME, ADMIN)["valid"]
+        with service.launching(service.tenant(ACME), "backup"):
+            pass
+        service.pin_backup(latest["id"], ACME, ADMIN, "because")
+        asked = service.request_restore(latest["id"], ACME, ADMIN, reason="ticket 4711")
+        service.reject(asked["approval_id"], ACME, OTHER)
+        service.audit_events(ADMIN, ACME)
+        assert policy.refused == []
+        assert policy.used == policy.allowed_actions
+        store, prefix = service._site.backup_store(site.application.tenant())
+        with pytest.raises(StoreDenied):
+            store.put(prefix + "packs/forged", b"")
+        with pytest.raises(StoreDenied):
+            service.unpin_backup(latest["id"], ACME, ADMIN)
 
 
 def test_a_restorer_writes_files_and_deletes_no_backup(site: Site) -> None:
