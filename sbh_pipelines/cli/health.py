@@ -42,7 +42,10 @@ def health(invocation: Invocation, tenant: Annotated[str | None, _TENANT] = None
         title = f"{whom}, {utc(found['at'])}: {found['backup_service']}"
         rows = [(name, verdict(value, "yes" if value else "no")) for name, value in checks]
         out.print(table(title, ("check", "holds"), rows))
+        without = {issue["tenant_id"] for issue in found["issues"] if issue["kind"] == "no_backup"}
         for issue in found["issues"]:
+            if issue["kind"] == "no_recovery_point" and issue["tenant_id"] in without:
+                continue  # the same, said again for another check
             on = f" ({issue['on']})" if issue["on"] else ""
             why = f": {issue['why']}" if issue["why"] else ""
             text = f"{issue['severity']}  [{issue['code']}] {issue['what']}{on}{why}"
