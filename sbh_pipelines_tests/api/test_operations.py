@@ -1,9 +1,9 @@
 """Long work through HTTP alone: launched, watched, repeated, refused, canceled; with a real Dagster."""
 
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import pairwise
 
 import httpx
 import psycopg2
@@ -77,7 +77,10 @@ def test_a_repeated_request_launches_nothing_anew(server: Server, second_server:
 
 
 def test_of_requests_at_the_same_time_one_wins(server: Server, second_server: Server) -> None:
-    """Eight at once to two processes: one backup; the others are told which operation is in their way."""
+    """Eight at once to two processes: one backup; the others are told which operation is in their way.
+
+    On a slow machine the last may have its turn when the first backup is made already: then there are two, one after the other.
+    """
     answers: list[httpx.Response] = []
     clients = [each.client("tenant-3") for each in (server, second_server) * 4]
     start = threading.Barrier(len(clients))
@@ -91,15 +94,17 @@ def test_of_requests_at_the_same_time_one_wins(server: Server, second_server: Se
         thread.start()
     for thread in threads:
         thread.join()
-    assert Counter(answer.status_code for answer in answers) == {202: 1, 409: 7}
-    (winner,) = (answer for answer in answers if answer.status_code == 202)
-    for loser in (answer for answer in answers if answer.status_code == 409):
+    winners = [answer for answer in answers if answer.status_code == 202]
+    losers = [answer for answer in answers if answer.status_code == 409]
+    assert (len(winners) + len(losers), bool(winners), len(losers) > 3) == (8, True, True)
+    for loser in losers:
         said = loser.json()
         assert (said["code"], said["transient"]) == ("SBH-603", True)
-        assert said["operation_id"] == winner.json()["operation_id"]
+        assert said["operation_id"] in {winner.json()["operation_id"] for winner in winners}
         assert loser.headers["Retry-After"]
-    watched(clients[0], winner)
-    assert len(clients[0].get("/api/backup").json()["backups"]) == 1
+    ran = sorted((watched(clients[0], winner) for winner in winners), key=lambda operation: operation["created_at"])
+    assert all(one["finished_at"] <= next_one["created_at"] for one, next_one in pairwise(ran))
+    assert len(clients[0].get("/api/backup").json()["backups"]) == len(winners)
     for client in clients:
         client.close()
 
@@ -125,12 +130,16 @@ def test_a_deep_validation_that_finds_damage_says_what(server: Server, api_stack
     """As a failed operation with the code of what was found, and without the address of the store for a tenant's user."""
     s3 = api_stack.s3_client()
     with server.client("tenant-1", Role.OPERATOR) as client:
-        region = client.get(f"/api/backup/{backed_up}").json()["region"]
+        manifest = client.get(f"/api/backup/{backed_up}").json()
+        region = manifest["region"]
         bucket, folder = f"sbh-files-{region}", "files/tenant-1/backups/packs/"
         pack = s3.list_objects_v2(Bucket=bucket, Prefix=folder)["Contents"][0]["Key"]
         sound = s3.get_object(Bucket=bucket, Key=pack)["Body"].read()
         s3.put_object(Bucket=bucket, Key=pack, Body=bytes([sound[0], sound[1] ^ 1, *sound[2:]]))
-        ended = watched(client, client.post(f"/api/backup/{backed_up}/validate", json={"deep": True}))
+        accepted = client.post(f"/api/backup/@{manifest['recovery_point']['time']}/validate", json={"deep": True})
+        # From now on: what a time or `latest` means may have changed when the run leaves the queue.
+        assert client.get(accepted.headers["Location"]).json()["backup_id"] == backed_up
+        ended = watched(client, accepted)
         assert (ended["kind"], ended["status"], ended["result"]["valid"]) == ("backup.validate", "failed", False)
         assert ended["error"]["code"] == "SBH-601"
         assert "://" not in str(ended)

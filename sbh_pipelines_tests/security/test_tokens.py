@@ -99,8 +99,8 @@ REFUSED = {
 def test_a_genuine_signature_does_not_excuse_odd_claims(site, change):
     """Each is signed by the right key, refused in the same words, and explained by `inspect` only."""
     settings, key = site
-    token = jwt.encode(claims(**change), key, algorithm="EdDSA")
-    tokens = open_tokens(settings)
+    token = jwt.encode(claims(**{"iat": now, "nbf": now, "exp": now + 600} | change), key, algorithm="EdDSA")
+    tokens = open_tokens(settings, lambda: datetime.fromtimestamp(now, UTC))
     with pytest.raises(Unauthenticated) as caught:
         tokens.verify(token, "api")
     assert caught.value.what == "The token is not valid"
