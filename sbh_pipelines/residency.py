@@ -104,7 +104,14 @@ def former_places(settings: Settings, tenant: Tenant) -> list[Place]:
     here = backup_place(settings, tenant)
     others = (replace(tenant, region=region) for region in settings.storage.regions if region != tenant.region)
     places = (backup_place(settings, other) for other in others)
-    return [place for place in places if (place.bucket, place.prefix) != (here.bucket, here.prefix)]
+    return [place for place in places if whereabouts(settings, place) != whereabouts(settings, here)]
+
+
+def whereabouts(settings: Settings, place: Place) -> tuple[str, str, str]:
+    """What tells one place from another: a bucket's name is unique on its server only, and regions may have one each."""
+    storage = settings.storage
+    server = (storage.endpoint_url or "").replace("{region}", place.region) if storage.kind == "s3" else ""
+    return server, place.bucket, place.prefix
 
 
 def _fill(template: str, tenant: Tenant) -> str:

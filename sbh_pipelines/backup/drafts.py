@@ -12,7 +12,7 @@ from datetime import datetime
 from functools import partial
 
 from sbh_pipelines.backup.site import Site
-from sbh_pipelines.errors import ObjectMissing, SbhError
+from sbh_pipelines.errors import LeaseLost, ObjectMissing, SbhError
 from sbh_pipelines.model import BackupId, BackupType, Draft, DraftStatus, RecoveryPoint, Tenant, TenantId, timestamp
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.format import Keys, pretty
@@ -101,6 +101,8 @@ class Workshop:
         if not draft.lease_owner:
             return failed  # it was never started: its id is nobody's, or another backup's
         with suppress(SbhError):  # the store may be what failed; the draft itself carries the error
+            if isinstance(error, LeaseLost):
+                self.site.admit(draft.tenant)  # an erasure may have taken it: then nothing is left behind
             store, prefix = self.site.backup_store(draft.tenant)
             record = {
                 "id": draft.backup_id,

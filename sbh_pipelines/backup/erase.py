@@ -107,8 +107,8 @@ class _Erasure:
             for where in holding:
                 self._lease(where, stack)
             if record is None or record.get("state") == DONE:
-                record = self._intend(holding)
-                self._refuse_late(holding)
+                before, record = record, self._intend(holding)
+                self._refuse_late(holding, before)
             else:
                 self._write(record)  # a killed run may have told some regions only
             self._tell("keys", 0)
@@ -189,8 +189,11 @@ class _Erasure:
         for catalog in self._catalogs:
             write_erased(catalog, self._slug, record)
 
-    def _refuse_late(self, holding: list[Where]) -> None:
-        """A hold that was placed, or a first backup that was begun, before the intent was there."""
+    def _refuse_late(self, holding: list[Where], before: Mapping[str, Any] | None) -> None:
+        """A hold that was placed, or a first backup that was begun, before the intent was there.
+
+        `before`: the record of an earlier erasure, which stands then: refusing this one admits nobody.
+        """
         try:
             self._refuse_held()
             for where in self._places:
@@ -200,7 +203,10 @@ class _Erasure:
                         "Another writer works on this tenant", on=where.store.url(where.prefix), why=busy["purpose"]
                     )
         except (EraseRefused, LeaseHeld):
-            self.withdraw()
+            if before is None:
+                self.withdraw()
+            else:
+                self._write(before)
             raise
 
     def withdraw(self) -> None:
@@ -273,7 +279,8 @@ class _Erasure:
         return {"events": end.seq, "head": end.hash} if end is not None else {"events": 0, "head": None}
 
     def certificate(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        return read_certificate(self._catalogs[0], self._slug, str(record["erasure_id"]))
+        kept = self._kept_certificate(record)  # a region that came later has none
+        return kept or read_certificate(self._catalogs[0], self._slug, str(record["erasure_id"]))
 
 
 def _counts(done: Purged) -> dict[str, int]:

@@ -7,7 +7,7 @@ from sbh_pipelines.backup.site import Site
 from sbh_pipelines.errors import ObjectMissing
 from sbh_pipelines.model import Tenant, TenantId
 from sbh_pipelines.repository.format import Keys
-from sbh_pipelines.residency import Place, backup_place
+from sbh_pipelines.residency import Place, backup_place, whereabouts
 from sbh_pipelines.stores.base import ObjectStore
 from sbh_pipelines.stores.purge import Chosen, Purged, Purger, chosen_but
 
@@ -41,8 +41,9 @@ def places_of(site: Site, slug: TenantId) -> Iterator[Where]:
     for region in site.settings.storage.regions:
         place = backup_place(site.settings, Tenant(slug, "", region, ""))
         store = site.raw_store(place)
-        if (place.bucket, place.prefix) not in seen and is_there(store, place.prefix):
-            seen.add((place.bucket, place.prefix))
+        where = whereabouts(site.settings, place)
+        if where not in seen and is_there(store, place.prefix):
+            seen.add(where)
             yield Where(place, store, site.purger(place))
 
 

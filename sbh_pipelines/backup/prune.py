@@ -17,7 +17,8 @@ from sbh_pipelines.backup.walk import chunks_of
 from sbh_pipelines.errors import RepositoryError, SbhError, StoreError, UnknownBackup
 from sbh_pipelines.model import BackupId, Clock, Progress, ProgressSink, Tenant, timestamp
 from sbh_pipelines.repository import lease as leases
-from sbh_pipelines.repository.format import Keys
+from sbh_pipelines.repository.data_key import KeyPlace, read_key_object
+from sbh_pipelines.repository.format import FIRST_EPOCH, Keys
 from sbh_pipelines.repository.index import Marks
 from sbh_pipelines.repository.prune import Report, carry_out
 from sbh_pipelines.repository.prune_plan import DAMAGED_REMEDY, Safety, Shape, find_missing, make_plan, refused
@@ -46,12 +47,21 @@ def prune(
             return {**report, "backups": 0, "note": "the tenant has no backups"}
         stack.callback(repository.close)
         held = None if dry_run else lease_for(site, tenant, "prune", stack)
+        if held is not None and not _is_of_newest_epoch(site, tenant, repository):
+            repository = site.repository(tenant)  # whoever held the lease before began a key epoch
+            stack.callback(repository.close)
         now = site.clock() if held is None else _store_time(repository, site.clock, _safety(site.settings))
         shape = replace(_shape(site.settings), re_encrypt=re_encrypt)
         report |= _prune(site.settings, repository, held, now, shape, progress)
     after = site.request_counts()
     requests = {verb: count - before.get(verb, 0) for verb, count in after.items() if count > before.get(verb, 0)}
     return {**report, "requests": requests, "seconds": round(time.monotonic() - begun, 3)}
+
+
+def _is_of_newest_epoch(site: Site, tenant: Tenant, repository: Repository) -> bool:
+    """Asked under the lease. What was sealed in an epoch that ended before would be lost with its key."""
+    place = KeyPlace(repository.store, repository.prefix, tenant.id, tenant.region, site.keys)
+    return read_key_object(place, FIRST_EPOCH).newest == repository.sealer.epoch
 
 
 def _prune(

@@ -9,10 +9,12 @@ address, and are judged by their time only.
 import json
 import time
 from datetime import timedelta
+from typing import Any
 
 import dagster as dg
 from dagster._core.launcher.base import WorkerStatus  # not exported, like what follows; a test kills a real worker
 from dagster._core.storage.tags import GRPC_INFO_TAG
+from dagster._grpc.__generated__.dagster_api_pb2 import PingRequest
 from dagster._grpc.client import DagsterGrpcClient
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 from dagster._serdes import deserialize_value
@@ -35,12 +37,13 @@ def stuck_runs(instance: dg.DagsterInstance, settings: AlertSettings, now: float
     working = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
     records = instance.get_run_records(dg.RunsFilter(statuses=working), limit=_MOST)
     found = []
+    answered: dict[tuple[Any, ...], bool] = {}
     for record in records:
         run = record.dagster_run
         started = record.start_time
         if not is_ours(run) or started is None:
             continue
-        error = _why(instance, run, started, settings, moment)
+        error = _why(instance, run, started, settings, moment, answered)
         if error is None:
             continue
         kind, what = error
@@ -61,10 +64,19 @@ def stuck_runs(instance: dg.DagsterInstance, settings: AlertSettings, now: float
 
 
 def _why(
-    instance: dg.DagsterInstance, run: dg.DagsterRun, started: float, settings: AlertSettings, now: float
+    instance: dg.DagsterInstance,
+    run: dg.DagsterRun,
+    started: float,
+    settings: AlertSettings,
+    now: float,
+    answered: dict[tuple[Any, ...], bool],
 ) -> tuple[str, RunStuck] | None:
     remedy = "see the run's page; terminate it there, and the next slot, or the sensor's retry, takes its tenants again"
-    if run.status is dg.DagsterRunStatus.STARTED and now - started > _GRACE_S and worker_is_gone(instance, run):
+    if (
+        run.status is dg.DagsterRunStatus.STARTED
+        and now - started > _GRACE_S
+        and worker_is_gone(instance, run, answered)
+    ):
         error = RunStuck(
             "a run's worker is gone", why="no process works on it, and nothing has ended it", remedy=remedy
         )
@@ -84,8 +96,15 @@ def _why(
     return None
 
 
-def worker_is_gone(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Whether it is known that no worker has the run. False where that cannot be found out."""
+def worker_is_gone(
+    instance: dg.DagsterInstance, run: dg.DagsterRun, answered: dict[tuple[Any, ...], bool] | None = None
+) -> bool:
+    """Whether it is known that no worker has the run. False where that cannot be found out.
+
+    `answered`: servers that failed to tell, and whether they answered at all: a machine that is gone keeps who asks waiting,
+    and is waited for once, not for each of its runs.
+    """
+    known = {} if answered is None else answered
     launcher = instance.run_launcher
     if launcher.supports_check_run_worker_health:
         return launcher.check_run_worker_health(run).status in (WorkerStatus.NOT_FOUND, WorkerStatus.FAILED)
@@ -98,17 +117,22 @@ def worker_is_gone(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
         )
     except (ValueError, KeyError, TypeError, AttributeError, dg.DagsterError):
         return False
+    address = (place.get("host"), place.get("port"), place.get("socket"))
+    if address in known:
+        return not known[address]
     try:
         said = client.can_cancel_execution(CanCancelExecutionRequest(run_id=run.run_id), timeout=_ASK_S)
         return not deserialize_value(said, CanCancelExecutionResult).can_cancel
     except Exception:  # every kind that gRPC has: nobody is there, or it is no code server
-        return not _answers(client)
+        known[address] = _answers(client)
+        return not known[address]
 
 
 def _answers(client: DagsterGrpcClient) -> bool:
     """A server that is only busy answers a ping."""
     try:
-        client.ping("")
+        # `ping` itself waits for a minute, which is longer than a tick may take.
+        client._query("Ping", PingRequest, timeout=_ASK_S, echo="")
         return True
     except Exception:
         return False

@@ -51,7 +51,9 @@ class Wanted:
 
 def backwards(trail: Trail, start: int | None = None) -> Iterator[Link]:
     """All links from number `start`, or the newest, down to the first."""
-    last = trail.last_link() if start is None else start
+    last = trail.last_link()
+    if start is not None:  # comes from outside, and may be any number
+        last = min(last, start)
 
     def read(number: int) -> Link:
         try:

@@ -156,7 +156,7 @@ class Trail:
                 self._create(key, body)
             except ObjectExists:
                 if not self._is_ours(key, body):
-                    self._end = self._caught_up(self._end)
+                    self._go_on()
                     continue
             except StoreUnavailable:
                 if not self._is_there(key, body):
@@ -204,8 +204,17 @@ class Trail:
         except SbhError:
             return False
 
+    def _go_on(self) -> None:
+        """Somebody wrote after the end that was known: go to where the head is, or else to what links there are beyond it."""
+        assert self._end is not None
+        told, etag = self._told()
+        if told.link > self._end.link:  # one request, however many links others wrote meanwhile
+            self._end, self._head_etag = told, etag
+        else:
+            self._end = self._caught_up(self._end)
+
     def _caught_up(self, end: End) -> End:
-        """The end as it is now: there is a link after `end`. Costs requests in the logarithm of how many there are."""
+        """The end as it is now: there is a link after `end`. Reads the links after it, back to what `end` has to know."""
         last = self._last_link(end.link + 1)
         damaged: list[int] = []
         mark, found = "", end

@@ -113,6 +113,25 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _live_files_apart(self) -> "Settings":
+        """A repository is erased by its prefix, and a restore of files removes what it finds below theirs."""
+        files, storage = self.files, self.storage
+        if not files.enabled or not _unify(storage.bucket, files.bucket):
+            return self
+        below = "/".join(storage.prefix.split("/")[files.prefix.count("/") :])
+        if _may_hold(files.prefix, storage.prefix) and not any(e and below.startswith(e) for e in files.exclude):
+            raise ValueError(
+                "storage.prefix lies within files.prefix of some tenant, and files.exclude does not name it: a restore of that"
+                f" tenant's files would remove backups; add {below!r} to files.exclude, or give the backups another folder"
+            )
+        if _may_hold(storage.prefix, files.prefix):
+            raise ValueError(
+                "storage.prefix lies around files.prefix of some tenant: erasing its backups would erase live files; give the"
+                " backups a folder of their own, e.g. {tenant}/backups/"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _data_stays(self) -> "Settings":
         check_places(self.residency, self.storage, self.files, self.keys, self.platform)
         return self
@@ -138,6 +157,25 @@ def _may_overlap(prefix: str, template: str) -> bool:
 
     folders = zip(prefix.rstrip("/").split("/"), template.rstrip("/").split("/"), strict=False)
     return all(re.fullmatch(pattern(theirs), ours) for ours, theirs in folders)
+
+
+def _may_hold(outer: str, inner: str) -> bool:
+    """Whether, for some two tenants, the one's inner prefix lies within the other's outer one. Both are templates."""
+    around, within = outer.rstrip("/").split("/"), inner.rstrip("/").split("/")
+    return len(around) <= len(within) and all(map(_unify, around, within))
+
+
+def _unify(one: str, other: str) -> bool:
+    """Whether two templates may be filled in to the same text; what is between placeholders is not looked at."""
+    if "{" not in one and "{" not in other:
+        return one == other
+    if "{" not in one or "{" not in other:
+        plain, template = (one, other) if "{" not in one else (other, one)
+        start, end = template.partition("{")[0], template.rpartition("}")[2]
+        return len(plain) > len(start) + len(end) and plain.startswith(start) and plain.endswith(end)
+    starts = sorted((one.partition("{")[0], other.partition("{")[0]), key=len)
+    ends = sorted((one.rpartition("}")[2], other.rpartition("}")[2]), key=len)
+    return starts[1].startswith(starts[0]) and ends[1].endswith(ends[0])
 
 
 def load_settings(path: Path | str | None = None) -> Settings:

@@ -15,7 +15,9 @@ class StorageSettings(Section):
     path: Path | None = Field(None, description="With `local`: the directory that holds a folder per bucket.")
     bucket: str = Field("sbh-files-{region}", description="Bucket for backups; `{region}` is filled in.")
     prefix: str = Field(
-        "files/{tenant}/backups/", description="Prefix of a tenant's repository; must contain `{tenant}`."
+        "files/{tenant}/backups/",
+        description="Prefix of a tenant's repository; must contain `{tenant}`. In the bucket of the files it may not hold"
+        " `files.prefix`, and may lie within it only where `files.exclude` names it.",
     )
     catalog_prefix: str = Field(
         "_sbh-catalog/",

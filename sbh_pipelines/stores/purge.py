@@ -174,9 +174,7 @@ class VersionPurge:
     def _abort_uploads(self, prefix: str, chosen: Chosen) -> None:
         """Parts of uploads that were never completed lie in the bucket as well, where nobody lists them."""
         try:
-            with self._translated("list the uploads of", prefix):
-                answer = self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=prefix)
-            for upload in answer.get("Uploads", ()):
+            for upload in list(self._uploads(prefix)):
                 if chosen(upload["Key"], False):
                     with self._translated("abort an upload of", upload["Key"]):
                         self._client.abort_multipart_upload(
@@ -184,6 +182,13 @@ class VersionPurge:
                         )
         except (ObjectMissing, StoreDenied):  # gone meanwhile; or a role that may not, where a lifecycle rule does it
             return
+
+    def _uploads(self, prefix: str) -> Iterator[dict[str, Any]]:
+        """A page has a thousand of them, and years of killed writers may have left more."""
+        with self._translated("list the uploads of", prefix):
+            pages = self._client.get_paginator("list_multipart_uploads")
+            for page in pages.paginate(Bucket=self._bucket, Prefix=prefix):
+                yield from page.get("Uploads", ())
 
     @contextmanager
     def _translated(self, verb: str, key: str) -> Iterator[None]:

@@ -216,6 +216,70 @@ def test_a_hold_that_comes_while_the_intent_is_written_counts(
     made.create_backup(ACME, ADMIN)
 
 
+def test_a_hold_that_stops_a_second_erasure_readmits_nobody(
+    application: Application, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something of an erased tenant came back; erasing it again is refused: the first erasure still stands."""
+    from sbh_pipelines.backup import erase as erasing
+
+    made = application.service(clock=clock)
+    made.create_backup(ACME, ADMIN)
+    certificate = erase(made)
+    holds = application.repository(ACME) / "holds"
+    (application.repository(ACME) / "packs").mkdir(parents=True, exist_ok=True)
+    (application.repository(ACME) / "packs" / "came back").write_bytes(b"from somewhere")
+    write = erasing.write_erased
+
+    def late(*arguments: Any) -> None:
+        holds.mkdir(parents=True, exist_ok=True)
+        (holds / "legal-tenant-0123abcd.json").write_text("{}")
+        write(*arguments)
+
+    monkeypatch.setattr(erasing, "write_erased", late)
+    with pytest.raises(EraseRefused, match="legal hold"):
+        erase(made)
+    clock.move()
+    (draft,) = made.begin([ACME], ADMIN)
+    assert draft.error is not None
+    assert draft.error["code"] == TenantErased.code
+    assert made.erasure_certificate(ACME, ADMIN) == certificate
+
+
+def test_a_bucket_s_name_that_two_servers_have_is_two_places(application: Application) -> None:
+    """Regions may have a server each and name their buckets alike: an erasure looks into both, a move is noticed."""
+    from sbh_pipelines.residency import former_places, whereabouts
+
+    storage = {"kind": "s3", "bucket": "backups", "endpoint_url": "https://s3.{region}.example"}
+    files = {"bucket": "files"}
+    settings = application.service(storage=storage, files=files).settings
+    tenant = application.tenant()
+    (former,) = former_places(settings, tenant)
+    assert former.region != tenant.region
+    shared = application.service(storage={**storage, "endpoint_url": "https://s3.example"}, files=files).settings
+    assert former_places(shared, tenant) == []
+    assert whereabouts(settings, former)[0] == f"https://s3.{former.region}.example"
+
+
+@pytest.mark.parametrize(
+    ("wrapped_with", "said"),
+    [
+        ("arn:aws:kms:eu-west-1:1:key/own", "Nothing"),
+        ("own", "Nothing"),
+        (
+            "arn:aws:kms:eu-west-1:1:key/earlier",
+            "can open that copy. It is not the tenant's key that the settings name",
+        ),
+    ],
+)
+def test_a_copy_whose_key_was_not_destroyed_is_told_of(wrapped_with: str, said: str) -> None:
+    """The alias was pointed to another key, or keys came from a key file, and were never wrapped anew."""
+    from sbh_pipelines.backup.erased_keys import what_copies_open
+
+    own = [{"key_id": "arn:aws:kms:eu-west-1:1:key/own", "deletion_date": "2026-01-01T00:00:00Z"}]
+    keys = [{"key_id": "arn:aws:kms:eu-west-1:1:key/own", "provider": "aws-kms"}]
+    assert said in what_copies_open([*keys, {"key_id": wrapped_with, "provider": "aws-kms"}], own, ACME)
+
+
 def test_it_waits_for_nobody_and_disturbs_nobody(application: Application, clock: Clock) -> None:
     """While a backup is under way it is refused; a backup that slept through an erasure commits nothing."""
     made = application.service(clock=clock)
@@ -229,7 +293,7 @@ def test_it_waits_for_nobody_and_disturbs_nobody(application: Application, clock
     for step in ("enumerate_files", "write_manifest", "verify_checksums", "apply_retention"):
         drafts = getattr(made, step)(drafts)
     assert drafts[0].status is DraftStatus.FAILED
-    assert not [name for name in left(application) if name.startswith(("keys/", "manifests/", "lease"))]
+    assert not [name for name in left(application) if name.startswith(("keys/", "manifests/", "lease", "failures/"))]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -263,6 +263,32 @@ def test_re_encryption_takes_two_runs_a_day_apart_and_then_the_old_key_is_gone(
         restores(application, made, backup, expected)
 
 
+def test_a_prune_that_opened_before_a_rotation_seals_nothing_in_an_epoch_that_is_over(
+    application: Application, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for the lease, and meanwhile its epoch, in which nothing was sealed yet, ends and its key is destroyed."""
+    states, made = history(application, clock, 4), service(application, clock)
+    made.rotate_keys([ACME], ADMIN, **NEW_DATA_KEY)
+    last, take = max(states), prune.lease_for
+
+    def late(*arguments: Any) -> Any:
+        monkeypatch.setattr(prune, "lease_for", take)
+        other = service(application, clock)
+        assert other.rotate_keys([ACME], ADMIN, **NEW_DATA_KEY, **RE_ENCRYPT)["rotated"][0]["epochs_destroyed"] == [2]
+        for backup in states:
+            if backup != last:
+                (application.repository(ACME) / "manifests" / f"{backup}.json").unlink()
+        clock.now += 2 * DAY
+        return take(*arguments)
+
+    monkeypatch.setattr(prune, "lease_for", late)
+    assert made.prune(ACME, ADMIN)["packs_written"] > 0
+    assert 2 not in epochs_of_pieces(application)
+    clock.now += DAY
+    check(made, last)
+    restores(application, service(application, clock), last, states[last])
+
+
 def test_the_platforms_backup_is_re_encrypted_as_well(application: Application, clock: Clock) -> None:
     programs = {name: str(postgres.binaries() / name) for name in ("pg_dump", "psql")}
     made = application.service(clock=clock, prune=SMALL, platform=programs)

@@ -1,5 +1,7 @@
 """Runs that are stuck by the books of an instance. `test_daemon.py` kills real workers."""
 
+import json
+import socket
 import time
 
 import dagster as dg
@@ -7,6 +9,7 @@ import pytest
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from sbh_pipelines.definitions import defs
+from sbh_pipelines.orchestration import stuck
 from sbh_pipelines.orchestration.stuck import stuck_runs, worker_is_gone
 from sbh_pipelines.settings import AlertSettings
 
@@ -51,6 +54,21 @@ def test_runs_of_others_are_left_alone(instance: dg.DagsterInstance) -> None:
         run.run_id,  # type: ignore[call-arg]
     )
     assert stuck_runs(instance, SETTINGS, time.time() + 10**6) == []
+
+
+def test_a_machine_that_is_gone_is_waited_for_once(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes connections, or swallows them, and never says a word: a tick has a minute for all of its runs."""
+    monkeypatch.setattr(stuck, "_ASK_S", 1)
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
+        place = json.dumps({"host": "127.0.0.1", "port": silent.getsockname()[1]})
+        for _ in range(4):
+            started(instance, **{GRPC_INFO_TAG: place})
+        begun = time.monotonic()
+        found = stuck_runs(instance, SETTINGS, time.time() + 60)
+        assert [condition.kind for condition in found] == ["run_worker_gone"] * 4
+        assert time.monotonic() - begun < 6
 
 
 @pytest.mark.parametrize(

@@ -274,6 +274,19 @@ def test_the_trail_goes_on_behind_an_object_that_somebody_put_in_its_way() -> No
     assert found.events == 5
 
 
+def test_a_process_that_slept_catches_up_by_the_head_and_not_link_by_link() -> None:
+    """Others wrote a hundred links meanwhile: that costs a few requests, and nothing is lost."""
+    store, calls = MemoryStore(), list[str]()
+    asleep, awake = trail(Wrapped(store, lambda verb, _: calls.append(verb), nothing)), trail(store)
+    record(asleep, entry(0))
+    for number in range(1, 101):
+        record(awake, entry(number))
+    calls.clear()
+    record(asleep, entry(101))
+    assert numbers(store) == list(range(102))
+    assert len(calls) < 6
+
+
 def test_what_depends_on_the_end_is_asked_again_when_somebody_else_was_faster() -> None:
     """So a digest of the policy is recorded once, whoever comes first."""
     store = MemoryStore()
@@ -563,6 +576,17 @@ def test_pages_go_back_from_the_newest_and_hold_each_event_once() -> None:
     assert seen == list(range(9, -1, -1))
     assert page(trail(store), Wanted("other.*"), 3, None)[0] == []
     assert page(trail(store), Wanted(user="bob"), 3, None)[0] == []
+
+
+def test_a_cursor_beyond_the_end_begins_at_the_end() -> None:
+    """It comes from whoever asks, and must not make us look for links that never were."""
+    store, made = written(1, 1, 1)
+    calls: list[str] = []
+    reading = trail(Wrapped(store, lambda verb, _: calls.append(verb), nothing))
+    found, following, damages = page(reading, Wanted(), 10, (10**30, 10**5))
+    assert ([event["seq"] for event in found], following, damages) == ([3, 2, 1], None, [])
+    assert len(calls) < 12
+    assert made.last_link() == 3
 
 
 def test_times_bound_what_is_read() -> None:

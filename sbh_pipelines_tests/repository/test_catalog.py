@@ -554,7 +554,7 @@ def test_prefixes_beside_the_tenants_are_allowed(tmp_path: Path) -> None:
     file = tmp_path / "sbh.toml"
     for lines in (
         '[storage]\ncatalog_prefix = "catalog/of/all/"',
-        '[storage]\nprefix = "{tenant}/"\n[files]\nprefix = "{tenant}/files/"',
+        '[storage]\nprefix = "{tenant}/backups/"\n[files]\nprefix = "{tenant}/files/"',
         '[storage]\nbucket = "sbh-{tenant}"\ncatalog_bucket = "sbh-catalog-{region}"',
     ):
         file.write_text(lines + "\n")

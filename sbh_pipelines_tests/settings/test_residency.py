@@ -46,6 +46,10 @@ def test_without_zones_everything_is_as_before() -> None:
             "storage.sse_kms_key_id is a key in us-east-1, and eu-west-1 would use it",
         ),
         ({"storage": {"sse_kms_key_id": "alias/x"}}, "storage.sse_kms_key_id needs storage.sse"),
+        ({"storage": {"prefix": "{tenant}/"}, "files": {"prefix": "{tenant}/files/"}}, "lies around files.prefix"),
+        ({"storage": {"prefix": "{tenant}/"}}, "lies around files.prefix"),  # of a tenant whose slug is files
+        ({"files": {"exclude": []}}, "add 'backups/' to files.exclude"),
+        ({"files": {"prefix": "{tenant}/"}, "storage": {"prefix": "all/{tenant}/"}}, "lies within files.prefix"),
     ],
 )
 def test_what_leaves_its_place_is_refused(sections: dict[str, Any], words: str) -> None:
@@ -57,6 +61,8 @@ def test_what_leaves_its_place_is_refused(sections: dict[str, Any], words: str) 
     "sections",
     [
         {"residency": WIDE},
+        {"files": {"bucket": "files-{region}", "exclude": []}, "storage": {"prefix": "{tenant}/"}},  # in another bucket
+        {"storage": {"prefix": "backups-{tenant}/"}, "files": {"prefix": "files-{tenant}/"}},
         {"residency": {"zones": ZONES}, "storage": {"regions": ["eu-west-1", "eu-central-1"], "bucket": "one"}},
         {"residency": {"zones": ZONES}, "storage": {"regions": ["us-east-1"]}},
         {"residency": WIDE, "storage": {"bucket": "same", "endpoint_url": "https://s3.{region}.example.com"}},
