@@ -1,6 +1,7 @@
 """One request as the routes see it: by whom, for which tenant, and the threads its work runs in."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
@@ -22,6 +23,7 @@ from sbh_pipelines.settings.api import ApiSettings
 T = TypeVar("T")
 
 _KEY_PATTERN = r"^[\x21-\x7e]{1,128}$"
+_LONGEST_NAMED = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +57,15 @@ class Call:
     def platform(self) -> bool:
         return self.user.tenant_id == ALL_TENANTS
 
+    @property
+    def foreign(self) -> bool:
+        """Whether it is for a tenant that the caller does not belong to."""
+        return not self.platform and self.slug not in (None, self.user.tenant_id)
+
     def tenant(self) -> str:
         """The tenant that the call is about. Raises AccessDenied, the same whether the other tenant exists; InvalidId."""
         if not self.platform:
-            if self.slug not in (None, self.user.tenant_id):
+            if self.foreign:
                 raise AccessDenied(
                     "The token is for another tenant",
                     remedy="leave X-Tenant-Slug out, or use a token of that tenant",
@@ -85,24 +92,26 @@ class Call:
         self.api.rates.take(f"user:{self.user.tenant_id}:{self.user.user_id}", f"tenant:{tenant}")
         return await self.api.expensive.run(work)
 
-    async def launch(self, wanted: Launch, check: Callable[[], object] = lambda: None) -> Response:
-        """202 and where the operation is; `check` raises what is wrong with the request before anything is launched."""
+    async def launch(self, action: str, wanted: Callable[[], Launch]) -> Response:
+        """202 and where the operation is. `wanted` raises what is wrong with the request; it is asked once `action` is
+        permitted, and before anything is launched.
+        """
         tenant = self.tenant()
 
-        def work() -> tuple[str, bool]:
-            self.service.permit(tenant, self.user, wanted.action)
-            check()
-            return self.api.launcher.launch(self.user, tenant, wanted, self.key)
+        def work() -> tuple[str, str, bool]:
+            self.service.permit(tenant, self.user, action)
+            launch = wanted()
+            return launch.call, *self.api.launcher.launch(self.user, tenant, launch, self.key)
 
-        operation_id, repeated = await self.expensive(work)
-        document = accepted(operation_id, wanted.call, tenant)
+        call, operation_id, repeated = await self.expensive(work)
+        document = accepted(operation_id, call, tenant)
         headers = {"Location": document["links"]["self"]}
         if repeated:
             headers["Idempotency-Replayed"] = "true"
         return JSONResponse(document, 202, headers)
 
 
-def the_call(
+async def the_call(
     request: Request,
     x_tenant_slug: Annotated[
         str | None,
@@ -114,7 +123,12 @@ def the_call(
     ] = None,
 ) -> Call:
     scope = request.scope
-    return Call(request.app.state.api, scope[USER], scope[REQUEST_ID], x_tenant_slug, None)
+    call = Call(request.app.state.api, scope[USER], scope[REQUEST_ID], x_tenant_slug, None)
+    if x_tenant_slug is not None and call.foreign:
+        named = ascii(x_tenant_slug)[1:-1][:_LONGEST_NAMED]
+        with suppress(AccessDenied):  # asked so that it is recorded, as a denial of every face is; `tenant` says it
+            await call.read(lambda: call.service.permit_platform(call.user, "backup.list", named))
+    return call
 
 
 def the_launching_call(

@@ -1,4 +1,8 @@
-"""Which job of Dagster does which call, and its configuration. The names are those of `orchestration`; a test holds them."""
+"""Which job of Dagster does which call, and its configuration. The names are those of `orchestration`; a test holds them.
+
+`backup_id` is the backup that is meant now: what `latest` means may have changed when a run leaves the queue. `named` is how
+the caller named it, by which a repeated request is known.
+"""
 
 from typing import Any
 
@@ -21,7 +25,7 @@ def create(tenant_id: str, backup_type: str, description: str | None) -> Launch:
     )
 
 
-def restore(tenant_id: str, backup_id: str, options: dict[str, Any]) -> Launch:
+def restore(tenant_id: str, backup_id: str, named: str, options: dict[str, Any]) -> Launch:
     """A restore in place; `options` are fields of the job's configuration."""
     config = {"tenant": tenant_id, "backup_id": backup_id, "confirm": True, **options}
     return Launch(
@@ -29,12 +33,12 @@ def restore(tenant_id: str, backup_id: str, options: dict[str, Any]) -> Launch:
         "backup.restore",
         "restore_job",
         {"ops": {"restore_tenant": {"config": config}}},
-        {"backup_id": backup_id, **options},
+        {"backup_id": named, **options},
         {ops.BACKUP_TAG: backup_id},
     )
 
 
-def into_schema(tenant_id: str, backup_id: str, schema: str, tables: list[str]) -> Launch:
+def into_schema(tenant_id: str, backup_id: str, named: str, schema: str, tables: list[str]) -> Launch:
     """The tenant's rows of a backup in a new schema beside the live ones."""
     config = {"tenant": tenant_id, "backup_id": backup_id, "schema_name": schema, "tables": tables}
     return Launch(
@@ -42,7 +46,7 @@ def into_schema(tenant_id: str, backup_id: str, schema: str, tables: list[str]) 
         "backup.restore",
         "restore_into_schema_job",
         {"ops": {"restore_into_schema": {"config": config}}},
-        {"backup_id": backup_id, "into_schema": schema, "tables": tables},
+        {"backup_id": named, "into_schema": schema, "tables": tables},
         {ops.BACKUP_TAG: backup_id},
     )
 
@@ -59,13 +63,13 @@ def undo(tenant_id: str, restore_id: str, options: dict[str, Any]) -> Launch:
     )
 
 
-def validate_deep(tenant_id: str, backup_id: str) -> Launch:
+def validate_deep(tenant_id: str, backup_id: str, named: str) -> Launch:
     config = {"tenants": [tenant_id], "backup_id": backup_id, "deep": True}
     return Launch(
         ops.VALIDATE,
         "backup.validate",
         "validate_backup_job",
         {"ops": {"validate_backups": {"config": config}}},
-        {"backup_id": backup_id, "deep": True},
+        {"backup_id": named, "deep": True},
         {ops.BACKUP_TAG: backup_id},
     )

@@ -36,11 +36,16 @@ def decode(cursor: str, parts: int) -> list[str]:
     """Raises InvalidId."""
     try:
         found = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
-        if isinstance(found, list) and len(found) == parts and all(isinstance(part, str) for part in found):
+        if isinstance(found, list) and len(found) == parts and all(map(_sound, found)):
             return found
     except (ValueError, RecursionError):
         pass
     raise InvalidId("Not a cursor", on=ascii(cursor)[:64], remedy="use `next_cursor` of a page, unchanged")
+
+
+def _sound(part: object) -> bool:
+    """All that pages are ordered by is plain text; a lone surrogate or a NUL would break whoever it is passed on to."""
+    return isinstance(part, str) and part.isascii() and part.isprintable()
 
 
 def page(

@@ -44,7 +44,7 @@ async def ask(call: ACall, body: Annotated[AskBody, Body()]) -> Response:
         wanted = body.backup_id or ""
         return call.service.request_restore(wanted, tenant, call.user, body.restore_request(), reason=body.reason)
 
-    return JSONResponse(await call.read(work))
+    return JSONResponse(await call.expensive(work))
 
 
 @router.post("/{approval_id}/approve", summary="Approve", responses=READS, response_model=answers.Approval)

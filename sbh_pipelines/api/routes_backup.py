@@ -11,6 +11,7 @@ from sbh_pipelines.api.approval import check_approval
 from sbh_pipelines.api.bodies import BACKUP_PATTERN, CreateBody, DiffBody, PinBody, RestoreBody, ValidateBody
 from sbh_pipelines.api.calls import ACall, ALaunchingCall, Call
 from sbh_pipelines.api.described import LAUNCHES, READS, answered
+from sbh_pipelines.api.launches import Launch
 from sbh_pipelines.errors import NotConfirmed
 from sbh_pipelines.model import parse_timestamp
 
@@ -40,7 +41,8 @@ async def create(call: ALaunchingCall, body: Annotated[CreateBody, Body()] = Cre
 
     While another operation of the tenant that writes is under way, the answer is 409 and says which.
     """
-    return await call.launch(jobs.create(call.tenant(), body.type, body.description))
+    tenant = call.tenant()
+    return await call.launch("backup.create", lambda: jobs.create(tenant, body.type, body.description))
 
 
 @router.get("", summary="List backups", responses=READS, response_model=answers.BackupPage)
@@ -133,22 +135,20 @@ async def restore(
     tenant = call.tenant()
     if body.validate_only:
         return await _plan(call, tenant, backup_id, body.request())
-    wanted = (
-        jobs.restore(tenant, backup_id, {**body.options(), **body.permission()})
-        if body.into_schema is None
-        else jobs.into_schema(tenant, backup_id, body.into_schema, body.tables)
-    )
     if not body.confirm and body.into_schema is None:
-        await call.read(lambda: call.service.permit(tenant, call.user, wanted.action))
+        await call.read(lambda: call.service.permit(tenant, call.user, "backup.restore"))
         raise _not_confirmed("A restore overwrites live data", backup_id)
 
-    def check() -> None:
+    def wanted() -> Launch:
         body.request()
         if body.into_schema is None:
             check_approval(call, tenant, body)
-        call.service.get_backup(backup_id, tenant, call.user)
+        exact = call.service.get_backup(backup_id, tenant, call.user)["id"]
+        if body.into_schema is None:
+            return jobs.restore(tenant, exact, backup_id, {**body.options(), **body.permission()})
+        return jobs.into_schema(tenant, exact, backup_id, body.into_schema, body.tables)
 
-    return await call.launch(wanted, check)
+    return await call.launch("backup.restore", wanted)
 
 
 @router.post("/{backup_id}/diff", summary="Compare with the live tenant", responses=READS, response_model=answers.Plan)
@@ -188,8 +188,12 @@ async def validate(
     """Checks that the backup can be restored, without restoring it. With `deep: true` everything is read: an operation."""
     tenant = call.tenant()
     if body.deep:
-        wanted = jobs.validate_deep(tenant, backup_id)
-        return await call.launch(wanted, lambda: call.service.get_backup(backup_id, tenant, call.user))
+
+        def wanted() -> Launch:
+            return jobs.validate_deep(tenant, call.service.get_backup(backup_id, tenant, call.user)["id"], backup_id)
+
+        return await call.launch("backup.validate", wanted)
+
     found = await call.expensive(lambda: call.service.validate_backup(backup_id, tenant, call.user))
     return JSONResponse(documents.validation(found, call.user))
 

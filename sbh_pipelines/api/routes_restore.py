@@ -10,6 +10,7 @@ from sbh_pipelines.api.approval import check_approval
 from sbh_pipelines.api.bodies import RESTORE_PATTERN, UndoBody
 from sbh_pipelines.api.calls import ACall, ALaunchingCall
 from sbh_pipelines.api.described import LAUNCHES, READS, answered
+from sbh_pipelines.api.launches import Launch
 from sbh_pipelines.errors import NotConfirmed
 
 router = APIRouter(prefix="/api/restore", tags=["Restores"])
@@ -61,8 +62,9 @@ async def undo(
             remedy='confirm it: {"confirm": true}; {"validate_only": true} shows what it would do',
         )
 
-    def check() -> None:
+    def wanted() -> Launch:
         check_approval(call, tenant, body)
         call.service.get_restore_status(restore_id, tenant, call.user)
+        return jobs.undo(tenant, restore_id, body.permission())
 
-    return await call.launch(jobs.undo(tenant, restore_id, body.permission()), check)
+    return await call.launch("backup.restore", wanted)

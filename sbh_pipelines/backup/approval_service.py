@@ -1,5 +1,6 @@
 """The service's calls about approvals, and what asks for one before a restore."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -9,9 +10,12 @@ from sbh_pipelines.backup import approvals
 from sbh_pipelines.backup.access import Access
 from sbh_pipelines.backup.latest import resolve_backup
 from sbh_pipelines.backup.request import RestoreRequest
+from sbh_pipelines.backup.restore import check_target
 from sbh_pipelines.backup.restore_events import told_subject
+from sbh_pipelines.backup.restore_status import Undo, read_restore_status, what_undoes
 from sbh_pipelines.errors import ApprovalNeeded, SbhError
 from sbh_pipelines.model import ApprovalId, RestoreId, Tenant
+from sbh_pipelines.repository.format import canonical
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.security.policy import UserContext
 
@@ -34,18 +38,23 @@ class Approving(Access):
     ) -> dict[str, Any]:
         """Ask another person to approve exactly this restore; the approval, with its `approval_id`.
 
-        Raises RequestError without a reason, UnknownBackup.
+        Raises RequestError without a reason, or for a target that the restore would refuse (a password in a DSN would be
+        put on record), UnknownBackup.
         """
+        if into_database is not None:
+            check_target(into_database, request)
         tenant = self._allowed(tenant_id, user_ctx, "restore.request")
         with self._opened(tenant) as repository:
             subject = restore_subject(str(resolve_backup(repository, backup_id)), request, into_database)
             return self._asked(tenant, repository, subject, user_ctx, reason)
 
     def request_undo(self, restore_id: str, tenant_id: str, user_ctx: UserContext, *, reason: str) -> dict[str, Any]:
-        """The same for undoing a restore."""
+        """The same for undoing a restore. Raises UnknownRestore, and RestoreRefused where it cannot be undone."""
+        wanted = RestoreId.parse(restore_id)
         tenant = self._allowed(tenant_id, user_ctx, "restore.request")
+        subject = undo_subject(wanted, what_undoes(read_restore_status(self._site, tenant, wanted)))
         with self._opened(tenant) as repository:
-            return self._asked(tenant, repository, undo_subject(RestoreId.parse(restore_id)), user_ctx, reason)
+            return self._asked(tenant, repository, subject, user_ctx, reason)
 
     def approve(self, approval_id: str, tenant_id: str, user_ctx: UserContext, comment: str = "") -> dict[str, Any]:
         """Allow what was asked for, by another person; the approval. Raises ApprovalNeeded, RequestError."""
@@ -98,7 +107,7 @@ class Approving(Access):
         else:
             raise ApprovalNeeded(
                 "Another person has to approve this",
-                on=f"{subject.get('backup_id') or subject.get('restore_id')} of {tenant.id}",
+                on=f"{subject.get('restore_id') or subject.get('backup_id')} of {tenant.id}",
                 why="approval.restore = 'two-person'"
                 + (", and approval.break_glass is off" if break_glass is not None else ""),
                 remedy="ask for it: `sbh restore request`, then give its id: `--approval ID` (CLI), `approval_id` (elsewhere)",
@@ -142,5 +151,14 @@ def restore_subject(backup_id: str, request: RestoreRequest, into_database: str 
     return {"action": "restore", "backup_id": backup_id, "into_database": into_database, "request": asked}
 
 
-def undo_subject(restore_id: RestoreId) -> dict[str, Any]:
-    return {"action": "undo", "restore_id": str(restore_id)}
+def undo_subject(restore_id: RestoreId, undoes: Undo) -> dict[str, Any]:
+    """With what it is undone, and what of: a digest, as patterns of files can be a person's. The record of the restore says
+    it, which is not signed.
+    """
+    touched = canonical({"tables": list(undoes.tables), "files": list(undoes.files)})
+    return {
+        "action": "undo",
+        "restore_id": str(restore_id),
+        "backup_id": str(undoes.backup_id),
+        "touched": "sha256:" + hashlib.sha256(touched).hexdigest(),
+    }

@@ -16,6 +16,7 @@ The signature keeps out whoever can write to the bucket but does not hold the te
 
 import hashlib
 import secrets
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -181,8 +182,12 @@ def digest_of(repository: Repository, subject: Mapping[str, Any]) -> str:
 
 
 def same_person(one: str, other: str) -> bool:
-    """Ids of an identity provider may differ in case between logins."""
-    return one.strip().casefold() == other.strip().casefold()
+    """Ids of an identity provider may differ in case between logins, and in how accents and wide letters are encoded."""
+    return _plain(one) == _plain(other)
+
+
+def _plain(user_id: str) -> str:
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", user_id).casefold()).strip()
 
 
 def checked_reason(reason: str, what: str) -> str:

@@ -8,11 +8,12 @@ from typing import Any
 from pydantic import SecretStr
 
 from sbh_pipelines.backup.access import Access
+from sbh_pipelines.backup.approvals import checked_reason
 from sbh_pipelines.backup.platform import create_platform_backup, list_platform_backups, open_platform
 from sbh_pipelines.backup.rebuild import Chosen, known_tenants, rebuild
 from sbh_pipelines.backup.trails import created_props, noted
 from sbh_pipelines.backup.verify import verify_backup
-from sbh_pipelines.errors import NotConfirmed, RequestError, SbhError, UnknownTenant
+from sbh_pipelines.errors import ApprovalNeeded, NotConfirmed, RequestError, SbhError, UnknownTenant
 from sbh_pipelines.model import BackupId, ProgressSink, TenantId, no_progress
 from sbh_pipelines.residency import platform_tenant
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
@@ -82,13 +83,15 @@ class Platform(Access):
         files: bool = True,
         owners: bool = True,
         confirm: bool = False,
+        break_glass: str | None = None,
         progress: ProgressSink = no_progress,
     ) -> dict[str, Any]:
         """Build the empty database `dsn` from the platform backup and the tenants' backups; `rebuild` says what comes back.
 
         `tenants` are slugs, or `slug=backup_id`; none: all. `password` is that of `dsn`; None: what `dsn` names
         (a passfile, a service), else `database.password`.
-        Raises RequestError (`dsn` itself holds a password), NotConfirmed, UnknownTenant, and what `rebuild` raises.
+        Where the settings want a second person, files go over the tenants' own only with `break_glass`, a reason.
+        Raises RequestError (`dsn` itself holds a password), NotConfirmed, ApprovalNeeded, UnknownTenant, and what `rebuild` raises.
         """
         self._authorize(user_ctx, "platform.restore", ALL_TENANTS)
         elsewhere = brings_password(dsn)
@@ -105,6 +108,8 @@ class Platform(Access):
             given = None if password is None else SecretStr(password)
             update |= {"password": given, "password_file": None, "password_secret": None}
         told = {"target": describe_dsn(dsn), "platform": platform[:64], "tenants": len(tenants) or "all", "files": files}
+        if files and self.settings.approval.restore != "none":
+            self._broken_glass(user_ctx, told, break_glass)
         self._track_platform("platform.restore_started", user_ctx, told)
         try:
             report = rebuild(
@@ -126,6 +131,19 @@ class Platform(Access):
             done: dict[str, Any] = {name: report.get(name) for name in ("restore_id", "status", "rows", "files")}
             self._track_platform("platform.restore_completed", user_ctx, {**told, **done})
         return report
+
+    def _broken_glass(self, user_ctx: UserContext, told: Mapping[str, Any], reason: str | None) -> None:
+        """An approval is one tenant's, of one restore: for all of them at once there is none. Raises ApprovalNeeded."""
+        if reason is None or not self.settings.approval.break_glass:
+            raise ApprovalNeeded(
+                "Another person has to approve that files go over the tenants' own",
+                why="approval.restore = 'two-person'"
+                + (", and approval.break_glass is off" if reason is not None else ""),
+                remedy="recover the rows alone: `--no-files`, then the files by restores that are approved; or, where the"
+                " settings allow it, `--break-glass REASON`",
+            )
+        reason = checked_reason(reason, "Breaking the glass")
+        self._track_platform("restore.break_glass", user_ctx, {**told, "reason": reason})
 
     def _named(self, tenants: Sequence[str], platform: str, until: datetime | None) -> list[Chosen]:
         """The tenants as the backups know them: the application's own list may be gone."""

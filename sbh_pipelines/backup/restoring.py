@@ -123,7 +123,7 @@ class Restoring(Keeping, Approving):
             return self._planned(tenant, user_ctx, undoes.backup_id, request, target, progress, undoes=wanted)
         if not confirm:
             raise _not_confirmed("Undoing a restore overwrites live data", f"{wanted} of {tenant.id}")
-        self._approved(tenant, user_ctx, undo_subject(wanted), approval_id, break_glass)
+        self._approved(tenant, user_ctx, undo_subject(wanted, undoes), approval_id, break_glass)
         return restore_in_place(
             self._site, tenant, undoes.backup_id, user_ctx.user_id, request, target, progress, undoes=wanted
         )

@@ -25,7 +25,7 @@ def approvals_table(title: str, found: Sequence[Mapping[str, Any]]) -> Any:
 def what_text(subject: Mapping[str, Any]) -> str:
     """What is asked for, in one line."""
     if subject["action"] == "undo":
-        return f"undo {subject['restore_id']}"
+        return f"undo {subject['restore_id']} with {subject['backup_id']}"
     request = RestoreRequest.of(**subject["request"])
     parts = [f"restore {scope_text(request.scope())} with {subject['backup_id']}", f"mode {request.mode}"]
     parts += ["into another database"] if subject["into_database"] else []

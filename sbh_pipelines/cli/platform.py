@@ -94,6 +94,14 @@ def restore(
     confirm: Annotated[
         bool, typer.Option("--confirm", help="Yes, build the database and put the tenants' files back.")
     ] = False,
+    break_glass: Annotated[
+        str | None,
+        typer.Option(
+            "--break-glass",
+            metavar="REASON",
+            help="Put files back although the setting approval.restore wants a second person. It is recorded.",
+        ),
+    ] = None,
 ) -> Answer:
     """Rebuild everything from backups: an empty database and the tenants' files. Give the same command again to go on after
     it was interrupted. A tenant that cannot be recovered keeps nobody else (exit 11).
@@ -114,6 +122,7 @@ def restore(
             files=files,
             owners=owners,
             confirm=True,
+            break_glass=break_glass,
             progress=progress,
         )
     status = 0 if report["status"] == "completed" else BatchError.exit_status

@@ -71,7 +71,7 @@ ENDPOINTS = [
     ),
     Endpoint("GET", "/api/approvals", "backup.status"),
     Endpoint("POST", "/api/approvals", "restore.request", 200, {"backup_id": "latest", "reason": "a test"}),
-    Endpoint("POST", "/api/approvals", "restore.request", 200, {"restore_id": RESTORE, "reason": "a test"}),
+    Endpoint("POST", "/api/approvals", "restore.request", 404, {"restore_id": RESTORE, "reason": "a test"}),
     Endpoint("GET", "/api/approvals/{approval_id}", "backup.status", 400, at=f"/api/approvals/{APPROVAL}"),
     Endpoint(
         "POST", "/api/approvals/{approval_id}/approve", "restore.approve", 400, at=f"/api/approvals/{APPROVAL}/approve"

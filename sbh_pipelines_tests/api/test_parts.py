@@ -33,6 +33,7 @@ from sbh_pipelines.orchestration.restore_jobs import RestoreConfig
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.settings.api import ApiSettings
 
+BACKUP = "backup_20240115_1200"
 TENANT, PLATFORM = UserContext("alice", "tenant-1", Role.ADMIN), UserContext("root", "*", Role.ADMIN)
 
 
@@ -96,7 +97,9 @@ def test_pages_cover_a_list_once_also_when_it_grows_meanwhile() -> None:
 
 
 @pytest.mark.parametrize(
-    "cursor", ["", "!", "e30", "W10", pages.encode(["a"]), pages.encode(["a", "b", "c"]), "é", "A" * 400]
+    "cursor",
+    ["", "!", "e30", "W10", pages.encode(["a"]), pages.encode(["a", "b", "c"]), "é", "A" * 400]
+    + [pages.encode(["a", odd]) for odd in ("\ud800", "\0", "é", "a\nb")],
 )
 def test_other_cursors_are_refused(cursor: str) -> None:
     with pytest.raises(InvalidId):
@@ -151,10 +154,10 @@ def launches() -> list[Launch]:
     return [
         jobs.create("tenant-1", "full", "Weekly backup"),
         jobs.create("tenant-1", "incremental", None),
-        jobs.restore("tenant-1", "latest", {**everything.options(), **everything.permission()}),
-        jobs.into_schema("tenant-1", "latest", "old", ["users"]),
+        jobs.restore("tenant-1", BACKUP, "latest", {**everything.options(), **everything.permission()}),
+        jobs.into_schema("tenant-1", BACKUP, "latest", "old", ["users"]),
         jobs.undo("tenant-1", "restore_20240115_120000_0a1b2c", everything.permission()),
-        jobs.validate_deep("tenant-1", "latest"),
+        jobs.validate_deep("tenant-1", BACKUP, "latest"),
     ]
 
 
@@ -163,10 +166,17 @@ def test_dagster_knows_every_job_and_takes_its_configuration(launch: Launch) -> 
     assert dg.validate_run_config(defs.resolve_job_def(launch.job), launch.config)
 
 
+@pytest.mark.parametrize("launch", launches(), ids=lambda launch: launch.call)
+def test_a_run_is_for_the_backup_that_was_meant(launch: Launch) -> None:
+    """Not for what is the latest when it leaves the queue; a repeated request is known by what its caller wrote."""
+    assert "latest" not in str((launch.config, launch.tags))
+    assert launch.asked.get("backup_id") in (None, "latest")
+
+
 def test_a_restore_over_http_is_the_restore_of_the_job() -> None:
     """An approval is bound to it: what the API asks approval for must be what the job then does."""
     for body in (RestoreBody(), RestoreBody(safety_backup=False, tables=["users"]), RestoreBody(config_only=True)):
-        launched = jobs.restore("tenant-1", "latest", body.options()).config["ops"]["restore_tenant"]["config"]
+        launched = jobs.restore("tenant-1", BACKUP, "latest", body.options()).config["ops"]["restore_tenant"]["config"]
         assert RestoreConfig(**launched).request() == body.restore_request()
     assert RestoreBody().restore_request() == RestoreRequest()
 

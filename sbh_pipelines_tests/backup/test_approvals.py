@@ -1,5 +1,6 @@
 """Restores that a second person has to approve: what is bound, who may, once, and what a crash in between leaves."""
 
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,8 +12,17 @@ import pytest
 from sbh_pipelines.backup import approvals
 from sbh_pipelines.backup.request import RestoreRequest
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.errors import AccessDenied, ApprovalNeeded, CorruptObject, InvalidId, RequestError, StoreUnavailable
-from sbh_pipelines.model import MergeMode
+from sbh_pipelines.errors import (
+    AccessDenied,
+    ApprovalNeeded,
+    CorruptObject,
+    InvalidId,
+    RequestError,
+    StoreUnavailable,
+    UnknownRestore,
+)
+from sbh_pipelines.model import MergeMode, RestoreId
+from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.settings import ApprovalSettings
 from sbh_pipelines_tests.backup.application import ACME, BOLT, Application
@@ -144,7 +154,7 @@ def test_it_is_for_one_backup_one_tenant_one_database(service: BackupService, cl
 def test_nobody_approves_their_own_request(service: BackupService) -> None:
     """Nor under the same name in capitals; taking it back is allowed. Operators ask, and do not approve."""
     approval = asked(service)
-    for user in (ANN, UserContext(" ANN ", "*", Role.ADMIN)):
+    for user in (ANN, *(UserContext(name, "*", Role.ADMIN) for name in (" ANN ", "\uff41nn"))):
         with pytest.raises(ApprovalNeeded, match="their own"):
             service.approve(approval, ACME, user)
     with pytest.raises(AccessDenied):
@@ -342,7 +352,20 @@ def test_undoing_needs_one_as_well(service: BackupService, application: Applicat
         restore(service, approval)
     with pytest.raises(ApprovalNeeded, match="another backup"):
         service.undo_restore(done[0], ACME, ANN, approval_id=approval)
+    store, prefix = service._site.backup_store(service.tenant(ACME))
+    key = prefix + Keys.restore(RestoreId(done[1]))
+    true = store.get(key)
+    for changed in (
+        {"safety_backup_id": service.get_backup("latest", ACME, ANN)["id"]},
+        {"touches": {"tables": ["public.notes", "public.projects"], "files": []}},
+    ):
+        store.put(key, json.dumps({**json.loads(true), **changed}).encode())  # the record of a restore is not signed
+        with pytest.raises(ApprovalNeeded, match="another backup"):
+            service.undo_restore(done[1], ACME, ANN, approval_id=approval)
+    store.put(key, true)
     assert service.undo_restore(done[1], ACME, ANN, approval_id=approval)["tenant_id"] == ACME
+    with pytest.raises(UnknownRestore):
+        service.request_undo("restore_20240115_120000_0a1b2c", ACME, ANN, reason="no such restore")
 
 
 def test_ids_that_are_none(service: BackupService) -> None:
@@ -353,6 +376,18 @@ def test_ids_that_are_none(service: BackupService) -> None:
                 call(text, ACME, BOB)
         with pytest.raises(InvalidId):
             restore(service, text)
+
+
+def test_a_password_in_a_target_is_not_put_on_record(service: BackupService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the restore would refuse cannot be asked for: the request and the audit trail would hold it for good."""
+    told = events(service, monkeypatch)
+    for dsn in ("postgresql://u:hunter2@127.0.0.1/x", "host=127.0.0.1 dbname=x password=hunter2"):
+        with pytest.raises(RequestError) as refused:
+            asked(service, into_database=dsn)
+        assert "hunter2" not in str(refused.value)
+    with pytest.raises(RequestError, match="another database"):
+        asked(service, RestoreRequest(files=("**",)), into_database="host=127.0.0.1 dbname=x")
+    assert (service.list_approvals(ACME, ANN), told) == (([], []), [])
 
 
 def test_reasons_have_bounds(service: BackupService) -> None:

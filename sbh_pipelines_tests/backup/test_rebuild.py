@@ -18,8 +18,10 @@ from sbh_pipelines.embedded import postgres
 from sbh_pipelines.embedded.stack import Stack
 from sbh_pipelines.errors import (
     AccessDenied,
+    ApprovalNeeded,
     NotConfirmed,
     PrivilegeMissing,
+    RequestError,
     RestoreRefused,
     UnknownBackup,
     UnknownTenant,
@@ -305,6 +307,28 @@ def test_one_tenant_into_a_throw_away_database(application: Application, embedde
         application.database.run(f"ALTER DATABASE {place.name} OWNER TO {postgres.BACKUP}")
         with pytest.raises(PrivilegeMissing, match="superuser"):
             service.recover_platform(place.dsn, ADMIN, tenants=[ACME], confirm=True)
+
+
+def test_files_go_over_live_ones_with_a_second_person_or_a_reason(
+    application: Application, service: BackupService, empty: Database
+) -> None:
+    """A recovery of the platform is no way around approvals: rows go into an empty database, files over what is there."""
+    strict = application.service(platform=PROGRAMS, approval={"restore": "two-person"})
+    nobody = ["nobody"]  # found out after the permission
+    with pytest.raises(ApprovalNeeded, match="--no-files"):
+        recover(strict, empty, tenants=nobody)
+    with pytest.raises(RequestError, match="reason"):
+        recover(strict, empty, tenants=nobody, break_glass=" ")
+    closed = {"restore": "two-person", "break_glass": False}
+    with pytest.raises(ApprovalNeeded, match="break_glass is off"):
+        recover(application.service(platform=PROGRAMS, approval=closed), empty, tenants=nobody, break_glass="fire")
+    assert strict.audit_events(ADMIN, "*", event="restore.break_glass")["events"] == []
+    with pytest.raises(UnknownTenant):
+        recover(strict, empty, tenants=nobody, files=False)
+    with pytest.raises(UnknownTenant):
+        recover(strict, empty, tenants=nobody, break_glass="the bucket burns")
+    (told,) = strict.audit_events(ADMIN, "*", event="restore.break_glass")["events"]
+    assert (told["user_id"], told["props"]["reason"]) == (ADMIN.user_id, "the bucket burns")
 
 
 def test_what_is_refused(application: Application, service: BackupService, empty: Database) -> None:

@@ -28,6 +28,8 @@ from sbh_pipelines.settings import Settings
 _MOST = 1000
 _LIFE_S = 600.0
 _TIMEOUT_S = 5.0
+_FRESH_S = 60.0  # the discovery document is asked for again after this
+_PAUSE_S = 5.0  # the same where the issuer did not answer
 _LARGEST_ANSWER = 256 << 10
 CALLBACK = "/login/callback"
 
@@ -51,6 +53,9 @@ class CodeFlow:
         self._redirect = origin + CALLBACK
         self._begun: dict[str, _Begun] = {}
         self._lock = threading.Lock()
+        self._discovered: Mapping[str, Any] | str = {}  # or what was wrong
+        self._discover_again = clock()
+        self._discovering = threading.Lock()
 
     def begin(self, next_path: str) -> tuple[str, str]:
         """Where to send the browser, and the cookie's value. Raises KeyServiceUnavailable."""
@@ -94,11 +99,22 @@ class CodeFlow:
         return user, begun.next_path
 
     def _endpoint(self, name: str) -> str:
-        try:
-            with httpx.Client(timeout=_TIMEOUT_S, follow_redirects=False) as client:
-                found = discover(client, self._settings.auth.issuer).get(name)
-        except IssuerTrouble as trouble:
-            raise _unreachable(str(trouble)) from None
+        """As the issuer says. Logins can be begun by anybody, who must not make this host hammer the issuer: it is asked
+        once in `_FRESH_S`, and not by several at once.
+        """
+        with self._discovering:
+            if self._clock() >= self._discover_again:
+                try:
+                    with httpx.Client(timeout=_TIMEOUT_S, follow_redirects=False) as client:
+                        self._discovered = discover(client, self._settings.auth.issuer)
+                except IssuerTrouble as trouble:
+                    self._discovered = str(trouble)
+                pause = _PAUSE_S if isinstance(self._discovered, str) else _FRESH_S
+                self._discover_again = self._clock() + pause
+            discovered = self._discovered
+        if isinstance(discovered, str):
+            raise _unreachable(discovered)
+        found = discovered.get(name)
         if not isinstance(found, str):
             raise _unreachable(f"the discovery document has no {name}")
         return found

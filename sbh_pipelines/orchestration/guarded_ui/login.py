@@ -21,6 +21,7 @@ from sbh_pipelines.security.tokens import Tokens
 
 VIA = "ui"
 _LARGEST_FORM = 32 << 10
+_MOST_FIELDS = 10
 _LONGEST_PATH = 2000
 _FLOW_COOKIE_S = 600
 
@@ -143,11 +144,14 @@ def safe_path(given: str) -> str:
 
 
 async def _form(request: Request) -> Mapping[str, str]:
-    """Raises Unauthenticated where it is too large to hold a token."""
+    """Raises Unauthenticated where it is not one of ours."""
     body = b""
     async for part in request.stream():
         body += part
         if len(body) > _LARGEST_FORM:
             raise Unauthenticated("The form is too large")
-    fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=10)
+    try:
+        fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=_MOST_FIELDS)
+    except ValueError:
+        raise Unauthenticated("The form is not that of the login page") from None
     return {name: values[0] for name, values in fields.items()}

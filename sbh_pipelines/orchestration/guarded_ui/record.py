@@ -9,7 +9,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from sbh_pipelines.errors import AccessDenied, SbhError
+from sbh_pipelines.errors import AccessDenied, InvalidId, SbhError, UnknownTenant
 from sbh_pipelines.orchestration.guarded_ui.guard import Record
 from sbh_pipelines.orchestration.guarded_ui.mutations import MANAGE
 from sbh_pipelines.orchestration.guarded_ui.operations import Launch
@@ -18,6 +18,8 @@ from sbh_pipelines.settings import Settings
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service import BackupService
+
+_LONGEST_SHOWN = 128
 
 log = logging.getLogger("sbh_pipelines.ui")
 
@@ -42,14 +44,26 @@ def recorder(settings: Settings) -> Record:
                 log.warning("denied: %s: %s: %s", who, denied.what, denied.why)
                 action = denied.what.split(" ")[0]
                 service().permit_platform(user, action if action in PERMISSIONS else MANAGE)
-            for launch in launches:
-                log.warning("launched: %s: %s %s", who, ascii(launch.job), ascii(launch.partition or ""))
-                on = launch.partition or ALL_TENANTS
-                props = {"job": launch.job, "action": launch.action, "role": user.role.name.lower()}
-                service().track_event(on, "run.launched", user.user_id, "ui", props)
         except AccessDenied:  # asked again so that it is recorded, as a denial of every face is
             return
         except SbhError as error:
             log.error("the audit trail could not be written: %s", error)
+        for launch in launches:
+            log.warning("launched: %s: %s %s", who, ascii(launch.job), ascii(launch.partition or ""))
+            try:
+                _track(service(), user, launch)
+            except SbhError as error:
+                log.error("the audit trail could not be written: %s", error)
 
     return record
+
+
+def _track(service: "BackupService", user: UserContext, launch: Launch) -> None:
+    props = {"job": launch.job, "action": launch.action, "role": user.role.name.lower()}
+    if launch.partition:
+        try:
+            service.track_event(launch.partition, "run.launched", user.user_id, "ui", props)
+            return
+        except (InvalidId, UnknownTenant):  # the tag is whatever was sent: a made-up one keeps no launch off the record
+            props["partition"] = launch.partition[:_LONGEST_SHOWN]
+    service.track_event(ALL_TENANTS, "run.launched", user.user_id, "ui", props)

@@ -114,8 +114,26 @@ def test_an_issuer_in_trouble(browser, answer):
     with pytest.raises((Unauthenticated, KeyServiceUnavailable)):
         browser.end(cookie)
     browser.idp.answers["/.well-known/openid-configuration"] = 503
+    browser.now += 61
     with pytest.raises(KeyServiceUnavailable):
         browser.begin()
+
+
+def test_strangers_who_begin_logins_do_not_hammer_the_issuer(browser):
+    """It is asked once a minute, or once in seconds while it does not answer, however many logins are begun."""
+    discovery = "/.well-known/openid-configuration"
+    for _ in range(50):
+        browser.begin()
+    assert browser.idp.requests.count(discovery) == 1
+    sound, browser.idp.answers[discovery] = browser.idp.answers[discovery], 503
+    browser.now += 61
+    for _ in range(50):
+        with pytest.raises(KeyServiceUnavailable):
+            browser.begin()
+    assert browser.idp.requests.count(discovery) == 2
+    browser.idp.answers[discovery] = sound
+    browser.now += 6
+    assert browser.begin()
 
 
 def test_sessions_end():

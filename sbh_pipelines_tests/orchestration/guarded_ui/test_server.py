@@ -14,10 +14,14 @@ from websockets.sync.client import connect
 
 from sbh_pipelines.errors import OrchestratorError, SettingsError
 from sbh_pipelines.orchestration.guarded_ui.login import safe_path
+from sbh_pipelines.orchestration.guarded_ui.operations import Launch
 from sbh_pipelines.orchestration.guarded_ui.origins import origins_of
+from sbh_pipelines.orchestration.guarded_ui.record import recorder
 from sbh_pipelines.orchestration.guarded_ui.server import check_version
+from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.settings import UiSettings
 
+ADMIN = UserContext("ada", "*", Role.ADMIN)
 OPEN = {"/healthz", "/login", "/logout"}
 VERSION = "{ version }"
 NEWS = "subscription { locationStateChangeEvents { event { message } } }"
@@ -241,6 +245,21 @@ def test_a_service_launches_for_the_user_it_names(ui):
     assert (run.tags["sbh/role"], run.tags["sbh/tenant"]) == ("viewer", "tenant-1")
 
 
+def test_a_launch_with_a_made_up_partition_is_on_record_too(sample_service):
+    """In the platform's trail; and so is what was launched along with it."""
+    settings, ann = sample_service.settings, UserContext("una", "*", Role.OPERATOR, "ui")
+    partitions = ("no-such-tenant", "../x" * 100, "tenant-6", None)
+    recorder(settings)(ann, None, [Launch("validate_backup_job", "backup.validate", one) for one in partitions])
+    found = [
+        (trail, event["props"].get("partition"))
+        for trail in ("*", "tenant-6")
+        for event in sample_service.audit_events(ADMIN, trail, event="run.launched", user="una")["events"]
+    ]
+    assert sorted(found, key=str) == sorted(
+        [("*", None), ("*", "no-such-tenant"), ("*", ("../x" * 100)[:128]), ("tenant-6", None)], key=str
+    )
+
+
 def test_a_backfill_is_its_users(ui):
     """The tags of its runs are those of whoever launched it, whatever was sent; nobody else resumes it."""
     where = {"repositoryName": "__repository__", "repositoryLocationName": "sbh_pipelines.definitions"}
@@ -282,7 +301,8 @@ def test_slow_and_broken_clients_harm_nobody(ui):
         held.append(client)
     with ui.client() as client:
         assert client.get("/healthz").status_code == 200
-        assert client.post("/login", content=b"token=" + b"x" * 100_000, headers={"origin": ui.url}).status_code == 401
+        for form in (b"token=" + b"x" * 100_000, b"a=b&" * 20):
+            assert client.post("/login", content=form, headers={"origin": ui.url}).status_code == 401
     for one in held:
         one.close()
 
