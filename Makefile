@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STACK := .sbh/stack
-BENCHES := full_backup files incremental restore
+BENCHES := full_backup files incremental restore api audit
 
 .PHONY: venv demo test check bench dev clean
 
