@@ -18,6 +18,7 @@ import hashlib
 import secrets
 import unicodedata
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -32,6 +33,7 @@ FOLDER = "approvals/"
 _REQUEST, _DECISION, _USE = "approval-request", "approval-decision", "approval-use"
 _LONGEST_REASON = 500
 _MOST_LISTED = 1000
+_SIDE_BY_SIDE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,14 +168,17 @@ def list_approvals(repository: Repository) -> tuple[list[Approval], list[SbhErro
         name = info.key[len(repository.prefix) + len(FOLDER) :].removesuffix(".json")
         if ApprovalId.valid(name):
             ids.append(ApprovalId(name))
-    found: list[Approval] = []
-    errors: list[SbhError] = []
-    for approval_id in sorted(ids, reverse=True)[:_MOST_LISTED]:
+
+    def read(approval_id: ApprovalId) -> Approval | SbhError:
         try:
-            found.append(read_approval(repository, approval_id))
+            return read_approval(repository, approval_id)
         except (CorruptObject, RequestError) as error:
-            errors.append(error)
-    return found, errors
+            return error
+
+    with ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="approvals") as pool:
+        read_ones = list(pool.map(read, sorted(ids, reverse=True)[:_MOST_LISTED]))
+    found = [one for one in read_ones if isinstance(one, Approval)]
+    return found, [one for one in read_ones if isinstance(one, SbhError)]
 
 
 def digest_of(repository: Repository, subject: Mapping[str, Any]) -> str:
