@@ -136,14 +136,22 @@ def test_a_deep_validation_that_finds_damage_says_what(server: Server, api_stack
         pack = s3.list_objects_v2(Bucket=bucket, Prefix=folder)["Contents"][0]["Key"]
         sound = s3.get_object(Bucket=bucket, Key=pack)["Body"].read()
         s3.put_object(Bucket=bucket, Key=pack, Body=bytes([sound[0], sound[1] ^ 1, *sound[2:]]))
-        accepted = client.post(f"/api/backup/@{manifest['recovery_point']['time']}/validate", json={"deep": True})
-        # From now on: what a time or `latest` means may have changed when the run leaves the queue.
-        assert client.get(accepted.headers["Location"]).json()["backup_id"] == backed_up
-        ended = watched(client, accepted)
+        try:
+            accepted = client.post(f"/api/backup/@{manifest['recovery_point']['time']}/validate", json={"deep": True})
+            # From now on: what a time or `latest` means may have changed when the run leaves the queue.
+            assert client.get(accepted.headers["Location"]).json()["backup_id"] == backed_up
+            ended = watched(client, accepted)
+        finally:  # other tests use this backup: the pack as it was, and nothing that calls it damaged
+            s3.put_object(Bucket=bucket, Key=pack, Body=sound)
+            marks = s3.list_objects_v2(Bucket=bucket, Prefix="files/tenant-1/backups/index/damaged-").get(
+                "Contents", []
+            )
+            for mark in marks:
+                s3.delete_object(Bucket=bucket, Key=mark["Key"])
         assert (ended["kind"], ended["status"], ended["result"]["valid"]) == ("backup.validate", "failed", False)
         assert ended["error"]["code"] == "SBH-601"
         assert "://" not in str(ended)
-        s3.put_object(Bucket=bucket, Key=pack, Body=sound)
+        assert len(marks) == 1
 
 
 @pytest.fixture

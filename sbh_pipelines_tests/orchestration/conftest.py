@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.storage.defs_state.base import set_defs_state_storage
 
 from sbh_pipelines.definitions import defs
 from sbh_pipelines.orchestration.partitions import TENANTS
@@ -19,6 +20,13 @@ Run = Callable[..., dg.ExecuteInProcessResult]
 # Resolved once, while there is no instance: Dagster looks up state in whichever instance was entered last, and tests that end
 # theirs in another order than they began leave it one that is gone.
 defs.get_repository_def()
+
+
+@pytest.fixture(autouse=True)
+def no_state_of_other_tests() -> Iterator[None]:
+    """Each test begins without an instance, whatever those before it left behind."""
+    with set_defs_state_storage(None):
+        yield
 
 
 @pytest.fixture
