@@ -1,6 +1,7 @@
 """Long work through HTTP alone: launched, watched, repeated, refused, canceled; with a real Dagster."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import pairwise
@@ -118,12 +119,24 @@ def test_an_operation_is_canceled_once_and_seen_by_its_tenant_only(server: Serve
             unknown = stranger.request(method, url)
             assert (unknown.status_code, unknown.json()["what"]) == (404, "No such operation")
         assert platform.get(link).json()["tenant_id"] == "tenant-2"
-        canceled = client.post(launched.json()["links"]["cancel"])
-        assert canceled.status_code == 202
+        canceled = until(lambda: _cancel(client, launched))
+        if canceled.json().get("what") == "The operation has ended":  # it was faster: once more
+            launched = client.post("/api/backup", json={"type": "full"})
+            canceled = until(lambda: _cancel(client, launched))
+        assert canceled.status_code == 202, canceled.text
         ended = watched(client, launched)
         assert (ended["status"], ended["error"]["code"]) == ("canceled", "SBH-920")
         again = client.post(launched.json()["links"]["cancel"])
         assert again.status_code == 409
+
+
+def _cancel(client: httpx.Client, launched: httpx.Response) -> httpx.Response | None:
+    """None while the run is on its way to its worker, when Dagster cannot cancel it: the API says to try again."""
+    answer = client.post(launched.json()["links"]["cancel"])
+    if answer.status_code == 409 and answer.json()["transient"]:
+        time.sleep(1)  # cancels are counted by the rate limit
+        return None
+    return answer
 
 
 def test_a_deep_validation_that_finds_damage_says_what(server: Server, api_stack: Stack, backed_up: str) -> None:
