@@ -12,7 +12,7 @@ from sbh_pipelines.security.tokens import Tokens, open_tokens
 from sbh_pipelines.settings import Settings, load_settings
 from sbh_pipelines_tests.api.servers import Server, guarded_dagster, serving
 
-TENANTS = tuple(f"tenant-{n}" for n in range(1, 5))
+TENANTS = tuple(f"tenant-{n}" for n in range(1, 6))
 
 
 @pytest.fixture(scope="session")
