@@ -184,7 +184,7 @@ def _sizes(seen: Look) -> list[Finding]:
         f"A backup is unusually {'small' if small else 'large'}",
         on=f"{seen.odd[0].backup_id} of {seen.tenant.id}",
         why="; ".join(odd.said for odd in seen.odd),
-        remedy=f"ask whether this much was to go; what is gone is in the backup before: `sbh diff {seen.tenant.id}`"
+        remedy="ask whether this much was to go; what is gone is in the backup before: `sbh restore diff`"
         if small
         else "ask whether this much was to come; see what grew in the backup's details",
     )

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from sbh_pipelines.settings.locality import is_local
 from sbh_pipelines.settings.section import Section
 
 RoleName = Literal["viewer", "operator", "admin"]
@@ -165,4 +166,5 @@ def is_safe_url(url: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or (host.startswith("127.") and host.replace(".", "").isdigit())
+    """Whether what listens on, or is reached at, `host` stays on this machine. Empty means every address: it does not."""
+    return bool(host) and host[0] not in "/@" and is_local(host)

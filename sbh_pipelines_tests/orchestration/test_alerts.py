@@ -2,7 +2,7 @@
 
 import logging
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from sbh_pipelines.errors import AlertError
 from sbh_pipelines.orchestration.alerts import Alert
-from sbh_pipelines.orchestration.channels.sending import channels, send_all, try_all
+from sbh_pipelines.orchestration.channels.sending import Channel, channels, raise_undelivered, try_all
 from sbh_pipelines.settings import AlertSettings
 from sbh_pipelines_tests.orchestration.sinks import smtp, webhook
 
@@ -38,6 +38,10 @@ ALERT = Alert(
 )
 TOKEN = "T0KEN-that-must-not-show"
 PASSWORD = "p4ss-that-must-not-show"
+
+
+def send_all(alert: Alert, through: Sequence[Channel], pause_s: float = 0.0) -> None:
+    raise_undelivered(try_all(alert, through, pause_s), f"run {alert.run_id}")
 
 
 def send(pause_s: float = 0.0, **settings: Any) -> None:

@@ -72,11 +72,6 @@ def try_all(alert: Alert, through: Sequence[Channel], pause_s: float = FIRST_PAU
     return outcome
 
 
-def send_all(alert: Alert, through: Sequence[Channel], pause_s: float = FIRST_PAUSE_S) -> None:
-    """Send through every channel. Raises AlertError naming those that did not take it."""
-    raise_undelivered(try_all(alert, through, pause_s), alert.run_id and f"run {alert.run_id}")
-
-
 def raise_undelivered(outcome: dict[str, str | None], on: str) -> None:
     failures = [f"{name}: {why}" for name, why in outcome.items() if why is not None]
     if failures:
