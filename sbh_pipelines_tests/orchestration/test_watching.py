@@ -184,7 +184,7 @@ def test_a_tenant_that_lost_most_of_its_rows(watch: Watch) -> None:
     (body,) = watch.sink.bodies
     assert (body["key"], body["severity"]) == (f"size_unusual/{ACME}", "error")
     assert "unusually small" in body["subject"]
-    assert "sbh diff" in body["remedy"]
+    assert "sbh restore diff" in body["remedy"]
 
 
 def test_retention_that_is_not_enforced(watch: Watch) -> None:
