@@ -15,7 +15,7 @@ import _common as common
 import psycopg2
 import zstandard
 
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers.stack import Stack
 
 _COLUMNS = {
     "events": "kind, user_id, occurred_at, props",

@@ -24,10 +24,10 @@ import psycopg2
 from rich.console import Console
 from rich.table import Table
 
-from sbh_pipelines.embedded import object_server, postgres, process, stack
-from sbh_pipelines.embedded.fleet import fleet
-from sbh_pipelines.embedded.layout import Layout
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.sample.fleet import fleet
+from sbh_pipelines.embedded.servers import object_server, postgres, process, stack
+from sbh_pipelines.embedded.servers.layout import Layout
+from sbh_pipelines.embedded.servers.stack import Stack
 
 MIB = 1 << 20
 _TICK = os.sysconf("SC_CLK_TCK")

@@ -18,8 +18,8 @@ import psycopg2
 from _changes import Parts, change
 from _common import Measured, console
 
-from sbh_pipelines.embedded.fleet import file_key
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.sample.fleet import file_key
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.settings import load_settings
 from sbh_pipelines.stores.object_store import open_s3
 

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 
-from sbh_pipelines.backup.request import RestoreRequest
+from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.model import Progress
 from sbh_pipelines.security.policy import Role, UserContext

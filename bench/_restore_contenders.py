@@ -13,8 +13,8 @@ from _common import Command, Measured, console
 from _restore_data import Damage
 from _restore_others import load
 
-from sbh_pipelines.embedded import object_server, postgres
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers import object_server, postgres
+from sbh_pipelines.embedded.servers.stack import Stack
 
 _BUCKET = "bench-sbh-{region}"
 BUCKETS = [_BUCKET.replace("{region}", region) for region in object_server.REGIONS]

@@ -15,8 +15,8 @@ import _common as common
 import psycopg2
 from psycopg2.extensions import make_dsn
 
-from sbh_pipelines.embedded import postgres
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers import postgres
+from sbh_pipelines.embedded.servers.stack import Stack
 
 TABLE, TENANT, SLUG = "events", 1, "tenant-1"
 WORK = "bench_restore"  # the database that is damaged and restored

@@ -16,8 +16,8 @@ from typing import Any
 
 import _restore_data as data
 
-from sbh_pipelines.embedded import postgres
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers import postgres
+from sbh_pipelines.embedded.servers.stack import Stack
 
 _CLIENTS, _RATE = 4, 200  # per second, half of them updates
 _WARM_UP_S = 3.0

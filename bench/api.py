@@ -26,7 +26,7 @@ import _common as common
 from _common import console
 
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.model import BackupId, Tenant, parse_timestamp, timestamp
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.security.tokens import open_tokens

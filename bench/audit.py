@@ -16,9 +16,9 @@ from typing import Any
 import _common as common
 
 from sbh_pipelines.model import utc_now
-from sbh_pipelines.repository.audit_check import check_trail
-from sbh_pipelines.repository.audit_event import AuditKey, Chain, entry_of
-from sbh_pipelines.repository.audit_trail import Trail
+from sbh_pipelines.repository.trail.check import check_trail
+from sbh_pipelines.repository.trail.event import AuditKey, Chain, entry_of
+from sbh_pipelines.repository.trail.trail import Trail
 from sbh_pipelines.stores.object_store import Store, open_local, open_s3
 
 _KEY = AuditKey.of(bytes(range(32)))

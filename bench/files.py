@@ -21,9 +21,9 @@ import _common as common
 import psycopg2
 from _common import Command, Measured, console
 
-from sbh_pipelines.embedded import object_server
-from sbh_pipelines.embedded.fleet import fleet
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.sample.fleet import fleet
+from sbh_pipelines.embedded.servers import object_server
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.stores.object_store import Store, open_s3
 
 _TENANT, _REGION = "tenant-1", object_server.REGIONS[0]

@@ -16,8 +16,8 @@ from typing import Any
 import _common as common
 from _common import Command, Measured, console
 
-from sbh_pipelines.embedded import object_server, postgres
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers import object_server, postgres
+from sbh_pipelines.embedded.servers.stack import Stack
 
 _RESTIC = "bench-restic"
 _OURS = "bench-sbh-{region}"

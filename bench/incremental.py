@@ -20,8 +20,8 @@ import _many_tenants
 from _changes import Changes, change, compressed
 from _common import Command, Measured, console
 
-from sbh_pipelines.embedded import object_server, postgres
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers import object_server, postgres
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.settings import load_settings
 
 _RESTIC = "bench-restic"

@@ -15,14 +15,14 @@ from typing import Any
 
 import _common as common
 
-from sbh_pipelines.backup.file_list import FileListWriter, list_lines
-from sbh_pipelines.backup.parent_files import ParentFiles
+from sbh_pipelines.backup.contents.file_list import FileListWriter, list_lines
+from sbh_pipelines.backup.create.parent_files import ParentFiles
+from sbh_pipelines.files.file import FileEntry
+from sbh_pipelines.files.listing import listing_fingerprint
 from sbh_pipelines.model import TenantId, parse_timestamp
 from sbh_pipelines.repository.pack import PackPipeline
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.repository.seal import Sealer
-from sbh_pipelines.sources.files import FileEntry
-from sbh_pipelines.sources.listing import listing_fingerprint
 from sbh_pipelines.stores.base import ObjectInfo
 from sbh_pipelines.stores.object_store import open_local
 
@@ -62,9 +62,7 @@ def main() -> None:
         "compare_us_per_file": round(same_s / some * 1e6, 1),
         "fingerprint_us_per_file": round(print_s / some * 1e6, 2),
     }
-    common.show(
-        f"{count:,} files, {args.changes} changes", ["", "figure"], [[k, f"{v:,}"] for k, v in figures.items()]
-    )
+    common.show(f"{count:,} files, {args.changes} changes", ["", "figure"], [[k, f"{v:,}"] for k, v in figures.items()])
     per_change = second["stored"] / args.changes
     common.finish(
         "incremental_files",

@@ -14,9 +14,9 @@ import _common as common
 import psycopg2
 from _common import MIB, Measured, console
 
-from sbh_pipelines.embedded import object_server
-from sbh_pipelines.embedded.fleet import fleet
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.sample.fleet import fleet
+from sbh_pipelines.embedded.servers import object_server
+from sbh_pipelines.embedded.servers.stack import Stack
 
 _BOUND_MIB = 64
 _ONE, _TEN = "tenant-1", "tenant-2"

@@ -2,25 +2,25 @@
 
 import dagster as dg
 
-from sbh_pipelines.orchestration.assets import backup_assets
-from sbh_pipelines.orchestration.drills import drill_job, recovery_report, tenant_drill, weekly_drill
-from sbh_pipelines.orchestration.jobs import backup_jobs, fleet_backup_job
-from sbh_pipelines.orchestration.key_jobs import key_rotation_job
-from sbh_pipelines.orchestration.look_jobs import restore_into_schema_job
-from sbh_pipelines.orchestration.platform_jobs import daily_platform_backup, platform_backup_job
-from sbh_pipelines.orchestration.repository_jobs import validate_backup_job
-from sbh_pipelines.orchestration.resources import BackupServiceResource
-from sbh_pipelines.orchestration.restore_jobs import restore_job, undo_restore_job
-from sbh_pipelines.orchestration.schedules import backup_schedules, daily_prune
-from sbh_pipelines.orchestration.sensors import (
+from sbh_pipelines.orchestration.alerting.backup_watch import backup_watch, break_glass_alerts, run_watch
+from sbh_pipelines.orchestration.alerting.sensors import (
     failure_alerts,
     recovery_notices,
     retry_failed_tenants,
     tenants_sync,
     unusable_tenants,
 )
-from sbh_pipelines.orchestration.upkeep import prune_job, retention_job
-from sbh_pipelines.orchestration.watching import backup_watch, break_glass_alerts, run_watch
+from sbh_pipelines.orchestration.backups.assets import backup_assets
+from sbh_pipelines.orchestration.backups.jobs import backup_jobs, fleet_backup_job
+from sbh_pipelines.orchestration.backups.schedules import backup_schedules, daily_prune
+from sbh_pipelines.orchestration.backups.validation import validate_backup_job
+from sbh_pipelines.orchestration.common.resources import BackupServiceResource
+from sbh_pipelines.orchestration.drills.jobs import drill_job, recovery_report, tenant_drill, weekly_drill
+from sbh_pipelines.orchestration.restores.into_schema import restore_into_schema_job
+from sbh_pipelines.orchestration.restores.jobs import restore_job, undo_restore_job
+from sbh_pipelines.orchestration.upkeep.keys import key_rotation_job
+from sbh_pipelines.orchestration.upkeep.platform import daily_platform_backup, platform_backup_job
+from sbh_pipelines.orchestration.upkeep.retention import prune_job, retention_job
 
 defs = dg.Definitions(
     assets=[*backup_assets, tenant_drill, recovery_report],

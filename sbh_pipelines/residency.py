@@ -1,122 +1,16 @@
-"""Tenant -> region -> bucket and prefix; refuses to leave the allowed regions.
+"""The specification's `residency_manager`: where a tenant's backups lie, and in which regions they may.
 
-Every key of a repository is made from what this module returns, so residency is decided in one place. It is enforced where
-objects are written: `stores/placed.py` asks `check_tenant` before a write, and the server where the bucket really is.
-Reading is never refused: what lies where it may not must be found, restored and removed.
+    from sbh_pipelines.residency import residency_manager
+
+A face on top of the service, which knows the tenants. The rules themselves are in `placement.py`, at the bottom of the layers.
 """
 
-import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
 
-from sbh_pipelines.errors import ResidencyError
+from sbh_pipelines.backup.service import load_service
 from sbh_pipelines.model import Tenant, TenantId
+from sbh_pipelines.placement import allowed_regions, backup_place, check_tenant
 from sbh_pipelines.settings import Settings
-
-PLATFORM = TenantId("_platform")  # no slug begins so
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A bucket, a prefix in it (ends with `/`), and the region both must be in."""
-
-    bucket: str
-    prefix: str
-    region: str
-    application: bool = False  # holds the application's own files: how those are encrypted is the bucket's business
-
-
-def backup_place(settings: Settings, tenant: Tenant) -> Place:
-    """Where the tenant's repository is. Raises ResidencyError when its region is not one of `storage.regions`."""
-    if tenant.id == PLATFORM:
-        return replace(catalog_place(settings, tenant.region), prefix=settings.platform.prefix)
-    storage = settings.storage
-    if tenant.region not in storage.regions:
-        raise ResidencyError(
-            "The tenant's region is not an allowed backup region",
-            on=f"{tenant.id}, region {tenant.region!r}",
-            why=f"allowed are {', '.join(storage.regions)}",
-            remedy="add the region to storage.regions, or correct the tenant's region",
-        )
-    return Place(_fill(storage.bucket, tenant), _fill(storage.prefix, tenant), tenant.region)
-
-
-def platform_tenant(settings: Settings) -> Tenant:
-    """What stands for a tenant in the repository of the platform backup."""
-    return Tenant(PLATFORM, PLATFORM, settings.platform.region or settings.storage.regions[0], "critical")
-
-
-def catalog_place(settings: Settings, region: str) -> Place:
-    """Where the catalog of a region is. Raises ResidencyError when it is not one of `storage.regions`."""
-    storage = settings.storage
-    if region not in storage.regions:
-        raise ResidencyError(
-            "Not an allowed backup region",
-            on=region,
-            why=f"allowed are {', '.join(storage.regions)}",
-            remedy="add the region to storage.regions",
-        )
-    bucket = (storage.catalog_bucket or storage.bucket).replace("{region}", region)
-    # The region is in the prefix as well: several regions may share a bucket.
-    return Place(bucket, f"{storage.catalog_prefix}{region}/", region)
-
-
-def audit_place(settings: Settings, region: str) -> Place:
-    """Where a region keeps the platform's audit trail, and the ends of the tenants': beside its catalog. Raises ResidencyError."""
-    beside = catalog_place(settings, region)
-    return replace(beside, prefix=f"{settings.storage.catalog_prefix}audit/{region}/")
-
-
-def files_place(settings: Settings, tenant: Tenant) -> Place:
-    """Where the tenant's own files are."""
-    return Place(_fill(settings.files.bucket, tenant), _fill(settings.files.prefix, tenant), tenant.region, True)
-
-
-def allowed_regions(settings: Settings, tenant: Tenant) -> tuple[str, ...]:
-    """Those of `storage.regions` that the tenant's data may lie in, in that order."""
-    residency = settings.residency
-    listed = residency.tenants.get(tenant.id) or residency.tiers.get(tenant.tier)
-    if listed is None and not tenant.tier and residency.tiers and residency.default:
-        # Its tier is not known (a tenant whose row is gone): what no tier allows is refused, no more.
-        listed = [*residency.default, *(name for names in residency.tiers.values() for name in names)]
-    listed = listed or residency.default
-    allowed = residency.regions_of(listed) if listed else frozenset(settings.storage.regions)
-    return tuple(region for region in settings.storage.regions if region in allowed)
-
-
-def check_tenant(settings: Settings, tenant: Tenant) -> None:
-    """Raises ResidencyError where nothing of the tenant may be written to its region."""
-    if tenant.id == PLATFORM or tenant.region in (allowed := allowed_regions(settings, tenant)):
-        return
-    raise ResidencyError(
-        "The tenant's data may not lie in its region",
-        on=f"{tenant.id}, region {tenant.region!r}",
-        why=f"allowed are {', '.join(allowed)}",
-        remedy="correct the tenant's region in the application, or what residency.tenants, .tiers or .default allow",
-    )
-
-
-def former_places(settings: Settings, tenant: Tenant) -> list[Place]:
-    """Where the tenant's repository would be, had the tenant another region; none where its move is known."""
-    if tenant.id == PLATFORM or tenant.id in settings.residency.moved:
-        return []
-    here = backup_place(settings, tenant)
-    others = (replace(tenant, region=region) for region in settings.storage.regions if region != tenant.region)
-    places = (backup_place(settings, other) for other in others)
-    return [place for place in places if whereabouts(settings, place) != whereabouts(settings, here)]
-
-
-def whereabouts(settings: Settings, place: Place) -> tuple[str, str, str]:
-    """What tells one place from another: a bucket's name is unique on its server only, and regions may have one each."""
-    storage = settings.storage
-    server = (storage.endpoint_url or "").replace("{region}", place.region) if storage.kind == "s3" else ""
-    return server, place.bucket, place.prefix
-
-
-def _fill(template: str, tenant: Tenant) -> str:
-    # Not str.format: a stray brace in a setting must not raise, and attribute access must not work.
-    return template.replace("{region}", tenant.region).replace("{tenant}", tenant.id)
 
 
 class ResidencyManager:
@@ -152,9 +46,8 @@ class ResidencyManager:
         self._prove(tenant)
 
 
-def __getattr__(name: str) -> Any:
-    # `from sbh_pipelines.residency import residency_manager` is what the specification promises its callers. The object
-    # needs the list of tenants, so the composition root makes it; this module itself depends on nothing above it.
-    if name == "residency_manager":
-        return importlib.import_module("sbh_pipelines.backup.service").residency_manager
-    raise AttributeError(name)
+residency_manager = ResidencyManager(
+    lambda: load_service().settings,
+    lambda tenant_id: load_service().tenant(tenant_id),
+    lambda tenant: load_service().check_residency(tenant),
+)

@@ -1,4 +1,4 @@
-"""The command line, `sbh`: a thin face over `backup/service.py`. Decides nothing; parses, calls, prints.
+"""The command line, `sbh`: a thin face over `backup/service/service.py`. Decides nothing; parses, calls, prints.
 
     app       the tree of commands, the exit codes in its help, and what happens to an error
     command   how a function becomes a command: the options that all have, what they share, and their answer

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from sbh_pipelines import __version__
-from sbh_pipelines.cli import (
+from sbh_pipelines.cli.command import DebugOption, Invocation, JsonOption, QuietOption, SettingsOption
+from sbh_pipelines.cli.commands import (
     approvals,
     audit,
     backup,
-    demo,
     doctor,
     drill,
     erasing,
@@ -24,15 +24,13 @@ from sbh_pipelines.cli import (
     repository,
     restore,
     retention,
-    serve,
     settings,
-    stack,
     tenants,
     token,
-    ui,
 )
-from sbh_pipelines.cli.command import DebugOption, Invocation, JsonOption, QuietOption, SettingsOption
+from sbh_pipelines.cli.demo import demo
 from sbh_pipelines.cli.output import print_error, print_json
+from sbh_pipelines.cli.servers import serve, stack, ui
 from sbh_pipelines.errors import RequestError, SbhError
 
 EXIT_STATUS = {

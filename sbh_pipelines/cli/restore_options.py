@@ -9,7 +9,7 @@ from typing import Annotated, Any, Concatenate
 
 import typer
 
-from sbh_pipelines.backup.request import RestoreRequest
+from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.cli.command import Invocation
 from sbh_pipelines.cli.output import Answer
 from sbh_pipelines.errors import RequestError

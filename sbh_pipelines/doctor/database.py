@@ -4,17 +4,17 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 
+from sbh_pipelines.database.schema import inspect
+from sbh_pipelines.database.schema.inspect import ServerFacts, TenantRow
+from sbh_pipelines.database.schema.tenancy import AMBIGUOUS, UNMAPPED, TenancyMap, survey_map
+from sbh_pipelines.database.session.connection import Connection, connect, describe_dsn
+from sbh_pipelines.database.session.programs import program_version
 from sbh_pipelines.doctor import clocks, role, transit
 from sbh_pipelines.doctor.findings import Level, Report
 from sbh_pipelines.errors import InvalidId, PrivilegeMissing, SbhError, SourceConflict
 from sbh_pipelines.model import Tenant, TenantId
-from sbh_pipelines.residency import allowed_regions
+from sbh_pipelines.placement import allowed_regions
 from sbh_pipelines.settings import Settings
-from sbh_pipelines.sources.database import inspect
-from sbh_pipelines.sources.database.connection import Connection, connect, describe_dsn
-from sbh_pipelines.sources.database.inspect import ServerFacts, TenantRow
-from sbh_pipelines.sources.database.programs import program_version
-from sbh_pipelines.sources.database.tenancy import AMBIGUOUS, UNMAPPED, TenancyMap, survey_map
 
 AREA = "database"
 OLDEST_VERSION = 130000

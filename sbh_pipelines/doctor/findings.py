@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from sbh_pipelines.database.schema.tenancy import TableStatus
 from sbh_pipelines.errors import SbhError
-from sbh_pipelines.sources.database.tenancy import TableStatus
 
 
 class Level(StrEnum):

@@ -1,9 +1,9 @@
 """What the role must be allowed, apart from the privileges on tables: each with the statement that grants it."""
 
+from sbh_pipelines.database.schema.inspect import ServerFacts, unholdable_parents
+from sbh_pipelines.database.schema.tenancy import TenancyMap, ident
+from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.doctor.findings import Report
-from sbh_pipelines.sources.database.connection import Connection
-from sbh_pipelines.sources.database.inspect import ServerFacts, unholdable_parents
-from sbh_pipelines.sources.database.tenancy import TenancyMap, ident
 
 _AREA = "database"
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sbh_pipelines.backup.placing import endpoint, is_aws, open_control
+from sbh_pipelines.backup.site.store_binding import endpoint, is_aws, open_control
 from sbh_pipelines.doctor import clocks, protection, whereabouts
 from sbh_pipelines.doctor.findings import Report
 from sbh_pipelines.errors import ObjectChanged, ObjectExists, SbhError, StoreError

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
+from sbh_pipelines.database.session import tls
+from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.doctor.findings import Report
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.settings.locality import is_plain_http, require_tls
-from sbh_pipelines.sources.database import tls
-from sbh_pipelines.sources.database.connection import Connection, translated
 
 AREA = "transit"
 

@@ -22,7 +22,6 @@ from sbh_pipelines.errors import (
     UnknownBackup,
 )
 from sbh_pipelines.model import TenantId
-from sbh_pipelines.repository.data_key import EPOCH, KeyPlace, KeyRing, create_data_key, open_key_ring, read_epoch
 from sbh_pipelines.repository.documents import Documents
 from sbh_pipelines.repository.format import (
     PACK_TRAILER_BYTES,
@@ -39,6 +38,7 @@ from sbh_pipelines.repository.format import (
     unpack_trailer,
 )
 from sbh_pipelines.repository.index import ChunkIndex, Location
+from sbh_pipelines.repository.keys.data_key import EPOCH, KeyPlace, KeyRing, create_data_key, open_key_ring, read_epoch
 from sbh_pipelines.repository.pack import PackPipeline, PackWriter
 from sbh_pipelines.repository.retirement import Retirement, read_retirement, retirement_object
 from sbh_pipelines.repository.seal import DIRECTORY, INDEX, Sealer, name_key_of

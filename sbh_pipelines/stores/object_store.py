@@ -63,9 +63,7 @@ class Encryption:
 class Store:
     """One bucket, or a directory in its place. Thread-safe."""
 
-    def __init__(
-        self, inner: S3Store | LocalStore, base_url: str, plain: Plain, lock_file: Path | None = None
-    ) -> None:
+    def __init__(self, inner: S3Store | LocalStore, base_url: str, plain: Plain, lock_file: Path | None = None) -> None:
         self._inner, self._base_url, self._plain, self._lock_file = inner, base_url, plain, lock_file
         self._counting = threading.Lock()
         self.requests: Counter[str] = Counter()  # calls by verb since the store was opened, for reports
@@ -376,6 +374,4 @@ def open_local(directory: Path) -> Store:
     """A directory as a bucket; created if missing."""
     directory.mkdir(parents=True, exist_ok=True)
     lock_file = directory.parent / f".{directory.name}.lock"
-    return Store(
-        LocalStore(str(directory), mkdir=True), f"file://{directory}", PlainDirectory(directory), lock_file
-    )
+    return Store(LocalStore(str(directory), mkdir=True), f"file://{directory}", PlainDirectory(directory), lock_file)

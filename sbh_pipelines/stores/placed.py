@@ -7,7 +7,7 @@ Reading and deleting go straight through.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from sbh_pipelines.errors import ResidencyError
-from sbh_pipelines.residency import Place
+from sbh_pipelines.placement import Place
 from sbh_pipelines.stores.base import FileStore, ObjectInfo
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from sbh_pipelines.errors import ResidencyError
-from sbh_pipelines.residency import Place
+from sbh_pipelines.placement import Place
 
 
 class RegionProof:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.embedded import sample
-from sbh_pipelines.embedded.stack import Stack, running
+from sbh_pipelines.embedded.sample import data as sample
+from sbh_pipelines.embedded.servers.stack import Stack, running
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.security.tokens import Tokens, open_tokens
 from sbh_pipelines.settings import Settings, load_settings

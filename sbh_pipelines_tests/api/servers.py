@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.security.policy import Role
 from sbh_pipelines.security.tokens import Tokens
 

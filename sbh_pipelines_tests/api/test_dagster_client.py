@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sbh_pipelines.api.dagster import Dagster
+from sbh_pipelines.api.runs.dagster import Dagster
 from sbh_pipelines.errors import OrchestratorError, OrchestratorUnavailable
 from sbh_pipelines.settings.api import ApiSettings
 

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 import pytest
 
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.security.policy import Role
 from sbh_pipelines.security.tokens import Tokens
 from sbh_pipelines_tests.api.servers import Server, serving

@@ -10,9 +10,9 @@ import httpx
 import psycopg2
 import pytest
 
-from sbh_pipelines.embedded import fingerprint
-from sbh_pipelines.embedded.damage import wreck
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.sample import fingerprint
+from sbh_pipelines.embedded.sample.damage import wreck
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.security.policy import Role
 from sbh_pipelines_tests.api.servers import Server, until, watched
 

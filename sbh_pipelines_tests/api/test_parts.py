@@ -10,17 +10,18 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from sbh_pipelines.api import jobs, operations, pages
-from sbh_pipelines.api.bodies import RestoreBody
-from sbh_pipelines.api.dagster import Event, Run
-from sbh_pipelines.api.launches import Launch, _digest
-from sbh_pipelines.api.problems import error_fields, issue_fields, scrub
-from sbh_pipelines.api.rates import Rates
-from sbh_pipelines.api.work import Workers
-from sbh_pipelines.backup.request import RestoreRequest
+from sbh_pipelines.api.app.rates import Rates
+from sbh_pipelines.api.app.workers import Workers
+from sbh_pipelines.api.runs import jobs, operations
+from sbh_pipelines.api.runs.dagster import Event, Run
+from sbh_pipelines.api.runs.launches import Launch, _digest
+from sbh_pipelines.api.schema import pages
+from sbh_pipelines.api.schema.bodies import RestoreBody
+from sbh_pipelines.api.schema.problems import error_fields, issue_fields, scrub
+from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.cli.app import run
 from sbh_pipelines.definitions import defs
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import (
     CorruptObject,
     InvalidId,
@@ -29,7 +30,7 @@ from sbh_pipelines.errors import (
     TookTooLong,
     TooManyRequests,
 )
-from sbh_pipelines.orchestration.restore_jobs import RestoreConfig
+from sbh_pipelines.orchestration.restores.jobs import RestoreConfig
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.settings.api import ApiSettings
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines_tests.backup.application import Application
 from sbh_pipelines_tests.sources.databases import Database, fresh_database
 

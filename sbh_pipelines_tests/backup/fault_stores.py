@@ -38,7 +38,9 @@ class Wrapped:
         return call
 
 
-def wrap(service: BackupService, before: Callable[[str, str], None], after: Callable[[str, str], None]) -> BackupService:
+def wrap(
+    service: BackupService, before: Callable[[str, str], None], after: Callable[[str, str], None]
+) -> BackupService:
     """The service, with every store it opens from now on wrapped."""
     site = service._site
     opened = site._open

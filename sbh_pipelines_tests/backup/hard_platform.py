@@ -9,7 +9,7 @@ from typing import Any
 
 from psycopg2.extensions import make_dsn
 
-from sbh_pipelines.embedded import postgres
+from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines_tests.backup.application import Application
 from sbh_pipelines_tests.sources.databases import Database, copy_text
 

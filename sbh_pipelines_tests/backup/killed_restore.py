@@ -20,7 +20,7 @@ from typing import Any, Self
 import psycopg2
 import psycopg2.extensions
 
-from sbh_pipelines.backup.request import RestoreRequest
+from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.settings import Settings
 from sbh_pipelines_tests.backup.application import ADMIN

@@ -26,7 +26,7 @@ TENANT_KEYS = {
     "bigint": ("9223372036854775807", "0", "12"),
     "uuid": tuple(f"{n}0000000-0000-4000-8000-00000000000{n}" for n in "123"),
     "text": ("a", "A", "a'\t%s\\"),
-    "varchar(40)": ("one", "two {},\"", "%"),
+    "varchar(40)": ("one", 'two {},"', "%"),
     "numeric": ("1", "2.5", "NaN"),
 }
 SLUGS = ("first", "second", "third")
@@ -102,7 +102,8 @@ def _table(draw: st.DrawFn, name: str, earlier: Sequence[Table], kinds: dict[str
     identity = draw(st.sampled_from([None, None, "ALWAYS", "BY DEFAULT"]))
     key = tuple(Column(next(names), draw(st.sampled_from(keyable))) for _ in range(draw(st.sampled_from([0, 1, 1, 2]))))
     columns = tuple(
-        Column(next(names), draw(st.sampled_from(sorted(kinds)))) for _ in range(draw(st.integers(0 if key or identity else 1, 5)))
+        Column(next(names), draw(st.sampled_from(sorted(kinds))))
+        for _ in range(draw(st.integers(0 if key or identity else 1, 5)))
     )
     parents = [n for n, t in enumerate(earlier) if t.key or t.identity]
     parent = draw(st.sampled_from([None, *parents])) if parents else None
@@ -155,12 +156,23 @@ def worlds(draw: st.DrawFn, without: frozenset[str] = frozenset()) -> World:
         wreck.append(Wreck(verb, number, draw(st.integers(1, 3)), column, value, tuple(rows)))
     files = draw(
         st.lists(
-            st.tuples(st.sampled_from(["a", "a-b", "a b/ü", "a.b/c", "%41", "+", "z/😀", "'\"", "c/d/e", "tab\there", "x#1"]), st.binary(max_size=100)),
+            st.tuples(
+                st.sampled_from(["a", "a-b", "a b/ü", "a.b/c", "%41", "+", "z/😀", "'\"", "c/d/e", "tab\there", "x#1"]),
+                st.binary(max_size=100),
+            ),
             max_size=4,
             unique_by=lambda f: f[0],
         )
     )
-    return World(names[4], names[3], tenant_column, draw(st.sampled_from(sorted(TENANT_KEYS))), tuple(tables), tuple(wreck), tuple(files))
+    return World(
+        names[4],
+        names[3],
+        tenant_column,
+        draw(st.sampled_from(sorted(TENANT_KEYS))),
+        tuple(tables),
+        tuple(wreck),
+        tuple(files),
+    )
 
 
 @dataclass
@@ -193,7 +205,9 @@ class Built:
                 f" (id {world.tenant_type} PRIMARY KEY, slug text UNIQUE, region text, tier text, note jsonb)"
             )
             for slug, key in zip(SLUGS, world.keys, strict=True):
-                cursor.execute(f"INSERT INTO {self.tenants} VALUES ({literal(key)}, '{slug}', 'eu-west-1', NULL, '{{}}')")
+                cursor.execute(
+                    f"INSERT INTO {self.tenants} VALUES ({literal(key)}, '{slug}', 'eu-west-1', NULL, '{{}}')"
+                )
             for number, table in enumerate(world.tables):
                 cursor.execute(self._definition(table))
                 if table.shape == "partitioned":
@@ -204,7 +218,9 @@ class Built:
                 for nth, (owner, values) in enumerate(table.rows):
                     self.insert(cursor, table, owner, values, nth)
                 if table.shape == "forced":
-                    cursor.execute(f"ALTER TABLE {self.name(table)} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+                    cursor.execute(
+                        f"ALTER TABLE {self.name(table)} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
+                    )
 
     def drop(self) -> None:
         self.database.run(f"DROP SCHEMA IF EXISTS {self.schema} CASCADE")
@@ -245,7 +261,11 @@ class Built:
             if not found:
                 return
             links = found[owner % len(found)]
-        columns = [*table.links, *(c.name for c in (*table.key, *table.columns)), *([table.unique] if table.unique else [])]
+        columns = [
+            *table.links,
+            *(c.name for c in (*table.key, *table.columns)),
+            *([table.unique] if table.unique else []),
+        ]
         given = [*map(literal, links), *map(literal, values), *([str(nth)] if table.unique else [])]
         with suppress(psycopg2.IntegrityError):
             cursor.execute(

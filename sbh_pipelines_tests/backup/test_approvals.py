@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sbh_pipelines.backup import approvals
-from sbh_pipelines.backup.request import RestoreRequest
+from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.errors import (
     AccessDenied,

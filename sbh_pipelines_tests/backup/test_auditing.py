@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from sbh_pipelines.backup.request import RestoreRequest
+from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.embedded import object_server
+from sbh_pipelines.embedded.servers import object_server
 from sbh_pipelines.errors import (
     AccessDenied,
     ForgetRefused,
@@ -24,8 +24,8 @@ from sbh_pipelines.errors import (
     UnknownTenant,
 )
 from sbh_pipelines.model import Tenant, TenantId
-from sbh_pipelines.repository.audit_event import PLATFORM
-from sbh_pipelines.repository.audit_trail import Trail
+from sbh_pipelines.repository.trail.event import PLATFORM
+from sbh_pipelines.repository.trail.trail import Trail
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.backup.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.backup.fault_stores import WRITES, Killed, nothing, wrap

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from sbh_pipelines.backup.compliance import Tally
-from sbh_pipelines.backup.compliance_text import CONTROLS, controls, markdown
+from sbh_pipelines.backup.audit.compliance import Tally
+from sbh_pipelines.cli.show.compliance import CONTROLS, controls, markdown
 from sbh_pipelines_tests.backup.application import ACME, ADMIN, Application
 
 APRIL, MAY = datetime(2026, 4, 1, tzinfo=UTC), datetime(2026, 5, 1, tzinfo=UTC)

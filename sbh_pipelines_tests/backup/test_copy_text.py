@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sbh_pipelines.backup.copy_text import (
+from sbh_pipelines.backup.contents.copy_text import (
     ColumnType,
     columns_of,
     decoder,
@@ -20,7 +20,7 @@ from sbh_pipelines.backup.copy_text import (
     row_lines,
     value_of,
 )
-from sbh_pipelines.backup.export_text import csv_lines, jsonl_lines, load_script, sql_lines
+from sbh_pipelines.backup.export.text_formats import csv_lines, jsonl_lines, load_script, sql_lines
 from sbh_pipelines.errors import CorruptObject
 
 

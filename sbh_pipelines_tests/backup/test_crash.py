@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from sbh_pipelines.backup import publish
+from sbh_pipelines.backup.create import publish
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.errors import StoreUnavailable
 from sbh_pipelines.model import Draft, DraftStatus, Progress, no_progress

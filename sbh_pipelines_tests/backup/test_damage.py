@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines_tests.backup.application import ACME, ADMIN, BOLT, Application, State
 from sbh_pipelines_tests.sources.databases import fresh_database

@@ -15,11 +15,14 @@ import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn
 
-from sbh_pipelines.backup import drill_files, drill_proof, rebuild
-from sbh_pipelines.backup.drill_scenarios import SCENARIOS
+from sbh_pipelines.backup.drill import files_part as drill_files
+from sbh_pipelines.backup.drill import proof as drill_proof
+from sbh_pipelines.backup.drill.scenarios import SCENARIOS
+from sbh_pipelines.backup.recover import recovery as rebuild
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.embedded import postgres
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.database.rebuild.throwaway import drill_server, drop_leftovers
+from sbh_pipelines.embedded.servers import postgres
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import (
     AccessDenied,
     PrivilegeMissing,
@@ -31,7 +34,6 @@ from sbh_pipelines.errors import (
 from sbh_pipelines.model import Progress, utc_now
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.settings import Settings
-from sbh_pipelines.sources.database.throwaway import drill_server, drop_leftovers
 from sbh_pipelines_tests.backup.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.sources.databases import fresh_database
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from sbh_pipelines.backup.erase_certificate import verify_certificate
+from sbh_pipelines.backup.keys.certificate import verify_certificate
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.embedded import object_server
-from sbh_pipelines.embedded.layout import Layout
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers import object_server
+from sbh_pipelines.embedded.servers.layout import Layout
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import (
     AccessDenied,
     CorruptObject,
@@ -192,7 +192,7 @@ def test_a_legal_hold_stops_it(application: Application, clock: Clock, whole: bo
 def test_a_hold_that_comes_while_the_intent_is_written_counts(
     application: Application, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sbh_pipelines.backup import erase as erasing
+    from sbh_pipelines.backup.keys import erasure as erasing
 
     made = application.service(clock=clock)
     backup = made.create_backup(ACME, ADMIN)["id"]
@@ -202,7 +202,7 @@ def test_a_hold_that_comes_while_the_intent_is_written_counts(
 
     def late(*arguments: Any) -> None:
         if not placed:
-            from sbh_pipelines.backup.holds import place_hold
+            from sbh_pipelines.backup.retain.holds import place_hold
 
             placed.append(place_hold(repository, None, "a court", "judge", clock))
         write(*arguments)
@@ -220,7 +220,7 @@ def test_a_hold_that_stops_a_second_erasure_readmits_nobody(
     application: Application, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Something of an erased tenant came back; erasing it again is refused: the first erasure still stands."""
-    from sbh_pipelines.backup import erase as erasing
+    from sbh_pipelines.backup.keys import erasure as erasing
 
     made = application.service(clock=clock)
     made.create_backup(ACME, ADMIN)
@@ -247,7 +247,7 @@ def test_a_hold_that_stops_a_second_erasure_readmits_nobody(
 
 def test_a_bucket_s_name_that_two_servers_have_is_two_places(application: Application) -> None:
     """Regions may have a server each and name their buckets alike: an erasure looks into both, a move is noticed."""
-    from sbh_pipelines.residency import former_places, whereabouts
+    from sbh_pipelines.placement import former_places, whereabouts
 
     storage = {"kind": "s3", "bucket": "backups", "endpoint_url": "https://s3.{region}.example"}
     files = {"bucket": "files"}
@@ -273,7 +273,7 @@ def test_a_bucket_s_name_that_two_servers_have_is_two_places(application: Applic
 )
 def test_a_copy_whose_key_was_not_destroyed_is_told_of(wrapped_with: str, said: str) -> None:
     """The alias was pointed to another key, or keys came from a key file, and were never wrapped anew."""
-    from sbh_pipelines.backup.erased_keys import what_copies_open
+    from sbh_pipelines.backup.keys.erased_keys import what_copies_open
 
     own = [{"key_id": "arn:aws:kms:eu-west-1:1:key/own", "deletion_date": "2026-01-01T00:00:00Z"}]
     keys = [{"key_id": "arn:aws:kms:eu-west-1:1:key/own", "provider": "aws-kms"}]

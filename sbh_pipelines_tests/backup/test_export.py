@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from psycopg2.extensions import make_dsn
 
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.embedded import postgres
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers import postgres
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import AccessDenied, RepositoryError, RequestError
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.backup.application import ACME, ADMIN, Application

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sbh_pipelines.backup.export_folder import ExportFolder, new_folder, table_file, usable_path
-from sbh_pipelines.backup.opened import OpenBackup
+from sbh_pipelines.backup.contents.reader import OpenBackup
+from sbh_pipelines.backup.export.folder import ExportFolder, new_folder, table_file, usable_path
 from sbh_pipelines.errors import ExportFailed, RequestError
 from sbh_pipelines_tests.backup.application import ACME, ADMIN, Application
 
@@ -140,7 +140,7 @@ def test_a_disk_that_fails_is_an_error_and_leaves_nothing(
             raise OSError(code, os.strerror(code))
         return write(fd, body)
 
-    monkeypatch.setattr("sbh_pipelines.backup.export_folder.os.write", full)
+    monkeypatch.setattr("sbh_pipelines.backup.export.folder.os.write", full)
     with pytest.raises(ExportFailed) as caught:
         service.export_backup("latest", ACME, ADMIN, tmp_path / "exports" / "out", format=format)
     monkeypatch.undo()
@@ -177,7 +177,7 @@ def test_a_closed_file_writes_no_more(tmp_path: Path) -> None:
 def test_short_writes_are_written_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system may take a part of what it is given."""
     write = os.write
-    monkeypatch.setattr("sbh_pipelines.backup.export_folder.os.write", lambda fd, body: write(fd, bytes(body)[:3]))
+    monkeypatch.setattr("sbh_pipelines.backup.export.folder.os.write", lambda fd, body: write(fd, bytes(body)[:3]))
     with ExportFolder(tmp_path).create("one") as written:
         written.write(b"0123456789")
     assert (tmp_path / "one").read_bytes() == b"0123456789"

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from sbh_pipelines.backup.file_list import FileListWriter, list_chunks, list_lines
+from sbh_pipelines.backup.contents.file_list import FileListWriter, list_chunks, list_lines
 from sbh_pipelines.errors import CorruptObject
+from sbh_pipelines.files.file import FileEntry
 from sbh_pipelines.model import TenantId
 from sbh_pipelines.repository.pack import PackPipeline
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.repository.seal import Sealer
-from sbh_pipelines.sources.files import FileEntry
 from sbh_pipelines.stores.object_store import open_local
 
 

@@ -27,9 +27,7 @@ class Remote:
         access = {"aws_access_key_id": "moto", "aws_secret_access_key": "moto"}
         path_style = Config(s3={"addressing_style": "path"})
         self.client = boto3.client("s3", region_name="eu-west-1", endpoint_url=endpoint, config=path_style, **access)
-        self.client.create_bucket(
-            Bucket=self.bucket, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
-        )
+        self.client.create_bucket(Bucket=self.bucket, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
         self.service: BackupService = application.service(
             storage={
                 "kind": "s3",
@@ -100,7 +98,9 @@ def changing(application: Application, change: Callable[[Path], Any], name: str,
         lambda file: (file.rename(file.with_name("moved")), file.write_bytes(b"another")),
     ],
 )
-def test_a_file_that_changes_between_listing_and_reading(application: Application, change: Callable[[Path], Any]) -> None:
+def test_a_file_that_changes_between_listing_and_reading(
+    application: Application, change: Callable[[Path], Any]
+) -> None:
     """The backup has it as it is afterwards, whole, with its own size and hash."""
     application.write_file(ACME, "log", b"first\n" * 100)
     backup = changing(application, change, "/log").create_backup(ACME, ADMIN)["id"]

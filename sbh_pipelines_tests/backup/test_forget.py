@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 
-from sbh_pipelines.backup import forget as forgetting
-from sbh_pipelines.backup import holds
-from sbh_pipelines.backup.drafts import Workshop
-from sbh_pipelines.backup.forget import apply_retention, forget
+from sbh_pipelines.backup.create.drafts import Workshop
+from sbh_pipelines.backup.retain import forget as forgetting
+from sbh_pipelines.backup.retain import holds
+from sbh_pipelines.backup.retain.forget import apply_retention, forget
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.backup.signed import read_signed, signed
-from sbh_pipelines.backup.site import Site
+from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import (
     AccessDenied,
     CorruptObject,
@@ -31,6 +30,7 @@ from sbh_pipelines.errors import (
 from sbh_pipelines.model import BackupId, BackupType, Draft, DraftStatus, Tenant, TenantId, timestamp, utc_now
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.repository import Repository
+from sbh_pipelines.repository.signed import read_signed, signed
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.settings import Settings
 from sbh_pipelines_tests.backup.fault_stores import DiesAtWrite, Killed, Wrapped, nothing
@@ -544,7 +544,9 @@ def test_a_kill_at_any_write_leaves_what_the_next_run_finishes(tmp_path: Path) -
         assert shelf.there() == made[3:]
         assert [b["id"] for b in shelf.listing()["backups"]] == made[3:]
         shutil.rmtree(tmp_path / "objects")
-    assert nth == 9  # after eight writes: lease, its proof, the catalog's key, event, end of trail, manifests, listing, release
+    assert (
+        nth == 9
+    )  # after eight writes: lease, its proof, the catalog's key, event, end of trail, manifests, listing, release
 
 
 def test_half_of_the_manifests_deleted_is_no_harm(shelf: Shelf) -> None:

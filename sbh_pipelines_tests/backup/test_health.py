@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from sbh_pipelines.backup import service as services
-from sbh_pipelines.backup.drill_records import keep_record
-from sbh_pipelines.backup.findings import ALL_CHECKS, CHECKS
+from sbh_pipelines.backup.drill.records import keep_record
+from sbh_pipelines.backup.health.findings import ALL_CHECKS, CHECKS
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.backup.service import service as services
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import AccessDenied, SbhError, UnknownTenant
 from sbh_pipelines.model import BackupId, Clock, RecoveryPoint, TenantId, utc_now
-from sbh_pipelines.repository.catalog_records import TenantRecord
+from sbh_pipelines.repository.catalog.records import TenantRecord
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.backup.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.security.kms_proxy import kms_proxy

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from sbh_pipelines.backup import delta, rows
-from sbh_pipelines.backup import drafts as making
-from sbh_pipelines.backup.parents import incomparable
+from sbh_pipelines.backup.create import drafts as making
+from sbh_pipelines.backup.create import snapshot_step as rows
+from sbh_pipelines.backup.create import table_delta as delta
+from sbh_pipelines.backup.create.parent import incomparable
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.model import Draft, DraftStatus, Progress, RecoveryPoint
 from sbh_pipelines_tests.backup.application import ACME, ADMIN, BOLT, Application

@@ -16,13 +16,13 @@ from botocore.config import Config
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from sbh_pipelines.backup.files import files_unchanged
+from sbh_pipelines.backup.contents.verification import read_component
+from sbh_pipelines.backup.create.files_step import files_unchanged
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.backup.verify import read_component
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers.stack import Stack
+from sbh_pipelines.files.listing import is_settled
 from sbh_pipelines.model import BackupId, BackupType, Draft
 from sbh_pipelines.repository.repository import Repository
-from sbh_pipelines.sources.listing import is_settled
 from sbh_pipelines_tests.backup.application import ACME, ADMIN, Application
 from sbh_pipelines_tests.backup.fault_stores import nothing, wrap
 from sbh_pipelines_tests.sources.databases import Database, fresh_database
@@ -136,8 +136,8 @@ class Bucket(Place):
 
 
 def on_stack(application: Application, stack: Stack, *, versioned: bool) -> Bucket:
-    from sbh_pipelines.embedded import object_server
-    from sbh_pipelines.embedded.layout import Layout
+    from sbh_pipelines.embedded.servers import object_server
+    from sbh_pipelines.embedded.servers.layout import Layout
 
     secret = object_server.secret_file(Layout(stack.dir)).read_text().strip()
     access = {"access_key_id": object_server.ACCESS_KEY, "secret_access_key": secret}
@@ -285,7 +285,13 @@ def test_attributes_that_change_alone(application: Application, embedded_stack: 
 
 @pytest.mark.parametrize(
     "names",
-    [("plain", "a/b"), ("end/", "end-1", "end0"), ("both", "both/", "both-1"), ("a//b", "a/./b", "tab\there"), ("a\ufffd",)],
+    [
+        ("plain", "a/b"),
+        ("end/", "end-1", "end0"),
+        ("both", "both/", "both-1"),
+        ("a//b", "a/./b", "tab\there"),
+        ("a\ufffd",),
+    ],
 )
 def test_names_out_of_the_ordinary(application: Application, names: tuple[str, ...]) -> None:
     """They are not read again, and a fingerprint tells that nothing changed, and that something did."""
@@ -334,7 +340,13 @@ def test_a_file_written_again_at_once_is_noticed(directory: Directory) -> None:
 
 @pytest.mark.parametrize(
     ("ago", "settled"),
-    [("0:00:00.010001", False), ("0:00:01.010001", True), ("-0:00:01.000001", False), ("0:00:01", False), ("0:00:03", True)],
+    [
+        ("0:00:00.010001", False),
+        ("0:00:01.010001", True),
+        ("-0:00:01.000001", False),
+        ("0:00:01", False),
+        ("0:00:03", True),
+    ],
 )
 def test_when_a_file_is_settled(ago: str, settled: bool) -> None:
     """A tick of the clock before the listing; two seconds where the time is a whole second."""

@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
-from sbh_pipelines.backup import delta, drafts
-from sbh_pipelines.backup.assemble import table_rows
+from sbh_pipelines.backup.contents.layers import table_rows
+from sbh_pipelines.backup.contents.stored_table import read_table
+from sbh_pipelines.backup.contents.verification import read_component
+from sbh_pipelines.backup.create import drafts
+from sbh_pipelines.backup.create import table_delta as delta
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.backup.tables import read_table
-from sbh_pipelines.backup.verify import read_component
 from sbh_pipelines.errors import error_from_dict
 from sbh_pipelines.model import Draft, DraftStatus, RecoveryPoint, Tenant, TenantId
 from sbh_pipelines_tests.backup.application import ADMIN, Application

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from sbh_pipelines.backup import prune
+from sbh_pipelines.backup.retain import prune
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.embedded import postgres
+from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.errors import (
     AccessDenied,
     CorruptObject,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import KeyRotationFailed, KeyServiceError, KeyServiceUnavailable, SbhError
 from sbh_pipelines.security import aws_kms
 from sbh_pipelines.security.keys import AwsKms

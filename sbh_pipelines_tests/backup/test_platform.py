@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from sbh_pipelines.embedded import postgres
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers import postgres
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import (
     CorruptObject,
     PrivilegeMissing,

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from sbh_pipelines.backup.manifest_cache import ManifestCache
+from sbh_pipelines.backup.contents.manifest_cache import ManifestCache
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.errors import CorruptObject, LeaseHeld
 from sbh_pipelines.repository import lease as leases
@@ -120,7 +120,7 @@ def test_two_that_launch_at_once_come_one_after_the_other(service: BackupService
 
 
 def test_a_claim_that_does_not_come_free_is_an_error(service: BackupService, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sbh_pipelines.backup.launching._WAIT_S", 0.2)
+    monkeypatch.setattr("sbh_pipelines.backup.service.launches._WAIT_S", 0.2)
     tenant = service.tenant(ACME)
     with (
         service.launching(tenant, "one"),

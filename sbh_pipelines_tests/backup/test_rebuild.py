@@ -14,8 +14,8 @@ import pytest
 from psycopg2.extensions import make_dsn
 
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.embedded import postgres
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers import postgres
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import (
     AccessDenied,
     ApprovalNeeded,

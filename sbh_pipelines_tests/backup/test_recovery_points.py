@@ -11,7 +11,7 @@ from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.cli import main
 from sbh_pipelines.errors import AccessDenied, CorruptObject, ResidencyError, UnknownBackup
 from sbh_pipelines.model import BackupId, RecoveryPoint, TenantId, utc_now
-from sbh_pipelines.repository.catalog_records import TenantRecord
+from sbh_pipelines.repository.catalog.records import TenantRecord
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.backup.application import ACME, ADMIN, BOLT, Application
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from sbh_pipelines.backup.drill_records import keep_record
-from sbh_pipelines.backup.drill_scenarios import SCENARIOS
-from sbh_pipelines.backup.recovery_report import recovery_report
-from sbh_pipelines.backup.site import Site
+from sbh_pipelines.backup.drill.records import keep_record
+from sbh_pipelines.backup.drill.recovery_report import recovery_report
+from sbh_pipelines.backup.drill.scenarios import SCENARIOS
+from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import CorruptObject
 from sbh_pipelines.model import BackupId, DrillId, RecoveryPoint, Tenant, TenantId, timestamp
-from sbh_pipelines.repository.catalog_records import TenantRecord
+from sbh_pipelines.repository.catalog.records import TenantRecord
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.settings import Settings
 
@@ -170,7 +170,7 @@ def test_a_report_lists_twice_for_each_tenant_and_reads_few_records(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many drills there were."""
-    monkeypatch.setattr("sbh_pipelines.backup.recovery_report._MOST", 12)
+    monkeypatch.setattr("sbh_pipelines.backup.drill.recovery_report._MOST", 12)
     tenants = [tenant(f"t{n}") for n in range(5)]
     for days in range(30):
         drilled(site, tenants[0], days, 1.0)

@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from sbh_pipelines.backup.placing import is_provable
 from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.backup.site.store_binding import is_provable
 from sbh_pipelines.doctor import whereabouts
 from sbh_pipelines.doctor.findings import Report
-from sbh_pipelines.embedded import postgres
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers import postgres
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import ResidencyError, SettingsError, StoreUnavailable
 from sbh_pipelines.model import Tenant, TenantId
-from sbh_pipelines.residency import PLATFORM, ResidencyManager, allowed_regions, check_tenant, platform_tenant
+from sbh_pipelines.placement import PLATFORM, allowed_regions, check_tenant, platform_tenant
+from sbh_pipelines.residency import ResidencyManager
 from sbh_pipelines_tests.backup.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.stores.fix_moto import ACCESS, make_buckets, s3_client
 from sbh_pipelines_tests.stores.recording_proxy import Answer, recording

@@ -14,19 +14,19 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from sbh_pipelines.backup import compare
-from sbh_pipelines.backup.compare import Comparer
+from sbh_pipelines.backup.contents.stored_table import read_table
+from sbh_pipelines.backup.contents.verification import read_component
+from sbh_pipelines.backup.restore import row_compare as compare
+from sbh_pipelines.backup.restore.row_compare import Comparer
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.backup.site import Site
-from sbh_pipelines.backup.tables import read_table
-from sbh_pipelines.backup.verify import read_component
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.database.merge.mapping import map_tables
+from sbh_pipelines.database.merge.merge import restore_transaction
+from sbh_pipelines.database.schema.tenancy import load_map
+from sbh_pipelines.database.session.snapshot import describe_snapshot
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import ProofFailed, RestoreRefused
 from sbh_pipelines.model import BackupId, utc_now
-from sbh_pipelines.sources.database.mapping import map_tables
-from sbh_pipelines.sources.database.merge import restore_transaction
-from sbh_pipelines.sources.database.snapshot import describe_snapshot
-from sbh_pipelines.sources.database.tenancy import load_map
 from sbh_pipelines_tests.backup.application import ACME, ADMIN, Application
 from sbh_pipelines_tests.sources.databases import Database, fresh_database
 

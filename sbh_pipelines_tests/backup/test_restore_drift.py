@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from sbh_pipelines.backup.request import RestoreRequest
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.backup.restore.request import RestoreRequest
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import RestoreRefused, SbhError, SchemaMismatch
 from sbh_pipelines_tests.backup.application import ACME, ADMIN, Application
 from sbh_pipelines_tests.backup.test_restore_rows import Scene

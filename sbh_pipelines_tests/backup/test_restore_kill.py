@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines_tests.backup.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.backup.killed_restore import Ended, Killer
 from sbh_pipelines_tests.backup.restore_town import Snapshot, Town

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sbh_pipelines.backup.request import RestoreRequest
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.backup.restore.request import RestoreRequest
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import ProofFailed, RestoreConflict, RestoreRefused
 from sbh_pipelines_tests.backup.application import ACME, ADMIN, BOLT
 from sbh_pipelines_tests.backup.restore_expectations import EXACT, MISSING_ONLY, NEWEST_WINS

@@ -9,9 +9,9 @@ import pytest
 from psycopg2.extensions import make_dsn
 
 from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.database.merge import merge
 from sbh_pipelines.errors import ProofFailed, RestoreRefused, SbhError, SchemaMismatch, SourceConflict
 from sbh_pipelines.model import Progress
-from sbh_pipelines.sources.database import merge
 from sbh_pipelines_tests.backup.application import ADMIN, Application
 from sbh_pipelines_tests.backup.schemas import literal
 from sbh_pipelines_tests.backup.values import DEFINITIONS, OWN, PLAIN
@@ -83,7 +83,10 @@ def test_every_type_and_every_value(scene: Callable[..., Scene], database: Datab
     assert rows > 400
     before = made.copy("wide")
     made.back_up()
-    database.run("DELETE FROM wide WHERE nr % 2 = 0 AND tenant_id = 1", "UPDATE wide SET tenant_id = 1 WHERE tenant_id = 1 AND nr % 3 = 0")
+    database.run(
+        "DELETE FROM wide WHERE nr % 2 = 0 AND tenant_id = 1",
+        "UPDATE wide SET tenant_id = 1 WHERE tenant_id = 1 AND nr % 3 = 0",
+    )
     result = made.restore()
     assert made.copy("wide") == before
     assert result["rows_inserted"] == rows // 2 + (rows % 2)
@@ -200,7 +203,9 @@ def test_a_key_of_an_extension_type(scene: Callable[..., Scene], database: Datab
     )
     before = made.copy("v"), made.copy("c")
     made.back_up()
-    database.run("DELETE FROM c WHERE n = 2; DELETE FROM v WHERE body = 'b'; UPDATE v SET body = 'z'; INSERT INTO v VALUES (1, '[0,0]')")
+    database.run(
+        "DELETE FROM c WHERE n = 2; DELETE FROM v WHERE body = 'b'; UPDATE v SET body = 'z'; INSERT INTO v VALUES (1, '[0,0]')"
+    )
     made.restore()
     assert (made.copy("v"), made.copy("c")) == before
 
@@ -244,7 +249,9 @@ def test_values_that_swapped_places_under_a_unique_key(scene: Callable[..., Scen
         "EXCLUDE USING btree (lower(code) WITH =) WHERE (code IS NOT NULL) DEFERRABLE",
     ],
 )
-def test_a_value_that_another_tenant_has_taken(scene: Callable[..., Scene], database: Database, constraint: str) -> None:
+def test_a_value_that_another_tenant_has_taken(
+    scene: Callable[..., Scene], database: Database, constraint: str
+) -> None:
     """The restore is refused and rolled back, also where the server itself would not look (deferrable constraints)."""
     made = scene(
         f"CREATE TABLE u (tenant_id int, id int PRIMARY KEY, code text, {constraint});"
@@ -316,7 +323,9 @@ def test_foreign_keys_to_and_from_other_schemas(scene: Callable[..., Scene], dat
     made.back_up()
     database.run("DELETE FROM t WHERE id = 1; DELETE FROM other.currency WHERE code = 'EUR'")
     assert "currency" in made.refused(RestoreRefused)
-    database.run("INSERT INTO other.currency VALUES ('EUR'); INSERT INTO t VALUES (1, 9, 'USD'); INSERT INTO other.watch VALUES (9)")
+    database.run(
+        "INSERT INTO other.currency VALUES ('EUR'); INSERT INTO t VALUES (1, 9, 'USD'); INSERT INTO other.watch VALUES (9)"
+    )
     assert "watch" in made.refused(RestoreRefused)
     database.run("DELETE FROM other.watch")
     made.restore()
@@ -334,7 +343,9 @@ def test_a_shared_parent_that_is_gone(scene: Callable[..., Scene], database: Dat
     assert "plans" in made.refused(RestoreRefused)
 
 
-def test_children_of_inheritance_are_no_parents_of_a_foreign_key(scene: Callable[..., Scene], database: Database) -> None:
+def test_children_of_inheritance_are_no_parents_of_a_foreign_key(
+    scene: Callable[..., Scene], database: Database
+) -> None:
     """A foreign key looks at the table itself: an equal row in a table that inherits from it does not satisfy it."""
     made = scene(
         "CREATE TABLE base (tenant_id int, id int PRIMARY KEY); CREATE TABLE sub (PRIMARY KEY (id)) INHERITS (base);"
@@ -410,9 +421,7 @@ def test_row_security_that_is_forced(scene: Callable[..., Scene], database: Data
         "ALTER TABLE t RENAME TO u",
     ],
 )
-def test_a_schema_in_which_something_has_no_place(
-    scene: Callable[..., Scene], database: Database, change: str
-) -> None:
+def test_a_schema_in_which_something_has_no_place(scene: Callable[..., Scene], database: Database, change: str) -> None:
     """What would be lost, or cannot be filled, is refused before anything is written."""
     made = scene("CREATE TABLE t (tenant_id int, id int PRIMARY KEY, body text); INSERT INTO t VALUES (1, 1, 'x')")
     made.back_up()

@@ -19,7 +19,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sbh_pipelines.backup.retention import BackupSummary, Verdict, decide, policy_of
+from sbh_pipelines.backup.contents.summary import BackupSummary
+from sbh_pipelines.backup.retain.policy import Verdict, decide, policy_of
 from sbh_pipelines.errors import CorruptObject, SettingsError
 from sbh_pipelines.model import BackupId, BackupType, Tenant, TenantId
 from sbh_pipelines.settings import RetentionClass, RetentionSettings, Settings, load_settings

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines_tests.backup.application import ADMIN, Application
 from sbh_pipelines_tests.backup.schemas import SLUGS, Built, World, worlds
 from sbh_pipelines_tests.sources.databases import Database, fresh_database
@@ -46,9 +46,7 @@ def absent(server: Database) -> frozenset[str]:
     return frozenset(absent)
 
 
-@settings(
-    max_examples=EXAMPLES, deadline=None, database=None, phases=PHASES, suppress_health_check=list(HealthCheck)
-)
+@settings(max_examples=EXAMPLES, deadline=None, database=None, phases=PHASES, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_wrecked_tenant_comes_back_byte_for_byte(
     server: Database, absent: frozenset[str], data: st.DataObject

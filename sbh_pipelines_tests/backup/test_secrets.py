@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.database.session.connection import connect
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.security.keys import open_key_provider
 from sbh_pipelines.settings import Settings, load_settings
-from sbh_pipelines.sources.database.connection import connect
 from sbh_pipelines_tests.backup.application import ADMIN, Application
 
 KEY_FILE = base64.b64encode(b"k" * 32).decode()
@@ -48,7 +48,9 @@ def secretive(application: Application) -> Iterator[Settings]:
             "timeout_s": 2,
         },
         keys={"provider": "local", "key_file": key_file},  # type: ignore[arg-type]
-        alerts={name: SECRETS[f"alerts.{name}"] for name in ("webhook_url", "smtp_password", "slack_url", "pagerduty_key")},  # type: ignore[arg-type]
+        alerts={
+            name: SECRETS[f"alerts.{name}"] for name in ("webhook_url", "smtp_password", "slack_url", "pagerduty_key")
+        },  # type: ignore[arg-type]
     )
 
 
@@ -135,7 +137,12 @@ def test_errors_of_the_store(
 
 
 def check(error: SbhError, caplog: pytest.LogCaptureFixture) -> None:
-    shown = [*texts(error), *traceback.format_exception(error), str(error.as_dict()), repr(pickle.loads(pickle.dumps(error)))]
+    shown = [
+        *texts(error),
+        *traceback.format_exception(error),
+        str(error.as_dict()),
+        repr(pickle.loads(pickle.dumps(error))),
+    ]
     innocent(*shown, caplog.text)
 
 
@@ -153,7 +160,9 @@ def test_a_settings_file_with_an_error_shows_no_value(tmp_path: Path) -> None:
 
 def test_nothing_that_is_stored_in_the_clear_is_a_secret_or_a_row(application: Application) -> None:
     """Documents hold counts, ids and names of tables; rows, keys of rows and names of files are sealed."""
-    application.database.run("UPDATE projects SET body = 'hunter2 in a row', code = 'hunter2-' || id WHERE tenant_id = 1")
+    application.database.run(
+        "UPDATE projects SET body = 'hunter2 in a row', code = 'hunter2-' || id WHERE tenant_id = 1"
+    )
     application.write_file("acme", "hunter2-in-a-name.txt", b"hunter2 in a file")
     backup = application.service().create_backup("acme", ADMIN)["id"]
     application.wreck("acme")
@@ -170,7 +179,9 @@ def test_an_error_of_the_database_repeats_no_row(application: Application) -> No
     service = application.service()
     application.database.run("UPDATE projects SET code = 'hunter2-mine' WHERE id = 2")
     backup = service.create_backup("acme", ADMIN)["id"]
-    application.database.run("UPDATE projects SET code = 'x' WHERE id = 2; UPDATE projects SET code = 'hunter2-mine' WHERE id = 1")
+    application.database.run(
+        "UPDATE projects SET code = 'x' WHERE id = 2; UPDATE projects SET code = 'hunter2-mine' WHERE id = 1"
+    )
     with pytest.raises(SbhError) as caught:
         service.restore_backup(backup, "acme", ADMIN)
     assert caught.value.code == "SBH-703"

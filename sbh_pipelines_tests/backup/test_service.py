@@ -7,7 +7,7 @@ import psycopg2
 import pytest
 
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import (
     AccessDenied,
     InvalidId,

@@ -5,9 +5,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sbh_pipelines.backup.figures import Figures
-from sbh_pipelines.backup.retention import BackupSummary
-from sbh_pipelines.backup.sizes import MIB, odd_sizes
+from sbh_pipelines.backup.contents.summary import BackupSummary, Figures
+from sbh_pipelines.backup.health.unusual_size import MIB, odd_sizes
 from sbh_pipelines.model import BackupId, BackupType
 from sbh_pipelines.settings import HealthSettings
 

@@ -141,9 +141,11 @@ OWN = {
 }  # fmt: skip
 
 DEFINITIONS = (
-    "CREATE TYPE {schema}.mood AS ENUM (" + ", ".join("'" + label.replace("'", "''") + "'" for label in ENUM_LABELS) + ")",
+    "CREATE TYPE {schema}.mood AS ENUM ("
+    + ", ".join("'" + label.replace("'", "''") + "'" for label in ENUM_LABELS)
+    + ")",
     "CREATE DOMAIN {schema}.label AS text CHECK (VALUE <> 'forbidden')",
     "CREATE DOMAIN {schema}.numbers AS integer[]",
     "CREATE TYPE {schema}.pair AS (a integer, b text)",
-    "CREATE TYPE {schema}.textrange AS RANGE (subtype = text, collation = \"C\")",
+    'CREATE TYPE {schema}.textrange AS RANGE (subtype = text, collation = "C")',
 )

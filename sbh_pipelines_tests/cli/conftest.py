@@ -10,8 +10,8 @@ import psycopg2
 import pytest
 
 from sbh_pipelines.cli import main
-from sbh_pipelines.embedded import postgres
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers import postgres
+from sbh_pipelines.embedded.servers.stack import Stack
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from typing import Any
 import typer.main
 
 from sbh_pipelines.cli.app import app
-from sbh_pipelines.embedded import postgres
-from sbh_pipelines.embedded.layout import Layout
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers import postgres
+from sbh_pipelines.embedded.servers.layout import Layout
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines_tests.cli import warm_sbh
 
 PAGES = Path(__file__).parents[2] / "docs" / "operations"

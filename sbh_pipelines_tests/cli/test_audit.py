@@ -8,7 +8,7 @@ import pytest
 
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.model import Tenant
-from sbh_pipelines.repository.audit_event import PLATFORM
+from sbh_pipelines.repository.trail.event import PLATFORM
 from sbh_pipelines.security.policy import UserContext
 from sbh_pipelines_tests.cli.conftest import Sbh
 

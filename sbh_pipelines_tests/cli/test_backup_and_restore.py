@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines_tests.cli.conftest import Sbh, sql
 
 HOSTILE = (

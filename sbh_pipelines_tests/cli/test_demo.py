@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from sbh_pipelines.embedded import damage, fingerprint, sample, stack
-from sbh_pipelines.embedded.fingerprint import Content, Fingerprint
+from sbh_pipelines.embedded.sample import damage, fingerprint
+from sbh_pipelines.embedded.sample import data as sample
+from sbh_pipelines.embedded.sample.fingerprint import Content, Fingerprint
+from sbh_pipelines.embedded.servers import stack
 from sbh_pipelines_tests.cli.conftest import Sbh
 
 CODE = "import sys; from sbh_pipelines.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -100,7 +102,7 @@ def ask(address: str, query: str) -> dict[str, dict[str, dict[str, object]]]:
 
 def test_a_failing_run_ends_the_demo_with_its_error(sbh: Sbh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The servers are down afterwards, and the log is named."""
-    monkeypatch.setattr("sbh_pipelines.cli.dagster_runs._DEFINITIONS", "sbh_pipelines.no_such_module")
+    monkeypatch.setattr("sbh_pipelines.cli.demo.dagster_runs._DEFINITIONS", "sbh_pipelines.no_such_module")
     ended = sbh("demo", "--dir", str(tmp_path), "--tenants", "1", "--rows", "200", "--files", "2", "--json")
     assert ended.status == 10
     error = ended.document["error"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines_tests.cli.conftest import Sbh, sql
 
 

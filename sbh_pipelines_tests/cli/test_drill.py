@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.cli.spans import span, trend
-from sbh_pipelines.embedded import postgres
-from sbh_pipelines.embedded.layout import Layout
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.cli.show.spans import span, trend
+from sbh_pipelines.embedded.servers import postgres
+from sbh_pipelines.embedded.servers.layout import Layout
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.security.policy import UserContext
 from sbh_pipelines_tests.cli.conftest import Sbh
 

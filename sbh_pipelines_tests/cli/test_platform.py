@@ -9,9 +9,9 @@ import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn
 
-from sbh_pipelines.embedded import postgres
-from sbh_pipelines.embedded.layout import Layout
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers import postgres
+from sbh_pipelines.embedded.servers.layout import Layout
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines_tests.cli.conftest import Sbh, sql
 
 

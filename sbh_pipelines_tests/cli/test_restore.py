@@ -8,12 +8,12 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from sbh_pipelines.backup.request import RestoreRequest
-from sbh_pipelines.cli.plan_tables import scope_text
+from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.cli.restore_options import as_typed, requested, run_command
-from sbh_pipelines.cli.restore_tables import bar
-from sbh_pipelines.embedded import postgres
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.cli.show.plan import scope_text
+from sbh_pipelines.cli.show.restores import bar
+from sbh_pipelines.embedded.servers import postgres
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.model import MergeMode
 from sbh_pipelines_tests.cli.conftest import Sbh, sql
 

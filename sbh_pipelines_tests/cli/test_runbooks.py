@@ -19,9 +19,11 @@ import pytest
 from psycopg2.extensions import make_dsn
 
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.embedded import fingerprint, postgres, sample
-from sbh_pipelines.embedded.layout import Layout
-from sbh_pipelines.embedded.stack import Stack, running
+from sbh_pipelines.embedded.sample import data as sample
+from sbh_pipelines.embedded.sample import fingerprint
+from sbh_pipelines.embedded.servers import postgres
+from sbh_pipelines.embedded.servers.layout import Layout
+from sbh_pipelines.embedded.servers.stack import Stack, running
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.settings import load_settings
 from sbh_pipelines_tests.cli.runbook import PAGES, Runbook, Shell, mentioned, unknown_parts

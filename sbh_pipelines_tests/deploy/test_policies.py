@@ -16,8 +16,8 @@ from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.doctor import protection, whereabouts
 from sbh_pipelines.doctor.findings import Report
 from sbh_pipelines.doctor.storage import _write
-from sbh_pipelines.embedded import postgres
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers import postgres
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import StoreDenied
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.stores.bucket_rules import denies_plaintext, expires, moves_away

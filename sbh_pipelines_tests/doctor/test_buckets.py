@@ -7,7 +7,7 @@ import pytest
 
 from sbh_pipelines.doctor import protection, whereabouts
 from sbh_pipelines.doctor.findings import Finding, Level, Report
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.stores.s3_control import S3Control
 from sbh_pipelines_tests.stores.fix_moto import ACCESS, make_buckets, s3_client

@@ -4,7 +4,7 @@ import uuid
 
 from sbh_pipelines.doctor import keys
 from sbh_pipelines.doctor.findings import Level, Report
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.settings import Settings
 
 REGION = "eu-west-1"

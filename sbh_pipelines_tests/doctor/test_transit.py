@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from sbh_pipelines.database.session.connection import connect
 from sbh_pipelines.doctor import transit
 from sbh_pipelines.doctor.findings import Level, Report
 from sbh_pipelines.settings import DatabaseSettings, Settings
-from sbh_pipelines.sources.database.connection import connect
 from sbh_pipelines_tests.sources.certificates import Authority
 from sbh_pipelines_tests.sources.own_server import own_server
 from sbh_pipelines_tests.sources.test_tls import afar, set_tls, use_tls

@@ -9,9 +9,11 @@ from typing import Any
 import psycopg2
 import pytest
 
-from sbh_pipelines.embedded import sample, schema, stack
-from sbh_pipelines.embedded.sample import SampleSummary
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.sample import data as sample
+from sbh_pipelines.embedded.sample import schema
+from sbh_pipelines.embedded.sample.data import SampleSummary
+from sbh_pipelines.embedded.servers import stack
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import EmbeddedError
 
 TENANTS, ROWS, FILES = 5, 4000, 60

@@ -17,9 +17,9 @@ import psycopg2
 import pytest
 from botocore.exceptions import ClientError
 
-from sbh_pipelines.embedded import process, stack
-from sbh_pipelines.embedded.layout import Layout
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers import process, stack
+from sbh_pipelines.embedded.servers.layout import Layout
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import EmbeddedError
 from sbh_pipelines.settings import load_settings
 

@@ -9,7 +9,7 @@ from pydantic import PrivateAttr
 
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import BackupId, BackupType, Component, Draft, DraftStatus, RecoveryPoint, Tenant, TenantId
-from sbh_pipelines.orchestration.resources import BackupServiceResource
+from sbh_pipelines.orchestration.common.resources import BackupServiceResource
 from sbh_pipelines.settings import Settings
 
 POINT = RecoveryPoint("2026-01-02T03:04:05Z", "700:705:", "0/16B3748", "7000000000000000001", 1, 180000, "app")

@@ -3,7 +3,7 @@
 import pytest
 
 from sbh_pipelines.errors import AccessDenied
-from sbh_pipelines.orchestration.resources import same_user, tags_of, user_of
+from sbh_pipelines.orchestration.common.resources import same_user, tags_of, user_of
 from sbh_pipelines.security.policy import Role, UserContext
 
 

@@ -18,8 +18,8 @@ from moto.server import ThreadedMotoServer
 from pydantic import SecretStr
 
 from sbh_pipelines.errors import AlertError
-from sbh_pipelines.orchestration.alerts import Alert
-from sbh_pipelines.orchestration.channels.sending import Channel, channels, raise_undelivered, try_all
+from sbh_pipelines.orchestration.alerting.alert import Alert
+from sbh_pipelines.orchestration.alerting.channels.sending import Channel, channels, raise_undelivered, try_all
 from sbh_pipelines.settings import AlertSettings
 from sbh_pipelines_tests.orchestration.sinks import smtp, webhook
 

@@ -4,9 +4,9 @@ import dagster as dg
 import pytest
 
 from sbh_pipelines.errors import ResidencyError, StoreUnavailable
-from sbh_pipelines.orchestration.record import RETENTION_TAG
-from sbh_pipelines.orchestration.runs import TYPE_TAG
-from sbh_pipelines.orchestration.sensors import alert_of, retry_failed_tenants
+from sbh_pipelines.orchestration.alerting.sensors import alert_of, retry_failed_tenants
+from sbh_pipelines.orchestration.backups.record import RETENTION_TAG
+from sbh_pipelines.orchestration.common.runs import TYPE_TAG
 from sbh_pipelines_tests.orchestration.conftest import Run
 from sbh_pipelines_tests.orchestration.fakes import FakeService
 

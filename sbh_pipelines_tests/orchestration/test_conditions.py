@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from sbh_pipelines.orchestration.conditions import SEVERITIES, Condition, Kind, Memory, Notice, step
+from sbh_pipelines.orchestration.alerting.conditions import SEVERITIES, Condition, Kind, Memory, Notice, step
 
 HOUR = 3600.0
 TOGETHER = 3

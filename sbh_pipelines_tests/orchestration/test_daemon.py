@@ -20,8 +20,8 @@ import dagster as dg
 import psycopg2
 import pytest
 
-from sbh_pipelines.embedded import postgres
-from sbh_pipelines.orchestration.stuck import stuck_runs, worker_is_gone
+from sbh_pipelines.embedded.servers import postgres
+from sbh_pipelines.orchestration.alerting.stuck_runs import stuck_runs, worker_is_gone
 from sbh_pipelines.settings import AlertSettings
 from sbh_pipelines_tests.orchestration.fix_stack import NAMES, Site
 from sbh_pipelines_tests.orchestration.sinks import WebhookSink, webhook

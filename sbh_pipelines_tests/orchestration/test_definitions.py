@@ -9,8 +9,8 @@ import dagster as dg
 import pytest
 
 from sbh_pipelines.definitions import defs
-from sbh_pipelines.orchestration.schedules import timetable
-from sbh_pipelines.orchestration.slots import Timetable
+from sbh_pipelines.orchestration.backups.schedules import timetable
+from sbh_pipelines.orchestration.common.slots import Timetable
 
 ROOT = Path(__file__).parents[2]
 

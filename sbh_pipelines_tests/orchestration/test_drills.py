@@ -7,13 +7,19 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from sbh_pipelines.backup.drill_scenarios import BACKUP_TYPES, SCENARIOS
+from sbh_pipelines.backup.drill.scenarios import BACKUP_TYPES, SCENARIOS
 from sbh_pipelines.definitions import defs
-from sbh_pipelines.embedded import postgres
-from sbh_pipelines.embedded.layout import Layout
+from sbh_pipelines.embedded.servers import postgres
+from sbh_pipelines.embedded.servers.layout import Layout
 from sbh_pipelines.errors import CorruptObject, SbhError, SourceUnavailable, UnknownBackup
-from sbh_pipelines.orchestration.drills import DRILL_ASSET, REPORT_ASSET, drill_timetable, tenant_drill, weekly_drill
-from sbh_pipelines.orchestration.slots import Timetable
+from sbh_pipelines.orchestration.common.slots import Timetable
+from sbh_pipelines.orchestration.drills.jobs import (
+    DRILL_ASSET,
+    REPORT_ASSET,
+    drill_timetable,
+    tenant_drill,
+    weekly_drill,
+)
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.orchestration.conftest import Run
 from sbh_pipelines_tests.orchestration.fakes import FakeService

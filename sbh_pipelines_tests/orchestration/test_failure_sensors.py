@@ -6,7 +6,12 @@ import dagster as dg
 
 from sbh_pipelines.definitions import defs
 from sbh_pipelines.errors import ResidencyError, SettingsError, SourceUnavailable
-from sbh_pipelines.orchestration.sensors import ATTEMPT_TAG, failure_alerts, retry_failed_tenants, unusable_tenants
+from sbh_pipelines.orchestration.alerting.sensors import (
+    ATTEMPT_TAG,
+    failure_alerts,
+    retry_failed_tenants,
+    unusable_tenants,
+)
 from sbh_pipelines.settings import AlertSettings, Settings
 from sbh_pipelines_tests.orchestration.conftest import Run
 from sbh_pipelines_tests.orchestration.fakes import FakeService

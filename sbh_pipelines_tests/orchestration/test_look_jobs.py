@@ -5,7 +5,7 @@ from typing import Any
 
 import psycopg2
 
-from sbh_pipelines.embedded import postgres
+from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines_tests.orchestration.fix_stack import RealRun, Site
 
 

@@ -19,9 +19,9 @@ from dagster._scheduler.scheduler import launch_scheduled_runs
 
 from sbh_pipelines.definitions import defs
 from sbh_pipelines.errors import SourceUnavailable
-from sbh_pipelines.orchestration.due import SCHEDULE_TAG, SLOT_TAG
-from sbh_pipelines.orchestration.runs import tenants_of
-from sbh_pipelines.orchestration.slots import Timetable, latest_slot
+from sbh_pipelines.orchestration.backups.due import SCHEDULE_TAG, SLOT_TAG
+from sbh_pipelines.orchestration.common.runs import tenants_of
+from sbh_pipelines.orchestration.common.slots import Timetable, latest_slot
 from sbh_pipelines_tests.orchestration.fakes import FAKES, FakeResource, FakeService
 
 NAME, RETRIES = "scheduler", 100

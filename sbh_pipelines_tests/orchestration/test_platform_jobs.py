@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 import dagster as dg
 import pytest
 
-from sbh_pipelines.orchestration.platform_jobs import daily_platform_backup, platform_timetable
-from sbh_pipelines.orchestration.slots import Timetable
+from sbh_pipelines.orchestration.common.slots import Timetable
+from sbh_pipelines.orchestration.upkeep.platform import daily_platform_backup, platform_timetable
 from sbh_pipelines_tests.orchestration.fix_stack import RealRun, Site
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from sbh_pipelines.orchestration.partitions import TENANTS
-from sbh_pipelines.orchestration.resources import BackupServiceResource
-from sbh_pipelines.orchestration.schedules import backup_schedules
-from sbh_pipelines.orchestration.sensors import tenants_sync
+from sbh_pipelines.orchestration.alerting.sensors import tenants_sync
+from sbh_pipelines.orchestration.backups.schedules import backup_schedules
+from sbh_pipelines.orchestration.common.partitions import TENANTS
+from sbh_pipelines.orchestration.common.resources import BackupServiceResource
 from sbh_pipelines_tests.orchestration.fix_stack import NAMES, RealRun, Site
 
 FULL = dg.AssetKey(["tenant_backup", "full"])

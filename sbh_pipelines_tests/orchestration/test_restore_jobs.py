@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from sbh_pipelines.orchestration.restore_metadata import part_text
+from sbh_pipelines.orchestration.restores.metadata import part_text
 from sbh_pipelines_tests.orchestration.conftest import Run
 from sbh_pipelines_tests.orchestration.fix_stack import RealRun, Site
 

@@ -16,15 +16,15 @@ import pytest
 
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.definitions import defs
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import AlertError, UnknownBackup
 from sbh_pipelines.model import utc_now
-from sbh_pipelines.orchestration import watching
-from sbh_pipelines.orchestration.partitions import TENANTS
-from sbh_pipelines.orchestration.runs import is_ours, makes_backups, operation_of
-from sbh_pipelines.orchestration.sensors import failure_alerts, recovery_notices
-from sbh_pipelines.orchestration.telling import Teller
-from sbh_pipelines.orchestration.watching import backup_watch
+from sbh_pipelines.orchestration.alerting import backup_watch as watching
+from sbh_pipelines.orchestration.alerting.alert_sender import Teller
+from sbh_pipelines.orchestration.alerting.backup_watch import backup_watch
+from sbh_pipelines.orchestration.alerting.sensors import failure_alerts, recovery_notices
+from sbh_pipelines.orchestration.common.partitions import TENANTS
+from sbh_pipelines.orchestration.common.runs import is_ours, makes_backups, operation_of
 from sbh_pipelines_tests.backup.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.orchestration.fakes import FAKES, FakeResource
 from sbh_pipelines_tests.orchestration.sinks import WebhookSink, webhook

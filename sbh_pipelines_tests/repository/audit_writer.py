@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 from sbh_pipelines.model import utc_now
-from sbh_pipelines.repository.audit_event import AuditKey, Chain, entry_of
-from sbh_pipelines.repository.audit_trail import Trail
+from sbh_pipelines.repository.trail.event import AuditKey, Chain, entry_of
+from sbh_pipelines.repository.trail.trail import Trail
 from sbh_pipelines.stores.object_store import open_local
 
 KEY = AuditKey.of(bytes(range(32)))

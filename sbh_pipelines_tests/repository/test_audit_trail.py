@@ -15,13 +15,13 @@ from botocore.exceptions import ClientError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sbh_pipelines.embedded import object_server
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers import object_server
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import CorruptObject, ObjectExists, RequestError, StoreError, StoreUnavailable
-from sbh_pipelines.repository.audit_check import Checked, check_lines, check_trail
-from sbh_pipelines.repository.audit_event import PLATFORM, WITHHELD, AuditKey, Chain, Entry, entry_of, hash_of, line
-from sbh_pipelines.repository.audit_read import Wanted, matching, page
-from sbh_pipelines.repository.audit_trail import CREATED, DAMAGED, POLICY, End, Trail
+from sbh_pipelines.repository.trail.check import Checked, check_lines, check_trail
+from sbh_pipelines.repository.trail.event import PLATFORM, WITHHELD, AuditKey, Chain, Entry, entry_of, hash_of, line
+from sbh_pipelines.repository.trail.reader import Wanted, matching, page
+from sbh_pipelines.repository.trail.trail import CREATED, DAMAGED, POLICY, End, Trail
 from sbh_pipelines.stores.base import ObjectStore
 from sbh_pipelines.stores.locked import LockedBucket
 from sbh_pipelines.stores.object_store import open_local

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import CorruptObject, KeyServiceError, ObjectExists, ObjectMissing, SettingsError
 from sbh_pipelines.model import BackupId, RecoveryPoint, TenantId
-from sbh_pipelines.repository.catalog import Catalog, Compaction, open_catalog
-from sbh_pipelines.repository.catalog_records import Merge, TenantRecord, blocks_of, pack_blocks, unpack_blocks
+from sbh_pipelines.repository.catalog.catalog import Catalog, Compaction, open_catalog
+from sbh_pipelines.repository.catalog.records import Merge, TenantRecord, blocks_of, pack_blocks, unpack_blocks
 from sbh_pipelines.security.keys import LocalKeyFile
 from sbh_pipelines.settings import load_settings
 from sbh_pipelines.stores.base import ObjectStore

@@ -108,7 +108,9 @@ def test_documents_come_back_and_keep_their_checksum(document: dict[str, object]
     assert canonical(json.loads(canonical(document))) == canonical(document)
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"{}{}", b"[" * 100_000, b'{"a": 1}x'])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"{}{}", b"[" * 100_000, b'{"a": 1}x']
+)
 def test_what_is_no_document_is_corrupt(body: bytes) -> None:
     with pytest.raises(CorruptObject, match="the place"):
         parse_document(body, "the place")

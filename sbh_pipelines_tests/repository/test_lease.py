@@ -309,7 +309,9 @@ def test_a_damaged_lease_keeps_nobody_out_for_ever(
     second.renew()
 
 
-def test_an_expiry_without_a_time_zone_is_read_as_a_time(store: MemoryStore, clock: FakeClock, acquire: Acquire) -> None:
+def test_an_expiry_without_a_time_zone_is_read_as_a_time(
+    store: MemoryStore, clock: FakeClock, acquire: Acquire
+) -> None:
     store.put(KEY, b'{"owner": "a", "purpose": "b", "expires_at": "2020-01-01T00:00:00"}')
     assert lease.running(store, PREFIX, clock) is None
     acquire("second")

@@ -13,7 +13,7 @@ from sbh_pipelines.security.policy import PERMISSIONS, Role, UserContext, acting
 ROOT = Path(sbh_pipelines.__file__).parent
 ADMIN, VIEWER = UserContext("a", "tenant-1", Role.ADMIN), UserContext("v", "tenant-1", Role.VIEWER)
 # Where somebody becomes an admin: by a token, by a run's tags, or by reading the secrets anyway.
-MAKES_ADMINS = {"security/claims.py", "cli/command.py", "orchestration/resources.py"}
+MAKES_ADMINS = {"security/claims.py", "cli/command.py", "orchestration/common/resources.py"}
 
 
 def sources():

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines_tests.sources.databases import Database, fresh_database
 
 

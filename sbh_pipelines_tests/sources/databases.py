@@ -10,8 +10,8 @@ from typing import Any
 import psycopg2
 from psycopg2.extensions import make_dsn
 
-from sbh_pipelines.embedded import postgres
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers import postgres
+from sbh_pipelines.embedded.servers.stack import Stack
 
 
 @dataclass(frozen=True, slots=True)

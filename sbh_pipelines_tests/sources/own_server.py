@@ -19,8 +19,8 @@ from typing import Any, cast
 import psycopg2
 import pytest
 
-from sbh_pipelines.embedded import postgres, process
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers import postgres, process
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines_tests.sources.databases import Database
 
 VERSIONS = {18: postgres.binaries(), 15: Path("/usr/lib/postgresql/15/bin")}

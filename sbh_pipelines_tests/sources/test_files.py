@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sbh_pipelines.embedded import object_server
-from sbh_pipelines.embedded.layout import Layout
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers import object_server
+from sbh_pipelines.embedded.servers.layout import Layout
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import ObjectMissing, SourceChanged, StoreError
-from sbh_pipelines.sources.files import FILE_MAX, FILE_MIN, FileEntry, InexactListing, open_file, slices
-from sbh_pipelines.sources.listing import list_files
+from sbh_pipelines.files.file import FILE_MAX, FILE_MIN, FileEntry, InexactListing, open_file, slices
+from sbh_pipelines.files.listing import list_files
 from sbh_pipelines.stores.base import ObjectInfo
 from sbh_pipelines.stores.object_store import Store, open_local, open_s3
 from sbh_pipelines.stores.versions import BucketVersions
@@ -208,7 +208,18 @@ def test_folder_markers_are_no_files(strict: Bucket) -> None:
 
 
 def test_other_tenants_and_excluded_prefixes_are_left_out(plain: Bucket) -> None:
-    for key in ("t/a", "t/backups/x", "t/backups/packs/1", "t/backups-old", "t/backup", "t/tmp/1", "t/z", "t2/b", "t", "ta"):
+    for key in (
+        "t/a",
+        "t/backups/x",
+        "t/backups/packs/1",
+        "t/backups-old",
+        "t/backup",
+        "t/tmp/1",
+        "t/z",
+        "t2/b",
+        "t",
+        "ta",
+    ):
         plain.put(key, b"x")
     assert set(everything(plain.store, "t/", ("backups/", "tmp/"))) == {"a", "backups-old", "backup", "z"}
 

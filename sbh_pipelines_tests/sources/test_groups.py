@@ -9,8 +9,8 @@ from fastcdc.fastcdc_cy import fastcdc_cy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sbh_pipelines.sources.database import groups
-from sbh_pipelines.sources.database.groups import GROUP_MAX, GROUP_MIN, GroupCutter, Segment
+from sbh_pipelines.database.capture import row_groups as groups
+from sbh_pipelines.database.capture.row_groups import GROUP_MAX, GROUP_MIN, GroupCutter, Segment
 
 SMALL = (64, 256, 1024)  # the least that FastCDC's library takes; the same code at a size that can be tried often
 Group = tuple[bytes, int]
@@ -67,7 +67,10 @@ def streams(draw: st.DrawFn) -> tuple[list[list[bytes]], Any]:
     longest = draw(st.sampled_from([0, 40, 400, 1025, 5000]))
     alphabet = draw(st.sampled_from([b"a", b"ab", bytes(range(32, 127))]))
     rows = [
-        [bytes(noise.choices(alphabet, k=noise.randrange(longest + 1))) + b"\n" for _ in range(draw(st.integers(0, 40)))]
+        [
+            bytes(noise.choices(alphabet, k=noise.randrange(longest + 1))) + b"\n"
+            for _ in range(draw(st.integers(0, 40)))
+        ]
         for _ in range(draw(st.integers(0, 5)))
     ]
     least = 1 if longest <= 40 else 200  # long streams byte by byte take minutes

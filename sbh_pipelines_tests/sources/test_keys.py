@@ -8,10 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sbh_pipelines.embedded.stack import Stack
-from sbh_pipelines.settings import Settings
-from sbh_pipelines.sources.database.connection import connect
-from sbh_pipelines.sources.database.keys import (
+from sbh_pipelines.database.schema.key_hash import (
     INTEGER,
     ROW,
     TEXT,
@@ -22,7 +19,10 @@ from sbh_pipelines.sources.database.keys import (
     rows_in_buckets,
     unescape,
 )
-from sbh_pipelines.sources.database.tenancy import MappedTable, load_map
+from sbh_pipelines.database.schema.tenancy import MappedTable, load_map
+from sbh_pipelines.database.session.connection import connect
+from sbh_pipelines.embedded.servers.stack import Stack
+from sbh_pipelines.settings import Settings
 from sbh_pipelines_tests.sources.databases import copy_text, fresh_database
 
 _SCHEMA = """

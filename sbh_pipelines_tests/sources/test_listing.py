@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sbh_pipelines.errors import StoreDenied, StoreError, StoreUnavailable
-from sbh_pipelines.sources.listing import Listing, listing_fingerprint, made_exactly
+from sbh_pipelines.files.listing import Listing, listing_fingerprint, made_exactly
 from sbh_pipelines.stores.base import ObjectInfo
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -49,7 +49,13 @@ def test_order_does_not_matter() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"key": "p/A"}, {"size": 2}, {"etag": '"b"'}, {"modified": NOON + timedelta(seconds=1)}, {"key": "p/a\0", "size": 1}],
+    [
+        {"key": "p/A"},
+        {"size": 2},
+        {"etag": '"b"'},
+        {"modified": NOON + timedelta(seconds=1)},
+        {"key": "p/a\0", "size": 1},
+    ],
 )
 def test_every_difference_shows(change: dict[str, Any]) -> None:
     """Also a file more, a file less, and two files that swapped their content."""

@@ -11,18 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.database.merge.conversion import assigned, from_text, widens
+from sbh_pipelines.database.merge.mapping import SchemaDifference, TableMapping, map_tables, stored_key, wanted_columns
+from sbh_pipelines.database.schema.tenancy import load_map, sql_name
+from sbh_pipelines.database.session.connection import connect
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.settings import Settings
-from sbh_pipelines.sources.database.connection import connect
-from sbh_pipelines.sources.database.conversion import assigned, from_text, widens
-from sbh_pipelines.sources.database.mapping import (
-    SchemaDifference,
-    TableMapping,
-    map_tables,
-    stored_key,
-    wanted_columns,
-)
-from sbh_pipelines.sources.database.tenancy import load_map, sql_name
 from sbh_pipelines_tests.backup.values import DEFINITIONS, ENUM_LABELS, NASTY_TEXT, OWN, PLAIN
 from sbh_pipelines_tests.sources.databases import Database, copy_text, fresh_database
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.database.merge.row_choice import RowChoice, parse_rows
+from sbh_pipelines.database.session.connection import connect
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import RequestError
 from sbh_pipelines.settings import Settings
-from sbh_pipelines.sources.database.connection import connect
-from sbh_pipelines.sources.database.predicate import RowChoice, parse_rows
 from sbh_pipelines_tests.sources.databases import fresh_database
 
 _COLUMNS = {"n": 'x."n"', "m": 'x."m"', "s": 'x."s"', "b": 'x."b"', "The name": 'x."The name"'}

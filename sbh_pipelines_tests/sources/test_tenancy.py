@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
+from sbh_pipelines.database.capture.capture import copy_table
+from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap, load_map, survey
+from sbh_pipelines.database.session.connection import connect
 from sbh_pipelines.errors import SourceConflict, TenancyError
 from sbh_pipelines.settings import Settings
-from sbh_pipelines.sources.database.capture import copy_table
-from sbh_pipelines.sources.database.connection import connect
-from sbh_pipelines.sources.database.tenancy import MappedTable, TenancyMap, load_map, survey
 from sbh_pipelines_tests.sources.databases import Database
 
 TENANTS = (
@@ -80,7 +80,9 @@ class Mapped:
 
 @pytest.fixture
 def mapped(database: Database) -> Callable[..., Mapped]:
-    def make(schema: str, *, keys: dict[str, str] = INTEGERS, tenants: dict[str, Any] | None = None, **fields: Any) -> Mapped:
+    def make(
+        schema: str, *, keys: dict[str, str] = INTEGERS, tenants: dict[str, Any] | None = None, **fields: Any
+    ) -> Mapped:
         database.run(TENANTS.format(**keys) + schema)
         section = {"dsn": database.dsn, **fields}
         settings = Settings(database=section, tenants=tenants or {})  # type: ignore[arg-type]
@@ -251,7 +253,7 @@ def test_inheritance_of_the_old_kind(mapped: Callable[..., Mapped]) -> None:
 def test_other_schemas_and_equal_names_in_them(mapped: Callable[..., Mapped]) -> None:
     made = mapped(
         'CREATE SCHEMA "Sales Dept"; CREATE TABLE t (tenant_id int, n int); CREATE TABLE "Sales Dept".t (tenant_id int, n int);'
-        "INSERT INTO t VALUES (1, 1); INSERT INTO \"Sales Dept\".t VALUES (1, 2); CREATE SCHEMA ignored; CREATE TABLE ignored.x (id int)",
+        'INSERT INTO t VALUES (1, 1); INSERT INTO "Sales Dept".t VALUES (1, 2); CREATE SCHEMA ignored; CREATE TABLE ignored.x (id int)',
         schemas=["public", "Sales Dept"],
     )
     assert made.statuses() == {"tenants": "tenants", "t": "owned", "Sales Dept.t": "owned"}
@@ -268,7 +270,10 @@ def test_names_that_are_told_apart_by_their_quotes_only(mapped: Callable[..., Ma
     assert "a.b.c" in made.refused()
 
 
-@pytest.mark.parametrize("name", ["Mixed", "with space", 'quo"te', "it's", "ünï", "😀", "select", "100%", "%s", "a.b", "$1", "a\\b", "new\nline"])
+@pytest.mark.parametrize(
+    "name",
+    ["Mixed", "with space", 'quo"te', "it's", "ünï", "😀", "select", "100%", "%s", "a.b", "$1", "a\\b", "new\nline"],
+)
 def test_names_of_every_kind(mapped: Callable[..., Mapped], name: str) -> None:
     """As table, tenant column, foreign key column and in the settings."""
     q = '"' + name.replace('"', '""') + '"'
@@ -330,7 +335,7 @@ def test_a_key_in_another_spelling_is_told(mapped: Callable[..., Mapped]) -> Non
 def test_another_tenants_table(mapped: Callable[..., Mapped]) -> None:
     """Its name and columns are settings; tables that refer to it without the tenant column inherit from it."""
     made = mapped(
-        "CREATE SCHEMA crm; CREATE TABLE crm.\"Org\" (\"No\" int PRIMARY KEY, code text, place text); DROP TABLE tenants;"
+        'CREATE SCHEMA crm; CREATE TABLE crm."Org" ("No" int PRIMARY KEY, code text, place text); DROP TABLE tenants;'
         "CREATE TABLE t (org int REFERENCES crm.\"Org\", n int); INSERT INTO crm.\"Org\" VALUES (1, 'one', 'r'), (2, 'two', 'r'); INSERT INTO t VALUES (1, 1), (2, 2)",
         tenants={"table": "crm.Org", "key": "No", "slug": "code", "region": "place", "tier": None},
         schemas=["public", "crm"],

@@ -4,9 +4,9 @@ from contextlib import closing
 
 import pytest
 
+from sbh_pipelines.database.schema.tenants import list_tenants
 from sbh_pipelines.errors import SourceConflict
 from sbh_pipelines.settings import Settings
-from sbh_pipelines.sources.database.tenants import list_tenants
 from sbh_pipelines_tests.sources.databases import Database
 
 

@@ -12,13 +12,13 @@ from typing import Any
 import psycopg2
 import pytest
 
-from sbh_pipelines.embedded import postgres
+from sbh_pipelines.database.session import tls
+from sbh_pipelines.database.session.connection import connect
+from sbh_pipelines.database.session.programs import PRE_DATA, dump_section
+from sbh_pipelines.database.session.snapshot import exported_snapshot
+from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.errors import SettingsError, SourceUnavailable
 from sbh_pipelines.settings import DatabaseSettings
-from sbh_pipelines.sources.database import tls
-from sbh_pipelines.sources.database.connection import connect
-from sbh_pipelines.sources.database.programs import PRE_DATA, dump_section
-from sbh_pipelines.sources.database.snapshot import exported_snapshot
 from sbh_pipelines_tests.sources.certificates import Authority
 from sbh_pipelines_tests.sources.own_server import VERSIONS, OwnServer, own_server, wait_for
 

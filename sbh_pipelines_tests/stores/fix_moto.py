@@ -5,7 +5,7 @@ from typing import Any
 
 import boto3
 
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers.stack import Stack
 
 ACCESS = {"access_key_id": "moto", "secret_access_key": "moto"}
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import ObjectMissing, StoreError
 from sbh_pipelines.stores.object_store import Store, open_s3
 from sbh_pipelines_tests.stores.fix_moto import ACCESS, make_buckets

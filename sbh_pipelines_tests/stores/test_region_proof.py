@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from sbh_pipelines.backup.placing import endpoint
-from sbh_pipelines.embedded import object_server
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.backup.site.store_binding import endpoint
+from sbh_pipelines.embedded.servers import object_server
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import ObjectMissing, ResidencyError, SettingsError, StoreDenied, StoreUnavailable
-from sbh_pipelines.residency import Place
+from sbh_pipelines.placement import Place
 from sbh_pipelines.settings import StorageSettings
 from sbh_pipelines.stores.placed import PlacedStore
 from sbh_pipelines.stores.region_proof import RegionProof

@@ -5,7 +5,7 @@ from typing import Any
 import boto3
 import pytest
 
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import ObjectMissing, StoreUnavailable
 from sbh_pipelines.stores.s3_control import S3Control
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sbh_pipelines.embedded import object_server
-from sbh_pipelines.embedded.layout import Layout
-from sbh_pipelines.embedded.stack import Stack
+from sbh_pipelines.embedded.servers import object_server
+from sbh_pipelines.embedded.servers.layout import Layout
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import (
     ObjectChanged,
     ObjectExists,

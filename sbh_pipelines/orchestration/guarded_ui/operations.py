@@ -11,9 +11,9 @@ from dagster_shared.yaml_utils import load_run_config_yaml
 from graphql import FieldNode, VariableNode
 
 from sbh_pipelines.errors import AccessDenied
+from sbh_pipelines.orchestration.common.resources import USER_TAGS, tags_of, user_of
 from sbh_pipelines.orchestration.guarded_ui.mutations import ACTIONS, ASSETS, JOBS, LAUNCHES, MANAGE, OF_BACKFILLS
 from sbh_pipelines.orchestration.guarded_ui.request import Request, refused
-from sbh_pipelines.orchestration.resources import USER_TAGS, tags_of, user_of
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext, allows, authorize
 
 _ASSET_JOB = "__ASSET_JOB"

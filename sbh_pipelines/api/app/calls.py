@@ -1,0 +1,150 @@
+"""One request as the routes see it: by whom, for which tenant, and the threads its work runs in."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+
+from fastapi import Depends, Header, Request
+from starlette.responses import JSONResponse, Response
+
+from sbh_pipelines.api.app.gate import REQUEST_ID, USER
+from sbh_pipelines.api.app.rates import Rates
+from sbh_pipelines.api.app.workers import Workers
+from sbh_pipelines.api.runs.dagster import Dagster
+from sbh_pipelines.api.runs.launches import Launch, Launcher
+from sbh_pipelines.api.runs.operations import accepted
+from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.errors import AccessDenied, RequestError
+from sbh_pipelines.model import TenantId
+from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
+from sbh_pipelines.settings.api import ApiSettings
+
+T = TypeVar("T")
+
+_KEY_PATTERN = r"^[\x21-\x7e]{1,128}$"
+_LONGEST_NAMED = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """What all calls of a process share."""
+
+    settings: ApiSettings
+    service: BackupService
+    dagster: Dagster
+    launcher: Launcher
+    reads: Workers
+    expensive: Workers
+    rates: Rates
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """`slug` is the header X-Tenant-Slug as it came; routes ask `tenant`."""
+
+    api: Api
+    user: UserContext
+    request_id: str
+    slug: str | None
+    key: str | None
+
+    @property
+    def service(self) -> BackupService:
+        return self.api.service
+
+    @property
+    def platform(self) -> bool:
+        return self.user.tenant_id == ALL_TENANTS
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it is for a tenant that the caller does not belong to."""
+        return not self.platform and self.slug not in (None, self.user.tenant_id)
+
+    def tenant(self) -> str:
+        """The tenant that the call is about. Raises AccessDenied, the same whether the other tenant exists; InvalidId."""
+        if not self.platform:
+            if self.foreign:
+                raise AccessDenied(
+                    "The token is for another tenant",
+                    remedy="leave X-Tenant-Slug out, or use a token of that tenant",
+                )
+            return self.user.tenant_id
+        if self.slug is None:
+            raise RequestError(
+                "The tenant is missing",
+                why="a platform user's token is for all of them",
+                remedy="name it in the header X-Tenant-Slug",
+            )
+        return TenantId.parse(self.slug)
+
+    def tenant_or_all(self) -> str | None:
+        """As `tenant`; None for a platform user who names none."""
+        return None if self.platform and self.slug is None else self.tenant()
+
+    async def read(self, work: Callable[[], T]) -> T:
+        return await self.api.reads.run(work)
+
+    async def expensive(self, work: Callable[[], T]) -> T:
+        """Raises TooManyRequests."""
+        tenant = self.tenant_or_all() or ALL_TENANTS
+        self.api.rates.take(f"user:{self.user.tenant_id}:{self.user.user_id}", f"tenant:{tenant}")
+        return await self.api.expensive.run(work)
+
+    async def launch(self, action: str, wanted: Callable[[], Launch]) -> Response:
+        """202 and where the operation is. `wanted` raises what is wrong with the request; it is asked once `action` is
+        permitted, and before anything is launched.
+        """
+        tenant = self.tenant()
+
+        def work() -> tuple[str, str, bool]:
+            self.service.permit(tenant, self.user, action)
+            launch = wanted()
+            return launch.call, *self.api.launcher.launch(self.user, tenant, launch, self.key)
+
+        call, operation_id, repeated = await self.expensive(work)
+        document = accepted(operation_id, call, tenant)
+        headers = {"Location": document["links"]["self"]}
+        if repeated:
+            headers["Idempotency-Replayed"] = "true"
+        return JSONResponse(document, 202, headers)
+
+
+async def the_call(
+    request: Request,
+    x_tenant_slug: Annotated[
+        str | None,
+        Header(
+            description="The tenant, by slug. A tenant's own token needs none; a platform user's token does, except where all"
+            " tenants are meant.",
+            examples=["tenant-1"],
+        ),
+    ] = None,
+) -> Call:
+    scope = request.scope
+    call = Call(request.app.state.api, scope[USER], scope[REQUEST_ID], x_tenant_slug, None)
+    if x_tenant_slug is not None and call.foreign:
+        named = ascii(x_tenant_slug)[1:-1][:_LONGEST_NAMED]
+        with suppress(AccessDenied):  # asked so that it is recorded, as a denial of every face is; `tenant` says it
+            await call.read(lambda: call.service.permit_platform(call.user, "backup.list", named))
+    return call
+
+
+def the_launching_call(
+    call: Annotated[Call, Depends(the_call)],
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            pattern=_KEY_PATTERN,
+            description="A key of the caller's choice. The same request with the same key within 24 hours launches nothing"
+            " anew: it gets the same answer.",
+            examples=["7c0e2c7e-4b0b-4a53-9c0e-6a4f0a9d8f11"],
+        ),
+    ] = None,
+) -> Call:
+    return Call(call.api, call.user, call.request_id, call.slug, idempotency_key)
+
+
+ACall = Annotated[Call, Depends(the_call)]
+ALaunchingCall = Annotated[Call, Depends(the_launching_call)]

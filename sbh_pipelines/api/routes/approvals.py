@@ -1,0 +1,69 @@
+"""Approvals: where the settings want a second person before something is overwritten."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Path
+from starlette.responses import JSONResponse, Response
+
+from sbh_pipelines.api.app.calls import ACall
+from sbh_pipelines.api.schema import answers, documents, pages
+from sbh_pipelines.api.schema.bodies import AskBody, DecideBody
+from sbh_pipelines.api.schema.described import READS
+
+router = APIRouter(prefix="/api/approvals", tags=["Approvals"])
+
+ApprovalIdPath = Annotated[
+    str, Path(pattern=r"^approval_\d{8}_\d{6}_[0-9a-f]{6}$", examples=["approval_20240115_120000_0a1b2c"])
+]
+
+
+@router.get("", summary="List approvals", responses=READS, response_model=answers.ApprovalPage)
+async def list_approvals(call: ACall, limit: pages.Limit = 50, cursor: pages.Cursor = None) -> Response:
+    """What was asked for the tenant, and what became of it; the newest first."""
+    tenant = call.tenant()
+    found, errors = await call.read(lambda: call.service.list_approvals(tenant, call.user))
+    shown, following = pages.page(found, lambda a: (str(a["approval_id"]),), 1, limit, cursor)
+    issues = documents.issues([error.as_dict() for error in errors], call.user)
+    return JSONResponse({"approvals": list(shown), "errors": issues, "next_cursor": following})
+
+
+@router.get("/{approval_id}", summary="Show an approval", responses=READS, response_model=answers.Approval)
+async def get_approval(call: ACall, approval_id: ApprovalIdPath) -> Response:
+    tenant = call.tenant()
+    return JSONResponse(await call.read(lambda: call.service.get_approval(approval_id, tenant, call.user)))
+
+
+@router.post("", summary="Ask for an approval", responses=READS, response_model=answers.Approval)
+async def ask(call: ACall, body: Annotated[AskBody, Body()]) -> Response:
+    """Of exactly this restore, or of undoing this one. Another admin approves it; then its id goes with the restore."""
+    tenant = call.tenant()
+
+    def work() -> dict[str, Any]:
+        if body.restore_id is not None:
+            return call.service.request_undo(body.restore_id, tenant, call.user, reason=body.reason)
+        wanted = body.backup_id or ""
+        return call.service.request_restore(wanted, tenant, call.user, body.restore_request(), reason=body.reason)
+
+    return JSONResponse(await call.expensive(work))
+
+
+@router.post("/{approval_id}/approve", summary="Approve", responses=READS, response_model=answers.Approval)
+async def approve(
+    call: ACall,
+    approval_id: ApprovalIdPath,
+    body: Annotated[DecideBody, Body()] = DecideBody(),  # noqa: B008
+) -> Response:
+    """By another person than the one who asked."""
+    tenant = call.tenant()
+    return JSONResponse(await call.read(lambda: call.service.approve(approval_id, tenant, call.user, body.comment)))
+
+
+@router.post("/{approval_id}/reject", summary="Reject", responses=READS, response_model=answers.Approval)
+async def reject(
+    call: ACall,
+    approval_id: ApprovalIdPath,
+    body: Annotated[DecideBody, Body()] = DecideBody(),  # noqa: B008
+) -> Response:
+    """For good."""
+    tenant = call.tenant()
+    return JSONResponse(await call.read(lambda: call.service.reject(approval_id, tenant, call.user, body.comment)))

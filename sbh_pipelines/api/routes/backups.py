@@ -1,0 +1,255 @@
+"""Backups: made, listed, looked at, validated, compared, kept, restored."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Body, Header, Path, Query
+from starlette.responses import JSONResponse, Response
+
+from sbh_pipelines.api.app.calls import ACall, ALaunchingCall, Call
+from sbh_pipelines.api.routes.approval import check_approval
+from sbh_pipelines.api.runs import jobs
+from sbh_pipelines.api.runs.launches import Launch
+from sbh_pipelines.api.schema import answers, documents, pages
+from sbh_pipelines.api.schema.bodies import BACKUP_PATTERN, CreateBody, DiffBody, PinBody, RestoreBody, ValidateBody
+from sbh_pipelines.api.schema.described import LAUNCHES, READS, answered
+from sbh_pipelines.errors import NotConfirmed
+from sbh_pipelines.model import parse_timestamp
+
+router = APIRouter(prefix="/api/backup", tags=["Backups"])
+
+BackupIdPath = Annotated[
+    str,
+    Path(
+        pattern=BACKUP_PATTERN,
+        description="A backup's id; `latest`; or `@` and a time: the newest that is not later.",
+        examples=["backup_20240115_1200"],
+    ),
+]
+Before = Annotated[pages.Moment | None, Query(description="Only those made before this time, ISO 8601.")]
+After = Annotated[pages.Moment | None, Query(description="Only those made at this time or later, ISO 8601.")]
+
+
+@router.post(
+    "",
+    summary="Make a backup",
+    status_code=202,
+    responses=LAUNCHES,
+    response_model=answers.Accepted,
+)
+async def create(call: ALaunchingCall, body: Annotated[CreateBody, Body()] = CreateBody()) -> Response:  # noqa: B008
+    """Launches a run that backs up the tenant: rows, files and configuration at one recovery point.
+
+    While another operation of the tenant that writes is under way, the answer is 409 and says which.
+    """
+    tenant = call.tenant()
+    return await call.launch("backup.create", lambda: jobs.create(tenant, body.type, body.description))
+
+
+@router.get("", summary="List backups", responses=READS, response_model=answers.BackupPage)
+async def list_backups(
+    call: ACall,
+    limit: pages.Limit = 50,
+    cursor: pages.Cursor = None,
+    type: Annotated[Literal["full", "incremental", "differential"] | None, Query(description="Only this type.")] = None,
+    status: Annotated[
+        Literal["completed", "running", "failed"],
+        Query(description="`completed` ones exist; of `running` and `failed` ones there is only a record."),
+    ] = "completed",
+    created_after: After = None,
+    created_before: Before = None,
+) -> Response:
+    """The newest first. `damaged` are those whose manifest cannot be read: they are shown on every page."""
+    tenant = call.tenant()
+
+    def work() -> dict[str, Any]:
+        if status == "completed":
+            sound, errors = call.service.list_all_backups(tenant, call.user)
+        else:
+            sound, errors = call.service.unfinished_backups(tenant, call.user, status), []
+            sound = [documents.unfinished(found, call.user) for found in sound]
+        chosen = [m for m in sound if (type is None or m["type"] == type) and _within(m, created_after, created_before)]
+        shown, following = pages.page(chosen, lambda m: (m["created_at"], m["id"]), 2, limit, cursor)
+        return {
+            "backups": [documents.backup(m) for m in shown] if status == "completed" else list(shown),
+            "damaged": documents.damaged(errors, call.user),
+            "next_cursor": following,
+        }
+
+    return JSONResponse(await call.read(work))
+
+
+def _within(manifest: dict[str, Any], after: datetime | None, before: datetime | None) -> bool:
+    if after is None and before is None:
+        return True
+    made = parse_timestamp(manifest["created_at"])
+    return (after is None or made >= after) and (before is None or made < before)
+
+
+@router.get("/{backup_id}", summary="Show a backup", responses=answered(READS, 304), response_model=answers.Manifest)
+async def get_backup(
+    call: ACall,
+    backup_id: BackupIdPath,
+    if_none_match: Annotated[
+        str | None, Header(description="An ETag that the caller has: 304 if it still is the one.")
+    ] = None,
+) -> Response:
+    """The whole manifest, its signature checked. It never changes: its checksum is the ETag."""
+    tenant = call.tenant()
+    manifest = await call.read(lambda: call.service.get_backup(backup_id, tenant, call.user))
+    headers = {"ETag": f'"{manifest["checksum"]}"', "Cache-Control": "private, no-cache"}
+    if if_none_match is not None and headers["ETag"] in [
+        tag.strip().removeprefix("W/") for tag in if_none_match.split(",")
+    ]:
+        return Response(status_code=304, headers=headers)
+    return JSONResponse(manifest, headers=headers)
+
+
+@router.get("/{backup_id}/status", summary="Status of a backup", responses=READS, response_model=answers.BackupStatus)
+async def get_status(
+    call: ACall,
+    backup_id: Annotated[str, Path(pattern=r"^backup_\d{8}_\d{4}(_\d{2,4})?$", examples=["backup_20240115_1200"])],
+) -> Response:
+    """Running, completed or failed, and why; also of one that never came to be a backup."""
+    tenant = call.tenant()
+    found = await call.read(lambda: call.service.get_backup_status(backup_id, tenant, call.user))
+    return JSONResponse(documents.backup_status(found, call.user))
+
+
+@router.post(
+    "/{backup_id}/restore",
+    summary="Restore a backup",
+    status_code=202,
+    responses=answered(LAUNCHES, 200, answers.Plan, "Only planned: `validate_only` was true."),
+    response_model=answers.Accepted,
+)
+async def restore(
+    call: ALaunchingCall,
+    backup_id: BackupIdPath,
+    body: Annotated[RestoreBody, Body()] = RestoreBody(),  # noqa: B008
+) -> Response:
+    """Makes the live tenant, or the chosen part of it, what it was in the backup. Needs `confirm: true`.
+
+    With `validate_only: true` the plan is the answer, at once, and nothing is written. With `into_schema` the live tables
+    are not touched.
+    """
+    tenant = call.tenant()
+    if body.validate_only:
+        return await _plan(call, tenant, backup_id, body.request())
+    if not body.confirm and body.into_schema is None:
+        await call.read(lambda: call.service.permit(tenant, call.user, "backup.restore"))
+        raise _not_confirmed("A restore overwrites live data", backup_id)
+
+    def wanted() -> Launch:
+        body.request()
+        if body.into_schema is None:
+            check_approval(call, tenant, body)
+        exact = call.service.get_backup(backup_id, tenant, call.user)["id"]
+        if body.into_schema is None:
+            return jobs.restore(tenant, exact, backup_id, {**body.options(), **body.permission()})
+        return jobs.into_schema(tenant, exact, backup_id, body.into_schema, body.tables)
+
+    return await call.launch("backup.restore", wanted)
+
+
+@router.post("/{backup_id}/diff", summary="Compare with the live tenant", responses=READS, response_model=answers.Plan)
+async def diff(
+    call: ACall,
+    backup_id: BackupIdPath,
+    body: Annotated[DiffBody, Body()] = DiffBody(),  # noqa: B008
+) -> Response:
+    """What a restore would change, table by table; `problems` are the reasons for which it would refuse. Writes nothing."""
+    return await _plan(call, call.tenant(), backup_id, body.request(body.samples))
+
+
+@router.get(
+    "/{backup_id}/diff", summary="Compare with the live tenant, whole", responses=READS, response_model=answers.Plan
+)
+async def whole_diff(call: ACall, backup_id: BackupIdPath) -> Response:
+    """What a restore of the whole tenant would change."""
+    return await _plan(call, call.tenant(), backup_id, DiffBody().request())
+
+
+async def _plan(call: Call, tenant: str, backup_id: str, request: Any) -> Response:
+    found = await call.expensive(lambda: call.service.plan_restore(backup_id, tenant, call.user, request))
+    return JSONResponse(documents.plan(found, call.user))
+
+
+@router.post(
+    "/{backup_id}/validate",
+    summary="Validate a backup",
+    responses=answered(LAUNCHES, 200, answers.Validation, "What was found; damage is an answer, not an error."),
+    response_model=answers.Validation,
+)
+async def validate(
+    call: ALaunchingCall,
+    backup_id: BackupIdPath,
+    body: Annotated[ValidateBody, Body()] = ValidateBody(),  # noqa: B008
+) -> Response:
+    """Checks that the backup can be restored, without restoring it. With `deep: true` everything is read: an operation."""
+    tenant = call.tenant()
+    if body.deep:
+
+        def wanted() -> Launch:
+            return jobs.validate_deep(tenant, call.service.get_backup(backup_id, tenant, call.user)["id"], backup_id)
+
+        return await call.launch("backup.validate", wanted)
+
+    found = await call.expensive(lambda: call.service.validate_backup(backup_id, tenant, call.user))
+    return JSONResponse(documents.validation(found, call.user))
+
+
+@router.get("/{backup_id}/holds", summary="What keeps a backup", responses=READS, response_model=answers.Holds)
+async def holds(call: ACall, backup_id: BackupIdPath) -> Response:
+    """Pins and legal holds that protect it, also those of all backups of the tenant."""
+    tenant = call.tenant()
+
+    def work() -> list[dict[str, Any]]:
+        wanted = call.service.get_backup(backup_id, tenant, call.user)["id"]
+        return [h for h in call.service.list_holds(tenant, call.user) if h["backup_id"] in (None, wanted)]
+
+    found = await call.read(work)
+    return JSONResponse({"holds": [_hold(hold, call) for hold in found]})
+
+
+@router.post("/{backup_id}/pin", summary="Pin a backup", responses=READS, response_model=answers.Hold)
+async def pin(
+    call: ACall,
+    backup_id: BackupIdPath,
+    body: Annotated[PinBody, Body()] = PinBody(),  # noqa: B008
+) -> Response:
+    """Keeps it until it is unpinned, whatever the retention policy says."""
+    tenant = call.tenant()
+
+    def work() -> dict[str, Any]:
+        call.service.permit(tenant, call.user, "backup.hold")
+        wanted = call.service.get_backup(backup_id, tenant, call.user)["id"]
+        return call.service.pin_backup(wanted, tenant, call.user, body.reason)
+
+    return JSONResponse(_hold(await call.read(work), call))
+
+
+@router.delete("/{backup_id}/pin", summary="Unpin a backup", responses=READS, response_model=answers.Hold)
+async def unpin(call: ACall, backup_id: BackupIdPath) -> Response:
+    """The pin that was taken away."""
+    tenant = call.tenant()
+
+    def work() -> dict[str, Any]:
+        call.service.permit(tenant, call.user, "backup.hold")
+        wanted = call.service.get_backup(backup_id, tenant, call.user)["id"]
+        return call.service.unpin_backup(wanted, tenant, call.user)
+
+    return JSONResponse(_hold(await call.read(work), call))
+
+
+def _hold(hold: dict[str, Any], call: Call) -> dict[str, Any]:
+    error = hold.get("error")
+    return {**hold, "error": documents.issues([error], call.user)[0] if error else None}
+
+
+def _not_confirmed(what: str, on: str) -> NotConfirmed:
+    return NotConfirmed(
+        f"{what} and was not confirmed",
+        on=on,
+        remedy='confirm it: {"confirm": true}; {"validate_only": true} shows what it would do',
+    )

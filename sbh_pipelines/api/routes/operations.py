@@ -1,0 +1,148 @@
+"""Operations: watching long work, and stopping it."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path
+from starlette.responses import JSONResponse, Response
+
+from sbh_pipelines.api.app.calls import ACall, Call
+from sbh_pipelines.api.runs import operations as ops
+from sbh_pipelines.api.runs.dagster import Run
+from sbh_pipelines.api.schema import answers, documents, pages
+from sbh_pipelines.api.schema.described import READS, answered
+from sbh_pipelines.api.schema.problems import Refusal
+from sbh_pipelines.errors import OrchestratorError, OrchestratorUnavailable, RequestError, SbhError
+from sbh_pipelines.model import parse_timestamp
+
+router = APIRouter(tags=["Operations"])
+
+OperationId = Annotated[
+    str,
+    Path(
+        pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$",
+        examples=["0f1c8a52-5f0e-4f1c-9a4e-0d6a3b7c1e11"],
+    ),
+]
+
+
+@router.get("/api/operations", summary="List operations", responses=READS, response_model=answers.OperationPage)
+async def list_operations(call: ACall, limit: pages.Limit = 50, cursor: pages.Cursor = None) -> Response:
+    """Those that this API launched for the tenant, or for all where a platform user names none; the newest first."""
+    tags = _tags(call)
+
+    def work() -> dict[str, Any]:
+        _permit(call, "backup.status")
+        after = pages.decode(cursor, 1)[0] if cursor is not None else None
+        runs = call.api.dagster.runs(tags, cursor=after, limit=limit + 1)
+        shown = [ops.brief(run, call.user, call.api.settings.dagster_public_url) for run in runs[:limit]]
+        following = pages.encode((runs[limit - 1].id,)) if len(runs) > limit else None
+        return {"operations": shown, "next_cursor": following}
+
+    return JSONResponse(await call.read(work))
+
+
+@router.get(
+    "/api/operations/{operation_id}", summary="Watch an operation", responses=READS, response_model=answers.Operation
+)
+@router.get("/api/operation/{operation_id}", include_in_schema=False)
+async def get_operation(call: ACall, operation_id: OperationId) -> Response:
+    """Status, progress in percent, then the result or the error with its code."""
+    tags = _tags(call)
+
+    def work() -> dict[str, Any]:
+        _permit(call, "backup.status")
+        run = _found(call, operation_id, tags)
+        document = ops.full(run, call.api.dagster.events(run.id), call.user, call.api.settings.dagster_public_url)
+        if run.under_way and document["kind"] in (ops.RESTORE, ops.UNDO) and document["status"] != "queued":
+            document = _with_restore(call, run, document)
+        return document
+
+    return JSONResponse(await call.read(work))
+
+
+@router.post(
+    "/api/operation/{operation_id}/cancel",
+    summary="Cancel an operation",
+    status_code=202,
+    responses=answered(READS, 202, answers.Accepted, "Its end was asked for; it ends when it has cleaned up."),
+    response_model=answers.Accepted,
+)
+@router.post("/api/operations/{operation_id}/cancel", include_in_schema=False)
+async def cancel(call: ACall, operation_id: OperationId) -> Response:
+    """A backup is abandoned; a restore is rolled back where it had not committed. One that has ended stays as it is: 409."""
+    tags = _tags(call)
+
+    def work() -> dict[str, Any]:
+        _permit(call, "run.cancel")
+        run = _found(call, operation_id, tags)
+        _refuse_ended(run)
+        if run.status != "CANCELING":
+            try:
+                call.api.dagster.terminate(run.id)
+            except OrchestratorUnavailable:
+                raise
+            except OrchestratorError as error:  # it may have ended, or its process begun, just now
+                _refuse_ended(_found(call, operation_id, tags))
+                raise _not_now(error) from None
+        status = "canceled" if run.status in ("QUEUED", "NOT_STARTED") else "canceling"
+        return {**ops.accepted(run.id, run.tags.get(ops.CALL_TAG, ""), run.tags[ops.TENANT_TAG]), "status": status}
+
+    return JSONResponse(await call.expensive(work), 202, {"Location": f"/api/operations/{operation_id}"})
+
+
+def _refuse_ended(run: Run) -> None:
+    if not run.under_way:
+        ended = RequestError(
+            "The operation has ended", on=f"{run.id}: {ops.status_of(run)}", remedy="nothing is left to cancel"
+        )
+        raise Refusal(ended, status=409)
+
+
+def _not_now(error: OrchestratorError) -> Refusal:
+    later = OrchestratorUnavailable(
+        "The operation cannot be canceled just now", on=error.on, why=error.why, remedy="try again in some seconds"
+    )
+    return Refusal(later, status=409)
+
+
+def _tags(call: Call) -> dict[str, str]:
+    tenant = call.tenant_or_all()
+    return {ops.VIA_TAG: ops.VIA, **({ops.TENANT_TAG: tenant} if tenant is not None else {})}
+
+
+def _permit(call: Call, action: str) -> None:
+    tenant = call.tenant_or_all()
+    if tenant is None:
+        call.service.permit_platform(call.user, action)
+    else:
+        call.service.permit(tenant, call.user, action)
+
+
+def _found(call: Call, operation_id: str, tags: dict[str, str]) -> Run:
+    """The run, if it is one that this caller may know of; else the same answer as for one that never was."""
+    runs = call.api.dagster.runs(tags, run_id=operation_id, limit=1)
+    if not runs:
+        raise Refusal(RequestError("No such operation", on=operation_id, remedy="see GET /api/operations"), status=404)
+    return runs[0]
+
+
+def _with_restore(call: Call, run: Run, document: dict[str, Any]) -> dict[str, Any]:
+    """How far the restore is, from its own record: one tenant has one at a time, and it began after the run."""
+    try:
+        records = call.service.list_restores(document["tenant_id"], call.user)
+    except SbhError:
+        return document  # the record is only about progress; the operation is known without it
+    for record in records[:1]:
+        started = record.get("started_at")
+        begun = parse_timestamp(started).timestamp() if isinstance(started, str) else 0.0
+        if record.get("status") == "running" and begun >= int(run.started or run.created):
+            shown = documents.restore(record, call.user)
+            links = {**document["links"], "restore": f"/api/restore/{record['restore_id']}"}
+            return {
+                **document,
+                "restore_id": record["restore_id"],
+                "progress": int(shown.get("progress", 0)),
+                "step": shown.get("step", document["step"]),
+                "links": links,
+            }
+    return document

@@ -1,0 +1,166 @@
+"""Tenants and how they stand, what retention would forget, health, metrics, the audit trail."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import JSONResponse, Response
+
+from sbh_pipelines.api.app.calls import ACall, Call
+from sbh_pipelines.api.app.gate import USER
+from sbh_pipelines.api.schema import answers, documents, pages
+from sbh_pipelines.api.schema.described import READS, answered
+from sbh_pipelines.backup.drill.recovery_report import data_type
+from sbh_pipelines.model import Tenant
+from sbh_pipelines.security.policy import ALL_TENANTS
+
+router = APIRouter()
+
+_AUDIT_SINCE = Query(description="Only events at this time or later, ISO 8601 with a zone.")
+_AUDIT_UNTIL = Query(description="Only events before this time, ISO 8601 with a zone.")
+
+
+@router.get(
+    "/api/tenants", summary="List tenants", tags=["Tenants"], responses=READS, response_model=answers.TenantPage
+)
+async def list_tenants(call: ACall, limit: pages.Limit = 50, cursor: pages.Cursor = None) -> Response:
+    """Those that the caller may see, by slug, each with its newest recovery point and whether that is recent enough."""
+
+    def work() -> dict[str, Any]:
+        tenants = _visible(call)
+        tenants.sort(key=lambda tenant: tenant.id)
+        if cursor is not None:
+            after = pages.decode(cursor, 1)[0]
+            tenants = [tenant for tenant in tenants if tenant.id > after]
+        shown = tenants[:limit]
+        points = call.service.recovery_points([t.id for t in shown], call.user) if shown else None
+        found = {p["tenant_id"]: p for p in points.points} if points else {}
+        return {
+            "tenants": [_tenant(call, tenant, found[tenant.id]) for tenant in shown],
+            "issues": documents.issues([e.as_dict() for e in points.issues], call.user) if points else [],
+            "next_cursor": pages.encode((shown[-1].id,)) if len(tenants) > len(shown) else None,
+        }
+
+    return JSONResponse(await call.read(work))
+
+
+def _visible(call: Call) -> list[Tenant]:
+    tenant = call.tenant_or_all()
+    if tenant is not None:
+        return [call.service.permit(tenant, call.user, "backup.list")]
+    call.service.permit_platform(call.user, "backup.list")
+    return call.service.tenants()
+
+
+def _tenant(call: Call, tenant: Tenant, point: Any) -> dict[str, Any]:
+    settings = call.service.settings
+    objective = settings.drill.recovery_point_objectives_s.get(data_type(settings, tenant))
+    age = point["age_s"]
+    met = objective is None or (age is not None and age <= objective)
+    return {
+        "id": tenant.id,
+        "region": tenant.region,
+        "tier": tenant.tier,
+        "backup_id": point["backup_id"],
+        "recovery_point": point["recovery_point"]["time"] if point["recovery_point"] else None,
+        "recorded_as": point["recorded_as"],
+        "age_s": age,
+        "rpo_objective_s": objective,
+        "rpo": "none" if objective is None else "ok" if met else "missed",
+    }
+
+
+@router.get(
+    "/api/retention/preview",
+    summary="What retention would forget",
+    tags=["Backups"],
+    responses=READS,
+    response_model=answers.RetentionPreview,
+)
+async def preview_retention(call: ACall) -> Response:
+    """Every backup with its verdict and the rules behind it. Nothing is forgotten."""
+    tenant = call.tenant()
+    found = await call.read(lambda: call.service.forget(tenant, call.user, dry_run=True))
+    return JSONResponse(documents.retention(found, call.user))
+
+
+@router.get(
+    "/api/health/live", summary="Liveness", tags=["Health"], response_model=answers.Live, openapi_extra={"security": []}
+)
+async def live() -> Response:
+    """That the server answers, and nothing else. Needs no token."""
+    return JSONResponse({"status": "ok"})
+
+
+@router.get(
+    "/api/health",
+    summary="Health of the backups",
+    tags=["Health"],
+    responses=READS,
+    response_model=answers.Health,
+)
+async def health(call: ACall) -> Response:
+    """Of the tenant; for a platform user who names none, of all. What is wrong is in `issues`."""
+    tenant = call.tenant_or_all()
+    found = await call.read(lambda: call.service.check_backup_health(call.user, tenant))
+    return JSONResponse(_shown(found, call))
+
+
+@router.get("/api/metrics", summary="Backup metrics", tags=["Health"], responses=READS, response_model=answers.Answer)
+async def metrics(call: ACall) -> Response:
+    """The specification's figures, of the tenant; for a platform user who names none, of all."""
+    tenant = call.tenant_or_all()
+    found = await call.read(lambda: call.service.backup_metrics(call.user, tenant))
+    return JSONResponse(_shown(found, call))
+
+
+def _shown(found: dict[str, Any], call: Call) -> dict[str, Any]:
+    issues = found.get("issues")
+    return {**found, "issues": documents.issues(issues, call.user)} if isinstance(issues, list) else found
+
+
+@router.get(
+    "/metrics",
+    summary="Metrics for Prometheus",
+    tags=["Health"],
+    responses=answered(READS, 200, None, "Prometheus' text format."),
+    response_class=Response,
+    openapi_extra={
+        "responses": {"200": {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    },
+)
+async def prometheus(request: Request) -> Response:
+    """For a platform viewer's token, or the one in `api.metrics_token_file`."""
+    api, user = request.app.state.api, request.scope[USER]
+    if user.tenant_id != ALL_TENANTS:
+        await api.reads.run(lambda: api.service.permit_platform(user, "health.read"))
+    text = await api.reads.run(lambda: api.service.prometheus_text(user))
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@router.get("/api/audit", summary="The audit trail", tags=["Audit"], responses=READS, response_model=answers.AuditPage)
+async def audit(
+    call: ACall,
+    limit: pages.Limit = 50,
+    cursor: pages.Cursor = None,
+    event: Annotated[str, Query(pattern=r"^[a-z_.*]{1,64}$", description="Only these events: `backup.*`.")] = "*",
+    user: Annotated[str | None, Query(max_length=200, description="Only events of this user.")] = None,
+    since: Annotated[pages.Moment | None, _AUDIT_SINCE] = None,
+    until: Annotated[pages.Moment | None, _AUDIT_UNTIL] = None,
+) -> Response:
+    """The tenant's events, the newest first; for a platform user who names no tenant, the platform's own."""
+    tenant = call.tenant_or_all() or ALL_TENANTS
+    after = pages.decode(cursor, 1)[0] if cursor is not None else None
+
+    def work() -> dict[str, Any]:
+        found = call.service.audit_events(
+            call.user, tenant, event=event, since=since, until=until, user=user, limit=limit, cursor=after
+        )
+        return {
+            "tenant_id": found["tenant_id"],
+            "region": found["region"],
+            "events": found["events"],
+            "errors": documents.issues(found["errors"], call.user),
+            "next_cursor": pages.encode((found["next"],)) if found["next"] else None,
+        }
+
+    return JSONResponse(await call.read(work))

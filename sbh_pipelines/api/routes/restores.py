@@ -1,0 +1,71 @@
+"""Restores that were made: how far they are, what came of them, and undoing them."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Path
+from starlette.responses import JSONResponse, Response
+
+from sbh_pipelines.api.app.calls import ACall, ALaunchingCall
+from sbh_pipelines.api.routes.approval import check_approval
+from sbh_pipelines.api.runs import jobs
+from sbh_pipelines.api.runs.launches import Launch
+from sbh_pipelines.api.schema import answers, documents, pages
+from sbh_pipelines.api.schema.bodies import RESTORE_PATTERN, UndoBody
+from sbh_pipelines.api.schema.described import LAUNCHES, READS, answered
+from sbh_pipelines.errors import NotConfirmed
+
+router = APIRouter(prefix="/api/restore", tags=["Restores"])
+
+RestoreIdPath = Annotated[str, Path(pattern=RESTORE_PATTERN, examples=["restore_20240115_120000_0a1b2c"])]
+
+
+@router.get("", summary="List restores", responses=READS, response_model=answers.RestorePage)
+async def list_restores(call: ACall, limit: pages.Limit = 50, cursor: pages.Cursor = None) -> Response:
+    """Every restore of the tenant that is on record, the newest first."""
+    tenant = call.tenant()
+    found = await call.read(lambda: call.service.list_restores(tenant, call.user))
+    shown, following = pages.page(found, lambda r: (str(r["restore_id"]),), 1, limit, cursor)
+    return JSONResponse({"restores": [documents.restore(r, call.user) for r in shown], "next_cursor": following})
+
+
+@router.get("/{restore_id}", summary="Status of a restore", responses=READS, response_model=answers.Restore)
+async def get_restore(call: ACall, restore_id: RestoreIdPath) -> Response:
+    """Status, progress in percent, and the result or the error."""
+    tenant = call.tenant()
+    found = await call.read(lambda: call.service.get_restore_status(restore_id, tenant, call.user))
+    return JSONResponse(documents.restore(found, call.user))
+
+
+@router.post(
+    "/{restore_id}/undo",
+    summary="Undo a restore",
+    status_code=202,
+    responses=answered(LAUNCHES, 200, answers.Plan, "Only planned: `validate_only` was true."),
+    response_model=answers.Accepted,
+)
+async def undo(
+    call: ALaunchingCall,
+    restore_id: RestoreIdPath,
+    body: Annotated[UndoBody, Body()] = UndoBody(),  # noqa: B008
+) -> Response:
+    """Makes what the restore touched what it was before, from the backup made then. Needs `confirm: true`."""
+    tenant = call.tenant()
+    if body.validate_only:
+        plan = await call.expensive(
+            lambda: call.service.undo_restore(restore_id, tenant, call.user, validate_only=True)
+        )
+        return JSONResponse(documents.plan(plan, call.user))
+    if not body.confirm:
+        await call.read(lambda: call.service.permit(tenant, call.user, "backup.restore"))
+        raise NotConfirmed(
+            "Undoing a restore overwrites live data and was not confirmed",
+            on=restore_id,
+            remedy='confirm it: {"confirm": true}; {"validate_only": true} shows what it would do',
+        )
+
+    def wanted() -> Launch:
+        check_approval(call, tenant, body)
+        call.service.get_restore_status(restore_id, tenant, call.user)
+        return jobs.undo(tenant, restore_id, body.permission())
+
+    return await call.launch("backup.restore", wanted)

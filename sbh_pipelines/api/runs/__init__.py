@@ -1,0 +1,1 @@
+"""Long work as runs of Dagster: launched once, watched, cancelled, through GraphQL."""

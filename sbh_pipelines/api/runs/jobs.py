@@ -1,0 +1,75 @@
+"""Which job of Dagster does which call, and its configuration. The names are those of `orchestration`; a test holds them.
+
+`backup_id` is the backup that is meant now: what `latest` means may have changed when a run leaves the queue. `named` is how
+the caller named it, by which a repeated request is known.
+"""
+
+from typing import Any
+
+from sbh_pipelines.api.runs import operations as ops
+from sbh_pipelines.api.runs.launches import Launch
+
+
+def create(tenant_id: str, backup_type: str, description: str | None) -> Launch:
+    """A backup of one tenant, by the job that needs no partition to exist yet."""
+    config: dict[str, Any] = {"tenants": [tenant_id], "backup_type": backup_type}
+    if description is not None:
+        config["description"] = description
+    return Launch(
+        ops.CREATE,
+        "backup.create",
+        "fleet_backup_job",
+        {"ops": {"snapshot_tables": {"config": config}}},
+        {"type": backup_type, "description": description},
+        {"sbh/backup_type": backup_type},
+    )
+
+
+def restore(tenant_id: str, backup_id: str, named: str, options: dict[str, Any]) -> Launch:
+    """A restore in place; `options` are fields of the job's configuration."""
+    config = {"tenant": tenant_id, "backup_id": backup_id, "confirm": True, **options}
+    return Launch(
+        ops.RESTORE,
+        "backup.restore",
+        "restore_job",
+        {"ops": {"restore_tenant": {"config": config}}},
+        {"backup_id": named, **options},
+        {ops.BACKUP_TAG: backup_id},
+    )
+
+
+def into_schema(tenant_id: str, backup_id: str, named: str, schema: str, tables: list[str]) -> Launch:
+    """The tenant's rows of a backup in a new schema beside the live ones."""
+    config = {"tenant": tenant_id, "backup_id": backup_id, "schema_name": schema, "tables": tables}
+    return Launch(
+        ops.SCHEMA,
+        "backup.restore",
+        "restore_into_schema_job",
+        {"ops": {"restore_into_schema": {"config": config}}},
+        {"backup_id": named, "into_schema": schema, "tables": tables},
+        {ops.BACKUP_TAG: backup_id},
+    )
+
+
+def undo(tenant_id: str, restore_id: str, options: dict[str, Any]) -> Launch:
+    config = {"tenant": tenant_id, "restore_id": restore_id, "confirm": True, **options}
+    return Launch(
+        ops.UNDO,
+        "backup.restore",
+        "undo_restore_job",
+        {"ops": {"undo_tenant_restore": {"config": config}}},
+        {"restore_id": restore_id, **options},
+        {"sbh/undoes": restore_id},
+    )
+
+
+def validate_deep(tenant_id: str, backup_id: str, named: str) -> Launch:
+    config = {"tenants": [tenant_id], "backup_id": backup_id, "deep": True}
+    return Launch(
+        ops.VALIDATE,
+        "backup.validate",
+        "validate_backup_job",
+        {"ops": {"validate_backups": {"config": config}}},
+        {"backup_id": named, "deep": True},
+        {ops.BACKUP_TAG: backup_id},
+    )

@@ -1,0 +1,105 @@
+"""How a call becomes a run, exactly once.
+
+Under the tenant's claim (`backup/service/launches.py`) one request at a time, of all API processes, does three things: looks for
+a run with its idempotency key, looks for work under way, launches. The key is a tag of the run, and Dagster's storage is what
+makes it durable: no run, no key, nothing half done. A key counts for 24 hours, for one user, tenant and request.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sbh_pipelines.api.runs import operations as ops
+from sbh_pipelines.api.runs.dagster import UNDER_WAY, Dagster, Run
+from sbh_pipelines.api.schema.problems import Refusal
+from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.errors import IdempotencyConflict, LeaseHeld
+from sbh_pipelines.model import Tenant
+from sbh_pipelines.security.policy import UserContext
+
+KEY_LIFE_S = 24 * 3600.0
+_LOOKED_AT = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What is to run. `call` is one of `operations`, `asked` the request's body, by which repeats are known."""
+
+    call: str
+    action: str  # of the policy table
+    job: str
+    config: Mapping[str, Any]
+    asked: Mapping[str, Any]
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+class Launcher:
+    """Thread-safe; every method blocks."""
+
+    def __init__(self, service: BackupService, dagster: Dagster, clock: Callable[[], float] = time.time) -> None:
+        self._service, self._dagster, self._clock = service, dagster, clock
+
+    def launch(self, user: UserContext, tenant_id: str, wanted: Launch, key: str | None) -> tuple[str, bool]:
+        """(operation id, whether an earlier request with the same key had launched it).
+
+        Raises AccessDenied, UnknownTenant, IdempotencyConflict, OrchestratorError, and LeaseHeld while other work that writes
+        is under way.
+        """
+        tenant = self._service.permit(tenant_id, user, wanted.action)
+        own = {ops.VIA_TAG: ops.VIA, ops.TENANT_TAG: str(tenant.id)}
+        key_tag = _digest([user.user_id, user.tenant_id, tenant.id, key]) if key is not None else None
+        request_tag = _digest([wanted.call, dict(wanted.asked)])
+        with self._service.launching(tenant, wanted.call):
+            if key_tag is not None and (earlier := self._earlier(own, key_tag)):
+                if earlier.tags.get(ops.REQUEST_TAG) != request_tag:
+                    raise IdempotencyConflict(
+                        "The idempotency key was used for another request",
+                        why="the same key with another call or body",
+                        remedy="repeat the request as it was, or use a new key",
+                    )
+                return earlier.id, True
+            if wanted.call in ops.WRITERS:
+                self._refuse_while_busy(tenant, own)
+            tags = {
+                **own,
+                ops.USER_TAG: user.user_id,
+                ops.ROLE_TAG: user.role.name.lower(),
+                ops.CALL_TAG: wanted.call,
+                ops.REQUEST_TAG: request_tag,
+                **({ops.IDEMPOTENCY_TAG: key_tag} if key_tag is not None else {}),
+                **wanted.tags,
+            }
+            return self._dagster.launch(wanted.job, wanted.config, tags), False
+
+    def _earlier(self, own: Mapping[str, str], key_tag: str) -> Run | None:
+        found = self._dagster.runs({**own, ops.IDEMPOTENCY_TAG: key_tag}, limit=1)
+        return found[0] if found and self._clock() - found[0].created < KEY_LIFE_S else None
+
+    def _refuse_while_busy(self, tenant: Tenant, own: Mapping[str, str]) -> None:
+        runs = self._dagster.runs(own, statuses=UNDER_WAY, limit=_LOOKED_AT)
+        for run in runs:
+            if run.tags.get(ops.CALL_TAG) in ops.WRITERS:
+                link = f"/api/operations/{run.id}"
+                raise Refusal(
+                    LeaseHeld(
+                        "Another operation of the tenant is under way",
+                        on=f"{run.tags.get(ops.CALL_TAG)} {run.id}",
+                        remedy="wait for its end, or cancel it",
+                    ),
+                    {"operation_id": run.id, "links": {"operation": link}},
+                    {"Link": f'<{link}>; rel="related"'},
+                )
+        if writer := self._service.writer_at_work(tenant):
+            raise LeaseHeld(
+                "Another writer works on this tenant",
+                on=str(tenant.id),
+                why=f"{writer['purpose']} by {writer['owner']}",
+                remedy="wait for it to end; a killed writer's lease expires by itself",
+            )
+
+
+def _digest(parts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]

@@ -1,0 +1,164 @@
+"""Operations: runs of Dagster that the API launched, as its callers see them.
+
+A run says what it did in the metadata of its events; an operation shows a chosen part of it, and the error as the error tree
+has it. Which tenant a run is for, and who asked for it, is in its tags.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sbh_pipelines.api.runs.dagster import Event, Run
+from sbh_pipelines.api.schema.problems import error_fields, sees_internals
+from sbh_pipelines.errors import OrchestratorError, SbhError, error_from_dict
+from sbh_pipelines.model import timestamp
+from sbh_pipelines.security.policy import UserContext
+
+USER_TAG, ROLE_TAG, TENANT_TAG, VIA_TAG = "user", "sbh/role", "sbh/tenant", "sbh/via"
+CALL_TAG, BACKUP_TAG, RESTORE_TAG = "sbh/call", "sbh/backup_id", "sbh/restore_id"
+IDEMPOTENCY_TAG, REQUEST_TAG = "sbh/idempotency", "sbh/request"
+VIA = "api"
+
+CREATE, RESTORE, UNDO, VALIDATE, SCHEMA = (
+    "backup.create",
+    "backup.restore",
+    "restore.undo",
+    "backup.validate",
+    "restore.into_schema",
+)
+WRITERS = frozenset({CREATE, RESTORE, UNDO})
+"""Calls whose runs take the tenant's lease."""
+
+_STATUS = {
+    "NOT_STARTED": "queued",
+    "QUEUED": "queued",
+    "MANAGED": "queued",
+    "STARTING": "running",
+    "STARTED": "running",
+    "CANCELING": "canceling",
+    "CANCELED": "canceled",
+    "SUCCESS": "completed",
+    "FAILURE": "failed",
+}
+_STEPS = {CREATE: 5}
+_SHOWN: dict[str, tuple[str, ...]] = {
+    CREATE: (
+        "backup_id", "backup_type", "requested_type", "reason", "parent", "unchanged_since", "rows", "tables", "files",
+        "files_missing", "source_bytes", "stored_bytes", "duration_s", "checksum",
+    ),
+    RESTORE: (
+        "restore_id", "backup_id", "mode", "safety_backup", "rows_inserted", "rows_updated", "rows_deleted", "rows_kept",
+        "files_restored", "files_removed", "files_unchanged", "files_kept", "downloaded_bytes", "duration_s",
+    ),
+    VALIDATE: ("backup_id", "valid", "deep", "objects_checked", "chunks_checked", "bytes_checked", "duration_s"),
+    SCHEMA: ("backup_id", "schema", "rows", "tables", "duration_s"),
+}  # fmt: skip
+_SHOWN[UNDO] = _SHOWN[RESTORE]
+_RESULTS = ("MaterializationEvent", "ObservationEvent", "ExecutionStepOutputEvent")
+
+
+def status_of(run: Run) -> str:
+    return _STATUS.get(run.status, "running")
+
+
+def accepted(operation_id: str, call: str, tenant_id: str) -> dict[str, Any]:
+    """The body of a 202."""
+    return {
+        "operation_id": operation_id,
+        "kind": call,
+        "tenant_id": tenant_id,
+        "status": "queued",
+        "links": _links(operation_id, under_way=True),
+    }
+
+
+def brief(run: Run, user: UserContext, dagster_url: str | None) -> dict[str, Any]:
+    """What the run's own fields and tags say."""
+    shown = dagster_url if sees_internals(user) else None
+    return {
+        "operation_id": run.id,
+        "kind": run.tags.get(CALL_TAG, ""),
+        "tenant_id": run.tags.get(TENANT_TAG, ""),
+        "status": status_of(run),
+        "requested_by": run.tags.get(USER_TAG, ""),
+        "created_at": _time(run.created),
+        "started_at": _time(run.started),
+        "finished_at": _time(run.ended),
+        "backup_id": run.tags.get(BACKUP_TAG),
+        "restore_id": run.tags.get(RESTORE_TAG),
+        **({"dagster_url": f"{shown}/runs/{run.id}"} if shown else {}),
+        "links": _links(run.id, under_way=run.under_way),
+    }
+
+
+def full(run: Run, events: Sequence[Event], user: UserContext, dagster_url: str | None) -> dict[str, Any]:
+    """With progress, result and error, from the run's events."""
+    document = brief(run, user, dagster_url)
+    call = document["kind"]
+    result = _result(call, events)
+    backup_id = result.get("unchanged_since") or result.get("backup_id") or document["backup_id"]
+    failure = next((event for event in events if event.kind == "ExecutionStepFailureEvent"), None)
+    error = None
+    if run.status == "FAILURE":
+        error = error_fields(_error(failure, document["tenant_id"]), user)
+    elif run.status == "CANCELED":
+        error = error_fields(OrchestratorError("The run was canceled", remedy="ask for it again"), user)
+    if call == VALIDATE and "valid" not in result and failure is not None and run.status == "FAILURE":
+        result = {**result, "valid": False}
+    links = dict(document["links"])
+    if backup_id and backup_id != "latest" and run.status == "SUCCESS":
+        links["backup"] = f"/api/backup/{backup_id}"
+    if restore_id := result.get("restore_id") or document["restore_id"]:
+        links["restore"] = f"/api/restore/{restore_id}"
+    return {
+        **document,
+        "backup_id": backup_id,
+        "restore_id": result.get("restore_id") or document["restore_id"],
+        "progress": _progress(call, run, events),
+        "step": next((e.step for e in reversed(events) if e.kind == "ExecutionStepStartEvent"), None),
+        "result": result or None,
+        "error": error,
+        "links": links,
+    }
+
+
+def _result(call: str, events: Sequence[Event]) -> dict[str, Any]:
+    shown = _SHOWN.get(call, ())
+    result: dict[str, Any] = {}
+    for event in events:
+        if event.kind in _RESULTS:
+            result |= {name: event.metadata[name] for name in shown if event.metadata.get(name) is not None}
+    return result
+
+
+def _error(failure: Event | None, tenant_id: str) -> SbhError:
+    """The error tree's, where the run could say one."""
+    if failure is None:
+        return OrchestratorError(
+            "The run ended without saying why",
+            why="its worker died, or it was ended by hand",
+            remedy="ask for it again; Dagster's page of the run has its log",
+        )
+    records = failure.metadata.get("failed_tenants")
+    for record in records if isinstance(records, list) else ():
+        if isinstance(record, Mapping) and record.get("tenant") == tenant_id:
+            return error_from_dict(record)
+    said = failure.message.strip().splitlines()
+    return OrchestratorError("The run failed", on=failure.step, why=said[0][:300] if said else "")
+
+
+def _progress(call: str, run: Run, events: Sequence[Event]) -> int:
+    """Percent, by steps."""
+    if run.status == "SUCCESS":
+        return 100
+    done = sum(event.kind == "ExecutionStepSuccessEvent" for event in events)
+    return min(99, round(100 * done / _STEPS.get(call, 1)))
+
+
+def _links(operation_id: str, *, under_way: bool) -> dict[str, str]:
+    links = {"self": f"/api/operations/{operation_id}"}
+    return links | ({"cancel": f"/api/operation/{operation_id}/cancel"} if under_way else {})
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else timestamp(datetime.fromtimestamp(seconds, UTC))

@@ -1,0 +1,187 @@
+"""What requests may carry. Strict: an unknown key or a wrong type is refused, never guessed at."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from sbh_pipelines.backup.restore.request import RestoreRequest
+
+_TIME = r"\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?)?"
+BACKUP_PATTERN = rf"^(latest|backup_\d{{8}}_\d{{4}}(_\d{{2,4}})?|@{_TIME})$"
+RESTORE_PATTERN = r"^restore_\d{8}_\d{6}_[0-9a-f]{6}$"
+
+# PostgreSQL and S3 take no NUL; a name has some length.
+Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=4000)]
+Name = Annotated[str, StringConstraints(pattern=r"^[^\x00]+$", max_length=1000)]
+Comment = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=500)]
+ApprovalText = Annotated[str, StringConstraints(pattern=r"^approval_\d{8}_\d{6}_[0-9a-f]{6}$")]
+Schema = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=63)]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+class CreateBody(Body):
+    """Which backup to make."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "full", "description": "Weekly backup"}]})
+
+    type: Literal["full", "incremental", "differential"] = Field("full", description="What to make.")
+    description: Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=500)] | None = Field(
+        None, description="Free text, kept in the manifest."
+    )
+
+
+class ScopeBody(Body):
+    """Which part of the tenant; all of it where nothing is chosen."""
+
+    tables: list[Name] = Field([], max_length=500, description="Only these tables, `schema.table` or `table`.")
+    rows: Text | None = Field(
+        None,
+        description="Only these rows, those that refer to them, and what they refer to where it is gone:"
+        " `projects where id in (1, 2)`.",
+    )
+    files: list[Name] = Field(
+        [],
+        max_length=500,
+        description="Only files whose path below the tenant's prefix matches: * and ? within a folder, ** over folders.",
+    )
+    config_only: bool = Field(False, description="Only the tables of the configuration.")
+    mode: Literal["exact", "missing-only", "newest-wins"] = Field(
+        "exact",
+        description="exact: what is chosen becomes what it was. missing-only: what is gone comes back, nothing else changes."
+        " newest-wins: also rows and files that are later in the backup.",
+    )
+    keep_extra_files: bool = Field(False, description="Keep the tenant's files that the backup does not hold.")
+    accept_schema_changes: bool = Field(
+        False, description="Go on although something of the backup has no place in the schema any more."
+    )
+
+    def options(self) -> dict[str, Any]:
+        """What is not as by default; the fields of the restore job's configuration."""
+        own = self.model_dump(include=set(ScopeBody.model_fields) | {"safety_backup"}, exclude_defaults=True)
+        return dict(own)
+
+    def request(self, samples: int = 0) -> RestoreRequest:
+        """What a plan is made of. Raises RequestError."""
+        return RestoreRequest.of(**self.model_dump(include=set(ScopeBody.model_fields)), samples=samples)
+
+    def restore_request(self) -> RestoreRequest:
+        """What a restore is made of, as the restore job will have it: an approval is bound to it. Raises RequestError."""
+        fields = self.model_dump(include={*ScopeBody.model_fields, "safety_backup"})
+        return RestoreRequest.of(**{**fields, "safety_backup": None if fields.get("safety_backup", True) else False})
+
+
+class OverwritingBody(Body):
+    """What goes with everything that overwrites live data."""
+
+    confirm: bool = Field(
+        False, description="Must be true: what is chosen of the live tenant is overwritten. `validate_only` needs none."
+    )
+    validate_only: bool = Field(
+        False, description="Only plan: what would change, and why it would refuse. Nothing is written."
+    )
+    approval_id: ApprovalText | None = Field(
+        None, description="Where the settings want a second person: the approval of exactly this. See `/api/approvals`."
+    )
+    break_glass: Comment | None = Field(
+        None, description="Instead of an approval, in an emergency: the reason. It is recorded, and people are alerted."
+    )
+
+    def permission(self) -> dict[str, Any]:
+        return self.model_dump(include={"approval_id", "break_glass"}, exclude_none=True)
+
+
+class DiffBody(ScopeBody):
+    """What to compare."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"tables": ["projects"], "samples": 5}]})
+
+    samples: int = Field(0, ge=0, le=100, description="Rows shown of each table; sensitive values are hidden.")
+
+
+class RestoreBody(ScopeBody, OverwritingBody):
+    """What to restore, and how."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"confirm": True, "validate_only": False}]})
+
+    confirm: bool = Field(
+        False, description="Must be true: what is chosen of the live tenant is overwritten. `validate_only` needs none."
+    )
+    validate_only: bool = Field(
+        False, description="Only plan: what would change, and why it would refuse. Nothing is written."
+    )
+    safety_backup: bool = Field(
+        True, description="Back the tenant up before, as the settings say, so that the restore can be undone."
+    )
+    into_schema: Schema | None = Field(
+        None,
+        description="Put the rows into a new schema of this name beside the live ones, for looking; only `tables` can be"
+        " chosen then.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.into_schema is not None:
+            others = self.model_dump(exclude={"into_schema", "tables", "confirm"}, exclude_defaults=True)
+            if others:
+                raise ValueError("into_schema goes with tables and confirm only")
+        return self
+
+
+class UndoBody(OverwritingBody):
+    """Whether to do it, or to show it. What was written since to the tables and files that the restore touched goes."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"confirm": True}]})
+
+
+class AskBody(ScopeBody):
+    """What another person is to approve: a restore of `backup_id`, with the fields that it will have; or undoing `restore_id`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"backup_id": "latest", "reason": "a script deleted projects"}]}
+    )
+
+    reason: Annotated[str, StringConstraints(pattern=r"^[^\x00]*\S[^\x00]*$", max_length=500)] = Field(
+        description="Why it is needed."
+    )
+    backup_id: Annotated[str, StringConstraints(pattern=BACKUP_PATTERN)] | None = None
+    restore_id: Annotated[str, StringConstraints(pattern=RESTORE_PATTERN)] | None = None
+    safety_backup: bool = Field(True, description="As the restore will have it.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.backup_id is None) == (self.restore_id is None):
+            raise ValueError("give one of backup_id and restore_id")
+        return self
+
+
+class DecideBody(Body):
+    """What is said about it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"comment": "agreed"}]})
+
+    comment: Comment = Field("", description="Recorded with the decision.")
+
+
+class ValidateBody(Body):
+    """How thoroughly."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"deep": False}]})
+
+    deep: bool = Field(
+        False,
+        description="False: signatures, and that every object is there with its size; answered at once. True: also download,"
+        " decrypt and hash everything; an operation.",
+    )
+
+
+class PinBody(Body):
+    """Why it is kept."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "before the migration"}]})
+
+    reason: Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=500)] = Field(
+        "", description="Shown wherever the pin is."
+    )

@@ -1,0 +1,81 @@
+"""What the service returns, as answers: the part that belongs on a page, and only what the caller may see."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sbh_pipelines.api.schema.problems import error_fields, issue_fields, scrub, sees_internals
+from sbh_pipelines.errors import SbhError, error_from_dict
+from sbh_pipelines.model import BackupId, parse_timestamp, timestamp
+from sbh_pipelines.security.policy import UserContext
+
+_BACKUP_KEYS = ("id", "tenant_id", "type", "region", "created_by", "created_at", "description", "checksum", "size")
+_ID = re.compile(r"backup_\d{8}_\d{4}(?:_\d{2,4})?")
+
+
+def backup(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """One line of the list."""
+    more = {name: manifest[name] for name in ("parent", "purpose", "requested_type") if manifest.get(name)}
+    return {**{name: manifest.get(name) for name in _BACKUP_KEYS}, **more, "status": "completed"}
+
+
+def unfinished(status: Mapping[str, Any], user: UserContext) -> dict[str, Any]:
+    """One that runs or failed: there is no manifest yet."""
+    fields = dict.fromkeys(_BACKUP_KEYS) | {
+        "id": status["backup_id"],
+        "tenant_id": status["tenant_id"],
+        "status": status["status"],
+        "created_at": _begun(status["backup_id"]),
+    }
+    if details := status.get("details"):
+        fields["error"] = error_fields(error_from_dict(details), user)
+    return fields
+
+
+def _begun(backup_id: str) -> str:
+    """When, to the minute: as the id says."""
+    parts = BackupId.parse(backup_id).split("_")
+    return timestamp(parse_timestamp(f"{parts[1]}T{parts[2]}00Z"))
+
+
+def backup_status(status: Mapping[str, Any], user: UserContext) -> dict[str, Any]:
+    shown = {name: status[name] for name in ("backup_id", "tenant_id", "status", "step") if name in status}
+    if details := status.get("details"):
+        fields = error_fields(error_from_dict(details), user)
+        shown |= {"error": fields["what"], "details": fields}
+    return shown
+
+
+def damaged(errors: Sequence[SbhError], user: UserContext) -> list[dict[str, Any]]:
+    found = []
+    for error in errors:
+        named = _ID.search(error.on)
+        found.append({"backup_id": named[0] if named else None, **error_fields(error, user)})
+    return found
+
+
+def plan(document: Mapping[str, Any], user: UserContext) -> dict[str, Any]:
+    problems = [error_fields(error_from_dict(problem), user) for problem in document["problems"]]
+    shown = {**document, "problems": problems}
+    return shown if sees_internals(user) else {**shown, "target": scrub(str(document["target"]))}
+
+
+def validation(document: Mapping[str, Any], user: UserContext) -> dict[str, Any]:
+    return {**document, "issues": [issue_fields(issue, user) for issue in document["issues"]]}
+
+
+def restore(document: Mapping[str, Any], user: UserContext) -> dict[str, Any]:
+    error = document.get("error")
+    if not isinstance(error, Mapping):
+        return dict(document)
+    fields = error_fields(error_from_dict(error), user) if "code" in error else dict(error)
+    return {**document, "error": fields}
+
+
+def retention(document: Mapping[str, Any], user: UserContext) -> dict[str, Any]:
+    errors = [error_fields(error_from_dict(error), user) for error in document.get("errors") or ()]
+    return {**document, "errors": errors}
+
+
+def issues(found: Sequence[Mapping[str, Any]], user: UserContext) -> list[dict[str, Any]]:
+    return [error_fields(error_from_dict(one), user) for one in found]

@@ -1,0 +1,87 @@
+"""What backups a tenant has, at the cost of a constant number of requests.
+
+`manifests/` says which backups there are. What retention must know of each is kept in one signed document, `listing.json`,
+so that only manifests it does not name are read. It is a cache and never believed about what exists: missing, damaged or
+forged, it is made anew from the manifests.
+"""
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sbh_pipelines.backup.contents.summary import BackupSummary
+from sbh_pipelines.errors import CorruptObject, ObjectMissing, UnknownBackup
+from sbh_pipelines.model import BackupId
+from sbh_pipelines.repository.format import Keys
+from sbh_pipelines.repository.repository import Repository
+from sbh_pipelines.repository.signed import read_signed, signed
+
+_KIND = "listing"
+_SIDE_BY_SIDE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Backups:
+    """`damaged` are those whose manifest cannot be read; `cached` is what `listing.json` held."""
+
+    sound: Mapping[BackupId, BackupSummary]
+    damaged: Mapping[BackupId, CorruptObject]
+    cached: Mapping[BackupId, BackupSummary]
+
+    @property
+    def newest(self) -> datetime:
+        """When the newest one was made; long ago where there are none."""
+        return max((s.created_at for s in self.sound.values()), default=datetime.min.replace(tzinfo=UTC))
+
+    def without(self, gone: Iterable[BackupId], damage: Mapping[BackupId, CorruptObject]) -> "Backups":
+        """The same once some turned out to be gone or damaged."""
+        lost = set(gone)
+        left = {i: s for i, s in self.sound.items() if i not in damage and i not in lost}
+        return Backups(left, {i: d for i, d in {**self.damaged, **damage}.items() if i not in lost}, self.cached)
+
+
+def read_backups(repository: Repository, own: BackupSummary | None = None) -> Backups:
+    """Two requests, and one for each manifest that is not cached; `own` is a backup just made, which need not be read."""
+    there = repository.manifest_ids()
+    cached = _read_listing(repository)
+    known = {**cached, **({own.id: own} if own else {})}
+
+    def read(backup_id: BackupId) -> BackupSummary | CorruptObject | None:
+        try:
+            return BackupSummary.from_dict(repository.manifest(backup_id))
+        except CorruptObject as damage:
+            return damage
+        except UnknownBackup:
+            return None  # forgotten since it was listed
+
+    unknown = [backup_id for backup_id in there if backup_id not in known]
+    found: dict[BackupId, BackupSummary | CorruptObject | None] = {i: known[i] for i in there if i in known}
+    if unknown:
+        with ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="manifests") as pool:
+            found |= zip(unknown, pool.map(read, unknown), strict=True)
+    return Backups(
+        {i: f for i, f in found.items() if isinstance(f, BackupSummary)},
+        {i: f for i, f in found.items() if isinstance(f, CorruptObject)},
+        cached,
+    )
+
+
+def _read_listing(repository: Repository) -> dict[BackupId, BackupSummary]:
+    try:
+        entries = read_signed(repository, Keys.LISTING, _KIND).get("backups")
+        # An entry of an earlier release has no figures: its backup is read once more, and written with them.
+        listed = entries if isinstance(entries, list) else []
+        known = [entry for entry in listed if isinstance(entry, dict) and "figures" in entry]
+        found = [BackupSummary.from_dict(entry) for entry in known]
+    except (ObjectMissing, CorruptObject):
+        return {}
+    return {summary.id: summary for summary in found}
+
+
+def write_listing(repository: Repository, backups: Backups) -> None:
+    """Store the sound ones, if that is not what is stored already."""
+    if backups.sound != backups.cached:
+        oldest_first = sorted(backups.sound.values(), key=lambda summary: summary.id)
+        fields = {"backups": [summary.as_listed() for summary in oldest_first]}
+        repository.store.put(repository.prefix + Keys.LISTING, signed(repository, _KIND, fields))

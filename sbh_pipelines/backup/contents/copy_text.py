@@ -1,0 +1,251 @@
+"""COPY text as values: what a backup's rows mean, without a database.
+
+A backup holds rows as PostgreSQL's COPY wrote them (PostgreSQL documentation, COPY, "Text Format"), and the table's header
+has the columns' types as `format_type` names them. A field is the text of the type's output function, escaped; NULL is `\\N`.
+Where Python has the type, `decoder` gives its value, exactly; where it has not (intervals, ranges, types of extensions, moments
+before Christ or at infinity), the text is the value. Nothing is ever rounded to fit.
+"""
+
+import json
+import re
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any
+
+from sbh_pipelines.database.schema.key_hash import unescape
+from sbh_pipelines.errors import CorruptObject
+
+NULL = b"\\N"
+
+INTEGERS = frozenset({"smallint", "integer", "bigint", "oid"})
+FLOATS = frozenset({"real", "double precision"})
+JSON = frozenset({"json", "jsonb"})
+TIMESTAMP, TIMESTAMPTZ = "timestamp without time zone", "timestamp with time zone"
+
+# The rest of PostgreSQL's own types: their values are text here. A type in neither set is the application's or an extension's.
+_TEXTS = frozenset(
+    {
+        "text", "character varying", "character", "bpchar", "name", '"char"', "money", "interval",
+        "time with time zone", "inet", "cidr", "macaddr", "macaddr8", "bit", "bit varying", "xml", "tsvector",
+        "tsquery", "point", "line", "lseg", "box", "path", "polygon", "circle", "int4range", "int8range",
+        "numrange", "tsrange", "tstzrange", "daterange", "int4multirange", "int8multirange", "nummultirange",
+        "tsmultirange", "tstzmultirange", "datemultirange", "pg_lsn", "pg_snapshot", "txid_snapshot", "jsonpath",
+        "xid", "xid8", "cid", "tid", "oidvector", "int2vector", "refcursor", "regclass", "regcollation",
+        "regconfig", "regdictionary", "regnamespace", "regoper", "regoperator", "regproc", "regprocedure",
+        "regrole", "regtype",
+    }
+)  # fmt: skip
+_VALUES = (
+    INTEGERS | FLOATS | JSON
+    | {"boolean", "numeric", "date", "time without time zone", TIMESTAMP, TIMESTAMPTZ, "uuid", "bytea"}
+)  # fmt: skip
+# What separates the elements of arrays: pg_type.typdelim, a comma for all but a few.
+_DELIMITERS = {"box": ";", "geometry": ":", "geography": ":"}
+
+_TYPE = re.compile(r"(?P<head>.*?)(?:\((?P<modifiers>[^()\"]*)\))?(?P<tail>[^()\[\]]*)(?P<array>\[\])?", re.DOTALL)
+_NUMBERS = re.compile(r"-?\d+(?:,-?\d+)*")
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnType:
+    """A type as `format_type` names it: `numeric(12,2)[]` is base `numeric`, modifiers (12, 2), an array."""
+
+    name: str
+    base: str
+    modifiers: tuple[int, ...]
+    array: bool
+
+    @classmethod
+    def parse(cls, name: str) -> "ColumnType":
+        found = _TYPE.fullmatch(name)
+        if found is None:
+            return cls(name, name, (), False)
+        listed = found["modifiers"] or ""
+        modifiers = tuple(map(int, listed.split(","))) if _NUMBERS.fullmatch(listed) else ()
+        base = found["head"] + found["tail"]
+        if base.startswith("interval "):  # `interval day to second(3)`
+            base = "interval"
+        return cls(name, base, modifiers, found["array"] is not None)
+
+    @property
+    def builtin(self) -> bool:
+        """Whether every PostgreSQL server has the type."""
+        return self.base in _TEXTS or self.base in _VALUES
+
+    @property
+    def element(self) -> "ColumnType":
+        """Of an array."""
+        return ColumnType(self.name.removesuffix("[]"), self.base, self.modifiers, False)
+
+    @property
+    def delimiter(self) -> str:
+        return _DELIMITERS.get(self.base.rpartition(".")[2], ",")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table's header; `identity` is `a` (always), `d` (by default) or empty."""
+
+    name: str
+    type: ColumnType
+    not_null: bool
+    identity: str
+
+
+def columns_of(header: Mapping[str, Any]) -> tuple[Column, ...]:
+    """The columns of a stored table's header, in the order of the rows' fields."""
+    return tuple(
+        Column(name, ColumnType.parse(kind), bool(not_null), identity or "")
+        for name, kind, not_null, identity in header["columns"]
+    )
+
+
+def row_lines(pieces: Iterable[bytes], most: int) -> Iterator[list[bytes]]:
+    """The rows of pieces of COPY text, each of whole rows, at most `most` at a time and never of two pieces."""
+    for piece in pieces:
+        lines = piece.split(b"\n")
+        lines.pop()
+        for first in range(0, len(lines), most):
+            yield lines[first : first + most]
+
+
+def fields_of(line: bytes) -> list[bytes | None]:
+    """A row's fields as the output functions wrote them."""
+    if b"\\" not in line:
+        return list(line.split(b"\t"))
+    return [None if field == NULL else unescape(field) for field in line.split(b"\t")]
+
+
+def fields_by_column(lines: Sequence[bytes], columns: Sequence[Column], table: str) -> list[list[bytes | None]]:
+    """The fields of many rows, column by column. Raises CorruptObject."""
+    rows = [line.split(b"\t") for line in lines]
+    try:
+        found = list(zip(*rows, strict=True))
+    except ValueError:
+        found = []
+    if len(found) != len(columns):
+        raise CorruptObject("A row has another number of fields than its table has columns", on=table)
+    return [
+        [None if f == NULL else unescape(f) for f in fields] if b"\\" in b"".join(fields) else list(fields)
+        for fields in found
+    ]
+
+
+def as_text(field: bytes) -> str:
+    """A field as a string; bytes that are no UTF-8, as databases without an encoding can hold, are written as `\\xNN`."""
+    return field.decode("utf-8", "backslashreplace")
+
+
+Decode = Callable[[str], Any]
+
+
+def decoder(kind: ColumnType) -> Decode:
+    """From the text of a value to the value; raises ValueError where Python has no such value, and its text must do."""
+    if kind.array:
+        element, delimiter = decoder(kind.element), kind.delimiter
+        return lambda text: _each(parse_array(text, delimiter), element)
+    if kind.base in INTEGERS:
+        return int
+    if kind.base in FLOATS:
+        return float
+    if kind.base in JSON:
+        return _json
+    return _DECODERS.get(kind.base, str)
+
+
+def value_of(field: bytes | None, decode: Decode) -> Any:
+    """A field's value, or its text where Python has no such value."""
+    if field is None:
+        return None
+    text = as_text(field)
+    try:
+        return decode(text)
+    except (ValueError, ArithmeticError):
+        return text
+
+
+def parse_array(text: str, delimiter: str = ",") -> list[Any]:
+    """An array's elements as text (None for NULL), nested as deep as its dimensions.
+
+    Raises ValueError for arrays whose indexes do not begin at 1, as `[0:1]={1,2}`: a list does not say so.
+    """
+    if not text.startswith("{"):
+        raise ValueError("not an array whose indexes begin at 1")
+    stack: list[list[Any]] = []
+    plain = re.compile(f"[^}}{delimiter}]+")
+    at = 0
+    while at < len(text):
+        mark = text[at]
+        if mark == "{":
+            stack.append([])
+        elif mark == "}":
+            done = stack.pop()
+            if not stack:
+                return done
+            stack[-1].append(done)
+        elif mark == '"':
+            found = _QUOTED.match(text, at)
+            if found is None:
+                break
+            stack[-1].append(_ESCAPED.sub(r"\1", found[1]))
+            at = found.end() - 1
+        elif mark != delimiter and (found := plain.match(text, at)):
+            stack[-1].append(None if found[0] == "NULL" else found[0])
+            at = found.end() - 1
+        at += 1
+    raise ValueError("malformed array")
+
+
+def _each(items: list[Any], decode: Decode) -> list[Any]:
+    return [None if item is None else _each(item, decode) if isinstance(item, list) else decode(item) for item in items]
+
+
+def _boolean(text: str) -> bool:
+    return {"t": True, "f": False}[text]
+
+
+def _bytes(text: str) -> bytes:
+    if not text.startswith("\\x"):
+        raise ValueError("not hex")
+    return bytes.fromhex(text[2:])
+
+
+def _time(text: str) -> time:
+    if text.startswith("24"):  # the end of a day: Python's times have none, and some releases read it as 00:00
+        raise ValueError("24:00:00")
+    return time.fromisoformat(text)
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text, parse_float=_number, parse_int=_integer)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def _number(text: str) -> Any:
+    """A float where it says as much as the text, else a Decimal."""
+    nearest = float(text)
+    exact = Decimal(text)
+    return nearest if exact == Decimal(repr(nearest)) else exact
+
+
+def _integer(text: str) -> Any:
+    return int(text) if len(text) < 4000 else Decimal(text)  # Python refuses to read longer ones as int
+
+
+_DECODERS: dict[str, Decode] = {
+    "boolean": _boolean,
+    "numeric": Decimal,
+    "date": date.fromisoformat,
+    "time without time zone": _time,
+    TIMESTAMP: datetime.fromisoformat,
+    TIMESTAMPTZ: datetime.fromisoformat,
+    "uuid": uuid.UUID,
+    "bytea": _bytes,
+}

@@ -1,0 +1,275 @@
+"""A table as a backup holds it: row groups from when all of it was read, and layers of what changed since.
+
+The detail of a table is one chunk with its *state* and then lines, one for each row group. A backup that finds little changed
+takes over the lines by their chunk ids, adds a *layer* to the state, and so is complete by itself.
+
+    base    the row groups, and the snapshot and the sums they were read at
+    layer   rows that came or changed up to a later snapshot, and in which buckets of keys which keys were left
+    sums    rows and XOR of key hashes in each bucket, now: what the next backup compares with
+"""
+
+import struct
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+from sbh_pipelines.backup.contents.json_lines import LineWriter, json_line, read_lines
+from sbh_pipelines.database.capture.changes import Sums
+from sbh_pipelines.database.schema.tenancy import MappedTable
+from sbh_pipelines.errors import CorruptObject
+from sbh_pipelines.repository.pack import PackWriter
+from sbh_pipelines.repository.repository import Repository
+
+_AHEAD = 32  # groups whose chunk ids are still being computed
+_SUM = struct.Struct(">IQ")
+_SUMS_IN_CHUNK = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One row group of a backup."""
+
+    chunk: bytes
+    rows: int
+    bytes: int
+    low: tuple[str, ...]  # key of the first row, as COPY text; empty without a primary key
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What changed between two snapshots: rows (COPY text), and what was left of some buckets.
+
+    `survivors` is COPY text as well: `bucket` and the key's fields for each row left in a bucket that lost rows, and a
+    line with the bucket alone where nothing was left. Older rows of such a bucket that are not among them are gone.
+    """
+
+    rows: int
+    bytes: int
+    chunks: tuple[str, ...]
+    survivors: tuple[str, ...]
+    surviving: int  # lines
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """When and how the groups were read."""
+
+    # Empty where that was at the recovery point of the backup itself: so the state of a table that did not change is the
+    # same chunk in every full backup, and one that was lost comes back with the next.
+    snapshot: str
+    rows: int
+    bytes: int
+    groups: int
+    key_hash: str
+    sums: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How the table can be compared with a later snapshot. `rows`, `key_hash` and `sums` are of the backup itself."""
+
+    kind: str  # of key; see database/schema/key_hash.py
+    seed: str  # which seed the hashes were made with
+    bits: int  # of the bucket, in all sums and layers
+    rows: int
+    key_hash: str
+    sums: tuple[str, ...]  # chunks; none where one bucket holds all rows
+    base: Base
+    layers: tuple[Layer, ...]  # oldest first
+    tenant: str  # the tenant's key: its slug may be given to another
+
+    def chunks(self) -> Iterator[str]:
+        """All chunks that the state names."""
+        yield from self.sums
+        yield from self.base.sums
+        for layer in self.layers:
+            yield from layer.chunks
+            yield from layer.survivors
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "State":
+        layers = tuple(
+            Layer(**{**layer, "chunks": tuple(layer["chunks"]), "survivors": tuple(layer["survivors"])})
+            for layer in fields["layers"]
+        )
+        base = Base(**{**fields["base"], "sums": tuple(fields["base"]["sums"])})
+        return cls(**{**fields, "sums": tuple(fields["sums"]), "base": base, "layers": layers})
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTable:
+    """A table of a backup, opened. `groups` can be gone through once."""
+
+    header: Mapping[str, Any]
+    state: State | None  # None in backups of releases that made full ones only
+    groups: Iterator[Group]
+    lines: tuple[str, ...]  # chunks of the groups' lines
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return self.state.layers if self.state else ()
+
+    @property
+    def key_fields(self) -> list[int]:
+        """Where the key's columns are among the fields of a row."""
+        names = [column[0] for column in self.header["columns"]]
+        return [names.index(name) for name in self.header["key"] if name in names]
+
+
+class TableWriter:
+    """A TableSink that stores all groups of one tenant and table. `summary` ends it."""
+
+    def __init__(self, writer: PackWriter, table: MappedTable) -> None:
+        self._writer, self.table = writer, table
+        self._lines = LineWriter(writer)
+        self._pending: deque[tuple[Future[bytes], dict[str, Any]]] = deque()
+        names = table.captured_columns
+        self._key_fields = [names.index(k) for k in table.table.primary_key if k in names]
+        self.rows = self.bytes = self.groups = 0
+
+    def group(self, text: bytes, rows: int) -> None:
+        first = text[: text.find(b"\n")].split(b"\t")
+        low = [first[at].decode() for at in self._key_fields]
+        self._pending.append((self._writer.put(text), {"rows": rows, "bytes": len(text), "low": low}))
+        self.rows += rows
+        self.bytes += len(text)
+        self.groups += 1
+        while len(self._pending) > _AHEAD:
+            self._resolve()
+
+    def _resolve(self) -> None:
+        future, fields = self._pending.popleft()
+        self._lines.add(json_line({"chunk": future.result().hex(), **fields}))
+
+    def close(self) -> None:
+        while self._pending:
+            self._resolve()
+        self._lines.cut()
+
+    def summary(self, definition: str, kind: str, seed: str, sums: Sums, key_hash: str, tenant: str) -> dict[str, Any]:
+        """The table's entry in its component's document. `sums` are those at the snapshot that was read."""
+        stored = store_sums(self._writer, sums)
+        base = Base("", self.rows, self.bytes, self.groups, key_hash, stored)
+        state = State(kind, seed, sums.bits, self.rows, key_hash, stored, base, (), tenant)
+        return summary_of(self._writer, self.table, definition, state, self._lines.finish())
+
+
+class LayerWriter:
+    """A TableSink that stores the rows of a layer."""
+
+    def __init__(self, writer: PackWriter) -> None:
+        self._writer = writer
+        self._chunks: list[Future[bytes]] = []
+        self._survivors = LineWriter(writer)
+        self.rows = self.bytes = self.surviving = 0
+
+    def group(self, text: bytes, rows: int) -> None:
+        self._chunks.append(self._writer.put(text))
+        self.rows += rows
+        self.bytes += len(text)
+
+    def close(self) -> None:
+        """More rows may follow, of another pass."""
+
+    def survivor(self, bucket: int, key: bytes) -> None:
+        self._survivors.add(b"%d\t%s\n" % (bucket, key))
+        self.surviving += 1
+
+    def emptied(self, bucket: int) -> None:
+        """Nothing is left in this bucket."""
+        self._survivors.add(b"%d\n" % bucket)
+        self.surviving += 1
+
+    def finish(self) -> Layer:
+        chunks = tuple(future.result().hex() for future in self._chunks)
+        return Layer(self.rows, self.bytes, chunks, tuple(self._survivors.finish()), self.surviving)
+
+
+def summary_of(
+    writer: PackWriter, table: MappedTable, definition: str, state: State, lines: Sequence[str]
+) -> dict[str, Any]:
+    """The table's entry in its component's document; stores the state's chunk."""
+    # Alone in its chunk: the lines stay as they are while the state changes with every backup.
+    opening = LineWriter(writer)
+    opening.add(json_line({"header": table_header(table), "state": asdict(state)}))
+    return {
+        "table": table.full_name,
+        "status": table.status,
+        "rows": state.rows,
+        "bytes": state.base.bytes + sum(layer.bytes for layer in state.layers),
+        "groups": state.base.groups,
+        "layers": len(state.layers),
+        "definition": definition,
+        "key_hash": state.key_hash,
+        "seed": state.seed,
+        "detail": [*opening.finish(), *lines],
+    }
+
+
+def table_header(table: MappedTable) -> dict[str, Any]:
+    """What a restore must know of the table: columns in the order of the rows' fields, their types, and the key."""
+    columns = [c for c in table.table.columns if not c.generated]
+    return {
+        "schema": table.table.schema,
+        "name": table.table.name,
+        "columns": [[c.name, c.type, c.not_null, c.identity] for c in columns],
+        "key": list(table.table.primary_key),
+    }
+
+
+def store_sums(writer: PackWriter, sums: Sums) -> tuple[str, ...]:
+    """Chunk ids of the sums; none for a single bucket, whose sums are the state's `rows` and `key_hash`."""
+    if not sums.bits:
+        return ()
+    packed = (_SUM.pack(*pair) for pair in zip(sums.counts, sums.hashes, strict=True))
+    stored = []
+    while body := b"".join(islice(packed, _SUMS_IN_CHUNK)):
+        stored.append(writer.put(body).result().hex())
+    return tuple(stored)
+
+
+def read_sums(repository: Repository, bits: int, chunks: Sequence[str], rows: int, key_hash: str) -> Sums:
+    """Raises CorruptObject."""
+    sums = Sums(bits)
+    if not bits:
+        sums.counts[0], sums.hashes[0] = rows, int(key_hash, 16)
+        return sums
+    at = 0
+    for chunk in chunks:
+        body = repository.read_chunk(bytes.fromhex(chunk))
+        if len(body) % _SUM.size or at + len(body) // _SUM.size > 1 << bits:
+            break
+        for count, value in _SUM.iter_unpack(body):
+            sums.counts[at], sums.hashes[at] = count, value
+            at += 1
+    if at != 1 << bits:
+        raise CorruptObject("The sums of a table have a wrong length", on=f"{at} buckets", why=f"{1 << bits} expected")
+    return sums
+
+
+def read_table(repository: Repository, summary: Mapping[str, Any]) -> StoredTable:
+    """A table's entry in a component's document, opened. Raises CorruptObject."""
+    chunks = tuple(summary["detail"])
+    lines = read_lines(repository, chunks)
+    first = next(lines, {})
+    if "header" not in first:
+        raise CorruptObject("A table's detail has no header", on=str(summary.get("table")))
+    try:
+        state = State.from_dict(first["state"]) if "state" in first else None
+    except (KeyError, TypeError):
+        raise _malformed(summary) from None
+    return StoredTable(first["header"], state, (_group(fields, summary) for fields in lines), chunks[1:])
+
+
+def _group(fields: dict[str, Any], summary: Mapping[str, Any]) -> Group:
+    try:
+        return Group(bytes.fromhex(fields["chunk"]), fields["rows"], fields["bytes"], tuple(fields["low"]))
+    except (KeyError, ValueError, TypeError):
+        raise _malformed(summary) from None
+
+
+def _malformed(summary: Mapping[str, Any]) -> CorruptObject:
+    return CorruptObject("A table's detail has a malformed line", on=str(summary.get("table")))

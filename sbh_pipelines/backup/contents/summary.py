@@ -1,0 +1,98 @@
+"""The few numbers of a backup that health and metrics are made of, so that no manifest need be read again for them."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from sbh_pipelines.errors import CorruptObject, RequestError
+from sbh_pipelines.model import SAFETY, BackupId, BackupType, parse_timestamp, timestamp
+from sbh_pipelines.repository.format import VALIDATE
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Of one backup. Bytes; None where the backup is of a release that did not record it."""
+
+    size: int  # as the manifest has it: rows, configuration, and the list of files
+    logical: int  # rows and configuration before compression, and the files' content: what a restore brings back
+    stored: int  # what this backup added to the repository
+    seconds: float | None  # from its beginning until its manifest was signed
+    rows: int
+    files: int
+    point: str | None  # up to when it describes the tenant
+
+    @classmethod
+    def of_manifest(cls, manifest: Mapping[str, Any]) -> Self:
+        """Raises KeyError, TypeError, ValueError, AttributeError where it is not one."""
+        parts = manifest.get("components") or {}
+        database, files = parts.get("database") or {}, parts.get("files") or {}
+        size, seconds = int(manifest.get("size") or 0), manifest.get("duration_s")
+        held = int(files.get("total_size") or 0)
+        return cls(
+            size=size,
+            logical=size - int(files.get("size") or 0) + held,
+            stored=int((manifest.get("stats") or {}).get("bytes_stored") or 0),
+            seconds=None if seconds is None else float(seconds),
+            rows=int(database.get("rows") or 0),
+            files=int(files.get("file_count") or 0),
+            point=(manifest.get("recovery_point") or {}).get("time"),
+        )
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Self:
+        """Of `as_dict`. Raises TypeError."""
+        return cls(**document)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class BackupSummary:
+    """What the policy needs to know of a backup, and its figures where they are known, which no rule looks at."""
+
+    id: BackupId
+    type: BackupType
+    created_at: datetime
+    safety: bool = False  # made before a restore: no rule of the policy counts it
+    figures: Figures | None = field(default=None, compare=False)
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Self:
+        """Of a manifest, or of `as_dict`. Raises CorruptObject."""
+        try:
+            created = parse_timestamp(document["created_at"])
+            if created.tzinfo is None:
+                raise ValueError("a time without its zone")
+            safety = document.get("purpose") == SAFETY
+            return cls(
+                BackupId.parse(document["id"]),
+                BackupType.parse(document["type"]),
+                created.astimezone(UTC),
+                safety,
+                _figures(document),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RequestError):
+            raise CorruptObject(
+                "A backup's id, type or time cannot be read",
+                on=ascii(document.get("id"))[:64],
+                why="damaged, or written by a newer release",
+                remedy=VALIDATE,
+            ) from None
+
+    def as_dict(self) -> dict[str, Any]:
+        fields: dict[str, Any] = {
+            "id": str(self.id), "type": str(self.type), "created_at": timestamp(self.created_at)
+        }  # fmt: skip
+        return {**fields, "purpose": SAFETY} if self.safety else fields
+
+    def as_listed(self) -> dict[str, Any]:
+        """`as_dict` with the figures, as `listing.json` has it."""
+        return {**self.as_dict(), **({"figures": self.figures.as_dict()} if self.figures else {})}
+
+
+def _figures(document: Mapping[str, Any]) -> Figures:
+    if "figures" in document:
+        return Figures.from_dict(document["figures"])
+    return Figures.of_manifest(document)

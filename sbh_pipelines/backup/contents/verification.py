@@ -1,0 +1,309 @@
+"""Is this backup whole? From the manifest down to every referenced chunk.
+
+Shallow: signature, component documents, details, and that every referenced chunk lies in a pack that is there with its
+full size. Deep: also downloads every referenced pack, re-hashes it, and opens every referenced chunk.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from sbh_pipelines.backup.contents.file_list import list_chunks, list_lines
+from sbh_pipelines.backup.contents.layers import table_rows
+from sbh_pipelines.backup.contents.stored_table import read_table
+from sbh_pipelines.errors import CorruptObject, ObjectMissing, SbhError, StoreError
+from sbh_pipelines.files.file import FileEntry
+from sbh_pipelines.model import Progress, ProgressSink, no_progress
+from sbh_pipelines.repository.format import VALIDATE, Entry, Keys, checksum
+from sbh_pipelines.repository.index import Marks
+from sbh_pipelines.repository.repository import Repository
+
+_MAX_ISSUES = 200
+_PACKS_AHEAD = 3
+_TAKE_ANOTHER = "take another backup of the tenant: it stores anew what the tenant still has of this pack"
+
+
+@dataclass
+class Verification:
+    """What was checked, and what is wrong: errors of the tree, each naming the object."""
+
+    backup_id: str
+    deep: bool
+    issues: list[SbhError] = field(default_factory=list)
+    objects: int = 0
+    chunks: int = 0
+    bytes: int = 0  # stored bytes downloaded
+    seconds: float = 0.0
+
+    def found(self, error: SbhError) -> None:
+        # A hole in a repository can break thousands of chunks; the first two hundred say it.
+        if len(self.issues) < _MAX_ISSUES and all(str(error) != str(known) for known in self.issues):
+            self.issues.append(error)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The specification's result: `valid`, `issues`, and what was checked."""
+        return {
+            "backup_id": self.backup_id,
+            "valid": not self.issues,
+            "issues": [e.as_dict() for e in self.issues],
+            "deep": self.deep,
+            "objects_checked": self.objects,
+            "chunks_checked": self.chunks,
+            "bytes_checked": self.bytes,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def raise_first(verification: Verification) -> None:
+    """Raise the first issue, if there is any."""
+    if verification.issues:
+        raise verification.issues[0]
+
+
+def verify_backup(
+    repository: Repository,
+    manifest: Mapping[str, Any],
+    *,
+    deep: bool,
+    own_only: bool = False,
+    progress: ProgressSink = no_progress,
+) -> Verification:
+    """Check one backup; the repository's index must have been loaded. Finds all damage, raises none of it.
+
+    `own_only` leaves out damage that keeps nobody from restoring: an index object that is gone while its packs are there.
+    Damage to objects that this backup does not need is another backup's.
+    """
+    begun = time.monotonic()
+    result = Verification(str(manifest.get("id")), deep)
+    try:
+        repository.check_signature(manifest, result.backup_id)
+        result.objects += 1
+    except CorruptObject as error:
+        result.found(error)
+        return result
+    if deep:
+        _lift_marks(repository)
+    documents = []
+    for name in manifest["components"]:
+        try:
+            documents.append((name, read_component(repository, manifest, name)))
+            result.objects += 1
+        except (SbhError, KeyError, TypeError) as error:
+            result.found(_as_damage(error, repository.url(Keys.component(name, result.backup_id))))
+    with repository.index.marks() as marks:
+        repository.read_ahead(chain.from_iterable(_details(document) for _, document in documents))
+        for name, document in documents:
+            try:
+                _Checker(repository, result, marks).component(name, document)
+            except (SbhError, KeyError, TypeError) as error:
+                result.found(_as_damage(error, repository.url(Keys.component(name, result.backup_id))))
+        result.chunks = marks.count()
+        result.objects += marks.pack_count()
+        # Chunks can be found without an index (packs describe themselves), and a later backup indexes such packs.
+        result.objects += len(repository.indexed.intersection(manifest["index"]))
+        orphaned = marks.touches(repository.unindexed)
+        if not own_only and (result.issues or orphaned):
+            for key in manifest["index"]:
+                # A prune writes what several index objects say into one, and removes them.
+                if orphaned or not repository.pruned or any(damage.key == key for damage in repository.damages):
+                    _check_index(repository, key, result)
+        if result.issues:
+            # A chunk that is missing may be in a pack that cannot be read, and behind a detail that is lost may be
+            # groups in other lost packs: what else is wrong is worth knowing now.
+            for damage in repository.damages:
+                result.found(damage.error)
+            for pack_id in repository.lost:
+                result.found(repository.lost_pack(pack_id))
+        if deep:
+            _read_packs(repository, marks.by_pack(), marks.pack_count(), result, progress)
+    result.seconds = time.monotonic() - begun
+    return result
+
+
+def _lift_marks(repository: Repository) -> None:
+    """A pack that was found to be damaged may have been restored from the bucket's older version meanwhile."""
+    for pack_id in sorted(repository.marked_damaged):
+        with suppress(SbhError):  # it still cannot be read, or whoever validates may not delete the mark
+            repository.lift(pack_id)
+
+
+def _details(document: Mapping[str, Any]) -> Iterator[bytes]:
+    """The chunks of a component's details; nothing from a document that is malformed."""
+    listed = [s.get("detail") for s in document.get("table_details") or () if isinstance(s, dict)]
+    for chunks in (*listed, document.get("detail")):
+        with suppress(ValueError, TypeError):
+            yield from [bytes.fromhex(chunk) for chunk in chunks or ()]
+
+
+def _as_damage(error: Exception, place: str) -> SbhError:
+    if isinstance(error, SbhError):
+        return error
+    return CorruptObject("A document lacks a field", on=place, why=str(error), remedy=VALIDATE)
+
+
+def _check_index(repository: Repository, key: str, result: Verification) -> None:
+    if key in repository.indexed:
+        return
+    damaged = next((damage.error for damage in repository.damages if damage.key == key), None)
+    result.found(
+        damaged
+        or CorruptObject(
+            "An index object is missing",
+            on=repository.url(key),
+            why="deleted",
+            remedy="none is needed: packs are read by their own directories, and the next backup indexes them again",
+        )
+    )
+
+
+def read_component(repository: Repository, manifest: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A component's document, checked against the manifest. Raises CorruptObject."""
+    key = Keys.component(name, manifest["id"])
+    try:
+        document = repository.get_document(key)
+    except ObjectMissing:
+        raise CorruptObject("A component's document is missing", on=repository.url(key), remedy=VALIDATE) from None
+    expected = manifest["components"][name]["checksum"]
+    if checksum(document) != expected or document.get("checksum") != expected:
+        raise CorruptObject(
+            "A component's document is not the one of the manifest",
+            on=repository.url(key),
+            why="changed, or swapped with another backup's",
+            remedy=VALIDATE,
+        )
+    return document
+
+
+class _Checker:
+    """Walks one component's details and marks every chunk they refer to."""
+
+    def __init__(self, repository: Repository, result: Verification, marks: Marks) -> None:
+        self._repository, self._result, self._marks = repository, result, marks
+
+    def component(self, name: str, document: Mapping[str, Any]) -> None:
+        for summary in document.get("table_details", ()):
+            self._guarded(self._table, summary)
+        self._mark(document.get("detail", ()))
+        self._mark(document.get("reference_keys", ()))
+        if name == "files":
+            self._guarded(self._files, document)
+
+    def _guarded(self, check: Any, subject: Mapping[str, Any]) -> None:
+        try:
+            check(subject)
+        except SbhError as error:
+            self._result.found(error)
+
+    def _mark(self, chunks: Sequence[str]) -> None:
+        for chunk in chunks:
+            self._chunk(bytes.fromhex(chunk))
+
+    def _chunk(self, chunk: bytes) -> int:
+        """Mark a chunk; its plain length, 0 when it is missing."""
+        location = self._repository.index.find(chunk)
+        if location is None:
+            self._result.found(self._repository.missing(chunk))
+            return 0
+        self._marks.add(chunk)
+        return location.plain
+
+    def _table(self, summary: Mapping[str, Any]) -> None:
+        self._mark(summary["detail"])
+        table = read_table(self._repository, summary)
+        expected = summary["rows"], summary["bytes"]
+        if table.state is not None:
+            self._mark(list(table.state.chunks()))
+            expected = table.state.base.rows, table.state.base.bytes
+        rows = size = 0
+        for group in table.groups:
+            plain = self._chunk(group.chunk)
+            if plain and plain != group.bytes:
+                self._result.found(_wrong_size(self._repository, group.chunk, summary["table"]))
+            rows += group.rows
+            size += group.bytes
+        if (rows, size) != expected:
+            self._result.found(CorruptObject("A table's groups do not add up", on=summary["table"], remedy=VALIDATE))
+        elif self._result.deep and table.layers:
+            for _ in table_rows(self._repository, read_table(self._repository, summary)):
+                pass  # that the layers add up shows at the end
+
+    def _files(self, document: Mapping[str, Any]) -> None:
+        for chunk in list_chunks(self._repository, document):
+            self._chunk(chunk)
+        count = total = 0
+        for entry in read_files(self._repository, document):
+            plain = [self._chunk(bytes.fromhex(chunk)) for chunk in entry.chunks]
+            if all(plain) and sum(plain) != entry.size:
+                self._result.found(
+                    CorruptObject("A file's slices do not add up", on="a file of the list", remedy=VALIDATE)
+                )
+            count += 1
+            total += entry.size
+        if (count, total) != (document["file_count"], document["total_size"]):
+            self._result.found(CorruptObject("The file list does not add up", on=document["key"], remedy=VALIDATE))
+
+
+def read_files(repository: Repository, document: Mapping[str, Any]) -> Iterator[FileEntry]:
+    """The files of a backup in path order. Raises CorruptObject."""
+    for fields, _ in list_lines(repository, document):
+        if "missing" not in fields:
+            yield FileEntry.from_dict(fields, document["key"])
+
+
+def _wrong_size(repository: Repository, chunk: bytes, table: str) -> CorruptObject:
+    return CorruptObject("A chunk has a wrong size", on=f"{table}, chunk {chunk.hex()[:16]}", remedy=VALIDATE)
+
+
+def _read_packs(
+    repository: Repository,
+    packs: Iterator[tuple[bytes, list[Entry]]],
+    total: int,
+    result: Verification,
+    progress: ProgressSink,
+) -> None:
+    """Download, re-hash and open; a few packs at once."""
+
+    def read(pack_id: bytes, entries: list[Entry]) -> tuple[int, list[SbhError]]:
+        place = repository.url(Keys.pack(pack_id))
+        try:
+            body = memoryview(repository.store.get(repository.prefix + Keys.pack(pack_id)))
+        except SbhError as error:
+            return 0, [error]
+        if hashlib.sha256(body).digest() != pack_id:
+            with suppress(StoreError):  # whoever validates may have no right to write
+                repository.condemn(pack_id)
+            return len(body), [
+                CorruptObject("A pack is damaged", on=place, why="its content is not its name's", remedy=_TAKE_ANOTHER)
+            ]
+        errors: list[SbhError] = []
+        for entry in entries:
+            try:
+                repository.sealer.open(body[entry.offset : entry.offset + entry.length], entry.chunk, on=place)
+            except SbhError as error:
+                errors.append(error)
+        return len(body), errors
+
+    with ThreadPoolExecutor(_PACKS_AHEAD, thread_name_prefix="verify") as pool:
+        ahead: list[Future[tuple[int, list[SbhError]]]] = []
+        done = 0
+
+        def take() -> None:
+            nonlocal done
+            size, errors = ahead.pop(0).result()
+            result.bytes += size
+            for error in errors:
+                result.found(error)
+            done += 1
+            progress(Progress("validate", result.backup_id, done, total, "packs"))
+
+        for pack_id, entries in packs:
+            ahead.append(pool.submit(read, pack_id, entries))
+            if len(ahead) >= _PACKS_AHEAD:
+                take()
+        while ahead:
+            take()

@@ -1,0 +1,220 @@
+"""Drafts on their way through the steps: begun, held by a lease, failed, ended.
+
+A step takes drafts and returns drafts, in the same order. What fails for one tenant ends that tenant's draft, writes a
+failure record, and releases the lease; the others of the batch go on.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+
+from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.database.schema.tenants import find_tenants, unknown
+from sbh_pipelines.database.session.connection import Connection
+from sbh_pipelines.database.session.snapshot import exported_snapshot
+from sbh_pipelines.errors import LeaseLost, ObjectMissing, SbhError
+from sbh_pipelines.model import BackupId, BackupType, Draft, DraftStatus, RecoveryPoint, Tenant, TenantId, timestamp
+from sbh_pipelines.repository import lease as leases
+from sbh_pipelines.repository.format import Keys, pretty
+from sbh_pipelines.repository.repository import Repository
+from sbh_pipelines.stores.base import ObjectStore
+
+_ID_MINUTE = len("backup_20240115_1200")
+SIDE_BY_SIDE = 8  # tenants whose small requests go out at once
+
+
+class Workshop:
+    """What this process has open for drafts under way: leases and repositories. Another process opens its own."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self._leases: dict[str, leases.Lease] = {}
+        self._repositories: dict[str, Repository] = {}
+
+    def lease(self, draft: Draft) -> leases.Lease:
+        """The draft's lease, still ours. Raises LeaseLost."""
+        held = self._leases.get(draft.lease_owner)
+        if held is not None:
+            held.renew_if_due()
+            return held
+        # Another process took it. Had anybody else held it since, a prune may have removed what the draft relies on.
+        return self._hold(draft, leases.resume)
+
+    def take(self, draft: Draft) -> leases.Lease:
+        """Acquire the tenant's lease for the draft. Raises LeaseHeld."""
+        return self._hold(draft, partial(leases.acquire, admit=lambda: self.site.admit(draft.tenant)))
+
+    def rename(self, draft: Draft) -> leases.Lease:
+        """The draft, whose lease is held, has another id: the lease says which backup it is for. Raises LeaseLost."""
+        return self._hold(draft, leases.resume)
+
+    def _hold(self, draft: Draft, get: Callable[..., leases.Lease]) -> leases.Lease:
+        store, prefix = self.site.backup_store(draft.tenant)
+        seconds = self.site.settings.backup.lease_s
+        held = get(store, prefix, draft.lease_owner, str(draft.backup_id), seconds, self.site.clock)
+        self._leases[draft.lease_owner] = held
+        return held
+
+    def snapshot(self) -> AbstractContextManager[tuple[str, RecoveryPoint, Connection]]:
+        """The instant that a batch describes: (snapshot id, recovery point, the connection that holds it)."""
+        return exported_snapshot(self.site.settings.database)
+
+    def all_leases(self) -> "list[leases.Lease]":
+        return list(self._leases.values())
+
+    def repository(self, draft: Draft) -> Repository:
+        """The tenant's repository, open for writing, its index read."""
+        known = self._repositories.get(draft.lease_owner)
+        if known is None:
+            known = self.site.repository(draft.tenant, create=True)
+            if known.new:
+                created = {"region": draft.tenant.region, "epoch": known.sealer.epoch}
+                with suppress(SbhError):  # no reason not to back up: the key object itself tells of the key
+                    self.site.track(draft.tenant, "key.created", draft.created_by, created)
+            known.load_index()
+            self._repositories[draft.lease_owner] = known
+        return known
+
+    def reopened(self, draft: Draft) -> Repository:
+        """The tenant's repository once more, to see what the store has; the caller closes it."""
+        known = self._repositories.get(draft.lease_owner)
+        if known is None:
+            return self.site.repository(draft.tenant)
+        return known.again()
+
+    def end(self, draft: Draft) -> None:
+        """Release the lease and close what is open for the draft."""
+        if repository := self._repositories.pop(draft.lease_owner, None):
+            repository.close()
+        if draft.lease_owner:
+            held = self._leases.get(draft.lease_owner)
+            with suppress(SbhError):  # lost already: there is nothing to release
+                (held or self.lease(draft)).release()
+            self._leases.pop(draft.lease_owner, None)
+
+    def fail(self, draft: Draft, step: str, error: SbhError) -> Draft:
+        """End the draft as failed and leave a record that `backup status` finds."""
+        failed = draft.failed(step, error)
+        if not draft.lease_owner:
+            return failed  # it was never started: its id is nobody's, or another backup's
+        with suppress(SbhError):  # the store may be what failed; the draft itself carries the error
+            if isinstance(error, LeaseLost):
+                self.site.admit(draft.tenant)  # an erasure may have taken it: then nothing is left behind
+            store, prefix = self.site.backup_store(draft.tenant)
+            record = {
+                "id": draft.backup_id,
+                "tenant_id": draft.tenant.id,
+                "type": draft.type,
+                "status": "failed",
+                "step": step,
+                "failed_at": timestamp(self.site.clock()),
+                "error": failed.error,
+            }
+            store.put(prefix + Keys.failure(draft.backup_id), pretty(record))
+        self.end(draft)
+        return failed
+
+    def each(self, drafts: Sequence[Draft], step: str, work: Callable[[Draft], Draft]) -> list[Draft]:
+        """`work` on every running draft, several at once; what raises fails its own draft only."""
+
+        def one(draft: Draft) -> Draft:
+            if draft.status is not DraftStatus.RUNNING:
+                return draft
+            try:
+                return work(draft)
+            except SbhError as error:
+                return self.fail(draft, step, error)
+
+        live = running(drafts)  # of a large tick few are, and the others need no thread
+        if len(live) < 2:
+            return [one(draft) for draft in drafts]
+        with ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix=step) as pool:
+            done = {draft.tenant.id: result for draft, result in zip(live, pool.map(one, live), strict=True)}
+        return [done.get(draft.tenant.id, draft) for draft in drafts]
+
+    @contextmanager
+    def kept(self, drafts: Sequence[Draft]) -> Iterator[None]:
+        """Renew all leases in the background while a step works."""
+        with leases.LeaseKeeper(self.all_leases, self.site.settings.backup.lease_s / 6):
+            yield
+
+
+def running(drafts: Sequence[Draft]) -> list[Draft]:
+    return [d for d in drafts if d.status is DraftStatus.RUNNING]
+
+
+def begin(
+    shop: Workshop, slugs: Sequence[TenantId], created_by: str, kind: BackupType, description: str | None
+) -> list[Draft]:
+    """One draft per slug. Unknown tenants are failed drafts.
+
+    A full backup is started at once: lease taken, id chosen. Any other starts when the first step finds that there is
+    something to store: most tenants of a tick have not changed, and cost nothing.
+    """
+    tenants = find_tenants(shop.site.settings, list(slugs))
+    now = shop.site.clock()
+
+    def fresh(slug: TenantId) -> Draft:
+        draft = new_draft(tenants.get(slug) or Tenant(slug, "", "", ""), created_by, kind, description, now)
+        return draft if slug in tenants else draft.failed("begin", unknown(slug))
+
+    drafts = [fresh(slug) for slug in dict.fromkeys(slugs)]
+    return shop.each(drafts, "begin", lambda d: start(shop, d)) if kind is BackupType.FULL else drafts
+
+
+def new_draft(tenant: Tenant, created_by: str, kind: BackupType, description: str | None, now: datetime) -> Draft:
+    """A draft that is not started yet: without a lease, its id not chosen for good."""
+    began = now.isoformat()
+    return Draft(
+        tenant, BackupId.at(now), kind, created_by, timestamp(now), "", description, requested=kind, begun=began
+    )
+
+
+def start(shop: Workshop, fresh: Draft) -> Draft:
+    """Take the tenant's lease and choose the backup's id; a draft that cannot be started is failed."""
+    fresh = replace(fresh, lease_owner=leases.new_owner("backup"))
+    try:
+        held = shop.take(fresh)
+    except SbhError as error:
+        # No failure record: the id may be that of the backup whose lease is in the way.
+        return replace(fresh, lease_owner="").failed("begin", error)
+    try:
+        # Only under the lease: the writer that held it before may have used the id a moment ago.
+        named = _with_free_id(shop.site, fresh, held.last_purpose)
+        if named.backup_id != fresh.backup_id:
+            shop.rename(named)
+        return named
+    except SbhError as error:
+        shop.end(fresh)
+        return fresh.failed("begin", error)
+
+
+def _with_free_id(site: Site, draft: Draft, last_purpose: str) -> Draft:
+    """The draft with an id that no backup of the tenant has or had: committed, failed, forgotten or cut short."""
+    if last_purpose.startswith("backup_") and last_purpose[:_ID_MINUTE] < draft.backup_id:
+        return draft  # whoever held the lease last worked on an earlier minute's backup: none of this minute was begun
+    store, prefix = site.backup_store(draft.tenant)
+    moment = site.clock()
+    for nth in range(1, 10_000):
+        backup_id = BackupId.at(moment, nth)
+        used = (Keys.manifest(backup_id), Keys.failure(backup_id), Keys.component("database", backup_id))
+        if not any(_exists(store, prefix + key) for key in used):
+            return replace(draft, backup_id=backup_id)
+    raise AssertionError("ten thousand backups of one tenant in one minute")
+
+
+def _exists(store: ObjectStore, key: str) -> bool:
+    try:
+        store.head(key)
+    except ObjectMissing:
+        return False
+    return True
+
+
+def abandon(shop: Workshop, drafts: Sequence[Draft]) -> None:
+    """Release the leases of drafts whose run will not go on."""
+    for draft in running(drafts):
+        shop.end(draft)

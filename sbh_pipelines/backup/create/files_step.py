@@ -1,0 +1,251 @@
+"""Step `enumerate_files`: list a tenant's files, read them, seal their slices, store the list.
+
+With a parent only new and changed files are read; for the others the parent's entry is taken over, without a request.
+Where no file changed at all, and no reference either, the parent's whole list is.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator, Mapping, MutableSet, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from sbh_pipelines.backup.contents.file_list import FileListWriter
+from sbh_pipelines.backup.contents.json_lines import json_line, read_lines
+from sbh_pipelines.backup.create.drafts import Workshop, running
+from sbh_pipelines.backup.create.file_reader import Gone, LazyVersions, Reader, read_ahead
+from sbh_pipelines.backup.create.parent_files import ParentFiles, parent_files
+from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.files.file import InexactListing
+from sbh_pipelines.files.listing import Listing, ListingPrint, is_settled, list_files, listing_fingerprint, made_exactly
+from sbh_pipelines.model import Component, Draft, Progress, ProgressSink, Tenant, utc_now
+from sbh_pipelines.repository.pack import PackPipeline, PackWriter
+from sbh_pipelines.repository.packing import pipeline, written
+from sbh_pipelines.repository.repository import Repository
+from sbh_pipelines.stores.base import ObjectInfo
+
+STEP = "enumerate_files"
+_NOTICE_EVERY = 100  # files
+
+
+def enumerate_files(shop: Workshop, drafts: Sequence[Draft], progress: ProgressSink) -> list[Draft]:
+    """Back up the files of all running drafts; listed now, that is after the rows' snapshot.
+
+    All tenants of the batch share `files.connections` readers, so the number of files in memory is bounded for all of
+    them together.
+    """
+    live = running(drafts)
+    if not live:
+        return list(drafts)
+    settings = shop.site.settings
+    readers = ThreadPoolExecutor(settings.files.connections, thread_name_prefix="files")
+    with shop.kept(live), pipeline(settings.backup) as packs, readers:
+
+        def work(draft: Draft) -> Draft:
+            begun = time.monotonic()
+            shop.lease(draft)
+            done = _tenant_files(shop, draft, packs, readers, progress)
+            return done.with_counters(seconds_files=time.monotonic() - begun)
+
+        return shop.each(drafts, STEP, work)
+
+
+def live_files(site: Site, tenant: Tenant, *, exactly: bool = False) -> Iterator[ObjectInfo]:
+    """The tenant's files as they are now, in key order."""
+    if not site.settings.files.enabled:
+        return iter(())
+    store, prefix = site.files_store(tenant)
+    return list_files(store, prefix, site.settings.files.exclude, exactly=exactly)
+
+
+def files_unchanged(
+    site: Site, tenant: Tenant, facts: Mapping[str, Any], missing: MutableSet[str] | None = None
+) -> bool:
+    """Whether the tenant's files are those of the backup whose files component has these `facts`; one listing.
+
+    Keys that the listing shows below the tenant's prefix, files or not, leave `missing`.
+    False where its fingerprint (`listing`) does not tell: an older release made it, or files were being written.
+    """
+    known = facts.get("listing")
+    if not known:
+        return False
+    if not site.settings.files.enabled:
+        return bool(known == ListingPrint().text(exactly=False))
+    store, prefix = site.files_store(tenant)
+    exclude, exactly = site.settings.files.exclude, made_exactly(known)
+    return bool(known == listing_fingerprint(store, prefix, exclude, exactly=exactly, missing=missing))
+
+
+def _listing(site: Site, tenant: Tenant, exactly: bool) -> "nullcontext[None] | Listing":
+    """The tenant's files; None where files are not backed up."""
+    if not site.settings.files.enabled:
+        return nullcontext()
+    store, prefix = site.files_store(tenant)
+    return Listing(store, prefix, site.settings.files.exclude, exactly=exactly)
+
+
+def _tenant_files(
+    shop: Workshop, draft: Draft, packs: PackPipeline, readers: ThreadPoolExecutor, progress: ProgressSink
+) -> Draft:
+    repository = shop.repository(draft)
+    writer = repository.writer(packs)
+    step = _Step(shop.site, draft, repository, writer, readers, progress)
+    try:
+        try:
+            done = step.run(exactly=False)
+        except InexactListing:  # what was read of the files is stored, and is not stored again
+            done = step.run(exactly=True)
+        writer.finish()
+        index = repository.write_index(draft.backup_id, "files", writer)
+    except BaseException:
+        writer.abort()
+        raise
+    facts = done.component.facts
+    count = facts["file_count"]
+    progress(Progress(STEP, draft.tenant.id, count, count, "files"))
+    counted = draft.with_counters(
+        files=count,
+        file_bytes=facts["total_size"],
+        files_read=done.read,
+        files_reused=count - done.read,
+        missing_files=facts["missing_references"],
+        **written(writer),
+    )
+    return replace(
+        counted,
+        step=STEP,
+        components={**draft.components, "files": done.component},
+        objects=(*draft.objects, *index),
+        reread={**draft.reread, **({"files": step.reason} if step.reason else {})},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    component: Component
+    read: int  # files that were read; the others were taken over
+
+
+class _Step:
+    """One tenant's files on their way into the repository."""
+
+    def __init__(
+        self,
+        site: Site,
+        draft: Draft,
+        repository: Repository,
+        writer: PackWriter,
+        readers: ThreadPoolExecutor,
+        progress: ProgressSink,
+    ) -> None:
+        self._site, self._draft, self._repository, self._writer = site, draft, repository, writer
+        self._readers, self._progress = readers, progress
+        self._store, self._prefix = site.files_store(draft.tenant)
+        self._in_directory = site.settings.storage.kind == "local"
+        self._parent, self.reason = parent_files(repository, draft, in_directory=self._in_directory)
+        references = draft.components["database"].facts["reference_keys"]
+        self._references = hashlib.sha256("".join(references).encode()).hexdigest()[:32]
+
+    def run(self, *, exactly: bool) -> _Done:
+        """List, read what must be read, write the list. Raises InexactListing unless `exactly`."""
+        parent = self._parent
+        exactly = exactly or (parent is not None and parent.exact)
+        # The machine's clock and not the site's: it is the one that stamps files.
+        now = utc_now()
+        with _listing(self._site, self._draft.tenant, exactly) as listing:
+            exact = listing is not None and listing.exact
+            fingerprint = listing.fingerprint if listing is not None else ListingPrint().text(exactly=False)
+            if parent is not None and self._nothing_changed(parent, fingerprint):
+                return _Done(_taken_over(parent.document, now), 0)
+            return self._write(parent, listing or (), now, exact)
+
+    def _nothing_changed(self, parent: ParentFiles, fingerprint: str) -> bool:
+        return (
+            fingerprint == parent.listing
+            and parent.document.get("references") == self._references
+            # Else something of the files may be lost, and is to be read again.
+            and not (self._repository.lost or self._repository.damages)
+        )
+
+    def _write(self, parent: ParentFiles | None, files: Iterable[ObjectInfo], now: datetime, exact: bool) -> _Done:
+        listed = iter(files)
+        pairs = parent.same(listed, self._prefix) if parent is not None else ((info, None) for info in listed)
+        reader = Reader(self._store, self._writer, self._prefix, LazyVersions(self._site, self._draft.tenant))
+        lines = FileListWriter(self._writer)
+        missing = _Missing(_references(self._repository, self._draft), self._prefix)
+        found = ListingPrint()
+        settled = True
+        count = total = size = read = 0
+        for info, line, was_read in read_ahead(reader, pairs, self._readers, 2 * self._site.settings.files.connections):
+            if isinstance(line, Gone):  # deleted after it was listed, and no version of it is left
+                # Or it is a folder's marker, which a quick listing cannot tell from an empty file.
+                exact = exact or not info.size
+                continue
+            path = info.key[len(self._prefix) :]
+            lines.add(path, line)
+            missing.saw(info.key)
+            found.add(path, info.size, info.etag, info.modified)
+            settled = settled and (not self._in_directory or is_settled(info.modified, now))
+            count, total, size, read = count + 1, total + info.size, size + len(line), read + was_read
+            if count % _NOTICE_EVERY == 0:
+                self._progress(Progress(STEP, self._draft.tenant.id, count, 0, "files"))
+        for key in missing.rest():
+            lines.add(key, json_line({"missing": key}))
+        facts = {
+            "file_count": count,
+            "total_size": total,
+            "missing_references": missing.count,
+            "references": self._references,
+            "listing": found.text(exact) if settled else None,
+            "listed_at": now.isoformat(),
+            **lines.finish(),
+        }
+        return _Done(Component("file_list", "", size, "", facts), read)
+
+
+_FACTS = ("file_count", "total_size", "missing_references", "references", "listing", "detail", "detail_depth")
+
+
+def _taken_over(document: Mapping[str, Any], now: datetime) -> Component:
+    """The parent's component, for files that are the same."""
+    facts = {name: document[name] for name in _FACTS if name in document}
+    return Component("file_list", "", document["size"], "", {**facts, "listed_at": now.isoformat()})
+
+
+class _Missing:
+    """Compares referenced keys with the files that came by; both are in byte order, so one of each is in memory."""
+
+    def __init__(self, references: Iterator[str], prefix: str) -> None:
+        self._references, self._prefix = references, prefix
+        self._next = next(references, None)
+        self._found: list[str] = []
+        self.count = 0
+
+    def saw(self, key: str) -> None:
+        """A file exists. Every reference before it has no file."""
+        at = key.encode("utf-8", "surrogatepass")
+        while self._next is not None and self._next.encode() < at:
+            self._lost()
+        if self._next == key:
+            self._next = next(self._references, None)
+
+    def _lost(self) -> None:
+        assert self._next is not None
+        self.count += 1
+        if len(self._found) < 1000:  # the count is exact; of the names a thousand are enough to act on
+            self._found.append(self._next)
+        self._next = next(self._references, None)
+
+    def rest(self) -> list[str]:
+        """Call after the last file: the first thousand references without a file."""
+        while self._next is not None:
+            self._lost()
+        return self._found
+
+
+def _references(repository: Repository, draft: Draft) -> Iterator[str]:
+    chunks = draft.components["database"].facts["reference_keys"]
+    return (fields["key"] for fields in read_lines(repository, chunks))

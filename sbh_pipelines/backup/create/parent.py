@@ -1,0 +1,100 @@
+"""Which backup an incremental or differential one builds on, and whether it can."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sbh_pipelines.backup.contents.backup_list import read_backups
+from sbh_pipelines.backup.contents.verification import read_component
+from sbh_pipelines.database.capture.changes import MAX_WINDOW, snapshot_xmin
+from sbh_pipelines.errors import CorruptObject
+from sbh_pipelines.model import BackupId, BackupType, RecoveryPoint
+from sbh_pipelines.repository.format import Keys, pack_id_of
+from sbh_pipelines.repository.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A backup to build on, with what its documents say of its tables."""
+
+    id: BackupId
+    point: RecoveryPoint
+    tables: Mapping[str, Mapping[str, Any]]  # full name -> entry of the component's document
+    reference_keys: Sequence[str]
+
+
+def find_parent(repository: Repository, kind: BackupType, now: RecoveryPoint) -> tuple[Parent | None, str]:
+    """The newest backup (for a differential: the newest full) that can be read and is not younger than `now`.
+
+    Without one: None, and why a full backup is made instead. The repository's index must be loaded.
+    """
+    if repository.lost or any(pack_id_of(damage.key.removeprefix(Keys.PACKS)) for damage in repository.damages):
+        # What is missing must be stored anew, which only reading everything does.
+        return None, "the repository has lost packs: everything is read again"
+    for backup_id in _candidates(repository, kind):
+        try:
+            manifest = repository.manifest(backup_id)
+            point = RecoveryPoint.from_dict(manifest["recovery_point"])
+            if point.system_identifier == now.system_identifier and point.time > now.time:
+                continue  # made while we waited for the lease
+            documents = [read_component(repository, manifest, name) for name in ("database", "config")]
+        except CorruptObject:
+            continue
+        tables = {s["table"]: s for document in documents for s in document["table_details"]}
+        return Parent(backup_id, point, tables, documents[0]["reference_keys"]), ""
+    wanted = "full backup" if kind is BackupType.DIFFERENTIAL else "backup"
+    return None, f"the tenant has no {wanted} to build on"
+
+
+def _candidates(repository: Repository, kind: BackupType) -> list[BackupId]:
+    """Newest first; which backups are full ones is known without reading all manifests."""
+    if kind is BackupType.DIFFERENTIAL:
+        sound = read_backups(repository).sound.values()
+        return sorted((summary.id for summary in sound if summary.type is BackupType.FULL), reverse=True)
+    return sorted(repository.manifest_ids(), reverse=True)
+
+
+def incomparable(before: RecoveryPoint, now: RecoveryPoint) -> str | None:
+    """Why rows written since `before` cannot be told by their `xmin`; None where they can."""
+    if before.system_identifier != now.system_identifier:
+        return "the database cluster is another one (system identifier)"
+    if before.database != now.database:
+        return "the database has another name"
+    if before.timeline != now.timeline:
+        return f"the server was promoted or restored since (timeline {before.timeline}, now {now.timeline})"
+    if _position(now.lsn) < _position(before.lsn):
+        return "the server's log went back: its disk was reset to an earlier state"
+    distance = snapshot_xmin(now.snapshot) - snapshot_xmin(before.snapshot)
+    if distance < 0:
+        return "the server's transaction counter went back"
+    if distance > MAX_WINDOW:
+        return f"{distance:,} transactions have gone by since the backup it builds on"
+    if _shows_more(before.snapshot, now.snapshot):
+        return "the backup it builds on was made from a later snapshot"
+    if before.started != now.started:
+        return "the server was restarted or recovered from a crash since: transaction ids may have been given out again"
+    return None
+
+
+def _shows_more(before: str, now: str) -> bool:
+    """Whether a transaction had ended at `before` that had not at `now`.
+
+    Two backups may take their snapshots in another order than they begin and end, and what was committed asynchronously in between
+    shows in neither the times nor the position in the log.
+    """
+    (before_xmin, before_xmax, before_running), (_, now_xmax, now_running) = _parts(before), _parts(now)
+    if before_xmax > now_xmax:
+        return True
+    if before_xmin < before_xmax and not before_running:
+        return False  # taken on a standby, which gives no list
+    return any(xid < before_xmax and xid not in before_running for xid in now_running)
+
+
+def _parts(snapshot: str) -> tuple[int, int, set[int]]:
+    xmin, xmax, running = snapshot.split(":")
+    return int(xmin), int(xmax), {int(xid) for xid in running.split(",") if xid}
+
+
+def _position(lsn: str) -> int:
+    high, low = lsn.split("/")
+    return int(high, 16) << 32 | int(low, 16)

@@ -1,0 +1,107 @@
+"""Up to when each tenant is safe: the later of its newest backup and the last tick that found it unchanged.
+
+The catalog answers for nearly all tenants; it is believed only where the backup it names is still listed. A tenant it does
+not know, or whose newest backup it has not heard of, is asked for its manifests.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.errors import CorruptObject, SbhError, UnknownBackup
+from sbh_pipelines.model import RecoveryPoint, Tenant, TenantId, parse_timestamp
+from sbh_pipelines.repository.catalog.records import TenantRecord
+from sbh_pipelines.repository.documents import list_manifest_ids
+from sbh_pipelines.repository.repository import Repository
+
+_SIDE_BY_SIDE = 8
+BACKUP, UNCHANGED = "backup", "unchanged"
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryPoints:
+    """`points` as `latest_recovery_point` gives them, one per tenant in the order asked for; a tenant without any has
+    nulls. `issues`: damaged manifests and catalog objects, and tenants that could not be looked at. Show them: because of
+    them a point may be older than it need be.
+    """
+
+    points: Sequence[Mapping[str, Any]]
+    issues: Sequence[SbhError]
+
+
+def latest_recovery_point(site: Site, tenant: Tenant) -> dict[str, Any]:
+    """{tenant_id, backup_id, recovery_point, recorded_as: backup | unchanged, age_s}. Raises UnknownBackup, CorruptObject.
+
+    `age_s` is by this machine's clock.
+    """
+    point, issues = _latest(site, tenant, site.catalog(tenant.region).read([tenant.id]).get(tenant.id))
+    if point["backup_id"] is not None:
+        return point
+    if issues:
+        raise issues[0]
+    raise UnknownBackup("The tenant has no backups", on=tenant.id, remedy=f"make one: `sbh backup create {tenant.id}`")
+
+
+def recovery_points(site: Site, tenants: Sequence[Tenant]) -> RecoveryPoints:
+    """For many tenants: the catalog of each region is read once, and the manifests of each tenant are listed once."""
+    issues: list[SbhError] = []
+    known: dict[TenantId, TenantRecord] = {}
+    allowed = [t for t in tenants if t.region in site.settings.storage.regions]
+    for region in sorted({t.region for t in allowed}):
+        catalog = site.catalog(region)
+        known |= catalog.read([t.id for t in allowed if t.region == region])
+        issues += [damage.error for damage in catalog.damages]
+
+    def look(tenant: Tenant) -> tuple[dict[str, Any], list[SbhError]]:
+        try:
+            return _latest(site, tenant, known.get(tenant.id))
+        except SbhError as error:
+            return _answer(site, tenant, None), [error]
+
+    with ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="points") as pool:
+        looked = list(pool.map(look, tenants))
+    return RecoveryPoints([point for point, _ in looked], issues + [e for _, errors in looked for e in errors])
+
+
+def _latest(site: Site, tenant: Tenant, record: TenantRecord | None) -> tuple[dict[str, Any], list[SbhError]]:
+    store, prefix = site.backup_store(tenant)
+    ids = list_manifest_ids(store, prefix)
+    if record is not None and record.backup_id not in ids:
+        record = None  # forgotten, or never there: what is recorded of it says nothing
+    issues: list[SbhError] = []
+    repository: Repository | None = None
+    try:
+        for backup_id in reversed(ids):
+            if record is not None and backup_id == record.backup_id:
+                break
+            repository = repository or site.repository(tenant)
+            try:
+                point = RecoveryPoint.from_dict(repository.manifest(backup_id)["recovery_point"])
+            except UnknownBackup:
+                continue  # forgotten since it was listed
+            except CorruptObject as error:
+                issues.append(error)
+                continue
+            if record is None or parse_timestamp(point.time) > parse_timestamp(record.point.time):
+                record = TenantRecord(tenant.id, backup_id, point, None)
+            break
+    finally:
+        if repository is not None:
+            repository.close()
+    return _answer(site, tenant, record), issues
+
+
+def _answer(site: Site, tenant: Tenant, record: TenantRecord | None) -> dict[str, Any]:
+    if record is None:
+        nothing = dict.fromkeys(("backup_id", "recovery_point", "recorded_as", "age_s"))
+        return {"tenant_id": tenant.id, **nothing}
+    age = (site.clock() - parse_timestamp(record.point.time)).total_seconds()
+    return {
+        "tenant_id": tenant.id,
+        "backup_id": record.backup_id,
+        "recovery_point": asdict(record.point),
+        "recorded_as": UNCHANGED if record.unchanged else BACKUP,
+        "age_s": round(max(age, 0.0), 1),
+    }

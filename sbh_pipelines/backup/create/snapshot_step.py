@@ -1,0 +1,306 @@
+"""Step `snapshot_tables`: one snapshot, every table read once for all tenants of the batch, sealed into packs."""
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+from sbh_pipelines.backup.contents.json_lines import LineWriter, json_line
+from sbh_pipelines.backup.contents.stored_table import table_header
+from sbh_pipelines.backup.create.drafts import SIDE_BY_SIDE, Workshop, running, start
+from sbh_pipelines.backup.create.parent import find_parent, incomparable
+from sbh_pipelines.backup.create.table_delta import TenantDelta, capture_delta
+from sbh_pipelines.backup.create.tenant_capture import GuardedTable, TenantRows, Whole
+from sbh_pipelines.backup.create.unchanged import Compared, View, find_unchanged, known_records
+from sbh_pipelines.database.capture.capture import check_same_files, check_spelling, copy_chosen, rows_of
+from sbh_pipelines.database.capture.changes import Sums, Window, sums, totals
+from sbh_pipelines.database.schema.key_hash import bucket_bits
+from sbh_pipelines.database.schema.references import reference_columns, referenced_keys
+from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap, load_map
+from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.errors import SbhError
+from sbh_pipelines.model import BackupType, Component, Draft, DraftStatus, Progress, ProgressSink, Tenant, TenantId
+from sbh_pipelines.repository.packing import pipeline, written
+
+STEP = "snapshot_tables"
+
+
+def snapshot_tables(shop: Workshop, drafts: Sequence[Draft], progress: ProgressSink) -> list[Draft]:
+    """Read the tables of all running drafts: all of them, or what changed since their parents.
+
+    One recovery point, and one pass over each table, for `backup.batch_tenants` drafts. Those of incremental backups whose
+    tenants did not change come back UNCHANGED.
+    """
+    drafts = shop.each(drafts, STEP, lambda d: _opened(shop, d))
+    live, size = running(drafts), shop.site.settings.backup.batch_tenants
+    results: dict[TenantId, Draft] = {}
+    for first in range(0, len(live), size):
+        begun, batch = time.monotonic(), live[first : first + size]
+        held: dict[TenantId, Draft] = {}  # started here: nobody else knows of their leases yet
+        try:
+            with shop.kept(batch):
+                done = _capture(shop, batch, held, progress)
+        except SbhError as error:
+            done = [shop.fail(held.get(d.tenant.id, d), STEP, error) for d in batch]
+        except BaseException:
+            for draft in held.values():
+                shop.end(draft)
+            raise
+        seconds = (time.monotonic() - begun) / len(batch)
+        results |= {d.tenant.id: d.with_counters(seconds_snapshot=seconds) for d in done}
+    return [results.get(d.tenant.id, d) for d in drafts]
+
+
+def skip_unchanged(shop: Workshop, drafts: Sequence[Draft]) -> list[Draft]:
+    """Of many drafts not started yet, find the UNCHANGED ones in one pass, however many they are.
+
+    The others are compared again, at their own recovery points, when their tables are read.
+    """
+    live, settings = running(drafts), shop.site.settings
+    try:
+        with shop.snapshot() as (snapshot_id, point, connection):
+            view = View(settings.database, snapshot_id, point, connection, load_map(connection, settings))
+            found, _ = find_unchanged(shop, view, live)
+    except SbhError as error:
+        found = [draft.failed(STEP, error) for draft in live]
+    results = {draft.tenant.id: draft for draft in found}
+    return [results.get(draft.tenant.id, draft) for draft in drafts]
+
+
+def _opened(shop: Workshop, draft: Draft) -> Draft:
+    """The draft, its lease held and its repository open, if it was started."""
+    if draft.lease_owner:
+        shop.lease(draft)
+        shop.repository(draft)
+    return draft
+
+
+def _started(shop: Workshop, draft: Draft, held: dict[TenantId, Draft]) -> Draft:
+    """The draft with its lease and id, its repository open; or failed."""
+    draft = start(shop, draft)
+    if draft.status is not DraftStatus.RUNNING:
+        return draft
+    held[draft.tenant.id] = draft
+    try:
+        return _opened(shop, draft)
+    except SbhError as error:
+        return shop.fail(draft, STEP, error)
+
+
+def _capture(shop: Workshop, drafts: list[Draft], held: dict[TenantId, Draft], progress: ProgressSink) -> list[Draft]:
+    settings = shop.site.settings
+    with shop.snapshot() as (snapshot_id, point, connection), pipeline(settings.backup) as packs:
+        view = View(settings.database, snapshot_id, point, connection, load_map(connection, settings))
+        waiting = [d for d in drafts if not d.lease_owner]
+        settled, compared = find_unchanged(shop, view, waiting) if waiting else ([], {})
+        settled = shop.each(settled, STEP, lambda d: _started(shop, d, held))
+        started = [*running(settled), *(d for d in drafts if d.lease_owner)]
+        ended = [d for d in settled if d.status is not DraftStatus.RUNNING]
+        if not started:
+            return ended
+        by_slug = {d.tenant.id: TenantRows(d, shop.repository(d), packs) for d in started}
+        tenants = {rows.draft.tenant.key: rows for rows in by_slug.values()}
+        try:
+            for tenant, record in known_records(shop, started).items():
+                by_slug[tenant].record = record
+            _find_parents(shop, view, tenants, compared)
+            _read_tables(shop, view, tenants, progress)
+            schema = _schema_lines(view.tenancy, connection)
+            columns = reference_columns(settings, view.tenancy) if settings.files.enabled else []
+            _add_references(tenants, connection, columns)
+        except BaseException:
+            for rows in tenants.values():
+                rows.writer.abort()
+            raise
+        with ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="finish") as pool:
+            return ended + list(pool.map(lambda rows: _finish(shop, rows, view, schema), tenants.values()))
+
+
+def _find_parents(
+    shop: Workshop, view: View, tenants: Mapping[str, TenantRows], compared: Mapping[TenantId, Compared]
+) -> None:
+    """Find what each incremental draft builds on, and how its tables differ from that."""
+
+    def find(rows: TenantRows) -> None:
+        rows.seed_id = shop.site.catalog(rows.draft.tenant.region).seed_id
+        rows.seed = shop.site.catalog(rows.draft.tenant.region).hash_seed
+        if rows.draft.type is BackupType.FULL:
+            return
+        try:
+            rows.parent, reason = find_parent(rows.repository, rows.draft.type, view.point)
+        except SbhError as error:
+            rows.error = error
+            return
+        if rows.parent is None:
+            rows.draft = replace(rows.draft, type=BackupType.FULL, reason=reason)
+            return
+        rows.draft = replace(rows.draft, parent=rows.parent.id)
+        rows.since = rows.parent.point.snapshot
+        rows.incomparable = incomparable(rows.parent.point, view.point)
+        known = compared.get(rows.draft.tenant.id)
+        if known is not None and known.record.backup_id == rows.parent.id:
+            # At the record's recovery point the tenant still was what the parent says.
+            rows.since, rows.totals = known.record.point.snapshot, known.totals
+
+    with ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="parents") as pool:
+        list(pool.map(find, tenants.values()))
+    since = {
+        key: (rows.since, rows.seed)
+        for key, rows in tenants.items()
+        if rows.parent and not rows.totals and not rows.incomparable and not rows.error
+    }
+    for key, found in view.totals(since).items():
+        tenants[key].totals = found
+    with ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="parents") as pool:
+        list(pool.map(lambda rows: rows.plan(view), tenants.values()))
+
+
+def _read_tables(shop: Workshop, view: View, tenants: Mapping[str, TenantRows], progress: ProgressSink) -> None:
+    lock, ended = threading.Lock(), [0]
+    slugs = [rows.draft.tenant.id for rows in tenants.values()]
+    subject = slugs[0] if len(slugs) == 1 else f"{len(slugs)} tenants"
+
+    def work(connection: Connection, table: MappedTable) -> None:
+        whole, changed = [], []
+        for rows in tenants.values():
+            if rows.error is None:
+                delta = rows.approach[table.full_name]
+                if isinstance(delta, TenantDelta):
+                    changed.append(delta)
+                elif delta is Whole.YES:
+                    whole.append(rows.draft.tenant.key)
+        code = view.codes[table.full_name]
+        if changed:
+            capture_delta(connection, table, code, changed)
+            for one in changed:
+                whole += tenants[one.key].took(table, one)
+        if whole:
+            _read_whole(connection, view, table, {key: tenants[key] for key in whole})
+        with lock:
+            ended[0] += 1
+            progress(Progress(STEP, subject, ended[0], len(view.tenancy.tables), "tables"))
+
+    view.each_table(work)
+
+
+def _read_whole(connection: Connection, view: View, table: MappedTable, tenants: Mapping[str, TenantRows]) -> None:
+    """All rows of these tenants, and the sums that the next backup compares with."""
+    code, name = view.codes[table.full_name], table.full_name
+    guessed = {key: rows.rows_before(name) for key, rows in tenants.items()}
+    if not code.keyed or any(rows is None for rows in guessed.values()):
+        found = totals(connection, table, code, {key: Window(None, rows.seed) for key, rows in tenants.items()})
+        counts, hashes = {key: t.rows for key, t in found.items()}, {key: t.key_hash for key, t in found.items()}
+    else:  # how many buckets a tenant needs is known well enough without counting first
+        counts, hashes = {key: rows or 0 for key, rows in guessed.items()}, {}
+    bits = {key: bucket_bits(rows) if code.keyed else 0 for key, rows in counts.items()}
+    windows = {key: Window(None, rows.seed, bits[key]) for key, rows in tenants.items() if bits[key] or not hashes}
+    in_buckets, _ = sums(connection, table, code, windows)
+    counts |= {key: mine.rows for key, mine in in_buckets.items()}
+    hashes |= {key: mine.key_hash for key, mine in in_buckets.items()}
+    sinks = {key: GuardedTable(rows, table) for key, rows in tenants.items()}
+    copy_chosen(connection, table, rows_of(table, list(tenants)), counts, lambda _table, key, _rows: sinks[key])
+    for key, sink in sinks.items():
+        mine = in_buckets.get(key) or Sums(0)
+        sink.finish(view.definitions[name], code.kind, mine, hashes[key])
+
+
+def _add_references(
+    tenants: Mapping[str, TenantRows], connection: Connection, columns: list[tuple[MappedTable, str]]
+) -> None:
+    """The keys of files that rows refer to, for the check against the listing; the parent's where no row changed."""
+    lines: dict[str, LineWriter] = {}
+    for key, rows in tenants.items():
+        if rows.parent and all(table.full_name in rows.taken_over for table, _ in columns):
+            rows.references = list(rows.parent.reference_keys)
+        elif rows.error is None:
+            lines[key] = LineWriter(rows.writer)
+    for tenant, found in groupby(referenced_keys(connection, columns, list(lines)), key=itemgetter(0)):
+        check_spelling(columns[0][0], lines, (tenant,))
+        try:
+            for _, key in found:
+                lines[tenant].add(json_line({"key": key}))
+        except SbhError as error:
+            tenants[tenant].error = error
+    for table in {table.full_name: table for table, _ in columns}.values():
+        check_same_files(connection, table)
+    for tenant, written_lines in lines.items():
+        rows = tenants[tenant]
+        if rows.error is None:
+            try:
+                rows.references = written_lines.finish()
+            except SbhError as error:
+                rows.error = error
+
+
+def _schema_lines(tenancy: TenancyMap, connection: Connection) -> list[bytes]:
+    lines = [json_line({"table": table_header(t), "status": t.status, "why": t.why}) for t in tenancy.tables]
+    sequences = sorted({c.sequence for t in tenancy.tables for c in t.table.columns if c.sequence})
+    cursor = connection.cursor()
+    for name in sequences:
+        with translated("read a sequence", name):
+            cursor.execute(f"SELECT last_value, is_called FROM {name}")
+            value, called = cursor.fetchone()
+        lines.append(json_line({"sequence": name, "last_value": value, "is_called": called}))
+    return lines
+
+
+def _finish(shop: Workshop, rows: TenantRows, view: View, schema: list[bytes]) -> Draft:
+    draft, writer = rows.draft, rows.writer
+    try:
+        if rows.error is not None:
+            raise rows.error
+        described = LineWriter(writer)
+        for line in schema:
+            described.add(line)
+        described.add(json_line({"tenant": _tenant_fields(draft.tenant)}))
+        detail = described.finish()
+        database = _summaries(rows, view.tenancy, "database")
+        config = _summaries(rows, view.tenancy, "config")
+        writer.finish()
+        index = shop.repository(draft).write_index(draft.backup_id, "database", writer)
+    except SbhError as error:
+        writer.abort()
+        return shop.fail(draft, STEP, error)
+    components = {
+        "database": _component("json", database, {"reference_keys": rows.references}),
+        "config": _component("config", config, {"detail": detail}),
+    }
+    counted = draft.with_counters(
+        rows=sum(s["rows"] for s in (*database, *config)),
+        tables=len(database) + len(config),
+        groups=sum(s["groups"] for s in (*database, *config)),
+        table_bytes=sum(s["bytes"] for s in (*database, *config)),
+        rows_changed=rows.changed_rows,
+        **written(writer),
+    )
+    return replace(
+        counted,
+        step=STEP,
+        recovery_point=view.point,
+        components=components,
+        objects=(*draft.objects, *index),
+        reread=rows.reread,
+    )
+
+
+def _tenant_fields(tenant: Tenant) -> dict[str, str]:
+    return {"id": tenant.id, "key": tenant.key, "region": tenant.region, "tier": tenant.tier}
+
+
+def _summaries(rows: TenantRows, tenancy: TenancyMap, component: str) -> list[dict[str, Any]]:
+    return [rows.tables[t.full_name] for t in tenancy.tables if t.component == component]
+
+
+def _component(kind: str, summaries: list[dict[str, Any]], more: dict[str, Any]) -> Component:
+    # The key and the checksum are set when the document is written.
+    facts = {
+        "tables": [s["table"].split(".", 1)[1] for s in summaries],
+        "rows": sum(s["rows"] for s in summaries),
+        "table_details": summaries,
+        **more,
+    }
+    return Component(kind, "", sum(s["bytes"] for s in summaries), "", facts)

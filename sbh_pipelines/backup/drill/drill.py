@@ -1,0 +1,240 @@
+"""A drill: one tenant restored where nobody is hurt, proved, measured, thrown away.
+
+    database    a database of the drill's own: schema, shared rows, the tenant's rows, sequences, constraints. Each row group
+                read back must be the backup's, rows be as many, foreign keys hold, and the user's assertions be true
+    files       every file to this machine's disk and back, compared by SHA-256
+    config      the tables of the config component alone, into a database that has the schema and what tenants share
+
+Scenarios are made of these parts; each part is done once, and a scenario takes as long as its parts one after the other. The
+clock of a part stops when the last proof is given; throwing the database away does not count.
+
+Nothing of the live tenant is written, no lease is taken: backups, restores and other drills go on meanwhile. What a drill
+finds wrong is recorded and returned. A drill that cannot begin (nothing to restore, no platform backup, no right to create a
+database), or that is cut short by something that may pass by itself, raises and is recorded nowhere.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+from sbh_pipelines import __version__
+from sbh_pipelines.backup.contents.latest import resolve_backup
+from sbh_pipelines.backup.contents.verification import read_component
+from sbh_pipelines.backup.create.recovery_points import recovery_points
+from sbh_pipelines.backup.drill.config_part import restore_config, table_facts
+from sbh_pipelines.backup.drill.files_part import restore_files
+from sbh_pipelines.backup.drill.proof import prove_rows, raise_unless_restored
+from sbh_pipelines.backup.drill.records import FAILED, PASSED, keep_record
+from sbh_pipelines.backup.drill.recovery_report import data_type
+from sbh_pipelines.backup.drill.scenarios import PARTS, Part, parts_of
+from sbh_pipelines.backup.recover.recovery import Chosen, rebuild
+from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.database.rebuild.throwaway import ThrowAway, drill_server, drop_leftovers
+from sbh_pipelines.errors import SbhError, UnknownBackup
+from sbh_pipelines.model import BackupId, DrillId, Progress, ProgressSink, Tenant, parse_timestamp, timestamp
+from sbh_pipelines.placement import platform_tenant
+from sbh_pipelines.repository.documents import list_manifest_ids
+from sbh_pipelines.repository.format import FORMAT_VERSION
+from sbh_pipelines.repository.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one part restored and proved, in `seconds`; or why it failed, after them. `bytes` are before compression."""
+
+    seconds: float = 0.0
+    rows: int = 0
+    bytes: int = 0
+    files: int = 0
+    proof: Mapping[str, int] = field(default_factory=dict)
+    error: SbhError | None = None
+
+
+def run_drill(
+    site: Site,
+    tenant: Tenant,
+    backup: str,
+    scenarios: Sequence[str],
+    drilled_by: str,
+    progress: ProgressSink,
+) -> dict[str, Any]:
+    """Drill with a backup, an id or `latest`; the record, which is stored in the tenant's repository.
+
+    Raises UnknownBackup, PrivilegeMissing and what else keeps a drill from beginning.
+    """
+    begun = site.clock()
+    drill_id = DrillId.at(begun, os.urandom(3).hex())
+    parts = parts_of(scenarios)
+    with closing(site.repository(tenant)) as repository:
+        wanted = _existing(repository, backup)
+        if Part.DATABASE in parts or Part.CONFIG in parts:
+            _require_platform_backup(site)
+            drop_leftovers(drill_server(site.settings), begun)
+        (point,) = recovery_points(site, [tenant]).points
+        drill = _Drill(site, tenant, repository, drill_id, wanted, progress)
+        outcomes = {part: drill.part(part) for part in parts}
+        results = [_scenario(site, scenario, outcomes) for scenario in scenarios]
+        failed = [result for result in results if result["status"] == FAILED]
+        objectives = site.settings.drill.recovery_point_objectives_s
+        record = {
+            "drill_id": drill_id,
+            "tenant_id": tenant.id,
+            "backup_id": wanted,
+            "status": FAILED if failed else PASSED,
+            "error": failed[0]["error"] if failed else None,
+            "scenarios": results,
+            "issues": drill.issues,
+            "tier": tenant.tier,
+            "recovery_point_age_s": point["age_s"],
+            "recovery_point_objective_s": objectives.get(data_type(site.settings, tenant)),
+            "drilled_by": drilled_by,
+            "started_at": timestamp(begun),
+            "finished_at": timestamp(site.clock()),
+            "versions": {"sbh": __version__, "format": FORMAT_VERSION, "server": drill.server_version},
+        }
+        keep_record(repository, record)
+    return record
+
+
+def _require_platform_backup(site: Site) -> None:
+    """That it is whole, and fits the tenant's backup, is for the drill to find out. Raises UnknownBackup."""
+    platform = platform_tenant(site.settings)
+    if not list_manifest_ids(*site.backup_store(platform)):
+        raise UnknownBackup(
+            "There is no platform backup, without which no database can be rebuilt",
+            remedy="make one: `sbh platform backup`; then drill again",
+        )
+
+
+def _existing(repository: Repository, backup: str) -> BackupId:
+    wanted = resolve_backup(repository, backup)
+    if wanted not in repository.manifest_ids():
+        raise UnknownBackup(
+            "No such backup",
+            on=f"{wanted} of {repository.tenant}",
+            remedy=f"see `sbh backup list {repository.tenant}`",
+        )
+    return wanted
+
+
+def _scenario(site: Site, scenario: str, outcomes: Mapping[Part, Outcome]) -> dict[str, Any]:
+    parts = [outcomes[part] for part in PARTS[scenario]]
+    error = next((part.error for part in parts if part.error), None)
+    seconds = round(sum(part.seconds for part in parts), 3)
+    objective = site.settings.drill.objectives_s.get(scenario)
+    margin = None if objective is None or error else round(objective - seconds, 3)
+    return {
+        "scenario": scenario,
+        "status": FAILED if error else PASSED,
+        "error": error.as_dict() if error else None,
+        "seconds": seconds,
+        "objective_s": objective,
+        "margin_s": margin,
+        "met": False if error else None if margin is None else margin >= 0,
+        "rows": sum(part.rows for part in parts),
+        "bytes": sum(part.bytes for part in parts),
+        "files": sum(part.files for part in parts),
+        "proof": {name: value for part in parts for name, value in part.proof.items()},
+    }
+
+
+class _Drill:
+    """The parts of one drill."""
+
+    def __init__(
+        self,
+        site: Site,
+        tenant: Tenant,
+        repository: Repository,
+        drill_id: DrillId,
+        backup_id: BackupId,
+        progress: ProgressSink,
+    ) -> None:
+        self._site, self._tenant, self._repository = site, tenant, repository
+        self._drill_id, self._backup_id, self._progress = drill_id, backup_id, progress
+        self._documents: dict[str, dict[str, Any]] = {}
+        self.server_version: int | None = None
+        self.issues: list[dict[str, Any]] = []  # what a recovery got over, such as a damaged platform backup
+
+    def part(self, part: Part) -> Outcome:
+        """Do one part, in a place that is gone afterwards. Raises what keeps it from beginning."""
+        work: Callable[[float, ThrowAway], Outcome] = self._database if part is Part.DATABASE else self._config
+        begun = time.monotonic()
+        if part is Part.FILES:
+            return self._judged(begun, lambda: self._files(begun))
+        place = ThrowAway.create(self._site.settings, self._drill_id)
+
+        def inside() -> Outcome:
+            with place:
+                return work(begun, place)
+
+        return self._judged(begun, inside)
+
+    def _judged(self, begun: float, work: Callable[[], Outcome]) -> Outcome:
+        """What went wrong is the outcome, unless it may pass by itself: that says nothing of the backup, and is raised."""
+        try:
+            return work()
+        except SbhError as error:
+            if error.transient:
+                raise
+            return Outcome(time.monotonic() - begun, error=error)
+
+    def _document(self, name: str) -> dict[str, Any]:
+        """A component's document, of which there may be none."""
+        if not self._documents:
+            manifest = self._repository.manifest(self._backup_id)
+            self._repository.load_index()
+            self._documents = {n: read_component(self._repository, manifest, n) for n in manifest["components"]}
+        return self._documents.get(name, {})
+
+    def _rebuilt(self, place: ThrowAway, tenants: Sequence[Chosen]) -> dict[str, Any]:
+        """What a recovery of these tenants into the drill's database reports.
+
+        An older backup is restored into the schema of its time, the newest one into the newest.
+        """
+        until = None
+        if self._backup_id != self._repository.manifest_ids()[-1]:
+            until = parse_timestamp(self._repository.manifest(self._backup_id)["recovery_point"]["time"])
+        report = rebuild(
+            self._site,
+            place.settings,
+            tenants,
+            files=False,
+            owners=False,
+            until=until,
+            requested_by=f"drill {self._drill_id}",
+            progress=self._progress,
+        )
+        self.issues += [issue for issue in report["issues"] if issue not in self.issues]
+        return report
+
+    def _database(self, begun: float, place: ThrowAway) -> Outcome:
+        tables = [summary for name in ("config", "database") for summary in self._document(name)["table_details"]]
+        report = self._rebuilt(place, [Chosen(self._tenant, self._backup_id)])
+        raise_unless_restored(report)
+        self._progress(Progress("drill: prove", self._tenant.id, 0, len(tables), "tables"))
+        self.server_version, proof = prove_rows(
+            self._repository, tables, self._site.settings, place.settings, self._tenant.key
+        )
+        seconds = time.monotonic() - begun
+        return Outcome(seconds, sum(t["rows"] for t in tables), sum(t["bytes"] for t in tables), 0, proof)
+
+    def _config(self, _: float, place: ThrowAway) -> Outcome:
+        """Timed from when the schema is there: after a configuration error the live database has it."""
+        document = self._document("config")
+        facts = table_facts(self._site, self._rebuilt(place, [])["platform_backup"])
+        begun = time.monotonic()
+        proof = restore_config(self._repository, document, facts, place.settings)
+        rows, size = (sum(t[name] for t in document["table_details"]) for name in ("rows", "bytes"))
+        return Outcome(time.monotonic() - begun, rows, size, 0, proof)
+
+    def _files(self, begun: float) -> Outcome:
+        document = self._document("files")
+        if not document:  # files are not backed up here
+            return Outcome(time.monotonic() - begun, proof={"files": 0})
+        connections = self._site.settings.files.connections
+        proven = restore_files(self._repository, document, connections, self._progress)
+        return Outcome(time.monotonic() - begun, 0, proven.bytes, proven.files, {"files": proven.files})

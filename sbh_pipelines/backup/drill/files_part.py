@@ -1,0 +1,114 @@
+"""The drill of a file system loss: every file of the backup is written to this machine's disk, read back and compared.
+
+Each goes to a temporary file without a name, which the system takes back even from a process that is killed; no path of
+the tenant's is used on this machine. A file is given up as soon as it is proven, so the disk needs room for the files at
+work and not for all. The tenant's own files are neither read nor written.
+"""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from sbh_pipelines.backup.contents.verification import read_files
+from sbh_pipelines.errors import DrillFailed, RestoreRefused
+from sbh_pipelines.files.file import FileEntry
+from sbh_pipelines.model import Progress, ProgressSink
+from sbh_pipelines.repository.repository import Repository
+
+_SPARE = 256 << 20  # bytes of the disk that are left to others
+_SMALL = 64 << 20  # so much is written without asking the disk
+_READ = 1 << 20
+_NOTICE = 100  # files
+
+
+@dataclass(frozen=True, slots=True)
+class FilesProven:
+    """Files whose SHA-256 was the backup's when they were read back, and their bytes."""
+
+    files: int = 0
+    bytes: int = 0
+
+
+def restore_files(
+    repository: Repository, document: Mapping[str, Any], connections: int, progress: ProgressSink
+) -> FilesProven:
+    """Restore and prove all files of a backup, `connections` at once.
+
+    Raises CorruptObject where the repository is damaged, DrillFailed where a file is not what was backed up,
+    RestoreRefused where the disk has no room for one.
+    """
+    total = int(document["file_count"])
+    files = size = 0
+
+    def took(done: Future[int]) -> None:
+        nonlocal files, size
+        size += done.result()
+        files += 1
+        if files % _NOTICE == 0 or files == total:
+            progress(Progress("drill: files", str(repository.tenant), files, total, "files"))
+
+    with ThreadPoolExecutor(connections, thread_name_prefix="files") as pool:
+        ahead: list[Future[int]] = []
+        try:
+            for entry in read_files(repository, document):
+                _room_for(entry, connections)
+                ahead.append(pool.submit(_restore, repository, entry))
+                if len(ahead) >= connections * 2:
+                    took(ahead.pop(0))
+            while ahead:
+                took(ahead.pop(0))
+        finally:
+            for waiting in ahead:
+                waiting.cancel()
+    if (files, size) != (total, int(document["total_size"])):
+        raise DrillFailed(
+            "Not all files came back",
+            on=str(document["key"]),
+            why=f"{files:,} files of {size:,} bytes, where the backup has {total:,} of {int(document['total_size']):,}",
+            remedy="run `sbh backup validate --deep`",
+        )
+    return FilesProven(files, size)
+
+
+def _restore(repository: Repository, entry: FileEntry) -> int:
+    """Write one file, read it back, compare; its bytes."""
+    with tempfile.TemporaryFile(prefix="sbh-drill-") as file:
+        for piece in _slices(repository, entry):
+            file.write(piece)
+        size = file.tell()
+        file.seek(0)
+        digest = hashlib.sha256()
+        while piece := file.read(_READ):
+            digest.update(piece)
+    if size != entry.size or digest.hexdigest() != entry.sha256:
+        raise DrillFailed(
+            "A restored file is not what was backed up",
+            on=entry.path,
+            why="its SHA-256 is another",
+            remedy="run `sbh backup validate --deep`, and take another backup of the tenant",
+        )
+    return size
+
+
+def _slices(repository: Repository, entry: FileEntry) -> Iterator[bytes]:
+    for chunk in entry.chunks:
+        yield repository.read_chunk(bytes.fromhex(chunk))
+
+
+def _room_for(entry: FileEntry, connections: int) -> None:
+    """Refuse a file that the disk cannot take; small ones are let through without looking."""
+    if entry.size * connections <= _SMALL:
+        return
+    place = tempfile.gettempdir()
+    free = shutil.disk_usage(place).free
+    if entry.size + _SPARE > free:
+        raise RestoreRefused(
+            "The disk has no room for a file of the drill",
+            on=place,
+            why=f"the file has {entry.size:,} bytes, and {free:,} are free",
+            remedy="let TMPDIR name a folder on a larger disk",
+        )

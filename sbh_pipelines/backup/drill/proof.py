@@ -1,0 +1,61 @@
+"""The proof of a drill's database, besides the content hashes that the recovery itself compares."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from typing import Any
+
+from sbh_pipelines.backup.contents.stored_table import read_table
+from sbh_pipelines.database.rebuild.assertions import check_assertions, count_rows, valid_foreign_keys
+from sbh_pipelines.database.session.connection import Connection, connect
+from sbh_pipelines.errors import DrillFailed, error_from_dict
+from sbh_pipelines.repository.repository import Repository
+from sbh_pipelines.settings import DatabaseSettings, Settings
+
+
+def raise_unless_restored(report: Mapping[str, Any]) -> None:
+    """Judge the report of a recovery of one tenant. Raises what kept it from being restored, or DrillFailed."""
+    for line in report["tenants"]:
+        if line.get("error"):
+            raise error_from_dict(line["error"])
+    if report["status"] != "completed":
+        raise DrillFailed("The recovery did not complete", on=str(report["restore_id"]))
+    if report["foreign_keys_not_valid"]:
+        raise DrillFailed(
+            "Foreign keys do not hold for what was restored",
+            on=", ".join(report["foreign_keys_not_valid"][:5]),
+            why="rows that the tenant's rows refer to are not among the tenant's, nor among the shared ones",
+            remedy="name the tables they are in as shared, or the link that makes them the tenant's: `sbh doctor`",
+        )
+
+
+def prove_rows(
+    repository: Repository,
+    tables: Sequence[Mapping[str, Any]],
+    settings: Settings,
+    target: DatabaseSettings,
+    tenant_key: str,
+) -> tuple[int, dict[str, int]]:
+    """The server's version, and what was proved: {groups, tables, foreign_keys, assertions}. Raises DrillFailed."""
+    schemas = settings.database.schemas
+    with closing(connect(target, "drill")) as connection:
+        for summary in tables:
+            _count(repository, connection, summary)
+        proof = {
+            "groups": sum(table["groups"] for table in tables),
+            "tables": len(tables),
+            "foreign_keys": valid_foreign_keys(connection, schemas),
+            "assertions": check_assertions(connection, schemas, settings.drill.assertions, tenant_key),
+        }
+        return int(connection.server_version), proof
+
+
+def _count(repository: Repository, connection: Connection, summary: Mapping[str, Any]) -> None:
+    header = read_table(repository, summary).header
+    found = count_rows(connection, header["schema"], header["name"])
+    if found != summary["rows"]:
+        raise DrillFailed(
+            "A restored table has another number of rows than the backup",
+            on=str(summary["table"]),
+            why=f"{found:,} rows, where the backup has {summary['rows']:,}",
+            remedy="look for rules and constraints of the table that change what is written",
+        )

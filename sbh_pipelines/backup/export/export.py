@@ -1,0 +1,216 @@
+"""A backup's data taken out of the repository into a folder: for portability requests, and to look at old data.
+
+Needs no database. The folder has a file for each table, the tenant's files, `manifest.json` and a `README.txt` for whoever receives
+it; it appears under its name when all of it was written. Everything is streamed: memory does not grow with tables or files.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from sbh_pipelines.backup.contents.copy_text import columns_of
+from sbh_pipelines.backup.contents.reader import BackupTable, OpenBackup, open_backup
+from sbh_pipelines.backup.export.folder import ExportFolder, WrittenFile, new_folder, table_file
+from sbh_pipelines.backup.export.readme import FORMATS, ROW_ORDER, readme
+from sbh_pipelines.backup.export.text_formats import csv_lines, jsonl_lines, load_script, sql_lines
+from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.errors import RequestError
+from sbh_pipelines.files.file import FileEntry
+from sbh_pipelines.model import BackupId, Progress, ProgressSink, Tenant, no_progress, timestamp
+
+VERSION = 1
+STEP = "export"
+_NOTICE_ROWS = 50_000
+_TOGETHER_BYTES, _TOGETHER_FILES = 2 << 20, 200  # small files fetched in one go
+
+_TEXTS: Mapping[str, Callable[[Mapping[str, Any], Iterator[bytes]], Iterator[bytes]]] = {
+    "sql": sql_lines,
+    "jsonl": jsonl_lines,
+    "csv": csv_lines,
+}
+
+
+def export_backup(
+    site: Site,
+    tenant: Tenant,
+    backup_id: BackupId,
+    folder: Path,
+    format: str,
+    *,
+    tables: Sequence[str] = (),
+    files: bool = True,
+    progress: ProgressSink = no_progress,
+) -> dict[str, Any]:
+    """Write a backup's data to a folder that is empty or does not exist; its `manifest.json`, and `folder`.
+
+    `format`: sql, jsonl, csv or parquet. `tables`: only these; all without. Raises RequestError (format, table, folder),
+    UnknownBackup, CorruptObject, ExportFailed; nothing is at `folder` then.
+    """
+    if format not in FORMATS:
+        raise RequestError("Not a format of exports", on=ascii(format)[:64], remedy="use one of: " + ", ".join(FORMATS))
+    repository = site.repository(tenant)
+    try:
+        manifest = repository.manifest(backup_id)
+    except BaseException:
+        repository.close()
+        raise
+    with open_backup(repository, manifest) as backup:
+        wanted = {backup.table(name).name for name in tables}
+        chosen = [table for table in backup.tables if not tables or table.name in wanted]
+        with new_folder(folder) as target:
+            return _write(
+                _Export(backup, target, format, progress), chosen, files, timestamp(site.clock()), Path(folder)
+            )
+
+
+class _Export:
+    """One export on its way."""
+
+    def __init__(self, backup: OpenBackup, target: ExportFolder, format: str, progress: ProgressSink) -> None:
+        self.backup, self.target, self.format, self._progress = backup, target, format, progress
+
+    def table(self, table: BackupTable) -> dict[str, Any]:
+        """Write one table; its entry in the manifest."""
+        header = self.backup.header(table.name)
+        name = table_file(header["schema"], header["name"], self.format)
+        text_columns: list[str] = []
+        if self.format == "parquet":
+            written, text_columns = self._parquet(table, header, name)
+        else:
+            with self.target.create(name) as written:
+                for piece in _TEXTS[self.format](header, self._rows(table)):
+                    written.write(piece)
+        return {
+            "table": table.name,
+            "file": name,
+            "rows": table.rows,
+            "bytes": written.size,
+            "sha256": written.sha256,
+            "columns": [{"name": c.name, "type": c.type.name, "not_null": c.not_null} for c in columns_of(header)],
+            "primary_key": list(header["key"]),
+            **({"text_columns": text_columns} if self.format == "parquet" else {}),
+        }
+
+    def _parquet(self, table: BackupTable, header: Mapping[str, Any], name: str) -> tuple[WrittenFile, list[str]]:
+        """Begins again when a column turns out to have values that its Parquet type cannot hold."""
+        from sbh_pipelines.backup.contents.arrow import Unfit, write_parquet  # pyarrow takes a while to import
+
+        texts: frozenset[str] = frozenset()
+        while True:
+            try:
+                with self.target.replace(name) as written:
+                    write_parquet(written, header, self._rows(table), texts)
+                return written, sorted(texts)
+            except Unfit as unfit:
+                if unfit.columns <= texts:
+                    raise
+                texts |= unfit.columns
+
+    def _rows(self, table: BackupTable) -> Iterator[bytes]:
+        """The table's pieces, with notices of progress."""
+        done = noticed = 0
+        self._progress(Progress(STEP, table.name, 0, table.rows, "rows"))
+        for piece in self.backup.copy_text(table.name):
+            yield piece
+            done += piece.count(b"\n")
+            if done - noticed >= _NOTICE_ROWS:
+                self._progress(Progress(STEP, table.name, done, table.rows, "rows"))
+                noticed = done
+        self._progress(Progress(STEP, table.name, done, table.rows, "rows"))
+
+    def files(self) -> dict[str, Any]:
+        """Write the tenant's files and `files.jsonl`; what the manifest says of them."""
+        done = size = renamed = 0
+        numbers = count(1)
+        total = self.backup.file_count
+        self._progress(Progress(STEP, "files", 0, total, "files"))
+        with self.target.create("files.jsonl") as listing:
+            for entries in _batches(self.backup.files()):
+                self.backup.fetch_ahead(entries)
+                lines = []
+                for entry in entries:
+                    name = self._file(entry, next(numbers))
+                    renamed += name.startswith("files-renamed/")
+                    size += entry.size
+                    lines.append(_line(entry, name))
+                listing.write("".join(lines).encode())
+                done += len(entries)
+                self._progress(Progress(STEP, "files", done, total, "files"))
+        return {
+            "file": "files.jsonl",
+            "bytes_of_list": listing.size,
+            "sha256": listing.sha256,
+            "count": done,
+            "bytes": size,
+            "renamed": renamed,
+            "missing_references": self.backup.missing_files,
+        }
+
+    def _file(self, entry: FileEntry, number: int) -> str:
+        written, name = self.target.create_tenant_file(entry.path, number)
+        with written:
+            for piece in self.backup.slices(entry):
+                written.write(piece)
+        return name
+
+    def write(self, name: str, body: bytes) -> dict[str, Any]:
+        """A small file of ours."""
+        with self.target.create(name) as written:
+            written.write(body)
+        return {"file": name, "bytes": written.size, "sha256": written.sha256}
+
+
+def _write(
+    export: _Export, chosen: Sequence[BackupTable], files: bool, exported_at: str, folder: Path
+) -> dict[str, Any]:
+    backup = export.backup
+    tables = [export.table(table) for table in chosen]
+    others = []
+    if export.format == "sql":
+        about = f"{backup.backup_id} of {backup.tenant_id}"
+        others.append(export.write("load.sql", load_script([table["file"] for table in tables], about)))
+    manifest = {
+        "export_version": VERSION,
+        "backup_id": backup.backup_id,
+        "tenant_id": backup.tenant_id,
+        "created_at": backup.manifest["created_at"],
+        "recovery_point": backup.manifest["recovery_point"],
+        "exported_at": exported_at,
+        "format": export.format,
+        "format_notes": [*FORMATS[export.format], ROW_ORDER],
+        "tables": tables,
+        "files": export.files() if files else None,
+    }
+    others.append(export.write("README.txt", readme(manifest).encode("utf-8", "backslashreplace")))
+    manifest["others"] = others
+    export.write("manifest.json", json.dumps(manifest, indent=2).encode() + b"\n")
+    return {**manifest, "folder": str(folder)}
+
+
+def _batches(entries: Iterator[FileEntry]) -> Iterator[list[FileEntry]]:
+    """Small files together."""
+    batch: list[FileEntry] = []
+    size = 0
+    for entry in entries:
+        batch.append(entry)
+        size += entry.size
+        if size >= _TOGETHER_BYTES or len(batch) >= _TOGETHER_FILES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _line(entry: FileEntry, name: str) -> str:
+    """Keys that are no Unicode stay what they are: JSON has escapes for their halves."""
+    fields = {
+        "path": entry.path,
+        "file": name,
+        "size": entry.size,
+        "sha256": entry.sha256,
+        "modified": entry.modified,
+        "attributes": dict(entry.attributes),
+    }
+    return json.dumps(fields) + "\n"

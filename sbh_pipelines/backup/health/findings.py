@@ -1,0 +1,249 @@
+"""What a look at a tenant's backups says is wrong, in the terms of the specification's health check. No I/O.
+
+Each finding has a stable key, so that whoever tells people of it tells once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sbh_pipelines.backup.drill.records import PASSED
+from sbh_pipelines.backup.drill.recovery_report import data_type
+from sbh_pipelines.backup.health.observation import Look
+from sbh_pipelines.errors import (
+    DrillOverdue,
+    KeyServiceError,
+    LastBackupFailed,
+    RecoveryPointMissed,
+    RetentionNotEnforced,
+    SbhError,
+    StoreError,
+    TenantErased,
+    UnusualSize,
+    error_from_dict,
+)
+from sbh_pipelines.model import Tenant, parse_timestamp, timestamp
+from sbh_pipelines.settings import Settings
+
+STORAGE, LAST, SIZE, RETENTION = (
+    "storage_accessible",
+    "last_backup_successful",
+    "backup_size_reasonable",
+    "retention_policy_enforced",
+)
+CHECKS = (STORAGE, LAST, SIZE, RETENTION)
+KEYS, POINT, INTACT, DRILLS, SOURCE = (
+    "keys_usable",
+    "recovery_point_objectives_met",
+    "backups_intact",
+    "drills_passed",
+    "source_readable",
+)
+ALL_CHECKS = (*CHECKS, KEYS, POINT, INTACT, DRILLS, SOURCE)
+
+WARNING, ERROR, CRITICAL = "warning", "error", "critical"
+_SEVERE_TIER = "critical"
+_TOLD_TO = timedelta(seconds=1)  # how exactly a record says when it failed
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`kind` and `subject` (a tenant, a region, or nothing) are its key; `check` is what it makes false.
+
+    `delay_s`: people need not be told before it has stood so long.
+    """
+
+    check: str
+    kind: str
+    subject: str
+    error: SbhError
+    severity: str = ERROR
+    tenant: str = ""
+    delay_s: float = 0.0
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.subject}" if self.subject else self.kind
+
+    def as_dict(self) -> dict[str, Any]:
+        """{check, kind, tenant_id or None, severity, code, what, on, why, remedy}."""
+        error = self.error.as_dict()
+        error.pop("transient")
+        place = {"tenant_id": self.tenant or None, "severity": self.severity}
+        return {"check": self.check, "kind": self.kind, **place, **error}
+
+
+def of_error(error: SbhError, subject: str, tenant: str = "") -> Finding | None:
+    """What it means that a tenant, or a region, could not be looked at. None: nothing, for it has been erased."""
+    if isinstance(error, TenantErased):
+        return None
+    if isinstance(error, StoreError):
+        return Finding(STORAGE, "storage_unreachable", subject, error, CRITICAL, tenant)
+    if isinstance(error, KeyServiceError):
+        return Finding(KEYS, "key_trouble", subject, error, CRITICAL, tenant)
+    return Finding(INTACT, "unreadable", subject, error, ERROR, tenant)
+
+
+def of_look(settings: Settings, seen: Look, age_s: float | None, now: datetime) -> list[Finding]:
+    """`age_s` of the tenant's newest recovery point; None: it has none."""
+    tenant = seen.tenant
+    if seen.error is not None:
+        found = of_error(seen.error, str(tenant.id), str(tenant.id))
+        return [found] if found else []
+    findings = [*_intact(seen), *_sizes(seen), *_retention(settings, seen, now), *_drill(seen)]
+    if scheduled(settings, tenant):
+        findings += [*_last(settings, seen, age_s, now), *_point(settings, seen, age_s)]
+    return findings
+
+
+def objective_of(settings: Settings, tenant: Tenant) -> float | None:
+    """The tenant's recovery point objective, s."""
+    return settings.drill.recovery_point_objectives_s.get(data_type(settings, tenant))
+
+
+def scheduled(settings: Settings, tenant: Tenant) -> bool:
+    """Whether the tenant follows some schedule: one that is backed up by hand only misses no objective."""
+    follows = settings.schedules
+    if tenant.id in follows.tenants:
+        return bool(follows.tenants[tenant.id])
+    return bool(follows.tiers.get(tenant.tier, follows.tiers.get(settings.tenants.default_tier, ["unknown"])))
+
+
+def point_missed(settings: Settings, tenant: Tenant, age_s: float | None) -> bool:
+    objective = objective_of(settings, tenant) if scheduled(settings, tenant) else None
+    return objective is not None and (age_s is None or age_s > objective * (1 + settings.health.recovery_point_grace))
+
+
+def _point(settings: Settings, seen: Look, age_s: float | None) -> list[Finding]:
+    tenant, objective = seen.tenant, objective_of(settings, seen.tenant)
+    if objective is None or not point_missed(settings, tenant, age_s):
+        return []
+    if age_s is None:  # of which people are told as a tenant without a backup
+        none = RecoveryPointMissed(
+            "A tenant has no recovery point", on=tenant.id, remedy="make a backup that can be read"
+        )
+        return [Finding(POINT, "no_recovery_point", str(tenant.id), none, ERROR, str(tenant.id))]
+    error = RecoveryPointMissed(
+        "A tenant's recovery point is older than its objective",
+        on=tenant.id,
+        why=f"{_span(age_s)} old, where tier {data_type(settings, tenant)} is to lose {_span(objective)} at most",
+        remedy=f"see why its runs failed or did not begin; back it up now: `sbh backup create {tenant.id}`",
+    )
+    severity = CRITICAL if data_type(settings, tenant) == _SEVERE_TIER else ERROR
+    return [Finding(POINT, "rpo_missed", str(tenant.id), error, severity, str(tenant.id))]
+
+
+def _last(settings: Settings, seen: Look, age_s: float | None, now: datetime) -> list[Finding]:
+    tenant = seen.tenant
+    if seen.newest is None and not seen.damaged:
+        failed = _why(seen)
+        error = LastBackupFailed(
+            "A tenant has no backup",
+            on=tenant.id,
+            why=failed or "none was made yet",
+            remedy=f"back it up now: `sbh backup create {tenant.id}`",
+        )
+        # A tenant that is new waits for its first backup as long as any waits for its next.
+        delay = (objective_of(settings, tenant) or 0.0) * (1 + settings.health.recovery_point_grace)
+        return [Finding(LAST, "no_backup", str(tenant.id), error, ERROR, str(tenant.id), delay)]
+    when = failed_at(seen)
+    safe_since = None if age_s is None else now - timedelta(seconds=age_s)
+    if when is None or (safe_since is not None and safe_since >= when + _TOLD_TO):
+        return []
+    if seen.newest is not None and seen.newest.id > str((seen.last_failure or {}).get("id")):
+        return []
+    error = LastBackupFailed(
+        "The tenant's last backup failed",
+        on=f"{(seen.last_failure or {}).get('id', '')} of {tenant.id}",
+        why=_why(seen),
+        remedy=str(((seen.last_failure or {}).get("error") or {}).get("remedy") or "see the run's log"),
+    )
+    return [Finding(LAST, "backup_failed", str(tenant.id), error, ERROR, str(tenant.id))]
+
+
+def failed_at(seen: Look) -> datetime | None:
+    """When the tenant's newest failed backup failed."""
+    text = (seen.last_failure or {}).get("failed_at")
+    try:
+        return parse_timestamp(str(text)) if text else None
+    except ValueError:
+        return None
+
+
+def _why(seen: Look) -> str:
+    error: Mapping[str, Any] = (seen.last_failure or {}).get("error") or {}
+    return str(error_from_dict(error)).partition(". To mend it:")[0] if error else ""
+
+
+def _sizes(seen: Look) -> list[Finding]:
+    if not seen.odd:
+        return []
+    small = any(odd.small for odd in seen.odd)
+    error = UnusualSize(
+        f"A backup is unusually {'small' if small else 'large'}",
+        on=f"{seen.odd[0].backup_id} of {seen.tenant.id}",
+        why="; ".join(odd.said for odd in seen.odd),
+        remedy="ask whether this much was to go; what is gone is in the backup before: `sbh restore diff`"
+        if small
+        else "ask whether this much was to come; see what grew in the backup's details",
+    )
+    severity = ERROR if small else WARNING
+    return [Finding(SIZE, "size_unusual", str(seen.tenant.id), error, severity, str(seen.tenant.id))]
+
+
+def _retention(settings: Settings, seen: Look, now: datetime) -> list[Finding]:
+    tenant = seen.tenant
+    if seen.retention_error is not None:
+        return [Finding(RETENTION, "retention", str(tenant.id), seen.retention_error, WARNING, str(tenant.id))]
+    grace = timedelta(seconds=settings.health.retention_grace_s)
+    if not seen.doomed or seen.newest is None or now - seen.newest.created_at < grace:
+        return []
+    error = RetentionNotEnforced(
+        "Backups are there that the retention policy no longer keeps",
+        on=tenant.id,
+        why=f"{seen.doomed:,} of {seen.backups.count:,}, since {timestamp(seen.newest.created_at)} at the latest",
+        remedy=f"`sbh backup forget {tenant.id} --dry-run` shows them, and without it says why they cannot go",
+    )
+    return [Finding(RETENTION, "retention", str(tenant.id), error, WARNING, str(tenant.id))]
+
+
+def _intact(seen: Look) -> list[Finding]:
+    if not seen.damages:
+        return []
+    first = seen.damages[0]
+    more = f"; {seen.damaged:,} in all" if seen.damaged > 1 else ""
+    error = type(first)(first.what, on=first.on, why=first.why + more, remedy=first.remedy)
+    return [Finding(INTACT, "damaged", str(seen.tenant.id), error, ERROR, str(seen.tenant.id))]
+
+
+def _drill(seen: Look) -> list[Finding]:
+    drill = seen.drill
+    if drill is None or drill.status == PASSED:
+        return []
+    error = error_from_dict(drill.error or {"what": "The tenant's last drill did not pass", "on": drill.id})
+    return [Finding(DRILLS, "drill_failed", str(seen.tenant.id), error, ERROR, str(seen.tenant.id))]
+
+
+def drill_overdue(
+    settings: Settings, newest: datetime | None, first_backup: datetime | None, now: datetime
+) -> list[Finding]:
+    """Of the whole fleet: drills sample it. `newest`: when any tenant's newest drill ended."""
+    days = settings.health.drill_overdue_days
+    since = newest or first_backup
+    if not days or not settings.drill.schedule or since is None or now - since <= timedelta(days=days):
+        return []
+    error = DrillOverdue(
+        "No drill for too long",
+        why=f"the last one was at {timestamp(newest)}" if newest else "there was none yet",
+        remedy="see the runs of drill_job; drill a tenant now: `sbh drill run TENANT`",
+    )
+    return [Finding(DRILLS, "drill_overdue", "", error, WARNING)]
+
+
+def _span(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    days, hours, left = minutes // 1440, minutes // 60 % 24, minutes % 60
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {left} min" if hours else f"{left} min"

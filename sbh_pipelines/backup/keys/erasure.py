@@ -1,0 +1,296 @@
+"""Erasing a tenant: its keys first, then everything else of its backups, in every version, bucket and region.
+
+The order, and what a run that is killed after each step leaves; the same command, given again, goes on:
+
+    1. the tenant's lease           nobody backs up, restores or prunes meanwhile; it expires, but says who held it last: whoever
+                                    takes it for a backup then looks for the intent
+    2. the record of the intent     outside the tenant's prefix: nothing begins for the tenant any more
+    3. its own KMS keys             scheduled for deletion, where keys.kms_key_id has {tenant}
+    4. keys/, in all versions       the crypto-erasure: from here on nothing in the bucket can be opened
+    5. all other objects            in all versions, but for audit/, which holds no tenant data
+    6. the catalogs' records        merged without the tenant, older versions deleted
+    7. the lease
+    8. event, certificate, record   the certificate is the last to be written but for the record that names it
+
+It refuses under any legal hold, looking again after the intent is there: whoever places a hold looks for the intent after.
+"""
+
+import secrets
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import asdict
+from typing import Any
+
+from sbh_pipelines.backup.keys.certificate import sign_certificate
+from sbh_pipelines.backup.keys.erased_keys import describe_keys, what_copies_open
+from sbh_pipelines.backup.keys.erasure_places import Where, is_there, places_of, purge_in
+from sbh_pipelines.backup.retain.holds import legal_holds
+from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.errors import (
+    CorruptObject,
+    EraseRefused,
+    LeaseHeld,
+    ObjectExists,
+    ObjectMissing,
+    RequestError,
+    SbhError,
+    UnknownTenant,
+)
+from sbh_pipelines.model import Progress, ProgressSink, Tenant, TenantId, timestamp
+from sbh_pipelines.placement import catalog_place
+from sbh_pipelines.repository import lease as leases
+from sbh_pipelines.repository.catalog.catalog import RECORDS
+from sbh_pipelines.repository.catalog.erased import (
+    DONE,
+    ERASING,
+    certificate_key,
+    erased_key,
+    read_certificate,
+    read_erased,
+    write_erased,
+)
+from sbh_pipelines.repository.format import Keys, pretty
+from sbh_pipelines.stores.purge import Purged, every, keys_of
+
+STEP = "erase"
+_LONGEST_REASON = 500
+
+
+def check_request(slug: TenantId, confirm: str, reason: str) -> None:
+    """Raises EraseRefused unless the slug was typed again, RequestError without a reason."""
+    if confirm != slug:
+        raise EraseRefused(
+            "An erasure must be confirmed by the tenant's slug",
+            on=slug,
+            why="it destroys all backups of the tenant for good, and was not confirmed",
+            remedy=f"--confirm {slug}",
+        )
+    if not reason.strip() or len(reason) > _LONGEST_REASON:
+        raise RequestError(
+            "An erasure needs a reason",
+            on=slug,
+            why="" if not reason.strip() else f"it may have {_LONGEST_REASON} characters",
+            remedy="say why, for the certificate: --reason",
+        )
+
+
+def erase(
+    site: Site, slug: TenantId, user_id: str, reason: str, home: str | None, progress: ProgressSink
+) -> dict[str, Any]:
+    """Erase everything; the certificate. `home`: the region in which the application has the tenant; None where it has it no more.
+
+    Goes on where a killed run stopped; a tenant that is erased already gives its certificate. Raises EraseRefused under a
+    legal hold, LeaseHeld, UnknownTenant where nothing is known of the tenant, and the store's and the key provider's errors.
+    """
+    return _Erasure(site, slug, user_id, reason, home, progress).run()
+
+
+class _Erasure:
+    def __init__(
+        self, site: Site, slug: TenantId, user_id: str, reason: str, home: str | None, progress: ProgressSink
+    ) -> None:
+        self._site, self._slug, self._user_id, self._reason = site, slug, user_id, reason
+        self._home, self._progress = home, progress
+        self._places = list(places_of(site, slug))
+        catalogs = map(site.catalog, site.settings.storage.regions)
+        self._catalogs = [catalog for catalog in catalogs if is_there(catalog.store, catalog.prefix)]
+
+    def run(self) -> dict[str, Any]:
+        record = self._record()
+        holding = [where for where in self._places if not where.is_empty()]
+        if record is not None and record.get("state") == DONE and not holding:
+            return self.certificate(record)
+        if not self._places or (record is None and not holding and self._home is None):
+            raise _unknown(self._slug)
+        self._refuse_held()
+        with ExitStack() as stack:
+            for where in holding:
+                self._lease(where, stack)
+            if record is None or record.get("state") == DONE:
+                before, record = record, self._intend(holding)
+                self._refuse_late(holding, before)
+            else:
+                self._write(record)  # a killed run may have told some regions only
+            self._tell("keys", 0)
+            own_keys = self._destroy_kms_keys()
+            done = Purged()
+            for where in self._places:
+                purge_in(where, where.prefix + Keys.KEYS, every, done)
+            for where in self._places:
+                purge_in(where, where.prefix, where.all_but_audit_and_lease(), done)
+                self._tell("objects", done.versions)
+            self._forget_records()
+        for where in self._places:  # the lease goes after nobody renews it any more
+            purge_in(where, where.prefix, keys_of([where.prefix + Keys.LEASE]), done)
+        for where in self._places:
+            self._prove_empty(where, done)
+        return self._certify(record, done, own_keys)
+
+    def _tell(self, what: str, done: int) -> None:
+        self._progress(Progress(STEP, self._slug, done, 0, what))
+
+    def _record(self) -> dict[str, Any] | None:
+        """The record of any region: a killed run may have written some of them."""
+        for catalog in self._catalogs:
+            with suppress(CorruptObject):
+                if (found := read_erased(catalog, self._slug)) is not None:
+                    return found
+        return None
+
+    def _refuse_held(self) -> None:
+        found = [hold for where in self._places for hold in legal_holds(where.store, where.prefix)]
+        if found:
+            raise EraseRefused(
+                "The tenant is under a legal hold",
+                on=self._slug,
+                why=", ".join(hold.id for hold in found[:10]),
+                remedy=f"see `sbh backup holds {self._slug}`; whoever placed the hold must release it first",
+            )
+
+    def _lease(self, where: Where, stack: ExitStack) -> None:
+        seconds, clock = self._site.settings.backup.lease_s, self._site.clock
+        held = leases.acquire(where.store, where.prefix, leases.new_owner(leases.ERASE), leases.ERASE, seconds, clock)
+
+        def let_go() -> None:
+            with suppress(SbhError):
+                held.release()
+
+        stack.callback(let_go)
+        stack.enter_context(leases.LeaseKeeper(lambda: [held], seconds / 6))
+
+    def _intend(self, holding: list[Where]) -> dict[str, Any]:
+        """Count what there is, then say in every region that it goes."""
+        found = Purged()
+        for where in self._places:
+            found.add(where.purger.count(where.prefix, where.all_but_audit()))
+        now = self._site.clock()
+        keys = [key for where in self._places for key in describe_keys(where.store, where.prefix)]
+        likely = (
+            self._home,
+            *(key["region"] for key in keys),
+            *(where.place.region for where in (*holding, *self._places)),
+        )
+        region = next(name for name in likely if name in self._site.settings.storage.regions)
+        record = {
+            "tenant_id": self._slug,
+            "state": ERASING,
+            "erasure_id": f"erase_{now:%Y%m%d_%H%M%S}_{secrets.token_hex(3)}",
+            "region": region,
+            "requested_by": self._user_id,
+            "reason": self._reason,
+            "begun_at": timestamp(now),
+            "found": {"objects": found.objects, "versions": found.versions, "bytes": found.bytes},
+            "keys": keys,
+        }
+        self._write(record)
+        return record
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        for catalog in self._catalogs:
+            write_erased(catalog, self._slug, record)
+
+    def _refuse_late(self, holding: list[Where], before: Mapping[str, Any] | None) -> None:
+        """A hold that was placed, or a first backup that was begun, before the intent was there.
+
+        `before`: the record of an earlier erasure, which stands then: refusing this one admits nobody.
+        """
+        try:
+            self._refuse_held()
+            for where in self._places:
+                busy = None if where in holding else leases.running(where.store, where.prefix, self._site.clock)
+                if busy:
+                    raise LeaseHeld(
+                        "Another writer works on this tenant", on=where.store.url(where.prefix), why=busy["purpose"]
+                    )
+        except (EraseRefused, LeaseHeld):
+            if before is None:
+                self.withdraw()
+            else:
+                self._write(before)
+            raise
+
+    def withdraw(self) -> None:
+        for catalog in self._catalogs:
+            catalog.store.delete([catalog.prefix + erased_key(self._slug)])
+
+    def _destroy_kms_keys(self) -> list[dict[str, str]]:
+        """In every region, also where regions share a bucket."""
+        regions = self._site.settings.storage.regions
+        return [key for region in regions for key in self._site.keys.destroy(self._slug, region)]
+
+    def _forget_records(self) -> None:
+        for catalog in self._catalogs:
+            catalog.compact(always=True)
+            place = catalog_place(self._site.settings, catalog.region)
+            self._site.purger(place).purge(place.prefix + RECORDS, lambda _, current: not current)
+
+    def _prove_empty(self, where: Where, done: Purged) -> None:
+        last = where.purger.purge(where.prefix, where.all_but_audit())
+        done.add(last)
+        if not last.left and not where.is_empty():
+            raise EraseRefused(
+                "Something of the tenant came back while it was erased",
+                on=where.store.url(where.prefix),
+                remedy="run it again; see who writes there",
+            )
+
+    def _certify(self, record: Mapping[str, Any], done: Purged, own_keys: list[dict[str, str]]) -> dict[str, Any]:
+        key = certificate_key(self._slug, str(record["erasure_id"]))
+        if (
+            kept := self._kept_certificate(record)
+        ) is not None:  # of a run that was killed before it could write the record
+            return self._finish(record, key, kept)
+        found = record["found"]
+        counted = {
+            name: max(found[name] - (done.left if name == "versions" else 0), n) for name, n in _counts(done).items()
+        }
+        tenant = Tenant(self._slug, "", record["region"], "")
+        props = {"erasure_id": record["erasure_id"], "reason": record["reason"], **counted, "left": done.left}
+        self._site.track(tenant, "tenant.erased", self._user_id, props)
+        facts = {
+            **{name: record[name] for name in ("tenant_id", "erasure_id", "requested_by", "reason", "begun_at")},
+            "finished_at": timestamp(self._site.clock()),
+            "regions": [catalog.region for catalog in self._catalogs],
+            "buckets": sorted({where.place.bucket for where in self._places}),
+            "destroyed": {**counted, "keys": record["keys"], "kms_keys": own_keys},
+            "not_destroyed": {"versions": done.left, "examples": done.left_keys},
+            "copies_made_before": what_copies_open(record["keys"], own_keys, self._slug),
+            "audit_trail": self._audit_end(tenant),
+        }
+        region = str(record["region"])
+        return self._finish(record, key, sign_certificate(facts, self._site.catalog(region).certificate_key, region))
+
+    def _kept_certificate(self, record: Mapping[str, Any]) -> dict[str, Any] | None:
+        for catalog in self._catalogs:
+            with suppress(ObjectMissing):
+                return read_certificate(catalog, self._slug, str(record["erasure_id"]))
+        return None
+
+    def _finish(self, record: Mapping[str, Any], key: str, certificate: dict[str, Any]) -> dict[str, Any]:
+        for catalog in self._catalogs:
+            with suppress(ObjectExists):
+                catalog.store.create(catalog.prefix + key, pretty(certificate))
+        self._write({**record, "state": DONE, "certificate": key})
+        return certificate
+
+    def _audit_end(self, tenant: Tenant) -> dict[str, Any]:
+        """Where the trail ends, this erasure's event included."""
+        end = self._site.trails.of(tenant).read_head()
+        return {"events": end.seq, "head": end.hash} if end is not None else {"events": 0, "head": None}
+
+    def certificate(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        kept = self._kept_certificate(record)  # a region that came later has none
+        return kept or read_certificate(self._catalogs[0], self._slug, str(record["erasure_id"]))
+
+
+def _counts(done: Purged) -> dict[str, int]:
+    return {name: n for name, n in asdict(done).items() if name in ("objects", "versions", "bytes")}
+
+
+def _unknown(slug: str) -> UnknownTenant:
+    return UnknownTenant(
+        "No such tenant",
+        on=slug,
+        why="neither the application nor any region knows it",
+        remedy="see `sbh tenants list`",
+    )

@@ -1,0 +1,87 @@
+"""A tenant's files in a recovery: what is missing in the bucket, or is not what the backup has, is put back; nothing is deleted."""
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from sbh_pipelines.backup.contents.verification import read_component, read_files
+from sbh_pipelines.backup.create.files_step import live_files
+from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.errors import CorruptObject, ProofFailed
+from sbh_pipelines.files.file import FileEntry
+from sbh_pipelines.model import BackupId, Tenant
+from sbh_pipelines.repository.repository import Repository
+
+
+def put_files_back(site: Site, tenant: Tenant, backup_id: str) -> dict[str, int]:
+    """{'restored', 'unchanged', 'bytes'}. A file whose path, size and ETag are the backup's is unchanged.
+
+    Raises CorruptObject, ProofFailed and the store's errors; what was written by then stays.
+    """
+    if not site.settings.files.enabled:
+        return {"restored": 0, "unchanged": 0, "bytes": 0}
+    repository = site.repository(tenant)
+    try:
+        repository.load_index()
+        manifest = repository.manifest(BackupId(backup_id))
+        return _Files(site, tenant, repository).put_back(read_component(repository, manifest, "files"))
+    finally:
+        repository.close()
+
+
+class _Files:
+    def __init__(self, site: Site, tenant: Tenant, repository: Repository) -> None:
+        self._site, self._tenant, self._repository = site, tenant, repository
+        self._store, self._prefix = site.files_store(tenant)
+        self._unchanged = 0
+
+    def put_back(self, document: dict[str, Any]) -> dict[str, int]:
+        connections = self._site.settings.files.connections
+        ahead: list[Future[int]] = []
+        restored = size = 0
+        with ThreadPoolExecutor(connections, thread_name_prefix="files") as pool:
+            for entry in self._wanting(document):
+                ahead.append(pool.submit(self._write, entry))
+                restored += 1
+                if len(ahead) >= connections * 2:
+                    size += ahead.pop(0).result()
+            size += sum(future.result() for future in ahead)
+        return {"restored": restored, "unchanged": self._unchanged, "bytes": size}
+
+    def _wanting(self, document: dict[str, Any]) -> Iterator[FileEntry]:
+        """Entries whose file is missing or another; both lists are in key order."""
+        live = live_files(self._site, self._tenant)
+        at = next(live, None)
+        for entry in read_files(self._repository, document):
+            key = _order(self._prefix + entry.path)
+            while at is not None and _order(at.key) < key:
+                at = next(live, None)
+            if at is not None and _order(at.key) == key and (at.size, at.etag) == (entry.size, entry.etag):
+                self._unchanged += 1
+            else:
+                yield entry
+
+    def _write(self, entry: FileEntry) -> int:
+        key, digest = self._prefix + entry.path, hashlib.sha256()
+        for piece in self._slices(entry):  # all of it is authenticated before the first byte is written
+            digest.update(piece)
+        if digest.hexdigest() != entry.sha256:
+            raise CorruptObject("A file's content is not what was backed up", on=entry.path)
+        self._store.put_stream(key, self._slices(entry), entry.attributes)
+        written = hashlib.sha256()
+        _, pieces = self._store.stream(key)
+        for view in pieces:
+            written.update(view)
+        if written.hexdigest() != entry.sha256:
+            raise ProofFailed(
+                "A file read back is not the backup's", on=self._store.url(key), remedy="check the store; try again"
+            )
+        return entry.size
+
+    def _slices(self, entry: FileEntry) -> Iterator[bytes]:
+        return (self._repository.read_chunk(bytes.fromhex(chunk)) for chunk in entry.chunks)
+
+
+def _order(key: str) -> bytes:
+    return key.encode("utf-8", "surrogatepass")

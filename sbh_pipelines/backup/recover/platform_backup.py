@@ -1,0 +1,302 @@
+"""The platform backup: what tenants share, and what an empty server needs before any tenant can be brought back.
+
+It has a repository of its own, under `platform.prefix`, in which `_platform` stands for the tenant. One snapshot gives
+
+    pre-data, post-data   the schema as pg_dump writes it: what comes before rows, and what after them
+    shared                rows of the shared tables
+    database              roles, grants, settings, extensions, sequences, foreign keys, the tenancy map, the tenants
+
+No password of a role is ever read.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from sbh_pipelines.backup.contents.json_lines import LineWriter, json_line, read_lines
+from sbh_pipelines.backup.contents.stored_table import TableWriter
+from sbh_pipelines.backup.contents.verification import raise_first, read_component, verify_backup
+from sbh_pipelines.backup.create.drafts import Workshop, start
+from sbh_pipelines.backup.create.publish import manifest_of, write_component
+from sbh_pipelines.backup.retain.prune import prune
+from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.database.capture.capture import each_table
+from sbh_pipelines.database.capture.changes import Sums
+from sbh_pipelines.database.rebuild.shared import copy_shared, read_facts, shared_tables
+from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap, load_map
+from sbh_pipelines.database.schema.tenants import list_tenants
+from sbh_pipelines.database.session.connection import Connection
+from sbh_pipelines.database.session.programs import POST_DATA, PRE_DATA, dump_section
+from sbh_pipelines.database.session.snapshot import exported_snapshot
+from sbh_pipelines.errors import CorruptObject, SbhError, UnknownBackup, error_from_dict
+from sbh_pipelines.model import (
+    BackupId,
+    BackupType,
+    Component,
+    Draft,
+    Progress,
+    ProgressSink,
+    parse_timestamp,
+    timestamp,
+)
+from sbh_pipelines.placement import platform_tenant
+from sbh_pipelines.repository.format import Keys
+from sbh_pipelines.repository.pack import PackWriter
+from sbh_pipelines.repository.packing import pipeline, written
+from sbh_pipelines.repository.repository import Repository
+
+STEP = "platform backup"
+SHARED_ROWS, FACTS = "shared", "database"
+TYPE = "platform"
+
+
+def create_platform_backup(shop: Workshop, created_by: str, progress: ProgressSink) -> dict[str, Any]:
+    """Make one; its manifest, with `retention`: {'forgotten': [ids], 'error'?: what could not be removed}.
+
+    Raises SettingsError (no pg_dump, or one older than the server), PrivilegeMissing, LeaseHeld and the store's errors.
+    """
+    now, tenant = shop.site.clock(), platform_tenant(shop.site.settings)
+    draft = start(shop, Draft(tenant, BackupId.at(now), BackupType.FULL, created_by, timestamp(now), ""))
+    if draft.error is not None:
+        raise error_from_dict(draft.error)
+    try:
+        with shop.kept([draft]):
+            draft = _captured(shop, draft, progress)
+            manifest = _published(shop, draft, progress)
+        retention = _keep_newest(shop, draft)
+    except SbhError as error:
+        shop.fail(draft, STEP, error)
+        raise
+    except BaseException:
+        shop.end(draft)
+        raise
+    shop.end(draft)
+    if retention["forgotten"]:
+        try:
+            retention["bytes_freed"] = prune(shop.site, tenant, False, progress).get("bytes_freed", 0)
+        except SbhError as error:  # the backup is there, and whoever makes it may have no right to delete
+            retention["error"] = error.as_dict()
+    return {**manifest, "retention": retention}
+
+
+def _captured(shop: Workshop, draft: Draft, progress: ProgressSink) -> Draft:
+    settings, repository, begun = shop.site.settings, shop.repository(draft), time.monotonic()
+    with (
+        exported_snapshot(settings.database) as (snapshot_id, point, connection),
+        pipeline(settings.backup) as packs,
+    ):
+        tenancy = load_map(connection, settings)
+        writer = repository.writer(packs)
+        try:
+            components = {
+                section: _dumped(
+                    writer, dump_section(settings.database, settings.platform.pg_dump, section, snapshot_id)
+                )
+                for section in (PRE_DATA, POST_DATA)
+            }
+            progress(Progress(STEP, "schema", 1, 3, "parts"))
+            components[SHARED_ROWS] = _shared(shop, writer, tenancy, snapshot_id)
+            progress(Progress(STEP, "shared tables", 2, 3, "parts"))
+            components[FACTS] = _facts(shop, writer, connection, tenancy)
+            writer.finish()
+        except BaseException:
+            writer.abort()
+            raise
+        index = repository.write_index(draft.backup_id, TYPE, writer)
+        progress(Progress(STEP, "roles, sequences, tenants", 3, 3, "parts"))
+    done = replace(draft, step=STEP, recovery_point=point, components=components, objects=index)
+    return done.with_counters(seconds_snapshot=time.monotonic() - begun, **written(writer))
+
+
+def _dumped(writer: PackWriter, pieces: Iterator[bytes]) -> Component:
+    lines, size = LineWriter(writer), 0
+    for piece in pieces:
+        lines.add(piece)
+        size += len(piece)
+    return Component("sql", "", size, "", {"detail": lines.finish()})
+
+
+def _shared(shop: Workshop, writer: PackWriter, tenancy: TenancyMap, snapshot_id: str) -> Component:
+    tables, summaries = shared_tables(tenancy), dict[str, dict[str, Any]]()
+
+    def work(connection: Connection, table: MappedTable) -> None:
+        sink = TableWriter(writer, table)
+        copy_shared(connection, table, sink.group)
+        sink.close()
+        # Nothing is compared with later: shared tables are read whole every time.
+        summaries[table.full_name] = sink.summary("", "none", "", Sums(0), "0" * 16, "")
+
+    if tables:
+        each_table(shop.site.settings.database, snapshot_id, tables, work)
+    in_order = [summaries[name] for name in sorted(summaries)]
+    facts = {
+        "tables": [s["table"] for s in in_order],
+        "rows": sum(s["rows"] for s in in_order),
+        "table_details": in_order,
+    }
+    return Component("json", "", sum(s["bytes"] for s in in_order), "", facts)
+
+
+def _facts(shop: Workshop, writer: PackWriter, connection: Connection, tenancy: TenancyMap) -> Component:
+    lines, counts, size = LineWriter(writer), dict[str, int](), 0
+
+    def add(kind: str, fact: Mapping[str, Any]) -> None:
+        nonlocal size
+        line = json_line({kind: fact})
+        lines.add(line)
+        size += len(line)
+        counts[kind] = counts.get(kind, 0) + 1
+
+    for kind, fact in read_facts(connection, tenancy):
+        add(kind, fact)
+    listed = list_tenants(shop.site.settings)
+    for tenant in listed.tenants:
+        add("tenant", {"id": tenant.id, "key": tenant.key, "region": tenant.region, "tier": tenant.tier})
+    facts = {"counts": counts, "unusable_tenants": len(listed.unusable), "detail": lines.finish()}
+    return Component("json", "", size, "", facts)
+
+
+def _published(shop: Workshop, draft: Draft, progress: ProgressSink) -> dict[str, Any]:
+    """Write the documents, check all of it with a fresh view of the store, commit."""
+    repository = shop.repository(draft)
+    components = {name: write_component(repository, draft, name, part) for name, part in draft.components.items()}
+    settings = shop.site.settings.database
+    named = {"type": TYPE, "requested_type": TYPE, "schemas": settings.schemas}
+    manifest = repository.sign({**manifest_of(draft, components, repository.sealer.epoch), **named})
+    fresh = shop.reopened(draft)
+    try:
+        fresh.load_index()
+        deep = shop.site.settings.backup.verify == "read"
+        raise_first(verify_backup(fresh, manifest, deep=deep, own_only=True, progress=progress))
+        shop.lease(draft).renew()  # whoever lost it must not commit
+        fresh.publish_manifest(manifest)
+    finally:
+        fresh.close()
+    return manifest
+
+
+def _keep_newest(shop: Workshop, draft: Draft) -> dict[str, Any]:
+    repository = shop.repository(draft)
+    doomed = repository.manifest_ids()[: -shop.site.settings.platform.keep_last]
+    try:
+        if doomed:
+            shop.lease(draft).renew()
+            repository.store.delete([repository.prefix + Keys.manifest(backup_id) for backup_id in doomed])
+    except SbhError as error:
+        return {"forgotten": [], "error": error.as_dict()}
+    return {"forgotten": list(doomed)}
+
+
+# reading
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """A platform backup, opened: `facts` by kind, all but the tenants' few and small."""
+
+    repository: Repository
+    manifest: Mapping[str, Any]
+    facts: Mapping[str, list[dict[str, Any]]] = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        return str(self.manifest["id"])
+
+    @property
+    def point(self) -> datetime:
+        return parse_timestamp(self.manifest["recovery_point"]["time"])
+
+    def one(self, kind: str) -> dict[str, Any]:
+        return self.facts[kind][0]
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return self.facts.get(kind, [])
+
+    def script(self, section: str) -> Iterator[bytes]:
+        """The SQL of a section. Raises CorruptObject."""
+        document = read_component(self.repository, self.manifest, section)
+        return self.repository.read_chunks(map(bytes.fromhex, document["detail"]))
+
+    def shared(self) -> list[dict[str, Any]]:
+        """Summaries of the shared tables."""
+        summaries: list[dict[str, Any]] = read_component(self.repository, self.manifest, SHARED_ROWS)["table_details"]
+        return summaries
+
+
+def list_platform_backups(site: Site) -> tuple[list[dict[str, Any]], list[SbhError]]:
+    """Manifests, newest first, and an error for each that is damaged."""
+    sound: list[dict[str, Any]] = []
+    damaged: list[SbhError] = []
+    try:
+        repository = site.repository(platform_tenant(site.settings))
+    except UnknownBackup:
+        return [], []
+    try:
+        for backup_id in reversed(repository.manifest_ids()):
+            try:
+                sound.append(repository.manifest(backup_id))
+            except CorruptObject as error:
+                damaged.append(error)
+    finally:
+        repository.close()
+    return sound, damaged
+
+
+@contextmanager
+def open_platform(
+    site: Site, wanted: str, until: datetime | None, notice: Callable[[SbhError], None]
+) -> Iterator[Platform]:
+    """A platform backup that is whole: the one named, or of `latest` the newest at `until`, else the first after it.
+
+    A newer one that is damaged is passed over and noticed. Raises UnknownBackup, CorruptObject.
+    """
+    try:
+        repository = site.repository(platform_tenant(site.settings))
+    except UnknownBackup:
+        raise _no_backup() from None
+    try:
+        repository.load_index()
+        yield _chosen(repository, wanted, until, notice)
+    finally:
+        repository.close()
+
+
+def _chosen(
+    repository: Repository, wanted: str, until: datetime | None, notice: Callable[[SbhError], None]
+) -> Platform:
+    if wanted != "latest":
+        return _opened(repository, BackupId.parse(wanted))
+    ids, first = repository.manifest_ids(), None
+    later: list[BackupId] = []
+    for backup_id in reversed(ids):
+        try:
+            if until is not None:
+                time_of = repository.manifest(backup_id)["recovery_point"]["time"]
+                if parse_timestamp(time_of) > until:
+                    later.insert(0, backup_id)
+                    continue
+            return _opened(repository, backup_id)
+        except (CorruptObject, UnknownBackup) as error:
+            first = first or error
+            notice(error)
+    for backup_id in later:
+        with suppress(CorruptObject, UnknownBackup):
+            return _opened(repository, backup_id)
+    raise first or _no_backup()
+
+
+def _opened(repository: Repository, backup_id: BackupId) -> Platform:
+    manifest = repository.manifest(backup_id)
+    raise_first(verify_backup(repository, manifest, deep=False, own_only=True))
+    facts: dict[str, list[dict[str, Any]]] = {}
+    for line in read_lines(repository, read_component(repository, manifest, FACTS)["detail"]):
+        for kind, fact in line.items():
+            facts.setdefault(kind, []).append(fact)
+    return Platform(repository, manifest, facts)
+
+
+def _no_backup() -> UnknownBackup:
+    return UnknownBackup("There is no platform backup", remedy="make one while the server lives: `sbh platform backup`")

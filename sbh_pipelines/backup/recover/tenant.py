@@ -1,0 +1,284 @@
+"""One tenant of a recovery: its rows from the newest backup that is whole into the tables, in one transaction; then the proof.
+
+Rows are loaded before indexes, constraints and triggers are there. A tenant that comes later, because all its backups could not be
+read at first, is loaded past them, and what the server would have checked is checked here.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import chain
+from typing import Any
+
+from sbh_pipelines.backup.contents.json_lines import read_lines
+from sbh_pipelines.backup.contents.latest import LATEST
+from sbh_pipelines.backup.contents.layers import table_rows
+from sbh_pipelines.backup.contents.stored_table import Group, StoredTable, read_table
+from sbh_pipelines.backup.contents.verification import raise_first, read_component, verify_backup
+from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.database.capture.capture import copy_table
+from sbh_pipelines.database.rebuild.load import LineSums, dangling, doubled, load_rows, pieces_counted, without_triggers
+from sbh_pipelines.database.rebuild.run import Loaded, note_proved, note_tenant, run, transaction
+from sbh_pipelines.database.rebuild.shared import mapped_table
+from sbh_pipelines.database.schema.catalog import read_catalog
+from sbh_pipelines.database.schema.tenancy import MappedTable
+from sbh_pipelines.database.session.connection import Connection
+from sbh_pipelines.errors import CorruptObject, ProofFailed, RestoreRefused, SchemaMismatch, UnknownBackup
+from sbh_pipelines.model import SAFETY, BackupId, Tenant, TenantId, parse_timestamp
+from sbh_pipelines.repository.repository import Repository
+from sbh_pipelines.settings import DatabaseSettings
+
+_ROWS = ("database", "config")
+_REPLICA = "BEGIN; SET LOCAL session_replication_role = replica"
+_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ"
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A tenant to bring back (its id and region count), and from which backup."""
+
+    tenant: Tenant
+    backup_id: str = LATEST
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where tenants are loaded: the tenancy map of the platform backup, and whether constraints are there already."""
+
+    site: Site
+    target: DatabaseSettings
+    tables: Mapping[str, Mapping[str, Any]] = field(repr=False)  # by full name
+    schemas: Sequence[str]
+    constrained: bool
+
+
+def load_tenant(place: Place, chosen: Chosen, until: datetime | None) -> None:
+    """Load the rows of the newest backup that is whole, at or before `until`, and note the tenant as loaded.
+
+    Where one turns out to be damaged the one before it is taken; not so where it was named. Raises UnknownBackup, CorruptObject,
+    SchemaMismatch, RestoreRefused; nothing of the tenant was loaded then.
+    """
+    tenant, passed = chosen.tenant, list[tuple[str, CorruptObject]]()
+    repository = place.site.repository(tenant)
+    try:
+        repository.load_index()
+        for backup_id in _candidates(repository, chosen.backup_id):
+            try:
+                manifest = repository.manifest(backup_id)
+                if chosen.backup_id == LATEST and manifest.get("purpose") == SAFETY:
+                    continue  # what the tenant was before a restore that it needed
+                if until is not None and parse_timestamp(manifest["recovery_point"]["time"]) > until:
+                    continue
+                raise_first(verify_backup(repository, manifest, deep=False, own_only=True))
+                _load(place, repository, tenant, manifest, [{"backup_id": i, **e.as_dict()} for i, e in passed])
+                return
+            except CorruptObject as error:
+                passed.append((backup_id, error))
+    finally:
+        repository.close()
+    if passed:
+        raise passed[0][1]
+    raise UnknownBackup(
+        "The tenant has no backup to recover from",
+        on=tenant.id + (f", at or before {until.isoformat()}" if until else ""),
+        remedy="leave it out by naming the others with --tenant, or choose a later --until",
+    )
+
+
+def _candidates(repository: Repository, wanted: str) -> list[BackupId]:
+    return list(reversed(repository.manifest_ids())) if wanted == LATEST else [BackupId.parse(wanted)]
+
+
+def _load(
+    place: Place, repository: Repository, tenant: Tenant, manifest: Mapping[str, Any], passed: list[dict[str, Any]]
+) -> None:
+    begun, sums = time.monotonic(), dict[str, str]()
+    documents = [read_component(repository, manifest, name) for name in _ROWS]
+    key, sequences = _described(repository, documents[-1], tenant)
+    summaries = [s for document in documents for s in document["table_details"]]
+    with transaction(place.target, "recovery", _REPLICA if place.constrained else "BEGIN") as connection:
+        tables = [
+            (summary, _target_table(place, summary, read_table(repository, summary), key)) for summary in summaries
+        ]
+        wanted = [(summary, table) for summary, table in tables if table is not None and summary["rows"]]
+        with without_triggers(connection, [t for _, t in wanted]) if place.constrained else nullcontext():
+            for summary, table in wanted:
+                if counted := _load_table(repository, connection, summary, table):
+                    sums[table.full_name] = counted
+        if place.constrained:
+            _check_constraints(connection, place, [table for _, table in wanted], key)
+            _prove_tables(place, repository, connection, manifest, key, sums)
+        facts = {
+            "key": key,
+            "rows": sum(s["rows"] for s in summaries),
+            "bytes": sum(s["bytes"] for s in summaries),
+            "seconds": round(time.monotonic() - begun, 3),
+            "point": manifest["recovery_point"]["time"],
+            "sums": sums,
+            "sequences": sequences,
+            "passed_over": passed,
+        }
+        statement = note_tenant(tenant.id, tenant.region, manifest["id"], facts)
+        run(connection, statement, "note a tenant", tenant.id)
+
+
+def _load_table(
+    repository: Repository, connection: Connection, summary: Mapping[str, Any], table: MappedTable
+) -> str | None:
+    """Load all rows; of a layered table, whose rows come in no order, the sums that the proof compares with."""
+    stored = read_table(repository, summary)
+    counted = LineSums(_sums_key(repository)) if stored.layers else None
+    pieces = table_rows(repository, stored)
+    if counted is not None:
+        pieces = pieces_counted(pieces, counted)
+    load_rows(connection, table.table.schema, table.table.name, table.captured_columns, pieces)
+    return counted.text() if counted is not None else None
+
+
+def _described(repository: Repository, config: Mapping[str, Any], tenant: Tenant) -> tuple[str, dict[str, int]]:
+    """The tenant's key, and the values of sequences, at the backup."""
+    key: str | None = None
+    sequences: dict[str, int] = {}
+    for line in read_lines(repository, config["detail"]):
+        if "tenant" in line:
+            key = str(line["tenant"]["key"])
+        elif "sequence" in line and line["is_called"]:
+            sequences[line["sequence"]] = int(line["last_value"])
+    if key is None:
+        raise CorruptObject("A backup does not say its tenant's key", on=f"{config.get('backup_id')} of {tenant.id}")
+    return key, sequences
+
+
+def _target_table(place: Place, summary: Mapping[str, Any], stored: StoredTable, key: str) -> MappedTable | None:
+    """The table as the backup has it; None where it is gone and had no rows. Raises SchemaMismatch."""
+    fact = place.tables.get(summary["table"])
+    columns = [column[0] for column in stored.header["columns"]]
+    known = {column[0] for column in fact["columns"]} if fact else set()
+    if fact is not None and known.issuperset(columns):
+        return mapped_table(fact, columns, [name for name in stored.header["key"] if name in known])
+    if not summary["rows"]:
+        return None
+    strange = ", ".join(name for name in columns if name not in known) if fact else "the table"
+    raise SchemaMismatch(
+        "The backup does not fit the schema of the platform backup",
+        on=f"{summary['table']} of the tenant with the key {key}",
+        why=f"{strange} is not in the schema: it was changed between the two",
+        remedy="recover with a platform backup of the same time (--platform), or the tenant at another time (--until)",
+    )
+
+
+def _check_constraints(connection: Connection, place: Place, tables: Sequence[MappedTable], key: str) -> None:
+    """What a replica session does not check: foreign keys, deferrable unique and exclusion constraints."""
+    catalog = read_catalog(connection, list(place.schemas))
+    known = {table.full_name: table for table in catalog.tables.values()}
+    everything = {**catalog.outside, **catalog.tables}
+    outside = list(catalog.outside_keys)
+    for mapped in tables:
+        table = known[mapped.full_name]
+        for foreign in chain(table.foreign_keys, (k for k in outside if k.table == table.oid)):
+            if dangling(connection, mapped, key, everything[foreign.parent], foreign):
+                raise _conflict(mapped, foreign.name, "a row refers to a row that is not there")
+        for unique in table.unique_keys:
+            if unique.deferrable and doubled(connection, table, unique):
+                raise _conflict(mapped, unique.name, "another row holds the same key")
+
+
+def _conflict(table: MappedTable, constraint: str, why: str) -> RestoreRefused:
+    return RestoreRefused(
+        "The tenant's rows do not fit what is in the database",
+        on=f"{table.full_name}, constraint {constraint}",
+        why=why,
+        remedy="recover the tenant from another backup (--until); nothing of it was loaded",
+    )
+
+
+# the proof
+
+
+class _Expected:
+    """A TableSink over the rows read back: compares with the backup's groups, or sums them up where it has layers."""
+
+    def __init__(self, repository: Repository, stored: StoredTable, sums: str | None) -> None:
+        self._repository, self._sums = repository, sums
+        self._groups: Iterator[Group] = iter(()) if stored.layers else stored.groups
+        self._found = LineSums(_sums_key(repository)) if stored.layers else None
+        self.differs = False
+
+    def group(self, text: bytes, rows: int) -> None:
+        if self._found is not None:
+            self._found.add(text)
+            return
+        expected = next(self._groups, None)
+        if expected is None or self._repository.sealer.name(text) != expected.chunk:
+            self.differs = True
+
+    def close(self) -> None:
+        pass
+
+    def finish(self) -> bool:
+        """Whether all of it is the backup's."""
+        if self._found is not None:
+            nothing = LineSums(b"").text()
+            return self._found.same(self._sums or nothing)
+        return not self.differs and next(self._groups, None) is None
+
+
+def prove_tenant(place: Place, loaded: Loaded) -> None:
+    """Read the tenant's rows back and compare them with the backup; note it. Raises ProofFailed, CorruptObject."""
+    tenant = Tenant(TenantId(loaded.tenant_id), "", loaded.region, "")
+    repository = place.site.repository(tenant)
+    try:
+        repository.load_index()
+        manifest = repository.manifest(BackupId(loaded.backup_id))
+        key, sums = str(loaded.facts["key"]), loaded.facts["sums"]
+        with transaction(place.target, "proof", _SNAPSHOT) as connection:
+            _prove_tables(place, repository, connection, manifest, key, sums)
+            run(connection, note_proved(loaded.tenant_id), "note a proof", loaded.tenant_id)
+    finally:
+        repository.close()
+
+
+def _prove_tables(
+    place: Place,
+    repository: Repository,
+    connection: Connection,
+    manifest: Mapping[str, Any],
+    key: str,
+    sums: Mapping[str, str],
+) -> None:
+    for name in _ROWS:
+        for summary in read_component(repository, manifest, name)["table_details"]:
+            stored = read_table(repository, summary)
+            table = _target_table(place, summary, stored, key)
+            if table is not None and not _same(repository, connection, summary, stored, table, key, sums):
+                raise ProofFailed(
+                    "The rows read back are not the backup's",
+                    on=f"{table.full_name} of {repository.tenant}, {manifest['id']}",
+                    why="another tenant's backup holds rows of the same key, or the server writes or orders values in another"
+                    " way",
+                    remedy="compare the server's version and locale with the platform backup's",
+                )
+
+
+def _same(
+    repository: Repository,
+    connection: Connection,
+    summary: Mapping[str, Any],
+    stored: StoredTable,
+    table: MappedTable,
+    key: str,
+    sums: Mapping[str, str],
+) -> bool:
+    sink = _Expected(repository, stored, sums.get(table.full_name))
+
+    def plan(_: str) -> Iterator[int]:
+        return (group.rows for group in read_table(repository, summary).groups)
+
+    copy_table(connection, table, [key], lambda *_: sink, None if stored.layers else plan)
+    return sink.finish()
+
+
+def _sums_key(repository: Repository) -> bytes:
+    return repository.sealer.name(b"sbh recovery: sums of rows")

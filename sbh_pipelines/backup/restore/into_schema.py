@@ -1,0 +1,104 @@
+"""A tenant's rows in a schema of their own beside the live ones: for looking at an old state with SQL."""
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sbh_pipelines.backup.contents.layers import table_rows
+from sbh_pipelines.backup.contents.stored_table import read_table
+from sbh_pipelines.backup.contents.verification import read_component
+from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.database.rebuild.new_schema import NewSchema
+from sbh_pipelines.errors import ProofFailed, RequestError
+from sbh_pipelines.model import BackupId, Progress, ProgressSink, Tenant
+from sbh_pipelines.repository.repository import Repository
+
+_LONGEST_NAME = 63  # bytes, PostgreSQL's NAMEDATALEN - 1
+
+
+def into_schema(
+    site: Site, tenant: Tenant, backup_id: BackupId, schema: str, tables: tuple[str, ...], progress: ProgressSink
+) -> dict[str, Any]:
+    """All of it in one transaction: the schema is there whole, or not at all.
+
+    Raises RequestError, RestoreRefused where the schema exists, SchemaMismatch where a type is gone.
+    """
+    _check_name(schema)
+    begun = time.monotonic()
+    repository = site.repository(tenant)
+    try:
+        repository.load_index()
+        manifest = repository.manifest(backup_id)
+        summaries = _chosen(_summaries(repository, manifest), tables)
+        names = _names(list(summaries))
+        made = []
+        with NewSchema(site.settings.database, schema) as target:
+            for number, (full_name, summary) in enumerate(summaries.items()):
+                progress(Progress("restore into schema", tenant.id, number, len(summaries), "tables"))
+                stored = read_table(repository, summary)
+                rows = target.fill(names[full_name], stored.header, _pieces(repository, summary))
+                if rows != summary["rows"]:
+                    raise ProofFailed(
+                        "A table has not the backup's number of rows; rolled back",
+                        on=full_name,
+                        why=f"{rows}, and the backup had {summary['rows']}",
+                        remedy="sbh backup validate --deep",
+                    )
+                made.append({"table": f"{schema}.{names[full_name]}", "of": full_name, "rows": rows})
+            target.commit()
+        return {
+            "tenant_id": tenant.id,
+            "backup_id": backup_id,
+            "schema": schema,
+            "recovery_point": manifest["recovery_point"],
+            "tables": made,
+            "rows": sum(t["rows"] for t in made),
+            "seconds": round(time.monotonic() - begun, 3),
+        }
+    finally:
+        repository.close()
+
+
+def _pieces(repository: Repository, summary: Mapping[str, Any]) -> Iterator[bytes]:
+    return table_rows(repository, read_table(repository, summary))
+
+
+def _summaries(repository: Repository, manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {
+        summary["table"]: summary
+        for name in ("database", "config")
+        for summary in read_component(repository, manifest, name)["table_details"]
+    }
+
+
+def _chosen(summaries: dict[str, Mapping[str, Any]], tables: tuple[str, ...]) -> dict[str, Mapping[str, Any]]:
+    if not tables:
+        return summaries
+    chosen = {n: s for n, s in summaries.items() if n in tables or n.split(".", 1)[1] in tables}
+    known = {*chosen, *(n.split(".", 1)[1] for n in chosen)}
+    if unknown := [t for t in tables if t not in known]:
+        raise RequestError(
+            "No such table in the backup",
+            on=", ".join(ascii(t)[:64] for t in unknown),
+            remedy="one of: " + ", ".join(summaries)[:1000],
+        )
+    return chosen
+
+
+def _names(full_names: list[str]) -> dict[str, str]:
+    """Table names in the one schema: where two schemas have a table of one name, theirs goes before it."""
+    short = [name.split(".", 1)[1] for name in full_names]
+    return {
+        full: name if short.count(name) == 1 else full.replace(".", "_", 1)
+        for full, name in zip(full_names, short, strict=True)
+    }
+
+
+def _check_name(schema: str) -> None:
+    if not schema or len(schema.encode()) > _LONGEST_NAME or "\0" in schema or schema.startswith("pg_"):
+        raise RequestError(
+            "Not a name for a schema",
+            on=ascii(schema)[:80],
+            why=f"it has 1 to {_LONGEST_NAME} bytes and does not begin with pg_",
+            remedy="choose another name",
+        )

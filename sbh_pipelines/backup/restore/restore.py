@@ -1,0 +1,324 @@
+"""Restore in place: check, compare, plan, make a safety backup, merge, prove, put the files back, commit.
+
+Until the staged rows are merged nothing has been written; until the commit nothing of the rows is visible. Everything
+this restore will need from the repository is downloaded and authenticated before the first write.
+
+    before   the hooks that put the tenant into maintenance
+    check    the backup verifies, everything it names is there
+    compare  what differs is found and staged; the plan is made, and with it every reason to refuse
+    safety   a backup of the tenant at the very snapshot that was compared, so that the restore can be undone
+    files    every slice that will be written is read and authenticated once
+    merge    delete and insert the differing rows
+    prove    what was written is read back; keys and foreign keys must hold; nobody else may have written meanwhile
+    files    missing and different files are put back
+    commit   then files that were not in the backup are removed
+    after    the hooks that end the maintenance
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from sbh_pipelines.backup.contents.verification import verify_backup
+from sbh_pipelines.backup.restore.events import RestoreEvents
+from sbh_pipelines.backup.restore.files import FileRestore
+from sbh_pipelines.backup.restore.hooks import run_hooks
+from sbh_pipelines.backup.restore.plan import Estimate, FilePlan, RestorePlan, conflict_problem
+from sbh_pipelines.backup.restore.request import RestoreRequest
+from sbh_pipelines.backup.restore.row_proof import Scene
+from sbh_pipelines.backup.restore.rows import RowRestore
+from sbh_pipelines.backup.restore.safety_backup import safety_backup
+from sbh_pipelines.backup.restore.status import RestoreStatus
+from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.database.merge.merge import commit, restore_transaction
+from sbh_pipelines.database.schema.tenancy import load_map
+from sbh_pipelines.database.session.connection import Connection, describe_dsn
+from sbh_pipelines.database.session.dsn import check_dsn
+from sbh_pipelines.database.session.snapshot import describe_snapshot, export_snapshot
+from sbh_pipelines.errors import RequestError, RestoreRefused, SbhError
+from sbh_pipelines.model import BackupId, Progress, ProgressSink, RecoveryPoint, RestoreId, Tenant, timestamp
+from sbh_pipelines.repository import lease as leases
+from sbh_pipelines.repository.repository import Repository
+from sbh_pipelines.settings import DatabaseSettings
+
+STEPS = ("check", "compare", "safety", "merge", "prove", "files", "commit")
+# What a restore was measured to need on two cores (bench/restore.py): for the estimate only.
+_SECONDS_PER_ROW, _SECONDS_PER_BYTE = 20e-6, 1 / 50e6
+_MANY_ROWS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whose rows are changed: those of the application's database, or of another one with its schema."""
+
+    database: DatabaseSettings
+    in_place: bool = True
+
+    @property
+    def name(self) -> str:
+        return "in place" if self.in_place else describe_dsn(self.database.dsn)
+
+
+def target_of(site: Site, into_database: str | None, request: RestoreRequest) -> Target:
+    """The application's database, or the one at a DSN, whose password is that of the settings or libpq's own.
+
+    Raises RequestError as `check_target` does.
+    """
+    if into_database is None:
+        return Target(site.settings.database)
+    check_target(into_database, request)
+    return Target(site.settings.database.model_copy(update={"dsn": into_database}), in_place=False)
+
+
+def check_target(into_database: str, request: RestoreRequest) -> None:
+    """Raises RequestError for a DSN with a password in it, or that is none, and where files are asked for."""
+    check_dsn(into_database)
+    if request.files or request.keep_extra_files:
+        raise RequestError(
+            "Files are not restored into another database",
+            on="--files" if request.files else "--keep-extra-files",
+            why="those in the bucket are the application's",
+            remedy="leave it out; restore files in place, or `sbh export` them",
+        )
+
+
+def plan_restore(
+    site: Site, tenant: Tenant, backup_id: BackupId, request: RestoreRequest, target: Target, progress: ProgressSink
+) -> RestorePlan:
+    """What a restore would do; nothing is written. Raises CorruptObject, RequestError, RestoreRefused and the source's errors."""
+    repository = site.repository(tenant)
+    try:
+        job = _Restore(site, repository, tenant, backup_id, request, target, progress)
+        manifest = job.check()
+        with restore_transaction(target.database) as connection:
+            return job.compare(connection, manifest, foresee=True)
+    finally:
+        repository.close()
+
+
+def restore_in_place(
+    site: Site,
+    tenant: Tenant,
+    backup_id: BackupId,
+    requested_by: str,
+    request: RestoreRequest,
+    target: Target,
+    progress: ProgressSink,
+    undoes: RestoreId | None = None,
+) -> dict[str, Any]:
+    """Make the chosen part of the tenant what it was at the backup. Returns the result that `restore_backup` documents.
+
+    Raises RestoreRefused, RestoreConflict, SchemaMismatch and CorruptObject before anything is written, ProofFailed and
+    SourceConflict with the rows rolled back, LeaseHeld while the tenant is being backed up or restored, HookFailed.
+    """
+    restore_id = RestoreId.at(site.clock(), os.urandom(3).hex())
+    store, prefix = site.backup_store(tenant)
+    owner = leases.new_owner("restore")
+    with ExitStack() as stack:
+        repository = site.repository(tenant)
+        stack.callback(repository.close)
+        seconds, wait = site.settings.backup.lease_s, site.settings.restore.lease_wait_s
+        held = leases.acquire_within(wait, store, prefix, owner, "restore", seconds, site.clock)
+        stack.callback(_let_go, held)
+        stack.enter_context(leases.LeaseKeeper(lambda: [held], seconds / 6))
+        status = RestoreStatus(site, repository, restore_id, backup_id, tenant, requested_by, owner, request, undoes)
+        job = _Restore(site, repository, tenant, backup_id, request, target, progress, status, held, requested_by)
+        status.step("check", 0)
+        events = RestoreEvents(site, tenant, requested_by, restore_id, backup_id, request, target.name, undoes)
+        try:
+            events.started()
+            result = job.run()
+        except BaseException as error:
+            if not status.ended:  # else it is done, and a hook after it failed
+                status.failed(error)
+            events.failed(error, written=status.ended)
+            raise
+        return events.completed(result)
+
+
+def _let_go(held: leases.Lease) -> None:
+    with suppress(SbhError):  # it expires by itself; what the restore did or did not do stands
+        held.release()
+
+
+class _Restore:
+    def __init__(
+        self,
+        site: Site,
+        repository: Repository,
+        tenant: Tenant,
+        backup_id: BackupId,
+        request: RestoreRequest,
+        target: Target,
+        progress: ProgressSink,
+        status: RestoreStatus | None = None,
+        held: leases.Lease | None = None,
+        requested_by: str = "",
+    ) -> None:
+        self.site, self.repository, self.tenant, self.backup_id = site, repository, tenant, backup_id
+        self.request, self.target = request, target
+        self.status, self.held, self.progress, self.requested_by = status, held, progress, requested_by
+        self.rows: RowRestore
+        self.files: FileRestore
+
+    def run(self) -> dict[str, Any]:
+        assert self.held is not None
+        assert self.status is not None
+        begun = time.monotonic()
+        with run_hooks(self.site, self.tenant, self.backup_id, self.target.database):
+            manifest = self.check()
+            with restore_transaction(self.target.database) as connection:
+                snapshot = export_snapshot(connection)
+                plan = self.compare(connection, manifest, foresee=False)
+                if plan.problems:
+                    raise _refusal(plan)
+                safety = self._safety(connection, snapshot)
+                self._step("files", 0, 1)
+                self.files.authenticate()
+                self.rows.write()
+                proof = self.rows.prove()
+                # Whoever lost the lease, because the process was asleep, must not write: renewing tells.
+                self.held.renew()
+                self.files.put_back(lambda done, total: self._step("files", done, total))
+                self._step("commit", 0, 1)
+                self.held.renew()
+                commit(connection)
+            self.files.remove_extra()
+            result = self._result(manifest, safety, proof, begun)
+            self.status.completed(result)
+        return result
+
+    def _result(
+        self, manifest: Mapping[str, Any], safety: BackupId | None, proof: Mapping[str, int], begun: float
+    ) -> dict[str, Any]:
+        assert self.status is not None
+        tables = self.rows.results()
+        return {
+            "restore_id": self.status.restore_id,
+            "backup_id": self.backup_id,
+            "tenant_id": self.tenant.id,
+            "status": "completed",
+            "mode": str(self.request.mode),
+            "scope": self.request.scope(),
+            "target": self.target.name,
+            "safety_backup_id": safety,
+            "tables": tables,
+            "rows_inserted": sum(t["inserted"] for t in tables),
+            "rows_updated": sum(t["updated"] for t in tables),
+            "rows_deleted": sum(t["deleted"] for t in tables),
+            "rows_kept": sum(t["kept"] for t in tables),
+            **self.files.counts(),
+            "bytes_downloaded": self.rows.downloaded + self.files.downloaded,
+            "recovery_point": manifest["recovery_point"],
+            "schema": [d.as_dict() for d in self.rows.differences],
+            "proof": {**proof, "files": self.files.proven},
+            "finished_at": timestamp(self.site.clock()),
+            "seconds": round(time.monotonic() - begun, 3),
+        }
+
+    def check(self) -> Mapping[str, Any]:
+        self._step("check", 0, 1)
+        manifest = self.repository.manifest(self.backup_id)
+        self.repository.load_index()
+        verification = verify_backup(self.repository, manifest, deep=False, own_only=True)
+        if verification.issues:
+            raise RestoreRefused(
+                "The backup is damaged; nothing was written",
+                on=f"{self.backup_id} of {self.tenant.id}",
+                why="; ".join(str(e) for e in verification.issues[:3]),
+                remedy="restore another backup: `sbh backup list`, `sbh backup validate --deep`",
+            )
+        return manifest
+
+    def compare(self, connection: Connection, manifest: Mapping[str, Any], *, foresee: bool) -> RestorePlan:
+        """Stage what differs and decide everything; nothing is written.
+
+        Without `foresee` rows that conflict with others are looked for only where that costs little beside writing them:
+        the server and the proof find them all.
+        """
+        begun = time.monotonic()
+        point: RecoveryPoint = describe_snapshot(connection)
+        tenancy = load_map(connection, self.site.settings)
+        scene = Scene(
+            self.site,
+            self.repository,
+            self.target.database,
+            connection,
+            self.tenant,
+            manifest,
+            tenancy,
+            point,
+            self.request,
+            self._step,
+        )
+        self.rows = RowRestore(scene, looking=self.status is None)
+        # Another database has no files of its own: those in the bucket are the application's.
+        with_files = self.request.with_files and self.target.in_place
+        self.files = FileRestore(self.site, self.repository, self.tenant, manifest, self.request, wanted=with_files)
+        self.rows.compare()
+        foresee = foresee or self.rows.to_write < _MANY_ROWS
+        tables = self.rows.plan(foresee=foresee)
+        files: FilePlan = self.files.compare()
+        problems = self.rows.problems(foresee=foresee)
+        if conflict := conflict_problem(tables):
+            problems.append(conflict)
+        changed = sum(t.insert + t.update + t.delete for t in tables)
+        seconds = time.monotonic() - begun
+        estimate = Estimate(
+            files.bytes_to_write,
+            round(seconds + changed * _SECONDS_PER_ROW + 2 * files.bytes_to_write * _SECONDS_PER_BYTE, 1),
+        )
+        return RestorePlan(
+            self.tenant.id,
+            self.backup_id,
+            str(self.request.mode),
+            self.request.scope(),
+            self.target.name,
+            manifest["recovery_point"],
+            point.time,
+            tables,
+            files,
+            tuple(d.as_dict() for d in self.rows.differences),
+            tuple(problems),
+            estimate,
+            seconds,
+        )
+
+    def _safety(self, connection: Connection, snapshot: str) -> BackupId | None:
+        """The backup that undoes this restore. None where there is nothing to undo, or it is not wanted."""
+        wanted = self.request.safety_backup
+        if wanted is None:
+            wanted = self.site.settings.restore.safety_backup
+        changes = self.rows.changes_anything or self.files.changes_anything
+        if not (wanted and changes and self.target.in_place):
+            return None
+        assert self.status is not None
+        assert self.held is not None
+        self._step("safety", 0, 1)
+        point = describe_snapshot(connection)
+        restore_id = self.status.restore_id
+        backup_id = safety_backup(
+            self.site, self.tenant, self.requested_by, self.held, snapshot, point, restore_id, self.progress
+        )
+        touched = tuple(name for name, merge in self.rows.merges.items() if merge.changes.any)
+        self.status.secured(backup_id, touched, (self.request.files or ("**",)) if self.files.changes_anything else ())
+        return backup_id
+
+    def _step(self, step: str, done: float, of: float) -> None:
+        at = STEPS.index(step)
+        if self.status is not None:
+            self.status.step(step, int(100 * (at + done / max(of, 1)) / len(STEPS)))
+        unit = {"files": "files", "compare": "tables", "merge": "tables", "prove": "tables"}.get(step, "steps")
+        self.progress(Progress(f"restore: {step}", self.tenant.id, int(done), int(of), unit))
+
+
+def _refusal(plan: RestorePlan) -> SbhError:
+    """The first problem, with the others in its words."""
+    first, *others = plan.problems
+    if not others:
+        return first
+    more = "; ".join(f"{p.what} ({p.on})" for p in others)
+    return type(first)(first.what, on=first.on, why=f"{first.why}; and: {more}", remedy=first.remedy)

@@ -1,0 +1,249 @@
+"""Comparing a table of a backup with the live one: only what may differ is read from the repository and staged.
+
+by changes   rows written or deleted since the backup tell by their transaction ids and the sums of their keys; where
+             the server is the one that was backed up and the table is still the same
+by content   the live rows are read as a backup reads them; groups with the backup's chunk ids are equal
+all of it    where the backup's rows lie among each other is not known (layers), or the table's columns are others now,
+             or rows are to be chosen
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from sbh_pipelines.backup.contents.layers import table_rows
+from sbh_pipelines.backup.contents.stored_table import Group, StoredTable, read_sums, read_table
+from sbh_pipelines.backup.create.parent import incomparable
+from sbh_pipelines.backup.restore.row_groups import ChunkSet, LiveGroups, Sorted
+from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.database.capture.capture import copy_table
+from sbh_pipelines.database.merge.mapping import TableMapping
+from sbh_pipelines.database.merge.staging import Staging
+from sbh_pipelines.database.merge.untouched import Census, census, find_touched, untouched_rows
+from sbh_pipelines.database.schema.definition import VOLATILE, read_definitions
+from sbh_pipelines.database.schema.key_hash import INTEGER, KeyCode, bucket_of, key_code, rows_in_buckets, unescape
+from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap
+from sbh_pipelines.database.session.connection import Connection
+from sbh_pipelines.errors import RestoreRefused
+from sbh_pipelines.model import RecoveryPoint, Tenant
+from sbh_pipelines.repository.repository import Repository
+
+_FEW = 5  # live rows of a fifth of the buckets are found by their keys; of more, in one scan
+
+
+@dataclass(slots=True)
+class Compared:
+    """What is known of a table before anything is decided. Without a staging the live table is equal."""
+
+    mapping: TableMapping
+    summary: Mapping[str, Any]
+    staging: Staging | None
+    census: Census  # before anything was written
+    matching: int = 0  # row groups found equal without being read
+    downloaded: int = 0  # bytes, as they are stored
+    text: int = 0  # bytes of rows that came in
+    groups: list[Group] | None = None  # of a layered table, as sorting its rows gave them
+    by_groups: bool = False  # the table can be proven group by group
+    keys: "LiveKeys | None" = None  # where compared by changes
+
+    @property
+    def table(self) -> MappedTable:
+        return self.mapping.table
+
+
+@dataclass(frozen=True, slots=True)
+class LiveKeys:
+    """All keys of a table as one number: the XOR of their hashes, live before the restore and in the backup."""
+
+    code: KeyCode
+    seed: int
+    live: int
+    backup: int
+
+
+@dataclass
+class Comparer:
+    """Compares tables in the restore's transaction, at its snapshot."""
+
+    site: Site
+    repository: Repository
+    connection: Connection
+    tenant: Tenant
+    point: RecoveryPoint  # of the live database, now
+    manifest: Mapping[str, Any]
+    tenancy: TenancyMap
+    looking: bool  # nothing will be written
+    _definitions: dict[str, str] = field(init=False)
+    _comparable: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        then = RecoveryPoint.from_dict(self.manifest["recovery_point"])
+        self._comparable = incomparable(then, self.point) is None
+        self._definitions = read_definitions(self.connection, self.tenancy.tables) if self._comparable else {}
+
+    def compare(self, mapping: TableMapping, summary: Mapping[str, Any], number: int, *, everything: bool) -> Compared:
+        """`everything` stages all rows of both sides, equal or not: for those who choose among them."""
+        stored = read_table(self.repository, summary)
+        if everything or not mapping.same:
+            return self._all(mapping, summary, stored, number)
+        if (found := self._by_changes(mapping, summary, stored, number)) is not None:
+            return found
+        if stored.layers:
+            return self._layered(mapping, summary, stored, number)
+        return self._by_content(mapping, summary, stored, number)
+
+    # by changes
+
+    def _by_changes(
+        self, mapping: TableMapping, summary: Mapping[str, Any], stored: StoredTable, number: int
+    ) -> Compared | None:
+        state, name = stored.state, mapping.table.full_name
+        definition = self._definitions.get(name, VOLATILE)
+        catalog = self.site.catalog(self.tenant.region)
+        code = key_code(mapping.table)
+        if (
+            not self._comparable
+            or state is None
+            or not code.keyed
+            or state.kind != code.kind
+            or state.tenant != self.tenant.key
+            or state.seed != catalog.seed_id
+            or definition in (VOLATILE, "")
+            or definition != summary.get("definition")
+            or any(hop.join is not None for hop in mapping.table.hops)
+        ):
+            return None
+        then = read_sums(self.repository, state.bits, state.sums, state.rows, state.key_hash)
+        since, seed = self.manifest["recovery_point"]["snapshot"], catalog.hash_seed
+        touched = find_touched(
+            self.connection, mapping.table, code, self.tenant.key, since, seed, then, self.point.snapshot
+        )
+        keys = LiveKeys(code, seed, touched.key_hash, int(state.key_hash, 16))
+        compared = Compared(mapping, summary, None, touched.census, keys=keys)
+        if not touched.buckets:
+            compared.matching = summary["groups"]
+            return compared
+        compared.staging = Staging(self.connection, mapping, self.tenant.key, number, looking=self.looking)
+        chosen = _InBuckets(code, stored.key_fields, state.bits, touched.buckets)
+        if touched.places is not None and len(touched.buckets) * _FEW < 1 << state.bits:
+            compared.staging.fill_want(chosen.of(self._touched_rows(compared, stored, len(touched.buckets), since)))
+            compared.staging.fill_have_places(touched.places)
+        else:
+            compared.staging.fill_want(chosen.of(self._rows(compared, stored)))
+            compared.staging.fill_have_buckets(code, (1 << state.bits) - 1, touched.buckets)
+        compared.staging.finish()
+        return compared
+
+    def _touched_rows(self, compared: Compared, stored: StoredTable, buckets: int, since: str) -> Iterator[bytes]:
+        """The backup's rows; where few places were touched, only of the row groups that these lie in."""
+        table = compared.table
+        key = [table.table.column(name) for name in table.table.primary_key]
+        alone = (
+            len(key) == 1 and key[0] is not None and not key[0].type.endswith("]")
+        )  # arrays of arrays there are none
+        if stored.layers or not alone or buckets * 2 > compared.summary["groups"]:
+            return self._rows(compared, stored)
+        groups = list(stored.groups)  # some 100 bytes for about a MiB of rows
+        lows = [unescape(group.low[0].encode()).decode() for group in groups]
+        left = untouched_rows(self.connection, table, self.tenant.key, since, lows)
+        hurt = [group for group, rows in zip(groups, left, strict=True) if rows != group.rows]
+        compared.matching = len(groups) - len(hurt)
+        return self._groups(compared, iter(hurt))
+
+    # by content
+
+    def _by_content(
+        self, mapping: TableMapping, summary: Mapping[str, Any], stored: StoredTable, number: int
+    ) -> Compared:
+        wanted = ChunkSet()
+        for group in stored.groups:
+            wanted.add(group.chunk)
+        live = LiveGroups(self.repository, wanted)
+        copy_table(self.connection, mapping.table, [self.tenant.key], lambda *_: live)
+        compared = Compared(mapping, summary, None, self._census(mapping), live.matching, by_groups=True)
+        try:
+            if live.differ or live.matching < summary["groups"]:
+                compared.staging = Staging(self.connection, mapping, self.tenant.key, number, looking=self.looking)
+                missing = (g for g in read_table(self.repository, summary).groups if not live.has(g.chunk))
+                compared.staging.fill_want(self._groups(compared, missing))
+                compared.staging.fill_have(live.spool)
+                compared.staging.finish()
+        finally:
+            live.spool.close()
+        return compared
+
+    # all of it
+
+    def _layered(self, mapping: TableMapping, summary: Mapping[str, Any], stored: StoredTable, number: int) -> Compared:
+        """Where a layered table's rows lie among each other is known when they are sorted."""
+        compared = self._all(mapping, summary, stored, number)
+        assert compared.staging is not None
+        sorted_rows = Sorted(self.repository)
+        compared.staging.copy_wanted(sorted_rows)
+        if (sorted_rows.bytes, sorted_rows.rows) != (compared.text, summary["rows"]):
+            raise RestoreRefused(
+                "Rows of the backup do not go through the server unchanged; nothing was written",
+                on=mapping.table.full_name,
+                why=f"{compared.text} bytes in, {sorted_rows.bytes} bytes out",
+                remedy="restore a full backup, or into a server of the version the backup was made on",
+            )
+        compared.groups, compared.by_groups = sorted_rows.groups, True
+        return compared
+
+    def _all(self, mapping: TableMapping, summary: Mapping[str, Any], stored: StoredTable, number: int) -> Compared:
+        staging = Staging(self.connection, mapping, self.tenant.key, number, looking=self.looking)
+        compared = Compared(mapping, summary, staging, self._census(mapping))
+        assert compared.staging is not None
+        compared.staging.fill_want(self._rows(compared, stored))
+        compared.staging.fill_have_all()
+        compared.staging.finish()
+        return compared
+
+    def _census(self, mapping: TableMapping) -> Census:
+        return census(self.connection, mapping.table, self.tenant.key, self.point.snapshot)
+
+    def _rows(self, compared: Compared, stored: StoredTable) -> Iterator[bytes]:
+        if stored.state is None or not stored.layers:
+            yield from self._groups(compared, stored.groups)
+            return
+        chunks = [bytes.fromhex(c) for layer in stored.layers for c in (*layer.chunks, *layer.survivors)]
+        groups = read_table(self.repository, compared.summary).groups
+        stored_in = chain(chunks, (group.chunk for group in groups))
+        compared.downloaded += sum(self.repository.locate(chunk).length for chunk in stored_in)
+        for text in table_rows(self.repository, stored):
+            compared.text += len(text)
+            yield text
+
+    def _groups(self, compared: Compared, groups: Iterator[Group]) -> Iterator[bytes]:
+        def chunks() -> Iterator[bytes]:
+            for group in groups:
+                compared.downloaded += self.repository.locate(group.chunk).length
+                yield group.chunk
+
+        return self.repository.read_chunks(chunks())
+
+
+class _InBuckets:
+    """Filters rows by the buckets of their keys."""
+
+    def __init__(self, code: KeyCode, key_fields: list[int], bits: int, buckets: list[int]) -> None:
+        self._code, self._fields, self._mask = code, key_fields, (1 << bits) - 1
+        self._all = len(buckets) == 1 << bits
+        self._chosen = bytearray(1 << bits)
+        for bucket in buckets:
+            self._chosen[bucket] = 1
+
+    def of(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """The rows of `pieces` (COPY text, whole rows) that lie in the buckets."""
+        return pieces if self._all else map(self._filtered, pieces)
+
+    def _filtered(self, text: bytes) -> bytes:
+        if self._code.kind == INTEGER and self._fields == [0]:
+            return rows_in_buckets(text, self._chosen)
+        lines = text.split(b"\n")
+        lines.pop()
+        split = (line.split(b"\t") for line in lines)
+        buckets = [bucket_of(self._code.kind, [f[at] for at in self._fields]) & self._mask for f in split]
+        chosen = self._chosen
+        return b"".join([line + b"\n" for line, bucket in zip(lines, buckets, strict=True) if chosen[bucket]])

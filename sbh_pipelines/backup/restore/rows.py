@@ -1,0 +1,296 @@
+"""The rows of a restore: which tables, compared, decided, written, proven; all in the restore's one transaction."""
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from sbh_pipelines.backup.contents.stored_table import read_table
+from sbh_pipelines.backup.contents.verification import read_component
+from sbh_pipelines.backup.restore.plan import Conflict, TablePlan
+from sbh_pipelines.backup.restore.row_compare import Compared, Comparer
+from sbh_pipelines.backup.restore.row_proof import RowProof, Scene, both_ends, told
+from sbh_pipelines.backup.restore.samples import row_samples
+from sbh_pipelines.database.merge import conflicts
+from sbh_pipelines.database.merge.closure import Closure, involved, named_root, no_such_table
+from sbh_pipelines.database.merge.foreign_keys import foreseen_breaks
+from sbh_pipelines.database.merge.mapping import SchemaDifference, TableMapping, map_tables
+from sbh_pipelines.database.merge.merge import TableMerge, hold_tenant
+from sbh_pipelines.database.merge.row_checks import foreseen_violations
+from sbh_pipelines.database.merge.row_choice import parse_rows
+from sbh_pipelines.database.session.connection import connect
+from sbh_pipelines.errors import (
+    RequestError,
+    RestoreConflict,
+    RestoreRefused,
+    SbhError,
+    SchemaMismatch,
+)
+from sbh_pipelines.model import MergeMode
+
+
+@dataclass(frozen=True, slots=True)
+class TableResult:
+    """What happened to one table."""
+
+    table: str
+    rows: int
+    groups: int
+    groups_matching: int
+    inserted: int
+    updated: int
+    deleted: int
+    kept: int
+
+
+class RowRestore:
+    """One restore's rows. `compare`, then `plan`, which writes nothing; then `write` and `prove`."""
+
+    def __init__(self, scene: Scene, *, looking: bool) -> None:
+        """`looking`: nothing will be written."""
+        self._scene, self._looking = scene, looking
+        self._summaries = {
+            summary["table"]: summary
+            for name in ("database", "config")
+            for summary in read_component(scene.repository, scene.manifest, name)["table_details"]
+        }
+        self.differences: list[SchemaDifference] = []
+        self.compared: list[Compared] = []
+        self.merges: dict[str, TableMerge] = {}
+
+    @property
+    def downloaded(self) -> int:
+        return sum(c.downloaded for c in self.compared)
+
+    # comparing
+
+    def compare(self) -> None:
+        """Find out what differs. Raises SchemaMismatch, RequestError, RestoreRefused; nothing is written."""
+        mappings = self._chosen_tables()
+        if self.blocked:
+            return
+        choose = self._scene.request.rows is not None
+        comparer = Comparer(
+            self._scene.site,
+            self._scene.repository,
+            self._scene.connection,
+            self._scene.tenant,
+            self._scene.point,
+            self._scene.manifest,
+            self._scene.tenancy,
+            self._looking,
+        )
+        for number, mapping in enumerate(mappings, 1):
+            self._scene.notice("compare", number - 1, len(mappings))
+            self.compared.append(comparer.compare(mapping, self._summary(mapping), number, everything=choose))
+        if choose:
+            self._choose_rows()
+        for compared in self.compared:
+            if compared.staging is not None:
+                restore = self._scene.site.settings.restore
+                merge = TableMerge(compared.staging, self._scene.request.mode, self._newest(compared), restore)
+                merge.decide()
+                self.merges[compared.table.full_name] = merge
+
+    def _summary(self, mapping: TableMapping) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self._summaries[f"{mapping.header['schema']}.{mapping.header['name']}"]
+        return found
+
+    def _chosen_tables(self) -> list[TableMapping]:
+        """The mapped tables of the request, parents first; all schema differences that concern them."""
+        request, settings = self._scene.request, self._scene.site.settings
+        if not request.with_rows:
+            return []
+        headers = {
+            name: read_table(self._scene.repository, summary).header for name, summary in self._summaries.items()
+        }
+        rows = {name: summary["rows"] for name, summary in self._summaries.items()}
+        mappings, differences = map_tables(
+            headers, self._scene.tenancy, settings.restore, settings.database.schemas, rows
+        )
+        if request.tables:
+            wanted = {
+                named_root(self._scene.tenancy, name, settings.database.schemas).full_name for name in request.tables
+            }
+        elif request.config_only:
+            # By the backup's names, which may be others by now.
+            stored = {
+                s["table"]
+                for s in read_component(self._scene.repository, self._scene.manifest, "config")["table_details"]
+            }
+            wanted = {
+                m.table.full_name for m in mappings if f"{m.header['schema']}.{m.header['name']}" in stored
+            } | stored
+        elif request.rows is not None:
+            root = named_root(self._scene.tenancy, parse_rows(request.rows).table, settings.database.schemas)
+            wanted = {t.full_name for t in involved(self._scene.tenancy, root)}
+        else:
+            self.differences = differences
+            return mappings
+        chosen = [m for m in mappings if m.table.full_name in wanted]
+        if request.tables and (lost := wanted - {m.table.full_name for m in chosen}):
+            raise RequestError(
+                "A table was not in the backup", on=", ".join(sorted(lost)), remedy="choose another backup"
+            )
+        names = wanted | {f"{m.header['schema']}.{m.header['name']}" for m in chosen}
+        self.differences = [d for d in differences if d.table in names]
+        return chosen
+
+    @property
+    def blocked(self) -> bool:
+        return any(d.blocking for d in self.differences)
+
+    def _choose_rows(self) -> None:
+        assert self._scene.request.rows is not None
+        choice = parse_rows(self._scene.request.rows)
+        root = named_root(self._scene.tenancy, choice.table, self._scene.site.settings.database.schemas)
+        stagings = {c.table.table.oid: c.staging for c in self.compared if c.staging is not None}
+        if root.table.oid not in stagings:
+            raise no_such_table(choice.table, self._scene.tenancy)
+        Closure(self._scene.connection, stagings).choose(root, choice)
+
+    def _newest(self, compared: Compared) -> str | None:
+        """The declared column with the time of a row's last change. Raises RequestError where it does not exist."""
+        if self._scene.request.mode is not MergeMode.NEWEST_WINS:
+            return None
+        table = compared.table.table
+        for name, column in self._scene.site.settings.restore.newest.items():
+            if name in (table.full_name, table.name):
+                if column not in compared.table.captured_columns:
+                    raise RequestError(
+                        "restore.newest names no column of the table", on=f"{name}.{column}", remedy="correct it"
+                    )
+                return column
+        return None
+
+    # planning
+
+    def plan(self, *, foresee: bool) -> tuple[TablePlan, ...]:
+        """What is to happen to each table. The numbers are those that `write` will give.
+
+        `foresee` looks for rows that conflict with others; without it the server finds those when they are written.
+        """
+        return tuple(self._plan(compared, foresee) for compared in self.compared)
+
+    def _plan(self, compared: Compared, foresee: bool) -> TablePlan:
+        merge, summary = self.merges.get(compared.table.full_name), compared.summary
+        facts = (compared.table.full_name, summary["rows"], summary["groups"], compared.matching)
+        if merge is None:
+            return TablePlan(*facts, 0, 0, 0)
+        known = conflicts.foreseen(self._scene.connection, merge) if foresee else []
+        found = [Conflict(f"unique key {name}", rows) for name, rows in known]
+        samples = row_samples(self._scene.connection, merge, self._scene.request, self._scene.site.settings.restore)
+        changes = merge.changes
+        return TablePlan(
+            *facts, changes.inserted, changes.updated, changes.deleted, changes.kept, tuple(found), samples
+        )
+
+    def problems(self, *, foresee: bool) -> list[SbhError]:
+        """Why the restore would refuse, apart from conflicts of keys."""
+        found: list[SbhError] = []
+        lossy = not self._scene.request.accept_schema_changes
+        bad = [d for d in self.differences if d.blocking or (d.lossy and lossy)]
+        if bad:
+            needs = (
+                "accept what is lost with --accept-schema-changes"
+                if not self.blocked
+                else "see restore.renamed, restore.fill"
+            )
+            found.append(
+                SchemaMismatch(
+                    "The schema changed since the backup",
+                    on=", ".join(dict.fromkeys(f"{d.table}{'.' + d.column if d.column else ''}" for d in bad[:10])),
+                    why="; ".join(f"{d.change}: {d.decision}" for d in bad[:5]),
+                    remedy=needs,
+                )
+            )
+        undecided = [m for m in self.merges.values() if m.undecided]
+        if undecided:
+            found.append(
+                RestoreConflict(
+                    "Rows differ, and nothing says which of the two is the later one",
+                    on=", ".join(m.table.full_name for m in undecided),
+                    why=f"{sum(m.undecided for m in undecided)} rows; the tables have no column in restore.newest",
+                    remedy="declare it, or use another mode",
+                )
+            )
+        violated = (
+            [v for m in self.merges.values() for v in foreseen_violations(self._scene.connection, m)] if foresee else []
+        )
+        if violated:
+            found.append(
+                RestoreRefused(
+                    "Rows of the backup break constraints that the tables have now",
+                    on=", ".join(dict.fromkeys(v.table for v in violated)),
+                    why="; ".join(f"{v.rows} rows of {v.table} break {v.constraint}" for v in violated[:5]),
+                    remedy="relax the constraint for the restore, declare restore.fill, or leave these tables or rows out",
+                )
+            )
+        broken = (
+            foreseen_breaks(self._scene.connection, self._scene.tenancy, list(self.merges.values())) if foresee else []
+        )
+        if broken:
+            found.append(
+                RestoreRefused(
+                    "Foreign keys would not hold after the restore",
+                    on=self._scene.tenant.id,
+                    why=told(broken),
+                    remedy=both_ends(self._scene.request),
+                )
+            )
+        return found
+
+    @property
+    def to_write(self) -> int:
+        return sum(m.changes.inserted + m.changes.updated for m in self.merges.values())
+
+    # writing and proving
+
+    @property
+    def changes_anything(self) -> bool:
+        return any(m.changes.any for m in self.merges.values())
+
+    def write(self) -> None:
+        """Delete and insert the differences. Raises SourceConflict, RestoreRefused: roll back."""
+        if not self.changes_anything:
+            return
+        hold_tenant(self._scene.connection, self._scene.tenancy, self._scene.tenant.key)
+        merges = list(self.merges.values())
+        self._scene.notice("merge", 0, len(merges))
+        for merge in reversed(merges):  # children first: an inherited row is found by its parent
+            merge.delete()
+        try:
+            for number, merge in enumerate(merges):
+                merge.insert(partial(self._inserted, number, len(merges)))
+        except RestoreConflict:
+            # A key that somebody took a moment ago: the next plan will know of it.
+            with closing(connect(self._scene.database, "restore check")) as connection:
+                self._proof.undisturbed(connection)
+            raise
+
+    def _inserted(self, number: int, of: int, part: float) -> None:
+        self._scene.notice("merge", number + part, of)
+
+    def prove(self) -> dict[str, int]:
+        """Read back what was written. Raises ProofFailed, RestoreRefused, SourceConflict: roll back."""
+        return self._proof.prove()
+
+    @property
+    def _proof(self) -> RowProof:
+        return RowProof(self._scene, self.compared, self.merges)
+
+    def results(self) -> list[dict[str, Any]]:
+        """What happened to each table."""
+        found = []
+        for compared in self.compared:
+            merge, summary = self.merges.get(compared.table.full_name), compared.summary
+            numbers = asdict(merge.changes) if merge else {"inserted": 0, "updated": 0, "deleted": 0, "kept": 0}
+            found.append(
+                asdict(
+                    TableResult(
+                        compared.table.full_name, summary["rows"], summary["groups"], compared.matching, **numbers
+                    )
+                )
+            )
+        return found

@@ -1,0 +1,90 @@
+"""The backup before a restore in place, made at the very snapshot that the restore compares with, so that it can be undone.
+
+It is an incremental one: of a tenant that was backed up within the hour it costs little. A pin keeps it from being forgotten
+while an undo is likely.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+
+from sbh_pipelines.backup.create.drafts import Workshop, new_draft
+from sbh_pipelines.backup.create.files_step import enumerate_files
+from sbh_pipelines.backup.create.publish import verify_checksums, write_manifest
+from sbh_pipelines.backup.create.snapshot_step import snapshot_tables
+from sbh_pipelines.backup.retain.holds import place_term
+from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.database.session.connection import Connection
+from sbh_pipelines.database.session.snapshot import on_snapshot
+from sbh_pipelines.errors import error_from_dict
+from sbh_pipelines.model import SAFETY, BackupId, BackupType, Draft, ProgressSink, RecoveryPoint, RestoreId, Tenant
+from sbh_pipelines.repository import lease as leases
+
+
+class _Lent(Workshop):
+    """A workshop under the restore's lease and at the restore's snapshot."""
+
+    def __init__(self, site: Site, held: leases.Lease, snapshot_id: str, point: RecoveryPoint) -> None:
+        super().__init__(site)
+        self._held, self._snapshot_id, self._point = held, snapshot_id, point
+
+    def take(self, draft: Draft) -> leases.Lease:
+        return self.lease(draft)
+
+    def rename(self, draft: Draft) -> leases.Lease:
+        return self.lease(draft)
+
+    def lease(self, draft: Draft) -> leases.Lease:
+        self._held.renew_if_due()
+        return self._held
+
+    def all_leases(self) -> list[leases.Lease]:
+        return [self._held]
+
+    def end(self, draft: Draft) -> None:
+        if repository := self._repositories.pop(draft.lease_owner, None):
+            repository.close()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[tuple[str, RecoveryPoint, Connection]]:
+        with on_snapshot(self.site.settings.database, self._snapshot_id) as connection:
+            yield self._snapshot_id, self._point, connection
+
+
+def safety_backup(
+    site: Site,
+    tenant: Tenant,
+    requested_by: str,
+    held: leases.Lease,
+    snapshot_id: str,
+    point: RecoveryPoint,
+    restore_id: RestoreId,
+    progress: ProgressSink,
+) -> BackupId:
+    """The backup that holds the tenant as it is at the snapshot: a new one, or the one that still describes it.
+
+    Raises what made it fail; nothing has been restored then.
+    """
+    shop = _Lent(site, held, snapshot_id, point)
+    # Not looked up in the table of tenants: the tenant's own row may be what was lost.
+    fresh = new_draft(tenant, requested_by, BackupType.INCREMENTAL, f"before {restore_id}", site.clock())
+    drafts = [replace(fresh, purpose=SAFETY)]
+    try:
+        drafts = snapshot_tables(shop, drafts, progress)
+        drafts = enumerate_files(shop, drafts, progress)
+        drafts = write_manifest(shop, drafts)
+        (draft,) = verify_checksums(shop, drafts, progress)
+        if draft.error is not None:
+            raise error_from_dict(draft.error)
+        backup_id = draft.unchanged_since or draft.backup_id
+    finally:
+        for draft in drafts:
+            shop.end(draft)
+    repository = site.repository(tenant)
+    try:
+        until = site.clock() + timedelta(days=site.settings.restore.keep_safety_days)
+        place_term(repository, backup_id, f"undoes {restore_id}", requested_by, site.clock, until)
+    finally:
+        repository.close()
+    return backup_id

@@ -1,0 +1,306 @@
+"""Forgetting: dropping the manifests that the policy no longer keeps, or one that an admin names.
+
+A plan is read and decided first, and shown as it is by a dry run; carrying it out needs the tenant's lease. Only manifests
+go: every manifest is complete by itself, so no other backup is touched, and data is removed by prune later. A manifest
+that cannot be read is never dropped by the policy, nor does it count as a backup that stays.
+
+Killed anywhere in between, some of the doomed manifests are gone and `listing.json` still names them. The next decision
+goes by `manifests/` and drops the rest.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from sbh_pipelines.backup.contents.backup_list import Backups, read_backups, write_listing
+from sbh_pipelines.backup.contents.summary import BackupSummary, Figures
+from sbh_pipelines.backup.create.drafts import Workshop
+from sbh_pipelines.backup.retain.holds import Hold, drop_expired, list_holds, protected, read_holds
+from sbh_pipelines.backup.retain.policy import Verdict, decide, policy_of
+from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.errors import CorruptObject, ForgetRefused, ObjectMissing, SbhError, UnknownBackup
+from sbh_pipelines.model import BackupId, BackupType, Draft, DraftStatus, Tenant, parse_timestamp
+from sbh_pipelines.repository import lease as leases
+from sbh_pipelines.repository.format import Keys
+from sbh_pipelines.repository.repository import Repository
+from sbh_pipelines.settings import RetentionSettings
+
+# The bucket's clock, which dates the finding of damage, may differ by this much from the one that dates backups.
+CLOCK_MARGIN = timedelta(minutes=10)
+MADE_NOW = "made just now"
+_DAMAGED = "its manifest is damaged"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to become of each backup, and the errors of manifests and holds that cannot be read."""
+
+    verdicts: tuple[Verdict, ...]
+    backups: Backups
+    holds: tuple[Hold, ...] = ()
+
+    @property
+    def doomed(self) -> list[BackupId]:
+        return [v.backup_id for v in self.verdicts if not v.keep]
+
+    @property
+    def errors(self) -> list[dict[str, Any]]:
+        damages = [*self.backups.damaged.values(), *(h.damage for h in self.holds if h.damage)]
+        return [damage.as_dict() for damage in damages]
+
+
+def plan_by_policy(
+    repository: Repository, policy: RetentionSettings, own: BackupSummary | None = None, *, explain: bool = False
+) -> Plan:
+    """Decide for all backups; nothing is written. `own` was made just now and stays; `explain` also reads why holds are.
+
+    The backups that stay because they are the newest must be readable, else another one is the newest.
+    """
+    backups = read_backups(repository, own)
+    holds = tuple(read_holds(repository) if explain else list_holds(repository))
+    proved = {own.id} if own else set()
+    doubted: frozenset[BackupId] | None = None
+    while True:
+        safe: dict[BackupId, list[str]] = protected(holds, backups.sound, backups.newest)
+        if own is not None:
+            safe.setdefault(own.id, []).append(MADE_NOW)
+        verdicts = decide(policy, backups.sound.values(), protected=safe, doubted=doubted or ())
+        plan = Plan(tuple(verdicts), backups, holds)
+        if not plan.doomed:
+            return plan
+        if doubted is None and any(v.backup.type is BackupType.FULL for v in verdicts if not v.keep):
+            doubted = _doubted(repository, backups)
+            if doubted:
+                continue
+        backups = _proved(repository, backups, _relied_on(verdicts, doubted or ()), proved)
+        if backups is plan.backups:
+            return plan
+
+
+def _relied_on(verdicts: Sequence[Verdict], doubted: Collection[BackupId]) -> list[BackupId]:
+    """The newest backup, and the newest full one that is not doubted: what must not be an illusion."""
+    fulls = [v.backup_id for v in verdicts if v.backup.type is BackupType.FULL and v.backup_id not in doubted]
+    return list(dict.fromkeys([verdicts[0].backup_id, *fulls[:1]]))
+
+
+def _proved(repository: Repository, backups: Backups, wanted: list[BackupId], proved: set[BackupId]) -> Backups:
+    """The same object if the manifests of `wanted` are readable, else without those that are not."""
+    gone: list[BackupId] = []
+    damaged: dict[BackupId, CorruptObject] = {}
+    for backup_id in wanted:
+        if backup_id not in proved:
+            try:
+                repository.manifest(backup_id)
+                proved.add(backup_id)
+            except UnknownBackup:
+                gone.append(backup_id)
+            except CorruptObject as damage:
+                damaged[backup_id] = damage
+    return backups.without(gone, damaged) if gone or damaged else backups
+
+
+def _doubted(repository: Repository, backups: Backups) -> frozenset[BackupId]:
+    """Backups begun before a pack was last found to be damaged: they may need it. Later ones stored its chunks anew."""
+    objects = repository.store.list(repository.prefix + Keys.INDEX)
+    found = [o.modified for o in objects if o.key.startswith(repository.prefix + Keys.DAMAGED)]
+    if not found:
+        return frozenset()
+    since = max(found) + CLOCK_MARGIN
+    return frozenset(backup.id for backup in backups.sound.values() if backup.created_at <= since)
+
+
+def plan_one(repository: Repository, backup_id: BackupId, asked_by: str) -> Plan:
+    """Forget one backup, whatever the policy says of it; one whose manifest is damaged may go.
+
+    Raises UnknownBackup, and ForgetRefused for one that is pinned or held, the newest, or the last good full one.
+    """
+    backups, holds = read_backups(repository), tuple(read_holds(repository))
+    place = f"{backup_id} of {repository.tenant}"
+    if reasons := protected(holds, [backup_id], backups.newest).get(backup_id):
+        remedy = f"see `sbh backup holds {repository.tenant}`; unpin or release it first"
+        raise ForgetRefused("The backup is pinned or held", on=place, why=", ".join(reasons), remedy=remedy)
+    if backup_id in backups.damaged:
+        return Plan((), backups, holds)
+    if backup_id not in backups.sound:
+        raise UnknownBackup("No such backup", on=place, remedy=f"see `sbh backup list {repository.tenant}`")
+    doomed = backups.sound[backup_id]
+    if doomed == max(backups.sound.values(), key=lambda b: (b.created_at, b.id)):
+        raise ForgetRefused(
+            "The newest backup cannot be forgotten",
+            on=place,
+            why="it describes the tenant where nothing changed since",
+            remedy="take another backup first: `sbh backup create --type full`",
+        )
+    if doomed.type is BackupType.FULL and not _another_full(repository, backups, backup_id):
+        raise ForgetRefused(
+            "The last good full backup cannot be forgotten",
+            on=place,
+            why="no other full backup is known to be whole",
+            remedy="take another one first: `sbh backup create --type full`",
+        )
+    return Plan((Verdict(doomed, (), f"{asked_by} asked to forget it"),), backups, holds)
+
+
+def _another_full(repository: Repository, backups: Backups, but: BackupId) -> bool:
+    doubted = _doubted(repository, backups)
+    others = (b.id for b in backups.sound.values() if b.type is BackupType.FULL and b.id not in {but, *doubted})
+    for backup_id in sorted(others, reverse=True):
+        with suppress(CorruptObject, UnknownBackup):
+            repository.manifest(backup_id)
+            return True
+    return False
+
+
+Record = Callable[[Sequence[tuple[str, BackupId, Sequence[str]]]], None]
+
+
+def carry_out(
+    repository: Repository,
+    plan: Plan,
+    doomed: Sequence[BackupId],
+    still_ours: Callable[[], None],
+    record: Record,
+) -> Plan:
+    """Drop the manifests, prove before that the lease is held (`still_ours` raises), and bring `listing.json` up to date.
+
+    `record` puts (event, backup, reasons) into the audit trail, before anything is deleted: where it raises nothing is. A hold
+    may be placed at any time, without the lease. One that came while the manifests were being deleted counts: its backup is
+    put back.
+    """
+    verdicts, gone = plan.verdicts, set(doomed)
+    if doomed:
+        bodies = _bodies(repository, doomed)
+        reasons = {v.backup_id: v.reasons for v in verdicts}
+        still_ours()
+        record([("backup.deleted", i, reasons.get(i, [_DAMAGED])) for i in doomed])
+        repository.store.delete([repository.prefix + Keys.manifest(backup_id) for backup_id in doomed])
+        late = protected(list_holds(repository), doomed, plan.backups.newest)
+        for backup_id in late.keys() & bodies.keys():
+            repository.store.create(repository.prefix + Keys.manifest(backup_id), bodies[backup_id])
+            record([("backup.kept", backup_id, late[backup_id])])
+        gone -= late.keys()
+        verdicts = tuple(replace(v, rules=tuple(late.get(v.backup_id, v.rules))) for v in verdicts)
+        drop_expired(repository, plan.holds, plan.backups.newest)
+    left = plan.backups.without(gone, {})
+    write_listing(repository, left)
+    return Plan(verdicts, left, plan.holds)
+
+
+def recorder(site: Site, tenant: Tenant, user_id: str, via: str = "") -> Record:
+    """Puts what becomes of backups into the tenant's audit trail, several at the cost of one."""
+
+    def record(events: Sequence[tuple[str, BackupId, Sequence[str]]]) -> None:
+        entries = [
+            site.trails.entry(event, user_id, {"backup_id": backup_id, "reasons": list(reasons)}, via)
+            for event, backup_id, reasons in events
+        ]
+        site.trails.record_all(tenant, entries, always=True)
+
+    return record
+
+
+def _bodies(repository: Repository, doomed: Sequence[BackupId]) -> dict[BackupId, bytes]:
+    bodies = {}
+    for backup_id in doomed:
+        with suppress(ObjectMissing):
+            bodies[backup_id] = repository.store.get(repository.prefix + Keys.manifest(backup_id))
+    return bodies
+
+
+def forget(site: Site, tenant: Tenant, user_id: str, backup_id: BackupId | None, dry_run: bool) -> dict[str, Any]:
+    """Apply the policy to a tenant's backups, or forget one of them: what becomes of each, and why.
+
+    {'tenant_id', 'dry_run', 'backups': [{'id', 'type', 'created_at', 'keep', 'reasons'}], 'forgotten': [ids], 'errors':
+    [damaged manifests and holds]}. Raises LeaseHeld while a backup, a restore or a prune is at work on the tenant.
+    """
+    try:
+        repository = site.repository(tenant)
+    except UnknownBackup:
+        if backup_id is not None:
+            raise
+        return _document(tenant, dry_run, Plan((), Backups({}, {}, {})), [])
+    try:
+        with _leased(site, tenant, dry_run) as still_ours:
+            if backup_id is None:
+                plan = plan_by_policy(repository, policy_of(site.settings.retention, tenant), explain=True)
+                doomed = plan.doomed
+            else:
+                plan, doomed = plan_one(repository, backup_id, user_id), [backup_id]
+            if not dry_run:
+                plan = carry_out(repository, plan, doomed, still_ours, recorder(site, tenant, user_id))
+    finally:
+        repository.close()
+    kept = {v.backup_id for v in plan.verdicts if v.keep}
+    return _document(tenant, dry_run, plan, [i for i in doomed if i not in kept])
+
+
+def _document(tenant: Tenant, dry_run: bool, plan: Plan, forgotten: list[BackupId]) -> dict[str, Any]:
+    backups = [{**v.backup.as_dict(), "keep": v.keep, "reasons": v.reasons} for v in plan.verdicts]
+    return {
+        "tenant_id": tenant.id,
+        "dry_run": dry_run,
+        "backups": backups,
+        "forgotten": forgotten,
+        "errors": plan.errors,
+    }
+
+
+@contextmanager
+def _leased(site: Site, tenant: Tenant, dry_run: bool) -> Iterator[Callable[[], None]]:
+    """The tenant's lease, kept for the block; a dry run needs none. Yields what proves that it is still held."""
+    if dry_run:
+        yield lambda: None
+        return
+    store, prefix = site.backup_store(tenant)
+    seconds = site.settings.backup.lease_s
+    lease = leases.acquire(store, prefix, leases.new_owner("forget"), "forget", seconds, site.clock)
+    try:
+        with leases.LeaseKeeper(lambda: [lease], seconds / 6):
+            yield lease.renew
+    finally:
+        with suppress(SbhError):  # lost already: there is nothing to release
+            lease.release()
+
+
+def apply_retention(shop: Workshop, drafts: Sequence[Draft], dry_run: bool) -> list[Draft]:
+    """The step after the commit: forget what the policy no longer keeps, and release the leases.
+
+    The backup exists by now, so whatever goes wrong here leaves its draft COMPLETED and is told in `draft.retention`:
+    {'kept', 'forgotten': [ids], 'reasons': {id: [texts]}, 'dry_run', 'errors': [damaged manifests], 'error'?: what failed}.
+    """
+
+    def work(draft: Draft) -> Draft:
+        try:
+            outcome = _outcome(_retained(shop, draft, dry_run))
+        except SbhError as error:
+            outcome = {**_outcome(None), "error": error.as_dict()}
+        shop.end(draft)
+        outcome["dry_run"] = dry_run
+        return replace(draft, step="apply_retention", status=DraftStatus.COMPLETED, retention=outcome)
+
+    with shop.kept(drafts):
+        return shop.each(drafts, "apply_retention", work)
+
+
+def _retained(shop: Workshop, draft: Draft, dry_run: bool) -> Plan:
+    figures = Figures.of_manifest(draft.manifest or {})
+    own = BackupSummary(draft.backup_id, draft.type, parse_timestamp(draft.created_at), figures=figures)
+    repository = shop.reopened(draft)
+    try:
+        plan = plan_by_policy(repository, policy_of(shop.site.settings.retention, draft.tenant), own)
+        record = recorder(shop.site, draft.tenant, draft.created_by, draft.via)
+        return plan if dry_run else carry_out(repository, plan, plan.doomed, lambda: shop.lease(draft).renew(), record)
+    finally:
+        repository.close()
+
+
+def _outcome(plan: Plan | None) -> dict[str, Any]:
+    verdicts = plan.verdicts if plan else ()
+    return {
+        "kept": [v.backup_id for v in verdicts if v.keep],
+        "forgotten": [v.backup_id for v in verdicts if not v.keep],
+        "reasons": {v.backup_id: v.reasons for v in verdicts},
+        "errors": plan.errors if plan else [],
+    }

@@ -1,0 +1,188 @@
+"""Give back the space of what no backup of a tenant needs: mark what all of them need, plan, carry out, report.
+
+It refuses where it cannot know what is needed: a backup that cannot be read to its last detail may need anything. And it
+refuses where clocks differ: who holds the lease and how old an object is are told by clocks.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from sbh_pipelines.backup.contents.references import chunks_of
+from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.errors import RepositoryError, SbhError, StoreError, UnknownBackup
+from sbh_pipelines.model import BackupId, Clock, Progress, ProgressSink, Tenant, timestamp
+from sbh_pipelines.repository import lease as leases
+from sbh_pipelines.repository.format import FIRST_EPOCH, Keys
+from sbh_pipelines.repository.index import Marks
+from sbh_pipelines.repository.keys.data_key import KeyPlace, read_key_object
+from sbh_pipelines.repository.prune import Report, carry_out
+from sbh_pipelines.repository.prune_plan import DAMAGED_REMEDY, Safety, Shape, find_missing, make_plan, refused
+from sbh_pipelines.repository.repository import Repository
+from sbh_pipelines.settings import Settings
+
+_NAMED = 10  # damaged backups in an error
+_SIDE_BY_SIDE = 8  # manifests read at once
+_DETAILS = 64  # kept in memory: backups share the details of what did not change between them
+
+
+def prune(
+    site: Site, tenant: Tenant, dry_run: bool, progress: ProgressSink, *, re_encrypt: bool = False
+) -> dict[str, Any]:
+    """Plan, and unless `dry_run` carry out; the report that `BackupService.prune` documents.
+
+    `re_encrypt`: besides, whatever is sealed in an earlier key epoch is sealed anew in the newest. A dry run takes no lease
+    and writes nothing. Raises LeaseHeld, LeaseLost, PruneRefused and the store's errors.
+    """
+    begun, before = time.monotonic(), site.request_counts()
+    report: dict[str, Any] = {"tenant_id": tenant.id, "dry_run": dry_run}
+    with ExitStack() as stack:
+        try:
+            repository = site.repository(tenant)
+        except UnknownBackup:
+            return {**report, "backups": 0, "note": "the tenant has no backups"}
+        stack.callback(repository.close)
+        held = None if dry_run else lease_for(site, tenant, "prune", stack)
+        if held is not None and not _is_of_newest_epoch(site, tenant, repository):
+            repository = site.repository(tenant)  # whoever held the lease before began a key epoch
+            stack.callback(repository.close)
+        now = site.clock() if held is None else _store_time(repository, site.clock, _safety(site.settings))
+        shape = replace(_shape(site.settings), re_encrypt=re_encrypt)
+        report |= _prune(site.settings, repository, held, now, shape, progress)
+    after = site.request_counts()
+    requests = {verb: count - before.get(verb, 0) for verb, count in after.items() if count > before.get(verb, 0)}
+    return {**report, "requests": requests, "seconds": round(time.monotonic() - begun, 3)}
+
+
+def _is_of_newest_epoch(site: Site, tenant: Tenant, repository: Repository) -> bool:
+    """Asked under the lease. What was sealed in an epoch that ended before would be lost with its key."""
+    place = KeyPlace(repository.store, repository.prefix, tenant.id, tenant.region, site.keys)
+    return read_key_object(place, FIRST_EPOCH).newest == repository.sealer.epoch
+
+
+def _prune(
+    settings: Settings,
+    repository: Repository,
+    held: leases.Lease | None,
+    now: datetime,
+    shape: Shape,
+    progress: ProgressSink,
+) -> dict[str, Any]:
+    manifests = _manifests(repository)
+    if not manifests:
+        # Nobody forgets the last backup, so this is a first one under way, or a loss that must not become worse.
+        return {
+            "backups": 0,
+            "note": "there is no backup, so nothing can be told from what is needed; nothing was done",
+        }
+    repository.load_index()
+    with repository.index.marks() as marks:
+        _mark(repository, marks, manifests, progress)
+        missing = find_missing(repository, marks)
+        if missing is not None:
+            raise _damaged(repository, manifests, repository.missing(missing))
+        needed = marks.count()
+        ids = [str(manifest["id"]) for manifest in manifests]
+        plan = make_plan(repository, marks, ids, now, _safety(settings), shape)
+        done = Report() if held is None else carry_out(repository, marks, plan, held.renew, progress)
+    return {
+        "backups": len(manifests),
+        "chunks_needed": needed,
+        **plan.as_dict(),
+        **done.as_dict(),
+        "packs_after": plan.packs + done.packs_written - done.packs_deleted,
+        "index_objects_after": plan.index_objects + done.index_objects_written - done.index_objects_replaced,
+    }
+
+
+def _safety(settings: Settings) -> Safety:
+    given = settings.prune
+    return Safety(
+        min_age=timedelta(hours=given.min_age_hours),
+        keep_records=timedelta(days=given.keep_records_days),
+        max_clock_skew=timedelta(seconds=given.max_clock_skew_s),
+    )
+
+
+def _shape(settings: Settings) -> Shape:
+    given = settings.prune
+    return Shape(settings.backup.pack_mib << 20, given.repack_below, given.small_packs, given.index_objects)
+
+
+def lease_for(site: Site, tenant: Tenant, purpose: str, stack: ExitStack) -> leases.Lease:
+    """The tenant's lease, renewed until the stack is closed, and then released. Raises LeaseHeld."""
+    store, prefix = site.backup_store(tenant)
+    seconds = site.settings.backup.lease_s
+    held = leases.acquire(store, prefix, leases.new_owner(purpose), purpose, seconds, site.clock)
+
+    def let_go() -> None:
+        with suppress(SbhError):  # it expires by itself
+            held.release()
+
+    stack.callback(let_go)
+    stack.enter_context(leases.LeaseKeeper(lambda: [held], seconds / 6))
+    return held
+
+
+def _store_time(repository: Repository, clock: Clock, safety: Safety) -> datetime:
+    """The store's time, told by the lease that was written a moment ago. Raises PruneRefused when ours is another."""
+    theirs = repository.store.head(repository.prefix + Keys.LEASE).modified
+    ours = clock()
+    if abs(theirs - ours) > safety.max_clock_skew:
+        raise refused(
+            repository,
+            f"it is {timestamp(ours)} here and {timestamp(theirs)} at the store: leases and ages cannot be trusted",
+            "correct the clock of this machine, or of the store",
+        )
+    return theirs
+
+
+def _manifests(repository: Repository) -> list[dict[str, Any]]:
+    """All of them, oldest first. Raises PruneRefused when one cannot be read."""
+
+    def read(backup_id: BackupId) -> dict[str, Any]:
+        try:
+            return repository.manifest(backup_id)
+        except RepositoryError as error:
+            remedy = f"restore its older version from the bucket, or delete the object of {backup_id}; {DAMAGED_REMEDY}"
+            raise refused(repository, f"{backup_id} cannot be read: {error.what} ({error.on})", remedy) from None
+        except UnknownBackup:
+            raise refused(repository, f"{backup_id} was forgotten just now", "run it again") from None
+
+    with ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="manifests") as pool:
+        return list(pool.map(read, repository.manifest_ids()))
+
+
+def _mark(repository: Repository, marks: Marks, manifests: Sequence[Mapping[str, Any]], progress: ProgressSink) -> None:
+    """Mark what every backup needs. Raises PruneRefused when that of one cannot be told."""
+    repository.remembered = _DETAILS
+    for number, manifest in enumerate(manifests, 1):
+        try:
+            marks.add_all(chunks_of(repository, manifest))
+        except (RepositoryError, StoreError) as error:
+            if error.transient:
+                raise
+            raise _damaged(repository, manifests, error) from None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise refused(
+                repository, f"a document of {manifest['id']} is malformed: {error!r}", DAMAGED_REMEDY
+            ) from None
+        progress(Progress("prune: read backups", repository.tenant, number, len(manifests), "backups"))
+
+
+def _damaged(repository: Repository, manifests: Sequence[Mapping[str, Any]], first: SbhError) -> SbhError:
+    """The refusal that names the backups which lack something."""
+    damaged = []
+    for manifest in manifests:
+        try:
+            whole = all(repository.index.find(chunk) for chunk in chunks_of(repository, manifest))
+        except (RepositoryError, StoreError):
+            whole = False
+        if not whole:
+            damaged.append(BackupId(manifest["id"]))
+    names = ", ".join(damaged[:_NAMED]) + (f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else "")
+    return refused(repository, f"damaged: {names or 'a backup'}; {first.what} ({first.on})", DAMAGED_REMEDY)

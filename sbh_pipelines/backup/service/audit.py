@@ -1,0 +1,204 @@
+"""The service's calls about the audit trail: list, verify, export; and what its other calls record of themselves."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sbh_pipelines.backup.audit.compliance import compliance_report
+from sbh_pipelines.backup.audit.export import export_trail
+from sbh_pipelines.backup.audit.verify import parse_noted, verify_trail
+from sbh_pipelines.backup.create.events import record_drafts, record_policy
+from sbh_pipelines.backup.service.gate import Access
+from sbh_pipelines.errors import InvalidId, RequestError, SbhError
+from sbh_pipelines.model import Draft, Tenant, TenantId
+from sbh_pipelines.placement import platform_tenant
+from sbh_pipelines.repository.trail.event import PLATFORM, entry_of
+from sbh_pipelines.repository.trail.reader import Wanted, page
+from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
+
+_MOST_LISTED = 1000
+
+
+class Auditing(Access):
+    """Inherited by BackupService."""
+
+    _policy_recorded = False
+
+    def audit_events(
+        self,
+        user_ctx: UserContext,
+        tenant_id: str = PLATFORM,
+        *,
+        event: str = "*",
+        since: datetime | None = None,
+        until: datetime | None = None,
+        user: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+        region: str | None = None,
+    ) -> dict[str, Any]:
+        """A page of a tenant's trail, newest first; of the platform's (in `region`) for `*`.
+
+        {'tenant_id', 'region', 'events': [{seq, at, event, user_id, source, via, props, id, prev, hash, signature, ...}],
+        'next': cursor or None, 'errors': [links that cannot be believed]}. Raises RequestError, UnknownTenant.
+        """
+        wanted = Wanted(event, _zoned(since), _zoned(until), user)
+        if not 1 <= limit <= _MOST_LISTED:
+            raise RequestError("The limit is out of bounds", on=str(limit)[:20], remedy=f"1 to {_MOST_LISTED:,}")
+        begin = _cursor(cursor)
+        tenant = self._audited(tenant_id, user_ctx, "audit.read", region)
+        self._site.track(tenant, "audit.accessed", user_ctx.user_id, {"event": event[:64], "user": user and user[:256]})
+        found, following, damages = page(self._site.trails.of(tenant), wanted, limit, begin)
+        return {
+            "tenant_id": tenant_id,
+            "region": tenant.region,
+            "events": found,
+            "next": f"{following[0]}.{following[1]}" if following else None,
+            "errors": [damage.as_dict() for damage in damages],
+        }
+
+    def verify_audit(
+        self, user_ctx: UserContext, tenant_id: str = PLATFORM, *, expect: str | None = None, region: str | None = None
+    ) -> dict[str, Any]:
+        """Whether a trail is whole: {'tenant_id', 'region', 'valid', 'events', 'objects', 'late', 'seq', 'hash', 'first_at',
+        'last_at', 'unrecorded': [backups without an event], 'unexplained': [backups gone without an event], 'broken': number,
+        'issues': [{code, what, on, why, remedy}]}.
+
+        `expect` is `seq:hash` of an event that was noted earlier. Damage is reported, not raised.
+        """
+        noted = parse_noted(expect)
+        tenant = self._audited(tenant_id, user_ctx, "audit.read", region)
+        result = verify_trail(self._site, tenant, noted)
+        told = {name: result[name] for name in ("valid", "events", "seq", "hash", "broken")}
+        self._site.track(tenant, "audit.verified", user_ctx.user_id, told)
+        return result
+
+    def verify_audits(self, user_ctx: UserContext) -> Iterator[dict[str, Any]]:
+        """`verify_audit` of every trail: the platform's of each region, then of each tenant that has backups or ever had an event.
+
+        One that cannot be read (a store out of reach) is {'tenant_id', 'region', 'valid': False, 'error': {...}}.
+        """
+        self._authorize(user_ctx, "audit.read", ALL_TENANTS)
+        for tenant in self._all_audited():
+            name = PLATFORM if tenant.id == PLATFORM else str(tenant.id)
+            try:
+                result = verify_trail(self._site, tenant, None)
+                told = {key: result[key] for key in ("valid", "events", "seq", "hash", "broken")}
+                self._site.track(tenant, "audit.verified", user_ctx.user_id, told)
+                yield result
+            except SbhError as error:
+                yield {"tenant_id": name, "region": tenant.region, "valid": False, "error": error.as_dict()}
+
+    def export_audit(
+        self,
+        user_ctx: UserContext,
+        file: Path | str,
+        tenant_id: str = PLATFORM,
+        *,
+        format: str = "jsonl",
+        region: str | None = None,
+    ) -> dict[str, Any]:
+        """Write a whole trail, oldest first, to a new file (jsonl or csv), so that it can be verified without the store:
+        {'file', 'format', and what `verify_audit` says of the chain}. Raises RequestError, ExportFailed.
+        """
+        tenant = self._audited(tenant_id, user_ctx, "audit.export", region)
+        self._site.track(tenant, "audit.exported", user_ctx.user_id, {"format": format[:16]})
+        return export_trail(self._site, tenant, Path(file), format)
+
+    def compliance_report(
+        self, user_ctx: UserContext, since: datetime, until: datetime, tenant_ids: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """What the trails and the repositories show for a period: see `backup/audit/compliance.py`; none given: all tenants.
+
+        Raises RequestError for a period that is none.
+        """
+        first, last = _zoned(since), _zoned(until)
+        if first is None or last is None or first >= last:
+            raise RequestError("Not a period", on=f"{since} to {until}", remedy="the end comes after the beginning")
+        if tenant_ids:
+            tenants = [self._audited(t, user_ctx, "report.read", None) for t in dict.fromkeys(tenant_ids)]
+        elif user_ctx.tenant_id == ALL_TENANTS:
+            self._authorize(user_ctx, "report.read", ALL_TENANTS)
+            tenants = [t for t in self._all_audited() if t.id != PLATFORM]
+        else:
+            tenants = [self._audited(user_ctx.tenant_id, user_ctx, "report.read", None)]
+        with_platform = user_ctx.tenant_id == ALL_TENANTS and not tenant_ids
+        where = self._platform_in(None) if with_platform or len(tenants) != 1 else tenants[0]
+        told = {"report": "compliance", "from": first.isoformat(), "to": last.isoformat(), "tenants": len(tenants)}
+        self._site.track(where, "audit.accessed", user_ctx.user_id, told)
+        return compliance_report(self._site, tenants, first, last, with_platform=with_platform)
+
+    def track_event(self, tenant_id: str, event: str, user_id: str, source: str, props: Mapping[str, Any]) -> None:
+        """An event of the application's own, for `analytics.track`. Raises InvalidId, UnknownTenant, RequestError."""
+        tenant = self._platform_in(None) if tenant_id == PLATFORM else self.tenant(tenant_id)
+        self._site.trails.record_all(tenant, [entry_of(event, user_id, source, "analytics", props)], always=True)
+
+    # whose trail
+
+    def _audited(self, tenant_id: str, user_ctx: UserContext, action: str, region: str | None) -> Tenant:
+        """A tenant, perhaps one that is gone or erased, or what stands for the platform in a region."""
+        if tenant_id == PLATFORM:
+            self._authorize(user_ctx, action, ALL_TENANTS)
+            return self._platform_in(region)
+        slug = TenantId.parse(tenant_id)
+        self._authorize(user_ctx, action, slug)
+        try:
+            return self.tenant(slug)
+        except SbhError:
+            for trail in self._site.trails.audited_tenants(slug):  # not in the database, no backups: but it had events
+                return trail
+            raise
+
+    def _platform_in(self, region: str | None) -> Tenant:
+        platform = platform_tenant(self.settings)
+        if region is not None and region not in self.settings.storage.regions:
+            raise RequestError(
+                "No such region", on=ascii(region)[:64], remedy="one of " + ", ".join(self.settings.storage.regions)
+            )
+        return Tenant(TenantId(PLATFORM), "", region or platform.region, "")
+
+    def _all_audited(self) -> Iterator[Tenant]:
+        """Each once. Holds the slugs of all tenants, and nothing else of them."""
+        regions = self.settings.storage.regions
+        for region in regions:
+            yield self._platform_in(region)
+        known: set[tuple[str, str]] = set()
+        with_rows: Sequence[Tenant] = ()
+        try:
+            with_rows = self.tenants()
+        except SbhError:  # the database is out of reach: trails are read all the same
+            with_rows = ()
+        for tenant in (*with_rows, *self._site.trails.audited_tenants()):
+            if (tenant.id, tenant.region) not in known and tenant.region in regions:
+                known.add((tenant.id, tenant.region))
+                yield tenant
+
+    # what other calls of the service record
+
+    def _recorded(self, before: Sequence[Draft], after: list[Draft]) -> list[Draft]:
+        """`after`, once the trails have what this step did to it."""
+        record_drafts(self._site, before, after)
+        return after
+
+    def _record_policy(self, user_ctx: UserContext) -> None:
+        if not self._policy_recorded:
+            with suppress(SbhError):  # no reason not to back up: the next run records it
+                record_policy(self._site, user_ctx.user_id)
+                self._policy_recorded = True  # settings are frozen
+
+
+def _zoned(moment: datetime | None) -> datetime | None:
+    if moment is not None and moment.tzinfo is None:
+        raise RequestError("A time without its zone", on=str(moment), remedy="e.g. 2024-01-15T12:00:00Z")
+    return moment
+
+
+def _cursor(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    link, _, seq = text.partition(".")
+    if not (link.isascii() and link.isdigit() and seq.isascii() and seq.isdigit() and len(text) <= 40):
+        raise InvalidId("Not a cursor", on=ascii(text)[:64], remedy="use `next` of the page before")
+    return int(link), int(seq)

@@ -1,0 +1,75 @@
+"""The service's calls that take data out of backups: into a folder, or into a program's memory. Both work without the database."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sbh_pipelines.backup.contents.latest import resolve_backup
+from sbh_pipelines.backup.contents.reader import OpenBackup, open_backup
+from sbh_pipelines.backup.export.export import export_backup
+from sbh_pipelines.backup.service.gate import Access
+from sbh_pipelines.backup.service.lost_tenant import lost_tenant
+from sbh_pipelines.errors import SettingsError, SourceError, UnknownTenant
+from sbh_pipelines.model import ProgressSink, Tenant, TenantId, no_progress
+from sbh_pipelines.security.policy import UserContext
+
+
+class Exporting(Access):
+    """Inherited by BackupService."""
+
+    def export_backup(
+        self,
+        backup_id: str,
+        tenant_id: str,
+        user_ctx: UserContext,
+        folder: Path | str,
+        *,
+        format: str = "jsonl",
+        tables: Sequence[str] = (),
+        files: bool = True,
+        progress: ProgressSink = no_progress,
+    ) -> dict[str, Any]:
+        """Write a backup's tables and files to a folder that is empty or does not exist; its manifest.json, and `folder`.
+
+        `format`: sql, jsonl, csv, parquet. `tables`: only these; all without. `latest` is the newest backup. Raises RequestError
+        (format, table, a folder with something in it), UnknownBackup, CorruptObject, ExportFailed; then nothing is at `folder`.
+        """
+        tenant = self._exportable(tenant_id, user_ctx, backup_id)
+        repository = self._site.repository(tenant)
+        try:
+            wanted = resolve_backup(repository, backup_id)
+        finally:
+            repository.close()
+        told = {"backup_id": wanted, "format": format[:16], "tables": list(tables)[:100], "files": files}
+        self._site.track(tenant, "backup.exported", user_ctx.user_id, told)
+        return export_backup(
+            self._site, tenant, wanted, Path(folder), format, tables=tables, files=files, progress=progress
+        )
+
+    def open_backup(self, backup_id: str, tenant_id: str, user_ctx: UserContext) -> OpenBackup:
+        """A backup to read from, for notebooks: `tables`, `read_table`, `read_rows`, `files`, `read_file`. Close it, or use `with`.
+
+        Raises UnknownBackup, CorruptObject.
+        """
+        tenant = self._exportable(tenant_id, user_ctx, backup_id)
+        repository = self._site.repository(tenant)
+        try:
+            manifest = repository.manifest(resolve_backup(repository, backup_id))
+            self._accessed(tenant, user_ctx, "open", backup_id=manifest["id"])
+        except BaseException:
+            repository.close()
+            raise
+        return open_backup(repository, manifest)
+
+    def _exportable(self, tenant_id: str, user_ctx: UserContext, backup_id: str) -> Tenant:
+        """The tenant as the database has it; where that cannot be asked or does not know it, as its repository shows it.
+
+        Raises AccessDenied, and the database's error where there is no such backup either.
+        """
+        try:
+            return self._allowed(tenant_id, user_ctx, "backup.export")
+        except (SourceError, SettingsError, UnknownTenant):  # the tenants table may be missing: see `sbh doctor`
+            found = lost_tenant(self._site, TenantId.parse(tenant_id), backup_id)
+            if found is None:
+                raise
+            return found

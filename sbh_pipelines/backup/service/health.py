@@ -1,0 +1,68 @@
+"""The service's calls about how it stands: health, metrics, and what alerts are made of."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sbh_pipelines.backup.health.examination import Examination, examine
+from sbh_pipelines.backup.health.metrics import backup_metrics
+from sbh_pipelines.backup.health.report import health
+from sbh_pipelines.backup.service.gate import Access
+from sbh_pipelines.database.schema.tenants import list_tenants
+from sbh_pipelines.errors import SbhError, SourceError
+from sbh_pipelines.model import Tenant
+from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
+
+_ACTION = "health.read"
+
+
+class Health(Access):
+    """Inherited by BackupService."""
+
+    def check_backup_health(self, user_ctx: UserContext, tenant_id: str | None = None) -> dict[str, Any]:
+        """{'backup_service': healthy | degraded | unhealthy, 'storage_accessible', 'last_backup_successful',
+        'backup_size_reasonable', 'retention_policy_enforced', and what `health.health` lists}; what is wrong is in `issues`.
+
+        Of one tenant everything is looked at now; of all (that the caller may see) a look may be `health.refresh_s` old.
+        Raises UnknownTenant, AccessDenied; that something cannot be reached is part of the answer.
+        """
+        return health(self._examined(user_ctx, tenant_id), tenant_id)
+
+    def backup_metrics(self, user_ctx: UserContext, tenant_id: str | None = None) -> dict[str, Any]:
+        """{'backups_total', 'backups_successful', 'backups_failed', 'backup_size_total', 'backup_duration_avg',
+        'last_backup_at', and what `metrics.backup_metrics` lists}, of one tenant or of all that the caller may see.
+        """
+        return backup_metrics(self.settings, self._examined(user_ctx, tenant_id), tenant_id)
+
+    def prometheus_text(self, user_ctx: UserContext) -> str:
+        """The metrics in Prometheus' text format, of the tenants that the caller may see."""
+        from sbh_pipelines.backup.health.prometheus import exposition  # only who scrapes pays for its import
+
+        return exposition(self.settings, self._examined(user_ctx, None))
+
+    def examine(self, user_ctx: UserContext, budget_s: float | None = None) -> Examination:
+        """What alerts are made of. With a budget, tenants that it was too short for are among the unseen."""
+        return self._examined(user_ctx, None, budget_s)
+
+    def _examined(self, user_ctx: UserContext, tenant_id: str | None, budget_s: float | None = None) -> Examination:
+        if tenant_id is not None:
+            return examine(self._site, [self._allowed(tenant_id, user_ctx, _ACTION)])
+        everyone = user_ctx.tenant_id == ALL_TENANTS
+        self._authorize(user_ctx, _ACTION, user_ctx.tenant_id)
+        tenants: Sequence[Tenant] = ()
+        unusable: Sequence[SbhError] = ()
+        source: SbhError | None = None
+        try:
+            listed = list_tenants(self.settings)
+            tenants = [t for t in listed.tenants if everyone or t.id == user_ctx.tenant_id]
+            unusable = listed.unusable if everyone else ()
+        except SourceError as error:
+            source = error
+        return examine(
+            self._site,
+            tenants,
+            unusable=unusable,
+            source=source,
+            everyone=everyone,
+            max_age_s=self.settings.health.refresh_s,
+            budget_s=budget_s,
+        )

@@ -1,0 +1,157 @@
+"""The service's calls about keys, and about the end of a tenant."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from sbh_pipelines.backup.keys.certificate import public_key_of, verify_certificate
+from sbh_pipelines.backup.keys.erasure import check_request, erase
+from sbh_pipelines.backup.keys.key_state import key_state
+from sbh_pipelines.backup.keys.rotation import Owner, Wanted, each_owner, rotate_all
+from sbh_pipelines.backup.service.gate import Access
+from sbh_pipelines.database.schema.tenants import find_tenant
+from sbh_pipelines.errors import EraseRefused, RequestError, SbhError, SourceError, UnknownTenant
+from sbh_pipelines.model import ProgressSink, Tenant, TenantId, no_progress
+from sbh_pipelines.repository.catalog.erased import (
+    ERASING,
+    erased_key,
+    list_certificates,
+    read_certificate,
+    read_erased,
+)
+from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
+
+_SIDE_BY_SIDE = 8
+
+
+class KeyKeeping(Access):
+    """Inherited by BackupService."""
+
+    # keys
+
+    def rotate_keys(
+        self,
+        tenant_ids: Sequence[str],
+        user_ctx: UserContext,
+        *,
+        everyone: bool = False,
+        new_data_key: bool = False,
+        re_encrypt: bool = False,
+        progress: ProgressSink = no_progress,
+    ) -> dict[str, Any]:
+        """Wrap the data keys of these tenants anew, under the key that the settings name now; nothing else is rewritten.
+
+        `everyone`: all tenants, those of whom only backups are left, the platform, and the regions' catalogs. `new_data_key`
+        begins a key epoch besides; `re_encrypt` rewrites what is of earlier ones, in two runs a day apart, the second of which
+        destroys their keys. {'rotated': [{tenant_id, region, provider, keys, epoch, ...}], 'skipped': [without keys],
+        'failed': []}.
+
+        Raises AccessDenied, KeyRotationFailed (some failed; its `report` says which), or for a single tenant its own error.
+        """
+        wanted, damages = Wanted(new_data_key, re_encrypt), list[SbhError]()
+        owners = self._owners(tenant_ids, user_ctx, "keys.rotate", everyone, damages)
+        report = rotate_all(self._site, owners, wanted, user_ctx.user_id, progress)
+        return {**report, "issues": [damage.as_dict() for damage in damages]}
+
+    def key_status(self, user_ctx: UserContext, tenant_ids: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """Of each tenant: {tenant_id, region, newest, epochs: [{epoch, provider, key_id, wrapped_at, destroyed}], old_packs,
+        old_bytes, error}. For none given all that the caller may see, a platform user the platform and the catalogs too.
+        """
+        if not tenant_ids and user_ctx.tenant_id != ALL_TENANTS:
+            tenant_ids = [user_ctx.tenant_id]
+        owners = self._owners(tenant_ids, user_ctx, "keys.read", not tenant_ids, [])
+        with ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="keys") as pool:
+            return [
+                state for state in pool.map(lambda owner: key_state(self._site, owner), owners) if state is not None
+            ]
+
+    def _owners(
+        self,
+        tenant_ids: Sequence[str],
+        user_ctx: UserContext,
+        action: str,
+        everyone: bool,
+        damages: list[SbhError],
+    ) -> list[Owner]:
+        if everyone:
+            self._authorize(user_ctx, action, ALL_TENANTS)
+            return each_owner(self._site, self.tenants(), damages.append)
+        tenants = [self._allowed(tenant_id, user_ctx, action) for tenant_id in dict.fromkeys(tenant_ids)]
+        return [Owner(str(tenant.id), tenant) for tenant in tenants]
+
+    def public_keys(self, user_ctx: UserContext) -> dict[str, str]:
+        """The public key of each region's certificates of erasure, in base64: to be kept by who will check them."""
+        self._authorize(user_ctx, "keys.read", ALL_TENANTS)
+        regions = self.settings.storage.regions
+        return {region: public_key_of(self._site.catalog(region).certificate_key) for region in regions}
+
+    # erasing
+
+    def erase_tenant(
+        self,
+        tenant_id: str,
+        user_ctx: UserContext,
+        *,
+        confirm: str,
+        reason: str,
+        progress: ProgressSink = no_progress,
+    ) -> dict[str, Any]:
+        """Destroy all backups of a tenant for good, keys first; the signed certificate. The tenant's live data stay.
+
+        Only platform admins may. `confirm` is the slug once more. Killed anywhere, the same call goes on; for a tenant that is
+        erased it gives the certificate again. Until `readmit_tenant` nothing is backed up for the tenant.
+
+        Raises AccessDenied, EraseRefused (not confirmed, or under a legal hold), RequestError, LeaseHeld, UnknownTenant.
+        """
+        slug = TenantId.parse(tenant_id)
+        self._authorize(user_ctx, "tenant.erase", ALL_TENANTS)
+        check_request(slug, confirm, reason)
+        return erase(self._site, slug, user_ctx.user_id, reason, self._home_of(slug), progress)
+
+    def _home_of(self, slug: TenantId) -> str | None:
+        try:
+            return find_tenant(self.settings, slug).region
+        except (UnknownTenant, SourceError):  # the database may be gone for good: the buckets tell
+            return None
+
+    def readmit_tenant(self, tenant_id: str, user_ctx: UserContext) -> dict[str, Any]:
+        """Allow backups of an erased tenant again, with keys of their own; {tenant_id, erasure_id}. Certificates stay.
+
+        Raises AccessDenied, EraseRefused while the erasure is not finished, RequestError where the tenant is not erased.
+        """
+        slug = TenantId.parse(tenant_id)
+        self._authorize(user_ctx, "tenant.erase", ALL_TENANTS)
+        record = self._erasure(slug)
+        if record.get("state") == ERASING:
+            raise EraseRefused(
+                "The erasure of the tenant is not finished",
+                on=slug,
+                why="its keys may be gone already, and objects are left",
+                remedy=f"finish it first: sbh tenants erase {slug} --confirm {slug} --reason ...",
+            )
+        tenant = Tenant(slug, "", str(record["region"]), "")
+        self._site.track(tenant, "tenant.readmitted", user_ctx.user_id, {"erasure_id": record["erasure_id"]})
+        for region in self.settings.storage.regions:
+            catalog = self._site.catalog(region)
+            catalog.store.delete([catalog.prefix + erased_key(slug)])
+        return {"tenant_id": slug, "erasure_id": record["erasure_id"]}
+
+    def erasure_certificate(self, tenant_id: str, user_ctx: UserContext) -> dict[str, Any]:
+        """The certificate of a tenant's last erasure, its signature checked. Raises RequestError where there is none."""
+        slug = TenantId.parse(tenant_id)
+        self._authorize(user_ctx, "tenant.erase", ALL_TENANTS)
+        catalogs = {region: self._site.catalog(region) for region in self.settings.storage.regions}
+        found = {name: catalog for catalog in catalogs.values() for name in list_certificates(catalog, slug)}
+        if not found:
+            raise RequestError("There is no certificate of an erasure", on=slug, remedy="see `sbh audit list`")
+        newest = max(found)
+        certificate = read_certificate(found[newest], slug, newest)
+        signer = catalogs.get(str(certificate.get("signed_in")), found[newest])
+        verify_certificate(certificate, public_key_of(signer.certificate_key))
+        return certificate
+
+    def _erasure(self, slug: TenantId) -> Mapping[str, Any]:
+        for region in self.settings.storage.regions:
+            if (record := read_erased(self._site.catalog(region), slug)) is not None:
+                return record
+        raise RequestError("The tenant is not erased", on=slug, remedy="none is needed: backups of it are allowed")

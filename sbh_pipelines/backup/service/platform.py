@@ -1,0 +1,168 @@
+"""The service's calls about the platform as a whole: its backup, and the recovery of everything."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+from pydantic import SecretStr
+
+from sbh_pipelines.backup.approvals import checked_reason
+from sbh_pipelines.backup.contents.verification import verify_backup
+from sbh_pipelines.backup.recover.platform_backup import create_platform_backup, list_platform_backups, open_platform
+from sbh_pipelines.backup.recover.recovery import Chosen, known_tenants, rebuild
+from sbh_pipelines.backup.service.gate import Access
+from sbh_pipelines.backup.site.audit_trails import created_props, noted
+from sbh_pipelines.database.session.connection import describe_dsn
+from sbh_pipelines.database.session.programs import brings_password
+from sbh_pipelines.errors import ApprovalNeeded, NotConfirmed, RequestError, SbhError, UnknownTenant
+from sbh_pipelines.model import BackupId, ProgressSink, TenantId, no_progress
+from sbh_pipelines.placement import platform_tenant
+from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
+
+
+class Platform(Access):
+    """Inherited by BackupService. Only users of the platform (tenant `*`) may call these."""
+
+    def create_platform_backup(self, user_ctx: UserContext, progress: ProgressSink = no_progress) -> dict[str, Any]:
+        """Back up what tenants share: schema, shared rows, roles, sequences. The manifest, with `retention`.
+
+        Raises SettingsError (pg_dump is missing or too old), PrivilegeMissing, LeaseHeld.
+        """
+        self._authorize(user_ctx, "platform.backup", ALL_TENANTS)
+        try:
+            manifest = create_platform_backup(self._shop, user_ctx.user_id, progress)
+        except SbhError as error:
+            with noted(error):
+                self._track_platform("platform.backup_failed", user_ctx, {"code": error.code, "what": error.what})
+            raise
+        with suppress(SbhError):  # the backup is committed, and stays
+            self._track_platform("platform.backup_created", user_ctx, created_props(manifest))
+            if forgotten := manifest["retention"]["forgotten"]:
+                self._track_platform("platform.backup_deleted", user_ctx, {"backup_ids": list(forgotten)[:1000]})
+        return manifest
+
+    def _track_platform(self, event: str, user_ctx: UserContext, props: Mapping[str, Any]) -> None:
+        self._site.track(platform_tenant(self.settings), event, user_ctx.user_id, props)
+
+    def list_platform_backups(self, user_ctx: UserContext) -> list[dict[str, Any]]:
+        """The manifests of all platform backups, newest first. See `damaged_platform_backups` for the others."""
+        self._authorize(user_ctx, "platform.backup", ALL_TENANTS)
+        self._track_platform("platform.backup_accessed", user_ctx, {"what": "list"})
+        return list_platform_backups(self._site)[0]
+
+    def damaged_platform_backups(self, user_ctx: UserContext) -> list[SbhError]:
+        """An error for each platform backup whose manifest cannot be read. Whoever lists them must show these."""
+        self._authorize(user_ctx, "platform.backup", ALL_TENANTS)
+        return list_platform_backups(self._site)[1]
+
+    def validate_platform_backup(
+        self,
+        user_ctx: UserContext,
+        backup_id: str = "latest",
+        deep: bool = False,
+        progress: ProgressSink = no_progress,
+    ) -> dict[str, Any]:
+        """As `validate_backup`, of a platform backup. Raises UnknownBackup, and CorruptObject where it cannot be opened."""
+        self._authorize(user_ctx, "platform.backup", ALL_TENANTS)
+        with open_platform(self._site, backup_id, None, lambda _: None) as platform:
+            found = verify_backup(platform.repository, platform.manifest, deep=deep, progress=progress)
+        told = {"backup_id": platform.id, "deep": deep, "valid": found.as_dict()["valid"]}
+        self._track_platform("platform.backup_validated", user_ctx, told)
+        return found.as_dict()
+
+    def recover_platform(
+        self,
+        dsn: str,
+        user_ctx: UserContext,
+        *,
+        password: str | None = None,
+        platform: str = "latest",
+        tenants: Sequence[str] = (),
+        until: datetime | None = None,
+        files: bool = True,
+        owners: bool = True,
+        confirm: bool = False,
+        break_glass: str | None = None,
+        progress: ProgressSink = no_progress,
+    ) -> dict[str, Any]:
+        """Build the empty database `dsn` from the platform backup and the tenants' backups; `rebuild` says what comes back.
+
+        `tenants` are slugs, or `slug=backup_id`; none: all. `password` is that of `dsn`; None: what `dsn` names
+        (a passfile, a service), else `database.password`.
+        Where the settings want a second person, files go over the tenants' own only with `break_glass`, a reason.
+        Raises RequestError (`dsn` itself holds a password), NotConfirmed, ApprovalNeeded, UnknownTenant, and what `rebuild` raises.
+        """
+        self._authorize(user_ctx, "platform.restore", ALL_TENANTS)
+        elsewhere = brings_password(dsn)
+        if not confirm:
+            raise NotConfirmed(
+                "A recovery builds a database and puts files back over the tenants' own, and was not confirmed",
+                on=describe_dsn(dsn),
+                remedy="confirm it: `--confirm` (CLI), `confirm=True` (Python)",
+            )
+        if until is not None and until.tzinfo is None:
+            raise RequestError("A time without its zone", on=str(until), remedy="e.g. 2024-01-15T12:00:00Z")
+        update: dict[str, Any] = {"dsn": dsn}
+        if password is not None or elsewhere:
+            given = None if password is None else SecretStr(password)
+            update |= {"password": given, "password_file": None, "password_secret": None}
+        told = {
+            "target": describe_dsn(dsn),
+            "platform": platform[:64],
+            "tenants": len(tenants) or "all",
+            "files": files,
+        }
+        if files and self.settings.approval.restore != "none":
+            self._broken_glass(user_ctx, told, break_glass)
+        self._track_platform("platform.restore_started", user_ctx, told)
+        try:
+            report = rebuild(
+                self._site,
+                self.settings.database.model_copy(update=update),
+                self._named(tenants, platform, until) if tenants else None,
+                platform=platform,
+                files=files,
+                owners=owners,
+                until=until,
+                requested_by=user_ctx.user_id,
+                progress=progress,
+            )
+        except SbhError as error:
+            with noted(error):
+                self._track_platform(
+                    "platform.restore_failed", user_ctx, {**told, "code": error.code, "what": error.what}
+                )
+            raise
+        with suppress(SbhError):  # what is rebuilt stays
+            done: dict[str, Any] = {name: report.get(name) for name in ("restore_id", "status", "rows", "files")}
+            self._track_platform("platform.restore_completed", user_ctx, {**told, **done})
+        return report
+
+    def _broken_glass(self, user_ctx: UserContext, told: Mapping[str, Any], reason: str | None) -> None:
+        """An approval is one tenant's, of one restore: for all of them at once there is none. Raises ApprovalNeeded."""
+        if reason is None or not self.settings.approval.break_glass:
+            raise ApprovalNeeded(
+                "Another person has to approve that files go over the tenants' own",
+                why="approval.restore = 'two-person'"
+                + (", and approval.break_glass is off" if reason is not None else ""),
+                remedy="recover the rows alone: `--no-files`, then the files by restores that are approved; or, where the"
+                " settings allow it, `--break-glass REASON`",
+            )
+        reason = checked_reason(reason, "Breaking the glass")
+        self._track_platform("restore.break_glass", user_ctx, {**told, "reason": reason})
+
+    def _named(self, tenants: Sequence[str], platform: str, until: datetime | None) -> list[Chosen]:
+        """The tenants as the backups know them: the application's own list may be gone."""
+        with open_platform(self._site, platform, until, lambda _: None) as opened:
+            known = {tenant.id: tenant for tenant in known_tenants(self._site, opened, lambda _: None)}
+        chosen = []
+        for text in tenants:
+            slug, _, backup_id = text.partition("=")
+            tenant_id = TenantId.parse(slug)
+            if tenant_id not in known:
+                raise UnknownTenant(
+                    "No backup knows this tenant", on=slug, remedy="see the tenants of `sbh platform list --json`"
+                )
+            chosen.append(Chosen(known[tenant_id], BackupId.parse(backup_id) if backup_id else "latest"))
+        return chosen

@@ -1,0 +1,175 @@
+"""The audit trails that verbs write to: one per tenant and region, one of the platform per region.
+
+What is recorded when an event cannot be written is decided here: `record` raises, so that reads, plans and restores refuse;
+a backup that is committed is not undone for want of its event. `record_backup` adds such events later and says so.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from sbh_pipelines.errors import CorruptObject, InvalidId, ObjectMissing, ResidencyError, SbhError, UnknownBackup
+from sbh_pipelines.model import BackupId, Tenant, TenantId
+from sbh_pipelines.placement import PLATFORM as PLATFORM_TENANT
+from sbh_pipelines.placement import platform_tenant
+from sbh_pipelines.repository.format import Keys
+from sbh_pipelines.repository.repository import Repository
+from sbh_pipelines.repository.trail.event import PLATFORM, Chain, Entry, entry_of
+from sbh_pipelines.repository.trail.trail import CREATED, POLICY, End, Trail
+
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.site.site import Site
+
+_OPEN_TRAILS = 2000  # how many ends a process remembers: each saves a request
+_VIA: ContextVar[str] = ContextVar("via", default="python")
+
+
+def came_through(via: str) -> None:
+    """Events recorded from now on in this thread of work came through this face: python, cli, api, dagster."""
+    _VIA.set(via)
+
+
+class Trails:
+    """Thread-safe."""
+
+    def __init__(self, site: "Site") -> None:
+        self._site = site
+        self._lock = threading.Lock()
+        self._open: OrderedDict[Chain, Trail] = OrderedDict()
+
+    def of(self, tenant: Tenant) -> Trail:
+        """The tenant's trail, or the platform's in the tenant's region for `*` and `_platform`. Raises ResidencyError."""
+        name = PLATFORM if tenant.id in (PLATFORM, PLATFORM_TENANT) else str(tenant.id)
+        chain = Chain(name, tenant.region)
+        with self._lock:
+            if (known := self._open.get(chain)) is not None:
+                self._open.move_to_end(chain)
+                return known
+        made = self._opened(tenant, chain)
+        with self._lock:
+            known = self._open.setdefault(chain, made)
+            while len(self._open) > _OPEN_TRAILS:  # only memory of where it ends is lost
+                self._open.popitem(last=False)
+        return known
+
+    def _opened(self, tenant: Tenant, chain: Chain) -> Trail:
+        site = self._site
+        catalog = site.catalog(chain.region)
+        heads, below = site.audit_store(chain.region)
+        if chain.tenant_id == PLATFORM:
+            store, folder, head = heads, f"{below}events/", f"{below}head.json"
+            create = site.locked_creates(None, chain.region)
+        else:
+            store, prefix = site.backup_store(tenant)
+            folder, head = prefix + Keys.AUDIT, f"{below}heads/{chain.tenant_id}.json"
+            create = site.locked_creates(tenant, chain.region)
+        return Trail(chain, store, folder, heads, head, lambda: catalog.audit_key, site.clock, create)
+
+    def audited_tenants(self, only: TenantId | None = None) -> Iterator[Tenant]:
+        """Every tenant that has a trail, also those that are gone or erased: as the heads tell."""
+        for region in self._site.settings.storage.regions:
+            store, below = self._site.audit_store(region)
+            folder = f"{below}heads/"
+            if only is not None:
+                with suppress(ObjectMissing):
+                    store.head(f"{folder}{only}.json")
+                    yield Tenant(only, "", region, "")
+                continue
+            for info in store.list(folder):
+                with suppress(InvalidId):  # not one of ours
+                    slug = TenantId.parse(info.key.removeprefix(folder).removesuffix(".json"))
+                    yield Tenant(slug, "", region, "")
+
+    # recording
+
+    def record(
+        self, tenant: Tenant, event: str, user_id: str, props: Mapping[str, Any], source: str = "backup", via: str = ""
+    ) -> None:
+        """Durable when it returns. Raises the store's and the key provider's errors, unless `audit.required` is off."""
+        self.record_all(tenant, [entry_of(event, user_id, source, via or _VIA.get(), props)])
+
+    def record_all(self, tenant: Tenant, entries: Sequence[Entry], *, always: bool = False) -> None:
+        """Several events at the cost of one. `always`: raises whatever `audit.required` says."""
+        if not entries:
+            return
+        try:
+            self.of(tenant).append(lambda _: entries)
+        except ResidencyError as error:
+            self._record_elsewhere(tenant, entries, error)
+        except SbhError:
+            if always or self._site.settings.audit.required:
+                raise
+
+    def _record_elsewhere(self, tenant: Tenant, entries: Sequence[Entry], error: ResidencyError) -> None:
+        """Where the tenant's own trail may not lie, or not any more, the platform's takes its events."""
+        platform = platform_tenant(self._site.settings)
+        if tenant.id in (PLATFORM, PLATFORM_TENANT) and tenant.region == platform.region:
+            raise error
+        moved = [replace(entry, props={**entry.props, "tenant": str(tenant.id)}) for entry in entries]
+        self.record_all(platform, moved)
+
+    def entry(self, event: str, user_id: str, props: Mapping[str, Any], via: str = "") -> Entry:
+        return entry_of(event, user_id, "backup", via or _VIA.get(), props)
+
+    def record_backup(self, tenant: Tenant, manifest: Mapping[str, Any], repository: Repository, via: str = "") -> None:
+        """`backup.created` of a backup just committed, and before it those of earlier ones that have none, as late.
+
+        Such a one was committed by a process that was killed before it could record it.
+        """
+        there = sorted(repository.manifest_ids())
+        made = self.entry(CREATED, str(manifest["created_by"]), created_props(manifest), via)
+        this = str(manifest["id"])
+
+        def build(end: End) -> Iterable[Entry]:
+            missing = [i for i in there if end.backups_to < i < this]
+            late = [e for i in missing if (e := self._late(repository, i)) is not None]
+            return [*late, made]
+
+        self.of(tenant).append(lambda end: list(build(end)))
+
+    def _late(self, repository: Repository, backup_id: BackupId) -> Entry | None:
+        try:
+            manifest: Mapping[str, Any] = repository.manifest(backup_id)
+        except UnknownBackup:
+            return None  # forgotten meanwhile
+        except CorruptObject:
+            return self.entry(CREATED, "", {"backup_id": backup_id, "late": True, "damaged": True}, "late")
+        props = {**created_props(manifest), "late": True, "created_at": manifest["created_at"]}
+        return self.entry(CREATED, str(manifest["created_by"]), props, "late")
+
+    def record_policy(self, digest: str, props: Mapping[str, Any], user_id: str) -> None:
+        """`policy.changed`, if `digest` is another than the one recorded last."""
+
+        def build(end: End) -> list[Entry]:
+            if end.policy == digest:
+                return []
+            return [self.entry(POLICY, user_id, {**props, "digest": digest, "previous": end.policy or None})]
+
+        self.of(platform_tenant(self._site.settings)).append(build)
+
+
+def created_props(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The specification's props of `backup.created`, and what the backup builds on."""
+    props = {name: manifest[name] for name in ("type", "size", "region", "parent")}
+    purpose = {"purpose": manifest["purpose"]} if manifest.get("purpose") else {}
+    point = (manifest.get("recovery_point") or {}).get("time")
+    return {
+        "backup_id": manifest["id"],
+        **props,
+        **purpose,
+        "recovery_point": point,
+        "duration_s": manifest.get("duration_s"),
+    }
+
+
+@contextmanager
+def noted(error: BaseException) -> Iterator[None]:
+    """For events about what has failed already: if they cannot be written, `error` says so beside its own words."""
+    try:
+        yield
+    except SbhError as second:
+        error.add_note(f"and it could not be recorded in the audit trail: {second}")

@@ -1,0 +1,116 @@
+"""Binds every store that can write to its place: who may lie there, where the bucket really is, no repository begun twice.
+
+What is proved is remembered: the tenants' own rules cost nothing, a bucket's region one request an hour, and that a repository
+does not begin anew in another region one `head` for each tenant and process.
+"""
+
+import threading
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from sbh_pipelines.errors import ObjectMissing, ResidencyError, StoreDenied
+from sbh_pipelines.model import Tenant
+from sbh_pipelines.placement import Place, check_tenant, former_places
+from sbh_pipelines.repository.format import Keys
+from sbh_pipelines.security.secrets import resolve
+from sbh_pipelines.settings import Settings, StorageSettings
+from sbh_pipelines.settings.locality import require_tls
+from sbh_pipelines.stores.base import FileStore
+from sbh_pipelines.stores.placed import PlacedStore
+from sbh_pipelines.stores.region_proof import RegionProof
+from sbh_pipelines.stores.s3_control import S3Control
+
+_AWS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu")
+
+
+class Placing:
+    """Thread-safe. `opened` gives the store of a place, not yet bound."""
+
+    def __init__(self, settings: Settings, opened: Callable[[Place], FileStore]) -> None:
+        self._settings, self._opened = settings, opened
+        self._proof = RegionProof(self._ask, settings.residency.recheck_s)
+        self._controls: dict[str, S3Control] = {}
+        self._settled: set[tuple[str, str]] = set()  # tenants whose repository is where it was, with the region
+        self._lock = threading.Lock()
+
+    def bound(self, place: Place, tenant: Tenant | None = None) -> PlacedStore:
+        """The store of a place; of a tenant's files or backups, or (without a tenant) of what belongs to a region."""
+        return PlacedStore(self._opened(place), place, lambda: self.check(place, tenant))
+
+    def check(self, place: Place, tenant: Tenant | None) -> None:
+        """Whether something may be written there. Raises ResidencyError, and the store's errors."""
+        if tenant is not None:
+            check_tenant(self._settings, tenant)
+        if is_provable(self._settings, place.region):
+            self._proof.check(place)
+        if tenant is not None and not place.application:
+            self._check_unmoved(place, tenant)
+
+    def _check_unmoved(self, place: Place, tenant: Tenant) -> None:
+        if (tenant.id, place.region) in self._settled:
+            return
+        former = former_places(self._settings, tenant)
+        if former and not self._has_key(place):
+            for other in former:
+                if self._has_backups(other):
+                    raise ResidencyError(
+                        "The tenant was moved to another region, where its backups would begin anew",
+                        on=f"{tenant.id}: now {place.region}, its backups are in {other.region}",
+                        why="no backup before the move could be restored, and the old ones would be kept there",
+                        remedy=f"correct the tenant's region; or, where the move is meant, add {tenant.id} to residency.moved,"
+                        " and erase the old repository when it is no longer needed",
+                    )
+        with self._lock:
+            self._settled.add((tenant.id, place.region))
+
+    def _has_key(self, place: Place) -> bool:
+        try:
+            self._opened(place).head(place.prefix + Keys.data_key(1))
+        except ObjectMissing:
+            return False
+        return True
+
+    def _has_backups(self, place: Place) -> bool:
+        try:
+            return next(self._opened(place).list(place.prefix + Keys.MANIFESTS), None) is not None
+        except (ObjectMissing, StoreDenied):  # no bucket there, or one that a writer of this region may not see
+            return False
+
+    def _ask(self, place: Place) -> str:
+        with self._lock:
+            control = self._controls.get(place.region)
+            if control is None:
+                control = self._controls[place.region] = open_control(self._settings.storage, place.region)
+        return control.real_region(place.bucket)
+
+
+def is_aws(storage: StorageSettings, region: str) -> bool:
+    """Whether the server is one of AWS's."""
+    host = urlsplit(endpoint(storage, region) or "").hostname
+    return storage.kind == "s3" and (host is None or host.endswith(_AWS))
+
+
+def is_provable(settings: Settings, region: str) -> bool:
+    """Whether the settings want the server to be asked where its buckets are."""
+    prove = settings.residency.prove
+    return settings.storage.kind == "s3" and (
+        prove == "always" or (prove == "aws" and is_aws(settings.storage, region))
+    )
+
+
+def endpoint(storage: StorageSettings, region: str) -> str | None:
+    """The address of the S3 server of a region; None: AWS's. Raises SettingsError where it may not be spoken to."""
+    url = storage.endpoint_url.replace("{region}", region) if storage.endpoint_url else None
+    require_tls(url, "storage.endpoint_url", allow_http=storage.allow_http)
+    return url
+
+
+def open_control(storage: StorageSettings, region: str) -> S3Control:
+    """Control calls to the S3 server of a region."""
+    return S3Control(
+        region,
+        endpoint_url=endpoint(storage, region),
+        access_key_id=storage.access_key_id,
+        secret_access_key=resolve(storage, "secret_access_key", region) if storage.access_key_id else None,
+        timeout_s=min(storage.timeout_s, 15),
+    )

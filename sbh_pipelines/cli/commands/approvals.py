@@ -1,0 +1,63 @@
+"""`sbh approvals`: what was asked for, and allowing or refusing it. Asking for a restore is `sbh restore request`."""
+
+from typing import Annotated
+
+import typer
+
+from sbh_pipelines.cli.command import Invocation, command
+from sbh_pipelines.cli.commands.backup import TenantOption
+from sbh_pipelines.cli.commands.restore import ReasonOption, RestoreArgument
+from sbh_pipelines.cli.output import Answer, plural
+from sbh_pipelines.cli.show.approvals import approval_answer, approvals_table
+from sbh_pipelines.errors import RepositoryError
+
+app = typer.Typer(name="approvals", help="Restores that need a second person: see, approve, reject.")
+
+ApprovalArgument = Annotated[str, typer.Argument(help="The id that the request printed.", metavar="APPROVAL_ID")]
+CommentOption = Annotated[str, typer.Option("--comment", help="Kept with the decision.")]
+
+
+@command(app, "list")
+def list_approvals(invocation: Invocation, tenant: TenantOption) -> Answer:
+    """List a tenant's approvals, newest first. Damaged ones are named, and exit 8."""
+    found, errors = invocation.service().list_approvals(tenant, invocation.user())
+    document = {"approvals": found, "issues": [error.as_dict() for error in errors]}
+
+    def show(out: object) -> None:
+        out.print(approvals_table(f"{plural(len(found), 'approval')} of {tenant}", found))  # type: ignore[attr-defined]
+        for error in errors:
+            out.print(str(error), style="red", markup=False)  # type: ignore[attr-defined]
+
+    brief = [f"{one['approval_id']} {one['status']}" for one in found]
+    return Answer(document, show, brief, RepositoryError.exit_status if errors else 0)
+
+
+@command(app, "show")
+def show(invocation: Invocation, approval: ApprovalArgument, tenant: TenantOption) -> Answer:
+    """Show what exactly is asked for, why, and what became of it."""
+    return approval_answer(invocation.service().get_approval(approval, tenant, invocation.user()))
+
+
+@command(app, "approve")
+def approve(
+    invocation: Invocation, approval: ApprovalArgument, tenant: TenantOption, comment: CommentOption = ""
+) -> Answer:
+    """Allow it, once, until it expires. Nobody approves their own request."""
+    return approval_answer(invocation.service().approve(approval, tenant, invocation.user(), comment))
+
+
+@command(app, "reject")
+def reject(
+    invocation: Invocation, approval: ApprovalArgument, tenant: TenantOption, comment: CommentOption = ""
+) -> Answer:
+    """Refuse it, for good."""
+    return approval_answer(invocation.service().reject(approval, tenant, invocation.user(), comment))
+
+
+@command(app, "request-undo")
+def request_undo(
+    invocation: Invocation, restore_id: RestoreArgument, tenant: TenantOption, reason: ReasonOption
+) -> Answer:
+    """Ask another person to approve that a restore is undone."""
+    asked = invocation.service().request_undo(restore_id, tenant, invocation.user(), reason=reason)
+    return approval_answer(asked, f"sbh approvals approve {asked['approval_id']} -t {tenant}")

@@ -1,0 +1,235 @@
+"""`sbh audit`: who did what, when; whether anything of it was tampered with; and all of it in a file."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sbh_pipelines.cli.command import Invocation, command
+from sbh_pipelines.cli.commands.tenants import complete_tenant
+from sbh_pipelines.cli.output import Answer, count, facts, plural, printable, table, utc, verdict
+from sbh_pipelines.errors import AuditBroken, RequestError
+
+app = typer.Typer(name="audit", help="The audit trail: list, verify, export.")
+
+_PLATFORM = "*"
+_PAGE = 1000
+
+OneTenant = Annotated[
+    str | None,
+    typer.Argument(
+        help="A tenant's slug, also of one that is gone.", metavar="[TENANT]", autocompletion=complete_tenant
+    ),
+]
+PlatformOption = Annotated[bool, typer.Option("--platform", help="What belongs to no tenant, and denied calls.")]
+RegionOption = Annotated[
+    str | None, typer.Option("--region", help="With --platform: of this region; default: the platform's own.")
+]
+
+
+class Format(StrEnum):
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+@command(app, "list")
+def list_events(
+    invocation: Invocation,
+    tenant: OneTenant = None,
+    platform: PlatformOption = False,
+    region: RegionOption = None,
+    event: Annotated[str, typer.Option("--event", help="Only these: restore.started, or restore.*")] = "*",
+    since: Annotated[str | None, typer.Option("--since", help="At or after this time (ISO 8601).")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Before this time.")] = None,
+    user: Annotated[str | None, typer.Option("--user", help="Only what this user did.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=_PAGE, help="At most so many.")] = 100,
+    cursor: Annotated[str | None, typer.Option("--cursor", help="Go on where a page ended: its `next`.")] = None,
+) -> Answer:
+    """List events, newest first. The list itself is recorded. A damaged part of the trail exits 8."""
+    found = invocation.service().audit_events(
+        invocation.user(),
+        _trail(tenant, platform),
+        event=event,
+        since=moment(since),
+        until=moment(until),
+        user=user,
+        limit=limit,
+        cursor=cursor,
+        region=region,
+    )
+    brief = [f"{e['seq']} {e['event']}" for e in found["events"]]
+    return Answer(found, lambda out: _show_list(out, found), brief, AuditBroken.exit_status if found["errors"] else 0)
+
+
+@command(app, "verify")
+def verify(
+    invocation: Invocation,
+    tenant: OneTenant = None,
+    platform: PlatformOption = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every tenant's, and the platform's of every region.")
+    ] = False,
+    region: RegionOption = None,
+    expect: Annotated[
+        str | None,
+        typer.Option(
+            "--expect", help="An event that an earlier verification printed; it must be there.", metavar="SEQ:HASH"
+        ),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="An exported trail instead: its chain, without keys or a store.")
+    ] = None,
+) -> Answer:
+    """Read whole trails: an event that was removed, changed, moved, inserted or copied from elsewhere is found (exit 8).
+
+    Note the last event that it prints, SEQ:HASH, in a place of your own: with it, --expect finds even a trail that was put back
+    together with its head.
+    """
+    if sum((tenant is not None, platform, everything, file is not None)) != 1:
+        raise RequestError("Which trail?", remedy="a tenant, --platform, --all or --file FILE")
+    if file is not None:
+        from sbh_pipelines.backup.audit.export import check_file
+
+        results = [check_file(file)]
+    elif everything:
+        results = list(invocation.service().verify_audits(invocation.user()))
+    else:
+        found = invocation.service().verify_audit(
+            invocation.user(), _trail(tenant, platform), expect=expect, region=region
+        )
+        results = [found]
+    broken = [result for result in results if not result["valid"]]
+    brief = [f"{r['tenant_id']}: {'valid' if r['valid'] else 'broken'}" for r in results]
+    answer = {"trails": results, "broken": len(broken)} if everything else results[0]
+    return Answer(answer, lambda out: _show_verified(out, results), brief, AuditBroken.exit_status if broken else 0)
+
+
+@command(app, "export")
+def export(
+    invocation: Invocation,
+    to: Annotated[Path, typer.Option("--to", help="The file to write; it must not exist.", metavar="FILE")],
+    tenant: OneTenant = None,
+    platform: PlatformOption = False,
+    region: RegionOption = None,
+    kind: Annotated[
+        Format, typer.Option("--format", help="jsonl: an event a line, as stored. csv: for spreadsheets.")
+    ] = (Format.JSONL),
+) -> Answer:
+    """Write a whole trail to a file, oldest event first. `sbh audit verify --file` checks it anywhere. A broken trail exits 8."""
+    report = invocation.service().export_audit(
+        invocation.user(), to, _trail(tenant, platform), format=kind, region=region
+    )
+    return Answer(
+        report,
+        lambda out: _show_exported(out, report),
+        [report["file"]],
+        0 if report["valid"] else AuditBroken.exit_status,
+    )
+
+
+def moment(text: str | None) -> datetime | None:
+    """A time, or a day, UTC where it does not say. Raises RequestError."""
+    if text is None:
+        return None
+    try:
+        parsed = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        raise RequestError("Not a time", on=ascii(text)[:64], remedy="e.g. 2024-01-15, 2024-01-15T12:00:00Z") from None
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+
+
+def _trail(tenant: str | None, platform: bool) -> str:
+    if (tenant is None) == (not platform):
+        raise RequestError("Which trail?", remedy="a tenant, or --platform")
+    return _PLATFORM if tenant is None else tenant
+
+
+def _name(result: Mapping[str, Any]) -> str:
+    return f"the platform, {result['region']}" if result["tenant_id"] == _PLATFORM else str(result["tenant_id"])
+
+
+def _show_list(out: Any, found: Mapping[str, Any]) -> None:
+    rows = [
+        (e["seq"], utc(e["at"]), e["event"], e["user_id"], e["via"], ", ".join(_props(e["props"])))
+        for e in found["events"]
+    ]
+    title = f"{plural(len(rows), 'event')} of {_name(found)}"
+    out.print(table(title, (">seq", "at", "event", "user", "via", "what"), rows))
+    if found["next"]:
+        out.print(f"More: --cursor {found['next']}")
+    _show_issues(out, found["errors"])
+
+
+def _props(props: Mapping[str, Any]) -> list[str]:
+    """Short, on one line; --json has all of it."""
+    said = []
+    for name, value in props.items():
+        if value not in (None, "", [], {}):
+            text = str(value)
+            said.append(f"{name}={text if len(text) <= 60 else text[:59] + '…'}")
+    return said[:8]
+
+
+def _show_verified(out: Any, results: Sequence[Mapping[str, Any]]) -> None:
+    if len(results) == 1 and "error" not in results[0]:
+        found = results[0]
+        out.print(
+            facts(
+                {
+                    "trail": _name(found),
+                    "verdict": verdict(found["valid"], "whole" if found["valid"] else "broken"),
+                    "events": count(found["events"]),
+                    "recorded late": found["late"] or "",
+                    "from": utc(found["first_at"]),
+                    "to": utc(found["last_at"]),
+                    "last event": f"{found['seq']}:{found['hash']}" if found["seq"] else "none",
+                }
+            )
+        )
+    else:
+        rows = [
+            (
+                _name(r),
+                verdict(r["valid"], "whole" if r["valid"] else "unknown" if "error" in r else "broken"),
+                count(r.get("events")),
+                count(r.get("late")),
+                f"{r['seq']}:{r['hash'][:16]}…" if r.get("seq") else "",
+                r["error"]["what"] if "error" in r else "",
+            )
+            for r in results
+        ]
+        out.print(
+            table(
+                plural(len(results), "audit trail"),
+                ("trail", "verdict", ">events", ">late", "last event", "error"),
+                rows,
+            )
+        )
+    for result in results:
+        _show_issues(out, result.get("issues", ()))
+        if more := result.get("broken", 0) - len(result.get("issues", ())):
+            out.print(f"… and {more:,} more of {_name(result)}")
+
+
+def _show_exported(out: Any, report: Mapping[str, Any]) -> None:
+    out.print(
+        facts(
+            {
+                "file": report["file"],
+                "trail": _name(report),
+                "events": count(report["events"]),
+                "verdict": verdict(report["valid"], "whole" if report["valid"] else "broken"),
+                "last event": f"{report['seq']}:{report['hash']}" if report["seq"] else "none",
+            }
+        )
+    )
+    _show_issues(out, report["issues"])
+
+
+def _show_issues(out: Any, issues: Sequence[Mapping[str, Any]]) -> None:
+    for issue in issues:
+        text = f"[{issue['code']}] {issue['what']} ({issue['on']}): {issue['why']}"
+        out.print(printable(text), style="red", markup=False)

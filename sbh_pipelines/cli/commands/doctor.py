@@ -1,0 +1,63 @@
+"""`sbh doctor`: do the settings fit the real world, and if not, what mends it."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sbh_pipelines.cli.command import Invocation, command
+from sbh_pipelines.cli.output import Answer, plural, printable, table
+from sbh_pipelines.cli.servers.stack import speaker
+from sbh_pipelines.errors import SettingsError
+
+if TYPE_CHECKING:
+    from sbh_pipelines.doctor import Report
+
+_STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
+_TABLE_STYLES = {"unmapped": "bold red", "ambiguous": "bold red", "excluded": "dim", "shared": "dim"}
+
+
+def doctor(
+    invocation: Invocation,
+    write: Annotated[
+        bool, typer.Option("--write", help="Also put, read and delete a test object in every bucket.")
+    ] = False,
+) -> Answer:
+    """Check the settings against the real world: database, privileges, tenancy map, buckets, keys, clocks, disk.
+
+    Each finding says how to mend it. Exit status 0 without an error among the findings, else 3.
+    """
+    from sbh_pipelines.doctor import examine
+
+    settings = invocation.settings()
+    file = Path(invocation.settings_file or os.environ.get("SBH_SETTINGS") or "sbh.toml")
+    report = examine(settings, settings_file=file, write=write, say=speaker(invocation))
+    brief = [f"{finding.level}: {finding.what}: {finding.remedy}" for finding in (*report.errors, *report.warnings)]
+    status = SettingsError.exit_status if report.errors else 0
+    return Answer(report.as_dict(), lambda out: _show(out, report), brief, status)
+
+
+def add_to(app: typer.Typer) -> None:
+    command(app, "doctor")(doctor)
+
+
+def _show(out: Any, report: "Report") -> None:
+    from rich.text import Text
+
+    if report.tables:
+        rows = [
+            (f"{status.schema}.{status.name}", Text(status.status, _TABLE_STYLES.get(status.status, "")), status.why)
+            for status in report.tables
+        ]
+        out.print(table("Tenancy map", ("table", "status", "why"), rows))
+    findings = [
+        (Text(finding.level, _STYLES[finding.level]), finding.area, finding.what, finding.detail)
+        for finding in report.findings
+    ]
+    out.print(table("Findings", ("level", "area", "what", "detail"), findings))
+    for finding in (*report.errors, *report.warnings):
+        out.print(Text(f"{finding.level:<8}", _STYLES[finding.level]) + Text(printable(finding.what)), soft_wrap=True)
+        if finding.remedy:
+            out.print(Text("  to mend it: ", "dim") + Text(printable(finding.remedy)), soft_wrap=True)
+    out.print(f"{plural(len(report.errors), 'error')}, {plural(len(report.warnings), 'warning')}")

@@ -1,0 +1,78 @@
+"""`sbh export`: a backup's data in a folder, for whoever asked for it."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sbh_pipelines.cli.command import Invocation, command
+from sbh_pipelines.cli.commands.backup import BackupArgument, TenantOption
+from sbh_pipelines.cli.output import Answer, count, facts, mib, table, utc
+
+
+class Format(StrEnum):
+    SQL = "sql"
+    JSONL = "jsonl"
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+def export(
+    invocation: Invocation,
+    backup: BackupArgument,
+    tenant: TenantOption,
+    to: Annotated[
+        Path, typer.Option("--to", help="The folder to write: one that does not exist, or is empty.", metavar="FOLDER")
+    ],
+    kind: Annotated[
+        Format,
+        typer.Option(
+            "--format", help="sql: for psql. jsonl: a JSON object a row. csv: for COPY. parquet: typed columns."
+        ),
+    ] = Format.JSONL,
+    tables: Annotated[
+        str | None, typer.Option("--tables", help="Only these, separated by commas.", metavar="A,B", show_default=False)
+    ] = None,
+    no_files: Annotated[bool, typer.Option("--no-files", help="Only the tables.")] = False,
+) -> Answer:
+    """Write a backup's tables and files to a folder, readable without this program: portability requests, a look at old data.
+
+    Works without the database. The folder appears when all of it was written, for its owner's eyes only.
+    """
+    names = [name.strip() for name in tables.split(",") if name.strip()] if tables is not None else []
+    service, user = invocation.service(), invocation.user()
+    with invocation.progress() as progress:
+        report = service.export_backup(
+            backup, tenant, user, to, format=kind, tables=names, files=not no_files, progress=progress
+        )
+    return Answer(report, lambda out: _show(out, report), [report["folder"]])
+
+
+def add_to(app: typer.Typer) -> None:
+    command(app, "export")(export)
+
+
+def _show(out: Any, report: Mapping[str, Any]) -> None:
+    files = report["files"]
+    tables = report["tables"]
+    written = sum(t["bytes"] for t in tables) + (files["bytes"] if files else 0)
+    out.print(
+        facts(
+            {
+                "folder": report["folder"],
+                "backup": report["backup_id"],
+                "tenant": report["tenant_id"],
+                "recovery point": utc((report["recovery_point"] or {}).get("time")),
+                "format": report["format"],
+                "rows": count(sum(t["rows"] for t in tables)),
+                "files": f"{count(files['count'])}, {mib(files['bytes'])}" if files else "left out",
+                "renamed": f"{count(files['renamed'])}, see files.jsonl" if files and files["renamed"] else None,
+                "written": mib(written),
+            }
+        )
+    )
+    rows = [(t["table"], t["file"], count(t["rows"]), mib(t["bytes"])) for t in tables]
+    if rows:
+        out.print(table("Tables", ("table", "file", ">rows", ">size"), rows))

@@ -1,0 +1,174 @@
+"""`sbh report`: what was promised, and how it stands."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sbh_pipelines.cli.command import Invocation, command
+from sbh_pipelines.cli.commands.audit import moment
+from sbh_pipelines.cli.commands.tenants import TenantsArgument, complete_tenant
+from sbh_pipelines.cli.output import Answer, count, plural, table, utc
+from sbh_pipelines.cli.show.spans import margin, met, span, trend
+from sbh_pipelines.errors import RepositoryError, RequestError
+
+app = typer.Typer(name="report", help="Recovery objectives, and what was measured.")
+
+_NAMED = 5
+
+
+@command(app, "recovery")
+def recovery(
+    invocation: Invocation,
+    tenants: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tenant", "-t", help="Only this tenant; may be repeated; default: all.", autocompletion=complete_tenant
+        ),
+    ] = None,
+) -> Answer:
+    """Show the recovery time and recovery point objectives: what was measured, what is left, and how it changes.
+
+    A trend is against the mean of up to five measurements before. Damage exits 8.
+    """
+    report = invocation.service().recovery_report(invocation.user(), tenants or ())
+    issues = report["issues"]
+    brief = [f"{row['scenario']}: {_word(row)}" for row in report["recovery_time"]]
+    brief += [f"{row['data_type']}: {_word(row)}" for row in report["recovery_point"]]
+    return Answer(report, lambda out: _show(out, report), brief, RepositoryError.exit_status if issues else 0)
+
+
+@command(app, "compliance")
+def compliance(
+    invocation: Invocation,
+    first: Annotated[str, typer.Option("--from", help="The period's first day, or a time.", metavar="DAY")],
+    last: Annotated[str, typer.Option("--to", help="The day, or time, before which it ends.", metavar="DAY")],
+    tenants: TenantsArgument = None,
+    write: Annotated[
+        Path | None,
+        typer.Option("--write", help="Write it as Markdown to this file, which must not exist.", metavar="FILE"),
+    ] = None,
+) -> Answer:
+    """Fill the map of controls (docs/compliance.md) with the figures of a period, and verify the audit trails on the way.
+
+    A broken trail, or a tenant that could not be looked at, exits 8.
+    """
+    from sbh_pipelines.cli.show.compliance import controls, markdown
+
+    since, until = moment(first), moment(last)
+    assert since is not None
+    assert until is not None
+    report = invocation.service().compliance_report(invocation.user(), since, until, tenants or ())
+    report["controls"] = controls(report)
+    if write is not None:
+        try:
+            with write.open("x", encoding="utf-8") as out:
+                out.write(markdown(report))
+        except OSError as error:
+            raise RequestError("Cannot write the report", on=str(write), why=error.strerror or "") from None
+    trails = report["platform"]["audit"] if report["platform"] else []
+    sound = not (report["errors"] or report["totals"]["trails_broken"] or any(t["valid"] is not True for t in trails))
+    brief = [f"{c['subject']}: {c['evidence']}" for c in report["controls"]]
+    return Answer(report, lambda out: _show_compliance(out, report), brief, 0 if sound else RepositoryError.exit_status)
+
+
+def _show_compliance(out: Any, report: Mapping[str, Any]) -> None:
+    from sbh_pipelines.cli.show.compliance import tenant_row
+
+    rows = [(c["subject"], c["evidence"], c["paragraphs"]) for c in report["controls"]]
+    title = f"From {utc(report['from'])} to {utc(report['to'])}"
+    out.print(table(title, ("subject", "in the period", "asked for by"), rows))
+    columns = (
+        "tenant",
+        "region",
+        ">backups",
+        ">failed",
+        ">longest gap",
+        ">drills",
+        ">restores",
+        ">forgotten",
+        ">holds",
+    )
+    lines = map(tenant_row, report["tenants"])
+    out.print(table(plural(len(report["tenants"]), "tenant"), (*columns, ">denied", "trail"), lines))
+    for line in report["errors"]:
+        out.print(f"{line['tenant_id']}: [{line['error']['code']}] {line['error']['what']}", style="red", markup=False)
+
+
+def _word(row: Mapping[str, Any]) -> str:
+    return "unknown" if row["met"] is None else "met" if row["met"] else "missed"
+
+
+def _show(out: Any, report: Mapping[str, Any]) -> None:
+    times, points = report["recovery_time"], report["recovery_point"]
+    out.print(
+        table(
+            f"Recovery time objectives, {plural(report['tenants'], 'tenant')}, {utc(report['at'])}",
+            (
+                "scenario",
+                "needs",
+                ">objective",
+                ">last measured",
+                ">margin",
+                "met",
+                ">trend",
+                "when",
+                "tenant",
+                ">drilled",
+            ),
+            map(_time, times),
+        )
+    )
+    for row in times:
+        notes = [f"{f['tenant_id']} failed: {f['error']['code']}" for f in row["failed"][:_NAMED]]
+        notes += [f"{tenant} took too long" for tenant in row["over"][: _NAMED - len(notes)]]
+        _note(out, row["scenario"], notes, row["failed_count"] + row["over_count"])
+    out.print(
+        table(
+            "Recovery point objectives",
+            ("data type", "backups", ">objective", ">worst age", ">margin", "met", ">trend", "tenant", ">tenants"),
+            map(_point, points),
+        )
+    )
+    for row in points:
+        notes = [f"{tenant} misses it" for tenant in row["missing"][:_NAMED]]
+        _note(out, row["data_type"], notes, row["missing_count"])
+    for issue in report["issues"]:
+        out.print(f"[{issue['code']}] {issue['what']} ({issue['on']}): {issue['why']}", style="red", markup=False)
+
+
+def _note(out: Any, subject: str, named: list[str], number: int) -> None:
+    if number:
+        more = f", … {number - len(named):,} more" if number > len(named) else ""
+        out.print(f"{subject}: {', '.join(named)}{more}", style="red", markup=False)
+
+
+def _time(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    measured = row["last_measured_s"]
+    return (
+        row["scenario"],
+        row["backup_type"],
+        span(row["objective_s"]),
+        span(measured) if measured is not None else "never drilled" if not row["tenants_drilled"] else "never passed",
+        margin(row["margin_s"]),
+        met(row["met"]),
+        trend(row["trend"]),
+        utc(row["measured_at"]),
+        row["tenant_id"] or "",
+        count(row["tenants_drilled"]),
+    )
+
+
+def _point(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (
+        row["data_type"],
+        ", ".join(row["backup_frequency"]),
+        span(row["objective_s"]),
+        span(row["worst_age_s"]) or ("no backup" if row["tenants"] else "no tenants"),
+        margin(row["margin_s"]),
+        met(row["met"]),
+        trend(row["trend"]),
+        row["tenant_id"] or "",
+        count(row["tenants"]),
+    )

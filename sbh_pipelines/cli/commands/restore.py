@@ -1,0 +1,241 @@
+"""`sbh restore`: see what a restore would do, do it, undo it, and see how restores stand."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any
+
+import typer
+
+from sbh_pipelines.backup.restore.request import RestoreRequest
+from sbh_pipelines.cli.command import Invocation, command
+from sbh_pipelines.cli.commands.backup import BackupArgument, TenantOption, resolve
+from sbh_pipelines.cli.output import Answer, console, plural, printable
+from sbh_pipelines.cli.restore_options import (
+    IntoDatabaseOption,
+    choosing,
+    refuse_beside_schema,
+    run_command,
+    undo_command,
+)
+from sbh_pipelines.cli.show.approvals import approval_answer
+from sbh_pipelines.cli.show.plan import scope_text, show_plan
+from sbh_pipelines.cli.show.restores import restores_table, show_restore, show_schema, show_status
+from sbh_pipelines.errors import NotConfirmed, RepositoryError, error_from_dict
+
+app = typer.Typer(name="restore", help="Bring one tenant, or a part of it, back: look first, restore, undo.")
+
+RestoreArgument = Annotated[str, typer.Argument(help="The id that `sbh restore run` printed.", metavar="RESTORE_ID")]
+ConfirmOption = Annotated[bool, typer.Option("--confirm", help="Yes, overwrite what is there.")]
+ApprovalOption = Annotated[
+    str | None,
+    typer.Option(
+        "--approval", help="The approval of exactly this, where one is needed.", metavar="ID", show_default=False
+    ),
+]
+BreakGlassOption = Annotated[
+    str | None,
+    typer.Option(
+        "--break-glass",
+        help="In an emergency: go on without an approval. Recorded in the audit trail.",
+        metavar="REASON",
+        show_default=False,
+    ),
+]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for those who decide and those who audit.")]
+
+
+@command(app, "diff")
+@choosing
+def diff(
+    invocation: Invocation,
+    backup: BackupArgument,
+    tenant: TenantOption,
+    request: RestoreRequest,
+    into_database: IntoDatabaseOption = None,
+) -> Answer:
+    """Show what a restore would do. Nothing is written.
+
+    Exits 0, also where there are differences; where a restore would refuse, as it would: 9 for conflicts and foreign keys,
+    5 for a schema that changed. With --quiet one word: same, different or refused.
+    """
+    service, user = invocation.service(), invocation.user()
+    with invocation.progress() as progress:
+        plan = service.plan_restore(backup, tenant, user, request, into_database=into_database, progress=progress)
+    return _planned(plan, run_command(plan["backup_id"], tenant, request, into_database))
+
+
+@command(app, "run")
+@choosing
+def run(
+    invocation: Invocation,
+    backup: BackupArgument,
+    tenant: TenantOption,
+    request: RestoreRequest,
+    confirm: ConfirmOption = False,
+    no_safety_backup: Annotated[
+        bool, typer.Option("--no-safety-backup", help="Do not back the tenant up before: it cannot be undone then.")
+    ] = False,
+    into_database: IntoDatabaseOption = None,
+    into_schema: Annotated[
+        str | None,
+        typer.Option(
+            "--into-schema",
+            help="Put the tables into this new schema of the same database, to look at them with SQL; nothing else is"
+            " written. Only --tables goes with it.",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
+    approval: ApprovalOption = None,
+    break_glass: BreakGlassOption = None,
+) -> Answer:
+    """Restore a tenant in place: its rows, files and configuration become what the backup holds. Other tenants stay.
+
+    With options only a part of it, or without touching what is newer; `sbh restore diff` with the same options shows what it
+    would do. The tenant is backed up before, so that `sbh restore undo` can bring back what was there.
+    """
+    request = replace(request, safety_backup=False) if no_safety_backup else request
+    if into_schema is not None:
+        return _into_schema(invocation, backup, tenant, request, into_database, into_schema)
+    if into_database is not None:
+        from sbh_pipelines.backup.restore.restore import check_target
+
+        check_target(into_database, request)  # before it is shown in a command to type
+    service, user = invocation.service(), invocation.user()
+    backup_id = resolve(service, backup, tenant, user)
+    if not confirm:
+        if request.samples and _on_terminal(invocation):
+            plan = service.plan_restore(backup_id, tenant, user, request, into_database=into_database)
+            show_plan(console(stderr=True), plan, "")
+        what = f"{scope_text(request.scope())} of {tenant} with {backup_id}"
+        where = "" if into_database is None else " in another database"
+        _ask(invocation, what + where, tenant, run_command(backup_id, tenant, request, into_database))
+    with invocation.progress() as progress:
+        report = service.restore_backup(
+            backup_id,
+            tenant,
+            user,
+            request=request,
+            confirm=True,
+            into_database=into_database,
+            approval_id=approval,
+            break_glass=break_glass,
+            progress=progress,
+        )
+    return _restored(report)
+
+
+@command(app, "request")
+@choosing
+def ask(
+    invocation: Invocation,
+    backup: BackupArgument,
+    tenant: TenantOption,
+    request: RestoreRequest,
+    reason: ReasonOption,
+    no_safety_backup: Annotated[bool, typer.Option("--no-safety-backup", help="As `run` will have it.")] = False,
+    into_database: IntoDatabaseOption = None,
+) -> Answer:
+    """Ask another person to approve a restore: exactly the one that `run` with the same options would do.
+
+    Needed where the setting approval.restore is two-person. They see it with `sbh approvals show` and allow it with `sbh
+    approvals approve`; then `sbh restore run ... --approval ID`, once, before it expires.
+    """
+    request = replace(request, safety_backup=False) if no_safety_backup else request
+    service, user = invocation.service(), invocation.user()
+    asked = service.request_restore(backup, tenant, user, request, reason=reason, into_database=into_database)
+    return approval_answer(asked, f"sbh approvals approve {asked['approval_id']} -t {tenant}")
+
+
+@command(app, "undo")
+def undo(
+    invocation: Invocation,
+    restore_id: RestoreArgument,
+    tenant: TenantOption,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what it would do, as diff does.")] = False,
+    confirm: ConfirmOption = False,
+    approval: ApprovalOption = None,
+    break_glass: BreakGlassOption = None,
+) -> Answer:
+    """Undo a restore: the tables and files it touched become what they were before it. What was written since goes too."""
+    service, user = invocation.service(), invocation.user()
+    if not (dry_run or confirm):
+        _ask(invocation, f"what {restore_id} touched of {tenant}", tenant, undo_command(restore_id, tenant))
+    with invocation.progress() as progress:
+        document = service.undo_restore(
+            restore_id,
+            tenant,
+            user,
+            confirm=True,
+            validate_only=dry_run,
+            approval_id=approval,
+            break_glass=break_glass,
+            progress=progress,
+        )
+    return _planned(document, undo_command(restore_id, tenant)) if dry_run else _restored(document)
+
+
+@command(app, "status")
+def status(invocation: Invocation, restore_id: RestoreArgument, tenant: TenantOption) -> Answer:
+    """Whether a restore is running, completed, failed or interrupted, and how far it is."""
+    document = invocation.service().get_restore_status(restore_id, tenant, invocation.user())
+    return Answer(document, lambda out: show_status(out, document), [document["status"]])
+
+
+@command(app, "list")
+def list_restores(invocation: Invocation, tenant: TenantOption) -> Answer:
+    """List a tenant's restores, newest first. One whose status is damaged is shown as an error (exit 8)."""
+    found = invocation.service().list_restores(tenant, invocation.user())
+    title = f"{plural(len(found), 'restore')} of {tenant}"
+    damaged = any(restore["status"] == "unknown" for restore in found)
+    ids = [str(restore["restore_id"]) for restore in found]
+    exit_status = RepositoryError.exit_status if damaged else 0
+    return Answer(found, lambda out: out.print(restores_table(title, found)), ids, exit_status)
+
+
+def _planned(plan: Mapping[str, Any], next_command: str) -> Answer:
+    problems = plan["problems"]
+    word = "refused" if problems else "same" if plan["nothing_to_do"] else "different"
+    exit_status = error_from_dict(problems[0]).exit_status if problems else 0
+    return Answer(plan, lambda out: show_plan(out, plan, next_command), [word], exit_status)
+
+
+def _restored(report: Mapping[str, Any]) -> Answer:
+    return Answer(report, lambda out: show_restore(out, report), [report["restore_id"]])
+
+
+def _into_schema(
+    invocation: Invocation,
+    backup: str,
+    tenant: str,
+    request: RestoreRequest,
+    into_database: str | None,
+    schema: str,
+) -> Answer:
+    """Overwrites nothing, and so needs no confirmation."""
+    refuse_beside_schema(request, into_database)
+    service, user = invocation.service(), invocation.user()
+    with invocation.progress() as progress:
+        report = service.restore_into_schema(backup, tenant, user, schema, tables=request.tables, progress=progress)
+    return Answer(report, lambda out: show_schema(out, report), [report["schema"]])
+
+
+def _on_terminal(invocation: Invocation) -> bool:
+    return not invocation.as_json and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _ask(invocation: Invocation, what: str, tenant: str, confirmed: str) -> None:
+    """On a terminal the tenant's slug must be typed; elsewhere --confirm is the only way. Raises NotConfirmed."""
+    from sbh_pipelines.model import TenantId
+
+    tenant = TenantId.parse(tenant)
+    refusal = "it overwrites the tenant's rows and files"
+    if _on_terminal(invocation):
+        out = console(stderr=True)
+        out.print(f"This overwrites {printable(what)}.", soft_wrap=True)
+        out.print("Type the tenant's slug to go on: ", end="")
+        if sys.stdin.readline().strip() == tenant:
+            return
+        refusal = "what was typed is not the tenant's slug"
+    raise NotConfirmed("Not confirmed", on=what, why=refusal, remedy=confirmed)

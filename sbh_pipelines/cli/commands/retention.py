@@ -1,0 +1,158 @@
+"""`sbh backup forget`, and the pins and legal holds that stand in its way."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from sbh_pipelines.cli.command import Invocation, command
+from sbh_pipelines.cli.commands.backup import TenantArgument, TenantOption
+from sbh_pipelines.cli.commands.tenants import EveryoneOption, TenantsArgument, chosen_tenants
+from sbh_pipelines.cli.output import Answer, facts, plural, table, utc, verdict
+from sbh_pipelines.errors import BatchError, RepositoryError, RequestError, SbhError
+
+IdArgument = Annotated[str, typer.Argument(help="A backup id.", metavar="BACKUP")]
+
+
+def forget(
+    invocation: Invocation,
+    tenants: TenantsArgument = None,
+    everyone: EveryoneOption = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be forgotten, and why.")] = False,
+    backup: Annotated[
+        str | None, typer.Option("--backup", help="Forget this backup, whatever the policy says of it.", metavar="ID")
+    ] = None,
+) -> Answer:
+    """Forget the backups that no rule of the retention policy keeps, and show for every backup the rule that does.
+
+    The data they alone needed is removed by a prune. A tenant that fails, fails alone (exit 11).
+    """
+    wanted = chosen_tenants(invocation, tenants, everyone, "backup forget")
+    service, user = invocation.service(), invocation.user()
+    if backup is not None and len(wanted) != 1:
+        raise RequestError("A backup is of one tenant", on=backup, remedy="name its tenant, and no other")
+    done: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
+    for tenant in wanted:
+        try:
+            done.append(service.forget(tenant, user, backup_id=backup, dry_run=dry_run))
+        except SbhError as error:
+            if len(wanted) == 1:
+                raise
+            failed.append({"tenant_id": tenant, "error": error.as_dict()})
+    forgotten = [backup_id for outcome in done for backup_id in outcome["forgotten"]]
+    return Answer(
+        {"tenants": done, "failed": failed},
+        lambda out: _show_forgotten(out, done, failed),
+        forgotten,
+        BatchError.exit_status if failed else 0,
+    )
+
+
+def pin(
+    invocation: Invocation,
+    backup: IdArgument,
+    tenant: TenantOption,
+    reason: Annotated[str, typer.Option(help="Why; stored in clear.")] = "",
+) -> Answer:
+    """Keep a backup until it is unpinned, whatever the policy says."""
+    placed = invocation.service().pin_backup(backup, tenant, invocation.user(), reason)
+    return Answer(placed, lambda out: out.print(_one(placed)), [placed["id"]])
+
+
+def unpin(invocation: Invocation, backup: IdArgument, tenant: TenantOption) -> Answer:
+    """Take a backup's pin away: the policy decides again."""
+    taken = invocation.service().unpin_backup(backup, tenant, invocation.user())
+    return Answer(taken, lambda out: out.print(f"{backup} is no longer pinned."), [taken["id"]])
+
+
+def hold(
+    invocation: Invocation,
+    tenant: TenantArgument,
+    reason: Annotated[str, typer.Option(help="Why; stored in clear.")],
+    backup: Annotated[
+        str | None, typer.Option("--backup", help="Only this backup; else all, also those to come.", metavar="ID")
+    ] = None,
+) -> Answer:
+    """Place a legal hold: nothing it covers is forgotten until it is released."""
+    placed = invocation.service().hold(tenant, invocation.user(), reason=reason, backup_id=backup)
+    return Answer(placed, lambda out: out.print(_one(placed)), [placed["id"]])
+
+
+def release(
+    invocation: Invocation,
+    hold_id: Annotated[str, typer.Argument(help="The hold's id, as `sbh backup holds` shows it.", metavar="HOLD")],
+    tenant: TenantOption,
+) -> Answer:
+    """Release a legal hold; others on the same backups stay."""
+    taken = invocation.service().release_hold(hold_id, tenant, invocation.user())
+    return Answer(taken, lambda out: out.print(f"{hold_id} is released."), [taken["id"]])
+
+
+def list_holds(invocation: Invocation, tenant: TenantArgument) -> Answer:
+    """List a tenant's pins and legal holds. A damaged one still holds, and is shown as an error (exit 8)."""
+    found = invocation.service().list_holds(tenant, invocation.user())
+    damaged = [hold["error"] for hold in found if hold["error"]]
+    rows = [
+        (
+            entry["id"],
+            entry["kind"],
+            entry["backup_id"] or "all backups",
+            verdict(False, f"{entry['error']['code']}: {entry['error']['why']}") if entry["error"] else entry["reason"],
+            entry["placed_by"],
+            utc(entry["placed_at"]),
+        )
+        for entry in found
+    ]
+    title = f"{plural(len(found), 'pin or hold', 'pins and holds')} of {tenant}"
+    columns = ("id", "kind", "protects", "reason", "placed by", "placed")
+    status = RepositoryError.exit_status if damaged else 0
+    return Answer(found, lambda out: out.print(table(title, columns, rows)), [entry["id"] for entry in found], status)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register under `sbh backup`."""
+    for name, function in (
+        ("forget", forget),
+        ("pin", pin),
+        ("unpin", unpin),
+        ("hold", hold),
+        ("release", release),
+        ("holds", list_holds),
+    ):
+        command(app, name)(function)
+
+
+def _one(placed: Mapping[str, Any]) -> Any:
+    return facts(
+        {
+            placed["kind"]: placed["id"],
+            "protects": placed["backup_id"] or "all backups of the tenant, also those to come",
+            "reason": placed["reason"],
+            "placed": f"{utc(placed['placed_at'])} by {placed['placed_by']}",
+        }
+    )
+
+
+def _show_forgotten(out: Any, done: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, Any]]) -> None:
+    for outcome in done:
+        would = "would be forgotten" if outcome["dry_run"] else "forgotten"
+        kept = sum(entry["keep"] for entry in outcome["backups"])
+        title = f"{outcome['tenant_id']}: {plural(kept, 'backup')} kept, {len(outcome['forgotten']):,} {would}"
+        rows = [
+            (
+                entry["id"],
+                entry["type"],
+                utc(entry["created_at"]),
+                verdict(True, "keep") if entry["keep"] else verdict(False, "forget"),
+                ", ".join(entry["reasons"]),
+            )
+            for entry in outcome["backups"]
+        ]
+        out.print(table(title, ("backup", "type", "created", "verdict", "because"), rows))
+        for error in outcome["errors"]:
+            out.print(f"[{error['code']}] {error['what']} ({error['on']}): {error['why']}", style="red", markup=False)
+    if failed:
+        lines = [(f["tenant_id"], f["error"]["code"], f["error"]["what"], f["error"]["why"]) for f in failed]
+        columns = ("tenant", "code", "what failed", "why")
+        out.print(table(f"{plural(len(failed), 'tenant')} failed", columns, lines))

@@ -1,0 +1,203 @@
+"""What the demo does, step by step, on a running stack. Anything that is not as it should be ends it with an error."""
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Any
+
+from sbh_pipelines.cli.command import operating_user
+from sbh_pipelines.cli.commands.backup import show_manifest
+from sbh_pipelines.cli.demo.dagster_runs import DagsterRuns
+from sbh_pipelines.cli.demo.recovery import Recovery
+from sbh_pipelines.cli.demo.steps import Steps
+from sbh_pipelines.cli.output import console, count, mib, table
+from sbh_pipelines.errors import EmbeddedError
+
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.service import BackupService
+    from sbh_pipelines.embedded.sample.fingerprint import Fingerprint
+    from sbh_pipelines.embedded.servers.stack import Stack
+
+
+class DemoStory:
+    """The story, on a running stack."""
+
+    def __init__(self, stack: "Stack", steps: Steps, out: Any) -> None:
+        self.stack, self.steps, self.out = stack, steps, out
+        self.dagster = DagsterRuns(stack.dir / "dagster", stack.settings, stack.dir / "log")
+        self.damaged = ""
+
+    def run(self, *, tenants: int, rows: int, files: int, seed: int) -> None:
+        """Raises SbhError at whatever goes wrong: ProofFailed where the data is not as it was."""
+        self._sample(tenants, rows, files, seed)
+        service = self._service()
+        slugs = [str(tenant.id) for tenant in service.tenants()]
+        self.damaged = slugs[0]
+        self._doctor()
+        self._backup(service, slugs)
+        self._work()
+        self._incremental(service, slugs)
+        original = self._fingerprint("fingerprint every tenant's rows and files")
+        backup_id = self._repository(service, slugs)
+        self._damage(original)
+        recovery = Recovery(self.stack, self.steps, self.out, self.dagster, service, self.damaged, backup_id)
+        recovery.validate()
+        recovery.preview()
+        recovery.restore()
+        recovery.prove(original, others=len(slugs) - 1)
+
+    def leave_ui(self, port: int | None) -> None:
+        """Dagster's web UI and daemon on what the demo made, until Ctrl-C."""
+        with ExitStack() as running:
+            with self.steps.step("start Dagster's web UI") as step:
+                address, process = running.enter_context(self.dagster.web_ui(self.steps.say, port))
+                step.note(address, address=address)
+            text = f"Dagster's web UI: {address}  Settings: {self.stack.settings}  Ctrl-C ends it and the servers."
+            console(stderr=True).print(text, style="bold", soft_wrap=True)
+            with suppress(KeyboardInterrupt):
+                process.wait()
+                raise EmbeddedError(
+                    "Dagster's web UI ended by itself", on=address, remedy="see the log in the directory"
+                )
+
+    def _sample(self, tenants: int, rows: int, files: int, seed: int) -> None:
+        from sbh_pipelines.embedded.sample import data as sample
+        from sbh_pipelines.embedded.sample import fingerprint
+
+        with self.steps.step("make sample data") as step:
+            if fingerprint.has_data(self.stack):
+                step.note("already there")
+                return
+            made = sample.generate(
+                self.stack, tenants=tenants, rows=rows, files=files, seed=seed, progress=self.steps.say
+            )
+            total = sum(made.rows.values())
+            step.note(
+                f"{len(made.tenants)} tenants, {count(total)} rows in {len(made.rows)} tables, {made.files} files of"
+                f" {mib(made.file_bytes)}",
+                tenants=len(made.tenants),
+                rows=total,
+                files=made.files,
+                file_bytes=made.file_bytes,
+            )
+
+    def _service(self) -> "BackupService":
+        from sbh_pipelines.backup.service import BackupService
+        from sbh_pipelines.settings import load_settings
+
+        return BackupService(load_settings(self.stack.settings))
+
+    def _doctor(self) -> None:
+        from sbh_pipelines.doctor import examine
+        from sbh_pipelines.settings import load_settings
+
+        with self.steps.step("sbh doctor") as step:
+            report = examine(
+                load_settings(self.stack.settings), settings_file=self.stack.settings, write=True, say=self.steps.say
+            )
+            if report.errors:
+                first = report.errors[0]
+                raise EmbeddedError(first.what, on=first.area, why=first.detail, remedy=first.remedy)
+            step.note(f"{len(report.findings)} findings, no error", findings=len(report.findings))
+
+    def _fingerprint(self, name: str) -> "Fingerprint":
+        from sbh_pipelines.embedded.sample import fingerprint
+
+        with self.steps.step(name) as step:
+            taken = fingerprint.take(self.stack)
+            step.note(
+                f"{count(taken.total_rows)} rows, {count(taken.total_files)} files",
+                rows=taken.total_rows,
+                files=taken.total_files,
+            )
+        return taken
+
+    def _backup(self, service: "BackupService", slugs: list[str]) -> None:
+        with self.steps.step("make every tenant a partition in Dagster") as step:
+            self.dagster.add_partitions(slugs, self.steps.say)
+            step.note(f"{len(slugs)} partitions", partitions=len(slugs))
+        with self.steps.step("back up all tenants through Dagster") as step:
+            config = {"ops": {"snapshot_tables": {"config": {"tenants": slugs, "description": "sbh demo"}}}}
+            self.dagster.execute("fleet_backup_job", config, self.steps.say)
+            newest = [service.list_backups(slug, _user())[0] for slug in slugs]
+            parts = [part for manifest in newest for part in manifest["components"].values()]
+            size = sum(part.get("total_size", part["size"]) for part in parts)  # of files, their content
+            stored = sum((manifest.get("stats") or {}).get("bytes_stored", 0) for manifest in newest)
+            step.note(
+                f"{len(newest)} backups, {mib(size)} read, {mib(stored)} stored",
+                backups=len(newest),
+                size=size,
+                bytes_stored=stored,
+            )
+
+    def _work(self) -> None:
+        from sbh_pipelines.embedded.sample.work import work
+
+        with self.steps.step(f"let {self.damaged} work for an hour") as step:
+            done = work(self.stack, self.damaged)
+            step.note(
+                f"rows: {done.rows_changed} changed, {done.rows_deleted} deleted, {done.rows_added} added; a file uploaded",
+                **done.as_dict(),
+            )
+
+    def _incremental(self, service: "BackupService", slugs: list[str]) -> None:
+        with self.steps.step("incremental backup of all tenants through Dagster") as step:
+            config = {"tenants": slugs, "backup_type": "incremental", "description": "sbh demo"}
+            self.dagster.execute("fleet_backup_job", {"ops": {"snapshot_tables": {"config": config}}}, self.steps.say)
+            newest = [service.list_backups(slug, _user())[0] for slug in slugs]
+            made = [manifest for manifest in newest if manifest["type"] == "incremental"]
+            if [manifest["tenant_id"] for manifest in made] != [self.damaged]:
+                raise EmbeddedError("Another tenant than the one that worked was backed up", on=str(len(made)))
+            stats = made[0]["stats"]
+            step.note(
+                f"1 backed up: {count(int(stats['rows_changed']))} rows read of {count(int(stats['rows']))},"
+                f" {mib(stats['bytes_stored'])} stored; {len(slugs) - 1} unchanged",
+                rows_read=stats["rows_changed"],
+                rows=stats["rows"],
+                bytes_stored=stats["bytes_stored"],
+                unchanged=len(slugs) - 1,
+            )
+
+    def _repository(self, service: "BackupService", slugs: list[str]) -> str:
+        """Show what was stored; the id of the backup to restore."""
+        from sbh_pipelines.embedded.sample.listing import repository
+
+        manifest = service.get_backup(service.list_backups(self.damaged, _user())[0]["id"], self.damaged, _user())
+        with self.steps.step("look into the repository") as step:
+            listing = repository(self.stack, self.damaged)
+            objects, size = sum(folder.objects for folder in listing), sum(folder.bytes for folder in listing)
+            step.note(f"{objects} objects, {mib(size)} for {self.damaged}", objects=objects, bytes=size)
+        if self.out:
+            rows = [(folder.name, folder.objects, mib(folder.bytes), folder.example) for folder in listing]
+            self.out.print(table(f"Repository of {self.damaged}", ("folder", ">objects", ">size", "for example"), rows))
+            self.out.print(f"manifests/{manifest['id']}.json, shortened:")
+            self.out.print(json.dumps(shortened(manifest), indent=2), soft_wrap=True)
+            show_manifest(self.out, manifest)
+        return str(manifest["id"])
+
+    def _damage(self, original: "Fingerprint") -> None:
+        from sbh_pipelines.embedded.sample import damage, fingerprint
+
+        with self.steps.step(f"damage {self.damaged}") as step:
+            done = damage.wreck(self.stack, self.damaged)
+            differences = original.differences(fingerprint.take(self.stack))
+            if set(differences) != {self.damaged}:
+                raise EmbeddedError("The damage is not where it should be", on=", ".join(differences) or "nowhere")
+            step.note(
+                f"rows: {done.rows_deleted} deleted, {done.rows_changed} changed, {done.rows_added} made up; files:"
+                f" {done.files_deleted} deleted, {done.files_altered} altered, {done.files_added} made up",
+                **done.as_dict(),
+            )
+
+
+def shortened(value: Any) -> Any:
+    """A document for reading: long lists and texts cut."""
+    if isinstance(value, Mapping):
+        return {name: shortened(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [shortened(part) for part in value[:2]] + ([f"... {len(value) - 2} more"] if len(value) > 2 else [])
+    return value if not isinstance(value, str) or len(value) <= 80 else value[:77] + "..."
+
+
+def _user() -> Any:
+    return operating_user()

@@ -1,0 +1,139 @@
+"""`sbh stack`: the embedded servers, for trying the system out and for tests."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sbh_pipelines.cli.command import Invocation, command
+from sbh_pipelines.cli.output import Answer, count, facts, mib, plural, table, verdict
+
+if TYPE_CHECKING:
+    from sbh_pipelines.embedded.sample.data import SampleSummary
+    from sbh_pipelines.embedded.servers.stack import Stack, StackStatus
+
+app = typer.Typer(name="stack", help="Embedded servers: PostgreSQL, an S3 server, a KMS. Not for production.")
+
+DirOption = Annotated[Path, typer.Option("--dir", help="Where the stack keeps everything.", file_okay=False)]
+TenantsOption = Annotated[int, typer.Option("--tenants", min=1, max=100_000, help="Tenants of the sample data.")]
+RowsOption = Annotated[int, typer.Option("--rows", min=0, help="Rows of the sample data, roughly.")]
+FilesOption = Annotated[int, typer.Option("--files", min=0, help="Files of the sample data.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="The same seed gives the same data.")]
+
+DEFAULT_DIR = Path(".sbh/stack")
+
+
+@command(app, "up")
+def up(
+    invocation: Invocation,
+    directory: DirOption = DEFAULT_DIR,
+    sample: Annotated[bool, typer.Option("--sample", help="Make sample data where there are none.")] = False,
+    tenants: TenantsOption = 8,
+    rows: RowsOption = 60_000,
+    files: FilesOption = 400,
+    seed: SeedOption = 7,
+) -> Answer:
+    """Start what is not running yet. The settings file it writes is DIR/sbh.toml."""
+    from sbh_pipelines.embedded.servers import stack
+
+    say = speaker(invocation)
+    running = stack.up(directory, progress=say)
+    made = None
+    if sample:
+        from sbh_pipelines.embedded.sample import data, fingerprint
+
+        if not fingerprint.has_data(running):
+            made = data.generate(running, tenants=tenants, rows=rows, files=files, seed=seed, progress=say)
+    return _up_answer(running, stack.status(running.dir), made)
+
+
+@command(app, "sample")
+def sample(
+    invocation: Invocation,
+    directory: DirOption = DEFAULT_DIR,
+    tenants: TenantsOption = 8,
+    rows: RowsOption = 60_000,
+    files: FilesOption = 400,
+    seed: SeedOption = 7,
+) -> Answer:
+    """Fill a running stack with sample data: a small SaaS with tenants, rows and files."""
+    from sbh_pipelines.embedded.sample import data
+    from sbh_pipelines.embedded.servers import stack
+
+    made = data.generate(
+        stack.connect_to(directory), tenants=tenants, rows=rows, files=files, seed=seed, progress=speaker(invocation)
+    )
+    return Answer(_sample_document(made), lambda out: out.print(_sample_table(made)), made.tenants)
+
+
+@command(app, "status")
+def status(invocation: Invocation, directory: DirOption = DEFAULT_DIR) -> Answer:
+    """What runs, and where."""
+    from sbh_pipelines.embedded.servers import stack
+
+    found = stack.status(directory)
+    return Answer(_status_document(found), lambda out: _show_status(out, found), ["up" if found.running else "down"])
+
+
+@command(app, "down")
+def down(invocation: Invocation, directory: DirOption = DEFAULT_DIR) -> Answer:
+    """Stop the servers. Their data stay; `rm -r DIR` removes them."""
+    from sbh_pipelines.embedded.servers import stack
+
+    stack.down(directory, progress=speaker(invocation))
+    found = stack.status(directory)
+    return Answer(_status_document(found), lambda out: _show_status(out, found), ["down"])
+
+
+def speaker(invocation: Invocation) -> Any:
+    """Prints what the stack reports, on standard error; says nothing with --quiet."""
+    from sbh_pipelines.cli.output import console
+
+    out = console(stderr=True)
+    return (lambda _: None) if invocation.quiet else (lambda text: out.print(text, style="dim"))
+
+
+def _up_answer(running: "Stack", found: "StackStatus", made: "SampleSummary | None") -> Answer:
+    document = _status_document(found) | {"settings": str(running.settings)}
+    if made:
+        document["sample"] = _sample_document(made)
+
+    def show(out: Any) -> None:
+        _show_status(out, found)
+        if made:
+            out.print(_sample_table(made))
+        out.print(facts({"settings": running.settings, "next": f"export SBH_SETTINGS={running.settings}; sbh doctor"}))
+
+    return Answer(document, show, [str(running.settings)])
+
+
+def _status_document(found: "StackStatus") -> dict[str, Any]:
+    servers = [
+        {"name": server.name, "running": server.running, "pid": server.pid, "address": server.address}
+        for server in found.servers
+    ]
+    return {"dir": str(found.dir), "running": found.running, "servers": servers, "data_bytes": found.data_bytes}
+
+
+def _show_status(out: Any, found: "StackStatus") -> None:
+    rows = [
+        (
+            server.name,
+            verdict(server.running, "up" if server.running else "down"),
+            server.address or "",
+            server.pid or "",
+        )
+        for server in found.servers
+    ]
+    out.print(table(f"Stack in {found.dir}, {mib(found.data_bytes)}", ("server", "status", "address", ">pid"), rows))
+
+
+def _sample_document(made: "SampleSummary") -> dict[str, Any]:
+    return {"tenants": list(made.tenants), "rows": made.rows, "files": made.files, "file_bytes": made.file_bytes}
+
+
+def _sample_table(made: "SampleSummary") -> Any:
+    rows = [(name, count(number)) for name, number in made.rows.items()]
+    total = count(sum(made.rows.values()))
+    title = f"{plural(len(made.tenants), 'tenant')}, {total} rows, {made.files} files of {mib(made.file_bytes)}"
+    return table(title, ("table", ">rows"), rows)

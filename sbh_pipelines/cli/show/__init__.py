@@ -1,0 +1,1 @@
+"""How results are shown: tables and texts that several commands print."""

@@ -1,0 +1,196 @@
+"""How the columns of one table of a backup map to the live table's: each column's source, and every difference."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sbh_pipelines.database.merge.conversion import widens
+from sbh_pipelines.database.merge.renames import Renames
+from sbh_pipelines.database.schema.catalog import Column
+from sbh_pipelines.database.schema.tenancy import MappedTable
+from sbh_pipelines.settings import RestoreSettings
+
+Header = Mapping[str, Any]  # {schema, name, columns: [[name, type, not_null, identity], ...], key: [...]}
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaDifference:
+    """One difference between a table of the backup and the live one, and what a restore makes of it."""
+
+    table: str
+    column: str | None
+    change: str
+    then: str | None
+    now: str | None
+    decision: str
+    lossy: bool = False
+    blocking: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnFrom:
+    """Where the value of a live column comes from.
+
+    With a `position` (0-based, in the header's columns) from the backup, through the type's input where `cast` is set.
+    Without one a row that is there keeps its own value, and a row that comes back gets `fill`, else the default, else NULL.
+    `fill` with a position is for the backup's NULLs.
+    """
+
+    column: Column
+    position: int | None
+    cast: bool = False
+    fill: str | None = None
+
+    @property
+    def kept(self) -> bool:
+        return self.position is None
+
+
+class ColumnMapper:
+    """Maps the columns of one table, and collects what differs."""
+
+    def __init__(
+        self, table: MappedTable, old_name: str, header: Header, settings: RestoreSettings, renames: Renames
+    ) -> None:
+        self.table, self.header, self.renames = table, header, renames
+        self.name = table.full_name
+        fills = ((key.rpartition("."), value) for key, value in settings.fill.items())
+        self.fill = {column: value for (owner, _, column), value in fills if renames.names_live(owner, self.name)}
+        self.stored = [str(column[0]) for column in header["columns"]]
+        self.targets, self.refused = renames.columns(old_name, self.stored, table.table)
+        self.differences: list[SchemaDifference] = []
+
+    def map(self) -> tuple[tuple[ColumnFrom, ...], list[SchemaDifference], bool]:
+        """The sources of the live captured columns, what differs, and whether rows are the same COPY text in both."""
+        positions = {self.targets[name]: nth for nth, name in enumerate(self.stored) if name in self.targets}
+        for name, (target, why) in self.refused.items():
+            self._differs(name, "renamed column", name, target, why, blocking=True)
+        live = [c for c in self.table.table.columns if not c.generated]
+        columns = tuple(self._column(c, positions.get(c.name)) for c in live)
+        self.differences += self._unplaced({c.name for c in live})
+        from_backup = [c.position for c in columns if c.position is not None]
+        if from_backup != sorted(from_backup):
+            then = ", ".join(self.stored[n] for n in sorted(from_backup))
+            now = ", ".join(self.stored[n] for n in from_backup)
+            self._differs(
+                None, "reordered columns", then, now, "Values go by the columns' names; the order does not matter."
+            )
+        key = tuple(self.targets.get(name, name) for name in self.header["key"])
+        self._key(key, {c.column.name for c in columns if not c.kept})
+        plain = all(c.position == nth and not c.cast and c.fill is None for nth, c in enumerate(columns))
+        same = plain and len(columns) == len(self.stored) and key == self.table.table.primary_key
+        return columns, self.differences, same
+
+    def _differs(
+        self,
+        column: str | None,
+        change: str,
+        then: str | None,
+        now: str | None,
+        decision: str,
+        *,
+        lossy: bool = False,
+        blocking: bool = False,
+    ) -> None:
+        self.differences.append(SchemaDifference(self.name, column, change, then, now, decision, lossy, blocking))
+
+    def _column(self, column: Column, position: int | None) -> ColumnFrom:
+        fill = self.fill.get(column.name)
+        if position is None:
+            self._added(column, fill)
+            return ColumnFrom(column, None, fill=fill)
+        name, kind, not_null, identity, *_ = self.header["columns"][position]
+        if name != column.name:
+            decision = f"Values of {name} are restored into {column.name}, as restore.renamed declares."
+            self._differs(column.name, "renamed column", name, column.name, decision)
+        cast = kind != column.type
+        if cast:
+            self._retyped(column, kind)
+        if identity != column.identity:
+            then, now = (_IDENTITY.get(i, i) for i in (identity, column.identity))
+            decision = "The backup's values are restored, and the sequence is moved past them."
+            if not column.identity:
+                decision = "The backup's values are restored."
+            self._differs(column.name, "identity/generated changed", then, now, decision)
+        if not (column.not_null and not not_null):
+            return ColumnFrom(column, position, cast)
+        if fill is None:
+            decision = (
+                "A row of the backup with NULL in it stops the restore, unless restore.fill declares a value for it."
+            )
+        else:
+            decision = "Rows of the backup with NULL in it get the value that restore.fill declares."
+        self._differs(column.name, "now not null", "null allowed", "not null", decision)
+        return ColumnFrom(column, position, cast, fill)
+
+    def _added(self, column: Column, fill: str | None) -> None:
+        if fill is not None:
+            new = "get the value that restore.fill declares"
+        elif column.identity and column.sequence:
+            new = "get a new number"
+        elif column.default is not None:
+            new = "get its default"
+        elif not column.not_null:
+            new = "get NULL"
+        else:
+            decision = (
+                f"Rows that come back need a value: declare one as restore.fill, {f'{self.name}.{column.name}'!r}, or give the"
+                " column a default."
+            )
+            self._differs(column.name, "added column", None, column.type, decision, blocking=True)
+            return
+        if self.table.table.primary_key:
+            decision = f"Rows that are there keep their value; rows that come back {new}."
+            self._differs(column.name, "added column", None, column.type, decision)
+        else:
+            decision = f"Without a primary key no row can be told to be the same one: rows of the backup {new}."
+            self._differs(column.name, "added column", None, column.type, decision, lossy=True)
+
+    def _retyped(self, column: Column, kind: str) -> None:
+        lossless = widens(kind, column.type)
+        decision = "Values are converted through their text; every value fits."
+        if not lossless:
+            decision = (
+                "Values are converted through their text, and rounded where the new type does that; one that it does not take"
+                " stops the restore."
+            )
+        self._differs(column.name, "retyped column", kind, column.type, decision, lossy=not lossless)
+
+    def _unplaced(self, live: set[str]) -> Iterator[SchemaDifference]:
+        """Columns of the backup that no live captured column takes."""
+        for name, kind, *_ in self.header["columns"]:
+            target = self.targets.get(name)
+            if target is None or target in live:
+                continue
+            if self.table.table.column(target) is not None:
+                yield SchemaDifference(
+                    self.name,
+                    target,
+                    "identity/generated changed",
+                    "ordinary",
+                    "generated",
+                    "The server computes it now: the backup's values are not restored.",
+                )
+            else:
+                decision = "The column is gone: its values in the backup are not restored."
+                yield SchemaDifference(self.name, name, "dropped column", kind, None, decision, lossy=True)
+
+    def _key(self, then: tuple[str, ...], from_backup: set[str]) -> None:
+        now = self.table.table.primary_key
+        if then == now:
+            return
+        missing = [name for name in now if name not in from_backup]
+        if missing:
+            decision = f"The backup has no values for the key's {', '.join(missing)}: its rows cannot be matched with live ones."
+        elif now:
+            decision = "Rows are compared by the key that the table has now."
+        else:
+            decision = "The table has no key any more: rows are compared as a whole."
+        before, after = (", ".join(key) or None for key in (then, now))
+        self._differs(None, "key changed", before, after, decision, blocking=bool(missing))
+
+
+_IDENTITY = {"": "no identity", "a": "identity always", "d": "identity by default"}

@@ -1,0 +1,91 @@
+"""Rows that cannot be there together: what a restore would write, among themselves and with rows that stay.
+
+Those of other tenants count as well: a unique value belongs to one row of the whole table.
+"""
+
+from sbh_pipelines.database.merge.merge import TableMerge
+from sbh_pipelines.database.schema.catalog import UniqueKey
+from sbh_pipelines.database.schema.tenancy import MappedTable, from_only, ident
+from sbh_pipelines.database.session.connection import Connection, translated
+
+
+def foreseen(connection: Connection, merge: TableMerge) -> list[tuple[str, int]]:
+    """(constraint, rows of `todo` in conflict with one that stays, or with each other). Needs `decide`; nothing is written."""
+    table, staging = merge.table.table, merge.staging
+    if not (merge.changes.inserted or merge.changes.updated):
+        return []
+    found = []
+    for key in table.unique_keys:
+        if _computed(merge.table, key):
+            continue  # over a generated column, which staged rows lack: the server itself will tell
+        elements = _elements(key)
+        where = f" WHERE {key.predicate}" if key.predicate else ""
+        todo = f"(SELECT {elements} FROM {staging.named(merge.todo, 'n')}{where})"
+        others = (
+            f"(SELECT n.*, n.tableoid AS sbh_part, n.ctid AS sbh_place, {elements} FROM {from_only(table)} n{where})"
+        )
+        stays = "true"
+        if staging.keyed:
+            stays = f"NOT EXISTS (SELECT FROM {merge.gone} h WHERE {staging.key_of_live('l', 'h')})"
+        elif merge.changes.deleted:  # which of the tenant's rows go is known by their texts only: the server will tell
+            stays = (
+                f"NOT EXISTS (SELECT FROM {merge.table.source} WHERE {merge.table.tenant_is([staging.tenant_key])}"
+                " AND t.tableoid = l.sbh_part AND t.ctid = l.sbh_place)"
+            )
+        with translated("look for conflicts", merge.table.full_name):
+            cursor = connection.cursor()
+            cursor.execute(
+                f"SELECT count(*) FROM {todo} a WHERE EXISTS (SELECT FROM {others} l WHERE {_both(key, 'a', 'l')} AND {stays})"
+            )
+            rows = cursor.fetchone()[0]
+            if all(operator.endswith(".=)") for operator in key.operators):
+                # A key that was not there when the rows were backed up. Other operators would compare each row with each.
+                cursor.execute(
+                    f"WITH a AS MATERIALIZED (SELECT row_number() OVER () AS sbh_nr, * FROM {todo} n)"
+                    " SELECT count(*) FROM a WHERE EXISTS"
+                    f" (SELECT FROM a b WHERE {_both(key, 'a', 'b')} AND b.sbh_nr <> a.sbh_nr)"
+                )
+                rows = max(rows, cursor.fetchone()[0])
+            if rows:
+                found.append((key.name, rows))
+    return found
+
+
+def deferred(connection: Connection, table: MappedTable, tenant_key: str) -> list[tuple[str, int]]:
+    """(constraint, live rows of the tenant in conflict with another row), for constraints that triggers check."""
+    found = []
+    for key in table.table.unique_keys:
+        if not key.deferrable:
+            continue
+        rows = (
+            f"(SELECT tableoid AS part, ctid AS place, {_elements(key)} FROM {from_only(table.table)}"
+            f"{f' WHERE {key.predicate}' if key.predicate else ''})"
+        )
+        with translated("check a deferrable constraint", table.full_name):
+            cursor = connection.cursor()
+            cursor.execute(
+                f"SELECT count(*) FROM (SELECT t.tableoid AS part, t.ctid AS place FROM {table.source}"
+                f" WHERE {table.tenant_is([tenant_key])}) m JOIN {rows} a ON a.part = m.part AND a.place = m.place"
+                f" WHERE EXISTS (SELECT FROM {rows} b WHERE (b.part, b.place) <> (a.part, a.place) AND {_both(key, 'a', 'b')})"
+            )
+            if count := cursor.fetchone()[0]:
+                found.append((key.name, count))
+    return found
+
+
+def _elements(key: UniqueKey) -> str:
+    return ", ".join(f"{text} AS sbh_e{nth}" for nth, text in enumerate(key.elements))
+
+
+def _both(key: UniqueKey, one: str, other: str) -> str:
+    return " AND ".join(
+        f"({one}.sbh_e{nth} {operator} {other}.sbh_e{nth}"
+        + (f" OR {one}.sbh_e{nth} IS NULL AND {other}.sbh_e{nth} IS NULL)" if key.nulls_equal else ")")
+        for nth, operator in enumerate(key.operators)
+    )
+
+
+def _computed(table: MappedTable, key: UniqueKey) -> bool:
+    generated = [c.name for c in table.table.columns if c.generated]
+    said = " ".join((*key.elements, key.predicate or ""))
+    return any(name in said or ident(name) in said for name in generated)

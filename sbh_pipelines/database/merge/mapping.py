@@ -1,0 +1,145 @@
+"""How the tables of a backup map to the live tables, where the schema has changed in between.
+
+Everything is decided here, before a row is written: what comes from the backup, what stays as it is live, what is lost
+and what cannot be done. `lossy` differences need the operator's consent, `blocking` ones end the restore.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sbh_pipelines.database.merge.columns import ColumnFrom, ColumnMapper, Header, SchemaDifference
+from sbh_pipelines.database.merge.conversion import assigned, from_text
+from sbh_pipelines.database.merge.renames import Renames
+from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap, ident, literal
+from sbh_pipelines.settings import RestoreSettings
+
+__all__ = ["ColumnFrom", "Header", "SchemaDifference", "TableMapping", "map_tables", "stored_key", "wanted_columns"]
+
+
+@dataclass(frozen=True, slots=True)
+class TableMapping:
+    """One captured table of the live database as the backup has it."""
+
+    table: MappedTable
+    header: Header
+    columns: tuple[ColumnFrom, ...]  # one for each captured column, in order
+    differences: tuple[SchemaDifference, ...]
+    same: bool  # a row's COPY text is the same in both, and so is the order of rows
+
+    @property
+    def blocked(self) -> bool:
+        return any(d.blocking for d in self.differences)
+
+
+def map_tables(
+    headers: Mapping[str, Header],
+    tenancy: TenancyMap,
+    settings: RestoreSettings,
+    schemas: Sequence[str],
+    rows: Mapping[str, int] | None = None,
+) -> tuple[list[TableMapping], list[SchemaDifference]]:
+    """The mappings, parents first, and all differences: those of the mappings and those of tables that have none.
+
+    `headers` is by the full name that a table had when it was backed up. `rows` says how many rows it has there; where it
+    is not known, a table that is gone counts as one with rows.
+    """
+    renames = Renames(settings.renamed, headers, tenancy.catalog, schemas)
+    sources: dict[str, list[str]] = {}
+    differences: list[SchemaDifference] = []
+    for name in headers:
+        sources.setdefault(renames.table(name), []).append(name)
+    mappings = []
+    for table in tenancy.tables:
+        names = sources.pop(table.full_name, [])
+        found = _table_differences(table, names, renames)
+        if len(names) == 1:
+            header = headers[names[0]]
+            columns, of_columns, same = ColumnMapper(table, names[0], header, settings, renames).map()
+            found += of_columns
+            mappings.append(TableMapping(table, header, columns, tuple(found), same))
+        differences += found
+    for live, names in sources.items():
+        differences += [_not_captured(name, live, tenancy, 1 if rows is None else rows.get(name, 1)) for name in names]
+    return mappings, differences
+
+
+def wanted_columns(
+    mapping: TableMapping, stored_alias: str, live_alias: str | None, *, looking: bool = False
+) -> list[str]:
+    """One SQL expression for each captured live column: what it shall be.
+
+    `stored_alias` is a relation with the backup's row as text in c1, c2, ...; `live_alias` the live row with the same key,
+    left joined, or None where there is none to keep values of. Values that do not fit their type raise an error of the
+    server; none is cut. Who is only `looking` gets NULL for new numbers and for defaults that call a function: a sequence
+    that was asked for a number has moved on for good.
+    """
+    return [_wanted(c, stored_alias, live_alias, looking=looking) for c in mapping.columns]
+
+
+def _wanted(source: ColumnFrom, stored: str, live: str | None, *, looking: bool = False) -> str:
+    column = source.column
+    fill = None if source.fill is None else from_text(f"{literal(source.fill)}::text", column.type)
+    if source.position is not None:
+        value = from_text(f"{stored}.c{source.position + 1}", column.type)
+        return (
+            value if fill is None else f"CASE WHEN {stored}.c{source.position + 1} IS NULL THEN {fill} ELSE {value} END"
+        )
+    if fill is not None:
+        new = fill
+    elif looking and (column.identity or "(" in (column.default or "")):
+        new = f"NULL::{column.type}"
+    elif column.identity and column.sequence:
+        new = f"pg_catalog.nextval({literal(column.sequence)}::regclass)::{column.type}"
+    elif column.default is not None:
+        new = assigned(column.default, column.type)
+    else:
+        new = f"NULL::{column.type}"
+    return new if live is None else f"CASE WHEN {live}.ctid IS NULL THEN {new} ELSE {live}.{ident(column.name)} END"
+
+
+def stored_key(mapping: TableMapping, stored_alias: str) -> list[str]:
+    """SQL of the live primary key's columns, in order, from the backup's row: to find the live row by.
+
+    Raises KeyError for a key that the backup has no values for; the mapping is `blocked` then.
+    """
+    columns = {c.column.name: c for c in mapping.columns if not c.kept}
+    return [_wanted(columns[name], stored_alias, None) for name in mapping.table.table.primary_key]
+
+
+def _table_differences(table: MappedTable, names: list[str], renames: Renames) -> list[SchemaDifference]:
+    full_name = table.full_name
+    if not names:
+        return [
+            SchemaDifference(
+                full_name, None, "added table", None, full_name, "Not in the backup: its rows stay as they are."
+            )
+        ]
+    if len(names) > 1:
+        both = " and ".join(names)
+        decision = f"The backup's tables {both} would both become {full_name}: correct restore.renamed."
+        return [SchemaDifference(full_name, None, "renamed table", both, full_name, decision, blocking=True)]
+    if names[0] == full_name:
+        return []
+    if renames.live(names[0]):
+        decision = (
+            f"{names[0]} is declared as renamed, but a table of that name is still there: correct restore.renamed."
+        )
+        return [SchemaDifference(full_name, None, "renamed table", names[0], full_name, decision, blocking=True)]
+    decision = f"Rows of {names[0]} are restored into {full_name}, as restore.renamed declares."
+    return [SchemaDifference(full_name, None, "renamed table", names[0], full_name, decision)]
+
+
+def _not_captured(name: str, live: str, tenancy: TenancyMap, rows: int) -> SchemaDifference:
+    status = next((s for s in tenancy.statuses if f"{s.schema}.{s.name}" == live), None)
+    change = "dropped table" if name == live else "renamed table"
+    if status is not None:
+        decision = f"{live} is there, but no longer as a table of tenants ({status.status}): map it as it was, or leave it out."
+        return SchemaDifference(live, None, change, name, status.status, decision, blocking=True)
+    if name != live:
+        decision = f"{name} is declared as renamed to {live}, and no such table is there: correct restore.renamed."
+        return SchemaDifference(name, None, change, name, live, decision, blocking=True)
+    if rows:
+        decision = "The table is gone: its rows in the backup are not restored."
+    else:
+        decision = "The table is gone; the backup has no rows of it."
+    return SchemaDifference(name, None, change, name, None, decision, lossy=bool(rows))

@@ -1,0 +1,341 @@
+"""Putting a tenant's rows back: compare what was staged, decide, write only the differences, prove.
+
+Everything happens in one REPEATABLE READ transaction, so a concurrent write to the same rows ends in a serialization
+error and a rollback, never in a mixture. `session_replication_role = replica` keeps triggers, rules and foreign key
+checks quiet; the foreign keys of the tenant are checked by queries of our own before the commit.
+
+`decide` compares `want` with `have` (staging.py) and leaves two tables: `todo`, rows to insert, and `gone`, live rows to
+delete. A row that differs is deleted and inserted: that works for identity columns and for values swapped between unique
+rows. Both are done a bounded number of rows at a time, with a pause where the settings want one.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sbh_pipelines.database.merge.staging import Staging
+from sbh_pipelines.database.schema.tenancy import TenancyMap, from_only, ident, literal, sql_name
+from sbh_pipelines.database.session.connection import Connection, connect, translated
+from sbh_pipelines.errors import ProofFailed
+from sbh_pipelines.model import MergeMode
+from sbh_pipelines.settings import DatabaseSettings, RestoreSettings
+
+_FEW_ROWS = 20_000  # are read back one by one
+
+
+@dataclass(frozen=True, slots=True)
+class TableChanges:
+    """Rows to be written to one table: a changed row counts as updated only. `kept` ones differ and stay."""
+
+    inserted: int
+    updated: int
+    deleted: int
+    kept: int = 0
+
+    @property
+    def any(self) -> bool:
+        return bool(self.inserted or self.updated or self.deleted)
+
+
+@contextmanager
+def restore_transaction(settings: DatabaseSettings) -> Iterator[Connection]:
+    """The one transaction of a restore; the caller commits, anything else rolls back."""
+    connection = connect(settings, "restore")
+    try:
+        with translated("begin the restore"):
+            cursor = connection.cursor()
+            cursor.execute("SELECT set_config('lock_timeout', %s, false)", (str(int(settings.lock_timeout_s * 1000)),))
+            cursor.execute("SET temp_buffers = '64MB'")
+            cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+            cursor.execute("SET LOCAL session_replication_role = replica")
+        yield connection
+    finally:
+        connection.close()
+
+
+def hold_tenant(connection: Connection, tenancy: TenancyMap, tenant_key: str) -> None:
+    """Lock the tenant's own row: whoever inserts rows that refer to it waits until the restore is over.
+
+    Raises SourceConflict when somebody holds it, or has changed it, since the restore's snapshot.
+    """
+    for table in tenancy.tables:
+        if table.status == "tenants":
+            with translated("hold the tenant's row", table.full_name):
+                connection.cursor().execute(
+                    f"SELECT FROM {table.source} WHERE {table.tenant_is([tenant_key])} FOR UPDATE OF t"
+                )
+
+
+class TableMerge:
+    """The merge of one table: `decide`, then `delete` (children before parents), then `insert`, then `unproven`."""
+
+    def __init__(self, staging: Staging, mode: MergeMode, newest: str | None, settings: RestoreSettings) -> None:
+        self.staging, self.table, self._mode, self._newest = staging, staging.table, mode, newest
+        self._settings = settings
+        self.todo, self.gone = staging.want, staging.have
+        self.changes = TableChanges(0, 0, 0)
+        self.undecided = 0  # rows that differ, where nothing tells which of the two is the later one
+
+    @property
+    def _cursor(self) -> Any:
+        return self.staging.connection.cursor()
+
+    @property
+    def todo_rows(self) -> int:
+        return self.changes.inserted + self.changes.updated
+
+    # deciding
+
+    def decide(self) -> TableChanges:
+        """Compare both sides; nothing is written. Needs the staging to be finished."""
+        with translated("compare rows", self.table.full_name):
+            self.changes = self._decide_keyed() if self.staging.keyed else self._decide_keyless()
+        return self.changes
+
+    def _decide_keyed(self) -> TableChanges:
+        s, cursor = self.staging, self._cursor
+        missing, changed, later = s.wanted, 0, 0
+        if s.wanted and s.had:
+            # One comparison of all rows; the rows themselves are copied only where some are the same.
+            cursor.execute(
+                f"CREATE TEMP TABLE {self._verdict} ON COMMIT DROP AS"
+                f" SELECT w.ctid AS wanted, h.ctid AS had, h.ctid IS NOT NULL AND {self._later('w', 'h')} AS later"
+                f" FROM {s.want} w LEFT JOIN {s.have} h ON {s.same_key('w', 'h')}"
+                f" WHERE h.ctid IS NULL OR NOT {s.same('w', 'h')}"
+            )
+            cursor.execute(
+                "SELECT count(*) FILTER (WHERE had IS NULL), count(had), count(*) FILTER (WHERE later)"
+                f" FROM {self._verdict}"
+            )
+            missing, changed, later = cursor.fetchone()
+        matched = s.wanted - missing
+        if self._mode is MergeMode.EXACT:
+            if matched > changed:  # else all that was staged differs, and is what is to be written
+                self._make_as("todo", f"SELECT w.* FROM {s.want} w JOIN {self._verdict} v ON v.wanted = w.ctid")
+                extra = (
+                    f"NOT EXISTS (SELECT FROM {s.want} w WHERE {s.same_key('w', 'h')})" if s.had > matched else "false"
+                )
+                differs = f"EXISTS (SELECT FROM {self._verdict} v WHERE v.had = h.ctid)"
+                self._make_as("gone", f"SELECT h.* FROM {s.have} h WHERE {differs} OR {extra}")
+            return TableChanges(missing, changed, s.had - matched)
+        if self._mode is MergeMode.MISSING_ONLY or self._newest is None:
+            later = 0
+        chosen = "v.had IS NULL OR v.later" if later else "v.had IS NULL"
+        if matched:
+            rows = f"{s.want} w JOIN {self._verdict} v ON v.wanted = w.ctid"
+            self._make_as("todo", f"SELECT w.* FROM {rows} WHERE {chosen}")
+        replaced = f"EXISTS (SELECT FROM {self._verdict} v WHERE v.had = h.ctid AND v.later)" if later else "false"
+        self._make_as("gone", f"SELECT h.* FROM {s.have} h WHERE {replaced}")
+        if self._mode is MergeMode.NEWEST_WINS and self._newest is None:
+            self.undecided = changed
+        return TableChanges(missing, later, 0, changed - later)
+
+    @property
+    def _verdict(self) -> str:
+        return f"pg_temp.sbh_verdict_{self.staging.number}"
+
+    def _later(self, want: str, have: str) -> str:
+        if self._newest is None:
+            return "false"
+        column = self.staging.columns[self._newest]
+        mine, theirs = f"{want}.{column}", f"{have}.{column}"
+        return f"coalesce({mine} > {theirs}, {theirs} IS NULL AND {mine} IS NOT NULL)"
+
+    def _decide_keyless(self) -> TableChanges:
+        # Without a key rows are a multiset: the nth of equal texts here matches the nth of equal texts there.
+        s = self.staging
+        want, have = self._numbered(s.want), self._numbered(s.have)
+        same = "h.sbh_text = w.sbh_text AND h.sbh_n = w.sbh_n"
+        listed = ", ".join(f"w.{c}" for c in s.columns.values())
+        inserted = self._make_as(
+            "todo", f"SELECT {listed} FROM {want} w WHERE NOT EXISTS (SELECT FROM {have} h WHERE {same})"
+        )
+        surplus = (
+            f"SELECT h.sbh_text, count(*) AS excess FROM {have} h"
+            f" LEFT JOIN {want} w ON {same} WHERE w.sbh_text IS NULL GROUP BY h.sbh_text"
+        )
+        if self._mode is not MergeMode.EXACT:
+            surplus += " LIMIT 0"
+        self._make_as("gone", surplus)
+        cursor = self._cursor
+        cursor.execute(f"SELECT coalesce(sum(excess), 0)::bigint FROM {self.gone}")
+        return TableChanges(inserted, 0, cursor.fetchone()[0])
+
+    def _numbered(self, name: str) -> str:
+        text = f"{self.staging.record('r')}::text"
+        return f"(SELECT {text} AS sbh_text, row_number() OVER (PARTITION BY {text}) AS sbh_n, r.* FROM {name} r)"
+
+    def _make_as(self, name: str, query: str) -> int:
+        table = f"pg_temp.sbh_{name}_{self.staging.number}"
+        cursor = self._cursor
+        cursor.execute(f"CREATE TEMP TABLE {table} ON COMMIT DROP AS {query}")
+        rows: int = cursor.rowcount
+        if name == "todo" or self.staging.keyed:
+            self.staging.analyze(cursor, table)
+        setattr(self, name, table)
+        return rows
+
+    # writing
+
+    def delete(self) -> None:
+        """Delete the live rows that are not to stay as they are. Parents must still be there."""
+        with translated("delete rows", self.table.full_name):
+            if not self.staging.keyed:
+                if self.changes.deleted:
+                    self._delete_keyless()
+            elif self.changes.deleted or self.changes.updated:
+                live, cursor = from_only(self.table.table), self._cursor
+                found = "t.ctid = h.place" if self.staging.places else self.staging.key_of_live("t", "h")
+                # One by one, whatever the planner thinks of it: a scan for each batch takes longer.
+                cursor.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
+                deleted = 0
+                for batch in self._batches(self.gone):
+                    cursor.execute(f"DELETE FROM {live} AS t USING {self.gone} AS h WHERE {found}{batch('h')}")
+                    deleted += cursor.rowcount
+                cursor.execute("SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on")
+                self._all_deleted(deleted)
+
+    def _all_deleted(self, deleted: int) -> None:
+        decided = self.changes.deleted + self.changes.updated
+        if deleted != decided:
+            raise ProofFailed(
+                "Rows could not be deleted; rolled back",
+                on=self.table.full_name,
+                why=f"{decided} were to go, {deleted} went",
+                remedy="look for ENABLE ALWAYS or REPLICA triggers on the table; nothing was changed",
+            )
+
+    def _delete_keyless(self) -> None:
+        cursor = self._cursor
+        live = f"{self.staging.live_record('t')}::text"
+        cursor.execute(
+            f"DELETE FROM {from_only(self.table.table)} AS d USING ("
+            f"  SELECT t.tableoid AS part, t.ctid AS place, {live} AS sbh_text,"
+            f"         row_number() OVER (PARTITION BY {live}) AS sbh_n"
+            f"  FROM {self.table.source} WHERE {self.table.tenant_is([self.staging.tenant_key])}) AS l, {self.gone} AS s"
+            f" WHERE l.sbh_text = s.sbh_text AND l.sbh_n <= s.excess AND d.tableoid = l.part AND d.ctid = l.place"
+        )
+        self._all_deleted(cursor.rowcount)
+
+    def insert(self, notice: Callable[[float], None]) -> None:
+        """Insert what is to come back. Needs `delete`. `notice` is told the part that is done, 0 to 1."""
+        if not (self.changes.inserted or self.changes.updated):
+            return
+        live = ", ".join(ident(c) for c in self.staging.columns)
+        staged = ", ".join(f"w.{c}" for c in self.staging.columns.values())
+        cursor, done = self._cursor, 0
+        with translated("write rows", self.table.full_name):
+            for batch in self._batches(self.todo):
+                cursor.execute(
+                    f"INSERT INTO {sql_name(self.table.table)} ({live}) OVERRIDING SYSTEM VALUE"
+                    f" SELECT {staged} FROM {self.todo} w WHERE true{batch('w')}"
+                )
+                done += cursor.rowcount
+                notice(done / self.todo_rows)
+        self._raise_sequences()
+
+    def _batches(self, rows: str) -> Iterator[Callable[[str], str]]:
+        """Conditions that cut a temporary table into pieces of about `restore.batch_rows`: ranges of its pages.
+
+        Pauses before it gives another, so take one at a time.
+        """
+        with translated("cut rows into batches", self.table.full_name):
+            cursor = self._cursor
+            cursor.execute(
+                "SELECT c.relpages, c.reltuples::bigint, (pg_relation_size(c.oid) / current_setting('block_size')::int)::int"
+                " FROM pg_class c WHERE c.oid = %s::regclass",
+                (rows,),
+            )
+            analyzed, counted, pages = cursor.fetchone()
+        per_page = max(1.0, counted / max(analyzed, 1))
+        step = max(1, int(self._settings.batch_rows / per_page))
+        for first in range(0, max(pages, 1), step):
+            if first and self._settings.pause_ms:
+                time.sleep(self._settings.pause_ms / 1000)
+            if first == 0 and step >= pages:
+                yield lambda alias: ""
+                return
+            yield _pages(first, first + step)
+
+    def _raise_sequences(self) -> None:
+        """Move sequences behind identity and serial columns past what was inserted; they never go back.
+
+        Values beyond a sequence's range are none that it gave.
+        """
+        with translated("adjust a sequence", self.table.full_name):
+            for column in self.table.table.columns:
+                if column.sequence and column.name in self.staging.columns and _counts(column.type):
+                    sequence, staged = literal(column.sequence), self.staging.columns[column.name]
+                    self._cursor.execute(
+                        f"SELECT setval({sequence}, w.top) FROM pg_sequences s CROSS JOIN LATERAL ("
+                        f"SELECT max({staged})::bigint AS top FROM {self.todo}"
+                        f" WHERE {staged} BETWEEN s.min_value AND s.max_value) w"
+                        f" WHERE (quote_ident(s.schemaname) || '.' || quote_ident(s.sequencename)) = {sequence}"
+                        " AND s.increment_by > 0 AND w.top IS NOT NULL AND (s.last_value IS NULL OR w.top > s.last_value)"
+                    )
+
+    # proving
+
+    def unproven(self) -> int:
+        """Rows of `todo` that the live table does not have as they were staged."""
+        if not self.changes.any:
+            return 0
+        s, cursor, live = self.staging, self._cursor, from_only(self.table.table)
+        with translated("read back what was written", self.table.full_name):
+            if not s.keyed:
+                mine = f"(SELECT {s.record('w')}::text AS sbh_text, count(*) AS n FROM {self.todo} w GROUP BY 1)"
+                text = f"{s.live_record('t')}::text"
+                theirs = (
+                    f"(SELECT {text} AS sbh_text, count(*) AS n FROM {self.table.source}"
+                    f" WHERE {self.table.tenant_is([s.tenant_key])} GROUP BY 1)"
+                )
+                cursor.execute(
+                    f"SELECT count(*) FROM {mine} w LEFT JOIN {theirs} l ON l.sbh_text = w.sbh_text"
+                    " WHERE coalesce(l.n, 0) < w.n"
+                )
+                lost: int = cursor.fetchone()[0]
+                return lost
+            same = s.same_records(s.record("w"), s.live_record("t"))
+            few = self.changes.inserted + self.changes.updated < _FEW_ROWS
+            if few:  # each by its key, whatever the planner thinks of it
+                cursor.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
+            else:  # nobody else's rows can be those that this transaction wrote
+                live = f"(SELECT t.ctid, t.* FROM {live} t WHERE t.xmin = pg_current_xact_id()::xid)"
+            cursor.execute(
+                f"SELECT count(*) FROM {self.todo} w LEFT JOIN {live} t ON {s.key_of_live('t', 'w')}"
+                f" WHERE t.ctid IS NULL OR NOT {same}"  # a composite key of NULLs IS NULL, and yet a key
+            )
+            wrong: int = cursor.fetchone()[0]
+            cursor.execute("SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on")
+        return wrong
+
+
+def _counts(kind: str) -> bool:
+    return kind in ("smallint", "integer", "bigint") or kind.startswith("numeric")
+
+
+def _pages(first: int, end: int) -> Callable[[str], str]:
+    return lambda alias: f" AND {alias}.ctid >= '({first},0)'::tid AND {alias}.ctid < '({end},0)'::tid"
+
+
+def written_by(connection: Connection) -> dict[int, tuple[int, int, int]]:
+    """(inserted, updated, deleted) rows of this transaction by table, as the server counts them: partitions with their root.
+
+    Temporary tables are left out. Empty where the server does not count (`track_counts`).
+    """
+    with translated("count what was written"):
+        cursor = connection.cursor()
+        cursor.execute(
+            "SELECT coalesce(pg_partition_root(s.relid), s.relid)::oid::bigint, sum(n_tup_ins)::bigint, sum(n_tup_upd)::bigint,"
+            " sum(n_tup_del)::bigint FROM pg_stat_xact_user_tables s JOIN pg_class c ON c.oid = s.relid"
+            " WHERE c.relpersistence <> 't' AND (n_tup_ins, n_tup_upd, n_tup_del) <> (0, 0, 0)"
+            " AND current_setting('track_counts')::boolean GROUP BY 1"
+        )
+        return {oid: (inserted, updated, deleted) for oid, inserted, updated, deleted in cursor.fetchall()}
+
+
+def commit(connection: Connection) -> None:
+    with translated("commit the restore"):
+        connection.cursor().execute("COMMIT")

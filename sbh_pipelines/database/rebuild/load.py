@@ -1,0 +1,238 @@
+"""Writing into the empty database: rows by COPY, what is checked afterwards, where sequences go on."""
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sbh_pipelines.database.schema.catalog import ForeignKey, Table, UniqueKey
+from sbh_pipelines.database.schema.tenancy import MappedTable, from_only, ident, literal, sql_name
+from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.copy_in import copy_in
+
+_USER_SCHEMAS = "n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT IN ('information_schema', 'sbh_recovery')"
+_SUM_MASK = (1 << 128) - 1
+
+
+class LineSums:
+    """The content of a table, whatever the order of its rows: their number, and the sum of a keyed hash of each."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key, self._sum = hashlib.blake2b(key).digest(), 0
+        self.rows = self.bytes = 0
+
+    def add(self, text: bytes) -> None:
+        """COPY text of whole rows."""
+        lines = text.split(b"\n")
+        lines.pop()
+        key = self._key
+        self._sum += sum(int.from_bytes(hashlib.blake2b(line, digest_size=16, key=key).digest()) for line in lines)
+        self.rows += len(lines)
+        self.bytes += len(text)
+
+    def text(self) -> str:
+        return f"{self.rows}-{self._sum & _SUM_MASK:032x}"
+
+    def same(self, other: str) -> bool:
+        return hmac.compare_digest(self.text(), other)
+
+
+def load_rows(connection: Connection, schema: str, name: str, columns: Sequence[str], pieces: Iterable[bytes]) -> None:
+    """COPY text into a table; values of identity columns are taken as they are. What the pieces raise is raised."""
+    listed = ", ".join(map(ident, columns))
+    with translated("load rows", f"{schema}.{name}"):
+        copy_in(connection.cursor(), f"{ident(schema)}.{ident(name)} ({listed})", pieces)
+
+
+@contextmanager
+def without_triggers(connection: Connection, tables: Iterable[MappedTable]) -> Iterator[None]:
+    """Within a transaction, of a replica session: also triggers that fire in such a session do not, for the length of the block."""
+    names = [sql_name(table.table) for table in tables]
+    with translated("read the triggers"):
+        cursor = connection.cursor()
+        listed = ", ".join(f"{literal(name)}::regclass" for name in names)
+        cursor.execute(
+            "SELECT format('%I.%I', n.nspname, c.relname), quote_ident(g.tgname), g.tgenabled = 'A' FROM pg_trigger g"
+            " JOIN pg_class c ON c.oid = g.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
+            f" WHERE NOT g.tgisinternal AND g.tgenabled IN ('A', 'R') AND g.tgrelid IN (SELECT coalesce(p.relid, o)"
+            f" FROM unnest(ARRAY[{listed}]::regclass[]) o LEFT JOIN LATERAL pg_partition_tree(o) p ON true)"
+        )
+        found = cursor.fetchall()
+    _alter(connection, ((table, f"DISABLE TRIGGER {name}") for table, name, _ in found))
+    yield
+    _alter(connection, ((t, f"ENABLE {'ALWAYS' if always else 'REPLICA'} TRIGGER {name}") for t, name, always in found))
+
+
+def refresh_views(connection: Connection) -> None:
+    """Fill the materialized views anew, those that others read from first: a dump makes them in that order."""
+    with translated("refresh the materialized views"):
+        cursor = connection.cursor()
+        cursor.execute(
+            "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE c.relkind = 'm' AND c.relispopulated ORDER BY c.oid"
+        )
+        for (name,) in cursor.fetchall():
+            cursor.execute(f"REFRESH MATERIALIZED VIEW {name}")
+
+
+def _alter(connection: Connection, changes: Iterable[tuple[str, str]]) -> None:
+    for table, change in changes:
+        with translated("keep a trigger from firing", table):
+            connection.cursor().execute(f"ALTER TABLE {table} {change}")
+
+
+# sequences
+
+
+def sequence_columns(connection: Connection) -> list[tuple[str, int, bool, str, str]]:
+    """(sequence, increment, whether it cycles, table, column) for each sequence and each numeric column it fills.
+
+    Sequence and table are SQL names; both are empty strings for a sequence that fills no column.
+    """
+    used = (
+        "SELECT d.objid AS sequence, d.refobjid AS rel, d.refobjsubid AS att FROM pg_depend d"
+        " WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0"
+        " AND d.deptype IN ('a', 'i')"
+        " UNION SELECT d.refobjid, f.adrelid, f.adnum FROM pg_depend d JOIN pg_attrdef f ON f.oid = d.objid"
+        " WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'n'"
+    )
+    with translated("read the sequences"):
+        cursor = connection.cursor()
+        cursor.execute(
+            "SELECT format('%I.%I', n.nspname, s.relname), q.seqincrement, q.seqcycle,"
+            " CASE WHEN a.attname IS NULL THEN '' ELSE format('%I.%I', tn.nspname, t.relname) END, coalesce(a.attname, '')"
+            " FROM pg_sequence q JOIN pg_class s ON s.oid = q.seqrelid JOIN pg_namespace n ON n.oid = s.relnamespace"
+            f" LEFT JOIN (({used}) u JOIN pg_class t ON t.oid = u.rel AND NOT t.relispartition"
+            " JOIN pg_namespace tn ON tn.oid = t.relnamespace"
+            " JOIN pg_attribute a ON a.attrelid = u.rel AND a.attnum = u.att AND NOT a.attisdropped"
+            " JOIN pg_type y ON y.oid = a.atttypid AND y.typcategory = 'N') ON u.sequence = q.seqrelid"
+            f" WHERE s.relpersistence <> 't' AND {_USER_SCHEMAS} ORDER BY 1, 4, 5"
+        )
+        found: list[tuple[str, int, bool, str, str]] = cursor.fetchall()
+        return found
+
+
+def raise_sequences(connection: Connection, known: Mapping[str, Sequence[int]], unused: Mapping[str, int]) -> int:
+    """Set every sequence past its `known` values (by SQL name) and past what its columns hold; how many were set.
+
+    One for which there is neither begins where `unused` says: it had a value of its own and had given out none.
+    """
+    best: dict[str, int] = {}
+    steps: dict[str, int] = {}
+    with translated("set a sequence"):
+        cursor = connection.cursor()
+        cursor.execute(
+            "SELECT format('%I.%I', schemaname, sequencename), last_value FROM pg_sequences WHERE last_value IS NOT NULL"
+        )
+        now = dict(cursor.fetchall())  # of a database that is in use already
+        for sequence, step, cycles, table, column in sequence_columns(connection):
+            steps[sequence] = step
+            furthest = max if step > 0 else min
+            values = [*known.get(sequence, ()), *(found[sequence] for found in (best, now) if sequence in found)]
+            if table and not cycles:
+                function = "max" if step > 0 else "min"
+                rounded = "floor" if step > 0 else "ceil"
+                cursor.execute(f"SELECT {rounded}({function}({ident(column)}::numeric))::text FROM {table}")
+                top = cursor.fetchone()[0]
+                if top is not None and top.lstrip("-").isdigit():  # NaN and Infinity are numbers, too
+                    values.append(int(top))
+            if values:
+                best[sequence] = furthest(values)
+        for sequence, value in best.items():
+            cursor.execute(
+                f"SELECT setval({literal(sequence)}, least(greatest({value}::numeric, s.min_value), s.max_value)::bigint)"
+                f" FROM pg_sequences s WHERE format('%I.%I', s.schemaname, s.sequencename) = {literal(sequence)}"
+            )
+        for sequence, value in unused.items():
+            if sequence in steps and sequence not in best:
+                cursor.execute(f"SELECT setval({literal(sequence)}, {int(value)}, false)")
+    return len(best)
+
+
+# foreign keys
+
+
+def missing_keys(connection: Connection, facts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of the stored foreign keys that are not there, or not validated though they were."""
+    with translated("read the foreign keys"):
+        cursor = connection.cursor()
+        cursor.execute(
+            "SELECT n.nspname, t.relname, c.conname, c.convalidated FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid"
+            " JOIN pg_namespace n ON n.oid = t.relnamespace WHERE c.contype = 'f'"
+        )
+        there = {(schema, table, name): valid for schema, table, name, valid in cursor.fetchall()}
+    wanting: list[Mapping[str, Any]] = []
+    for fact in facts:
+        valid = there.get((fact["schema"], fact["table"], fact["name"]))
+        if valid is None or (fact["valid"] and not valid):
+            wanting.append({**fact, "there": valid is not None})
+    return wanting
+
+
+def statement_for(key: Mapping[str, Any]) -> str:
+    """What mends a foreign key of `missing_keys`: validates it, or adds it without looking at the rows that are there."""
+    table, name = f"{ident(key['schema'])}.{ident(key['table'])}", ident(key["name"])
+    if key["there"]:
+        return f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}"
+    definition = str(key["definition"])
+    not_valid = "" if definition.endswith("NOT VALID") else " NOT VALID"
+    return f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition}{not_valid}"
+
+
+def dangling(connection: Connection, child: MappedTable, tenant_key: str, parent: Table, key: ForeignKey) -> bool:
+    """Whether a row of the tenant refers to no row of the parent. A NULL in the key refers to nothing, as in MATCH SIMPLE."""
+    pairs = " AND ".join(
+        f"x.{ident(theirs)} {equals} t.{ident(own)}"
+        for own, equals, theirs in zip(key.columns, key.operators, key.parent_columns, strict=True)
+    )
+    filled = " AND ".join(f"t.{ident(own)} IS NOT NULL" for own in key.columns)
+    rows = f"SELECT FROM {child.source} WHERE {child.tenant_is([tenant_key])} AND {filled}"
+    return _exists(
+        connection, f"{rows} AND NOT EXISTS (SELECT FROM {from_only(parent)} x WHERE {pairs})", child.full_name
+    )
+
+
+def doubled(connection: Connection, table: Table, key: UniqueKey) -> bool:
+    """Whether two rows are in conflict by a constraint that a replica session does not check."""
+    elements = ", ".join(f"{text} AS e{nth}" for nth, text in enumerate(key.elements))
+    rows = (
+        f"(SELECT tableoid AS part, ctid AS place, {elements} FROM {from_only(table)}"
+        f"{f' WHERE {key.predicate}' if key.predicate else ''})"
+    )
+    both = " AND ".join(
+        f"(a.e{nth} {operator} b.e{nth}" + (f" OR a.e{nth} IS NULL AND b.e{nth} IS NULL)" if key.nulls_equal else ")")
+        for nth, operator in enumerate(key.operators)
+    )
+    return _exists(
+        connection,
+        f"SELECT FROM {rows} a JOIN {rows} b ON (b.part, b.place) <> (a.part, a.place) AND {both}",
+        table.full_name,
+    )
+
+
+def _exists(connection: Connection, query: str, table: str) -> bool:
+    with translated("check a constraint", table):
+        cursor = connection.cursor()
+        cursor.execute(f"SELECT EXISTS ({query})")
+        return bool(cursor.fetchone()[0])
+
+
+def database_facts(connection: Connection) -> dict[str, Any]:
+    """What the target is: its encoding, locale and name, and whether its role may do everything."""
+    with translated("ask the target what it is"):
+        cursor = connection.cursor()
+        cursor.execute(
+            "SELECT to_jsonb(d) - 'datacl' || jsonb_build_object('encoding', pg_encoding_to_char(encoding), 'superuser',"
+            " (SELECT rolsuper FROM pg_roles WHERE rolname = current_user), 'version',"
+            " current_setting('server_version_num')::int) FROM pg_database d WHERE datname = current_database()"
+        )
+        facts: dict[str, Any] = cursor.fetchone()[0]
+        return facts
+
+
+def pieces_counted(pieces: Iterator[bytes], sums: LineSums) -> Iterator[bytes]:
+    """The pieces, added to the sums as they go by."""
+    for piece in pieces:
+        sums.add(piece)
+        yield piece

@@ -1,0 +1,211 @@
+"""What `sbh doctor` asks of the database: server, privileges of the role, stray rows, tenants table. Reads only."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sbh_pipelines.database.schema.catalog import Catalog
+from sbh_pipelines.database.schema.tenancy import OWNED, TENANTS, MappedTable, TenancyMap, from_only, ident, sql_name
+from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.settings import TenantsSettings
+
+TABLE_PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE")
+_SET_ROLE_PRIVILEGE = 150000  # from here on SET on a parameter can be granted; before, only superusers may
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """The server and the role that asks."""
+
+    version: int  # server_version_num
+    version_text: str
+    database: str
+    role: str
+    superuser: bool
+    bypasses_row_security: bool
+    may_set_replication_role: bool
+    may_use_temporary: bool
+    may_create_schemas: bool
+    in_recovery: bool
+    clock_offset_s: float  # server's clock minus ours
+
+
+@dataclass(frozen=True, slots=True)
+class TablePrivileges:
+    """What the role may not do with one table or sequence; `statement` is the GRANT that mends it."""
+
+    name: str
+    missing: tuple[str, ...]
+    statement: str
+
+
+@dataclass(frozen=True, slots=True)
+class StrayRows:
+    """Rows of one table that are no tenant's: without a tenant, or of one that the tenants table does not list."""
+
+    table: str
+    unlinked: int
+    unknown_tenant: int
+
+
+@dataclass(frozen=True, slots=True)
+class TenantRow:
+    key: str | None
+    slug: str | None
+    region: str | None
+    tier: str | None
+
+
+def server_facts(connection: Connection) -> ServerFacts:
+    with translated("ask the server what it is"):
+        cursor = connection.cursor()
+        before = datetime.now(UTC)
+        cursor.execute("SELECT clock_timestamp()")
+        server_time = cursor.fetchone()[0]
+        middle = before + (datetime.now(UTC) - before) / 2
+        cursor.execute(
+            "SELECT current_setting('server_version_num')::int, current_setting('server_version'), current_database(),"
+            " rolname, rolsuper, rolbypassrls, has_database_privilege(current_database(), 'TEMPORARY'),"
+            " has_database_privilege(current_database(), 'CREATE'), pg_is_in_recovery() FROM pg_roles WHERE rolname = current_user"
+        )
+        version, text, database, role, superuser, bypass, temporary, create, recovery = cursor.fetchone()
+        may_set = superuser
+        if version >= _SET_ROLE_PRIVILEGE and not superuser:
+            cursor.execute("SELECT has_parameter_privilege('session_replication_role', 'SET')")
+            may_set = cursor.fetchone()[0]
+    offset = (server_time - middle).total_seconds()
+    return ServerFacts(
+        version, text, database, role, superuser, superuser or bypass, may_set, temporary, create, recovery, offset
+    )
+
+
+def missing_privileges(connection: Connection, tenancy: TenancyMap, role: str) -> list[TablePrivileges]:
+    """Tables and sequences of the map on which a backup or a restore would be refused."""
+    tables = {mapped.table.oid: mapped.table for mapped in tenancy.tables}
+    sequences = {c.sequence for table in tables.values() for c in table.columns if c.sequence}
+    found = []
+    with translated("read the role's privileges"):
+        cursor = connection.cursor()
+        cursor.execute(
+            "SELECT t.oid::bigint, array_agg(p.name ORDER BY p.nth) FROM unnest(%s::oid[]) AS t(oid)"
+            " CROSS JOIN unnest(%s::text[]) WITH ORDINALITY AS p(name, nth)"
+            " WHERE NOT has_table_privilege(t.oid, p.name) GROUP BY 1",
+            (list(tables), list(TABLE_PRIVILEGES)),
+        )
+        for oid, missing in cursor.fetchall():
+            grant = f"GRANT {', '.join(missing)} ON {sql_name(tables[oid])} TO {ident(role)};"
+            found.append(TablePrivileges(tables[oid].full_name, tuple(missing), grant))
+        cursor.execute(
+            "SELECT s FROM unnest(%s::text[]) AS s WHERE NOT has_sequence_privilege(s, 'SELECT, UPDATE')"
+            " OR NOT has_sequence_privilege(s, 'UPDATE')",
+            (sorted(sequences),),
+        )
+        for (name,) in cursor.fetchall():
+            grant = f"GRANT SELECT, UPDATE ON SEQUENCE {name} TO {ident(role)};"
+            found.append(TablePrivileges(name, ("UPDATE",), grant))
+        cursor.execute(
+            "SELECT s FROM unnest(%s::text[]) AS s WHERE NOT has_schema_privilege(s, 'USAGE')",
+            (sorted({table.schema for table in tables.values()}),),
+        )
+        for (name,) in cursor.fetchall():
+            found.append(TablePrivileges(name, ("USAGE",), f"GRANT USAGE ON SCHEMA {ident(name)} TO {ident(role)};"))
+    return sorted(found, key=lambda privileges: privileges.name)
+
+
+def unholdable_parents(connection: Connection, tenancy: TenancyMap, role: str) -> list[TablePrivileges]:
+    """Tables that tenants' rows refer to without being tenants' tables, and whose rows a restore may not hold.
+
+    `FOR KEY SHARE` keeps such a row from being deleted until the restore commits; it needs UPDATE on one column at least.
+    """
+    captured = {mapped.table.oid for mapped in tenancy.tables}
+    catalog = tenancy.catalog
+    keys = [key for mapped in tenancy.tables for key in mapped.table.foreign_keys]
+    keys += [key for key in catalog.outside_keys if key.table in captured]
+    known = {**catalog.outside, **catalog.tables}
+    parents = {key.parent: known[key.parent] for key in keys if key.parent not in captured and key.parent in known}
+    found = []
+    with translated("read the role's privileges"):
+        cursor = connection.cursor()
+        cursor.execute(
+            "SELECT oid::bigint, has_table_privilege(oid, 'SELECT'), has_any_column_privilege(oid, 'UPDATE')"
+            " FROM unnest(%s::oid[]) AS t(oid)",
+            (list(parents),),
+        )
+        for oid, readable, holdable in cursor.fetchall():
+            missing = [name for name, held in (("SELECT", readable), ("UPDATE", holdable)) if not held]
+            if missing:
+                grant = f"GRANT {', '.join(missing)} ON {sql_name(parents[oid])} TO {ident(role)};"
+                found.append(TablePrivileges(parents[oid].full_name, tuple(missing), grant))
+    return sorted(found, key=lambda privileges: privileges.name)
+
+
+def row_secured(tenancy: TenancyMap) -> list[str]:
+    """Captured tables with row security: a role without BYPASSRLS would be refused."""
+    return [mapped.full_name for mapped in tenancy.tables if mapped.table.row_security]
+
+
+def stray_rows(
+    connection: Connection,
+    mapped: MappedTable,
+    tenants: TenantsSettings,
+    catalog: Catalog,
+    schemas: list[str],
+    timeout_s: float,
+) -> StrayRows | None:
+    """Rows of one table that no tenant's backup holds; None where the schema itself rules them out.
+
+    Scans the table, for at most `timeout_s`: past that it raises SourceConflict.
+    """
+    listing = catalog.find(tenants.table, schemas)
+    if listing is None or mapped.status == TENANTS or _cannot_stray(mapped, listing.oid):
+        return None
+    unknown = (
+        f"NOT EXISTS (SELECT FROM {from_only(listing)} AS listed"
+        f" WHERE listed.{ident(tenants.key)}::text = {mapped.tenant}::text)"
+    )
+    with translated("look for rows of no tenant", on=mapped.full_name):
+        cursor = connection.cursor()
+        cursor.execute("SELECT set_config('statement_timeout', %s, false)", (str(int(timeout_s * 1000)),))
+        try:
+            cursor.execute(f"SELECT count(*) FROM {from_only(mapped.table)}")
+            total = cursor.fetchone()[0]
+            cursor.execute(
+                f"SELECT count({mapped.tenant}), count(*) FILTER (WHERE {mapped.tenant} IS NOT NULL AND {unknown})"
+                f" FROM {mapped.source}"
+            )
+            linked, strangers = cursor.fetchone()
+        finally:
+            cursor.execute("SELECT set_config('statement_timeout', '0', false)")
+    return StrayRows(mapped.full_name, total - linked, strangers)
+
+
+def _cannot_stray(mapped: MappedTable, tenants_oid: int) -> bool:
+    """True where NOT NULL columns and foreign keys tie every row to a listed tenant."""
+
+    def tied(table: Any, columns: tuple[str, ...], parent: int) -> bool:
+        required = all((column := table.column(name)) and column.not_null for name in columns)
+        return required and any(key.columns == columns and key.parent == parent for key in table.foreign_keys)
+
+    table = mapped.table
+    for hop in mapped.hops:
+        if hop.join is not None or not tied(table, hop.columns, hop.parent.oid):
+            return False
+        table = hop.parent
+    return table.oid == tenants_oid or (
+        (mapped.status == OWNED or bool(mapped.hops)) and tied(table, (mapped.tenant_column.name,), tenants_oid)
+    )
+
+
+def tenant_rows(
+    connection: Connection, tenants: TenantsSettings, catalog: Catalog, schemas: list[str]
+) -> list[TenantRow]:
+    """The tenants table as it is, unchecked; raises SchemaMismatch when a column that the settings name is missing."""
+    table = catalog.find(tenants.table, schemas)
+    if table is None:
+        return []
+    columns = [tenants.key, tenants.slug, tenants.region, *([tenants.tier] if tenants.tier else [])]
+    picked = ", ".join(f"{ident(name)}::text" for name in columns) + ("" if tenants.tier else ", NULL")
+    with translated("read the tenants table", on=table.full_name):
+        cursor = connection.cursor()
+        cursor.execute(f"SELECT {picked} FROM {from_only(table)} ORDER BY 2, 1")
+        return [TenantRow(*row) for row in cursor.fetchall()]

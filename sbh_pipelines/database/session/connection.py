@@ -1,0 +1,141 @@
+"""Connections with pinned session settings, and the one place where psycopg2's errors become ours.
+
+The pinned settings make COPY text exact and the same on every server: UTC, ISO dates, shortest exact floats, hex bytea,
+UTF-8. `row_security = off` makes a policy that would hide rows an error instead.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg2
+import psycopg2.errors
+import psycopg2.extensions
+
+from sbh_pipelines.database.session import tls
+from sbh_pipelines.errors import (
+    PrivilegeMissing,
+    RestoreConflict,
+    RestoreRefused,
+    SbhError,
+    SchemaMismatch,
+    SettingsError,
+    SourceConflict,
+    SourceError,
+    SourceUnavailable,
+)
+from sbh_pipelines.security.secrets import resolve
+from sbh_pipelines.settings import DatabaseSettings
+
+Connection = Any  # psycopg2 has no types
+
+_PINNED = (
+    "SET client_encoding = 'UTF8'; SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'; SET timezone = 'UTC';"
+    " SET extra_float_digits = 3; SET bytea_output = 'hex'; SET xmloption = 'content'; SET row_security = off;"
+    " SET default_transaction_read_only = off; SET synchronize_seqscans = off; SET search_path = pg_catalog;"
+    " SET standard_conforming_strings = on; SET lc_monetary = 'C'; SET jit = off; SET idle_in_transaction_session_timeout = 0"
+)
+
+
+def connect(settings: DatabaseSettings, purpose: str) -> Connection:
+    """A connection in autocommit, session pinned; to other machines encrypted, and the server verified, where the DSN does not say.
+
+    Raises SourceUnavailable, SettingsError.
+    """
+    arguments: dict[str, Any] = {
+        "application_name": f"sbh {purpose}"[:63],
+        "connect_timeout": settings.connect_timeout_s,
+        "keepalives": 1,
+    }
+    if password := resolve(settings, "password"):
+        arguments["password"] = password
+    arguments |= tls.secured(settings)
+    try:
+        connection = psycopg2.connect(settings.dsn, **arguments)
+    except psycopg2.ProgrammingError:
+        raise SettingsError(
+            "database.dsn is not a libpq connection string",
+            remedy="e.g. host=db.example.com dbname=app user=sbh_backup",
+        ) from None
+    except psycopg2.OperationalError as error:
+        text = " ".join(str(error).split())
+        if insecure := tls.trouble(text, describe_dsn(settings.dsn)):
+            raise insecure from None
+        refused = "authentication failed" in text or "does not exist" in text or "no pg_hba.conf entry" in text
+        kind: type[SourceError] = SourceError if refused else SourceUnavailable
+        raise kind(
+            "Cannot connect to the database",
+            on=describe_dsn(settings.dsn),
+            why=text[:300],
+            remedy="check database.dsn, the password and the network; `sbh doctor` checks all three",
+        ) from None
+    try:
+        tls.check_session(settings, connection)
+    except SettingsError:
+        connection.close()
+        raise
+    connection.autocommit = True
+    with translated("prepare the session"):
+        cursor = connection.cursor()
+        cursor.execute(_PINNED)
+        cursor.execute(
+            "SELECT set_config('work_mem', %s, false), set_config('statement_timeout', %s, false)",
+            (f"{settings.work_mem_mib}MB", str(int(settings.statement_timeout_s * 1000))),
+        )
+    return connection
+
+
+def describe_dsn(dsn: str) -> str:
+    """The connection string without anything secret."""
+    try:
+        parts = psycopg2.extensions.parse_dsn(dsn)
+    except psycopg2.Error:
+        return "database.dsn"
+    return " ".join(f"{k}={parts[k]}" for k in ("host", "port", "dbname", "user") if k in parts)
+
+
+@contextmanager
+def translated(what: str, on: str = "") -> Iterator[None]:
+    """Turn psycopg2's errors into ours: `what` completes 'Cannot ...'."""
+    try:
+        yield
+    except psycopg2.Error as error:
+        raise translate(error, what, on) from None
+
+
+def translate(error: Any, what: str, on: str = "") -> SbhError:
+    """The error of our tree for a driver's error. Details of rows (DETAIL lines) never get in: they hold data."""
+    code = error.pgcode or ""
+    primary = getattr(error.diag, "message_primary", None)
+    why = " ".join((primary or str(error)).split())[:300]
+    if code[:2] == "22":
+        why = re.sub(r'"[^"]*"?', '"…"', why)  # the value that does not fit: data, like the DETAIL lines
+    where = on or ".".join(filter(None, (error.diag.schema_name, error.diag.table_name)))
+    failed = f"Cannot {what}"
+    if code in ("40001", "40P01", "55P03", "57014"):
+        remedies = {
+            "55P03": "somebody holds a lock on the table: try again, or raise database.lock_timeout_s",
+            "57014": "the statement was cancelled or ran into database.statement_timeout_s",
+        }
+        return SourceConflict(
+            failed, on=where, why=why, remedy=remedies.get(code, "concurrent writes to the tenant: try again")
+        )
+    if code == "42501":
+        return PrivilegeMissing(failed, on=where, why=why, remedy="`sbh doctor` prints the GRANTs that are missing")
+    if not code or code[:2] in ("08", "53") or code[:3] == "57P":
+        return SourceUnavailable(failed, on=where, why=why, remedy="check the database server, then try again")
+    if code[:2] == "23":
+        constraint = error.diag.constraint_name
+        kind = RestoreConflict if code in ("23505", "23P01") else RestoreRefused
+        return kind(
+            failed,
+            on=where,
+            why=f"{why}" + (f" (constraint {constraint})" if constraint and constraint not in why else ""),
+            remedy="another row holds the same key, or a constraint was added since: resolve it, then try again",
+        )
+    if code[:2] in ("42", "22"):
+        return SchemaMismatch(
+            failed, on=where, why=why, remedy="compare the table's definition with the backup's; `sbh doctor`"
+        )
+    return SourceError(failed, on=where, why=why, remedy="see the server's log")

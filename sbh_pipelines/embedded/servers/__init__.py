@@ -1,0 +1,1 @@
+"""Real servers from wheels: PostgreSQL, SeaweedFS, moto's KMS, as one stack."""

@@ -1,0 +1,240 @@
+"""The embedded servers as one thing: up, down, status, or running for the length of a block.
+
+Everything lies under one directory, so several stacks live side by side, and removing the directory of one that is
+down removes all of it. `up` starts only what is not running; a lock keeps two of them apart. The settings file
+DIR/sbh.toml is written once; later only the ports in it are brought up to date.
+"""
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sbh_pipelines.embedded.servers import kms as kms_server
+from sbh_pipelines.embedded.servers import object_server, postgres, process, settings_file
+from sbh_pipelines.embedded.servers.layout import Layout, Ports
+from sbh_pipelines.embedded.servers.process import Daemon, PortTaken
+from sbh_pipelines.errors import EmbeddedError
+
+Progress = Callable[[str], None]
+
+_ATTEMPTS = 3
+_LOCK_PATIENCE_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Where a running stack is reached. No field holds a secret: `dsn` names a password file."""
+
+    dir: Path
+    settings: Path
+    s3_endpoint: str
+    kms_endpoint: str
+    ports: Ports
+
+    def dsn(self, role: str = postgres.OWNER) -> str:
+        """libpq connection string of `app`, `sbh_backup` or `sbh_admin`, for psycopg2 and for psql, pg_dump."""
+        return postgres.dsn(Layout(self.dir), self.ports, role)
+
+    def s3_client(self) -> Any:
+        return object_server.client(Layout(self.dir), self.ports)
+
+    def kms_client(self, region: str = object_server.REGIONS[0]) -> Any:
+        return kms_server.client(self.ports, region)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatus:
+    name: str
+    running: bool
+    pid: int | None
+    address: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StackStatus:
+    dir: Path
+    servers: tuple[ServerStatus, ...]
+    data_bytes: int
+
+    @property
+    def running(self) -> bool:
+        """True when the database and the object store both run; the KMS is optional."""
+        return all(server.running for server in self.servers if server.name != kms_server.NAME)
+
+
+@dataclass(frozen=True, slots=True)
+class _Server:
+    name: str
+    ports: tuple[str, ...]  # the first is the one users connect to
+    launch: Callable[[Layout, Ports], Daemon]
+    prepare: Callable[[Layout, Ports], None]  # idempotent
+    stop: Callable[[Layout, Daemon], None]
+
+
+def up(directory: Path | str, *, kms: bool = True, fsync: bool = True, progress: Progress | None = None) -> Stack:
+    """Start what is not running and return where it is. With `fsync=False` a power cut may ruin the database.
+
+    Raises EmbeddedError when a server does not start; what this call had started is stopped again.
+    """
+    layout = Layout(Path(directory).expanduser().resolve())
+    _create(layout)
+    with _locked(layout):
+        layout.ensure_backup_key()
+        layout.ensure_signing_key()
+        saved = layout.load_ports()
+        servers = [server for server in _servers(fsync) if kms or server.name != kms_server.NAME]
+        taken: set[int] = set()
+        with ThreadPoolExecutor(len(servers)) as pool:
+            jobs = [pool.submit(_bring_up, server, layout, saved, taken, progress) for server in servers]
+        failures = [job.exception() for job in jobs if job.exception()]
+        if failures:
+            for server, job in zip(servers, jobs, strict=True):
+                daemon = process.find(layout, server.name)
+                if daemon and (job.exception() or job.result()[1]):
+                    server.stop(layout, daemon)
+            raise failures[0] or AssertionError
+        ports = dict(saved)
+        for job in jobs:
+            ports |= job.result()[0]
+        ports |= process.choose_ports([name for name in kms_server.PORTS if name not in ports], {}, taken=taken)
+        settings_file.write(layout, saved, ports)
+        layout.save_ports(ports)
+    return _stack(layout, ports)
+
+
+def down(directory: Path | str, *, progress: Progress | None = None) -> None:
+    """Stop every server of the stack that runs; its data stay. Does nothing where none runs."""
+    layout = Layout(Path(directory).expanduser().resolve())
+    if not layout.run.is_dir():
+        return
+    with _locked(layout):
+        running = [(server, process.find(layout, server.name)) for server in _servers()]
+        with ThreadPoolExecutor(len(running)) as pool:
+            jobs = [pool.submit(server.stop, layout, daemon) for server, daemon in running if daemon]
+        for job in jobs:
+            job.result()
+    if progress:
+        progress(f"stopped {len(jobs)} servers")
+
+
+def status(directory: Path | str) -> StackStatus:
+    """What runs, where, and how much disk the database and the objects take. Starts and changes nothing."""
+    layout = Layout(Path(directory).expanduser().resolve())
+    found = []
+    for server in _servers():
+        daemon = process.find(layout, server.name)
+        address = f"127.0.0.1:{daemon.ports[server.ports[0]]}" if daemon else None
+        found.append(ServerStatus(server.name, daemon is not None, daemon.pid if daemon else None, address))
+    size = sum(_disk_usage(folder) for folder in (layout.postgres, layout.objects))
+    return StackStatus(layout.root, tuple(found), size)
+
+
+def connect_to(directory: Path | str) -> Stack:
+    """The stack in `directory` as it runs. Raises EmbeddedError where its database or object store is down."""
+    now = status(directory)
+    if not now.running:
+        raise EmbeddedError("The stack is not running", on=str(now.dir), remedy=f"sbh stack up --dir {now.dir}")
+    layout = Layout(now.dir)
+    return _stack(layout, layout.load_ports())
+
+
+@contextmanager
+def running(
+    directory: Path | str | None = None, *, kms: bool = True, fsync: bool = True, progress: Progress | None = None
+) -> Iterator[Stack]:
+    """A stack for the length of a block, down afterwards whatever happened; without `directory` in a temporary one."""
+    root = Path(directory or tempfile.mkdtemp(prefix="sbh-"))
+    try:
+        yield up(root, kms=kms, fsync=fsync, progress=progress)
+    finally:
+        down(root)
+        if directory is None:
+            shutil.rmtree(root, ignore_errors=True)
+
+
+def _servers(fsync: bool = True) -> tuple[_Server, ...]:
+    database = partial(postgres.launch, fsync=fsync)
+    return (
+        _Server(postgres.NAME, postgres.PORTS, database, postgres.prepare, postgres.stop),
+        _Server(
+            object_server.NAME, object_server.PORTS, object_server.launch, object_server.prepare, object_server.stop
+        ),
+        _Server(kms_server.NAME, kms_server.PORTS, kms_server.launch, kms_server.prepare, kms_server.stop),
+    )
+
+
+def _bring_up(
+    server: _Server, layout: Layout, saved: Ports, taken: set[int], progress: Progress | None
+) -> tuple[Ports, bool]:
+    """The ports it runs on, and whether this call started it."""
+    daemon = process.find(layout, server.name)
+    started = daemon is None
+    for attempt in range(1, _ATTEMPTS + 1):
+        if daemon:
+            break
+        try:
+            daemon = server.launch(layout, process.choose_ports(server.ports, saved, taken=taken))
+        except PortTaken:
+            if attempt == _ATTEMPTS:
+                raise
+    assert daemon is not None
+    server.prepare(layout, daemon.ports)
+    if progress:
+        progress(f"{server.name} {'started' if started else 'was running'}, port {daemon.ports[server.ports[0]]}")
+    return daemon.ports, started
+
+
+def _stack(layout: Layout, ports: Ports) -> Stack:
+    s3, kms = object_server.endpoint(ports), kms_server.endpoint(ports)
+    return Stack(layout.root, layout.settings, s3, kms, ports)
+
+
+def _create(layout: Layout) -> None:
+    try:
+        layout.create()
+        if os.geteuid() == 0:  # the database's own user must get through
+            layout.root.chmod(layout.root.stat().st_mode | 0o011)
+    except OSError as error:
+        raise EmbeddedError(
+            "Cannot write the stack's directory",
+            on=str(layout.root),
+            why=str(error),
+            remedy="choose another directory, or run as the user who made it",
+        ) from None
+
+
+@contextmanager
+def _locked(layout: Layout) -> Iterator[None]:
+    with open(layout.lock, "a") as file:
+        deadline = time.monotonic() + _LOCK_PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise EmbeddedError(
+                        "Another command works on this stack", on=str(layout.root), why=f"waited {_LOCK_PATIENCE_S:g} s"
+                    ) from None
+                time.sleep(0.05)
+        yield
+
+
+def _disk_usage(folder: Path) -> int:
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(parent, name)).st_blocks * 512
+            except FileNotFoundError:
+                continue
+    return total

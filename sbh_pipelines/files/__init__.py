@@ -1,0 +1,6 @@
+"""A tenant's own files: objects below its prefix in the application's bucket.
+
+listing    which files there are, complete and in one order, and their fingerprint
+file       one file, read as it was listed, cut into slices
+patterns   `*`, `**` and `?` over paths, as in shells
+"""

@@ -1,0 +1,10 @@
+"""Any HTTP server: gets the alert as it is, as JSON."""
+
+from sbh_pipelines.orchestration.alerting.alert import Alert
+from sbh_pipelines.orchestration.alerting.channels.post import post
+from sbh_pipelines.security.secrets import resolve
+from sbh_pipelines.settings import AlertSettings
+
+
+def send_to_webhook(settings: AlertSettings, alert: Alert) -> None:
+    post(resolve(settings, "webhook_url") or "", alert.as_dict(), "alerts.webhook_url")

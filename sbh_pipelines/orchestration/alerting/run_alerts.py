@@ -1,0 +1,129 @@
+"""What runs tell people: each failure once, and that a later run of the same tenant and type succeeded.
+
+A failed backup, validation, drill or upkeep is a condition of its tenant, which a success ends. A failed restore is told
+by itself, for nothing will follow it. Runs are dealt with in the order in which Dagster's sensors come to them, so a run
+that succeeded meanwhile is looked for before a failure is told.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+
+from sbh_pipelines.orchestration.alerting.alert import Alert
+from sbh_pipelines.orchestration.alerting.alert_sender import Teller, run_link, with_state
+from sbh_pipelines.orchestration.alerting.conditions import Condition, Notice, Severity
+from sbh_pipelines.orchestration.common.runs import BACKUP, DRILL_OPERATION, is_ours, operation_of, tenants_of, types_of
+from sbh_pipelines.settings import AlertSettings
+
+NAME = "runs"
+_VALIDATE = "validate"
+_RECURRING = (BACKUP, _VALIDATE, DRILL_OPERATION, "prune", "retention", "platform_backup", "key_rotation")
+_LOOKED_AT = 50  # runs that succeeded after a failure
+
+
+def tell_failure(
+    instance: dg.DagsterInstance, run: dg.DagsterRun, alert: Alert, crashed: bool, settings: AlertSettings
+) -> list[Alert]:
+    """Tell of a failed run what was not told yet; the alerts. `alert` says what happened in it."""
+    teller = Teller(instance, NAME, alert.job, settings)
+    alert = replace(alert, link=run_link(settings, run.run_id), severity=_severity(run), event=_event(run))
+    if operation_of(run) not in _RECURRING:
+        return teller.tell((), unknown=lambda key: True, besides=[replace(alert, key=f"run_failed/{run.run_id}")])
+    ended = _succeeded(instance, run)
+    failed = {str(record["tenant"]) for record in alert.failed_tenants}
+    whose = sorted(failed) or (tenants_of(instance, run) if crashed else [])
+    found = [c for c in _conditions(run, alert, whose) if not _in(c.key, ended)]
+    went_well = _keys(run, [t for t in tenants_of(instance, run) if t not in failed]) if failed else set()
+
+    def build(notice: Notice) -> Alert:
+        of_this = any(condition.run_id == run.run_id for condition in notice.conditions)
+        return with_state(alert, notice) if of_this else teller.alert(notice)
+
+    return teller.tell(found, unknown=lambda key: key not in went_well, build=build)
+
+
+def tell_success(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: AlertSettings) -> list[Alert]:
+    """Tell of what this run has ended: conditions of its tenants."""
+    teller = Teller(instance, NAME, run.job_name, settings)
+    over = [key for key in teller.open_keys() if _in(key, [_Ended.of(instance, run)])]
+    if not over:
+        return teller.tell((), unknown=lambda key: True)  # something may be owed
+    return teller.tell((), unknown=lambda key: key not in over)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """What a success ends: conditions of these kinds, of these tenants; None: of all."""
+
+    kinds: Collection[str]
+    tenants: frozenset[str] | None
+
+    @classmethod
+    def of(cls, instance: dg.DagsterInstance, run: dg.DagsterRun) -> "_Ended":
+        tenants = tenants_of(instance, run)
+        return cls(_kinds(run), frozenset([*tenants, ""]) if tenants else None)
+
+
+def _in(key: str, ended: Iterable[_Ended]) -> bool:
+    kind, _, subject = key.partition("/")
+    return any(kind in one.kinds and (one.tenants is None or subject in one.tenants) for one in ended)
+
+
+def _succeeded(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[_Ended]:
+    """What runs have ended that succeeded since this one ended."""
+    record = instance.get_run_record_by_id(run.run_id)
+    if record is None or record.end_time is None:
+        return []
+    since = datetime.fromtimestamp(record.end_time, UTC)
+    later = instance.get_run_records(
+        dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS], updated_after=since), limit=_LOOKED_AT
+    )
+    own = [found for found in later if found.start_time and found.start_time > record.end_time]
+    return [_Ended.of(instance, found.dagster_run) for found in own if is_ours(found.dagster_run)]
+
+
+def _conditions(run: dg.DagsterRun, alert: Alert, whose: Sequence[str]) -> list[Condition]:
+    records: dict[str, Mapping[str, Any]] = {str(r["tenant"]): r for r in alert.failed_tenants}
+    found = []
+    for kind in _kinds(run):
+        for tenant in whose or [""]:
+            record = records.get(tenant, {})
+            found.append(
+                Condition(
+                    f"{kind}/{tenant}",
+                    alert.subject,
+                    alert.message,
+                    alert.severity,
+                    tenant,
+                    str(record.get("remedy") or "see the run's page"),
+                    run.run_id,
+                    group=run.run_id,
+                )
+            )
+    return found
+
+
+def _kinds(run: dg.DagsterRun) -> list[str]:
+    operation = operation_of(run)
+    if operation == BACKUP:
+        return [f"backup_failed.{kind}" for kind in types_of(run)]
+    if operation == _VALIDATE:
+        return ["verification_failed"]
+    return ["drill_failed"] if operation == DRILL_OPERATION else [f"run_failed.{operation}"]
+
+
+def _keys(run: dg.DagsterRun, tenants: Iterable[str]) -> set[str]:
+    return {f"{kind}/{tenant}" for tenant in tenants for kind in _kinds(run)}
+
+
+def _event(run: dg.DagsterRun) -> str:
+    """Backups and all the rest are `run_failed`, as they always were."""
+    named = {_VALIDATE: "verification_failed", DRILL_OPERATION: "drill_failed"}
+    return named.get(operation_of(run), "run_failed")
+
+
+def _severity(run: dg.DagsterRun) -> Severity:
+    return "critical" if operation_of(run) == _VALIDATE else "error"

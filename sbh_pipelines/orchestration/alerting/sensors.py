@@ -1,0 +1,218 @@
+"""What watches: the tenants table, and runs that fail or succeed. `watching.py` watches the backups themselves."""
+
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any
+
+import dagster as dg
+
+from sbh_pipelines.model import BackupType, timestamp, utc_now
+from sbh_pipelines.orchestration.alerting.alert import Alert
+from sbh_pipelines.orchestration.alerting.alert_sender import Teller
+from sbh_pipelines.orchestration.alerting.conditions import Condition
+from sbh_pipelines.orchestration.alerting.run_alerts import tell_failure, tell_success
+from sbh_pipelines.orchestration.backups.jobs import fleet_backup_job
+from sbh_pipelines.orchestration.backups.schedules import fleet_config
+from sbh_pipelines.orchestration.common.failures import FAILED_TENANTS
+from sbh_pipelines.orchestration.common.partitions import TENANTS, tenants_partitions
+from sbh_pipelines.orchestration.common.resources import BackupServiceResource, same_user
+from sbh_pipelines.orchestration.common.runs import TYPE_TAG, is_ours, makes_backups, tenants_of, types_of
+
+ATTEMPT_TAG = "sbh/attempt"
+RETRY_OF_TAG = "sbh/retry_of"
+ATTEMPTS = 3
+"""Runs a tenant gets for one slot, the first included."""
+
+MOST_GONE = 0.5
+"""A listing that lost more than this share of the tenants is not believed: no partition is removed because of it."""
+
+WILL_RETRY_TAG = "dagster/will_retry"
+
+
+@dg.sensor(
+    name="tenants_sync",
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Keeps the partitions in step with the tenants table. A tenant that is gone from the table loses its"
+    " partition, not its backups; nothing is removed when the table is empty, cannot be read, or lost more than half.",
+)
+def tenants_sync(
+    context: dg.SensorEvaluationContext, backups: BackupServiceResource
+) -> dg.SensorResult | dg.SkipReason:
+    listed = [str(tenant.id) for tenant in backups.service.tenants()]
+    have = set(context.instance.get_dynamic_partitions(TENANTS))
+    new = [tenant for tenant in listed if tenant not in have]
+    gone = sorted(have - set(listed))
+    too_many = bool(gone) and (not listed or len(gone) > max(1, MOST_GONE * len(have)))
+    if too_many:
+        context.log.warning(
+            f"{len(gone)} of {len(have)} partitions have no tenant in the table any more: none of them is removed. If"
+            " these tenants are really gone, delete their partitions on the page of the asset."
+        )
+        gone = []
+    if not new and not gone:
+        return dg.SkipReason(
+            f"In step: {len(listed)} tenants" if not too_many else "The listing lost too many tenants to be believed"
+        )
+    context.log.info(f"{len(new)} tenants are new, {len(gone)} are gone")
+    requests = [tenants_partitions.build_add_request(new)] if new else []
+    removals = [tenants_partitions.build_delete_request(gone)] if gone else []
+    return dg.SensorResult(dynamic_partitions_requests=[*requests, *removals])
+
+
+@dg.sensor(
+    name="unusable_tenants",
+    minimum_interval_seconds=3600,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Tells people when the tenants table lists tenants that cannot be backed up (slug malformed, shared or"
+    " missing): they have no partition and are in no backup. Told again when there are others, and when it is over.",
+)
+def unusable_tenants(context: dg.SensorEvaluationContext, backups: BackupServiceResource) -> dg.SkipReason:
+    errors = sorted(backups.service.unusable_tenants(), key=str)
+    found = [
+        Condition(
+            f"tenant_unusable/{sha256(str(error).encode()).hexdigest()[:24]}",
+            "A tenant is in no backup",
+            str(error),
+            remedy=error.remedy,
+        )
+        for error in errors
+    ]
+    settings = backups.service.settings.alerts
+    Teller(context.instance, "tenants", "sensor unusable_tenants", settings).tell(found)
+    return dg.SkipReason(
+        f"{len(errors)} tenants are in no backup; first: {errors[0]}" if errors else "Every tenant can be backed up"
+    )
+
+
+@dg.run_failure_sensor(
+    name="failure_alerts",
+    minimum_interval_seconds=15,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    monitor_all_code_locations=True,  # runs started from the command line belong to none
+    description="Tells people about every failed run of this code location, by the channels of `[alerts]`; a tenant that"
+    " fails again is not told again until it has succeeded, or a day has passed. If a channel does not take it, the tick"
+    " shows which one and why.",
+)
+def failure_alerts(context: dg.RunFailureSensorContext, backups: BackupServiceResource) -> None:
+    if is_ours(context.dagster_run):
+        alert, (_, crashed) = alert_of(context), failed_tenants(context)
+        context.log.info(alert.text())
+        tell_failure(context.instance, context.dagster_run, alert, crashed, backups.service.settings.alerts)
+
+
+@dg.run_status_sensor(
+    run_status=dg.DagsterRunStatus.SUCCESS,
+    name="recovery_notices",
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    monitor_all_code_locations=True,
+    description="Tells people that what failed has succeeded since: a backup of the same tenant and type, a validation or"
+    " a drill of the same tenant, or the same job.",
+)
+def recovery_notices(context: dg.RunStatusSensorContext, backups: BackupServiceResource) -> None:
+    if is_ours(context.dagster_run):
+        tell_success(context.instance, context.dagster_run, backups.service.settings.alerts)
+
+
+@dg.run_failure_sensor(
+    name="retry_failed_tenants",
+    minimum_interval_seconds=300,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    monitor_all_code_locations=True,
+    request_job=fleet_backup_job,
+    description="Backs up again, with a backup of the same type, the tenants of a failed run whose errors may pass by"
+    f" themselves, and all tenants of a run that crashed: at most {ATTEMPTS} runs in all. Errors that need somebody are"
+    " not retried.",
+)
+def retry_failed_tenants(context: dg.RunFailureSensorContext) -> list[dg.RunRequest] | dg.SkipReason:
+    run = context.dagster_run
+    if not makes_backups(run):
+        return dg.SkipReason(f"Run {run.run_id} made no backups")
+    if run.tags.get(WILL_RETRY_TAG) == "true":
+        return dg.SkipReason(f"Dagster itself repeats run {run.run_id}")
+    attempt = int(run.tags.get(ATTEMPT_TAG, "1"))
+    if attempt >= ATTEMPTS:
+        return dg.SkipReason(f"Run {run.run_id} was attempt {attempt} of {ATTEMPTS}")
+    failed, crashed = failed_tenants(context)
+    by_type = {made: _to_retry(failed, made) for made in types_of(run)}
+    if crashed:
+        by_type = dict.fromkeys(by_type, tenants_of(context.instance, run))
+    requests = [
+        dg.RunRequest(
+            run_key=f"retry/{run.run_id}/{made}",
+            run_config=fleet_config(tenants, made, f"attempt {attempt + 1} after run {run.run_id}"),
+            tags={
+                **same_user(run.tags),  # a run of somebody with few rights is not repeated with all of them
+                ATTEMPT_TAG: str(attempt + 1),
+                RETRY_OF_TAG: run.run_id,
+                TYPE_TAG: str(made),
+            },
+        )
+        for made, tenants in by_type.items()
+        if tenants
+    ]
+    return requests or dg.SkipReason(f"No tenant of run {run.run_id} failed with an error that may pass by itself")
+
+
+def _to_retry(failed: Sequence[Mapping[str, Any]], made: BackupType) -> list[str]:
+    """Tenants whose backup of this type failed with an error that may pass by itself."""
+    return sorted({str(f["tenant"]) for f in failed if f.get("transient") and f.get("type", made) == made})
+
+
+def alert_of(context: dg.RunFailureSensorContext) -> Alert:
+    """The alert about a failed run."""
+    run = context.dagster_run
+    failed, crashed = failed_tenants(context)
+    tenants = tenants_of(context.instance, run)
+    names = [str(record["tenant"]) for record in failed] or tenants
+    who = names[0] if len(names) == 1 else f"{len(names)} tenants" if names else ""
+    message = context.failure_event.message or "The run failed"
+    steps = context.get_step_failure_events()
+    if steps:
+        data = steps[0].step_failure_data
+        said = data.user_failure_data.description if data.user_failure_data else None
+        message = f"{steps[0].step_key}: {said or _summary(data.error)}"
+    elif crashed:
+        named = ", ".join(tenants[:20]) + (" …" if len(tenants) > 20 else "")
+        message = (
+            f"The run ended without a word: its worker died, or it was ended by hand. It was for {named or 'all'}."
+        )
+        message += " Dagster repeats it." if run.tags.get(WILL_RETRY_TAG) == "true" else ""
+    assets = ", ".join(key.to_user_string() for key in run.asset_selection or ())
+    what = assets if assets and run.job_name.startswith("__") else run.job_name  # Dagster's own jobs say nothing
+    types = _types(run)
+    what += f" ({types})" if types and not all(made in what for made in types.split(", ")) else ""
+    return Alert(
+        subject=f"{what} failed" + (f": {who}" if who else ""),
+        message=message,
+        job=what,
+        run_id=run.run_id,
+        at=timestamp(utc_now()),
+        failed_tenants=tuple(failed),
+        tenants=len(tenants) or len(failed),
+        backup_type=types,
+    )
+
+
+def failed_tenants(context: dg.RunFailureSensorContext) -> tuple[list[Mapping[str, Any]], bool]:
+    """The records of the tenants that failed, and whether the run crashed: then no step has said anything."""
+    events = context.get_step_failure_events()
+    records: list[Mapping[str, Any]] = []
+    for event in events:
+        data = event.step_failure_data.user_failure_data
+        entry = data.metadata.get(FAILED_TENANTS) if data else None
+        if entry is not None and isinstance(entry.value, list):
+            records += entry.value
+    return records, not events
+
+
+def _types(run: dg.DagsterRun) -> str:
+    return ", ".join(types_of(run)) if makes_backups(run) else ""
+
+
+def _summary(error: Any) -> str:
+    """The innermost error of a step: its kind and the first line of its text."""
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return " ".join(str(error.message).split())[:500] if error is not None else "an error without a description"

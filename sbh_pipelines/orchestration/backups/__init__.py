@@ -1,0 +1,1 @@
+"""The assets, jobs, checks and schedules that make backups and validate them."""

@@ -1,0 +1,41 @@
+"""The jobs that make backups. Those that check them are in `repository_jobs`, restores in `restore_jobs`,
+prune in `upkeep`.
+"""
+
+from typing import Any
+
+import dagster as dg
+
+from sbh_pipelines.model import BackupType
+from sbh_pipelines.orchestration.backups.assets import backup_steps
+from sbh_pipelines.orchestration.common.partitions import asset_key
+from sbh_pipelines.orchestration.common.runs import BACKUP, OPERATION_TAG, TYPE_TAG
+
+
+def backup_job(backup_type: BackupType) -> Any:
+    """The job `<type>_backup_job`: the asset's partitions, one, some, or all as a backfill."""
+    article = "An" if backup_type is BackupType.INCREMENTAL else "A"
+    return dg.define_asset_job(
+        f"{backup_type}_backup_job",
+        selection=dg.AssetSelection.assets(asset_key(backup_type)),
+        description=f"{article} {backup_type} backup of the tenants whose partitions are chosen: one, some, or all (as a"
+        " backfill).",
+        tags={OPERATION_TAG: BACKUP, TYPE_TAG: str(backup_type)},
+    )
+
+
+backup_jobs = [backup_job(backup_type) for backup_type in BackupType]
+
+
+@dg.graph(description="The five steps of a backup, for the tenants named in the run's configuration.")
+def fleet_backup() -> None:
+    backup_steps()
+
+
+fleet_backup_job = fleet_backup.to_job(
+    name="fleet_backup_job",
+    description="Backs up the tenants named in `ops.snapshot_tables.config.tenants`, or every tenant if it names none,"
+    " in one run, with backups of the type `backup_type`. What the schedules launch, a batch of tenants at a time; the"
+    " backups appear in the assets.",
+    tags={OPERATION_TAG: BACKUP},
+)

@@ -1,0 +1,104 @@
+"""What a run leaves in the assets: a materialization for each backup, a word for each tenant that had not changed."""
+
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+
+from sbh_pipelines.model import Draft, parse_timestamp
+from sbh_pipelines.orchestration.common.batch import asked_type
+from sbh_pipelines.orchestration.common.events import together
+from sbh_pipelines.orchestration.common.metadata import MetadataMap, backup_metadata
+from sbh_pipelines.orchestration.common.partitions import asset_key, shown_in
+from sbh_pipelines.orchestration.common.resources import BackupServiceResource
+
+RETENTION_TAG = "sbh/retention_failed"
+"""How many tenants of a run kept backups that were to be forgotten; the sensor `backup_watch` finds the backups."""
+
+_OBSERVED = 20
+_NAMED = 20
+
+
+def backups(
+    context: dg.OpExecutionContext, resource: BackupServiceResource, made: Sequence[Draft]
+) -> Iterator[dg.DagsterEvent]:
+    """The materializations of these drafts' backups. A full made in place of another type is shown as both."""
+    yield from together(
+        context,
+        [_materialization(resource, draft, asset) for draft in made for asset in shown_in(draft.type, draft.requested)],
+    )
+
+
+def unchanged(
+    context: dg.OpExecutionContext, drafts: Sequence[Draft]
+) -> Iterator[dg.DagsterEvent | dg.AssetObservation]:
+    """What is said of unchanged tenants.
+
+    A run of the asset was asked for their partitions: they are materialized by the backup that describes them, or a
+    backfill would call them failed. Runs of the fleet job say it as observations, and only of a few tenants: an event
+    per tenant costs more than to find it unchanged.
+    """
+    if context.has_assets_def:
+        made = [
+            dg.AssetMaterialization(
+                asset_key(asked_type(draft)),
+                partition=str(draft.tenant.id),
+                description=_since(draft),
+                metadata={**_unchanged_metadata(draft), "stored_bytes": dg.MetadataValue.int(0)},
+            )
+            for draft in drafts
+        ]
+        yield from together(context, made)
+    elif len(drafts) <= _OBSERVED:
+        for draft in drafts:
+            yield dg.AssetObservation(
+                asset_key(asked_type(draft)),
+                partition=str(draft.tenant.id),
+                description=_since(draft),
+                metadata=_unchanged_metadata(draft),
+            )
+
+
+def retention_errors(context: dg.OpExecutionContext, made: Sequence[Draft]) -> None:
+    """Backups that stand although forgetting old ones failed: in the log, and in a tag of the run.
+
+    The run does not fail for them: its backups are there, and to repeat it would mend nothing.
+    """
+    found = {draft.tenant.id: (draft.retention or {}).get("error") for draft in made}
+    errors = {tenant: error for tenant, error in found.items() if error}
+    for tenant, error in list(errors.items())[:_NAMED]:
+        context.log.warning(
+            f"{tenant}: backed up, but old backups were not forgotten: [{error['code']}] {error['what']}"
+        )
+    if errors:
+        context.log.warning(f"{len(errors):,} of {len(made):,} tenants keep backups that were to be forgotten")
+        context.instance.add_run_tags(context.run_id, {RETENTION_TAG: str(len(errors))})
+
+
+def _materialization(resource: BackupServiceResource, draft: Draft, asset: dg.AssetKey) -> dg.AssetMaterialization:
+    point = draft.recovery_point.time if draft.recovery_point else "unknown"
+    location = resource.location(draft.tenant, f"manifests/{draft.backup_id}.json")
+    checksum = str((draft.manifest or {}).get("checksum", ""))
+    became = f"; {draft.type} instead of {draft.requested}: {draft.reason}" if draft.type != asked_type(draft) else ""
+    return dg.AssetMaterialization(
+        asset,
+        partition=str(draft.tenant.id),
+        description=f"{draft.backup_id}, recovery point {point}{became}",
+        metadata=backup_metadata(draft, location),
+        tags={"dagster/data_version": checksum} if checksum else None,
+    )
+
+
+def _since(draft: Draft) -> str:
+    return f"Unchanged since {draft.unchanged_since}"
+
+
+def _unchanged_metadata(draft: Draft) -> MetadataMap:
+    metadata: MetadataMap = {
+        "unchanged_since": dg.MetadataValue.text(str(draft.unchanged_since)),
+        "tenant": dg.MetadataValue.text(str(draft.tenant.id)),
+        "region": dg.MetadataValue.text(draft.tenant.region),
+    }
+    if draft.recovery_point:
+        metadata["recovery_point"] = dg.MetadataValue.timestamp(parse_timestamp(draft.recovery_point.time))
+        metadata["recovery_point_lsn"] = dg.MetadataValue.text(draft.recovery_point.lsn)
+    return metadata

@@ -1,0 +1,166 @@
+"""The five steps of a backup as ops, for a batch of tenants: one tenant is a batch of one.
+
+Each step takes and gives the drafts as JSON-able documents: references and counters, never data. A tenant that fails
+stays in the batch as a failed draft, and the last step reports it. One that has not changed stays in it untouched.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from sbh_pipelines.errors import SbhError
+from sbh_pipelines.model import BackupType, DraftStatus
+from sbh_pipelines.orchestration.backups import checks, record
+from sbh_pipelines.orchestration.common import batch
+from sbh_pipelines.orchestration.common.batch import Documents
+from sbh_pipelines.orchestration.common.failures import batch_failure, failed_among, failure_of
+from sbh_pipelines.orchestration.common.partitions import asset_key
+from sbh_pipelines.orchestration.common.progress import ProgressLog
+from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
+
+SOURCE_DB = "source_db"
+OBJECT_STORE = "object_store"
+
+
+class SnapshotConfig(dg.Config):
+    """What to back up. A run of a partition needs none of it."""
+
+    tenants: list[str] = Field(
+        [],
+        description="Tenants to back up, by slug. Only for runs without a partition, such as those of fleet_backup_job;"
+        " there, empty means every tenant of the tenants table.",
+    )
+    backup_type: str = Field(
+        "full",
+        description="full, incremental or differential, for runs of fleet_backup_job. The runs of an asset make the"
+        " asset's own.",
+    )
+    description: str | None = Field(
+        default=None,
+        description="Free text kept in the manifest of every backup of this run, e.g. 'before the migration'.",
+    )
+
+
+class RetentionConfig(dg.Config):
+    """Whether old backups are forgotten."""
+
+    dry_run: bool = Field(
+        False, description="Only report which backups the retention policy would forget; forget none of them."
+    )
+
+
+@dg.op(
+    description="Reads the rows and the configuration of each tenant at one recovery point and stores them as sealed"
+    " chunks. The pool `source_db` bounds how many of these run at once.",
+    pool=SOURCE_DB,
+    out=dg.Out(list, description="One draft per tenant."),
+)
+def snapshot_tables(
+    context: dg.OpExecutionContext, config: SnapshotConfig, backups: BackupServiceResource
+) -> Documents:
+    tenants = batch.run_tenants(context, config.tenants)
+    try:
+        backup_type = BackupType.parse(_asset(context, config.backup_type).path[-1])
+        service = backups.service
+        tenants = tenants or [str(tenant.id) for tenant in service.tenants()]
+        begun = service.begin(tenants, user_of(context.run.tags), backup_type, description=config.description)
+    except SbhError as error:
+        if error.transient:
+            batch.retries(context, backups).request_if_left(str(error))
+        raise failure_of(error, tenants, "begin") from None
+    batch.log_new_failures(context, [], begun)
+    context.log.info(f"Tenants to back up: {len(tenants):,}, type {backup_type}")
+    progress = ProgressLog(context.log)
+    read = batch.run_step(context, backups, begun, lambda alive: service.snapshot_tables(alive, progress=progress))
+    return batch.to_documents(batch.go_on(context, backups, [], read))
+
+
+@dg.op(
+    description="Lists the files of each tenant, pins their versions, and stores those that the repository does not"
+    " hold yet. The pool `object_store` bounds how many of these run at once.",
+    pool=OBJECT_STORE,
+    out=dg.Out(list, description="One draft per tenant."),
+)
+def enumerate_files(context: dg.OpExecutionContext, backups: BackupServiceResource, drafts: Documents) -> Documents:
+    before, progress = batch.to_drafts(drafts), ProgressLog(context.log)
+    listed = batch.run_step(
+        context, backups, before, lambda alive: backups.service.enumerate_files(alive, progress=progress)
+    )
+    return batch.to_documents(batch.go_on(context, backups, before, listed))
+
+
+@dg.op(
+    description="Writes the index and the component documents and prepares the signed manifests. Nothing is published.",
+    pool=OBJECT_STORE,
+    out=dg.Out(list, description="One draft per tenant, with its manifest."),
+)
+def write_manifest(context: dg.OpExecutionContext, backups: BackupServiceResource, drafts: Documents) -> Documents:
+    before = batch.to_drafts(drafts)
+    written = batch.run_step(context, backups, before, backups.service.write_manifest)
+    return batch.to_documents(batch.go_on(context, backups, before, written))
+
+
+@dg.op(
+    description="Reads back what the manifests name, then publishes them: from here on the backups exist. Evaluates the"
+    " asset check `backup_valid` for each tenant.",
+    pool=OBJECT_STORE,
+    out={
+        "drafts": dg.Out(list, description="One draft per tenant; its backup exists."),
+        checks.BACKUP_VALID: dg.Out(dg.Nothing, is_required=False),
+    },
+)
+def verify_checksums(
+    context: dg.OpExecutionContext, backups: BackupServiceResource, drafts: Documents
+) -> Iterator[dg.AssetCheckEvaluation | dg.Output[Any]]:
+    before, progress = batch.to_drafts(drafts), ProgressLog(context.log)
+    published = batch.run_step(
+        context, backups, before, lambda alive: backups.service.verify_checksums(alive, progress=progress)
+    )
+    yield from (evaluation for draft in published for evaluation in checks.of_draft(draft))
+    after = batch.go_on(context, backups, before, published)
+    yield dg.Output(batch.to_documents(after), "drafts", metadata=batch.outcome(after))
+    yield dg.Output(None, checks.BACKUP_VALID)
+
+
+@dg.op(
+    description="Forgets the backups that the retention policy no longer keeps, and records each tenant's backup as a"
+    " materialization. Fails if a tenant of the batch failed, and names it; the others are recorded all the same. Where"
+    " only the forgetting failed, the backup stands: people are told.",
+    pool=OBJECT_STORE,
+    # Never emitted: an output would record a materialization for every tenant of the run, failed or not.
+    out={"result": dg.Out(dg.Nothing, is_required=False)},
+)
+def apply_retention(
+    context: dg.OpExecutionContext, config: RetentionConfig, backups: BackupServiceResource, drafts: Documents
+) -> Iterator[dg.DagsterEvent | dg.AssetObservation]:
+    before, service = batch.to_drafts(drafts), backups.service
+    alive = {draft.tenant.id for draft in batch.running(before)}
+    try:
+        after = service.apply_retention(before, dry_run=config.dry_run) if alive else before
+    except SbhError as error:
+        after = [draft.failed("apply_retention", error) if draft.tenant.id in alive else draft for draft in before]
+    except BaseException:
+        service.abandon(batch.running(before))
+        raise
+    if batch.ended_by_transient_errors(before, after) and not any(d.status is DraftStatus.COMPLETED for d in after):
+        batch.retries(context, backups).request_if_left("the retention policy could not be applied")
+    batch.log_new_failures(context, before, after)
+    # A tenant's backup exists, even where forgetting the old ones failed.
+    made = [draft for draft in after if draft.tenant.id in alive]
+    unchanged = [draft for draft in after if draft.status is DraftStatus.UNCHANGED]
+    record.retention_errors(context, made)
+    yield from record.backups(context, backups, made)
+    yield from record.unchanged(context, unchanged)
+    counts = batch.outcome(after)
+    context.log.info(
+        f"{counts['unchanged']:,} unchanged, {counts['backed_up']:,} backed up, {counts['failed']:,} failed,"
+        f" of {len(after):,} tenants"
+    )
+    if failed := failed_among(after):
+        raise batch_failure(failed, len(after))
+
+
+def _asset(context: dg.OpExecutionContext, backup_type: str) -> dg.AssetKey:
+    return context.assets_def.key if context.has_assets_def else asset_key(backup_type)

@@ -1,0 +1,166 @@
+"""The job that validates backups: that of the tenant of the partition, or those of named ones."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (  # not exported; the tests hold it
+    AssetCheckEvaluationTargetMaterializationData,
+)
+from pydantic import Field
+
+from sbh_pipelines.backup.contents.latest import LATEST
+from sbh_pipelines.errors import SbhError, UnknownBackup
+from sbh_pipelines.model import SAFETY
+from sbh_pipelines.orchestration.backups import checks
+from sbh_pipelines.orchestration.backups.steps import OBJECT_STORE
+from sbh_pipelines.orchestration.common import batch
+from sbh_pipelines.orchestration.common.failures import FAILED_TENANTS, failure_of
+from sbh_pipelines.orchestration.common.metadata import issues_table, markdown
+from sbh_pipelines.orchestration.common.partitions import asset_key, shown_in, tenants_partitions
+from sbh_pipelines.orchestration.common.progress import ProgressLog
+from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
+from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
+
+
+class ValidateConfig(dg.Config):
+    """Which backups to validate, and how thoroughly."""
+
+    tenants: list[str] = Field(
+        [], description="Tenants, by slug. Only for runs without a partition; there, empty means every tenant."
+    )
+    backup_id: str = Field(LATEST, description="A backup id such as backup_20240115_1200, or `latest`.")
+    deep: bool = Field(
+        False,
+        description="False: signatures, and that every object is there with its size. True: also download, decrypt and"
+        " re-hash everything the backup needs.",
+    )
+
+
+@dg.op(
+    description="Validates one backup of each tenant: signature, components, every chunk. Fails if one is not valid.",
+    pool=OBJECT_STORE,
+    out=dg.Out(dg.Nothing),
+)
+def validate_backups(
+    context: dg.OpExecutionContext, config: ValidateConfig, backups: BackupServiceResource
+) -> Iterator[dg.AssetCheckEvaluation | dg.AssetObservation]:
+    progress, bad, issues = ProgressLog(context.log), [], []
+    tenants = batch.run_tenants(context, config.tenants)
+    service, user = backups.service, user_of(context.run.tags)
+    try:
+        tenants = tenants or [str(tenant.id) for tenant in service.tenants()]
+    except SbhError as error:
+        raise failure_of(error, step="validate") from None
+    for tenant in tenants:
+        try:
+            manifest, newest_in = _find(backups, context, tenant, config.backup_id)
+            found = service.validate_backup(manifest["id"], tenant, user, deep=config.deep, progress=progress)
+        except SbhError as error:
+            bad.append({"tenant": tenant, "step": "validate", **error.as_dict()})
+            continue
+        context.log.info(f"{tenant}: {found['backup_id']}: {'valid' if found['valid'] else 'NOT valid'}")
+        asset = asset_key(manifest["type"])
+        yield dg.AssetObservation(
+            asset,
+            partition=tenant,
+            description=f"Validated {found['backup_id']}: {'valid' if found['valid'] else 'not valid'}",
+            metadata=_validation_metadata(found),
+        )
+        for shown in newest_in:
+            yield _check(context, shown, tenant, manifest, found)
+        if not found["valid"]:
+            first = {"on": "", "why": "", "remedy": "", **found["issues"][0]}
+            bad.append({"tenant": tenant, "step": "validate", "transient": False, **first})
+            issues += [{"tenant": tenant, "backup_id": found["backup_id"], **issue} for issue in found["issues"]]
+    if bad:
+        raise _validation_failure(bad, issues, len(tenants))
+
+
+@dg.job(
+    partitions_def=tenants_partitions,
+    description="Checks that a backup can be restored, without restoring it: of the tenant of the partition, or of the"
+    " tenants in `ops.validate_backups.config.tenants`. The issues are in the failure's metadata.",
+    tags={OPERATION_TAG: "validate"},
+)
+def validate_backup_job() -> None:
+    validate_backups()
+
+
+def _find(
+    backups: BackupServiceResource, context: dg.OpExecutionContext, tenant: str, backup_id: str
+) -> tuple[Mapping[str, Any], list[dg.AssetKey]]:
+    """The manifest, and the assets whose newest backup of the tenant it is. Raises UnknownBackup.
+
+    A backup made before a restore is no asset's, and is not `latest`: it holds what somebody wanted to be rid of.
+    """
+    user = user_of(context.run.tags)
+    manifests = backups.service.list_backups(tenant, user)
+    shown = [m for m in manifests if m.get("purpose") != SAFETY]
+    wanted = shown[:1] if backup_id == LATEST else [m for m in manifests if m["id"] == backup_id]
+    if not wanted:
+        if backup_id != LATEST:
+            return backups.service.get_backup(backup_id, tenant, user), []  # raises what is wrong with the id
+        raise UnknownBackup("The tenant has no backup", on=tenant, remedy="back it up first: full_backup_job")
+    newest: dict[dg.AssetKey, str] = {}
+    for manifest in shown:
+        for asset in _assets(manifest):
+            newest.setdefault(asset, manifest["id"])
+    return wanted[0], [asset for asset in _assets(wanted[0]) if newest.get(asset) == wanted[0]["id"]]
+
+
+def _assets(manifest: Mapping[str, Any]) -> list[dg.AssetKey]:
+    return shown_in(manifest["type"], manifest.get("requested_type"))
+
+
+def _check(
+    context: dg.OpExecutionContext,
+    asset: dg.AssetKey,
+    tenant: str,
+    manifest: Mapping[str, Any],
+    found: Mapping[str, Any],
+) -> dg.AssetCheckEvaluation:
+    """The validation as a result of the asset's check, about the tenant's latest materialization."""
+    made = context.instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[tenant]), limit=1
+    ).records
+    about = None
+    if made:
+        about = AssetCheckEvaluationTargetMaterializationData(
+            storage_id=made[0].storage_id, run_id=made[0].run_id, timestamp=made[0].timestamp
+        )
+    missing = int(manifest.get("stats", {}).get("missing_files", 0))
+    return checks.evaluation(
+        asset, tenant, found["backup_id"], found["issues"], missing, {"deep": bool(found["deep"])}, about
+    )
+
+
+def _validation_metadata(found: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
+    numbers = ("objects_checked", "chunks_checked", "bytes_checked")
+    return {
+        "backup_id": dg.MetadataValue.text(found["backup_id"]),
+        "valid": dg.MetadataValue.bool(bool(found["valid"])),
+        "deep": dg.MetadataValue.bool(bool(found["deep"])),
+        **{name: dg.MetadataValue.int(int(found[name])) for name in numbers},
+        "duration_s": dg.MetadataValue.float(round(float(found["seconds"]), 3)),
+        "issues": dg.MetadataValue.md(issues_table(found["issues"])),
+    }
+
+
+def _validation_failure(bad: list[dict[str, Any]], issues: list[dict[str, Any]], of: int) -> dg.Failure:
+    first, columns = bad[0], ("tenant", "backup_id", "code", "what", "on", "why", "remedy")
+    on = f" ({first['on']})" if first["on"] else ""
+    return dg.Failure(
+        description=f"{len(bad)} of {of} validations failed. First, {first['tenant']}: [{first['code']}]"
+        f" {first['what']}{on}",
+        metadata={
+            FAILED_TENANTS: dg.MetadataValue.json(bad),
+            "issues": dg.MetadataValue.md(
+                markdown(
+                    ["tenant", "backup", "code", "what", "on", "why", "to mend it"],
+                    ([issue.get(column) for column in columns] for issue in issues or bad),
+                )
+            ),
+        },
+        allow_retries=False,
+    )

@@ -1,0 +1,1 @@
+"""What every job shares: the service as a resource, partitions, batches, failures, run tags, timetables."""

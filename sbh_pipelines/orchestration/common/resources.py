@@ -1,0 +1,96 @@
+"""The backup service as a Dagster resource, built at its first use, so that loading and launching read no settings."""
+
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from pydantic import Field, PrivateAttr
+
+from sbh_pipelines.errors import AccessDenied
+from sbh_pipelines.model import Tenant
+from sbh_pipelines.placement import backup_place
+from sbh_pipelines.security.policy import ALL_TENANTS, Role, UserContext
+from sbh_pipelines.settings import load_settings
+
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.service import BackupService
+
+USER_TAG, ROLE_TAG, TENANT_TAG = USER_TAGS = ("user", "sbh/role", "sbh/tenant")
+VIA = "dagster"
+
+
+class BackupServiceResource(dg.ConfigurableResource["BackupServiceResource"]):
+    """Gives ops, schedules and sensors the one backup service."""
+
+    settings_path: str | None = Field(
+        default=None,
+        description="Settings file. Empty: the file named by the environment variable SBH_SETTINGS, else sbh.toml in"
+        " the working directory.",
+    )
+    step_retries: int = Field(
+        default=4,
+        ge=0,
+        le=10,
+        description="Repeats of a step that failed for every tenant of the batch with transient errors.",
+    )
+    step_retry_wait_s: float = Field(
+        default=20.0,
+        ge=0,
+        le=120,
+        description="Wait before the first of these repeats, s; doubles each time. By default they outlast the lease that"
+        " a killed run leaves behind.",
+    )
+
+    _service: "BackupService | None" = PrivateAttr(None)
+    _building: threading.Lock = PrivateAttr(default_factory=threading.Lock)
+
+    @property
+    def service(self) -> "BackupService":
+        """The service. Raises SettingsError when the settings are missing or wrong."""
+        with self._building:
+            if self._service is None:
+                from sbh_pipelines.backup.service import BackupService  # its drivers are slow to import
+
+                self._service = BackupService(load_settings(self.settings_path))
+            return self._service
+
+    def location(self, tenant: Tenant, key: str) -> str:
+        """Where an object of the tenant's repository is, as a URL (`s3://…`) or, with local storage, a path.
+
+        `key` is relative to the repository, e.g. `manifests/backup_20240115_1200.json`. Raises ResidencyError.
+        """
+        settings = self.service.settings
+        place = backup_place(settings, tenant)
+        root = "s3:/" if settings.storage.kind == "s3" else str(settings.storage.path)
+        return f"{root}/{place.bucket}/{place.prefix}{key}"
+
+
+def user_of(tags: Mapping[str, str]) -> UserContext:
+    """Who a run acts for, with which role, for which tenant: what the guarded web UI or the API wrote into its tags.
+
+    A run without these tags was made by a schedule, a sensor, or somebody with access to Dagster itself: it may do
+    everything, as the user in the tag `user`, else `dagster`. Raises AccessDenied where the tags say only half of it.
+    """
+    user, role, tenant = tags.get(USER_TAG) or "dagster", tags.get(ROLE_TAG), tags.get(TENANT_TAG)
+    if role is None and tenant is None:
+        return UserContext(user_id=user, tenant_id=ALL_TENANTS, role=Role.ADMIN, via=VIA)
+    named = {known.name.lower(): known for known in Role}.get(role or "")
+    if named is None or not tenant:
+        raise AccessDenied(
+            "The run's tags do not say for whom it acts",
+            on=f"{ROLE_TAG} = {ascii(role)[:40]}, {TENANT_TAG} = {ascii(tenant)[:80]}",
+            why=f"{ROLE_TAG} must be viewer, operator or admin, and {TENANT_TAG} a tenant or *",
+            remedy="launch it through `sbh ui` or the API, which write both",
+        )
+    return UserContext(user_id=user, tenant_id=tenant, role=named, via=VIA)
+
+
+def tags_of(user: UserContext) -> dict[str, str]:
+    """The tags that make a run act for a user: `user_of` gives the user back."""
+    return {USER_TAG: user.user_id, ROLE_TAG: user.role.name.lower(), TENANT_TAG: user.tenant_id}
+
+
+def same_user(tags: Mapping[str, str]) -> dict[str, str]:
+    """Those of a run's tags with which another run acts for the same user."""
+    return {name: tags[name] for name in USER_TAGS if name in tags}

@@ -1,0 +1,91 @@
+"""What a run of Dagster is about, read from its tags, its assets and its configuration: which tenants, which type.
+
+A run that crashed has said nothing, and one that waits in the queue has not begun: this is all there is to know.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from sbh_pipelines.model import BackupType
+from sbh_pipelines.orchestration.common.partitions import ASSET_PREFIX, TENANTS
+
+OPERATION_TAG = "sbh/operation"
+TYPE_TAG = "sbh/backup_type"
+BACKUP = "backup"
+DRILL_OPERATION = "drill"
+
+_RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+_UNDER_WAY = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+def is_ours(run: dg.DagsterRun) -> bool:
+    """Whether the run is of these definitions: runs started from the command line belong to no code location."""
+    return bool(operation_of(run))
+
+
+def operation_of(run: dg.DagsterRun) -> str:
+    """What a run does: its tag, else what its assets are made by, for runs that somebody materialized by hand carry no tag.
+
+    Empty for the runs of others.
+    """
+    if tagged := run.tags.get(OPERATION_TAG):
+        return tagged
+    if _types_of_assets(run):
+        return BACKUP
+    named = {tuple(key.path) for key in run.asset_selection or ()}
+    named |= {tuple(check.asset_key.path) for check in run.asset_check_selection or ()}
+    if (ASSET_PREFIX, DRILL_OPERATION) in named:
+        return DRILL_OPERATION
+    return "recovery_report" if ("recovery_report",) in named else ""
+
+
+def makes_backups(run: dg.DagsterRun) -> bool:
+    return operation_of(run) == BACKUP
+
+
+def types_of(run: dg.DagsterRun) -> list[BackupType]:
+    """The backup types a run was asked to make: those of its assets, else that of its tag or its configuration."""
+    asked = str(run.tags.get(TYPE_TAG) or _config(run).get("backup_type", BackupType.FULL))
+    return _types_of_assets(run) or [BackupType(asked) if asked in set(BackupType) else BackupType.FULL]
+
+
+def tenants_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[str]:
+    """The tenants a run was for, from its tags or its configuration; empty if it was for all or none."""
+    if partition := run.tags.get("dagster/partition"):
+        return [partition]
+    if start := run.tags.get(_RANGE_START):
+        keys = list(instance.get_dynamic_partitions(TENANTS))
+        end = run.tags.get(_RANGE_END, start)
+        return keys[keys.index(start) : keys.index(end) + 1] if {start, end} <= set(keys) else [start, end]
+    config = _config(run)
+    named = config.get("tenants") or [config.get("tenant")]
+    return [str(tenant) for tenant in named if tenant]
+
+
+def configured(run: dg.DagsterRun, name: str) -> Any:
+    """What a run's ops are configured with under this name; None where they are not."""
+    return _config(run).get(name)
+
+
+def under_way(instance: dg.DagsterInstance, tags: Mapping[str, str] | None = None) -> list[dg.DagsterRun]:
+    """The runs with these tags that are created, queued or at work."""
+    return list(instance.get_runs(dg.RunsFilter(statuses=_UNDER_WAY, tags=dict(tags or {}))))
+
+
+def _types_of_assets(run: dg.DagsterRun) -> list[BackupType]:
+    names = [key.path[-1] for key in run.asset_selection or () if key.path[0] == ASSET_PREFIX]
+    return sorted(BackupType(name) for name in names if name in set(BackupType))
+
+
+def _config(run: dg.DagsterRun) -> Mapping[str, Any]:
+    """What the run's ops are configured with, in one. Runs of an asset nest it deeper, and name no tenants in it."""
+    ops: Mapping[str, Any] = dict(run.run_config).get("ops", {})  # type: ignore[assignment]
+    return {name: value for op in ops.values() for name, value in (op.get("config") or {}).items()}

@@ -1,0 +1,1 @@
+"""The drills: assets, job, schedule, and what they measured as metadata."""

@@ -1,0 +1,222 @@
+"""Drills: tenants restored into a throw-away place, on a schedule, and the report of what that took.
+
+A drill belongs to the asset `tenant_backup/drill`, a partition per tenant, whose latest materialization is the tenant's last
+drill that passed; its check `restore_drill` says whether the last one did. It is an asset of its own because a check of
+`tenant_backup/full` would be planned, and shown as skipped, by every run that makes a backup. `drill_job` drills the tenant
+of the partition, those it is told, or else those drilled longest ago, and then brings the asset `recovery_report` up to
+date. The report is made also where a drill failed: that is when it is wanted.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from sbh_pipelines.backup.drill.scenarios import SCENARIOS
+from sbh_pipelines.errors import SbhError
+from sbh_pipelines.orchestration.backups.assets import GROUP
+from sbh_pipelines.orchestration.backups.steps import SOURCE_DB
+from sbh_pipelines.orchestration.common import batch
+from sbh_pipelines.orchestration.common.failures import batch_failure, failure_of
+from sbh_pipelines.orchestration.common.one_run import one_run, status_of, timetable
+from sbh_pipelines.orchestration.common.partitions import ASSET_PREFIX, tenants_partitions
+from sbh_pipelines.orchestration.common.progress import ProgressLog
+from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
+from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
+from sbh_pipelines.orchestration.common.slots import Timetable
+from sbh_pipelines.orchestration.drills.metadata import drill_metadata, report_metadata
+from sbh_pipelines.settings import DrillSettings
+
+DRILL = "drill"
+DRILL_ASSET = dg.AssetKey([ASSET_PREFIX, DRILL])
+REPORT_ASSET = dg.AssetKey(["recovery_report"])
+RESTORE_DRILL = "restore_drill"
+
+_CRON_VARIABLE = "SBH_DRILL__SCHEDULE"
+
+DrillEvent = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output[None]
+
+
+class DrillConfig(dg.Config):
+    """Whom to drill, and what."""
+
+    tenants: list[str] = Field(
+        [],
+        description="Tenants, by slug. Only for runs without a partition; there, empty means those drilled longest ago,"
+        " `drill.tenants_per_drill` of them.",
+    )
+    backup_id: str = Field("latest", description="A backup id such as backup_20240115_1200, or `latest`.")
+    scenarios: list[str] = Field([], description=f"Any of: {', '.join(SCENARIOS)}. Empty: all.")
+
+
+@dg.op(
+    description="Restores each tenant into a database of its own, which is dropped afterwards, and its files to this"
+    " machine's disk; proves what came back and measures how long it took. Fails if a drill did. Evaluates the asset check"
+    " `restore_drill` for each tenant.",
+    pool=SOURCE_DB,
+    out={
+        # Never emitted: an output would record a materialization for every tenant of the run, failed or not.
+        "result": dg.Out(dg.Nothing, is_required=False),
+        RESTORE_DRILL: dg.Out(dg.Nothing, is_required=False),
+    },
+)
+def drill_tenants(
+    context: dg.OpExecutionContext, config: DrillConfig, backups: BackupServiceResource
+) -> Iterator[DrillEvent]:
+    service, user = backups.service, user_of(context.run.tags)
+    tenants = batch.run_tenants(context, config.tenants)
+    failed: list[dict[str, Any]] = []
+    try:
+        tenants = tenants or service.drill_candidates(user)
+    except SbhError as error:
+        raise failure_of(error, step=DRILL) from None
+    for tenant in tenants:
+        try:
+            record = service.run_drill(
+                tenant,
+                user,
+                backup_id=config.backup_id,
+                scenarios=config.scenarios,
+                progress=ProgressLog(context.log),
+            )
+        except SbhError as error:
+            context.log.error(f"{tenant}: {error}")
+            failed.append({"tenant": tenant, "step": DRILL, **error.as_dict()})
+            continue
+        context.log.info(f"{tenant}: {record['drill_id']}: {_said(record)}")
+        if record["error"]:
+            failed.append({"tenant": tenant, "step": DRILL, **record["error"]})
+        else:
+            yield dg.AssetMaterialization(
+                DRILL_ASSET,
+                partition=tenant,
+                description=f"{record['drill_id']} with {record['backup_id']}: {_said(record)}",
+                metadata=drill_metadata(record),
+            )
+        yield _evaluation(tenant, record)
+    if not context.has_assets_def:
+        yield from _reported(context, backups, failed, len(tenants))
+    if failed:
+        raise batch_failure(failed, len(tenants))
+    if not tenants:
+        context.log.warning("No tenant has a backup: there is nothing to drill with")
+    yield dg.Output(None, RESTORE_DRILL)
+
+
+def _reported(
+    context: dg.OpExecutionContext, backups: BackupServiceResource, failed: list[dict[str, Any]], drilled: int
+) -> Iterator[dg.AssetMaterialization]:
+    """The report as it is after the drills; where it cannot be made, drills that failed are still what the run tells."""
+    try:
+        report = backups.service.recovery_report(user_of(context.run.tags))
+    except SbhError as error:
+        if not failed:
+            raise failure_of(error, step="recovery_report") from None
+        context.log.error(f"The recovery report could not be made: {error}")
+        return
+    yield dg.AssetMaterialization(
+        REPORT_ASSET, description=f"After {drilled:,} drills", metadata=report_metadata(report)
+    )
+
+
+@dg.asset(
+    key=REPORT_ASSET,
+    group_name=GROUP,
+    deps=[DRILL_ASSET],
+    kinds={"postgres", "s3"},
+    description="Recovery time objectives against what drills measured, and recovery point objectives against how old the"
+    " tenants' newest recovery points are. Its numbers are plotted over time. `sbh report recovery` prints the same.",
+)
+def recovery_report(context: dg.AssetExecutionContext, backups: BackupServiceResource) -> dg.MaterializeResult[None]:
+    try:
+        report = backups.service.recovery_report(user_of(context.run.tags))
+    except SbhError as error:
+        raise failure_of(error, step="recovery_report") from None
+    return dg.MaterializeResult(metadata=report_metadata(report))
+
+
+def _check_spec() -> dg.AssetCheckSpec:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.PreviewWarning)  # of partitioned checks
+        return dg.AssetCheckSpec(
+            RESTORE_DRILL,
+            asset=DRILL_ASSET,
+            partitions_def=tenants_partitions,
+            description="The tenant's last drill: what came back is what was backed up, foreign keys hold, and the"
+            " assertions of the settings are true. Warns where it took longer than the scenario's objective, and where"
+            " something damaged could be got over, such as the newest platform backup.",
+        )
+
+
+@dg.graph_asset(
+    key=DRILL_ASSET,
+    group_name=GROUP,
+    partitions_def=tenants_partitions,
+    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=10),
+    check_specs=[_check_spec()],
+    kinds={"postgres", "s3"},
+    description="Each tenant's last drill that passed: the newest backup restored into a throw-away database, its files to a"
+    " disk, all of it proved, and how many seconds each scenario took. The live tenant is not touched.",
+    metadata={"report": "recovery_report"},
+)
+def tenant_drill() -> dict[str, Any]:
+    drilled = drill_tenants()
+    return {
+        "result": drilled.result,
+        f"{DRILL_ASSET.to_python_identifier()}_{RESTORE_DRILL}": getattr(drilled, RESTORE_DRILL),
+    }
+
+
+@dg.job(
+    partitions_def=tenants_partitions,
+    description="Drills the tenant of the partition, or the tenants in `ops.drill_tenants.config.tenants`; where none is"
+    " named, those drilled longest ago. Then makes the recovery report.",
+    tags={OPERATION_TAG: DRILL, "dagster/max_retries": "0"},  # a drill that failed is a finding, not an accident
+)
+def drill_job() -> None:
+    drill_tenants()
+
+
+def _said(record: Mapping[str, Any]) -> str:
+    if record["error"]:
+        return f"failed: [{record['error']['code']}] {record['error']['what']}"
+    late = [one["scenario"] for one in record["scenarios"] if one["met"] is False]
+    said = f"passed, but too slow: {', '.join(late)}" if late else "passed"
+    return said + "".join(f"; [{issue['code']}] {issue['what']}" for issue in record["issues"])
+
+
+def _evaluation(tenant: str, record: Mapping[str, Any]) -> dg.AssetCheckEvaluation:
+    late = any(one["met"] is False for one in record["scenarios"])
+    return dg.AssetCheckEvaluation(
+        asset_key=DRILL_ASSET,
+        check_name=RESTORE_DRILL,
+        passed=not record["error"] and not late and not record["issues"],
+        partition=tenant,
+        severity=dg.AssetCheckSeverity.ERROR if record["error"] else dg.AssetCheckSeverity.WARN,
+        description=f"{record['backup_id']}: {_said(record)}",
+        metadata=drill_metadata(record),
+    )
+
+
+def drill_timetable() -> Timetable:
+    return timetable("weekly_drill", _CRON_VARIABLE, str(DrillSettings.model_fields["schedule"].default))
+
+
+_TIMES = drill_timetable()
+
+
+@dg.schedule(
+    name=_TIMES.name,
+    job=drill_job,
+    cron_schedule=_TIMES.cron,
+    execution_timezone=_TIMES.zone,
+    default_status=status_of(_TIMES),
+    description="Drills the tenants that were drilled longest ago, `drill.tenants_per_drill` of them, and makes the recovery"
+    " report. Skipped while the last such run is queued or at work.",
+)
+def weekly_drill(
+    context: dg.ScheduleEvaluationContext, backups: BackupServiceResource
+) -> dg.RunRequest | dg.SkipReason:
+    return one_run(context, _TIMES, DRILL, _CRON_VARIABLE, backups.service.settings.drill.schedule)

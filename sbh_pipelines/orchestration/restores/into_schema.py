@@ -1,0 +1,77 @@
+"""The job that puts an old state of a tenant beside the live one, for looking at it with SQL."""
+
+import dagster as dg
+from pydantic import Field
+
+from sbh_pipelines.backup.contents.latest import LATEST
+from sbh_pipelines.errors import SbhError
+from sbh_pipelines.orchestration.backups.steps import SOURCE_DB
+from sbh_pipelines.orchestration.common import batch
+from sbh_pipelines.orchestration.common.failures import failure_of
+from sbh_pipelines.orchestration.common.metadata import markdown
+from sbh_pipelines.orchestration.common.partitions import tenants_partitions
+from sbh_pipelines.orchestration.common.progress import ProgressLog
+from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
+from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
+
+
+class LookConfig(dg.Config):
+    """Which backup, and the name of the schema to make."""
+
+    tenant: str | None = Field(None, description="Tenant, by slug. Only for runs without a partition.")
+    backup_id: str = Field(LATEST, description="A backup id such as backup_20240115_1200, or `latest`.")
+    schema_name: str = Field(description="Name of the new schema; there must be none of this name.")
+    tables: list[str] = Field([], description="Only these tables, `schema.table` or `table`. Empty: all.")
+
+
+@dg.op(
+    description="Puts the tenant's rows as they were in the backup into a new schema of the same database. The live tables"
+    " are not touched. Fails if the schema exists.",
+    pool=SOURCE_DB,
+    out=dg.Out(dict, description="The tables that were made, and their rows."),
+)
+def restore_into_schema(
+    context: dg.OpExecutionContext, config: LookConfig, backups: BackupServiceResource
+) -> dg.Output[dict[str, object]]:
+    tenants = batch.run_tenants(context, [config.tenant] if config.tenant else [])
+    if len(tenants) != 1:
+        raise dg.Failure(
+            f"This is for one tenant. Choose one partition, or set ops.{context.op.name}.config.tenant.",
+            allow_retries=False,
+        )
+    try:
+        result = backups.service.restore_into_schema(
+            config.backup_id,
+            tenants[0],
+            user_of(context.run.tags),
+            config.schema_name,
+            tables=tuple(config.tables),
+            progress=ProgressLog(context.log),
+        )
+    except SbhError as error:
+        raise failure_of(error, tenants, "restore into schema") from None
+    made = result["tables"]
+    return dg.Output(
+        result,
+        metadata={
+            "tenant": dg.MetadataValue.text(result["tenant_id"]),
+            "backup_id": dg.MetadataValue.text(result["backup_id"]),
+            "schema": dg.MetadataValue.text(result["schema"]),
+            "rows": dg.MetadataValue.int(int(result["rows"])),
+            "tables": dg.MetadataValue.int(len(made)),
+            "duration_s": dg.MetadataValue.float(float(result["seconds"])),
+            "table_details": dg.MetadataValue.md(
+                markdown(["table", "of", "rows"], ([t["table"], t["of"], t["rows"]] for t in made))
+            ),
+        },
+    )
+
+
+@dg.job(
+    partitions_def=tenants_partitions,
+    description="Puts the rows of the tenant of the partition, as they were in one of its backups, into a new schema beside"
+    " the live tables, for looking. Needs `ops.restore_into_schema.config.schema_name`.",
+    tags={OPERATION_TAG: "look", "dagster/max_retries": "0"},
+)
+def restore_into_schema_job() -> None:
+    restore_into_schema()

@@ -1,0 +1,238 @@
+"""The jobs that bring a tenant back, or undo that. Both are for the tenant of the partition, or a named one."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from sbh_pipelines.backup.contents.latest import LATEST
+from sbh_pipelines.backup.restore.request import RestoreRequest
+from sbh_pipelines.errors import SbhError, error_from_dict
+from sbh_pipelines.orchestration.backups.steps import SOURCE_DB
+from sbh_pipelines.orchestration.common import batch
+from sbh_pipelines.orchestration.common.failures import failure_of
+from sbh_pipelines.orchestration.common.partitions import asset_key, tenants_partitions
+from sbh_pipelines.orchestration.common.progress import ProgressLog
+from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
+from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
+from sbh_pipelines.orchestration.restores.metadata import part_text, plan_metadata, restore_metadata
+
+_Events = Iterator[dg.AssetObservation | dg.Output[dict[str, Any]]]
+
+
+class RestoreConfig(dg.Config):
+    """What to restore, and how. Overwrites the live tenant: needs `confirm: true`, or `validate_only: true`."""
+
+    tenant: str | None = Field(None, description="Tenant, by slug. Only for runs without a partition.")
+    backup_id: str = Field(
+        LATEST, description="A backup id such as backup_20240115_1200, or `latest`, which no safety backup is."
+    )
+    confirm: bool = Field(
+        False,
+        description="Must be true. What is chosen of the tenant's rows, files and configuration becomes what it was in the"
+        " backup; what was written since is gone, unless `mode` keeps it. Other tenants are not touched.",
+    )
+    validate_only: bool = Field(
+        False, description="Only plan: what would change, and why a restore would refuse. Nothing is written."
+    )
+    tables: list[str] = Field([], description="Only these tables, `schema.table` or `table`. Empty: see the others.")
+    rows: str | None = Field(
+        None,
+        description="Only these rows, those that refer to them, and what they refer to where it is gone:"
+        " `projects where id in (1, 2)`.",
+    )
+    files: list[str] = Field(
+        [],
+        description="Only files whose path below the tenant's prefix matches: * and ? within a folder, ** over folders.",
+    )
+    config_only: bool = Field(
+        False,
+        description="Only the tables of the configuration. Where none of tables, rows, files and this is given: the whole"
+        " tenant.",
+    )
+    mode: str = Field(
+        "exact",
+        description="exact: what is chosen becomes what it was. missing-only: what is gone comes back, nothing else"
+        " changes. newest-wins: also rows and files that are later in the backup.",
+    )
+    keep_extra_files: bool = Field(
+        False, description="Keep the tenant's files that the backup does not hold; by default they are removed."
+    )
+    accept_schema_changes: bool = Field(
+        False, description="Go on although something of the backup has no place in the schema any more."
+    )
+    safety_backup: bool = Field(
+        True,
+        description="Back the tenant up before, as the setting `restore.safety_backup` says, so that the restore can be"
+        " undone. False: never.",
+    )
+    approval_id: str | None = Field(
+        None, description="Where the setting `approval.restore` wants a second person: the approval of exactly this."
+    )
+    break_glass: str | None = Field(
+        None, description="Instead of an approval, in an emergency: the reason. It is recorded, and people are alerted."
+    )
+
+    def request(self) -> RestoreRequest:
+        """Raises RequestError."""
+        return RestoreRequest.of(
+            tables=self.tables,
+            rows=self.rows,
+            files=self.files,
+            config_only=self.config_only,
+            mode=self.mode,
+            keep_extra_files=self.keep_extra_files,
+            accept_schema_changes=self.accept_schema_changes,
+            safety_backup=None if self.safety_backup else False,
+        )
+
+
+class UndoConfig(dg.Config):
+    """Which restore to undo. Overwrites live data: needs `confirm: true`, or `validate_only: true`."""
+
+    tenant: str | None = Field(None, description="Tenant, by slug. Only for runs without a partition.")
+    restore_id: str = Field(description="The id of the restore, from the metadata of its run or `sbh restore list`.")
+    confirm: bool = Field(
+        False,
+        description="Must be true. The tables and files that the restore touched become what they were before it; what was"
+        " written to them since is gone.",
+    )
+    validate_only: bool = Field(False, description="Only plan: what would change. Nothing is written.")
+    approval_id: str | None = Field(
+        None, description="Where the setting `approval.restore` wants a second person: the approval of exactly this."
+    )
+    break_glass: str | None = Field(
+        None, description="Instead of an approval, in an emergency: the reason. It is recorded, and people are alerted."
+    )
+
+
+@dg.op(
+    description="Makes the live tenant, or a part of it, what it was in the backup: compares, plans, makes a safety backup,"
+    " writes only the differences in one transaction, proves what was written, commits. Refuses without `confirm: true`;"
+    " with `validate_only: true` it ends with the plan.",
+    pool=SOURCE_DB,
+    out=dg.Out(dict, description="What was restored, or would be: the table of rows and files."),
+)
+def restore_tenant(context: dg.OpExecutionContext, config: RestoreConfig, backups: BackupServiceResource) -> _Events:
+    tenant, user = _the_tenant(context, config.tenant), user_of(context.run.tags)
+    service = backups.service
+    try:
+        manifest = service.get_backup(config.backup_id, tenant, user)
+        result = service.restore_backup(
+            manifest["id"],
+            tenant,
+            user,
+            request=config.request(),
+            confirm=config.confirm,
+            validate_only=config.validate_only,
+            approval_id=config.approval_id,
+            break_glass=config.break_glass,
+            progress=ProgressLog(context.log),
+        )
+    except SbhError as error:
+        raise failure_of(error, [tenant], "restore") from None
+    if config.validate_only:
+        yield _planned(context, result)
+        return
+    yield from _restored(context, backups, result, manifest, f"Restored {result['backup_id']} in place")
+
+
+@dg.op(
+    description="Makes the tables and files that a restore touched what they were before it, from the restore's safety"
+    " backup; as a restore of its own, with a safety backup of its own. Refuses without `confirm: true`.",
+    pool=SOURCE_DB,
+    out=dg.Out(dict, description="What was brought back, or would be: the table of rows and files."),
+)
+def undo_tenant_restore(context: dg.OpExecutionContext, config: UndoConfig, backups: BackupServiceResource) -> _Events:
+    tenant, user = _the_tenant(context, config.tenant), user_of(context.run.tags)
+    try:
+        result = backups.service.undo_restore(
+            config.restore_id,
+            tenant,
+            user,
+            confirm=config.confirm,
+            validate_only=config.validate_only,
+            approval_id=config.approval_id,
+            break_glass=config.break_glass,
+            progress=ProgressLog(context.log),
+        )
+        manifest = backups.service.get_backup(result["backup_id"], tenant, user)
+    except SbhError as error:
+        raise failure_of(error, [tenant], "undo") from None
+    if config.validate_only:
+        yield _planned(context, result)
+        return
+    yield from _restored(context, backups, result, manifest, f"Undid {config.restore_id}")
+
+
+@dg.job(
+    partitions_def=tenants_partitions,
+    description="Restores the tenant of the partition in place from one of its backups, all of it or the tables, rows or"
+    " files in `ops.restore_tenant.config`. Overwrites live data: needs `confirm: true` there; `validate_only: true` shows"
+    " what it would do.",
+    tags={OPERATION_TAG: "restore", "dagster/max_retries": "0"},  # a restore that broke off is for people to look at
+)
+def restore_job() -> None:
+    restore_tenant()
+
+
+@dg.job(
+    partitions_def=tenants_partitions,
+    description="Undoes a restore of the tenant of the partition, from the backup made before it. Overwrites live data: needs"
+    " `ops.undo_tenant_restore.config.confirm: true`.",
+    tags={OPERATION_TAG: "restore", "dagster/max_retries": "0"},
+)
+def undo_restore_job() -> None:
+    undo_tenant_restore()
+
+
+def _the_tenant(context: dg.OpExecutionContext, named: str | None) -> str:
+    tenants = batch.run_tenants(context, [named] if named else [])
+    if len(tenants) != 1:
+        raise dg.Failure(
+            f"A restore is for one tenant. Choose one partition, or set ops.{context.op.name}.config.tenant.",
+            allow_retries=False,
+        )
+    return tenants[0]
+
+
+def _planned(context: dg.OpExecutionContext, plan: Mapping[str, Any]) -> dg.Output[dict[str, Any]]:
+    """The plan as the op's output; a failure that shows it where a restore would refuse."""
+    metadata = plan_metadata(plan)
+    if plan["problems"]:
+        first = error_from_dict(plan["problems"][0])
+        raise failure_of(first, [plan["tenant_id"]], "plan", more=metadata)
+    context.log.info(f"{plan['tenant_id']}: {plan['backup_id']} can be restored{part_text(plan)}; nothing was written")
+    return dg.Output(dict(plan), metadata=metadata)
+
+
+def _restored(
+    context: dg.OpExecutionContext,
+    backups: BackupServiceResource,
+    result: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    what: str,
+) -> _Events:
+    """What the pages of the tenant's assets say: what was restored, and which backup undoes it."""
+    tenant, metadata = result["tenant_id"], restore_metadata(result)
+    yield dg.AssetObservation(
+        asset_key(manifest["type"]), partition=tenant, description=what + part_text(result), metadata=metadata
+    )
+    if safety := result["safety_backup_id"]:
+        # Not a materialization: it holds what somebody wanted to be rid of, and `latest` passes it over.
+        try:
+            kind = backups.service.get_backup(safety, tenant, user_of(context.run.tags))["type"]
+        except SbhError as error:  # the restore is done; what is only said about it must not make it fail
+            context.log.warning(f"{tenant}: the safety backup {safety} cannot be read: {error}")
+        else:
+            yield dg.AssetObservation(
+                asset_key(kind),
+                partition=tenant,
+                description=f"Safety backup {safety}, made before {result['restore_id']}: undo_restore_job brings it back",
+                metadata={
+                    "safety_backup": dg.MetadataValue.text(safety),
+                    "restore_id": dg.MetadataValue.text(result["restore_id"]),
+                },
+            )
+    yield dg.Output(dict(result), metadata=metadata)

@@ -1,0 +1,87 @@
+"""The job that rotates keys: wraps them anew and, where asked to, begins key epochs and re-encrypts what is of earlier ones."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from sbh_pipelines.errors import KeyRotationFailed, SbhError
+from sbh_pipelines.orchestration.backups.steps import OBJECT_STORE
+from sbh_pipelines.orchestration.common import batch
+from sbh_pipelines.orchestration.common.failures import batch_failure, failure_of
+from sbh_pipelines.orchestration.common.metadata import MetadataMap, mib
+from sbh_pipelines.orchestration.common.partitions import tenants_partitions
+from sbh_pipelines.orchestration.common.progress import ProgressLog
+from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
+from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
+
+KEY_ROTATION = "key_rotation"
+
+
+class KeyRotationConfig(dg.Config):
+    """Whose keys, and how far to go."""
+
+    tenants: list[str] = Field(
+        [],
+        description="Tenants, by slug. Only for runs without a partition; there, empty means every tenant, the platform and"
+        " the catalogs.",
+    )
+    new_data_key: bool = Field(False, description="Begin a key epoch: what is written from now on has a new data key.")
+    re_encrypt: bool = Field(
+        False, description="Rewrite what is of earlier epochs; a second run a day later destroys their keys."
+    )
+
+
+@dg.op(
+    description="Wraps the tenants' data keys anew, under the key that the settings name now. Some that fail do not stop the"
+    " others; the run fails and names them.",
+    pool=OBJECT_STORE,
+    out=dg.Out(dict, description="How many were rotated, skipped, failed."),
+)
+def rotate_keys(
+    context: dg.OpExecutionContext, config: KeyRotationConfig, backups: BackupServiceResource
+) -> Iterator[dg.Output[dict[str, int]]]:
+    tenants = batch.run_tenants(context, config.tenants)
+    try:
+        report: Mapping[str, Any] = backups.service.rotate_keys(
+            tenants,
+            user_of(context.run.tags),
+            everyone=not tenants,
+            new_data_key=config.new_data_key,
+            re_encrypt=config.re_encrypt,
+            progress=ProgressLog(context.log),
+        )
+    except KeyRotationFailed as error:
+        raise _failure(error) from None
+    except SbhError as error:
+        raise failure_of(error, tenants, step=KEY_ROTATION) from None
+    yield dg.Output({name: len(report[name]) for name in ("rotated", "skipped", "failed")}, metadata=_metadata(report))
+
+
+def _failure(error: KeyRotationFailed) -> dg.Failure:
+    report = error.report or {"rotated": [], "skipped": [], "failed": []}
+    failed = [{"tenant": f["tenant_id"], "step": KEY_ROTATION, **f["error"]} for f in report["failed"]]
+    failure = batch_failure(failed, len(failed) + len(report["rotated"]))
+    return dg.Failure(failure.description, metadata={**_metadata(report), **failure.metadata}, allow_retries=False)
+
+
+def _metadata(report: Mapping[str, Any]) -> MetadataMap:
+    rotated = report["rotated"]
+    return {
+        "rotated": dg.MetadataValue.int(len(rotated)),
+        "skipped": dg.MetadataValue.int(len(report["skipped"])),
+        "re_encrypted": dg.MetadataValue.text(mib(sum(done.get("re_encrypted_bytes", 0) for done in rotated))),
+        "still_of_older_epochs": dg.MetadataValue.text(mib(sum(done.get("old_bytes", 0) for done in rotated))),
+        "epochs_destroyed": dg.MetadataValue.int(sum(len(done.get("epochs_destroyed", ())) for done in rotated)),
+    }
+
+
+@dg.job(
+    partitions_def=tenants_partitions,
+    description="Rotates keys: of the tenant of the partition, or of the tenants in `ops.rotate_keys.config.tenants`; of every"
+    " tenant, the platform and the catalogs where none is named.",
+    tags={OPERATION_TAG: KEY_ROTATION},
+)
+def key_rotation_job() -> None:
+    rotate_keys()

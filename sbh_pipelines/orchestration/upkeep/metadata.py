@@ -1,0 +1,72 @@
+"""What prune and forgetting report, as Dagster metadata: sums that can be plotted, a line per tenant or per backup."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from sbh_pipelines.orchestration.common.metadata import MetadataMap, issues_table, markdown, mib
+
+Report = Mapping[str, Any]
+
+# Of a prune's report: what it did, and what a dry run would do.
+_DONE = ("bytes_freed", "packs_deleted", "packs_rewritten", "packs_retired", "bytes_retired", "kept_because_young")
+_PLANNED = ("bytes_to_remove", "packs_to_remove", "packs_to_rewrite", "packs_to_retire", "bytes_to_retire")
+
+
+def pruned_metadata(reports: Mapping[str, Report], dry_run: bool) -> MetadataMap:
+    """The sums, and a line per tenant, where most is freed first; of a single tenant also each decision."""
+    shown = _PLANNED if dry_run else _DONE
+    sums = {name: sum(int(report.get(name, 0)) for report in reports.values()) for name in shown}
+    in_order = sorted(reports.items(), key=lambda entry: -int(entry[1].get(shown[0], 0)))
+    lines = (
+        [tenant, *(_figure(name, int(report.get(name, 0))) for name in shown), report.get("note")]
+        for tenant, report in in_order
+    )
+    metadata: MetadataMap = {
+        "dry_run": dg.MetadataValue.bool(dry_run),
+        **{name: dg.MetadataValue.int(total) for name, total in sums.items()},
+        shown[0].replace("bytes", "size"): dg.MetadataValue.text(mib(sums[shown[0]])),
+        "by_tenant": dg.MetadataValue.md(
+            markdown(["tenant", *(name.replace("bytes_", "").replace("_", " ") for name in shown), "note"], lines)
+        ),
+    }
+    if len(reports) == 1 and (decisions := in_order[0][1].get("decisions")):
+        rows = ([d["key"], d["action"], d["why"], mib(d["size"]), mib(d["live"])] for d in decisions)
+        metadata["decisions"] = dg.MetadataValue.md(markdown(["object", "what", "why", "size", "needed of it"], rows))
+    return metadata
+
+
+def _figure(name: str, value: int) -> object:
+    return mib(value) if name.startswith("bytes") else value
+
+
+def forgotten_metadata(reports: Mapping[str, Report], dry_run: bool) -> MetadataMap:
+    """A line per backup with the rule that keeps or drops it, those that go first; and what could not be read."""
+    backups = [(tenant, backup) for tenant, report in reports.items() for backup in report["backups"]]
+    gone = {(tenant, backup) for tenant, report in reports.items() for backup in report["forgotten"]}
+    lines = (
+        [
+            tenant,
+            b["id"],
+            b["type"],
+            b["created_at"],
+            _fate((tenant, b["id"]) in gone, dry_run),
+            "; ".join(b["reasons"]),
+        ]
+        for tenant, b in sorted(backups, key=lambda entry: (entry[0], entry[1]["id"]) not in gone)
+    )
+    errors = [error for report in reports.values() for error in report["errors"]]
+    return {
+        "dry_run": dg.MetadataValue.bool(dry_run),
+        "forgotten": dg.MetadataValue.int(len(gone)),
+        "kept": dg.MetadataValue.int(len(backups) - len(gone)),
+        "backups": dg.MetadataValue.md(markdown(["tenant", "backup", "type", "created", "fate", "why"], lines)),
+        **({"errors": dg.MetadataValue.md(issues_table(errors))} if errors else {}),
+    }
+
+
+def _fate(goes: bool, dry_run: bool) -> str:
+    if dry_run:
+        return "would be forgotten" if goes else "would be kept"
+    return "forgotten" if goes else "kept"

@@ -1,0 +1,83 @@
+"""The job and the schedule of the platform backup: what tenants share, and what an empty server needs first."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from sbh_pipelines.errors import SbhError
+from sbh_pipelines.orchestration.backups.steps import SOURCE_DB
+from sbh_pipelines.orchestration.common.failures import failure_of
+from sbh_pipelines.orchestration.common.metadata import mib
+from sbh_pipelines.orchestration.common.one_run import one_run, status_of, timetable
+from sbh_pipelines.orchestration.common.progress import ProgressLog
+from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
+from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
+from sbh_pipelines.orchestration.common.slots import Timetable
+from sbh_pipelines.settings import PlatformSettings
+
+PLATFORM_BACKUP = "platform_backup"
+_CRON_VARIABLE = "SBH_PLATFORM__SCHEDULE"
+
+
+@dg.op(
+    description="Backs up, at one recovery point, the schema (by pg_dump), the shared tables, roles and grants without"
+    " passwords, sequences, and the list of tenants; proves that all of it is stored; forgets all but the newest"
+    " `platform.keep_last`.",
+    pool=SOURCE_DB,
+    out=dg.Out(dict, description="The backup's manifest."),
+)
+def back_up_platform(
+    context: dg.OpExecutionContext, backups: BackupServiceResource
+) -> Iterator[dg.Output[dict[str, Any]]]:
+    try:
+        manifest = backups.service.create_platform_backup(user_of(context.run.tags), ProgressLog(context.log))
+    except SbhError as error:
+        raise failure_of(error, step=PLATFORM_BACKUP) from None
+    counts, retention = manifest["components"]["database"]["counts"], manifest["retention"]
+    if "error" in retention:
+        context.log.error(f"Older platform backups could not be removed: {retention['error']['what']}")
+    yield dg.Output(
+        dict(manifest),
+        metadata={
+            "backup_id": dg.MetadataValue.text(manifest["id"]),
+            "recovery_point": dg.MetadataValue.text(manifest["recovery_point"]["time"]),
+            "tables": dg.MetadataValue.int(counts.get("table", 0)),
+            "shared_rows": dg.MetadataValue.int(manifest["components"]["shared"]["rows"]),
+            "tenants": dg.MetadataValue.int(counts.get("tenant", 0)),
+            "roles": dg.MetadataValue.int(counts.get("role", 0)),
+            "bytes_stored": dg.MetadataValue.int(int(manifest["stats"]["bytes_stored"])),
+            "size": dg.MetadataValue.text(mib(manifest["size"])),
+            "forgotten": dg.MetadataValue.int(len(retention["forgotten"])),
+        },
+    )
+
+
+@dg.job(
+    description="Backs up what tenants share and what an empty server needs first. Together with the tenants' backups it is"
+    " enough to rebuild everything: `sbh platform restore`.",
+    tags={OPERATION_TAG: PLATFORM_BACKUP},
+)
+def platform_backup_job() -> None:
+    back_up_platform()
+
+
+def platform_timetable() -> Timetable:
+    return timetable("daily_platform_backup", _CRON_VARIABLE, str(PlatformSettings.model_fields["schedule"].default))
+
+
+_TIMES = platform_timetable()
+
+
+@dg.schedule(
+    name=_TIMES.name,
+    job=platform_backup_job,
+    cron_schedule=_TIMES.cron,
+    execution_timezone=_TIMES.zone,
+    default_status=status_of(_TIMES),
+    description="Makes the platform backup. Skipped while the last such run is queued or at work.",
+)
+def daily_platform_backup(
+    context: dg.ScheduleEvaluationContext, backups: BackupServiceResource
+) -> dg.RunRequest | dg.SkipReason:
+    return one_run(context, _TIMES, PLATFORM_BACKUP, _CRON_VARIABLE, backups.service.settings.platform.schedule)

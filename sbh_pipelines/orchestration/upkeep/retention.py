@@ -1,0 +1,146 @@
+"""The jobs that give space back: forgetting by policy without a backup, and prune.
+
+Both go through tenants one by one; one that fails does not keep the others. A tenant whose lease somebody holds is tried
+once more after all the others: by then its backup has usually ended.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from sbh_pipelines.errors import LeaseHeld, SbhError
+from sbh_pipelines.model import Progress, ProgressSink
+from sbh_pipelines.orchestration.backups.steps import OBJECT_STORE
+from sbh_pipelines.orchestration.common import batch
+from sbh_pipelines.orchestration.common.failures import batch_failure, failure_of
+from sbh_pipelines.orchestration.common.metadata import MetadataMap
+from sbh_pipelines.orchestration.common.partitions import tenants_partitions
+from sbh_pipelines.orchestration.common.progress import ProgressLog
+from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
+from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
+from sbh_pipelines.orchestration.upkeep.metadata import Report, forgotten_metadata, pruned_metadata
+
+PRUNE, RETENTION = "prune", "retention"
+
+
+class UpkeepConfig(dg.Config):
+    """Which tenants, and whether to change anything."""
+
+    tenants: list[str] = Field(
+        [], description="Tenants, by slug. Only for runs without a partition; there, empty means every tenant."
+    )
+    dry_run: bool = Field(False, description="Only report what would be done; change nothing.")
+
+
+@dg.op(
+    description="Removes data that no backup needs, tenant by tenant: plans, repacks what is mostly dead, and deletes what"
+    " has been out of use long enough. Then the catalogs of all regions are compacted.",
+    pool=OBJECT_STORE,
+    out=dg.Out(dict, description="What was given back, in sum."),
+)
+def prune_tenants(
+    context: dg.OpExecutionContext, config: UpkeepConfig, backups: BackupServiceResource
+) -> Iterator[dg.Output[dict[str, int]]]:
+    service, user = backups.service, user_of(context.run.tags)
+    reports, failed = _each(
+        context,
+        config,
+        backups,
+        PRUNE,
+        lambda tenant, progress: service.prune(tenant, user, dry_run=config.dry_run, progress=progress),
+    )
+    metadata = pruned_metadata(reports, config.dry_run)
+    if not config.dry_run:
+        try:
+            compacted = service.compact_catalogs(user)
+        except SbhError as error:
+            raise failure_of(error, step="compact_catalogs", more=metadata) from None
+        metadata["catalogs"] = dg.MetadataValue.json(dict(compacted))
+    yield from _end(context, reports, failed, metadata)
+
+
+@dg.op(
+    description="Forgets the backups that the retention policy no longer keeps, tenant by tenant, without making any. For"
+    " tenants whose schedules are paused; the others are seen to after each backup.",
+    pool=OBJECT_STORE,
+    out=dg.Out(dict, description="How many backups were kept and forgotten."),
+)
+def forget_backups(
+    context: dg.OpExecutionContext, config: UpkeepConfig, backups: BackupServiceResource
+) -> Iterator[dg.Output[dict[str, int]]]:
+    service, user = backups.service, user_of(context.run.tags)
+    reports, failed = _each(
+        context, config, backups, RETENTION, lambda tenant, _: service.forget(tenant, user, dry_run=config.dry_run)
+    )
+    yield from _end(context, reports, failed, forgotten_metadata(reports, config.dry_run))
+
+
+@dg.job(
+    partitions_def=tenants_partitions,
+    description="Gives back the space that no backup needs: of the tenant of the partition, or of the tenants in"
+    " `ops.prune_tenants.config.tenants`; every tenant where none is named. `dry_run: true` only reports.",
+    tags={OPERATION_TAG: PRUNE},
+)
+def prune_job() -> None:
+    prune_tenants()
+
+
+@dg.job(
+    partitions_def=tenants_partitions,
+    description="Applies the retention policy without making a backup: to the tenant of the partition, or to the tenants"
+    " in `ops.forget_backups.config.tenants`; every tenant where none is named. `dry_run: true` shows, for every backup,"
+    " the rule that keeps or drops it.",
+    tags={OPERATION_TAG: RETENTION},
+)
+def retention_job() -> None:
+    forget_backups()
+
+
+def _each(
+    context: dg.OpExecutionContext,
+    config: UpkeepConfig,
+    backups: BackupServiceResource,
+    step: str,
+    work: Callable[[str, ProgressSink], Report],
+) -> tuple[dict[str, Report], list[dict[str, Any]]]:
+    """What `work` reports of each tenant, and a record for each that failed."""
+    tenants = batch.run_tenants(context, config.tenants)
+    try:
+        tenants = tenants or [str(tenant.id) for tenant in backups.service.tenants()]
+    except SbhError as error:
+        raise failure_of(error, step=step) from None
+    progress, reports, held = ProgressLog(context.log), dict[str, Report](), list[str]()
+    failed: list[dict[str, Any]] = []
+
+    def one(tenant: str, last: bool) -> None:
+        try:
+            reports[tenant] = work(tenant, progress)
+        except SbhError as error:
+            if isinstance(error, LeaseHeld) and not last:
+                held.append(tenant)
+                return
+            context.log.error(f"{tenant}: {error}")
+            failed.append({"tenant": tenant, "step": step, **error.as_dict()})
+        progress(Progress(step, tenant, len(reports) + len(failed), len(tenants), "tenants"))
+
+    for tenant in tenants:
+        one(tenant, last=False)
+    for tenant in held:
+        one(tenant, last=True)
+    return reports, failed
+
+
+def _end(
+    context: dg.OpExecutionContext,
+    reports: Mapping[str, Report],
+    failed: Sequence[dict[str, Any]],
+    metadata: MetadataMap,
+) -> Iterator[dg.Output[dict[str, int]]]:
+    totals = {"tenants": len(reports), "failed": len(failed)}
+    context.log.info(f"{len(reports):,} tenants done, {len(failed):,} failed")
+    if failed:
+        failure = batch_failure(failed, len(reports) + len(failed))
+        raise dg.Failure(failure.description, metadata={**metadata, **failure.metadata}, allow_retries=False)
+    yield dg.Output(totals, metadata={**metadata, "tenants": dg.MetadataValue.int(len(reports))})

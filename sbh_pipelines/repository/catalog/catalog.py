@@ -1,0 +1,304 @@
+"""The catalog of a region: which backup describes each tenant, at which recovery point, and what the next tick compares with.
+
+A small set of sealed objects that are only ever added (`record`) or merged (`compact`). It is a cache, plus the record of
+the ticks that found a tenant unchanged and wrote no backup: deleting all of it costs time and those records, nothing
+else. It refuses to believe anything that its own key did not seal under that very name.
+"""
+
+import re
+import secrets
+import threading
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC
+
+from sbh_pipelines.errors import (
+    CorruptObject,
+    FormatUnsupported,
+    KeyServiceError,
+    ObjectExists,
+    ObjectMissing,
+    RepositoryError,
+    SbhError,
+)
+from sbh_pipelines.model import BackupId, Clock, RecoveryPoint, TenantId, utc_now
+from sbh_pipelines.repository.catalog.erased import erased_slug
+from sbh_pipelines.repository.catalog.records import Block, Merge, TenantRecord, blocks_of, pack_blocks, unpack_blocks
+from sbh_pipelines.repository.format import Keys
+from sbh_pipelines.repository.keys.data_key import EPOCH, create_data_key, read_data_key
+from sbh_pipelines.repository.repository import Damage
+from sbh_pipelines.repository.seal import CATALOG, Sealer, derive
+from sbh_pipelines.repository.trail.event import AuditKey
+from sbh_pipelines.security.keys import KeyProvider
+from sbh_pipelines.stores.base import ObjectInfo, ObjectStore
+
+OWNER = "_catalog"  # stands where a tenant's slug does, in key objects and in seals; no slug begins so
+RECORDS = "records/"
+_NAME = re.compile(r"\d{8}T\d{12}Z-[0-9a-f]{16}")
+_THREADS = 8
+_MOST_BYTES = 64 << 20  # an object larger than this is not one of ours, and is not downloaded
+_LISTINGS = 5  # how often to list anew when a compaction takes away what was listed
+_DISCARD = "delete the object; the tenants it spoke of are then compared with their own repositories"
+_DISCARD_ALL = (
+    "put the key object back from the bucket's older version, or delete everything below the catalog's prefix"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Compaction:
+    """Objects merged away, and objects written in their place."""
+
+    merged: int
+    written: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Secrets:
+    sealer: Sealer
+    hash_seed: int = field(repr=False)
+    seed_id: str
+    audit_key: AuditKey
+    certificate_key: bytes = field(repr=False)
+
+
+class _Vanished(Exception):
+    """An object that was listed is gone: another process merged it."""
+
+
+class Catalog:
+    """Use `open_catalog`. Thread-safe. `damages`: what the last `read` or `compact` did not believe; show them."""
+
+    def __init__(self, store: ObjectStore, prefix: str, region: str, keys: KeyProvider, clock: Clock) -> None:
+        self.store, self.prefix, self.region = store, prefix, region
+        self.damages: list[Damage] = []
+        self._keys, self._clock = keys, clock
+        self._lock = threading.Lock()
+        self._opened: _Secrets | None = None
+        self._key_seen: str | None = None  # the key object's ETag in the last listing
+        self._reading = threading.Lock()
+        self._merged, self._names = Merge(), set[str]()  # what was read so far: objects never change
+        self._erased: set[str] = set()  # tenants of whom nothing may be said any more
+
+    @property
+    def hash_seed(self) -> int:
+        """Signed 64 bits, secret: what hashes of keys are seeded with, so that they say nothing about the keys.
+
+        Only writers ask for it: where the catalog has no key yet, one is made.
+        """
+        return self._secrets().hash_seed
+
+    @property
+    def seed_id(self) -> str:
+        """8 hex digits that tell one seed from another and reveal neither: hashes of different seeds do not compare."""
+        return self._secrets().seed_id
+
+    @property
+    def audit_key(self) -> AuditKey:
+        """What signs the audit trails of the region; where the catalog has no key yet, one is made."""
+        return self._secrets().audit_key
+
+    @property
+    def certificate_key(self) -> bytes:
+        """32 bytes, secret: the seed of the Ed25519 key that signs certificates of erasure in this region."""
+        return self._secrets().certificate_key
+
+    def read(self, only: Collection[TenantId] | None = None) -> dict[TenantId, TenantRecord]:
+        """The latest record of each tenant, or of each of `only`. Writes nothing.
+
+        A record's backup may have been forgotten since: whoever relies on it looks whether its manifest is there. What
+        cannot be believed is in `damages`, and its tenants may be missing. Raises the store's errors, and the key
+        provider's transient ones.
+        """
+        with self._reading:
+            self._catch_up()
+            return self._merged.records(only)
+
+    @property
+    def erased(self) -> frozenset[str]:
+        """The tenants that were erased, as of the last `read`."""
+        with self._reading:
+            return frozenset(self._erased)
+
+    def record(
+        self,
+        made: Iterable[TenantRecord],
+        unchanged: Mapping[TenantId, BackupId] | None = None,
+        point: RecoveryPoint | None = None,
+    ) -> int:
+        """Add backups just made, and the tenants found unchanged at `point` with the backup that describes each.
+
+        The number of objects written, each by one create-only put: 1, unless there is very much (or nothing) to say.
+        The unchanged inherit the state that is known of their backup.
+        """
+        return self._write(blocks_of(made, unchanged or {}, point))
+
+    def compact(self, *, always: bool = False) -> Compaction:
+        """Merge all objects into as few as possible; needs the right to delete. `always`: also where that saves nothing, so
+        that what is no longer to be said goes.
+
+        Safe at any moment: the merged objects are written before those that were read are deleted, and no others are.
+        What a kill leaves twice merges to the same. Objects in `damages` stay.
+        """
+        with self._reading:
+            self._catch_up()
+            merge, names = self._merged, sorted(self._names)
+            enough = len(names) < 2 or sum(1 for _ in pack_blocks(merge.blocks(), self.region)) >= len(names)
+            if not names or (enough and not always):
+                return Compaction(0, 0)
+            written = self._write(merge.blocks())
+            self.store.delete([self._key(name) for name in names])
+            return Compaction(len(names), written)
+
+    def _write(self, blocks: Iterable[Block]) -> int:
+        written = 0
+        for plain in pack_blocks(blocks, self.region):
+            stamp = self._clock().astimezone(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+            name = f"{stamp}-{secrets.token_hex(8)}"
+            sealed = self._secrets().sealer.seal(plain, self._bound(name), CATALOG)
+            try:
+                self.store.create(self._key(name), sealed)
+            except ObjectExists:  # nobody else uses this name: the answer to our own put was lost, and it was repeated
+                if self.store.get(self._key(name)) != sealed:
+                    raise
+            written += 1
+        return written
+
+    def _catch_up(self) -> None:
+        """Read the objects that this process has not read yet; all of them, where some that it has read are gone."""
+        for attempt in range(1, _LISTINGS + 1):
+            damages = list[Damage]()
+            names = self._listed(damages)
+            opened = self._open_for_reading(bool(names), damages)
+            if opened is None or not self._names.issubset(names):
+                self._merged, self._names = Merge(), set()
+            try:
+                if opened is not None:
+                    new = [name for name in names if name not in self._names]
+                    self._read_all(opened.sealer, new, damages, believe_listing=attempt == _LISTINGS)
+            except _Vanished:
+                continue
+            self._merged.drop(self._erased)
+            self.damages = damages
+            return
+
+    def _read_all(self, sealer: Sealer, names: list[str], damages: list[Damage], *, believe_listing: bool) -> None:
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="catalog") as pool:
+            ahead: deque[tuple[str, Future[list[Block]]]] = deque()
+
+            def take() -> None:
+                name, future = ahead.popleft()
+                try:
+                    self._merged.add(future.result())
+                    self._names.add(name)
+                except RepositoryError as error:
+                    damages.append(self._damage(RECORDS + name, error))
+                except ObjectMissing as error:
+                    if not believe_listing:
+                        raise _Vanished from None
+                    damages.append(self._damage(RECORDS + name, error))
+
+            for name in names:
+                ahead.append((name, pool.submit(self._read_object, sealer, name)))
+                if len(ahead) > _THREADS:
+                    take()
+            while ahead:
+                take()
+
+    def _listed(self, damages: list[Damage]) -> list[str]:
+        """Names of objects, oldest first; whatever else is among them goes to the damages."""
+        found, key = [], None
+        self._erased = set()
+        for info in self.store.list(self.prefix):
+            below = info.key[len(self.prefix) :]
+            if below == Keys.data_key(EPOCH):
+                key = info.etag
+            elif (erased := erased_slug(below)) is not None:
+                self._erased.add(erased)
+            if not below.startswith(RECORDS):
+                continue
+            name = below.removeprefix(RECORDS)
+            if why := _not_ours(name, info):
+                damages.append(self._damage(below, CorruptObject("Not a catalog object", why=why)))
+            else:
+                found.append(name)
+        self._check_key(key)
+        return sorted(found)
+
+    def _check_key(self, etag: str | None) -> None:
+        """A process that lives long must not go on with a key that was deleted: nobody else could read its records."""
+        with self._lock:
+            if etag is None or self._key_seen not in (None, etag):
+                self._opened = None
+                self._merged, self._names = Merge(), set()
+            self._key_seen = etag
+
+    def _read_object(self, sealer: Sealer, name: str) -> list[Block]:
+        place = self.store.url(self._key(name))
+        plain = sealer.open(self.store.get(self._key(name)), self._bound(name), CATALOG, on=place)
+        return unpack_blocks(plain, self.region, place)
+
+    def _damage(self, key: str, error: SbhError) -> Damage:
+        remedy = "read it with a newer release" if isinstance(error, FormatUnsupported) else _DISCARD
+        told = type(error)(error.what, on=self.store.url(self.prefix + key), why=error.why, remedy=remedy)
+        return Damage(key, told)
+
+    def _key(self, name: str) -> str:
+        return self.prefix + RECORDS + name
+
+    def _bound(self, name: str) -> bytes:
+        """What a seal is bound to: an object of another name, or of another region's catalog, does not open."""
+        return f"{self.region}/{name}".encode()
+
+    # the key
+
+    def _secrets(self) -> _Secrets:
+        """The catalog's key, made where there is none. Raises CorruptObject and the key provider's errors."""
+        with self._lock:
+            if self._opened is None:
+                where = (self.store, self.prefix, OWNER, self.region, self._keys)
+                try:
+                    data_key = read_data_key(*where)
+                except ObjectMissing:
+                    data_key, _ = create_data_key(*where)
+                self._opened = _derived(data_key)
+            return self._opened
+
+    def _open_for_reading(self, any_objects: bool, damages: list[Damage]) -> _Secrets | None:
+        """None where nothing can be read: there is no key, or it does not open, which goes to the damages."""
+        key = Keys.data_key(EPOCH)
+        try:
+            with self._lock:
+                if self._opened is None:
+                    data_key = read_data_key(self.store, self.prefix, OWNER, self.region, self._keys)
+                    self._opened = _derived(data_key)
+                return self._opened
+        except ObjectMissing:
+            if not any_objects:
+                return None
+            error: SbhError = CorruptObject("The catalog's data key is gone, but its objects are there")
+        except (CorruptObject, KeyServiceError) as found:
+            if found.transient:
+                raise
+            error = found
+        told = type(error)(error.what, on=self.store.url(self.prefix + key), why=error.why, remedy=_DISCARD_ALL)
+        damages.append(Damage(key, told))
+        return None
+
+
+def open_catalog(store: ObjectStore, prefix: str, region: str, keys: KeyProvider, clock: Clock = utc_now) -> Catalog:
+    """The catalog below `prefix` (ends with `/`). Does no I/O; the key is unwrapped at the first use."""
+    return Catalog(store, prefix, region, keys, clock)
+
+
+def _derived(data_key: bytes) -> _Secrets:
+    seed = int.from_bytes(derive(data_key, b"sbh key hash")[:8], "big", signed=True)
+    seed_id = derive(data_key, b"sbh key hash id")[:4].hex()
+    return _Secrets(Sealer(data_key, OWNER), seed, seed_id, AuditKey.of(data_key), derive(data_key, b"sbh erasure"))
+
+
+def _not_ours(name: str, info: ObjectInfo) -> str:
+    if not _NAME.fullmatch(name):
+        return "its name is not that of one"
+    return f"{info.size:,} bytes are too many" if info.size > _MOST_BYTES else ""

@@ -1,0 +1,136 @@
+"""Key objects, changed: wrapped anew, a new epoch begun, an old one destroyed.
+
+Every change is one conditional write that takes effect whole, after what it relies on was proved: a new wrapping is
+unwrapped before it replaces the old one, and a new epoch's key is read back from the store before anything is sealed with
+it. Killed between any two writes, the same call, given again, goes on.
+"""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from sbh_pipelines.errors import CorruptObject, KeyServiceError, ObjectChanged, ObjectExists
+from sbh_pipelines.repository.format import LAST_EPOCH, Keys, pretty
+from sbh_pipelines.repository.keys.data_key import (
+    EPOCH,
+    KeyObject,
+    KeyPlace,
+    key_document,
+    payload_of,
+    read_epoch,
+    read_key_object,
+    unwrap,
+)
+from sbh_pipelines.security.wrapping import DATA_KEY_BYTES
+
+_TRIES = 8  # of a conditional write that somebody else's overtook
+
+
+def epochs(place: KeyPlace) -> list[int]:
+    """Numbers of the key objects there are."""
+    folder = place.prefix + Keys.KEYS
+    names = (info.key.removeprefix(folder).removesuffix(".json") for info in place.store.list(folder))
+    return sorted(int(name) for name in names if len(name) == 4 and name.isdigit())
+
+
+def rewrap(place: KeyPlace) -> list[dict[str, Any]]:
+    """Wrap the data key of every epoch with the key that is current now: {epoch, from_key, to_key} of each.
+
+    Needs no lease: nobody who has a key unwrapped notices. Raises ObjectMissing where there is no key at all.
+    """
+    read_key_object(place, EPOCH)
+    done = []
+    for epoch in epochs(place):
+        before, after = _replaced(place, epoch, _rewrapped)
+        if not before.destroyed:
+            names = {"from_key": before.key_id, "to_key": str(after["key_id"]), "provider": str(after["provider"])}
+            done.append({"epoch": epoch, **names})
+    return done
+
+
+def _rewrapped(place: KeyPlace, found: KeyObject) -> dict[str, Any]:
+    if found.destroyed:
+        return dict(found.document)
+    payload = unwrap(place, found)
+    document = {**found.document, **key_document(place, found.epoch, payload)}
+    if place.keys.unwrap(document, place.owner, place.region) != payload:
+        raise KeyServiceError(
+            "A data key that was wrapped anew comes back as another",
+            on=place.url(found.epoch),
+            remedy="nothing was changed; do not use this key service",
+        )
+    return document
+
+
+def begin_epoch(place: KeyPlace) -> int:
+    """Make a data key for the next epoch, in which everything is sealed from then on; its number. Needs the tenant's lease.
+
+    An object that a killed predecessor left is taken: nothing is sealed with its key yet.
+    """
+    first = read_key_object(place, EPOCH)
+    epoch = first.newest + 1
+    if epoch > LAST_EPOCH:
+        raise KeyServiceError(
+            "The repository has no further key epochs",
+            on=place.url(first.newest),
+            why=f"it has had {LAST_EPOCH}",
+            remedy="re-wrapping is still possible: `sbh keys rotate`",
+        )
+    _, name_key = read_epoch(place, first.newest)
+    payload = payload_of(epoch, os.urandom(DATA_KEY_BYTES), name_key)
+    with suppress(ObjectExists):
+        place.store.create(place.key(epoch), pretty(key_document(place, epoch, payload)))
+    _, kept_name_key = read_epoch(place, epoch)
+    if kept_name_key != name_key:
+        raise CorruptObject(
+            "A key object belongs to another repository",
+            on=place.url(epoch),
+            why="nothing is sealed with its key yet",
+            remedy="delete the object, and run it again",
+        )
+
+    def pointed(_: KeyPlace, found: KeyObject) -> dict[str, Any]:
+        return {**found.document, "newest": max(epoch, found.newest)}
+
+    _replaced(place, EPOCH, pointed)
+    return epoch
+
+
+def destroy_epoch(place: KeyPlace, epoch: int, at: str) -> None:
+    """Destroy the key of an epoch in which nothing is sealed or signed any more. Needs the tenant's lease.
+
+    The first epoch's object stays, without its key: it says which epoch is the newest.
+    """
+    if epoch >= read_key_object(place, EPOCH).newest:
+        raise ValueError("the newest epoch is in use")
+    if epoch > EPOCH:
+        place.store.delete([place.key(epoch)])
+        return
+
+    def emptied(_: KeyPlace, found: KeyObject) -> dict[str, Any]:
+        kept = {name: found.document[name] for name in ("epoch", "tenant_id", "newest")}
+        return {**kept, "region": place.region, "destroyed": str(found.document.get("destroyed", at))}
+
+    _replaced(place, EPOCH, emptied)
+
+
+def _replaced(
+    place: KeyPlace, epoch: int, change: Callable[[KeyPlace, KeyObject], dict[str, Any]]
+) -> tuple[KeyObject, dict[str, Any]]:
+    """Change a key object unless somebody else changes it meanwhile: then look again. (before, after)."""
+    for _ in range(_TRIES):
+        found = read_key_object(place, epoch)
+        document = change(place, found)
+        if document == found.document:
+            return found, document
+        try:
+            place.store.replace(place.key(epoch), pretty(document), found.etag)
+            return found, document
+        except ObjectChanged:  # or the answer to our own write was lost: then there is nothing left to change
+            continue
+    raise KeyServiceError(
+        "A key object keeps changing while it is written",
+        on=place.url(epoch),
+        remedy="see who else rotates this tenant's keys, and run it again",
+    )
