@@ -10,7 +10,7 @@ from sbh_pipelines.embedded.servers.stack import Stack, running
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.security.tokens import Tokens, open_tokens
 from sbh_pipelines.settings import Settings, load_settings
-from sbh_pipelines_tests.api.servers import Server, guarded_dagster, serving
+from sbh_pipelines_tests.support.servers import Server, guarded_dagster, serving
 
 TENANTS = tuple(f"tenant-{n}" for n in range(1, 6))
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sbh_pipelines.embedded.servers.stack import Stack
-from sbh_pipelines_tests.backup.application import Application
-from sbh_pipelines_tests.sources.databases import Database, fresh_database
+from sbh_pipelines_tests.support.application import Application
+from sbh_pipelines_tests.support.databases import Database, fresh_database
 
 
 @pytest.fixture

@@ -23,11 +23,11 @@ from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.stores.bucket_rules import denies_plaintext, expires, moves_away
 from sbh_pipelines.stores.object_store import open_s3
 from sbh_pipelines.stores.s3_control import S3Control
-from sbh_pipelines_tests.backup.application import ACME, ADMIN, BOLT, Application
-from sbh_pipelines_tests.deploy.iam import FOLDER, Policy
-from sbh_pipelines_tests.sources.databases import fresh_database
-from sbh_pipelines_tests.stores.fix_moto import ACCESS, make_buckets, s3_client
-from sbh_pipelines_tests.stores.recording_proxy import Proxy, recording
+from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
+from sbh_pipelines_tests.support.databases import fresh_database
+from sbh_pipelines_tests.support.fix_moto import ACCESS, make_buckets, s3_client
+from sbh_pipelines_tests.support.iam import FOLDER, Policy
+from sbh_pipelines_tests.support.recording_proxy import Proxy, recording
 
 EU = "eu-west-1"
 OTHER = UserContext("another", "*", Role.ADMIN)

@@ -10,8 +10,8 @@ from sbh_pipelines.doctor.findings import Finding, Level, Report
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.stores.s3_control import S3Control
-from sbh_pipelines_tests.stores.fix_moto import ACCESS, make_buckets, s3_client
-from sbh_pipelines_tests.stores.recording_proxy import Answer, recording
+from sbh_pipelines_tests.support.fix_moto import ACCESS, make_buckets, s3_client
+from sbh_pipelines_tests.support.recording_proxy import Answer, recording
 
 EU = "eu-west-1"
 PREFIXES = ["files/{tenant}/backups/", "_sbh-catalog/"]

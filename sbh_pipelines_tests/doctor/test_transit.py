@@ -10,9 +10,9 @@ from sbh_pipelines.database.session.connection import connect
 from sbh_pipelines.doctor import transit
 from sbh_pipelines.doctor.findings import Level, Report
 from sbh_pipelines.settings import DatabaseSettings, Settings
-from sbh_pipelines_tests.sources.certificates import Authority
-from sbh_pipelines_tests.sources.own_server import own_server
-from sbh_pipelines_tests.sources.test_tls import afar, set_tls, use_tls
+from sbh_pipelines_tests.database.session.test_tls import afar, set_tls, use_tls
+from sbh_pipelines_tests.support.certificates import Authority
+from sbh_pipelines_tests.support.own_server import own_server
 
 
 def session(settings: DatabaseSettings) -> tuple[Level, str, str]:

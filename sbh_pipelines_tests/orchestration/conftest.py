@@ -10,8 +10,8 @@ from dagster._core.storage.defs_state.base import set_defs_state_storage
 
 from sbh_pipelines.definitions import defs
 from sbh_pipelines.orchestration.common.partitions import TENANTS
-from sbh_pipelines_tests.orchestration.fakes import FAKES, FakeResource, FakeService
-from sbh_pipelines_tests.orchestration.fix_stack import elsewhere, real_resource, real_run, site
+from sbh_pipelines_tests.support.fakes import FAKES, FakeResource, FakeService
+from sbh_pipelines_tests.support.fix_stack import elsewhere, real_resource, real_run, site
 
 __all__ = ["elsewhere", "real_resource", "real_run", "site"]  # fixtures, made elsewhere
 

@@ -23,8 +23,8 @@ import pytest
 from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.orchestration.alerting.stuck_runs import stuck_runs, worker_is_gone
 from sbh_pipelines.settings import AlertSettings
-from sbh_pipelines_tests.orchestration.fix_stack import NAMES, Site
-from sbh_pipelines_tests.orchestration.sinks import WebhookSink, webhook
+from sbh_pipelines_tests.support.fix_stack import NAMES, Site
+from sbh_pipelines_tests.support.sinks import WebhookSink, webhook
 
 ROOT = Path(__file__).parents[2]
 MODULE = ("-m", "sbh_pipelines.definitions")

@@ -11,7 +11,7 @@ import pytest
 from sbh_pipelines.errors import LeaseHeld, LeaseLost, SbhError, StoreUnavailable
 from sbh_pipelines.model import utc_now
 from sbh_pipelines.repository import lease
-from sbh_pipelines_tests.repository.memory_store import MemoryStore
+from sbh_pipelines_tests.support.memory_store import MemoryStore
 
 PREFIX = "files/acme/backups/"
 KEY = PREFIX + "lease.json"

@@ -15,7 +15,7 @@ from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.pack import PackPipeline, PackWriter
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.repository.seal import Sealer
-from sbh_pipelines_tests.repository.memory_store import MemoryStore
+from sbh_pipelines_tests.support.memory_store import MemoryStore
 
 MIB = 1 << 20
 PATIENCE_S = 30.0  # a test that takes longer hangs

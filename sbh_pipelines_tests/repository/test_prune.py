@@ -18,7 +18,7 @@ from sbh_pipelines.repository.prune_plan import Plan, Safety, Shape, make_plan
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.repository.seal import Sealer
 from sbh_pipelines.stores.base import ObjectInfo
-from sbh_pipelines_tests.repository.memory_store import MemoryStore
+from sbh_pipelines_tests.support.memory_store import MemoryStore
 
 PREFIX = "files/acme/backups/"
 TENANT = TenantId("acme")

@@ -14,7 +14,7 @@ from sbh_pipelines.security.policy import Role
 from sbh_pipelines.security.tokens import Tokens, open_tokens
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.settings.access import is_safe_url
-from sbh_pipelines_tests.security.issuer import issuer
+from sbh_pipelines_tests.support.issuer import issuer
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from sbh_pipelines.settings import StorageSettings
 from sbh_pipelines.stores.placed import PlacedStore
 from sbh_pipelines.stores.region_proof import RegionProof
 from sbh_pipelines.stores.s3_control import S3Control
-from sbh_pipelines_tests.stores.fix_moto import ACCESS, make_buckets
-from sbh_pipelines_tests.stores.recording_proxy import Answer, recording
 from sbh_pipelines_tests.stores.test_stores import secret
+from sbh_pipelines_tests.support.fix_moto import ACCESS, make_buckets
+from sbh_pipelines_tests.support.recording_proxy import Answer, recording
 
 EU, US = "eu-west-1", "us-east-1"
 

@@ -17,7 +17,7 @@ import pytest
 
 from sbh_pipelines.security.tokens import open_tokens
 from sbh_pipelines.settings import load_settings
-from sbh_pipelines_tests.orchestration.fix_stack import NAMES
+from sbh_pipelines_tests.support.fix_stack import NAMES
 
 _PATIENCE_S = 60.0
 

@@ -13,7 +13,7 @@ from sbh_pipelines.orchestration.guarded_ui.sessions import Sessions
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.security.tokens import open_tokens
 from sbh_pipelines.settings import Settings
-from sbh_pipelines_tests.security.issuer import issuer
+from sbh_pipelines_tests.support.issuer import issuer
 
 ORIGIN = "https://backups.example.com"
 VIEWER = UserContext("v", "*", Role.VIEWER, "ui")

@@ -1,0 +1,121 @@
+"""Two at once on one tenant: whoever is slower is told, and nothing of the faster one is overwritten."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from sbh_pipelines.errors import LeaseHeld, LeaseLost, SourceUnavailable
+from sbh_pipelines.model import Progress, utc_now
+from sbh_pipelines.repository import lease
+from sbh_pipelines_tests.support.application import ACME, ADMIN, Application
+from sbh_pipelines_tests.support.fault_stores import nothing, wrap
+
+MINUTE = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
+
+
+def test_ids_of_one_minute_are_never_used_twice(application: Application) -> None:
+    """Not even that of a backup that was forgotten since: ties in time are broken by the id."""
+    service = application.service(
+        clock=lambda: MINUTE,
+        retention={"full_backups": {}, "keep_within_hours": 0},
+    )
+    made = [service.create_backup(ACME, ADMIN)["id"] for _ in range(4)]
+    assert made == [f"backup_20260501_1200{nth}" for nth in ("", "_02", "_03", "_04")]
+    assert [m["id"] for m in service.list_backups(ACME, ADMIN)] == [made[-1]]
+
+
+def test_a_backup_that_begins_while_another_ends_overwrites_nothing(application: Application) -> None:
+    """The faster one takes place between the slower one's first look and its lease, in the same minute."""
+    other = application.service(clock=lambda: MINUTE)
+    made: list[str] = []
+
+    def meanwhile(verb: str, key: str) -> None:
+        if key.endswith("lease.json") and not made:
+            made.append("")
+            made[0] = other.create_backup(ACME, ADMIN)["id"]
+
+    slower = wrap(application.service(clock=lambda: MINUTE), meanwhile, nothing)
+    made.append(slower.create_backup(ACME, ADMIN)["id"])
+    assert made == ["backup_20260501_1200", "backup_20260501_1200_02"]
+    for backup in made:
+        assert other.validate_backup(backup, ACME, ADMIN, deep=True)["issues"] == []
+
+
+def test_a_restore_keeps_backups_and_restores_out(application: Application) -> None:
+    """And a backup keeps restores out."""
+    service = application.service()
+    backup = service.create_backup(ACME, ADMIN)["id"]
+    refused: list[str] = []
+
+    def intrude(notice: Progress) -> None:
+        if notice.step in ("restore: merge", "snapshot_tables"):
+            for call in (
+                lambda: application.service().create_backup(ACME, ADMIN),
+                lambda: application.service().restore_backup(backup, ACME, ADMIN),
+            ):
+                with pytest.raises(LeaseHeld):
+                    call()
+                refused.append(notice.step)
+
+    application.wreck(ACME)
+    service.restore_backup(backup, ACME, ADMIN, progress=intrude)
+    service.create_backup(ACME, ADMIN, progress=intrude)
+    assert {"restore: merge", "snapshot_tables"} <= set(refused)
+    service.create_backup(ACME, ADMIN)
+
+
+@pytest.mark.parametrize("step", ["restore: compare", "restore: merge", "restore: prove"])
+def test_a_restore_that_was_asleep_does_not_write(application: Application, step: str) -> None:
+    """Its lease expired and another writer has it: neither rows nor files change."""
+    service = application.service()
+    backup = service.create_backup(ACME, ADMIN)["id"]
+    application.wreck(ACME)
+    wrecked = application.state(ACME)
+    store, prefix = service._site.backup_store(service.tenant(ACME))
+    taken: list[lease.Lease] = []
+
+    def sleep(notice: Progress) -> None:
+        if notice.step == step and not taken:
+            tomorrow = lambda: utc_now() + timedelta(days=1)  # noqa: E731
+            taken.append(lease.acquire(store, prefix, "another", "backup", 60, tomorrow))
+
+    with pytest.raises(LeaseLost):
+        service.restore_backup(backup, ACME, ADMIN, progress=sleep)
+    assert application.state(ACME) == wrecked
+    taken[0].renew()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("a bug"), SourceUnavailable("gone")])
+def test_a_step_that_breaks_off_leaves_no_lease_behind(application: Application, error: BaseException) -> None:
+    """An incremental backup takes its lease inside the step: nobody outside could release it."""
+    service = application.service()
+    service.create_backup(ACME, ADMIN)
+    application.wreck(ACME)
+
+    def break_off(notice: Progress) -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        service.create_backup(ACME, ADMIN, "incremental", progress=break_off)
+    assert application.service().create_backup(ACME, ADMIN, "incremental")["type"] == "incremental"
+
+
+def test_a_restore_that_ended_is_a_success_whatever_becomes_of_its_lease(application: Application) -> None:
+    """After the commit nothing can be taken back; that the lease could not be released is nobody's concern."""
+    service = application.service()
+    backup = service.create_backup(ACME, ADMIN)["id"]
+    wanted = application.state(ACME)
+    application.wreck(ACME)
+    damaged: list[str] = []
+
+    def spoil(verb: str, key: str) -> None:
+        if "/restores/" in key and verb == "put":
+            damaged.append(key)
+            if application.state(ACME).rows == wanted.rows:
+                (application.repository(ACME) / "lease.json").write_bytes(b"{}")
+
+    result = wrap(application.service(), spoil, nothing).restore_backup(backup, ACME, ADMIN)
+    assert result["status"] == "completed"
+    assert application.state(ACME) == wanted
+    assert service.get_restore_status(result["restore_id"], ACME)["status"] == "completed"
+    service.create_backup(ACME, ADMIN)

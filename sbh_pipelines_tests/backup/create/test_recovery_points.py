@@ -1,0 +1,192 @@
+"""Up to when a tenant is safe: its newest backup, or a later tick that found it unchanged, believed only with its backup."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.cli import main
+from sbh_pipelines.errors import AccessDenied, CorruptObject, ResidencyError, UnknownBackup
+from sbh_pipelines.model import BackupId, RecoveryPoint, TenantId, utc_now
+from sbh_pipelines.repository.catalog.records import TenantRecord
+from sbh_pipelines.security.policy import Role, UserContext
+from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
+
+REGION = "eu-west-1"
+
+
+def backed_up(service: BackupService, tenant: str = ACME) -> tuple[BackupId, RecoveryPoint]:
+    manifest = service.create_backup(tenant, ADMIN)
+    return BackupId(manifest["id"]), RecoveryPoint.from_dict(manifest["recovery_point"])
+
+
+def later(point: RecoveryPoint, year: str = "2099") -> RecoveryPoint:
+    return replace(point, time=year + point.time[4:])
+
+
+def record(service: BackupService, backup: BackupId, point: RecoveryPoint, tenant: str = ACME) -> None:
+    """A tick finds the tenant unchanged since `backup`."""
+    service._site.catalog(REGION).record([], {TenantId(tenant): backup}, point)
+
+
+def forget(application: Application, backup: BackupId) -> None:
+    (application.repository(ACME) / "manifests" / f"{backup}.json").unlink()
+
+
+def test_a_backup_is_a_recovery_point(application: Application) -> None:
+    service = application.service()
+    backup, point = backed_up(service)
+    found = service.latest_recovery_point(ACME, ADMIN)
+    assert (found["tenant_id"], found["backup_id"], found["recorded_as"]) == (ACME, backup, "backup")
+    assert found["recovery_point"]["time"] == point.time
+    assert 0 <= found["age_s"] < 60
+
+
+def test_an_unchanged_tick_moves_it_on(application: Application) -> None:
+    service = application.service()
+    backup, point = backed_up(service)
+    record(service, backup, later(point))
+    found = service.latest_recovery_point(ACME, ADMIN)
+    assert (found["backup_id"], found["recorded_as"]) == (backup, "unchanged")
+    assert RecoveryPoint.from_dict(found["recovery_point"]) == later(point)
+
+
+def test_a_record_whose_backup_is_gone_is_not_believed(application: Application) -> None:
+    """Forgotten by the policy, or named by a replayed object: the newest backup that is there counts."""
+    service = application.service()
+    backup, point = backed_up(service)
+    record(service, BackupId("backup_20990101_0000"), later(point))
+    assert service.latest_recovery_point(ACME, ADMIN)["backup_id"] == backup
+    record(service, backup, later(point, "2098"))  # an older tick does not win over the one that is not believed
+    found = service.latest_recovery_point(ACME, ADMIN)
+    assert (found["backup_id"], found["recovery_point"]["time"]) == (backup, point.time)
+    forget(application, backup)
+    with pytest.raises(UnknownBackup, match=ACME):
+        service.latest_recovery_point(ACME, ADMIN)
+
+
+def test_a_newer_backup_that_the_catalog_has_not_heard_of_counts(application: Application) -> None:
+    service = application.service()
+    first, point = backed_up(service)
+    second, newer = backed_up(service)
+    service._site.catalog(REGION).record([TenantRecord(TenantId(ACME), first, later(point, "2001"), None)])
+    _remove_catalog_objects(application, keep=1)
+    found = service.latest_recovery_point(ACME, ADMIN)
+    assert (found["backup_id"], found["recovery_point"]["time"]) == (second, newer.time)
+
+
+def _remove_catalog_objects(application: Application, keep: int) -> None:
+    """All but the newest ones."""
+    objects = sorted((application.bucket / "_sbh-catalog" / REGION / "records").glob("*"))
+    for file in objects[: len(objects) - keep]:
+        file.unlink()
+
+
+def test_an_unchanged_record_that_is_later_than_a_newer_backup_counts(application: Application) -> None:
+    """Two processes crossed: whichever recovery point is later is the tenant's."""
+    service = application.service()
+    first, point = backed_up(service)
+    backed_up(service)
+    record(service, first, later(point))
+    found = service.latest_recovery_point(ACME, ADMIN)
+    assert (found["backup_id"], found["recorded_as"]) == (first, "unchanged")
+
+
+def test_without_any_catalog_the_manifests_answer(application: Application) -> None:
+    service = application.service()
+    backup, point = backed_up(service)
+    record(service, backup, later(point))
+    _remove_catalog_objects(application, keep=0)
+    found = service.latest_recovery_point(ACME, ADMIN)
+    assert (found["backup_id"], found["recovery_point"]["time"]) == (backup, point.time)
+
+
+def test_a_damaged_newest_manifest_does_not_count_and_is_shown(application: Application) -> None:
+    service = application.service()
+    first, _ = backed_up(service)
+    second, _ = backed_up(service)
+    _remove_catalog_objects(application, keep=0)
+    (application.repository(ACME) / "manifests" / f"{second}.json").write_bytes(b"{}")
+    assert service.latest_recovery_point(ACME, ADMIN)["backup_id"] == first
+    (issue,) = service.recovery_points([ACME], ADMIN).issues
+    assert second in issue.on
+    forget(application, first)
+    with pytest.raises(CorruptObject):
+        service.latest_recovery_point(ACME, ADMIN)
+
+
+def test_damage_of_the_catalog_is_shown(application: Application) -> None:
+    service = application.service()
+    backup, point = backed_up(service)
+    record(service, backup, later(point))
+    _remove_catalog_objects(application, keep=1)
+    (file,) = (application.bucket / "_sbh-catalog" / REGION / "records").iterdir()
+    file.write_bytes(b"damaged")
+    found = service.recovery_points([], ADMIN)
+    assert [(p["tenant_id"], p["backup_id"]) for p in found.points] == [(ACME, backup), (BOLT, None)]
+    (issue,) = found.issues
+    assert file.name in issue.on
+
+
+def test_for_all_tenants_the_requests_are_one_listing_each(application: Application) -> None:
+    """No manifest is read and no tenant's key unwrapped, for tenants the catalog knows."""
+    service = application.service()
+    backups = {tenant: backed_up(service, tenant) for tenant in (ACME, BOLT)}
+    for tenant, (backup, point) in backups.items():
+        record(service, backup, later(point), tenant)
+    service._site.catalog(REGION).compact()
+    other = application.service()
+    found = other.recovery_points([], ADMIN)
+    assert [p["recorded_as"] for p in found.points] == ["unchanged", "unchanged"]
+    assert other.request_counts() == {"list": 1 + 2, "get": 1 + 1}  # the catalog's, the tenants'; its key, its object
+
+
+def test_only_the_callers_tenants_are_shown(application: Application) -> None:
+    service = application.service()
+    backed_up(service)
+    viewer = UserContext("someone", BOLT, Role.VIEWER)
+    assert [p["tenant_id"] for p in service.recovery_points([], viewer).points] == [BOLT]
+    for ask in (service.latest_recovery_point, lambda t, user: service.recovery_points([t], user)):
+        with pytest.raises(AccessDenied):
+            ask(ACME, viewer)
+
+
+def test_regions_are_apart(application: Application) -> None:
+    """A record in one region's catalog says nothing of tenants in another; a region that is not allowed has none."""
+    service = application.service()
+    backup, point = backed_up(service)
+    service._site.catalog("us-east-1").record([], {TenantId(ACME): backup}, later(point))
+    assert service.latest_recovery_point(ACME, ADMIN)["recorded_as"] == "backup"
+    with pytest.raises(ResidencyError):
+        service._site.catalog("ap-south-1")
+    elsewhere = application.service(storage={"regions": ["us-east-1"]})
+    found = elsewhere.recovery_points([], ADMIN)
+    assert [p["backup_id"] for p in found.points] == [None, None]
+    assert [type(issue) for issue in found.issues] == [ResidencyError, ResidencyError]
+
+
+def test_the_command_line_shows_it(
+    sample_service: BackupService, settings_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On an S3 server: the list of backups says since when nothing changed, and a table has all tenants."""
+    backup, point = backed_up(sample_service, "tenant-5")
+    moment = replace(point, time=utc_now().strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+    region = sample_service.tenant("tenant-5").region
+    sample_service._site.catalog(region).record([], {TenantId("tenant-5"): backup}, moment)
+    capsys.readouterr()
+    assert main(["backup", "list", "tenant-5"]) == 0
+    assert f"unchanged since {backup} as of {moment.time[:10]}" in capsys.readouterr().out
+    assert main(["backup", "list", "tenant-5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["id"] == backup
+    assert main(["tenants", "recovery-points"]) == 0
+    shown = capsys.readouterr().out
+    assert "tenant-1" in shown
+    assert re.search(rf"tenant-5 .*UTC +0 h 0 min +{backup} +unchanged", shown)
+    assert main(["tenants", "recovery-points", "tenant-5", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [(p["backup_id"], p["recorded_as"]) for p in document["recovery_points"]] == [(backup, "unchanged")]
+    assert document["issues"] == []
+    assert main(["tenants", "recovery-points", "nobody", "--json"]) == 2

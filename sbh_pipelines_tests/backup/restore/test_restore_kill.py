@@ -1,0 +1,172 @@
+"""Restores killed for real, at every kind of thing they do: the tenant is as before or as planned, nothing between.
+
+Files are put back one by one before the rows are committed, so of files each for itself is as before or as planned.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
+
+import pytest
+
+from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.embedded.servers.stack import Stack
+from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
+from sbh_pipelines_tests.support.databases import fresh_database
+from sbh_pipelines_tests.support.restore.killed import Ended, Killer
+from sbh_pipelines_tests.support.restore.town import Snapshot, Town
+
+# Sorts of events; a restore is killed at the first of each, at the last of some, and at the first of every sort of notice.
+_SORTS = (
+    "lease.json",
+    "/restores/",
+    "/packs/",
+    "/index/",
+    "/backups/database/",
+    "/manifests/",
+    "/records/",
+    "/holds/",
+    "store put_stream",
+    "store delete",
+    "statement BEGIN",
+    "statement COPY",
+    "statement CREATE TEMP",
+    "statement DELETE",
+    'statement INSERT INTO "public"',
+    "statement COMMIT",
+)
+_LAST = ("lease.json", "/restores/", "store put_stream", "statement DELETE", 'statement INSERT INTO "public"')
+
+
+@dataclass
+class Scene:
+    """The application, the backup, what was backed up, and who restores it."""
+
+    town: Town
+    service: BackupService
+    backup_id: str
+    then: Snapshot
+    killer: Killer
+
+    def statuses(self) -> list[str]:
+        return [found["restore_id"] for found in self.service.list_restores(ACME, ADMIN)]
+
+    def lose(self, seed: int) -> Snapshot:
+        self.town.reset()
+        self.town.damage(seed)
+        return self.town.snapshot()
+
+    def expire(self) -> None:
+        """The lease of a process that is gone: as if its time were over."""
+        (self.town.application.repository(ACME) / "lease.json").unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def scene(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    directory = tmp_path_factory.mktemp("killed")
+    with fresh_database(embedded_stack) as database:
+        town = Town(Application(database, directory), database)
+        town.create()
+        service = town.service()
+        backup = service.create_backup(ACME, ADMIN)["id"]
+        with Killer(town.settings(safety_backup=True), directory) as killer:
+            yield Scene(town, service, backup, town.snapshot(), killer)
+
+
+def _points(events: list[str]) -> list[int]:
+    """Numbers (from 1) of the events to be killed at."""
+    found: dict[str, list[int]] = {}
+    for number, event in enumerate(events, 1):
+        for sort in (s for s in _SORTS if s in event):
+            found.setdefault(sort, []).append(number)
+        if event.startswith("notice restore"):
+            found.setdefault(event, [number])
+    assert set(_SORTS) <= set(found), "a restore does something else now: adapt the sorts"
+    return sorted({numbers[0] for numbers in found.values()} | {found[sort][-1] for sort in _LAST})
+
+
+def _as_before_or_as_planned(scene: Scene, before: Snapshot, after: Snapshot) -> bool:
+    """Whether the rows are as planned; all is checked."""
+    assert after.of_others(ACME) == before.of_others(ACME)
+    planned = after.of(ACME) == scene.then.of(ACME)
+    assert planned or after.of(ACME) == before.of(ACME)
+    old, new, live = before.files[ACME], scene.then.files[ACME], after.files[ACME]
+    assert all(body in (old.get(path), new.get(path)) for path, body in live.items())
+    assert live.keys() >= old.keys() & new.keys()
+    if planned:
+        assert live.items() >= new.items()
+    return planned
+
+
+def _told(scene: Scene, known: list[str], planned: bool) -> str | None:
+    """The id of the restore that was killed, which is told to be interrupted; None where it had not begun to be told."""
+    new = [restore for restore in scene.statuses() if restore not in known]
+    if not new:
+        assert not planned
+        return None
+    (restore,) = new
+    status = scene.service.get_restore_status(restore, ACME)
+    assert status["status"] == "interrupted" or (planned and status["status"] == "completed")
+    if status["status"] == "interrupted":
+        assert status["error"]["remedy"]
+    return restore
+
+
+def test_killed_at_every_step(scene: Scene) -> None:
+    """Killed before the event takes effect, told, and then in turn: run again, undone, or left as it is for the next one."""
+    before = scene.lose(1)
+    whole = scene.killer.restore(scene.backup_id, ACME)
+    assert (whole.killed, whole.error) == (False, "")
+    assert _as_before_or_as_planned(scene, before, scene.town.snapshot())
+    outcomes: set[object] = set()
+    for nth, then in zip(_points(whole.events), cycle(("again", "undo", "nothing")), strict=False):
+        known, before = scene.statuses(), scene.lose(nth)
+        ended: Ended = scene.killer.restore(scene.backup_id, ACME, nth=nth)
+        assert ended.killed, ended.error
+        scene.expire()
+        planned = _as_before_or_as_planned(scene, before, scene.town.snapshot())
+        restore = _told(scene, known, planned)
+        outcomes.add((planned, restore is not None))
+        secured = restore and scene.service.get_restore_status(restore, ACME).get("safety_backup_id")
+        if then == "undo" and restore and secured:
+            scene.service.undo_restore(restore, ACME, ADMIN)
+            found = scene.town.snapshot()
+            assert (found.of(ACME), found.files) == (before.of(ACME), before.files)
+            outcomes.add("undone")
+        elif then == "again":
+            scene.service.restore_backup(scene.backup_id, ACME, ADMIN)
+            found = scene.town.snapshot()
+            assert (found.of(ACME), found.files[ACME]) == (scene.then.of(ACME), scene.then.files[ACME])
+        assert scene.town.files(BOLT) == scene.then.files[BOLT]
+    assert outcomes >= {(False, True), (True, True), "undone"}
+
+
+@pytest.mark.parametrize(
+    "request_fields", [{"rows": "projects where id = 2"}, {"files": ["docs/**"]}, {"mode": "missing-only"}]
+)
+def test_a_part_killed_in_the_middle(scene: Scene, request_fields: dict[str, Any]) -> None:
+    """Of a part as of the whole: rows as before, and a second run ends as one that was never killed."""
+    scene.town.reset()
+    lost = "DELETE FROM comments WHERE project_id = 2; DELETE FROM tasks WHERE project_id = 2; DELETE FROM projects WHERE id = 2"
+    scene.town.database.run(lost)
+    (scene.town.application.bucket / "files" / ACME / "docs" / "a.txt").unlink()
+    before, known = scene.town.snapshot(), scene.statuses()
+    sorts = ("store put_stream",) if "files" in request_fields else ('INSERT INTO "public"."tasks"',)
+    whole = scene.killer.restore(scene.backup_id, ACME, **request_fields)
+    assert (whole.killed, whole.error) == (False, "")
+    planned = scene.town.snapshot()
+    scene.town.reset()
+    scene.town.database.run(lost)
+    (scene.town.application.bucket / "files" / ACME / "docs" / "a.txt").unlink()
+    nth = next(number for number, event in enumerate(whole.events, 1) if any(sort in event for sort in sorts))
+    assert scene.killer.restore(scene.backup_id, ACME, nth=nth, after=True, **request_fields).killed
+    scene.expire()
+    found = scene.town.snapshot()
+    assert found.of(ACME) == before.of(ACME)
+    statuses = {scene.service.get_restore_status(r, ACME)["status"] for r in scene.statuses() if r not in known}
+    assert statuses == {"completed", "interrupted"}
+    again = scene.killer.restore(scene.backup_id, ACME, **request_fields)
+    assert (again.killed, again.error) == (False, "")
+    found = scene.town.snapshot()
+    assert (found.of(ACME), found.files) == (planned.of(ACME), planned.files)

@@ -1,0 +1,238 @@
+"""The runbooks of docs/operations, done as they are written after real damage; and what documents name and link to exists.
+
+The servers are these tests' own, for what is done to them would disturb others. What tenants have is judged by
+`embedded.fingerprint`: plain SQL and plain reads of objects.
+"""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import obstore
+import psycopg2
+import pytest
+from psycopg2.extensions import make_dsn
+
+from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.embedded.sample import data as sample
+from sbh_pipelines.embedded.sample import fingerprint
+from sbh_pipelines.embedded.servers import postgres
+from sbh_pipelines.embedded.servers.layout import Layout
+from sbh_pipelines.embedded.servers.stack import Stack, running
+from sbh_pipelines.security.policy import Role, UserContext
+from sbh_pipelines.settings import load_settings
+from sbh_pipelines_tests.support.runbook import PAGES, Runbook, Shell, mentioned, unknown_parts
+
+ROOT = PAGES.parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+RUNBOOKS = sorted(file for file in PAGES.glob("*.md") if file.name != "README.md")
+TENANTS = ["tenant-1", "tenant-2"]
+VICTIM = TENANTS[0]
+DOOMED = "(SELECT min(id) FROM projects WHERE tenant_id = 1)"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A small SaaS, and the shell of whoever is on call."""
+
+    stack: Stack
+    shell: Shell
+
+    def back_up(self, kind: str = "full") -> str:
+        """Tenants and platform; the moment after."""
+        service = BackupService(load_settings(self.stack.settings))
+        schedule = UserContext("schedule", "*", Role.ADMIN)
+        drafts = service.create_backups(TENANTS, schedule, kind)
+        assert [draft.error for draft in drafts] == [None] * len(TENANTS)
+        service.create_platform_backup(schedule)
+        return datetime.now(UTC).isoformat()
+
+    def run(self, *statements: str, database: str = postgres.DATABASE) -> None:
+        with closing(psycopg2.connect(make_dsn(self.stack.dsn(postgres.ADMIN), dbname=database))) as connection:
+            connection.autocommit = True
+            for statement in statements:
+                connection.cursor().execute(statement)
+
+    def ask(self, query: str) -> object:
+        with closing(psycopg2.connect(self.stack.dsn(postgres.ADMIN))) as connection, connection.cursor() as cursor:
+            cursor.execute(query)
+            return cursor.fetchone()[0]
+
+    def files(self, tenant: str) -> list[str]:
+        pages = obstore.list(fingerprint.stores(self.stack)["eu-west-1"], f"files/{tenant}/uploads")
+        return sorted(meta["path"] for page in pages for meta in page)
+
+    def values(self, **more: str) -> dict[str, str]:
+        """What an engineer puts in the place of a page's examples."""
+        servers = {"APP": self.dsn(postgres.DATABASE), "SERVER": self.dsn("postgres")}
+        return {"SBH_SETTINGS": str(self.stack.settings), "TENANT": VICTIM, **servers, **more}
+
+    def dsn(self, database: str) -> str:
+        """A superuser's, without the password."""
+        return f"host=127.0.0.1 port={self.stack.ports['postgres']} user={postgres.ADMIN} dbname={database}"
+
+    def password_file(self, role: str) -> str:
+        layout = Layout(self.stack.dir)
+        return str(layout.root / layout.password_file(role))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with running(tmp_path_factory.mktemp("oncall"), fsync=False, kms=False) as stack:
+        sample.generate(stack, tenants=len(TENANTS), rows=700, files=24, seed=5)
+        with Shell.opened(stack, Path(tempfile.mkdtemp(prefix="sbh-shell-"))) as shell:
+            yield Place(stack, shell)
+        shutil.rmtree(shell.directory)
+
+
+def differences(before: fingerprint.Fingerprint, place: Place) -> Mapping[str, list[str]]:
+    return before.differences(fingerprint.take(place.stack))
+
+
+def test_partial_loss(place: Place) -> None:
+    """A customer deleted a project; a bug changed payments; work went on, and a backup was made of all that."""
+    page, since = Runbook.read("partial-loss.md"), place.back_up()
+    before = fingerprint.take(place.stack)
+    values = place.values(SINCE=since, ROWS=f"projects where id in ({place.ask(DOOMED)})")
+    tasks = f"(SELECT id FROM tasks WHERE project_id = {DOOMED})"
+    place.run(
+        f"DELETE FROM attachments WHERE comment_id IN (SELECT id FROM comments WHERE task_id IN {tasks})",
+        f"UPDATE comments SET reply_to = NULL WHERE task_id IN {tasks}",
+        f"DELETE FROM comments WHERE task_id IN {tasks}",
+        f"DELETE FROM tasks WHERE project_id = {DOOMED}",
+        f"DELETE FROM projects WHERE id = {DOOMED}",
+        "UPDATE payments SET amount = amount * 100 WHERE tenant_id = 1",
+        "INSERT INTO analytics (tenant_id, event, props, occurred_at) VALUES (1, 'later', '{}', now())",
+    )
+    place.back_up("incremental")
+    place.shell.follow(page, values)
+    rows = before.rows[VICTIM]["analytics"].count
+    later = f"table analytics: {rows} rows became {rows + 1}"
+    assert differences(before, place) == {VICTIM: [later]}
+    place.shell.undo(page, values)
+    assert differences(before, place) == {VICTIM: [later, "table payments: changed"]}
+
+
+def test_configuration_error(place: Place) -> None:
+    """Settings were changed, deleted and made up, and the tenant's own row was changed."""
+    page, values = Runbook.read("configuration-error.md"), place.values(SINCE=place.back_up())
+    before = fingerprint.take(place.stack)
+    place.run(
+        "DELETE FROM tenant_settings WHERE tenant_id = 1 AND key = 'branding'",
+        "UPDATE tenant_settings SET value = '\"wrong\"' WHERE tenant_id = 1 AND key <> 'time_zone'",
+        "INSERT INTO tenant_settings VALUES (1, 'invented', '1')",
+        "UPDATE tenants SET settings = '{}', tier = 'archive' WHERE id = 1",
+    )
+    broken = fingerprint.take(place.stack)
+    place.back_up("incremental")
+    place.shell.follow(page, values)
+    assert differences(before, place) == {}
+    place.shell.undo(page, values)
+    assert differences(broken, place) == {}
+    assert set(differences(before, place)) == {VICTIM}
+
+
+def test_file_loss(place: Place) -> None:
+    """Files of all tenants were deleted, some overwritten; a new one was uploaded since."""
+    page, values = Runbook.read("file-loss.md"), place.values(SINCE=place.back_up())
+    before = fingerprint.take(place.stack)
+    store = fingerprint.stores(place.stack)["eu-west-1"]
+    for tenant in TENANTS:
+        obstore.delete(store, place.files(tenant)[::3])
+    overwritten, new = place.files(VICTIM)[::2], f"files/{VICTIM}/uploads/new.txt"
+    for key in (*overwritten, new):
+        obstore.put(store, key, b"overwritten", use_multipart=False)
+    place.back_up("incremental")
+    place.shell.follow(page, values)
+    assert differences(before, place) == {VICTIM: [f"file {new}: is new"]}
+    place.shell.undo(page, values)
+    assert {line.split(":")[0] for line in differences(before, place)[VICTIM]} == {
+        f"file {k}" for k in (*overwritten, new)
+    }
+
+
+def test_database_corruption(place: Place) -> None:
+    """Rows of all tenants are gone, which was backed up as well; then a table cannot be read any more."""
+    until = place.back_up()
+    before = fingerprint.take(place.stack)
+    place.run("DELETE FROM attachments")
+    place.back_up("incremental")
+    place.run(
+        "SET allow_system_table_mods = on",
+        "DELETE FROM pg_attribute WHERE attrelid = 'payments'::regclass AND attname = 'amount'",
+    )
+    password = place.password_file(postgres.ADMIN)
+    values = place.values(PASSWORD_FILE=password, UNTIL=until, TABLE="public.payments")
+    page = Runbook.read("database-corruption.md")
+    place.shell.follow(page, values)
+    assert differences(before, place) == {"": ["table sessions: is gone"]}
+    place.shell.undo(page, values)
+    with pytest.raises(psycopg2.Error):
+        place.ask("SELECT count(amount) FROM payments")
+    place.run("DROP DATABASE app WITH (FORCE)", "ALTER DATABASE app_recovered RENAME TO app", database="postgres")
+
+
+def test_complete_failure(place: Place) -> None:
+    """An empty server, without the application's roles, and empty buckets but for the backups."""
+    place.back_up()
+    before = fingerprint.take(place.stack)
+    place.run(
+        "DROP DATABASE app WITH (FORCE)",
+        *(f"DROP OWNED BY {role}; DROP ROLE {role}" for role in (postgres.BACKUP, postgres.OWNER)),
+        database="postgres",
+    )
+    for tenant in TENANTS:
+        obstore.delete(fingerprint.stores(place.stack)["eu-west-1"], place.files(tenant))
+    passwords = {"PASSWORD_FILE": postgres.ADMIN, "APP_PASSWORD": postgres.OWNER, "BACKUP_PASSWORD": postgres.BACKUP}
+    values = place.values(**{name: place.password_file(role) for name, role in passwords.items()})
+    place.shell.follow(Runbook.read("complete-failure.md"), values)
+    lost = {line for lines in differences(before, place).values() for line in lines}
+    assert lost <= {"table sessions: is gone"}  # not backed up on purpose
+    assert place.ask("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'app'") == postgres.OWNER
+
+
+def test_every_page_is_done() -> None:
+    """A page without a test, and a command outside a block that is run, would rot."""
+    done = {name.removeprefix("test_").replace("_", "-") + ".md" for name in globals() if name.startswith("test_")}
+    assert {file.name for file in RUNBOOKS} <= done
+    index = (PAGES / "README.md").read_text("utf-8")
+    assert "```" not in index
+    for file in RUNBOOKS:
+        page = Runbook.read(file.name)
+        assert page.steps[0].language == "sh"
+        for block in (*page.steps, *page.undo):
+            assert block.language in ("sh", "text")
+            assert block.language == "sh" or not re.search(r"^\s*(sbh|psql) ", block.text, re.M)
+        assert f"({file.name})" in index
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_documents_name_what_exists(document: Path) -> None:
+    """Commands and options of `sbh`, files and headings."""
+    text = re.sub(r"^```.*?^```$", "", document.read_text("utf-8"), flags=re.M | re.S)
+    commands = [] if document.name == "format.md" else mentioned(document)  # `sbh seal` there is the label of a key
+    assert {command: parts for command in commands if (parts := unknown_parts(command))} == {}
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (document.parent / path).resolve() if path else document
+        assert file.exists(), target
+        assert not anchor or anchor in _anchors(file), target
+
+
+def _anchors(file: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", file.read_text("utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_wrong_commands_are_found() -> None:
+    """The check above can fail."""
+    assert unknown_parts("sbh restore run BACKUP -t T --row 'x y' --confirm") == ["--row"]
+    assert unknown_parts("sbh restore explode latest") == ["explode"]
+    assert unknown_parts('sbh restore run "$BACKUP" --rows "projects where id in (1)" -t T --mode exact') == []

@@ -1,0 +1,46 @@
+"""The jobs on backups that exist, with a service that only answers."""
+
+import dagster as dg
+
+from sbh_pipelines_tests.orchestration.conftest import Run
+from sbh_pipelines_tests.support.fakes import FakeService
+
+FULL = dg.AssetKey(["tenant_backup", "full"])
+DAMAGED = {"code": "SBH-602", "what": "A pack | is damaged", "on": "packs/x", "why": "short", "remedy": "back up again"}
+
+
+def test_a_valid_backup_is_observed_and_checked(run: Run, instance: dg.DagsterInstance) -> None:
+    """The check is about the tenant's latest materialization, so that the asset's page counts it."""
+    run("full_backup_job", partition_key="tenant-1")
+    made = instance.fetch_materializations(FULL, limit=1).records[0]
+    config = {"ops": {"validate_backups": {"config": {"deep": True}}}}
+    result = run("validate_backup_job", partition_key="tenant-1", run_config=config)
+    assert result.success
+    (evaluation,) = result.get_asset_check_evaluations()
+    assert (evaluation.passed, evaluation.partition) == (True, "tenant-1")
+    assert evaluation.target_materialization_data.storage_id == made.storage_id
+    assert evaluation.metadata["deep"].value is True
+    assert len(instance.fetch_observations(FULL, limit=5).records) == 1
+
+
+def test_a_damaged_backup_fails_the_run_with_a_table_of_issues(run: Run, fake: FakeService) -> None:
+    fake.issues["tenant-2"] = [DAMAGED]
+    result = run("validate_backup_job")
+    assert not result.success
+    assert {e.partition: e.passed for e in result.get_asset_check_evaluations()} == {
+        "tenant-1": True, "tenant-2": False, "tenant-3": True,
+    }  # fmt: skip
+    metadata = result.failure_data_for_node("validate_backups").user_failure_data.metadata
+    assert "| tenant-2 | backup_20260102_0304 | SBH-602 | A pack \\| is damaged | packs/x |" in metadata["issues"].value
+
+
+def test_a_backup_made_before_a_restore_is_not_the_latest(run: Run, fake: FakeService) -> None:
+    """Nor the newest of an asset: none shows it. By its id it is validated all the same."""
+    listed = fake.list_backups("tenant-1", None)
+    safety = {**listed[0], "id": "backup_20260109_0000", "type": "incremental", "purpose": "safety"}
+    fake.list_backups = lambda tenant_id, user_ctx: [safety, *listed]  # type: ignore[method-assign]
+    for backup_id, checked in (("latest", [listed[0]["id"]]), (safety["id"], [])):
+        config = {"ops": {"validate_backups": {"config": {"backup_id": backup_id}}}}
+        result = run("validate_backup_job", partition_key="tenant-1", run_config=config)
+        assert result.success
+        assert [e.metadata["backup_id"].value for e in result.get_asset_check_evaluations()] == checked

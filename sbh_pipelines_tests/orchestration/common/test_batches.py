@@ -1,0 +1,167 @@
+"""What Dagster records of a batch: each tenant for itself."""
+
+import dagster as dg
+import pytest
+
+from sbh_pipelines.errors import CorruptObject, LeaseHeld, ResidencyError, SourceUnavailable, StoreUnavailable
+from sbh_pipelines_tests.orchestration.conftest import Run
+from sbh_pipelines_tests.support.fakes import FakeService
+
+FULL = dg.AssetKey(["tenant_backup", "full"])
+RANGE = {"dagster/asset_partition_range_start": "tenant-1", "dagster/asset_partition_range_end": "tenant-3"}
+FORBIDDEN = ResidencyError("The tenant's region is not allowed", on="tenant-2", why="mars-1", remedy="correct it")
+
+
+def materialized(instance: dg.DagsterInstance) -> dict[str, dg.AssetMaterialization]:
+    records = instance.fetch_materializations(FULL, limit=100).records
+    return {r.partition_key: r.asset_materialization for r in records}  # type: ignore[misc]
+
+
+def test_one_tenant_gives_exactly_one_materialization(
+    run: Run, instance: dg.DagsterInstance, fake: FakeService
+) -> None:
+    """Not a second one that Dagster makes for the asset's output by itself."""
+    assert run("full_backup_job", partition_key="tenant-2").success
+    records = instance.fetch_materializations(FULL, limit=10).records
+    assert [r.partition_key for r in records] == ["tenant-2"]
+    assert fake.asked == [{"tenants": ["tenant-2"], "user": "dagster", "type": "full", "why": None}]
+
+
+def test_a_failing_tenant_fails_alone(run: Run, instance: dg.DagsterInstance, fake: FakeService) -> None:
+    """The others are materialized; the failed one is not, and the failure names it."""
+    fake.errors["enumerate_files"] = {"tenant-2": FORBIDDEN}
+    result = run("full_backup_job", tags=RANGE)
+    assert not result.success
+    assert set(materialized(instance)) == {"tenant-1", "tenant-3"}
+    failure = result.failure_data_for_node("tenant_backup__full.apply_retention")
+    assert failure.user_failure_data.metadata["failed_tenants"].value[0]["tenant"] == "tenant-2"
+    assert fake.leases == set()
+
+
+def test_the_metadata_say_what_was_backed_up(run: Run, instance: dg.DagsterInstance) -> None:
+    run("full_backup_job", partition_key="tenant-1")
+    metadata = {name: value.value for name, value in materialized(instance)["tenant-1"].metadata.items()}
+    assert metadata["backup_id"] == "backup_20260102_0304"
+    assert (metadata["source_bytes"], metadata["source_size"]) == (4 << 20, "4.0 MiB")
+    assert (metadata["rows"], metadata["tables"], metadata["files"]) == (1000, 5, 7)
+    assert metadata["source_to_stored_ratio"] == 4.0
+    assert metadata["recovery_point_lsn"] == "0/16B3748"
+    location = "s3://sbh-files-eu-west-1/files/tenant-1/backups/manifests/backup_20260102_0304.json"
+    assert metadata["manifest"] == metadata["dagster/uri"] == location
+    assert "| public.a\\|b | database | 1,000 | 3.0 MiB | 2 |" in metadata["table_details"]
+    assert "| files | 7 files | 1.0 MiB |" in metadata["components"]
+
+
+def test_the_check_has_a_result_per_tenant(run: Run, instance: dg.DagsterInstance, fake: FakeService) -> None:
+    """Damage is an error, and no backup; files that the source has lost are a warning, and a backup."""
+    fake.errors["verify_checksums"] = {"tenant-3": CorruptObject("A pack is damaged", on="packs/x", why="", remedy="")}
+    fake.missing["tenant-2"] = 4
+    result = run("full_backup_job", tags=RANGE)
+    evaluations = {e.partition: (e.passed, e.severity.value) for e in result.get_asset_check_evaluations()}
+    assert evaluations == {"tenant-1": (True, "WARN"), "tenant-2": (False, "WARN"), "tenant-3": (False, "ERROR")}
+    assert set(materialized(instance)) == {"tenant-1", "tenant-2"}
+    stored = instance.event_log_storage.get_asset_check_execution_history(
+        dg.AssetCheckKey(FULL, "backup_valid"), limit=10
+    )
+    assert sorted((r.partition, r.status.value) for r in stored) == [
+        ("tenant-1", "SUCCEEDED"), ("tenant-2", "FAILED"), ("tenant-3", "FAILED"),
+    ]  # fmt: skip
+    assert fake.leases == set()
+
+
+def test_the_check_of_a_single_tenant_can_fail(run: Run, fake: FakeService) -> None:
+    """The run ends in that step, and the result is recorded all the same."""
+    fake.errors["verify_checksums"] = {"tenant-1": CorruptObject("A pack is damaged", on="packs/x", why="", remedy="")}
+    result = run("full_backup_job", partition_key="tenant-1")
+    assert not result.success
+    (evaluation,) = result.get_asset_check_evaluations()
+    assert (evaluation.passed, evaluation.description) == (
+        False,
+        "backup_20260102_0304: 1 issue, first: A pack is damaged",
+    )
+
+
+def test_the_fleet_job_records_the_same(run: Run, instance: dg.DagsterInstance, fake: FakeService) -> None:
+    """Its tenants are in the run's configuration; it has no partition."""
+    fake.errors["snapshot_tables"] = {"tenant-1": FORBIDDEN}
+    config = {"tenants": ["tenant-1", "tenant-3"], "description": "before the move"}
+    result = run("fleet_backup_job", run_config={"ops": {"snapshot_tables": {"config": config}}}, tags={"user": "ada"})
+    assert not result.success
+    assert set(materialized(instance)) == {"tenant-3"}
+    assert fake.asked == [
+        {"tenants": ["tenant-1", "tenant-3"], "user": "ada", "type": "full", "why": "before the move"}
+    ]
+
+
+def test_the_fleet_job_without_tenants_takes_all(run: Run, instance: dg.DagsterInstance) -> None:
+    assert run("fleet_backup_job").success
+    assert set(materialized(instance)) == {"tenant-1", "tenant-2", "tenant-3"}
+
+
+def test_tenants_and_partitions_together_are_refused(run: Run, fake: FakeService) -> None:
+    steps = {"snapshot_tables": {"config": {"tenants": ["tenant-3"]}}}
+    config = {"ops": {"tenant_backup__full": {"ops": steps}}}
+    assert not run("full_backup_job", partition_key="tenant-1", run_config=config).success
+    assert fake.asked == []
+
+
+def test_a_transient_error_of_the_whole_batch_is_repeated(
+    run: Run, instance: dg.DagsterInstance, fake: FakeService
+) -> None:
+    """Four times at most; each repeat of the first step begins anew, and no lease is left behind."""
+    down = SourceUnavailable("Cannot connect", on="db", why="refused", remedy="start it")
+    fake.errors["snapshot_tables"] = {"tenant-1": down}
+    result = run("full_backup_job", partition_key="tenant-1")
+    assert not result.success
+    assert len(fake.asked) == 5
+    assert fake.leases == set()
+    assert materialized(instance) == {}
+
+
+def test_a_tenant_whose_lease_is_held_is_waited_for(run: Run, fake: FakeService) -> None:
+    """It failed before any step began; that, too, may pass."""
+    fake.errors["begin"] = {"tenant-1": LeaseHeld("Another writer works on this tenant", on="lease.json")}
+    assert not run("full_backup_job", partition_key="tenant-1").success
+    assert len(fake.asked) == 5
+
+
+def test_a_permanent_error_is_not_repeated(run: Run, fake: FakeService) -> None:
+    fake.errors["begin"] = {"tenant-2": FORBIDDEN}
+    assert not run("full_backup_job", partition_key="tenant-2").success
+    assert len(fake.asked) == 1
+
+
+def test_an_error_of_one_tenant_repeats_nothing(run: Run, fake: FakeService) -> None:
+    """The other tenants must not wait for it, nor be read twice."""
+    fake.errors["enumerate_files"] = {"tenant-1": StoreUnavailable("No answer", on="s3", why="", remedy="")}
+    assert not run("full_backup_job", tags=RANGE).success
+    assert fake.calls.count("enumerate_files") == 1
+
+
+@pytest.mark.parametrize("step", ["snapshot_tables", "enumerate_files", "verify_checksums", "apply_retention"])
+def test_a_run_that_breaks_releases_its_leases(run: Run, fake: FakeService, step: str) -> None:
+    """A bug or a termination in any step: the next run must not wait for leases to expire."""
+    fake.raises[step] = RuntimeError("broken")
+    assert not run("full_backup_job", partition_key="tenant-1").success
+    assert fake.leases == set()
+
+
+def test_a_backup_counts_though_retention_failed(run: Run, instance: dg.DagsterInstance, fake: FakeService) -> None:
+    fake.errors["apply_retention"] = {"tenant-1": FORBIDDEN}
+    assert not run("full_backup_job", partition_key="tenant-1").success
+    assert set(materialized(instance)) == {"tenant-1"}
+
+
+def test_materializations_of_a_batch_are_written_together(
+    run: Run, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the buffer that production sets, none is lost, though the buffer is larger than the batch."""
+    monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "500")
+    written: list[int] = []
+    store = instance.event_log_storage.store_event_batch
+    monkeypatch.setattr(
+        instance.event_log_storage, "store_event_batch", lambda events: (written.append(len(events)), store(events))
+    )
+    assert run("full_backup_job", tags=RANGE).success
+    assert written[-1] == 3  # before it, what Dagster planned
+    assert set(materialized(instance)) == {"tenant-1", "tenant-2", "tenant-3"}

@@ -1,0 +1,39 @@
+"""The job that puts an old state beside the live one, against the real servers."""
+
+from contextlib import closing
+from typing import Any
+
+import psycopg2
+
+from sbh_pipelines.embedded.servers import postgres
+from sbh_pipelines_tests.support.fix_stack import RealRun, Site
+
+
+def test_an_old_state_is_put_into_a_schema_of_its_own(real_run: RealRun, site: Site) -> None:
+    """With its rows; a second time the schema is in the way, and nothing is lost."""
+    backup = real_run("full_backup_job", partition_key="tenant-6")
+    assert backup.success
+    (users,) = site.sql("SELECT count(*) FROM users WHERE tenant_id = 6")
+    config = {"ops": {"restore_into_schema": {"config": {"schema_name": "looked_at", "tables": ["users"]}}}}
+    try:
+        done = real_run("restore_into_schema_job", partition_key="tenant-6", run_config=config)
+        assert done.success
+        (output,) = [e for e in done.all_events if e.is_successful_output]
+        assert output.step_output_data.metadata["rows"].value == users[0]
+        assert _as_owner(site, "SELECT count(*) FROM looked_at.users") == users
+        again = real_run("restore_into_schema_job", partition_key="tenant-6", run_config=config)
+        (failure,) = again.get_step_failure_events()
+        assert failure.step_failure_data.user_failure_data.metadata["code"].value == "SBH-701"
+    finally:
+        _as_owner(site, "DROP SCHEMA IF EXISTS looked_at CASCADE")
+
+
+def _as_owner(site: Site, statement: str) -> Any:
+    """The schema is of the backup's role: the application cannot see it."""
+    with (
+        closing(psycopg2.connect(site.stack.dsn(postgres.BACKUP))) as connection,
+        connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute(statement)
+        return cursor.fetchone() if cursor.description else None

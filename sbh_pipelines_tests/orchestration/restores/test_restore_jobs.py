@@ -1,0 +1,112 @@
+"""Restores from Dagster on real servers: plan, a part of a tenant, undo; and what is refused."""
+
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from sbh_pipelines.orchestration.restores.metadata import part_text
+from sbh_pipelines_tests.orchestration.conftest import Run
+from sbh_pipelines_tests.support.fix_stack import RealRun, Site
+
+FULL = dg.AssetKey(["tenant_backup", "full"])
+INCREMENTAL = dg.AssetKey(["tenant_backup", "incremental"])
+MINE = "tenant_id = (SELECT id FROM tenants WHERE slug = 'tenant-4')"
+
+
+def config(op: str, **fields: Any) -> dict[str, Any]:
+    return {"partition_key": "tenant-4", "run_config": {"ops": {op: {"config": fields}}}}
+
+
+def told(result: dg.ExecuteInProcessResult, op: str) -> dict[str, Any]:
+    """The metadata of the op's output."""
+    (output,) = [e for e in result.events_for_node(op) if e.event_type is dg.DagsterEventType.STEP_OUTPUT]
+    return {name: value.value for name, value in output.step_output_data.metadata.items()}
+
+
+def descriptions(instance: dg.DagsterInstance, asset: dg.AssetKey) -> list[str]:
+    """Of the asset's observations, newest first."""
+    found = (record.asset_observation for record in instance.fetch_observations(asset, limit=10).records)
+    return [str(observation.description) for observation in found if observation]
+
+
+def test_a_part_is_planned_restored_and_undone(real_run: RealRun, instance: dg.DagsterInstance, site: Site) -> None:
+    """The plan writes nothing; each restore says on the assets' pages what it did, and which backup undoes it."""
+    assert real_run("full_backup_job", partition_key="tenant-4").success
+    original = site.fingerprint("tenant-4")
+    site.sql(f"DELETE FROM payments WHERE {MINE}")
+    site.sql(f"UPDATE users SET name = name || '!' WHERE {MINE}")
+    damaged = site.fingerprint("tenant-4")
+    part = {"tables": ["users", "payments"], "mode": "missing-only"}
+    planned = real_run("restore_job", **config("restore_tenant", **part, validate_only=True))
+    assert planned.success
+    plan = told(planned, "restore_tenant")
+    assert plan["rows_to_insert"] > 0
+    assert (plan["rows_to_update"], plan["rows_to_delete"], plan["problem_count"]) == (0, 0, 0)
+    assert plan["rows_kept"] > 0
+    assert "| public.users |" in plan["tables"]
+    assert descriptions(instance, FULL) == []
+
+    done = real_run("restore_job", **config("restore_tenant", **part, confirm=True))
+    assert done.success
+    result = told(done, "restore_tenant")
+    assert result["rows_inserted"] == plan["rows_to_insert"]
+    assert result["rows_kept"] == plan["rows_kept"]
+    (text,) = descriptions(instance, FULL)
+    assert text == f"Restored {result['backup_id']} in place (tables users, payments; missing-only)"
+    (text,) = descriptions(instance, INCREMENTAL)
+    assert text.startswith(f"Safety backup {result['safety_backup']}, made before {result['restore_id']}")
+    assert instance.fetch_materializations(INCREMENTAL, limit=1).records == []
+
+    undo = {"restore_id": result["restore_id"]}
+    refused = real_run("undo_restore_job", **config("undo_tenant_restore", **undo))
+    assert "[SBH-205]" in refused.failure_data_for_node("undo_tenant_restore").user_failure_data.description
+    preview = real_run("undo_restore_job", **config("undo_tenant_restore", **undo, validate_only=True))
+    assert told(preview, "undo_tenant_restore")["rows_to_delete"] == result["rows_inserted"]
+    assert real_run("undo_restore_job", **config("undo_tenant_restore", **undo, confirm=True)).success
+    assert site.fingerprint("tenant-4") == damaged
+    assert any(text.startswith(f"Undid {result['restore_id']}") for text in descriptions(instance, INCREMENTAL))
+
+    whole = real_run("restore_job", **config("restore_tenant", confirm=True, safety_backup=False))
+    assert whole.success
+    assert told(whole, "restore_tenant")["backup_id"] == result["backup_id"]  # `latest` is no safety backup
+    assert told(whole, "restore_tenant")["safety_backup"] == "none"
+    assert site.fingerprint("tenant-4") == original
+
+
+def test_a_plan_with_problems_fails_and_shows_them(real_run: RealRun, site: Site) -> None:
+    assert real_run("full_backup_job", partition_key="tenant-4").success
+    site.sql(f"UPDATE files SET id = id + 10000000 WHERE id = (SELECT min(id) FROM files WHERE {MINE})")
+    try:
+        options = {"tables": ["files"], "mode": "missing-only", "validate_only": True}
+        result = real_run("restore_job", **config("restore_tenant", **options))
+    finally:
+        site.sql(f"UPDATE files SET id = id - 10000000 WHERE id > 10000000 AND {MINE}")
+    assert not result.success
+    failure = result.failure_data_for_node("restore_tenant").user_failure_data
+    assert failure.description.startswith("[SBH-703]")
+    assert "| SBH-703 |" in failure.metadata["problems"].value
+    assert "| public.files |" in failure.metadata["conflicts"].value
+    assert failure.metadata["rows_to_insert"].value == 1
+    contradiction = real_run("restore_job", **config("restore_tenant", rows="users where id = 1", tables=["users"]))
+    assert "[SBH-200]" in contradiction.failure_data_for_node("restore_tenant").user_failure_data.description
+
+
+@pytest.mark.parametrize(
+    ("job", "op", "fields"),
+    [("restore_job", "restore_tenant", {}), ("undo_restore_job", "undo_tenant_restore", {"restore_id": "x"})],
+)
+def test_a_restore_is_for_one_tenant(run: Run, job: str, op: str, fields: dict[str, str]) -> None:
+    result = run(job, run_config={"ops": {op: {"config": fields}}})
+    failure = result.failure_data_for_node(op).user_failure_data
+    assert "Choose one partition" in failure.description
+    assert f"ops.{op}.config.tenant" in failure.description
+
+
+def test_what_was_restored_in_words() -> None:
+    everything = {"scope": {"kind": "tenant"}, "mode": "exact"}
+    assert part_text(everything) == ""
+    assert part_text({**everything, "mode": "newest-wins"}) == " (newest-wins)"
+    rows = {"scope": {"kind": "part", "rows": "users where id = 1", "files": ["a/**"]}, "mode": "exact"}
+    assert part_text(rows) == " (files a/**; rows users where id = 1)"
+    assert part_text({"scope": {"kind": "part", "config_only": True}, "mode": "exact"}) == " (configuration)"
