@@ -21,8 +21,8 @@ import _formula_files  # noqa: E402
 import psycopg2  # noqa: E402
 import psycopg2.extensions  # noqa: E402
 
+from sbh_pipelines.backup.create.draft import Draft, DraftStatus  # noqa: E402
 from sbh_pipelines.backup.service import BackupService  # noqa: E402  the clock starts before the imports
-from sbh_pipelines.model import Draft, DraftStatus  # noqa: E402
 from sbh_pipelines.security.policy import Role, UserContext  # noqa: E402
 from sbh_pipelines.settings import Settings, load_settings  # noqa: E402
 

@@ -16,7 +16,7 @@ from typing import Any
 import _common as common
 
 from sbh_pipelines.backup.contents.file_list import FileListWriter, list_lines
-from sbh_pipelines.backup.create.parent_files import ParentFiles
+from sbh_pipelines.backup.create.parent import ParentFiles
 from sbh_pipelines.files.file import FileEntry
 from sbh_pipelines.files.listing import listing_fingerprint
 from sbh_pipelines.model import TenantId, parse_timestamp

@@ -6,12 +6,12 @@ that they go into keys, JSON and Dagster partitions as they are.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Self, TypeVar
 
-from sbh_pipelines.errors import InvalidId, RequestError, SbhError
+from sbh_pipelines.errors import InvalidId, RequestError
 
 Clock = Callable[[], datetime]
 
@@ -198,100 +198,6 @@ class RecoveryPoint:
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Self:
         return cls(**document)
-
-
-@dataclass(frozen=True, slots=True)
-class Component:
-    """One part of a backup as its document and the manifest describe it.
-
-    `size` is bytes of the component before compression; `checksum` is `sha256:` + hex over the canonical JSON of its
-    document without the checksum. `facts` are the keys peculiar to the kind (tables, file_count, total_size, ...).
-    """
-
-    type: str
-    key: str
-    size: int
-    checksum: str
-    facts: Mapping[str, Any]
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"type": self.type, "key": self.key, "size": self.size, "checksum": self.checksum, **self.facts}
-
-    @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> Self:
-        rest = {k: v for k, v in document.items() if k not in ("type", "key", "size", "checksum")}
-        return cls(document["type"], document["key"], document["size"], document["checksum"], rest)
-
-
-class DraftStatus(StrEnum):
-    RUNNING = "running"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    UNCHANGED = "unchanged"  # nothing to store: the tenant still is what `unchanged_since` says
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A backup in the making: what one step hands to the next. Small; holds references and counters, never data.
-
-    Each step returns a new Draft. A step that fails for one tenant returns that tenant's draft with status FAILED and
-    the error's fields; the other tenants of the batch go on. Steps pass FAILED drafts through untouched.
-    """
-
-    tenant: Tenant
-    backup_id: BackupId
-    type: BackupType  # what is made; differs from `requested` where there was no parent
-    created_by: str
-    created_at: str
-    lease_owner: str
-    description: str | None = None
-    requested: BackupType | None = None  # the type asked for
-    reason: str | None = None  # why `type` is not `requested`
-    parent: BackupId | None = None  # the backup it builds on; None for a full
-    reread: Mapping[str, str] = field(default_factory=dict)  # table -> why all of it was read and not only what changed
-    unchanged_since: BackupId | None = None  # with UNCHANGED: the backup that describes the tenant
-    status: DraftStatus = DraftStatus.RUNNING
-    error: Mapping[str, Any] | None = None  # SbhError.as_dict()
-    step: str = "begin"  # the last step that touched it
-    recovery_point: RecoveryPoint | None = None
-    components: Mapping[str, Component] = field(default_factory=dict)
-    counters: Mapping[str, float] = field(default_factory=dict)  # see Counters in docs/design.md
-    objects: tuple[str, ...] = ()  # index objects this backup wrote, below the prefix
-    manifest: Mapping[str, Any] | None = None
-    retention: Mapping[str, Any] | None = None
-    purpose: str = ""  # why it is made, where that is not to have a backup: SAFETY
-    via: str = ""  # the face its creator came through, for the audit trail
-    begun: str = ""  # `created_at` to the microsecond: what the duration is counted from
-
-    def failed(self, step: str, error: SbhError) -> "Draft":
-        return replace(self, status=DraftStatus.FAILED, step=step, error=error.as_dict())
-
-    def with_counters(self, **more: float) -> "Draft":
-        """Add to the counters (they are sums)."""
-        return replace(self, counters={**self.counters, **{k: self.counters.get(k, 0) + v for k, v in more.items()}})
-
-    def as_dict(self) -> dict[str, Any]:
-        document = {f: getattr(self, f) for f in self.__slots__}
-        document["tenant"] = asdict(self.tenant)
-        document["recovery_point"] = asdict(self.recovery_point) if self.recovery_point else None
-        document["components"] = {name: c.as_dict() for name, c in self.components.items()}
-        return document
-
-    @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> "Draft":
-        values = dict(document)
-        values["tenant"] = Tenant(**{**values["tenant"], "id": TenantId(values["tenant"]["id"])})
-        values["backup_id"] = BackupId(values["backup_id"])
-        values["type"] = BackupType(values["type"])
-        values["requested"] = BackupType(values["requested"]) if values["requested"] else None
-        for name in ("parent", "unchanged_since"):
-            values[name] = BackupId(values[name]) if values[name] else None
-        values["status"] = DraftStatus(values["status"])
-        values["objects"] = tuple(values["objects"])
-        if values["recovery_point"]:
-            values["recovery_point"] = RecoveryPoint.from_dict(values["recovery_point"])
-        values["components"] = {k: Component.from_dict(c) for k, c in values["components"].items()}
-        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,9 @@ from typing import Any
 
 from sbh_pipelines.errors import ApprovalNeeded, CorruptObject, ObjectExists, ObjectMissing, RequestError, SbhError
 from sbh_pipelines.model import ApprovalId, parse_timestamp, timestamp
+from sbh_pipelines.repository.documents import read_signed, signed
 from sbh_pipelines.repository.format import canonical
 from sbh_pipelines.repository.repository import Repository
-from sbh_pipelines.repository.signed import read_signed, signed
 
 FOLDER = "approvals/"
 _REQUEST, _DECISION, _USE = "approval-request", "approval-decision", "approval-use"

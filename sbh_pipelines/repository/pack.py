@@ -18,6 +18,7 @@ from sbh_pipelines.errors import SbhError
 from sbh_pipelines.repository.format import Entry, Keys, pack_entries, pack_trailer
 from sbh_pipelines.repository.index import ChunkIndex
 from sbh_pipelines.repository.seal import DIRECTORY, Sealer
+from sbh_pipelines.settings import BackupSettings
 from sbh_pipelines.stores.base import ObjectStore
 
 # Most chunks in a pack: of tiny files a pack of bytes alone would gather hundreds of thousands, each with its entry.
@@ -211,3 +212,20 @@ class PackWriter:
             if isinstance(self._error, SbhError):
                 raise self._error
             raise RuntimeError(f"sealing or storing a chunk failed: {self._error!r}") from self._error
+
+
+def pipeline(settings: BackupSettings) -> PackPipeline:
+    """The threads and the byte budget of one step."""
+    return PackPipeline(
+        settings.memory_mib << 20, settings.pack_mib << 20, settings.seal_threads, settings.upload_threads
+    )
+
+
+def written(writer: PackWriter) -> dict[str, float]:
+    """A finished writer's share of the counters."""
+    return {
+        "chunks": writer.chunks,
+        "chunks_new": writer.chunks_new,
+        "bytes_stored": writer.bytes_stored,
+        "packs": len(writer.stored),
+    }

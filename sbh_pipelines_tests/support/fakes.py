@@ -7,8 +7,10 @@ from typing import Any
 
 from pydantic import PrivateAttr
 
+from sbh_pipelines.backup.contents.manifest import Component
+from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.errors import SbhError
-from sbh_pipelines.model import BackupId, BackupType, Component, Draft, DraftStatus, RecoveryPoint, Tenant, TenantId
+from sbh_pipelines.model import BackupId, BackupType, RecoveryPoint, Tenant, TenantId
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource
 from sbh_pipelines.settings import Settings
 

@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from sbh_pipelines.backup.contents.summary import BackupSummary
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, UnknownBackup
 from sbh_pipelines.model import BackupId
+from sbh_pipelines.repository.documents import read_signed, signed
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.repository import Repository
-from sbh_pipelines.repository.signed import read_signed, signed
 
 _KIND = "listing"
 _SIDE_BY_SIDE = 8

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from sbh_pipelines.errors import CorruptObject
+from sbh_pipelines.files.file import FileEntry
 from sbh_pipelines.repository.pack import PackWriter
 from sbh_pipelines.repository.repository import Repository
 
@@ -180,3 +181,10 @@ def _batches(repository: Repository, chunks: Iterable[bytes]) -> Iterator[list[b
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def read_files(repository: Repository, document: Mapping[str, Any]) -> Iterator[FileEntry]:
+    """The files of a backup in path order. Raises CorruptObject."""
+    for fields, _ in list_lines(repository, document):
+        if "missing" not in fields:
+            yield FileEntry.from_dict(fields, document["key"])

@@ -1,6 +1,6 @@
 """Sealed details: the long part of a component, as lines of JSON in chunks.
 
-What a table is made of is in `tables.py`, what a list of files in `file_list.py`. Details are written and read as streams, so
+What a table is made of is in `stored_table.py`, what a list of files in `file_list.py`. Details are written and read as streams, so
 neither a table of a million groups nor a list of a million files is ever in memory.
 """
 

@@ -14,9 +14,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from sbh_pipelines.backup.contents.copy_text import columns_of, decoder, fields_by_column, row_lines, value_of
+from sbh_pipelines.backup.contents.file_list import read_files
 from sbh_pipelines.backup.contents.layers import table_rows
+from sbh_pipelines.backup.contents.manifests import read_component
 from sbh_pipelines.backup.contents.stored_table import read_table
-from sbh_pipelines.backup.contents.verification import read_component, read_files
 from sbh_pipelines.errors import CorruptObject, RequestError
 from sbh_pipelines.files.file import FileEntry
 from sbh_pipelines.repository.format import VALIDATE

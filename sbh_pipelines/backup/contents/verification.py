@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from sbh_pipelines.backup.contents.file_list import list_chunks, list_lines
+from sbh_pipelines.backup.contents.file_list import list_chunks, read_files
 from sbh_pipelines.backup.contents.layers import table_rows
+from sbh_pipelines.backup.contents.manifests import read_component
 from sbh_pipelines.backup.contents.stored_table import read_table
-from sbh_pipelines.errors import CorruptObject, ObjectMissing, SbhError, StoreError
-from sbh_pipelines.files.file import FileEntry
+from sbh_pipelines.errors import CorruptObject, SbhError, StoreError
 from sbh_pipelines.model import Progress, ProgressSink, no_progress
-from sbh_pipelines.repository.format import VALIDATE, Entry, Keys, checksum
+from sbh_pipelines.repository.format import VALIDATE, Entry, Keys
 from sbh_pipelines.repository.index import Marks
 from sbh_pipelines.repository.repository import Repository
 
@@ -161,24 +161,6 @@ def _check_index(repository: Repository, key: str, result: Verification) -> None
     )
 
 
-def read_component(repository: Repository, manifest: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A component's document, checked against the manifest. Raises CorruptObject."""
-    key = Keys.component(name, manifest["id"])
-    try:
-        document = repository.get_document(key)
-    except ObjectMissing:
-        raise CorruptObject("A component's document is missing", on=repository.url(key), remedy=VALIDATE) from None
-    expected = manifest["components"][name]["checksum"]
-    if checksum(document) != expected or document.get("checksum") != expected:
-        raise CorruptObject(
-            "A component's document is not the one of the manifest",
-            on=repository.url(key),
-            why="changed, or swapped with another backup's",
-            remedy=VALIDATE,
-        )
-    return document
-
-
 class _Checker:
     """Walks one component's details and marks every chunk they refer to."""
 
@@ -248,13 +230,6 @@ class _Checker:
             self._result.found(CorruptObject("The file list does not add up", on=document["key"], remedy=VALIDATE))
 
 
-def read_files(repository: Repository, document: Mapping[str, Any]) -> Iterator[FileEntry]:
-    """The files of a backup in path order. Raises CorruptObject."""
-    for fields, _ in list_lines(repository, document):
-        if "missing" not in fields:
-            yield FileEntry.from_dict(fields, document["key"])
-
-
 def _wrong_size(repository: Repository, chunk: bytes, table: str) -> CorruptObject:
     return CorruptObject("A chunk has a wrong size", on=f"{table}, chunk {chunk.hex()[:16]}", remedy=VALIDATE)
 
@@ -307,3 +282,26 @@ def _read_packs(
                 take()
         while ahead:
             take()
+
+
+def chunks_of(repository: Repository, manifest: Mapping[str, Any]) -> Iterator[bytes]:
+    """Ids of all chunks a restore of this backup can ask for; one may come more than once.
+
+    The repository's index must be loaded. Raises CorruptObject when a document or a detail cannot be read: what lies
+    behind it is then unknown.
+    """
+    for name in manifest["components"]:
+        document = read_component(repository, manifest, name)
+        for listed in (document.get("detail", ()), document.get("reference_keys", ())):
+            yield from map(bytes.fromhex, listed)
+        for summary in document.get("table_details", ()):
+            yield from map(bytes.fromhex, summary["detail"])
+            table = read_table(repository, summary)
+            if table.state is not None:
+                yield from map(bytes.fromhex, table.state.chunks())
+            for group in table.groups:
+                yield group.chunk
+        if name == "files":
+            yield from list_chunks(repository, document)
+            for entry in read_files(repository, document):
+                yield from map(bytes.fromhex, entry.chunks)

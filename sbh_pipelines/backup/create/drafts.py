@@ -11,12 +11,13 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
+from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.schema.tenants import find_tenants, unknown
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.database.session.snapshot import exported_snapshot
 from sbh_pipelines.errors import LeaseLost, ObjectMissing, SbhError
-from sbh_pipelines.model import BackupId, BackupType, Draft, DraftStatus, RecoveryPoint, Tenant, TenantId, timestamp
+from sbh_pipelines.model import BackupId, BackupType, RecoveryPoint, Tenant, TenantId, timestamp
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.format import Keys, pretty
 from sbh_pipelines.repository.repository import Repository
@@ -26,7 +27,7 @@ _ID_MINUTE = len("backup_20240115_1200")
 SIDE_BY_SIDE = 8  # tenants whose small requests go out at once
 
 
-class Workshop:
+class OpenDrafts:
     """What this process has open for drafts under way: leases and repositories. Another process opens its own."""
 
     def __init__(self, site: Site) -> None:
@@ -147,22 +148,22 @@ def running(drafts: Sequence[Draft]) -> list[Draft]:
 
 
 def begin(
-    shop: Workshop, slugs: Sequence[TenantId], created_by: str, kind: BackupType, description: str | None
+    open_drafts: OpenDrafts, slugs: Sequence[TenantId], created_by: str, kind: BackupType, description: str | None
 ) -> list[Draft]:
     """One draft per slug. Unknown tenants are failed drafts.
 
     A full backup is started at once: lease taken, id chosen. Any other starts when the first step finds that there is
     something to store: most tenants of a tick have not changed, and cost nothing.
     """
-    tenants = find_tenants(shop.site.settings, list(slugs))
-    now = shop.site.clock()
+    tenants = find_tenants(open_drafts.site.settings, list(slugs))
+    now = open_drafts.site.clock()
 
     def fresh(slug: TenantId) -> Draft:
         draft = new_draft(tenants.get(slug) or Tenant(slug, "", "", ""), created_by, kind, description, now)
         return draft if slug in tenants else draft.failed("begin", unknown(slug))
 
     drafts = [fresh(slug) for slug in dict.fromkeys(slugs)]
-    return shop.each(drafts, "begin", lambda d: start(shop, d)) if kind is BackupType.FULL else drafts
+    return open_drafts.each(drafts, "begin", lambda d: start(open_drafts, d)) if kind is BackupType.FULL else drafts
 
 
 def new_draft(tenant: Tenant, created_by: str, kind: BackupType, description: str | None, now: datetime) -> Draft:
@@ -173,22 +174,22 @@ def new_draft(tenant: Tenant, created_by: str, kind: BackupType, description: st
     )
 
 
-def start(shop: Workshop, fresh: Draft) -> Draft:
+def start(open_drafts: OpenDrafts, fresh: Draft) -> Draft:
     """Take the tenant's lease and choose the backup's id; a draft that cannot be started is failed."""
     fresh = replace(fresh, lease_owner=leases.new_owner("backup"))
     try:
-        held = shop.take(fresh)
+        held = open_drafts.take(fresh)
     except SbhError as error:
         # No failure record: the id may be that of the backup whose lease is in the way.
         return replace(fresh, lease_owner="").failed("begin", error)
     try:
         # Only under the lease: the writer that held it before may have used the id a moment ago.
-        named = _with_free_id(shop.site, fresh, held.last_purpose)
+        named = _with_free_id(open_drafts.site, fresh, held.last_purpose)
         if named.backup_id != fresh.backup_id:
-            shop.rename(named)
+            open_drafts.rename(named)
         return named
     except SbhError as error:
-        shop.end(fresh)
+        open_drafts.end(fresh)
         return fresh.failed("begin", error)
 
 
@@ -214,7 +215,7 @@ def _exists(store: ObjectStore, key: str) -> bool:
     return True
 
 
-def abandon(shop: Workshop, drafts: Sequence[Draft]) -> None:
+def abandon(open_drafts: OpenDrafts, drafts: Sequence[Draft]) -> None:
     """Release the leases of drafts whose run will not go on."""
     for draft in running(drafts):
-        shop.end(draft)
+        open_drafts.end(draft)

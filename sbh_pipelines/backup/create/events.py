@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.create.drafts import SIDE_BY_SIDE
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import SbhError
-from sbh_pipelines.model import Draft, DraftStatus
 from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.settings import Settings
 

@@ -15,15 +15,16 @@ from typing import Any
 
 from sbh_pipelines.backup.contents.file_list import FileListWriter
 from sbh_pipelines.backup.contents.json_lines import json_line, read_lines
-from sbh_pipelines.backup.create.drafts import Workshop, running
+from sbh_pipelines.backup.contents.manifest import Component
+from sbh_pipelines.backup.create.draft import Draft
+from sbh_pipelines.backup.create.drafts import OpenDrafts, running
 from sbh_pipelines.backup.create.file_reader import Gone, LazyVersions, Reader, read_ahead
-from sbh_pipelines.backup.create.parent_files import ParentFiles, parent_files
+from sbh_pipelines.backup.create.parent import ParentFiles, parent_files
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.files.file import InexactListing
 from sbh_pipelines.files.listing import Listing, ListingPrint, is_settled, list_files, listing_fingerprint, made_exactly
-from sbh_pipelines.model import Component, Draft, Progress, ProgressSink, Tenant, utc_now
-from sbh_pipelines.repository.pack import PackPipeline, PackWriter
-from sbh_pipelines.repository.packing import pipeline, written
+from sbh_pipelines.model import Progress, ProgressSink, Tenant, utc_now
+from sbh_pipelines.repository.pack import PackPipeline, PackWriter, pipeline, written
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.stores.base import ObjectInfo
 
@@ -31,7 +32,7 @@ STEP = "enumerate_files"
 _NOTICE_EVERY = 100  # files
 
 
-def enumerate_files(shop: Workshop, drafts: Sequence[Draft], progress: ProgressSink) -> list[Draft]:
+def enumerate_files(open_drafts: OpenDrafts, drafts: Sequence[Draft], progress: ProgressSink) -> list[Draft]:
     """Back up the files of all running drafts; listed now, that is after the rows' snapshot.
 
     All tenants of the batch share `files.connections` readers, so the number of files in memory is bounded for all of
@@ -40,17 +41,17 @@ def enumerate_files(shop: Workshop, drafts: Sequence[Draft], progress: ProgressS
     live = running(drafts)
     if not live:
         return list(drafts)
-    settings = shop.site.settings
+    settings = open_drafts.site.settings
     readers = ThreadPoolExecutor(settings.files.connections, thread_name_prefix="files")
-    with shop.kept(live), pipeline(settings.backup) as packs, readers:
+    with open_drafts.kept(live), pipeline(settings.backup) as packs, readers:
 
         def work(draft: Draft) -> Draft:
             begun = time.monotonic()
-            shop.lease(draft)
-            done = _tenant_files(shop, draft, packs, readers, progress)
+            open_drafts.lease(draft)
+            done = _tenant_files(open_drafts, draft, packs, readers, progress)
             return done.with_counters(seconds_files=time.monotonic() - begun)
 
-        return shop.each(drafts, STEP, work)
+        return open_drafts.each(drafts, STEP, work)
 
 
 def live_files(site: Site, tenant: Tenant, *, exactly: bool = False) -> Iterator[ObjectInfo]:
@@ -88,11 +89,11 @@ def _listing(site: Site, tenant: Tenant, exactly: bool) -> "nullcontext[None] | 
 
 
 def _tenant_files(
-    shop: Workshop, draft: Draft, packs: PackPipeline, readers: ThreadPoolExecutor, progress: ProgressSink
+    open_drafts: OpenDrafts, draft: Draft, packs: PackPipeline, readers: ThreadPoolExecutor, progress: ProgressSink
 ) -> Draft:
-    repository = shop.repository(draft)
+    repository = open_drafts.repository(draft)
     writer = repository.writer(packs)
-    step = _Step(shop.site, draft, repository, writer, readers, progress)
+    step = _Step(open_drafts.site, draft, repository, writer, readers, progress)
     try:
         try:
             done = step.run(exactly=False)

@@ -6,35 +6,37 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
+from sbh_pipelines.backup.contents.manifest import Component
 from sbh_pipelines.backup.contents.verification import raise_first, verify_backup
-from sbh_pipelines.backup.create.drafts import Workshop, running
-from sbh_pipelines.backup.create.unchanged import record_published
+from sbh_pipelines.backup.create.catalog_record import record_published
+from sbh_pipelines.backup.create.draft import Draft
+from sbh_pipelines.backup.create.drafts import OpenDrafts, running
 from sbh_pipelines.errors import SbhError
-from sbh_pipelines.model import Component, Draft, ProgressSink, no_progress, parse_timestamp
+from sbh_pipelines.model import ProgressSink, no_progress, parse_timestamp
 from sbh_pipelines.repository.format import FORMAT_VERSION, Keys, checksum
 from sbh_pipelines.repository.repository import Repository
 
 _LONG_FACTS = ("detail", "reference_keys")
 
 
-def write_manifest(shop: Workshop, drafts: Sequence[Draft]) -> list[Draft]:
+def write_manifest(open_drafts: OpenDrafts, drafts: Sequence[Draft]) -> list[Draft]:
     """Write the component documents and prepare the signed manifest in `draft.manifest`; nothing is committed yet."""
 
     def work(draft: Draft) -> Draft:
         begun = time.monotonic()
-        shop.lease(draft)
-        repository = shop.repository(draft)
+        open_drafts.lease(draft)
+        repository = open_drafts.repository(draft)
         components = {
             name: write_component(repository, draft, name, draft.components[name])
             for name in ("database", "files", "config")
         }
-        took = shop.site.clock() - parse_timestamp(draft.begun or draft.created_at)
+        took = open_drafts.site.clock() - parse_timestamp(draft.begun or draft.created_at)
         duration = round(max(took.total_seconds(), 0.0), 3)
         manifest = repository.sign({**manifest_of(draft, components, repository.sealer.epoch), "duration_s": duration})
         done = replace(draft, step="write_manifest", components=components, manifest=manifest)
         return done.with_counters(seconds_manifest=time.monotonic() - begun)
 
-    return shop.each(drafts, "write_manifest", work)
+    return open_drafts.each(drafts, "write_manifest", work)
 
 
 def write_component(repository: Repository, draft: Draft, name: str, component: Component) -> Component:
@@ -82,29 +84,31 @@ def manifest_of(draft: Draft, components: Mapping[str, Component], key_epoch: in
     }
 
 
-def verify_checksums(shop: Workshop, drafts: Sequence[Draft], progress: ProgressSink = no_progress) -> list[Draft]:
+def verify_checksums(
+    open_drafts: OpenDrafts, drafts: Sequence[Draft], progress: ProgressSink = no_progress
+) -> list[Draft]:
     """Read back what the manifest names, with a fresh view of the store; then publish it with a create-only put."""
-    deep = shop.site.settings.backup.verify == "read"
+    deep = open_drafts.site.settings.backup.verify == "read"
 
     def work(draft: Draft) -> Draft:
         begun = time.monotonic()
         assert draft.manifest is not None
-        shop.lease(draft)
-        repository = shop.reopened(draft)
+        open_drafts.lease(draft)
+        repository = open_drafts.reopened(draft)
         try:
             repository.load_index()
             raise_first(verify_backup(repository, draft.manifest, deep=deep, own_only=True, progress=progress))
             # Whoever lost the lease must not commit: renewing is a conditional write, so it tells.
-            shop.lease(draft).renew()
+            open_drafts.lease(draft).renew()
             repository.publish_manifest(draft.manifest)
             # What is committed stays: the tenant's next backup records what could not be recorded now, as late.
             with suppress(SbhError):
-                shop.site.trails.record_backup(draft.tenant, draft.manifest, repository, draft.via)
+                open_drafts.site.trails.record_backup(draft.tenant, draft.manifest, repository, draft.via)
         finally:
             repository.close()
         return replace(draft, step="verify_checksums").with_counters(seconds_verify=time.monotonic() - begun)
 
-    with shop.kept(drafts):
-        published = shop.each(drafts, "verify_checksums", work)
-    record_published(shop, running(published))
+    with open_drafts.kept(drafts):
+        published = open_drafts.each(drafts, "verify_checksums", work)
+    record_published(open_drafts, running(published))
     return published

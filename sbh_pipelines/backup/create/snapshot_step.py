@@ -10,12 +10,16 @@ from operator import itemgetter
 from typing import Any
 
 from sbh_pipelines.backup.contents.json_lines import LineWriter, json_line
+from sbh_pipelines.backup.contents.manifest import Component
 from sbh_pipelines.backup.contents.stored_table import table_header
-from sbh_pipelines.backup.create.drafts import SIDE_BY_SIDE, Workshop, running, start
+from sbh_pipelines.backup.create.catalog_record import known_records
+from sbh_pipelines.backup.create.draft import Draft, DraftStatus
+from sbh_pipelines.backup.create.drafts import SIDE_BY_SIDE, OpenDrafts, running, start
 from sbh_pipelines.backup.create.parent import find_parent, incomparable
+from sbh_pipelines.backup.create.snapshot_view import View
 from sbh_pipelines.backup.create.table_delta import TenantDelta, capture_delta
 from sbh_pipelines.backup.create.tenant_capture import GuardedTable, TenantRows, Whole
-from sbh_pipelines.backup.create.unchanged import Compared, View, find_unchanged, known_records
+from sbh_pipelines.backup.create.unchanged import Compared, find_unchanged
 from sbh_pipelines.database.capture.capture import check_same_files, check_spelling, copy_chosen, rows_of
 from sbh_pipelines.database.capture.changes import Sums, Window, sums, totals
 from sbh_pipelines.database.schema.key_hash import bucket_bits
@@ -23,92 +27,94 @@ from sbh_pipelines.database.schema.references import reference_columns, referenc
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap, load_map
 from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.errors import SbhError
-from sbh_pipelines.model import BackupType, Component, Draft, DraftStatus, Progress, ProgressSink, Tenant, TenantId
-from sbh_pipelines.repository.packing import pipeline, written
+from sbh_pipelines.model import BackupType, Progress, ProgressSink, Tenant, TenantId
+from sbh_pipelines.repository.pack import pipeline, written
 
 STEP = "snapshot_tables"
 
 
-def snapshot_tables(shop: Workshop, drafts: Sequence[Draft], progress: ProgressSink) -> list[Draft]:
+def snapshot_tables(open_drafts: OpenDrafts, drafts: Sequence[Draft], progress: ProgressSink) -> list[Draft]:
     """Read the tables of all running drafts: all of them, or what changed since their parents.
 
     One recovery point, and one pass over each table, for `backup.batch_tenants` drafts. Those of incremental backups whose
     tenants did not change come back UNCHANGED.
     """
-    drafts = shop.each(drafts, STEP, lambda d: _opened(shop, d))
-    live, size = running(drafts), shop.site.settings.backup.batch_tenants
+    drafts = open_drafts.each(drafts, STEP, lambda d: _opened(open_drafts, d))
+    live, size = running(drafts), open_drafts.site.settings.backup.batch_tenants
     results: dict[TenantId, Draft] = {}
     for first in range(0, len(live), size):
         begun, batch = time.monotonic(), live[first : first + size]
         held: dict[TenantId, Draft] = {}  # started here: nobody else knows of their leases yet
         try:
-            with shop.kept(batch):
-                done = _capture(shop, batch, held, progress)
+            with open_drafts.kept(batch):
+                done = _capture(open_drafts, batch, held, progress)
         except SbhError as error:
-            done = [shop.fail(held.get(d.tenant.id, d), STEP, error) for d in batch]
+            done = [open_drafts.fail(held.get(d.tenant.id, d), STEP, error) for d in batch]
         except BaseException:
             for draft in held.values():
-                shop.end(draft)
+                open_drafts.end(draft)
             raise
         seconds = (time.monotonic() - begun) / len(batch)
         results |= {d.tenant.id: d.with_counters(seconds_snapshot=seconds) for d in done}
     return [results.get(d.tenant.id, d) for d in drafts]
 
 
-def skip_unchanged(shop: Workshop, drafts: Sequence[Draft]) -> list[Draft]:
+def skip_unchanged(open_drafts: OpenDrafts, drafts: Sequence[Draft]) -> list[Draft]:
     """Of many drafts not started yet, find the UNCHANGED ones in one pass, however many they are.
 
     The others are compared again, at their own recovery points, when their tables are read.
     """
-    live, settings = running(drafts), shop.site.settings
+    live, settings = running(drafts), open_drafts.site.settings
     try:
-        with shop.snapshot() as (snapshot_id, point, connection):
+        with open_drafts.snapshot() as (snapshot_id, point, connection):
             view = View(settings.database, snapshot_id, point, connection, load_map(connection, settings))
-            found, _ = find_unchanged(shop, view, live)
+            found, _ = find_unchanged(open_drafts, view, live)
     except SbhError as error:
         found = [draft.failed(STEP, error) for draft in live]
     results = {draft.tenant.id: draft for draft in found}
     return [results.get(draft.tenant.id, draft) for draft in drafts]
 
 
-def _opened(shop: Workshop, draft: Draft) -> Draft:
+def _opened(open_drafts: OpenDrafts, draft: Draft) -> Draft:
     """The draft, its lease held and its repository open, if it was started."""
     if draft.lease_owner:
-        shop.lease(draft)
-        shop.repository(draft)
+        open_drafts.lease(draft)
+        open_drafts.repository(draft)
     return draft
 
 
-def _started(shop: Workshop, draft: Draft, held: dict[TenantId, Draft]) -> Draft:
+def _started(open_drafts: OpenDrafts, draft: Draft, held: dict[TenantId, Draft]) -> Draft:
     """The draft with its lease and id, its repository open; or failed."""
-    draft = start(shop, draft)
+    draft = start(open_drafts, draft)
     if draft.status is not DraftStatus.RUNNING:
         return draft
     held[draft.tenant.id] = draft
     try:
-        return _opened(shop, draft)
+        return _opened(open_drafts, draft)
     except SbhError as error:
-        return shop.fail(draft, STEP, error)
+        return open_drafts.fail(draft, STEP, error)
 
 
-def _capture(shop: Workshop, drafts: list[Draft], held: dict[TenantId, Draft], progress: ProgressSink) -> list[Draft]:
-    settings = shop.site.settings
-    with shop.snapshot() as (snapshot_id, point, connection), pipeline(settings.backup) as packs:
+def _capture(
+    open_drafts: OpenDrafts, drafts: list[Draft], held: dict[TenantId, Draft], progress: ProgressSink
+) -> list[Draft]:
+    settings = open_drafts.site.settings
+    with open_drafts.snapshot() as (snapshot_id, point, connection), pipeline(settings.backup) as packs:
         view = View(settings.database, snapshot_id, point, connection, load_map(connection, settings))
         waiting = [d for d in drafts if not d.lease_owner]
-        settled, compared = find_unchanged(shop, view, waiting) if waiting else ([], {})
-        settled = shop.each(settled, STEP, lambda d: _started(shop, d, held))
+        settled, compared = find_unchanged(open_drafts, view, waiting) if waiting else ([], {})
+        settled = open_drafts.each(settled, STEP, lambda d: _started(open_drafts, d, held))
         started = [*running(settled), *(d for d in drafts if d.lease_owner)]
         ended = [d for d in settled if d.status is not DraftStatus.RUNNING]
         if not started:
             return ended
-        by_slug = {d.tenant.id: TenantRows(d, shop.repository(d), packs) for d in started}
+        by_slug = {d.tenant.id: TenantRows(d, open_drafts.repository(d), packs) for d in started}
         tenants = {rows.draft.tenant.key: rows for rows in by_slug.values()}
         try:
-            for tenant, record in known_records(shop, started).items():
+            for tenant, record in known_records(open_drafts, started).items():
                 by_slug[tenant].record = record
-            _find_parents(shop, view, tenants, compared)
-            _read_tables(shop, view, tenants, progress)
+            _find_parents(open_drafts, view, tenants, compared)
+            _read_tables(open_drafts, view, tenants, progress)
             schema = _schema_lines(view.tenancy, connection)
             columns = reference_columns(settings, view.tenancy) if settings.files.enabled else []
             _add_references(tenants, connection, columns)
@@ -117,17 +123,17 @@ def _capture(shop: Workshop, drafts: list[Draft], held: dict[TenantId, Draft], p
                 rows.writer.abort()
             raise
         with ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="finish") as pool:
-            return ended + list(pool.map(lambda rows: _finish(shop, rows, view, schema), tenants.values()))
+            return ended + list(pool.map(lambda rows: _finish(open_drafts, rows, view, schema), tenants.values()))
 
 
 def _find_parents(
-    shop: Workshop, view: View, tenants: Mapping[str, TenantRows], compared: Mapping[TenantId, Compared]
+    open_drafts: OpenDrafts, view: View, tenants: Mapping[str, TenantRows], compared: Mapping[TenantId, Compared]
 ) -> None:
     """Find what each incremental draft builds on, and how its tables differ from that."""
 
     def find(rows: TenantRows) -> None:
-        rows.seed_id = shop.site.catalog(rows.draft.tenant.region).seed_id
-        rows.seed = shop.site.catalog(rows.draft.tenant.region).hash_seed
+        rows.seed_id = open_drafts.site.catalog(rows.draft.tenant.region).seed_id
+        rows.seed = open_drafts.site.catalog(rows.draft.tenant.region).hash_seed
         if rows.draft.type is BackupType.FULL:
             return
         try:
@@ -159,7 +165,9 @@ def _find_parents(
         list(pool.map(lambda rows: rows.plan(view), tenants.values()))
 
 
-def _read_tables(shop: Workshop, view: View, tenants: Mapping[str, TenantRows], progress: ProgressSink) -> None:
+def _read_tables(
+    open_drafts: OpenDrafts, view: View, tenants: Mapping[str, TenantRows], progress: ProgressSink
+) -> None:
     lock, ended = threading.Lock(), [0]
     slugs = [rows.draft.tenant.id for rows in tenants.values()]
     subject = slugs[0] if len(slugs) == 1 else f"{len(slugs)} tenants"
@@ -248,7 +256,7 @@ def _schema_lines(tenancy: TenancyMap, connection: Connection) -> list[bytes]:
     return lines
 
 
-def _finish(shop: Workshop, rows: TenantRows, view: View, schema: list[bytes]) -> Draft:
+def _finish(open_drafts: OpenDrafts, rows: TenantRows, view: View, schema: list[bytes]) -> Draft:
     draft, writer = rows.draft, rows.writer
     try:
         if rows.error is not None:
@@ -261,10 +269,10 @@ def _finish(shop: Workshop, rows: TenantRows, view: View, schema: list[bytes]) -
         database = _summaries(rows, view.tenancy, "database")
         config = _summaries(rows, view.tenancy, "config")
         writer.finish()
-        index = shop.repository(draft).write_index(draft.backup_id, "database", writer)
+        index = open_drafts.repository(draft).write_index(draft.backup_id, "database", writer)
     except SbhError as error:
         writer.abort()
-        return shop.fail(draft, STEP, error)
+        return open_drafts.fail(draft, STEP, error)
     components = {
         "database": _component("json", database, {"reference_keys": rows.references}),
         "config": _component("config", config, {"detail": detail}),

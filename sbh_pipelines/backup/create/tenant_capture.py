@@ -5,14 +5,14 @@ from enum import Enum
 from typing import Any
 
 from sbh_pipelines.backup.contents.stored_table import TableWriter, read_table
+from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.parent import Parent
+from sbh_pipelines.backup.create.snapshot_view import TenantTotals, View
 from sbh_pipelines.backup.create.table_delta import MAX_CHANGED, SMALL, TenantDelta, too_old
-from sbh_pipelines.backup.create.unchanged import TenantTotals, View
 from sbh_pipelines.database.capture.changes import Sums
 from sbh_pipelines.database.schema.definition import VOLATILE
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.errors import SbhError
-from sbh_pipelines.model import Draft
 from sbh_pipelines.repository.catalog.records import TenantRecord
 from sbh_pipelines.repository.pack import PackPipeline
 from sbh_pipelines.repository.repository import Repository

@@ -21,8 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sbh_pipelines import __version__
-from sbh_pipelines.backup.contents.latest import resolve_backup
-from sbh_pipelines.backup.contents.verification import read_component
+from sbh_pipelines.backup.contents.manifests import read_component, resolve_backup
 from sbh_pipelines.backup.create.recovery_points import recovery_points
 from sbh_pipelines.backup.drill.config_part import restore_config, table_facts
 from sbh_pipelines.backup.drill.files_part import restore_files

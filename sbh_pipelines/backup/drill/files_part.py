@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from sbh_pipelines.backup.contents.verification import read_files
+from sbh_pipelines.backup.contents.file_list import read_files
 from sbh_pipelines.errors import DrillFailed, RestoreRefused
 from sbh_pipelines.files.file import FileEntry
 from sbh_pipelines.model import Progress, ProgressSink

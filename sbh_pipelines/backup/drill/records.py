@@ -12,9 +12,9 @@ from typing import Any
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, SbhError, UnknownBackup
 from sbh_pipelines.model import DrillId, Tenant
+from sbh_pipelines.repository.documents import read_signed, signed
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.repository import Repository
-from sbh_pipelines.repository.signed import read_signed, signed
 
 PASSED, FAILED, DAMAGED = "passed", "failed", "damaged"
 _KIND = "drill"

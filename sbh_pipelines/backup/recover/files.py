@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from sbh_pipelines.backup.contents.verification import read_component, read_files
+from sbh_pipelines.backup.contents.file_list import read_files
+from sbh_pipelines.backup.contents.manifests import read_component
 from sbh_pipelines.backup.create.files_step import live_files
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import CorruptObject, ProofFailed

@@ -17,9 +17,12 @@ from datetime import datetime
 from typing import Any
 
 from sbh_pipelines.backup.contents.json_lines import LineWriter, json_line, read_lines
+from sbh_pipelines.backup.contents.manifest import Component
+from sbh_pipelines.backup.contents.manifests import read_component
 from sbh_pipelines.backup.contents.stored_table import TableWriter
-from sbh_pipelines.backup.contents.verification import raise_first, read_component, verify_backup
-from sbh_pipelines.backup.create.drafts import Workshop, start
+from sbh_pipelines.backup.contents.verification import raise_first, verify_backup
+from sbh_pipelines.backup.create.draft import Draft
+from sbh_pipelines.backup.create.drafts import OpenDrafts, start
 from sbh_pipelines.backup.create.publish import manifest_of, write_component
 from sbh_pipelines.backup.retain.prune import prune
 from sbh_pipelines.backup.site.site import Site
@@ -32,20 +35,10 @@ from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.database.session.programs import POST_DATA, PRE_DATA, dump_section
 from sbh_pipelines.database.session.snapshot import exported_snapshot
 from sbh_pipelines.errors import CorruptObject, SbhError, UnknownBackup, error_from_dict
-from sbh_pipelines.model import (
-    BackupId,
-    BackupType,
-    Component,
-    Draft,
-    Progress,
-    ProgressSink,
-    parse_timestamp,
-    timestamp,
-)
+from sbh_pipelines.model import BackupId, BackupType, Progress, ProgressSink, parse_timestamp, timestamp
 from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.repository.format import Keys
-from sbh_pipelines.repository.pack import PackWriter
-from sbh_pipelines.repository.packing import pipeline, written
+from sbh_pipelines.repository.pack import PackWriter, pipeline, written
 from sbh_pipelines.repository.repository import Repository
 
 STEP = "platform backup"
@@ -53,37 +46,37 @@ SHARED_ROWS, FACTS = "shared", "database"
 TYPE = "platform"
 
 
-def create_platform_backup(shop: Workshop, created_by: str, progress: ProgressSink) -> dict[str, Any]:
+def create_platform_backup(open_drafts: OpenDrafts, created_by: str, progress: ProgressSink) -> dict[str, Any]:
     """Make one; its manifest, with `retention`: {'forgotten': [ids], 'error'?: what could not be removed}.
 
     Raises SettingsError (no pg_dump, or one older than the server), PrivilegeMissing, LeaseHeld and the store's errors.
     """
-    now, tenant = shop.site.clock(), platform_tenant(shop.site.settings)
-    draft = start(shop, Draft(tenant, BackupId.at(now), BackupType.FULL, created_by, timestamp(now), ""))
+    now, tenant = open_drafts.site.clock(), platform_tenant(open_drafts.site.settings)
+    draft = start(open_drafts, Draft(tenant, BackupId.at(now), BackupType.FULL, created_by, timestamp(now), ""))
     if draft.error is not None:
         raise error_from_dict(draft.error)
     try:
-        with shop.kept([draft]):
-            draft = _captured(shop, draft, progress)
-            manifest = _published(shop, draft, progress)
-        retention = _keep_newest(shop, draft)
+        with open_drafts.kept([draft]):
+            draft = _captured(open_drafts, draft, progress)
+            manifest = _published(open_drafts, draft, progress)
+        retention = _keep_newest(open_drafts, draft)
     except SbhError as error:
-        shop.fail(draft, STEP, error)
+        open_drafts.fail(draft, STEP, error)
         raise
     except BaseException:
-        shop.end(draft)
+        open_drafts.end(draft)
         raise
-    shop.end(draft)
+    open_drafts.end(draft)
     if retention["forgotten"]:
         try:
-            retention["bytes_freed"] = prune(shop.site, tenant, False, progress).get("bytes_freed", 0)
+            retention["bytes_freed"] = prune(open_drafts.site, tenant, False, progress).get("bytes_freed", 0)
         except SbhError as error:  # the backup is there, and whoever makes it may have no right to delete
             retention["error"] = error.as_dict()
     return {**manifest, "retention": retention}
 
 
-def _captured(shop: Workshop, draft: Draft, progress: ProgressSink) -> Draft:
-    settings, repository, begun = shop.site.settings, shop.repository(draft), time.monotonic()
+def _captured(open_drafts: OpenDrafts, draft: Draft, progress: ProgressSink) -> Draft:
+    settings, repository, begun = open_drafts.site.settings, open_drafts.repository(draft), time.monotonic()
     with (
         exported_snapshot(settings.database) as (snapshot_id, point, connection),
         pipeline(settings.backup) as packs,
@@ -98,9 +91,9 @@ def _captured(shop: Workshop, draft: Draft, progress: ProgressSink) -> Draft:
                 for section in (PRE_DATA, POST_DATA)
             }
             progress(Progress(STEP, "schema", 1, 3, "parts"))
-            components[SHARED_ROWS] = _shared(shop, writer, tenancy, snapshot_id)
+            components[SHARED_ROWS] = _shared(open_drafts, writer, tenancy, snapshot_id)
             progress(Progress(STEP, "shared tables", 2, 3, "parts"))
-            components[FACTS] = _facts(shop, writer, connection, tenancy)
+            components[FACTS] = _facts(open_drafts, writer, connection, tenancy)
             writer.finish()
         except BaseException:
             writer.abort()
@@ -119,7 +112,7 @@ def _dumped(writer: PackWriter, pieces: Iterator[bytes]) -> Component:
     return Component("sql", "", size, "", {"detail": lines.finish()})
 
 
-def _shared(shop: Workshop, writer: PackWriter, tenancy: TenancyMap, snapshot_id: str) -> Component:
+def _shared(open_drafts: OpenDrafts, writer: PackWriter, tenancy: TenancyMap, snapshot_id: str) -> Component:
     tables, summaries = shared_tables(tenancy), dict[str, dict[str, Any]]()
 
     def work(connection: Connection, table: MappedTable) -> None:
@@ -130,7 +123,7 @@ def _shared(shop: Workshop, writer: PackWriter, tenancy: TenancyMap, snapshot_id
         summaries[table.full_name] = sink.summary("", "none", "", Sums(0), "0" * 16, "")
 
     if tables:
-        each_table(shop.site.settings.database, snapshot_id, tables, work)
+        each_table(open_drafts.site.settings.database, snapshot_id, tables, work)
     in_order = [summaries[name] for name in sorted(summaries)]
     facts = {
         "tables": [s["table"] for s in in_order],
@@ -140,7 +133,7 @@ def _shared(shop: Workshop, writer: PackWriter, tenancy: TenancyMap, snapshot_id
     return Component("json", "", sum(s["bytes"] for s in in_order), "", facts)
 
 
-def _facts(shop: Workshop, writer: PackWriter, connection: Connection, tenancy: TenancyMap) -> Component:
+def _facts(open_drafts: OpenDrafts, writer: PackWriter, connection: Connection, tenancy: TenancyMap) -> Component:
     lines, counts, size = LineWriter(writer), dict[str, int](), 0
 
     def add(kind: str, fact: Mapping[str, Any]) -> None:
@@ -152,38 +145,38 @@ def _facts(shop: Workshop, writer: PackWriter, connection: Connection, tenancy: 
 
     for kind, fact in read_facts(connection, tenancy):
         add(kind, fact)
-    listed = list_tenants(shop.site.settings)
+    listed = list_tenants(open_drafts.site.settings)
     for tenant in listed.tenants:
         add("tenant", {"id": tenant.id, "key": tenant.key, "region": tenant.region, "tier": tenant.tier})
     facts = {"counts": counts, "unusable_tenants": len(listed.unusable), "detail": lines.finish()}
     return Component("json", "", size, "", facts)
 
 
-def _published(shop: Workshop, draft: Draft, progress: ProgressSink) -> dict[str, Any]:
+def _published(open_drafts: OpenDrafts, draft: Draft, progress: ProgressSink) -> dict[str, Any]:
     """Write the documents, check all of it with a fresh view of the store, commit."""
-    repository = shop.repository(draft)
+    repository = open_drafts.repository(draft)
     components = {name: write_component(repository, draft, name, part) for name, part in draft.components.items()}
-    settings = shop.site.settings.database
+    settings = open_drafts.site.settings.database
     named = {"type": TYPE, "requested_type": TYPE, "schemas": settings.schemas}
     manifest = repository.sign({**manifest_of(draft, components, repository.sealer.epoch), **named})
-    fresh = shop.reopened(draft)
+    fresh = open_drafts.reopened(draft)
     try:
         fresh.load_index()
-        deep = shop.site.settings.backup.verify == "read"
+        deep = open_drafts.site.settings.backup.verify == "read"
         raise_first(verify_backup(fresh, manifest, deep=deep, own_only=True, progress=progress))
-        shop.lease(draft).renew()  # whoever lost it must not commit
+        open_drafts.lease(draft).renew()  # whoever lost it must not commit
         fresh.publish_manifest(manifest)
     finally:
         fresh.close()
     return manifest
 
 
-def _keep_newest(shop: Workshop, draft: Draft) -> dict[str, Any]:
-    repository = shop.repository(draft)
-    doomed = repository.manifest_ids()[: -shop.site.settings.platform.keep_last]
+def _keep_newest(open_drafts: OpenDrafts, draft: Draft) -> dict[str, Any]:
+    repository = open_drafts.repository(draft)
+    doomed = repository.manifest_ids()[: -open_drafts.site.settings.platform.keep_last]
     try:
         if doomed:
-            shop.lease(draft).renew()
+            open_drafts.lease(draft).renew()
             repository.store.delete([repository.prefix + Keys.manifest(backup_id) for backup_id in doomed])
     except SbhError as error:
         return {"forgotten": [], "error": error.as_dict()}

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sbh_pipelines.backup.contents.latest import LATEST
+from sbh_pipelines.backup.contents.manifest import LATEST
 from sbh_pipelines.backup.recover.files import put_files_back
 from sbh_pipelines.backup.recover.platform_backup import Platform, open_platform
 from sbh_pipelines.backup.recover.recovery_line import COMPLETED, recovery_report
@@ -29,8 +29,8 @@ from sbh_pipelines.database.rebuild.run import Run, note_files, open_run, run
 from sbh_pipelines.database.session.programs import POST_DATA, PRE_DATA
 from sbh_pipelines.errors import RestoreRefused, SbhError, SourceError, UnknownBackup
 from sbh_pipelines.model import Progress, ProgressSink, RestoreId, Tenant, TenantId, parse_timestamp, timestamp
+from sbh_pipelines.repository.documents import signed
 from sbh_pipelines.repository.format import Keys
-from sbh_pipelines.repository.signed import signed
 from sbh_pipelines.settings import DatabaseSettings
 
 __all__ = ["Chosen", "rebuild"]

@@ -13,10 +13,11 @@ from itertools import chain
 from typing import Any
 
 from sbh_pipelines.backup.contents.json_lines import read_lines
-from sbh_pipelines.backup.contents.latest import LATEST
 from sbh_pipelines.backup.contents.layers import table_rows
+from sbh_pipelines.backup.contents.manifest import LATEST
+from sbh_pipelines.backup.contents.manifests import read_component
 from sbh_pipelines.backup.contents.stored_table import Group, StoredTable, read_table
-from sbh_pipelines.backup.contents.verification import raise_first, read_component, verify_backup
+from sbh_pipelines.backup.contents.verification import raise_first, verify_backup
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.capture.capture import copy_table
 from sbh_pipelines.database.rebuild.load import LineSums, dangling, doubled, load_rows, pieces_counted, without_triggers

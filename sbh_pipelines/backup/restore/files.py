@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
-from sbh_pipelines.backup.contents.verification import read_component, read_files
+from sbh_pipelines.backup.contents.file_list import read_files
+from sbh_pipelines.backup.contents.manifests import read_component
 from sbh_pipelines.backup.create.files_step import live_files
 from sbh_pipelines.backup.restore.plan import FilePlan
 from sbh_pipelines.backup.restore.request import RestoreRequest

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sbh_pipelines.backup.contents.layers import table_rows
+from sbh_pipelines.backup.contents.manifests import read_component
 from sbh_pipelines.backup.contents.stored_table import read_table
-from sbh_pipelines.backup.contents.verification import read_component
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.rebuild.new_schema import NewSchema
 from sbh_pipelines.errors import ProofFailed, RequestError

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from sbh_pipelines.backup.contents.manifests import read_component
 from sbh_pipelines.backup.contents.stored_table import read_table
-from sbh_pipelines.backup.contents.verification import read_component
 from sbh_pipelines.backup.restore.plan import Conflict, TablePlan
 from sbh_pipelines.backup.restore.row_compare import Compared, Comparer
 from sbh_pipelines.backup.restore.row_proof import RowProof, Scene, both_ends, told

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 
-from sbh_pipelines.backup.create.drafts import Workshop, new_draft
+from sbh_pipelines.backup.create.draft import Draft
+from sbh_pipelines.backup.create.drafts import OpenDrafts, new_draft
 from sbh_pipelines.backup.create.files_step import enumerate_files
 from sbh_pipelines.backup.create.publish import verify_checksums, write_manifest
 from sbh_pipelines.backup.create.snapshot_step import snapshot_tables
@@ -18,11 +19,11 @@ from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.database.session.snapshot import on_snapshot
 from sbh_pipelines.errors import error_from_dict
-from sbh_pipelines.model import SAFETY, BackupId, BackupType, Draft, ProgressSink, RecoveryPoint, RestoreId, Tenant
+from sbh_pipelines.model import SAFETY, BackupId, BackupType, ProgressSink, RecoveryPoint, RestoreId, Tenant
 from sbh_pipelines.repository import lease as leases
 
 
-class _Lent(Workshop):
+class _Lent(OpenDrafts):
     """A workshop under the restore's lease and at the restore's snapshot."""
 
     def __init__(self, site: Site, held: leases.Lease, snapshot_id: str, point: RecoveryPoint) -> None:
@@ -66,21 +67,21 @@ def safety_backup(
 
     Raises what made it fail; nothing has been restored then.
     """
-    shop = _Lent(site, held, snapshot_id, point)
+    open_drafts = _Lent(site, held, snapshot_id, point)
     # Not looked up in the table of tenants: the tenant's own row may be what was lost.
     fresh = new_draft(tenant, requested_by, BackupType.INCREMENTAL, f"before {restore_id}", site.clock())
     drafts = [replace(fresh, purpose=SAFETY)]
     try:
-        drafts = snapshot_tables(shop, drafts, progress)
-        drafts = enumerate_files(shop, drafts, progress)
-        drafts = write_manifest(shop, drafts)
-        (draft,) = verify_checksums(shop, drafts, progress)
+        drafts = snapshot_tables(open_drafts, drafts, progress)
+        drafts = enumerate_files(open_drafts, drafts, progress)
+        drafts = write_manifest(open_drafts, drafts)
+        (draft,) = verify_checksums(open_drafts, drafts, progress)
         if draft.error is not None:
             raise error_from_dict(draft.error)
         backup_id = draft.unchanged_since or draft.backup_id
     finally:
         for draft in drafts:
-            shop.end(draft)
+            open_drafts.end(draft)
     repository = site.repository(tenant)
     try:
         until = site.clock() + timedelta(days=site.settings.restore.keep_safety_days)

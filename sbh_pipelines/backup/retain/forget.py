@@ -16,12 +16,13 @@ from typing import Any
 
 from sbh_pipelines.backup.contents.backup_list import Backups, read_backups, write_listing
 from sbh_pipelines.backup.contents.summary import BackupSummary, Figures
-from sbh_pipelines.backup.create.drafts import Workshop
+from sbh_pipelines.backup.create.draft import Draft, DraftStatus
+from sbh_pipelines.backup.create.drafts import OpenDrafts
 from sbh_pipelines.backup.retain.holds import Hold, drop_expired, list_holds, protected, read_holds
 from sbh_pipelines.backup.retain.policy import Verdict, decide, policy_of
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import CorruptObject, ForgetRefused, ObjectMissing, SbhError, UnknownBackup
-from sbh_pipelines.model import BackupId, BackupType, Draft, DraftStatus, Tenant, parse_timestamp
+from sbh_pipelines.model import BackupId, BackupType, Tenant, parse_timestamp
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.repository import Repository
@@ -264,7 +265,7 @@ def _leased(site: Site, tenant: Tenant, dry_run: bool) -> Iterator[Callable[[], 
             lease.release()
 
 
-def apply_retention(shop: Workshop, drafts: Sequence[Draft], dry_run: bool) -> list[Draft]:
+def apply_retention(open_drafts: OpenDrafts, drafts: Sequence[Draft], dry_run: bool) -> list[Draft]:
     """The step after the commit: forget what the policy no longer keeps, and release the leases.
 
     The backup exists by now, so whatever goes wrong here leaves its draft COMPLETED and is told in `draft.retention`:
@@ -273,25 +274,29 @@ def apply_retention(shop: Workshop, drafts: Sequence[Draft], dry_run: bool) -> l
 
     def work(draft: Draft) -> Draft:
         try:
-            outcome = _outcome(_retained(shop, draft, dry_run))
+            outcome = _outcome(_retained(open_drafts, draft, dry_run))
         except SbhError as error:
             outcome = {**_outcome(None), "error": error.as_dict()}
-        shop.end(draft)
+        open_drafts.end(draft)
         outcome["dry_run"] = dry_run
         return replace(draft, step="apply_retention", status=DraftStatus.COMPLETED, retention=outcome)
 
-    with shop.kept(drafts):
-        return shop.each(drafts, "apply_retention", work)
+    with open_drafts.kept(drafts):
+        return open_drafts.each(drafts, "apply_retention", work)
 
 
-def _retained(shop: Workshop, draft: Draft, dry_run: bool) -> Plan:
+def _retained(open_drafts: OpenDrafts, draft: Draft, dry_run: bool) -> Plan:
     figures = Figures.of_manifest(draft.manifest or {})
     own = BackupSummary(draft.backup_id, draft.type, parse_timestamp(draft.created_at), figures=figures)
-    repository = shop.reopened(draft)
+    repository = open_drafts.reopened(draft)
     try:
-        plan = plan_by_policy(repository, policy_of(shop.site.settings.retention, draft.tenant), own)
-        record = recorder(shop.site, draft.tenant, draft.created_by, draft.via)
-        return plan if dry_run else carry_out(repository, plan, plan.doomed, lambda: shop.lease(draft).renew(), record)
+        plan = plan_by_policy(repository, policy_of(open_drafts.site.settings.retention, draft.tenant), own)
+        record = recorder(open_drafts.site, draft.tenant, draft.created_by, draft.via)
+        return (
+            plan
+            if dry_run
+            else carry_out(repository, plan, plan.doomed, lambda: open_drafts.lease(draft).renew(), record)
+        )
     finally:
         repository.close()
 

@@ -20,9 +20,9 @@ from typing import Any
 
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, RequestError, UnknownBackup, UnknownHold
 from sbh_pipelines.model import BackupId, Clock, timestamp
+from sbh_pipelines.repository.documents import read_signed, signed
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.repository import Repository
-from sbh_pipelines.repository.signed import read_signed, signed
 from sbh_pipelines.stores.base import ObjectStore
 
 _NAME = re.compile(

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sbh_pipelines.backup.contents.references import chunks_of
+from sbh_pipelines.backup.contents.verification import chunks_of
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import RepositoryError, SbhError, StoreError, UnknownBackup
 from sbh_pipelines.model import BackupId, Clock, Progress, ProgressSink, Tenant, timestamp

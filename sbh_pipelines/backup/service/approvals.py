@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from sbh_pipelines.backup import approvals
-from sbh_pipelines.backup.contents.latest import resolve_backup
+from sbh_pipelines.backup.contents.manifests import resolve_backup
 from sbh_pipelines.backup.restore.events import told_subject
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.restore.restore import check_target

@@ -9,10 +9,11 @@ from typing import Any
 from sbh_pipelines.backup.audit.compliance import compliance_report
 from sbh_pipelines.backup.audit.export import export_trail
 from sbh_pipelines.backup.audit.verify import parse_noted, verify_trail
+from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.events import record_drafts, record_policy
 from sbh_pipelines.backup.service.gate import Access
 from sbh_pipelines.errors import InvalidId, RequestError, SbhError
-from sbh_pipelines.model import Draft, Tenant, TenantId
+from sbh_pipelines.model import Tenant, TenantId
 from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.repository.trail.event import PLATFORM, entry_of
 from sbh_pipelines.repository.trail.reader import Wanted, page

@@ -12,7 +12,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
-from sbh_pipelines.backup.contents.manifest_cache import ManifestCache, read_manifests
+from sbh_pipelines.backup.contents.manifests import ManifestCache, read_manifests
 from sbh_pipelines.backup.create.status import backup_status
 from sbh_pipelines.backup.service.gate import Access
 from sbh_pipelines.errors import InvalidId, SbhError, SourceError, UnknownBackup

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sbh_pipelines.backup.contents.latest import LATEST
+from sbh_pipelines.backup.contents.manifest import LATEST
 from sbh_pipelines.backup.drill.drill import run_drill
 from sbh_pipelines.backup.drill.records import choose_tenants, drill_ids, read_records
 from sbh_pipelines.backup.drill.recovery_report import recovery_report

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sbh_pipelines.backup.contents.latest import resolve_backup
+from sbh_pipelines.backup.contents.manifests import resolve_backup
 from sbh_pipelines.backup.contents.reader import OpenBackup, open_backup
 from sbh_pipelines.backup.export.export import export_backup
 from sbh_pipelines.backup.service.gate import Access

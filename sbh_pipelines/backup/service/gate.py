@@ -3,7 +3,7 @@
 from contextlib import suppress
 from typing import Any
 
-from sbh_pipelines.backup.create.drafts import Workshop
+from sbh_pipelines.backup.create.drafts import OpenDrafts
 from sbh_pipelines.backup.service.lost_tenant import lost_tenant
 from sbh_pipelines.backup.site.audit_trails import came_through, noted
 from sbh_pipelines.backup.site.site import Site
@@ -21,7 +21,7 @@ class Access:
     def __init__(self, settings: Settings, *, clock: Clock = utc_now) -> None:
         self.settings = settings
         self._site = Site(settings, clock)
-        self._shop = Workshop(self._site)
+        self._shop = OpenDrafts(self._site)
 
     def tenants(self) -> list[Tenant]:
         """The tenants of the application that can be backed up, by slug."""

@@ -1,8 +1,8 @@
 """A tenant whose row is gone from the application's table of tenants, or whose database is: what its backups know of it."""
 
 from sbh_pipelines.backup.contents.json_lines import read_lines
-from sbh_pipelines.backup.contents.latest import LATEST
-from sbh_pipelines.backup.contents.verification import read_component
+from sbh_pipelines.backup.contents.manifest import LATEST
+from sbh_pipelines.backup.contents.manifests import read_component
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.model import BackupId, Tenant, TenantId
 from sbh_pipelines.repository.catalog.erased import refuse_erased

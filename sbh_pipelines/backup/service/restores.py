@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from sbh_pipelines.backup.contents.latest import resolve_backup
+from sbh_pipelines.backup.contents.manifests import resolve_backup
 from sbh_pipelines.backup.create.status import the_only
 from sbh_pipelines.backup.restore.events import planned
 from sbh_pipelines.backup.restore.into_schema import into_schema

@@ -12,9 +12,10 @@ from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
 
-from sbh_pipelines.backup.contents.latest import resolve_backup
+from sbh_pipelines.backup.contents.manifests import resolve_backup
 from sbh_pipelines.backup.contents.verification import Verification, verify_backup
 from sbh_pipelines.backup.create import drafts as making
+from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.files_step import enumerate_files
 from sbh_pipelines.backup.create.publish import verify_checksums, write_manifest
 from sbh_pipelines.backup.create.recovery_points import RecoveryPoints, latest_recovery_point, recovery_points
@@ -39,15 +40,7 @@ from sbh_pipelines.errors import (
     UnknownBackup,
     error_from_dict,
 )
-from sbh_pipelines.model import (
-    BackupId,
-    BackupType,
-    Draft,
-    ProgressSink,
-    Tenant,
-    TenantId,
-    no_progress,
-)
+from sbh_pipelines.model import BackupId, BackupType, ProgressSink, Tenant, TenantId, no_progress
 from sbh_pipelines.security.policy import ALL_TENANTS, Role, UserContext
 from sbh_pipelines.settings import load_settings
 

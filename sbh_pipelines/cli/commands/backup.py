@@ -5,11 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
+from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.commands.tenants import EveryoneOption, TenantsArgument, chosen_tenants, complete_tenant
 from sbh_pipelines.cli.output import Answer, count, facts, mib, plural, seconds, table, utc, verdict
 from sbh_pipelines.errors import BatchError, RepositoryError, SbhError, error_from_dict
-from sbh_pipelines.model import SAFETY, BackupType, Draft, DraftStatus
+from sbh_pipelines.model import SAFETY, BackupType
 
 app = typer.Typer(name="backup", help="Make, list, show and validate backups.")
 

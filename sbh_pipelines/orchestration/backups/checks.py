@@ -15,8 +15,8 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (  # n
     AssetCheckEvaluationTargetMaterializationData,
 )
 
+from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.errors import CorruptObject, ObjectMissing
-from sbh_pipelines.model import Draft, DraftStatus
 from sbh_pipelines.orchestration.common.metadata import issues_table
 from sbh_pipelines.orchestration.common.partitions import shown_in, tenants_partitions
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
-from sbh_pipelines.model import Draft, parse_timestamp
+from sbh_pipelines.backup.create.draft import Draft
+from sbh_pipelines.model import parse_timestamp
 from sbh_pipelines.orchestration.common.batch import asked_type
 from sbh_pipelines.orchestration.common.events import together
 from sbh_pipelines.orchestration.common.metadata import MetadataMap, backup_metadata

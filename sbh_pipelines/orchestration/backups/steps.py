@@ -10,8 +10,9 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from sbh_pipelines.backup.create.draft import DraftStatus
 from sbh_pipelines.errors import SbhError
-from sbh_pipelines.model import BackupType, DraftStatus
+from sbh_pipelines.model import BackupType
 from sbh_pipelines.orchestration.backups import checks, record
 from sbh_pipelines.orchestration.common import batch
 from sbh_pipelines.orchestration.common.batch import Documents

@@ -9,7 +9,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (  # n
 )
 from pydantic import Field
 
-from sbh_pipelines.backup.contents.latest import LATEST
+from sbh_pipelines.backup.contents.manifest import LATEST
 from sbh_pipelines.errors import SbhError, UnknownBackup
 from sbh_pipelines.model import SAFETY
 from sbh_pipelines.orchestration.backups import checks

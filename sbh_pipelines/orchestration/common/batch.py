@@ -10,8 +10,9 @@ from typing import Any
 
 import dagster as dg
 
+from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.errors import SbhError
-from sbh_pipelines.model import BackupType, Draft, DraftStatus
+from sbh_pipelines.model import BackupType
 from sbh_pipelines.orchestration.common.failures import Retries, batch_failure, failed_among, failure_of
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import dagster as dg
 
+from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.errors import SbhError, error_from_dict
-from sbh_pipelines.model import Draft, DraftStatus
 from sbh_pipelines.orchestration.common.metadata import failures_table
 
 FAILED_TENANTS = "failed_tenants"

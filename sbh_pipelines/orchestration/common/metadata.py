@@ -9,7 +9,9 @@ from typing import Any
 
 import dagster as dg
 
-from sbh_pipelines.model import Component, Draft, parse_timestamp
+from sbh_pipelines.backup.contents.manifest import Component
+from sbh_pipelines.backup.create.draft import Draft
+from sbh_pipelines.model import parse_timestamp
 
 MetadataMap = dict[str, dg.MetadataValue]
 

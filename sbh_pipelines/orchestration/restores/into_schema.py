@@ -3,7 +3,7 @@
 import dagster as dg
 from pydantic import Field
 
-from sbh_pipelines.backup.contents.latest import LATEST
+from sbh_pipelines.backup.contents.manifest import LATEST
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.orchestration.backups.steps import SOURCE_DB
 from sbh_pipelines.orchestration.common import batch

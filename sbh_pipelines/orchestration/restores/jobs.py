@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from sbh_pipelines.backup.contents.latest import LATEST
+from sbh_pipelines.backup.contents.manifest import LATEST
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.errors import SbhError, error_from_dict
 from sbh_pipelines.orchestration.backups.steps import SOURCE_DB

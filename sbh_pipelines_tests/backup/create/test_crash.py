@@ -21,9 +21,10 @@ from typing import Any
 import pytest
 
 from sbh_pipelines.backup.create import publish
+from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.errors import StoreUnavailable
-from sbh_pipelines.model import Draft, DraftStatus, Progress, no_progress
+from sbh_pipelines.model import Progress, no_progress
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.stores.object_store import Store
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application

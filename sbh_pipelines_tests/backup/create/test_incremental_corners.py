@@ -9,9 +9,10 @@ import pytest
 from sbh_pipelines.backup.create import drafts as making
 from sbh_pipelines.backup.create import snapshot_step as rows
 from sbh_pipelines.backup.create import table_delta as delta
+from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.create.parent import incomparable
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.model import Draft, DraftStatus, Progress, RecoveryPoint
+from sbh_pipelines.model import Progress, RecoveryPoint
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
 
 _MORE = """

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from sbh_pipelines.model import DraftStatus
+from sbh_pipelines.backup.create.draft import DraftStatus
 from sbh_pipelines_tests.backup.create.test_crash import Clock, Death, Killed, struck
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application, State
 

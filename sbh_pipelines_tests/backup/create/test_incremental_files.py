@@ -16,12 +16,13 @@ from botocore.config import Config
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from sbh_pipelines.backup.contents.verification import read_component
+from sbh_pipelines.backup.contents.manifests import read_component
+from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.files_step import files_unchanged
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.files.listing import is_settled
-from sbh_pipelines.model import BackupId, BackupType, Draft
+from sbh_pipelines.model import BackupId, BackupType
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines_tests.support.application import ACME, ADMIN, Application
 from sbh_pipelines_tests.support.databases import Database, fresh_database

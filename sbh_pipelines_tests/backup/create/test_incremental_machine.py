@@ -22,9 +22,9 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
+from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.errors import ForgetRefused
-from sbh_pipelines.model import Draft, DraftStatus
 from sbh_pipelines_tests.support.application import ADMIN
 from sbh_pipelines_tests.support.incremental.machine import (
     ALTERATIONS,

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from sbh_pipelines.backup.create import table_delta as delta
+from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.create.parent import incomparable
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.database.capture.changes import MAX_WINDOW
 from sbh_pipelines.errors import error_from_dict
-from sbh_pipelines.model import Draft, DraftStatus, RecoveryPoint
+from sbh_pipelines.model import RecoveryPoint
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, BUCKET, Application
 
 _MORE = """

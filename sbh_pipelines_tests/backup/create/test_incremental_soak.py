@@ -18,13 +18,14 @@ from typing import Any
 import pytest
 
 from sbh_pipelines.backup.contents.layers import table_rows
+from sbh_pipelines.backup.contents.manifests import read_component
 from sbh_pipelines.backup.contents.stored_table import read_table
-from sbh_pipelines.backup.contents.verification import read_component
 from sbh_pipelines.backup.create import drafts
 from sbh_pipelines.backup.create import table_delta as delta
+from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.errors import error_from_dict
-from sbh_pipelines.model import Draft, DraftStatus, RecoveryPoint, Tenant, TenantId
+from sbh_pipelines.model import RecoveryPoint, Tenant, TenantId
 from sbh_pipelines_tests.support.application import ADMIN, Application
 from sbh_pipelines_tests.support.incremental.soak import LIKES, SCHEMA, TENANTS, WITNESSED, Witness, Writers, state_of
 from sbh_pipelines_tests.support.own_server import OwnServer, own_server

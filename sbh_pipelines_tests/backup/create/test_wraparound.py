@@ -12,9 +12,9 @@ from pathlib import Path
 import psycopg2
 import pytest
 
+from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.errors import error_from_dict
-from sbh_pipelines.model import Draft, DraftStatus
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application, State
 from sbh_pipelines_tests.support.databases import Database
 from sbh_pipelines_tests.support.own_server import OwnServer, own_server, wait_for

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sbh_pipelines.backup.create.draft import DraftStatus
 from sbh_pipelines.backup.keys.certificate import verify_certificate
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.embedded.servers import object_server
@@ -25,7 +26,6 @@ from sbh_pipelines.errors import (
     TenantErased,
     UnknownTenant,
 )
-from sbh_pipelines.model import DraftStatus
 from sbh_pipelines.repository.seal import CHUNK, Sealer
 from sbh_pipelines.security.keys import AwsKms
 from sbh_pipelines.security.policy import Role, UserContext

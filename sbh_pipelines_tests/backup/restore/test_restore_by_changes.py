@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from sbh_pipelines.backup.contents.manifests import read_component
 from sbh_pipelines.backup.contents.stored_table import read_table
-from sbh_pipelines.backup.contents.verification import read_component
 from sbh_pipelines.backup.restore import row_compare as compare
 from sbh_pipelines.backup.restore.row_compare import Comparer
 from sbh_pipelines.backup.service import BackupService

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from sbh_pipelines.backup.create.drafts import Workshop
+from sbh_pipelines.backup.create.draft import Draft, DraftStatus
+from sbh_pipelines.backup.create.drafts import OpenDrafts
 from sbh_pipelines.backup.retain import forget as forgetting
 from sbh_pipelines.backup.retain import holds
 from sbh_pipelines.backup.retain.forget import apply_retention, forget
@@ -27,10 +28,10 @@ from sbh_pipelines.errors import (
     UnknownBackup,
     UnknownHold,
 )
-from sbh_pipelines.model import BackupId, BackupType, Draft, DraftStatus, Tenant, TenantId, timestamp, utc_now
+from sbh_pipelines.model import BackupId, BackupType, Tenant, TenantId, timestamp, utc_now
 from sbh_pipelines.repository import lease as leases
+from sbh_pipelines.repository.documents import read_signed, signed
 from sbh_pipelines.repository.repository import Repository
-from sbh_pipelines.repository.signed import read_signed, signed
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.settings import Settings
 from sbh_pipelines_tests.cli.conftest import Sbh
@@ -191,7 +192,7 @@ def retained(shelf: Shelf, backup_id: BackupId, kind: BackupType = FULL, **given
     created = datetime.strptime(backup_id, "backup_%Y%m%d_%H%M").replace(tzinfo=UTC)
     draft = Draft(ACME, backup_id, kind, "ann", timestamp(created), leases.new_owner("backup"))
     site = given.pop("site", shelf.site)
-    shop = Workshop(site)
+    shop = OpenDrafts(site)
     shop.take(draft)
     shop.repository(draft)
     given.pop("meanwhile", lambda: None)()
@@ -223,7 +224,7 @@ def test_the_step_after_a_backup_costs_the_same_however_many_backups_there_are(t
 
 def opened_only(shelf: Shelf, backup_id: BackupId, site: Site) -> None:
     draft = Draft(ACME, backup_id, FULL, "ann", "", leases.new_owner("backup"))
-    shop = Workshop(site)
+    shop = OpenDrafts(site)
     shop.take(draft)
     shop.repository(draft)
     shop.end(draft)
@@ -664,7 +665,7 @@ def test_drafts_without_a_backup_pass_untouched(shelf: Shelf, status: DraftStatu
     shelf.days(4)
     draft = Draft(ACME, BackupId("backup_20260401_0000"), FULL, "ann", "", "", status=status)
     before = shelf.objects()
-    assert apply_retention(Workshop(shelf.site), [draft], False) == [draft]
+    assert apply_retention(OpenDrafts(shelf.site), [draft], False) == [draft]
     assert shelf.objects() == before
 
 

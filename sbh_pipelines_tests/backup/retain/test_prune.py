@@ -14,9 +14,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.errors import AccessDenied, LeaseHeld, LeaseLost, PruneRefused
-from sbh_pipelines.model import Draft, DraftStatus, Progress
+from sbh_pipelines.model import Progress
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.backup.create.test_crash import STEPS, Clock, Death, Killed, _killed_process, struck
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application, State

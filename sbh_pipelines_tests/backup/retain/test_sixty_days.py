@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from sbh_pipelines.backup.create.draft import DraftStatus
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.model import DraftStatus, parse_timestamp
+from sbh_pipelines.model import parse_timestamp
 from sbh_pipelines_tests.backup.create.test_crash import Clock, Death, Killed, struck
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application, State
 from sbh_pipelines_tests.support.store_time import store_time

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from sbh_pipelines.backup.contents.manifest_cache import ManifestCache
+from sbh_pipelines.backup.contents.manifests import ManifestCache
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.errors import CorruptObject, LeaseHeld
 from sbh_pipelines.repository import lease as leases

@@ -6,6 +6,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 
+from sbh_pipelines.backup.create.draft import DraftStatus
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import (
@@ -19,7 +20,6 @@ from sbh_pipelines.errors import (
     UnknownRestore,
     UnknownTenant,
 )
-from sbh_pipelines.model import DraftStatus
 from sbh_pipelines.security.policy import Role, UserContext, require_role
 from sbh_pipelines.settings import Settings, load_settings
 

@@ -11,13 +11,15 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 import zstandard
 
-from sbh_pipelines.errors import CorruptObject, SbhError, UnknownBackup
-from sbh_pipelines.model import BackupId
-from sbh_pipelines.repository.format import Keys
+from sbh_pipelines.backup.contents.manifest import LATEST
+from sbh_pipelines.errors import CorruptObject, InvalidId, ObjectMissing, SbhError, UnknownBackup
+from sbh_pipelines.model import SAFETY, BackupId, parse_timestamp
+from sbh_pipelines.repository.format import VALIDATE, Keys, checksum
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.stores.base import ObjectInfo
 
@@ -109,3 +111,62 @@ def _backup_id(info: ObjectInfo) -> BackupId | None:
 def _name(proof: bytes, repository: Repository, info: ObjectInfo) -> bytes:
     place = f"{repository.tenant}\n{repository.store.url(info.key)}\n{info.etag}\n{info.size}"
     return hashlib.sha256(proof + b"\n" + place.encode()).digest()
+
+
+def resolve_backup(repository: Repository, text: str) -> BackupId:
+    """The backup of this id; for `latest` the newest one, for `@2024-01-15T14:32` the newest that is not later than this time
+    (UTC, unless it says otherwise). Those made before a restore are left out. Raises InvalidId, UnknownBackup.
+
+    A safety backup holds what somebody wanted to be rid of: whoever restores `latest` twice must not get it back.
+    """
+    if text != LATEST and not text.startswith("@"):
+        return BackupId.parse(text)
+    until = None if text == LATEST else _moment(text[1:])
+    ids = repository.manifest_ids()
+    for backup_id in reversed(ids):
+        try:
+            manifest = repository.manifest(backup_id)
+            late = until is not None and parse_timestamp(manifest["recovery_point"]["time"]) > until
+            if manifest.get("purpose") != SAFETY and not late:
+                return backup_id
+        except CorruptObject:
+            if until is None:
+                return backup_id  # whoever reads it finds out
+    why = (
+        ""
+        if not ids
+        else "none is old enough"
+        if until
+        else "all there are were made before restores; name one of them"
+    )
+    raise UnknownBackup(
+        "The tenant has no backups", on=repository.tenant, why=why, remedy="make one: `sbh backup create`"
+    )
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidId(
+            "Not a time", on=ascii(text)[:64], remedy="write it as @2024-01-15T14:32, or @2024-01-15T14:32+01:00"
+        ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def read_component(repository: Repository, manifest: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A component's document, checked against the manifest. Raises CorruptObject."""
+    key = Keys.component(name, manifest["id"])
+    try:
+        document = repository.get_document(key)
+    except ObjectMissing:
+        raise CorruptObject("A component's document is missing", on=repository.url(key), remedy=VALIDATE) from None
+    expected = manifest["components"][name]["checksum"]
+    if checksum(document) != expected or document.get("checksum") != expected:
+        raise CorruptObject(
+            "A component's document is not the one of the manifest",
+            on=repository.url(key),
+            why="changed, or swapped with another backup's",
+            remedy=VALIDATE,
+        )
+    return document

@@ -1,0 +1,81 @@
+"""A backup in the making, as one step hands it to the next."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from sbh_pipelines.backup.contents.manifest import Component
+from sbh_pipelines.errors import SbhError
+from sbh_pipelines.model import BackupId, BackupType, RecoveryPoint, Tenant, TenantId
+
+
+class DraftStatus(StrEnum):
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    UNCHANGED = "unchanged"  # nothing to store: the tenant still is what `unchanged_since` says
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A backup in the making: what one step hands to the next. Small; holds references and counters, never data.
+
+    Each step returns a new Draft. A step that fails for one tenant returns that tenant's draft with status FAILED and
+    the error's fields; the other tenants of the batch go on. Steps pass FAILED drafts through untouched.
+    """
+
+    tenant: Tenant
+    backup_id: BackupId
+    type: BackupType  # what is made; differs from `requested` where there was no parent
+    created_by: str
+    created_at: str
+    lease_owner: str
+    description: str | None = None
+    requested: BackupType | None = None  # the type asked for
+    reason: str | None = None  # why `type` is not `requested`
+    parent: BackupId | None = None  # the backup it builds on; None for a full
+    reread: Mapping[str, str] = field(default_factory=dict)  # table -> why all of it was read and not only what changed
+    unchanged_since: BackupId | None = None  # with UNCHANGED: the backup that describes the tenant
+    status: DraftStatus = DraftStatus.RUNNING
+    error: Mapping[str, Any] | None = None  # SbhError.as_dict()
+    step: str = "begin"  # the last step that touched it
+    recovery_point: RecoveryPoint | None = None
+    components: Mapping[str, Component] = field(default_factory=dict)
+    counters: Mapping[str, float] = field(default_factory=dict)  # see Counters in docs/design.md
+    objects: tuple[str, ...] = ()  # index objects this backup wrote, below the prefix
+    manifest: Mapping[str, Any] | None = None
+    retention: Mapping[str, Any] | None = None
+    purpose: str = ""  # why it is made, where that is not to have a backup: SAFETY
+    via: str = ""  # the face its creator came through, for the audit trail
+    begun: str = ""  # `created_at` to the microsecond: what the duration is counted from
+
+    def failed(self, step: str, error: SbhError) -> "Draft":
+        return replace(self, status=DraftStatus.FAILED, step=step, error=error.as_dict())
+
+    def with_counters(self, **more: float) -> "Draft":
+        """Add to the counters (they are sums)."""
+        return replace(self, counters={**self.counters, **{k: self.counters.get(k, 0) + v for k, v in more.items()}})
+
+    def as_dict(self) -> dict[str, Any]:
+        document = {f: getattr(self, f) for f in self.__slots__}
+        document["tenant"] = asdict(self.tenant)
+        document["recovery_point"] = asdict(self.recovery_point) if self.recovery_point else None
+        document["components"] = {name: c.as_dict() for name, c in self.components.items()}
+        return document
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> "Draft":
+        values = dict(document)
+        values["tenant"] = Tenant(**{**values["tenant"], "id": TenantId(values["tenant"]["id"])})
+        values["backup_id"] = BackupId(values["backup_id"])
+        values["type"] = BackupType(values["type"])
+        values["requested"] = BackupType(values["requested"]) if values["requested"] else None
+        for name in ("parent", "unchanged_since"):
+            values[name] = BackupId(values[name]) if values[name] else None
+        values["status"] = DraftStatus(values["status"])
+        values["objects"] = tuple(values["objects"])
+        if values["recovery_point"]:
+            values["recovery_point"] = RecoveryPoint.from_dict(values["recovery_point"])
+        values["components"] = {k: Component.from_dict(c) for k, c in values["components"].items()}
+        return cls(**values)

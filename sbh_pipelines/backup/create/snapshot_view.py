@@ -1,0 +1,57 @@
+"""The database at the one snapshot of a batch: its tables, their definitions, and totals of each tenant's rows."""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from sbh_pipelines.database.capture.capture import each_table
+from sbh_pipelines.database.capture.changes import Totals, Window, ages, snapshot_xmin, totals
+from sbh_pipelines.database.schema.definition import VOLATILE, read_definitions
+from sbh_pipelines.database.schema.key_hash import KeyCode, key_code
+from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap
+from sbh_pipelines.database.session.connection import Connection
+from sbh_pipelines.model import RecoveryPoint
+from sbh_pipelines.settings import DatabaseSettings
+
+TenantTotals = dict[str, Totals]  # by table
+
+
+@dataclass
+class View:
+    """The database at one snapshot."""
+
+    settings: DatabaseSettings
+    snapshot_id: str
+    point: RecoveryPoint
+    connection: Connection
+    tenancy: TenancyMap
+    definitions: Mapping[str, str] = field(init=False)
+    codes: Mapping[str, KeyCode] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.definitions = read_definitions(self.connection, self.tenancy.tables)
+        self.codes = {t.full_name: key_code(t) for t in self.tenancy.tables}
+
+    def each_table(self, work: Callable[[Connection, MappedTable], None]) -> None:
+        each_table(self.settings, self.snapshot_id, self.tenancy.tables, work)
+
+    def totals(self, since: Mapping[str, tuple[str, int]]) -> dict[str, TenantTotals]:
+        """By tenant key, of every table; `since` gives each tenant's (snapshot, seed)."""
+        found: dict[str, TenantTotals] = {key: {} for key in since}
+        if not since:
+            return found
+        lock = threading.Lock()
+
+        def work(connection: Connection, table: MappedTable) -> None:
+            known = ages(connection, (snapshot_xmin(snapshot) for snapshot, _ in since.values()))
+            seen = self.definitions[table.full_name] != VOLATILE  # else nothing tells what is new
+            windows = {
+                key: Window(known[snapshot_xmin(snap)] if seen else None, seed) for key, (snap, seed) in since.items()
+            }
+            of_table = totals(connection, table, self.codes[table.full_name], windows)
+            with lock:
+                for key, mine in of_table.items():
+                    found[key][table.full_name] = mine
+
+        self.each_table(work)
+        return found
