@@ -1,4 +1,4 @@
-"""The runbooks of docs/operations, done as they are written after real damage; and what documents name and link to exists.
+"""The runbooks of docs/operations, done as they are written after real damage.
 
 The servers are these tests' own, for what is done to them would disturb others. What tenants have is judged by
 `embedded.fingerprint`: plain SQL and plain reads of objects.
@@ -26,10 +26,8 @@ from sbh_pipelines.embedded.servers.layout import Layout
 from sbh_pipelines.embedded.servers.stack import Stack, running
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.settings import load_settings
-from sbh_pipelines_tests.support.runbook import PAGES, Runbook, Shell, mentioned, unknown_parts
+from sbh_pipelines_tests.support.runbook import PAGES, Runbook, Shell, unknown_parts
 
-ROOT = PAGES.parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RUNBOOKS = sorted(file for file in PAGES.glob("*.md") if file.name != "README.md")
 TENANTS = ["tenant-1", "tenant-2"]
 VICTIM = TENANTS[0]
@@ -211,28 +209,8 @@ def test_every_page_is_done() -> None:
         assert f"({file.name})" in index
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: str(file.relative_to(ROOT)))
-def test_documents_name_what_exists(document: Path) -> None:
-    """Commands and options of `sbh`, files and headings."""
-    text = re.sub(r"^```.*?^```$", "", document.read_text("utf-8"), flags=re.M | re.S)
-    commands = [] if document.name == "format.md" else mentioned(document)  # `sbh seal` there is the label of a key
-    assert {command: parts for command in commands if (parts := unknown_parts(command))} == {}
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if re.match(r"[a-z]+:", target):
-            continue
-        path, _, anchor = target.partition("#")
-        file = (document.parent / path).resolve() if path else document
-        assert file.exists(), target
-        assert not anchor or anchor in _anchors(file), target
-
-
-def _anchors(file: Path) -> set[str]:
-    headings = re.findall(r"^#+ (.+)$", file.read_text("utf-8"), re.M)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
 def test_wrong_commands_are_found() -> None:
-    """The check above can fail."""
+    """The check of what documents name can fail."""
     assert unknown_parts("sbh restore run BACKUP -t T --row 'x y' --confirm") == ["--row"]
     assert unknown_parts("sbh restore explode latest") == ["explode"]
     assert unknown_parts('sbh restore run "$BACKUP" --rows "projects where id in (1)" -t T --mode exact') == []

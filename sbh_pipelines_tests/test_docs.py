@@ -1,0 +1,200 @@
+"""Documents stay true: the files, commands, modules, names and headings that they mention exist; the glossary names every room."""
+
+import importlib
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import typer
+
+from sbh_pipelines.api.schema.openapi import document_of
+from sbh_pipelines.cli.app import app
+from sbh_pipelines_tests.support.runbook import mentioned, unknown_parts
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "sbh_pipelines"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")])
+ROOMS = sorted(folder.parent for folder in PACKAGE.rglob("__init__.py"))
+GLOSSARY = ROOT / "docs" / "glossary.md"
+
+# Documents that speak of the code as it was when they were written.
+HISTORY = {ROOT / "CHANGELOG.md", ROOT / "docs/design.md", *ROOT.glob("docs/decisions/*.md")}
+# In these every name in backticks is a word of the code: they tell people where to write.
+SIGNPOSTS = sorted([*ROOT.glob("ARCHITECTURE.md"), *ROOT.glob("CONTRIBUTING.md"), *ROOT.glob("docs/guides/*.md")])
+_SUFFIXES = r"py|md|toml|yaml|yml|json|conf|cfg|txt"
+_FENCE = re.compile(r"^```.*?^```$", re.M | re.S)
+_LOGGERS = {"sbh_pipelines.api", "sbh_pipelines.api.access"}
+
+
+def prose(text: str) -> str:
+    """A document without its blocks of code."""
+    return _FENCE.sub("", text)
+
+
+def in_backticks(text: str) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", text)
+
+
+def project_paths(text: str) -> Iterator[str]:
+    """Names in backticks that can only be files or folders of this project."""
+    folders = {folder.name for base in (ROOT, PACKAGE) for folder in base.iterdir() if folder.is_dir()} - {"files"}
+    for name in in_backticks(text):
+        if not re.fullmatch(r"[\w.\-/]+", name) or name.startswith("/"):
+            continue
+        first = name.split("/")[0]
+        source = re.fullmatch(r"[\w\-/]+\.py", name)
+        inside = "/" in name and first in folders and (name.endswith("/") or re.search(rf"\.({_SUFFIXES})$", name))
+        if source or inside:
+            yield name
+
+
+def missing(paths: Iterator[str], *bases: Path) -> list[str]:
+    return [path for path in paths if not any((base / path).exists() for base in bases)]
+
+
+@cache
+def words_of_the_code() -> frozenset[str]:
+    sources = [*ROOT.glob("*.toml"), ROOT / "Makefile", *ROOT.glob("bench/*.py")]
+    for package in (PACKAGE, ROOT / "sbh_pipelines_tests"):
+        sources += package.rglob("*.py")
+    names = {part for file in sources for part in (file.stem, *file.relative_to(ROOT).parts)}
+    own = Path(__file__)
+    return frozenset(names.union(*(re.findall(r"\w+", f.read_text("utf-8")) for f in sources if f != own)))
+
+
+def ids(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("document", sorted(set(DOCUMENTS) - HISTORY), ids=ids)
+def test_files_that_a_document_names_exist(document: Path) -> None:
+    """Paths are from the root of the repository, or from the package; beside the document also plain names."""
+    paths = project_paths(prose(document.read_text("utf-8")))
+    assert missing(paths, ROOT, PACKAGE, document.parent) == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
+def test_commands_that_a_document_names_exist(document: Path) -> None:
+    """Commands and options of `sbh`."""
+    commands = [] if document.name == "format.md" else mentioned(document)  # `sbh seal` there is the label of a key
+    assert {command: parts for command in commands if (parts := unknown_parts(command))} == {}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
+def test_links_of_a_document_lead_somewhere(document: Path) -> None:
+    """Files and headings; addresses of other hosts are not asked."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(document.read_text("utf-8"))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (document.parent / path).resolve() if path else document
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+@pytest.mark.parametrize("document", sorted(set(DOCUMENTS) - HISTORY), ids=ids)
+def test_modules_that_a_document_names_exist(document: Path) -> None:
+    """Dotted names below `sbh_pipelines`, in blocks of code as well."""
+    for name in set(re.findall(r"\bsbh_pipelines(?:\.\w+)+", document.read_text("utf-8"))) - _LOGGERS:
+        parts = name.split(".")
+        while not ((file := ROOT.joinpath(*parts)).is_dir() or file.with_suffix(".py").exists()):
+            parts.pop()
+        module, rest = importlib.import_module(".".join(parts)), name.split(".")[len(parts) :]
+        assert len(rest) <= 1, f"{name}: there is no module {'.'.join([*parts, rest[0]])}"
+        assert not rest or hasattr(module, rest[0]), name
+
+
+@pytest.mark.parametrize("document", SIGNPOSTS, ids=ids)
+def test_names_that_a_signpost_gives_are_in_the_code(document: Path) -> None:
+    """Functions, classes, constants and settings in backticks. Names that a reader is to invent stand in blocks."""
+    names = [n for n in in_backticks(prose(document.read_text("utf-8"))) if re.fullmatch(r"[A-Za-z_][\w.]*(\(\))?", n)]
+    unknown = {n for n in names if not {*n.removesuffix("()").split(".")} - {"md"} <= words_of_the_code()}
+    assert unknown == set()
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=ids)
+def test_a_package_says_what_it_holds(room: Path) -> None:
+    """Each package has a docstring; files and names that it mentions exist."""
+    text = (room / "__init__.py").read_text("utf-8")
+    found = re.match(r'"""(.*?)"""', text, re.S)
+    assert found, "no docstring"
+    assert missing(project_paths(found[1]), ROOT, PACKAGE, room) == []
+    names = [n for n in in_backticks(found[1]) if re.fullmatch(r"[a-z_]\w*", n)]
+    inside = {file.stem for file in room.rglob("*.py")} | {folder.name for folder in room.rglob("*")}
+    assert [n for n in names if n not in inside and n not in words_of_the_code()] == []
+
+
+def anchors(file: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", file.read_text("utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+# The glossary
+
+
+def rows(heading: str | None = None) -> list[list[str]]:
+    """Cells of the glossary's tables, below one heading or all; without the tables' own headings."""
+    text = GLOSSARY.read_text("utf-8")
+    if heading is not None:
+        text = text.split(f"## {heading}\n")[1].split("\n## ")[0]
+    tables = re.findall(r"^\|[^\n]+\n\|[-|]+\n((?:\|.*\n?)+)", text, re.M)
+    return [[cell.strip() for cell in line.strip("|").split("|")] for table in tables for line in table.splitlines()]
+
+
+def test_every_folder_is_in_the_glossary() -> None:
+    """A folder is the room of a word, or is listed with its reason. Every room exists."""
+    named = {name.strip("/") for row in rows() for cell in row for name in in_backticks(cell)}
+    folders = {str(room.relative_to(PACKAGE)) for room in ROOMS if room != PACKAGE}
+    # A package's own folder is at home where the folders in it are.
+    parents = {name.rpartition("/")[0] for name in named}
+    assert folders - named - parents == set()
+    assert [
+        cell for row in rows() for cell in in_backticks(row[-1]) if cell.endswith("/") and not (PACKAGE / cell).exists()
+    ] == []
+
+
+def test_a_word_has_one_meaning() -> None:
+    terms = [row[0] for row in rows() if len(row) == 3]
+    assert sorted({term for term in terms if terms.count(term) > 1}) == []
+
+
+def test_a_noun_has_one_name_in_all_faces() -> None:
+    """Engine, command line, API and Dagster. Where a name differs the glossary says why; nothing is left out."""
+    commands, tags, engine, dagster = set(), set(), set(), set()
+    for noun, rooms, groups, tag, folder, why in rows("One noun, several faces"):
+        names = [Path(room).stem for room in (*in_backticks(rooms), *in_backticks(folder))]
+        names += [*in_backticks(groups), *([tag.lower()] if tag else [])]
+        differs = [name for name in names if name not in (noun, noun + "s", noun.removesuffix("s"))]
+        assert why or not differs, (noun, differs)
+        commands |= {*in_backticks(groups)}
+        tags |= {tag} - {""}
+        engine |= {*in_backticks(rooms)}
+        dagster |= {*in_backticks(folder)}
+    assert commands == set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    assert tags == api_tags()
+    assert [room for room in engine | dagster if not (PACKAGE / room).exists()] == []
+    verbs = {f"backup/{room.name}/" for room in ROOMS if room.parent == PACKAGE / "backup"}
+    assert verbs - engine == {"backup/service/", "backup/site/"}
+    jobs = {f"orchestration/{room.name}/" for room in ROOMS if room.parent == PACKAGE / "orchestration"}
+    assert jobs - dagster == set()
+
+
+def api_tags() -> set[str]:
+    from fastapi import FastAPI
+
+    api = FastAPI()
+    document_of(api)
+    return {tag["name"] for tag in api.openapi()["tags"]}
+
+
+# The checks can fail
+
+
+def test_wrong_names_are_found(tmp_path: Path) -> None:
+    text = "`backup/restore/nowhere.py`, `nowhere.py`, `docs/nowhere.md`, `database/nowhere/`, `model.py`, `holds/`, `sbh.toml`"
+    wrong = ["backup/restore/nowhere.py", "nowhere.py", "docs/nowhere.md", "database/nowhere/"]
+    assert missing(project_paths(text), ROOT, PACKAGE) == wrong
+    (tmp_path / "page.md").write_text("# One heading\n## And: a second, `quoted`\n")
+    assert anchors(tmp_path / "page.md") == {"one-heading", "and-a-second-quoted"}
