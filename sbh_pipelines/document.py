@@ -5,12 +5,13 @@ document while it is None; every other field is always there.
 """
 
 from collections.abc import Mapping, Set
-from dataclasses import field, fields, is_dataclass
+from dataclasses import Field, field, fields, is_dataclass
 from datetime import datetime
 from enum import Enum
 from os import PathLike, fspath
 from typing import Any
 
+from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import timestamp
 
 _OPTIONAL = {"optional": True}
@@ -21,8 +22,24 @@ def optional() -> Any:
     return field(default=None, metadata=_OPTIONAL)
 
 
+def is_optional(of: Field[Any]) -> bool:
+    """Whether a field was declared with `optional()`."""
+    return bool(of.metadata.get("optional"))
+
+
+def keyed(key: str) -> Any:
+    """A field whose key in the document is no name in Python."""
+    return field(metadata={"key": key})
+
+
+def key_of(of: Field[Any]) -> str:
+    """The key that a field has in the document."""
+    return str(of.metadata.get("key", of.name))
+
+
 def as_document(value: Any) -> Any:
-    """`value` as JSON has it: dataclasses and mappings as objects, sequences as arrays, times in ISO 8601, enums by value.
+    """`value` as JSON has it: dataclasses and mappings as objects, sequences as arrays, times in ISO 8601, enums by value,
+    errors as their fields.
 
     Raises TypeError for what has no such form.
     """
@@ -34,7 +51,9 @@ def as_document(value: Any) -> Any:
         return str(value)
     if is_dataclass(value) and not isinstance(value, type):
         pairs = ((f, getattr(value, f.name)) for f in fields(value))
-        return {f.name: as_document(v) for f, v in pairs if v is not None or not f.metadata.get("optional")}
+        return {key_of(f): as_document(v) for f, v in pairs if v is not None or not is_optional(f)}
+    if isinstance(value, SbhError):
+        return value.as_dict()
     if isinstance(value, Mapping):
         return {str(as_document(name)): as_document(v) for name, v in value.items()}
     if isinstance(value, list | tuple):

@@ -3,16 +3,17 @@
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from datetime import UTC, date, datetime
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from sbh_pipelines.document import as_document
+from sbh_pipelines.errors import SbhError
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
-
-    from sbh_pipelines.errors import SbhError
 
 MIB = 1 << 20
 
@@ -52,7 +53,7 @@ def print_json(document: Any) -> None:
     sys.stdout.flush()
 
 
-def print_error(error: "SbhError") -> None:
+def print_error(error: SbhError) -> None:
     """On standard error: what failed, on what, why, what to do next, code."""
     from rich.text import Text
 
@@ -138,6 +139,8 @@ def printable(text: str) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if is_dataclass(value) or isinstance(value, SbhError):
+        return as_document(value)
     if isinstance(value, datetime | date):
         return value.isoformat()
     if isinstance(value, PurePath):

@@ -15,6 +15,7 @@ from sbh_pipelines.api.runs.dagster import Dagster
 from sbh_pipelines.api.runs.launches import Launch, Launcher
 from sbh_pipelines.api.runs.operations import accepted
 from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import AccessDenied, RequestError
 from sbh_pipelines.model import TenantId
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
@@ -104,11 +105,11 @@ class Call:
             return launch.call, *self.api.launcher.launch(self.user, tenant, launch, self.key)
 
         call, operation_id, repeated = await self.expensive(work)
-        document = accepted(operation_id, call, tenant)
-        headers = {"Location": document["links"]["self"]}
+        answer = accepted(operation_id, call, tenant)
+        headers = {"Location": answer.links["self"]}
         if repeated:
             headers["Idempotency-Replayed"] = "true"
-        return JSONResponse(document, 202, headers)
+        return JSONResponse(as_document(answer), 202, headers)
 
 
 async def the_call(

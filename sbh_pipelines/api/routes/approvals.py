@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 from sbh_pipelines.api.app.calls import ACall
 from sbh_pipelines.api.schema import answers, documents, pages
 from sbh_pipelines.api.schema.bodies import AskBody, DecideBody
-from sbh_pipelines.api.schema.described import READS
+from sbh_pipelines.api.schema.responses import READS, model_of
 
 router = APIRouter(prefix="/api/approvals", tags=["Approvals"])
 
@@ -17,7 +17,7 @@ ApprovalIdPath = Annotated[
 ]
 
 
-@router.get("", summary="List approvals", responses=READS, response_model=answers.ApprovalPage)
+@router.get("", summary="List approvals", responses=READS, response_model=model_of(answers.ApprovalPage))
 async def list_approvals(call: ACall, limit: pages.Limit = 50, cursor: pages.Cursor = None) -> Response:
     """What was asked for the tenant, and what became of it; the newest first."""
     tenant = call.tenant()
@@ -27,13 +27,13 @@ async def list_approvals(call: ACall, limit: pages.Limit = 50, cursor: pages.Cur
     return JSONResponse({"approvals": list(shown), "errors": issues, "next_cursor": following})
 
 
-@router.get("/{approval_id}", summary="Show an approval", responses=READS, response_model=answers.Approval)
+@router.get("/{approval_id}", summary="Show an approval", responses=READS, response_model=model_of(answers.Approval))
 async def get_approval(call: ACall, approval_id: ApprovalIdPath) -> Response:
     tenant = call.tenant()
     return JSONResponse(await call.read(lambda: call.service.get_approval(approval_id, tenant, call.user)))
 
 
-@router.post("", summary="Ask for an approval", responses=READS, response_model=answers.Approval)
+@router.post("", summary="Ask for an approval", responses=READS, response_model=model_of(answers.Approval))
 async def ask(call: ACall, body: Annotated[AskBody, Body()]) -> Response:
     """Of exactly this restore, or of undoing this one. Another admin approves it; then its id goes with the restore."""
     tenant = call.tenant()
@@ -47,7 +47,7 @@ async def ask(call: ACall, body: Annotated[AskBody, Body()]) -> Response:
     return JSONResponse(await call.expensive(work))
 
 
-@router.post("/{approval_id}/approve", summary="Approve", responses=READS, response_model=answers.Approval)
+@router.post("/{approval_id}/approve", summary="Approve", responses=READS, response_model=model_of(answers.Approval))
 async def approve(
     call: ACall,
     approval_id: ApprovalIdPath,
@@ -58,7 +58,7 @@ async def approve(
     return JSONResponse(await call.read(lambda: call.service.approve(approval_id, tenant, call.user, body.comment)))
 
 
-@router.post("/{approval_id}/reject", summary="Reject", responses=READS, response_model=answers.Approval)
+@router.post("/{approval_id}/reject", summary="Reject", responses=READS, response_model=model_of(answers.Approval))
 async def reject(
     call: ACall,
     approval_id: ApprovalIdPath,

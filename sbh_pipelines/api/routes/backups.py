@@ -12,7 +12,7 @@ from sbh_pipelines.api.runs import jobs
 from sbh_pipelines.api.runs.launches import Launch
 from sbh_pipelines.api.schema import answers, documents, pages
 from sbh_pipelines.api.schema.bodies import BACKUP_PATTERN, CreateBody, DiffBody, PinBody, RestoreBody, ValidateBody
-from sbh_pipelines.api.schema.described import LAUNCHES, READS, answered
+from sbh_pipelines.api.schema.responses import LAUNCHES, READS, answered, model_of
 from sbh_pipelines.errors import NotConfirmed
 from sbh_pipelines.model import parse_timestamp
 
@@ -35,7 +35,7 @@ After = Annotated[pages.Moment | None, Query(description="Only those made at thi
     summary="Make a backup",
     status_code=202,
     responses=LAUNCHES,
-    response_model=answers.Accepted,
+    response_model=model_of(answers.Accepted),
 )
 async def create(call: ALaunchingCall, body: Annotated[CreateBody, Body()] = CreateBody()) -> Response:  # noqa: B008
     """Launches a run that backs up the tenant: rows, files and configuration at one recovery point.
@@ -46,7 +46,7 @@ async def create(call: ALaunchingCall, body: Annotated[CreateBody, Body()] = Cre
     return await call.launch("backup.create", lambda: jobs.create(tenant, body.type, body.description))
 
 
-@router.get("", summary="List backups", responses=READS, response_model=answers.BackupPage)
+@router.get("", summary="List backups", responses=READS, response_model=model_of(answers.BackupPage))
 async def list_backups(
     call: ACall,
     limit: pages.Limit = 50,
@@ -86,7 +86,9 @@ def _within(manifest: dict[str, Any], after: datetime | None, before: datetime |
     return (after is None or made >= after) and (before is None or made < before)
 
 
-@router.get("/{backup_id}", summary="Show a backup", responses=answered(READS, 304), response_model=answers.Manifest)
+@router.get(
+    "/{backup_id}", summary="Show a backup", responses=answered(READS, 304), response_model=model_of(answers.Manifest)
+)
 async def get_backup(
     call: ACall,
     backup_id: BackupIdPath,
@@ -105,7 +107,9 @@ async def get_backup(
     return JSONResponse(manifest, headers=headers)
 
 
-@router.get("/{backup_id}/status", summary="Status of a backup", responses=READS, response_model=answers.BackupStatus)
+@router.get(
+    "/{backup_id}/status", summary="Status of a backup", responses=READS, response_model=model_of(answers.BackupStatus)
+)
 async def get_status(
     call: ACall,
     backup_id: Annotated[str, Path(pattern=r"^backup_\d{8}_\d{4}(_\d{2,4})?$", examples=["backup_20240115_1200"])],
@@ -121,7 +125,7 @@ async def get_status(
     summary="Restore a backup",
     status_code=202,
     responses=answered(LAUNCHES, 200, answers.Plan, "Only planned: `validate_only` was true."),
-    response_model=answers.Accepted,
+    response_model=model_of(answers.Accepted),
 )
 async def restore(
     call: ALaunchingCall,
@@ -152,7 +156,9 @@ async def restore(
     return await call.launch("backup.restore", wanted)
 
 
-@router.post("/{backup_id}/diff", summary="Compare with the live tenant", responses=READS, response_model=answers.Plan)
+@router.post(
+    "/{backup_id}/diff", summary="Compare with the live tenant", responses=READS, response_model=model_of(answers.Plan)
+)
 async def diff(
     call: ACall,
     backup_id: BackupIdPath,
@@ -163,7 +169,10 @@ async def diff(
 
 
 @router.get(
-    "/{backup_id}/diff", summary="Compare with the live tenant, whole", responses=READS, response_model=answers.Plan
+    "/{backup_id}/diff",
+    summary="Compare with the live tenant, whole",
+    responses=READS,
+    response_model=model_of(answers.Plan),
 )
 async def whole_diff(call: ACall, backup_id: BackupIdPath) -> Response:
     """What a restore of the whole tenant would change."""
@@ -179,7 +188,7 @@ async def _plan(call: Call, tenant: str, backup_id: str, request: Any) -> Respon
     "/{backup_id}/validate",
     summary="Validate a backup",
     responses=answered(LAUNCHES, 200, answers.Validation, "What was found; damage is an answer, not an error."),
-    response_model=answers.Validation,
+    response_model=model_of(answers.Validation),
 )
 async def validate(
     call: ALaunchingCall,
@@ -199,7 +208,9 @@ async def validate(
     return JSONResponse(documents.validation(found, call.user))
 
 
-@router.get("/{backup_id}/holds", summary="What keeps a backup", responses=READS, response_model=answers.Holds)
+@router.get(
+    "/{backup_id}/holds", summary="What keeps a backup", responses=READS, response_model=model_of(answers.Holds)
+)
 async def holds(call: ACall, backup_id: BackupIdPath) -> Response:
     """Pins and legal holds that protect it, also those of all backups of the tenant."""
     tenant = call.tenant()
@@ -212,7 +223,7 @@ async def holds(call: ACall, backup_id: BackupIdPath) -> Response:
     return JSONResponse({"holds": [_hold(hold, call) for hold in found]})
 
 
-@router.post("/{backup_id}/pin", summary="Pin a backup", responses=READS, response_model=answers.Hold)
+@router.post("/{backup_id}/pin", summary="Pin a backup", responses=READS, response_model=model_of(answers.Hold))
 async def pin(
     call: ACall,
     backup_id: BackupIdPath,
@@ -229,7 +240,7 @@ async def pin(
     return JSONResponse(_hold(await call.read(work), call))
 
 
-@router.delete("/{backup_id}/pin", summary="Unpin a backup", responses=READS, response_model=answers.Hold)
+@router.delete("/{backup_id}/pin", summary="Unpin a backup", responses=READS, response_model=model_of(answers.Hold))
 async def unpin(call: ACall, backup_id: BackupIdPath) -> Response:
     """The pin that was taken away."""
     tenant = call.tenant()

@@ -1,6 +1,7 @@
 """Operations: watching long work, and stopping it."""
 
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Annotated
 
 from fastapi import APIRouter, Path
 from starlette.responses import JSONResponse, Response
@@ -8,9 +9,10 @@ from starlette.responses import JSONResponse, Response
 from sbh_pipelines.api.app.calls import ACall, Call
 from sbh_pipelines.api.runs import operations as ops
 from sbh_pipelines.api.runs.dagster import Run
-from sbh_pipelines.api.schema import answers, documents, pages
-from sbh_pipelines.api.schema.described import READS, answered
+from sbh_pipelines.api.schema import answers, pages
 from sbh_pipelines.api.schema.problems import Refusal
+from sbh_pipelines.api.schema.responses import READS, answered, model_of
+from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import OrchestratorError, OrchestratorUnavailable, RequestError, SbhError
 from sbh_pipelines.model import parse_timestamp
 
@@ -25,39 +27,44 @@ OperationId = Annotated[
 ]
 
 
-@router.get("/api/operations", summary="List operations", responses=READS, response_model=answers.OperationPage)
+@router.get(
+    "/api/operations", summary="List operations", responses=READS, response_model=model_of(answers.OperationPage)
+)
 async def list_operations(call: ACall, limit: pages.Limit = 50, cursor: pages.Cursor = None) -> Response:
     """Those that this API launched for the tenant, or for all where a platform user names none; the newest first."""
     tags = _tags(call)
 
-    def work() -> dict[str, Any]:
+    def work() -> answers.OperationPage:
         _permit(call, "backup.status")
         after = pages.decode(cursor, 1)[0] if cursor is not None else None
         runs = call.api.dagster.runs(tags, cursor=after, limit=limit + 1)
         shown = [ops.brief(run, call.user, call.api.settings.dagster_public_url) for run in runs[:limit]]
         following = pages.encode((runs[limit - 1].id,)) if len(runs) > limit else None
-        return {"operations": shown, "next_cursor": following}
+        return answers.OperationPage(shown, following)
 
-    return JSONResponse(await call.read(work))
+    return JSONResponse(as_document(await call.read(work)))
 
 
 @router.get(
-    "/api/operations/{operation_id}", summary="Watch an operation", responses=READS, response_model=answers.Operation
+    "/api/operations/{operation_id}",
+    summary="Watch an operation",
+    responses=READS,
+    response_model=model_of(answers.Operation),
 )
 @router.get("/api/operation/{operation_id}", include_in_schema=False)
 async def get_operation(call: ACall, operation_id: OperationId) -> Response:
     """Status, progress in percent, then the result or the error with its code."""
     tags = _tags(call)
 
-    def work() -> dict[str, Any]:
+    def work() -> answers.Operation:
         _permit(call, "backup.status")
         run = _found(call, operation_id, tags)
-        document = ops.full(run, call.api.dagster.events(run.id), call.user, call.api.settings.dagster_public_url)
-        if run.under_way and document["kind"] in (ops.RESTORE, ops.UNDO) and document["status"] != "queued":
-            document = _with_restore(call, run, document)
-        return document
+        known = ops.full(run, call.api.dagster.events(run.id), call.user, call.api.settings.dagster_public_url)
+        if run.under_way and known.kind in (ops.RESTORE, ops.UNDO) and known.status != "queued":
+            known = _with_restore(call, run, known)
+        return known
 
-    return JSONResponse(await call.read(work))
+    return JSONResponse(as_document(await call.read(work)))
 
 
 @router.post(
@@ -65,14 +72,14 @@ async def get_operation(call: ACall, operation_id: OperationId) -> Response:
     summary="Cancel an operation",
     status_code=202,
     responses=answered(READS, 202, answers.Accepted, "Its end was asked for; it ends when it has cleaned up."),
-    response_model=answers.Accepted,
+    response_model=model_of(answers.Accepted),
 )
 @router.post("/api/operations/{operation_id}/cancel", include_in_schema=False)
 async def cancel(call: ACall, operation_id: OperationId) -> Response:
     """A backup is abandoned; a restore is rolled back where it had not committed. One that has ended stays as it is: 409."""
     tags = _tags(call)
 
-    def work() -> dict[str, Any]:
+    def work() -> answers.Accepted:
         _permit(call, "run.cancel")
         run = _found(call, operation_id, tags)
         _refuse_ended(run)
@@ -84,10 +91,10 @@ async def cancel(call: ACall, operation_id: OperationId) -> Response:
             except OrchestratorError as error:  # it may have ended, or its process begun, just now
                 _refuse_ended(_found(call, operation_id, tags))
                 raise _not_now(error) from None
-        status = "canceled" if run.status in ("QUEUED", "NOT_STARTED") else "canceling"
-        return {**ops.accepted(run.id, run.tags.get(ops.CALL_TAG, ""), run.tags[ops.TENANT_TAG]), "status": status}
+        status: answers.Status = "canceled" if run.status in ("QUEUED", "NOT_STARTED") else "canceling"
+        return ops.accepted(run.id, run.tags.get(ops.CALL_TAG, ""), run.tags[ops.TENANT_TAG], status)
 
-    return JSONResponse(await call.expensive(work), 202, {"Location": f"/api/operations/{operation_id}"})
+    return JSONResponse(as_document(await call.expensive(work)), 202, {"Location": f"/api/operations/{operation_id}"})
 
 
 def _refuse_ended(run: Run) -> None:
@@ -126,23 +133,21 @@ def _found(call: Call, operation_id: str, tags: dict[str, str]) -> Run:
     return runs[0]
 
 
-def _with_restore(call: Call, run: Run, document: dict[str, Any]) -> dict[str, Any]:
+def _with_restore(call: Call, run: Run, known: answers.Operation) -> answers.Operation:
     """How far the restore is, from its own record: one tenant has one at a time, and it began after the run."""
     try:
-        records = call.service.list_restores(document["tenant_id"], call.user)
+        records = call.service.list_restores(known.tenant_id, call.user)
     except SbhError:
-        return document  # the record is only about progress; the operation is known without it
+        return known  # the record is only about progress; the operation is known without it
     for record in records[:1]:
         started = record.get("started_at")
         begun = parse_timestamp(started).timestamp() if isinstance(started, str) else 0.0
         if record.get("status") == "running" and begun >= int(run.started or run.created):
-            shown = documents.restore(record, call.user)
-            links = {**document["links"], "restore": f"/api/restore/{record['restore_id']}"}
-            return {
-                **document,
-                "restore_id": record["restore_id"],
-                "progress": int(shown.get("progress", 0)),
-                "step": shown.get("step", document["step"]),
-                "links": links,
-            }
-    return document
+            return replace(
+                known,
+                restore_id=record["restore_id"],
+                progress=int(record.get("progress", 0)),
+                step=record.get("step", known.step),
+                links={**known.links, "restore": f"/api/restore/{record['restore_id']}"},
+            )
+    return known

@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 from sbh_pipelines.api.app.calls import ACall, Call
 from sbh_pipelines.api.app.gate import USER
 from sbh_pipelines.api.schema import answers, documents, pages
-from sbh_pipelines.api.schema.described import READS, answered
+from sbh_pipelines.api.schema.responses import READS, answered, model_of
 from sbh_pipelines.backup.drill.recovery_report import data_type
 from sbh_pipelines.model import Tenant
 from sbh_pipelines.security.policy import ALL_TENANTS
@@ -20,7 +20,11 @@ _AUDIT_UNTIL = Query(description="Only events before this time, ISO 8601 with a 
 
 
 @router.get(
-    "/api/tenants", summary="List tenants", tags=["Tenants"], responses=READS, response_model=answers.TenantPage
+    "/api/tenants",
+    summary="List tenants",
+    tags=["Tenants"],
+    responses=READS,
+    response_model=model_of(answers.TenantPage),
 )
 async def list_tenants(call: ACall, limit: pages.Limit = 50, cursor: pages.Cursor = None) -> Response:
     """Those that the caller may see, by slug, each with its newest recovery point and whether that is recent enough."""
@@ -74,7 +78,7 @@ def _tenant(call: Call, tenant: Tenant, point: Any) -> dict[str, Any]:
     summary="What retention would forget",
     tags=["Backups"],
     responses=READS,
-    response_model=answers.RetentionPreview,
+    response_model=model_of(answers.RetentionPreview),
 )
 async def preview_retention(call: ACall) -> Response:
     """Every backup with its verdict and the rules behind it. Nothing is forgotten."""
@@ -84,7 +88,11 @@ async def preview_retention(call: ACall) -> Response:
 
 
 @router.get(
-    "/api/health/live", summary="Liveness", tags=["Health"], response_model=answers.Live, openapi_extra={"security": []}
+    "/api/health/live",
+    summary="Liveness",
+    tags=["Health"],
+    response_model=model_of(answers.Live),
+    openapi_extra={"security": []},
 )
 async def live() -> Response:
     """That the server answers, and nothing else. Needs no token."""
@@ -96,7 +104,7 @@ async def live() -> Response:
     summary="Health of the backups",
     tags=["Health"],
     responses=READS,
-    response_model=answers.Health,
+    response_model=model_of(answers.Health),
 )
 async def health(call: ACall) -> Response:
     """Of the tenant; for a platform user who names none, of all. What is wrong is in `issues`."""
@@ -105,7 +113,9 @@ async def health(call: ACall) -> Response:
     return JSONResponse(_shown(found, call))
 
 
-@router.get("/api/metrics", summary="Backup metrics", tags=["Health"], responses=READS, response_model=answers.Answer)
+@router.get(
+    "/api/metrics", summary="Backup metrics", tags=["Health"], responses=READS, response_model=model_of(answers.Metrics)
+)
 async def metrics(call: ACall) -> Response:
     """The specification's figures, of the tenant; for a platform user who names none, of all."""
     tenant = call.tenant_or_all()
@@ -137,7 +147,9 @@ async def prometheus(request: Request) -> Response:
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-@router.get("/api/audit", summary="The audit trail", tags=["Audit"], responses=READS, response_model=answers.AuditPage)
+@router.get(
+    "/api/audit", summary="The audit trail", tags=["Audit"], responses=READS, response_model=model_of(answers.AuditPage)
+)
 async def audit(
     call: ACall,
     limit: pages.Limit = 50,

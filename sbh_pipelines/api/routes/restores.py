@@ -11,7 +11,7 @@ from sbh_pipelines.api.runs import jobs
 from sbh_pipelines.api.runs.launches import Launch
 from sbh_pipelines.api.schema import answers, documents, pages
 from sbh_pipelines.api.schema.bodies import RESTORE_PATTERN, UndoBody
-from sbh_pipelines.api.schema.described import LAUNCHES, READS, answered
+from sbh_pipelines.api.schema.responses import LAUNCHES, READS, answered, model_of
 from sbh_pipelines.errors import NotConfirmed
 
 router = APIRouter(prefix="/api/restore", tags=["Restores"])
@@ -19,7 +19,7 @@ router = APIRouter(prefix="/api/restore", tags=["Restores"])
 RestoreIdPath = Annotated[str, Path(pattern=RESTORE_PATTERN, examples=["restore_20240115_120000_0a1b2c"])]
 
 
-@router.get("", summary="List restores", responses=READS, response_model=answers.RestorePage)
+@router.get("", summary="List restores", responses=READS, response_model=model_of(answers.RestorePage))
 async def list_restores(call: ACall, limit: pages.Limit = 50, cursor: pages.Cursor = None) -> Response:
     """Every restore of the tenant that is on record, the newest first."""
     tenant = call.tenant()
@@ -28,7 +28,7 @@ async def list_restores(call: ACall, limit: pages.Limit = 50, cursor: pages.Curs
     return JSONResponse({"restores": [documents.restore(r, call.user) for r in shown], "next_cursor": following})
 
 
-@router.get("/{restore_id}", summary="Status of a restore", responses=READS, response_model=answers.Restore)
+@router.get("/{restore_id}", summary="Status of a restore", responses=READS, response_model=model_of(answers.Restore))
 async def get_restore(call: ACall, restore_id: RestoreIdPath) -> Response:
     """Status, progress in percent, and the result or the error."""
     tenant = call.tenant()
@@ -41,7 +41,7 @@ async def get_restore(call: ACall, restore_id: RestoreIdPath) -> Response:
     summary="Undo a restore",
     status_code=202,
     responses=answered(LAUNCHES, 200, answers.Plan, "Only planned: `validate_only` was true."),
-    response_model=answers.Accepted,
+    response_model=model_of(answers.Accepted),
 )
 async def undo(
     call: ALaunchingCall,

@@ -5,11 +5,13 @@ has it. Which tenant a run is for, and who asked for it, is in its tags.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
 from sbh_pipelines.api.runs.dagster import Event, Run
-from sbh_pipelines.api.schema.problems import error_fields, sees_internals
+from sbh_pipelines.api.schema.answers import Accepted, Operation, OperationLine, Status
+from sbh_pipelines.api.schema.problems import error_answer, sees_internals
 from sbh_pipelines.errors import OrchestratorError, SbhError, error_from_dict
 from sbh_pipelines.model import timestamp
 from sbh_pipelines.security.policy import UserContext
@@ -29,7 +31,7 @@ CREATE, RESTORE, UNDO, VALIDATE, SCHEMA = (
 WRITERS = frozenset({CREATE, RESTORE, UNDO})
 """Calls whose runs take the tenant's lease."""
 
-_STATUS = {
+_STATUS: Mapping[str, Status] = {
     "NOT_STARTED": "queued",
     "QUEUED": "queued",
     "MANAGED": "queued",
@@ -57,69 +59,67 @@ _SHOWN[UNDO] = _SHOWN[RESTORE]
 _RESULTS = ("MaterializationEvent", "ObservationEvent", "ExecutionStepOutputEvent")
 
 
-def status_of(run: Run) -> str:
+def status_of(run: Run) -> Status:
     return _STATUS.get(run.status, "running")
 
 
-def accepted(operation_id: str, call: str, tenant_id: str) -> dict[str, Any]:
+def accepted(operation_id: str, call: str, tenant_id: str, status: Status = "queued") -> Accepted:
     """The body of a 202."""
-    return {
-        "operation_id": operation_id,
-        "kind": call,
-        "tenant_id": tenant_id,
-        "status": "queued",
-        "links": _links(operation_id, under_way=True),
-    }
+    return Accepted(
+        operation_id=operation_id,
+        kind=call,
+        tenant_id=tenant_id,
+        status=status,
+        links=_links(operation_id, under_way=True),
+    )
 
 
-def brief(run: Run, user: UserContext, dagster_url: str | None) -> dict[str, Any]:
+def brief(run: Run, user: UserContext, dagster_url: str | None) -> OperationLine:
     """What the run's own fields and tags say."""
-    shown = dagster_url if sees_internals(user) else None
-    return {
-        "operation_id": run.id,
-        "kind": run.tags.get(CALL_TAG, ""),
-        "tenant_id": run.tags.get(TENANT_TAG, ""),
-        "status": status_of(run),
-        "requested_by": run.tags.get(USER_TAG, ""),
-        "created_at": _time(run.created),
-        "started_at": _time(run.started),
-        "finished_at": _time(run.ended),
-        "backup_id": run.tags.get(BACKUP_TAG),
-        "restore_id": run.tags.get(RESTORE_TAG),
-        **({"dagster_url": f"{shown}/runs/{run.id}"} if shown else {}),
-        "links": _links(run.id, under_way=run.under_way),
-    }
+    return OperationLine(
+        operation_id=run.id,
+        kind=run.tags.get(CALL_TAG, ""),
+        tenant_id=run.tags.get(TENANT_TAG, ""),
+        status=status_of(run),
+        requested_by=run.tags.get(USER_TAG, ""),
+        created_at=_time(run.created),
+        started_at=_time(run.started),
+        finished_at=_time(run.ended),
+        backup_id=run.tags.get(BACKUP_TAG),
+        restore_id=run.tags.get(RESTORE_TAG),
+        dagster_url=f"{dagster_url}/runs/{run.id}" if dagster_url and sees_internals(user) else None,
+        links=_links(run.id, under_way=run.under_way),
+    )
 
 
-def full(run: Run, events: Sequence[Event], user: UserContext, dagster_url: str | None) -> dict[str, Any]:
+def full(run: Run, events: Sequence[Event], user: UserContext, dagster_url: str | None) -> Operation:
     """With progress, result and error, from the run's events."""
-    document = brief(run, user, dagster_url)
-    call = document["kind"]
-    result = _result(call, events)
-    backup_id = result.get("unchanged_since") or result.get("backup_id") or document["backup_id"]
+    line = brief(run, user, dagster_url)
+    result = _result(line.kind, events)
+    backup_id = result.get("unchanged_since") or result.get("backup_id") or line.backup_id
+    restore_id = result.get("restore_id") or line.restore_id
     failure = next((event for event in events if event.kind == "ExecutionStepFailureEvent"), None)
     error = None
     if run.status == "FAILURE":
-        error = error_fields(_error(failure, document["tenant_id"]), user)
+        error = error_answer(_error(failure, line.tenant_id), user)
     elif run.status == "CANCELED":
-        error = error_fields(OrchestratorError("The run was canceled", remedy="ask for it again"), user)
-    if call == VALIDATE and "valid" not in result and failure is not None and run.status == "FAILURE":
+        error = error_answer(OrchestratorError("The run was canceled", remedy="ask for it again"), user)
+    if line.kind == VALIDATE and "valid" not in result and failure is not None and run.status == "FAILURE":
         result = {**result, "valid": False}
-    links = dict(document["links"])
+    links = dict(line.links)
     if backup_id and backup_id != "latest" and run.status == "SUCCESS":
         links["backup"] = f"/api/backup/{backup_id}"
-    if restore_id := result.get("restore_id") or document["restore_id"]:
+    if restore_id:
         links["restore"] = f"/api/restore/{restore_id}"
-    return {
-        **document,
-        "backup_id": backup_id,
-        "restore_id": result.get("restore_id") or document["restore_id"],
-        "progress": _progress(call, run, events),
-        "step": next((e.step for e in reversed(events) if e.kind == "ExecutionStepStartEvent"), None),
-        "result": result or None,
-        "error": error,
-        "links": links,
-    }
+    known = {field.name: getattr(line, field.name) for field in fields(line)}
+    known |= {"backup_id": backup_id, "restore_id": restore_id, "links": links}
+    return Operation(
+        **known,
+        progress=_progress(line.kind, run, events),
+        step=next((e.step for e in reversed(events) if e.kind == "ExecutionStepStartEvent"), None),
+        result=result or None,
+        error=error,
+    )
 
 
 def _result(call: str, events: Sequence[Event]) -> dict[str, Any]:

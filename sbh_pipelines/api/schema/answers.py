@@ -1,10 +1,12 @@
-"""What answers look like, for the OpenAPI document. They are made elsewhere; tests hold them against this."""
+"""Answers that exist on the wire only, and an example of each: what the service returns describes itself."""
 
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from sbh_pipelines.document import optional
 
-_BACKUP: dict[str, Any] = {
+_BACKUP = {
     "id": "backup_20240115_1200",
     "tenant_id": "tenant-1",
     "type": "full",
@@ -16,7 +18,7 @@ _BACKUP: dict[str, Any] = {
     "checksum": "sha256:5f0c…",
     "size": 1100000,
 }
-_OPERATION: dict[str, Any] = {
+_OPERATION = {
     "operation_id": "0f1c8a52-5f0e-4f1c-9a4e-0d6a3b7c1e11",
     "kind": "backup.create",
     "tenant_id": "tenant-1",
@@ -29,45 +31,38 @@ _OPERATION: dict[str, Any] = {
 Status = Literal["queued", "running", "canceling", "canceled", "completed", "failed"]
 
 
-class Answer(BaseModel):
-    """May have more keys than are named here."""
+@dataclass(frozen=True, slots=True)
+class ErrorAnswer:
+    """An error, as far as the caller may see it.
 
-    model_config = ConfigDict(extra="allow")
+    Attributes:
+        code: Stable code of the error tree, such as SBH-203.
+        what: What failed.
+        on: On what it failed.
+        why: Why, where that is known.
+        remedy: What to do next.
+        transient: Whether the same call may succeed later.
+    """
 
-
-class ErrorAnswer(Answer):
-    code: str = Field(description="Stable code of the error tree.", examples=["SBH-203"])
+    code: str
     what: str
     on: str
     why: str
     remedy: str
-    transient: bool = Field(description="Whether the same call may succeed later.")
+    transient: bool
 
 
+@dataclass(frozen=True, slots=True)
 class Problem(ErrorAnswer):
-    """RFC 9457, with the fields of the error tree."""
+    """RFC 9457, with the fields of the error tree.
 
-    model_config = ConfigDict(
-        extra="allow",
-        json_schema_extra={
-            "examples": [
-                {
-                    "type": "urn:sbh-pipelines:error:SBH-203",
-                    "title": "No such backup",
-                    "status": 404,
-                    "detail": "No such backup (backup_20240115_1200 of tenant-1)",
-                    "instance": "/api/backup/backup_20240115_1200",
-                    "code": "SBH-203",
-                    "what": "No such backup",
-                    "on": "backup_20240115_1200 of tenant-1",
-                    "why": "",
-                    "remedy": "see `sbh backup list tenant-1`",
-                    "transient": False,
-                    "request_id": "3f9d5c2e8b7a416d0c5e9f12",
-                }
-            ]
-        },
-    )
+    Attributes:
+        type: URN of the error's code.
+        title: What failed.
+        status: The answer's HTTP status.
+        detail: What failed, on what and why, in one line.
+        request_id: Under which the operators find the rest in the log.
+    """
 
     type: str
     title: str
@@ -76,7 +71,10 @@ class Problem(ErrorAnswer):
     request_id: str
 
 
-class Backup(Answer):
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """One line of the list of backups."""
+
     id: str
     tenant_id: str
     status: Literal["completed", "running", "failed"]
@@ -89,53 +87,31 @@ class Backup(Answer):
     size: int | None
 
 
+@dataclass(frozen=True, slots=True)
 class DamagedBackup(ErrorAnswer):
+    """A backup whose manifest cannot be read."""
+
     backup_id: str | None
 
 
-class BackupPage(Answer):
-    """`damaged` are backups whose manifest cannot be read, on every page."""
+@dataclass(frozen=True, slots=True)
+class BackupPage:
+    """A page of a tenant's backups, the newest first.
 
-    model_config = ConfigDict(
-        extra="allow",
-        json_schema_extra={"examples": [{"backups": [_BACKUP], "damaged": [], "next_cursor": None}]},
-    )
+    Attributes:
+        backups: At most `limit` of them.
+        damaged: Backups whose manifest cannot be read; on every page.
+        next_cursor: Where the next page begins; null on the last one.
+    """
 
-    backups: list[Backup]
-    damaged: list[DamagedBackup]
+    backups: Sequence[Backup]
+    damaged: Sequence[DamagedBackup]
     next_cursor: str | None
 
 
-class Manifest(Answer):
+@dataclass(frozen=True, slots=True)
+class Manifest:
     """The signed manifest, whole."""
-
-    model_config = ConfigDict(
-        extra="allow",
-        json_schema_extra={
-            "examples": [
-                {
-                    **{k: v for k, v in _BACKUP.items() if k != "status"},
-                    "components": {
-                        "database": {
-                            "type": "rows",
-                            "key": "files/tenant-1/backups/database/backup_20240115_1200.json",
-                            "size": 1048576,
-                            "checksum": "sha256:abc1…",
-                            "tables": ["users", "projects"],
-                        },
-                        "files": {
-                            "type": "file_list",
-                            "key": "files/tenant-1/backups/files/backup_20240115_1200.json",
-                            "size": 51200,
-                            "checksum": "sha256:def4…",
-                            "file_count": 150,
-                            "total_size": 104857600,
-                        },
-                    },
-                }
-            ]
-        },
-    )
 
     id: str
     tenant_id: str
@@ -143,92 +119,130 @@ class Manifest(Answer):
     region: str
     created_by: str
     created_at: str
-    components: dict[str, Any]
+    components: Mapping[str, object]
     checksum: str
     size: int
 
 
-class Accepted(Answer):
-    """Long work was asked for; `Location` is where it can be watched."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """Long work was asked for; `Location` is where it can be watched.
 
-    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [_OPERATION]})
+    Attributes:
+        operation_id: Id of the operation, which is that of Dagster's run.
+        kind: What was asked for, such as backup.create.
+        tenant_id: Whose backups it works on.
+        status: How far it is.
+        links: Paths of this API: the operation itself, its cancellation, and what came of it.
+    """
 
     operation_id: str
     kind: str
     tenant_id: str
     status: Status
-    links: dict[str, str]
+    links: Mapping[str, str]
 
 
-class Operation(Accepted):
-    model_config = ConfigDict(
-        extra="allow",
-        json_schema_extra={
-            "examples": [
-                {
-                    **_OPERATION,
-                    "status": "completed",
-                    "requested_by": "admin-user",
-                    "created_at": "2024-01-15T12:00:00Z",
-                    "started_at": "2024-01-15T12:00:02Z",
-                    "finished_at": "2024-01-15T12:00:09Z",
-                    "backup_id": "backup_20240115_1200",
-                    "restore_id": None,
-                    "progress": 100,
-                    "step": "apply_retention",
-                    "result": {"backup_id": "backup_20240115_1200", "rows": 1200, "stored_bytes": 48210},
-                    "error": None,
-                }
-            ]
-        },
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationLine:
+    """One line of the list of operations.
 
+    Attributes:
+        operation_id: Id of the operation, which is that of Dagster's run.
+        kind: What was asked for, such as backup.create.
+        tenant_id: Whose backups it works on.
+        status: How far it is.
+        requested_by: The user who asked for it.
+        created_at: Time at which it was queued, UTC.
+        started_at: Time at which its run began, UTC; null before.
+        finished_at: Time at which it ended, UTC; null before.
+        backup_id: The backup that it makes or works on, where that is known.
+        restore_id: The restore that it makes, where that is known.
+        dagster_url: Dagster's page of the run, for users of the platform.
+        links: Paths of this API: the operation itself, its cancellation, and what came of it.
+    """
+
+    operation_id: str
+    kind: str
+    tenant_id: str
+    status: Status
     requested_by: str
     created_at: str | None
     started_at: str | None
     finished_at: str | None
     backup_id: str | None
     restore_id: str | None
-    progress: int = Field(default=0, ge=0, le=100, description="Percent.")
-    step: str | None = None
-    result: dict[str, Any] | None = None
-    error: ErrorAnswer | None = None
+    dagster_url: str | None = optional()
+    links: Mapping[str, str]
 
 
-class OperationPage(Answer):
-    operations: list[Operation]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation(OperationLine):
+    """Long work: how far it is, then what came of it.
+
+    Attributes:
+        progress: Percent.
+        step: The step at work, or the last one.
+        result: Figures of what was done; null where nothing was yet.
+        error: Why it failed or was canceled.
+    """
+
+    progress: int
+    step: str | None
+    result: Mapping[str, object] | None
+    error: ErrorAnswer | None
+
+
+@dataclass(frozen=True, slots=True)
+class OperationPage:
+    """A page of operations, the newest first.
+
+    Attributes:
+        operations: At most `limit` of them.
+        next_cursor: Where the next page begins; null on the last one.
+    """
+
+    operations: Sequence[OperationLine]
     next_cursor: str | None
 
 
-class Plan(Answer):
+@dataclass(frozen=True, slots=True)
+class Plan:
     """What a restore would do. With `problems` it would refuse."""
 
     tenant_id: str
     backup_id: str
     mode: str
-    scope: dict[str, Any]
-    tables: list[dict[str, Any]]
-    files: dict[str, Any]
-    problems: list[ErrorAnswer]
-    estimate: dict[str, Any]
+    scope: Mapping[str, object]
+    tables: Sequence[Mapping[str, object]]
+    files: Mapping[str, object]
+    problems: Sequence[ErrorAnswer]
+    estimate: Mapping[str, object]
     nothing_to_do: bool
 
 
-class Validation(Answer):
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What validating a backup found; damage is an answer, not an error."""
+
     tenant_id: str
     backup_id: str
     valid: bool
     deep: bool
-    issues: list[dict[str, Any]]
+    issues: Sequence[Mapping[str, object]]
 
 
-class BackupStatus(Answer):
+@dataclass(frozen=True, slots=True)
+class BackupStatus:
+    """How far a backup is."""
+
     backup_id: str
     tenant_id: str
     status: Literal["running", "completed", "failed"]
 
 
-class Restore(Answer):
+@dataclass(frozen=True, slots=True)
+class Restore:
     """The record of one restore; `progress` is percent."""
 
     restore_id: str
@@ -236,13 +250,29 @@ class Restore(Answer):
     status: str
 
 
-class RestorePage(Answer):
-    restores: list[Restore]
+@dataclass(frozen=True, slots=True)
+class RestorePage:
+    """A page of a tenant's restores, the newest first."""
+
+    restores: Sequence[Restore]
     next_cursor: str | None
 
 
-class Tenant(Answer):
-    """`rpo` is ok, missed, or none where the tenant has no objective; `age_s` is how old the newest recovery point is."""
+@dataclass(frozen=True, slots=True)
+class TenantLine:
+    """A tenant, and up to when it is safe.
+
+    Attributes:
+        id: Its slug.
+        region: Where its data and backups are.
+        tier: Its tier, which may name its objectives and schedules.
+        backup_id: The backup that describes its newest recovery point; null where it has none.
+        recovery_point: The newest time to which it can be restored, UTC.
+        recorded_as: `backup`, or `unchanged` where a run found the tenant equal to that backup.
+        age_s: Age of the recovery point, s.
+        rpo_objective_s: The age that the settings allow, s; null where the tenant has no objective.
+        rpo: Whether the objective is met; `none` where there is none.
+    """
 
     id: str
     region: str
@@ -255,37 +285,61 @@ class Tenant(Answer):
     rpo: Literal["ok", "missed", "none"]
 
 
-class TenantPage(Answer):
-    tenants: list[Tenant]
-    issues: list[ErrorAnswer]
+@dataclass(frozen=True, slots=True)
+class TenantPage:
+    """A page of tenants, by slug.
+
+    Attributes:
+        tenants: At most `limit` of them.
+        issues: What could not be read, so that a recovery point may be older than it need be.
+        next_cursor: Where the next page begins; null on the last one.
+    """
+
+    tenants: Sequence[TenantLine]
+    issues: Sequence[ErrorAnswer]
     next_cursor: str | None
 
 
-class RetentionPreview(Answer):
+@dataclass(frozen=True, slots=True)
+class RetentionPreview:
     """What the policy would forget now, and why each other backup stays."""
 
     tenant_id: str
     dry_run: bool
-    backups: list[dict[str, Any]]
-    forgotten: list[str]
+    backups: Sequence[Mapping[str, object]]
+    forgotten: Sequence[str]
 
 
-class Hold(Answer):
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What keeps a backup."""
+
     id: str
     kind: str
     backup_id: str | None
     reason: str
 
 
-class Holds(Answer):
-    holds: list[Hold]
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """All that keeps a backup."""
+
+    holds: Sequence[Hold]
 
 
-class Live(Answer):
+@dataclass(frozen=True, slots=True)
+class Live:
+    """The server answers.
+
+    Attributes:
+        status: Always ok.
+    """
+
     status: Literal["ok"]
 
 
-class Health(Answer):
+@dataclass(frozen=True, slots=True)
+class Health:
     """The keys of the specification."""
 
     backup_service: str
@@ -295,18 +349,104 @@ class Health(Answer):
     retention_policy_enforced: bool | None
 
 
-class AuditPage(Answer):
-    events: list[dict[str, Any]]
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """The specification's figures."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditPage:
+    """A page of an audit trail, the newest event first.
+
+    Attributes:
+        tenant_id: Whose trail it is; `*` is the platform.
+        region: In which region.
+        events: At most `limit` of them.
+        errors: Parts of the trail that cannot be believed.
+        next_cursor: Where the next page begins; null on the last one.
+    """
+
+    tenant_id: str
+    region: str
+    events: Sequence[Mapping[str, object]]
+    errors: Sequence[ErrorAnswer]
     next_cursor: str | None
 
 
-class Approval(Answer):
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """A restore that waits for a second person, or was decided on."""
+
     approval_id: str
     tenant_id: str
     status: str
 
 
-class ApprovalPage(Answer):
-    approvals: list[Approval]
-    errors: list[ErrorAnswer]
+@dataclass(frozen=True, slots=True)
+class ApprovalPage:
+    """A page of approvals, the newest first."""
+
+    approvals: Sequence[Approval]
+    errors: Sequence[ErrorAnswer]
     next_cursor: str | None
+
+
+EXAMPLES: Mapping[type, Sequence[Mapping[str, object]]] = {
+    Problem: [
+        {
+            "type": "urn:sbh-pipelines:error:SBH-203",
+            "title": "No such backup",
+            "status": 404,
+            "detail": "No such backup (backup_20240115_1200 of tenant-1)",
+            "instance": "/api/backup/backup_20240115_1200",
+            "code": "SBH-203",
+            "what": "No such backup",
+            "on": "backup_20240115_1200 of tenant-1",
+            "why": "",
+            "remedy": "see `sbh backup list tenant-1`",
+            "transient": False,
+            "request_id": "3f9d5c2e8b7a416d0c5e9f12",
+        }
+    ],
+    BackupPage: [{"backups": [_BACKUP], "damaged": [], "next_cursor": None}],
+    Manifest: [
+        {
+            **{k: v for k, v in _BACKUP.items() if k != "status"},
+            "components": {
+                "database": {
+                    "type": "rows",
+                    "key": "files/tenant-1/backups/database/backup_20240115_1200.json",
+                    "size": 1048576,
+                    "checksum": "sha256:abc1…",
+                    "tables": ["users", "projects"],
+                },
+                "files": {
+                    "type": "file_list",
+                    "key": "files/tenant-1/backups/files/backup_20240115_1200.json",
+                    "size": 51200,
+                    "checksum": "sha256:def4…",
+                    "file_count": 150,
+                    "total_size": 104857600,
+                },
+            },
+        }
+    ],
+    Accepted: [_OPERATION],
+    Operation: [
+        {
+            **_OPERATION,
+            "status": "completed",
+            "requested_by": "admin-user",
+            "created_at": "2024-01-15T12:00:00Z",
+            "started_at": "2024-01-15T12:00:02Z",
+            "finished_at": "2024-01-15T12:00:09Z",
+            "backup_id": "backup_20240115_1200",
+            "restore_id": None,
+            "progress": 100,
+            "step": "apply_retention",
+            "result": {"backup_id": "backup_20240115_1200", "rows": 1200, "stored_bytes": 48210},
+            "error": None,
+        }
+    ],
+}
+"""Of the answer that a class describes, by class."""

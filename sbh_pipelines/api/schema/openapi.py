@@ -7,6 +7,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.responses import JSONResponse, Response
 
 from sbh_pipelines.api.schema import answers
+from sbh_pipelines.api.schema.responses import model_of
 
 _DESCRIPTION = """\
 Backups and restores of single tenants. Every path also answers with a slash at its end.
@@ -56,7 +57,7 @@ def _made(app: FastAPI) -> dict[str, Any]:
     )
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
-    problem = answers.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    problem = model_of(answers.Problem).model_json_schema(ref_template="#/components/schemas/{model}")
     schemas["Problem"] = problem
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)

@@ -11,6 +11,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from sbh_pipelines.api.schema.answers import ErrorAnswer
 from sbh_pipelines.errors import RequestError, RestoreError, SbhError
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 
@@ -46,6 +47,11 @@ def error_fields(error: SbhError, user: UserContext | None) -> dict[str, Any]:
     if isinstance(error, RequestError | RestoreError):
         return {**fields, **{name: scrub(fields[name]) for name in ("what", "on", "why", "remedy")}}
     return {**fields, "on": "", "why": "", "remedy": _LATER if error.transient else _ASK}
+
+
+def error_answer(error: SbhError, user: UserContext | None) -> ErrorAnswer:
+    """`error_fields`, as part of another answer."""
+    return ErrorAnswer(**error_fields(error, user))
 
 
 def issue_fields(issue: Mapping[str, Any], user: UserContext | None) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from sbh_pipelines.api.schema.problems import error_fields, issue_fields, scrub
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.cli.app import run
 from sbh_pipelines.definitions import defs
+from sbh_pipelines.document import as_document
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import (
     CorruptObject,
@@ -186,8 +187,11 @@ def test_a_restore_over_http_is_the_restore_of_the_job() -> None:
 
 
 def an_operation(status: str, *events: Event, user: UserContext = TENANT) -> dict[str, Any]:
+    """As it goes over the wire."""
     tags = {"sbh/call": "backup.create", "sbh/tenant": "tenant-1", "user": "alice"}
-    return operations.full(Run("id", status, "fleet_backup_job", tags, 1.0, 2.0, 3.0), events, user, "https://dagster")
+    run = Run("id", status, "fleet_backup_job", tags, 1.0, 2.0, 3.0)
+    document: dict[str, Any] = as_document(operations.full(run, events, user, "https://dagster"))
+    return document
 
 
 def test_how_far_a_backup_is() -> None:
