@@ -25,8 +25,7 @@ def into_schema(
     """
     _check_name(schema)
     begun = time.monotonic()
-    repository = site.repository(tenant)
-    try:
+    with site.repository(tenant) as repository:
         repository.load_index()
         manifest = repository.manifest(backup_id)
         summaries = _chosen(_summaries(repository, manifest), tables)
@@ -55,8 +54,6 @@ def into_schema(
             "rows": sum(t["rows"] for t in made),
             "seconds": round(time.monotonic() - begun, 3),
         }
-    finally:
-        repository.close()
 
 
 def _pieces(repository: Repository, summary: Mapping[str, Any]) -> Iterator[bytes]:
