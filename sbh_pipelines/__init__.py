@@ -1,3 +1,3 @@
-"""SBH Pipelines: back up and restore one tenant of a shared SaaS database. See docs/design.md for the words and layers."""
+"""SBH Pipelines: back up and restore one tenant of a shared SaaS database. Words: docs/glossary.md; layers: ARCHITECTURE.md; why: docs/design.md."""
 
 __version__ = "0.1.0"

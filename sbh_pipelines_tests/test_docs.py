@@ -20,7 +20,7 @@ ROOMS = sorted(folder.parent for folder in PACKAGE.rglob("__init__.py"))
 GLOSSARY = ROOT / "docs" / "glossary.md"
 
 # Documents that speak of the code as it was when they were written.
-HISTORY = {ROOT / "CHANGELOG.md", ROOT / "docs/design.md", *ROOT.glob("docs/decisions/*.md")}
+HISTORY = {ROOT / "CHANGELOG.md", *ROOT.glob("docs/decisions/*.md")}
 # In these every name in backticks is a word of the code: they tell people where to write.
 SIGNPOSTS = sorted([*ROOT.glob("ARCHITECTURE.md"), *ROOT.glob("CONTRIBUTING.md"), *ROOT.glob("docs/guides/*.md")])
 _SUFFIXES = r"py|md|toml|yaml|yml|json|conf|cfg|txt"

@@ -42,7 +42,7 @@ class Draft:
     step: str = "begin"  # the last step that touched it
     recovery_point: RecoveryPoint | None = None
     components: Mapping[str, Component] = field(default_factory=dict)
-    counters: Mapping[str, float] = field(default_factory=dict)  # see Counters in docs/design.md
+    counters: Mapping[str, float] = field(default_factory=dict)  # what the steps counted, by name
     objects: tuple[str, ...] = ()  # index objects this backup wrote, below the prefix
     manifest: Mapping[str, Any] | None = None
     retention: Mapping[str, Any] | None = None

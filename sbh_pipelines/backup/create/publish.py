@@ -94,7 +94,8 @@ def verify_checksums(
         begun = time.monotonic()
         assert draft.manifest is not None
         open_drafts.lease(draft)
-        with open_drafts.reopened(draft) as repository:
+        repository = open_drafts.reopened(draft)
+        try:
             repository.load_index()
             raise_first(verify_backup(repository, draft.manifest, deep=deep, own_only=True, progress=progress))
             # Whoever lost the lease must not commit: renewing is a conditional write, so it tells.
@@ -103,6 +104,8 @@ def verify_checksums(
             # What is committed stays: the tenant's next backup records what could not be recorded now, as late.
             with suppress(SbhError):
                 open_drafts.site.trails.record_backup(draft.tenant, draft.manifest, repository, draft.via)
+        finally:
+            repository.close()
         return replace(draft, step="verify_checksums").with_counters(seconds_verify=time.monotonic() - begun)
 
     with open_drafts.kept(drafts):

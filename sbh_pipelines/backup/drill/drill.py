@@ -16,6 +16,7 @@ database), or that is cut short by something that may pass by itself, raises and
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,7 +67,7 @@ def run_drill(
     begun = site.clock()
     drill_id = DrillId.at(begun, os.urandom(3).hex())
     parts = parts_of(scenarios)
-    with site.repository(tenant) as repository:
+    with closing(site.repository(tenant)) as repository:
         wanted = _existing(repository, backup)
         if Part.DATABASE in parts or Part.CONFIG in parts:
             _require_platform_backup(site)

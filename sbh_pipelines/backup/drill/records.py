@@ -43,8 +43,11 @@ def read_records(site: Site, tenant: Tenant, ids: Sequence[DrillId]) -> Iterator
         repository = site.repository(tenant)
     except UnknownBackup:
         return
-    with repository, ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="drills") as pool:
-        yield from (found for found in pool.map(lambda drill: _read(repository, drill), ids) if found is not None)
+    try:
+        with ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="drills") as pool:
+            yield from (found for found in pool.map(lambda drill: _read(repository, drill), ids) if found is not None)
+    finally:
+        repository.close()
 
 
 def _read(repository: Repository, drill_id: DrillId) -> dict[str, Any] | None:

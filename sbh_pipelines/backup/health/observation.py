@@ -142,12 +142,15 @@ def _with_failures(site: Site, base: Look, names: Sequence[str]) -> Look:
 
 
 def _with_backups(site: Site, base: Look, ids: Sequence[BackupId]) -> Look:
-    with site.repository(base.tenant) as repository:
+    repository = site.repository(base.tenant)
+    try:
         error: SbhError | None = None
         try:
             plan = plan_by_policy(repository, policy_of(site.settings.retention, base.tenant))
         except SettingsError as found:  # the policy cannot be applied at all: the backups are there all the same
             plan, error = Plan((), read_backups(repository)), found
+    finally:
+        repository.close()
     sound = list(plan.backups.sound.values())
     sums: dict[str, TypeSums] = {}
     for backup in sound:

@@ -22,10 +22,13 @@ def put_files_back(site: Site, tenant: Tenant, backup_id: str) -> dict[str, int]
     """
     if not site.settings.files.enabled:
         return {"restored": 0, "unchanged": 0, "bytes": 0}
-    with site.repository(tenant) as repository:
+    repository = site.repository(tenant)
+    try:
         repository.load_index()
         manifest = repository.manifest(BackupId(backup_id))
         return _Files(site, tenant, repository).put_back(read_component(repository, manifest, "files"))
+    finally:
+        repository.close()
 
 
 class _Files:

@@ -227,12 +227,14 @@ def list_platform_backups(site: Site) -> tuple[list[dict[str, Any]], list[SbhErr
         repository = site.repository(platform_tenant(site.settings))
     except UnknownBackup:
         return [], []
-    with repository:
+    try:
         for backup_id in reversed(repository.manifest_ids()):
             try:
                 sound.append(repository.manifest(backup_id))
             except CorruptObject as error:
                 damaged.append(error)
+    finally:
+        repository.close()
     return sound, damaged
 
 
@@ -248,9 +250,11 @@ def open_platform(
         repository = site.repository(platform_tenant(site.settings))
     except UnknownBackup:
         raise _no_backup() from None
-    with repository:
+    try:
         repository.load_index()
         yield _chosen(repository, wanted, until, notice)
+    finally:
+        repository.close()
 
 
 def _chosen(

@@ -25,7 +25,8 @@ def into_schema(
     """
     _check_name(schema)
     begun = time.monotonic()
-    with site.repository(tenant) as repository:
+    repository = site.repository(tenant)
+    try:
         repository.load_index()
         manifest = repository.manifest(backup_id)
         summaries = _chosen(_summaries(repository, manifest), tables)
@@ -54,6 +55,8 @@ def into_schema(
             "rows": sum(t["rows"] for t in made),
             "seconds": round(time.monotonic() - begun, 3),
         }
+    finally:
+        repository.close()
 
 
 def _pieces(repository: Repository, summary: Mapping[str, Any]) -> Iterator[bytes]:

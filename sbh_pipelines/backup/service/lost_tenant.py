@@ -25,11 +25,14 @@ def lost_tenant(site: Site, slug: TenantId, backup_id: str = LATEST) -> Tenant |
         for region in site.settings.storage.regions:
             refuse_erased(site.catalog(region), slug)
         return None
-    with site.repository(Tenant(slug, "", found[wanted], "")) as repository:
+    repository = site.repository(Tenant(slug, "", found[wanted], ""))
+    try:
         repository.load_index()
         manifest = repository.manifest(BackupId.parse(wanted))
         detail = read_component(repository, manifest, "config")["detail"]
         for fields in read_lines(repository, detail):
             if "tenant" in fields:
                 return Tenant(**{**fields["tenant"], "id": slug})
+    finally:
+        repository.close()
     return None

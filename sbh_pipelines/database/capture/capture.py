@@ -2,7 +2,7 @@
 
 One pass over a table serves every tenant of the batch: `... WHERE tenant = ANY(batch) ORDER BY tenant, key`. A count on
 the same snapshot, in the same order, says after how many rows each tenant ends. For scattered tenants that costs the
-server a third of what one COPY per tenant does (docs/design.md, Costs).
+server a third of what one COPY per tenant does (docs/decisions/0001-one-pass-for-all-tenants.md).
 """
 
 import io

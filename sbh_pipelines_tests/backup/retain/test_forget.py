@@ -202,7 +202,7 @@ def retained(shelf: Shelf, backup_id: BackupId, kind: BackupType = FULL, **given
 
 @pytest.mark.parametrize("backups", [5, 60])
 def test_the_step_after_a_backup_costs_the_same_however_many_backups_there_are(tmp_path: Path, backups: int) -> None:
-    """Known ones are not read again: the figures of docs/design.md."""
+    """Known ones are not read again: the figures of docs/decisions/0004-retention-defaults.md."""
     shelf = Shelf(tmp_path, full_backups={**LAST_TWO, "keep_last": backups})
     shelf.days(backups)
     shelf.forget()
