@@ -1,3 +1,6 @@
-"""SBH Pipelines: back up and restore one tenant of a shared SaaS database. Words: docs/glossary.md; layers: ARCHITECTURE.md; why: docs/design.md."""
+"""SBH Pipelines: back up and restore one tenant of a shared SaaS database.
+
+The words are in docs/glossary.md, the layers and two walks in ARCHITECTURE.md, the reasons in docs/design.md.
+"""
 
 __version__ = "0.1.0"
