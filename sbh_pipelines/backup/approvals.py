@@ -18,11 +18,11 @@ import hashlib
 import secrets
 import unicodedata
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import ApprovalNeeded, CorruptObject, ObjectExists, ObjectMissing, RequestError, SbhError
 from sbh_pipelines.model import ApprovalId, parse_timestamp, timestamp
 from sbh_pipelines.repository.documents import read_signed, signed
@@ -33,7 +33,6 @@ FOLDER = "approvals/"
 _REQUEST, _DECISION, _USE = "approval-request", "approval-decision", "approval-use"
 _LONGEST_REASON = 500
 _MOST_LISTED = 1000
-_SIDE_BY_SIDE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +174,7 @@ def list_approvals(repository: Repository) -> tuple[list[Approval], list[SbhErro
         except (CorruptObject, RequestError) as error:
             return error
 
-    with ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="approvals") as pool:
-        read_ones = list(pool.map(read, sorted(ids, reverse=True)[:_MOST_LISTED]))
+    read_ones = side_by_side(read, sorted(ids, reverse=True)[:_MOST_LISTED], name="approvals")
     found = [one for one in read_ones if isinstance(one, Approval)]
     return found, [one for one in read_ones if isinstance(one, SbhError)]
 

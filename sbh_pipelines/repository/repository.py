@@ -9,10 +9,10 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from sbh_pipelines.concurrency import streamed
 from sbh_pipelines.errors import (
     CorruptObject,
     ObjectMissing,
@@ -317,14 +317,7 @@ class Repository(Documents):
 
     def read_chunks(self, chunks: Iterator[bytes], threads: int = 4) -> Iterator[bytes]:
         """Plaintexts in order, a few read ahead."""
-        with ThreadPoolExecutor(threads, thread_name_prefix="read") as pool:
-            ahead: list[Any] = []
-            for chunk in chunks:
-                ahead.append(pool.submit(self.read_chunk, chunk))
-                if len(ahead) > threads:
-                    yield ahead.pop(0).result()
-            while ahead:
-                yield ahead.pop(0).result()
+        return streamed(self.read_chunk, chunks, name="read", threads=threads, ahead=threads + 1)
 
     def writer(self, pipeline: PackPipeline) -> PackWriter:
         return PackWriter(pipeline, self.store, self.prefix, self.sealer, self.index)

@@ -6,11 +6,11 @@ forged, it is made anew from the manifests.
 """
 
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sbh_pipelines.backup.contents.summary import BackupSummary
+from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, UnknownBackup
 from sbh_pipelines.model import BackupId
 from sbh_pipelines.repository.documents import read_signed, signed
@@ -18,7 +18,6 @@ from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.repository import Repository
 
 _KIND = "listing"
-_SIDE_BY_SIDE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +56,7 @@ def read_backups(repository: Repository, own: BackupSummary | None = None) -> Ba
 
     unknown = [backup_id for backup_id in there if backup_id not in known]
     found: dict[BackupId, BackupSummary | CorruptObject | None] = {i: known[i] for i in there if i in known}
-    if unknown:
-        with ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="manifests") as pool:
-            found |= zip(unknown, pool.map(read, unknown), strict=True)
+    found |= zip(unknown, side_by_side(read, unknown, name="manifests"), strict=True)
     return Backups(
         {i: f for i, f in found.items() if isinstance(f, BackupSummary)},
         {i: f for i, f in found.items() if isinstance(f, CorruptObject)},

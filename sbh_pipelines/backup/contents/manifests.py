@@ -10,13 +10,13 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
 import zstandard
 
 from sbh_pipelines.backup.contents.manifest import LATEST
+from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import CorruptObject, InvalidId, ObjectMissing, SbhError, UnknownBackup
 from sbh_pipelines.model import SAFETY, BackupId, parse_timestamp
 from sbh_pipelines.repository.format import VALIDATE, Keys, checksum
@@ -26,7 +26,6 @@ from sbh_pipelines.stores.base import ObjectInfo
 _PROOF = b"sbh manifest cache"
 _ENTRY_BYTES = 300  # of an entry beside its content, roughly
 _LONG = ("components", "signature", "stats", "index", "recovery_point")  # what a line of a list does not need
-_SIDE_BY_SIDE = 8
 
 
 class ManifestCache:
@@ -94,12 +93,10 @@ def read_manifests(
         except UnknownBackup:
             return None  # forgotten since it was listed
 
-    if missing:
-        with ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="manifests") as pool:
-            for at, document in zip(missing, pool.map(read, missing), strict=True):
-                found[at] = document
-                if isinstance(document, dict):
-                    cache.put(names[at], document)
+    for at, document in zip(missing, side_by_side(read, missing, name="manifests"), strict=True):
+        found[at] = document
+        if isinstance(document, dict):
+            cache.put(names[at], document)
     return [f for f in found if isinstance(f, dict)], [f for f in found if isinstance(f, SbhError)]
 
 

@@ -7,7 +7,6 @@ full size. Deep: also downloads every referenced pack, re-hashes it, and opens e
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -17,6 +16,7 @@ from sbh_pipelines.backup.contents.file_list import list_chunks, read_files
 from sbh_pipelines.backup.contents.layers import table_rows
 from sbh_pipelines.backup.contents.manifests import read_component
 from sbh_pipelines.backup.contents.stored_table import read_table
+from sbh_pipelines.concurrency import streamed
 from sbh_pipelines.errors import CorruptObject, SbhError, StoreError
 from sbh_pipelines.model import Progress, ProgressSink, no_progress
 from sbh_pipelines.repository.format import VALIDATE, Entry, Keys
@@ -263,25 +263,12 @@ def _read_packs(
                 errors.append(error)
         return len(body), errors
 
-    with ThreadPoolExecutor(_PACKS_AHEAD, thread_name_prefix="verify") as pool:
-        ahead: list[Future[tuple[int, list[SbhError]]]] = []
-        done = 0
-
-        def take() -> None:
-            nonlocal done
-            size, errors = ahead.pop(0).result()
-            result.bytes += size
-            for error in errors:
-                result.found(error)
-            done += 1
-            progress(Progress("validate", result.backup_id, done, total, "packs"))
-
-        for pack_id, entries in packs:
-            ahead.append(pool.submit(read, pack_id, entries))
-            if len(ahead) >= _PACKS_AHEAD:
-                take()
-        while ahead:
-            take()
+    found = streamed(lambda pack: read(*pack), packs, name="verify", threads=_PACKS_AHEAD, ahead=_PACKS_AHEAD)
+    for done, (size, errors) in enumerate(found, 1):
+        result.bytes += size
+        for error in errors:
+            result.found(error)
+        progress(Progress("validate", result.backup_id, done, total, "packs"))
 
 
 def chunks_of(repository: Repository, manifest: Mapping[str, Any]) -> Iterator[bytes]:

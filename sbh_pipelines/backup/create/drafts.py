@@ -5,7 +5,6 @@ failure record, and releases the lease; the others of the batch go on.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -13,6 +12,7 @@ from functools import partial
 
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.database.schema.tenants import find_tenants, unknown
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.database.session.snapshot import exported_snapshot
@@ -132,8 +132,8 @@ class OpenDrafts:
         live = running(drafts)  # of a large tick few are, and the others need no thread
         if len(live) < 2:
             return [one(draft) for draft in drafts]
-        with ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix=step) as pool:
-            done = {draft.tenant.id: result for draft, result in zip(live, pool.map(one, live), strict=True)}
+        results = side_by_side(one, live, name=step, threads=SIDE_BY_SIDE)
+        done = {draft.tenant.id: result for draft, result in zip(live, results, strict=True)}
         return [done.get(draft.tenant.id, draft) for draft in drafts]
 
     @contextmanager

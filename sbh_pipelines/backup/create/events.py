@@ -3,13 +3,13 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.create.drafts import SIDE_BY_SIDE
 from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.settings import Settings
@@ -62,9 +62,7 @@ def _record_failed(site: Site, failed: Sequence[Draft]) -> None:
 
     if failed:
         one(failed[0])  # where the store is out of reach, this tells, and the others are not waited for
-    if len(failed) > 1:
-        with ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="audit") as pool:
-            list(pool.map(one, failed[1:]))
+    side_by_side(one, failed[1:], name="audit", threads=SIDE_BY_SIDE)
 
 
 def record_policy(site: Site, user_id: str) -> None:

@@ -5,18 +5,17 @@ not know, or whose newest backup it has not heard of, is asked for its manifests
 """
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import CorruptObject, SbhError, UnknownBackup
 from sbh_pipelines.model import RecoveryPoint, Tenant, TenantId, parse_timestamp
 from sbh_pipelines.repository.catalog.records import TenantRecord
 from sbh_pipelines.repository.documents import list_manifest_ids
 from sbh_pipelines.repository.repository import Repository
 
-_SIDE_BY_SIDE = 8
 BACKUP, UNCHANGED = "backup", "unchanged"
 
 
@@ -60,8 +59,7 @@ def recovery_points(site: Site, tenants: Sequence[Tenant]) -> RecoveryPoints:
         except SbhError as error:
             return _answer(site, tenant, None), [error]
 
-    with ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="points") as pool:
-        looked = list(pool.map(look, tenants))
+    looked = side_by_side(look, tenants, name="points")
     return RecoveryPoints([point for point, _ in looked], issues + [e for _, errors in looked for e in errors])
 
 

@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
@@ -20,6 +19,7 @@ from sbh_pipelines.backup.create.snapshot_view import View
 from sbh_pipelines.backup.create.table_delta import TenantDelta, capture_delta
 from sbh_pipelines.backup.create.tenant_capture import GuardedTable, TenantRows, Whole
 from sbh_pipelines.backup.create.unchanged import Compared, find_unchanged
+from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.database.capture.capture import check_same_files, check_spelling, copy_chosen, rows_of
 from sbh_pipelines.database.capture.changes import Sums, Window, sums, totals
 from sbh_pipelines.database.schema.key_hash import bucket_bits
@@ -122,8 +122,9 @@ def _capture(
             for rows in tenants.values():
                 rows.writer.abort()
             raise
-        with ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="finish") as pool:
-            return ended + list(pool.map(lambda rows: _finish(open_drafts, rows, view, schema), tenants.values()))
+        return ended + side_by_side(
+            lambda rows: _finish(open_drafts, rows, view, schema), tenants.values(), name="finish", threads=SIDE_BY_SIDE
+        )
 
 
 def _find_parents(
@@ -152,8 +153,7 @@ def _find_parents(
             # At the record's recovery point the tenant still was what the parent says.
             rows.since, rows.totals = known.record.point.snapshot, known.totals
 
-    with ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="parents") as pool:
-        list(pool.map(find, tenants.values()))
+    side_by_side(find, tenants.values(), name="parents", threads=SIDE_BY_SIDE)
     since = {
         key: (rows.since, rows.seed)
         for key, rows in tenants.items()
@@ -161,8 +161,7 @@ def _find_parents(
     }
     for key, found in view.totals(since).items():
         tenants[key].totals = found
-    with ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="parents") as pool:
-        list(pool.map(lambda rows: rows.plan(view), tenants.values()))
+    side_by_side(lambda rows: rows.plan(view), tenants.values(), name="parents", threads=SIDE_BY_SIDE)
 
 
 def _read_tables(

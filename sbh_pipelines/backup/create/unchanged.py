@@ -6,7 +6,6 @@ describes the tenant at this recovery point as well; no lease is taken, and noth
 """
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from sbh_pipelines.backup.create.drafts import OpenDrafts
 from sbh_pipelines.backup.create.files_step import files_unchanged
 from sbh_pipelines.backup.create.parent import incomparable
 from sbh_pipelines.backup.create.snapshot_view import TenantTotals, View
+from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.database.schema.definition import VOLATILE
 from sbh_pipelines.errors import ObjectMissing, SbhError
 from sbh_pipelines.model import RecoveryPoint, TenantId
@@ -58,8 +58,7 @@ def find_unchanged(
         except SbhError:
             return False  # a store that does not answer is the tenant's own error, which it meets when it is started
 
-    with ThreadPoolExecutor(_FILE_LISTINGS, thread_name_prefix="unchanged") as pool:
-        verdicts = list(pool.map(same, drafts))
+    verdicts = side_by_side(same, drafts, name="unchanged", threads=_FILE_LISTINGS)
     unchanged = [d for d, is_same in zip(drafts, verdicts, strict=True) if is_same]
     record_unchanged(
         open_drafts, view.point, {d.tenant.id: (d.tenant.region, records[d.tenant.id].backup_id) for d in unchanged}

@@ -9,11 +9,11 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from sbh_pipelines.backup.contents.file_list import read_files
+from sbh_pipelines.concurrency import streamed
 from sbh_pipelines.errors import DrillFailed, RestoreRefused
 from sbh_pipelines.files.file import FileEntry
 from sbh_pipelines.model import Progress, ProgressSink
@@ -44,26 +44,18 @@ def restore_files(
     total = int(document["file_count"])
     files = size = 0
 
-    def took(done: Future[int]) -> None:
-        nonlocal files, size
-        size += done.result()
+    def fitting() -> Iterator[FileEntry]:
+        for entry in read_files(repository, document):
+            _room_for(entry, connections)
+            yield entry
+
+    for restored in streamed(
+        lambda entry: _restore(repository, entry), fitting(), name="files", threads=connections, ahead=connections * 2
+    ):
+        size += restored
         files += 1
         if files % _NOTICE == 0 or files == total:
             progress(Progress("drill: files", str(repository.tenant), files, total, "files"))
-
-    with ThreadPoolExecutor(connections, thread_name_prefix="files") as pool:
-        ahead: list[Future[int]] = []
-        try:
-            for entry in read_files(repository, document):
-                _room_for(entry, connections)
-                ahead.append(pool.submit(_restore, repository, entry))
-                if len(ahead) >= connections * 2:
-                    took(ahead.pop(0))
-            while ahead:
-                took(ahead.pop(0))
-        finally:
-            for waiting in ahead:
-                waiting.cancel()
     if (files, size) != (total, int(document["total_size"])):
         raise DrillFailed(
             "Not all files came back",

@@ -6,10 +6,10 @@ makes 10,000 requests for it, as many as one hourly tick does.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.concurrency import side_by_side, streamed
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, SbhError, UnknownBackup
 from sbh_pipelines.model import DrillId, Tenant
 from sbh_pipelines.repository.documents import read_signed, signed
@@ -18,7 +18,6 @@ from sbh_pipelines.repository.repository import Repository
 
 PASSED, FAILED, DAMAGED = "passed", "failed", "damaged"
 _KIND = "drill"
-_SIDE_BY_SIDE = 8
 
 
 def keep_record(repository: Repository, record: Mapping[str, Any]) -> None:
@@ -44,8 +43,8 @@ def read_records(site: Site, tenant: Tenant, ids: Sequence[DrillId]) -> Iterator
     except UnknownBackup:
         return
     try:
-        with ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="drills") as pool:
-            yield from (found for found in pool.map(lambda drill: _read(repository, drill), ids) if found is not None)
+        found = streamed(lambda drill: _read(repository, drill), ids, name="drills", ahead=len(ids))
+        yield from (record for record in found if record is not None)
     finally:
         repository.close()
 
@@ -70,8 +69,7 @@ def _read(repository: Repository, drill_id: DrillId) -> dict[str, Any] | None:
 def last_drills(site: Site, tenants: Sequence[Tenant]) -> list[tuple[Tenant, list[DrillId]]]:
     """The drills of each tenant, the newest first; those whose region allows no backups are left out."""
     allowed = [tenant for tenant in tenants if tenant.region in site.settings.storage.regions]
-    with ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="drills") as pool:
-        return list(zip(allowed, pool.map(lambda tenant: drill_ids(site, tenant), allowed), strict=True))
+    return list(zip(allowed, side_by_side(lambda t: drill_ids(site, t), allowed, name="drills"), strict=True))
 
 
 def choose_tenants(site: Site, tenants: Sequence[Tenant], number: int) -> list[Tenant]:

@@ -7,14 +7,14 @@ a budget: the oldest looks are then renewed first, and the others stay as they a
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 from sbh_pipelines.backup.health.observation import Look, look
 from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.model import BackupId, Tenant, TenantId
 
-_SIDE_BY_SIDE = 8
+_BETWEEN_CLOCKS = 32  # tenants, before the budget is looked at again
 _MOST_STORES = 8
 
 
@@ -46,13 +46,12 @@ class Looks:
             due = [tenant for tenant in tenants if self._due(tenant, now - limit, now, newest)]
             due.sort(key=lambda tenant: (self._time_of(tenant), tenant.id))
             until = None if budget_s is None else time.monotonic() + budget_s
-            with ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="looks") as pool:
-                for first in range(0, len(due), _SIDE_BY_SIDE * 4):
-                    if until is not None and time.monotonic() >= until:
-                        break
-                    some = due[first : first + _SIDE_BY_SIDE * 4]
-                    for seen in pool.map(lambda t: self._look(site, t, fully_after_s), some):
-                        self._had[seen.tenant.id] = seen
+            for first in range(0, len(due), _BETWEEN_CLOCKS):
+                if until is not None and time.monotonic() >= until:
+                    break
+                some = due[first : first + _BETWEEN_CLOCKS]
+                for seen in side_by_side(lambda t: self._look(site, t, fully_after_s), some, name="looks"):
+                    self._had[seen.tenant.id] = seen
             return {tenant_id: had for tenant_id in wanted if (had := self._had.get(tenant_id)) is not None}
 
     def _due(self, tenant: Tenant, before: datetime, now: datetime, newest: Mapping[TenantId, BackupId]) -> bool:

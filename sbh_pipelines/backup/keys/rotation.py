@@ -7,13 +7,13 @@ of an epoch is left, not even a retired pack, its key object is emptied, and its
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sbh_pipelines.backup.retain.prune import lease_for, prune
 from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.concurrency import streamed
 from sbh_pipelines.errors import KeyRotationFailed, ObjectMissing, SbhError, StoreDenied, UnknownBackup
 from sbh_pipelines.model import Progress, ProgressSink, Tenant, timestamp
 from sbh_pipelines.placement import PLATFORM, backup_place
@@ -67,7 +67,7 @@ def rotate_all(
     failed; where only one was to be rotated, its own error.
     """
     report: dict[str, Any] = {"rotated": [], "skipped": [], "failed": []}
-    side_by_side = 1 if wanted.new_data_key or wanted.re_encrypt else _SIDE_BY_SIDE
+    threads = 1 if wanted.new_data_key or wanted.re_encrypt else _SIDE_BY_SIDE
 
     def one(owner: Owner) -> dict[str, Any] | SbhError | None:
         try:
@@ -78,16 +78,16 @@ def rotate_all(
             return error
 
     errors: list[SbhError] = []
-    with ThreadPoolExecutor(side_by_side, thread_name_prefix="rotate") as pool:
-        for number, (owner, result) in enumerate(zip(owners, pool.map(one, owners), strict=True), 1):
-            if result is None:
-                report["skipped"].append(owner.name)
-            elif isinstance(result, SbhError):
-                errors.append(result)
-                report["failed"].append({"tenant_id": owner.name, "error": result.as_dict()})
-            else:
-                report["rotated"].append(result)
-            progress(Progress(STEP, "all", number, len(owners), "tenants"))
+    results = streamed(one, owners, name="rotate", threads=threads, ahead=len(owners))
+    for number, (owner, result) in enumerate(zip(owners, results, strict=True), 1):
+        if result is None:
+            report["skipped"].append(owner.name)
+        elif isinstance(result, SbhError):
+            errors.append(result)
+            report["failed"].append({"tenant_id": owner.name, "error": result.as_dict()})
+        else:
+            report["rotated"].append(result)
+        progress(Progress(STEP, "all", number, len(owners), "tenants"))
     if errors and len(owners) == 1:
         raise errors[0]
     if errors:

@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from sbh_pipelines.backup.contents.file_list import read_files
 from sbh_pipelines.backup.contents.manifests import read_component
 from sbh_pipelines.backup.create.files_step import live_files
 from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.concurrency import streamed
 from sbh_pipelines.errors import CorruptObject, ProofFailed
 from sbh_pipelines.files.file import FileEntry
 from sbh_pipelines.model import BackupId, Tenant
@@ -39,15 +39,11 @@ class _Files:
 
     def put_back(self, document: dict[str, Any]) -> dict[str, int]:
         connections = self._site.settings.files.connections
-        ahead: list[Future[int]] = []
         restored = size = 0
-        with ThreadPoolExecutor(connections, thread_name_prefix="files") as pool:
-            for entry in self._wanting(document):
-                ahead.append(pool.submit(self._write, entry))
-                restored += 1
-                if len(ahead) >= connections * 2:
-                    size += ahead.pop(0).result()
-            size += sum(future.result() for future in ahead)
+        wanting = self._wanting(document)
+        for written in streamed(self._write, wanting, name="files", threads=connections, ahead=connections * 2):
+            restored += 1
+            size += written
         return {"restored": restored, "unchanged": self._unchanged, "bytes": size}
 
     def _wanting(self, document: dict[str, Any]) -> Iterator[FileEntry]:

@@ -11,7 +11,6 @@ that cannot be recovered keeps nobody else; it is reported, and a later run comp
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -24,6 +23,7 @@ from sbh_pipelines.backup.recover.recovery_line import COMPLETED, recovery_repor
 from sbh_pipelines.backup.recover.schema import Schema, differences_of
 from sbh_pipelines.backup.recover.tenant import Chosen, Place, load_tenant, prove_tenant
 from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.database.rebuild.load import refresh_views
 from sbh_pipelines.database.rebuild.run import Run, note_files, open_run, run
 from sbh_pipelines.database.session.programs import POST_DATA, PRE_DATA
@@ -217,8 +217,9 @@ class _Recovery:
         """`work` on each, several at once. What fails for one is noted; where the target is gone, all ends."""
         ended = 0
 
-        def one(name: str, item: _T) -> None:
+        def one(named: tuple[str, _T]) -> None:
             nonlocal ended
+            name, item = named
             try:
                 work(item)
             except SbhError as error:
@@ -228,14 +229,7 @@ class _Recovery:
             ended += 1
             self.progress(Progress(step, name, ended, len(items), "tenants"))
 
-        with ThreadPoolExecutor(at_once or self.target.connections, thread_name_prefix=step) as pool:
-            futures = [pool.submit(one, name, item) for name, item in items]
-            try:
-                for future in futures:
-                    future.result()
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+        side_by_side(one, items, name=step, threads=at_once or self.target.connections)
 
     def _failed(self, tenant_id: str, error: SbhError) -> None:
         self.failed.setdefault(tenant_id, error)

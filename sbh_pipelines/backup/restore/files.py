@@ -9,7 +9,6 @@ import json
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
 from sbh_pipelines.backup.contents.file_list import read_files
@@ -18,6 +17,7 @@ from sbh_pipelines.backup.create.files_step import live_files
 from sbh_pipelines.backup.restore.plan import FilePlan
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.concurrency import streamed
 from sbh_pipelines.errors import CorruptObject, ProofFailed
 from sbh_pipelines.files.file import FileEntry
 from sbh_pipelines.files.patterns import PathPatterns
@@ -180,19 +180,12 @@ class FileRestore:
     def _all(self, work: Callable[[FileEntry], None], notice: Callable[[int], None]) -> int:
         """`work` on every planned file, several at once; how many there were."""
         connections = self._site.settings.files.connections
-        with ThreadPoolExecutor(connections, thread_name_prefix="files") as pool:
-            ahead: list[Any] = []
-            done = 0
-            for entry in self._planned():
-                ahead.append(pool.submit(work, entry))
-                if len(ahead) >= connections * 2:
-                    ahead.pop(0).result()
-                    done += 1
-                    if done % 100 == 0:
-                        notice(done)
-            for future in ahead:
-                future.result()
-        return done + len(ahead)
+        done = 0
+        for _ in streamed(work, self._planned(), name="files", threads=connections, ahead=connections * 2):
+            done += 1
+            if done % 100 == 0:
+                notice(done)
+        return done
 
     def remove_extra(self) -> None:
         """Delete what was not in the backup, unless it is to be kept."""

@@ -13,11 +13,11 @@ access to the bucket from deleting one: that takes the bucket's object lock.
 import os
 import re
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, RequestError, UnknownBackup, UnknownHold
 from sbh_pipelines.model import BackupId, Clock, timestamp
 from sbh_pipelines.repository.documents import read_signed, signed
@@ -31,7 +31,6 @@ _NAME = re.compile(
 )
 _KIND = "hold"
 _LONGEST_REASON = 500
-_SIDE_BY_SIDE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +121,8 @@ def _named(hold_id: str, key: str, parts: re.Match[str]) -> Hold:
 
 def read_holds(repository: Repository) -> list[Hold]:
     """`list_holds` with who, when and why: one more request each. A damaged one carries its `damage`."""
-    listed = list_holds(repository)
-    if not listed:
-        return []
-    with ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="holds") as pool:
-        return [hold for hold in pool.map(lambda hold: _read(repository, hold), listed) if hold is not None]
+    found = side_by_side(lambda hold: _read(repository, hold), list_holds(repository), name="holds")
+    return [hold for hold in found if hold is not None]
 
 
 def _read(repository: Repository, hold: Hold) -> Hold | None:

@@ -6,7 +6,6 @@ refuses where clocks differ: who holds the lease and how old an object is are to
 
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -14,6 +13,7 @@ from typing import Any
 
 from sbh_pipelines.backup.contents.verification import chunks_of
 from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import RepositoryError, SbhError, StoreError, UnknownBackup
 from sbh_pipelines.model import BackupId, Clock, Progress, ProgressSink, Tenant, timestamp
 from sbh_pipelines.repository import lease as leases
@@ -26,7 +26,6 @@ from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.settings import Settings
 
 _NAMED = 10  # damaged backups in an error
-_SIDE_BY_SIDE = 8  # manifests read at once
 _DETAILS = 64  # kept in memory: backups share the details of what did not change between them
 
 
@@ -153,8 +152,7 @@ def _manifests(repository: Repository) -> list[dict[str, Any]]:
         except UnknownBackup:
             raise refused(repository, f"{backup_id} was forgotten just now", "run it again") from None
 
-    with ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="manifests") as pool:
-        return list(pool.map(read, repository.manifest_ids()))
+    return side_by_side(read, repository.manifest_ids(), name="manifests")
 
 
 def _mark(repository: Repository, marks: Marks, manifests: Sequence[Mapping[str, Any]], progress: ProgressSink) -> None:

@@ -1,7 +1,6 @@
 """The service's calls about keys, and about the end of a tenant."""
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from sbh_pipelines.backup.keys.certificate import public_key_of, verify_certificate
@@ -9,6 +8,7 @@ from sbh_pipelines.backup.keys.erasure import check_request, erase
 from sbh_pipelines.backup.keys.key_state import key_state
 from sbh_pipelines.backup.keys.rotation import Owner, Wanted, each_owner, rotate_all
 from sbh_pipelines.backup.service.gate import Access
+from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.database.schema.tenants import find_tenant
 from sbh_pipelines.errors import EraseRefused, RequestError, SbhError, SourceError, UnknownTenant
 from sbh_pipelines.model import ProgressSink, Tenant, TenantId, no_progress
@@ -20,8 +20,6 @@ from sbh_pipelines.repository.catalog.erased import (
     read_erased,
 )
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
-
-_SIDE_BY_SIDE = 8
 
 
 class KeyKeeping(Access):
@@ -60,10 +58,8 @@ class KeyKeeping(Access):
         if not tenant_ids and user_ctx.tenant_id != ALL_TENANTS:
             tenant_ids = [user_ctx.tenant_id]
         owners = self._owners(tenant_ids, user_ctx, "keys.read", not tenant_ids, [])
-        with ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="keys") as pool:
-            return [
-                state for state in pool.map(lambda owner: key_state(self._site, owner), owners) if state is not None
-            ]
+        states = side_by_side(lambda owner: key_state(self._site, owner), owners, name="keys")
+        return [state for state in states if state is not None]
 
     def _owners(
         self,

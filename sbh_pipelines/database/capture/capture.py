@@ -8,10 +8,10 @@ server a third of what one COPY per tenant does (docs/decisions/0001-one-pass-fo
 import io
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.database.capture.row_groups import GroupCutter, Segment
 from sbh_pipelines.database.schema.tenancy import MappedTable, ident, literal, sql_name
 from sbh_pipelines.database.session.connection import Connection, translated
@@ -220,7 +220,7 @@ def each_table(
     queue = sorted(tables, key=lambda t: -t.table.estimated_bytes)
     lock = threading.Lock()
 
-    def run() -> None:
+    def run(_: int) -> None:
         with on_snapshot(settings, snapshot_id) as connection:
             while True:
                 with lock:
@@ -236,7 +236,4 @@ def each_table(
                     raise
 
     workers = min(settings.connections, len(queue)) or 1
-    with ThreadPoolExecutor(workers, thread_name_prefix="capture") as pool:
-        results = [pool.submit(run) for _ in range(workers)]
-    for result in results:
-        result.result()
+    side_by_side(run, range(workers), name="capture", threads=workers)

@@ -9,7 +9,6 @@ import hashlib
 import io
 import random
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,6 +18,7 @@ import obstore
 import psycopg2
 from obstore.store import S3Store
 
+from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.embedded.sample import schema
 from sbh_pipelines.embedded.sample.fleet import fleet
 from sbh_pipelines.embedded.sample.rows import Shares, load_rows
@@ -149,8 +149,7 @@ def _upload(stack: Stack, shares: Shares, files: int, seed: int) -> tuple[io.Str
         row = (file.tenant, uploader, file.name, file.key, len(file.body), digest, created.isoformat())
         return "\t".join(map(str, row)) + "\n", len(file.body)
 
-    with ThreadPoolExecutor(_UPLOADS_AT_ONCE) as pool:
-        done = list(pool.map(put, range(1, files + 1)))
+    done = side_by_side(put, range(1, files + 1), name="upload", threads=_UPLOADS_AT_ONCE)
     return io.StringIO("".join(line for line, _ in done)), sum(size for _, size in done)
 
 

@@ -6,15 +6,16 @@ Rows count as PostgreSQL prints them, in the order of their primary key; files a
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import obstore
 import psycopg2
 from obstore.store import S3Store
 
+from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.embedded.servers import object_server, postgres
 from sbh_pipelines.embedded.servers.layout import Layout
 from sbh_pipelines.embedded.servers.stack import Stack
@@ -139,11 +140,11 @@ class _Sink:
 
 def _files(stack: Stack) -> dict[str, dict[str, Content]]:
     found: dict[str, dict[str, Content]] = {}
-    with ThreadPoolExecutor(16) as pool:
-        for store in stores(stack).values():
-            keys = list(_file_keys(store))
-            for key, content in zip(keys, pool.map(lambda key, s=store: _read(s, key), keys), strict=True):
-                found.setdefault(key.split("/")[1], {})[key] = content
+    for store in stores(stack).values():
+        keys = list(_file_keys(store))
+        contents = side_by_side(partial(_read, store), keys, name="files", threads=16)
+        for key, content in zip(keys, contents, strict=True):
+            found.setdefault(key.split("/")[1], {})[key] = content
     return found
 
 

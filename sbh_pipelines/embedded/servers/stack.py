@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.embedded.servers import kms as kms_server
 from sbh_pipelines.embedded.servers import object_server, postgres, process, settings_file
 from sbh_pipelines.embedded.servers.layout import Layout, Ports
@@ -117,13 +118,11 @@ def down(directory: Path | str, *, progress: Progress | None = None) -> None:
     if not layout.run.is_dir():
         return
     with _locked(layout):
-        running = [(server, process.find(layout, server.name)) for server in _servers()]
-        with ThreadPoolExecutor(len(running)) as pool:
-            jobs = [pool.submit(server.stop, layout, daemon) for server, daemon in running if daemon]
-        for job in jobs:
-            job.result()
+        found = [(server, process.find(layout, server.name)) for server in _servers()]
+        running = [partial(server.stop, layout, daemon) for server, daemon in found if daemon]
+        side_by_side(lambda stop: stop(), running, name="stop", threads=len(found))
     if progress:
-        progress(f"stopped {len(jobs)} servers")
+        progress(f"stopped {len(running)} servers")
 
 
 def status(directory: Path | str) -> StackStatus:

@@ -8,12 +8,11 @@ else. It refuses to believe anything that its own key did not seal under that ve
 import re
 import secrets
 import threading
-from collections import deque
 from collections.abc import Collection, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC
 
+from sbh_pipelines.concurrency import streamed
 from sbh_pipelines.errors import (
     CorruptObject,
     FormatUnsupported,
@@ -37,7 +36,7 @@ from sbh_pipelines.stores.base import ObjectInfo, ObjectStore
 OWNER = "_catalog"  # stands where a tenant's slug does, in key objects and in seals; no slug begins so
 RECORDS = "records/"
 _NAME = re.compile(r"\d{8}T\d{12}Z-[0-9a-f]{16}")
-_THREADS = 8
+_AHEAD = 9  # objects asked for and not yet merged
 _MOST_BYTES = 64 << 20  # an object larger than this is not one of ours, and is not downloaded
 _LISTINGS = 5  # how often to list anew when a compaction takes away what was listed
 _DISCARD = "delete the object; the tenants it spoke of are then compared with their own repositories"
@@ -184,27 +183,20 @@ class Catalog:
             return
 
     def _read_all(self, sealer: Sealer, names: list[str], damages: list[Damage], *, believe_listing: bool) -> None:
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="catalog") as pool:
-            ahead: deque[tuple[str, Future[list[Block]]]] = deque()
+        def read(name: str) -> list[Block] | RepositoryError | ObjectMissing:
+            try:
+                return self._read_object(sealer, name)
+            except (RepositoryError, ObjectMissing) as error:
+                return error
 
-            def take() -> None:
-                name, future = ahead.popleft()
-                try:
-                    self._merged.add(future.result())
-                    self._names.add(name)
-                except RepositoryError as error:
-                    damages.append(self._damage(RECORDS + name, error))
-                except ObjectMissing as error:
-                    if not believe_listing:
-                        raise _Vanished from None
-                    damages.append(self._damage(RECORDS + name, error))
-
-            for name in names:
-                ahead.append((name, pool.submit(self._read_object, sealer, name)))
-                if len(ahead) > _THREADS:
-                    take()
-            while ahead:
-                take()
+        for name, found in zip(names, streamed(read, names, name="catalog", ahead=_AHEAD), strict=True):
+            if isinstance(found, list):
+                self._merged.add(found)
+                self._names.add(name)
+            elif isinstance(found, ObjectMissing) and not believe_listing:
+                raise _Vanished
+            else:
+                damages.append(self._damage(RECORDS + name, found))
 
     def _listed(self, damages: list[Damage]) -> list[str]:
         """Names of objects, oldest first; whatever else is among them goes to the damages."""

@@ -1,15 +1,14 @@
 """What a repository still has of earlier key epochs, and documents signed anew: what stands between an epoch and its end."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import CorruptObject, ObjectChanged, ObjectMissing, StoreError
 from sbh_pipelines.model import Progress, ProgressSink
 from sbh_pipelines.repository.format import FIRST_EPOCH, Keys, compact, pack_id_of, parse_document, pretty, seal_epoch
 from sbh_pipelines.repository.repository import Repository
 
-_SIDE_BY_SIDE = 8
 # Where no signed document lies: what is sealed, what only a checksum covers, what other keys sign.
 _UNSIGNED = (Keys.PACKS, Keys.INDEX, Keys.KEYS, Keys.AUDIT, Keys.FAILURES, "database/", "files/", "config/")
 
@@ -37,12 +36,11 @@ def remains(repository: Repository) -> dict[int, Remains]:
             unknown.append((pack_id, info.size))
         else:
             _add(found, epoch, info.size)
-    with ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="epochs") as pool:
-        for epoch, (_, size) in zip(pool.map(lambda u: _peek(repository, *u), unknown), unknown, strict=True):
-            _add(found, epoch, size)
-        names = list(_index_objects(repository))
-        for epoch in pool.map(lambda name: _index_epoch(repository, name), names):
-            found.setdefault(epoch, Remains()).index_objects += 1
+    epochs = side_by_side(lambda pack: _peek(repository, *pack), unknown, name="epochs")
+    for epoch, (_, size) in zip(epochs, unknown, strict=True):
+        _add(found, epoch, size)
+    for epoch in side_by_side(lambda name: _index_epoch(repository, name), _index_objects(repository), name="epochs"):
+        found.setdefault(epoch, Remains()).index_objects += 1
     return found
 
 

@@ -6,12 +6,11 @@ to both places and kept an old head. Object lock prevents that, and a note of an
 """
 
 from array import array
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from sbh_pipelines.concurrency import streamed
 from sbh_pipelines.errors import AuditBroken, CorruptObject, ObjectMissing
 from sbh_pipelines.repository.trail.event import AUDIT_REMEDY, GENESIS, Chain, distrust, hash_of, parse_event
 from sbh_pipelines.repository.trail.trail import End, Trail
@@ -158,16 +157,7 @@ def _bodies(trail: Trail, numbers: Sequence[int]) -> Iterator[tuple[int, bytes |
         except ObjectMissing:
             return None
 
-    with ThreadPoolExecutor(_AHEAD, thread_name_prefix="audit") as pool:
-        ahead: deque[tuple[int, Future[bytes | None]]] = deque()
-        for number in numbers:
-            ahead.append((number, pool.submit(get, number)))
-            if len(ahead) > _AHEAD:
-                number, future = ahead.popleft()
-                yield number, future.result()
-        while ahead:
-            number, future = ahead.popleft()
-            yield number, future.result()
+    return zip(numbers, streamed(get, numbers, name="audit", threads=_AHEAD, ahead=_AHEAD + 1), strict=True)
 
 
 def _events(body: bytes, place: str, result: Checked) -> Iterator[dict[str, Any]]:

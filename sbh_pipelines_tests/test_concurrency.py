@@ -1,0 +1,73 @@
+"""Work in threads keeps the order of its items, and ends with the first error."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from sbh_pipelines.concurrency import side_by_side, streamed
+
+
+def _slow_first(item: int) -> int:
+    time.sleep(0.05 if item == 0 else 0)
+    return item * item
+
+
+def _odd_fail(item: int) -> int:
+    if item % 2:
+        raise ValueError(item)
+    return item
+
+
+def test_results_come_in_the_order_of_the_items() -> None:
+    assert side_by_side(_slow_first, range(6), name="t", threads=3) == [0, 1, 4, 9, 16, 25]
+    assert list(streamed(_slow_first, range(6), name="t", threads=3, ahead=2)) == [0, 1, 4, 9, 16, 25]
+
+
+def test_nothing_to_do_is_nothing_done() -> None:
+    assert side_by_side(_odd_fail, [], name="t") == []
+    assert list(streamed(_odd_fail, [], name="t", ahead=2)) == []
+
+
+def test_the_first_error_in_order_is_raised() -> None:
+    with pytest.raises(ValueError, match=r"^1$"):
+        side_by_side(_odd_fail, range(6), name="t")
+    with pytest.raises(ValueError, match=r"^1$"):
+        list(streamed(_odd_fail, range(6), name="t", ahead=6))
+
+
+def test_after_an_error_what_has_not_begun_is_left() -> None:
+    done: list[int] = []
+
+    def work(item: int) -> None:
+        if item == 0:
+            raise ValueError(item)
+        time.sleep(0.02)
+        done.append(item)
+
+    with pytest.raises(ValueError, match=r"^0$"):
+        side_by_side(work, range(200), name="t", threads=1)
+    assert len(done) < 100
+    with pytest.raises(ValueError, match=r"^0$"):
+        list(streamed(work, range(200), name="t", threads=1, ahead=200))
+    assert len(done) < 200
+
+
+def test_a_stream_asks_for_items_as_results_are_taken() -> None:
+    asked: list[int] = []
+
+    def items() -> Iterator[int]:
+        for item in range(100):
+            asked.append(item)
+            yield item
+
+    results = streamed(lambda item: item, items(), name="t", ahead=4)
+    assert [next(results), next(results)] == [0, 1]
+    assert asked == [0, 1, 2, 3, 4]
+    results.close()  # type: ignore[attr-defined]
+
+
+def test_the_threads_have_the_name() -> None:
+    (name,) = side_by_side(lambda _: threading.current_thread().name, [1], name="holds")
+    assert name.startswith("holds")
