@@ -42,7 +42,7 @@ async def ask(call: ACall, body: Annotated[AskBody, Body()]) -> Response:
         if body.restore_id is not None:
             return call.service.request_undo(body.restore_id, tenant, call.user, reason=body.reason)
         wanted = body.backup_id or ""
-        return call.service.request_restore(wanted, tenant, call.user, body.restore_request(), reason=body.reason)
+        return call.service.request_restore(wanted, tenant, call.user, body.request(), reason=body.reason)
 
     return JSONResponse(await call.expensive(work))
 

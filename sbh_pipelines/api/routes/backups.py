@@ -145,13 +145,13 @@ async def restore(
         raise _not_confirmed("A restore overwrites live data", backup_id)
 
     def wanted() -> Launch:
-        body.request()
+        request = body.request()
         if body.into_schema is None:
             check_approval(call, tenant, body)
         exact = call.service.get_backup(backup_id, tenant, call.user)["id"]
         if body.into_schema is None:
             return jobs.restore(tenant, exact, backup_id, {**body.options(), **body.permission()})
-        return jobs.into_schema(tenant, exact, backup_id, body.into_schema, body.tables)
+        return jobs.into_schema(tenant, exact, backup_id, body.into_schema, list(request.tables))
 
     return await call.launch("backup.restore", wanted)
 
@@ -165,7 +165,7 @@ async def diff(
     body: Annotated[DiffBody, Body()] = DiffBody(),  # noqa: B008
 ) -> Response:
     """What a restore would change, table by table; `problems` are the reasons for which it would refuse. Writes nothing."""
-    return await _plan(call, call.tenant(), backup_id, body.request(body.samples))
+    return await _plan(call, call.tenant(), backup_id, body.request())
 
 
 @router.get(

@@ -1,10 +1,12 @@
 """What requests may carry. Strict: an unknown key or a wrong type is refused, never guessed at."""
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model, model_validator
 
-from sbh_pipelines.backup.restore.request import RestoreRequest
+from sbh_pipelines.backup.restore.request import MOST_SAMPLES, OPTIONS, Face, RestoreRequest, Use, offered
+from sbh_pipelines.model import MergeMode
 
 _TIME = r"\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?)?"
 BACKUP_PATTERN = rf"^(latest|backup_\d{{8}}_\d{{4}}(_\d{{2,4}})?|@{_TIME})$"
@@ -33,44 +35,38 @@ class CreateBody(Body):
     )
 
 
-class ScopeBody(Body):
-    """Which part of the tenant; all of it where nothing is chosen."""
+def _option(name: str, **limits: Any) -> Any:
+    """The field of a body that offers an option of restores."""
+    option = OPTIONS[name]
+    mode = isinstance(option.default, MergeMode)
+    default = list(option.default) if isinstance(option.default, tuple) else option.offered_default
+    return Field(str(default) if mode else default, description=option.help[Face.API], **limits)
 
-    tables: list[Name] = Field([], max_length=500, description="Only these tables, `schema.table` or `table`.")
-    rows: Text | None = Field(
-        None,
-        description="Only these rows, those that refer to them, and what they refer to where it is gone:"
-        " `projects where id in (1, 2)`.",
-    )
-    files: list[Name] = Field(
-        [],
-        max_length=500,
-        description="Only files whose path below the tenant's prefix matches: * and ? within a folder, ** over folders.",
-    )
-    config_only: bool = Field(False, description="Only the tables of the configuration.")
-    mode: Literal["exact", "missing-only", "newest-wins"] = Field(
-        "exact",
-        description="exact: what is chosen becomes what it was. missing-only: what is gone comes back, nothing else changes."
-        " newest-wins: also rows and files that are later in the backup.",
-    )
-    keep_extra_files: bool = Field(False, description="Keep the tenant's files that the backup does not hold.")
-    accept_schema_changes: bool = Field(
-        False, description="Go on although something of the backup has no place in the schema any more."
-    )
+
+_KINDS: Mapping[Any, Any] = {
+    tuple[str, ...]: (list[Name], {"max_length": 500}),
+    str | None: (Text | None, {}),
+    bool: (bool, {}),
+    MergeMode: (cast(Any, Literal)[tuple(str(mode) for mode in MergeMode)], {}),
+}
+_SCOPE: Any = {
+    option.name: (_KINDS[option.kind][0], _option(option.name, **_KINDS[option.kind][1]))
+    for option in offered(Face.API, Use.BOTH)
+}
+_DECIDING = {option.name for option in offered(Face.API, Use.BOTH, Use.RESTORE)}
+_Scope: Any = create_model("_Scope", __base__=Body, **_SCOPE)
+
+
+class ScopeBody(_Scope):  # its fields are made of the declaration
+    """Which part of the tenant; all of it where nothing is chosen."""
 
     def options(self) -> dict[str, Any]:
         """What is not as by default; the fields of the restore job's configuration."""
-        own = self.model_dump(include=set(ScopeBody.model_fields) | {"safety_backup"}, exclude_defaults=True)
-        return dict(own)
+        return dict(self.model_dump(include=_DECIDING, exclude_defaults=True))
 
-    def request(self, samples: int = 0) -> RestoreRequest:
-        """What a plan is made of. Raises RequestError."""
-        return RestoreRequest.of(**self.model_dump(include=set(ScopeBody.model_fields)), samples=samples)
-
-    def restore_request(self) -> RestoreRequest:
-        """What a restore is made of, as the restore job will have it: an approval is bound to it. Raises RequestError."""
-        fields = self.model_dump(include={*ScopeBody.model_fields, "safety_backup"})
-        return RestoreRequest.of(**{**fields, "safety_backup": None if fields.get("safety_backup", True) else False})
+    def request(self) -> RestoreRequest:
+        """What a plan or a restore is made of, as the restore job will have it. Raises RequestError."""
+        return RestoreRequest.chosen(**self.model_dump(include=set(OPTIONS)))
 
 
 class OverwritingBody(Body):
@@ -98,7 +94,7 @@ class DiffBody(ScopeBody):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"tables": ["projects"], "samples": 5}]})
 
-    samples: int = Field(0, ge=0, le=100, description="Rows shown of each table; sensitive values are hidden.")
+    samples: int = _option("samples", ge=0, le=MOST_SAMPLES)
 
 
 class RestoreBody(ScopeBody, OverwritingBody):
@@ -106,15 +102,7 @@ class RestoreBody(ScopeBody, OverwritingBody):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"confirm": True, "validate_only": False}]})
 
-    confirm: bool = Field(
-        False, description="Must be true: what is chosen of the live tenant is overwritten. `validate_only` needs none."
-    )
-    validate_only: bool = Field(
-        False, description="Only plan: what would change, and why it would refuse. Nothing is written."
-    )
-    safety_backup: bool = Field(
-        True, description="Back the tenant up before, as the settings say, so that the restore can be undone."
-    )
+    safety_backup: bool = _option("safety_backup")
     into_schema: Schema | None = Field(
         None,
         description="Put the rows into a new schema of this name beside the live ones, for looking; only `tables` can be"

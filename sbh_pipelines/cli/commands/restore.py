@@ -10,14 +10,15 @@ import typer
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.commands.backup import BackupArgument, TenantOption, resolve
-from sbh_pipelines.cli.output import Answer, console, plural, printable
-from sbh_pipelines.cli.restore_options import (
+from sbh_pipelines.cli.options import (
     IntoDatabaseOption,
+    NoSafetyBackupOption,
     choosing,
     refuse_beside_schema,
     run_command,
     undo_command,
 )
+from sbh_pipelines.cli.output import Answer, console, plural, printable
 from sbh_pipelines.cli.show.approvals import approval_answer
 from sbh_pipelines.cli.show.plan import scope_text, show_plan
 from sbh_pipelines.cli.show.restores import restores_table, show_restore, show_schema, show_status
@@ -73,9 +74,7 @@ def run(
     tenant: TenantOption,
     request: RestoreRequest,
     confirm: ConfirmOption = False,
-    no_safety_backup: Annotated[
-        bool, typer.Option("--no-safety-backup", help="Do not back the tenant up before: it cannot be undone then.")
-    ] = False,
+    no_safety_backup: NoSafetyBackupOption = False,
     into_database: IntoDatabaseOption = None,
     into_schema: Annotated[
         str | None,

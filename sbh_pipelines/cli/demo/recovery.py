@@ -7,8 +7,8 @@ from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.cli.command import operating_user
 from sbh_pipelines.cli.demo.dagster_runs import DagsterRuns
 from sbh_pipelines.cli.demo.steps import Steps
+from sbh_pipelines.cli.options import run_command
 from sbh_pipelines.cli.output import count, mib
-from sbh_pipelines.cli.restore_options import run_command
 from sbh_pipelines.cli.show.plan import show_plan
 from sbh_pipelines.errors import ProofFailed, error_from_dict
 

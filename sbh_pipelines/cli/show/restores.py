@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sbh_pipelines.cli.options import undo_command
 from sbh_pipelines.cli.output import count, facts, mib, printable, seconds, table, utc
-from sbh_pipelines.cli.restore_options import undo_command
 from sbh_pipelines.cli.show.plan import schema_table, scope_text, show_error
 
 _WIDTH = 24  # of the bar

@@ -4,10 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
-from pydantic import Field
 
-from sbh_pipelines.backup.contents.manifest import LATEST
-from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.errors import SbhError, error_from_dict
 from sbh_pipelines.orchestration.backups.steps import SOURCE_DB
 from sbh_pipelines.orchestration.common import batch
@@ -16,95 +13,10 @@ from sbh_pipelines.orchestration.common.partitions import asset_key, tenants_par
 from sbh_pipelines.orchestration.common.progress import ProgressLog
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
+from sbh_pipelines.orchestration.restores.config import RestoreConfig, UndoConfig
 from sbh_pipelines.orchestration.restores.metadata import part_text, plan_metadata, restore_metadata
 
 _Events = Iterator[dg.AssetObservation | dg.Output[dict[str, Any]]]
-
-
-class RestoreConfig(dg.Config):
-    """What to restore, and how. Overwrites the live tenant: needs `confirm: true`, or `validate_only: true`."""
-
-    tenant: str | None = Field(None, description="Tenant, by slug. Only for runs without a partition.")
-    backup_id: str = Field(
-        LATEST, description="A backup id such as backup_20240115_1200, or `latest`, which no safety backup is."
-    )
-    confirm: bool = Field(
-        False,
-        description="Must be true. What is chosen of the tenant's rows, files and configuration becomes what it was in the"
-        " backup; what was written since is gone, unless `mode` keeps it. Other tenants are not touched.",
-    )
-    validate_only: bool = Field(
-        False, description="Only plan: what would change, and why a restore would refuse. Nothing is written."
-    )
-    tables: list[str] = Field([], description="Only these tables, `schema.table` or `table`. Empty: see the others.")
-    rows: str | None = Field(
-        None,
-        description="Only these rows, those that refer to them, and what they refer to where it is gone:"
-        " `projects where id in (1, 2)`.",
-    )
-    files: list[str] = Field(
-        [],
-        description="Only files whose path below the tenant's prefix matches: * and ? within a folder, ** over folders.",
-    )
-    config_only: bool = Field(
-        False,
-        description="Only the tables of the configuration. Where none of tables, rows, files and this is given: the whole"
-        " tenant.",
-    )
-    mode: str = Field(
-        "exact",
-        description="exact: what is chosen becomes what it was. missing-only: what is gone comes back, nothing else"
-        " changes. newest-wins: also rows and files that are later in the backup.",
-    )
-    keep_extra_files: bool = Field(
-        False, description="Keep the tenant's files that the backup does not hold; by default they are removed."
-    )
-    accept_schema_changes: bool = Field(
-        False, description="Go on although something of the backup has no place in the schema any more."
-    )
-    safety_backup: bool = Field(
-        True,
-        description="Back the tenant up before, as the setting `restore.safety_backup` says, so that the restore can be"
-        " undone. False: never.",
-    )
-    approval_id: str | None = Field(
-        None, description="Where the setting `approval.restore` wants a second person: the approval of exactly this."
-    )
-    break_glass: str | None = Field(
-        None, description="Instead of an approval, in an emergency: the reason. It is recorded, and people are alerted."
-    )
-
-    def request(self) -> RestoreRequest:
-        """Raises RequestError."""
-        return RestoreRequest.of(
-            tables=self.tables,
-            rows=self.rows,
-            files=self.files,
-            config_only=self.config_only,
-            mode=self.mode,
-            keep_extra_files=self.keep_extra_files,
-            accept_schema_changes=self.accept_schema_changes,
-            safety_backup=None if self.safety_backup else False,
-        )
-
-
-class UndoConfig(dg.Config):
-    """Which restore to undo. Overwrites live data: needs `confirm: true`, or `validate_only: true`."""
-
-    tenant: str | None = Field(None, description="Tenant, by slug. Only for runs without a partition.")
-    restore_id: str = Field(description="The id of the restore, from the metadata of its run or `sbh restore list`.")
-    confirm: bool = Field(
-        False,
-        description="Must be true. The tables and files that the restore touched become what they were before it; what was"
-        " written to them since is gone.",
-    )
-    validate_only: bool = Field(False, description="Only plan: what would change. Nothing is written.")
-    approval_id: str | None = Field(
-        None, description="Where the setting `approval.restore` wants a second person: the approval of exactly this."
-    )
-    break_glass: str | None = Field(
-        None, description="Instead of an approval, in an emergency: the reason. It is recorded, and people are alerted."
-    )
 
 
 @dg.op(

@@ -31,7 +31,7 @@ from sbh_pipelines.errors import (
     TookTooLong,
     TooManyRequests,
 )
-from sbh_pipelines.orchestration.restores.jobs import RestoreConfig
+from sbh_pipelines.orchestration.restores.config import RestoreConfig
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.settings.api import ApiSettings
 
@@ -179,8 +179,8 @@ def test_a_restore_over_http_is_the_restore_of_the_job() -> None:
     """An approval is bound to it: what the API asks approval for must be what the job then does."""
     for body in (RestoreBody(), RestoreBody(safety_backup=False, tables=["users"]), RestoreBody(config_only=True)):
         launched = jobs.restore("tenant-1", BACKUP, "latest", body.options()).config["ops"]["restore_tenant"]["config"]
-        assert RestoreConfig(**launched).request() == body.restore_request()
-    assert RestoreBody().restore_request() == RestoreRequest()
+        assert RestoreConfig(**launched).request() == body.request()
+    assert RestoreBody().request() == RestoreRequest()
 
 
 # what an operation says

@@ -9,7 +9,7 @@ import psycopg2
 import pytest
 
 from sbh_pipelines.backup.restore.request import RestoreRequest
-from sbh_pipelines.cli.restore_options import as_typed, requested, run_command
+from sbh_pipelines.cli.options import as_typed, requested, run_command
 from sbh_pipelines.cli.show.plan import scope_text
 from sbh_pipelines.cli.show.restores import bar
 from sbh_pipelines.embedded.servers import postgres

@@ -1,0 +1,128 @@
+"""What of a backup is restored, and how: the options that `diff` and `run` share, declared once."""
+
+import inspect
+import shlex
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any, Concatenate
+
+import typer
+
+from sbh_pipelines.backup.restore.request import OPTIONS, Face, RestoreOption, RestoreRequest, Use, offered
+from sbh_pipelines.cli.command import Invocation
+from sbh_pipelines.cli.output import Answer
+from sbh_pipelines.errors import RequestError
+
+_Command = Callable[Concatenate[Invocation, ...], Answer]
+
+IntoDatabaseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--into-database",
+        help="libpq connection string, without the password, of another database with the application's schema: its"
+        " rows are changed. Rows only, no safety backup.",
+        metavar="DSN",
+        show_default=False,
+    ),
+]
+
+
+NoSafetyBackupOption = Annotated[bool, typer.Option("--no-safety-backup", help=OPTIONS["safety_backup"].help[Face.CLI])]
+_SHARED = offered(Face.CLI, Use.BOTH, Use.PLAN)
+_FLAGS = (bool, bool | None)
+_METAVARS = {"tables": "A,B", "rows": "ROWS", "files": "GLOB", "samples": "N"}
+_KINDS = {"tables": str | None, "files": list[str] | None}  # tables are separated by commas, patterns may hold some
+
+
+def _parameter(option: RestoreOption) -> inspect.Parameter:
+    kind = _KINDS.get(option.name, option.kind)
+    nothing = option.name in _KINDS or option.default is None
+    described = typer.Option(
+        _typed(option.name),
+        help=option.help[Face.CLI],
+        metavar=_METAVARS.get(option.name),
+        show_default=not nothing,
+    )
+    return inspect.Parameter(
+        option.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None if nothing else option.default,
+        annotation=Annotated[kind, described],
+    )
+
+
+def requested(*, tables: str | None = None, **others: Any) -> RestoreRequest:
+    """The request that the options make. Raises RequestError where they contradict each other."""
+    return RestoreRequest.of(tables=_names(tables) if tables is not None else (), **others)
+
+
+def choosing(function: _Command) -> _Command:
+    """In place of the function's parameter `request` the command has these options."""
+
+    @wraps(function)
+    def run(invocation: Invocation, **values: Any) -> Answer:
+        request = requested(**{option.name: values.pop(option.name) for option in _SHARED})
+        return function(invocation, request=request, **values)
+
+    own = inspect.signature(function).parameters.values()
+    kept = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own if p.name not in ("invocation", "request")]
+    first = inspect.Parameter("invocation", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Invocation)
+    run.__signature__ = inspect.Signature([first, *kept, *map(_parameter, _SHARED)])  # type: ignore[attr-defined]
+    return run
+
+
+def as_typed(request: RestoreRequest) -> list[str]:
+    """The options that ask for the request, as one types them; those that only show something are left out."""
+    typed: list[str] = []
+    deciding = [option for option in OPTIONS.values() if option.use is not Use.PLAN]
+    for option in sorted(deciding, key=lambda option: option.kind in _FLAGS):  # those without a value come last
+        value, name = getattr(request, option.name), _typed(option.name)
+        if value == option.default:
+            continue
+        if option.name == "tables":
+            typed += [name, ",".join(value)]
+        elif option.kind in _FLAGS:
+            typed.append(name)
+        else:
+            typed += [word for one in (value if isinstance(value, tuple) else [value]) for word in (name, str(one))]
+    return typed
+
+
+def run_command(backup_id: str, tenant: str, request: RestoreRequest, into_database: str | None = None) -> str:
+    """The command that restores, for a shell."""
+    target = ["--into-database", into_database] if into_database is not None else []
+    words = ["sbh", "restore", "run", backup_id, "--tenant", tenant, *as_typed(request), *target, "--confirm"]
+    return shlex.join(words)
+
+
+def undo_command(restore_id: str, tenant: str) -> str:
+    return shlex.join(["sbh", "restore", "undo", restore_id, "--tenant", tenant, "--confirm"])
+
+
+def refuse_beside_schema(request: RestoreRequest, into_database: str | None) -> None:
+    """A schema beside the live one takes whole tables as they were. Raises RequestError for options that say otherwise."""
+    given = [
+        _typed(option.name)
+        for option in OPTIONS.values()
+        if option.name != "tables" and getattr(request, option.name) != option.default
+    ]
+    given += ["--into-database"] if into_database is not None else []
+    if given:
+        raise RequestError(
+            "These options mean nothing with --into-schema",
+            on=", ".join(given),
+            why="the tables are put there whole, as they were",
+            remedy="leave them out; --tables chooses tables",
+        )
+
+
+def _names(tables: str) -> list[str]:
+    """Raises RequestError where there is none: a restore of nothing would be one of everything."""
+    names = [name.strip() for name in tables.split(",") if name.strip()]
+    if not names:
+        raise RequestError("--tables names no table", remedy="e.g. --tables users,public.tasks")
+    return names
+
+
+def _typed(name: str) -> str:
+    return "--no-safety-backup" if name == "safety_backup" else "--" + name.replace("_", "-")

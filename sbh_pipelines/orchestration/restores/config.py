@@ -1,0 +1,74 @@
+"""The configuration of the jobs that restore, made of the options that `RestoreRequest` declares."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+from pydantic import Field, create_model
+
+from sbh_pipelines.backup.contents.manifest import LATEST
+from sbh_pipelines.backup.restore.request import Face, RestoreOption, RestoreRequest, offered
+from sbh_pipelines.model import MergeMode
+
+_KINDS: Mapping[Any, Any] = {tuple[str, ...]: list[str], MergeMode: str, bool | None: bool}
+_TENANT = Field(None, description="Tenant, by slug. Only for runs without a partition.")
+_APPROVAL_ID = Field(
+    None, description="Where the setting `approval.restore` wants a second person: the approval of exactly this."
+)
+_BREAK_GLASS = Field(
+    None, description="Instead of an approval, in an emergency: the reason. It is recorded, and people are alerted."
+)
+
+
+class _Start(dg.Config):
+    tenant: str | None = _TENANT
+    backup_id: str = Field(
+        LATEST, description="A backup id such as backup_20240115_1200, or `latest`, which no safety backup is."
+    )
+    confirm: bool = Field(
+        False,
+        description="Must be true. What is chosen of the tenant's rows, files and configuration becomes what it was in the"
+        " backup; what was written since is gone, unless `mode` keeps it. Other tenants are not touched.",
+    )
+    validate_only: bool = Field(
+        False, description="Only plan: what would change, and why a restore would refuse. Nothing is written."
+    )
+
+
+def _key(option: RestoreOption) -> tuple[Any, Any]:
+    """The type of a key of the configuration, and the field of it."""
+    default = option.offered_default
+    if isinstance(default, tuple | MergeMode):
+        default = list(default) if isinstance(default, tuple) else str(default)
+    return _KINDS.get(option.kind, option.kind), Field(default, description=option.help[Face.DAGSTER])
+
+
+_OPTIONS = offered(Face.DAGSTER)
+_KEYS: Any = {option.name: _key(option) for option in _OPTIONS}
+_Options: Any = create_model("_Options", __base__=_Start, **_KEYS)
+
+
+class RestoreConfig(_Options):  # its options are made of the declaration
+    """What to restore, and how. Overwrites the live tenant: needs `confirm: true`, or `validate_only: true`."""
+
+    approval_id: str | None = _APPROVAL_ID
+    break_glass: str | None = _BREAK_GLASS
+
+    def request(self) -> RestoreRequest:
+        """Raises RequestError."""
+        return RestoreRequest.chosen(**{option.name: getattr(self, option.name) for option in _OPTIONS})
+
+
+class UndoConfig(dg.Config):
+    """Which restore to undo. Overwrites live data: needs `confirm: true`, or `validate_only: true`."""
+
+    tenant: str | None = _TENANT
+    restore_id: str = Field(description="The id of the restore, from the metadata of its run or `sbh restore list`.")
+    confirm: bool = Field(
+        False,
+        description="Must be true. The tables and files that the restore touched become what they were before it; what was"
+        " written to them since is gone.",
+    )
+    validate_only: bool = Field(False, description="Only plan: what would change. Nothing is written.")
+    approval_id: str | None = _APPROVAL_ID
+    break_glass: str | None = _BREAK_GLASS
