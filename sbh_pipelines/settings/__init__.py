@@ -131,6 +131,14 @@ class Settings(BaseSettings):
             )
         return self
 
+    def data_type(self, tier: str) -> str:
+        """The tier whose recovery point objective holds for a tenant of `tier`: the default tier's, if it has none itself."""
+        return tier if tier in self.drill.recovery_point_objectives_s else self.tenants.default_tier
+
+    def recovery_point_objective_s(self, tier: str) -> float | None:
+        """How much a tenant of `tier` is to lose at most, s; None without an objective."""
+        return self.drill.recovery_point_objectives_s.get(self.data_type(tier))
+
     @model_validator(mode="after")
     def _data_stays(self) -> "Settings":
         check_places(self.residency, self.storage, self.files, self.keys, self.platform)

@@ -9,7 +9,6 @@ from sbh_pipelines.api.app.calls import ACall, Call
 from sbh_pipelines.api.app.gate import USER
 from sbh_pipelines.api.schema import answers, documents, pages
 from sbh_pipelines.api.schema.responses import READS, answered, model_of
-from sbh_pipelines.backup.drill.recovery_report import data_type
 from sbh_pipelines.model import Tenant
 from sbh_pipelines.security.policy import ALL_TENANTS
 
@@ -57,7 +56,7 @@ def _visible(call: Call) -> list[Tenant]:
 
 def _tenant(call: Call, tenant: Tenant, point: Any) -> dict[str, Any]:
     settings = call.service.settings
-    objective = settings.drill.recovery_point_objectives_s.get(data_type(settings, tenant))
+    objective = settings.recovery_point_objective_s(tenant.tier)
     age = point["age_s"]
     met = objective is None or (age is not None and age <= objective)
     return {

@@ -13,7 +13,6 @@ from typing import Any
 
 from sbh_pipelines.backup.audit.verify import verify_trail
 from sbh_pipelines.backup.create.recovery_points import recovery_points
-from sbh_pipelines.backup.drill.recovery_report import data_type
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import Tenant, TenantId, parse_timestamp, timestamp
@@ -124,7 +123,7 @@ def _line(
     tally = Tally(since, until)
     verified = verify_trail(site, tenant, None, tally.see)
     counts = tally.counts
-    objective = site.settings.drill.recovery_point_objectives_s.get(data_type(site.settings, tenant))
+    objective = site.settings.recovery_point_objective_s(tenant.tier)
     gaps = tally.gaps(end)
     return {
         "tenant_id": str(tenant.id),

@@ -27,7 +27,6 @@ from sbh_pipelines.backup.drill.config_part import restore_config, table_facts
 from sbh_pipelines.backup.drill.files_part import restore_files
 from sbh_pipelines.backup.drill.proof import prove_rows, raise_unless_restored
 from sbh_pipelines.backup.drill.records import FAILED, PASSED, keep_record
-from sbh_pipelines.backup.drill.recovery_report import data_type
 from sbh_pipelines.backup.drill.scenarios import PARTS, Part, parts_of
 from sbh_pipelines.backup.recover.recovery import Chosen, rebuild
 from sbh_pipelines.backup.site.site import Site
@@ -77,7 +76,6 @@ def run_drill(
         outcomes = {part: drill.part(part) for part in parts}
         results = [_scenario(site, scenario, outcomes) for scenario in scenarios]
         failed = [result for result in results if result["status"] == FAILED]
-        objectives = site.settings.drill.recovery_point_objectives_s
         record = {
             "drill_id": drill_id,
             "tenant_id": tenant.id,
@@ -88,7 +86,7 @@ def run_drill(
             "issues": drill.issues,
             "tier": tenant.tier,
             "recovery_point_age_s": point["age_s"],
-            "recovery_point_objective_s": objectives.get(data_type(site.settings, tenant)),
+            "recovery_point_objective_s": site.settings.recovery_point_objective_s(tenant.tier),
             "drilled_by": drilled_by,
             "started_at": timestamp(begun),
             "finished_at": timestamp(site.clock()),

@@ -73,12 +73,6 @@ def _newest(site: Site, tenant: Tenant, ids: Sequence[DrillId]) -> list[dict[str
     return found
 
 
-def data_type(settings: Settings, tenant: Tenant) -> str:
-    """The tier whose recovery point objective holds for a tenant: one without an objective counts as the default tier."""
-    known = settings.drill.recovery_point_objectives_s
-    return tenant.tier if tenant.tier in known else settings.tenants.default_tier
-
-
 def _time_of(settings: Settings, scenario: str, drills: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One row of the first table. `drills`: the newest first."""
     objective = settings.drill.objectives_s.get(scenario)
@@ -132,7 +126,7 @@ def _point_of(
     drills: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """One row of the second table. A tenant without any backup misses every objective, and has no age."""
-    own = {str(tenant.id) for tenant in tenants if data_type(settings, tenant) == kind}
+    own = {str(tenant.id) for tenant in tenants if settings.data_type(tenant.tier) == kind}
     ages = {str(p["tenant_id"]): p["age_s"] for p in points if p["tenant_id"] in own}
     known = {tenant: float(age) for tenant, age in ages.items() if age is not None}
     none = sorted(tenant for tenant, age in ages.items() if age is None)

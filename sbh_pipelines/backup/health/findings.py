@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sbh_pipelines.backup.drill.records import PASSED
-from sbh_pipelines.backup.drill.recovery_report import data_type
 from sbh_pipelines.backup.health.observation import Look
 from sbh_pipelines.errors import (
     DrillOverdue,
@@ -99,7 +98,7 @@ def of_look(settings: Settings, seen: Look, age_s: float | None, now: datetime) 
 
 def objective_of(settings: Settings, tenant: Tenant) -> float | None:
     """The tenant's recovery point objective, s."""
-    return settings.drill.recovery_point_objectives_s.get(data_type(settings, tenant))
+    return settings.recovery_point_objective_s(tenant.tier)
 
 
 def scheduled(settings: Settings, tenant: Tenant) -> bool:
@@ -127,10 +126,10 @@ def _point(settings: Settings, seen: Look, age_s: float | None) -> list[Finding]
     error = RecoveryPointMissed(
         "A tenant's recovery point is older than its objective",
         on=tenant.id,
-        why=f"{_span(age_s)} old, where tier {data_type(settings, tenant)} is to lose {_span(objective)} at most",
+        why=f"{_span(age_s)} old, where tier {settings.data_type(tenant.tier)} is to lose {_span(objective)} at most",
         remedy=f"see why its runs failed or did not begin; back it up now: `sbh backup create {tenant.id}`",
     )
-    severity = CRITICAL if data_type(settings, tenant) == _SEVERE_TIER else ERROR
+    severity = CRITICAL if settings.data_type(tenant.tier) == _SEVERE_TIER else ERROR
     return [Finding(POINT, "rpo_missed", str(tenant.id), error, severity, str(tenant.id))]
 
 

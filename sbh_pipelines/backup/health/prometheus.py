@@ -14,7 +14,6 @@ from prometheus_client.core import GaugeMetricFamily, Metric, SummaryMetricFamil
 from prometheus_client.registry import Collector
 
 from sbh_pipelines import __version__
-from sbh_pipelines.backup.drill.recovery_report import data_type
 from sbh_pipelines.backup.health.examination import Examination, drill_passed
 from sbh_pipelines.backup.health.findings import (
     ALL_CHECKS,
@@ -136,7 +135,7 @@ class _Examined(Collector):
         missed: Counter[str] = Counter()
         for tenant in found.tenants:
             if tenant.id in found.ages:
-                tier, age = data_type(self._settings, tenant), found.ages[tenant.id]
+                tier, age = self._settings.data_type(tenant.tier), found.ages[tenant.id]
                 ages.setdefault(tier, []).extend([] if age is None else [age])
                 missed[tier] += point_missed(self._settings, tenant, age)
         for tier, objective in sorted(self._settings.drill.recovery_point_objectives_s.items()):
@@ -195,7 +194,7 @@ class _Examined(Collector):
         age = self._examination.ages.get(tenant.id)
         if tenant.id not in self._examination.ages or objective_of(self._settings, tenant) is None:
             return
-        labels = {"tenant": str(tenant.id), "tier": data_type(self._settings, tenant)}
+        labels = {"tenant": str(tenant.id), "tier": self._settings.data_type(tenant.tier)}
         gauges.set("sbh_recovery_point_age_seconds", "What would be lost now.", age, **labels)
         missed = point_missed(self._settings, tenant, age)
         gauges.set("sbh_rpo_missed", "1 where that is more than the objective and its grace.", missed, **labels)
