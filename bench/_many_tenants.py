@@ -21,7 +21,7 @@ from _common import Measured, console
 from sbh_pipelines.embedded.sample.fleet import file_key
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.settings import load_settings
-from sbh_pipelines.stores.object_store import open_s3
+from sbh_pipelines.stores.s3 import open_s3
 
 _FILES = 3  # of each tenant
 _ROWS_EACH = 5.6e6  # of the whole fleet at scale 1

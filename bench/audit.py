@@ -19,7 +19,9 @@ from sbh_pipelines.model import utc_now
 from sbh_pipelines.repository.trail.check import check_trail
 from sbh_pipelines.repository.trail.event import AuditKey, Chain, entry_of
 from sbh_pipelines.repository.trail.trail import Trail
-from sbh_pipelines.stores.object_store import Store, open_local, open_s3
+from sbh_pipelines.stores.local import open_local
+from sbh_pipelines.stores.object_store import Store
+from sbh_pipelines.stores.s3 import open_s3
 
 _KEY = AuditKey.of(bytes(range(32)))
 _BUCKET = "bench-audit"

@@ -24,7 +24,8 @@ from _common import Command, Measured, console
 from sbh_pipelines.embedded.sample.fleet import fleet
 from sbh_pipelines.embedded.servers import object_server
 from sbh_pipelines.embedded.servers.stack import Stack
-from sbh_pipelines.stores.object_store import Store, open_s3
+from sbh_pipelines.stores.object_store import Store
+from sbh_pipelines.stores.s3 import open_s3
 
 _TENANT, _REGION = "tenant-1", object_server.REGIONS[0]
 _FILES, _PREFIX = f"sbh-files-{_REGION}", f"files/{_TENANT}/"

@@ -24,7 +24,7 @@ from sbh_pipelines.repository.pack import PackPipeline
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.repository.seal import Sealer
 from sbh_pipelines.stores.base import ObjectInfo
-from sbh_pipelines.stores.object_store import open_local
+from sbh_pipelines.stores.local import open_local
 
 _BEGUN = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -1,7 +1,7 @@
 """Tenant -> region -> bucket and prefix; refuses to leave the allowed regions.
 
 Every key of a repository is made from what this module returns, so residency is decided in one place. It is enforced where
-objects are written: `stores/placed.py` asks `check_tenant` before a write, and the server where the bucket really is.
+objects are written: `stores/bound_store.py` asks `check_tenant` before a write, and the server where the bucket really is.
 Reading is never refused: what lies where it may not must be found, restored and removed.
 """
 

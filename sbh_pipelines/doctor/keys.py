@@ -5,7 +5,6 @@ import os
 from sbh_pipelines.doctor.findings import Report
 from sbh_pipelines.errors import KeyServiceError
 from sbh_pipelines.security.keys import DATA_KEY_BYTES, KeyProvider, open_key_provider
-from sbh_pipelines.security.secrets import resolve
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.settings.locality import require_tls
 
@@ -19,7 +18,7 @@ def check(report: Report, settings: Settings) -> None:
         if settings.keys.provider == "aws-kms":
             address, allow_http = settings.keys.kms_endpoint_url, settings.storage.allow_http
             require_tls(address, "keys.kms_endpoint_url", allow_http=allow_http)
-        provider = open_key_provider(settings, _access(settings))
+        provider = open_key_provider(settings)
         regions = settings.storage.regions if settings.keys.provider == "aws-kms" else settings.storage.regions[:1]
         for region in regions:
             with report.trying(AREA):
@@ -54,12 +53,3 @@ def _round_trip(report: Report, provider: KeyProvider, region: str, tenant: str)
             f"{provider.name} in {region} ignores the encryption context",
             "use a key service that honours it",
         )
-
-
-def _access(settings: Settings) -> dict[str, str] | None:
-    """Explicit credentials, where the settings have them; else the SDK's own chain."""
-    storage = settings.storage
-    if not storage.access_key_id:
-        return None
-    secret = resolve(storage, "secret_access_key") or ""
-    return {"aws_access_key_id": storage.access_key_id, "aws_secret_access_key": secret}

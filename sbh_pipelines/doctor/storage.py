@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sbh_pipelines.backup.site.store_binding import endpoint, is_aws, open_control
 from sbh_pipelines.doctor import clocks, protection, whereabouts
 from sbh_pipelines.doctor.findings import Report
 from sbh_pipelines.errors import ObjectChanged, ObjectExists, SbhError, StoreError
-from sbh_pipelines.security.secrets import resolve
+from sbh_pipelines.placement import Place
 from sbh_pipelines.settings import Settings, StorageSettings
-from sbh_pipelines.stores.object_store import Encryption, Store, open_local, open_s3
+from sbh_pipelines.stores.object_store import Store
+from sbh_pipelines.stores.open_store import endpoint, is_aws, open_control, open_store
 
 AREA = "storage"
 TEST_PREFIX = "_doctor/"  # a tenant's slug begins with a letter or digit, so this is nobody's
@@ -33,7 +33,6 @@ def check(report: Report, settings: Settings, slugs: list[str], *, write: bool) 
             _directory(report, settings.storage, write=write)
             return
         whereabouts.check_rules(report, settings)
-        secret = resolve(settings.storage, "secret_access_key")
         told: set[str] = set()
         for bucket in _buckets(settings, slugs):
             with report.trying(AREA):
@@ -47,7 +46,7 @@ def check(report: Report, settings: Settings, slugs: list[str], *, write: bool) 
                 whereabouts.check_bucket(report, settings, control, bucket.name, bucket.region)
                 strict = is_aws(settings.storage, bucket.region)
                 protection.check(report, settings, control, bucket.name, list(bucket.prefixes), strict=strict)
-                store = _store(settings.storage, bucket, secret)
+                store = _store(settings.storage, bucket)
                 next(store.list(TEST_PREFIX), None)
                 if write:
                     _write(report, store, bucket.name)
@@ -82,17 +81,10 @@ def _and(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def _store(storage: StorageSettings, bucket: _Bucket, secret: str | None) -> Store:
-    return open_s3(
-        bucket.name,
-        bucket.region,
-        endpoint_url=endpoint(storage, bucket.region),
-        access_key_id=storage.access_key_id,
-        secret_access_key=secret,
-        timeout_s=min(storage.timeout_s, 15),
-        retries=min(storage.retries, 1),
-        encryption=Encryption.of(storage, bucket.region) if bucket.prefixes else None,
-    )
+def _store(storage: StorageSettings, bucket: _Bucket) -> Store:
+    hasty = {"timeout_s": min(storage.timeout_s, 15), "retries": min(storage.retries, 1)}
+    place = Place(bucket.name, "", bucket.region, application=not bucket.prefixes)
+    return open_store(storage.model_copy(update=hasty), place)
 
 
 def _write(report: Report, store: Store, name: str) -> None:
@@ -153,4 +145,4 @@ def _directory(report: Report, storage: StorageSettings, *, write: bool) -> None
     if write:
         for region in storage.regions:
             name = storage.bucket.replace("{region}", region)
-            _write(report, open_local(path / name), name)
+            _write(report, open_store(storage, Place(name, "", region)), name)

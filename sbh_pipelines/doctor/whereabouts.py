@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from sbh_pipelines.backup.site.site import Site
-from sbh_pipelines.backup.site.store_binding import endpoint, is_aws, is_provable
+from sbh_pipelines.backup.site.store_binding import is_provable
 from sbh_pipelines.doctor.findings import Level, Report
 from sbh_pipelines.errors import ResidencyError
 from sbh_pipelines.model import utc_now
 from sbh_pipelines.placement import Place, catalog_place
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.settings.locality import is_local
+from sbh_pipelines.stores.open_store import endpoint, is_aws
 from sbh_pipelines.stores.region_proof import require_region
 from sbh_pipelines.stores.s3_control import S3Control
 

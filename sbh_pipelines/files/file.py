@@ -5,20 +5,15 @@ Where it fails because the file changed or went away in between, a versioned buc
 is found by its ETag and read; in an unversioned bucket the file is listed again and the new content is read whole.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
-from fastcdc.fastcdc_cy import fastcdc_cy
-
 from sbh_pipelines.errors import CorruptObject, ObjectChanged, ObjectMissing, SourceChanged
 from sbh_pipelines.stores.base import FileStore, ObjectInfo
 
-# Slices of large files; files up to FILE_MIN are one slice.
-FILE_MIN, FILE_AVERAGE, FILE_MAX = 256 << 10, 1 << 20, 4 << 20
 _ATTEMPTS = 5
 
 
@@ -56,7 +51,7 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
-    """A file being read: what was really opened, and its content in slices of at most FILE_MAX bytes."""
+    """A file being read: what was really opened, and its content in slices of at most `FILE_SLICES.most` bytes."""
 
     info: ObjectInfo
     version: str | None
@@ -100,23 +95,3 @@ def kept_changing(key: str, attempts: int) -> SourceChanged:
         why=f"{attempts} attempts",
         remedy="try again, or turn on bucket versioning",
     )
-
-
-def slices(pieces: Iterator[memoryview], digest: "hashlib._Hash") -> Iterator[bytes]:
-    """Cut content into content-defined slices; `digest` is fed all of it."""
-    buffer = bytearray()
-    for piece in pieces:
-        digest.update(piece)
-        buffer += piece
-        while len(buffer) >= FILE_MAX:
-            yield _slice(buffer)
-    while buffer:
-        yield _slice(buffer)
-
-
-def _slice(buffer: bytearray) -> bytes:
-    with memoryview(buffer) as whole, whole[:FILE_MAX] as view:
-        size = next(fastcdc_cy(view, FILE_MIN, FILE_AVERAGE, FILE_MAX)).length
-    taken = bytes(buffer[:size])
-    del buffer[:size]
-    return taken

@@ -4,22 +4,25 @@ The wrapped key is bound to its tenant: by KMS's encryption context, or by the a
 copied from another tenant therefore does not unwrap.
 """
 
-from collections.abc import Mapping
-
 from sbh_pipelines.security.aws_kms import AwsKms
 from sbh_pipelines.security.key_file import LocalKeyFile
 from sbh_pipelines.security.wrapping import DATA_KEY_BYTES, EitherProvider, KeyProvider
 from sbh_pipelines.settings import Settings
+from sbh_pipelines.settings.secrets import resolve
 
 __all__ = ["DATA_KEY_BYTES", "AwsKms", "EitherProvider", "KeyProvider", "LocalKeyFile", "open_key_provider"]
 
 
-def open_key_provider(settings: Settings, access: Mapping[str, str] | None = None) -> KeyProvider:
+def open_key_provider(settings: Settings) -> KeyProvider:
     """The provider that the settings name, which also reads what the other one wrapped where that is set up.
 
-    `access`: explicit AWS credentials, for servers other than AWS.
+    Explicit credentials of the storage are KMS's too; without them the SDK's own chain counts.
     """
-    keys = settings.keys
+    keys, storage = settings.keys, settings.storage
+    access = {}
+    if storage.access_key_id:
+        secret = resolve(storage, "secret_access_key") or ""
+        access = {"aws_access_key_id": storage.access_key_id, "aws_secret_access_key": secret}
     kms = AwsKms(
         keys.kms_key_id,
         keys.kms_endpoint_url,

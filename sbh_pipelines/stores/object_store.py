@@ -1,70 +1,62 @@
-"""S3 and local directories through `obstore` (Rust's object_store): the data path.
+"""What S3 and local directories share: the data path through `obstore` (Rust's object_store).
 
-It costs about a seventh of boto3's CPU per request and releases the GIL while it waits. Control calls (versions,
-bucket location, object lock) are boto3's: `s3_control.py`. So are objects whose keys obstore cannot name: `plain.py`.
+It costs about a seventh of boto3's CPU per request and releases the GIL while it waits. obstore cannot name every key that S3
+allows: its paths have no empty, `.` or `..` segment and no character that XML has not, and its directories no name that ends
+in `#1`. Its listings fail on some such keys, change others (`a/` becomes `a`), and leave out the rest. A backup must not
+pass over a file because of its name, so each kind of store has `OddKeys` besides, which are slower.
 """
 
 import fcntl
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import obstore
 from obstore import exceptions as driver
 from obstore.store import LocalStore, S3Store
 
 from sbh_pipelines.errors import ObjectChanged, ObjectExists, ObjectMissing, StoreDenied, StoreError, StoreUnavailable
-from sbh_pipelines.settings import StorageSettings
 from sbh_pipelines.stores.base import ObjectInfo
-from sbh_pipelines.stores.plain import Plain, PlainBucket, PlainDirectory
 
 _PART = 8 << 20  # bytes of one part of a multipart upload
 _DELETE_BATCH = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Encryption:
-    """What the server is asked to encrypt new objects with: `AES256` (its own keys) or `aws:kms`."""
+class OddKeys(Protocol):
+    """What can be done with an odd key. Raises the errors of `ObjectStore`."""
 
-    algorithm: str
-    kms_key_id: str | None = None
-    bucket_key: bool = False
+    def is_odd(self, key: str) -> bool:
+        """Whether obstore cannot name this key."""
+        ...
 
-    @classmethod
-    def of(cls, storage: StorageSettings, region: str) -> "Encryption | None":
-        """As the settings say for a region; None: nothing is asked, and the bucket's default counts."""
-        if storage.sse == "none":
-            return None
-        if storage.sse != "aws:kms":
-            return cls(storage.sse)
-        key_id = storage.sse_kms_key_id
-        return cls(storage.sse, key_id.replace("{region}", region) if key_id else None, storage.sse_bucket_key)
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Every object below `prefix`, by its exact key; ETags are obstore's."""
+        ...
 
-    def driver_options(self) -> dict[str, Any]:
-        """obstore's names."""
-        options: dict[str, Any] = {"server_side_encryption": self.algorithm}
-        if self.kms_key_id:
-            options["sse_kms_key_id"] = self.kms_key_id
-        return options | ({"sse_bucket_key_enabled": True} if self.bucket_key else {})
+    def head(self, key: str) -> ObjectInfo: ...
 
-    def call_arguments(self) -> dict[str, Any]:
-        """boto3's names."""
-        arguments: dict[str, Any] = {"ServerSideEncryption": self.algorithm}
-        if self.kms_key_id:
-            arguments["SSEKMSKeyId"] = self.kms_key_id
-        return arguments | ({"BucketKeyEnabled": True} if self.bucket_key else {})
+    def stream(
+        self, key: str, version: str | None, if_match: str | None
+    ) -> tuple[Mapping[str, str], Iterator[memoryview]]: ...
+
+    def put_stream(self, key: str, pieces: Iterable[bytes], attributes: Mapping[str, str]) -> None: ...
+
+    def delete(self, key: str) -> None: ...
+
+    def sync(self, key: str) -> None:
+        """Make sure that an object just written, by whatever means, survives a crash."""
+        ...
 
 
 class Store:
     """One bucket, or a directory in its place. Thread-safe."""
 
-    def __init__(self, inner: S3Store | LocalStore, base_url: str, plain: Plain, lock_file: Path | None = None) -> None:
-        self._inner, self._base_url, self._plain, self._lock_file = inner, base_url, plain, lock_file
+    def __init__(self, inner: S3Store | LocalStore, base_url: str, odd: OddKeys, lock_file: Path | None = None) -> None:
+        self._inner, self._base_url, self._odd, self._lock_file = inner, base_url, odd, lock_file
         self._counting = threading.Lock()
         self.requests: Counter[str] = Counter()  # calls by verb since the store was opened, for reports
 
@@ -91,13 +83,13 @@ class Store:
     def put(self, key: str, data: bytes | bytearray | memoryview) -> str:
         with self._translated("put", key):
             answer = obstore.put(self._inner, key, data, use_multipart=len(data) > _PART, chunk_size=_PART)
-            self._plain.sync(key)
+            self._odd.sync(key)
             return answer["e_tag"] or ""
 
     def create(self, key: str, data: bytes) -> str:
         with self._translated("put", key):
             answer = obstore.put(self._inner, key, data, mode="create")
-            self._plain.sync(key)
+            self._odd.sync(key)
             return answer["e_tag"] or ""
 
     def replace(self, key: str, data: bytes, etag: str) -> str:
@@ -110,13 +102,13 @@ class Store:
                 if obstore.head(self._inner, key)["e_tag"] != etag:
                     raise ObjectChanged("The object is no longer the version expected", on=self.url(key))
                 answer = obstore.put(self._inner, key, data)
-                self._plain.sync(key)
+                self._odd.sync(key)
                 return answer["e_tag"] or ""
 
     def head(self, key: str) -> ObjectInfo:
-        if self._plain.is_odd(key):
+        if self._odd.is_odd(key):
             self._count("head")
-            return self._plain.head(key)
+            return self._odd.head(key)
         with self._translated("head", key):
             return _info(obstore.head(self._inner, key))
 
@@ -138,14 +130,14 @@ class Store:
 
     def list_exactly(self, prefix: str) -> Iterator[ObjectInfo]:
         self._count("list")
-        yield from self._plain.list(prefix)
+        yield from self._odd.list(prefix)
 
     def delete(self, keys: Iterable[str]) -> None:
         batch: list[str] = []
         for key in keys:
-            if self._plain.is_odd(key):
+            if self._odd.is_odd(key):
                 self._count("delete")
-                self._plain.delete(key)
+                self._odd.delete(key)
                 continue
             batch.append(key)
             if len(batch) == _DELETE_BATCH:
@@ -191,9 +183,9 @@ class Store:
     def _open(
         self, key: str, version: str | None, if_match: str | None
     ) -> tuple[Mapping[str, str], Iterator[memoryview]]:
-        if self._plain.is_odd(key):
+        if self._odd.is_odd(key):
             self._count("get")
-            return self._plain.stream(key, version, if_match)
+            return self._odd.stream(key, version, if_match)
         options: dict[str, Any] = {}
         if version:
             options["version"] = version
@@ -213,10 +205,10 @@ class Store:
             yield memoryview(piece)
 
     def put_stream(self, key: str, pieces: Iterable[bytes], attributes: Mapping[str, str]) -> None:
-        if self._plain.is_odd(key):
+        if self._odd.is_odd(key):
             self._count("put")
-            self._plain.put_stream(key, pieces, attributes)
-            self._plain.sync(key)
+            self._odd.put_stream(key, pieces, attributes)
+            self._odd.sync(key)
             return
         # Not obstore.put(iterator): it would run the iterator inside the driver's event loop, where reading from a store
         # is not possible. An unfinished writer leaves no object.
@@ -226,7 +218,7 @@ class Store:
         if second is None:
             with self._translated("put", key):
                 obstore.put(self._inner, key, first, attributes=kept or None)
-                self._plain.sync(key)
+                self._odd.sync(key)
             return
         with self._translated("put", key):
             writer = obstore.open_writer(
@@ -239,7 +231,7 @@ class Store:
                 writer.write(piece)
         with self._translated("put", key, counted=False):
             writer.close()
-            self._plain.sync(key)
+            self._odd.sync(key)
 
     def _count(self, verb: str) -> None:
         with self._counting:
@@ -307,71 +299,7 @@ def _text_attributes(attributes: Mapping[Any, Any]) -> dict[str, str]:
     return {str(name): str(value) for name, value in attributes.items()}
 
 
-def open_s3(
-    bucket: str,
-    region: str,
-    *,
-    endpoint_url: str | None = None,
-    access_key_id: str | None = None,
-    secret_access_key: str | None = None,
-    timeout_s: float = 60.0,
-    retries: int = 5,
-    encryption: Encryption | None = None,
-) -> Store:
-    """A bucket in a region. Uploads carry SHA-256 checksums that the server verifies. No request is made yet.
-
-    With `encryption` every upload asks the server for it; without, the bucket's default counts.
-    """
-    config: dict[str, Any] = {"bucket": bucket, "region": region, "checksum_algorithm": "sha256"}
-    if endpoint_url:
-        config |= {"endpoint": endpoint_url, "virtual_hosted_style_request": False}
-    if access_key_id:
-        config |= {"access_key_id": access_key_id, "secret_access_key": secret_access_key or ""}
-
-    if encryption:
-        config |= encryption.driver_options()
-
-    def connect() -> Any:
-        import boto3  # imported late: only keys out of the ordinary need it
-        from botocore.config import Config
-
-        return boto3.client(
-            "s3",
-            region_name=region,
-            endpoint_url=endpoint_url,
-            aws_access_key_id=access_key_id,
-            aws_secret_access_key=secret_access_key,
-            config=Config(
-                s3={"addressing_style": "path" if endpoint_url else "auto"},
-                read_timeout=timeout_s,
-                retries={"max_attempts": retries},
-            ),
-        )
-
-    return Store(
-        S3Store(
-            config=config,  # type: ignore[arg-type]
-            client_options={
-                "timeout": timedelta(seconds=timeout_s),
-                "allow_http": bool(endpoint_url and endpoint_url.startswith("http://")),
-            },
-            retry_config={
-                "max_retries": retries,
-                "retry_timeout": timedelta(seconds=timeout_s * 3),
-                "backoff": {
-                    "init_backoff": timedelta(milliseconds=100),
-                    "max_backoff": timedelta(seconds=5),
-                    "base": 2,
-                },
-            },
-        ),
-        f"s3://{bucket}",
-        PlainBucket(connect, bucket, encryption.call_arguments() if encryption else {}),
-    )
+PIECE_BYTES = 4 << 20
 
 
-def open_local(directory: Path) -> Store:
-    """A directory as a bucket; created if missing."""
-    directory.mkdir(parents=True, exist_ok=True)
-    lock_file = directory.parent / f".{directory.name}.lock"
-    return Store(LocalStore(str(directory), mkdir=True), f"file://{directory}", PlainDirectory(directory), lock_file)
+ODD_KEY = re.compile(r"(^|/)\.{0,2}(/|$)|[\x00-\x1f\x7f\ufffe\uffff]")

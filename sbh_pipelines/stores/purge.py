@@ -6,12 +6,14 @@ for key by key. Versions under object lock stay; they are counted and named.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
-from sbh_pipelines.errors import ObjectMissing, StoreDenied, StoreError, StoreUnavailable
+from sbh_pipelines.errors import ObjectMissing, StoreDenied
 from sbh_pipelines.stores.base import ObjectStore
+from sbh_pipelines.stores.s3_client import translated, url_of
 
 _AT_ONCE = 500
 _NAMED = 20
@@ -48,12 +50,12 @@ class Purger(Protocol):
         ...
 
     def count(self, prefix: str, chosen: Chosen = every) -> Purged:
-        """The same, deleting nothing: what there is."""
+        """Count all versions of the chosen objects below `prefix`."""
         ...
 
 
 class DirectoryPurge:
-    """A store without versions."""
+    """Deletes in a store that keeps no versions."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
@@ -83,17 +85,14 @@ class DirectoryPurge:
 
 
 class VersionPurge:
-    """A bucket. `connect` makes the boto3 client at the first use."""
+    """Deletes in a bucket, which may be versioned. `connect` makes the boto3 client at the first use."""
 
     def __init__(self, connect: Callable[[], Any], bucket: str, store: ObjectStore) -> None:
         self._connect, self._bucket, self._store = connect, bucket, store
-        self._made: Any = None
 
-    @property
+    @cached_property
     def _client(self) -> Any:
-        if self._made is None:
-            self._made = self._connect()
-        return self._made
+        return self._connect()
 
     def purge(self, prefix: str, chosen: Chosen = every) -> Purged:
         done = self._until_nothing_goes(prefix, chosen)
@@ -140,7 +139,7 @@ class VersionPurge:
     def _versions(self, prefix: str) -> Iterator[dict[str, Any]]:
         markers: dict[str, str] = {}
         while True:
-            with self._translated("list the versions of", prefix):
+            with self._translated("list versions of objects", prefix):
                 page = self._client.list_object_versions(Bucket=self._bucket, Prefix=prefix, **markers)
             yield from page.get("Versions", ())
             yield from page.get("DeleteMarkers", ())
@@ -153,7 +152,7 @@ class VersionPurge:
 
     def _delete(self, batch: list[dict[str, Any]], done: Purged) -> int:
         wanted = [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in batch]
-        with self._translated("delete versions of", batch[0]["Key"]):
+        with self._translated("delete versions of objects", batch[0]["Key"]):
             answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": wanted, "Quiet": True})
         refused = {(e.get("Key"), e.get("VersionId")): str(e.get("Code", "")) for e in answer.get("Errors", ())}
         gone = 0
@@ -176,7 +175,7 @@ class VersionPurge:
         try:
             for upload in list(self._uploads(prefix)):
                 if chosen(upload["Key"], False):
-                    with self._translated("abort an upload of", upload["Key"]):
+                    with self._translated("abort an upload", upload["Key"]):
                         self._client.abort_multipart_upload(
                             Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                         )
@@ -185,36 +184,14 @@ class VersionPurge:
 
     def _uploads(self, prefix: str) -> Iterator[dict[str, Any]]:
         """A page has a thousand of them, and years of killed writers may have left more."""
-        with self._translated("list the uploads of", prefix):
+        with self._translated("list uploads", prefix):
             pages = self._client.get_paginator("list_multipart_uploads")
             for page in pages.paginate(Bucket=self._bucket, Prefix=prefix):
                 yield from page.get("Uploads", ())
 
-    @contextmanager
-    def _translated(self, verb: str, key: str) -> Iterator[None]:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        place = f"s3://{self._bucket}/{ascii(key)[1:-1]}"
-        try:
-            yield
-        except ClientError as error:
-            code = str(error.response.get("Error", {}).get("Code", ""))
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            if status == 404:
-                raise ObjectMissing(f"Cannot {verb} an object", on=place, why=code) from None
-            if status == 403:
-                raise StoreDenied(
-                    f"The store refused to {verb} an object",
-                    on=place,
-                    why=code,
-                    remedy="grant s3:ListBucketVersions and s3:DeleteObjectVersion to the role that erases",
-                ) from None
-            kind = StoreUnavailable if status >= 500 else StoreError
-            raise kind(f"The store failed to {verb} an object", on=place, why=code, remedy="run it again") from None
-        except BotoCoreError as error:
-            raise StoreUnavailable(
-                f"Cannot {verb} an object", on=place, why=type(error).__name__, remedy="run it again"
-            ) from None
+    def _translated(self, action: str, key: str) -> AbstractContextManager[None]:
+        grant = "grant s3:ListBucketVersions and s3:DeleteObjectVersion to the role that erases"
+        return translated(action, url_of(self._bucket, key), grant=grant)
 
 
 def chosen_but(*folders: str) -> Chosen:

@@ -1,17 +1,15 @@
-"""S3's control calls, through boto3: where a bucket is and how it is set up. Data go through `object_store.py`."""
+"""S3's control calls, through boto3: where a bucket is and how it is set up. Data go through `s3.py`."""
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from sbh_pipelines.errors import ObjectMissing, StoreDenied, StoreError, StoreUnavailable
+from sbh_pipelines.stores.s3_client import connect, error_code, translated, url_of
 
-_DENIED = {"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled", "ExpiredToken"}
-_MISSING = {"NoSuchBucket", "404", "NotFound"}
 # What servers answer where a bucket has no such setting, or the server no such notion.
 _UNSET = {
     "ServerSideEncryptionConfigurationNotFoundError",
@@ -45,21 +43,14 @@ class S3Control:
         secret_access_key: str | None = None,
         timeout_s: float = 10.0,
     ) -> None:
-        import boto3  # imported late: it takes a quarter of a second
-        from botocore.config import Config
-
-        self._client = boto3.client(
-            "s3",
-            region_name=region,
+        self._client = connect(
+            region,
             endpoint_url=endpoint_url,
-            aws_access_key_id=access_key_id,
-            aws_secret_access_key=secret_access_key,
-            config=Config(
-                s3={"addressing_style": "path" if endpoint_url else "auto"},
-                connect_timeout=min(timeout_s, 5),
-                read_timeout=timeout_s,
-                retries={"max_attempts": 2},
-            ),
+            access_key_id=access_key_id,
+            secret_access_key=secret_access_key,
+            timeout_s=timeout_s,
+            connect_timeout_s=5,
+            retries=2,
         )
 
     def check_bucket(self, bucket: str) -> BucketTime:
@@ -152,7 +143,7 @@ class S3Control:
             try:
                 answer: dict[str, Any] = getattr(self._client, verb)(Bucket=bucket)
             except ClientError as error:
-                if unset is not None and error.response.get("Error", {}).get("Code") in _UNSET:
+                if unset is not None and error_code(error)[0] in _UNSET:
                     return unset
                 raise
             return answer
@@ -164,33 +155,7 @@ def _told(answer: Mapping[str, Any]) -> str:
     return found
 
 
-@contextmanager
-def _translated(verb: str, bucket: str) -> Iterator[None]:
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    place, readable = f"s3://{bucket}", verb.replace("_", " ")
-    try:
-        yield
-    except ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        if code in _MISSING:
-            raise ObjectMissing("No such bucket", on=place, why=code, remedy=f"aws s3 mb {place}") from None
-        if code in _DENIED or status == 403:
-            raise StoreDenied(
-                f"The store refused to {readable}",
-                on=place,
-                why=code,
-                remedy="grant it to the role, or correct the credentials",
-            ) from None
-        kind = StoreUnavailable if status >= 500 else StoreError
-        raise kind(
-            f"The store failed to {readable}", on=place, why=code, remedy="try again; see the store's status"
-        ) from None
-    except (BotoCoreError, ValueError, RecursionError) as error:  # the last: redirected without an end
-        raise StoreUnavailable(
-            "Cannot reach the store",
-            on=place,
-            why=type(error).__name__,
-            remedy="check storage.endpoint_url, credentials, network",
-        ) from None
+def _translated(verb: str, bucket: str) -> AbstractContextManager[None]:
+    on = url_of(bucket)
+    grant = "grant it to the role, or correct the credentials"
+    return translated(verb.replace("_", " "), on, missing="No such bucket", create=f"aws s3 mb {on}", grant=grant)

@@ -21,7 +21,7 @@ from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import StoreDenied
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.stores.bucket_rules import denies_plaintext, expires, moves_away
-from sbh_pipelines.stores.object_store import open_s3
+from sbh_pipelines.stores.s3 import open_s3
 from sbh_pipelines.stores.s3_control import S3Control
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.support.databases import fresh_database

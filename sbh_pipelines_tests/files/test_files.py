@@ -15,11 +15,14 @@ from sbh_pipelines.embedded.servers import object_server
 from sbh_pipelines.embedded.servers.layout import Layout
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import ObjectMissing, SourceChanged, StoreError
-from sbh_pipelines.files.file import FILE_MAX, FILE_MIN, FileEntry, InexactListing, open_file, slices
+from sbh_pipelines.files.file import FileEntry, InexactListing, open_file
 from sbh_pipelines.files.listing import list_files
+from sbh_pipelines.repository.chunking import FILE_SLICES, slices
 from sbh_pipelines.stores.base import ObjectInfo
-from sbh_pipelines.stores.object_store import Store, open_local, open_s3
-from sbh_pipelines.stores.versions import BucketVersions
+from sbh_pipelines.stores.local import open_local
+from sbh_pipelines.stores.object_store import Store
+from sbh_pipelines.stores.s3 import open_s3
+from sbh_pipelines.stores.s3_client import BucketVersions
 
 REGION = "eu-west-1"
 ODD_NAMES = (
@@ -344,7 +347,19 @@ def cut(body: bytes, sizes: Iterator[int]) -> tuple[list[bytes], str]:
 @settings(max_examples=12, deadline=None)
 @given(
     st.integers(0, 2**32),
-    st.sampled_from([0, 1, FILE_MIN - 1, FILE_MIN, FILE_MIN + 1, 1 << 20, FILE_MAX, FILE_MAX + 1, 9_000_000]),
+    st.sampled_from(
+        [
+            0,
+            1,
+            FILE_SLICES.least - 1,
+            FILE_SLICES.least,
+            FILE_SLICES.least + 1,
+            1 << 20,
+            FILE_SLICES.most,
+            FILE_SLICES.most + 1,
+            9_000_000,
+        ]
+    ),
     st.lists(st.integers(1, 5 << 20), min_size=1, max_size=5),
     st.booleans(),
 )
@@ -356,8 +371,8 @@ def test_slices_are_the_content_however_it_arrives(seed: int, size: int, sizes: 
     assert b"".join(parts) == body
     assert parts == whole
     assert digest == again == hashlib.sha256(body).hexdigest()
-    assert all(0 < len(part) <= FILE_MAX for part in parts)
-    assert all(len(part) >= FILE_MIN for part in parts[:-1])
+    assert all(0 < len(part) <= FILE_SLICES.most for part in parts)
+    assert all(len(part) >= FILE_SLICES.least for part in parts[:-1])
 
 
 def test_an_insertion_changes_few_slices() -> None:

@@ -46,9 +46,7 @@ def test_settings_that_cannot_be_meant(tmp_path: Path, keys: str) -> None:
 def test_what_a_previous_file_wrapped_is_read_and_never_wrapped_again(tmp_path: Path) -> None:
     old, new = key_file(tmp_path / "old.key", 1), key_file(tmp_path / "new.key", 2)
     wrapped = LocalKeyFile(old).wrap(DATA_KEY, "acme", "eu-west-1")
-    both = open_key_provider(
-        read(tmp_path, f'provider = "local"\nkey_file = "{new}"\nprevious_key_files = ["{old}"]'), None
-    )
+    both = open_key_provider(read(tmp_path, f'provider = "local"\nkey_file = "{new}"\nprevious_key_files = ["{old}"]'))
     assert both.unwrap(wrapped, "acme", "eu-west-1") == DATA_KEY
     again = both.wrap(DATA_KEY, "acme", "eu-west-1")
     assert again["key_id"] != wrapped["key_id"]

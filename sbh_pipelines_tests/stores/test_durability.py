@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sbh_pipelines.stores.object_store import Store, open_local
+from sbh_pipelines.stores.local import open_local
+from sbh_pipelines.stores.object_store import Store
 
 WRITES: dict[str, Callable[[Store, str], object]] = {
     "put": lambda store, key: store.put(key, b"x"),

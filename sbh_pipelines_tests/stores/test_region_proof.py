@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from sbh_pipelines.backup.site.store_binding import endpoint
 from sbh_pipelines.embedded.servers import object_server
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import ObjectMissing, ResidencyError, SettingsError, StoreDenied, StoreUnavailable
 from sbh_pipelines.placement import Place
 from sbh_pipelines.settings import StorageSettings
-from sbh_pipelines.stores.placed import PlacedStore
+from sbh_pipelines.stores.bound_store import BoundStore
+from sbh_pipelines.stores.open_store import endpoint
 from sbh_pipelines.stores.region_proof import RegionProof
 from sbh_pipelines.stores.s3_control import S3Control
 from sbh_pipelines_tests.stores.test_stores import secret
@@ -147,7 +147,7 @@ class Writes:
         return call
 
 
-def every_write(store: PlacedStore, key: str) -> Any:
+def every_write(store: BoundStore, key: str) -> Any:
     yield lambda: store.put(key, b"x")
     yield lambda: store.create(key, b"x")
     yield lambda: store.replace(key, b"x", "etag")
@@ -159,7 +159,7 @@ def test_no_write_passes_its_guard() -> None:
         raise ResidencyError("no")
 
     inner = Writes()
-    for write in every_write(PlacedStore(inner, Place("b", "t/acme/", EU), refuse), "t/acme/x"):  # type: ignore[arg-type]
+    for write in every_write(BoundStore(inner, Place("b", "t/acme/", EU), refuse), "t/acme/x"):  # type: ignore[arg-type]
         with pytest.raises(ResidencyError):
             write()
     assert inner.keys == []
@@ -168,7 +168,7 @@ def test_no_write_passes_its_guard() -> None:
 @pytest.mark.parametrize("key", ["t/bolt/x", "t/acme", "x", "", "/t/acme/x", "t/acme\x00/x"])
 def test_no_write_leaves_its_prefix(key: str) -> None:
     inner = Writes()
-    for write in every_write(PlacedStore(inner, Place("b", "t/acme/", EU), lambda: None), key):  # type: ignore[arg-type]
+    for write in every_write(BoundStore(inner, Place("b", "t/acme/", EU), lambda: None), key):  # type: ignore[arg-type]
         with pytest.raises(ResidencyError, match="outside of its place"):
             write()
     assert inner.keys == []
@@ -180,7 +180,7 @@ def test_every_method_that_writes_is_guarded() -> None:
         *("get", "get_range", "get_ranges", "get_with_etag", "head", "list", "lists_all", "list_exactly", "stream"),
         *("delete", "url"),
     }
-    assert {name for name in vars(PlacedStore) if not name.startswith("_")} == known
+    assert {name for name in vars(BoundStore) if not name.startswith("_")} == known
 
 
 def test_an_address_without_tls_is_refused_at_its_first_use() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.settings import StorageSettings
-from sbh_pipelines.stores.object_store import Encryption, open_s3
+from sbh_pipelines.stores.s3 import Encryption, open_s3
 from sbh_pipelines_tests.support.fix_moto import ACCESS, make_buckets, s3_client
 from sbh_pipelines_tests.support.recording_proxy import Proxy, Seen, recording
 

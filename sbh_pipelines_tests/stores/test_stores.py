@@ -19,7 +19,9 @@ from sbh_pipelines.errors import (
     StoreError,
     StoreUnavailable,
 )
-from sbh_pipelines.stores.object_store import Store, open_local, open_s3
+from sbh_pipelines.stores.local import open_local
+from sbh_pipelines.stores.object_store import Store
+from sbh_pipelines.stores.s3 import open_s3
 
 BUCKET, REGION = "sbh-files-eu-west-1", "eu-west-1"
 

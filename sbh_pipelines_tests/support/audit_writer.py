@@ -6,7 +6,7 @@ from pathlib import Path
 from sbh_pipelines.model import utc_now
 from sbh_pipelines.repository.trail.event import AuditKey, Chain, entry_of
 from sbh_pipelines.repository.trail.trail import Trail
-from sbh_pipelines.stores.object_store import open_local
+from sbh_pipelines.stores.local import open_local
 
 KEY = AuditKey.of(bytes(range(32)))
 ACME = Chain("acme", "eu-west-1")

@@ -43,9 +43,9 @@ from sbh_pipelines.api.schema.problems import Refusal, problem, problem_response
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.errors import RequestError, SbhError, SettingsError
 from sbh_pipelines.security.policy import ALL_TENANTS, Role, UserContext
-from sbh_pipelines.security.secrets import resolve
 from sbh_pipelines.security.tokens import Tokens, open_tokens
 from sbh_pipelines.settings import Settings, load_settings
+from sbh_pipelines.settings.secrets import resolve
 
 VIA = "api"
 _TENANTS_S = 5.0

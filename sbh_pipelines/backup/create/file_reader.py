@@ -7,8 +7,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import ObjectChanged
-from sbh_pipelines.files.file import FileEntry, OpenFile, Versions, kept_changing, open_file, slices
+from sbh_pipelines.files.file import FileEntry, OpenFile, Versions, kept_changing, open_file
 from sbh_pipelines.model import Tenant, timestamp
+from sbh_pipelines.repository.chunking import slices
 from sbh_pipelines.repository.pack import PackWriter
 from sbh_pipelines.stores.base import FileStore, ObjectInfo
 

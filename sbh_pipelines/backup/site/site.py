@@ -6,22 +6,20 @@ from datetime import timedelta
 from typing import Any
 
 from sbh_pipelines.backup.site.audit_trails import Trails
-from sbh_pipelines.backup.site.store_binding import Placing, endpoint
-from sbh_pipelines.errors import SettingsError
+from sbh_pipelines.backup.site.store_binding import StoreBinding
 from sbh_pipelines.model import Clock, Tenant
 from sbh_pipelines.placement import PLATFORM, Place, audit_place, backup_place, catalog_place, files_place
 from sbh_pipelines.repository.catalog.catalog import Catalog, open_catalog
 from sbh_pipelines.repository.catalog.erased import refuse_erased
 from sbh_pipelines.repository.repository import Repository, open_repository
 from sbh_pipelines.security.keys import KeyProvider, open_key_provider
-from sbh_pipelines.security.secrets import resolve
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.settings.locality import require_tls
 from sbh_pipelines.stores.base import FileStore
-from sbh_pipelines.stores.locked import LockedBucket
-from sbh_pipelines.stores.object_store import Encryption, Store, open_local, open_s3
-from sbh_pipelines.stores.purge import DirectoryPurge, Purger, VersionPurge
-from sbh_pipelines.stores.versions import BucketVersions
+from sbh_pipelines.stores.object_store import Store
+from sbh_pipelines.stores.open_store import open_object_lock, open_purger, open_store, open_versions
+from sbh_pipelines.stores.purge import Purger
+from sbh_pipelines.stores.s3_client import BucketVersions
 
 
 class Site:
@@ -31,7 +29,7 @@ class Site:
         self.settings, self.clock = settings, clock
         self._lock = threading.Lock()
         self._stores: dict[tuple[str, str, bool], Store] = {}
-        self._placing = Placing(settings, self._store)
+        self._binding = StoreBinding(settings, self._store)
         self._catalogs: dict[str, Catalog] = {}
         self._secret: str | None = None
         self._keys: KeyProvider | None = None
@@ -42,71 +40,35 @@ class Site:
         if self._keys is None:
             allow_http = self.settings.storage.allow_http
             require_tls(self.settings.keys.kms_endpoint_url, "keys.kms_endpoint_url", allow_http=allow_http)
-            self._keys = open_key_provider(self.settings, self._aws_access())
+            self._keys = open_key_provider(self.settings)
         return self._keys
 
-    def _aws_access(self) -> Mapping[str, str]:
-        storage = self.settings.storage
-        if not storage.access_key_id:
-            return {}
-        return {
-            "aws_access_key_id": storage.access_key_id,
-            "aws_secret_access_key": resolve(storage, "secret_access_key") or "",
-        }
-
     def _store(self, place: Place) -> Store:
-        """The store of a place, not bound to it: only for what asks `Placing` before it writes."""
+        """The store of a place, not bound to it: only for what asks `StoreBinding` before it writes."""
         name = (place.bucket, place.region, place.application)
         with self._lock:
             known = self._stores.get(name)
             if known is None:
-                known = self._stores[name] = self._open(place)
+                known = self._stores[name] = open_store(self.settings.storage, place)
         return known
-
-    def _open(self, place: Place) -> Store:
-        storage = self.settings.storage
-        if storage.kind == "local":
-            if storage.path is None:
-                raise SettingsError("storage.path is missing")
-            return open_local(storage.path / place.bucket)
-        return open_s3(
-            place.bucket,
-            place.region,
-            endpoint_url=endpoint(storage, place.region),
-            access_key_id=storage.access_key_id,
-            secret_access_key=resolve(storage, "secret_access_key", place.region),
-            timeout_s=storage.timeout_s,
-            retries=storage.retries,
-            encryption=None if place.application else Encryption.of(storage, place.region),
-        )
 
     def backup_store(self, tenant: Tenant) -> tuple[FileStore, str]:
         """(store, prefix) of the tenant's repository. Raises ResidencyError, also when it is written to."""
         place = backup_place(self.settings, tenant)
-        return self._placing.bound(place, tenant), place.prefix
+        return self._binding.bound(place, tenant), place.prefix
 
     def files_store(self, tenant: Tenant) -> tuple[FileStore, str]:
         """(store, prefix) of the tenant's own files."""
         place = files_place(self.settings, tenant)
-        return self._placing.bound(place, tenant), place.prefix
+        return self._binding.bound(place, tenant), place.prefix
 
     def check_place(self, tenant: Tenant) -> None:
         """What a write of the tenant's backup checks first. Raises ResidencyError, and the store's errors."""
-        self._placing.check(backup_place(self.settings, tenant), tenant)
+        self._binding.check(backup_place(self.settings, tenant), tenant)
 
     def file_versions(self, tenant: Tenant) -> BucketVersions | None:
-        """Looks up old versions of the tenant's files, where the store can have any."""
-        if self.settings.storage.kind != "s3":
-            return None
-        place = files_place(self.settings, tenant)
-        return BucketVersions(self._client(place), place.bucket)
-
-    def _client(self, place: Place) -> Any:
-        import boto3  # a slow import that few need: for old versions of files, and for object lock
-
-        access: dict[str, Any] = dict(self._aws_access())
-        url = endpoint(self.settings.storage, place.region)
-        return boto3.client("s3", region_name=place.region, endpoint_url=url, **access)
+        """Looks up old versions of the tenant's files; None where the store can have none."""
+        return open_versions(self.settings.storage, files_place(self.settings, tenant))
 
     def repository(self, tenant: Tenant, *, create: bool = False) -> Repository:
         """The tenant's repository; its index is not read yet. Raises UnknownBackup unless `create`."""
@@ -133,15 +95,12 @@ class Site:
 
     def purger(self, place: Place) -> Purger:
         """Deletes for good what lies in a place's bucket, in all versions."""
-        store = self._store(place)
-        if self.settings.storage.kind == "local":
-            return DirectoryPurge(store)
-        return VersionPurge(lambda: self._client(place), place.bucket, store)
+        return open_purger(self.settings.storage, place, self._store(place))
 
     def catalog(self, region: str) -> Catalog:
         """The catalog of a region; no I/O until it is used, and its key is unwrapped once. Raises ResidencyError."""
         place = catalog_place(self.settings, region)
-        store = self._placing.bound(place)
+        store = self._binding.bound(place)
         with self._lock:
             if region not in self._catalogs:
                 self._catalogs[region] = open_catalog(store, place.prefix, region, self.keys, self.clock)
@@ -157,25 +116,19 @@ class Site:
     def audit_store(self, region: str) -> tuple[FileStore, str]:
         """(store, prefix) of the platform's audit trail in a region. Raises ResidencyError."""
         place = audit_place(self.settings, region)
-        return self._placing.bound(place), place.prefix
+        return self._binding.bound(place), place.prefix
 
     def locked_creates(self, tenant: Tenant | None, region: str) -> Callable[[str, bytes], object] | None:
         """What puts audit events of a tenant, or of the platform, under object lock; None where that is not wanted."""
-        storage, audit = self.settings.storage, self.settings.audit
-        if audit.object_lock_days is None or storage.kind != "s3":
-            return None
+        audit = self.settings.audit
         place = audit_place(self.settings, region) if tenant is None else backup_place(self.settings, tenant)
-        encryption = Encryption.of(storage, region)
-        bucket = LockedBucket(
-            lambda: self._client(place),
-            place.bucket,
-            audit.object_lock_mode,
-            encryption.call_arguments() if encryption else {},
-        )
+        bucket = open_object_lock(self.settings.storage, audit, place)
+        if bucket is None or audit.object_lock_days is None:
+            return None
         days = timedelta(days=audit.object_lock_days)
 
         def create(key: str, body: bytes) -> None:
-            self._placing.check(place, tenant)
+            self._binding.check(place, tenant)
             bucket.create(key, body, self.clock() + days)
 
         return create

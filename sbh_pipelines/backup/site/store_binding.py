@@ -6,24 +6,20 @@ does not begin anew in another region one `head` for each tenant and process.
 
 import threading
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 from sbh_pipelines.errors import ObjectMissing, ResidencyError, StoreDenied
 from sbh_pipelines.model import Tenant
 from sbh_pipelines.placement import Place, check_tenant, former_places
 from sbh_pipelines.repository.format import Keys
-from sbh_pipelines.security.secrets import resolve
-from sbh_pipelines.settings import Settings, StorageSettings
-from sbh_pipelines.settings.locality import require_tls
+from sbh_pipelines.settings import Settings
 from sbh_pipelines.stores.base import FileStore
-from sbh_pipelines.stores.placed import PlacedStore
+from sbh_pipelines.stores.bound_store import BoundStore
+from sbh_pipelines.stores.open_store import is_aws, open_control
 from sbh_pipelines.stores.region_proof import RegionProof
 from sbh_pipelines.stores.s3_control import S3Control
 
-_AWS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu")
 
-
-class Placing:
+class StoreBinding:
     """Thread-safe. `opened` gives the store of a place, not yet bound."""
 
     def __init__(self, settings: Settings, opened: Callable[[Place], FileStore]) -> None:
@@ -33,9 +29,9 @@ class Placing:
         self._settled: set[tuple[str, str]] = set()  # tenants whose repository is where it was, with the region
         self._lock = threading.Lock()
 
-    def bound(self, place: Place, tenant: Tenant | None = None) -> PlacedStore:
+    def bound(self, place: Place, tenant: Tenant | None = None) -> BoundStore:
         """The store of a place; of a tenant's files or backups, or (without a tenant) of what belongs to a region."""
-        return PlacedStore(self._opened(place), place, lambda: self.check(place, tenant))
+        return BoundStore(self._opened(place), place, lambda: self.check(place, tenant))
 
     def check(self, place: Place, tenant: Tenant | None) -> None:
         """Whether something may be written there. Raises ResidencyError, and the store's errors."""
@@ -84,33 +80,9 @@ class Placing:
         return control.real_region(place.bucket)
 
 
-def is_aws(storage: StorageSettings, region: str) -> bool:
-    """Whether the server is one of AWS's."""
-    host = urlsplit(endpoint(storage, region) or "").hostname
-    return storage.kind == "s3" and (host is None or host.endswith(_AWS))
-
-
 def is_provable(settings: Settings, region: str) -> bool:
     """Whether the settings want the server to be asked where its buckets are."""
     prove = settings.residency.prove
     return settings.storage.kind == "s3" and (
         prove == "always" or (prove == "aws" and is_aws(settings.storage, region))
-    )
-
-
-def endpoint(storage: StorageSettings, region: str) -> str | None:
-    """The address of the S3 server of a region; None: AWS's. Raises SettingsError where it may not be spoken to."""
-    url = storage.endpoint_url.replace("{region}", region) if storage.endpoint_url else None
-    require_tls(url, "storage.endpoint_url", allow_http=storage.allow_http)
-    return url
-
-
-def open_control(storage: StorageSettings, region: str) -> S3Control:
-    """Control calls to the S3 server of a region."""
-    return S3Control(
-        region,
-        endpoint_url=endpoint(storage, region),
-        access_key_id=storage.access_key_id,
-        secret_access_key=resolve(storage, "secret_access_key", region) if storage.access_key_id else None,
-        timeout_s=min(storage.timeout_s, 15),
     )

@@ -1,7 +1,7 @@
 """Cutting a stream of COPY text into row groups.
 
 COPY text ends each row with a newline and escapes every other one, so rows can be counted and cut without parsing. A
-group ends where FastCDC (Xia et al., USENIX ATC 2016) finds a content-defined boundary, moved on to the end of its row:
+group ends at a content-defined boundary (`repository/chunking.py`), moved on to the end of its row:
 unchanged stretches of a table give the same groups, and so the same chunks, however much moved around them.
 """
 
@@ -10,11 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fastcdc.fastcdc_cy import fastcdc_cy
+from sbh_pipelines.repository.chunking import ROW_GROUPS, first_chunk
 
-# About a MiB: large enough to compress well, small enough that a changed row costs little. The library's own limits
-# allow 64 bytes to 1 GiB. Changing them costs every tenant one backup without reuse, and nothing else.
-GROUP_MIN, GROUP_AVERAGE, GROUP_MAX = 512 << 10, 1 << 20, 4 << 20
 _SCAN = 64 << 10
 
 
@@ -34,14 +31,14 @@ class Segment:
 class GroupCutter(io.RawIOBase):
     """A file to COPY into: cuts what is written at tenants' ends and group boundaries.
 
-    Holds two times GROUP_MAX, or a row that is larger. `finish` must be called after the last write.
+    Holds two times `ROW_GROUPS.most`, or a row that is larger. `finish` must be called after the last write.
     """
 
     def __init__(self, segments: Iterable[Segment]) -> None:
         super().__init__()
         self._segments = iter(segments)
         # One buffer for the whole stream, filled from `_start` to `_end`: fresh memory costs more than copying into it.
-        self._buffer = bytearray(2 * GROUP_MAX)
+        self._buffer = bytearray(2 * ROW_GROUPS.most)
         self._start = self._end = 0
         self._segment: Segment | None = None
         self._left = 0  # rows of the current segment still to come
@@ -58,7 +55,7 @@ class GroupCutter(io.RawIOBase):
         self._buffer[self._end : self._end + size] = data
         self._end += size
         self.bytes += size
-        if self._end - self._start >= GROUP_MAX:
+        if self._end - self._start >= ROW_GROUPS.most:
             self._cut(last=False)
         return size
 
@@ -101,10 +98,10 @@ class GroupCutter(io.RawIOBase):
 
     def _content_end(self, last: bool) -> tuple[int, int] | None:
         """(end in the buffer, rows) of the next group, or None when more must be written first."""
-        if not last and self._end - self._start < GROUP_MAX:
+        if not last and self._end - self._start < ROW_GROUPS.most:
             return None
-        with memoryview(self._buffer) as whole, whole[self._start : min(self._end, self._start + GROUP_MAX)] as view:
-            size = next(fastcdc_cy(view, GROUP_MIN, GROUP_AVERAGE, GROUP_MAX)).length
+        with memoryview(self._buffer) as whole, whole[self._start : self._end] as view:
+            size = first_chunk(view, ROW_GROUPS)
         newline = self._buffer.find(b"\n", self._start + size - 1, self._end)
         if newline < 0:
             return None  # a row longer than what has come so far

@@ -25,8 +25,8 @@ from sbh_pipelines.errors import (
     SourceError,
     SourceUnavailable,
 )
-from sbh_pipelines.security.secrets import resolve
 from sbh_pipelines.settings import DatabaseSettings
+from sbh_pipelines.settings.secrets import resolve
 
 Connection = Any  # psycopg2 has no types
 

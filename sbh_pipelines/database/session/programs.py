@@ -19,8 +19,8 @@ import psycopg2.extensions
 
 from sbh_pipelines.database.session import tls
 from sbh_pipelines.errors import PrivilegeMissing, RequestError, SbhError, SettingsError, SourceError, SourceUnavailable
-from sbh_pipelines.security.secrets import resolve
 from sbh_pipelines.settings import DatabaseSettings
+from sbh_pipelines.settings.secrets import resolve
 
 RECOVERY_SCHEMA = "sbh_recovery"
 PRE_DATA, POST_DATA = "pre-data", "post-data"

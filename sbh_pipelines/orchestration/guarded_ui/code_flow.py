@@ -21,9 +21,9 @@ import httpx
 from sbh_pipelines.errors import KeyServiceUnavailable, Unauthenticated
 from sbh_pipelines.security.oidc import IssuerTrouble, discover, parse_object
 from sbh_pipelines.security.policy import UserContext
-from sbh_pipelines.security.secrets import resolve
 from sbh_pipelines.security.tokens import Tokens, unauthenticated
 from sbh_pipelines.settings import Settings
+from sbh_pipelines.settings.secrets import resolve
 
 _MOST = 1000
 _LIFE_S = 600.0

@@ -14,7 +14,7 @@ from sbh_pipelines.model import TenantId
 from sbh_pipelines.repository.pack import PackPipeline
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.repository.seal import Sealer
-from sbh_pipelines.stores.object_store import open_local
+from sbh_pipelines.stores.local import open_local
 
 
 def entry(number: int, generation: int = 0) -> FileEntry:

@@ -30,7 +30,7 @@ from sbh_pipelines.repository.format import Keys, seal_epoch
 from sbh_pipelines.repository.repository import open_repository
 from sbh_pipelines.security.keys import LocalKeyFile
 from sbh_pipelines.security.policy import Role, UserContext
-from sbh_pipelines.stores.object_store import open_local
+from sbh_pipelines.stores.local import open_local
 from sbh_pipelines_tests.backup.create.test_crash import Clock, Death, Killed, struck
 from sbh_pipelines_tests.backup.retain.test_prune import DAY, KEEP_ALL, SMALL, change, check, history, restores
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application, State

@@ -85,7 +85,7 @@ def test_what_is_made_of_settings_shows_nothing(secretive: Settings) -> None:
     tenant = Application.tenant()
     for store, _ in (site.backup_store(tenant), site.files_store(tenant)):
         real: Any = store._inner  # type: ignore[attr-defined]
-        innocent(*texts(store), *texts(real), *texts(real._plain), store.url("x"))
+        innocent(*texts(store), *texts(real), *texts(real._odd), store.url("x"))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sbh_pipelines.database.capture import row_groups as groups
-from sbh_pipelines.database.capture.row_groups import GROUP_MAX, GROUP_MIN, GroupCutter, Segment
+from sbh_pipelines.database.capture.row_groups import GroupCutter, Segment
+from sbh_pipelines.repository.chunking import ROW_GROUPS, ChunkSizes
 
 SMALL = (64, 256, 1024)  # the least that FastCDC's library takes; the same code at a size that can be tried often
 Group = tuple[bytes, int]
@@ -18,11 +19,11 @@ Group = tuple[bytes, int]
 
 @pytest.fixture(autouse=True, scope="module")
 def small_groups() -> Iterator[None]:
-    kept = groups.GROUP_MIN, groups.GROUP_AVERAGE, groups.GROUP_MAX, groups._SCAN
-    groups.GROUP_MIN, groups.GROUP_AVERAGE, groups.GROUP_MAX = SMALL
+    kept = groups.ROW_GROUPS, groups._SCAN
+    groups.ROW_GROUPS = ChunkSizes(*SMALL)
     groups._SCAN = 100
     yield
-    groups.GROUP_MIN, groups.GROUP_AVERAGE, groups.GROUP_MAX, groups._SCAN = kept
+    groups.ROW_GROUPS, groups._SCAN = kept
 
 
 def naive(tenants: list[list[bytes]]) -> list[list[Group]]:
@@ -142,4 +143,4 @@ def test_unchanged_rows_give_the_same_groups_again() -> None:
 
 
 def test_the_real_sizes_are_about_a_mebibyte() -> None:
-    assert (GROUP_MIN, GROUP_MAX) == (512 << 10, 4 << 20)
+    assert (ROW_GROUPS.least, ROW_GROUPS.most) == (512 << 10, 4 << 20)

@@ -20,7 +20,8 @@ from sbh_pipelines.repository.catalog.records import Merge, TenantRecord, blocks
 from sbh_pipelines.security.keys import LocalKeyFile
 from sbh_pipelines.settings import load_settings
 from sbh_pipelines.stores.base import ObjectStore
-from sbh_pipelines.stores.object_store import Store, open_local
+from sbh_pipelines.stores.local import open_local
+from sbh_pipelines.stores.object_store import Store
 from sbh_pipelines_tests.stores.test_stores import s3
 from sbh_pipelines_tests.support.fault_stores import Killed
 from sbh_pipelines_tests.support.memory_store import MemoryStore

@@ -23,8 +23,8 @@ from sbh_pipelines.repository.trail.event import PLATFORM, WITHHELD, AuditKey, C
 from sbh_pipelines.repository.trail.reader import Wanted, matching, page
 from sbh_pipelines.repository.trail.trail import CREATED, DAMAGED, POLICY, End, Trail
 from sbh_pipelines.stores.base import ObjectStore
-from sbh_pipelines.stores.locked import LockedBucket
-from sbh_pipelines.stores.object_store import open_local
+from sbh_pipelines.stores.local import open_local
+from sbh_pipelines.stores.object_lock import LockedBucket
 from sbh_pipelines_tests.stores.test_stores import s3
 from sbh_pipelines_tests.stores.test_stores import secret as s3_secret
 from sbh_pipelines_tests.support.audit_writer import ACME, KEY

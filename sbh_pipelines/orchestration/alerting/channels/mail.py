@@ -6,8 +6,8 @@ from email.message import EmailMessage
 
 from sbh_pipelines.orchestration.alerting.alert import Alert
 from sbh_pipelines.orchestration.alerting.channels.post import TIMEOUT_S
-from sbh_pipelines.security.secrets import resolve
 from sbh_pipelines.settings import AlertSettings
+from sbh_pipelines.settings.secrets import resolve
 
 
 def send_mail(settings: AlertSettings, alert: Alert) -> None:

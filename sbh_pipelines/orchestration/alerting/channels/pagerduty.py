@@ -5,8 +5,8 @@ from typing import Any
 
 from sbh_pipelines.orchestration.alerting.alert import RECOVERED, TEST, Alert
 from sbh_pipelines.orchestration.alerting.channels.post import post
-from sbh_pipelines.security.secrets import resolve
 from sbh_pipelines.settings import AlertSettings
+from sbh_pipelines.settings.secrets import resolve
 
 _LONGEST_SUMMARY, _LONGEST_KEY = 1024, 255
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from sbh_pipelines.orchestration.alerting.alert import RECOVERED, TEST, Alert
 from sbh_pipelines.orchestration.alerting.channels.post import post
-from sbh_pipelines.security.secrets import resolve
 from sbh_pipelines.settings import AlertSettings
+from sbh_pipelines.settings.secrets import resolve
 
 _HEADING, _SECTION, _FIELD = 150, 2900, 1900  # characters that Slack takes in each kind of block
 _SIGNS = {"info": ":information_source:", "warning": ":warning:", "error": ":x:", "critical": ":rotating_light:"}

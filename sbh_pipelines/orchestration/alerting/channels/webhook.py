@@ -2,8 +2,8 @@
 
 from sbh_pipelines.orchestration.alerting.alert import Alert
 from sbh_pipelines.orchestration.alerting.channels.post import post
-from sbh_pipelines.security.secrets import resolve
 from sbh_pipelines.settings import AlertSettings
+from sbh_pipelines.settings.secrets import resolve
 
 
 def send_to_webhook(settings: AlertSettings, alert: Alert) -> None:

@@ -11,14 +11,14 @@ from sbh_pipelines.placement import Place
 from sbh_pipelines.stores.base import FileStore, ObjectInfo
 
 
-class PlacedStore:
+class BoundStore:
     """A FileStore. `guard` is called before every write; it raises ResidencyError, or the store's errors."""
 
     def __init__(self, inner: FileStore, place: Place, guard: Callable[[], None]) -> None:
         self._inner, self._place, self._guard = inner, place, guard
 
     def __repr__(self) -> str:
-        return f"PlacedStore({self._inner!r}, {self._place.prefix}, {self._place.region})"
+        return f"BoundStore({self._inner!r}, {self._place.prefix}, {self._place.region})"
 
     def _allow(self, key: str) -> None:
         if not key.startswith(self._place.prefix):

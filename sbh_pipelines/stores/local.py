@@ -1,0 +1,131 @@
+"""A local directory as a store. Data go through obstore; keys that it cannot name go through the operating system."""
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from obstore.store import LocalStore
+
+from sbh_pipelines.errors import ObjectChanged, ObjectMissing, StoreDenied, StoreError, StoreUnavailable
+from sbh_pipelines.stores.base import ObjectInfo
+from sbh_pipelines.stores.object_store import ODD_KEY, PIECE_BYTES, Store
+
+
+def open_local(directory: Path) -> Store:
+    """A directory as a bucket; created if missing."""
+    directory.mkdir(parents=True, exist_ok=True)
+    lock_file = directory.parent / f".{directory.name}.lock"
+    return Store(LocalStore(str(directory), mkdir=True), f"file://{directory}", LocalOddKeys(directory), lock_file)
+
+
+_ODD_FILE = re.compile(r"#[0-9]+(/|$)")
+
+
+class LocalOddKeys:
+    """Odd keys of a directory, through the operating system."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def is_odd(self, key: str) -> bool:
+        return ODD_KEY.search(key) is not None or _ODD_FILE.search(key) is not None
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        with self._translated("list", prefix):
+            yield from self._walk(str(self._file(prefix.rstrip("/"))))
+
+    def _walk(self, folder: str) -> Iterator[ObjectInfo]:
+        for parent, _, names in os.walk(folder):
+            for name in names:
+                path = os.path.join(parent, name)
+                key = os.path.relpath(path, self._root)
+                try:
+                    key.encode()
+                except UnicodeEncodeError:
+                    raise StoreError(
+                        "A file's name is not UTF-8",
+                        on=ascii(path),
+                        why="it cannot be the key of an object",
+                        remedy="rename the file",
+                    ) from None
+                with contextlib.suppress(FileNotFoundError):  # removed since
+                    yield _describe(key, os.stat(path))
+
+    def head(self, key: str) -> ObjectInfo:
+        with self._translated("head", key):
+            return _describe(key, self._file(key).stat())
+
+    def stream(
+        self, key: str, version: str | None, if_match: str | None
+    ) -> tuple[Mapping[str, str], Iterator[memoryview]]:
+        with self._translated("get", key):
+            file = self._file(key).open("rb")
+        if if_match and _describe(key, os.fstat(file.fileno())).etag != if_match:
+            file.close()
+            raise ObjectChanged("The object is no longer the version expected", on=ascii(key))
+        return {}, self._pieces(key, file)
+
+    def _pieces(self, key: str, file: Any) -> Iterator[memoryview]:
+        with file, self._translated("get", key):
+            while piece := file.read(PIECE_BYTES):
+                yield memoryview(piece)
+
+    def put_stream(self, key: str, pieces: Iterable[bytes], attributes: Mapping[str, str]) -> None:
+        with self._translated("put", key):
+            path = self._file(key)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Named as obstore's unfinished files are: should we be killed, listings leave it out.
+            with tempfile.NamedTemporaryFile(dir=path.parent, suffix="#1", delete=False) as file:
+                try:
+                    for piece in pieces:
+                        file.write(piece)
+                    file.flush()
+                    os.replace(file.name, path)
+                except BaseException:
+                    os.unlink(file.name)
+                    raise
+
+    def delete(self, key: str) -> None:
+        with self._translated("delete", key):
+            self._file(key).unlink(missing_ok=True)
+
+    def sync(self, key: str) -> None:
+        with self._translated("put", key):
+            path = self._file(key)
+            for place in (path, *path.parents):  # the folders too: they may be new
+                descriptor = os.open(place, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+                if place == self._root:
+                    break
+
+    def _file(self, key: str) -> Path:
+        # A bucket may hold `a/../b` or `a//b`; in a directory these would be other files, even outside of it.
+        if (key and any(segment in ("", ".", "..") for segment in key.split("/"))) or "\0" in key:
+            raise StoreError("No file can have this name", on=ascii(key), remedy="restore it to a bucket")
+        return self._root / key
+
+    @contextmanager
+    def _translated(self, verb: str, key: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise ObjectMissing("No such object", on=ascii(key)) from None
+        except PermissionError as error:
+            raise StoreDenied(f"The directory refused to {verb} an object", on=ascii(key), why=str(error)) from None
+        except OSError as error:
+            raise StoreUnavailable(f"Cannot {verb} an object", on=ascii(key), why=str(error)) from None
+
+
+def _describe(key: str, found: os.stat_result) -> ObjectInfo:
+    # object_store's LocalFileSystem makes this mark too.
+    etag = f'"{found.st_ino:x}-{found.st_mtime_ns // 1000:x}-{found.st_size:x}"'
+    return ObjectInfo(key, found.st_size, etag, datetime.fromtimestamp(found.st_mtime, UTC))

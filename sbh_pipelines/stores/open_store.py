@@ -1,0 +1,102 @@
+"""The factory of stores: which kinds there are, and how the settings open each. A new kind gets a file and a branch here."""
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from sbh_pipelines.errors import SettingsError
+from sbh_pipelines.placement import Place
+from sbh_pipelines.settings import StorageSettings
+from sbh_pipelines.settings.audit import AuditSettings
+from sbh_pipelines.settings.locality import require_tls
+from sbh_pipelines.settings.secrets import resolve
+from sbh_pipelines.stores.local import open_local
+from sbh_pipelines.stores.object_lock import LockedBucket
+from sbh_pipelines.stores.object_store import Store
+from sbh_pipelines.stores.purge import DirectoryPurge, Purger, VersionPurge
+from sbh_pipelines.stores.s3 import Encryption, open_s3
+from sbh_pipelines.stores.s3_client import BucketVersions, connect
+from sbh_pipelines.stores.s3_control import S3Control
+
+_AWS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu")
+
+
+def open_store(storage: StorageSettings, place: Place) -> Store:
+    """The store of a place: a bucket, or the directory that stands for it. No request is made yet."""
+    if storage.kind == "local":
+        if storage.path is None:
+            raise SettingsError("storage.path is missing")
+        return open_local(storage.path / place.bucket)
+    return open_s3(
+        place.bucket,
+        place.region,
+        endpoint_url=endpoint(storage, place.region),
+        access_key_id=storage.access_key_id,
+        secret_access_key=resolve(storage, "secret_access_key", place.region),
+        timeout_s=storage.timeout_s,
+        retries=storage.retries,
+        encryption=None if place.application else Encryption.of(storage, place.region),
+    )
+
+
+def open_purger(storage: StorageSettings, place: Place, store: Store) -> Purger:
+    """Deletes for good what lies in the place's bucket, in all versions."""
+    if storage.kind == "local":
+        return DirectoryPurge(store)
+    return VersionPurge(_connector(storage, place), place.bucket, store)
+
+
+def open_versions(storage: StorageSettings, place: Place) -> BucketVersions | None:
+    """Looks up old versions of objects; None where the store can have none."""
+    if storage.kind != "s3":
+        return None
+    return BucketVersions(_connector(storage, place)(), place.bucket)
+
+
+def open_object_lock(storage: StorageSettings, audit: AuditSettings, place: Place) -> LockedBucket | None:
+    """Puts objects under object lock; None where the settings do not want it or the store has none."""
+    if audit.object_lock_days is None or storage.kind != "s3":
+        return None
+    encryption = Encryption.of(storage, place.region)
+    return LockedBucket(
+        _connector(storage, place),
+        place.bucket,
+        audit.object_lock_mode,
+        encryption.call_arguments() if encryption else {},
+    )
+
+
+def open_control(storage: StorageSettings, region: str) -> S3Control:
+    """Control calls to the S3 server of a region."""
+    return S3Control(
+        region,
+        endpoint_url=endpoint(storage, region),
+        access_key_id=storage.access_key_id,
+        secret_access_key=resolve(storage, "secret_access_key", region) if storage.access_key_id else None,
+        timeout_s=min(storage.timeout_s, 15),
+    )
+
+
+def endpoint(storage: StorageSettings, region: str) -> str | None:
+    """The address of the S3 server of a region; None: AWS's. Raises SettingsError where it may not be spoken to."""
+    url = storage.endpoint_url.replace("{region}", region) if storage.endpoint_url else None
+    require_tls(url, "storage.endpoint_url", allow_http=storage.allow_http)
+    return url
+
+
+def is_aws(storage: StorageSettings, region: str) -> bool:
+    """Whether the server is one of AWS's."""
+    host = urlsplit(endpoint(storage, region) or "").hostname
+    return storage.kind == "s3" and (host is None or host.endswith(_AWS))
+
+
+def _connector(storage: StorageSettings, place: Place) -> Callable[[], Any]:
+    """Makes the boto3 client of a place at its first use."""
+    return lambda: connect(
+        place.region,
+        endpoint_url=endpoint(storage, place.region),
+        access_key_id=storage.access_key_id,
+        secret_access_key=resolve(storage, "secret_access_key", place.region) if storage.access_key_id else None,
+        timeout_s=storage.timeout_s,
+        retries=storage.retries,
+    )
