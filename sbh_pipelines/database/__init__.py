@@ -10,7 +10,7 @@ row group    rows of one tenant in one table between two keys; one chunk
 
 Floors, each importing only those below it:
 
-    rebuild   fill an empty database; roles, throw-away databases, assertions
+    rebuild   fill an empty database; roles, throw-away databases, operators' SQL
     merge     put rows back into live tables
     capture   read rows: all of them, or what changed
     schema    catalogue, tenancy map, tenants, keys

@@ -5,12 +5,14 @@ from collections.abc import Callable
 from contextlib import closing
 
 from sbh_pipelines.database.schema import inspect
-from sbh_pipelines.database.schema.inspect import ServerFacts, TenantRow
+from sbh_pipelines.database.schema.inspect import ServerFacts, TenantRow, unholdable_parents
 from sbh_pipelines.database.schema.tenancy import AMBIGUOUS, UNMAPPED, TenancyMap, survey_map
 from sbh_pipelines.database.session.connection import Connection, connect, describe_dsn
 from sbh_pipelines.database.session.programs import program_version
-from sbh_pipelines.doctor import clocks, role, transit
+from sbh_pipelines.database.session.sql import ident
+from sbh_pipelines.doctor import transit
 from sbh_pipelines.doctor.findings import Level, Report
+from sbh_pipelines.doctor.machine import check_clock
 from sbh_pipelines.errors import InvalidId, PrivilegeMissing, SbhError, SourceConflict
 from sbh_pipelines.model import Tenant, TenantId
 from sbh_pipelines.placement import allowed_regions
@@ -30,12 +32,12 @@ def check(report: Report, settings: Settings, say: Callable[[str], None]) -> dic
         _server(report, settings, facts)
         transit.check_session(report, connection)
         _programs(report, settings, facts)
-        role.check(report, facts)
+        _check_role(report, facts)
         with report.trying("tenancy"):
             tenancy = survey_map(connection, settings)
             _tables(report, tenancy)
             _privileges(report, connection, tenancy, facts)
-            role.check_parents(report, connection, tenancy, facts)
+            _check_parents(report, connection, tenancy, facts)
             say("rows of no tenant")
             _stray(report, connection, settings, tenancy)
             with report.trying("tenants"):
@@ -57,7 +59,7 @@ def _server(report: Report, settings: Settings, facts: ServerFacts) -> None:
             place,
             "for restores point database.dsn at the primary",
         )
-    clocks.check(report, "the database server", facts.clock_offset_s)
+    check_clock(report, "the database server", facts.clock_offset_s)
 
 
 def _programs(report: Report, settings: Settings, facts: ServerFacts) -> None:
@@ -242,3 +244,53 @@ def _valid(slug: str | None) -> bool:
         return bool(TenantId.parse(slug or ""))
     except InvalidId:
         return False
+
+
+def _check_role(report: Report, facts: ServerFacts) -> None:
+    role = ident(facts.role)
+    needs = (
+        (facts.bypasses_row_security, "see all rows where tables have row security", f"ALTER ROLE {role} BYPASSRLS;"),
+        (
+            facts.may_set_replication_role,
+            "keep triggers from firing in a restore",
+            f"GRANT SET ON PARAMETER session_replication_role TO {role};",
+        ),
+        (
+            facts.may_use_temporary,
+            "create temporary tables, which a restore stages rows in",
+            f"GRANT TEMPORARY ON DATABASE {ident(facts.database)} TO {role};",
+        ),
+    )
+    for granted, what, remedy in needs:
+        if granted:
+            report.ok(AREA, f"The role {facts.role} may {what}")
+        else:
+            old = facts.version < 150000 and "PARAMETER" in remedy
+            report.fail(
+                AREA, f"The role {facts.role} may not {what}", "", f"ALTER ROLE {role} SUPERUSER;" if old else remedy
+            )
+    if facts.may_create_schemas:
+        report.ok(AREA, f"The role {facts.role} may create schemas, which `sbh restore run --into-schema` needs")
+    else:
+        # Nothing else needs it, so that its want is no warning.
+        grant = f"GRANT CREATE ON DATABASE {ident(facts.database)} TO {role};"
+        report.ok(AREA, f"The role {facts.role} may not create schemas: no `sbh restore run --into-schema`", grant)
+    if facts.superuser:
+        report.warn(
+            AREA,
+            f"The role {facts.role} is a superuser: more than it needs",
+            "",
+            f"ALTER ROLE {role} NOSUPERUSER BYPASSRLS; then run `sbh doctor` for the grants",
+        )
+
+
+def _check_parents(report: Report, connection: Connection, tenancy: TenancyMap, facts: ServerFacts) -> None:
+    """Whether a restore may hold the rows of shared tables that tenants' rows refer to."""
+    with report.trying(AREA):
+        for privileges in unholdable_parents(connection, tenancy, facts.role):
+            report.fail(
+                AREA,
+                f"The role {facts.role} may not hold rows of {privileges.name}: restores fail",
+                f"tenants' rows refer to it; missing {', '.join(privileges.missing)}",
+                privileges.statement,
+            )

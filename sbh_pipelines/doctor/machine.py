@@ -1,4 +1,7 @@
-"""This machine: the settings file, secrets that others could read, free disk."""
+"""This machine: the settings file, secrets that others could read, free disk, its clock against those of others.
+
+Leases, recovery points and signatures all rest on clocks that agree.
+"""
 
 import os
 import shutil
@@ -16,6 +19,8 @@ from sbh_pipelines.settings import Settings
 AREA = "machine"
 DISK_WARNING_BYTES = 1 << 30
 DISK_ERROR_BYTES = 100 << 20
+CLOCK_WARNING_S = 5.0
+CLOCK_ERROR_S = 30.0  # a tenth of the default lease: beyond, a live writer's lease could look expired
 
 
 def check(report: Report, settings: Settings, settings_file: Path | None) -> None:
@@ -88,3 +93,19 @@ def _disk(report: Report) -> None:
         report.warn(AREA, "Little disk for temporary files", detail, remedy)
     else:
         report.ok(AREA, "Disk for temporary files", detail)
+
+
+def check_clock(report: Report, whose: str, offset_s: float, error_s: float = 0.0) -> None:
+    """A finding on one clock; `error_s` is how far off the measurement may be."""
+    if error_s == float("inf"):
+        report.warn("clocks", f"{whose} does not tell its time")
+        return
+    detail = f"{offset_s:+.1f} s against this machine's" + (f", measured to ±{error_s:.1f} s" if error_s >= 0.1 else "")
+    beyond = abs(offset_s) - error_s
+    remedy = "synchronize this machine's clock, or that one's, with NTP (`timedatectl set-ntp true`)"
+    if beyond > CLOCK_ERROR_S:
+        report.fail("clocks", f"The clock of {whose} is far off", detail, remedy)
+    elif beyond > CLOCK_WARNING_S:
+        report.warn("clocks", f"The clock of {whose} is off", detail, remedy)
+    else:
+        report.ok("clocks", f"The clock of {whose} agrees", detail)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sbh_pipelines.doctor import clocks, protection, whereabouts
+from sbh_pipelines.doctor import protection, whereabouts
 from sbh_pipelines.doctor.findings import Report
+from sbh_pipelines.doctor.machine import check_clock
 from sbh_pipelines.errors import ObjectChanged, ObjectExists, SbhError, StoreError
 from sbh_pipelines.placement import Place
 from sbh_pipelines.settings import Settings, StorageSettings
@@ -42,7 +43,7 @@ def check(report: Report, settings: Settings, slugs: list[str], *, write: bool) 
                 server = endpoint(settings.storage, bucket.region) or f"S3 in {bucket.region}"
                 if server not in told:
                     told.add(server)
-                    clocks.check(report, f"the object store ({server})", time.offset_s, time.error_s)
+                    check_clock(report, f"the object store ({server})", time.offset_s, time.error_s)
                 whereabouts.check_bucket(report, settings, control, bucket.name, bucket.region)
                 strict = is_aws(settings.storage, bucket.region)
                 protection.check(report, settings, control, bucket.name, list(bucket.prefixes), strict=strict)

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from sbh_pipelines.errors import KeyServiceError, SettingsError
-from sbh_pipelines.security.wrapping import DATA_KEY_BYTES, wrapped_bytes
+from sbh_pipelines.security.key_provider import DATA_KEY_BYTES, wrapped_bytes
 
 _ANY_FILE = "local"  # what key objects said before they named the file
 

@@ -6,7 +6,7 @@ copied from another tenant therefore does not unwrap.
 
 from sbh_pipelines.security.aws_kms import AwsKms
 from sbh_pipelines.security.key_file import LocalKeyFile
-from sbh_pipelines.security.wrapping import DATA_KEY_BYTES, EitherProvider, KeyProvider
+from sbh_pipelines.security.key_provider import DATA_KEY_BYTES, EitherProvider, KeyProvider
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.settings.secrets import resolve
 

@@ -5,7 +5,7 @@ from contextlib import closing
 from typing import Any
 
 from sbh_pipelines.backup.contents.stored_table import read_table
-from sbh_pipelines.database.rebuild.assertions import check_assertions, count_rows, valid_foreign_keys
+from sbh_pipelines.database.rebuild.operator_sql import check_assertions, count_rows, valid_foreign_keys
 from sbh_pipelines.database.session.connection import Connection, connect
 from sbh_pipelines.errors import DrillFailed, error_from_dict
 from sbh_pipelines.repository.repository import Repository

@@ -23,7 +23,7 @@ from sbh_pipelines.backup.contents.copy_text import (
     parse_array,
     row_lines,
 )
-from sbh_pipelines.database.schema.tenancy import ident, literal
+from sbh_pipelines.database.session.sql import ident, literal
 
 _ROWS = 2000
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from sbh_pipelines.backup.site.site import Site
-from sbh_pipelines.database.rebuild.hook_sql import run_statement
+from sbh_pipelines.database.rebuild.operator_sql import run_statement
 from sbh_pipelines.errors import HookFailed, SbhError
 from sbh_pipelines.model import Tenant
 from sbh_pipelines.settings import DatabaseSettings, Hook

@@ -35,8 +35,7 @@ from sbh_pipelines.backup.restore.status import RestoreStatus
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.merge.merge import commit, restore_transaction
 from sbh_pipelines.database.schema.tenancy import load_map
-from sbh_pipelines.database.session.connection import Connection, describe_dsn
-from sbh_pipelines.database.session.dsn import check_dsn
+from sbh_pipelines.database.session.connection import Connection, check_dsn, describe_dsn
 from sbh_pipelines.database.session.snapshot import describe_snapshot, export_snapshot
 from sbh_pipelines.errors import RequestError, RestoreRefused, SbhError
 from sbh_pipelines.model import BackupId, Progress, ProgressSink, RecoveryPoint, RestoreId, Tenant, timestamp

@@ -14,10 +14,10 @@ from sbh_pipelines.backup.restore.row_proof import RowProof, Scene, both_ends, t
 from sbh_pipelines.backup.restore.samples import row_samples
 from sbh_pipelines.database.merge import conflicts
 from sbh_pipelines.database.merge.closure import Closure, involved, named_root, no_such_table
+from sbh_pipelines.database.merge.conflicts import foreseen_violations
 from sbh_pipelines.database.merge.foreign_keys import foreseen_breaks
 from sbh_pipelines.database.merge.mapping import SchemaDifference, TableMapping, map_tables
 from sbh_pipelines.database.merge.merge import TableMerge, hold_tenant
-from sbh_pipelines.database.merge.row_checks import foreseen_violations
 from sbh_pipelines.database.merge.row_choice import parse_rows
 from sbh_pipelines.database.session.connection import connect
 from sbh_pipelines.errors import (

@@ -31,7 +31,6 @@ class Site:
         self._stores: dict[tuple[str, str, bool], Store] = {}
         self._binding = StoreBinding(settings, self._store)
         self._catalogs: dict[str, Catalog] = {}
-        self._secret: str | None = None
         self._keys: KeyProvider | None = None
         self.trails = Trails(self)
 

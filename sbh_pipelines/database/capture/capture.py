@@ -13,9 +13,10 @@ from typing import Any, Protocol
 
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.database.capture.row_groups import GroupCutter, Segment
-from sbh_pipelines.database.schema.tenancy import MappedTable, ident, literal, sql_name
+from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.database.session.snapshot import on_snapshot
+from sbh_pipelines.database.session.sql import ident, literal, sql_name
 from sbh_pipelines.errors import SourceChanged, SourceError, TenancyError
 from sbh_pipelines.settings import DatabaseSettings
 

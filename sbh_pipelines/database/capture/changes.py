@@ -1,14 +1,19 @@
-"""What changed in a table since a snapshot, for many tenants in one scan.
+"""How new, changed and deleted rows are found: what changed in a table since a snapshot, for many tenants in one scan.
 
 A row is *new* when its `xmin` lies in the window from the snapshot's xmin to now, modulo 2**32. The lower bound is the
 oldest transaction that ran at the snapshot: a row too many is harmless, a row too few would be lost. `age(xmin)` counts
 transactions from `xmin` to now in modular arithmetic, so a window is an age; rows frozen long ago, whose raw `xmin` comes
 round again, are at worst read once more.
 
-    totals     one scan: rows, hash of all keys, new rows, for each tenant
-    sums       one scan: the same for each bucket of keys, and the hashes of the new rows' keys
-    new_rows   which rows to copy
-    survivors  the keys that are in certain buckets now
+A *deleted* row leaves no trace, so it is found by what is missing. Keys are put in buckets, and each bucket has a count and an
+XOR of its keys' hashes (`schema/key_hash.py`). A bucket that new rows alone do not explain (`explained_by`) has lost or
+gained rows; its keys are read, and those that the backup has and the table has not are deleted.
+
+    totals        one scan: rows, hash of all keys, new rows, for each tenant
+    sums          one scan: rows and hash of each bucket of keys, and the hashes of the new rows' keys
+    new_rows      which rows to copy
+    explained_by  whether a bucket has lost rows
+    survivors     the keys that are in certain buckets now
 """
 
 import io
@@ -19,8 +24,9 @@ from itertools import combinations, islice
 
 from sbh_pipelines.database.capture.capture import Selection, check_spelling
 from sbh_pipelines.database.schema.key_hash import KeyCode
-from sbh_pipelines.database.schema.tenancy import MappedTable, ident, literal
+from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.sql import ident, literal
 
 # A window over more than this is not told from one that went round: half of 2**32, less what runs while we read.
 MAX_WINDOW = 1 << 30

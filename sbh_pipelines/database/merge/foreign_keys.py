@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from sbh_pipelines.database.capture.changes import ages, snapshot_xmin
 from sbh_pipelines.database.merge.merge import TableMerge
 from sbh_pipelines.database.schema.catalog import Column, ForeignKey, Table
-from sbh_pipelines.database.schema.tenancy import TenancyMap, from_only, ident, literal, sql_name
+from sbh_pipelines.database.schema.tenancy import TenancyMap
 from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.sql import from_only, ident, literal, sql_name
 
 _VALUES = 10_000  # keys compared at once
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from sbh_pipelines.database.merge.columns import ColumnFrom, ColumnMapper, Header, SchemaDifference
 from sbh_pipelines.database.merge.conversion import assigned, from_text
 from sbh_pipelines.database.merge.renames import Renames
-from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap, ident, literal
+from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap
+from sbh_pipelines.database.session.sql import ident, literal
 from sbh_pipelines.settings import RestoreSettings
 
 __all__ = ["ColumnFrom", "Header", "SchemaDifference", "TableMapping", "map_tables", "stored_key", "wanted_columns"]

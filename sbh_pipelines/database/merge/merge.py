@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sbh_pipelines.database.merge.staging import Staging
-from sbh_pipelines.database.schema.tenancy import TenancyMap, from_only, ident, literal, sql_name
+from sbh_pipelines.database.schema.tenancy import TenancyMap
 from sbh_pipelines.database.session.connection import Connection, connect, translated
+from sbh_pipelines.database.session.sql import from_only, ident, literal, sql_name
 from sbh_pipelines.errors import ProofFailed
 from sbh_pipelines.model import MergeMode
 from sbh_pipelines.settings import DatabaseSettings, RestoreSettings

@@ -15,9 +15,8 @@ from sbh_pipelines.database.capture.capture import TableSink, copy_groups, order
 from sbh_pipelines.database.capture.row_groups import Segment
 from sbh_pipelines.database.merge.mapping import TableMapping, stored_key, wanted_columns
 from sbh_pipelines.database.schema.key_hash import KeyCode
-from sbh_pipelines.database.schema.tenancy import from_only, ident, sql_name
-from sbh_pipelines.database.session.connection import Connection, translated
-from sbh_pipelines.database.session.copy_in import copy_in
+from sbh_pipelines.database.session.connection import Connection, copy_in, translated
+from sbh_pipelines.database.session.sql import from_only, ident, sql_name
 
 _SPOOL = 8 << 20  # bytes of live rows kept in memory before they go to a temporary file
 # Types whose equal values (of one text) are stored alike, and arrays of them.

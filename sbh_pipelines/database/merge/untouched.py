@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from sbh_pipelines.database.capture.changes import Sums, ages, snapshot_xmin
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.database.schema.key_hash import KeyCode
-from sbh_pipelines.database.schema.tenancy import MappedTable, ident, literal
+from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.sql import ident, literal
 
 _MASK64 = (1 << 64) - 1
 _PLACES = 16  # of new rows in one bucket that are worth being fetched one by one

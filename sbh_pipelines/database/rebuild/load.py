@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from sbh_pipelines.database.schema.catalog import ForeignKey, Table, UniqueKey
-from sbh_pipelines.database.schema.tenancy import MappedTable, from_only, ident, literal, sql_name
-from sbh_pipelines.database.session.connection import Connection, translated
-from sbh_pipelines.database.session.copy_in import copy_in
+from sbh_pipelines.database.schema.tenancy import MappedTable
+from sbh_pipelines.database.session.connection import Connection, copy_in, translated
+from sbh_pipelines.database.session.sql import from_only, ident, literal, sql_name
 
 _USER_SCHEMAS = "n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT IN ('information_schema', 'sbh_recovery')"
 _SUM_MASK = (1 << 128) - 1

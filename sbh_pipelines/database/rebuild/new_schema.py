@@ -4,9 +4,8 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from sbh_pipelines.database.schema.tenancy import ident
-from sbh_pipelines.database.session.connection import Connection, connect, translated
-from sbh_pipelines.database.session.copy_in import copy_in
+from sbh_pipelines.database.session.connection import Connection, connect, copy_in, translated
+from sbh_pipelines.database.session.sql import ident
 from sbh_pipelines.errors import RestoreRefused
 from sbh_pipelines.settings import DatabaseSettings
 

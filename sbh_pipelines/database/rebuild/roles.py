@@ -7,8 +7,8 @@ until somebody sets it.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from sbh_pipelines.database.schema.tenancy import ident, literal
 from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.sql import ident, literal
 
 Fact = Mapping[str, Any]
 

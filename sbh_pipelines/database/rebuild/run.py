@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sbh_pipelines.database.schema.tenancy import literal
 from sbh_pipelines.database.session.connection import Connection, connect, describe_dsn, translated
 from sbh_pipelines.database.session.programs import RECOVERY_SCHEMA
+from sbh_pipelines.database.session.sql import literal
 from sbh_pipelines.errors import RestoreRefused, SourceConflict
 from sbh_pipelines.settings import DatabaseSettings
 

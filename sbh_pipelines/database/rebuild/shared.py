@@ -10,8 +10,9 @@ from typing import Any
 from sbh_pipelines.database.capture.capture import copy_groups, order_by
 from sbh_pipelines.database.capture.row_groups import Segment
 from sbh_pipelines.database.schema.catalog import Column, Table
-from sbh_pipelines.database.schema.tenancy import EXCLUDED, SHARED, Hop, MappedTable, TenancyMap, ident
+from sbh_pipelines.database.schema.tenancy import EXCLUDED, SHARED, Hop, MappedTable, TenancyMap
 from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.sql import ident
 
 Fact = Mapping[str, Any]
 FOREIGN_TABLE = "f"

@@ -13,8 +13,8 @@ import psycopg2
 from psycopg2.errors import InsufficientPrivilege, ObjectInUse
 from psycopg2.extensions import make_dsn
 
-from sbh_pipelines.database.schema.tenancy import ident, literal
 from sbh_pipelines.database.session.connection import Connection, connect, describe_dsn, translate, translated
+from sbh_pipelines.database.session.sql import ident, literal
 from sbh_pipelines.errors import PrivilegeMissing
 from sbh_pipelines.model import DrillId
 from sbh_pipelines.settings import DatabaseSettings, Settings

@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sbh_pipelines.database.schema.catalog import Catalog
-from sbh_pipelines.database.schema.tenancy import OWNED, TENANTS, MappedTable, TenancyMap, from_only, ident, sql_name
+from sbh_pipelines.database.schema.tenancy import OWNED, TENANTS, MappedTable, TenancyMap
 from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.sql import from_only, ident, sql_name
 from sbh_pipelines.settings import TenantsSettings
 
 TABLE_PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE")

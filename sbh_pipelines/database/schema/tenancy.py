@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from sbh_pipelines.database.schema.catalog import Catalog, Column, ForeignKey, Table, read_catalog
 from sbh_pipelines.database.session.connection import Connection
+from sbh_pipelines.database.session.sql import from_only, ident, literal
 from sbh_pipelines.errors import TenancyError
 from sbh_pipelines.settings import Settings, TableLink
 
@@ -107,25 +108,6 @@ class TenancyMap:
 
     def find(self, full_name: str) -> MappedTable | None:
         return next((t for t in self.tables if t.full_name == full_name), None)
-
-
-def ident(name: str) -> str:
-    """A quoted identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """A quoted string, for sessions with `standard_conforming_strings = on`: all of ours."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def sql_name(table: Table) -> str:
-    return f"{ident(table.schema)}.{ident(table.name)}"
-
-
-def from_only(table: Table) -> str:
-    # A partitioned root has no rows of its own; an inheritance child is a table of its own in the map.
-    return sql_name(table) if table.kind == "p" else f"ONLY {sql_name(table)}"
 
 
 def load_map(connection: Connection, settings: Settings) -> TenancyMap:

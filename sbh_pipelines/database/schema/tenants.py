@@ -4,8 +4,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from sbh_pipelines.database.schema.catalog import Table, read_catalog
-from sbh_pipelines.database.schema.tenancy import ident, literal, sql_name
 from sbh_pipelines.database.session.connection import connect, translated
+from sbh_pipelines.database.session.sql import ident, literal, sql_name
 from sbh_pipelines.errors import SbhError, SettingsError, UnknownTenant
 from sbh_pipelines.model import Tenant, TenantId
 from sbh_pipelines.settings import Settings

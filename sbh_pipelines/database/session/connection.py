@@ -4,8 +4,9 @@ The pinned settings make COPY text exact and the same on every server: UTC, ISO 
 UTF-8. `row_security = off` makes a policy that would hide rows an error instead.
 """
 
+import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +17,7 @@ import psycopg2.extensions
 from sbh_pipelines.database.session import tls
 from sbh_pipelines.errors import (
     PrivilegeMissing,
+    RequestError,
     RestoreConflict,
     RestoreRefused,
     SbhError,
@@ -139,3 +141,63 @@ def translate(error: Any, what: str, on: str = "") -> SbhError:
             failed, on=where, why=why, remedy="compare the table's definition with the backup's; `sbh doctor`"
         )
     return SourceError(failed, on=where, why=why, remedy="see the server's log")
+
+
+_BUFFER = 1 << 20
+
+
+def copy_in(cursor: Any, into: str, pieces: Iterable[bytes]) -> int:
+    """COPY text into `into`, a table and perhaps its columns as SQL; rows. What the pieces raise is raised."""
+    reader = _Pieces(pieces)
+    try:
+        cursor.copy_expert(f"COPY {into} FROM STDIN", reader, _BUFFER)
+    except Exception:
+        if reader.error is not None:  # the driver would make a cancelled statement of it
+            raise reader.error from None
+        raise
+    rows: int = cursor.rowcount
+    return rows
+
+
+class _Pieces(io.RawIOBase):
+    """A file over pieces of text. `error` is what making the pieces raised."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        super().__init__()
+        self._pieces, self._rest = iter(pieces), memoryview(b"")
+        self.error: BaseException | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        while not self._rest:
+            try:
+                piece = next(self._pieces, None)
+            except BaseException as error:
+                self.error = error
+                raise
+            if piece is None:
+                return b""
+            self._rest = memoryview(piece)
+        taken, self._rest = self._rest[:size], self._rest[size:]
+        return bytes(taken)
+
+
+_SECRET = frozenset({"password", "sslpassword"})
+
+
+def check_dsn(dsn: str) -> None:
+    """Raises RequestError for what is no libpq connection string, and for one with a password in it."""
+    try:
+        parts = psycopg2.extensions.parse_dsn(dsn)
+    except psycopg2.Error:
+        # Neither the text nor the driver's words about it are shown: they may hold what should not be there.
+        raise RequestError(
+            "Not a libpq connection string", remedy="e.g. host=db.example.com dbname=copy user=sbh_backup"
+        ) from None
+    if _SECRET & parts.keys():
+        shown = " ".join(f"{k}={parts[k]}" for k in ("host", "port", "dbname", "user") if k in parts)
+        raise RequestError(
+            "The connection string has a password in it",
+            on=shown,
+            why="whoever lists the processes of this machine, or reads the shell's history, sees it",
+            remedy="leave it out: it is taken from PGPASSWORD, ~/.pgpass, or the setting database.password",
+        )

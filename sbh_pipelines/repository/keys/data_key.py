@@ -13,7 +13,7 @@ from typing import Any
 from sbh_pipelines.errors import CorruptObject, KeyServiceError, ObjectExists, ObjectMissing
 from sbh_pipelines.repository.format import FIRST_EPOCH, LAST_EPOCH, Keys, parse_document, pretty
 from sbh_pipelines.repository.seal import Sealer, name_key_of
-from sbh_pipelines.security.wrapping import DATA_KEY_BYTES, KeyProvider
+from sbh_pipelines.security.key_provider import DATA_KEY_BYTES, KeyProvider
 from sbh_pipelines.stores.base import ObjectStore
 
 EPOCH = FIRST_EPOCH

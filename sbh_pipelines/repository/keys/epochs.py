@@ -22,7 +22,7 @@ from sbh_pipelines.repository.keys.data_key import (
     read_key_object,
     unwrap,
 )
-from sbh_pipelines.security.wrapping import DATA_KEY_BYTES
+from sbh_pipelines.security.key_provider import DATA_KEY_BYTES
 
 _TRIES = 8  # of a conditional write that somebody else's overtook
 

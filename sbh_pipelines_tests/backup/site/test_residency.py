@@ -10,15 +10,18 @@ from typing import Any
 import pytest
 
 from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.backup.site import site
+from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.backup.site.store_binding import is_provable
 from sbh_pipelines.doctor import whereabouts
 from sbh_pipelines.doctor.findings import Report
 from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import ResidencyError, SettingsError, StoreUnavailable
-from sbh_pipelines.model import Tenant, TenantId
-from sbh_pipelines.placement import PLATFORM, allowed_regions, check_tenant, platform_tenant
+from sbh_pipelines.model import Tenant, TenantId, utc_now
+from sbh_pipelines.placement import PLATFORM, Place, allowed_regions, check_tenant, platform_tenant
 from sbh_pipelines.residency import ResidencyManager
+from sbh_pipelines.settings import StorageSettings
 from sbh_pipelines_tests.stores.test_server_side_encryption import asked, begins_an_object
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.support.fix_moto import ACCESS, make_buckets, s3_client
@@ -215,16 +218,16 @@ def test_a_region_out_of_reach_keeps_a_new_tenant_waiting(
     service = application.service()
     service.create_backup(BOLT, ADMIN)
     service = application.service()
-    opened = service._site._open
+    opened = site.open_store
 
     class Down:
         def list(self, prefix: str) -> Any:
             raise StoreUnavailable("Cannot list an object")
 
-    def opening(place: Any) -> Any:
-        return Down() if place.region == US else opened(place)
+    def opening(storage: StorageSettings, place: Place) -> Any:
+        return Down() if place.region == US else opened(storage, place)
 
-    monkeypatch.setattr(service._site, "_open", opening)
+    monkeypatch.setattr(site, "open_store", opening)
     assert service.create_backup(BOLT, ADMIN)
     with pytest.raises(StoreUnavailable):
         service.create_backup(ACME, ADMIN)
@@ -234,7 +237,7 @@ def test_the_manager_gives_the_specifications_three_keys_and_checks(application:
     service = application.service(residency={**ZONES, "tenants": {ACME: ["eu"]}})
 
     def manager(of: BackupService) -> ResidencyManager:
-        return ResidencyManager(lambda: of.settings, of.tenant, of._site.check_place)
+        return ResidencyManager(lambda: of.settings, of.tenant, Site(of.settings, utc_now).check_place)
 
     config = manager(service).get_backup_storage_config(ACME)
     assert config == {"bucket": "sbh-files-eu-west-1", "prefix": f"files/{ACME}/backups/", "region": EU}

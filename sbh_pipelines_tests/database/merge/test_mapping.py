@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from sbh_pipelines.database.merge.conversion import assigned, from_text, widens
 from sbh_pipelines.database.merge.mapping import SchemaDifference, TableMapping, map_tables, stored_key, wanted_columns
-from sbh_pipelines.database.schema.tenancy import load_map, sql_name
+from sbh_pipelines.database.schema.tenancy import load_map
 from sbh_pipelines.database.session.connection import connect
+from sbh_pipelines.database.session.sql import sql_name
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.settings import Settings
 from sbh_pipelines_tests.support.databases import Database, copy_text, fresh_database

@@ -1,4 +1,7 @@
-"""What is asked of a restored database: how many rows, which foreign keys hold, whether the user's own SQL is true."""
+"""SQL that operators write into the settings, and what is asked of a restored database.
+
+Hooks of restores run a statement in a transaction of its own. Assertions of drills must each give one value, true.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -6,9 +9,10 @@ from typing import Any
 
 import psycopg2
 
-from sbh_pipelines.database.schema.tenancy import ident, literal
-from sbh_pipelines.database.session.connection import Connection, translate, translated
+from sbh_pipelines.database.session.connection import Connection, connect, translate, translated
+from sbh_pipelines.database.session.sql import ident, literal
 from sbh_pipelines.errors import DrillFailed
+from sbh_pipelines.settings import DatabaseSettings
 
 _TENANT = re.compile(r"(?<!:):tenant\b")  # `::tenant` is a cast
 _SHOWN = 200  # characters of an assertion in an error
@@ -78,3 +82,27 @@ def _asserted(cursor: Any, statement: str) -> str | None:
     if len(rows) != 1 or len(rows[0]) != 1:
         return "it did not give one value"
     return None if rows[0][0] is True else "it did not give true"
+
+
+_PLACEHOLDER = re.compile(r"(?<![:\w]):(tenant|slug)\b")
+
+
+def with_tenant(statement: str, key: str, slug: str) -> str:
+    """The statement with `:tenant` and `:slug` replaced by literals; `::` casts stay what they are."""
+    values = {"tenant": literal(key), "slug": literal(slug)}
+    return _PLACEHOLDER.sub(lambda found: values[found[1]], statement)
+
+
+def run_statement(settings: DatabaseSettings, statement: str, key: str, slug: str, timeout_s: float) -> Any:
+    """Run it in a transaction of its own, with the database's own search path; the first value it gives, or None."""
+    connection = connect(settings, "hook")
+    try:
+        with translated("run a statement of the settings"):
+            cursor = connection.cursor()
+            cursor.execute("RESET search_path")
+            cursor.execute("SELECT set_config('statement_timeout', %s, false)", (str(int(timeout_s * 1000)),))
+            cursor.execute(with_tenant(statement, key, slug))
+            row = cursor.fetchone() if cursor.description else None
+            return row[0] if row else None
+    finally:
+        connection.close()

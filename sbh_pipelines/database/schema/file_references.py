@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap, ident
+from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap
 from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.sql import ident
 from sbh_pipelines.errors import SettingsError
 from sbh_pipelines.settings import Settings
 

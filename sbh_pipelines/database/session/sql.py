@@ -1,0 +1,37 @@
+"""Quoting: names and values in SQL that is put together from parts."""
+
+from typing import Protocol
+
+
+class Relation(Protocol):
+    """What names a table in SQL: `kind` is that of pg_class."""
+
+    @property
+    def schema(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+
+def ident(name: str) -> str:
+    """A quoted identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A quoted string, for sessions with `standard_conforming_strings = on`: all of ours."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def sql_name(table: Relation) -> str:
+    """The table's name with its schema, quoted."""
+    return f"{ident(table.schema)}.{ident(table.name)}"
+
+
+def from_only(table: Relation) -> str:
+    """The FROM item of the table's own rows: without those of tables that inherit from it."""
+    # A partitioned root has no rows of its own; an inheritance child is a table of its own in the map.
+    return sql_name(table) if table.kind == "p" else f"ONLY {sql_name(table)}"
