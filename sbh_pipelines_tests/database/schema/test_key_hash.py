@@ -129,6 +129,7 @@ def test_bucket_bits(rows: int, bits: int) -> None:
     assert bucket_bits(rows) == bits
 
 
+@settings(deadline=None)  # the first example imports numpy
 @given(
     st.lists(st.integers(-(2**63), 2**63 - 1), max_size=50),
     st.integers(0, 6),
