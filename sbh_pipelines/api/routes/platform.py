@@ -1,5 +1,6 @@
 """Tenants and how they stand, what retention would forget, health, metrics, the audit trail."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -9,6 +10,7 @@ from sbh_pipelines.api.app.calls import ACall, Call
 from sbh_pipelines.api.app.gate import USER
 from sbh_pipelines.api.schema import answers, documents, pages
 from sbh_pipelines.api.schema.responses import READS, answered, model_of
+from sbh_pipelines.backup.service.results import BackupMetrics, HealthReport
 from sbh_pipelines.model import Tenant
 from sbh_pipelines.security.policy import ALL_TENANTS
 
@@ -103,7 +105,7 @@ async def live() -> Response:
     summary="Health of the backups",
     tags=["Health"],
     responses=READS,
-    response_model=model_of(answers.Health),
+    response_model=model_of(HealthReport, issues=Sequence[answers.ErrorAnswer]),
 )
 async def health(call: ACall) -> Response:
     """Of the tenant; for a platform user who names none, of all. What is wrong is in `issues`."""
@@ -113,7 +115,7 @@ async def health(call: ACall) -> Response:
 
 
 @router.get(
-    "/api/metrics", summary="Backup metrics", tags=["Health"], responses=READS, response_model=model_of(answers.Metrics)
+    "/api/metrics", summary="Backup metrics", tags=["Health"], responses=READS, response_model=model_of(BackupMetrics)
 )
 async def metrics(call: ACall) -> Response:
     """The specification's figures, of the tenant; for a platform user who names none, of all."""

@@ -339,22 +339,6 @@ class Live:
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
-    """The keys of the specification."""
-
-    backup_service: str
-    storage_accessible: bool | None
-    last_backup_successful: bool | None
-    backup_size_reasonable: bool | None
-    retention_policy_enforced: bool | None
-
-
-@dataclass(frozen=True, slots=True)
-class Metrics:
-    """The specification's figures."""
-
-
-@dataclass(frozen=True, slots=True)
 class AuditPage:
     """A page of an audit trail, the newest event first.
 

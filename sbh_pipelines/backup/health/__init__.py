@@ -1,4 +1,4 @@
-"""How the backups stand: an *observation* is one look at a tenant, an *examination* all of them, a *finding* what is wrong.
+"""How the backups stand: an *observation* is of one tenant, an *examination* of all of them, a *finding* what is wrong.
 
-`report` answers the specification's health check, `metrics` its figures, `prometheus` the same for a scraper.
+`report` answers the specification's health check and its figures, `prometheus` the figures for a scraper.
 """

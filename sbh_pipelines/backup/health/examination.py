@@ -1,8 +1,8 @@
-"""A look at everything: regions, keys, catalogs, and the backups of all tenants given. Health, metrics and alerts are made
-of it.
+"""An examination of everything: regions, keys, catalogs, and the backups of all tenants given. Health, metrics and alerts
+are made of it.
 
-Beyond the looks (`look.py`), it costs for each region a listing of the catalog, what of the catalog this service has not
-read yet, and an unwrapping of the catalog's key: that is the sign of whether the key service answers.
+Beyond the observations (`observation.py`), it costs for each region a listing of the catalog, what of the catalog this
+service has not read yet, and an unwrapping of the catalog's key: the sign of whether the key service answers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,10 +21,9 @@ from sbh_pipelines.backup.health.findings import (
     Finding,
     drill_overdue,
     of_error,
-    of_look,
+    of_observation,
 )
-from sbh_pipelines.backup.health.observation import Look
-from sbh_pipelines.backup.health.observations import looks_of
+from sbh_pipelines.backup.health.observation import Observation, observations_of
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import SbhError, StoreUnavailable, TenantErased
 from sbh_pipelines.model import Tenant, TenantId, parse_timestamp
@@ -36,18 +35,39 @@ from sbh_pipelines.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Examination:
-    """`ages`: of each tenant's newest recovery point, s; None where it has none. `unseen`: tenants of which nothing was
-    learned this time, so that what was known of them stands. `regions`: whether its store answers, whether its key does
-    (None: nothing is sealed there yet).
+class RegionState:
+    """What answers in a region.
+
+    Attributes:
+        store: Whether its store answers.
+        key: Whether its key unwraps; None where nothing is sealed there yet, or the store does not answer.
     """
 
-    at: datetime
+    store: bool
+    key: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What is known of all tenants given, and of their regions.
+
+    Attributes:
+        examined_at: Time of the examination, UTC.
+        tenants: The tenants that were to be examined.
+        observations: What is known of each; some may be missing, and some may be of earlier.
+        ages: Of each tenant's newest recovery point, s; None where it has none.
+        findings: What is wrong.
+        regions: What answers in each region.
+        unseen: Tenants of which nothing was learned this time, so that what was known of them stands.
+        unusable: How many tenants cannot be backed up at all.
+    """
+
+    examined_at: datetime
     tenants: Sequence[Tenant]
-    looks: Mapping[TenantId, Look]
+    observations: Mapping[TenantId, Observation]
     ages: Mapping[TenantId, float | None]
     findings: Sequence[Finding]
-    regions: Mapping[str, tuple[bool, bool | None]]
+    regions: Mapping[str, RegionState]
     unseen: frozenset[str]
     unusable: int = 0
 
@@ -67,44 +87,43 @@ def examine(
     if source is not None:
         findings.append(Finding(SOURCE, "source_unreachable", "", source, CRITICAL))
     findings += [Finding(SOURCE, "tenant_unusable", error.on or error.what, error, ERROR) for error in unusable]
-    regions: dict[str, tuple[bool, bool | None]] = {}
+    regions: dict[str, RegionState] = {}
     known: dict[TenantId, TenantRecord] = {}
     for region in sorted({t.region for t in tenants if t.region in site.settings.storage.regions}):
-        reached, records, found = _region(site, region, [t.id for t in tenants if t.region == region])
-        regions[region] = reached
+        regions[region], records, found = _region(site, region, [t.id for t in tenants if t.region == region])
         findings += found
         known |= records
-    lost = {region for region, (up, _) in regions.items() if not up}
-    locked = {region for region, (_, key) in regions.items() if key is False}
+    lost = {region for region, state in regions.items() if not state.store}
+    locked = {region for region, state in regions.items() if state.key is False}
     reachable = [t for t in tenants if t.region not in lost]
-    keeper = looks_of(site)
+    kept = observations_of(site)
     if everyone and source is None:
-        keeper.keep_only(tenants)
+        kept.keep_only(tenants)
     newest = {tenant_id: record.backup_id for tenant_id, record in known.items() if not record.unchanged}
     fully = site.settings.health.refresh_fully_s if everyone else 0.0
-    looks = keeper.renewed(site, reachable, newest, max_age_s=max_age_s, fully_after_s=fully, budget_s=budget_s)
+    observations = kept.renewed(site, reachable, newest, max_age_s=max_age_s, fully_after_s=fully, budget_s=budget_s)
     ages: dict[TenantId, float | None] = {}
-    unseen = {str(t.id) for t in tenants if t.id not in looks}
+    unseen = {str(t.id) for t in tenants if t.id not in observations}
     for tenant in reachable:
-        if (seen := looks.get(tenant.id)) is None:
+        if (seen := observations.get(tenant.id)) is None:
             continue
         age = _age(seen, known.get(tenant.id), now)
-        told = of_look(site.settings, seen, age, now)
+        found = of_observation(site.settings, seen, age, now)
         if seen.error is None:
             ages[tenant.id] = age
         elif not isinstance(seen.error, TenantErased):
             unseen.add(str(tenant.id))
         if seen.error is None or tenant.region not in locked:  # else the region's finding says why
-            findings += told
+            findings += found
     if everyone and not lost and not unseen:
-        findings += _drills(site.settings, looks, now)
-    return Examination(now, tenants, looks, ages, findings, regions, frozenset(unseen), len(unusable))
+        findings += _drills(site.settings, observations, now)
+    return Examination(now, tenants, observations, ages, findings, regions, frozenset(unseen), len(unusable))
 
 
 def _region(
     site: Site, region: str, tenants: Sequence[TenantId]
-) -> tuple[tuple[bool, bool | None], dict[TenantId, TenantRecord], list[Finding]]:
-    """((store answers, key answers), the catalog's records, findings)."""
+) -> tuple[RegionState, dict[TenantId, TenantRecord], list[Finding]]:
+    """(what answers, the catalog's records, findings)."""
     try:
         _bucket_is_there(site, region)
         catalog = site.catalog(region)
@@ -112,26 +131,26 @@ def _region(
     except SbhError as error:
         found = of_error(error, region)
         if found is not None and found.check == STORAGE:
-            return (False, None), {}, [found]
-        return (True, None), {}, [found] if found else []
+            return RegionState(False, None), {}, [found]
+        return RegionState(True, None), {}, [found] if found else []
     if sealed:
         try:  # a catalog of its own: the one that is shared unwraps its key only once
             _ = open_catalog(catalog.store, catalog.prefix, region, site.keys, site.clock).seed_id
         except SbhError as error:
             found = of_error(error, region)
             if found is not None and found.check == STORAGE:
-                return (False, None), {}, [found]
+                return RegionState(False, None), {}, [found]
             if found is not None and found.check != KEYS:  # a local key file that is gone, a key object that is damaged
                 found = Finding(KEYS, "key_trouble", region, error, CRITICAL)
-            return (True, False), {}, [found] if found else []
+            return RegionState(True, False), {}, [found] if found else []
     try:
         records = catalog.read(list(tenants))
     except SbhError as error:
         found = of_error(error, region)
-        return (found is None or found.check != STORAGE, True), {}, [found] if found else []
+        return RegionState(found is None or found.check != STORAGE, True), {}, [found] if found else []
     damages = catalog.damages
     findings = [Finding(INTACT, "catalog_damaged", region, damages[0].error, WARNING)] if damages else []
-    return (True, True if sealed else None), records, findings
+    return RegionState(True, True if sealed else None), records, findings
 
 
 def _bucket_is_there(site: Site, region: str) -> None:
@@ -148,7 +167,7 @@ def _bucket_is_there(site: Site, region: str) -> None:
         )
 
 
-def _age(seen: Look, record: TenantRecord | None, now: datetime) -> float | None:
+def _age(seen: Observation, record: TenantRecord | None, now: datetime) -> float | None:
     """The catalog is believed where it speaks of the newest backup that was seen, or of a later one."""
     newest = seen.newest
     if newest is None:
@@ -160,12 +179,16 @@ def _age(seen: Look, record: TenantRecord | None, now: datetime) -> float | None
     return round(max((now - max(points)).total_seconds(), 0.0), 1)
 
 
-def _drills(settings: Settings, looks: Mapping[TenantId, Look], now: datetime) -> list[Finding]:
-    drilled = [parse_timestamp(s.drill.at) for s in looks.values() if s.drill is not None and s.drill.at]
-    first = min((s.oldest_at for s in looks.values() if s.oldest_at is not None), default=None)
+def _drills(settings: Settings, observations: Mapping[TenantId, Observation], now: datetime) -> list[Finding]:
+    drilled = [
+        parse_timestamp(s.newest_drill.finished_at)
+        for s in observations.values()
+        if s.newest_drill is not None and s.newest_drill.finished_at
+    ]
+    first = min((s.oldest_at for s in observations.values() if s.oldest_at is not None), default=None)
     return drill_overdue(settings, max(drilled, default=None), first, now)
 
 
-def drill_passed(seen: Look) -> bool | None:
+def drill_passed(seen: Observation) -> bool | None:
     """Whether the tenant's newest drill passed; None: it was never drilled."""
-    return None if seen.drill is None else seen.drill.status == PASSED
+    return None if seen.newest_drill is None else seen.newest_drill.status == PASSED

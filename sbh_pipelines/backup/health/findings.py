@@ -1,15 +1,13 @@
-"""What a look at a tenant's backups says is wrong, in the terms of the specification's health check. No I/O.
+"""What an observation of a tenant's backups says is wrong, in the terms of the specification's health check. No I/O.
 
-Each finding has a stable key, so that whoever tells people of it tells once.
+Each finding has a stable key, by which an alert about it is sent once.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from sbh_pipelines.backup.drill.records import PASSED
-from sbh_pipelines.backup.health.observation import Look
+from sbh_pipelines.backup.health.observation import Observation
 from sbh_pipelines.errors import (
     DrillOverdue,
     KeyServiceError,
@@ -20,9 +18,8 @@ from sbh_pipelines.errors import (
     StoreError,
     TenantErased,
     UnusualSize,
-    error_from_dict,
 )
-from sbh_pipelines.model import Tenant, parse_timestamp, timestamp
+from sbh_pipelines.model import Tenant, timestamp
 from sbh_pipelines.settings import Settings
 
 STORAGE, LAST, SIZE, RETENTION = (
@@ -48,9 +45,16 @@ _TOLD_TO = timedelta(seconds=1)  # how exactly a record says when it failed
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`kind` and `subject` (a tenant, a region, or nothing) are its key; `check` is what it makes false.
+    """Something that is wrong.
 
-    `delay_s`: people need not be told before it has stood so long.
+    Attributes:
+        check: The check that it makes false.
+        kind: What it is, a word for programs; with `subject` its key.
+        subject: A tenant, a region, or nothing.
+        error: What is wrong, why, and what to do about it.
+        severity: How bad it is: warning, error or critical.
+        tenant: The tenant whose backups it is about, if it is about one.
+        delay_s: People need not be told before it has stood so long, s.
     """
 
     check: str
@@ -65,13 +69,6 @@ class Finding:
     def key(self) -> str:
         return f"{self.kind}/{self.subject}" if self.subject else self.kind
 
-    def as_dict(self) -> dict[str, Any]:
-        """{check, kind, tenant_id or None, severity, code, what, on, why, remedy}."""
-        error = self.error.as_dict()
-        error.pop("transient")
-        place = {"tenant_id": self.tenant or None, "severity": self.severity}
-        return {"check": self.check, "kind": self.kind, **place, **error}
-
 
 def of_error(error: SbhError, subject: str, tenant: str = "") -> Finding | None:
     """What it means that a tenant, or a region, could not be looked at. None: nothing, for it has been erased."""
@@ -84,7 +81,7 @@ def of_error(error: SbhError, subject: str, tenant: str = "") -> Finding | None:
     return Finding(INTACT, "unreadable", subject, error, ERROR, tenant)
 
 
-def of_look(settings: Settings, seen: Look, age_s: float | None, now: datetime) -> list[Finding]:
+def of_observation(settings: Settings, seen: Observation, age_s: float | None, now: datetime) -> list[Finding]:
     """`age_s` of the tenant's newest recovery point; None: it has none."""
     tenant = seen.tenant
     if seen.error is not None:
@@ -114,7 +111,7 @@ def point_missed(settings: Settings, tenant: Tenant, age_s: float | None) -> boo
     return objective is not None and (age_s is None or age_s > objective * (1 + settings.health.recovery_point_grace))
 
 
-def _point(settings: Settings, seen: Look, age_s: float | None) -> list[Finding]:
+def _point(settings: Settings, seen: Observation, age_s: float | None) -> list[Finding]:
     tenant, objective = seen.tenant, objective_of(settings, seen.tenant)
     if objective is None or not point_missed(settings, tenant, age_s):
         return []
@@ -133,56 +130,43 @@ def _point(settings: Settings, seen: Look, age_s: float | None) -> list[Finding]
     return [Finding(POINT, "rpo_missed", str(tenant.id), error, severity, str(tenant.id))]
 
 
-def _last(settings: Settings, seen: Look, age_s: float | None, now: datetime) -> list[Finding]:
+def _last(settings: Settings, seen: Observation, age_s: float | None, now: datetime) -> list[Finding]:
     tenant = seen.tenant
     if seen.newest is None and not seen.damaged:
-        failed = _why(seen)
         error = LastBackupFailed(
             "A tenant has no backup",
             on=tenant.id,
-            why=failed or "none was made yet",
+            why=(seen.newest_failure.why if seen.newest_failure else "") or "none was made yet",
             remedy=f"back it up now: `sbh backup create {tenant.id}`",
         )
         # A tenant that is new waits for its first backup as long as any waits for its next.
         delay = (objective_of(settings, tenant) or 0.0) * (1 + settings.health.recovery_point_grace)
         return [Finding(LAST, "no_backup", str(tenant.id), error, ERROR, str(tenant.id), delay)]
-    when = failed_at(seen)
-    safe_since = None if age_s is None else now - timedelta(seconds=age_s)
-    if when is None or (safe_since is not None and safe_since >= when + _TOLD_TO):
+    failure = seen.newest_failure
+    if failure is None or failure.failed_at is None:
         return []
-    if seen.newest is not None and seen.newest.id > str((seen.last_failure or {}).get("id")):
+    safe_since = None if age_s is None else now - timedelta(seconds=age_s)
+    if safe_since is not None and safe_since >= failure.failed_at + _TOLD_TO:
+        return []
+    if seen.newest is not None and seen.newest.id > failure.id:
         return []
     error = LastBackupFailed(
         "The tenant's last backup failed",
-        on=f"{(seen.last_failure or {}).get('id', '')} of {tenant.id}",
-        why=_why(seen),
-        remedy=str(((seen.last_failure or {}).get("error") or {}).get("remedy") or "see the run's log"),
+        on=f"{failure.id} of {tenant.id}",
+        why=failure.why,
+        remedy=(failure.error.remedy if failure.error else "") or "see the run's log",
     )
     return [Finding(LAST, "backup_failed", str(tenant.id), error, ERROR, str(tenant.id))]
 
 
-def failed_at(seen: Look) -> datetime | None:
-    """When the tenant's newest failed backup failed."""
-    text = (seen.last_failure or {}).get("failed_at")
-    try:
-        return parse_timestamp(str(text)) if text else None
-    except ValueError:
-        return None
-
-
-def _why(seen: Look) -> str:
-    error: Mapping[str, Any] = (seen.last_failure or {}).get("error") or {}
-    return str(error_from_dict(error)).partition(". To mend it:")[0] if error else ""
-
-
-def _sizes(seen: Look) -> list[Finding]:
-    if not seen.odd:
+def _sizes(seen: Observation) -> list[Finding]:
+    if not seen.unusual:
         return []
-    small = any(odd.small for odd in seen.odd)
+    small = any(one.small for one in seen.unusual)
     error = UnusualSize(
         f"A backup is unusually {'small' if small else 'large'}",
-        on=f"{seen.odd[0].backup_id} of {seen.tenant.id}",
-        why="; ".join(odd.said for odd in seen.odd),
+        on=f"{seen.unusual[0].backup_id} of {seen.tenant.id}",
+        why="; ".join(one.text for one in seen.unusual),
         remedy="ask whether this much was to go; what is gone is in the backup before: `sbh restore diff`"
         if small
         else "ask whether this much was to come; see what grew in the backup's details",
@@ -191,7 +175,7 @@ def _sizes(seen: Look) -> list[Finding]:
     return [Finding(SIZE, "size_unusual", str(seen.tenant.id), error, severity, str(seen.tenant.id))]
 
 
-def _retention(settings: Settings, seen: Look, now: datetime) -> list[Finding]:
+def _retention(settings: Settings, seen: Observation, now: datetime) -> list[Finding]:
     tenant = seen.tenant
     if seen.retention_error is not None:
         return [Finding(RETENTION, "retention", str(tenant.id), seen.retention_error, WARNING, str(tenant.id))]
@@ -207,7 +191,7 @@ def _retention(settings: Settings, seen: Look, now: datetime) -> list[Finding]:
     return [Finding(RETENTION, "retention", str(tenant.id), error, WARNING, str(tenant.id))]
 
 
-def _intact(seen: Look) -> list[Finding]:
+def _intact(seen: Observation) -> list[Finding]:
     if not seen.damages:
         return []
     first = seen.damages[0]
@@ -216,11 +200,11 @@ def _intact(seen: Look) -> list[Finding]:
     return [Finding(INTACT, "damaged", str(seen.tenant.id), error, ERROR, str(seen.tenant.id))]
 
 
-def _drill(seen: Look) -> list[Finding]:
-    drill = seen.drill
+def _drill(seen: Observation) -> list[Finding]:
+    drill = seen.newest_drill
     if drill is None or drill.status == PASSED:
         return []
-    error = error_from_dict(drill.error or {"what": "The tenant's last drill did not pass", "on": drill.id})
+    error = drill.error or SbhError("The tenant's last drill did not pass", on=drill.id)
     return [Finding(DRILLS, "drill_failed", str(seen.tenant.id), error, ERROR, str(seen.tenant.id))]
 
 

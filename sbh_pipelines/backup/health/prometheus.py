@@ -20,12 +20,11 @@ from sbh_pipelines.backup.health.findings import (
     DRILLS,
     LAST,
     RETENTION,
-    failed_at,
     objective_of,
     point_missed,
 )
-from sbh_pipelines.backup.health.observation import Look, TypeSums
-from sbh_pipelines.backup.health.report import DEGRADED, HEALTHY, UNHEALTHY, status
+from sbh_pipelines.backup.health.observation import Observation, TypeSums
+from sbh_pipelines.backup.health.report import DEGRADED, HEALTHY, UNHEALTHY, status, sums_by_type
 from sbh_pipelines.model import Tenant, parse_timestamp
 from sbh_pipelines.repository.format import FORMAT_VERSION
 from sbh_pipelines.settings import Settings
@@ -74,7 +73,7 @@ class _Examined(Collector):
         yield self._durations()
 
     def _whole(self, gauges: _Gauges) -> None:
-        found, now = self._examination, self._examination.at.timestamp()
+        found, now = self._examination, self._examination.examined_at.timestamp()
         python = platform.python_version()
         gauges.set(
             "sbh_build_info",
@@ -84,33 +83,28 @@ class _Examined(Collector):
             python=python,
             format=str(FORMAT_VERSION),
         )
-        state = status(found)
+        service = status(found)
         for each in (HEALTHY, DEGRADED, UNHEALTHY):
-            gauges.set("sbh_health_status", "1 for the state that holds.", each == state, status=each)
+            gauges.set("sbh_health_status", "1 for the state that holds.", each == service, status=each)
         false = {finding.check for finding in found.findings}
         for check in ALL_CHECKS:
             gauges.set("sbh_health_check", "1 where the check holds for all tenants.", check not in false, check=check)
         gauges.family("sbh_health_issues", "Findings.", ("check", "severity"))
         for (check, severity), number in sorted(Counter((f.check, f.severity) for f in found.findings).items()):
             gauges.set("sbh_health_issues", "Findings.", number, check=check, severity=severity)
-        for region, (up, key) in sorted(found.regions.items()):
-            gauges.set("sbh_storage_up", "1 where the region's bucket answers.", up, region=region)
-            gauges.set("sbh_key_up", "1 where the region's key unwraps.", key, region=region)
+        for region, state in sorted(found.regions.items()):
+            gauges.set("sbh_storage_up", "1 where the region's bucket answers.", state.store, region=region)
+            gauges.set("sbh_key_up", "1 where the region's key unwraps.", state.key, region=region)
         gauges.set("sbh_tenants", "Tenants that can be backed up.", len(found.tenants))
         gauges.set("sbh_tenants_unusable", "Tenants that cannot be backed up.", found.unusable)
         gauges.set("sbh_tenants_not_looked_at", "Tenants of which nothing was learned this time.", len(found.unseen))
-        oldest = min((seen.at.timestamp() for seen in found.looks.values()), default=now)
+        oldest = min((seen.observed_at.timestamp() for seen in found.observations.values()), default=now)
         gauges.set("sbh_metrics_age_seconds", "Age of the oldest look in these metrics.", max(now - oldest, 0.0))
 
     def _sums(self, gauges: _Gauges) -> None:
         found = self._examination
-        looks = list(found.looks.values())
-        sums: dict[str, TypeSums] = {}
-        failed: Counter[str] = Counter()
-        for seen in looks:
-            failed.update(seen.failed)
-            for kind, own in seen.sums.items():
-                sums[kind] = sums.get(kind, TypeSums()) + own
+        observations = list(found.observations.values())
+        sums, failed = sums_by_type(observations)
         for kind, own in sorted(sums.items()):
             self._outcome(gauges, "sbh_fleet_backups", kind, own.count, failed.pop(kind, 0))
             gauges.set("sbh_fleet_logical_bytes", "What the backups would bring back.", own.logical, type=kind)
@@ -119,11 +113,13 @@ class _Examined(Collector):
             gauges.set("sbh_fleet_last_backup_success_timestamp_seconds", "The newest backup.", newest, type=kind)
         for kind, number in sorted(failed.items()):
             self._outcome(gauges, "sbh_fleet_backups", kind, 0, number)
-        empty = sum(seen.newest is None and seen.error is None for seen in looks)
+        empty = sum(seen.newest is None and seen.error is None for seen in observations)
         gauges.set("sbh_tenants_without_backup", "Tenants that have no backup.", empty)
-        gauges.set("sbh_fleet_backups_damaged", "Manifests that cannot be read.", sum(seen.damaged for seen in looks))
-        gauges.set("sbh_fleet_drills", "Drills on record.", sum(seen.drills for seen in looks))
-        drilled = [_seconds(seen.drill.at) for seen in looks if seen.drill and seen.drill.at]
+        gauges.set(
+            "sbh_fleet_backups_damaged", "Manifests that cannot be read.", sum(seen.damaged for seen in observations)
+        )
+        gauges.set("sbh_fleet_drills", "Drills on record.", sum(seen.drills for seen in observations))
+        drilled = [_seconds(d.finished_at) for seen in observations if (d := seen.newest_drill) and d.finished_at]
         gauges.set("sbh_fleet_last_drill_timestamp_seconds", "The newest drill.", max(drilled, default=None))
         overdue = any(f.check == DRILLS and f.kind == "drill_overdue" for f in found.findings)
         gauges.set("sbh_drill_overdue", "1 where there was no drill for too long.", overdue)
@@ -144,15 +140,17 @@ class _Examined(Collector):
             gauges.set("sbh_recovery_point_age_worst_seconds", "Of the tenant that would lose most.", worst, tier=tier)
             gauges.set("sbh_rpo_missed_tenants", "Tenants that miss their objective.", missed[tier], tier=tier)
 
-    def _shown(self, gauges: _Gauges) -> list[Look]:
+    def _shown(self, gauges: _Gauges) -> list[Observation]:
         found, limit = self._examination, self._settings.health.most_tenants
-        looks = [found.looks[t.id] for t in found.tenants if t.id in found.looks]
-        looks.sort(key=lambda seen: (str(seen.tenant.id) not in self._wrong, seen.tenant.id))
-        shown = looks[:limit] if self._settings.health.tenant_metrics else []
-        gauges.set("sbh_tenants_without_series", "Tenants left out of series by tenant.", len(looks) - len(shown))
+        observations = [found.observations[t.id] for t in found.tenants if t.id in found.observations]
+        observations.sort(key=lambda seen: (str(seen.tenant.id) not in self._wrong, seen.tenant.id))
+        shown = observations[:limit] if self._settings.health.tenant_metrics else []
+        gauges.set(
+            "sbh_tenants_without_series", "Tenants left out of series by tenant.", len(observations) - len(shown)
+        )
         return sorted(shown, key=lambda seen: seen.tenant.id)
 
-    def _tenant(self, gauges: _Gauges, seen: Look) -> None:
+    def _tenant(self, gauges: _Gauges, seen: Observation) -> None:
         tenant, name = seen.tenant, str(seen.tenant.id)
         for kind in sorted({*seen.sums, *seen.failed}):
             own = seen.sums.get(kind, TypeSums())
@@ -168,11 +166,11 @@ class _Examined(Collector):
             gauges.set("sbh_last_backup_rows", "Rows in the newest backup.", figures.rows, tenant=name)
             gauges.set("sbh_last_backup_files", "Files in the newest backup.", figures.files, tenant=name)
             gauges.set("sbh_last_backup_duration_seconds", "How long it took.", figures.seconds, tenant=name)
-        failure = failed_at(seen)
+        failure = seen.newest_failure
         gauges.set(
             "sbh_last_backup_failure_timestamp_seconds",
             "The newest failure on record.",
-            failure.timestamp() if failure else None,
+            failure.failed_at.timestamp() if failure and failure.failed_at else None,
             tenant=name,
         )
         wrong = self._wrong.get(name, set())
@@ -181,13 +179,14 @@ class _Examined(Collector):
                 "sbh_last_backup_successful", "0 where it failed, or there is none.", LAST not in wrong, tenant=name
             )
             gauges.set("sbh_backups_damaged", "Manifests that cannot be read.", seen.damaged, tenant=name)
-            gauges.set("sbh_backup_size_unusual", "1 where the newest one is odd.", bool(seen.odd), tenant=name)
+            gauges.set("sbh_backup_size_unusual", "1 where the newest one is odd.", bool(seen.unusual), tenant=name)
             gauges.set("sbh_retention_overdue_backups", "Backups the policy drops.", seen.doomed, tenant=name)
             gauges.set("sbh_retention_enforced", "0 where they ought to be gone.", RETENTION not in wrong, tenant=name)
         self._point(gauges, tenant)
         passed = drill_passed(seen)
         gauges.set("sbh_last_drill_passed", "Whether the newest drill did.", passed, tenant=name)
-        drilled = _seconds(seen.drill.at) if seen.drill and seen.drill.at else None
+        drill = seen.newest_drill
+        drilled = _seconds(drill.finished_at) if drill and drill.finished_at else None
         gauges.set("sbh_last_drill_timestamp_seconds", "The newest drill.", drilled, tenant=name)
 
     def _point(self, gauges: _Gauges, tenant: Tenant) -> None:
@@ -203,10 +202,7 @@ class _Examined(Collector):
         family = SummaryMetricFamily(
             "sbh_backup_duration_seconds", "Backups with a recorded duration.", labels=["type"]
         )
-        sums: dict[str, TypeSums] = {}
-        for seen in self._examination.looks.values():
-            for kind, own in seen.sums.items():
-                sums[kind] = sums.get(kind, TypeSums()) + own
+        sums, _ = sums_by_type(self._examination.observations.values())
         for kind, own in sorted(sums.items()):
             family.add_metric([kind], count_value=own.timed, sum_value=own.seconds)
         return family

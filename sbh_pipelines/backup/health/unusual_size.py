@@ -17,8 +17,16 @@ MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Odd:
-    """`measure` (rows, files, bytes) of the newest backup against what is usual."""
+class UnusualMeasure:
+    """A measure of the newest backup against what is usual.
+
+    Attributes:
+        backup_id: The newest backup.
+        measure: What was measured: rows, files or bytes.
+        value: How many it has.
+        usual: How many the backups before it had, the median.
+        compared: With how many backups it was compared.
+    """
 
     backup_id: str
     measure: str
@@ -31,7 +39,7 @@ class Odd:
         return self.value < self.usual
 
     @property
-    def said(self) -> str:
+    def text(self) -> str:
         now, before = (
             (f"{self.value / MIB:,.1f} MiB", f"{self.usual / MIB:,.1f} MiB")
             if self.measure == "bytes"
@@ -40,7 +48,7 @@ class Odd:
         return f"{now}, where {before} were usual in the {self.compared} backups before it"
 
 
-def odd_sizes(backups: Sequence[BackupSummary], settings: HealthSettings) -> list[Odd]:
+def unusual_measures(backups: Sequence[BackupSummary], settings: HealthSettings) -> list[UnusualMeasure]:
     """What is unusual about the newest of a tenant's backups; those made before a restore do not count."""
     known = sorted(
         (b for b in backups if b.figures is not None and not b.safety), key=lambda b: (b.created_at, b.id), reverse=True
@@ -63,7 +71,7 @@ def odd_sizes(backups: Sequence[BackupSummary], settings: HealthSettings) -> lis
         shrunk = usual >= floor and usual > 0 and value < usual * settings.size_shrunk_below
         grown = value >= floor and value > max(usual, floor) * settings.size_grown_above
         if shrunk or grown:
-            found.append(Odd(str(newest.id), measure, value, usual, len(compared)))
+            found.append(UnusualMeasure(str(newest.id), measure, value, usual, len(compared)))
     return found
 
 

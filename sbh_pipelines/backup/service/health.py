@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from sbh_pipelines.backup.health.examination import Examination, examine
-from sbh_pipelines.backup.health.metrics import backup_metrics
-from sbh_pipelines.backup.health.report import health
+from sbh_pipelines.backup.health.report import backup_metrics, health_report
 from sbh_pipelines.backup.service.gate import Access
 from sbh_pipelines.database.schema.tenants import list_tenants
+from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import SbhError, SourceError
 from sbh_pipelines.model import Tenant
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
@@ -20,18 +20,21 @@ class Health(Access):
 
     def check_backup_health(self, user_ctx: UserContext, tenant_id: str | None = None) -> dict[str, Any]:
         """{'backup_service': healthy | degraded | unhealthy, 'storage_accessible', 'last_backup_successful',
-        'backup_size_reasonable', 'retention_policy_enforced', and what `health.health` lists}; what is wrong is in `issues`.
+        'backup_size_reasonable', 'retention_policy_enforced', and what `HealthReport` lists}; what is wrong is in `issues`.
 
         Of one tenant everything is looked at now; of all (that the caller may see) a look may be `health.refresh_s` old.
         Raises UnknownTenant, AccessDenied; that something cannot be reached is part of the answer.
         """
-        return health(self._examined(user_ctx, tenant_id), tenant_id)
+        report: dict[str, Any] = as_document(health_report(self._examined(user_ctx, tenant_id), tenant_id))
+        return report
 
     def backup_metrics(self, user_ctx: UserContext, tenant_id: str | None = None) -> dict[str, Any]:
         """{'backups_total', 'backups_successful', 'backups_failed', 'backup_size_total', 'backup_duration_avg',
-        'last_backup_at', and what `metrics.backup_metrics` lists}, of one tenant or of all that the caller may see.
+        'last_backup_at', and what `BackupMetrics` lists}, of one tenant or of all that the caller may see.
         """
-        return backup_metrics(self.settings, self._examined(user_ctx, tenant_id), tenant_id)
+        metrics = backup_metrics(self.settings, self._examined(user_ctx, tenant_id), tenant_id)
+        document: dict[str, Any] = as_document(metrics)
+        return document
 
     def prometheus_text(self, user_ctx: UserContext) -> str:
         """The metrics in Prometheus' text format, of the tenants that the caller may see."""

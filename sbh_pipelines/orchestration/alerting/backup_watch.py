@@ -17,14 +17,13 @@ from sbh_pipelines.orchestration.common.resources import BackupServiceResource, 
 from sbh_pipelines.orchestration.common.runs import configured, is_ours, tenants_of
 
 if TYPE_CHECKING:  # their drivers are slow to import, and loading the definitions must not need them
-    from sbh_pipelines.backup.health.examination import Examination
-    from sbh_pipelines.backup.health.findings import Finding
+    from sbh_pipelines.backup.service.results import Examination, Finding
 
 WATCH, RUNS = "backups", "stuck runs"
 _BUDGET_S = 30.0  # a tick may take a minute, and has to send as well
 # Told by the runs themselves, by another sensor, or by another finding.
 _TOLD_ELSEWHERE = ("backup_failed", "drill_failed", "tenant_unusable", "no_recovery_point")
-_OF_THE_LOOK = ("storage_unreachable", "key_trouble", "unreadable")
+_OF_AN_OBSERVATION = ("storage_unreachable", "key_trouble", "unreadable")
 
 
 @dg.sensor(
@@ -75,13 +74,13 @@ def unlearned(seen: "Examination", key: str) -> bool:
     if kind == "drill_overdue":
         return bool(seen.unseen)
     if subject in seen.regions:
-        up, key_up = seen.regions[subject]
+        region = seen.regions[subject]
         if kind == "storage_unreachable":
             return False
-        return not up or (kind != "key_trouble" and key_up is False)
+        return not region.store or (kind != "key_trouble" and region.key is False)
     if subject in seen.unseen:
-        looked_at = any(tenant == subject for tenant in map(str, seen.looks))
-        return not (looked_at and kind in _OF_THE_LOOK)
+        observed = any(tenant == subject for tenant in map(str, seen.observations))
+        return not (observed and kind in _OF_AN_OBSERVATION)
     return False
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sbh_pipelines.backup.contents.summary import BackupSummary, Figures
-from sbh_pipelines.backup.health.unusual_size import MIB, odd_sizes
+from sbh_pipelines.backup.health.unusual_size import MIB, unusual_measures
 from sbh_pipelines.model import BackupId, BackupType
 from sbh_pipelines.settings import HealthSettings
 
@@ -29,63 +29,63 @@ def backups(*rows: int, kind: BackupType = BackupType.FULL, size: int = 0, safet
 
 
 def test_nine_tenths_lost() -> None:
-    (odd,) = odd_sizes(backups(1000, 1010, 990, 100), RULES)
+    (odd,) = unusual_measures(backups(1000, 1010, 990, 100), RULES)
     assert (odd.measure, odd.value, odd.usual, odd.small, odd.compared) == ("rows", 100, 1000, True, 3)
-    assert "100 rows" in odd.said
+    assert "100 rows" in odd.text
 
 
 def test_everything_lost() -> None:
-    assert [odd.value for odd in odd_sizes(backups(1000, 1000, 1000, 0), RULES)] == [0]
+    assert [odd.value for odd in unusual_measures(backups(1000, 1000, 1000, 0), RULES)] == [0]
 
 
 def test_grown() -> None:
-    (odd,) = odd_sizes(backups(1000, 1010, 990, 4000), RULES)
+    (odd,) = unusual_measures(backups(1000, 1010, 990, 4000), RULES)
     assert not odd.small
 
 
 def test_too_few_to_compare_with_or_too_small_to_matter() -> None:
-    assert odd_sizes([], RULES) == []
-    assert odd_sizes(backups(1000, 1000, 1), RULES) == []
-    assert odd_sizes(backups(20, 20, 20, 1), RULES) == []
-    assert odd_sizes(backups(1, 1, 1, 99), RULES) == []
+    assert unusual_measures([], RULES) == []
+    assert unusual_measures(backups(1000, 1000, 1), RULES) == []
+    assert unusual_measures(backups(20, 20, 20, 1), RULES) == []
+    assert unusual_measures(backups(1, 1, 1, 99), RULES) == []
 
 
 def test_one_odd_backup_before_changes_nothing() -> None:
-    assert odd_sizes(backups(1000, 1000, 5, 1000, 1000), RULES) == []
+    assert unusual_measures(backups(1000, 1000, 5, 1000, 1000), RULES) == []
 
 
 def test_what_really_changed_is_usual_once_half_of_them_are_so() -> None:
-    assert odd_sizes(backups(*[1000] * 5, *[100] * 5), RULES)
-    assert odd_sizes(backups(*[1000] * 5, *[100] * 7), RULES) == []
+    assert unusual_measures(backups(*[1000] * 5, *[100] * 5), RULES)
+    assert unusual_measures(backups(*[1000] * 5, *[100] * 7), RULES) == []
 
 
 def test_a_backup_made_before_a_restore_does_not_count() -> None:
     wrecked = backups(0, 0, 0, 0, 0, 5, safety=True)
-    assert odd_sizes([*backups(1000, 1000, 1000, 1000), wrecked[-1]], RULES) == []
+    assert unusual_measures([*backups(1000, 1000, 1000, 1000), wrecked[-1]], RULES) == []
 
 
 def test_other_types_stand_in_where_its_own_are_too_few() -> None:
     """Every backup describes the whole tenant, whatever its type."""
     fulls = backups(1000, 1000, 1000)
     (first_incremental,) = backups(0, 0, 0, 100, kind=BackupType.INCREMENTAL)[3:]
-    assert odd_sizes([*fulls, first_incremental], RULES)
+    assert unusual_measures([*fulls, first_incremental], RULES)
 
 
 def test_bytes_are_told_as_mib() -> None:
     large, small = backups(0, 0, 0, size=100 * MIB), backups(0, 0, 0, 0, size=2 * MIB)[3:]
-    (odd,) = odd_sizes([*large, *small], RULES)
-    assert (odd.measure, odd.said[:7]) == ("bytes", "2.0 MiB")
+    (odd,) = unusual_measures([*large, *small], RULES)
+    assert (odd.measure, odd.text[:7]) == ("bytes", "2.0 MiB")
 
 
 def test_a_backup_of_an_old_release_is_passed_over() -> None:
     nothing = BackupSummary(BackupId("backup_20250101_0000"), BackupType.FULL, START - timedelta(days=9))
-    assert odd_sizes([nothing, *backups(1000, 1000, 1000, 1000)], RULES) == []
+    assert unusual_measures([nothing, *backups(1000, 1000, 1000, 1000)], RULES) == []
 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 10**9), max_size=40))
 def test_never_small_and_large_and_never_without_cause(rows: list[int]) -> None:
-    found = odd_sizes(backups(*rows), RULES)
+    found = unusual_measures(backups(*rows), RULES)
     assert len(found) <= 1
     for odd in found:
         assert odd.value < odd.usual / 2 if odd.small else odd.value > odd.usual * 3
@@ -94,4 +94,4 @@ def test_never_small_and_large_and_never_without_cause(rows: list[int]) -> None:
 @settings(deadline=None)
 @given(st.integers(100, 10**6), st.lists(st.floats(0.8, 1.5), min_size=4, max_size=40))
 def test_ordinary_changes_are_not_told(base: int, shares: list[float]) -> None:
-    assert odd_sizes(backups(*(int(base * share) + 100 for share in shares)), RULES) == []
+    assert unusual_measures(backups(*(int(base * share) + 100 for share in shares)), RULES) == []
