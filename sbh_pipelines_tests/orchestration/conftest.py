@@ -6,10 +6,10 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from dagster._core.storage.defs_state.base import set_defs_state_storage
 
 from sbh_pipelines.definitions import defs
-from sbh_pipelines.orchestration.common.partitions import TENANTS
+from sbh_pipelines.orchestration.common.assets import TENANTS
+from sbh_pipelines_tests.support.dagster_internals import set_defs_state_storage
 from sbh_pipelines_tests.support.fakes import FAKES, FakeResource, FakeService
 from sbh_pipelines_tests.support.fix_stack import elsewhere, real_resource, real_run, site
 

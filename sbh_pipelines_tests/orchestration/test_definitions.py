@@ -10,7 +10,7 @@ import pytest
 
 from sbh_pipelines.definitions import defs
 from sbh_pipelines.orchestration.backups.schedules import timetable
-from sbh_pipelines.orchestration.common.slots import Timetable
+from sbh_pipelines.orchestration.common.timetable import Timetable
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,7 +13,7 @@ import pytest
 from sbh_pipelines.definitions import defs
 from sbh_pipelines.embedded.sample import data as sample
 from sbh_pipelines.embedded.servers.stack import Stack
-from sbh_pipelines.orchestration.common.partitions import TENANTS
+from sbh_pipelines.orchestration.common.assets import TENANTS
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource
 
 NAMES = [f"tenant-{n}" for n in range(1, 7)]

@@ -17,7 +17,7 @@ import dagster as dg
 
 from sbh_pipelines.model import timestamp, utc_now
 from sbh_pipelines.orchestration.alerting.alert import Alert
-from sbh_pipelines.orchestration.alerting.channels.sending import channels, raise_undelivered, try_all
+from sbh_pipelines.orchestration.alerting.channels.delivery import channels, raise_undelivered, try_all
 from sbh_pipelines.orchestration.alerting.conditions import Condition, Kind, Memory, Notice, step
 from sbh_pipelines.settings import AlertSettings
 

@@ -13,8 +13,8 @@ from sbh_pipelines.orchestration.alerting.conditions import Condition
 from sbh_pipelines.orchestration.alerting.run_alerts import tell_failure, tell_success
 from sbh_pipelines.orchestration.backups.jobs import fleet_backup_job
 from sbh_pipelines.orchestration.backups.schedules import fleet_config
+from sbh_pipelines.orchestration.common.assets import TENANTS, tenants_partitions
 from sbh_pipelines.orchestration.common.failures import FAILED_TENANTS
-from sbh_pipelines.orchestration.common.partitions import TENANTS, tenants_partitions
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource, same_user
 from sbh_pipelines.orchestration.common.runs import TYPE_TAG, is_ours, makes_backups, tenants_of, types_of
 

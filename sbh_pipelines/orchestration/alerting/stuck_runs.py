@@ -6,21 +6,14 @@ runs does not answer, or is another one by now, which does not know them. Runs s
 address, and are judged by their time only.
 """
 
-import json
 import time
 from datetime import timedelta
-from typing import Any
 
 import dagster as dg
-from dagster._core.launcher.base import WorkerStatus  # not exported, like what follows; a test kills a real worker
-from dagster._core.storage.tags import GRPC_INFO_TAG
-from dagster._grpc.__generated__.dagster_api_pb2 import PingRequest
-from dagster._grpc.client import DagsterGrpcClient
-from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
-from dagster._serdes import deserialize_value
 
 from sbh_pipelines.errors import RunStuck
 from sbh_pipelines.orchestration.alerting.conditions import Condition
+from sbh_pipelines.orchestration.common.dagster_internals import CodeServer, worker_is_known_gone
 from sbh_pipelines.orchestration.common.runs import is_ours, tenants_of
 from sbh_pipelines.settings import AlertSettings
 
@@ -30,6 +23,9 @@ _NAMED = 5
 _ASK_S = 5
 _GRACE_S = 20.0  # between the start of a run and its worker's first word
 
+Answered = dict[tuple[str, int | None, str | None], bool]
+"""By address of a code server that failed to say whether it has a run: whether it answered at all."""
+
 
 def stuck_runs(instance: dg.DagsterInstance, settings: AlertSettings, now: float | None = None) -> list[Condition]:
     """A condition for each run that is stuck: its worker is gone, else it is over its time, else it says nothing."""
@@ -37,7 +33,7 @@ def stuck_runs(instance: dg.DagsterInstance, settings: AlertSettings, now: float
     working = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
     records = instance.get_run_records(dg.RunsFilter(statuses=working), limit=_MOST)
     found = []
-    answered: dict[tuple[Any, ...], bool] = {}
+    answered: Answered = {}
     for record in records:
         run = record.dagster_run
         started = record.start_time
@@ -69,7 +65,7 @@ def _why(
     started: float,
     settings: AlertSettings,
     now: float,
-    answered: dict[tuple[Any, ...], bool],
+    answered: Answered,
 ) -> tuple[str, RunStuck] | None:
     remedy = "see the run's page; terminate it there, and the next slot, or the sensor's retry, takes its tenants again"
     if (
@@ -96,43 +92,23 @@ def _why(
     return None
 
 
-def worker_is_gone(
-    instance: dg.DagsterInstance, run: dg.DagsterRun, answered: dict[tuple[Any, ...], bool] | None = None
-) -> bool:
+def worker_is_gone(instance: dg.DagsterInstance, run: dg.DagsterRun, answered: Answered | None = None) -> bool:
     """Whether it is known that no worker has the run. False where that cannot be found out.
 
-    `answered`: servers that failed to tell, and whether they answered at all: a machine that is gone keeps who asks waiting,
-    and is waited for once, not for each of its runs.
+    A machine that is gone keeps its caller waiting: `answered` remembers it, so that it is waited for once and not for each
+    of its runs.
     """
     known = {} if answered is None else answered
-    launcher = instance.run_launcher
-    if launcher.supports_check_run_worker_health:
-        return launcher.check_run_worker_health(run).status in (WorkerStatus.NOT_FOUND, WorkerStatus.FAILED)
-    if GRPC_INFO_TAG not in run.tags:
+    gone = worker_is_known_gone(instance, run)
+    if gone is not None:
+        return gone
+    server = CodeServer.of_run(run.tags)
+    if server is None:
         return False
+    if server.address in known:
+        return not known[server.address]
     try:
-        place = json.loads(run.tags[GRPC_INFO_TAG])
-        client = DagsterGrpcClient(
-            port=place.get("port"), socket=place.get("socket"), host=place["host"], use_ssl=bool(place.get("use_ssl"))
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, dg.DagsterError):
-        return False
-    address = (place.get("host"), place.get("port"), place.get("socket"))
-    if address in known:
-        return not known[address]
-    try:
-        said = client.can_cancel_execution(CanCancelExecutionRequest(run_id=run.run_id), timeout=_ASK_S)
-        return not deserialize_value(said, CanCancelExecutionResult).can_cancel
+        return not server.has_worker(run.run_id, _ASK_S)
     except Exception:  # every kind that gRPC has: nobody is there, or it is no code server
-        known[address] = _answers(client)
-        return not known[address]
-
-
-def _answers(client: DagsterGrpcClient) -> bool:
-    """A server that is only busy answers a ping."""
-    try:
-        # `ping` itself waits for a minute, which is longer than a tick may take.
-        client._query("Ping", PingRequest, timeout=_ASK_S, echo="")
-        return True
-    except Exception:
-        return False
+        known[server.address] = server.answers(_ASK_S)
+        return not known[server.address]

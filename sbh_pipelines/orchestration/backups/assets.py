@@ -13,7 +13,7 @@ from sbh_pipelines.orchestration.backups.steps import (
     verify_checksums,
     write_manifest,
 )
-from sbh_pipelines.orchestration.common.partitions import asset_key, tenants_partitions
+from sbh_pipelines.orchestration.common.assets import asset_key, tenants_partitions
 
 GROUP = "tenant_backups"
 TENANTS_PER_RUN = 500  # of a backfill: one run costs seconds of its own, whatever it does

@@ -11,14 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.asset_checks.asset_check_evaluation import (  # not exported; the tests hold it
-    AssetCheckEvaluationTargetMaterializationData,
-)
 
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.errors import CorruptObject, ObjectMissing
+from sbh_pipelines.orchestration.common.assets import shown_in, tenants_partitions
+from sbh_pipelines.orchestration.common.dagster_internals import CheckedMaterialization
 from sbh_pipelines.orchestration.common.metadata import issues_table
-from sbh_pipelines.orchestration.common.partitions import shown_in, tenants_partitions
 
 BACKUP_VALID = "backup_valid"
 
@@ -65,7 +63,7 @@ def evaluation(
     issues: Sequence[Mapping[str, Any]],
     files_missing: int,
     more: Mapping[str, Any] | None = None,
-    about: AssetCheckEvaluationTargetMaterializationData | None = None,
+    about: CheckedMaterialization | None = None,
 ) -> dg.AssetCheckEvaluation:
     """The check's result for one backup: an error where it has issues, else a warning where its source misses files."""
     said = "whole"

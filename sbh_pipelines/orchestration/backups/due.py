@@ -11,11 +11,15 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
 from sbh_pipelines.errors import SettingsError
 from sbh_pipelines.model import BackupType, Tenant
-from sbh_pipelines.orchestration.common.runs import makes_backups, tenants_of, types_of, under_way
+from sbh_pipelines.orchestration.common.runs import (
+    SCHEDULE_TAG,
+    SLOT_TAG,
+    makes_backups,
+    tenants_of,
+    types_of,
+    under_way,
+)
 from sbh_pipelines.settings import Settings
-
-SCHEDULE_TAG = "sbh/schedule"
-SLOT_TAG = "sbh/slot"
 
 _FULLNESS = {BackupType.INCREMENTAL: 0, BackupType.DIFFERENTIAL: 1, BackupType.FULL: 2}
 

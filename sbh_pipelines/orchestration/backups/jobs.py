@@ -8,7 +8,7 @@ import dagster as dg
 
 from sbh_pipelines.model import BackupType
 from sbh_pipelines.orchestration.backups.assets import backup_steps
-from sbh_pipelines.orchestration.common.partitions import asset_key
+from sbh_pipelines.orchestration.common.assets import asset_key
 from sbh_pipelines.orchestration.common.runs import BACKUP, OPERATION_TAG, TYPE_TAG
 
 

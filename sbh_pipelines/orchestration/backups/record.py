@@ -6,10 +6,10 @@ import dagster as dg
 
 from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.model import parse_timestamp
+from sbh_pipelines.orchestration.common.assets import asset_key, shown_in
 from sbh_pipelines.orchestration.common.batch import asked_type
-from sbh_pipelines.orchestration.common.events import together
+from sbh_pipelines.orchestration.common.dagster_internals import materialization_events
 from sbh_pipelines.orchestration.common.metadata import MetadataMap, backup_metadata
-from sbh_pipelines.orchestration.common.partitions import asset_key, shown_in
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource
 
 RETENTION_TAG = "sbh/retention_failed"
@@ -23,7 +23,7 @@ def backups(
     context: dg.OpExecutionContext, resource: BackupServiceResource, made: Sequence[Draft]
 ) -> Iterator[dg.DagsterEvent]:
     """The materializations of these drafts' backups. A full made in place of another type is shown as both."""
-    yield from together(
+    yield from materialization_events(
         context,
         [_materialization(resource, draft, asset) for draft in made for asset in shown_in(draft.type, draft.requested)],
     )
@@ -48,7 +48,7 @@ def unchanged(
             )
             for draft in drafts
         ]
-        yield from together(context, made)
+        yield from materialization_events(context, made)
     elif len(drafts) <= _OBSERVED:
         for draft in drafts:
             yield dg.AssetObservation(

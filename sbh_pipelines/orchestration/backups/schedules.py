@@ -13,11 +13,11 @@ from itertools import groupby
 import dagster as dg
 
 from sbh_pipelines.model import BackupType, Tenant, timestamp
-from sbh_pipelines.orchestration.backups.due import SCHEDULE_TAG, SLOT_TAG, due_tenants
+from sbh_pipelines.orchestration.backups.due import due_tenants
 from sbh_pipelines.orchestration.backups.jobs import fleet_backup_job
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource
-from sbh_pipelines.orchestration.common.runs import OPERATION_TAG, TYPE_TAG, under_way
-from sbh_pipelines.orchestration.common.slots import Timetable, launches
+from sbh_pipelines.orchestration.common.runs import OPERATION_TAG, SCHEDULE_TAG, SLOT_TAG, TYPE_TAG, under_way
+from sbh_pipelines.orchestration.common.timetable import Timetable, launches
 from sbh_pipelines.orchestration.upkeep.retention import PRUNE, prune_job
 from sbh_pipelines.settings import ScheduleSettings, Settings
 

@@ -15,10 +15,9 @@ from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import BackupType
 from sbh_pipelines.orchestration.backups import checks, record
 from sbh_pipelines.orchestration.common import batch
-from sbh_pipelines.orchestration.common.batch import Documents
+from sbh_pipelines.orchestration.common.assets import asset_key
+from sbh_pipelines.orchestration.common.batch import Documents, ProgressLog
 from sbh_pipelines.orchestration.common.failures import batch_failure, failed_among, failure_of
-from sbh_pipelines.orchestration.common.partitions import asset_key
-from sbh_pipelines.orchestration.common.progress import ProgressLog
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
 
 SOURCE_DB = "source_db"

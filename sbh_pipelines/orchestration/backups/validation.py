@@ -4,9 +4,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.asset_checks.asset_check_evaluation import (  # not exported; the tests hold it
-    AssetCheckEvaluationTargetMaterializationData,
-)
 from pydantic import Field
 
 from sbh_pipelines.backup.contents.manifest import LATEST
@@ -15,10 +12,11 @@ from sbh_pipelines.model import SAFETY
 from sbh_pipelines.orchestration.backups import checks
 from sbh_pipelines.orchestration.backups.steps import OBJECT_STORE
 from sbh_pipelines.orchestration.common import batch
+from sbh_pipelines.orchestration.common.assets import asset_key, shown_in, tenants_partitions
+from sbh_pipelines.orchestration.common.batch import ProgressLog
+from sbh_pipelines.orchestration.common.dagster_internals import CheckedMaterialization
 from sbh_pipelines.orchestration.common.failures import FAILED_TENANTS, failure_of
 from sbh_pipelines.orchestration.common.metadata import issues_table, markdown
-from sbh_pipelines.orchestration.common.partitions import asset_key, shown_in, tenants_partitions
-from sbh_pipelines.orchestration.common.progress import ProgressLog
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 
@@ -126,7 +124,7 @@ def _check(
     ).records
     about = None
     if made:
-        about = AssetCheckEvaluationTargetMaterializationData(
+        about = CheckedMaterialization(
             storage_id=made[0].storage_id, run_id=made[0].run_id, timestamp=made[0].timestamp
         )
     missing = int(manifest.get("stats", {}).get("missing_files", 0))

@@ -5,6 +5,9 @@ the errors were transient and repeats are left; otherwise the run ends there. Wh
 leases of its tenants, so that the next run need not wait for them to expire.
 """
 
+import logging
+import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,13 +15,14 @@ import dagster as dg
 
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.errors import SbhError
-from sbh_pipelines.model import BackupType
+from sbh_pipelines.model import BackupType, Progress
 from sbh_pipelines.orchestration.common.failures import Retries, batch_failure, failed_among, failure_of
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource
 
 Documents = list[dict[str, Any]]  # Draft.as_dict() of each tenant of the batch, in order
 
 _FAILURES_LOGGED = 20
+LINE_EVERY_S = 5.0  # an event of Dagster costs milliseconds and disk
 
 
 def to_documents(drafts: Sequence[Draft]) -> Documents:
@@ -118,3 +122,23 @@ def log_new_failures(context: dg.OpExecutionContext, before: Sequence[Draft], af
         context.log.error(f"{record['tenant']}: [{record['code']}] {record['what']}{why}")
     if len(failed) > _FAILURES_LOGGED:
         context.log.error(f"… and {len(failed) - _FAILURES_LOGGED:,} more tenants failed in this step")
+
+
+class ProgressLog:
+    """Progress of the engine in the run's log: at most one line every `every_s`; called from any thread."""
+
+    def __init__(
+        self, log: logging.Logger, every_s: float = LINE_EVERY_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._log, self._every_s, self._clock = log, every_s, clock
+        self._lock = threading.Lock()
+        self._last = clock()
+
+    def __call__(self, progress: Progress) -> None:
+        with self._lock:
+            now = self._clock()
+            if now - self._last < self._every_s:
+                return
+            self._last = now
+        of = f" of {progress.total:,}" if progress.total else ""
+        self._log.info(f"{progress.step}: {progress.subject}: {progress.done:,}{of} {progress.unit}")

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from sbh_pipelines.model import BackupType
-from sbh_pipelines.orchestration.common.partitions import ASSET_PREFIX, TENANTS
+from sbh_pipelines.orchestration.common.assets import ASSET_PREFIX, TENANTS
 
 OPERATION_TAG = "sbh/operation"
 TYPE_TAG = "sbh/backup_type"
@@ -89,3 +89,9 @@ def _config(run: dg.DagsterRun) -> Mapping[str, Any]:
     """What the run's ops are configured with, in one. Runs of an asset nest it deeper, and name no tenants in it."""
     ops: Mapping[str, Any] = dict(run.run_config).get("ops", {})  # type: ignore[assignment]
     return {name: value for op in ops.values() for name, value in (op.get("config") or {}).items()}
+
+
+SCHEDULE_TAG = "sbh/schedule"
+
+
+SLOT_TAG = "sbh/slot"

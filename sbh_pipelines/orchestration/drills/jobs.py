@@ -19,13 +19,12 @@ from sbh_pipelines.errors import SbhError
 from sbh_pipelines.orchestration.backups.assets import GROUP
 from sbh_pipelines.orchestration.backups.steps import SOURCE_DB
 from sbh_pipelines.orchestration.common import batch
+from sbh_pipelines.orchestration.common.assets import ASSET_PREFIX, tenants_partitions
+from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.failures import batch_failure, failure_of
-from sbh_pipelines.orchestration.common.one_run import one_run, status_of, timetable
-from sbh_pipelines.orchestration.common.partitions import ASSET_PREFIX, tenants_partitions
-from sbh_pipelines.orchestration.common.progress import ProgressLog
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
-from sbh_pipelines.orchestration.common.slots import Timetable
+from sbh_pipelines.orchestration.common.timetable import Timetable, one_run, status_of, timetable
 from sbh_pipelines.orchestration.drills.metadata import drill_metadata, report_metadata
 from sbh_pipelines.settings import DrillSettings
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dagster_shared.yaml_utils import load_run_config_yaml
 from graphql import FieldNode, VariableNode
 
 from sbh_pipelines.errors import AccessDenied
+from sbh_pipelines.orchestration.common.dagster_internals import load_run_config_yaml
 from sbh_pipelines.orchestration.common.resources import USER_TAGS, tags_of, user_of
 from sbh_pipelines.orchestration.guarded_ui.mutations import ACTIONS, ASSETS, JOBS, LAUNCHES, MANAGE, OF_BACKFILLS
 from sbh_pipelines.orchestration.guarded_ui.request import Request, refused

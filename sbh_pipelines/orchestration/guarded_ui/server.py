@@ -8,12 +8,15 @@ from typing import Any
 
 import dagster as dg
 import uvicorn
-from dagster._core.workspace.context import WorkspaceProcessContext, WorkspaceRequestContext
-from dagster._core.workspace.load_target import ModuleTarget, WorkspaceFileTarget, WorkspaceLoadTarget
-from dagster_webserver.app import create_app_from_workspace_process_context
-from dagster_webserver.version import __version__ as webserver_version
 
 from sbh_pipelines.errors import OrchestratorError, SettingsError
+from sbh_pipelines.orchestration.common.dagster_internals import (
+    RequestContext,
+    Workspace,
+    load_target,
+    web_application,
+    webserver_version,
+)
 from sbh_pipelines.orchestration.guarded_ui import sockets
 from sbh_pipelines.orchestration.guarded_ui.code_flow import CodeFlow
 from sbh_pipelines.orchestration.guarded_ui.guard import USER, Guard
@@ -61,7 +64,8 @@ def serve(settings: Settings, where: Where) -> None:
 @contextmanager
 def guarded_app(settings: Settings, where: Where) -> Iterator[Guard]:
     """The guarded application, with the code servers it needs. Raises SettingsError, OrchestratorError."""
-    check_version(webserver_version)
+    version = webserver_version()
+    check_version(version)
     tokens, origins = open_tokens(settings), origins_of(settings.ui, where.host, where.port)
     flow = None
     if settings.ui.client_id:
@@ -71,9 +75,10 @@ def guarded_app(settings: Settings, where: Where) -> Iterator[Guard]:
     sessions = Sessions(settings.ui.session_s)
     with dg.DagsterInstance.get() as instance:
         instance.optimize_for_webserver(_STATEMENT_TIMEOUT_MS, _POOL_RECYCLE_S, _POOL_OVERFLOW)
-        with _Workspace(instance, _target(where), version=webserver_version) as workspace:
+        target = load_target(where.module, where.workspace)
+        with _GuardedWorkspace(instance, target, version=version) as workspace:
             yield Guard(
-                create_app_from_workspace_process_context(workspace, live_data_poll_rate=2000, lifespan=_lifespan),
+                web_application(workspace, _lifespan),
                 tokens=tokens,
                 login=Login(tokens, sessions, origins, flow),
                 origins=origins,
@@ -96,14 +101,14 @@ def check_version(found: str) -> None:
         )
 
 
-class _Workspace(WorkspaceProcessContext):
+class _GuardedWorkspace(Workspace):
     """Dagster's workspace; for users who may not launch anything its pages are read-only, so that buttons say so."""
 
-    def create_request_context(self, source: Any = None) -> WorkspaceRequestContext:
+    def create_request_context(self, source: Any = None) -> RequestContext:
         user: UserContext | None = getattr(source, "scope", {}).get(USER)
         if user is None:  # of its own, for no request
             return super().create_request_context(source)
-        return WorkspaceRequestContext(
+        return RequestContext(
             instance=self.instance,
             current_workspace=self.get_current_workspace(),
             process_context=self,
@@ -111,12 +116,6 @@ class _Workspace(WorkspaceProcessContext):
             source=source,
             read_only=not allows(user, "dagster.launch", ALL_TENANTS),
         )
-
-
-def _target(where: Where) -> WorkspaceLoadTarget:
-    if where.workspace:
-        return WorkspaceFileTarget(paths=list(where.workspace))
-    return ModuleTarget(where.module, attribute=None, working_directory=None, location_name=None)
 
 
 def _earlier(instance: dg.DagsterInstance) -> Earlier:

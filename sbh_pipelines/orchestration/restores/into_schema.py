@@ -7,10 +7,10 @@ from sbh_pipelines.backup.contents.manifest import LATEST
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.orchestration.backups.steps import SOURCE_DB
 from sbh_pipelines.orchestration.common import batch
+from sbh_pipelines.orchestration.common.assets import tenants_partitions
+from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.failures import failure_of
 from sbh_pipelines.orchestration.common.metadata import markdown
-from sbh_pipelines.orchestration.common.partitions import tenants_partitions
-from sbh_pipelines.orchestration.common.progress import ProgressLog
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 

@@ -8,9 +8,9 @@ import dagster as dg
 from sbh_pipelines.errors import SbhError, error_from_dict
 from sbh_pipelines.orchestration.backups.steps import SOURCE_DB
 from sbh_pipelines.orchestration.common import batch
+from sbh_pipelines.orchestration.common.assets import asset_key, tenants_partitions
+from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.failures import failure_of
-from sbh_pipelines.orchestration.common.partitions import asset_key, tenants_partitions
-from sbh_pipelines.orchestration.common.progress import ProgressLog
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 from sbh_pipelines.orchestration.restores.config import RestoreConfig, UndoConfig

@@ -9,10 +9,10 @@ from pydantic import Field
 from sbh_pipelines.errors import KeyRotationFailed, SbhError
 from sbh_pipelines.orchestration.backups.steps import OBJECT_STORE
 from sbh_pipelines.orchestration.common import batch
+from sbh_pipelines.orchestration.common.assets import tenants_partitions
+from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.failures import batch_failure, failure_of
 from sbh_pipelines.orchestration.common.metadata import MetadataMap, mib
-from sbh_pipelines.orchestration.common.partitions import tenants_partitions
-from sbh_pipelines.orchestration.common.progress import ProgressLog
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 

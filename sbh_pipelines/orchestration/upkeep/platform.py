@@ -7,13 +7,12 @@ import dagster as dg
 
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.orchestration.backups.steps import SOURCE_DB
+from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.failures import failure_of
 from sbh_pipelines.orchestration.common.metadata import mib
-from sbh_pipelines.orchestration.common.one_run import one_run, status_of, timetable
-from sbh_pipelines.orchestration.common.progress import ProgressLog
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
-from sbh_pipelines.orchestration.common.slots import Timetable
+from sbh_pipelines.orchestration.common.timetable import Timetable, one_run, status_of, timetable
 from sbh_pipelines.settings import PlatformSettings
 
 PLATFORM_BACKUP = "platform_backup"

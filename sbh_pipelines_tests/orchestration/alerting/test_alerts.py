@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from sbh_pipelines.errors import AlertError
 from sbh_pipelines.orchestration.alerting.alert import Alert
-from sbh_pipelines.orchestration.alerting.channels.sending import Channel, channels, raise_undelivered, try_all
+from sbh_pipelines.orchestration.alerting.channels.delivery import Channel, channels, raise_undelivered, try_all
 from sbh_pipelines.settings import AlertSettings
 from sbh_pipelines_tests.support.sinks import smtp, webhook
 

@@ -6,11 +6,11 @@ import time
 
 import dagster as dg
 import pytest
-from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from sbh_pipelines.definitions import defs
 from sbh_pipelines.orchestration.alerting import stuck_runs as stuck
 from sbh_pipelines.orchestration.alerting.stuck_runs import stuck_runs, worker_is_gone
+from sbh_pipelines.orchestration.common.dagster_internals import GRPC_INFO_TAG
 from sbh_pipelines.settings import AlertSettings
 
 SETTINGS = AlertSettings()

@@ -23,7 +23,7 @@ from sbh_pipelines.orchestration.alerting import backup_watch as watching
 from sbh_pipelines.orchestration.alerting.alert_sender import Teller
 from sbh_pipelines.orchestration.alerting.backup_watch import backup_watch
 from sbh_pipelines.orchestration.alerting.sensors import failure_alerts, recovery_notices
-from sbh_pipelines.orchestration.common.partitions import TENANTS
+from sbh_pipelines.orchestration.common.assets import TENANTS
 from sbh_pipelines.orchestration.common.runs import is_ours, makes_backups, operation_of
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.support.databases import fresh_database

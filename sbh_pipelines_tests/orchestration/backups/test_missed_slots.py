@@ -11,17 +11,18 @@ from functools import partial
 
 import dagster as dg
 import pytest
-from dagster._core.remote_origin import InProcessCodeLocationOrigin
-from dagster._core.scheduler.instigation import InstigatorTick
-from dagster._core.test_utils import InProcessTestWorkspaceLoadTarget, create_test_daemon_workspace_context
-from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
-from dagster._scheduler.scheduler import launch_scheduled_runs
 
 from sbh_pipelines.definitions import defs
 from sbh_pipelines.errors import SourceUnavailable
-from sbh_pipelines.orchestration.backups.due import SCHEDULE_TAG, SLOT_TAG
-from sbh_pipelines.orchestration.common.runs import tenants_of
-from sbh_pipelines.orchestration.common.slots import Timetable, latest_slot
+from sbh_pipelines.orchestration.common.runs import SCHEDULE_TAG, SLOT_TAG, tenants_of
+from sbh_pipelines.orchestration.common.timetable import Timetable, latest_slot
+from sbh_pipelines_tests.support.dagster_internals import (
+    ORDER_OF_SCHEDULES,
+    InstigatorTick,
+    create_test_daemon_workspace_context,
+    launch_scheduled_runs,
+    workspace_of,
+)
 from sbh_pipelines_tests.support.fakes import FAKES, FakeResource, FakeService
 
 NAME, RETRIES = "scheduler", 100
@@ -60,8 +61,7 @@ class Scheduler:
 
     def __init__(self, instance: dg.DagsterInstance, stack: ExitStack) -> None:
         self.instance = instance
-        where = LoadableTargetOrigin(module_name=__name__, attribute="with_fake_service")
-        target = InProcessTestWorkspaceLoadTarget(InProcessCodeLocationOrigin(where))
+        target = workspace_of(__name__, "with_fake_service")
         self._workspace = stack.enter_context(create_test_daemon_workspace_context(target, instance))
 
     def at(self, moment: datetime) -> list[str]:
@@ -110,7 +110,7 @@ def scheduler(instance: dg.DagsterInstance, fake: FakeService) -> Iterator[Sched
 def in_order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dagster looks at the schedules in random order: here by name, or the other way round."""
     by_name = partial(sorted, key=lambda schedule: schedule.name, reverse=request.param)
-    monkeypatch.setattr("dagster._scheduler.scheduler.shuffled_round_robin_by_key", lambda them, key: by_name(them))
+    monkeypatch.setattr(ORDER_OF_SCHEDULES, lambda them, key: by_name(them))
 
 
 @pytest.mark.usefixtures("in_order")

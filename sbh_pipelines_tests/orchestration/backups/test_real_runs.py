@@ -9,7 +9,7 @@ import pytest
 
 from sbh_pipelines.orchestration.alerting.sensors import tenants_sync
 from sbh_pipelines.orchestration.backups.schedules import backup_schedules
-from sbh_pipelines.orchestration.common.partitions import TENANTS
+from sbh_pipelines.orchestration.common.assets import TENANTS
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource
 from sbh_pipelines_tests.support.fix_stack import NAMES, RealRun, Site
 

@@ -10,7 +10,7 @@ from sbh_pipelines.errors import SettingsError, SourceUnavailable
 from sbh_pipelines.model import BackupType
 from sbh_pipelines.orchestration.alerting.sensors import tenants_sync
 from sbh_pipelines.orchestration.backups.schedules import backup_schedules, batches, daily_prune, fleet_config
-from sbh_pipelines.orchestration.common.partitions import TENANTS
+from sbh_pipelines.orchestration.common.assets import TENANTS
 from sbh_pipelines.settings import ScheduleSettings, Settings, TenantsSettings
 from sbh_pipelines_tests.support.fakes import FakeService, draft
 

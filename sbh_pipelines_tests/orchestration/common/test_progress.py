@@ -5,8 +5,8 @@ import logging
 import pytest
 
 from sbh_pipelines.model import Progress
+from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.metadata import markdown, mib
-from sbh_pipelines.orchestration.common.progress import ProgressLog
 
 
 def test_progress_is_logged_at_a_bounded_rate(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,7 @@ from sbh_pipelines.definitions import defs
 from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.embedded.servers.layout import Layout
 from sbh_pipelines.errors import CorruptObject, SbhError, SourceUnavailable, UnknownBackup
-from sbh_pipelines.orchestration.common.slots import Timetable
+from sbh_pipelines.orchestration.common.timetable import Timetable
 from sbh_pipelines.orchestration.drills.jobs import (
     DRILL_ASSET,
     REPORT_ASSET,

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from dagster_graphql.schema import create_schema
 from graphql import print_schema
 
 from sbh_pipelines.definitions import defs
@@ -13,6 +12,7 @@ from sbh_pipelines.orchestration.guarded_ui.mutations import ACTIONS, JOBS, LAUN
 from sbh_pipelines.orchestration.guarded_ui.operations import Earlier, permit
 from sbh_pipelines.orchestration.guarded_ui.request import read_body
 from sbh_pipelines.security.policy import PERMISSIONS, Role, UserContext
+from sbh_pipelines_tests.support.dagster_internals import graphql_schema
 
 ADMIN, OPERATOR, VIEWER = (UserContext(name, "*", Role[name.upper()], "ui") for name in ("admin", "operator", "viewer"))
 SERVICE = UserContext("service:api", "*", Role.ADMIN, "ui")
@@ -30,7 +30,7 @@ BACKFILL = "mutation B($p: LaunchBackfillParams!) { launchPartitionBackfill(back
 
 @pytest.fixture(scope="module")
 def schema():
-    return create_schema().graphql_schema
+    return graphql_schema()
 
 
 def asked(query, name=None, **variables):

@@ -7,7 +7,6 @@ from urllib.parse import urlsplit
 
 import dagster as dg
 import pytest
-from dagster_webserver.webserver import DagsterWebserver
 from starlette.routing import Mount, Route, WebSocketRoute
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -20,6 +19,7 @@ from sbh_pipelines.orchestration.guarded_ui.record import recorder
 from sbh_pipelines.orchestration.guarded_ui.server import check_version
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.settings import UiSettings
+from sbh_pipelines_tests.support.dagster_internals import webserver_routes
 
 ADMIN = UserContext("ada", "*", Role.ADMIN)
 OPEN = {"/healthz", "/login", "/logout"}
@@ -34,7 +34,7 @@ LAUNCH = """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) {
 def routes():
     """Every path of Dagster's own application, with a file of each of its folders."""
     found = set()
-    for route in DagsterWebserver(None).build_routes():  # type: ignore[arg-type]
+    for route in webserver_routes():
         assert isinstance(route, Route | Mount | WebSocketRoute)
         path = route.path.replace("{path:path}", "x").replace("{run_id:str}", "x").replace("{asset_key:path}", "x")
         found |= {path, f"{path}/index.html"} if isinstance(route, Mount) else {path}

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import dagster as dg
 import pytest
 
-from sbh_pipelines.orchestration.common.slots import Timetable
+from sbh_pipelines.orchestration.common.timetable import Timetable
 from sbh_pipelines.orchestration.upkeep.platform import daily_platform_backup, platform_timetable
 from sbh_pipelines_tests.support.fix_stack import RealRun, Site
 

@@ -6,7 +6,7 @@ import sys
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import timestamp, utc_now
 from sbh_pipelines.orchestration.alerting.alert import TEST, Alert
-from sbh_pipelines.orchestration.alerting.channels.sending import channels, try_all
+from sbh_pipelines.orchestration.alerting.channels.delivery import channels, try_all
 from sbh_pipelines.settings import load_settings
 
 

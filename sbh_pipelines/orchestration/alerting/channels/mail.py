@@ -5,7 +5,7 @@ import ssl
 from email.message import EmailMessage
 
 from sbh_pipelines.orchestration.alerting.alert import Alert
-from sbh_pipelines.orchestration.alerting.channels.post import TIMEOUT_S
+from sbh_pipelines.orchestration.alerting.channels.channel import TIMEOUT_S
 from sbh_pipelines.settings import AlertSettings
 from sbh_pipelines.settings.secrets import resolve
 

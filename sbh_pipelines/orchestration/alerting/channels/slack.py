@@ -3,7 +3,7 @@
 from typing import Any
 
 from sbh_pipelines.orchestration.alerting.alert import RECOVERED, TEST, Alert
-from sbh_pipelines.orchestration.alerting.channels.post import post
+from sbh_pipelines.orchestration.alerting.channels.channel import post
 from sbh_pipelines.settings import AlertSettings
 from sbh_pipelines.settings.secrets import resolve
 

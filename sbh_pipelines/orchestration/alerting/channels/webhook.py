@@ -1,7 +1,7 @@
 """Any HTTP server: gets the alert as it is, as JSON."""
 
 from sbh_pipelines.orchestration.alerting.alert import Alert
-from sbh_pipelines.orchestration.alerting.channels.post import post
+from sbh_pipelines.orchestration.alerting.channels.channel import post
 from sbh_pipelines.settings import AlertSettings
 from sbh_pipelines.settings.secrets import resolve
 

@@ -6,12 +6,16 @@ launches too. The answer comes from the cron lines and from what Dagster recorde
 the same whichever is evaluated first.
 """
 
+import os
 from dataclasses import dataclass
 from datetime import datetime
 
 import dagster as dg
-from dagster._core.scheduler.instigation import InstigatorType, TickStatus  # not exported; the tests hold it
-from dagster._utils.schedules import reverse_cron_string_iterator  # what the scheduler itself counts with
+
+from sbh_pipelines.model import timestamp
+from sbh_pipelines.orchestration.common.dagster_internals import TickStatus, schedule_states, slots_before
+from sbh_pipelines.orchestration.common.runs import OPERATION_TAG, SCHEDULE_TAG, SLOT_TAG, under_way
+from sbh_pipelines.settings import ScheduleSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +30,12 @@ class Timetable:
 
 def latest_slot(timetable: Timetable, at: datetime) -> datetime:
     """The newest slot that is not after `at`."""
-    return next(reverse_cron_string_iterator(at.timestamp(), timetable.cron, timetable.zone))
+    return next(slots_before(at, timetable.cron, timetable.zone))
 
 
 def launches(instance: dg.DagsterInstance, timetable: Timetable, at: datetime) -> bool:
     """Whether the schedule launches for the slot `at` itself, or still has to for an earlier one that it missed."""
-    states = instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE)
-    state = next((state for state in states if state.instigator_name == timetable.name), None)
+    state = next((s for s in schedule_states(instance) if s.instigator_name == timetable.name), None)
     if not (state.is_running if state else timetable.on):
         return False
     slot = latest_slot(timetable, at).timestamp()
@@ -54,3 +57,34 @@ def launches(instance: dg.DagsterInstance, timetable: Timetable, at: datetime) -
 def _will_be_repeated(instance: dg.DagsterInstance, status: TickStatus, failures: int) -> bool:
     allowed = getattr(instance.scheduler, "max_tick_retries", 0)
     return status is TickStatus.STARTED or (status is TickStatus.FAILURE and failures <= allowed)
+
+
+def timetable(name: str, variable: str, default: str) -> Timetable:
+    """The timetable of a schedule that takes care of everything in one run: the environment's cron line, else `default`.
+
+    An empty line turns the schedule off; it is there all the same, stopped, with the default line.
+    """
+    cron = os.environ.get(variable, default).strip()
+    zone = os.environ.get("SBH_SCHEDULES__TIME_ZONE") or str(ScheduleSettings.model_fields["time_zone"].default)
+    return Timetable(name, cron or default, zone, on=bool(cron))
+
+
+def status_of(times: Timetable) -> dg.DefaultScheduleStatus:
+    return dg.DefaultScheduleStatus.RUNNING if times.on else dg.DefaultScheduleStatus.STOPPED
+
+
+def one_run(
+    context: dg.ScheduleEvaluationContext, times: Timetable, operation: str, variable: str, line: str
+) -> dg.RunRequest | dg.SkipReason:
+    """A run for the slot, unless one of an earlier slot is queued or at work. `line` is what the settings file says."""
+    slot = timestamp(context.scheduled_execution_time)
+    if line != (times.cron if times.on else ""):
+        context.log.warning(
+            f"The settings say {line!r}, but this schedule runs at {times.cron!r}: cron lines come from the environment"
+            f" of the code server. Set {variable} there."
+        )
+    runs = under_way(context.instance, {OPERATION_TAG: operation})
+    before = [run.run_id for run in runs if run.tags.get(SLOT_TAG) != slot]
+    if before:
+        return dg.SkipReason(f"Run {before[0]} is still at it")
+    return dg.RunRequest(run_key=f"{times.name}/{slot}", tags={SCHEDULE_TAG: times.name, SLOT_TAG: slot})

@@ -1,0 +1,159 @@
+"""What is used of Dagster that Dagster does not export. No other module imports from its private packages.
+
+Checked with the Dagster of `CHECKED_WITH`. A newer one may change any of it without notice: `test_dagster_internals.py` has
+a test for each line of this table, and says what to look at.
+
+    materialization_events        many materializations of one step, written to storage together
+    CheckedMaterialization        which materialization the result of an asset check is about
+    schedule_states, TickStatus   whether a schedule is on, and what has become of its last tick
+    slots_before                  the moments of a cron line, backwards, as the scheduler counts them
+    worker_is_known_gone          what the run launcher knows of a run's worker, where it knows anything
+    CodeServer, GRPC_INFO_TAG     a code server, asked whether it lives and whether it has a run's worker
+    Workspace, RequestContext     the workspace of the web server, and what each of its requests sees of it
+    load_target                   where the workspace finds the definitions
+    web_application               Dagster's web application, to put a guard around it; and its version
+    load_run_config_yaml          run configuration as Dagster itself reads it
+"""
+
+import json
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+    AssetCheckEvaluationTargetMaterializationData as CheckedMaterialization,
+)
+from dagster._core.events import DagsterEventBatchMetadata
+from dagster._core.launcher.base import WorkerStatus
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorType, TickStatus
+from dagster._core.storage.tags import GRPC_INFO_TAG
+from dagster._core.workspace.context import WorkspaceProcessContext as Workspace
+from dagster._core.workspace.context import WorkspaceRequestContext as RequestContext
+from dagster._core.workspace.load_target import ModuleTarget, WorkspaceFileTarget
+from dagster._core.workspace.load_target import WorkspaceLoadTarget as LoadTarget
+from dagster._grpc.__generated__.dagster_api_pb2 import PingRequest
+from dagster._grpc.client import DagsterGrpcClient
+from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
+from dagster._serdes import deserialize_value
+from dagster._utils.schedules import reverse_cron_string_iterator
+from dagster_shared.yaml_utils import load_run_config_yaml
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+__all__ = [
+    "GRPC_INFO_TAG",
+    "CheckedMaterialization",
+    "CodeServer",
+    "LoadTarget",
+    "RequestContext",
+    "TickStatus",
+    "Workspace",
+    "load_run_config_yaml",
+    "load_target",
+    "materialization_events",
+    "schedule_states",
+    "slots_before",
+    "web_application",
+    "webserver_version",
+    "worker_is_known_gone",
+]
+
+CHECKED_WITH = "1.13"
+
+
+def materialization_events(
+    context: dg.OpExecutionContext, materializations: Sequence[dg.AssetMaterialization]
+) -> Iterator[dg.DagsterEvent]:
+    """The events of these materializations, all of the step that runs now, for it to yield as one batch.
+
+    One that an op yields by itself costs Dagster 30 to 50 ms on PostgreSQL: for small tenants, more than the backup. Marked
+    as a batch, as Dagster marks those it makes itself, they are written together where DAGSTER_EVENT_BATCH_SIZE is set, and
+    one by one where it is not.
+    """
+    step, batch, last = context.get_step_execution_context(), uuid.uuid4().hex, len(materializations) - 1
+    for number, materialization in enumerate(materializations):
+        yield dg.DagsterEvent.asset_materialization(
+            step, materialization, DagsterEventBatchMetadata(batch, number == last)
+        )
+
+
+def schedule_states(instance: dg.DagsterInstance) -> Sequence[InstigatorState]:
+    """What Dagster has recorded of each schedule: whether it is on, and where its ticks are found."""
+    return instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE)
+
+
+def slots_before(moment: datetime, cron: str, zone: str) -> Iterator[datetime]:
+    """The slots of a cron line in a time zone that are not after the moment, the newest first."""
+    return iter(reverse_cron_string_iterator(moment.timestamp(), cron, zone))
+
+
+def worker_is_known_gone(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool | None:
+    """Whether the run launcher knows that the run has no worker; None where it is a launcher that cannot tell."""
+    launcher = instance.run_launcher
+    if not launcher.supports_check_run_worker_health:
+        return None
+    return launcher.check_run_worker_health(run).status in (WorkerStatus.NOT_FOUND, WorkerStatus.FAILED)
+
+
+class CodeServer:
+    """A code server, whose process has the workers of the runs that were launched through it.
+
+    Attributes:
+        address: (host, port, socket) as the run's tag has it; equal for the runs of one server.
+    """
+
+    def __init__(self, host: str, port: int | None, socket: str | None, use_ssl: bool) -> None:
+        self.address = (host, port, socket)
+        self._client = DagsterGrpcClient(port=port, socket=socket, host=host, use_ssl=use_ssl)
+
+    @classmethod
+    def of_run(cls, tags: Mapping[str, str]) -> "CodeServer | None":
+        """The server that a run was launched through; None where its tags name none that can be read."""
+        if GRPC_INFO_TAG not in tags:
+            return None
+        try:
+            place = json.loads(tags[GRPC_INFO_TAG])
+            return cls(place["host"], place.get("port"), place.get("socket"), bool(place.get("use_ssl")))
+        except (ValueError, KeyError, TypeError, AttributeError, dg.DagsterError):
+            return None
+
+    def has_worker(self, run_id: str, timeout_s: int) -> bool:
+        """Whether a worker of this server has the run. Raises errors of many kinds where the server does not say."""
+        said = self._client.can_cancel_execution(CanCancelExecutionRequest(run_id=run_id), timeout=timeout_s)
+        return bool(deserialize_value(said, CanCancelExecutionResult).can_cancel)
+
+    def answers(self, timeout_s: int) -> bool:
+        """Whether it answers a ping in time: one that is only busy does."""
+        try:
+            # The client's own `ping` waits for a minute.
+            self._client._query("Ping", PingRequest, timeout=timeout_s, echo="")
+            return True
+        except Exception:  # every kind that gRPC has
+            return False
+
+
+def load_target(module: str, workspace_files: Sequence[str] = ()) -> LoadTarget:
+    """Where the web application finds the definitions: in workspace files, or else in a module."""
+    if workspace_files:
+        return WorkspaceFileTarget(paths=list(workspace_files))
+    return ModuleTarget(module, attribute=None, working_directory=None, location_name=None)
+
+
+def web_application(
+    workspace: Workspace, lifespan: Callable[[Any], AbstractAsyncContextManager[None]], poll_ms: int = 2000
+) -> "ASGIApp":
+    """Dagster's web application. Its pages ask for news of assets every `poll_ms`."""
+    from dagster_webserver.app import create_app_from_workspace_process_context  # takes seconds to import
+
+    return create_app_from_workspace_process_context(workspace, live_data_poll_rate=poll_ms, lifespan=lifespan)
+
+
+def webserver_version() -> str:
+    """The version of dagster-webserver that is installed."""
+    from dagster_webserver.version import __version__
+
+    return str(__version__)

@@ -1,0 +1,169 @@
+"""What is used of Dagster that it does not export: each is as `dagster_internals.py` takes it to be.
+
+A test that fails here after an upgrade names the thing that Dagster has changed, before the failures that follow from it.
+"""
+
+import inspect
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from sbh_pipelines.orchestration.common import dagster_internals as internals
+from sbh_pipelines_tests.support import dagster_internals as of_tests
+
+ROOT = Path(__file__).parents[3]
+HOMES = {
+    ROOT / "sbh_pipelines/orchestration/common/dagster_internals.py",
+    ROOT / "sbh_pipelines_tests/support/dagster_internals.py",
+}
+PRIVATE = re.compile(
+    r"^\s*(?:from|import) +(?:dagster\._|dagster_shared|dagster_webserver|dagster_graphql)", re.MULTILINE
+)
+
+
+def takes(function: Callable[..., object], *names: str) -> None:
+    """Fails where the function has no parameter of one of these names."""
+    has = inspect.signature(function).parameters
+    missing = [name for name in names if name not in has]
+    assert not missing, f"Dagster {dg.__version__}: {function.__qualname__} takes no {missing} any more: {[*has]}"
+
+
+def test_no_other_module_imports_what_dagster_does_not_export() -> None:
+    files = [file for folder in ("sbh_pipelines", "sbh_pipelines_tests") for file in (ROOT / folder).rglob("*.py")]
+    found = [str(file.relative_to(ROOT)) for file in files if PRIVATE.search(file.read_text()) and file not in HOMES]
+    assert found == [], "import it in orchestration/common/dagster_internals.py, with a test here"
+
+
+def test_the_version_is_one_they_were_checked_with() -> None:
+    assert dg.__version__.startswith(internals.CHECKED_WITH + "."), (
+        f"Dagster {dg.__version__}: run the tests of this file and of the guarded web UI, then set CHECKED_WITH"
+    )
+    assert internals.webserver_version() == version("dagster-webserver")
+
+
+def test_events_of_a_step_are_written_as_one_batch(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the buffer is larger than the batch, the event marked as the last writes them all."""
+    monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "500")
+    written: list[int] = []
+    store = instance.event_log_storage.store_event_batch
+    monkeypatch.setattr(
+        instance.event_log_storage, "store_event_batch", lambda events: (written.append(len(events)), store(events))
+    )
+
+    @dg.op(out={"result": dg.Out(dg.Nothing, is_required=False)})
+    def three(context: dg.OpExecutionContext) -> Iterator[dg.DagsterEvent]:
+        made = [dg.AssetMaterialization("x", partition=str(n)) for n in range(3)]
+        yield from internals.materialization_events(context, made)
+
+    @dg.job
+    def job() -> None:
+        three()
+
+    assert job.execute_in_process(instance=instance).success
+    assert written == [3], f"Dagster {dg.__version__} does not write a batch of events together any more"
+    assert len(instance.fetch_materializations(dg.AssetKey("x"), limit=9).records) == 3
+
+
+def test_a_check_names_the_materialization_it_is_about(instance: dg.DagsterInstance) -> None:
+    instance.report_runless_asset_event(dg.AssetMaterialization("x"))
+    (made,) = instance.fetch_materializations(dg.AssetKey("x"), limit=1).records
+    about = internals.CheckedMaterialization(storage_id=made.storage_id, run_id=made.run_id, timestamp=made.timestamp)
+    result = dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey("x"), check_name="c", passed=True, metadata={}, target_materialization_data=about
+    )
+    instance.report_runless_asset_event(result)
+    key = dg.AssetCheckKey(dg.AssetKey("x"), "c")
+    (stored,) = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+    assert stored.event is not None
+    event = stored.event.dagster_event
+    assert event is not None
+    assert event.asset_check_evaluation_data.target_materialization_data == about
+
+
+def test_slots_are_counted_backwards_in_their_time_zone() -> None:
+    """A slot at the moment itself is the first."""
+    moment = datetime(2026, 3, 30, 1, tzinfo=UTC)  # Berlin has changed to summer time the night before
+    slots = internals.slots_before(moment, "0 3 * * *", "Europe/Berlin")
+    assert [next(slots).astimezone(UTC).isoformat()[:16] for _ in range(2)] == ["2026-03-30T01:00", "2026-03-29T01:00"]
+
+
+def test_the_state_of_a_schedule_has_what_is_read_of_it(dagster_home: dg.DagsterInstance) -> None:
+    assert internals.schedule_states(dagster_home) == []
+    has = internals.schedule_states.__annotations__["return"].__args__[0]
+    names = {"instigator_name", "is_running", "instigator_data", "instigator_origin_id", "selector_id"}
+    assert not names - set(dir(has)), (
+        f"Dagster {dg.__version__}: {has.__name__} has no {names - set(dir(has))} any more"
+    )
+    assert {"STARTED", "FAILURE"} <= set(internals.TickStatus.__members__)
+    takes(dg.DagsterInstance.get_ticks, "origin_id", "selector_id", "limit")
+
+
+def test_a_launcher_that_cannot_tell_of_a_worker_says_so(instance: dg.DagsterInstance) -> None:
+    @dg.job
+    def job() -> None: ...
+
+    run = instance.create_run_for_job(job)
+    assert internals.worker_is_known_gone(instance, run) is None
+    assert {"NOT_FOUND", "FAILED"} <= set(internals.WorkerStatus.__members__)
+
+
+@pytest.fixture
+def code_server(tmp_path: Path) -> Iterator[str]:
+    """The socket of a real code server, with a single job."""
+    (tmp_path / "one.py").write_text("import dagster as dg\n\n@dg.job\ndef job(): ...\n")
+    socket = str(tmp_path / "socket")
+    command = [sys.executable, "-m", "dagster", "api", "grpc", "-f", str(tmp_path / "one.py"), "-s", socket]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        yield socket
+        process.terminate()
+
+
+def test_a_code_server_is_asked_whether_it_lives_and_has_a_run(code_server: str) -> None:
+    place = f'{{"host": "localhost", "socket": "{code_server}"}}'
+    server = internals.CodeServer.of_run({internals.GRPC_INFO_TAG: place})
+    assert server is not None
+    deadline = time.monotonic() + 60
+    while not server.answers(1):
+        assert time.monotonic() < deadline, f"Dagster {dg.__version__}: its code server does not answer a ping"
+        time.sleep(0.2)
+    assert server.has_worker("no-such-run", 5) is False
+
+
+def test_a_run_names_its_code_server_in_this_tag() -> None:
+    assert internals.GRPC_INFO_TAG == ".dagster/grpc_info"
+
+
+def test_the_web_application_is_made_from_a_workspace() -> None:
+    """`test_server.py` serves it; here is only what is given to it."""
+    takes(
+        internals.RequestContext, "instance", "current_workspace", "process_context", "version", "source", "read_only"
+    )
+    takes(internals.Workspace, "instance", "workspace_load_target", "version")
+    takes(internals.Workspace.create_request_context, "source")
+    assert callable(internals.Workspace.get_current_workspace)
+    target = internals.load_target("sbh_pipelines.definitions")
+    assert type(target).__name__ == "ModuleTarget"
+    assert type(internals.load_target("", ["workspace.yaml"])).__name__ == "WorkspaceFileTarget"
+
+
+def test_run_configuration_is_read_as_dagster_reads_it() -> None:
+    assert internals.load_run_config_yaml("ops: {a: {config: {n: 1, at: 2026-01-02}}}") == {
+        "ops": {"a": {"config": {"n": 1, "at": "2026-01-02"}}}
+    }
+
+
+def test_what_only_tests_use_is_there() -> None:
+    """The scheduler's loop takes its clock as an argument, and gives its schedules an order by a function of its own."""
+    takes(of_tests.launch_scheduled_runs, "workspace_process_context", "logger", "end_datetime_utc", "max_tick_retries")
+    module, _, name = of_tests.ORDER_OF_SCHEDULES.rpartition(".")
+    assert hasattr(sys.modules[module], name), f"Dagster {dg.__version__}: {of_tests.ORDER_OF_SCHEDULES} is gone"

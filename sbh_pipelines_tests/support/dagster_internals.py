@@ -1,0 +1,43 @@
+"""What only tests use of Dagster that Dagster does not export: its scheduler's loop, its GraphQL schema, its routes."""
+
+from typing import Any
+
+from dagster._core.remote_origin import InProcessCodeLocationOrigin
+from dagster._core.scheduler.instigation import InstigatorTick
+from dagster._core.storage.defs_state.base import set_defs_state_storage
+from dagster._core.test_utils import InProcessTestWorkspaceLoadTarget, create_test_daemon_workspace_context
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._scheduler.scheduler import launch_scheduled_runs
+
+__all__ = [
+    "InstigatorTick",
+    "create_test_daemon_workspace_context",
+    "graphql_schema",
+    "launch_scheduled_runs",
+    "set_defs_state_storage",
+    "webserver_routes",
+    "workspace_of",
+]
+
+ORDER_OF_SCHEDULES = "dagster._scheduler.scheduler.shuffled_round_robin_by_key"
+"""The function that gives the scheduler's loop its schedules in random order."""
+
+
+def workspace_of(module: str, attribute: str) -> InProcessTestWorkspaceLoadTarget:
+    """A workspace with the definitions of a module in this process."""
+    where = LoadableTargetOrigin(module_name=module, attribute=attribute)
+    return InProcessTestWorkspaceLoadTarget(InProcessCodeLocationOrigin(where))
+
+
+def graphql_schema() -> Any:
+    """The GraphQL schema of Dagster's web server."""
+    from dagster_graphql.schema import create_schema
+
+    return create_schema().graphql_schema
+
+
+def webserver_routes() -> list[Any]:
+    """The routes of Dagster's web application, as Starlette has them."""
+    from dagster_webserver.webserver import DagsterWebserver
+
+    return list(DagsterWebserver(None).build_routes())  # type: ignore[arg-type]
