@@ -197,7 +197,7 @@ class RecoveryPoint:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Self:
-        return cls(**document)
+        return cls(**{name: document[name] for name in cls.__slots__ if name in document})
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,9 @@ from sbh_pipelines.errors import CorruptObject
 
 FORMAT_VERSION = 2  # 1: full backups only; still read
 
+DATABASE, FILES, CONFIG = "database", "files", "config"
+COMPONENTS = (DATABASE, FILES, CONFIG)  # of a tenant's backup, in the order in which a manifest names them
+
 SEAL_VERSION = 1  # of key epoch 1
 SEAL_VERSION_EPOCH = 2  # of later key epochs: the epoch follows the version
 SEAL_OVERHEAD = 1 + 12 + 16  # version, nonce, tag

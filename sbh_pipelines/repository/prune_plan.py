@@ -15,14 +15,13 @@ from typing import Any
 
 from sbh_pipelines.errors import FormatUnsupported, PruneRefused
 from sbh_pipelines.model import timestamp
-from sbh_pipelines.repository.format import Keys, pack_id_of
+from sbh_pipelines.repository.format import COMPONENTS, Keys, pack_id_of
 from sbh_pipelines.repository.index import Marks, PackUse
 from sbh_pipelines.repository.repository import INDEX_BYTES, Repository
 from sbh_pipelines.repository.retirement import is_component
 from sbh_pipelines.stores.base import ObjectInfo
 
 _SHOWN = 200  # decisions in a report; the counts are of all
-_COMPONENTS = ("database", "files", "config")
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +302,7 @@ class _Planner:
                 self._plan.remove.append(Decision(info.key, "remove", "what it retired is gone", info.size))
 
     def _documents(self) -> None:
-        for name in _COMPONENTS:
+        for name in COMPONENTS:
             for info in self._list(f"{name}/"):
                 backup = info.key.rsplit("/", 1)[1].removesuffix(".json")
                 if not is_component(info.key) or backup in self._backups:

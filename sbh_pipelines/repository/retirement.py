@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sbh_pipelines.errors import CorruptObject
-from sbh_pipelines.repository.format import Keys, pack_id_of, parse_document, pretty
-
-_COMPONENTS = ("database", "files", "config")
+from sbh_pipelines.repository.format import COMPONENTS, Keys, pack_id_of, parse_document, pretty
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ def read_retirement(key: str, body: bytes, at: datetime, place: str) -> Retireme
 def is_component(name: str) -> bool:
     """Whether a key is that of a component document of a backup."""
     kind, _, rest = name.partition("/")
-    return kind in _COMPONENTS and rest.startswith("backup_") and rest.endswith(".json") and "/" not in rest
+    return kind in COMPONENTS and rest.startswith("backup_") and rest.endswith(".json") and "/" not in rest
 
 
 def _is_index(name: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import PrivateAttr
 
-from sbh_pipelines.backup.contents.manifest import Component
+from sbh_pipelines.backup.contents.manifest import Component, Manifest
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import BackupId, BackupType, RecoveryPoint, Tenant, TenantId
@@ -100,7 +100,9 @@ class FakeService:
         )
 
     def write_manifest(self, drafts: list[Draft]) -> list[Draft]:
-        return self._each("write_manifest", drafts, lambda d: replace(d, manifest=manifest(d), components=components()))
+        return self._each(
+            "write_manifest", drafts, lambda d: replace(d, manifest=Manifest(manifest(d)), components=components())
+        )
 
     def verify_checksums(self, drafts: list[Draft], *, progress: Any = None) -> list[Draft]:
         return self._each("verify_checksums", drafts)

@@ -9,10 +9,11 @@ choose, so that a changed file changes one chunk per level, whatever was added o
 import json
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
+from sbh_pipelines.backup.contents.manifest import Component
 from sbh_pipelines.errors import CorruptObject
 from sbh_pipelines.files.file import FileEntry
 from sbh_pipelines.repository.pack import PackWriter
@@ -101,10 +102,10 @@ def _nodes(ids: bytes) -> Iterator[bytes]:
     yield ids[begun:]
 
 
-def list_chunks(repository: Repository, document: Mapping[str, Any]) -> Iterator[bytes]:
+def list_chunks(repository: Repository, component: Component) -> Iterator[bytes]:
     """Ids of all chunks that the list of a files component consists of. Raises CorruptObject."""
     above: list[bytes] = []
-    for leaf in _leaves(repository, document, above.append, None):
+    for leaf in _leaves(repository, component, above.append, None):
         yield from above
         above.clear()
         yield leaf
@@ -112,10 +113,10 @@ def list_chunks(repository: Repository, document: Mapping[str, Any]) -> Iterator
 
 
 def list_lines(
-    repository: Repository, document: Mapping[str, Any], lost: Callable[[CorruptObject], None] | None = None
+    repository: Repository, component: Component, lost: Callable[[CorruptObject], None] | None = None
 ) -> Iterator[tuple[dict[str, Any], bytes]]:
     """(fields, line) of the list in order. What cannot be read raises CorruptObject, or is told to `lost` and left out."""
-    leaves = _leaves(repository, document, lambda _: None, lost)
+    leaves = _leaves(repository, component, lambda _: None, lost)
     for chunk, plain in _contents(repository, leaves, lost):
         for line in plain.splitlines(keepends=True):
             try:
@@ -129,7 +130,7 @@ def list_lines(
 
 def _leaves(
     repository: Repository,
-    document: Mapping[str, Any],
+    component: Component,
     saw: Callable[[bytes], None],
     lost: Callable[[CorruptObject], None] | None,
 ) -> Iterator[bytes]:
@@ -142,8 +143,8 @@ def _leaves(
                 raise CorruptObject("A file list has a malformed level", on=f"chunk {chunk.hex()[:16]}")
             yield from _split(ids)
 
-    level: Iterator[bytes] = map(bytes.fromhex, document["detail"])
-    for _ in range(document.get("detail_depth", 0)):
+    level: Iterator[bytes] = map(bytes.fromhex, component.detail)
+    for _ in range(component.detail_depth):
         level = below(level)
     return level
 
@@ -183,8 +184,8 @@ def _batches(repository: Repository, chunks: Iterable[bytes]) -> Iterator[list[b
         yield batch
 
 
-def read_files(repository: Repository, document: Mapping[str, Any]) -> Iterator[FileEntry]:
+def read_files(repository: Repository, component: Component) -> Iterator[FileEntry]:
     """The files of a backup in path order. Raises CorruptObject."""
-    for fields, _ in list_lines(repository, document):
+    for fields, _ in list_lines(repository, component):
         if "missing" not in fields:
-            yield FileEntry.from_dict(fields, document["key"])
+            yield FileEntry.from_dict(fields, component.key)

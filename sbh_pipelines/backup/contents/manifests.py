@@ -9,16 +9,14 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 import zstandard
 
-from sbh_pipelines.backup.contents.manifest import LATEST
+from sbh_pipelines.backup.contents.manifest import LATEST, Component, Manifest
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import CorruptObject, InvalidId, ObjectMissing, SbhError, UnknownBackup
-from sbh_pipelines.model import SAFETY, BackupId, parse_timestamp
+from sbh_pipelines.model import BackupId
 from sbh_pipelines.repository.format import VALIDATE, Keys, checksum
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.stores.base import ObjectInfo
@@ -37,7 +35,7 @@ class ManifestCache:
         self._found: OrderedDict[bytes, tuple[bytes, bytes]] = OrderedDict()  # the brief one, and the whole
         self._lock = threading.Lock()
 
-    def get(self, name: bytes, *, brief: bool = False) -> dict[str, Any] | None:
+    def get(self, name: bytes, *, brief: bool = False) -> Manifest | None:
         with self._lock:
             kept = self._found.get(name)
             if kept is None:
@@ -45,12 +43,11 @@ class ManifestCache:
                 return None
             self.hits += 1
             self._found.move_to_end(name)
-        document: dict[str, Any] = json.loads(kept[0] if brief else zstandard.decompress(kept[1]))
-        return document
+        return Manifest(json.loads(kept[0] if brief else zstandard.decompress(kept[1])))
 
-    def put(self, name: bytes, document: Mapping[str, Any]) -> None:
-        short = {key: value for key, value in document.items() if key not in _LONG}
-        kept = json.dumps(short).encode(), zstandard.compress(json.dumps(document).encode(), 3)
+    def put(self, name: bytes, manifest: Manifest) -> None:
+        short = {key: value for key, value in manifest.document.items() if key not in _LONG}
+        kept = json.dumps(short).encode(), zstandard.compress(json.dumps(manifest.document).encode(), 3)
         size = _size(kept)
         if size > self.max_bytes:
             return
@@ -70,7 +67,7 @@ def _size(kept: tuple[bytes, bytes]) -> int:
 
 def read_manifests(
     repository: Repository, cache: ManifestCache, *, brief: bool = False
-) -> tuple[list[dict[str, Any]], list[SbhError]]:
+) -> tuple[list[Manifest], list[SbhError]]:
     """All manifests, oldest first, and an error for each that is damaged: a listing, and a request for each not in the cache.
 
     `brief` ones may lack what is long: parsing it would cost more than all else.
@@ -82,22 +79,22 @@ def read_manifests(
     )
     proof = str(repository.sealer.sign(_PROOF)).encode()
     names = [_name(proof, repository, info) for _, info in listed]
-    found: list[dict[str, Any] | SbhError | None] = [cache.get(name, brief=brief) for name in names]
-    missing = [at for at, document in enumerate(found) if document is None]
+    found: list[Manifest | SbhError | None] = [cache.get(name, brief=brief) for name in names]
+    missing = [at for at, manifest in enumerate(found) if manifest is None]
 
-    def read(at: int) -> dict[str, Any] | SbhError | None:
+    def read(at: int) -> Manifest | SbhError | None:
         try:
-            return repository.manifest(listed[at][0])
+            return read_manifest(repository, listed[at][0])
         except CorruptObject as damage:
             return damage
         except UnknownBackup:
             return None  # forgotten since it was listed
 
-    for at, document in zip(missing, side_by_side(read, missing, name="manifests"), strict=True):
-        found[at] = document
-        if isinstance(document, dict):
-            cache.put(names[at], document)
-    return [f for f in found if isinstance(f, dict)], [f for f in found if isinstance(f, SbhError)]
+    for at, manifest in zip(missing, side_by_side(read, missing, name="manifests"), strict=True):
+        found[at] = manifest
+        if isinstance(manifest, Manifest):
+            cache.put(names[at], manifest)
+    return [f for f in found if isinstance(f, Manifest)], [f for f in found if isinstance(f, SbhError)]
 
 
 def _backup_id(info: ObjectInfo) -> BackupId | None:
@@ -122,9 +119,9 @@ def resolve_backup(repository: Repository, text: str) -> BackupId:
     ids = repository.manifest_ids()
     for backup_id in reversed(ids):
         try:
-            manifest = repository.manifest(backup_id)
-            late = until is not None and parse_timestamp(manifest["recovery_point"]["time"]) > until
-            if manifest.get("purpose") != SAFETY and not late:
+            manifest = read_manifest(repository, backup_id)
+            late = until is not None and manifest.is_later_than(until)
+            if not manifest.is_safety and not late:
                 return backup_id
         except CorruptObject:
             if until is None:
@@ -151,14 +148,19 @@ def _moment(text: str) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def read_component(repository: Repository, manifest: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A component's document, checked against the manifest. Raises CorruptObject."""
-    key = Keys.component(name, manifest["id"])
+def read_manifest(repository: Repository, backup_id: BackupId) -> Manifest:
+    """The manifest of a committed backup, its signature checked. Raises UnknownBackup, CorruptObject."""
+    return Manifest(repository.manifest(backup_id))
+
+
+def read_component(repository: Repository, manifest: Manifest, name: str) -> Component:
+    """A component as its document has it, checked against the manifest. Raises CorruptObject."""
+    key = Keys.component(name, manifest.id)
     try:
         document = repository.get_document(key)
     except ObjectMissing:
         raise CorruptObject("A component's document is missing", on=repository.url(key), remedy=VALIDATE) from None
-    expected = manifest["components"][name]["checksum"]
+    expected = manifest.component_checksum(name)
     if checksum(document) != expected or document.get("checksum") != expected:
         raise CorruptObject(
             "A component's document is not the one of the manifest",
@@ -166,4 +168,4 @@ def read_component(repository: Repository, manifest: Mapping[str, Any], name: st
             why="changed, or swapped with another backup's",
             remedy=VALIDATE,
         )
-    return document
+    return Component.from_dict(document)

@@ -16,17 +16,16 @@ from typing import TYPE_CHECKING, Any, Self
 from sbh_pipelines.backup.contents.copy_text import columns_of, decoder, fields_by_column, row_lines, value_of
 from sbh_pipelines.backup.contents.file_list import read_files
 from sbh_pipelines.backup.contents.layers import table_rows
+from sbh_pipelines.backup.contents.manifest import PARENTS_FIRST, Manifest
 from sbh_pipelines.backup.contents.manifests import read_component
 from sbh_pipelines.backup.contents.stored_table import read_table
 from sbh_pipelines.errors import CorruptObject, RequestError
 from sbh_pipelines.files.file import FileEntry
-from sbh_pipelines.repository.format import VALIDATE
+from sbh_pipelines.repository.format import FILES, VALIDATE
 from sbh_pipelines.repository.repository import Repository
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_COMPONENTS = ("config", "database")  # the tenant's own row comes before what belongs to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +40,19 @@ class BackupTable:
 class OpenBackup:
     """Use it as a context manager, or `close` it. Not for several threads at once."""
 
-    def __init__(self, repository: Repository, manifest: Mapping[str, Any]) -> None:
+    def __init__(self, repository: Repository, manifest: Manifest) -> None:
         self.manifest = manifest
-        self.backup_id, self.tenant_id = str(manifest["id"]), str(manifest["tenant_id"])
+        self.backup_id, self.tenant_id = str(manifest.id), manifest.tenant_id
         self._repository = repository
         self._headers: dict[str, Mapping[str, Any]] = {}
-        present = [name for name in _COMPONENTS if name in manifest["components"]]
-        self._summaries: dict[str, Mapping[str, Any]] = {
-            summary["table"]: summary
-            for name in present
-            for summary in read_component(repository, manifest, name)["table_details"]
+        present = manifest.component_names
+        self._summaries = {
+            summary.table: summary
+            for name in PARENTS_FIRST
+            if name in present
+            for summary in read_component(repository, manifest, name).tables
         }
-        self._files = read_component(repository, manifest, "files") if "files" in manifest["components"] else None
+        self._files = read_component(repository, manifest, FILES) if FILES in present else None
 
     def __repr__(self) -> str:
         return f"<{self.backup_id} of {self.tenant_id}: {len(self._summaries)} tables, {self.file_count} files>"
@@ -73,7 +73,7 @@ class OpenBackup:
     @property
     def tables(self) -> tuple[BackupTable, ...]:
         """Parents before their children."""
-        return tuple(BackupTable(name, s["rows"], s["bytes"]) for name, s in self._summaries.items())
+        return tuple(BackupTable(name, s.rows, s.bytes) for name, s in self._summaries.items())
 
     def table(self, name: str) -> BackupTable:
         """By `schema.table`, or by the table's name where only one schema has it. Raises RequestError."""
@@ -171,12 +171,12 @@ class OpenBackup:
 
     @property
     def file_count(self) -> int:
-        return int(self._files["file_count"]) if self._files else 0
+        return self._files.file_count or 0 if self._files else 0
 
     @property
     def missing_files(self) -> int:
         """Files that rows referred to and that were not there when the backup was made."""
-        return int(self._files.get("missing_references", 0)) if self._files else 0
+        return self._files.missing_references if self._files else 0
 
     def files(self) -> Iterator[FileEntry]:
         """The tenant's files in byte order of their paths. Raises CorruptObject."""
@@ -215,7 +215,7 @@ class OpenBackup:
         self._repository.read_ahead(bytes.fromhex(chunk) for entry in entries for chunk in entry.chunks)
 
 
-def open_backup(repository: Repository, manifest: Mapping[str, Any]) -> OpenBackup:
+def open_backup(repository: Repository, manifest: Manifest) -> OpenBackup:
     """The backup takes the repository over and closes it. Raises CorruptObject."""
     try:
         repository.load_index()

@@ -17,6 +17,7 @@ from itertools import islice
 from typing import Any
 
 from sbh_pipelines.backup.contents.json_lines import LineWriter, json_line, read_lines
+from sbh_pipelines.backup.contents.manifest import TableSummary
 from sbh_pipelines.database.capture.changes import Sums
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.errors import CorruptObject
@@ -149,7 +150,7 @@ class TableWriter:
             self._resolve()
         self._lines.cut()
 
-    def summary(self, definition: str, kind: str, seed: str, sums: Sums, key_hash: str, tenant: str) -> dict[str, Any]:
+    def summary(self, definition: str, kind: str, seed: str, sums: Sums, key_hash: str, tenant: str) -> TableSummary:
         """The table's entry in its component's document. `sums` are those at the snapshot that was read."""
         stored = store_sums(self._writer, sums)
         base = Base("", self.rows, self.bytes, self.groups, key_hash, stored)
@@ -190,23 +191,23 @@ class LayerWriter:
 
 def summary_of(
     writer: PackWriter, table: MappedTable, definition: str, state: State, lines: Sequence[str]
-) -> dict[str, Any]:
+) -> TableSummary:
     """The table's entry in its component's document; stores the state's chunk."""
     # Alone in its chunk: the lines stay as they are while the state changes with every backup.
     opening = LineWriter(writer)
     opening.add(json_line({"header": table_header(table), "state": asdict(state)}))
-    return {
-        "table": table.full_name,
-        "status": table.status,
-        "rows": state.rows,
-        "bytes": state.base.bytes + sum(layer.bytes for layer in state.layers),
-        "groups": state.base.groups,
-        "layers": len(state.layers),
-        "definition": definition,
-        "key_hash": state.key_hash,
-        "seed": state.seed,
-        "detail": [*opening.finish(), *lines],
-    }
+    return TableSummary.build(
+        table=table.full_name,
+        status=table.status,
+        rows=state.rows,
+        size=state.base.bytes + sum(layer.bytes for layer in state.layers),
+        groups=state.base.groups,
+        layers=len(state.layers),
+        definition=definition,
+        key_hash=state.key_hash,
+        seed=state.seed,
+        detail=[*opening.finish(), *lines],
+    )
 
 
 def table_header(table: MappedTable) -> dict[str, Any]:
@@ -250,13 +251,13 @@ def read_sums(repository: Repository, bits: int, chunks: Sequence[str], rows: in
     return sums
 
 
-def read_table(repository: Repository, summary: Mapping[str, Any]) -> StoredTable:
+def read_table(repository: Repository, summary: TableSummary) -> StoredTable:
     """A table's entry in a component's document, opened. Raises CorruptObject."""
-    chunks = tuple(summary["detail"])
+    chunks = tuple(summary.detail)
     lines = read_lines(repository, chunks)
     first = next(lines, {})
     if "header" not in first:
-        raise CorruptObject("A table's detail has no header", on=str(summary.get("table")))
+        raise CorruptObject("A table's detail has no header", on=summary.table)
     try:
         state = State.from_dict(first["state"]) if "state" in first else None
     except (KeyError, TypeError):
@@ -264,12 +265,12 @@ def read_table(repository: Repository, summary: Mapping[str, Any]) -> StoredTabl
     return StoredTable(first["header"], state, (_group(fields, summary) for fields in lines), chunks[1:])
 
 
-def _group(fields: dict[str, Any], summary: Mapping[str, Any]) -> Group:
+def _group(fields: dict[str, Any], summary: TableSummary) -> Group:
     try:
         return Group(bytes.fromhex(fields["chunk"]), fields["rows"], fields["bytes"], tuple(fields["low"]))
     except (KeyError, ValueError, TypeError):
         raise _malformed(summary) from None
 
 
-def _malformed(summary: Mapping[str, Any]) -> CorruptObject:
-    return CorruptObject("A table's detail has a malformed line", on=str(summary.get("table")))
+def _malformed(summary: TableSummary) -> CorruptObject:
+    return CorruptObject("A table's detail has a malformed line", on=summary.table)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Self
 
+from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.errors import CorruptObject, RequestError
 from sbh_pipelines.model import SAFETY, BackupId, BackupType, parse_timestamp, timestamp
 from sbh_pipelines.repository.format import VALIDATE
@@ -23,20 +24,17 @@ class Figures:
     point: str | None  # up to when it describes the tenant
 
     @classmethod
-    def of_manifest(cls, manifest: Mapping[str, Any]) -> Self:
+    def of_manifest(cls, manifest: Manifest) -> Self:
         """Raises KeyError, TypeError, ValueError, AttributeError where it is not one."""
-        parts = manifest.get("components") or {}
-        database, files = parts.get("database") or {}, parts.get("files") or {}
-        size, seconds = int(manifest.get("size") or 0), manifest.get("duration_s")
-        held = int(files.get("total_size") or 0)
+        seconds = manifest.duration_s
         return cls(
-            size=size,
-            logical=size - int(files.get("size") or 0) + held,
-            stored=int((manifest.get("stats") or {}).get("bytes_stored") or 0),
+            size=manifest.size,
+            logical=manifest.size - manifest.file_list_bytes + int(manifest.file_bytes or 0),
+            stored=int(manifest.stats.get("bytes_stored") or 0),
             seconds=None if seconds is None else float(seconds),
-            rows=int(database.get("rows") or 0),
-            files=int(files.get("file_count") or 0),
-            point=(manifest.get("recovery_point") or {}).get("time"),
+            rows=int(manifest.rows or 0),
+            files=int(manifest.file_count or 0),
+            point=manifest.point_time,
         )
 
     @classmethod
@@ -95,4 +93,4 @@ class BackupSummary:
 def _figures(document: Mapping[str, Any]) -> Figures:
     if "figures" in document:
         return Figures.from_dict(document["figures"])
-    return Figures.of_manifest(document)
+    return Figures.of_manifest(Manifest(document))

@@ -6,20 +6,21 @@ full size. Deep: also downloads every referenced pack, re-hashes it, and opens e
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
 from sbh_pipelines.backup.contents.file_list import list_chunks, read_files
 from sbh_pipelines.backup.contents.layers import table_rows
+from sbh_pipelines.backup.contents.manifest import Component, Manifest, TableSummary
 from sbh_pipelines.backup.contents.manifests import read_component
 from sbh_pipelines.backup.contents.stored_table import read_table
 from sbh_pipelines.concurrency import streamed
 from sbh_pipelines.errors import CorruptObject, SbhError, StoreError
 from sbh_pipelines.model import Progress, ProgressSink, no_progress
-from sbh_pipelines.repository.format import VALIDATE, Entry, Keys
+from sbh_pipelines.repository.format import FILES, VALIDATE, Entry, Keys
 from sbh_pipelines.repository.index import Marks
 from sbh_pipelines.repository.repository import Repository
 
@@ -67,7 +68,7 @@ def raise_first(verification: Verification) -> None:
 
 def verify_backup(
     repository: Repository,
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     *,
     deep: bool,
     own_only: bool = False,
@@ -79,36 +80,36 @@ def verify_backup(
     Damage to objects that this backup does not need is another backup's.
     """
     begun = time.monotonic()
-    result = Verification(str(manifest.get("id")), deep)
+    result = Verification(str(manifest.document.get("id")), deep)
     try:
-        repository.check_signature(manifest, result.backup_id)
+        repository.check_signature(manifest.document, result.backup_id)
         result.objects += 1
     except CorruptObject as error:
         result.found(error)
         return result
     if deep:
         _lift_marks(repository)
-    documents = []
-    for name in manifest["components"]:
+    components = []
+    for name in manifest.component_names:
         try:
-            documents.append((name, read_component(repository, manifest, name)))
+            components.append((name, read_component(repository, manifest, name)))
             result.objects += 1
-        except (SbhError, KeyError, TypeError) as error:
+        except (SbhError, KeyError, TypeError, ValueError) as error:
             result.found(_as_damage(error, repository.url(Keys.component(name, result.backup_id))))
     with repository.index.marks() as marks:
-        repository.read_ahead(chain.from_iterable(_details(document) for _, document in documents))
-        for name, document in documents:
+        repository.read_ahead(chain.from_iterable(_details(component) for _, component in components))
+        for name, component in components:
             try:
-                _Checker(repository, result, marks).component(name, document)
-            except (SbhError, KeyError, TypeError) as error:
+                _Checker(repository, result, marks).component(name, component)
+            except (SbhError, KeyError, TypeError, ValueError) as error:
                 result.found(_as_damage(error, repository.url(Keys.component(name, result.backup_id))))
         result.chunks = marks.count()
         result.objects += marks.pack_count()
         # Chunks can be found without an index (packs describe themselves), and a later backup indexes such packs.
-        result.objects += len(repository.indexed.intersection(manifest["index"]))
+        result.objects += len(repository.indexed.intersection(manifest.index))
         orphaned = marks.touches(repository.unindexed)
         if not own_only and (result.issues or orphaned):
-            for key in manifest["index"]:
+            for key in manifest.index:
                 # A prune writes what several index objects say into one, and removes them.
                 if orphaned or not repository.pruned or any(damage.key == key for damage in repository.damages):
                     _check_index(repository, key, result)
@@ -132,12 +133,12 @@ def _lift_marks(repository: Repository) -> None:
             repository.lift(pack_id)
 
 
-def _details(document: Mapping[str, Any]) -> Iterator[bytes]:
+def _details(component: Component) -> Iterator[bytes]:
     """The chunks of a component's details; nothing from a document that is malformed."""
-    listed = [s.get("detail") for s in document.get("table_details") or () if isinstance(s, dict)]
-    for chunks in (*listed, document.get("detail")):
-        with suppress(ValueError, TypeError):
-            yield from [bytes.fromhex(chunk) for chunk in chunks or ()]
+    parts: list[TableSummary | Component] = [*component.tables, component]
+    for part in parts:
+        with suppress(KeyError, ValueError, TypeError):
+            yield from [bytes.fromhex(chunk) for chunk in part.detail]
 
 
 def _as_damage(error: Exception, place: str) -> SbhError:
@@ -167,17 +168,20 @@ class _Checker:
     def __init__(self, repository: Repository, result: Verification, marks: Marks) -> None:
         self._repository, self._result, self._marks = repository, result, marks
 
-    def component(self, name: str, document: Mapping[str, Any]) -> None:
-        for summary in document.get("table_details", ()):
-            self._guarded(self._table, summary)
-        self._mark(document.get("detail", ()))
-        self._mark(document.get("reference_keys", ()))
-        if name == "files":
-            self._guarded(self._files, document)
+    def component(self, name: str, component: Component) -> None:
+        for table in component.tables:
+            with self._noted():
+                self._table(table)
+        self._mark(component.detail)
+        self._mark(component.reference_keys)
+        if name == FILES:
+            with self._noted():
+                self._files(component)
 
-    def _guarded(self, check: Any, subject: Mapping[str, Any]) -> None:
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
         try:
-            check(subject)
+            yield
         except SbhError as error:
             self._result.found(error)
 
@@ -194,10 +198,10 @@ class _Checker:
         self._marks.add(chunk)
         return location.plain
 
-    def _table(self, summary: Mapping[str, Any]) -> None:
-        self._mark(summary["detail"])
+    def _table(self, summary: TableSummary) -> None:
+        self._mark(summary.detail)
         table = read_table(self._repository, summary)
-        expected = summary["rows"], summary["bytes"]
+        expected = summary.rows, summary.bytes
         if table.state is not None:
             self._mark(list(table.state.chunks()))
             expected = table.state.base.rows, table.state.base.bytes
@@ -205,20 +209,20 @@ class _Checker:
         for group in table.groups:
             plain = self._chunk(group.chunk)
             if plain and plain != group.bytes:
-                self._result.found(_wrong_size(self._repository, group.chunk, summary["table"]))
+                self._result.found(_wrong_size(self._repository, group.chunk, summary.table))
             rows += group.rows
             size += group.bytes
         if (rows, size) != expected:
-            self._result.found(CorruptObject("A table's groups do not add up", on=summary["table"], remedy=VALIDATE))
+            self._result.found(CorruptObject("A table's groups do not add up", on=summary.table, remedy=VALIDATE))
         elif self._result.deep and table.layers:
             for _ in table_rows(self._repository, read_table(self._repository, summary)):
                 pass  # that the layers add up shows at the end
 
-    def _files(self, document: Mapping[str, Any]) -> None:
-        for chunk in list_chunks(self._repository, document):
+    def _files(self, component: Component) -> None:
+        for chunk in list_chunks(self._repository, component):
             self._chunk(chunk)
         count = total = 0
-        for entry in read_files(self._repository, document):
+        for entry in read_files(self._repository, component):
             plain = [self._chunk(bytes.fromhex(chunk)) for chunk in entry.chunks]
             if all(plain) and sum(plain) != entry.size:
                 self._result.found(
@@ -226,8 +230,8 @@ class _Checker:
                 )
             count += 1
             total += entry.size
-        if (count, total) != (document["file_count"], document["total_size"]):
-            self._result.found(CorruptObject("The file list does not add up", on=document["key"], remedy=VALIDATE))
+        if (count, total) != (component.file_count, component.total_size):
+            self._result.found(CorruptObject("The file list does not add up", on=component.key, remedy=VALIDATE))
 
 
 def _wrong_size(repository: Repository, chunk: bytes, table: str) -> CorruptObject:
@@ -271,24 +275,24 @@ def _read_packs(
         progress(Progress("validate", result.backup_id, done, total, "packs"))
 
 
-def chunks_of(repository: Repository, manifest: Mapping[str, Any]) -> Iterator[bytes]:
+def chunks_of(repository: Repository, manifest: Manifest) -> Iterator[bytes]:
     """Ids of all chunks a restore of this backup can ask for; one may come more than once.
 
     The repository's index must be loaded. Raises CorruptObject when a document or a detail cannot be read: what lies
     behind it is then unknown.
     """
-    for name in manifest["components"]:
-        document = read_component(repository, manifest, name)
-        for listed in (document.get("detail", ()), document.get("reference_keys", ())):
+    for name in manifest.component_names:
+        component = read_component(repository, manifest, name)
+        for listed in (component.detail, component.reference_keys):
             yield from map(bytes.fromhex, listed)
-        for summary in document.get("table_details", ()):
-            yield from map(bytes.fromhex, summary["detail"])
+        for summary in component.tables:
+            yield from map(bytes.fromhex, summary.detail)
             table = read_table(repository, summary)
             if table.state is not None:
                 yield from map(bytes.fromhex, table.state.chunks())
             for group in table.groups:
                 yield group.chunk
-        if name == "files":
-            yield from list_chunks(repository, document)
-            for entry in read_files(repository, document):
+        if name == FILES:
+            yield from list_chunks(repository, component)
+            for entry in read_files(repository, component):
                 yield from map(bytes.fromhex, entry.chunks)

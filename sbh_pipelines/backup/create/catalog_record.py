@@ -1,24 +1,25 @@
 """What the catalog of a region is told of a backup: the record that the next tick compares its tenant with."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
+from sbh_pipelines.backup.contents.manifest import WITH_TABLES, Component
 from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.drafts import OpenDrafts
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import BackupId, RecoveryPoint, TenantId
 from sbh_pipelines.repository.catalog.records import TenantRecord
+from sbh_pipelines.repository.format import FILES
 
 
-def state_of(manifest: Mapping[str, Any], components: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the next tick compares with; None for a backup whose release did not record it."""
-    tables = [s for name in ("database", "config") for s in components[name]["table_details"]]
-    if any("key_hash" not in summary for summary in tables) or "listing" not in components["files"]:
+def state_of(components: Mapping[str, Component]) -> dict[str, object] | None:
+    """What the next tick compares with; None for a backup that builds on a release which did not record it."""
+    tables = [table for name in WITH_TABLES for table in components[name].tables]
+    if any(table.key_hash is None for table in tables) or "listing" not in components[FILES].facts:
         return None
     return {
-        "seed": tables[0]["seed"] if tables else "",
-        "tables": {s["table"]: [s["rows"], s["key_hash"], s["definition"]] for s in tables},
-        "files": components["files"]["listing"],
+        "seed": tables[0].seed if tables else "",
+        "tables": {t.table: [t.rows, t.key_hash, t.definition] for t in tables},
+        "files": components[FILES].listing,
     }
 
 
@@ -26,8 +27,7 @@ def record_of(draft: Draft) -> TenantRecord | None:
     """The catalog's record of a backup that was just published."""
     if draft.manifest is None or draft.recovery_point is None:
         return None
-    state = state_of(draft.manifest, draft.manifest["components"])
-    return TenantRecord(draft.tenant.id, draft.backup_id, draft.recovery_point, state)
+    return TenantRecord(draft.tenant.id, draft.backup_id, draft.recovery_point, state_of(draft.components))
 
 
 def known_records(open_drafts: OpenDrafts, drafts: Iterable[Draft]) -> dict[TenantId, TenantRecord]:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from sbh_pipelines.backup.contents.manifest import Component
+from sbh_pipelines.backup.contents.manifest import Component, Manifest
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import BackupId, BackupType, RecoveryPoint, Tenant, TenantId
 
@@ -44,7 +44,7 @@ class Draft:
     components: Mapping[str, Component] = field(default_factory=dict)
     counters: Mapping[str, float] = field(default_factory=dict)  # what the steps counted, by name
     objects: tuple[str, ...] = ()  # index objects this backup wrote, below the prefix
-    manifest: Mapping[str, Any] | None = None
+    manifest: Manifest | None = None
     retention: Mapping[str, Any] | None = None
     purpose: str = ""  # why it is made, where that is not to have a backup: SAFETY
     via: str = ""  # the face its creator came through, for the audit trail
@@ -61,6 +61,7 @@ class Draft:
         document = {f: getattr(self, f) for f in self.__slots__}
         document["tenant"] = asdict(self.tenant)
         document["recovery_point"] = asdict(self.recovery_point) if self.recovery_point else None
+        document["manifest"] = dict(self.manifest.document) if self.manifest else None
         document["components"] = {name: c.as_dict() for name, c in self.components.items()}
         return document
 
@@ -77,5 +78,6 @@ class Draft:
         values["objects"] = tuple(values["objects"])
         if values["recovery_point"]:
             values["recovery_point"] = RecoveryPoint.from_dict(values["recovery_point"])
+        values["manifest"] = Manifest(values["manifest"]) if values["manifest"] else None
         values["components"] = {k: Component.from_dict(c) for k, c in values["components"].items()}
         return cls(**values)

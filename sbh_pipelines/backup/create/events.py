@@ -6,12 +6,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from sbh_pipelines.backup.contents.manifest import Manifest
+from sbh_pipelines.backup.contents.manifests import read_manifest
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.create.drafts import SIDE_BY_SIDE
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import side_by_side
-from sbh_pipelines.errors import SbhError
+from sbh_pipelines.errors import CorruptObject, SbhError, UnknownBackup
+from sbh_pipelines.model import BackupId
 from sbh_pipelines.placement import platform_tenant
+from sbh_pipelines.repository.repository import Repository
+from sbh_pipelines.repository.trail.event import Entry
+from sbh_pipelines.repository.trail.trail import CREATED, End
 from sbh_pipelines.settings import Settings
 
 _POLICIES = ("retention", "schedules", "approval", "prune", "audit", "residency")
@@ -63,6 +69,49 @@ def _record_failed(site: Site, failed: Sequence[Draft]) -> None:
     if failed:
         one(failed[0])  # where the store is out of reach, this tells, and the others are not waited for
     side_by_side(one, failed[1:], name="audit", threads=SIDE_BY_SIDE)
+
+
+def record_created(site: Site, draft: Draft, repository: Repository) -> None:
+    """`backup.created` of a backup just committed, and before it those of earlier ones that have none, as late.
+
+    Such a one was committed by a process that was killed before it could record it.
+    """
+    assert draft.manifest is not None
+    there = sorted(repository.manifest_ids())
+    this, trails = draft.manifest.id, site.trails
+    made = trails.entry(CREATED, draft.manifest.created_by, created_props(draft.manifest), draft.via)
+
+    def build(end: End) -> list[Entry]:
+        missing = [backup_id for backup_id in there if end.backups_to < backup_id < this]
+        late = [entry for backup_id in missing if (entry := _late(site, repository, backup_id)) is not None]
+        return [*late, made]
+
+    trails.of(draft.tenant).append(build)
+
+
+def _late(site: Site, repository: Repository, backup_id: BackupId) -> Entry | None:
+    try:
+        manifest = read_manifest(repository, backup_id)
+    except UnknownBackup:
+        return None  # forgotten meanwhile
+    except CorruptObject:
+        return site.trails.entry(CREATED, "", {"backup_id": backup_id, "late": True, "damaged": True}, "late")
+    props = {**created_props(manifest), "late": True, "created_at": manifest.created_at}
+    return site.trails.entry(CREATED, manifest.created_by, props, "late")
+
+
+def created_props(manifest: Manifest) -> dict[str, object]:
+    """The specification's props of `backup.created`, and what the backup builds on."""
+    return {
+        "backup_id": manifest.id,
+        "type": manifest.type,
+        "size": manifest.size,
+        "region": manifest.region,
+        "parent": manifest.parent,
+        **({"purpose": manifest.purpose} if manifest.purpose else {}),
+        "recovery_point": manifest.point_time,
+        "duration_s": manifest.duration_s,
+    }
 
 
 def record_policy(site: Site, user_id: str) -> None:

@@ -6,12 +6,11 @@ Where no file changed at all, and no reference either, the parent's whole list i
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, MutableSet, Sequence
+from collections.abc import Iterable, Iterator, MutableSet, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from sbh_pipelines.backup.contents.file_list import FileListWriter
 from sbh_pipelines.backup.contents.json_lines import json_line, read_lines
@@ -24,6 +23,7 @@ from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.files.file import InexactListing
 from sbh_pipelines.files.listing import Listing, ListingPrint, is_settled, list_files, listing_fingerprint, made_exactly
 from sbh_pipelines.model import Progress, ProgressSink, Tenant, utc_now
+from sbh_pipelines.repository.format import DATABASE, FILES
 from sbh_pipelines.repository.pack import PackPipeline, PackWriter, pipeline, written
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.stores.base import ObjectInfo
@@ -62,15 +62,12 @@ def live_files(site: Site, tenant: Tenant, *, exactly: bool = False) -> Iterator
     return list_files(store, prefix, site.settings.files.exclude, exactly=exactly)
 
 
-def files_unchanged(
-    site: Site, tenant: Tenant, facts: Mapping[str, Any], missing: MutableSet[str] | None = None
-) -> bool:
-    """Whether the tenant's files are those of the backup whose files component has these `facts`; one listing.
+def files_unchanged(site: Site, tenant: Tenant, known: str | None, missing: MutableSet[str] | None = None) -> bool:
+    """Whether the tenant's files are those of the backup whose list of them has the fingerprint `known`; one listing.
 
     Keys that the listing shows below the tenant's prefix, files or not, leave `missing`.
-    False where its fingerprint (`listing`) does not tell: an older release made it, or files were being written.
+    False where it has none that tells: an older release made it, or files were being written.
     """
-    known = facts.get("listing")
     if not known:
         return False
     if not site.settings.files.enabled:
@@ -100,25 +97,24 @@ def _tenant_files(
         except InexactListing:  # what was read of the files is stored, and is not stored again
             done = step.run(exactly=True)
         writer.finish()
-        index = repository.write_index(draft.backup_id, "files", writer)
+        index = repository.write_index(draft.backup_id, FILES, writer)
     except BaseException:
         writer.abort()
         raise
-    facts = done.component.facts
-    count = facts["file_count"]
+    count, size = done.component.file_count or 0, done.component.total_size or 0
     progress(Progress(STEP, draft.tenant.id, count, count, "files"))
     counted = draft.with_counters(
         files=count,
-        file_bytes=facts["total_size"],
+        file_bytes=size,
         files_read=done.read,
         files_reused=count - done.read,
-        missing_files=facts["missing_references"],
+        missing_files=done.component.missing_references,
         **written(writer),
     )
     return replace(
         counted,
         step=STEP,
-        components={**draft.components, "files": done.component},
+        components={**draft.components, FILES: done.component},
         objects=(*draft.objects, *index),
         reread={**draft.reread, **({"files": step.reason} if step.reason else {})},
     )
@@ -147,7 +143,7 @@ class _Step:
         self._store, self._prefix = site.files_store(draft.tenant)
         self._in_directory = site.settings.storage.kind == "local"
         self._parent, self.reason = parent_files(repository, draft, in_directory=self._in_directory)
-        references = draft.components["database"].facts["reference_keys"]
+        references = draft.components[DATABASE].reference_keys
         self._references = hashlib.sha256("".join(references).encode()).hexdigest()[:32]
 
     def run(self, *, exactly: bool) -> _Done:
@@ -160,13 +156,13 @@ class _Step:
             exact = listing is not None and listing.exact
             fingerprint = listing.fingerprint if listing is not None else ListingPrint().text(exactly=False)
             if parent is not None and self._nothing_changed(parent, fingerprint):
-                return _Done(_taken_over(parent.document, now), 0)
+                return _Done(parent.component.same_files(now.isoformat()), 0)
             return self._write(parent, listing or (), now, exact)
 
     def _nothing_changed(self, parent: ParentFiles, fingerprint: str) -> bool:
         return (
-            fingerprint == parent.listing
-            and parent.document.get("references") == self._references
+            fingerprint == parent.component.listing
+            and parent.component.references == self._references
             # Else something of the files may be lost, and is to be read again.
             and not (self._repository.lost or self._repository.damages)
         )
@@ -195,25 +191,17 @@ class _Step:
                 self._progress(Progress(STEP, self._draft.tenant.id, count, 0, "files"))
         for key in missing.rest():
             lines.add(key, json_line({"missing": key}))
-        facts = {
-            "file_count": count,
-            "total_size": total,
-            "missing_references": missing.count,
-            "references": self._references,
-            "listing": found.text(exact) if settled else None,
-            "listed_at": now.isoformat(),
-            **lines.finish(),
-        }
-        return _Done(Component("file_list", "", size, "", facts), read)
-
-
-_FACTS = ("file_count", "total_size", "missing_references", "references", "listing", "detail", "detail_depth")
-
-
-def _taken_over(document: Mapping[str, Any], now: datetime) -> Component:
-    """The parent's component, for files that are the same."""
-    facts = {name: document[name] for name in _FACTS if name in document}
-    return Component("file_list", "", document["size"], "", {**facts, "listed_at": now.isoformat()})
+        component = Component.of_files(
+            size=size,
+            file_count=count,
+            total_size=total,
+            missing_references=missing.count,
+            references=self._references,
+            listing=found.text(exact) if settled else None,
+            listed_at=now.isoformat(),
+            detail=lines.finish(),
+        )
+        return _Done(component, read)
 
 
 class _Missing:
@@ -248,5 +236,5 @@ class _Missing:
 
 
 def _references(repository: Repository, draft: Draft) -> Iterator[str]:
-    chunks = draft.components["database"].facts["reference_keys"]
+    chunks = draft.components[DATABASE].reference_keys
     return (fields["key"] for fields in read_lines(repository, chunks))

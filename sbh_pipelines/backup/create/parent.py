@@ -7,13 +7,14 @@ from typing import Any
 
 from sbh_pipelines.backup.contents.backup_list import read_backups
 from sbh_pipelines.backup.contents.file_list import list_lines
-from sbh_pipelines.backup.contents.manifests import read_component
+from sbh_pipelines.backup.contents.manifest import WITH_TABLES, Component, TableSummary
+from sbh_pipelines.backup.contents.manifests import read_component, read_manifest
 from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.database.capture.changes import MAX_WINDOW, snapshot_xmin
 from sbh_pipelines.errors import CorruptObject, UnknownBackup
 from sbh_pipelines.files.listing import is_settled, made_exactly
 from sbh_pipelines.model import BackupId, BackupType, RecoveryPoint, parse_timestamp, timestamp
-from sbh_pipelines.repository.format import Keys, pack_id_of
+from sbh_pipelines.repository.format import FILES, Keys, pack_id_of
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.stores.base import ObjectInfo
 
@@ -24,7 +25,7 @@ class Parent:
 
     id: BackupId
     point: RecoveryPoint
-    tables: Mapping[str, Mapping[str, Any]]  # full name -> entry of the component's document
+    tables: Mapping[str, TableSummary]  # by full name
     reference_keys: Sequence[str]
 
 
@@ -38,15 +39,15 @@ def find_parent(repository: Repository, kind: BackupType, now: RecoveryPoint) ->
         return None, "the repository has lost packs: everything is read again"
     for backup_id in _candidates(repository, kind):
         try:
-            manifest = repository.manifest(backup_id)
-            point = RecoveryPoint.from_dict(manifest["recovery_point"])
+            manifest = read_manifest(repository, backup_id)
+            point = manifest.recovery_point
             if point.system_identifier == now.system_identifier and point.time > now.time:
                 continue  # made while we waited for the lease
-            documents = [read_component(repository, manifest, name) for name in ("database", "config")]
+            components = [read_component(repository, manifest, name) for name in WITH_TABLES]
         except CorruptObject:
             continue
-        tables = {s["table"]: s for document in documents for s in document["table_details"]}
-        return Parent(backup_id, point, tables, documents[0]["reference_keys"]), ""
+        tables = {summary.table: summary for component in components for summary in component.tables}
+        return Parent(backup_id, point, tables, components[0].reference_keys), ""
     wanted = "full backup" if kind is BackupType.DIFFERENTIAL else "backup"
     return None, f"the tenant has no {wanted} to build on"
 
@@ -107,22 +108,17 @@ def _position(lsn: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ParentFiles:
-    """The parent's list, `document` being its component's."""
+    """The parent's list of files."""
 
     repository: Repository
-    document: Mapping[str, Any]
+    component: Component
     listed_at: datetime  # no later than its listing
     in_directory: bool  # whether ETags are of inode, time and size, and not of the content
 
     @property
-    def listing(self) -> str | None:
-        """The fingerprint of its files; None where it does not tell, or the release that made it took none."""
-        return self.document.get("listing")
-
-    @property
     def exact(self) -> bool:
         """Whether the quick listing did not do for it."""
-        return made_exactly(self.listing or "")
+        return made_exactly(self.component.listing or "")
 
     def same(self, listed: Iterator[ObjectInfo], prefix: str) -> Iterator[tuple[ObjectInfo, bytes | None]]:
         """Each listed file with its line of the parent's list, or None where it must be read. Both in order of the path.
@@ -130,7 +126,7 @@ class ParentFiles:
         A file is the same if size, ETag and modified time are, and if everything that was stored of it is still there:
         what was lost since is read again. So is what the lost part of a damaged list said.
         """
-        lines = list_lines(self.repository, self.document, lambda _: None)
+        lines = list_lines(self.repository, self.component, lambda _: None)
         fields, line, at = _next(lines)
         for info in listed:
             path = info.key[len(prefix) :].encode("utf-8", "surrogatepass")
@@ -160,9 +156,9 @@ def parent_files(repository: Repository, draft: Draft, *, in_directory: bool) ->
     if draft.type is BackupType.FULL or draft.parent is None:
         return None, ""
     try:
-        manifest = repository.manifest(draft.parent)
-        document = read_component(repository, manifest, "files")
+        manifest = read_manifest(repository, draft.parent)
+        component = read_component(repository, manifest, FILES)
     except (CorruptObject, UnknownBackup) as error:
         return None, f"the file list of {draft.parent} cannot be read: {error.what}"
-    listed_at = parse_timestamp(document.get("listed_at") or manifest["created_at"])
-    return ParentFiles(repository, document, listed_at, in_directory), ""
+    listed_at = parse_timestamp(component.listed_at or manifest.created_at)
+    return ParentFiles(repository, component, listed_at, in_directory), ""

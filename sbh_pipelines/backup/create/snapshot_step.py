@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
 
 from sbh_pipelines.backup.contents.json_lines import LineWriter, json_line
-from sbh_pipelines.backup.contents.manifest import Component
+from sbh_pipelines.backup.contents.manifest import Component, TableSummary
 from sbh_pipelines.backup.contents.stored_table import table_header
 from sbh_pipelines.backup.create.catalog_record import known_records
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
@@ -28,6 +27,7 @@ from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap, load_
 from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import BackupType, Progress, ProgressSink, Tenant, TenantId
+from sbh_pipelines.repository.format import CONFIG, DATABASE
 from sbh_pipelines.repository.pack import pipeline, written
 
 STEP = "snapshot_tables"
@@ -265,22 +265,22 @@ def _finish(open_drafts: OpenDrafts, rows: TenantRows, view: View, schema: list[
             described.add(line)
         described.add(json_line({"tenant": _tenant_fields(draft.tenant)}))
         detail = described.finish()
-        database = _summaries(rows, view.tenancy, "database")
-        config = _summaries(rows, view.tenancy, "config")
+        database = _summaries(rows, view.tenancy, DATABASE)
+        config = _summaries(rows, view.tenancy, CONFIG)
         writer.finish()
-        index = open_drafts.repository(draft).write_index(draft.backup_id, "database", writer)
+        index = open_drafts.repository(draft).write_index(draft.backup_id, DATABASE, writer)
     except SbhError as error:
         writer.abort()
         return open_drafts.fail(draft, STEP, error)
     components = {
-        "database": _component("json", database, {"reference_keys": rows.references}),
-        "config": _component("config", config, {"detail": detail}),
+        DATABASE: Component.of_tables("json", database, reference_keys=rows.references),
+        CONFIG: Component.of_tables("config", config, detail=detail),
     }
     counted = draft.with_counters(
-        rows=sum(s["rows"] for s in (*database, *config)),
+        rows=sum(s.rows for s in (*database, *config)),
         tables=len(database) + len(config),
-        groups=sum(s["groups"] for s in (*database, *config)),
-        table_bytes=sum(s["bytes"] for s in (*database, *config)),
+        groups=sum(s.groups for s in (*database, *config)),
+        table_bytes=sum(s.bytes for s in (*database, *config)),
         rows_changed=rows.changed_rows,
         **written(writer),
     )
@@ -298,16 +298,5 @@ def _tenant_fields(tenant: Tenant) -> dict[str, str]:
     return {"id": tenant.id, "key": tenant.key, "region": tenant.region, "tier": tenant.tier}
 
 
-def _summaries(rows: TenantRows, tenancy: TenancyMap, component: str) -> list[dict[str, Any]]:
+def _summaries(rows: TenantRows, tenancy: TenancyMap, component: str) -> list[TableSummary]:
     return [rows.tables[t.full_name] for t in tenancy.tables if t.component == component]
-
-
-def _component(kind: str, summaries: list[dict[str, Any]], more: dict[str, Any]) -> Component:
-    # The key and the checksum are set when the document is written.
-    facts = {
-        "tables": [s["table"].split(".", 1)[1] for s in summaries],
-        "rows": sum(s["rows"] for s in summaries),
-        "table_details": summaries,
-        **more,
-    }
-    return Component(kind, "", sum(s["bytes"] for s in summaries), "", facts)

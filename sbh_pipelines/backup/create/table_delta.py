@@ -8,8 +8,8 @@ rows that may have come in.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
+from sbh_pipelines.backup.contents.manifest import TableSummary
 from sbh_pipelines.backup.contents.stored_table import (
     LayerWriter,
     State,
@@ -61,7 +61,7 @@ class TenantDelta:
     made_at: str
     seed: int
     definition: str
-    summary: dict[str, Any] | None = None  # the result
+    summary: TableSummary | None = None  # the result
     rows: int = 0  # in its new layer
     again: str | None = None  # why the table is to be read again instead
     error: SbhError | None = None

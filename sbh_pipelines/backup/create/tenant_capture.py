@@ -1,9 +1,9 @@
 """One tenant's side of a pass over the tables: what it builds on, how each table is read, and what came of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from enum import Enum
-from typing import Any
 
+from sbh_pipelines.backup.contents.manifest import TableSummary
 from sbh_pipelines.backup.contents.stored_table import TableWriter, read_table
 from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.parent import Parent
@@ -38,7 +38,7 @@ class TenantRows:
         self.totals: TenantTotals = {}
         self.record: TenantRecord | None = None  # what the catalog has of the tenant
         self.approach: dict[str, Whole | TenantDelta | None] = {}  # how each table is read
-        self.tables: dict[str, dict[str, Any]] = {}  # entries of the components' documents
+        self.tables: dict[str, TableSummary] = {}
         self.taken_over: set[str] = set()  # tables that are as the parent has them
         self.reread: dict[str, str] = {}
         self.changed_rows = 0
@@ -63,8 +63,8 @@ class TenantRows:
         if why is None:
             assert then is not None
             now = self.totals[name]
-            if not now.new and (now.rows, now.key_hash) == (then["rows"], then["key_hash"]):
-                self.tables[name] = dict(then)
+            if not now.new and (now.rows, now.key_hash) == (then.rows, then.key_hash):
+                self.tables[name] = then
                 self.taken_over.add(name)
                 return Whole.NO
             if now.rows <= SMALL:
@@ -84,7 +84,7 @@ class TenantRows:
         if self.parent is None or not changed:
             return
         summaries = self.parent.tables
-        self.repository.read_ahead(bytes.fromhex(summaries[name]["detail"][0]) for name in changed)
+        self.repository.read_ahead(bytes.fromhex(summaries[name].detail[0]) for name in changed)
         sums_chunks: list[str] = []
         for name in changed:
             stored = read_table(self.repository, summaries[name])
@@ -114,20 +114,20 @@ class TenantRows:
         record = self.record.state["tables"].get(name) if self.record and self.record.state else None
         return int(record[0]) if record else None
 
-    def _why_whole(self, view: View, name: str, then: Mapping[str, Any] | None) -> str | None:
+    def _why_whole(self, view: View, name: str, then: TableSummary | None) -> str | None:
         if self.incomparable:
             return self.incomparable
         if then is None:
             return "it was not in the backup it builds on"
-        if "key_hash" not in then:
+        if then.key_hash is None:
             return "the backup it builds on was made by an older release"
-        if then["seed"] != self.seed_id:
+        if then.seed != self.seed_id:
             return "the catalog of the region is a new one: hashes of keys do not compare"
-        if VOLATILE in (view.definitions[name], then["definition"]):
+        if VOLATILE in (view.definitions[name], then.definition):
             return (
                 "changes in it do not show: a column's text depends on the catalogue, or rows have no transaction ids"
             )
-        if view.definitions[name] != then["definition"]:
+        if view.definitions[name] != then.definition:
             return "its definition changed"
         return None
 

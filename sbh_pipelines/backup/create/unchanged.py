@@ -103,16 +103,16 @@ def _same_rows(view: View, known: Compared) -> bool:
 def _same_files(open_drafts: OpenDrafts, draft: Draft, record: TenantRecord) -> bool:
     """Whether the files are the same, and the backup is still there: one listing shows both where it lies beside the files."""
     assert record.state is not None
-    site, facts = open_drafts.site, {"listing": record.state["files"]}
+    site, known = open_drafts.site, record.state["files"]
     store, prefix = site.backup_store(draft.tenant)
     manifest = prefix + Keys.manifest(record.backup_id)
     if site.settings.files.enabled:
         files_store, files_prefix = site.files_store(draft.tenant)
         if files_store is store and manifest.startswith(files_prefix):
             missing = {manifest}
-            return files_unchanged(site, draft.tenant, facts, missing) and not missing
+            return files_unchanged(site, draft.tenant, known, missing) and not missing
     try:
         store.head(manifest)
     except ObjectMissing:
         return False
-    return files_unchanged(site, draft.tenant, facts)
+    return files_unchanged(site, draft.tenant, known)

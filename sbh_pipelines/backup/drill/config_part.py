@@ -10,6 +10,7 @@ from typing import Any
 
 from sbh_pipelines.backup.contents.json_lines import read_lines
 from sbh_pipelines.backup.contents.layers import table_rows
+from sbh_pipelines.backup.contents.manifest import Component, TableSummary
 from sbh_pipelines.backup.contents.stored_table import read_table
 from sbh_pipelines.backup.recover.platform_backup import open_platform
 from sbh_pipelines.backup.site.site import Site
@@ -34,18 +35,18 @@ def table_facts(site: Site, platform_backup: str) -> Facts:
 
 
 def restore_config(
-    repository: Repository, document: Mapping[str, Any], tables: Facts, target: DatabaseSettings
+    repository: Repository, component: Component, tables: Facts, target: DatabaseSettings
 ) -> dict[str, int]:
     """Load and prove all of the component; what was proved. Raises DrillFailed, CorruptObject, SchemaMismatch."""
-    facts = sum(1 for _ in read_lines(repository, document["detail"]))  # to read one is to authenticate it
+    facts = sum(1 for _ in read_lines(repository, component.detail))  # to read one is to authenticate it
     with transaction(target, "drill", _REPLICA) as connection:
-        for summary in document["table_details"]:
-            if summary["rows"]:  # a table that had none may be gone by now
+        for summary in component.tables:
+            if summary.rows:  # a table that had none may be gone by now
                 _restore_table(repository, connection, summary, tables)
-    return {"config_tables": len(document["table_details"]), "config_facts": facts}
+    return {"config_tables": len(component.tables), "config_facts": facts}
 
 
-def _restore_table(repository: Repository, connection: Connection, summary: Mapping[str, Any], tables: Facts) -> None:
+def _restore_table(repository: Repository, connection: Connection, summary: TableSummary, tables: Facts) -> None:
     stored = read_table(repository, summary)
     table = _as_it_was(tables, summary, stored.header)
     key = os.urandom(32)
@@ -53,26 +54,26 @@ def _restore_table(repository: Repository, connection: Connection, summary: Mapp
     pieces = pieces_counted(table_rows(repository, stored), loaded)
     load_rows(connection, table.table.schema, table.table.name, table.captured_columns, pieces)
     copy_shared(connection, table, lambda text, _: found.add(text))  # all rows there are: they are the tenant's
-    if not found.same(loaded.text()) or found.rows != summary["rows"]:
+    if not found.same(loaded.text()) or found.rows != summary.rows:
         raise DrillFailed(
             "The configuration read back is not the backup's",
             on=table.full_name,
-            why=f"{found.rows:,} rows came back, where the backup has {summary['rows']:,}",
+            why=f"{found.rows:,} rows came back, where the backup has {summary.rows:,}",
             remedy="look for rules and ENABLE ALWAYS or REPLICA triggers on the table, and compare the server's locale",
         )
 
 
-def _as_it_was(tables: Facts, summary: Mapping[str, Any], header: Mapping[str, Any]) -> MappedTable:
+def _as_it_was(tables: Facts, summary: TableSummary, header: Mapping[str, Any]) -> MappedTable:
     """The table with the columns that the backup has, by itself: rows that lead to its tenant may not be there. Raises
     SchemaMismatch.
     """
     columns = [column[0] for column in header["columns"]]
-    fact = tables.get(summary["table"])
+    fact = tables.get(summary.table)
     known = {column[0] for column in fact["columns"]} if fact else set[str]()
     if fact is None or not known.issuperset(columns):
         raise SchemaMismatch(
             "The backup does not fit the schema of the platform backup",
-            on=str(summary["table"]),
+            on=summary.table,
             why="a column, or the table, is not in it: the schema was changed between the two",
             remedy="make a platform backup after each migration: `sbh platform backup`",
         )

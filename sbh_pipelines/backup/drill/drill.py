@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sbh_pipelines import __version__
-from sbh_pipelines.backup.contents.manifests import read_component, resolve_backup
+from sbh_pipelines.backup.contents.manifest import PARENTS_FIRST, Component
+from sbh_pipelines.backup.contents.manifests import read_component, read_manifest, resolve_backup
 from sbh_pipelines.backup.create.recovery_points import recovery_points
 from sbh_pipelines.backup.drill.config_part import restore_config, table_facts
 from sbh_pipelines.backup.drill.files_part import restore_files
@@ -35,7 +36,7 @@ from sbh_pipelines.errors import SbhError, UnknownBackup
 from sbh_pipelines.model import BackupId, DrillId, Progress, ProgressSink, Tenant, parse_timestamp, timestamp
 from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.repository.documents import list_manifest_ids
-from sbh_pipelines.repository.format import FORMAT_VERSION
+from sbh_pipelines.repository.format import CONFIG, FILES, FORMAT_VERSION
 from sbh_pipelines.repository.repository import Repository
 
 
@@ -152,7 +153,7 @@ class _Drill:
     ) -> None:
         self._site, self._tenant, self._repository = site, tenant, repository
         self._drill_id, self._backup_id, self._progress = drill_id, backup_id, progress
-        self._documents: dict[str, dict[str, Any]] = {}
+        self._components: dict[str, Component] = {}
         self.server_version: int | None = None
         self.issues: list[dict[str, Any]] = []  # what a recovery got over, such as a damaged platform backup
 
@@ -179,13 +180,13 @@ class _Drill:
                 raise
             return Outcome(time.monotonic() - begun, error=error)
 
-    def _document(self, name: str) -> dict[str, Any]:
-        """A component's document, of which there may be none."""
-        if not self._documents:
-            manifest = self._repository.manifest(self._backup_id)
+    def _parts(self) -> Mapping[str, Component]:
+        """The backup's components; one of an application without files has no list of them."""
+        if not self._components:
+            manifest = read_manifest(self._repository, self._backup_id)
             self._repository.load_index()
-            self._documents = {n: read_component(self._repository, manifest, n) for n in manifest["components"]}
-        return self._documents.get(name, {})
+            self._components = {n: read_component(self._repository, manifest, n) for n in manifest.component_names}
+        return self._components
 
     def _rebuilt(self, place: ThrowAway, tenants: Sequence[Chosen]) -> dict[str, Any]:
         """What a recovery of these tenants into the drill's database reports.
@@ -194,7 +195,7 @@ class _Drill:
         """
         until = None
         if self._backup_id != self._repository.manifest_ids()[-1]:
-            until = parse_timestamp(self._repository.manifest(self._backup_id)["recovery_point"]["time"])
+            until = parse_timestamp(read_manifest(self._repository, self._backup_id).recovery_point.time)
         report = rebuild(
             self._site,
             place.settings,
@@ -209,7 +210,7 @@ class _Drill:
         return report
 
     def _database(self, begun: float, place: ThrowAway) -> Outcome:
-        tables = [summary for name in ("config", "database") for summary in self._document(name)["table_details"]]
+        tables = [summary for name in PARENTS_FIRST for summary in self._parts()[name].tables]
         report = self._rebuilt(place, [Chosen(self._tenant, self._backup_id)])
         raise_unless_restored(report)
         self._progress(Progress("drill: prove", self._tenant.id, 0, len(tables), "tables"))
@@ -217,21 +218,21 @@ class _Drill:
             self._repository, tables, self._site.settings, place.settings, self._tenant.key
         )
         seconds = time.monotonic() - begun
-        return Outcome(seconds, sum(t["rows"] for t in tables), sum(t["bytes"] for t in tables), 0, proof)
+        return Outcome(seconds, sum(t.rows for t in tables), sum(t.bytes for t in tables), 0, proof)
 
     def _config(self, _: float, place: ThrowAway) -> Outcome:
         """Timed from when the schema is there: after a configuration error the live database has it."""
-        document = self._document("config")
+        config = self._parts()[CONFIG]
         facts = table_facts(self._site, self._rebuilt(place, [])["platform_backup"])
         begun = time.monotonic()
-        proof = restore_config(self._repository, document, facts, place.settings)
-        rows, size = (sum(t[name] for t in document["table_details"]) for name in ("rows", "bytes"))
+        proof = restore_config(self._repository, config, facts, place.settings)
+        rows, size = sum(t.rows for t in config.tables), sum(t.bytes for t in config.tables)
         return Outcome(time.monotonic() - begun, rows, size, 0, proof)
 
     def _files(self, begun: float) -> Outcome:
-        document = self._document("files")
-        if not document:  # files are not backed up here
+        listed = self._parts().get(FILES)
+        if listed is None:  # files are not backed up here
             return Outcome(time.monotonic() - begun, proof={"files": 0})
         connections = self._site.settings.files.connections
-        proven = restore_files(self._repository, document, connections, self._progress)
+        proven = restore_files(self._repository, listed, connections, self._progress)
         return Outcome(time.monotonic() - begun, 0, proven.bytes, proven.files, {"files": proven.files})

@@ -8,11 +8,11 @@ work and not for all. The tenant's own files are neither read nor written.
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from sbh_pipelines.backup.contents.file_list import read_files
+from sbh_pipelines.backup.contents.manifest import Component
 from sbh_pipelines.concurrency import streamed
 from sbh_pipelines.errors import DrillFailed, RestoreRefused
 from sbh_pipelines.files.file import FileEntry
@@ -34,18 +34,18 @@ class FilesProven:
 
 
 def restore_files(
-    repository: Repository, document: Mapping[str, Any], connections: int, progress: ProgressSink
+    repository: Repository, component: Component, connections: int, progress: ProgressSink
 ) -> FilesProven:
     """Restore and prove all files of a backup, `connections` at once.
 
     Raises CorruptObject where the repository is damaged, DrillFailed where a file is not what was backed up,
     RestoreRefused where the disk has no room for one.
     """
-    total = int(document["file_count"])
+    total, total_bytes = component.file_count or 0, component.total_size or 0
     files = size = 0
 
     def fitting() -> Iterator[FileEntry]:
-        for entry in read_files(repository, document):
+        for entry in read_files(repository, component):
             _room_for(entry, connections)
             yield entry
 
@@ -56,11 +56,11 @@ def restore_files(
         files += 1
         if files % _NOTICE == 0 or files == total:
             progress(Progress("drill: files", str(repository.tenant), files, total, "files"))
-    if (files, size) != (total, int(document["total_size"])):
+    if (files, size) != (total, total_bytes):
         raise DrillFailed(
             "Not all files came back",
-            on=str(document["key"]),
-            why=f"{files:,} files of {size:,} bytes, where the backup has {total:,} of {int(document['total_size']):,}",
+            on=component.key,
+            why=f"{files:,} files of {size:,} bytes, where the backup has {total:,} of {total_bytes:,}",
             remedy="run `sbh backup validate --deep`",
         )
     return FilesProven(files, size)

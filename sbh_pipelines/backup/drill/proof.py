@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
+from sbh_pipelines.backup.contents.manifest import TableSummary
 from sbh_pipelines.backup.contents.stored_table import read_table
 from sbh_pipelines.database.rebuild.operator_sql import check_assertions, count_rows, valid_foreign_keys
 from sbh_pipelines.database.session.connection import Connection, connect
@@ -30,7 +31,7 @@ def raise_unless_restored(report: Mapping[str, Any]) -> None:
 
 def prove_rows(
     repository: Repository,
-    tables: Sequence[Mapping[str, Any]],
+    tables: Sequence[TableSummary],
     settings: Settings,
     target: DatabaseSettings,
     tenant_key: str,
@@ -41,7 +42,7 @@ def prove_rows(
         for summary in tables:
             _count(repository, connection, summary)
         proof = {
-            "groups": sum(table["groups"] for table in tables),
+            "groups": sum(table.groups for table in tables),
             "tables": len(tables),
             "foreign_keys": valid_foreign_keys(connection, schemas),
             "assertions": check_assertions(connection, schemas, settings.drill.assertions, tenant_key),
@@ -49,13 +50,13 @@ def prove_rows(
         return int(connection.server_version), proof
 
 
-def _count(repository: Repository, connection: Connection, summary: Mapping[str, Any]) -> None:
+def _count(repository: Repository, connection: Connection, summary: TableSummary) -> None:
     header = read_table(repository, summary).header
     found = count_rows(connection, header["schema"], header["name"])
-    if found != summary["rows"]:
+    if found != summary.rows:
         raise DrillFailed(
             "A restored table has another number of rows than the backup",
-            on=str(summary["table"]),
-            why=f"{found:,} rows, where the backup has {summary['rows']:,}",
+            on=summary.table,
+            why=f"{found:,} rows, where the backup has {summary.rows:,}",
             remedy="look for rules and constraints of the table that change what is written",
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sbh_pipelines.backup.contents.copy_text import columns_of
+from sbh_pipelines.backup.contents.manifests import read_manifest
 from sbh_pipelines.backup.contents.reader import BackupTable, OpenBackup, open_backup
 from sbh_pipelines.backup.export.folder import ExportFolder, WrittenFile, new_folder, table_file
 from sbh_pipelines.backup.export.readme import FORMATS, ROW_ORDER, readme
@@ -52,7 +53,7 @@ def export_backup(
         raise RequestError("Not a format of exports", on=ascii(format)[:64], remedy="use one of: " + ", ".join(FORMATS))
     repository = site.repository(tenant)
     try:
-        manifest = repository.manifest(backup_id)
+        manifest = read_manifest(repository, backup_id)
     except BaseException:
         repository.close()
         raise
@@ -175,8 +176,8 @@ def _write(
         "export_version": VERSION,
         "backup_id": backup.backup_id,
         "tenant_id": backup.tenant_id,
-        "created_at": backup.manifest["created_at"],
-        "recovery_point": backup.manifest["recovery_point"],
+        "created_at": backup.manifest.created_at,
+        "recovery_point": backup.manifest.document["recovery_point"],
         "exported_at": exported_at,
         "format": export.format,
         "format_notes": [*FORMATS[export.format], ROW_ORDER],

@@ -2,16 +2,17 @@
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
 
 from sbh_pipelines.backup.contents.file_list import read_files
-from sbh_pipelines.backup.contents.manifests import read_component
+from sbh_pipelines.backup.contents.manifest import Component
+from sbh_pipelines.backup.contents.manifests import read_component, read_manifest
 from sbh_pipelines.backup.create.files_step import live_files
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import streamed
 from sbh_pipelines.errors import CorruptObject, ProofFailed
 from sbh_pipelines.files.file import FileEntry
 from sbh_pipelines.model import BackupId, Tenant
+from sbh_pipelines.repository.format import FILES
 from sbh_pipelines.repository.repository import Repository
 
 
@@ -25,8 +26,8 @@ def put_files_back(site: Site, tenant: Tenant, backup_id: str) -> dict[str, int]
     repository = site.repository(tenant)
     try:
         repository.load_index()
-        manifest = repository.manifest(BackupId(backup_id))
-        return _Files(site, tenant, repository).put_back(read_component(repository, manifest, "files"))
+        manifest = read_manifest(repository, BackupId(backup_id))
+        return _Files(site, tenant, repository).put_back(read_component(repository, manifest, FILES))
     finally:
         repository.close()
 
@@ -37,20 +38,20 @@ class _Files:
         self._store, self._prefix = site.files_store(tenant)
         self._unchanged = 0
 
-    def put_back(self, document: dict[str, Any]) -> dict[str, int]:
+    def put_back(self, component: Component) -> dict[str, int]:
         connections = self._site.settings.files.connections
         restored = size = 0
-        wanting = self._wanting(document)
+        wanting = self._wanting(component)
         for written in streamed(self._write, wanting, name="files", threads=connections, ahead=connections * 2):
             restored += 1
             size += written
         return {"restored": restored, "unchanged": self._unchanged, "bytes": size}
 
-    def _wanting(self, document: dict[str, Any]) -> Iterator[FileEntry]:
+    def _wanting(self, component: Component) -> Iterator[FileEntry]:
         """Entries whose file is missing or another; both lists are in key order."""
         live = live_files(self._site, self._tenant)
         at = next(live, None)
-        for entry in read_files(self._repository, document):
+        for entry in read_files(self._repository, component):
             key = _order(self._prefix + entry.path)
             while at is not None and _order(at.key) < key:
                 at = next(live, None)

@@ -11,19 +11,19 @@ No password of a role is ever read.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from sbh_pipelines.backup.contents.json_lines import LineWriter, json_line, read_lines
-from sbh_pipelines.backup.contents.manifest import Component
-from sbh_pipelines.backup.contents.manifests import read_component
+from sbh_pipelines.backup.contents.manifest import Component, Manifest, TableSummary
+from sbh_pipelines.backup.contents.manifests import read_component, read_manifest
 from sbh_pipelines.backup.contents.stored_table import TableWriter
 from sbh_pipelines.backup.contents.verification import raise_first, verify_backup
 from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.drafts import OpenDrafts, start
-from sbh_pipelines.backup.create.publish import manifest_of, write_component
+from sbh_pipelines.backup.create.publish import commit, write_documents
 from sbh_pipelines.backup.retain.prune import prune
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.capture.capture import each_table
@@ -58,7 +58,7 @@ def create_platform_backup(open_drafts: OpenDrafts, created_by: str, progress: P
     try:
         with open_drafts.kept([draft]):
             draft = _captured(open_drafts, draft, progress)
-            manifest = _published(open_drafts, draft, progress)
+            draft = _published(open_drafts, draft, progress)
         retention = _keep_newest(open_drafts, draft)
     except SbhError as error:
         open_drafts.fail(draft, STEP, error)
@@ -72,7 +72,8 @@ def create_platform_backup(open_drafts: OpenDrafts, created_by: str, progress: P
             retention["bytes_freed"] = prune(open_drafts.site, tenant, False, progress).get("bytes_freed", 0)
         except SbhError as error:  # the backup is there, and whoever makes it may have no right to delete
             retention["error"] = error.as_dict()
-    return {**manifest, "retention": retention}
+    assert draft.manifest is not None
+    return {**draft.manifest.document, "retention": retention}
 
 
 def _captured(open_drafts: OpenDrafts, draft: Draft, progress: ProgressSink) -> Draft:
@@ -113,7 +114,7 @@ def _dumped(writer: PackWriter, pieces: Iterator[bytes]) -> Component:
 
 
 def _shared(open_drafts: OpenDrafts, writer: PackWriter, tenancy: TenancyMap, snapshot_id: str) -> Component:
-    tables, summaries = shared_tables(tenancy), dict[str, dict[str, Any]]()
+    tables, summaries = shared_tables(tenancy), dict[str, TableSummary]()
 
     def work(connection: Connection, table: MappedTable) -> None:
         sink = TableWriter(writer, table)
@@ -125,12 +126,7 @@ def _shared(open_drafts: OpenDrafts, writer: PackWriter, tenancy: TenancyMap, sn
     if tables:
         each_table(open_drafts.site.settings.database, snapshot_id, tables, work)
     in_order = [summaries[name] for name in sorted(summaries)]
-    facts = {
-        "tables": [s["table"] for s in in_order],
-        "rows": sum(s["rows"] for s in in_order),
-        "table_details": in_order,
-    }
-    return Component("json", "", sum(s["bytes"] for s in in_order), "", facts)
+    return Component.of_tables("json", in_order, with_schemas=True)
 
 
 def _facts(open_drafts: OpenDrafts, writer: PackWriter, connection: Connection, tenancy: TenancyMap) -> Component:
@@ -152,23 +148,13 @@ def _facts(open_drafts: OpenDrafts, writer: PackWriter, connection: Connection, 
     return Component("json", "", size, "", facts)
 
 
-def _published(open_drafts: OpenDrafts, draft: Draft, progress: ProgressSink) -> dict[str, Any]:
+def _published(open_drafts: OpenDrafts, draft: Draft, progress: ProgressSink) -> Draft:
     """Write the documents, check all of it with a fresh view of the store, commit."""
-    repository = open_drafts.repository(draft)
-    components = {name: write_component(repository, draft, name, part) for name, part in draft.components.items()}
-    settings = open_drafts.site.settings.database
-    named = {"type": TYPE, "requested_type": TYPE, "schemas": settings.schemas}
-    manifest = repository.sign({**manifest_of(draft, components, repository.sealer.epoch), **named})
-    fresh = open_drafts.reopened(draft)
-    try:
-        fresh.load_index()
-        deep = open_drafts.site.settings.backup.verify == "read"
-        raise_first(verify_backup(fresh, manifest, deep=deep, own_only=True, progress=progress))
-        open_drafts.lease(draft).renew()  # whoever lost it must not commit
-        fresh.publish_manifest(manifest)
-    finally:
-        fresh.close()
-    return manifest
+    repository, schemas = open_drafts.repository(draft), open_drafts.site.settings.database.schemas
+    draft = write_documents(repository, draft, draft.components, type=TYPE, schemas=schemas)
+    with closing(open_drafts.reopened(draft)) as fresh:
+        commit(open_drafts, draft, fresh, progress)
+    return draft
 
 
 def _keep_newest(open_drafts: OpenDrafts, draft: Draft) -> dict[str, Any]:
@@ -191,16 +177,16 @@ class Platform:
     """A platform backup, opened: `facts` by kind, all but the tenants' few and small."""
 
     repository: Repository
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     facts: Mapping[str, list[dict[str, Any]]] = field(repr=False)
 
     @property
     def id(self) -> str:
-        return str(self.manifest["id"])
+        return str(self.manifest.id)
 
     @property
     def point(self) -> datetime:
-        return parse_timestamp(self.manifest["recovery_point"]["time"])
+        return parse_timestamp(self.manifest.recovery_point.time)
 
     def one(self, kind: str) -> dict[str, Any]:
         return self.facts[kind][0]
@@ -210,13 +196,12 @@ class Platform:
 
     def script(self, section: str) -> Iterator[bytes]:
         """The SQL of a section. Raises CorruptObject."""
-        document = read_component(self.repository, self.manifest, section)
-        return self.repository.read_chunks(map(bytes.fromhex, document["detail"]))
+        component = read_component(self.repository, self.manifest, section)
+        return self.repository.read_chunks(map(bytes.fromhex, component.detail))
 
-    def shared(self) -> list[dict[str, Any]]:
+    def shared(self) -> list[TableSummary]:
         """Summaries of the shared tables."""
-        summaries: list[dict[str, Any]] = read_component(self.repository, self.manifest, SHARED_ROWS)["table_details"]
-        return summaries
+        return read_component(self.repository, self.manifest, SHARED_ROWS).tables
 
 
 def list_platform_backups(site: Site) -> tuple[list[dict[str, Any]], list[SbhError]]:
@@ -266,11 +251,9 @@ def _chosen(
     later: list[BackupId] = []
     for backup_id in reversed(ids):
         try:
-            if until is not None:
-                time_of = repository.manifest(backup_id)["recovery_point"]["time"]
-                if parse_timestamp(time_of) > until:
-                    later.insert(0, backup_id)
-                    continue
+            if until is not None and read_manifest(repository, backup_id).is_later_than(until):
+                later.insert(0, backup_id)
+                continue
             return _opened(repository, backup_id)
         except (CorruptObject, UnknownBackup) as error:
             first = first or error
@@ -282,10 +265,10 @@ def _chosen(
 
 
 def _opened(repository: Repository, backup_id: BackupId) -> Platform:
-    manifest = repository.manifest(backup_id)
+    manifest = read_manifest(repository, backup_id)
     raise_first(verify_backup(repository, manifest, deep=False, own_only=True))
     facts: dict[str, list[dict[str, Any]]] = {}
-    for line in read_lines(repository, read_component(repository, manifest, FACTS)["detail"]):
+    for line in read_lines(repository, read_component(repository, manifest, FACTS).detail):
         for kind, fact in line.items():
             facts.setdefault(kind, []).append(fact)
     return Platform(repository, manifest, facts)

@@ -169,7 +169,7 @@ class _Recovery:
             self.site,
             self.target,
             {f"{fact['schema']}.{fact['name']}": fact for fact in self.platform.of("table")},
-            self.platform.manifest["schemas"],
+            self.platform.manifest.schemas,
             "post_data" in self.control.phases(),
         )
 

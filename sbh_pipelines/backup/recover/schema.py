@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sbh_pipelines.backup.contents.manifest import TableSummary
 from sbh_pipelines.backup.contents.stored_table import Group, read_table
 from sbh_pipelines.backup.recover.platform_backup import Platform
 from sbh_pipelines.database.rebuild.load import database_facts, load_rows, missing_keys, raise_sequences, statement_for
@@ -48,7 +49,7 @@ def differences_of(control: Run, platform: Platform) -> list[str]:
         for name in compared
         if name in there and name in here and there[name] != here[name]
     ]
-    before, now = platform.manifest["recovery_point"]["server_version"] // 10_000, here["version"] // 10_000
+    before, now = platform.manifest.recovery_point.server_version // 10_000, here["version"] // 10_000
     return found + ([f"PostgreSQL {now}, was {before}"] if now != before else [])
 
 
@@ -102,10 +103,10 @@ class Schema:
         facts = {f"{fact['schema']}.{fact['name']}": fact for fact in self.platform.of("shared_table")}
         with transaction(self.target, "shared rows") as connection:
             for summary in self.platform.shared():
-                rows += self._load_shared_table(connection, mapped_table(facts[summary["table"]]), summary)
+                rows += self._load_shared_table(connection, mapped_table(facts[summary.table]), summary)
             self._note(connection, "shared", begun, {"rows": rows})
 
-    def _load_shared_table(self, connection: Connection, table: MappedTable, summary: Mapping[str, Any]) -> int:
+    def _load_shared_table(self, connection: Connection, table: MappedTable, summary: TableSummary) -> int:
         """Load the rows, and read them back to compare."""
         repository, found = self.platform.repository, list[bytes]()
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from sbh_pipelines.backup.contents.json_lines import read_lines
 from sbh_pipelines.backup.contents.layers import table_rows
-from sbh_pipelines.backup.contents.manifest import LATEST
-from sbh_pipelines.backup.contents.manifests import read_component
+from sbh_pipelines.backup.contents.manifest import LATEST, WITH_TABLES, Component, Manifest, TableSummary
+from sbh_pipelines.backup.contents.manifests import read_component, read_manifest
 from sbh_pipelines.backup.contents.stored_table import Group, StoredTable, read_table
 from sbh_pipelines.backup.contents.verification import raise_first, verify_backup
 from sbh_pipelines.backup.site.site import Site
@@ -27,11 +27,10 @@ from sbh_pipelines.database.schema.catalog import read_catalog
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.errors import CorruptObject, ProofFailed, RestoreRefused, SchemaMismatch, UnknownBackup
-from sbh_pipelines.model import SAFETY, BackupId, Tenant, TenantId, parse_timestamp
+from sbh_pipelines.model import BackupId, Tenant, TenantId
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.settings import DatabaseSettings
 
-_ROWS = ("database", "config")
 _REPLICA = "BEGIN; SET LOCAL session_replication_role = replica"
 _SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ"
 
@@ -67,10 +66,10 @@ def load_tenant(place: Place, chosen: Chosen, until: datetime | None) -> None:
         repository.load_index()
         for backup_id in _candidates(repository, chosen.backup_id):
             try:
-                manifest = repository.manifest(backup_id)
-                if chosen.backup_id == LATEST and manifest.get("purpose") == SAFETY:
+                manifest = read_manifest(repository, backup_id)
+                if chosen.backup_id == LATEST and manifest.is_safety:
                     continue  # what the tenant was before a restore that it needed
-                if until is not None and parse_timestamp(manifest["recovery_point"]["time"]) > until:
+                if until is not None and manifest.is_later_than(until):
                     continue
                 raise_first(verify_backup(repository, manifest, deep=False, own_only=True))
                 _load(place, repository, tenant, manifest, [{"backup_id": i, **e.as_dict()} for i, e in passed])
@@ -93,17 +92,17 @@ def _candidates(repository: Repository, wanted: str) -> list[BackupId]:
 
 
 def _load(
-    place: Place, repository: Repository, tenant: Tenant, manifest: Mapping[str, Any], passed: list[dict[str, Any]]
+    place: Place, repository: Repository, tenant: Tenant, manifest: Manifest, passed: list[dict[str, Any]]
 ) -> None:
     begun, sums = time.monotonic(), dict[str, str]()
-    documents = [read_component(repository, manifest, name) for name in _ROWS]
-    key, sequences = _described(repository, documents[-1], tenant)
-    summaries = [s for document in documents for s in document["table_details"]]
+    components = [read_component(repository, manifest, name) for name in WITH_TABLES]
+    key, sequences = _described(repository, components[-1], tenant)
+    summaries = [summary for component in components for summary in component.tables]
     with transaction(place.target, "recovery", _REPLICA if place.constrained else "BEGIN") as connection:
         tables = [
             (summary, _target_table(place, summary, read_table(repository, summary), key)) for summary in summaries
         ]
-        wanted = [(summary, table) for summary, table in tables if table is not None and summary["rows"]]
+        wanted = [(summary, table) for summary, table in tables if table is not None and summary.rows]
         with without_triggers(connection, [t for _, t in wanted]) if place.constrained else nullcontext():
             for summary, table in wanted:
                 if counted := _load_table(repository, connection, summary, table):
@@ -113,20 +112,20 @@ def _load(
             _prove_tables(place, repository, connection, manifest, key, sums)
         facts = {
             "key": key,
-            "rows": sum(s["rows"] for s in summaries),
-            "bytes": sum(s["bytes"] for s in summaries),
+            "rows": sum(s.rows for s in summaries),
+            "bytes": sum(s.bytes for s in summaries),
             "seconds": round(time.monotonic() - begun, 3),
-            "point": manifest["recovery_point"]["time"],
+            "point": manifest.point_time,
             "sums": sums,
             "sequences": sequences,
             "passed_over": passed,
         }
-        statement = note_tenant(tenant.id, tenant.region, manifest["id"], facts)
+        statement = note_tenant(tenant.id, tenant.region, manifest.id, facts)
         run(connection, statement, "note a tenant", tenant.id)
 
 
 def _load_table(
-    repository: Repository, connection: Connection, summary: Mapping[str, Any], table: MappedTable
+    repository: Repository, connection: Connection, summary: TableSummary, table: MappedTable
 ) -> str | None:
     """Load all rows; of a layered table, whose rows come in no order, the sums that the proof compares with."""
     stored = read_table(repository, summary)
@@ -138,33 +137,35 @@ def _load_table(
     return counted.text() if counted is not None else None
 
 
-def _described(repository: Repository, config: Mapping[str, Any], tenant: Tenant) -> tuple[str, dict[str, int]]:
+def _described(repository: Repository, config: Component, tenant: Tenant) -> tuple[str, dict[str, int]]:
     """The tenant's key, and the values of sequences, at the backup."""
     key: str | None = None
     sequences: dict[str, int] = {}
-    for line in read_lines(repository, config["detail"]):
+    for line in read_lines(repository, config.detail):
         if "tenant" in line:
             key = str(line["tenant"]["key"])
         elif "sequence" in line and line["is_called"]:
             sequences[line["sequence"]] = int(line["last_value"])
     if key is None:
-        raise CorruptObject("A backup does not say its tenant's key", on=f"{config.get('backup_id')} of {tenant.id}")
+        raise CorruptObject(
+            "A backup does not say its tenant's key", on=f"{config.facts.get('backup_id')} of {tenant.id}"
+        )
     return key, sequences
 
 
-def _target_table(place: Place, summary: Mapping[str, Any], stored: StoredTable, key: str) -> MappedTable | None:
+def _target_table(place: Place, summary: TableSummary, stored: StoredTable, key: str) -> MappedTable | None:
     """The table as the backup has it; None where it is gone and had no rows. Raises SchemaMismatch."""
-    fact = place.tables.get(summary["table"])
+    fact = place.tables.get(summary.table)
     columns = [column[0] for column in stored.header["columns"]]
     known = {column[0] for column in fact["columns"]} if fact else set()
     if fact is not None and known.issuperset(columns):
         return mapped_table(fact, columns, [name for name in stored.header["key"] if name in known])
-    if not summary["rows"]:
+    if not summary.rows:
         return None
     strange = ", ".join(name for name in columns if name not in known) if fact else "the table"
     raise SchemaMismatch(
         "The backup does not fit the schema of the platform backup",
-        on=f"{summary['table']} of the tenant with the key {key}",
+        on=f"{summary.table} of the tenant with the key {key}",
         why=f"{strange} is not in the schema: it was changed between the two",
         remedy="recover with a platform backup of the same time (--platform), or the tenant at another time (--until)",
     )
@@ -232,7 +233,7 @@ def prove_tenant(place: Place, loaded: Loaded) -> None:
     repository = place.site.repository(tenant)
     try:
         repository.load_index()
-        manifest = repository.manifest(BackupId(loaded.backup_id))
+        manifest = read_manifest(repository, BackupId(loaded.backup_id))
         key, sums = str(loaded.facts["key"]), loaded.facts["sums"]
         with transaction(place.target, "proof", _SNAPSHOT) as connection:
             _prove_tables(place, repository, connection, manifest, key, sums)
@@ -245,18 +246,18 @@ def _prove_tables(
     place: Place,
     repository: Repository,
     connection: Connection,
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     key: str,
     sums: Mapping[str, str],
 ) -> None:
-    for name in _ROWS:
-        for summary in read_component(repository, manifest, name)["table_details"]:
+    for name in WITH_TABLES:
+        for summary in read_component(repository, manifest, name).tables:
             stored = read_table(repository, summary)
             table = _target_table(place, summary, stored, key)
             if table is not None and not _same(repository, connection, summary, stored, table, key, sums):
                 raise ProofFailed(
                     "The rows read back are not the backup's",
-                    on=f"{table.full_name} of {repository.tenant}, {manifest['id']}",
+                    on=f"{table.full_name} of {repository.tenant}, {manifest.id}",
                     why="another tenant's backup holds rows of the same key, or the server writes or orders values in another"
                     " way",
                     remedy="compare the server's version and locale with the platform backup's",
@@ -266,7 +267,7 @@ def _prove_tables(
 def _same(
     repository: Repository,
     connection: Connection,
-    summary: Mapping[str, Any],
+    summary: TableSummary,
     stored: StoredTable,
     table: MappedTable,
     key: str,

@@ -9,9 +9,10 @@ import json
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from typing import IO, Any
+from typing import IO
 
 from sbh_pipelines.backup.contents.file_list import read_files
+from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.contents.manifests import read_component
 from sbh_pipelines.backup.create.files_step import live_files
 from sbh_pipelines.backup.restore.plan import FilePlan
@@ -22,6 +23,7 @@ from sbh_pipelines.errors import CorruptObject, ProofFailed
 from sbh_pipelines.files.file import FileEntry
 from sbh_pipelines.files.patterns import PathPatterns
 from sbh_pipelines.model import MergeMode, Tenant, parse_timestamp
+from sbh_pipelines.repository.format import FILES
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.stores.base import ObjectInfo
 
@@ -36,7 +38,7 @@ class FileRestore:
         site: Site,
         repository: Repository,
         tenant: Tenant,
-        manifest: Any,
+        manifest: Manifest,
         request: RestoreRequest,
         *,
         wanted: bool,
@@ -76,7 +78,7 @@ class FileRestore:
         if self._skipped:
             return self.plan
         _, prefix = self._site.files_store(self._tenant)
-        document = read_component(self._repository, self._manifest, "files")
+        component = read_component(self._repository, self._manifest, FILES)
         missing = different = unchanged = kept = size = 0
         samples: list[tuple[str, str]] = []
 
@@ -84,7 +86,7 @@ class FileRestore:
             if len(samples) < self._samples:
                 samples.append((change, path))
 
-        for entry, live in self._pairs(prefix, read_files(self._repository, document)):
+        for entry, live in self._pairs(prefix, read_files(self._repository, component)):
             if entry is None:
                 assert live is not None
                 self._note_extra(live.key)

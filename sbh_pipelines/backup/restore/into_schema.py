@@ -1,11 +1,12 @@
 """A tenant's rows in a schema of their own beside the live ones: for looking at an old state with SQL."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from sbh_pipelines.backup.contents.layers import table_rows
-from sbh_pipelines.backup.contents.manifests import read_component
+from sbh_pipelines.backup.contents.manifest import WITH_TABLES, Manifest, TableSummary
+from sbh_pipelines.backup.contents.manifests import read_component, read_manifest
 from sbh_pipelines.backup.contents.stored_table import read_table
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.rebuild.new_schema import NewSchema
@@ -28,7 +29,7 @@ def into_schema(
     repository = site.repository(tenant)
     try:
         repository.load_index()
-        manifest = repository.manifest(backup_id)
+        manifest = read_manifest(repository, backup_id)
         summaries = _chosen(_summaries(repository, manifest), tables)
         names = _names(list(summaries))
         made = []
@@ -37,11 +38,11 @@ def into_schema(
                 progress(Progress("restore into schema", tenant.id, number, len(summaries), "tables"))
                 stored = read_table(repository, summary)
                 rows = target.fill(names[full_name], stored.header, _pieces(repository, summary))
-                if rows != summary["rows"]:
+                if rows != summary.rows:
                     raise ProofFailed(
                         "A table has not the backup's number of rows; rolled back",
                         on=full_name,
-                        why=f"{rows}, and the backup had {summary['rows']}",
+                        why=f"{rows}, and the backup had {summary.rows}",
                         remedy="sbh backup validate --deep",
                     )
                 made.append({"table": f"{schema}.{names[full_name]}", "of": full_name, "rows": rows})
@@ -50,7 +51,7 @@ def into_schema(
             "tenant_id": tenant.id,
             "backup_id": backup_id,
             "schema": schema,
-            "recovery_point": manifest["recovery_point"],
+            "recovery_point": manifest.document["recovery_point"],
             "tables": made,
             "rows": sum(t["rows"] for t in made),
             "seconds": round(time.monotonic() - begun, 3),
@@ -59,19 +60,17 @@ def into_schema(
         repository.close()
 
 
-def _pieces(repository: Repository, summary: Mapping[str, Any]) -> Iterator[bytes]:
+def _pieces(repository: Repository, summary: TableSummary) -> Iterator[bytes]:
     return table_rows(repository, read_table(repository, summary))
 
 
-def _summaries(repository: Repository, manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def _summaries(repository: Repository, manifest: Manifest) -> dict[str, TableSummary]:
     return {
-        summary["table"]: summary
-        for name in ("database", "config")
-        for summary in read_component(repository, manifest, name)["table_details"]
+        summary.table: summary for name in WITH_TABLES for summary in read_component(repository, manifest, name).tables
     }
 
 
-def _chosen(summaries: dict[str, Mapping[str, Any]], tables: tuple[str, ...]) -> dict[str, Mapping[str, Any]]:
+def _chosen(summaries: dict[str, TableSummary], tables: tuple[str, ...]) -> dict[str, TableSummary]:
     if not tables:
         return summaries
     chosen = {n: s for n, s in summaries.items() if n in tables or n.split(".", 1)[1] in tables}

@@ -22,6 +22,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from sbh_pipelines.backup.contents.manifest import Manifest
+from sbh_pipelines.backup.contents.manifests import read_manifest
 from sbh_pipelines.backup.contents.verification import verify_backup
 from sbh_pipelines.backup.restore.events import RestoreEvents
 from sbh_pipelines.backup.restore.files import FileRestore
@@ -191,7 +193,7 @@ class _Restore:
         return result
 
     def _result(
-        self, manifest: Mapping[str, Any], safety: BackupId | None, proof: Mapping[str, int], begun: float
+        self, manifest: Manifest, safety: BackupId | None, proof: Mapping[str, int], begun: float
     ) -> dict[str, Any]:
         assert self.status is not None
         tables = self.rows.results()
@@ -211,16 +213,16 @@ class _Restore:
             "rows_kept": sum(t["kept"] for t in tables),
             **self.files.counts(),
             "bytes_downloaded": self.rows.downloaded + self.files.downloaded,
-            "recovery_point": manifest["recovery_point"],
+            "recovery_point": manifest.document["recovery_point"],
             "schema": [d.as_dict() for d in self.rows.differences],
             "proof": {**proof, "files": self.files.proven},
             "finished_at": timestamp(self.site.clock()),
             "seconds": round(time.monotonic() - begun, 3),
         }
 
-    def check(self) -> Mapping[str, Any]:
+    def check(self) -> Manifest:
         self._step("check", 0, 1)
-        manifest = self.repository.manifest(self.backup_id)
+        manifest = read_manifest(self.repository, self.backup_id)
         self.repository.load_index()
         verification = verify_backup(self.repository, manifest, deep=False, own_only=True)
         if verification.issues:
@@ -232,7 +234,7 @@ class _Restore:
             )
         return manifest
 
-    def compare(self, connection: Connection, manifest: Mapping[str, Any], *, foresee: bool) -> RestorePlan:
+    def compare(self, connection: Connection, manifest: Manifest, *, foresee: bool) -> RestorePlan:
         """Stage what differs and decide everything; nothing is written.
 
         Without `foresee` rows that conflict with others are looked for only where that costs little beside writing them:
@@ -276,7 +278,7 @@ class _Restore:
             str(self.request.mode),
             self.request.scope(),
             self.target.name,
-            manifest["recovery_point"],
+            manifest.document["recovery_point"],
             point.time,
             tables,
             files,

@@ -7,12 +7,12 @@ all of it    where the backup's rows lie among each other is not known (layers),
              or rows are to be chosen
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
 
 from sbh_pipelines.backup.contents.layers import table_rows
+from sbh_pipelines.backup.contents.manifest import Manifest, TableSummary
 from sbh_pipelines.backup.contents.stored_table import Group, StoredTable, read_sums, read_table
 from sbh_pipelines.backup.create.parent import incomparable
 from sbh_pipelines.backup.restore.row_groups import ChunkSet, LiveGroups, Sorted
@@ -37,7 +37,7 @@ class Compared:
     """What is known of a table before anything is decided. Without a staging the live table is equal."""
 
     mapping: TableMapping
-    summary: Mapping[str, Any]
+    summary: TableSummary
     staging: Staging | None
     census: Census  # before anything was written
     matching: int = 0  # row groups found equal without being read
@@ -71,18 +71,18 @@ class Comparer:
     connection: Connection
     tenant: Tenant
     point: RecoveryPoint  # of the live database, now
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     tenancy: TenancyMap
     looking: bool  # nothing will be written
     _definitions: dict[str, str] = field(init=False)
     _comparable: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        then = RecoveryPoint.from_dict(self.manifest["recovery_point"])
+        then = self.manifest.recovery_point
         self._comparable = incomparable(then, self.point) is None
         self._definitions = read_definitions(self.connection, self.tenancy.tables) if self._comparable else {}
 
-    def compare(self, mapping: TableMapping, summary: Mapping[str, Any], number: int, *, everything: bool) -> Compared:
+    def compare(self, mapping: TableMapping, summary: TableSummary, number: int, *, everything: bool) -> Compared:
         """`everything` stages all rows of both sides, equal or not: for those who choose among them."""
         stored = read_table(self.repository, summary)
         if everything or not mapping.same:
@@ -96,7 +96,7 @@ class Comparer:
     # by changes
 
     def _by_changes(
-        self, mapping: TableMapping, summary: Mapping[str, Any], stored: StoredTable, number: int
+        self, mapping: TableMapping, summary: TableSummary, stored: StoredTable, number: int
     ) -> Compared | None:
         state, name = stored.state, mapping.table.full_name
         definition = self._definitions.get(name, VOLATILE)
@@ -110,19 +110,19 @@ class Comparer:
             or state.tenant != self.tenant.key
             or state.seed != catalog.seed_id
             or definition in (VOLATILE, "")
-            or definition != summary.get("definition")
+            or definition != summary.definition
             or any(hop.join is not None for hop in mapping.table.hops)
         ):
             return None
         then = read_sums(self.repository, state.bits, state.sums, state.rows, state.key_hash)
-        since, seed = self.manifest["recovery_point"]["snapshot"], catalog.hash_seed
+        since, seed = self.manifest.recovery_point.snapshot, catalog.hash_seed
         touched = find_touched(
             self.connection, mapping.table, code, self.tenant.key, since, seed, then, self.point.snapshot
         )
         keys = LiveKeys(code, seed, touched.key_hash, int(state.key_hash, 16))
         compared = Compared(mapping, summary, None, touched.census, keys=keys)
         if not touched.buckets:
-            compared.matching = summary["groups"]
+            compared.matching = summary.groups
             return compared
         compared.staging = Staging(self.connection, mapping, self.tenant.key, number, looking=self.looking)
         chosen = _InBuckets(code, stored.key_fields, state.bits, touched.buckets)
@@ -142,7 +142,7 @@ class Comparer:
         alone = (
             len(key) == 1 and key[0] is not None and not key[0].type.endswith("]")
         )  # arrays of arrays there are none
-        if stored.layers or not alone or buckets * 2 > compared.summary["groups"]:
+        if stored.layers or not alone or buckets * 2 > compared.summary.groups:
             return self._rows(compared, stored)
         groups = list(stored.groups)  # some 100 bytes for about a MiB of rows
         lows = [unescape(group.low[0].encode()).decode() for group in groups]
@@ -153,9 +153,7 @@ class Comparer:
 
     # by content
 
-    def _by_content(
-        self, mapping: TableMapping, summary: Mapping[str, Any], stored: StoredTable, number: int
-    ) -> Compared:
+    def _by_content(self, mapping: TableMapping, summary: TableSummary, stored: StoredTable, number: int) -> Compared:
         wanted = ChunkSet()
         for group in stored.groups:
             wanted.add(group.chunk)
@@ -163,7 +161,7 @@ class Comparer:
         copy_table(self.connection, mapping.table, [self.tenant.key], lambda *_: live)
         compared = Compared(mapping, summary, None, self._census(mapping), live.matching, by_groups=True)
         try:
-            if live.differ or live.matching < summary["groups"]:
+            if live.differ or live.matching < summary.groups:
                 compared.staging = Staging(self.connection, mapping, self.tenant.key, number, looking=self.looking)
                 missing = (g for g in read_table(self.repository, summary).groups if not live.has(g.chunk))
                 compared.staging.fill_want(self._groups(compared, missing))
@@ -175,13 +173,13 @@ class Comparer:
 
     # all of it
 
-    def _layered(self, mapping: TableMapping, summary: Mapping[str, Any], stored: StoredTable, number: int) -> Compared:
+    def _layered(self, mapping: TableMapping, summary: TableSummary, stored: StoredTable, number: int) -> Compared:
         """Where a layered table's rows lie among each other is known when they are sorted."""
         compared = self._all(mapping, summary, stored, number)
         assert compared.staging is not None
         sorted_rows = Sorted(self.repository)
         compared.staging.copy_wanted(sorted_rows)
-        if (sorted_rows.bytes, sorted_rows.rows) != (compared.text, summary["rows"]):
+        if (sorted_rows.bytes, sorted_rows.rows) != (compared.text, summary.rows):
             raise RestoreRefused(
                 "Rows of the backup do not go through the server unchanged; nothing was written",
                 on=mapping.table.full_name,
@@ -191,7 +189,7 @@ class Comparer:
         compared.groups, compared.by_groups = sorted_rows.groups, True
         return compared
 
-    def _all(self, mapping: TableMapping, summary: Mapping[str, Any], stored: StoredTable, number: int) -> Compared:
+    def _all(self, mapping: TableMapping, summary: TableSummary, stored: StoredTable, number: int) -> Compared:
         staging = Staging(self.connection, mapping, self.tenant.key, number, looking=self.looking)
         compared = Compared(mapping, summary, staging, self._census(mapping))
         assert compared.staging is not None

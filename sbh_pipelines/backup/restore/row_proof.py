@@ -5,8 +5,8 @@ work, and all keys hold.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
+from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.contents.stored_table import Group, read_table
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.restore.row_compare import Compared
@@ -39,7 +39,7 @@ class Scene:
     database: DatabaseSettings
     connection: Connection
     tenant: Tenant
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     tenancy: TenancyMap
     point: RecoveryPoint  # of the database, now
     request: RestoreRequest
@@ -72,7 +72,7 @@ class RowProof:
             merge = self._merges.get(compared.table.full_name)
             if compared.by_groups and self._exactly(compared):
                 # A table found equal was compared just so.
-                groups += self._prove_groups(compared) if merge is not None else compared.summary["groups"]
+                groups += self._prove_groups(compared) if merge is not None else compared.summary.groups
             elif merge is not None:
                 rows += self._prove_rows(compared, merge)
         for merge in self._merges.values():
@@ -133,7 +133,7 @@ class RowProof:
         That just this went and came is what the server counted (`_prove_nothing_else`).
         """
         changes, keys = merge.changes, compared.keys
-        if compared.census.rows + changes.inserted - changes.deleted != compared.summary["rows"]:
+        if compared.census.rows + changes.inserted - changes.deleted != compared.summary.rows:
             return False
         if keys is None:
             return True

@@ -1,11 +1,11 @@
 """The rows of a restore: which tables, compared, decided, written, proven; all in the restore's one transaction."""
 
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from sbh_pipelines.backup.contents.manifest import WITH_TABLES, TableSummary
 from sbh_pipelines.backup.contents.manifests import read_component
 from sbh_pipelines.backup.contents.stored_table import read_table
 from sbh_pipelines.backup.restore.plan import Conflict, TablePlan
@@ -28,6 +28,7 @@ from sbh_pipelines.errors import (
     SchemaMismatch,
 )
 from sbh_pipelines.model import MergeMode
+from sbh_pipelines.repository.format import CONFIG
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +52,9 @@ class RowRestore:
         """`looking`: nothing will be written."""
         self._scene, self._looking = scene, looking
         self._summaries = {
-            summary["table"]: summary
-            for name in ("database", "config")
-            for summary in read_component(scene.repository, scene.manifest, name)["table_details"]
+            summary.table: summary
+            for name in WITH_TABLES
+            for summary in read_component(scene.repository, scene.manifest, name).tables
         }
         self.differences: list[SchemaDifference] = []
         self.compared: list[Compared] = []
@@ -93,9 +94,8 @@ class RowRestore:
                 merge.decide()
                 self.merges[compared.table.full_name] = merge
 
-    def _summary(self, mapping: TableMapping) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self._summaries[f"{mapping.header['schema']}.{mapping.header['name']}"]
-        return found
+    def _summary(self, mapping: TableMapping) -> TableSummary:
+        return self._summaries[f"{mapping.header['schema']}.{mapping.header['name']}"]
 
     def _chosen_tables(self) -> list[TableMapping]:
         """The mapped tables of the request, parents first; all schema differences that concern them."""
@@ -105,7 +105,7 @@ class RowRestore:
         headers = {
             name: read_table(self._scene.repository, summary).header for name, summary in self._summaries.items()
         }
-        rows = {name: summary["rows"] for name, summary in self._summaries.items()}
+        rows = {name: summary.rows for name, summary in self._summaries.items()}
         mappings, differences = map_tables(
             headers, self._scene.tenancy, settings.restore, settings.database.schemas, rows
         )
@@ -116,8 +116,7 @@ class RowRestore:
         elif request.config_only:
             # By the backup's names, which may be others by now.
             stored = {
-                s["table"]
-                for s in read_component(self._scene.repository, self._scene.manifest, "config")["table_details"]
+                summary.table for summary in read_component(self._scene.repository, self._scene.manifest, CONFIG).tables
             }
             wanted = {
                 m.table.full_name for m in mappings if f"{m.header['schema']}.{m.header['name']}" in stored
@@ -175,7 +174,7 @@ class RowRestore:
 
     def _plan(self, compared: Compared, foresee: bool) -> TablePlan:
         merge, summary = self.merges.get(compared.table.full_name), compared.summary
-        facts = (compared.table.full_name, summary["rows"], summary["groups"], compared.matching)
+        facts = (compared.table.full_name, summary.rows, summary.groups, compared.matching)
         if merge is None:
             return TablePlan(*facts, 0, 0, 0)
         known = conflicts.foreseen(self._scene.connection, merge) if foresee else []
@@ -288,9 +287,7 @@ class RowRestore:
             numbers = asdict(merge.changes) if merge else {"inserted": 0, "updated": 0, "deleted": 0, "kept": 0}
             found.append(
                 asdict(
-                    TableResult(
-                        compared.table.full_name, summary["rows"], summary["groups"], compared.matching, **numbers
-                    )
+                    TableResult(compared.table.full_name, summary.rows, summary.groups, compared.matching, **numbers)
                 )
             )
         return found

@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import Any
 
 from sbh_pipelines.backup.contents.backup_list import Backups, read_backups, write_listing
+from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.contents.summary import BackupSummary, Figures
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.create.drafts import OpenDrafts
@@ -286,7 +287,7 @@ def apply_retention(open_drafts: OpenDrafts, drafts: Sequence[Draft], dry_run: b
 
 
 def _retained(open_drafts: OpenDrafts, draft: Draft, dry_run: bool) -> Plan:
-    figures = Figures.of_manifest(draft.manifest or {})
+    figures = Figures.of_manifest(draft.manifest or Manifest({}))
     own = BackupSummary(draft.backup_id, draft.type, parse_timestamp(draft.created_at), figures=figures)
     repository = open_drafts.reopened(draft)
     try:

@@ -5,12 +5,14 @@ refuses where clocks differ: who holds the lease and how old an object is are to
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from sbh_pipelines.backup.contents.manifest import Manifest
+from sbh_pipelines.backup.contents.manifests import read_manifest
 from sbh_pipelines.backup.contents.verification import chunks_of
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import side_by_side
@@ -85,7 +87,7 @@ def _prune(
         if missing is not None:
             raise _damaged(repository, manifests, repository.missing(missing))
         needed = marks.count()
-        ids = [str(manifest["id"]) for manifest in manifests]
+        ids = [str(manifest.id) for manifest in manifests]
         plan = make_plan(repository, marks, ids, now, _safety(settings), shape)
         done = Report() if held is None else carry_out(repository, marks, plan, held.renew, progress)
     return {
@@ -140,12 +142,12 @@ def _store_time(repository: Repository, clock: Clock, safety: Safety) -> datetim
     return theirs
 
 
-def _manifests(repository: Repository) -> list[dict[str, Any]]:
+def _manifests(repository: Repository) -> list[Manifest]:
     """All of them, oldest first. Raises PruneRefused when one cannot be read."""
 
-    def read(backup_id: BackupId) -> dict[str, Any]:
+    def read(backup_id: BackupId) -> Manifest:
         try:
-            return repository.manifest(backup_id)
+            return read_manifest(repository, backup_id)
         except RepositoryError as error:
             remedy = f"restore its older version from the bucket, or delete the object of {backup_id}; {DAMAGED_REMEDY}"
             raise refused(repository, f"{backup_id} cannot be read: {error.what} ({error.on})", remedy) from None
@@ -155,7 +157,7 @@ def _manifests(repository: Repository) -> list[dict[str, Any]]:
     return side_by_side(read, repository.manifest_ids(), name="manifests")
 
 
-def _mark(repository: Repository, marks: Marks, manifests: Sequence[Mapping[str, Any]], progress: ProgressSink) -> None:
+def _mark(repository: Repository, marks: Marks, manifests: Sequence[Manifest], progress: ProgressSink) -> None:
     """Mark what every backup needs. Raises PruneRefused when that of one cannot be told."""
     repository.remembered = _DETAILS
     for number, manifest in enumerate(manifests, 1):
@@ -166,13 +168,11 @@ def _mark(repository: Repository, marks: Marks, manifests: Sequence[Mapping[str,
                 raise
             raise _damaged(repository, manifests, error) from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise refused(
-                repository, f"a document of {manifest['id']} is malformed: {error!r}", DAMAGED_REMEDY
-            ) from None
+            raise refused(repository, f"a document of {manifest.id} is malformed: {error!r}", DAMAGED_REMEDY) from None
         progress(Progress("prune: read backups", repository.tenant, number, len(manifests), "backups"))
 
 
-def _damaged(repository: Repository, manifests: Sequence[Mapping[str, Any]], first: SbhError) -> SbhError:
+def _damaged(repository: Repository, manifests: Sequence[Manifest], first: SbhError) -> SbhError:
     """The refusal that names the backups which lack something."""
     damaged = []
     for manifest in manifests:
@@ -181,6 +181,6 @@ def _damaged(repository: Repository, manifests: Sequence[Mapping[str, Any]], fir
         except (RepositoryError, StoreError):
             whole = False
         if not whole:
-            damaged.append(BackupId(manifest["id"]))
+            damaged.append(manifest.id)
     names = ", ".join(damaged[:_NAMED]) + (f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else "")
     return refused(repository, f"damaged: {names or 'a backup'}; {first.what} ({first.on})", DAMAGED_REMEDY)

@@ -107,7 +107,8 @@ class Reading(Access):
                 sound, damaged = read_manifests(repository, self.manifest_cache, brief=brief)
         finally:
             repository.close()
-        return sorted(sound, key=lambda m: (m["created_at"], m["id"]), reverse=True), damaged
+        newest_first = sorted(sound, key=lambda m: (m.created_at, m.id), reverse=True)
+        return [dict(manifest.document) for manifest in newest_first], damaged
 
     @contextmanager
     def _recorded_beside(self, tenant: Tenant, user_ctx: UserContext) -> Iterator[None]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sbh_pipelines.backup.contents.manifests import resolve_backup
+from sbh_pipelines.backup.contents.manifests import read_manifest, resolve_backup
 from sbh_pipelines.backup.contents.reader import OpenBackup, open_backup
 from sbh_pipelines.backup.export.export import export_backup
 from sbh_pipelines.backup.service.gate import Access
@@ -54,8 +54,8 @@ class Exporting(Access):
         tenant = self._exportable(tenant_id, user_ctx, backup_id)
         repository = self._site.repository(tenant)
         try:
-            manifest = repository.manifest(resolve_backup(repository, backup_id))
-            self._accessed(tenant, user_ctx, "open", backup_id=manifest["id"])
+            manifest = read_manifest(repository, resolve_backup(repository, backup_id))
+            self._accessed(tenant, user_ctx, "open", backup_id=manifest.id)
         except BaseException:
             repository.close()
             raise

@@ -2,11 +2,11 @@
 
 from sbh_pipelines.backup.contents.json_lines import read_lines
 from sbh_pipelines.backup.contents.manifest import LATEST
-from sbh_pipelines.backup.contents.manifests import read_component
+from sbh_pipelines.backup.contents.manifests import read_component, read_manifest
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.model import BackupId, Tenant, TenantId
 from sbh_pipelines.repository.catalog.erased import refuse_erased
-from sbh_pipelines.repository.format import Keys
+from sbh_pipelines.repository.format import CONFIG, Keys
 
 
 def lost_tenant(site: Site, slug: TenantId, backup_id: str = LATEST) -> Tenant | None:
@@ -28,8 +28,8 @@ def lost_tenant(site: Site, slug: TenantId, backup_id: str = LATEST) -> Tenant |
     repository = site.repository(Tenant(slug, "", found[wanted], ""))
     try:
         repository.load_index()
-        manifest = repository.manifest(BackupId.parse(wanted))
-        detail = read_component(repository, manifest, "config")["detail"]
+        manifest = read_manifest(repository, BackupId.parse(wanted))
+        detail = read_component(repository, manifest, CONFIG).detail
         for fields in read_lines(repository, detail):
             if "tenant" in fields:
                 return Tenant(**{**fields["tenant"], "id": slug})

@@ -8,11 +8,13 @@ from typing import Any
 from pydantic import SecretStr
 
 from sbh_pipelines.backup.approvals import checked_reason
+from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.contents.verification import verify_backup
+from sbh_pipelines.backup.create.events import created_props
 from sbh_pipelines.backup.recover.platform_backup import create_platform_backup, list_platform_backups, open_platform
 from sbh_pipelines.backup.recover.recovery import Chosen, known_tenants, rebuild
 from sbh_pipelines.backup.service.gate import Access
-from sbh_pipelines.backup.site.audit_trails import created_props, noted
+from sbh_pipelines.backup.site.audit_trails import noted
 from sbh_pipelines.database.session.connection import describe_dsn
 from sbh_pipelines.database.session.programs import brings_password
 from sbh_pipelines.errors import ApprovalNeeded, NotConfirmed, RequestError, SbhError, UnknownTenant
@@ -37,7 +39,7 @@ class Platform(Access):
                 self._track_platform("platform.backup_failed", user_ctx, {"code": error.code, "what": error.what})
             raise
         with suppress(SbhError):  # the backup is committed, and stays
-            self._track_platform("platform.backup_created", user_ctx, created_props(manifest))
+            self._track_platform("platform.backup_created", user_ctx, created_props(Manifest(manifest)))
             if forgotten := manifest["retention"]["forgotten"]:
                 self._track_platform("platform.backup_deleted", user_ctx, {"backup_ids": list(forgotten)[:1000]})
         return manifest

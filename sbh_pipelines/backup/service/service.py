@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
 
-from sbh_pipelines.backup.contents.manifests import resolve_backup
+from sbh_pipelines.backup.contents.manifests import read_manifest, resolve_backup
 from sbh_pipelines.backup.contents.verification import Verification, verify_backup
 from sbh_pipelines.backup.create import drafts as making
 from sbh_pipelines.backup.create.draft import Draft
@@ -180,7 +180,7 @@ class BackupService(
             manifest = self._manifest(draft.tenant, draft.unchanged_since)
             return {**manifest, "unchanged_as_of": asdict(draft.recovery_point)}
         assert draft.manifest is not None
-        return dict(draft.manifest)
+        return dict(draft.manifest.document)
 
     def list_backups(self, tenant_id: str, user_ctx: UserContext) -> list[dict[str, Any]]:
         """The manifests of all backups of a tenant, newest first; [] where there are none.
@@ -243,7 +243,7 @@ class BackupService(
             try:
                 wanted = resolve_backup(repository, backup_id)
                 result = Verification(wanted, deep)
-                manifest = repository.manifest(wanted)
+                manifest = read_manifest(repository, wanted)
                 repository.load_index()
                 result = verify_backup(repository, manifest, deep=deep, progress=progress)
             finally:

@@ -1,25 +1,24 @@
 """The audit trails that verbs write to: one per tenant and region, one of the platform per region.
 
 What is recorded when an event cannot be written is decided here: `record` raises, so that reads, plans and restores refuse;
-a backup that is committed is not undone for want of its event. `record_backup` adds such events later and says so.
+a backup that is committed is not undone for want of its event. `create/events.py` adds such events later and says so.
 """
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sbh_pipelines.errors import CorruptObject, InvalidId, ObjectMissing, ResidencyError, SbhError, UnknownBackup
-from sbh_pipelines.model import BackupId, Tenant, TenantId
+from sbh_pipelines.errors import InvalidId, ObjectMissing, ResidencyError, SbhError
+from sbh_pipelines.model import Tenant, TenantId
 from sbh_pipelines.placement import PLATFORM as PLATFORM_TENANT
 from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.repository.format import Keys
-from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.repository.trail.event import PLATFORM, Chain, Entry, entry_of
-from sbh_pipelines.repository.trail.trail import CREATED, POLICY, End, Trail
+from sbh_pipelines.repository.trail.trail import POLICY, End, Trail
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.site.site import Site
@@ -115,32 +114,6 @@ class Trails:
     def entry(self, event: str, user_id: str, props: Mapping[str, Any], via: str = "") -> Entry:
         return entry_of(event, user_id, "backup", via or _VIA.get(), props)
 
-    def record_backup(self, tenant: Tenant, manifest: Mapping[str, Any], repository: Repository, via: str = "") -> None:
-        """`backup.created` of a backup just committed, and before it those of earlier ones that have none, as late.
-
-        Such a one was committed by a process that was killed before it could record it.
-        """
-        there = sorted(repository.manifest_ids())
-        made = self.entry(CREATED, str(manifest["created_by"]), created_props(manifest), via)
-        this = str(manifest["id"])
-
-        def build(end: End) -> Iterable[Entry]:
-            missing = [i for i in there if end.backups_to < i < this]
-            late = [e for i in missing if (e := self._late(repository, i)) is not None]
-            return [*late, made]
-
-        self.of(tenant).append(lambda end: list(build(end)))
-
-    def _late(self, repository: Repository, backup_id: BackupId) -> Entry | None:
-        try:
-            manifest: Mapping[str, Any] = repository.manifest(backup_id)
-        except UnknownBackup:
-            return None  # forgotten meanwhile
-        except CorruptObject:
-            return self.entry(CREATED, "", {"backup_id": backup_id, "late": True, "damaged": True}, "late")
-        props = {**created_props(manifest), "late": True, "created_at": manifest["created_at"]}
-        return self.entry(CREATED, str(manifest["created_by"]), props, "late")
-
     def record_policy(self, digest: str, props: Mapping[str, Any], user_id: str) -> None:
         """`policy.changed`, if `digest` is another than the one recorded last."""
 
@@ -150,20 +123,6 @@ class Trails:
             return [self.entry(POLICY, user_id, {**props, "digest": digest, "previous": end.policy or None})]
 
         self.of(platform_tenant(self._site.settings)).append(build)
-
-
-def created_props(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The specification's props of `backup.created`, and what the backup builds on."""
-    props = {name: manifest[name] for name in ("type", "size", "region", "parent")}
-    purpose = {"purpose": manifest["purpose"]} if manifest.get("purpose") else {}
-    point = (manifest.get("recovery_point") or {}).get("time")
-    return {
-        "backup_id": manifest["id"],
-        **props,
-        **purpose,
-        "recovery_point": point,
-        "duration_s": manifest.get("duration_s"),
-    }
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def create(
         drafts = service.create_backups(wanted, user, kind, description=description, progress=progress)
     if len(wanted) == 1 and drafts[0].error:
         raise error_from_dict(drafts[0].error)
-    made = [dict(draft.manifest) for draft in drafts if draft.manifest and not draft.error]
+    made = [dict(draft.manifest.document) for draft in drafts if draft.manifest and not draft.error]
     unchanged = [_unchanged(draft) for draft in drafts if draft.status is DraftStatus.UNCHANGED]
     failed = [
         {"tenant_id": draft.tenant.id, "backup_id": draft.backup_id, "step": draft.step, "error": dict(draft.error)}

@@ -78,7 +78,7 @@ def retention_errors(context: dg.OpExecutionContext, made: Sequence[Draft]) -> N
 def _materialization(resource: BackupServiceResource, draft: Draft, asset: dg.AssetKey) -> dg.AssetMaterialization:
     point = draft.recovery_point.time if draft.recovery_point else "unknown"
     location = resource.location(draft.tenant, f"manifests/{draft.backup_id}.json")
-    checksum = str((draft.manifest or {}).get("checksum", ""))
+    checksum = draft.manifest.checksum if draft.manifest else ""
     became = f"; {draft.type} instead of {draft.requested}: {draft.reason}" if draft.type != asked_type(draft) else ""
     return dg.AssetMaterialization(
         asset,

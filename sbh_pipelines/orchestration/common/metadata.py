@@ -60,7 +60,7 @@ def _cell(value: object) -> str:
 
 def backup_metadata(draft: Draft, manifest_location: str) -> MetadataMap:
     """Metadata of the materialization of one tenant's backup."""
-    manifest, counters = draft.manifest or {}, draft.counters
+    counters = draft.counters
     source_bytes = int(counters.get("table_bytes", 0) + counters.get("file_bytes", 0))
     stored_bytes = int(counters.get("bytes_stored", 0))
     rows = int(counters.get("rows", 0))
@@ -84,7 +84,7 @@ def backup_metadata(draft: Draft, manifest_location: str) -> MetadataMap:
         "chunks": dg.MetadataValue.int(int(counters.get("chunks", 0))),
         "chunks_new": dg.MetadataValue.int(int(counters.get("chunks_new", 0))),
         "duration_s": dg.MetadataValue.float(round(sum(seconds.values()), 3)),
-        "checksum": dg.MetadataValue.text(str(manifest.get("checksum", ""))),
+        "checksum": dg.MetadataValue.text(draft.manifest.checksum if draft.manifest else ""),
         "manifest": dg.MetadataValue.path(manifest_location),
         "dagster/uri": dg.MetadataValue.text(manifest_location),
         "components": dg.MetadataValue.md(components_table(draft.components)),
@@ -128,24 +128,29 @@ def components_table(components: Mapping[str, Component]) -> str:
     return markdown(
         ["component", "holds", "size", "checksum"],
         (
-            [name, _holds(part.facts), mib(part.facts.get("total_size", part.size)), f"{part.checksum[:23]}…"]
+            [
+                name,
+                _holds(part),
+                mib(part.size if part.total_size is None else part.total_size),
+                f"{part.checksum[:23]}…",
+            ]
             for name, part in components.items()
         ),
     )
 
 
-def _holds(facts: Mapping[str, Any]) -> str:
-    counts = [(len(facts.get("tables", ())), "tables"), (facts.get("rows"), "rows"), (facts.get("file_count"), "files")]
+def _holds(part: Component) -> str:
+    counts = [(len(part.table_names), "tables"), (part.rows, "rows"), (part.file_count, "files")]
     return ", ".join(f"{count:,} {unit}" for count, unit in counts if count is not None and (count or unit != "tables"))
 
 
 def tables_table(components: Mapping[str, Component]) -> str:
     """Rows and sizes of every table in the backup, the largest first."""
-    details = [(name, table) for name, part in components.items() for table in part.facts.get("table_details", ())]
-    details.sort(key=lambda detail: -int(detail[1]["bytes"]))
+    details = [(name, table) for name, part in components.items() for table in part.tables]
+    details.sort(key=lambda detail: -detail[1].bytes)
     return markdown(
         ["table", "component", "rows", "size", "row groups"],
-        ([table["table"], name, table["rows"], mib(table["bytes"]), table["groups"]] for name, table in details),
+        ([table.table, name, table.rows, mib(table.bytes), table.groups] for name, table in details),
     )
 
 

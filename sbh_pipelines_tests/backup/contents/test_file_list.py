@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sbh_pipelines.backup.contents.file_list import FileListWriter, list_chunks, list_lines
+from sbh_pipelines.backup.contents.manifest import Component
 from sbh_pipelines.errors import CorruptObject
 from sbh_pipelines.files.file import FileEntry
 from sbh_pipelines.model import TenantId
@@ -41,20 +42,24 @@ class Lists:
         self.store.requests.clear()
         return self.repository
 
-    def write(self, entries: Iterable[FileEntry]) -> tuple[dict[str, Any], int, int]:
-        """(the document's keys, bytes stored, chunks stored)."""
+    def write(self, entries: Iterable[FileEntry]) -> tuple[Component, int, int]:
+        """(the component, bytes stored, chunks stored)."""
         with PackPipeline(64 << 20, 16 << 20, 2, 2) as packs:
             writer = self.repository.writer(packs)
             lines = FileListWriter(writer)
             for one in entries:
                 lines.add(one.path, one.to_line())
-            document = lines.finish()
+            listed = _component(lines.finish())
             writer.finish()
             self.repository.write_index("backup_20260301_1200", "files", writer)
-        return document, writer.bytes_stored, writer.chunks_new
+        return listed, writer.bytes_stored, writer.chunks_new
 
-    def read(self, document: dict[str, Any], lost: Callable[[CorruptObject], None] | None = None) -> list[str]:
-        return [fields["path"] for fields, _ in list_lines(self.repository, document, lost)]
+    def read(self, listed: Component, lost: Callable[[CorruptObject], None] | None = None) -> list[str]:
+        return [fields["path"] for fields, _ in list_lines(self.repository, listed, lost)]
+
+
+def _component(facts: dict[str, Any]) -> Component:
+    return Component("file_list", "", 0, "", facts)
 
 
 @pytest.fixture
@@ -66,11 +71,11 @@ def lists(tmp_path: Path) -> Lists:
 def test_a_list_comes_back(lists: Lists, files: int, depth: int) -> None:
     """Line for line; the document stays short, and every chunk stored is found by a walk."""
     entries = [entry(n) for n in range(files)]
-    document, _, stored = lists.write(entries)
-    assert (document.get("detail_depth", 0), len(document["detail"]) <= 64) == (depth, True)
+    listed, _, stored = lists.write(entries)
+    assert (listed.detail_depth, len(listed.detail) <= 64) == (depth, True)
     repository = lists.reopen()
-    assert [line for _, line in list_lines(repository, document)] == [one.to_line() for one in entries]
-    chunks = list(list_chunks(repository, document))
+    assert [line for _, line in list_lines(repository, listed)] == [one.to_line() for one in entries]
+    chunks = list(list_chunks(repository, listed))
     assert len(set(chunks)) == len(chunks) == stored
 
 
@@ -97,9 +102,9 @@ def test_a_file_more_or_less_moves_little(lists: Lists) -> None:
 
 def test_a_list_is_read_with_few_requests_and_little_memory(lists: Lists) -> None:
     """Leaves lie side by side and are fetched some MiB at once, and are let go of afterwards."""
-    document, _, stored = lists.write(entry(n) for n in range(40_000))
+    listed, _, stored = lists.write(entry(n) for n in range(40_000))
     repository = lists.reopen()
-    assert len(lists.read(document)) == 40_000
+    assert len(lists.read(listed)) == 40_000
     assert stored > 1000
     assert lists.store.requests["get"] < 20
     assert sum(map(len, repository._recent.values())) < 5 << 20
@@ -110,19 +115,19 @@ def test_a_list_of_the_first_release_is_read(lists: Lists) -> None:
     with PackPipeline(64 << 20, 16 << 20, 2, 2) as packs:
         writer = lists.repository.writer(packs)
         names = [writer.put(b"".join(entry(n).to_line() for n in range(at, at + 10))) for at in range(0, 1000, 10)]
-        document = {"detail": [name.result().hex() for name in names]}
+        listed = _component({"detail": [name.result().hex() for name in names]})
         writer.finish()
     lists.reopen()
-    assert lists.read(document) == [entry(n).path for n in range(1000)]
-    assert [chunk.hex() for chunk in list_chunks(lists.repository, document)] == document["detail"]
+    assert lists.read(listed) == [entry(n).path for n in range(1000)]
+    assert [chunk.hex() for chunk in list_chunks(lists.repository, listed)] == listed.detail
 
 
 def test_what_is_lost_of_a_list_is_told(lists: Lists) -> None:
     """It raises; whoever can do without gets the rest, in order."""
     entries = [entry(n) for n in range(5000)]
-    document, _, _ = lists.write(entries[:2500])
+    listed, _, _ = lists.write(entries[:2500])
     whole, _, _ = lists.write(entries)
-    location = lists.repository.index.find(bytes.fromhex(document["detail"][0]))
+    location = lists.repository.index.find(bytes.fromhex(listed.detail[0]))
     assert location is not None
     (lists.directory / "packs" / location.pack.hex()).unlink()
     lists.reopen()

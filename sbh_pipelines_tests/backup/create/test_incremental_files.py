@@ -16,6 +16,7 @@ from botocore.config import Config
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from sbh_pipelines.backup.contents.manifest import Component, Manifest
 from sbh_pipelines.backup.contents.manifests import read_component
 from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.files_step import files_unchanged
@@ -51,8 +52,8 @@ class Place:
         self.read.clear()
         return self.service.create_backup(ACME, ADMIN, kind)
 
-    def document(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        return read_component(self.repository(), manifest, "files")
+    def listed(self, manifest: Mapping[str, Any]) -> Component:
+        return read_component(self.repository(), Manifest(manifest), "files")
 
     def repository(self) -> Repository:
         opened = self.service._site.repository(self.service.tenant(ACME))
@@ -61,7 +62,7 @@ class Place:
 
     def unchanged_since(self, manifest: Mapping[str, Any]) -> bool:
         site = self.service._site
-        return files_unchanged(site, self.service.tenant(ACME), manifest["components"]["files"])
+        return files_unchanged(site, self.service.tenant(ACME), manifest["components"]["files"]["listing"])
 
     def check(self, manifest: Mapping[str, Any], wanted: Mapping[str, bytes]) -> None:
         assert self.service.validate_backup(manifest["id"], ACME, ADMIN, deep=True)["issues"] == []
@@ -214,7 +215,7 @@ def test_no_request_is_made_for_files_that_did_not_change(place: Place) -> None:
     again = place.backup()
     assert place.read == []
     assert (again["type"], again["stats"]["files_read"], again["stats"]["files_reused"]) == ("incremental", 0, 20)
-    assert place.document(again)["detail"] == place.document(full)["detail"]
+    assert place.listed(again).detail == place.listed(full).detail
     assert place.unchanged_since(again)
     for change in (lambda: place.put("7", b"8"), lambda: place.delete("7"), lambda: place.put("another", b"")):
         change()
@@ -383,9 +384,9 @@ def test_what_was_lost_of_a_file_is_read_again(directory: Directory) -> None:
     draft = made_by_hand(directory.service, full["id"])
     assert 0 < len(set(directory.read)) < len(wanted)
     assert draft.manifest is not None
-    directory.check(draft.manifest, wanted)
+    directory.check(draft.manifest.document, wanted)
 
-    listed = directory.document(full)["detail"]
+    listed = directory.listed(full).detail
     location = directory.repository().index.find(bytes.fromhex(listed[0]))
     assert location is not None
     (directory.application.repository(ACME) / "packs" / location.pack.hex()).unlink()
@@ -393,7 +394,7 @@ def test_what_was_lost_of_a_file_is_read_again(directory: Directory) -> None:
     draft = made_by_hand(directory.service, full["id"])
     assert set(directory.read) == set(wanted)
     assert draft.manifest is not None
-    directory.check(draft.manifest, wanted)
+    directory.check(draft.manifest.document, wanted)
 
 
 def test_a_parent_whose_document_is_gone(directory: Directory) -> None:

@@ -225,8 +225,8 @@ class Machine(RuleBasedStateMachine):
         self.seen["backups while transactions were prepared"] += bool(self.world.prepared)
         self.seen["tables read again"] += len(draft.reread)
         if draft.manifest is not None:
-            tables = draft.manifest["components"]["database"]["table_details"]
-            self.seen["tables with layers"] += sum(table["layers"] > 0 for table in tables)
+            tables = draft.manifest.components["database"].tables
+            self.seen["tables with layers"] += sum(table.layers > 0 for table in tables)
 
     @precondition(lambda self: len(self.backups) > 3)
     @rule(nth=NUMBER)

@@ -60,13 +60,13 @@ def _back_up(service: BackupService, *tenants: str, kind: str = "incremental") -
 
 def _tables(draft: Draft) -> dict[str, dict[str, Any]]:
     assert draft.manifest is not None
-    components = draft.manifest["components"]
+    components = draft.manifest.document["components"]
     return {t["table"]: t for name in ("database", "config") for t in components[name]["table_details"]}
 
 
 def _manifest(draft: Draft) -> dict[str, Any]:
     assert draft.manifest is not None
-    return dict(draft.manifest)
+    return dict(draft.manifest.document)
 
 
 def _restores(application: Application, service: BackupService, *tenants: str) -> None:

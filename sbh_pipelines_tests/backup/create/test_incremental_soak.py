@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from sbh_pipelines.backup.contents.layers import table_rows
-from sbh_pipelines.backup.contents.manifests import read_component
+from sbh_pipelines.backup.contents.manifest import WITH_TABLES
+from sbh_pipelines.backup.contents.manifests import read_component, read_manifest
 from sbh_pipelines.backup.contents.stored_table import read_table
 from sbh_pipelines.backup.create import drafts
 from sbh_pipelines.backup.create import table_delta as delta
@@ -127,20 +128,18 @@ class Soak:
             assert self.witness.at(draft.recovery_point, number) == self.witness.at(since, number), draft.recovery_point
 
     def _same(self, repository: Any, backup_id: Any, truth: dict[str, bytes]) -> int:
-        manifest = repository.manifest(backup_id)
-        summaries = [
-            s for name in ("database", "config") for s in read_component(repository, manifest, name)["table_details"]
-        ]
-        assert {s["table"] for s in summaries} == {f"public.{name}" for name in WITNESSED}
+        manifest = read_manifest(repository, backup_id)
+        summaries = [summary for name in WITH_TABLES for summary in read_component(repository, manifest, name).tables]
+        assert {summary.table for summary in summaries} == {f"public.{name}" for name in WITNESSED}
         for summary in summaries:
-            name = summary["table"].removeprefix("public.")
+            name = summary.table.removeprefix("public.")
             lines = sorted(b"".join(table_rows(repository, read_table(repository, summary))).splitlines(keepends=True))
             expected = truth[name].splitlines(keepends=True)
             lost, alien = set(expected) - set(lines), set(lines) - set(expected)
             assert lines == expected, (
                 f"{backup_id} {name}: lost {sorted(lost)[:5]}, too many {sorted(alien)[:5]}; {summary}"
             )
-        return sum(summary["layers"] > 0 for summary in summaries)
+        return sum(summary.layers > 0 for summary in summaries)
 
     def validate(self, few: int) -> None:
         service = BackupService(self.settings)

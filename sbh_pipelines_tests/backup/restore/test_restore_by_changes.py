@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from sbh_pipelines.backup.contents.manifests import read_component
+from sbh_pipelines.backup.contents.manifest import WITH_TABLES
+from sbh_pipelines.backup.contents.manifests import read_component, read_manifest
 from sbh_pipelines.backup.contents.stored_table import read_table
 from sbh_pipelines.backup.restore import row_compare as compare
 from sbh_pipelines.backup.restore.row_compare import Comparer
@@ -131,11 +132,11 @@ class Place:
         repository = site.repository(tenant)
         with restore_transaction(site.settings.database) as connection, closing(repository):
             repository.load_index()
-            manifest = repository.manifest(BackupId(backup_id))
+            manifest = read_manifest(repository, BackupId(backup_id))
             summaries = {
-                s["table"]: s
-                for c in ("database", "config")
-                for s in read_component(repository, manifest, c)["table_details"]
+                summary.table: summary
+                for name in WITH_TABLES
+                for summary in read_component(repository, manifest, name).tables
             }
             tenancy = load_map(connection, site.settings)
             headers = {name: read_table(repository, summary).header for name, summary in summaries.items()}
