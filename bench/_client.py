@@ -36,9 +36,9 @@ def main() -> None:
     request = json.loads(sys.argv[1])
     settings = _with(load_settings(request["settings"]), request.get("set", {}))
     received = _counting_connections()
-    service = BackupService(settings)
-    if "formula_files" in request:
-        _formula_files.install(service, request["formula_files"])
+    count = request.get("formula_files")
+    site = _formula_files.SiteWithFormulaFiles(settings, count) if count is not None else None
+    service = BackupService(settings, site=site)
     steps = _timed(service)
     imported = time.monotonic() - _BEGUN
     before = _memory()

@@ -8,7 +8,10 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
 
+from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import ObjectMissing
+from sbh_pipelines.model import Tenant, utc_now
+from sbh_pipelines.settings import Settings
 from sbh_pipelines.stores.base import ObjectInfo
 
 NAME_BYTES, ATTRIBUTE_BYTES = 900, 2000  # S3 allows 1024 and 2048
@@ -43,11 +46,15 @@ class FormulaFiles:
         return f"formula://{key}"
 
 
-def install(service: Any, count: int) -> None:
-    """Let a BackupService read these files instead of its bucket's."""
-    site = service._site
-    prefixed = site.files_store
-    site.files_store = lambda tenant: (FormulaFiles(count), prefixed(tenant)[1])
+class SiteWithFormulaFiles(Site):
+    """A site whose tenants have these files instead of their bucket's."""
+
+    def __init__(self, settings: Settings, count: int) -> None:
+        super().__init__(settings, utc_now)
+        self._files = FormulaFiles(count)
+
+    def files_store(self, tenant: Tenant) -> tuple[Any, str]:
+        return self._files, super().files_store(tenant)[1]
 
 
 def _text(seed: int, size: int) -> str:

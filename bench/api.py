@@ -26,8 +26,9 @@ import _common as common
 from _common import console
 
 from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.embedded.servers.stack import Stack
-from sbh_pipelines.model import BackupId, Tenant, parse_timestamp, timestamp
+from sbh_pipelines.model import BackupId, Tenant, parse_timestamp, timestamp, utc_now
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.security.tokens import open_tokens
 from sbh_pipelines.settings import load_settings
@@ -73,26 +74,26 @@ def main() -> None:
 
 def _make_backups(service: BackupService, tenants: Sequence[Tenant]) -> None:
     """What is missing of each tenant's 60."""
-    begun = monotonic()
+    begun, site = monotonic(), Site(service.settings, utc_now)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        have = dict(zip([t.id for t in tenants], pool.map(lambda t: _ids(service, t), tenants), strict=True))
+        have = dict(zip([t.id for t in tenants], pool.map(lambda t: _ids(site, t), tenants), strict=True))
         if without := [slug for slug, ids in have.items() if not ids]:
             failed = [draft.error for draft in service.create_backups(without, _USER) if draft.error]
             if failed:
                 raise SystemExit(f"{len(failed)} backups failed: {failed[0]}")
-        made = sum(pool.map(lambda t: _multiply(service, t), tenants))
+        made = sum(pool.map(lambda t: _multiply(site, t), tenants))
     if made:
         console.print(f"[dim]{made:,} backups made in {monotonic() - begun:.0f} s")
 
 
-def _ids(service: BackupService, tenant: Tenant) -> list[BackupId]:
-    store, prefix = service._site.backup_store(tenant)
+def _ids(site: Site, tenant: Tenant) -> list[BackupId]:
+    store, prefix = site.backup_store(tenant)
     return [BackupId(info.key.rsplit("/", 1)[1][:-5]) for info in store.list(f"{prefix}manifests/")]
 
 
-def _multiply(service: BackupService, tenant: Tenant) -> int:
+def _multiply(site: Site, tenant: Tenant) -> int:
     """Publish copies of the newest manifest, an hour apart, signed anew by the tenant's repository."""
-    repository = service._site.repository(tenant)
+    repository = site.repository(tenant)
     try:
         have = set(repository.manifest_ids())
         newest = repository.manifest(max(have))
@@ -178,11 +179,11 @@ def _at(ordered: Sequence[float], share: float) -> float:
 
 def _raw_list(service: BackupService, tenants: Sequence[Tenant], seconds: float) -> dict[str, Any]:
     """The one request to the store that nothing can save: which manifests are there now?"""
-    chance, spent, deadline = random.Random(1), [], monotonic() + seconds
+    site, chance, spent, deadline = Site(service.settings, utc_now), random.Random(1), [], monotonic() + seconds
     while monotonic() < deadline:
         tenant = chance.choice(tenants)
         begun = perf_counter()
-        if len(_ids(service, tenant)) < _BACKUPS:
+        if len(_ids(site, tenant)) < _BACKUPS:
             raise SystemExit(f"{tenant.id} has too few backups")
         spent.append(round(1000 * (perf_counter() - begun), 2))
     return _summary([{"ms": spent, "bytes": 0}])

@@ -28,6 +28,7 @@ from sbh_pipelines_tests.support.databases import fresh_database
 from sbh_pipelines_tests.support.fix_moto import ACCESS, make_buckets, s3_client
 from sbh_pipelines_tests.support.iam import FOLDER, Policy
 from sbh_pipelines_tests.support.recording_proxy import Proxy, recording
+from sbh_pipelines_tests.support.site import site_of
 
 EU = "eu-west-1"
 OTHER = UserContext("another", "*", Role.ADMIN)
@@ -111,7 +112,7 @@ def test_a_writer_needs_no_delete(site: Site, tmp_path: Path) -> None:
         service.create_platform_backup(ADMIN)
         latest = service.list_backups(ACME, ADMIN)[0]["id"]
         service.pin_backup(latest, ACME, ADMIN, "because")
-        large = site.service()._site.backup_store(site.application.tenant())
+        large = site_of(site.service()).backup_store(site.application.tenant())
         large[0].put(large[1] + "in-parts", b"x" * (17 << 20))  # packs of the default size go up in parts
     assert {asked.action for asked in policy.refused} <= {"s3:DeleteObject"}
     assert policy.allowed_actions - policy.used == _UNTRIED["writer"]
@@ -130,7 +131,7 @@ def test_a_reader_reads_and_records_that_it_did(site: Site, tmp_path: Path) -> N
         service.list_restores(ACME, ADMIN)
     assert policy.refused == []
     assert policy.used == policy.allowed_actions
-    store, prefix = site.service()._site.backup_store(site.application.tenant())
+    store, prefix = site_of(site.service()).backup_store(site.application.tenant())
     with site.acting_as("reader"), pytest.raises(StoreDenied):
         store.put(prefix + "manifests/forged.json", b"{}")
 
@@ -148,7 +149,7 @@ def test_the_api_launches_pins_and_asks_for_approval(site: Site) -> None:
         service.audit_events(ADMIN, ACME)
         assert policy.refused == []
         assert policy.used == policy.allowed_actions
-        store, prefix = service._site.backup_store(site.application.tenant())
+        store, prefix = site_of(service).backup_store(site.application.tenant())
         with pytest.raises(StoreDenied):
             store.put(prefix + "packs/forged", b"")
         with pytest.raises(StoreDenied):
@@ -165,7 +166,7 @@ def test_a_restorer_writes_files_and_deletes_no_backup(site: Site) -> None:
         kept = {e["Key"] for e in s3.list_objects_v2(Bucket=site.bucket, Prefix=f"files/{ACME}/")["Contents"]}
         assert f"files/{ACME}/stranger" not in kept
         assert f"files/{ACME}/odd//name" in kept
-        store, prefix = service._site.backup_store(site.application.tenant())
+        store, prefix = site_of(service).backup_store(site.application.tenant())
         assert policy.refused == []
         with pytest.raises(StoreDenied):
             store.delete([prefix + f"manifests/{latest}.json"])
@@ -196,7 +197,7 @@ def test_who_releases_holds_is_not_who_removes(site: Site) -> None:
         assert service.list_holds(ACME, ADMIN) == []
         assert policy.refused == []
         assert policy.used == policy.allowed_actions
-        store, prefix = service._site.backup_store(site.application.tenant())
+        store, prefix = site_of(service).backup_store(site.application.tenant())
         with pytest.raises(StoreDenied):
             store.delete([prefix + f"manifests/{pin['backup_id']}.json"])
 
@@ -225,8 +226,8 @@ def test_a_doctor_sees_how_the_bucket_is_set_up(site: Site) -> None:
         store = open_s3(site.bucket, EU, endpoint_url=site.proxy.url, retries=0, **ACCESS)
         next(store.list("_doctor/"), None)
         _write(report, store, site.bucket)
-        wrapped = service._site.keys.wrap(b"k" * 32, "sbh-doctor", EU)
-        service._site.keys.unwrap(wrapped, "sbh-doctor", EU)
+        wrapped = site_of(service).keys.wrap(b"k" * 32, "sbh-doctor", EU)
+        site_of(service).keys.unwrap(wrapped, "sbh-doctor", EU)
     assert policy.refused == []
     assert policy.used == policy.allowed_actions
     assert not any("not readable" in finding.detail for finding in report.findings)

@@ -9,6 +9,8 @@ from typing import Any
 
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.errors import StoreUnavailable
+from sbh_pipelines.model import Clock, utc_now
+from sbh_pipelines_tests.support.site import with_stores
 
 WRITES = frozenset({"put", "create", "replace", "put_stream", "delete"})
 READS = frozenset({"get", "get_range", "get_ranges", "get_with_etag", "head", "list", "stream"})
@@ -39,13 +41,13 @@ class Wrapped:
 
 
 def wrap(
-    service: BackupService, before: Callable[[str, str], None], after: Callable[[str, str], None]
+    service: BackupService,
+    before: Callable[[str, str], None],
+    after: Callable[[str, str], None],
+    clock: Clock = utc_now,
 ) -> BackupService:
-    """The service, with every store it opens from now on wrapped."""
-    site = service._site
-    opened = site._open
-    site._open = lambda place: Wrapped(opened(place), before, after)  # type: ignore[method-assign, assignment, return-value]
-    return service
+    """A service over the settings of this one, every store of it wrapped."""
+    return with_stores(service, lambda store, _: Wrapped(store, before, after), clock)
 
 
 def nothing(verb: str, key: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from sbh_pipelines.backup.contents.manifests import ManifestCache, read_manifests
 from sbh_pipelines.backup.create.status import backup_status
 from sbh_pipelines.backup.service.gate import Access
+from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import InvalidId, SbhError, SourceError, UnknownBackup
 from sbh_pipelines.model import BackupId, Clock, Tenant, TenantId, utc_now
 from sbh_pipelines.repository import lease as leases
@@ -38,8 +39,8 @@ class _Directory:
 class Reading(Access):
     """Inherited by BackupService."""
 
-    def __init__(self, settings: Settings, *, clock: Clock = utc_now) -> None:
-        super().__init__(settings, clock=clock)
+    def __init__(self, settings: Settings, *, clock: Clock = utc_now, site: Site | None = None) -> None:
+        super().__init__(settings, clock=clock, site=site)
         self.manifest_cache = ManifestCache(settings.api.cache_mib << 20)
         self._tenant_age_s = 0.0
         self._directory: _Directory | None = None

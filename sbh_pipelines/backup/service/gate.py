@@ -18,9 +18,10 @@ from sbh_pipelines.settings import Settings
 class Access:
     """Settings, what they lead to, and who may touch it."""
 
-    def __init__(self, settings: Settings, *, clock: Clock = utc_now) -> None:
+    def __init__(self, settings: Settings, *, clock: Clock = utc_now, site: Site | None = None) -> None:
+        """`site`: what the service works with, where a caller has one already; it is over `settings` then."""
         self.settings = settings
-        self._site = Site(settings, clock)
+        self._site = site or Site(settings, clock)
         self._shop = OpenDrafts(self._site)
 
     def tenants(self) -> list[Tenant]:

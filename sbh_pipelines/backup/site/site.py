@@ -13,7 +13,7 @@ from sbh_pipelines.repository.catalog.catalog import Catalog, open_catalog
 from sbh_pipelines.repository.catalog.erased import refuse_erased
 from sbh_pipelines.repository.repository import Repository, open_repository
 from sbh_pipelines.security.keys import KeyProvider, open_key_provider
-from sbh_pipelines.settings import Settings
+from sbh_pipelines.settings import Settings, StorageSettings
 from sbh_pipelines.settings.locality import require_tls
 from sbh_pipelines.stores.base import FileStore
 from sbh_pipelines.stores.object_store import Store
@@ -21,12 +21,16 @@ from sbh_pipelines.stores.open_store import open_object_lock, open_purger, open_
 from sbh_pipelines.stores.purge import Purger
 from sbh_pipelines.stores.s3_client import BucketVersions
 
+StoreOpener = Callable[[StorageSettings, Place], Store]
+
 
 class Site:
     """Opens stores and repositories by tenant; stores are shared. Thread-safe."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock, *, opener: StoreOpener = open_store) -> None:
+        """`opener` opens a store at the first use of its place."""
         self.settings, self.clock = settings, clock
+        self._opener = opener
         self._lock = threading.Lock()
         self._stores: dict[tuple[str, str, bool], Store] = {}
         self._binding = StoreBinding(settings, self._store)
@@ -48,7 +52,7 @@ class Site:
         with self._lock:
             known = self._stores.get(name)
             if known is None:
-                known = self._stores[name] = open_store(self.settings.storage, place)
+                known = self._stores[name] = self._opener(self.settings.storage, place)
         return known
 
     def backup_store(self, tenant: Tenant) -> tuple[FileStore, str]:

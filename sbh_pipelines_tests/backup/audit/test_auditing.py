@@ -30,6 +30,7 @@ from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.stores.test_stores import secret as s3_secret
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.support.fault_stores import WRITES, Killed, nothing, wrap
+from sbh_pipelines_tests.support.site import site_of
 
 # Every public call: the events that it leaves (in the tenant's trail, or the platform's), or why it leaves none.
 BATCH = "a step of a batch: backup.created at the commit, backup.failed, backup.checked are recorded by what it does"
@@ -124,7 +125,7 @@ def test_every_public_call_has_its_events_or_a_reason_for_none() -> None:
 
 def trail(service: BackupService, tenant: str = ACME) -> Trail:
     chain = Tenant(TenantId(PLATFORM), "", "eu-west-1", "") if tenant == PLATFORM else service.tenant(tenant)
-    return service._site.trails.of(chain)
+    return site_of(service).trails.of(chain)
 
 
 def events(service: BackupService, tenant: str = ACME) -> list[dict[str, Any]]:
@@ -420,7 +421,7 @@ def test_a_process_killed_between_the_commit_and_its_event(application: Applicat
                 begun.append(1)
 
         with pytest.raises(Killed):
-            wrap(application.service(clock=lambda: now[0]), die, nothing).create_backup(ACME, ADMIN, "incremental")
+            wrap(application.service(), die, nothing, clock=lambda: now[0]).create_backup(ACME, ADMIN, "incremental")
         now[0] += timedelta(minutes=5)  # its lease is over
         found = sound.verify_audit(ADMIN, ACME)
         assert len(found["unrecorded"]) == (1 if nth == 0 else 0)
@@ -485,7 +486,7 @@ def test_the_trail_of_a_tenant_that_is_gone_is_still_read(application: Applicati
     """Its row and its backups are gone; the heads beside the catalog tell where it lies. A name that never was is unknown."""
     service = application.service()
     service.create_backup(ACME, ADMIN)
-    service._site.track(service.tenant(ACME), "tenant.erased", "ann", {})
+    site_of(service).track(service.tenant(ACME), "tenant.erased", "ann", {})
     for table in ("items", "projects", "notes", "tenants"):
         application.database.run(f"TRUNCATE {table} CASCADE")
     for file in (application.repository(ACME) / "manifests").iterdir():
@@ -612,8 +613,8 @@ def test_events_are_put_under_object_lock_when_the_settings_say_so(
     own = f"t{datetime.now(UTC):%H%M%S%f}/"
     storage |= {"prefix": own + "{tenant}/", "catalog_prefix": own + "_catalog/", "allow_http": True}
     service = application.service(storage=storage, audit={"object_lock_days": 2, "object_lock_mode": "governance"})
-    service._site.track(service.tenant(ACME), "thing.done", "ann", {})
-    service._site.track(Tenant(TenantId(PLATFORM), "", "eu-west-1", ""), "thing.done", "ann", {})
+    site_of(service).track(service.tenant(ACME), "thing.done", "ann", {})
+    site_of(service).track(Tenant(TenantId(PLATFORM), "", "eu-west-1", ""), "thing.done", "ann", {})
     client = boto3.client(
         "s3",
         region_name="eu-west-1",

@@ -7,7 +7,9 @@ import pytest
 
 from sbh_pipelines.backup.audit.compliance import Tally
 from sbh_pipelines.cli.show.compliance import CONTROLS, controls, markdown
+from sbh_pipelines.model import utc_now
 from sbh_pipelines_tests.support.application import ACME, ADMIN, Application
+from sbh_pipelines_tests.support.site import site_of
 
 APRIL, MAY = datetime(2026, 4, 1, tzinfo=UTC), datetime(2026, 5, 1, tzinfo=UTC)
 
@@ -76,8 +78,10 @@ def test_drills_give_the_worst_time_and_how_often_it_was_missed() -> None:
 def test_a_report_says_what_is_not_known_and_ends_no_table(application: Application) -> None:
     """Also for tenants that were never backed up; and a user's name is no markup."""
     service = application.service()
-    service._site.track(service.tenant(ACME), "restore.completed", "eve|`<b>`", {"restore_id": "r", "backup_id": "b"})
-    now = service._site.clock()
+    site_of(service).track(
+        service.tenant(ACME), "restore.completed", "eve|`<b>`", {"restore_id": "r", "backup_id": "b"}
+    )
+    now = utc_now()
     report = service.compliance_report(ADMIN, now - timedelta(days=1), now + timedelta(days=1))
     assert [line["tenant_id"] for line in report["tenants"]] == ["acme", "bolt"]
     said = {control["subject"]: control["evidence"] for control in controls(report)}
@@ -96,7 +100,7 @@ def test_a_broken_trail_is_named(application: Application) -> None:
     service = application.service()
     service.create_backup(ACME, ADMIN)
     (application.repository(ACME) / "audit" / "000000000001.jsonl").unlink()
-    now = service._site.clock()
+    now = utc_now()
     report = service.compliance_report(ADMIN, now - timedelta(days=1), now + timedelta(days=1))
     assert report["totals"]["trails_broken"] == [ACME]
     assert "broken: acme" in next(c["evidence"] for c in controls(report) if c["subject"] == "The trail is whole")

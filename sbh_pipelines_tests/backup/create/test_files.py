@@ -13,6 +13,7 @@ from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.errors import SourceChanged
 from sbh_pipelines_tests.support.application import ACME, ADMIN, Application
 from sbh_pipelines_tests.support.fault_stores import nothing, wrap
+from sbh_pipelines_tests.support.site import with_stores
 
 # In the order of bytes `end-1` comes before `end/`: a list sorted by the names that a listing makes up would be wrong.
 STRICT_NAMES = ("end-1", "end/", "end0", "a//b", "a/./b", "tab\there", "both", "both/", "plain", "%2F", "é", "e\u0301")
@@ -117,12 +118,9 @@ def test_a_file_that_is_written_while_it_is_read(application: Application) -> No
     old, new = b"old " * 4_000_000, b"new " * 4_000_000
     application.write_file(ACME, "big", old)
     file = application.bucket / "files" / ACME / "big"
-    service = application.service()
-    site, written = service._site, [False]
-    opened = site._open
+    written = [False]
 
-    def open_slowly(place: Any) -> Any:
-        store = opened(place)
+    def slow(store: Any, _: Any) -> Any:
         stream = store._open
 
         def interrupted(key: str, version: Any, if_match: Any) -> Any:
@@ -137,11 +135,10 @@ def test_a_file_that_is_written_while_it_is_read(application: Application) -> No
 
             return attributes, torn()
 
-        store._open = interrupted  # type: ignore[method-assign]
+        store._open = interrupted
         return store
 
-    site._open = open_slowly  # type: ignore[method-assign]
-    backup = service.create_backup(ACME, ADMIN)["id"]
+    backup = with_stores(application.service(), slow).create_backup(ACME, ADMIN)["id"]
     assert written[0]
     file.unlink()
     application.service().restore_backup(backup, ACME, ADMIN)

@@ -28,6 +28,7 @@ from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines_tests.support.application import ACME, ADMIN, Application
 from sbh_pipelines_tests.support.databases import Database, fresh_database
 from sbh_pipelines_tests.support.fault_stores import nothing, wrap
+from sbh_pipelines_tests.support.site import site_of
 
 Change = Callable[["Place"], Any]
 
@@ -56,12 +57,12 @@ class Place:
         return read_component(self.repository(), Manifest(manifest), "files")
 
     def repository(self) -> Repository:
-        opened = self.service._site.repository(self.service.tenant(ACME))
+        opened = site_of(self.service).repository(self.service.tenant(ACME))
         opened.load_index()
         return opened
 
     def unchanged_since(self, manifest: Mapping[str, Any]) -> bool:
-        site = self.service._site
+        site = site_of(self.service)
         return files_unchanged(site, self.service.tenant(ACME), manifest["components"]["files"]["listing"])
 
     def check(self, manifest: Mapping[str, Any], wanted: Mapping[str, bytes]) -> None:
@@ -328,11 +329,13 @@ def test_a_file_written_again_at_once_is_noticed(directory: Directory) -> None:
     soon = file.stat().st_mtime_ns + 3_600_000_000_000  # no later than the listing: as good as the same tick
     os.utime(file, ns=(soon, soon))
     full = directory.backup("full")
-    etag = directory.service._site.files_store(directory.service.tenant(ACME))[0].head(f"files/{ACME}/log").etag
+    etag = site_of(directory.service).files_store(directory.service.tenant(ACME))[0].head(f"files/{ACME}/log").etag
     assert full["components"]["files"]["listing"] is None
     file.write_bytes(b"later")
     os.utime(file, ns=(soon, soon))
-    assert directory.service._site.files_store(directory.service.tenant(ACME))[0].head(f"files/{ACME}/log").etag == etag
+    assert (
+        site_of(directory.service).files_store(directory.service.tenant(ACME))[0].head(f"files/{ACME}/log").etag == etag
+    )
     assert not directory.unchanged_since(full)
     manifest = directory.backup()
     wanted = directory.files()

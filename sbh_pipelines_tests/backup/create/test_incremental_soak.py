@@ -30,6 +30,7 @@ from sbh_pipelines.model import RecoveryPoint, Tenant, TenantId
 from sbh_pipelines_tests.support.application import ADMIN, Application
 from sbh_pipelines_tests.support.incremental.soak import LIKES, SCHEMA, TENANTS, WITNESSED, Witness, Writers, state_of
 from sbh_pipelines_tests.support.own_server import OwnServer, own_server
+from sbh_pipelines_tests.support.site import site_of
 
 SECONDS = float(os.environ.get("TEST_SOAK_S", "0"))
 FIRST_SEED = int(os.environ.get("TEST_SOAK_SEED", "1"))
@@ -114,7 +115,9 @@ class Soak:
         service = BackupService(self.settings)
         layers = 0
         for slug in NUMBERS:
-            repository = service._site.repository(Tenant(TenantId(slug), str(NUMBERS[slug]), "eu-west-1", "critical"))
+            repository = site_of(service).repository(
+                Tenant(TenantId(slug), str(NUMBERS[slug]), "eu-west-1", "critical")
+            )
             with closing(repository):
                 repository.load_index()
                 for (tenant, backup_id), point in self.made.items():

@@ -9,6 +9,7 @@ from sbh_pipelines.model import Progress, utc_now
 from sbh_pipelines.repository import lease
 from sbh_pipelines_tests.support.application import ACME, ADMIN, Application
 from sbh_pipelines_tests.support.fault_stores import nothing, wrap
+from sbh_pipelines_tests.support.site import site_of
 
 MINUTE = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 
@@ -34,7 +35,7 @@ def test_a_backup_that_begins_while_another_ends_overwrites_nothing(application:
             made.append("")
             made[0] = other.create_backup(ACME, ADMIN)["id"]
 
-    slower = wrap(application.service(clock=lambda: MINUTE), meanwhile, nothing)
+    slower = wrap(other, meanwhile, nothing, clock=lambda: MINUTE)
     made.append(slower.create_backup(ACME, ADMIN)["id"])
     assert made == ["backup_20260501_1200", "backup_20260501_1200_02"]
     for backup in made:
@@ -71,7 +72,7 @@ def test_a_restore_that_was_asleep_does_not_write(application: Application, step
     backup = service.create_backup(ACME, ADMIN)["id"]
     application.wreck(ACME)
     wrecked = application.state(ACME)
-    store, prefix = service._site.backup_store(service.tenant(ACME))
+    store, prefix = site_of(service).backup_store(service.tenant(ACME))
     taken: list[lease.Lease] = []
 
     def sleep(notice: Progress) -> None:

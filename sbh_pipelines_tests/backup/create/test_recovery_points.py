@@ -14,6 +14,7 @@ from sbh_pipelines.model import BackupId, RecoveryPoint, TenantId, utc_now
 from sbh_pipelines.repository.catalog.records import TenantRecord
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
+from sbh_pipelines_tests.support.site import site_of
 
 REGION = "eu-west-1"
 
@@ -29,7 +30,7 @@ def later(point: RecoveryPoint, year: str = "2099") -> RecoveryPoint:
 
 def record(service: BackupService, backup: BackupId, point: RecoveryPoint, tenant: str = ACME) -> None:
     """A tick finds the tenant unchanged since `backup`."""
-    service._site.catalog(REGION).record([], {TenantId(tenant): backup}, point)
+    site_of(service).catalog(REGION).record([], {TenantId(tenant): backup}, point)
 
 
 def forget(application: Application, backup: BackupId) -> None:
@@ -72,7 +73,7 @@ def test_a_newer_backup_that_the_catalog_has_not_heard_of_counts(application: Ap
     service = application.service()
     first, point = backed_up(service)
     second, newer = backed_up(service)
-    service._site.catalog(REGION).record([TenantRecord(TenantId(ACME), first, later(point, "2001"), None)])
+    site_of(service).catalog(REGION).record([TenantRecord(TenantId(ACME), first, later(point, "2001"), None)])
     _remove_catalog_objects(application, keep=1)
     found = service.latest_recovery_point(ACME, ADMIN)
     assert (found["backup_id"], found["recovery_point"]["time"]) == (second, newer.time)
@@ -137,7 +138,7 @@ def test_for_all_tenants_the_requests_are_one_listing_each(application: Applicat
     backups = {tenant: backed_up(service, tenant) for tenant in (ACME, BOLT)}
     for tenant, (backup, point) in backups.items():
         record(service, backup, later(point), tenant)
-    service._site.catalog(REGION).compact()
+    site_of(service).catalog(REGION).compact()
     other = application.service()
     found = other.recovery_points([], ADMIN)
     assert [p["recorded_as"] for p in found.points] == ["unchanged", "unchanged"]
@@ -158,10 +159,10 @@ def test_regions_are_apart(application: Application) -> None:
     """A record in one region's catalog says nothing of tenants in another; a region that is not allowed has none."""
     service = application.service()
     backup, point = backed_up(service)
-    service._site.catalog("us-east-1").record([], {TenantId(ACME): backup}, later(point))
+    site_of(service).catalog("us-east-1").record([], {TenantId(ACME): backup}, later(point))
     assert service.latest_recovery_point(ACME, ADMIN)["recorded_as"] == "backup"
     with pytest.raises(ResidencyError):
-        service._site.catalog("ap-south-1")
+        site_of(service).catalog("ap-south-1")
     elsewhere = application.service(storage={"regions": ["us-east-1"]})
     found = elsewhere.recovery_points([], ADMIN)
     assert [p["backup_id"] for p in found.points] == [None, None]
@@ -175,7 +176,7 @@ def test_the_command_line_shows_it(
     backup, point = backed_up(sample_service, "tenant-5")
     moment = replace(point, time=utc_now().strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
     region = sample_service.tenant("tenant-5").region
-    sample_service._site.catalog(region).record([], {TenantId("tenant-5"): backup}, moment)
+    site_of(sample_service).catalog(region).record([], {TenantId("tenant-5"): backup}, moment)
     capsys.readouterr()
     assert main(["backup", "list", "tenant-5"]) == 0
     assert f"unchanged since {backup} as of {moment.time[:10]}" in capsys.readouterr().out

@@ -21,6 +21,7 @@ from sbh_pipelines.repository.catalog.records import TenantRecord
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.support.kms_proxy import kms_proxy
+from sbh_pipelines_tests.support.site import site_of
 
 SPECIFIED = {"backup_service", *CHECKS}
 FRESH = {"health": {"refresh_s": 0, "size_floor_rows": 10}}
@@ -221,11 +222,11 @@ def test_a_run_that_found_the_tenant_unchanged_is_a_recovery_point(
     point = RecoveryPoint.from_dict(manifest["recovery_point"])
     after = (utc_now() + timedelta(minutes=60)).isoformat()
     unchanged = RecoveryPoint(**{**manifest["recovery_point"], "time": after})
-    service._site.catalog("eu-west-1").record([], {TenantId(ACME): BackupId(manifest["id"])}, unchanged)
+    site_of(service).catalog("eu-west-1").record([], {TenantId(ACME): BackupId(manifest["id"])}, unchanged)
     assert healthy(later(minutes=80))
     # A record that names a backup older than the newest that is there says nothing.
     old = TenantRecord(TenantId(ACME), BackupId("backup_20200101_0000"), RecoveryPoint(**{**manifest["recovery_point"], "time": (utc_now() + timedelta(minutes=90)).isoformat()}), None)  # fmt: skip
-    service._site.catalog("eu-west-1").record([old])
+    site_of(service).catalog("eu-west-1").record([old])
     assert not healthy(later(minutes=120))
     assert datetime.fromisoformat(point.time.replace("Z", "+00:00")) < utc_now()
 
@@ -263,7 +264,7 @@ def test_a_drill_that_failed_and_drills_that_are_overdue(
     assert "drills_passed" not in wrong(later(days=9).check_backup_health(ADMIN))
     overdue = later(days=11).check_backup_health(ADMIN)
     assert "drill_overdue" in {issue["kind"] for issue in overdue["issues"]}
-    with_repository = service._site.repository(application.tenant())
+    with_repository = site_of(service).repository(application.tenant())
     error = {"code": "SBH-705", "what": "A drill failed", "on": ACME, "why": "rows differ", "remedy": "look"}
     for name, status in (("drill_20260101_000000_aaaaaa", "passed"), ("drill_20260102_000000_aaaaaa", "failed")):
         record = {"drill_id": name, "tenant_id": ACME, "status": status, "scenarios": [], "issues": []}
@@ -386,7 +387,7 @@ def test_old_manifests_without_a_duration_are_left_out_of_the_mean(
     """As an earlier release wrote them, signed."""
     first = service.backup_metrics(ADMIN, ACME)["backup_duration_avg"]
     assert 0 < first < 60
-    repository = service._site.repository(application.tenant())
+    repository = site_of(service).repository(application.tenant())
     manifest = repository.manifest(repository.manifest_ids()[0])
     assert manifest["duration_s"] == pytest.approx(first, abs=0.001)
     old = {k: v for k, v in manifest.items() if k not in ("duration_s", "checksum", "signature")}

@@ -32,6 +32,7 @@ from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.backup.create.test_crash import Clock, Death, Killed, struck
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.support.kms_proxy import KmsProxy, kms_proxy
+from sbh_pipelines_tests.support.site import site_of
 from sbh_pipelines_tests.support.store_time import store_time
 
 REGION = "eu-west-1"
@@ -61,7 +62,7 @@ def left(application: Application, tenant: str = ACME) -> list[str]:
 def records(application: Application) -> str:
     """What the catalogs say, opened."""
     made = application.service()
-    return repr([made._site.catalog(region).read() for region in made.settings.storage.regions])
+    return repr([site_of(made).catalog(region).read() for region in made.settings.storage.regions])
 
 
 # in a directory
@@ -197,7 +198,7 @@ def test_a_hold_that_comes_while_the_intent_is_written_counts(
     made = application.service(clock=clock)
     backup = made.create_backup(ACME, ADMIN)["id"]
     write, other = erasing.write_erased, application.service(clock=clock)
-    repository = other._site.repository(application.tenant())
+    repository = site_of(other).repository(application.tenant())
     placed = []
 
     def late(*arguments: Any) -> None:
@@ -457,7 +458,7 @@ def test_no_version_of_anything_opens(versioned: Bucket, own_key: bool) -> None:
     assert certificate["destroyed"]["versions"] >= len([key for key, _ in before if "/audit/" not in key])
     assert certificate["destroyed"]["versions"] > certificate["destroyed"]["objects"] > 0
     catalog = versioned.versions(f"{versioned.mark}-catalog/{REGION}/records/")
-    assert ACME not in repr(versioned.service(template)._site.catalog(REGION).read())
+    assert ACME not in repr(site_of(versioned.service(template)).catalog(REGION).read())
     assert len(catalog) <= 1
     if own_key:
         assert opened(versioned, before) == 0
@@ -499,7 +500,7 @@ def test_a_directory_of_many_versions_is_emptied(versioned: Bucket) -> None:
     new_key(versioned, alias)
     made = versioned.service(alias)
     made.create_backup(ACME, ADMIN)
-    store, prefix = made._site.backup_store(versioned.application.tenant())
+    store, prefix = site_of(made).backup_store(versioned.application.tenant())
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(16) as pool:

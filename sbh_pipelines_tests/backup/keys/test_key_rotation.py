@@ -34,6 +34,7 @@ from sbh_pipelines.stores.local import open_local
 from sbh_pipelines_tests.backup.create.test_crash import Clock, Death, Killed, struck
 from sbh_pipelines_tests.backup.retain.test_prune import DAY, KEEP_ALL, SMALL, change, check, history, restores
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application, State
+from sbh_pipelines_tests.support.site import site_of
 from sbh_pipelines_tests.support.store_time import store_time
 
 NEW_DATA_KEY = {"new_data_key": True}
@@ -121,8 +122,9 @@ def test_everybodys_keys_are_wrapped_anew(application: Application, clock: Clock
     alone = service(application, clock, key_file=new)
     assert not {state["tenant_id"] for state in alone.key_status(ADMIN) if state["error"]}
     assert alone.validate_backup(backups[ACME], ACME, ADMIN, deep=True)["issues"] == []
-    assert alone._site.catalog("eu-west-1").read()
-    assert alone._site.catalog("eu-west-1").damages == []
+    catalog = site_of(alone).catalog("eu-west-1")
+    assert catalog.read()
+    assert catalog.damages == []
 
 
 def test_one_that_fails_fails_alone(application: Application, clock: Clock) -> None:

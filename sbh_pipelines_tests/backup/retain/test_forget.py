@@ -37,6 +37,7 @@ from sbh_pipelines.settings import Settings
 from sbh_pipelines_tests.cli.conftest import Sbh
 from sbh_pipelines_tests.cli.conftest import sbh as sbh
 from sbh_pipelines_tests.support.fault_stores import DiesAtWrite, Killed, Wrapped, nothing
+from sbh_pipelines_tests.support.site import site_with_stores, site_of
 
 ACME = Tenant(TenantId("acme"), "1", "eu-west-1", "critical")
 BOLT = Tenant(TenantId("bolt"), "2", "eu-west-1", "critical")
@@ -71,10 +72,7 @@ class Shelf:
 
     def another(self, before: Call = nothing, after: Call = nothing) -> Site:
         """A site of another process, its store's calls watched."""
-        site = Site(self.settings, lambda: self.now)
-        opened = site._open
-        site._open = lambda place: Wrapped(opened(place), before, after)  # type: ignore[method-assign, assignment, return-value]
-        return site
+        return site_with_stores(self.settings, lambda: self.now, lambda store, _: Wrapped(store, before, after))
 
     def repository(self, tenant: Tenant = ACME) -> Repository:
         return self.site.repository(tenant, create=True)
@@ -694,7 +692,7 @@ def test_only_admins_of_the_tenant_forget_and_hold(shelf: Shelf) -> None:
 def test_the_commands(sbh: Sbh, settings_file: Path, sample_service: BackupService) -> None:
     """Pin, hold, forget, release on a real S3 server, as tables and as JSON."""
     slug = "tenant-5"
-    repository = sample_service._site.repository(sample_service.tenant(slug), create=True)
+    repository = site_of(sample_service).repository(sample_service.tenant(slug), create=True)
     made = [BackupId.at(START + n * timedelta(minutes=1)) for n in range(5)]
     for n, backup_id in enumerate(made):
         manifest = {"id": backup_id, "tenant_id": slug, "type": "incremental" if n else "full", "format_version": 1}

@@ -12,6 +12,7 @@ import pytest
 from sbh_pipelines.backup import approvals
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import (
     AccessDenied,
     ApprovalNeeded,
@@ -26,6 +27,7 @@ from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.settings import ApprovalSettings
 from sbh_pipelines_tests.support.application import ACME, BOLT, Application
+from sbh_pipelines_tests.support.site import site_of
 
 ANN, BOB, CAT = (UserContext(name, "*", Role.ADMIN) for name in ("ann", "bob", "cat"))
 OPERATOR = UserContext("olga", ACME, Role.OPERATOR)
@@ -71,13 +73,13 @@ def restore(
 def events(service: BackupService, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, Any]]:
     """What is put on record from here on."""
     told: list[tuple[str, str, Any]] = []
-    track = service._site.track
+    track = Site.track
 
-    def track_too(tenant: Any, event: str, user_id: str, props: Any, *more: Any) -> None:
+    def track_too(site: Site, tenant: Any, event: str, user_id: str, props: Any, *more: Any) -> None:
         told.append((event, user_id, props))
-        track(tenant, event, user_id, props, *more)
+        track(site, tenant, event, user_id, props, *more)
 
-    monkeypatch.setattr(service._site, "track", track_too)
+    monkeypatch.setattr(Site, "track", track_too)
     return told
 
 
@@ -248,7 +250,7 @@ def test_a_process_that_dies_between_two_writes(service: BackupService, monkeypa
     class Killed(BaseException):
         pass
 
-    real = service._site.backup_store(service.tenant(ACME))[0]
+    real = site_of(service).backup_store(service.tenant(ACME))[0]
     kind = type(real)
     create = kind.create
     armed: list[tuple[str, str]] = []
@@ -331,7 +333,7 @@ def test_breaking_the_glass(service: BackupService, application: Application, mo
     def unwritable(*_: Any, **__: Any) -> None:
         raise StoreUnavailable("no trail")
 
-    monkeypatch.setattr(service._site, "track", unwritable)
+    monkeypatch.setattr(Site, "track", unwritable)
     with pytest.raises(StoreUnavailable):
         restore(service, None, break_glass="fire")
 
@@ -352,7 +354,7 @@ def test_undoing_needs_one_as_well(service: BackupService, application: Applicat
         restore(service, approval)
     with pytest.raises(ApprovalNeeded, match="another backup"):
         service.undo_restore(done[0], ACME, ANN, approval_id=approval)
-    store, prefix = service._site.backup_store(service.tenant(ACME))
+    store, prefix = site_of(service).backup_store(service.tenant(ACME))
     key = prefix + Keys.restore(RestoreId(done[1]))
     true = store.get(key)
     for changed in (

@@ -8,8 +8,10 @@ import pytest
 from sbh_pipelines.backup.contents.manifests import ManifestCache
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.errors import CorruptObject, LeaseHeld
+from sbh_pipelines.model import utc_now
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
+from sbh_pipelines_tests.support.site import site_of
 
 
 @pytest.fixture
@@ -113,8 +115,8 @@ def test_two_that_launch_at_once_come_one_after_the_other(service: BackupService
         thread.join()
     assert most == 1
     assert service.writer_at_work(tenant) is None
-    store, prefix = service._site.backup_store(tenant)
-    held = leases.acquire(store, prefix, leases.new_owner("x"), "x", 60, service._site.clock)
+    store, prefix = site_of(service).backup_store(tenant)
+    held = leases.acquire(store, prefix, leases.new_owner("x"), "x", 60, utc_now)
     assert (service.writer_at_work(tenant) or {})["purpose"] == "x"
     held.release()
 

@@ -16,6 +16,7 @@ from sbh_pipelines.errors import SbhError
 from sbh_pipelines.security.keys import open_key_provider
 from sbh_pipelines.settings import Settings, load_settings
 from sbh_pipelines_tests.support.application import ADMIN, Application
+from sbh_pipelines_tests.support.site import site_of
 
 KEY_FILE = base64.b64encode(b"k" * 32).decode()
 SECRETS = {
@@ -80,7 +81,7 @@ def test_settings_show_stars(secretive: Settings) -> None:
 
 def test_what_is_made_of_settings_shows_nothing(secretive: Settings) -> None:
     service = BackupService(secretive)
-    site = service._site
+    site = site_of(service)
     innocent(*texts(service), *texts(site), *texts(site.keys), *texts(open_key_provider(secretive)))
     tenant = Application.tenant()
     for store, _ in (site.backup_store(tenant), site.files_store(tenant)):
@@ -123,7 +124,7 @@ def test_errors_of_the_store(
     caplog.set_level(logging.INFO)
 
     def call() -> None:
-        store, prefix = BackupService(spoil(secretive))._site.backup_store(Application.tenant())
+        store, prefix = site_of(BackupService(spoil(secretive))).backup_store(Application.tenant())
         if verb == "get":
             store.get(prefix + "x")
         elif verb == "list":

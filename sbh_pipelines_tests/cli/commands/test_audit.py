@@ -11,6 +11,7 @@ from sbh_pipelines.model import Tenant
 from sbh_pipelines.repository.trail.event import PLATFORM
 from sbh_pipelines.security.policy import UserContext
 from sbh_pipelines_tests.cli.conftest import Sbh
+from sbh_pipelines_tests.support.site import site_of
 
 TENANT = "tenant-4"
 
@@ -26,9 +27,9 @@ def tenant(sample_service: BackupService, admin: UserContext) -> Iterator[Tenant
 
 
 def _clean(service: BackupService, tenant: Tenant) -> None:
-    store, prefix = service._site.backup_store(tenant)
+    store, prefix = site_of(service).backup_store(tenant)
     store.delete([info.key for info in store.list(prefix)])
-    heads, below = service._site.audit_store(tenant.region)
+    heads, below = site_of(service).audit_store(tenant.region)
     heads.delete([f"{below}heads/{tenant.id}.json"])
 
 
@@ -61,7 +62,7 @@ def test_a_whole_trail_is_told_from_a_broken_one(
     assert (whole.status, whole.document["valid"]) == (0, True)
     assert "whole" in sbh("audit", "verify", TENANT).out
     assert sbh("audit", "verify", "--platform").status == 0
-    trail = sample_service._site.trails.of(tenant)
+    trail = site_of(sample_service).trails.of(tenant)
     kept = trail.store.get(trail.link_key(2))
     trail.store.delete([trail.link_key(2)])
     broken = sbh("audit", "verify", TENANT, "--json")
