@@ -11,10 +11,18 @@ from sbh_pipelines.embedded.sample import data as sample
 from sbh_pipelines.embedded.servers.stack import Stack, running
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.settings import load_settings
+from sbh_pipelines_tests.support.application import Application
+from sbh_pipelines_tests.support.databases import fresh_database
+from sbh_pipelines_tests.support.ram_disk import use_ram_disk
+
+use_ram_disk()
 
 # A developer's own settings must not leak into the tests.
 for name in [n for n in os.environ if n.startswith(("SBH_", "DAGSTER_"))]:
     del os.environ[name]
+
+# No test outlives a power cut. What is brought to disk, and in which order, `stores/test_durability.py` watches.
+os.fsync = lambda descriptor: None
 
 # Files with long tests, the longest first: begun last, each would keep the other process waiting.
 _LONG = (
@@ -54,6 +62,14 @@ def embedded_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """PostgreSQL 18, SeaweedFS and moto's KMS, empty."""
     with running(tmp_path_factory.mktemp("stack"), fsync=False) as stack:
         yield stack
+
+
+@pytest.fixture(scope="session")
+def application_template(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The name of a database with the tables and rows of `Application`."""
+    with fresh_database(embedded_stack) as made:
+        Application(made, tmp_path_factory.mktemp("template")).create_tables()
+        yield made.name
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,11 @@ from sbh_pipelines_tests.support.databases import Database, fresh_database
 
 
 @pytest.fixture
-def database(embedded_stack: Stack) -> Iterator[Database]:
-    """An empty database of this test's own."""
-    with fresh_database(embedded_stack) as made:
+def database(request: pytest.FixtureRequest, embedded_stack: Stack) -> Iterator[Database]:
+    """A database of this test's own: that of `application` where the test uses it, else empty."""
+    filled = "application" in request.fixturenames
+    template = request.getfixturevalue("application_template") if filled else "template1"
+    with fresh_database(embedded_stack, template) as made:
         yield made
 
 
@@ -21,5 +23,5 @@ def database(embedded_stack: Stack) -> Iterator[Database]:
 def application(database: Database, tmp_path: Path) -> Application:
     """Tenants `acme` (1) and `bolt` (2) with rows and files; nothing is backed up yet."""
     made = Application(database, tmp_path)
-    made.create()
+    made.create_files()
     return made

@@ -107,7 +107,13 @@ class Application:
         return Tenant(TenantId(name), str(KEYS[name]), "eu-west-1", "critical")
 
     def create(self) -> None:
+        self.create_tables()
+        self.create_files()
+
+    def create_tables(self) -> None:
         self.database.run(_SCHEMA)
+
+    def create_files(self) -> None:
         for tenant in KEYS:
             for n in range(3):
                 self.write_file(tenant, f"docs/{n} of {tenant}.txt", f"file {n} of {tenant}\n".encode() * 50)

