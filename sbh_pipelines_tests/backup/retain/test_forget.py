@@ -37,7 +37,7 @@ from sbh_pipelines.settings import Settings
 from sbh_pipelines_tests.cli.conftest import Sbh
 from sbh_pipelines_tests.cli.conftest import sbh as sbh
 from sbh_pipelines_tests.support.fault_stores import DiesAtWrite, Killed, Wrapped, nothing
-from sbh_pipelines_tests.support.site import site_with_stores, site_of
+from sbh_pipelines_tests.support.site import site_of, site_with_stores
 
 ACME = Tenant(TenantId("acme"), "1", "eu-west-1", "critical")
 BOLT = Tenant(TenantId("bolt"), "2", "eu-west-1", "critical")

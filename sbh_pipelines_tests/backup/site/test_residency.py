@@ -10,18 +10,15 @@ from typing import Any
 import pytest
 
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.backup.site import site
-from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.backup.site.store_binding import is_provable
 from sbh_pipelines.doctor import whereabouts
 from sbh_pipelines.doctor.findings import Report
 from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import ResidencyError, SettingsError, StoreUnavailable
-from sbh_pipelines.model import Tenant, TenantId, utc_now
-from sbh_pipelines.placement import PLATFORM, Place, allowed_regions, check_tenant, platform_tenant
+from sbh_pipelines.model import Tenant, TenantId
+from sbh_pipelines.placement import PLATFORM, allowed_regions, check_tenant, platform_tenant
 from sbh_pipelines.residency import ResidencyManager
-from sbh_pipelines.settings import StorageSettings
 from sbh_pipelines_tests.stores.test_server_side_encryption import asked, begins_an_object
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.support.fix_moto import ACCESS, make_buckets, s3_client
@@ -214,27 +211,13 @@ def test_a_tenant_that_moved_does_not_begin_anew_unnoticed(application: Applicat
 
 def test_a_region_out_of_reach_keeps_a_new_tenant_waiting(application: Application) -> None:
     """Whether the tenant was there before cannot be told; one that has a repository here is not kept."""
-<<<<<<< HEAD
-    service = application.service()
-    service.create_backup(BOLT, ADMIN)
-    service = application.service()
-    opened = site.open_store
-=======
     application.service().create_backup(BOLT, ADMIN)
->>>>>>> 0b64eec (Tests open stores by themselves: none reaches into the service)
 
     class Down:
         def list(self, prefix: str) -> Any:
             raise StoreUnavailable("Cannot list an object")
 
-<<<<<<< HEAD
-    def opening(storage: StorageSettings, place: Place) -> Any:
-        return Down() if place.region == US else opened(storage, place)
-
-    monkeypatch.setattr(site, "open_store", opening)
-=======
     service = with_stores(application.service(), lambda store, place: Down() if place.region == US else store)
->>>>>>> 0b64eec (Tests open stores by themselves: none reaches into the service)
     assert service.create_backup(BOLT, ADMIN)
     with pytest.raises(StoreUnavailable):
         service.create_backup(ACME, ADMIN)
@@ -244,11 +227,7 @@ def test_the_manager_gives_the_specifications_three_keys_and_checks(application:
     service = application.service(residency={**ZONES, "tenants": {ACME: ["eu"]}})
 
     def manager(of: BackupService) -> ResidencyManager:
-<<<<<<< HEAD
-        return ResidencyManager(lambda: of.settings, of.tenant, Site(of.settings, utc_now).check_place)
-=======
         return ResidencyManager(lambda: of.settings, of.tenant, site_of(of).check_place)
->>>>>>> 0b64eec (Tests open stores by themselves: none reaches into the service)
 
     config = manager(service).get_backup_storage_config(ACME)
     assert config == {"bucket": "sbh-files-eu-west-1", "prefix": f"files/{ACME}/backups/", "region": EU}
