@@ -2,14 +2,16 @@
 
 import dagster as dg
 
-from sbh_pipelines.orchestration.alerting.backup_watch import backup_watch, break_glass_alerts, run_watch
+from sbh_pipelines.orchestration.alerting.backup_watch import backup_watch
 from sbh_pipelines.orchestration.alerting.sensors import (
+    break_glass_alerts,
     failure_alerts,
     recovery_notices,
     retry_failed_tenants,
     tenants_sync,
     unusable_tenants,
 )
+from sbh_pipelines.orchestration.alerting.stuck_runs import run_watch
 from sbh_pipelines.orchestration.backups.assets import backup_assets
 from sbh_pipelines.orchestration.backups.jobs import backup_jobs, fleet_backup_job
 from sbh_pipelines.orchestration.backups.schedules import backup_schedules, daily_prune

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from sbh_pipelines.orchestration.alerting.conditions import Severity
+from sbh_pipelines.settings.alerts import Severity
 
 TENANTS_SENT = 50  # SNS takes 256 KiB
 RECOVERED, TEST = "recovered", "test"

@@ -17,7 +17,8 @@ import dagster as dg
 
 from sbh_pipelines.model import timestamp, utc_now
 from sbh_pipelines.orchestration.alerting.alert import Alert
-from sbh_pipelines.orchestration.alerting.channels.delivery import channels, raise_undelivered, try_all
+from sbh_pipelines.orchestration.alerting.channels.delivery import raise_undelivered, try_all
+from sbh_pipelines.orchestration.alerting.channels.registry import configured_channels
 from sbh_pipelines.orchestration.alerting.conditions import Condition, Kind, Memory, Notice, step
 from sbh_pipelines.settings import AlertSettings
 
@@ -29,7 +30,7 @@ Build = Callable[[Notice], Alert]
 Now = Callable[[], float]
 
 
-class Teller:
+class AlertSender:
     """Of one kind of watcher. `job`: what alerts name as their source."""
 
     def __init__(
@@ -42,7 +43,7 @@ class Teller:
         """The conditions that are open, told or not."""
         return set(Memory.from_dict(self._load().get("memory")).open)
 
-    def tell(
+    def report(
         self,
         active: Iterable[Condition],
         *,
@@ -96,7 +97,7 @@ class Teller:
         self, alerts: list[Alert], waiting: Any, now: float
     ) -> tuple[list[dict[str, Any]], dict[str, str | None]]:
         """What is owed afterwards, and by channel why. A channel that failed is not tried again in the same call."""
-        through = {channel.name: channel for channel in channels(self._settings)}
+        through = {channel.name: channel for channel in configured_channels(self._settings)}
         outcome: dict[str, str | None] = {}
         owed: list[dict[str, Any]] = []
         queue = [(since, alert, names) for since, alert, names in _read_owed(waiting) if now - since < _OWED_S]

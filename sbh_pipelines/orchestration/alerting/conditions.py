@@ -13,9 +13,10 @@ under the same key.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-Severity = Literal["info", "warning", "error", "critical"]
+from sbh_pipelines.settings.alerts import Severity
+
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error", "critical")
 _NAMED = 20  # conditions of a topic whose words a notice has
 

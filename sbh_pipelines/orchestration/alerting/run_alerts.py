@@ -13,10 +13,11 @@ from typing import Any
 import dagster as dg
 
 from sbh_pipelines.orchestration.alerting.alert import Alert
-from sbh_pipelines.orchestration.alerting.alert_sender import Teller, run_link, with_state
-from sbh_pipelines.orchestration.alerting.conditions import Condition, Notice, Severity
+from sbh_pipelines.orchestration.alerting.alert_sender import AlertSender, run_link, with_state
+from sbh_pipelines.orchestration.alerting.conditions import Condition, Notice
 from sbh_pipelines.orchestration.common.runs import BACKUP, DRILL_OPERATION, is_ours, operation_of, tenants_of, types_of
 from sbh_pipelines.settings import AlertSettings
+from sbh_pipelines.settings.alerts import Severity
 
 NAME = "runs"
 _VALIDATE = "validate"
@@ -28,10 +29,10 @@ def tell_failure(
     instance: dg.DagsterInstance, run: dg.DagsterRun, alert: Alert, crashed: bool, settings: AlertSettings
 ) -> list[Alert]:
     """Tell of a failed run what was not told yet; the alerts. `alert` says what happened in it."""
-    teller = Teller(instance, NAME, alert.job, settings)
+    sender = AlertSender(instance, NAME, alert.job, settings)
     alert = replace(alert, link=run_link(settings, run.run_id), severity=_severity(run), event=_event(run))
     if operation_of(run) not in _RECURRING:
-        return teller.tell((), unknown=lambda key: True, besides=[replace(alert, key=f"run_failed/{run.run_id}")])
+        return sender.report((), unknown=lambda key: True, besides=[replace(alert, key=f"run_failed/{run.run_id}")])
     ended = _succeeded(instance, run)
     failed = {str(record["tenant"]) for record in alert.failed_tenants}
     whose = sorted(failed) or (tenants_of(instance, run) if crashed else [])
@@ -40,18 +41,18 @@ def tell_failure(
 
     def build(notice: Notice) -> Alert:
         of_this = any(condition.run_id == run.run_id for condition in notice.conditions)
-        return with_state(alert, notice) if of_this else teller.alert(notice)
+        return with_state(alert, notice) if of_this else sender.alert(notice)
 
-    return teller.tell(found, unknown=lambda key: key not in went_well, build=build)
+    return sender.report(found, unknown=lambda key: key not in went_well, build=build)
 
 
 def tell_success(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: AlertSettings) -> list[Alert]:
     """Tell of what this run has ended: conditions of its tenants."""
-    teller = Teller(instance, NAME, run.job_name, settings)
-    over = [key for key in teller.open_keys() if _in(key, [_Ended.of(instance, run)])]
+    sender = AlertSender(instance, NAME, run.job_name, settings)
+    over = [key for key in sender.open_keys() if _in(key, [_Ended.of(instance, run)])]
     if not over:
-        return teller.tell((), unknown=lambda key: True)  # something may be owed
-    return teller.tell((), unknown=lambda key: key not in over)
+        return sender.report((), unknown=lambda key: True)  # something may be owed
+    return sender.report((), unknown=lambda key: key not in over)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,8 @@
-"""What watches: the tenants table, and runs that fail or succeed. `watching.py` watches the backups themselves."""
+"""The sensors of the tenants table, and of runs that fail, succeed or begin without approval.
+
+Two sensors stand with what they find: `backup_watch.py` has that of the backups themselves, `stuck_runs.py` that of runs
+that say nothing.
+"""
 
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
@@ -8,7 +12,7 @@ import dagster as dg
 
 from sbh_pipelines.model import BackupType, timestamp, utc_now
 from sbh_pipelines.orchestration.alerting.alert import Alert
-from sbh_pipelines.orchestration.alerting.alert_sender import Teller
+from sbh_pipelines.orchestration.alerting.alert_sender import AlertSender, run_link
 from sbh_pipelines.orchestration.alerting.conditions import Condition
 from sbh_pipelines.orchestration.alerting.run_alerts import tell_failure, tell_success
 from sbh_pipelines.orchestration.backups.jobs import fleet_backup_job
@@ -16,7 +20,7 @@ from sbh_pipelines.orchestration.backups.schedules import fleet_config
 from sbh_pipelines.orchestration.common.assets import TENANTS, tenants_partitions
 from sbh_pipelines.orchestration.common.failures import FAILED_TENANTS
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource, same_user
-from sbh_pipelines.orchestration.common.runs import TYPE_TAG, is_ours, makes_backups, tenants_of, types_of
+from sbh_pipelines.orchestration.common.runs import TYPE_TAG, configured, is_ours, makes_backups, tenants_of, types_of
 
 ATTEMPT_TAG = "sbh/attempt"
 RETRY_OF_TAG = "sbh/retry_of"
@@ -79,7 +83,7 @@ def unusable_tenants(context: dg.SensorEvaluationContext, backups: BackupService
         for error in errors
     ]
     settings = backups.service.settings.alerts
-    Teller(context.instance, "tenants", "sensor unusable_tenants", settings).tell(found)
+    AlertSender(context.instance, "tenants", "sensor unusable_tenants", settings).report(found)
     return dg.SkipReason(
         f"{len(errors)} tenants are in no backup; first: {errors[0]}" if errors else "Every tenant can be backed up"
     )
@@ -216,3 +220,35 @@ def _summary(error: Any) -> str:
     while error is not None and error.cause is not None:
         error = error.cause
     return " ".join(str(error.message).split())[:500] if error is not None else "an error without a description"
+
+
+@dg.run_status_sensor(
+    run_status=dg.DagsterRunStatus.STARTED,
+    name="break_glass_alerts",
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    monitor_all_code_locations=True,
+    description="Tells people of each restore that somebody began without the approval of a second person, by breaking the"
+    " glass. Restores from the command line are no runs: the audit trail has them.",
+)
+def break_glass_alerts(context: dg.RunStatusSensorContext, backups: BackupServiceResource) -> None:
+    run = context.dagster_run
+    reason = configured(run, "break_glass") if is_ours(run) else None
+    if not reason:
+        return
+    settings = backups.service.settings.alerts
+    tenants = ", ".join(tenants_of(context.instance, run)) or "a tenant"
+    alert = Alert(
+        subject=f"A restore of {tenants} without approval: the glass was broken",
+        message=f"{run.tags.get('user') or 'Somebody'} said why: {str(reason)[:500]}",
+        job=run.job_name,
+        run_id=run.run_id,
+        at=timestamp(utc_now()),
+        tenants=1,
+        event="break_glass",
+        severity="critical",
+        key=f"break_glass/{run.run_id}",
+        remedy="ask them; the audit trail has what was restored: `sbh audit list`",
+        link=run_link(settings, run.run_id),
+    )
+    AlertSender(context.instance, "break glass", run.job_name, settings).report((), besides=[alert])

@@ -12,8 +12,10 @@ from datetime import timedelta
 import dagster as dg
 
 from sbh_pipelines.errors import RunStuck
+from sbh_pipelines.orchestration.alerting.alert_sender import AlertSender
 from sbh_pipelines.orchestration.alerting.conditions import Condition
 from sbh_pipelines.orchestration.common.dagster_internals import CodeServer, worker_is_known_gone
+from sbh_pipelines.orchestration.common.resources import BackupServiceResource
 from sbh_pipelines.orchestration.common.runs import is_ours, tenants_of
 from sbh_pipelines.settings import AlertSettings
 
@@ -112,3 +114,17 @@ def worker_is_gone(instance: dg.DagsterInstance, run: dg.DagsterRun, answered: A
     except Exception:  # every kind that gRPC has: nobody is there, or it is no code server
         known[server.address] = server.answers(_ASK_S)
         return not known[server.address]
+
+
+@dg.sensor(
+    name="run_watch",
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Tells people of runs at work whose worker is gone, that are over `alerts.run_over_time_s`, or that have"
+    " recorded nothing for `alerts.run_silent_s`, although nothing failed.",
+)
+def run_watch(context: dg.SensorEvaluationContext, backups: BackupServiceResource) -> dg.SkipReason:
+    settings = backups.service.settings.alerts
+    found = stuck_runs(context.instance, settings)
+    told = AlertSender(context.instance, "stuck runs", "sensor run_watch", settings).report(found)
+    return dg.SkipReason(f"{len(found):,} runs are stuck, {len(told):,} alerts")

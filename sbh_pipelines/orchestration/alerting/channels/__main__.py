@@ -6,7 +6,8 @@ import sys
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import timestamp, utc_now
 from sbh_pipelines.orchestration.alerting.alert import TEST, Alert
-from sbh_pipelines.orchestration.alerting.channels.delivery import channels, try_all
+from sbh_pipelines.orchestration.alerting.channels.delivery import try_all
+from sbh_pipelines.orchestration.alerting.channels.registry import configured_channels
 from sbh_pipelines.settings import load_settings
 
 
@@ -29,7 +30,7 @@ def main(severity: str = "critical", settings_file: str | None = None) -> int:
         remedy="nothing",
         link=settings.alerts.dagster_url or "",
     )
-    print(json.dumps({"channels": try_all(alert, channels(settings.alerts))}))
+    print(json.dumps({"channels": try_all(alert, configured_channels(settings.alerts))}))
     return 0
 
 

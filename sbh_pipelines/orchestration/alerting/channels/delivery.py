@@ -1,61 +1,16 @@
-"""Sending an alert through every channel that wants it, three times if need be."""
+"""Delivery of an alert through several channels, three times if need be; and what may be shown of an error."""
 
-import logging
 import smtplib
 import time
 import urllib.error
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 
 from sbh_pipelines.errors import AlertError, SbhError
-from sbh_pipelines.orchestration.alerting.alert import TEST, Alert
-from sbh_pipelines.orchestration.alerting.channels.mail import send_mail
-from sbh_pipelines.orchestration.alerting.channels.pagerduty import send_to_pagerduty
-from sbh_pipelines.orchestration.alerting.channels.slack import send_to_slack
-from sbh_pipelines.orchestration.alerting.channels.sns import publish
-from sbh_pipelines.orchestration.alerting.channels.webhook import send_to_webhook
-from sbh_pipelines.orchestration.alerting.conditions import SEVERITIES, Severity
-from sbh_pipelines.settings import AlertSettings
+from sbh_pipelines.orchestration.alerting.alert import Alert
+from sbh_pipelines.orchestration.alerting.channels.channel import Channel
 
 _ATTEMPTS = 3
 FIRST_PAUSE_S = 0.5
-
-log = logging.getLogger("sbh.alerts")
-
-
-@dataclass(frozen=True, slots=True)
-class Channel:
-    """A way to reach people. `send` raises when the alert was not taken."""
-
-    name: str
-    send: Callable[[Alert], None]
-    least: Severity = "info"
-
-    def wants(self, alert: Alert) -> bool:
-        """A recovery has the severity of what it ends, and so goes where that went."""
-        return alert.state == TEST or SEVERITIES.index(alert.severity) >= SEVERITIES.index(self.least)
-
-
-def channels(settings: AlertSettings) -> list[Channel]:
-    """Every configured channel. Secrets are resolved when an alert is sent."""
-    found = [Channel("log", _log)]
-
-    def add(name: str, configured: bool, send: Callable[[AlertSettings, Alert], None], shown: str) -> None:
-        if configured:
-            least = settings.least_severity.get(name, "info")  # type: ignore[call-overload]
-            found.append(Channel(shown, partial(send, settings), least))
-
-    add("webhook", _given(settings, "webhook_url"), send_to_webhook, "webhook")
-    add("slack", _given(settings, "slack_url"), send_to_slack, "Slack")
-    add("mail", bool(settings.smtp_host and settings.mail_to), send_mail, "e-mail")
-    add("sns", bool(settings.sns_topic_arn), publish, "SNS")
-    add("pagerduty", _given(settings, "pagerduty_key"), send_to_pagerduty, "PagerDuty")
-    return found
-
-
-def _given(settings: AlertSettings, name: str) -> bool:
-    return any(getattr(settings, name + suffix) for suffix in ("", "_file", "_secret"))
 
 
 def try_all(alert: Alert, through: Sequence[Channel], pause_s: float = FIRST_PAUSE_S) -> dict[str, str | None]:
@@ -108,11 +63,3 @@ def harmless(error: Exception) -> str:
     if isinstance(code, dict):
         return f"{type(error).__name__}, {code.get('Error', {}).get('Code', '')}"
     return type(error).__name__
-
-
-_LEVELS: dict[str, int] = {"info": logging.INFO, "warning": logging.WARNING}
-
-
-def _log(alert: Alert) -> None:
-    level = logging.INFO if alert.state in ("recovered", TEST) else _LEVELS.get(alert.severity, logging.ERROR)
-    log.log(level, alert.text())

@@ -5,7 +5,7 @@ import ssl
 from email.message import EmailMessage
 
 from sbh_pipelines.orchestration.alerting.alert import Alert
-from sbh_pipelines.orchestration.alerting.channels.channel import TIMEOUT_S
+from sbh_pipelines.orchestration.alerting.channels.channel import TIMEOUT_S, ChannelKind
 from sbh_pipelines.settings import AlertSettings
 from sbh_pipelines.settings.secrets import resolve
 
@@ -22,3 +22,6 @@ def send_mail(settings: AlertSettings, alert: Alert) -> None:
         if settings.smtp_user:
             server.login(settings.smtp_user, resolve(settings, "smtp_password") or "")
         server.send_message(message)
+
+
+CHANNEL = ChannelKind("mail", "e-mail", lambda settings: bool(settings.smtp_host and settings.mail_to), send_mail)

@@ -1,10 +1,9 @@
 """PagerDuty's Events API v2: an alert triggers an incident, its recovery resolves it, by the same key."""
 
 import hashlib
-from typing import Any
 
 from sbh_pipelines.orchestration.alerting.alert import RECOVERED, TEST, Alert
-from sbh_pipelines.orchestration.alerting.channels.channel import post
+from sbh_pipelines.orchestration.alerting.channels.channel import ChannelKind, post, secret_given
 from sbh_pipelines.settings import AlertSettings
 from sbh_pipelines.settings.secrets import resolve
 
@@ -22,8 +21,8 @@ def _action(alert: Alert) -> str:
     return "resolve" if alert.state == RECOVERED else "trigger"
 
 
-def event(alert: Alert, routing_key: str, action: str) -> dict[str, Any]:
-    document: dict[str, Any] = {
+def event(alert: Alert, routing_key: str, action: str) -> dict[str, object]:
+    document: dict[str, object] = {
         "routing_key": routing_key,
         "event_action": action,
         "dedup_key": _short(alert.dedup_key),
@@ -47,3 +46,8 @@ def _short(key: str) -> str:
     if len(key) <= _LONGEST_KEY:
         return key
     return key[: _LONGEST_KEY - 33] + "/" + hashlib.sha256(key.encode()).hexdigest()[:32]
+
+
+CHANNEL = ChannelKind(
+    "pagerduty", "PagerDuty", lambda settings: secret_given(settings, "pagerduty_key"), send_to_pagerduty
+)

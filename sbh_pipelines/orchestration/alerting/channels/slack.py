@@ -1,13 +1,12 @@
 """Slack, by an incoming webhook: a heading, the words, and a button to the run."""
 
-from typing import Any
-
 from sbh_pipelines.orchestration.alerting.alert import RECOVERED, TEST, Alert
-from sbh_pipelines.orchestration.alerting.channels.channel import post
+from sbh_pipelines.orchestration.alerting.channels.channel import ChannelKind, post, secret_given
 from sbh_pipelines.settings import AlertSettings
 from sbh_pipelines.settings.secrets import resolve
 
 _HEADING, _SECTION, _FIELD = 150, 2900, 1900  # characters that Slack takes in each kind of block
+Block = dict[str, object]
 _SIGNS = {"info": ":information_source:", "warning": ":warning:", "error": ":x:", "critical": ":rotating_light:"}
 
 
@@ -15,10 +14,10 @@ def send_to_slack(settings: AlertSettings, alert: Alert) -> None:
     post(resolve(settings, "slack_url") or "", message(alert), "alerts.slack_url")
 
 
-def message(alert: Alert) -> dict[str, Any]:
+def message(alert: Alert) -> Block:
     """The message's blocks; `text` is what notifications show."""
     sign = ":white_check_mark:" if alert.state in (RECOVERED, TEST) else _SIGNS[alert.severity]
-    blocks: list[dict[str, Any]] = [
+    blocks: list[Block] = [
         {"type": "header", "text": {"type": "plain_text", "text": _cut(alert.title, _HEADING)}},
         {"type": "section", "text": {"type": "mrkdwn", "text": f"{sign} {_escaped(_body(alert), _SECTION)}"}},
     ]
@@ -32,7 +31,7 @@ def message(alert: Alert) -> dict[str, Any]:
     return {"text": _escaped(alert.title, _SECTION), "blocks": blocks}
 
 
-def _section(text: str) -> dict[str, Any]:
+def _section(text: str) -> Block:
     return {"type": "section", "text": {"type": "mrkdwn", "text": text}}
 
 
@@ -53,3 +52,6 @@ def _escaped(text: str, length: int) -> str:
     """Cut, then escaped: a name in a database must not address a channel or become a link."""
     short = text if len(text) <= length // 2 else text[: length // 2 - 1] + "…"
     return short.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+CHANNEL = ChannelKind("slack", "Slack", lambda settings: secret_given(settings, "slack_url"), send_to_slack)

@@ -1,13 +1,14 @@
 """A topic of Amazon SNS. boto3 is imported when it is used."""
 
 from sbh_pipelines.orchestration.alerting.alert import Alert
+from sbh_pipelines.orchestration.alerting.channels.channel import ChannelKind
 from sbh_pipelines.settings import AlertSettings
 
 _LONGEST_SUBJECT = 100
 _LONGEST = 250_000  # bytes; SNS takes 256 KiB
 
 
-def publish(settings: AlertSettings, alert: Alert) -> None:
+def publish_to_sns(settings: AlertSettings, alert: Alert) -> None:
     import boto3  # only sites that use SNS pay for its import
 
     arn = settings.sns_topic_arn or ""
@@ -20,3 +21,6 @@ def publish(settings: AlertSettings, alert: Alert) -> None:
         Message=alert.text().encode()[:_LONGEST].decode(errors="ignore"),
         MessageAttributes={name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()},
     )
+
+
+CHANNEL = ChannelKind("sns", "SNS", lambda settings: bool(settings.sns_topic_arn), publish_to_sns)

@@ -19,10 +19,10 @@ from sbh_pipelines.definitions import defs
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import AlertError, UnknownBackup
 from sbh_pipelines.model import utc_now
-from sbh_pipelines.orchestration.alerting import backup_watch as watching
-from sbh_pipelines.orchestration.alerting.alert_sender import Teller
+from sbh_pipelines.orchestration.alerting import backup_watch as watch_module
+from sbh_pipelines.orchestration.alerting.alert_sender import AlertSender
 from sbh_pipelines.orchestration.alerting.backup_watch import backup_watch
-from sbh_pipelines.orchestration.alerting.sensors import failure_alerts, recovery_notices
+from sbh_pipelines.orchestration.alerting.sensors import break_glass_alerts, failure_alerts, recovery_notices
 from sbh_pipelines.orchestration.common.assets import TENANTS
 from sbh_pipelines.orchestration.common.runs import is_ours, makes_backups, operation_of
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
@@ -208,8 +208,8 @@ def test_a_new_tenant_has_time_for_its_first_backup(watch: Watch, monkeypatch: p
     watch.application.database.run("INSERT INTO tenants VALUES (3, 'coda', 'eu-west-1', 'critical', NULL)")
     assert watch.look() == []
     moment = time.time() + 2 * 3600
-    later = partial(Teller, now=lambda: moment)
-    monkeypatch.setattr(watching, "Teller", later)
+    later = partial(AlertSender, now=lambda: moment)
+    monkeypatch.setattr(watch_module, "AlertSender", later)
     assert watch.look() == [("new", "no_backup/coda")]
     watch.service().create_backup("coda", ADMIN)
     assert watch.look() == [("recovered", "no_backup/coda")]
@@ -344,7 +344,7 @@ def test_a_restore_without_approval_is_told(watch: Watch, reason: str | None) ->
     event = dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, run.job_name)  # type: ignore[call-arg]
     context = dg.build_run_status_sensor_context("x", event, watch.instance, run)
     with watch.resource() as resource:
-        watching.break_glass_alerts(context, backups=resource)
+        break_glass_alerts(context, backups=resource)
     bodies = watch.sink.bodies
     assert [body["event"] for body in bodies] == (["break_glass"] if reason else [])
     if reason:

@@ -19,7 +19,9 @@ from pydantic import SecretStr
 
 from sbh_pipelines.errors import AlertError
 from sbh_pipelines.orchestration.alerting.alert import Alert
-from sbh_pipelines.orchestration.alerting.channels.delivery import Channel, channels, raise_undelivered, try_all
+from sbh_pipelines.orchestration.alerting.channels.channel import Channel
+from sbh_pipelines.orchestration.alerting.channels.delivery import raise_undelivered, try_all
+from sbh_pipelines.orchestration.alerting.channels.registry import configured_channels
 from sbh_pipelines.settings import AlertSettings
 from sbh_pipelines_tests.support.sinks import smtp, webhook
 
@@ -45,7 +47,7 @@ def send_all(alert: Alert, through: Sequence[Channel], pause_s: float = 0.0) -> 
 
 
 def send(pause_s: float = 0.0, **settings: Any) -> None:
-    send_all(ALERT, channels(AlertSettings(**settings)), pause_s)
+    send_all(ALERT, configured_channels(AlertSettings(**settings)), pause_s)
 
 
 def test_a_webhook_gets_json_that_names_the_tenants() -> None:
@@ -163,7 +165,9 @@ def test_slack_gets_blocks_with_what_to_do_and_a_link() -> None:
     """Names that would address everybody, or become a link, are escaped; no block is longer than Slack takes."""
     hostile = replace(LINKED, message="<!channel> " + "x" * 5000, subject="a & b <http://x|y> " + "z" * 300)
     with webhook() as sink:
-        send_all(hostile, channels(AlertSettings(slack_url=SecretStr(f"http://127.0.0.1:{sink.port}/{TOKEN}"))))
+        send_all(
+            hostile, configured_channels(AlertSettings(slack_url=SecretStr(f"http://127.0.0.1:{sink.port}/{TOKEN}")))
+        )
     (body,) = sink.bodies
     kinds = [block["type"] for block in body["blocks"]]
     assert kinds == ["header", "section", "section", "context", "actions"]
@@ -179,7 +183,7 @@ def test_slack_gets_blocks_with_what_to_do_and_a_link() -> None:
 def test_slack_takes_a_recovery_in_green() -> None:
     with webhook() as sink:
         recovered = replace(LINKED, state="recovered")
-        send_all(recovered, channels(AlertSettings(slack_url=SecretStr(f"http://127.0.0.1:{sink.port}/"))))
+        send_all(recovered, configured_channels(AlertSettings(slack_url=SecretStr(f"http://127.0.0.1:{sink.port}/"))))
     (body,) = sink.bodies
     assert body["text"].startswith("Recovered: ")
     assert ":white_check_mark:" in str(body["blocks"][1])
@@ -188,7 +192,7 @@ def test_slack_takes_a_recovery_in_green() -> None:
 
 def test_pagerduty_gets_an_incident_and_its_end_under_one_key() -> None:
     with webhook() as sink:
-        through = channels(AlertSettings(**pagerduty(sink.port)))
+        through = configured_channels(AlertSettings(**pagerduty(sink.port)))
         send_all(replace(LINKED, severity="critical"), through)
         send_all(replace(LINKED, severity="critical", state="recovered"), through)
     begun, over = sink.bodies
@@ -204,7 +208,7 @@ def test_pagerduty_gets_an_incident_and_its_end_under_one_key() -> None:
 
 def test_long_keys_stay_apart_and_within_what_pagerduty_takes() -> None:
     with webhook() as sink:
-        through = channels(AlertSettings(**pagerduty(sink.port)))
+        through = configured_channels(AlertSettings(**pagerduty(sink.port)))
         for end in "ab":
             send_all(replace(LINKED, key="rpo_missed/" + "t" * 300 + end), through)
     keys = [body["dedup_key"] for body in sink.bodies]
@@ -221,7 +225,7 @@ def test_severity_decides_who_is_told() -> None:
             least_severity={"webhook": "critical", "pagerduty": "error"},
         )
         for severity in ("warning", "error", "critical"):
-            send_all(replace(LINKED, severity=severity), channels(settings))
+            send_all(replace(LINKED, severity=severity), configured_channels(settings))
     assert [body["payload"]["severity"] for body in pages.bodies] == ["error", "critical"]
     assert [body["severity"] for body in hook.bodies] == ["critical"]
 
@@ -229,7 +233,7 @@ def test_severity_decides_who_is_told() -> None:
 def test_a_key_that_pagerduty_refuses_is_not_shown(caplog: pytest.LogCaptureFixture) -> None:
     with webhook() as sink, caplog.at_level(logging.DEBUG):
         sink.status = 400
-        outcome = try_all(LINKED, channels(AlertSettings(**pagerduty(sink.port))), 0.0)
+        outcome = try_all(LINKED, configured_channels(AlertSettings(**pagerduty(sink.port))), 0.0)
     assert outcome == {"log": None, "PagerDuty": "HTTP status 400"}
     assert TOKEN not in caplog.text + repr(AlertSettings(**pagerduty(1)))
 
@@ -238,7 +242,7 @@ def test_nothing_is_sent_on_to_where_a_redirect_points() -> None:
     with webhook() as first, webhook() as second:
         first.status, first.location = 307, f"http://127.0.0.1:{second.port}/"
         settings = AlertSettings(webhook_url=SecretStr(f"http://127.0.0.1:{first.port}/"))
-        assert try_all(ALERT, channels(settings), 0.0)["webhook"] == "HTTP status 307"
+        assert try_all(ALERT, configured_channels(settings), 0.0)["webhook"] == "HTTP status 307"
     assert second.bodies == []
 
 
