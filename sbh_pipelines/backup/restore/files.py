@@ -19,10 +19,11 @@ from sbh_pipelines.backup.restore.plan import FilePlan
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import streamed
+from sbh_pipelines.database.merge.modes import RULES, Winner
 from sbh_pipelines.errors import CorruptObject, ProofFailed
 from sbh_pipelines.files.file import FileEntry
 from sbh_pipelines.files.patterns import PathPatterns
-from sbh_pipelines.model import MergeMode, Tenant, parse_timestamp
+from sbh_pipelines.model import Tenant, parse_timestamp
 from sbh_pipelines.repository.format import FILES
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.stores.base import ObjectInfo
@@ -44,8 +45,8 @@ class FileRestore:
         wanted: bool,
     ) -> None:
         self._site, self._repository, self._tenant, self._manifest = site, repository, tenant, manifest
-        self._mode, self._samples = request.mode, request.samples
-        self._keep_extra = request.keep_extra_files or request.mode is not MergeMode.EXACT
+        self._rules, self._samples = RULES[request.mode], request.samples
+        self._keep_extra = request.keep_extra_files or not self._rules.removes
         self._chosen = PathPatterns(request.files)
         self._skipped = not wanted or not site.settings.files.enabled
         # The plan goes to a temporary file when it is long: a million files to put back are not held in memory.
@@ -109,9 +110,9 @@ class FileRestore:
 
     def _wins(self, entry: FileEntry, live: ObjectInfo) -> bool:
         """Whether the backup's file is to replace one that differs."""
-        if self._mode is MergeMode.NEWEST_WINS:
+        if self._rules.by_time:
             return parse_timestamp(entry.modified) > live.modified
-        return self._mode is MergeMode.EXACT
+        return self._rules.winner is Winner.BACKUP
 
     def _pairs(self, prefix: str, entries: Iterator[FileEntry]) -> Iterator[tuple[FileEntry | None, ObjectInfo | None]]:
         """(the backup's file, the live one) of each chosen path, in key order."""

@@ -25,12 +25,12 @@ from typing import Any
 from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.contents.manifests import read_manifest
 from sbh_pipelines.backup.contents.verification import verify_backup
+from sbh_pipelines.backup.restore.context import RestoreContext
 from sbh_pipelines.backup.restore.events import RestoreEvents
 from sbh_pipelines.backup.restore.files import FileRestore
 from sbh_pipelines.backup.restore.hooks import run_hooks
 from sbh_pipelines.backup.restore.plan import Estimate, FilePlan, RestorePlan, conflict_problem
 from sbh_pipelines.backup.restore.request import RestoreRequest
-from sbh_pipelines.backup.restore.row_proof import Scene
 from sbh_pipelines.backup.restore.rows import RowRestore
 from sbh_pipelines.backup.restore.safety_backup import safety_backup
 from sbh_pipelines.backup.restore.status import RestoreStatus
@@ -243,7 +243,7 @@ class _Restore:
         begun = time.monotonic()
         point: RecoveryPoint = describe_snapshot(connection)
         tenancy = load_map(connection, self.site.settings)
-        scene = Scene(
+        context = RestoreContext(
             self.site,
             self.repository,
             self.target.database,
@@ -254,8 +254,9 @@ class _Restore:
             point,
             self.request,
             self._step,
+            dry_run=self.status is None,
         )
-        self.rows = RowRestore(scene, looking=self.status is None)
+        self.rows = RowRestore(context)
         # Another database has no files of its own: those in the bucket are the application's.
         with_files = self.request.with_files and self.target.in_place
         self.files = FileRestore(self.site, self.repository, self.tenant, manifest, self.request, wanted=with_files)

@@ -8,32 +8,29 @@ all of it    where the backup's rows lie among each other is not known (layers),
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 
 from sbh_pipelines.backup.contents.layers import table_rows
-from sbh_pipelines.backup.contents.manifest import Manifest, TableSummary
+from sbh_pipelines.backup.contents.manifest import TableSummary
 from sbh_pipelines.backup.contents.stored_table import Group, StoredTable, read_sums, read_table
 from sbh_pipelines.backup.create.parent import incomparable
-from sbh_pipelines.backup.restore.row_groups import ChunkSet, LiveGroups, Sorted
-from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.backup.restore.context import RestoreContext
+from sbh_pipelines.backup.restore.row_groups import ChunkSet, LiveGroups, SortedGroups
 from sbh_pipelines.database.capture.capture import copy_table
 from sbh_pipelines.database.merge.mapping import TableMapping
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.database.merge.untouched import Census, census, find_touched, untouched_rows
 from sbh_pipelines.database.schema.definition import VOLATILE, read_definitions
 from sbh_pipelines.database.schema.key_hash import INTEGER, KeyCode, bucket_of, key_code, rows_in_buckets, unescape
-from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap
-from sbh_pipelines.database.session.connection import Connection
+from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.errors import RestoreRefused
-from sbh_pipelines.model import RecoveryPoint, Tenant
-from sbh_pipelines.repository.repository import Repository
 
 _FEW = 5  # live rows of a fifth of the buckets are found by their keys; of more, in one scan
 
 
 @dataclass(slots=True)
-class Compared:
+class TableComparison:
     """What is known of a table before anything is decided. Without a staging the live table is equal."""
 
     mapping: TableMapping
@@ -62,29 +59,21 @@ class LiveKeys:
     backup: int
 
 
-@dataclass
-class Comparer:
+class TableComparer:
     """Compares tables in the restore's transaction, at its snapshot."""
 
-    site: Site
-    repository: Repository
-    connection: Connection
-    tenant: Tenant
-    point: RecoveryPoint  # of the live database, now
-    manifest: Manifest
-    tenancy: TenancyMap
-    looking: bool  # nothing will be written
-    _definitions: dict[str, str] = field(init=False)
-    _comparable: bool = field(init=False)
+    def __init__(self, context: RestoreContext) -> None:
+        self._context, self._repository, self._connection = context, context.repository, context.connection
+        self._tenant_key = context.tenant.key
+        then = context.manifest.recovery_point
+        self._comparable = incomparable(then, context.point) is None
+        self._definitions = read_definitions(self._connection, context.tenancy.tables) if self._comparable else {}
 
-    def __post_init__(self) -> None:
-        then = self.manifest.recovery_point
-        self._comparable = incomparable(then, self.point) is None
-        self._definitions = read_definitions(self.connection, self.tenancy.tables) if self._comparable else {}
-
-    def compare(self, mapping: TableMapping, summary: TableSummary, number: int, *, everything: bool) -> Compared:
+    def compare(
+        self, mapping: TableMapping, summary: TableSummary, number: int, *, everything: bool
+    ) -> TableComparison:
         """`everything` stages all rows of both sides, equal or not: for those who choose among them."""
-        stored = read_table(self.repository, summary)
+        stored = read_table(self._repository, summary)
         if everything or not mapping.same:
             return self._all(mapping, summary, stored, number)
         if (found := self._by_changes(mapping, summary, stored, number)) is not None:
@@ -97,34 +86,34 @@ class Comparer:
 
     def _by_changes(
         self, mapping: TableMapping, summary: TableSummary, stored: StoredTable, number: int
-    ) -> Compared | None:
+    ) -> TableComparison | None:
         state, name = stored.state, mapping.table.full_name
         definition = self._definitions.get(name, VOLATILE)
-        catalog = self.site.catalog(self.tenant.region)
+        catalog = self._context.site.catalog(self._context.tenant.region)
         code = key_code(mapping.table)
         if (
             not self._comparable
             or state is None
             or not code.keyed
             or state.kind != code.kind
-            or state.tenant != self.tenant.key
+            or state.tenant != self._tenant_key
             or state.seed != catalog.seed_id
             or definition in (VOLATILE, "")
             or definition != summary.definition
             or any(hop.join is not None for hop in mapping.table.hops)
         ):
             return None
-        then = read_sums(self.repository, state.bits, state.sums, state.rows, state.key_hash)
-        since, seed = self.manifest.recovery_point.snapshot, catalog.hash_seed
+        then = read_sums(self._repository, state.bits, state.sums, state.rows, state.key_hash)
+        since, seed = self._context.manifest.recovery_point.snapshot, catalog.hash_seed
         touched = find_touched(
-            self.connection, mapping.table, code, self.tenant.key, since, seed, then, self.point.snapshot
+            self._connection, mapping.table, code, self._tenant_key, since, seed, then, self._context.point.snapshot
         )
         keys = LiveKeys(code, seed, touched.key_hash, int(state.key_hash, 16))
-        compared = Compared(mapping, summary, None, touched.census, keys=keys)
+        compared = TableComparison(mapping, summary, None, touched.census, keys=keys)
         if not touched.buckets:
             compared.matching = summary.groups
             return compared
-        compared.staging = Staging(self.connection, mapping, self.tenant.key, number, looking=self.looking)
+        compared.staging = Staging(self._connection, mapping, self._tenant_key, number, looking=self._context.dry_run)
         chosen = _InBuckets(code, stored.key_fields, state.bits, touched.buckets)
         if touched.places is not None and len(touched.buckets) * _FEW < 1 << state.bits:
             compared.staging.fill_want(chosen.of(self._touched_rows(compared, stored, len(touched.buckets), since)))
@@ -135,7 +124,9 @@ class Comparer:
         compared.staging.finish()
         return compared
 
-    def _touched_rows(self, compared: Compared, stored: StoredTable, buckets: int, since: str) -> Iterator[bytes]:
+    def _touched_rows(
+        self, compared: TableComparison, stored: StoredTable, buckets: int, since: str
+    ) -> Iterator[bytes]:
         """The backup's rows; where few places were touched, only of the row groups that these lie in."""
         table = compared.table
         key = [table.table.column(name) for name in table.table.primary_key]
@@ -146,24 +137,28 @@ class Comparer:
             return self._rows(compared, stored)
         groups = list(stored.groups)  # some 100 bytes for about a MiB of rows
         lows = [unescape(group.low[0].encode()).decode() for group in groups]
-        left = untouched_rows(self.connection, table, self.tenant.key, since, lows)
+        left = untouched_rows(self._connection, table, self._tenant_key, since, lows)
         hurt = [group for group, rows in zip(groups, left, strict=True) if rows != group.rows]
         compared.matching = len(groups) - len(hurt)
         return self._groups(compared, iter(hurt))
 
     # by content
 
-    def _by_content(self, mapping: TableMapping, summary: TableSummary, stored: StoredTable, number: int) -> Compared:
+    def _by_content(
+        self, mapping: TableMapping, summary: TableSummary, stored: StoredTable, number: int
+    ) -> TableComparison:
         wanted = ChunkSet()
         for group in stored.groups:
             wanted.add(group.chunk)
-        live = LiveGroups(self.repository, wanted)
-        copy_table(self.connection, mapping.table, [self.tenant.key], lambda *_: live)
-        compared = Compared(mapping, summary, None, self._census(mapping), live.matching, by_groups=True)
+        live = LiveGroups(self._repository, wanted)
+        copy_table(self._connection, mapping.table, [self._tenant_key], lambda *_: live)
+        compared = TableComparison(mapping, summary, None, self._census(mapping), live.matching, by_groups=True)
         try:
             if live.differ or live.matching < summary.groups:
-                compared.staging = Staging(self.connection, mapping, self.tenant.key, number, looking=self.looking)
-                missing = (g for g in read_table(self.repository, summary).groups if not live.has(g.chunk))
+                compared.staging = Staging(
+                    self._connection, mapping, self._tenant_key, number, looking=self._context.dry_run
+                )
+                missing = (g for g in read_table(self._repository, summary).groups if not live.has(g.chunk))
                 compared.staging.fill_want(self._groups(compared, missing))
                 compared.staging.fill_have(live.spool)
                 compared.staging.finish()
@@ -173,11 +168,13 @@ class Comparer:
 
     # all of it
 
-    def _layered(self, mapping: TableMapping, summary: TableSummary, stored: StoredTable, number: int) -> Compared:
+    def _layered(
+        self, mapping: TableMapping, summary: TableSummary, stored: StoredTable, number: int
+    ) -> TableComparison:
         """Where a layered table's rows lie among each other is known when they are sorted."""
         compared = self._all(mapping, summary, stored, number)
         assert compared.staging is not None
-        sorted_rows = Sorted(self.repository)
+        sorted_rows = SortedGroups(self._repository)
         compared.staging.copy_wanted(sorted_rows)
         if (sorted_rows.bytes, sorted_rows.rows) != (compared.text, summary.rows):
             raise RestoreRefused(
@@ -189,9 +186,9 @@ class Comparer:
         compared.groups, compared.by_groups = sorted_rows.groups, True
         return compared
 
-    def _all(self, mapping: TableMapping, summary: TableSummary, stored: StoredTable, number: int) -> Compared:
-        staging = Staging(self.connection, mapping, self.tenant.key, number, looking=self.looking)
-        compared = Compared(mapping, summary, staging, self._census(mapping))
+    def _all(self, mapping: TableMapping, summary: TableSummary, stored: StoredTable, number: int) -> TableComparison:
+        staging = Staging(self._connection, mapping, self._tenant_key, number, looking=self._context.dry_run)
+        compared = TableComparison(mapping, summary, staging, self._census(mapping))
         assert compared.staging is not None
         compared.staging.fill_want(self._rows(compared, stored))
         compared.staging.fill_have_all()
@@ -199,27 +196,27 @@ class Comparer:
         return compared
 
     def _census(self, mapping: TableMapping) -> Census:
-        return census(self.connection, mapping.table, self.tenant.key, self.point.snapshot)
+        return census(self._connection, mapping.table, self._tenant_key, self._context.point.snapshot)
 
-    def _rows(self, compared: Compared, stored: StoredTable) -> Iterator[bytes]:
+    def _rows(self, compared: TableComparison, stored: StoredTable) -> Iterator[bytes]:
         if stored.state is None or not stored.layers:
             yield from self._groups(compared, stored.groups)
             return
         chunks = [bytes.fromhex(c) for layer in stored.layers for c in (*layer.chunks, *layer.survivors)]
-        groups = read_table(self.repository, compared.summary).groups
+        groups = read_table(self._repository, compared.summary).groups
         stored_in = chain(chunks, (group.chunk for group in groups))
-        compared.downloaded += sum(self.repository.locate(chunk).length for chunk in stored_in)
-        for text in table_rows(self.repository, stored):
+        compared.downloaded += sum(self._repository.locate(chunk).length for chunk in stored_in)
+        for text in table_rows(self._repository, stored):
             compared.text += len(text)
             yield text
 
-    def _groups(self, compared: Compared, groups: Iterator[Group]) -> Iterator[bytes]:
+    def _groups(self, compared: TableComparison, groups: Iterator[Group]) -> Iterator[bytes]:
         def chunks() -> Iterator[bytes]:
             for group in groups:
-                compared.downloaded += self.repository.locate(group.chunk).length
+                compared.downloaded += self._repository.locate(group.chunk).length
                 yield group.chunk
 
-        return self.repository.read_chunks(chunks())
+        return self._repository.read_chunks(chunks())
 
 
 class _InBuckets:

@@ -50,7 +50,7 @@ class LiveGroups:
         return self._found.take(chunk)
 
 
-class Sorted:
+class SortedGroups:
     """A TableSink over the sorted rows of a layered table: the groups that a full backup would have cut."""
 
     def __init__(self, repository: Repository) -> None:
@@ -67,7 +67,7 @@ class Sorted:
         pass
 
 
-class Prover:
+class GroupProof:
     """A TableSink that compares each group read back with the backup's."""
 
     def __init__(self, repository: Repository, expected: Iterator[Group], table: str) -> None:

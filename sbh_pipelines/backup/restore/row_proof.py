@@ -2,73 +2,40 @@
 work, and all keys hold.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 
-from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.contents.stored_table import Group, read_table
-from sbh_pipelines.backup.restore.request import RestoreRequest
-from sbh_pipelines.backup.restore.row_compare import Compared
-from sbh_pipelines.backup.restore.row_groups import Prover
-from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.backup.restore.context import RestoreContext, describe_broken_keys, remedy_for_broken_keys
+from sbh_pipelines.backup.restore.row_compare import TableComparison
+from sbh_pipelines.backup.restore.row_groups import GroupProof
 from sbh_pipelines.database.capture.capture import copy_table
 from sbh_pipelines.database.merge import conflicts
-from sbh_pipelines.database.merge.foreign_keys import BrokenForeignKey, check_foreign_keys, keep_parents, late_children
+from sbh_pipelines.database.merge.foreign_keys import check_foreign_keys, keep_parents, late_children
 from sbh_pipelines.database.merge.merge import TableMerge, written_by
+from sbh_pipelines.database.merge.modes import RULES
 from sbh_pipelines.database.merge.untouched import hash_of_keys, nobody_else_ended, others_wrote
-from sbh_pipelines.database.schema.tenancy import TenancyMap
 from sbh_pipelines.database.session.connection import Connection, connect
 from sbh_pipelines.errors import ProofFailed, RestoreRefused, SourceConflict
-from sbh_pipelines.model import MergeMode, RecoveryPoint, Tenant
-from sbh_pipelines.repository.repository import Repository
-from sbh_pipelines.settings import DatabaseSettings
 
 _TRIGGER = "a trigger, rule or constraint changed what was written"
 _LOOK_FOR_TRIGGERS = "look for ENABLE ALWAYS or REPLICA triggers on the table; nothing was changed"
-
-Notice = Callable[[str, float, float], None]  # (step, done, of)
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """What the rows of a restore are put into: one transaction of one database, for one tenant, from one backup."""
-
-    site: Site
-    repository: Repository
-    database: DatabaseSettings
-    connection: Connection
-    tenant: Tenant
-    manifest: Manifest
-    tenancy: TenancyMap
-    point: RecoveryPoint  # of the database, now
-    request: RestoreRequest
-    notice: Notice
-
-
-def told(keys: Sequence[BrokenForeignKey]) -> str:
-    return "; ".join(f"{b.constraint}: {b.rows} rows of {b.table} without {b.parent}" for b in keys[:5])
-
-
-def both_ends(request: RestoreRequest) -> str:
-    """What helps where foreign keys would not hold."""
-    if request.whole:
-        return "rows that the tenant's rows refer to were removed since the backup: restore them first"
-    return "choose the tables at both ends of these keys as well, or the mode missing-only"
 
 
 class RowProof:
     """Proves what was compared and merged. `prove` after everything was written, in the same transaction."""
 
-    def __init__(self, scene: Scene, compared: Sequence[Compared], merges: Mapping[str, TableMerge]) -> None:
-        self._scene, self._compared, self._merges = scene, compared, merges
+    def __init__(
+        self, context: RestoreContext, compared: Sequence[TableComparison], merges: Mapping[str, TableMerge]
+    ) -> None:
+        self._context, self._compared, self._merges = context, compared, merges
 
     def prove(self) -> dict[str, int]:
         """Read back what was written. Raises ProofFailed, RestoreRefused, SourceConflict: roll back."""
         groups = rows = 0
         self._prove_nothing_else()
         for number, compared in enumerate(self._compared):
-            self._scene.notice("prove", number, len(self._compared))
+            self._context.notice("prove", number, len(self._compared))
             merge = self._merges.get(compared.table.full_name)
             if compared.by_groups and self._exactly(compared):
                 # A table found equal was compared just so.
@@ -78,45 +45,47 @@ class RowProof:
         for merge in self._merges.values():
             if not merge.changes.any:
                 continue
-            for constraint, count in conflicts.deferred(self._scene.connection, merge.table, self._scene.tenant.key):
+            for constraint, count in conflicts.deferred(
+                self._context.connection, merge.table, self._context.tenant.key
+            ):
                 raise RestoreRefused(
                     "Rows of the backup are in conflict with other rows; rolled back",
                     on=merge.table.full_name,
                     why=f"{count} rows break the constraint {constraint}",
                     remedy="a row outside the tenant holds the same key: resolve it, then try again",
                 )
-        checked, broken = check_foreign_keys(self._scene.connection, self._scene.tenancy, list(self._merges.values()))
+        checked, broken = check_foreign_keys(
+            self._context.connection, self._context.tenancy, list(self._merges.values())
+        )
         if broken:
             raise ProofFailed(
                 "Foreign keys would not hold after the restore; rolled back",
-                on=self._scene.tenant.id,
-                why=told(broken),
-                remedy=both_ends(self._scene.request),
+                on=self._context.tenant.id,
+                why=describe_broken_keys(broken),
+                remedy=remedy_for_broken_keys(self._context.request),
             )
         self._alone()
         return {"groups": groups, "rows": rows, "foreign_keys": checked}
 
-    def _exactly(self, compared: Compared) -> bool:
+    def _exactly(self, compared: TableComparison) -> bool:
         """The whole table is to be what it was."""
-        return (
-            self._scene.request.mode is MergeMode.EXACT and self._scene.request.rows is None and compared.mapping.same
-        )
+        return RULES[self._context.request.mode].exact and self._context.request.rows is None and compared.mapping.same
 
-    def _prove_groups(self, compared: Compared) -> int:
+    def _prove_groups(self, compared: TableComparison) -> int:
         """Read the merged table back, cut as the backup was, and compare every chunk id. Returns groups compared."""
 
         def expected() -> Iterator[Group]:
             stored = compared.groups
-            return iter(stored) if stored is not None else read_table(self._scene.repository, compared.summary).groups
+            return iter(stored) if stored is not None else read_table(self._context.repository, compared.summary).groups
 
-        reader = Prover(self._scene.repository, expected(), compared.table.full_name)
+        reader = GroupProof(self._context.repository, expected(), compared.table.full_name)
         plan = (group.rows for group in expected())
         copy_table(
-            self._scene.connection, compared.table, [self._scene.tenant.key], lambda *_: reader, plan=lambda _: plan
+            self._context.connection, compared.table, [self._context.tenant.key], lambda *_: reader, plan=lambda _: plan
         )
         return reader.finish()
 
-    def _prove_rows(self, compared: Compared, merge: TableMerge) -> int:
+    def _prove_rows(self, compared: TableComparison, merge: TableMerge) -> int:
         """Read back the rows written; for a whole table, that its keys are the backup's. Returns rows compared."""
         if (wrong := merge.unproven()) or (self._exactly(compared) and not self._all_keys(compared, merge)):
             raise ProofFailed(
@@ -127,7 +96,7 @@ class RowProof:
             )
         return merge.changes.inserted + merge.changes.updated
 
-    def _all_keys(self, compared: Compared, merge: TableMerge) -> bool:
+    def _all_keys(self, compared: TableComparison, merge: TableMerge) -> bool:
         """Whether what was there, less what went, plus what came, has the backup's number of rows, and its keys.
 
         That just this went and came is what the server counted (`_prove_nothing_else`).
@@ -138,14 +107,16 @@ class RowProof:
         if keys is None:
             return True
         came, went = (
-            hash_of_keys(self._scene.connection, merge.staging, rows, keys.code, keys.seed) if merge.changes.any else 0
+            hash_of_keys(self._context.connection, merge.staging, rows, keys.code, keys.seed)
+            if merge.changes.any
+            else 0
             for rows in (merge.todo, merge.gone)
         )
         return keys.live ^ came ^ went == keys.backup
 
     def _prove_nothing_else(self) -> None:
         """The server's own counts of what this transaction wrote must be what was decided, and of no other table."""
-        counted = written_by(self._scene.connection)
+        counted = written_by(self._context.connection)
         decided = {
             m.table.table.oid: (m.changes.inserted + m.changes.updated, 0, m.changes.deleted + m.changes.updated)
             for m in self._merges.values()
@@ -153,7 +124,7 @@ class RowProof:
         }
         if counted and counted != decided:
             other = sorted(oid for oid in counted.keys() | decided.keys() if counted.get(oid) != decided.get(oid))
-            tables = self._scene.tenancy.catalog.tables
+            tables = self._context.tenancy.catalog.tables
             raise ProofFailed(
                 "Other rows were written than was decided; rolled back",
                 on=", ".join(tables[oid].full_name if oid in tables else f"the relation {oid}" for oid in other),
@@ -166,9 +137,9 @@ class RowProof:
         if not any(m.changes.any for m in self._merges.values()):
             return
         compared = {c.table.table.oid for c in self._compared}
-        keep_parents(self._scene.connection, self._scene.tenancy, list(self._merges.values()), compared)
-        with closing(connect(self._scene.database, "restore check")) as connection:
-            if not nobody_else_ended(connection, self._scene.connection, self._scene.point.snapshot):
+        keep_parents(self._context.connection, self._context.tenancy, list(self._merges.values()), compared)
+        with closing(connect(self._context.database, "restore check")) as connection:
+            if not nobody_else_ended(connection, self._context.connection, self._context.point.snapshot):
                 self._late_references(connection)
                 self.undisturbed(connection)
 
@@ -176,11 +147,11 @@ class RowProof:
         """Raises SourceConflict where somebody committed rows of the tenant since the snapshot."""
         tables = {c.table.full_name: c.table for c in self._compared}
         before = {c.table.full_name: c.census for c in self._compared}
-        written = others_wrote(connection, before, tables, self._scene.tenant.key, self._scene.point.snapshot)
+        written = others_wrote(connection, before, tables, self._context.tenant.key, self._context.point.snapshot)
         if written:
             raise SourceConflict(
                 "Rows of the tenant were written while it was being restored; rolled back",
-                on=f"{self._scene.tenant.id}: {', '.join(written)}",
+                on=f"{self._context.tenant.id}: {', '.join(written)}",
                 why="the result would be neither the backup nor what the tenant is doing now",
                 remedy="try again; put the tenant into maintenance with the hooks restore.before and restore.after",
             )
@@ -191,7 +162,7 @@ class RowProof:
         """
         merges = list(self._merges.values())
         late = late_children(
-            connection, self._scene.connection, self._scene.tenancy, merges, self._scene.point.snapshot
+            connection, self._context.connection, self._context.tenancy, merges, self._context.point.snapshot
         )
         if late:
             raise SourceConflict(

@@ -8,9 +8,10 @@ from typing import Any
 from sbh_pipelines.backup.contents.manifest import WITH_TABLES, TableSummary
 from sbh_pipelines.backup.contents.manifests import read_component
 from sbh_pipelines.backup.contents.stored_table import read_table
+from sbh_pipelines.backup.restore.context import RestoreContext, describe_broken_keys, remedy_for_broken_keys
 from sbh_pipelines.backup.restore.plan import Conflict, TablePlan
-from sbh_pipelines.backup.restore.row_compare import Compared, Comparer
-from sbh_pipelines.backup.restore.row_proof import RowProof, Scene, both_ends, told
+from sbh_pipelines.backup.restore.row_compare import TableComparer, TableComparison
+from sbh_pipelines.backup.restore.row_proof import RowProof
 from sbh_pipelines.backup.restore.samples import row_samples
 from sbh_pipelines.database.merge import conflicts
 from sbh_pipelines.database.merge.closure import Closure, involved, named_root, no_such_table
@@ -18,6 +19,7 @@ from sbh_pipelines.database.merge.conflicts import foreseen_violations
 from sbh_pipelines.database.merge.foreign_keys import foreseen_breaks
 from sbh_pipelines.database.merge.mapping import SchemaDifference, TableMapping, map_tables
 from sbh_pipelines.database.merge.merge import TableMerge, hold_tenant
+from sbh_pipelines.database.merge.modes import RULES
 from sbh_pipelines.database.merge.row_choice import parse_rows
 from sbh_pipelines.database.session.connection import connect
 from sbh_pipelines.errors import (
@@ -27,7 +29,6 @@ from sbh_pipelines.errors import (
     SbhError,
     SchemaMismatch,
 )
-from sbh_pipelines.model import MergeMode
 from sbh_pipelines.repository.format import CONFIG
 
 
@@ -48,16 +49,15 @@ class TableResult:
 class RowRestore:
     """One restore's rows. `compare`, then `plan`, which writes nothing; then `write` and `prove`."""
 
-    def __init__(self, scene: Scene, *, looking: bool) -> None:
-        """`looking`: nothing will be written."""
-        self._scene, self._looking = scene, looking
+    def __init__(self, context: RestoreContext) -> None:
+        self._context = context
         self._summaries = {
             summary.table: summary
             for name in WITH_TABLES
-            for summary in read_component(scene.repository, scene.manifest, name).tables
+            for summary in read_component(context.repository, context.manifest, name).tables
         }
         self.differences: list[SchemaDifference] = []
-        self.compared: list[Compared] = []
+        self.compared: list[TableComparison] = []
         self.merges: dict[str, TableMerge] = {}
 
     @property
@@ -71,26 +71,17 @@ class RowRestore:
         mappings = self._chosen_tables()
         if self.blocked:
             return
-        choose = self._scene.request.rows is not None
-        comparer = Comparer(
-            self._scene.site,
-            self._scene.repository,
-            self._scene.connection,
-            self._scene.tenant,
-            self._scene.point,
-            self._scene.manifest,
-            self._scene.tenancy,
-            self._looking,
-        )
+        choose = self._context.request.rows is not None
+        comparer = TableComparer(self._context)
         for number, mapping in enumerate(mappings, 1):
-            self._scene.notice("compare", number - 1, len(mappings))
+            self._context.notice("compare", number - 1, len(mappings))
             self.compared.append(comparer.compare(mapping, self._summary(mapping), number, everything=choose))
         if choose:
             self._choose_rows()
         for compared in self.compared:
             if compared.staging is not None:
-                restore = self._scene.site.settings.restore
-                merge = TableMerge(compared.staging, self._scene.request.mode, self._newest(compared), restore)
+                restore = self._context.site.settings.restore
+                merge = TableMerge(compared.staging, self._context.request.mode, self._newest(compared), restore)
                 merge.decide()
                 self.merges[compared.table.full_name] = merge
 
@@ -99,31 +90,30 @@ class RowRestore:
 
     def _chosen_tables(self) -> list[TableMapping]:
         """The mapped tables of the request, parents first; all schema differences that concern them."""
-        request, settings = self._scene.request, self._scene.site.settings
+        request, settings = self._context.request, self._context.site.settings
         if not request.with_rows:
             return []
         headers = {
-            name: read_table(self._scene.repository, summary).header for name, summary in self._summaries.items()
+            name: read_table(self._context.repository, summary).header for name, summary in self._summaries.items()
         }
         rows = {name: summary.rows for name, summary in self._summaries.items()}
         mappings, differences = map_tables(
-            headers, self._scene.tenancy, settings.restore, settings.database.schemas, rows
+            headers, self._context.tenancy, settings.restore, settings.database.schemas, rows
         )
         if request.tables:
             wanted = {
-                named_root(self._scene.tenancy, name, settings.database.schemas).full_name for name in request.tables
+                named_root(self._context.tenancy, name, settings.database.schemas).full_name for name in request.tables
             }
         elif request.config_only:
             # By the backup's names, which may be others by now.
-            stored = {
-                summary.table for summary in read_component(self._scene.repository, self._scene.manifest, CONFIG).tables
-            }
+            config = read_component(self._context.repository, self._context.manifest, CONFIG)
+            stored = {summary.table for summary in config.tables}
             wanted = {
                 m.table.full_name for m in mappings if f"{m.header['schema']}.{m.header['name']}" in stored
             } | stored
         elif request.rows is not None:
-            root = named_root(self._scene.tenancy, parse_rows(request.rows).table, settings.database.schemas)
-            wanted = {t.full_name for t in involved(self._scene.tenancy, root)}
+            root = named_root(self._context.tenancy, parse_rows(request.rows).table, settings.database.schemas)
+            wanted = {t.full_name for t in involved(self._context.tenancy, root)}
         else:
             self.differences = differences
             return mappings
@@ -141,20 +131,20 @@ class RowRestore:
         return any(d.blocking for d in self.differences)
 
     def _choose_rows(self) -> None:
-        assert self._scene.request.rows is not None
-        choice = parse_rows(self._scene.request.rows)
-        root = named_root(self._scene.tenancy, choice.table, self._scene.site.settings.database.schemas)
+        assert self._context.request.rows is not None
+        choice = parse_rows(self._context.request.rows)
+        root = named_root(self._context.tenancy, choice.table, self._context.site.settings.database.schemas)
         stagings = {c.table.table.oid: c.staging for c in self.compared if c.staging is not None}
         if root.table.oid not in stagings:
-            raise no_such_table(choice.table, self._scene.tenancy)
-        Closure(self._scene.connection, stagings).choose(root, choice)
+            raise no_such_table(choice.table, self._context.tenancy)
+        Closure(self._context.connection, stagings).choose(root, choice)
 
-    def _newest(self, compared: Compared) -> str | None:
+    def _newest(self, compared: TableComparison) -> str | None:
         """The declared column with the time of a row's last change. Raises RequestError where it does not exist."""
-        if self._scene.request.mode is not MergeMode.NEWEST_WINS:
+        if not RULES[self._context.request.mode].by_time:
             return None
         table = compared.table.table
-        for name, column in self._scene.site.settings.restore.newest.items():
+        for name, column in self._context.site.settings.restore.newest.items():
             if name in (table.full_name, table.name):
                 if column not in compared.table.captured_columns:
                     raise RequestError(
@@ -172,14 +162,16 @@ class RowRestore:
         """
         return tuple(self._plan(compared, foresee) for compared in self.compared)
 
-    def _plan(self, compared: Compared, foresee: bool) -> TablePlan:
+    def _plan(self, compared: TableComparison, foresee: bool) -> TablePlan:
         merge, summary = self.merges.get(compared.table.full_name), compared.summary
         facts = (compared.table.full_name, summary.rows, summary.groups, compared.matching)
         if merge is None:
             return TablePlan(*facts, 0, 0, 0)
-        known = conflicts.foreseen(self._scene.connection, merge) if foresee else []
+        known = conflicts.foreseen(self._context.connection, merge) if foresee else []
         found = [Conflict(f"unique key {name}", rows) for name, rows in known]
-        samples = row_samples(self._scene.connection, merge, self._scene.request, self._scene.site.settings.restore)
+        samples = row_samples(
+            self._context.connection, merge, self._context.request, self._context.site.settings.restore
+        )
         changes = merge.changes
         return TablePlan(
             *facts, changes.inserted, changes.updated, changes.deleted, changes.kept, tuple(found), samples
@@ -188,7 +180,7 @@ class RowRestore:
     def problems(self, *, foresee: bool) -> list[SbhError]:
         """Why the restore would refuse, apart from conflicts of keys."""
         found: list[SbhError] = []
-        lossy = not self._scene.request.accept_schema_changes
+        lossy = not self._context.request.accept_schema_changes
         bad = [d for d in self.differences if d.blocking or (d.lossy and lossy)]
         if bad:
             needs = (
@@ -215,7 +207,9 @@ class RowRestore:
                 )
             )
         violated = (
-            [v for m in self.merges.values() for v in foreseen_violations(self._scene.connection, m)] if foresee else []
+            [v for m in self.merges.values() for v in foreseen_violations(self._context.connection, m)]
+            if foresee
+            else []
         )
         if violated:
             found.append(
@@ -227,15 +221,17 @@ class RowRestore:
                 )
             )
         broken = (
-            foreseen_breaks(self._scene.connection, self._scene.tenancy, list(self.merges.values())) if foresee else []
+            foreseen_breaks(self._context.connection, self._context.tenancy, list(self.merges.values()))
+            if foresee
+            else []
         )
         if broken:
             found.append(
                 RestoreRefused(
                     "Foreign keys would not hold after the restore",
-                    on=self._scene.tenant.id,
-                    why=told(broken),
-                    remedy=both_ends(self._scene.request),
+                    on=self._context.tenant.id,
+                    why=describe_broken_keys(broken),
+                    remedy=remedy_for_broken_keys(self._context.request),
                 )
             )
         return found
@@ -254,9 +250,9 @@ class RowRestore:
         """Delete and insert the differences. Raises SourceConflict, RestoreRefused: roll back."""
         if not self.changes_anything:
             return
-        hold_tenant(self._scene.connection, self._scene.tenancy, self._scene.tenant.key)
+        hold_tenant(self._context.connection, self._context.tenancy, self._context.tenant.key)
         merges = list(self.merges.values())
-        self._scene.notice("merge", 0, len(merges))
+        self._context.notice("merge", 0, len(merges))
         for merge in reversed(merges):  # children first: an inherited row is found by its parent
             merge.delete()
         try:
@@ -264,12 +260,12 @@ class RowRestore:
                 merge.insert(partial(self._inserted, number, len(merges)))
         except RestoreConflict:
             # A key that somebody took a moment ago: the next plan will know of it.
-            with closing(connect(self._scene.database, "restore check")) as connection:
+            with closing(connect(self._context.database, "restore check")) as connection:
                 self._proof.undisturbed(connection)
             raise
 
     def _inserted(self, number: int, of: int, part: float) -> None:
-        self._scene.notice("merge", number + part, of)
+        self._context.notice("merge", number + part, of)
 
     def prove(self) -> dict[str, int]:
         """Read back what was written. Raises ProofFailed, RestoreRefused, SourceConflict: roll back."""
@@ -277,7 +273,7 @@ class RowRestore:
 
     @property
     def _proof(self) -> RowProof:
-        return RowProof(self._scene, self.compared, self.merges)
+        return RowProof(self._context, self.compared, self.merges)
 
     def results(self) -> list[dict[str, Any]]:
         """What happened to each table."""

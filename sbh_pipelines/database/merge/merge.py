@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from sbh_pipelines.database.merge.modes import RULES, Winner
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.database.schema.tenancy import TenancyMap
 from sbh_pipelines.database.session.connection import Connection, connect, translated
@@ -73,7 +74,7 @@ class TableMerge:
     """The merge of one table: `decide`, then `delete` (children before parents), then `insert`, then `unproven`."""
 
     def __init__(self, staging: Staging, mode: MergeMode, newest: str | None, settings: RestoreSettings) -> None:
-        self.staging, self.table, self._mode, self._newest = staging, staging.table, mode, newest
+        self.staging, self.table, self._rules, self._newest = staging, staging.table, RULES[mode], newest
         self._settings = settings
         self.todo, self.gone = staging.want, staging.have
         self.changes = TableChanges(0, 0, 0)
@@ -112,7 +113,7 @@ class TableMerge:
             )
             missing, changed, later = cursor.fetchone()
         matched = s.wanted - missing
-        if self._mode is MergeMode.EXACT:
+        if self._rules.exact:
             if matched > changed:  # else all that was staged differs, and is what is to be written
                 self._make_as("todo", f"SELECT w.* FROM {s.want} w JOIN {self._verdict} v ON v.wanted = w.ctid")
                 extra = (
@@ -121,15 +122,13 @@ class TableMerge:
                 differs = f"EXISTS (SELECT FROM {self._verdict} v WHERE v.had = h.ctid)"
                 self._make_as("gone", f"SELECT h.* FROM {s.have} h WHERE {differs} OR {extra}")
             return TableChanges(missing, changed, s.had - matched)
-        if self._mode is MergeMode.MISSING_ONLY or self._newest is None:
-            later = 0
         chosen = "v.had IS NULL OR v.later" if later else "v.had IS NULL"
         if matched:
             rows = f"{s.want} w JOIN {self._verdict} v ON v.wanted = w.ctid"
             self._make_as("todo", f"SELECT w.* FROM {rows} WHERE {chosen}")
         replaced = f"EXISTS (SELECT FROM {self._verdict} v WHERE v.had = h.ctid AND v.later)" if later else "false"
         self._make_as("gone", f"SELECT h.* FROM {s.have} h WHERE {replaced}")
-        if self._mode is MergeMode.NEWEST_WINS and self._newest is None:
+        if self._rules.by_time and self._newest is None:
             self.undecided = changed
         return TableChanges(missing, later, 0, changed - later)
 
@@ -138,7 +137,10 @@ class TableMerge:
         return f"pg_temp.sbh_verdict_{self.staging.number}"
 
     def _later(self, want: str, have: str) -> str:
-        if self._newest is None:
+        """The condition under which the backup's row takes the place of the live one."""
+        if self._rules.winner is Winner.BACKUP:
+            return "true"
+        if self._rules.winner is Winner.LIVE or self._newest is None:
             return "false"
         column = self.staging.columns[self._newest]
         mine, theirs = f"{want}.{column}", f"{have}.{column}"
@@ -157,7 +159,7 @@ class TableMerge:
             f"SELECT h.sbh_text, count(*) AS excess FROM {have} h"
             f" LEFT JOIN {want} w ON {same} WHERE w.sbh_text IS NULL GROUP BY h.sbh_text"
         )
-        if self._mode is not MergeMode.EXACT:
+        if not self._rules.removes:
             surplus += " LIMIT 0"
         self._make_as("gone", surplus)
         cursor = self._cursor

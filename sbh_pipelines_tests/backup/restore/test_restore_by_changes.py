@@ -18,7 +18,9 @@ from sbh_pipelines.backup.contents.manifest import WITH_TABLES
 from sbh_pipelines.backup.contents.manifests import read_component, read_manifest
 from sbh_pipelines.backup.contents.stored_table import read_table
 from sbh_pipelines.backup.restore import row_compare as compare
-from sbh_pipelines.backup.restore.row_compare import Comparer
+from sbh_pipelines.backup.restore.context import RestoreContext
+from sbh_pipelines.backup.restore.request import RestoreRequest
+from sbh_pipelines.backup.restore.row_compare import TableComparer
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.merge.mapping import map_tables
@@ -129,8 +131,7 @@ class Place:
         """The tables that are compared by changes."""
         site = Site(self.service().settings, utc_now)
         tenant = self.application.tenant()
-        repository = site.repository(tenant)
-        with restore_transaction(site.settings.database) as connection, closing(repository):
+        with restore_transaction(site.settings.database) as connection, site.repository(tenant) as repository:
             repository.load_index()
             manifest = read_manifest(repository, BackupId(backup_id))
             summaries = {
@@ -142,7 +143,21 @@ class Place:
             headers = {name: read_table(repository, summary).header for name, summary in summaries.items()}
             mappings, _ = map_tables(headers, tenancy, site.settings.restore, ["public"])
             point = describe_snapshot(connection)
-            comparer = Comparer(site, repository, connection, tenant, point, manifest, tenancy, looking=True)
+            comparer = TableComparer(
+                RestoreContext(
+                    site,
+                    repository,
+                    site.settings.database,
+                    connection,
+                    tenant,
+                    manifest,
+                    tenancy,
+                    point,
+                    RestoreRequest(),
+                    lambda *_: None,
+                    dry_run=True,
+                )
+            )
             found = [
                 comparer.compare(m, summaries[m.table.full_name], n, everything=False) for n, m in enumerate(mappings)
             ]
