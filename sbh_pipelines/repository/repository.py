@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from sbh_pipelines.concurrency import streamed
 from sbh_pipelines.errors import (
@@ -86,6 +86,12 @@ class Repository(Documents):
         self.remembered = _CACHED_CHUNKS  # small chunks kept in memory, of those that were read last
         self._recent: OrderedDict[bytes, bytes] = OrderedDict()
         self._remembering = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def close(self) -> None:
         self.index.close()

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import replace
 
 from sbh_pipelines.backup.contents.manifest import Component, Manifest
@@ -101,7 +101,7 @@ def verify_checksums(
     def work(draft: Draft) -> Draft:
         begun = time.monotonic()
         open_drafts.lease(draft)
-        with closing(open_drafts.reopened(draft)) as repository:
+        with open_drafts.reopened(draft) as repository:
             commit(open_drafts, draft, repository, progress)
             # What is committed stays: the tenant's next backup records what could not be recorded now, as late.
             with suppress(SbhError):

@@ -5,6 +5,7 @@ not know, or whose newest backup it has not heard of, is asked for its manifests
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -70,11 +71,11 @@ def _latest(site: Site, tenant: Tenant, record: TenantRecord | None) -> tuple[di
         record = None  # forgotten, or never there: what is recorded of it says nothing
     issues: list[SbhError] = []
     repository: Repository | None = None
-    try:
+    with ExitStack() as stack:
         for backup_id in reversed(ids):
             if record is not None and backup_id == record.backup_id:
                 break
-            repository = repository or site.repository(tenant)
+            repository = repository or stack.enter_context(site.repository(tenant))
             try:
                 point = RecoveryPoint.from_dict(repository.manifest(backup_id)["recovery_point"])
             except UnknownBackup:
@@ -85,9 +86,6 @@ def _latest(site: Site, tenant: Tenant, record: TenantRecord | None) -> tuple[di
             if record is None or parse_timestamp(point.time) > parse_timestamp(record.point.time):
                 record = TenantRecord(tenant.id, backup_id, point, None)
             break
-    finally:
-        if repository is not None:
-            repository.close()
     return _answer(site, tenant, record), issues
 
 

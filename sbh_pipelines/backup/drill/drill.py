@@ -16,7 +16,6 @@ database), or that is cut short by something that may pass by itself, raises and
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,7 +66,7 @@ def run_drill(
     begun = site.clock()
     drill_id = DrillId.at(begun, os.urandom(3).hex())
     parts = parts_of(scenarios)
-    with closing(site.repository(tenant)) as repository:
+    with site.repository(tenant) as repository:
         wanted = _existing(repository, backup)
         if Part.DATABASE in parts or Part.CONFIG in parts:
             _require_platform_backup(site)

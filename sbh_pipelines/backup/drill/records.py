@@ -42,11 +42,9 @@ def read_records(site: Site, tenant: Tenant, ids: Sequence[DrillId]) -> Iterator
         repository = site.repository(tenant)
     except UnknownBackup:
         return
-    try:
+    with repository:
         found = streamed(lambda drill: _read(repository, drill), ids, name="drills", ahead=len(ids))
         yield from (record for record in found if record is not None)
-    finally:
-        repository.close()
 
 
 def _read(repository: Repository, drill_id: DrillId) -> dict[str, Any] | None:

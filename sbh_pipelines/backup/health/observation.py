@@ -224,15 +224,12 @@ def _failure_of(record: Mapping[str, Any]) -> NewestFailure:
 
 
 def _with_backups(site: Site, base: Observation, ids: Sequence[BackupId]) -> Observation:
-    repository = site.repository(base.tenant)
-    try:
+    with site.repository(base.tenant) as repository:
         error: SbhError | None = None
         try:
             plan = plan_by_policy(repository, policy_of(site.settings.retention, base.tenant))
         except SettingsError as found:  # the policy cannot be applied at all: the backups are there all the same
             plan, error = Plan((), read_backups(repository)), found
-    finally:
-        repository.close()
     sound = list(plan.backups.sound.values())
     sums: dict[str, TypeSums] = {}
     for backup in sound:

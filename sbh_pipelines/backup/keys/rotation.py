@@ -158,8 +158,7 @@ def re_encrypt(site: Site, tenant: Tenant, progress: ProgressSink) -> dict[str, 
     done["re_encrypted_bytes"] = pruned.get("bytes_rewritten", 0)
     with ExitStack() as stack:
         held = lease_for(site, tenant, STEP, stack)
-        repository = site.repository(tenant)
-        stack.callback(repository.close)
+        repository = stack.enter_context(site.repository(tenant))
         done["documents_signed"] = sign_anew(repository, progress)
         repository.load_index()
         left = remains(repository)
@@ -207,10 +206,7 @@ def each_owner(site: Site, tenants: Iterable[Tenant], notice: Callable[[SbhError
 
 def remaining(site: Site, tenant: Tenant, newest: int) -> dict[str, int]:
     """Packs and bytes that are still of earlier epochs than `newest`."""
-    repository = site.repository(tenant)
-    try:
+    with site.repository(tenant) as repository:
         repository.load_index()
         old = [asdict(found) for epoch, found in remains(repository).items() if epoch < newest]
-    finally:
-        repository.close()
     return {f"old_{name}": sum(found[name] for found in old) for name in ("packs", "bytes")}

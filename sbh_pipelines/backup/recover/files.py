@@ -23,13 +23,10 @@ def put_files_back(site: Site, tenant: Tenant, backup_id: str) -> dict[str, int]
     """
     if not site.settings.files.enabled:
         return {"restored": 0, "unchanged": 0, "bytes": 0}
-    repository = site.repository(tenant)
-    try:
+    with site.repository(tenant) as repository:
         repository.load_index()
         manifest = read_manifest(repository, BackupId(backup_id))
         return _Files(site, tenant, repository).put_back(read_component(repository, manifest, FILES))
-    finally:
-        repository.close()
 
 
 class _Files:

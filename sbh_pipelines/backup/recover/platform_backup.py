@@ -212,14 +212,12 @@ def list_platform_backups(site: Site) -> tuple[list[dict[str, Any]], list[SbhErr
         repository = site.repository(platform_tenant(site.settings))
     except UnknownBackup:
         return [], []
-    try:
+    with repository:
         for backup_id in reversed(repository.manifest_ids()):
             try:
                 sound.append(repository.manifest(backup_id))
             except CorruptObject as error:
                 damaged.append(error)
-    finally:
-        repository.close()
     return sound, damaged
 
 
@@ -235,11 +233,9 @@ def open_platform(
         repository = site.repository(platform_tenant(site.settings))
     except UnknownBackup:
         raise _no_backup() from None
-    try:
+    with repository:
         repository.load_index()
         yield _chosen(repository, wanted, until, notice)
-    finally:
-        repository.close()
 
 
 def _chosen(

@@ -61,8 +61,7 @@ def load_tenant(place: Place, chosen: Chosen, until: datetime | None) -> None:
     SchemaMismatch, RestoreRefused; nothing of the tenant was loaded then.
     """
     tenant, passed = chosen.tenant, list[tuple[str, CorruptObject]]()
-    repository = place.site.repository(tenant)
-    try:
+    with place.site.repository(tenant) as repository:
         repository.load_index()
         for backup_id in _candidates(repository, chosen.backup_id):
             try:
@@ -76,8 +75,6 @@ def load_tenant(place: Place, chosen: Chosen, until: datetime | None) -> None:
                 return
             except CorruptObject as error:
                 passed.append((backup_id, error))
-    finally:
-        repository.close()
     if passed:
         raise passed[0][1]
     raise UnknownBackup(
@@ -230,16 +227,13 @@ class _Expected:
 def prove_tenant(place: Place, loaded: Loaded) -> None:
     """Read the tenant's rows back and compare them with the backup; note it. Raises ProofFailed, CorruptObject."""
     tenant = Tenant(TenantId(loaded.tenant_id), "", loaded.region, "")
-    repository = place.site.repository(tenant)
-    try:
+    with place.site.repository(tenant) as repository:
         repository.load_index()
         manifest = read_manifest(repository, BackupId(loaded.backup_id))
         key, sums = str(loaded.facts["key"]), loaded.facts["sums"]
         with transaction(place.target, "proof", _SNAPSHOT) as connection:
             _prove_tables(place, repository, connection, manifest, key, sums)
             run(connection, note_proved(loaded.tenant_id), "note a proof", loaded.tenant_id)
-    finally:
-        repository.close()
 
 
 def _prove_tables(

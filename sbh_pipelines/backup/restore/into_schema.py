@@ -26,8 +26,7 @@ def into_schema(
     """
     _check_name(schema)
     begun = time.monotonic()
-    repository = site.repository(tenant)
-    try:
+    with site.repository(tenant) as repository:
         repository.load_index()
         manifest = read_manifest(repository, backup_id)
         summaries = _chosen(_summaries(repository, manifest), tables)
@@ -56,8 +55,6 @@ def into_schema(
             "rows": sum(t["rows"] for t in made),
             "seconds": round(time.monotonic() - begun, 3),
         }
-    finally:
-        repository.close()
 
 
 def _pieces(repository: Repository, summary: TableSummary) -> Iterator[bytes]:

@@ -90,14 +90,11 @@ def plan_restore(
     site: Site, tenant: Tenant, backup_id: BackupId, request: RestoreRequest, target: Target, progress: ProgressSink
 ) -> RestorePlan:
     """What a restore would do; nothing is written. Raises CorruptObject, RequestError, RestoreRefused and the source's errors."""
-    repository = site.repository(tenant)
-    try:
+    with site.repository(tenant) as repository:
         job = _Restore(site, repository, tenant, backup_id, request, target, progress)
         manifest = job.check()
         with restore_transaction(target.database) as connection:
             return job.compare(connection, manifest, foresee=True)
-    finally:
-        repository.close()
 
 
 def restore_in_place(
@@ -119,8 +116,7 @@ def restore_in_place(
     store, prefix = site.backup_store(tenant)
     owner = leases.new_owner("restore")
     with ExitStack() as stack:
-        repository = site.repository(tenant)
-        stack.callback(repository.close)
+        repository = stack.enter_context(site.repository(tenant))
         seconds, wait = site.settings.backup.lease_s, site.settings.restore.lease_wait_s
         held = leases.acquire_within(wait, store, prefix, owner, "restore", seconds, site.clock)
         stack.callback(_let_go, held)

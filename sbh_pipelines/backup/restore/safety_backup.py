@@ -82,10 +82,7 @@ def safety_backup(
     finally:
         for draft in drafts:
             open_drafts.end(draft)
-    repository = site.repository(tenant)
-    try:
+    with site.repository(tenant) as repository:
         until = site.clock() + timedelta(days=site.settings.restore.keep_safety_days)
         place_term(repository, backup_id, f"undoes {restore_id}", requested_by, site.clock, until)
-    finally:
-        repository.close()
     return backup_id

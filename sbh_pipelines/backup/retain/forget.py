@@ -223,17 +223,14 @@ def forget(site: Site, tenant: Tenant, user_id: str, backup_id: BackupId | None,
         if backup_id is not None:
             raise
         return _document(tenant, dry_run, Plan((), Backups({}, {}, {})), [])
-    try:
-        with _leased(site, tenant, dry_run) as still_ours:
-            if backup_id is None:
-                plan = plan_by_policy(repository, policy_of(site.settings.retention, tenant), explain=True)
-                doomed = plan.doomed
-            else:
-                plan, doomed = plan_one(repository, backup_id, user_id), [backup_id]
-            if not dry_run:
-                plan = carry_out(repository, plan, doomed, still_ours, recorder(site, tenant, user_id))
-    finally:
-        repository.close()
+    with repository, _leased(site, tenant, dry_run) as still_ours:
+        if backup_id is None:
+            plan = plan_by_policy(repository, policy_of(site.settings.retention, tenant), explain=True)
+            doomed = plan.doomed
+        else:
+            plan, doomed = plan_one(repository, backup_id, user_id), [backup_id]
+        if not dry_run:
+            plan = carry_out(repository, plan, doomed, still_ours, recorder(site, tenant, user_id))
     kept = {v.backup_id for v in plan.verdicts if v.keep}
     return _document(tenant, dry_run, plan, [i for i in doomed if i not in kept])
 
@@ -289,8 +286,7 @@ def apply_retention(open_drafts: OpenDrafts, drafts: Sequence[Draft], dry_run: b
 def _retained(open_drafts: OpenDrafts, draft: Draft, dry_run: bool) -> Plan:
     figures = Figures.of_manifest(draft.manifest or Manifest({}))
     own = BackupSummary(draft.backup_id, draft.type, parse_timestamp(draft.created_at), figures=figures)
-    repository = open_drafts.reopened(draft)
-    try:
+    with open_drafts.reopened(draft) as repository:
         plan = plan_by_policy(repository, policy_of(open_drafts.site.settings.retention, draft.tenant), own)
         record = recorder(open_drafts.site, draft.tenant, draft.created_by, draft.via)
         return (
@@ -298,8 +294,6 @@ def _retained(open_drafts: OpenDrafts, draft: Draft, dry_run: bool) -> Plan:
             if dry_run
             else carry_out(repository, plan, plan.doomed, lambda: open_drafts.lease(draft).renew(), record)
         )
-    finally:
-        repository.close()
 
 
 def _outcome(plan: Plan | None) -> dict[str, Any]:

@@ -46,11 +46,11 @@ def prune(
             repository = site.repository(tenant)
         except UnknownBackup:
             return {**report, "backups": 0, "note": "the tenant has no backups"}
-        stack.callback(repository.close)
+        stack.enter_context(repository)
         held = None if dry_run else lease_for(site, tenant, "prune", stack)
         if held is not None and not _is_of_newest_epoch(site, tenant, repository):
-            repository = site.repository(tenant)  # whoever held the lease before began a key epoch
-            stack.callback(repository.close)
+            # The lease's former holder began a key epoch.
+            repository = stack.enter_context(site.repository(tenant))
         now = site.clock() if held is None else _store_time(repository, site.clock, _safety(site.settings))
         shape = replace(_shape(site.settings), re_encrypt=re_encrypt)
         report |= _prune(site.settings, repository, held, now, shape, progress)

@@ -25,14 +25,11 @@ def lost_tenant(site: Site, slug: TenantId, backup_id: str = LATEST) -> Tenant |
         for region in site.settings.storage.regions:
             refuse_erased(site.catalog(region), slug)
         return None
-    repository = site.repository(Tenant(slug, "", found[wanted], ""))
-    try:
+    with site.repository(Tenant(slug, "", found[wanted], "")) as repository:
         repository.load_index()
         manifest = read_manifest(repository, BackupId.parse(wanted))
         detail = read_component(repository, manifest, CONFIG).detail
         for fields in read_lines(repository, detail):
             if "tenant" in fields:
                 return Tenant(**{**fields["tenant"], "id": slug})
-    finally:
-        repository.close()
     return None
