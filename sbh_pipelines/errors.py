@@ -96,7 +96,7 @@ class SbhError(Exception):
     def __reduce__(self) -> Any:
         return _rebuild, (type(self), self.what, self.on, self.why, self.remedy)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, str | bool]:
         """The error as JSON-ready fields: code, what, on, why, remedy, transient."""
         return {
             "code": self.code,
@@ -359,7 +359,7 @@ class OrchestratorUnavailable(OrchestratorError):
     code, http_status, transient = "SBH-921", 503, True
 
 
-def error_from_dict(fields: Mapping[str, Any]) -> SbhError:
+def error_from_dict(fields: Mapping[str, object]) -> SbhError:
     """The error that `as_dict` described; for one that crossed a process or a stored record."""
     kinds = [SbhError]
     for kind in kinds:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
 
 from sbh_pipelines.database.schema.tenancy import TableStatus
 from sbh_pipelines.errors import SbhError
@@ -60,7 +59,7 @@ class Report:
     def warnings(self) -> list[Finding]:
         return [finding for finding in self.findings if finding.level is Level.WARNING]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         return {
             "ok": not self.errors,
             "errors": len(self.errors),

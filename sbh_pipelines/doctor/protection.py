@@ -9,7 +9,7 @@ from typing import Any
 from sbh_pipelines.doctor.findings import Level, Report
 from sbh_pipelines.errors import StoreDenied, StoreError
 from sbh_pipelines.settings import Settings
-from sbh_pipelines.stores.bucket_rules import denies_plaintext, expires, moves_away
+from sbh_pipelines.stores.bucket_rules import LifecycleRule, denies_plaintext
 from sbh_pipelines.stores.s3_control import S3Control
 
 AREA = "storage"
@@ -97,19 +97,19 @@ class _Facts:
             )
 
     def lifecycle(self, control: S3Control, prefixes: list[str]) -> None:
-        rules = self._asked("lifecycle", lambda: control.lifecycle(self._name))
+        rules: list[LifecycleRule] | None = self._asked("lifecycle", lambda: control.lifecycle(self._name))
         if rules is None:
             return
         for rule in rules:
-            name = str(rule.get("ID") or "(no name)")[:80]
-            if touched := [prefix for prefix in prefixes if expires(rule, prefix)]:
+            name = rule.name[:80]
+            if touched := [prefix for prefix in prefixes if rule.expires(prefix)]:
                 self._report.fail(
                     AREA,
                     f"A lifecycle rule of the bucket {self._name} deletes objects of backups",
                     f"the rule {name} reaches {', '.join(touched)}: backups share objects, so that new ones break as well",
                     "limit the rule to other prefixes; what is kept how long is for the [retention] section to say",
                 )
-            if touched := [prefix for prefix in prefixes if moves_away(rule, prefix)]:
+            if touched := [prefix for prefix in prefixes if rule.moves_away(prefix)]:
                 self._report.fail(
                     AREA,
                     f"A lifecycle rule of the bucket {self._name} moves objects of backups where they cannot be read at once",

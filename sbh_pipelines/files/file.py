@@ -41,7 +41,7 @@ class FileEntry:
         return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any], on: str) -> "FileEntry":
+    def from_dict(cls, fields: Mapping[str, Any], on: str) -> "FileEntry":
         """Raises CorruptObject."""
         try:
             return cls(**{**fields, "chunks": tuple(fields["chunks"])})

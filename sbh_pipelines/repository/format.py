@@ -191,24 +191,24 @@ def unpack_index(body: bytes, on: str) -> Iterator[tuple[bytes, int, int, Iterat
 VALIDATE = "run `sbh backup validate --deep` and take another backup of the tenant"
 
 
-def canonical(document: Mapping[str, Any]) -> bytes:
+def canonical(document: Mapping[str, object]) -> bytes:
     """JSON with sorted keys and no white space: what checksums and signatures are computed over."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return text.encode("utf-8", "surrogatepass")  # a damaged document may hold half a character
 
 
-def checksum(document: Mapping[str, Any]) -> str:
+def checksum(document: Mapping[str, object]) -> str:
     """`sha256:` + hex over the canonical document without its `checksum` and `signature`."""
     bare = {k: v for k, v in document.items() if k not in ("checksum", "signature")}
     return "sha256:" + hashlib.sha256(canonical(bare)).hexdigest()
 
 
-def compact(document: Mapping[str, Any]) -> bytes:
+def compact(document: Mapping[str, object]) -> bytes:
     """How documents are stored that no person reads."""
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
 
 
-def pretty(document: Mapping[str, Any]) -> bytes:
+def pretty(document: Mapping[str, object]) -> bytes:
     """How documents are stored that people read; the same bytes for the same content."""
     return json.dumps(document, indent=1, sort_keys=False, ensure_ascii=False).encode() + b"\n"
 

@@ -1,14 +1,14 @@
 """The lease that keeps two writers of one tenant apart.
 
-One object, `lease.json`, changed only by create-only and compare-and-swap puts: whoever's put succeeds holds it until it
+One object, `lease.json`, changed only by create-only and compare-and-swap puts: the writer whose put succeeds holds it until it
 expires, renews or releases it. Releasing writes a released lease and deletes nothing, so a writer needs no delete right.
-An expired lease is free: its holder was killed. So is a damaged one: whoever held it finds the object changed. A holder
+An expired lease is free: its holder was killed. So is a damaged one: its holder finds the object changed. A holder
 that finds its lease taken stops before it commits anything.
 
-The object always names its last holder, and a name is never used for two pieces of work. So whoever goes on with work that
-another process began (`resume`) can tell from the name alone that nobody else held the lease in between: whatever was read
-under it, such as which chunks are stored, still holds. Had somebody, a prune may have run, and the lease is lost for good,
-also where it is free again.
+The object always names its last holder, and a name is never used for two pieces of work. So a process that goes on
+with work that another one began (`resume`) can tell from the name alone that the lease was not held by others in between:
+what was read under it, such as which chunks are stored, still holds. Otherwise a prune may have run, and the lease is lost
+for good, also where it is free again.
 """
 
 import json
@@ -17,8 +17,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from sbh_pipelines.errors import (
     CorruptObject,
@@ -37,7 +37,28 @@ from sbh_pipelines.stores.base import ObjectStore
 # Clocks of two machines may differ by this much; an expired lease is taken only after it.
 CLOCK_MARGIN = timedelta(seconds=2)
 ERASE = "erase"  # the purpose of an erasure's lease
-_LONG_AGO = "2000-01-01T00:00:00+00:00"
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseDocument:
+    """What the lease object says.
+
+    Attributes:
+        owner: Its last holder; a name is never used for two pieces of work. Empty where the object is damaged.
+        purpose: What the holder does, e.g. the id of a backup.
+        expires_at: When it is free again, UTC, ISO 8601.
+    """
+
+    owner: str
+    purpose: str
+    expires_at: str
+
+    @property
+    def expires(self) -> datetime:
+        return parse_timestamp(self.expires_at)
+
+
+_DAMAGED = LeaseDocument("", "", "2000-01-01T00:00:00+00:00")
 
 
 class Lease:
@@ -48,7 +69,7 @@ class Lease:
     ) -> None:
         self._store, self._key, self._seconds, self._clock = store, key, seconds, clock
         self.owner, self.purpose = owner, purpose
-        self.last_purpose = ""  # of whoever held it before
+        self.last_purpose = ""  # of its holder before
         self._etag = etag
         self._lock = threading.Lock()
         self._renewed = clock()
@@ -89,7 +110,7 @@ def acquire(
 ) -> Lease:
     """Take the tenant's lease for `seconds`. Raises LeaseHeld while another owner's is running.
 
-    `admit` is asked where nobody ever held it, so that a repository is about to be begun, and where an erasure held it last:
+    `admit` is asked where it was never held, so that a repository is about to be begun, and where an erasure held it last:
     it raises for an erased tenant.
     """
     key = prefix + Keys.LEASE
@@ -102,22 +123,22 @@ def acquire(
             etag = _written(store, key, document, lambda: store.create(key, document))
             return Lease(store, key, owner, purpose, seconds, clock, etag)
         held, before = found
-        if held["owner"] != owner and parse_timestamp(held["expires_at"]) + CLOCK_MARGIN > clock():
+        if held.owner != owner and held.expires + CLOCK_MARGIN > clock():
             raise _held(store.url(key), held)
-        if held["purpose"] == ERASE:
+        if held.purpose == ERASE:
             admit()
         etag = _written(store, key, document, lambda: store.replace(key, document, before))
         taken = Lease(store, key, owner, purpose, seconds, clock, etag)
-        taken.last_purpose = held["purpose"]
+        taken.last_purpose = held.purpose
         return taken
     except (ObjectExists, ObjectChanged):
-        raise _held(store.url(key), {"owner": "another writer, just now", "purpose": "", "expires_at": ""}) from None
+        raise _held(store.url(key), LeaseDocument("another writer, just now", "", "")) from None
 
 
 def acquire_within(
     wait_s: float, store: ObjectStore, prefix: str, owner: str, purpose: str, seconds: float, clock: Clock
 ) -> Lease:
-    """As `acquire`, waiting for up to `wait_s` while another owner's is running. Raises LeaseHeld."""
+    """Take the lease, waiting for up to `wait_s` seconds while another owner's is running. Raises LeaseHeld."""
     deadline = time.monotonic() + wait_s
     while True:
         try:
@@ -135,8 +156,8 @@ def resume(store: ObjectStore, prefix: str, owner: str, purpose: str, seconds: f
     """
     key = prefix + Keys.LEASE
     found = read(store, prefix)
-    if found is None or found[0]["owner"] != owner:
-        by = f"{found[0]['purpose'] or 'it'} by {found[0]['owner']}" if found and found[0]["owner"] else ""
+    if found is None or found[0].owner != owner:
+        by = f"{found[0].purpose or 'it'} by {found[0].owner}" if found and found[0].owner else ""
         raise _lost(store.url(key), f"it expired and another writer took it: {by}" if by else "its object is gone")
     document = _document(owner, purpose, clock() + timedelta(seconds=seconds))
     try:
@@ -163,7 +184,7 @@ def _written(store: ObjectStore, key: str, document: bytes, write: Callable[[], 
         return etag
 
 
-def read(store: ObjectStore, prefix: str) -> tuple[dict[str, Any], str] | None:
+def read(store: ObjectStore, prefix: str) -> tuple[LeaseDocument, str] | None:
     """The lease object and its ETag, or None where none was ever taken. A damaged one reads as expired."""
     try:
         data, etag = store.get_with_etag(prefix + Keys.LEASE)
@@ -171,17 +192,16 @@ def read(store: ObjectStore, prefix: str) -> tuple[dict[str, Any], str] | None:
         return None
     try:
         document = parse_document(data, store.url(prefix + Keys.LEASE))
-        held = {name: str(document[name]) for name in ("owner", "purpose", "expires_at")}
-        held["expires_at"] = parse_timestamp(held["expires_at"]).astimezone(UTC).isoformat()
+        expires_at = parse_timestamp(str(document["expires_at"])).astimezone(UTC).isoformat()
+        return LeaseDocument(str(document["owner"]), str(document["purpose"]), expires_at), etag
     except (CorruptObject, KeyError, ValueError, OverflowError):
-        held = {"owner": "", "purpose": "", "expires_at": _LONG_AGO}
-    return held, etag
+        return _DAMAGED, etag
 
 
-def running(store: ObjectStore, prefix: str, clock: Clock) -> dict[str, Any] | None:
+def running(store: ObjectStore, prefix: str, clock: Clock) -> LeaseDocument | None:
     """The lease, if one is held right now."""
     found = read(store, prefix)
-    if found and parse_timestamp(found[0]["expires_at"]) > clock():
+    if found and found[0].expires > clock():
         return found[0]
     return None
 
@@ -195,19 +215,19 @@ def _document(owner: str, purpose: str, expires: datetime) -> bytes:
     return json.dumps({"owner": owner, "purpose": purpose, "expires_at": expires.isoformat()}).encode()
 
 
-def _held(place: str, held: dict[str, Any]) -> LeaseHeld:
+def _held(on: str, held: LeaseDocument) -> LeaseHeld:
     return LeaseHeld(
         "Another writer works on this tenant",
-        on=place,
-        why=f"{held['purpose'] or 'it'} by {held['owner']}, until {held['expires_at'] or 'it ends'}",
+        on=on,
+        why=f"{held.purpose or 'it'} by {held.owner}, until {held.expires_at or 'it ends'}",
         remedy="wait for it to end; a killed writer's lease expires by itself",
     )
 
 
-def _lost(place: str, why: str) -> LeaseLost:
+def _lost(on: str, why: str) -> LeaseLost:
     return LeaseLost(
         "The lease on the tenant was lost",
-        on=place,
+        on=on,
         why=why,
         remedy="run again; raise backup.lease_s if steps, or the time between them, take longer than it",
     )

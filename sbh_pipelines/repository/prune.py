@@ -9,7 +9,6 @@ packs. A crash between any two of these writes and deletes loses nothing; docs/f
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, StoreError
 from sbh_pipelines.model import Progress, ProgressSink
@@ -49,7 +48,7 @@ class Report:
     index_objects_replaced: int = 0
     index_objects_written: int = 0
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, int]:
         return asdict(self)
 
 

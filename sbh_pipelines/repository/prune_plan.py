@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import chain
-from typing import Any
 
 from sbh_pipelines.errors import FormatUnsupported, PruneRefused
 from sbh_pipelines.model import timestamp
@@ -87,7 +86,7 @@ class Plan:
     def rewrites_index(self) -> bool:
         return bool(self.replace_index or self.index_unnamed or self.rewrite)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Counts and bytes of everything, and the first decisions one by one."""
         decisions = [*self.retire, *self.rewrite, *self.remove, *self.retire_documents, *self.keep]
         return {

@@ -25,10 +25,10 @@ class Refused(Exception):
         self.why, self.expired = why, expired
 
 
-def check_times(claims: Mapping[str, Any], auth: AuthSettings, now: float) -> None:
+def check_times(claims: Mapping[str, object], auth: AuthSettings, now: float) -> None:
     """Raises Refused."""
-    issued, ends = _moment(claims, "iat"), _moment(claims, "exp")
-    begins = _moment(claims, "nbf") if "nbf" in claims else issued
+    issued, ends = moment(claims, "iat"), moment(claims, "exp")
+    begins = moment(claims, "nbf") if "nbf" in claims else issued
     if ends - issued > auth.max_ttl_s:
         raise Refused(f"it lives longer than auth.max_ttl_s = {auth.max_ttl_s} s")
     if max(issued, begins) > now + auth.leeway_s:
@@ -37,7 +37,7 @@ def check_times(claims: Mapping[str, Any], auth: AuthSettings, now: float) -> No
         raise Refused("it has expired", expired=True)
 
 
-def user_from(claims: Mapping[str, Any], auth: AuthSettings, via: str) -> UserContext:
+def user_from(claims: Mapping[str, object], auth: AuthSettings, via: str) -> UserContext:
     """Raises Refused."""
     user_id = _claim(claims, auth.user_claim)
     if not isinstance(user_id, str) or not valid_user_id(user_id):
@@ -49,7 +49,7 @@ def valid_user_id(user_id: str) -> bool:
     return 0 < len(user_id) <= _LONGEST_USER_ID and user_id.isprintable() and user_id == user_id.strip()
 
 
-def _tenant(claims: Mapping[str, Any], auth: AuthSettings) -> str:
+def _tenant(claims: Mapping[str, object], auth: AuthSettings) -> str:
     meant = {auth.tenants.get(value, value) for value in _values(claims, auth.tenant_claim)}
     if ALL_TENANTS in meant:
         return ALL_TENANTS
@@ -61,7 +61,7 @@ def _tenant(claims: Mapping[str, Any], auth: AuthSettings) -> str:
         raise Refused(f"the claim {auth.tenant_claim} is not a tenant id") from None
 
 
-def _role(claims: Mapping[str, Any], auth: AuthSettings) -> Role:
+def _role(claims: Mapping[str, object], auth: AuthSettings) -> Role:
     known: Mapping[str, str] = auth.roles or {role.name.lower(): role.name.lower() for role in Role}
     roles = [Role[known[value].upper()] for value in _values(claims, auth.role_claim) if value in known]
     if not roles:
@@ -69,7 +69,7 @@ def _role(claims: Mapping[str, Any], auth: AuthSettings) -> Role:
     return max(roles)
 
 
-def _values(claims: Mapping[str, Any], name: str) -> list[str]:
+def _values(claims: Mapping[str, object], name: str) -> list[str]:
     """The claim as a list of texts; empty where it is missing."""
     found = _claim(claims, name)
     values = found if isinstance(found, list) else [] if found is None else [found]
@@ -78,7 +78,7 @@ def _values(claims: Mapping[str, Any], name: str) -> list[str]:
     return values
 
 
-def _claim(claims: Mapping[str, Any], name: str) -> Any:
+def _claim(claims: Mapping[str, object], name: str) -> Any:
     """A claim by its name, which may itself have dots (`https://example.com/role`), or by its path."""
     if name in claims:
         return claims[name]
@@ -90,7 +90,8 @@ def _claim(claims: Mapping[str, Any], name: str) -> Any:
     return found
 
 
-def _moment(claims: Mapping[str, Any], name: str) -> float:
+def moment(claims: Mapping[str, object], name: str) -> float:
+    """A time, s since 1970. Raises Refused."""
     value = claims.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _LATEST:  # nor NaN
         raise Refused(f"the claim {name} is not a time")

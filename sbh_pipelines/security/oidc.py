@@ -41,7 +41,7 @@ class OidcKeys:
         self._tried: float | None = None
         self._trouble = ""
 
-    def candidates(self, header: Mapping[str, Any]) -> tuple[Any, list[str]]:
+    def candidates(self, header: Mapping[str, object]) -> tuple[Any, list[str]]:
         """The key that the header names and what it may be used for. Raises Refused, KeyServiceUnavailable."""
         self._refresh(wanted=False)
         name = header.get("kid")
@@ -96,7 +96,7 @@ class OidcKeys:
         self._tried = self._monotonic()
         try:
             with httpx.Client(timeout=_TIMEOUT_S, follow_redirects=False) as client:
-                url = self._auth.jwks_url or discover(client, self._auth.issuer)["jwks_uri"]
+                url = self._auth.jwks_url or str(discover(client, self._auth.issuer)["jwks_uri"])
                 documents = get_document(client, url, "the issuer's keys").get("keys")
         except IssuerTrouble as trouble:
             self._trouble = str(trouble)
@@ -119,7 +119,7 @@ class IssuerTrouble(Exception):
     """The issuer cannot be reached, or answers what cannot be used."""
 
 
-def discover(client: httpx.Client, issuer: str) -> dict[str, Any]:
+def discover(client: httpx.Client, issuer: str) -> dict[str, object]:
     """The issuer's discovery document, whose endpoints are safe URLs. Raises IssuerTrouble."""
     document = get_document(client, issuer.rstrip("/") + "/.well-known/openid-configuration", "the discovery document")
     if document.get("issuer") != issuer:
@@ -131,7 +131,7 @@ def discover(client: httpx.Client, issuer: str) -> dict[str, Any]:
     return document
 
 
-def get_document(client: httpx.Client, url: str, what: str) -> dict[str, Any]:
+def get_document(client: httpx.Client, url: str, what: str) -> dict[str, object]:
     """A JSON object of bounded size, within bounded time. Raises IssuerTrouble."""
     deadline, body = time.monotonic() + _WHOLE_TIMEOUT_S, b""
     try:
@@ -149,7 +149,7 @@ def get_document(client: httpx.Client, url: str, what: str) -> dict[str, Any]:
     return parse_object(body, what)
 
 
-def parse_object(body: bytes, what: str) -> dict[str, Any]:
+def parse_object(body: bytes, what: str) -> dict[str, object]:
     """Raises IssuerTrouble."""
     try:
         document = json.loads(body)

@@ -17,7 +17,7 @@ import jwt
 
 from sbh_pipelines.errors import RequestError, SettingsError, Unauthenticated
 from sbh_pipelines.model import Clock, TenantId, utc_now
-from sbh_pipelines.security.claims import Refused, check_times, user_from, valid_user_id
+from sbh_pipelines.security.claims import Refused, check_times, moment, user_from, valid_user_id
 from sbh_pipelines.security.oidc import OidcKeys
 from sbh_pipelines.security.policy import ALL_TENANTS, Role, UserContext
 from sbh_pipelines.security.signing_key import ALGORITHM, SigningKey, read_signing_key
@@ -30,7 +30,7 @@ _ALPHABET = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234
 class Keys(Protocol):
     """What signatures are checked with."""
 
-    def candidates(self, header: Mapping[str, Any]) -> tuple[Any, list[str]]:
+    def candidates(self, header: Mapping[str, object]) -> tuple[Any, list[str]]:
         """The key for a token with this header, and the algorithms it may be used with. Raises Refused."""
         ...
 
@@ -41,8 +41,25 @@ class TokenReport:
 
     valid: bool
     why: str
-    claims: Mapping[str, Any]
+    claims: Mapping[str, object]
     user: UserContext | None
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedToken:
+    """A token that is believed.
+
+    Attributes:
+        user: Whose it is.
+        expires: When it ends, s since 1970.
+        id: Its `jti`, by which it can be revoked; None where it has none.
+        nonce: What the login that it belongs to sent along; '' where there was none.
+    """
+
+    user: UserContext
+    expires: float
+    id: str | None
+    nonce: str
 
 
 class Tokens:
@@ -64,13 +81,15 @@ class Tokens:
 
         Raises Unauthenticated, and KeyServiceUnavailable where the issuer's keys cannot be had.
         """
-        return self.verified(token, via, audience)[0]
+        return self.verified(token, via, audience).user
 
-    def verified(self, token: str, via: str, audience: str | None = None) -> tuple[UserContext, Mapping[str, Any]]:
-        """As `verify`, with the claims."""
+    def verified(self, token: str, via: str, audience: str | None = None) -> VerifiedToken:
+        """Whose token it is, until when, and what tells it from others. Raises what `verify` raises."""
         try:
             claims = self._claims(token, audience or self._auth.audience)
-            return user_from(claims, self._auth, via), claims
+            user, token_id = user_from(claims, self._auth, via), claims.get("jti")
+            known = token_id if isinstance(token_id, str) else None
+            return VerifiedToken(user, moment(claims, "exp"), known, str(claims.get("nonce", "")))
         except Refused as refused:
             raise unauthenticated(expired=refused.expired) from None
 
@@ -125,14 +144,14 @@ class Tokens:
         }
         return jwt.encode(claims, self._signing.private, algorithm=ALGORITHM)
 
-    def _claims(self, token: str, audience: str) -> dict[str, Any]:
+    def _claims(self, token: str, audience: str) -> dict[str, object]:
         """The claims of a token that is believed. Raises Refused."""
         if not isinstance(token, str) or not 0 < len(token) <= _LONGEST_TOKEN or not _ALPHABET.issuperset(token):
             raise Refused("it is not a JWT")
         try:
             header = jwt.get_unverified_header(token)
             key, algorithms = self._keys.candidates(header)
-            claims: dict[str, Any] = jwt.decode(
+            claims: dict[str, object] = jwt.decode(
                 token,
                 key,
                 algorithms=algorithms,
@@ -193,7 +212,7 @@ def open_tokens(settings: Settings, clock: Clock = utc_now) -> Tokens:
 class _LocalKey:
     _key: SigningKey
 
-    def candidates(self, header: Mapping[str, Any]) -> tuple[Any, list[str]]:
+    def candidates(self, header: Mapping[str, object]) -> tuple[Any, list[str]]:
         return self._key.public, [ALGORITHM]
 
 
@@ -207,7 +226,7 @@ _REASONS: dict[type[Exception], str] = {
 }
 
 
-def _unchecked_claims(token: str) -> Mapping[str, Any]:
+def _unchecked_claims(token: str) -> Mapping[str, object]:
     try:
         claims = jwt.decode(token, options={"verify_signature": False})
     except (jwt.PyJWTError, ValueError, TypeError, RecursionError, AttributeError):

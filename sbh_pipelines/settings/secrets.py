@@ -1,7 +1,5 @@
 """Where a secret comes from: the environment or the file's own field, a file, or AWS Secrets Manager."""
 
-from typing import Any
-
 from pydantic import BaseModel, SecretStr
 
 from sbh_pipelines.errors import KeyServiceError, SettingsError
@@ -35,7 +33,7 @@ def _from_secrets_manager(secret_id: str, region: str | None) -> str:
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        answer: dict[str, Any] = boto3.client("secretsmanager", region_name=region).get_secret_value(SecretId=secret_id)
+        answer = boto3.client("secretsmanager", region_name=region).get_secret_value(SecretId=secret_id)
     except (BotoCoreError, ClientError) as error:
         raise KeyServiceError(
             "Cannot read a secret from AWS Secrets Manager",

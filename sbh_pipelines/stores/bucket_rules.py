@@ -1,13 +1,14 @@
 """What a bucket's policy and lifecycle rules mean for backups. Pure; in doubt a rule is taken to apply."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 _READ_AT_ONCE = {"STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "REDUCED_REDUNDANCY"}
 
 
-def denies_plaintext(policy: Mapping[str, Any], bucket: str) -> bool:
+def denies_plaintext(policy: Mapping[str, object], bucket: str) -> bool:
     """Whether a statement denies everybody everything in the bucket when asked without TLS."""
     return any(_denies(statement, bucket) for statement in _list(policy.get("Statement")))
 
@@ -30,25 +31,47 @@ def _denies(statement: Any, bucket: str) -> bool:
     return set(bounds) == {"aws:securetransport"} and [str(v).lower() for v in _list(bounds.popitem()[1])] == ["false"]
 
 
-def expires(rule: Mapping[str, Any], prefix: str) -> bool:
-    """Whether a lifecycle rule deletes current objects below `prefix` (of which `{tenant}` is any tenant)."""
-    expiration = rule.get("Expiration") or {}
-    return _applies(rule, prefix) and bool(expiration.get("Days") or expiration.get("Date"))
+@dataclass(frozen=True, slots=True)
+class LifecycleRule:
+    """What a lifecycle rule of a bucket does to current objects.
 
+    Attributes:
+        name: The rule's ID.
+        enabled: Whether it is in force.
+        prefix: What the keys that it reaches begin with; '' for all.
+        deletes: Whether it deletes objects after some days, or on a date.
+        storage_classes: Those that it moves objects to.
+    """
 
-def moves_away(rule: Mapping[str, Any], prefix: str) -> bool:
-    """Whether it moves them to a storage class from which they must be thawed first."""
-    classes = {str(move.get("StorageClass")) for move in rule.get("Transitions") or []}
-    return _applies(rule, prefix) and bool(classes - _READ_AT_ONCE)
+    name: str
+    enabled: bool
+    prefix: str
+    deletes: bool
+    storage_classes: frozenset[str]
 
+    @classmethod
+    def parse(cls, rule: Mapping[str, Any]) -> "LifecycleRule":
+        """A rule as S3 gives it."""
+        narrowed, expiration = rule.get("Filter") or {}, rule.get("Expiration") or {}
+        every = narrowed.get("And") or {}
+        return cls(
+            str(rule.get("ID") or "(no name)"),
+            rule.get("Status") == "Enabled",
+            narrowed.get("Prefix") or every.get("Prefix") or rule.get("Prefix") or "",
+            bool(expiration.get("Days") or expiration.get("Date")),
+            frozenset(str(move.get("StorageClass")) for move in rule.get("Transitions") or []),
+        )
 
-def _applies(rule: Mapping[str, Any], prefix: str) -> bool:
-    if rule.get("Status") != "Enabled":
-        return False
-    narrowed = rule.get("Filter") or {}
-    every = narrowed.get("And") or {}
-    wanted = narrowed.get("Prefix") or every.get("Prefix") or rule.get("Prefix") or ""
-    return _overlap(wanted, prefix)
+    def expires(self, prefix: str) -> bool:
+        """Whether it deletes current objects below `prefix` (of which `{tenant}` is any tenant)."""
+        return self.deletes and self._reaches(prefix)
+
+    def moves_away(self, prefix: str) -> bool:
+        """Whether it moves them to a storage class from which they must be thawed first."""
+        return bool(self.storage_classes - _READ_AT_ONCE) and self._reaches(prefix)
+
+    def _reaches(self, prefix: str) -> bool:
+        return self.enabled and _overlap(self.prefix, prefix)
 
 
 def _overlap(wanted: str, prefix: str) -> bool:

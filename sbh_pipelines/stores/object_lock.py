@@ -21,7 +21,7 @@ class LockedBucket:
     """Creates objects under a lock. `connect` makes the boto3 client at the first use; `more` goes with each put. Thread-safe."""
 
     def __init__(
-        self, connect: Callable[[], Any], bucket: str, mode: LockMode, more: Mapping[str, Any] | None = None
+        self, connect: Callable[[], Any], bucket: str, mode: LockMode, more: Mapping[str, str | bool] | None = None
     ) -> None:
         self._connect, self._bucket, self._mode, self._more = connect, bucket, mode, dict(more or {})
 

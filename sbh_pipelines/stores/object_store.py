@@ -186,13 +186,10 @@ class Store:
         if self._odd.is_odd(key):
             self._count("get")
             return self._odd.stream(key, version, if_match)
-        options: dict[str, Any] = {}
-        if version:
-            options["version"] = version
-        if if_match:
-            options["if_match"] = if_match
+        asked = {"version": version, "if_match": if_match}
+        options: Any = {name: value for name, value in asked.items() if value}
         with self._translated("get", key):
-            answer = obstore.get(self._inner, key, options=options or None)  # type: ignore[arg-type]
+            answer = obstore.get(self._inner, key, options=options or None)
         return _text_attributes(answer.attributes), self._pieces(key, answer)
 
     def _pieces(self, key: str, answer: Any) -> Iterator[memoryview]:

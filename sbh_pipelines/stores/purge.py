@@ -29,6 +29,13 @@ class Purged:
     left: int = 0  # versions that are still there
     left_keys: list[str] = field(default_factory=list)  # some of them, with why
 
+    def count(self, size: int | None, current: bool) -> None:
+        """One more version, of `size` bytes; a delete marker has no size and is not counted."""
+        if size is not None:
+            self.versions += 1
+            self.bytes += size
+            self.objects += current
+
     def add(self, other: "Purged") -> None:
         self.objects += other.objects
         self.versions += other.versions
@@ -67,9 +74,7 @@ class DirectoryPurge:
             for info in self._store.list(prefix):
                 if chosen(info.key, True):
                     batch.append(info.key)
-                    done.objects += 1
-                    done.versions += 1
-                    done.bytes += info.size
+                    done.count(info.size, current=True)
                 if len(batch) == _AT_ONCE:
                     break
             if not batch:
@@ -80,8 +85,18 @@ class DirectoryPurge:
         done = Purged()
         for info in self._store.list(prefix):
             if chosen(info.key, True):
-                done.objects, done.versions, done.bytes = done.objects + 1, done.versions + 1, done.bytes + info.size
+                done.count(info.size, current=True)
         return done
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """One version of an object, or a delete marker, which has no size."""
+
+    key: str
+    id: str
+    current: bool
+    size: int | None
 
 
 class VersionPurge:
@@ -104,11 +119,9 @@ class VersionPurge:
 
     def count(self, prefix: str, chosen: Chosen = every) -> Purged:
         done = Purged()
-        for entry in self._versions(prefix):
-            if "Size" in entry and chosen(entry["Key"], bool(entry.get("IsLatest"))):
-                done.versions += 1
-                done.bytes += entry["Size"]
-                done.objects += bool(entry.get("IsLatest"))
+        for version in self._versions(prefix):
+            if chosen(version.key, version.current):
+                done.count(version.size, version.current)
         return done
 
     def _until_nothing_goes(self, prefix: str, chosen: Chosen) -> Purged:
@@ -125,10 +138,10 @@ class VersionPurge:
     def _pass(self, prefix: str, chosen: Chosen) -> tuple[Purged, int]:
         """List once from the beginning to the end, and delete on the way; also how many versions and markers went."""
         done, gone = Purged(), 0
-        batch: list[dict[str, Any]] = []
-        for entry in self._versions(prefix):
-            if chosen(entry["Key"], bool(entry.get("IsLatest"))):
-                batch.append(entry)
+        batch: list[_Version] = []
+        for version in self._versions(prefix):
+            if chosen(version.key, version.current):
+                batch.append(version)
             if len(batch) == _AT_ONCE:
                 gone += self._delete(batch, done)
                 batch = []
@@ -136,13 +149,13 @@ class VersionPurge:
             gone += self._delete(batch, done)
         return done, gone
 
-    def _versions(self, prefix: str) -> Iterator[dict[str, Any]]:
+    def _versions(self, prefix: str) -> Iterator[_Version]:
         markers: dict[str, str] = {}
         while True:
             with self._translated("list versions of objects", prefix):
                 page = self._client.list_object_versions(Bucket=self._bucket, Prefix=prefix, **markers)
-            yield from page.get("Versions", ())
-            yield from page.get("DeleteMarkers", ())
+            for found in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
+                yield _Version(found["Key"], found["VersionId"], bool(found.get("IsLatest")), found.get("Size"))
             before = dict(markers)
             markers = {
                 name: page[f"Next{name}"] for name in ("KeyMarker", "VersionIdMarker") if page.get(f"Next{name}")
@@ -150,44 +163,39 @@ class VersionPurge:
             if not page.get("IsTruncated") or not markers or markers == before:
                 return
 
-    def _delete(self, batch: list[dict[str, Any]], done: Purged) -> int:
-        wanted = [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in batch]
-        with self._translated("delete versions of objects", batch[0]["Key"]):
+    def _delete(self, batch: list[_Version], done: Purged) -> int:
+        wanted = [{"Key": version.key, "VersionId": version.id} for version in batch]
+        with self._translated("delete versions of objects", batch[0].key):
             answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": wanted, "Quiet": True})
         refused = {(e.get("Key"), e.get("VersionId")): str(e.get("Code", "")) for e in answer.get("Errors", ())}
         gone = 0
-        for entry in batch:
-            why = refused.get((entry["Key"], entry["VersionId"])) or refused.get((entry["Key"], None))
+        for version in batch:
+            why = refused.get((version.key, version.id)) or refused.get((version.key, None))
             if why:
                 done.left += 1
                 if len(done.left_keys) < _NAMED:
-                    done.left_keys.append(f"{entry['Key']}: {why}")
+                    done.left_keys.append(f"{version.key}: {why}")
                 continue
             gone += 1
-            if "Size" in entry:  # a delete marker has none
-                done.versions += 1
-                done.bytes += entry["Size"]
-                done.objects += bool(entry.get("IsLatest"))
+            done.count(version.size, version.current)
         return gone
 
     def _abort_uploads(self, prefix: str, chosen: Chosen) -> None:
         """Parts of uploads that were never completed lie in the bucket as well, where nobody lists them."""
         try:
-            for upload in list(self._uploads(prefix)):
-                if chosen(upload["Key"], False):
-                    with self._translated("abort an upload", upload["Key"]):
-                        self._client.abort_multipart_upload(
-                            Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-                        )
+            for key, upload_id in list(self._uploads(prefix)):
+                if chosen(key, False):
+                    with self._translated("abort an upload", key):
+                        self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id)
         except (ObjectMissing, StoreDenied):  # gone meanwhile; or a role that may not, where a lifecycle rule does it
             return
 
-    def _uploads(self, prefix: str) -> Iterator[dict[str, Any]]:
-        """A page has a thousand of them, and years of killed writers may have left more."""
+    def _uploads(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """(key, upload id) of each upload that was not completed; years of killed writers may have left pages of them."""
         with self._translated("list uploads", prefix):
             pages = self._client.get_paginator("list_multipart_uploads")
             for page in pages.paginate(Bucket=self._bucket, Prefix=prefix):
-                yield from page.get("Uploads", ())
+                yield from ((upload["Key"], upload["UploadId"]) for upload in page.get("Uploads", ()))
 
     def _translated(self, action: str, key: str) -> AbstractContextManager[None]:
         grant = "grant s3:ListBucketVersions and s3:DeleteObjectVersion to the role that erases"

@@ -36,16 +36,16 @@ class Encryption:
         key_id = storage.sse_kms_key_id
         return cls(storage.sse, key_id.replace("{region}", region) if key_id else None, storage.sse_bucket_key)
 
-    def driver_options(self) -> dict[str, Any]:
+    def driver_options(self) -> dict[str, str | bool]:
         """obstore's names."""
-        options: dict[str, Any] = {"server_side_encryption": self.algorithm}
+        options: dict[str, str | bool] = {"server_side_encryption": self.algorithm}
         if self.kms_key_id:
             options["sse_kms_key_id"] = self.kms_key_id
         return options | ({"sse_bucket_key_enabled": True} if self.bucket_key else {})
 
-    def call_arguments(self) -> dict[str, Any]:
+    def call_arguments(self) -> dict[str, str | bool]:
         """boto3's names."""
-        arguments: dict[str, Any] = {"ServerSideEncryption": self.algorithm}
+        arguments: dict[str, str | bool] = {"ServerSideEncryption": self.algorithm}
         if self.kms_key_id:
             arguments["SSEKMSKeyId"] = self.kms_key_id
         return arguments | ({"BucketKeyEnabled": True} if self.bucket_key else {})
@@ -66,7 +66,7 @@ def open_s3(
 
     With `encryption` every upload asks the server for it; without, the bucket's default counts.
     """
-    config: dict[str, Any] = {"bucket": bucket, "region": region, "checksum_algorithm": "sha256"}
+    config: dict[str, str | bool] = {"bucket": bucket, "region": region, "checksum_algorithm": "sha256"}
     if endpoint_url:
         config |= {"endpoint": endpoint_url, "virtual_hosted_style_request": False}
     if access_key_id:
@@ -123,7 +123,9 @@ class S3OddKeys:
     `client` makes the boto3 client when the first odd key comes; `with_puts` are arguments of every upload.
     """
 
-    def __init__(self, client: Callable[[], Any], bucket: str, with_puts: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, client: Callable[[], Any], bucket: str, with_puts: Mapping[str, str | bool] | None = None
+    ) -> None:
         self._make_client, self._bucket = client, bucket
         # boto3's uploads in parts do not know bucket keys. Without one KMS is asked for every object, of which there are few.
         self._with_puts = {name: value for name, value in (with_puts or {}).items() if name != "BucketKeyEnabled"}

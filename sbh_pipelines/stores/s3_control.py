@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from sbh_pipelines.stores.bucket_rules import LifecycleRule
 from sbh_pipelines.stores.s3_client import connect, error_code, translated, url_of
 
 # What servers answer where a bucket has no such setting, or the server no such notion.
@@ -83,11 +84,13 @@ class S3Control:
             try:
                 answer = self._client.head_bucket(Bucket=bucket)
             except ClientError as error:
-                if told := _told(error.response):
+                if told := _region_named(error.response):
                     return told
                 raise
         # AWS always tells. Of others an empty location proves nothing, though with AWS it would mean us-east-1.
-        return _told(answer) or (self._call("get_bucket_location", bucket).get("LocationConstraint") or "").strip()
+        return (
+            _region_named(answer) or (self._call("get_bucket_location", bucket).get("LocationConstraint") or "").strip()
+        )
 
     def versioned(self, bucket: str) -> bool:
         return bool(self._call("get_bucket_versioning", bucket).get("Status") == "Enabled")
@@ -124,7 +127,7 @@ class S3Control:
             for name in ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
         )
 
-    def policy(self, bucket: str) -> dict[str, Any]:
+    def policy(self, bucket: str) -> Mapping[str, object]:
         """The bucket's policy; {} where it has none, or one that is no JSON object."""
         try:
             found = json.loads(self._call("get_bucket_policy", bucket, unset={}).get("Policy") or "{}")
@@ -132,16 +135,18 @@ class S3Control:
             return {}
         return found if isinstance(found, dict) else {}
 
-    def lifecycle(self, bucket: str) -> list[dict[str, Any]]:
-        """The bucket's lifecycle rules, as S3 gives them."""
-        return list(self._call("get_bucket_lifecycle_configuration", bucket, unset={}).get("Rules") or [])
+    def lifecycle(self, bucket: str) -> list[LifecycleRule]:
+        """The bucket's lifecycle rules."""
+        answer = self._call("get_bucket_lifecycle_configuration", bucket, unset={})
+        return [LifecycleRule.parse(rule) for rule in answer.get("Rules") or []]
 
-    def _call(self, verb: str, bucket: str, unset: dict[str, Any] | None = None) -> dict[str, Any]:
+    def _call(self, verb: str, bucket: str, unset: dict[str, Any] | None = None) -> Any:
+        """The server's answer; `unset` where the bucket has no such setting."""
         from botocore.exceptions import ClientError
 
         with _translated(verb, bucket):
             try:
-                answer: dict[str, Any] = getattr(self._client, verb)(Bucket=bucket)
+                answer = getattr(self._client, verb)(Bucket=bucket)
             except ClientError as error:
                 if unset is not None and error_code(error)[0] in _UNSET:
                     return unset
@@ -149,7 +154,7 @@ class S3Control:
             return answer
 
 
-def _told(answer: Mapping[str, Any]) -> str:
+def _region_named(answer: Mapping[str, Any]) -> str:
     headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     found: str = answer.get("BucketRegion") or headers.get("x-amz-bucket-region") or ""
     return found

@@ -20,7 +20,7 @@ from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import StoreDenied
 from sbh_pipelines.security.policy import Role, UserContext
-from sbh_pipelines.stores.bucket_rules import denies_plaintext, expires, moves_away
+from sbh_pipelines.stores.bucket_rules import LifecycleRule, denies_plaintext
 from sbh_pipelines.stores.s3 import open_s3
 from sbh_pipelines.stores.s3_control import S3Control
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
@@ -263,8 +263,8 @@ def test_the_doctor_is_content_with_the_buckets_policy_and_lifecycle() -> None:
     assert denies_plaintext(policy, f"sbh-files-{EU}")
     for rule in json.loads((FOLDER / "lifecycle.json").read_text("utf-8"))["Rules"]:
         for prefix in ("files/{tenant}/backups/", "_sbh-catalog/", "_sbh-platform/"):
-            assert not expires(rule, prefix)
-            assert not moves_away(rule, prefix)
+            assert not LifecycleRule.parse(rule).expires(prefix)
+            assert not LifecycleRule.parse(rule).moves_away(prefix)
 
 
 def test_the_keys_policy_names_the_roles_that_unwrap() -> None:

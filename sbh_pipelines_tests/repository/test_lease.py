@@ -188,7 +188,7 @@ def test_who_holds_it_now(store: MemoryStore, clock: FakeClock, acquire: Acquire
     held = acquire("first")
     found = lease.running(store, PREFIX, clock)
     assert found is not None
-    assert (found["owner"], found["purpose"]) == ("first", "backup_1")
+    assert (found.owner, found.purpose) == ("first", "backup_1")
     held.release()
     assert lease.running(store, PREFIX, clock) is None
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sbh_pipelines.stores.bucket_rules import denies_plaintext, expires, moves_away
+from sbh_pipelines.stores.bucket_rules import LifecycleRule, denies_plaintext
 
 DENY: dict[str, Any] = {
     "Effect": "Deny",
@@ -70,13 +70,15 @@ def test_a_rule_reaches_a_prefix_where_some_key_begins_with_both(wanted: str, re
     prefix = "files/{tenant}/backups/"
     expiring = {"Status": "Enabled", "Expiration": {"Days": 1}}
     for narrowed in ({"Filter": {"Prefix": wanted}}, {"Prefix": wanted}, {"Filter": {"And": {"Prefix": wanted}}}):
-        assert expires({**expiring, **narrowed}, prefix) is reaches
+        assert LifecycleRule.parse({**expiring, **narrowed}).expires(prefix) is reaches
     moving = {"Status": "Enabled", "Transitions": [{"StorageClass": "GLACIER"}], "Filter": {"Prefix": wanted}}
-    assert moves_away(moving, prefix) is reaches
+    assert LifecycleRule.parse(moving).moves_away(prefix) is reaches
 
 
 def test_a_tag_does_not_make_a_rule_harmless() -> None:
     """Who knows what is tagged tomorrow."""
     tagged = {"Status": "Enabled", "Expiration": {"Days": 1}, "Filter": {"Tag": {"Key": "tmp", "Value": "1"}}}
-    assert expires(tagged, "files/{tenant}/backups/")
-    assert not expires({**tagged, "Expiration": {"ExpiredObjectDeleteMarker": True}}, "files/{tenant}/backups/")
+    assert LifecycleRule.parse(tagged).expires("files/{tenant}/backups/")
+    assert not LifecycleRule.parse({**tagged, "Expiration": {"ExpiredObjectDeleteMarker": True}}).expires(
+        "files/{tenant}/backups/"
+    )

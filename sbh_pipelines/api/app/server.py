@@ -67,15 +67,3 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)
-
-
-LOGGING: dict[str, Any] = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"json": {"()": "sbh_pipelines.api.app.server.JsonLines"}},
-    "handlers": {"lines": {"class": "logging.StreamHandler", "formatter": "json", "stream": "ext://sys.stderr"}},
-    "loggers": {
-        "sbh_pipelines.api": {"handlers": ["lines"], "level": "INFO", "propagate": False},
-        "uvicorn": {"handlers": ["lines"], "level": "WARNING", "propagate": False},
-    },
-}

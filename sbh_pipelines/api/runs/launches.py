@@ -96,7 +96,7 @@ class Launcher:
             raise LeaseHeld(
                 "Another writer works on this tenant",
                 on=str(tenant.id),
-                why=f"{writer['purpose']} by {writer['owner']}",
+                why=f"{writer.purpose} by {writer.owner}",
                 remedy="wait for it to end; a killed writer's lease expires by itself",
             )
 

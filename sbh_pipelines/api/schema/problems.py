@@ -45,7 +45,7 @@ def error_fields(error: SbhError, user: UserContext | None) -> dict[str, Any]:
     if sees_internals(user):
         return fields
     if isinstance(error, RequestError | RestoreError):
-        return {**fields, **{name: scrub(fields[name]) for name in ("what", "on", "why", "remedy")}}
+        return {**fields, **{name: scrub(str(fields[name])) for name in ("what", "on", "why", "remedy")}}
     return {**fields, "on": "", "why": "", "remedy": _LATER if error.transient else _ASK}
 
 

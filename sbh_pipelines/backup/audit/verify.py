@@ -110,7 +110,7 @@ def _at_work(site: Site, tenant: Tenant) -> str | None:
     """The backup that a writer works on just now: its event may come in a moment."""
     store, prefix = site.backup_store(tenant)
     lease = leases.running(store, prefix, site.clock)
-    return None if lease is None else str(lease["purpose"])
+    return None if lease is None else lease.purpose
 
 
 def _exists(site: Site, tenant: Tenant, backup_id: str) -> bool:

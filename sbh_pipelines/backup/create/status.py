@@ -28,7 +28,7 @@ def backup_status(site: Site, tenant: Tenant, backup_id: BackupId) -> dict[str, 
     except ObjectMissing:
         pass
     lease = leases.running(store, prefix, site.clock)
-    if lease is not None and lease["purpose"] == backup_id:
+    if lease is not None and lease.purpose == backup_id:
         return {**base, "status": "running"}
     return None
 

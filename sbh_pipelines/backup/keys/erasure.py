@@ -200,7 +200,7 @@ class _Erasure:
                 busy = None if where in holding else leases.running(where.store, where.prefix, self._site.clock)
                 if busy:
                     raise LeaseHeld(
-                        "Another writer works on this tenant", on=where.store.url(where.prefix), why=busy["purpose"]
+                        "Another writer works on this tenant", on=where.store.url(where.prefix), why=busy.purpose
                     )
         except (EraseRefused, LeaseHeld):
             if before is None:

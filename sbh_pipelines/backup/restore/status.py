@@ -93,7 +93,7 @@ def read_restore_status(site: Site, tenant: Tenant, restore_id: RestoreId) -> di
     owner = document.pop("owner", "")
     if document["status"] == "running":
         lease = leases.running(store, prefix, site.clock)
-        if lease is None or lease["owner"] != owner:
+        if lease is None or lease.owner != owner:
             document["status"] = "interrupted"
             document["error"] = {
                 "what": "The process that ran the restore is gone",

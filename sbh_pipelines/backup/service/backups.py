@@ -130,7 +130,7 @@ class Reading(Access):
         store, prefix = self._site.backup_store(tenant)
         if status == "running":
             lease = leases.running(store, prefix, self._site.clock)
-            ids = [lease["purpose"]] if lease else []
+            ids = [lease.purpose] if lease else []
         else:
             names = (info.key.rsplit("/", 1)[1] for info in store.list(prefix + Keys.FAILURES))
             ids = sorted((name.removesuffix(".json") for name in names), reverse=True)[:_MOST_FAILURES]

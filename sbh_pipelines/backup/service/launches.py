@@ -5,9 +5,8 @@ requests that come at the same time, also to several processes, one looks at wha
 that run. Whoever dies with the claim loses it after `_CLAIM_S`. The work itself is kept apart by the tenant's lease.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from sbh_pipelines.backup.service.gate import Access
 from sbh_pipelines.model import Tenant
@@ -30,8 +29,8 @@ class Launching(Access):
         """Raises AccessDenied unless the caller may do `action`; without `tenant_id`, on all tenants."""
         self._authorize(user_ctx, action, tenant_id)
 
-    def writer_at_work(self, tenant: Tenant) -> Mapping[str, Any] | None:
-        """Who holds the tenant's lease right now: {owner, purpose, expires_at}."""
+    def writer_at_work(self, tenant: Tenant) -> leases.LeaseDocument | None:
+        """Who holds the tenant's lease right now."""
         store, prefix = self._site.backup_store(tenant)
         return leases.running(store, prefix, self._site.clock)
 

@@ -86,7 +86,13 @@ class Trails:
     # recording
 
     def record(
-        self, tenant: Tenant, event: str, user_id: str, props: Mapping[str, Any], source: str = "backup", via: str = ""
+        self,
+        tenant: Tenant,
+        event: str,
+        user_id: str,
+        props: Mapping[str, object],
+        source: str = "backup",
+        via: str = "",
     ) -> None:
         """Durable when it returns. Raises the store's and the key provider's errors, unless `audit.required` is off."""
         self.record_all(tenant, [entry_of(event, user_id, source, via or _VIA.get(), props)])
@@ -111,10 +117,10 @@ class Trails:
         moved = [replace(entry, props={**entry.props, "tenant": str(tenant.id)}) for entry in entries]
         self.record_all(platform, moved)
 
-    def entry(self, event: str, user_id: str, props: Mapping[str, Any], via: str = "") -> Entry:
+    def entry(self, event: str, user_id: str, props: Mapping[str, object], via: str = "") -> Entry:
         return entry_of(event, user_id, "backup", via or _VIA.get(), props)
 
-    def record_policy(self, digest: str, props: Mapping[str, Any], user_id: str) -> None:
+    def record_policy(self, digest: str, props: Mapping[str, object], user_id: str) -> None:
         """`policy.changed`, if `digest` is another than the one recorded last."""
 
         def build(end: End) -> list[Entry]:

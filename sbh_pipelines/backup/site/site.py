@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any
 
 from sbh_pipelines.backup.site.audit_trails import Trails
 from sbh_pipelines.backup.site.store_binding import StoreBinding
@@ -109,7 +108,9 @@ class Site:
                 self._catalogs[region] = open_catalog(store, place.prefix, region, self.keys, self.clock)
             return self._catalogs[region]
 
-    def track(self, tenant: Tenant, event: str, user_id: str, props: Mapping[str, Any], source: str = "backup") -> None:
+    def track(
+        self, tenant: Tenant, event: str, user_id: str, props: Mapping[str, object], source: str = "backup"
+    ) -> None:
         """Add an event to the tenant's audit trail (of `platform_tenant(settings)`: the platform's); durable when it returns.
 
         Raises the store's and the key provider's errors; nothing was recorded then.

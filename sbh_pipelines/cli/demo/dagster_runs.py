@@ -13,7 +13,6 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from sbh_pipelines.errors import EmbeddedError
 
@@ -61,7 +60,7 @@ class DagsterRuns:
         file.write_text(json.dumps(list(slugs)), "utf-8")
         self._run("partitions", [sys.executable, "-c", _ADD_PARTITIONS, str(file)], say)
 
-    def execute(self, job: str, config: Mapping[str, Any], say: Say, tags: Mapping[str, str] | None = None) -> None:
+    def execute(self, job: str, config: Mapping[str, object], say: Say, tags: Mapping[str, str] | None = None) -> None:
         """Run a job to its end in a process of its own. Raises EmbeddedError with the run's first error."""
         file = self.home / f"{job}.yaml"
         file.write_text(json.dumps(config, indent=1), "utf-8")  # JSON is YAML

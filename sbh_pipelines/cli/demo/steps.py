@@ -22,13 +22,13 @@ class Step:
     name: str
     seconds: float = 0.0
     words: str = ""
-    figures: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, object] = field(default_factory=dict)
 
     def note(self, words: str, **figures: Any) -> None:
         self.words = words
         self.figures.update(figures)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         return {"step": self.name, "seconds": round(self.seconds, 2), "summary": self.words, **self.figures}
 
 

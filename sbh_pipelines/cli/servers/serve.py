@@ -4,7 +4,6 @@ import os
 import socket
 import sys
 from contextlib import suppress
-from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,6 +21,16 @@ _PROTOCOL = "sbh_pipelines.api.app.server:PromptH11Protocol"
 _LONGEST_HEAD = 32 << 10
 _GRACE_S = 30
 _BACKLOG = 512
+_LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"json": {"()": "sbh_pipelines.api.app.server.JsonLines"}},
+    "handlers": {"lines": {"class": "logging.StreamHandler", "formatter": "json", "stream": "ext://sys.stderr"}},
+    "loggers": {
+        "sbh_pipelines.api": {"handlers": ["lines"], "level": "INFO", "propagate": False},
+        "uvicorn": {"handlers": ["lines"], "level": "WARNING", "propagate": False},
+    },
+}
 
 
 def add_to(app: typer.Typer) -> None:
@@ -112,13 +121,13 @@ def _listen(own: "ApiSettings") -> socket.socket:
 def _run(own: "ApiSettings", listening: socket.socket) -> None:
     import uvicorn
 
-    options: dict[str, Any] = {
+    options: Any = {
         "factory": True,
         "http": _PROTOCOL,
         "ws": "none",
         "lifespan": "on",
         "access_log": False,
-        "log_config": import_module("sbh_pipelines.api.app.server").LOGGING,
+        "log_config": _LOGGING,
         "server_header": False,
         "proxy_headers": own.behind_proxy,
         "limit_concurrency": own.connections,

@@ -7,6 +7,7 @@ import typer
 
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.output import Answer, count, facts, mib, plural, table, verdict
+from sbh_pipelines.document import as_document
 
 if TYPE_CHECKING:
     from sbh_pipelines.embedded.sample.data import SampleSummary
@@ -63,7 +64,7 @@ def sample(
     made = data.generate(
         stack.connect_to(directory), tenants=tenants, rows=rows, files=files, seed=seed, progress=speaker(invocation)
     )
-    return Answer(_sample_document(made), lambda out: out.print(_sample_table(made)), made.tenants)
+    return Answer(as_document(made), lambda out: out.print(_sample_table(made)), made.tenants)
 
 
 @command(app, "status")
@@ -72,7 +73,7 @@ def status(invocation: Invocation, directory: DirOption = DEFAULT_DIR) -> Answer
     from sbh_pipelines.embedded.servers import stack
 
     found = stack.status(directory)
-    return Answer(_status_document(found), lambda out: _show_status(out, found), ["up" if found.running else "down"])
+    return Answer(as_document(found), lambda out: _show_status(out, found), ["up" if found.running else "down"])
 
 
 @command(app, "down")
@@ -82,7 +83,7 @@ def down(invocation: Invocation, directory: DirOption = DEFAULT_DIR) -> Answer:
 
     stack.down(directory, progress=speaker(invocation))
     found = stack.status(directory)
-    return Answer(_status_document(found), lambda out: _show_status(out, found), ["down"])
+    return Answer(as_document(found), lambda out: _show_status(out, found), ["down"])
 
 
 def speaker(invocation: Invocation) -> Any:
@@ -94,9 +95,9 @@ def speaker(invocation: Invocation) -> Any:
 
 
 def _up_answer(running: "Stack", found: "StackStatus", made: "SampleSummary | None") -> Answer:
-    document = _status_document(found) | {"settings": str(running.settings)}
+    document = as_document(found) | {"settings": str(running.settings)}
     if made:
-        document["sample"] = _sample_document(made)
+        document["sample"] = as_document(made)
 
     def show(out: Any) -> None:
         _show_status(out, found)
@@ -105,14 +106,6 @@ def _up_answer(running: "Stack", found: "StackStatus", made: "SampleSummary | No
         out.print(facts({"settings": running.settings, "next": f"export SBH_SETTINGS={running.settings}; sbh doctor"}))
 
     return Answer(document, show, [str(running.settings)])
-
-
-def _status_document(found: "StackStatus") -> dict[str, Any]:
-    servers = [
-        {"name": server.name, "running": server.running, "pid": server.pid, "address": server.address}
-        for server in found.servers
-    ]
-    return {"dir": str(found.dir), "running": found.running, "servers": servers, "data_bytes": found.data_bytes}
 
 
 def _show_status(out: Any, found: "StackStatus") -> None:
@@ -126,10 +119,6 @@ def _show_status(out: Any, found: "StackStatus") -> None:
         for server in found.servers
     ]
     out.print(table(f"Stack in {found.dir}, {mib(found.data_bytes)}", ("server", "status", "address", ">pid"), rows))
-
-
-def _sample_document(made: "SampleSummary") -> dict[str, Any]:
-    return {"tenants": list(made.tenants), "rows": made.rows, "files": made.files, "file_bytes": made.file_bytes}
 
 
 def _sample_table(made: "SampleSummary") -> Any:

@@ -131,13 +131,13 @@ def open_run(target: DatabaseSettings) -> Iterator[Run]:
         connection.close()
 
 
-def note_phase(name: str, seconds: float, facts: Mapping[str, Any]) -> str:
+def note_phase(name: str, seconds: float, facts: Mapping[str, object]) -> str:
     """The statement that notes a step; to be run in the transaction that does it."""
     values = f"{literal(name)}, {seconds:.3f}, {literal(json.dumps(facts))}"
     return f"INSERT INTO {RECOVERY_SCHEMA}.phase VALUES ({values})"
 
 
-def note_tenant(tenant_id: str, region: str, backup_id: str, facts: Mapping[str, Any]) -> str:
+def note_tenant(tenant_id: str, region: str, backup_id: str, facts: Mapping[str, object]) -> str:
     """The statement that notes a tenant as loaded."""
     values = ", ".join(map(literal, (tenant_id, region, backup_id, json.dumps(facts))))
     return f"INSERT INTO {RECOVERY_SCHEMA}.tenant VALUES ({values})"
@@ -147,7 +147,7 @@ def note_proved(tenant_id: str) -> str:
     return f"UPDATE {RECOVERY_SCHEMA}.tenant SET proved = true WHERE tenant_id = {literal(tenant_id)}"
 
 
-def note_files(tenant_id: str, facts: Mapping[str, Any]) -> str:
+def note_files(tenant_id: str, facts: Mapping[str, object]) -> str:
     values = f"files = {literal(json.dumps(facts))} WHERE tenant_id = {literal(tenant_id)}"
     return f"UPDATE {RECOVERY_SCHEMA}.tenant SET {values}"
 

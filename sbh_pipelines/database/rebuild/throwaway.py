@@ -7,7 +7,6 @@ began. Nothing is ever dropped that has another name, another owner, a session i
 import re
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Any
 
 import psycopg2
 from psycopg2.errors import InsufficientPrivilege, ObjectInUse
@@ -40,7 +39,7 @@ def drill_server(settings: Settings) -> DatabaseSettings:
     database, drill = settings.database, settings.drill
     if drill.dsn is None:
         return database
-    changed: dict[str, Any] = {"dsn": drill.dsn}
+    changed: dict[str, object] = {"dsn": drill.dsn}
     if drill.password or drill.password_file or drill.password_secret:
         changed |= {name: getattr(drill, name) for name in ("password", "password_file", "password_secret")}
     return database.model_copy(update=changed)

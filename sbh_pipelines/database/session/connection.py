@@ -45,7 +45,7 @@ def connect(settings: DatabaseSettings, purpose: str) -> Connection:
 
     Raises SourceUnavailable, SettingsError.
     """
-    arguments: dict[str, Any] = {
+    arguments: dict[str, str | int] = {
         "application_name": f"sbh {purpose}"[:63],
         "connect_timeout": settings.connect_timeout_s,
         "keepalives": 1,

@@ -41,7 +41,14 @@ _MEAN_LOG_SIZE, _SIGMA_LOG_SIZE, _LARGEST = 9.2, 1.4, 8 * 1024 * 1024  # bytes; 
 
 @dataclass(frozen=True, slots=True)
 class SampleSummary:
-    """What was made: rows by table, rows of the tenant tables by tenant, and the files."""
+    """The sample data that was made.
+
+    Attributes:
+        tenants: Their slugs.
+        rows: Rows by table.
+        files: How many.
+        file_bytes: Bytes of all files.
+    """
 
     tenants: tuple[str, ...]
     rows: dict[str, int]

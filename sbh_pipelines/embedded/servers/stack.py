@@ -54,6 +54,15 @@ class Stack:
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
+    """One server of a stack.
+
+    Attributes:
+        name: postgres, objects or kms.
+        running: Whether its process lives.
+        pid: Its process; None where it does not run.
+        address: Host and port; None where it does not run.
+    """
+
     name: str
     running: bool
     pid: int | None
@@ -62,14 +71,19 @@ class ServerStatus:
 
 @dataclass(frozen=True, slots=True)
 class StackStatus:
+    """What of a stack runs.
+
+    Attributes:
+        dir: Where it keeps everything.
+        running: Whether the database and the object store both run; the KMS is optional.
+        servers: Each of its servers.
+        data_bytes: Disk that the database and the objects take.
+    """
+
     dir: Path
+    running: bool
     servers: tuple[ServerStatus, ...]
     data_bytes: int
-
-    @property
-    def running(self) -> bool:
-        """True when the database and the object store both run; the KMS is optional."""
-        return all(server.running for server in self.servers if server.name != kms_server.NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +148,8 @@ def status(directory: Path | str) -> StackStatus:
         address = f"127.0.0.1:{daemon.ports[server.ports[0]]}" if daemon else None
         found.append(ServerStatus(server.name, daemon is not None, daemon.pid if daemon else None, address))
     size = sum(_disk_usage(folder) for folder in (layout.postgres, layout.objects))
-    return StackStatus(layout.root, tuple(found), size)
+    up = all(server.running for server in found if server.name != kms_server.NAME)
+    return StackStatus(layout.root, up, tuple(found), size)
 
 
 def connect_to(directory: Path | str) -> Stack:

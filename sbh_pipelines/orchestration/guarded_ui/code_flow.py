@@ -53,7 +53,7 @@ class CodeFlow:
         self._redirect = origin + CALLBACK
         self._begun: dict[str, _Begun] = {}
         self._lock = threading.Lock()
-        self._discovered: Mapping[str, Any] | str = {}  # or what was wrong
+        self._discovered: Mapping[str, object] | str = {}  # or what was wrong
         self._discover_again = clock()
         self._discovering = threading.Lock()
 
@@ -93,10 +93,10 @@ class CodeFlow:
         if not answer.get("code") or answer.get("iss", self._settings.auth.issuer) != self._settings.auth.issuer:
             raise Unauthenticated("The identity provider did not sign you in", remedy="sign in again")
         token = self._exchange(answer["code"], begun.verifier)
-        user, claims = self._tokens.verified(token, "ui", audience=self._settings.ui.client_id)
-        if not hmac.compare_digest(str(claims.get("nonce", "")).encode(), begun.nonce.encode()):
+        verified = self._tokens.verified(token, "ui", audience=self._settings.ui.client_id)
+        if not hmac.compare_digest(verified.nonce.encode(), begun.nonce.encode()):
             raise unauthenticated()
-        return user, begun.next_path
+        return verified.user, begun.next_path
 
     def _endpoint(self, name: str) -> str:
         """As the issuer says. Logins can be begun by anybody, who must not make this host hammer the issuer: it is asked

@@ -132,9 +132,9 @@ class Guard:
             scheme, _, token = given[0].partition(" ")
             if len(given) > 1 or scheme.lower() != "bearer":
                 raise Unauthenticated("The token is not valid", remedy="send `Authorization: Bearer TOKEN`")
-            user, claims = await asyncio.to_thread(self._tokens.verified, token.strip(), VIA)
-            must_see_all(user)
-            return user, time.monotonic() + float(claims["exp"]) - time.time()
+            verified = await asyncio.to_thread(self._tokens.verified, token.strip(), VIA)
+            must_see_all(verified.user)
+            return verified.user, time.monotonic() + verified.expires - time.time()
         session = self._login.session(connection)
         if session is None:
             raise Unauthenticated("Nobody is logged in", remedy="open /login, or send a bearer token")

@@ -52,14 +52,12 @@ class Login:
         next_path = safe_path(form.get("next", ""))
         try:
             # Off the event loop: it may have to ask the issuer for its keys.
-            user, claims = await asyncio.to_thread(self._tokens.verified, form.get("token", "").strip(), VIA)
-            must_see_all(user)
+            verified = await asyncio.to_thread(self._tokens.verified, form.get("token", "").strip(), VIA)
+            must_see_all(verified.user)
         except SbhError as error:
             return self._page(next_path, error)
-        token_id = claims.get("jti")
-        left = float(claims["exp"]) - time.time()
         response = RedirectResponse(next_path, 303)
-        self._begin(response, user, left, token_id if isinstance(token_id, str) else None)
+        self._begin(response, verified.user, verified.expires - time.time(), verified.id)
         return response
 
     async def to_issuer(self, request: Request) -> Response:

@@ -117,7 +117,9 @@ def test_two_that_launch_at_once_come_one_after_the_other(service: BackupService
     assert service.writer_at_work(tenant) is None
     store, prefix = site_of(service).backup_store(tenant)
     held = leases.acquire(store, prefix, leases.new_owner("x"), "x", 60, utc_now)
-    assert (service.writer_at_work(tenant) or {})["purpose"] == "x"
+    writer = service.writer_at_work(tenant)
+    assert writer is not None
+    assert writer.purpose == "x"
     held.release()
 
 
