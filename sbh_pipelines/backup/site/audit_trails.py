@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sbh_pipelines.errors import InvalidId, ObjectMissing, ResidencyError, SbhError
 from sbh_pipelines.model import Tenant, TenantId
