@@ -8,7 +8,7 @@ packs. A crash between any two of these writes and deletes loses nothing; docs/f
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, StoreError
 from sbh_pipelines.model import Progress, ProgressSink
@@ -47,9 +47,6 @@ class Report:
     bytes_freed: int = 0
     index_objects_replaced: int = 0
     index_objects_written: int = 0
-
-    def as_dict(self) -> dict[str, int]:
-        return asdict(self)
 
 
 def carry_out(

@@ -86,11 +86,13 @@ class Plan:
     def rewrites_index(self) -> bool:
         return bool(self.replace_index or self.index_unnamed or self.rewrite)
 
-    def as_dict(self) -> dict[str, object]:
-        """Counts and bytes of everything, and the first decisions one by one."""
-        decisions = [*self.retire, *self.rewrite, *self.remove, *self.retire_documents, *self.keep]
+    def shown(self) -> list[Decision]:
+        """The first decisions, one by one."""
+        return [*self.retire, *self.rewrite, *self.remove, *self.retire_documents, *self.keep][:_SHOWN]
+
+    def counts(self) -> dict[str, int]:
+        """Counts and bytes of everything, by name."""
         return {
-            "prune_id": self.prune_id,
             "packs_before": self.packs,
             "bytes_before": self.pack_bytes,
             "index_objects_before": self.index_objects,
@@ -104,10 +106,6 @@ class Plan:
             "index_objects_to_replace": len(self.replace_index),
             "kept_because_young": len(self.keep),
             "bytes_kept_because_young": sum(d.size for d in self.keep),
-            "decisions": [
-                {"key": d.key, "action": d.action, "why": d.why, "size": d.size, "live": d.live}
-                for d in decisions[:_SHOWN]
-            ],
         }
 
 

@@ -178,7 +178,7 @@ def test_a_pruner_removes_what_no_backup_needs(site: Site) -> None:
         service = site.service()
         (pin,) = service.list_holds(ACME, ADMIN)
         with pytest.raises(StoreDenied):
-            service.unpin_backup(pin["backup_id"], ACME, ADMIN)
+            service.unpin_backup(pin.backup_id, ACME, ADMIN)
         policy.refused.clear()
         service.forget(BOLT, ADMIN, backup_id=service.list_backups(BOLT, ADMIN)[1]["id"])
         service.prune(BOLT, ADMIN)
@@ -193,7 +193,7 @@ def test_who_releases_holds_is_not_who_removes(site: Site) -> None:
     with site.acting_as("releaser") as policy:
         service = site.service()
         (pin,) = service.list_holds(ACME, ADMIN)
-        service.unpin_backup(pin["backup_id"], ACME, ADMIN)
+        service.unpin_backup(pin.backup_id, ACME, ADMIN)
         assert service.list_holds(ACME, ADMIN) == []
         assert policy.refused == []
         assert policy.used == policy.allowed_actions

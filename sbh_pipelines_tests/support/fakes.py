@@ -2,13 +2,16 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 
 from pydantic import PrivateAttr
 
 from sbh_pipelines.backup.contents.manifest import Component, Manifest
-from sbh_pipelines.backup.create.draft import Draft, DraftStatus
+from sbh_pipelines.backup.create.draft import AppliedRetention, Draft, DraftStatus
+from sbh_pipelines.backup.retain.forget import RetentionLine, RetentionOutcome
+from sbh_pipelines.backup.retain.prune import PruneReport
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import BackupId, BackupType, RecoveryPoint, Tenant, TenantId
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource
@@ -108,29 +111,40 @@ class FakeService:
         return self._each("verify_checksums", drafts)
 
     def apply_retention(self, drafts: list[Draft], *, dry_run: bool = False) -> list[Draft]:
-        kept = {"kept": ["backup_20260102_0304"], "forgotten": [], "reasons": {"backup_20260102_0304": "newest"}}
-        if self.retention_error:
-            kept = {"kept": [], "forgotten": [], "reasons": {}, "error": self.retention_error.as_dict()}  # type: ignore[dict-item]
-        done = self._each("apply_retention", drafts, lambda d: replace(d, status=DraftStatus.COMPLETED, retention=kept))
+        newest, error = BackupId("backup_20260102_0304"), self.retention_error
+        applied = AppliedRetention(
+            kept=() if error else (newest,),
+            forgotten=(),
+            reasons={} if error else {newest: ("newest",)},
+            errors=(),
+            error=error,
+            dry_run=dry_run,
+        )
+        done = self._each(
+            "apply_retention", drafts, lambda d: replace(d, status=DraftStatus.COMPLETED, retention=applied)
+        )
         self.leases -= {d.tenant.id for d in done}
         return done
 
     def abandon(self, drafts: Sequence[Draft]) -> None:
         self.leases -= {d.tenant.id for d in drafts}
 
-    def prune(self, tenant_id: str, user_ctx: Any, *, dry_run: bool = False, progress: Any = None) -> dict[str, Any]:
+    def prune(self, tenant_id: str, user_ctx: Any, *, dry_run: bool = False, progress: Any = None) -> PruneReport:
         self._upkeep("prune", tenant_id)
-        if dry_run:
-            return {"tenant_id": tenant_id, "dry_run": True, "bytes_to_remove": 3 << 20, "packs_to_remove": 3}
-        return {"tenant_id": tenant_id, "dry_run": False, "bytes_freed": 1 << 20, "packs_deleted": 2}
+        done = (
+            {"bytes_to_remove": 3 << 20, "packs_to_remove": 3}
+            if dry_run
+            else {"bytes_freed": 1 << 20, "packs_deleted": 2}
+        )
+        nothing: dict[str, Any] = {of.name: 0 for of in fields(PruneReport)}
+        return PruneReport(**{**nothing, "tenant_id": tenant_id, "dry_run": dry_run, "decisions": (), **done})
 
-    def forget(self, tenant_id: str, user_ctx: Any, *, dry_run: bool = False) -> dict[str, Any]:
+    def forget(self, tenant_id: str, user_ctx: Any, *, dry_run: bool = False) -> RetentionOutcome:
         self._upkeep("forget", tenant_id)
-        facts = {"type": "full", "created_at": "2026-01-01T00:00:00Z"}
-        stays = {"id": "backup_20260102_0304", **facts, "keep": True, "reasons": ["newest full", "daily 1 of 7"]}
-        goes = {"id": "backup_20260101_0000", **facts, "keep": False, "reasons": ["no rule keeps it"]}
-        both = {"backups": [stays, goes], "forgotten": [goes["id"]], "errors": []}
-        return {"tenant_id": tenant_id, "dry_run": dry_run, **both}
+        line = partial(RetentionLine, type=BackupType.FULL, created_at="2026-01-01T00:00:00Z")
+        stays = line(id=BackupId("backup_20260102_0304"), keep=True, reasons=["newest full", "daily 1 of 7"])
+        goes = line(id=BackupId("backup_20260101_0000"), keep=False, reasons=["no rule keeps it"])
+        return RetentionOutcome(TenantId(tenant_id), dry_run, [stays, goes], [goes.id], [])
 
     def compact_catalogs(self, user_ctx: Any) -> dict[str, Any]:
         self.calls.append("compact_catalogs")

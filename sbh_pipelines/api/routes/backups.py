@@ -12,7 +12,10 @@ from sbh_pipelines.api.runs import jobs
 from sbh_pipelines.api.runs.launches import Launch
 from sbh_pipelines.api.schema import answers, documents, pages
 from sbh_pipelines.api.schema.bodies import BACKUP_PATTERN, CreateBody, DiffBody, PinBody, RestoreBody, ValidateBody
+from sbh_pipelines.api.schema.problems import error_fields
 from sbh_pipelines.api.schema.responses import LAUNCHES, READS, answered, model_of
+from sbh_pipelines.backup.service.results import HoldLine
+from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import NotConfirmed
 from sbh_pipelines.model import parse_timestamp
 
@@ -215,15 +218,15 @@ async def holds(call: ACall, backup_id: BackupIdPath) -> Response:
     """Pins and legal holds that protect it, also those of all backups of the tenant."""
     tenant = call.tenant()
 
-    def work() -> list[dict[str, Any]]:
+    def work() -> list[HoldLine]:
         wanted = call.service.get_backup(backup_id, tenant, call.user)["id"]
-        return [h for h in call.service.list_holds(tenant, call.user) if h["backup_id"] in (None, wanted)]
+        return [h for h in call.service.list_holds(tenant, call.user) if h.backup_id in (None, wanted)]
 
     found = await call.read(work)
     return JSONResponse({"holds": [_hold(hold, call) for hold in found]})
 
 
-@router.post("/{backup_id}/pin", summary="Pin a backup", responses=READS, response_model=model_of(answers.Hold))
+@router.post("/{backup_id}/pin", summary="Pin a backup", responses=READS, response_model=model_of(HoldLine))
 async def pin(
     call: ACall,
     backup_id: BackupIdPath,
@@ -232,7 +235,7 @@ async def pin(
     """Keeps it until it is unpinned, whatever the retention policy says."""
     tenant = call.tenant()
 
-    def work() -> dict[str, Any]:
+    def work() -> HoldLine:
         call.service.permit(tenant, call.user, "backup.hold")
         wanted = call.service.get_backup(backup_id, tenant, call.user)["id"]
         return call.service.pin_backup(wanted, tenant, call.user, body.reason)
@@ -240,12 +243,12 @@ async def pin(
     return JSONResponse(_hold(await call.read(work), call))
 
 
-@router.delete("/{backup_id}/pin", summary="Unpin a backup", responses=READS, response_model=model_of(answers.Hold))
+@router.delete("/{backup_id}/pin", summary="Unpin a backup", responses=READS, response_model=model_of(HoldLine))
 async def unpin(call: ACall, backup_id: BackupIdPath) -> Response:
     """The pin that was taken away."""
     tenant = call.tenant()
 
-    def work() -> dict[str, Any]:
+    def work() -> HoldLine:
         call.service.permit(tenant, call.user, "backup.hold")
         wanted = call.service.get_backup(backup_id, tenant, call.user)["id"]
         return call.service.unpin_backup(wanted, tenant, call.user)
@@ -253,9 +256,8 @@ async def unpin(call: ACall, backup_id: BackupIdPath) -> Response:
     return JSONResponse(_hold(await call.read(work), call))
 
 
-def _hold(hold: dict[str, Any], call: Call) -> dict[str, Any]:
-    error = hold.get("error")
-    return {**hold, "error": documents.issues([error], call.user)[0] if error else None}
+def _hold(hold: HoldLine, call: Call) -> dict[str, Any]:
+    return {**as_document(hold), "error": error_fields(hold.error, call.user) if hold.error else None}
 
 
 def _not_confirmed(what: str, on: str) -> NotConfirmed:

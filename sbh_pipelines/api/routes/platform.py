@@ -9,8 +9,10 @@ from starlette.responses import JSONResponse, Response
 from sbh_pipelines.api.app.calls import ACall, Call
 from sbh_pipelines.api.app.gate import USER
 from sbh_pipelines.api.schema import answers, documents, pages
+from sbh_pipelines.api.schema.problems import error_fields
 from sbh_pipelines.api.schema.responses import READS, answered, model_of
-from sbh_pipelines.backup.service.results import BackupMetrics, HealthReport
+from sbh_pipelines.backup.service.results import BackupMetrics, HealthReport, RetentionOutcome
+from sbh_pipelines.document import as_document
 from sbh_pipelines.model import Tenant
 from sbh_pipelines.security.policy import ALL_TENANTS
 
@@ -79,13 +81,13 @@ def _tenant(call: Call, tenant: Tenant, point: Any) -> dict[str, Any]:
     summary="What retention would forget",
     tags=["Backups"],
     responses=READS,
-    response_model=model_of(answers.RetentionPreview),
+    response_model=model_of(RetentionOutcome),
 )
 async def preview_retention(call: ACall) -> Response:
     """Every backup with its verdict and the rules behind it. Nothing is forgotten."""
     tenant = call.tenant()
     found = await call.read(lambda: call.service.forget(tenant, call.user, dry_run=True))
-    return JSONResponse(documents.retention(found, call.user))
+    return JSONResponse({**as_document(found), "errors": [error_fields(error, call.user) for error in found.errors]})
 
 
 @router.get(

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from sbh_pipelines.backup.service.results import HoldLine
 from sbh_pipelines.document import optional
 
 _BACKUP = {
@@ -301,30 +302,14 @@ class TenantPage:
 
 
 @dataclass(frozen=True, slots=True)
-class RetentionPreview:
-    """What the policy would forget now, and why each other backup stays."""
-
-    tenant_id: str
-    dry_run: bool
-    backups: Sequence[Mapping[str, object]]
-    forgotten: Sequence[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """What keeps a backup."""
-
-    id: str
-    kind: str
-    backup_id: str | None
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Holds:
-    """All that keeps a backup."""
+    """All that keeps a backup.
 
-    holds: Sequence[Hold]
+    Attributes:
+        holds: Pins and legal holds, by id.
+    """
+
+    holds: Sequence[HoldLine]
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,10 +72,5 @@ def restore(document: Mapping[str, Any], user: UserContext) -> dict[str, Any]:
     return {**document, "error": fields}
 
 
-def retention(document: Mapping[str, Any], user: UserContext) -> dict[str, Any]:
-    errors = [error_fields(error_from_dict(error), user) for error in document.get("errors") or ()]
-    return {**document, "errors": errors}
-
-
 def issues(found: Sequence[Mapping[str, Any]], user: UserContext) -> list[dict[str, Any]]:
     return [error_fields(error_from_dict(one), user) for one in found]

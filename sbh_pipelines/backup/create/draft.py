@@ -1,12 +1,13 @@
 """A backup in the making, as one step hands it to the next."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 from sbh_pipelines.backup.contents.manifest import Component, Manifest
-from sbh_pipelines.errors import SbhError
+from sbh_pipelines.document import as_document, optional
+from sbh_pipelines.errors import SbhError, error_from_dict
 from sbh_pipelines.model import BackupId, BackupType, RecoveryPoint, Tenant, TenantId
 
 
@@ -15,6 +16,39 @@ class DraftStatus(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     UNCHANGED = "unchanged"  # nothing to store: the tenant still is what `unchanged_since` says
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppliedRetention:
+    """What retention did after a tenant's backup.
+
+    Attributes:
+        kept: The backups that stay, the newest first.
+        forgotten: The backups that are gone; of a dry run, that would be.
+        reasons: The rules that keep each, or why it goes.
+        errors: Manifests and holds that cannot be read.
+        error: What kept it from being done.
+        dry_run: Whether nothing was changed.
+    """
+
+    kept: Sequence[BackupId]
+    forgotten: Sequence[BackupId]
+    reasons: Mapping[BackupId, Sequence[str]]
+    errors: Sequence[SbhError]
+    error: SbhError | None = optional()
+    dry_run: bool
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> "AppliedRetention":
+        error = document.get("error")
+        return cls(
+            kept=tuple(map(BackupId, document["kept"])),
+            forgotten=tuple(map(BackupId, document["forgotten"])),
+            reasons={BackupId(backup): tuple(reasons) for backup, reasons in document["reasons"].items()},
+            errors=tuple(map(error_from_dict, document["errors"])),
+            error=None if error is None else error_from_dict(error),
+            dry_run=document["dry_run"],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +79,7 @@ class Draft:
     counters: Mapping[str, float] = field(default_factory=dict)  # what the steps counted, by name
     objects: tuple[str, ...] = ()  # index objects this backup wrote, below the prefix
     manifest: Manifest | None = None
-    retention: Mapping[str, Any] | None = None
+    retention: AppliedRetention | None = None
     purpose: str = ""  # why it is made, where that is not to have a backup: SAFETY
     via: str = ""  # the face its creator came through, for the audit trail
     begun: str = ""  # `created_at` to the microsecond: what the duration is counted from
@@ -63,6 +97,7 @@ class Draft:
         document["recovery_point"] = asdict(self.recovery_point) if self.recovery_point else None
         document["manifest"] = dict(self.manifest.document) if self.manifest else None
         document["components"] = {name: c.as_dict() for name, c in self.components.items()}
+        document["retention"] = as_document(self.retention)
         return document
 
     @classmethod
@@ -80,4 +115,6 @@ class Draft:
             values["recovery_point"] = RecoveryPoint.from_dict(values["recovery_point"])
         values["manifest"] = Manifest(values["manifest"]) if values["manifest"] else None
         values["components"] = {k: Component.from_dict(c) for k, c in values["components"].items()}
+        if values["retention"]:
+            values["retention"] = AppliedRetention.from_dict(values["retention"])
         return cls(**values)

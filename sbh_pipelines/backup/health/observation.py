@@ -20,7 +20,7 @@ from sbh_pipelines.backup.contents.backup_list import read_backups
 from sbh_pipelines.backup.contents.summary import BackupSummary
 from sbh_pipelines.backup.drill.records import drill_ids, read_records
 from sbh_pipelines.backup.health.unusual_size import UnusualMeasure, unusual_measures
-from sbh_pipelines.backup.retain.forget import Plan, plan_by_policy
+from sbh_pipelines.backup.retain.forget import ForgetPlan, policy_plan
 from sbh_pipelines.backup.retain.policy import policy_of
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import side_by_side
@@ -227,9 +227,9 @@ def _with_backups(site: Site, base: Observation, ids: Sequence[BackupId]) -> Obs
     with site.repository(base.tenant) as repository:
         error: SbhError | None = None
         try:
-            plan = plan_by_policy(repository, policy_of(site.settings.retention, base.tenant))
+            plan = policy_plan(repository, policy_of(site.settings.retention, base.tenant))
         except SettingsError as found:  # the policy cannot be applied at all: the backups are there all the same
-            plan, error = Plan((), read_backups(repository)), found
+            plan, error = ForgetPlan((), read_backups(repository)), found
     sound = list(plan.backups.sound.values())
     sums: dict[str, TypeSums] = {}
     for backup in sound:

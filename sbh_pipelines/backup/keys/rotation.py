@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sbh_pipelines.backup.retain.prune import lease_for, prune
+from sbh_pipelines.backup.retain.prune import PruneReport, lease_for, prune
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import streamed
 from sbh_pipelines.errors import KeyRotationFailed, ObjectMissing, SbhError, StoreDenied, UnknownBackup
@@ -155,7 +155,7 @@ def re_encrypt(site: Site, tenant: Tenant, progress: ProgressSink) -> dict[str, 
     if newest == EPOCH:
         return {**done, "note": "there is one key epoch only; begin another with --new-data-key"}
     pruned = prune(site, tenant, dry_run=False, progress=progress, re_encrypt=True)
-    done["re_encrypted_bytes"] = pruned.get("bytes_rewritten", 0)
+    done["re_encrypted_bytes"] = pruned.bytes_rewritten if isinstance(pruned, PruneReport) else 0
     with ExitStack() as stack:
         held = lease_for(site, tenant, STEP, stack)
         repository = stack.enter_context(site.repository(tenant))

@@ -24,7 +24,7 @@ from sbh_pipelines.backup.contents.verification import raise_first, verify_backu
 from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.drafts import OpenDrafts, start
 from sbh_pipelines.backup.create.publish import commit, write_documents
-from sbh_pipelines.backup.retain.prune import prune
+from sbh_pipelines.backup.retain.prune import PruneReport, prune
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.capture.capture import each_table
 from sbh_pipelines.database.capture.changes import Sums
@@ -69,7 +69,8 @@ def create_platform_backup(open_drafts: OpenDrafts, created_by: str, progress: P
     open_drafts.end(draft)
     if retention["forgotten"]:
         try:
-            retention["bytes_freed"] = prune(open_drafts.site, tenant, False, progress).get("bytes_freed", 0)
+            pruned = prune(open_drafts.site, tenant, False, progress)
+            retention["bytes_freed"] = pruned.bytes_freed if isinstance(pruned, PruneReport) else 0
         except SbhError as error:  # the backup is there, and whoever makes it may have no right to delete
             retention["error"] = error.as_dict()
     assert draft.manifest is not None

@@ -12,18 +12,18 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
 
 from sbh_pipelines.backup.contents.backup_list import Backups, read_backups, write_listing
 from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.contents.summary import BackupSummary, Figures
-from sbh_pipelines.backup.create.draft import Draft, DraftStatus
+from sbh_pipelines.backup.create.draft import AppliedRetention, Draft, DraftStatus
 from sbh_pipelines.backup.create.drafts import OpenDrafts
 from sbh_pipelines.backup.retain.holds import Hold, drop_expired, list_holds, protected, read_holds
 from sbh_pipelines.backup.retain.policy import Verdict, decide, policy_of
 from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.document import optional
 from sbh_pipelines.errors import CorruptObject, ForgetRefused, ObjectMissing, SbhError, UnknownBackup
-from sbh_pipelines.model import BackupId, BackupType, Tenant, parse_timestamp
+from sbh_pipelines.model import SAFETY, BackupId, BackupType, Tenant, TenantId, parse_timestamp, timestamp
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.repository import Repository
@@ -36,8 +36,14 @@ _DAMAGED = "its manifest is damaged"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What is to become of each backup, and the errors of manifests and holds that cannot be read."""
+class ForgetPlan:
+    """What is to become of each backup.
+
+    Attributes:
+        verdicts: One for each backup that the plan is about, the newest first.
+        backups: The backups as they were read.
+        holds: The tenant's pins and holds.
+    """
 
     verdicts: tuple[Verdict, ...]
     backups: Backups
@@ -48,14 +54,54 @@ class Plan:
         return [v.backup_id for v in self.verdicts if not v.keep]
 
     @property
-    def errors(self) -> list[dict[str, Any]]:
-        damages = [*self.backups.damaged.values(), *(h.damage for h in self.holds if h.damage)]
-        return [damage.as_dict() for damage in damages]
+    def errors(self) -> tuple[SbhError, ...]:
+        """Of manifests and holds that cannot be read."""
+        return (*self.backups.damaged.values(), *(h.damage for h in self.holds if h.damage))
 
 
-def plan_by_policy(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionLine:
+    """What becomes of one backup, and why.
+
+    Attributes:
+        id: The backup.
+        type: Its type.
+        created_at: Time at which it was made, ISO 8601 in UTC.
+        purpose: `safety` where it was made before a restore.
+        keep: Whether it stays.
+        reasons: The rules that keep it, or why it goes.
+    """
+
+    id: BackupId
+    type: BackupType
+    created_at: str
+    purpose: str | None = optional()
+    keep: bool
+    reasons: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionOutcome:
+    """What the policy, or a request to forget one backup, did to a tenant's backups; of a dry run, what it would do.
+
+    Attributes:
+        tenant_id: The tenant.
+        dry_run: Whether nothing was changed.
+        backups: What becomes of each backup, the newest first.
+        forgotten: The backups that are gone.
+        errors: Manifests and holds that cannot be read.
+    """
+
+    tenant_id: TenantId
+    dry_run: bool
+    backups: Sequence[RetentionLine]
+    forgotten: Sequence[BackupId]
+    errors: Sequence[SbhError]
+
+
+def policy_plan(
     repository: Repository, policy: RetentionSettings, own: BackupSummary | None = None, *, explain: bool = False
-) -> Plan:
+) -> ForgetPlan:
     """Decide for all backups; nothing is written. `own` was made just now and stays; `explain` also reads why holds are.
 
     The backups that stay because they are the newest must be readable, else another one is the newest.
@@ -69,7 +115,7 @@ def plan_by_policy(
         if own is not None:
             safe.setdefault(own.id, []).append(MADE_NOW)
         verdicts = decide(policy, backups.sound.values(), protected=safe, doubted=doubted or ())
-        plan = Plan(tuple(verdicts), backups, holds)
+        plan = ForgetPlan(tuple(verdicts), backups, holds)
         if not plan.doomed:
             return plan
         if doubted is None and any(v.backup.type is BackupType.FULL for v in verdicts if not v.keep):
@@ -113,7 +159,7 @@ def _doubted(repository: Repository, backups: Backups) -> frozenset[BackupId]:
     return frozenset(backup.id for backup in backups.sound.values() if backup.created_at <= since)
 
 
-def plan_one(repository: Repository, backup_id: BackupId, asked_by: str) -> Plan:
+def named_plan(repository: Repository, backup_id: BackupId, asked_by: str) -> ForgetPlan:
     """Forget one backup, whatever the policy says of it; one whose manifest is damaged may go.
 
     Raises UnknownBackup, and ForgetRefused for one that is pinned or held, the newest, or the last good full one.
@@ -124,7 +170,7 @@ def plan_one(repository: Repository, backup_id: BackupId, asked_by: str) -> Plan
         remedy = f"see `sbh backup holds {repository.tenant}`; unpin or release it first"
         raise ForgetRefused("The backup is pinned or held", on=place, why=", ".join(reasons), remedy=remedy)
     if backup_id in backups.damaged:
-        return Plan((), backups, holds)
+        return ForgetPlan((), backups, holds)
     if backup_id not in backups.sound:
         raise UnknownBackup("No such backup", on=place, remedy=f"see `sbh backup list {repository.tenant}`")
     doomed = backups.sound[backup_id]
@@ -142,7 +188,7 @@ def plan_one(repository: Repository, backup_id: BackupId, asked_by: str) -> Plan
             why="no other full backup is known to be whole",
             remedy="take another one first: `sbh backup create --type full`",
         )
-    return Plan((Verdict(doomed, (), f"{asked_by} asked to forget it"),), backups, holds)
+    return ForgetPlan((Verdict(doomed, (), f"{asked_by} asked to forget it"),), backups, holds)
 
 
 def _another_full(repository: Repository, backups: Backups, but: BackupId) -> bool:
@@ -158,13 +204,13 @@ def _another_full(repository: Repository, backups: Backups, but: BackupId) -> bo
 Record = Callable[[Sequence[tuple[str, BackupId, Sequence[str]]]], None]
 
 
-def carry_out(
+def execute(
     repository: Repository,
-    plan: Plan,
+    plan: ForgetPlan,
     doomed: Sequence[BackupId],
     still_ours: Callable[[], None],
     record: Record,
-) -> Plan:
+) -> ForgetPlan:
     """Drop the manifests, prove before that the lease is held (`still_ours` raises), and bring `listing.json` up to date.
 
     `record` puts (event, backup, reasons) into the audit trail, before anything is deleted: where it raises nothing is. A hold
@@ -187,7 +233,7 @@ def carry_out(
         drop_expired(repository, plan.holds, plan.backups.newest)
     left = plan.backups.without(gone, {})
     write_listing(repository, left)
-    return Plan(verdicts, left, plan.holds)
+    return ForgetPlan(verdicts, left, plan.holds)
 
 
 def recorder(site: Site, tenant: Tenant, user_id: str, via: str = "") -> Record:
@@ -211,39 +257,40 @@ def _bodies(repository: Repository, doomed: Sequence[BackupId]) -> dict[BackupId
     return bodies
 
 
-def forget(site: Site, tenant: Tenant, user_id: str, backup_id: BackupId | None, dry_run: bool) -> dict[str, Any]:
-    """Apply the policy to a tenant's backups, or forget one of them: what becomes of each, and why.
+def forget(site: Site, tenant: Tenant, user_id: str, backup_id: BackupId | None, dry_run: bool) -> RetentionOutcome:
+    """Apply the policy to a tenant's backups, or forget one of them.
 
-    {'tenant_id', 'dry_run', 'backups': [{'id', 'type', 'created_at', 'keep', 'reasons'}], 'forgotten': [ids], 'errors':
-    [damaged manifests and holds]}. Raises LeaseHeld while a backup, a restore or a prune is at work on the tenant.
+    Raises LeaseHeld while a backup, a restore or a prune is at work on the tenant.
     """
     try:
         repository = site.repository(tenant)
     except UnknownBackup:
         if backup_id is not None:
             raise
-        return _document(tenant, dry_run, Plan((), Backups({}, {}, {})), [])
+        return RetentionOutcome(tenant.id, dry_run, (), (), ())
     with repository, _leased(site, tenant, dry_run) as still_ours:
         if backup_id is None:
-            plan = plan_by_policy(repository, policy_of(site.settings.retention, tenant), explain=True)
+            plan = policy_plan(repository, policy_of(site.settings.retention, tenant), explain=True)
             doomed = plan.doomed
         else:
-            plan, doomed = plan_one(repository, backup_id, user_id), [backup_id]
+            plan, doomed = named_plan(repository, backup_id, user_id), [backup_id]
         if not dry_run:
-            plan = carry_out(repository, plan, doomed, still_ours, recorder(site, tenant, user_id))
-    kept = {v.backup_id for v in plan.verdicts if v.keep}
-    return _document(tenant, dry_run, plan, [i for i in doomed if i not in kept])
+            plan = execute(repository, plan, doomed, still_ours, recorder(site, tenant, user_id))
+    lines = [_line(verdict) for verdict in plan.verdicts]
+    kept = {line.id for line in lines if line.keep}
+    return RetentionOutcome(tenant.id, dry_run, lines, [i for i in doomed if i not in kept], plan.errors)
 
 
-def _document(tenant: Tenant, dry_run: bool, plan: Plan, forgotten: list[BackupId]) -> dict[str, Any]:
-    backups = [{**v.backup.as_dict(), "keep": v.keep, "reasons": v.reasons} for v in plan.verdicts]
-    return {
-        "tenant_id": tenant.id,
-        "dry_run": dry_run,
-        "backups": backups,
-        "forgotten": forgotten,
-        "errors": plan.errors,
-    }
+def _line(verdict: Verdict) -> RetentionLine:
+    backup = verdict.backup
+    return RetentionLine(
+        id=backup.id,
+        type=backup.type,
+        created_at=timestamp(backup.created_at),
+        purpose=SAFETY if backup.safety else None,
+        keep=verdict.keep,
+        reasons=verdict.reasons,
+    )
 
 
 @contextmanager
@@ -266,41 +313,37 @@ def _leased(site: Site, tenant: Tenant, dry_run: bool) -> Iterator[Callable[[], 
 def apply_retention(open_drafts: OpenDrafts, drafts: Sequence[Draft], dry_run: bool) -> list[Draft]:
     """The step after the commit: forget what the policy no longer keeps, and release the leases.
 
-    The backup exists by now, so whatever goes wrong here leaves its draft COMPLETED and is told in `draft.retention`:
-    {'kept', 'forgotten': [ids], 'reasons': {id: [texts]}, 'dry_run', 'errors': [damaged manifests], 'error'?: what failed}.
+    The backup exists by now, so whatever goes wrong here leaves its draft COMPLETED and is told in `draft.retention`.
     """
 
     def work(draft: Draft) -> Draft:
         try:
-            outcome = _outcome(_retained(open_drafts, draft, dry_run))
+            applied = _applied(_retained(open_drafts, draft, dry_run), dry_run)
         except SbhError as error:
-            outcome = {**_outcome(None), "error": error.as_dict()}
+            applied = AppliedRetention(kept=(), forgotten=(), reasons={}, errors=(), error=error, dry_run=dry_run)
         open_drafts.end(draft)
-        outcome["dry_run"] = dry_run
-        return replace(draft, step="apply_retention", status=DraftStatus.COMPLETED, retention=outcome)
+        return replace(draft, step="apply_retention", status=DraftStatus.COMPLETED, retention=applied)
 
     with open_drafts.kept(drafts):
         return open_drafts.each(drafts, "apply_retention", work)
 
 
-def _retained(open_drafts: OpenDrafts, draft: Draft, dry_run: bool) -> Plan:
+def _retained(open_drafts: OpenDrafts, draft: Draft, dry_run: bool) -> ForgetPlan:
     figures = Figures.of_manifest(draft.manifest or Manifest({}))
     own = BackupSummary(draft.backup_id, draft.type, parse_timestamp(draft.created_at), figures=figures)
     with open_drafts.reopened(draft) as repository:
-        plan = plan_by_policy(repository, policy_of(open_drafts.site.settings.retention, draft.tenant), own)
+        plan = policy_plan(repository, policy_of(open_drafts.site.settings.retention, draft.tenant), own)
+        if dry_run:
+            return plan
         record = recorder(open_drafts.site, draft.tenant, draft.created_by, draft.via)
-        return (
-            plan
-            if dry_run
-            else carry_out(repository, plan, plan.doomed, lambda: open_drafts.lease(draft).renew(), record)
-        )
+        return execute(repository, plan, plan.doomed, lambda: open_drafts.lease(draft).renew(), record)
 
 
-def _outcome(plan: Plan | None) -> dict[str, Any]:
-    verdicts = plan.verdicts if plan else ()
-    return {
-        "kept": [v.backup_id for v in verdicts if v.keep],
-        "forgotten": [v.backup_id for v in verdicts if not v.keep],
-        "reasons": {v.backup_id: v.reasons for v in verdicts},
-        "errors": plan.errors if plan else [],
-    }
+def _applied(plan: ForgetPlan, dry_run: bool) -> AppliedRetention:
+    return AppliedRetention(
+        kept=tuple(v.backup_id for v in plan.verdicts if v.keep),
+        forgotten=tuple(v.backup_id for v in plan.verdicts if not v.keep),
+        reasons={v.backup_id: tuple(v.reasons) for v in plan.verdicts},
+        errors=plan.errors,
+        dry_run=dry_run,
+    )

@@ -15,7 +15,6 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, RequestError, UnknownBackup, UnknownHold
@@ -35,7 +34,18 @@ _LONGEST_REASON = 500
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A pin or a legal hold. `backup_id` None: all backups of the tenant. `key` is below the tenant's prefix."""
+    """A pin, a legal hold, or a term.
+
+    Attributes:
+        id: Its id.
+        key: Key of its object, below the tenant's prefix.
+        backup_id: The backup that it protects; None: all of the tenant's.
+        reason: Why it was placed.
+        placed_by: The user who placed it.
+        placed_at: Time at which it was placed, ISO 8601 in UTC.
+        damage: Why its object cannot be read.
+        until: It protects as long as the tenant's newest backup is older than this; None: until it is released.
+    """
 
     id: str
     key: str
@@ -44,7 +54,7 @@ class Hold:
     placed_by: str = ""
     placed_at: str = ""
     damage: CorruptObject | None = None
-    until: datetime | None = None  # protects as long as the tenant's newest backup is older than this
+    until: datetime | None = None
 
     @property
     def is_pin(self) -> bool:
@@ -70,16 +80,32 @@ class Hold:
     def expired(self, newest: datetime) -> bool:
         return self.until is not None and newest >= self.until
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "kind": self.kind,
-            "backup_id": self.backup_id,
-            "reason": self.reason,
-            "placed_by": self.placed_by,
-            "placed_at": self.placed_at,
-            "error": self.damage.as_dict() if self.damage else None,
-        }
+    def line(self) -> "HoldLine":
+        """As people see it."""
+        return HoldLine(self.id, self.kind, self.backup_id, self.reason, self.placed_by, self.placed_at, self.damage)
+
+
+@dataclass(frozen=True, slots=True)
+class HoldLine:
+    """A pin or a legal hold, as people see it.
+
+    Attributes:
+        id: Its id.
+        kind: `pin`, `legal hold`, or `kept until` and a time.
+        backup_id: The backup that it keeps; null where it keeps all of the tenant's, also those to come.
+        reason: Why, in the words of the user who placed it.
+        placed_by: The user who placed it.
+        placed_at: Time at which it was placed, ISO 8601 in UTC.
+        error: Why its object cannot be read; it holds nevertheless.
+    """
+
+    id: str
+    kind: str
+    backup_id: BackupId | None
+    reason: str
+    placed_by: str
+    placed_at: str
+    error: CorruptObject | None
 
 
 def list_holds(repository: Repository) -> list[Hold]:
@@ -215,7 +241,7 @@ def _must_exist(repository: Repository, backup_id: BackupId | None) -> None:
         ) from None
 
 
-def take_away(repository: Repository, hold_id: str, record: Callable[[Hold], None] = lambda _: None) -> Hold:
+def release(repository: Repository, hold_id: str, record: Callable[[Hold], None] = lambda _: None) -> Hold:
     """Release a hold or pin, also a damaged one, once `record` has put that into the audit trail. Raises UnknownHold."""
     for hold in list_holds(repository):
         if hold.id == hold_id:

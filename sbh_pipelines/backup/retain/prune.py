@@ -5,25 +5,34 @@ refuses where clocks differ: who holds the lease and how old an object is are to
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
 
 from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.contents.manifests import read_manifest
 from sbh_pipelines.backup.contents.verification import chunks_of
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import side_by_side
+from sbh_pipelines.document import optional
 from sbh_pipelines.errors import RepositoryError, SbhError, StoreError, UnknownBackup
-from sbh_pipelines.model import BackupId, Clock, Progress, ProgressSink, Tenant, timestamp
+from sbh_pipelines.model import BackupId, Clock, Progress, ProgressSink, Tenant, TenantId, timestamp
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.format import FIRST_EPOCH, Keys
 from sbh_pipelines.repository.index import Marks
 from sbh_pipelines.repository.keys.data_key import KeyPlace, read_key_object
 from sbh_pipelines.repository.prune import Report, carry_out
-from sbh_pipelines.repository.prune_plan import DAMAGED_REMEDY, Safety, Shape, find_missing, make_plan, refused
+from sbh_pipelines.repository.prune_plan import (
+    DAMAGED_REMEDY,
+    Decision,
+    Plan,
+    Safety,
+    Shape,
+    find_missing,
+    make_plan,
+    refused,
+)
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.settings import Settings
 
@@ -31,32 +40,153 @@ _NAMED = 10  # damaged backups in an error
 _DETAILS = 64  # kept in memory: backups share the details of what did not change between them
 
 
+@dataclass(frozen=True, slots=True)
+class NothingToPrune:
+    """A tenant in whose repository nothing can be told to be needless.
+
+    Attributes:
+        tenant_id: The tenant.
+        dry_run: Whether nothing was to be changed.
+        backups: How many backups there are.
+        note: Why nothing was done.
+        requests: Requests made to the object store, by verb; absent where there is no repository.
+        seconds: How long it took, s; absent where there is no repository.
+    """
+
+    tenant_id: TenantId
+    dry_run: bool
+    backups: int
+    note: str
+    requests: Mapping[str, int] | None = optional()
+    seconds: float | None = optional()
+
+
+@dataclass(frozen=True, slots=True)
+class PruneReport:
+    """What a prune decided, and what it did about it; of a dry run the second part is zeros. Bytes are of stored objects.
+
+    Attributes:
+        tenant_id: The tenant.
+        dry_run: Whether nothing was changed.
+        backups: How many backups were read to the last detail.
+        chunks_needed: Different chunks that they need.
+        prune_id: The prune's id.
+        packs_before: Packs in use before.
+        bytes_before: Their bytes.
+        index_objects_before: Index objects in use before.
+        packs_to_retire: Packs of which nothing is needed.
+        packs_to_rewrite: Packs of which so little is needed that it is copied elsewhere.
+        bytes_to_rewrite: Bytes that are copied.
+        packs_to_remove: Packs that an earlier prune retired long enough ago.
+        objects_to_remove: Those, and other objects of that kind.
+        bytes_to_remove: Their bytes.
+        bytes_to_retire: Bytes of the packs that are retired or rewritten.
+        index_objects_to_replace: Index objects that are merged.
+        kept_because_young: Needless objects that are too young to be touched.
+        bytes_kept_because_young: Their bytes.
+        decisions: The first decisions, one by one.
+        packs_retired: Packs retired as they are.
+        bytes_retired: Bytes of all packs given up.
+        packs_rewritten: Packs retired after what is needed of them was copied.
+        packs_written: Packs that were written for that.
+        bytes_rewritten: Bytes of these.
+        packs_deleted: Packs removed.
+        objects_deleted: Objects removed, packs among them.
+        bytes_freed: Bytes of these.
+        index_objects_replaced: Index objects that were merged.
+        index_objects_written: Index objects that were written.
+        packs_after: Packs there after.
+        index_objects_after: Index objects in use after.
+        requests: Requests made to the object store, by verb.
+        seconds: How long it took, s.
+    """
+
+    tenant_id: TenantId
+    dry_run: bool
+    backups: int
+    chunks_needed: int
+    prune_id: str
+    packs_before: int
+    bytes_before: int
+    index_objects_before: int
+    packs_to_retire: int
+    packs_to_rewrite: int
+    bytes_to_rewrite: int
+    packs_to_remove: int
+    objects_to_remove: int
+    bytes_to_remove: int
+    bytes_to_retire: int
+    index_objects_to_replace: int
+    kept_because_young: int
+    bytes_kept_because_young: int
+    decisions: Sequence[Decision]
+    packs_retired: int
+    bytes_retired: int
+    packs_rewritten: int
+    packs_written: int
+    bytes_rewritten: int
+    packs_deleted: int
+    objects_deleted: int
+    bytes_freed: int
+    index_objects_replaced: int
+    index_objects_written: int
+    packs_after: int
+    index_objects_after: int
+    requests: Mapping[str, int]
+    seconds: float
+
+
 def prune(
     site: Site, tenant: Tenant, dry_run: bool, progress: ProgressSink, *, re_encrypt: bool = False
-) -> dict[str, Any]:
-    """Plan, and unless `dry_run` carry out; the report that `BackupService.prune` documents.
+) -> PruneReport | NothingToPrune:
+    """Plan, and unless `dry_run` carry out.
 
     `re_encrypt`: besides, whatever is sealed in an earlier key epoch is sealed anew in the newest. A dry run takes no lease
     and writes nothing. Raises LeaseHeld, LeaseLost, PruneRefused and the store's errors.
     """
     begun, before = time.monotonic(), site.request_counts()
-    report: dict[str, Any] = {"tenant_id": tenant.id, "dry_run": dry_run}
     with ExitStack() as stack:
         try:
-            repository = site.repository(tenant)
+            repository = stack.enter_context(site.repository(tenant))
         except UnknownBackup:
-            return {**report, "backups": 0, "note": "the tenant has no backups"}
-        stack.enter_context(repository)
+            return NothingToPrune(tenant.id, dry_run, 0, "the tenant has no backups")
         held = None if dry_run else lease_for(site, tenant, "prune", stack)
         if held is not None and not _is_of_newest_epoch(site, tenant, repository):
             # The lease's former holder began a key epoch.
             repository = stack.enter_context(site.repository(tenant))
         now = site.clock() if held is None else _store_time(repository, site.clock, _safety(site.settings))
         shape = replace(_shape(site.settings), re_encrypt=re_encrypt)
-        report |= _prune(site.settings, repository, held, now, shape, progress)
+        pruned = _prune(site.settings, repository, held, now, shape, progress)
     after = site.request_counts()
     requests = {verb: count - before.get(verb, 0) for verb, count in after.items() if count > before.get(verb, 0)}
-    return {**report, "requests": requests, "seconds": round(time.monotonic() - begun, 3)}
+    seconds = round(time.monotonic() - begun, 3)
+    if pruned is None:
+        # The last backup is never forgotten, so this is a first one under way, or a loss that must not become worse.
+        note = "there is no backup, so nothing can be told from what is needed; nothing was done"
+        return NothingToPrune(tenant.id, dry_run, 0, note, requests, seconds)
+    plan, done = pruned.plan, pruned.done
+    return PruneReport(
+        tenant_id=tenant.id,
+        dry_run=dry_run,
+        backups=pruned.backups,
+        chunks_needed=pruned.chunks_needed,
+        prune_id=plan.prune_id,
+        **plan.counts(),
+        decisions=plan.shown(),
+        **asdict(done),
+        packs_after=plan.packs + done.packs_written - done.packs_deleted,
+        index_objects_after=plan.index_objects + done.index_objects_written - done.index_objects_replaced,
+        requests=requests,
+        seconds=seconds,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Pruned:
+    backups: int
+    chunks_needed: int
+    plan: Plan
+    done: Report
 
 
 def _is_of_newest_epoch(site: Site, tenant: Tenant, repository: Repository) -> bool:
@@ -72,14 +202,11 @@ def _prune(
     now: datetime,
     shape: Shape,
     progress: ProgressSink,
-) -> dict[str, Any]:
+) -> _Pruned | None:
+    """What was decided and done; None where there is no backup."""
     manifests = _manifests(repository)
     if not manifests:
-        # Nobody forgets the last backup, so this is a first one under way, or a loss that must not become worse.
-        return {
-            "backups": 0,
-            "note": "there is no backup, so nothing can be told from what is needed; nothing was done",
-        }
+        return None
     repository.load_index()
     with repository.index.marks() as marks:
         _mark(repository, marks, manifests, progress)
@@ -90,14 +217,7 @@ def _prune(
         ids = [str(manifest.id) for manifest in manifests]
         plan = make_plan(repository, marks, ids, now, _safety(settings), shape)
         done = Report() if held is None else carry_out(repository, marks, plan, held.renew, progress)
-    return {
-        "backups": len(manifests),
-        "chunks_needed": needed,
-        **plan.as_dict(),
-        **done.as_dict(),
-        "packs_after": plan.packs + done.packs_written - done.packs_deleted,
-        "index_objects_after": plan.index_objects + done.index_objects_written - done.index_objects_replaced,
-    }
+    return _Pruned(len(manifests), needed, plan, done)
 
 
 def _safety(settings: Settings) -> Safety:

@@ -3,5 +3,18 @@
 from sbh_pipelines.backup.health.examination import Examination
 from sbh_pipelines.backup.health.findings import Finding
 from sbh_pipelines.backup.health.report import BackupMetrics, HealthReport
+from sbh_pipelines.backup.retain.forget import RetentionLine, RetentionOutcome
+from sbh_pipelines.backup.retain.holds import HoldLine
+from sbh_pipelines.backup.retain.prune import NothingToPrune, PruneReport
 
-__all__ = ["BackupMetrics", "Examination", "Finding", "HealthReport"]
+__all__ = [
+    "BackupMetrics",
+    "Examination",
+    "Finding",
+    "HealthReport",
+    "HoldLine",
+    "NothingToPrune",
+    "PruneReport",
+    "RetentionLine",
+    "RetentionOutcome",
+]

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
 
 from sbh_pipelines.backup.retain import forget as forgetting
 from sbh_pipelines.backup.retain import holds
-from sbh_pipelines.backup.retain.prune import prune
+from sbh_pipelines.backup.retain.forget import RetentionOutcome
+from sbh_pipelines.backup.retain.holds import HoldLine
+from sbh_pipelines.backup.retain.prune import NothingToPrune, PruneReport, prune
 from sbh_pipelines.backup.service.gate import Access
 from sbh_pipelines.model import BackupId, ProgressSink, Tenant, no_progress
 from sbh_pipelines.repository.repository import Repository
@@ -23,9 +24,8 @@ class Keeping(Access):
 
     def forget(
         self, tenant_id: str, user_ctx: UserContext, *, backup_id: str | None = None, dry_run: bool = False
-    ) -> dict[str, Any]:
-        """Apply the policy, or forget one backup: {'tenant_id', 'dry_run', 'backups': [{'id', 'type', 'created_at', 'keep',
-        'reasons'}], 'forgotten': [ids], 'errors': [damaged manifests and holds]}.
+    ) -> RetentionOutcome:
+        """Apply the policy, or forget one backup.
 
         Raises UnknownBackup, ForgetRefused (pinned, held, the newest, the last full one), LeaseHeld.
         """
@@ -35,39 +35,35 @@ class Keeping(Access):
             self._accessed(tenant, user_ctx, "retention")
         return forgetting.forget(self._site, tenant, user_ctx.user_id, wanted, dry_run)
 
-    def pin_backup(
-        self, backup_id: str, tenant_id: str, user_ctx: UserContext, reason: str | None = None
-    ) -> dict[str, Any]:
+    def pin_backup(self, backup_id: str, tenant_id: str, user_ctx: UserContext, reason: str | None = None) -> HoldLine:
         """Keep a backup until it is unpinned; the pin as `list_holds` gives it. Raises UnknownBackup."""
         wanted = BackupId.parse(backup_id)
         with self._held_in(tenant_id, user_ctx, "backup.hold") as (tenant, repository):
-            placed = holds.place_pin(repository, wanted, reason or "", user_ctx.user_id, self._site.clock).as_dict()
-            self._site.track(tenant, "backup.pinned", user_ctx.user_id, _of_hold(placed))
+            placed = holds.place_pin(repository, wanted, reason or "", user_ctx.user_id, self._site.clock).line()
+            self._site.track(tenant, "backup.pinned", user_ctx.user_id, _props(placed))
             return placed
 
-    def unpin_backup(self, backup_id: str, tenant_id: str, user_ctx: UserContext) -> dict[str, Any]:
+    def unpin_backup(self, backup_id: str, tenant_id: str, user_ctx: UserContext) -> HoldLine:
         """The pin that was taken away. Raises UnknownHold."""
         wanted = BackupId.parse(backup_id)
         with self._held_in(tenant_id, user_ctx, "backup.hold") as (tenant, repository):
             record = self._releasing(tenant, user_ctx, "backup.unpinned")
-            return holds.take_away(repository, f"pin-{wanted}", record).as_dict()
+            return holds.release(repository, f"pin-{wanted}", record).line()
 
-    def hold(
-        self, tenant_id: str, user_ctx: UserContext, *, reason: str, backup_id: str | None = None
-    ) -> dict[str, Any]:
+    def hold(self, tenant_id: str, user_ctx: UserContext, *, reason: str, backup_id: str | None = None) -> HoldLine:
         """Place a legal hold on a backup, or on all of the tenant's, present and future. Raises UnknownBackup."""
         wanted = None if backup_id is None else BackupId.parse(backup_id)
         with self._held_in(tenant_id, user_ctx, "backup.hold", create=wanted is None) as (tenant, repository):
-            placed = holds.place_hold(repository, wanted, reason, user_ctx.user_id, self._site.clock).as_dict()
+            placed = holds.place_hold(repository, wanted, reason, user_ctx.user_id, self._site.clock).line()
             self._site.admit(tenant)  # an erasure that began meanwhile either saw the hold, or is seen now
-            self._site.track(tenant, "hold.placed", user_ctx.user_id, _of_hold(placed))
+            self._site.track(tenant, "hold.placed", user_ctx.user_id, _props(placed))
             return placed
 
-    def release_hold(self, hold_id: str, tenant_id: str, user_ctx: UserContext) -> dict[str, Any]:
+    def release_hold(self, hold_id: str, tenant_id: str, user_ctx: UserContext) -> HoldLine:
         """Take away a legal hold, also a damaged one; what it was. Raises UnknownHold."""
         with self._held_in(tenant_id, user_ctx, "backup.hold") as (tenant, repository):
             record = self._releasing(tenant, user_ctx, "hold.released")
-            return holds.take_away(repository, hold_id, record).as_dict()
+            return holds.release(repository, hold_id, record).line()
 
     def _releasing(self, tenant: Tenant, user_ctx: UserContext, event: str) -> Callable[[holds.Hold], None]:
         """First the event: protection is not taken away unless it is recorded who did."""
@@ -75,14 +71,11 @@ class Keeping(Access):
             tenant, event, user_ctx.user_id, {"hold_id": hold.id, "backup_id": hold.backup_id}
         )
 
-    def list_holds(self, tenant_id: str, user_ctx: UserContext) -> list[dict[str, Any]]:
-        """Pins and legal holds: {'id', 'kind', 'backup_id' or None, 'reason', 'placed_by', 'placed_at', 'error' or None}.
-
-        Raises UnknownBackup where the tenant has no repository.
-        """
+    def list_holds(self, tenant_id: str, user_ctx: UserContext) -> list[HoldLine]:
+        """Pins and legal holds. Raises UnknownBackup where the tenant has no repository."""
         with self._held_in(tenant_id, user_ctx, "backup.list") as (tenant, repository):
             self._accessed(tenant, user_ctx, "holds")
-            return [hold.as_dict() for hold in holds.read_holds(repository)]
+            return [hold.line() for hold in holds.read_holds(repository)]
 
     @contextmanager
     def _held_in(
@@ -104,18 +97,18 @@ class Keeping(Access):
         *,
         dry_run: bool = False,
         progress: ProgressSink = no_progress,
-    ) -> dict[str, Any]:
-        """Give back the space of what no backup needs; what was decided and done: {packs_before, packs_retired,
-        packs_rewritten, bytes_rewritten, packs_deleted, bytes_freed, kept_because_young, decisions, requests, ...}.
+    ) -> PruneReport | NothingToPrune:
+        """Give back the space of what no backup needs.
 
         What is retired now is deleted by a prune after `prune.min_age_hours`. Raises PruneRefused when a backup is damaged
         or clocks differ, LeaseHeld while the tenant is backed up or restored; nothing was removed then.
         """
         tenant = self._allowed(tenant_id, user_ctx, "repository.prune")
         done = prune(self._site, tenant, dry_run, progress)
-        if not dry_run and any(done.get(name) for name in _PRUNED):
-            told = {name: done.get(name) for name in _PRUNED}
-            self._site.track(tenant, "repository.pruned", user_ctx.user_id, told)
+        if isinstance(done, PruneReport) and not dry_run:
+            figures = {name: getattr(done, name) for name in _PRUNED}
+            if any(figures.values()):
+                self._site.track(tenant, "repository.pruned", user_ctx.user_id, figures)
         return done
 
     def compact_catalogs(self, user_ctx: UserContext) -> dict[str, dict[str, int]]:
@@ -124,6 +117,6 @@ class Keeping(Access):
         return {region: asdict(self._site.catalog(region).compact()) for region in self.settings.storage.regions}
 
 
-def _of_hold(placed: dict[str, Any]) -> dict[str, Any]:
-    """A hold's reason is stored in clear with it; here it is cut, not repeated at any length."""
-    return {"hold_id": placed["id"], "backup_id": placed["backup_id"], "reason": str(placed["reason"])[:256]}
+def _props(placed: HoldLine) -> dict[str, str | None]:
+    """What the audit trail keeps of a hold, its reason cut."""
+    return {"hold_id": placed.id, "backup_id": placed.backup_id, "reason": placed.reason[:256]}

@@ -52,9 +52,7 @@ def create(
         if draft.error
     ]
     untidied = {
-        str(draft.tenant.id): error_from_dict(draft.retention["error"])
-        for draft in drafts
-        if draft.retention and draft.retention.get("error")
+        str(draft.tenant.id): draft.retention.error for draft in drafts if draft.retention and draft.retention.error
     }
     if everyone:  # tenants whose slug cannot be used are in no backup: that must not go by unseen
         unusable = [error.as_dict() for error in service.unusable_tenants()]

@@ -1,15 +1,25 @@
 """`sbh backup forget`, and the pins and legal holds that stand in its way."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.commands.backup import TenantArgument, TenantOption
-from sbh_pipelines.cli.commands.tenants import EveryoneOption, TenantsArgument, chosen_tenants
+from sbh_pipelines.cli.commands.tenants import (
+    EveryoneOption,
+    FailedTenant,
+    TenantsArgument,
+    chosen_tenants,
+    failed_table,
+    one_by_one,
+)
 from sbh_pipelines.cli.output import Answer, facts, plural, table, utc, verdict
-from sbh_pipelines.errors import BatchError, RepositoryError, RequestError, SbhError
+from sbh_pipelines.errors import BatchError, RepositoryError, RequestError
+
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.service.results import HoldLine, RetentionOutcome
 
 IdArgument = Annotated[str, typer.Argument(help="A backup id.", metavar="BACKUP")]
 
@@ -31,16 +41,8 @@ def forget(
     service, user = invocation.service(), invocation.user()
     if backup is not None and len(wanted) != 1:
         raise RequestError("A backup is of one tenant", on=backup, remedy="name its tenant, and no other")
-    done: list[dict[str, Any]] = []
-    failed: list[dict[str, Any]] = []
-    for tenant in wanted:
-        try:
-            done.append(service.forget(tenant, user, backup_id=backup, dry_run=dry_run))
-        except SbhError as error:
-            if len(wanted) == 1:
-                raise
-            failed.append({"tenant_id": tenant, "error": error.as_dict()})
-    forgotten = [backup_id for outcome in done for backup_id in outcome["forgotten"]]
+    done, failed = one_by_one(wanted, lambda tenant: service.forget(tenant, user, backup_id=backup, dry_run=dry_run))
+    forgotten = [backup_id for outcome in done for backup_id in outcome.forgotten]
     return Answer(
         {"tenants": done, "failed": failed},
         lambda out: _show_forgotten(out, done, failed),
@@ -57,13 +59,13 @@ def pin(
 ) -> Answer:
     """Keep a backup until it is unpinned, whatever the policy says."""
     placed = invocation.service().pin_backup(backup, tenant, invocation.user(), reason)
-    return Answer(placed, lambda out: out.print(_one(placed)), [placed["id"]])
+    return Answer(placed, lambda out: out.print(_one(placed)), [placed.id])
 
 
 def unpin(invocation: Invocation, backup: IdArgument, tenant: TenantOption) -> Answer:
     """Take a backup's pin away: the policy decides again."""
     taken = invocation.service().unpin_backup(backup, tenant, invocation.user())
-    return Answer(taken, lambda out: out.print(f"{backup} is no longer pinned."), [taken["id"]])
+    return Answer(taken, lambda out: out.print(f"{backup} is no longer pinned."), [taken.id])
 
 
 def hold(
@@ -76,7 +78,7 @@ def hold(
 ) -> Answer:
     """Place a legal hold: nothing it covers is forgotten until it is released."""
     placed = invocation.service().hold(tenant, invocation.user(), reason=reason, backup_id=backup)
-    return Answer(placed, lambda out: out.print(_one(placed)), [placed["id"]])
+    return Answer(placed, lambda out: out.print(_one(placed)), [placed.id])
 
 
 def release(
@@ -86,28 +88,27 @@ def release(
 ) -> Answer:
     """Release a legal hold; others on the same backups stay."""
     taken = invocation.service().release_hold(hold_id, tenant, invocation.user())
-    return Answer(taken, lambda out: out.print(f"{hold_id} is released."), [taken["id"]])
+    return Answer(taken, lambda out: out.print(f"{hold_id} is released."), [taken.id])
 
 
 def list_holds(invocation: Invocation, tenant: TenantArgument) -> Answer:
     """List a tenant's pins and legal holds. A damaged one still holds, and is shown as an error (exit 8)."""
     found = invocation.service().list_holds(tenant, invocation.user())
-    damaged = [hold["error"] for hold in found if hold["error"]]
     rows = [
         (
-            entry["id"],
-            entry["kind"],
-            entry["backup_id"] or "all backups",
-            verdict(False, f"{entry['error']['code']}: {entry['error']['why']}") if entry["error"] else entry["reason"],
-            entry["placed_by"],
-            utc(entry["placed_at"]),
+            hold.id,
+            hold.kind,
+            hold.backup_id or "all backups",
+            verdict(False, f"{hold.error.code}: {hold.error.why}") if hold.error else hold.reason,
+            hold.placed_by,
+            utc(hold.placed_at),
         )
-        for entry in found
+        for hold in found
     ]
     title = f"{plural(len(found), 'pin or hold', 'pins and holds')} of {tenant}"
     columns = ("id", "kind", "protects", "reason", "placed by", "placed")
-    status = RepositoryError.exit_status if damaged else 0
-    return Answer(found, lambda out: out.print(table(title, columns, rows)), [entry["id"] for entry in found], status)
+    status = RepositoryError.exit_status if any(hold.error for hold in found) else 0
+    return Answer(found, lambda out: out.print(table(title, columns, rows)), [hold.id for hold in found], status)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -123,36 +124,34 @@ def add_to(app: typer.Typer) -> None:
         command(app, name)(function)
 
 
-def _one(placed: Mapping[str, Any]) -> Any:
+def _one(placed: "HoldLine") -> Any:
     return facts(
         {
-            placed["kind"]: placed["id"],
-            "protects": placed["backup_id"] or "all backups of the tenant, also those to come",
-            "reason": placed["reason"],
-            "placed": f"{utc(placed['placed_at'])} by {placed['placed_by']}",
+            placed.kind: placed.id,
+            "protects": placed.backup_id or "all backups of the tenant, also those to come",
+            "reason": placed.reason,
+            "placed": f"{utc(placed.placed_at)} by {placed.placed_by}",
         }
     )
 
 
-def _show_forgotten(out: Any, done: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, Any]]) -> None:
+def _show_forgotten(out: Any, done: Sequence["RetentionOutcome"], failed: Sequence[FailedTenant]) -> None:
     for outcome in done:
-        would = "would be forgotten" if outcome["dry_run"] else "forgotten"
-        kept = sum(entry["keep"] for entry in outcome["backups"])
-        title = f"{outcome['tenant_id']}: {plural(kept, 'backup')} kept, {len(outcome['forgotten']):,} {would}"
+        would = "would be forgotten" if outcome.dry_run else "forgotten"
+        kept = sum(backup.keep for backup in outcome.backups)
+        title = f"{outcome.tenant_id}: {plural(kept, 'backup')} kept, {len(outcome.forgotten):,} {would}"
         rows = [
             (
-                entry["id"],
-                entry["type"],
-                utc(entry["created_at"]),
-                verdict(True, "keep") if entry["keep"] else verdict(False, "forget"),
-                ", ".join(entry["reasons"]),
+                backup.id,
+                backup.type,
+                utc(backup.created_at),
+                verdict(True, "keep") if backup.keep else verdict(False, "forget"),
+                ", ".join(backup.reasons),
             )
-            for entry in outcome["backups"]
+            for backup in outcome.backups
         ]
         out.print(table(title, ("backup", "type", "created", "verdict", "because"), rows))
-        for error in outcome["errors"]:
-            out.print(f"[{error['code']}] {error['what']} ({error['on']}): {error['why']}", style="red", markup=False)
+        for error in outcome.errors:
+            out.print(f"[{error.code}] {error.what} ({error.on}): {error.why}", style="red", markup=False)
     if failed:
-        lines = [(f["tenant_id"], f["error"]["code"], f["error"]["what"], f["error"]["why"]) for f in failed]
-        columns = ("tenant", "code", "what failed", "why")
-        out.print(table(f"{plural(len(failed), 'tenant')} failed", columns, lines))
+        out.print(failed_table(f"{plural(len(failed), 'tenant')} failed", failed))

@@ -1,16 +1,52 @@
 """`sbh tenants`: who there is to back up."""
 
-from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.output import Answer, plural, table, utc
-from sbh_pipelines.errors import RequestError
+from sbh_pipelines.errors import RequestError, SbhError
 
 app = typer.Typer(name="tenants", help="The application's tenants.")
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class FailedTenant:
+    """A tenant of several that failed; the others went on.
+
+    Attributes:
+        tenant_id: The tenant.
+        error: What kept it.
+    """
+
+    tenant_id: str
+    error: SbhError
+
+
+def one_by_one(tenants: Sequence[str], work: Callable[[str], _Result]) -> tuple[list[_Result], list[FailedTenant]]:
+    """What `work` gives for each tenant. One of several that fails, fails alone; the error of a single one is raised."""
+    done: list[_Result] = []
+    failed: list[FailedTenant] = []
+    for tenant in tenants:
+        try:
+            done.append(work(tenant))
+        except SbhError as error:
+            if len(tenants) == 1:
+                raise
+            failed.append(FailedTenant(tenant, error))
+    return done, failed
+
+
+def failed_table(title: str, failed: Sequence[FailedTenant], *, remedies: bool = False) -> Any:
+    """A line for each tenant that failed; with `remedies` also what to do next."""
+    columns = ["tenant", "code", "what failed", "why", *(["what to do next"] if remedies else [])]
+    lines = [(f.tenant_id, f.error.code, f.error.what, f.error.why, f.error.remedy)[: len(columns)] for f in failed]
+    return table(title, columns, lines)
 
 
 @command(app, "list")

@@ -64,12 +64,10 @@ def retention_errors(context: dg.OpExecutionContext, made: Sequence[Draft]) -> N
 
     The run does not fail for them: its backups are there, and to repeat it would mend nothing.
     """
-    found = {draft.tenant.id: (draft.retention or {}).get("error") for draft in made}
+    found = {draft.tenant.id: draft.retention and draft.retention.error for draft in made}
     errors = {tenant: error for tenant, error in found.items() if error}
     for tenant, error in list(errors.items())[:_NAMED]:
-        context.log.warning(
-            f"{tenant}: backed up, but old backups were not forgotten: [{error['code']}] {error['what']}"
-        )
+        context.log.warning(f"{tenant}: backed up, but old backups were not forgotten: [{error.code}] {error.what}")
     if errors:
         context.log.warning(f"{len(errors):,} of {len(made):,} tenants keep backups that were to be forgotten")
         context.instance.add_run_tags(context.run_id, {RETENTION_TAG: str(len(errors))})

@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from sbh_pipelines.backup.contents.manifest import Component
-from sbh_pipelines.backup.create.draft import Draft
+from sbh_pipelines.backup.create.draft import AppliedRetention, Draft
 from sbh_pipelines.model import parse_timestamp
 
 MetadataMap = dict[str, dg.MetadataValue]
@@ -102,7 +102,7 @@ def backup_metadata(draft: Draft, manifest_location: str) -> MetadataMap:
         }
     if draft.retention is not None:
         metadata["retention"] = dg.MetadataValue.md(retention_table(draft.retention))
-        errors = [error for error in (draft.retention.get("error"), *draft.retention.get("errors", ())) if error]
+        errors = [error.as_dict() for error in (draft.retention.error, *draft.retention.errors) if error]
         if errors:
             metadata["retention_errors"] = dg.MetadataValue.md(issues_table(errors))
     return metadata
@@ -154,15 +154,13 @@ def tables_table(components: Mapping[str, Component]) -> str:
     )
 
 
-def retention_table(retention: Mapping[str, Any]) -> str:
+def retention_table(retention: AppliedRetention) -> str:
     """Which backups stay, which were forgotten, and why."""
-    reasons = retention.get("reasons", {})
-    fates = [(backup, fate) for fate in ("kept", "forgotten") for backup in retention.get(fate, [])]
-    return markdown(["backup", "fate", "reason"], ([b, fate, _reason(reasons.get(b))] for b, fate in fates))
-
-
-def _reason(reason: object) -> str:
-    return ", ".join(map(str, reason)) if isinstance(reason, list | tuple) else str(reason or "")
+    fates = [
+        *((backup, "kept") for backup in retention.kept),
+        *((backup, "forgotten") for backup in retention.forgotten),
+    ]
+    return markdown(["backup", "fate", "reason"], ([b, fate, ", ".join(retention.reasons[b])] for b, fate in fates))
 
 
 def failures_table(failures: Iterable[Mapping[str, Any]]) -> str:

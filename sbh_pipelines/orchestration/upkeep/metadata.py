@@ -1,27 +1,28 @@
 """What prune and forgetting report, as Dagster metadata: sums that can be plotted, a line per tenant or per backup."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from sbh_pipelines.orchestration.common.metadata import MetadataMap, issues_table, markdown, mib
 
-Report = Mapping[str, Any]
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.service.results import NothingToPrune, PruneReport, RetentionOutcome
 
 # Of a prune's report: what it did, and what a dry run would do.
 _DONE = ("bytes_freed", "packs_deleted", "packs_rewritten", "packs_retired", "bytes_retired", "kept_because_young")
 _PLANNED = ("bytes_to_remove", "packs_to_remove", "packs_to_rewrite", "packs_to_retire", "bytes_to_retire")
 
 
-def pruned_metadata(reports: Mapping[str, Report], dry_run: bool) -> MetadataMap:
+def pruned_metadata(reports: "Mapping[str, PruneReport | NothingToPrune]", dry_run: bool) -> MetadataMap:
     """The sums, and a line per tenant, where most is freed first; of a single tenant also each decision."""
     shown = _PLANNED if dry_run else _DONE
-    sums = {name: sum(int(report.get(name, 0)) for report in reports.values()) for name in shown}
-    in_order = sorted(reports.items(), key=lambda entry: -int(entry[1].get(shown[0], 0)))
+    figures = {tenant: [int(getattr(report, name, 0)) for name in shown] for tenant, report in reports.items()}
+    sums = {name: sum(values[at] for values in figures.values()) for at, name in enumerate(shown)}
     lines = (
-        [tenant, *(_figure(name, int(report.get(name, 0))) for name in shown), report.get("note")]
-        for tenant, report in in_order
+        [tenant, *map(_figure, shown, figures[tenant]), getattr(reports[tenant], "note", None)]
+        for tenant in sorted(reports, key=lambda tenant: -figures[tenant][0])
     )
     metadata: MetadataMap = {
         "dry_run": dg.MetadataValue.bool(dry_run),
@@ -31,8 +32,8 @@ def pruned_metadata(reports: Mapping[str, Report], dry_run: bool) -> MetadataMap
             markdown(["tenant", *(name.replace("bytes_", "").replace("_", " ") for name in shown), "note"], lines)
         ),
     }
-    if len(reports) == 1 and (decisions := in_order[0][1].get("decisions")):
-        rows = ([d["key"], d["action"], d["why"], mib(d["size"]), mib(d["live"])] for d in decisions)
+    if len(reports) == 1 and (decisions := getattr(next(iter(reports.values())), "decisions", ())):
+        rows = ([d.key, d.action, d.why, mib(d.size), mib(d.live)] for d in decisions)
         metadata["decisions"] = dg.MetadataValue.md(markdown(["object", "what", "why", "size", "needed of it"], rows))
     return metadata
 
@@ -41,22 +42,15 @@ def _figure(name: str, value: int) -> object:
     return mib(value) if name.startswith("bytes") else value
 
 
-def forgotten_metadata(reports: Mapping[str, Report], dry_run: bool) -> MetadataMap:
+def forgotten_metadata(reports: "Mapping[str, RetentionOutcome]", dry_run: bool) -> MetadataMap:
     """A line per backup with the rule that keeps or drops it, those that go first; and what could not be read."""
-    backups = [(tenant, backup) for tenant, report in reports.items() for backup in report["backups"]]
-    gone = {(tenant, backup) for tenant, report in reports.items() for backup in report["forgotten"]}
+    backups = [(tenant, backup) for tenant, report in reports.items() for backup in report.backups]
+    gone = {(tenant, backup_id) for tenant, report in reports.items() for backup_id in report.forgotten}
     lines = (
-        [
-            tenant,
-            b["id"],
-            b["type"],
-            b["created_at"],
-            _fate((tenant, b["id"]) in gone, dry_run),
-            "; ".join(b["reasons"]),
-        ]
-        for tenant, b in sorted(backups, key=lambda entry: (entry[0], entry[1]["id"]) not in gone)
+        [tenant, b.id, b.type, b.created_at, _fate((tenant, b.id) in gone, dry_run), "; ".join(b.reasons)]
+        for tenant, b in sorted(backups, key=lambda entry: (entry[0], entry[1].id) not in gone)
     )
-    errors = [error for report in reports.values() for error in report["errors"]]
+    errors = [error.as_dict() for report in reports.values() for error in report.errors]
     return {
         "dry_run": dg.MetadataValue.bool(dry_run),
         "forgotten": dg.MetadataValue.int(len(gone)),

@@ -4,8 +4,8 @@ Both go through tenants one by one; one that fails does not keep the others. A t
 once more after all the others: by then its backup has usually ended.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import dagster as dg
 from pydantic import Field
@@ -20,9 +20,10 @@ from sbh_pipelines.orchestration.common.failures import batch_failure, failure_o
 from sbh_pipelines.orchestration.common.metadata import MetadataMap
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
-from sbh_pipelines.orchestration.upkeep.metadata import Report, forgotten_metadata, pruned_metadata
+from sbh_pipelines.orchestration.upkeep.metadata import forgotten_metadata, pruned_metadata
 
 PRUNE, RETENTION = "prune", "retention"
+_Report = TypeVar("_Report")
 
 
 class UpkeepConfig(dg.Config):
@@ -58,7 +59,7 @@ def prune_tenants(
         except SbhError as error:
             raise failure_of(error, step="compact_catalogs", more=metadata) from None
         metadata["catalogs"] = dg.MetadataValue.json(dict(compacted))
-    yield from _end(context, reports, failed, metadata)
+    yield from _end(context, len(reports), failed, metadata)
 
 
 @dg.op(
@@ -74,7 +75,7 @@ def forget_backups(
     reports, failed = _each(
         context, config, backups, RETENTION, lambda tenant, _: service.forget(tenant, user, dry_run=config.dry_run)
     )
-    yield from _end(context, reports, failed, forgotten_metadata(reports, config.dry_run))
+    yield from _end(context, len(reports), failed, forgotten_metadata(reports, config.dry_run))
 
 
 @dg.job(
@@ -103,15 +104,15 @@ def _each(
     config: UpkeepConfig,
     backups: BackupServiceResource,
     step: str,
-    work: Callable[[str, ProgressSink], Report],
-) -> tuple[dict[str, Report], list[dict[str, Any]]]:
+    work: Callable[[str, ProgressSink], _Report],
+) -> tuple[dict[str, _Report], list[dict[str, Any]]]:
     """What `work` reports of each tenant, and a record for each that failed."""
     tenants = batch.run_tenants(context, config.tenants)
     try:
         tenants = tenants or [str(tenant.id) for tenant in backups.service.tenants()]
     except SbhError as error:
         raise failure_of(error, step=step) from None
-    progress, reports, held = ProgressLog(context.log), dict[str, Report](), list[str]()
+    progress, reports, held = ProgressLog(context.log), dict[str, _Report](), list[str]()
     failed: list[dict[str, Any]] = []
 
     def one(tenant: str, last: bool) -> None:
@@ -134,13 +135,13 @@ def _each(
 
 def _end(
     context: dg.OpExecutionContext,
-    reports: Mapping[str, Report],
+    done: int,
     failed: Sequence[dict[str, Any]],
     metadata: MetadataMap,
 ) -> Iterator[dg.Output[dict[str, int]]]:
-    totals = {"tenants": len(reports), "failed": len(failed)}
-    context.log.info(f"{len(reports):,} tenants done, {len(failed):,} failed")
+    totals = {"tenants": done, "failed": len(failed)}
+    context.log.info(f"{done:,} tenants done, {len(failed):,} failed")
     if failed:
-        failure = batch_failure(failed, len(reports) + len(failed))
+        failure = batch_failure(failed, done + len(failed))
         raise dg.Failure(failure.description, metadata={**metadata, **failure.metadata}, allow_retries=False)
-    yield dg.Output(totals, metadata={**metadata, "tenants": dg.MetadataValue.int(len(reports))})
+    yield dg.Output(totals, metadata={**metadata, "tenants": dg.MetadataValue.int(done)})

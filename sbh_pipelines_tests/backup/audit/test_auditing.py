@@ -226,7 +226,7 @@ def test_each_call_leaves_the_events_it_is_said_to(application: Application) -> 
         (lambda: service.pin_backup(full["id"], ACME, user, "quarter"), ["backup.pinned"]),
         (lambda: made.update(hold=service.hold(ACME, user, reason="case 7")), ["hold.placed"]),
         (lambda: service.list_holds(ACME, user), ["backup.accessed"]),
-        (lambda: service.release_hold(made["hold"]["id"], ACME, user), ["hold.released"]),
+        (lambda: service.release_hold(made["hold"].id, ACME, user), ["hold.released"]),
         (lambda: service.unpin_backup(full["id"], ACME, user), ["backup.unpinned"]),
         (lambda: service.list_drills(ACME, user), ["backup.accessed"]),
         (create, ["backup.created"]),
@@ -352,8 +352,8 @@ def test_nobody_reads_plans_or_restores_unrecorded(application: Application) -> 
     sound = application.service()
     made = sound.create_backup(ACME, ADMIN)["id"]
     sound.create_backup(ACME, ADMIN)
-    held = sound.hold(ACME, ADMIN, reason="case 7")["id"]
-    sound.release_hold(sound.hold(ACME, ADMIN, reason="case 8")["id"], ACME, ADMIN)
+    held = sound.hold(ACME, ADMIN, reason="case 7").id
+    sound.release_hold(sound.hold(ACME, ADMIN, reason="case 8").id, ACME, ADMIN)
     sound.pin_backup(made, ACME, ADMIN)
     application.wreck(ACME)
     before = application.state(ACME)
@@ -379,7 +379,7 @@ def test_nobody_reads_plans_or_restores_unrecorded(application: Application) -> 
             call()
     assert application.state(ACME) == before
     assert not folder.exists()
-    ids = {hold["id"] for hold in sound.list_holds(ACME, ADMIN)}
+    ids = {hold.id for hold in sound.list_holds(ACME, ADMIN)}
     assert ids == {held, f"pin-{made}"}
     sound.unpin_backup(made, ACME, ADMIN)
     sound.release_hold(held, ACME, ADMIN)

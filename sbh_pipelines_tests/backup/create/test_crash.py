@@ -357,7 +357,7 @@ def test_a_tenant_whose_store_breaks_fails_alone(application: Application, clock
         if broken.count < nth:
             break
         # Once published it exists: what retention could not do is told. Only the release of the lease may fail unnoticed.
-        told = bool(bolt.retention and bolt.retention.get("error"))
+        told = bool(bolt.retention and bolt.retention.error)
         assert bolt.status is DraftStatus.FAILED or told or broken.hit == {f"files/{BOLT}/backups/lease.json"}
     assert bolt.status is DraftStatus.COMPLETED
     assert nth > 10

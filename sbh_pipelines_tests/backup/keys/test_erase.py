@@ -182,10 +182,10 @@ def test_a_legal_hold_stops_it(application: Application, clock: Clock, whole: bo
     made.pin_backup(backup, ACME, ADMIN, "dear to us")
     hold = made.hold(ACME, ADMIN, reason="a court", backup_id=None if whole else backup)
     for _ in range(2):
-        with pytest.raises(EraseRefused, match=hold["id"]):
+        with pytest.raises(EraseRefused, match=hold.id):
             erase(application.service(clock=clock))
     assert made.validate_backup(backup, ACME, ADMIN, deep=True)["issues"] == []
-    made.release_hold(hold["id"], ACME, ADMIN)
+    made.release_hold(hold.id, ACME, ADMIN)
     erase(made)
     assert left(application) == []
 

@@ -250,7 +250,7 @@ def test_re_encryption_takes_two_runs_a_day_apart_and_then_the_old_key_is_gone(
     (state,) = made.key_status(ADMIN, [ACME])
     assert [(epoch["epoch"], epoch["destroyed"]) for epoch in state["epochs"]] == [(1, True), (2, False)]
     assert state["old_bytes"] == 0
-    assert [hold["error"] for hold in made.list_holds(ACME, ADMIN) if hold["id"] == held["id"]] == [None]
+    assert [hold.error for hold in made.list_holds(ACME, ADMIN) if hold.id == held.id] == [None]
     for backup, expected in states.items():
         check(made, backup)
         restores(application, made, backup, expected)
@@ -284,7 +284,7 @@ def test_a_prune_that_opened_before_a_rotation_seals_nothing_in_an_epoch_that_is
         return take(*arguments)
 
     monkeypatch.setattr(prune, "lease_for", late)
-    assert made.prune(ACME, ADMIN)["packs_written"] > 0
+    assert made.prune(ACME, ADMIN).packs_written > 0
     assert 2 not in epochs_of_pieces(application)
     clock.now += DAY
     check(made, last)

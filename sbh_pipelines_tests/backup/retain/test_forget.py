@@ -14,9 +14,10 @@ from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.create.drafts import OpenDrafts
 from sbh_pipelines.backup.retain import forget as forgetting
 from sbh_pipelines.backup.retain import holds
-from sbh_pipelines.backup.retain.forget import apply_retention, forget
+from sbh_pipelines.backup.retain.forget import RetentionOutcome, apply_retention, forget
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import (
     AccessDenied,
     CorruptObject,
@@ -89,7 +90,7 @@ class Shelf:
 
     def forget(
         self, backup_id: BackupId | None = None, dry_run: bool = False, site: Site | None = None
-    ) -> dict[str, Any]:
+    ) -> RetentionOutcome:
         return forget(site or self.site, ACME, "ann", backup_id, dry_run)
 
     def there(self) -> list[str]:
@@ -114,8 +115,8 @@ def shelf(tmp_path: Path) -> Shelf:
     return Shelf(tmp_path)
 
 
-def reasons(outcome: dict[str, Any]) -> dict[str, str]:
-    return {b["id"]: ", ".join(b["reasons"]) for b in outcome["backups"]}
+def reasons(outcome: RetentionOutcome) -> dict[str, str]:
+    return {b.id: ", ".join(b.reasons) for b in outcome.backups}
 
 
 # what goes, and how it is told
@@ -125,7 +126,7 @@ def test_what_no_rule_keeps_goes_and_everything_says_why(shelf: Shelf) -> None:
     made = shelf.days(4)
     outcome = shelf.forget()
     assert shelf.there() == made[2:]
-    assert outcome["forgotten"] == [made[1], made[0]]
+    assert outcome.forgotten == [made[1], made[0]]
     assert reasons(outcome) == {
         made[3]: "newest backup, newest full, last 1 of 2",
         made[2]: "last 2 of 2",
@@ -134,7 +135,7 @@ def test_what_no_rule_keeps_goes_and_everything_says_why(shelf: Shelf) -> None:
     }
     assert [b["id"] for b in shelf.listing()["backups"]] == made[2:]
     again = shelf.forget()
-    assert (again["forgotten"], shelf.there()) == ([], made[2:])
+    assert (again.forgotten, shelf.there()) == ([], made[2:])
 
 
 def test_a_dry_run_says_the_same_and_writes_nothing(shelf: Shelf) -> None:
@@ -149,12 +150,12 @@ def test_a_dry_run_says_the_same_and_writes_nothing(shelf: Shelf) -> None:
         shelf.forget()
     assert shelf.objects() == before
     shelf.now += timedelta(minutes=5)
-    assert shelf.forget() == {**outcome, "dry_run": False}
+    assert as_document(shelf.forget()) == {**as_document(outcome), "dry_run": False}
 
 
 def test_a_tenant_without_backups_has_nothing_to_forget(shelf: Shelf) -> None:
     """And is given no key; naming a backup of it is an error."""
-    assert shelf.forget()["backups"] == []
+    assert not shelf.forget().backups
     assert not shelf.folder.exists()
     with pytest.raises(UnknownBackup):
         shelf.forget(BackupId("backup_20260101_0200"))
@@ -256,7 +257,7 @@ def test_a_listing_that_is_not_ours_is_made_anew(shelf: Shelf, spoil: Callable[[
     file = shelf.folder / "listing.json"
     spoiled = spoil(file.read_bytes())
     file.unlink() if spoiled is None else file.write_bytes(spoiled)
-    assert shelf.forget() == {**expected, "dry_run": False}
+    assert as_document(shelf.forget()) == {**as_document(expected), "dry_run": False}
     assert [b["id"] for b in shelf.listing()["backups"]] == made[1:]
 
 
@@ -268,7 +269,7 @@ def test_the_listing_of_another_tenant_or_a_manifest_is_not_believed(shelf: Shel
     others = shelf.folder.parents[1] / "bolt" / "backups" / "listing.json"
     for stranger in (others, shelf.folder / "manifests" / f"{made[0]}.json"):
         shutil.copy(stranger, shelf.folder / "listing.json")
-        assert {b["type"] for b in shelf.forget(dry_run=True)["backups"]} == {"full"}
+        assert {b.type for b in shelf.forget(dry_run=True).backups} == {"full"}
 
 
 def test_a_signed_document_is_of_one_kind_and_one_tenant(shelf: Shelf) -> None:
@@ -300,8 +301,8 @@ def test_a_damaged_manifest_is_told_and_never_forgotten_by_the_policy(shelf: She
     (shelf.folder / "manifests" / f"{made[2]}.json").write_bytes(b"{}")
     outcome = shelf.forget()
     assert shelf.there() == [made[1], made[2], made[3]]
-    assert [(e["code"], made[2] in e["on"]) for e in outcome["errors"]] == [("SBH-601", True)]
-    assert shelf.forget(made[2])["forgotten"] == [made[2]]
+    assert [(e.code, made[2] in e.on) for e in outcome.errors] == [("SBH-601", True)]
+    assert shelf.forget(made[2]).forgotten == [made[2]]
     assert shelf.there() == [made[1], made[3]]
 
 
@@ -320,7 +321,7 @@ def test_the_last_full_is_one_that_can_be_read_also_where_the_listing_knows_a_ne
     assert good in shelf.there()
     assert "newest full" in reasons(outcome)[good]
     assert victim in shelf.there()
-    assert [e["code"] for e in outcome["errors"]] == ["SBH-601"]
+    assert [e.code for e in outcome.errors] == ["SBH-601"]
 
 
 def test_a_full_older_than_the_finding_of_a_damaged_pack_is_not_the_last_good_one(tmp_path: Path) -> None:
@@ -380,9 +381,9 @@ def test_pinned_and_held_backups_stay_and_say_so(shelf: Shelf) -> None:
     for backup_id in made[:2]:
         with pytest.raises(ForgetRefused, match="pinned"):
             shelf.forget(backup_id)
-    holds.take_away(shelf.repository(), f"pin-{made[0]}")
-    holds.take_away(shelf.repository(), f"pin-{made[1]}")
-    holds.take_away(shelf.repository(), held[0].id)
+    holds.release(shelf.repository(), f"pin-{made[0]}")
+    holds.release(shelf.repository(), f"pin-{made[1]}")
+    holds.release(shelf.repository(), held[0].id)
     with pytest.raises(ForgetRefused, match="case 8"):
         shelf.forget(made[1])
     shelf.forget()
@@ -392,12 +393,12 @@ def test_pinned_and_held_backups_stay_and_say_so(shelf: Shelf) -> None:
 def test_a_hold_on_the_tenant_keeps_all_backups_and_those_to_come(shelf: Shelf) -> None:
     held = shelf.hold()
     made = shelf.days(5)
-    assert shelf.forget()["forgotten"] == []
-    assert retained(shelf, made[-1]).retention["forgotten"] == []  # type: ignore[index]
+    assert shelf.forget().forgotten == []
+    assert retained(shelf, made[-1]).retention.forgotten == ()  # type: ignore[union-attr]
     with pytest.raises(ForgetRefused, match="case 7"):
         shelf.forget(made[0])
-    holds.take_away(shelf.repository(), held.id)
-    assert len(shelf.forget()["forgotten"]) == 3
+    holds.release(shelf.repository(), held.id)
+    assert len(shelf.forget().forgotten) == 3
 
 
 def test_holds_say_who_placed_them_when_and_why(shelf: Shelf) -> None:
@@ -423,7 +424,7 @@ def test_what_cannot_be_held_is_refused_and_leaves_nothing(shelf: Shelf) -> None
             shelf.hold(reason)
     for hold_id in ("pin-backup_20260101_0200", "", "../manifests/backup_20260101_0200", "legal-tenant-00000000"):
         with pytest.raises(UnknownHold):
-            holds.take_away(shelf.repository(), hold_id)
+            holds.release(shelf.repository(), hold_id)
     assert shelf.objects() == before
 
 
@@ -442,9 +443,9 @@ def test_a_damaged_hold_holds_and_is_told(shelf: Shelf, spoil: Callable[[bytes],
     outcome = shelf.forget()
     assert shelf.there() == [*made[:2], *made[4:]]
     assert reasons(outcome)[made[0]] == "pinned, which is damaged"
-    assert [e["code"] for e in outcome["errors"]] == ["SBH-601"] * 2
+    assert [e.code for e in outcome.errors] == ["SBH-601"] * 2
     for one in placed:
-        assert holds.take_away(shelf.repository(), one.id).id == one.id
+        assert holds.release(shelf.repository(), one.id).id == one.id
     shelf.forget()
     assert shelf.there() == made[4:]
 
@@ -469,11 +470,11 @@ def test_an_object_that_nobody_knows_holds_everything(shelf: Shelf, name: str) -
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(b"?")
     outcome = shelf.forget()
-    assert (shelf.there(), len(outcome["errors"])) == (made, 1)
-    assert retained(shelf, made[-1]).retention["forgotten"] == []  # type: ignore[index]
+    assert (shelf.there(), len(outcome.errors)) == (made, 1)
+    assert retained(shelf, made[-1]).retention.forgotten == ()  # type: ignore[union-attr]
     (unknown,) = holds.list_holds(shelf.repository())
-    holds.take_away(shelf.repository(), unknown.id)
-    assert len(shelf.forget()["forgotten"]) == 2
+    holds.release(shelf.repository(), unknown.id)
+    assert len(shelf.forget().forgotten) == 2
 
 
 def test_a_hold_copied_from_elsewhere_is_damaged_where_it_is(shelf: Shelf) -> None:
@@ -508,7 +509,7 @@ def test_a_hold_placed_while_manifests_are_deleted_counts(shelf: Shelf, whole_te
     stay = made if whole_tenant else [made[1], *made[3:]]
     assert shelf.there() == stay
     assert all(shelf.objects()[f"manifests/{backup}.json"] == before[f"manifests/{backup}.json"] for backup in stay)
-    assert sorted(outcome["forgotten"]) == [b for b in made if b not in stay]
+    assert sorted(outcome.forgotten) == [b for b in made if b not in stay]
     assert [b["id"] for b in shelf.listing()["backups"]] == stay
 
 
@@ -539,7 +540,7 @@ def test_a_kill_at_any_write_leaves_what_the_next_run_finishes(tmp_path: Path) -
             pass
         assert set(made[3:]) <= set(shelf.there())
         shelf.now += timedelta(minutes=5)
-        assert shelf.forget()["errors"] == []
+        assert not shelf.forget().errors
         assert shelf.there() == made[3:]
         assert [b["id"] for b in shelf.listing()["backups"]] == made[3:]
         shutil.rmtree(tmp_path / "objects")
@@ -554,7 +555,7 @@ def test_half_of_the_manifests_deleted_is_no_harm(shelf: Shelf) -> None:
     forgetting.write_listing(shelf.repository(), forgetting.read_backups(shelf.repository()))
     for backup_id in made[1:3]:
         (shelf.folder / "manifests" / f"{backup_id}.json").unlink()
-    assert shelf.forget()["forgotten"] == [made[3], made[0]]
+    assert shelf.forget().forgotten == [made[3], made[0]]
     assert shelf.there() == made[4:]
 
 
@@ -583,9 +584,9 @@ def test_the_step_forgets_and_releases_the_lease(shelf: Shelf) -> None:
     done = retained(shelf, made[3])
     assert done.status is DraftStatus.COMPLETED
     assert done.retention
-    assert done.retention["forgotten"] == [made[1], made[0]]
-    assert set(done.retention["reasons"]) == set(made)
-    assert "error" not in done.retention
+    assert done.retention.forgotten == (made[1], made[0])
+    assert set(done.retention.reasons) == set(made)
+    assert done.retention.error is None
     assert shelf.there() == made[2:]
     assert Draft.from_dict(json.loads(json.dumps(done.as_dict()))) == done
     shelf.forget()  # at once: the lease was released
@@ -595,7 +596,7 @@ def test_a_dry_step_forgets_nothing(shelf: Shelf) -> None:
     made = shelf.days(4)
     done = retained(shelf, made[3], dry_run=True)
     assert done.retention
-    assert (done.retention["forgotten"], done.retention["dry_run"]) == ([made[1], made[0]], True)
+    assert (done.retention.forgotten, done.retention.dry_run) == ((made[1], made[0]), True)
     assert shelf.there() == made
     assert not (shelf.folder / "listing.json").exists()
 
@@ -606,7 +607,7 @@ def test_a_backup_is_not_forgotten_by_its_own_step(shelf: Shelf) -> None:
     own = shelf.add(START)
     done = retained(shelf, own)
     assert done.retention
-    assert done.retention["reasons"][own] == ["made just now"]
+    assert done.retention.reasons[own] == ("made just now",)
     assert shelf.there() == [own, *later[1:]]
 
 
@@ -627,7 +628,8 @@ def test_a_failure_of_the_step_leaves_the_backup_completed_and_is_told(shelf: Sh
     done = retained(shelf, made[3], site=shelf.another(before=fail), meanwhile=breaks)
     assert (done.status, done.error) == (DraftStatus.COMPLETED, None)
     assert done.retention
-    assert done.retention["error"]["code"] == "SBH-401"
+    assert done.retention.error
+    assert done.retention.error.code == "SBH-401"
     assert set(made[2:]) <= set(shelf.there())
     assert not (shelf.folder / "failures").exists()
     shelf.now += timedelta(minutes=5)
@@ -646,7 +648,8 @@ def test_a_lost_lease_stops_the_step_and_not_the_backup(shelf: Shelf) -> None:
     done = retained(shelf, made[3], meanwhile=overtaken)
     assert done.status is DraftStatus.COMPLETED
     assert done.retention
-    assert done.retention["error"]["code"] == "SBH-604"
+    assert done.retention.error
+    assert done.retention.error.code == "SBH-604"
     assert shelf.there() == made
 
 

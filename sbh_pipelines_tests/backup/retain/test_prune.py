@@ -8,13 +8,13 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
+from sbh_pipelines.backup.retain.prune import NothingToPrune, PruneReport
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.errors import AccessDenied, LeaseHeld, LeaseLost, PruneRefused
 from sbh_pipelines.model import Progress
@@ -86,13 +86,13 @@ def test_space_comes_back_a_day_after_it_was_found_to_be_free(application: Appli
     clock.now += DAY
     full = stored(application)
     first = made.prune(ACME, ADMIN)
-    assert first["packs_retired"] + first["packs_rewritten"] > 0
-    assert first["packs_deleted"] == 0
+    assert first.packs_retired + first.packs_rewritten > 0
+    assert first.packs_deleted == 0
     check(made, last)
     clock.now += DAY
     second = made.prune(ACME, ADMIN)
-    assert second["packs_deleted"] == first["packs_retired"] + first["packs_rewritten"]
-    assert stored(application) < full - first["bytes_retired"] + first["bytes_rewritten"]
+    assert second.packs_deleted == first.packs_retired + first.packs_rewritten
+    assert stored(application) < full - first.bytes_retired + first.bytes_rewritten
     assert {
         kind.name: len(list(kind.iterdir()))
         for kind in application.repository(ACME).iterdir()
@@ -106,10 +106,10 @@ def test_space_comes_back_a_day_after_it_was_found_to_be_free(application: Appli
         "manifests": 1,
         "packs": 1,
     }
-    assert sum(second["requests"].values()) <= 40
+    assert sum(second.requests.values()) <= 40
     clock.now += DAY
     third = made.prune(ACME, ADMIN)
-    assert (third["objects_deleted"], third["packs_written"], third["decisions"]) == (0, 0, [])
+    assert (third.objects_deleted, third.packs_written, third.decisions) == (0, 0, [])
     check(made, last)
     restores(application, made, last, states[last])
     again = made.create_backup(ACME, ADMIN)
@@ -127,7 +127,7 @@ def test_a_forgotten_backup_whose_manifest_is_put_back_within_a_day_is_whole(
     body = manifest.read_bytes()
     clock.now += DAY
     manifest.unlink()
-    assert made.prune(ACME, ADMIN)["bytes_retired"] > 0
+    assert made.prune(ACME, ADMIN).bytes_retired > 0
     clock.now += DAY - timedelta(minutes=1)
     made.prune(ACME, ADMIN)
     manifest.write_bytes(body)
@@ -148,8 +148,8 @@ def test_a_dry_run_changes_nothing_and_needs_no_lease(application: Application, 
     drafts = application.service(clock=clock).begin([ACME], ADMIN)
     plan = made.prune(ACME, ADMIN, dry_run=True)
     application.service(clock=clock).abandon(drafts)
-    assert plan["packs_to_retire"] + plan["packs_to_rewrite"] > 0
-    assert (plan["packs_retired"], plan["objects_deleted"]) == (0, 0)
+    assert plan.packs_to_retire + plan.packs_to_rewrite > 0
+    assert (plan.packs_retired, plan.objects_deleted) == (0, 0)
     after = {file: file.read_bytes() for file in application.repository(ACME).rglob("*") if file.is_file()}
     assert {f: b for f, b in after.items() if f.name != "lease.json"} == {
         f: b for f, b in before.items() if f.name != "lease.json"
@@ -192,7 +192,7 @@ def test_a_prune_killed_at_any_write(application: Application, clock: Clock, day
     for _ in range(3):
         clock.now += DAY
         report = service(application, clock).prune(ACME, ADMIN)
-    assert report["decisions"] == []
+    assert report.decisions == []
     for backup in left:
         check(made, backup)
         restores(application, made, backup, states[backup])
@@ -214,7 +214,7 @@ def test_a_prune_process_killed_for_real(application: Application, monkeypatch: 
         clock=lambda: datetime.now(UTC) + timedelta(minutes=4), retention=KEEP_ALL, prune={"min_age_hours": 0}
     )
     check(later, backups[1])
-    assert sum(later.prune(ACME, ADMIN)["objects_deleted"] for _ in range(3)) > 0
+    assert sum(later.prune(ACME, ADMIN).objects_deleted for _ in range(3)) > 0
     check(later, backups[1])
     restores(application, later, backups[2], state)
 
@@ -456,12 +456,12 @@ def test_refuses_when_clocks_differ(application: Application, minutes: int) -> N
 def test_without_any_backup_nothing_is_done(application: Application, clock: Clock) -> None:
     """All manifests gone is no reason to remove what could still be restored from the bucket's older versions."""
     made = service(application, clock)
-    assert made.prune(ACME, ADMIN)["backups"] == 0
+    assert made.prune(ACME, ADMIN).backups == 0
     states = history(application, clock, 1)
     forget(application, max(states))
     clock.now += 100 * DAY
     before = {file for file in application.repository(ACME).rglob("*") if file.is_file()}
-    assert "nothing was done" in made.prune(ACME, ADMIN)["note"]
+    assert "nothing was done" in made.prune(ACME, ADMIN).note
     assert {file for file in application.repository(ACME).rglob("*") if file.is_file()} == before
 
 
@@ -480,7 +480,7 @@ def test_a_validation_under_way_does_not_mind(
     first, second, third = sorted(states)
     forget(application, second)
     clock.now += DAY
-    pruned: list[dict[str, Any]] = []
+    pruned: list[PruneReport | NothingToPrune] = []
 
     def meanwhile(notice: Progress) -> None:
         if not pruned:
@@ -488,7 +488,7 @@ def test_a_validation_under_way_does_not_mind(
 
     made = service(application, clock)
     assert made.validate_backup(third, ACME, ADMIN, deep=True, progress=meanwhile)["issues"] == []
-    assert pruned[0]["packs_rewritten"] > 0
+    assert pruned[0].packs_rewritten > 0
     check(made, first)
 
 

@@ -101,7 +101,7 @@ class _Sixty:
         else:
             for draft in self.service.create_backups(tenants, ADMIN, kind):
                 assert draft.error is None, draft.error
-                assert not draft.retention or "error" not in draft.retention, draft.retention
+                assert not draft.retention or draft.retention.error is None, draft.retention
                 self.unchanged += draft.status is DraftStatus.UNCHANGED
         for tenant in tenants:
             for backup in self.manifests(tenant) - before[tenant]:
