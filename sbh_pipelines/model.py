@@ -1,4 +1,4 @@
-"""Frozen values and ids. No I/O, no clock: whoever needs the time is given it.
+"""Frozen values and ids. No I/O, no clock: the time is passed in.
 
 Ids are types: parsed once at the edge (`TenantId.parse`), never checked again inside. They are subclasses of `str` so
 that they go into keys, JSON and Dagster partitions as they are.

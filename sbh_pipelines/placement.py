@@ -71,7 +71,7 @@ def files_place(settings: Settings, tenant: Tenant) -> Place:
 
 
 def allowed_regions(settings: Settings, tenant: Tenant) -> tuple[str, ...]:
-    """Those of `storage.regions` that the tenant's data may lie in, in that order."""
+    """The regions of `storage.regions` that the tenant's data may lie in, in that order."""
     residency = settings.residency
     listed = residency.tenants.get(tenant.id) or residency.tiers.get(tenant.tier)
     if listed is None and not tenant.tier and residency.tiers and residency.default:
@@ -101,11 +101,11 @@ def former_places(settings: Settings, tenant: Tenant) -> list[Place]:
     here = backup_place(settings, tenant)
     others = (replace(tenant, region=region) for region in settings.storage.regions if region != tenant.region)
     places = (backup_place(settings, other) for other in others)
-    return [place for place in places if whereabouts(settings, place) != whereabouts(settings, here)]
+    return [place for place in places if place_identity(settings, place) != place_identity(settings, here)]
 
 
-def whereabouts(settings: Settings, place: Place) -> tuple[str, str, str]:
-    """What tells one place from another: a bucket's name is unique on its server only, and regions may have one each."""
+def place_identity(settings: Settings, place: Place) -> tuple[str, str, str]:
+    """(server, bucket, prefix), which tells places apart: a bucket's name is unique on its server only."""
     storage = settings.storage
     server = (storage.endpoint_url or "").replace("{region}", place.region) if storage.kind == "s3" else ""
     return server, place.bucket, place.prefix

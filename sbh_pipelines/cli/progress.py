@@ -97,7 +97,7 @@ class _Lines:
 
 
 def in_words(notice: Progress) -> str:
-    """`snapshot tables: public.tasks: 3 of 11 tables`; a total of 0 means that nobody knows it yet.
+    """`snapshot tables: public.tasks: 3 of 11 tables`; a total of 0 means that it is not known yet.
 
     A step that does one thing, such as `restore: commit`, has no number.
     """

@@ -4,7 +4,7 @@
     database     reachable, version, privileges, row security, tenancy map, stray rows, tenants table
     transit      TLS: the session with the database, the addresses in the settings
     storage      buckets: reachable; with `write` a test object
-    whereabouts  the region of each bucket, as its server tells it
+    residency    the region of each bucket, as its server tells it
     protection   versions, object lock, encryption, public access, policy and lifecycle of each bucket
     keys         a round trip through the key provider, in every region
     machine      the settings file and the secrets on this machine, clocks, disk
@@ -15,7 +15,7 @@ Changes nothing, unless `write` is asked for, and then removes what it wrote.
 from collections.abc import Callable
 from pathlib import Path
 
-from sbh_pipelines.doctor import database, keys, machine, storage, transit, whereabouts
+from sbh_pipelines.doctor import database, keys, machine, residency, storage, transit
 from sbh_pipelines.doctor.findings import Finding, Level, Report
 from sbh_pipelines.settings import Settings
 
@@ -41,5 +41,5 @@ def examine(
     say("keys")
     keys.check(report, settings)
     say("moved tenants")
-    whereabouts.check_moved(report, settings, homes)
+    residency.check_moved(report, settings, homes)
     return report

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sbh_pipelines.doctor import protection, whereabouts
+from sbh_pipelines.doctor import protection, residency
 from sbh_pipelines.doctor.findings import Report
 from sbh_pipelines.doctor.machine import check_clock
 from sbh_pipelines.errors import ObjectChanged, ObjectExists, SbhError, StoreError
@@ -16,7 +16,7 @@ from sbh_pipelines.stores.object_store import Store
 from sbh_pipelines.stores.open_store import endpoint, is_aws, open_control, open_store
 
 AREA = "storage"
-TEST_PREFIX = "_doctor/"  # a tenant's slug begins with a letter or digit, so this is nobody's
+TEST_PREFIX = "_doctor/"  # a tenant's slug begins with a letter or digit, so this is no tenant's
 _BUCKETS_LOOKED_AT = 50  # where every tenant has a bucket of its own
 
 
@@ -33,7 +33,7 @@ def check(report: Report, settings: Settings, slugs: list[str], *, write: bool) 
         if settings.storage.kind == "local":
             _directory(report, settings.storage, write=write)
             return
-        whereabouts.check_rules(report, settings)
+        residency.check_rules(report, settings)
         told: set[str] = set()
         for bucket in _buckets(settings, slugs):
             with report.trying(AREA):
@@ -44,7 +44,7 @@ def check(report: Report, settings: Settings, slugs: list[str], *, write: bool) 
                 if server not in told:
                     told.add(server)
                     check_clock(report, f"the object store ({server})", time.offset_s, time.error_s)
-                whereabouts.check_bucket(report, settings, control, bucket.name, bucket.region)
+                residency.check_bucket(report, settings, control, bucket.name, bucket.region)
                 strict = is_aws(settings.storage, bucket.region)
                 protection.check(report, settings, control, bucket.name, list(bucket.prefixes), strict=strict)
                 store = _store(settings.storage, bucket)

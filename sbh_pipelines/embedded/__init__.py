@@ -6,5 +6,5 @@
     fleet    the large, regular fleet that the benchmarks read
 
 Everything listens on 127.0.0.1 only. Passwords protect PostgreSQL and the S3 port; the inner ports of the S3 server and
-the KMS have none, so whoever can log in to the machine can read what the stack holds.
+the KMS have none, so every user of the machine can read what the stack holds.
 """

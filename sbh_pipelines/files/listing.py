@@ -29,7 +29,7 @@ class ListingPrint:
         self._count += 1
 
     def text(self, exactly: bool) -> str:
-        """`exactly` says that only `list_exactly` gives these files, so that whoever compares lists in that way."""
+        """`exactly` says that only `list_exactly` gives these files, so that a comparison lists in that way."""
         return f"{self._count}-{self._sum & _PRINT_MASK:032x}" + (_EXACTLY if exactly else "")
 
 
@@ -137,8 +137,8 @@ def listing_fingerprint(
 ) -> str:
     """The fingerprint of the files as they are now, in a few microseconds of CPU for each and next to no memory.
 
-    It does not see when two keys look the same in a quick listing; the fingerprint of such files is `made_exactly`,
-    and whoever compares with it passes `exactly`. Keys that the listing shows, files or not, leave `missing`.
+    It does not see when two keys look the same in a quick listing; the fingerprint of such files is `made_exactly`:
+    to compare with it, pass `exactly`. Keys that the listing shows, files or not, leave `missing`.
     """
     skipped = tuple(prefix + e for e in exclude)
     if store.lists_all and not exactly:

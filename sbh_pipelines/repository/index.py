@@ -52,7 +52,7 @@ class ChunkIndex:
 
     @cached_property
     def _db(self) -> sqlite3.Connection:
-        """Made at the first use, under the lock: whoever reads manifests only needs none, and it costs a millisecond."""
+        """Made at the first use, under the lock: reading manifests needs none, and it costs a millisecond."""
         db = sqlite3.connect("", check_same_thread=False, isolation_level=None)
         db.executescript(
             f"""PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-{_CACHE_KIB};
@@ -99,7 +99,7 @@ class ChunkIndex:
         return row[0] if row else None
 
     def claim(self, chunk: bytes) -> bool:
-        """True when nobody has this chunk yet: the caller must store it. False when it is stored or claimed."""
+        """True when this chunk is neither stored nor claimed: the caller must store it."""
         with self._lock:
             return (
                 self._db.execute(

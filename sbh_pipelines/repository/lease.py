@@ -75,7 +75,7 @@ class Lease:
         self._renewed = clock()
 
     def renew(self) -> None:
-        """Push the expiry on. Raises LeaseLost when somebody took the lease after it had expired."""
+        """Push the expiry on. Raises LeaseLost when another writer took the lease after it had expired."""
         with self._lock:
             self._write(self._clock() + timedelta(seconds=self._seconds))
             self._renewed = self._clock()
@@ -150,9 +150,9 @@ def acquire_within(
 
 
 def resume(store: ObjectStore, prefix: str, owner: str, purpose: str, seconds: float, clock: Clock) -> Lease:
-    """The lease that this owner took before and nobody else has held since, expired or not, for `seconds` more.
+    """The lease that this owner took before and no other has held since, expired or not, for `seconds` more.
 
-    Raises LeaseLost when somebody else took it, whether they still hold it or not.
+    Raises LeaseLost when another owner took it, whether it still holds it or not.
     """
     key = prefix + Keys.LEASE
     found = read(store, prefix)

@@ -1,7 +1,7 @@
-"""A prune's plan, carried out. Whoever calls holds the tenant's lease, and has marked what every backup needs.
+"""A prune's plan, carried out. The caller holds the tenant's lease, and has marked what every backup needs.
 
 First what is needed is copied out of packs that are given up, and the new packs and index objects are read back. Then
-one object retires the old ones: from here on nobody who opens the repository uses them. They are not removed: that is
+one object retires the old ones: a repository that is opened from here on does not use them. They are not removed: that is
 left to a prune that finds their retirement old enough. What earlier prunes retired is removed here, index objects before
 packs. A crash between any two of these writes and deletes loses nothing; docs/format.md goes through them.
 """

@@ -2,7 +2,7 @@
 
     needed     in some backup, by the marks that the caller has set
     retired    taken out of use by a prune, and still there for those who read the index before (see `retirement`)
-    young      younger than `Safety.min_age`: never touched, whoever may be writing it
+    young      younger than `Safety.min_age`: never touched: a writer may be at work on it
 
 All ages are by the store's clock. Nothing is decided about an object whose name this release does not know.
 """
@@ -62,7 +62,7 @@ class Plan:
     prune_id: str
     pack_bytes_target: int  # of new packs
     slice_bytes: int | None = None  # of needed chunks that are copied before the packs they come from are retired
-    retire: list[Decision] = field(default_factory=list)  # packs that nobody needs
+    retire: list[Decision] = field(default_factory=list)  # packs that no backup needs
     rewrite: list[Decision] = field(default_factory=list)  # packs whose needed chunks move to new packs
     retire_documents: list[Decision] = field(default_factory=list)  # of backups that are forgotten
     remove: list[Decision] = field(default_factory=list)  # objects that go now, in this order

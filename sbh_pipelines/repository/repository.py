@@ -97,7 +97,7 @@ class Repository(Documents):
         self.index.close()
 
     def again(self) -> "Repository":
-        """The same repository, not loaded yet: to see what the store has now.
+        """A new view of this repository, not loaded yet: to see what the store has now.
 
         Index objects that were read are not read again: they never change, and their names are digests of their content.
         """
@@ -178,7 +178,7 @@ class Repository(Documents):
     def lift(self, pack_id: bytes) -> bool:
         """Believe again in a pack that was found to be damaged, if its content is what its name says.
 
-        Somebody has restored the object's older version. False when it is still damaged, or gone.
+        The object's older version was restored. False when it is still damaged, or gone.
         """
         key = self.prefix + Keys.pack(pack_id)
         try:

@@ -1,8 +1,8 @@
 """What a prune took out of use: packs, index objects whose content is in others now, documents of forgotten backups.
 
-They stay for a while, for those who read the index before, and for whoever puts a forgotten manifest back. Nobody who
-opens the repository from then on reads them, nor builds on them. One object, `index/retired-…`, makes all of a prune's
-changes visible at once.
+They stay for a while, for those who read the index before, and for an operator who puts a forgotten manifest back.
+A repository that is opened from then on neither reads them nor builds on them. One object, `index/retired-…`, makes all
+changes of a prune visible at once.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from sbh_pipelines.repository.format import COMPONENTS, Keys, pack_id_of, parse_
 
 @dataclass(frozen=True, slots=True)
 class Retirement:
-    """One such object."""
+    """What one prune took out of use."""
 
     key: str  # below the prefix
     at: datetime  # when it was written, by the store's clock
@@ -28,16 +28,19 @@ class Retirement:
 def retirement_object(
     prune_id: str, packs: Collection[bytes], index: Collection[str], documents: Collection[str]
 ) -> tuple[str, bytes]:
-    """(key below the prefix, content)."""
+    """(key below the prefix, content) of the object that takes all of this out of use."""
     names = {"packs": sorted(p.hex() for p in packs), "index": sorted(index), "documents": sorted(documents)}
     body = pretty({"retired_by": prune_id, **names})
     return Keys.retired(prune_id, hashlib.sha256(body).hexdigest()[:16]), body
 
 
-def read_retirement(key: str, body: bytes, at: datetime, place: str) -> Retirement:
-    """Raises CorruptObject: what a damaged one took out of use is in use again, which harms nobody."""
+def read_retirement(key: str, body: bytes, at: datetime, on: str) -> Retirement:
+    """The retirement that an object says. Raises CorruptObject.
+
+    What a damaged one took out of use is in use again, which does no harm.
+    """
     if key.endswith(hashlib.sha256(body).hexdigest()[:16]):
-        document = parse_document(body, place)
+        document = parse_document(body, on)
         lists = [document.get(name) for name in ("packs", "index", "documents")]
         if all(isinstance(names, list) for names in lists):
             names, index, documents = (frozenset(map(str, names or ())) for names in lists)
@@ -45,7 +48,7 @@ def read_retirement(key: str, body: bytes, at: datetime, place: str) -> Retireme
             if len(packs) == len(names) and all(map(_is_index, index)) and all(map(is_component, documents)):
                 return Retirement(key, at, packs, index, documents)
     raise CorruptObject(
-        "A record of what was retired is damaged", on=place, remedy="none is needed: the next prune writes another"
+        "A record of what was retired is damaged", on=on, remedy="none is needed: the next prune writes another"
     )
 
 

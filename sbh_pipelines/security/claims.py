@@ -18,7 +18,7 @@ _LATEST = 1e12  # s since 1970
 
 
 class Refused(Exception):
-    """Why a token is not believed: for `sbh token inspect`, never for whoever presented it."""
+    """Why a token is not believed: for `sbh token inspect`, never for the caller who presented it."""
 
     def __init__(self, why: str, *, expired: bool = False) -> None:
         super().__init__(why)

@@ -65,7 +65,7 @@ class OidcKeys:
         """Fetch the keys where they are old, or `wanted` and not fetched a moment ago. Raises KeyServiceUnavailable."""
         if not self._is_due(wanted):
             return self._must_have_keys()
-        # Whoever finds another thread fetching waits for it only where there is nothing to go on with.
+        # A thread that finds another one fetching waits for it only where there is nothing to go on with.
         if self._lock.acquire(blocking=wanted or not self._usable()):
             try:
                 if self._is_due(wanted):

@@ -88,7 +88,7 @@ def authorize(user: UserContext, action: str, tenant_id: str) -> None:
 
 
 def allows(user: UserContext, action: str, tenant_id: str) -> bool:
-    """The same as a question."""
+    """Whether `authorize` would let the user do `action` on the tenant."""
     try:
         authorize(user, action, tenant_id)
     except AccessDenied:
@@ -113,7 +113,7 @@ def acting_as(user: UserContext) -> Iterator[UserContext]:
 
 
 def require_role(role: Role) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorator: the call must be by somebody with at least `role`, else AccessDenied.
+    """Decorator: the call must be by a user with at least `role`, else AccessDenied.
 
     That is the UserContext among its arguments (positional or `user_ctx=`); for a call without any, the one of
     `acting_as`. A role says nothing about the tenant: what touches one calls `authorize` as well.

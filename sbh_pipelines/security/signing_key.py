@@ -1,6 +1,6 @@
 """The local signing key of tokens: Ed25519 in PEM.
 
-A key pair and not a shared secret: whoever only checks tokens (the API, the web UI) can be given the public half, and
+A key pair and not a shared secret: a process that only checks tokens (the API, the web UI) can be given the public half, and
 cannot make any then. Ed25519, because it has no parameters to get wrong, and its keys and signatures are short.
 """
 

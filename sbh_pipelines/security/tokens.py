@@ -2,7 +2,7 @@
 
 `open_tokens(settings)` checks tokens of the local signing key or of an OpenID Connect issuer, as `auth.mode` says. What
 a token's header asks for is never followed: the algorithms are those of the settings, the keys those of the issuer.
-Whoever presents a token that is not believed learns only that, or that it has expired, which the rightful holder has
+The caller whose token is not believed learns only that, or that it has expired, which the rightful holder has
 to know; `inspect` tells the operator why. No token is ever part of an error, a log line or a repr.
 """
 
@@ -193,7 +193,7 @@ def role_named(role: Role | str) -> Role:
 
 
 def open_tokens(settings: Settings, clock: Clock = utc_now) -> Tokens:
-    """Tokens as `auth.mode` says. Asks nobody yet. Raises SettingsError."""
+    """Tokens as `auth.mode` says. No request is made yet. Raises SettingsError."""
     auth = settings.auth
     if auth.mode == "oidc":
         return Tokens(settings, OidcKeys(auth), None, clock)

@@ -62,7 +62,10 @@ class ObjectStore(Protocol):
 
 
 class FileStore(ObjectStore, Protocol):
-    """What reading and writing tenants' files needs besides; `head`, `delete` and these take every key a bucket may have."""
+    """What reading and writing tenants' files needs besides.
+
+    `head`, `delete` and the methods here take every key that a bucket may have.
+    """
 
     @property
     def lists_all(self) -> bool:
@@ -70,7 +73,7 @@ class FileStore(ObjectStore, Protocol):
         ...
 
     def list_exactly(self, prefix: str) -> Iterator[ObjectInfo]:
-        """As `list`, every key as it is; slower."""
+        """List every object, each key exactly as it is; slower than `list`."""
         ...
 
     def stream(

@@ -1,6 +1,6 @@
 """A store bound to a place: before anything is written, `guard` has proved that it may lie there.
 
-Writes outside the place's prefix are refused as well: whoever holds the store of one tenant cannot write to another's.
+Writes outside the place's prefix are refused as well: the store of one tenant cannot write to another's.
 Reading and deleting go straight through.
 """
 

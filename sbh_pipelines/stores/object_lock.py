@@ -1,4 +1,4 @@
-"""Objects that nobody can delete or overwrite for a time: S3 object lock.
+"""Objects that cannot be deleted or overwritten for a time: S3 object lock.
 
 The lock comes with the put itself, so there is no moment at which the object is there without it. obstore does not know the
 headers, so this is boto3's; a put costs about 3 ms of CPU more.

@@ -20,7 +20,7 @@ _NAMED = 20
 
 
 @dataclass(slots=True)
-class Purged:
+class PurgeResult:
     """What was deleted, and what could not be. Bytes are of stored versions."""
 
     objects: int = 0  # versions that were the current ones
@@ -36,7 +36,7 @@ class Purged:
             self.bytes += size
             self.objects += current
 
-    def add(self, other: "Purged") -> None:
+    def add(self, other: "PurgeResult") -> None:
         self.objects += other.objects
         self.versions += other.versions
         self.bytes += other.bytes
@@ -52,11 +52,11 @@ def every(_: str, __: bool) -> bool:
 
 
 class Purger(Protocol):
-    def purge(self, prefix: str, chosen: Chosen = every) -> Purged:
+    def purge(self, prefix: str, chosen: Chosen = every) -> PurgeResult:
         """Delete all versions of the chosen objects below `prefix`. Raises StoreUnavailable, StoreDenied."""
         ...
 
-    def count(self, prefix: str, chosen: Chosen = every) -> Purged:
+    def count(self, prefix: str, chosen: Chosen = every) -> PurgeResult:
         """Count all versions of the chosen objects below `prefix`."""
         ...
 
@@ -67,8 +67,8 @@ class DirectoryPurge:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
 
-    def purge(self, prefix: str, chosen: Chosen = every) -> Purged:
-        done = Purged()
+    def purge(self, prefix: str, chosen: Chosen = every) -> PurgeResult:
+        done = PurgeResult()
         while True:
             batch = []
             for info in self._store.list(prefix):
@@ -81,8 +81,8 @@ class DirectoryPurge:
                 return done
             self._store.delete(batch)
 
-    def count(self, prefix: str, chosen: Chosen = every) -> Purged:
-        done = Purged()
+    def count(self, prefix: str, chosen: Chosen = every) -> PurgeResult:
+        done = PurgeResult()
         for info in self._store.list(prefix):
             if chosen(info.key, True):
                 done.count(info.size, current=True)
@@ -109,7 +109,7 @@ class VersionPurge:
     def _client(self) -> Any:
         return self._connect()
 
-    def purge(self, prefix: str, chosen: Chosen = every) -> Purged:
+    def purge(self, prefix: str, chosen: Chosen = every) -> PurgeResult:
         done = self._until_nothing_goes(prefix, chosen)
         # What the listing of versions does not show, the ordinary one may.
         for key in [info.key for info in self._store.list(prefix) if chosen(info.key, True)] if not done.left else ():
@@ -117,15 +117,15 @@ class VersionPurge:
         self._abort_uploads(prefix, chosen)
         return done
 
-    def count(self, prefix: str, chosen: Chosen = every) -> Purged:
-        done = Purged()
+    def count(self, prefix: str, chosen: Chosen = every) -> PurgeResult:
+        done = PurgeResult()
         for version in self._versions(prefix):
             if chosen(version.key, version.current):
                 done.count(version.size, version.current)
         return done
 
-    def _until_nothing_goes(self, prefix: str, chosen: Chosen) -> Purged:
-        done = Purged()
+    def _until_nothing_goes(self, prefix: str, chosen: Chosen) -> PurgeResult:
+        done = PurgeResult()
         while True:
             one, gone = self._pass(prefix, chosen)
             left, left_keys = one.left, one.left_keys
@@ -135,9 +135,9 @@ class VersionPurge:
                 done.left, done.left_keys = left, left_keys
                 return done
 
-    def _pass(self, prefix: str, chosen: Chosen) -> tuple[Purged, int]:
+    def _pass(self, prefix: str, chosen: Chosen) -> tuple[PurgeResult, int]:
         """List once from the beginning to the end, and delete on the way; also how many versions and markers went."""
-        done, gone = Purged(), 0
+        done, gone = PurgeResult(), 0
         batch: list[_Version] = []
         for version in self._versions(prefix):
             if chosen(version.key, version.current):
@@ -163,7 +163,7 @@ class VersionPurge:
             if not page.get("IsTruncated") or not markers or markers == before:
                 return
 
-    def _delete(self, batch: list[_Version], done: Purged) -> int:
+    def _delete(self, batch: list[_Version], done: PurgeResult) -> int:
         wanted = [{"Key": version.key, "VersionId": version.id} for version in batch]
         with self._translated("delete versions of objects", batch[0].key):
             answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": wanted, "Quiet": True})
@@ -181,7 +181,7 @@ class VersionPurge:
         return gone
 
     def _abort_uploads(self, prefix: str, chosen: Chosen) -> None:
-        """Parts of uploads that were never completed lie in the bucket as well, where nobody lists them."""
+        """Parts of uploads that were never completed lie in the bucket as well, where no listing of objects shows them."""
         try:
             for key, upload_id in list(self._uploads(prefix)):
                 if chosen(key, False):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.doctor import protection, whereabouts
+from sbh_pipelines.doctor import protection, residency
 from sbh_pipelines.doctor.findings import Report
 from sbh_pipelines.doctor.storage import _write
 from sbh_pipelines.embedded.servers import postgres
@@ -220,7 +220,7 @@ def test_a_doctor_sees_how_the_bucket_is_set_up(site: Site) -> None:
         service = site.service()
         control = S3Control(EU, endpoint_url=site.proxy.url, **ACCESS)
         control.check_bucket(site.bucket)
-        whereabouts.check_bucket(report, service.settings, control, site.bucket, EU)
+        residency.check_bucket(report, service.settings, control, site.bucket, EU)
         control.location(site.bucket)
         protection.check(report, service.settings, control, site.bucket, ["files/{tenant}/backups/"], strict=False)
         store = open_s3(site.bucket, EU, endpoint_url=site.proxy.url, retries=0, **ACCESS)

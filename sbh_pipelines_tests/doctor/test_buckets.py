@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sbh_pipelines.doctor import protection, whereabouts
+from sbh_pipelines.doctor import protection, residency
 from sbh_pipelines.doctor.findings import Finding, Level, Report
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.settings import Settings
@@ -45,7 +45,7 @@ def test_where_a_bucket_is(
     """The answer is moto's; the address in the settings decides what it means."""
     bucket = make_buckets(embedded_stack, eu_west_1=real).replace("{region}", EU)
     report, wanted = Report(), settings(storage={"endpoint_url": endpoint}, residency={"prove": prove})
-    whereabouts.check_bucket(report, wanted, control, bucket, EU)
+    residency.check_bucket(report, wanted, control, bucket, EU)
     (finding,) = report.findings
     assert (finding.level, words in finding.what) == (level, True), finding
     assert finding.remedy or level is Level.OK
@@ -53,12 +53,12 @@ def test_where_a_bucket_is(
 
 def test_a_bucket_that_cannot_be_asked_is_not_called_misplaced(embedded_stack: Stack, control: S3Control) -> None:
     report = Report()
-    whereabouts.check_bucket(report, settings(), control, "nobodys-bucket", EU)
+    residency.check_bucket(report, settings(), control, "nobodys-bucket", EU)
     (finding,) = report.findings
     assert (finding.level, "region" in finding.what) == (Level.ERROR, False)
     dead = S3Control(EU, endpoint_url="http://127.0.0.1:1", timeout_s=1, **ACCESS)
     report = Report()
-    whereabouts.check_bucket(report, settings(), dead, "bucket", EU)
+    residency.check_bucket(report, settings(), dead, "bucket", EU)
     assert "SBH-401" in report.findings[0].detail
 
 

@@ -50,7 +50,7 @@ from sbh_pipelines.repository.catalog.erased import (
     write_erased,
 )
 from sbh_pipelines.repository.format import Keys, pretty
-from sbh_pipelines.stores.purge import Purged, every, keys_of
+from sbh_pipelines.stores.purge import PurgeResult, every, keys_of
 
 STEP = "erase"
 _LONGEST_REASON = 500
@@ -113,7 +113,7 @@ class _Erasure:
                 self._write(record)  # a killed run may have told some regions only
             self._tell("keys", 0)
             own_keys = self._destroy_kms_keys()
-            done = Purged()
+            done = PurgeResult()
             for where in self._places:
                 purge_in(where, where.prefix + Keys.KEYS, every, done)
             for where in self._places:
@@ -160,7 +160,7 @@ class _Erasure:
 
     def _intend(self, holding: list[Where]) -> dict[str, Any]:
         """Count what there is, then say in every region that it goes."""
-        found = Purged()
+        found = PurgeResult()
         for where in self._places:
             found.add(where.purger.count(where.prefix, where.all_but_audit()))
         now = self._site.clock()
@@ -224,7 +224,7 @@ class _Erasure:
             place = catalog_place(self._site.settings, catalog.region)
             self._site.purger(place).purge(place.prefix + RECORDS, lambda _, current: not current)
 
-    def _prove_empty(self, where: Where, done: Purged) -> None:
+    def _prove_empty(self, where: Where, done: PurgeResult) -> None:
         last = where.purger.purge(where.prefix, where.all_but_audit())
         done.add(last)
         if not last.left and not where.is_empty():
@@ -234,7 +234,7 @@ class _Erasure:
                 remedy="run it again; see who writes there",
             )
 
-    def _certify(self, record: Mapping[str, Any], done: Purged, own_keys: list[dict[str, str]]) -> dict[str, Any]:
+    def _certify(self, record: Mapping[str, Any], done: PurgeResult, own_keys: list[dict[str, str]]) -> dict[str, Any]:
         key = certificate_key(self._slug, str(record["erasure_id"]))
         if (
             kept := self._kept_certificate(record)
@@ -283,7 +283,7 @@ class _Erasure:
         return kept or read_certificate(self._catalogs[0], self._slug, str(record["erasure_id"]))
 
 
-def _counts(done: Purged) -> dict[str, int]:
+def _counts(done: PurgeResult) -> dict[str, int]:
     return {name: n for name, n in asdict(done).items() if name in ("objects", "versions", "bytes")}
 
 

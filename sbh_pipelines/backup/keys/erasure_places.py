@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import ObjectMissing
 from sbh_pipelines.model import Tenant, TenantId
-from sbh_pipelines.placement import Place, backup_place, whereabouts
+from sbh_pipelines.placement import Place, backup_place, place_identity
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.stores.base import ObjectStore
-from sbh_pipelines.stores.purge import Chosen, Purged, Purger, chosen_but
+from sbh_pipelines.stores.purge import Chosen, Purger, PurgeResult, chosen_but
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def places_of(site: Site, slug: TenantId) -> Iterator[Where]:
     for region in site.settings.storage.regions:
         place = backup_place(site.settings, Tenant(slug, "", region, ""))
         store = site.raw_store(place)
-        where = whereabouts(site.settings, place)
+        where = place_identity(site.settings, place)
         if where not in seen and is_there(store, place.prefix):
             seen.add(where)
             yield Where(place, store, site.purger(place))
@@ -56,7 +56,7 @@ def is_there(store: ObjectStore, prefix: str) -> bool:
     return True
 
 
-def purge_in(where: Where, prefix: str, chosen: Chosen, done: Purged) -> None:
+def purge_in(where: Where, prefix: str, chosen: Chosen, done: PurgeResult) -> None:
     """Delete; what could not be deleted is counted at the end."""
     one = where.purger.purge(prefix, chosen)
     one.left, one.left_keys = 0, []

@@ -14,7 +14,7 @@ from sbh_pipelines.database.merge import conflicts
 from sbh_pipelines.database.merge.foreign_keys import check_foreign_keys, keep_parents, late_children
 from sbh_pipelines.database.merge.merge import TableMerge, written_by
 from sbh_pipelines.database.merge.modes import RULES
-from sbh_pipelines.database.merge.untouched import hash_of_keys, nobody_else_ended, others_wrote
+from sbh_pipelines.database.merge.untouched import hash_of_keys, no_other_transaction_ended, others_wrote
 from sbh_pipelines.database.session.connection import Connection, connect
 from sbh_pipelines.errors import ProofFailed, RestoreRefused, SourceConflict
 
@@ -139,7 +139,7 @@ class RowProof:
         compared = {c.table.table.oid for c in self._compared}
         keep_parents(self._context.connection, self._context.tenancy, list(self._merges.values()), compared)
         with closing(connect(self._context.database, "restore check")) as connection:
-            if not nobody_else_ended(connection, self._context.connection, self._context.point.snapshot):
+            if not no_other_transaction_ended(connection, self._context.connection, self._context.point.snapshot):
                 self._late_references(connection)
                 self.undisturbed(connection)
 

@@ -33,7 +33,7 @@ def came_through(via: str) -> None:
 
 
 class Trails:
-    """Thread-safe."""
+    """The audit trails of a site. Thread-safe."""
 
     def __init__(self, site: "Site") -> None:
         self._site = site

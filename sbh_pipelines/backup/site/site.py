@@ -57,12 +57,12 @@ class Site:
     def backup_store(self, tenant: Tenant) -> tuple[FileStore, str]:
         """(store, prefix) of the tenant's repository. Raises ResidencyError, also when it is written to."""
         place = backup_place(self.settings, tenant)
-        return self._binding.bound(place, tenant), place.prefix
+        return self._binding.bind(place, tenant), place.prefix
 
     def files_store(self, tenant: Tenant) -> tuple[FileStore, str]:
         """(store, prefix) of the tenant's own files."""
         place = files_place(self.settings, tenant)
-        return self._binding.bound(place, tenant), place.prefix
+        return self._binding.bind(place, tenant), place.prefix
 
     def check_place(self, tenant: Tenant) -> None:
         """What a write of the tenant's backup checks first. Raises ResidencyError, and the store's errors."""
@@ -102,7 +102,7 @@ class Site:
     def catalog(self, region: str) -> Catalog:
         """The catalog of a region; no I/O until it is used, and its key is unwrapped once. Raises ResidencyError."""
         place = catalog_place(self.settings, region)
-        store = self._binding.bound(place)
+        store = self._binding.bind(place)
         with self._lock:
             if region not in self._catalogs:
                 self._catalogs[region] = open_catalog(store, place.prefix, region, self.keys, self.clock)
@@ -120,7 +120,7 @@ class Site:
     def audit_store(self, region: str) -> tuple[FileStore, str]:
         """(store, prefix) of the platform's audit trail in a region. Raises ResidencyError."""
         place = audit_place(self.settings, region)
-        return self._binding.bound(place), place.prefix
+        return self._binding.bind(place), place.prefix
 
     def locked_creates(self, tenant: Tenant | None, region: str) -> Callable[[str, bytes], object] | None:
         """What puts audit events of a tenant, or of the platform, under object lock; None where that is not wanted."""

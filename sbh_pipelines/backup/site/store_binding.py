@@ -20,7 +20,7 @@ from sbh_pipelines.stores.s3_control import S3Control
 
 
 class StoreBinding:
-    """Thread-safe. `opened` gives the store of a place, not yet bound."""
+    """Binds stores to their places. Thread-safe. `opened` gives the store of a place, not yet bound."""
 
     def __init__(self, settings: Settings, opened: Callable[[Place], FileStore]) -> None:
         self._settings, self._opened = settings, opened
@@ -29,7 +29,7 @@ class StoreBinding:
         self._settled: set[tuple[str, str]] = set()  # tenants whose repository is where it was, with the region
         self._lock = threading.Lock()
 
-    def bound(self, place: Place, tenant: Tenant | None = None) -> BoundStore:
+    def bind(self, place: Place, tenant: Tenant | None = None) -> BoundStore:
         """The store of a place; of a tenant's files or backups, or (without a tenant) of what belongs to a region."""
         return BoundStore(self._opened(place), place, lambda: self.check(place, tenant))
 

@@ -126,7 +126,7 @@ class DagsterRuns:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """An interrupt first, so that runs are marked canceled and leases released; whoever is left is killed."""
+    """An interrupt first, so that runs are marked canceled and leases released; processes that are left are killed."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         try:
@@ -142,7 +142,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
-        return  # nobody is left
+        return  # none is left
 
 
 def _last_message(log: Path) -> str:
@@ -155,7 +155,7 @@ def _last_message(log: Path) -> str:
 
 
 def _free_port() -> int:
-    """3000, Dagster's own, if nobody has it; else any."""
+    """3000, Dagster's own port, if it is free; else any."""
     for port in (3000, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

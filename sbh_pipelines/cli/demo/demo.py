@@ -1,15 +1,23 @@
 """`sbh demo`: one tenant out and back, on real servers, through Dagster, with proof that it worked."""
 
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from sbh_pipelines.cli.command import Invocation, command
-from sbh_pipelines.cli.demo.place import alone, place
 from sbh_pipelines.cli.demo.steps import Steps
 from sbh_pipelines.cli.output import Answer, console
 from sbh_pipelines.cli.servers.stack import FilesOption, RowsOption, SeedOption, TenantsOption
+from sbh_pipelines.errors import SbhError
+
+_FOREIGN = ("SBH_", "AWS_", "DAGSTER_", "PG")  # variables of another, real site
 
 
 def demo(
@@ -34,7 +42,7 @@ def demo(
 
     steps = Steps(quiet=invocation.quiet)
     out = None if invocation.as_json or invocation.quiet else console()
-    with alone(), place(directory) as folder:
+    with clean_environment(), demo_directory(directory) as folder:
         was_running = servers.status(folder).running
         try:
             with steps.step("start PostgreSQL, an S3 server and a KMS") as step:
@@ -58,3 +66,51 @@ def demo(
 
 def add_to(app: typer.Typer) -> None:
     command(app, "demo")(demo)
+
+
+@contextmanager
+def demo_directory(directory: Path | None) -> Iterator[Path]:
+    """The demo's directory. A temporary one is removed, except after an error, when its logs are wanted."""
+    if directory is not None:
+        yield directory
+        return
+    made = Path(tempfile.mkdtemp(prefix="sbh-demo-"))
+    try:
+        yield made
+    except SbhError:
+        console(stderr=True).print(f"The demo's directory is kept, with its logs: {made}", soft_wrap=True)
+        raise
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@contextmanager
+def clean_environment() -> Iterator[None]:
+    """An environment without settings and credentials, which are of another, real site.
+
+    A termination request ends the demo as Ctrl-C does, so that no server is left behind; and both do so also where the
+    demo was started in the background, whose jobs a shell makes deaf to Ctrl-C.
+    """
+    foreign = {name: value for name, value in os.environ.items() if name.startswith(_FOREIGN)}
+    before = _on(signal.SIGTERM, _interrupt), _on(signal.SIGINT, _interrupt)
+    for name in foreign:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(foreign)
+        _on(signal.SIGTERM, before[0])
+        _on(signal.SIGINT, before[1])
+
+
+def _on(number: signal.Signals, handler: Any) -> Any:
+    try:
+        return signal.signal(number, handler)
+    except ValueError:  # not in the main thread: a test
+        return signal.SIG_DFL
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recovery:
-    """One tenant's, from one backup. Each step raises SbhError at whatever goes wrong."""
+    """The recovery of one tenant from one backup. Each step raises SbhError at whatever goes wrong."""
 
     stack: "Stack"
     steps: Steps

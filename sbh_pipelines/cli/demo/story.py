@@ -131,7 +131,7 @@ class DemoStory:
             )
 
     def _work(self) -> None:
-        from sbh_pipelines.embedded.sample.work import work
+        from sbh_pipelines.embedded.sample.changes import work
 
         with self.steps.step(f"let {self.damaged} work for an hour") as step:
             done = work(self.stack, self.damaged)
@@ -160,7 +160,7 @@ class DemoStory:
 
     def _repository(self, service: "BackupService", slugs: list[str]) -> str:
         """Show what was stored; the id of the backup to restore."""
-        from sbh_pipelines.embedded.sample.listing import repository
+        from sbh_pipelines.embedded.sample.fingerprint import repository
 
         manifest = service.get_backup(service.list_backups(self.damaged, _user())[0]["id"], self.damaged, _user())
         with self.steps.step("look into the repository") as step:
@@ -176,7 +176,8 @@ class DemoStory:
         return str(manifest["id"])
 
     def _damage(self, original: "Fingerprint") -> None:
-        from sbh_pipelines.embedded.sample import damage, fingerprint
+        from sbh_pipelines.embedded.sample import changes as damage
+        from sbh_pipelines.embedded.sample import fingerprint
 
         with self.steps.step(f"damage {self.damaged}") as step:
             done = damage.wreck(self.stack, self.damaged)

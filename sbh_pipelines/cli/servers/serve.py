@@ -103,7 +103,7 @@ def _loopback(host: str) -> bool:
 
 
 def _listen(own: "ApiSettings") -> socket.socket:
-    """The socket is made here, so that a port that is taken is an error of this command, and nobody is refused from now on."""
+    """The socket is made here, so that a port that is taken is an error of this command, and no request is refused from now on."""
     family = socket.AF_INET6 if ":" in own.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

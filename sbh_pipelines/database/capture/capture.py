@@ -118,7 +118,10 @@ def copy_chosen(
     open_sink: OpenSink,
     plan: Callable[[str], Iterator[int]] | None = None,
 ) -> int:
-    """As `copy_table`, of the chosen rows, of which each tenant has as many as `counts` says at this snapshot."""
+    """Stream the chosen rows of one table into sinks; bytes of text read.
+
+    `counts` says how many of them each tenant has at this snapshot. Tenants without rows get a sink as well.
+    """
     for key in (key for key, rows in counts.items() if not rows):
         open_sink(table, key, 0).close()
     present = [key for key, rows in counts.items() if rows]
@@ -172,7 +175,7 @@ def _segments(
 
 
 # The catalogue as of the snapshot, next to the names, partitions and files that are read now. Locks of the reads keep them from
-# changing again. A partition that is newer than the snapshot is nobody's concern: no row of it can be seen.
+# changing again. A partition that is newer than the snapshot does not matter: no row of it can be seen.
 _REWRITTEN = """
 WITH RECURSIVE known AS (SELECT * FROM unnest(%s::oid[], %s::text[]) AS k(oid, name)),
 tree AS (

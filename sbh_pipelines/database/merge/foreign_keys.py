@@ -189,7 +189,7 @@ def keep_parents(
 ) -> None:
     """Lock the rows that inserted ones refer to. Raises SourceConflict where one was deleted since the restore's snapshot.
 
-    Until the commit nobody else sees the inserted rows, and could delete what they refer to. Rows of the `compared` tables
+    Until the commit others do not see the inserted rows, and could delete what they refer to. Rows of the `compared` tables
     that the restore has written itself are locked already.
     """
     for key, _, parent, child_merge, _ in _touched(tenancy, merges):

@@ -58,9 +58,9 @@ def restore_transaction(settings: DatabaseSettings) -> Iterator[Connection]:
 
 
 def hold_tenant(connection: Connection, tenancy: TenancyMap, tenant_key: str) -> None:
-    """Lock the tenant's own row: whoever inserts rows that refer to it waits until the restore is over.
+    """Lock the tenant's own row: transactions that insert rows which refer to it wait until the restore is over.
 
-    Raises SourceConflict when somebody holds it, or has changed it, since the restore's snapshot.
+    Raises SourceConflict when another transaction holds it, or has changed it, since the restore's snapshot.
     """
     for table in tenancy.tables:
         if table.status == "tenants":
@@ -304,7 +304,7 @@ class TableMerge:
             few = self.changes.inserted + self.changes.updated < _FEW_ROWS
             if few:  # each by its key, whatever the planner thinks of it
                 cursor.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
-            else:  # nobody else's rows can be those that this transaction wrote
+            else:  # only rows that this transaction wrote can be meant
                 live = f"(SELECT t.ctid, t.* FROM {live} t WHERE t.xmin = pg_current_xact_id()::xid)"
             cursor.execute(
                 f"SELECT count(*) FROM {self.todo} w LEFT JOIN {live} t ON {s.key_of_live('t', 'w')}"

@@ -1,6 +1,6 @@
-"""Which of a tenant's rows nobody wrote since a backup, so that a restore need look at the others only.
+"""Which of a tenant's rows were not written since a backup, so that a restore need look at the others only.
 
-The same evidence as an incremental backup's (changes.py), the other way round: a row whose `xmin` is older than the backup's
+An incremental backup's evidence (capture/changes.py) is used the other way round: a row whose `xmin` is older than the backup's
 snapshot was not written since. If the keys of such rows in a bucket are those of the backup (their number and the XOR of their
 hashes say so), every row of the backup in that bucket is there as it was.
 """
@@ -31,7 +31,7 @@ class Census:
 def census(connection: Connection, table: MappedTable, tenant_key: str, snapshot: str) -> Census:
     """Rows now; `recent` ones are those not older than the oldest transaction that ran at `snapshot`.
 
-    Where the numbers are the same at two instants, nobody inserted, updated or deleted rows in between: a deletion lowers
+    Where the numbers are the same at two instants, no row was inserted, updated or deleted in between: a deletion lowers
     the first; a row that was inserted or updated has a later transaction id than any before.
     """
     xmin = snapshot_xmin(snapshot)
@@ -53,15 +53,15 @@ def others_wrote(
     tenant_key: str,
     snapshot: str,
 ) -> list[str]:
-    """Tables in which somebody else committed rows of the tenant since; `connection` must not be the restore's own."""
+    """Tables in which other transactions committed rows of the tenant since; `connection` must not be the restore's own."""
     return [name for name, then in before.items() if census(connection, tables[name], tenant_key, snapshot) != then]
 
 
-def nobody_else_ended(connection: Connection, own: Connection, snapshot: str) -> bool:
+def no_other_transaction_ended(connection: Connection, own: Connection, snapshot: str) -> bool:
     """Whether the restore's own transaction, not ended yet, is the first since its snapshot, and no later one has ended."""
     xmin, xmax, running = snapshot.split(":")
     if xmin != xmax or running:
-        return False  # somebody was at work already
+        return False  # another one was at work already
     with translated("look for other transactions"):
         cursor = own.cursor()
         cursor.execute("SELECT coalesce(pg_current_xact_id_if_assigned()::text::bigint, 0)")
@@ -143,7 +143,7 @@ def hash_of_keys(connection: Connection, staging: Staging, rows: str, code: KeyC
 def untouched_rows(
     connection: Connection, table: MappedTable, tenant_key: str, since: str, lows: Sequence[str]
 ) -> list[int | None]:
-    """For each range of keys from one of `lows` (ascending) to the next: how many rows nobody wrote since; None where one was.
+    """For each range of keys from one of `lows` (ascending) to the next: how many rows were not written since; None where one was.
 
     For tables with a primary key of one column. One scan.
     """

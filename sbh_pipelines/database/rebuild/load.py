@@ -154,7 +154,7 @@ def raise_sequences(connection: Connection, known: Mapping[str, Sequence[int]], 
 
 
 def missing_keys(connection: Connection, facts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Those of the stored foreign keys that are not there, or not validated though they were."""
+    """The stored foreign keys that are not there, or not validated though they were."""
     with translated("read the foreign keys"):
         cursor = connection.cursor()
         cursor.execute(

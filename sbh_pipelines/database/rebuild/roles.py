@@ -1,7 +1,7 @@
 """Roles, their memberships and settings, and what was granted on the database itself: put into another server.
 
 A role that is there already stays as it is, password included; one that is made has no password, and cannot log in with one
-until somebody sets it.
+until it is set.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -76,7 +76,7 @@ def set_up_database(connection: Connection, facts: Callable[[str], Sequence[Fact
         if fact["database"]:
             whose = f"ROLE {ident(fact['role'])} IN DATABASE {database}" if fact["role"] else f"DATABASE {database}"
             statements.append((f"ALTER {whose} SET {_assignment(fact)}", fact["name"]))
-    if grants := facts("database_grant"):  # none: nobody ever changed them
+    if grants := facts("database_grant"):  # none: they were never changed
         statements.append((f"REVOKE ALL ON DATABASE {database} FROM PUBLIC", "PUBLIC"))
         statements += [(_grant(fact, f"DATABASE {database}"), fact["grantee"] or "PUBLIC") for fact in grants]
     _all(connection, statements, "set the database up")

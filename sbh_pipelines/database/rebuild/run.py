@@ -22,7 +22,7 @@ _STRANGE = "n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'"
 _OF_EXTENSION = (
     "EXISTS (SELECT FROM pg_depend d WHERE d.objid = o.oid AND d.classid = '{0}'::regclass AND d.deptype = 'e')"
 )
-# What somebody made in the database; what an extension brought is not counted, nor is an empty schema.
+# What was made in the database; what an extension brought is not counted, nor is an empty schema.
 _CONTENT = " UNION ALL ".join(
     f"SELECT n.nspname || '.' || o.{name} FROM {catalog} o JOIN pg_namespace n ON n.oid = o.{name[:3]}namespace"
     f" WHERE {kinds} AND {_STRANGE} AND {_OURS} AND NOT {_OF_EXTENSION.format(catalog)}"
@@ -153,7 +153,7 @@ def note_files(tenant_id: str, facts: Mapping[str, object]) -> str:
 
 
 def run(connection: Connection, statement: str, what: str, on: str = "") -> None:
-    """One statement, errors translated."""
+    """Run one statement; its errors are raised as errors of `errors.py`."""
     with translated(what, on):
         connection.cursor().execute(statement)
 

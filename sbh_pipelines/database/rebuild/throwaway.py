@@ -1,4 +1,4 @@
-"""Throw-away databases, for drills: made empty, filled by whoever asked, looked at, dropped.
+"""Throw-away databases, for drills: made empty, filled, looked at, dropped.
 
 A drill that is killed leaves its database behind; a later one drops it. The name says that it was a drill's, and when it
 began. Nothing is ever dropped that has another name, another owner, a session in it, or is younger than a day.
@@ -48,7 +48,7 @@ def drill_server(settings: Settings) -> DatabaseSettings:
 class ThrowAway:
     """A database of one drill. Made by `create`; the end of a `with` block drops it, whatever happened inside.
 
-    A session in it, idle, shows other drills that somebody works here.
+    An idle session in it shows other drills that it is in use.
     """
 
     def __init__(self, server: DatabaseSettings, name: str) -> None:
@@ -126,7 +126,7 @@ def _is_old(name: str, now: datetime) -> bool:
 
 
 def _drop(server: DatabaseSettings, name: str, *, force: bool) -> bool:
-    """Whether it is gone: without `force`, a database that somebody works in stays."""
+    """Drop a database; whether it is gone. Without `force`, one that has a session stays."""
     connection = connect(server, "drill")
     try:
         with translated("drop a throw-away database", name):

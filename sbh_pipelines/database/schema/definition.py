@@ -92,7 +92,7 @@ def _digest(mapped: MappedTable, found: dict[int, list[Any]]) -> str:
         "tenant": mapped.tenant_column.name,
         "hops": [[hop.columns, hop.parent_columns, hop.operators, hop.join] for hop in mapped.hops],
         # Of the parents which relations they are, and the columns that lead to the tenant (one added with a default changes
-        # rows that nobody wrote): their other columns do not show in this table's rows.
+        # rows that no statement wrote): their other columns do not show in this table's rows.
         "relations": [found[table.oid][0] for table in _involved(mapped)],
         "ways": [[c for c in found[oid][1] if c[1] in used] for oid, used in _ways(mapped)],
         "described": found[mapped.table.oid][1:],

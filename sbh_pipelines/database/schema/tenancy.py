@@ -15,9 +15,8 @@ from sbh_pipelines.errors import TenancyError
 from sbh_pipelines.settings import Settings, TableLink
 
 OWNED, INHERITED, DECLARED, TENANTS = "owned", "inherited", "declared", "tenants"
-SHARED, EXCLUDED, FOREIGN = "shared", "excluded", "foreign"
+SHARED, EXCLUDED = "shared", "excluded"
 UNMAPPED, AMBIGUOUS = "unmapped", "ambiguous"
-CAPTURED = (OWNED, INHERITED, DECLARED, TENANTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +123,11 @@ def load_map(connection: Connection, settings: Settings) -> TenancyMap:
     return tenancy
 
 
-def survey(connection: Connection, settings: Settings) -> list[TableStatus]:
-    """The status of every table, the bad ones included."""
-    return list(survey_map(connection, settings).statuses)
-
-
 def survey_map(connection: Connection, settings: Settings) -> TenancyMap:
-    """As load_map, without refusing. Raises TenancyError only where a setting names what does not exist."""
+    """The tenancy map, also with tables that are unmapped or ambiguous.
+
+    Raises TenancyError only where a setting names what does not exist.
+    """
     return _Mapper(read_catalog(connection, settings.database.schemas), settings).map()
 
 

@@ -194,10 +194,9 @@ def check_dsn(dsn: str) -> None:
             "Not a libpq connection string", remedy="e.g. host=db.example.com dbname=copy user=sbh_backup"
         ) from None
     if _SECRET & parts.keys():
-        shown = " ".join(f"{k}={parts[k]}" for k in ("host", "port", "dbname", "user") if k in parts)
         raise RequestError(
             "The connection string has a password in it",
-            on=shown,
+            on=describe_dsn(dsn),
             why="whoever lists the processes of this machine, or reads the shell's history, sees it",
             remedy="leave it out: it is taken from PGPASSWORD, ~/.pgpass, or the setting database.password",
         )

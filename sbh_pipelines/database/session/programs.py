@@ -42,7 +42,10 @@ class StatementError:
 
 
 def program_version(program: str) -> int:
-    """As server_version_num counts, e.g. 180000. Raises SettingsError where the program cannot be run."""
+    """The program's version as `server_version_num` counts it, e.g. 180000.
+
+    Raises SettingsError where the program cannot be run.
+    """
     try:
         told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True, timeout=20).stdout
     except (OSError, subprocess.SubprocessError) as error:

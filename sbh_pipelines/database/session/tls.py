@@ -1,7 +1,7 @@
 """TLS to the database: on, with the server verified, wherever the server is another machine and the DSN does not say.
 
 What the DSN says counts, but plaintext to another machine needs `database.allow_plaintext` besides: `sslmode=prefer`, libpq's own
-default, falls back to it whenever somebody on the way wants it to.
+default, falls back to it whenever a machine on the way asks for it.
 """
 
 import os
@@ -58,7 +58,10 @@ def secured(settings: DatabaseSettings) -> dict[str, str]:
 
 
 def check_session(settings: DatabaseSettings, connection: Any) -> None:
-    """The same of an open connection, whose host a service's file may have named. Raises SettingsError."""
+    """Check an open connection, whose host a service's file may have named.
+
+    Raises SettingsError for plaintext to another machine that is not allowed.
+    """
     facts = connection.info.dsn_parameters
     host = facts.get("hostaddr") or facts.get("host") or ""
     if not is_local(host) and not connection.info.ssl_in_use:
@@ -66,7 +69,7 @@ def check_session(settings: DatabaseSettings, connection: Any) -> None:
 
 
 def session_state(connection: Any) -> TlsState:
-    """Of the connection's own session."""
+    """How the connection's own session is encrypted."""
     cursor = connection.cursor()
     cursor.execute("SELECT ssl, version, cipher FROM pg_catalog.pg_stat_ssl WHERE pid = pg_backend_pid()")
     to_server, protocol, cipher = cursor.fetchone() or (False, None, None)
@@ -105,4 +108,4 @@ def _parts(dsn: str) -> dict[str, str]:
     try:
         return dict(psycopg2.extensions.parse_dsn(dsn))
     except psycopg2.Error:
-        return {}  # whoever connects says what is wrong with it
+        return {}  # the connection itself says what is wrong with it

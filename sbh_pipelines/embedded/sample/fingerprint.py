@@ -19,6 +19,7 @@ from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.embedded.servers import object_server, postgres
 from sbh_pipelines.embedded.servers.layout import Layout
 from sbh_pipelines.embedded.servers.stack import Stack
+from sbh_pipelines.errors import EmbeddedError
 
 PLATFORM = ""  # under this name: what is no tenant's
 
@@ -192,3 +193,31 @@ def _compare(kind: str, before: Mapping[str, Content], after: Mapping[str, Conte
         else:
             lines.append(f"{kind} {name}: " + ("is gone" if was else "is new"))
     return lines
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder of a repository from outside: how many objects and bytes, and one of their keys."""
+
+    name: str
+    objects: int
+    bytes: int
+    example: str
+
+
+def repository(stack: Stack, tenant: str) -> list[Folder]:
+    """The folders of the tenant's repository, with the settings that the stack wrote. Raises EmbeddedError if empty."""
+    prefix = f"files/{tenant}/backups"
+    found: dict[str, list[tuple[str, int]]] = {}
+    for store in stores(stack).values():
+        for page in obstore.list(store, prefix):
+            for meta in page:
+                rest = meta["path"].removeprefix(f"{prefix}/")
+                folder = f"{rest.partition('/')[0]}/" if "/" in rest else rest
+                found.setdefault(folder, []).append((rest, meta["size"]))
+    if not found:
+        raise EmbeddedError("There is no repository", on=prefix, remedy=f"sbh backup create {tenant}")
+    return [
+        Folder(name, len(objects), sum(size for _, size in objects), max(objects)[0])
+        for name, objects in sorted(found.items())
+    ]

@@ -161,7 +161,7 @@ def _initialise(layout: Layout, user: tuple[int, int] | None) -> None:
 
 
 def _unprivileged(layout: Layout) -> tuple[int, int] | None:
-    """Whom PostgreSQL runs as when we are root: the owner of the data, else `postgres`, else `nobody`."""
+    """The user that PostgreSQL runs as when we are root: the owner of the data, else `postgres`, else `nobody`."""
     if os.geteuid() != 0:
         return None
     owner = _data(layout).stat() if _data(layout).exists() else None

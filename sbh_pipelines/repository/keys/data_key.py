@@ -40,7 +40,7 @@ class KeyPlace:
 
 @dataclass(frozen=True, slots=True)
 class KeyObject:
-    """One of them as it is stored. `newest` counts in the first epoch's only; `destroyed`: it holds no key any more."""
+    """A key object as it is stored. `newest` counts in the first epoch's only; `destroyed`: it holds no key any more."""
 
     epoch: int
     document: Mapping[str, Any] = field(repr=False)

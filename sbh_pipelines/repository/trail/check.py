@@ -124,7 +124,7 @@ def check_lines(lines: Iterator[bytes], seen: Seen) -> Checked:
 
 
 def distrust_without_key(event: Mapping[str, Any], chain: Chain) -> str:
-    """As `distrust`, but the signature is not looked at."""
+    """What is wrong with an event, as far as can be told without the key: its hash and whose it is; '' when nothing."""
     if hash_of(event) != event["hash"]:
         return "its content does not match its hash: changed"
     return "" if (event["tenant_id"], event["region"]) == (chain.tenant_id, chain.region) else "of another trail"

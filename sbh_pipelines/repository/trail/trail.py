@@ -51,7 +51,7 @@ class End:
     policy: str = ""  # digest of the policy that was recorded last
 
     def after(self, event: dict[str, Any]) -> "End":
-        """The same once `event` was added to the link being written or read."""
+        """The end of the trail once `event` was added to the link being written or read."""
         marks: dict[str, Any] = {}
         if event["source"] == INNER and event["via"] != "analytics":
             props = event["props"]

@@ -11,7 +11,7 @@ import psycopg2
 import pytest
 
 from sbh_pipelines.embedded.sample import fingerprint
-from sbh_pipelines.embedded.sample.damage import wreck
+from sbh_pipelines.embedded.sample.changes import wreck
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.security.policy import Role
 from sbh_pipelines_tests.support.servers import Server, until, watched

@@ -248,7 +248,7 @@ def test_a_hold_that_stops_a_second_erasure_readmits_nobody(
 
 def test_a_bucket_s_name_that_two_servers_have_is_two_places(application: Application) -> None:
     """Regions may have a server each and name their buckets alike: an erasure looks into both, a move is noticed."""
-    from sbh_pipelines.placement import former_places, whereabouts
+    from sbh_pipelines.placement import former_places, place_identity
 
     storage = {"kind": "s3", "bucket": "backups", "endpoint_url": "https://s3.{region}.example"}
     files = {"bucket": "files"}
@@ -258,7 +258,7 @@ def test_a_bucket_s_name_that_two_servers_have_is_two_places(application: Applic
     assert former.region != tenant.region
     shared = application.service(storage={**storage, "endpoint_url": "https://s3.example"}, files=files).settings
     assert former_places(shared, tenant) == []
-    assert whereabouts(settings, former)[0] == f"https://s3.{former.region}.example"
+    assert place_identity(settings, former)[0] == f"https://s3.{former.region}.example"
 
 
 @pytest.mark.parametrize(

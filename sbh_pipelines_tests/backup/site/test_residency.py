@@ -11,7 +11,7 @@ import pytest
 
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.backup.site.store_binding import is_provable
-from sbh_pipelines.doctor import whereabouts
+from sbh_pipelines.doctor import residency
 from sbh_pipelines.doctor.findings import Report
 from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.embedded.servers.stack import Stack
@@ -192,14 +192,14 @@ def test_a_tenant_that_moved_does_not_begin_anew_unnoticed(application: Applicat
     assert not list(there.rglob("lease.json"))
     assert service.create_backup(BOLT, ADMIN)
     report = Report()
-    whereabouts.check_moved(report, application.settings, {ACME: US, BOLT: EU})
+    residency.check_moved(report, application.settings, {ACME: US, BOLT: EU})
     (stuck,) = report.errors
     assert "acme (now us-east-1, backups in eu-west-1)" in stuck.detail
     assert "residency.moved" in stuck.remedy
     meant = application.service(residency={"moved": [ACME]})
     assert meant.create_backup(ACME, ADMIN)["region"] == US
     report = Report()
-    whereabouts.check_moved(report, application.settings, {ACME: US, BOLT: EU, "never-seen": EU})
+    residency.check_moved(report, application.settings, {ACME: US, BOLT: EU, "never-seen": EU})
     (left,) = report.findings
     assert "acme (eu-west-1)" in left.detail
     assert list(there.rglob("lease.json"))

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sbh_pipelines.embedded.sample import damage, fingerprint
+from sbh_pipelines.embedded.sample import changes as damage
 from sbh_pipelines.embedded.sample import data as sample
+from sbh_pipelines.embedded.sample import fingerprint
 from sbh_pipelines.embedded.sample.fingerprint import Content, Fingerprint
 from sbh_pipelines.embedded.servers import stack
 from sbh_pipelines_tests.cli.conftest import Sbh

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sbh_pipelines.database.capture.capture import copy_table
-from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap, load_map, survey
+from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap, load_map, survey_map
 from sbh_pipelines.database.session.connection import connect
 from sbh_pipelines.errors import SourceConflict, TenancyError
 from sbh_pipelines.settings import Settings
@@ -51,7 +51,10 @@ class Mapped:
     def statuses(self) -> dict[str, str]:
         connection = connect(self.settings.database, "test")
         try:
-            return {f"{s.schema}.{s.name}".removeprefix("public."): s.status for s in survey(connection, self.settings)}
+            return {
+                f"{s.schema}.{s.name}".removeprefix("public."): s.status
+                for s in survey_map(connection, self.settings).statuses
+            }
         finally:
             connection.close()
 
