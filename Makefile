@@ -1,7 +1,7 @@
 # Every target makes .venv first if it is missing, and again when what it is made from changed.
 #   make demo          see it work, about a minute      make demo UI=1   and leave Dagster's web UI running on it
-#   make test check    the tests; lint, types, layers   make bench       the benchmarks (SMALL=1: under a minute each)
-#   make dev           embedded servers with sample data, and `dagster dev` on them
+#   make test check    the tests; lint, types, layers, definitions   make bench       the benchmarks (SMALL=1: under a minute each)
+#   make dev           embedded servers with sample data, and `dg dev` on them
 # ARGS goes to the program: make demo ARGS="--tenants 3", make test ARGS="sbh_pipelines_tests/cli -x".
 
 PYTHON ?= python3
@@ -36,6 +36,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/dg check defs
 
 bench: $(STAMP)
 	@set -e; for name in $(BENCHES); do \
@@ -46,7 +47,7 @@ dev: $(STAMP)
 	$(BIN)/sbh stack up --dir $(STACK) --sample
 	@mkdir -p .sbh/dagster
 	@trap : INT TERM; trap '$(BIN)/sbh stack down --dir $(STACK)' EXIT; \
-	    SBH_SETTINGS=$(CURDIR)/$(STACK)/sbh.toml DAGSTER_HOME=$(CURDIR)/.sbh/dagster $(BIN)/dagster dev $(ARGS)
+	    SBH_SETTINGS=$(CURDIR)/$(STACK)/sbh.toml DAGSTER_HOME=$(CURDIR)/.sbh/dagster $(BIN)/dg dev $(ARGS)
 
 clean:
 	@if [ -x $(BIN)/sbh ] && [ -d $(STACK) ]; then $(BIN)/sbh stack down --dir $(STACK); fi

@@ -45,8 +45,8 @@ def test_loading_reads_no_settings_and_opens_no_connection(tmp_path: Path) -> No
 
 
 def test_the_command_line_validates_them(tmp_path: Path) -> None:
-    dagster = str(Path(sys.executable).with_name("dagster"))
-    done = _run(dagster, "definitions", "validate", "-m", "sbh_pipelines.definitions", cwd=tmp_path)
+    dg = str(Path(sys.executable).with_name("dg"))
+    done = _run(dg, "check", "defs", "--target-path", str(ROOT), "--use-active-venv", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -66,6 +66,19 @@ def test_everything_a_user_sees_says_what_it_is() -> None:
     resource = repository.get_top_level_resources()["backups"]
     silent += _silent_fields("backups", resource.config_schema.config_type)
     assert silent == []
+
+
+def test_every_asset_has_an_owner_and_the_kinds_of_what_it_is_made_of() -> None:
+    graph = defs.get_repository_def().asset_graph
+    nodes = [graph.get(key) for key in graph.get_all_asset_keys()]
+    assert {tuple(node.owners) for node in nodes} == {("team:backups",)}
+    assert {node.key.to_user_string(): node.kinds for node in nodes} == {
+        "tenant_backup/full": {"postgres", "s3"},
+        "tenant_backup/incremental": {"postgres", "s3"},
+        "tenant_backup/differential": {"postgres", "s3"},
+        "tenant_backup/drill": {"postgres", "s3"},
+        "recovery_report": {"report", "s3"},
+    }
 
 
 def test_what_can_be_launched() -> None:

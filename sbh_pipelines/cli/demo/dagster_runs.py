@@ -17,6 +17,7 @@ from pathlib import Path
 from sbh_pipelines.errors import EmbeddedError
 
 _DEFINITIONS = "sbh_pipelines.definitions"
+_DG = (sys.executable, "-c", "from dagster_dg_cli.cli import main; main()")  # the program `dg`, wherever its script is
 _INSTANCE = "# Written by `sbh demo`.\ntelemetry:\n  enabled: false\nnux:\n  enabled: false\n"
 # What the sensor `tenants_sync` does while a daemon runs; Dagster has no command for it.
 _ADD_PARTITIONS = """
@@ -60,21 +61,18 @@ class DagsterRuns:
         file.write_text(json.dumps(list(slugs)), "utf-8")
         self._run("partitions", [sys.executable, "-c", _ADD_PARTITIONS, str(file)], say)
 
-    def execute(self, job: str, config: Mapping[str, object], say: Say, tags: Mapping[str, str] | None = None) -> None:
+    def launch(self, job: str, config: Mapping[str, object], say: Say) -> None:
         """Run a job to its end in a process of its own. Raises EmbeddedError with the run's first error."""
         file = self.home / f"{job}.yaml"
         file.write_text(json.dumps(config, indent=1), "utf-8")  # JSON is YAML
-        command = [sys.executable, "-m", "dagster", "job", "execute", "-m", _DEFINITIONS, "-j", job, "-c", str(file)]
-        if tags:
-            command += ["--tags", json.dumps(dict(tags))]
-        self._run(job, command, say)
+        self._run(job, [*_DG, "launch", "-m", _DEFINITIONS, "--job", job, "--config", str(file)], say)
 
     @contextmanager
     def web_ui(self, say: Say, port: int | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
         """Web server and daemon for the length of the block: the address, and the process to wait for."""
         port = port or _free_port()
         address = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "dagster", "dev", "-m", _DEFINITIONS, "-h", "127.0.0.1", "-p", str(port)]
+        command = [*_DG, "dev", "-m", _DEFINITIONS, "--host", "127.0.0.1", "--port", str(port)]
         with self._process("web-ui", command) as (process, log):
             deadline = time.monotonic() + _STARTUP_S
             while not _answers(f"{address}/server_info"):

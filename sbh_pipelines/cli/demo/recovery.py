@@ -65,7 +65,7 @@ class Recovery:
     def restore(self) -> None:
         with self.steps.step(f"restore {self.tenant} through Dagster") as step:
             config = {"tenant": self.tenant, "backup_id": self.backup_id, "confirm": True}
-            self.dagster.execute("restore_job", {"ops": {"restore_tenant": {"config": config}}}, self.steps.say)
+            self.dagster.launch("restore_job", {"ops": {"restore_tenant": {"config": config}}}, self.steps.say)
             done = self.service.list_restores(self.tenant, self.user)[0]
             step.note(
                 f"from {self.backup_id}; {done['safety_backup_id']}, made before it, would undo it",

@@ -118,7 +118,7 @@ class DemoStory:
             step.note(f"{len(slugs)} partitions", partitions=len(slugs))
         with self.steps.step("back up all tenants through Dagster") as step:
             config = {"ops": {"snapshot_tables": {"config": {"tenants": slugs, "description": "sbh demo"}}}}
-            self.dagster.execute("fleet_backup_job", config, self.steps.say)
+            self.dagster.launch("fleet_backup_job", config, self.steps.say)
             newest = [service.list_backups(slug, _user())[0] for slug in slugs]
             parts = [part for manifest in newest for part in manifest["components"].values()]
             size = sum(part.get("total_size", part["size"]) for part in parts)  # of files, their content
@@ -143,7 +143,7 @@ class DemoStory:
     def _incremental(self, service: "BackupService", slugs: list[str]) -> None:
         with self.steps.step("incremental backup of all tenants through Dagster") as step:
             config = {"tenants": slugs, "backup_type": "incremental", "description": "sbh demo"}
-            self.dagster.execute("fleet_backup_job", {"ops": {"snapshot_tables": {"config": config}}}, self.steps.say)
+            self.dagster.launch("fleet_backup_job", {"ops": {"snapshot_tables": {"config": config}}}, self.steps.say)
             newest = [service.list_backups(slug, _user())[0] for slug in slugs]
             made = [manifest for manifest in newest if manifest["type"] == "incremental"]
             if [manifest["tenant_id"] for manifest in made] != [self.damaged]:

@@ -13,9 +13,8 @@ from sbh_pipelines.orchestration.backups.steps import (
     verify_checksums,
     write_manifest,
 )
-from sbh_pipelines.orchestration.common.assets import asset_key, tenants_partitions
+from sbh_pipelines.orchestration.common.assets import GROUP, KINDS, OWNERS, asset_key, tenants_partitions
 
-GROUP = "tenant_backups"
 TENANTS_PER_RUN = 500  # of a backfill: one run costs seconds of its own, whatever it does
 
 _READS = {
@@ -49,7 +48,8 @@ def backup_asset(backup_type: BackupType) -> dg.AssetsDefinition:
         partitions_def=tenants_partitions,
         backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=TENANTS_PER_RUN),
         check_specs=[check_spec(key)],
-        kinds={"postgres", "s3"},
+        kinds=KINDS,
+        owners=OWNERS,
         description=f"{_READS[backup_type]}{_NO_PARENT if backup_type is not BackupType.FULL else ''} One partition per"
         f" tenant; its latest materialization is the tenant's newest {backup_type} backup. A run may be for many tenants:"
         " one that fails stays unmaterialized, alone.",

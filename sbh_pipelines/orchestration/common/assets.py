@@ -1,12 +1,17 @@
-"""The tenant is the one dimension: a partition of every asset.
+"""What the assets have in common: their group, owners and kinds, and the tenant as their one dimension.
 
-The set is dynamic. The sensor `tenants_sync` keeps it in step with the application's tenants table.
+A tenant is a partition of every asset. The set is dynamic: the sensor `tenants_sync` keeps it in step with the application's
+tenants table.
 """
 
 import dagster as dg
 
 TENANTS = "tenants"
 ASSET_PREFIX = "tenant_backup"
+GROUP = "tenant_backups"
+OWNERS = ["team:backups"]
+KINDS = {"postgres", "s3"}  # read from, and written to; Dagster has an icon for each
+REPORT_KINDS = {"report", "s3"}
 
 tenants_partitions = dg.DynamicPartitionsDefinition(name=TENANTS)
 

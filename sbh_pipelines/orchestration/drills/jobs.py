@@ -16,10 +16,16 @@ from pydantic import Field
 
 from sbh_pipelines.backup.drill.scenarios import SCENARIOS
 from sbh_pipelines.errors import SbhError
-from sbh_pipelines.orchestration.backups.assets import GROUP
 from sbh_pipelines.orchestration.backups.steps import SOURCE_DB
 from sbh_pipelines.orchestration.common import batch
-from sbh_pipelines.orchestration.common.assets import ASSET_PREFIX, tenants_partitions
+from sbh_pipelines.orchestration.common.assets import (
+    ASSET_PREFIX,
+    GROUP,
+    KINDS,
+    OWNERS,
+    REPORT_KINDS,
+    tenants_partitions,
+)
 from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.failures import batch_failure, failure_of
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
@@ -124,7 +130,8 @@ def _reported(
     key=REPORT_ASSET,
     group_name=GROUP,
     deps=[DRILL_ASSET],
-    kinds={"postgres", "s3"},
+    kinds=REPORT_KINDS,
+    owners=OWNERS,
     description="Recovery time objectives against what drills measured, and recovery point objectives against how old the"
     " tenants' newest recovery points are. Its numbers are plotted over time. `sbh report recovery` prints the same.",
 )
@@ -155,7 +162,8 @@ def _check_spec() -> dg.AssetCheckSpec:
     partitions_def=tenants_partitions,
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=10),
     check_specs=[_check_spec()],
-    kinds={"postgres", "s3"},
+    kinds=KINDS,
+    owners=OWNERS,
     description="Each tenant's last drill that passed: the newest backup restored into a throw-away database, its files to a"
     " disk, all of it proved, and how many seconds each scenario took. The live tenant is not touched.",
     metadata={"report": "recovery_report"},
