@@ -117,14 +117,16 @@ def test_names_that_a_signpost_gives_are_in_the_code(document: Path) -> None:
 
 @pytest.mark.parametrize("room", ROOMS, ids=ids)
 def test_a_package_says_what_it_holds(room: Path) -> None:
-    """Each package has a docstring; files and names that it mentions exist."""
+    """Each package has a docstring; files and names that it mentions exist. Its indented tables begin with files of the package."""
     text = (room / "__init__.py").read_text("utf-8")
     found = re.match(r'"""(.*?)"""', text, re.S)
     assert found, "no docstring"
     assert missing(project_paths(found[1]), ROOT, PACKAGE, room) == []
-    names = [n for n in in_backticks(found[1]) if re.fullmatch(r"[a-z_]\w*", n)]
     inside = {file.stem for file in room.rglob("*.py")} | {folder.name for folder in room.rglob("*")}
+    names = [n for n in in_backticks(found[1]) if re.fullmatch(r"[a-z_]\w*", n)]
     assert [n for n in names if n not in inside and n not in words_of_the_code()] == []
+    listed = [n for line in re.findall(r"^    (\w+(?:, \w+)*)  +\S", found[1], re.M) for n in line.split(", ")]
+    assert [n for n in listed if n not in {child.stem for child in room.iterdir()}] == []
 
 
 def anchors(file: Path) -> set[str]:

@@ -1,11 +1,17 @@
-"""The command line, `sbh`: a thin face over `backup/service/service.py`. Decides nothing; parses, calls, prints.
+"""The command line, `sbh`: a thin face over `backup/service/`. Decides nothing; parses, calls, prints.
 
-    app       the tree of commands, the exit codes in its help, and what happens to an error
-    command   how a function becomes a command: the options that all have, what they share, and their answer
-    output    tables, units, JSON, errors
-    progress  progress bars on standard error
+    app            the tree of commands, the exit statuses, and what happens to an error
+    command        how a function becomes a command: shared options, and its answer
+    options        options that many commands take
+    output         tables, units, JSON, errors
+    progress       progress bars on standard error
+    settings_docs  docs/settings.md, made of the settings
+    commands       a file per group
+    show           tables that several commands print
+    servers        the commands that start servers
+    demo           `sbh demo`
 
-One module per noun holds that noun's commands: stack, tenants, backup, restore, doctor, settings, demo.
+Arguments -> command -> service -> a result -> table or JSON.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The application's PostgreSQL database.
+"""The application's PostgreSQL database. The only package that knows psycopg2.
 
 owned        a table with the tenant column
 inherited    a table whose rows follow a parent by foreign key

@@ -1,10 +1,15 @@
 """Everything that Dagster runs: the only package that imports it.
 
-    partition    one tenant, in the dynamic partition set `tenants`
-    step         one of the five ops every backup goes through, for a batch of tenants
-    asset        `tenant_backup/<type>`: the newest backup of that type, per tenant
-    fleet job    the same steps with the tenants in the run's configuration: what the schedule launches
+partition    one tenant, in the dynamic partition set `tenants`
+step         one of the five ops every backup goes through, for a batch of tenants
+asset        `tenant_backup/<type>`: the newest backup of that type, per tenant
+fleet job    the same steps with the tenants in the run's configuration: what the schedules launch
 
-Nothing here decides anything about backups: each op asks the service, turns what it returns into metadata, and turns
-its errors into failures that name the tenants. Loading the definitions reads no file and opens no connection.
+    backups, restores, drills, upkeep   assets, jobs and schedules, by noun
+    alerting                            sensors that find what is wrong, and channels that say it
+    guarded_ui                          Dagster's web UI behind a login
+    common                              what every job shares
+
+Nothing here decides anything about backups: an op asks the service, turns results into metadata and errors into failures
+that name the tenants. Loading the definitions reads no file and opens no connection.
 """

@@ -1,10 +1,15 @@
-"""A tenant's repository: everything under its backup prefix.
+"""A tenant's repository: everything under its backup prefix. What it means is `backup/contents/`; here is how it is stored.
 
-chunk      a piece of plaintext, named by HMAC-SHA256 of its content under the tenant's key
-sealed     compressed (zstd), encrypted (AES-256-GCM), bound to tenant and name
-pack       one object holding many sealed chunks and a sealed directory of them
-index      one object saying which packs hold which chunks; can be rebuilt from the packs
-manifest   the JSON document that is the backup; writing it is the commit
+    chunking                       where content is cut into chunks, and how large they are
+    seal                           chunks named by HMAC, compressed, encrypted, bound to tenant and name
+    pack                           one object of many sealed chunks, and the pipeline that fills and uploads them
+    index                          which packs hold which chunks; can be rebuilt from the packs
+    documents                      components, manifests, records: sealed or signed JSON
+    repository                     opened: writes and reads all of these
+    lease                          the right to write, for a while
+    prune_plan, prune, retirement  what no backup needs: decided, retired, removed
+    format                         keys of objects and byte layouts, as docs/format.md has them
+    keys, catalog, trail           data keys; the region's catalog; audit trails
 
-docs/format.md has the bytes, and what a crash between every two writes leaves behind.
+Content -> chunks -> sealed -> packs -> index -> documents -> manifest.
 """

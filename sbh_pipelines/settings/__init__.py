@@ -6,7 +6,7 @@ The environment wins over the file: `SBH_DATABASE__DSN` overrides `[database] ds
 Every secret `X` can be given in three ways, first found wins: `X` itself (in the environment, else in the file);
 `X_file`, a path; `X_secret`, the name or ARN of an AWS Secrets Manager secret. Secrets are `SecretStr`: a repr or a log
 shows stars.
-Loading does no I/O beyond the file; `X_file` and `X_secret` are resolved by `security.secrets` when they are needed.
+Loading does no I/O beyond the file; `X_file` and `X_secret` are resolved by `settings/secrets.py` when they are needed.
 """
 
 import os

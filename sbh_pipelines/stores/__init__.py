@@ -3,4 +3,13 @@
 store    a bucket, or a local directory that acts as one
 key      an object's full name in the bucket
 ETag     the store's own opaque mark of one version of an object's content
+
+    base                        what a store must guarantee, in numbered obligations
+    open_store                  the factory: which kinds there are
+    s3, local                   the kinds
+    object_store                the data path that they share
+    bound_store, region_proof   nothing is written but where it may lie
+    purge, object_lock          deleted in every version; kept for a time
+    s3_client, s3_control       boto3: what obstore cannot do, and how a bucket is set up
+    bucket_rules                what a bucket's policy and lifecycle rules mean for backups
 """

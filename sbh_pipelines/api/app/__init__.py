@@ -1,1 +1,11 @@
-"""The application: what every request passes before a route, and the threads and limits it works within."""
+"""The application: what every request passes before a route, and the limits it works within.
+
+    server    uvicorn, bounded in time
+    gate      raw ASGI around everything: an id, the token, the body, one log line
+    app       settings in, application out; errors become problems
+    calls     one request as routes see it: user, tenant, service, threads
+    rates     how often a user or a tenant may ask for what is expensive
+    workers   threads for what blocks: so many at work, so many waiting
+
+Request -> server -> gate -> app -> calls -> a route.
+"""

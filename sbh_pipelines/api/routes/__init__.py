@@ -1,1 +1,6 @@
-"""The routes, a file per noun. Each parses a body, asks the service or launches a run, and answers."""
+"""The routes, a file per noun. Each checks a body, asks the service or launches a run, and answers.
+
+backups, restores, approvals, operations   the routes of that tag
+platform                                   tenants, health, metrics, audit
+approval                                   whether what is asked for has the approval it needs
+"""

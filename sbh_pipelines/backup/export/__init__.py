@@ -1,1 +1,9 @@
-"""Exports: the data of a backup as a folder of SQL, CSV, JSON lines or Parquet, for whoever asked for it."""
+"""Exports: a backup's rows and files in a folder that is readable without this program.
+
+    export         chooses tables, reads the backup, writes table by table
+    text_formats   SQL, CSV and JSON lines from COPY text; Parquet is made by `backup/contents/arrow.py`
+    folder         complete under its name, or not there
+    readme         what the person who receives it is told
+
+Chunks -> COPY text -> a format -> the folder. No database is needed.
+"""

@@ -1,4 +1,13 @@
-"""How the backups stand: an *observation* is of one tenant, an *examination* of all of them, a *finding* what is wrong.
+"""How the backups stand. Nothing is taken from what runs said of themselves: repositories are looked at.
 
-`report` answers the specification's health check and its figures, `prometheus` the figures for a scraper.
+An *observation* is of one tenant, an *examination* of all tenants and regions, a *finding* one thing that is wrong.
+
+    observation    what a tenant's repository shows, remembered by the process
+    unusual_size   whether a backup is much smaller or larger than those before
+    findings       what an observation means. No I/O
+    examination    regions, keys and observations together
+    report         the specification's health check and figures
+    prometheus     the same figures for a scraper
+
+Repository -> observation -> findings -> examination -> report, metrics, alerts.
 """

@@ -1,5 +1,14 @@
 """Restoring one tenant in place: request -> plan -> safety backup -> merge -> proof -> commit.
 
-`request` says what is asked for, `plan` what would be done, `restore` does it. `row_compare` finds what differs, `rows`
-decides and writes it in one transaction, `row_proof` reads it back before the commit. `files` puts files back.
+request                   what is asked for; every option, declared once
+plan                      what would be done, and every reason to refuse
+restore                   the steps in their order, in one transaction
+context                   what the steps share
+row_compare, row_groups   what differs is found and staged
+rows                      decided by mode and written
+row_proof                 read back before the commit
+files                     compared, put back, removed
+safety_backup             the way back, made before anything is written
+hooks, events, status     maintenance; the audit trail; how far it is
+samples, into_schema      rows to look at: in a plan, or in a schema of their own
 """

@@ -1,1 +1,9 @@
-"""Which backups are kept: `policy` decides (pure), `holds` stand in its way, `forget` carries out, `prune` frees space."""
+"""Which backups are kept.
+
+    policy   which rule keeps which backup. Pure, without a clock
+    holds    pins and legal holds: what stands above the policy
+    forget   drops the manifests that nothing keeps
+    prune    marks what is needed, and has `repository/prune.py` give back the rest
+
+Backups, policy and holds in; manifests deleted by `forget`; their data retired, and a day later removed, by `prune`.
+"""

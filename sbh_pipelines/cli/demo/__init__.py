@@ -1,1 +1,10 @@
-"""`sbh demo`: one tenant out and back through Dagster on real servers, with proof."""
+"""`sbh demo`: one tenant damaged and brought back through Dagster, on real servers, with proof.
+
+    demo           the command
+    story          the steps, up to the damage
+    recovery       the steps after it
+    steps          a step is shown while it runs, timed, and told again at the end
+    dagster_runs   Dagster as processes of its own
+
+Servers and data come from `embedded/`. What prints is here, so that nothing of it is needed elsewhere.
+"""

@@ -1,1 +1,6 @@
-"""The commands that start servers: the REST API, the guarded web UI, the embedded stack."""
+"""The commands that start servers.
+
+serve   the REST API
+ui      Dagster's web UI behind a login
+stack   the embedded servers, for one machine
+"""

@@ -1,1 +1,11 @@
-"""Putting rows back into live tables: mapping, staging, comparing, deciding by mode, conflicts, writing, checking."""
+"""Putting a tenant's rows back into live tables: staged, compared, decided, written, checked.
+
+row_choice, closure            which rows are meant, and what hangs on them
+mapping, columns               how tables and columns of the backup fit today's schema
+renames, conversion            declared renames; types that keep every value
+staging                        `want` and `have`: the backup's rows and live ones, in temporary tables
+untouched                      rows that nobody wrote since the backup
+modes                          what each merge mode decides
+merge                          decides, writes only the differences, reads them back
+conflicts, foreign_keys        what would break, before; what holds, after
+"""

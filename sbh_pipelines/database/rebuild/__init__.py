@@ -1,1 +1,11 @@
-"""Filling an empty database, and what else is done outside live tables: roles, loads, throw-away databases, operators' SQL."""
+"""Filling an empty database, and what else is done outside live tables.
+
+    run            is the target empty, and how far is the recovery
+    roles, shared  what a database has besides rows: roles, grants, extensions, sequences, keys
+    load           rows by COPY, and what is checked afterwards
+    new_schema     rows in a schema of their own
+    throwaway      databases of drills: made, looked at, dropped
+    operator_sql   SQL of the settings: hooks and assertions
+
+Backup -> roles -> schema -> `load` -> constraints -> sequences.
+"""

@@ -1,4 +1,12 @@
-"""What the database has: its catalogue, the tenancy map (which rows are whose), tenants, definitions.
+"""What the database has, and whose it is.
 
-`key_hash` turns keys into numbers; `file_references` reads the object keys that rows refer to.
+    catalog           tables, columns, keys, partitions: PostgreSQL's catalogue in six queries
+    tenancy           the tenancy map: which rows of which table are a tenant's
+    tenants           the application's list of tenants
+    definition        a fingerprint of what a table is
+    key_hash          keys as numbers: buckets and hashes
+    file_references   the object keys that rows refer to
+    inspect           what `sbh doctor` asks
+
+`catalog` and the settings -> `tenancy` -> capture and merge.
 """

@@ -1,1 +1,8 @@
-"""A session with the application's database: connections with pinned settings, snapshots, COPY, PostgreSQL's own programs."""
+"""A session with the application's database.
+
+connection   pinned settings; the one place where psycopg2's errors become ours
+tls          verified TLS wherever the server is another machine
+snapshot     one exported snapshot that several connections read
+sql          quoting of names and values
+programs     pg_dump and psql
+"""

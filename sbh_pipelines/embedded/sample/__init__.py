@@ -1,1 +1,9 @@
-"""Sample data for them: a believable SaaS, its work, its damage, and an independent witness of its contents."""
+"""A made-up application, the same for the same arguments, and what happens to it.
+
+schema        its tables, awkward as real ones are
+data, rows    tenants, rows and files from a seed
+fleet         many tenants and large tables, for the benchmarks
+work, damage  an hour's work of a tenant; its ruin
+fingerprint   what tenants hold, by plain SQL and plain reads: the independent witness
+listing       a repository as seen from outside
+"""

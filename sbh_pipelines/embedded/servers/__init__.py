@@ -1,1 +1,10 @@
-"""Real servers from wheels: PostgreSQL, SeaweedFS, moto's KMS, as one stack."""
+"""Real servers from wheels, as one stack.
+
+stack           up, down, status, or running for the length of a block
+postgres        PostgreSQL 18
+object_server   SeaweedFS, an S3 server
+kms             moto's KMS
+process         servers that outlive the command that started them
+layout          which file of the state directory is where
+settings_file   the settings that lead to all of it
+"""

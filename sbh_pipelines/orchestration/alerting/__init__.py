@@ -1,1 +1,12 @@
-"""Telling people: what is wrong (conditions), in which words (alert), by which channels, once."""
+"""Telling people what is wrong: once, when it is worse, and when it is over.
+
+A *condition* is something wrong, under a stable key. An *alert* is what people are sent about it. A *channel* is a way there.
+
+    backup_watch, run_alerts, stuck_runs   sensors: what backups, failed runs and silent runs show
+    conditions                             conditions against a memory: what is to be told. Pure
+    alert_sender                           the memory, and what is owed to a channel that was down
+    alert                                  the words
+    channels                               the ways
+
+Findings and runs -> conditions -> alerts -> channels.
+"""

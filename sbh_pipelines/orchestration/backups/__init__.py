@@ -1,1 +1,10 @@
-"""The assets, jobs, checks and schedules that make backups and validate them."""
+"""The assets, jobs, checks and schedules that make and validate backups.
+
+    schedules, due   a tick: which tenants are due, in which batches
+    steps            the five ops
+    assets, jobs     the ops as assets per type, and as the fleet job
+    checks, record   what a run leaves: checks, materializations, observations
+    validation       the job that validates
+
+A tick -> `due` -> a run -> `steps` -> the service -> `record`, `checks`.
+"""

@@ -1,1 +1,11 @@
-"""What every job shares: the service as a resource, partitions, batches, failures, run tags, timetables."""
+"""What every job shares.
+
+resources           the service as a resource, and the user that a run acts for
+assets              partitions and asset keys
+batch               the tenants of a run, and how a batch ends when some fail
+failures            our errors as Dagster's
+runs                what a run is about, read from its tags and configuration
+timetable           the slots of a schedule
+metadata            results as numbers and tables
+dagster_internals   the interfaces of Dagster that are not public
+"""

@@ -1,1 +1,7 @@
-"""The jobs that take care of what is there: retention and prune, key rotation, the platform backup."""
+"""The jobs that take care of what is there.
+
+retention   forget by policy, and prune
+keys        rotation
+platform    the platform backup and its schedule
+metadata    their results as tables
+"""

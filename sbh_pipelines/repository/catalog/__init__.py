@@ -1,1 +1,6 @@
-"""The catalog of a region: a record per tenant, merged without locks; and the tombstones of erased tenants."""
+"""The catalog of a region: which backup describes each tenant, at which recovery point. A cache, never the only copy.
+
+catalog   reads and appends objects; compacts them
+records   what objects say, and how they merge without locks. No I/O
+erased    tombstones: tenants for whom nothing may begin
+"""

@@ -1,1 +1,7 @@
-"""An audit trail: events chained by hashes and signed, appended to, read backwards, checked."""
+"""An audit trail: events chained by hashes, signed, appended to, never changed.
+
+event    an event as bytes, and its signature
+trail    appends; several at once share an object
+reader   the newest first
+check    every link, every signature, and the end against the head
+"""
