@@ -69,8 +69,8 @@ async def list_backups(
         if status == "completed":
             sound, errors = call.service.list_all_backups(tenant, call.user)
         else:
-            sound, errors = call.service.unfinished_backups(tenant, call.user, status), []
-            sound = [documents.unfinished(found, call.user) for found in sound]
+            under_way, errors = call.service.unfinished_backups(tenant, call.user, status), []
+            sound = [documents.unfinished(found, call.user) for found in under_way]
         chosen = [m for m in sound if (type is None or m["type"] == type) and _within(m, created_after, created_before)]
         shown, following = pages.page(chosen, lambda m: (m["created_at"], m["id"]), 2, limit, cursor)
         return {

@@ -11,7 +11,7 @@ from sbh_pipelines.api.app.gate import USER
 from sbh_pipelines.api.schema import answers, documents, pages
 from sbh_pipelines.api.schema.problems import error_fields
 from sbh_pipelines.api.schema.responses import READS, answered, model_of
-from sbh_pipelines.backup.service.results import BackupMetrics, HealthReport, RetentionOutcome
+from sbh_pipelines.backup.service.results import BackupMetrics, HealthReport, LatestPoint, RetentionOutcome
 from sbh_pipelines.document import as_document
 from sbh_pipelines.model import Tenant
 from sbh_pipelines.security.policy import ALL_TENANTS
@@ -40,7 +40,7 @@ async def list_tenants(call: ACall, limit: pages.Limit = 50, cursor: pages.Curso
             tenants = [tenant for tenant in tenants if tenant.id > after]
         shown = tenants[:limit]
         points = call.service.recovery_points([t.id for t in shown], call.user) if shown else None
-        found = {p["tenant_id"]: p for p in points.points} if points else {}
+        found = {p.tenant_id: p for p in points.recovery_points} if points else {}
         return {
             "tenants": [_tenant(call, tenant, found[tenant.id]) for tenant in shown],
             "issues": documents.issues([e.as_dict() for e in points.issues], call.user) if points else [],
@@ -58,18 +58,18 @@ def _visible(call: Call) -> list[Tenant]:
     return call.service.tenants()
 
 
-def _tenant(call: Call, tenant: Tenant, point: Any) -> dict[str, Any]:
+def _tenant(call: Call, tenant: Tenant, point: LatestPoint) -> dict[str, Any]:
     settings = call.service.settings
     objective = settings.recovery_point_objective_s(tenant.tier)
-    age = point["age_s"]
+    age = point.age_s
     met = objective is None or (age is not None and age <= objective)
     return {
         "id": tenant.id,
         "region": tenant.region,
         "tier": tenant.tier,
-        "backup_id": point["backup_id"],
-        "recovery_point": point["recovery_point"]["time"] if point["recovery_point"] else None,
-        "recorded_as": point["recorded_as"],
+        "backup_id": point.backup_id,
+        "recovery_point": point.recovery_point.time if point.recovery_point else None,
+        "recorded_as": point.recorded_as,
         "age_s": age,
         "rpo_objective_s": objective,
         "rpo": "none" if objective is None else "ok" if met else "missed",

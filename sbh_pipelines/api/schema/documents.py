@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sbh_pipelines.api.schema.problems import error_fields, issue_fields, scrub, sees_internals
+from sbh_pipelines.backup.service.results import BackupStatus
 from sbh_pipelines.errors import SbhError, error_from_dict
 from sbh_pipelines.model import BackupId, parse_timestamp, timestamp
 from sbh_pipelines.security.policy import UserContext
@@ -19,16 +20,16 @@ def backup(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: manifest.get(name) for name in _BACKUP_KEYS}, **more, "status": "completed"}
 
 
-def unfinished(status: Mapping[str, Any], user: UserContext) -> dict[str, Any]:
+def unfinished(status: BackupStatus, user: UserContext) -> dict[str, Any]:
     """One that runs or failed: there is no manifest yet."""
     fields = dict.fromkeys(_BACKUP_KEYS) | {
-        "id": status["backup_id"],
-        "tenant_id": status["tenant_id"],
-        "status": status["status"],
-        "created_at": _begun(status["backup_id"]),
+        "id": status.backup_id,
+        "tenant_id": status.tenant_id,
+        "status": status.status,
+        "created_at": _begun(status.backup_id),
     }
-    if details := status.get("details"):
-        fields["error"] = error_fields(error_from_dict(details), user)
+    if status.details:
+        fields["error"] = error_fields(error_from_dict(status.details), user)
     return fields
 
 

@@ -98,7 +98,7 @@ def compliance_report(
     end = min(until, site.clock())
     lines, errors = [], []
     with_row = [tenant for tenant in tenants if tenant.key]  # those that are gone have nothing to lose now
-    ages = {str(p["tenant_id"]): p["age_s"] for p in recovery_points(site, with_row).points}
+    ages = {p.tenant_id: p.age_s for p in recovery_points(site, with_row).recovery_points}
     for tenant in tenants:
         try:
             lines.append(_line(site, tenant, since, until, end, ages.get(str(tenant.id))))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Self
 
 from sbh_pipelines.backup.contents.file_list import list_chunks, read_files
 from sbh_pipelines.backup.contents.layers import table_rows
@@ -18,6 +18,7 @@ from sbh_pipelines.backup.contents.manifest import Component, Manifest, TableSum
 from sbh_pipelines.backup.contents.manifests import read_component
 from sbh_pipelines.backup.contents.stored_table import read_table
 from sbh_pipelines.concurrency import streamed
+from sbh_pipelines.document import optional
 from sbh_pipelines.errors import CorruptObject, SbhError, StoreError
 from sbh_pipelines.model import Progress, ProgressSink, no_progress
 from sbh_pipelines.repository.format import FILES, VALIDATE, Entry, Keys
@@ -31,7 +32,7 @@ _TAKE_ANOTHER = "take another backup of the tenant: it stores anew what the tena
 
 @dataclass
 class Verification:
-    """What was checked, and what is wrong: errors of the tree, each naming the object."""
+    """What was checked so far, and what is wrong: errors of the tree, each naming the object."""
 
     backup_id: str
     deep: bool
@@ -46,18 +47,50 @@ class Verification:
         if len(self.issues) < _MAX_ISSUES and all(str(error) != str(known) for known in self.issues):
             self.issues.append(error)
 
-    def as_dict(self) -> dict[str, Any]:
-        """The specification's result: `valid`, `issues`, and what was checked."""
-        return {
-            "backup_id": self.backup_id,
-            "valid": not self.issues,
-            "issues": [e.as_dict() for e in self.issues],
-            "deep": self.deep,
-            "objects_checked": self.objects,
-            "chunks_checked": self.chunks,
-            "bytes_checked": self.bytes,
-            "seconds": round(self.seconds, 3),
-        }
+    @property
+    def valid(self) -> bool:
+        return not self.issues
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """What was found by checking a backup. Damage is a result, not an error.
+
+    Attributes:
+        tenant_id: Whose backup it is; absent for one of the platform.
+        backup_id: The backup.
+        valid: Whether it can be restored.
+        issues: What is wrong, each naming the object; at most two hundred.
+        deep: Whether everything was downloaded, decrypted and hashed.
+        objects_checked: Documents, index objects and packs.
+        chunks_checked: Chunks that the backup needs.
+        bytes_checked: Bytes that were downloaded.
+        seconds: How long it took.
+    """
+
+    tenant_id: str | None = optional()
+    backup_id: str
+    valid: bool
+    issues: Sequence[SbhError]
+    deep: bool
+    objects_checked: int
+    chunks_checked: int
+    bytes_checked: int
+    seconds: float
+
+    @classmethod
+    def of(cls, tenant_id: str | None, found: Verification) -> Self:
+        return cls(
+            tenant_id=tenant_id,
+            backup_id=found.backup_id,
+            valid=found.valid,
+            issues=tuple(found.issues),
+            deep=found.deep,
+            objects_checked=found.objects,
+            chunks_checked=found.chunks,
+            bytes_checked=found.bytes,
+            seconds=round(found.seconds, 3),
+        )
 
 
 def raise_first(verification: Verification) -> None:

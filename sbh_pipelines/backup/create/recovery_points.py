@@ -4,15 +4,15 @@ The catalog answers for nearly all tenants; it is believed only where the backup
 not know, or whose newest backup it has not heard of, is asked for its manifests.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
+from sbh_pipelines.backup.contents.manifests import read_manifest
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import CorruptObject, SbhError, UnknownBackup
-from sbh_pipelines.model import RecoveryPoint, Tenant, TenantId, parse_timestamp
+from sbh_pipelines.model import BackupId, RecoveryPoint, Tenant, TenantId, parse_timestamp
 from sbh_pipelines.repository.catalog.records import TenantRecord
 from sbh_pipelines.repository.documents import list_manifest_ids
 from sbh_pipelines.repository.repository import Repository
@@ -21,23 +21,42 @@ BACKUP, UNCHANGED = "backup", "unchanged"
 
 
 @dataclass(frozen=True, slots=True)
-class RecoveryPoints:
-    """`points` as `latest_recovery_point` gives them, one per tenant in the order asked for; a tenant without any has
-    nulls. `issues`: damaged manifests and catalog objects, and tenants that could not be looked at. Show them: because of
-    them a point may be older than it need be.
+class LatestPoint:
+    """Up to when a tenant is safe.
+
+    Attributes:
+        tenant_id: The tenant.
+        backup_id: The backup that describes it at the recovery point; None where it has no backups.
+        recovery_point: The latest instant to which it can be restored.
+        recorded_as: `backup`, or `unchanged` where a tick found the tenant equal to that backup.
+        age_s: How long ago that was by this machine's clock, s.
     """
 
-    points: Sequence[Mapping[str, Any]]
+    tenant_id: str
+    backup_id: BackupId | None = None
+    recovery_point: RecoveryPoint | None = None
+    recorded_as: str | None = None
+    age_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryPoints:
+    """Up to when several tenants are safe.
+
+    Attributes:
+        recovery_points: One per tenant, in the order asked for.
+        issues: Damaged manifests and catalog objects, and tenants that could not be looked at: because of them a point may
+            be older than it need be.
+    """
+
+    recovery_points: Sequence[LatestPoint]
     issues: Sequence[SbhError]
 
 
-def latest_recovery_point(site: Site, tenant: Tenant) -> dict[str, Any]:
-    """{tenant_id, backup_id, recovery_point, recorded_as: backup | unchanged, age_s}. Raises UnknownBackup, CorruptObject.
-
-    `age_s` is by this machine's clock.
-    """
+def latest_recovery_point(site: Site, tenant: Tenant) -> LatestPoint:
+    """Raises UnknownBackup where the tenant has no backups, CorruptObject where none can be read."""
     point, issues = _latest(site, tenant, site.catalog(tenant.region).read([tenant.id]).get(tenant.id))
-    if point["backup_id"] is not None:
+    if point.backup_id is not None:
         return point
     if issues:
         raise issues[0]
@@ -54,7 +73,7 @@ def recovery_points(site: Site, tenants: Sequence[Tenant]) -> RecoveryPoints:
         known |= catalog.read([t.id for t in allowed if t.region == region])
         issues += [damage.error for damage in catalog.damages]
 
-    def look(tenant: Tenant) -> tuple[dict[str, Any], list[SbhError]]:
+    def look(tenant: Tenant) -> tuple[LatestPoint, list[SbhError]]:
         try:
             return _latest(site, tenant, known.get(tenant.id))
         except SbhError as error:
@@ -64,7 +83,7 @@ def recovery_points(site: Site, tenants: Sequence[Tenant]) -> RecoveryPoints:
     return RecoveryPoints([point for point, _ in looked], issues + [e for _, errors in looked for e in errors])
 
 
-def _latest(site: Site, tenant: Tenant, record: TenantRecord | None) -> tuple[dict[str, Any], list[SbhError]]:
+def _latest(site: Site, tenant: Tenant, record: TenantRecord | None) -> tuple[LatestPoint, list[SbhError]]:
     store, prefix = site.backup_store(tenant)
     ids = list_manifest_ids(store, prefix)
     if record is not None and record.backup_id not in ids:
@@ -77,7 +96,7 @@ def _latest(site: Site, tenant: Tenant, record: TenantRecord | None) -> tuple[di
                 break
             repository = repository or stack.enter_context(site.repository(tenant))
             try:
-                point = RecoveryPoint.from_dict(repository.manifest(backup_id)["recovery_point"])
+                point = read_manifest(repository, backup_id).recovery_point
             except UnknownBackup:
                 continue  # forgotten since it was listed
             except CorruptObject as error:
@@ -89,15 +108,14 @@ def _latest(site: Site, tenant: Tenant, record: TenantRecord | None) -> tuple[di
     return _answer(site, tenant, record), issues
 
 
-def _answer(site: Site, tenant: Tenant, record: TenantRecord | None) -> dict[str, Any]:
+def _answer(site: Site, tenant: Tenant, record: TenantRecord | None) -> LatestPoint:
     if record is None:
-        nothing = dict.fromkeys(("backup_id", "recovery_point", "recorded_as", "age_s"))
-        return {"tenant_id": tenant.id, **nothing}
+        return LatestPoint(tenant.id)
     age = (site.clock() - parse_timestamp(record.point.time)).total_seconds()
-    return {
-        "tenant_id": tenant.id,
-        "backup_id": record.backup_id,
-        "recovery_point": asdict(record.point),
-        "recorded_as": UNCHANGED if record.unchanged else BACKUP,
-        "age_s": round(max(age, 0.0), 1),
-    }
+    return LatestPoint(
+        tenant.id,
+        record.backup_id,
+        record.point,
+        UNCHANGED if record.unchanged else BACKUP,
+        round(max(age, 0.0), 1),
+    )

@@ -71,7 +71,7 @@ def run_drill(
         if Part.DATABASE in parts or Part.CONFIG in parts:
             _require_platform_backup(site)
             drop_leftovers(drill_server(site.settings), begun)
-        (point,) = recovery_points(site, [tenant]).points
+        (point,) = recovery_points(site, [tenant]).recovery_points
         drill = _Drill(site, tenant, repository, drill_id, wanted, progress)
         outcomes = {part: drill.part(part) for part in parts}
         results = [_scenario(site, scenario, outcomes) for scenario in scenarios]
@@ -85,7 +85,7 @@ def run_drill(
             "scenarios": results,
             "issues": drill.issues,
             "tier": tenant.tier,
-            "recovery_point_age_s": point["age_s"],
+            "recovery_point_age_s": point.age_s,
             "recovery_point_objective_s": site.settings.recovery_point_objective_s(tenant.tier),
             "drilled_by": drilled_by,
             "started_at": timestamp(begun),

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sbh_pipelines.backup.create.recovery_points import recovery_points
+from sbh_pipelines.backup.create.recovery_points import LatestPoint, recovery_points
 from sbh_pipelines.backup.drill.records import DAMAGED, PASSED, last_drills, read_records
 from sbh_pipelines.backup.drill.scenarios import BACKUP_TYPES, SCENARIOS
 from sbh_pipelines.backup.site.site import Site
@@ -55,7 +55,7 @@ def recovery_report(site: Site, tenants: Sequence[Tenant]) -> dict[str, Any]:
         "tenants": len(tenants),
         "recovery_time": [_time_of(site.settings, scenario, sound) for scenario in SCENARIOS],
         "recovery_point": [
-            _point_of(site.settings, kind, objective, tenants, ages.points, sound)
+            _point_of(site.settings, kind, objective, tenants, ages.recovery_points, sound)
             for kind, objective in site.settings.drill.recovery_point_objectives_s.items()
         ],
         "issues": [issue.as_dict() for issue in _once(issues)],
@@ -122,12 +122,12 @@ def _point_of(
     kind: str,
     objective: float,
     tenants: Sequence[Tenant],
-    points: Sequence[Mapping[str, Any]],
+    points: Sequence[LatestPoint],
     drills: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """One row of the second table. A tenant without any backup misses every objective, and has no age."""
     own = {str(tenant.id) for tenant in tenants if settings.data_type(tenant.tier) == kind}
-    ages = {str(p["tenant_id"]): p["age_s"] for p in points if p["tenant_id"] in own}
+    ages = {p.tenant_id: p.age_s for p in points if p.tenant_id in own}
     known = {tenant: float(age) for tenant, age in ages.items() if age is not None}
     none = sorted(tenant for tenant, age in ages.items() if age is None)
     worst = max(known, key=lambda tenant: (known[tenant], tenant), default=None)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sbh_pipelines.backup.contents.manifests import ManifestCache, read_manifests
-from sbh_pipelines.backup.create.status import backup_status
+from sbh_pipelines.backup.create.status import BackupStatus, backup_status
 from sbh_pipelines.backup.service.gate import Access
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import InvalidId, SbhError, SourceError, UnknownBackup
@@ -121,11 +121,8 @@ class Reading(Access):
         finally:
             recording.result()
 
-    def unfinished_backups(self, tenant_id: str, user_ctx: UserContext, status: str) -> list[dict[str, Any]]:
-        """`status` running: the one at work, if any; failed: what is on record of those that were not committed, newest first.
-
-        Each as `get_backup_status` gives it.
-        """
+    def unfinished_backups(self, tenant_id: str, user_ctx: UserContext, status: str) -> list[BackupStatus]:
+        """`status` running: the one at work, if any; failed: what is on record of those that were not committed, newest first."""
         tenant = self._allowed(tenant_id, user_ctx, "backup.status")
         store, prefix = self._site.backup_store(tenant)
         if status == "running":
@@ -140,6 +137,6 @@ class Reading(Access):
                 at = backup_status(self._site, tenant, BackupId.parse(text))
             except InvalidId:  # a restore's lease, or not one of ours
                 continue
-            if at is not None and at["status"] == status:
+            if at is not None and at.status == status:
                 found.append(at)
         return found

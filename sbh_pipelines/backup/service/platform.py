@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from sbh_pipelines.backup.approvals import checked_reason
 from sbh_pipelines.backup.contents.manifest import Manifest
-from sbh_pipelines.backup.contents.verification import verify_backup
+from sbh_pipelines.backup.contents.verification import Validation, verify_backup
 from sbh_pipelines.backup.create.events import created_props
 from sbh_pipelines.backup.recover.platform_backup import create_platform_backup, list_platform_backups, open_platform
 from sbh_pipelines.backup.recover.recovery import Chosen, known_tenants, rebuild
@@ -17,6 +17,7 @@ from sbh_pipelines.backup.service.gate import Access
 from sbh_pipelines.backup.site.audit_trails import noted
 from sbh_pipelines.database.session.connection import describe_dsn
 from sbh_pipelines.database.session.programs import brings_password
+from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import ApprovalNeeded, NotConfirmed, RequestError, SbhError, UnknownTenant
 from sbh_pipelines.model import BackupId, ProgressSink, TenantId, no_progress
 from sbh_pipelines.placement import platform_tenant
@@ -69,9 +70,10 @@ class Platform(Access):
         self._authorize(user_ctx, "platform.backup", ALL_TENANTS)
         with open_platform(self._site, backup_id, None, lambda _: None) as platform:
             found = verify_backup(platform.repository, platform.manifest, deep=deep, progress=progress)
-        told = {"backup_id": platform.id, "deep": deep, "valid": found.as_dict()["valid"]}
+        told = {"backup_id": platform.id, "deep": deep, "valid": found.valid}
         self._track_platform("platform.backup_validated", user_ctx, told)
-        return found.as_dict()
+        document: dict[str, Any] = as_document(Validation.of(None, found))
+        return document
 
     def recover_platform(
         self,

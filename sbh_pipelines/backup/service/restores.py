@@ -172,8 +172,8 @@ class Restoring(Keeping, Approving):
                 found.append((tenant, read_restore_status(self._site, tenant, wanted)))
             except RequestError as error:
                 missing = error
-        status = the_only([status for _, status in found], missing or UnknownBackup("No tenants", on=wanted))
-        self._accessed(found[0][0], user_ctx, "restore status", restore_id=wanted)
+        tenant, status = the_only(found, missing or UnknownBackup("No tenants", on=wanted))
+        self._accessed(tenant, user_ctx, "restore status", restore_id=wanted)
         return status
 
     def list_restores(self, tenant_id: str, user_ctx: UserContext) -> list[dict[str, Any]]:

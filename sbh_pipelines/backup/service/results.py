@@ -1,5 +1,8 @@
 """The results that faces declare or name: each is made, and described, next to the verb that returns it."""
 
+from sbh_pipelines.backup.contents.verification import Validation
+from sbh_pipelines.backup.create.recovery_points import LatestPoint
+from sbh_pipelines.backup.create.status import BackupStatus
 from sbh_pipelines.backup.health.examination import Examination
 from sbh_pipelines.backup.health.findings import Finding
 from sbh_pipelines.backup.health.report import BackupMetrics, HealthReport
@@ -9,12 +12,15 @@ from sbh_pipelines.backup.retain.prune import NothingToPrune, PruneReport
 
 __all__ = [
     "BackupMetrics",
+    "BackupStatus",
     "Examination",
     "Finding",
     "HealthReport",
     "HoldLine",
+    "LatestPoint",
     "NothingToPrune",
     "PruneReport",
     "RetentionLine",
     "RetentionOutcome",
+    "Validation",
 ]

@@ -13,12 +13,17 @@ from functools import cache
 from typing import Any
 
 from sbh_pipelines.backup.contents.manifests import read_manifest, resolve_backup
-from sbh_pipelines.backup.contents.verification import Verification, verify_backup
+from sbh_pipelines.backup.contents.verification import Validation, Verification, verify_backup
 from sbh_pipelines.backup.create import drafts as making
 from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.files_step import enumerate_files
 from sbh_pipelines.backup.create.publish import verify_checksums, write_manifest
-from sbh_pipelines.backup.create.recovery_points import RecoveryPoints, latest_recovery_point, recovery_points
+from sbh_pipelines.backup.create.recovery_points import (
+    LatestPoint,
+    RecoveryPoints,
+    latest_recovery_point,
+    recovery_points,
+)
 from sbh_pipelines.backup.create.snapshot_step import skip_unchanged, snapshot_tables
 from sbh_pipelines.backup.create.status import backup_status, the_only
 from sbh_pipelines.backup.retain import forget as forgetting
@@ -33,6 +38,7 @@ from sbh_pipelines.backup.service.platform import Platform
 from sbh_pipelines.backup.service.restores import Restoring
 from sbh_pipelines.backup.service.tokens import Issuing
 from sbh_pipelines.database.schema.tenants import list_tenants
+from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import (
     CorruptObject,
     KeyServiceError,
@@ -208,8 +214,8 @@ class BackupService(
         finally:
             repository.close()
 
-    def latest_recovery_point(self, tenant_id: str, user_ctx: UserContext) -> dict[str, Any]:
-        """Up to when the tenant is safe: {tenant_id, backup_id, recovery_point, recorded_as: backup | unchanged, age_s}.
+    def latest_recovery_point(self, tenant_id: str, user_ctx: UserContext) -> LatestPoint:
+        """Up to when the tenant is safe.
 
         Raises UnknownBackup where the tenant has no backups, CorruptObject where none can be read.
         """
@@ -252,13 +258,13 @@ class BackupService(
             if error.transient:
                 raise
             result.found(error)
-        found = result.as_dict()
-        told = {"backup_id": result.backup_id, "deep": deep, "valid": found["valid"]}
-        codes = sorted({issue["code"] for issue in found["issues"]})
+        told = {"backup_id": result.backup_id, "deep": deep, "valid": result.valid}
+        codes = sorted({issue.code for issue in result.issues})
         self._site.track(
-            tenant, "backup.validated", user_ctx.user_id, {**told, "issues": len(found["issues"]), "codes": codes}
+            tenant, "backup.validated", user_ctx.user_id, {**told, "issues": len(result.issues), "codes": codes}
         )
-        return {"tenant_id": tenant.id, **found}
+        document: dict[str, Any] = as_document(Validation.of(tenant.id, result))
+        return document
 
     # status
 
@@ -277,9 +283,10 @@ class BackupService(
             if (status := backup_status(self._site, tenant, wanted)) is not None
         ]
         missing = UnknownBackup("No such backup", on=wanted, remedy="see `sbh backup list`")
-        status = the_only([status for _, status in found], missing)
-        self._accessed(found[0][0], user_ctx, "status", backup_id=wanted)
-        return status
+        tenant, status = the_only(found, missing)
+        self._accessed(tenant, user_ctx, "status", backup_id=wanted)
+        document: dict[str, Any] = as_document(status)
+        return document
 
     def request_counts(self) -> Mapping[str, int]:
         """Calls made to object stores so far, by verb."""

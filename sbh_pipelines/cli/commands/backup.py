@@ -80,10 +80,9 @@ def list_backups(invocation: Invocation, tenant: TenantArgument) -> Answer:
     def show_all(out: Any) -> None:
         out.print(_listing(title, found))
         latest = service.recovery_points([tenant], user)
-        for point in latest.points:
-            if point["recorded_as"] == "unchanged":
-                since, moment = point["backup_id"], utc(point["recovery_point"]["time"])
-                out.print(f"unchanged since {since} as of {moment}")
+        for point in latest.recovery_points:
+            if point.recorded_as == "unchanged" and point.recovery_point is not None:
+                out.print(f"unchanged since {point.backup_id} as of {utc(point.recovery_point.time)}")
         shown = {error.on for error in damaged}
         for error in (*damaged, *(issue for issue in latest.issues if issue.on not in shown)):
             out.print(str(error), style="red", markup=False)

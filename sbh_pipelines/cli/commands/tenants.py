@@ -1,13 +1,15 @@
 """`sbh tenants`: who there is to back up."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, TypeVar
 
 import typer
 
+from sbh_pipelines.backup.service.results import LatestPoint
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.output import Answer, plural, table, utc
+from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import RequestError, SbhError
 
 app = typer.Typer(name="tenants", help="The application's tenants.")
@@ -74,23 +76,21 @@ def recovery_points(
 
     def show_all(out: Any) -> None:
         columns = ("tenant", "latest recovery point", ">age", "backup", "recorded as")
-        out.print(table(plural(len(found.points), "tenant"), columns, map(_recovery_point, found.points)))
+        out.print(
+            table(plural(len(found.recovery_points), "tenant"), columns, map(_recovery_point, found.recovery_points))
+        )
         for issue in found.issues:
             out.print(str(issue), style="red", markup=False)
 
-    document = {
-        "recovery_points": list(found.points),
-        "issues": [issue.as_dict() for issue in found.issues],
-    }
-    brief = [f"{p['tenant_id']} {p['recovery_point']['time'] if p['recovery_point'] else 'none'}" for p in found.points]
-    return Answer(document, show_all, brief, found.issues[0].exit_status if found.issues else 0)
+    brief = [f"{p.tenant_id} {p.recovery_point.time if p.recovery_point else 'none'}" for p in found.recovery_points]
+    return Answer(as_document(found), show_all, brief, found.issues[0].exit_status if found.issues else 0)
 
 
-def _recovery_point(point: Mapping[str, Any]) -> tuple[str, ...]:
-    if point["recovery_point"] is None:
-        return (point["tenant_id"], "none", "", "", "")
-    moment = utc(point["recovery_point"]["time"])
-    return (point["tenant_id"], moment, _age(point["age_s"]), point["backup_id"], point["recorded_as"])
+def _recovery_point(point: LatestPoint) -> tuple[str, ...]:
+    if point.recovery_point is None:
+        return (point.tenant_id, "none", "", "", "")
+    age = _age(point.age_s or 0.0)
+    return (point.tenant_id, utc(point.recovery_point.time), age, str(point.backup_id), str(point.recorded_as))
 
 
 def _age(seconds: float) -> str:

@@ -465,9 +465,10 @@ def test_an_unchanged_tenant_costs_its_repository_nothing(application: Applicati
         assert draft.unchanged_since == made["id"]
         assert {file: file.stat().st_mtime_ns for file in _objects(repository)} == before
         point = service.latest_recovery_point(ACME, ADMIN)
-        assert (point["recorded_as"], point["backup_id"]) == ("unchanged", made["id"])
+        assert (point.recorded_as, point.backup_id) == ("unchanged", made["id"])
         assert draft.recovery_point is not None
-        assert point["recovery_point"]["time"] == draft.recovery_point.time > made["recovery_point"]["time"]
+        assert point.recovery_point is not None
+        assert point.recovery_point.time == draft.recovery_point.time > made["recovery_point"]["time"]
 
 
 _SMALL: tuple[Callable[[Application], None], ...] = (

@@ -41,9 +41,10 @@ def test_a_backup_is_a_recovery_point(application: Application) -> None:
     service = application.service()
     backup, point = backed_up(service)
     found = service.latest_recovery_point(ACME, ADMIN)
-    assert (found["tenant_id"], found["backup_id"], found["recorded_as"]) == (ACME, backup, "backup")
-    assert found["recovery_point"]["time"] == point.time
-    assert 0 <= found["age_s"] < 60
+    assert (found.tenant_id, found.backup_id, found.recorded_as) == (ACME, backup, "backup")
+    assert found.recovery_point == point
+    assert found.age_s is not None
+    assert 0 <= found.age_s < 60
 
 
 def test_an_unchanged_tick_moves_it_on(application: Application) -> None:
@@ -51,8 +52,8 @@ def test_an_unchanged_tick_moves_it_on(application: Application) -> None:
     backup, point = backed_up(service)
     record(service, backup, later(point))
     found = service.latest_recovery_point(ACME, ADMIN)
-    assert (found["backup_id"], found["recorded_as"]) == (backup, "unchanged")
-    assert RecoveryPoint.from_dict(found["recovery_point"]) == later(point)
+    assert (found.backup_id, found.recorded_as) == (backup, "unchanged")
+    assert found.recovery_point == later(point)
 
 
 def test_a_record_whose_backup_is_gone_is_not_believed(application: Application) -> None:
@@ -60,10 +61,10 @@ def test_a_record_whose_backup_is_gone_is_not_believed(application: Application)
     service = application.service()
     backup, point = backed_up(service)
     record(service, BackupId("backup_20990101_0000"), later(point))
-    assert service.latest_recovery_point(ACME, ADMIN)["backup_id"] == backup
+    assert service.latest_recovery_point(ACME, ADMIN).backup_id == backup
     record(service, backup, later(point, "2098"))  # an older tick does not win over the one that is not believed
     found = service.latest_recovery_point(ACME, ADMIN)
-    assert (found["backup_id"], found["recovery_point"]["time"]) == (backup, point.time)
+    assert (found.backup_id, found.recovery_point) == (backup, point)
     forget(application, backup)
     with pytest.raises(UnknownBackup, match=ACME):
         service.latest_recovery_point(ACME, ADMIN)
@@ -76,7 +77,7 @@ def test_a_newer_backup_that_the_catalog_has_not_heard_of_counts(application: Ap
     site_of(service).catalog(REGION).record([TenantRecord(TenantId(ACME), first, later(point, "2001"), None)])
     _remove_catalog_objects(application, keep=1)
     found = service.latest_recovery_point(ACME, ADMIN)
-    assert (found["backup_id"], found["recovery_point"]["time"]) == (second, newer.time)
+    assert (found.backup_id, found.recovery_point) == (second, newer)
 
 
 def _remove_catalog_objects(application: Application, keep: int) -> None:
@@ -93,7 +94,7 @@ def test_an_unchanged_record_that_is_later_than_a_newer_backup_counts(applicatio
     backed_up(service)
     record(service, first, later(point))
     found = service.latest_recovery_point(ACME, ADMIN)
-    assert (found["backup_id"], found["recorded_as"]) == (first, "unchanged")
+    assert (found.backup_id, found.recorded_as) == (first, "unchanged")
 
 
 def test_without_any_catalog_the_manifests_answer(application: Application) -> None:
@@ -102,7 +103,7 @@ def test_without_any_catalog_the_manifests_answer(application: Application) -> N
     record(service, backup, later(point))
     _remove_catalog_objects(application, keep=0)
     found = service.latest_recovery_point(ACME, ADMIN)
-    assert (found["backup_id"], found["recovery_point"]["time"]) == (backup, point.time)
+    assert (found.backup_id, found.recovery_point) == (backup, point)
 
 
 def test_a_damaged_newest_manifest_does_not_count_and_is_shown(application: Application) -> None:
@@ -111,7 +112,7 @@ def test_a_damaged_newest_manifest_does_not_count_and_is_shown(application: Appl
     second, _ = backed_up(service)
     _remove_catalog_objects(application, keep=0)
     (application.repository(ACME) / "manifests" / f"{second}.json").write_bytes(b"{}")
-    assert service.latest_recovery_point(ACME, ADMIN)["backup_id"] == first
+    assert service.latest_recovery_point(ACME, ADMIN).backup_id == first
     (issue,) = service.recovery_points([ACME], ADMIN).issues
     assert second in issue.on
     forget(application, first)
@@ -127,7 +128,7 @@ def test_damage_of_the_catalog_is_shown(application: Application) -> None:
     (file,) = (application.bucket / "_sbh-catalog" / REGION / "records").iterdir()
     file.write_bytes(b"damaged")
     found = service.recovery_points([], ADMIN)
-    assert [(p["tenant_id"], p["backup_id"]) for p in found.points] == [(ACME, backup), (BOLT, None)]
+    assert [(p.tenant_id, p.backup_id) for p in found.recovery_points] == [(ACME, backup), (BOLT, None)]
     (issue,) = found.issues
     assert file.name in issue.on
 
@@ -141,7 +142,7 @@ def test_for_all_tenants_the_requests_are_one_listing_each(application: Applicat
     site_of(service).catalog(REGION).compact()
     other = application.service()
     found = other.recovery_points([], ADMIN)
-    assert [p["recorded_as"] for p in found.points] == ["unchanged", "unchanged"]
+    assert [p.recorded_as for p in found.recovery_points] == ["unchanged", "unchanged"]
     assert other.request_counts() == {"list": 1 + 2, "get": 1 + 1}  # the catalog's, the tenants'; its key, its object
 
 
@@ -149,7 +150,7 @@ def test_only_the_callers_tenants_are_shown(application: Application) -> None:
     service = application.service()
     backed_up(service)
     viewer = UserContext("someone", BOLT, Role.VIEWER)
-    assert [p["tenant_id"] for p in service.recovery_points([], viewer).points] == [BOLT]
+    assert [p.tenant_id for p in service.recovery_points([], viewer).recovery_points] == [BOLT]
     for ask in (service.latest_recovery_point, lambda t, user: service.recovery_points([t], user)):
         with pytest.raises(AccessDenied):
             ask(ACME, viewer)
@@ -160,12 +161,12 @@ def test_regions_are_apart(application: Application) -> None:
     service = application.service()
     backup, point = backed_up(service)
     site_of(service).catalog("us-east-1").record([], {TenantId(ACME): backup}, later(point))
-    assert service.latest_recovery_point(ACME, ADMIN)["recorded_as"] == "backup"
+    assert service.latest_recovery_point(ACME, ADMIN).recorded_as == "backup"
     with pytest.raises(ResidencyError):
         site_of(service).catalog("ap-south-1")
     elsewhere = application.service(storage={"regions": ["us-east-1"]})
     found = elsewhere.recovery_points([], ADMIN)
-    assert [p["backup_id"] for p in found.points] == [None, None]
+    assert [p.backup_id for p in found.recovery_points] == [None, None]
     assert [type(issue) for issue in found.issues] == [ResidencyError, ResidencyError]
 
 
