@@ -71,8 +71,10 @@ def ids(file: Path) -> str:
 @pytest.mark.parametrize("document", sorted(set(DOCUMENTS) - HISTORY), ids=ids)
 def test_files_that_a_document_names_exist(document: Path) -> None:
     """Paths are from the root of the repository, or from the package; beside the document also plain names."""
-    paths = project_paths(prose(document.read_text("utf-8")))
-    assert missing(paths, ROOT, PACKAGE, document.parent) == []
+    text = document.read_text("utf-8")
+    assert missing(project_paths(prose(text)), ROOT, PACKAGE, document.parent) == []
+    drawn = (path for block in _FENCE.findall(text) for path in re.findall(r"\w+(?:/\w+)+\.(?:py|md|yaml)\b", block))
+    assert missing(drawn, ROOT, PACKAGE) == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
@@ -117,7 +119,10 @@ def test_names_that_a_signpost_gives_are_in_the_code(document: Path) -> None:
 
 @pytest.mark.parametrize("room", ROOMS, ids=ids)
 def test_a_package_says_what_it_holds(room: Path) -> None:
-    """Each package has a docstring; files and names that it mentions exist. Its indented tables begin with files of the package."""
+    """Each package has a docstring; files and names that it mentions exist.
+
+    Its tables list files. Where one of them is indented, the others list words.
+    """
     text = (room / "__init__.py").read_text("utf-8")
     found = re.match(r'"""(.*?)"""', text, re.S)
     assert found, "no docstring"
@@ -125,7 +130,9 @@ def test_a_package_says_what_it_holds(room: Path) -> None:
     inside = {file.stem for file in room.rglob("*.py")} | {folder.name for folder in room.rglob("*")}
     names = [n for n in in_backticks(found[1]) if re.fullmatch(r"[a-z_]\w*", n)]
     assert [n for n in names if n not in inside and n not in words_of_the_code()] == []
-    listed = [n for line in re.findall(r"^    (\w+(?:, \w+)*)  +\S", found[1], re.M) for n in line.split(", ")]
+    indented = re.findall(r"^    (\w+(?:, \w+)*)  +\S", found[1], re.M)
+    tables = indented or re.findall(r"^(\w+(?:, \w+)*)  +\S", found[1], re.M)
+    listed = [name for line in tables for name in line.split(", ")]
     assert [n for n in listed if n not in {child.stem for child in room.iterdir()}] == []
 
 

@@ -3,7 +3,6 @@
 schema        its tables, awkward as real ones are
 data, rows    tenants, rows and files from a seed
 fleet         many tenants and large tables, for the benchmarks
-work, damage  an hour's work of a tenant; its ruin
+changes       an hour's work of a tenant; its ruin
 fingerprint   what tenants hold, by plain SQL and plain reads: the independent witness
-listing       a repository as seen from outside
 """
