@@ -248,7 +248,7 @@ class KeyRotationFailed(KeyServiceError):
     """Some keys of a rotation were not wrapped anew. `report` says which, and what was done for the others."""
 
     code = "SBH-502"
-    report: Mapping[str, Any] | None = None
+    report: Any = None  # of rotation, which errors know nothing of
 
 
 class RepositoryError(SbhError):

@@ -15,7 +15,6 @@ from sbh_pipelines.cli.commands import (
     backup,
     doctor,
     drill,
-    erasing,
     export,
     health,
     keys,
@@ -91,7 +90,6 @@ def _group_options(
 for command_module in (demo, doctor, export, health, serve, ui):
     command_module.add_to(app)
 retention.add_to(backup.app)
-erasing.add_to(tenants.app)
 for group_module in (
     stack,
     tenants,

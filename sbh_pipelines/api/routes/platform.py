@@ -1,18 +1,19 @@
 """Tenants and how they stand, what retention would forget, health, metrics, the audit trail."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from sbh_pipelines.api.app.calls import ACall, Call
 from sbh_pipelines.api.app.gate import USER
-from sbh_pipelines.api.schema import answers, documents, pages
-from sbh_pipelines.api.schema.problems import error_fields
+from sbh_pipelines.api.schema import answers, pages
+from sbh_pipelines.api.schema.problems import error_answer, error_fields
 from sbh_pipelines.api.schema.responses import READS, answered, model_of
 from sbh_pipelines.backup.service.results import BackupMetrics, HealthReport, LatestPoint, RetentionOutcome
 from sbh_pipelines.document import as_document
+from sbh_pipelines.errors import error_from_dict
 from sbh_pipelines.model import Tenant
 from sbh_pipelines.security.policy import ALL_TENANTS
 
@@ -32,7 +33,7 @@ _AUDIT_UNTIL = Query(description="Only events before this time, ISO 8601 with a 
 async def list_tenants(call: ACall, limit: pages.Limit = 50, cursor: pages.Cursor = None) -> Response:
     """Those that the caller may see, by slug, each with its newest recovery point and whether that is recent enough."""
 
-    def work() -> dict[str, Any]:
+    def work() -> answers.TenantPage:
         tenants = _visible(call)
         tenants.sort(key=lambda tenant: tenant.id)
         if cursor is not None:
@@ -41,13 +42,13 @@ async def list_tenants(call: ACall, limit: pages.Limit = 50, cursor: pages.Curso
         shown = tenants[:limit]
         points = call.service.recovery_points([t.id for t in shown], call.user) if shown else None
         found = {p.tenant_id: p for p in points.recovery_points} if points else {}
-        return {
-            "tenants": [_tenant(call, tenant, found[tenant.id]) for tenant in shown],
-            "issues": documents.issues([e.as_dict() for e in points.issues], call.user) if points else [],
-            "next_cursor": pages.encode((shown[-1].id,)) if len(tenants) > len(shown) else None,
-        }
+        return answers.TenantPage(
+            [_tenant(call, tenant, found[tenant.id]) for tenant in shown],
+            [error_answer(error, call.user) for error in points.issues] if points else [],
+            pages.encode((shown[-1].id,)) if len(tenants) > len(shown) else None,
+        )
 
-    return JSONResponse(await call.read(work))
+    return JSONResponse(as_document(await call.read(work)))
 
 
 def _visible(call: Call) -> list[Tenant]:
@@ -58,22 +59,21 @@ def _visible(call: Call) -> list[Tenant]:
     return call.service.tenants()
 
 
-def _tenant(call: Call, tenant: Tenant, point: LatestPoint) -> dict[str, Any]:
-    settings = call.service.settings
-    objective = settings.recovery_point_objective_s(tenant.tier)
+def _tenant(call: Call, tenant: Tenant, point: LatestPoint) -> answers.TenantLine:
+    objective = call.service.settings.recovery_point_objective_s(tenant.tier)
     age = point.age_s
     met = objective is None or (age is not None and age <= objective)
-    return {
-        "id": tenant.id,
-        "region": tenant.region,
-        "tier": tenant.tier,
-        "backup_id": point.backup_id,
-        "recovery_point": point.recovery_point.time if point.recovery_point else None,
-        "recorded_as": point.recorded_as,
-        "age_s": age,
-        "rpo_objective_s": objective,
-        "rpo": "none" if objective is None else "ok" if met else "missed",
-    }
+    return answers.TenantLine(
+        id=tenant.id,
+        region=tenant.region,
+        tier=tenant.tier,
+        backup_id=point.backup_id,
+        recovery_point=point.recovery_point.time if point.recovery_point else None,
+        recorded_as=point.recorded_as,
+        age_s=age,
+        rpo_objective_s=objective,
+        rpo="none" if objective is None else "ok" if met else "missed",
+    )
 
 
 @router.get(
@@ -112,8 +112,9 @@ async def live() -> Response:
 async def health(call: ACall) -> Response:
     """Of the tenant; for a platform user who names none, of all. What is wrong is in `issues`."""
     tenant = call.tenant_or_all()
-    found = await call.read(lambda: call.service.check_backup_health(call.user, tenant))
-    return JSONResponse(_shown(found, call))
+    found = await call.read(lambda: call.service.health_report(call.user, tenant))
+    issues = [error_fields(error_from_dict(as_document(issue)), call.user) for issue in found.issues]
+    return JSONResponse({**as_document(found), "issues": issues})
 
 
 @router.get(
@@ -122,13 +123,7 @@ async def health(call: ACall) -> Response:
 async def metrics(call: ACall) -> Response:
     """The specification's figures, of the tenant; for a platform user who names none, of all."""
     tenant = call.tenant_or_all()
-    found = await call.read(lambda: call.service.backup_metrics(call.user, tenant))
-    return JSONResponse(_shown(found, call))
-
-
-def _shown(found: dict[str, Any], call: Call) -> dict[str, Any]:
-    issues = found.get("issues")
-    return {**found, "issues": documents.issues(issues, call.user)} if isinstance(issues, list) else found
+    return JSONResponse(as_document(await call.read(lambda: call.service.backup_metrics(call.user, tenant))))
 
 
 @router.get(
@@ -166,16 +161,12 @@ async def audit(
     tenant = call.tenant_or_all() or ALL_TENANTS
     after = pages.decode(cursor, 1)[0] if cursor is not None else None
 
-    def work() -> dict[str, Any]:
+    def work() -> answers.AuditPage:
         found = call.service.audit_events(
             call.user, tenant, event=event, since=since, until=until, user=user, limit=limit, cursor=after
         )
-        return {
-            "tenant_id": found["tenant_id"],
-            "region": found["region"],
-            "events": found["events"],
-            "errors": documents.issues(found["errors"], call.user),
-            "next_cursor": pages.encode((found["next"],)) if found["next"] else None,
-        }
+        errors = [error_answer(error, call.user) for error in found.errors]
+        following = pages.encode((found.next,)) if found.next else None
+        return answers.AuditPage(found.tenant_id, found.region, found.events, errors, following)
 
-    return JSONResponse(await call.read(work))
+    return JSONResponse(as_document(await call.read(work)))

@@ -6,6 +6,7 @@ from typing import Literal
 
 from sbh_pipelines.backup.service.results import HoldLine
 from sbh_pipelines.document import optional
+from sbh_pipelines.repository.trail.event import AuditEvent
 
 _BACKUP = {
     "id": "backup_20240115_1200",
@@ -337,7 +338,7 @@ class AuditPage:
 
     tenant_id: str
     region: str
-    events: Sequence[Mapping[str, object]]
+    events: Sequence[AuditEvent]
     errors: Sequence[ErrorAnswer]
     next_cursor: str | None
 

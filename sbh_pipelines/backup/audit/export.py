@@ -4,17 +4,18 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sbh_pipelines.backup.audit.verify import document
+from sbh_pipelines.backup.audit.verify import ChainReport, chain_report
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import CorruptObject, ExportFailed, RequestError
 from sbh_pipelines.model import Tenant
 from sbh_pipelines.repository.trail.check import check_lines, check_trail
-from sbh_pipelines.repository.trail.event import line
+from sbh_pipelines.repository.trail.event import AuditEvent, line
 
 FORMATS = ("jsonl", "csv")
 _COLUMNS = (
@@ -37,8 +38,38 @@ _COLUMNS = (
 _NUMBERS = ("seq", "v")
 
 
-def export_trail(site: Site, tenant: Tenant, file: Path, format: str) -> dict[str, Any]:
-    """What `export_audit` returns. The file appears when all of it is written. Raises RequestError, ExportFailed."""
+# Without slots, which forbid two bases: those come first that stand before the chain in the document.
+@dataclass(frozen=True)
+class _File:
+    file: str
+
+
+@dataclass(frozen=True)
+class _ExportedFile(_File):
+    format: str
+
+
+@dataclass(frozen=True)
+class FileReport(ChainReport, _File):
+    """Whether the chain of an exported trail is whole.
+
+    Attributes:
+        file: The file.
+    """
+
+
+@dataclass(frozen=True)
+class ExportReport(ChainReport, _ExportedFile):
+    """A trail that was written to a file, and whether it is whole.
+
+    Attributes:
+        file: The file.
+        format: jsonl or csv.
+    """
+
+
+def export_trail(site: Site, tenant: Tenant, file: Path, format: str) -> ExportReport:
+    """Write a trail to a new file, oldest event first; it appears when all of it is written. Raises RequestError, ExportFailed."""
     if format not in FORMATS:
         raise RequestError(
             "Not a format of audit exports", on=ascii(format)[:32], remedy=f"one of {', '.join(FORMATS)}"
@@ -63,35 +94,38 @@ def export_trail(site: Site, tenant: Tenant, file: Path, format: str) -> dict[st
     finally:
         with suppress(OSError, ValueError):
             partial.unlink(missing_ok=True)
-    return {"file": str(file), "format": format, **document(checked)}
+    return ExportReport(file=str(file), format=format, **chain_report(checked))
 
 
-def check_file(file: Path) -> dict[str, Any]:
+def check_file(file: Path) -> FileReport:
     """Whether the chain of an exported file is whole; without keys, signatures are not looked at. Raises RequestError."""
     try:
         with file.open("rb") as content:
             lines = _csv_lines(content) if file.suffix == ".csv" else (text.rstrip(b"\n") for text in content)
-            return {"file": str(file), **document(check_lines(lines, lambda _: None))}
+            return FileReport(file=str(file), **chain_report(check_lines(lines, lambda _: None)))
     except OSError as error:
         raise RequestError("Cannot read the file", on=str(file), why=error.strerror or "") from None
 
 
-def _write_line(out: BinaryIO, event: Mapping[str, Any]) -> None:
-    out.write(line(event) + b"\n")
+def _write_line(out: BinaryIO, event: AuditEvent) -> None:
+    out.write(line(event.document()) + b"\n")
 
 
-def _csv_writer(out: BinaryIO) -> Any:
+def _csv_writer(out: BinaryIO) -> Callable[[AuditEvent], None]:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
 
-    def write(values: Any) -> None:
+    def write(values: Sequence[object]) -> None:
         writer.writerow(values)
         out.write(text.getvalue().encode())
         text.seek(0)
         text.truncate()
 
+    def row(event: AuditEvent) -> list[object]:
+        return [line(event.props).decode() if name == "props" else getattr(event, name) for name in _COLUMNS]
+
     write(_COLUMNS)
-    return lambda event: write([line(event[c]).decode() if c == "props" else event[c] for c in _COLUMNS])
+    return lambda event: write(row(event))
 
 
 def _csv_lines(content: BinaryIO) -> Iterator[bytes]:

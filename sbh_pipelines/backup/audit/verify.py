@@ -1,18 +1,86 @@
 """A trail held against the repository it tells of: backups without an event, and backups that are gone without one."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sbh_pipelines.backup.site.site import Site
-from sbh_pipelines.errors import AuditBroken, ObjectMissing, RequestError
+from sbh_pipelines.errors import AuditBroken, ObjectMissing, RequestError, SbhError
 from sbh_pipelines.model import BackupId, Tenant
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.format import Keys
-from sbh_pipelines.repository.trail.check import Checked, Seen, check_trail
-from sbh_pipelines.repository.trail.event import PLATFORM
-from sbh_pipelines.repository.trail.trail import CREATED, INNER
+from sbh_pipelines.repository.trail.check import EventSink, TrailCheck, check_trail
+from sbh_pipelines.repository.trail.event import PLATFORM, AuditEvent
+from sbh_pipelines.repository.trail.trail import CREATED
 
 _MOST_NAMED = 100
+
+
+@dataclass(frozen=True)
+class ChainReport:
+    """What is known of a chain of events.
+
+    Attributes:
+        tenant_id: Whose trail; `*` is the platform.
+        region: Where it lies.
+        valid: Whether nothing is wrong.
+        events: Number of genuine events.
+        objects: Number of objects they lie in.
+        late: Number of events that were recorded late.
+        seq: Number of the last genuine event.
+        hash: Its hash, 64 hex digits.
+        first_at: Time of the first event, UTC.
+        last_at: Time of the last event, UTC.
+        broken: How much is wrong.
+        issues: What is wrong, the first hundred.
+    """
+
+    tenant_id: str
+    region: str
+    valid: bool
+    events: int
+    objects: int
+    late: int
+    seq: int
+    hash: str
+    first_at: str | None
+    last_at: str | None
+    broken: int
+    issues: Sequence[AuditBroken]
+
+
+@dataclass(frozen=True)
+class TrailReport(ChainReport):
+    """Whether a trail is whole, and agrees with the repository that it tells of.
+
+    Attributes:
+        unrecorded: Backups without an event.
+        unexplained: Backups that are gone without an event.
+    """
+
+    unrecorded: Sequence[str]
+    unexplained: Sequence[str]
+
+    def recorded(self) -> dict[str, object]:
+        """What the event of a verification says of it."""
+        return {name: getattr(self, name) for name in ("valid", "events", "seq", "hash", "broken")}
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableTrail:
+    """A trail that could not be read, such as one whose store is out of reach.
+
+    Attributes:
+        tenant_id: Whose trail; `*` is the platform.
+        region: Where it lies.
+        valid: Always false.
+        error: Why it could not be read.
+    """
+
+    tenant_id: str
+    region: str
+    valid: bool
+    error: SbhError
 
 
 class _Backups:
@@ -22,10 +90,10 @@ class _Backups:
         self.alive: set[str] = set()
         self.ever: set[str] = set()
 
-    def see(self, event: Mapping[str, Any]) -> None:
-        if event["source"] != INNER or event["via"] == "analytics":
+    def see(self, event: AuditEvent) -> None:
+        if not event.inner:
             return
-        name, backup_id = event["event"], str(event["props"].get("backup_id"))
+        name, backup_id = event.event, str(event.props.get("backup_id"))
         if name in (CREATED, "backup.kept"):
             self.alive.add(backup_id)
             self.ever.add(backup_id)
@@ -35,10 +103,12 @@ class _Backups:
             self.alive.clear()
 
 
-def verify_trail(site: Site, tenant: Tenant, noted: tuple[int, str] | None, seen: Seen | None = None) -> dict[str, Any]:
-    """What `verify_audit` returns; `seen` is given each genuine event, in order."""
+def verify_trail(
+    site: Site, tenant: Tenant, noted: tuple[int, str] | None, seen: EventSink | None = None
+) -> TrailReport:
+    """Read a trail whole; `seen` is given each genuine event, in order. `noted`: an event (seq, hash) that must be there."""
 
-    def see(event: Mapping[str, Any]) -> None:
+    def see(event: AuditEvent) -> None:
         backups.see(event)
         if seen is not None:
             seen(event)
@@ -60,11 +130,11 @@ def verify_trail(site: Site, tenant: Tenant, noted: tuple[int, str] | None, seen
         )
     for backup_id in unexplained[:_MOST_NAMED]:
         checked.found("A backup is gone and no event says why", "its manifest was removed from outside", on=backup_id)
-    return {**document(checked), "unrecorded": unrecorded, "unexplained": unexplained}
+    return TrailReport(**chain_report(checked), unrecorded=unrecorded, unexplained=unexplained)
 
 
-def document(checked: Checked) -> dict[str, Any]:
-    """What is known of a chain, as verify and export say it."""
+def chain_report(checked: TrailCheck) -> dict[str, Any]:
+    """The fields of a `ChainReport`."""
     return {
         "tenant_id": checked.chain.tenant_id,
         "region": checked.chain.region,
@@ -77,7 +147,7 @@ def document(checked: Checked) -> dict[str, Any]:
         "first_at": checked.first_at,
         "last_at": checked.last_at,
         "broken": checked.broken,
-        "issues": [issue.as_dict() for issue in checked.issues],
+        "issues": list(checked.issues),
     }
 
 
@@ -89,13 +159,6 @@ def parse_noted(text: str | None) -> tuple[int, str] | None:
     if not (seq.isascii() and seq.isdigit() and len(seq) <= 18 and len(digest) == 64 and digest.isascii()):
         raise RequestError("Not an event to look for", on=ascii(text)[:100], remedy="SEQ:HASH, as verify prints it")
     return int(seq), digest
-
-
-def raise_broken(results: list[dict[str, Any]]) -> None:
-    """Raises AuditBroken with the first issue of the first broken trail."""
-    for result in results:
-        for issue in result.get("issues", ()):
-            raise AuditBroken(issue["what"], on=issue["on"], why=issue["why"], remedy=issue["remedy"])
 
 
 def _manifests(site: Site, tenant: Tenant) -> set[str]:

@@ -17,7 +17,7 @@ from sbh_pipelines.model import BackupId
 from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.repository.trail.event import Entry
-from sbh_pipelines.repository.trail.trail import CREATED, End
+from sbh_pipelines.repository.trail.trail import CREATED, TrailEnd
 from sbh_pipelines.settings import Settings
 
 _POLICIES = ("retention", "schedules", "approval", "prune", "audit", "residency")
@@ -81,7 +81,7 @@ def record_created(site: Site, draft: Draft, repository: Repository) -> None:
     this, trails = draft.manifest.id, site.trails
     made = trails.entry(CREATED, draft.manifest.created_by, created_props(draft.manifest), draft.via)
 
-    def build(end: End) -> list[Entry]:
+    def build(end: TrailEnd) -> list[Entry]:
         missing = [backup_id for backup_id in there if end.backups_to < backup_id < this]
         late = [entry for backup_id in missing if (entry := _late(site, repository, backup_id)) is not None]
         return [*late, made]

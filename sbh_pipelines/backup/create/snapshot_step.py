@@ -2,21 +2,21 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 
 from sbh_pipelines.backup.contents.json_lines import LineWriter, json_line
-from sbh_pipelines.backup.contents.manifest import WITH_TABLES, Component
+from sbh_pipelines.backup.contents.manifest import Component, TableSummary
 from sbh_pipelines.backup.contents.stored_table import table_header
 from sbh_pipelines.backup.create.catalog_record import known_records
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.create.drafts import SIDE_BY_SIDE, OpenDrafts, running, start
+from sbh_pipelines.backup.create.parent import find_parent, incomparable
 from sbh_pipelines.backup.create.snapshot_view import View
-from sbh_pipelines.backup.create.table_delta import capture_delta
-from sbh_pipelines.backup.create.tenant_capture import Basis, Capture, TableCapture, find_basis, plan_tables
+from sbh_pipelines.backup.create.table_delta import TenantDelta, capture_delta
+from sbh_pipelines.backup.create.tenant_capture import GuardedTable, TenantRows, Whole
 from sbh_pipelines.backup.create.unchanged import Compared, find_unchanged
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.database.capture.capture import check_same_files, check_spelling, copy_chosen, rows_of
@@ -26,13 +26,11 @@ from sbh_pipelines.database.schema.key_hash import bucket_bits
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap, load_map
 from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.errors import SbhError
-from sbh_pipelines.model import Progress, ProgressSink, TenantId
+from sbh_pipelines.model import BackupType, Progress, ProgressSink, Tenant, TenantId
 from sbh_pipelines.repository.format import CONFIG, DATABASE
-from sbh_pipelines.repository.pack import PackWriter, pipeline, written
+from sbh_pipelines.repository.pack import pipeline, written
 
 STEP = "snapshot_tables"
-
-Failed = Callable[[Draft, SbhError], None]  # ends the draft of a tenant that fails
 
 
 def snapshot_tables(open_drafts: OpenDrafts, drafts: Sequence[Draft], progress: ProgressSink) -> list[Draft]:
@@ -110,90 +108,85 @@ def _capture(
         ended = [d for d in settled if d.status is not DraftStatus.RUNNING]
         if not started:
             return ended
-        writers = {d.tenant.id: open_drafts.repository(d).writer(packs) for d in started}
-
-        def failed(draft: Draft, error: SbhError) -> None:
-            writers[draft.tenant.id].abort()
-            ended.append(open_drafts.fail(draft, STEP, error))
-
+        by_slug = {d.tenant.id: TenantRows(d, open_drafts.repository(d), packs) for d in started}
+        tenants = {rows.draft.tenant.key: rows for rows in by_slug.values()}
         try:
-            bases = _find_bases(open_drafts, view, started, compared, failed)
-            captures = _plan(view, bases, writers, failed)
-            _read_tables(view, captures, progress)
+            for tenant, record in known_records(open_drafts, started).items():
+                by_slug[tenant].record = record
+            _find_parents(open_drafts, view, tenants, compared)
+            _read_tables(open_drafts, view, tenants, progress)
             schema = _schema_lines(view.tenancy, connection)
             columns = reference_columns(settings, view.tenancy) if settings.files.enabled else []
-            _add_references(captures, connection, columns)
+            _add_references(tenants, connection, columns)
         except BaseException:
-            for writer in writers.values():
-                writer.abort()
+            for rows in tenants.values():
+                rows.writer.abort()
             raise
-        done = side_by_side(
-            lambda capture: _finish(capture, view, schema, failed),
-            captures.values(),
-            name="finish",
-            threads=SIDE_BY_SIDE,
+        return ended + side_by_side(
+            lambda rows: _finish(open_drafts, rows, view, schema), tenants.values(), name="finish", threads=SIDE_BY_SIDE
         )
-        return ended + [draft for draft in done if draft is not None]
 
 
-def _find_bases(
-    open_drafts: OpenDrafts, view: View, drafts: Sequence[Draft], compared: Mapping[TenantId, Compared], failed: Failed
-) -> list[Basis]:
-    """What each draft builds on, and how its tables differ from that."""
-    records = known_records(open_drafts, drafts)
+def _find_parents(
+    open_drafts: OpenDrafts, view: View, tenants: Mapping[str, TenantRows], compared: Mapping[TenantId, Compared]
+) -> None:
+    """Find what each incremental draft builds on, and how its tables differ from that."""
 
-    def find(draft: Draft) -> Basis | None:
-        tenant = draft.tenant.id
+    def find(rows: TenantRows) -> None:
+        rows.seed_id = open_drafts.site.catalog(rows.draft.tenant.region).seed_id
+        rows.seed = open_drafts.site.catalog(rows.draft.tenant.region).hash_seed
+        if rows.draft.type is BackupType.FULL:
+            return
         try:
-            return find_basis(
-                open_drafts.site,
-                draft,
-                open_drafts.repository(draft),
-                view.point,
-                records.get(tenant),
-                compared.get(tenant),
-            )
+            rows.parent, reason = find_parent(rows.repository, rows.draft.type, view.point)
         except SbhError as error:
-            failed(draft, error)
-            return None
+            rows.error = error
+            return
+        if rows.parent is None:
+            rows.draft = replace(rows.draft, type=BackupType.FULL, reason=reason)
+            return
+        rows.draft = replace(rows.draft, parent=rows.parent.id)
+        rows.since = rows.parent.point.snapshot
+        rows.incomparable = incomparable(rows.parent.point, view.point)
+        known = compared.get(rows.draft.tenant.id)
+        if known is not None and known.record.backup_id == rows.parent.id:
+            # At the record's recovery point the tenant still was what the parent says.
+            rows.since, rows.totals = known.record.point.snapshot, known.totals
 
-    bases = [b for b in side_by_side(find, drafts, name="parents", threads=SIDE_BY_SIDE) if b is not None]
-    totals_by_key = view.totals({b.key: (b.since, b.seed) for b in bases if b.lacks_totals})
-    return [replace(b, totals=totals_by_key[b.key]) if b.key in totals_by_key else b for b in bases]
+    side_by_side(find, tenants.values(), name="parents", threads=SIDE_BY_SIDE)
+    since = {
+        key: (rows.since, rows.seed)
+        for key, rows in tenants.items()
+        if rows.parent and not rows.totals and not rows.incomparable and not rows.error
+    }
+    for key, found in view.totals(since).items():
+        tenants[key].totals = found
+    side_by_side(lambda rows: rows.plan(view), tenants.values(), name="parents", threads=SIDE_BY_SIDE)
 
 
-def _plan(
-    view: View, bases: Sequence[Basis], writers: Mapping[TenantId, PackWriter], failed: Failed
-) -> dict[str, Capture]:
-    """How the tables of each tenant are read, by the tenant's key."""
-
-    def plan(basis: Basis) -> Capture | None:
-        writer = writers[basis.draft.tenant.id]
-        try:
-            return Capture(basis, plan_tables(basis, view, writer), writer)
-        except SbhError as error:
-            failed(basis.draft, error)
-            return None
-
-    planned = side_by_side(plan, bases, name="parents", threads=SIDE_BY_SIDE)
-    return {capture.basis.key: capture for capture in planned if capture is not None}
-
-
-def _read_tables(view: View, captures: Mapping[str, Capture], progress: ProgressSink) -> None:
+def _read_tables(
+    open_drafts: OpenDrafts, view: View, tenants: Mapping[str, TenantRows], progress: ProgressSink
+) -> None:
     lock, ended = threading.Lock(), [0]
-    slugs = [capture.basis.draft.tenant.id for capture in captures.values()]
+    slugs = [rows.draft.tenant.id for rows in tenants.values()]
     subject = slugs[0] if len(slugs) == 1 else f"{len(slugs)} tenants"
 
     def work(connection: Connection, table: MappedTable) -> None:
-        name = table.full_name
-        live = {key: capture for key, capture in captures.items() if not capture.failed}
-        whole = [key for key, capture in live.items() if name in capture.plan.whole]
-        deltas = [delta for capture in live.values() if (delta := capture.plan.deltas.get(name)) is not None]
-        if deltas:
-            capture_delta(connection, table, view.codes[name], deltas)
-            whole += [delta.key for delta in deltas if captures[delta.key].add_delta(name, delta)]
+        whole, changed = [], []
+        for rows in tenants.values():
+            if rows.error is None:
+                delta = rows.approach[table.full_name]
+                if isinstance(delta, TenantDelta):
+                    changed.append(delta)
+                elif delta is Whole.YES:
+                    whole.append(rows.draft.tenant.key)
+        code = view.codes[table.full_name]
+        if changed:
+            capture_delta(connection, table, code, changed)
+            for one in changed:
+                whole += tenants[one.key].took(table, one)
         if whole:
-            _read_whole(connection, view, table, {key: captures[key] for key in whole})
+            _read_whole(connection, view, table, {key: tenants[key] for key in whole})
         with lock:
             ended[0] += 1
             progress(Progress(STEP, subject, ended[0], len(view.tenancy.tables), "tables"))
@@ -201,50 +194,53 @@ def _read_tables(view: View, captures: Mapping[str, Capture], progress: Progress
     view.each_table(work)
 
 
-def _read_whole(connection: Connection, view: View, table: MappedTable, captures: Mapping[str, Capture]) -> None:
+def _read_whole(connection: Connection, view: View, table: MappedTable, tenants: Mapping[str, TenantRows]) -> None:
     """All rows of these tenants, and the sums that the next backup compares with."""
     code, name = view.codes[table.full_name], table.full_name
-    seeds = {key: capture.basis.seed for key, capture in captures.items()}
-    guessed = {key: capture.basis.rows_before(name) for key, capture in captures.items()}
+    guessed = {key: rows.rows_before(name) for key, rows in tenants.items()}
     if not code.keyed or any(rows is None for rows in guessed.values()):
-        found = totals(connection, table, code, {key: Window(None, seed) for key, seed in seeds.items()})
+        found = totals(connection, table, code, {key: Window(None, rows.seed) for key, rows in tenants.items()})
         counts, hashes = {key: t.rows for key, t in found.items()}, {key: t.key_hash for key, t in found.items()}
     else:  # how many buckets a tenant needs is known well enough without counting first
         counts, hashes = {key: rows or 0 for key, rows in guessed.items()}, {}
     bits = {key: bucket_bits(rows) if code.keyed else 0 for key, rows in counts.items()}
-    windows = {key: Window(None, seed, bits[key]) for key, seed in seeds.items() if bits[key] or not hashes}
+    windows = {key: Window(None, rows.seed, bits[key]) for key, rows in tenants.items() if bits[key] or not hashes}
     in_buckets, _ = sums(connection, table, code, windows)
     counts |= {key: mine.rows for key, mine in in_buckets.items()}
     hashes |= {key: mine.key_hash for key, mine in in_buckets.items()}
-    sinks = {key: TableCapture(capture, table) for key, capture in captures.items()}
-    copy_chosen(connection, table, rows_of(table, list(captures)), counts, lambda _table, key, _rows: sinks[key])
+    sinks = {key: GuardedTable(rows, table) for key, rows in tenants.items()}
+    copy_chosen(connection, table, rows_of(table, list(tenants)), counts, lambda _table, key, _rows: sinks[key])
     for key, sink in sinks.items():
         mine = in_buckets.get(key) or Sums(0)
         sink.finish(view.definitions[name], code.kind, mine, hashes[key])
 
 
 def _add_references(
-    captures: Mapping[str, Capture], connection: Connection, columns: list[tuple[MappedTable, str]]
+    tenants: Mapping[str, TenantRows], connection: Connection, columns: list[tuple[MappedTable, str]]
 ) -> None:
     """The keys of files that rows refer to, for the check against the listing; the parent's where no row changed."""
     lines: dict[str, LineWriter] = {}
-    for key, capture in captures.items():
-        if capture.basis.parent and all(table.full_name in capture.plan.taken_over for table, _ in columns):
-            capture.add_references(None)
-        elif not capture.failed:
-            lines[key] = LineWriter(capture.writer)
+    for key, rows in tenants.items():
+        if rows.parent and all(table.full_name in rows.taken_over for table, _ in columns):
+            rows.references = list(rows.parent.reference_keys)
+        elif rows.error is None:
+            lines[key] = LineWriter(rows.writer)
     for tenant, found in groupby(referenced_keys(connection, columns, list(lines)), key=itemgetter(0)):
         check_spelling(columns[0][0], lines, (tenant,))
-        captures[tenant].attempt(partial(_add_keys, lines[tenant], found))
+        try:
+            for _, key in found:
+                lines[tenant].add(json_line({"key": key}))
+        except SbhError as error:
+            tenants[tenant].error = error
     for table in {table.full_name: table for table, _ in columns}.values():
         check_same_files(connection, table)
     for tenant, written_lines in lines.items():
-        captures[tenant].add_references(written_lines)
-
-
-def _add_keys(lines: LineWriter, found: Iterable[tuple[str, str]]) -> None:
-    for _, key in found:
-        lines.add(json_line({"key": key}))
+        rows = tenants[tenant]
+        if rows.error is None:
+            try:
+                rows.references = written_lines.finish()
+            except SbhError as error:
+                rows.error = error
 
 
 def _schema_lines(tenancy: TenancyMap, connection: Connection) -> list[bytes]:
@@ -259,41 +255,48 @@ def _schema_lines(tenancy: TenancyMap, connection: Connection) -> list[bytes]:
     return lines
 
 
-def _finish(capture: Capture, view: View, schema: list[bytes], failed: Failed) -> Draft | None:
-    """The draft with what was captured; None where that failed."""
-    basis, writer = capture.basis, capture.writer
-    draft, tenant = basis.draft, basis.draft.tenant
+def _finish(open_drafts: OpenDrafts, rows: TenantRows, view: View, schema: list[bytes]) -> Draft:
+    draft, writer = rows.draft, rows.writer
     try:
-        captured = capture.captured()
+        if rows.error is not None:
+            raise rows.error
         described = LineWriter(writer)
         for line in schema:
             described.add(line)
-        described.add(json_line({"tenant": asdict(tenant)}))
+        described.add(json_line({"tenant": _tenant_fields(draft.tenant)}))
         detail = described.finish()
-        database, config = (
-            [captured.tables[t.full_name] for t in view.tenancy.tables if t.component == name] for name in WITH_TABLES
-        )
+        database = _summaries(rows, view.tenancy, DATABASE)
+        config = _summaries(rows, view.tenancy, CONFIG)
         writer.finish()
-        index = basis.repository.write_index(draft.backup_id, DATABASE, writer)
+        index = open_drafts.repository(draft).write_index(draft.backup_id, DATABASE, writer)
     except SbhError as error:
-        failed(draft, error)
-        return None
+        writer.abort()
+        return open_drafts.fail(draft, STEP, error)
+    components = {
+        DATABASE: Component.of_tables("json", database, reference_keys=rows.references),
+        CONFIG: Component.of_tables("config", config, detail=detail),
+    }
     counted = draft.with_counters(
         rows=sum(s.rows for s in (*database, *config)),
         tables=len(database) + len(config),
         groups=sum(s.groups for s in (*database, *config)),
         table_bytes=sum(s.bytes for s in (*database, *config)),
-        rows_changed=captured.changed_rows,
+        rows_changed=rows.changed_rows,
         **written(writer),
     )
     return replace(
         counted,
         step=STEP,
         recovery_point=view.point,
-        components={
-            DATABASE: Component.of_tables("json", database, reference_keys=list(captured.references)),
-            CONFIG: Component.of_tables("config", config, detail=detail),
-        },
+        components=components,
         objects=(*draft.objects, *index),
-        reread=captured.reread,
+        reread=rows.reread,
     )
+
+
+def _tenant_fields(tenant: Tenant) -> dict[str, str]:
+    return {"id": tenant.id, "key": tenant.key, "region": tenant.region, "tier": tenant.tier}
+
+
+def _summaries(rows: TenantRows, tenancy: TenancyMap, component: str) -> list[TableSummary]:
+    return [rows.tables[t.full_name] for t in tenancy.tables if t.component == component]

@@ -2,23 +2,159 @@
 
 The signature is Ed25519 over the document's canonical form (JSON with sorted keys, separators `,` and `:`, no ASCII escaping,
 UTF-8) without its `signature`. The private key is derived from the data key of the region's catalog; the public key is what
-`sbh keys public` prints, to be kept by whoever will want to check certificates.
+`sbh keys public` prints, to be kept by those who will check certificates.
 """
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from sbh_pipelines.errors import CorruptObject, RequestError
-from sbh_pipelines.repository.format import canonical
+from sbh_pipelines.document import as_document, optional
+from sbh_pipelines.errors import CorruptObject, ObjectMissing, RequestError
+from sbh_pipelines.repository.catalog.erased import ErasedKey
+from sbh_pipelines.repository.format import Keys, canonical, parse_document
+from sbh_pipelines.stores.base import ObjectStore
 
 ALGORITHM = "Ed25519"
 KIND = "sbh-erasure-certificate"
 VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class DestroyedKmsKey:
+    """A KMS key of the tenant's own.
+
+    Attributes:
+        key_id: Its ARN.
+        deletion_date: Time at which it is deleted for good, UTC; it unwraps nothing from now on.
+    """
+
+    key_id: str
+    deletion_date: str
+
+
+@dataclass(frozen=True, slots=True)
+class Destroyed:
+    """What was destroyed.
+
+    Attributes:
+        objects: Objects, in their current versions.
+        versions: Versions of objects, those included.
+        bytes: Bytes of all versions.
+        keys: The key objects that there were.
+        kms_keys: KMS keys of the tenant's own.
+    """
+
+    objects: int
+    versions: int
+    bytes: int
+    keys: Sequence[ErasedKey]
+    kms_keys: Sequence[DestroyedKmsKey]
+
+
+@dataclass(frozen=True, slots=True)
+class NotDestroyed:
+    """What could not be deleted, unreadable without the keys.
+
+    Attributes:
+        versions: How many versions of objects.
+        examples: Some of them, with why.
+    """
+
+    versions: int
+    examples: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptTrail:
+    """The audit trail of the tenant, which is kept.
+
+    Attributes:
+        events: How many events it has, this erasure's included.
+        head: Hash of the last one.
+    """
+
+    events: int
+    head: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """Over the certificate without it.
+
+    Attributes:
+        algorithm: Always Ed25519.
+        public_key: The public key, in base64; it proves nothing by itself.
+        value: The signature, in base64.
+    """
+
+    algorithm: str
+    public_key: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErasureCertificate:
+    """A certificate of erasure.
+
+    Attributes:
+        kind: Always sbh-erasure-certificate.
+        version: Of the format.
+        tenant_id: The tenant.
+        erasure_id: Id of the erasure.
+        requested_by: Who asked for it.
+        reason: Why.
+        begun_at: Time at which it began, UTC.
+        finished_at: Time at which it ended, UTC.
+        regions: Regions that were looked into.
+        buckets: Buckets that were looked into.
+        destroyed: What was destroyed.
+        not_destroyed: What could not be deleted.
+        copies_made_before: What a copy of the bucket made before could still open, in words.
+        audit_trail: The audit trail, which is kept.
+        signed_in: The region whose key signed it.
+        signature: The signature; None before it is signed.
+    """
+
+    kind: str = KIND
+    version: int = VERSION
+    tenant_id: str
+    erasure_id: str
+    requested_by: str
+    reason: str
+    begun_at: str
+    finished_at: str
+    regions: Sequence[str]
+    buckets: Sequence[str]
+    destroyed: Destroyed
+    not_destroyed: NotDestroyed
+    copies_made_before: str
+    audit_trail: KeptTrail
+    signed_in: str
+    signature: Signature | None = optional()
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> "ErasureCertificate":
+        """The certificate that is stored as `document`; its signature is not looked at. Raises CorruptObject."""
+        try:
+            destroyed = document["destroyed"]
+            keys = [ErasedKey(**key) for key in destroyed["keys"]]
+            kms_keys = [DestroyedKmsKey(**key) for key in destroyed["kms_keys"]]
+            parts = {
+                "destroyed": Destroyed(**{**destroyed, "keys": keys, "kms_keys": kms_keys}),
+                "not_destroyed": NotDestroyed(**document["not_destroyed"]),
+                "audit_trail": KeptTrail(**document["audit_trail"]),
+                "signature": Signature(**document["signature"]),
+            }
+            return cls(**{**document, **parts})
+        except (KeyError, TypeError) as error:
+            on = ascii(str(document.get("tenant_id", "")))[:80]
+            raise CorruptObject("The certificate is damaged", on=on, why=type(error).__name__) from None
 
 
 def public_key_of(seed: bytes) -> str:
@@ -26,14 +162,12 @@ def public_key_of(seed: bytes) -> str:
     return base64.b64encode(_private(seed).public_key().public_bytes_raw()).decode()
 
 
-def sign_certificate(facts: Mapping[str, Any], seed: bytes, region: str) -> dict[str, Any]:
-    """The certificate with the region whose key signs it, and the signature."""
-    document = {"kind": KIND, "version": VERSION, **facts, "signed_in": region}
-    value = base64.b64encode(_private(seed).sign(canonical(document))).decode()
-    return {**document, "signature": {"algorithm": ALGORITHM, "public_key": public_key_of(seed), "value": value}}
+def sign_certificate(certificate: ErasureCertificate, seed: bytes) -> ErasureCertificate:
+    value = base64.b64encode(_private(seed).sign(canonical(as_document(certificate)))).decode()
+    return replace(certificate, signature=Signature(ALGORITHM, public_key_of(seed), value))
 
 
-def verify_certificate(document: Mapping[str, Any], public_key: str) -> None:
+def verify_certificate(document: Mapping[str, object], public_key: str) -> None:
     """Raises CorruptObject unless this certificate was signed with the private half of `public_key` (base64).
 
     The key that the certificate itself names proves nothing: anybody could have made one.
@@ -61,3 +195,42 @@ def verify_certificate(document: Mapping[str, Any], public_key: str) -> None:
 
 def _private(seed: bytes) -> Ed25519PrivateKey:
     return Ed25519PrivateKey.from_private_bytes(seed)
+
+
+def describe_keys(store: ObjectStore, prefix: str) -> list[ErasedKey]:
+    """Each key object; nothing secret, and nothing is unwrapped."""
+    found = []
+    for info in store.list(prefix + Keys.KEYS):
+        try:
+            document = parse_document(store.get(info.key), store.url(info.key))
+        except (ObjectMissing, CorruptObject):
+            document = {}
+        fields = (document.get(name) for name in ("epoch", "region", "provider", "key_id"))
+        found.append(ErasedKey(store.url(info.key), *fields))
+    return found
+
+
+def what_copies_open(keys: Sequence[ErasedKey], own_keys: Sequence[DestroyedKmsKey], slug: str) -> str:
+    """In words, for the certificate: crypto-erasure reaches as far as the wrapped keys, or the keys that wrap them."""
+    own = {name for key in own_keys for name in (key.key_id, key.key_id.rpartition("/")[2])}  # an ARN, or its id
+    others = [key for key in keys if key.key_id and key.key_id not in own]
+    if own_keys and not others:
+        until = ", ".join(f"{key.key_id} on {key.deletion_date}" for key in own_keys)
+        return (
+            "Nothing, since the deletion of the tenant's own KMS key was scheduled: it unwraps nothing while it is pending, and"
+            f" is deleted for good ({until}). Until then only who may call kms:CancelKeyDeletion could make it usable again."
+        )
+    names = sorted({str(key.key_id) for key in others})
+    if not names:
+        return "No key was found, so nothing that was copied before can be opened with what this site keeps."
+    local = all(key.provider == "local" for key in others)
+    holder = "the key file" if local else f"the KMS key, with sbh:tenant={slug} in the encryption context"
+    kept = (
+        "It is not the tenant's key that the settings name"
+        if own_keys
+        else "That key wraps other tenants' keys as well"
+    )
+    return (
+        "Who has a copy of the bucket made before the erasure, its key objects included, and may use"
+        f" {holder} ({', '.join(names)}), can open that copy. {kept}, so it was not destroyed."
+    )

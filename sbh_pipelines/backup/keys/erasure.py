@@ -16,16 +16,23 @@ It refuses under any legal hold, looking again after the intent is there: whoeve
 """
 
 import secrets
-from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
 
-from sbh_pipelines.backup.keys.certificate import sign_certificate
-from sbh_pipelines.backup.keys.erased_keys import describe_keys, what_copies_open
-from sbh_pipelines.backup.keys.erasure_places import Where, is_there, places_of, purge_in
+from sbh_pipelines.backup.keys.certificate import (
+    Destroyed,
+    DestroyedKmsKey,
+    ErasureCertificate,
+    KeptTrail,
+    NotDestroyed,
+    describe_keys,
+    sign_certificate,
+    what_copies_open,
+)
+from sbh_pipelines.backup.keys.erasure_places import ErasurePlace, is_there, places_of, purge_in
 from sbh_pipelines.backup.retain.holds import legal_holds
 from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import (
     CorruptObject,
     EraseRefused,
@@ -43,6 +50,8 @@ from sbh_pipelines.repository.catalog.catalog import RECORDS
 from sbh_pipelines.repository.catalog.erased import (
     DONE,
     ERASING,
+    ErasureCounts,
+    ErasureRecord,
     certificate_key,
     erased_key,
     read_certificate,
@@ -76,7 +85,7 @@ def check_request(slug: TenantId, confirm: str, reason: str) -> None:
 
 def erase(
     site: Site, slug: TenantId, user_id: str, reason: str, home: str | None, progress: ProgressSink
-) -> dict[str, Any]:
+) -> ErasureCertificate:
     """Erase everything; the certificate. `home`: the region in which the application has the tenant; None where it has it no more.
 
     Goes on where a killed run stopped; a tenant that is erased already gives its certificate. Raises EraseRefused under a
@@ -95,18 +104,18 @@ class _Erasure:
         catalogs = map(site.catalog, site.settings.storage.regions)
         self._catalogs = [catalog for catalog in catalogs if is_there(catalog.store, catalog.prefix)]
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> ErasureCertificate:
         record = self._record()
-        holding = [where for where in self._places if not where.is_empty()]
-        if record is not None and record.get("state") == DONE and not holding:
+        holding = [place for place in self._places if not place.is_empty()]
+        if record is not None and record.done and not holding:
             return self.certificate(record)
         if not self._places or (record is None and not holding and self._home is None):
             raise _unknown(self._slug)
         self._refuse_held()
         with ExitStack() as stack:
-            for where in holding:
-                self._lease(where, stack)
-            if record is None or record.get("state") == DONE:
+            for place in holding:
+                self._lease(place, stack)
+            if record is None or record.done:
                 before, record = record, self._intend(holding)
                 self._refuse_late(holding, before)
             else:
@@ -114,22 +123,22 @@ class _Erasure:
             self._tell("keys", 0)
             own_keys = self._destroy_kms_keys()
             done = PurgeResult()
-            for where in self._places:
-                purge_in(where, where.prefix + Keys.KEYS, every, done)
-            for where in self._places:
-                purge_in(where, where.prefix, where.all_but_audit_and_lease(), done)
+            for place in self._places:
+                purge_in(place, place.prefix + Keys.KEYS, every, done)
+            for place in self._places:
+                purge_in(place, place.prefix, place.all_but_audit_and_lease(), done)
                 self._tell("objects", done.versions)
             self._forget_records()
-        for where in self._places:  # the lease goes after nobody renews it any more
-            purge_in(where, where.prefix, keys_of([where.prefix + Keys.LEASE]), done)
-        for where in self._places:
-            self._prove_empty(where, done)
+        for place in self._places:  # the lease goes after nobody renews it any more
+            purge_in(place, place.prefix, keys_of([place.prefix + Keys.LEASE]), done)
+        for place in self._places:
+            self._prove_empty(place, done)
         return self._certify(record, done, own_keys)
 
     def _tell(self, what: str, done: int) -> None:
         self._progress(Progress(STEP, self._slug, done, 0, what))
 
-    def _record(self) -> dict[str, Any] | None:
+    def _record(self) -> ErasureRecord | None:
         """The record of any region: a killed run may have written some of them."""
         for catalog in self._catalogs:
             with suppress(CorruptObject):
@@ -138,7 +147,7 @@ class _Erasure:
         return None
 
     def _refuse_held(self) -> None:
-        found = [hold for where in self._places for hold in legal_holds(where.store, where.prefix)]
+        found = [hold for place in self._places for hold in legal_holds(place.store, place.prefix)]
         if found:
             raise EraseRefused(
                 "The tenant is under a legal hold",
@@ -147,9 +156,9 @@ class _Erasure:
                 remedy=f"see `sbh backup holds {self._slug}`; whoever placed the hold must release it first",
             )
 
-    def _lease(self, where: Where, stack: ExitStack) -> None:
+    def _lease(self, place: ErasurePlace, stack: ExitStack) -> None:
         seconds, clock = self._site.settings.backup.lease_s, self._site.clock
-        held = leases.acquire(where.store, where.prefix, leases.new_owner(leases.ERASE), leases.ERASE, seconds, clock)
+        held = leases.acquire(place.store, place.prefix, leases.new_owner(leases.ERASE), leases.ERASE, seconds, clock)
 
         def let_go() -> None:
             with suppress(SbhError):
@@ -158,49 +167,49 @@ class _Erasure:
         stack.callback(let_go)
         stack.enter_context(leases.LeaseKeeper(lambda: [held], seconds / 6))
 
-    def _intend(self, holding: list[Where]) -> dict[str, Any]:
+    def _intend(self, holding: list[ErasurePlace]) -> ErasureRecord:
         """Count what there is, then say in every region that it goes."""
         found = PurgeResult()
-        for where in self._places:
-            found.add(where.purger.count(where.prefix, where.all_but_audit()))
+        for place in self._places:
+            found.add(place.purger.count(place.prefix, place.all_but_audit()))
         now = self._site.clock()
-        keys = [key for where in self._places for key in describe_keys(where.store, where.prefix)]
+        keys = [key for place in self._places for key in describe_keys(place.store, place.prefix)]
         likely = (
             self._home,
-            *(key["region"] for key in keys),
-            *(where.place.region for where in (*holding, *self._places)),
+            *(key.region for key in keys),
+            *(place.place.region for place in (*holding, *self._places)),
         )
         region = next(name for name in likely if name in self._site.settings.storage.regions)
-        record = {
-            "tenant_id": self._slug,
-            "state": ERASING,
-            "erasure_id": f"erase_{now:%Y%m%d_%H%M%S}_{secrets.token_hex(3)}",
-            "region": region,
-            "requested_by": self._user_id,
-            "reason": self._reason,
-            "begun_at": timestamp(now),
-            "found": {"objects": found.objects, "versions": found.versions, "bytes": found.bytes},
-            "keys": keys,
-        }
+        record = ErasureRecord(
+            tenant_id=self._slug,
+            state=ERASING,
+            erasure_id=f"erase_{now:%Y%m%d_%H%M%S}_{secrets.token_hex(3)}",
+            region=region,
+            requested_by=self._user_id,
+            reason=self._reason,
+            begun_at=timestamp(now),
+            found=ErasureCounts(found.objects, found.versions, found.bytes),
+            keys=keys,
+        )
         self._write(record)
         return record
 
-    def _write(self, record: Mapping[str, Any]) -> None:
+    def _write(self, record: ErasureRecord) -> None:
         for catalog in self._catalogs:
             write_erased(catalog, self._slug, record)
 
-    def _refuse_late(self, holding: list[Where], before: Mapping[str, Any] | None) -> None:
+    def _refuse_late(self, holding: list[ErasurePlace], before: ErasureRecord | None) -> None:
         """A hold that was placed, or a first backup that was begun, before the intent was there.
 
         `before`: the record of an earlier erasure, which stands then: refusing this one admits nobody.
         """
         try:
             self._refuse_held()
-            for where in self._places:
-                busy = None if where in holding else leases.running(where.store, where.prefix, self._site.clock)
+            for place in self._places:
+                busy = None if place in holding else leases.running(place.store, place.prefix, self._site.clock)
                 if busy:
                     raise LeaseHeld(
-                        "Another writer works on this tenant", on=where.store.url(where.prefix), why=busy.purpose
+                        "Another writer works on this tenant", on=place.store.url(place.prefix), why=busy.purpose
                     )
         except (EraseRefused, LeaseHeld):
             if before is None:
@@ -213,10 +222,10 @@ class _Erasure:
         for catalog in self._catalogs:
             catalog.store.delete([catalog.prefix + erased_key(self._slug)])
 
-    def _destroy_kms_keys(self) -> list[dict[str, str]]:
+    def _destroy_kms_keys(self) -> list[DestroyedKmsKey]:
         """In every region, also where regions share a bucket."""
         regions = self._site.settings.storage.regions
-        return [key for region in regions for key in self._site.keys.destroy(self._slug, region)]
+        return [DestroyedKmsKey(**key) for region in regions for key in self._site.keys.destroy(self._slug, region)]
 
     def _forget_records(self) -> None:
         for catalog in self._catalogs:
@@ -224,67 +233,67 @@ class _Erasure:
             place = catalog_place(self._site.settings, catalog.region)
             self._site.purger(place).purge(place.prefix + RECORDS, lambda _, current: not current)
 
-    def _prove_empty(self, where: Where, done: PurgeResult) -> None:
-        last = where.purger.purge(where.prefix, where.all_but_audit())
+    def _prove_empty(self, place: ErasurePlace, done: PurgeResult) -> None:
+        last = place.purger.purge(place.prefix, place.all_but_audit())
         done.add(last)
-        if not last.left and not where.is_empty():
+        if not last.left and not place.is_empty():
             raise EraseRefused(
                 "Something of the tenant came back while it was erased",
-                on=where.store.url(where.prefix),
+                on=place.store.url(place.prefix),
                 remedy="run it again; see who writes there",
             )
 
-    def _certify(self, record: Mapping[str, Any], done: PurgeResult, own_keys: list[dict[str, str]]) -> dict[str, Any]:
-        key = certificate_key(self._slug, str(record["erasure_id"]))
-        if (
-            kept := self._kept_certificate(record)
-        ) is not None:  # of a run that was killed before it could write the record
-            return self._finish(record, key, kept)
-        found = record["found"]
-        counted = {
-            name: max(found[name] - (done.left if name == "versions" else 0), n) for name, n in _counts(done).items()
-        }
-        tenant = Tenant(self._slug, "", record["region"], "")
-        props = {"erasure_id": record["erasure_id"], "reason": record["reason"], **counted, "left": done.left}
+    def _certify(self, record: ErasureRecord, done: PurgeResult, own_keys: list[DestroyedKmsKey]) -> ErasureCertificate:
+        if (kept := self._kept_certificate(record)) is not None:  # of a run that was killed before it wrote the record
+            return self._finish(record, kept)
+        found = record.found
+        counted = ErasureCounts(
+            max(found.objects, done.objects),
+            max(found.versions - done.left, done.versions),
+            max(found.bytes, done.bytes),
+        )
+        tenant = Tenant(self._slug, "", record.region, "")
+        props = {"erasure_id": record.erasure_id, "reason": record.reason, **asdict(counted), "left": done.left}
         self._site.track(tenant, "tenant.erased", self._user_id, props)
-        facts = {
-            **{name: record[name] for name in ("tenant_id", "erasure_id", "requested_by", "reason", "begun_at")},
-            "finished_at": timestamp(self._site.clock()),
-            "regions": [catalog.region for catalog in self._catalogs],
-            "buckets": sorted({where.place.bucket for where in self._places}),
-            "destroyed": {**counted, "keys": record["keys"], "kms_keys": own_keys},
-            "not_destroyed": {"versions": done.left, "examples": done.left_keys},
-            "copies_made_before": what_copies_open(record["keys"], own_keys, self._slug),
-            "audit_trail": self._audit_end(tenant),
-        }
-        region = str(record["region"])
-        return self._finish(record, key, sign_certificate(facts, self._site.catalog(region).certificate_key, region))
+        certificate = ErasureCertificate(
+            tenant_id=record.tenant_id,
+            erasure_id=record.erasure_id,
+            requested_by=record.requested_by,
+            reason=record.reason,
+            begun_at=record.begun_at,
+            finished_at=timestamp(self._site.clock()),
+            regions=[catalog.region for catalog in self._catalogs],
+            buckets=sorted({place.place.bucket for place in self._places}),
+            destroyed=Destroyed(counted.objects, counted.versions, counted.bytes, record.keys, own_keys),
+            not_destroyed=NotDestroyed(done.left, done.left_keys),
+            copies_made_before=what_copies_open(record.keys, own_keys, self._slug),
+            audit_trail=self._kept_trail(tenant),
+            signed_in=record.region,
+        )
+        return self._finish(record, sign_certificate(certificate, self._site.catalog(record.region).certificate_key))
 
-    def _kept_certificate(self, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    def _kept_certificate(self, record: ErasureRecord) -> ErasureCertificate | None:
         for catalog in self._catalogs:
             with suppress(ObjectMissing):
-                return read_certificate(catalog, self._slug, str(record["erasure_id"]))
+                return ErasureCertificate.of(read_certificate(catalog, self._slug, record.erasure_id))
         return None
 
-    def _finish(self, record: Mapping[str, Any], key: str, certificate: dict[str, Any]) -> dict[str, Any]:
+    def _finish(self, record: ErasureRecord, certificate: ErasureCertificate) -> ErasureCertificate:
+        key = certificate_key(self._slug, record.erasure_id)
         for catalog in self._catalogs:
             with suppress(ObjectExists):
-                catalog.store.create(catalog.prefix + key, pretty(certificate))
-        self._write({**record, "state": DONE, "certificate": key})
+                catalog.store.create(catalog.prefix + key, pretty(as_document(certificate)))
+        self._write(replace(record, state=DONE, certificate=key))
         return certificate
 
-    def _audit_end(self, tenant: Tenant) -> dict[str, Any]:
+    def _kept_trail(self, tenant: Tenant) -> KeptTrail:
         """Where the trail ends, this erasure's event included."""
         end = self._site.trails.of(tenant).read_head()
-        return {"events": end.seq, "head": end.hash} if end is not None else {"events": 0, "head": None}
+        return KeptTrail(end.seq, end.hash) if end is not None else KeptTrail(0, None)
 
-    def certificate(self, record: Mapping[str, Any]) -> dict[str, Any]:
+    def certificate(self, record: ErasureRecord) -> ErasureCertificate:
         kept = self._kept_certificate(record)  # a region that came later has none
-        return kept or read_certificate(self._catalogs[0], self._slug, str(record["erasure_id"]))
-
-
-def _counts(done: PurgeResult) -> dict[str, int]:
-    return {name: n for name, n in asdict(done).items() if name in ("objects", "versions", "bytes")}
+        return kept or ErasureCertificate.of(read_certificate(self._catalogs[0], self._slug, record.erasure_id))
 
 
 def _unknown(slug: str) -> UnknownTenant:

@@ -1,4 +1,4 @@
-"""Where a tenant may have backups: every bucket and prefix that an erasure has to look into."""
+"""ErasurePlace a tenant may have backups: every bucket and prefix that an erasure has to look into."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +13,14 @@ from sbh_pipelines.stores.purge import Chosen, Purger, PurgeResult, chosen_but
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
-    """A place that may hold something of the tenant."""
+class ErasurePlace:
+    """A bucket and prefix that may hold something of the tenant.
+
+    Attributes:
+        place: The bucket, the prefix and the region.
+        store: Reads there.
+        purger: Deletes there, in all versions.
+    """
 
     place: Place
     store: ObjectStore
@@ -35,16 +41,16 @@ class Where:
         return all(info.key.startswith(keep) for info in self.store.list(self.prefix))
 
 
-def places_of(site: Site, slug: TenantId) -> Iterator[Where]:
+def places_of(site: Site, slug: TenantId) -> Iterator[ErasurePlace]:
     """Every place in which the tenant may have backups, once."""
     seen = set()
     for region in site.settings.storage.regions:
         place = backup_place(site.settings, Tenant(slug, "", region, ""))
         store = site.raw_store(place)
-        where = place_identity(site.settings, place)
-        if where not in seen and is_there(store, place.prefix):
-            seen.add(where)
-            yield Where(place, store, site.purger(place))
+        address = place_identity(site.settings, place)
+        if address not in seen and is_there(store, place.prefix):
+            seen.add(address)
+            yield ErasurePlace(place, store, site.purger(place))
 
 
 def is_there(store: ObjectStore, prefix: str) -> bool:
@@ -56,8 +62,8 @@ def is_there(store: ObjectStore, prefix: str) -> bool:
     return True
 
 
-def purge_in(where: Where, prefix: str, chosen: Chosen, done: PurgeResult) -> None:
+def purge_in(place: ErasurePlace, prefix: str, chosen: Chosen, done: PurgeResult) -> None:
     """Delete; what could not be deleted is counted at the end."""
-    one = where.purger.purge(prefix, chosen)
+    one = place.purger.purge(prefix, chosen)
     one.left, one.left_keys = 0, []
     done.add(one)

@@ -8,18 +8,19 @@ of an epoch is left, not even a retired pack, its key object is emptied, and its
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 
 from sbh_pipelines.backup.retain.prune import PruneReport, lease_for, prune
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import streamed
+from sbh_pipelines.document import optional
 from sbh_pipelines.errors import KeyRotationFailed, ObjectMissing, SbhError, StoreDenied, UnknownBackup
 from sbh_pipelines.model import Progress, ProgressSink, Tenant, timestamp
 from sbh_pipelines.placement import PLATFORM, backup_place
 from sbh_pipelines.repository.catalog.catalog import OWNER
 from sbh_pipelines.repository.keys.data_key import EPOCH, KeyPlace, read_key_object
-from sbh_pipelines.repository.keys.epochs import begin_epoch, destroy_epoch, epochs, rewrap
+from sbh_pipelines.repository.keys.epochs import RewrappedKey, begin_epoch, destroy_epoch, epochs, rewrap
 from sbh_pipelines.repository.keys.remains import remains, sign_anew
 from sbh_pipelines.stores.purge import keys_of
 
@@ -29,27 +30,143 @@ _NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a rotation is to do besides wrapping anew."""
+class RotationRequest:
+    """What a rotation is to do besides wrapping anew.
+
+    Attributes:
+        new_data_key: Begin a key epoch.
+        re_encrypt: Rewrite what is of earlier epochs, and destroy the keys of those of which nothing is left.
+    """
 
     new_data_key: bool = False
     re_encrypt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
-    """Whose keys: a tenant's, the platform's, or (with `catalog`) those of a region's catalog."""
+class KeyOwner:
+    """Whose keys.
+
+    Attributes:
+        name: Its name in reports.
+        tenant: The tenant, or what stands for the platform or a region's catalog.
+        catalog: Whether they are those of a region's catalog.
+    """
 
     name: str
     tenant: Tenant
     catalog: bool = False
 
 
-def catalog_owner(region: str) -> Owner:
-    return Owner(f"{OWNER}/{region}", Tenant(PLATFORM, PLATFORM, region, "critical"), catalog=True)
+@dataclass(frozen=True, slots=True)
+class OwnerRotation:
+    """What was done for one owner of keys. From `re_encrypted_bytes` on only where re-encryption was asked for.
+
+    Attributes:
+        tenant_id: Name of the owner.
+        region: Where its keys are.
+        provider: What wraps them now.
+        keys: The data keys that were wrapped anew.
+        epoch: The newest key epoch.
+        re_encrypted_bytes: Bytes that were sealed anew.
+        documents_signed: Documents that were signed anew.
+        epochs_destroyed: Epochs whose key was destroyed just now.
+        old_bytes: Bytes that are still of earlier epochs.
+        old_packs: Packs that are still of earlier epochs.
+        key_versions_left: Versions of destroyed key objects that could not be deleted.
+        note: What else is to be known.
+    """
+
+    tenant_id: str
+    region: str
+    provider: str
+    keys: Sequence[RewrappedKey]
+    epoch: int
+    re_encrypted_bytes: int | None = optional()
+    documents_signed: int | None = optional()
+    epochs_destroyed: Sequence[int] | None = optional()
+    old_bytes: int | None = optional()
+    old_packs: int | None = optional()
+    key_versions_left: int | None = optional()
+    note: str | None = optional()
 
 
-def key_place(site: Site, owner: Owner) -> KeyPlace:
+@dataclass(frozen=True, slots=True)
+class FailedRotation:
+    """An owner whose keys were not rotated.
+
+    Attributes:
+        tenant_id: Name of the owner.
+        error: Why.
+    """
+
+    tenant_id: str
+    error: SbhError
+
+
+@dataclass(frozen=True, slots=True)
+class RotationReport:
+    """What a rotation did, each in the order in which the owners were given.
+
+    Attributes:
+        rotated: What was done, by owner.
+        skipped: Names of owners that have no keys.
+        failed: Owners whose keys were not rotated.
+        issues: Parts of the catalogs that could not be read, so that owners may be missing.
+    """
+
+    rotated: Sequence[OwnerRotation]
+    skipped: Sequence[str]
+    failed: Sequence[FailedRotation]
+    issues: Sequence[SbhError] | None = optional()
+
+
+@dataclass(frozen=True, slots=True)
+class EpochState:
+    """One key epoch.
+
+    Attributes:
+        epoch: Its number.
+        provider: What wraps its key.
+        key_id: Name of the key that does.
+        wrapped_at: Time at which the key object was written, UTC.
+        destroyed: Whether the object holds no key any more.
+    """
+
+    epoch: int
+    provider: str
+    key_id: str
+    wrapped_at: datetime
+    destroyed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeyState:
+    """What is known of an owner's keys without unwrapping any.
+
+    Attributes:
+        tenant_id: Name of the owner.
+        region: Where its keys are.
+        newest: The epoch in which is written; None where that could not be read.
+        epochs: The epochs there are.
+        old_packs: Packs that are still of earlier epochs.
+        old_bytes: Bytes that are still of earlier epochs.
+        error: Why not all could be read.
+    """
+
+    tenant_id: str
+    region: str
+    newest: int | None = None
+    epochs: Sequence[EpochState] = ()
+    old_packs: int = 0
+    old_bytes: int = 0
+    error: SbhError | None = None
+
+
+def catalog_owner(region: str) -> KeyOwner:
+    return KeyOwner(f"{OWNER}/{region}", Tenant(PLATFORM, PLATFORM, region, "critical"), catalog=True)
+
+
+def key_place(site: Site, owner: KeyOwner) -> KeyPlace:
     """Where the owner's key objects are. Raises ResidencyError."""
     if owner.catalog:
         catalog = site.catalog(owner.tenant.region)
@@ -59,79 +176,76 @@ def key_place(site: Site, owner: Owner) -> KeyPlace:
 
 
 def rotate_all(
-    site: Site, owners: Sequence[Owner], wanted: Wanted, user_id: str, progress: ProgressSink
-) -> dict[str, Any]:
-    """{'rotated': [...], 'skipped': [names without keys], 'failed': [{name, error}]}, in the order of `owners`.
+    site: Site, owners: Sequence[KeyOwner], request: RotationRequest, user_id: str, progress: ProgressSink
+) -> RotationReport:
+    """One that fails, fails alone.
 
-    One that fails, fails alone. Raises KeyRotationFailed, which carries the same as its `report`, when all is done and some
-    failed; where only one was to be rotated, its own error.
+    Raises KeyRotationFailed, which carries the `report`, when all is done and some failed; where only one was to be rotated,
+    its own error.
     """
-    report: dict[str, Any] = {"rotated": [], "skipped": [], "failed": []}
-    threads = 1 if wanted.new_data_key or wanted.re_encrypt else _SIDE_BY_SIDE
+    rotated, skipped, failed = list[OwnerRotation](), list[str](), list[FailedRotation]()
+    threads = 1 if request.new_data_key or request.re_encrypt else _SIDE_BY_SIDE
 
-    def one(owner: Owner) -> dict[str, Any] | SbhError | None:
+    def one(owner: KeyOwner) -> OwnerRotation | SbhError | None:
         try:
-            return rotate_one(site, owner, wanted, user_id, progress)
+            return rotate_one(site, owner, request, user_id, progress)
         except (UnknownBackup, ObjectMissing):
             return None
         except SbhError as error:
             return error
 
-    errors: list[SbhError] = []
     results = streamed(one, owners, name="rotate", threads=threads, ahead=len(owners))
     for number, (owner, result) in enumerate(zip(owners, results, strict=True), 1):
         if result is None:
-            report["skipped"].append(owner.name)
+            skipped.append(owner.name)
         elif isinstance(result, SbhError):
-            errors.append(result)
-            report["failed"].append({"tenant_id": owner.name, "error": result.as_dict()})
+            failed.append(FailedRotation(owner.name, result))
         else:
-            report["rotated"].append(result)
+            rotated.append(result)
         progress(Progress(STEP, "all", number, len(owners), "tenants"))
-    if errors and len(owners) == 1:
-        raise errors[0]
-    if errors:
-        raise _failed(report, errors)
+    if failed and len(owners) == 1:
+        raise failed[0].error
+    report = RotationReport(rotated, skipped, failed)
+    if failed:
+        raise _failed(report)
     return report
 
 
-def _failed(report: dict[str, Any], errors: Sequence[SbhError]) -> KeyRotationFailed:
-    names = [str(failed["tenant_id"]) for failed in report["failed"]]
+def _failed(report: RotationReport) -> KeyRotationFailed:
+    names, first = [failed.tenant_id for failed in report.failed], report.failed[0].error
     shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
     error = KeyRotationFailed(
-        f"The keys of {len(names)} of {len(names) + len(report['rotated'])} were not rotated",
+        f"The keys of {len(names)} of {len(names) + len(report.rotated)} were not rotated",
         on=shown,
-        why=f"the first: {errors[0].what} ({errors[0].on}): {errors[0].why}",
-        remedy=f"{errors[0].remedy or 'see the errors'}; then run it again: the others are done, and doing them twice is harmless",
+        why=f"the first: {first.what} ({first.on}): {first.why}",
+        remedy=f"{first.remedy or 'see the errors'}; then run it again: the others are done, and doing them twice is harmless",
     )
     error.report = report
     return error
 
 
-def rotate_one(site: Site, owner: Owner, wanted: Wanted, user_id: str, progress: ProgressSink) -> dict[str, Any]:
-    """What was done for one owner: {tenant_id, region, provider, keys: [{epoch, from_key, to_key}], epoch, ...}.
-
-    Raises ObjectMissing or UnknownBackup where it has no keys, LeaseHeld (only with a new data key or a re-encryption).
-    """
+def rotate_one(
+    site: Site, owner: KeyOwner, request: RotationRequest, user_id: str, progress: ProgressSink
+) -> OwnerRotation:
+    """Raises ObjectMissing or UnknownBackup where it has no keys, LeaseHeld (only with a new data key or a re-encryption)."""
     place, tenant = key_place(site, owner), owner.tenant
-    wrapped = rewrap(place)
-    done: dict[str, Any] = {
-        "tenant_id": owner.name,
-        "region": tenant.region,
-        "provider": site.keys.name,
-        "keys": wrapped,
-        "epoch": read_key_object(place, EPOCH).newest,
-    }
-    site.track(tenant, "key.rotated", user_id, {"owner": owner.name, "region": tenant.region, "keys": wrapped})
+    keys = rewrap(place)
+    done = OwnerRotation(owner.name, tenant.region, site.keys.name, keys, read_key_object(place, EPOCH).newest)
+    site.track(
+        tenant,
+        "key.rotated",
+        user_id,
+        {"owner": owner.name, "region": tenant.region, "keys": [asdict(k) for k in keys]},
+    )
     if owner.catalog:
         return done
-    if wanted.new_data_key:
-        done["epoch"] = _new_epoch(site, place, tenant)
-        site.track(tenant, "key.created", user_id, {"region": tenant.region, "epoch": done["epoch"]})
-    if wanted.re_encrypt:
-        done |= re_encrypt(site, tenant, progress)
-        if done["epochs_destroyed"]:
-            props = {"region": tenant.region, "epochs_destroyed": done["epochs_destroyed"]}
+    if request.new_data_key:
+        done = replace(done, epoch=_new_epoch(site, place, tenant))
+        site.track(tenant, "key.created", user_id, {"region": tenant.region, "epoch": done.epoch})
+    if request.re_encrypt:
+        done = _re_encrypted(site, tenant, done, progress)
+        if done.epochs_destroyed:
+            props = {"region": tenant.region, "epochs_destroyed": done.epochs_destroyed}
             site.track(tenant, "key.rotated", user_id, {"owner": owner.name, **props})
     return done
 
@@ -143,36 +257,44 @@ def _new_epoch(site: Site, place: KeyPlace, tenant: Tenant) -> int:
         return begin_epoch(place)
 
 
-def re_encrypt(site: Site, tenant: Tenant, progress: ProgressSink) -> dict[str, Any]:
-    """Seal and sign anew what is of earlier epochs, and destroy the keys of those of which nothing is left.
-
-    {re_encrypted_bytes, documents_signed, epochs_destroyed, old_bytes, old_packs, key_versions_left, note?}.
-    """
-    place = key_place(site, Owner(tenant.id, tenant))
+def _re_encrypted(site: Site, tenant: Tenant, done: OwnerRotation, progress: ProgressSink) -> OwnerRotation:
+    """Seal and sign anew what is of earlier epochs, and destroy the keys of those of which nothing is left."""
+    place = key_place(site, KeyOwner(tenant.id, tenant))
     newest = read_key_object(place, EPOCH).newest
-    done: dict[str, Any] = {"re_encrypted_bytes": 0, "documents_signed": 0, "epochs_destroyed": []}
-    done |= {"old_bytes": 0, "old_packs": 0, "key_versions_left": 0}
     if newest == EPOCH:
-        return {**done, "note": "there is one key epoch only; begin another with --new-data-key"}
+        return replace(
+            done,
+            re_encrypted_bytes=0,
+            documents_signed=0,
+            epochs_destroyed=(),
+            old_bytes=0,
+            old_packs=0,
+            key_versions_left=0,
+            note="there is one key epoch only; begin another with --new-data-key",
+        )
     pruned = prune(site, tenant, dry_run=False, progress=progress, re_encrypt=True)
-    done["re_encrypted_bytes"] = pruned.bytes_rewritten if isinstance(pruned, PruneReport) else 0
+    destroyed, versions_left = list[int](), 0
     with ExitStack() as stack:
         held = lease_for(site, tenant, STEP, stack)
         repository = stack.enter_context(site.repository(tenant))
-        done["documents_signed"] = sign_anew(repository, progress)
+        signed = sign_anew(repository, progress)
         repository.load_index()
-        left = remains(repository)
-        old = {epoch: found for epoch, found in left.items() if epoch < newest}
-        done["old_bytes"] = sum(found.bytes for found in old.values())
-        done["old_packs"] = sum(found.packs for found in old.values())
+        old = {epoch: found for epoch, found in remains(repository).items() if epoch < newest}
         for epoch in epochs(place):
             if epoch < newest and epoch not in old:
                 held.renew()
-                done["key_versions_left"] += _destroy(site, place, tenant, epoch, done["epochs_destroyed"])
-    if old:
-        hours = site.settings.prune.min_age_hours
-        done["note"] = f"what was retired is removed after {hours:g} hours: run it again then"
-    return done
+                versions_left += _destroy(site, place, tenant, epoch, destroyed)
+    hours = site.settings.prune.min_age_hours
+    return replace(
+        done,
+        re_encrypted_bytes=pruned.bytes_rewritten if isinstance(pruned, PruneReport) else 0,
+        documents_signed=signed,
+        epochs_destroyed=destroyed,
+        old_bytes=sum(found.bytes for found in old.values()),
+        old_packs=sum(found.packs for found in old.values()),
+        key_versions_left=versions_left,
+        note=f"what was retired is removed after {hours:g} hours: run it again then" if old else None,
+    )
 
 
 def _destroy(site: Site, place: KeyPlace, tenant: Tenant, epoch: int, destroyed: list[int]) -> int:
@@ -189,7 +311,7 @@ def _destroy(site: Site, place: KeyPlace, tenant: Tenant, epoch: int, destroyed:
     return purged.left
 
 
-def each_owner(site: Site, tenants: Iterable[Tenant], notice: Callable[[SbhError], None]) -> list[Owner]:
+def each_owner(site: Site, tenants: Iterable[Tenant], notice: Callable[[SbhError], None]) -> list[KeyOwner]:
     """Everybody who has keys: the tenants given, those of whom only backups are left, the platform, the catalogs."""
     found = {str(tenant.id): tenant for tenant in tenants}
     for region in site.settings.storage.regions:
@@ -200,13 +322,33 @@ def each_owner(site: Site, tenants: Iterable[Tenant], notice: Callable[[SbhError
             notice(damage.error)
     regions = site.settings.storage.regions
     platform = Tenant(PLATFORM, PLATFORM, site.settings.platform.region or regions[0], "critical")
-    allowed = [Owner(name, tenant) for name, tenant in sorted(found.items()) if tenant.region in regions]
-    return [*allowed, Owner(str(PLATFORM), platform), *map(catalog_owner, regions)]
+    allowed = [KeyOwner(name, tenant) for name, tenant in sorted(found.items()) if tenant.region in regions]
+    return [*allowed, KeyOwner(str(PLATFORM), platform), *map(catalog_owner, regions)]
 
 
-def remaining(site: Site, tenant: Tenant, newest: int) -> dict[str, int]:
-    """Packs and bytes that are still of earlier epochs than `newest`."""
-    with site.repository(tenant) as repository:
-        repository.load_index()
-        old = [asdict(found) for epoch, found in remains(repository).items() if epoch < newest]
-    return {f"old_{name}": sum(found[name] for found in old) for name in ("packs", "bytes")}
+def key_state(site: Site, owner: KeyOwner) -> KeyState | None:
+    """What is known of an owner's keys, as far as they can be read; None where it has none."""
+    place = key_place(site, owner)
+    state = KeyState(owner.name, owner.tenant.region)
+    try:
+        newest = read_key_object(place, EPOCH).newest
+        state = replace(state, newest=newest)
+        state = replace(state, epochs=[_epoch_state(place, epoch) for epoch in epochs(place)])
+        if newest > EPOCH and not owner.catalog:
+            with site.repository(owner.tenant) as repository:
+                repository.load_index()
+                old = [found for epoch, found in remains(repository).items() if epoch < newest]
+            return replace(
+                state, old_packs=sum(found.packs for found in old), old_bytes=sum(found.bytes for found in old)
+            )
+    except ObjectMissing:
+        return None
+    except SbhError as error:
+        return replace(state, error=error)
+    return state
+
+
+def _epoch_state(place: KeyPlace, epoch: int) -> EpochState:
+    found = read_key_object(place, epoch)
+    modified = place.store.head(place.key(epoch)).modified
+    return EpochState(epoch, found.provider, found.key_id, modified, found.destroyed)

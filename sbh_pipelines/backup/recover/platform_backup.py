@@ -11,7 +11,7 @@ No password of a role is ever read.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -153,7 +153,7 @@ def _published(open_drafts: OpenDrafts, draft: Draft, progress: ProgressSink) ->
     """Write the documents, check all of it with a fresh view of the store, commit."""
     repository, schemas = open_drafts.repository(draft), open_drafts.site.settings.database.schemas
     draft = write_documents(repository, draft, draft.components, type=TYPE, schemas=schemas)
-    with open_drafts.reopened(draft) as fresh:
+    with closing(open_drafts.reopened(draft)) as fresh:
         commit(open_drafts, draft, fresh, progress)
     return draft
 

@@ -2,24 +2,45 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from sbh_pipelines.backup.audit.compliance import compliance_report
-from sbh_pipelines.backup.audit.export import export_trail
-from sbh_pipelines.backup.audit.verify import parse_noted, verify_trail
+from sbh_pipelines.backup.audit.compliance_report import ComplianceReport
+from sbh_pipelines.backup.audit.export import ExportReport, FileReport, check_file, export_trail
+from sbh_pipelines.backup.audit.verify import TrailReport, UnreadableTrail, parse_noted, verify_trail
 from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.events import record_drafts, record_policy
 from sbh_pipelines.backup.service.gate import Access
 from sbh_pipelines.errors import InvalidId, RequestError, SbhError
 from sbh_pipelines.model import Tenant, TenantId
 from sbh_pipelines.placement import platform_tenant
-from sbh_pipelines.repository.trail.event import PLATFORM, entry_of
-from sbh_pipelines.repository.trail.reader import Wanted, page
+from sbh_pipelines.repository.trail.event import PLATFORM, AuditEvent, entry_of
+from sbh_pipelines.repository.trail.reader import EventFilter, page
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 
 _MOST_LISTED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class EventListing:
+    """A page of an audit trail, the newest event first.
+
+    Attributes:
+        tenant_id: Whose trail; `*` is the platform.
+        region: Where it lies.
+        events: The events.
+        next: Where the next page begins; None on the last one.
+        errors: Parts of the trail that cannot be believed.
+    """
+
+    tenant_id: str
+    region: str
+    events: Sequence[AuditEvent]
+    next: str | None
+    errors: Sequence[SbhError]
 
 
 class Auditing(Access):
@@ -39,58 +60,42 @@ class Auditing(Access):
         limit: int = 100,
         cursor: str | None = None,
         region: str | None = None,
-    ) -> dict[str, Any]:
-        """A page of a tenant's trail, newest first; of the platform's (in `region`) for `*`.
-
-        {'tenant_id', 'region', 'events': [{seq, at, event, user_id, source, via, props, id, prev, hash, signature, ...}],
-        'next': cursor or None, 'errors': [links that cannot be believed]}. Raises RequestError, UnknownTenant.
-        """
-        wanted = Wanted(event, _zoned(since), _zoned(until), user)
+    ) -> EventListing:
+        """A page of a tenant's trail; of the platform's (in `region`) for `*`. Raises RequestError, UnknownTenant."""
+        wanted = EventFilter(event, _zoned(since), _zoned(until), user)
         if not 1 <= limit <= _MOST_LISTED:
             raise RequestError("The limit is out of bounds", on=str(limit)[:20], remedy=f"1 to {_MOST_LISTED:,}")
         begin = _cursor(cursor)
         tenant = self._audited(tenant_id, user_ctx, "audit.read", region)
         self._site.track(tenant, "audit.accessed", user_ctx.user_id, {"event": event[:64], "user": user and user[:256]})
-        found, following, damages = page(self._site.trails.of(tenant), wanted, limit, begin)
-        return {
-            "tenant_id": tenant_id,
-            "region": tenant.region,
-            "events": found,
-            "next": f"{following[0]}.{following[1]}" if following else None,
-            "errors": [damage.as_dict() for damage in damages],
-        }
+        found = page(self._site.trails.of(tenant), wanted, limit, begin)
+        following = "{}.{}".format(*found.following) if found.following else None
+        return EventListing(tenant_id, tenant.region, found.events, following, found.damages)
 
     def verify_audit(
         self, user_ctx: UserContext, tenant_id: str = PLATFORM, *, expect: str | None = None, region: str | None = None
-    ) -> dict[str, Any]:
-        """Whether a trail is whole: {'tenant_id', 'region', 'valid', 'events', 'objects', 'late', 'seq', 'hash', 'first_at',
-        'last_at', 'unrecorded': [backups without an event], 'unexplained': [backups gone without an event], 'broken': number,
-        'issues': [{code, what, on, why, remedy}]}.
+    ) -> TrailReport:
+        """Whether a trail is whole.
 
         `expect` is `seq:hash` of an event that was noted earlier. Damage is reported, not raised.
         """
         noted = parse_noted(expect)
         tenant = self._audited(tenant_id, user_ctx, "audit.read", region)
         result = verify_trail(self._site, tenant, noted)
-        told = {name: result[name] for name in ("valid", "events", "seq", "hash", "broken")}
-        self._site.track(tenant, "audit.verified", user_ctx.user_id, told)
+        self._site.track(tenant, "audit.verified", user_ctx.user_id, result.recorded())
         return result
 
-    def verify_audits(self, user_ctx: UserContext) -> Iterator[dict[str, Any]]:
-        """`verify_audit` of every trail: the platform's of each region, then of each tenant that has backups or ever had an event.
-
-        One that cannot be read (a store out of reach) is {'tenant_id', 'region', 'valid': False, 'error': {...}}.
-        """
+    def verify_audits(self, user_ctx: UserContext) -> Iterator[TrailReport | UnreadableTrail]:
+        """Verify every trail: the platform's of each region, then of each tenant that has backups or ever had an event."""
         self._authorize(user_ctx, "audit.read", ALL_TENANTS)
         for tenant in self._all_audited():
             name = PLATFORM if tenant.id == PLATFORM else str(tenant.id)
             try:
                 result = verify_trail(self._site, tenant, None)
-                told = {key: result[key] for key in ("valid", "events", "seq", "hash", "broken")}
-                self._site.track(tenant, "audit.verified", user_ctx.user_id, told)
+                self._site.track(tenant, "audit.verified", user_ctx.user_id, result.recorded())
                 yield result
             except SbhError as error:
-                yield {"tenant_id": name, "region": tenant.region, "valid": False, "error": error.as_dict()}
+                yield UnreadableTrail(name, tenant.region, False, error)
 
     def export_audit(
         self,
@@ -100,18 +105,24 @@ class Auditing(Access):
         *,
         format: str = "jsonl",
         region: str | None = None,
-    ) -> dict[str, Any]:
-        """Write a whole trail, oldest first, to a new file (jsonl or csv), so that it can be verified without the store:
-        {'file', 'format', and what `verify_audit` says of the chain}. Raises RequestError, ExportFailed.
+    ) -> ExportReport:
+        """Write a whole trail, oldest event first, to a new file (jsonl or csv), so that it can be verified without the store.
+
+        Raises RequestError, ExportFailed.
         """
         tenant = self._audited(tenant_id, user_ctx, "audit.export", region)
         self._site.track(tenant, "audit.exported", user_ctx.user_id, {"format": format[:16]})
         return export_trail(self._site, tenant, Path(file), format)
 
+    @staticmethod
+    def check_file(file: Path) -> FileReport:
+        """Whether the chain of an exported trail is whole; needs neither settings, keys nor a store. Raises RequestError."""
+        return check_file(file)
+
     def compliance_report(
         self, user_ctx: UserContext, since: datetime, until: datetime, tenant_ids: Sequence[str] = ()
-    ) -> dict[str, Any]:
-        """What the trails and the repositories show for a period: see `backup/audit/compliance.py`; none given: all tenants.
+    ) -> ComplianceReport:
+        """What the trails and the repositories show for a period; for no tenant given: of all.
 
         Raises RequestError for a period that is none.
         """

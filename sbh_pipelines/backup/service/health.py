@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sbh_pipelines.backup.health.examination import Examination, examine
-from sbh_pipelines.backup.health.report import backup_metrics, health_report
+from sbh_pipelines.backup.health.report import BackupMetrics, HealthReport, backup_metrics, health_report
 from sbh_pipelines.backup.service.gate import Access
 from sbh_pipelines.database.schema.tenants import list_tenants
 from sbh_pipelines.document import as_document
@@ -25,16 +25,16 @@ class Health(Access):
         Of one tenant everything is looked at now; of all (that the caller may see) a look may be `health.refresh_s` old.
         Raises UnknownTenant, AccessDenied; that something cannot be reached is part of the answer.
         """
-        report: dict[str, Any] = as_document(health_report(self._examined(user_ctx, tenant_id), tenant_id))
-        return report
-
-    def backup_metrics(self, user_ctx: UserContext, tenant_id: str | None = None) -> dict[str, Any]:
-        """{'backups_total', 'backups_successful', 'backups_failed', 'backup_size_total', 'backup_duration_avg',
-        'last_backup_at', and what `BackupMetrics` lists}, of one tenant or of all that the caller may see.
-        """
-        metrics = backup_metrics(self.settings, self._examined(user_ctx, tenant_id), tenant_id)
-        document: dict[str, Any] = as_document(metrics)
+        document: dict[str, Any] = as_document(self.health_report(user_ctx, tenant_id))
         return document
+
+    def health_report(self, user_ctx: UserContext, tenant_id: str | None = None) -> HealthReport:
+        """The health check, as `check_backup_health` says."""
+        return health_report(self._examined(user_ctx, tenant_id), tenant_id)
+
+    def backup_metrics(self, user_ctx: UserContext, tenant_id: str | None = None) -> BackupMetrics:
+        """The specification's figures, of one tenant or of all that the caller may see."""
+        return backup_metrics(self.settings, self._examined(user_ctx, tenant_id), tenant_id)
 
     def prometheus_text(self, user_ctx: UserContext) -> str:
         """The metrics in Prometheus' text format, of the tenants that the caller may see."""

@@ -1,25 +1,45 @@
 """The service's calls about keys, and about the end of a tenant."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
 
-from sbh_pipelines.backup.keys.certificate import public_key_of, verify_certificate
+from sbh_pipelines.backup.keys.certificate import ErasureCertificate, public_key_of, verify_certificate
 from sbh_pipelines.backup.keys.erasure import check_request, erase
-from sbh_pipelines.backup.keys.key_state import key_state
-from sbh_pipelines.backup.keys.rotation import Owner, Wanted, each_owner, rotate_all
+from sbh_pipelines.backup.keys.rotation import (
+    KeyOwner,
+    KeyState,
+    RotationReport,
+    RotationRequest,
+    each_owner,
+    key_state,
+    rotate_all,
+)
 from sbh_pipelines.backup.service.gate import Access
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.database.schema.tenants import find_tenant
 from sbh_pipelines.errors import EraseRefused, RequestError, SbhError, SourceError, UnknownTenant
 from sbh_pipelines.model import ProgressSink, Tenant, TenantId, no_progress
 from sbh_pipelines.repository.catalog.erased import (
-    ERASING,
+    ErasureRecord,
     erased_key,
     list_certificates,
     read_certificate,
     read_erased,
 )
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
+
+
+@dataclass(frozen=True, slots=True)
+class Readmission:
+    """An erased tenant of which backups may be made again.
+
+    Attributes:
+        tenant_id: The tenant.
+        erasure_id: The erasure that it was readmitted after.
+    """
+
+    tenant_id: str
+    erasure_id: str
 
 
 class KeyKeeping(Access):
@@ -36,24 +56,24 @@ class KeyKeeping(Access):
         new_data_key: bool = False,
         re_encrypt: bool = False,
         progress: ProgressSink = no_progress,
-    ) -> dict[str, Any]:
+    ) -> RotationReport:
         """Wrap the data keys of these tenants anew, under the key that the settings name now; nothing else is rewritten.
 
         `everyone`: all tenants, those of whom only backups are left, the platform, and the regions' catalogs. `new_data_key`
         begins a key epoch besides; `re_encrypt` rewrites what is of earlier ones, in two runs a day apart, the second of which
-        destroys their keys. {'rotated': [{tenant_id, region, provider, keys, epoch, ...}], 'skipped': [without keys],
-        'failed': []}.
+        destroys their keys.
 
         Raises AccessDenied, KeyRotationFailed (some failed; its `report` says which), or for a single tenant its own error.
         """
-        wanted, damages = Wanted(new_data_key, re_encrypt), list[SbhError]()
+        request, damages = RotationRequest(new_data_key, re_encrypt), list[SbhError]()
         owners = self._owners(tenant_ids, user_ctx, "keys.rotate", everyone, damages)
-        report = rotate_all(self._site, owners, wanted, user_ctx.user_id, progress)
-        return {**report, "issues": [damage.as_dict() for damage in damages]}
+        report = rotate_all(self._site, owners, request, user_ctx.user_id, progress)
+        return replace(report, issues=damages)
 
-    def key_status(self, user_ctx: UserContext, tenant_ids: Sequence[str] = ()) -> list[dict[str, Any]]:
-        """Of each tenant: {tenant_id, region, newest, epochs: [{epoch, provider, key_id, wrapped_at, destroyed}], old_packs,
-        old_bytes, error}. For none given all that the caller may see, a platform user the platform and the catalogs too.
+    def key_status(self, user_ctx: UserContext, tenant_ids: Sequence[str] = ()) -> list[KeyState]:
+        """What is known of the tenants' keys; for none given of all that the caller may see.
+
+        A platform user sees those of the platform and of the catalogs too.
         """
         if not tenant_ids and user_ctx.tenant_id != ALL_TENANTS:
             tenant_ids = [user_ctx.tenant_id]
@@ -68,12 +88,12 @@ class KeyKeeping(Access):
         action: str,
         everyone: bool,
         damages: list[SbhError],
-    ) -> list[Owner]:
+    ) -> list[KeyOwner]:
         if everyone:
             self._authorize(user_ctx, action, ALL_TENANTS)
             return each_owner(self._site, self.tenants(), damages.append)
         tenants = [self._allowed(tenant_id, user_ctx, action) for tenant_id in dict.fromkeys(tenant_ids)]
-        return [Owner(str(tenant.id), tenant) for tenant in tenants]
+        return [KeyOwner(str(tenant.id), tenant) for tenant in tenants]
 
     def public_keys(self, user_ctx: UserContext) -> dict[str, str]:
         """The public key of each region's certificates of erasure, in base64: to be kept by who will check them."""
@@ -91,7 +111,7 @@ class KeyKeeping(Access):
         confirm: str,
         reason: str,
         progress: ProgressSink = no_progress,
-    ) -> dict[str, Any]:
+    ) -> ErasureCertificate:
         """Destroy all backups of a tenant for good, keys first; the signed certificate. The tenant's live data stay.
 
         Only platform admins may. `confirm` is the slug once more. Killed anywhere, the same call goes on; for a tenant that is
@@ -110,29 +130,29 @@ class KeyKeeping(Access):
         except (UnknownTenant, SourceError):  # the database may be gone for good: the buckets tell
             return None
 
-    def readmit_tenant(self, tenant_id: str, user_ctx: UserContext) -> dict[str, Any]:
-        """Allow backups of an erased tenant again, with keys of their own; {tenant_id, erasure_id}. Certificates stay.
+    def readmit_tenant(self, tenant_id: str, user_ctx: UserContext) -> Readmission:
+        """Allow backups of an erased tenant again, with keys of their own. Certificates stay.
 
         Raises AccessDenied, EraseRefused while the erasure is not finished, RequestError where the tenant is not erased.
         """
         slug = TenantId.parse(tenant_id)
         self._authorize(user_ctx, "tenant.erase", ALL_TENANTS)
         record = self._erasure(slug)
-        if record.get("state") == ERASING:
+        if not record.done:
             raise EraseRefused(
                 "The erasure of the tenant is not finished",
                 on=slug,
                 why="its keys may be gone already, and objects are left",
                 remedy=f"finish it first: sbh tenants erase {slug} --confirm {slug} --reason ...",
             )
-        tenant = Tenant(slug, "", str(record["region"]), "")
-        self._site.track(tenant, "tenant.readmitted", user_ctx.user_id, {"erasure_id": record["erasure_id"]})
+        tenant = Tenant(slug, "", record.region, "")
+        self._site.track(tenant, "tenant.readmitted", user_ctx.user_id, {"erasure_id": record.erasure_id})
         for region in self.settings.storage.regions:
             catalog = self._site.catalog(region)
             catalog.store.delete([catalog.prefix + erased_key(slug)])
-        return {"tenant_id": slug, "erasure_id": record["erasure_id"]}
+        return Readmission(slug, record.erasure_id)
 
-    def erasure_certificate(self, tenant_id: str, user_ctx: UserContext) -> dict[str, Any]:
+    def erasure_certificate(self, tenant_id: str, user_ctx: UserContext) -> ErasureCertificate:
         """The certificate of a tenant's last erasure, its signature checked. Raises RequestError where there is none."""
         slug = TenantId.parse(tenant_id)
         self._authorize(user_ctx, "tenant.erase", ALL_TENANTS)
@@ -141,12 +161,17 @@ class KeyKeeping(Access):
         if not found:
             raise RequestError("There is no certificate of an erasure", on=slug, remedy="see `sbh audit list`")
         newest = max(found)
-        certificate = read_certificate(found[newest], slug, newest)
-        signer = catalogs.get(str(certificate.get("signed_in")), found[newest])
-        verify_certificate(certificate, public_key_of(signer.certificate_key))
-        return certificate
+        document = read_certificate(found[newest], slug, newest)
+        signer = catalogs.get(str(document.get("signed_in")), found[newest])
+        verify_certificate(document, public_key_of(signer.certificate_key))
+        return ErasureCertificate.of(document)
 
-    def _erasure(self, slug: TenantId) -> Mapping[str, Any]:
+    @staticmethod
+    def verify_certificate(document: Mapping[str, object], public_key: str) -> None:
+        """Raises CorruptObject unless a certificate is genuine, RequestError for no public key. Needs no settings."""
+        verify_certificate(document, public_key)
+
+    def _erasure(self, slug: TenantId) -> ErasureRecord:
         for region in self.settings.storage.regions:
             if (record := read_erased(self._site.catalog(region), slug)) is not None:
                 return record

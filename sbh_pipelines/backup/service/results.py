@@ -1,26 +1,44 @@
 """The results that faces declare or name: each is made, and described, next to the verb that returns it."""
 
+from sbh_pipelines.backup.audit.compliance_report import ComplianceReport, TenantCompliance
+from sbh_pipelines.backup.audit.export import ExportReport, FileReport
+from sbh_pipelines.backup.audit.verify import ChainReport, TrailReport, UnreadableTrail
 from sbh_pipelines.backup.contents.verification import Validation
 from sbh_pipelines.backup.create.recovery_points import LatestPoint
 from sbh_pipelines.backup.create.status import BackupStatus
 from sbh_pipelines.backup.health.examination import Examination
 from sbh_pipelines.backup.health.findings import Finding
 from sbh_pipelines.backup.health.report import BackupMetrics, HealthReport
+from sbh_pipelines.backup.keys.certificate import ErasureCertificate
+from sbh_pipelines.backup.keys.rotation import KeyState, OwnerRotation, RotationReport
 from sbh_pipelines.backup.retain.forget import RetentionLine, RetentionOutcome
 from sbh_pipelines.backup.retain.holds import HoldLine
 from sbh_pipelines.backup.retain.prune import NothingToPrune, PruneReport
+from sbh_pipelines.backup.service.audit import EventListing
 
 __all__ = [
     "BackupMetrics",
     "BackupStatus",
+    "ChainReport",
+    "ComplianceReport",
+    "ErasureCertificate",
+    "EventListing",
     "Examination",
+    "ExportReport",
+    "FileReport",
     "Finding",
     "HealthReport",
     "HoldLine",
+    "KeyState",
     "LatestPoint",
     "NothingToPrune",
+    "OwnerRotation",
     "PruneReport",
     "RetentionLine",
     "RetentionOutcome",
+    "RotationReport",
+    "TenantCompliance",
+    "TrailReport",
+    "UnreadableTrail",
     "Validation",
 ]

@@ -18,7 +18,7 @@ from sbh_pipelines.placement import PLATFORM as PLATFORM_TENANT
 from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.trail.event import PLATFORM, Chain, Entry, entry_of
-from sbh_pipelines.repository.trail.trail import POLICY, End, Trail
+from sbh_pipelines.repository.trail.trail import POLICY, Trail, TrailEnd
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.site.site import Site
@@ -123,7 +123,7 @@ class Trails:
     def record_policy(self, digest: str, props: Mapping[str, object], user_id: str) -> None:
         """`policy.changed`, if `digest` is another than the one recorded last."""
 
-        def build(end: End) -> list[Entry]:
+        def build(end: TrailEnd) -> list[Entry]:
             if end.policy == digest:
                 return []
             return [self.entry(POLICY, user_id, {**props, "digest": digest, "previous": end.policy or None})]

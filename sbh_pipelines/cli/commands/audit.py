@@ -4,14 +4,24 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.commands.tenants import complete_tenant
 from sbh_pipelines.cli.output import Answer, count, facts, plural, printable, table, utc, verdict
-from sbh_pipelines.errors import AuditBroken, RequestError
+from sbh_pipelines.errors import AuditBroken, RequestError, SbhError
+
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.service.results import (
+        ChainReport,
+        EventListing,
+        ExportReport,
+        FileReport,
+        TrailReport,
+        UnreadableTrail,
+    )
 
 app = typer.Typer(name="audit", help="The audit trail: list, verify, export.")
 
@@ -60,8 +70,8 @@ def list_events(
         cursor=cursor,
         region=region,
     )
-    brief = [f"{e['seq']} {e['event']}" for e in found["events"]]
-    return Answer(found, lambda out: _show_list(out, found), brief, AuditBroken.exit_status if found["errors"] else 0)
+    brief = [f"{event.seq} {event.event}" for event in found.events]
+    return Answer(found, lambda out: _show_list(out, found), brief, AuditBroken.exit_status if found.errors else 0)
 
 
 @command(app, "verify")
@@ -90,19 +100,18 @@ def verify(
     """
     if sum((tenant is not None, platform, everything, file is not None)) != 1:
         raise RequestError("Which trail?", remedy="a tenant, --platform, --all or --file FILE")
+    results: Sequence[TrailReport | UnreadableTrail | FileReport]
     if file is not None:
-        from sbh_pipelines.backup.audit.export import check_file
+        from sbh_pipelines.backup.service import BackupService
 
-        results = [check_file(file)]
+        results = [BackupService.check_file(file)]
     elif everything:
         results = list(invocation.service().verify_audits(invocation.user()))
     else:
-        found = invocation.service().verify_audit(
-            invocation.user(), _trail(tenant, platform), expect=expect, region=region
-        )
-        results = [found]
-    broken = [result for result in results if not result["valid"]]
-    brief = [f"{r['tenant_id']}: {'valid' if r['valid'] else 'broken'}" for r in results]
+        trail = _trail(tenant, platform)
+        results = [invocation.service().verify_audit(invocation.user(), trail, expect=expect, region=region)]
+    broken = [result for result in results if not result.valid]
+    brief = [f"{result.tenant_id}: {'valid' if result.valid else 'broken'}" for result in results]
     answer = {"trails": results, "broken": len(broken)} if everything else results[0]
     return Answer(answer, lambda out: _show_verified(out, results), brief, AuditBroken.exit_status if broken else 0)
 
@@ -125,8 +134,8 @@ def export(
     return Answer(
         report,
         lambda out: _show_exported(out, report),
-        [report["file"]],
-        0 if report["valid"] else AuditBroken.exit_status,
+        [report.file],
+        0 if report.valid else AuditBroken.exit_status,
     )
 
 
@@ -147,23 +156,20 @@ def _trail(tenant: str | None, platform: bool) -> str:
     return _PLATFORM if tenant is None else tenant
 
 
-def _name(result: Mapping[str, Any]) -> str:
-    return f"the platform, {result['region']}" if result["tenant_id"] == _PLATFORM else str(result["tenant_id"])
+def _name(result: "EventListing | ChainReport | UnreadableTrail") -> str:
+    return f"the platform, {result.region}" if result.tenant_id == _PLATFORM else result.tenant_id
 
 
-def _show_list(out: Any, found: Mapping[str, Any]) -> None:
-    rows = [
-        (e["seq"], utc(e["at"]), e["event"], e["user_id"], e["via"], ", ".join(_props(e["props"])))
-        for e in found["events"]
-    ]
+def _show_list(out: Any, found: "EventListing") -> None:
+    rows = [(e.seq, utc(e.at), e.event, e.user_id, e.via, ", ".join(_props(e.props))) for e in found.events]
     title = f"{plural(len(rows), 'event')} of {_name(found)}"
     out.print(table(title, (">seq", "at", "event", "user", "via", "what"), rows))
-    if found["next"]:
-        out.print(f"More: --cursor {found['next']}")
-    _show_issues(out, found["errors"])
+    if found.next:
+        out.print(f"More: --cursor {found.next}")
+    _show_issues(out, found.errors)
 
 
-def _props(props: Mapping[str, Any]) -> list[str]:
+def _props(props: Mapping[str, object]) -> list[str]:
     """Short, on one line; --json has all of it."""
     said = []
     for name, value in props.items():
@@ -173,63 +179,66 @@ def _props(props: Mapping[str, Any]) -> list[str]:
     return said[:8]
 
 
-def _show_verified(out: Any, results: Sequence[Mapping[str, Any]]) -> None:
-    if len(results) == 1 and "error" not in results[0]:
-        found = results[0]
-        out.print(
-            facts(
-                {
-                    "trail": _name(found),
-                    "verdict": verdict(found["valid"], "whole" if found["valid"] else "broken"),
-                    "events": count(found["events"]),
-                    "recorded late": found["late"] or "",
-                    "from": utc(found["first_at"]),
-                    "to": utc(found["last_at"]),
-                    "last event": f"{found['seq']}:{found['hash']}" if found["seq"] else "none",
-                }
-            )
-        )
+def _show_verified(out: Any, results: "Sequence[ChainReport | UnreadableTrail]") -> None:
+    from sbh_pipelines.backup.service.results import UnreadableTrail
+
+    read = [result for result in results if not isinstance(result, UnreadableTrail)]
+    if len(results) == 1 and read:
+        _show_chain(out, read[0])
     else:
+        columns = ("trail", "verdict", ">events", ">late", "last event", "error")
         rows = [
-            (
-                _name(r),
-                verdict(r["valid"], "whole" if r["valid"] else "unknown" if "error" in r else "broken"),
-                count(r.get("events")),
-                count(r.get("late")),
-                f"{r['seq']}:{r['hash'][:16]}…" if r.get("seq") else "",
-                r["error"]["what"] if "error" in r else "",
-            )
+            (_name(r), verdict(False, "unknown"), "", "", "", r.error.what)
+            if isinstance(r, UnreadableTrail)
+            else (_name(r), _verdict(r), count(r.events), count(r.late), f"{r.seq}:{r.hash[:16]}…" if r.seq else "", "")
             for r in results
         ]
-        out.print(
-            table(
-                plural(len(results), "audit trail"),
-                ("trail", "verdict", ">events", ">late", "last event", "error"),
-                rows,
-            )
-        )
-    for result in results:
-        _show_issues(out, result.get("issues", ()))
-        if more := result.get("broken", 0) - len(result.get("issues", ())):
+        out.print(table(plural(len(results), "audit trail"), columns, rows))
+    for result in read:
+        _show_issues(out, result.issues)
+        if more := result.broken - len(result.issues):
             out.print(f"… and {more:,} more of {_name(result)}")
 
 
-def _show_exported(out: Any, report: Mapping[str, Any]) -> None:
+def _show_chain(out: Any, found: "ChainReport") -> None:
     out.print(
         facts(
             {
-                "file": report["file"],
-                "trail": _name(report),
-                "events": count(report["events"]),
-                "verdict": verdict(report["valid"], "whole" if report["valid"] else "broken"),
-                "last event": f"{report['seq']}:{report['hash']}" if report["seq"] else "none",
+                "trail": _name(found),
+                "verdict": _verdict(found),
+                "events": count(found.events),
+                "recorded late": found.late or "",
+                "from": utc(found.first_at),
+                "to": utc(found.last_at),
+                "last event": _last_event(found),
             }
         )
     )
-    _show_issues(out, report["issues"])
 
 
-def _show_issues(out: Any, issues: Sequence[Mapping[str, Any]]) -> None:
+def _show_exported(out: Any, report: "ExportReport") -> None:
+    out.print(
+        facts(
+            {
+                "file": report.file,
+                "trail": _name(report),
+                "events": count(report.events),
+                "verdict": _verdict(report),
+                "last event": _last_event(report),
+            }
+        )
+    )
+    _show_issues(out, report.issues)
+
+
+def _verdict(found: "ChainReport") -> Any:
+    return verdict(found.valid, "whole" if found.valid else "broken")
+
+
+def _last_event(found: "ChainReport") -> str:
+    return f"{found.seq}:{found.hash}" if found.seq else "none"
+
+
+def _show_issues(out: Any, issues: Sequence[SbhError]) -> None:
     for issue in issues:
-        text = f"[{issue['code']}] {issue['what']} ({issue['on']}): {issue['why']}"
-        out.print(printable(text), style="red", markup=False)
+        out.print(printable(f"[{issue.code}] {issue.what} ({issue.on}): {issue.why}"), style="red", markup=False)

@@ -5,9 +5,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,10 @@ from sbh_pipelines.cli.commands.tenants import complete_tenant
 from sbh_pipelines.cli.output import Answer, count, facts, mib, plural, seconds, table, utc, verdict
 from sbh_pipelines.cli.show.spans import span
 from sbh_pipelines.errors import AlertError, HealthError, RequestError, error_from_dict
+from sbh_pipelines.model import timestamp
+
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.service.results import BackupMetrics
 
 app = typer.Typer(name="alerts", help="Whether people are told when something is wrong.")
 
@@ -34,31 +38,29 @@ def health(invocation: Invocation, tenant: Annotated[str | None, _TENANT] = None
 
     Prints each check, and what is wrong with what to do about it. Exits 14 unless everything is healthy.
     """
-    found = invocation.service().check_backup_health(invocation.user(), tenant)
-    checks = [(name, value) for name, value in found.items() if isinstance(value, bool)]
+    found = invocation.service().health_report(invocation.user(), tenant)
 
     def show(out: Any) -> None:
-        whom = tenant or plural(found["tenants"], "tenant")
-        title = f"{whom}, {utc(found['at'])}: {found['backup_service']}"
-        rows = [(name, verdict(value, "yes" if value else "no")) for name, value in checks]
+        whom = tenant or plural(found.tenants, "tenant")
+        title = f"{whom}, {_time(found.at)}: {found.backup_service}"
+        rows = [(name, verdict(holds, "yes" if holds else "no")) for name, holds in found.checks.items()]
         out.print(table(title, ("check", "holds"), rows))
-        without = {issue["tenant_id"] for issue in found["issues"] if issue["kind"] == "no_backup"}
-        for issue in found["issues"]:
-            if issue["kind"] == "no_recovery_point" and issue["tenant_id"] in without:
+        without = {issue.tenant_id for issue in found.issues if issue.kind == "no_backup"}
+        for issue in found.issues:
+            if issue.kind == "no_recovery_point" and issue.tenant_id in without:
                 continue  # the same, said again for another check
-            on = f" ({issue['on']})" if issue["on"] else ""
-            why = f": {issue['why']}" if issue["why"] else ""
-            text = f"{issue['severity']}  [{issue['code']}] {issue['what']}{on}{why}"
-            out.print(text, style=_COLORS.get(issue["severity"], ""), markup=False)
-            out.print(f"  next  {issue['remedy']}", style="dim", markup=False)
-        hidden = found["issues_count"] - len(found["issues"])
-        if hidden:
+            on = f" ({issue.on})" if issue.on else ""
+            why = f": {issue.why}" if issue.why else ""
+            text = f"{issue.severity}  [{issue.code}] {issue.what}{on}{why}"
+            out.print(text, style=_COLORS.get(issue.severity, ""), markup=False)
+            out.print(f"  next  {issue.remedy}", style="dim", markup=False)
+        if hidden := found.issues_count - len(found.issues):
             out.print(f"… and {hidden:,} more issues", markup=False)
-        if found["tenants_not_looked_at"]:
-            out.print(f"{plural(found['tenants_not_looked_at'], 'tenant')} could not be looked at", style="red")
+        if found.tenants_not_looked_at:
+            out.print(f"{plural(found.tenants_not_looked_at, 'tenant')} could not be looked at", style="red")
 
-    healthy = found["backup_service"] == "healthy"
-    return Answer(found, show, [found["backup_service"]], 0 if healthy else HealthError.exit_status)
+    healthy = found.backup_service == "healthy"
+    return Answer(found, show, [found.backup_service], 0 if healthy else HealthError.exit_status)
 
 
 def metrics(
@@ -91,40 +93,44 @@ def metrics(
         document = {"file": str(write), "series": series}
         return Answer(document, lambda out: out.print(f"{series:,} series in {write}"), [str(write)])
     found = service.backup_metrics(user, tenant)
-    return Answer(found, lambda out: _show(out, found, tenant), [f"{found['backups_total']}"])
+    return Answer(found, lambda out: _show(out, found, tenant), [f"{found.backups_total}"])
 
 
-def _show(out: Any, found: Mapping[str, Any], tenant: str | None) -> None:
+def _show(out: Any, found: "BackupMetrics", tenant: str | None) -> None:
     columns = ("type", ">successful", ">failed", ">size", ">stored", ">mean duration", "last")
     rows = [
         (
             kind,
-            count(of["successful"]),
-            count(of["failed"]),
-            mib(of["size"]),
-            mib(of["stored_bytes"]),
-            seconds(of["duration_avg"]),
-            utc(of["last_at"]),
+            count(of.successful),
+            count(of.failed),
+            mib(of.size),
+            mib(of.stored_bytes),
+            seconds(of.duration_avg),
+            _time(of.last_at),
         )
-        for kind, of in found["by_type"].items()
+        for kind, of in found.by_type.items()
     ]
-    out.print(table(tenant or plural(found["tenants"], "tenant"), columns, rows))
+    out.print(table(tenant or plural(found.tenants, "tenant"), columns, rows))
     out.print(
         facts(
             {
-                "backups": f"{found['backups_total']:,}, of them failed: {found['backups_failed']:,}",
-                "size": mib(found["backup_size_total"]),
-                "with files": mib(found["logical_bytes_total"]),
-                "stored": mib(found["stored_bytes_total"]),
-                "mean duration": seconds(found["backup_duration_avg"]),
-                "last backup": utc(found["last_backup_at"]),
-                "recovery point": f"{span(found['recovery_point_age_s'])} old" if found["recovery_point_age_s"] else "",
-                "objectives missed": count(found["recovery_points_missed"]),
-                "without backup": count(found["tenants_without_backup"]),
-                "last drill": utc(found["last_drill_at"]),
+                "backups": f"{found.backups_total:,}, of them failed: {found.backups_failed:,}",
+                "size": mib(found.backup_size_total),
+                "with files": mib(found.logical_bytes_total),
+                "stored": mib(found.stored_bytes_total),
+                "mean duration": seconds(found.backup_duration_avg),
+                "last backup": _time(found.last_backup_at),
+                "recovery point": f"{span(found.recovery_point_age_s)} old" if found.recovery_point_age_s else "",
+                "objectives missed": count(found.recovery_points_missed),
+                "without backup": count(found.tenants_without_backup),
+                "last drill": utc(found.last_drill_at),
             }
         )
     )
+
+
+def _time(moment: datetime | None) -> str:
+    return utc(timestamp(moment)) if moment else ""
 
 
 def _write(file: Path, text: str) -> None:

@@ -1,16 +1,20 @@
 """`sbh keys`: which keys protect the backups, and their rotation."""
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.commands.tenants import EveryoneOption, TenantsArgument, check_chosen
 from sbh_pipelines.cli.output import Answer, count, mib, plural, print_error, table, utc
-from sbh_pipelines.errors import KeyRotationFailed, KeyServiceError, RequestError
+from sbh_pipelines.document import as_document
+from sbh_pipelines.errors import KeyRotationFailed, KeyServiceError, RequestError, SbhError
+from sbh_pipelines.model import timestamp
+
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.service.results import KeyState, OwnerRotation, RotationReport
 
 app = typer.Typer(name="keys", help="Keys of the backups: state, rotation, public keys of certificates.")
 
@@ -21,16 +25,16 @@ def status(invocation: Invocation, tenants: TenantsArgument = None) -> Answer:
     unwrapped. Keys that cannot be read exit 7.
     """
     found = invocation.service().key_status(invocation.user(), list(dict.fromkeys(tenants or ())))
-    broken = [state for state in found if state["error"]]
+    broken = [(state.tenant_id, state.error) for state in found if state.error]
 
     def show(out: Any) -> None:
         rows = [row for state in found for row in _epoch_rows(state)]
         out.print(table(plural(len(found), "owner of keys", "owners of keys"), _EPOCHS, rows))
         if broken:
-            lines = [_failure_row(state["tenant_id"], state["error"]) for state in broken]
+            lines = [_failure_row(*failed) for failed in broken]
             out.print(table("Keys that cannot be read", _FAILED, lines))
 
-    brief = [f"{state['tenant_id']} {state['newest'] or 'unreadable'}" for state in found]
+    brief = [f"{state.tenant_id} {state.newest or 'unreadable'}" for state in found]
     return Answer({"keys": found}, show, brief, KeyServiceError.exit_status if broken else 0)
 
 
@@ -57,7 +61,7 @@ def rotate(
     failure: KeyRotationFailed | None = None
     with invocation.progress() as progress:
         try:
-            report: Mapping[str, Any] = service.rotate_keys(
+            report: RotationReport = service.rotate_keys(
                 list(tenants or ()),
                 user,
                 everyone=everyone,
@@ -75,8 +79,8 @@ def rotate(
         if failure is not None:
             print_error(failure)
 
-    document = {**report, "error": failure.as_dict() if failure else None}
-    brief = [done["tenant_id"] for done in report["rotated"]]
+    document = {**as_document(report), "error": failure}
+    brief = [done.tenant_id for done in report.rotated]
     return Answer(document, show, brief, failure.exit_status if failure else 0)
 
 
@@ -101,7 +105,7 @@ def verify(
     public_key: Annotated[str, typer.Option("--public-key", help="As `sbh keys public` printed it.", metavar="KEY")],
 ) -> Answer:
     """Check a certificate of erasure against a public key. Needs no settings, no network. One that is not genuine exits 8."""
-    from sbh_pipelines.backup.keys.certificate import verify_certificate
+    from sbh_pipelines.backup.service import BackupService
 
     try:
         document = json.loads(certificate.read_bytes())
@@ -109,7 +113,7 @@ def verify(
         raise RequestError("Cannot read the certificate", on=str(certificate), why=type(error).__name__) from None
     if not isinstance(document, dict):
         raise RequestError("Not a certificate", on=str(certificate), remedy="give the JSON document itself")
-    verify_certificate(document, public_key)
+    BackupService.verify_certificate(document, public_key)
     told = f"Genuine: {document.get('tenant_id')} was erased at {document.get('finished_at')}"
     return Answer({"genuine": True, "certificate": document}, lambda out: out.print(told), ["genuine"])
 
@@ -118,28 +122,27 @@ _EPOCHS = ("keys of", "region", ">epoch", "provider", "wrapped by", "wrapped at"
 _FAILED = ("keys of", "code", "what failed", "why", "what to do next")
 
 
-def _epoch_rows(state: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def _epoch_rows(state: "KeyState") -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
-    for epoch in state["epochs"]:
-        newest = epoch["epoch"] == state["newest"]
-        number = f"{epoch['epoch']}{'' if newest else ', older'}"
-        key = "(destroyed)" if epoch["destroyed"] else epoch["key_id"]
-        old = f"{mib(state['old_bytes'])} in {plural(state['old_packs'], 'pack')}" if newest else ""
-        moment = utc(epoch["wrapped_at"])
-        rows.append((state["tenant_id"], state["region"], number, epoch["provider"], key, moment, old))
+    for epoch in state.epochs:
+        newest = epoch.epoch == state.newest
+        number = f"{epoch.epoch}{'' if newest else ', older'}"
+        key = "(destroyed)" if epoch.destroyed else epoch.key_id
+        old = f"{mib(state.old_bytes)} in {plural(state.old_packs, 'pack')}" if newest else ""
+        rows.append((state.tenant_id, state.region, number, epoch.provider, key, utc(timestamp(epoch.wrapped_at)), old))
     return rows
 
 
-def _show_rotation(out: Any, report: Mapping[str, Any]) -> None:
-    rows = [_rotated_row(done) for done in report["rotated"]]
+def _show_rotation(out: Any, report: "RotationReport") -> None:
+    rows = [_rotated_row(done) for done in report.rotated]
     out.print(table(f"Keys of {plural(len(rows), 'owner')} wrapped anew", _ROTATED, rows))
-    if report["skipped"]:
-        out.print(f"Without keys, so nothing to do: {', '.join(report['skipped'][:20])}")
-    if report["failed"]:
-        lines: Sequence[tuple[str, ...]] = [_failure_row(f["tenant_id"], f["error"]) for f in report["failed"]]
+    if report.skipped:
+        out.print(f"Without keys, so nothing to do: {', '.join(report.skipped[:20])}")
+    if report.failed:
+        lines = [_failure_row(failed.tenant_id, failed.error) for failed in report.failed]
         out.print(table(f"{plural(len(lines), 'owner')} failed", _FAILED, lines))
-    for issue in report.get("issues", ()):
-        out.print(f"[{issue['code']}] {issue['what']} ({issue['on']}): {issue['why']}")
+    for issue in report.issues or ():
+        out.print(f"[{issue.code}] {issue.what} ({issue.on}): {issue.why}")
 
 
 _ROTATED = (
@@ -155,22 +158,19 @@ _ROTATED = (
 )
 
 
-def _rotated_row(done: Mapping[str, Any]) -> tuple[str, ...]:
-    keys = done["keys"]
-    before = ", ".join(sorted({key["from_key"] for key in keys}))
-    destroyed = ", ".join(map(str, done.get("epochs_destroyed", ())))
+def _rotated_row(done: "OwnerRotation") -> tuple[str, ...]:
     return (
-        done["tenant_id"],
-        count(done["epoch"]),
-        done["provider"],
-        keys[-1]["to_key"] if keys else "",
-        before,
-        mib(done["re_encrypted_bytes"]) if "re_encrypted_bytes" in done else "",
-        count(done["documents_signed"]) if "documents_signed" in done else "",
-        destroyed,
-        done.get("note", ""),
+        done.tenant_id,
+        count(done.epoch),
+        done.provider,
+        done.keys[-1].to_key if done.keys else "",
+        ", ".join(sorted({key.from_key for key in done.keys})),
+        mib(done.re_encrypted_bytes),
+        count(done.documents_signed),
+        ", ".join(map(str, done.epochs_destroyed or ())),
+        done.note or "",
     )
 
 
-def _failure_row(name: str, error: Mapping[str, Any]) -> tuple[str, ...]:
-    return (name, error["code"], error["what"], error["why"], error["remedy"])
+def _failure_row(name: str, error: SbhError) -> tuple[str, ...]:
+    return (name, error.code, error.what, error.why, error.remedy)

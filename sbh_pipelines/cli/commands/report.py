@@ -1,8 +1,8 @@
 """`sbh report`: what was promised, and how it stands."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +11,12 @@ from sbh_pipelines.cli.commands.audit import moment
 from sbh_pipelines.cli.commands.tenants import TenantsArgument, complete_tenant
 from sbh_pipelines.cli.output import Answer, count, plural, table, utc
 from sbh_pipelines.cli.show.spans import margin, met, span, trend
+from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import RepositoryError, RequestError
+from sbh_pipelines.model import timestamp
+
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.service.results import ComplianceReport
 
 app = typer.Typer(name="report", help="Recovery objectives, and what was measured.")
 
@@ -60,24 +65,28 @@ def compliance(
     assert since is not None
     assert until is not None
     report = invocation.service().compliance_report(invocation.user(), since, until, tenants or ())
-    report["controls"] = controls(report)
+    lines = controls(report)
     if write is not None:
         try:
             with write.open("x", encoding="utf-8") as out:
                 out.write(markdown(report))
         except OSError as error:
             raise RequestError("Cannot write the report", on=str(write), why=error.strerror or "") from None
-    trails = report["platform"]["audit"] if report["platform"] else []
-    sound = not (report["errors"] or report["totals"]["trails_broken"] or any(t["valid"] is not True for t in trails))
-    brief = [f"{c['subject']}: {c['evidence']}" for c in report["controls"]]
-    return Answer(report, lambda out: _show_compliance(out, report), brief, 0 if sound else RepositoryError.exit_status)
+    trails = report.platform.audit if report.platform else ()
+    sound = not (report.errors or report.totals.trails_broken or any(t.valid is not True for t in trails))
+    return Answer(
+        {**as_document(report), "controls": lines},
+        lambda out: _show_compliance(out, report, lines),
+        [f"{c['subject']}: {c['evidence']}" for c in lines],
+        0 if sound else RepositoryError.exit_status,
+    )
 
 
-def _show_compliance(out: Any, report: Mapping[str, Any]) -> None:
+def _show_compliance(out: Any, report: "ComplianceReport", controls: Sequence[Mapping[str, str]]) -> None:
     from sbh_pipelines.cli.show.compliance import tenant_row
 
-    rows = [(c["subject"], c["evidence"], c["paragraphs"]) for c in report["controls"]]
-    title = f"From {utc(report['from'])} to {utc(report['to'])}"
+    rows = [(c["subject"], c["evidence"], c["paragraphs"]) for c in controls]
+    title = f"From {utc(timestamp(report.since))} to {utc(timestamp(report.until))}"
     out.print(table(title, ("subject", "in the period", "asked for by"), rows))
     columns = (
         "tenant",
@@ -90,10 +99,10 @@ def _show_compliance(out: Any, report: Mapping[str, Any]) -> None:
         ">forgotten",
         ">holds",
     )
-    lines = map(tenant_row, report["tenants"])
-    out.print(table(plural(len(report["tenants"]), "tenant"), (*columns, ">denied", "trail"), lines))
-    for line in report["errors"]:
-        out.print(f"{line['tenant_id']}: [{line['error']['code']}] {line['error']['what']}", style="red", markup=False)
+    lines = map(tenant_row, report.tenants)
+    out.print(table(plural(len(report.tenants), "tenant"), (*columns, ">denied", "trail"), lines))
+    for line in report.errors:
+        out.print(f"{line.tenant_id}: [{line.error.code}] {line.error.what}", style="red", markup=False)
 
 
 def _word(row: Mapping[str, Any]) -> str:

@@ -1,16 +1,18 @@
-"""`sbh tenants`: who there is to back up."""
+"""`sbh tenants`: who there is to back up, up to when each is safe, and the end of a tenant's backups."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from sbh_pipelines.backup.service.results import LatestPoint
 from sbh_pipelines.cli.command import Invocation, command
-from sbh_pipelines.cli.output import Answer, plural, table, utc
+from sbh_pipelines.cli.output import Answer, count, mib, plural, table, utc
 from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import RequestError, SbhError
+
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.service.results import ErasureCertificate, LatestPoint
 
 app = typer.Typer(name="tenants", help="The application's tenants.")
 
@@ -86,7 +88,7 @@ def recovery_points(
     return Answer(as_document(found), show_all, brief, found.issues[0].exit_status if found.issues else 0)
 
 
-def _recovery_point(point: LatestPoint) -> tuple[str, ...]:
+def _recovery_point(point: "LatestPoint") -> tuple[str, ...]:
     if point.recovery_point is None:
         return (point.tenant_id, "none", "", "", "")
     age = _age(point.age_s or 0.0)
@@ -131,3 +133,62 @@ def chosen_tenants(invocation: Invocation, tenants: list[str] | None, everyone: 
     if everyone:
         return [str(tenant.id) for tenant in invocation.service().tenants_of(invocation.user())]
     return list(dict.fromkeys(tenants or ()))
+
+
+SlugArgument = Annotated[str, typer.Argument(help="Slug of the tenant.", metavar="TENANT")]
+
+
+@command(app, "erase")
+def erase(
+    invocation: Invocation,
+    tenant: SlugArgument,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is written into the certificate.", metavar="TEXT")],
+    confirm: Annotated[
+        str,
+        typer.Option("--confirm", help="The slug once more: all backups of the tenant are destroyed.", metavar="SLUG"),
+    ] = "",
+) -> Answer:
+    """Destroy all backups of a tenant for good: its keys first, then every object in every version. Its live data stay.
+
+    The answer is a signed certificate. Refused under a legal hold. A run that was cut short goes on by the same command.
+    """
+    with invocation.progress() as progress:
+        erased = invocation.service().erase_tenant(
+            tenant, invocation.user(), confirm=confirm, reason=reason, progress=progress
+        )
+    return _shown(erased)
+
+
+@command(app, "readmit")
+def readmit(invocation: Invocation, tenant: SlugArgument) -> Answer:
+    """Allow backups of an erased tenant again. What was erased stays erased."""
+    done = invocation.service().readmit_tenant(tenant, invocation.user())
+    return Answer(done, lambda out: out.print(f"{tenant} may be backed up again"), [tenant])
+
+
+@command(app, "certificate")
+def certificate(invocation: Invocation, tenant: SlugArgument) -> Answer:
+    """Show the certificate of a tenant's last erasure, its signature checked."""
+    return _shown(invocation.service().erasure_certificate(tenant, invocation.user()))
+
+
+def _shown(certificate: "ErasureCertificate") -> Answer:
+    destroyed, left = certificate.destroyed, certificate.not_destroyed
+    kms_keys = ", ".join(f"{key.key_id} on {key.deletion_date}" for key in destroyed.kms_keys)
+    rows = [
+        ("tenant", certificate.tenant_id),
+        ("erasure", certificate.erasure_id),
+        ("asked for by", certificate.requested_by),
+        ("reason", certificate.reason),
+        ("from, to", f"{certificate.begun_at}, {certificate.finished_at}"),
+        ("destroyed", f"{count(destroyed.versions)} versions of objects, {mib(destroyed.bytes)}"),
+        ("keys", ", ".join(str(key.key_id) for key in destroyed.keys) or "none was found"),
+        ("KMS keys of its own", kms_keys or "none"),
+        ("could not be deleted", f"{count(left.versions)} versions, unreadable without the keys"),
+        ("copies made before", certificate.copies_made_before),
+        ("audit trail kept", f"{count(certificate.audit_trail.events)} events"),
+        ("signed in", certificate.signed_in),
+        ("public key", certificate.signature.public_key if certificate.signature else ""),
+    ]
+    shown = table("Certificate of erasure", ("what", ""), rows)
+    return Answer(certificate, lambda out: out.print(shown), [certificate.erasure_id])

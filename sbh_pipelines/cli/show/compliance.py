@@ -4,11 +4,15 @@ What a control asks and what stays the reader's own duty is docs/compliance.md's
 nothing was measured, and nothing is said to be fine because no event says otherwise.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-Report = Mapping[str, Any]
+from sbh_pipelines.model import timestamp
+
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.service.results import ComplianceReport, TenantCompliance
+
 NOT_KNOWN = "not known"
 
 
@@ -18,122 +22,120 @@ class Control:
 
     subject: str
     paragraphs: str
-    evidence: Callable[[Report], str]
+    evidence: Callable[["ComplianceReport"], str]
 
 
-def controls(report: Report) -> list[dict[str, str]]:
+def controls(report: "ComplianceReport") -> list[dict[str, str]]:
     """[{subject, paragraphs, evidence}]."""
     return [{"subject": c.subject, "paragraphs": c.paragraphs, "evidence": c.evidence(report)} for c in CONTROLS]
 
 
-def _backups(report: Report) -> str:
-    t = report["totals"]
-    late = f"; {_n(t['events_late'], 'event')} recorded late" if t["events_late"] else ""
-    unchanged = "" if report["platform"] is None else f"; unchanged {_n(report['platform']['unchanged'], 'time')}"
-    made = f"{_n(t['backups_made'], 'backup')} of {_n(t['tenants'], 'tenant')} made"
-    return f"{made}, {t['backups_failed']:,} failed{unchanged}{late}"
+def _backups(report: "ComplianceReport") -> str:
+    t = report.totals
+    late = f"; {_n(t.events_late, 'event')} recorded late" if t.events_late else ""
+    unchanged = "" if report.platform is None else f"; unchanged {_n(report.platform.unchanged, 'time')}"
+    made = f"{_n(t.backups_made, 'backup')} of {_n(t.tenants, 'tenant')} made"
+    return f"{made}, {t.backups_failed:,} failed{unchanged}{late}"
 
 
-def _points(report: Report) -> str:
-    t = report["totals"]
-    if t["longest_gap_s"] is None:
+def _points(report: "ComplianceReport") -> str:
+    t = report.totals
+    if t.longest_gap_s is None:
         return f"{NOT_KNOWN}: no recovery point in the period"
-    gap = f"longest time between two backups {_span(t['longest_gap_s'])} ({t['longest_gap_of']})"
-    over = f"{_n(t['gaps_over'], 'such time')} over the tenant's objective"
+    gap = f"longest time between two backups {_span(t.longest_gap_s)} ({t.longest_gap_of})"
+    over = f"{_n(t.gaps_over, 'such time')} over the tenant's objective"
     return f"{gap}; {over}, ticks that found it unchanged not counted"
 
 
-def _times(report: Report) -> str:
-    times = report["totals"]["recovery_time"]
+def _times(report: "ComplianceReport") -> str:
+    times = report.totals.recovery_time
     if not times:
         return f"{NOT_KNOWN}: no drill in the period"
     said = [
-        f"{name}: worst {_span(one['worst_s'])} of {_span(one['objective_s'])} allowed"
-        + (f", missed {_n(one['missed'], 'time')}" if one["missed"] else "")
+        f"{name}: worst {_span(one.worst_s)} of {_span(one.objective_s)} allowed"
+        + (f", missed {_n(one.missed, 'time')}" if one.missed else "")
         for name, one in times.items()
     ]
     return "; ".join(said)
 
 
-def _drills(report: Report) -> str:
-    t = report["totals"]
-    return f"{t['drills_passed']:,} of {_n(t['drills'], 'drill')} passed" if t["drills"] else "none in the period"
+def _drills(report: "ComplianceReport") -> str:
+    t = report.totals
+    return f"{t.drills_passed:,} of {_n(t.drills, 'drill')} passed" if t.drills else "none in the period"
 
 
-def _validated(report: Report) -> str:
-    t = report["totals"]
-    return (
-        f"{_n(t['validated'], 'validation')}, {t['invalid']:,} found damage" if t["validated"] else "none in the period"
-    )
+def _validated(report: "ComplianceReport") -> str:
+    t = report.totals
+    return f"{_n(t.validated, 'validation')}, {t.invalid:,} found damage" if t.validated else "none in the period"
 
 
-def _restores(report: Report) -> str:
-    t = report["totals"]
-    users = sorted({user for line in report["tenants"] for user in line["users"]})
+def _restores(report: "ComplianceReport") -> str:
+    t = report.totals
+    users = sorted({user for line in report.tenants for user in line.users})
     who = (
         f"; by {', '.join(users[:10])}" + (f" and {len(users) - 10:,} more" if len(users) > 10 else "") if users else ""
     )
-    done = f"{_n(t['restores_completed'], 'restore')} completed, {t['restores_failed']:,} failed, {t['restores_undone']:,} undone"
-    return f"{done}; {_n(t['exported'], 'export')}{who}"
-
-
-def _retention(report: Report) -> str:
-    changed = (
-        "" if report["platform"] is None else f"; the policy changed {_n(report['platform']['policy_changes'], 'time')}"
+    done = (
+        f"{_n(t.restores_completed, 'restore')} completed, {t.restores_failed:,} failed, {t.restores_undone:,} undone"
     )
-    return f"{_n(report['totals']['deleted'], 'backup')} forgotten, each with its rule{changed}"
+    return f"{done}; {_n(t.exported, 'export')}{who}"
 
 
-def _holds(report: Report) -> str:
-    t = report["totals"]
-    return f"{t['holds_placed']:,} placed, {t['holds_released']:,} released, {t['holds_now']:,} in force now"
+def _retention(report: "ComplianceReport") -> str:
+    changed = "" if report.platform is None else f"; the policy changed {_n(report.platform.policy_changes, 'time')}"
+    return f"{_n(report.totals.deleted, 'backup')} forgotten, each with its rule{changed}"
 
 
-def _erasures(report: Report) -> str:
-    return f"{_n(report['totals']['erased'], 'tenant')} erased"
+def _holds(report: "ComplianceReport") -> str:
+    t = report.totals
+    return f"{t.holds_placed:,} placed, {t.holds_released:,} released, {t.holds_now:,} in force now"
 
 
-def _keys(report: Report) -> str:
-    platform = 0 if report["platform"] is None else report["platform"]["keys_rotated"]
-    s = report["settings"]
-    sse = f", server-side {s['server_side_encryption']}" if s["server_side_encryption"] not in (None, "none") else ""
-    return f"keys by {s['key_provider']}{sse}; {_n(report['totals']['keys_rotated'] + platform, 'rotation')} recorded"
+def _erasures(report: "ComplianceReport") -> str:
+    return f"{_n(report.totals.erased, 'tenant')} erased"
 
 
-def _access(report: Report) -> str:
-    t = report["totals"]
-    platform = 0 if report["platform"] is None else report["platform"]["denied"]
+def _keys(report: "ComplianceReport") -> str:
+    platform = 0 if report.platform is None else report.platform.keys_rotated
+    s = report.settings
+    sse = f", server-side {s.server_side_encryption}" if s.server_side_encryption not in (None, "none") else ""
+    return f"keys by {s.key_provider}{sse}; {_n(report.totals.keys_rotated + platform, 'rotation')} recorded"
+
+
+def _access(report: "ComplianceReport") -> str:
+    t = report.totals
+    platform = 0 if report.platform is None else report.platform.denied
     identity = {
         "none": "no tokens: whoever may run the commands",
         "local": "local tokens",
         "oidc": "tokens of an OIDC issuer",
     }
-    said = identity.get(report["settings"]["tokens"], report["settings"]["tokens"])
-    return f"{_n(t['accessed'], 'access', 'accesses')} recorded, {t['denied'] + platform:,} denied; identity: {said}"
+    said = identity.get(report.settings.tokens, report.settings.tokens)
+    return f"{_n(t.accessed, 'access', 'accesses')} recorded, {t.denied + platform:,} denied; identity: {said}"
 
 
-def _approvals(report: Report) -> str:
-    t = report["totals"]
-    return f"{_n(t['approved'], 'restore')} approved by a second person, {t['break_glass']:,} without one (break-glass)"
+def _approvals(report: "ComplianceReport") -> str:
+    t = report.totals
+    return f"{_n(t.approved, 'restore')} approved by a second person, {t.break_glass:,} without one (break-glass)"
 
 
-def _trails(report: Report) -> str:
-    t = report["totals"]
-    broken = f"; broken: {', '.join(t['trails_broken'][:10])}" if t["trails_broken"] else ""
+def _trails(report: "ComplianceReport") -> str:
+    t = report.totals
+    broken = f"; broken: {', '.join(t.trails_broken[:10])}" if t.trails_broken else ""
     platform = ""
-    if report["platform"] is not None:
+    if report.platform is not None:
         verdicts = [
-            f"{a['region']} {NOT_KNOWN if a['valid'] is None else 'whole' if a['valid'] else 'broken'}"
-            for a in report["platform"]["audit"]
+            f"{a.region} {NOT_KNOWN if a.valid is None else 'whole' if a.valid else 'broken'}"
+            for a in report.platform.audit
         ]
         platform = f"; the platform's: {', '.join(verdicts)}"
-    days = report["settings"]["object_lock_days"]
-    lock = f"; object lock {_n(days, 'day')}, {report['settings']['object_lock_mode']}" if days else "; no object lock"
-    return f"{t['trails_valid']:,} of {_n(t['tenants'], 'trail')} verified whole{broken}{platform}{lock}"
+    days = report.settings.object_lock_days
+    lock = f"; object lock {_n(days, 'day')}, {report.settings.object_lock_mode}" if days else "; no object lock"
+    return f"{t.trails_valid:,} of {_n(t.tenants, 'trail')} verified whole{broken}{platform}{lock}"
 
 
-def _places(report: Report) -> str:
-    return f"regions allowed: {', '.join(report['settings']['regions'])}"
+def _places(report: "ComplianceReport") -> str:
+    return f"regions allowed: {', '.join(report.settings.regions)}"
 
 
 CONTROLS: Sequence[Control] = (
@@ -156,12 +158,13 @@ CONTROLS: Sequence[Control] = (
 )
 
 
-def markdown(report: Report) -> str:
+def markdown(report: "ComplianceReport") -> str:
     """The report as a document of its own."""
+    since, until, at = map(timestamp, (report.since, report.until, report.at))
     lines = [
         "# Compliance report",
         "",
-        f"Backups and restores from {report['from']} to {report['to']}, as of {report['at']}. Figures are from audit trails that",
+        f"Backups and restores from {since} to {until}, as of {at}. Figures are from audit trails that",
         "were verified while they were read, and from the repositories. docs/compliance.md says what they are evidence of.",
         "",
         "| Subject | Asked for by | In the period |",
@@ -172,39 +175,36 @@ def markdown(report: Report) -> str:
         "",
         "| Tenant | Region | Backups | Failed | Longest gap | Drills passed | Restores | Forgotten | Holds | Denied | Trail |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
-        *("| " + " | ".join(_cell(str(v)) for v in row) + " |" for row in map(tenant_row, report["tenants"])),
+        *("| " + " | ".join(_cell(str(v)) for v in row) + " |" for row in map(tenant_row, report.tenants)),
     ]
-    restored = [(line["tenant_id"], r) for line in report["tenants"] for r in line["restored"]]
+    restored = [(line.tenant_id, r) for line in report.tenants for r in line.restored]
     if restored:
         lines += ["", "## Restores", "", "| At | Tenant | What | By | Restore | Backup |", "|---|---|---|---|---|---|"]
         lines += [
-            f"| {r['at']} | {_cell(t)} | {r['event']} | {_cell(r['user_id'])} | {r['restore_id']} | {r['backup_id']} |"
+            f"| {r.at} | {_cell(t)} | {r.event} | {_cell(r.user_id)} | {r.restore_id} | {r.backup_id} |"
             for t, r in restored
         ]
-    if report["errors"]:
+    if report.errors:
         lines += ["", "## Not looked at", ""]
-        lines += [
-            f"* {_cell(e['tenant_id'])}: {_cell(e['error']['code'])} {_cell(e['error']['what'])}"
-            for e in report["errors"]
-        ]
+        lines += [f"* {_cell(e.tenant_id)}: {_cell(e.error.code)} {_cell(e.error.what)}" for e in report.errors]
     return "\n".join(lines) + "\n"
 
 
-def tenant_row(line: Mapping[str, Any]) -> tuple[Any, ...]:
+def tenant_row(line: "TenantCompliance") -> tuple[object, ...]:
     """What a table shows of a tenant."""
-    audit = line["audit"]
+    audit = line.audit
     return (
-        line["tenant_id"],
-        line["region"],
-        line["backups"]["made"],
-        line["backups"]["failed"],
-        _span(line["recovery_point"]["longest_gap_s"]),
-        f"{line['drills_passed']}/{line['drills']}",
-        line["restores"]["completed"] + line["restores"]["undone"],
-        line["deleted"],
-        line["holds"]["now"],
-        line["denied"],
-        f"whole, {audit['events']:,} events" if audit["valid"] else f"broken: {audit['broken']:,} findings",
+        line.tenant_id,
+        line.region,
+        line.backups["made"],
+        line.backups["failed"],
+        _span(line.recovery_point.longest_gap_s),
+        f"{line.drills_passed}/{line.drills}",
+        line.restores["completed"] + line.restores["undone"],
+        line.deleted,
+        line.holds.now,
+        line.denied,
+        f"whole, {audit.events:,} events" if audit.valid else f"broken: {audit.broken:,} findings",
     )
 
 

@@ -1,7 +1,7 @@
 """The job that rotates keys: wraps them anew and, where asked to, begins key epochs and re-encrypts what is of earlier ones."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
@@ -15,6 +15,9 @@ from sbh_pipelines.orchestration.common.failures import batch_failure, failure_o
 from sbh_pipelines.orchestration.common.metadata import MetadataMap, mib
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
+
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.service.results import RotationReport
 
 KEY_ROTATION = "key_rotation"
 
@@ -44,7 +47,7 @@ def rotate_keys(
 ) -> Iterator[dg.Output[dict[str, int]]]:
     tenants = batch.run_tenants(context, config.tenants)
     try:
-        report: Mapping[str, Any] = backups.service.rotate_keys(
+        report = backups.service.rotate_keys(
             tenants,
             user_of(context.run.tags),
             everyone=not tenants,
@@ -56,24 +59,30 @@ def rotate_keys(
         raise _failure(error) from None
     except SbhError as error:
         raise failure_of(error, tenants, step=KEY_ROTATION) from None
-    yield dg.Output({name: len(report[name]) for name in ("rotated", "skipped", "failed")}, metadata=_metadata(report))
+    yield dg.Output(
+        {name: len(getattr(report, name)) for name in ("rotated", "skipped", "failed")}, metadata=_metadata(report)
+    )
 
 
 def _failure(error: KeyRotationFailed) -> dg.Failure:
-    report = error.report or {"rotated": [], "skipped": [], "failed": []}
-    failed = [{"tenant": f["tenant_id"], "step": KEY_ROTATION, **f["error"]} for f in report["failed"]]
-    failure = batch_failure(failed, len(failed) + len(report["rotated"]))
-    return dg.Failure(failure.description, metadata={**_metadata(report), **failure.metadata}, allow_retries=False)
+    report: RotationReport | None = error.report
+    failed = [
+        {"tenant": one.tenant_id, "step": KEY_ROTATION, **one.error.as_dict()}
+        for one in (report.failed if report else ())
+    ]
+    failure = batch_failure(failed, len(failed) + (len(report.rotated) if report else 0))
+    metadata = {**(_metadata(report) if report else {}), **failure.metadata}
+    return dg.Failure(failure.description, metadata=metadata, allow_retries=False)
 
 
-def _metadata(report: Mapping[str, Any]) -> MetadataMap:
-    rotated = report["rotated"]
+def _metadata(report: "RotationReport") -> MetadataMap:
+    rotated = report.rotated
     return {
         "rotated": dg.MetadataValue.int(len(rotated)),
-        "skipped": dg.MetadataValue.int(len(report["skipped"])),
-        "re_encrypted": dg.MetadataValue.text(mib(sum(done.get("re_encrypted_bytes", 0) for done in rotated))),
-        "still_of_older_epochs": dg.MetadataValue.text(mib(sum(done.get("old_bytes", 0) for done in rotated))),
-        "epochs_destroyed": dg.MetadataValue.int(sum(len(done.get("epochs_destroyed", ())) for done in rotated)),
+        "skipped": dg.MetadataValue.int(len(report.skipped)),
+        "re_encrypted": dg.MetadataValue.text(mib(sum(done.re_encrypted_bytes or 0 for done in rotated))),
+        "still_of_older_epochs": dg.MetadataValue.text(mib(sum(done.old_bytes or 0 for done in rotated))),
+        "epochs_destroyed": dg.MetadataValue.int(sum(len(done.epochs_destroyed or ()) for done in rotated)),
     }
 
 

@@ -40,7 +40,13 @@ class KeyPlace:
 
 @dataclass(frozen=True, slots=True)
 class KeyObject:
-    """A key object as it is stored. `newest` counts in the first epoch's only; `destroyed`: it holds no key any more."""
+    """A key object as it is stored.
+
+    Attributes:
+        epoch: Its key epoch.
+        document: All of it, as the key provider wrote it.
+        etag: Its version in the store.
+    """
 
     epoch: int
     document: Mapping[str, Any] = field(repr=False)
@@ -48,10 +54,12 @@ class KeyObject:
 
     @property
     def newest(self) -> int:
+        """The epoch in which is written; counts in the first epoch's object only."""
         return int(self.document.get("newest", self.epoch))
 
     @property
     def destroyed(self) -> bool:
+        """Whether it holds no key any more."""
         return "destroyed" in self.document
 
     @property
@@ -184,7 +192,7 @@ def read_data_key(store: ObjectStore, prefix: str, owner: str, region: str, keys
     return split_payload(unwrap(place, read_key_object(place, EPOCH)), EPOCH, place.url(EPOCH))[0]
 
 
-def key_document(place: KeyPlace, epoch: int, payload: bytes) -> dict[str, Any]:
+def key_document(place: KeyPlace, epoch: int, payload: bytes) -> dict[str, object]:
     """The object of an epoch, its payload wrapped with the key that is current now."""
     wrapped = place.keys.wrap(payload, place.owner, place.region)
     return {"epoch": epoch, "tenant_id": place.owner, "region": place.region, **wrapped}

@@ -8,7 +8,7 @@ it. Killed between any two writes, the same call, given again, goes on.
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass
 
 from sbh_pipelines.errors import CorruptObject, KeyServiceError, ObjectChanged, ObjectExists
 from sbh_pipelines.repository.format import LAST_EPOCH, Keys, pretty
@@ -34,8 +34,25 @@ def epochs(place: KeyPlace) -> list[int]:
     return sorted(int(name) for name in names if len(name) == 4 and name.isdigit())
 
 
-def rewrap(place: KeyPlace) -> list[dict[str, Any]]:
-    """Wrap the data key of every epoch with the key that is current now: {epoch, from_key, to_key} of each.
+@dataclass(frozen=True, slots=True)
+class RewrappedKey:
+    """A data key that was wrapped anew.
+
+    Attributes:
+        epoch: Its key epoch.
+        from_key: Name of the key that wrapped it before.
+        to_key: Name of the key that wraps it now.
+        provider: The provider of that key.
+    """
+
+    epoch: int
+    from_key: str
+    to_key: str
+    provider: str
+
+
+def rewrap(place: KeyPlace) -> list[RewrappedKey]:
+    """Wrap the data key of every epoch with the key that is current now.
 
     Needs no lease: nobody who has a key unwrapped notices. Raises ObjectMissing where there is no key at all.
     """
@@ -44,12 +61,11 @@ def rewrap(place: KeyPlace) -> list[dict[str, Any]]:
     for epoch in epochs(place):
         before, after = _replaced(place, epoch, _rewrapped)
         if not before.destroyed:
-            names = {"from_key": before.key_id, "to_key": str(after["key_id"]), "provider": str(after["provider"])}
-            done.append({"epoch": epoch, **names})
+            done.append(RewrappedKey(epoch, before.key_id, str(after["key_id"]), str(after["provider"])))
     return done
 
 
-def _rewrapped(place: KeyPlace, found: KeyObject) -> dict[str, Any]:
+def _rewrapped(place: KeyPlace, found: KeyObject) -> dict[str, object]:
     if found.destroyed:
         return dict(found.document)
     payload = unwrap(place, found)
@@ -90,7 +106,7 @@ def begin_epoch(place: KeyPlace) -> int:
             remedy="delete the object, and run it again",
         )
 
-    def pointed(_: KeyPlace, found: KeyObject) -> dict[str, Any]:
+    def pointed(_: KeyPlace, found: KeyObject) -> dict[str, object]:
         return {**found.document, "newest": max(epoch, found.newest)}
 
     _replaced(place, EPOCH, pointed)
@@ -108,7 +124,7 @@ def destroy_epoch(place: KeyPlace, epoch: int, at: str) -> None:
         place.store.delete([place.key(epoch)])
         return
 
-    def emptied(_: KeyPlace, found: KeyObject) -> dict[str, Any]:
+    def emptied(_: KeyPlace, found: KeyObject) -> dict[str, object]:
         kept = {name: found.document[name] for name in ("epoch", "tenant_id", "newest")}
         return {**kept, "region": place.region, "destroyed": str(found.document.get("destroyed", at))}
 
@@ -116,8 +132,8 @@ def destroy_epoch(place: KeyPlace, epoch: int, at: str) -> None:
 
 
 def _replaced(
-    place: KeyPlace, epoch: int, change: Callable[[KeyPlace, KeyObject], dict[str, Any]]
-) -> tuple[KeyObject, dict[str, Any]]:
+    place: KeyPlace, epoch: int, change: Callable[[KeyPlace, KeyObject], dict[str, object]]
+) -> tuple[KeyObject, dict[str, object]]:
     """Change a key object unless somebody else changes it meanwhile: then look again. (before, after)."""
     for _ in range(_TRIES):
         found = read_key_object(place, epoch)

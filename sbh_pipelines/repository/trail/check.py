@@ -6,24 +6,44 @@ to both places and kept an old head. Object lock prevents that, and a note of an
 """
 
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from sbh_pipelines.concurrency import streamed
 from sbh_pipelines.errors import AuditBroken, CorruptObject, ObjectMissing
-from sbh_pipelines.repository.trail.event import AUDIT_REMEDY, GENESIS, Chain, distrust, hash_of, parse_event
-from sbh_pipelines.repository.trail.trail import End, Trail
+from sbh_pipelines.repository.trail.event import (
+    AUDIT_REMEDY,
+    GENESIS,
+    AuditEvent,
+    Chain,
+    distrust,
+    hash_of,
+    parse_event,
+)
+from sbh_pipelines.repository.trail.trail import Trail, TrailEnd
 
 _AHEAD = 16  # links asked for at once
 _MOST_ISSUES = 100
 
-Seen = Callable[[Mapping[str, Any]], None]
+EventSink = Callable[[AuditEvent], None]
 
 
 @dataclass
-class Checked:
-    """`issues` are at most a hundred, the first ones; `broken` counts all."""
+class TrailCheck:
+    """What is known of a trail once it was read.
+
+    Attributes:
+        chain: Whose trail.
+        events: How many genuine events it has.
+        links: How many objects.
+        late: How many events were recorded late.
+        seq: Number of the last genuine event.
+        hash: Its hash.
+        first_at: Time of the first event, UTC, ISO 8601.
+        last_at: Time of the last event, UTC, ISO 8601.
+        broken: How much is wrong.
+        issues: What is wrong, the first hundred.
+    """
 
     chain: Chain
     events: int = 0
@@ -42,9 +62,9 @@ class Checked:
             place = ", ".join(p for p in (str(self.chain), f"seq {seq}" if seq is not None else "", on) if p)
             self.issues.append(AuditBroken(what, on=place, why=why, remedy=AUDIT_REMEDY))
 
-    def take(self, event: Mapping[str, Any], why: str) -> None:
+    def take(self, event: AuditEvent, why: str) -> None:
         """The next event; `why` it is not to be believed by itself, if it is not."""
-        seq = event["seq"]
+        seq = event.seq
         if why:
             self.found("An audit event is not genuine", why, seq=seq)
             return  # what follows is held against the last genuine one
@@ -55,20 +75,20 @@ class Checked:
         elif seq < expected:
             self.found("An audit event is out of its place", "it comes after a later one: moved, or inserted", seq=seq)
             return
-        elif event["prev"] != self.hash:
+        elif event.prev != self.hash:
             self.found("An audit event does not follow the one before it", "that one was exchanged", seq=seq)
-        self.seq, self.hash = seq, event["hash"]
+        self.seq, self.hash = seq, event.hash
         self.events += 1
-        self.late += bool(event["props"].get("late"))
-        self.first_at, self.last_at = self.first_at or event["at"], event["at"]
+        self.late += bool(event.props.get("late"))
+        self.first_at, self.last_at = self.first_at or event.at, event.at
 
 
-def check_trail(trail: Trail, seen: Seen, expect: tuple[int, str] | None = None) -> Checked:
+def check_trail(trail: Trail, seen: EventSink, expect: tuple[int, str] | None = None) -> TrailCheck:
     """Read all of it; `seen` is given each genuine event in order. `expect`: an event (seq, hash) noted earlier.
 
     Raises the store's and the key provider's errors; what is wrong with the trail is in the result.
     """
-    result = Checked(trail.chain)
+    result = TrailCheck(trail.chain)
     head = _head(trail, result)  # before the links are listed: those that come later are beyond it
     numbers = _numbers(trail, result)
     noted = {expect[0]: expect[1]} if expect else {}
@@ -93,12 +113,12 @@ def check_trail(trail: Trail, seen: Seen, expect: tuple[int, str] | None = None)
             why = distrust(event, trail.chain, key)
             last = result.seq
             result.take(event, why)
-            if result.seq > last and result.hash == event["hash"]:
+            if result.seq > last and result.hash == event.hash:
                 seen(event)
-                if event["seq"] in noted:
-                    met.add(event["seq"])
-                    if noted[event["seq"]] != event["hash"]:
-                        result.found("An audit event is another than it was", "its hash was noted", seq=event["seq"])
+                if event.seq in noted:
+                    met.add(event.seq)
+                    if noted[event.seq] != event.hash:
+                        result.found("An audit event is another than it was", "its hash was noted", seq=event.seq)
     for seq in sorted(noted.keys() - met):
         why = f"the trail ends at {result.seq}: cut" if seq > result.seq else "removed"
         result.found("The audit trail lacks an event that was there", why, seq=seq)
@@ -107,14 +127,14 @@ def check_trail(trail: Trail, seen: Seen, expect: tuple[int, str] | None = None)
     return result
 
 
-def check_lines(lines: Iterator[bytes], seen: Seen) -> Checked:
+def check_lines(lines: Iterator[bytes], seen: EventSink) -> TrailCheck:
     """An exported trail, without any key: whether each event's hash is right and follows the one before."""
-    result: Checked | None = None
+    result: TrailCheck | None = None
     for text in lines:
         event = parse_event(text, "the file")
         if result is None:
-            result = Checked(Chain(event["tenant_id"], event["region"]))
-            result.seq, result.hash = event["seq"] - 1, event["prev"]  # an export may begin anywhere
+            result = TrailCheck(event.chain)
+            result.seq, result.hash = event.seq - 1, event.prev  # an export may begin anywhere
         why = distrust_without_key(event, result.chain)
         result.take(event, why)
         seen(event)
@@ -123,22 +143,22 @@ def check_lines(lines: Iterator[bytes], seen: Seen) -> Checked:
     return result
 
 
-def distrust_without_key(event: Mapping[str, Any], chain: Chain) -> str:
-    """What is wrong with an event, as far as can be told without the key: its hash and whose it is; '' when nothing."""
-    if hash_of(event) != event["hash"]:
+def distrust_without_key(event: AuditEvent, chain: Chain) -> str:
+    """Why the event is not to be believed, its signature not looked at; '' where nothing speaks against it."""
+    if hash_of(event) != event.hash:
         return "its content does not match its hash: changed"
-    return "" if (event["tenant_id"], event["region"]) == (chain.tenant_id, chain.region) else "of another trail"
+    return "" if event.chain == chain else "of another trail"
 
 
-def _head(trail: Trail, result: Checked) -> End | None:
+def _head(trail: Trail, result: TrailCheck) -> TrailEnd | None:
     try:
         return trail.read_head()
     except CorruptObject as error:
         result.found(error.what, error.why, on=error.on)
-        return End()
+        return TrailEnd()
 
 
-def _numbers(trail: Trail, result: Checked) -> Sequence[int]:
+def _numbers(trail: Trail, result: TrailCheck) -> Sequence[int]:
     found = array("Q")
     for key, number in trail.numbers():
         if number is None or number == 0:
@@ -160,7 +180,7 @@ def _bodies(trail: Trail, numbers: Sequence[int]) -> Iterator[tuple[int, bytes |
     return zip(numbers, streamed(get, numbers, name="audit", threads=_AHEAD, ahead=_AHEAD + 1), strict=True)
 
 
-def _events(body: bytes, place: str, result: Checked) -> Iterator[dict[str, Any]]:
+def _events(body: bytes, place: str, result: TrailCheck) -> Iterator[AuditEvent]:
     lines = body.splitlines()
     if not lines:
         result.found("An object of the audit trail is empty", "overwritten", on=place)

@@ -11,43 +11,33 @@ import json
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from sbh_pipelines.document import optional
 from sbh_pipelines.errors import CorruptObject, RequestError
 from sbh_pipelines.repository.seal import derive
 
 VERSION = 1
 GENESIS = "0" * 64  # `prev` of the first event
 PLATFORM = "*"  # the tenant of events that belong to none
+INNER = "backup"  # the source of events that this program records itself
 MAX_PROPS = 64 << 10  # bytes of one event's props, as JSON
 _LONGEST_USER = 256
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}(\.[a-z][a-z0-9_]{0,31}){1,3}")
 _SECRET = re.compile(r"passw|secret|token|authorization|credential|dsn|api_?key|private_?key", re.IGNORECASE)
 WITHHELD = "(withheld)"
-_FIELDS = {
-    "v": int,
-    "seq": int,
-    "id": str,
-    "at": str,
-    "event": str,
-    "tenant_id": str,
-    "region": str,
-    "user_id": str,
-    "source": str,
-    "via": str,
-    "props": dict,
-    "key": str,
-    "prev": str,
-    "hash": str,
-    "signature": str,
-}
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Whose events these are. The region is part of it: a trail does not move."""
+    """Whose events these are. The region is part of it: a trail does not move.
+
+    Attributes:
+        tenant_id: The tenant, or `*` for the platform.
+        region: Where the trail lies.
+    """
 
     tenant_id: str
     region: str
@@ -76,13 +66,79 @@ class AuditKey:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is to be recorded; sequence, time and chain come when it is written."""
+    """What is to be recorded; sequence, time and chain come when it is written.
+
+    Attributes:
+        event: Its name, noun.verb.
+        user_id: Who did it.
+        source: What did it: `backup` is this program.
+        via: Through which face: python, cli, api, dagster.
+        props: What else is to be known of it; JSON.
+    """
 
     event: str
     user_id: str
     source: str
     via: str
     props: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """One event as it is stored; the fields are in the order of the stored line.
+
+    Attributes:
+        at: Time at which it was recorded, UTC, ISO 8601 with microseconds.
+        event: Its name, noun.verb.
+        hash: Hex SHA-256 over all of it but `hash` and `signature`.
+        id: Random, 16 hex digits.
+        key: Names the key that signed it.
+        prev: Hash of the event before it.
+        props: What else is to be known of it.
+        region: The region of its trail.
+        seq: Its number in the trail, from 1.
+        signature: HMAC over the hash.
+        source: What did it: `backup` is this program.
+        tenant_id: The tenant of its trail; `*` is the platform.
+        user_id: Who did it.
+        v: Version of the format.
+        via: Through which face: python, cli, api, dagster, analytics.
+        unknown: Fields that this release does not know; no genuine event has any.
+    """
+
+    at: str
+    event: str
+    hash: str
+    id: str
+    key: str
+    prev: str
+    props: Mapping[str, Any]
+    region: str
+    seq: int
+    signature: str
+    source: str
+    tenant_id: str
+    user_id: str
+    v: int
+    via: str
+    unknown: Mapping[str, Any] | None = optional()
+
+    @property
+    def chain(self) -> Chain:
+        """The trail that it says it is of."""
+        return Chain(self.tenant_id, self.region)
+
+    @property
+    def inner(self) -> bool:
+        """Whether this program recorded it of itself; else it is the application's word."""
+        return self.source == INNER and self.via != "analytics"
+
+    def document(self) -> dict[str, object]:
+        """What its line says."""
+        return {**{name: getattr(self, name) for name in _TYPES}, **(self.unknown or {})}
+
+
+_TYPES = {of.name: {"props": dict, "seq": int, "v": int}.get(of.name, str) for of in fields(AuditEvent)[:-1]}
 
 
 def entry_of(event: str, user_id: str, source: str, via: str, props: Mapping[str, Any]) -> Entry:
@@ -111,81 +167,86 @@ def line(document: Any) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
-def chained(entry: Entry, chain: Chain, key: AuditKey, seq: int, prev: str, at: datetime) -> dict[str, Any]:
+def chained(entry: Entry, chain: Chain, key: AuditKey, seq: int, prev: str, at: datetime) -> AuditEvent:
     """The event as it is stored."""
-    event: dict[str, Any] = {
-        "v": VERSION,
-        "seq": seq,
-        "id": secrets.token_hex(8),
-        "at": at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-        "event": entry.event,
-        "tenant_id": chain.tenant_id,
-        "region": chain.region,
-        "user_id": entry.user_id,
-        "source": entry.source,
-        "via": entry.via,
-        "props": dict(entry.props),
-        "key": key.id,
-        "prev": prev,
-    }
-    event["hash"] = hash_of(event)
-    event["signature"] = key.sign(b"event", event["hash"].encode())
-    return event
+    event = AuditEvent(
+        at=at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        event=entry.event,
+        hash="",
+        id=secrets.token_hex(8),
+        key=key.id,
+        prev=prev,
+        props=dict(entry.props),
+        region=chain.region,
+        seq=seq,
+        signature="",
+        source=entry.source,
+        tenant_id=chain.tenant_id,
+        user_id=entry.user_id,
+        v=VERSION,
+        via=entry.via,
+    )
+    digest = hash_of(event)
+    return replace(event, hash=digest, signature=key.sign(b"event", digest.encode()))
 
 
-def hash_of(event: Mapping[str, Any]) -> str:
+def hash_of(event: AuditEvent) -> str:
     """Hex SHA-256 over the event without its hash and signature."""
-    return hashlib.sha256(line({k: v for k, v in event.items() if k not in ("hash", "signature")})).hexdigest()
+    document = event.document()
+    return hashlib.sha256(line({k: v for k, v in document.items() if k not in ("hash", "signature")})).hexdigest()
 
 
-def parse_event(text: bytes, on: str) -> dict[str, Any]:
+def parse_event(text: bytes, on: str) -> AuditEvent:
     """An event of the right shape, nothing of it believed yet. Raises CorruptObject."""
     try:
-        event = json.loads(text)
+        document = json.loads(text)
     except (ValueError, RecursionError):
-        event = None
-    if not isinstance(event, dict) or any(type(event.get(name)) is not kind for name, kind in _FIELDS.items()):
+        document = None
+    if not isinstance(document, dict) or any(type(document.get(name)) is not kind for name, kind in _TYPES.items()):
         raise CorruptObject("Not an audit event", on=on, why="overwritten or cut short", remedy=AUDIT_REMEDY)
-    return event
+    known = {name: document.pop(name) for name in _TYPES}
+    return AuditEvent(**known, unknown=document or None)
 
 
-def distrust(event: Mapping[str, Any], chain: Chain, key: AuditKey) -> str:
+def distrust(event: AuditEvent, chain: Chain, key: AuditKey) -> str:
     """Why the event is not to be believed, taken by itself; '' where it is genuine."""
-    if event["v"] != VERSION:
-        return f"it is of version {event['v']}: changed, or written by a newer release"
+    if event.v != VERSION:
+        return f"it is of version {event.v}: changed, or written by a newer release"
     try:
-        genuine = hmac.compare_digest(hash_of(event), event["hash"])
+        genuine = hmac.compare_digest(hash_of(event), event.hash)
     except (TypeError, ValueError):  # not ASCII: no hash of ours
         genuine = False
     if not genuine:
         return "its content does not match its hash: changed"
-    if event["key"] != key.id:
-        return f"it was signed with the key {event['key'][:16]!r}, and the catalog's is {key.id}: forged, or the key is lost"
-    if not event["signature"].isascii() or not key.signed(b"event", event["hash"].encode(), event["signature"]):
+    if event.key != key.id:
+        return (
+            f"it was signed with the key {event.key[:16]!r}, and the catalog's is {key.id}: forged, or the key is lost"
+        )
+    if not event.signature.isascii() or not key.signed(b"event", event.hash.encode(), event.signature):
         return "its signature is wrong: forged"
-    if (event["tenant_id"], event["region"]) != (chain.tenant_id, chain.region):
-        return f"it is an event of {Chain(event['tenant_id'][:128], event['region'][:64])}: copied from there"
+    if event.chain != chain:
+        return f"it is an event of {Chain(event.tenant_id[:128], event.region[:64])}: copied from there"
     return ""
 
 
-def read_events(body: bytes, chain: Chain, key: AuditKey, on: str) -> list[dict[str, Any]]:
+def read_events(body: bytes, chain: Chain, key: AuditKey, on: str) -> list[AuditEvent]:
     """The genuine, consecutive events of one object. Raises CorruptObject."""
     events = [parse_event(text, on) for text in body.splitlines()]
     if not events:
         raise CorruptObject("An object of the audit trail is empty", on=on, remedy=AUDIT_REMEDY)
-    last: Mapping[str, Any] | None = None
+    last: AuditEvent | None = None
     for event in events:
         why = distrust(event, chain, key)
-        if not why and last is not None and (event["seq"], event["prev"]) != (last["seq"] + 1, last["hash"]):
+        if not why and last is not None and (event.seq, event.prev) != (last.seq + 1, last.hash):
             why = "it does not follow the event before it"
         if why:
-            raise CorruptObject("An audit event is not genuine", on=f"{on}, seq {event['seq']}", why=why)
+            raise CorruptObject("An audit event is not genuine", on=f"{on}, seq {event.seq}", why=why)
         last = event
     return events
 
 
-def body_of(events: Sequence[Mapping[str, Any]]) -> bytes:
-    return b"".join(line(event) + b"\n" for event in events)
+def body_of(events: Sequence[AuditEvent]) -> bytes:
+    return b"".join(line(event.document()) + b"\n" for event in events)
 
 
 AUDIT_REMEDY = "see who can write to the bucket, and look for the object's older versions; run `sbh audit verify`"

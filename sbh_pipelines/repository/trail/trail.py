@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
 
 from sbh_pipelines.errors import CorruptObject, ObjectChanged, ObjectExists, ObjectMissing, SbhError, StoreUnavailable
 from sbh_pipelines.model import Clock
@@ -23,6 +22,7 @@ from sbh_pipelines.repository.trail.event import (
     GENESIS,
     PLATFORM,
     VERSION,
+    AuditEvent,
     AuditKey,
     Chain,
     Entry,
@@ -35,37 +35,42 @@ from sbh_pipelines.repository.trail.event import (
 from sbh_pipelines.stores.base import ObjectStore
 
 CREATED, POLICY, DAMAGED = "backup.created", "policy.changed", "audit.damaged"
-INNER = "backup"  # the source of events that this program records itself
 _GROUP = 256  # most calls that share a link
 _TRIES = 500  # each lost one is somebody else's event written
 
 
 @dataclass(frozen=True, slots=True)
-class End:
-    """Where the trail ends, and what the next event may depend on."""
+class TrailEnd:
+    """Where the trail ends, and what the next event may depend on.
+
+    Attributes:
+        link: Number of the last link; 0 where there is none.
+        seq: Number of the last event.
+        hash: Its hash.
+        backups_to: All backups up to this one have their event.
+        policy: Digest of the policy that was recorded last.
+    """
 
     link: int = 0
     seq: int = 0
     hash: str = GENESIS
-    backups_to: str = ""  # all backups up to this one have their event
-    policy: str = ""  # digest of the policy that was recorded last
+    backups_to: str = ""
+    policy: str = ""
 
-    def after(self, event: dict[str, Any]) -> "End":
-        """The end of the trail once `event` was added to the link being written or read."""
-        marks: dict[str, Any] = {}
-        if event["source"] == INNER and event["via"] != "analytics":
-            props = event["props"]
-            if event["event"] == CREATED:
-                marks["backups_to"] = max(self.backups_to, str(props.get("backup_id", "")))
-            elif event["event"] == POLICY:
-                marks["policy"] = str(props.get("digest", ""))
-        return replace(self, seq=event["seq"], hash=event["hash"], **marks)
+    def after(self, event: AuditEvent) -> "TrailEnd":
+        """The end once `event` was added to the link being written or read."""
+        moved = replace(self, seq=event.seq, hash=event.hash)
+        if event.inner and event.event == CREATED:
+            return replace(moved, backups_to=max(self.backups_to, str(event.props.get("backup_id", ""))))
+        if event.inner and event.event == POLICY:
+            return replace(moved, policy=str(event.props.get("digest", "")))
+        return moved
 
 
-Build = Callable[[End], Sequence[Entry]]
+Build = Callable[[TrailEnd], Sequence[Entry]]
 
 
-class _Call:
+class _Append:
     """One caller's events, waiting to be written with those of others."""
 
     __slots__ = ("build", "done", "error")
@@ -93,10 +98,10 @@ class Trail:
         self._heads, self._head_key = heads, head_key
         self._key, self._clock = key, clock
         self._create = create or store.create
-        self._waiting: list[_Call] = []
+        self._waiting: list[_Append] = []
         self._turn = threading.Condition()
         self._writing = False  # one of the callers is at it, for all that waited when it began
-        self._end: End | None = None
+        self._end: TrailEnd | None = None
         self._head_etag: str | None = None
         self._damaged: tuple[Entry, ...] = ()  # what the next link is to say of links that cannot be read
 
@@ -115,7 +120,7 @@ class Trail:
         `build` is given the true end of the trail and may be called again if somebody else is faster; [] writes nothing.
         Raises the store's and the key provider's errors: then nothing was recorded.
         """
-        call = _Call(build)
+        call = _Append(build)
         with self._turn:
             self._waiting.append(call)
             while True:
@@ -134,7 +139,7 @@ class Trail:
         if call.error is not None:
             raise call.error
 
-    def _write_group(self, group: list[_Call]) -> None:
+    def _write_group(self, group: list[_Append]) -> None:
         try:
             self._write(group)
         except BaseException as error:
@@ -144,7 +149,7 @@ class Trail:
             for call in group:
                 call.done = True
 
-    def _write(self, group: list[_Call]) -> None:
+    def _write(self, group: list[_Append]) -> None:
         for _ in range(_TRIES):
             if self._end is None:
                 self._end, self._head_etag = self._told()
@@ -168,8 +173,8 @@ class Trail:
             return
         raise StoreUnavailable("The audit trail could not be appended to", on=str(self.chain), why="others were faster")
 
-    def _events(self, group: list[_Call], end: End) -> tuple[list[dict[str, Any]], End]:
-        events: list[dict[str, Any]] = []
+    def _events(self, group: list[_Append], end: TrailEnd) -> tuple[list[AuditEvent], TrailEnd]:
+        events: list[AuditEvent] = []
         end, key, now = replace(end, link=end.link + 1), self.key, self._clock()
 
         def add(entry: Entry) -> None:
@@ -213,7 +218,7 @@ class Trail:
         else:
             self._end = self._caught_up(self._end)
 
-    def _caught_up(self, end: End) -> End:
+    def _caught_up(self, end: TrailEnd) -> TrailEnd:
         """The end as it is now: there is a link after `end`. Reads the links after it, back to what `end` has to know."""
         last = self._last_link(end.link + 1)
         damaged: list[int] = []
@@ -226,7 +231,7 @@ class Trail:
                 if found is end:
                     damaged.append(link)
                 continue
-            reached = End()
+            reached = TrailEnd()
             for event in events:
                 reached = reached.after(event)
             if found is end:
@@ -238,7 +243,7 @@ class Trail:
             entry_of(DAMAGED, "sbh", "backup", "trail", {"object": self.link_key(link)}) for link in sorted(damaged)
         )
         backups_to, policy = (end.backups_to, mark or end.policy) if platform else (mark or end.backups_to, end.policy)
-        return End(last, found.seq, found.hash, backups_to, policy)
+        return TrailEnd(last, found.seq, found.hash, backups_to, policy)
 
     def _last_link(self, known: int) -> int:
         """The greatest number of the links that follow one another from `known`, which is there."""
@@ -261,7 +266,7 @@ class Trail:
 
     # the head
 
-    def read_head(self) -> End | None:
+    def read_head(self) -> TrailEnd | None:
         """What the head says; None where there is none. Raises CorruptObject for one that is not genuine."""
         try:
             data = self._heads.get(self._head_key)
@@ -269,23 +274,23 @@ class Trail:
             return None
         return self._parse_head(data)
 
-    def _told(self) -> tuple[End, str | None]:
+    def _told(self) -> tuple[TrailEnd, str | None]:
         try:
             data, etag = self._heads.get_with_etag(self._head_key)
         except ObjectMissing:
-            return End(), None
+            return TrailEnd(), None
         try:
             return self._parse_head(data), etag
         except CorruptObject:  # as good as none: the links tell
-            return End(), etag
+            return TrailEnd(), etag
 
-    def _parse_head(self, data: bytes) -> End:
+    def _parse_head(self, data: bytes) -> TrailEnd:
         place = self._heads.url(self._head_key)
         try:
             head = json.loads(data)
             signature = head.pop("signature")
             genuine = self.key.signed(b"head", line(head), signature)
-            end = End(head["link"], head["seq"], head["hash"], head["backups_to"], head["policy"])
+            end = TrailEnd(head["link"], head["seq"], head["hash"], head["backups_to"], head["policy"])
             ours = (head["tenant_id"], head["region"]) == (self.chain.tenant_id, self.chain.region)
         except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
             genuine = ours = False
@@ -295,7 +300,7 @@ class Trail:
             )
         return end
 
-    def _move_head(self, end: End) -> None:
+    def _move_head(self, end: TrailEnd) -> None:
         head = {
             "v": VERSION,
             "tenant_id": self.chain.tenant_id,
@@ -324,7 +329,7 @@ class Trail:
 
     # reading
 
-    def read_link(self, link: int) -> list[dict[str, Any]]:
+    def read_link(self, link: int) -> list[AuditEvent]:
         """The events of a link, oldest first. Raises ObjectMissing, CorruptObject."""
         key = self.link_key(link)
         return read_events(self.store.get(key), self.chain, self.key, self.store.url(key))
@@ -333,7 +338,7 @@ class Trail:
         """The number of the newest link; 0 where there is none."""
         told, _ = self._told()
         if told.link and not self._exists(told.link):  # cut, or a head of something else
-            told = End()
+            told = TrailEnd()
         return self._last_link(told.link) if told.link else self._first_or_none()
 
     def _first_or_none(self) -> int:

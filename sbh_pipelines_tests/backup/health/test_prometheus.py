@@ -47,9 +47,9 @@ def test_the_figures_are_those_of_the_metrics(application: Application, service:
     text, known = service.prometheus_text(ADMIN), service.backup_metrics(ADMIN)
     assert value(text, "sbh_backups_total", tenant=ACME, type="full", outcome="success") == 1
     assert value(text, "sbh_backups_total", tenant=ACME, type="full", outcome="failure") == 1
-    assert value(text, "sbh_fleet_backups", type="full", outcome="success") == known["backups_successful"] == 2
-    assert value(text, "sbh_fleet_stored_bytes", type="full") == known["stored_bytes_total"]
-    assert value(text, SUMMARY + "_sum", type="full") == pytest.approx(2 * known["backup_duration_avg"], abs=0.002)
+    assert value(text, "sbh_fleet_backups", type="full", outcome="success") == known.backups_successful == 2
+    assert value(text, "sbh_fleet_stored_bytes", type="full") == known.stored_bytes_total
+    assert value(text, SUMMARY + "_sum", type="full") == pytest.approx(2 * known.backup_duration_avg, abs=0.002)
     assert value(text, "sbh_last_backup_successful", tenant=ACME) == 0
     assert value(text, "sbh_last_backup_successful", tenant=BOLT) == 1
     assert value(text, "sbh_health_status", status="degraded") == 1

@@ -11,8 +11,15 @@ from typing import Any
 import pytest
 
 from sbh_pipelines.backup.create.draft import DraftStatus
-from sbh_pipelines.backup.keys.certificate import verify_certificate
+from sbh_pipelines.backup.keys.certificate import (
+    DestroyedKmsKey,
+    ErasureCertificate,
+    KeptTrail,
+    verify_certificate,
+    what_copies_open,
+)
 from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.document import as_document
 from sbh_pipelines.embedded.servers import object_server
 from sbh_pipelines.embedded.servers.layout import Layout
 from sbh_pipelines.embedded.servers.stack import Stack
@@ -26,6 +33,7 @@ from sbh_pipelines.errors import (
     TenantErased,
     UnknownTenant,
 )
+from sbh_pipelines.repository.catalog.erased import ErasedKey
 from sbh_pipelines.repository.seal import CHUNK, Sealer
 from sbh_pipelines.security.keys import AwsKms
 from sbh_pipelines.security.policy import Role, UserContext
@@ -47,7 +55,7 @@ def clock() -> Iterator[Clock]:
         yield made
 
 
-def erase(made: BackupService, tenant: str = ACME, user: UserContext = ADMIN, **other: Any) -> dict[str, Any]:
+def erase(made: BackupService, tenant: str = ACME, user: UserContext = ADMIN, **other: Any) -> ErasureCertificate:
     return made.erase_tenant(tenant, user, **{"confirm": tenant, "reason": REASON, **other})
 
 
@@ -81,21 +89,22 @@ def test_nothing_is_left_but_the_audit_trail_and_the_live_data(application: Appl
     assert application.state(ACME) == live
     assert ACME not in records(application)
     assert BOLT in records(application)
-    assert certificate["destroyed"]["objects"] >= held
-    assert certificate["not_destroyed"]["versions"] == 0
-    assert [key["epoch"] for key in certificate["destroyed"]["keys"]] == [1]
-    assert "the key file" in certificate["copies_made_before"]
-    assert (certificate["requested_by"], certificate["reason"]) == ("tester", REASON)
+    assert certificate.destroyed.objects >= held
+    assert certificate.not_destroyed.versions == 0
+    assert [key.epoch for key in certificate.destroyed.keys] == [1]
+    assert "the key file" in certificate.copies_made_before
+    assert (certificate.requested_by, certificate.reason) == ("tester", REASON)
     events = list((application.repository(ACME) / "audit").rglob("*.jsonl"))
     last = json.loads(max(events).read_text().splitlines()[-1])
     assert last["event"] == "tenant.erased"
-    assert certificate["audit_trail"] == {"events": last["seq"], "head": last["hash"]}
-    verify_certificate(certificate, public[REGION])
+    assert certificate.audit_trail == KeptTrail(last["seq"], last["hash"])
+    document = as_document(certificate)
+    verify_certificate(document, public[REGION])
     for changed in ({"reason": "none"}, {"destroyed": {}}, {"kind": "x"}, {"signature": None}):
         with pytest.raises(CorruptObject, match="not genuine"):
-            verify_certificate({**certificate, **changed}, public[REGION])
+            verify_certificate({**document, **changed}, public[REGION])
     with pytest.raises(CorruptObject, match="not genuine"):
-        verify_certificate(certificate, public["us-east-1"])
+        verify_certificate(document, public["us-east-1"])
     assert made.erasure_certificate(ACME, ADMIN) == certificate
     assert erase(application.service(clock=clock)) == certificate  # asked for again
 
@@ -123,7 +132,7 @@ def test_an_erased_tenant_is_refused_until_it_is_readmitted(application: Applica
         for call in calls:
             with pytest.raises(TenantErased):
                 call(made)
-        assert made.rotate_keys([ACME], ADMIN)["skipped"] == [ACME]
+        assert made.rotate_keys([ACME], ADMIN).skipped == [ACME]
     assert left(application) == []
     assert ACME not in records(application)
     application.service(clock=clock).compact_catalogs(ADMIN)
@@ -137,7 +146,7 @@ def test_an_erased_tenant_is_refused_until_it_is_readmitted(application: Applica
     application.database.run("INSERT INTO tenants VALUES (1, 'acme', 'eu-west-1', 'critical', '{}')")
     made = application.service(clock=clock)
     first = made.erasure_certificate(ACME, ADMIN)
-    assert made.readmit_tenant(ACME, ADMIN) == {"tenant_id": ACME, "erasure_id": first["erasure_id"]}
+    assert made.readmit_tenant(ACME, ADMIN).erasure_id == first.erasure_id
     with pytest.raises(RequestError, match="not erased"):
         made.readmit_tenant(ACME, ADMIN)
     clock.move()
@@ -146,7 +155,7 @@ def test_an_erased_tenant_is_refused_until_it_is_readmitted(application: Applica
     assert made.erasure_certificate(ACME, ADMIN) == first
     clock.move()
     second = erase(made)
-    assert second["erasure_id"] > first["erasure_id"]
+    assert second.erasure_id > first.erasure_id
     assert made.erasure_certificate(ACME, ADMIN) == second
 
 
@@ -274,11 +283,9 @@ def test_a_bucket_s_name_that_two_servers_have_is_two_places(application: Applic
 )
 def test_a_copy_whose_key_was_not_destroyed_is_told_of(wrapped_with: str, said: str) -> None:
     """The alias was pointed to another key, or keys came from a key file, and were never wrapped anew."""
-    from sbh_pipelines.backup.keys.erased_keys import what_copies_open
-
-    own = [{"key_id": "arn:aws:kms:eu-west-1:1:key/own", "deletion_date": "2026-01-01T00:00:00Z"}]
-    keys = [{"key_id": "arn:aws:kms:eu-west-1:1:key/own", "provider": "aws-kms"}]
-    assert said in what_copies_open([*keys, {"key_id": wrapped_with, "provider": "aws-kms"}], own, ACME)
+    own = "arn:aws:kms:eu-west-1:1:key/own"
+    keys = [ErasedKey("", 1, REGION, "aws-kms", key_id) for key_id in (own, wrapped_with)]
+    assert said in what_copies_open(keys, [DestroyedKmsKey(own, "2026-01-01T00:00:00Z")], ACME)
 
 
 def test_it_waits_for_nobody_and_disturbs_nobody(application: Application, clock: Clock) -> None:
@@ -333,8 +340,8 @@ def test_an_erasure_killed_at_any_write(application: Application, clock: Clock, 
         certificate = erase(application.service(clock=clock))
         assert left(application) == []
         assert ACME not in records(application)
-        assert certificate["destroyed"]["keys"]
-        verify_certificate(certificate, made.public_keys(ADMIN)[REGION])
+        assert certificate.destroyed.keys
+        verify_certificate(as_document(certificate), made.public_keys(ADMIN)[REGION])
     assert nth > 8
     assert outcomes == {True, False}
 
@@ -454,21 +461,21 @@ def test_no_version_of_anything_opens(versioned: Bucket, own_key: bool) -> None:
     certificate = erase(made)
     after = versioned.versions()
     assert {key for key, _ in after if "/audit/" not in key} == set()
-    assert certificate["not_destroyed"]["versions"] == 0
-    assert certificate["destroyed"]["versions"] >= len([key for key, _ in before if "/audit/" not in key])
-    assert certificate["destroyed"]["versions"] > certificate["destroyed"]["objects"] > 0
+    assert certificate.not_destroyed.versions == 0
+    assert certificate.destroyed.versions >= len([key for key, _ in before if "/audit/" not in key])
+    assert certificate.destroyed.versions > certificate.destroyed.objects > 0
     catalog = versioned.versions(f"{versioned.mark}-catalog/{REGION}/records/")
     assert ACME not in repr(site_of(versioned.service(template)).catalog(REGION).read())
     assert len(catalog) <= 1
     if own_key:
         assert opened(versioned, before) == 0
-        assert [key["deletion_date"] != "" for key in certificate["destroyed"]["kms_keys"]] == [True]
-        assert certificate["copies_made_before"].startswith("Nothing")
+        assert [key.deletion_date != "" for key in certificate.destroyed.kms_keys] == [True]
+        assert certificate.copies_made_before.startswith("Nothing")
     else:
         assert opened(versioned, before) > 0
-        assert certificate["destroyed"]["kms_keys"] == []
-        assert "sbh:tenant=acme" in certificate["copies_made_before"]
-        assert "can open that copy" in certificate["copies_made_before"]
+        assert certificate.destroyed.kms_keys == []
+        assert "sbh:tenant=acme" in certificate.copies_made_before
+        assert "can open that copy" in certificate.copies_made_before
 
 
 def test_versions_under_object_lock_are_told_of(versioned: Bucket) -> None:
@@ -488,8 +495,8 @@ def test_versions_under_object_lock_are_told_of(versioned: Bucket) -> None:
     )
     certificate = erase(made)
     assert {key for key, _ in versioned.versions() if "/audit/" not in key} == {pack}
-    assert certificate["not_destroyed"]["versions"] == 1
-    assert pack in certificate["not_destroyed"]["examples"][0]
+    assert certificate.not_destroyed.versions == 1
+    assert pack in certificate.not_destroyed.examples[0]
     with pytest.raises(TenantErased):
         versioned.service(alias).list_backups(ACME, ADMIN)
 
@@ -507,7 +514,7 @@ def test_a_directory_of_many_versions_is_emptied(versioned: Bucket) -> None:
         list(pool.map(lambda n: store.put(f"{prefix}failures/{n % 700:04d}.json", b"%d" % n), range(1100)))
     certificate = erase(made)
     assert {key for key, _ in versioned.versions() if "/audit/" not in key} == set()
-    assert certificate["destroyed"]["versions"] > 1100
+    assert certificate.destroyed.versions > 1100
 
 
 def test_the_commands(application: Application, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from sbh_pipelines.backup.keys.rotation import RotationReport
 from sbh_pipelines.backup.retain import prune
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.embedded.servers import postgres
@@ -96,9 +97,9 @@ def test_wrapping_anew_rewrites_nothing_but_the_key_object(application: Applicat
     rotating = service(application, clock, key_file=new, previous_key_files=[old])
     check(rotating, max(states))  # read with the previous file until it is rotated
     report = rotating.rotate_keys([], ADMIN, everyone=True)
-    (done,) = [done for done in report["rotated"] if done["tenant_id"] == ACME]
-    assert (done["tenant_id"], done["epoch"], len(done["keys"])) == (ACME, 1, 1)
-    assert done["keys"][0]["from_key"] != done["keys"][0]["to_key"]
+    (done,) = [done for done in report.rotated if done.tenant_id == ACME]
+    assert (done.tenant_id, done.epoch, len(done.keys)) == (ACME, 1, 1)
+    assert done.keys[0].from_key != done.keys[0].to_key
     after = everything(application)
     assert {name for name in after if after[name] != before.get(name)} == {"keys/0001.json"}
     alone = service(application, clock, key_file=new)
@@ -116,11 +117,11 @@ def test_everybodys_keys_are_wrapped_anew(application: Application, clock: Clock
     application.database.run("DELETE FROM tenants WHERE slug = 'bolt'")
     new, old = another_key_file(application), application.directory / "backup.key"
     report = service(application, clock, key_file=new, previous_key_files=[old]).rotate_keys([], ADMIN, everyone=True)
-    assert {done["tenant_id"] for done in report["rotated"]} >= {ACME, BOLT, "_catalog/eu-west-1"}
-    assert "_platform" in report["skipped"]
+    assert {done.tenant_id for done in report.rotated} >= {ACME, BOLT, "_catalog/eu-west-1"}
+    assert "_platform" in report.skipped
     old.unlink()
     alone = service(application, clock, key_file=new)
-    assert not {state["tenant_id"] for state in alone.key_status(ADMIN) if state["error"]}
+    assert not {state.tenant_id for state in alone.key_status(ADMIN) if state.error}
     assert alone.validate_backup(backups[ACME], ACME, ADMIN, deep=True)["issues"] == []
     catalog = site_of(alone).catalog("eu-west-1")
     assert catalog.read()
@@ -135,12 +136,12 @@ def test_one_that_fails_fails_alone(application: Application, clock: Clock) -> N
     with pytest.raises(KeyRotationFailed, match=BOLT) as caught:
         made.rotate_keys([ACME, BOLT], ADMIN)
     assert caught.value.report
-    assert [done["tenant_id"] for done in caught.value.report["rotated"]] == [ACME]
-    assert [failed["error"]["code"] for failed in caught.value.report["failed"]] == ["SBH-601"]
+    assert [done.tenant_id for done in caught.value.report.rotated] == [ACME]
+    assert [failed.error.code for failed in caught.value.report.failed] == ["SBH-601"]
     with pytest.raises(CorruptObject):
         made.rotate_keys([BOLT], ADMIN)
     (state,) = made.key_status(ADMIN, [BOLT])
-    assert state["error"]["code"] == "SBH-601"
+    assert state.error.code == "SBH-601"
 
 
 def test_a_backup_under_way_is_not_disturbed(application: Application, clock: Clock) -> None:
@@ -165,7 +166,7 @@ def test_who_may_rotate(application: Application, clock: Clock) -> None:
     made = service(application, clock)
     made.create_backup(ACME, ADMIN)
     own, other = UserContext("a", ACME, Role.ADMIN), UserContext("b", BOLT, Role.ADMIN)
-    assert made.rotate_keys([ACME], own)["rotated"]
+    assert made.rotate_keys([ACME], own).rotated
     for user, asked in (
         (other, {"tenant_ids": [ACME]}),
         (UserContext("o", ACME, Role.OPERATOR), {"tenant_ids": [ACME]}),
@@ -173,7 +174,7 @@ def test_who_may_rotate(application: Application, clock: Clock) -> None:
     ):
         with pytest.raises(AccessDenied):
             made.rotate_keys(user_ctx=user, **asked)  # type: ignore[arg-type]
-    assert [state["tenant_id"] for state in made.key_status(own)] == [ACME]
+    assert [state.tenant_id for state in made.key_status(own)] == [ACME]
     with pytest.raises(AccessDenied):
         made.key_status(other, [ACME])
 
@@ -185,7 +186,7 @@ def test_a_new_data_key_seals_what_comes_and_opens_what_was(application: Applica
     """Chunks keep their names: what did not change is not stored again. A second epoch costs one request more."""
     states = history(application, clock, 2)
     made = service(application, clock)
-    assert made.rotate_keys([ACME], ADMIN, **NEW_DATA_KEY)["rotated"][0]["epoch"] == 2
+    assert made.rotate_keys([ACME], ADMIN, **NEW_DATA_KEY).rotated[0].epoch == 2
     again = made.create_backup(ACME, ADMIN)
     assert again["stats"]["chunks_new"] <= 4  # details that name the time
     change(application, 7)
@@ -195,8 +196,8 @@ def test_a_new_data_key_seals_what_comes_and_opens_what_was(application: Applica
     assert (last["key_epoch"], last["signature"]["key_epoch"]) == (2, 2)
     assert epochs_of_pieces(application) == {1, 2}
     (state,) = made.key_status(ADMIN, [ACME])
-    assert [epoch["epoch"] for epoch in state["epochs"]] == [1, 2]
-    assert state["old_bytes"] > 0
+    assert [epoch.epoch for epoch in state.epochs] == [1, 2]
+    assert state.old_bytes > 0
     assert key_object(application).read_bytes() != b""
     for backup, expected in states.items():
         check(made, backup)
@@ -232,30 +233,30 @@ def test_re_encryption_takes_two_runs_a_day_apart_and_then_the_old_key_is_gone(
     states = history(application, clock, 3)
     made = service(application, clock)
     held = made.hold(ACME, ADMIN, reason="a court")
-    (first,) = made.rotate_keys([ACME], ADMIN, **NEW_DATA_KEY, **RE_ENCRYPT)["rotated"]
-    assert first["re_encrypted_bytes"] > 0
-    assert first["documents_signed"] >= len(states) + 1
-    assert first["old_bytes"] > 0
-    assert first["epochs_destroyed"] == []
-    assert "24 hours" in first["note"]
+    (first,) = made.rotate_keys([ACME], ADMIN, **NEW_DATA_KEY, **RE_ENCRYPT).rotated
+    assert first.re_encrypted_bytes > 0
+    assert first.documents_signed >= len(states) + 1
+    assert first.old_bytes > 0
+    assert first.epochs_destroyed == []
+    assert "24 hours" in first.note
     for backup in states:
         check(made, backup)
-    (soon,) = made.rotate_keys([ACME], ADMIN, **RE_ENCRYPT)["rotated"]
-    assert (soon["re_encrypted_bytes"], soon["documents_signed"], soon["epochs_destroyed"]) == (0, 0, [])
+    (soon,) = made.rotate_keys([ACME], ADMIN, **RE_ENCRYPT).rotated
+    assert (soon.re_encrypted_bytes, soon.documents_signed, soon.epochs_destroyed) == (0, 0, [])
     clock.now += DAY
-    (second,) = made.rotate_keys([ACME], ADMIN, **RE_ENCRYPT)["rotated"]
-    assert (second["old_bytes"], second["epochs_destroyed"]) == (0, [1])
+    (second,) = made.rotate_keys([ACME], ADMIN, **RE_ENCRYPT).rotated
+    assert (second.old_bytes, second.epochs_destroyed) == (0, [1])
     assert "wrapped" not in json.loads(key_object(application).read_bytes())
     assert epochs_of_pieces(application) == {2}
     (state,) = made.key_status(ADMIN, [ACME])
-    assert [(epoch["epoch"], epoch["destroyed"]) for epoch in state["epochs"]] == [(1, True), (2, False)]
-    assert state["old_bytes"] == 0
+    assert [(epoch.epoch, epoch.destroyed) for epoch in state.epochs] == [(1, True), (2, False)]
+    assert state.old_bytes == 0
     assert [hold.error for hold in made.list_holds(ACME, ADMIN) if hold.id == held.id] == [None]
     for backup, expected in states.items():
         check(made, backup)
         restores(application, made, backup, expected)
-    third = made.rotate_keys([ACME], ADMIN, **NEW_DATA_KEY)["rotated"][0]
-    assert third["epoch"] == 3
+    third = made.rotate_keys([ACME], ADMIN, **NEW_DATA_KEY).rotated[0]
+    assert third.epoch == 3
     clock.now += DAY
     made.rotate_keys([ACME], ADMIN, **RE_ENCRYPT)
     clock.now += DAY
@@ -276,7 +277,7 @@ def test_a_prune_that_opened_before_a_rotation_seals_nothing_in_an_epoch_that_is
     def late(*arguments: Any) -> Any:
         monkeypatch.setattr(prune, "lease_for", take)
         other = service(application, clock)
-        assert other.rotate_keys([ACME], ADMIN, **NEW_DATA_KEY, **RE_ENCRYPT)["rotated"][0]["epochs_destroyed"] == [2]
+        assert other.rotate_keys([ACME], ADMIN, **NEW_DATA_KEY, **RE_ENCRYPT).rotated[0].epochs_destroyed == [2]
         for backup in states:
             if backup != last:
                 (application.repository(ACME) / "manifests" / f"{backup}.json").unlink()
@@ -299,14 +300,14 @@ def test_the_platforms_backup_is_re_encrypted_as_well(application: Application, 
     made.rotate_keys([], ADMIN, **NEW_DATA_KEY, **asked)
     clock.now += DAY
     report = made.rotate_keys([], ADMIN, **asked)
-    (platform,) = [done for done in report["rotated"] if done["tenant_id"] == "_platform"]
-    assert platform["epochs_destroyed"] == [1]
+    (platform,) = [done for done in report.rotated if done.tenant_id == "_platform"]
+    assert platform.epochs_destroyed == [1]
     assert made.validate_platform_backup(ADMIN, deep=True)["issues"] == []
 
 
 def test_what_never_had_a_backup_has_no_keys(application: Application, clock: Clock) -> None:
     made = service(application, clock)
-    assert made.rotate_keys([BOLT], ADMIN) == {"rotated": [], "skipped": [BOLT], "failed": [], "issues": []}
+    assert made.rotate_keys([BOLT], ADMIN) == RotationReport([], [BOLT], [], [])
     assert made.key_status(ADMIN, [BOLT]) == []
     with pytest.raises(UnknownBackup):
         made.get_backup("latest", BOLT, ADMIN)

@@ -322,13 +322,13 @@ def test_files_go_over_live_ones_with_a_second_person_or_a_reason(
     closed = {"restore": "two-person", "break_glass": False}
     with pytest.raises(ApprovalNeeded, match="break_glass is off"):
         recover(application.service(platform=PROGRAMS, approval=closed), empty, tenants=nobody, break_glass="fire")
-    assert strict.audit_events(ADMIN, "*", event="restore.break_glass")["events"] == []
+    assert strict.audit_events(ADMIN, "*", event="restore.break_glass").events == []
     with pytest.raises(UnknownTenant):
         recover(strict, empty, tenants=nobody, files=False)
     with pytest.raises(UnknownTenant):
         recover(strict, empty, tenants=nobody, break_glass="the bucket burns")
-    (told,) = strict.audit_events(ADMIN, "*", event="restore.break_glass")["events"]
-    assert (told["user_id"], told["props"]["reason"]) == (ADMIN.user_id, "the bucket burns")
+    (told,) = strict.audit_events(ADMIN, "*", event="restore.break_glass").events
+    assert (told.user_id, told.props["reason"]) == (ADMIN.user_id, "the bucket burns")
 
 
 def test_what_is_refused(application: Application, service: BackupService, empty: Database) -> None:

@@ -1,34 +1,32 @@
 """The rotation of keys as a job, with a service that only answers."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from sbh_pipelines.backup.keys.rotation import FailedRotation, OwnerRotation, RotationReport
 from sbh_pipelines.errors import KeyRotationFailed, KeyServiceError
 from sbh_pipelines_tests.orchestration.conftest import Run
 from sbh_pipelines_tests.orchestration.upkeep.test_upkeep import output
 from sbh_pipelines_tests.support.fakes import FakeService
 
-ROTATED = {
-    "tenant_id": "tenant-1",
-    "epoch": 2,
-    "re_encrypted_bytes": 2 << 20,
-    "old_bytes": 1 << 20,
-    "epochs_destroyed": [1],
-}
+ROTATED = OwnerRotation(
+    "tenant-1", "eu-west-1", "local", [], 2, re_encrypted_bytes=2 << 20, old_bytes=1 << 20, epochs_destroyed=[1]
+)
 
 
 @pytest.fixture
 def asked(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[str, Any]]]:
     calls: list[tuple[list[str], dict[str, Any]]] = []
 
-    def rotate_keys(tenants: list[str], user: Any, *, progress: Any, **options: Any) -> dict[str, Any]:
+    def rotate_keys(tenants: list[str], user: Any, *, progress: Any, **options: Any) -> RotationReport:
         calls.append((list(tenants), options))
-        report: dict[str, Any] = {"rotated": [ROTATED], "skipped": ["_platform"], "failed": []}
+        report = RotationReport([ROTATED], ["_platform"], [])
         if "keys" in fake.errors:
             denied = KeyServiceError("The use of the KMS key is denied", on="alias/x", why="AccessDeniedException")
             error = KeyRotationFailed("The keys of 1 of 2 were not rotated", on="tenant-2")
-            error.report = {**report, "failed": [{"tenant_id": "tenant-2", "error": denied.as_dict()}]}
+            error.report = replace(report, failed=[FailedRotation("tenant-2", denied)])
             raise error
         return report
 

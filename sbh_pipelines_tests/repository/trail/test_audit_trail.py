@@ -18,10 +18,20 @@ from hypothesis import strategies as st
 from sbh_pipelines.embedded.servers import object_server
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import CorruptObject, ObjectExists, RequestError, StoreError, StoreUnavailable
-from sbh_pipelines.repository.trail.check import Checked, check_lines, check_trail
-from sbh_pipelines.repository.trail.event import PLATFORM, WITHHELD, AuditKey, Chain, Entry, entry_of, hash_of, line
-from sbh_pipelines.repository.trail.reader import Wanted, matching, page
-from sbh_pipelines.repository.trail.trail import CREATED, DAMAGED, POLICY, End, Trail
+from sbh_pipelines.repository.trail.check import TrailCheck, check_lines, check_trail
+from sbh_pipelines.repository.trail.event import (
+    PLATFORM,
+    WITHHELD,
+    AuditKey,
+    Chain,
+    Entry,
+    entry_of,
+    hash_of,
+    line,
+    parse_event,
+)
+from sbh_pipelines.repository.trail.reader import EventFilter, page
+from sbh_pipelines.repository.trail.trail import CREATED, DAMAGED, POLICY, Trail, TrailEnd
 from sbh_pipelines.stores.base import ObjectStore
 from sbh_pipelines.stores.local import open_local
 from sbh_pipelines.stores.object_lock import LockedBucket
@@ -61,14 +71,14 @@ def written(*sizes: int) -> tuple[MemoryStore, Trail]:
     return store, made
 
 
-def checked(store: Any, chain: Chain = ACME, expect: tuple[int, str] | None = None) -> Checked:
+def checked(store: Any, chain: Chain = ACME, expect: tuple[int, str] | None = None) -> TrailCheck:
     return check_trail(trail(store, chain), lambda _: None, expect)
 
 
 def numbers(store: Any, chain: Chain = ACME) -> list[int]:
     """What was recorded, in order."""
     found: list[int] = []
-    result = check_trail(trail(store, chain), lambda event: found.append(event["props"]["number"]))
+    result = check_trail(trail(store, chain), lambda event: found.append(event.props["number"]))
     assert result.issues == []
     return found
 
@@ -81,11 +91,11 @@ def test_events_are_read_in_the_order_they_were_recorded() -> None:
     store, made = written(1, 3, 2)
     assert numbers(store) == list(range(6))
     events = [event for link in (1, 2, 3) for event in made.read_link(link)]
-    assert [event["seq"] for event in events] == [1, 2, 3, 4, 5, 6]
-    assert events[0]["prev"] == "0" * 64
-    assert [event["prev"] for event in events[1:]] == [event["hash"] for event in events[:-1]]
+    assert [event.seq for event in events] == [1, 2, 3, 4, 5, 6]
+    assert events[0].prev == "0" * 64
+    assert [event.prev for event in events[1:]] == [event.hash for event in events[:-1]]
     first = events[0]
-    assert (first["at"], first["event"], first["tenant_id"], first["user_id"], first["source"], first["via"]) == (
+    assert (first.at, first.event, first.tenant_id, first.user_id, first.source, first.via) == (
         "2026-03-01T12:00:00.000000Z",
         "thing.done",
         "acme",
@@ -140,11 +150,11 @@ def test_one_caller_s_error_does_not_touch_the_others_of_its_link() -> None:
     made = trail(store)
     held = threading.Event()
 
-    def waits(_: End) -> list[Entry]:
+    def waits(_: TrailEnd) -> list[Entry]:
         held.wait(10)
         return [entry(0)]
 
-    def fails(_: End) -> list[Entry]:
+    def fails(_: TrailEnd) -> list[Entry]:
         raise RequestError("no")
 
     errors: list[Exception] = []
@@ -251,7 +261,7 @@ def test_a_lost_forged_or_old_head_costs_requests_and_nothing_else() -> None:
         else:
             store.objects[head] = body
         calls: list[str] = []
-        ends: list[End] = []
+        ends: list[TrailEnd] = []
         other = trail(Wrapped(store, lambda verb, _, calls=calls: calls.append(verb), nothing))
         other.append(lambda end, ends=ends: ends.append(end) or [entry(0)])
         assert len(calls) < 45, calls
@@ -267,8 +277,8 @@ def test_the_trail_goes_on_behind_an_object_that_somebody_put_in_its_way() -> No
     store.objects[made.link_key(3)] = b"junk\n"
     record(trail(store), entry(9))
     last = trail(store).read_link(4)
-    assert [event["event"] for event in last] == [DAMAGED, "thing.done"]
-    assert last[0]["props"] == {"object": made.link_key(3)}
+    assert [event.event for event in last] == [DAMAGED, "thing.done"]
+    assert last[0].props == {"object": made.link_key(3)}
     found = checked(store)
     assert [issue.what for issue in found.issues] == ["Not an audit event"]
     assert found.events == 5
@@ -292,7 +302,7 @@ def test_what_depends_on_the_end_is_asked_again_when_somebody_else_was_faster() 
     store = MemoryStore()
     chain = Chain(PLATFORM, REGION)
 
-    def policy(end: End) -> list[Entry]:
+    def policy(end: TrailEnd) -> list[Entry]:
         return [] if end.policy == "d1" else [entry(1, POLICY, digest="d1")]
 
     first, second = trail(store, chain), trail(store, chain)
@@ -347,7 +357,7 @@ def test_props_that_are_not_json_or_too_large_are_refused() -> None:
     store = MemoryStore()
     record(trail(store), entry(0, text="\0'\"\n\u2028ü\ud800"))
     (event,) = trail(store).read_link(1)
-    assert event["props"]["text"] == "\0'\"\n\u2028ü\ud800"
+    assert event.props["text"] == "\0'\"\n\u2028ü\ud800"
     assert checked(store).issues == []
 
 
@@ -409,7 +419,7 @@ def test_a_field_that_is_changed_is_found_with_its_number(sizes: list[int], data
     )
     event[name] = {"number": 99} if name == "props" else f"{event[name]}x"
     if data.draw(st.booleans()):
-        event["hash"] = hash_of(event)
+        event["hash"] = hash_of(parse_event(line(event), ""))
     if data.draw(st.booleans()):
         event["signature"] = AuditKey.of(bytes(32)).sign(b"event", event["hash"].encode())
     events[one] = (events[one][0], line(event))
@@ -567,15 +577,16 @@ def test_pages_go_back_from_the_newest_and_hold_each_event_once() -> None:
     seen: list[int] = []
     cursor = None
     while True:
-        found, cursor, damages = page(trail(store), Wanted("thing.*"), 3, cursor)
-        assert damages == []
-        seen += [event["props"]["number"] for event in found]
+        found = page(trail(store), EventFilter("thing.*"), 3, cursor)
+        assert found.damages == []
+        seen += [event.props["number"] for event in found.events]
+        cursor = found.following
         record(made, entry(77))
         if cursor is None:
             break
     assert seen == list(range(9, -1, -1))
-    assert page(trail(store), Wanted("other.*"), 3, None)[0] == []
-    assert page(trail(store), Wanted(user="bob"), 3, None)[0] == []
+    assert page(trail(store), EventFilter("other.*"), 3, None).events == []
+    assert page(trail(store), EventFilter(user="bob"), 3, None).events == []
 
 
 def test_a_cursor_beyond_the_end_begins_at_the_end() -> None:
@@ -583,8 +594,8 @@ def test_a_cursor_beyond_the_end_begins_at_the_end() -> None:
     store, made = written(1, 1, 1)
     calls: list[str] = []
     reading = trail(Wrapped(store, lambda verb, _: calls.append(verb), nothing))
-    found, following, damages = page(reading, Wanted(), 10, (10**30, 10**5))
-    assert ([event["seq"] for event in found], following, damages) == ([3, 2, 1], None, [])
+    found = page(reading, EventFilter(), 10, (10**30, 10**5))
+    assert ([event.seq for event in found.events], found.following, found.damages) == ([3, 2, 1], None, [])
     assert len(calls) < 12
     assert made.last_link() == 3
 
@@ -607,9 +618,8 @@ def test_times_bound_what_is_read() -> None:
         lambda: KEY,
         lambda: NOW,
     )
-    wanted = Wanted(since=NOW + timedelta(hours=27), until=NOW + timedelta(hours=29))
-    damages: list[Any] = []
-    assert [event["props"]["number"] for event in matching(reader, wanted, damages)] == [28, 27]
+    wanted = EventFilter(since=NOW + timedelta(hours=27), until=NOW + timedelta(hours=29))
+    assert [event.props["number"] for event in page(reader, wanted, 100, None).events] == [28, 27]
     assert len({key for key in calls if key.endswith(".jsonl")}) < 20
 
 
@@ -617,9 +627,9 @@ def test_a_damaged_link_is_told_and_not_hidden() -> None:
     """The others are shown."""
     store, made = written(1, 1, 1)
     store.objects[made.link_key(2)] = b"{}\n"
-    found, _, damages = page(trail(store), Wanted(), 10, None)
-    assert [event["seq"] for event in found] == [3, 1]
-    assert [type(damage) for damage in damages] == [CorruptObject]
+    found = page(trail(store), EventFilter(), 10, None)
+    assert [event.seq for event in found.events] == [3, 1]
+    assert [type(damage) for damage in found.damages] == [CorruptObject]
 
 
 # object lock
