@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -139,6 +140,16 @@ def test_a_package_says_what_it_holds(room: Path) -> None:
 def anchors(file: Path) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", file.read_text("utf-8"), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_layers_are_those_that_are_linted() -> None:
+    """ARCHITECTURE.md draws the contracts of pyproject.toml, layer by layer."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    linted = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
+    drawn = _FENCE.findall((ROOT / "ARCHITECTURE.md").read_text("utf-8"))[: len(linted)]
+    for layers, block in zip(linted, drawn, strict=True):
+        lines = [re.split(r"  +", line)[0] for line in block.splitlines()[1:-1]]
+        assert lines == [layer.replace("sbh_pipelines.", "") for layer in layers]
 
 
 # The glossary
