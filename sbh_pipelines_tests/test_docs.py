@@ -86,6 +86,14 @@ def test_commands_that_a_document_names_exist(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
+def test_targets_that_a_document_names_exist(document: Path) -> None:
+    """`make NAME`, in text and in blocks."""
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.M)
+    named = re.findall(r"(?:`|^)make ([a-z]+)", document.read_text("utf-8"), re.M)
+    assert set(named) - set(targets) == set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
 def test_links_of_a_document_lead_somewhere(document: Path) -> None:
     """Files and headings; addresses of other hosts are not asked."""
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(document.read_text("utf-8"))):
