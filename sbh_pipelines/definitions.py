@@ -17,7 +17,8 @@ from sbh_pipelines.orchestration.backups.jobs import backup_jobs, fleet_backup_j
 from sbh_pipelines.orchestration.backups.schedules import backup_schedules, daily_prune
 from sbh_pipelines.orchestration.backups.validation import validate_backup_job
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource
-from sbh_pipelines.orchestration.drills.jobs import drill_job, recovery_report, tenant_drill, weekly_drill
+from sbh_pipelines.orchestration.drills.jobs import drill_job, tenant_drill, weekly_drill
+from sbh_pipelines.orchestration.drills.report import recovery_report
 from sbh_pipelines.orchestration.restores.into_schema import restore_into_schema_job
 from sbh_pipelines.orchestration.restores.jobs import restore_job, undo_restore_job
 from sbh_pipelines.orchestration.upkeep.keys import key_rotation_job

@@ -17,7 +17,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from sbh_pipelines import __version__
 from sbh_pipelines.backup.contents.manifest import PARENTS_FIRST, Component
@@ -26,9 +25,10 @@ from sbh_pipelines.backup.create.recovery_points import recovery_points
 from sbh_pipelines.backup.drill.config_part import restore_config, table_facts
 from sbh_pipelines.backup.drill.files_part import restore_files
 from sbh_pipelines.backup.drill.proof import prove_rows, raise_unless_restored
-from sbh_pipelines.backup.drill.records import FAILED, PASSED, keep_record
+from sbh_pipelines.backup.drill.records import FAILED, PASSED, DrillRecord, ScenarioResult, keep_record
 from sbh_pipelines.backup.drill.scenarios import PARTS, Part, parts_of
-from sbh_pipelines.backup.recover.recovery import Chosen, rebuild
+from sbh_pipelines.backup.recover.recovery import RecoveryReport, rebuild
+from sbh_pipelines.backup.recover.tenant import TenantChoice
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.rebuild.throwaway import ThrowAway, drill_server, drop_leftovers
 from sbh_pipelines.errors import SbhError, UnknownBackup
@@ -40,8 +40,17 @@ from sbh_pipelines.repository.repository import Repository
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one part restored and proved, in `seconds`; or why it failed, after them. `bytes` are before compression."""
+class PartResult:
+    """What one part restored and proved, or why it failed.
+
+    Attributes:
+        seconds: How long it took, until the last proof or the failure.
+        rows: Rows restored.
+        bytes: Bytes restored, before compression.
+        files: Files restored.
+        proof: What was proved, by kind, and how many of it.
+        error: Why it failed.
+    """
 
     seconds: float = 0.0
     rows: int = 0
@@ -58,7 +67,7 @@ def run_drill(
     scenarios: Sequence[str],
     drilled_by: str,
     progress: ProgressSink,
-) -> dict[str, Any]:
+) -> DrillRecord:
     """Drill with a backup, an id or `latest`; the record, which is stored in the tenant's repository.
 
     Raises UnknownBackup, PrivilegeMissing and what else keeps a drill from beginning.
@@ -73,25 +82,25 @@ def run_drill(
             drop_leftovers(drill_server(site.settings), begun)
         (point,) = recovery_points(site, [tenant]).recovery_points
         drill = _Drill(site, tenant, repository, drill_id, wanted, progress)
-        outcomes = {part: drill.part(part) for part in parts}
-        results = [_scenario(site, scenario, outcomes) for scenario in scenarios]
-        failed = [result for result in results if result["status"] == FAILED]
-        record = {
-            "drill_id": drill_id,
-            "tenant_id": tenant.id,
-            "backup_id": wanted,
-            "status": FAILED if failed else PASSED,
-            "error": failed[0]["error"] if failed else None,
-            "scenarios": results,
-            "issues": drill.issues,
-            "tier": tenant.tier,
-            "recovery_point_age_s": point.age_s,
-            "recovery_point_objective_s": site.settings.recovery_point_objective_s(tenant.tier),
-            "drilled_by": drilled_by,
-            "started_at": timestamp(begun),
-            "finished_at": timestamp(site.clock()),
-            "versions": {"sbh": __version__, "format": FORMAT_VERSION, "server": drill.server_version},
-        }
+        parts_done = {part: drill.part(part) for part in parts}
+        results = [_scenario(site, scenario, parts_done) for scenario in scenarios]
+        failed = [result for result in results if result.status == FAILED]
+        record = DrillRecord(
+            drill_id=drill_id,
+            tenant_id=tenant.id,
+            backup_id=wanted,
+            status=FAILED if failed else PASSED,
+            error=failed[0].error if failed else None,
+            scenarios=tuple(results),
+            issues=tuple(drill.issues),
+            tier=tenant.tier,
+            recovery_point_age_s=point.age_s,
+            recovery_point_objective_s=site.settings.recovery_point_objective_s(tenant.tier),
+            drilled_by=drilled_by,
+            started_at=timestamp(begun),
+            finished_at=timestamp(site.clock()),
+            versions={"sbh": __version__, "format": FORMAT_VERSION, "server": drill.server_version},
+        )
         keep_record(repository, record)
     return record
 
@@ -117,25 +126,25 @@ def _existing(repository: Repository, backup: str) -> BackupId:
     return wanted
 
 
-def _scenario(site: Site, scenario: str, outcomes: Mapping[Part, Outcome]) -> dict[str, Any]:
-    parts = [outcomes[part] for part in PARTS[scenario]]
+def _scenario(site: Site, scenario: str, parts_done: Mapping[Part, PartResult]) -> ScenarioResult:
+    parts = [parts_done[part] for part in PARTS[scenario]]
     error = next((part.error for part in parts if part.error), None)
     seconds = round(sum(part.seconds for part in parts), 3)
     objective = site.settings.drill.objectives_s.get(scenario)
     margin = None if objective is None or error else round(objective - seconds, 3)
-    return {
-        "scenario": scenario,
-        "status": FAILED if error else PASSED,
-        "error": error.as_dict() if error else None,
-        "seconds": seconds,
-        "objective_s": objective,
-        "margin_s": margin,
-        "met": False if error else None if margin is None else margin >= 0,
-        "rows": sum(part.rows for part in parts),
-        "bytes": sum(part.bytes for part in parts),
-        "files": sum(part.files for part in parts),
-        "proof": {name: value for part in parts for name, value in part.proof.items()},
-    }
+    return ScenarioResult(
+        scenario=scenario,
+        status=FAILED if error else PASSED,
+        error=error,
+        seconds=seconds,
+        objective_s=objective,
+        margin_s=margin,
+        met=False if error else None if margin is None else margin >= 0,
+        rows=sum(part.rows for part in parts),
+        bytes=sum(part.bytes for part in parts),
+        files=sum(part.files for part in parts),
+        proof={name: value for part in parts for name, value in part.proof.items()},
+    )
 
 
 class _Drill:
@@ -154,30 +163,30 @@ class _Drill:
         self._drill_id, self._backup_id, self._progress = drill_id, backup_id, progress
         self._components: dict[str, Component] = {}
         self.server_version: int | None = None
-        self.issues: list[dict[str, Any]] = []  # what a recovery got over, such as a damaged platform backup
+        self.issues: list[SbhError] = []  # what a recovery got over, such as a damaged platform backup
 
-    def part(self, part: Part) -> Outcome:
+    def part(self, part: Part) -> PartResult:
         """Do one part, in a place that is gone afterwards. Raises what keeps it from beginning."""
-        work: Callable[[float, ThrowAway], Outcome] = self._database if part is Part.DATABASE else self._config
+        work: Callable[[float, ThrowAway], PartResult] = self._database if part is Part.DATABASE else self._config
         begun = time.monotonic()
         if part is Part.FILES:
             return self._judged(begun, lambda: self._files(begun))
         place = ThrowAway.create(self._site.settings, self._drill_id)
 
-        def inside() -> Outcome:
+        def inside() -> PartResult:
             with place:
                 return work(begun, place)
 
         return self._judged(begun, inside)
 
-    def _judged(self, begun: float, work: Callable[[], Outcome]) -> Outcome:
+    def _judged(self, begun: float, work: Callable[[], PartResult]) -> PartResult:
         """What went wrong is the outcome, unless it may pass by itself: that says nothing of the backup, and is raised."""
         try:
             return work()
         except SbhError as error:
             if error.transient:
                 raise
-            return Outcome(time.monotonic() - begun, error=error)
+            return PartResult(time.monotonic() - begun, error=error)
 
     def _parts(self) -> Mapping[str, Component]:
         """The backup's components; one of an application without files has no list of them."""
@@ -187,7 +196,7 @@ class _Drill:
             self._components = {n: read_component(self._repository, manifest, n) for n in manifest.component_names}
         return self._components
 
-    def _rebuilt(self, place: ThrowAway, tenants: Sequence[Chosen]) -> dict[str, Any]:
+    def _rebuilt(self, place: ThrowAway, tenants: Sequence[TenantChoice]) -> RecoveryReport:
         """What a recovery of these tenants into the drill's database reports.
 
         An older backup is restored into the schema of its time, the newest one into the newest.
@@ -205,33 +214,34 @@ class _Drill:
             requested_by=f"drill {self._drill_id}",
             progress=self._progress,
         )
-        self.issues += [issue for issue in report["issues"] if issue not in self.issues]
+        known = set(map(str, self.issues))
+        self.issues += [issue for issue in report.issues if str(issue) not in known]
         return report
 
-    def _database(self, begun: float, place: ThrowAway) -> Outcome:
+    def _database(self, begun: float, place: ThrowAway) -> PartResult:
         tables = [summary for name in PARENTS_FIRST for summary in self._parts()[name].tables]
-        report = self._rebuilt(place, [Chosen(self._tenant, self._backup_id)])
+        report = self._rebuilt(place, [TenantChoice(self._tenant, self._backup_id)])
         raise_unless_restored(report)
         self._progress(Progress("drill: prove", self._tenant.id, 0, len(tables), "tables"))
         self.server_version, proof = prove_rows(
             self._repository, tables, self._site.settings, place.settings, self._tenant.key
         )
         seconds = time.monotonic() - begun
-        return Outcome(seconds, sum(t.rows for t in tables), sum(t.bytes for t in tables), 0, proof)
+        return PartResult(seconds, sum(t.rows for t in tables), sum(t.bytes for t in tables), 0, proof)
 
-    def _config(self, _: float, place: ThrowAway) -> Outcome:
+    def _config(self, _: float, place: ThrowAway) -> PartResult:
         """Timed from when the schema is there: after a configuration error the live database has it."""
         config = self._parts()[CONFIG]
-        facts = table_facts(self._site, self._rebuilt(place, [])["platform_backup"])
+        facts = table_facts(self._site, self._rebuilt(place, []).platform_backup)
         begun = time.monotonic()
         proof = restore_config(self._repository, config, facts, place.settings)
         rows, size = sum(t.rows for t in config.tables), sum(t.bytes for t in config.tables)
-        return Outcome(time.monotonic() - begun, rows, size, 0, proof)
+        return PartResult(time.monotonic() - begun, rows, size, 0, proof)
 
-    def _files(self, begun: float) -> Outcome:
+    def _files(self, begun: float) -> PartResult:
         listed = self._parts().get(FILES)
         if listed is None:  # files are not backed up here
-            return Outcome(time.monotonic() - begun, proof={"files": 0})
+            return PartResult(time.monotonic() - begun, proof={"files": 0})
         connections = self._site.settings.files.connections
         proven = restore_files(self._repository, listed, connections, self._progress)
-        return Outcome(time.monotonic() - begun, 0, proven.bytes, proven.files, {"files": proven.files})
+        return PartResult(time.monotonic() - begun, 0, proven.bytes, proven.files, {"files": proven.files})

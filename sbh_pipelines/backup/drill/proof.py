@@ -1,29 +1,29 @@
 """The proof of a drill's database, besides the content hashes that the recovery itself compares."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from typing import Any
 
 from sbh_pipelines.backup.contents.manifest import TableSummary
 from sbh_pipelines.backup.contents.stored_table import read_table
+from sbh_pipelines.backup.recover.recovery import COMPLETED, RecoveryReport
 from sbh_pipelines.database.rebuild.operator_sql import check_assertions, count_rows, valid_foreign_keys
 from sbh_pipelines.database.session.connection import Connection, connect
-from sbh_pipelines.errors import DrillFailed, error_from_dict
+from sbh_pipelines.errors import DrillFailed
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.settings import DatabaseSettings, Settings
 
 
-def raise_unless_restored(report: Mapping[str, Any]) -> None:
+def raise_unless_restored(report: RecoveryReport) -> None:
     """Judge the report of a recovery of one tenant. Raises what kept it from being restored, or DrillFailed."""
-    for line in report["tenants"]:
-        if line.get("error"):
-            raise error_from_dict(line["error"])
-    if report["status"] != "completed":
-        raise DrillFailed("The recovery did not complete", on=str(report["restore_id"]))
-    if report["foreign_keys_not_valid"]:
+    for line in report.tenants:
+        if line.error:
+            raise line.error
+    if report.status != COMPLETED:
+        raise DrillFailed("The recovery did not complete", on=report.restore_id)
+    if report.foreign_keys_not_valid:
         raise DrillFailed(
             "Foreign keys do not hold for what was restored",
-            on=", ".join(report["foreign_keys_not_valid"][:5]),
+            on=", ".join(report.foreign_keys_not_valid[:5]),
             why="rows that the tenant's rows refer to are not among the tenant's, nor among the shared ones",
             remedy="name the tables they are in as shared, or the link that makes them the tenant's: `sbh doctor`",
         )

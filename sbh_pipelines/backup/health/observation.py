@@ -18,7 +18,7 @@ from typing import Any
 
 from sbh_pipelines.backup.contents.backup_list import read_backups
 from sbh_pipelines.backup.contents.summary import BackupSummary
-from sbh_pipelines.backup.drill.records import drill_ids, read_records
+from sbh_pipelines.backup.drill.records import DrillRecord, drill_ids, read_records
 from sbh_pipelines.backup.health.unusual_size import UnusualMeasure, unusual_measures
 from sbh_pipelines.backup.retain.forget import ForgetPlan, policy_plan
 from sbh_pipelines.backup.retain.policy import policy_of
@@ -182,9 +182,8 @@ def observe(site: Site, tenant: Tenant, before: Observation | None = None, fully
         if drills:
             record = next(read_records(site, tenant, drills[:1]), None)
             if record is not None:
-                finished_at, failure = str(record.get("finished_at") or ""), record["error"]
-                error = error_from_dict(failure) if failure else None
-                newest = NewestDrill(str(drills[0]), finished_at, str(record["status"]), error)
+                finished_at = record.finished_at if isinstance(record, DrillRecord) else ""
+                newest = NewestDrill(drills[0], finished_at, record.status, record.error)
                 base = replace(base, newest_drill=newest)
         if ids:
             return _with_backups(site, base, ids)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from sbh_pipelines.backup.contents.file_list import read_files
 from sbh_pipelines.backup.contents.manifest import Component
@@ -16,13 +17,28 @@ from sbh_pipelines.repository.format import FILES
 from sbh_pipelines.repository.repository import Repository
 
 
-def put_files_back(site: Site, tenant: Tenant, backup_id: str) -> dict[str, int]:
-    """{'restored', 'unchanged', 'bytes'}. A file whose path, size and ETag are the backup's is unchanged.
+@dataclass(frozen=True, slots=True)
+class FilesPutBack:
+    """What was done about a tenant's files.
+
+    Attributes:
+        restored: Files that were missing or another, and were written.
+        unchanged: Files whose path, size and ETag are the backup's.
+        bytes: Bytes written.
+    """
+
+    restored: int
+    unchanged: int
+    bytes: int
+
+
+def put_files_back(site: Site, tenant: Tenant, backup_id: str) -> FilesPutBack:
+    """Write what is missing in the bucket, or is not what the backup has.
 
     Raises CorruptObject, ProofFailed and the store's errors; what was written by then stays.
     """
     if not site.settings.files.enabled:
-        return {"restored": 0, "unchanged": 0, "bytes": 0}
+        return FilesPutBack(0, 0, 0)
     with site.repository(tenant) as repository:
         repository.load_index()
         manifest = read_manifest(repository, BackupId(backup_id))
@@ -35,14 +51,14 @@ class _Files:
         self._store, self._prefix = site.files_store(tenant)
         self._unchanged = 0
 
-    def put_back(self, component: Component) -> dict[str, int]:
+    def put_back(self, component: Component) -> FilesPutBack:
         connections = self._site.settings.files.connections
         restored = size = 0
         wanting = self._wanting(component)
         for written in streamed(self._write, wanting, name="files", threads=connections, ahead=connections * 2):
             restored += 1
             size += written
-        return {"restored": restored, "unchanged": self._unchanged, "bytes": size}
+        return FilesPutBack(restored, self._unchanged, size)
 
     def _wanting(self, component: Component) -> Iterator[FileEntry]:
         """Entries whose file is missing or another; both lists are in key order."""

@@ -10,7 +10,7 @@ No password of a role is ever read.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -34,6 +34,7 @@ from sbh_pipelines.database.schema.tenants import list_tenants
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.database.session.programs import POST_DATA, PRE_DATA, dump_section
 from sbh_pipelines.database.session.snapshot import exported_snapshot
+from sbh_pipelines.document import as_document, optional
 from sbh_pipelines.errors import CorruptObject, SbhError, UnknownBackup, error_from_dict
 from sbh_pipelines.model import BackupId, BackupType, Progress, ProgressSink, parse_timestamp, timestamp
 from sbh_pipelines.placement import platform_tenant
@@ -41,13 +42,47 @@ from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.pack import PackWriter, pipeline, written
 from sbh_pipelines.repository.repository import Repository
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformRetention:
+    """What was done about older platform backups.
+
+    Attributes:
+        forgotten: Those that are gone.
+        bytes_freed: Bytes that a prune gave back then.
+        error: What could not be removed, and why.
+    """
+
+    forgotten: Sequence[BackupId] = ()
+    bytes_freed: int | None = optional()
+    error: SbhError | None = optional()
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformBackup:
+    """A platform backup that was made.
+
+    Attributes:
+        manifest: Its manifest.
+        retention: What was done about older ones.
+    """
+
+    manifest: Manifest
+    retention: PlatformRetention
+
+    @property
+    def document(self) -> Mapping[str, object]:
+        """The manifest, with `retention`."""
+        return {**self.manifest.document, "retention": as_document(self.retention)}
+
+
 STEP = "platform backup"
 SHARED_ROWS, FACTS = "shared", "database"
 TYPE = "platform"
 
 
-def create_platform_backup(open_drafts: OpenDrafts, created_by: str, progress: ProgressSink) -> dict[str, Any]:
-    """Make one; its manifest, with `retention`: {'forgotten': [ids], 'error'?: what could not be removed}.
+def create_platform_backup(open_drafts: OpenDrafts, created_by: str, progress: ProgressSink) -> PlatformBackup:
+    """Make one.
 
     Raises SettingsError (no pg_dump, or one older than the server), PrivilegeMissing, LeaseHeld and the store's errors.
     """
@@ -67,14 +102,15 @@ def create_platform_backup(open_drafts: OpenDrafts, created_by: str, progress: P
         open_drafts.end(draft)
         raise
     open_drafts.end(draft)
-    if retention["forgotten"]:
+    if retention.forgotten:
         try:
             pruned = prune(open_drafts.site, tenant, False, progress)
-            retention["bytes_freed"] = pruned.bytes_freed if isinstance(pruned, PruneReport) else 0
-        except SbhError as error:  # the backup is there, and whoever makes it may have no right to delete
-            retention["error"] = error.as_dict()
+            freed = pruned.bytes_freed if isinstance(pruned, PruneReport) else 0
+            retention = replace(retention, bytes_freed=freed)
+        except SbhError as error:  # the backup is there, and its maker may have no right to delete
+            retention = replace(retention, error=error)
     assert draft.manifest is not None
-    return {**draft.manifest.document, "retention": retention}
+    return PlatformBackup(draft.manifest, retention)
 
 
 def _captured(open_drafts: OpenDrafts, draft: Draft, progress: ProgressSink) -> Draft:
@@ -158,7 +194,7 @@ def _published(open_drafts: OpenDrafts, draft: Draft, progress: ProgressSink) ->
     return draft
 
 
-def _keep_newest(open_drafts: OpenDrafts, draft: Draft) -> dict[str, Any]:
+def _keep_newest(open_drafts: OpenDrafts, draft: Draft) -> PlatformRetention:
     repository = open_drafts.repository(draft)
     doomed = repository.manifest_ids()[: -open_drafts.site.settings.platform.keep_last]
     try:
@@ -166,16 +202,22 @@ def _keep_newest(open_drafts: OpenDrafts, draft: Draft) -> dict[str, Any]:
             open_drafts.lease(draft).renew()
             repository.store.delete([repository.prefix + Keys.manifest(backup_id) for backup_id in doomed])
     except SbhError as error:
-        return {"forgotten": [], "error": error.as_dict()}
-    return {"forgotten": list(doomed)}
+        return PlatformRetention(error=error)
+    return PlatformRetention(forgotten=doomed)
 
 
 # reading
 
 
 @dataclass(frozen=True, slots=True)
-class Platform:
-    """A platform backup, opened: `facts` by kind, all but the tenants' few and small."""
+class OpenPlatformBackup:
+    """A platform backup, opened.
+
+    Attributes:
+        repository: The platform's repository.
+        manifest: Its manifest.
+        facts: What it says of the database, by kind; all but the tenants' are few and small.
+    """
 
     repository: Repository
     manifest: Manifest
@@ -205,9 +247,9 @@ class Platform:
         return read_component(self.repository, self.manifest, SHARED_ROWS).tables
 
 
-def list_platform_backups(site: Site) -> tuple[list[dict[str, Any]], list[SbhError]]:
+def list_platform_backups(site: Site) -> tuple[list[Manifest], list[SbhError]]:
     """Manifests, newest first, and an error for each that is damaged."""
-    sound: list[dict[str, Any]] = []
+    sound: list[Manifest] = []
     damaged: list[SbhError] = []
     try:
         repository = site.repository(platform_tenant(site.settings))
@@ -216,7 +258,7 @@ def list_platform_backups(site: Site) -> tuple[list[dict[str, Any]], list[SbhErr
     with repository:
         for backup_id in reversed(repository.manifest_ids()):
             try:
-                sound.append(repository.manifest(backup_id))
+                sound.append(read_manifest(repository, backup_id))
             except CorruptObject as error:
                 damaged.append(error)
     return sound, damaged
@@ -225,7 +267,7 @@ def list_platform_backups(site: Site) -> tuple[list[dict[str, Any]], list[SbhErr
 @contextmanager
 def open_platform(
     site: Site, wanted: str, until: datetime | None, notice: Callable[[SbhError], None]
-) -> Iterator[Platform]:
+) -> Iterator[OpenPlatformBackup]:
     """A platform backup that is whole: the one named, or of `latest` the newest at `until`, else the first after it.
 
     A newer one that is damaged is passed over and noticed. Raises UnknownBackup, CorruptObject.
@@ -241,7 +283,7 @@ def open_platform(
 
 def _chosen(
     repository: Repository, wanted: str, until: datetime | None, notice: Callable[[SbhError], None]
-) -> Platform:
+) -> OpenPlatformBackup:
     if wanted != "latest":
         return _opened(repository, BackupId.parse(wanted))
     ids, first = repository.manifest_ids(), None
@@ -261,14 +303,14 @@ def _chosen(
     raise first or _no_backup()
 
 
-def _opened(repository: Repository, backup_id: BackupId) -> Platform:
+def _opened(repository: Repository, backup_id: BackupId) -> OpenPlatformBackup:
     manifest = read_manifest(repository, backup_id)
     raise_first(verify_backup(repository, manifest, deep=False, own_only=True))
     facts: dict[str, list[dict[str, Any]]] = {}
     for line in read_lines(repository, read_component(repository, manifest, FACTS).detail):
         for kind, fact in line.items():
             facts.setdefault(kind, []).append(fact)
-    return Platform(repository, manifest, facts)
+    return OpenPlatformBackup(repository, manifest, facts)
 
 
 def _no_backup() -> UnknownBackup:

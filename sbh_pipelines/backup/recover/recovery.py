@@ -10,40 +10,112 @@ that cannot be recovered keeps nobody else; it is reported, and a later run comp
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sbh_pipelines.backup.contents.manifest import LATEST
-from sbh_pipelines.backup.recover.files import put_files_back
-from sbh_pipelines.backup.recover.platform_backup import Platform, open_platform
-from sbh_pipelines.backup.recover.recovery_line import COMPLETED, recovery_report
+from sbh_pipelines.backup.recover.files import FilesPutBack, put_files_back
+from sbh_pipelines.backup.recover.platform_backup import OpenPlatformBackup, open_platform
 from sbh_pipelines.backup.recover.schema import Schema, differences_of
-from sbh_pipelines.backup.recover.tenant import Chosen, Place, load_tenant, prove_tenant
+from sbh_pipelines.backup.recover.tenant import LoadTarget, PassedOver, TenantChoice, load_tenant, prove_tenant
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.database.rebuild.load import refresh_views
-from sbh_pipelines.database.rebuild.run import Run, note_files, open_run, run
+from sbh_pipelines.database.rebuild.run import Loaded, Run, note_files, open_run, run
 from sbh_pipelines.database.session.programs import POST_DATA, PRE_DATA
+from sbh_pipelines.document import as_document, optional
 from sbh_pipelines.errors import RestoreRefused, SbhError, SourceError, UnknownBackup
 from sbh_pipelines.model import Progress, ProgressSink, RestoreId, Tenant, TenantId, parse_timestamp, timestamp
 from sbh_pipelines.repository.documents import signed
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.settings import DatabaseSettings
 
-__all__ = ["Chosen", "rebuild"]
-
+COMPLETED, INCOMPLETE = "completed", "incomplete"
+RESTORED, FAILED = "restored", "failed"
 STEP = "recovery"
 _KIND = "recovery"
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantRecovery:
+    """What a recovery did for one tenant.
+
+    Attributes:
+        tenant_id: The tenant.
+        backup_id: The backup that was loaded; null where none was.
+        rows: Rows loaded.
+        bytes: Their bytes before compression.
+        seconds: How long loading took, s.
+        point: Recovery point of the backup, ISO 8601 in UTC.
+        passed_over: Newer backups that are damaged.
+        files: What was done about its files; null where nothing was yet.
+        status: `restored` where its rows are proved, else `failed`.
+        error: What kept it.
+    """
+
+    tenant_id: str
+    backup_id: str | None
+    rows: int
+    bytes: int
+    seconds: float
+    point: str | None
+    passed_over: Sequence[PassedOver]
+    files: FilesPutBack | None
+    status: str
+    error: SbhError | None = optional()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveryReport:
+    """What a recovery did, over all its runs.
+
+    Attributes:
+        restore_id: The recovery's id.
+        platform_backup: The platform backup that it began with.
+        requested_by: Who asked for it.
+        ended_at: Time at which this run ended, ISO 8601 in UTC.
+        status: `completed` where all that was asked for, and all that is there, is proved, else `incomplete`.
+        tenants: A line for each tenant.
+        rows: Rows loaded, shared ones among them.
+        bytes: Bytes of the tenants' rows before compression.
+        files: Files put back.
+        roles_made: Roles that were made, without their passwords.
+        skipped_statements: Statements of the schema that could not be run, the first ones of each section.
+        ddl_only: Tables whose rows are in no backup.
+        phases: How long each step took, s.
+        foreign_keys_not_valid: Foreign keys whose rows are not all there.
+        differences: How the target differs from the database that was backed up.
+        issues: What the recovery got over, such as a damaged platform backup.
+        seconds: How long this run took, s.
+    """
+
+    restore_id: str
+    platform_backup: str
+    requested_by: str
+    ended_at: str
+    status: str
+    tenants: Sequence[TenantRecovery]
+    rows: int
+    bytes: int
+    files: int
+    roles_made: Sequence[str]
+    skipped_statements: Mapping[str, Sequence[str]]
+    ddl_only: Sequence[str]
+    phases: Mapping[str, float]
+    foreign_keys_not_valid: Sequence[str]
+    differences: Sequence[str]
+    issues: Sequence[SbhError]
+    seconds: float
+
+
 def rebuild(
     site: Site,
     target: DatabaseSettings,
-    tenants: Sequence[Chosen | Tenant] | None,
+    tenants: Sequence[TenantChoice | Tenant] | None,
     *,
     platform: str = "latest",
     files: bool = True,
@@ -51,17 +123,14 @@ def rebuild(
     until: datetime | None = None,
     requested_by: str,
     progress: ProgressSink,
-) -> dict[str, Any]:
+) -> RecoveryReport:
     """Build the empty database that `target` names, and the tenants' files; goes on with a run that was cut short.
 
     `tenants` None: all that the platform backup or, for those that came later, a catalog knows. `until`: each tenant's newest
     backup at or before it. `owners` False leaves out roles, and owners and grants that the target's role may not give: for
     throw-away databases.
 
-    The report: {restore_id, status: completed | incomplete, platform_backup, tenants: [{tenant_id, backup_id, status: restored |
-    failed, rows, bytes, seconds, point, passed_over, files, error?}], phases: {name: seconds}, rows, bytes, files, seconds,
-    foreign_keys_not_valid, skipped_statements, ddl_only, differences, issues}. It is kept below `restores/` of the platform's
-    repository.
+    The report is kept below `restores/` of the platform's repository.
 
     Raises RestoreRefused (the database is not empty), UnknownBackup, PrivilegeMissing, SourceError, and CorruptObject where no
     platform backup can be read. What fails for one tenant is in the report.
@@ -84,20 +153,32 @@ def rebuild(
             control.begin(restore_id, opened.id, requested_by, target.dsn)
             known = restore_id, opened.id
         recovery = _Recovery(site, target, control, opened, owners, until, progress, issues)
-        report = recovery.run(tenants, files)
-        report = {
-            "restore_id": known[0],
-            "platform_backup": opened.id,
-            "requested_by": requested_by,
-            "ended_at": timestamp(site.clock()),
-            **report,
-            "differences": differences,
-            "issues": [error.as_dict() for error in issues],
-            "seconds": round(time.monotonic() - begun, 3),
-        }
+        chosen, not_valid = recovery.run(tenants, files)
+        lines, phases = recovery.lines(chosen), control.phases()
+        complete = all(line.status == RESTORED for line in lines)
+        scripts = [name for name in ("pre_data", "post_data") if phases[name]["skipped"]]
+        report = RecoveryReport(
+            restore_id=known[0],
+            platform_backup=opened.id,
+            requested_by=requested_by,
+            ended_at=timestamp(site.clock()),
+            status=COMPLETED if complete else INCOMPLETE,
+            tenants=lines,
+            rows=sum(line.rows for line in lines) + phases["shared"]["rows"],
+            bytes=sum(line.bytes for line in lines),
+            files=sum(line.files.restored for line in lines if line.files),
+            roles_made=phases.get("roles", {}).get("made", []),
+            skipped_statements={name: phases[name]["first"] for name in scripts},
+            ddl_only=[f"{fact['schema']}.{fact['name']}" for fact in opened.of("ddl_only")],
+            phases=recovery.seconds,
+            foreign_keys_not_valid=not_valid,
+            differences=differences,
+            issues=issues,
+            seconds=round(time.monotonic() - begun, 3),
+        )
         key = opened.repository.prefix + Keys.restore(known[0])
-        opened.repository.store.put(key, signed(opened.repository, _KIND, report))
-        if report["status"] == COMPLETED:
+        opened.repository.store.put(key, signed(opened.repository, _KIND, as_document(report)))
+        if complete:
             control.end()
         return report
 
@@ -109,7 +190,7 @@ class _Recovery:
     site: Site
     target: DatabaseSettings
     control: Run
-    platform: Platform
+    platform: OpenPlatformBackup
     owners: bool
     until: datetime | None
     progress: ProgressSink
@@ -117,10 +198,11 @@ class _Recovery:
     failed: dict[str, SbhError] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def run(self, tenants: Sequence[Chosen | Tenant] | None, files: bool) -> dict[str, Any]:
+    def run(self, tenants: Sequence[TenantChoice | Tenant] | None, files: bool) -> tuple[list[TenantChoice], list[str]]:
+        """The tenants that were asked for, and the foreign keys that do not hold."""
         if tenants is None:
             tenants = known_tenants(self.site, self.platform, self.issues.append)
-        chosen = [_chosen(one) for one in tenants]
+        chosen = [one if isinstance(one, TenantChoice) else TenantChoice(one) for one in tenants]
         schema = Schema(
             self.site.settings.platform.psql, self.target, self.control, self.platform, self.owners, self.issues
         )
@@ -138,13 +220,13 @@ class _Recovery:
         self._timed("proof", self._prove)
         if files:
             self._timed("files", self._put_files_back)
-        return {
-            **recovery_report(
-                [str(one.tenant.id) for one in chosen], self.control, self.failed, self.platform.of("ddl_only")
-            ),
-            "phases": self.seconds,
-            "foreign_keys_not_valid": not_valid,
-        }
+        return chosen, not_valid
+
+    def lines(self, chosen: Sequence[TenantChoice]) -> list[TenantRecovery]:
+        """Of the tenants that were asked for, and of those that an earlier run loaded."""
+        loaded = {tenant.tenant_id: tenant for tenant in self.control.tenants()}
+        names = dict.fromkeys((*(str(choice.tenant.id) for choice in chosen), *loaded))
+        return [_line(name, loaded.get(name), self.failed.get(name)) for name in names]
 
     # steps
 
@@ -164,8 +246,8 @@ class _Recovery:
 
     # tenants
 
-    def _place(self) -> Place:
-        return Place(
+    def _load_target(self) -> LoadTarget:
+        return LoadTarget(
             self.site,
             self.target,
             {f"{fact['schema']}.{fact['name']}": fact for fact in self.platform.of("table")},
@@ -173,40 +255,40 @@ class _Recovery:
             "post_data" in self.control.phases(),
         )
 
-    def _load_tenants(self, chosen: list[Chosen]) -> None:
+    def _load_tenants(self, chosen: list[TenantChoice]) -> None:
         done = {tenant.tenant_id for tenant in self.control.tenants()}
         waiting = [c for c in chosen if c.tenant.id not in done]
-        place = self._place()
+        target = self._load_target()
         listed = {fact["id"] for fact in self.platform.of("tenant")}
 
-        def load(one: Chosen) -> None:
+        def load(one: TenantChoice) -> None:
             try:
-                load_tenant(place, one, self.until)
+                load_tenant(target, one, self.until)
             except UnknownBackup:
                 if self.until is None or one.tenant.id in listed or one.backup_id != LATEST:
                     raise
                 chosen.remove(one)  # it came after that time: the platform backup does not know it
 
         # Past the constraints one by one: triggers that fire whatever the session says are turned off meanwhile.
-        self._each("load", [(c.tenant.id, c) for c in waiting], load, 1 if place.constrained else None)
-        if waiting and place.constrained:
+        self._each("load", [(c.tenant.id, c) for c in waiting], load, 1 if target.constrained else None)
+        if waiting and target.constrained:
             refresh_views(self.control.connection)
         if self.failed and not self.control.tenants():
             # What kept the first keeps all of them: nothing is built without rows.
             raise next(iter(self.failed.values()))
 
     def _prove(self) -> None:
-        place = self._place()
+        target = self._load_target()
         waiting = [t for t in self.control.tenants() if not t.proved]
-        self._each("prove", [(t.tenant_id, t) for t in waiting], lambda loaded: prove_tenant(place, loaded))
+        self._each("prove", [(t.tenant_id, t) for t in waiting], lambda loaded: prove_tenant(target, loaded))
 
     def _put_files_back(self) -> None:
         waiting = [t for t in self.control.tenants() if t.files is None]
         for number, loaded in enumerate(waiting, 1):
             try:
                 tenant = Tenant(TenantId(loaded.tenant_id), "", loaded.region, "")
-                facts = put_files_back(self.site, tenant, loaded.backup_id)
-                run(self.control.connection, note_files(loaded.tenant_id, facts), "note a tenant's files")
+                done = put_files_back(self.site, tenant, loaded.backup_id)
+                run(self.control.connection, note_files(loaded.tenant_id, asdict(done)), "note a tenant's files")
             except SbhError as error:
                 self._failed(loaded.tenant_id, error)
             self.progress(Progress("files", loaded.tenant_id, number, len(waiting), "tenants"))
@@ -235,11 +317,24 @@ class _Recovery:
         self.failed.setdefault(tenant_id, error)
 
 
-def _chosen(one: Chosen | Tenant) -> Chosen:
-    return one if isinstance(one, Chosen) else Chosen(one)
+def _line(name: str, loaded: Loaded | None, error: SbhError | None) -> TenantRecovery:
+    sound = error is None and loaded is not None and loaded.proved
+    facts = loaded.facts if loaded else {}
+    return TenantRecovery(
+        tenant_id=name,
+        backup_id=loaded.backup_id if loaded else None,
+        rows=facts.get("rows", 0),
+        bytes=facts.get("bytes", 0),
+        seconds=facts.get("seconds", 0.0),
+        point=facts.get("point"),
+        passed_over=[PassedOver(**backup) for backup in facts.get("passed_over", ())],
+        files=FilesPutBack(**loaded.files) if loaded and loaded.files else None,
+        status=RESTORED if sound else FAILED,
+        error=error,
+    )
 
 
-def known_tenants(site: Site, platform: Platform, notice: Callable[[SbhError], None]) -> list[Tenant]:
+def known_tenants(site: Site, platform: OpenPlatformBackup, notice: Callable[[SbhError], None]) -> list[Tenant]:
     """The tenants of the platform backup, and those that a region's catalog has seen since; by slug.
 
     One that the platform backup lacks and of which nothing was recorded since had been deleted before.

@@ -13,7 +13,7 @@ from typing import Any
 
 from sbh_pipelines.backup.contents.manifest import TableSummary
 from sbh_pipelines.backup.contents.stored_table import Group, read_table
-from sbh_pipelines.backup.recover.platform_backup import Platform
+from sbh_pipelines.backup.recover.platform_backup import OpenPlatformBackup
 from sbh_pipelines.database.rebuild.load import database_facts, load_rows, missing_keys, raise_sequences, statement_for
 from sbh_pipelines.database.rebuild.roles import make_roles, set_up_database
 from sbh_pipelines.database.rebuild.run import Run, note_phase, run, transaction
@@ -33,7 +33,7 @@ _OWNERSHIP = re.compile(
 )
 
 
-def differences_of(control: Run, platform: Platform) -> list[str]:
+def differences_of(control: Run, platform: OpenPlatformBackup) -> list[str]:
     """How the target differs from the database that was backed up. Raises RestoreRefused where rows could not be kept."""
     there, here = platform.one("database"), database_facts(control.connection)
     if there["encoding"] != here["encoding"]:
@@ -60,7 +60,7 @@ class Schema:
     psql: str
     target: DatabaseSettings
     control: Run
-    platform: Platform
+    platform: OpenPlatformBackup
     owners: bool
     issues: list[SbhError]
 

@@ -26,7 +26,8 @@ from sbh_pipelines.database.rebuild.shared import mapped_table
 from sbh_pipelines.database.schema.catalog import read_catalog
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection
-from sbh_pipelines.errors import CorruptObject, ProofFailed, RestoreRefused, SchemaMismatch, UnknownBackup
+from sbh_pipelines.document import as_document
+from sbh_pipelines.errors import CorruptObject, ProofFailed, RestoreRefused, SbhError, SchemaMismatch, UnknownBackup
 from sbh_pipelines.model import BackupId, Tenant, TenantId
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.settings import DatabaseSettings
@@ -36,32 +37,72 @@ _SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ"
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """A tenant to bring back (its id and region count), and from which backup."""
+class TenantChoice:
+    """A tenant to bring back, and from which backup.
+
+    Attributes:
+        tenant: The tenant; its id and region count.
+        backup_id: A backup id, or `latest`.
+    """
 
     tenant: Tenant
     backup_id: str = LATEST
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where tenants are loaded: the tenancy map of the platform backup, and whether constraints are there already."""
+class LoadTarget:
+    """Where tenants are loaded.
+
+    Attributes:
+        site: Opens the tenants' repositories.
+        database: The database that is filled.
+        tables: The tenancy map of the platform backup, by the tables' full names.
+        schemas: The schemas that hold tenants' tables.
+        constrained: Whether constraints are there already.
+    """
 
     site: Site
-    target: DatabaseSettings
-    tables: Mapping[str, Mapping[str, Any]] = field(repr=False)  # by full name
+    database: DatabaseSettings
+    tables: Mapping[str, Mapping[str, Any]] = field(repr=False)
     schemas: Sequence[str]
     constrained: bool
 
 
-def load_tenant(place: Place, chosen: Chosen, until: datetime | None) -> None:
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """A damaged backup in whose place an older one was loaded.
+
+    Attributes:
+        backup_id: The backup.
+        code: Stable code of the error.
+        what: What is wrong.
+        on: With what.
+        why: Why, where that is known.
+        remedy: What to do next.
+        transient: Whether it may pass by itself.
+    """
+
+    backup_id: str
+    code: str
+    what: str
+    on: str
+    why: str
+    remedy: str
+    transient: bool
+
+    @classmethod
+    def of(cls, backup_id: str, error: SbhError) -> "PassedOver":
+        return cls(backup_id, error.code, error.what, error.on, error.why, error.remedy, error.transient)
+
+
+def load_tenant(target: LoadTarget, chosen: TenantChoice, until: datetime | None) -> None:
     """Load the rows of the newest backup that is whole, at or before `until`, and note the tenant as loaded.
 
     Where one turns out to be damaged the one before it is taken; not so where it was named. Raises UnknownBackup, CorruptObject,
     SchemaMismatch, RestoreRefused; nothing of the tenant was loaded then.
     """
     tenant, passed = chosen.tenant, list[tuple[str, CorruptObject]]()
-    with place.site.repository(tenant) as repository:
+    with target.site.repository(tenant) as repository:
         repository.load_index()
         for backup_id in _candidates(repository, chosen.backup_id):
             try:
@@ -71,7 +112,7 @@ def load_tenant(place: Place, chosen: Chosen, until: datetime | None) -> None:
                 if until is not None and manifest.is_later_than(until):
                     continue
                 raise_first(verify_backup(repository, manifest, deep=False, own_only=True))
-                _load(place, repository, tenant, manifest, [{"backup_id": i, **e.as_dict()} for i, e in passed])
+                _load(target, repository, tenant, manifest, [PassedOver.of(i, e) for i, e in passed])
                 return
             except CorruptObject as error:
                 passed.append((backup_id, error))
@@ -89,24 +130,24 @@ def _candidates(repository: Repository, wanted: str) -> list[BackupId]:
 
 
 def _load(
-    place: Place, repository: Repository, tenant: Tenant, manifest: Manifest, passed: list[dict[str, Any]]
+    target: LoadTarget, repository: Repository, tenant: Tenant, manifest: Manifest, passed: Sequence[PassedOver]
 ) -> None:
     begun, sums = time.monotonic(), dict[str, str]()
     components = [read_component(repository, manifest, name) for name in WITH_TABLES]
     key, sequences = _described(repository, components[-1], tenant)
     summaries = [summary for component in components for summary in component.tables]
-    with transaction(place.target, "recovery", _REPLICA if place.constrained else "BEGIN") as connection:
+    with transaction(target.database, "recovery", _REPLICA if target.constrained else "BEGIN") as connection:
         tables = [
-            (summary, _target_table(place, summary, read_table(repository, summary), key)) for summary in summaries
+            (summary, _target_table(target, summary, read_table(repository, summary), key)) for summary in summaries
         ]
         wanted = [(summary, table) for summary, table in tables if table is not None and summary.rows]
-        with without_triggers(connection, [t for _, t in wanted]) if place.constrained else nullcontext():
+        with without_triggers(connection, [t for _, t in wanted]) if target.constrained else nullcontext():
             for summary, table in wanted:
                 if counted := _load_table(repository, connection, summary, table):
                     sums[table.full_name] = counted
-        if place.constrained:
-            _check_constraints(connection, place, [table for _, table in wanted], key)
-            _prove_tables(place, repository, connection, manifest, key, sums)
+        if target.constrained:
+            _check_constraints(connection, target, [table for _, table in wanted], key)
+            _prove_tables(target, repository, connection, manifest, key, sums)
         facts = {
             "key": key,
             "rows": sum(s.rows for s in summaries),
@@ -115,7 +156,7 @@ def _load(
             "point": manifest.point_time,
             "sums": sums,
             "sequences": sequences,
-            "passed_over": passed,
+            "passed_over": as_document(passed),
         }
         statement = note_tenant(tenant.id, tenant.region, manifest.id, facts)
         run(connection, statement, "note a tenant", tenant.id)
@@ -150,9 +191,9 @@ def _described(repository: Repository, config: Component, tenant: Tenant) -> tup
     return key, sequences
 
 
-def _target_table(place: Place, summary: TableSummary, stored: StoredTable, key: str) -> MappedTable | None:
+def _target_table(target: LoadTarget, summary: TableSummary, stored: StoredTable, key: str) -> MappedTable | None:
     """The table as the backup has it; None where it is gone and had no rows. Raises SchemaMismatch."""
-    fact = place.tables.get(summary.table)
+    fact = target.tables.get(summary.table)
     columns = [column[0] for column in stored.header["columns"]]
     known = {column[0] for column in fact["columns"]} if fact else set()
     if fact is not None and known.issuperset(columns):
@@ -168,9 +209,9 @@ def _target_table(place: Place, summary: TableSummary, stored: StoredTable, key:
     )
 
 
-def _check_constraints(connection: Connection, place: Place, tables: Sequence[MappedTable], key: str) -> None:
+def _check_constraints(connection: Connection, target: LoadTarget, tables: Sequence[MappedTable], key: str) -> None:
     """What a replica session does not check: foreign keys, deferrable unique and exclusion constraints."""
-    catalog = read_catalog(connection, list(place.schemas))
+    catalog = read_catalog(connection, list(target.schemas))
     known = {table.full_name: table for table in catalog.tables.values()}
     everything = {**catalog.outside, **catalog.tables}
     outside = list(catalog.outside_keys)
@@ -224,20 +265,20 @@ class _Expected:
         return not self.differs and next(self._groups, None) is None
 
 
-def prove_tenant(place: Place, loaded: Loaded) -> None:
+def prove_tenant(target: LoadTarget, loaded: Loaded) -> None:
     """Read the tenant's rows back and compare them with the backup; note it. Raises ProofFailed, CorruptObject."""
     tenant = Tenant(TenantId(loaded.tenant_id), "", loaded.region, "")
-    with place.site.repository(tenant) as repository:
+    with target.site.repository(tenant) as repository:
         repository.load_index()
         manifest = read_manifest(repository, BackupId(loaded.backup_id))
         key, sums = str(loaded.facts["key"]), loaded.facts["sums"]
-        with transaction(place.target, "proof", _SNAPSHOT) as connection:
-            _prove_tables(place, repository, connection, manifest, key, sums)
+        with transaction(target.database, "proof", _SNAPSHOT) as connection:
+            _prove_tables(target, repository, connection, manifest, key, sums)
             run(connection, note_proved(loaded.tenant_id), "note a proof", loaded.tenant_id)
 
 
 def _prove_tables(
-    place: Place,
+    target: LoadTarget,
     repository: Repository,
     connection: Connection,
     manifest: Manifest,
@@ -247,7 +288,7 @@ def _prove_tables(
     for name in WITH_TABLES:
         for summary in read_component(repository, manifest, name).tables:
             stored = read_table(repository, summary)
-            table = _target_table(place, summary, stored, key)
+            table = _target_table(target, summary, stored, key)
             if table is not None and not _same(repository, connection, summary, stored, table, key, sums):
                 raise ProofFailed(
                     "The rows read back are not the backup's",

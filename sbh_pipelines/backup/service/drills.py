@@ -1,12 +1,11 @@
 """The service's calls about drills: rehearse a restore, see what was rehearsed, report how that stands to what was promised."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from sbh_pipelines.backup.contents.manifest import LATEST
 from sbh_pipelines.backup.drill.drill import run_drill
-from sbh_pipelines.backup.drill.records import choose_tenants, drill_ids, read_records
-from sbh_pipelines.backup.drill.recovery_report import recovery_report
+from sbh_pipelines.backup.drill.records import DamagedDrill, DrillRecord, choose_tenants, drill_ids, read_records
+from sbh_pipelines.backup.drill.recovery_report import RecoveryObjectives, recovery_report
 from sbh_pipelines.backup.drill.scenarios import parse_scenarios
 from sbh_pipelines.backup.service.gate import Access
 from sbh_pipelines.database.schema.tenants import list_tenants
@@ -25,13 +24,10 @@ class Drilling(Access):
         backup_id: str = LATEST,
         scenarios: Sequence[str] = (),
         progress: ProgressSink = no_progress,
-    ) -> dict[str, Any]:
-        """Restore a tenant into a throw-away place, prove and measure it; the record: {drill_id, tenant_id, backup_id, status:
-        passed | failed, error, scenarios: [{scenario, status, error, seconds, objective_s, margin_s, met, rows, bytes,
-        files, proof}], issues, tier, recovery_point_age_s, recovery_point_objective_s, drilled_by, started_at, finished_at,
-        versions}.
+    ) -> DrillRecord:
+        """Restore a tenant into a throw-away place, prove and measure it.
 
-        No scenarios: all of them. What the drill finds wrong is in the record; `issues` is what it got over. Raises
+        No scenarios: all of them. What the drill finds wrong is in the record. Raises
         UnknownTenant, UnknownBackup (also where there is no platform backup), PrivilegeMissing, RequestError: then nothing was
         drilled; and transient errors, after which nothing is recorded either.
         """
@@ -42,11 +38,11 @@ class Drilling(Access):
             tenant, "drill.started", user_ctx.user_id, {"backup_id": backup_id[:64], "scenarios": list(chosen)}
         )
         record = run_drill(self._site, tenant, backup_id, chosen, user_ctx.user_id, progress)
-        self._site.track(tenant, "drill.completed", user_ctx.user_id, _told(record))
+        self._site.track(tenant, "drill.completed", user_ctx.user_id, _props(record))
         return record
 
-    def list_drills(self, tenant_id: str, user_ctx: UserContext) -> list[dict[str, Any]]:
-        """The records of a tenant's drills, the newest first; of a damaged one `status` is damaged, and `error` says why."""
+    def list_drills(self, tenant_id: str, user_ctx: UserContext) -> list[DrillRecord | DamagedDrill]:
+        """The records of a tenant's drills, the newest first."""
         tenant = self._allowed(tenant_id, user_ctx, "report.read")
         self._accessed(tenant, user_ctx, "drills")
         return list(read_records(self._site, tenant, drill_ids(self._site, tenant)))
@@ -58,14 +54,10 @@ class Drilling(Access):
         found = choose_tenants(self._site, list_tenants(self.settings).tenants, wanted)
         return [str(tenant.id) for tenant in found]
 
-    def recovery_report(self, user_ctx: UserContext, tenant_ids: Sequence[str] = ()) -> dict[str, Any]:
-        """Recovery times as drills measured them, and recovery points as they are now, against the objectives; for no tenants
-        given, of all that the caller may see: {at, tenants, recovery_time: [{scenario, backup_type, objective_s,
-        last_measured_s, margin_s, trend, trend_over, met, tenant_id, drill_id, measured_at, bytes, tenants_drilled, failed,
-        over, ...}], recovery_point: [{data_type, backup_frequency, objective_s, worst_age_s, tenant_id, margin_s, trend, met,
-        tenants, missing, ...}], issues}.
+    def recovery_report(self, user_ctx: UserContext, tenant_ids: Sequence[str] = ()) -> RecoveryObjectives:
+        """Recovery times as drills measured them, and recovery points as they are now, against the objectives.
 
-        `issues` are damaged records, manifests and catalogs: show them, because of them a number may be out of date.
+        For no tenants given, of all that the caller may see. Show the `issues`: because of them a number may be out of date.
         """
         tenants = [self._allowed(tenant_id, user_ctx, "report.read") for tenant_id in dict.fromkeys(tenant_ids)]
         if not tenant_ids:
@@ -74,8 +66,8 @@ class Drilling(Access):
         return recovery_report(self._site, tenants)
 
 
-def _told(record: dict[str, Any]) -> dict[str, Any]:
+def _props(record: DrillRecord) -> dict[str, object]:
     """What the audit trail keeps of a drill: outcome and measured times."""
     kept = ("scenario", "status", "seconds", "objective_s", "met")
-    scenarios = [{name: one.get(name) for name in kept} for one in record["scenarios"]]
-    return {**{name: record[name] for name in ("drill_id", "backup_id", "status")}, "scenarios": scenarios}
+    scenarios = [{name: getattr(one, name) for name in kept} for one in record.scenarios]
+    return {**{name: getattr(record, name) for name in ("drill_id", "backup_id", "status")}, "scenarios": scenarios}

@@ -11,13 +11,18 @@ from sbh_pipelines.backup.approvals import checked_reason
 from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.contents.verification import Validation, verify_backup
 from sbh_pipelines.backup.create.events import created_props
-from sbh_pipelines.backup.recover.platform_backup import create_platform_backup, list_platform_backups, open_platform
-from sbh_pipelines.backup.recover.recovery import Chosen, known_tenants, rebuild
+from sbh_pipelines.backup.recover.platform_backup import (
+    PlatformBackup,
+    create_platform_backup,
+    list_platform_backups,
+    open_platform,
+)
+from sbh_pipelines.backup.recover.recovery import RecoveryReport, known_tenants, rebuild
+from sbh_pipelines.backup.recover.tenant import TenantChoice
 from sbh_pipelines.backup.service.gate import Access
 from sbh_pipelines.backup.site.audit_trails import noted
 from sbh_pipelines.database.session.connection import describe_dsn
 from sbh_pipelines.database.session.programs import brings_password
-from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import ApprovalNeeded, NotConfirmed, RequestError, SbhError, UnknownTenant
 from sbh_pipelines.model import BackupId, ProgressSink, TenantId, no_progress
 from sbh_pipelines.placement import platform_tenant
@@ -27,28 +32,28 @@ from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 class Platform(Access):
     """Inherited by BackupService. Only users of the platform (tenant `*`) may call these."""
 
-    def create_platform_backup(self, user_ctx: UserContext, progress: ProgressSink = no_progress) -> dict[str, Any]:
-        """Back up what tenants share: schema, shared rows, roles, sequences. The manifest, with `retention`.
+    def create_platform_backup(self, user_ctx: UserContext, progress: ProgressSink = no_progress) -> PlatformBackup:
+        """Back up what tenants share: schema, shared rows, roles, sequences.
 
         Raises SettingsError (pg_dump is missing or too old), PrivilegeMissing, LeaseHeld.
         """
         self._authorize(user_ctx, "platform.backup", ALL_TENANTS)
         try:
-            manifest = create_platform_backup(self._shop, user_ctx.user_id, progress)
+            made = create_platform_backup(self._shop, user_ctx.user_id, progress)
         except SbhError as error:
             with noted(error):
                 self._track_platform("platform.backup_failed", user_ctx, {"code": error.code, "what": error.what})
             raise
         with suppress(SbhError):  # the backup is committed, and stays
-            self._track_platform("platform.backup_created", user_ctx, created_props(Manifest(manifest)))
-            if forgotten := manifest["retention"]["forgotten"]:
+            self._track_platform("platform.backup_created", user_ctx, created_props(made.manifest))
+            if forgotten := made.retention.forgotten:
                 self._track_platform("platform.backup_deleted", user_ctx, {"backup_ids": list(forgotten)[:1000]})
-        return manifest
+        return made
 
     def _track_platform(self, event: str, user_ctx: UserContext, props: Mapping[str, Any]) -> None:
         self._site.track(platform_tenant(self.settings), event, user_ctx.user_id, props)
 
-    def list_platform_backups(self, user_ctx: UserContext) -> list[dict[str, Any]]:
+    def list_platform_backups(self, user_ctx: UserContext) -> list[Manifest]:
         """The manifests of all platform backups, newest first. See `damaged_platform_backups` for the others."""
         self._authorize(user_ctx, "platform.backup", ALL_TENANTS)
         self._track_platform("platform.backup_accessed", user_ctx, {"what": "list"})
@@ -65,15 +70,17 @@ class Platform(Access):
         backup_id: str = "latest",
         deep: bool = False,
         progress: ProgressSink = no_progress,
-    ) -> dict[str, Any]:
-        """As `validate_backup`, of a platform backup. Raises UnknownBackup, and CorruptObject where it cannot be opened."""
+    ) -> Validation:
+        """Check a platform backup; damage is reported, not raised.
+
+        Raises UnknownBackup, and CorruptObject where it cannot be opened.
+        """
         self._authorize(user_ctx, "platform.backup", ALL_TENANTS)
         with open_platform(self._site, backup_id, None, lambda _: None) as platform:
             found = verify_backup(platform.repository, platform.manifest, deep=deep, progress=progress)
         told = {"backup_id": platform.id, "deep": deep, "valid": found.valid}
         self._track_platform("platform.backup_validated", user_ctx, told)
-        document: dict[str, Any] = as_document(Validation.of(None, found))
-        return document
+        return Validation.of(None, found)
 
     def recover_platform(
         self,
@@ -89,8 +96,8 @@ class Platform(Access):
         confirm: bool = False,
         break_glass: str | None = None,
         progress: ProgressSink = no_progress,
-    ) -> dict[str, Any]:
-        """Build the empty database `dsn` from the platform backup and the tenants' backups; `rebuild` says what comes back.
+    ) -> RecoveryReport:
+        """Build the empty database `dsn` from the platform backup and the tenants' backups.
 
         `tenants` are slugs, or `slug=backup_id`; none: all. `password` is that of `dsn`; None: what `dsn` names
         (a passfile, a service), else `database.password`.
@@ -139,7 +146,7 @@ class Platform(Access):
                 )
             raise
         with suppress(SbhError):  # what is rebuilt stays
-            done: dict[str, Any] = {name: report.get(name) for name in ("restore_id", "status", "rows", "files")}
+            done = {name: getattr(report, name) for name in ("restore_id", "status", "rows", "files")}
             self._track_platform("platform.restore_completed", user_ctx, {**told, **done})
         return report
 
@@ -156,7 +163,7 @@ class Platform(Access):
         reason = checked_reason(reason, "Breaking the glass")
         self._track_platform("restore.break_glass", user_ctx, {**told, "reason": reason})
 
-    def _named(self, tenants: Sequence[str], platform: str, until: datetime | None) -> list[Chosen]:
+    def _named(self, tenants: Sequence[str], platform: str, until: datetime | None) -> list[TenantChoice]:
         """The tenants as the backups know them: the application's own list may be gone."""
         with open_platform(self._site, platform, until, lambda _: None) as opened:
             known = {tenant.id: tenant for tenant in known_tenants(self._site, opened, lambda _: None)}
@@ -168,5 +175,5 @@ class Platform(Access):
                 raise UnknownTenant(
                     "No backup knows this tenant", on=slug, remedy="see the tenants of `sbh platform list --json`"
                 )
-            chosen.append(Chosen(known[tenant_id], BackupId.parse(backup_id) if backup_id else "latest"))
+            chosen.append(TenantChoice(known[tenant_id], BackupId.parse(backup_id) if backup_id else "latest"))
         return chosen

@@ -6,11 +6,15 @@ from sbh_pipelines.backup.audit.verify import ChainReport, TrailReport, Unreadab
 from sbh_pipelines.backup.contents.verification import Validation
 from sbh_pipelines.backup.create.recovery_points import LatestPoint
 from sbh_pipelines.backup.create.status import BackupStatus
+from sbh_pipelines.backup.drill.records import DamagedDrill, DrillRecord, ScenarioResult
+from sbh_pipelines.backup.drill.recovery_report import RecoveryObjectives, RecoveryPointAge, RecoveryTime
 from sbh_pipelines.backup.health.examination import Examination
 from sbh_pipelines.backup.health.findings import Finding
 from sbh_pipelines.backup.health.report import BackupMetrics, HealthReport
 from sbh_pipelines.backup.keys.certificate import ErasureCertificate
 from sbh_pipelines.backup.keys.rotation import KeyState, OwnerRotation, RotationReport
+from sbh_pipelines.backup.recover.platform_backup import PlatformBackup
+from sbh_pipelines.backup.recover.recovery import RecoveryReport, TenantRecovery
 from sbh_pipelines.backup.retain.forget import RetentionLine, RetentionOutcome
 from sbh_pipelines.backup.retain.holds import HoldLine
 from sbh_pipelines.backup.retain.prune import NothingToPrune, PruneReport
@@ -21,6 +25,8 @@ __all__ = [
     "BackupStatus",
     "ChainReport",
     "ComplianceReport",
+    "DamagedDrill",
+    "DrillRecord",
     "ErasureCertificate",
     "EventListing",
     "Examination",
@@ -33,11 +39,18 @@ __all__ = [
     "LatestPoint",
     "NothingToPrune",
     "OwnerRotation",
+    "PlatformBackup",
     "PruneReport",
+    "RecoveryObjectives",
+    "RecoveryPointAge",
+    "RecoveryReport",
+    "RecoveryTime",
     "RetentionLine",
     "RetentionOutcome",
     "RotationReport",
+    "ScenarioResult",
     "TenantCompliance",
+    "TenantRecovery",
     "TrailReport",
     "UnreadableTrail",
     "Validation",

@@ -1,17 +1,20 @@
 """`sbh drill`: rehearse a restore into a throw-away place."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sbh_pipelines.backup.drill.scenarios import SCENARIOS, proof_text
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.commands.backup import TenantOption
-from sbh_pipelines.cli.commands.tenants import complete_tenant
+from sbh_pipelines.cli.commands.tenants import complete_tenant, failed_table, one_by_one
 from sbh_pipelines.cli.output import Answer, count, facts, mib, plural, table, utc, verdict
 from sbh_pipelines.cli.show.spans import margin, met, span
-from sbh_pipelines.errors import BatchError, DrillFailed, RepositoryError, SbhError
+from sbh_pipelines.errors import BatchError, DrillFailed, RepositoryError
+
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.service.results import DamagedDrill, DrillRecord, ScenarioResult
 
 app = typer.Typer(name="drill", help="Rehearse restores: into a throw-away database, proved and measured.")
 
@@ -37,85 +40,80 @@ def run(
     it took. The live tenant is not touched. What does not hold is recorded, and exits 9.
     """
     service, user = invocation.service(), invocation.user()
-    records: list[Mapping[str, Any]] = []
-    refused: list[Mapping[str, Any]] = []
     tenants = [tenant] if tenant is not None else service.drill_candidates(user)
     with invocation.progress() as progress:
-        for one in tenants:
-            try:
-                records.append(
-                    service.run_drill(one, user, backup_id=backup, scenarios=scenario or (), progress=progress)
-                )
-            except SbhError as error:
-                if len(tenants) == 1:
-                    raise
-                refused.append({"tenant_id": one, "error": error.as_dict()})
+        records, refused = one_by_one(
+            tenants,
+            lambda one: service.run_drill(one, user, backup_id=backup, scenarios=scenario or (), progress=progress),
+        )
 
     def show(out: Any) -> None:
         for record in records:
             _show(out, record)
         if refused:
-            rows = [(r["tenant_id"], r["error"]["code"], r["error"]["what"], r["error"]["why"]) for r in refused]
-            out.print(table("Not drilled", ("tenant", "code", "what failed", "why"), rows))
+            out.print(failed_table("Not drilled", refused))
         if not tenants:
             out.print("No tenant has a backup: there is nothing to drill with.")
 
-    failed = any(record["status"] != "passed" for record in records)
+    failed = any(record.status != "passed" for record in records)
     status = DrillFailed.exit_status if failed else BatchError.exit_status if refused else 0
-    return Answer({"drills": records, "failed": refused}, show, [str(r["drill_id"]) for r in records], status)
+    return Answer({"drills": records, "failed": refused}, show, [r.drill_id for r in records], status)
 
 
 @command(app, "list")
 def list_drills(invocation: Invocation, tenant: TenantOption) -> Answer:
     """List a tenant's drills, newest first. A damaged record is shown as an error (exit 8)."""
     found = invocation.service().list_drills(tenant, invocation.user())
-    damaged = any(record["status"] == "damaged" for record in found)
+    damaged = any(record.status == "damaged" for record in found)
     columns = ("drill", "backup", "scenario", "result", ">took", ">margin", "finished", "by")
 
     def show(out: Any) -> None:
         rows = [row for record in found for row in _listed(record)]
         out.print(table(f"{plural(len(found), 'drill')} of {tenant}", columns, rows))
 
-    return Answer(found, show, [str(r["drill_id"]) for r in found], RepositoryError.exit_status if damaged else 0)
+    return Answer(found, show, [r.drill_id for r in found], RepositoryError.exit_status if damaged else 0)
 
 
-def _listed(record: Mapping[str, Any]) -> Iterator[Sequence[Any]]:
-    if record["status"] == "damaged":
-        error = record["error"]
-        yield record["drill_id"], "", "", verdict(False, f"{error['code']}: {error['why']}"), "", "", "", ""
-    for one in record["scenarios"]:
+def _listed(record: "DrillRecord | DamagedDrill") -> Iterator[Sequence[Any]]:
+    from sbh_pipelines.backup.service.results import DrillRecord
+
+    if not isinstance(record, DrillRecord):
+        error = record.error
+        yield record.drill_id, "", "", verdict(False, f"{error.code}: {error.why}"), "", "", "", ""
+        return
+    for one in record.scenarios:
         yield (
-            record["drill_id"],
-            record["backup_id"],
-            one["scenario"],
+            record.drill_id,
+            record.backup_id,
+            one.scenario,
             _result(one),
-            span(one["seconds"]),
-            margin(one["margin_s"]),
-            utc(record["finished_at"]),
-            record["drilled_by"],
+            span(one.seconds),
+            margin(one.margin_s),
+            utc(record.finished_at),
+            record.drilled_by,
         )
 
 
-def _result(one: Mapping[str, Any]) -> Any:
-    return verdict(True, one["status"]) if not one["error"] else verdict(False, str(one["error"]["code"]))
+def _result(one: "ScenarioResult") -> Any:
+    return verdict(True, one.status) if not one.error else verdict(False, one.error.code)
 
 
-def _show(out: Any, record: Mapping[str, Any]) -> None:
-    passed = record["status"] == "passed"
+def _show(out: Any, record: "DrillRecord") -> None:
+    passed = record.status == "passed"
     out.print(
         facts(
             {
-                "drill": record["drill_id"],
-                "tenant": record["tenant_id"],
-                "backup": record["backup_id"],
-                "result": verdict(passed, str(record["status"])),
-                "recovery point": f"{span(record['recovery_point_age_s'])} old"
+                "drill": record.drill_id,
+                "tenant": record.tenant_id,
+                "backup": record.backup_id,
+                "result": verdict(passed, record.status),
+                "recovery point": f"{span(record.recovery_point_age_s)} old"
                 + (
-                    f", at most {span(record['recovery_point_objective_s'])} allowed"
-                    if record["recovery_point_objective_s"]
+                    f", at most {span(record.recovery_point_objective_s)} allowed"
+                    if record.recovery_point_objective_s
                     else ""
                 )
-                if record["recovery_point_age_s"] is not None
+                if record.recovery_point_age_s is not None
                 else "",
             }
         )
@@ -123,25 +121,25 @@ def _show(out: Any, record: Mapping[str, Any]) -> None:
     columns = ("scenario", "result", ">took", ">objective", ">margin", "met", ">rows", ">size", ">files", "proved")
     rows = [
         (
-            one["scenario"],
+            one.scenario,
             _result(one),
-            span(one["seconds"]),
-            span(one["objective_s"]),
-            margin(one["margin_s"]),
-            met(one["met"]),
-            count(one["rows"]),
-            mib(one["bytes"]),
-            count(one["files"]),
-            proof_text(one["proof"]),
+            span(one.seconds),
+            span(one.objective_s),
+            margin(one.margin_s),
+            met(one.met),
+            count(one.rows),
+            mib(one.bytes),
+            count(one.files),
+            proof_text(one.proof),
         )
-        for one in record["scenarios"]
+        for one in record.scenarios
     ]
     out.print(table("", columns, rows))
-    found = [*(one["error"] for one in record["scenarios"]), *record["issues"]]
+    found = [*(one.error for one in record.scenarios), *record.issues]
     for error in {str(error): error for error in found if error}.values():
-        where = f" ({error['on']})" if error["on"] else ""
+        where = f" ({error.on})" if error.on else ""
         out.print(
-            f"[{error['code']}] {error['what']}{where}: {error['why']}. To mend it: {error['remedy']}",
+            f"[{error.code}] {error.what}{where}: {error.why}. To mend it: {error.remedy}",
             style="red",
             markup=False,
         )

@@ -1,16 +1,19 @@
 """`sbh platform`: back up what tenants share, and rebuild everything after complete failure."""
 
 import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.output import Answer, console, count, facts, mib, plural, seconds, table, utc
 from sbh_pipelines.errors import BatchError, NotConfirmed, RepositoryError, RequestError
+
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.contents.manifest import Manifest
+    from sbh_pipelines.backup.service.results import PlatformBackup, RecoveryReport, TenantRecovery
 
 app = typer.Typer(name="platform", help="What tenants share: its backup, and the recovery after complete failure.")
 
@@ -20,8 +23,8 @@ def backup(invocation: Invocation) -> Answer:
     """Back up the schema, the shared tables, roles and grants (no passwords), sequences and the list of tenants."""
     service, user = invocation.service(), invocation.user()
     with invocation.progress() as progress:
-        manifest = service.create_platform_backup(user, progress)
-    return Answer(manifest, lambda out: _show_backup(out, manifest), [manifest["id"]])
+        made = service.create_platform_backup(user, progress)
+    return Answer(made.document, lambda out: _show_backup(out, made), [made.manifest.id])
 
 
 @command(app, "list")
@@ -29,7 +32,7 @@ def list_backups(invocation: Invocation) -> Answer:
     """List the platform backups, newest first. A damaged manifest is shown as an error (exit 8)."""
     service, user = invocation.service(), invocation.user()
     found, damaged = service.list_platform_backups(user), service.damaged_platform_backups(user)
-    rows = [(m["id"], utc(m["recovery_point"]["time"]), mib(m["size"]), *_counts(m), m["created_by"]) for m in found]
+    rows = [(m.id, utc(m.recovery_point.time), mib(m.size), *_counts(m), m.created_by) for m in found]
 
     def show(out: Any) -> None:
         columns = ("backup", "recovery point", ">size", ">tables of tenants", ">shared rows", ">tenants", "made by")
@@ -37,8 +40,8 @@ def list_backups(invocation: Invocation) -> Answer:
         for error in damaged:
             out.print(str(error), style="red", markup=False)
 
-    document = {"backups": found, "damaged": [error.as_dict() for error in damaged]}
-    return Answer(document, show, [m["id"] for m in found], RepositoryError.exit_status if damaged else 0)
+    document = {"backups": [m.document for m in found], "damaged": damaged}
+    return Answer(document, show, [m.id for m in found], RepositoryError.exit_status if damaged else 0)
 
 
 @command(app, "validate")
@@ -51,14 +54,14 @@ def validate(
     service, user = invocation.service(), invocation.user()
     with invocation.progress() as progress:
         found = service.validate_platform_backup(user, backup_id, deep, progress)
-    word = "valid" if found["valid"] else "not valid"
+    word = "valid" if found.valid else "not valid"
 
     def show(out: Any) -> None:
-        out.print(f"{found['backup_id']} is {word}: {count(found['chunks_checked'])} chunks checked")
-        for issue in found["issues"]:
-            out.print(f"[{issue['code']}] {issue['what']} ({issue['on']})", style="red", markup=False)
+        out.print(f"{found.backup_id} is {word}: {count(found.chunks_checked)} chunks checked")
+        for issue in found.issues:
+            out.print(f"[{issue.code}] {issue.what} ({issue.on})", style="red", markup=False)
 
-    return Answer(found, show, [word], 0 if found["valid"] else RepositoryError.exit_status)
+    return Answer(found, show, [word], 0 if found.valid else RepositoryError.exit_status)
 
 
 @command(app, "restore")
@@ -125,8 +128,8 @@ def restore(
             break_glass=break_glass,
             progress=progress,
         )
-    status = 0 if report["status"] == "completed" else BatchError.exit_status
-    return Answer(report, lambda out: _show_recovery(out, report), [report["restore_id"]], status)
+    status = 0 if report.status == "completed" else BatchError.exit_status
+    return Answer(report, lambda out: _show_recovery(out, report), [report.restore_id], status)
 
 
 def _time(text: str) -> datetime:
@@ -159,19 +162,20 @@ def _ask(invocation: Invocation, into: str) -> None:
     )
 
 
-def _counts(manifest: Mapping[str, Any]) -> tuple[str, str, str]:
-    counts = manifest["components"]["database"]["counts"]
-    shared = manifest["components"]["shared"]["rows"]
-    return count(counts.get("table", 0)), count(shared), count(counts.get("tenant", 0))
+def _counts(manifest: "Manifest") -> tuple[str, str, str]:
+    components = manifest.components
+    counts = components["database"].counts
+    return count(counts.get("table", 0)), count(components["shared"].rows or 0), count(counts.get("tenant", 0))
 
 
-def _show_backup(out: Any, manifest: Mapping[str, Any]) -> None:
+def _show_backup(out: Any, made: "PlatformBackup") -> None:
+    manifest, retention = made.manifest, made.retention
+    counts = manifest.components["database"].counts
     tables, rows, tenants = _counts(manifest)
-    counts, retention = manifest["components"]["database"]["counts"], manifest["retention"]
     shown = {
-        "backup": manifest["id"],
-        "recovery point": utc(manifest["recovery_point"]["time"]),
-        "region": manifest["region"],
+        "backup": manifest.id,
+        "recovery point": utc(manifest.recovery_point.time),
+        "region": manifest.region,
         "schema": f"{tables} tables of tenants, {count(counts.get('foreign_key', 0))} foreign keys",
         "shared rows": rows,
         "roles": f"{count(counts.get('role', 0))}, without their passwords",
@@ -179,33 +183,31 @@ def _show_backup(out: Any, manifest: Mapping[str, Any]) -> None:
         "schema only": f"{count(counts['ddl_only'])} tables, whose rows are in no backup"
         if "ddl_only" in counts
         else "",
-        "size": mib(manifest["size"]),
-        "stored": mib(manifest["stats"]["bytes_stored"]),
-        "forgotten": ", ".join(retention["forgotten"]),
+        "size": mib(manifest.size),
+        "stored": mib(manifest.stats["bytes_stored"]),
+        "forgotten": ", ".join(retention.forgotten),
     }
     out.print(facts(shown))
-    if "error" in retention:
-        out.print(f"Older backups could not be removed: {retention['error']['what']}", style="red", markup=False)
+    if retention.error:
+        out.print(f"Older backups could not be removed: {retention.error.what}", style="red", markup=False)
 
 
-def _show_recovery(out: Any, report: Mapping[str, Any]) -> None:
-    made = report["roles_made"]
+def _show_recovery(out: Any, report: "RecoveryReport") -> None:
+    made = report.roles_made
     shown = {
-        "recovery": report["restore_id"],
-        "status": report["status"],
-        "platform backup": report["platform_backup"],
-        "rows": count(report["rows"]),
-        "files put back": count(report["files"]),
+        "recovery": report.restore_id,
+        "status": report.status,
+        "platform backup": report.platform_backup,
+        "rows": count(report.rows),
+        "files put back": count(report.files),
         "roles made": f"{', '.join(made)}: set their passwords" if made else "",
-        "foreign keys not valid": ", ".join(report["foreign_keys_not_valid"]),
-        "empty tables": ", ".join(report["ddl_only"]),
-        "differences": ", ".join(report["differences"]),
-        "took": seconds(report["seconds"]),
+        "foreign keys not valid": ", ".join(report.foreign_keys_not_valid),
+        "empty tables": ", ".join(report.ddl_only),
+        "differences": ", ".join(report.differences),
+        "took": seconds(report.seconds),
     }
     out.print(facts(shown))
-    out.print(
-        table("Steps", ("step", ">took"), [(n.replace("_", " "), seconds(s)) for n, s in report["phases"].items()])
-    )
+    out.print(table("Steps", ("step", ">took"), [(n.replace("_", " "), seconds(s)) for n, s in report.phases.items()]))
     columns = (
         "tenant",
         "status",
@@ -217,23 +219,23 @@ def _show_recovery(out: Any, report: Mapping[str, Any]) -> None:
         ">took",
         "what was in the way",
     )
-    out.print(table(plural(len(report["tenants"]), "tenant"), columns, map(_line, report["tenants"])))
-    for issue in report["issues"]:
-        out.print(f"[{issue['code']}] {issue['what']} ({issue['on']})", style="red", markup=False)
+    out.print(table(plural(len(report.tenants), "tenant"), columns, map(_line, report.tenants)))
+    for issue in report.issues:
+        out.print(f"[{issue.code}] {issue.what} ({issue.on})", style="red", markup=False)
 
 
-def _line(tenant: Mapping[str, Any]) -> tuple[str, ...]:
-    errors = [*(f"{e['backup_id']} passed over: {e['what']}" for e in tenant["passed_over"])]
-    if "error" in tenant:
-        errors.append(f"[{tenant['error']['code']}] {tenant['error']['what']}. {tenant['error']['remedy']}")
+def _line(tenant: "TenantRecovery") -> tuple[str, ...]:
+    errors = [*(f"{e.backup_id} passed over: {e.what}" for e in tenant.passed_over)]
+    if tenant.error:
+        errors.append(f"[{tenant.error.code}] {tenant.error.what}. {tenant.error.remedy}")
     return (
-        tenant["tenant_id"],
-        tenant["status"],
-        tenant["backup_id"] or "",
-        utc(tenant["point"]),
-        count(tenant["rows"]),
-        mib(tenant["bytes"]),
-        count((tenant["files"] or {}).get("restored", 0)),
-        seconds(tenant["seconds"]),
+        tenant.tenant_id,
+        tenant.status,
+        tenant.backup_id or "",
+        utc(tenant.point),
+        count(tenant.rows),
+        mib(tenant.bytes),
+        count(tenant.files.restored if tenant.files else 0),
+        seconds(tenant.seconds),
         "; ".join(errors),
     )

@@ -18,6 +18,9 @@ from sbh_pipelines.model import timestamp
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import ComplianceReport
 
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.service.results import RecoveryObjectives, RecoveryPointAge, RecoveryTime
+
 app = typer.Typer(name="report", help="Recovery objectives, and what was measured.")
 
 _NAMED = 5
@@ -38,9 +41,9 @@ def recovery(
     A trend is against the mean of up to five measurements before. Damage exits 8.
     """
     report = invocation.service().recovery_report(invocation.user(), tenants or ())
-    issues = report["issues"]
-    brief = [f"{row['scenario']}: {_word(row)}" for row in report["recovery_time"]]
-    brief += [f"{row['data_type']}: {_word(row)}" for row in report["recovery_point"]]
+    issues = report.issues
+    brief = [f"{row.scenario}: {_word(row)}" for row in report.recovery_time]
+    brief += [f"{row.data_type}: {_word(row)}" for row in report.recovery_point]
     return Answer(report, lambda out: _show(out, report), brief, RepositoryError.exit_status if issues else 0)
 
 
@@ -105,15 +108,15 @@ def _show_compliance(out: Any, report: "ComplianceReport", controls: Sequence[Ma
         out.print(f"{line.tenant_id}: [{line.error.code}] {line.error.what}", style="red", markup=False)
 
 
-def _word(row: Mapping[str, Any]) -> str:
-    return "unknown" if row["met"] is None else "met" if row["met"] else "missed"
+def _word(row: "RecoveryTime | RecoveryPointAge") -> str:
+    return "unknown" if row.met is None else "met" if row.met else "missed"
 
 
-def _show(out: Any, report: Mapping[str, Any]) -> None:
-    times, points = report["recovery_time"], report["recovery_point"]
+def _show(out: Any, report: "RecoveryObjectives") -> None:
+    times, points = report.recovery_time, report.recovery_point
     out.print(
         table(
-            f"Recovery time objectives, {plural(report['tenants'], 'tenant')}, {utc(report['at'])}",
+            f"Recovery time objectives, {plural(report.tenants, 'tenant')}, {utc(report.at)}",
             (
                 "scenario",
                 "needs",
@@ -130,9 +133,9 @@ def _show(out: Any, report: Mapping[str, Any]) -> None:
         )
     )
     for row in times:
-        notes = [f"{f['tenant_id']} failed: {f['error']['code']}" for f in row["failed"][:_NAMED]]
-        notes += [f"{tenant} took too long" for tenant in row["over"][: _NAMED - len(notes)]]
-        _note(out, row["scenario"], notes, row["failed_count"] + row["over_count"])
+        notes = [f"{f.tenant_id} failed: {f.error.code}" for f in row.failed[:_NAMED]]
+        notes += [f"{tenant} took too long" for tenant in row.over[: _NAMED - len(notes)]]
+        _note(out, row.scenario, notes, row.failed_count + row.over_count)
     out.print(
         table(
             "Recovery point objectives",
@@ -140,11 +143,11 @@ def _show(out: Any, report: Mapping[str, Any]) -> None:
             map(_point, points),
         )
     )
-    for row in points:
-        notes = [f"{tenant} misses it" for tenant in row["missing"][:_NAMED]]
-        _note(out, row["data_type"], notes, row["missing_count"])
-    for issue in report["issues"]:
-        out.print(f"[{issue['code']}] {issue['what']} ({issue['on']}): {issue['why']}", style="red", markup=False)
+    for age in points:
+        notes = [f"{tenant} misses it" for tenant in age.missing[:_NAMED]]
+        _note(out, age.data_type, notes, age.missing_count)
+    for issue in report.issues:
+        out.print(f"[{issue.code}] {issue.what} ({issue.on}): {issue.why}", style="red", markup=False)
 
 
 def _note(out: Any, subject: str, named: list[str], number: int) -> None:
@@ -153,31 +156,31 @@ def _note(out: Any, subject: str, named: list[str], number: int) -> None:
         out.print(f"{subject}: {', '.join(named)}{more}", style="red", markup=False)
 
 
-def _time(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    measured = row["last_measured_s"]
+def _time(row: "RecoveryTime") -> tuple[Any, ...]:
+    measured = row.last_measured_s
     return (
-        row["scenario"],
-        row["backup_type"],
-        span(row["objective_s"]),
-        span(measured) if measured is not None else "never drilled" if not row["tenants_drilled"] else "never passed",
-        margin(row["margin_s"]),
-        met(row["met"]),
-        trend(row["trend"]),
-        utc(row["measured_at"]),
-        row["tenant_id"] or "",
-        count(row["tenants_drilled"]),
+        row.scenario,
+        row.backup_type,
+        span(row.objective_s),
+        span(measured) if measured is not None else "never drilled" if not row.tenants_drilled else "never passed",
+        margin(row.margin_s),
+        met(row.met),
+        trend(row.trend),
+        utc(row.measured_at),
+        row.tenant_id or "",
+        count(row.tenants_drilled),
     )
 
 
-def _point(row: Mapping[str, Any]) -> tuple[Any, ...]:
+def _point(row: "RecoveryPointAge") -> tuple[Any, ...]:
     return (
-        row["data_type"],
-        ", ".join(row["backup_frequency"]),
-        span(row["objective_s"]),
-        span(row["worst_age_s"]) or ("no backup" if row["tenants"] else "no tenants"),
-        margin(row["margin_s"]),
-        met(row["met"]),
-        trend(row["trend"]),
-        row["tenant_id"] or "",
-        count(row["tenants"]),
+        row.data_type,
+        ", ".join(row.backup_frequency),
+        span(row.objective_s),
+        span(row.worst_age_s) or ("no backup" if row.tenants else "no tenants"),
+        margin(row.margin_s),
+        met(row.met),
+        trend(row.trend),
+        row.tenant_id or "",
+        count(row.tenants),
     )

@@ -8,8 +8,8 @@ date. The report is made also where a drill failed: that is when it is wanted.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
@@ -19,11 +19,9 @@ from sbh_pipelines.errors import SbhError
 from sbh_pipelines.orchestration.backups.steps import SOURCE_DB
 from sbh_pipelines.orchestration.common import batch
 from sbh_pipelines.orchestration.common.assets import (
-    ASSET_PREFIX,
     GROUP,
     KINDS,
     OWNERS,
-    REPORT_KINDS,
     tenants_partitions,
 )
 from sbh_pipelines.orchestration.common.batch import ProgressLog
@@ -31,12 +29,13 @@ from sbh_pipelines.orchestration.common.failures import batch_failure, failure_o
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 from sbh_pipelines.orchestration.common.timetable import Timetable, one_run, status_of, timetable
-from sbh_pipelines.orchestration.drills.metadata import drill_metadata, report_metadata
+from sbh_pipelines.orchestration.drills.metadata import drill_metadata
+from sbh_pipelines.orchestration.drills.report import DRILL, DRILL_ASSET, REPORT_ASSET, report_metadata
 from sbh_pipelines.settings import DrillSettings
 
-DRILL = "drill"
-DRILL_ASSET = dg.AssetKey([ASSET_PREFIX, DRILL])
-REPORT_ASSET = dg.AssetKey(["recovery_report"])
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.service.results import DrillRecord
+
 RESTORE_DRILL = "restore_drill"
 
 _CRON_VARIABLE = "SBH_DRILL__SCHEDULE"
@@ -90,14 +89,14 @@ def drill_tenants(
             context.log.error(f"{tenant}: {error}")
             failed.append({"tenant": tenant, "step": DRILL, **error.as_dict()})
             continue
-        context.log.info(f"{tenant}: {record['drill_id']}: {_said(record)}")
-        if record["error"]:
-            failed.append({"tenant": tenant, "step": DRILL, **record["error"]})
+        context.log.info(f"{tenant}: {record.drill_id}: {_summary(record)}")
+        if record.error:
+            failed.append({"tenant": tenant, "step": DRILL, **record.error.as_dict()})
         else:
             yield dg.AssetMaterialization(
                 DRILL_ASSET,
                 partition=tenant,
-                description=f"{record['drill_id']} with {record['backup_id']}: {_said(record)}",
+                description=f"{record.drill_id} with {record.backup_id}: {_summary(record)}",
                 metadata=drill_metadata(record),
             )
         yield _evaluation(tenant, record)
@@ -124,23 +123,6 @@ def _reported(
     yield dg.AssetMaterialization(
         REPORT_ASSET, description=f"After {drilled:,} drills", metadata=report_metadata(report)
     )
-
-
-@dg.asset(
-    key=REPORT_ASSET,
-    group_name=GROUP,
-    deps=[DRILL_ASSET],
-    kinds=REPORT_KINDS,
-    owners=OWNERS,
-    description="Recovery time objectives against what drills measured, and recovery point objectives against how old the"
-    " tenants' newest recovery points are. Its numbers are plotted over time. `sbh report recovery` prints the same.",
-)
-def recovery_report(context: dg.AssetExecutionContext, backups: BackupServiceResource) -> dg.MaterializeResult[None]:
-    try:
-        report = backups.service.recovery_report(user_of(context.run.tags))
-    except SbhError as error:
-        raise failure_of(error, step="recovery_report") from None
-    return dg.MaterializeResult(metadata=report_metadata(report))
 
 
 def _check_spec() -> dg.AssetCheckSpec:
@@ -186,23 +168,23 @@ def drill_job() -> None:
     drill_tenants()
 
 
-def _said(record: Mapping[str, Any]) -> str:
-    if record["error"]:
-        return f"failed: [{record['error']['code']}] {record['error']['what']}"
-    late = [one["scenario"] for one in record["scenarios"] if one["met"] is False]
+def _summary(record: "DrillRecord") -> str:
+    if record.error:
+        return f"failed: [{record.error.code}] {record.error.what}"
+    late = [one.scenario for one in record.scenarios if one.met is False]
     said = f"passed, but too slow: {', '.join(late)}" if late else "passed"
-    return said + "".join(f"; [{issue['code']}] {issue['what']}" for issue in record["issues"])
+    return said + "".join(f"; [{issue.code}] {issue.what}" for issue in record.issues)
 
 
-def _evaluation(tenant: str, record: Mapping[str, Any]) -> dg.AssetCheckEvaluation:
-    late = any(one["met"] is False for one in record["scenarios"])
+def _evaluation(tenant: str, record: "DrillRecord") -> dg.AssetCheckEvaluation:
+    late = any(one.met is False for one in record.scenarios)
     return dg.AssetCheckEvaluation(
         asset_key=DRILL_ASSET,
         check_name=RESTORE_DRILL,
-        passed=not record["error"] and not late and not record["issues"],
+        passed=not record.error and not late and not record.issues,
         partition=tenant,
-        severity=dg.AssetCheckSeverity.ERROR if record["error"] else dg.AssetCheckSeverity.WARN,
-        description=f"{record['backup_id']}: {_said(record)}",
+        severity=dg.AssetCheckSeverity.ERROR if record.error else dg.AssetCheckSeverity.WARN,
+        description=f"{record.backup_id}: {_summary(record)}",
         metadata=drill_metadata(record),
     )
 

@@ -1,7 +1,6 @@
 """The job and the schedule of the platform backup: what tenants share, and what an empty server needs first."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import dagster as dg
 
@@ -28,26 +27,28 @@ _CRON_VARIABLE = "SBH_PLATFORM__SCHEDULE"
 )
 def back_up_platform(
     context: dg.OpExecutionContext, backups: BackupServiceResource
-) -> Iterator[dg.Output[dict[str, Any]]]:
+) -> Iterator[dg.Output[dict[str, object]]]:
     try:
-        manifest = backups.service.create_platform_backup(user_of(context.run.tags), ProgressLog(context.log))
+        made = backups.service.create_platform_backup(user_of(context.run.tags), ProgressLog(context.log))
     except SbhError as error:
         raise failure_of(error, step=PLATFORM_BACKUP) from None
-    counts, retention = manifest["components"]["database"]["counts"], manifest["retention"]
-    if "error" in retention:
-        context.log.error(f"Older platform backups could not be removed: {retention['error']['what']}")
+    manifest, retention = made.manifest, made.retention
+    components = manifest.components
+    counts = components["database"].counts
+    if retention.error:
+        context.log.error(f"Older platform backups could not be removed: {retention.error.what}")
     yield dg.Output(
-        dict(manifest),
+        dict(made.document),
         metadata={
-            "backup_id": dg.MetadataValue.text(manifest["id"]),
-            "recovery_point": dg.MetadataValue.text(manifest["recovery_point"]["time"]),
+            "backup_id": dg.MetadataValue.text(manifest.id),
+            "recovery_point": dg.MetadataValue.text(manifest.recovery_point.time),
             "tables": dg.MetadataValue.int(counts.get("table", 0)),
-            "shared_rows": dg.MetadataValue.int(manifest["components"]["shared"]["rows"]),
+            "shared_rows": dg.MetadataValue.int(components["shared"].rows or 0),
             "tenants": dg.MetadataValue.int(counts.get("tenant", 0)),
             "roles": dg.MetadataValue.int(counts.get("role", 0)),
-            "bytes_stored": dg.MetadataValue.int(int(manifest["stats"]["bytes_stored"])),
-            "size": dg.MetadataValue.text(mib(manifest["size"])),
-            "forgotten": dg.MetadataValue.int(len(retention["forgotten"])),
+            "bytes_stored": dg.MetadataValue.int(int(manifest.stats["bytes_stored"])),
+            "size": dg.MetadataValue.text(mib(manifest.size)),
+            "forgotten": dg.MetadataValue.int(len(retention.forgotten)),
         },
     )
 

@@ -17,10 +17,12 @@ from psycopg2.extensions import make_dsn
 
 from sbh_pipelines.backup.drill import files_part as drill_files
 from sbh_pipelines.backup.drill import proof as drill_proof
+from sbh_pipelines.backup.drill.records import DrillRecord, ScenarioResult
 from sbh_pipelines.backup.drill.scenarios import SCENARIOS
 from sbh_pipelines.backup.recover import recovery as rebuild
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.database.rebuild.throwaway import drill_server, drop_leftovers
+from sbh_pipelines.document import as_document
 from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import (
@@ -86,8 +88,8 @@ def manage(application: Application, *statements: str) -> None:
             connection.cursor().execute(statement)
 
 
-def by_name(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {one["scenario"]: one for one in record["scenarios"]}
+def by_name(record: DrillRecord) -> dict[str, ScenarioResult]:
+    return {one.scenario: one for one in record.scenarios}
 
 
 def test_a_drill_proves_every_scenario_and_leaves_nothing_behind(
@@ -98,26 +100,24 @@ def test_a_drill_proves_every_scenario_and_leaves_nothing_behind(
     record = service.run_drill(ACME, ADMIN)
     assert [application.state(tenant) for tenant in (ACME, BOLT)] == before
     assert databases(application) == set()
-    assert (record["status"], record["error"], record["drilled_by"]) == ("passed", None, "tester")
+    assert (record.status, record.error, record.drilled_by) == ("passed", None, "tester")
     found = by_name(record)
     assert list(found) == list(SCENARIOS)
-    assert all(
-        one["met"] and one["margin_s"] == round(one["objective_s"] - one["seconds"], 3) for one in found.values()
-    )
+    assert all(one.met and one.margin_s == round(one.objective_s - one.seconds, 3) for one in found.values())
     rows = sum(text.count(b"\n") for text in before[0].rows.values())
     files = before[0].files
     keys = application.database.ask("SELECT count(*) FROM pg_constraint WHERE contype = 'f'")
-    assert found["database corruption"]["rows"] == found["complete failure"]["rows"] == rows
-    assert found["database corruption"]["proof"]["foreign_keys"] == keys[0][0]
-    assert found["database corruption"]["proof"]["assertions"] == len(ASSERTIONS)
-    assert found["file system loss"]["files"] == found["complete failure"]["files"] == len(files)
-    assert found["file system loss"]["bytes"] == sum(map(len, files.values()))
-    assert found["configuration error"]["rows"] == 1  # the tenant's own row
-    longest = found["database corruption"]["seconds"] + found["file system loss"]["seconds"]
-    assert found["complete failure"]["seconds"] == pytest.approx(longest, abs=0.002)
-    assert 0 <= record["recovery_point_age_s"] < 600
-    assert record["recovery_point_objective_s"] == 3600
-    assert service.list_drills(ACME, ADMIN)[0] == json.loads(json.dumps(record))
+    assert found["database corruption"].rows == found["complete failure"].rows == rows
+    assert found["database corruption"].proof["foreign_keys"] == keys[0][0]
+    assert found["database corruption"].proof["assertions"] == len(ASSERTIONS)
+    assert found["file system loss"].files == found["complete failure"].files == len(files)
+    assert found["file system loss"].bytes == sum(map(len, files.values()))
+    assert found["configuration error"].rows == 1  # the tenant's own row
+    longest = found["database corruption"].seconds + found["file system loss"].seconds
+    assert found["complete failure"].seconds == pytest.approx(longest, abs=0.002)
+    assert 0 <= record.recovery_point_age_s < 600
+    assert record.recovery_point_objective_s == 3600
+    assert as_document(service.list_drills(ACME, ADMIN)[0]) == json.loads(json.dumps(as_document(record)))
 
 
 def test_configuration_that_belongs_to_the_tenant_by_other_rows(application: Application) -> None:
@@ -126,18 +126,18 @@ def test_configuration_that_belongs_to_the_tenant_by_other_rows(application: App
     service = application.service(**site)
     service.create_backup(ACME, ADMIN)
     record = service.run_drill(ACME, ADMIN, scenarios=CONFIG)
-    assert record["error"] is None
-    assert record["scenarios"][0]["rows"] == 1 + application.state(ACME).rows["items"].count(b"\n")
+    assert record.error is None
+    assert record.scenarios[0].rows == 1 + application.state(ACME).rows["items"].count(b"\n")
 
 
 def test_a_changed_record_is_shown_as_damaged(application: Application, service: BackupService) -> None:
-    drill = service.run_drill(BOLT, ADMIN, scenarios=FILES)["drill_id"]
+    drill = service.run_drill(BOLT, ADMIN, scenarios=FILES).drill_id
     file = application.repository(BOLT) / "drills" / f"{drill}.json"
     file.write_bytes(file.read_bytes().replace(b'"passed"', b'"failed"'))
-    (listed,) = [record for record in service.list_drills(BOLT, ADMIN) if record["drill_id"] == drill]
-    assert (listed["status"], listed["error"]["code"]) == ("damaged", "SBH-601")
-    (issue,) = service.recovery_report(ADMIN, [BOLT])["issues"]
-    assert drill in issue["on"]
+    (listed,) = [record for record in service.list_drills(BOLT, ADMIN) if record.drill_id == drill]
+    assert (listed.status, listed.error.code) == ("damaged", "SBH-601")
+    (issue,) = service.recovery_report(ADMIN, [BOLT]).issues
+    assert drill in issue.on
     file.unlink()
 
 
@@ -155,16 +155,16 @@ def test_a_damaged_pack_fails_the_drill_and_is_recorded(application: Application
     finally:
         for pack, body in packs.items():
             pack.write_bytes(body)
-    assert (record["status"], record["backup_id"]) == ("failed", last)
-    assert record["error"]["code"] in ("SBH-601", "SBH-602")  # damage may look like a newer format
-    assert [(one["status"], one["met"]) for one in record["scenarios"]] == [
+    assert (record.status, record.backup_id) == ("failed", last)
+    assert record.error.code in ("SBH-601", "SBH-602")  # damage may look like a newer format
+    assert [(one.status, one.met) for one in record.scenarios] == [
         ("failed", False), ("failed", False), ("passed", True), ("passed", True),
     ]  # fmt: skip
     assert databases(application) == set()
-    assert service.list_drills(BOLT, ADMIN)[0]["drill_id"] == record["drill_id"]
-    failed = service.recovery_report(ADMIN, [BOLT])["recovery_time"][1]
-    assert (failed["met"], failed["failed"][0]["drill_id"]) == (False, record["drill_id"])
-    assert service.run_drill(BOLT, ADMIN, scenarios=DATABASE)["status"] == "passed"
+    assert service.list_drills(BOLT, ADMIN)[0].drill_id == record.drill_id
+    failed = service.recovery_report(ADMIN, [BOLT]).recovery_time[1]
+    assert (failed.met, failed.failed[0].drill_id) == (False, record.drill_id)
+    assert service.run_drill(BOLT, ADMIN, scenarios=DATABASE).status == "passed"
 
 
 def test_an_assertion_that_does_not_hold_fails_the_drill_without_a_row(application: Application) -> None:
@@ -180,13 +180,13 @@ def test_an_assertion_that_does_not_hold_fails_the_drill_without_a_row(applicati
     service = drilling(application, assertions=wrong)
     record = service.run_drill(ACME, ADMIN, scenarios=[*DATABASE, *FILES])
     found = by_name(record)
-    assert (found["database corruption"]["status"], found["file system loss"]["status"]) == ("failed", "passed")
-    error = record["error"]
-    assert error["code"] == "SBH-705"
-    assert [n for n in range(len(wrong)) if f"drill.assertions[{n}]" in error["on"]] == [1, 2, 3, 4, 5]
-    assert "22P02" in error["why"]
+    assert (found["database corruption"].status, found["file system loss"].status) == ("failed", "passed")
+    error = record.error
+    assert error.code == "SBH-705"
+    assert [n for n in range(len(wrong)) if f"drill.assertions[{n}]" in error.on] == [1, 2, 3, 4, 5]
+    assert "22P02" in error.why
     bodies = [body for (body,) in application.database.ask("SELECT body FROM projects")]
-    assert not any(body in json.dumps(record) for body in bodies)
+    assert not any(body in json.dumps(as_document(record)) for body in bodies)
     assert databases(application) == set()
 
 
@@ -200,20 +200,20 @@ def test_a_row_that_refers_to_what_is_nobodys_fails_the_drill(application: Appli
     finally:
         application.database.run(change.format("id - 2"))
         service.create_backup(BOLT, ADMIN)
-    assert (record["error"]["code"], "projects_lead_fkey" in record["error"]["on"]) == ("SBH-705", True)
+    assert (record.error.code, "projects_lead_fkey" in record.error.on) == ("SBH-705", True)
 
 
 def test_a_damaged_platform_backup_that_could_be_got_over_is_told(
     application: Application, service: BackupService
 ) -> None:
-    newest = service.create_platform_backup(ADMIN)["id"]
+    newest = service.create_platform_backup(ADMIN).manifest.id
     manifest = application.bucket / "_sbh-platform" / "manifests" / f"{newest}.json"
     manifest.write_bytes(b"{}")
     record = service.run_drill(ACME, ADMIN, scenarios=CONFIG)
     manifest.unlink()
-    assert record["status"] == "passed"
-    (issue,) = record["issues"]
-    assert newest in issue["on"]
+    assert record.status == "passed"
+    (issue,) = record.issues
+    assert newest in issue.on
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_what_is_not_proved_fails_the_drill(
 
     monkeypatch.setattr(module, name, broken)
     record = service.run_drill(ACME, ADMIN, scenarios=FILES if module is drill_files else DATABASE)
-    assert (record["status"], record["error"]["code"]) == ("failed", code)
+    assert (record.status, record.error.code) == ("failed", code)
     assert databases(application) == set()
 
 
@@ -294,8 +294,8 @@ def test_two_drills_at_once_do_not_disturb_each_other(application: Application, 
     with ThreadPoolExecutor(2) as pool:
         drills = [pool.submit(service.run_drill, t, ADMIN, backup_id=b, scenarios=DATABASE) for t, b in asked]
         records = [drill.result() for drill in drills]
-    assert [(r["tenant_id"], r["error"]) for r in records] == [(ACME, None), (BOLT, None)]
-    assert records[1]["backup_id"] == asked[1][1]
+    assert [(r.tenant_id, r.error) for r in records] == [(ACME, None), (BOLT, None)]
+    assert records[1].backup_id == asked[1][1]
     assert databases(application) == set()
 
 
@@ -312,7 +312,7 @@ def test_a_drill_that_cannot_begin_says_why_and_records_nothing(
     lesser = drilling(application, dsn=server(application, postgres.OWNER))
     with pytest.raises(PrivilegeMissing, match="CREATEDB"):
         lesser.run_drill(ACME, ADMIN, scenarios=CONFIG)
-    assert lesser.run_drill(ACME, ADMIN, scenarios=FILES)["status"] == "passed"  # needs no database
+    assert lesser.run_drill(ACME, ADMIN, scenarios=FILES).status == "passed"  # needs no database
     bare = application.service(platform={"prefix": "_elsewhere/"})
     with pytest.raises(UnknownBackup, match="sbh platform backup"):
         bare.run_drill(ACME, ADMIN)
@@ -325,8 +325,8 @@ def test_a_disk_without_room_is_told(
     monkeypatch.setattr(drill_files, "_SPARE", 1 << 60)
     monkeypatch.setattr(drill_files, "_SMALL", 0)
     record = service.run_drill(ACME, ADMIN, scenarios=FILES)
-    assert record["error"]["code"] == "SBH-701"
-    assert "TMPDIR" in record["error"]["remedy"]
+    assert record.error.code == "SBH-701"
+    assert "TMPDIR" in record.error.remedy
 
 
 def test_those_drilled_longest_ago_are_next(application: Application) -> None:

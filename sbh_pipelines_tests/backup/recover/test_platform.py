@@ -73,15 +73,15 @@ def test_a_new_server_gets_the_roles_but_no_password(application: Application) -
     service = application.service(platform=PROGRAMS)
     service.create_backups([ACME, BOLT], ADMIN)
     manifest = service.create_platform_backup(ADMIN)
-    assert manifest["components"]["database"]["counts"]["role"] >= 4
+    assert manifest.components["database"].counts["role"] >= 4
     application.database.run("ALTER TABLE notes OWNER TO app")
     service.create_platform_backup(ADMIN)
     before = application.database.ask(_ROLE_FACTS)
     with own_server() as server:
         target = server.create_database("new")
         report = service.recover_platform(server.dsn().replace("dbname=postgres", "dbname=new"), ADMIN, confirm=True)
-        assert (report["status"], sorted(report["roles_made"])) == ("completed", sorted(["app", READER]))
-        assert any(difference.startswith("datlocprovider") for difference in report["differences"])
+        assert (report.status, sorted(report.roles_made)) == ("completed", sorted(["app", READER]))
+        assert any(difference.startswith("datlocprovider") for difference in report.differences)
         assert target.ask(_ROLE_FACTS) == before
         assert target.ask("SELECT rolname FROM pg_authid WHERE rolpassword IS NOT NULL") == []
         assert target.ask("SELECT tableowner FROM pg_tables WHERE tablename = 'notes'") == [("app",)]
@@ -101,8 +101,8 @@ def test_a_newer_server_takes_over(tmp_path: Path, embedded_stack: Stack) -> Non
         service.create_platform_backup(ADMIN)
         with fresh_database(embedded_stack) as target:
             report = service.recover_platform(_admin(target), ADMIN, confirm=True)
-            assert report["status"] == "completed"
-            assert "PostgreSQL 18, was 15" in report["differences"]
+            assert report.status == "completed"
+            assert "PostgreSQL 18, was 15" in report.differences
             assert content(target) == content(application.database)
 
 
@@ -115,10 +115,10 @@ def test_the_newest_are_kept(application: Application) -> None:
     for _ in range(3):
         made.append(service.create_platform_backup(ADMIN))
         now[0] += timedelta(seconds=1)
-    assert [m["id"] for m in service.list_platform_backups(ADMIN)] == [made[2]["id"], made[1]["id"]]
-    assert [m["retention"]["forgotten"] for m in made] == [[], [], [made[0]["id"]]]
-    assert "error" not in made[2]["retention"]
-    assert service.validate_platform_backup(ADMIN, deep=True)["valid"]
+    assert [m.id for m in service.list_platform_backups(ADMIN)] == [made[2].manifest.id, made[1].manifest.id]
+    assert [list(m.retention.forgotten) for m in made] == [[], [], [made[0].manifest.id]]
+    assert made[2].retention.error is None
+    assert service.validate_platform_backup(ADMIN, deep=True).valid
 
 
 def test_a_damaged_one_is_passed_over(application: Application) -> None:
@@ -127,17 +127,17 @@ def test_a_damaged_one_is_passed_over(application: Application) -> None:
     with pytest.raises(UnknownBackup, match="sbh platform backup"):
         service.validate_platform_backup(ADMIN)
     service.create_backups([ACME, BOLT], ADMIN)
-    first = service.create_platform_backup(ADMIN)["id"]
-    second = service.create_platform_backup(ADMIN)["id"]
+    first = service.create_platform_backup(ADMIN).manifest.id
+    second = service.create_platform_backup(ADMIN).manifest.id
     repository = application.bucket / "_sbh-platform"
     (repository / "post-data" / f"{second}.json").unlink()
     with fresh_database(application.database.stack) as target:
         dsn = target.stack.dsn(postgres.ADMIN).replace("dbname=app", f"dbname={target.name}")
         report = service.recover_platform(dsn, ADMIN, confirm=True)
-        assert (report["status"], report["platform_backup"]) == ("completed", first)
-        assert [issue["code"] for issue in report["issues"]] == ["SBH-601"]
+        assert (report.status, report.platform_backup) == ("completed", first)
+        assert [issue.code for issue in report.issues] == ["SBH-601"]
     (kept,) = (repository / "restores").iterdir()
-    assert report["restore_id"] in kept.name
+    assert report.restore_id in kept.name
     (repository / "manifests" / f"{first}.json").write_text("{}")
     assert [str(error)[:9] for error in service.damaged_platform_backups(ADMIN)] == ["[SBH-601]"]
     with pytest.raises(CorruptObject):
@@ -221,7 +221,7 @@ def test_shared_rows_come_back(
         service = application.service(database=database, platform={**PROGRAMS, "prefix": f"_{source.name}/"})
         service.create_platform_backup(ADMIN)
         report = service.recover_platform(_admin(target), ADMIN, confirm=True)
-        assert report["status"] == "completed"
+        assert report.status == "completed"
         assert content(target) == content(source)
 
 

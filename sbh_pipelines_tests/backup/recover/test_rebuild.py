@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from psycopg2.extensions import make_dsn
 
+from sbh_pipelines.backup.recover.recovery import RecoveryReport
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.embedded.servers.stack import Stack
@@ -56,12 +57,12 @@ def dsn(database: Database, role: str = postgres.ADMIN) -> str:
     return str(make_dsn(database.stack.dsn(role), dbname=database.name))
 
 
-def recover(service: BackupService, target: Database, **options: Any) -> dict[str, Any]:
+def recover(service: BackupService, target: Database, **options: Any) -> RecoveryReport:
     return service.recover_platform(dsn(target), ADMIN, confirm=True, **options)
 
 
-def statuses(report: dict[str, Any]) -> dict[str, str]:
-    return {tenant["tenant_id"]: tenant["status"] for tenant in report["tenants"]}
+def statuses(report: RecoveryReport) -> dict[str, str]:
+    return {tenant.tenant_id: tenant.status for tenant in report.tenants}
 
 
 def add_comet(application: Application) -> None:
@@ -81,21 +82,21 @@ def test_everything_comes_back(application: Application, empty: Database) -> Non
     application.database.run("UPDATE projects SET body = 'later' WHERE id = 3; DELETE FROM items WHERE id % 50 = 1")
     service.create_backups([ACME, BOLT], ADMIN, "incremental")
     platform = service.create_platform_backup(ADMIN)
-    assert service.validate_platform_backup(ADMIN, deep=True)["issues"] == []
+    assert service.validate_platform_backup(ADMIN, deep=True).valid
     before, on_disk = content(application.database), files(application.bucket)
     for tenant in (ACME, BOLT):
         shutil.rmtree(application.bucket / "files" / tenant / "docs")
     application.write_file(ACME, "empty", b"not empty")
     report = recover(service, empty)
-    assert (report["status"], report["platform_backup"]) == ("completed", platform["id"])
+    assert (report.status, report.platform_backup) == ("completed", platform.manifest.id)
     assert statuses(report) == {ACME: "restored", BOLT: "restored"}
     after = content(empty)
     assert after.keys() == before.keys()
     assert {name: (before[name], after[name]) for name in before if before[name] != after[name]} == {}
     same_definition(application.database, empty)
     assert files(application.bucket) == on_disk
-    assert (report["files"], report["foreign_keys_not_valid"], report["issues"]) == (7, [], [])
-    assert report["ddl_only"] == ["public.cache"]
+    assert (report.files, report.foreign_keys_not_valid, report.issues) == (7, [], [])
+    assert report.ddl_only == ["public.cache"]
     # The application goes on: identities and sequences give new values, the trigger fires again.
     empty.run(
         "INSERT INTO projects (tenant_id, code) VALUES (1, 'after'); INSERT INTO plans (name) VALUES ('after');"
@@ -119,7 +120,7 @@ def test_a_run_that_dies_between_any_two_steps_goes_on(
             heard.append(point)
             raise Killed
 
-    def attempt() -> dict[str, Any] | None:
+    def attempt() -> RecoveryReport | None:
         try:
             return recover(service, empty, progress=progress)
         except Killed:
@@ -128,7 +129,7 @@ def test_a_run_that_dies_between_any_two_steps_goes_on(
     report = next(report for report in iter(attempt, object()) if report is not None)
     assert len(heard) > 20
     assert [subject for step, subject, _ in heard if step == "load"].count(ACME) == 1
-    assert (report["status"], statuses(report)) == ("completed", {ACME: "restored", BOLT: "restored"})
+    assert (report.status, statuses(report)) == ("completed", {ACME: "restored", BOLT: "restored"})
     assert content(empty) == content(application.database)
     same_definition(application.database, empty)
 
@@ -152,7 +153,7 @@ def test_a_run_that_loses_its_store_anywhere_goes_on(
         except Killed:
             continue
     assert attempts > 4
-    assert report["status"] == "completed"
+    assert report.status == "completed"
     assert content(empty) == content(application.database)
 
 
@@ -179,7 +180,7 @@ def test_a_process_that_is_killed_is_taken_over(
         arguments = json.dumps([settings, dsn(empty), step, subject])
         ended = subprocess.run([sys.executable, "-c", _VICTIM, arguments], check=False, timeout=60)
         assert ended.returncode == -signal.SIGKILL
-    assert recover(service, empty)["status"] == "completed"
+    assert recover(service, empty).status == "completed"
     assert content(empty) == content(application.database)
 
 
@@ -204,25 +205,25 @@ def test_damage_to_one_tenant_keeps_nobody_else(application: Application, empty:
     shutil.move(application.repository(BOLT) / "packs", away)
 
     report = recover(service, empty)
-    acme, bolt = report["tenants"]
-    assert (report["status"], acme["status"], bolt["status"]) == ("incomplete", "restored", "failed")
-    assert [passed["code"] for passed in acme["passed_over"]] == ["SBH-601"]
-    assert (bolt["error"]["code"], bolt["rows"]) == ("SBH-601", 0)
-    assert report["foreign_keys_not_valid"] == ["public.projects: projects_lead_fkey"]
+    acme, bolt = report.tenants
+    assert (report.status, acme.status, bolt.status) == ("incomplete", "restored", "failed")
+    assert [passed.code for passed in acme.passed_over] == ["SBH-601"]
+    assert (bolt.error.code, bolt.rows) == ("SBH-601", 0)
+    assert report.foreign_keys_not_valid == ["public.projects: projects_lead_fkey"]
     assert empty.ask("SELECT DISTINCT tenant_id FROM notes") == [(1,)]
     assert empty.ask("SELECT count(*) FROM pg_indexes WHERE indexname = 'slots idx %'") == [(1,)]
 
     shutil.move(away, application.repository(BOLT) / "packs")
     empty.run("UPDATE slots SET nr = 1 WHERE id = (SELECT max(id) FROM slots)")  # which is one of the missing tenant's
-    refused = recover(service, empty)["tenants"][1]
-    assert (refused["status"], refused["error"]["code"]) == ("failed", "SBH-701")
-    assert "nr once" in refused["error"]["on"]
+    refused = recover(service, empty).tenants[1]
+    assert (refused.status, refused.error.code) == ("failed", "SBH-701")
+    assert "nr once" in refused.error.on
 
     empty.run("UPDATE slots SET nr = 30 WHERE nr = 1")
     again = recover(service, empty)
-    assert (again["status"], again["restore_id"], again["foreign_keys_not_valid"]) == (
+    assert (again.status, again.restore_id, again.foreign_keys_not_valid) == (
         "completed",
-        report["restore_id"],
+        report.restore_id,
         [],
     )
     after = content(empty)
@@ -254,7 +255,7 @@ def test_everything_as_of_a_time(application: Application, service: BackupServic
     service.create_backups([ACME, COMET], ADMIN)
     service.create_platform_backup(ADMIN)
     report = recover(service, empty, until=then, tenants=[ACME, BOLT])
-    assert report["status"] == "completed"
+    assert report.status == "completed"
     assert content(empty) == before
     with fresh_database(empty.stack) as second, pytest.raises(UnknownBackup, match="no backup to recover from"):
         recover(service, second, until=datetime.now(UTC) - timedelta(hours=1))
@@ -271,11 +272,11 @@ def test_a_schema_that_changed_after_the_platform_backup(
     application.database.run("ALTER TABLE notes ADD COLUMN colour text DEFAULT 'red'")
     service.create_backups([ACME], ADMIN)
     report = recover(service, empty)
-    assert (report["status"], statuses(report)) == ("incomplete", {ACME: "failed", BOLT: "restored"})
-    assert report["tenants"][0]["error"]["code"] == "SBH-305"
-    assert "colour" in report["tenants"][0]["error"]["why"]
+    assert (report.status, statuses(report)) == ("incomplete", {ACME: "failed", BOLT: "restored"})
+    assert report.tenants[0].error.code == "SBH-305"
+    assert "colour" in report.tenants[0].error.why
     again = recover(service, empty, until=then)
-    assert (again["status"], statuses(again)) == ("completed", {ACME: "restored", BOLT: "restored"})
+    assert (again.status, statuses(again)) == ("completed", {ACME: "restored", BOLT: "restored"})
     assert Application(empty, application.directory).state(ACME).rows == before.rows
 
 
@@ -284,7 +285,7 @@ def test_a_backup_that_is_named(application: Application, service: BackupService
     application.wreck(BOLT)
     service.create_backups([BOLT], ADMIN)
     report = recover(service, empty, tenants=[f"{BOLT}={first}"])
-    assert [(t["tenant_id"], t["backup_id"]) for t in report["tenants"]] == [(BOLT, first)]
+    assert [(t.tenant_id, t.backup_id) for t in report.tenants] == [(BOLT, first)]
     assert Application(empty, application.directory).state(BOLT).rows == before.rows
 
 
@@ -298,7 +299,7 @@ def test_one_tenant_into_a_throw_away_database(application: Application, embedde
         application.database.run(f"ALTER DATABASE {place.name} OWNER TO {postgres.BACKUP}")
         place.run("CREATE EXTENSION vector")  # which takes a superuser
         report = service.recover_platform(place.dsn, ADMIN, tenants=[ACME], files=False, owners=False, confirm=True)
-        assert (report["status"], report["foreign_keys_not_valid"]) == ("completed", [])
+        assert (report.status, report.foreign_keys_not_valid) == ("completed", [])
         assert Application(place, application.directory).state(ACME).rows == application.state(ACME).rows
         assert place.ask("SELECT DISTINCT tenant_id FROM slots") == [(1,)]
         assert place.ask("SELECT count(*) FROM plans") == [(9,)]

@@ -1,25 +1,25 @@
 """Drills in Dagster: who is drilled, what is recorded where, and when a run fails."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import dagster as dg
 import pytest
 
+from sbh_pipelines.backup.drill.records import DrillRecord, ScenarioResult
+from sbh_pipelines.backup.drill.recovery_report import RecoveryObjectives, RecoveryPointAge, RecoveryTime
 from sbh_pipelines.backup.drill.scenarios import BACKUP_TYPES, SCENARIOS
 from sbh_pipelines.definitions import defs
 from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.embedded.servers.layout import Layout
 from sbh_pipelines.errors import CorruptObject, SbhError, SourceUnavailable, UnknownBackup
+from sbh_pipelines.model import BackupId, DrillId, TenantId
 from sbh_pipelines.orchestration.common.timetable import Timetable
-from sbh_pipelines.orchestration.drills.jobs import (
-    DRILL_ASSET,
-    REPORT_ASSET,
-    drill_timetable,
-    tenant_drill,
-    weekly_drill,
-)
+from sbh_pipelines.orchestration.drills.jobs import drill_timetable, tenant_drill, weekly_drill
+from sbh_pipelines.orchestration.drills.report import DRILL_ASSET, REPORT_ASSET
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.orchestration.conftest import Run
 from sbh_pipelines_tests.support.fakes import FakeService
@@ -28,7 +28,7 @@ from sbh_pipelines_tests.support.fix_stack import RealRun, Site
 DAMAGE = CorruptObject("A pack | is damaged", on="packs/x", why="short", remedy="back up again")
 
 
-class Drills:
+class FakeDrills:
     """What the fake service does when it is asked for drills: `found` and `raises` by tenant."""
 
     def __init__(self) -> None:
@@ -43,68 +43,58 @@ class Drills:
     def candidates(self, user_ctx: Any) -> list[str]:
         return self.sampled
 
-    def run(
-        self, tenant_id: str, user_ctx: Any, *, backup_id: str, scenarios: list[str], progress: Any
-    ) -> dict[str, Any]:
+    def run(self, tenant_id: str, user_ctx: Any, *, backup_id: str, scenarios: list[str], progress: Any) -> DrillRecord:
         self.asked.append((tenant_id, backup_id, list(scenarios)))
         if tenant_id in self.raises:
             raise self.raises[tenant_id]
-        error = self.found.get(tenant_id)
-        return {
-            "drill_id": "drill_20260301_050000_abcdef",
-            "tenant_id": tenant_id,
-            "backup_id": "backup_20260102_0304",
-            "status": "failed" if error else "passed",
-            "error": error.as_dict() if error else None,
-            "scenarios": [
-                {
-                    "scenario": scenario,
-                    "status": "failed" if error else "passed",
-                    "error": error.as_dict() if error else None,
-                    "seconds": 1.5,
-                    "objective_s": 1.0 if tenant_id in self.slow else 60.0,
-                    "margin_s": None if error else -0.5 if tenant_id in self.slow else 58.5,
-                    "met": not error and tenant_id not in self.slow,
-                    "rows": 10,
-                    "bytes": 1 << 20,
-                    "files": 2,
-                    "proof": {"tables": 1},
-                }
-                for scenario in SCENARIOS
-            ],
-            "issues": [DAMAGE.as_dict()] if tenant_id in self.noted else [],
-            "recovery_point_age_s": 60.0,
-        }
+        error, slow = self.found.get(tenant_id), tenant_id in self.slow
+        status = "failed" if error else "passed"
+        result = partial(
+            ScenarioResult,
+            status=status,
+            error=error,
+            seconds=1.5,
+            objective_s=1.0 if slow else 60.0,
+            margin_s=None if error else -0.5 if slow else 58.5,
+            met=not error and not slow,
+            rows=10,
+            bytes=1 << 20,
+            files=2,
+            proof={"tables": 1},
+        )
+        return DrillRecord(
+            drill_id=DrillId("drill_20260301_050000_abcdef"),
+            tenant_id=TenantId(tenant_id),
+            backup_id=BackupId("backup_20260102_0304"),
+            status=status,
+            error=error,
+            scenarios=[result(scenario) for scenario in SCENARIOS],
+            issues=[DAMAGE] if tenant_id in self.noted else [],
+            tier="critical",
+            recovery_point_age_s=60.0,
+            recovery_point_objective_s=None,
+            drilled_by="dagster",
+            started_at="2026-03-01T05:00:00Z",
+            finished_at="2026-03-01T05:00:02Z",
+            versions={},
+        )
 
-    def report(self, user_ctx: Any, tenant_ids: Any = ()) -> dict[str, Any]:
+    def report(self, user_ctx: Any, tenant_ids: Any = ()) -> RecoveryObjectives:
         if self.report_error:
             raise self.report_error
-        never = dict.fromkeys(("last_measured_s", "margin_s", "met", "trend", "measured_at", "tenant_id"))
-        counts = {"failed": [], "failed_count": 0, "over": [], "over_count": 0}
-        rows = [
-            {
-                "scenario": s,
-                "backup_type": BACKUP_TYPES[s],
-                "objective_s": 60.0,
-                **never,
-                "tenants_drilled": 0,
-                **counts,
-            }
-            for s in SCENARIOS
-        ]
+        never = RecoveryTime("", "", 60.0, None, None, None, None, None, None, None, None, None, 0, [], 0, [], 0)
+        rows = [replace(never, scenario=s, backup_type=BACKUP_TYPES[s]) for s in SCENARIOS]
         measured = {"last_measured_s": 1.5, "margin_s": 58.5, "met": True, "trend": 0.25, "tenants_drilled": 1}
-        rows[1] |= {**measured, "measured_at": "2026-03-01T05:00:00Z", "tenant_id": "tenant-1"}
-        point = {
-            "data_type": "critical", "backup_frequency": ["daily_full"], "objective_s": 3600.0, "worst_age_s": 4000.0,
-            "margin_s": -400.0, "met": False, "trend": None, "tenants": 3, "missing": ["tenant-1"], "missing_count": 1,
-        }  # fmt: skip
-        issues = [DAMAGE.as_dict()]
-        return {"tenants": 3, "recovery_time": rows, "recovery_point": [point], "issues": issues}
+        rows[1] = replace(rows[1], **measured, measured_at="2026-03-01T05:00:00Z", tenant_id="tenant-1")
+        point = RecoveryPointAge(
+            "critical", ["daily_full"], 3600.0, 4000.0, "tenant-1", -400.0, None, None, False, 3, ["tenant-1"], 1, 0
+        )
+        return RecoveryObjectives("2026-03-01T05:00:00Z", 3, rows, [point], [DAMAGE])
 
 
 @pytest.fixture
-def drills(fake: FakeService) -> Drills:
-    made = Drills()
+def drills(fake: FakeService) -> FakeDrills:
+    made = FakeDrills()
     for name, call in (
         ("run_drill", made.run), ("drill_candidates", made.candidates), ("recovery_report", made.report),
     ):  # fmt: skip
@@ -121,7 +111,7 @@ def told(instance: dg.DagsterInstance, asset: dg.AssetKey) -> list[dict[str, Any
     return found
 
 
-def test_the_tenant_of_the_partition_is_drilled(run: Run, instance: dg.DagsterInstance, drills: Drills) -> None:
+def test_the_tenant_of_the_partition_is_drilled(run: Run, instance: dg.DagsterInstance, drills: FakeDrills) -> None:
     """The drill is a materialization with numbers to plot, its check is green, and the report is made after it."""
     result = run("drill_job", partition_key="tenant-3")
     assert result.success
@@ -144,7 +134,7 @@ def test_the_tenant_of_the_partition_is_drilled(run: Run, instance: dg.DagsterIn
     assert "A pack \\| is damaged" in report["issues"]
 
 
-def test_without_a_partition_those_drilled_longest_ago_are(run: Run, drills: Drills) -> None:
+def test_without_a_partition_those_drilled_longest_ago_are(run: Run, drills: FakeDrills) -> None:
     assert run("drill_job").success
     config = {
         "tenants": ["tenant-1", "tenant-3"],
@@ -160,14 +150,14 @@ def test_without_a_partition_those_drilled_longest_ago_are(run: Run, drills: Dri
     ]
 
 
-def test_without_any_backup_there_is_nothing_to_drill_and_no_failure(run: Run, drills: Drills) -> None:
+def test_without_any_backup_there_is_nothing_to_drill_and_no_failure(run: Run, drills: FakeDrills) -> None:
     drills.sampled = []
     assert run("drill_job").success
     assert drills.asked == []
 
 
 def test_a_failed_drill_fails_the_run_after_the_others_and_the_report(
-    run: Run, instance: dg.DagsterInstance, drills: Drills
+    run: Run, instance: dg.DagsterInstance, drills: FakeDrills
 ) -> None:
     """Its check is red, its partition is not materialized, and the failure names the tenant for the alert."""
     drills.sampled = ["tenant-1", "tenant-2", "tenant-3"]
@@ -187,7 +177,7 @@ def test_a_failed_drill_fails_the_run_after_the_others_and_the_report(
     assert len(told(instance, REPORT_ASSET)) == 1
 
 
-def test_a_report_that_cannot_be_made_fails_the_run_and_hides_no_failed_drill(run: Run, drills: Drills) -> None:
+def test_a_report_that_cannot_be_made_fails_the_run_and_hides_no_failed_drill(run: Run, drills: FakeDrills) -> None:
     drills.report_error = SourceUnavailable("Cannot connect")
     result = run("drill_job", partition_key="tenant-1")
     assert "SBH-301" in result.failure_data_for_node("drill_tenants").user_failure_data.description
@@ -196,7 +186,7 @@ def test_a_report_that_cannot_be_made_fails_the_run_and_hides_no_failed_drill(ru
     assert "SBH-601" in result.failure_data_for_node("drill_tenants").user_failure_data.description
 
 
-def test_a_missed_objective_is_a_warning(run: Run, drills: Drills) -> None:
+def test_a_missed_objective_is_a_warning(run: Run, drills: FakeDrills) -> None:
     drills.slow.add("tenant-1")
     result = run("drill_job", partition_key="tenant-1")
     assert result.success
@@ -205,7 +195,7 @@ def test_a_missed_objective_is_a_warning(run: Run, drills: Drills) -> None:
     assert "too slow" in str(check.description)
 
 
-def test_what_a_drill_got_over_is_a_warning(run: Run, drills: Drills) -> None:
+def test_what_a_drill_got_over_is_a_warning(run: Run, drills: FakeDrills) -> None:
     drills.noted.add("tenant-1")
     (check,) = run("drill_job", partition_key="tenant-1").get_asset_check_evaluations()
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
@@ -213,7 +203,7 @@ def test_what_a_drill_got_over_is_a_warning(run: Run, drills: Drills) -> None:
 
 
 def test_the_asset_can_be_materialized_and_makes_no_report(
-    instance: dg.DagsterInstance, fake: FakeService, drills: Drills
+    instance: dg.DagsterInstance, fake: FakeService, drills: FakeDrills
 ) -> None:
     """A backfill over many tenants would make as many reports."""
     resources = {"backups": fake.resource}  # type: ignore[attr-defined]
@@ -225,7 +215,7 @@ def test_the_asset_can_be_materialized_and_makes_no_report(
     assert told(instance, REPORT_ASSET) == []
 
 
-def test_a_backup_does_not_plan_a_drill(run: Run, drills: Drills) -> None:
+def test_a_backup_does_not_plan_a_drill(run: Run, drills: FakeDrills) -> None:
     assert run("full_backup_job", partition_key="tenant-1").success
     assert drills.asked == []
 
