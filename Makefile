@@ -1,20 +1,24 @@
 # Every target makes .venv first if it is missing, and again when what it is made from changed.
 #   make demo          see it work, about a minute      make demo UI=1   and leave Dagster's web UI running on it
 #   make test check    the tests; lint, types, layers, definitions   make bench       the benchmarks (SMALL=1: under a minute each)
+#   make soak          the random hunts among the tests, each for SOAK_MINUTES (30) or many times as many examples
 #   make dev           embedded servers with sample data, and `dg dev` on them
 # ARGS goes to the program: make demo ARGS="--tenants 3", make test ARGS="sbh_pipelines_tests/cli -x".
 
 PYTHON ?= python3
 ARGS ?=
-# Processes of the tests, each with servers of its own; 0: none beside the first, for a debugger.
+# Processes of the tests, each with servers of its own; 0: none beside the first, for a debugger. The order is another at
+# each run: ARGS="--randomly-seed=..." repeats one, ARGS="-p no:randomly" takes the files as they are.
 WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STACK := .sbh/stack
+# How long `make soak` lets each hunt go on.
+SOAK_MINUTES ?= 30
 BENCHES := full_backup files incremental restore api audit
 
-.PHONY: venv demo test check bench dev clean
+.PHONY: venv demo test soak check bench dev clean
 
 venv: $(STAMP)
 
@@ -31,6 +35,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+soak: $(STAMP)
+	SOAK_MINUTES=$(SOAK_MINUTES) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m soak $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

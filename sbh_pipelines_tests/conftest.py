@@ -13,9 +13,11 @@ from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.settings import load_settings
 from sbh_pipelines_tests.support.application import Application
 from sbh_pipelines_tests.support.databases import fresh_database
+from sbh_pipelines_tests.support.effort import load_profile
 from sbh_pipelines_tests.support.ram_disk import use_ram_disk
 
 use_ram_disk()
+load_profile()
 
 # A developer's own settings must not leak into the tests.
 for name in [n for n in os.environ if n.startswith(("SBH_", "DAGSTER_"))]:
@@ -54,7 +56,18 @@ _LONG = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: nth for nth, name in enumerate(_LONG)}
-    items.sort(key=lambda item: places.get(item.path.stem, len(_LONG)))
+    modules = {module: nth for nth, module in enumerate(dict.fromkeys(item.path for item in items))}
+
+    def order(item: pytest.Item) -> tuple[int, int, bool]:
+        return places.get(item.path.stem, len(_LONG)), modules[item.path], item.get_closest_marker("last") is not None
+
+    items.sort(key=order)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """What hypothesis draws is a hunt."""
+    if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+        item.add_marker("soak")
 
 
 @pytest.fixture(scope="session")

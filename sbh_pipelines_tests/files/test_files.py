@@ -23,6 +23,7 @@ from sbh_pipelines.stores.local import open_local
 from sbh_pipelines.stores.object_store import Store
 from sbh_pipelines.stores.s3 import open_s3
 from sbh_pipelines.stores.s3_client import BucketVersions
+from sbh_pipelines_tests.support.effort import examples
 
 REGION = "eu-west-1"
 ODD_NAMES = (
@@ -344,7 +345,7 @@ def cut(body: bytes, sizes: Iterator[int]) -> tuple[list[bytes], str]:
     return list(slices(pieces(), digest)), digest.hexdigest()
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12))
 @given(
     st.integers(0, 2**32),
     st.sampled_from(

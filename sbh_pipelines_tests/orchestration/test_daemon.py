@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +24,9 @@ from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.orchestration.alerting.stuck_runs import stuck_runs, worker_is_gone
 from sbh_pipelines.settings import AlertSettings
 from sbh_pipelines_tests.support.fix_stack import NAMES, Site
+from sbh_pipelines_tests.support.servers import INSTANCE, QUICK_TICKS, ROOT, until
 from sbh_pipelines_tests.support.sinks import WebhookSink, webhook
 
-ROOT = Path(__file__).parents[2]
 MODULE = ("-m", "sbh_pipelines.definitions")
 
 LAUNCH_BACKFILL = """
@@ -81,22 +81,13 @@ class Dev:
             found = self.ask(BACKFILL, id=backfill)["partitionBackfillOrError"]
             return found if found["status"].startswith("COMPLETED") else None
 
-        return until(ended, 120)
-
-
-def until(true: Callable[[], Any], seconds: float = 90) -> Any:
-    """What `true` gives, once it is true."""
-    deadline = time.monotonic() + seconds
-    while not (given := true()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.5)
-    return given
+        return until(ended)
 
 
 @pytest.fixture(scope="module")
 def dev(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     home = tmp_path_factory.mktemp("dagster")
-    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    (home / "dagster.yaml").write_text(INSTANCE)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -105,7 +96,7 @@ def dev(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
             "DAGSTER_HOME": str(home),
             "SBH_SETTINGS": str(site.stack.settings),
             "SBH_ALERTS__WEBHOOK_URL": f"http://127.0.0.1:{alerts.port}/",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": f"{QUICK_TICKS}:{ROOT}",
         }
         made = Dev(port, environment, alerts)
         with (home / "log").open("w") as log:
@@ -227,6 +218,7 @@ def _begin(dev: Dev, instance: dg.DagsterInstance) -> tuple[str, int]:
     return run_id, until(worker)
 
 
+@pytest.mark.last
 def test_killed_workers_are_told(dev: Dev, site: Site) -> None:
     """A worker killed by itself: its code server ends the run, and people are told. A worker killed together with its
     code server: by Dagster's books it works for ever, and the watcher of runs finds that nobody has it.

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from sbh_pipelines.errors import CorruptObject, FormatUnsupported
 from sbh_pipelines.repository.format import SEAL_OVERHEAD, seal_aad
 from sbh_pipelines.repository.seal import CHUNK, DIRECTORY, INDEX, Sealer
+from sbh_pipelines_tests.support.effort import examples
 
 KEY = bytes(range(32))
 ACME = Sealer(KEY, "acme")
@@ -31,7 +32,7 @@ def test_sealing_twice_gives_different_bytes(plain: bytes) -> None:
     assert ACME.seal(plain, name) != ACME.seal(plain, name)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.binary(max_size=300), kinds, st.data())
 def test_any_changed_bit_is_found(plain: bytes, kind: bytes, data: st.DataObject) -> None:
     """Wherever it is: version, nonce, ciphertext, tag."""
@@ -51,7 +52,7 @@ def test_any_other_length_is_found(plain: bytes, data: st.DataObject) -> None:
             ACME.open(other, name, on="x")
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.binary(max_size=200))
 def test_garbage_is_corrupt_and_nothing_else(garbage: bytes) -> None:
     for body in (garbage, b"\x01" + garbage):

@@ -19,7 +19,8 @@ from sbh_pipelines.security.policy import Role
 from sbh_pipelines.security.tokens import Tokens
 
 ROOT = Path(__file__).parents[2]
-_INSTANCE = """
+QUICK_TICKS = str(Path(__file__).with_name("quick_ticks"))
+INSTANCE = """
 telemetry: {enabled: false}
 run_coordinator:
   module: dagster.core.run_coordinator
@@ -47,8 +48,8 @@ class Server:
         return httpx.Client(base_url=self.address, headers=headers, timeout=60, trust_env=False)
 
 
-def until(true: Callable[[], Any], seconds: float = 60) -> Any:
-    """What `true` gives, once it is true."""
+def until(true: Callable[[], Any], seconds: float = 240) -> Any:
+    """What `true` gives, once it is true. The patience is for a machine that has other work as well."""
     deadline = time.monotonic() + seconds
     while not (given := true()):
         assert time.monotonic() < deadline, "waited in vain"
@@ -82,7 +83,7 @@ def serving(stack: Stack, tokens: Tokens, log: Path, **settings: object) -> Iter
     command = [sys.executable, "-c", "from sbh_pipelines.cli.app import run; raise SystemExit(run())", "serve"]
     with _process([*command, "--port", str(port)], environment, log) as process:
         address = f"http://127.0.0.1:{port}"
-        until(lambda: _answers(f"{address}/api/health/live", process, log), 30)
+        until(lambda: _answers(f"{address}/api/health/live", process, log))
         yield Server(address, log, tokens, process)
 
 
@@ -90,9 +91,9 @@ def serving(stack: Stack, tokens: Tokens, log: Path, **settings: object) -> Iter
 def guarded_dagster(stack: Stack, home: Path) -> Iterator[str]:
     """Dagster's daemon, and its web server behind the login: the API has to show a token of its own. The address."""
     home.mkdir(parents=True)
-    (home / "dagster.yaml").write_text(_INSTANCE)
+    (home / "dagster.yaml").write_text(INSTANCE)
     port = free_port()
-    environment = environment_of(stack) | {"DAGSTER_HOME": str(home)}
+    environment = environment_of(stack) | {"DAGSTER_HOME": str(home), "PYTHONPATH": f"{QUICK_TICKS}:{ROOT}"}
     daemon = [str(Path(sys.executable).with_name("dagster-daemon")), "run", "-m", "sbh_pipelines.definitions"]
     ui = [
         sys.executable,
@@ -105,7 +106,7 @@ def guarded_dagster(stack: Stack, home: Path) -> Iterator[str]:
     log = home / "log"
     with _process(daemon, environment, home / "daemon.log"), _process(ui, environment, log) as process:
         address = f"http://127.0.0.1:{port}"
-        until(lambda: _answers(f"{address}/server_info", process, log, 401), 120)
+        until(lambda: _answers(f"{address}/server_info", process, log, 401))
         yield address
 
 

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from sbh_pipelines.security.policy import Role
 from sbh_pipelines_tests.support.servers import Server
 
@@ -11,6 +13,7 @@ from sbh_pipelines_tests.support.servers import Server
 _NOT_CHECKED = "positive_data_acceptance"
 
 
+@pytest.mark.soak
 def test_no_request_breaks_the_server_or_the_document(server: Server, backed_up: str, tmp_path: Path) -> None:
     """No 5xx, no answer that the document does not describe, no malformed request that is taken, no way past the token."""
     token = server.tokens.issue("fuzzer", "*", Role.ADMIN, 3600)

@@ -13,15 +13,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines_tests.support.application import ADMIN, Application
 from sbh_pipelines_tests.support.databases import Database, fresh_database
+from sbh_pipelines_tests.support.effort import examples
 from sbh_pipelines_tests.support.schemas import SLUGS, Built, World, worlds
 
-EXAMPLES = int(os.environ.get("ROUND_TRIPS", "12"))
+EXAMPLES = examples(6)
 # Shrinking takes minutes on a real server; the printed world is enough to begin with.
 PHASES = [Phase.explicit, Phase.generate, *([Phase.shrink] if "ROUND_TRIPS_SHRINK" in os.environ else [])]
 
@@ -46,7 +47,7 @@ def absent(server: Database) -> frozenset[str]:
     return frozenset(absent)
 
 
-@settings(max_examples=EXAMPLES, deadline=None, database=None, phases=PHASES, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, phases=PHASES)
 @given(data=st.data())
 def test_a_wrecked_tenant_comes_back_byte_for_byte(
     server: Database, absent: frozenset[str], data: st.DataObject

@@ -13,7 +13,7 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from sbh_pipelines.backup.contents.manifest import Component, Manifest
@@ -27,6 +27,7 @@ from sbh_pipelines.model import BackupId, BackupType
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines_tests.support.application import ACME, ADMIN, Application
 from sbh_pipelines_tests.support.databases import Database, fresh_database
+from sbh_pipelines_tests.support.effort import examples
 from sbh_pipelines_tests.support.fault_stores import nothing, wrap
 from sbh_pipelines_tests.support.site import site_of
 
@@ -457,11 +458,8 @@ def server(embedded_stack: Stack) -> Any:
 
 
 @settings(
-    max_examples=6,
-    deadline=None,
-    database=None,
+    max_examples=examples(6),
     phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
 )
 @given(steps=st.lists(STEPS, min_size=4, max_size=12))
 def test_every_backup_restores_what_was_there(server: Database, steps: list[tuple[str, str, Any]]) -> None:

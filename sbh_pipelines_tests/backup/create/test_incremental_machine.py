@@ -18,7 +18,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis import Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
@@ -26,6 +26,7 @@ from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.errors import ForgetRefused
 from sbh_pipelines_tests.support.application import ADMIN
+from sbh_pipelines_tests.support.effort import SECONDS
 from sbh_pipelines_tests.support.incremental.machine import (
     ALTERATIONS,
     CHANGES,
@@ -37,9 +38,8 @@ from sbh_pipelines_tests.support.incremental.machine import (
 )
 from sbh_pipelines_tests.support.own_server import OwnServer, own_server
 
-SECONDS = float(os.environ.get("TEST_MACHINE_S", "0"))
 FIRST_SEED = int(os.environ.get("TEST_MACHINE_SEED", "1"))
-EXAMPLES, STEPS = {18: 8, 15: 4}, 30
+EXAMPLES, STEPS = {18: 8, 15: 3}, 30
 TEMPLATE = "machine_template"
 EXPECTED = (
     "full",
@@ -287,14 +287,12 @@ def _run(server: OwnServer, examples: int, steps: int, **more: Any) -> None:
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
             **more,
         ),
     )
 
 
+@pytest.mark.soak
 def test_every_remaining_backup_restores_the_state_of_its_recovery_point(server: OwnServer) -> None:
     """Whatever happened in between: changes, open and prepared transactions, upheavals, forgetting, prune, restores."""
     if not SECONDS:

@@ -1,7 +1,7 @@
 """Backups of a database that is never at rest: each holds exactly what the server showed under its snapshot.
 
-By default one short round. `TEST_SOAK_S=900` goes on for so many seconds, in rounds of a minute with other seeds
-(`TEST_SOAK_SEED` is the first), on the versions in `TEST_SOAK_VERSIONS` ("18 15"), with maintenance and TRUNCATE meanwhile.
+One short round in `make test`. `make soak` goes on in rounds of a minute with other seeds (`TEST_SOAK_SEED` is the first), on
+both versions of the server, with maintenance and TRUNCATE meanwhile.
 """
 
 import os
@@ -28,14 +28,14 @@ from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.errors import error_from_dict
 from sbh_pipelines.model import RecoveryPoint, Tenant, TenantId
 from sbh_pipelines_tests.support.application import ADMIN, Application
+from sbh_pipelines_tests.support.effort import SECONDS, either
 from sbh_pipelines_tests.support.incremental.soak import LIKES, SCHEMA, TENANTS, WITNESSED, Witness, Writers, state_of
 from sbh_pipelines_tests.support.own_server import OwnServer, own_server
 from sbh_pipelines_tests.support.site import site_of
 
-SECONDS = float(os.environ.get("TEST_SOAK_S", "0"))
 FIRST_SEED = int(os.environ.get("TEST_SOAK_SEED", "1"))
-VERSIONS = [int(v) for v in os.environ.get("TEST_SOAK_VERSIONS", "18").split()]
-ROUND_S = 60.0 if SECONDS else 4.0
+VERSIONS = either([18], [18, 15])
+ROUND_S = either(4.0, 60.0)
 NUMBERS = {slug: number for number, slug in TENANTS.items()}
 # A table was truncated or rewritten under the backup; it was locked; another backup of the tenant is running.
 _MAY_FAIL = {"SBH-304", "SBH-303", "SBH-603"}
@@ -203,6 +203,7 @@ def _round(server: OwnServer, directory: Path, seed: int, monkeypatch: pytest.Mo
         server.drop_database(database.name)
 
 
+@pytest.mark.soak
 def test_every_backup_is_what_its_snapshot_showed(
     server: OwnServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ import psycopg2
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from psycopg2.extensions import make_dsn
 
@@ -30,6 +29,7 @@ from sbh_pipelines.errors import AccessDenied, RepositoryError, RequestError
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.support.application import ACME, ADMIN, Application
 from sbh_pipelines_tests.support.databases import Database, copy_text, fresh_database
+from sbh_pipelines_tests.support.effort import examples
 from sbh_pipelines_tests.support.schemas import NAMES, literal, quoted
 from sbh_pipelines_tests.support.values import DEFINITIONS, OWN, PLAIN, Kind
 
@@ -183,11 +183,8 @@ def test_every_type_comes_back_from_every_format(
 
 
 @settings(
-    max_examples=int(os.environ.get("EXPORTS", "3")),
-    deadline=None,
-    database=None,
+    max_examples=examples(3),
     phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
 )
 @given(data=st.data())
 def test_random_rows_come_back_from_every_format(

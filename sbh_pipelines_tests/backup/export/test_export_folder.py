@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sbh_pipelines.backup.contents.reader import OpenBackup
 from sbh_pipelines.backup.export.folder import ExportFolder, new_folder, table_file, usable_path
 from sbh_pipelines.errors import ExportFailed, RequestError
 from sbh_pipelines_tests.support.application import ACME, ADMIN, Application
+from sbh_pipelines_tests.support.effort import examples
 
 HOSTILE = (
     "../escape", "../../etc/passwd", "/etc/passwd", "a/../../b", "a//b", "a/", "a", "a/b", "a/b/c", ".", "..", "./a", "", "/", "//",
@@ -60,7 +61,7 @@ def test_hostile_keys_stay_below_the_folder(
 _keys = st.lists(st.text("ab./\\\0\n ü\udcff", max_size=6), unique=True, max_size=12)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60))
 @given(keys=_keys)
 def test_no_key_leads_out_or_into_another_file(keys: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
     place = tmp_path_factory.mktemp("keys")

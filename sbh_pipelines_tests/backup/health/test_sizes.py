@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sbh_pipelines.backup.contents.summary import BackupSummary, Figures
@@ -82,7 +82,6 @@ def test_a_backup_of_an_old_release_is_passed_over() -> None:
     assert unusual_measures([nothing, *backups(1000, 1000, 1000, 1000)], RULES) == []
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 10**9), max_size=40))
 def test_never_small_and_large_and_never_without_cause(rows: list[int]) -> None:
     found = unusual_measures(backups(*rows), RULES)
@@ -91,7 +90,6 @@ def test_never_small_and_large_and_never_without_cause(rows: list[int]) -> None:
         assert odd.value < odd.usual / 2 if odd.small else odd.value > odd.usual * 3
 
 
-@settings(deadline=None)
 @given(st.integers(100, 10**6), st.lists(st.floats(0.8, 1.5), min_size=4, max_size=40))
 def test_ordinary_changes_are_not_told(base: int, shares: list[float]) -> None:
     assert unusual_measures(backups(*(int(base * share) + 100 for share in shares)), RULES) == []

@@ -35,6 +35,7 @@ from sbh_pipelines.stores.local import open_local
 from sbh_pipelines_tests.backup.create.test_crash import Clock, Death, Killed, struck
 from sbh_pipelines_tests.backup.retain.test_prune import DAY, KEEP_ALL, SMALL, change, check, history, restores
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application, State
+from sbh_pipelines_tests.support.effort import examples
 from sbh_pipelines_tests.support.site import site_of
 from sbh_pipelines_tests.support.store_time import store_time
 
@@ -404,8 +405,7 @@ def test_a_re_encryption_killed_at_any_write(
 
 
 @settings(
-    max_examples=4,
-    deadline=None,
+    max_examples=examples(4),
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

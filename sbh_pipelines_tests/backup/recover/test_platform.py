@@ -23,6 +23,7 @@ from sbh_pipelines.errors import (
 )
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.support.databases import Database, fresh_database
+from sbh_pipelines_tests.support.effort import examples
 from sbh_pipelines_tests.support.own_server import VERSIONS, own_server
 from sbh_pipelines_tests.support.restore.platform import PROGRAMS, READER, content
 from sbh_pipelines_tests.support.schemas import NAMES, literal, quoted
@@ -196,8 +197,7 @@ def shared(draw: Callable[..., Any]) -> dict[str, tuple[list[tuple[str, str]], l
 
 
 @settings(
-    max_examples=2,
-    deadline=None,
+    max_examples=examples(2),
     phases=[Phase.reuse, Phase.generate],  # shrinking takes minutes: each example makes two databases
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -32,6 +32,7 @@ from sbh_pipelines.errors import ProofFailed, RestoreRefused
 from sbh_pipelines.model import BackupId, utc_now
 from sbh_pipelines_tests.support.application import ACME, ADMIN, Application
 from sbh_pipelines_tests.support.databases import Database, fresh_database
+from sbh_pipelines_tests.support.effort import examples
 
 SCHEMA = """
 CREATE TABLE tenants (id int PRIMARY KEY, slug text UNIQUE, region text, tier text);
@@ -181,8 +182,7 @@ ACTS = st.tuples(
 
 
 @settings(
-    max_examples=10,
-    deadline=None,
+    max_examples=examples(10),
     derandomize=True,
     phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -1,7 +1,6 @@
 """Prune of a tenant: after any sequence of backups, forgets, prunes and crashes, every backup that is left restores."""
 
 import json
-import os
 import random
 import shutil
 import threading
@@ -10,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
@@ -21,6 +20,7 @@ from sbh_pipelines.model import Progress
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.backup.create.test_crash import STEPS, Clock, Death, Killed, _killed_process, struck
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application, State
+from sbh_pipelines_tests.support.effort import examples
 from sbh_pipelines_tests.support.store_time import store_time
 
 DAY = timedelta(days=1)
@@ -231,9 +231,7 @@ ACTIONS = st.one_of(
 
 
 @settings(
-    max_examples=int(os.environ.get("TEST_PRUNE_EXAMPLES", "3")),
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
+    max_examples=examples(3),
     phases=[Phase.explicit, Phase.generate],  # each run takes seconds: shrinking would take minutes
 )
 @given(actions=st.lists(ACTIONS, min_size=4, max_size=12))

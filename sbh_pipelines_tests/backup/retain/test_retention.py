@@ -24,6 +24,7 @@ from sbh_pipelines.backup.retain.policy import Verdict, decide, policy_of
 from sbh_pipelines.errors import CorruptObject, SettingsError
 from sbh_pipelines.model import BackupId, BackupType, Tenant, TenantId
 from sbh_pipelines.settings import RetentionClass, RetentionSettings, Settings, load_settings
+from sbh_pipelines_tests.support.effort import examples
 
 GOLDEN = Path(__file__).parent / "golden" / "retention"
 SPECIFIED = RetentionSettings()
@@ -197,7 +198,7 @@ def test_deciding_again_after_forgetting_drops_nothing_more(
 
 
 @given(POLICIES, histories())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_forgetting_at_every_backup_keeps_what_forgetting_once_keeps(
     policy: RetentionSettings, made: list[BackupSummary]
 ) -> None:

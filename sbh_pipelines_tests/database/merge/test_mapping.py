@@ -19,6 +19,7 @@ from sbh_pipelines.database.session.sql import sql_name
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.settings import Settings
 from sbh_pipelines_tests.support.databases import Database, copy_text, fresh_database
+from sbh_pipelines_tests.support.effort import examples
 from sbh_pipelines_tests.support.values import DEFINITIONS, ENUM_LABELS, NASTY_TEXT, OWN, PLAIN
 
 _KINDS = {name: kind for name, kind in {**PLAIN, **OWN}.items() if name not in ("vector", "xml")}
@@ -361,7 +362,7 @@ def test_round_trip_of_every_hard_value(every_type: tuple[Any, list[str]]) -> No
     round_trip(session, kinds, [[v[n] if n < len(v) else None for v in listed] for n in range(longest)])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15))
 @given(
     st.lists(
         st.tuples(*(st.one_of(st.none(), kind.values) for kind in _KINDS.values())).map(list), min_size=1, max_size=4
@@ -372,7 +373,7 @@ def test_round_trip_of_any_value(every_type: tuple[Any, list[str]], rows: list[l
     round_trip(*every_type, rows)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8), st.integers(1, 6))
 def test_text_into_less_room(server: tuple[Database, Any], value: str, room: int) -> None:
     """Our SQL takes and refuses exactly what the type's input does, with the same result."""

@@ -24,6 +24,7 @@ from sbh_pipelines.database.session.connection import connect
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.settings import Settings
 from sbh_pipelines_tests.support.databases import copy_text, fresh_database
+from sbh_pipelines_tests.support.effort import examples
 
 _SCHEMA = """
 CREATE TABLE tenants (id int PRIMARY KEY, slug text, region text, tier text);
@@ -63,28 +64,28 @@ def buckets(keyed: tuple[Any, dict[str, MappedTable]], name: str, values: list[A
         assert bucket_of(code.kind, fields.split(b"\t")) == int(bucket), line
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=30))
 def test_integers(keyed: tuple[Any, dict[str, MappedTable]], values: list[int]) -> None:
     """All of bigint, its lowest value included."""
     buckets(keyed, "ints", [(v,) for v in values], "%s")
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20))
 @given(st.lists(st.uuids(), max_size=30))
 def test_uuids(keyed: tuple[Any, dict[str, MappedTable]], values: list[Any]) -> None:
     """UUIDs, by their last digits."""
     buckets(keyed, "uuids", [(str(v),) for v in values], "%s")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(st.lists(_TEXT, max_size=30))
 def test_texts(keyed: tuple[Any, dict[str, MappedTable]], values: list[str]) -> None:
     """Text with everything that COPY escapes."""
     buckets(keyed, "texts", [(v,) for v in values], "%s")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 @given(
     st.lists(
         st.tuples(
@@ -129,7 +130,6 @@ def test_bucket_bits(rows: int, bits: int) -> None:
     assert bucket_bits(rows) == bits
 
 
-@settings(deadline=None)  # the first example imports numpy
 @given(
     st.lists(st.integers(-(2**63), 2**63 - 1), max_size=50),
     st.integers(0, 6),

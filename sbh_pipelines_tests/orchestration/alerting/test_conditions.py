@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from sbh_pipelines.orchestration.alerting.conditions import SEVERITIES, Condition, Kind, Memory, Notice, step
+from sbh_pipelines_tests.support.effort import examples
 
 HOUR = 3600.0
 TOGETHER = 3
@@ -78,10 +79,9 @@ class Watched(RuleBasedStateMachine):
 
 
 TestWatched = Watched.TestCase
-TestWatched.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestWatched.settings = settings(max_examples=examples(60), stateful_step_count=25)
 
 
-@settings(deadline=None)
 @given(st.lists(_CONDITIONS, unique_by=lambda c: c.key), st.sampled_from(["", "null", "[]", "{}", '{"open": 1}', "7"]))
 def test_of_a_lost_memory_everything_is_told_anew_under_the_same_keys(found: list[Condition], text: str) -> None:
     before, _ = told(found, Memory())
@@ -92,7 +92,6 @@ def test_of_a_lost_memory_everything_is_told_anew_under_the_same_keys(found: lis
     assert {n.key for n in over} == {n.key for n in before}
 
 
-@settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["open", "topics", "a/b"]), inner)))  # fmt: skip
 def test_any_memory_at_all_can_be_read(document: object) -> None:
     notices, _ = told([condition("damaged/a")], Memory.from_dict(document))

@@ -23,6 +23,7 @@ from sbh_pipelines.stores.base import ObjectStore
 from sbh_pipelines.stores.local import open_local
 from sbh_pipelines.stores.object_store import Store
 from sbh_pipelines_tests.stores.test_stores import s3
+from sbh_pipelines_tests.support.effort import examples
 from sbh_pipelines_tests.support.fault_stores import Killed
 from sbh_pipelines_tests.support.memory_store import MemoryStore
 
@@ -198,7 +199,7 @@ def _merged(objects: Iterable[bytes]) -> Merge:
     return merge
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(_ANY, st.randoms(use_true_random=False))
 def test_order_and_repetition_mean_nothing(written: list[list[TenantRecord]], shuffle: Any) -> None:
     """Any order, any duplicates, merged before or not: the same records, even of writers that contradict each other."""
@@ -210,7 +211,7 @@ def test_order_and_repetition_mean_nothing(written: list[list[TenantRecord]], sh
     assert _merged(shuffled).records() == _merged(compacted).records() == merge.records()
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(_CONSISTENT, st.randoms(use_true_random=False))
 def test_what_a_killed_compaction_leaves_means_nothing(written: list[list[TenantRecord]], choose: Any) -> None:
     """The merged object with any of those that it replaces."""

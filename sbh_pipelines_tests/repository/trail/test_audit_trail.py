@@ -38,6 +38,7 @@ from sbh_pipelines.stores.object_lock import LockedBucket
 from sbh_pipelines_tests.stores.test_stores import s3
 from sbh_pipelines_tests.stores.test_stores import secret as s3_secret
 from sbh_pipelines_tests.support.audit_writer import ACME, KEY
+from sbh_pipelines_tests.support.effort import examples
 from sbh_pipelines_tests.support.fault_stores import Killed, Wrapped, nothing
 from sbh_pipelines_tests.support.memory_store import MemoryStore
 
@@ -383,7 +384,7 @@ sizes = st.lists(st.integers(1, 4), min_size=1, max_size=6)
 
 
 @given(sizes=sizes, data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 def test_an_event_that_is_removed_or_moved_is_found(sizes: list[int], data: st.DataObject) -> None:
     """Any one, also the first and the last; any two exchanged, also across objects; any one repeated anywhere."""
     store, _ = written(*sizes)
@@ -407,7 +408,7 @@ def test_an_event_that_is_removed_or_moved_is_found(sizes: list[int], data: st.D
 
 
 @given(sizes=sizes, data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 def test_a_field_that_is_changed_is_found_with_its_number(sizes: list[int], data: st.DataObject) -> None:
     """Also by somebody who makes the hash anew: the signature needs the catalog's key."""
     store, _ = written(*sizes)
@@ -429,7 +430,7 @@ def test_a_field_that_is_changed_is_found_with_its_number(sizes: list[int], data
 
 
 @given(sizes=sizes, data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 def test_a_byte_that_is_changed_anywhere_is_found(sizes: list[int], data: st.DataObject) -> None:
     """In any object of the trail; its head included."""
     store, _ = written(*sizes)
@@ -442,7 +443,7 @@ def test_a_byte_that_is_changed_anywhere_is_found(sizes: list[int], data: st.Dat
 
 
 @given(sizes=sizes, data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 def test_an_object_that_is_removed_moved_inserted_or_cut_off_is_found(sizes: list[int], data: st.DataObject) -> None:
     """The newest ones as well: the head is further on."""
     store, _ = written(*sizes)
