@@ -67,7 +67,7 @@ class TimedStore(MemoryStore):
 
 
 @dataclass
-class Place:
+class PrunedRepository:
     """A tenant's repository; `needed` are the chunks of its backups, by content."""
 
     store: TimedStore = field(default_factory=TimedStore)
@@ -126,164 +126,164 @@ class Place:
 
 
 @pytest.fixture
-def place() -> Place:
-    return Place()
+def pruned() -> PrunedRepository:
+    return PrunedRepository()
 
 
 def content(seed: int, size: int = 3000) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-def test_a_pack_that_nobody_needs_is_retired_and_a_day_later_removed(place: Place) -> None:
-    place.write(content(1), content(2))
-    place.write(content(3))
-    place.need(content(1), content(2))
-    place.store.now += DAY
-    _, first = place.prune()
+def test_a_pack_that_nobody_needs_is_retired_and_a_day_later_removed(pruned: PrunedRepository) -> None:
+    pruned.write(content(1), content(2))
+    pruned.write(content(3))
+    pruned.need(content(1), content(2))
+    pruned.store.now += DAY
+    _, first = pruned.prune()
     assert (first.packs_retired, first.packs_deleted, first.bytes_freed) == (1, 0, 0)
-    place.store.now += DAY - timedelta(seconds=1)
-    plan, early = place.prune()
+    pruned.store.now += DAY - timedelta(seconds=1)
+    plan, early = pruned.prune()
     assert early.objects_deleted == 0
     assert "some may still read it" in plan.keep[0].why
-    size = sum(len(place.store.objects[key]) for key in place.store.objects)
-    place.store.now += timedelta(seconds=1)
-    _, second = place.prune()
+    size = sum(len(pruned.store.objects[key]) for key in pruned.store.objects)
+    pruned.store.now += timedelta(seconds=1)
+    _, second = pruned.prune()
     assert second.packs_deleted == 1
-    assert second.bytes_freed == size - sum(len(body) for body in place.store.objects.values())
-    assert len(place.store.names(Keys.PACKS)) == 1
-    assert len(place.store.names(Keys.INDEX)) == 1
-    place.check()
+    assert second.bytes_freed == size - sum(len(body) for body in pruned.store.objects.values())
+    assert len(pruned.store.names(Keys.PACKS)) == 1
+    assert len(pruned.store.names(Keys.INDEX)) == 1
+    pruned.check()
 
 
-def test_young_packs_are_left_alone(place: Place) -> None:
+def test_young_packs_are_left_alone(pruned: PrunedRepository) -> None:
     """Whoever writes them may be about to need them."""
-    place.write(content(1), indexed=False)
-    place.write(content(2), content(3), content(4))
-    place.need(content(2))
-    before = dict(place.store.objects)
-    place.store.now += DAY - timedelta(seconds=1)
-    plan, _ = place.prune()
+    pruned.write(content(1), indexed=False)
+    pruned.write(content(2), content(3), content(4))
+    pruned.need(content(2))
+    before = dict(pruned.store.objects)
+    pruned.store.now += DAY - timedelta(seconds=1)
+    plan, _ = pruned.prune()
     assert sorted(decision.why for decision in plan.keep) == [
         "backups need 33% of it, but it is young",
         "no backup needs it, but it is young",
     ]
-    assert {key for key in place.store.objects if "/packs/" in key} == {key for key in before if "/packs/" in key}
+    assert {key for key in pruned.store.objects if "/packs/" in key} == {key for key in before if "/packs/" in key}
 
 
-def test_a_pack_that_is_mostly_dead_is_rewritten_without_the_rest(place: Place) -> None:
+def test_a_pack_that_is_mostly_dead_is_rewritten_without_the_rest(pruned: PrunedRepository) -> None:
     """Its needed chunks are copied as they are sealed, and read by whoever opened the repository before, too."""
-    place.write(*map(content, range(10)))
-    place.need(content(3), content(7))
-    place.store.now += DAY
-    reader = place.open()
-    _, report = place.prune()
+    pruned.write(*map(content, range(10)))
+    pruned.need(content(3), content(7))
+    pruned.store.now += DAY
+    reader = pruned.open()
+    _, report = pruned.prune()
     assert (report.packs_rewritten, report.packs_written) == (1, 1)
     assert 6000 < report.bytes_rewritten < 6500
-    place.check()
-    place.check(reader)
-    place.settle()
-    (pack,) = place.store.names(Keys.PACKS)
-    assert len(place.store.objects[PREFIX + pack]) == report.bytes_rewritten
-    place.check()
+    pruned.check()
+    pruned.check(reader)
+    pruned.settle()
+    (pack,) = pruned.store.names(Keys.PACKS)
+    assert len(pruned.store.objects[PREFIX + pack]) == report.bytes_rewritten
+    pruned.check()
 
 
-def test_a_pack_of_which_half_is_needed_stays(place: Place) -> None:
-    place.write(*map(content, range(10)))
-    place.need(*map(content, range(5)))
-    place.store.now += DAY
-    plan, report = place.prune()
+def test_a_pack_of_which_half_is_needed_stays(pruned: PrunedRepository) -> None:
+    pruned.write(*map(content, range(10)))
+    pruned.need(*map(content, range(5)))
+    pruned.store.now += DAY
+    plan, report = pruned.prune()
     assert plan.rewrite == []
     assert report == Report()
 
 
-def test_rewritten_packs_are_filled_up_to_their_size(place: Place) -> None:
+def test_rewritten_packs_are_filled_up_to_their_size(pruned: PrunedRepository) -> None:
     for n in range(12):
-        place.write(*(content(100 * n + k) for k in range(10)))
-        place.need(content(100 * n), content(100 * n + 1))
-    place.settle()
-    sizes = sorted(len(place.store.objects[PREFIX + name]) for name in place.store.names(Keys.PACKS))
+        pruned.write(*(content(100 * n + k) for k in range(10)))
+        pruned.need(content(100 * n), content(100 * n + 1))
+    pruned.settle()
+    sizes = sorted(len(pruned.store.objects[PREFIX + name]) for name in pruned.store.names(Keys.PACKS))
     assert len(sizes) == 2  # 24 chunks of 3,000 bytes, 40,000 bytes a pack
     assert sizes[-1] < 44_000
-    place.check()
+    pruned.check()
 
 
-def test_chunks_larger_than_what_is_read_at_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_larger_than_what_is_read_at_once(pruned: PrunedRepository, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pruning, "_READ_BYTES", 100)
-    place.write(*map(content, range(10)))
-    place.need(content(3), content(4), content(9))
-    place.settle()
-    place.check()
+    pruned.write(*map(content, range(10)))
+    pruned.need(content(3), content(4), content(9))
+    pruned.settle()
+    pruned.check()
 
 
-def test_many_small_packs_are_merged(place: Place) -> None:
+def test_many_small_packs_are_merged(pruned: PrunedRepository) -> None:
     for n in range(6):
-        place.write(content(n))
-        place.need(content(n))
-    place.settle(replace(SHAPE, small_packs=6))
-    assert len(place.store.names(Keys.PACKS)) == 1
-    place.check()
+        pruned.write(content(n))
+        pruned.need(content(n))
+    pruned.settle(replace(SHAPE, small_packs=6))
+    assert len(pruned.store.names(Keys.PACKS)) == 1
+    pruned.check()
 
 
 def test_many_small_index_objects_are_merged_into_few_of_bounded_size(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    pruned: PrunedRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for n in range(7):  # one more, and the writer would merge them
-        place.write(*(content(10 * n + k, 50) for k in range(10)))
-        place.need(*(content(10 * n + k, 50) for k in range(10)))
-    place.store.now += DAY
-    reader = place.open()
-    plan, report = place.prune(shape=replace(SHAPE, index_objects=6))
+        pruned.write(*(content(10 * n + k, 50) for k in range(10)))
+        pruned.need(*(content(10 * n + k, 50) for k in range(10)))
+    pruned.store.now += DAY
+    reader = pruned.open()
+    plan, report = pruned.prune(shape=replace(SHAPE, index_objects=6))
     assert (len(plan.replace_index), report.index_objects_written) == (7, 1)
-    place.check(reader)
-    assert len(place.open().indexed) == 1
+    pruned.check(reader)
+    assert len(pruned.open().indexed) == 1
     monkeypatch.setattr(pruning, "INDEX_BYTES", 48 * 30)
     for n in range(7, 14):
-        place.write(*(content(10 * n + k, 50) for k in range(10)))
-        place.need(*(content(10 * n + k, 50) for k in range(10)))
-    place.store.now += DAY
-    _, report = place.prune(shape=replace(SHAPE, index_objects=6))
+        pruned.write(*(content(10 * n + k, 50) for k in range(10)))
+        pruned.need(*(content(10 * n + k, 50) for k in range(10)))
+    pruned.store.now += DAY
+    _, report = pruned.prune(shape=replace(SHAPE, index_objects=6))
     assert report.index_objects_written > 3
-    place.check()
+    pruned.check()
 
 
-def test_what_a_killed_writer_left_is_indexed_if_it_is_needed(place: Place) -> None:
+def test_what_a_killed_writer_left_is_indexed_if_it_is_needed(pruned: PrunedRepository) -> None:
     """Its packs are opened one by one at every opening until then."""
-    place.write(content(1), indexed=False)
-    place.need(content(1))
-    assert len(place.open().unindexed) == 1
-    place.prune()
-    assert place.open().unindexed == {}
-    place.check()
+    pruned.write(content(1), indexed=False)
+    pruned.need(content(1))
+    assert len(pruned.open().unindexed) == 1
+    pruned.prune()
+    assert pruned.open().unindexed == {}
+    pruned.check()
 
 
-def test_a_backup_that_needs_what_was_retired_still_has_it(place: Place) -> None:
+def test_a_backup_that_needs_what_was_retired_still_has_it(pruned: PrunedRepository) -> None:
     """A writer that slept through a prune, and committed nevertheless: the next prune takes its chunks into use again."""
-    place.write(content(1), content(2))
-    place.write(content(3))
-    place.need(content(1))
-    place.store.now += DAY
-    place.prune(shape=replace(SHAPE, repack_below=0.9))
-    place.need(content(2), content(3))
-    place.check()
-    place.store.now += DAY
-    plan, report = place.prune()
+    pruned.write(content(1), content(2))
+    pruned.write(content(3))
+    pruned.need(content(1))
+    pruned.store.now += DAY
+    pruned.prune(shape=replace(SHAPE, repack_below=0.9))
+    pruned.need(content(2), content(3))
+    pruned.check()
+    pruned.store.now += DAY
+    plan, report = pruned.prune()
     assert {d.why for d in plan.rewrite} == {"it was retired, but a backup needs it"}
     assert report.packs_deleted == 0  # somebody may read them where they were: they are retired once more
-    place.check()
-    place.settle()
-    place.check()
-    assert place.open().index.find(place.sealer.name(content(2))) is not None
+    pruned.check()
+    pruned.settle()
+    pruned.check()
+    assert pruned.open().index.find(pruned.sealer.name(content(2))) is not None
 
 
-def test_a_chunk_that_was_retired_is_stored_anew_by_the_next_backup(place: Place) -> None:
+def test_a_chunk_that_was_retired_is_stored_anew_by_the_next_backup(pruned: PrunedRepository) -> None:
     """Nothing new is built on what is about to go."""
-    place.write(content(1))
-    place.store.now += DAY
-    place.prune()
-    place.write(content(1), name="backup_2")
-    place.need(content(1))
-    place.settle()
-    place.check()
+    pruned.write(content(1))
+    pruned.store.now += DAY
+    pruned.prune()
+    pruned.write(content(1), name="backup_2")
+    pruned.need(content(1))
+    pruned.settle()
+    pruned.check()
 
 
 @pytest.mark.parametrize("stage", ["first", "second", "everything"])
@@ -291,175 +291,175 @@ def test_killed_at_any_write(stage: str) -> None:
     """After any of a prune's writes and deletes all is readable and nothing looks damaged; the next prunes finish."""
     shape = replace(SHAPE, small_packs=4, index_objects=3)
 
-    def ready() -> Place:
-        place = Place()
+    def ready() -> PrunedRepository:
+        pruned = PrunedRepository()
         for n in range(5):
-            place.write(*(content(100 * n + k) for k in range(8)))
-        place.write(content(900))
-        place.write(content(901), indexed=False)
-        place.store.put(f"{PREFIX}database/backup_0.json", b"{}")
-        place.need(content(0), content(100), *(content(200 + k) for k in range(8)), content(901))
-        place.store.now += DAY
+            pruned.write(*(content(100 * n + k) for k in range(8)))
+        pruned.write(content(900))
+        pruned.write(content(901), indexed=False)
+        pruned.store.put(f"{PREFIX}database/backup_0.json", b"{}")
+        pruned.need(content(0), content(100), *(content(200 + k) for k in range(8)), content(901))
+        pruned.store.now += DAY
         if stage != "first":
-            place.prune(shape=shape)
+            pruned.prune(shape=shape)
             if stage == "everything":
-                place.need(content(300))  # retired
+                pruned.need(content(300))  # retired
                 for n in range(5, 9):
-                    place.write(content(100 * n), name=f"backup_{n}")
-                    place.need(content(100 * n))
-            place.store.now += DAY
-        return place
+                    pruned.write(content(100 * n), name=f"backup_{n}")
+                    pruned.need(content(100 * n))
+            pruned.store.now += DAY
+        return pruned
 
     for nth in range(200):
-        place = ready()
-        reader = place.open()
-        place.store.writes_left = nth
+        pruned = ready()
+        reader = pruned.open()
+        pruned.store.writes_left = nth
         try:
-            place.prune(shape=shape)
+            pruned.prune(shape=shape)
             died = False
         except Dead:
             died = True
-        place.store.writes_left = None
-        place.check()
-        place.check(reader)  # whoever opened it before has a day
-        place.write(content(777), content(1), name="backup_7")
-        place.need(content(777), content(1))
-        place.check()
-        place.settle(shape)
-        place.check()
-        stored = sum(len(place.store.objects[PREFIX + name]) for name in place.store.names(Keys.PACKS))
-        assert stored < 2 * sum(map(len, place.needed.values()))
-        assert not place.store.names("database/")
+        pruned.store.writes_left = None
+        pruned.check()
+        pruned.check(reader)  # whoever opened it before has a day
+        pruned.write(content(777), content(1), name="backup_7")
+        pruned.need(content(777), content(1))
+        pruned.check()
+        pruned.settle(shape)
+        pruned.check()
+        stored = sum(len(pruned.store.objects[PREFIX + name]) for name in pruned.store.names(Keys.PACKS))
+        assert stored < 2 * sum(map(len, pruned.needed.values()))
+        assert not pruned.store.names("database/")
         if not died:
             break
     assert nth >= 3
 
 
-def test_a_lease_lost_on_the_way_stops_before_anything_takes_effect(place: Place) -> None:
-    place.write(content(1), content(2), content(3))
-    place.need(content(1))
-    place.store.now += DAY
-    repository = place.open()
+def test_a_lease_lost_on_the_way_stops_before_anything_takes_effect(pruned: PrunedRepository) -> None:
+    pruned.write(content(1), content(2), content(3))
+    pruned.need(content(1))
+    pruned.store.now += DAY
+    repository = pruned.open()
 
     def lost() -> None:
         raise LeaseLost("The lease on the tenant was lost")
 
     with repository.index.marks() as marks:
-        marks.add_all(place.needed)
-        plan = make_plan(repository, marks, [], place.store.now, Safety(), SHAPE)
+        marks.add_all(pruned.needed)
+        plan = make_plan(repository, marks, [], pruned.store.now, Safety(), SHAPE)
         with pytest.raises(LeaseLost):
             carry_out(repository, marks, plan, lost, no_progress)
-    assert place.open().retirements == []
-    place.check()
+    assert pruned.open().retirements == []
+    pruned.check()
 
 
-def damage(place: Place, name: str) -> None:
-    body = bytearray(place.store.objects[PREFIX + name])
+def damage(pruned: PrunedRepository, name: str) -> None:
+    body = bytearray(pruned.store.objects[PREFIX + name])
     body[40] ^= 1
-    place.store.objects[PREFIX + name] = bytes(body)
+    pruned.store.objects[PREFIX + name] = bytes(body)
 
 
-def test_a_damaged_pack_that_nobody_needs_goes_with_its_mark(place: Place) -> None:
-    place.write(content(1))
-    place.need(content(1))
-    kept = place.store.names(Keys.PACKS)
-    place.write(content(2))
-    (bad,) = place.store.names(Keys.PACKS) - kept
-    damage(place, bad)
-    place.open().condemn(bytes.fromhex(bad.removeprefix(Keys.PACKS)))
-    place.store.put(f"{PREFIX}packs/{'ab' * 32}", b"truncated")
-    place.store.put(f"{PREFIX}index/damaged-{'cd' * 32}", b"{}")
-    place.store.now += DAY
-    plan, _ = place.prune()
+def test_a_damaged_pack_that_nobody_needs_goes_with_its_mark(pruned: PrunedRepository) -> None:
+    pruned.write(content(1))
+    pruned.need(content(1))
+    kept = pruned.store.names(Keys.PACKS)
+    pruned.write(content(2))
+    (bad,) = pruned.store.names(Keys.PACKS) - kept
+    damage(pruned, bad)
+    pruned.open().condemn(bytes.fromhex(bad.removeprefix(Keys.PACKS)))
+    pruned.store.put(f"{PREFIX}packs/{'ab' * 32}", b"truncated")
+    pruned.store.put(f"{PREFIX}index/damaged-{'cd' * 32}", b"{}")
+    pruned.store.now += DAY
+    plan, _ = pruned.prune()
     assert [d.why for d in plan.retire] == ["it is damaged, and no backup needs it"] * 2
-    assert place.store.names(Keys.DAMAGED) == {f"index/damaged-{bad.removeprefix(Keys.PACKS)}"}
-    place.settle()
-    assert place.store.names(Keys.PACKS) == kept
-    assert place.store.names(Keys.DAMAGED) == set()
-    place.check()
+    assert pruned.store.names(Keys.DAMAGED) == {f"index/damaged-{bad.removeprefix(Keys.PACKS)}"}
+    pruned.settle()
+    assert pruned.store.names(Keys.PACKS) == kept
+    assert pruned.store.names(Keys.DAMAGED) == set()
+    pruned.check()
 
 
-def test_a_damaged_index_object_is_replaced(place: Place) -> None:
+def test_a_damaged_index_object_is_replaced(pruned: PrunedRepository) -> None:
     """Packs describe themselves, so nothing is lost with it."""
-    place.write(content(1), content(2))
-    place.need(content(1), content(2))
-    (index,) = place.store.names(Keys.INDEX)
-    damage(place, index)
-    place.settle()
-    assert index not in place.store.names(Keys.INDEX)
-    assert place.open().unindexed == {}
-    place.check()
+    pruned.write(content(1), content(2))
+    pruned.need(content(1), content(2))
+    (index,) = pruned.store.names(Keys.INDEX)
+    damage(pruned, index)
+    pruned.settle()
+    assert index not in pruned.store.names(Keys.INDEX)
+    assert pruned.open().unindexed == {}
+    pruned.check()
 
 
-def test_a_damaged_retirement_is_forgotten(place: Place) -> None:
+def test_a_damaged_retirement_is_forgotten(pruned: PrunedRepository) -> None:
     """What it retired is in use again, and is retired again."""
-    place.write(content(1))
-    place.write(content(2))
-    place.need(content(1))
-    place.store.now += DAY
-    place.prune()
-    (record,) = place.store.names(Keys.RETIRED)
-    damage(place, record)
-    place.settle()
-    assert place.store.names(Keys.RETIRED) == set()
-    assert len(place.store.names(Keys.PACKS)) == 1
-    place.check()
+    pruned.write(content(1))
+    pruned.write(content(2))
+    pruned.need(content(1))
+    pruned.store.now += DAY
+    pruned.prune()
+    (record,) = pruned.store.names(Keys.RETIRED)
+    damage(pruned, record)
+    pruned.settle()
+    assert pruned.store.names(Keys.RETIRED) == set()
+    assert len(pruned.store.names(Keys.PACKS)) == 1
+    pruned.check()
 
 
-def refused(place: Place, match: str) -> None:
-    before = dict(place.store.objects)
+def refused(pruned: PrunedRepository, match: str) -> None:
+    before = dict(pruned.store.objects)
     with pytest.raises(PruneRefused, match=match) as error:
-        place.prune()
+        pruned.prune()
     assert error.value.remedy
-    assert {k: v for k, v in place.store.objects.items() if k in before} == before
-    assert not place.store.names(Keys.RETIRED)
+    assert {k: v for k, v in pruned.store.objects.items() if k in before} == before
+    assert not pruned.store.names(Keys.RETIRED)
 
 
-def test_refuses_when_something_needed_is_missing(place: Place) -> None:
-    place.write(content(1))
-    place.need(content(1), content(2))
-    place.store.now += DAY
-    refused(place, "A chunk is missing")
+def test_refuses_when_something_needed_is_missing(pruned: PrunedRepository) -> None:
+    pruned.write(content(1))
+    pruned.need(content(1), content(2))
+    pruned.store.now += DAY
+    refused(pruned, "A chunk is missing")
 
 
-def test_refuses_when_a_needed_pack_is_gone(place: Place) -> None:
-    place.write(content(1))
-    place.need(content(1))
-    (pack,) = place.store.names(Keys.PACKS)
-    place.store.delete([PREFIX + pack])
-    place.store.now += DAY
-    refused(place, "A pack is missing")
+def test_refuses_when_a_needed_pack_is_gone(pruned: PrunedRepository) -> None:
+    pruned.write(content(1))
+    pruned.need(content(1))
+    (pack,) = pruned.store.names(Keys.PACKS)
+    pruned.store.delete([PREFIX + pack])
+    pruned.store.now += DAY
+    refused(pruned, "A pack is missing")
 
 
-def test_refuses_when_a_chunk_to_be_copied_is_damaged(place: Place) -> None:
+def test_refuses_when_a_chunk_to_be_copied_is_damaged(pruned: PrunedRepository) -> None:
     """It is found before the pack is given up, and not carried on."""
-    place.write(content(1), content(2), content(3))
-    place.need(content(1))
-    (pack,) = place.store.names(Keys.PACKS)
-    damage(place, pack)
-    place.store.now += DAY
-    refused(place, "does not open")
+    pruned.write(content(1), content(2), content(3))
+    pruned.need(content(1))
+    (pack,) = pruned.store.names(Keys.PACKS)
+    damage(pruned, pack)
+    pruned.store.now += DAY
+    refused(pruned, "does not open")
 
 
-def test_refuses_what_a_newer_release_wrote(place: Place) -> None:
-    place.write(content(1))
-    place.need(content(1))
-    sealed = place.sealer.seal(b"", b"", b"I")
+def test_refuses_what_a_newer_release_wrote(pruned: PrunedRepository) -> None:
+    pruned.write(content(1))
+    pruned.need(content(1))
+    sealed = pruned.sealer.seal(b"", b"", b"I")
     body = b"\x09" + sealed[1:]
-    place.store.put(f"{PREFIX}index/x-{hashlib.sha256(body).hexdigest()[:16]}", body)
-    place.store.now += DAY
-    refused(place, "newer release")
+    pruned.store.put(f"{PREFIX}index/x-{hashlib.sha256(body).hexdigest()[:16]}", body)
+    pruned.store.now += DAY
+    refused(pruned, "newer release")
 
 
-def test_refuses_when_an_object_comes_from_the_future(place: Place) -> None:
-    place.write(content(1))
-    place.need(content(1))
-    place.store.now -= timedelta(minutes=6)
-    refused(place, "clocks|is 2025")
+def test_refuses_when_an_object_comes_from_the_future(pruned: PrunedRepository) -> None:
+    pruned.write(content(1))
+    pruned.need(content(1))
+    pruned.store.now -= timedelta(minutes=6)
+    refused(pruned, "clocks|is 2025")
 
 
-def test_foreign_objects_are_left_alone(place: Place) -> None:
-    place.write(content(1))
+def test_foreign_objects_are_left_alone(pruned: PrunedRepository) -> None:
+    pruned.write(content(1))
     foreign = [
         "packs/README",
         "database/notes.txt",
@@ -470,35 +470,35 @@ def test_foreign_objects_are_left_alone(place: Place) -> None:
         "journal/1",
     ]
     for name in foreign:
-        place.store.put(PREFIX + name, b"x")
-    place.store.now += 400 * DAY
+        pruned.store.put(PREFIX + name, b"x")
+    pruned.store.now += 400 * DAY
     for _ in range(3):
-        repository = place.open()
+        repository = pruned.open()
         with repository.index.marks() as marks:
-            plan = make_plan(repository, marks, [], place.store.now, Safety(), SHAPE)
+            plan = make_plan(repository, marks, [], pruned.store.now, Safety(), SHAPE)
             carry_out(repository, marks, plan, lambda: None, no_progress)
-        place.store.now += DAY
-    assert set(foreign) == place.store.names("")
+        pruned.store.now += DAY
+    assert set(foreign) == pruned.store.names("")
 
 
-def test_old_records_and_documents_of_forgotten_backups_go(place: Place) -> None:
-    place.write(content(1))
-    place.need(content(1))
+def test_old_records_and_documents_of_forgotten_backups_go(pruned: PrunedRepository) -> None:
+    pruned.write(content(1))
+    pruned.need(content(1))
     names = [f"{kind}/backup_{n}.json" for kind in ("database", "files", "config", "failures") for n in (1, 2)]
     for name in [*names, "restores/restore_1.json", "drills/drill_1.json", "drills/drill_2.json"]:
-        place.store.put(PREFIX + name, b"{}")
-    left = set(place.store.names(""))
-    place.store.now += DAY
-    place.prune()
-    (retired,) = place.store.names("") - left
+        pruned.store.put(PREFIX + name, b"{}")
+    left = set(pruned.store.names(""))
+    pruned.store.now += DAY
+    pruned.prune()
+    (retired,) = pruned.store.names("") - left
     assert retired.startswith(Keys.RETIRED)  # the manifest may be put back for a day
-    place.store.now += DAY
-    place.prune()
+    pruned.store.now += DAY
+    pruned.prune()
     left -= {"database/backup_2.json", "files/backup_2.json", "config/backup_2.json"}  # backup_1 is there
-    assert place.store.names("") == left
-    place.store.now += 88 * DAY
-    place.prune()
-    assert place.store.names("") == left - {
+    assert pruned.store.names("") == left
+    pruned.store.now += 88 * DAY
+    pruned.prune()
+    assert pruned.store.names("") == left - {
         "failures/backup_1.json",
         "failures/backup_2.json",
         "restores/restore_1.json",
@@ -506,47 +506,47 @@ def test_old_records_and_documents_of_forgotten_backups_go(place: Place) -> None
     }  # a tenant's newest drill stays
 
 
-def test_a_dry_run_says_what_would_be_done_and_writes_nothing(place: Place) -> None:
-    place.write(content(1), content(2), content(3))
-    place.need(content(1))
-    place.store.now += DAY
-    before = dict(place.store.objects)
-    plan, _ = place.prune(dry=True)
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(pruned: PrunedRepository) -> None:
+    pruned.write(content(1), content(2), content(3))
+    pruned.need(content(1))
+    pruned.store.now += DAY
+    before = dict(pruned.store.objects)
+    plan, _ = pruned.prune(dry=True)
     assert plan.counts()["packs_to_rewrite"] == 1
     assert plan.shown()[0].why == "backups need 33% of it"
-    assert place.store.objects == before
-    done, _ = place.prune()
+    assert pruned.store.objects == before
+    done, _ = pruned.prune()
     assert (done.prune_id, done.counts(), done.shown()) == (plan.prune_id, plan.counts(), plan.shown())
 
 
-def test_a_pack_that_does_not_read_back_stops_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pack_that_does_not_read_back_stops_it(pruned: PrunedRepository, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is given up for it."""
-    place.write(content(1), content(2), content(3))
-    place.need(content(1))
-    place.store.now += DAY
-    real = place.store.put
+    pruned.write(content(1), content(2), content(3))
+    pruned.need(content(1))
+    pruned.store.now += DAY
+    real = pruned.store.put
 
     def lossy(key: str, data: bytes) -> str:
         return real(key, data[:-1] + b"x" if "/packs/" in key else data)
 
-    monkeypatch.setattr(place.store, "put", lossy)
+    monkeypatch.setattr(pruned.store, "put", lossy)
     with pytest.raises(Exception, match="read back"):
-        place.prune()
-    assert place.open().retirements == []
+        pruned.prune()
+    assert pruned.open().retirements == []
 
 
-def test_a_mark_of_damage_is_lifted_once_the_content_is_right_again(place: Place) -> None:
-    (chunk,) = place.write(content(1))
-    (pack,) = place.store.names(Keys.PACKS)
+def test_a_mark_of_damage_is_lifted_once_the_content_is_right_again(pruned: PrunedRepository) -> None:
+    (chunk,) = pruned.write(content(1))
+    (pack,) = pruned.store.names(Keys.PACKS)
     pack_id = bytes.fromhex(pack.removeprefix(Keys.PACKS))
-    sound = place.store.objects[PREFIX + pack]
-    damage(place, pack)
-    place.open().condemn(pack_id)
-    repository = place.open()
+    sound = pruned.store.objects[PREFIX + pack]
+    damage(pruned, pack)
+    pruned.open().condemn(pack_id)
+    repository = pruned.open()
     with pytest.raises(CorruptObject):
         repository.read_chunk(chunk)
     assert not repository.lift(pack_id)
-    place.store.put(PREFIX + pack, sound)
+    pruned.store.put(PREFIX + pack, sound)
     assert repository.lift(pack_id)
     assert repository.read_chunk(chunk) == content(1)
-    assert place.open().read_chunk(chunk) == content(1)
+    assert pruned.open().read_chunk(chunk) == content(1)

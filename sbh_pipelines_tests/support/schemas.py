@@ -1,6 +1,6 @@
 """Random applications for the round trips: schemas with odd names, types and keys; rows of three tenants; ways to wreck one.
 
-A `World` is drawn by hypothesis and `build` makes it in a schema of its own. Everything it does to the database is plain
+A `GeneratedSchema` is drawn by hypothesis and `build` makes it in a schema of its own. Everything it does to the database is plain
 SQL of its own; nothing is taken from the engine that it tests.
 """
 
@@ -71,7 +71,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Wreck:
+class DamageStatement:
     verb: str  # delete, update, insert, rotate
     table: int
     every: int
@@ -81,13 +81,13 @@ class Wreck:
 
 
 @dataclass(frozen=True)
-class World:
+class GeneratedSchema:
     schema: str
     tenant_table: str
     tenant_column: str
     tenant_type: str
     tables: tuple[Table, ...]
-    wreck: tuple[Wreck, ...]
+    wreck: tuple[DamageStatement, ...]
     files: tuple[tuple[str, bytes], ...]
 
     @property
@@ -136,7 +136,7 @@ def _rows(table: Table, least: int, most: int) -> st.SearchStrategy[Any]:
 
 
 @st.composite
-def worlds(draw: st.DrawFn, without: frozenset[str] = frozenset()) -> World:
+def generated_schemas(draw: st.DrawFn, without: frozenset[str] = frozenset()) -> GeneratedSchema:
     """`without`: kinds that this server cannot do."""
     kinds = {n: k for n, k in {**PLAIN, **OWN}.items() if n not in without}
     names = draw(st.permutations(NAMES))
@@ -153,7 +153,7 @@ def worlds(draw: st.DrawFn, without: frozenset[str] = frozenset()) -> World:
             column = draw(st.integers(0, len(tables[number].columns) - 1))
             value = draw(st.none() | tables[number].columns[column].of().values)
         rows = draw(_rows(tables[number], 1, 4)) if verb == "insert" else ()
-        wreck.append(Wreck(verb, number, draw(st.integers(1, 3)), column, value, tuple(rows)))
+        wreck.append(DamageStatement(verb, number, draw(st.integers(1, 3)), column, value, tuple(rows)))
     files = draw(
         st.lists(
             st.tuples(
@@ -164,7 +164,7 @@ def worlds(draw: st.DrawFn, without: frozenset[str] = frozenset()) -> World:
             unique_by=lambda f: f[0],
         )
     )
-    return World(
+    return GeneratedSchema(
         names[4],
         names[3],
         tenant_column,
@@ -176,25 +176,25 @@ def worlds(draw: st.DrawFn, without: frozenset[str] = frozenset()) -> World:
 
 
 @dataclass
-class Built:
-    """A world in a database."""
+class BuiltSchema:
+    """A generated schema in a database."""
 
     database: Database
-    world: World
+    layout: GeneratedSchema
 
     @property
     def schema(self) -> str:
-        return quoted(self.world.schema)
+        return quoted(self.layout.schema)
 
     def name(self, table: Table) -> str:
         return f"{self.schema}.{quoted(table.name)}"
 
     @property
     def tenants(self) -> str:
-        return f"{self.schema}.{quoted(self.world.tenant_table)}"
+        return f"{self.schema}.{quoted(self.layout.tenant_table)}"
 
     def create(self) -> None:
-        world = self.world
+        layout = self.layout
         with closing(self.database.connect()) as connection:
             cursor = connection.cursor()
             cursor.execute(f"CREATE SCHEMA {self.schema}")
@@ -202,13 +202,13 @@ class Built:
                 cursor.execute(definition.format(schema=self.schema))
             cursor.execute(
                 f"CREATE TABLE {self.tenants}"
-                f" (id {world.tenant_type} PRIMARY KEY, slug text UNIQUE, region text, tier text, note jsonb)"
+                f" (id {layout.tenant_type} PRIMARY KEY, slug text UNIQUE, region text, tier text, note jsonb)"
             )
-            for slug, key in zip(SLUGS, world.keys, strict=True):
+            for slug, key in zip(SLUGS, layout.keys, strict=True):
                 cursor.execute(
                     f"INSERT INTO {self.tenants} VALUES ({literal(key)}, '{slug}', 'eu-west-1', NULL, '{{}}')"
                 )
-            for number, table in enumerate(world.tables):
+            for number, table in enumerate(layout.tables):
                 cursor.execute(self._definition(table))
                 if table.shape == "partitioned":
                     part = f'{self.schema}."sbh part {number}"'
@@ -228,9 +228,9 @@ class Built:
     def _definition(self, table: Table) -> str:
         parts = ["sbh_dropped text DEFAULT 'x'"] if table.shape == "dropped" else []
         if table.parent is None:
-            parts.append(f"{quoted(table.links[0])} {self.world.tenant_type} REFERENCES {self.tenants}")
+            parts.append(f"{quoted(table.links[0])} {self.layout.tenant_type} REFERENCES {self.tenants}")
         else:
-            parent = self.world.tables[table.parent]
+            parent = self.layout.tables[table.parent]
             kinds = [c.of().sql.format(schema=self.schema) for c in parent.key] or ["bigint"]
             parts += [f"{quoted(n)} {kind}" for n, kind in zip(table.links, kinds, strict=True)]
             links = ", ".join(map(quoted, table.links))
@@ -252,9 +252,9 @@ class Built:
     def insert(self, cursor: Any, table: Table, owner: int, values: Sequence[str | None], nth: int) -> None:
         """A row of a tenant, or of one of the parent's rows; none where it would clash or has no parent."""
         if table.parent is None:
-            links: Sequence[str | None] = [[*self.world.keys, None][_OWNERS[owner % 6]]]
+            links: Sequence[str | None] = [[*self.layout.keys, None][_OWNERS[owner % 6]]]
         else:
-            parent = self.world.tables[table.parent]
+            parent = self.layout.tables[table.parent]
             listed = ", ".join(f"z.{quoted(n)}::text" for n in parent.key_names)
             cursor.execute(f"SELECT {listed} FROM {self.name(parent)} z ORDER BY z::text")
             found = cursor.fetchall()
@@ -276,8 +276,8 @@ class Built:
         """SQL condition on the alias `z{depth}`: the row is the tenant's, or, for None, nobody's."""
         own = [f"z{depth}.{quoted(n)}" for n in table.links]
         if table.parent is None:
-            return f"{own[0]} IS NULL" if tenant is None else f"{own[0]} = {literal(self.world.keys[tenant])}"
-        parent = self.world.tables[table.parent]
+            return f"{own[0]} IS NULL" if tenant is None else f"{own[0]} = {literal(self.layout.keys[tenant])}"
+        parent = self.layout.tables[table.parent]
         pairs = [f"{a} = z{depth + 1}.{quoted(b)}" for a, b in zip(own, parent.key_names, strict=True)]
         conditions = " AND ".join([*pairs, self.belongs(parent, tenant, depth + 1)])
         return f"EXISTS (SELECT FROM {self.name(parent)} z{depth + 1} WHERE {conditions})"
@@ -289,7 +289,7 @@ class Built:
                 t.name: copy_text(
                     connection, f"SELECT * FROM {self.name(t)} z0 WHERE {self.belongs(t, tenant)} ORDER BY z0::text"
                 )
-                for t in self.world.tables
+                for t in self.layout.tables
             }
             if tenant is not None:
                 slug = SLUGS[tenant]
@@ -305,20 +305,20 @@ class Built:
                     f"SELECT tableoid, ctid, xmin FROM {self.name(t)} z0 WHERE {self.belongs(t, tenant)} ORDER BY 1, 2",
                 )
                 for tenant in tenants
-                for t in self.world.tables
+                for t in self.layout.tables
             ]
 
     def wreck(self, tenant: int) -> None:
-        """Do to the tenant's rows what the world says; what the schema forbids is left undone."""
+        """Do to the tenant's rows what the generated damage says; what the schema forbids is left undone."""
         with closing(self.database.connect()) as connection:
             cursor = connection.cursor()
             cursor.execute(f"UPDATE {self.tenants} SET note = '[]' WHERE slug = '{SLUGS[tenant]}'")
-            for nth, one in enumerate(self.world.wreck):
+            for nth, one in enumerate(self.layout.wreck):
                 with suppress(psycopg2.IntegrityError):
                     self._wreck(cursor, one, tenant, nth)
 
-    def _wreck(self, cursor: Any, one: Wreck, tenant: int, nth: int) -> None:
-        table = self.world.tables[one.table]
+    def _wreck(self, cursor: Any, one: DamageStatement, tenant: int, nth: int) -> None:
+        table = self.layout.tables[one.table]
         name = self.name(table)
         chosen = (
             f"(tableoid, ctid) IN (SELECT picked.o, picked.c FROM (SELECT z0.tableoid o, z0.ctid c, row_number() OVER () AS nr"
@@ -352,7 +352,7 @@ class Built:
     def _parent_row_is(self, cursor: Any, table: Table, owner: int, tenant: int) -> bool:
         """Whether the parent row that `insert` would choose is the tenant's."""
         assert table.parent is not None
-        parent = self.world.tables[table.parent]
+        parent = self.layout.tables[table.parent]
         cursor.execute(
             f"SELECT coalesce({self.belongs(parent, tenant)}, false) FROM {self.name(parent)} z0 ORDER BY z0::text"
         )
@@ -367,7 +367,7 @@ class Built:
                 f"CREATE FUNCTION {self.schema}.sbh_refuse() RETURNS trigger LANGUAGE plpgsql AS"
                 " $$ BEGIN RAISE EXCEPTION 'a trigger fired'; END $$"
             )
-            for table in self.world.tables:
+            for table in self.layout.tables:
                 cursor.execute(
                     f"CREATE TRIGGER sbh_refuse BEFORE INSERT OR UPDATE OR DELETE ON {self.name(table)}"
                     f" FOR EACH ROW EXECUTE FUNCTION {self.schema}.sbh_refuse()"
@@ -379,7 +379,7 @@ class Built:
     def next_identities(self) -> dict[str, tuple[int, int]]:
         """By table with an identity column: the greatest value in it, and the next one of its sequence."""
         found = {}
-        for table in self.world.tables:
+        for table in self.layout.tables:
             if table.identity:
                 column = quoted(table.identity[0])
                 (greatest,) = self.database.ask(f"SELECT coalesce(max(z.{column}), 0) FROM {self.name(table)} z")[0]

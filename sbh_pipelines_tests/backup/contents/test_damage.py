@@ -50,7 +50,7 @@ GOING_ON += [(kind, "deleted") for kind in DOCUMENTS]
 
 
 @dataclass
-class World:
+class Repositories:
     """`kept` holds the repositories before any damage, `states` the tenant as it was at each backup."""
 
     application: Application
@@ -117,28 +117,28 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A world whose tenant is wrecked and restored by the tests."""
+def repositories(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repositories]:
+    """Repositories whose tenant is wrecked and restored by the tests."""
     with _made(embedded_stack, tmp_path_factory.mktemp("damage")) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def calm_world(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A world whose rows and files stay what they were at the second backup."""
+def calm_repositories(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repositories]:
+    """Repositories whose rows and files stay what they were at the second backup."""
     with _made(embedded_stack, tmp_path_factory.mktemp("calm")) as made:
         yield made
 
 
 @contextmanager
-def _made(stack: Stack, directory: Path) -> Iterator[World]:
+def _made(stack: Stack, directory: Path) -> Iterator[Repositories]:
     """Two backups of different data of each tenant, two failed ones, two restores; made an hour apart."""
     with fresh_database(stack) as database:
         application = Application(database, directory)
         application.create()
         now = [datetime(2026, 1, 1, 12, tzinfo=UTC)]
         service = application.service(clock=lambda: now[0])
-        made = World(application, service, directory / "kept")
+        made = Repositories(application, service, directory / "kept")
         for _ in range(2):
             if made.states:
                 database.run(
@@ -173,60 +173,66 @@ def _name(key: str, way: str) -> str:
 
 
 @pytest.mark.parametrize(("kind", "way"), CASES)
-def test_damage_is_named_and_a_restore_is_exact_or_writes_nothing(world: World, kind: str, way: str) -> None:
+def test_damage_is_named_and_a_restore_is_exact_or_writes_nothing(
+    repositories: Repositories, kind: str, way: str
+) -> None:
     """Validation of each backup names the object if it needs it, and nothing otherwise; then a wrecked tenant is restored."""
-    assert world.objects(kind)
-    application = world.application
-    for key in world.objects(kind):
-        world.reset()
-        damaged = world.damage(key, way)
-        named = {backup: [k for k in damaged if world.needs(backup, k)] for backup in world.states}
-        for backup in reversed(world.states):
-            said = world.said(backup)
+    assert repositories.objects(kind)
+    application = repositories.application
+    for key in repositories.objects(kind):
+        repositories.reset()
+        damaged = repositories.damage(key, way)
+        named = {backup: [k for k in damaged if repositories.needs(backup, k)] for backup in repositories.states}
+        for backup in reversed(repositories.states):
+            said = repositories.said(backup)
             assert all(_name(k, way) in said for k in named[backup]), (key, backup, said)
             if not named[backup]:
                 assert said == "", (key, backup)
-        backup = world.second if named[world.second] else world.first
+        backup = repositories.second if named[repositories.second] else repositories.first
         if kind in ("failures", "restores", *REBUILT) and way not in ("deleted", "middle byte flipped", "swapped"):
             continue  # an exact restore takes longest, and these are one case to it
         # As if nobody had validated: what validation learned is of no help to the restore.
-        world.reset()
-        world.damage(key, way)
+        repositories.reset()
+        repositories.damage(key, way)
         if "stranger" not in application.state(ACME).files:  # a refused restore has left it wrecked
             application.wreck(ACME)
-        _restore(world, backup, exact=kind in (*UNNEEDED, *REBUILT) or not named[backup])
+        _restore(repositories, backup, exact=kind in (*UNNEEDED, *REBUILT) or not named[backup])
 
 
-def _restore(world: World, backup: str, exact: bool) -> None:
+def _restore(repositories: Repositories, backup: str, exact: bool) -> None:
     """Restore; unless it must be exact, it may also be refused, with everything as it was."""
-    wanted = wrecked = world.application.state(ACME)
+    wanted = wrecked = repositories.application.state(ACME)
     try:
-        world.service.restore_backup(backup, ACME, ADMIN)
-        wanted = world.states[backup]
+        repositories.service.restore_backup(backup, ACME, ADMIN)
+        wanted = repositories.states[backup]
     except SbhError:
         if exact:
             raise
-    assert world.application.state(ACME) == wanted
+    assert repositories.application.state(ACME) == wanted
     assert not exact or wanted != wrecked
 
 
 @pytest.mark.parametrize(("kind", "way"), GOING_ON)
-def test_backups_go_on_after_damage_and_mend_what_can_be_mended(calm_world: World, kind: str, way: str) -> None:
+def test_backups_go_on_after_damage_and_mend_what_can_be_mended(
+    calm_repositories: Repositories, kind: str, way: str
+) -> None:
     """Once damage has been looked for, the next backup is valid; lost packs and indexes are whole again with it."""
-    world, service = calm_world, calm_world.service
-    for key in world.objects(kind):
-        world.reset()
-        world.damage(key, way)
-        world.said(world.second)
+    repositories, service = calm_repositories, calm_repositories.service
+    for key in repositories.objects(kind):
+        repositories.reset()
+        repositories.damage(key, way)
+        repositories.said(repositories.second)
         if kind == "keys":
             with pytest.raises(SbhError, match=r"keys/0001\.json"):
                 service.create_backup(ACME, ADMIN)
             continue
         made = service.create_backup(ACME, ADMIN)["id"]
-        assert world.said(made) == "", key
+        assert repositories.said(made) == "", key
         assert made in [manifest["id"] for manifest in service.list_backups(ACME, ADMIN)]
         if kind in ("packs", "index", "lease.json"):
-            assert world.said(world.second) == "", key  # its data is still there, so all of it was stored anew
+            assert repositories.said(repositories.second) == "", (
+                key
+            )  # its data is still there, so all of it was stored anew
 
 
 def test_a_backup_that_lost_all_its_packs_is_restored_after_the_next_one(application: Application) -> None:
@@ -240,17 +246,17 @@ def test_a_backup_that_lost_all_its_packs_is_restored_after_the_next_one(applica
     assert application.state(ACME) == original
 
 
-def test_a_lost_key_hides_no_backups_and_is_not_replaced(world: World) -> None:
+def test_a_lost_key_hides_no_backups_and_is_not_replaced(repositories: Repositories) -> None:
     """Without its data key the tenant has unreadable backups, not none; with the key back they are valid."""
-    world.reset()
-    key = world.application.repository(ACME) / "keys" / "0001.json"
+    repositories.reset()
+    key = repositories.application.repository(ACME) / "keys" / "0001.json"
     kept = key.read_bytes()
     key.unlink()
     for call in (
-        lambda: world.service.list_backups(ACME, ADMIN),
-        lambda: world.service.create_backup(ACME, ADMIN),
-        lambda: world.service.restore_backup(world.second, ACME, ADMIN),
-        lambda: world.service.validate_backup(world.second, ACME, ADMIN),
+        lambda: repositories.service.list_backups(ACME, ADMIN),
+        lambda: repositories.service.create_backup(ACME, ADMIN),
+        lambda: repositories.service.restore_backup(repositories.second, ACME, ADMIN),
+        lambda: repositories.service.validate_backup(repositories.second, ACME, ADMIN),
     ):
         with_key = ""
         try:
@@ -262,14 +268,14 @@ def test_a_lost_key_hides_no_backups_and_is_not_replaced(world: World) -> None:
         assert "keys/0001.json" in with_key
     assert not key.exists()
     key.write_bytes(kept)
-    assert world.said(world.second) == ""
+    assert repositories.said(repositories.second) == ""
 
 
-def test_a_damaged_manifest_hides_no_other_and_is_told(world: World) -> None:
+def test_a_damaged_manifest_hides_no_other_and_is_told(repositories: Repositories) -> None:
     """A list of backups shows the sound ones, and names the damaged one."""
-    world.reset()
-    key = f"manifests/{world.first}.json"
-    world.damage(key, "halved")
-    assert [m["id"] for m in world.service.list_backups(ACME, ADMIN)] == [world.second]
-    (error,) = world.service.damaged_backups(ACME, ADMIN)
+    repositories.reset()
+    key = f"manifests/{repositories.first}.json"
+    repositories.damage(key, "halved")
+    assert [m["id"] for m in repositories.service.list_backups(ACME, ADMIN)] == [repositories.second]
+    (error,) = repositories.service.damaged_backups(ACME, ADMIN)
     assert key in error.on

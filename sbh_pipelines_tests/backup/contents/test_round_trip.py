@@ -20,10 +20,10 @@ from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines_tests.support.application import ADMIN, Application
 from sbh_pipelines_tests.support.databases import Database, fresh_database
 from sbh_pipelines_tests.support.effort import examples
-from sbh_pipelines_tests.support.schemas import SLUGS, Built, World, worlds
+from sbh_pipelines_tests.support.schemas import SLUGS, BuiltSchema, GeneratedSchema, generated_schemas
 
 EXAMPLES = examples(6)
-# Shrinking takes minutes on a real server; the printed world is enough to begin with.
+# Shrinking takes minutes on a real server; the printed schema is enough to begin with.
 PHASES = [Phase.explicit, Phase.generate, *([Phase.shrink] if "ROUND_TRIPS_SHRINK" in os.environ else [])]
 
 
@@ -53,49 +53,49 @@ def test_a_wrecked_tenant_comes_back_byte_for_byte(
     server: Database, absent: frozenset[str], data: st.DataObject
 ) -> None:
     """Backup of two of three tenants, ruin of one, restore: its rows and files as before, nobody else's touched."""
-    world = data.draw(worlds(absent))
-    built = Built(server, world)
+    layout = data.draw(generated_schemas(absent))
+    built_schema = BuiltSchema(server, layout)
     try:
-        built.create()
+        built_schema.create()
         with TemporaryDirectory() as directory:
-            _round_trip(built, Application(server, Path(directory)), world)
+            _round_trip(built_schema, Application(server, Path(directory)), layout)
     finally:
-        built.drop()
+        built_schema.drop()
 
 
-def _round_trip(built: Built, application: Application, world: World) -> None:
-    for name, body in world.files:
+def _round_trip(built_schema: BuiltSchema, application: Application, layout: GeneratedSchema) -> None:
+    for name, body in layout.files:
         application.write_file(SLUGS[0], name, body)
     service = application.service(
-        database={"schemas": [world.schema], "tenant_column": world.tenant_column},
-        tenants={"table": f"{world.schema}.{world.tenant_table}"},
+        database={"schemas": [layout.schema], "tenant_column": layout.tenant_column},
+        tenants={"table": f"{layout.schema}.{layout.tenant_table}"},
     )
-    before = built.rows(0)
+    before = built_schema.rows(0)
     drafts = service.create_backups(SLUGS[:2], ADMIN)
     assert [draft.error for draft in drafts] == [None, None]
     first = drafts[0].backup_id
     assert service.validate_backup(first, SLUGS[0], ADMIN, deep=True)["issues"] == []
 
-    built.wreck(0)
-    for name, body in world.files[::2]:
+    built_schema.wreck(0)
+    for name, body in layout.files[::2]:
         application.write_file(SLUGS[0], name, body + b"!")
     application.write_file(SLUGS[0], "stranger", b"")
-    built.forbid_writes()
-    others = [built.rows(1), built.rows(2), built.rows(None)]
-    places = built.places([1, 2, None])
+    built_schema.forbid_writes()
+    others = [built_schema.rows(1), built_schema.rows(2), built_schema.rows(None)]
+    places = built_schema.places([1, 2, None])
 
     result = service.restore_backup(first, SLUGS[0], ADMIN)
 
-    assert built.rows(0) == before
-    assert [built.rows(1), built.rows(2), built.rows(None)] == others
-    assert built.places([1, 2, None]) == places
+    assert built_schema.rows(0) == before
+    assert [built_schema.rows(1), built_schema.rows(2), built_schema.rows(None)] == others
+    assert built_schema.places([1, 2, None]) == places
     root = application.bucket / "files" / SLUGS[0]
     found = {str(f.relative_to(root)): f.read_bytes() for f in root.rglob("*") if f.is_file()}
-    assert {n: b for n, b in found.items() if not n.startswith("backups/")} == dict(world.files)
+    assert {n: b for n, b in found.items() if not n.startswith("backups/")} == dict(layout.files)
     assert result["files_removed"] == 1
 
     again = service.restore_backup(first, SLUGS[0], ADMIN)
     assert (again["rows_inserted"], again["rows_updated"], again["rows_deleted"]) == (0, 0, 0)
-    for greatest, following in built.next_identities().values():
+    for greatest, following in built_schema.next_identities().values():
         assert following > greatest
-    assert built.rows(0) == before
+    assert built_schema.rows(0) == before

@@ -31,10 +31,10 @@ from sbh_pipelines_tests.support.effort import examples
 from sbh_pipelines_tests.support.fault_stores import nothing, wrap
 from sbh_pipelines_tests.support.site import site_of
 
-Change = Callable[["Place"], Any]
+Change = Callable[["TenantFiles"], Any]
 
 
-class Place:
+class TenantFiles:
     """The tenant's files, wherever they are, and a service whose reads of them are noted."""
 
     def __init__(self, application: Application, **sections: Mapping[str, Any]) -> None:
@@ -87,7 +87,7 @@ class Place:
         """Let the files' times be long ago, where that matters."""
 
 
-class Directory(Place):
+class FilesInDirectory(TenantFiles):
     """Files and backups in a directory."""
 
     def put(self, name: str, body: bytes) -> None:
@@ -110,7 +110,7 @@ class Directory(Place):
         return self.application.bucket / self.prefix / name
 
 
-class Bucket(Place):
+class FilesInBucket(TenantFiles):
     """Files and backups in a bucket."""
 
     def __init__(self, application: Application, endpoint: str, client: Any, access: Mapping[str, str]) -> None:
@@ -139,31 +139,31 @@ class Bucket(Place):
         }
 
 
-def on_stack(application: Application, stack: Stack, *, versioned: bool) -> Bucket:
+def on_stack(application: Application, stack: Stack, *, versioned: bool) -> FilesInBucket:
     from sbh_pipelines.embedded.servers import object_server
     from sbh_pipelines.embedded.servers.layout import Layout
 
     secret = object_server.secret_file(Layout(stack.dir)).read_text().strip()
     access = {"access_key_id": object_server.ACCESS_KEY, "secret_access_key": secret}
-    made = Bucket(application, stack.s3_endpoint, stack.s3_client(), access)
+    made = FilesInBucket(application, stack.s3_endpoint, stack.s3_client(), access)
     if versioned:
         made.client.put_bucket_versioning(Bucket=made.bucket, VersioningConfiguration={"Status": "Enabled"})
     return made
 
 
-def strict(application: Application) -> Bucket:
+def strict(application: Application) -> FilesInBucket:
     """In a bucket of a server that takes every key, as S3 does."""
     endpoint = application.database.stack.kms_endpoint
     access = {"aws_access_key_id": "moto", "aws_secret_access_key": "moto"}
     path_style = Config(s3={"addressing_style": "path"})
     client = boto3.client("s3", region_name="eu-west-1", endpoint_url=endpoint, config=path_style, **access)
-    return Bucket(application, endpoint, client, {"access_key_id": "moto", "secret_access_key": "moto"})
+    return FilesInBucket(application, endpoint, client, {"access_key_id": "moto", "secret_access_key": "moto"})
 
 
 @pytest.fixture(params=["directory", "bucket", "versioned"])
-def place(request: pytest.FixtureRequest, application: Application, embedded_stack: Stack) -> Place:
+def tenant_files(request: pytest.FixtureRequest, application: Application, embedded_stack: Stack) -> TenantFiles:
     if request.param == "directory":
-        made: Place = Directory(application)
+        made: TenantFiles = FilesInDirectory(application)
         for name in made.files():
             made.delete(name)
         return made
@@ -171,117 +171,133 @@ def place(request: pytest.FixtureRequest, application: Application, embedded_sta
 
 
 @pytest.fixture
-def directory(application: Application) -> Directory:
-    return Directory(application)
+def directory(application: Application) -> FilesInDirectory:
+    return FilesInDirectory(application)
 
 
-def test_only_new_and_changed_files_are_read(place: Place) -> None:
+def test_only_new_and_changed_files_are_read(tenant_files: TenantFiles) -> None:
     """And each of the backups restores its own state, also when the one before is gone."""
     for n in range(8):
-        place.put(f"docs/{n}", b"content %d" % n * 100)
-    place.put("empty", b"")
-    place.settle()
-    states = {"full": place.files()}
-    backups = {"full": place.backup("full")}
-    assert sorted(place.read) == sorted(states["full"])
+        tenant_files.put(f"docs/{n}", b"content %d" % n * 100)
+    tenant_files.put("empty", b"")
+    tenant_files.settle()
+    states = {"full": tenant_files.files()}
+    backups = {"full": tenant_files.backup("full")}
+    assert sorted(tenant_files.read) == sorted(states["full"])
 
-    place.put("docs/3", b"c0ntent 3" * 100)  # as long as before
-    place.put("new", b"new")
-    place.delete("docs/5")
-    states["second"] = place.files()
-    backups["second"] = place.backup()
-    assert set(place.read) == {"docs/3", "new"}
+    tenant_files.put("docs/3", b"c0ntent 3" * 100)  # as long as before
+    tenant_files.put("new", b"new")
+    tenant_files.delete("docs/5")
+    states["second"] = tenant_files.files()
+    backups["second"] = tenant_files.backup()
+    assert set(tenant_files.read) == {"docs/3", "new"}
     stats = backups["second"]["stats"]
     assert (stats["files"], stats["files_read"], stats["files_reused"]) == (9, 2, 7)
 
-    place.put("docs/5", b"back again")
-    states["differential"] = place.files()
-    backups["differential"] = place.backup("differential")
-    assert set(place.read) == {"docs/3", "docs/5", "new"}
-    place.put("empty", b"no longer")
-    states["third"] = place.files()
-    backups["third"] = place.backup()
-    assert set(place.read) == {"empty"}
+    tenant_files.put("docs/5", b"back again")
+    states["differential"] = tenant_files.files()
+    backups["differential"] = tenant_files.backup("differential")
+    assert set(tenant_files.read) == {"docs/3", "docs/5", "new"}
+    tenant_files.put("empty", b"no longer")
+    states["third"] = tenant_files.files()
+    backups["third"] = tenant_files.backup()
+    assert set(tenant_files.read) == {"empty"}
 
     for name in ("third", "full", "differential", "second"):
-        place.check(backups[name], states[name])
+        tenant_files.check(backups[name], states[name])
 
 
-def test_no_request_is_made_for_files_that_did_not_change(place: Place) -> None:
+def test_no_request_is_made_for_files_that_did_not_change(tenant_files: TenantFiles) -> None:
     """A listing says it; the list of the parent is taken over as it is, and nothing is stored for it."""
     for n in range(20):
-        place.put(f"{n}", b"%d" % n)
-    place.settle()
-    full = place.backup("full")
-    assert place.unchanged_since(full)
-    again = place.backup()
-    assert place.read == []
+        tenant_files.put(f"{n}", b"%d" % n)
+    tenant_files.settle()
+    full = tenant_files.backup("full")
+    assert tenant_files.unchanged_since(full)
+    again = tenant_files.backup()
+    assert tenant_files.read == []
     assert (again["type"], again["stats"]["files_read"], again["stats"]["files_reused"]) == ("incremental", 0, 20)
-    assert place.listed(again).detail == place.listed(full).detail
-    assert place.unchanged_since(again)
-    for change in (lambda: place.put("7", b"8"), lambda: place.delete("7"), lambda: place.put("another", b"")):
+    assert tenant_files.listed(again).detail == tenant_files.listed(full).detail
+    assert tenant_files.unchanged_since(again)
+    for change in (
+        lambda: tenant_files.put("7", b"8"),
+        lambda: tenant_files.delete("7"),
+        lambda: tenant_files.put("another", b""),
+    ):
         change()
-        assert not place.unchanged_since(full)
+        assert not tenant_files.unchanged_since(full)
 
 
-def test_a_renamed_or_copied_file_is_stored_once(place: Place) -> None:
+def test_a_renamed_or_copied_file_is_stored_once(tenant_files: TenantFiles) -> None:
     """It is read, since its name is new, and all of its content is there already."""
     body = os.urandom(3_000_000)
-    place.put("video", body)
-    place.settle()
-    place.backup("full")
-    place.copy("video", "copies/video")
-    place.copy("video", "renamed")
-    place.delete("video")
-    wanted = place.files()
-    manifest = place.backup()
-    assert set(place.read) == {"copies/video", "renamed"}
+    tenant_files.put("video", body)
+    tenant_files.settle()
+    tenant_files.backup("full")
+    tenant_files.copy("video", "copies/video")
+    tenant_files.copy("video", "renamed")
+    tenant_files.delete("video")
+    wanted = tenant_files.files()
+    manifest = tenant_files.backup()
+    assert set(tenant_files.read) == {"copies/video", "renamed"}
     assert manifest["stats"]["bytes_stored"] < 20_000
-    place.check(manifest, wanted)
+    tenant_files.check(manifest, wanted)
 
 
 def test_files_uploaded_in_parts(application: Application, embedded_stack: Stack) -> None:
     """Their ETags are not a hash of the content, and tell a change all the same."""
-    place = on_stack(application, embedded_stack, versioned=False)
+    tenant_files = on_stack(application, embedded_stack, versioned=False)
 
     def upload(last: bytes) -> None:
-        where = {"Bucket": place.bucket, "Key": place.prefix + "large"}
-        upload_id = place.client.create_multipart_upload(**where)["UploadId"]
+        where = {"Bucket": tenant_files.bucket, "Key": tenant_files.prefix + "large"}
+        upload_id = tenant_files.client.create_multipart_upload(**where)["UploadId"]
         parts = []
         for number, body in enumerate((b"a" * (5 << 20), last), 1):
-            tag = place.client.upload_part(**where, UploadId=upload_id, PartNumber=number, Body=body)["ETag"]
+            tag = tenant_files.client.upload_part(**where, UploadId=upload_id, PartNumber=number, Body=body)["ETag"]
             parts.append({"ETag": tag, "PartNumber": number})
-        place.client.complete_multipart_upload(**where, UploadId=upload_id, MultipartUpload={"Parts": parts})
+        tenant_files.client.complete_multipart_upload(**where, UploadId=upload_id, MultipartUpload={"Parts": parts})
 
     upload(b"b" * 1000)
-    full = place.backup("full")
-    assert place.client.head_object(Bucket=place.bucket, Key=place.prefix + "large")["ETag"].endswith('-2"')
-    place.put("another", b"x")
-    place.backup()
-    assert place.read == ["another"]
-    assert not place.unchanged_since(full)
+    full = tenant_files.backup("full")
+    assert tenant_files.client.head_object(Bucket=tenant_files.bucket, Key=tenant_files.prefix + "large")[
+        "ETag"
+    ].endswith('-2"')
+    tenant_files.put("another", b"x")
+    tenant_files.backup()
+    assert tenant_files.read == ["another"]
+    assert not tenant_files.unchanged_since(full)
     upload(b"c" * 1000)
-    wanted = place.files()
-    manifest = place.backup()
-    assert place.read == ["large"]
-    place.check(manifest, wanted)
+    wanted = tenant_files.files()
+    manifest = tenant_files.backup()
+    assert tenant_files.read == ["large"]
+    tenant_files.check(manifest, wanted)
 
 
 def test_attributes_that_change_alone(application: Application, embedded_stack: Stack) -> None:
     """The same content put again a second later, with another type: the time tells, and the type is backed up."""
-    place = on_stack(application, embedded_stack, versioned=False)
-    place.put("page", b"x", ContentType="text/plain")
-    full = place.backup("full")
-    before = place.client.head_object(Bucket=place.bucket, Key=place.prefix + "page")["LastModified"]
+    tenant_files = on_stack(application, embedded_stack, versioned=False)
+    tenant_files.put("page", b"x", ContentType="text/plain")
+    full = tenant_files.backup("full")
+    before = tenant_files.client.head_object(Bucket=tenant_files.bucket, Key=tenant_files.prefix + "page")[
+        "LastModified"
+    ]
     while True:
-        place.put("page", b"x", ContentType="text/html")
-        if place.client.head_object(Bucket=place.bucket, Key=place.prefix + "page")["LastModified"] > before:
+        tenant_files.put("page", b"x", ContentType="text/html")
+        if (
+            tenant_files.client.head_object(Bucket=tenant_files.bucket, Key=tenant_files.prefix + "page")[
+                "LastModified"
+            ]
+            > before
+        ):
             break
-    assert not place.unchanged_since(full)
-    manifest = place.backup()
-    place.delete("page")
-    place.service.restore_backup(manifest["id"], ACME, ADMIN)
-    assert place.client.head_object(Bucket=place.bucket, Key=place.prefix + "page")["ContentType"] == "text/html"
+    assert not tenant_files.unchanged_since(full)
+    manifest = tenant_files.backup()
+    tenant_files.delete("page")
+    tenant_files.service.restore_backup(manifest["id"], ACME, ADMIN)
+    assert (
+        tenant_files.client.head_object(Bucket=tenant_files.bucket, Key=tenant_files.prefix + "page")["ContentType"]
+        == "text/html"
+    )
 
 
 # keys that a quick listing does not show as they are
@@ -299,31 +315,31 @@ def test_attributes_that_change_alone(application: Application, embedded_stack: 
 )
 def test_names_out_of_the_ordinary(application: Application, names: tuple[str, ...]) -> None:
     """They are not read again, and a fingerprint tells that nothing changed, and that something did."""
-    place = strict(application)
+    tenant_files = strict(application)
     for name in names:
-        place.put(name, name.encode())
-    place.put("folder/", b"")
-    wanted = {**place.files()}
-    full = place.backup("full")
-    assert place.unchanged_since(full)
-    again = place.backup()
-    assert place.read == []
-    place.put("new", b"new")
-    assert not place.unchanged_since(again)
-    wanted = place.files()
-    third = place.backup()
-    assert place.read == ["new"]
+        tenant_files.put(name, name.encode())
+    tenant_files.put("folder/", b"")
+    wanted = {**tenant_files.files()}
+    full = tenant_files.backup("full")
+    assert tenant_files.unchanged_since(full)
+    again = tenant_files.backup()
+    assert tenant_files.read == []
+    tenant_files.put("new", b"new")
+    assert not tenant_files.unchanged_since(again)
+    wanted = tenant_files.files()
+    third = tenant_files.backup()
+    assert tenant_files.read == ["new"]
     for name in names[::2]:
-        place.delete(name)
+        tenant_files.delete(name)
     del wanted["folder/"]  # a marker of consoles, no file
-    place.delete("folder/")
-    place.check(third, wanted)
+    tenant_files.delete("folder/")
+    tenant_files.check(third, wanted)
 
 
 # a directory's ETags
 
 
-def test_a_file_written_again_at_once_is_noticed(directory: Directory) -> None:
+def test_a_file_written_again_at_once_is_noticed(directory: FilesInDirectory) -> None:
     """With the same length and time, so with the same ETag: the clock of the files may not have ticked in between."""
     directory.put("log", b"first")
     file = directory._file("log")
@@ -374,7 +390,7 @@ def made_by_hand(service: BackupService, parent: BackupId, kind: BackupType = Ba
     return draft
 
 
-def test_what_was_lost_of_a_file_is_read_again(directory: Directory) -> None:
+def test_what_was_lost_of_a_file_is_read_again(directory: FilesInDirectory) -> None:
     """And so is a file whose entry was lost, with the pack that held the list."""
     for n in range(6):
         directory.put(f"{n}", os.urandom(300_000))
@@ -401,7 +417,7 @@ def test_what_was_lost_of_a_file_is_read_again(directory: Directory) -> None:
     directory.check(draft.manifest.document, wanted)
 
 
-def test_a_parent_whose_document_is_gone(directory: Directory) -> None:
+def test_a_parent_whose_document_is_gone(directory: FilesInDirectory) -> None:
     """All files are read, and the draft says why."""
     full = directory.backup("full")
     (directory.application.repository(ACME) / "files" / f"{full['id']}.json").unlink()
@@ -418,23 +434,23 @@ def test_references_without_a_file_are_counted_in_every_backup(application: Appl
     application.database.run("CREATE TABLE attached (id int PRIMARY KEY, tenant_id int, place text)")
     prefix = f"files/{ACME}/"
     application.database.run(f"INSERT INTO attached VALUES (1, 1, '{prefix}empty'), (2, 1, '{prefix}nowhere')")
-    place = Directory(application, files={"references": [{"table": "attached", "column": "place"}]})
-    place.settle()
+    tenant_files = FilesInDirectory(application, files={"references": [{"table": "attached", "column": "place"}]})
+    tenant_files.settle()
 
     def missing(kind: str = "incremental") -> int:
-        manifest = place.backup(kind)
-        assert place.service.validate_backup(manifest["id"], ACME, ADMIN, deep=True)["issues"] == []
+        manifest = tenant_files.backup(kind)
+        assert tenant_files.service.validate_backup(manifest["id"], ACME, ADMIN, deep=True)["issues"] == []
         count: int = manifest["components"]["files"]["missing_references"]
         return count
 
     assert (missing("full"), missing(), missing()) == (1, 1, 1)
     application.database.run(f"INSERT INTO attached VALUES (3, 1, '{prefix}also nowhere')")
     assert (missing(), missing()) == (2, 2)
-    place.delete("empty")
+    tenant_files.delete("empty")
     assert (missing(), missing()) == (3, 3)
     application.database.run("DELETE FROM attached WHERE id > 1")
     assert missing() == 1
-    place.put("empty", b"")
+    tenant_files.put("empty", b"")
     assert missing() == 0
 
 
@@ -465,18 +481,18 @@ def server(embedded_stack: Stack) -> Any:
 def test_every_backup_restores_what_was_there(server: Database, steps: list[tuple[str, str, Any]]) -> None:
     """Files come, go, change and move between backups of all kinds."""
     with TemporaryDirectory() as directory:
-        place = Directory(Application(server, Path(directory)))
+        tenant_files = FilesInDirectory(Application(server, Path(directory)))
         kept: list[tuple[dict[str, Any], dict[str, bytes]]] = []
         for verb, name, more in [*steps, ("backup", "incremental", None)]:
             with suppress(OSError, KeyError):  # no such file, or a folder of that name
                 if verb == "put":
-                    place.put(name, more)
+                    tenant_files.put(name, more)
                 elif verb == "delete":
-                    place.delete(name)
+                    tenant_files.delete(name)
                 elif verb == "rename":
-                    place.copy(name, more)
-                    place.delete(name)
+                    tenant_files.copy(name, more)
+                    tenant_files.delete(name)
             if verb == "backup":
-                kept.append((place.backup(name), place.files()))
+                kept.append((tenant_files.backup(name), tenant_files.files()))
         for manifest, files in kept:
-            place.check(manifest, files)
+            tenant_files.check(manifest, files)

@@ -33,8 +33,8 @@ from sbh_pipelines_tests.support.incremental.machine import (
     SCHEMA,
     TENANTS,
     UPHEAVALS,
+    ChangingApplication,
     Session,
-    World,
 )
 from sbh_pipelines_tests.support.own_server import OwnServer, own_server
 
@@ -82,12 +82,12 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.name = f"machine_{time.monotonic_ns()}"
         self.directory = Path(tempfile.mkdtemp(prefix="sbh-machine-"))
-        self.world = World(self.server.create_database(self.name, TEMPLATE), self.directory)
+        self.changing = ChangingApplication(self.server.create_database(self.name, TEMPLATE), self.directory)
         self.backups: list[Made] = []
 
     @property
     def service(self) -> BackupService:
-        return self.world.service()
+        return self.changing.service()
 
     @initialize()
     def first(self) -> None:
@@ -99,7 +99,7 @@ class Machine(RuleBasedStateMachine):
     def change(self, changes: list[tuple[str, int, int]]) -> None:
         for one in changes:
             with suppress(*_REFUSED):
-                self.world.main.cursor().execute(self.world.statement(*one))
+                self.changing.main.cursor().execute(self.changing.statement(*one))
 
     @rule(
         changes=st.lists(st.tuples(CHANGE, TENANT, NUMBER), min_size=1, max_size=6),
@@ -111,7 +111,7 @@ class Machine(RuleBasedStateMachine):
         self.change(changes)
         self._back_up(tenants, kind)
 
-    @precondition(lambda self: len(self.world.sessions) < 3)
+    @precondition(lambda self: len(self.changing.sessions) < 3)
     @rule(
         changes=st.lists(
             st.tuples(CHANGE, TENANT, NUMBER, st.sampled_from(["", "save", "undo", "release"])), min_size=1, max_size=4
@@ -119,12 +119,12 @@ class Machine(RuleBasedStateMachine):
     )
     def begin(self, changes: list[tuple[str, int, int, str]]) -> None:
         """A transaction that stays open, in it savepoints."""
-        session = Session(self.world.connect())
+        session = Session(self.changing.connect())
         session.run("BEGIN")
-        self.world.sessions.append(session)
+        self.changing.sessions.append(session)
         self._go_on(session, changes)
 
-    @precondition(lambda self: self.world.sessions)
+    @precondition(lambda self: self.changing.sessions)
     @rule(
         nth=st.integers(0, 2),
         changes=st.lists(
@@ -132,14 +132,14 @@ class Machine(RuleBasedStateMachine):
         ),
     )
     def go_on(self, nth: int, changes: list[tuple[str, int, int, str]]) -> None:
-        self._go_on(self.world.sessions[nth % len(self.world.sessions)], changes)
+        self._go_on(self.changing.sessions[nth % len(self.changing.sessions)], changes)
 
     def _go_on(self, session: Session, changes: list[tuple[str, int, int, str]]) -> None:
         for change, tenant, number, then in changes:
             session.savepoints += 1
             session.run(f"SAVEPOINT s{session.savepoints}")
             try:
-                session.run(self.world.statement(change, tenant, number))
+                session.run(self.changing.statement(change, tenant, number))
             except _REFUSED:
                 session.run(f"ROLLBACK TO s{session.savepoints}")
             if then == "undo":
@@ -147,53 +147,53 @@ class Machine(RuleBasedStateMachine):
             if then == "release":
                 session.run(f"RELEASE s{session.savepoints}")
 
-    @precondition(lambda self: self.world.sessions)
+    @precondition(lambda self: self.changing.sessions)
     @rule(nth=st.integers(0, 2), how=st.sampled_from(["COMMIT", "COMMIT", "ROLLBACK", "PREPARE"]))
     def end(self, nth: int, how: str) -> None:
-        self._end(self.world.sessions[nth % len(self.world.sessions)], how)
+        self._end(self.changing.sessions[nth % len(self.changing.sessions)], how)
 
     def _end(self, session: Session, how: str) -> None:
-        self.world.sessions.remove(session)
+        self.changing.sessions.remove(session)
         if how == "PREPARE":
-            name = f"{self.name} {self.world.stamp} {len(self.world.prepared)}"
+            name = f"{self.name} {self.changing.stamp} {len(self.changing.prepared)}"
             session.run(f"PREPARE TRANSACTION '{name}'")
-            self.world.prepared.append(name)
+            self.changing.prepared.append(name)
         else:
             session.run(how)
         session.connection.close()
 
-    @precondition(lambda self: len(self.world.prepared) < 3)
+    @precondition(lambda self: len(self.changing.prepared) < 3)
     @rule(change=CHANGE, tenant=TENANT, number=NUMBER)
     def prepare_and_back_up(self, change: str, tenant: int, number: int) -> None:
         """A backup in the middle of a two-phase commit."""
         self.begin([(change, tenant, number, "save")])
-        self._end(self.world.sessions[-1], "PREPARE")
+        self._end(self.changing.sessions[-1], "PREPARE")
         self._back_up([tenant], "incremental")
 
-    @precondition(lambda self: self.world.prepared)
+    @precondition(lambda self: self.changing.prepared)
     @rule(how=st.sampled_from(["COMMIT", "COMMIT", "ROLLBACK"]))
     def end_prepared(self, how: str) -> None:
-        self.world.main.cursor().execute(f"{how} PREPARED '{self.world.prepared.pop(0)}'")
+        self.changing.main.cursor().execute(f"{how} PREPARED '{self.changing.prepared.pop(0)}'")
 
     def _settle(self) -> None:
         """End all transactions."""
-        for nth, session in enumerate(list(self.world.sessions)):
+        for nth, session in enumerate(list(self.changing.sessions)):
             self._end(session, ("COMMIT", "ROLLBACK")[nth % 2])
-        while self.world.prepared:
+        while self.changing.prepared:
             self.end_prepared("COMMIT")
 
     @rule(name=st.sampled_from(sorted(UPHEAVALS)), number=NUMBER)
     def upheaval(self, name: str, number: int) -> None:
         self._settle()
         self.seen[name] += 1
-        for statement in self.world.upheaval(name, number):
-            self.world.main.cursor().execute(statement)
+        for statement in self.changing.upheaval(name, number):
+            self.changing.main.cursor().execute(statement)
 
     @rule(name=st.sampled_from(sorted(ALTERATIONS)), table=ALTERED)
     def alter(self, name: str, table: str) -> None:
         self._settle()
         self.seen[name] += 1
-        self.world.alter(name, table)
+        self.changing.alter(name, table)
 
     # backups
 
@@ -205,12 +205,12 @@ class Machine(RuleBasedStateMachine):
         self._back_up(tenants, kind)
 
     def _back_up(self, tenants: list[int], kind: str) -> None:
-        states = {tenant: self.world.state(tenant) for tenant in tenants}
+        states = {tenant: self.changing.state(tenant) for tenant in tenants}
         drafts = self.service.create_backups([TENANTS[t] for t in tenants], ADMIN, kind)
         for tenant, draft in zip(tenants, drafts, strict=True):
             assert draft.error is None, draft.error
-            assert self.world.state(tenant) == states[tenant]
-            made = Made(tenant, draft.backup_id, self.world.version, states[tenant])
+            assert self.changing.state(tenant) == states[tenant]
+            made = Made(tenant, draft.backup_id, self.changing.version, states[tenant])
             if draft.status is DraftStatus.UNCHANGED:
                 (described,) = [b for b in self.backups if (b.tenant, b.id) == (tenant, draft.unchanged_since)]
                 assert described.state == made.state
@@ -221,8 +221,8 @@ class Machine(RuleBasedStateMachine):
 
     def _count(self, draft: Draft) -> None:
         self.seen[str(draft.status if draft.status is DraftStatus.UNCHANGED else draft.type)] += 1
-        self.seen["backups while transactions were open"] += bool(self.world.sessions)
-        self.seen["backups while transactions were prepared"] += bool(self.world.prepared)
+        self.seen["backups while transactions were open"] += bool(self.changing.sessions)
+        self.seen["backups while transactions were prepared"] += bool(self.changing.prepared)
         self.seen["tables read again"] += len(draft.reread)
         if draft.manifest is not None:
             tables = draft.manifest.components["database"].tables
@@ -241,18 +241,18 @@ class Machine(RuleBasedStateMachine):
     def prune(self, tenant: int) -> None:
         self.seen["bytes freed"] += getattr(self.service.prune(TENANTS[tenant], ADMIN), "bytes_freed", 0)
 
-    @precondition(lambda self: any(b.version == self.world.version for b in self.backups))
+    @precondition(lambda self: any(b.version == self.changing.version for b in self.backups))
     @rule(nth=NUMBER)
     def restore(self, nth: int) -> None:
         self._settle()
-        possible = [b for b in self.backups if b.version == self.world.version]
+        possible = [b for b in self.backups if b.version == self.changing.version]
         self._restore(possible[nth % len(possible)])
 
     def _restore(self, backup: Made) -> None:
-        self.world.make_way(backup.tenant, backup.state)
+        self.changing.make_way(backup.tenant, backup.state)
         self.service.restore_backup(backup.id, TENANTS[backup.tenant], ADMIN)
         self.seen["restores"] += 1
-        assert self.world.state(backup.tenant) == backup.state
+        assert self.changing.state(backup.tenant) == backup.state
 
     def teardown(self) -> None:
         try:
@@ -261,10 +261,10 @@ class Machine(RuleBasedStateMachine):
                 found = self.service.validate_backup(backup.id, TENANTS[backup.tenant], ADMIN, deep=True)
                 assert found["issues"] == []
             for backup in random.Random(1).sample(self.backups, len(self.backups)):
-                if backup.version == self.world.version:
+                if backup.version == self.changing.version:
                     self._restore(backup)
         finally:
-            self.world.close()
+            self.changing.close()
             self.server.drop_database(self.name)
             shutil.rmtree(self.directory)
 

@@ -94,7 +94,7 @@ DAMAGE = {
 
 
 @dataclass
-class Place:
+class ChangedRows:
     database: Database
     application: Application
     saved: dict[str, bytes]
@@ -166,12 +166,12 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def changed_rows(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChangedRows]:
     with fresh_database(embedded_stack) as database:
         database.run(SCHEMA)
         database.run(*(f"CREATE TABLE kept_{t} (LIKE {t})" for t in ("numbers", "pairs", "members")))
         saved = {t: database.copy(f"TABLE {t}") for t in TABLES}
-        yield Place(database, Application(database, tmp_path_factory.mktemp("changes")), saved)
+        yield ChangedRows(database, Application(database, tmp_path_factory.mktemp("changes")), saved)
 
 
 ACTS = st.tuples(
@@ -192,27 +192,29 @@ ACTS = st.tuples(
     after=st.lists(ACTS, min_size=1, max_size=5),
     kind=st.sampled_from(("full", "incremental")),
 )
-def test_whatever_happened(place: Place, before: list[Any], after: list[Any], kind: str) -> None:
+def test_whatever_happened(changed_rows: ChangedRows, before: list[Any], after: list[Any], kind: str) -> None:
     """The tenant is what it was; a key that is another tenant's now is refused, with nothing written."""
-    place.reset()
-    place.damage(before)
-    (draft,) = place.service().create_backups([ACME], ADMIN, kind)
+    changed_rows.reset()
+    changed_rows.damage(before)
+    (draft,) = changed_rows.service().create_backups([ACME], ADMIN, kind)
     assert draft.error is None
     backup_id = draft.unchanged_since or draft.backup_id
-    then, keys = place.rows(1), place.keys(1)
-    place.damage(after)
-    now, others = place.rows(1), place.rows(2)
-    if keys & place.keys(2):
+    then, keys = changed_rows.rows(1), changed_rows.keys(1)
+    changed_rows.damage(after)
+    now, others = changed_rows.rows(1), changed_rows.rows(2)
+    if keys & changed_rows.keys(2):
         with pytest.raises(RestoreRefused):
-            place.service().restore_backup(backup_id, ACME, ADMIN)
-        assert (place.rows(1), place.rows(2)) == (now, others)
+            changed_rows.service().restore_backup(backup_id, ACME, ADMIN)
+        assert (changed_rows.rows(1), changed_rows.rows(2)) == (now, others)
         return
-    assert place.by_changes(backup_id) >= set(KEYS) - ({"numbers"} if "alter" in (act[0] for act in after) else set())
-    plan = place.service().plan_restore(backup_id, ACME, ADMIN)
-    assert (place.rows(1), place.rows(2)) == (now, others)
-    result = place.service().restore_backup(backup_id, ACME, ADMIN)
-    assert place.rows(1) == then
-    assert place.rows(2) == others
+    assert changed_rows.by_changes(backup_id) >= set(KEYS) - (
+        {"numbers"} if "alter" in (act[0] for act in after) else set()
+    )
+    plan = changed_rows.service().plan_restore(backup_id, ACME, ADMIN)
+    assert (changed_rows.rows(1), changed_rows.rows(2)) == (now, others)
+    result = changed_rows.service().restore_backup(backup_id, ACME, ADMIN)
+    assert changed_rows.rows(1) == then
+    assert changed_rows.rows(2) == others
     for planned, made in zip(plan["tables"], result["tables"], strict=True):
         assert [planned[k] for k in ("insert", "update", "delete")] == [
             made[k] for k in ("inserted", "updated", "deleted")
@@ -227,12 +229,14 @@ def test_whatever_happened(place: Place, before: list[Any], after: list[Any], ki
 
 
 @pytest.mark.parametrize("instead", [b"", b"99998\t1\tnumber 12\n"], ids=["a row too few", "another key"])
-def test_a_row_lost_on_the_way_is_noticed(place: Place, monkeypatch: pytest.MonkeyPatch, instead: bytes) -> None:
+def test_a_row_lost_on_the_way_is_noticed(
+    changed_rows: ChangedRows, monkeypatch: pytest.MonkeyPatch, instead: bytes
+) -> None:
     """Were rows mistaken before they are staged, the keys that the restore leaves would not be the backup's: rolled back."""
-    place.reset()
-    backup_id = place.service().create_backup(ACME, ADMIN)["id"]
-    place.database.run("DELETE FROM numbers WHERE id IN (10, 12, 14)")
-    damaged = place.rows(1)
+    changed_rows.reset()
+    backup_id = changed_rows.service().create_backup(ACME, ADMIN)["id"]
+    changed_rows.database.run("DELETE FROM numbers WHERE id IN (10, 12, 14)")
+    damaged = changed_rows.rows(1)
     of = compare._InBuckets.of
     met: list[bytes] = []
 
@@ -244,6 +248,6 @@ def test_a_row_lost_on_the_way_is_noticed(place: Place, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(compare._InBuckets, "of", mistaken)
     with pytest.raises(ProofFailed, match="its keys"):
-        place.service().restore_backup(backup_id, ACME, ADMIN)
+        changed_rows.service().restore_backup(backup_id, ACME, ADMIN)
     assert met
-    assert place.rows(1) == damaged
+    assert changed_rows.rows(1) == damaged

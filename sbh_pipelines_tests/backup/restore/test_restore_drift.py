@@ -303,7 +303,7 @@ REFUSED: dict[str, tuple[Case, str]] = {
 
 
 @dataclass
-class Place:
+class DriftedDatabase:
     """The database, and the ids of the two backups."""
 
     database: Database
@@ -336,7 +336,7 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def drifted(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DriftedDatabase]:
     with fresh_database(embedded_stack) as database:
         cases = {**COMES_BACK, **{name: case for name, (case, _) in REFUSED.items()}}
         names = {name: f"t{nth}" for nth, name in enumerate(cases)}
@@ -345,7 +345,7 @@ def place(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> It
             t = names[name]
             database.run(BASE.format(t=t, more=case.more.format(t=t)))
         application = Application(database, tmp_path_factory.mktemp("drift"))
-        made = Place(database, application, names)
+        made = DriftedDatabase(database, application, names)
         service = application.service(database={"shared": ["plans"]})
         made.full = service.create_backup(ACME, ADMIN)["id"]
         for name, case in cases.items():
@@ -361,57 +361,57 @@ def differences(plan: dict[str, Any]) -> dict[str, tuple[bool, bool]]:
 
 
 @pytest.mark.parametrize("name", COMES_BACK)
-def test_rows_come_back_into_a_changed_table(place: Place, name: str) -> None:
+def test_rows_come_back_into_a_changed_table(drifted: DriftedDatabase, name: str) -> None:
     """What lost rows, changed rows and new rows are after both modes; the plan says it all, and writes nothing."""
-    case, old = COMES_BACK[name], place.names[name]
+    case, old = COMES_BACK[name], drifted.names[name]
     table = case.table.format(t=old)
     for statement in (case.damage + ";" + case.drift).format(t=old).split(";"):
-        place.database.run(statement)
-    service = place.service(case, old)
+        drifted.database.run(statement)
+    service = drifted.service(case, old)
     lossy = any(lossy for lossy, _ in case.changes.values())
     request = RestoreRequest.of(tables=[table], mode=MISSING_ONLY, accept_schema_changes=lossy)
-    service.restore_backup(place.layered, ACME, ADMIN, request=request)
-    assert not case.missing or place.rows(table) == case.missing
-    place.database.run(f"DELETE FROM {table} WHERE id = 1")
-    before = place.everything()
+    service.restore_backup(drifted.layered, ACME, ADMIN, request=request)
+    assert not case.missing or drifted.rows(table) == case.missing
+    drifted.database.run(f"DELETE FROM {table} WHERE id = 1")
+    before = drifted.everything()
     request = RestoreRequest.of(tables=[table])
-    plan = service.plan_restore(place.layered, ACME, ADMIN, request)
-    assert place.everything() == before
+    plan = service.plan_restore(drifted.layered, ACME, ADMIN, request)
+    assert drifted.everything() == before
     assert differences(plan) == case.changes
     assert [p["code"] for p in plan["problems"]] == ([SchemaMismatch.code] if lossy else [])
     if lossy:
         with pytest.raises(SchemaMismatch):
-            service.restore_backup(place.layered, ACME, ADMIN, request=request)
-        assert place.everything() == before
+            service.restore_backup(drifted.layered, ACME, ADMIN, request=request)
+        assert drifted.everything() == before
         request = RestoreRequest.of(tables=[table], accept_schema_changes=True)
-    result = service.restore_backup(place.layered, ACME, ADMIN, request=request)
+    result = service.restore_backup(drifted.layered, ACME, ADMIN, request=request)
     (planned,), (done,) = plan["tables"], result["tables"]
     assert [planned[k] for k in ("insert", "update", "delete")] == [done[k] for k in ("inserted", "updated", "deleted")]
-    assert not case.exact or place.rows(table) == case.exact
-    after = place.everything()
+    assert not case.exact or drifted.rows(table) == case.exact
+    after = drifted.everything()
     assert {t for t in before if before[t] != after.get(t)} - {""} <= {table, f"{old}_low", f"{old}_high"}
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_has_no_place_in_a_changed_table(place: Place, name: str) -> None:
+def test_what_has_no_place_in_a_changed_table(drifted: DriftedDatabase, name: str) -> None:
     """Told by the plan already, without the values; nothing is written."""
     case, said = REFUSED[name]
-    table = place.names[name]
+    table = drifted.names[name]
     for statement in (case.damage + ";" + case.drift).format(t=table).split(";"):
-        place.database.run(statement)
-    service = place.service(case, table)
-    before = place.everything()
+        drifted.database.run(statement)
+    service = drifted.service(case, table)
+    before = drifted.everything()
     request = RestoreRequest.of(tables=[table], accept_schema_changes=True)
     try:
-        plan = service.plan_restore(place.layered, ACME, ADMIN, request)
+        plan = service.plan_restore(drifted.layered, ACME, ADMIN, request)
         told = bool(plan["problems"])
         assert differences(plan) == case.changes
     except SbhError:  # where a value cannot be read at all
         told = True
-    assert place.everything() == before
+    assert drifted.everything() == before
     with pytest.raises(SbhError) as caught:
-        service.restore_backup(place.layered, ACME, ADMIN, request=request)
-    assert place.everything() == before
+        service.restore_backup(drifted.layered, ACME, ADMIN, request=request)
+    assert drifted.everything() == before
     assert told == (name != "no partition for an old row")  # which only the server works out
     assert said in str(caught.value)
 

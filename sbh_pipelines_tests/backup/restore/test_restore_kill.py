@@ -15,7 +15,7 @@ from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.support.databases import fresh_database
 from sbh_pipelines_tests.support.restore.killed import Ended, Killer
-from sbh_pipelines_tests.support.restore.town import Snapshot, Town
+from sbh_pipelines_tests.support.restore.sample_application import SampleApplication, Snapshot
 
 # Sorts of events; a restore is killed at the first of each, at the last of some, and at the first of every sort of notice.
 _SORTS = (
@@ -43,7 +43,7 @@ _LAST = ("lease.json", "/restores/", "store put_stream", "statement DELETE", 'st
 class Scene:
     """The application, the backup, what was backed up, and who restores it."""
 
-    town: Town
+    sample: SampleApplication
     service: BackupService
     backup_id: str
     then: Snapshot
@@ -53,25 +53,25 @@ class Scene:
         return [found["restore_id"] for found in self.service.list_restores(ACME, ADMIN)]
 
     def lose(self, seed: int) -> Snapshot:
-        self.town.reset()
-        self.town.damage(seed)
-        return self.town.snapshot()
+        self.sample.reset()
+        self.sample.damage(seed)
+        return self.sample.snapshot()
 
     def expire(self) -> None:
         """The lease of a process that is gone: as if its time were over."""
-        (self.town.application.repository(ACME) / "lease.json").unlink(missing_ok=True)
+        (self.sample.application.repository(ACME) / "lease.json").unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="module")
 def scene(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     directory = tmp_path_factory.mktemp("killed")
     with fresh_database(embedded_stack) as database:
-        town = Town(Application(database, directory), database)
-        town.create()
-        service = town.service()
+        sample = SampleApplication(Application(database, directory), database)
+        sample.create()
+        service = sample.service()
         backup = service.create_backup(ACME, ADMIN)["id"]
-        with Killer(town.settings(safety_backup=True), directory) as killer:
-            yield Scene(town, service, backup, town.snapshot(), killer)
+        with Killer(sample.settings(safety_backup=True), directory) as killer:
+            yield Scene(sample, service, backup, sample.snapshot(), killer)
 
 
 def _points(events: list[str]) -> list[int]:
@@ -118,27 +118,27 @@ def test_killed_at_every_step(scene: Scene) -> None:
     before = scene.lose(1)
     whole = scene.killer.restore(scene.backup_id, ACME)
     assert (whole.killed, whole.error) == (False, "")
-    assert _as_before_or_as_planned(scene, before, scene.town.snapshot())
+    assert _as_before_or_as_planned(scene, before, scene.sample.snapshot())
     outcomes: set[object] = set()
     for nth, then in zip(_points(whole.events), cycle(("again", "undo", "nothing")), strict=False):
         known, before = scene.statuses(), scene.lose(nth)
         ended: Ended = scene.killer.restore(scene.backup_id, ACME, nth=nth)
         assert ended.killed, ended.error
         scene.expire()
-        planned = _as_before_or_as_planned(scene, before, scene.town.snapshot())
+        planned = _as_before_or_as_planned(scene, before, scene.sample.snapshot())
         restore = _told(scene, known, planned)
         outcomes.add((planned, restore is not None))
         secured = restore and scene.service.get_restore_status(restore, ACME).get("safety_backup_id")
         if then == "undo" and restore and secured:
             scene.service.undo_restore(restore, ACME, ADMIN)
-            found = scene.town.snapshot()
+            found = scene.sample.snapshot()
             assert (found.of(ACME), found.files) == (before.of(ACME), before.files)
             outcomes.add("undone")
         elif then == "again":
             scene.service.restore_backup(scene.backup_id, ACME, ADMIN)
-            found = scene.town.snapshot()
+            found = scene.sample.snapshot()
             assert (found.of(ACME), found.files[ACME]) == (scene.then.of(ACME), scene.then.files[ACME])
-        assert scene.town.files(BOLT) == scene.then.files[BOLT]
+        assert scene.sample.files(BOLT) == scene.then.files[BOLT]
     assert outcomes >= {(False, True), (True, True), "undone"}
 
 
@@ -147,26 +147,26 @@ def test_killed_at_every_step(scene: Scene) -> None:
 )
 def test_a_part_killed_in_the_middle(scene: Scene, request_fields: dict[str, Any]) -> None:
     """Of a part as of the whole: rows as before, and a second run ends as one that was never killed."""
-    scene.town.reset()
+    scene.sample.reset()
     lost = "DELETE FROM comments WHERE project_id = 2; DELETE FROM tasks WHERE project_id = 2; DELETE FROM projects WHERE id = 2"
-    scene.town.database.run(lost)
-    (scene.town.application.bucket / "files" / ACME / "docs" / "a.txt").unlink()
-    before, known = scene.town.snapshot(), scene.statuses()
+    scene.sample.database.run(lost)
+    (scene.sample.application.bucket / "files" / ACME / "docs" / "a.txt").unlink()
+    before, known = scene.sample.snapshot(), scene.statuses()
     sorts = ("store put_stream",) if "files" in request_fields else ('INSERT INTO "public"."tasks"',)
     whole = scene.killer.restore(scene.backup_id, ACME, **request_fields)
     assert (whole.killed, whole.error) == (False, "")
-    planned = scene.town.snapshot()
-    scene.town.reset()
-    scene.town.database.run(lost)
-    (scene.town.application.bucket / "files" / ACME / "docs" / "a.txt").unlink()
+    planned = scene.sample.snapshot()
+    scene.sample.reset()
+    scene.sample.database.run(lost)
+    (scene.sample.application.bucket / "files" / ACME / "docs" / "a.txt").unlink()
     nth = next(number for number, event in enumerate(whole.events, 1) if any(sort in event for sort in sorts))
     assert scene.killer.restore(scene.backup_id, ACME, nth=nth, after=True, **request_fields).killed
     scene.expire()
-    found = scene.town.snapshot()
+    found = scene.sample.snapshot()
     assert found.of(ACME) == before.of(ACME)
     statuses = {scene.service.get_restore_status(r, ACME)["status"] for r in scene.statuses() if r not in known}
     assert statuses == {"completed", "interrupted"}
     again = scene.killer.restore(scene.backup_id, ACME, **request_fields)
     assert (again.killed, again.error) == (False, "")
-    found = scene.town.snapshot()
+    found = scene.sample.snapshot()
     assert (found.of(ACME), found.files) == (planned.of(ACME), planned.files)

@@ -79,7 +79,7 @@ State = Mapping[str, bytes]
 
 
 @dataclass
-class Place:
+class LiveApplication:
     database: Database
     application: Application
     saved: dict[str, bytes] = field(default_factory=dict)
@@ -117,10 +117,10 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def live_app(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveApplication]:
     with fresh_database(embedded_stack) as database:
         database.run(SCHEMA)
-        made = Place(database, Application(database, tmp_path_factory.mktemp("live")))
+        made = LiveApplication(database, Application(database, tmp_path_factory.mktemp("live")))
         made.saved = {t: database.copy(f"TABLE {t}") for t in TABLES}
         made.application.write_file(ACME, "docs/a.txt", b"a")
         made.backup_id = made.service().create_backup(ACME, ADMIN)["id"]
@@ -200,36 +200,36 @@ MOMENTS = [
 
 
 @pytest.mark.parametrize(("write", "step", "commit"), MOMENTS)
-def test_a_write_at_a_step(place: Place, write: str, step: str, commit: bool) -> None:
+def test_a_write_at_a_step(live_app: LiveApplication, write: str, step: str, commit: bool) -> None:
     """The outcome is that of one after the other, or the restore has done nothing and says why."""
     statement = WRITES[write]
-    restored, finished = place.after(), place.after(statement)
-    failed = place.after(*DAMAGE.split(";")[:-1], statement)
-    place.reset(DAMAGE)
-    writer = Writer(place.database, statement, commit=commit)
+    restored, finished = live_app.after(), live_app.after(statement)
+    failed = live_app.after(*DAMAGE.split(";")[:-1], statement)
+    live_app.reset(DAMAGE)
+    writer = Writer(live_app.database, statement, commit=commit)
     raised: SbhError | None = None
     try:
-        place.service().restore_backup(place.backup_id, ACME, ADMIN, progress=at(step, writer.begin))
+        live_app.service().restore_backup(live_app.backup_id, ACME, ADMIN, progress=at(step, writer.begin))
     except SbhError as error:
         raised = error
     writer.end()
     if raised is None:
         # Who waited to change a row that was put back meanwhile finds it replaced, and is told: no row was changed.
-        assert place.state() == (restored if writer.rows == 0 else finished)
+        assert live_app.state() == (restored if writer.rows == 0 else finished)
     else:
         assert isinstance(raised, SourceConflict | RestoreConflict)
-        assert place.state() == failed
+        assert live_app.state() == failed
 
 
-def test_other_tenants_write_on(place: Place) -> None:
+def test_other_tenants_write_on(live_app: LiveApplication) -> None:
     """At every step, into every table, without waiting."""
-    place.reset(DAMAGE)
+    live_app.reset(DAMAGE)
     steps: list[str] = []
 
     def write(progress: Progress) -> None:
         steps.append(progress.step)
         n = 1000 + len(steps)
-        place.database.run(
+        live_app.database.run(
             "SET lock_timeout = 200",
             f"INSERT INTO projects VALUES ({n}, 2, 'theirs', 1); INSERT INTO tasks VALUES ({n}, {n}, 'theirs');"
             f"INSERT INTO loose VALUES ({n}, 2, 'theirs'); UPDATE projects SET body = '{n}' WHERE id = 3;"
@@ -237,77 +237,77 @@ def test_other_tenants_write_on(place: Place) -> None:
             "DELETE FROM tasks WHERE body = 'theirs' AND id % 2 = 0",
         )
 
-    place.service().restore_backup(place.backup_id, ACME, ADMIN, progress=write)
+    live_app.service().restore_backup(live_app.backup_id, ACME, ADMIN, progress=write)
     assert {"restore: merge", "restore: prove", "restore: commit"} <= set(steps)
-    mine = place.database.ask("SELECT * FROM projects WHERE tenant_id = 1 ORDER BY id")
-    theirs = place.database.ask("SELECT count(*) FROM projects WHERE tenant_id = 2")
-    place.reset()
-    assert mine == place.database.ask("SELECT * FROM projects WHERE tenant_id = 1 ORDER BY id")
+    mine = live_app.database.ask("SELECT * FROM projects WHERE tenant_id = 1 ORDER BY id")
+    theirs = live_app.database.ask("SELECT count(*) FROM projects WHERE tenant_id = 2")
+    live_app.reset()
+    assert mine == live_app.database.ask("SELECT * FROM projects WHERE tenant_id = 1 ORDER BY id")
     assert theirs == [(10 + len(steps),)]
 
 
-def refused(place: Place, service: BackupService, **more: Any) -> SbhError:
+def refused(live_app: LiveApplication, service: BackupService, **more: Any) -> SbhError:
     """The restore fails, and no row has moved; the error."""
-    before = place.places()
+    before = live_app.places()
     with pytest.raises(SbhError) as caught:
-        service.restore_backup(place.backup_id, ACME, ADMIN, **more)
-    assert place.places() == before
+        service.restore_backup(live_app.backup_id, ACME, ADMIN, **more)
+    assert live_app.places() == before
     return caught.value
 
 
-def test_a_deadlock(place: Place) -> None:
+def test_a_deadlock(live_app: LiveApplication) -> None:
     """The restore is the victim: a clean error that says to try again."""
-    place.reset(DAMAGE)
-    before = place.state()
-    with closing(place.database.connect()) as other:
+    live_app.reset(DAMAGE)
+    before = live_app.state()
+    with closing(live_app.database.connect()) as other:
         other.autocommit = False
         other.cursor().execute("SELECT FROM loose WHERE id = 2 FOR UPDATE")
         wanting = threading.Timer(0.3, lambda: other.cursor().execute("SELECT FROM projects WHERE id = 2 FOR UPDATE"))
         with pytest.raises(SourceConflict, match="deadlock"):
-            place.service(database={"lock_timeout_s": 20}).restore_backup(
-                place.backup_id, ACME, ADMIN, progress=at("merge", wanting.start)
+            live_app.service(database={"lock_timeout_s": 20}).restore_backup(
+                live_app.backup_id, ACME, ADMIN, progress=at("merge", wanting.start)
             )
         wanting.join()
         other.rollback()
-    assert place.state() == before
+    assert live_app.state() == before
 
 
-def test_a_lock_that_is_not_given_free(place: Place) -> None:
+def test_a_lock_that_is_not_given_free(live_app: LiveApplication) -> None:
     """Told as what it is, with the setting that bounds the wait."""
-    place.reset(DAMAGE)
-    with closing(place.database.connect()) as other:
+    live_app.reset(DAMAGE)
+    with closing(live_app.database.connect()) as other:
         other.autocommit = False
         other.cursor().execute("LOCK TABLE loose IN SHARE MODE")
-        error = refused(place, place.service(database={"lock_timeout_s": 0.2}))
+        error = refused(live_app, live_app.service(database={"lock_timeout_s": 0.2}))
     assert isinstance(error, SourceConflict)
     assert "public.loose" in str(error)
     assert "lock_timeout_s" in error.remedy
 
 
-def test_a_statement_that_takes_too_long(place: Place) -> None:
-    place.reset(DAMAGE)
-    with closing(place.database.connect()) as other:
+def test_a_statement_that_takes_too_long(live_app: LiveApplication) -> None:
+    live_app.reset(DAMAGE)
+    with closing(live_app.database.connect()) as other:
         other.autocommit = False
         other.cursor().execute("LOCK TABLE loose IN SHARE MODE")
-        error = refused(place, place.service(database={"lock_timeout_s": 20, "statement_timeout_s": 0.3}))
+        error = refused(live_app, live_app.service(database={"lock_timeout_s": 20, "statement_timeout_s": 0.3}))
     assert isinstance(error, SourceConflict)
     assert "statement_timeout_s" in error.remedy
 
 
 @pytest.fixture
-def tampered(place: Place) -> Iterator[Callable[[str, str], None]]:
+def tampered(live_app: LiveApplication) -> Iterator[Callable[[str, str], None]]:
     """Adds a trigger that fires always on projects; takes it away at the end."""
-    place.reset(DAMAGE)
+    live_app.reset(DAMAGE)
 
     def tamper(event: str, body: str) -> None:
-        place.database.run(
+        live_app.database.run(
             f"CREATE FUNCTION tamper() RETURNS trigger SECURITY DEFINER LANGUAGE plpgsql AS $$ BEGIN {body}; RETURN COALESCE(NEW, OLD); END $$;"
             f"CREATE TRIGGER tamper {event} ON projects FOR EACH ROW EXECUTE FUNCTION tamper();"
             "ALTER TABLE projects ENABLE ALWAYS TRIGGER tamper"
         )
 
     yield tamper
-    place.database.run("DROP FUNCTION tamper CASCADE")
+    live_app.database.run("DROP FUNCTION tamper CASCADE")
 
 
 @pytest.mark.parametrize(
@@ -322,42 +322,42 @@ def tampered(place: Place) -> Iterator[Callable[[str, str], None]]:
     ],
 )
 def test_a_trigger_that_fires_always_writes_elsewhere(
-    place: Place, tampered: Callable[[str, str], None], event: str, body: str
+    live_app: LiveApplication, tampered: Callable[[str, str], None], event: str, body: str
 ) -> None:
     """Whatever it writes, and to whose rows: found by the server's own counts, and rolled back."""
     tampered(event, body)
-    error = refused(place, place.service())
+    error = refused(live_app, live_app.service())
     assert isinstance(error, ProofFailed)
     assert "ENABLE ALWAYS" in error.remedy
 
 
-def test_a_role_that_may_not_silence_triggers(place: Place) -> None:
+def test_a_role_that_may_not_silence_triggers(live_app: LiveApplication) -> None:
     """A plan works without; a restore ends before anything else with what is missing."""
-    place.reset(DAMAGE)
+    live_app.reset(DAMAGE)
     role = f"plain_{uuid.uuid4().hex[:8]}"
-    place.database.run(
+    live_app.database.run(
         f"CREATE ROLE {role} LOGIN BYPASSRLS PASSWORD 'plain'; GRANT ALL ON ALL TABLES IN SCHEMA public TO {role};"
         f"GRANT pg_monitor TO {role}"
     )
     try:
-        plain = make_dsn(place.database.dsn, user=role, password="plain", passfile="/dev/null")
-        error = refused(place, place.service(database={"dsn": plain}))
+        plain = make_dsn(live_app.database.dsn, user=role, password="plain", passfile="/dev/null")
+        error = refused(live_app, live_app.service(database={"dsn": plain}))
     finally:
-        place.database.run(f"DROP OWNED BY {role}; DROP ROLE {role}")
+        live_app.database.run(f"DROP OWNED BY {role}; DROP ROLE {role}")
     assert isinstance(error, PrivilegeMissing)
     assert "session_replication_role" in str(error)
     assert error.remedy
 
 
-def test_small_batches_with_pauses(place: Place) -> None:
+def test_small_batches_with_pauses(live_app: LiveApplication) -> None:
     """Many statements, the same outcome; sequences and keys included."""
-    place.reset("INSERT INTO loose SELECT n, 1, repeat('x', 300) FROM generate_series(1000, 3000) n", DAMAGE)
-    wanted = place.after()
-    place.reset("INSERT INTO loose SELECT n, 1, repeat('x', 300) FROM generate_series(1000, 3000) n", DAMAGE)
+    live_app.reset("INSERT INTO loose SELECT n, 1, repeat('x', 300) FROM generate_series(1000, 3000) n", DAMAGE)
+    wanted = live_app.after()
+    live_app.reset("INSERT INTO loose SELECT n, 1, repeat('x', 300) FROM generate_series(1000, 3000) n", DAMAGE)
     begun = time.monotonic()
-    place.service(restore={"batch_rows": 100, "pause_ms": 20}).restore_backup(place.backup_id, ACME, ADMIN)
+    live_app.service(restore={"batch_rows": 100, "pause_ms": 20}).restore_backup(live_app.backup_id, ACME, ADMIN)
     assert time.monotonic() - begun > 0.2
-    assert place.state() == wanted
+    assert live_app.state() == wanted
 
 
 # hooks
@@ -394,40 +394,42 @@ def listener() -> Iterator[tuple[str, list[Any], list[int]]]:
         thread.join()
 
 
-def test_hooks_before_and_after(place: Place, listener: tuple[str, list[Any], list[int]]) -> None:
+def test_hooks_before_and_after(live_app: LiveApplication, listener: tuple[str, list[Any], list[int]]) -> None:
     """In their order; what a statement writes before is part of what is restored; after a failure they are told so."""
     url, posted, _ = listener
-    place.reset(DAMAGE)
+    live_app.reset(DAMAGE)
     before = [
         {"sql": "UPDATE tenants SET tier = 'maintenance' WHERE id = :tenant AND slug = :slug"},
         {"webhook_url": url},
     ]
     after = [{"webhook_url": url}, {"sql": "INSERT INTO plans SELECT 50 + count(*) FROM plans"}]
-    service = place.service(restore={"before": before, "after": after})
-    service.restore_backup(place.backup_id, ACME, ADMIN)
-    told = {"tenant_id": ACME, "backup_id": place.backup_id}
+    service = live_app.service(restore={"before": before, "after": after})
+    service.restore_backup(live_app.backup_id, ACME, ADMIN)
+    told = {"tenant_id": ACME, "backup_id": live_app.backup_id}
     assert posted == [
         {"event": "restore.before", "outcome": "begins", **told},
         {"event": "restore.after", "outcome": "completed", **told},
     ]
-    wanted = place.state()
-    assert wanted == {**place.after(), "plans": b"1\n2\n3\n53\n"}
-    place.reset(DAMAGE, "INSERT INTO pins VALUES (90)")
+    wanted = live_app.state()
+    assert wanted == {**live_app.after(), "plans": b"1\n2\n3\n53\n"}
+    live_app.reset(DAMAGE, "INSERT INTO pins VALUES (90)")
     with pytest.raises(RestoreRefused):
-        service.restore_backup(place.backup_id, ACME, ADMIN)
+        service.restore_backup(live_app.backup_id, ACME, ADMIN)
     assert [p["outcome"] for p in posted[2:]] == ["begins", "failed"]
-    assert place.database.ask("SELECT tier FROM tenants WHERE id = 1") == [("maintenance",)]
+    assert live_app.database.ask("SELECT tier FROM tenants WHERE id = 1") == [("maintenance",)]
 
 
 @pytest.mark.parametrize("answer", [500, 0, 1], ids=["500", "no answer", "not HTTP"])
-def test_a_webhook_that_fails(place: Place, listener: tuple[str, list[Any], list[int]], answer: int) -> None:
+def test_a_webhook_that_fails(
+    live_app: LiveApplication, listener: tuple[str, list[Any], list[int]], answer: int
+) -> None:
     """The restore does not begin, what comes after it is done, and nothing tells the URL."""
     url, posted, answers = listener
-    place.reset(DAMAGE)
+    live_app.reset(DAMAGE)
     answers.append(answer)
     settings = {"before": [{"webhook_url": url, "timeout_s": 0.3}], "after": [{"webhook_url": url}]}
-    service = place.service(restore=settings)
-    error = refused(place, service)
+    service = live_app.service(restore=settings)
+    error = refused(live_app, service)
     assert isinstance(error, HookFailed)
     assert [p["outcome"] for p in posted] == ["begins", "failed"]
     shown = "".join(traceback.format_exception(error)) + repr(error) + str(service.list_restores(ACME, ADMIN))
@@ -435,9 +437,9 @@ def test_a_webhook_that_fails(place: Place, listener: tuple[str, list[Any], list
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:secret-token/", "http://[secret-token/", "file:///secret-token"])
-def test_a_webhook_that_cannot_be_called(place: Place, url: str) -> None:
-    place.reset(DAMAGE)
-    error = refused(place, place.service(restore={"before": [{"webhook_url": url}]}))
+def test_a_webhook_that_cannot_be_called(live_app: LiveApplication, url: str) -> None:
+    live_app.reset(DAMAGE)
+    error = refused(live_app, live_app.service(restore={"before": [{"webhook_url": url}]}))
     assert isinstance(error, HookFailed)
     assert "secret-token" not in "".join(traceback.format_exception(error))
 
@@ -445,20 +447,20 @@ def test_a_webhook_that_cannot_be_called(place: Place, url: str) -> None:
 @pytest.mark.parametrize(
     "hook", [{"sql": "SELECT 1 / 0"}, {"sql": "SELECT pg_sleep(9)", "timeout_s": 0.2}, {"sql": "SELECT FROM nowhere"}]
 )
-def test_a_statement_that_fails(place: Place, hook: dict[str, Any]) -> None:
-    place.reset(DAMAGE)
-    assert isinstance(refused(place, place.service(restore={"before": [hook]})), HookFailed)
+def test_a_statement_that_fails(live_app: LiveApplication, hook: dict[str, Any]) -> None:
+    live_app.reset(DAMAGE)
+    assert isinstance(refused(live_app, live_app.service(restore={"before": [hook]})), HookFailed)
 
 
-def test_a_hook_that_fails_afterwards(place: Place) -> None:
+def test_a_hook_that_fails_afterwards(live_app: LiveApplication) -> None:
     """The rows are restored; the error and the status do not say anything else."""
-    wanted = place.after()
-    place.reset(DAMAGE)
-    service = place.service(restore={"after": [{"sql": "SELECT 1 / 0"}]})
+    wanted = live_app.after()
+    live_app.reset(DAMAGE)
+    service = live_app.service(restore={"after": [{"sql": "SELECT 1 / 0"}]})
     before = {status["restore_id"] for status in service.list_restores(ACME, ADMIN)}
     with pytest.raises(HookFailed) as caught:
-        service.restore_backup(place.backup_id, ACME, ADMIN)
-    assert place.state() == wanted
+        service.restore_backup(live_app.backup_id, ACME, ADMIN)
+    assert live_app.state() == wanted
     assert "nothing was written" not in str(caught.value)
     (status,) = [s for s in service.list_restores(ACME, ADMIN) if s["restore_id"] not in before]
     assert status["status"] == "completed"
@@ -467,47 +469,47 @@ def test_a_hook_that_fails_afterwards(place: Place) -> None:
 # leases
 
 
-def test_while_a_backup_of_the_tenant_runs(place: Place) -> None:
+def test_while_a_backup_of_the_tenant_runs(live_app: LiveApplication) -> None:
     """Waits as long as the settings say, and gives up after that."""
-    place.reset(DAMAGE)
-    site = Site(place.service().settings, utc_now)
-    store, prefix = site.backup_store(place.application.tenant())
+    live_app.reset(DAMAGE)
+    site = Site(live_app.service().settings, utc_now)
+    store, prefix = site.backup_store(live_app.application.tenant())
     held = leases.acquire(store, prefix, leases.new_owner("backup"), "backup", 60, utc_now)
-    assert isinstance(refused(place, place.service(restore={"lease_wait_s": 0.1})), LeaseHeld)
+    assert isinstance(refused(live_app, live_app.service(restore={"lease_wait_s": 0.1})), LeaseHeld)
     threading.Timer(0.4, held.release).start()
-    result = place.service(restore={"lease_wait_s": 20}).restore_backup(place.backup_id, ACME, ADMIN)
+    result = live_app.service(restore={"lease_wait_s": 20}).restore_backup(live_app.backup_id, ACME, ADMIN)
     assert result["status"] == "completed"
 
 
-def test_two_restores_at_once(place: Place) -> None:
+def test_two_restores_at_once(live_app: LiveApplication) -> None:
     """The second one is told that the first is running, and does nothing."""
-    wanted = place.after()
-    place.reset(DAMAGE)
-    service, errors = place.service(), list[type[SbhError]]()
+    wanted = live_app.after()
+    live_app.reset(DAMAGE)
+    service, errors = live_app.service(), list[type[SbhError]]()
 
     def second() -> None:
         with pytest.raises(LeaseHeld) as caught:
-            service.restore_backup(place.backup_id, ACME, ADMIN)
+            service.restore_backup(live_app.backup_id, ACME, ADMIN)
         errors.append(caught.type)
 
-    service.restore_backup(place.backup_id, ACME, ADMIN, progress=at("merge", second))
+    service.restore_backup(live_app.backup_id, ACME, ADMIN, progress=at("merge", second))
     assert errors == [LeaseHeld]
-    assert place.state() == wanted
+    assert live_app.state() == wanted
 
 
 @pytest.mark.parametrize("step", ["decided", "prove", "commit"])
-def test_the_lease_is_lost_in_the_middle(place: Place, step: str) -> None:
+def test_the_lease_is_lost_in_the_middle(live_app: LiveApplication, step: str) -> None:
     """Somebody took it because the process was asleep: whoever has it writes, and nobody else."""
-    place.reset(DAMAGE)
-    site = Site(place.service().settings, utc_now)
-    store, prefix = site.backup_store(place.application.tenant())
+    live_app.reset(DAMAGE)
+    site = Site(live_app.service().settings, utc_now)
+    store, prefix = site.backup_store(live_app.application.tenant())
 
     def take() -> None:
         later = utc_now() + timedelta(hours=1)
         taken.append(leases.acquire(store, prefix, leases.new_owner("other"), "other", 60, lambda: later))
 
     taken: list[leases.Lease] = []
-    error = refused(place, place.service(), progress=at(step, take))
+    error = refused(live_app, live_app.service(), progress=at(step, take))
     assert isinstance(error, LeaseLost)
     taken[0].release()
     store.replace(prefix + Keys.LEASE, b"{}", store.get_with_etag(prefix + Keys.LEASE)[1])

@@ -16,79 +16,79 @@ from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import RestoreRefused
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT
 from sbh_pipelines_tests.support.restore.expectations import MISSING_ONLY
-from sbh_pipelines_tests.support.restore.place import MODES, SCOPES, SEEDS, Place, made_place, numbers
-from sbh_pipelines_tests.support.restore.town import MODEL
+from sbh_pipelines_tests.support.restore.sample_application import MODEL
+from sbh_pipelines_tests.support.restore.trial import MODES, SCOPES, SEEDS, RestoreTrial, numbers, restore_trial
 
 
 @pytest.fixture(scope="module")
-def place(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with made_place(embedded_stack, tmp_path_factory.mktemp("restores")) as made:
+def trial(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RestoreTrial]:
+    with restore_trial(embedded_stack, tmp_path_factory.mktemp("restores")) as made:
         yield made
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("scope", SCOPES)
-def test_in_place(place: Place, scope: str, mode: str) -> None:
-    place.restored(SCOPES[scope], mode, SEEDS[mode][0])
+def test_in_place(trial: RestoreTrial, scope: str, mode: str) -> None:
+    trial.restored(SCOPES[scope], mode, SEEDS[mode][0])
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("scope", [name for name, scope in SCOPES.items() if not scope.files or not scope.request])
-def test_into_another_database(place: Place, scope: str, mode: str) -> None:
+def test_into_another_database(trial: RestoreTrial, scope: str, mode: str) -> None:
     """The rows of the other database are merged; the files stay as they are."""
-    place.restored(SCOPES[scope], mode, SEEDS[mode][1], place.other)
+    trial.restored(SCOPES[scope], mode, SEEDS[mode][1], trial.other)
 
 
-def test_into_another_database_nothing_happens_to_the_first(place: Place) -> None:
-    place.town.reset()
-    place.town.damage(50)
-    before = place.town.snapshot()
-    place.town.reset(place.other)
-    place.other.run("DELETE FROM comments WHERE id % 3 = 0")
-    service = place.town.service()
-    service.restore_backup(place.backup_id, ACME, ADMIN, into_database=place.other.dsn)
-    after = place.town.snapshot()
+def test_into_another_database_nothing_happens_to_the_first(trial: RestoreTrial) -> None:
+    trial.sample.reset()
+    trial.sample.damage(50)
+    before = trial.sample.snapshot()
+    trial.sample.reset(trial.other)
+    trial.other.run("DELETE FROM comments WHERE id % 3 = 0")
+    service = trial.sample.service()
+    service.restore_backup(trial.backup_id, ACME, ADMIN, into_database=trial.other.dsn)
+    after = trial.sample.snapshot()
     assert (after.rows, after.places, after.sequences) == (before.rows, before.places, before.sequences)
 
 
 @pytest.mark.parametrize("tables", [(), ("tasks", "public.notes")])
-def test_into_a_schema(place: Place, tables: tuple[str, ...]) -> None:
+def test_into_a_schema(trial: RestoreTrial, tables: tuple[str, ...]) -> None:
     """The tenant's rows as they were, beside the live ones, which stay as they are."""
-    place.town.reset()
-    place.town.damage(51)
-    before, schema = place.town.snapshot(), f"look_{uuid.uuid4().hex[:8]}"
-    service = place.town.service()
-    result = service.restore_into_schema(place.backup_id, ACME, ADMIN, schema, tables=tables)
-    assert place.town.snapshot() == before
-    wanted = {t: rows for t, rows in place.then.of(ACME).items() if MODEL.tables[t].owner}
+    trial.sample.reset()
+    trial.sample.damage(51)
+    before, schema = trial.sample.snapshot(), f"look_{uuid.uuid4().hex[:8]}"
+    service = trial.sample.service()
+    result = service.restore_into_schema(trial.backup_id, ACME, ADMIN, schema, tables=tables)
+    assert trial.sample.snapshot() == before
+    wanted = {t: rows for t, rows in trial.then.of(ACME).items() if MODEL.tables[t].owner}
     if tables:
         wanted = {t: rows for t, rows in wanted.items() if t in ("tasks", "notes")}
-    made = place.town.database.ask("SELECT tablename FROM pg_tables WHERE schemaname = %s", [schema])
+    made = trial.sample.database.ask("SELECT tablename FROM pg_tables WHERE schemaname = %s", [schema])
     assert {name for (name,) in made} == set(wanted)
     for name, rows in wanted.items():
         columns = ", ".join(f"{column}::text" for column in MODEL.tables[name].columns)
-        assert Counter(place.town.database.ask(f"SELECT {columns} FROM {schema}.{name}")) == rows
+        assert Counter(trial.sample.database.ask(f"SELECT {columns} FROM {schema}.{name}")) == rows
     assert {t["of"].removeprefix("public."): t["rows"] for t in result["tables"]} == {
         name: rows.total() for name, rows in wanted.items()
     }
 
 
 @pytest.mark.parametrize("seed", range(100, 104))
-def test_a_backup_made_just_before_the_damage(place: Place, seed: int) -> None:
+def test_a_backup_made_just_before_the_damage(trial: RestoreTrial, seed: int) -> None:
     """What was not written since is found equal without being read; an incremental backup restores as a full one does."""
-    place.town.reset()
-    place.town.damage(seed, BOLT)
-    service = place.town.service()
+    trial.sample.reset()
+    trial.sample.damage(seed, BOLT)
+    service = trial.sample.service()
     service.create_backup(ACME, ADMIN)
-    place.town.damage(seed)
-    then = place.town.snapshot()
+    trial.sample.damage(seed)
+    then = trial.sample.snapshot()
     made = service.create_backup(ACME, ADMIN, "incremental")["id"]
-    database, wanted = place.town.database, then.of(ACME)
+    database, wanted = trial.sample.database, then.of(ACME)
     database.run("DELETE FROM comments WHERE id % 7 = 0; UPDATE options SET value = 'lost' WHERE tenant_id = 1")
-    damaged = place.town.snapshot()
+    damaged = trial.sample.snapshot()
     plan = service.plan_restore(made, ACME, ADMIN)
     result = service.restore_backup(made, ACME, ADMIN)
-    after = place.town.snapshot()
+    after = trial.sample.snapshot()
     assert after.of(ACME) == wanted
     assert after.of_others(ACME) == damaged.of_others(ACME)
     lost = {t: (wanted[t] - damaged.of(ACME)[t]).total() for t in ("comments", "options")}
@@ -106,21 +106,21 @@ def test_a_backup_made_just_before_the_damage(place: Place, seed: int) -> None:
     ("request_fields", "seed"),
     [({}, 60), ({"mode": MISSING_ONLY}, 61), ({"tables": ("options", "notes")}, 62), ({"files": ("docs/**",)}, 63)],
 )
-def test_undo(place: Place, request_fields: dict[str, Any], seed: int) -> None:
+def test_undo(trial: RestoreTrial, request_fields: dict[str, Any], seed: int) -> None:
     """The touched tables and files are what they were before the restore; the others keep what was done since."""
-    place.town.reset()
-    place.town.damage(seed)
-    before = place.town.snapshot()
-    service = place.town.service(safety_backup=True)
+    trial.sample.reset()
+    trial.sample.damage(seed)
+    before = trial.sample.snapshot()
+    service = trial.sample.service(safety_backup=True)
     request = RestoreRequest.of(**request_fields)
-    result = service.restore_backup(place.backup_id, ACME, ADMIN, request=request)
-    assert place.town.snapshot().of(ACME) != before.of(ACME) or request.files
+    result = service.restore_backup(trial.backup_id, ACME, ADMIN, request=request)
+    assert trial.sample.snapshot().of(ACME) != before.of(ACME) or request.files
     status = service.get_restore_status(result["restore_id"], ACME)
     assert status["safety_backup_id"] == result["safety_backup_id"] is not None
-    place.town.write_file(ACME, "pictures/later.png", b"later")
-    place.town.database.run("""UPDATE tenants SET settings = '["later"]' WHERE id = 1""")
+    trial.sample.write_file(ACME, "pictures/later.png", b"later")
+    trial.sample.database.run("""UPDATE tenants SET settings = '["later"]' WHERE id = 1""")
     service.undo_restore(result["restore_id"], ACME, ADMIN)
-    after, of_tenants = place.town.snapshot(), MODEL.tables["tenants"]
+    after, of_tenants = trial.sample.snapshot(), MODEL.tables["tenants"]
     later = {of_tenants.named(row)["settings"] for row in after.of(ACME).pop("tenants")} == {'["later"]'}
     assert later == (request_fields != {})  # no row of that table was written
     assert {t: rows for t, rows in after.of(ACME).items() if t != "tenants"} == {
@@ -131,10 +131,10 @@ def test_undo(place: Place, request_fields: dict[str, Any], seed: int) -> None:
     assert after.of_others(ACME) == before.of_others(ACME)
 
 
-def test_undo_without_a_safety_backup(place: Place) -> None:
-    place.town.reset()
-    service = place.town.service()
-    place.town.damage(64)
-    result = service.restore_backup(place.backup_id, ACME, ADMIN)
+def test_undo_without_a_safety_backup(trial: RestoreTrial) -> None:
+    trial.sample.reset()
+    service = trial.sample.service()
+    trial.sample.damage(64)
+    result = service.restore_backup(trial.backup_id, ACME, ADMIN)
     with pytest.raises(RestoreRefused):
         service.undo_restore(result["restore_id"], ACME, ADMIN)

@@ -12,54 +12,54 @@ from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import ProofFailed, RestoreConflict, RestoreRefused
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT
 from sbh_pipelines_tests.support.restore.expectations import EXACT, MISSING_ONLY, NEWEST_WINS
-from sbh_pipelines_tests.support.restore.place import MODES, Place, made_place, numbers
+from sbh_pipelines_tests.support.restore.trial import MODES, RestoreTrial, numbers, restore_trial
 
 
 @pytest.fixture(scope="module")
-def place(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with made_place(embedded_stack, tmp_path_factory.mktemp("restores")) as made:
+def trial(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RestoreTrial]:
+    with restore_trial(embedded_stack, tmp_path_factory.mktemp("restores")) as made:
         yield made
 
 
-def test_a_unique_value_that_newer_work_has_taken(place: Place) -> None:
+def test_a_unique_value_that_newer_work_has_taken(trial: RestoreTrial) -> None:
     """The tenant gave the lost project's code to another one: listed, refused, nothing written."""
-    place.town.reset()
-    place.town.database.run(
+    trial.sample.reset()
+    trial.sample.database.run(
         "DELETE FROM comments WHERE project_id = 2; DELETE FROM tasks WHERE project_id = 2; DELETE FROM projects WHERE id = 2;"
         "INSERT INTO projects (id, tenant_id, code, updated_at) VALUES (99, 1, 'code 2', '2026-02-01Z')"
     )
     for request in ({"mode": MISSING_ONLY}, {"mode": NEWEST_WINS}, {"rows": "projects where id = 2"}):
-        plan, error = place.refused(RestoreConflict, **request)
+        plan, error = trial.refused(RestoreConflict, **request)
         assert _conflicts(plan) == {"projects": 1}
         assert [p["code"] for p in plan["problems"]] == ["SBH-703"]
         assert "projects" in error
-    service = place.town.service()  # exactly as it was, the newer one goes
-    service.restore_backup(place.backup_id, ACME, ADMIN)
-    assert place.town.snapshot().of(ACME) == place.then.of(ACME)
+    service = trial.sample.service()  # exactly as it was, the newer one goes
+    service.restore_backup(trial.backup_id, ACME, ADMIN)
+    assert trial.sample.snapshot().of(ACME) == trial.then.of(ACME)
 
 
-def test_a_unique_value_that_another_tenant_has_taken(place: Place) -> None:
-    place.town.reset()
-    place.town.database.run(
+def test_a_unique_value_that_another_tenant_has_taken(trial: RestoreTrial) -> None:
+    trial.sample.reset()
+    trial.sample.database.run(
         "DELETE FROM comments WHERE project_id = 4; DELETE FROM tasks WHERE project_id = 4; DELETE FROM projects WHERE id = 4;"
         "UPDATE projects SET code = 'code 4' WHERE id = 1"
     )
     for mode in MODES:
-        plan, _ = place.refused(RestoreConflict, mode=mode)
+        plan, _ = trial.refused(RestoreConflict, mode=mode)
         assert _conflicts(plan) == {"projects": 1}
 
 
-def test_two_columns_that_newer_work_has_taken(place: Place) -> None:
+def test_two_columns_that_newer_work_has_taken(trial: RestoreTrial) -> None:
     """A task's title is unique within its project; `kept` rows hold on to theirs."""
-    place.town.reset()
-    place.town.database.run(
+    trial.sample.reset()
+    trial.sample.database.run(
         "DELETE FROM comments WHERE project_id = 2 AND nr < 3; DELETE FROM tasks WHERE project_id = 2 AND nr < 3;"
         "UPDATE tasks SET title = 'task 1', updated_at = '2026-02-01Z' WHERE project_id = 2 AND nr = 3;"
         "UPDATE tasks SET title = 'task 2', updated_at = '2025-12-01Z' WHERE project_id = 2 AND nr = 4"
     )
-    plan, _ = place.refused(RestoreConflict, mode=MISSING_ONLY)
+    plan, _ = trial.refused(RestoreConflict, mode=MISSING_ONLY)
     assert _conflicts(plan) == {"tasks": 2}
-    plan, _ = place.refused(RestoreConflict, mode=NEWEST_WINS)  # the fourth goes back, and gives its title free
+    plan, _ = trial.refused(RestoreConflict, mode=NEWEST_WINS)  # the fourth goes back, and gives its title free
     assert _conflicts(plan) == {"tasks": 1}
 
 
@@ -70,30 +70,30 @@ def test_two_columns_that_newer_work_has_taken(place: Place) -> None:
         ("UPDATE comments SET project_id = 1, nr = 1 WHERE project_id = 4 AND nr = 1", "comments"),
     ],
 )
-def test_rows_that_are_another_tenants_now(place: Place, moved: str, table: str) -> None:
+def test_rows_that_are_another_tenants_now(trial: RestoreTrial, moved: str, table: str) -> None:
     """Their keys are taken: the other tenant keeps what it has, in every mode and every scope."""
-    place.town.reset()
-    place.town.database.run(moved)
+    trial.sample.reset()
+    trial.sample.database.run(moved)
     requests: list[dict[str, Any]] = [{"mode": mode} for mode in MODES]
     requests += [{"rows": "projects where id = 4"}, {"tables": ("projects", "tasks", "comments")}]
     for request in requests:
-        plan, error = place.refused((RestoreConflict, RestoreRefused), **request)
+        plan, error = trial.refused((RestoreConflict, RestoreRefused), **request)
         assert table in _conflicts(plan)
         assert table in error
 
 
-def test_another_tenants_row_refers_to_one_that_would_go(place: Place) -> None:
+def test_another_tenants_row_refers_to_one_that_would_go(trial: RestoreTrial) -> None:
     """No foreign key breaks anywhere; a mode that removes nothing works."""
-    place.town.reset()
-    place.town.database.run(
+    trial.sample.reset()
+    trial.sample.database.run(
         "INSERT INTO projects (id, tenant_id, code, updated_at) VALUES (99, 1, 'new', '2026-02-01Z');"
         "UPDATE projects SET lead = 99 WHERE id = 1; DELETE FROM comments WHERE project_id = 2"
     )
-    place.refused((RestoreRefused, ProofFailed))
-    place.town.service().restore_backup(place.backup_id, ACME, ADMIN, request=RestoreRequest.of(mode=MISSING_ONLY))
-    found = place.town.snapshot().of(ACME)
-    assert found["comments"] == place.then.of(ACME)["comments"]
-    assert found["projects"].total() == place.then.of(ACME)["projects"].total() + 1
+    trial.refused((RestoreRefused, ProofFailed))
+    trial.sample.service().restore_backup(trial.backup_id, ACME, ADMIN, request=RestoreRequest.of(mode=MISSING_ONLY))
+    found = trial.sample.snapshot().of(ACME)
+    assert found["comments"] == trial.then.of(ACME)["comments"]
+    assert found["projects"].total() == trial.then.of(ACME)["projects"].total() + 1
 
 
 def _conflicts(plan: dict[str, Any]) -> dict[str, int]:
@@ -101,20 +101,22 @@ def _conflicts(plan: dict[str, Any]) -> dict[str, int]:
     return {table: rows for table, rows in found.items() if rows}
 
 
-def test_the_later_of_two_rows_where_no_column_tells(place: Place) -> None:
+def test_the_later_of_two_rows_where_no_column_tells(trial: RestoreTrial) -> None:
     """Without a declared column a table with differing rows is a problem; with missing rows only it is none."""
-    service = place.town.service(newest={"projects": "updated_at"})
+    service = trial.sample.service(newest={"projects": "updated_at"})
     request = RestoreRequest.of(mode=NEWEST_WINS)
-    place.town.reset()
-    place.town.database.run("DELETE FROM comments WHERE id = 4", "DELETE FROM notes WHERE tenant_id = 1 AND body = ''")
-    assert service.plan_restore(place.backup_id, ACME, ADMIN, request)["problems"] == []
-    place.town.database.run("UPDATE comments SET body = 'later', updated_at = '2026-02-01Z' WHERE project_id = 2")
-    before = place.town.snapshot()
-    (problem,) = service.plan_restore(place.backup_id, ACME, ADMIN, request)["problems"]
+    trial.sample.reset()
+    trial.sample.database.run(
+        "DELETE FROM comments WHERE id = 4", "DELETE FROM notes WHERE tenant_id = 1 AND body = ''"
+    )
+    assert service.plan_restore(trial.backup_id, ACME, ADMIN, request)["problems"] == []
+    trial.sample.database.run("UPDATE comments SET body = 'later', updated_at = '2026-02-01Z' WHERE project_id = 2")
+    before = trial.sample.snapshot()
+    (problem,) = service.plan_restore(trial.backup_id, ACME, ADMIN, request)["problems"]
     assert "comments" in problem["on"]
     with pytest.raises((RestoreConflict, RestoreRefused), match="comments"):
-        service.restore_backup(place.backup_id, ACME, ADMIN, request=request)
-    assert place.town.snapshot() == before
+        service.restore_backup(trial.backup_id, ACME, ADMIN, request=request)
+    assert trial.sample.snapshot() == before
 
 
 ORPHANS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -140,112 +142,113 @@ ORPHANS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", ORPHANS)
-def test_a_part_that_would_leave_orphans(place: Place, case: str) -> None:
+def test_a_part_that_would_leave_orphans(trial: RestoreTrial, case: str) -> None:
     damage, request = ORPHANS[case]
-    place.town.reset()
-    place.town.database.run(damage)
-    place.refused((RestoreRefused, ProofFailed, RestoreConflict), **request)
+    trial.sample.reset()
+    trial.sample.database.run(damage)
+    trial.refused((RestoreRefused, ProofFailed, RestoreConflict), **request)
 
 
-def test_a_parent_that_is_there_is_not_changed(place: Place) -> None:
+def test_a_parent_that_is_there_is_not_changed(trial: RestoreTrial) -> None:
     """`--rows` brings missing parents and leaves the others alone, however they differ."""
-    place.town.reset()
-    place.town.database.run(
+    trial.sample.reset()
+    trial.sample.database.run(
         "DELETE FROM comments WHERE project_id IN (2, 4); DELETE FROM tasks WHERE project_id IN (2, 4);"
         "DELETE FROM projects WHERE id = 4; UPDATE projects SET body = 'newer' WHERE id = 2"
     )
-    service = place.town.service()
+    service = trial.sample.service()
     request = RestoreRequest(rows="comments where project_id in (2, 4) and nr = 1")
-    result = service.restore_backup(place.backup_id, ACME, ADMIN, request=request)
+    result = service.restore_backup(trial.backup_id, ACME, ADMIN, request=request)
     assert numbers(result["tables"], "inserted", "updated", "deleted") == {
         "projects": (1, 0, 0),
         "tasks": (2, 0, 0),
         "comments": (4, 0, 0),
     }
-    rows = place.town.snapshot().rows
+    rows = trial.sample.snapshot().rows
     assert [row[5] for row in rows["projects"] if row[0] in ("2", "4")] == ["newer", "tab\t\\N 4"]
 
 
-def test_a_row_that_is_another_ones_dependant_now(place: Place) -> None:
+def test_a_row_that_is_another_ones_dependant_now(trial: RestoreTrial) -> None:
     """It was there before, elsewhere: it becomes what it was, and is not deleted with what it moved to."""
-    place.town.reset()
-    place.town.database.run(
+    trial.sample.reset()
+    trial.sample.database.run(
         "UPDATE comments SET project_id = 2, nr = 1 WHERE id = (SELECT max(id) FROM comments WHERE nr = 4 AND project_id = 6)"
     )
-    service = place.town.service()
-    service.restore_backup(place.backup_id, ACME, ADMIN, request=RestoreRequest(rows="tasks where project_id = 2"))
-    assert place.town.snapshot().of(ACME) == place.then.of(ACME)
+    service = trial.sample.service()
+    service.restore_backup(trial.backup_id, ACME, ADMIN, request=RestoreRequest(rows="tasks where project_id = 2"))
+    assert trial.sample.snapshot().of(ACME) == trial.then.of(ACME)
 
 
 @pytest.mark.parametrize("mode", [EXACT, MISSING_ONLY])
-def test_rows_of_a_table_without_a_key(place: Place, mode: str) -> None:
+def test_rows_of_a_table_without_a_key(trial: RestoreTrial, mode: str) -> None:
     """Those that satisfy the condition become as many as they were, or at least as many; the others stay."""
-    place.town.reset()
-    place.town.database.run(
+    trial.sample.reset()
+    trial.sample.database.run(
         "DELETE FROM notes WHERE body = 'note 2' AND ctid <> (SELECT min(ctid) FROM notes WHERE body = 'note 2' AND tenant_id = 1);"
         "INSERT INTO notes SELECT 1, 'note 3' FROM generate_series(1, 3); DELETE FROM notes WHERE tenant_id = 1 AND body = 'note 4'"
     )
-    service = place.town.service()
+    service = trial.sample.service()
     request = RestoreRequest.of(rows="notes where body in ('note 2', 'note 3')", mode=mode)
-    service.restore_backup(place.backup_id, ACME, ADMIN, request=request)
+    service.restore_backup(trial.backup_id, ACME, ADMIN, request=request)
     then, now = (
-        Counter(body for _, body in found.of(ACME)["notes"].elements()) for found in (place.then, place.town.snapshot())
+        Counter(body for _, body in found.of(ACME)["notes"].elements())
+        for found in (trial.then, trial.sample.snapshot())
     )
     assert now["note 2"] == then["note 2"] > 1
     assert now["note 3"] == then["note 3"] + (3 if mode == MISSING_ONLY else 0)
     assert now["note 4"] == 0 < then["note 4"]
-    assert place.town.snapshot().of(BOLT)["notes"] != place.then.of(BOLT)["notes"]
+    assert trial.sample.snapshot().of(BOLT)["notes"] != trial.then.of(BOLT)["notes"]
 
 
-def test_rows_that_are_another_tenants(place: Place) -> None:
+def test_rows_that_are_another_tenants(trial: RestoreTrial) -> None:
     """A predicate that other tenants' rows satisfy as well chooses the tenant's own only."""
-    place.town.reset()
-    place.town.damage(7)
-    place.town.damage(7, BOLT)
-    before = place.town.snapshot()
-    service = place.town.service()
-    service.restore_backup(place.backup_id, ACME, ADMIN, request=RestoreRequest(rows="projects where true"))
-    after = place.town.snapshot()
+    trial.sample.reset()
+    trial.sample.damage(7)
+    trial.sample.damage(7, BOLT)
+    before = trial.sample.snapshot()
+    service = trial.sample.service()
+    service.restore_backup(trial.backup_id, ACME, ADMIN, request=RestoreRequest(rows="projects where true"))
+    after = trial.sample.snapshot()
     assert after.of_others(ACME) == before.of_others(ACME)
     for table in ("projects", "tasks", "comments"):
-        assert after.of(ACME)[table] == place.then.of(ACME)[table]
+        assert after.of(ACME)[table] == trial.then.of(ACME)[table]
     assert after.of(ACME)["notes"] == before.of(ACME)["notes"]
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_extra_files(place: Place, keep: bool) -> None:
+def test_extra_files(trial: RestoreTrial, keep: bool) -> None:
     """Files that were not there go, unless they are to be kept; those outside the patterns always stay."""
-    place.town.reset()
-    place.town.write_file(ACME, "docs/extra", b"1")
-    place.town.write_file(ACME, "extra", b"1")
+    trial.sample.reset()
+    trial.sample.write_file(ACME, "docs/extra", b"1")
+    trial.sample.write_file(ACME, "extra", b"1")
     request = RestoreRequest(files=("docs/*",), keep_extra_files=keep)
-    service = place.town.service()
-    result = service.restore_backup(place.backup_id, ACME, ADMIN, request=request)
+    service = trial.sample.service()
+    result = service.restore_backup(trial.backup_id, ACME, ADMIN, request=request)
     extra = {"extra": b"1", **({"docs/extra": b"1"} if keep else {})}
-    assert place.town.files(ACME) == {**place.then.files[ACME], **extra}
+    assert trial.sample.files(ACME) == {**trial.then.files[ACME], **extra}
     assert (result["files_removed"], result["rows_inserted"]) == (0 if keep else 1, 0)
 
 
-def test_the_newest_of_two_files(place: Place) -> None:
+def test_the_newest_of_two_files(trial: RestoreTrial) -> None:
     """A file that was last written before the backed up one was is put back."""
-    place.town.reset()
+    trial.sample.reset()
     for name in ("docs/a.txt", "docs/b.txt"):
-        place.town.write_file(ACME, name, b"other")
-    os.utime(place.town.application.bucket / "files" / ACME / "docs/a.txt", (1e9, 1e9))
-    service = place.town.service()
-    service.restore_backup(place.backup_id, ACME, ADMIN, request=RestoreRequest.of(mode=NEWEST_WINS, files=["docs/*"]))
-    assert place.town.files(ACME) == {**place.then.files[ACME], "docs/b.txt": b"other"}
+        trial.sample.write_file(ACME, name, b"other")
+    os.utime(trial.sample.application.bucket / "files" / ACME / "docs/a.txt", (1e9, 1e9))
+    service = trial.sample.service()
+    service.restore_backup(trial.backup_id, ACME, ADMIN, request=RestoreRequest.of(mode=NEWEST_WINS, files=["docs/*"]))
+    assert trial.sample.files(ACME) == {**trial.then.files[ACME], "docs/b.txt": b"other"}
 
 
-def test_samples_show_what_happens_to_a_row(place: Place) -> None:
+def test_samples_show_what_happens_to_a_row(trial: RestoreTrial) -> None:
     """Column by column, the live value and the backup's."""
-    place.town.reset()
-    place.town.database.run(
+    trial.sample.reset()
+    trial.sample.database.run(
         "DELETE FROM comments WHERE id = 1; INSERT INTO options VALUES (1, 'new', 'x', '2026-02-01Z');"
         "UPDATE projects SET body = NULL, lead = 2 WHERE id = 4; DELETE FROM comments WHERE project_id = 28 AND nr = 4"
     )
-    service = place.town.service()
-    plan = service.plan_restore(place.backup_id, ACME, ADMIN, RestoreRequest(samples=5))
+    service = trial.sample.service()
+    plan = service.plan_restore(trial.backup_id, ACME, ADMIN, RestoreRequest(samples=5))
     shown = {t["table"].removeprefix("public."): t["samples"] for t in plan["tables"] if t["samples"]}
     assert shown["projects"] == [
         {

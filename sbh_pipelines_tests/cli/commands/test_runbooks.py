@@ -35,7 +35,7 @@ DOOMED = "(SELECT min(id) FROM projects WHERE tenant_id = 1)"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class OnCallSite:
     """A small SaaS, and the shell of whoever is on call."""
 
     stack: Stack
@@ -80,25 +80,25 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def on_call(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnCallSite]:
     with running(tmp_path_factory.mktemp("oncall"), fsync=False, kms=False) as stack:
         sample.generate(stack, tenants=len(TENANTS), rows=700, files=24, seed=5)
         with Shell.opened(stack, Path(tempfile.mkdtemp(prefix="sbh-shell-"))) as shell:
-            yield Place(stack, shell)
+            yield OnCallSite(stack, shell)
         shutil.rmtree(shell.directory)
 
 
-def differences(before: fingerprint.Fingerprint, place: Place) -> Mapping[str, list[str]]:
-    return before.differences(fingerprint.take(place.stack))
+def differences(before: fingerprint.Fingerprint, on_call: OnCallSite) -> Mapping[str, list[str]]:
+    return before.differences(fingerprint.take(on_call.stack))
 
 
-def test_partial_loss(place: Place) -> None:
+def test_partial_loss(on_call: OnCallSite) -> None:
     """A customer deleted a project; a bug changed payments; work went on, and a backup was made of all that."""
-    page, since = Runbook.read("partial-loss.md"), place.back_up()
-    before = fingerprint.take(place.stack)
-    values = place.values(SINCE=since, ROWS=f"projects where id in ({place.ask(DOOMED)})")
+    page, since = Runbook.read("partial-loss.md"), on_call.back_up()
+    before = fingerprint.take(on_call.stack)
+    values = on_call.values(SINCE=since, ROWS=f"projects where id in ({on_call.ask(DOOMED)})")
     tasks = f"(SELECT id FROM tasks WHERE project_id = {DOOMED})"
-    place.run(
+    on_call.run(
         f"DELETE FROM attachments WHERE comment_id IN (SELECT id FROM comments WHERE task_id IN {tasks})",
         f"UPDATE comments SET reply_to = NULL WHERE task_id IN {tasks}",
         f"DELETE FROM comments WHERE task_id IN {tasks}",
@@ -107,91 +107,91 @@ def test_partial_loss(place: Place) -> None:
         "UPDATE payments SET amount = amount * 100 WHERE tenant_id = 1",
         "INSERT INTO analytics (tenant_id, event, props, occurred_at) VALUES (1, 'later', '{}', now())",
     )
-    place.back_up("incremental")
-    place.shell.follow(page, values)
+    on_call.back_up("incremental")
+    on_call.shell.follow(page, values)
     rows = before.rows[VICTIM]["analytics"].count
     later = f"table analytics: {rows} rows became {rows + 1}"
-    assert differences(before, place) == {VICTIM: [later]}
-    place.shell.undo(page, values)
-    assert differences(before, place) == {VICTIM: [later, "table payments: changed"]}
+    assert differences(before, on_call) == {VICTIM: [later]}
+    on_call.shell.undo(page, values)
+    assert differences(before, on_call) == {VICTIM: [later, "table payments: changed"]}
 
 
-def test_configuration_error(place: Place) -> None:
+def test_configuration_error(on_call: OnCallSite) -> None:
     """Settings were changed, deleted and made up, and the tenant's own row was changed."""
-    page, values = Runbook.read("configuration-error.md"), place.values(SINCE=place.back_up())
-    before = fingerprint.take(place.stack)
-    place.run(
+    page, values = Runbook.read("configuration-error.md"), on_call.values(SINCE=on_call.back_up())
+    before = fingerprint.take(on_call.stack)
+    on_call.run(
         "DELETE FROM tenant_settings WHERE tenant_id = 1 AND key = 'branding'",
         "UPDATE tenant_settings SET value = '\"wrong\"' WHERE tenant_id = 1 AND key <> 'time_zone'",
         "INSERT INTO tenant_settings VALUES (1, 'invented', '1')",
         "UPDATE tenants SET settings = '{}', tier = 'archive' WHERE id = 1",
     )
-    broken = fingerprint.take(place.stack)
-    place.back_up("incremental")
-    place.shell.follow(page, values)
-    assert differences(before, place) == {}
-    place.shell.undo(page, values)
-    assert differences(broken, place) == {}
-    assert set(differences(before, place)) == {VICTIM}
+    broken = fingerprint.take(on_call.stack)
+    on_call.back_up("incremental")
+    on_call.shell.follow(page, values)
+    assert differences(before, on_call) == {}
+    on_call.shell.undo(page, values)
+    assert differences(broken, on_call) == {}
+    assert set(differences(before, on_call)) == {VICTIM}
 
 
-def test_file_loss(place: Place) -> None:
+def test_file_loss(on_call: OnCallSite) -> None:
     """Files of all tenants were deleted, some overwritten; a new one was uploaded since."""
-    page, values = Runbook.read("file-loss.md"), place.values(SINCE=place.back_up())
-    before = fingerprint.take(place.stack)
-    store = fingerprint.stores(place.stack)["eu-west-1"]
+    page, values = Runbook.read("file-loss.md"), on_call.values(SINCE=on_call.back_up())
+    before = fingerprint.take(on_call.stack)
+    store = fingerprint.stores(on_call.stack)["eu-west-1"]
     for tenant in TENANTS:
-        obstore.delete(store, place.files(tenant)[::3])
-    overwritten, new = place.files(VICTIM)[::2], f"files/{VICTIM}/uploads/new.txt"
+        obstore.delete(store, on_call.files(tenant)[::3])
+    overwritten, new = on_call.files(VICTIM)[::2], f"files/{VICTIM}/uploads/new.txt"
     for key in (*overwritten, new):
         obstore.put(store, key, b"overwritten", use_multipart=False)
-    place.back_up("incremental")
-    place.shell.follow(page, values)
-    assert differences(before, place) == {VICTIM: [f"file {new}: is new"]}
-    place.shell.undo(page, values)
-    assert {line.split(":")[0] for line in differences(before, place)[VICTIM]} == {
+    on_call.back_up("incremental")
+    on_call.shell.follow(page, values)
+    assert differences(before, on_call) == {VICTIM: [f"file {new}: is new"]}
+    on_call.shell.undo(page, values)
+    assert {line.split(":")[0] for line in differences(before, on_call)[VICTIM]} == {
         f"file {k}" for k in (*overwritten, new)
     }
 
 
-def test_database_corruption(place: Place) -> None:
+def test_database_corruption(on_call: OnCallSite) -> None:
     """Rows of all tenants are gone, which was backed up as well; then a table cannot be read any more."""
-    until = place.back_up()
-    before = fingerprint.take(place.stack)
-    place.run("DELETE FROM attachments")
-    place.back_up("incremental")
-    place.run(
+    until = on_call.back_up()
+    before = fingerprint.take(on_call.stack)
+    on_call.run("DELETE FROM attachments")
+    on_call.back_up("incremental")
+    on_call.run(
         "SET allow_system_table_mods = on",
         "DELETE FROM pg_attribute WHERE attrelid = 'payments'::regclass AND attname = 'amount'",
     )
-    password = place.password_file(postgres.ADMIN)
-    values = place.values(PASSWORD_FILE=password, UNTIL=until, TABLE="public.payments")
+    password = on_call.password_file(postgres.ADMIN)
+    values = on_call.values(PASSWORD_FILE=password, UNTIL=until, TABLE="public.payments")
     page = Runbook.read("database-corruption.md")
-    place.shell.follow(page, values)
-    assert differences(before, place) == {"": ["table sessions: is gone"]}
-    place.shell.undo(page, values)
+    on_call.shell.follow(page, values)
+    assert differences(before, on_call) == {"": ["table sessions: is gone"]}
+    on_call.shell.undo(page, values)
     with pytest.raises(psycopg2.Error):
-        place.ask("SELECT count(amount) FROM payments")
-    place.run("DROP DATABASE app WITH (FORCE)", "ALTER DATABASE app_recovered RENAME TO app", database="postgres")
+        on_call.ask("SELECT count(amount) FROM payments")
+    on_call.run("DROP DATABASE app WITH (FORCE)", "ALTER DATABASE app_recovered RENAME TO app", database="postgres")
 
 
-def test_complete_failure(place: Place) -> None:
+def test_complete_failure(on_call: OnCallSite) -> None:
     """An empty server, without the application's roles, and empty buckets but for the backups."""
-    place.back_up()
-    before = fingerprint.take(place.stack)
-    place.run(
+    on_call.back_up()
+    before = fingerprint.take(on_call.stack)
+    on_call.run(
         "DROP DATABASE app WITH (FORCE)",
         *(f"DROP OWNED BY {role}; DROP ROLE {role}" for role in (postgres.BACKUP, postgres.OWNER)),
         database="postgres",
     )
     for tenant in TENANTS:
-        obstore.delete(fingerprint.stores(place.stack)["eu-west-1"], place.files(tenant))
+        obstore.delete(fingerprint.stores(on_call.stack)["eu-west-1"], on_call.files(tenant))
     passwords = {"PASSWORD_FILE": postgres.ADMIN, "APP_PASSWORD": postgres.OWNER, "BACKUP_PASSWORD": postgres.BACKUP}
-    values = place.values(**{name: place.password_file(role) for name, role in passwords.items()})
-    place.shell.follow(Runbook.read("complete-failure.md"), values)
-    lost = {line for lines in differences(before, place).values() for line in lines}
+    values = on_call.values(**{name: on_call.password_file(role) for name, role in passwords.items()})
+    on_call.shell.follow(Runbook.read("complete-failure.md"), values)
+    lost = {line for lines in differences(before, on_call).values() for line in lines}
     assert lost <= {"table sessions: is gone"}  # not backed up on purpose
-    assert place.ask("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'app'") == postgres.OWNER
+    assert on_call.ask("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'app'") == postgres.OWNER
 
 
 def test_every_page_is_done() -> None:

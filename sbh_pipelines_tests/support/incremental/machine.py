@@ -178,7 +178,7 @@ class Session:
 
 
 @dataclass
-class World:
+class ChangingApplication:
     """The application in one database, its changes, and its states. `version` counts alterations of the schema."""
 
     database: Database

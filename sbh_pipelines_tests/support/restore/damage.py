@@ -1,4 +1,4 @@
-"""Random damage to one tenant's rows in the application of `restore_town.py`: the same for the same seed."""
+"""Random damage to one tenant's rows in the application of `sample_application.py`: the same for the same seed."""
 
 import random
 from typing import Any
@@ -9,7 +9,7 @@ from psycopg2.extras import execute_values
 _TIMES = ("2026-01-01Z", "2026-02-01Z", "2025-12-01Z")
 
 
-class Vandal:
+class RandomDamage:
     """Does the damage; every statement leaves all constraints satisfied."""
 
     def __init__(self, cursor: Any, rng: random.Random, key: int, spare: frozenset[str]) -> None:

@@ -19,7 +19,7 @@ from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.settings import Settings
 from sbh_pipelines_tests.support.application import ACME, KEYS, Application
 from sbh_pipelines_tests.support.databases import Database
-from sbh_pipelines_tests.support.restore.damage import Vandal
+from sbh_pipelines_tests.support.restore.damage import RandomDamage
 from sbh_pipelines_tests.support.restore.expectations import Model, Reference, Row, Table
 
 SCHEMA = """
@@ -108,7 +108,7 @@ class Snapshot:
 
 
 @dataclass
-class Town:
+class SampleApplication:
     """The application with its data as they are when they are backed up; `reset` brings them back to that."""
 
     application: Application
@@ -205,7 +205,7 @@ class Town:
         """Delete, change and add rows and files of one tenant. No row of the tables in `spare` is deleted or added."""
         with closing((database or self.database).connect()) as connection:
             connection.autocommit = False
-            Vandal(connection.cursor(), random.Random(seed), KEYS[tenant], frozenset(spare)).run()
+            RandomDamage(connection.cursor(), random.Random(seed), KEYS[tenant], frozenset(spare)).run()
             connection.commit()
         rng, root = random.Random(seed), self._root(tenant)
         for name in rng.sample(_FILES, 3):

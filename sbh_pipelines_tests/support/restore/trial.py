@@ -17,7 +17,7 @@ from sbh_pipelines.errors import SbhError
 from sbh_pipelines_tests.support.application import ACME, ADMIN, KEYS, Application
 from sbh_pipelines_tests.support.databases import Database, fresh_database
 from sbh_pipelines_tests.support.restore.expectations import EXACT, MISSING_ONLY, NEWEST_WINS, Counts, Expected, State
-from sbh_pipelines_tests.support.restore.town import CONFIG, MODEL, OWNED, Snapshot, Town
+from sbh_pipelines_tests.support.restore.sample_application import CONFIG, MODEL, OWNED, SampleApplication, Snapshot
 
 MODES = (EXACT, MISSING_ONLY, NEWEST_WINS)
 Rows = Callable[[State, State, str], Expected]  # (then, now, mode)
@@ -70,31 +70,31 @@ SCOPES = {
 
 
 @dataclass
-class Place:
+class RestoreTrial:
     """The module's application, its backup, and what was backed up."""
 
-    town: Town
+    sample: SampleApplication
     other: Database  # has the schema, and is not backed up
     backup_id: str
     then: Snapshot
 
     def restored(self, scope: Scope, mode: str, seed: int, database: Database | None = None) -> dict[str, Any]:
         """Damage, plan, restore, and compare everything with what was to be expected; the result."""
-        self.town.reset(database)
-        self.town.damage(seed, database=database, spare=scope.spare)
-        before = self.town.snapshot(database)
+        self.sample.reset(database)
+        self.sample.damage(seed, database=database, spare=scope.spare)
+        before = self.sample.snapshot(database)
         expected = self._expected(scope, mode, before)
         assert not expected.broken, "choose another seed: this damage cannot be undone"
         request = RestoreRequest.of(**scope.request, mode=mode)
-        service, into = self.town.service(), database.dsn if database else None
+        service, into = self.sample.service(), database.dsn if database else None
 
         plan = service.plan_restore(self.backup_id, ACME, ADMIN, request, into_database=into)
-        assert self.town.snapshot(database) == before
+        assert self.sample.snapshot(database) == before
         assert (plan["problems"], plan["mode"]) == ([], mode)
         assert numbers(plan["tables"], "insert", "update", "delete", "kept") == told(expected)
 
         result = service.restore_backup(self.backup_id, ACME, ADMIN, request=request, into_database=into)
-        after = self.town.snapshot(database)
+        after = self.sample.snapshot(database)
         assert {t: Counter(rows) for t, rows in after.rows.items()} == {
             t: Counter(rows) for t, rows in expected.state.items()
         }
@@ -114,14 +114,14 @@ class Place:
 
     def refused(self, kind: type[SbhError] | tuple[type[SbhError], ...], **request: Any) -> tuple[dict[str, Any], str]:
         """The restore is refused and nothing has changed, rows or files; the plan, and the error's text."""
-        service, before = self.town.service(), self.town.snapshot()
+        service, before = self.sample.service(), self.sample.snapshot()
         chosen = RestoreRequest.of(**request)
         plan = service.plan_restore(self.backup_id, ACME, ADMIN, chosen)
         assert plan["problems"]
-        assert self.town.snapshot() == before
+        assert self.sample.snapshot() == before
         with pytest.raises(kind) as caught:
             service.restore_backup(self.backup_id, ACME, ADMIN, request=chosen)
-        assert self.town.snapshot() == before
+        assert self.sample.snapshot() == before
         return plan, str(caught.value)
 
 
@@ -137,8 +137,8 @@ def told(expected: Expected) -> dict[str, tuple[int, ...]]:
 
 def written(before: Snapshot, after: Snapshot) -> int:
     """Rows that lie elsewhere, or were written by another transaction, than before."""
-    there = {(t, place) for t, rows in before.places.items() for places in rows.values() for place in places}
-    here = {(t, place) for t, rows in after.places.items() for places in rows.values() for place in places}
+    there = {(t, trial) for t, rows in before.places.items() for places in rows.values() for trial in places}
+    here = {(t, trial) for t, rows in after.places.items() for places in rows.values() for trial in places}
     return len(here - there)
 
 
@@ -166,11 +166,11 @@ def restored_files(
 
 
 @contextmanager
-def made_place(stack: Stack, directory: Path) -> Iterator[Place]:
+def restore_trial(stack: Stack, directory: Path) -> Iterator[RestoreTrial]:
     """The application and its backup, and another database with its schema; for many tests, one after the other."""
     with fresh_database(stack) as database, fresh_database(stack) as other:
-        town = Town(Application(database, directory), database)
-        town.create(other)
+        sample = SampleApplication(Application(database, directory), database)
+        sample.create(other)
         database.run(f"GRANT CREATE ON DATABASE {database.name} TO {postgres.BACKUP}")  # for new schemas
-        backup = town.service().create_backup(ACME, ADMIN)["id"]
-        yield Place(town, other, backup, town.snapshot())
+        backup = sample.service().create_backup(ACME, ADMIN)["id"]
+        yield RestoreTrial(sample, other, backup, sample.snapshot())
