@@ -7,7 +7,6 @@ A *platform backup* is what tenants share and what an empty server needs first. 
     schema            the phases that are about no tenant: roles, schema, shared rows, sequences
     tenant            one tenant's newest sound backup, loaded and proved in one transaction
     files             what is missing in the bucket is put back
-    recovery_line     what became of each tenant, for the report
 
 Platform backup -> roles, schema -> each tenant -> indexes and constraints -> sequences, files.
 """
