@@ -44,8 +44,8 @@ def main() -> None:
     before = _memory()
     Path("/proc/self/clear_refs").write_text("5", "ascii")  # forget the high-water mark of RSS
     begun = time.monotonic()
-    tenants = request.get("tenants") or [tenant.id for tenant in service.tenants()]
-    drafts = service.create_backups(tenants, UserContext("bench", "*", Role.ADMIN), request.get("type", "full"))
+    tenants = request.get("tenants") or [tenant.id for tenant in service.tenants.all()]
+    drafts = service.backups.create_all(tenants, UserContext("bench", "*", Role.ADMIN), request.get("type", "full"))
     seconds = time.monotonic() - begun
     failed = [draft for draft in drafts if draft.status not in (DraftStatus.COMPLETED, DraftStatus.UNCHANGED)]
     if failed:

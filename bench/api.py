@@ -48,7 +48,7 @@ def main() -> None:
         common.fill_fleet(servers, tenants=tenants, scale=tenants * _ROWS_A_TENANT / _ROWS_EACH)
         settings = load_settings(servers.settings)
         service = BackupService(settings)
-        found = service.tenants()
+        found = service.tenants.all()
         _make_backups(service, found)
         token = open_tokens(settings).issue("bench", "*", Role.ADMIN, 3600)
         with _serving(servers) as (address, process):
@@ -78,7 +78,7 @@ def _make_backups(service: BackupService, tenants: Sequence[Tenant]) -> None:
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         have = dict(zip([t.id for t in tenants], pool.map(lambda t: _ids(site, t), tenants), strict=True))
         if without := [slug for slug, ids in have.items() if not ids]:
-            failed = [draft.error for draft in service.create_backups(without, _USER) if draft.error]
+            failed = [draft.error for draft in service.backups.create_all(without, _USER) if draft.error]
             if failed:
                 raise SystemExit(f"{len(failed)} backups failed: {failed[0]}")
         made = sum(pool.map(lambda t: _multiply(site, t), tenants))

@@ -30,7 +30,7 @@ class Analytics:
         """
         from sbh_pipelines.backup.service import load_service  # its drivers are slow to import
 
-        load_service().track_event(tenant_id, event, user_id, source, props or {})
+        load_service().audit.track(tenant_id, event, user_id, source, props or {})
 
     def __repr__(self) -> str:
         return "analytics"

@@ -48,6 +48,6 @@ class ResidencyManager:
 
 residency_manager = ResidencyManager(
     lambda: load_service().settings,
-    lambda tenant_id: load_service().tenant(tenant_id),
-    lambda tenant: load_service().check_residency(tenant),
+    lambda tenant_id: load_service().tenants.find(tenant_id),
+    lambda tenant: load_service().tenants.check_residency(tenant),
 )

@@ -142,7 +142,7 @@ def test_a_defect_is_one_json_document_and_no_traceback(
     def broken(*_: object) -> None:
         raise RuntimeError("what nobody thought of")
 
-    monkeypatch.setattr("sbh_pipelines.backup.service.BackupService.tenants", broken)
+    monkeypatch.setattr("sbh_pipelines.backup.service.tenants.Tenants.all", broken)
     ended = sbh("tenants", "list", "--json")
     assert (ended.status, ended.code) == (1, "SBH-000")
     ended = sbh("tenants", "list")
@@ -156,7 +156,7 @@ def test_an_interrupt_exits_130(sbh: Sbh, settings_file: Path, monkeypatch: pyte
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sbh_pipelines.backup.service.BackupService.tenants", interrupted)
+    monkeypatch.setattr("sbh_pipelines.backup.service.tenants.Tenants.all", interrupted)
     assert sbh("tenants", "list").status == 130
     ended = sbh("tenants", "list", "--json")
     assert (ended.status, ended.document["error"]["what"]) == (130, "Interrupted")

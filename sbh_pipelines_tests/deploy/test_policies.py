@@ -107,11 +107,11 @@ def test_a_writer_needs_no_delete(site: Site, tmp_path: Path) -> None:
         service = site.service()
         for kind in ("full", "incremental", "full"):
             site.application.database.run("UPDATE notes SET body = body || '.'")
-            for draft in service.create_backups([ACME, BOLT], ADMIN, kind):
+            for draft in service.backups.create_all([ACME, BOLT], ADMIN, kind):
                 assert draft.error is None, draft.error
-        service.create_platform_backup(ADMIN)
+        service.platform.create(ADMIN)
         latest = service.list_backups(ACME, ADMIN)[0]["id"]
-        service.pin_backup(latest, ACME, ADMIN, "because")
+        service.retention.pin(latest, ACME, ADMIN, "because")
         large = site_of(site.service()).backup_store(site.application.tenant())
         large[0].put(large[1] + "in-parts", b"x" * (17 << 20))  # packs of the default size go up in parts
     assert {asked.action for asked in policy.refused} <= {"s3:DeleteObject"}
@@ -124,11 +124,11 @@ def test_a_reader_reads_and_records_that_it_did(site: Site, tmp_path: Path) -> N
         service = site.service()
         latest = service.list_backups(ACME, ADMIN)[0]["id"]
         assert service.validate_backup(latest, ACME, ADMIN, deep=True)["valid"]
-        service.plan_restore(latest, ACME, ADMIN)
-        service.export_backup(latest, ACME, ADMIN, tmp_path / "export")
-        service.recovery_points([], ADMIN)
-        service.list_platform_backups(ADMIN)
-        service.list_restores(ACME, ADMIN)
+        service.restores.plan(latest, ACME, ADMIN)
+        service.exports.export(latest, ACME, ADMIN, tmp_path / "export")
+        service.backups.recovery_points([], ADMIN)
+        service.platform.backups(ADMIN)
+        service.restores.of(ACME, ADMIN)
     assert policy.refused == []
     assert policy.used == policy.allowed_actions
     store, prefix = site_of(site.service()).backup_store(site.application.tenant())
@@ -139,21 +139,21 @@ def test_a_reader_reads_and_records_that_it_did(site: Site, tmp_path: Path) -> N
 def test_the_api_launches_pins_and_asks_for_approval(site: Site) -> None:
     with site.acting_as("api") as policy:
         service = site.service()
-        (latest, *_) = service.list_all_backups(ACME, ADMIN)[0]
+        (latest, *_) = service.backups.overview(ACME, ADMIN)[0]
         assert service.validate_backup(latest["id"], ACME, ADMIN)["valid"]
-        with service.launching(service.tenant(ACME), "backup"):
+        with service.launches.claim(service.tenants.find(ACME), "backup"):
             pass
-        service.pin_backup(latest["id"], ACME, ADMIN, "because")
-        asked = service.request_restore(latest["id"], ACME, ADMIN, reason="ticket 4711")
-        service.reject(asked["approval_id"], ACME, OTHER)
-        service.audit_events(ADMIN, ACME)
+        service.retention.pin(latest["id"], ACME, ADMIN, "because")
+        asked = service.approvals.request_restore(latest["id"], ACME, ADMIN, reason="ticket 4711")
+        service.approvals.reject(asked["approval_id"], ACME, OTHER)
+        service.audit.events(ADMIN, ACME)
         assert policy.refused == []
         assert policy.used == policy.allowed_actions
         store, prefix = site_of(service).backup_store(site.application.tenant())
         with pytest.raises(StoreDenied):
             store.put(prefix + "packs/forged", b"")
         with pytest.raises(StoreDenied):
-            service.unpin_backup(latest["id"], ACME, ADMIN)
+            service.retention.unpin(latest["id"], ACME, ADMIN)
 
 
 def test_a_restorer_writes_files_and_deletes_no_backup(site: Site) -> None:
@@ -176,14 +176,14 @@ def test_a_restorer_writes_files_and_deletes_no_backup(site: Site) -> None:
 def test_a_pruner_removes_what_no_backup_needs(site: Site) -> None:
     with site.acting_as("pruner") as policy:
         service = site.service()
-        (pin,) = service.list_holds(ACME, ADMIN)
+        (pin,) = service.retention.holds(ACME, ADMIN)
         with pytest.raises(StoreDenied):
-            service.unpin_backup(pin.backup_id, ACME, ADMIN)
+            service.retention.unpin(pin.backup_id, ACME, ADMIN)
         policy.refused.clear()
-        service.forget(BOLT, ADMIN, backup_id=service.list_backups(BOLT, ADMIN)[1]["id"])
-        service.prune(BOLT, ADMIN)
-        service.compact_catalogs(ADMIN)
-        service.rotate_keys([BOLT], ADMIN)
+        service.retention.forget(BOLT, ADMIN, backup_id=service.list_backups(BOLT, ADMIN)[1]["id"])
+        service.retention.prune(BOLT, ADMIN)
+        service.retention.compact_catalogs(ADMIN)
+        service.keys.rotate([BOLT], ADMIN)
     assert policy.refused == []
     assert policy.allowed_actions - policy.used == _UNTRIED["pruner"]
 
@@ -192,9 +192,9 @@ def test_who_releases_holds_is_not_who_removes(site: Site) -> None:
     """Otherwise a hold would be a wish."""
     with site.acting_as("releaser") as policy:
         service = site.service()
-        (pin,) = service.list_holds(ACME, ADMIN)
-        service.unpin_backup(pin.backup_id, ACME, ADMIN)
-        assert service.list_holds(ACME, ADMIN) == []
+        (pin,) = service.retention.holds(ACME, ADMIN)
+        service.retention.unpin(pin.backup_id, ACME, ADMIN)
+        assert service.retention.holds(ACME, ADMIN) == []
         assert policy.refused == []
         assert policy.used == policy.allowed_actions
         store, prefix = site_of(service).backup_store(site.application.tenant())
@@ -205,7 +205,7 @@ def test_who_releases_holds_is_not_who_removes(site: Site) -> None:
 def test_an_eraser_leaves_nothing_in_any_version(site: Site) -> None:
     with site.acting_as("eraser") as policy:
         service = site.service()
-        certificate = service.erase_tenant(BOLT, ADMIN, confirm=BOLT, reason="asked for it")
+        certificate = service.keys.erase(BOLT, ADMIN, confirm=BOLT, reason="asked for it")
     assert certificate
     assert policy.refused == []
     assert policy.allowed_actions - policy.used == _UNTRIED["eraser"]

@@ -54,13 +54,17 @@ class FakeService:
     orphans: set[str] = field(default_factory=set)
     retention_error: SbhError | None = None
 
-    def unusable_tenants(self) -> list[SbhError]:
-        return self.unusable
+    @property
+    def tenants(self) -> "FakeTenants":
+        return FakeTenants(self)
 
-    def tenants(self) -> list[Tenant]:
-        if "tenants" in self.raises:
-            raise self.raises["tenants"]
-        return [draft(name, tier=self.tiers.get(name, "important")).tenant for name in self.names]
+    @property
+    def backups(self) -> "FakeService":
+        return self
+
+    @property
+    def retention(self) -> "FakeService":
+        return self
 
     def begin(
         self, tenant_ids: Sequence[str], user_ctx: Any, backup_type: str, *, description: str | None
@@ -182,6 +186,21 @@ class FakeService:
             else:
                 after.append(change(replace(d, step=step)))
         return after
+
+
+@dataclass(frozen=True)
+class FakeTenants:
+    """The tenants that the fake service names."""
+
+    fake: FakeService
+
+    def unusable(self) -> list[SbhError]:
+        return self.fake.unusable
+
+    def all(self) -> list[Tenant]:
+        if "tenants" in self.fake.raises:
+            raise self.fake.raises["tenants"]
+        return [draft(name, tier=self.fake.tiers.get(name, "important")).tenant for name in self.fake.names]
 
 
 def components() -> dict[str, Component]:

@@ -69,7 +69,7 @@ def make_app(settings: Settings) -> Gate:
     own = settings.api
     tokens = open_tokens(settings)
     service = BackupService(settings)
-    service.remember_tenants(_TENANTS_S)
+    service.tenants.remember(_TENANTS_S)
     dagster = Dagster(own, _service_token(settings, tokens))
     auth = Workers("auth", _AUTH_THREADS, own.waiting, own.request_timeout_s)
     reads = Workers("reads", own.threads, own.waiting, own.request_timeout_s)

@@ -100,7 +100,7 @@ class Call:
         tenant = self.tenant()
 
         def work() -> tuple[str, str, bool]:
-            self.service.permit(tenant, self.user, action)
+            self.service.launches.permit(tenant, self.user, action)
             launch = wanted()
             return launch.call, *self.api.launcher.launch(self.user, tenant, launch, self.key)
 
@@ -128,7 +128,7 @@ async def the_call(
     if x_tenant_slug is not None and call.foreign:
         named = ascii(x_tenant_slug)[1:-1][:_LONGEST_NAMED]
         with suppress(AccessDenied):  # asked so that it is recorded, as a denial of every face is; `tenant` says it
-            await call.read(lambda: call.service.permit_platform(call.user, "backup.list", named))
+            await call.read(lambda: call.service.launches.permit_platform(call.user, "backup.list", named))
     return call
 
 

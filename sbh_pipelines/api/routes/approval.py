@@ -11,7 +11,7 @@ def check_approval(call: Call, tenant: str, body: OverwritingBody) -> None:
     Raises ApprovalNeeded, RequestError.
     """
     if body.approval_id is not None:
-        call.service.get_approval(body.approval_id, tenant, call.user)
+        call.service.approvals.get(body.approval_id, tenant, call.user)
     elif call.service.settings.approval.restore != "none" and body.break_glass is None:
         raise ApprovalNeeded(
             "Another person has to approve this",

@@ -21,7 +21,7 @@ ApprovalIdPath = Annotated[
 async def list_approvals(call: ACall, limit: pages.Limit = 50, cursor: pages.Cursor = None) -> Response:
     """What was asked for the tenant, and what became of it; the newest first."""
     tenant = call.tenant()
-    found, errors = await call.read(lambda: call.service.list_approvals(tenant, call.user))
+    found, errors = await call.read(lambda: call.service.approvals.of(tenant, call.user))
     shown, following = pages.page(found, lambda a: (str(a["approval_id"]),), 1, limit, cursor)
     issues = documents.issues([error.as_dict() for error in errors], call.user)
     return JSONResponse({"approvals": list(shown), "errors": issues, "next_cursor": following})
@@ -30,7 +30,7 @@ async def list_approvals(call: ACall, limit: pages.Limit = 50, cursor: pages.Cur
 @router.get("/{approval_id}", summary="Show an approval", responses=READS, response_model=model_of(answers.Approval))
 async def get_approval(call: ACall, approval_id: ApprovalIdPath) -> Response:
     tenant = call.tenant()
-    return JSONResponse(await call.read(lambda: call.service.get_approval(approval_id, tenant, call.user)))
+    return JSONResponse(await call.read(lambda: call.service.approvals.get(approval_id, tenant, call.user)))
 
 
 @router.post("", summary="Ask for an approval", responses=READS, response_model=model_of(answers.Approval))
@@ -40,9 +40,9 @@ async def ask(call: ACall, body: Annotated[AskBody, Body()]) -> Response:
 
     def work() -> dict[str, Any]:
         if body.restore_id is not None:
-            return call.service.request_undo(body.restore_id, tenant, call.user, reason=body.reason)
+            return call.service.approvals.request_undo(body.restore_id, tenant, call.user, reason=body.reason)
         wanted = body.backup_id or ""
-        return call.service.request_restore(wanted, tenant, call.user, body.request(), reason=body.reason)
+        return call.service.approvals.request_restore(wanted, tenant, call.user, body.request(), reason=body.reason)
 
     return JSONResponse(await call.expensive(work))
 
@@ -55,7 +55,9 @@ async def approve(
 ) -> Response:
     """By another person than the one who asked."""
     tenant = call.tenant()
-    return JSONResponse(await call.read(lambda: call.service.approve(approval_id, tenant, call.user, body.comment)))
+    return JSONResponse(
+        await call.read(lambda: call.service.approvals.approve(approval_id, tenant, call.user, body.comment))
+    )
 
 
 @router.post("/{approval_id}/reject", summary="Reject", responses=READS, response_model=model_of(answers.Approval))
@@ -66,4 +68,6 @@ async def reject(
 ) -> Response:
     """For good."""
     tenant = call.tenant()
-    return JSONResponse(await call.read(lambda: call.service.reject(approval_id, tenant, call.user, body.comment)))
+    return JSONResponse(
+        await call.read(lambda: call.service.approvals.reject(approval_id, tenant, call.user, body.comment))
+    )

@@ -67,9 +67,9 @@ async def list_backups(
 
     def work() -> dict[str, Any]:
         if status == "completed":
-            sound, errors = call.service.list_all_backups(tenant, call.user)
+            sound, errors = call.service.backups.overview(tenant, call.user)
         else:
-            under_way, errors = call.service.unfinished_backups(tenant, call.user, status), []
+            under_way, errors = call.service.backups.unfinished(tenant, call.user, status), []
             sound = [documents.unfinished(found, call.user) for found in under_way]
         chosen = [m for m in sound if (type is None or m["type"] == type) and _within(m, created_after, created_before)]
         shown, following = pages.page(chosen, lambda m: (m["created_at"], m["id"]), 2, limit, cursor)
@@ -144,7 +144,7 @@ async def restore(
     if body.validate_only:
         return await _plan(call, tenant, backup_id, body.request())
     if not body.confirm and body.into_schema is None:
-        await call.read(lambda: call.service.permit(tenant, call.user, "backup.restore"))
+        await call.read(lambda: call.service.launches.permit(tenant, call.user, "backup.restore"))
         raise _not_confirmed("A restore overwrites live data", backup_id)
 
     def wanted() -> Launch:
@@ -183,7 +183,7 @@ async def whole_diff(call: ACall, backup_id: BackupIdPath) -> Response:
 
 
 async def _plan(call: Call, tenant: str, backup_id: str, request: Any) -> Response:
-    found = await call.expensive(lambda: call.service.plan_restore(backup_id, tenant, call.user, request))
+    found = await call.expensive(lambda: call.service.restores.plan(backup_id, tenant, call.user, request))
     return JSONResponse(documents.plan(found, call.user))
 
 
@@ -220,7 +220,7 @@ async def holds(call: ACall, backup_id: BackupIdPath) -> Response:
 
     def work() -> list[HoldLine]:
         wanted = call.service.get_backup(backup_id, tenant, call.user)["id"]
-        return [h for h in call.service.list_holds(tenant, call.user) if h.backup_id in (None, wanted)]
+        return [h for h in call.service.retention.holds(tenant, call.user) if h.backup_id in (None, wanted)]
 
     found = await call.read(work)
     return JSONResponse({"holds": [_hold(hold, call) for hold in found]})
@@ -236,9 +236,9 @@ async def pin(
     tenant = call.tenant()
 
     def work() -> HoldLine:
-        call.service.permit(tenant, call.user, "backup.hold")
+        call.service.launches.permit(tenant, call.user, "backup.hold")
         wanted = call.service.get_backup(backup_id, tenant, call.user)["id"]
-        return call.service.pin_backup(wanted, tenant, call.user, body.reason)
+        return call.service.retention.pin(wanted, tenant, call.user, body.reason)
 
     return JSONResponse(_hold(await call.read(work), call))
 
@@ -249,9 +249,9 @@ async def unpin(call: ACall, backup_id: BackupIdPath) -> Response:
     tenant = call.tenant()
 
     def work() -> HoldLine:
-        call.service.permit(tenant, call.user, "backup.hold")
+        call.service.launches.permit(tenant, call.user, "backup.hold")
         wanted = call.service.get_backup(backup_id, tenant, call.user)["id"]
-        return call.service.unpin_backup(wanted, tenant, call.user)
+        return call.service.retention.unpin(wanted, tenant, call.user)
 
     return JSONResponse(_hold(await call.read(work), call))
 

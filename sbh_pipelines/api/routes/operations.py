@@ -120,9 +120,9 @@ def _tags(call: Call) -> dict[str, str]:
 def _permit(call: Call, action: str) -> None:
     tenant = call.tenant_or_all()
     if tenant is None:
-        call.service.permit_platform(call.user, action)
+        call.service.launches.permit_platform(call.user, action)
     else:
-        call.service.permit(tenant, call.user, action)
+        call.service.launches.permit(tenant, call.user, action)
 
 
 def _found(call: Call, operation_id: str, tags: dict[str, str]) -> Run:
@@ -136,7 +136,7 @@ def _found(call: Call, operation_id: str, tags: dict[str, str]) -> Run:
 def _with_restore(call: Call, run: Run, known: answers.Operation) -> answers.Operation:
     """How far the restore is, from its own record: one tenant has one at a time, and it began after the run."""
     try:
-        records = call.service.list_restores(known.tenant_id, call.user)
+        records = call.service.restores.of(known.tenant_id, call.user)
     except SbhError:
         return known  # the record is only about progress; the operation is known without it
     for record in records[:1]:

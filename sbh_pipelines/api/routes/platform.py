@@ -40,7 +40,7 @@ async def list_tenants(call: ACall, limit: pages.Limit = 50, cursor: pages.Curso
             after = pages.decode(cursor, 1)[0]
             tenants = [tenant for tenant in tenants if tenant.id > after]
         shown = tenants[:limit]
-        points = call.service.recovery_points([t.id for t in shown], call.user) if shown else None
+        points = call.service.backups.recovery_points([t.id for t in shown], call.user) if shown else None
         found = {p.tenant_id: p for p in points.recovery_points} if points else {}
         return answers.TenantPage(
             [_tenant(call, tenant, found[tenant.id]) for tenant in shown],
@@ -54,9 +54,9 @@ async def list_tenants(call: ACall, limit: pages.Limit = 50, cursor: pages.Curso
 def _visible(call: Call) -> list[Tenant]:
     tenant = call.tenant_or_all()
     if tenant is not None:
-        return [call.service.permit(tenant, call.user, "backup.list")]
-    call.service.permit_platform(call.user, "backup.list")
-    return call.service.tenants()
+        return [call.service.launches.permit(tenant, call.user, "backup.list")]
+    call.service.launches.permit_platform(call.user, "backup.list")
+    return call.service.tenants.all()
 
 
 def _tenant(call: Call, tenant: Tenant, point: LatestPoint) -> answers.TenantLine:
@@ -86,7 +86,7 @@ def _tenant(call: Call, tenant: Tenant, point: LatestPoint) -> answers.TenantLin
 async def preview_retention(call: ACall) -> Response:
     """Every backup with its verdict and the rules behind it. Nothing is forgotten."""
     tenant = call.tenant()
-    found = await call.read(lambda: call.service.forget(tenant, call.user, dry_run=True))
+    found = await call.read(lambda: call.service.retention.forget(tenant, call.user, dry_run=True))
     return JSONResponse({**as_document(found), "errors": [error_fields(error, call.user) for error in found.errors]})
 
 
@@ -112,7 +112,7 @@ async def live() -> Response:
 async def health(call: ACall) -> Response:
     """Of the tenant; for a platform user who names none, of all. What is wrong is in `issues`."""
     tenant = call.tenant_or_all()
-    found = await call.read(lambda: call.service.health_report(call.user, tenant))
+    found = await call.read(lambda: call.service.health.report(call.user, tenant))
     issues = [error_fields(error_from_dict(as_document(issue)), call.user) for issue in found.issues]
     return JSONResponse({**as_document(found), "issues": issues})
 
@@ -123,7 +123,7 @@ async def health(call: ACall) -> Response:
 async def metrics(call: ACall) -> Response:
     """The specification's figures, of the tenant; for a platform user who names none, of all."""
     tenant = call.tenant_or_all()
-    return JSONResponse(as_document(await call.read(lambda: call.service.backup_metrics(call.user, tenant))))
+    return JSONResponse(as_document(await call.read(lambda: call.service.health.metrics(call.user, tenant))))
 
 
 @router.get(
@@ -140,8 +140,8 @@ async def prometheus(request: Request) -> Response:
     """For a platform viewer's token, or the one in `api.metrics_token_file`."""
     api, user = request.app.state.api, request.scope[USER]
     if user.tenant_id != ALL_TENANTS:
-        await api.reads.run(lambda: api.service.permit_platform(user, "health.read"))
-    text = await api.reads.run(lambda: api.service.prometheus_text(user))
+        await api.reads.run(lambda: api.service.launches.permit_platform(user, "health.read"))
+    text = await api.reads.run(lambda: api.service.health.prometheus_text(user))
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
@@ -162,7 +162,7 @@ async def audit(
     after = pages.decode(cursor, 1)[0] if cursor is not None else None
 
     def work() -> answers.AuditPage:
-        found = call.service.audit_events(
+        found = call.service.audit.events(
             call.user, tenant, event=event, since=since, until=until, user=user, limit=limit, cursor=after
         )
         errors = [error_answer(error, call.user) for error in found.errors]

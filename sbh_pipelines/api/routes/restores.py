@@ -23,7 +23,7 @@ RestoreIdPath = Annotated[str, Path(pattern=RESTORE_PATTERN, examples=["restore_
 async def list_restores(call: ACall, limit: pages.Limit = 50, cursor: pages.Cursor = None) -> Response:
     """Every restore of the tenant that is on record, the newest first."""
     tenant = call.tenant()
-    found = await call.read(lambda: call.service.list_restores(tenant, call.user))
+    found = await call.read(lambda: call.service.restores.of(tenant, call.user))
     shown, following = pages.page(found, lambda r: (str(r["restore_id"]),), 1, limit, cursor)
     return JSONResponse({"restores": [documents.restore(r, call.user) for r in shown], "next_cursor": following})
 
@@ -52,11 +52,11 @@ async def undo(
     tenant = call.tenant()
     if body.validate_only:
         plan = await call.expensive(
-            lambda: call.service.undo_restore(restore_id, tenant, call.user, validate_only=True)
+            lambda: call.service.restores.undo(restore_id, tenant, call.user, validate_only=True)
         )
         return JSONResponse(documents.plan(plan, call.user))
     if not body.confirm:
-        await call.read(lambda: call.service.permit(tenant, call.user, "backup.restore"))
+        await call.read(lambda: call.service.launches.permit(tenant, call.user, "backup.restore"))
         raise NotConfirmed(
             "Undoing a restore overwrites live data and was not confirmed",
             on=restore_id,

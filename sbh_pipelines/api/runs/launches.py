@@ -48,11 +48,11 @@ class Launcher:
         Raises AccessDenied, UnknownTenant, IdempotencyConflict, OrchestratorError, and LeaseHeld while other work that writes
         is under way.
         """
-        tenant = self._service.permit(tenant_id, user, wanted.action)
+        tenant = self._service.launches.permit(tenant_id, user, wanted.action)
         own = {ops.VIA_TAG: ops.VIA, ops.TENANT_TAG: str(tenant.id)}
         key_tag = _digest([user.user_id, user.tenant_id, tenant.id, key]) if key is not None else None
         request_tag = _digest([wanted.call, dict(wanted.asked)])
-        with self._service.launching(tenant, wanted.call):
+        with self._service.launches.claim(tenant, wanted.call):
             if key_tag is not None and (earlier := self._earlier(own, key_tag)):
                 if earlier.tags.get(ops.REQUEST_TAG) != request_tag:
                     raise IdempotencyConflict(
@@ -92,7 +92,7 @@ class Launcher:
                     {"operation_id": run.id, "links": {"operation": link}},
                     {"Link": f'<{link}>; rel="related"'},
                 )
-        if writer := self._service.writer_at_work(tenant):
+        if writer := self._service.launches.writer_at_work(tenant):
             raise LeaseHeld(
                 "Another writer works on this tenant",
                 on=str(tenant.id),

@@ -12,7 +12,7 @@ from sbh_pipelines.backup.restore.events import told_subject
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.restore.restore import check_target
 from sbh_pipelines.backup.restore.status import Undo, read_restore_status, what_undoes
-from sbh_pipelines.backup.service.gate import Access
+from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.errors import ApprovalNeeded, SbhError
 from sbh_pipelines.model import ApprovalId, RestoreId, Tenant
 from sbh_pipelines.repository.format import canonical
@@ -23,8 +23,11 @@ _WHOLE = RestoreRequest()
 _SHOWN_ONLY = ("samples", "show_sensitive")  # what a plan shows, not what a restore does
 
 
-class Approving(Access):
-    """Inherited by Restoring."""
+class Approvals:
+    """Restores that one person asks for and another one allows."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate, self._site = gate, gate.site
 
     def request_restore(
         self,
@@ -43,7 +46,7 @@ class Approving(Access):
         """
         if into_database is not None:
             check_target(into_database, request)
-        tenant = self._allowed(tenant_id, user_ctx, "restore.request")
+        tenant = self._gate.allowed(tenant_id, user_ctx, "restore.request")
         with self._opened(tenant) as repository:
             subject = restore_subject(str(resolve_backup(repository, backup_id)), request, into_database)
             return self._asked(tenant, repository, subject, user_ctx, reason)
@@ -51,7 +54,7 @@ class Approving(Access):
     def request_undo(self, restore_id: str, tenant_id: str, user_ctx: UserContext, *, reason: str) -> dict[str, Any]:
         """The same for undoing a restore. Raises UnknownRestore, and RestoreRefused where it cannot be undone."""
         wanted = RestoreId.parse(restore_id)
-        tenant = self._allowed(tenant_id, user_ctx, "restore.request")
+        tenant = self._gate.allowed(tenant_id, user_ctx, "restore.request")
         subject = undo_subject(wanted, what_undoes(read_restore_status(self._site, tenant, wanted)))
         with self._opened(tenant) as repository:
             return self._asked(tenant, repository, subject, user_ctx, reason)
@@ -64,21 +67,21 @@ class Approving(Access):
         """Refuse it, for good; the approval. Raises RequestError."""
         return self._decided(approval_id, tenant_id, user_ctx, "rejected", comment)
 
-    def get_approval(self, approval_id: str, tenant_id: str, user_ctx: UserContext) -> dict[str, Any]:
+    def get(self, approval_id: str, tenant_id: str, user_ctx: UserContext) -> dict[str, Any]:
         """What is asked for, by whom, and what became of it. Raises RequestError where there is none."""
-        tenant = self._allowed(tenant_id, user_ctx, "backup.status")
+        tenant = self._gate.allowed(tenant_id, user_ctx, "backup.status")
         wanted = ApprovalId.parse(approval_id)
         with self._opened(tenant) as repository:
             return self._shown(tenant, approvals.read_approval(repository, wanted))
 
-    def list_approvals(self, tenant_id: str, user_ctx: UserContext) -> tuple[list[dict[str, Any]], list[SbhError]]:
+    def of(self, tenant_id: str, user_ctx: UserContext) -> tuple[list[dict[str, Any]], list[SbhError]]:
         """The tenant's approvals, newest first, and an error for each that is damaged."""
-        tenant = self._allowed(tenant_id, user_ctx, "backup.status")
+        tenant = self._gate.allowed(tenant_id, user_ctx, "backup.status")
         with self._opened(tenant) as repository:
             found, errors = approvals.list_approvals(repository)
         return [self._shown(tenant, one) for one in found], errors
 
-    def _approved(
+    def require(
         self,
         tenant: Tenant,
         user_ctx: UserContext,
@@ -90,7 +93,7 @@ class Approving(Access):
 
         An approval is used up here, whatever becomes of the restore: what it allowed is one attempt.
         """
-        rules = self.settings.approval
+        rules = self._site.settings.approval
         if approval_id is not None and break_glass is not None:
             raise ApprovalNeeded("An approval and break-glass exclude each other", remedy="use one of them")
         if approval_id is not None:
@@ -116,7 +119,7 @@ class Approving(Access):
     def _asked(
         self, tenant: Tenant, repository: Repository, subject: Mapping[str, Any], user_ctx: UserContext, reason: str
     ) -> dict[str, Any]:
-        lifetime = timedelta(seconds=self.settings.approval.lifetime_s)
+        lifetime = timedelta(seconds=self._site.settings.approval.lifetime_s)
         made = approvals.ask(repository, subject, reason, user_ctx.user_id, self._site.clock(), lifetime)
         told = {"approval_id": made.id, "subject": told_subject(subject), "reason": reason}
         self._site.track(tenant, "restore.requested", user_ctx.user_id, told)
@@ -125,7 +128,7 @@ class Approving(Access):
     def _decided(
         self, approval_id: str, tenant_id: str, user_ctx: UserContext, decision: str, comment: str
     ) -> dict[str, Any]:
-        tenant = self._allowed(tenant_id, user_ctx, "restore.approve")
+        tenant = self._gate.allowed(tenant_id, user_ctx, "restore.approve")
         wanted = ApprovalId.parse(approval_id)
         with self._opened(tenant) as repository:
             made = approvals.decide(repository, wanted, decision, user_ctx.user_id, comment, self._site.clock())

@@ -1,7 +1,6 @@
 """The service's calls about the audit trail: list, verify, export; and what its other calls record of themselves."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,9 +10,7 @@ from sbh_pipelines.backup.audit.compliance import compliance_report
 from sbh_pipelines.backup.audit.compliance_report import ComplianceReport
 from sbh_pipelines.backup.audit.export import ExportReport, FileReport, check_file, export_trail
 from sbh_pipelines.backup.audit.verify import TrailReport, UnreadableTrail, parse_noted, verify_trail
-from sbh_pipelines.backup.create.draft import Draft
-from sbh_pipelines.backup.create.events import record_drafts, record_policy
-from sbh_pipelines.backup.service.gate import Access
+from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.errors import InvalidId, RequestError, SbhError
 from sbh_pipelines.model import Tenant, TenantId
 from sbh_pipelines.placement import platform_tenant
@@ -43,12 +40,13 @@ class EventListing:
     errors: Sequence[SbhError]
 
 
-class Auditing(Access):
-    """Inherited by BackupService."""
+class Audit:
+    """The audit trails: listed, verified, exported, reported."""
 
-    _policy_recorded = False
+    def __init__(self, gate: Gate) -> None:
+        self._gate, self._site = gate, gate.site
 
-    def audit_events(
+    def events(
         self,
         user_ctx: UserContext,
         tenant_id: str = PLATFORM,
@@ -72,7 +70,7 @@ class Auditing(Access):
         following = "{}.{}".format(*found.following) if found.following else None
         return EventListing(tenant_id, tenant.region, found.events, following, found.damages)
 
-    def verify_audit(
+    def verify(
         self, user_ctx: UserContext, tenant_id: str = PLATFORM, *, expect: str | None = None, region: str | None = None
     ) -> TrailReport:
         """Whether a trail is whole.
@@ -85,9 +83,9 @@ class Auditing(Access):
         self._site.track(tenant, "audit.verified", user_ctx.user_id, result.recorded())
         return result
 
-    def verify_audits(self, user_ctx: UserContext) -> Iterator[TrailReport | UnreadableTrail]:
+    def verify_all(self, user_ctx: UserContext) -> Iterator[TrailReport | UnreadableTrail]:
         """Verify every trail: the platform's of each region, then of each tenant that has backups or ever had an event."""
-        self._authorize(user_ctx, "audit.read", ALL_TENANTS)
+        self._gate.authorize(user_ctx, "audit.read", ALL_TENANTS)
         for tenant in self._all_audited():
             name = PLATFORM if tenant.id == PLATFORM else str(tenant.id)
             try:
@@ -97,7 +95,7 @@ class Auditing(Access):
             except SbhError as error:
                 yield UnreadableTrail(name, tenant.region, False, error)
 
-    def export_audit(
+    def export(
         self,
         user_ctx: UserContext,
         file: Path | str,
@@ -132,7 +130,7 @@ class Auditing(Access):
         if tenant_ids:
             tenants = [self._audited(t, user_ctx, "report.read", None) for t in dict.fromkeys(tenant_ids)]
         elif user_ctx.tenant_id == ALL_TENANTS:
-            self._authorize(user_ctx, "report.read", ALL_TENANTS)
+            self._gate.authorize(user_ctx, "report.read", ALL_TENANTS)
             tenants = [t for t in self._all_audited() if t.id != PLATFORM]
         else:
             tenants = [self._audited(user_ctx.tenant_id, user_ctx, "report.read", None)]
@@ -142,9 +140,9 @@ class Auditing(Access):
         self._site.track(where, "audit.accessed", user_ctx.user_id, told)
         return compliance_report(self._site, tenants, first, last, with_platform=with_platform)
 
-    def track_event(self, tenant_id: str, event: str, user_id: str, source: str, props: Mapping[str, Any]) -> None:
+    def track(self, tenant_id: str, event: str, user_id: str, source: str, props: Mapping[str, Any]) -> None:
         """An event of the application's own, for `analytics.track`. Raises InvalidId, UnknownTenant, RequestError."""
-        tenant = self._platform_in(None) if tenant_id == PLATFORM else self.tenant(tenant_id)
+        tenant = self._platform_in(None) if tenant_id == PLATFORM else self._gate.tenants.find(tenant_id)
         self._site.trails.record_all(tenant, [entry_of(event, user_id, source, "analytics", props)], always=True)
 
     # whose trail
@@ -152,53 +150,42 @@ class Auditing(Access):
     def _audited(self, tenant_id: str, user_ctx: UserContext, action: str, region: str | None) -> Tenant:
         """A tenant, perhaps one that is gone or erased, or what stands for the platform in a region."""
         if tenant_id == PLATFORM:
-            self._authorize(user_ctx, action, ALL_TENANTS)
+            self._gate.authorize(user_ctx, action, ALL_TENANTS)
             return self._platform_in(region)
         slug = TenantId.parse(tenant_id)
-        self._authorize(user_ctx, action, slug)
+        self._gate.authorize(user_ctx, action, slug)
         try:
-            return self.tenant(slug)
+            return self._gate.tenants.find(slug)
         except SbhError:
             for trail in self._site.trails.audited_tenants(slug):  # not in the database, no backups: but it had events
                 return trail
             raise
 
     def _platform_in(self, region: str | None) -> Tenant:
-        platform = platform_tenant(self.settings)
-        if region is not None and region not in self.settings.storage.regions:
+        platform = platform_tenant(self._site.settings)
+        if region is not None and region not in self._site.settings.storage.regions:
             raise RequestError(
-                "No such region", on=ascii(region)[:64], remedy="one of " + ", ".join(self.settings.storage.regions)
+                "No such region",
+                on=ascii(region)[:64],
+                remedy="one of " + ", ".join(self._site.settings.storage.regions),
             )
         return Tenant(TenantId(PLATFORM), "", region or platform.region, "")
 
     def _all_audited(self) -> Iterator[Tenant]:
         """Each once. Holds the slugs of all tenants, and nothing else of them."""
-        regions = self.settings.storage.regions
+        regions = self._site.settings.storage.regions
         for region in regions:
             yield self._platform_in(region)
         known: set[tuple[str, str]] = set()
         with_rows: Sequence[Tenant] = ()
         try:
-            with_rows = self.tenants()
+            with_rows = self._gate.tenants.all()
         except SbhError:  # the database is out of reach: trails are read all the same
             with_rows = ()
         for tenant in (*with_rows, *self._site.trails.audited_tenants()):
             if (tenant.id, tenant.region) not in known and tenant.region in regions:
                 known.add((tenant.id, tenant.region))
                 yield tenant
-
-    # what other calls of the service record
-
-    def _recorded(self, before: Sequence[Draft], after: list[Draft]) -> list[Draft]:
-        """`after`, once the trails have what this step did to it."""
-        record_drafts(self._site, before, after)
-        return after
-
-    def _record_policy(self, user_ctx: UserContext) -> None:
-        if not self._policy_recorded:
-            with suppress(SbhError):  # no reason not to back up: the next run records it
-                record_policy(self._site, user_ctx.user_id)
-                self._policy_recorded = True  # settings are frozen
 
 
 def _zoned(moment: datetime | None) -> datetime | None:

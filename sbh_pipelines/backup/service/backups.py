@@ -1,93 +1,278 @@
-"""What makes reads cheap in a process that answers many of them: manifests, and for seconds also tenants, are remembered.
+"""The service's calls about backups: made in steps for a batch of tenants, listed, looked at, validated.
 
-Only a process that asks for it (`remember_tenants`) takes a tenant's row as it was a moment ago; what writes never does.
+A process that answers many reads remembers the manifests that it has read: they never change.
 """
 
-import threading
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import asdict, replace
 from typing import Any
 
-from sbh_pipelines.backup.contents.manifests import ManifestCache, read_manifests
-from sbh_pipelines.backup.create.status import BackupStatus, backup_status
-from sbh_pipelines.backup.service.gate import Access
-from sbh_pipelines.backup.site.site import Site
-from sbh_pipelines.errors import InvalidId, SbhError, SourceError, UnknownBackup
-from sbh_pipelines.model import BackupId, Clock, Tenant, TenantId, utc_now
+from sbh_pipelines.backup.contents.manifests import ManifestCache, read_manifest, read_manifests, resolve_backup
+from sbh_pipelines.backup.contents.verification import Validation, Verification, verify_backup
+from sbh_pipelines.backup.create import drafts as making
+from sbh_pipelines.backup.create.draft import Draft
+from sbh_pipelines.backup.create.drafts import OpenDrafts
+from sbh_pipelines.backup.create.events import record_drafts, record_policy
+from sbh_pipelines.backup.create.files_step import enumerate_files
+from sbh_pipelines.backup.create.publish import verify_checksums, write_manifest
+from sbh_pipelines.backup.create.recovery_points import (
+    LatestPoint,
+    RecoveryPoints,
+    latest_recovery_point,
+    recovery_points,
+)
+from sbh_pipelines.backup.create.snapshot_step import skip_unchanged, snapshot_tables
+from sbh_pipelines.backup.create.status import BackupStatus, backup_status, the_only
+from sbh_pipelines.backup.retain import forget as forgetting
+from sbh_pipelines.backup.service.gate import Gate
+from sbh_pipelines.document import as_document
+from sbh_pipelines.errors import (
+    CorruptObject,
+    InvalidId,
+    KeyServiceError,
+    SbhError,
+    UnknownBackup,
+    error_from_dict,
+)
+from sbh_pipelines.model import BackupId, BackupType, ProgressSink, Tenant, TenantId, no_progress
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.format import Keys
-from sbh_pipelines.security.policy import UserContext
-from sbh_pipelines.settings import Settings
+from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 
 _RECORDERS = 16  # threads; none before it is needed
-_SHARE = 20  # of the time at most a twentieth goes into listing tenants
 _MOST_FAILURES = 200  # that are read
 
 
-@dataclass(frozen=True, slots=True)
-class _Directory:
-    """`until`: by the monotonic clock."""
+class Backups:
+    """Backups of tenants: made, listed, validated.
 
-    until: float
-    by_slug: Mapping[TenantId, Tenant]
+    Methods that name one tenant raise the errors of `errors.py`. Methods that take a batch return drafts, each with its own
+    outcome.
+    """
 
-
-class Reading(Access):
-    """Inherited by BackupService."""
-
-    def __init__(self, settings: Settings, *, clock: Clock = utc_now, site: Site | None = None) -> None:
-        super().__init__(settings, clock=clock, site=site)
-        self.manifest_cache = ManifestCache(settings.api.cache_mib << 20)
-        self._tenant_age_s = 0.0
-        self._directory: _Directory | None = None
-        self._refreshing = threading.Lock()
+    def __init__(self, gate: Gate, drafts: OpenDrafts) -> None:
+        self._gate, self._site, self._drafts = gate, gate.site, drafts
+        self.manifest_cache = ManifestCache(gate.site.settings.api.cache_mib << 20)
         self._recorders = ThreadPoolExecutor(_RECORDERS, thread_name_prefix="record")
+        self._policy_recorded = False
 
-    def remember_tenants(self, seconds: float) -> None:
-        """From now on the tenants' rows may be as old as this, or, where listing them takes long, twenty times as long as that."""
-        self._tenant_age_s = seconds
+    # made, in steps, for a batch
 
-    def tenant(self, tenant_id: str) -> Tenant:
-        if not self._tenant_age_s:
-            return super().tenant(tenant_id)
-        slug = TenantId.parse(tenant_id)
-        try:
-            known = self._known_tenants().by_slug.get(slug)
-        except SourceError:
-            known = None
-        return super().tenant(slug) if known is None else known  # asks for this one, and says why there is none
+    def begin(
+        self,
+        tenant_ids: Sequence[str],
+        user_ctx: UserContext,
+        backup_type: str = BackupType.FULL,
+        *,
+        description: str | None = None,
+    ) -> list[Draft]:
+        """A draft for each tenant: of a full backup with its lease and id, of any other as soon as there is something to store.
 
-    def tenants(self) -> list[Tenant]:
-        return list(self._known_tenants().by_slug.values()) if self._tenant_age_s else super().tenants()
-
-    def _known_tenants(self) -> "_Directory":
-        """All tenants in one query: a look-up of its own for each request would cost more than the rest of it.
-
-        One thread asks anew, the others go on with what they have.
+        Of many incremental drafts those of unchanged tenants are found at once, in one pass. Raises AccessDenied, InvalidId,
+        RequestError.
         """
-        known = self._directory
-        if known is not None and time.monotonic() < known.until:
-            return known
-        if not self._refreshing.acquire(blocking=known is None):
-            assert known is not None
-            return known
-        try:
-            if self._directory is not known and self._directory is not None:
-                return self._directory  # whoever had the lock before has just done it
-            begun = time.monotonic()
-            listed = {tenant.id: tenant for tenant in super().tenants()}
-            ended = time.monotonic()
-            until = ended + max(self._tenant_age_s, _SHARE * (ended - begun))
-            self._directory = known = _Directory(until, listed)
-            return known
-        finally:
-            self._refreshing.release()
+        kind = BackupType.parse(backup_type)
+        slugs = [TenantId.parse(t) for t in tenant_ids]
+        for slug in slugs:
+            self._gate.authorize(user_ctx, "backup.create", slug)
+        self._record_policy(user_ctx)
+        begun = making.begin(self._drafts, slugs, user_ctx.user_id, kind, description)
+        drafts = [replace(draft, via=user_ctx.via) for draft in begun]
+        many = len(drafts) > self._site.settings.backup.batch_tenants
+        return self._recorded(
+            [], skip_unchanged(self._drafts, drafts) if many and kind is not BackupType.FULL else drafts
+        )
 
-    def list_all_backups(self, tenant_id: str, user_ctx: UserContext) -> tuple[list[dict[str, Any]], list[SbhError]]:
+    def snapshot_tables(self, drafts: Sequence[Draft], *, progress: ProgressSink = no_progress) -> list[Draft]:
+        """Read every table once for `backup.batch_tenants` tenants, at one recovery point, and store the rows."""
+        return self._recorded(drafts, snapshot_tables(self._drafts, drafts, progress))
+
+    def enumerate_files(self, drafts: Sequence[Draft], *, progress: ProgressSink = no_progress) -> list[Draft]:
+        """List and store the tenants' files."""
+        return self._recorded(drafts, enumerate_files(self._drafts, drafts, progress))
+
+    def write_manifest(self, drafts: Sequence[Draft]) -> list[Draft]:
+        """Write the component documents and prepare the signed manifests."""
+        return self._recorded(drafts, write_manifest(self._drafts, drafts))
+
+    def verify_checksums(self, drafts: Sequence[Draft], *, progress: ProgressSink = no_progress) -> list[Draft]:
+        """Read back what the manifests name, then publish them: the commit."""
+        return self._recorded(drafts, verify_checksums(self._drafts, drafts, progress))
+
+    def apply_retention(self, drafts: Sequence[Draft], *, dry_run: bool = False) -> list[Draft]:
+        """Forget what the policy no longer keeps, release the leases; the drafts are COMPLETED, whatever goes wrong here.
+
+        `draft.retention` says what was done, and has an `error` where it could not be.
+        """
+        return forgetting.apply_retention(self._drafts, drafts, dry_run)
+
+    def create_all(
+        self,
+        tenant_ids: Sequence[str],
+        user_ctx: UserContext,
+        backup_type: str = BackupType.FULL,
+        *,
+        description: str | None = None,
+        progress: ProgressSink = no_progress,
+    ) -> list[Draft]:
+        """All steps for any number of tenants, `backup.batch_tenants` at a time."""
+        size = self._site.settings.backup.batch_tenants
+        done: list[Draft] = []
+        if BackupType.parse(backup_type) is BackupType.FULL:
+            for first in range(0, len(tenant_ids), size):
+                batch = self.begin(tenant_ids[first : first + size], user_ctx, backup_type, description=description)
+                done += self._finished(batch, progress)
+        else:  # nothing is held for a draft until its tenant has changed
+            begun = self.begin(tenant_ids, user_ctx, backup_type, description=description)
+            live = making.running(begun)
+            for first in range(0, len(live), size):
+                done += self._finished(live[first : first + size], progress)
+            results = {draft.tenant.id: draft for draft in done}
+            done = [results.get(draft.tenant.id, draft) for draft in begun]
+        return done
+
+    def _finished(self, drafts: list[Draft], progress: ProgressSink) -> list[Draft]:
+        """All steps after `begin`."""
+        try:
+            drafts = self.snapshot_tables(drafts, progress=progress)
+            drafts = self.enumerate_files(drafts, progress=progress)
+            drafts = self.write_manifest(drafts)
+            drafts = self.verify_checksums(drafts, progress=progress)
+            drafts = self.apply_retention(drafts)  # none is running any more: nothing is left to abandon
+            return drafts
+        finally:
+            self.abandon(drafts)
+
+    def abandon(self, drafts: Sequence[Draft]) -> None:
+        """Release the leases of drafts whose run will not go on."""
+        making.abandon(self._drafts, drafts)
+
+    def create(
+        self,
+        tenant_id: str,
+        user_ctx: UserContext,
+        backup_type: str = BackupType.FULL,
+        description: str | None = None,
+        progress: ProgressSink = no_progress,
+    ) -> dict[str, Any]:
+        """Back up one tenant; the manifest. Raises the error that made it fail.
+
+        Where an incremental or differential backup finds nothing changed, the manifest of the backup that still describes the
+        tenant, with `unchanged_as_of`, the recovery point at which it was found so.
+        """
+        (draft,) = self.create_all([tenant_id], user_ctx, backup_type, description=description, progress=progress)
+        if draft.error is not None:
+            raise error_from_dict(draft.error)
+        if draft.unchanged_since is not None and draft.recovery_point is not None:
+            manifest = self._manifest(draft.tenant, draft.unchanged_since)
+            return {**manifest, "unchanged_as_of": asdict(draft.recovery_point)}
+        assert draft.manifest is not None
+        return dict(draft.manifest.document)
+
+    def of(self, tenant_id: str, user_ctx: UserContext) -> list[dict[str, Any]]:
+        """The manifests of all backups of a tenant, newest first; [] where there are none.
+
+        One whose manifest is damaged is not among them: see `damaged`.
+        """
+        return self._listed(tenant_id, user_ctx)[0]
+
+    def damaged(self, tenant_id: str, user_ctx: UserContext) -> list[SbhError]:
+        """An error for each backup of a tenant whose manifest cannot be read. Whoever lists backups must show these."""
+        return self._listed(tenant_id, user_ctx, record=False)[1]
+
+    def get(self, backup_id: str, tenant_id: str, user_ctx: UserContext) -> dict[str, Any]:
+        """A manifest; `latest` is the newest. Raises UnknownBackup, CorruptObject."""
+        tenant = self._gate.allowed(tenant_id, user_ctx, "backup.list")
+        manifest = self._manifest(tenant, backup_id)
+        self._gate.accessed(tenant, user_ctx, "get", backup_id=manifest["id"])
+        return manifest
+
+    def _manifest(self, tenant: Tenant, backup_id: str) -> dict[str, Any]:
+        repository = self._site.repository(tenant)
+        try:
+            manifest: dict[str, Any] = repository.manifest(resolve_backup(repository, backup_id))
+            return manifest
+        finally:
+            repository.close()
+
+    def latest_recovery_point(self, tenant_id: str, user_ctx: UserContext) -> LatestPoint:
+        """Up to when the tenant is safe.
+
+        Raises UnknownBackup where the tenant has no backups, CorruptObject where none can be read.
+        """
+        tenant = self._gate.allowed(tenant_id, user_ctx, "backup.list")
+        self._gate.accessed(tenant, user_ctx, "recovery point")
+        return latest_recovery_point(self._site, tenant)
+
+    def recovery_points(self, tenant_ids: Sequence[str], user_ctx: UserContext) -> RecoveryPoints:
+        """The same for several tenants at the cost of one listing each; for none given, all that the caller may see."""
+        tenants = [self._gate.allowed(t, user_ctx, "backup.list") for t in tenant_ids]
+        if not tenant_ids:
+            tenants = [t for t in self._gate.tenants.all() if user_ctx.tenant_id in (ALL_TENANTS, t.id)]
+        return recovery_points(self._site, tenants)
+
+    def validate(
+        self,
+        backup_id: str,
+        tenant_id: str,
+        user_ctx: UserContext,
+        deep: bool = False,
+        progress: ProgressSink = no_progress,
+    ) -> dict[str, Any]:
+        """{'valid': bool, 'issues': [{code, what, on, why, remedy}], ...}; damage is reported, not raised.
+
+        Raises UnknownBackup, UnknownTenant, and errors of reaching the store.
+        """
+        tenant = self._gate.allowed(tenant_id, user_ctx, "backup.validate")
+        result = Verification(backup_id, deep)
+        try:
+            repository = self._site.repository(tenant)
+            try:
+                wanted = resolve_backup(repository, backup_id)
+                result = Verification(wanted, deep)
+                manifest = read_manifest(repository, wanted)
+                repository.load_index()
+                result = verify_backup(repository, manifest, deep=deep, progress=progress)
+            finally:
+                repository.close()
+        except (CorruptObject, KeyServiceError) as error:
+            if error.transient:
+                raise
+            result.found(error)
+        told = {"backup_id": result.backup_id, "deep": deep, "valid": result.valid}
+        codes = sorted({issue.code for issue in result.issues})
+        self._site.track(
+            tenant, "backup.validated", user_ctx.user_id, {**told, "issues": len(result.issues), "codes": codes}
+        )
+        document: dict[str, Any] = as_document(Validation.of(tenant.id, result))
+        return document
+
+    # status
+
+    def status(
+        self, backup_id: str, tenant_id: str | None = None, user_ctx: UserContext | None = None
+    ) -> dict[str, Any]:
+        """{'backup_id', 'tenant_id', 'status': running | completed | failed, 'error'?}.
+
+        Backup ids are unique within a tenant only: without `tenant_id` the tenants are searched, and several hits raise
+        RequestError. Raises UnknownBackup.
+        """
+        wanted = BackupId.parse(backup_id)
+        found = [
+            (tenant, status)
+            for tenant in self._gate.candidates(tenant_id, user_ctx)
+            if (status := backup_status(self._site, tenant, wanted)) is not None
+        ]
+        missing = UnknownBackup("No such backup", on=wanted, remedy="see `sbh backup list`")
+        tenant, status = the_only(found, missing)
+        self._gate.accessed(tenant, user_ctx, "status", backup_id=wanted)
+        document: dict[str, Any] = as_document(status)
+        return document
+
+    def overview(self, tenant_id: str, user_ctx: UserContext) -> tuple[list[dict[str, Any]], list[SbhError]]:
         """The manifests of a tenant's backups, newest first, without what is long in them (components, signature), and an error
         for each backup whose manifest cannot be read.
 
@@ -98,7 +283,7 @@ class Reading(Access):
     def _listed(
         self, tenant_id: str, user_ctx: UserContext, *, record: bool = True, brief: bool = False
     ) -> tuple[list[dict[str, Any]], list[SbhError]]:
-        tenant = self._allowed(tenant_id, user_ctx, "backup.list")
+        tenant = self._gate.allowed(tenant_id, user_ctx, "backup.list")
         try:
             repository = self._site.repository(tenant)
         except UnknownBackup:
@@ -115,15 +300,15 @@ class Reading(Access):
     def _recorded_beside(self, tenant: Tenant, user_ctx: UserContext) -> Iterator[None]:
         """That the tenant's backups are listed is recorded while they are read; nobody is given them before it is."""
         here = copy_context()  # which face the caller came through
-        recording = self._recorders.submit(here.run, self._accessed, tenant, user_ctx, "list")
+        recording = self._recorders.submit(here.run, self._gate.accessed, tenant, user_ctx, "list")
         try:
             yield
         finally:
             recording.result()
 
-    def unfinished_backups(self, tenant_id: str, user_ctx: UserContext, status: str) -> list[BackupStatus]:
+    def unfinished(self, tenant_id: str, user_ctx: UserContext, status: str) -> list[BackupStatus]:
         """`status` running: the one at work, if any; failed: what is on record of those that were not committed, newest first."""
-        tenant = self._allowed(tenant_id, user_ctx, "backup.status")
+        tenant = self._gate.allowed(tenant_id, user_ctx, "backup.status")
         store, prefix = self._site.backup_store(tenant)
         if status == "running":
             lease = leases.running(store, prefix, self._site.clock)
@@ -140,3 +325,14 @@ class Reading(Access):
             if at is not None and at.status == status:
                 found.append(at)
         return found
+
+    def _recorded(self, before: Sequence[Draft], after: list[Draft]) -> list[Draft]:
+        """`after`, once the trails have what this step did to it."""
+        record_drafts(self._site, before, after)
+        return after
+
+    def _record_policy(self, user_ctx: UserContext) -> None:
+        if not self._policy_recorded:
+            with suppress(SbhError):  # no reason not to back up: the next run records it
+                record_policy(self._site, user_ctx.user_id)
+                self._policy_recorded = True  # settings are frozen

@@ -7,16 +7,19 @@ from sbh_pipelines.backup.drill.drill import run_drill
 from sbh_pipelines.backup.drill.records import DamagedDrill, DrillRecord, choose_tenants, drill_ids, read_records
 from sbh_pipelines.backup.drill.recovery_report import RecoveryObjectives, recovery_report
 from sbh_pipelines.backup.drill.scenarios import parse_scenarios
-from sbh_pipelines.backup.service.gate import Access
+from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.database.schema.tenants import list_tenants
 from sbh_pipelines.model import ProgressSink, no_progress
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 
 
-class Drilling(Access):
-    """Inherited by BackupService."""
+class Drills:
+    """Rehearsed restores: run, listed, and how they stand to what was promised."""
 
-    def run_drill(
+    def __init__(self, gate: Gate) -> None:
+        self._gate, self._site = gate, gate.site
+
+    def run(
         self,
         tenant_id: str,
         user_ctx: UserContext,
@@ -31,7 +34,7 @@ class Drilling(Access):
         UnknownTenant, UnknownBackup (also where there is no platform backup), PrivilegeMissing, RequestError: then nothing was
         drilled; and transient errors, after which nothing is recorded either.
         """
-        tenant = self._allowed(tenant_id, user_ctx, "drill.run")
+        tenant = self._gate.allowed(tenant_id, user_ctx, "drill.run")
         chosen = parse_scenarios(scenarios)
         # First the event: a drill brings a tenant's data onto this machine.
         self._site.track(
@@ -41,27 +44,27 @@ class Drilling(Access):
         self._site.track(tenant, "drill.completed", user_ctx.user_id, _props(record))
         return record
 
-    def list_drills(self, tenant_id: str, user_ctx: UserContext) -> list[DrillRecord | DamagedDrill]:
+    def of(self, tenant_id: str, user_ctx: UserContext) -> list[DrillRecord | DamagedDrill]:
         """The records of a tenant's drills, the newest first."""
-        tenant = self._allowed(tenant_id, user_ctx, "report.read")
-        self._accessed(tenant, user_ctx, "drills")
+        tenant = self._gate.allowed(tenant_id, user_ctx, "report.read")
+        self._gate.accessed(tenant, user_ctx, "drills")
         return list(read_records(self._site, tenant, drill_ids(self._site, tenant)))
 
-    def drill_candidates(self, user_ctx: UserContext, number: int | None = None) -> list[str]:
+    def candidates(self, user_ctx: UserContext, number: int | None = None) -> list[str]:
         """The tenants to drill next, those first whose last drill is longest ago; None: `drill.tenants_per_drill` of them."""
-        self._authorize(user_ctx, "drill.run", ALL_TENANTS)
-        wanted = self.settings.drill.tenants_per_drill if number is None else number
-        found = choose_tenants(self._site, list_tenants(self.settings).tenants, wanted)
+        self._gate.authorize(user_ctx, "drill.run", ALL_TENANTS)
+        wanted = self._site.settings.drill.tenants_per_drill if number is None else number
+        found = choose_tenants(self._site, list_tenants(self._site.settings).tenants, wanted)
         return [str(tenant.id) for tenant in found]
 
-    def recovery_report(self, user_ctx: UserContext, tenant_ids: Sequence[str] = ()) -> RecoveryObjectives:
+    def report(self, user_ctx: UserContext, tenant_ids: Sequence[str] = ()) -> RecoveryObjectives:
         """Recovery times as drills measured them, and recovery points as they are now, against the objectives.
 
         For no tenants given, of all that the caller may see. Show the `issues`: because of them a number may be out of date.
         """
-        tenants = [self._allowed(tenant_id, user_ctx, "report.read") for tenant_id in dict.fromkeys(tenant_ids)]
+        tenants = [self._gate.allowed(tenant_id, user_ctx, "report.read") for tenant_id in dict.fromkeys(tenant_ids)]
         if not tenant_ids:
-            everyone = list_tenants(self.settings).tenants
+            everyone = list_tenants(self._site.settings).tenants
             tenants = [tenant for tenant in everyone if user_ctx.tenant_id in (ALL_TENANTS, tenant.id)]
         return recovery_report(self._site, tenants)
 

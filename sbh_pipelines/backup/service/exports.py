@@ -7,17 +7,20 @@ from typing import Any
 from sbh_pipelines.backup.contents.manifests import read_manifest, resolve_backup
 from sbh_pipelines.backup.contents.reader import OpenBackup, open_backup
 from sbh_pipelines.backup.export.export import export_backup
-from sbh_pipelines.backup.service.gate import Access
-from sbh_pipelines.backup.service.lost_tenant import lost_tenant
+from sbh_pipelines.backup.service.gate import Gate
+from sbh_pipelines.backup.service.tenants import lost_tenant
 from sbh_pipelines.errors import SettingsError, SourceError, UnknownTenant
 from sbh_pipelines.model import ProgressSink, Tenant, TenantId, no_progress
 from sbh_pipelines.security.policy import UserContext
 
 
-class Exporting(Access):
-    """Inherited by BackupService."""
+class Exports:
+    """Data taken out of backups. Works without the database."""
 
-    def export_backup(
+    def __init__(self, gate: Gate) -> None:
+        self._gate, self._site = gate, gate.site
+
+    def export(
         self,
         backup_id: str,
         tenant_id: str,
@@ -46,7 +49,7 @@ class Exporting(Access):
             self._site, tenant, wanted, Path(folder), format, tables=tables, files=files, progress=progress
         )
 
-    def open_backup(self, backup_id: str, tenant_id: str, user_ctx: UserContext) -> OpenBackup:
+    def open(self, backup_id: str, tenant_id: str, user_ctx: UserContext) -> OpenBackup:
         """A backup to read from, for notebooks: `tables`, `read_table`, `read_rows`, `files`, `read_file`. Close it, or use `with`.
 
         Raises UnknownBackup, CorruptObject.
@@ -55,7 +58,7 @@ class Exporting(Access):
         repository = self._site.repository(tenant)
         try:
             manifest = read_manifest(repository, resolve_backup(repository, backup_id))
-            self._accessed(tenant, user_ctx, "open", backup_id=manifest.id)
+            self._gate.accessed(tenant, user_ctx, "open", backup_id=manifest.id)
         except BaseException:
             repository.close()
             raise
@@ -67,7 +70,7 @@ class Exporting(Access):
         Raises AccessDenied, and the database's error where there is no such backup either.
         """
         try:
-            return self._allowed(tenant_id, user_ctx, "backup.export")
+            return self._gate.allowed(tenant_id, user_ctx, "backup.export")
         except (SourceError, SettingsError, UnknownTenant):  # the tenants table may be missing: see `sbh doctor`
             found = lost_tenant(self._site, TenantId.parse(tenant_id), backup_id)
             if found is None:

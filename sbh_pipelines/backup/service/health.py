@@ -5,7 +5,7 @@ from typing import Any
 
 from sbh_pipelines.backup.health.examination import Examination, examine
 from sbh_pipelines.backup.health.report import BackupMetrics, HealthReport, backup_metrics, health_report
-from sbh_pipelines.backup.service.gate import Access
+from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.database.schema.tenants import list_tenants
 from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import SbhError, SourceError
@@ -15,32 +15,35 @@ from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 _ACTION = "health.read"
 
 
-class Health(Access):
-    """Inherited by BackupService."""
+class Health:
+    """How the backups stand: health, metrics, and what alerts are made of."""
 
-    def check_backup_health(self, user_ctx: UserContext, tenant_id: str | None = None) -> dict[str, Any]:
+    def __init__(self, gate: Gate) -> None:
+        self._gate, self._site = gate, gate.site
+
+    def check(self, user_ctx: UserContext, tenant_id: str | None = None) -> dict[str, Any]:
         """{'backup_service': healthy | degraded | unhealthy, 'storage_accessible', 'last_backup_successful',
         'backup_size_reasonable', 'retention_policy_enforced', and what `HealthReport` lists}; what is wrong is in `issues`.
 
         Of one tenant everything is looked at now; of all (that the caller may see) a look may be `health.refresh_s` old.
         Raises UnknownTenant, AccessDenied; that something cannot be reached is part of the answer.
         """
-        document: dict[str, Any] = as_document(self.health_report(user_ctx, tenant_id))
+        document: dict[str, Any] = as_document(self.report(user_ctx, tenant_id))
         return document
 
-    def health_report(self, user_ctx: UserContext, tenant_id: str | None = None) -> HealthReport:
+    def report(self, user_ctx: UserContext, tenant_id: str | None = None) -> HealthReport:
         """The health check, as `check_backup_health` says."""
         return health_report(self._examined(user_ctx, tenant_id), tenant_id)
 
-    def backup_metrics(self, user_ctx: UserContext, tenant_id: str | None = None) -> BackupMetrics:
+    def metrics(self, user_ctx: UserContext, tenant_id: str | None = None) -> BackupMetrics:
         """The specification's figures, of one tenant or of all that the caller may see."""
-        return backup_metrics(self.settings, self._examined(user_ctx, tenant_id), tenant_id)
+        return backup_metrics(self._site.settings, self._examined(user_ctx, tenant_id), tenant_id)
 
     def prometheus_text(self, user_ctx: UserContext) -> str:
         """The metrics in Prometheus' text format, of the tenants that the caller may see."""
         from sbh_pipelines.backup.health.prometheus import exposition  # only who scrapes pays for its import
 
-        return exposition(self.settings, self._examined(user_ctx, None))
+        return exposition(self._site.settings, self._examined(user_ctx, None))
 
     def examine(self, user_ctx: UserContext, budget_s: float | None = None) -> Examination:
         """What alerts are made of. With a budget, tenants that it was too short for are among the unseen."""
@@ -48,14 +51,14 @@ class Health(Access):
 
     def _examined(self, user_ctx: UserContext, tenant_id: str | None, budget_s: float | None = None) -> Examination:
         if tenant_id is not None:
-            return examine(self._site, [self._allowed(tenant_id, user_ctx, _ACTION)])
+            return examine(self._site, [self._gate.allowed(tenant_id, user_ctx, _ACTION)])
         everyone = user_ctx.tenant_id == ALL_TENANTS
-        self._authorize(user_ctx, _ACTION, user_ctx.tenant_id)
+        self._gate.authorize(user_ctx, _ACTION, user_ctx.tenant_id)
         tenants: Sequence[Tenant] = ()
         unusable: Sequence[SbhError] = ()
         source: SbhError | None = None
         try:
-            listed = list_tenants(self.settings)
+            listed = list_tenants(self._site.settings)
             tenants = [t for t in listed.tenants if everyone or t.id == user_ctx.tenant_id]
             unusable = listed.unusable if everyone else ()
         except SourceError as error:
@@ -66,6 +69,6 @@ class Health(Access):
             unusable=unusable,
             source=source,
             everyone=everyone,
-            max_age_s=self.settings.health.refresh_s,
+            max_age_s=self._site.settings.health.refresh_s,
             budget_s=budget_s,
         )

@@ -14,7 +14,7 @@ from sbh_pipelines.backup.keys.rotation import (
     key_state,
     rotate_all,
 )
-from sbh_pipelines.backup.service.gate import Access
+from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.database.schema.tenants import find_tenant
 from sbh_pipelines.errors import EraseRefused, RequestError, SbhError, SourceError, UnknownTenant
@@ -42,12 +42,15 @@ class Readmission:
     erasure_id: str
 
 
-class KeyKeeping(Access):
-    """Inherited by BackupService."""
+class Keys:
+    """The keys that protect the backups, and the erasure of a tenant by destroying them."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate, self._site = gate, gate.site
 
     # keys
 
-    def rotate_keys(
+    def rotate(
         self,
         tenant_ids: Sequence[str],
         user_ctx: UserContext,
@@ -70,7 +73,7 @@ class KeyKeeping(Access):
         report = rotate_all(self._site, owners, request, user_ctx.user_id, progress)
         return replace(report, issues=damages)
 
-    def key_status(self, user_ctx: UserContext, tenant_ids: Sequence[str] = ()) -> list[KeyState]:
+    def status(self, user_ctx: UserContext, tenant_ids: Sequence[str] = ()) -> list[KeyState]:
         """What is known of the tenants' keys; for none given of all that the caller may see.
 
         A platform user sees those of the platform and of the catalogs too.
@@ -90,20 +93,20 @@ class KeyKeeping(Access):
         damages: list[SbhError],
     ) -> list[KeyOwner]:
         if everyone:
-            self._authorize(user_ctx, action, ALL_TENANTS)
-            return each_owner(self._site, self.tenants(), damages.append)
-        tenants = [self._allowed(tenant_id, user_ctx, action) for tenant_id in dict.fromkeys(tenant_ids)]
+            self._gate.authorize(user_ctx, action, ALL_TENANTS)
+            return each_owner(self._site, self._gate.tenants.all(), damages.append)
+        tenants = [self._gate.allowed(tenant_id, user_ctx, action) for tenant_id in dict.fromkeys(tenant_ids)]
         return [KeyOwner(str(tenant.id), tenant) for tenant in tenants]
 
-    def public_keys(self, user_ctx: UserContext) -> dict[str, str]:
+    def public(self, user_ctx: UserContext) -> dict[str, str]:
         """The public key of each region's certificates of erasure, in base64: to be kept by who will check them."""
-        self._authorize(user_ctx, "keys.read", ALL_TENANTS)
-        regions = self.settings.storage.regions
+        self._gate.authorize(user_ctx, "keys.read", ALL_TENANTS)
+        regions = self._site.settings.storage.regions
         return {region: public_key_of(self._site.catalog(region).certificate_key) for region in regions}
 
     # erasing
 
-    def erase_tenant(
+    def erase(
         self,
         tenant_id: str,
         user_ctx: UserContext,
@@ -120,23 +123,23 @@ class KeyKeeping(Access):
         Raises AccessDenied, EraseRefused (not confirmed, or under a legal hold), RequestError, LeaseHeld, UnknownTenant.
         """
         slug = TenantId.parse(tenant_id)
-        self._authorize(user_ctx, "tenant.erase", ALL_TENANTS)
+        self._gate.authorize(user_ctx, "tenant.erase", ALL_TENANTS)
         check_request(slug, confirm, reason)
         return erase(self._site, slug, user_ctx.user_id, reason, self._home_of(slug), progress)
 
     def _home_of(self, slug: TenantId) -> str | None:
         try:
-            return find_tenant(self.settings, slug).region
+            return find_tenant(self._site.settings, slug).region
         except (UnknownTenant, SourceError):  # the database may be gone for good: the buckets tell
             return None
 
-    def readmit_tenant(self, tenant_id: str, user_ctx: UserContext) -> Readmission:
+    def readmit(self, tenant_id: str, user_ctx: UserContext) -> Readmission:
         """Allow backups of an erased tenant again, with keys of their own. Certificates stay.
 
         Raises AccessDenied, EraseRefused while the erasure is not finished, RequestError where the tenant is not erased.
         """
         slug = TenantId.parse(tenant_id)
-        self._authorize(user_ctx, "tenant.erase", ALL_TENANTS)
+        self._gate.authorize(user_ctx, "tenant.erase", ALL_TENANTS)
         record = self._erasure(slug)
         if not record.done:
             raise EraseRefused(
@@ -147,16 +150,16 @@ class KeyKeeping(Access):
             )
         tenant = Tenant(slug, "", record.region, "")
         self._site.track(tenant, "tenant.readmitted", user_ctx.user_id, {"erasure_id": record.erasure_id})
-        for region in self.settings.storage.regions:
+        for region in self._site.settings.storage.regions:
             catalog = self._site.catalog(region)
             catalog.store.delete([catalog.prefix + erased_key(slug)])
         return Readmission(slug, record.erasure_id)
 
-    def erasure_certificate(self, tenant_id: str, user_ctx: UserContext) -> ErasureCertificate:
+    def certificate(self, tenant_id: str, user_ctx: UserContext) -> ErasureCertificate:
         """The certificate of a tenant's last erasure, its signature checked. Raises RequestError where there is none."""
         slug = TenantId.parse(tenant_id)
-        self._authorize(user_ctx, "tenant.erase", ALL_TENANTS)
-        catalogs = {region: self._site.catalog(region) for region in self.settings.storage.regions}
+        self._gate.authorize(user_ctx, "tenant.erase", ALL_TENANTS)
+        catalogs = {region: self._site.catalog(region) for region in self._site.settings.storage.regions}
         found = {name: catalog for catalog in catalogs.values() for name in list_certificates(catalog, slug)}
         if not found:
             raise RequestError("There is no certificate of an erasure", on=slug, remedy="see `sbh audit list`")
@@ -172,7 +175,7 @@ class KeyKeeping(Access):
         verify_certificate(document, public_key)
 
     def _erasure(self, slug: TenantId) -> ErasureRecord:
-        for region in self.settings.storage.regions:
+        for region in self._site.settings.storage.regions:
             if (record := read_erased(self._site.catalog(region), slug)) is not None:
                 return record
         raise RequestError("The tenant is not erased", on=slug, remedy="none is needed: backups of it are allowed")

@@ -8,7 +8,7 @@ that run. Whoever dies with the claim loses it after `_CLAIM_S`. The work itself
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sbh_pipelines.backup.service.gate import Access
+from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.model import Tenant
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
@@ -18,16 +18,19 @@ _CLAIM_S = 60.0
 _WAIT_S = 8.0
 
 
-class Launching(Access):
-    """Inherited by BackupService."""
+class Launches:
+    """What a face asks before Dagster does long work: may this caller, and does nothing else do it already?"""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate, self._site = gate, gate.site
 
     def permit(self, tenant_id: str, user_ctx: UserContext, action: str) -> Tenant:
         """The tenant. Raises InvalidId, AccessDenied (whether it exists or not), UnknownTenant."""
-        return self._allowed(tenant_id, user_ctx, action)
+        return self._gate.allowed(tenant_id, user_ctx, action)
 
     def permit_platform(self, user_ctx: UserContext, action: str, tenant_id: str = ALL_TENANTS) -> None:
         """Raises AccessDenied unless the caller may do `action`; without `tenant_id`, on all tenants."""
-        self._authorize(user_ctx, action, tenant_id)
+        self._gate.authorize(user_ctx, action, tenant_id)
 
     def writer_at_work(self, tenant: Tenant) -> leases.LeaseDocument | None:
         """Who holds the tenant's lease right now."""
@@ -35,7 +38,7 @@ class Launching(Access):
         return leases.running(store, prefix, self._site.clock)
 
     @contextmanager
-    def launching(self, tenant: Tenant, purpose: str) -> Iterator[None]:
+    def claim(self, tenant: Tenant, purpose: str) -> Iterator[None]:
         """Nobody else launches work on the tenant while the block runs. Raises LeaseHeld after waiting some seconds, and
         TenantErased.
         """

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from sbh_pipelines.backup.approvals import checked_reason
 from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.contents.verification import Validation, verify_backup
+from sbh_pipelines.backup.create.drafts import OpenDrafts
 from sbh_pipelines.backup.create.events import created_props
 from sbh_pipelines.backup.recover.platform_backup import (
     PlatformBackup,
@@ -19,7 +20,7 @@ from sbh_pipelines.backup.recover.platform_backup import (
 )
 from sbh_pipelines.backup.recover.recovery import RecoveryReport, known_tenants, rebuild
 from sbh_pipelines.backup.recover.tenant import TenantChoice
-from sbh_pipelines.backup.service.gate import Access
+from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.backup.site.audit_trails import noted
 from sbh_pipelines.database.session.connection import describe_dsn
 from sbh_pipelines.database.session.programs import brings_password
@@ -29,42 +30,46 @@ from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 
 
-class Platform(Access):
-    """Inherited by BackupService. Only users of the platform (tenant `*`) may call these."""
+class PlatformBackups:
+    """The platform as a whole: its backup, and the recovery of everything. For users of the platform (tenant `*`) only."""
 
-    def create_platform_backup(self, user_ctx: UserContext, progress: ProgressSink = no_progress) -> PlatformBackup:
+    def __init__(self, gate: Gate, drafts: OpenDrafts) -> None:
+        self._gate, self._site = gate, gate.site
+        self._drafts = drafts
+
+    def create(self, user_ctx: UserContext, progress: ProgressSink = no_progress) -> PlatformBackup:
         """Back up what tenants share: schema, shared rows, roles, sequences.
 
         Raises SettingsError (pg_dump is missing or too old), PrivilegeMissing, LeaseHeld.
         """
-        self._authorize(user_ctx, "platform.backup", ALL_TENANTS)
+        self._gate.authorize(user_ctx, "platform.backup", ALL_TENANTS)
         try:
-            made = create_platform_backup(self._shop, user_ctx.user_id, progress)
+            made = create_platform_backup(self._drafts, user_ctx.user_id, progress)
         except SbhError as error:
             with noted(error):
-                self._track_platform("platform.backup_failed", user_ctx, {"code": error.code, "what": error.what})
+                self._gate.track_platform("platform.backup_failed", user_ctx, {"code": error.code, "what": error.what})
             raise
         with suppress(SbhError):  # the backup is committed, and stays
-            self._track_platform("platform.backup_created", user_ctx, created_props(made.manifest))
+            self._gate.track_platform("platform.backup_created", user_ctx, created_props(made.manifest))
             if forgotten := made.retention.forgotten:
-                self._track_platform("platform.backup_deleted", user_ctx, {"backup_ids": list(forgotten)[:1000]})
+                self._gate.track_platform("platform.backup_deleted", user_ctx, {"backup_ids": list(forgotten)[:1000]})
         return made
 
     def _track_platform(self, event: str, user_ctx: UserContext, props: Mapping[str, Any]) -> None:
-        self._site.track(platform_tenant(self.settings), event, user_ctx.user_id, props)
+        self._site.track(platform_tenant(self._site.settings), event, user_ctx.user_id, props)
 
-    def list_platform_backups(self, user_ctx: UserContext) -> list[Manifest]:
+    def backups(self, user_ctx: UserContext) -> list[Manifest]:
         """The manifests of all platform backups, newest first. See `damaged_platform_backups` for the others."""
-        self._authorize(user_ctx, "platform.backup", ALL_TENANTS)
-        self._track_platform("platform.backup_accessed", user_ctx, {"what": "list"})
+        self._gate.authorize(user_ctx, "platform.backup", ALL_TENANTS)
+        self._gate.track_platform("platform.backup_accessed", user_ctx, {"what": "list"})
         return list_platform_backups(self._site)[0]
 
-    def damaged_platform_backups(self, user_ctx: UserContext) -> list[SbhError]:
+    def damaged(self, user_ctx: UserContext) -> list[SbhError]:
         """An error for each platform backup whose manifest cannot be read. Whoever lists them must show these."""
-        self._authorize(user_ctx, "platform.backup", ALL_TENANTS)
+        self._gate.authorize(user_ctx, "platform.backup", ALL_TENANTS)
         return list_platform_backups(self._site)[1]
 
-    def validate_platform_backup(
+    def validate(
         self,
         user_ctx: UserContext,
         backup_id: str = "latest",
@@ -75,14 +80,14 @@ class Platform(Access):
 
         Raises UnknownBackup, and CorruptObject where it cannot be opened.
         """
-        self._authorize(user_ctx, "platform.backup", ALL_TENANTS)
+        self._gate.authorize(user_ctx, "platform.backup", ALL_TENANTS)
         with open_platform(self._site, backup_id, None, lambda _: None) as platform:
             found = verify_backup(platform.repository, platform.manifest, deep=deep, progress=progress)
         told = {"backup_id": platform.id, "deep": deep, "valid": found.valid}
-        self._track_platform("platform.backup_validated", user_ctx, told)
+        self._gate.track_platform("platform.backup_validated", user_ctx, told)
         return Validation.of(None, found)
 
-    def recover_platform(
+    def recover(
         self,
         dsn: str,
         user_ctx: UserContext,
@@ -104,7 +109,7 @@ class Platform(Access):
         Where the settings want a second person, files go over the tenants' own only with `break_glass`, a reason.
         Raises RequestError (`dsn` itself holds a password), NotConfirmed, ApprovalNeeded, UnknownTenant, and what `rebuild` raises.
         """
-        self._authorize(user_ctx, "platform.restore", ALL_TENANTS)
+        self._gate.authorize(user_ctx, "platform.restore", ALL_TENANTS)
         elsewhere = brings_password(dsn)
         if not confirm:
             raise NotConfirmed(
@@ -124,13 +129,13 @@ class Platform(Access):
             "tenants": len(tenants) or "all",
             "files": files,
         }
-        if files and self.settings.approval.restore != "none":
+        if files and self._site.settings.approval.restore != "none":
             self._broken_glass(user_ctx, told, break_glass)
-        self._track_platform("platform.restore_started", user_ctx, told)
+        self._gate.track_platform("platform.restore_started", user_ctx, told)
         try:
             report = rebuild(
                 self._site,
-                self.settings.database.model_copy(update=update),
+                self._site.settings.database.model_copy(update=update),
                 self._named(tenants, platform, until) if tenants else None,
                 platform=platform,
                 files=files,
@@ -141,18 +146,18 @@ class Platform(Access):
             )
         except SbhError as error:
             with noted(error):
-                self._track_platform(
+                self._gate.track_platform(
                     "platform.restore_failed", user_ctx, {**told, "code": error.code, "what": error.what}
                 )
             raise
         with suppress(SbhError):  # what is rebuilt stays
             done = {name: getattr(report, name) for name in ("restore_id", "status", "rows", "files")}
-            self._track_platform("platform.restore_completed", user_ctx, {**told, **done})
+            self._gate.track_platform("platform.restore_completed", user_ctx, {**told, **done})
         return report
 
     def _broken_glass(self, user_ctx: UserContext, told: Mapping[str, Any], reason: str | None) -> None:
         """An approval is one tenant's, of one restore: for all of them at once there is none. Raises ApprovalNeeded."""
-        if reason is None or not self.settings.approval.break_glass:
+        if reason is None or not self._site.settings.approval.break_glass:
             raise ApprovalNeeded(
                 "Another person has to approve that files go over the tenants' own",
                 why="approval.restore = 'two-person'"
@@ -161,7 +166,7 @@ class Platform(Access):
                 " settings allow it, `--break-glass REASON`",
             )
         reason = checked_reason(reason, "Breaking the glass")
-        self._track_platform("restore.break_glass", user_ctx, {**told, "reason": reason})
+        self._gate.track_platform("restore.break_glass", user_ctx, {**told, "reason": reason})
 
     def _named(self, tenants: Sequence[str], platform: str, until: datetime | None) -> list[TenantChoice]:
         """The tenants as the backups know them: the application's own list may be gone."""

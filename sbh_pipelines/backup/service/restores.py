@@ -10,8 +10,8 @@ from sbh_pipelines.backup.restore.into_schema import into_schema
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.restore.restore import Target, plan_restore, restore_in_place, target_of
 from sbh_pipelines.backup.restore.status import list_restores, read_restore_status, what_undoes
-from sbh_pipelines.backup.service.approvals import Approving, restore_subject, undo_subject
-from sbh_pipelines.backup.service.retention import Keeping
+from sbh_pipelines.backup.service.approvals import Approvals, restore_subject, undo_subject
+from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.backup.site.audit_trails import noted
 from sbh_pipelines.errors import NotConfirmed, RequestError, SbhError, UnknownBackup
 from sbh_pipelines.model import BackupId, MergeMode, ProgressSink, RestoreId, Tenant, no_progress
@@ -20,10 +20,14 @@ from sbh_pipelines.security.policy import UserContext
 _WHOLE = RestoreRequest()
 
 
-class Restoring(Keeping, Approving):
-    """Inherited by BackupService."""
+class Restores:
+    """Restores of one tenant: planned, run, undone, looked up."""
 
-    def plan_restore(
+    def __init__(self, gate: Gate, approvals: Approvals) -> None:
+        self._gate, self._site = gate, gate.site
+        self._approvals = approvals
+
+    def plan(
         self,
         backup_id: str,
         tenant_id: str,
@@ -38,7 +42,7 @@ class Restoring(Keeping, Approving):
         `problems` are the reasons for which it would refuse. Raises UnknownBackup, RequestError, CorruptObject.
         """
         target = target_of(self._site, into_database, request)
-        tenant = self._allowed(tenant_id, user_ctx, "restore.plan")
+        tenant = self._gate.allowed(tenant_id, user_ctx, "restore.plan")
         wanted = self._resolved(tenant, backup_id)
         return self._planned(tenant, user_ctx, wanted, request, target, progress)
 
@@ -58,7 +62,7 @@ class Restoring(Keeping, Approving):
         self._site.track(tenant, "restore.planned", user_ctx.user_id, told)
         return plan
 
-    def restore_backup(
+    def run(
         self,
         backup_id: str,
         tenant_id: str,
@@ -85,19 +89,17 @@ class Restoring(Keeping, Approving):
         if keep_extra_files is not None:
             request = replace(request, keep_extra_files=keep_extra_files)
         if validate_only:
-            return self.plan_restore(
-                backup_id, tenant_id, user_ctx, request, into_database=into_database, progress=progress
-            )
+            return self.plan(backup_id, tenant_id, user_ctx, request, into_database=into_database, progress=progress)
         target = target_of(self._site, into_database, request)
-        tenant = self._allowed(tenant_id, user_ctx, "backup.restore")
+        tenant = self._gate.allowed(tenant_id, user_ctx, "backup.restore")
         if not confirm:
             raise _not_confirmed("A restore overwrites live data", f"{backup_id} of {tenant.id}")
         wanted = self._resolved(tenant, backup_id)
         subject = restore_subject(wanted, request, into_database)
-        self._approved(tenant, user_ctx, subject, approval_id, break_glass)
+        self._approvals.require(tenant, user_ctx, subject, approval_id, break_glass)
         return restore_in_place(self._site, tenant, wanted, user_ctx.user_id, request, target, progress)
 
-    def undo_restore(
+    def undo(
         self,
         restore_id: str,
         tenant_id: str,
@@ -115,7 +117,7 @@ class Restoring(Keeping, Approving):
         where the restore made no safety backup.
         """
         wanted = RestoreId.parse(restore_id)
-        tenant = self._allowed(tenant_id, user_ctx, "restore.plan" if validate_only else "backup.restore")
+        tenant = self._gate.allowed(tenant_id, user_ctx, "restore.plan" if validate_only else "backup.restore")
         undoes = what_undoes(read_restore_status(self._site, tenant, wanted))
         request = RestoreRequest(mode=MergeMode.EXACT).only(tables=undoes.tables, files=undoes.files)
         target = target_of(self._site, None, request)
@@ -123,12 +125,12 @@ class Restoring(Keeping, Approving):
             return self._planned(tenant, user_ctx, undoes.backup_id, request, target, progress, undoes=wanted)
         if not confirm:
             raise _not_confirmed("Undoing a restore overwrites live data", f"{wanted} of {tenant.id}")
-        self._approved(tenant, user_ctx, undo_subject(wanted, undoes), approval_id, break_glass)
+        self._approvals.require(tenant, user_ctx, undo_subject(wanted, undoes), approval_id, break_glass)
         return restore_in_place(
             self._site, tenant, undoes.backup_id, user_ctx.user_id, request, target, progress, undoes=wanted
         )
 
-    def restore_into_schema(
+    def into_schema(
         self,
         backup_id: str,
         tenant_id: str,
@@ -142,7 +144,7 @@ class Restoring(Keeping, Approving):
 
         Tables have the backup's columns and primary keys, no other constraints. Raises RestoreRefused where the schema exists.
         """
-        tenant = self._allowed(tenant_id, user_ctx, "backup.restore")
+        tenant = self._gate.allowed(tenant_id, user_ctx, "backup.restore")
         told = {"backup_id": backup_id, "target": f"schema {schema[:80]}", "tables": list(tables)[:100]}
         self._site.track(tenant, "restore.started", user_ctx.user_id, told)
         try:
@@ -157,7 +159,7 @@ class Restoring(Keeping, Approving):
         self._site.track(tenant, "restore.completed", user_ctx.user_id, told)
         return done
 
-    def get_restore_status(
+    def status(
         self, restore_id: str, tenant_id: str | None = None, user_ctx: UserContext | None = None
     ) -> dict[str, Any]:
         """{'restore_id', 'status': running | completed | failed | interrupted, 'progress': percent, 'error'?, ...}.
@@ -167,19 +169,19 @@ class Restoring(Keeping, Approving):
         wanted = RestoreId.parse(restore_id)
         found = []
         missing: SbhError | None = None
-        for tenant in self._candidates(tenant_id, user_ctx):
+        for tenant in self._gate.candidates(tenant_id, user_ctx):
             try:
                 found.append((tenant, read_restore_status(self._site, tenant, wanted)))
             except RequestError as error:
                 missing = error
         tenant, status = the_only(found, missing or UnknownBackup("No tenants", on=wanted))
-        self._accessed(tenant, user_ctx, "restore status", restore_id=wanted)
+        self._gate.accessed(tenant, user_ctx, "restore status", restore_id=wanted)
         return status
 
-    def list_restores(self, tenant_id: str, user_ctx: UserContext) -> list[dict[str, Any]]:
+    def of(self, tenant_id: str, user_ctx: UserContext) -> list[dict[str, Any]]:
         """The status of every restore of the tenant that is on record, newest first."""
-        tenant = self._allowed(tenant_id, user_ctx, "backup.status")
-        self._accessed(tenant, user_ctx, "restores")
+        tenant = self._gate.allowed(tenant_id, user_ctx, "backup.status")
+        self._gate.accessed(tenant, user_ctx, "restores")
         return list_restores(self._site, tenant)
 
     def _resolved(self, tenant: Tenant, backup_id: str) -> BackupId:

@@ -9,7 +9,7 @@ from sbh_pipelines.backup.retain import holds
 from sbh_pipelines.backup.retain.forget import RetentionOutcome
 from sbh_pipelines.backup.retain.holds import HoldLine
 from sbh_pipelines.backup.retain.prune import NothingToPrune, PruneReport, prune
-from sbh_pipelines.backup.service.gate import Access
+from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.model import BackupId, ProgressSink, Tenant, no_progress
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
@@ -17,8 +17,11 @@ from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 _PRUNED = ("packs_retired", "packs_rewritten", "packs_deleted", "bytes_freed")
 
 
-class Keeping(Access):
-    """Inherited by BackupService."""
+class Retention:
+    """What is kept: forgetting by policy, pins and legal holds, prune, the catalogs."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate, self._site = gate, gate.site
 
     # forgetting, and what may not be forgotten
 
@@ -29,13 +32,13 @@ class Keeping(Access):
 
         Raises UnknownBackup, ForgetRefused (pinned, held, the newest, the last full one), LeaseHeld.
         """
-        tenant = self._allowed(tenant_id, user_ctx, "backup.forget")
+        tenant = self._gate.allowed(tenant_id, user_ctx, "backup.forget")
         wanted = None if backup_id is None else BackupId.parse(backup_id)
         if dry_run:
-            self._accessed(tenant, user_ctx, "retention")
+            self._gate.accessed(tenant, user_ctx, "retention")
         return forgetting.forget(self._site, tenant, user_ctx.user_id, wanted, dry_run)
 
-    def pin_backup(self, backup_id: str, tenant_id: str, user_ctx: UserContext, reason: str | None = None) -> HoldLine:
+    def pin(self, backup_id: str, tenant_id: str, user_ctx: UserContext, reason: str | None = None) -> HoldLine:
         """Keep a backup until it is unpinned; the pin as `list_holds` gives it. Raises UnknownBackup."""
         wanted = BackupId.parse(backup_id)
         with self._held_in(tenant_id, user_ctx, "backup.hold") as (tenant, repository):
@@ -43,7 +46,7 @@ class Keeping(Access):
             self._site.track(tenant, "backup.pinned", user_ctx.user_id, _props(placed))
             return placed
 
-    def unpin_backup(self, backup_id: str, tenant_id: str, user_ctx: UserContext) -> HoldLine:
+    def unpin(self, backup_id: str, tenant_id: str, user_ctx: UserContext) -> HoldLine:
         """The pin that was taken away. Raises UnknownHold."""
         wanted = BackupId.parse(backup_id)
         with self._held_in(tenant_id, user_ctx, "backup.hold") as (tenant, repository):
@@ -59,7 +62,7 @@ class Keeping(Access):
             self._site.track(tenant, "hold.placed", user_ctx.user_id, _props(placed))
             return placed
 
-    def release_hold(self, hold_id: str, tenant_id: str, user_ctx: UserContext) -> HoldLine:
+    def release(self, hold_id: str, tenant_id: str, user_ctx: UserContext) -> HoldLine:
         """Take away a legal hold, also a damaged one; what it was. Raises UnknownHold."""
         with self._held_in(tenant_id, user_ctx, "backup.hold") as (tenant, repository):
             record = self._releasing(tenant, user_ctx, "hold.released")
@@ -71,17 +74,17 @@ class Keeping(Access):
             tenant, event, user_ctx.user_id, {"hold_id": hold.id, "backup_id": hold.backup_id}
         )
 
-    def list_holds(self, tenant_id: str, user_ctx: UserContext) -> list[HoldLine]:
+    def holds(self, tenant_id: str, user_ctx: UserContext) -> list[HoldLine]:
         """Pins and legal holds. Raises UnknownBackup where the tenant has no repository."""
         with self._held_in(tenant_id, user_ctx, "backup.list") as (tenant, repository):
-            self._accessed(tenant, user_ctx, "holds")
+            self._gate.accessed(tenant, user_ctx, "holds")
             return [hold.line() for hold in holds.read_holds(repository)]
 
     @contextmanager
     def _held_in(
         self, tenant_id: str, user_ctx: UserContext, action: str, *, create: bool = False
     ) -> Iterator[tuple[Tenant, Repository]]:
-        tenant = self._allowed(tenant_id, user_ctx, action)
+        tenant = self._gate.allowed(tenant_id, user_ctx, action)
         repository = self._site.repository(tenant, create=create)
         try:
             yield tenant, repository
@@ -103,7 +106,7 @@ class Keeping(Access):
         What is retired now is deleted by a prune after `prune.min_age_hours`. Raises PruneRefused when a backup is damaged
         or clocks differ, LeaseHeld while the tenant is backed up or restored; nothing was removed then.
         """
-        tenant = self._allowed(tenant_id, user_ctx, "repository.prune")
+        tenant = self._gate.allowed(tenant_id, user_ctx, "repository.prune")
         done = prune(self._site, tenant, dry_run, progress)
         if isinstance(done, PruneReport) and not dry_run:
             figures = {name: getattr(done, name) for name in _PRUNED}
@@ -113,8 +116,8 @@ class Keeping(Access):
 
     def compact_catalogs(self, user_ctx: UserContext) -> dict[str, dict[str, int]]:
         """Merge the objects of each region's catalog: {region: {merged, written}}. Raises AccessDenied."""
-        self._authorize(user_ctx, "repository.prune", ALL_TENANTS)
-        return {region: asdict(self._site.catalog(region).compact()) for region in self.settings.storage.regions}
+        self._gate.authorize(user_ctx, "repository.prune", ALL_TENANTS)
+        return {region: asdict(self._site.catalog(region).compact()) for region in self._site.settings.storage.regions}
 
 
 def _props(placed: HoldLine) -> dict[str, str | None]:

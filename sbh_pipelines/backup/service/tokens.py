@@ -1,15 +1,18 @@
 """The service's call that makes a bearer token: an auditor asks who made which, so it is recorded before it is handed out."""
 
-from sbh_pipelines.backup.service.gate import Access
+from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.security.policy import UserContext
 from sbh_pipelines.security.tokens import open_tokens
 
 
-class Issuing(Access):
-    """Inherited by BackupService."""
+class TokenIssue:
+    """Bearer tokens of the local signing key."""
 
-    def issue_token(
+    def __init__(self, gate: Gate) -> None:
+        self._gate, self._site = gate, gate.site
+
+    def issue(
         self, user_ctx: UserContext, *, user_id: str, tenant_id: str, role: str, ttl_s: int, audience: str | None = None
     ) -> str:
         """A token of the local signing key, for `ttl_s` seconds; `token.issued` is in the platform's audit trail by then.
@@ -17,8 +20,8 @@ class Issuing(Access):
         Raises AccessDenied, RequestError, InvalidId, SettingsError (no private key here), and the store's errors where
         it cannot be recorded: then nobody gets it.
         """
-        tokens = open_tokens(self.settings, self._site.clock)
-        self._authorize(user_ctx, "token.issue", tenant_id)
+        tokens = open_tokens(self._site.settings, self._site.clock)
+        self._gate.authorize(user_ctx, "token.issue", tenant_id)
         token = tokens.issue(user_id, tenant_id, role, ttl_s, audience)
         claims = tokens.inspect(token).claims
         props = {
@@ -28,5 +31,5 @@ class Issuing(Access):
             "role": claims["role"],
             "exp": claims["exp"],
         }
-        self._site.track(platform_tenant(self.settings), "token.issued", user_ctx.user_id, props)
+        self._site.track(platform_tenant(self._site.settings), "token.issued", user_ctx.user_id, props)
         return token

@@ -20,7 +20,7 @@ CommentOption = Annotated[str, typer.Option("--comment", help="Kept with the dec
 @command(app, "list")
 def list_approvals(invocation: Invocation, tenant: TenantOption) -> Answer:
     """List a tenant's approvals, newest first. Damaged ones are named, and exit 8."""
-    found, errors = invocation.service().list_approvals(tenant, invocation.user())
+    found, errors = invocation.service().approvals.of(tenant, invocation.user())
     document = {"approvals": found, "issues": [error.as_dict() for error in errors]}
 
     def show(out: object) -> None:
@@ -35,7 +35,7 @@ def list_approvals(invocation: Invocation, tenant: TenantOption) -> Answer:
 @command(app, "show")
 def show(invocation: Invocation, approval: ApprovalArgument, tenant: TenantOption) -> Answer:
     """Show what exactly is asked for, why, and what became of it."""
-    return approval_answer(invocation.service().get_approval(approval, tenant, invocation.user()))
+    return approval_answer(invocation.service().approvals.get(approval, tenant, invocation.user()))
 
 
 @command(app, "approve")
@@ -43,7 +43,7 @@ def approve(
     invocation: Invocation, approval: ApprovalArgument, tenant: TenantOption, comment: CommentOption = ""
 ) -> Answer:
     """Allow it, once, until it expires. Nobody approves their own request."""
-    return approval_answer(invocation.service().approve(approval, tenant, invocation.user(), comment))
+    return approval_answer(invocation.service().approvals.approve(approval, tenant, invocation.user(), comment))
 
 
 @command(app, "reject")
@@ -51,7 +51,7 @@ def reject(
     invocation: Invocation, approval: ApprovalArgument, tenant: TenantOption, comment: CommentOption = ""
 ) -> Answer:
     """Refuse it, for good."""
-    return approval_answer(invocation.service().reject(approval, tenant, invocation.user(), comment))
+    return approval_answer(invocation.service().approvals.reject(approval, tenant, invocation.user(), comment))
 
 
 @command(app, "request-undo")
@@ -59,5 +59,5 @@ def request_undo(
     invocation: Invocation, restore_id: RestoreArgument, tenant: TenantOption, reason: ReasonOption
 ) -> Answer:
     """Ask another person to approve that a restore is undone."""
-    asked = invocation.service().request_undo(restore_id, tenant, invocation.user(), reason=reason)
+    asked = invocation.service().approvals.request_undo(restore_id, tenant, invocation.user(), reason=reason)
     return approval_answer(asked, f"sbh approvals approve {asked['approval_id']} -t {tenant}")

@@ -59,7 +59,7 @@ def list_events(
     cursor: Annotated[str | None, typer.Option("--cursor", help="Go on where a page ended: its `next`.")] = None,
 ) -> Answer:
     """List events, newest first. The list itself is recorded. A damaged part of the trail exits 8."""
-    found = invocation.service().audit_events(
+    found = invocation.service().audit.events(
         invocation.user(),
         _trail(tenant, platform),
         event=event,
@@ -102,14 +102,14 @@ def verify(
         raise RequestError("Which trail?", remedy="a tenant, --platform, --all or --file FILE")
     results: Sequence[TrailReport | UnreadableTrail | FileReport]
     if file is not None:
-        from sbh_pipelines.backup.service import BackupService
+        from sbh_pipelines.backup.service.audit import Audit
 
-        results = [BackupService.check_file(file)]
+        results = [Audit.check_file(file)]
     elif everything:
-        results = list(invocation.service().verify_audits(invocation.user()))
+        results = list(invocation.service().audit.verify_all(invocation.user()))
     else:
         trail = _trail(tenant, platform)
-        results = [invocation.service().verify_audit(invocation.user(), trail, expect=expect, region=region)]
+        results = [invocation.service().audit.verify(invocation.user(), trail, expect=expect, region=region)]
     broken = [result for result in results if not result.valid]
     brief = [f"{result.tenant_id}: {'valid' if result.valid else 'broken'}" for result in results]
     answer = {"trails": results, "broken": len(broken)} if everything else results[0]
@@ -128,7 +128,7 @@ def export(
     ] = (Format.JSONL),
 ) -> Answer:
     """Write a whole trail to a file, oldest event first. `sbh audit verify --file` checks it anywhere. A broken trail exits 8."""
-    report = invocation.service().export_audit(
+    report = invocation.service().audit.export(
         invocation.user(), to, _trail(tenant, platform), format=kind, region=region
     )
     return Answer(

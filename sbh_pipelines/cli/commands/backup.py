@@ -41,7 +41,7 @@ def create(
     wanted = chosen_tenants(invocation, tenants, everyone, "backup create")
     service, user = invocation.service(), invocation.user()
     with invocation.progress() as progress:
-        drafts = service.create_backups(wanted, user, kind, description=description, progress=progress)
+        drafts = service.backups.create_all(wanted, user, kind, description=description, progress=progress)
     if len(wanted) == 1 and drafts[0].error:
         raise error_from_dict(drafts[0].error)
     made = [dict(draft.manifest.document) for draft in drafts if draft.manifest and not draft.error]
@@ -55,7 +55,7 @@ def create(
         str(draft.tenant.id): draft.retention.error for draft in drafts if draft.retention and draft.retention.error
     }
     if everyone:  # tenants whose slug cannot be used are in no backup: that must not go by unseen
-        unusable = [error.as_dict() for error in service.unusable_tenants()]
+        unusable = [error.as_dict() for error in service.tenants.unusable()]
         failed += [{"tenant_id": "?", "backup_id": "", "step": "begin", "error": error} for error in unusable]
     kept = [{"tenant_id": tenant, "error": error.as_dict()} for tenant, error in untidied.items()]
     document = {"backups": made, "unchanged": unchanged, "retention_failed": kept, "failed": failed}
@@ -74,12 +74,12 @@ def list_backups(invocation: Invocation, tenant: TenantArgument) -> Answer:
     """List a tenant's backups, newest first. A damaged manifest is shown as an error (exit 8)."""
     service, user = invocation.service(), invocation.user()
     found = service.list_backups(tenant, user)
-    damaged = service.damaged_backups(tenant, user)
+    damaged = service.backups.damaged(tenant, user)
     title = f"{plural(len(found), 'backup')} of {tenant}"
 
     def show_all(out: Any) -> None:
         out.print(_listing(title, found))
-        latest = service.recovery_points([tenant], user)
+        latest = service.backups.recovery_points([tenant], user)
         for point in latest.recovery_points:
             if point.recorded_as == "unchanged" and point.recovery_point is not None:
                 out.print(f"unchanged since {point.backup_id} as of {utc(point.recovery_point.time)}")

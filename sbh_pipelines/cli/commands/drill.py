@@ -40,11 +40,11 @@ def run(
     it took. The live tenant is not touched. What does not hold is recorded, and exits 9.
     """
     service, user = invocation.service(), invocation.user()
-    tenants = [tenant] if tenant is not None else service.drill_candidates(user)
+    tenants = [tenant] if tenant is not None else service.drills.candidates(user)
     with invocation.progress() as progress:
         records, refused = one_by_one(
             tenants,
-            lambda one: service.run_drill(one, user, backup_id=backup, scenarios=scenario or (), progress=progress),
+            lambda one: service.drills.run(one, user, backup_id=backup, scenarios=scenario or (), progress=progress),
         )
 
     def show(out: Any) -> None:
@@ -63,7 +63,7 @@ def run(
 @command(app, "list")
 def list_drills(invocation: Invocation, tenant: TenantOption) -> Answer:
     """List a tenant's drills, newest first. A damaged record is shown as an error (exit 8)."""
-    found = invocation.service().list_drills(tenant, invocation.user())
+    found = invocation.service().drills.of(tenant, invocation.user())
     damaged = any(record.status == "damaged" for record in found)
     columns = ("drill", "backup", "scenario", "result", ">took", ">margin", "finished", "by")
 

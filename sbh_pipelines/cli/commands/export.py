@@ -44,7 +44,7 @@ def export(
     names = [name.strip() for name in tables.split(",") if name.strip()] if tables is not None else []
     service, user = invocation.service(), invocation.user()
     with invocation.progress() as progress:
-        report = service.export_backup(
+        report = service.exports.export(
             backup, tenant, user, to, format=kind, tables=names, files=not no_files, progress=progress
         )
     return Answer(report, lambda out: _show(out, report), [report["folder"]])

@@ -38,7 +38,7 @@ def health(invocation: Invocation, tenant: Annotated[str | None, _TENANT] = None
 
     Prints each check, and what is wrong with what to do about it. Exits 14 unless everything is healthy.
     """
-    found = invocation.service().health_report(invocation.user(), tenant)
+    found = invocation.service().health.report(invocation.user(), tenant)
 
     def show(out: Any) -> None:
         whom = tenant or plural(found.tenants, "tenant")
@@ -85,14 +85,14 @@ def metrics(
                 on=ascii(tenant)[:64],
                 remedy="leave the tenant out; series carry its name",
             )
-        text = service.prometheus_text(user)
+        text = service.health.prometheus_text(user)
         if str(write) == "-":
             return Answer({"text": text}, lambda out: print(text, end=""), text.splitlines())
         _write(write, text)
         series = sum(1 for line in text.splitlines() if not line.startswith("#"))
         document = {"file": str(write), "series": series}
         return Answer(document, lambda out: out.print(f"{series:,} series in {write}"), [str(write)])
-    found = service.backup_metrics(user, tenant)
+    found = service.health.metrics(user, tenant)
     return Answer(found, lambda out: _show(out, found, tenant), [f"{found.backups_total}"])
 
 

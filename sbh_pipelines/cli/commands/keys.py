@@ -24,7 +24,7 @@ def status(invocation: Invocation, tenants: TenantsArgument = None) -> Answer:
     """Show each tenant's key epochs, which key wraps them, since when, and how much is still of earlier epochs. Nothing is
     unwrapped. Keys that cannot be read exit 7.
     """
-    found = invocation.service().key_status(invocation.user(), list(dict.fromkeys(tenants or ())))
+    found = invocation.service().keys.status(invocation.user(), list(dict.fromkeys(tenants or ())))
     broken = [(state.tenant_id, state.error) for state in found if state.error]
 
     def show(out: Any) -> None:
@@ -61,7 +61,7 @@ def rotate(
     failure: KeyRotationFailed | None = None
     with invocation.progress() as progress:
         try:
-            report: RotationReport = service.rotate_keys(
+            report: RotationReport = service.keys.rotate(
                 list(tenants or ()),
                 user,
                 everyone=everyone,
@@ -87,7 +87,7 @@ def rotate(
 @command(app, "public")
 def public(invocation: Invocation) -> Answer:
     """Print the public key of each region's certificates of erasure. Whoever is to check certificates keeps them."""
-    found = invocation.service().public_keys(invocation.user())
+    found = invocation.service().keys.public(invocation.user())
     rows = list(found.items())
     return Answer(
         {"algorithm": "Ed25519", "public_keys": found},
@@ -105,7 +105,7 @@ def verify(
     public_key: Annotated[str, typer.Option("--public-key", help="As `sbh keys public` printed it.", metavar="KEY")],
 ) -> Answer:
     """Check a certificate of erasure against a public key. Needs no settings, no network. One that is not genuine exits 8."""
-    from sbh_pipelines.backup.service import BackupService
+    from sbh_pipelines.backup.service.keys import Keys
 
     try:
         document = json.loads(certificate.read_bytes())
@@ -113,7 +113,7 @@ def verify(
         raise RequestError("Cannot read the certificate", on=str(certificate), why=type(error).__name__) from None
     if not isinstance(document, dict):
         raise RequestError("Not a certificate", on=str(certificate), remedy="give the JSON document itself")
-    BackupService.verify_certificate(document, public_key)
+    Keys.verify_certificate(document, public_key)
     told = f"Genuine: {document.get('tenant_id')} was erased at {document.get('finished_at')}"
     return Answer({"genuine": True, "certificate": document}, lambda out: out.print(told), ["genuine"])
 

@@ -23,7 +23,7 @@ def backup(invocation: Invocation) -> Answer:
     """Back up the schema, the shared tables, roles and grants (no passwords), sequences and the list of tenants."""
     service, user = invocation.service(), invocation.user()
     with invocation.progress() as progress:
-        made = service.create_platform_backup(user, progress)
+        made = service.platform.create(user, progress)
     return Answer(made.document, lambda out: _show_backup(out, made), [made.manifest.id])
 
 
@@ -31,7 +31,7 @@ def backup(invocation: Invocation) -> Answer:
 def list_backups(invocation: Invocation) -> Answer:
     """List the platform backups, newest first. A damaged manifest is shown as an error (exit 8)."""
     service, user = invocation.service(), invocation.user()
-    found, damaged = service.list_platform_backups(user), service.damaged_platform_backups(user)
+    found, damaged = service.platform.backups(user), service.platform.damaged(user)
     rows = [(m.id, utc(m.recovery_point.time), mib(m.size), *_counts(m), m.created_by) for m in found]
 
     def show(out: Any) -> None:
@@ -53,7 +53,7 @@ def validate(
     """Check that a platform backup is whole (exit 8 where it is not)."""
     service, user = invocation.service(), invocation.user()
     with invocation.progress() as progress:
-        found = service.validate_platform_backup(user, backup_id, deep, progress)
+        found = service.platform.validate(user, backup_id, deep, progress)
     word = "valid" if found.valid else "not valid"
 
     def show(out: Any) -> None:
@@ -115,7 +115,7 @@ def restore(
     if not confirm:
         _ask(invocation, into)
     with invocation.progress() as progress:
-        report = service.recover_platform(
+        report = service.platform.recover(
             into,
             user,
             password=password,

@@ -40,7 +40,7 @@ def recovery(
 
     A trend is against the mean of up to five measurements before. Damage exits 8.
     """
-    report = invocation.service().recovery_report(invocation.user(), tenants or ())
+    report = invocation.service().drills.report(invocation.user(), tenants or ())
     issues = report.issues
     brief = [f"{row.scenario}: {_word(row)}" for row in report.recovery_time]
     brief += [f"{row.data_type}: {_word(row)}" for row in report.recovery_point]
@@ -67,7 +67,7 @@ def compliance(
     since, until = moment(first), moment(last)
     assert since is not None
     assert until is not None
-    report = invocation.service().compliance_report(invocation.user(), since, until, tenants or ())
+    report = invocation.service().audit.compliance_report(invocation.user(), since, until, tenants or ())
     lines = controls(report)
     if write is not None:
         try:

@@ -39,7 +39,7 @@ def prune(
     service, user = invocation.service(), invocation.user()
     with invocation.progress() as progress:
         reports, failed = one_by_one(
-            wanted, lambda tenant: service.prune(tenant, user, dry_run=dry_run, progress=progress)
+            wanted, lambda tenant: service.retention.prune(tenant, user, dry_run=dry_run, progress=progress)
         )
     status = BatchError.exit_status if failed else 0
     document = {"pruned": reports, "failed": failed}

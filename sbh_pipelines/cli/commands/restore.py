@@ -62,7 +62,7 @@ def diff(
     """
     service, user = invocation.service(), invocation.user()
     with invocation.progress() as progress:
-        plan = service.plan_restore(backup, tenant, user, request, into_database=into_database, progress=progress)
+        plan = service.restores.plan(backup, tenant, user, request, into_database=into_database, progress=progress)
     return _planned(plan, run_command(plan["backup_id"], tenant, request, into_database))
 
 
@@ -105,7 +105,7 @@ def run(
     backup_id = resolve(service, backup, tenant, user)
     if not confirm:
         if request.samples and _on_terminal(invocation):
-            plan = service.plan_restore(backup_id, tenant, user, request, into_database=into_database)
+            plan = service.restores.plan(backup_id, tenant, user, request, into_database=into_database)
             show_plan(console(stderr=True), plan, "")
         what = f"{scope_text(request.scope())} of {tenant} with {backup_id}"
         where = "" if into_database is None else " in another database"
@@ -143,7 +143,7 @@ def ask(
     """
     request = replace(request, safety_backup=False) if no_safety_backup else request
     service, user = invocation.service(), invocation.user()
-    asked = service.request_restore(backup, tenant, user, request, reason=reason, into_database=into_database)
+    asked = service.approvals.request_restore(backup, tenant, user, request, reason=reason, into_database=into_database)
     return approval_answer(asked, f"sbh approvals approve {asked['approval_id']} -t {tenant}")
 
 
@@ -162,7 +162,7 @@ def undo(
     if not (dry_run or confirm):
         _ask(invocation, f"what {restore_id} touched of {tenant}", tenant, undo_command(restore_id, tenant))
     with invocation.progress() as progress:
-        document = service.undo_restore(
+        document = service.restores.undo(
             restore_id,
             tenant,
             user,
@@ -185,7 +185,7 @@ def status(invocation: Invocation, restore_id: RestoreArgument, tenant: TenantOp
 @command(app, "list")
 def list_restores(invocation: Invocation, tenant: TenantOption) -> Answer:
     """List a tenant's restores, newest first. One whose status is damaged is shown as an error (exit 8)."""
-    found = invocation.service().list_restores(tenant, invocation.user())
+    found = invocation.service().restores.of(tenant, invocation.user())
     title = f"{plural(len(found), 'restore')} of {tenant}"
     damaged = any(restore["status"] == "unknown" for restore in found)
     ids = [str(restore["restore_id"]) for restore in found]
@@ -216,7 +216,7 @@ def _into_schema(
     refuse_beside_schema(request, into_database)
     service, user = invocation.service(), invocation.user()
     with invocation.progress() as progress:
-        report = service.restore_into_schema(backup, tenant, user, schema, tables=request.tables, progress=progress)
+        report = service.restores.into_schema(backup, tenant, user, schema, tables=request.tables, progress=progress)
     return Answer(report, lambda out: show_schema(out, report), [report["schema"]])
 
 

@@ -41,7 +41,9 @@ def forget(
     service, user = invocation.service(), invocation.user()
     if backup is not None and len(wanted) != 1:
         raise RequestError("A backup is of one tenant", on=backup, remedy="name its tenant, and no other")
-    done, failed = one_by_one(wanted, lambda tenant: service.forget(tenant, user, backup_id=backup, dry_run=dry_run))
+    done, failed = one_by_one(
+        wanted, lambda tenant: service.retention.forget(tenant, user, backup_id=backup, dry_run=dry_run)
+    )
     forgotten = [backup_id for outcome in done for backup_id in outcome.forgotten]
     return Answer(
         {"tenants": done, "failed": failed},
@@ -58,13 +60,13 @@ def pin(
     reason: Annotated[str, typer.Option(help="Why; stored in clear.")] = "",
 ) -> Answer:
     """Keep a backup until it is unpinned, whatever the policy says."""
-    placed = invocation.service().pin_backup(backup, tenant, invocation.user(), reason)
+    placed = invocation.service().retention.pin(backup, tenant, invocation.user(), reason)
     return Answer(placed, lambda out: out.print(_one(placed)), [placed.id])
 
 
 def unpin(invocation: Invocation, backup: IdArgument, tenant: TenantOption) -> Answer:
     """Take a backup's pin away: the policy decides again."""
-    taken = invocation.service().unpin_backup(backup, tenant, invocation.user())
+    taken = invocation.service().retention.unpin(backup, tenant, invocation.user())
     return Answer(taken, lambda out: out.print(f"{backup} is no longer pinned."), [taken.id])
 
 
@@ -77,7 +79,7 @@ def hold(
     ] = None,
 ) -> Answer:
     """Place a legal hold: nothing it covers is forgotten until it is released."""
-    placed = invocation.service().hold(tenant, invocation.user(), reason=reason, backup_id=backup)
+    placed = invocation.service().retention.hold(tenant, invocation.user(), reason=reason, backup_id=backup)
     return Answer(placed, lambda out: out.print(_one(placed)), [placed.id])
 
 
@@ -87,13 +89,13 @@ def release(
     tenant: TenantOption,
 ) -> Answer:
     """Release a legal hold; others on the same backups stay."""
-    taken = invocation.service().release_hold(hold_id, tenant, invocation.user())
+    taken = invocation.service().retention.release(hold_id, tenant, invocation.user())
     return Answer(taken, lambda out: out.print(f"{hold_id} is released."), [taken.id])
 
 
 def list_holds(invocation: Invocation, tenant: TenantArgument) -> Answer:
     """List a tenant's pins and legal holds. A damaged one still holds, and is shown as an error (exit 8)."""
-    found = invocation.service().list_holds(tenant, invocation.user())
+    found = invocation.service().retention.holds(tenant, invocation.user())
     rows = [
         (
             hold.id,

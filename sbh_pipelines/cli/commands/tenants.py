@@ -56,7 +56,7 @@ def failed_table(title: str, failed: Sequence[FailedTenant], *, remedies: bool =
 @command(app, "list")
 def list_tenants(invocation: Invocation) -> Answer:
     """List the tenants, as the application's tenants table has them."""
-    found = invocation.service().tenants_of(invocation.user())
+    found = invocation.service().tenants.visible_to(invocation.user())
     rows = [(tenant.id, tenant.region, tenant.tier, tenant.key) for tenant in found]
     return Answer(
         [asdict(tenant) for tenant in found],
@@ -74,7 +74,7 @@ def recovery_points(
 ) -> Answer:
     """Show up to when each tenant is safe: by a backup, or by a run that found it unchanged since. Damage exits 8."""
     service, user = invocation.service(), invocation.user()
-    found = service.recovery_points(list(dict.fromkeys(tenants or ())), user)
+    found = service.backups.recovery_points(list(dict.fromkeys(tenants or ())), user)
 
     def show_all(out: Any) -> None:
         columns = ("tenant", "latest recovery point", ">age", "backup", "recorded as")
@@ -105,7 +105,9 @@ def complete_tenant(incomplete: str) -> list[str]:
     """Shell completion: tenants that begin so. An error completes to nothing, and never prints."""
     try:
         sbh = Invocation()
-        return [tenant.id for tenant in sbh.service().tenants_of(sbh.user()) if tenant.id.startswith(incomplete)]
+        return [
+            tenant.id for tenant in sbh.service().tenants.visible_to(sbh.user()) if tenant.id.startswith(incomplete)
+        ]
     except Exception:
         return []
 
@@ -131,7 +133,7 @@ def chosen_tenants(invocation: Invocation, tenants: list[str] | None, everyone: 
     """The slugs that `verb` (as typed after `sbh`) is for. Raises RequestError unless exactly one of the two ways is used."""
     check_chosen(tenants, everyone, verb)
     if everyone:
-        return [str(tenant.id) for tenant in invocation.service().tenants_of(invocation.user())]
+        return [str(tenant.id) for tenant in invocation.service().tenants.visible_to(invocation.user())]
     return list(dict.fromkeys(tenants or ()))
 
 
@@ -153,7 +155,7 @@ def erase(
     The answer is a signed certificate. Refused under a legal hold. A run that was cut short goes on by the same command.
     """
     with invocation.progress() as progress:
-        erased = invocation.service().erase_tenant(
+        erased = invocation.service().keys.erase(
             tenant, invocation.user(), confirm=confirm, reason=reason, progress=progress
         )
     return _shown(erased)
@@ -162,14 +164,14 @@ def erase(
 @command(app, "readmit")
 def readmit(invocation: Invocation, tenant: SlugArgument) -> Answer:
     """Allow backups of an erased tenant again. What was erased stays erased."""
-    done = invocation.service().readmit_tenant(tenant, invocation.user())
+    done = invocation.service().keys.readmit(tenant, invocation.user())
     return Answer(done, lambda out: out.print(f"{tenant} may be backed up again"), [tenant])
 
 
 @command(app, "certificate")
 def certificate(invocation: Invocation, tenant: SlugArgument) -> Answer:
     """Show the certificate of a tenant's last erasure, its signature checked."""
-    return _shown(invocation.service().erasure_certificate(tenant, invocation.user()))
+    return _shown(invocation.service().keys.certificate(tenant, invocation.user()))
 
 
 def _shown(certificate: "ErasureCertificate") -> Answer:

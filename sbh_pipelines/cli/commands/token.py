@@ -40,7 +40,7 @@ def issue(
 
     Who made it, for whom and until when is in the platform's audit trail.
     """
-    token = invocation.service().issue_token(
+    token = invocation.service().tokens.issue(
         invocation.user(), user_id=user, tenant_id=tenant, role=role, ttl_s=_seconds(ttl), audience=audience
     )
     # As it is: a console would break it into lines.

@@ -52,7 +52,7 @@ class Recovery:
 
     def preview(self) -> None:
         with self.steps.step("sbh restore diff: what a restore would do") as step:
-            plan = self.service.plan_restore(self.backup_id, self.tenant, self.user, progress=self.steps.progress)
+            plan = self.service.restores.plan(self.backup_id, self.tenant, self.user, progress=self.steps.progress)
             if plan["problems"]:
                 raise error_from_dict(plan["problems"][0])
             rows = {change: sum(t[change] for t in plan["tables"]) for change in ("insert", "update", "delete")}
@@ -66,7 +66,7 @@ class Recovery:
         with self.steps.step(f"restore {self.tenant} through Dagster") as step:
             config = {"tenant": self.tenant, "backup_id": self.backup_id, "confirm": True}
             self.dagster.launch("restore_job", {"ops": {"restore_tenant": {"config": config}}}, self.steps.say)
-            done = self.service.list_restores(self.tenant, self.user)[0]
+            done = self.service.restores.of(self.tenant, self.user)[0]
             step.note(
                 f"from {self.backup_id}; {done['safety_backup_id']}, made before it, would undo it",
                 backup_id=self.backup_id,

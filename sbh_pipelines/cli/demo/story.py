@@ -31,7 +31,7 @@ class DemoStory:
         """Raises SbhError at whatever goes wrong: ProofFailed where the data is not as it was."""
         self._sample(tenants, rows, files, seed)
         service = self._service()
-        slugs = [str(tenant.id) for tenant in service.tenants()]
+        slugs = [str(tenant.id) for tenant in service.tenants.all()]
         self.damaged = slugs[0]
         self._doctor()
         self._backup(service, slugs)

@@ -31,7 +31,7 @@ _OF_AN_OBSERVATION = ("storage_unreachable", "key_trouble", "unreadable")
 )
 def backup_watch(context: dg.SensorEvaluationContext, backups: BackupServiceResource) -> dg.SkipReason:
     service = backups.service
-    seen = service.examine(user_of({}), budget_s=_BUDGET_S)
+    seen = service.health.examine(user_of({}), budget_s=_BUDGET_S)
     found = [condition_of(finding) for finding in seen.findings if finding.kind not in _TOLD_ELSEWHERE]
     sender = AlertSender(context.instance, "backups", "sensor backup_watch", service.settings.alerts)
     told = sender.report(found, unknown=lambda key: unlearned(seen, key))

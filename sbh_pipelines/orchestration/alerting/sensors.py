@@ -43,7 +43,7 @@ WILL_RETRY_TAG = "dagster/will_retry"
 def tenants_sync(
     context: dg.SensorEvaluationContext, backups: BackupServiceResource
 ) -> dg.SensorResult | dg.SkipReason:
-    listed = [str(tenant.id) for tenant in backups.service.tenants()]
+    listed = [str(tenant.id) for tenant in backups.service.tenants.all()]
     have = set(context.instance.get_dynamic_partitions(TENANTS))
     new = [tenant for tenant in listed if tenant not in have]
     gone = sorted(have - set(listed))
@@ -72,7 +72,7 @@ def tenants_sync(
     " missing): they have no partition and are in no backup. Told again when there are others, and when it is over.",
 )
 def unusable_tenants(context: dg.SensorEvaluationContext, backups: BackupServiceResource) -> dg.SkipReason:
-    errors = sorted(backups.service.unusable_tenants(), key=str)
+    errors = sorted(backups.service.tenants.unusable(), key=str)
     found = [
         Condition(
             f"tenant_unusable/{sha256(str(error).encode()).hexdigest()[:24]}",

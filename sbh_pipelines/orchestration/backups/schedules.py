@@ -83,7 +83,7 @@ def backup_schedule(of: BackupSchedule, fuller: Sequence[BackupSchedule]) -> dg.
         settings = service.settings
         _warn_of_another_line(context, of.timetable, settings)
         covering = [f.timetable.name for f in fuller if launches(context.instance, f.timetable, moment)]
-        found = due_tenants(context.instance, settings, service.tenants(), of.type, name, slot, covering)
+        found = due_tenants(context.instance, settings, service.tenants.all(), of.type, name, slot, covering)
         for tier, count in found.unknown_tiers.items():
             context.log.warning(
                 f"{count:,} tenants have the tier {tier!r}, which [schedules.tiers] does not name: they follow the"

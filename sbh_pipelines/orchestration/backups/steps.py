@@ -64,8 +64,8 @@ def snapshot_tables(
     try:
         backup_type = BackupType.parse(_asset(context, config.backup_type).path[-1])
         service = backups.service
-        tenants = tenants or [str(tenant.id) for tenant in service.tenants()]
-        begun = service.begin(tenants, user_of(context.run.tags), backup_type, description=config.description)
+        tenants = tenants or [str(tenant.id) for tenant in service.tenants.all()]
+        begun = service.backups.begin(tenants, user_of(context.run.tags), backup_type, description=config.description)
     except SbhError as error:
         if error.transient:
             batch.retries(context, backups).request_if_left(str(error))
@@ -73,7 +73,9 @@ def snapshot_tables(
     batch.log_new_failures(context, [], begun)
     context.log.info(f"Tenants to back up: {len(tenants):,}, type {backup_type}")
     progress = ProgressLog(context.log)
-    read = batch.run_step(context, backups, begun, lambda alive: service.snapshot_tables(alive, progress=progress))
+    read = batch.run_step(
+        context, backups, begun, lambda alive: service.backups.snapshot_tables(alive, progress=progress)
+    )
     return batch.to_documents(batch.go_on(context, backups, [], read))
 
 
@@ -86,7 +88,7 @@ def snapshot_tables(
 def enumerate_files(context: dg.OpExecutionContext, backups: BackupServiceResource, drafts: Documents) -> Documents:
     before, progress = batch.to_drafts(drafts), ProgressLog(context.log)
     listed = batch.run_step(
-        context, backups, before, lambda alive: backups.service.enumerate_files(alive, progress=progress)
+        context, backups, before, lambda alive: backups.service.backups.enumerate_files(alive, progress=progress)
     )
     return batch.to_documents(batch.go_on(context, backups, before, listed))
 
@@ -98,7 +100,7 @@ def enumerate_files(context: dg.OpExecutionContext, backups: BackupServiceResour
 )
 def write_manifest(context: dg.OpExecutionContext, backups: BackupServiceResource, drafts: Documents) -> Documents:
     before = batch.to_drafts(drafts)
-    written = batch.run_step(context, backups, before, backups.service.write_manifest)
+    written = batch.run_step(context, backups, before, backups.service.backups.write_manifest)
     return batch.to_documents(batch.go_on(context, backups, before, written))
 
 
@@ -116,7 +118,7 @@ def verify_checksums(
 ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[Any]]:
     before, progress = batch.to_drafts(drafts), ProgressLog(context.log)
     published = batch.run_step(
-        context, backups, before, lambda alive: backups.service.verify_checksums(alive, progress=progress)
+        context, backups, before, lambda alive: backups.service.backups.verify_checksums(alive, progress=progress)
     )
     yield from (evaluation for draft in published for evaluation in checks.of_draft(draft))
     after = batch.go_on(context, backups, before, published)
@@ -138,11 +140,11 @@ def apply_retention(
     before, service = batch.to_drafts(drafts), backups.service
     alive = {draft.tenant.id for draft in batch.running(before)}
     try:
-        after = service.apply_retention(before, dry_run=config.dry_run) if alive else before
+        after = service.backups.apply_retention(before, dry_run=config.dry_run) if alive else before
     except SbhError as error:
         after = [draft.failed("apply_retention", error) if draft.tenant.id in alive else draft for draft in before]
     except BaseException:
-        service.abandon(batch.running(before))
+        service.backups.abandon(batch.running(before))
         raise
     if batch.ended_by_transient_errors(before, after) and not any(d.status is DraftStatus.COMPLETED for d in after):
         batch.retries(context, backups).request_if_left("the retention policy could not be applied")

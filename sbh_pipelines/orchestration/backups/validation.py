@@ -47,7 +47,7 @@ def validate_backups(
     tenants = batch.run_tenants(context, config.tenants)
     service, user = backups.service, user_of(context.run.tags)
     try:
-        tenants = tenants or [str(tenant.id) for tenant in service.tenants()]
+        tenants = tenants or [str(tenant.id) for tenant in service.tenants.all()]
     except SbhError as error:
         raise failure_of(error, step="validate") from None
     for tenant in tenants:

@@ -78,10 +78,10 @@ def run_step(
     except SbhError as error:
         if error.transient:
             retries(context, backups).request_if_left(str(error))
-        backups.service.abandon(running(before))
+        backups.service.backups.abandon(running(before))
         raise failure_of(error, [draft.tenant.id for draft in running(before)], context.op.name) from None
     except BaseException:  # also when the run is terminated
-        backups.service.abandon(running(before))
+        backups.service.backups.abandon(running(before))
         raise
     log_new_failures(context, before, after)
     return after

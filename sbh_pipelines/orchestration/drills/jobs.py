@@ -73,12 +73,12 @@ def drill_tenants(
     tenants = batch.run_tenants(context, config.tenants)
     failed: list[dict[str, Any]] = []
     try:
-        tenants = tenants or service.drill_candidates(user)
+        tenants = tenants or service.drills.candidates(user)
     except SbhError as error:
         raise failure_of(error, step=DRILL) from None
     for tenant in tenants:
         try:
-            record = service.run_drill(
+            record = service.drills.run(
                 tenant,
                 user,
                 backup_id=config.backup_id,
@@ -114,7 +114,7 @@ def _reported(
 ) -> Iterator[dg.AssetMaterialization]:
     """The report as it is after the drills; where it cannot be made, drills that failed are still what the run tells."""
     try:
-        report = backups.service.recovery_report(user_of(context.run.tags))
+        report = backups.service.drills.report(user_of(context.run.tags))
     except SbhError as error:
         if not failed:
             raise failure_of(error, step="recovery_report") from None

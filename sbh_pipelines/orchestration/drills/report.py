@@ -32,7 +32,7 @@ _NAMED = 5  # tenants in a cell
 )
 def recovery_report(context: dg.AssetExecutionContext, backups: BackupServiceResource) -> dg.MaterializeResult[None]:
     try:
-        report = backups.service.recovery_report(user_of(context.run.tags))
+        report = backups.service.drills.report(user_of(context.run.tags))
     except SbhError as error:
         raise failure_of(error, step="recovery_report") from None
     return dg.MaterializeResult(metadata=report_metadata(report))

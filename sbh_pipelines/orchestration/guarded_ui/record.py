@@ -43,7 +43,7 @@ def recorder(settings: Settings) -> Record:
             if denied:
                 log.warning("denied: %s: %s: %s", who, denied.what, denied.why)
                 action = denied.what.split(" ")[0]
-                service().permit_platform(user, action if action in PERMISSIONS else MANAGE)
+                service().launches.permit_platform(user, action if action in PERMISSIONS else MANAGE)
         except AccessDenied:  # asked again so that it is recorded, as a denial of every face is
             return
         except SbhError as error:
@@ -62,8 +62,8 @@ def _track(service: "BackupService", user: UserContext, launch: Launch) -> None:
     props = {"job": launch.job, "action": launch.action, "role": user.role.name.lower()}
     if launch.partition:
         try:
-            service.track_event(launch.partition, "run.launched", user.user_id, "ui", props)
+            service.audit.track(launch.partition, "run.launched", user.user_id, "ui", props)
             return
         except (InvalidId, UnknownTenant):  # the tag is whatever was sent: a made-up one keeps no launch off the record
             props["partition"] = launch.partition[:_LONGEST_SHOWN]
-    service.track_event(ALL_TENANTS, "run.launched", user.user_id, "ui", props)
+    service.audit.track(ALL_TENANTS, "run.launched", user.user_id, "ui", props)

@@ -40,7 +40,7 @@ def restore_into_schema(
             allow_retries=False,
         )
     try:
-        result = backups.service.restore_into_schema(
+        result = backups.service.restores.into_schema(
             config.backup_id,
             tenants[0],
             user_of(context.run.tags),

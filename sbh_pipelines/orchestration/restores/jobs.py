@@ -59,7 +59,7 @@ def restore_tenant(context: dg.OpExecutionContext, config: RestoreConfig, backup
 def undo_tenant_restore(context: dg.OpExecutionContext, config: UndoConfig, backups: BackupServiceResource) -> _Events:
     tenant, user = _the_tenant(context, config.tenant), user_of(context.run.tags)
     try:
-        result = backups.service.undo_restore(
+        result = backups.service.restores.undo(
             config.restore_id,
             tenant,
             user,

@@ -47,7 +47,7 @@ def rotate_keys(
 ) -> Iterator[dg.Output[dict[str, int]]]:
     tenants = batch.run_tenants(context, config.tenants)
     try:
-        report = backups.service.rotate_keys(
+        report = backups.service.keys.rotate(
             tenants,
             user_of(context.run.tags),
             everyone=not tenants,

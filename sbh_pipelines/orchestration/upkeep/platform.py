@@ -29,7 +29,7 @@ def back_up_platform(
     context: dg.OpExecutionContext, backups: BackupServiceResource
 ) -> Iterator[dg.Output[dict[str, object]]]:
     try:
-        made = backups.service.create_platform_backup(user_of(context.run.tags), ProgressLog(context.log))
+        made = backups.service.platform.create(user_of(context.run.tags), ProgressLog(context.log))
     except SbhError as error:
         raise failure_of(error, step=PLATFORM_BACKUP) from None
     manifest, retention = made.manifest, made.retention

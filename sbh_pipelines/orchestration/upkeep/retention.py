@@ -50,12 +50,12 @@ def prune_tenants(
         config,
         backups,
         PRUNE,
-        lambda tenant, progress: service.prune(tenant, user, dry_run=config.dry_run, progress=progress),
+        lambda tenant, progress: service.retention.prune(tenant, user, dry_run=config.dry_run, progress=progress),
     )
     metadata = pruned_metadata(reports, config.dry_run)
     if not config.dry_run:
         try:
-            compacted = service.compact_catalogs(user)
+            compacted = service.retention.compact_catalogs(user)
         except SbhError as error:
             raise failure_of(error, step="compact_catalogs", more=metadata) from None
         metadata["catalogs"] = dg.MetadataValue.json(dict(compacted))
@@ -73,7 +73,11 @@ def forget_backups(
 ) -> Iterator[dg.Output[dict[str, int]]]:
     service, user = backups.service, user_of(context.run.tags)
     reports, failed = _each(
-        context, config, backups, RETENTION, lambda tenant, _: service.forget(tenant, user, dry_run=config.dry_run)
+        context,
+        config,
+        backups,
+        RETENTION,
+        lambda tenant, _: service.retention.forget(tenant, user, dry_run=config.dry_run),
     )
     yield from _end(context, len(reports), failed, forgotten_metadata(reports, config.dry_run))
 
@@ -109,7 +113,7 @@ def _each(
     """What `work` reports of each tenant, and a record for each that failed."""
     tenants = batch.run_tenants(context, config.tenants)
     try:
-        tenants = tenants or [str(tenant.id) for tenant in backups.service.tenants()]
+        tenants = tenants or [str(tenant.id) for tenant in backups.service.tenants.all()]
     except SbhError as error:
         raise failure_of(error, step=step) from None
     progress, reports, held = ProgressLog(context.log), dict[str, _Report](), list[str]()

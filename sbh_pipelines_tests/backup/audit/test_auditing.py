@@ -128,7 +128,7 @@ def test_every_public_call_has_its_events_or_a_reason_for_none() -> None:
 
 
 def trail(service: BackupService, tenant: str = ACME) -> Trail:
-    chain = Tenant(TenantId(PLATFORM), "", "eu-west-1", "") if tenant == PLATFORM else service.tenant(tenant)
+    chain = Tenant(TenantId(PLATFORM), "", "eu-west-1", "") if tenant == PLATFORM else service.tenants.find(tenant)
     return site_of(service).trails.of(chain)
 
 
@@ -195,51 +195,51 @@ def test_each_call_leaves_the_events_it_is_said_to(application: Application) -> 
 
     calls: list[tuple[Callable[[], Any], list[str]]] = [
         (lambda: service.list_backups(ACME, user), ["backup.accessed"]),
-        (lambda: service.list_all_backups(ACME, user), ["backup.accessed"]),
-        (lambda: service.damaged_backups(ACME, user), []),
+        (lambda: service.backups.overview(ACME, user), ["backup.accessed"]),
+        (lambda: service.backups.damaged(ACME, user), []),
         (lambda: service.get_backup("latest", ACME, user), ["backup.accessed"]),
         (lambda: service.get_backup_status(full["id"], ACME, user), ["backup.accessed"]),
-        (lambda: service.latest_recovery_point(ACME, user), ["backup.accessed"]),
+        (lambda: service.backups.latest_recovery_point(ACME, user), ["backup.accessed"]),
         (lambda: service.validate_backup("latest", ACME, user), ["backup.validated"]),
         (lambda: service.open_backup("latest", ACME, user).close(), ["backup.accessed"]),
         (
-            lambda: service.export_backup(full["id"], ACME, user, application.directory / "out", tables=["projects"]),
+            lambda: service.exports.export(full["id"], ACME, user, application.directory / "out", tables=["projects"]),
             ["backup.exported"],
         ),
-        (lambda: service.plan_restore(full["id"], ACME, user), ["restore.planned"]),
+        (lambda: service.restores.plan(full["id"], ACME, user), ["restore.planned"]),
         (lambda: service.restore_backup(full["id"], ACME, user, validate_only=True), ["restore.planned"]),
         (
             lambda: made.update(restored=service.restore_backup(full["id"], ACME, user)),
             ["restore.started", "restore.completed"],
         ),
-        (lambda: service.list_restores(ACME, user), ["backup.accessed"]),
+        (lambda: service.restores.of(ACME, user), ["backup.accessed"]),
         (lambda: service.get_restore_status(made["restored"]["restore_id"], ACME, user), ["backup.accessed"]),
         (
-            lambda: service.undo_restore(made["restored"]["restore_id"], ACME, user, validate_only=True),
+            lambda: service.restores.undo(made["restored"]["restore_id"], ACME, user, validate_only=True),
             ["restore.planned"],
         ),
         (
-            lambda: service.undo_restore(made["restored"]["restore_id"], ACME, user),
+            lambda: service.restores.undo(made["restored"]["restore_id"], ACME, user),
             ["restore.started", "backup.created", "restore.undone"],
         ),
         (
-            lambda: service.restore_into_schema(full["id"], ACME, user, "look", tables=("projects",)),
+            lambda: service.restores.into_schema(full["id"], ACME, user, "look", tables=("projects",)),
             ["restore.started", "restore.completed"],
         ),
-        (lambda: service.pin_backup(full["id"], ACME, user, "quarter"), ["backup.pinned"]),
-        (lambda: made.update(hold=service.hold(ACME, user, reason="case 7")), ["hold.placed"]),
-        (lambda: service.list_holds(ACME, user), ["backup.accessed"]),
-        (lambda: service.release_hold(made["hold"].id, ACME, user), ["hold.released"]),
-        (lambda: service.unpin_backup(full["id"], ACME, user), ["backup.unpinned"]),
-        (lambda: service.list_drills(ACME, user), ["backup.accessed"]),
+        (lambda: service.retention.pin(full["id"], ACME, user, "quarter"), ["backup.pinned"]),
+        (lambda: made.update(hold=service.retention.hold(ACME, user, reason="case 7")), ["hold.placed"]),
+        (lambda: service.retention.holds(ACME, user), ["backup.accessed"]),
+        (lambda: service.retention.release(made["hold"].id, ACME, user), ["hold.released"]),
+        (lambda: service.retention.unpin(full["id"], ACME, user), ["backup.unpinned"]),
+        (lambda: service.drills.of(ACME, user), ["backup.accessed"]),
         (create, ["backup.created"]),
-        (lambda: service.forget(ACME, user, dry_run=True), ["backup.accessed"]),
-        (lambda: service.forget(ACME, user, backup_id=full["id"]), ["backup.deleted"]),
-        (lambda: service.prune(ACME, user, dry_run=True), []),
-        (lambda: service.audit_events(user, ACME), ["audit.accessed"]),
-        (lambda: service.verify_audit(user, ACME), ["audit.verified"]),
-        (lambda: service.export_audit(user, application.directory / "trail.jsonl", ACME), ["audit.exported"]),
-        (lambda: service.list_platform_backups(ADMIN), ["platform.backup_accessed"]),
+        (lambda: service.retention.forget(ACME, user, dry_run=True), ["backup.accessed"]),
+        (lambda: service.retention.forget(ACME, user, backup_id=full["id"]), ["backup.deleted"]),
+        (lambda: service.retention.prune(ACME, user, dry_run=True), []),
+        (lambda: service.audit.events(user, ACME), ["audit.accessed"]),
+        (lambda: service.audit.verify(user, ACME), ["audit.verified"]),
+        (lambda: service.audit.export(user, application.directory / "trail.jsonl", ACME), ["audit.exported"]),
+        (lambda: service.platform.backups(ADMIN), ["platform.backup_accessed"]),
     ]
     for call, expected_names in calls:
         found = left(call)
@@ -250,7 +250,7 @@ def test_each_call_leaves_the_events_it_is_said_to(application: Application) -> 
     assert undone["props"]["undoes"] == made["restored"]["restore_id"]
     deleted = next(e for e in events(service) if e["event"] == "backup.deleted")
     assert deleted["props"]["reasons"] == ["ann asked to forget it"]
-    assert service.verify_audit(user, ACME).issues == []
+    assert service.audit.verify(user, ACME).issues == []
 
 
 def test_what_fails_is_recorded_with_its_code(application: Application) -> None:
@@ -265,9 +265,9 @@ def test_what_fails_is_recorded_with_its_code(application: Application) -> None:
     assert failed["event"] == "restore.failed"
     assert failed["props"]["code"].startswith("SBH-")
     assert failed["props"]["restored"] is False
-    assert left(lambda: service.release_hold("legal-tenant-00000000", ACME, ADMIN), fails=UnknownHold) == []
+    assert left(lambda: service.retention.release("legal-tenant-00000000", ACME, ADMIN), fails=UnknownHold) == []
     assert left(lambda: service.restore_backup(made, ACME, ADMIN, confirm=False), fails=NotConfirmed) == []
-    assert left(lambda: service.forget(ACME, ADMIN, backup_id=made), fails=ForgetRefused) == []
+    assert left(lambda: service.retention.forget(ACME, ADMIN, backup_id=made), fails=ForgetRefused) == []
     lease_less = wrap(application.service(), _failing(lambda verb, key: verb == "put" and "/packs/" in key), nothing)
     found = left(lambda: lease_less.create_backup(ACME, ADMIN), fails=StoreUnavailable)
     assert [(e["event"], e["props"]["code"]) for e in found] == [("backup.failed", "SBH-401")]
@@ -288,10 +288,10 @@ def _audit(verb: str, key: str) -> bool:
 def test_a_tick_that_finds_tenants_unchanged_leaves_one_event(application: Application) -> None:
     """However many they are: an hourly fleet must not cost an event each."""
     service = application.service(backup={"batch_tenants": 1})
-    service.create_backups([ACME, BOLT], ADMIN)
+    service.backups.create_all([ACME, BOLT], ADMIN)
     before = {tenant: len(events(service, tenant)) for tenant in (ACME, BOLT, PLATFORM)}
     for _ in range(2):
-        service.create_backups([ACME, BOLT], ADMIN, "incremental")
+        service.backups.create_all([ACME, BOLT], ADMIN, "incremental")
     after = {tenant: len(events(service, tenant)) for tenant in (ACME, BOLT, PLATFORM)}
     assert {t: after[t] - before[t] for t in after} == {ACME: 0, BOLT: 0, PLATFORM: 2}
     assert events(service, PLATFORM)[-1]["props"]["unchanged"] == 2
@@ -355,9 +355,9 @@ def test_nobody_reads_plans_or_restores_unrecorded(application: Application) -> 
     sound = application.service()
     made = sound.create_backup(ACME, ADMIN)["id"]
     sound.create_backup(ACME, ADMIN)
-    held = sound.hold(ACME, ADMIN, reason="case 7").id
-    sound.release_hold(sound.hold(ACME, ADMIN, reason="case 8").id, ACME, ADMIN)
-    sound.pin_backup(made, ACME, ADMIN)
+    held = sound.retention.hold(ACME, ADMIN, reason="case 7").id
+    sound.retention.release(sound.retention.hold(ACME, ADMIN, reason="case 8").id, ACME, ADMIN)
+    sound.retention.pin(made, ACME, ADMIN)
     application.wreck(ACME)
     before = application.state(ACME)
     service = wrap(application.service(), _failing(_audit), nothing)
@@ -367,27 +367,27 @@ def test_nobody_reads_plans_or_restores_unrecorded(application: Application) -> 
         lambda: service.get_backup(made, ACME, ADMIN),
         lambda: service.get_backup_status(made, ACME, ADMIN),
         lambda: service.open_backup(made, ACME, ADMIN),
-        lambda: service.export_backup(made, ACME, ADMIN, folder),
-        lambda: service.plan_restore(made, ACME, ADMIN),
+        lambda: service.exports.export(made, ACME, ADMIN, folder),
+        lambda: service.restores.plan(made, ACME, ADMIN),
         lambda: service.restore_backup(made, ACME, ADMIN),
-        lambda: service.restore_into_schema(made, ACME, ADMIN, "look"),
-        lambda: service.release_hold(held, ACME, ADMIN),
-        lambda: service.unpin_backup(made, ACME, ADMIN),
-        lambda: service.audit_events(ADMIN, ACME),
-        lambda: service.export_audit(ADMIN, folder / "trail", ACME),
-        lambda: service.run_drill(ACME, ADMIN),
+        lambda: service.restores.into_schema(made, ACME, ADMIN, "look"),
+        lambda: service.retention.release(held, ACME, ADMIN),
+        lambda: service.retention.unpin(made, ACME, ADMIN),
+        lambda: service.audit.events(ADMIN, ACME),
+        lambda: service.audit.export(ADMIN, folder / "trail", ACME),
+        lambda: service.drills.run(ACME, ADMIN),
     ]
     for call in refused:
         with pytest.raises(StoreUnavailable):
             call()
     assert application.state(ACME) == before
     assert not folder.exists()
-    ids = {hold.id for hold in sound.list_holds(ACME, ADMIN)}
+    ids = {hold.id for hold in sound.retention.holds(ACME, ADMIN)}
     assert ids == {held, f"pin-{made}"}
-    sound.unpin_backup(made, ACME, ADMIN)
-    sound.release_hold(held, ACME, ADMIN)
+    sound.retention.unpin(made, ACME, ADMIN)
+    sound.retention.release(held, ACME, ADMIN)
     with pytest.raises(StoreUnavailable):
-        service.forget(ACME, ADMIN, backup_id=made)
+        service.retention.forget(ACME, ADMIN, backup_id=made)
     assert made in {m["id"] for m in sound.list_backups(ACME, ADMIN)}
 
 
@@ -396,14 +396,14 @@ def test_a_backup_is_made_all_the_same_and_its_event_comes_later(application: Ap
     service = wrap(application.service(), _failing(_audit), nothing)
     made = service.create_backup(ACME, ADMIN)["id"]
     sound = application.service()
-    found = sound.verify_audit(ADMIN, ACME)
+    found = sound.audit.verify(ADMIN, ACME)
     assert found.unrecorded == [made]
     assert found.issues[0].on.endswith(made)
     application.wreck(ACME)
     second = sound.create_backup(ACME, ADMIN, "incremental")["id"]
     created = [e["props"] for e in events(sound) if e["event"] == "backup.created"]
     assert [(p["backup_id"], p.get("late", False)) for p in created] == [(made, True), (second, False)]
-    found = sound.verify_audit(ADMIN, ACME)
+    found = sound.audit.verify(ADMIN, ACME)
     assert (found.valid, found.late) == (True, 1)
 
 
@@ -427,7 +427,7 @@ def test_a_process_killed_between_the_commit_and_its_event(application: Applicat
         with pytest.raises(Killed):
             wrap(application.service(), die, nothing, clock=lambda: now[0]).create_backup(ACME, ADMIN, "incremental")
         now[0] += timedelta(minutes=5)  # its lease is over
-        found = sound.verify_audit(ADMIN, ACME)
+        found = sound.audit.verify(ADMIN, ACME)
         assert len(found.unrecorded) == (1 if nth == 0 else 0)
         application.database.run(f"UPDATE projects SET body = 'w{nth}' WHERE tenant_id = 1")
         sound.create_backup(ACME, ADMIN, "incremental")
@@ -436,7 +436,7 @@ def test_a_process_killed_between_the_commit_and_its_event(application: Applicat
         there = sorted(p.stem for p in (application.repository(ACME) / "manifests").glob("*.json"))
         assert sorted(created) == sorted(set(created))
         assert set(there) <= set(created)
-        assert sound.verify_audit(ADMIN, ACME).valid
+        assert sound.audit.verify(ADMIN, ACME).valid
 
 
 def test_backups_of_an_earlier_release_are_recorded_as_late(application: Application) -> None:
@@ -447,7 +447,7 @@ def test_backups_of_an_earlier_release_are_recorded_as_late(application: Applica
         file.unlink()
     for head in application.bucket.rglob("heads/*.json"):
         head.unlink()
-    assert application.service().verify_audit(ADMIN, ACME).unrecorded == old
+    assert application.service().audit.verify(ADMIN, ACME).unrecorded == old
     later = application.service()
     later.create_backup(ACME, ADMIN)
     assert [e["props"].get("late", False) for e in events(later) if e["event"] == "backup.created"] == [
@@ -463,7 +463,7 @@ def test_a_manifest_that_somebody_removed_is_found(application: Application) -> 
     made = service.create_backup(ACME, ADMIN)["id"]
     service.create_backup(ACME, ADMIN)
     (application.repository(ACME) / "manifests" / f"{made}.json").unlink()
-    found = service.verify_audit(ADMIN, ACME)
+    found = service.audit.verify(ADMIN, ACME)
     assert found.unexplained == [made]
     assert not found.valid
 
@@ -480,7 +480,7 @@ def test_reading_a_copy_where_nothing_can_be_written_can_be_allowed(application:
         wrap(application.service(), read_only, nothing).list_backups(ACME, ADMIN)
     allowed = wrap(application.service(audit={"required": False}), read_only, nothing)
     assert len(allowed.list_backups(ACME, ADMIN)) == 1
-    assert allowed.plan_restore("latest", ACME, ADMIN)["tenant_id"] == ACME
+    assert allowed.restores.plan("latest", ACME, ADMIN)["tenant_id"] == ACME
 
 
 # whose trail, and what is in it
@@ -490,17 +490,17 @@ def test_the_trail_of_a_tenant_that_is_gone_is_still_read(application: Applicati
     """Its row and its backups are gone; the heads beside the catalog tell where it lies. A name that never was is unknown."""
     service = application.service()
     service.create_backup(ACME, ADMIN)
-    site_of(service).track(service.tenant(ACME), "tenant.erased", "ann", {})
+    site_of(service).track(service.tenants.find(ACME), "tenant.erased", "ann", {})
     for table in ("items", "projects", "notes", "tenants"):
         application.database.run(f"TRUNCATE {table} CASCADE")
     for file in (application.repository(ACME) / "manifests").iterdir():
         file.unlink()
-    found = application.service().verify_audit(ADMIN, ACME)
+    found = application.service().audit.verify(ADMIN, ACME)
     assert (found.valid, found.events) == (True, 3)
-    assert application.service().audit_events(ADMIN, ACME).events[0].event == "audit.accessed"
+    assert application.service().audit.events(ADMIN, ACME).events[0].event == "audit.accessed"
     with pytest.raises(UnknownTenant):
-        application.service().audit_events(ADMIN, "nobody")
-    trails = {(t.tenant_id, t.region): t.valid for t in application.service().verify_audits(ADMIN)}
+        application.service().audit.events(ADMIN, "nobody")
+    trails = {(t.tenant_id, t.region): t.valid for t in application.service().audit.verify_all(ADMIN)}
     assert trails[ACME, "eu-west-1"] is True
     assert trails[PLATFORM, "eu-west-1"] is True
 
@@ -510,14 +510,14 @@ def test_a_tenant_s_operator_reads_its_own_trail_and_no_other(application: Appli
     service = application.service()
     service.create_backup(ACME, ADMIN)
     operator = UserContext("olga", ACME, Role.OPERATOR)
-    assert service.audit_events(operator, ACME).events
+    assert service.audit.events(operator, ACME).events
     for user, tenant in ((operator, PLATFORM), (operator, BOLT), (UserContext("vi", ACME, Role.VIEWER), ACME)):
         with pytest.raises(AccessDenied):
-            service.audit_events(user, tenant)
+            service.audit.events(user, tenant)
     with pytest.raises(AccessDenied):
-        service.export_audit(operator, application.directory / "x", ACME)
+        service.audit.export(operator, application.directory / "x", ACME)
     with pytest.raises(AccessDenied):
-        list(service.verify_audits(operator))
+        list(service.audit.verify_all(operator))
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "1", "1.x", "-1.2", "٣.1", "1" * 50 + ".1", "1.1\0"])
@@ -525,11 +525,11 @@ def test_a_cursor_that_is_none_is_refused(application: Application, cursor: str)
     """And limits out of bounds, and times without a zone."""
     service = application.service()
     with pytest.raises(RequestError):
-        service.audit_events(ADMIN, ACME, cursor=cursor)
+        service.audit.events(ADMIN, ACME, cursor=cursor)
     with pytest.raises(RequestError):
-        service.audit_events(ADMIN, ACME, limit=0)
+        service.audit.events(ADMIN, ACME, limit=0)
     with pytest.raises(RequestError):
-        service.audit_events(ADMIN, ACME, since=datetime(2026, 1, 1))
+        service.audit.events(ADMIN, ACME, since=datetime(2026, 1, 1))
 
 
 def test_neither_secrets_nor_a_person_s_data_are_in_events(application: Application) -> None:
@@ -541,13 +541,13 @@ def test_neither_secrets_nor_a_person_s_data_are_in_events(application: Applicat
         service.restore_backup(made, ACME, ADMIN, request=RestoreRequest(rows="projects where nope = 'x-personal'"))
     with pytest.raises(SbhError):
         service.restore_backup(made, ACME, ADMIN, request=RestoreRequest(rows="name='a-personal' or 1=1"))
-    service.plan_restore(made, ACME, ADMIN, request)
+    service.restores.plan(made, ACME, ADMIN, request)
     service.restore_backup(made, ACME, ADMIN, request=request)
-    asked = service.request_restore(made, ACME, ADMIN, request, reason="ticket 7")
-    service.approve(asked["approval_id"], ACME, UserContext("bob", "*", Role.ADMIN))
+    asked = service.approvals.request_restore(made, ACME, ADMIN, request, reason="ticket 7")
+    service.approvals.approve(asked["approval_id"], ACME, UserContext("bob", "*", Role.ADMIN))
     assert events(service)[-1]["props"]["subject"]["scope"]["rows_of"] == "projects"
-    service.plan_restore(made, ACME, ADMIN, RestoreRequest(files=("docs/0 of acme.txt",)))
-    service.export_backup(made, ACME, ADMIN, application.directory / "out")
+    service.restores.plan(made, ACME, ADMIN, RestoreRequest(files=("docs/0 of acme.txt",)))
+    service.exports.export(made, ACME, ADMIN, application.directory / "out")
     service.validate_backup(made, ACME, ADMIN, deep=True)
     text = b"".join(
         file.read_bytes() for file in application.bucket.rglob("*") if "/audit/" in str(file) and file.is_file()
@@ -582,7 +582,7 @@ def test_analytics_tracks_as_the_specification_shows(
     with pytest.raises(UnknownTenant):
         analytics.track(tenant_id="nobody", event="a.b", user_id="ann")
     made = service.create_backup(ACME, ADMIN)["id"]
-    found = service.verify_audit(ADMIN, ACME)
+    found = service.audit.verify(ADMIN, ACME)
     assert (found.issues, found.late) == ([], 0), made
 
 
@@ -592,7 +592,7 @@ def test_an_exported_trail_is_checked_by_a_few_lines_of_any_language(application
 
     service = application.service()
     service.create_backup(ACME, ADMIN)
-    report = service.export_audit(ADMIN, application.directory / "trail.jsonl", ACME)
+    report = service.audit.export(ADMIN, application.directory / "trail.jsonl", ACME)
     prev = "0" * 64
     for text in (application.directory / "trail.jsonl").read_text("ascii").splitlines():
         event = json.loads(text)
@@ -602,7 +602,7 @@ def test_an_exported_trail_is_checked_by_a_few_lines_of_any_language(application
         prev = digest
     assert prev == report.hash
     with pytest.raises(RequestError):
-        service.export_audit(ADMIN, application.directory / "trail.jsonl", ACME)
+        service.audit.export(ADMIN, application.directory / "trail.jsonl", ACME)
 
 
 def test_events_are_put_under_object_lock_when_the_settings_say_so(
@@ -617,7 +617,7 @@ def test_events_are_put_under_object_lock_when_the_settings_say_so(
     own = f"t{datetime.now(UTC):%H%M%S%f}/"
     storage |= {"prefix": own + "{tenant}/", "catalog_prefix": own + "_catalog/", "allow_http": True}
     service = application.service(storage=storage, audit={"object_lock_days": 2, "object_lock_mode": "governance"})
-    site_of(service).track(service.tenant(ACME), "thing.done", "ann", {})
+    site_of(service).track(service.tenants.find(ACME), "thing.done", "ann", {})
     site_of(service).track(Tenant(TenantId(PLATFORM), "", "eu-west-1", ""), "thing.done", "ann", {})
     client = boto3.client(
         "s3",
@@ -634,4 +634,4 @@ def test_events_are_put_under_object_lock_when_the_settings_say_so(
         left = head["ObjectLockRetainUntilDate"] - datetime.now(UTC)
         assert head["ObjectLockMode"] == "GOVERNANCE"
         assert timedelta(days=1, hours=23) < left < timedelta(days=2, minutes=1)
-    assert service.verify_audit(ADMIN, ACME).valid
+    assert service.audit.verify(ADMIN, ACME).valid

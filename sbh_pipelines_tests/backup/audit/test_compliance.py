@@ -84,10 +84,10 @@ def test_a_report_says_what_is_not_known_and_ends_no_table(application: Applicat
     """Also for tenants that were never backed up; and a user's name is no markup."""
     service = application.service()
     site_of(service).track(
-        service.tenant(ACME), "restore.completed", "eve|`<b>`", {"restore_id": "r", "backup_id": "b"}
+        service.tenants.find(ACME), "restore.completed", "eve|`<b>`", {"restore_id": "r", "backup_id": "b"}
     )
     now = utc_now()
-    report = service.compliance_report(ADMIN, now - timedelta(days=1), now + timedelta(days=1))
+    report = service.audit.compliance_report(ADMIN, now - timedelta(days=1), now + timedelta(days=1))
     assert [line.tenant_id for line in report.tenants] == ["acme", "bolt"]
     said = {control["subject"]: control["evidence"] for control in controls(report)}
     assert len(said) == len(CONTROLS)
@@ -106,6 +106,6 @@ def test_a_broken_trail_is_named(application: Application) -> None:
     service.create_backup(ACME, ADMIN)
     (application.repository(ACME) / "audit" / "000000000001.jsonl").unlink()
     now = utc_now()
-    report = service.compliance_report(ADMIN, now - timedelta(days=1), now + timedelta(days=1))
+    report = service.audit.compliance_report(ADMIN, now - timedelta(days=1), now + timedelta(days=1))
     assert report.totals.trails_broken == [ACME]
     assert "broken: acme" in next(c["evidence"] for c in controls(report) if c["subject"] == "The trail is whole")

@@ -146,7 +146,7 @@ def _made(stack: Stack, directory: Path) -> Iterator[Repositories]:
                 )
                 for tenant in (ACME, BOLT):
                     application.write_file(tenant, "docs/later.txt", f"later, of {tenant}\n".encode() * 100)
-            drafts = service.create_backups([ACME, BOLT], ADMIN)
+            drafts = service.backups.create_all([ACME, BOLT], ADMIN)
             assert [draft.error for draft in drafts] == [None, None]
             backup = str(drafts[0].backup_id)
             made.states[backup] = application.state(ACME)
@@ -155,7 +155,7 @@ def _made(stack: Stack, directory: Path) -> Iterator[Repositories]:
             now[0] += timedelta(hours=1)
         database.run("CREATE TABLE unmapped (id int)")
         for _ in range(2):
-            assert all(draft.error for draft in service.create_backups([ACME, BOLT], ADMIN))
+            assert all(draft.error for draft in service.backups.create_all([ACME, BOLT], ADMIN))
             now[0] += timedelta(hours=1)
         database.run("DROP TABLE unmapped")
         for tenant in (ACME, ACME, BOLT, BOLT):
@@ -277,5 +277,5 @@ def test_a_damaged_manifest_hides_no_other_and_is_told(repositories: Repositorie
     key = f"manifests/{repositories.first}.json"
     repositories.damage(key, "halved")
     assert [m["id"] for m in repositories.service.list_backups(ACME, ADMIN)] == [repositories.second]
-    (error,) = repositories.service.damaged_backups(ACME, ADMIN)
+    (error,) = repositories.service.backups.damaged(ACME, ADMIN)
     assert key in error.on

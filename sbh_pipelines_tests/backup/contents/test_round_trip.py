@@ -71,7 +71,7 @@ def _round_trip(built_schema: BuiltSchema, application: Application, layout: Gen
         tenants={"table": f"{layout.schema}.{layout.tenant_table}"},
     )
     before = built_schema.rows(0)
-    drafts = service.create_backups(SLUGS[:2], ADMIN)
+    drafts = service.backups.create_all(SLUGS[:2], ADMIN)
     assert [draft.error for draft in drafts] == [None, None]
     first = drafts[0].backup_id
     assert service.validate_backup(first, SLUGS[0], ADMIN, deep=True)["issues"] == []

@@ -139,7 +139,7 @@ def _valid(service: BackupService, backup: str, tenant: str = ACME) -> None:
 
 
 def _listed(service: BackupService, tenant: str = ACME) -> list[str]:
-    assert service.damaged_backups(tenant, ADMIN) == []
+    assert service.backups.damaged(tenant, ADMIN) == []
     return sorted(manifest["id"] for manifest in service.list_backups(tenant, ADMIN))
 
 
@@ -321,7 +321,7 @@ def test_a_store_that_fails_now_and_then(application: Application, clock: Clock,
 
     clock.move()
     with struck(strike, WRITES + READS):
-        (draft,) = application.service(clock=clock).create_backups([ACME], ADMIN)
+        (draft,) = application.service(clock=clock).backups.create_all([ACME], ADMIN)
     repository = application.repository(ACME)
     listed = _listed(service)
     if draft.status is DraftStatus.COMPLETED:
@@ -351,7 +351,7 @@ def test_a_tenant_whose_store_breaks_fails_alone(application: Application, clock
         broken = Broken(f"files/{BOLT}/", nth)
         service = application.service(clock=clock)
         with struck(broken):
-            acme, bolt = service.create_backups([ACME, BOLT], ADMIN)
+            acme, bolt = service.backups.create_all([ACME, BOLT], ADMIN)
         assert acme.status is DraftStatus.COMPLETED, acme.error
         _valid(service, acme.backup_id)
         if broken.count < nth:
@@ -370,7 +370,7 @@ def _handed_on(draft: Draft) -> Draft:
 def test_every_step_may_run_in_another_process(application: Application, clock: Clock) -> None:
     """Each step by a worker of its own that knows nothing but the draft as JSON."""
     original = application.state(ACME)
-    drafts = application.service(clock=clock).begin([ACME, BOLT], ADMIN)
+    drafts = application.service(clock=clock).backups.begin([ACME, BOLT], ADMIN)
     for step in STEPS:
         drafts = getattr(application.service(clock=clock), step)([_handed_on(draft) for draft in drafts])
         assert [draft.error for draft in drafts] == [None, None]
@@ -391,11 +391,11 @@ def test_a_writer_whose_lease_was_taken_does_not_commit(
 ) -> None:
     """After any step the lease expires and another writer takes it: the first fails, and says why; the other completes."""
     slow, swift = application.service(clock=clock), application.service(clock=clock)
-    drafts = slow.begin([ACME], ADMIN)
+    drafts = slow.backups.begin([ACME], ADMIN)
     for number, step in enumerate(STEPS[:4]):
         if number == after:
             clock.move()
-            taken = swift.begin([ACME], ADMIN)
+            taken = swift.backups.begin([ACME], ADMIN)
         if restarted:
             slow, drafts = application.service(clock=clock), [_handed_on(draft) for draft in drafts]
         drafts = getattr(slow, step)(drafts)
@@ -425,7 +425,7 @@ def test_a_lease_taken_during_the_verification_prevents_the_commit(
         return verify(*arguments, **named)
 
     monkeypatch.setattr(publish, "verify_backup", overtaken)
-    (draft,) = slow.create_backups([ACME], ADMIN)
+    (draft,) = slow.backups.create_all([ACME], ADMIN)
     assert draft.error
     assert draft.error["code"] == "SBH-604"
     assert _listed(swift) == won

@@ -40,7 +40,7 @@ def application(application: Application) -> Application:
 
 
 def _back_up(service: BackupService, kind: str = "incremental", **more: Any) -> list[Draft]:
-    return service.create_backups(BOTH, ADMIN, kind, **more)
+    return service.backups.create_all(BOTH, ADMIN, kind, **more)
 
 
 def _marks(application: Application, tenant: str) -> bytes:

@@ -52,7 +52,7 @@ def test_killed_at_any_write(application: Application, clock: Clock) -> None:
         death = Death(nth, "before" if nth % 2 else "after")
         try:
             with struck(death):
-                application.service(clock=clock).create_backups([ACME], ADMIN, kind)
+                application.service(clock=clock).backups.create_all([ACME], ADMIN, kind)
         except (Killed, RuntimeError):
             assert death.dead
         if not death.dead:
@@ -63,7 +63,7 @@ def test_killed_at_any_write(application: Application, clock: Clock) -> None:
         assert left >= states.keys()
         published += death.wrote("/manifests/")
         service = application.service(clock=clock)
-        (draft,) = service.create_backups([ACME], ADMIN, kind)
+        (draft,) = service.backups.create_all([ACME], ADMIN, kind)
         assert draft.error is None
         assert draft.type == kind
         assert dict(draft.reread) == {}
@@ -84,13 +84,13 @@ def test_killed_at_any_write(application: Application, clock: Clock) -> None:
 
 def test_killed_while_a_tenant_is_found_unchanged(application: Application, clock: Clock) -> None:
     """The tick that finds a tenant unchanged writes to the catalog only: killed there, the next tick says it again."""
-    application.service(clock=clock).create_backups([ACME, BOLT], ADMIN)
+    application.service(clock=clock).backups.create_all([ACME, BOLT], ADMIN)
     for when in ("before", "after"):
         clock.move()
         death = Death(1, when)
         with pytest.raises(Killed), struck(death):
-            application.service(clock=clock).create_backups([ACME, BOLT], ADMIN, "incremental")
+            application.service(clock=clock).backups.create_all([ACME, BOLT], ADMIN, "incremental")
         assert not death.wrote("/backups/")
         clock.move()
-        drafts = application.service(clock=clock).create_backups([ACME, BOLT], ADMIN, "incremental")
+        drafts = application.service(clock=clock).backups.create_all([ACME, BOLT], ADMIN, "incremental")
         assert [draft.status for draft in drafts] == [DraftStatus.UNCHANGED] * 2

@@ -58,13 +58,13 @@ class TenantFiles:
         return read_component(self.repository(), Manifest(manifest), "files")
 
     def repository(self) -> Repository:
-        opened = site_of(self.service).repository(self.service.tenant(ACME))
+        opened = site_of(self.service).repository(self.service.tenants.find(ACME))
         opened.load_index()
         return opened
 
     def unchanged_since(self, manifest: Mapping[str, Any]) -> bool:
         site = site_of(self.service)
-        return files_unchanged(site, self.service.tenant(ACME), manifest["components"]["files"]["listing"])
+        return files_unchanged(site, self.service.tenants.find(ACME), manifest["components"]["files"]["listing"])
 
     def check(self, manifest: Mapping[str, Any], wanted: Mapping[str, bytes]) -> None:
         assert self.service.validate_backup(manifest["id"], ACME, ADMIN, deep=True)["issues"] == []
@@ -346,12 +346,15 @@ def test_a_file_written_again_at_once_is_noticed(directory: FilesInDirectory) ->
     soon = file.stat().st_mtime_ns + 3_600_000_000_000  # no later than the listing: as good as the same tick
     os.utime(file, ns=(soon, soon))
     full = directory.backup("full")
-    etag = site_of(directory.service).files_store(directory.service.tenant(ACME))[0].head(f"files/{ACME}/log").etag
+    etag = (
+        site_of(directory.service).files_store(directory.service.tenants.find(ACME))[0].head(f"files/{ACME}/log").etag
+    )
     assert full["components"]["files"]["listing"] is None
     file.write_bytes(b"later")
     os.utime(file, ns=(soon, soon))
     assert (
-        site_of(directory.service).files_store(directory.service.tenant(ACME))[0].head(f"files/{ACME}/log").etag == etag
+        site_of(directory.service).files_store(directory.service.tenants.find(ACME))[0].head(f"files/{ACME}/log").etag
+        == etag
     )
     assert not directory.unchanged_since(full)
     manifest = directory.backup()
@@ -382,10 +385,10 @@ def test_when_a_file_is_settled(ago: str, settled: bool) -> None:
 
 def made_by_hand(service: BackupService, parent: BackupId, kind: BackupType = BackupType.INCREMENTAL) -> Draft:
     """A draft that reads all rows, and of the files what changed since `parent`: the service would make a full one."""
-    (draft,) = service.snapshot_tables(service.begin([ACME], ADMIN))
+    (draft,) = service.backups.snapshot_tables(service.backups.begin([ACME], ADMIN))
     draft = replace(draft, type=kind, parent=parent)
-    (draft,) = service.write_manifest(service.enumerate_files([draft]))
-    (draft,) = service.apply_retention(service.verify_checksums([draft]))
+    (draft,) = service.backups.write_manifest(service.backups.enumerate_files([draft]))
+    (draft,) = service.backups.apply_retention(service.backups.verify_checksums([draft]))
     assert draft.error is None, draft.error
     return draft
 

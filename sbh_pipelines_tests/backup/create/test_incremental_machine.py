@@ -206,7 +206,7 @@ class Machine(RuleBasedStateMachine):
 
     def _back_up(self, tenants: list[int], kind: str) -> None:
         states = {tenant: self.changing.state(tenant) for tenant in tenants}
-        drafts = self.service.create_backups([TENANTS[t] for t in tenants], ADMIN, kind)
+        drafts = self.service.backups.create_all([TENANTS[t] for t in tenants], ADMIN, kind)
         for tenant, draft in zip(tenants, drafts, strict=True):
             assert draft.error is None, draft.error
             assert self.changing.state(tenant) == states[tenant]
@@ -233,13 +233,13 @@ class Machine(RuleBasedStateMachine):
     def forget(self, nth: int) -> None:
         backup = self.backups[nth % len(self.backups)]
         with suppress(ForgetRefused):
-            self.service.forget(TENANTS[backup.tenant], ADMIN, backup_id=backup.id)
+            self.service.retention.forget(TENANTS[backup.tenant], ADMIN, backup_id=backup.id)
             self.backups.remove(backup)
             self.seen["forgotten"] += 1
 
     @rule(tenant=TENANT)
     def prune(self, tenant: int) -> None:
-        self.seen["bytes freed"] += getattr(self.service.prune(TENANTS[tenant], ADMIN), "bytes_freed", 0)
+        self.seen["bytes freed"] += getattr(self.service.retention.prune(TENANTS[tenant], ADMIN), "bytes_freed", 0)
 
     @precondition(lambda self: any(b.version == self.changing.version for b in self.backups))
     @rule(nth=NUMBER)

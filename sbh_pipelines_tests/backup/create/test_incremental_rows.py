@@ -45,13 +45,13 @@ def application(application: Application) -> Application:
 def service(application: Application) -> BackupService:
     """Both tenants have a full backup."""
     made = application.service()
-    for draft in made.create_backups([ACME, BOLT], ADMIN):
+    for draft in made.backups.create_all([ACME, BOLT], ADMIN):
         assert draft.error is None, draft.error
     return made
 
 
 def _back_up(service: BackupService, *tenants: str, kind: str = "incremental") -> list[Draft]:
-    drafts = service.create_backups(tenants or (ACME,), ADMIN, kind)
+    drafts = service.backups.create_all(tenants or (ACME,), ADMIN, kind)
     for draft in drafts:
         if draft.error is not None:
             raise error_from_dict(draft.error)
@@ -464,7 +464,7 @@ def test_an_unchanged_tenant_costs_its_repository_nothing(application: Applicati
         assert draft.status is DraftStatus.UNCHANGED
         assert draft.unchanged_since == made["id"]
         assert {file: file.stat().st_mtime_ns for file in _objects(repository)} == before
-        point = service.latest_recovery_point(ACME, ADMIN)
+        point = service.backups.latest_recovery_point(ACME, ADMIN)
         assert (point.recorded_as, point.backup_id) == ("unchanged", made["id"])
         assert draft.recovery_point is not None
         assert point.recovery_point is not None

@@ -76,7 +76,7 @@ class Soak:
         self.lock = threading.Lock()
 
     def back_up(self, slugs: list[str], kind: str) -> None:
-        for draft in BackupService(self.settings).create_backups(slugs, ADMIN, kind):
+        for draft in BackupService(self.settings).backups.create_all(slugs, ADMIN, kind):
             with self.lock:
                 self._keep(draft)
 

@@ -72,7 +72,7 @@ def test_a_restore_that_was_asleep_does_not_write(application: Application, step
     backup = service.create_backup(ACME, ADMIN)["id"]
     application.wreck(ACME)
     wrecked = application.state(ACME)
-    store, prefix = site_of(service).backup_store(service.tenant(ACME))
+    store, prefix = site_of(service).backup_store(service.tenants.find(ACME))
     taken: list[lease.Lease] = []
 
     def sleep(notice: Progress) -> None:

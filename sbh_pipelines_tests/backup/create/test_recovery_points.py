@@ -40,7 +40,7 @@ def forget(application: Application, backup: BackupId) -> None:
 def test_a_backup_is_a_recovery_point(application: Application) -> None:
     service = application.service()
     backup, point = backed_up(service)
-    found = service.latest_recovery_point(ACME, ADMIN)
+    found = service.backups.latest_recovery_point(ACME, ADMIN)
     assert (found.tenant_id, found.backup_id, found.recorded_as) == (ACME, backup, "backup")
     assert found.recovery_point == point
     assert found.age_s is not None
@@ -51,7 +51,7 @@ def test_an_unchanged_tick_moves_it_on(application: Application) -> None:
     service = application.service()
     backup, point = backed_up(service)
     record(service, backup, later(point))
-    found = service.latest_recovery_point(ACME, ADMIN)
+    found = service.backups.latest_recovery_point(ACME, ADMIN)
     assert (found.backup_id, found.recorded_as) == (backup, "unchanged")
     assert found.recovery_point == later(point)
 
@@ -61,13 +61,13 @@ def test_a_record_whose_backup_is_gone_is_not_believed(application: Application)
     service = application.service()
     backup, point = backed_up(service)
     record(service, BackupId("backup_20990101_0000"), later(point))
-    assert service.latest_recovery_point(ACME, ADMIN).backup_id == backup
+    assert service.backups.latest_recovery_point(ACME, ADMIN).backup_id == backup
     record(service, backup, later(point, "2098"))  # an older tick does not win over the one that is not believed
-    found = service.latest_recovery_point(ACME, ADMIN)
+    found = service.backups.latest_recovery_point(ACME, ADMIN)
     assert (found.backup_id, found.recovery_point) == (backup, point)
     forget(application, backup)
     with pytest.raises(UnknownBackup, match=ACME):
-        service.latest_recovery_point(ACME, ADMIN)
+        service.backups.latest_recovery_point(ACME, ADMIN)
 
 
 def test_a_newer_backup_that_the_catalog_has_not_heard_of_counts(application: Application) -> None:
@@ -76,7 +76,7 @@ def test_a_newer_backup_that_the_catalog_has_not_heard_of_counts(application: Ap
     second, newer = backed_up(service)
     site_of(service).catalog(REGION).record([TenantRecord(TenantId(ACME), first, later(point, "2001"), None)])
     _remove_catalog_objects(application, keep=1)
-    found = service.latest_recovery_point(ACME, ADMIN)
+    found = service.backups.latest_recovery_point(ACME, ADMIN)
     assert (found.backup_id, found.recovery_point) == (second, newer)
 
 
@@ -93,7 +93,7 @@ def test_an_unchanged_record_that_is_later_than_a_newer_backup_counts(applicatio
     first, point = backed_up(service)
     backed_up(service)
     record(service, first, later(point))
-    found = service.latest_recovery_point(ACME, ADMIN)
+    found = service.backups.latest_recovery_point(ACME, ADMIN)
     assert (found.backup_id, found.recorded_as) == (first, "unchanged")
 
 
@@ -102,7 +102,7 @@ def test_without_any_catalog_the_manifests_answer(application: Application) -> N
     backup, point = backed_up(service)
     record(service, backup, later(point))
     _remove_catalog_objects(application, keep=0)
-    found = service.latest_recovery_point(ACME, ADMIN)
+    found = service.backups.latest_recovery_point(ACME, ADMIN)
     assert (found.backup_id, found.recovery_point) == (backup, point)
 
 
@@ -112,12 +112,12 @@ def test_a_damaged_newest_manifest_does_not_count_and_is_shown(application: Appl
     second, _ = backed_up(service)
     _remove_catalog_objects(application, keep=0)
     (application.repository(ACME) / "manifests" / f"{second}.json").write_bytes(b"{}")
-    assert service.latest_recovery_point(ACME, ADMIN).backup_id == first
-    (issue,) = service.recovery_points([ACME], ADMIN).issues
+    assert service.backups.latest_recovery_point(ACME, ADMIN).backup_id == first
+    (issue,) = service.backups.recovery_points([ACME], ADMIN).issues
     assert second in issue.on
     forget(application, first)
     with pytest.raises(CorruptObject):
-        service.latest_recovery_point(ACME, ADMIN)
+        service.backups.latest_recovery_point(ACME, ADMIN)
 
 
 def test_damage_of_the_catalog_is_shown(application: Application) -> None:
@@ -127,7 +127,7 @@ def test_damage_of_the_catalog_is_shown(application: Application) -> None:
     _remove_catalog_objects(application, keep=1)
     (file,) = (application.bucket / "_sbh-catalog" / REGION / "records").iterdir()
     file.write_bytes(b"damaged")
-    found = service.recovery_points([], ADMIN)
+    found = service.backups.recovery_points([], ADMIN)
     assert [(p.tenant_id, p.backup_id) for p in found.recovery_points] == [(ACME, backup), (BOLT, None)]
     (issue,) = found.issues
     assert file.name in issue.on
@@ -141,7 +141,7 @@ def test_for_all_tenants_the_requests_are_one_listing_each(application: Applicat
         record(service, backup, later(point), tenant)
     site_of(service).catalog(REGION).compact()
     other = application.service()
-    found = other.recovery_points([], ADMIN)
+    found = other.backups.recovery_points([], ADMIN)
     assert [p.recorded_as for p in found.recovery_points] == ["unchanged", "unchanged"]
     assert other.request_counts() == {"list": 1 + 2, "get": 1 + 1}  # the catalog's, the tenants'; its key, its object
 
@@ -150,8 +150,8 @@ def test_only_the_callers_tenants_are_shown(application: Application) -> None:
     service = application.service()
     backed_up(service)
     viewer = UserContext("someone", BOLT, Role.VIEWER)
-    assert [p.tenant_id for p in service.recovery_points([], viewer).recovery_points] == [BOLT]
-    for ask in (service.latest_recovery_point, lambda t, user: service.recovery_points([t], user)):
+    assert [p.tenant_id for p in service.backups.recovery_points([], viewer).recovery_points] == [BOLT]
+    for ask in (service.backups.latest_recovery_point, lambda t, user: service.backups.recovery_points([t], user)):
         with pytest.raises(AccessDenied):
             ask(ACME, viewer)
 
@@ -161,11 +161,11 @@ def test_regions_are_apart(application: Application) -> None:
     service = application.service()
     backup, point = backed_up(service)
     site_of(service).catalog("us-east-1").record([], {TenantId(ACME): backup}, later(point))
-    assert service.latest_recovery_point(ACME, ADMIN).recorded_as == "backup"
+    assert service.backups.latest_recovery_point(ACME, ADMIN).recorded_as == "backup"
     with pytest.raises(ResidencyError):
         site_of(service).catalog("ap-south-1")
     elsewhere = application.service(storage={"regions": ["us-east-1"]})
-    found = elsewhere.recovery_points([], ADMIN)
+    found = elsewhere.backups.recovery_points([], ADMIN)
     assert [p.backup_id for p in found.recovery_points] == [None, None]
     assert [type(issue) for issue in found.issues] == [ResidencyError, ResidencyError]
 
@@ -176,7 +176,7 @@ def test_the_command_line_shows_it(
     """On an S3 server: the list of backups says since when nothing changed, and a table has all tenants."""
     backup, point = backed_up(sample_service, "tenant-5")
     moment = replace(point, time=utc_now().strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
-    region = sample_service.tenant("tenant-5").region
+    region = sample_service.tenants.find("tenant-5").region
     site_of(sample_service).catalog(region).record([], {TenantId("tenant-5"): backup}, moment)
     capsys.readouterr()
     assert main(["backup", "list", "tenant-5"]) == 0

@@ -87,7 +87,7 @@ def _next(application: Application) -> int:
 
 
 def _back_up(service: BackupService, kind: str = "incremental") -> tuple[Draft, ...]:
-    drafts = service.create_backups(BOTH, ADMIN, kind)
+    drafts = service.backups.create_all(BOTH, ADMIN, kind)
     for draft in drafts:
         if draft.error is not None:
             raise error_from_dict(draft.error)

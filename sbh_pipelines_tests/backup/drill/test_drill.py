@@ -56,8 +56,8 @@ def application(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory)
         made = Application(database, tmp_path_factory.mktemp("drills"))
         made.create()
         service = drilling(made)
-        service.create_backups([ACME, BOLT], ADMIN)
-        service.create_platform_backup(ADMIN)
+        service.backups.create_all([ACME, BOLT], ADMIN)
+        service.platform.create(ADMIN)
         yield made
 
 
@@ -97,7 +97,7 @@ def test_a_drill_proves_every_scenario_and_leaves_nothing_behind(
 ) -> None:
     """What lives is as it was; the numbers are those of the live database, counted without the engine."""
     before = [application.state(tenant) for tenant in (ACME, BOLT)]
-    record = service.run_drill(ACME, ADMIN)
+    record = service.drills.run(ACME, ADMIN)
     assert [application.state(tenant) for tenant in (ACME, BOLT)] == before
     assert databases(application) == set()
     assert (record.status, record.error, record.drilled_by) == ("passed", None, "tester")
@@ -117,7 +117,7 @@ def test_a_drill_proves_every_scenario_and_leaves_nothing_behind(
     assert found["complete failure"].seconds == pytest.approx(longest, abs=0.002)
     assert 0 <= record.recovery_point_age_s < 600
     assert record.recovery_point_objective_s == 3600
-    assert as_document(service.list_drills(ACME, ADMIN)[0]) == json.loads(json.dumps(as_document(record)))
+    assert as_document(service.drills.of(ACME, ADMIN)[0]) == json.loads(json.dumps(as_document(record)))
 
 
 def test_configuration_that_belongs_to_the_tenant_by_other_rows(application: Application) -> None:
@@ -125,18 +125,18 @@ def test_configuration_that_belongs_to_the_tenant_by_other_rows(application: App
     site = {"platform": PROGRAMS, "drill": {"dsn": server(application)}, "database": {"config_tables": ["items"]}}
     service = application.service(**site)
     service.create_backup(ACME, ADMIN)
-    record = service.run_drill(ACME, ADMIN, scenarios=CONFIG)
+    record = service.drills.run(ACME, ADMIN, scenarios=CONFIG)
     assert record.error is None
     assert record.scenarios[0].rows == 1 + application.state(ACME).rows["items"].count(b"\n")
 
 
 def test_a_changed_record_is_shown_as_damaged(application: Application, service: BackupService) -> None:
-    drill = service.run_drill(BOLT, ADMIN, scenarios=FILES).drill_id
+    drill = service.drills.run(BOLT, ADMIN, scenarios=FILES).drill_id
     file = application.repository(BOLT) / "drills" / f"{drill}.json"
     file.write_bytes(file.read_bytes().replace(b'"passed"', b'"failed"'))
-    (listed,) = [record for record in service.list_drills(BOLT, ADMIN) if record.drill_id == drill]
+    (listed,) = [record for record in service.drills.of(BOLT, ADMIN) if record.drill_id == drill]
     assert (listed.status, listed.error.code) == ("damaged", "SBH-601")
-    (issue,) = service.recovery_report(ADMIN, [BOLT]).issues
+    (issue,) = service.drills.report(ADMIN, [BOLT]).issues
     assert drill in issue.on
     file.unlink()
 
@@ -151,7 +151,7 @@ def test_a_damaged_pack_fails_the_drill_and_is_recorded(application: Application
     try:
         for pack, body in packs.items():
             pack.write_bytes(bytes(len(body)))
-        record = service.run_drill(BOLT, ADMIN)
+        record = service.drills.run(BOLT, ADMIN)
     finally:
         for pack, body in packs.items():
             pack.write_bytes(body)
@@ -161,10 +161,10 @@ def test_a_damaged_pack_fails_the_drill_and_is_recorded(application: Application
         ("failed", False), ("failed", False), ("passed", True), ("passed", True),
     ]  # fmt: skip
     assert databases(application) == set()
-    assert service.list_drills(BOLT, ADMIN)[0].drill_id == record.drill_id
-    failed = service.recovery_report(ADMIN, [BOLT]).recovery_time[1]
+    assert service.drills.of(BOLT, ADMIN)[0].drill_id == record.drill_id
+    failed = service.drills.report(ADMIN, [BOLT]).recovery_time[1]
     assert (failed.met, failed.failed[0].drill_id) == (False, record.drill_id)
-    assert service.run_drill(BOLT, ADMIN, scenarios=DATABASE).status == "passed"
+    assert service.drills.run(BOLT, ADMIN, scenarios=DATABASE).status == "passed"
 
 
 def test_an_assertion_that_does_not_hold_fails_the_drill_without_a_row(application: Application) -> None:
@@ -178,7 +178,7 @@ def test_an_assertion_that_does_not_hold_fails_the_drill_without_a_row(applicati
         "DELETE FROM items RETURNING true",
     ]
     service = drilling(application, assertions=wrong)
-    record = service.run_drill(ACME, ADMIN, scenarios=[*DATABASE, *FILES])
+    record = service.drills.run(ACME, ADMIN, scenarios=[*DATABASE, *FILES])
     found = by_name(record)
     assert (found["database corruption"].status, found["file system loss"].status) == ("failed", "passed")
     error = record.error
@@ -196,7 +196,7 @@ def test_a_row_that_refers_to_what_is_nobodys_fails_the_drill(application: Appli
     application.database.run(change.format("(SELECT min(id) FROM projects WHERE tenant_id = 1)"))
     try:
         service.create_backup(BOLT, ADMIN)
-        record = service.run_drill(BOLT, ADMIN, scenarios=DATABASE)
+        record = service.drills.run(BOLT, ADMIN, scenarios=DATABASE)
     finally:
         application.database.run(change.format("id - 2"))
         service.create_backup(BOLT, ADMIN)
@@ -206,10 +206,10 @@ def test_a_row_that_refers_to_what_is_nobodys_fails_the_drill(application: Appli
 def test_a_damaged_platform_backup_that_could_be_got_over_is_told(
     application: Application, service: BackupService
 ) -> None:
-    newest = service.create_platform_backup(ADMIN).manifest.id
+    newest = service.platform.create(ADMIN).manifest.id
     manifest = application.bucket / "_sbh-platform" / "manifests" / f"{newest}.json"
     manifest.write_bytes(b"{}")
-    record = service.run_drill(ACME, ADMIN, scenarios=CONFIG)
+    record = service.drills.run(ACME, ADMIN, scenarios=CONFIG)
     manifest.unlink()
     assert record.status == "passed"
     (issue,) = record.issues
@@ -235,7 +235,7 @@ def test_what_is_not_proved_fails_the_drill(
         return 0 if module is drill_proof else iter(())
 
     monkeypatch.setattr(module, name, broken)
-    record = service.run_drill(ACME, ADMIN, scenarios=FILES if module is drill_files else DATABASE)
+    record = service.drills.run(ACME, ADMIN, scenarios=FILES if module is drill_files else DATABASE)
     assert (record.status, record.error.code) == ("failed", code)
     assert databases(application) == set()
 
@@ -248,12 +248,12 @@ def test_what_may_pass_by_itself_is_raised_and_not_recorded(
     def gone(*_: Any) -> Any:
         raise StoreUnavailable("Cannot reach the store", on="packs/x")
 
-    before = len(service.list_drills(ACME, ADMIN))
+    before = len(service.drills.of(ACME, ADMIN))
     monkeypatch.setattr(drill_proof, "count_rows", gone)
     with pytest.raises(StoreUnavailable):
-        service.run_drill(ACME, ADMIN, scenarios=DATABASE)
+        service.drills.run(ACME, ADMIN, scenarios=DATABASE)
     assert databases(application) == set()
-    assert len(service.list_drills(ACME, ADMIN)) == before
+    assert len(service.drills.of(ACME, ADMIN)) == before
 
 
 def _dies_while_proving(settings: str) -> None:
@@ -264,7 +264,7 @@ def _dies_while_proving(settings: str) -> None:
         if notice.step == "drill: prove":
             os.kill(os.getpid(), signal.SIGKILL)
 
-    service.run_drill(ACME, ADMIN, scenarios=DATABASE, progress=progress)
+    service.drills.run(ACME, ADMIN, scenarios=DATABASE, progress=progress)
 
 
 def test_what_a_killed_drill_left_is_dropped_after_a_day_and_nothing_else(application: Application) -> None:
@@ -282,7 +282,7 @@ def test_what_a_killed_drill_left_is_dropped_after_a_day_and_nothing_else(applic
     try:
         with closing(psycopg2.connect(make_dsn(server(application), dbname=used))):
             assert drop_leftovers(drill_server(drilling(application).settings), now) == []
-            drilling(application, clock=lambda: now + timedelta(hours=25)).run_drill(ACME, ADMIN, scenarios=CONFIG)
+            drilling(application, clock=lambda: now + timedelta(hours=25)).drills.run(ACME, ADMIN, scenarios=CONFIG)
         assert databases(application) == others
     finally:
         manage(application, *(f'DROP DATABASE IF EXISTS "{name}"' for name in {left, *others}))
@@ -292,7 +292,7 @@ def test_two_drills_at_once_do_not_disturb_each_other(application: Application, 
     """One of them with the tenant's oldest backup."""
     asked = [(ACME, "latest"), (BOLT, service.list_backups(BOLT, ADMIN)[-1]["id"])]
     with ThreadPoolExecutor(2) as pool:
-        drills = [pool.submit(service.run_drill, t, ADMIN, backup_id=b, scenarios=DATABASE) for t, b in asked]
+        drills = [pool.submit(service.drills.run, t, ADMIN, backup_id=b, scenarios=DATABASE) for t, b in asked]
         records = [drill.result() for drill in drills]
     assert [(r.tenant_id, r.error) for r in records] == [(ACME, None), (BOLT, None)]
     assert records[1].backup_id == asked[1][1]
@@ -302,21 +302,21 @@ def test_two_drills_at_once_do_not_disturb_each_other(application: Application, 
 def test_a_drill_that_cannot_begin_says_why_and_records_nothing(
     application: Application, service: BackupService
 ) -> None:
-    before = len(service.list_drills(ACME, ADMIN))
+    before = len(service.drills.of(ACME, ADMIN))
     with pytest.raises(UnknownBackup, match="backup_20200101_0000"):
-        service.run_drill(ACME, ADMIN, backup_id="backup_20200101_0000")
+        service.drills.run(ACME, ADMIN, backup_id="backup_20200101_0000")
     with pytest.raises(RequestError, match="Not a scenario"):
-        service.run_drill(ACME, ADMIN, scenarios=["flood"])
+        service.drills.run(ACME, ADMIN, scenarios=["flood"])
     with pytest.raises(AccessDenied):
-        service.run_drill(ACME, UserContext("op", ACME, Role.OPERATOR))
+        service.drills.run(ACME, UserContext("op", ACME, Role.OPERATOR))
     lesser = drilling(application, dsn=server(application, postgres.OWNER))
     with pytest.raises(PrivilegeMissing, match="CREATEDB"):
-        lesser.run_drill(ACME, ADMIN, scenarios=CONFIG)
-    assert lesser.run_drill(ACME, ADMIN, scenarios=FILES).status == "passed"  # needs no database
+        lesser.drills.run(ACME, ADMIN, scenarios=CONFIG)
+    assert lesser.drills.run(ACME, ADMIN, scenarios=FILES).status == "passed"  # needs no database
     bare = application.service(platform={"prefix": "_elsewhere/"})
     with pytest.raises(UnknownBackup, match="sbh platform backup"):
-        bare.run_drill(ACME, ADMIN)
-    assert len(service.list_drills(ACME, ADMIN)) == before + 1
+        bare.drills.run(ACME, ADMIN)
+    assert len(service.drills.of(ACME, ADMIN)) == before + 1
 
 
 def test_a_disk_without_room_is_told(
@@ -324,7 +324,7 @@ def test_a_disk_without_room_is_told(
 ) -> None:
     monkeypatch.setattr(drill_files, "_SPARE", 1 << 60)
     monkeypatch.setattr(drill_files, "_SMALL", 0)
-    record = service.run_drill(ACME, ADMIN, scenarios=FILES)
+    record = service.drills.run(ACME, ADMIN, scenarios=FILES)
     assert record.error.code == "SBH-701"
     assert "TMPDIR" in record.error.remedy
 
@@ -338,13 +338,13 @@ def test_those_drilled_longest_ago_are_next(application: Application) -> None:
         for tenant in (ACME, BOLT):
             for record in (application.repository(tenant) / "drills").glob("*"):
                 record.unlink()
-        assert service.drill_candidates(ADMIN) == [ACME, BOLT]
-        assert service.drill_candidates(ADMIN, 1) == [ACME]
-        drilling(application, clock=lambda: now - timedelta(days=2)).run_drill(ACME, ADMIN, scenarios=FILES)
-        assert service.drill_candidates(ADMIN) == [BOLT, ACME]
-        drilling(application, clock=lambda: now - timedelta(days=1)).run_drill(BOLT, ADMIN, scenarios=FILES)
-        assert service.drill_candidates(ADMIN) == [ACME, BOLT]
+        assert service.drills.candidates(ADMIN) == [ACME, BOLT]
+        assert service.drills.candidates(ADMIN, 1) == [ACME]
+        drilling(application, clock=lambda: now - timedelta(days=2)).drills.run(ACME, ADMIN, scenarios=FILES)
+        assert service.drills.candidates(ADMIN) == [BOLT, ACME]
+        drilling(application, clock=lambda: now - timedelta(days=1)).drills.run(BOLT, ADMIN, scenarios=FILES)
+        assert service.drills.candidates(ADMIN) == [ACME, BOLT]
         with pytest.raises(AccessDenied):
-            service.drill_candidates(UserContext("one", ACME, Role.ADMIN))
+            service.drills.candidates(UserContext("one", ACME, Role.ADMIN))
     finally:
         application.database.run("DELETE FROM tenants WHERE id = 3")

@@ -82,7 +82,7 @@ class Exported:
         self.types = {c.name: c.sql for c in columns} | {"pk": "integer", "tenant_id": "integer"}
 
     def export(self, folder: Path, format: str) -> dict[str, Any]:
-        return self.service.export_backup(self.backup["id"], ACME, ADMIN, folder, format=format)
+        return self.service.exports.export(self.backup["id"], ACME, ADMIN, folder, format=format)
 
     def loaded(self, load: Any) -> bytes:
         """The COPY text of an empty table of the same definition after `load(cursor)`."""
@@ -330,7 +330,7 @@ def test_an_export_of_an_untouched_application(application: Application, tmp_pat
     service.create_backup(ACME, ADMIN)
     before = application.state(ACME)
     noticed = []
-    report = service.export_backup(
+    report = service.exports.export(
         "latest", ACME, ADMIN, tmp_path / "new" / "out", format="csv", progress=noticed.append
     )
     names = [table["table"] for table in report["tables"]]
@@ -354,7 +354,7 @@ def test_an_export_of_an_untouched_application(application: Application, tmp_pat
 def test_only_the_tables_that_are_wanted(application: Application, tmp_path: Path) -> None:
     service = application.service()
     service.create_backup(ACME, ADMIN)
-    report = service.export_backup(
+    report = service.exports.export(
         "latest", ACME, ADMIN, tmp_path / "out", tables=["public.notes", "items"], files=False
     )
     assert [table["table"] for table in report["tables"]] == ["public.notes", "public.items"]
@@ -362,9 +362,9 @@ def test_only_the_tables_that_are_wanted(application: Application, tmp_path: Pat
         "README.txt", "manifest.json", "public.items.jsonl", "public.notes.jsonl",
     ]  # fmt: skip
     with pytest.raises(RequestError, match=r"public\.tenants, public\.notes"):
-        service.export_backup("latest", ACME, ADMIN, tmp_path / "other", tables=["nots"])
+        service.exports.export("latest", ACME, ADMIN, tmp_path / "other", tables=["nots"])
     with pytest.raises(RequestError, match="sql, jsonl, csv, parquet"):
-        service.export_backup("latest", ACME, ADMIN, tmp_path / "other", format="xml")
+        service.exports.export("latest", ACME, ADMIN, tmp_path / "other", format="xml")
     assert not (tmp_path / "other").exists()
 
 
@@ -374,11 +374,11 @@ def test_who_may_export(application: Application, tmp_path: Path) -> None:
     service.create_backup(ACME, ADMIN)
     for user in (UserContext("o", ACME, Role.OPERATOR), UserContext("a", "bolt", Role.ADMIN)):
         with pytest.raises(AccessDenied):
-            service.export_backup("latest", ACME, user, tmp_path / "out")
+            service.exports.export("latest", ACME, user, tmp_path / "out")
         with pytest.raises(AccessDenied):
             service.open_backup("latest", ACME, user)
     assert (
-        service.export_backup("latest", ACME, UserContext("a", ACME, Role.ADMIN), tmp_path / "out")["files"]["count"]
+        service.exports.export("latest", ACME, UserContext("a", ACME, Role.ADMIN), tmp_path / "out")["files"]["count"]
         == 4
     )
 
@@ -394,7 +394,7 @@ def test_damage_is_an_error_and_no_folder(application: Application, tmp_path: Pa
         body[: len(body) // 2] = bytes(len(body) // 2)
         pack.write_bytes(body)
     with pytest.raises(RepositoryError):
-        service.export_backup("latest", ACME, ADMIN, tmp_path / "exports" / "out", format=format)
+        service.exports.export("latest", ACME, ADMIN, tmp_path / "exports" / "out", format=format)
     assert list((tmp_path / "exports").iterdir()) == []
 
 
@@ -433,10 +433,10 @@ def test_an_export_that_is_killed_leaves_nothing_under_its_name(application: App
     def nested(notice: Any) -> None:
         """An export to the same folder while this one runs: it is complete first, and this one is refused."""
         if notice.subject == "files" and not (place / "out").exists():
-            service.export_backup("latest", ACME, ADMIN, place / "out")
+            service.exports.export("latest", ACME, ADMIN, place / "out")
 
     with pytest.raises(RequestError, match="not empty"):
-        service.export_backup("latest", ACME, ADMIN, place / "out", progress=nested)
+        service.exports.export("latest", ACME, ADMIN, place / "out", progress=nested)
     assert sorted(p.name for p in place.iterdir()) == [stranger.name, "out"]
     assert json.loads((place / "out" / "manifest.json").read_bytes())["files"]["count"] == 4
 
@@ -450,7 +450,7 @@ from sbh_pipelines.settings import Settings
 
 service, folder = BackupService(Settings.model_validate_json(sys.argv[1])), Path(sys.argv[2])
 def export(tenant, format):
-    service.export_backup("latest", tenant, UserContext("t", "*", Role.ADMIN), folder / tenant / format, format=format)
+    service.exports.export("latest", tenant, UserContext("t", "*", Role.ADMIN), folder / tenant / format, format=format)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 before = [export("bolt", format) for format in ("jsonl", "parquet")][-1]
 print([export("acme", format) - before for format in ("jsonl", "parquet")])
@@ -466,7 +466,7 @@ def test_memory_does_not_grow_with_the_table(application: Application, tmp_path:
         " 'title ' || repeat(md5(n::text), 30) FROM generate_series(1, 60000) n",
     )
     service = application.service()
-    service.create_backups([ACME, "bolt"], ADMIN)
+    service.backups.create_all([ACME, "bolt"], ADMIN)
     ended = _run(_MEASURED, application.settings.model_dump_json(), str(tmp_path / "out"))
     assert ended.returncode == 0, ended.stderr
     grown = json.loads(ended.stdout)
@@ -485,7 +485,7 @@ def test_decimals_keep_their_scale(application: Application, tmp_path: Path) -> 
     )
     service: BackupService = application.service()
     service.create_backup(ACME, ADMIN)
-    service.export_backup("latest", ACME, ADMIN, tmp_path / "out", format="parquet", tables=["notes"])
+    service.exports.export("latest", ACME, ADMIN, tmp_path / "out", format="parquet", tables=["notes"])
     first = pq.read_table(tmp_path / "out" / "public.notes.parquet").to_pylist()[0]
     assert first["wide"] == Decimal("12345678901234567890123456789.00000000000000000001")
     assert str(first["narrow"]) == "-1.50"

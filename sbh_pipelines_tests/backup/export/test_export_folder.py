@@ -36,7 +36,7 @@ def test_hostile_keys_stay_below_the_folder(
     listed = [replace(entries[n % len(entries)], path=path) for n, path in enumerate(sorted(HOSTILE, key=ascii))]
     monkeypatch.setattr(OpenBackup, "files", lambda self: iter(listed))
     out = tmp_path / "below" / "out"
-    report = service.export_backup("latest", ACME, ADMIN, out)
+    report = service.exports.export("latest", ACME, ADMIN, out)
     lines = [json.loads(line) for line in (out / "files.jsonl").read_text().splitlines()]
     assert [line["path"] for line in lines] == [entry.path for entry in listed]
     places = [Path(os.path.realpath(out / line["file"])) for line in lines]
@@ -143,7 +143,7 @@ def test_a_disk_that_fails_is_an_error_and_leaves_nothing(
 
     monkeypatch.setattr("sbh_pipelines.backup.export.folder.os.write", full)
     with pytest.raises(ExportFailed) as caught:
-        service.export_backup("latest", ACME, ADMIN, tmp_path / "exports" / "out", format=format)
+        service.exports.export("latest", ACME, ADMIN, tmp_path / "exports" / "out", format=format)
     monkeypatch.undo()
     assert os.strerror(code) in str(caught.value)
     assert caught.value.remedy

@@ -49,7 +49,7 @@ def healthy(service: BackupService, tenant: str | None = None) -> bool:
 def service(application: Application) -> BackupService:
     """Both tenants have a backup."""
     made = application.service(**FRESH)
-    assert not any(draft.error for draft in made.create_backups([ACME, BOLT], ADMIN))
+    assert not any(draft.error for draft in made.backups.create_all([ACME, BOLT], ADMIN))
     return made
 
 
@@ -110,7 +110,7 @@ def test_a_backup_that_failed(application: Application, service: BackupService) 
         broken.create_backup(ACME, ADMIN)
     found = service.check_backup_health(ADMIN, ACME)
     assert (found["backup_service"], wrong(found)) == ("degraded", {"last_backup_successful"})
-    assert service.backup_metrics(ADMIN, ACME).backups_failed == 1
+    assert service.health.metrics(ADMIN, ACME).backups_failed == 1
     assert not healthy(service)
     assert healthy(service, BOLT)
     application.database.run("DROP TABLE stray")
@@ -174,7 +174,7 @@ def test_a_policy_that_is_not_enforced(application: Application, service: Backup
     assert found["issues"][0]["tenant_id"] == ACME
     gentle = application.service(retention=policy, **FRESH)  # just after a backup there is still time for it
     assert healthy(gentle)
-    strict.forget(ACME, ADMIN)
+    strict.retention.forget(ACME, ADMIN)
     assert healthy(strict)
 
 
@@ -213,7 +213,7 @@ def test_a_recovery_point_that_is_too_old(service: BackupService, later: Callabl
     found = later(minutes=80).check_backup_health(ADMIN)
     assert wrong(found) == {"recovery_point_objectives_met"}
     assert [(i["tenant_id"], i["severity"]) for i in found["issues"]] == [(ACME, "critical")]
-    assert later(days=2).backup_metrics(ADMIN).recovery_points_missed == 2
+    assert later(days=2).health.metrics(ADMIN).recovery_points_missed == 2
 
 
 def test_a_run_that_found_the_tenant_unchanged_is_a_recovery_point(
@@ -240,11 +240,11 @@ def test_a_tenant_that_is_backed_up_by_hand_only_misses_nothing(
 
 
 def test_an_erased_tenant_is_no_trouble(application: Application, service: BackupService) -> None:
-    service.erase_tenant(ACME, ADMIN, confirm=ACME, reason="the contract ended")
+    service.keys.erase(ACME, ADMIN, confirm=ACME, reason="the contract ended")
     for asked in (service, application.service(**FRESH)):
         found = asked.check_backup_health(ADMIN)
         assert (found["backup_service"], found["tenants_not_looked_at"]) == ("healthy", 0), found["issues"]
-    assert service.backup_metrics(ADMIN).tenants_without_backup == 0
+    assert service.health.metrics(ADMIN).tenants_without_backup == 0
 
 
 def test_a_damaged_manifest(application: Application, service: BackupService) -> None:
@@ -277,7 +277,7 @@ def test_a_drill_that_failed_and_drills_that_are_overdue(
     found = service.check_backup_health(ADMIN)
     assert wrong(found) == {"drills_passed"}
     assert found["issues"][0]["code"] == "SBH-705"
-    assert service.backup_metrics(ADMIN).drills == 2
+    assert service.health.metrics(ADMIN).drills == 2
 
 
 def test_a_database_that_is_down(application: Application, service: BackupService) -> None:
@@ -297,20 +297,20 @@ def test_who_may_ask(service: BackupService) -> None:
     """A viewer of one tenant learns of that tenant only; of another not even whether it is there."""
     viewer = UserContext("v", BOLT, Role.VIEWER)
     assert service.check_backup_health(viewer)["tenants"] == 1
-    assert service.backup_metrics(viewer).backups_total == 1
-    assert ACME not in service.prometheus_text(viewer)
+    assert service.health.metrics(viewer).backups_total == 1
+    assert ACME not in service.health.prometheus_text(viewer)
     for tenant in (ACME, "nobody"):
         with pytest.raises(AccessDenied):
             service.check_backup_health(viewer, tenant)
         with pytest.raises(AccessDenied):
-            service.backup_metrics(viewer, tenant)
+            service.health.metrics(viewer, tenant)
     with pytest.raises(UnknownTenant):
         service.check_backup_health(ADMIN, "nobody")
 
 
 @pytest.mark.parametrize("name", ["../acme", "a\x00b", "x" * 10_000, "ac me", "ácme", "'; drop table tenants; --"])
 def test_hostile_names_are_refused(service: BackupService, name: str) -> None:
-    for call in (service.check_backup_health, service.backup_metrics):
+    for call in (service.check_backup_health, service.health.metrics):
         with pytest.raises(SbhError) as caught:
             call(ADMIN, name)
         assert len(str(caught.value)) < 1000
@@ -329,7 +329,7 @@ def test_a_kms_key_that_is_disabled_denied_lost_or_out_of_reach(application: App
         keys = {"provider": "aws-kms", "key_file": None, "kms_key_id": key_id, "kms_endpoint_url": proxy.url}
         sections["keys"] = {**keys, "kms_timeout_s": 1}
         lived = application.service(**sections)
-        lived.create_backups([ACME, BOLT], ADMIN)
+        lived.backups.create_all([ACME, BOLT], ADMIN)
         assert healthy(lived)
 
         def broken(remedy: str) -> None:
@@ -353,7 +353,7 @@ def test_a_kms_key_that_is_disabled_denied_lost_or_out_of_reach(application: App
 def test_looks_are_bounded_by_a_budget(application: Application, service: BackupService) -> None:
     """Without any time nothing new is learned, and it is said of whom."""
     other = application.service(health={"refresh_s": 3600, "most_tenants": 77})  # a set of looks of its own
-    seen = other.examine(ADMIN, budget_s=0.0)
+    seen = other.health.examine(ADMIN, budget_s=0.0)
     assert seen.unseen == {ACME, BOLT}
     assert seen.findings == []
 
@@ -362,11 +362,11 @@ def test_what_a_look_costs(application: Application, service: BackupService) -> 
     """Requests for each tenant: fifteen for a first look with its region's, three where nothing changed, none meanwhile."""
     for _ in range(4):
         application.database.run("UPDATE projects SET body = md5(random()::text)")
-        service.create_backups([ACME, BOLT], ADMIN)
+        service.backups.create_all([ACME, BOLT], ADMIN)
 
     def cost(asked: BackupService) -> int:
         before = sum(asked.request_counts().values())
-        asked.backup_metrics(ADMIN)
+        asked.health.metrics(ADMIN)
         return sum(asked.request_counts().values()) - before
 
     counted = application.service(health={"refresh_s": 0, "most_tenants": 11})
@@ -386,7 +386,7 @@ def test_old_manifests_without_a_duration_are_left_out_of_the_mean(
     application: Application, service: BackupService
 ) -> None:
     """As an earlier release wrote them, signed."""
-    first = service.backup_metrics(ADMIN, ACME).backup_duration_avg
+    first = service.health.metrics(ADMIN, ACME).backup_duration_avg
     assert 0 < first < 60
     repository = site_of(service).repository(application.tenant())
     manifest = repository.manifest(repository.manifest_ids()[0])
@@ -394,7 +394,7 @@ def test_old_manifests_without_a_duration_are_left_out_of_the_mean(
     old = {k: v for k, v in manifest.items() if k not in ("duration_s", "checksum", "signature")}
     repository.publish_manifest(repository.sign({**old, "id": "backup_20200101_0000"}))
     repository.close()
-    found = service.backup_metrics(ADMIN, ACME)
+    found = service.health.metrics(ADMIN, ACME)
     assert (found.backups_total, found.backups_successful) == (2, 2)
     assert found.backup_duration_avg == first
     assert found.backup_size_total == 2 * manifest["size"]
@@ -404,7 +404,7 @@ def test_the_metrics_are_those_of_the_manifests(application: Application, servic
     application.database.run("UPDATE projects SET body = 'other' WHERE tenant_id = 1")
     service.create_backup(ACME, ADMIN, "incremental")
     manifests = [m for t in (ACME, BOLT) for m in service.list_backups(t, ADMIN)]
-    found = service.backup_metrics(ADMIN)
+    found = service.health.metrics(ADMIN)
     assert found.backups_total == found.backups_successful == len(manifests) == 3
     assert found.backups_failed == 0
     assert found.backup_size_total == sum(m["size"] for m in manifests)
@@ -420,9 +420,9 @@ def test_the_metrics_are_those_of_the_manifests(application: Application, servic
 
 def test_a_listing_without_figures_is_read_anew(application: Application, service: BackupService) -> None:
     """As an earlier release left it: the manifests say what it lacks, and the next backup writes it with them."""
-    before = service.backup_metrics(ADMIN, ACME)
+    before = service.health.metrics(ADMIN, ACME)
     listing = application.repository(ACME) / "listing.json"
     assert b'"figures"' in listing.read_bytes()
     Path(listing).unlink()
-    after = service.backup_metrics(ADMIN, ACME)
+    after = service.health.metrics(ADMIN, ACME)
     assert after == replace(before, as_of=after.as_of, recovery_point_age_s=after.recovery_point_age_s)

@@ -35,16 +35,16 @@ def value(text: str, metric: str, **labels: str) -> float:
 @pytest.fixture
 def service(application: Application) -> BackupService:
     made = application.service(health={"refresh_s": 0})
-    made.create_backups([ACME, BOLT], ADMIN)
+    made.backups.create_all([ACME, BOLT], ADMIN)
     return made
 
 
 def test_the_figures_are_those_of_the_metrics(application: Application, service: BackupService) -> None:
     application.database.run("UPDATE projects SET body = 'x' WHERE tenant_id = 1", "CREATE TABLE stray (id int)")
-    failed = service.create_backups([ACME], ADMIN)
+    failed = service.backups.create_all([ACME], ADMIN)
     assert failed[0].error is not None
     application.database.run("DROP TABLE stray")
-    text, known = service.prometheus_text(ADMIN), service.backup_metrics(ADMIN)
+    text, known = service.health.prometheus_text(ADMIN), service.health.metrics(ADMIN)
     assert value(text, "sbh_backups_total", tenant=ACME, type="full", outcome="success") == 1
     assert value(text, "sbh_backups_total", tenant=ACME, type="full", outcome="failure") == 1
     assert value(text, "sbh_fleet_backups", type="full", outcome="success") == known.backups_successful == 2
@@ -62,7 +62,7 @@ def test_the_figures_are_those_of_the_metrics(application: Application, service:
 
 def test_a_store_that_is_down_is_a_metric_and_no_error(application: Application, service: BackupService) -> None:
     application.bucket.rename(application.bucket.with_name("away"))
-    text = service.prometheus_text(ADMIN)
+    text = service.health.prometheus_text(ADMIN)
     assert value(text, "sbh_storage_up", region="eu-west-1") == 0
     assert value(text, "sbh_health_status", status="unhealthy") == 1
     assert value(text, "sbh_tenants_not_looked_at") == 2
@@ -75,7 +75,7 @@ def test_series_by_tenant_are_bounded_and_those_with_trouble_come_first(
     """`bolt` has no backup; the sums have all tenants in them, whoever has series of his own."""
     service = application.service(health={"refresh_s": 0, "most_tenants": most, "tenant_metrics": on})
     service.create_backup(ACME, ADMIN)
-    text = service.prometheus_text(ADMIN)
+    text = service.health.prometheus_text(ADMIN)
     found = {s.labels["tenant"] for f in families(text).values() for s in f.samples if "tenant" in s.labels}
     assert found == shown
     assert value(text, "sbh_tenants_without_series") == 2 - len(shown)
@@ -84,7 +84,7 @@ def test_series_by_tenant_are_bounded_and_those_with_trouble_come_first(
 
 
 def test_names_are_prometheus_names_and_every_family_is_explained(service: BackupService) -> None:
-    for name, family in families(service.prometheus_text(ADMIN)).items():
+    for name, family in families(service.health.prometheus_text(ADMIN)).items():
         assert re.fullmatch(r"sbh_[a-z_]+", name)
         assert family.documentation.endswith((".", "release")), name
         labels = [tuple(sorted(sample.labels)) for sample in family.samples if not sample.name.endswith("_bucket")]
@@ -114,7 +114,7 @@ def test_what_is_asked_for_is_exported_with_the_labels_it_is_asked_by(
     service: BackupService, name: str, document: Any
 ) -> None:
     exported: dict[str, set[str]] = {}
-    for family in families(service.prometheus_text(ADMIN)).values():
+    for family in families(service.health.prometheus_text(ADMIN)).values():
         exported.setdefault(family.name, set())
         for sample in family.samples:
             exported.setdefault(sample.name, set()).update(sample.labels)

@@ -56,7 +56,7 @@ def clock() -> Iterator[Clock]:
 
 
 def erase(made: BackupService, tenant: str = ACME, user: UserContext = ADMIN, **other: Any) -> ErasureCertificate:
-    return made.erase_tenant(tenant, user, **{"confirm": tenant, "reason": REASON, **other})
+    return made.keys.erase(tenant, user, **{"confirm": tenant, "reason": REASON, **other})
 
 
 def left(application: Application, tenant: str = ACME) -> list[str]:
@@ -78,7 +78,7 @@ def records(application: Application) -> str:
 
 def test_nothing_is_left_but_the_audit_trail_and_the_live_data(application: Application, clock: Clock) -> None:
     made = application.service(clock=clock)
-    public = made.public_keys(ADMIN)
+    public = made.keys.public(ADMIN)
     for tenant in (ACME, BOLT):
         made.create_backup(tenant, ADMIN)
     live, other = application.state(ACME), left(application, BOLT)
@@ -105,7 +105,7 @@ def test_nothing_is_left_but_the_audit_trail_and_the_live_data(application: Appl
             verify_certificate({**document, **changed}, public[REGION])
     with pytest.raises(CorruptObject, match="not genuine"):
         verify_certificate(document, public["us-east-1"])
-    assert made.erasure_certificate(ACME, ADMIN) == certificate
+    assert made.keys.certificate(ACME, ADMIN) == certificate
     assert erase(application.service(clock=clock)) == certificate  # asked for again
 
 
@@ -120,22 +120,22 @@ def test_an_erased_tenant_is_refused_until_it_is_readmitted(application: Applica
         lambda made: made.validate_backup(backup, ACME, ADMIN),
         lambda made: made.get_backup("latest", ACME, ADMIN),
         lambda made: made.list_backups(ACME, ADMIN),
-        lambda made: made.hold(ACME, ADMIN, reason="too late"),
-        lambda made: made.prune(ACME, ADMIN),
+        lambda made: made.retention.hold(ACME, ADMIN, reason="too late"),
+        lambda made: made.retention.prune(ACME, ADMIN),
     ]
     for made in (old, application.service(clock=clock)):
         for kind in ("full", "incremental"):
-            (draft,) = made.create_backups([ACME], ADMIN, kind)
+            (draft,) = made.backups.create_all([ACME], ADMIN, kind)
             assert draft.status is DraftStatus.FAILED
             assert draft.error
             assert draft.error["code"] == "SBH-214", draft.error
         for call in calls:
             with pytest.raises(TenantErased):
                 call(made)
-        assert made.rotate_keys([ACME], ADMIN).skipped == [ACME]
+        assert made.keys.rotate([ACME], ADMIN).skipped == [ACME]
     assert left(application) == []
     assert ACME not in records(application)
-    application.service(clock=clock).compact_catalogs(ADMIN)
+    application.service(clock=clock).retention.compact_catalogs(ADMIN)
     assert ACME not in records(application)
     application.database.run(
         "DELETE FROM items; DELETE FROM notes; UPDATE projects SET lead = NULL; DELETE FROM projects;"
@@ -145,18 +145,18 @@ def test_an_erased_tenant_is_refused_until_it_is_readmitted(application: Applica
         application.service(clock=clock).list_backups(ACME, ADMIN)
     application.database.run("INSERT INTO tenants VALUES (1, 'acme', 'eu-west-1', 'critical', '{}')")
     made = application.service(clock=clock)
-    first = made.erasure_certificate(ACME, ADMIN)
-    assert made.readmit_tenant(ACME, ADMIN).erasure_id == first.erasure_id
+    first = made.keys.certificate(ACME, ADMIN)
+    assert made.keys.readmit(ACME, ADMIN).erasure_id == first.erasure_id
     with pytest.raises(RequestError, match="not erased"):
-        made.readmit_tenant(ACME, ADMIN)
+        made.keys.readmit(ACME, ADMIN)
     clock.move()
     fresh = made.create_backup(ACME, ADMIN)
     assert made.validate_backup(fresh["id"], ACME, ADMIN, deep=True)["issues"] == []
-    assert made.erasure_certificate(ACME, ADMIN) == first
+    assert made.keys.certificate(ACME, ADMIN) == first
     clock.move()
     second = erase(made)
     assert second.erasure_id > first.erasure_id
-    assert made.erasure_certificate(ACME, ADMIN) == second
+    assert made.keys.certificate(ACME, ADMIN) == second
 
 
 def test_who_may_erase_and_what_must_be_said(application: Application, clock: Clock) -> None:
@@ -167,7 +167,7 @@ def test_who_may_erase_and_what_must_be_said(application: Application, clock: Cl
         with pytest.raises(AccessDenied):
             erase(made, user=user)
         with pytest.raises(AccessDenied):
-            made.readmit_tenant(ACME, user)
+            made.keys.readmit(ACME, user)
     for confirm in ("", BOLT, "ACME", "acme "):
         with pytest.raises(EraseRefused, match="--confirm acme"):
             erase(made, confirm=confirm)
@@ -188,13 +188,13 @@ def test_a_legal_hold_stops_it(application: Application, clock: Clock, whole: bo
     """On a backup or on all; a pin does not. Released, it may go on."""
     made = application.service(clock=clock)
     backup = made.create_backup(ACME, ADMIN)["id"]
-    made.pin_backup(backup, ACME, ADMIN, "dear to us")
-    hold = made.hold(ACME, ADMIN, reason="a court", backup_id=None if whole else backup)
+    made.retention.pin(backup, ACME, ADMIN, "dear to us")
+    hold = made.retention.hold(ACME, ADMIN, reason="a court", backup_id=None if whole else backup)
     for _ in range(2):
         with pytest.raises(EraseRefused, match=hold.id):
             erase(application.service(clock=clock))
     assert made.validate_backup(backup, ACME, ADMIN, deep=True)["issues"] == []
-    made.release_hold(hold.id, ACME, ADMIN)
+    made.retention.release(hold.id, ACME, ADMIN)
     erase(made)
     assert left(application) == []
 
@@ -249,10 +249,10 @@ def test_a_hold_that_stops_a_second_erasure_readmits_nobody(
     with pytest.raises(EraseRefused, match="legal hold"):
         erase(made)
     clock.move()
-    (draft,) = made.begin([ACME], ADMIN)
+    (draft,) = made.backups.begin([ACME], ADMIN)
     assert draft.error is not None
     assert draft.error["code"] == TenantErased.code
-    assert made.erasure_certificate(ACME, ADMIN) == certificate
+    assert made.keys.certificate(ACME, ADMIN) == certificate
 
 
 def test_a_bucket_s_name_that_two_servers_have_is_two_places(application: Application) -> None:
@@ -293,7 +293,7 @@ def test_it_waits_for_nobody_and_disturbs_nobody(application: Application, clock
     made = application.service(clock=clock)
     made.create_backup(ACME, ADMIN)
     clock.move()
-    drafts = made.snapshot_tables(made.begin([ACME], ADMIN))
+    drafts = made.backups.snapshot_tables(made.backups.begin([ACME], ADMIN))
     with pytest.raises(LeaseHeld):
         erase(application.service(clock=clock))
     clock.move()
@@ -331,7 +331,7 @@ def test_an_erasure_killed_at_any_write(application: Application, clock: Clock, 
         if not intended:
             assert made.validate_backup(backup, ACME, ADMIN, deep=True)["issues"] == []
         else:
-            (draft,) = made.create_backups([ACME], ADMIN)
+            (draft,) = made.backups.create_all([ACME], ADMIN)
             assert draft.status is DraftStatus.FAILED
             if not (application.repository(ACME) / "keys" / "0001.json").exists():
                 with pytest.raises(TenantErased):
@@ -341,7 +341,7 @@ def test_an_erasure_killed_at_any_write(application: Application, clock: Clock, 
         assert left(application) == []
         assert ACME not in records(application)
         assert certificate.destroyed.keys
-        verify_certificate(as_document(certificate), made.public_keys(ADMIN)[REGION])
+        verify_certificate(as_document(certificate), made.keys.public(ADMIN)[REGION])
     assert nth > 8
     assert outcomes == {True, False}
 
@@ -454,7 +454,7 @@ def test_no_version_of_anything_opens(versioned: Bucket, own_key: bool) -> None:
     for seed in range(3):
         versioned.application.database.run(f"UPDATE projects SET body = 'version {seed} ' || id")
         made.create_backup(ACME, ADMIN, "full")
-    made.rotate_keys([ACME], ADMIN)  # an older version of the key object
+    made.keys.rotate([ACME], ADMIN)  # an older version of the key object
     before = versioned.versions()
     assert len(before) > len({key for key, _ in before})
     assert opened(versioned, before) > 0

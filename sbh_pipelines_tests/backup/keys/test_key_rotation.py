@@ -97,7 +97,7 @@ def test_wrapping_anew_rewrites_nothing_but_the_key_object(application: Applicat
     old = application.directory / "backup.key"
     rotating = service(application, clock, key_file=new, previous_key_files=[old])
     check(rotating, max(states))  # read with the previous file until it is rotated
-    report = rotating.rotate_keys([], ADMIN, everyone=True)
+    report = rotating.keys.rotate([], ADMIN, everyone=True)
     (done,) = [done for done in report.rotated if done.tenant_id == ACME]
     assert (done.tenant_id, done.epoch, len(done.keys)) == (ACME, 1, 1)
     assert done.keys[0].from_key != done.keys[0].to_key
@@ -117,12 +117,12 @@ def test_everybodys_keys_are_wrapped_anew(application: Application, clock: Clock
     application.wipe(BOLT)
     application.database.run("DELETE FROM tenants WHERE slug = 'bolt'")
     new, old = another_key_file(application), application.directory / "backup.key"
-    report = service(application, clock, key_file=new, previous_key_files=[old]).rotate_keys([], ADMIN, everyone=True)
+    report = service(application, clock, key_file=new, previous_key_files=[old]).keys.rotate([], ADMIN, everyone=True)
     assert {done.tenant_id for done in report.rotated} >= {ACME, BOLT, "_catalog/eu-west-1"}
     assert "_platform" in report.skipped
     old.unlink()
     alone = service(application, clock, key_file=new)
-    assert not {state.tenant_id for state in alone.key_status(ADMIN) if state.error}
+    assert not {state.tenant_id for state in alone.keys.status(ADMIN) if state.error}
     assert alone.validate_backup(backups[ACME], ACME, ADMIN, deep=True)["issues"] == []
     catalog = site_of(alone).catalog("eu-west-1")
     assert catalog.read()
@@ -135,13 +135,13 @@ def test_one_that_fails_fails_alone(application: Application, clock: Clock) -> N
         made.create_backup(tenant, ADMIN)
     key_object(application, tenant=BOLT).write_bytes(b"{}")
     with pytest.raises(KeyRotationFailed, match=BOLT) as caught:
-        made.rotate_keys([ACME, BOLT], ADMIN)
+        made.keys.rotate([ACME, BOLT], ADMIN)
     assert caught.value.report
     assert [done.tenant_id for done in caught.value.report.rotated] == [ACME]
     assert [failed.error.code for failed in caught.value.report.failed] == ["SBH-601"]
     with pytest.raises(CorruptObject):
-        made.rotate_keys([BOLT], ADMIN)
-    (state,) = made.key_status(ADMIN, [BOLT])
+        made.keys.rotate([BOLT], ADMIN)
+    (state,) = made.keys.status(ADMIN, [BOLT])
     assert state.error.code == "SBH-601"
 
 
@@ -150,12 +150,12 @@ def test_a_backup_under_way_is_not_disturbed(application: Application, clock: Cl
     made = service(application, clock)
     made.create_backup(ACME, ADMIN)
     change(application, 1)
-    drafts = made.snapshot_tables(made.begin([ACME], ADMIN))
+    drafts = made.backups.snapshot_tables(made.backups.begin([ACME], ADMIN))
     other = service(application, clock)
-    other.rotate_keys([ACME], ADMIN)
+    other.keys.rotate([ACME], ADMIN)
     for asked in (NEW_DATA_KEY, {**NEW_DATA_KEY, **RE_ENCRYPT}):
         with pytest.raises(LeaseHeld):
-            other.rotate_keys([ACME], ADMIN, **asked)
+            other.keys.rotate([ACME], ADMIN, **asked)
     for step in ("enumerate_files", "write_manifest", "verify_checksums", "apply_retention"):
         drafts = getattr(made, step)(drafts)
     assert drafts[0].error is None
@@ -167,17 +167,17 @@ def test_who_may_rotate(application: Application, clock: Clock) -> None:
     made = service(application, clock)
     made.create_backup(ACME, ADMIN)
     own, other = UserContext("a", ACME, Role.ADMIN), UserContext("b", BOLT, Role.ADMIN)
-    assert made.rotate_keys([ACME], own).rotated
+    assert made.keys.rotate([ACME], own).rotated
     for user, asked in (
         (other, {"tenant_ids": [ACME]}),
         (UserContext("o", ACME, Role.OPERATOR), {"tenant_ids": [ACME]}),
         (own, {"tenant_ids": [], "everyone": True}),
     ):
         with pytest.raises(AccessDenied):
-            made.rotate_keys(user_ctx=user, **asked)  # type: ignore[arg-type]
-    assert [state.tenant_id for state in made.key_status(own)] == [ACME]
+            made.keys.rotate(user_ctx=user, **asked)  # type: ignore[arg-type]
+    assert [state.tenant_id for state in made.keys.status(own)] == [ACME]
     with pytest.raises(AccessDenied):
-        made.key_status(other, [ACME])
+        made.keys.status(other, [ACME])
 
 
 # epochs
@@ -187,7 +187,7 @@ def test_a_new_data_key_seals_what_comes_and_opens_what_was(application: Applica
     """Chunks keep their names: what did not change is not stored again. A second epoch costs one request more."""
     states = history(application, clock, 2)
     made = service(application, clock)
-    assert made.rotate_keys([ACME], ADMIN, **NEW_DATA_KEY).rotated[0].epoch == 2
+    assert made.keys.rotate([ACME], ADMIN, **NEW_DATA_KEY).rotated[0].epoch == 2
     again = made.create_backup(ACME, ADMIN)
     assert again["stats"]["chunks_new"] <= 4  # details that name the time
     change(application, 7)
@@ -196,7 +196,7 @@ def test_a_new_data_key_seals_what_comes_and_opens_what_was(application: Applica
     states[last["id"]] = application.state(ACME)
     assert (last["key_epoch"], last["signature"]["key_epoch"]) == (2, 2)
     assert epochs_of_pieces(application) == {1, 2}
-    (state,) = made.key_status(ADMIN, [ACME])
+    (state,) = made.keys.status(ADMIN, [ACME])
     assert [epoch.epoch for epoch in state.epochs] == [1, 2]
     assert state.old_bytes > 0
     assert key_object(application).read_bytes() != b""
@@ -211,7 +211,7 @@ def test_an_old_key_opens_nothing_new(application: Application, clock: Clock, tm
     stolen = tmp_path / "stolen"
     shutil.copytree(application.repository(ACME) / "keys", stolen)
     made = service(application, clock)
-    made.rotate_keys([ACME], ADMIN, **NEW_DATA_KEY)
+    made.keys.rotate([ACME], ADMIN, **NEW_DATA_KEY)
     change(application, 3)
     clock.now += timedelta(hours=1)
     last = made.create_backup(ACME, ADMIN)["id"]
@@ -233,8 +233,8 @@ def test_re_encryption_takes_two_runs_a_day_apart_and_then_the_old_key_is_gone(
 ) -> None:
     states = history(application, clock, 3)
     made = service(application, clock)
-    held = made.hold(ACME, ADMIN, reason="a court")
-    (first,) = made.rotate_keys([ACME], ADMIN, **NEW_DATA_KEY, **RE_ENCRYPT).rotated
+    held = made.retention.hold(ACME, ADMIN, reason="a court")
+    (first,) = made.keys.rotate([ACME], ADMIN, **NEW_DATA_KEY, **RE_ENCRYPT).rotated
     assert first.re_encrypted_bytes > 0
     assert first.documents_signed >= len(states) + 1
     assert first.old_bytes > 0
@@ -242,26 +242,26 @@ def test_re_encryption_takes_two_runs_a_day_apart_and_then_the_old_key_is_gone(
     assert "24 hours" in first.note
     for backup in states:
         check(made, backup)
-    (soon,) = made.rotate_keys([ACME], ADMIN, **RE_ENCRYPT).rotated
+    (soon,) = made.keys.rotate([ACME], ADMIN, **RE_ENCRYPT).rotated
     assert (soon.re_encrypted_bytes, soon.documents_signed, soon.epochs_destroyed) == (0, 0, [])
     clock.now += DAY
-    (second,) = made.rotate_keys([ACME], ADMIN, **RE_ENCRYPT).rotated
+    (second,) = made.keys.rotate([ACME], ADMIN, **RE_ENCRYPT).rotated
     assert (second.old_bytes, second.epochs_destroyed) == (0, [1])
     assert "wrapped" not in json.loads(key_object(application).read_bytes())
     assert epochs_of_pieces(application) == {2}
-    (state,) = made.key_status(ADMIN, [ACME])
+    (state,) = made.keys.status(ADMIN, [ACME])
     assert [(epoch.epoch, epoch.destroyed) for epoch in state.epochs] == [(1, True), (2, False)]
     assert state.old_bytes == 0
-    assert [hold.error for hold in made.list_holds(ACME, ADMIN) if hold.id == held.id] == [None]
+    assert [hold.error for hold in made.retention.holds(ACME, ADMIN) if hold.id == held.id] == [None]
     for backup, expected in states.items():
         check(made, backup)
         restores(application, made, backup, expected)
-    third = made.rotate_keys([ACME], ADMIN, **NEW_DATA_KEY).rotated[0]
+    third = made.keys.rotate([ACME], ADMIN, **NEW_DATA_KEY).rotated[0]
     assert third.epoch == 3
     clock.now += DAY
-    made.rotate_keys([ACME], ADMIN, **RE_ENCRYPT)
+    made.keys.rotate([ACME], ADMIN, **RE_ENCRYPT)
     clock.now += DAY
-    made.rotate_keys([ACME], ADMIN, **RE_ENCRYPT)
+    made.keys.rotate([ACME], ADMIN, **RE_ENCRYPT)
     assert not key_object(application, 2).exists()
     for backup, expected in states.items():
         restores(application, made, backup, expected)
@@ -272,13 +272,13 @@ def test_a_prune_that_opened_before_a_rotation_seals_nothing_in_an_epoch_that_is
 ) -> None:
     """It waits for the lease, and meanwhile its epoch, in which nothing was sealed yet, ends and its key is destroyed."""
     states, made = history(application, clock, 4), service(application, clock)
-    made.rotate_keys([ACME], ADMIN, **NEW_DATA_KEY)
+    made.keys.rotate([ACME], ADMIN, **NEW_DATA_KEY)
     last, take = max(states), prune.lease_for
 
     def late(*arguments: Any) -> Any:
         monkeypatch.setattr(prune, "lease_for", take)
         other = service(application, clock)
-        assert other.rotate_keys([ACME], ADMIN, **NEW_DATA_KEY, **RE_ENCRYPT).rotated[0].epochs_destroyed == [2]
+        assert other.keys.rotate([ACME], ADMIN, **NEW_DATA_KEY, **RE_ENCRYPT).rotated[0].epochs_destroyed == [2]
         for backup in states:
             if backup != last:
                 (application.repository(ACME) / "manifests" / f"{backup}.json").unlink()
@@ -286,7 +286,7 @@ def test_a_prune_that_opened_before_a_rotation_seals_nothing_in_an_epoch_that_is
         return take(*arguments)
 
     monkeypatch.setattr(prune, "lease_for", late)
-    assert made.prune(ACME, ADMIN).packs_written > 0
+    assert made.retention.prune(ACME, ADMIN).packs_written > 0
     assert 2 not in epochs_of_pieces(application)
     clock.now += DAY
     check(made, last)
@@ -296,20 +296,20 @@ def test_a_prune_that_opened_before_a_rotation_seals_nothing_in_an_epoch_that_is
 def test_the_platforms_backup_is_re_encrypted_as_well(application: Application, clock: Clock) -> None:
     programs = {name: str(postgres.binaries() / name) for name in ("pg_dump", "psql")}
     made = application.service(clock=clock, prune=SMALL, platform=programs)
-    made.create_platform_backup(ADMIN)
+    made.platform.create(ADMIN)
     asked = {"everyone": True, **RE_ENCRYPT}
-    made.rotate_keys([], ADMIN, **NEW_DATA_KEY, **asked)
+    made.keys.rotate([], ADMIN, **NEW_DATA_KEY, **asked)
     clock.now += DAY
-    report = made.rotate_keys([], ADMIN, **asked)
+    report = made.keys.rotate([], ADMIN, **asked)
     (platform,) = [done for done in report.rotated if done.tenant_id == "_platform"]
     assert platform.epochs_destroyed == [1]
-    assert made.validate_platform_backup(ADMIN, deep=True).valid
+    assert made.platform.validate(ADMIN, deep=True).valid
 
 
 def test_what_never_had_a_backup_has_no_keys(application: Application, clock: Clock) -> None:
     made = service(application, clock)
-    assert made.rotate_keys([BOLT], ADMIN) == RotationReport([], [BOLT], [], [])
-    assert made.key_status(ADMIN, [BOLT]) == []
+    assert made.keys.rotate([BOLT], ADMIN) == RotationReport([], [BOLT], [], [])
+    assert made.keys.status(ADMIN, [BOLT]) == []
     with pytest.raises(UnknownBackup):
         made.get_backup("latest", BOLT, ADMIN)
 
@@ -337,7 +337,7 @@ def test_a_wrapped_key_moved_to_another_epoch_is_found_out(application: Applicat
     history(application, clock, 1)
     made = service(application, clock)
     for _ in range(2):
-        made.rotate_keys([ACME], ADMIN, **NEW_DATA_KEY)
+        made.keys.rotate([ACME], ADMIN, **NEW_DATA_KEY)
     for source in (1, 2):
         moved = json.loads(key_object(application, source).read_bytes())
         key_object(application, 3).write_text(json.dumps({**moved, "epoch": 3, "newest": 3}))
@@ -363,7 +363,7 @@ def _killed_at_every_write(
         death = Death(nth, when)
         try:
             with struck(death):
-                service(application, clock).rotate_keys([ACME], ADMIN, **asked)
+                service(application, clock).keys.rotate([ACME], ADMIN, **asked)
         except Killed:
             assert death.dead
         if not death.dead:
@@ -371,9 +371,9 @@ def _killed_at_every_write(
         clock.move()
         made = service(application, clock)
         check(made, max(states))
-        made.rotate_keys([ACME], ADMIN, **asked)
+        made.keys.rotate([ACME], ADMIN, **asked)
         clock.now += DAY
-        made.rotate_keys([ACME], ADMIN, **RE_ENCRYPT)
+        made.keys.rotate([ACME], ADMIN, **RE_ENCRYPT)
         check(made, min(states))
     raise AssertionError("it never ended")
 
@@ -395,9 +395,9 @@ def test_a_re_encryption_killed_at_any_write(
     monkeypatch.setattr(prune, "_shape", lambda settings: replace(shape(settings), slice_bytes=1))
     states, step = history(application, clock, 2), 5 if when == "before" else 7
     made = service(application, clock)
-    made.rotate_keys([ACME], ADMIN, **NEW_DATA_KEY)
+    made.keys.rotate([ACME], ADMIN, **NEW_DATA_KEY)
     assert _killed_at_every_write(application, clock, states, RE_ENCRYPT, when, step) > 15
-    made.rotate_keys([ACME], ADMIN, **RE_ENCRYPT)
+    made.keys.rotate([ACME], ADMIN, **RE_ENCRYPT)
     clock.now += DAY
     assert _killed_at_every_write(application, clock, states, RE_ENCRYPT, when, step) > 7
     for backup, state in states.items():
@@ -427,7 +427,7 @@ def test_any_sequence_keeps_every_backup_restorable(application: Application, cl
             change(application, seed)
             states[made.create_backup(ACME, ADMIN)["id"]] = application.state(ACME)
         elif step == "prune":
-            made.prune(ACME, ADMIN)
+            made.retention.prune(ACME, ADMIN)
         elif step == "forget" and len(states) > 1:
             oldest = min(states)
             (application.repository(ACME) / "manifests" / f"{oldest}.json").unlink()
@@ -436,7 +436,7 @@ def test_any_sequence_keeps_every_backup_restorable(application: Application, cl
             clock.now += DAY
         elif step in ("wrap", "new data key", "re-encrypt"):
             asked = {"new data key": NEW_DATA_KEY, "re-encrypt": RE_ENCRYPT}.get(step, {})
-            made.rotate_keys([ACME], ADMIN, **asked)
+            made.keys.rotate([ACME], ADMIN, **asked)
         made = service(application, clock)
         assert made.validate_backup(min(states), ACME, ADMIN)["issues"] == []
     for backup, state in states.items():

@@ -113,7 +113,7 @@ def test_a_key_that_cannot_be_used(
     calls: list[Callable[[BackupService], Any]] = [
         lambda s: s.create_backup(ACME, ADMIN),
         lambda s: s.restore_backup(first, ACME, ADMIN),
-        lambda s: s.rotate_keys([ACME], ADMIN),
+        lambda s: s.keys.rotate([ACME], ADMIN),
     ]
     calls += [lambda s: s.create_backup(BOLT, ADMIN), lambda s: s.list_backups(ACME, ADMIN)]
     if state == "throttled":  # each waits for the client's own retries
@@ -145,10 +145,10 @@ def test_rotation_to_another_kms_key(application: Application, vault: Vault) -> 
     new = vault.new_key()
     vault.point(new)
     rotating = service(application, vault)
-    assert {s.epochs[0].key_id.rsplit("/")[-1] for s in rotating.key_status(ADMIN)} == {vault.key_id}
-    report = rotating.rotate_keys([], ADMIN, everyone=True)
+    assert {s.epochs[0].key_id.rsplit("/")[-1] for s in rotating.keys.status(ADMIN)} == {vault.key_id}
+    report = rotating.keys.rotate([], ADMIN, everyone=True)
     assert {done.tenant_id for done in report.rotated} == {ACME, BOLT, f"_catalog/{REGION}"}
-    assert {s.epochs[0].key_id.rsplit("/")[-1] for s in rotating.key_status(ADMIN)} == {new}
+    assert {s.epochs[0].key_id.rsplit("/")[-1] for s in rotating.keys.status(ADMIN)} == {new}
     vault.proxy.deleted.add(vault.key_id)
     after = service(application, vault)
     for tenant, backup in backups.items():
@@ -168,7 +168,7 @@ def test_a_new_key_that_may_encrypt_only_replaces_nothing(application: Applicati
 
     vault.proxy.refusal = only_encrypts  # type: ignore[method-assign]
     with pytest.raises(KeyServiceError, match="kms:Decrypt"):
-        service(application, vault).rotate_keys([ACME], ADMIN)
+        service(application, vault).keys.rotate([ACME], ADMIN)
     assert {name: body for name, body in stored(application).items() if "/keys/" in name} == before
     assert service(application, vault).validate_backup(made, ACME, ADMIN)["valid"]
 
@@ -180,7 +180,7 @@ def test_from_a_key_file_to_kms(application: Application, vault: Vault) -> None:
     file = application.directory / "backup.key"
     moving = service(application, vault, key_file=file)
     assert moving.validate_backup(made, ACME, ADMIN)["valid"]
-    assert {done.provider for done in moving.rotate_keys([], ADMIN, everyone=True).rotated} == {"aws-kms"}
+    assert {done.provider for done in moving.keys.rotate([], ADMIN, everyone=True).rotated} == {"aws-kms"}
     file.unlink()
     alone = service(application, vault)
     application.wreck(ACME)
@@ -198,11 +198,11 @@ def test_a_key_of_each_tenant(application: Application, vault: Vault) -> None:
     made = service(application, vault, kms_key_id=template)
     for tenant in (ACME, BOLT):
         made.create_backup(tenant, ADMIN)
-    found = {s.tenant_id: s.epochs[0].key_id.rsplit("/")[-1] for s in made.key_status(ADMIN)}
+    found = {s.tenant_id: s.epochs[0].key_id.rsplit("/")[-1] for s in made.keys.status(ADMIN)}
     assert found == {ACME: keys[ACME], BOLT: keys[BOLT], f"_catalog/{REGION}": keys["_catalog"]}
     vault.client.disable_key(KeyId=keys[BOLT])
     with pytest.raises(KeyRotationFailed, match=BOLT):
-        service(application, vault, kms_key_id=template).rotate_keys([], ADMIN, everyone=True)
+        service(application, vault, kms_key_id=template).keys.rotate([], ADMIN, everyone=True)
     assert service(application, vault, kms_key_id=template).list_backups(ACME, ADMIN)
 
 

@@ -72,15 +72,15 @@ FROM pg_roles r WHERE rolname = {literal(READER)}"""
 def test_a_new_server_gets_the_roles_but_no_password(application: Application) -> None:
     """Settings and privileges of the database, too; owners are who they were."""
     service = application.service(platform=PROGRAMS)
-    service.create_backups([ACME, BOLT], ADMIN)
-    manifest = service.create_platform_backup(ADMIN)
+    service.backups.create_all([ACME, BOLT], ADMIN)
+    manifest = service.platform.create(ADMIN)
     assert manifest.components["database"].counts["role"] >= 4
     application.database.run("ALTER TABLE notes OWNER TO app")
-    service.create_platform_backup(ADMIN)
+    service.platform.create(ADMIN)
     before = application.database.ask(_ROLE_FACTS)
     with own_server() as server:
         target = server.create_database("new")
-        report = service.recover_platform(server.dsn().replace("dbname=postgres", "dbname=new"), ADMIN, confirm=True)
+        report = service.platform.recover(server.dsn().replace("dbname=postgres", "dbname=new"), ADMIN, confirm=True)
         assert (report.status, sorted(report.roles_made)) == ("completed", sorted(["app", READER]))
         assert any(difference.startswith("datlocprovider") for difference in report.differences)
         assert target.ask(_ROLE_FACTS) == before
@@ -98,10 +98,10 @@ def test_a_newer_server_takes_over(tmp_path: Path, embedded_stack: Stack) -> Non
         application.create()
         programs = {**PROGRAMS, "pg_dump": str(VERSIONS[15] / "pg_dump")}
         service = application.service(platform=programs)
-        service.create_backups([ACME, BOLT], ADMIN)
-        service.create_platform_backup(ADMIN)
+        service.backups.create_all([ACME, BOLT], ADMIN)
+        service.platform.create(ADMIN)
         with fresh_database(embedded_stack) as target:
-            report = service.recover_platform(_admin(target), ADMIN, confirm=True)
+            report = service.platform.recover(_admin(target), ADMIN, confirm=True)
             assert report.status == "completed"
             assert "PostgreSQL 18, was 15" in report.differences
             assert content(target) == content(application.database)
@@ -111,38 +111,38 @@ def test_the_newest_are_kept(application: Application) -> None:
     """And the space of the others is given back, in time."""
     now = [datetime.now(UTC)]
     service = application.service(platform={**PROGRAMS, "keep_last": 2}, clock=lambda: now[0])
-    service.create_backups([ACME], ADMIN)
+    service.backups.create_all([ACME], ADMIN)
     made = []
     for _ in range(3):
-        made.append(service.create_platform_backup(ADMIN))
+        made.append(service.platform.create(ADMIN))
         now[0] += timedelta(seconds=1)
-    assert [m.id for m in service.list_platform_backups(ADMIN)] == [made[2].manifest.id, made[1].manifest.id]
+    assert [m.id for m in service.platform.backups(ADMIN)] == [made[2].manifest.id, made[1].manifest.id]
     assert [list(m.retention.forgotten) for m in made] == [[], [], [made[0].manifest.id]]
     assert made[2].retention.error is None
-    assert service.validate_platform_backup(ADMIN, deep=True).valid
+    assert service.platform.validate(ADMIN, deep=True).valid
 
 
 def test_a_damaged_one_is_passed_over(application: Application) -> None:
     """Said, and not silently; where none is left that says why."""
     service = application.service(platform=PROGRAMS)
     with pytest.raises(UnknownBackup, match="sbh platform backup"):
-        service.validate_platform_backup(ADMIN)
-    service.create_backups([ACME, BOLT], ADMIN)
-    first = service.create_platform_backup(ADMIN).manifest.id
-    second = service.create_platform_backup(ADMIN).manifest.id
+        service.platform.validate(ADMIN)
+    service.backups.create_all([ACME, BOLT], ADMIN)
+    first = service.platform.create(ADMIN).manifest.id
+    second = service.platform.create(ADMIN).manifest.id
     repository = application.bucket / "_sbh-platform"
     (repository / "post-data" / f"{second}.json").unlink()
     with fresh_database(application.database.stack) as target:
         dsn = target.stack.dsn(postgres.ADMIN).replace("dbname=app", f"dbname={target.name}")
-        report = service.recover_platform(dsn, ADMIN, confirm=True)
+        report = service.platform.recover(dsn, ADMIN, confirm=True)
         assert (report.status, report.platform_backup) == ("completed", first)
         assert [issue.code for issue in report.issues] == ["SBH-601"]
     (kept,) = (repository / "restores").iterdir()
     assert report.restore_id in kept.name
     (repository / "manifests" / f"{first}.json").write_text("{}")
-    assert [str(error)[:9] for error in service.damaged_platform_backups(ADMIN)] == ["[SBH-601]"]
+    assert [str(error)[:9] for error in service.platform.damaged(ADMIN)] == ["[SBH-601]"]
     with pytest.raises(CorruptObject):
-        service.validate_platform_backup(ADMIN)
+        service.platform.validate(ADMIN)
 
 
 def test_why_it_cannot_be_made(application: Application, tmp_path: Path) -> None:
@@ -160,16 +160,16 @@ def test_why_it_cannot_be_made(application: Application, tmp_path: Path) -> None
         with suppress(OSError):
             Path(program).chmod(0o755)
         with pytest.raises(kind, match=words):
-            application.service(platform={**PROGRAMS, "pg_dump": str(program)}).create_platform_backup(ADMIN)
+            application.service(platform={**PROGRAMS, "pg_dump": str(program)}).platform.create(ADMIN)
     service = application.service(platform=PROGRAMS)
     application.database.run("CREATE TABLE stray (id int)")
     with pytest.raises(TenancyError, match="stray"):
-        service.create_platform_backup(ADMIN)
+        service.platform.create(ADMIN)
     poor = application.database.stack.dsn("app").replace("dbname=app", f"dbname={application.database.name}")
     application.database.run("DROP TABLE stray; ALTER TABLE tenants OWNER TO app")
     with pytest.raises((PrivilegeMissing, SourceError), match="permission denied"):
-        application.service(platform=PROGRAMS, database={"dsn": poor}).create_platform_backup(ADMIN)
-    assert service.list_platform_backups(ADMIN) == []
+        application.service(platform=PROGRAMS, database={"dsn": poor}).platform.create(ADMIN)
+    assert service.platform.backups(ADMIN) == []
 
 
 def _rows(draw: Callable[..., Any], kinds: list[str]) -> list[tuple[str | None, ...]]:
@@ -219,8 +219,8 @@ def test_shared_rows_come_back(
                         cursor.execute(f"INSERT INTO s.{quoted(name)} VALUES ({', '.join(map(literal, row))})")
         database = {"dsn": source.dsn, "schemas": ["public", "s"], "shared": [f"s.{name}" for name in tables]}
         service = application.service(database=database, platform={**PROGRAMS, "prefix": f"_{source.name}/"})
-        service.create_platform_backup(ADMIN)
-        report = service.recover_platform(_admin(target), ADMIN, confirm=True)
+        service.platform.create(ADMIN)
+        report = service.platform.recover(_admin(target), ADMIN, confirm=True)
         assert report.status == "completed"
         assert content(target) == content(source)
 

@@ -48,8 +48,8 @@ def empty(embedded_stack: Stack) -> Iterator[Database]:
 def service(application: Application) -> BackupService:
     """Of the small application, both tenants and the platform backed up."""
     made = application.service(platform=PROGRAMS)
-    made.create_backups([ACME, BOLT], ADMIN)
-    made.create_platform_backup(ADMIN)
+    made.backups.create_all([ACME, BOLT], ADMIN)
+    made.platform.create(ADMIN)
     return made
 
 
@@ -58,7 +58,7 @@ def dsn(database: Database, role: str = postgres.ADMIN) -> str:
 
 
 def recover(service: BackupService, target: Database, **options: Any) -> RecoveryReport:
-    return service.recover_platform(dsn(target), ADMIN, confirm=True, **options)
+    return service.platform.recover(dsn(target), ADMIN, confirm=True, **options)
 
 
 def statuses(report: RecoveryReport) -> dict[str, str]:
@@ -78,11 +78,11 @@ def test_everything_comes_back(application: Application, empty: Database) -> Non
     """Rows, files, the schema to its last comment, sequences, grants; layers of incremental backups, too."""
     make_hard(application)
     service = application.service(**hard())
-    service.create_backups([ACME, BOLT], ADMIN)
+    service.backups.create_all([ACME, BOLT], ADMIN)
     application.database.run("UPDATE projects SET body = 'later' WHERE id = 3; DELETE FROM items WHERE id % 50 = 1")
-    service.create_backups([ACME, BOLT], ADMIN, "incremental")
-    platform = service.create_platform_backup(ADMIN)
-    assert service.validate_platform_backup(ADMIN, deep=True).valid
+    service.backups.create_all([ACME, BOLT], ADMIN, "incremental")
+    platform = service.platform.create(ADMIN)
+    assert service.platform.validate(ADMIN, deep=True).valid
     before, on_disk = content(application.database), files(application.bucket)
     for tenant in (ACME, BOLT):
         shutil.rmtree(application.bucket / "files" / tenant / "docs")
@@ -191,12 +191,12 @@ def test_damage_to_one_tenant_keeps_nobody_else(application: Application, empty:
         "UPDATE projects SET lead = (SELECT min(id) FROM projects WHERE tenant_id = 2) WHERE id IN (SELECT max(id) FROM projects WHERE tenant_id = 1)"
     )
     service = application.service(**hard())
-    service.create_backups([ACME, BOLT], ADMIN)
-    service.create_platform_backup(ADMIN)
+    service.backups.create_all([ACME, BOLT], ADMIN)
+    service.platform.create(ADMIN)
     before = content(application.database)
     packs = set((application.repository(ACME) / "packs").iterdir())
     application.database.run("INSERT INTO notes SELECT 1, md5(n::text) FROM generate_series(1, 99) n")
-    service.create_backups([ACME], ADMIN)
+    service.backups.create_all([ACME], ADMIN)
     for pack in set((application.repository(ACME) / "packs").iterdir()) - packs:
         body = bytearray(pack.read_bytes())
         body[20] ^= 1  # the size stays: only reading tells
@@ -234,7 +234,7 @@ def test_damage_to_one_tenant_keeps_nobody_else(application: Application, empty:
 def test_tenants_that_came_and_went(application: Application, service: BackupService, empty: Database) -> None:
     """One that is younger than the platform backup is recovered, one that was deleted before is not."""
     add_comet(application)
-    service.create_backups([COMET], ADMIN)
+    service.backups.create_all([COMET], ADMIN)
     application.database.run(
         "UPDATE projects SET lead = NULL WHERE tenant_id = 2; DELETE FROM items WHERE project_id IN (SELECT id FROM projects WHERE tenant_id = 2);"
         " DELETE FROM projects WHERE tenant_id = 2; DELETE FROM notes WHERE tenant_id = 2; DELETE FROM tenants WHERE id = 2"
@@ -242,7 +242,7 @@ def test_tenants_that_came_and_went(application: Application, service: BackupSer
     shutil.rmtree(application.bucket / "files" / COMET / "new", ignore_errors=True)
     assert statuses(recover(service, empty)) == {ACME: "restored", BOLT: "restored", COMET: "restored"}
     with fresh_database(empty.stack) as second:
-        service.create_platform_backup(ADMIN)
+        service.platform.create(ADMIN)
         assert statuses(recover(service, second)) == {ACME: "restored", COMET: "restored"}
         assert content(second) == content(application.database)
 
@@ -252,8 +252,8 @@ def test_everything_as_of_a_time(application: Application, service: BackupServic
     then, before = datetime.now(UTC), content(application.database)
     application.wreck(ACME)
     add_comet(application)
-    service.create_backups([ACME, COMET], ADMIN)
-    service.create_platform_backup(ADMIN)
+    service.backups.create_all([ACME, COMET], ADMIN)
+    service.platform.create(ADMIN)
     report = recover(service, empty, until=then, tenants=[ACME, BOLT])
     assert report.status == "completed"
     assert content(empty) == before
@@ -270,7 +270,7 @@ def test_a_schema_that_changed_after_the_platform_backup(
     """A tenant whose backup has a column more is not recovered from it, and that is said; its state before the change is."""
     then, before = datetime.now(UTC), application.state(ACME)
     application.database.run("ALTER TABLE notes ADD COLUMN colour text DEFAULT 'red'")
-    service.create_backups([ACME], ADMIN)
+    service.backups.create_all([ACME], ADMIN)
     report = recover(service, empty)
     assert (report.status, statuses(report)) == ("incomplete", {ACME: "failed", BOLT: "restored"})
     assert report.tenants[0].error.code == "SBH-305"
@@ -283,7 +283,7 @@ def test_a_schema_that_changed_after_the_platform_backup(
 def test_a_backup_that_is_named(application: Application, service: BackupService, empty: Database) -> None:
     before, first = application.state(BOLT), service.list_backups(BOLT, ADMIN)[0]["id"]
     application.wreck(BOLT)
-    service.create_backups([BOLT], ADMIN)
+    service.backups.create_all([BOLT], ADMIN)
     report = recover(service, empty, tenants=[f"{BOLT}={first}"])
     assert [(t.tenant_id, t.backup_id) for t in report.tenants] == [(BOLT, first)]
     assert Application(empty, application.directory).state(BOLT).rows == before.rows
@@ -293,12 +293,12 @@ def test_one_tenant_into_a_throw_away_database(application: Application, embedde
     """By a role that may not create roles, nor give its tables to others, and owns no more than the database."""
     make_hard(application)
     service = application.service(**hard())
-    service.create_backups([ACME], ADMIN)
-    service.create_platform_backup(ADMIN)
+    service.backups.create_all([ACME], ADMIN)
+    service.platform.create(ADMIN)
     with fresh_database(embedded_stack) as place:
         application.database.run(f"ALTER DATABASE {place.name} OWNER TO {postgres.BACKUP}")
         place.run("CREATE EXTENSION vector")  # which takes a superuser
-        report = service.recover_platform(place.dsn, ADMIN, tenants=[ACME], files=False, owners=False, confirm=True)
+        report = service.platform.recover(place.dsn, ADMIN, tenants=[ACME], files=False, owners=False, confirm=True)
         assert (report.status, report.foreign_keys_not_valid) == ("completed", [])
         assert Application(place, application.directory).state(ACME).rows == application.state(ACME).rows
         assert place.ask("SELECT DISTINCT tenant_id FROM slots") == [(1,)]
@@ -307,7 +307,7 @@ def test_one_tenant_into_a_throw_away_database(application: Application, embedde
     with fresh_database(embedded_stack) as place:
         application.database.run(f"ALTER DATABASE {place.name} OWNER TO {postgres.BACKUP}")
         with pytest.raises(PrivilegeMissing, match="superuser"):
-            service.recover_platform(place.dsn, ADMIN, tenants=[ACME], confirm=True)
+            service.platform.recover(place.dsn, ADMIN, tenants=[ACME], confirm=True)
 
 
 def test_files_go_over_live_ones_with_a_second_person_or_a_reason(
@@ -323,26 +323,26 @@ def test_files_go_over_live_ones_with_a_second_person_or_a_reason(
     closed = {"restore": "two-person", "break_glass": False}
     with pytest.raises(ApprovalNeeded, match="break_glass is off"):
         recover(application.service(platform=PROGRAMS, approval=closed), empty, tenants=nobody, break_glass="fire")
-    assert strict.audit_events(ADMIN, "*", event="restore.break_glass").events == []
+    assert strict.audit.events(ADMIN, "*", event="restore.break_glass").events == []
     with pytest.raises(UnknownTenant):
         recover(strict, empty, tenants=nobody, files=False)
     with pytest.raises(UnknownTenant):
         recover(strict, empty, tenants=nobody, break_glass="the bucket burns")
-    (told,) = strict.audit_events(ADMIN, "*", event="restore.break_glass").events
+    (told,) = strict.audit.events(ADMIN, "*", event="restore.break_glass").events
     assert (told.user_id, told.props["reason"]) == (ADMIN.user_id, "the bucket burns")
 
 
 def test_what_is_refused(application: Application, service: BackupService, empty: Database) -> None:
     """Without confirmation, by a tenant's own user, into a database of another encoding."""
     with pytest.raises(NotConfirmed):
-        service.recover_platform(dsn(empty), ADMIN)
+        service.platform.recover(dsn(empty), ADMIN)
     with pytest.raises(UnknownTenant):
         recover(service, empty, tenants=["nobody"])
     for user in (UserContext("u", ACME, Role.ADMIN), UserContext("u", "*", Role.OPERATOR)):
         with pytest.raises(AccessDenied):
-            service.recover_platform(dsn(empty), user, confirm=True)
+            service.platform.recover(dsn(empty), user, confirm=True)
         with pytest.raises(AccessDenied):
-            service.create_platform_backup(user)
+            service.platform.create(user)
     odd = f"{empty.name}_odd"
     empty.run(f"CREATE DATABASE {odd} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
     try:

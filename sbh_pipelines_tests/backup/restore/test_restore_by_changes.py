@@ -196,7 +196,7 @@ def test_whatever_happened(changed_rows: ChangedRows, before: list[Any], after: 
     """The tenant is what it was; a key that is another tenant's now is refused, with nothing written."""
     changed_rows.reset()
     changed_rows.damage(before)
-    (draft,) = changed_rows.service().create_backups([ACME], ADMIN, kind)
+    (draft,) = changed_rows.service().backups.create_all([ACME], ADMIN, kind)
     assert draft.error is None
     backup_id = draft.unchanged_since or draft.backup_id
     then, keys = changed_rows.rows(1), changed_rows.keys(1)
@@ -210,7 +210,7 @@ def test_whatever_happened(changed_rows: ChangedRows, before: list[Any], after: 
     assert changed_rows.by_changes(backup_id) >= set(KEYS) - (
         {"numbers"} if "alter" in (act[0] for act in after) else set()
     )
-    plan = changed_rows.service().plan_restore(backup_id, ACME, ADMIN)
+    plan = changed_rows.service().restores.plan(backup_id, ACME, ADMIN)
     assert (changed_rows.rows(1), changed_rows.rows(2)) == (now, others)
     result = changed_rows.service().restore_backup(backup_id, ACME, ADMIN)
     assert changed_rows.rows(1) == then

@@ -50,7 +50,7 @@ class Scene:
     killer: Killer
 
     def statuses(self) -> list[str]:
-        return [found["restore_id"] for found in self.service.list_restores(ACME, ADMIN)]
+        return [found["restore_id"] for found in self.service.restores.of(ACME, ADMIN)]
 
     def lose(self, seed: int) -> Snapshot:
         self.sample.reset()
@@ -130,7 +130,7 @@ def test_killed_at_every_step(scene: Scene) -> None:
         outcomes.add((planned, restore is not None))
         secured = restore and scene.service.get_restore_status(restore, ACME).get("safety_backup_id")
         if then == "undo" and restore and secured:
-            scene.service.undo_restore(restore, ACME, ADMIN)
+            scene.service.restores.undo(restore, ACME, ADMIN)
             found = scene.sample.snapshot()
             assert (found.of(ACME), found.files) == (before.of(ACME), before.files)
             outcomes.add("undone")

@@ -58,7 +58,7 @@ def test_into_a_schema(trial: RestoreTrial, tables: tuple[str, ...]) -> None:
     trial.sample.damage(51)
     before, schema = trial.sample.snapshot(), f"look_{uuid.uuid4().hex[:8]}"
     service = trial.sample.service()
-    result = service.restore_into_schema(trial.backup_id, ACME, ADMIN, schema, tables=tables)
+    result = service.restores.into_schema(trial.backup_id, ACME, ADMIN, schema, tables=tables)
     assert trial.sample.snapshot() == before
     wanted = {t: rows for t, rows in trial.then.of(ACME).items() if MODEL.tables[t].owner}
     if tables:
@@ -86,7 +86,7 @@ def test_a_backup_made_just_before_the_damage(trial: RestoreTrial, seed: int) ->
     database, wanted = trial.sample.database, then.of(ACME)
     database.run("DELETE FROM comments WHERE id % 7 = 0; UPDATE options SET value = 'lost' WHERE tenant_id = 1")
     damaged = trial.sample.snapshot()
-    plan = service.plan_restore(made, ACME, ADMIN)
+    plan = service.restores.plan(made, ACME, ADMIN)
     result = service.restore_backup(made, ACME, ADMIN)
     after = trial.sample.snapshot()
     assert after.of(ACME) == wanted
@@ -119,7 +119,7 @@ def test_undo(trial: RestoreTrial, request_fields: dict[str, Any], seed: int) ->
     assert status["safety_backup_id"] == result["safety_backup_id"] is not None
     trial.sample.write_file(ACME, "pictures/later.png", b"later")
     trial.sample.database.run("""UPDATE tenants SET settings = '["later"]' WHERE id = 1""")
-    service.undo_restore(result["restore_id"], ACME, ADMIN)
+    service.restores.undo(result["restore_id"], ACME, ADMIN)
     after, of_tenants = trial.sample.snapshot(), MODEL.tables["tenants"]
     later = {of_tenants.named(row)["settings"] for row in after.of(ACME).pop("tenants")} == {'["later"]'}
     assert later == (request_fields != {})  # no row of that table was written
@@ -137,4 +137,4 @@ def test_undo_without_a_safety_backup(trial: RestoreTrial) -> None:
     trial.sample.damage(64)
     result = service.restore_backup(trial.backup_id, ACME, ADMIN)
     with pytest.raises(RestoreRefused):
-        service.undo_restore(result["restore_id"], ACME, ADMIN)
+        service.restores.undo(result["restore_id"], ACME, ADMIN)

@@ -459,7 +459,7 @@ def test_a_sequence_that_may_not_be_read(scene: Callable[..., Scene], database: 
     poor = make_dsn(database.dsn, user=role, password="poor", passfile="/dev/null")
     try:
         service = made.application.service(database={"dsn": poor})
-        (draft,) = service.create_backups(["acme"], ADMIN)
+        (draft,) = service.backups.create_all(["acme"], ADMIN)
         assert draft.error is not None
         assert (draft.error["code"], "t_id_seq" in draft.error["on"]) == ("SBH-302", True)
         made.back_up()
@@ -477,7 +477,7 @@ def test_a_role_that_row_security_would_hide_rows_from(scene: Callable[..., Scen
     database.run(f"CREATE ROLE {role} LOGIN PASSWORD 'blind'; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role};")
     blind = make_dsn(database.dsn, user=role, password="blind", passfile="/dev/null")
     try:
-        (draft,) = made.application.service(database={"dsn": blind}).create_backups(["acme"], ADMIN)
+        (draft,) = made.application.service(database={"dsn": blind}).backups.create_all(["acme"], ADMIN)
         assert draft.error is not None
         assert (draft.error["code"], draft.error["on"]) == ("SBH-302", "public.t")
     finally:

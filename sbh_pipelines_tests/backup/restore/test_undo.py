@@ -49,10 +49,10 @@ def test_after_a_restore(backed_up: tuple[Application, BackupService, str], requ
     done = restored(service, backup_id, **request_fields)
     after = application.state(ACME)
     assert after != before
-    undone = service.undo_restore(done["restore_id"], ACME, ADMIN)
+    undone = service.restores.undo(done["restore_id"], ACME, ADMIN)
     assert application.state(ACME) == before
     assert service.get_restore_status(undone["restore_id"], ACME)["undoes"] == done["restore_id"]
-    again = service.undo_restore(undone["restore_id"], ACME, ADMIN)
+    again = service.restores.undo(undone["restore_id"], ACME, ADMIN)
     assert application.state(ACME) == after
     assert len({done["safety_backup_id"], undone["safety_backup_id"], again["safety_backup_id"], backup_id}) == 4
     assert application.state(BOLT) == others
@@ -68,14 +68,14 @@ def test_newer_work_is_shown(backed_up: tuple[Application, BackupService, str]) 
     )
     application.write_file(ACME, "docs/later", b"later")
     now = application.state(ACME)
-    plan = service.undo_restore(done["restore_id"], ACME, ADMIN, validate_only=True)
+    plan = service.restores.undo(done["restore_id"], ACME, ADMIN, validate_only=True)
     assert application.state(ACME) == now
     assert plan["backup_id"] == done["safety_backup_id"]
     (notes,) = [t for t in plan["tables"] if t["table"] == "public.notes"]
     (theirs,) = [t for t in done["tables"] if t["table"] == "public.notes"]
     assert (notes["insert"], notes["delete"]) == (theirs["deleted"], theirs["inserted"] + 1)
     assert plan["files"]["extra"] == done["files_restored"]  # `empty` was changed and not extra, docs/later is
-    service.undo_restore(done["restore_id"], ACME, ADMIN)
+    service.restores.undo(done["restore_id"], ACME, ADMIN)
     assert application.state(ACME) == before
 
 
@@ -86,7 +86,7 @@ def test_tables_that_a_restore_did_not_write_keep_newer_work(backed_up: tuple[Ap
     application.database.run("UPDATE items SET score = 77 WHERE id = 1; UPDATE tenants SET tier = 'later' WHERE id = 1")
     application.write_file(ACME, "docs/later", b"later")
     now = application.state(ACME)
-    service.undo_restore(done["restore_id"], ACME, ADMIN)
+    service.restores.undo(done["restore_id"], ACME, ADMIN)
     after = application.state(ACME)
     assert after.rows == {**now.rows, "notes": before.rows["notes"]}
     assert after.files == now.files
@@ -100,7 +100,7 @@ def test_a_restore_that_changed_nothing(application: Application) -> None:
     assert done["safety_backup_id"] is None
     assert [b["id"] for b in service.list_backups(ACME, ADMIN)] == [made]
     with pytest.raises(RestoreRefused, match="changed nothing"):
-        service.undo_restore(done["restore_id"], ACME, ADMIN)
+        service.restores.undo(done["restore_id"], ACME, ADMIN)
 
 
 def test_the_last_backup_is_the_safety_backup(application: Application) -> None:
@@ -114,7 +114,7 @@ def test_the_last_backup_is_the_safety_backup(application: Application) -> None:
     assert done["safety_backup_id"] == new
     assert service.restore_backup("latest", ACME, ADMIN)["backup_id"] == new
     restored(service, old)
-    service.undo_restore(done["restore_id"], ACME, ADMIN)
+    service.restores.undo(done["restore_id"], ACME, ADMIN)
     assert application.state(ACME) == wrecked
 
 
@@ -132,7 +132,7 @@ def test_an_unknown_restore(backed_up: tuple[Application, BackupService, str]) -
     done = restored(service, backup_id)
     for restore_id, tenant in (("restore_20200101_000000_abcdef", ACME), (done["restore_id"], BOLT)):
         with pytest.raises(UnknownRestore):
-            service.undo_restore(restore_id, tenant, ADMIN)
+            service.restores.undo(restore_id, tenant, ADMIN)
 
 
 _ONE = {"keep_last": 1, "keep_hourly": 0, "keep_daily": 0, "keep_weekly": 0, "keep_monthly": 0}
@@ -153,17 +153,17 @@ def test_how_long_a_safety_backup_is_kept(application: Application) -> None:
             now[0] += timedelta(days=days)
             application.database.run("UPDATE notes SET body = 'x' || coalesce(body, '') WHERE tenant_id = 1")
             for kind in ("full", "incremental"):
-                service.create_backups([ACME], ADMIN, kind)
+                service.backups.create_all([ACME], ADMIN, kind)
                 application.database.run("INSERT INTO notes VALUES (1, 'more')")
                 now[0] += timedelta(minutes=5)
-            service.forget(ACME, ADMIN)
+            service.retention.forget(ACME, ADMIN)
             ids = {b["id"] for b in service.list_backups(ACME, ADMIN)}
             assert (done["safety_backup_id"] in ids) == there
             if there:
-                undone = service.undo_restore(done["restore_id"], ACME, ADMIN, validate_only=True)
+                undone = service.restores.undo(done["restore_id"], ACME, ADMIN, validate_only=True)
                 assert undone["problems"] == []
         with pytest.raises(SbhError) as caught:
-            service.undo_restore(done["restore_id"], ACME, ADMIN)
+            service.restores.undo(done["restore_id"], ACME, ADMIN)
         assert done["safety_backup_id"] in str(caught.value)
     assert before != application.state(ACME)
 
@@ -176,11 +176,11 @@ def test_a_safety_backup_takes_no_others_place(application: Application) -> None
         service.create_backup(ACME, ADMIN)
         application.database.run("INSERT INTO notes VALUES (1, 'good work')")
         now[0] += timedelta(minutes=5)
-        (good,) = service.create_backups([ACME], ADMIN, "incremental")
+        (good,) = service.backups.create_all([ACME], ADMIN, "incremental")
         application.wreck(ACME)
         now[0] += timedelta(minutes=5)
         done = restored(service, good.backup_id)
-        service.forget(ACME, ADMIN)
+        service.retention.forget(ACME, ADMIN)
         ids = {b["id"] for b in service.list_backups(ACME, ADMIN)}
     assert {good.backup_id, done["safety_backup_id"]} <= ids
 
@@ -211,9 +211,9 @@ def test_a_restore_whose_process_was_killed(application: Application) -> None:
     assert half.files != before.files
     again = restored(service, made)
     assert application.state(ACME) == backed_up
-    (killed,) = [s for s in service.list_restores(ACME, ADMIN) if s["restore_id"] != again["restore_id"]]
+    (killed,) = [s for s in service.restores.of(ACME, ADMIN) if s["restore_id"] != again["restore_id"]]
     assert killed["status"] == "interrupted"
-    service.undo_restore(killed["restore_id"], ACME, ADMIN)
+    service.restores.undo(killed["restore_id"], ACME, ADMIN)
     assert application.state(ACME) == before
 
 
@@ -232,7 +232,7 @@ def test_a_damaged_repository(application: Application) -> None:
     backed_up = application.state(ACME)
     sound = {p for p in (application.repository(ACME) / "packs").rglob("*") if p.is_file()}
     application.wreck(ACME)
-    service.create_backups([ACME], ADMIN, "incremental")
+    service.backups.create_all([ACME], ADMIN, "incremental")
     assert damage_packs(application, sound)
     application.database.run("UPDATE notes SET body = 'later' WHERE tenant_id = 1")
     before = application.state(ACME)
@@ -251,17 +251,17 @@ def test_a_tenant_that_is_gone_from_the_list(application: Application, kind: str
     service.create_backup(ACME, ADMIN)
     change = "UPDATE tenants SET settings = '[1]' WHERE id = 1" if kind == "incremental" else "DELETE FROM notes"
     application.database.run(change)
-    service.create_backups([ACME], ADMIN, "incremental")
+    service.backups.create_all([ACME], ADMIN, "incremental")
     backed_up, others = application.state(ACME), application.state(BOLT)
     application.wipe(ACME)
     application.database.run("DELETE FROM tenants WHERE id = 1")
     gone = application.state(ACME)
-    plan = service.plan_restore("latest", ACME, ADMIN)
+    plan = service.restores.plan("latest", ACME, ADMIN)
     assert plan["problems"] == []
     done = service.restore_backup("latest", ACME, ADMIN)
     assert application.state(ACME) == backed_up
     assert application.state(BOLT) == others
-    service.undo_restore(done["restore_id"], ACME, ADMIN)
+    service.restores.undo(done["restore_id"], ACME, ADMIN)
     assert application.state(ACME) == gone
     service.restore_backup("latest", ACME, ADMIN)
     assert application.state(ACME) == backed_up

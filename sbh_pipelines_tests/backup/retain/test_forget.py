@@ -679,23 +679,23 @@ def test_only_admins_of_the_tenant_forget_and_hold(shelf: Shelf) -> None:
     backup = "backup_20260101_0200"
     for user in (UserContext("eve", "*", Role.OPERATOR), UserContext("eve", "bolt", Role.ADMIN)):
         for call in (
-            lambda u: service.forget("acme", u),
-            lambda u: service.forget("acme", u, backup_id=backup, dry_run=True),
-            lambda u: service.pin_backup(backup, "acme", u),
-            lambda u: service.unpin_backup(backup, "acme", u),
-            lambda u: service.hold("acme", u, reason="x"),
-            lambda u: service.release_hold("legal-tenant-00000000", "acme", u),
+            lambda u: service.retention.forget("acme", u),
+            lambda u: service.retention.forget("acme", u, backup_id=backup, dry_run=True),
+            lambda u: service.retention.pin(backup, "acme", u),
+            lambda u: service.retention.unpin(backup, "acme", u),
+            lambda u: service.retention.hold("acme", u, reason="x"),
+            lambda u: service.retention.release("legal-tenant-00000000", "acme", u),
         ):
             with pytest.raises(AccessDenied):
                 call(user)
     with pytest.raises(AccessDenied):
-        service.list_holds("acme", UserContext("eve", "bolt", Role.ADMIN))
+        service.retention.holds("acme", UserContext("eve", "bolt", Role.ADMIN))
 
 
 def test_the_commands(sbh: Sbh, settings_file: Path, sample_service: BackupService) -> None:
     """Pin, hold, forget, release on a real S3 server, as tables and as JSON."""
     slug = "tenant-5"
-    repository = site_of(sample_service).repository(sample_service.tenant(slug), create=True)
+    repository = site_of(sample_service).repository(sample_service.tenants.find(slug), create=True)
     made = [BackupId.at(START + n * timedelta(minutes=1)) for n in range(5)]
     for n, backup_id in enumerate(made):
         manifest = {"id": backup_id, "tenant_id": slug, "type": "incremental" if n else "full", "format_version": 1}

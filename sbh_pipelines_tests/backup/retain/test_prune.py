@@ -85,12 +85,12 @@ def test_space_comes_back_a_day_after_it_was_found_to_be_free(application: Appli
             forget(application, backup)
     clock.now += DAY
     full = stored(application)
-    first = made.prune(ACME, ADMIN)
+    first = made.retention.prune(ACME, ADMIN)
     assert first.packs_retired + first.packs_rewritten > 0
     assert first.packs_deleted == 0
     check(made, last)
     clock.now += DAY
-    second = made.prune(ACME, ADMIN)
+    second = made.retention.prune(ACME, ADMIN)
     assert second.packs_deleted == first.packs_retired + first.packs_rewritten
     assert stored(application) < full - first.bytes_retired + first.bytes_rewritten
     assert {
@@ -108,7 +108,7 @@ def test_space_comes_back_a_day_after_it_was_found_to_be_free(application: Appli
     }
     assert sum(second.requests.values()) <= 40
     clock.now += DAY
-    third = made.prune(ACME, ADMIN)
+    third = made.retention.prune(ACME, ADMIN)
     assert (third.objects_deleted, third.packs_written, third.decisions) == (0, 0, [])
     check(made, last)
     restores(application, made, last, states[last])
@@ -127,14 +127,14 @@ def test_a_forgotten_backup_whose_manifest_is_put_back_within_a_day_is_whole(
     body = manifest.read_bytes()
     clock.now += DAY
     manifest.unlink()
-    assert made.prune(ACME, ADMIN).bytes_retired > 0
+    assert made.retention.prune(ACME, ADMIN).bytes_retired > 0
     clock.now += DAY - timedelta(minutes=1)
-    made.prune(ACME, ADMIN)
+    made.retention.prune(ACME, ADMIN)
     manifest.write_bytes(body)
     check(made, first)
     for _ in range(3):
         clock.now += DAY
-        made.prune(ACME, ADMIN)
+        made.retention.prune(ACME, ADMIN)
         check(made, first)
     restores(application, made, first, states[first])
 
@@ -145,9 +145,9 @@ def test_a_dry_run_changes_nothing_and_needs_no_lease(application: Application, 
     clock.now += DAY
     made = service(application, clock)
     before = {file: file.read_bytes() for file in application.repository(ACME).rglob("*") if file.is_file()}
-    drafts = application.service(clock=clock).begin([ACME], ADMIN)
-    plan = made.prune(ACME, ADMIN, dry_run=True)
-    application.service(clock=clock).abandon(drafts)
+    drafts = application.service(clock=clock).backups.begin([ACME], ADMIN)
+    plan = made.retention.prune(ACME, ADMIN, dry_run=True)
+    application.service(clock=clock).backups.abandon(drafts)
     assert plan.packs_to_retire + plan.packs_to_rewrite > 0
     assert (plan.packs_retired, plan.objects_deleted) == (0, 0)
     after = {file: file.read_bytes() for file in application.repository(ACME).rglob("*") if file.is_file()}
@@ -168,11 +168,11 @@ def test_a_prune_killed_at_any_write(application: Application, clock: Clock, day
         made = service(application, clock)
         death = Death(nth, "before")
         if day == 2:
-            made.prune(ACME, ADMIN)
+            made.retention.prune(ACME, ADMIN)
             clock.now += DAY
         try:
             with struck(death):
-                service(application, clock).prune(ACME, ADMIN)
+                service(application, clock).retention.prune(ACME, ADMIN)
         except Killed:
             assert death.dead
         clock.now += timedelta(minutes=10)
@@ -191,7 +191,7 @@ def test_a_prune_killed_at_any_write(application: Application, clock: Clock, day
     assert nth > 4
     for _ in range(3):
         clock.now += DAY
-        report = service(application, clock).prune(ACME, ADMIN)
+        report = service(application, clock).retention.prune(ACME, ADMIN)
     assert report.decisions == []
     for backup in left:
         check(made, backup)
@@ -214,7 +214,7 @@ def test_a_prune_process_killed_for_real(application: Application, monkeypatch: 
         clock=lambda: datetime.now(UTC) + timedelta(minutes=4), retention=KEEP_ALL, prune={"min_age_hours": 0}
     )
     check(later, backups[1])
-    assert sum(later.prune(ACME, ADMIN).objects_deleted for _ in range(3)) > 0
+    assert sum(later.retention.prune(ACME, ADMIN).objects_deleted for _ in range(3)) > 0
     check(later, backups[1])
     restores(application, later, backups[2], state)
 
@@ -254,7 +254,7 @@ def test_any_sequence_leaves_every_backup_whole(application: Application, action
                         state = application.state(ACME)
                         made.create_backup(ACME, ADMIN, KINDS[number % 3])
                     elif "prune" in action:
-                        made.prune(ACME, ADMIN)
+                        made.retention.prune(ACME, ADMIN)
             except (Killed, RuntimeError):
                 assert death.dead
             clock.now += timedelta(minutes=15)
@@ -280,20 +280,20 @@ def test_a_prune_and_a_backup_keep_each_other_out(
 ) -> None:
     made = service(application, clock)
     made.create_backup(ACME, ADMIN)
-    drafts = made.begin([ACME], ADMIN)
+    drafts = made.backups.begin([ACME], ADMIN)
     for step in STEPS:
         with pytest.raises(LeaseHeld):
-            application.service(clock=clock).prune(ACME, ADMIN)
+            application.service(clock=clock).retention.prune(ACME, ADMIN)
         drafts = getattr(made, step)(drafts)
     assert drafts[0].status is DraftStatus.COMPLETED
     refusals = []
 
     def intrude(notice: Progress) -> None:
-        (draft,) = application.service(clock=clock).create_backups([ACME], ADMIN)
+        (draft,) = application.service(clock=clock).backups.create_all([ACME], ADMIN)
         assert draft.error
         refusals.append(draft.error["code"])
 
-    made.prune(ACME, ADMIN, progress=intrude)
+    made.retention.prune(ACME, ADMIN, progress=intrude)
     assert set(refusals) == {"SBH-603"}
     made.create_backup(ACME, ADMIN)
 
@@ -307,7 +307,9 @@ def test_a_prune_in_one_thread_and_backups_in_another(application: Application) 
     def prune() -> None:
         while not ended.is_set():
             try:
-                application.service(retention=KEEP_ALL, prune={**SMALL, "min_age_hours": 0}).prune(ACME, ADMIN)
+                application.service(retention=KEEP_ALL, prune={**SMALL, "min_age_hours": 0}).retention.prune(
+                    ACME, ADMIN
+                )
             except LeaseHeld:
                 continue
             except BaseException as error:
@@ -319,7 +321,7 @@ def test_a_prune_in_one_thread_and_backups_in_another(application: Application) 
     completed = 0
     for seed in range(12):
         change(application, seed)
-        (draft,) = made.create_backups([ACME], ADMIN)
+        (draft,) = made.backups.create_all([ACME], ADMIN)
         completed += draft.status is DraftStatus.COMPLETED
         if draft.error:
             assert draft.error["code"] == "SBH-603"
@@ -357,14 +359,14 @@ def test_a_writer_that_slept_through_a_prune_does_not_commit(
     clock.now += DAY
     made.restore_backup(max(m["id"] for m in made.list_backups(ACME, ADMIN)), ACME, ADMIN)
     slow = application.service(clock=clock, retention=KEEP_ALL)
-    drafts = slow.begin([ACME], ADMIN)
+    drafts = slow.backups.begin([ACME], ADMIN)
     for number, step in enumerate(STEPS[:4], 1):
         slow, drafts = application.service(clock=clock, retention=KEEP_ALL), [handed_on(d) for d in drafts]
         if number == after:
             clock.now += DAY
-            service(application, clock).prune(ACME, ADMIN)
+            service(application, clock).retention.prune(ACME, ADMIN)
             clock.now += DAY
-            service(application, clock).prune(ACME, ADMIN)
+            service(application, clock).retention.prune(ACME, ADMIN)
         drafts = getattr(slow, step)(drafts)
     assert drafts[0].error
     assert drafts[0].error["code"] == LeaseLost.code
@@ -374,7 +376,7 @@ def test_a_writer_that_slept_through_a_prune_does_not_commit(
 
 def test_a_writer_that_nobody_disturbed_goes_on_after_its_lease_expired(application: Application, clock: Clock) -> None:
     made = service(application, clock)
-    drafts = made.begin([ACME], ADMIN)
+    drafts = made.backups.begin([ACME], ADMIN)
     for step in STEPS:
         clock.move()
         made, drafts = service(application, clock), [handed_on(draft) for draft in drafts]
@@ -386,7 +388,7 @@ def refused(application: Application, clock: Clock, match: str) -> None:
     root = application.repository(ACME)
     before = {file: file.read_bytes() for file in root.rglob("*") if file.is_file()}
     with pytest.raises(PruneRefused, match=match) as error:
-        service(application, clock).prune(ACME, ADMIN)
+        service(application, clock).retention.prune(ACME, ADMIN)
     assert error.value.remedy
     assert error.value.code == "SBH-605"
     after = {file: file.read_bytes() for file in root.rglob("*") if file.is_file()}
@@ -435,7 +437,7 @@ def test_refuses_when_a_pack_is_gone(application: Application, clock: Clock) -> 
     refused(application, clock, f"damaged: {third}")
     fourth = max(manifest["id"] for manifest in made.list_backups(ACME, ADMIN))
     forget(application, third)
-    service(application, clock).prune(ACME, ADMIN)
+    service(application, clock).retention.prune(ACME, ADMIN)
     for backup in (old, new, fourth):
         check(made, backup)
 
@@ -447,19 +449,19 @@ def test_refuses_when_clocks_differ(application: Application, minutes: int) -> N
     made.create_backup(ACME, ADMIN)
     before = {file for file in application.repository(ACME).rglob("*") if file.is_file()}
     with pytest.raises(PruneRefused, match="leases and ages cannot be trusted"):
-        made.prune(ACME, ADMIN)
+        made.retention.prune(ACME, ADMIN)
     assert {file for file in application.repository(ACME).rglob("*") if file.is_file()} == before
 
 
 def test_without_any_backup_nothing_is_done(application: Application, clock: Clock) -> None:
     """All manifests gone is no reason to remove what could still be restored from the bucket's older versions."""
     made = service(application, clock)
-    assert made.prune(ACME, ADMIN).backups == 0
+    assert made.retention.prune(ACME, ADMIN).backups == 0
     states = history(application, clock, 1)
     forget(application, max(states))
     clock.now += 100 * DAY
     before = {file for file in application.repository(ACME).rglob("*") if file.is_file()}
-    assert "nothing was done" in made.prune(ACME, ADMIN).note
+    assert "nothing was done" in made.retention.prune(ACME, ADMIN).note
     assert {file for file in application.repository(ACME).rglob("*") if file.is_file()} == before
 
 
@@ -467,7 +469,7 @@ def test_only_an_admin_may(application: Application, clock: Clock) -> None:
     made = service(application, clock)
     for user in (UserContext("o", ACME, Role.OPERATOR), UserContext("a", BOLT, Role.ADMIN)):
         with pytest.raises(AccessDenied):
-            made.prune(ACME, user)
+            made.retention.prune(ACME, user)
 
 
 def test_a_validation_under_way_does_not_mind(
@@ -482,7 +484,7 @@ def test_a_validation_under_way_does_not_mind(
 
     def meanwhile(notice: Progress) -> None:
         if not pruned:
-            pruned.append(service(application, clock).prune(ACME, ADMIN))
+            pruned.append(service(application, clock).retention.prune(ACME, ADMIN))
 
     made = service(application, clock)
     assert made.validate_backup(third, ACME, ADMIN, deep=True, progress=meanwhile)["issues"] == []
@@ -496,7 +498,7 @@ def test_after_a_prune_a_lost_pack_is_the_only_thing_that_is_reported(applicatio
     made, backup = service(application, clock), max(states)
     for _ in range(3):
         clock.now += DAY
-        made.prune(ACME, ADMIN)
+        made.retention.prune(ACME, ADMIN)
     for pack in (application.repository(ACME) / "packs").iterdir():
         pack.unlink()
     issues = made.validate_backup(backup, ACME, ADMIN)["issues"]

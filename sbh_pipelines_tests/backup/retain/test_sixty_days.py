@@ -96,11 +96,11 @@ class _Sixty:
         if self.chance.random() < 0.04:
             try:
                 with struck(death):
-                    self.service.create_backups(tenants, ADMIN, kind)
+                    self.service.backups.create_all(tenants, ADMIN, kind)
             except (Killed, RuntimeError):
                 self.crashes += 1
         else:
-            for draft in self.service.create_backups(tenants, ADMIN, kind):
+            for draft in self.service.backups.create_all(tenants, ADMIN, kind):
                 assert draft.error is None, draft.error
                 assert not draft.retention or draft.retention.error is None, draft.retention
                 self.unchanged += draft.status is DraftStatus.UNCHANGED
@@ -129,7 +129,7 @@ class _Sixty:
                 self.back_up([BOLT], "full")
             if hour == 4:
                 for tenant in (ACME, BOLT) if begin.isoweekday() == 7 else (ACME,):
-                    self.service.prune(tenant, ADMIN)
+                    self.service.retention.prune(tenant, ADMIN)
         packs = [f for tenant in (ACME, BOLT) for f in _files(self.application.repository(tenant))]
         self.bytes.append(sum(file.stat().st_size for file in packs))
         self.objects.append(len(packs))

@@ -58,7 +58,7 @@ def service(application: Application, clock: Clock) -> BackupService:
 
 
 def asked(service: BackupService, request: RestoreRequest = PART, **more: Any) -> str:
-    made = service.request_restore("latest", ACME, ANN, request, reason="rows were lost", **more)
+    made = service.approvals.request_restore("latest", ACME, ANN, request, reason="rows were lost", **more)
     return str(made["approval_id"])
 
 
@@ -91,9 +91,9 @@ def test_two_persons_restore(service: BackupService, monkeypatch: pytest.MonkeyP
     approval = asked(service)
     with pytest.raises(ApprovalNeeded, match="nobody has approved"):
         restore(service, approval)
-    assert service.approve(approval, ACME, BOB, "seen")["status"] == "approved"
+    assert service.approvals.approve(approval, ACME, BOB, "seen")["status"] == "approved"
     assert restore(service, approval)["tenant_id"] == ACME
-    shown = service.get_approval(approval, ACME, OPERATOR)
+    shown = service.approvals.get(approval, ACME, OPERATOR)
     assert (shown["status"], shown["requested_by"], shown["decided_by"], shown["used_by"]) == (
         "used",
         "ann",
@@ -102,11 +102,11 @@ def test_two_persons_restore(service: BackupService, monkeypatch: pytest.MonkeyP
     )
     with pytest.raises(ApprovalNeeded, match="it is used"):
         restore(service, approval)
-    found, errors = service.list_approvals(ACME, OPERATOR)
+    found, errors = service.approvals.of(ACME, OPERATOR)
     assert [one["approval_id"] for one in found] == [approval]
     assert errors == []
-    service.prune(ACME, ANN)  # which knows what it may meet
-    assert service.get_approval(approval, ACME, ANN)["status"] == "used"
+    service.retention.prune(ACME, ANN)  # which knows what it may meet
+    assert service.approvals.get(approval, ACME, ANN)["status"] == "used"
     mine = [(event, user) for event, user, _ in told if event in ("restore.requested", "restore.approved")]
     assert mine == [("restore.requested", "ann"), ("restore.approved", "bob")]
 
@@ -122,7 +122,7 @@ def test_plans_other_tenants_and_sites_without_the_rule_need_none(
 def test_an_approval_is_for_exactly_what_was_asked(service: BackupService) -> None:
     """Another scope, mode, or a restore that cannot be undone: refused, and the approval is not used up by it."""
     approval = asked(service)
-    service.approve(approval, ACME, BOB)
+    service.approvals.approve(approval, ACME, BOB)
     for other in (
         RestoreRequest(),
         replace(PART, tables=("notes", "items")),
@@ -134,14 +134,14 @@ def test_an_approval_is_for_exactly_what_was_asked(service: BackupService) -> No
     ):
         with pytest.raises(ApprovalNeeded, match="another backup, scope or mode"):
             restore(service, approval, other)
-    assert service.get_approval(approval, ACME, ANN)["status"] == "approved"
+    assert service.approvals.get(approval, ACME, ANN)["status"] == "approved"
     assert restore(service, approval, replace(PART, samples=5))["tenant_id"] == ACME  # only shows more
 
 
 def test_it_is_for_one_backup_one_tenant_one_database(service: BackupService, clock: Clock) -> None:
     """`latest` is what it was when it was asked for; neither another tenant nor another database will do."""
     approval = asked(service)
-    service.approve(approval, ACME, BOB)
+    service.approvals.approve(approval, ACME, BOB)
     with pytest.raises(ApprovalNeeded, match="another backup"):
         restore(service, approval, into_database="host=127.0.0.1 dbname=x")
     clock.now += timedelta(minutes=5)
@@ -158,32 +158,32 @@ def test_nobody_approves_their_own_request(service: BackupService) -> None:
     approval = asked(service)
     for user in (ANN, *(UserContext(name, "*", Role.ADMIN) for name in (" ANN ", "\uff41nn"))):
         with pytest.raises(ApprovalNeeded, match="their own"):
-            service.approve(approval, ACME, user)
+            service.approvals.approve(approval, ACME, user)
     with pytest.raises(AccessDenied):
-        service.approve(approval, ACME, OPERATOR)
+        service.approvals.approve(approval, ACME, OPERATOR)
     with pytest.raises(AccessDenied):
-        service.approve(approval, ACME, UserContext("eve", BOLT, Role.ADMIN))
-    assert service.reject(approval, ACME, ANN)["status"] == "rejected"
-    theirs = service.request_restore("latest", ACME, OPERATOR, PART, reason="please")["approval_id"]
-    service.approve(theirs, ACME, ANN)
+        service.approvals.approve(approval, ACME, UserContext("eve", BOLT, Role.ADMIN))
+    assert service.approvals.reject(approval, ACME, ANN)["status"] == "rejected"
+    theirs = service.approvals.request_restore("latest", ACME, OPERATOR, PART, reason="please")["approval_id"]
+    service.approvals.approve(theirs, ACME, ANN)
     assert restore(service, theirs)["tenant_id"] == ACME
     with pytest.raises(AccessDenied):
-        service.request_restore("latest", ACME, UserContext("vic", ACME, Role.VIEWER), PART, reason="please")
+        service.approvals.request_restore("latest", ACME, UserContext("vic", ACME, Role.VIEWER), PART, reason="please")
 
 
 def test_a_decision_is_final_and_all_of_it_expires(service: BackupService, clock: Clock) -> None:
     """Rejected stays rejected; a request that is too old is not approved, an approval that is too old not used."""
     refused, late, old = asked(service), asked(service), asked(service)
-    service.reject(refused, ACME, BOB, "not this one")
-    for decide in (service.approve, service.reject):
+    service.approvals.reject(refused, ACME, BOB, "not this one")
+    for decide in (service.approvals.approve, service.approvals.reject):
         with pytest.raises(RequestError, match="Nothing is left"):
             decide(refused, ACME, CAT)
     with pytest.raises(ApprovalNeeded, match="rejected"):
         restore(service, refused)
-    service.approve(old, ACME, BOB)
+    service.approvals.approve(old, ACME, BOB)
     clock.now += timedelta(seconds=3600)
     with pytest.raises(RequestError, match="expired"):
-        service.approve(late, ACME, BOB)
+        service.approvals.approve(late, ACME, BOB)
     with pytest.raises(ApprovalNeeded, match="expired"):
         restore(service, old)
 
@@ -218,11 +218,13 @@ def test_of_two_who_decide_at_once_one_wins(service: BackupService, monkeypatch:
 
     monkeypatch.setattr(approvals, "_create_once", create_together)
     approval = asked(service)
-    ended = at_once(lambda: service.approve(approval, ACME, BOB), lambda: service.reject(approval, ACME, CAT))
+    ended = at_once(
+        lambda: service.approvals.approve(approval, ACME, BOB), lambda: service.approvals.reject(approval, ACME, CAT)
+    )
     (won,) = [one for one in ended if isinstance(one, dict)]
     (lost,) = [one for one in ended if isinstance(one, ApprovalNeeded)]
     assert "at the same moment" in lost.why
-    assert service.get_approval(approval, ACME, ANN)["decided_by"] == won["decided_by"]
+    assert service.approvals.get(approval, ACME, ANN)["decided_by"] == won["decided_by"]
 
 
 def test_of_two_restores_with_one_approval_one_goes_through(
@@ -230,7 +232,7 @@ def test_of_two_restores_with_one_approval_one_goes_through(
 ) -> None:
     """Both have read that it was not used yet."""
     approval = asked(service)
-    service.approve(approval, ACME, BOB)
+    service.approvals.approve(approval, ACME, BOB)
     met = threading.Barrier(2)
     create = approvals._create_once
 
@@ -250,7 +252,7 @@ def test_a_process_that_dies_between_two_writes(service: BackupService, monkeypa
     class Killed(BaseException):
         pass
 
-    real = site_of(service).backup_store(service.tenant(ACME))[0]
+    real = site_of(service).backup_store(service.tenants.find(ACME))[0]
     kind = type(real)
     create = kind.create
     armed: list[tuple[str, str]] = []
@@ -276,7 +278,7 @@ def test_a_process_that_dies_between_two_writes(service: BackupService, monkeypa
 
     def all_of_it() -> None:
         approval = asked(service)
-        service.approve(approval, ACME, BOB)
+        service.approvals.approve(approval, ACME, BOB)
         restore(service, approval)
 
     seen: set[str] = set()
@@ -284,13 +286,13 @@ def test_a_process_that_dies_between_two_writes(service: BackupService, monkeypa
         armed.append(moment)
         with pytest.raises(Killed):
             all_of_it()
-        found, errors = service.list_approvals(ACME, ANN)
+        found, errors = service.approvals.of(ACME, ANN)
         new = {one["approval_id"]: one["status"] for one in found if one["approval_id"] not in seen}
         assert (list(new.values()), errors) == ([status] if status else [], [])
         seen |= set(new)
         for approval in new:
             if status == "requested":
-                service.approve(approval, ACME, BOB)
+                service.approvals.approve(approval, ACME, BOB)
             if status == "used":
                 with pytest.raises(ApprovalNeeded):
                     restore(service, approval)
@@ -301,7 +303,7 @@ def test_a_process_that_dies_between_two_writes(service: BackupService, monkeypa
 def test_objects_that_were_tampered_with_allow_nothing(service: BackupService, application: Application) -> None:
     """A decision copied from another approval, changed, or of another tenant is damage, and is listed as such."""
     good, bad = asked(service), asked(service, RestoreRequest())
-    service.approve(good, ACME, BOB)
+    service.approvals.approve(good, ACME, BOB)
     folder = next(application.directory.glob(f"objects/*/files/{ACME}/backups/approvals"))
     (folder / f"{bad}-decision.json").write_bytes((folder / f"{good}-decision.json").read_bytes())
     with pytest.raises(CorruptObject):
@@ -310,7 +312,7 @@ def test_objects_that_were_tampered_with_allow_nothing(service: BackupService, a
     (folder / f"{good}.json").write_bytes(changed)
     with pytest.raises(CorruptObject):
         restore(service, good)
-    found, errors = service.list_approvals(ACME, ANN)
+    found, errors = service.approvals.of(ACME, ANN)
     assert (found, len(errors)) == ([], 2)
 
 
@@ -347,14 +349,14 @@ def test_undoing_needs_one_as_well(service: BackupService, application: Applicat
         undoable = RestoreRequest(tables=("notes",), safety_backup=True)
         done.append(restore(service, None, undoable, break_glass="test")["restore_id"])
     with pytest.raises(ApprovalNeeded, match="Another person"):
-        service.undo_restore(done[1], ACME, ANN)
-    approval = service.request_undo(done[1], ACME, ANN, reason="wrong backup")["approval_id"]
-    service.approve(approval, ACME, BOB)
+        service.restores.undo(done[1], ACME, ANN)
+    approval = service.approvals.request_undo(done[1], ACME, ANN, reason="wrong backup")["approval_id"]
+    service.approvals.approve(approval, ACME, BOB)
     with pytest.raises(ApprovalNeeded, match="another backup"):
         restore(service, approval)
     with pytest.raises(ApprovalNeeded, match="another backup"):
-        service.undo_restore(done[0], ACME, ANN, approval_id=approval)
-    store, prefix = site_of(service).backup_store(service.tenant(ACME))
+        service.restores.undo(done[0], ACME, ANN, approval_id=approval)
+    store, prefix = site_of(service).backup_store(service.tenants.find(ACME))
     key = prefix + Keys.restore(RestoreId(done[1]))
     true = store.get(key)
     for changed in (
@@ -363,17 +365,17 @@ def test_undoing_needs_one_as_well(service: BackupService, application: Applicat
     ):
         store.put(key, json.dumps({**json.loads(true), **changed}).encode())  # the record of a restore is not signed
         with pytest.raises(ApprovalNeeded, match="another backup"):
-            service.undo_restore(done[1], ACME, ANN, approval_id=approval)
+            service.restores.undo(done[1], ACME, ANN, approval_id=approval)
     store.put(key, true)
-    assert service.undo_restore(done[1], ACME, ANN, approval_id=approval)["tenant_id"] == ACME
+    assert service.restores.undo(done[1], ACME, ANN, approval_id=approval)["tenant_id"] == ACME
     with pytest.raises(UnknownRestore):
-        service.request_undo("restore_20240115_120000_0a1b2c", ACME, ANN, reason="no such restore")
+        service.approvals.request_undo("restore_20240115_120000_0a1b2c", ACME, ANN, reason="no such restore")
 
 
 def test_ids_that_are_none(service: BackupService) -> None:
     """A clear error, before any object is asked for."""
     for text in ("", "../x", "approval_1", "approval_20260301_120000_00000g", "x" * 10_000, "a\0b", "é"):
-        for call in (service.get_approval, service.approve, service.reject):
+        for call in (service.approvals.get, service.approvals.approve, service.approvals.reject):
             with pytest.raises(InvalidId):
                 call(text, ACME, BOB)
         with pytest.raises(InvalidId):
@@ -389,13 +391,13 @@ def test_a_password_in_a_target_is_not_put_on_record(service: BackupService, mon
         assert "hunter2" not in str(refused.value)
     with pytest.raises(RequestError, match="another database"):
         asked(service, RestoreRequest(files=("**",)), into_database="host=127.0.0.1 dbname=x")
-    assert (service.list_approvals(ACME, ANN), told) == (([], []), [])
+    assert (service.approvals.of(ACME, ANN), told) == (([], []), [])
 
 
 def test_reasons_have_bounds(service: BackupService) -> None:
     """None, blanks, or a novel: refused."""
     for reason in ("", "  ", "x" * 501):
         with pytest.raises(RequestError):
-            service.request_restore("latest", ACME, ANN, PART, reason=reason)
+            service.approvals.request_restore("latest", ACME, ANN, PART, reason=reason)
     with pytest.raises(RequestError):
-        service.approve(asked(service), ACME, BOB, "x" * 501)
+        service.approvals.approve(asked(service), ACME, BOB, "x" * 501)

@@ -29,20 +29,20 @@ def gets(service: BackupService) -> int:
 def test_a_second_listing_reads_no_manifest(service: BackupService) -> None:
     """And gives the same, whole or brief."""
     first = service.list_backups(ACME, ADMIN)
-    before = service.manifest_cache.misses
+    before = service.backups.manifest_cache.misses
     assert service.list_backups(ACME, ADMIN) == first
-    brief, damaged = service.list_all_backups(ACME, ADMIN)
+    brief, damaged = service.backups.overview(ACME, ADMIN)
     assert damaged == []
     assert [m["id"] for m in brief] == [m["id"] for m in first]
     assert all(short[name] == whole[name] for short, whole in zip(brief, first, strict=True) for name in short)
-    assert service.manifest_cache.misses == before
+    assert service.backups.manifest_cache.misses == before
 
 
 def test_another_tenant_hits_nothing(service: BackupService) -> None:
     service.list_backups(ACME, ADMIN)
-    hits = service.manifest_cache.hits
+    hits = service.backups.manifest_cache.hits
     assert [m["tenant_id"] for m in service.list_backups(BOLT, ADMIN)] == [BOLT]
-    assert service.manifest_cache.hits == hits
+    assert service.backups.manifest_cache.hits == hits
 
 
 def test_a_manifest_copied_to_another_tenant_is_not_believed(service: BackupService, application: Application) -> None:
@@ -52,7 +52,7 @@ def test_a_manifest_copied_to_another_tenant_is_not_believed(service: BackupServ
     source = folder / BOLT / "backups/manifests" / f"{backup['id']}.json"
     target = folder / ACME / "backups/manifests" / "backup_20200101_0000.json"
     target.write_bytes(source.read_bytes())
-    sound, damaged = service.list_all_backups(ACME, ADMIN)
+    sound, damaged = service.backups.overview(ACME, ADMIN)
     assert (len(sound), [type(error) for error in damaged]) == (2, [CorruptObject])
 
 
@@ -60,7 +60,7 @@ def test_one_that_was_overwritten_is_read_again(service: BackupService, applicat
     newest = service.list_backups(ACME, ADMIN)[0]["id"]
     file = application.bucket / "files" / ACME / "backups/manifests" / f"{newest}.json"
     file.write_bytes(file.read_bytes().replace(b'"full"', b'"Full"'))
-    sound, damaged = service.list_all_backups(ACME, ADMIN)
+    sound, damaged = service.backups.overview(ACME, ADMIN)
     assert newest not in [m["id"] for m in sound]
     assert len(damaged) == 1
 
@@ -71,13 +71,13 @@ def test_without_the_tenants_key_memory_gives_nothing(service: BackupService, ap
     for key in (application.bucket / "files" / ACME / "backups/keys").iterdir():
         os.remove(key)
     with pytest.raises(CorruptObject):
-        service.list_all_backups(ACME, ADMIN)
+        service.backups.overview(ACME, ADMIN)
 
 
 def test_one_that_is_gone_is_not_listed(service: BackupService, application: Application) -> None:
     oldest = service.list_backups(ACME, ADMIN)[-1]["id"]
     (application.bucket / "files" / ACME / "backups/manifests" / f"{oldest}.json").unlink()
-    assert oldest not in [m["id"] for m in service.list_all_backups(ACME, ADMIN)[0]]
+    assert oldest not in [m["id"] for m in service.backups.overview(ACME, ADMIN)[0]]
 
 
 def test_memory_is_bounded() -> None:
@@ -93,14 +93,14 @@ def test_memory_is_bounded() -> None:
 
 def test_two_that_launch_at_once_come_one_after_the_other(service: BackupService) -> None:
     """Also in two processes: the claim is an object in the store. One that is left behind expires."""
-    tenant, inside, most = service.tenant(ACME), 0, 0
+    tenant, inside, most = service.tenants.find(ACME), 0, 0
     other = BackupService(service.settings)
     lock = threading.Lock()
 
     def launch(by: BackupService) -> None:
         nonlocal inside, most
         for _ in range(3):
-            with by.launching(tenant, "a test"):
+            with by.launches.claim(tenant, "a test"):
                 with lock:
                     inside += 1
                     most = max(most, inside)
@@ -114,10 +114,10 @@ def test_two_that_launch_at_once_come_one_after_the_other(service: BackupService
     for thread in threads:
         thread.join()
     assert most == 1
-    assert service.writer_at_work(tenant) is None
+    assert service.launches.writer_at_work(tenant) is None
     store, prefix = site_of(service).backup_store(tenant)
     held = leases.acquire(store, prefix, leases.new_owner("x"), "x", 60, utc_now)
-    writer = service.writer_at_work(tenant)
+    writer = service.launches.writer_at_work(tenant)
     assert writer is not None
     assert writer.purpose == "x"
     held.release()
@@ -125,19 +125,19 @@ def test_two_that_launch_at_once_come_one_after_the_other(service: BackupService
 
 def test_a_claim_that_does_not_come_free_is_an_error(service: BackupService, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sbh_pipelines.backup.service.launches._WAIT_S", 0.2)
-    tenant = service.tenant(ACME)
+    tenant = service.tenants.find(ACME)
     with (
-        service.launching(tenant, "one"),
+        service.launches.claim(tenant, "one"),
         pytest.raises(LeaseHeld),
-        BackupService(service.settings).launching(tenant, "two"),
+        BackupService(service.settings).launches.claim(tenant, "two"),
     ):
         raise AssertionError("two launch at once")
 
 
 def test_tenants_are_remembered_only_by_who_asks_for_it(service: BackupService, application: Application) -> None:
     reader = BackupService(application.settings)
-    reader.remember_tenants(60)
-    assert reader.tenant(BOLT).tier == service.tenant(BOLT).tier == "important"
+    reader.tenants.remember(60)
+    assert reader.tenants.find(BOLT).tier == service.tenants.find(BOLT).tier == "important"
     application.database.run("UPDATE tenants SET tier = 'archive' WHERE slug = 'bolt'")
-    assert reader.tenant(BOLT).tier == "important"
-    assert service.tenant(BOLT).tier == "archive"
+    assert reader.tenants.find(BOLT).tier == "important"
+    assert service.tenants.find(BOLT).tier == "archive"

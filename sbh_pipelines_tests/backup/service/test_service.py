@@ -147,8 +147,8 @@ def test_a_tenant_that_fails_in_a_batch_fails_alone(
     base = load_settings(sample_stack.settings)
     storage = base.storage.model_copy(update={"regions": ["eu-west-1"]})
     service = BackupService(base.model_copy(update={"storage": storage}))
-    american = next(t.id for t in service.tenants() if t.region == "us-east-1")
-    drafts = service.create_backups(["tenant-1", american, "nobody"], admin)
+    american = next(t.id for t in service.tenants.all() if t.region == "us-east-1")
+    drafts = service.backups.create_all(["tenant-1", american, "nobody"], admin)
     assert [d.status for d in drafts] == [DraftStatus.COMPLETED, DraftStatus.FAILED, DraftStatus.FAILED]
     assert [d.error and d.error["code"] for d in drafts] == [None, "SBH-120", "SBH-202"]
 
@@ -206,8 +206,8 @@ def test_malformed_and_doubled_slugs_keep_no_other_tenant_from_its_backup(
         " SELECT '../x', 'x', region, tier, plan_id FROM tenants LIMIT 1"
     )
     try:
-        assert "tenant-1" in {t.id for t in sample_service.tenants()}
-        (error,) = sample_service.unusable_tenants()
+        assert "tenant-1" in {t.id for t in sample_service.tenants.all()}
+        (error,) = sample_service.tenants.unusable()
         assert "../x" in str(error)
     finally:
         cursor.execute("DELETE FROM tenants WHERE slug = '../x'")
@@ -227,7 +227,7 @@ def test_secrets_are_in_no_repr_and_no_error(sample_stack: Stack, sample_service
     )
     shown.append(repr(wrong))
     with pytest.raises(SbhError) as caught:
-        BackupService(wrong).tenants()
+        BackupService(wrong).tenants.all()
     shown += [str(caught.value), repr(caught.value)]
     for text in shown:
         assert "hunter2" not in text
@@ -239,15 +239,19 @@ def test_nothing_is_published_before_it_was_read_back(
 ) -> None:
     """A pack that vanishes between writing and verifying: the backup fails, names it, and is not listed."""
     before = sample_service.list_backups("tenant-5", admin)
-    drafts = sample_service.begin(["tenant-5"], admin)
-    for step in (sample_service.snapshot_tables, sample_service.enumerate_files, sample_service.write_manifest):
+    drafts = sample_service.backups.begin(["tenant-5"], admin)
+    for step in (
+        sample_service.backups.snapshot_tables,
+        sample_service.backups.enumerate_files,
+        sample_service.backups.write_manifest,
+    ):
         drafts = step(drafts)
     assert sample_service.list_backups("tenant-5", admin) == before
     client = sample_stack.s3_client()
     listed = client.list_objects_v2(Bucket="sbh-files-eu-west-1", Prefix="files/tenant-5/backups/packs/")["Contents"]
     for item in listed:
         client.delete_object(Bucket="sbh-files-eu-west-1", Key=item["Key"])
-    (draft,) = sample_service.verify_checksums(drafts)
+    (draft,) = sample_service.backups.verify_checksums(drafts)
     assert draft.status is DraftStatus.FAILED
     assert draft.error is not None
     assert draft.error["code"] == "SBH-601"

@@ -66,7 +66,7 @@ def test_a_bucket_elsewhere_takes_nothing(application: Application, embedded_sta
     with pytest.raises(ResidencyError, match="stands for eu-west-1 and is in eu-central-1"):
         service.create_backup(ACME, ADMIN)
     with pytest.raises(ResidencyError):
-        service.create_platform_backup(ADMIN)
+        service.platform.create(ADMIN)
     with pytest.raises(ResidencyError):
         site_of(service).catalog(EU).seed_id  # noqa: B018  makes the catalog's key
     for store, prefix in (
@@ -119,7 +119,7 @@ def test_the_server_is_asked_once_for_all_tenants(application: Application, embe
     template = make_buckets(embedded_stack, eu_west_1=EU)
     with recording(embedded_stack.kms_endpoint) as proxy:
         service = on_moto(application, proxy.url, template)
-        for draft in service.create_backups([ACME, BOLT], ADMIN):
+        for draft in service.backups.create_all([ACME, BOLT], ADMIN):
             assert draft.error is None
         asked = [s for s in proxy.seen if s.path.count("/") == 1 and (s.method == "HEAD" or "location" in s.query)]
         assert 1 <= len(asked) <= 2
@@ -174,7 +174,7 @@ def test_a_tenant_outside_of_its_zone_gets_no_backup_and_is_still_restored(appli
     assert sorted(application.repository(ACME).rglob("*")) == before
     assert strict.list_backups(ACME, ADMIN)[0]["id"] == backup["id"]
     assert strict.validate_backup(backup["id"], ACME, ADMIN, deep=True)["valid"]
-    (failed,) = [d for d in strict.create_backups([ACME, BOLT], ADMIN) if d.error]
+    (failed,) = [d for d in strict.backups.create_all([ACME, BOLT], ADMIN) if d.error]
     assert failed.tenant.id == ACME
     assert failed.error is not None
     assert failed.error["code"] == "SBH-120"
@@ -227,7 +227,7 @@ def test_the_manager_gives_the_specifications_three_keys_and_checks(application:
     service = application.service(residency={**ZONES, "tenants": {ACME: ["eu"]}})
 
     def manager(of: BackupService) -> ResidencyManager:
-        return ResidencyManager(lambda: of.settings, of.tenant, site_of(of).check_place)
+        return ResidencyManager(lambda: of.settings, of.tenants.find, site_of(of).check_place)
 
     config = manager(service).get_backup_storage_config(ACME)
     assert config == {"bucket": "sbh-files-eu-west-1", "prefix": f"files/{ACME}/backups/", "region": EU}
@@ -302,10 +302,10 @@ def test_keys_are_wrapped_in_the_tenants_region(application: Application, embedd
         for slug, region in ((ACME, EU), (BOLT, US)):
             seen_before = len(proxy.seen)
             fresh = application.service(keys=keys, storage=storage)
-            store, prefix = site_of(fresh).backup_store(fresh.tenant(slug))
+            store, prefix = site_of(fresh).backup_store(fresh.tenants.find(slug))
             document = json.loads(store.get(f"{prefix}keys/0001.json"))
             assert document["key_id"].startswith(f"arn:aws:kms:{region}:")
-            repository = site_of(fresh).repository(fresh.tenant(slug))
+            repository = site_of(fresh).repository(fresh.tenants.find(slug))
             assert backups[slug]["id"] in repository.manifest_ids()
             repository.close()
             assert {seen.headers["authorization"].split("/")[2] for seen in proxy.seen[seen_before:]} == {region}
@@ -329,7 +329,7 @@ def test_backups_ask_for_encryption_and_files_that_come_back_do_not(
         for name in ("plain", "odd//name"):
             s3.delete_object(Bucket=bucket, Key=f"files/{ACME}/{name}")
         service.restore_backup(backup["id"], ACME, ADMIN)
-        service.create_platform_backup(ADMIN)
+        service.platform.create(ADMIN)
         writes = [seen for seen in proxy.seen if begins_an_object(seen)]
         theirs = [s for s in writes if s.path.startswith(f"/{bucket}/files/") and "/backups/" not in s.path]
         assert {seen.path.rpartition(f"/{ACME}/")[2] for seen in theirs} == {"plain", "odd//name"}

@@ -19,7 +19,7 @@ TENANT = "tenant-4"
 @pytest.fixture
 def tenant(sample_service: BackupService, admin: UserContext) -> Iterator[Tenant]:
     """A tenant with a trail of its own, whole at the beginning and at the end."""
-    found = sample_service.tenant(TENANT)
+    found = sample_service.tenants.find(TENANT)
     _clean(sample_service, found)
     sample_service.create_backup(TENANT, admin)
     yield found

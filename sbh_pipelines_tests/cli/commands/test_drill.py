@@ -26,7 +26,7 @@ def drills(
     """Drills may create databases; tenant-6 and the platform are backed up."""
     monkeypatch.setenv("SBH_DRILL__DSN", sample_stack.dsn(postgres.ADMIN))
     monkeypatch.setenv("SBH_DRILL__PASSWORD_FILE", str(Layout(sample_stack.dir).password_file(postgres.ADMIN)))
-    sample_service.create_platform_backup(admin)
+    sample_service.platform.create(admin)
 
 
 def test_a_drill_is_run_listed_and_reported(sbh: Sbh, drills: None, backed_up: str) -> None:

@@ -45,9 +45,9 @@ class OnCallSite:
         """Tenants and platform; the moment after."""
         service = BackupService(load_settings(self.stack.settings))
         schedule = UserContext("schedule", "*", Role.ADMIN)
-        drafts = service.create_backups(TENANTS, schedule, kind)
+        drafts = service.backups.create_all(TENANTS, schedule, kind)
         assert [draft.error for draft in drafts] == [None] * len(TENANTS)
-        service.create_platform_backup(schedule)
+        service.platform.create(schedule)
         return datetime.now(UTC).isoformat()
 
     def run(self, *statements: str, database: str = postgres.DATABASE) -> None:

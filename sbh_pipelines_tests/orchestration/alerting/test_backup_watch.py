@@ -15,6 +15,7 @@ import dagster as dg
 import pytest
 
 from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.backup.service.drills import Drills
 from sbh_pipelines.definitions import defs
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import AlertError, UnknownBackup
@@ -107,7 +108,7 @@ def watch(application: Application, instance: dg.DagsterInstance) -> Iterator[Wa
     instance.add_dynamic_partitions(TENANTS, [ACME, BOLT])
     with webhook() as sink:
         made = Watch(application, instance, sink)
-        made.service().create_backups([ACME, BOLT], ADMIN)
+        made.service().backups.create_all([ACME, BOLT], ADMIN)
         assert made.look() == []
         yield made
 
@@ -199,7 +200,7 @@ def test_retention_that_is_not_enforced(watch: Watch) -> None:
         "health": {"retention_grace_s": 0},
     }
     assert watch.look() == [("new", f"retention/{ACME}")]
-    watch.service().forget(ACME, ADMIN)
+    watch.service().retention.forget(ACME, ADMIN)
     assert watch.look() == [("recovered", f"retention/{ACME}")]
 
 
@@ -312,7 +313,7 @@ def test_a_run_of_the_drill_by_hand_is_ours(watch: Watch, monkeypatch: pytest.Mo
     with watch.resource() as resource:
         bound = dg.Definitions(assets=defs.assets, resources={"backups": resource, "io_manager": dg.mem_io_manager}, executor=dg.in_process_executor)  # fmt: skip
         job = bound.resolve_implicit_global_asset_job_def()
-        monkeypatch.setattr(BackupService, "run_drill", _no_drill)
+        monkeypatch.setattr(Drills, "run", _no_drill)
         result = job.execute_in_process(
             instance=watch.instance,
             raise_on_error=False,

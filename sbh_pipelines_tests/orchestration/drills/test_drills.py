@@ -95,10 +95,7 @@ class FakeDrills:
 @pytest.fixture
 def drills(fake: FakeService) -> FakeDrills:
     made = FakeDrills()
-    for name, call in (
-        ("run_drill", made.run), ("drill_candidates", made.candidates), ("recovery_report", made.report),
-    ):  # fmt: skip
-        setattr(fake, name, call)
+    fake.drills = made  # type: ignore[attr-defined]
     return made
 
 
@@ -259,7 +256,7 @@ def test_a_real_drill(
     """Proved against the live database; a second with an assertion that does not hold fails, and its check is red."""
     on_the_server("SELECT count(*) > 0 FROM tasks WHERE tenant_id = :tenant")
     admin = UserContext("tester", "*", Role.ADMIN)
-    real_resource.service.create_platform_backup(admin)
+    real_resource.service.platform.create(admin)
     assert real_run("full_backup_job", partition_key="tenant-3").success
     before = site.fingerprint("tenant-3")
     result = real_run("drill_job", partition_key="tenant-3")

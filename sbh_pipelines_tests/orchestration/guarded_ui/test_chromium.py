@@ -56,7 +56,7 @@ def test_an_admin_backs_up_a_tenant(ui, page, sample_service):
     assert run.is_success
     assert (run.tags["sbh/role"], run.tags["sbh/tenant"], run.tags["dagster/partition"]) == ("admin", "*", "tenant-6")
     assert page.violations == []
-    launched = sample_service.audit_events(ADMIN, "tenant-6", event="run.launched").events
+    launched = sample_service.audit.events(ADMIN, "tenant-6", event="run.launched").events
     assert [event.user_id for event in launched] == ["ada"]
     page.goto(ui.url + "/logout")
     page.get_by_role("button", name="Sign out").click()
@@ -81,5 +81,5 @@ def test_a_viewer_sees_all_of_it_with_the_buttons_off(ui, page, sample_service):
     )
     assert answer["errors"][0]["extensions"]["code"] == "SBH-206"
     assert ui.runs(user="vera") == []
-    denied = sample_service.audit_events(ADMIN, event="access.denied").events
+    denied = sample_service.audit.events(ADMIN, event="access.denied").events
     assert ("vera", "dagster.launch") in {(event.user_id, event.props["action"]) for event in denied}

@@ -253,7 +253,7 @@ def test_a_launch_with_a_made_up_partition_is_on_record_too(sample_service):
     found = [
         (trail, event.props.get("partition"))
         for trail in ("*", "tenant-6")
-        for event in sample_service.audit_events(ADMIN, trail, event="run.launched", user="una").events
+        for event in sample_service.audit.events(ADMIN, trail, event="run.launched", user="una").events
     ]
     assert sorted(found, key=str) == sorted(
         [("*", None), ("*", "no-such-tenant"), ("*", ("../x" * 100)[:128]), ("tenant-6", None)], key=str

@@ -1,6 +1,7 @@
 """The rotation of keys as a job, with a service that only answers."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ def asked(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> list[tuple[list
             raise error
         return report
 
-    monkeypatch.setattr(fake, "rotate_keys", rotate_keys, raising=False)
+    monkeypatch.setattr(fake, "keys", SimpleNamespace(rotate=rotate_keys), raising=False)
     return calls
 
 

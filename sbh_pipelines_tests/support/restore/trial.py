@@ -88,7 +88,7 @@ class RestoreTrial:
         request = RestoreRequest.of(**scope.request, mode=mode)
         service, into = self.sample.service(), database.dsn if database else None
 
-        plan = service.plan_restore(self.backup_id, ACME, ADMIN, request, into_database=into)
+        plan = service.restores.plan(self.backup_id, ACME, ADMIN, request, into_database=into)
         assert self.sample.snapshot(database) == before
         assert (plan["problems"], plan["mode"]) == ([], mode)
         assert numbers(plan["tables"], "insert", "update", "delete", "kept") == told(expected)
@@ -116,7 +116,7 @@ class RestoreTrial:
         """The restore is refused and nothing has changed, rows or files; the plan, and the error's text."""
         service, before = self.sample.service(), self.sample.snapshot()
         chosen = RestoreRequest.of(**request)
-        plan = service.plan_restore(self.backup_id, ACME, ADMIN, chosen)
+        plan = service.restores.plan(self.backup_id, ACME, ADMIN, chosen)
         assert plan["problems"]
         assert self.sample.snapshot() == before
         with pytest.raises(kind) as caught:
