@@ -49,7 +49,7 @@ class Report:
     index_objects_written: int = 0
 
 
-def carry_out(
+def execute(
     repository: Repository, marks: Marks, plan: Plan, still_ours: Callable[[], None], progress: ProgressSink
 ) -> Report:
     """Do it. `still_ours` raises LeaseLost when the lease was lost; it is asked before whatever takes effect.

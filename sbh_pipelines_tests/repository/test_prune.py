@@ -13,7 +13,7 @@ from sbh_pipelines.model import TenantId, no_progress
 from sbh_pipelines.repository import prune as pruning
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.pack import PackPipeline
-from sbh_pipelines.repository.prune import Report, carry_out
+from sbh_pipelines.repository.prune import Report, execute
 from sbh_pipelines.repository.prune_plan import Plan, Safety, Shape, make_plan
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.repository.seal import Sealer
@@ -102,7 +102,7 @@ class PrunedRepository:
                 plan = make_plan(repository, marks, ["backup_1"], self.store.now, safety, shape)
                 if dry:
                     return plan, Report()
-                return plan, carry_out(repository, marks, plan, lambda: None, no_progress)
+                return plan, execute(repository, marks, plan, lambda: None, no_progress)
         finally:
             repository.close()
 
@@ -348,7 +348,7 @@ def test_a_lease_lost_on_the_way_stops_before_anything_takes_effect(pruned: Prun
         marks.add_all(pruned.needed)
         plan = make_plan(repository, marks, [], pruned.store.now, Safety(), SHAPE)
         with pytest.raises(LeaseLost):
-            carry_out(repository, marks, plan, lost, no_progress)
+            execute(repository, marks, plan, lost, no_progress)
     assert pruned.open().retirements == []
     pruned.check()
 
@@ -476,7 +476,7 @@ def test_foreign_objects_are_left_alone(pruned: PrunedRepository) -> None:
         repository = pruned.open()
         with repository.index.marks() as marks:
             plan = make_plan(repository, marks, [], pruned.store.now, Safety(), SHAPE)
-            carry_out(repository, marks, plan, lambda: None, no_progress)
+            execute(repository, marks, plan, lambda: None, no_progress)
         pruned.store.now += DAY
     assert set(foreign) == pruned.store.names("")
 

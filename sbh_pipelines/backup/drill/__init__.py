@@ -1,4 +1,4 @@
-"""Drills: a tenant restored where nobody is hurt, proved, timed, thrown away.
+"""Drills: a tenant restored into a throw-away place, proved, timed, thrown away.
 
 A *scenario* is a kind of loss; it is made of *parts*, each restored once. An *objective* is how long it may take.
 

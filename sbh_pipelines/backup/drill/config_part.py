@@ -25,17 +25,17 @@ from sbh_pipelines.settings import DatabaseSettings
 
 _REPLICA = "BEGIN; SET LOCAL session_replication_role = replica"
 
-Facts = Mapping[str, Mapping[str, Any]]  # the tenancy map of a platform backup, by the tables' full names
+TableFacts = Mapping[str, Mapping[str, Any]]  # the tenancy map of a platform backup, by the tables' full names
 
 
-def table_facts(site: Site, platform_backup: str) -> Facts:
+def table_facts(site: Site, platform_backup: str) -> TableFacts:
     """Raises UnknownBackup, CorruptObject."""
     with open_platform(site, platform_backup, None, lambda _: None) as platform:
         return {f"{fact['schema']}.{fact['name']}": fact for fact in platform.of("table")}
 
 
 def restore_config(
-    repository: Repository, component: Component, tables: Facts, target: DatabaseSettings
+    repository: Repository, component: Component, tables: TableFacts, target: DatabaseSettings
 ) -> dict[str, int]:
     """Load and prove all of the component; what was proved. Raises DrillFailed, CorruptObject, SchemaMismatch."""
     facts = sum(1 for _ in read_lines(repository, component.detail))  # to read one is to authenticate it
@@ -46,9 +46,9 @@ def restore_config(
     return {"config_tables": len(component.tables), "config_facts": facts}
 
 
-def _restore_table(repository: Repository, connection: Connection, summary: TableSummary, tables: Facts) -> None:
+def _restore_table(repository: Repository, connection: Connection, summary: TableSummary, tables: TableFacts) -> None:
     stored = read_table(repository, summary)
-    table = _as_it_was(tables, summary, stored.header)
+    table = _backed_up_table(tables, summary, stored.header)
     key = os.urandom(32)
     loaded, found = LineSums(key), LineSums(key)
     pieces = pieces_counted(table_rows(repository, stored), loaded)
@@ -63,7 +63,7 @@ def _restore_table(repository: Repository, connection: Connection, summary: Tabl
         )
 
 
-def _as_it_was(tables: Facts, summary: TableSummary, header: Mapping[str, Any]) -> MappedTable:
+def _backed_up_table(tables: TableFacts, summary: TableSummary, header: Mapping[str, Any]) -> MappedTable:
     """The table with the columns that the backup has, by itself: rows that lead to its tenant may not be there. Raises
     SchemaMismatch.
     """

@@ -1,4 +1,4 @@
-"""A drill: one tenant restored where nobody is hurt, proved, measured, thrown away.
+"""A drill: one tenant restored into a throw-away place, proved, measured, thrown away.
 
     database    a database of the drill's own: schema, shared rows, the tenant's rows, sequences, constraints. Each row group
                 read back must be the backup's, rows be as many, foreign keys hold, and the user's assertions be true
@@ -30,7 +30,7 @@ from sbh_pipelines.backup.drill.scenarios import PARTS, Part, parts_of
 from sbh_pipelines.backup.recover.recovery import RecoveryReport, rebuild
 from sbh_pipelines.backup.recover.tenant import TenantChoice
 from sbh_pipelines.backup.site.site import Site
-from sbh_pipelines.database.rebuild.throwaway import ThrowAway, drill_server, drop_leftovers
+from sbh_pipelines.database.rebuild.throwaway import ThrowawayDatabase, drill_server, drop_leftovers
 from sbh_pipelines.errors import SbhError, UnknownBackup
 from sbh_pipelines.model import BackupId, DrillId, Progress, ProgressSink, Tenant, parse_timestamp, timestamp
 from sbh_pipelines.placement import platform_tenant
@@ -167,19 +167,21 @@ class _Drill:
 
     def part(self, part: Part) -> PartResult:
         """Do one part, in a place that is gone afterwards. Raises what keeps it from beginning."""
-        work: Callable[[float, ThrowAway], PartResult] = self._database if part is Part.DATABASE else self._config
+        work: Callable[[float, ThrowawayDatabase], PartResult] = (
+            self._database if part is Part.DATABASE else self._config
+        )
         begun = time.monotonic()
         if part is Part.FILES:
-            return self._judged(begun, lambda: self._files(begun))
-        place = ThrowAway.create(self._site.settings, self._drill_id)
+            return self._result_of(begun, lambda: self._files(begun))
+        database = ThrowawayDatabase.create(self._site.settings, self._drill_id)
 
         def inside() -> PartResult:
-            with place:
-                return work(begun, place)
+            with database:
+                return work(begun, database)
 
-        return self._judged(begun, inside)
+        return self._result_of(begun, inside)
 
-    def _judged(self, begun: float, work: Callable[[], PartResult]) -> PartResult:
+    def _result_of(self, begun: float, work: Callable[[], PartResult]) -> PartResult:
         """What went wrong is the outcome, unless it may pass by itself: that says nothing of the backup, and is raised."""
         try:
             return work()
@@ -196,7 +198,7 @@ class _Drill:
             self._components = {n: read_component(self._repository, manifest, n) for n in manifest.component_names}
         return self._components
 
-    def _rebuilt(self, place: ThrowAway, tenants: Sequence[TenantChoice]) -> RecoveryReport:
+    def _recover(self, database: ThrowawayDatabase, tenants: Sequence[TenantChoice]) -> RecoveryReport:
         """What a recovery of these tenants into the drill's database reports.
 
         An older backup is restored into the schema of its time, the newest one into the newest.
@@ -206,7 +208,7 @@ class _Drill:
             until = parse_timestamp(read_manifest(self._repository, self._backup_id).recovery_point.time)
         report = rebuild(
             self._site,
-            place.settings,
+            database.settings,
             tenants,
             files=False,
             owners=False,
@@ -218,23 +220,23 @@ class _Drill:
         self.issues += [issue for issue in report.issues if str(issue) not in known]
         return report
 
-    def _database(self, begun: float, place: ThrowAway) -> PartResult:
+    def _database(self, begun: float, database: ThrowawayDatabase) -> PartResult:
         tables = [summary for name in PARENTS_FIRST for summary in self._parts()[name].tables]
-        report = self._rebuilt(place, [TenantChoice(self._tenant, self._backup_id)])
+        report = self._recover(database, [TenantChoice(self._tenant, self._backup_id)])
         raise_unless_restored(report)
         self._progress(Progress("drill: prove", self._tenant.id, 0, len(tables), "tables"))
         self.server_version, proof = prove_rows(
-            self._repository, tables, self._site.settings, place.settings, self._tenant.key
+            self._repository, tables, self._site.settings, database.settings, self._tenant.key
         )
         seconds = time.monotonic() - begun
         return PartResult(seconds, sum(t.rows for t in tables), sum(t.bytes for t in tables), 0, proof)
 
-    def _config(self, _: float, place: ThrowAway) -> PartResult:
+    def _config(self, _: float, database: ThrowawayDatabase) -> PartResult:
         """Timed from when the schema is there: after a configuration error the live database has it."""
         config = self._parts()[CONFIG]
-        facts = table_facts(self._site, self._rebuilt(place, []).platform_backup)
+        facts = table_facts(self._site, self._recover(database, []).platform_backup)
         begun = time.monotonic()
-        proof = restore_config(self._repository, config, facts, place.settings)
+        proof = restore_config(self._repository, config, facts, database.settings)
         rows, size = sum(t.rows for t in config.tables), sum(t.bytes for t in config.tables)
         return PartResult(time.monotonic() - begun, rows, size, 0, proof)
 

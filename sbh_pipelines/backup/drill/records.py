@@ -141,7 +141,7 @@ class DamagedDrill:
     error: CorruptObject
 
 
-def _error(fields: Mapping[str, Any] | None) -> SbhError | None:
+def _error(fields: Mapping[str, object] | None) -> SbhError | None:
     return error_from_dict(fields) if fields else None
 
 
@@ -203,7 +203,7 @@ def last_drills(site: Site, tenants: Sequence[Tenant]) -> list[tuple[Tenant, lis
 def choose_tenants(site: Site, tenants: Sequence[Tenant], number: int) -> list[Tenant]:
     """Whom to drill next: never drilled first, then those whose last drill is longest ago; of equals the first by slug.
 
-    A failed drill counts: whoever mends what it found repeats it by name. Tenants without a backup are passed over, for
+    A failed drill counts: once mended, it is repeated by name. Tenants without a backup are passed over, for
     there is nothing to restore: that they have none is for the recovery points to say.
     """
     ranked = sorted(last_drills(site, tenants), key=lambda found: (found[1][0] if found[1] else "", found[0].id))

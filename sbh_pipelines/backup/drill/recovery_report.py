@@ -1,6 +1,6 @@
 """How fast tenants came back in drills, and how much they would lose now, against what was promised.
 
-Recovery times are measured: the newest drill of each scenario counts, and a scenario that nobody drilled has no number.
+Recovery times are measured: the newest drill of each scenario counts, and a scenario that was never drilled has no number.
 A drill restores one tenant; the time of a complete failure of a fleet is at least that of its largest tenants together.
 Recovery points are as they stand now: of each data type (tier) the tenant that would lose most.
 

@@ -169,7 +169,7 @@ def _shared(open_drafts: OpenDrafts, writer: PackWriter, tenancy: TenancyMap, sn
 def _facts(open_drafts: OpenDrafts, writer: PackWriter, connection: Connection, tenancy: TenancyMap) -> Component:
     lines, counts, size = LineWriter(writer), dict[str, int](), 0
 
-    def add(kind: str, fact: Mapping[str, Any]) -> None:
+    def add(kind: str, fact: Mapping[str, object]) -> None:
         nonlocal size
         line = json_line({kind: fact})
         lines.add(line)
@@ -278,10 +278,10 @@ def open_platform(
         raise _no_backup() from None
     with repository:
         repository.load_index()
-        yield _chosen(repository, wanted, until, notice)
+        yield _select(repository, wanted, until, notice)
 
 
-def _chosen(
+def _select(
     repository: Repository, wanted: str, until: datetime | None, notice: Callable[[SbhError], None]
 ) -> OpenPlatformBackup:
     if wanted != "latest":

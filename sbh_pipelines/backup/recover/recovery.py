@@ -5,7 +5,7 @@
 
 Rows come before constraints, so that the server validates every one of them, and no trigger fires. What is done is noted in the
 target itself (`database/rebuild/run.py`): the same command, given again, goes on where a killed run stopped. A tenant
-that cannot be recovered keeps nobody else; it is reported, and a later run completes it.
+that cannot be recovered does not keep the others; it is reported, and a later run completes it.
 """
 
 import secrets
@@ -153,8 +153,8 @@ def rebuild(
             control.begin(restore_id, opened.id, requested_by, target.dsn)
             known = restore_id, opened.id
         recovery = _Recovery(site, target, control, opened, owners, until, progress, issues)
-        chosen, not_valid = recovery.run(tenants, files)
-        lines, phases = recovery.lines(chosen), control.phases()
+        choices, not_valid = recovery.run(tenants, files)
+        lines, phases = recovery.lines(choices), control.phases()
         complete = all(line.status == RESTORED for line in lines)
         scripts = [name for name in ("pre_data", "post_data") if phases[name]["skipped"]]
         report = RecoveryReport(
@@ -202,7 +202,7 @@ class _Recovery:
         """The tenants that were asked for, and the foreign keys that do not hold."""
         if tenants is None:
             tenants = known_tenants(self.site, self.platform, self.issues.append)
-        chosen = [one if isinstance(one, TenantChoice) else TenantChoice(one) for one in tenants]
+        choices = [one if isinstance(one, TenantChoice) else TenantChoice(one) for one in tenants]
         schema = Schema(
             self.site.settings.platform.psql, self.target, self.control, self.platform, self.owners, self.issues
         )
@@ -210,7 +210,7 @@ class _Recovery:
             self._step("roles", schema.make_roles)
         self._step("pre_data", lambda: schema.script(PRE_DATA, "pre_data"))
         self._step("shared", schema.load_shared)
-        self._timed("tenants", lambda: self._load_tenants(chosen))
+        self._timed("tenants", lambda: self._load_tenants(choices))
         self._step("post_data", lambda: schema.script(POST_DATA, "post_data"))
         not_valid = self._timed("foreign_keys", schema.foreign_keys)
         self._timed("sequences", schema.set_sequences)
@@ -220,12 +220,12 @@ class _Recovery:
         self._timed("proof", self._prove)
         if files:
             self._timed("files", self._put_files_back)
-        return chosen, not_valid
+        return choices, not_valid
 
-    def lines(self, chosen: Sequence[TenantChoice]) -> list[TenantRecovery]:
+    def lines(self, choices: Sequence[TenantChoice]) -> list[TenantRecovery]:
         """Of the tenants that were asked for, and of those that an earlier run loaded."""
         loaded = {tenant.tenant_id: tenant for tenant in self.control.tenants()}
-        names = dict.fromkeys((*(str(choice.tenant.id) for choice in chosen), *loaded))
+        names = dict.fromkeys((*(str(choice.tenant.id) for choice in choices), *loaded))
         return [_line(name, loaded.get(name), self.failed.get(name)) for name in names]
 
     # steps
@@ -255,9 +255,9 @@ class _Recovery:
             "post_data" in self.control.phases(),
         )
 
-    def _load_tenants(self, chosen: list[TenantChoice]) -> None:
+    def _load_tenants(self, choices: list[TenantChoice]) -> None:
         done = {tenant.tenant_id for tenant in self.control.tenants()}
-        waiting = [c for c in chosen if c.tenant.id not in done]
+        waiting = [c for c in choices if c.tenant.id not in done]
         target = self._load_target()
         listed = {fact["id"] for fact in self.platform.of("tenant")}
 
@@ -267,7 +267,7 @@ class _Recovery:
             except UnknownBackup:
                 if self.until is None or one.tenant.id in listed or one.backup_id != LATEST:
                     raise
-                chosen.remove(one)  # it came after that time: the platform backup does not know it
+                choices.remove(one)  # it came after that time: the platform backup does not know it
 
         # Past the constraints one by one: triggers that fire whatever the session says are turned off meanwhile.
         self._each("load", [(c.tenant.id, c) for c in waiting], load, 1 if target.constrained else None)

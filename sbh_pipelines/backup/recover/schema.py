@@ -9,7 +9,6 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sbh_pipelines.backup.contents.manifest import TableSummary
 from sbh_pipelines.backup.contents.stored_table import Group, read_table
@@ -70,7 +69,7 @@ class Schema:
             made = make_roles(connection, self.platform.of)
             self._note(connection, "roles", begun, {"made": made})
 
-    def _note(self, connection: Connection, name: str, begun: float, facts: Mapping[str, Any]) -> None:
+    def _note(self, connection: Connection, name: str, begun: float, facts: Mapping[str, object]) -> None:
         run(connection, note_phase(name, time.monotonic() - begun, facts), "note a step", name)
 
     def script(self, section: str, name: str) -> None:

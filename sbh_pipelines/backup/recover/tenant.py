@@ -134,7 +134,7 @@ def _load(
 ) -> None:
     begun, sums = time.monotonic(), dict[str, str]()
     components = [read_component(repository, manifest, name) for name in WITH_TABLES]
-    key, sequences = _described(repository, components[-1], tenant)
+    key, sequences = _key_and_sequences(repository, components[-1], tenant)
     summaries = [summary for component in components for summary in component.tables]
     with transaction(target.database, "recovery", _REPLICA if target.constrained else "BEGIN") as connection:
         tables = [
@@ -175,7 +175,7 @@ def _load_table(
     return counted.text() if counted is not None else None
 
 
-def _described(repository: Repository, config: Component, tenant: Tenant) -> tuple[str, dict[str, int]]:
+def _key_and_sequences(repository: Repository, config: Component, tenant: Tenant) -> tuple[str, dict[str, int]]:
     """The tenant's key, and the values of sequences, at the backup."""
     key: str | None = None
     sequences: dict[str, int] = {}
@@ -237,7 +237,7 @@ def _conflict(table: MappedTable, constraint: str, why: str) -> RestoreRefused:
 # the proof
 
 
-class _Expected:
+class _RowComparison:
     """A TableSink over the rows read back: compares with the backup's groups, or sums them up where it has layers."""
 
     def __init__(self, repository: Repository, stored: StoredTable, sums: str | None) -> None:
@@ -289,7 +289,7 @@ def _prove_tables(
         for summary in read_component(repository, manifest, name).tables:
             stored = read_table(repository, summary)
             table = _target_table(target, summary, stored, key)
-            if table is not None and not _same(repository, connection, summary, stored, table, key, sums):
+            if table is not None and not _rows_match(repository, connection, summary, stored, table, key, sums):
                 raise ProofFailed(
                     "The rows read back are not the backup's",
                     on=f"{table.full_name} of {repository.tenant}, {manifest.id}",
@@ -299,7 +299,7 @@ def _prove_tables(
                 )
 
 
-def _same(
+def _rows_match(
     repository: Repository,
     connection: Connection,
     summary: TableSummary,
@@ -308,7 +308,7 @@ def _same(
     key: str,
     sums: Mapping[str, str],
 ) -> bool:
-    sink = _Expected(repository, stored, sums.get(table.full_name))
+    sink = _RowComparison(repository, stored, sums.get(table.full_name))
 
     def plan(_: str) -> Iterator[int]:
         return (group.rows for group in read_table(repository, summary).groups)

@@ -8,8 +8,8 @@ Killed anywhere in between, some of the doomed manifests are gone and `listing.j
 goes by `manifests/` and drops the rest.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -20,11 +20,11 @@ from sbh_pipelines.backup.create.draft import AppliedRetention, Draft, DraftStat
 from sbh_pipelines.backup.create.drafts import OpenDrafts
 from sbh_pipelines.backup.retain.holds import Hold, drop_expired, list_holds, protected, read_holds
 from sbh_pipelines.backup.retain.policy import Verdict, decide, policy_of
+from sbh_pipelines.backup.retain.prune import lease_for
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.document import optional
 from sbh_pipelines.errors import CorruptObject, ForgetRefused, ObjectMissing, SbhError, UnknownBackup
 from sbh_pipelines.model import SAFETY, BackupId, BackupType, Tenant, TenantId, parse_timestamp, timestamp
-from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.settings import RetentionSettings
@@ -268,13 +268,14 @@ def forget(site: Site, tenant: Tenant, user_id: str, backup_id: BackupId | None,
         if backup_id is not None:
             raise
         return RetentionOutcome(tenant.id, dry_run, (), (), ())
-    with repository, _leased(site, tenant, dry_run) as still_ours:
+    with repository, ExitStack() as stack:
+        still_ours = None if dry_run else lease_for(site, tenant, "forget", stack).renew
         if backup_id is None:
             plan = policy_plan(repository, policy_of(site.settings.retention, tenant), explain=True)
             doomed = plan.doomed
         else:
             plan, doomed = named_plan(repository, backup_id, user_id), [backup_id]
-        if not dry_run:
+        if still_ours:
             plan = execute(repository, plan, doomed, still_ours, recorder(site, tenant, user_id))
     lines = [_line(verdict) for verdict in plan.verdicts]
     kept = {line.id for line in lines if line.keep}
@@ -291,23 +292,6 @@ def _line(verdict: Verdict) -> RetentionLine:
         keep=verdict.keep,
         reasons=verdict.reasons,
     )
-
-
-@contextmanager
-def _leased(site: Site, tenant: Tenant, dry_run: bool) -> Iterator[Callable[[], None]]:
-    """The tenant's lease, kept for the block; a dry run needs none. Yields what proves that it is still held."""
-    if dry_run:
-        yield lambda: None
-        return
-    store, prefix = site.backup_store(tenant)
-    seconds = site.settings.backup.lease_s
-    lease = leases.acquire(store, prefix, leases.new_owner("forget"), "forget", seconds, site.clock)
-    try:
-        with leases.LeaseKeeper(lambda: [lease], seconds / 6):
-            yield lease.renew
-    finally:
-        with suppress(SbhError):  # lost already: there is nothing to release
-            lease.release()
 
 
 def apply_retention(open_drafts: OpenDrafts, drafts: Sequence[Draft], dry_run: bool) -> list[Draft]:

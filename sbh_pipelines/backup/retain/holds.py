@@ -6,7 +6,7 @@ away. A pin protects one backup, a legal hold one backup or all of the tenant's,
 several legal holds; releasing one leaves the others. A third kind protects one backup until a time: those made before a
 restore, which an undo needs. The time is compared with that of the tenant's newest backup, as all of retention is.
 
-The signature lets nobody without the tenant's key say who placed a hold, and why. It cannot keep somebody with write
+Without the tenant's key it cannot be forged who placed a hold, and why. The signature cannot keep somebody with write
 access to the bucket from deleting one: that takes the bucket's object lock.
 """
 
@@ -219,7 +219,7 @@ def _place(
     key = repository.prefix + hold.key
     repository.store.put(key, signed(repository, _KIND, fields))
     try:
-        # Whoever forgets looks at the holds once more after deleting (see forget.py): either it sees this one and puts the
+        # `forget.py` looks at the holds once more after deleting: either it sees this one and puts the
         # backup back, or the backup was gone before, which shows now.
         _must_exist(repository, hold.backup_id)
     except UnknownBackup:

@@ -31,7 +31,13 @@ Bucket = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`rules` keep the backup; without any it is to be forgotten, and `dropped` says why."""
+    """What the policy says of one backup.
+
+    Attributes:
+        backup: The backup.
+        rules: The rules that keep it; without any it is to be forgotten.
+        dropped: Why it is to be forgotten.
+    """
 
     backup: BackupSummary
     rules: tuple[str, ...]

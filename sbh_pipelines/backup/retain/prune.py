@@ -22,7 +22,7 @@ from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.format import FIRST_EPOCH, Keys
 from sbh_pipelines.repository.index import Marks
 from sbh_pipelines.repository.keys.data_key import KeyPlace, read_key_object
-from sbh_pipelines.repository.prune import Report, carry_out
+from sbh_pipelines.repository.prune import Report, execute
 from sbh_pipelines.repository.prune_plan import (
     DAMAGED_REMEDY,
     Decision,
@@ -216,7 +216,7 @@ def _prune(
         needed = marks.count()
         ids = [str(manifest.id) for manifest in manifests]
         plan = make_plan(repository, marks, ids, now, _safety(settings), shape)
-        done = Report() if held is None else carry_out(repository, marks, plan, held.renew, progress)
+        done = Report() if held is None else execute(repository, marks, plan, held.renew, progress)
     return _Pruned(len(manifests), needed, plan, done)
 
 

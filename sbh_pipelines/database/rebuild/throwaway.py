@@ -45,7 +45,7 @@ def drill_server(settings: Settings) -> DatabaseSettings:
     return database.model_copy(update=changed)
 
 
-class ThrowAway:
+class ThrowawayDatabase:
     """A database of one drill. Made by `create`; the end of a `with` block drops it, whatever happened inside.
 
     An idle session in it shows other drills that it is in use.
@@ -57,7 +57,7 @@ class ThrowAway:
         self._guard: Connection = connect(self.settings, "drill guard")
 
     @classmethod
-    def create(cls, settings: Settings, drill_id: DrillId) -> "ThrowAway":
+    def create(cls, settings: Settings, drill_id: DrillId) -> "ThrowawayDatabase":
         """An empty database with the encoding and locale of the application's. Raises PrivilegeMissing."""
         server, name = drill_server(settings), f"sbh_{drill_id}"
         source = connect(settings.database, "drill")
@@ -89,7 +89,7 @@ class ThrowAway:
             _drop(server, name, force=True)
             raise
 
-    def __enter__(self) -> "ThrowAway":
+    def __enter__(self) -> "ThrowawayDatabase":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:

@@ -66,7 +66,7 @@ def expected(made: Made) -> set[str]:
     return kept
 
 
-class _Sixty:
+class _SixtyDays:
     def __init__(self, application: Application, clock: Clock) -> None:
         self.application, self.clock = application, clock
         self.chance = random.Random(60)
@@ -153,7 +153,7 @@ def _files(folder: Path) -> list[Path]:
 @pytest.mark.soak
 def test_sixty_days(application: Application, clock: Clock) -> None:
     """What is kept is what the policy says, storage stays bounded, and every kept backup restores."""
-    sixty = _Sixty(application, clock)
+    sixty = _SixtyDays(application, clock)
     sixty.back_up([ACME, BOLT], "full")
     for number in range(1, DAYS + 1):
         sixty.day(number)
