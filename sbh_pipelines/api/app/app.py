@@ -19,8 +19,7 @@ from starlette.types import ASGIApp
 from sbh_pipelines import __version__
 from sbh_pipelines.api.app.calls import Api
 from sbh_pipelines.api.app.gate import REQUEST_ID, USER, Gate
-from sbh_pipelines.api.app.rates import Rates
-from sbh_pipelines.api.app.workers import Workers
+from sbh_pipelines.api.app.limits import Rates, Workers
 from sbh_pipelines.api.routes import (
     approvals as routes_approvals,
 )
@@ -153,17 +152,18 @@ def _handle_errors(app: FastAPI, retry_after_s: int) -> None:
     def answer(request: Request, error: SbhError, refusal: Refusal | None = None, **more: Any) -> Response:
         user: UserContext | None = request.scope.get(USER)
         refusal = refusal or Refusal(error)
+        status = refusal.status or error.http_status
         document = problem(
             error,
             request.scope[REQUEST_ID],
             user,
-            status=refusal.status,
+            status=status,
             instance=ascii(request.scope["path"])[1:-1][:200],
             more={**refusal.more, **more},
         )
-        if document["status"] >= 500:
+        if status >= 500:
             _log.warning("Request %s: %s", request.scope[REQUEST_ID], error)
-        wait = {"retry_after_s": retry_after_s} if document["status"] == 429 else {}
+        wait = {"retry_after_s": retry_after_s} if status == 429 else {}
         return problem_response(document, refusal.headers, **wait)
 
     @app.exception_handler(SbhError)

@@ -10,12 +10,11 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sbh_pipelines.api.app.workers import Workers
+from sbh_pipelines.api.app.limits import Workers
 from sbh_pipelines.api.schema.problems import Refusal, problem, problem_response
 from sbh_pipelines.errors import RequestError, SbhError, TookTooLong, Unauthenticated
 from sbh_pipelines.security.policy import UserContext
@@ -190,7 +189,7 @@ def _shown(path: str) -> str:
 def _write_log(scope: Scope, sent: dict[str, int], began: float) -> None:
     user: UserContext | None = scope.get(USER)
     slug = Headers(scope=scope).get("x-tenant-slug", "")
-    line: dict[str, Any] = {
+    line: dict[str, object] = {
         "request_id": scope[REQUEST_ID],
         "client": (scope.get("client") or ("",))[0],
         "method": scope["method"],

@@ -7,7 +7,6 @@ of a request may dribble in. Bodies are bounded in `gate`.
 import asyncio
 import json
 import logging
-from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -58,7 +57,7 @@ class JsonLines(logging.Formatter):
     """One JSON object a line. The access log's message is one already."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {"at": timestamp(utc_now()), "level": record.levelname.lower(), "log": record.name}
+        line: dict[str, object] = {"at": timestamp(utc_now()), "level": record.levelname.lower(), "log": record.name}
         message = record.getMessage()
         if record.name == "sbh_pipelines.api.access":
             line |= json.loads(message)

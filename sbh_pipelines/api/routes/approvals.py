@@ -5,10 +5,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Path
 from starlette.responses import JSONResponse, Response
 
-from sbh_pipelines.api.app.calls import ACall
-from sbh_pipelines.api.schema import answers, documents, pages
-from sbh_pipelines.api.schema.bodies import AskBody, DecideBody
+from sbh_pipelines.api.app.calls import ACall, Call
+from sbh_pipelines.api.schema import answers, pages
+from sbh_pipelines.api.schema.bodies import AskBody, DecideBody, OverwritingBody
+from sbh_pipelines.api.schema.problems import error_fields
 from sbh_pipelines.api.schema.responses import READS, model_of
+from sbh_pipelines.errors import ApprovalNeeded
 
 router = APIRouter(prefix="/api/approvals", tags=["Approvals"])
 
@@ -23,7 +25,7 @@ async def list_approvals(call: ACall, limit: pages.Limit = 50, cursor: pages.Cur
     tenant = call.tenant()
     found, errors = await call.read(lambda: call.service.approvals.of(tenant, call.user))
     shown, following = pages.page(found, lambda a: (str(a["approval_id"]),), 1, limit, cursor)
-    issues = documents.issues([error.as_dict() for error in errors], call.user)
+    issues = [error_fields(error, call.user) for error in errors]
     return JSONResponse({"approvals": list(shown), "errors": issues, "next_cursor": following})
 
 
@@ -71,3 +73,18 @@ async def reject(
     return JSONResponse(
         await call.read(lambda: call.service.approvals.reject(approval_id, tenant, call.user, body.comment))
     )
+
+
+def check_approval(call: Call, tenant: str, body: OverwritingBody) -> None:
+    """Only whether one is given, and there; whether it allows exactly this is for the service, when the run uses it up.
+
+    Raises ApprovalNeeded, RequestError.
+    """
+    if body.approval_id is not None:
+        call.service.approvals.get(body.approval_id, tenant, call.user)
+    elif call.service.settings.approval.restore != "none" and body.break_glass is None:
+        raise ApprovalNeeded(
+            "Another person has to approve this",
+            why="approval.restore = 'two-person'",
+            remedy="ask for it: POST /api/approvals; then give its id as `approval_id`",
+        )

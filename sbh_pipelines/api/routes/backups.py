@@ -7,7 +7,7 @@ from fastapi import APIRouter, Body, Header, Path, Query
 from starlette.responses import JSONResponse, Response
 
 from sbh_pipelines.api.app.calls import ACall, ALaunchingCall, Call
-from sbh_pipelines.api.routes.approval import check_approval
+from sbh_pipelines.api.routes.approvals import check_approval
 from sbh_pipelines.api.runs import jobs
 from sbh_pipelines.api.runs.launches import Launch
 from sbh_pipelines.api.schema import answers, documents, pages

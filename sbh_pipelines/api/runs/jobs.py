@@ -4,15 +4,13 @@
 the caller named it, by which a repeated request is known.
 """
 
-from typing import Any
-
 from sbh_pipelines.api.runs import operations as ops
 from sbh_pipelines.api.runs.launches import Launch
 
 
 def create(tenant_id: str, backup_type: str, description: str | None) -> Launch:
     """A backup of one tenant, by the job that needs no partition to exist yet."""
-    config: dict[str, Any] = {"tenants": [tenant_id], "backup_type": backup_type}
+    config: dict[str, object] = {"tenants": [tenant_id], "backup_type": backup_type}
     if description is not None:
         config["description"] = description
     return Launch(
@@ -25,7 +23,7 @@ def create(tenant_id: str, backup_type: str, description: str | None) -> Launch:
     )
 
 
-def restore(tenant_id: str, backup_id: str, named: str, options: dict[str, Any]) -> Launch:
+def restore(tenant_id: str, backup_id: str, named: str, options: dict[str, object]) -> Launch:
     """A restore in place; `options` are fields of the job's configuration."""
     config = {"tenant": tenant_id, "backup_id": backup_id, "confirm": True, **options}
     return Launch(
@@ -51,7 +49,7 @@ def into_schema(tenant_id: str, backup_id: str, named: str, schema: str, tables:
     )
 
 
-def undo(tenant_id: str, restore_id: str, options: dict[str, Any]) -> Launch:
+def undo(tenant_id: str, restore_id: str, options: dict[str, object]) -> Launch:
     config = {"tenant": tenant_id, "restore_id": restore_id, "confirm": True, **options}
     return Launch(
         ops.UNDO,

@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from sbh_pipelines.api.runs import operations as ops
 from sbh_pipelines.api.runs.dagster import UNDER_WAY, Dagster, Run
@@ -31,8 +30,8 @@ class Launch:
     call: str
     action: str  # of the policy table
     job: str
-    config: Mapping[str, Any]
-    asked: Mapping[str, Any]
+    config: Mapping[str, object]
+    asked: Mapping[str, object]
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -101,5 +100,5 @@ class Launcher:
             )
 
 
-def _digest(parts: list[Any]) -> str:
+def _digest(parts: list[object]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]

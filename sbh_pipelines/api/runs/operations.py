@@ -7,7 +7,6 @@ has it. Which tenant a run is for, and who asked for it, is in its tags.
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Any
 
 from sbh_pipelines.api.runs.dagster import Event, Run
 from sbh_pipelines.api.schema.answers import Accepted, Operation, OperationLine, Status
@@ -122,9 +121,9 @@ def full(run: Run, events: Sequence[Event], user: UserContext, dagster_url: str 
     )
 
 
-def _result(call: str, events: Sequence[Event]) -> dict[str, Any]:
+def _result(call: str, events: Sequence[Event]) -> dict[str, object]:
     shown = _SHOWN.get(call, ())
-    result: dict[str, Any] = {}
+    result: dict[str, object] = {}
     for event in events:
         if event.kind in _RESULTS:
             result |= {name: event.metadata[name] for name in shown if event.metadata.get(name) is not None}

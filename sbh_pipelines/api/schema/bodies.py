@@ -60,7 +60,7 @@ _Scope: Any = create_model("_Scope", __base__=Body, **_SCOPE)
 class ScopeBody(_Scope):  # its fields are made of the declaration
     """Which part of the tenant; all of it where nothing is chosen."""
 
-    def options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, object]:
         """What is not as by default; the fields of the restore job's configuration."""
         return dict(self.model_dump(include=_DECIDING, exclude_defaults=True))
 
@@ -85,7 +85,7 @@ class OverwritingBody(Body):
         None, description="Instead of an approval, in an emergency: the reason. It is recorded, and people are alerted."
     )
 
-    def permission(self) -> dict[str, Any]:
+    def permission(self) -> dict[str, object]:
         return self.model_dump(include={"approval_id", "break_glass"}, exclude_none=True)
 
 

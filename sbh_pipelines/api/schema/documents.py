@@ -14,13 +14,13 @@ _BACKUP_KEYS = ("id", "tenant_id", "type", "region", "created_by", "created_at",
 _ID = re.compile(r"backup_\d{8}_\d{4}(?:_\d{2,4})?")
 
 
-def backup(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def backup(manifest: Mapping[str, object]) -> dict[str, object]:
     """One line of the list."""
     more = {name: manifest[name] for name in ("parent", "purpose", "requested_type") if manifest.get(name)}
     return {**{name: manifest.get(name) for name in _BACKUP_KEYS}, **more, "status": "completed"}
 
 
-def unfinished(status: BackupStatus, user: UserContext) -> dict[str, Any]:
+def unfinished(status: BackupStatus, user: UserContext) -> dict[str, object]:
     """One that runs or failed: there is no manifest yet."""
     fields = dict.fromkeys(_BACKUP_KEYS) | {
         "id": status.backup_id,
@@ -39,7 +39,7 @@ def _begun(backup_id: str) -> str:
     return timestamp(parse_timestamp(f"{parts[1]}T{parts[2]}00Z"))
 
 
-def backup_status(status: Mapping[str, Any], user: UserContext) -> dict[str, Any]:
+def backup_status(status: Mapping[str, Any], user: UserContext) -> dict[str, object]:
     shown = {name: status[name] for name in ("backup_id", "tenant_id", "status", "step") if name in status}
     if details := status.get("details"):
         fields = error_fields(error_from_dict(details), user)
@@ -47,7 +47,7 @@ def backup_status(status: Mapping[str, Any], user: UserContext) -> dict[str, Any
     return shown
 
 
-def damaged(errors: Sequence[SbhError], user: UserContext) -> list[dict[str, Any]]:
+def damaged(errors: Sequence[SbhError], user: UserContext) -> list[dict[str, object]]:
     found = []
     for error in errors:
         named = _ID.search(error.on)
@@ -55,23 +55,19 @@ def damaged(errors: Sequence[SbhError], user: UserContext) -> list[dict[str, Any
     return found
 
 
-def plan(document: Mapping[str, Any], user: UserContext) -> dict[str, Any]:
+def plan(document: Mapping[str, Any], user: UserContext) -> dict[str, object]:
     problems = [error_fields(error_from_dict(problem), user) for problem in document["problems"]]
     shown = {**document, "problems": problems}
     return shown if sees_internals(user) else {**shown, "target": scrub(str(document["target"]))}
 
 
-def validation(document: Mapping[str, Any], user: UserContext) -> dict[str, Any]:
+def validation(document: Mapping[str, Any], user: UserContext) -> dict[str, object]:
     return {**document, "issues": [issue_fields(issue, user) for issue in document["issues"]]}
 
 
-def restore(document: Mapping[str, Any], user: UserContext) -> dict[str, Any]:
+def restore(document: Mapping[str, Any], user: UserContext) -> dict[str, object]:
     error = document.get("error")
     if not isinstance(error, Mapping):
         return dict(document)
     fields = error_fields(error_from_dict(error), user) if "code" in error else dict(error)
     return {**document, "error": fields}
-
-
-def issues(found: Sequence[Mapping[str, Any]], user: UserContext) -> list[dict[str, Any]]:
-    return [error_fields(error_from_dict(one), user) for one in found]

@@ -7,7 +7,7 @@ what failed, the code, whether it may pass, and the request's id, under which th
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict, replace
 
 from starlette.responses import Response
 
@@ -39,22 +39,24 @@ def scrub(text: str) -> str:
     return _INTERNAL.sub("…", text)
 
 
-def error_fields(error: SbhError, user: UserContext | None) -> dict[str, Any]:
-    """`as_dict`, as far as this user may see it."""
-    fields = error.as_dict()
-    if sees_internals(user):
-        return fields
-    if isinstance(error, RequestError | RestoreError):
-        return {**fields, **{name: scrub(str(fields[name])) for name in ("what", "on", "why", "remedy")}}
-    return {**fields, "on": "", "why": "", "remedy": _LATER if error.transient else _ASK}
-
-
 def error_answer(error: SbhError, user: UserContext | None) -> ErrorAnswer:
-    """`error_fields`, as part of another answer."""
-    return ErrorAnswer(**error_fields(error, user))
+    """An error, as far as this user may see it."""
+    shown = ErrorAnswer(error.code, error.what, error.on, error.why, error.remedy, error.transient)
+    if sees_internals(user):
+        return shown
+    if isinstance(error, RequestError | RestoreError):
+        return replace(
+            shown, what=scrub(error.what), on=scrub(error.on), why=scrub(error.why), remedy=scrub(error.remedy)
+        )
+    return replace(shown, on="", why="", remedy=_LATER if error.transient else _ASK)
 
 
-def issue_fields(issue: Mapping[str, Any], user: UserContext | None) -> dict[str, Any]:
+def error_fields(error: SbhError, user: UserContext | None) -> dict[str, object]:
+    """`error_answer` as part of a document."""
+    return asdict(error_answer(error, user))
+
+
+def issue_fields(issue: Mapping[str, object], user: UserContext | None) -> dict[str, object]:
     """One issue of a validation, likewise; of a place the name within the repository stays."""
     if sees_internals(user):
         return dict(issue)
@@ -72,27 +74,27 @@ def problem(
     *,
     status: int | None = None,
     instance: str = "",
-    more: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+    more: Mapping[str, object] | None = None,
+) -> dict[str, object]:
     """The document. `status` is for what only HTTP knows, such as 405; else the error's own counts."""
-    fields = error_fields(error, user)
-    said = [fields["what"] + (f" ({fields['on']})" if fields["on"] else ""), fields["why"]]
+    shown = error_answer(error, user)
+    said = [shown.what + (f" ({shown.on})" if shown.on else ""), shown.why]
     return {
         "type": f"urn:sbh-pipelines:error:{error.code}",
-        "title": fields["what"],
+        "title": shown.what,
         "status": status or error.http_status,
         "detail": ": ".join(part for part in said if part),
         **({"instance": instance} if instance else {}),
-        **fields,
+        **asdict(shown),
         "request_id": request_id,
         **(more or {}),
     }
 
 
 def problem_response(
-    document: Mapping[str, Any], headers: Mapping[str, str] | None = None, retry_after_s: int = RETRY_AFTER_S
+    document: Mapping[str, object], headers: Mapping[str, str] | None = None, retry_after_s: int = RETRY_AFTER_S
 ) -> Response:
-    status = int(document["status"])
+    status = int(str(document["status"]))
     extra = dict(headers or {})
     if status in (429, 503) or (status == 409 and document.get("transient")):
         extra.setdefault("Retry-After", str(retry_after_s))
@@ -107,7 +109,7 @@ class Refusal(Exception):
     def __init__(
         self,
         error: SbhError,
-        more: Mapping[str, Any] | None = None,
+        more: Mapping[str, object] | None = None,
         headers: Mapping[str, str] | None = None,
         status: int | None = None,
     ) -> None:

@@ -90,8 +90,8 @@ def _on_the_wire(hint: Any) -> Any:
     return list.__class_getitem__(inner[0])  # sequences, sets
 
 
-def _problem(status: int) -> dict[str, Any]:
-    headers: dict[str, Any] = {}
+def _problem(status: int) -> dict[str, object]:
+    headers: dict[str, object] = {}
     if status in (429, 503):
         headers = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "string"}}}
     schema = {"$ref": "#/components/schemas/Problem"}
@@ -112,5 +112,5 @@ LAUNCHES: Responses = {
 
 def answered(others: Responses, status: int, result: type | None = None, description: str = "") -> Responses:
     """`others` with one more, a result."""
-    more: dict[str, Any] = {"description": description or "It has not changed."}
+    more: dict[str, object] = {"description": description or "It has not changed."}
     return {**others, status: more | ({"model": model_of(result)} if result else {})}

@@ -10,8 +10,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from sbh_pipelines.api.app.rates import Rates
-from sbh_pipelines.api.app.workers import Workers
+from sbh_pipelines.api.app.limits import Rates, Workers
 from sbh_pipelines.api.runs import jobs, operations
 from sbh_pipelines.api.runs.dagster import Event, Run
 from sbh_pipelines.api.runs.launches import Launch, _digest
