@@ -4,6 +4,7 @@ import hashlib
 import random
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -230,8 +231,8 @@ def test_other_tenants_and_excluded_prefixes_are_left_out(plain: Bucket) -> None
 
 def test_a_listing_of_several_pages_is_complete_and_sorted(plain: Bucket) -> None:
     names = [f"{n % 13}{sep}{n:04d}" for n in range(1100) for sep in ("/", "-")[: 1 + (n % 5 == 0)]]
-    for name in names:
-        plain.store.put("p/" + name, b"")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: plain.store.put("p/" + name, b""), names))
     listed = [info.key[2:] for info in list_files(plain.store, "p/", ())]
     assert listed == sorted(names, key=str.encode)
 

@@ -57,7 +57,7 @@ def test_an_index_comes_back(listed: list[tuple[bytes, int, int, list[Entry]]]) 
     assert found == listed
 
 
-@settings(max_examples=examples(300))
+@settings(max_examples=examples(100))
 @given(st.lists(packs, min_size=1, max_size=4), st.data())
 def test_a_shortened_index_is_corrupt_or_ends_at_a_pack(
     listed: list[tuple[bytes, int, int, list[Entry]]], data: st.DataObject
@@ -71,7 +71,7 @@ def test_a_shortened_index_is_corrupt_or_ends_at_a_pack(
     assert found == listed[: len(found)]
 
 
-@settings(max_examples=examples(400))
+@settings(max_examples=examples(130))
 @given(st.binary(max_size=400), st.integers(0, 2**64))
 def test_garbage_is_corrupt_and_nothing_else(garbage: bytes, size: int) -> None:
     only_corrupt(lambda: list(unpack_entries(garbage, "the place")))

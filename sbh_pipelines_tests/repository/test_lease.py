@@ -92,7 +92,11 @@ class AllReadFirst(MemoryStore):
 
     def __init__(self, readers: int) -> None:
         super().__init__()
-        self._readers = threading.Barrier(readers)
+        self._readers = threading.Barrier(readers, action=self._part)
+        self.together = False
+
+    def _part(self) -> None:
+        """All have read once: from now on each goes its way."""
         self.together = False
 
     def get_with_etag(self, key: str) -> tuple[bytes, str]:
@@ -101,7 +105,7 @@ class AllReadFirst(MemoryStore):
         finally:
             if self.together and threading.current_thread() is not threading.main_thread():
                 with suppress(threading.BrokenBarrierError):
-                    self._readers.wait(1)
+                    self._readers.wait(10)
 
 
 @pytest.mark.parametrize("state", ["never taken", "expired"])

@@ -3,6 +3,7 @@
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -141,8 +142,8 @@ def race(threads: int, work: Callable[[int], object], loses: type[SbhError]) -> 
 
 def test_long_listings_are_complete_and_deletes_come_in_batches(store: Store, prefix: str) -> None:
     keys = {f"{prefix}{n % 7}/{n:04d}" for n in range(1203)}
-    for key in keys:
-        store.put(key, b"x")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: store.put(key, b"x"), keys))
     assert {o.key for o in store.list(prefix)} == keys
     assert {o.key for o in store.list(prefix + "3/")} == {k for k in keys if k.startswith(prefix + "3/")}
     store.delete(iter(sorted(keys)))

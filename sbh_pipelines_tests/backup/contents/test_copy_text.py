@@ -130,13 +130,13 @@ _items = st.none() | st.text('ab,{}"\\ \n;:N', max_size=5) | st.sampled_from(["N
 _nested = st.lists(_items, max_size=5) | st.lists(st.lists(_items, min_size=1, max_size=3), min_size=1, max_size=3)
 
 
-@settings(max_examples=examples(100))
+@settings(max_examples=examples(40))
 @given(_nested)
 def test_arrays_are_read_as_they_were_written(items: list[Any]) -> None:
     assert parse_array(_array_text(items)) == items
 
 
-@settings(max_examples=examples(100))
+@settings(max_examples=examples(40))
 @given(st.text('{},"\\a=[0:1]', max_size=12))
 def test_malformed_arrays_are_value_errors_and_nothing_else(text: str) -> None:
     with suppress(ValueError):

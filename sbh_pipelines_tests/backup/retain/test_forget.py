@@ -699,6 +699,8 @@ def test_only_admins_of_the_tenant_forget_and_hold(stored: ManifestRepository) -
 def test_the_commands(sbh: Sbh, settings_file: Path, sample_service: BackupService) -> None:
     """Pin, hold, forget, release on a real S3 server, as tables and as JSON."""
     slug = "tenant-5"
+    store, prefix = site_of(sample_service).backup_store(sample_service.tenants.find(slug))
+    store.delete([o.key for o in store.list(prefix)])  # what other tests have left
     repository = site_of(sample_service).repository(sample_service.tenants.find(slug), create=True)
     made = [BackupId.at(START + n * timedelta(minutes=1)) for n in range(5)]
     for n, backup_id in enumerate(made):

@@ -80,14 +80,14 @@ def streams(draw: st.DrawFn) -> tuple[list[list[bytes]], Any]:
     return rows, lambda: iter(lambda: noise.choice(writes), None)
 
 
-@settings(max_examples=examples(150))
+@settings(max_examples=examples(50))
 @given(streams())
 def test_groups_are_those_of_a_naive_cutter(stream: tuple[list[list[bytes]], Any]) -> None:
     tenants, sizes = stream
     assert cut(tenants, sizes()) == naive(tenants)
 
 
-@settings(max_examples=examples(150))
+@settings(max_examples=examples(50))
 @given(streams())
 def test_a_tenants_groups_do_not_depend_on_the_others(stream: tuple[list[list[bytes]], Any]) -> None:
     """A batch and a backup of one tenant give the same chunks, else nothing would be reused between them."""
@@ -96,7 +96,7 @@ def test_a_tenants_groups_do_not_depend_on_the_others(stream: tuple[list[list[by
     assert together == [cut([rows], sizes())[0] for rows in tenants]
 
 
-@settings(max_examples=examples(100))
+@settings(max_examples=examples(40))
 @given(streams())
 def test_nothing_is_lost_and_every_group_ends_with_a_row(stream: tuple[list[list[bytes]], Any]) -> None:
     tenants, sizes = stream
@@ -106,7 +106,7 @@ def test_nothing_is_lost_and_every_group_ends_with_a_row(stream: tuple[list[list
         assert all(text.endswith(b"\n") and text.count(b"\n") == n > 0 for text, n in own)
 
 
-@settings(max_examples=examples(100))
+@settings(max_examples=examples(40))
 @given(streams(), st.data())
 def test_a_plan_is_followed(stream: tuple[list[list[bytes]], Any], data: st.DataObject) -> None:
     """Reading back with the numbers of rows of each group gives the same groups; any other plan, other groups of the same rows."""
@@ -118,7 +118,7 @@ def test_a_plan_is_followed(stream: tuple[list[list[bytes]], Any], data: st.Data
         assert b"".join(text for text, _ in found) == b"".join(rows)
 
 
-@settings(max_examples=examples(100))
+@settings(max_examples=examples(40))
 @given(streams(), st.integers(-3, 3).filter(bool))
 def test_a_stream_of_another_length_is_told(stream: tuple[list[list[bytes]], Any], more: int) -> None:
     """One row too few or too many for what was counted on the same snapshot."""
