@@ -8,7 +8,7 @@ the whole table.
 from dataclasses import dataclass
 
 from sbh_pipelines.database.merge.merge import TableMerge
-from sbh_pipelines.database.schema.catalog import UniqueKey
+from sbh_pipelines.database.schema.catalog import Table, UniqueKey
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.database.session.sql import from_only, ident
@@ -40,7 +40,7 @@ def foreseen(connection: Connection, merge: TableMerge) -> list[tuple[str, int]]
         with translated("look for conflicts", merge.table.full_name):
             cursor = connection.cursor()
             cursor.execute(
-                f"SELECT count(*) FROM {todo} a WHERE EXISTS (SELECT FROM {others} l WHERE {_both(key, 'a', 'l')} AND {stays})"
+                f"SELECT count(*) FROM {todo} a WHERE EXISTS (SELECT FROM {others} l WHERE {both(key, 'a', 'l')} AND {stays})"
             )
             rows = cursor.fetchone()[0]
             if all(operator.endswith(".=)") for operator in key.operators):
@@ -48,7 +48,7 @@ def foreseen(connection: Connection, merge: TableMerge) -> list[tuple[str, int]]
                 cursor.execute(
                     f"WITH a AS MATERIALIZED (SELECT row_number() OVER () AS sbh_nr, * FROM {todo} n)"
                     " SELECT count(*) FROM a WHERE EXISTS"
-                    f" (SELECT FROM a b WHERE {_both(key, 'a', 'b')} AND b.sbh_nr <> a.sbh_nr)"
+                    f" (SELECT FROM a b WHERE {both(key, 'a', 'b')} AND b.sbh_nr <> a.sbh_nr)"
                 )
                 rows = max(rows, cursor.fetchone()[0])
             if rows:
@@ -62,27 +62,31 @@ def deferred(connection: Connection, table: MappedTable, tenant_key: str) -> lis
     for key in table.table.unique_keys:
         if not key.deferrable:
             continue
-        rows = (
-            f"(SELECT tableoid AS part, ctid AS place, {_elements(key)} FROM {from_only(table.table)}"
-            f"{f' WHERE {key.predicate}' if key.predicate else ''})"
-        )
+        rows = rows_of_key(table.table, key)
         with translated("check a deferrable constraint", table.full_name):
             cursor = connection.cursor()
             cursor.execute(
                 f"SELECT count(*) FROM (SELECT t.tableoid AS part, t.ctid AS place FROM {table.source}"
                 f" WHERE {table.tenant_is([tenant_key])}) m JOIN {rows} a ON a.part = m.part AND a.place = m.place"
-                f" WHERE EXISTS (SELECT FROM {rows} b WHERE (b.part, b.place) <> (a.part, a.place) AND {_both(key, 'a', 'b')})"
+                f" WHERE EXISTS (SELECT FROM {rows} b WHERE (b.part, b.place) <> (a.part, a.place) AND {both(key, 'a', 'b')})"
             )
             if count := cursor.fetchone()[0]:
                 found.append((key.name, count))
     return found
 
 
+def rows_of_key(table: Table, key: UniqueKey) -> str:
+    """A subquery of the rows that the key speaks of: where each lies (part, place) and its elements, for `both`."""
+    where = f" WHERE {key.predicate}" if key.predicate else ""
+    return f"(SELECT tableoid AS part, ctid AS place, {_elements(key)} FROM {from_only(table)}{where})"
+
+
 def _elements(key: UniqueKey) -> str:
     return ", ".join(f"{text} AS sbh_e{nth}" for nth, text in enumerate(key.elements))
 
 
-def _both(key: UniqueKey, one: str, other: str) -> str:
+def both(key: UniqueKey, one: str, other: str) -> str:
+    """The condition that the rows under two aliases are in conflict by the key."""
     return " AND ".join(
         f"({one}.sbh_e{nth} {operator} {other}.sbh_e{nth}"
         + (f" OR {one}.sbh_e{nth} IS NULL AND {other}.sbh_e{nth} IS NULL)" if key.nulls_equal else ")")

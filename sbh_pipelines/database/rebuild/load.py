@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from sbh_pipelines.database.merge.conflicts import both, rows_of_key
 from sbh_pipelines.database.schema.catalog import ForeignKey, Table, UniqueKey
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, copy_in, translated
@@ -195,20 +196,9 @@ def dangling(connection: Connection, child: MappedTable, tenant_key: str, parent
 
 def doubled(connection: Connection, table: Table, key: UniqueKey) -> bool:
     """Whether two rows are in conflict by a constraint that a replica session does not check."""
-    elements = ", ".join(f"{text} AS e{nth}" for nth, text in enumerate(key.elements))
-    rows = (
-        f"(SELECT tableoid AS part, ctid AS place, {elements} FROM {from_only(table)}"
-        f"{f' WHERE {key.predicate}' if key.predicate else ''})"
-    )
-    both = " AND ".join(
-        f"(a.e{nth} {operator} b.e{nth}" + (f" OR a.e{nth} IS NULL AND b.e{nth} IS NULL)" if key.nulls_equal else ")")
-        for nth, operator in enumerate(key.operators)
-    )
-    return _exists(
-        connection,
-        f"SELECT FROM {rows} a JOIN {rows} b ON (b.part, b.place) <> (a.part, a.place) AND {both}",
-        table.full_name,
-    )
+    rows = rows_of_key(table, key)
+    query = f"SELECT FROM {rows} a JOIN {rows} b ON (b.part, b.place) <> (a.part, a.place) AND {both(key, 'a', 'b')}"
+    return _exists(connection, query, table.full_name)
 
 
 def _exists(connection: Connection, query: str, table: str) -> bool:
