@@ -5,7 +5,7 @@
     pack                           one object of many sealed chunks, and the pipeline that fills and uploads them
     index                          which packs hold which chunks; can be rebuilt from the packs
     documents                      components, manifests, records: sealed or signed JSON
-    repository                     opened: writes and reads all of these
+    open_repository, repository    its keys are unwrapped or made; then it writes and reads all of these
     lease                          the right to write, for a while
     prune_plan, prune, retirement  what no backup needs: decided, retired, removed
     format                         keys of objects and byte layouts, as docs/format.md has them

@@ -1,4 +1,4 @@
-"""One tenant's repository: opening it, finding and reading chunks, writing documents.
+"""One tenant's repository: finding and reading chunks, writing documents.
 
 Open for reading: nothing is written. Open for writing: the data key is created if there is none. Both read the index
 objects and the list of packs; a pack that no index names (its writer was killed) is opened by its own directory, so what
@@ -8,7 +8,7 @@ was stored is reused; an index entry whose pack is gone is not believed, so what
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -19,7 +19,6 @@ from sbh_pipelines.errors import (
     RepositoryError,
     SbhError,
     StoreError,
-    UnknownBackup,
 )
 from sbh_pipelines.model import TenantId
 from sbh_pipelines.repository.documents import Documents
@@ -38,11 +37,9 @@ from sbh_pipelines.repository.format import (
     unpack_trailer,
 )
 from sbh_pipelines.repository.index import ChunkIndex, Location
-from sbh_pipelines.repository.keys.data_key import EPOCH, KeyPlace, KeyRing, create_data_key, open_key_ring, read_epoch
 from sbh_pipelines.repository.pack import PackPipeline, PackWriter
 from sbh_pipelines.repository.retirement import Retirement, read_retirement, retirement_object
-from sbh_pipelines.repository.seal import DIRECTORY, INDEX, Sealer, name_key_of
-from sbh_pipelines.security.keys import KeyProvider
+from sbh_pipelines.repository.seal import DIRECTORY, INDEX, Sealer
 from sbh_pipelines.stores.base import ObjectInfo, ObjectStore
 
 _CACHED_CHUNKS = 4
@@ -69,7 +66,7 @@ class Directory(NamedTuple):
 
 
 class Repository(Documents):
-    """Use `open_repository`. Thread-safe for reading; one PackWriter per step for writing."""
+    """Opened by `open_repository`. Thread-safe for reading; one PackWriter per step for writing."""
 
     def __init__(self, store: ObjectStore, prefix: str, tenant: TenantId, sealer: Sealer) -> None:
         super().__init__(store, prefix, tenant, sealer)
@@ -380,57 +377,3 @@ class Repository(Documents):
         key = Keys.index(backup_id, stage, hashlib.sha256(body).hexdigest()[:16])
         self.store.put(self.prefix + key, body)
         return key
-
-
-def open_repository(
-    store: ObjectStore,
-    prefix: str,
-    tenant: TenantId,
-    region: str,
-    keys: KeyProvider,
-    *,
-    create: bool,
-    compression_level: int = 1,
-    admit: Callable[[], None] = lambda: None,
-) -> Repository:
-    """Unwrap (or, with `create`, make) the tenant's data key; the index is not read yet, see `load_index`.
-
-    `admit` is asked where there is no key: it raises for a tenant that was erased. Raises UnknownBackup when there is no
-    repository and `create` is false, and the key provider's errors.
-    """
-    ring, new = _key_ring(store, prefix, tenant, region, keys, create, admit)
-    repository = Repository(store, prefix, tenant, ring.sealer(tenant, compression_level))
-    repository.new = new
-    return repository
-
-
-def _key_ring(
-    store: ObjectStore,
-    prefix: str,
-    tenant: TenantId,
-    region: str,
-    keys: KeyProvider,
-    create: bool,
-    admit: Callable[[], None],
-) -> tuple[KeyRing, bool]:
-    """The keys, and whether they were made just now."""
-    key = prefix + Keys.data_key(EPOCH)
-    try:
-        return open_key_ring(store, prefix, tenant, region, keys), False
-    except ObjectMissing:
-        pass
-    admit()
-    if next(store.list(prefix + Keys.MANIFESTS), None) is not None:
-        # To say that there are none, or to make a new key, would hide that they have become unreadable.
-        raise CorruptObject(
-            "The tenant's data key is gone, but its backups are there",
-            on=store.url(key),
-            remedy="restore the key object from the bucket's older version",
-        )
-    if not create:
-        raise UnknownBackup(
-            "The tenant has no backups", on=str(tenant), remedy=f"make one: `sbh backup create {tenant}`"
-        )
-    data_key, new = create_data_key(store, prefix, tenant, region, keys)
-    place = KeyPlace(store, prefix, tenant, region, keys)
-    return KeyRing(EPOCH, data_key, name_key_of(data_key), lambda epoch: read_epoch(place, epoch)[0]), new

@@ -10,7 +10,8 @@ from sbh_pipelines.model import Clock, Tenant
 from sbh_pipelines.placement import PLATFORM, Place, audit_place, backup_place, catalog_place, files_place
 from sbh_pipelines.repository.catalog.catalog import Catalog, open_catalog
 from sbh_pipelines.repository.catalog.erased import refuse_erased
-from sbh_pipelines.repository.repository import Repository, open_repository
+from sbh_pipelines.repository.open_repository import open_repository
+from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.security.keys import KeyProvider, open_key_provider
 from sbh_pipelines.settings import Settings, StorageSettings
 from sbh_pipelines.settings.locality import require_tls

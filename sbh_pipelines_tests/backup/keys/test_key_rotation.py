@@ -28,7 +28,7 @@ from sbh_pipelines.errors import (
 )
 from sbh_pipelines.model import TenantId
 from sbh_pipelines.repository.format import Keys, seal_epoch
-from sbh_pipelines.repository.repository import open_repository
+from sbh_pipelines.repository.open_repository import open_repository
 from sbh_pipelines.security.keys import LocalKeyFile
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.stores.local import open_local

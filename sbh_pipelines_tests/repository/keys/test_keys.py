@@ -21,7 +21,8 @@ from sbh_pipelines.errors import (
     UnknownBackup,
 )
 from sbh_pipelines.model import TenantId
-from sbh_pipelines.repository.repository import Repository, open_repository
+from sbh_pipelines.repository.open_repository import open_repository
+from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.security.keys import AwsKms, KeyProvider, LocalKeyFile
 from sbh_pipelines_tests.support.memory_store import MemoryStore
 
