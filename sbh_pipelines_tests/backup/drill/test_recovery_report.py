@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sbh_pipelines.backup.drill.records import DrillRecord, ScenarioResult, keep_record
+from sbh_pipelines.backup.drill.records import ScenarioResult, keep_record
 from sbh_pipelines.backup.drill.recovery_report import RecoveryPointAge, RecoveryTime, recovery_report
 from sbh_pipelines.backup.drill.scenarios import SCENARIOS
 from sbh_pipelines.backup.site.site import Site
@@ -16,6 +16,7 @@ from sbh_pipelines.model import BackupId, DrillId, RecoveryPoint, Tenant, Tenant
 from sbh_pipelines.repository.catalog.records import TenantRecord
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.settings import Settings
+from sbh_pipelines_tests.support.drills import drill_record
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 REGION = "eu-west-1"
@@ -43,22 +44,8 @@ def drilled(site: Site, of: Tenant, days_ago: float, seconds: float | None, scen
     drill = DrillId.at(at, "abcdef")
     status, error = ("failed", ERROR) if seconds is None else ("passed", None)
     one = ScenarioResult(scenario, status, error, seconds or 1.0, None, None, None, 1, 100, 0, {})
-    record = DrillRecord(
-        drill_id=drill,
-        tenant_id=of.id,
-        backup_id=BackupId("backup_20260101_0000"),
-        status=status,
-        error=error,
-        scenarios=[one],
-        issues=(),
-        tier=of.tier,
-        recovery_point_age_s=60.0 * days_ago,
-        recovery_point_objective_s=None,
-        drilled_by="tester",
-        started_at=timestamp(at),
-        finished_at=timestamp(at),
-        versions={},
-    )
+    more = {"tier": of.tier, "recovery_point_age_s": 60.0 * days_ago, "finished_at": timestamp(at)}
+    record = drill_record(drill, of.id, error, [one], **more)
     repository = site.repository(of, create=True)
     keep_record(repository, record)
     repository.close()

@@ -16,11 +16,12 @@ from sbh_pipelines.backup.health.findings import ALL_CHECKS, CHECKS
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.backup.service import service as services
 from sbh_pipelines.embedded.servers.stack import Stack
-from sbh_pipelines.errors import AccessDenied, SbhError, UnknownTenant
+from sbh_pipelines.errors import AccessDenied, DrillFailed, SbhError, UnknownTenant
 from sbh_pipelines.model import BackupId, Clock, RecoveryPoint, TenantId, timestamp, utc_now
 from sbh_pipelines.repository.catalog.records import TenantRecord
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
+from sbh_pipelines_tests.support.drills import drill_record
 from sbh_pipelines_tests.support.kms_proxy import kms_proxy
 from sbh_pipelines_tests.support.site import site_of
 
@@ -266,13 +267,9 @@ def test_a_drill_that_failed_and_drills_that_are_overdue(
     overdue = later(days=11).check_backup_health(ADMIN)
     assert "drill_overdue" in {issue["kind"] for issue in overdue["issues"]}
     with_repository = site_of(service).repository(application.tenant())
-    error = {"code": "SBH-705", "what": "A drill failed", "on": ACME, "why": "rows differ", "remedy": "look"}
-    for name, status in (("drill_20260101_000000_aaaaaa", "passed"), ("drill_20260102_000000_aaaaaa", "failed")):
-        record = {"drill_id": name, "tenant_id": ACME, "status": status, "scenarios": [], "issues": []}
-        finished = utc_now().isoformat()
-        keep_record(
-            with_repository, {**record, "error": error if status == "failed" else None, "finished_at": finished}
-        )
+    error = DrillFailed("A drill failed", on=ACME, why="rows differ", remedy="look")
+    for name, failure in (("drill_20260101_000000_aaaaaa", None), ("drill_20260102_000000_aaaaaa", error)):
+        keep_record(with_repository, drill_record(name, ACME, failure, finished_at=utc_now().isoformat()))
     with_repository.close()
     found = service.check_backup_health(ADMIN)
     assert wrong(found) == {"drills_passed"}

@@ -73,8 +73,8 @@ def test_a_new_server_gets_the_roles_but_no_password(application: Application) -
     """Settings and privileges of the database, too; owners are who they were."""
     service = application.service(platform=PROGRAMS)
     service.backups.create_all([ACME, BOLT], ADMIN)
-    manifest = service.platform.create(ADMIN)
-    assert manifest.components["database"].counts["role"] >= 4
+    made = service.platform.create(ADMIN)
+    assert made.manifest.components["database"].counts["role"] >= 4
     application.database.run("ALTER TABLE notes OWNER TO app")
     service.platform.create(ADMIN)
     before = application.database.ask(_ROLE_FACTS)

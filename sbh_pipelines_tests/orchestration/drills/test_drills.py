@@ -16,12 +16,12 @@ from sbh_pipelines.definitions import defs
 from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.embedded.servers.layout import Layout
 from sbh_pipelines.errors import CorruptObject, SbhError, SourceUnavailable, UnknownBackup
-from sbh_pipelines.model import BackupId, DrillId, TenantId
 from sbh_pipelines.orchestration.common.timetable import Timetable
 from sbh_pipelines.orchestration.drills.jobs import drill_timetable, tenant_drill, weekly_drill
 from sbh_pipelines.orchestration.drills.report import DRILL_ASSET, REPORT_ASSET
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.orchestration.conftest import Run
+from sbh_pipelines_tests.support.drills import drill_record
 from sbh_pipelines_tests.support.fakes import FakeService
 from sbh_pipelines_tests.support.fix_stack import RealRun, Site
 
@@ -62,21 +62,9 @@ class FakeDrills:
             files=2,
             proof={"tables": 1},
         )
-        return DrillRecord(
-            drill_id=DrillId("drill_20260301_050000_abcdef"),
-            tenant_id=TenantId(tenant_id),
-            backup_id=BackupId("backup_20260102_0304"),
-            status=status,
-            error=error,
-            scenarios=[result(scenario) for scenario in SCENARIOS],
-            issues=[DAMAGE] if tenant_id in self.noted else [],
-            tier="critical",
-            recovery_point_age_s=60.0,
-            recovery_point_objective_s=None,
-            drilled_by="dagster",
-            started_at="2026-03-01T05:00:00Z",
-            finished_at="2026-03-01T05:00:02Z",
-            versions={},
+        issues = (DAMAGE,) if tenant_id in self.noted else ()
+        return drill_record(
+            "drill_20260301_050000_abcdef", tenant_id, error, [result(s) for s in SCENARIOS], issues=issues
         )
 
     def report(self, user_ctx: Any, tenant_ids: Any = ()) -> RecoveryObjectives:
