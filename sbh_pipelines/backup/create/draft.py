@@ -56,36 +56,63 @@ class Draft:
     """A backup in the making: what one step hands to the next. Small; holds references and counters, never data.
 
     Each step returns a new Draft. A step that fails for one tenant returns that tenant's draft with status FAILED and
-    the error's fields; the other tenants of the batch go on. Steps pass FAILED drafts through untouched.
+    the error; the other tenants of the batch go on. Steps pass FAILED drafts through untouched.
+
+    Attributes:
+        tenant: Whose backup it is.
+        backup_id: Its id; not chosen for good before it holds a lease.
+        type: What is made; differs from `requested` where there was no parent.
+        created_by: The user who asked for it.
+        created_at: When it was begun, ISO 8601, UTC.
+        lease_owner: Who holds the tenant's lease for it; empty before it is started.
+        description: A note for the manifest.
+        requested: The type asked for.
+        reason: Why `type` is not `requested`.
+        parent: The backup it builds on; None for a full one.
+        reread: Table, or `files` -> why all of it was read and not only what changed.
+        unchanged_since: With UNCHANGED: the backup that describes the tenant.
+        status: How far it is.
+        error: With FAILED: why.
+        step: The last step that touched it.
+        recovery_point: The instant it describes, once its tables are read.
+        components: Its parts so far, by name.
+        counters: What the steps counted, by name; seconds where the name says so.
+        objects: Index objects that it wrote, below the tenant's prefix.
+        manifest: Signed, once it is prepared; published by `verify_checksums`.
+        retention: What retention did after it.
+        purpose: Why it is made, where that is not to have a backup.
+        via: The face its creator came through, for the audit trail.
+        begun: `created_at` to the microsecond: what the duration is counted from.
     """
 
     tenant: Tenant
     backup_id: BackupId
-    type: BackupType  # what is made; differs from `requested` where there was no parent
+    type: BackupType
     created_by: str
     created_at: str
     lease_owner: str
     description: str | None = None
-    requested: BackupType | None = None  # the type asked for
-    reason: str | None = None  # why `type` is not `requested`
-    parent: BackupId | None = None  # the backup it builds on; None for a full
-    reread: Mapping[str, str] = field(default_factory=dict)  # table -> why all of it was read and not only what changed
-    unchanged_since: BackupId | None = None  # with UNCHANGED: the backup that describes the tenant
+    requested: BackupType | None = None
+    reason: str | None = None
+    parent: BackupId | None = None
+    reread: Mapping[str, str] = field(default_factory=dict)
+    unchanged_since: BackupId | None = None
     status: DraftStatus = DraftStatus.RUNNING
-    error: Mapping[str, Any] | None = None  # SbhError.as_dict()
-    step: str = "begin"  # the last step that touched it
+    error: SbhError | None = None
+    step: str = "begin"
     recovery_point: RecoveryPoint | None = None
     components: Mapping[str, Component] = field(default_factory=dict)
-    counters: Mapping[str, float] = field(default_factory=dict)  # what the steps counted, by name
-    objects: tuple[str, ...] = ()  # index objects this backup wrote, below the prefix
+    counters: Mapping[str, float] = field(default_factory=dict)
+    objects: tuple[str, ...] = ()
     manifest: Manifest | None = None
     retention: AppliedRetention | None = None
-    purpose: str = ""  # why it is made, where that is not to have a backup: SAFETY
-    via: str = ""  # the face its creator came through, for the audit trail
-    begun: str = ""  # `created_at` to the microsecond: what the duration is counted from
+    purpose: str = ""
+    via: str = ""
+    begun: str = ""
 
     def failed(self, step: str, error: SbhError) -> "Draft":
-        return replace(self, status=DraftStatus.FAILED, step=step, error=error.as_dict())
+        # A copy: the error's own traceback would keep alive what the failed step had open.
+        return replace(self, status=DraftStatus.FAILED, step=step, error=error_from_dict(error.as_dict()))
 
     def with_counters(self, **more: float) -> "Draft":
         """Add to the counters (they are sums)."""
@@ -95,6 +122,7 @@ class Draft:
         document = {f: getattr(self, f) for f in self.__slots__}
         document["tenant"] = asdict(self.tenant)
         document["recovery_point"] = asdict(self.recovery_point) if self.recovery_point else None
+        document["error"] = self.error.as_dict() if self.error else None
         document["manifest"] = dict(self.manifest.document) if self.manifest else None
         document["components"] = {name: c.as_dict() for name, c in self.components.items()}
         document["retention"] = as_document(self.retention)
@@ -110,6 +138,7 @@ class Draft:
         for name in ("parent", "unchanged_since"):
             values[name] = BackupId(values[name]) if values[name] else None
         values["status"] = DraftStatus(values["status"])
+        values["error"] = error_from_dict(values["error"]) if values["error"] else None
         values["objects"] = tuple(values["objects"])
         if values["recovery_point"]:
             values["recovery_point"] = RecoveryPoint.from_dict(values["recovery_point"])

@@ -112,7 +112,7 @@ class OpenDrafts:
                 "status": "failed",
                 "step": step,
                 "failed_at": timestamp(self.site.clock()),
-                "error": failed.error,
+                "error": error.as_dict(),
             }
             store.put(prefix + Keys.failure(draft.backup_id), pretty(record))
         self.end(draft)

@@ -55,14 +55,13 @@ def _record_unchanged(site: Site, unchanged: Sequence[Draft], asked: int) -> Non
 
 def _record_failed(site: Site, failed: Sequence[Draft]) -> None:
     def one(draft: Draft) -> None:
-        error = draft.error or {}
-        props: dict[str, Any] = {"type": draft.requested or draft.type}
+        props: dict[str, object] = {"type": draft.requested or draft.type}
         props["backup_id"] = draft.backup_id if draft.lease_owner else None
         props |= {
             "region": draft.tenant.region,
             "step": draft.step,
-            "code": error.get("code"),
-            "what": error.get("what"),
+            "code": draft.error.code if draft.error else None,
+            "what": draft.error.what if draft.error else None,
         }
         site.trails.record(draft.tenant, "backup.failed", draft.created_by, props, via=draft.via)
 

@@ -35,7 +35,7 @@ from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.database.session.programs import POST_DATA, PRE_DATA, dump_section
 from sbh_pipelines.database.session.snapshot import exported_snapshot
 from sbh_pipelines.document import as_document, optional
-from sbh_pipelines.errors import CorruptObject, SbhError, UnknownBackup, error_from_dict
+from sbh_pipelines.errors import CorruptObject, SbhError, UnknownBackup
 from sbh_pipelines.model import BackupId, BackupType, Progress, ProgressSink, parse_timestamp, timestamp
 from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.repository.format import Keys
@@ -89,7 +89,7 @@ def create_platform_backup(open_drafts: OpenDrafts, created_by: str, progress: P
     now, tenant = open_drafts.site.clock(), platform_tenant(open_drafts.site.settings)
     draft = start(open_drafts, Draft(tenant, BackupId.at(now), BackupType.FULL, created_by, timestamp(now), ""))
     if draft.error is not None:
-        raise error_from_dict(draft.error)
+        raise draft.error
     try:
         with open_drafts.kept([draft]):
             draft = _captured(open_drafts, draft, progress)

@@ -18,7 +18,6 @@ from sbh_pipelines.backup.retain.holds import place_term
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.database.session.snapshot import on_snapshot
-from sbh_pipelines.errors import error_from_dict
 from sbh_pipelines.model import SAFETY, BackupId, BackupType, ProgressSink, RecoveryPoint, RestoreId, Tenant
 from sbh_pipelines.repository import lease as leases
 
@@ -77,7 +76,7 @@ def safety_backup(
         drafts = write_manifest(open_drafts, drafts)
         (draft,) = verify_checksums(open_drafts, drafts, progress)
         if draft.error is not None:
-            raise error_from_dict(draft.error)
+            raise draft.error
         backup_id = draft.unchanged_since or draft.backup_id
     finally:
         for draft in drafts:

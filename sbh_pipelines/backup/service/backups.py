@@ -35,7 +35,6 @@ from sbh_pipelines.errors import (
     KeyServiceError,
     SbhError,
     UnknownBackup,
-    error_from_dict,
 )
 from sbh_pipelines.model import BackupId, BackupType, ProgressSink, Tenant, TenantId, no_progress
 from sbh_pipelines.repository import lease as leases
@@ -165,7 +164,7 @@ class Backups:
         """
         (draft,) = self.create_all([tenant_id], user_ctx, backup_type, description=description, progress=progress)
         if draft.error is not None:
-            raise error_from_dict(draft.error)
+            raise draft.error
         if draft.unchanged_since is not None and draft.recovery_point is not None:
             manifest = self._manifest(draft.tenant, draft.unchanged_since)
             return {**manifest, "unchanged_as_of": asdict(draft.recovery_point)}

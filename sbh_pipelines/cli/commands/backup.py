@@ -9,7 +9,7 @@ from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.commands.tenants import EveryoneOption, TenantsArgument, chosen_tenants, complete_tenant
 from sbh_pipelines.cli.output import Answer, count, facts, mib, plural, seconds, table, utc, verdict
-from sbh_pipelines.errors import BatchError, RepositoryError, SbhError, error_from_dict
+from sbh_pipelines.errors import BatchError, RepositoryError, SbhError
 from sbh_pipelines.model import SAFETY, BackupType
 
 app = typer.Typer(name="backup", help="Make, list, show and validate backups.")
@@ -43,11 +43,11 @@ def create(
     with invocation.progress() as progress:
         drafts = service.backups.create_all(wanted, user, kind, description=description, progress=progress)
     if len(wanted) == 1 and drafts[0].error:
-        raise error_from_dict(drafts[0].error)
+        raise drafts[0].error
     made = [dict(draft.manifest.document) for draft in drafts if draft.manifest and not draft.error]
     unchanged = [_unchanged(draft) for draft in drafts if draft.status is DraftStatus.UNCHANGED]
     failed = [
-        {"tenant_id": draft.tenant.id, "backup_id": draft.backup_id, "step": draft.step, "error": dict(draft.error)}
+        {"tenant_id": draft.tenant.id, "backup_id": draft.backup_id, "step": draft.step, "error": draft.error.as_dict()}
         for draft in drafts
         if draft.error
     ]

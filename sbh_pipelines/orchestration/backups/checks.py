@@ -46,9 +46,9 @@ def of_draft(draft: Draft) -> list[dg.AssetCheckEvaluation]:
         return []
     issues = []
     if draft.status is DraftStatus.FAILED:
-        if draft.step != "verify_checksums" or (draft.error or {}).get("code") not in _DAMAGE:
+        if draft.step != "verify_checksums" or draft.error is None or draft.error.code not in _DAMAGE:
             return []
-        issues = [draft.error or {}]
+        issues = [draft.error.as_dict()]
     missing = int(draft.counters.get("missing_files", 0))
     return [
         evaluation(asset, str(draft.tenant.id), draft.backup_id, issues, missing)

@@ -94,7 +94,7 @@ def go_on(
     if any(draft.status is not DraftStatus.FAILED for draft in after):
         return after
     if ended_by_transient_errors(before, after):
-        retries(context, backups).request_if_left(str((after[-1].error or {}).get("what")))
+        retries(context, backups).request_if_left(after[-1].error.what if after[-1].error else "")
     raise batch_failure(failed_among(after), len(after))
 
 
@@ -105,7 +105,7 @@ def ended_by_transient_errors(before: Sequence[Draft], after: Sequence[Draft]) -
     """
     dead = {draft.tenant.id for draft in before if draft.status is DraftStatus.FAILED}
     ended = [draft for draft in after if draft.status is DraftStatus.FAILED and draft.tenant.id not in dead]
-    return bool(ended) and all((draft.error or {}).get("transient") for draft in ended)
+    return bool(ended) and all(draft.error is not None and draft.error.transient for draft in ended)
 
 
 def retries(context: dg.OpExecutionContext, backups: BackupServiceResource) -> Retries:

@@ -24,7 +24,7 @@ def failed_among(drafts: Sequence[Draft]) -> list[dict[str, Any]]:
             "tenant": str(draft.tenant.id),
             "type": str(draft.requested or draft.type),
             "step": draft.step,
-            **(draft.error or {}),
+            **(draft.error.as_dict() if draft.error else {}),
         }
         for draft in drafts
         if draft.status is DraftStatus.FAILED

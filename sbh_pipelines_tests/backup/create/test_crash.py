@@ -329,7 +329,7 @@ def test_a_store_that_fails_now_and_then(application: Application, clock: Clock,
     else:
         assert draft.status is DraftStatus.FAILED
         assert draft.error
-        assert draft.error["transient"] or draft.error["code"] == "SBH-604"
+        assert draft.error.transient or draft.error.code == "SBH-604"
         assert hits
         if draft.step not in ("apply_retention", "verify_checksums"):
             assert listed == [old]
@@ -401,7 +401,7 @@ def test_a_writer_whose_lease_was_taken_does_not_commit(
         drafts = getattr(slow, step)(drafts)
         if number == after:
             assert drafts[0].error
-            assert drafts[0].error["code"] == "SBH-604"
+            assert drafts[0].error.code == "SBH-604"
     assert drafts[0].status is DraftStatus.FAILED
     for step in STEPS:
         taken = getattr(swift, step)(taken)
@@ -427,7 +427,7 @@ def test_a_lease_taken_during_the_verification_prevents_the_commit(
     monkeypatch.setattr(publish, "verify_backup", overtaken)
     (draft,) = slow.backups.create_all([ACME], ADMIN)
     assert draft.error
-    assert draft.error["code"] == "SBH-604"
+    assert draft.error.code == "SBH-604"
     assert _listed(swift) == won
 
 

@@ -130,7 +130,7 @@ def test_tables_exchanged_while_they_are_read(
         _after_the_snapshot(patch, lambda: application.database.run(*statements))
         for draft in _back_up(service, kind):
             assert draft.error is not None
-            assert draft.error["code"] == "SBH-304"
+            assert draft.error.code == "SBH-304"
     assert [draft.error for draft in _back_up(service)] == [None, None]
 
 
@@ -156,7 +156,7 @@ def test_a_parent_rewritten_before_its_children_are_read(application: Applicatio
             application.database.run("ALTER TABLE projects ALTER COLUMN body TYPE text USING body || ''")
 
     drafts = _back_up(service, progress=act)
-    assert {draft.error["code"] for draft in drafts if draft.error} == {"SBH-304"}
+    assert {draft.error.code for draft in drafts if draft.error} == {"SBH-304"}
     assert len(drafts) == 2
 
 

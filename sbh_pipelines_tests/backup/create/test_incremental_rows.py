@@ -13,7 +13,6 @@ from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.create.parent import incomparable
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.database.capture.changes import MAX_WINDOW
-from sbh_pipelines.errors import error_from_dict
 from sbh_pipelines.model import RecoveryPoint
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, BUCKET, Application
 
@@ -54,7 +53,7 @@ def _back_up(service: BackupService, *tenants: str, kind: str = "incremental") -
     drafts = service.backups.create_all(tenants or (ACME,), ADMIN, kind)
     for draft in drafts:
         if draft.error is not None:
-            raise error_from_dict(draft.error)
+            raise draft.error
     return drafts
 
 

@@ -25,7 +25,6 @@ from sbh_pipelines.backup.create import drafts
 from sbh_pipelines.backup.create import table_delta as delta
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.errors import error_from_dict
 from sbh_pipelines.model import RecoveryPoint, Tenant, TenantId
 from sbh_pipelines_tests.support.application import ADMIN, Application
 from sbh_pipelines_tests.support.effort import SECONDS, either
@@ -82,7 +81,7 @@ class Soak:
 
     def _keep(self, draft: Draft) -> None:
         if draft.error is not None:
-            code = error_from_dict(draft.error).code
+            code = draft.error.code
             assert code in _MAY_FAIL, draft.error
             self.counts[f"failed {code}"] += 1
             return

@@ -14,7 +14,6 @@ import pytest
 
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.errors import error_from_dict
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application, State
 from sbh_pipelines_tests.support.databases import Database
 from sbh_pipelines_tests.support.own_server import OwnServer, own_server, wait_for
@@ -90,7 +89,7 @@ def _back_up(service: BackupService, kind: str = "incremental") -> tuple[Draft, 
     drafts = service.backups.create_all(BOTH, ADMIN, kind)
     for draft in drafts:
         if draft.error is not None:
-            raise error_from_dict(draft.error)
+            raise draft.error
     return tuple(drafts)
 
 

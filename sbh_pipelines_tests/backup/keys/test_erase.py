@@ -128,7 +128,7 @@ def test_an_erased_tenant_is_refused_until_it_is_readmitted(application: Applica
             (draft,) = made.backups.create_all([ACME], ADMIN, kind)
             assert draft.status is DraftStatus.FAILED
             assert draft.error
-            assert draft.error["code"] == "SBH-214", draft.error
+            assert draft.error.code == "SBH-214", draft.error
         for call in calls:
             with pytest.raises(TenantErased):
                 call(made)
@@ -251,7 +251,7 @@ def test_a_hold_that_stops_a_second_erasure_readmits_nobody(
     clock.move()
     (draft,) = made.backups.begin([ACME], ADMIN)
     assert draft.error is not None
-    assert draft.error["code"] == TenantErased.code
+    assert draft.error.code == TenantErased.code
     assert made.keys.certificate(ACME, ADMIN) == certificate
 
 

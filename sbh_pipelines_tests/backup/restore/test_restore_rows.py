@@ -461,7 +461,7 @@ def test_a_sequence_that_may_not_be_read(scene: Callable[..., Scene], database: 
         service = made.application.service(database={"dsn": poor})
         (draft,) = service.backups.create_all(["acme"], ADMIN)
         assert draft.error is not None
-        assert (draft.error["code"], "t_id_seq" in draft.error["on"]) == ("SBH-302", True)
+        assert (draft.error.code, "t_id_seq" in draft.error.on) == ("SBH-302", True)
         made.back_up()
     finally:
         database.run(f"DROP OWNED BY {role}; DROP ROLE {role}")
@@ -479,6 +479,6 @@ def test_a_role_that_row_security_would_hide_rows_from(scene: Callable[..., Scen
     try:
         (draft,) = made.application.service(database={"dsn": blind}).backups.create_all(["acme"], ADMIN)
         assert draft.error is not None
-        assert (draft.error["code"], draft.error["on"]) == ("SBH-302", "public.t")
+        assert (draft.error.code, draft.error.on) == ("SBH-302", "public.t")
     finally:
         database.run(f"DROP OWNED BY {role}; DROP ROLE {role}")

@@ -291,7 +291,7 @@ def test_a_prune_and_a_backup_keep_each_other_out(
     def intrude(notice: Progress) -> None:
         (draft,) = application.service(clock=clock).backups.create_all([ACME], ADMIN)
         assert draft.error
-        refusals.append(draft.error["code"])
+        refusals.append(draft.error.code)
 
     made.retention.prune(ACME, ADMIN, progress=intrude)
     assert set(refusals) == {"SBH-603"}
@@ -324,7 +324,7 @@ def test_a_prune_in_one_thread_and_backups_in_another(application: Application) 
         (draft,) = made.backups.create_all([ACME], ADMIN)
         completed += draft.status is DraftStatus.COMPLETED
         if draft.error:
-            assert draft.error["code"] == "SBH-603"
+            assert draft.error.code == "SBH-603"
         listed = sorted(manifest["id"] for manifest in made.list_backups(ACME, ADMIN))
         if len(listed) > 2:
             forget(application, listed[0])
@@ -369,7 +369,7 @@ def test_a_writer_that_slept_through_a_prune_does_not_commit(
             service(application, clock).retention.prune(ACME, ADMIN)
         drafts = getattr(slow, step)(drafts)
     assert drafts[0].error
-    assert drafts[0].error["code"] == LeaseLost.code
+    assert drafts[0].error.code == LeaseLost.code
     for manifest in made.list_backups(ACME, ADMIN):
         check(made, manifest["id"])
 

@@ -150,7 +150,7 @@ def test_a_tenant_that_fails_in_a_batch_fails_alone(
     american = next(t.id for t in service.tenants.all() if t.region == "us-east-1")
     drafts = service.backups.create_all(["tenant-1", american, "nobody"], admin)
     assert [d.status for d in drafts] == [DraftStatus.COMPLETED, DraftStatus.FAILED, DraftStatus.FAILED]
-    assert [d.error and d.error["code"] for d in drafts] == [None, "SBH-120", "SBH-202"]
+    assert [d.error and d.error.code for d in drafts] == [None, "SBH-120", "SBH-202"]
 
 
 def test_two_backups_of_one_tenant_at_once_keep_apart(
@@ -254,8 +254,8 @@ def test_nothing_is_published_before_it_was_read_back(
     (draft,) = sample_service.backups.verify_checksums(drafts)
     assert draft.status is DraftStatus.FAILED
     assert draft.error is not None
-    assert draft.error["code"] == "SBH-601"
-    assert draft.error["on"].rsplit("/", 1)[1] in {item["Key"].rsplit("/", 1)[1] for item in listed}
+    assert draft.error.code == "SBH-601"
+    assert draft.error.on.rsplit("/", 1)[1] in {item["Key"].rsplit("/", 1)[1] for item in listed}
     assert sample_service.list_backups("tenant-5", admin) == before
     assert sample_service.get_backup_status(draft.backup_id, "tenant-5")["status"] == "failed"
     again = sample_service.create_backup("tenant-5", admin)

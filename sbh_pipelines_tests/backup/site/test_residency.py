@@ -177,7 +177,7 @@ def test_a_tenant_outside_of_its_zone_gets_no_backup_and_is_still_restored(appli
     (failed,) = [d for d in strict.backups.create_all([ACME, BOLT], ADMIN) if d.error]
     assert failed.tenant.id == ACME
     assert failed.error is not None
-    assert failed.error["code"] == "SBH-120"
+    assert failed.error.code == "SBH-120"
 
 
 def test_a_tenant_that_moved_does_not_begin_anew_unnoticed(application: Application) -> None:
