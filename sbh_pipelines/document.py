@@ -37,6 +37,11 @@ def key_of(of: Field[Any]) -> str:
     return str(of.metadata.get("key", of.name))
 
 
+def whole() -> Any:
+    """The one field of a class that keeps a stored document: the class stands for it."""
+    return field(metadata={"whole": True})
+
+
 def as_document(value: Any) -> Any:
     """`value` as JSON has it: dataclasses and mappings as objects, sequences as arrays, times in ISO 8601, enums by value,
     errors as their fields.
@@ -50,7 +55,9 @@ def as_document(value: Any) -> Any:
     if isinstance(value, str):
         return str(value)
     if is_dataclass(value) and not isinstance(value, type):
-        pairs = ((f, getattr(value, f.name)) for f in fields(value))
+        pairs = [(f, getattr(value, f.name)) for f in fields(value)]
+        if len(pairs) == 1 and pairs[0][0].metadata.get("whole"):
+            return as_document(pairs[0][1])
         return {key_of(f): as_document(v) for f, v in pairs if v is not None or not is_optional(f)}
     if isinstance(value, SbhError):
         return value.as_dict()

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Self
 
+from sbh_pipelines.document import whole
 from sbh_pipelines.model import SAFETY, BackupId, RecoveryPoint, Tenant, parse_timestamp
 from sbh_pipelines.repository.format import CONFIG, DATABASE, FILES, FORMAT_VERSION
 
@@ -31,7 +32,7 @@ class TableSummary:
         document: The entry as it is stored; earlier releases did not write all of its keys.
     """
 
-    document: Mapping[str, Any]
+    document: Mapping[str, Any] = whole()
 
     @classmethod
     def build(
@@ -258,7 +259,7 @@ class Manifest:
         document: The whole of it as it is stored: the faces give it out, the signature is over it.
     """
 
-    document: Mapping[str, Any]
+    document: Mapping[str, Any] = whole()
 
     @classmethod
     def build(

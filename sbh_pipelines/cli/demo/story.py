@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
+from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.cli.command import operating_user
-from sbh_pipelines.cli.commands.backup import show_manifest
 from sbh_pipelines.cli.demo.dagster_runs import DagsterRuns
 from sbh_pipelines.cli.demo.recovery import Recovery
 from sbh_pipelines.cli.demo.steps import Steps
 from sbh_pipelines.cli.output import console, count, mib, table
+from sbh_pipelines.cli.show.backups import show_manifest
 from sbh_pipelines.errors import EmbeddedError
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ class DemoStory:
             self.out.print(table(f"Repository of {self.damaged}", ("folder", ">objects", ">size", "for example"), rows))
             self.out.print(f"manifests/{manifest['id']}.json, shortened:")
             self.out.print(json.dumps(shortened(manifest), indent=2), soft_wrap=True)
-            show_manifest(self.out, manifest)
+            show_manifest(self.out, Manifest(manifest))
         return str(manifest["id"])
 
     def _damage(self, original: "Fingerprint") -> None:

@@ -1,0 +1,218 @@
+"""Backups for people: the list, one manifest, what a run of `sbh backup create` made, and what a validation found."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sbh_pipelines.backup.contents.manifest import Component, Manifest
+from sbh_pipelines.backup.create.draft import Draft, DraftStatus
+from sbh_pipelines.cli.output import count, facts, mib, plural, seconds, table, utc, verdict
+from sbh_pipelines.errors import SbhError
+from sbh_pipelines.model import SAFETY
+from sbh_pipelines.repository.format import DATABASE
+
+
+@dataclass(frozen=True, slots=True)
+class UnchangedTenant:
+    """A tenant that was found to be what a backup says.
+
+    Attributes:
+        tenant_id: The tenant.
+        unchanged_since: The backup that describes it.
+        recovery_point: When it was found so, ISO 8601, UTC.
+    """
+
+    tenant_id: str
+    unchanged_since: str | None
+    recovery_point: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeptBackups:
+    """A tenant whose backups were not forgotten as the policy wants.
+
+    Attributes:
+        tenant_id: The tenant.
+        error: Why.
+    """
+
+    tenant_id: str
+    error: SbhError
+
+
+@dataclass(frozen=True, slots=True)
+class FailedTenant:
+    """A tenant that was not backed up.
+
+    Attributes:
+        tenant_id: The tenant; `?` where its slug cannot be used.
+        backup_id: What the backup would have been called.
+        step: The step that failed.
+        error: Why.
+    """
+
+    tenant_id: str
+    backup_id: str
+    step: str
+    error: SbhError
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedBackups:
+    """What came of backing up several tenants.
+
+    Attributes:
+        backups: The manifests of those that were made.
+        unchanged: Tenants that needed none.
+        retention_failed: Tenants whose old backups are still there.
+        failed: Tenants that have no new backup.
+    """
+
+    backups: Sequence[Manifest]
+    unchanged: Sequence[UnchangedTenant]
+    retention_failed: Sequence[KeptBackups]
+    failed: Sequence[FailedTenant]
+
+
+def created_backups(drafts: Sequence[Draft], unusable: Sequence[SbhError]) -> CreatedBackups:
+    """`unusable` are tenants whose slug cannot be used: they are in no backup, which must not go by unseen."""
+    return CreatedBackups(
+        [draft.manifest for draft in drafts if draft.manifest and not draft.error],
+        [_unchanged(draft) for draft in drafts if draft.status is DraftStatus.UNCHANGED],
+        [
+            KeptBackups(draft.tenant.id, draft.retention.error)
+            for draft in drafts
+            if draft.retention and draft.retention.error
+        ],
+        [
+            *(FailedTenant(d.tenant.id, d.backup_id, d.step, d.error) for d in drafts if d.error),
+            *(FailedTenant("?", "", "begin", error) for error in unusable),
+        ],
+    )
+
+
+def _unchanged(draft: Draft) -> UnchangedTenant:
+    point = draft.recovery_point.time if draft.recovery_point else None
+    return UnchangedTenant(draft.tenant.id, draft.unchanged_since, point)
+
+
+def show_created(out: Any, created: CreatedBackups) -> None:
+    if created.backups:
+        rows = [
+            (
+                manifest.tenant_id,
+                manifest.id,
+                _type(manifest),
+                count(manifest.rows),
+                count(manifest.file_count),
+                mib(manifest.size),
+                mib(manifest.stats.get("bytes_stored")),
+            )
+            for manifest in created.backups
+        ]
+        columns = ("tenant", "backup", "type", ">rows", ">files", ">size", ">stored anew")
+        out.print(table(f"{plural(len(created.backups), 'tenant')} backed up", columns, rows))
+    if created.unchanged:
+        same = ((u.tenant_id, u.unchanged_since, utc(u.recovery_point)) for u in created.unchanged)
+        title = f"{plural(len(created.unchanged), 'tenant')} unchanged"
+        out.print(table(title, ("tenant", "unchanged since", "safe up to"), same))
+    kept = {one.tenant_id: one.error for one in created.retention_failed}
+    for manifest in created.backups:
+        if error := kept.get(manifest.tenant_id):
+            out.print(f"Old backups of {manifest.tenant_id} were not forgotten: {error}", style="yellow", markup=False)
+    if created.failed:
+        broken = (
+            (f.tenant_id, f.step, f.error.code, f.error.what, f.error.why, f.error.remedy) for f in created.failed
+        )
+        headings = ("tenant", "step", "code", "what failed", "why", "what to do next")
+        out.print(table(f"{plural(len(created.failed), 'tenant')} failed", headings, broken))
+
+
+def backups_table(title: str, manifests: Sequence[Manifest]) -> Any:
+    """A line for each backup."""
+    rows = [
+        (
+            manifest.id,
+            manifest.type + (f" ({SAFETY})" if manifest.is_safety else ""),
+            utc(manifest.created_at),
+            manifest.created_by,
+            count(manifest.rows),
+            count(manifest.file_count),
+            mib(manifest.size),
+            mib(manifest.stats.get("bytes_stored")),
+            manifest.description or "",
+        )
+        for manifest in manifests
+    ]
+    columns = ("backup", "type", "created", "by", ">rows", ">files", ">size", ">stored anew", "description")
+    return table(title, columns, rows)
+
+
+def show_manifest(out: Any, manifest: Manifest) -> None:
+    """What the backup is, its recovery point, its components, its tables."""
+    point: Mapping[str, object] = manifest.document.get("recovery_point") or {}
+    out.print(
+        facts(
+            {
+                "backup": manifest.id,
+                "tenant": f"{manifest.tenant_id} ({manifest.region})",
+                "type": _type(manifest),
+                "builds on": manifest.parent,
+                "created": f"{utc(manifest.created_at)} by {manifest.created_by}",
+                "description": manifest.description,
+                "recovery point": f"{utc(manifest.point_time)}, LSN {point.get('lsn')}, snapshot {point.get('snapshot')}",
+                "size": mib(manifest.size),
+                "stored anew": mib(manifest.stats["bytes_stored"]) if "bytes_stored" in manifest.stats else None,
+                "checksum": manifest.checksum,
+                "format": f"version {manifest.format_version}, key epoch {manifest.key_epoch}",
+            }
+        )
+    )
+    components = manifest.components
+    rows = [(name, part.type, mib(part.size), _content(part), part.key) for name, part in components.items()]
+    out.print(table("Components", ("component", "type", ">size", "content", "key"), rows))
+    tables = components[DATABASE].tables if DATABASE in components else []
+    if tables:
+        lines = [(t.table, count(t.rows), mib(t.bytes), count(t.groups)) for t in tables]
+        out.print(table("Tables", ("table", ">rows", ">size", ">row groups"), lines))
+    elif names := sorted(name for part in components.values() for name in part.table_names):
+        out.print(facts({"tables": ", ".join(names)}))
+    if manifest.reread:
+        out.print(table("Read whole, not only what changed", ("what", "why"), sorted(manifest.reread.items())))
+
+
+def _type(manifest: Manifest) -> str:
+    """The backup's type; where another was asked for, that and why."""
+    made, asked = manifest.type, manifest.requested_type or manifest.type
+    if manifest.is_safety:
+        return f"{made}, a safety backup: made before a restore, and passed over by `latest`"
+    return made if made == asked else f"{made}, {asked} was asked for: {manifest.type_reason}"
+
+
+def _content(component: Component) -> str:
+    if component.file_count is not None:
+        return f"{count(component.file_count)} files, {mib(component.total_size)}"
+    if component.table_names or component.rows is not None:
+        rows = f", {count(component.rows)} rows" if component.rows is not None else ""
+        return f"{len(component.table_names)} tables{rows}"
+    return ""
+
+
+def show_validation(out: Any, report: Mapping[str, Any]) -> None:
+    valid = bool(report["valid"])
+    out.print(
+        facts(
+            {
+                "backup": report["backup_id"],
+                "tenant": report["tenant_id"],
+                "valid": verdict(valid, "yes" if valid else f"no, {plural(len(report['issues']), 'issue')}"),
+                "checked": f"{count(report.get('objects_checked'))} objects,"
+                f" {count(report.get('chunks_checked'))} chunks, {mib(report.get('bytes_checked'))}"
+                + (", all read back" if report.get("deep") else ""),
+                "took": seconds(report.get("seconds")),
+            }
+        )
+    )
+    if report["issues"]:
+        rows = [(i["code"], i["what"], i["on"], i["why"], i["remedy"]) for i in report["issues"]]
+        out.print(table("Issues", ("code", "what", "on", "why", "what to do next"), rows))
