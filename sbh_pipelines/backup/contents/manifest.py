@@ -396,6 +396,11 @@ class Manifest:
         return bool(parse_timestamp(self.document["recovery_point"]["time"]) > moment)
 
     @property
+    def format_version(self) -> int | None:
+        """Of the repository's format, at the time of the backup."""
+        return self.document.get("format_version")
+
+    @property
     def key_epoch(self) -> int | None:
         """Of the data key that signed it; None where the release knew of one only."""
         return self.document.get("key_epoch")
