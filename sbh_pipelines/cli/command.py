@@ -72,7 +72,7 @@ class Invocation:
         return BackupService(self.settings())
 
     def user(self) -> "UserContext":
-        """The user of the token in SBH_TOKEN, or in the file SBH_TOKEN_FILE. Without one, whoever may run the command and
+        """The user of the token in SBH_TOKEN, or in the file SBH_TOKEN_FILE. Without one, a user who may run the command and
         read its secrets may do everything; the name is for the audit trail. Raises Unauthenticated, SettingsError.
         """
         if (token := _given_token()) is not None:
@@ -91,7 +91,7 @@ class Invocation:
 
 
 def operating_user() -> "UserContext":
-    """Whoever the operating system says is running this, with all rights."""
+    """The user who runs this, as the operating system says, with all rights."""
     from sbh_pipelines.security.policy import ALL_TENANTS, Role, UserContext
 
     try:

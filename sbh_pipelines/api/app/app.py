@@ -64,7 +64,7 @@ def application() -> ASGIApp:
 
 
 def make_app(settings: Settings) -> Gate:
-    """Raises SettingsError where nobody's tokens are believed, or a secret cannot be read. Opens no connection."""
+    """Raises SettingsError where no tokens are believed, or a secret cannot be read. Opens no connection."""
     own = settings.api
     tokens = open_tokens(settings)
     service = BackupService(settings)

@@ -80,7 +80,7 @@ class Call:
         return TenantId.parse(self.slug)
 
     def tenant_or_all(self) -> str | None:
-        """As `tenant`; None for a platform user who names none."""
+        """The tenant that the call is about; None for a platform user who names none. Raises as `tenant` does."""
         return None if self.platform and self.slug is None else self.tenant()
 
     async def read(self, work: Callable[[], T]) -> T:

@@ -1,6 +1,6 @@
 """What every request passes first, before any route is looked for: an id, who asks, a body within bounds, one log line.
 
-Raw ASGI. Whoever has no token learns nothing, also not which paths exist. `/x/` and `/x` are the same path: nothing is
+Raw ASGI. A caller without a token learns nothing, also not which paths exist. `/x/` and `/x` are the same path: nothing is
 redirected. Tokens, queries and bodies are never logged.
 """
 
@@ -107,7 +107,7 @@ class Gate:
             status = None
             if isinstance(error, Refusal):
                 status, error = error.status, error.error
-            send = _closing(send)  # a body that nobody reads
+            send = _closing(send)  # a body that is not read
             document = problem(error, scope[REQUEST_ID], user, status=status, instance=_shown(scope["path"]))
             await problem_response(document)(scope, receive, send)
             return

@@ -77,7 +77,7 @@ class Workers:
         waiting = asyncio.wrap_future(future)
         done, _ = await asyncio.wait([waiting], timeout=self._timeout_s)
         if not done:
-            waiting.cancel()  # begun or not: nobody waits for it any more
+            waiting.cancel()  # begun or not: no caller waits for it any more
             raise TookTooLong(
                 "The answer took too long",
                 why=f"it was not there after {self._timeout_s:g} s",

@@ -44,7 +44,7 @@ def decode(cursor: str, parts: int) -> list[str]:
 
 
 def _sound(part: object) -> bool:
-    """All that pages are ordered by is plain text; a lone surrogate or a NUL would break whoever it is passed on to."""
+    """All that pages are ordered by is plain text; a lone surrogate or a NUL would break what it is passed on to."""
     return isinstance(part, str) and part.isascii() and part.isprintable()
 
 

@@ -7,7 +7,7 @@ An *observation* is of one tenant, an *examination* of all tenants and regions, 
     findings       what an observation means. No I/O
     examination    regions, keys and observations together
     report         the specification's health check and figures
-    prometheus     the same figures for a scraper
+    prometheus     the figures for a scraper
 
 Repository -> observation -> findings -> examination -> report, metrics, alerts.
 """

@@ -2,8 +2,8 @@
 
 The order, and what a run that is killed after each step leaves; the same command, given again, goes on:
 
-    1. the tenant's lease           nobody backs up, restores or prunes meanwhile; it expires, but says who held it last: whoever
-                                    takes it for a backup then looks for the intent
+    1. the tenant's lease           nobody backs up, restores or prunes meanwhile; it expires, but says who held it last: a backup
+                                    that takes it then looks for the intent
     2. the record of the intent     outside the tenant's prefix: nothing begins for the tenant any more
     3. its own KMS keys             scheduled for deletion, where keys.kms_key_id has {tenant}
     4. keys/, in all versions       the crypto-erasure: from here on nothing in the bucket can be opened
@@ -12,7 +12,7 @@ The order, and what a run that is killed after each step leaves; the same comman
     7. the lease
     8. event, certificate, record   the certificate is the last to be written but for the record that names it
 
-It refuses under any legal hold, looking again after the intent is there: whoever places a hold looks for the intent after.
+It refuses under any legal hold, looking again after the intent is there; placing a hold looks for the intent afterwards.
 """
 
 import secrets
@@ -129,7 +129,7 @@ class _Erasure:
                 purge_in(place, place.prefix, place.all_but_audit_and_lease(), done)
                 self._tell("objects", done.versions)
             self._forget_records()
-        for place in self._places:  # the lease goes after nobody renews it any more
+        for place in self._places:  # the lease goes once nothing renews it any more
             purge_in(place, place.prefix, keys_of([place.prefix + Keys.LEASE]), done)
         for place in self._places:
             self._prove_empty(place, done)

@@ -1,7 +1,7 @@
 """Rotation of keys: wrapped anew, a new data key, and everything sealed anew so that an old one can be destroyed.
 
-Each of the three is a step further. Wrapping anew replaces a few hundred bytes per tenant and disturbs nobody. A new data key
-begins a key epoch: what is written from then on is sealed with it. Re-encryption rewrites what is still of earlier epochs, by
+Each of the three is a step further. Wrapping anew replaces a few hundred bytes per tenant and disturbs no other work. A new data
+key begins a key epoch: what is written from then on is sealed with it. Re-encryption rewrites what is still of earlier epochs, by
 the same two phases as a prune: a first run copies and retires, a run `prune.min_age_hours` later removes, and only when nothing
 of an epoch is left, not even a retired pack, its key object is emptied, and its older versions deleted.
 """

@@ -24,7 +24,14 @@ from sbh_pipelines.errors import (
 )
 from sbh_pipelines.model import BackupId, Clock, RecoveryPoint, TenantId, utc_now
 from sbh_pipelines.repository.catalog.erased import erased_slug
-from sbh_pipelines.repository.catalog.records import Block, Merge, TenantRecord, blocks_of, pack_blocks, unpack_blocks
+from sbh_pipelines.repository.catalog.records import (
+    Block,
+    MergedRecords,
+    TenantRecord,
+    blocks_of,
+    pack_blocks,
+    unpack_blocks,
+)
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.keys.data_key import EPOCH, create_data_key, read_data_key
 from sbh_pipelines.repository.repository import Damage
@@ -77,7 +84,7 @@ class Catalog:
         self._opened: _Secrets | None = None
         self._key_seen: str | None = None  # the key object's ETag in the last listing
         self._reading = threading.Lock()
-        self._merged, self._names = Merge(), set[str]()  # what was read so far: objects never change
+        self._merged, self._names = MergedRecords(), set[str]()  # what was read so far: objects never change
         self._erased: set[str] = set()  # tenants of whom nothing may be said any more
 
     @property
@@ -106,7 +113,7 @@ class Catalog:
     def read(self, only: Collection[TenantId] | None = None) -> dict[TenantId, TenantRecord]:
         """The latest record of each tenant, or of each of `only`. Writes nothing.
 
-        A record's backup may have been forgotten since: whoever relies on it looks whether its manifest is there. What
+        A record's backup may have been forgotten since: a caller that relies on it looks whether its manifest is there. What
         cannot be believed is in `damages`, and its tenants may be missing. Raises the store's errors, and the key
         provider's transient ones.
         """
@@ -134,7 +141,7 @@ class Catalog:
         return self._write(blocks_of(made, unchanged or {}, point))
 
     def compact(self, *, always: bool = False) -> Compaction:
-        """Merge all objects into as few as possible; needs the right to delete. `always`: also where that saves nothing, so
+        """MergedRecords all objects into as few as possible; needs the right to delete. `always`: also where that saves nothing, so
         that what is no longer to be said goes.
 
         Safe at any moment: the merged objects are written before those that were read are deleted, and no others are.
@@ -158,7 +165,9 @@ class Catalog:
             sealed = self._secrets().sealer.seal(plain, self._bound(name), CATALOG)
             try:
                 self.store.create(self._key(name), sealed)
-            except ObjectExists:  # nobody else uses this name: the answer to our own put was lost, and it was repeated
+            except (
+                ObjectExists
+            ):  # no other writer uses this name: the answer to our own put was lost, and it was repeated
                 if self.store.get(self._key(name)) != sealed:
                     raise
             written += 1
@@ -171,7 +180,7 @@ class Catalog:
             names = self._listed(damages)
             opened = self._open_for_reading(bool(names), damages)
             if opened is None or not self._names.issubset(names):
-                self._merged, self._names = Merge(), set()
+                self._merged, self._names = MergedRecords(), set()
             try:
                 if opened is not None:
                     new = [name for name in names if name not in self._names]
@@ -219,11 +228,11 @@ class Catalog:
         return sorted(found)
 
     def _check_key(self, etag: str | None) -> None:
-        """A process that lives long must not go on with a key that was deleted: nobody else could read its records."""
+        """A process that lives long must not go on with a key that was deleted: no other process could read its records."""
         with self._lock:
             if etag is None or self._key_seen not in (None, etag):
                 self._opened = None
-                self._merged, self._names = Merge(), set()
+                self._merged, self._names = MergedRecords(), set()
             self._key_seen = etag
 
     def _read_object(self, sealer: Sealer, name: str) -> list[Block]:

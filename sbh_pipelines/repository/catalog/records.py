@@ -28,10 +28,15 @@ _Key = tuple[datetime, int, int, tuple[Any, ...], bool]
 
 @dataclass(frozen=True, slots=True)
 class TenantRecord:
-    """`backup_id` describes the tenant at `point`: the latest at which the two were known to be equal.
+    """What the catalog says of a tenant.
 
-    `unchanged` where a tick found that out and wrote no backup. `state` is what the next tick compares with; None where it
-    is not known, and the tenant must be compared with its own repository.
+    Attributes:
+        tenant: The tenant.
+        backup_id: The backup that describes it at `point`.
+        point: The latest recovery point at which the two were known to be equal.
+        state: What the next tick compares with; None where it is not known, and the tenant must be compared with its own
+            repository.
+        unchanged: Whether a tick found it unchanged and wrote no backup.
     """
 
     tenant: TenantId
@@ -41,7 +46,7 @@ class TenantRecord:
     unchanged: bool = False
 
 
-class Merge:
+class MergedRecords:
     """The latest of everything added, per tenant. About a KiB of memory for each, most of it the state as text."""
 
     def __init__(self) -> None:
@@ -106,7 +111,14 @@ class Merge:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Records of one recovery point and kind: tenants and their backups, and the states of some of them as JSON."""
+    """Records of one recovery point and kind.
+
+    Attributes:
+        key: By which blocks are ordered, the latest last.
+        point: The recovery point.
+        tenants: The backup of each tenant.
+        states: The states of some of them, as JSON.
+    """
 
     key: _Key
     point: RecoveryPoint

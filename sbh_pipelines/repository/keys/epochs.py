@@ -54,7 +54,7 @@ class RewrappedKey:
 def rewrap(place: KeyPlace) -> list[RewrappedKey]:
     """Wrap the data key of every epoch with the key that is current now.
 
-    Needs no lease: nobody who has a key unwrapped notices. Raises ObjectMissing where there is no key at all.
+    Needs no lease: a process that has a key unwrapped does not notice. Raises ObjectMissing where there is no key at all.
     """
     read_key_object(place, EPOCH)
     done = []

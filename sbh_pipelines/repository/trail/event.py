@@ -1,8 +1,8 @@
 """Events of an audit trail as bytes: one line of JSON each, chained by hashes, signed under a key that no bucket holds.
 
 An event's `hash` is SHA-256 over the line without `hash` and `signature`; its `prev` is the hash of the event before it, and
-its `signature` is an HMAC over the hash. So whoever has the lines alone can follow the chain, and only who has the catalog's
-data key can make a line that is believed. docs/format.md, *Audit trail*, is the prose.
+its `signature` is an HMAC over the hash. The lines alone suffice to follow the chain, and only the catalog's data key
+makes a line that is believed. docs/format.md, *Audit trail*, is the prose.
 """
 
 import hashlib

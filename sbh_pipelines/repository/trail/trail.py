@@ -125,7 +125,7 @@ class Trail:
             self._waiting.append(call)
             while True:
                 self._turn.wait_for(lambda: call.done or not self._writing)
-                if call.done:  # whoever wrote before took it along
+                if call.done:  # the writer before took it along
                     break
                 group, self._waiting = self._waiting[:_GROUP], self._waiting[_GROUP:]
                 self._writing = True

@@ -16,7 +16,7 @@ from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import CorruptObject, KeyServiceError, ObjectExists, ObjectMissing, SettingsError
 from sbh_pipelines.model import BackupId, RecoveryPoint, TenantId
 from sbh_pipelines.repository.catalog.catalog import Catalog, Compaction, open_catalog
-from sbh_pipelines.repository.catalog.records import Merge, TenantRecord, blocks_of, pack_blocks, unpack_blocks
+from sbh_pipelines.repository.catalog.records import MergedRecords, TenantRecord, blocks_of, pack_blocks, unpack_blocks
 from sbh_pipelines.security.keys import LocalKeyFile
 from sbh_pipelines.settings import load_settings
 from sbh_pipelines.stores.base import ObjectStore
@@ -192,8 +192,8 @@ def _packed(written: list[list[TenantRecord]]) -> list[bytes]:
     return [plain for records in written for plain in pack_blocks(blocks_of(records, {}, None), REGION)]
 
 
-def _merged(objects: Iterable[bytes]) -> Merge:
-    merge = Merge()
+def _merged(objects: Iterable[bytes]) -> MergedRecords:
+    merge = MergedRecords()
     for plain in objects:
         merge.add(unpack_blocks(plain, REGION, "here"))
     return merge
