@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
 
 from pydantic import SecretStr
 
@@ -26,7 +25,6 @@ from sbh_pipelines.database.session.connection import describe_dsn
 from sbh_pipelines.database.session.programs import brings_password
 from sbh_pipelines.errors import ApprovalNeeded, NotConfirmed, RequestError, SbhError, UnknownTenant
 from sbh_pipelines.model import BackupId, ProgressSink, TenantId, no_progress
-from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 
 
@@ -55,17 +53,14 @@ class PlatformBackups:
                 self._gate.track_platform("platform.backup_deleted", user_ctx, {"backup_ids": list(forgotten)[:1000]})
         return made
 
-    def _track_platform(self, event: str, user_ctx: UserContext, props: Mapping[str, Any]) -> None:
-        self._site.track(platform_tenant(self._site.settings), event, user_ctx.user_id, props)
-
     def backups(self, user_ctx: UserContext) -> list[Manifest]:
-        """The manifests of all platform backups, newest first. See `damaged_platform_backups` for the others."""
+        """The manifests of all platform backups, newest first. See `damaged` for the others."""
         self._gate.authorize(user_ctx, "platform.backup", ALL_TENANTS)
         self._gate.track_platform("platform.backup_accessed", user_ctx, {"what": "list"})
         return list_platform_backups(self._site)[0]
 
     def damaged(self, user_ctx: UserContext) -> list[SbhError]:
-        """An error for each platform backup whose manifest cannot be read. Whoever lists them must show these."""
+        """An error for each platform backup whose manifest cannot be read. A list of backups must show these."""
         self._gate.authorize(user_ctx, "platform.backup", ALL_TENANTS)
         return list_platform_backups(self._site)[1]
 
@@ -83,8 +78,8 @@ class PlatformBackups:
         self._gate.authorize(user_ctx, "platform.backup", ALL_TENANTS)
         with open_platform(self._site, backup_id, None, lambda _: None) as platform:
             found = verify_backup(platform.repository, platform.manifest, deep=deep, progress=progress)
-        told = {"backup_id": platform.id, "deep": deep, "valid": found.valid}
-        self._gate.track_platform("platform.backup_validated", user_ctx, told)
+        props = {"backup_id": platform.id, "deep": deep, "valid": found.valid}
+        self._gate.track_platform("platform.backup_validated", user_ctx, props)
         return Validation.of(None, found)
 
     def recover(
@@ -119,19 +114,19 @@ class PlatformBackups:
             )
         if until is not None and until.tzinfo is None:
             raise RequestError("A time without its zone", on=str(until), remedy="e.g. 2024-01-15T12:00:00Z")
-        update: dict[str, Any] = {"dsn": dsn}
+        update: dict[str, object] = {"dsn": dsn}
         if password is not None or elsewhere:
             given = None if password is None else SecretStr(password)
             update |= {"password": given, "password_file": None, "password_secret": None}
-        told = {
+        props = {
             "target": describe_dsn(dsn),
             "platform": platform[:64],
             "tenants": len(tenants) or "all",
             "files": files,
         }
         if files and self._site.settings.approval.restore != "none":
-            self._broken_glass(user_ctx, told, break_glass)
-        self._gate.track_platform("platform.restore_started", user_ctx, told)
+            self._broken_glass(user_ctx, props, break_glass)
+        self._gate.track_platform("platform.restore_started", user_ctx, props)
         try:
             report = rebuild(
                 self._site,
@@ -147,15 +142,15 @@ class PlatformBackups:
         except SbhError as error:
             with noted(error):
                 self._gate.track_platform(
-                    "platform.restore_failed", user_ctx, {**told, "code": error.code, "what": error.what}
+                    "platform.restore_failed", user_ctx, {**props, "code": error.code, "what": error.what}
                 )
             raise
         with suppress(SbhError):  # what is rebuilt stays
             done = {name: getattr(report, name) for name in ("restore_id", "status", "rows", "files")}
-            self._gate.track_platform("platform.restore_completed", user_ctx, {**told, **done})
+            self._gate.track_platform("platform.restore_completed", user_ctx, {**props, **done})
         return report
 
-    def _broken_glass(self, user_ctx: UserContext, told: Mapping[str, Any], reason: str | None) -> None:
+    def _broken_glass(self, user_ctx: UserContext, props: Mapping[str, object], reason: str | None) -> None:
         """An approval is one tenant's, of one restore: for all of them at once there is none. Raises ApprovalNeeded."""
         if reason is None or not self._site.settings.approval.break_glass:
             raise ApprovalNeeded(
@@ -166,7 +161,7 @@ class PlatformBackups:
                 " settings allow it, `--break-glass REASON`",
             )
         reason = checked_reason(reason, "Breaking the glass")
-        self._gate.track_platform("restore.break_glass", user_ctx, {**told, "reason": reason})
+        self._gate.track_platform("restore.break_glass", user_ctx, {**props, "reason": reason})
 
     def _named(self, tenants: Sequence[str], platform: str, until: datetime | None) -> list[TenantChoice]:
         """The tenants as the backups know them: the application's own list may be gone."""
