@@ -4,8 +4,7 @@
     gate      raw ASGI around everything: an id, the token, the body, one log line
     app       settings in, application out; errors become problems
     calls     one request as routes see it: user, tenant, service, threads
-    rates     how often a user or a tenant may ask for what is expensive
-    workers   threads for what blocks: so many at work, so many waiting
+    limits    how often a user or a tenant may ask for what is expensive; how much is at work at once
 
 Request -> server -> gate -> app -> calls -> a route.
 """

@@ -2,5 +2,4 @@
 
 backups, restores, approvals, operations   the routes of that tag
 platform                                   tenants, health, metrics, audit
-approval                                   whether what is asked for has the approval it needs
 """
