@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.contents.manifests import ManifestCache
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.errors import CorruptObject, LeaseHeld
@@ -83,11 +84,11 @@ def test_one_that_is_gone_is_not_listed(service: BackupService, application: App
 def test_memory_is_bounded() -> None:
     cache = ManifestCache(10_000)
     for nth in range(200):
-        cache.put(nth.to_bytes(32, "big"), {"id": str(nth), "components": os.urandom(100).hex()})
+        cache.put(nth.to_bytes(32, "big"), Manifest({"id": str(nth), "components": os.urandom(100).hex()}))
     assert 5_000 < cache.bytes <= 10_000
     assert cache.get((0).to_bytes(32, "big")) is None
-    assert cache.get((199).to_bytes(32, "big"), brief=True) == {"id": "199"}
-    cache.put(b"large", {"id": "x", "components": os.urandom(20_000).hex()})
+    assert cache.get((199).to_bytes(32, "big"), brief=True) == Manifest({"id": "199"})
+    cache.put(b"large", Manifest({"id": "x", "components": os.urandom(20_000).hex()}))
     assert cache.get(b"large") is None
 
 
