@@ -46,7 +46,7 @@ class Killer:
         self._file.write_text(json.dumps(settings.model_dump(mode="json", exclude_unset=True)))
 
     def __enter__(self) -> Self:
-        program = "from sbh_pipelines_tests.backup import killed_restore; killed_restore.main()"
+        program = f"from {__name__} import main; main()"
         argv = [sys.executable, "-c", program, str(self._file), str(self._log)]
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         return self
