@@ -1,9 +1,17 @@
-"""The service: what every face calls. `BackupService` has one facet per noun; each asks the gate, then hands over to a verb.
+"""The service: what every face calls. A *facet* is the calls about one noun; the *gate* allows or denies, and records.
 
     from sbh_pipelines.backup.service import backup_service
 
-`backup_service` stands for the service of the settings file that SBH_SETTINGS names. Importing this package does no I/O and
-loads no driver: what it offers is imported when it is first asked for.
+    service                                       the one composition root: a facet per noun, and the specification's names
+    gate                                          may this caller do this to this tenant?
+    tenants                                       who there is, also who is known from backups only
+    backups, restores, retention, exports         facets of what is made, brought back, kept, handed out
+    platform, drills, keys, approvals             facets of the site, rehearsals, keys, second persons
+    audit, health, tokens, launches               facets of what was done, how it stands, who asks, what Dagster is to do
+    results                                       the results that faces name
+
+Face -> facet -> gate -> a verb of the engine -> a result. `backup_service` stands for the service of the settings file that
+SBH_SETTINGS names. Importing this package does no I/O and loads no driver: what it offers is imported when it is first asked for.
 """
 
 from typing import TYPE_CHECKING, Any
