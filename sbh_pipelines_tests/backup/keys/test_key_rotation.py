@@ -157,7 +157,7 @@ def test_a_backup_under_way_is_not_disturbed(application: Application, clock: Cl
         with pytest.raises(LeaseHeld):
             other.keys.rotate([ACME], ADMIN, **asked)
     for step in ("enumerate_files", "write_manifest", "verify_checksums", "apply_retention"):
-        drafts = getattr(made, step)(drafts)
+        drafts = getattr(made.backups, step)(drafts)
     assert drafts[0].error is None
     check(other, drafts[0].backup_id)
     assert not key_object(application, 2).exists()
