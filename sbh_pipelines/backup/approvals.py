@@ -20,7 +20,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import ApprovalNeeded, CorruptObject, ObjectExists, ObjectMissing, RequestError, SbhError
@@ -37,41 +37,58 @@ _MOST_LISTED = 1000
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """A request and what became of it. `subject` is what is asked for, in full; `digest` is of it."""
+    """A request, and what became of it.
 
-    id: ApprovalId
-    subject: Mapping[str, Any]
+    Attributes:
+        tenant_id: whose data would be overwritten.
+        approval_id: the approval.
+        status: requested, approved, rejected, used or expired, at the time when it was read.
+        subject: what is asked for, in full; see `restore_subject` and `undo_subject`.
+        digest: of the tenant and the subject: `sha256:` and hex.
+        reason: why it is needed.
+        requested_by: the user who asked.
+        requested_at: time of the request, UTC.
+        expires_at: when it can no longer be decided or used, UTC.
+        decision: approved or rejected; empty before.
+        decided_by: the user who decided.
+        decided_at: time of the decision, UTC.
+        comment: what was said about it.
+        used_by: the user whose restore it was used for.
+        used_at: when that began, UTC.
+    """
+
+    tenant_id: str
+    approval_id: ApprovalId
+    status: str
+    subject: Mapping[str, object]
     digest: str
     reason: str
     requested_by: str
     requested_at: str
     expires_at: str
-    decision: str = ""  # approved | rejected
+    decision: str = ""
     decided_by: str = ""
     decided_at: str = ""
     comment: str = ""
     used_by: str = ""
     used_at: str = ""
 
-    def status(self, now: datetime) -> str:
-        """requested, approved, rejected, used or expired."""
-        if self.used_by:
-            return "used"
+    def at(self, now: datetime) -> Self:
+        """The same approval with the status that it has at a time."""
+        status = "expired" if now >= parse_timestamp(self.expires_at) else self.decision or "requested"
         if self.decision == "rejected":
-            return self.decision
-        return "expired" if now >= parse_timestamp(self.expires_at) else self.decision or "requested"
-
-    def as_dict(self, now: datetime) -> dict[str, Any]:
-        fields = {name: getattr(self, name) for name in self.__slots__ if name != "id"}
-        return {"approval_id": self.id, "status": self.status(now), **fields, "subject": dict(self.subject)}
+            status = self.decision
+        return replace(self, status="used" if self.used_by else status)
 
 
 def ask(
-    repository: Repository, subject: Mapping[str, Any], reason: str, user_id: str, now: datetime, lifetime: timedelta
+    repository: Repository, subject: Mapping[str, object], reason: str, user_id: str, now: datetime, lifetime: timedelta
 ) -> Approval:
     """Put a request on record. Raises RequestError without a reason."""
     made = Approval(
+        repository.tenant,
         ApprovalId.at(now, secrets.token_hex(3)),
+        "requested",
         dict(subject),
         digest_of(repository, subject),
         checked_reason(reason, "A request"),
@@ -79,9 +96,9 @@ def ask(
         timestamp(now),
         timestamp(now + lifetime),
     )
-    names = ("subject", "digest", "reason", "requested_by", "requested_at", "expires_at")
-    fields = {"approval_id": made.id, **{name: getattr(made, name) for name in names}}
-    repository.store.create(_key(repository, made.id), signed(repository, _REQUEST, fields))
+    names = ("approval_id", "subject", "digest", "reason", "requested_by", "requested_at", "expires_at")
+    fields = {name: getattr(made, name) for name in names}
+    repository.store.create(_key(repository, made.approval_id), signed(repository, _REQUEST, fields))
     return made
 
 
@@ -89,10 +106,10 @@ def decide(
     repository: Repository, approval_id: ApprovalId, decision: str, user_id: str, comment: str, now: datetime
 ) -> Approval:
     """Approve or reject a request. Raises RequestError, and ApprovalNeeded for the person who asked."""
-    found = read_approval(repository, approval_id)
-    if found.status(now) != "requested":
+    found = read_approval(repository, approval_id, now)
+    if found.status != "requested":
         raise RequestError(
-            "Nothing is left to decide", on=approval_id, why=f"it is {found.status(now)}", remedy="ask for a new one"
+            "Nothing is left to decide", on=approval_id, why=f"it is {found.status}", remedy="ask for a new one"
         )
     # Whoever asked may take the request back, but not allow it.
     if decision == "approved" and same_person(user_id, found.requested_by):
@@ -113,19 +130,19 @@ def decide(
         "comment": comment,
     }
     _create_once(repository, approval_id, "decision", _DECISION, fields, "somebody else decided at the same moment")
-    return replace(found, decision=decision, decided_by=user_id, decided_at=timestamp(now), comment=comment)
+    decided = replace(found, decision=decision, decided_by=user_id, decided_at=timestamp(now), comment=comment)
+    return decided.at(now)
 
 
 def use(
-    repository: Repository, approval_id: ApprovalId, subject: Mapping[str, Any], user_id: str, now: datetime
+    repository: Repository, approval_id: ApprovalId, subject: Mapping[str, object], user_id: str, now: datetime
 ) -> Approval:
     """Use an approval for exactly this; it cannot be used again. Raises ApprovalNeeded."""
-    found = read_approval(repository, approval_id)
-    status, why = found.status(now), ""
+    found, why = read_approval(repository, approval_id, now), ""
     if found.digest != digest_of(repository, subject):
         why = "it is for another backup, scope or mode; `sbh approvals show` says for which"
-    elif status != "approved":
-        why = {"requested": "nobody has approved it yet"}.get(status, f"it is {status}")
+    elif found.status != "approved":
+        why = {"requested": "nobody has approved it yet"}.get(found.status, f"it is {found.status}")
     elif same_person(found.requested_by, found.decided_by):
         why = "one person asked for it and approved it"
     if why:
@@ -134,10 +151,10 @@ def use(
         )
     fields = {"approval_id": approval_id, "digest": found.digest, "used_by": user_id, "used_at": timestamp(now)}
     _create_once(repository, approval_id, "use", _USE, fields, "it was used at the same moment")
-    return replace(found, used_by=user_id, used_at=timestamp(now))
+    return replace(found, used_by=user_id, used_at=timestamp(now)).at(now)
 
 
-def read_approval(repository: Repository, approval_id: ApprovalId) -> Approval:
+def read_approval(repository: Repository, approval_id: ApprovalId, now: datetime) -> Approval:
     """Raises RequestError where there is none, CorruptObject."""
     try:
         asked = _read(repository, _key(repository, approval_id), _REQUEST, approval_id)
@@ -145,7 +162,7 @@ def read_approval(repository: Repository, approval_id: ApprovalId) -> Approval:
         raise RequestError(
             "No such approval", on=f"{approval_id} of {repository.tenant}", remedy="see `sbh approvals list`"
         ) from None
-    found = Approval(ApprovalId(asked.pop("approval_id")), **asked)
+    found = Approval(repository.tenant, ApprovalId(asked.pop("approval_id")), "requested", **asked)
     if found.digest != digest_of(repository, found.subject):
         raise _damaged(repository, approval_id, "its digest is of another request")
     for part, kind in (("decision", _DECISION), ("use", _USE)):
@@ -157,10 +174,10 @@ def read_approval(repository: Repository, approval_id: ApprovalId) -> Approval:
             raise _damaged(repository, approval_id, f"its {part} is about another request")
         del more["approval_id"]
         found = replace(found, **more)
-    return found
+    return found.at(now)
 
 
-def list_approvals(repository: Repository) -> tuple[list[Approval], list[SbhError]]:
+def list_approvals(repository: Repository, now: datetime) -> tuple[list[Approval], list[SbhError]]:
     """The newest first, at most 1,000, and an error for each that cannot be read."""
     ids = []
     for info in repository.store.list(repository.prefix + FOLDER):
@@ -170,7 +187,7 @@ def list_approvals(repository: Repository) -> tuple[list[Approval], list[SbhErro
 
     def read(approval_id: ApprovalId) -> Approval | SbhError:
         try:
-            return read_approval(repository, approval_id)
+            return read_approval(repository, approval_id, now)
         except (CorruptObject, RequestError) as error:
             return error
 
@@ -179,7 +196,7 @@ def list_approvals(repository: Repository) -> tuple[list[Approval], list[SbhErro
     return found, [one for one in read_ones if isinstance(one, SbhError)]
 
 
-def digest_of(repository: Repository, subject: Mapping[str, Any]) -> str:
+def digest_of(repository: Repository, subject: Mapping[str, object]) -> str:
     """Of what is asked for, the tenant included."""
     return "sha256:" + hashlib.sha256(canonical({"tenant_id": repository.tenant, "subject": dict(subject)})).hexdigest()
 
@@ -203,7 +220,7 @@ def checked_reason(reason: str, what: str) -> str:
 
 
 def _create_once(
-    repository: Repository, approval_id: ApprovalId, part: str, kind: str, fields: Mapping[str, Any], why: str
+    repository: Repository, approval_id: ApprovalId, part: str, kind: str, fields: Mapping[str, object], why: str
 ) -> None:
     try:
         repository.store.create(_key(repository, approval_id, part), signed(repository, kind, fields))

@@ -16,6 +16,7 @@ from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.doctor import protection, residency
 from sbh_pipelines.doctor.findings import Report
 from sbh_pipelines.doctor.storage import _write
+from sbh_pipelines.document import as_document
 from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import StoreDenied
@@ -144,7 +145,7 @@ def test_the_api_launches_pins_and_asks_for_approval(site: Site) -> None:
         with service.launches.claim(service.tenants.find(ACME), "backup"):
             pass
         service.retention.pin(latest["id"], ACME, ADMIN, "because")
-        asked = service.approvals.request_restore(latest["id"], ACME, ADMIN, reason="ticket 4711")
+        asked = as_document(service.approvals.request_restore(latest["id"], ACME, ADMIN, reason="ticket 4711"))
         service.approvals.reject(asked["approval_id"], ACME, OTHER)
         service.audit.events(ADMIN, ACME)
         assert policy.refused == []

@@ -1,6 +1,6 @@
 """Approvals: where the settings want a second person before something is overwritten."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Body, Path
 from starlette.responses import JSONResponse, Response
@@ -10,6 +10,8 @@ from sbh_pipelines.api.schema import answers, pages
 from sbh_pipelines.api.schema.bodies import AskBody, DecideBody, OverwritingBody
 from sbh_pipelines.api.schema.problems import error_fields
 from sbh_pipelines.api.schema.responses import READS, model_of
+from sbh_pipelines.backup.service.results import Approval
+from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import ApprovalNeeded
 
 router = APIRouter(prefix="/api/approvals", tags=["Approvals"])
@@ -24,32 +26,34 @@ async def list_approvals(call: ACall, limit: pages.Limit = 50, cursor: pages.Cur
     """What was asked for the tenant, and what became of it; the newest first."""
     tenant = call.tenant()
     found, errors = await call.read(lambda: call.service.approvals.of(tenant, call.user))
-    shown, following = pages.page(found, lambda a: (str(a["approval_id"]),), 1, limit, cursor)
+    shown, following = pages.page(found, lambda a: (a.approval_id,), 1, limit, cursor)
     issues = [error_fields(error, call.user) for error in errors]
-    return JSONResponse({"approvals": list(shown), "errors": issues, "next_cursor": following})
+    return JSONResponse({"approvals": as_document(shown), "errors": issues, "next_cursor": following})
 
 
-@router.get("/{approval_id}", summary="Show an approval", responses=READS, response_model=model_of(answers.Approval))
+@router.get("/{approval_id}", summary="Show an approval", responses=READS, response_model=model_of(Approval))
 async def get_approval(call: ACall, approval_id: ApprovalIdPath) -> Response:
     tenant = call.tenant()
-    return JSONResponse(await call.read(lambda: call.service.approvals.get(approval_id, tenant, call.user)))
+    return JSONResponse(
+        as_document(await call.read(lambda: call.service.approvals.get(approval_id, tenant, call.user)))
+    )
 
 
-@router.post("", summary="Ask for an approval", responses=READS, response_model=model_of(answers.Approval))
+@router.post("", summary="Ask for an approval", responses=READS, response_model=model_of(Approval))
 async def ask(call: ACall, body: Annotated[AskBody, Body()]) -> Response:
     """Of exactly this restore, or of undoing this one. Another admin approves it; then its id goes with the restore."""
     tenant = call.tenant()
 
-    def work() -> dict[str, Any]:
+    def work() -> Approval:
         if body.restore_id is not None:
             return call.service.approvals.request_undo(body.restore_id, tenant, call.user, reason=body.reason)
         wanted = body.backup_id or ""
         return call.service.approvals.request_restore(wanted, tenant, call.user, body.request(), reason=body.reason)
 
-    return JSONResponse(await call.expensive(work))
+    return JSONResponse(as_document(await call.expensive(work)))
 
 
-@router.post("/{approval_id}/approve", summary="Approve", responses=READS, response_model=model_of(answers.Approval))
+@router.post("/{approval_id}/approve", summary="Approve", responses=READS, response_model=model_of(Approval))
 async def approve(
     call: ACall,
     approval_id: ApprovalIdPath,
@@ -58,11 +62,13 @@ async def approve(
     """By another person than the one who asked."""
     tenant = call.tenant()
     return JSONResponse(
-        await call.read(lambda: call.service.approvals.approve(approval_id, tenant, call.user, body.comment))
+        as_document(
+            await call.read(lambda: call.service.approvals.approve(approval_id, tenant, call.user, body.comment))
+        )
     )
 
 
-@router.post("/{approval_id}/reject", summary="Reject", responses=READS, response_model=model_of(answers.Approval))
+@router.post("/{approval_id}/reject", summary="Reject", responses=READS, response_model=model_of(Approval))
 async def reject(
     call: ACall,
     approval_id: ApprovalIdPath,
@@ -71,7 +77,9 @@ async def reject(
     """For good."""
     tenant = call.tenant()
     return JSONResponse(
-        await call.read(lambda: call.service.approvals.reject(approval_id, tenant, call.user, body.comment))
+        as_document(
+            await call.read(lambda: call.service.approvals.reject(approval_id, tenant, call.user, body.comment))
+        )
     )
 
 

@@ -14,7 +14,7 @@ from sbh_pipelines.api.schema import answers, documents, pages
 from sbh_pipelines.api.schema.bodies import BACKUP_PATTERN, CreateBody, DiffBody, PinBody, RestoreBody, ValidateBody
 from sbh_pipelines.api.schema.problems import error_fields
 from sbh_pipelines.api.schema.responses import LAUNCHES, READS, answered, model_of
-from sbh_pipelines.backup.service.results import HoldLine
+from sbh_pipelines.backup.service.results import HoldLine, RestorePlan
 from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import NotConfirmed
 from sbh_pipelines.model import parse_timestamp
@@ -127,7 +127,7 @@ async def get_status(
     "/{backup_id}/restore",
     summary="Restore a backup",
     status_code=202,
-    responses=answered(LAUNCHES, 200, answers.Plan, "Only planned: `validate_only` was true."),
+    responses=answered(LAUNCHES, 200, RestorePlan, "Only planned: `validate_only` was true."),
     response_model=model_of(answers.Accepted),
 )
 async def restore(
@@ -160,7 +160,7 @@ async def restore(
 
 
 @router.post(
-    "/{backup_id}/diff", summary="Compare with the live tenant", responses=READS, response_model=model_of(answers.Plan)
+    "/{backup_id}/diff", summary="Compare with the live tenant", responses=READS, response_model=model_of(RestorePlan)
 )
 async def diff(
     call: ACall,
@@ -175,7 +175,7 @@ async def diff(
     "/{backup_id}/diff",
     summary="Compare with the live tenant, whole",
     responses=READS,
-    response_model=model_of(answers.Plan),
+    response_model=model_of(RestorePlan),
 )
 async def whole_diff(call: ACall, backup_id: BackupIdPath) -> Response:
     """What a restore of the whole tenant would change."""

@@ -140,14 +140,13 @@ def _with_restore(call: Call, run: Run, known: answers.Operation) -> answers.Ope
     except SbhError:
         return known  # the record is only about progress; the operation is known without it
     for record in records[:1]:
-        started = record.get("started_at")
-        begun = parse_timestamp(started).timestamp() if isinstance(started, str) else 0.0
-        if record.get("status") == "running" and begun >= int(run.started or run.created):
+        begun = parse_timestamp(record.started_at).timestamp() if record.started_at else 0.0
+        if record.status == "running" and begun >= int(run.started or run.created):
             return replace(
                 known,
-                restore_id=record["restore_id"],
-                progress=int(record.get("progress", 0)),
-                step=record.get("step", known.step),
-                links={**known.links, "restore": f"/api/restore/{record['restore_id']}"},
+                restore_id=record.restore_id,
+                progress=record.progress or 0,
+                step=record.step if record.step is not None else known.step,
+                links={**known.links, "restore": f"/api/restore/{record.restore_id}"},
             )
     return known

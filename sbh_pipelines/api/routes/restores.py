@@ -12,6 +12,7 @@ from sbh_pipelines.api.runs.launches import Launch
 from sbh_pipelines.api.schema import answers, documents, pages
 from sbh_pipelines.api.schema.bodies import RESTORE_PATTERN, UndoBody
 from sbh_pipelines.api.schema.responses import LAUNCHES, READS, answered, model_of
+from sbh_pipelines.backup.service.results import RestorePlan, RestoreRecord
 from sbh_pipelines.errors import NotConfirmed
 
 router = APIRouter(prefix="/api/restore", tags=["Restores"])
@@ -24,15 +25,15 @@ async def list_restores(call: ACall, limit: pages.Limit = 50, cursor: pages.Curs
     """Every restore of the tenant that is on record, the newest first."""
     tenant = call.tenant()
     found = await call.read(lambda: call.service.restores.of(tenant, call.user))
-    shown, following = pages.page(found, lambda r: (str(r["restore_id"]),), 1, limit, cursor)
+    shown, following = pages.page(found, lambda r: (r.restore_id,), 1, limit, cursor)
     return JSONResponse({"restores": [documents.restore(r, call.user) for r in shown], "next_cursor": following})
 
 
-@router.get("/{restore_id}", summary="Status of a restore", responses=READS, response_model=model_of(answers.Restore))
+@router.get("/{restore_id}", summary="Status of a restore", responses=READS, response_model=model_of(RestoreRecord))
 async def get_restore(call: ACall, restore_id: RestoreIdPath) -> Response:
     """Status, progress in percent, and the result or the error."""
     tenant = call.tenant()
-    found = await call.read(lambda: call.service.get_restore_status(restore_id, tenant, call.user))
+    found = await call.read(lambda: call.service.restores.status(restore_id, tenant, call.user))
     return JSONResponse(documents.restore(found, call.user))
 
 
@@ -40,7 +41,7 @@ async def get_restore(call: ACall, restore_id: RestoreIdPath) -> Response:
     "/{restore_id}/undo",
     summary="Undo a restore",
     status_code=202,
-    responses=answered(LAUNCHES, 200, answers.Plan, "Only planned: `validate_only` was true."),
+    responses=answered(LAUNCHES, 200, RestorePlan, "Only planned: `validate_only` was true."),
     response_model=model_of(answers.Accepted),
 )
 async def undo(
@@ -51,9 +52,7 @@ async def undo(
     """Makes what the restore touched what it was before, from the backup made then. Needs `confirm: true`."""
     tenant = call.tenant()
     if body.validate_only:
-        plan = await call.expensive(
-            lambda: call.service.restores.undo(restore_id, tenant, call.user, validate_only=True)
-        )
+        plan = await call.expensive(lambda: call.service.restores.plan_undo(restore_id, tenant, call.user))
         return JSONResponse(documents.plan(plan, call.user))
     if not body.confirm:
         await call.read(lambda: call.service.launches.permit(tenant, call.user, "backup.restore"))
@@ -65,7 +64,7 @@ async def undo(
 
     def wanted() -> Launch:
         check_approval(call, tenant, body)
-        call.service.get_restore_status(restore_id, tenant, call.user)
+        call.service.restores.status(restore_id, tenant, call.user)
         return jobs.undo(tenant, restore_id, body.permission())
 
     return await call.launch("backup.restore", wanted)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sbh_pipelines.backup.service.results import HoldLine
+from sbh_pipelines.backup.service.results import Approval, HoldLine, RestoreRecord
 from sbh_pipelines.document import optional
 from sbh_pipelines.repository.trail.event import AuditEvent
 
@@ -209,21 +209,6 @@ class OperationPage:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What a restore would do. With `problems` it would refuse."""
-
-    tenant_id: str
-    backup_id: str
-    mode: str
-    scope: Mapping[str, object]
-    tables: Sequence[Mapping[str, object]]
-    files: Mapping[str, object]
-    problems: Sequence[ErrorAnswer]
-    estimate: Mapping[str, object]
-    nothing_to_do: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Validation:
     """What validating a backup found; damage is an answer, not an error."""
 
@@ -244,19 +229,15 @@ class BackupStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Restore:
-    """The record of one restore; `progress` is percent."""
-
-    restore_id: str
-    tenant_id: str
-    status: str
-
-
-@dataclass(frozen=True, slots=True)
 class RestorePage:
-    """A page of a tenant's restores, the newest first."""
+    """A page of a tenant's restores, the newest first.
 
-    restores: Sequence[Restore]
+    Attributes:
+        restores: At most `limit` of them.
+        next_cursor: Where the next page begins; null on the last one.
+    """
+
+    restores: Sequence[RestoreRecord]
     next_cursor: str | None
 
 
@@ -344,17 +325,14 @@ class AuditPage:
 
 
 @dataclass(frozen=True, slots=True)
-class Approval:
-    """A restore that waits for a second person, or was decided on."""
-
-    approval_id: str
-    tenant_id: str
-    status: str
-
-
-@dataclass(frozen=True, slots=True)
 class ApprovalPage:
-    """A page of approvals, the newest first."""
+    """A page of approvals, the newest first.
+
+    Attributes:
+        approvals: At most `limit` of them.
+        errors: Approvals that are damaged; on every page.
+        next_cursor: Where the next page begins; null on the last one.
+    """
 
     approvals: Sequence[Approval]
     errors: Sequence[ErrorAnswer]

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sbh_pipelines.api.schema.problems import error_fields, issue_fields, scrub, sees_internals
-from sbh_pipelines.backup.service.results import BackupStatus
+from sbh_pipelines.backup.service.results import BackupStatus, RestorePlan, RestoreRecord
+from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import SbhError, error_from_dict
 from sbh_pipelines.model import BackupId, parse_timestamp, timestamp
 from sbh_pipelines.security.policy import UserContext
@@ -55,19 +56,17 @@ def damaged(errors: Sequence[SbhError], user: UserContext) -> list[dict[str, obj
     return found
 
 
-def plan(document: Mapping[str, Any], user: UserContext) -> dict[str, object]:
-    problems = [error_fields(error_from_dict(problem), user) for problem in document["problems"]]
-    shown = {**document, "problems": problems}
-    return shown if sees_internals(user) else {**shown, "target": scrub(str(document["target"]))}
+def plan(found: RestorePlan, user: UserContext) -> Mapping[str, object]:
+    shown = {**as_document(found), "problems": [error_fields(problem, user) for problem in found.problems]}
+    return shown if sees_internals(user) else {**shown, "target": scrub(found.target)}
 
 
 def validation(document: Mapping[str, Any], user: UserContext) -> dict[str, object]:
     return {**document, "issues": [issue_fields(issue, user) for issue in document["issues"]]}
 
 
-def restore(document: Mapping[str, Any], user: UserContext) -> dict[str, object]:
-    error = document.get("error")
-    if not isinstance(error, Mapping):
-        return dict(document)
-    fields = error_fields(error_from_dict(error), user) if "code" in error else dict(error)
-    return {**document, "error": fields}
+def restore(record: RestoreRecord, user: UserContext) -> Mapping[str, object]:
+    document: Mapping[str, object] = as_document(record)
+    if record.error is None or "code" not in record.error:
+        return document
+    return {**document, "error": error_fields(error_from_dict(record.error), user)}

@@ -6,6 +6,8 @@ it; it appears under its name when all of it was written. Everything is streamed
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from datetime import datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,21 @@ from sbh_pipelines.backup.contents.copy_text import columns_of
 from sbh_pipelines.backup.contents.manifests import read_manifest
 from sbh_pipelines.backup.contents.reader import BackupTable, OpenBackup, open_backup
 from sbh_pipelines.backup.export.folder import ExportFolder, WrittenFile, new_folder, table_file
+from sbh_pipelines.backup.export.manifest import (
+    Export,
+    ExportManifest,
+    WrittenColumn,
+    WrittenFiles,
+    WrittenOther,
+    WrittenTable,
+)
 from sbh_pipelines.backup.export.readme import FORMATS, ROW_ORDER, readme
 from sbh_pipelines.backup.export.text_formats import csv_lines, jsonl_lines, load_script, sql_lines
-from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import RequestError
 from sbh_pipelines.files.file import FileEntry
-from sbh_pipelines.model import BackupId, Progress, ProgressSink, Tenant, no_progress, timestamp
+from sbh_pipelines.model import BackupId, Progress, ProgressSink, no_progress, timestamp
+from sbh_pipelines.repository.repository import Repository
 
 VERSION = 1
 STEP = "export"
@@ -34,45 +45,38 @@ _TEXTS: Mapping[str, Callable[[Mapping[str, Any], Iterator[bytes]], Iterator[byt
 
 
 def export_backup(
-    site: Site,
-    tenant: Tenant,
+    repository: Repository,
     backup_id: BackupId,
     folder: Path,
     format: str,
+    now: datetime,
     *,
     tables: Sequence[str] = (),
     files: bool = True,
     progress: ProgressSink = no_progress,
-) -> dict[str, Any]:
-    """Write a backup's data to a folder that is empty or does not exist; its `manifest.json`, and `folder`.
+) -> Export:
+    """Write a backup's data to a folder that is empty or does not exist. Takes the repository over and closes it.
 
     `format`: sql, jsonl, csv or parquet. `tables`: only these; all without. Raises RequestError (format, table, folder),
     UnknownBackup, CorruptObject, ExportFailed; nothing is at `folder` then.
     """
     if format not in FORMATS:
         raise RequestError("Not a format of exports", on=ascii(format)[:64], remedy="use one of: " + ", ".join(FORMATS))
-    repository = site.repository(tenant)
-    try:
-        manifest = read_manifest(repository, backup_id)
-    except BaseException:
-        repository.close()
-        raise
-    with open_backup(repository, manifest) as backup:
+    with open_backup(repository, read_manifest(repository, backup_id)) as backup:
         wanted = {backup.table(name).name for name in tables}
         chosen = [table for table in backup.tables if not tables or table.name in wanted]
         with new_folder(folder) as target:
-            return _write(
-                _Export(backup, target, format, progress), chosen, files, timestamp(site.clock()), Path(folder)
-            )
+            manifest = _write(_Writer(backup, target, format, progress), chosen, files, timestamp(now))
+    return Export(**{f.name: getattr(manifest, f.name) for f in fields(manifest)}, folder=str(Path(folder)))
 
 
-class _Export:
-    """One export on its way."""
+class _Writer:
+    """Writes the parts of one export."""
 
     def __init__(self, backup: OpenBackup, target: ExportFolder, format: str, progress: ProgressSink) -> None:
         self.backup, self.target, self.format, self._progress = backup, target, format, progress
 
-    def table(self, table: BackupTable) -> dict[str, Any]:
+    def table(self, table: BackupTable) -> WrittenTable:
         """Write one table; its entry in the manifest."""
         header = self.backup.header(table.name)
         name = table_file(header["schema"], header["name"], self.format)
@@ -83,16 +87,16 @@ class _Export:
             with self.target.create(name) as written:
                 for piece in _TEXTS[self.format](header, self._rows(table)):
                     written.write(piece)
-        return {
-            "table": table.name,
-            "file": name,
-            "rows": table.rows,
-            "bytes": written.size,
-            "sha256": written.sha256,
-            "columns": [{"name": c.name, "type": c.type.name, "not_null": c.not_null} for c in columns_of(header)],
-            "primary_key": list(header["key"]),
-            **({"text_columns": text_columns} if self.format == "parquet" else {}),
-        }
+        return WrittenTable(
+            table.name,
+            name,
+            table.rows,
+            written.size,
+            written.sha256,
+            tuple(WrittenColumn(c.name, c.type.name, c.not_null) for c in columns_of(header)),
+            tuple(header["key"]),
+            tuple(text_columns) if self.format == "parquet" else None,
+        )
 
     def _parquet(self, table: BackupTable, header: Mapping[str, Any], name: str) -> tuple[WrittenFile, list[str]]:
         """Begins again when a column turns out to have values that its Parquet type cannot hold."""
@@ -121,7 +125,7 @@ class _Export:
                 noticed = done
         self._progress(Progress(STEP, table.name, done, table.rows, "rows"))
 
-    def files(self) -> dict[str, Any]:
+    def files(self) -> WrittenFiles:
         """Write the tenant's files and `files.jsonl`; what the manifest says of them."""
         done = size = renamed = 0
         numbers = count(1)
@@ -139,15 +143,8 @@ class _Export:
                 listing.write("".join(lines).encode())
                 done += len(entries)
                 self._progress(Progress(STEP, "files", done, total, "files"))
-        return {
-            "file": "files.jsonl",
-            "bytes_of_list": listing.size,
-            "sha256": listing.sha256,
-            "count": done,
-            "bytes": size,
-            "renamed": renamed,
-            "missing_references": self.backup.missing_files,
-        }
+        missing = self.backup.missing_files
+        return WrittenFiles("files.jsonl", listing.size, listing.sha256, done, size, renamed, missing)
 
     def _file(self, entry: FileEntry, number: int) -> str:
         written, name = self.target.create_tenant_file(entry.path, number)
@@ -156,38 +153,37 @@ class _Export:
                 written.write(piece)
         return name
 
-    def write(self, name: str, body: bytes) -> dict[str, Any]:
+    def write(self, name: str, body: bytes) -> WrittenOther:
         """A small file of ours."""
         with self.target.create(name) as written:
             written.write(body)
-        return {"file": name, "bytes": written.size, "sha256": written.sha256}
+        return WrittenOther(name, written.size, written.sha256)
 
 
-def _write(
-    export: _Export, chosen: Sequence[BackupTable], files: bool, exported_at: str, folder: Path
-) -> dict[str, Any]:
+def _write(export: _Writer, chosen: Sequence[BackupTable], files: bool, exported_at: str) -> ExportManifest:
     backup = export.backup
-    tables = [export.table(table) for table in chosen]
-    others = []
+    tables = tuple(export.table(table) for table in chosen)
+    others: list[WrittenOther] = []
     if export.format == "sql":
         about = f"{backup.backup_id} of {backup.tenant_id}"
-        others.append(export.write("load.sql", load_script([table["file"] for table in tables], about)))
-    manifest = {
-        "export_version": VERSION,
-        "backup_id": backup.backup_id,
-        "tenant_id": backup.tenant_id,
-        "created_at": backup.manifest.created_at,
-        "recovery_point": backup.manifest.document["recovery_point"],
-        "exported_at": exported_at,
-        "format": export.format,
-        "format_notes": [*FORMATS[export.format], ROW_ORDER],
-        "tables": tables,
-        "files": export.files() if files else None,
-    }
+        others.append(export.write("load.sql", load_script([table.file for table in tables], about)))
+    manifest = ExportManifest(
+        export_version=VERSION,
+        backup_id=backup.backup_id,
+        tenant_id=backup.tenant_id,
+        created_at=backup.manifest.created_at,
+        recovery_point=backup.manifest.document["recovery_point"],
+        exported_at=exported_at,
+        format=export.format,
+        format_notes=(*FORMATS[export.format], ROW_ORDER),
+        tables=tables,
+        files=export.files() if files else None,
+        others=(),
+    )
     others.append(export.write("README.txt", readme(manifest).encode("utf-8", "backslashreplace")))
-    manifest["others"] = others
-    export.write("manifest.json", json.dumps(manifest, indent=2).encode() + b"\n")
-    return {**manifest, "folder": str(folder)}
+    manifest = replace(manifest, others=tuple(others))
+    export.write("manifest.json", json.dumps(as_document(manifest), indent=2).encode() + b"\n")
+    return manifest
 
 
 def _batches(entries: Iterator[FileEntry]) -> Iterator[list[FileEntry]]:

@@ -1,7 +1,6 @@
 """What the person who receives an export is told: README.txt, and the same sentences in manifest.json."""
 
-from collections.abc import Mapping
-from typing import Any
+from sbh_pipelines.backup.export.manifest import ExportManifest
 
 FORMATS: dict[str, tuple[str, ...]] = {
     "sql": (
@@ -45,27 +44,26 @@ FORMATS: dict[str, tuple[str, ...]] = {
 ROW_ORDER = "Rows are in no particular order."
 
 
-def readme(manifest: Mapping[str, Any]) -> str:
+def readme(manifest: ExportManifest) -> str:
     """README.txt of an export, from its manifest."""
-    point = manifest["recovery_point"] or {}
-    files = manifest["files"]
-    listed = "".join(f"  {table['file']}: {table['table']}, {table['rows']:,} rows\n" for table in manifest["tables"])
+    point, files = manifest.recovery_point or {}, manifest.files
+    listed = "".join(f"  {table.file}: {table.table}, {table.rows:,} rows\n" for table in manifest.tables)
     parts = [
-        f"Data of {manifest['tenant_id']}\n{'=' * (len(manifest['tenant_id']) + 8)}\n\n",
-        f"Exported at {manifest['exported_at']} from the backup {manifest['backup_id']}: everything below is as it was at"
-        f" {point.get('time', manifest['created_at'])}.\n"
+        f"Data of {manifest.tenant_id}\n{'=' * (len(manifest.tenant_id) + 8)}\n\n",
+        f"Exported at {manifest.exported_at} from the backup {manifest.backup_id}: everything below is as it was at"
+        f" {point.get('time', manifest.created_at)}.\n"
         "It may contain personal data: keep it where only those who need it can read it, and delete it when it has served.\n\n",
-        f"Tables ({manifest['format']})\n\n{listed}\n",
-        "".join(f"* {sentence}\n" for sentence in (*manifest["format_notes"], ROW_ORDER)),
+        f"Tables ({manifest.format})\n\n{listed}\n",
+        "".join(f"* {sentence}\n" for sentence in (*manifest.format_notes, ROW_ORDER)),
     ]
     if files is not None:
         parts.append(
-            f"\nFiles\n\n{files['count']:,} files, {files['bytes']:,} bytes, in files/ under their own names."
-            f" {files['renamed']:,} have names that cannot be those of files here and are in files-renamed/.\n"
+            f"\nFiles\n\n{files.count:,} files, {files.bytes:,} bytes, in files/ under their own names."
+            f" {files.renamed:,} have names that cannot be those of files here and are in files-renamed/.\n"
             "files.jsonl has a line for each: `path`, its own name; `file`, where it is here; size, modified, sha256, attributes.\n"
         )
-    if files is not None and files["missing_references"]:
-        parts.append(f"{files['missing_references']:,} files that rows refer to did not exist at that time.\n")
+    if files is not None and files.missing_references:
+        parts.append(f"{files.missing_references:,} files that rows refer to did not exist at that time.\n")
     parts.append(
         "\nmanifest.json says the same for programs: tables with columns, types, rows and keys, and the SHA-256 of each file.\n"
     )

@@ -7,11 +7,11 @@ can be shown later that a certain predicate was, or was not, what was asked for.
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from dataclasses import fields as fields_of
-from typing import Any
+from dataclasses import dataclass, replace
 
-from sbh_pipelines.backup.restore.request import RestoreRequest
+from sbh_pipelines.backup.restore.plan import RestorePlan
+from sbh_pipelines.backup.restore.request import OPTIONS, RestoreRequest
+from sbh_pipelines.backup.restore.result import RestoreResult
 from sbh_pipelines.backup.site.audit_trails import noted
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import SbhError
@@ -19,7 +19,7 @@ from sbh_pipelines.model import BackupId, RestoreId, Tenant
 
 _MOST_TABLES = 200
 _TABLE = re.compile(r"\s*([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)?)\s+where\s", re.IGNORECASE | re.ASCII)
-_COUNTS = ("rows_inserted", "rows_updated", "rows_deleted", "rows_kept", "files_written", "files_removed", "seconds")
+_COUNTS = ("rows_inserted", "rows_updated", "rows_deleted", "rows_kept", "files_removed", "seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +39,13 @@ class RestoreEvents:
         """Raises what keeps it from being recorded: then the restore must not begin."""
         self._track("restore.started", {})
 
-    def completed(self, result: dict[str, Any]) -> dict[str, Any]:
+    def completed(self, result: RestoreResult) -> RestoreResult:
         """The result; with `audit_error` where the event could not be written: what is restored stays."""
-        told = {name: result[name] for name in _COUNTS if name in result}
-        told["safety_backup_id"] = result.get("safety_backup_id")
+        props = {**{name: getattr(result, name) for name in _COUNTS}, "safety_backup_id": result.safety_backup_id}
         try:
-            self._track("restore.undone" if self.undoes else "restore.completed", told)
+            self._track("restore.undone" if self.undoes else "restore.completed", props)
         except SbhError as error:
-            return {**result, "audit_error": error.as_dict()}
+            return replace(result, audit_error=error)
         return result
 
     def failed(self, error: BaseException, *, written: bool) -> None:
@@ -55,16 +54,16 @@ class RestoreEvents:
         with noted(error):
             self._track("restore.failed", {"code": fields["code"], "what": fields["what"], "restored": written})
 
-    def _track(self, event: str, more: Mapping[str, Any]) -> None:
-        props = {"restore_id": self.restore_id, **asked(self.backup_id, self.request, self.target), **more}
+    def _track(self, event: str, more: Mapping[str, object]) -> None:
+        props = {"restore_id": self.restore_id, **request_props(self.backup_id, self.request, self.target), **more}
         if self.undoes:
             props["undoes"] = self.undoes
         self.site.track(self.tenant, event, self.user_id, props)
 
 
-def asked(backup_id: str, request: RestoreRequest, target: str) -> dict[str, Any]:
+def request_props(backup_id: str, request: RestoreRequest, target: str) -> dict[str, object]:
     """What was asked for, without anything that may be a person's."""
-    scope: dict[str, Any] = {"kind": "tenant" if request.whole else "part"}
+    scope: dict[str, object] = {"kind": "tenant" if request.whole else "part"}
     if request.tables:
         scope["tables"] = list(request.tables[:_MOST_TABLES])
     if request.rows is not None:
@@ -77,23 +76,22 @@ def asked(backup_id: str, request: RestoreRequest, target: str) -> dict[str, Any
     return {"backup_id": backup_id, "scope": scope, "mode": str(request.mode), "target": target}
 
 
-def told_subject(subject: Mapping[str, Any]) -> dict[str, Any]:
+def subject_props(subject: Mapping[str, object]) -> dict[str, object]:
     """What an approval is bound to (`restore_subject`, `undo_subject`), as the trail may keep it."""
     kept = {name: value for name, value in subject.items() if name != "request"}
     request = subject.get("request")
     if isinstance(request, Mapping):
-        fields = {f.name for f in fields_of(RestoreRequest)}
-        of = RestoreRequest.of(**{name: value for name, value in request.items() if name in fields})
-        kept |= asked(str(subject.get("backup_id")), of, str(subject.get("into_database") or "in place"))
+        of = RestoreRequest.of(**{name: value for name, value in request.items() if name in OPTIONS})
+        kept |= request_props(str(subject.get("backup_id")), of, str(subject.get("into_database") or "in place"))
     return kept
 
 
-def planned(plan: Mapping[str, Any], backup_id: str, request: RestoreRequest, target: str) -> dict[str, Any]:
+def plan_props(plan: RestorePlan, request: RestoreRequest) -> dict[str, object]:
     """The props of `restore.planned`."""
-    tables = plan.get("tables") or ()
-    counts = {kind: sum(int(t.get(kind) or 0) for t in tables) for kind in ("insert", "update", "delete")}
-    told = {**asked(backup_id, request, target), **counts, "problems": len(plan.get("problems") or ())}
-    return {**told, "samples": request.samples, "show_sensitive": request.show_sensitive}
+    counts = {change: plan.rows(change) for change in ("insert", "update", "delete")}
+    asked = request_props(plan.backup_id, request, plan.target)
+    shown = {"samples": request.samples, "show_sensitive": request.show_sensitive}
+    return {**asked, **counts, "problems": len(plan.problems), **shown}
 
 
 def _digest(text: str) -> str:

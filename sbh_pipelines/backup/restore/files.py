@@ -15,7 +15,7 @@ from sbh_pipelines.backup.contents.file_list import read_files
 from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.contents.manifests import read_component
 from sbh_pipelines.backup.create.files_step import live_files
-from sbh_pipelines.backup.restore.plan import FilePlan
+from sbh_pipelines.backup.restore.plan import FilePlan, FileSample
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import streamed
@@ -57,14 +57,10 @@ class FileRestore:
         self.downloaded = 0
         self._counting = threading.Lock()
 
-    def counts(self) -> dict[str, int]:
-        return {
-            "files_restored": self.restored,
-            "files_removed": self.removed,
-            "files_unchanged": self.plan.unchanged,
-            "files_kept": self.plan.kept,
-            "files_kept_extra": self.extra if self._keep_extra else 0,
-        }
+    @property
+    def kept_extra(self) -> int:
+        """Files that the backup does not have, and that stay."""
+        return self.extra if self._keep_extra else 0
 
     @property
     def changes_anything(self) -> bool:
@@ -81,11 +77,11 @@ class FileRestore:
         _, prefix = self._site.files_store(self._tenant)
         component = read_component(self._repository, self._manifest, FILES)
         missing = different = unchanged = kept = size = 0
-        samples: list[tuple[str, str]] = []
+        samples: list[FileSample] = []
 
         def sample(change: str, path: str) -> None:
             if len(samples) < self._samples:
-                samples.append((change, path))
+                samples.append(FileSample(change, path))
 
         for entry, live in self._pairs(prefix, read_files(self._repository, component)):
             if entry is None:

@@ -1,8 +1,8 @@
 """A tenant's rows in a schema of their own beside the live ones: for looking at an old state with SQL."""
 
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from sbh_pipelines.backup.contents.layers import table_rows
 from sbh_pipelines.backup.contents.manifest import WITH_TABLES, Manifest, TableSummary
@@ -17,44 +17,87 @@ from sbh_pipelines.repository.repository import Repository
 _LONGEST_NAME = 63  # bytes, PostgreSQL's NAMEDATALEN - 1
 
 
+@dataclass(frozen=True, slots=True)
+class TableCopy:
+    """A table of the new schema.
+
+    Attributes:
+        table: `schema.table`, the new one.
+        of: `schema.table` in the backup.
+        rows: how many it has.
+    """
+
+    table: str
+    of: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaCopy:
+    """A tenant's rows of a backup in a schema of their own.
+
+    Attributes:
+        tenant_id: whose rows.
+        backup_id: from which backup.
+        schema: name of the new schema.
+        recovery_point: the instant that the backup describes.
+        tables: what was made.
+        rows: of all tables.
+        seconds: s.
+    """
+
+    tenant_id: str
+    backup_id: str
+    schema: str
+    recovery_point: Mapping[str, object]
+    tables: tuple[TableCopy, ...]
+    rows: int
+    seconds: float
+
+
 def into_schema(
-    site: Site, tenant: Tenant, backup_id: BackupId, schema: str, tables: tuple[str, ...], progress: ProgressSink
-) -> dict[str, Any]:
+    site: Site,
+    repository: Repository,
+    tenant: Tenant,
+    backup_id: BackupId,
+    schema: str,
+    tables: tuple[str, ...],
+    progress: ProgressSink,
+) -> SchemaCopy:
     """All of it in one transaction: the schema is there whole, or not at all.
 
     Raises RequestError, RestoreRefused where the schema exists, SchemaMismatch where a type is gone.
     """
     _check_name(schema)
     begun = time.monotonic()
-    with site.repository(tenant) as repository:
-        repository.load_index()
-        manifest = read_manifest(repository, backup_id)
-        summaries = _chosen(_summaries(repository, manifest), tables)
-        names = _names(list(summaries))
-        made = []
-        with NewSchema(site.settings.database, schema) as target:
-            for number, (full_name, summary) in enumerate(summaries.items()):
-                progress(Progress("restore into schema", tenant.id, number, len(summaries), "tables"))
-                stored = read_table(repository, summary)
-                rows = target.fill(names[full_name], stored.header, _pieces(repository, summary))
-                if rows != summary.rows:
-                    raise ProofFailed(
-                        "A table has not the backup's number of rows; rolled back",
-                        on=full_name,
-                        why=f"{rows}, and the backup had {summary.rows}",
-                        remedy="sbh backup validate --deep",
-                    )
-                made.append({"table": f"{schema}.{names[full_name]}", "of": full_name, "rows": rows})
-            target.commit()
-        return {
-            "tenant_id": tenant.id,
-            "backup_id": backup_id,
-            "schema": schema,
-            "recovery_point": manifest.document["recovery_point"],
-            "tables": made,
-            "rows": sum(t["rows"] for t in made),
-            "seconds": round(time.monotonic() - begun, 3),
-        }
+    repository.load_index()
+    manifest = read_manifest(repository, backup_id)
+    summaries = _chosen(_summaries(repository, manifest), tables)
+    names = _names(list(summaries))
+    made = []
+    with NewSchema(site.settings.database, schema) as target:
+        for number, (full_name, summary) in enumerate(summaries.items()):
+            progress(Progress("restore into schema", tenant.id, number, len(summaries), "tables"))
+            stored = read_table(repository, summary)
+            rows = target.fill(names[full_name], stored.header, _pieces(repository, summary))
+            if rows != summary.rows:
+                raise ProofFailed(
+                    "A table has not the backup's number of rows; rolled back",
+                    on=full_name,
+                    why=f"{rows}, and the backup had {summary.rows}",
+                    remedy="sbh backup validate --deep",
+                )
+            made.append(TableCopy(f"{schema}.{names[full_name]}", full_name, rows))
+        target.commit()
+    return SchemaCopy(
+        tenant_id=tenant.id,
+        backup_id=backup_id,
+        schema=schema,
+        recovery_point=manifest.document["recovery_point"],
+        tables=tuple(made),
+        rows=sum(t.rows for t in made),
+        seconds=round(time.monotonic() - begun, 3),
+    )
 
 
 def _pieces(repository: Repository, summary: TableSummary) -> Iterator[bytes]:

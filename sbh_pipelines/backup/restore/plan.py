@@ -1,28 +1,51 @@
 """The plan of a restore: one value for the CLI's table, the API's JSON and Dagster's metadata. No I/O."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
+from sbh_pipelines.backup.restore.request import Scope
+from sbh_pipelines.database.merge.columns import SchemaDifference
 from sbh_pipelines.errors import RestoreConflict, SbhError
 
 
 @dataclass(frozen=True, slots=True)
+class ColumnSample:
+    """One column of a row that a plan shows.
+
+    Attributes:
+        column: its name.
+        before: the live value as text; None is NULL, or that there is no live row.
+        after: the backup's value.
+    """
+
+    column: str
+    before: str | None
+    after: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class RowSample:
-    """One row that a restore would write or keep. Values are text; None is NULL."""
+    """One row that a restore would write or keep.
 
-    change: str  # insert, update, delete, kept
+    Attributes:
+        change: insert, update, delete or kept.
+        key: values of the primary key as text, by column.
+        columns: those that differ; of a row that comes or goes, all.
+    """
+
+    change: str
     key: Mapping[str, str | None]
-    columns: Sequence[tuple[str, str | None, str | None]]  # (column, live value, backup's value)
-
-    def as_dict(self) -> dict[str, Any]:
-        columns = [{"column": c, "before": before, "after": after} for c, before, after in self.columns]
-        return {"change": self.change, "key": dict(self.key), "columns": columns}
+    columns: Sequence[ColumnSample]
 
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """Rows that cannot come back because of others that are there now."""
+    """Rows that cannot come back because of others that are there now.
+
+    Attributes:
+        reason: what they would break, such as `unique key projects_code_key`.
+        rows: how many.
+    """
 
     reason: str
     rows: int
@@ -30,7 +53,20 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class TablePlan:
-    """What is to happen to one table. `groups` are the backup's row groups; those that match the live rows are not read."""
+    """What is to happen to one table.
+
+    Attributes:
+        table: `schema.table`.
+        rows_in_backup: the tenant's rows in the backup.
+        groups: row groups in the backup.
+        groups_matching: of those, found equal to live rows, and so not read.
+        insert: rows that come back.
+        update: rows that change.
+        delete: rows that go.
+        kept: live rows that differ from the backup's and stay, as the mode says.
+        conflicts: rows that cannot come back.
+        samples: rows of each kind of change, as many as were asked for.
+    """
 
     table: str
     rows_in_backup: int
@@ -39,38 +75,60 @@ class TablePlan:
     insert: int
     update: int
     delete: int
-    kept: int = 0  # live rows that differ from the backup's and stay, as the mode says
+    kept: int = 0
     conflicts: tuple[Conflict, ...] = ()
     samples: tuple[RowSample, ...] = ()
 
-    def as_dict(self) -> dict[str, Any]:
-        document = {f: getattr(self, f) for f in self.__slots__}
-        document["conflicts"] = [asdict(c) for c in self.conflicts]
-        document["samples"] = [s.as_dict() for s in self.samples]
-        return document
+
+@dataclass(frozen=True, slots=True)
+class FileSample:
+    """One file that a plan shows.
+
+    Attributes:
+        change: missing, different, remove or kept.
+        path: below the tenant's prefix.
+    """
+
+    change: str
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
 class FilePlan:
-    """What is to happen to the files. `extra` ones are there and not in the backup; they are removed unless kept."""
+    """What is to happen to the files.
+
+    Attributes:
+        missing: files that come back.
+        different: files that are written anew.
+        extra: files that the backup does not have; they are removed unless kept.
+        unchanged: files that are as the backup has them.
+        kept: different or extra ones that stay.
+        bytes_to_write: size of what is written.
+        samples: some of the files, as many as were asked for.
+    """
 
     missing: int = 0
     different: int = 0
     extra: int = 0
     unchanged: int = 0
-    kept: int = 0  # different or extra ones that stay
+    kept: int = 0
     bytes_to_write: int = 0
-    samples: tuple[tuple[str, str], ...] = ()  # (change, path)
+    samples: tuple[FileSample, ...] = ()
 
-    def as_dict(self) -> dict[str, Any]:
-        document = asdict(self)
-        document["samples"] = [{"change": change, "path": path} for change, path in self.samples]
-        return document
+    @property
+    def removed(self) -> int:
+        """Files that go."""
+        return max(0, self.extra - self.kept)
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What the restore will take: bytes still to be read from the repository, and seconds, roughly."""
+    """What the restore will take, roughly.
+
+    Attributes:
+        bytes_to_download: bytes still to be read from the repository.
+        seconds: s.
+    """
 
     bytes_to_download: int
     seconds: float
@@ -78,44 +136,54 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class RestorePlan:
-    """Everything that is decided before anything is written. With `problems` the restore would refuse."""
+    """Everything that is decided before anything is written.
+
+    Attributes:
+        tenant_id: whose rows and files.
+        backup_id: what they are to be taken from.
+        mode: exact, missing-only or newest-wins.
+        scope: what of the tenant.
+        target: `in place`, or the other database.
+        recovery_point: the instant that the backup describes.
+        compared_at: the server's time when the live rows were read, UTC.
+        tables: what is to happen to each table.
+        files: what is to happen to the files.
+        schema: how the schema differs from the backup's.
+        problems: why the restore would refuse.
+        estimate: what it will take.
+        nothing_to_do: whether all is as the backup has it, or stays as the mode says.
+        seconds: what comparing took, s.
+    """
 
     tenant_id: str
     backup_id: str
     mode: str
-    scope: Mapping[str, Any]
+    scope: Scope
     target: str
-    recovery_point: Mapping[str, Any]
+    recovery_point: Mapping[str, object]
     compared_at: str
     tables: tuple[TablePlan, ...]
     files: FilePlan
-    schema: tuple[Mapping[str, Any], ...]  # SchemaDifference.as_dict()
+    schema: tuple[SchemaDifference, ...]
     problems: tuple[SbhError, ...]
     estimate: Estimate
+    nothing_to_do: bool
     seconds: float
 
     @property
-    def nothing_to_do(self) -> bool:
-        rows = any(t.insert or t.update or t.delete for t in self.tables)
-        return not rows and not (self.files.missing or self.files.different or self.files.extra - self.files.kept > 0)
+    def conflicts(self) -> list[tuple[str, str, int]]:
+        """(table, reason, rows) of each conflict."""
+        return [(table.table, conflict.reason, conflict.rows) for table in self.tables for conflict in table.conflicts]
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "tenant_id": self.tenant_id,
-            "backup_id": self.backup_id,
-            "mode": self.mode,
-            "scope": dict(self.scope),
-            "target": self.target,
-            "recovery_point": dict(self.recovery_point),
-            "compared_at": self.compared_at,
-            "tables": [t.as_dict() for t in self.tables],
-            "files": self.files.as_dict(),
-            "schema": [dict(s) for s in self.schema],
-            "problems": [p.as_dict() for p in self.problems],
-            "estimate": asdict(self.estimate),
-            "nothing_to_do": self.nothing_to_do,
-            "seconds": round(self.seconds, 3),
-        }
+    def rows(self, change: str) -> int:
+        """Rows of all tables that are to be changed so: insert, update, delete or kept."""
+        return sum(getattr(table, change) for table in self.tables)
+
+
+def nothing_to_do(tables: Sequence[TablePlan], files: FilePlan) -> bool:
+    """Whether nothing is to be written, of rows and files."""
+    rows = any(t.insert or t.update or t.delete for t in tables)
+    return not rows and not (files.missing or files.different or files.removed)
 
 
 def conflict_problem(tables: Sequence[TablePlan]) -> RestoreConflict | None:

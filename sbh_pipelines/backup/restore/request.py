@@ -4,11 +4,12 @@ Every option of a restore is declared here, once: its name, type, default and he
 REST API (`api/schema/bodies.py`) and the restore job (`orchestration/restores/config.py`) make their own of the declaration.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 
+from sbh_pipelines.document import optional
 from sbh_pipelines.errors import RequestError
 from sbh_pipelines.model import MergeMode
 
@@ -59,6 +60,25 @@ def _option(default: Any, help: str, *, use: Use = Use.BOTH, **of_face: str | No
     """A field of the request. `cli`, `api`, `dagster`: what the face says instead; None: it does not offer the option."""
     words = {face: of_face.get(face.value, help) for face in Face}
     return field(default=default, metadata={"use": use, "help": {face: text for face, text in words.items() if text}})
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What of a tenant a restore is for; what it is not for is absent.
+
+    Attributes:
+        kind: `tenant`, all of it, or `part`.
+        tables: only these.
+        rows: only these, as they were asked for: `projects where id in (1, 2)`.
+        files: only files whose path matches one of these patterns.
+        config_only: only the tables of the configuration.
+    """
+
+    kind: str
+    tables: Sequence[str] | None = optional()
+    rows: str | None = optional()
+    files: Sequence[str] | None = optional()
+    config_only: bool | None = optional()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,20 +180,11 @@ class RestoreRequest:
         """A request for these tables and files, of which there must be some; otherwise like this one."""
         return replace(self, tables=tables, rows=None, config_only=False, files=files)
 
-    def scope(self) -> dict[str, Any]:
+    def scope(self) -> Scope:
         """What is restored, as plans and results say it."""
         if self.whole:
-            return {"kind": "tenant"}
-        parts: dict[str, Any] = {"kind": "part"}
-        if self.tables:
-            parts["tables"] = list(self.tables)
-        if self.rows is not None:
-            parts["rows"] = self.rows
-        if self.files:
-            parts["files"] = list(self.files)
-        if self.config_only:
-            parts["config_only"] = True
-        return parts
+            return Scope("tenant")
+        return Scope("part", self.tables or None, self.rows, self.files or None, self.config_only or None)
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "tables": list(self.tables), "files": list(self.files)}

@@ -17,10 +17,8 @@ this restore will need from the repository is downloaded and authenticated befor
 
 import os
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import Any
 
 from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.contents.manifests import read_manifest
@@ -29,8 +27,9 @@ from sbh_pipelines.backup.restore.context import RestoreContext
 from sbh_pipelines.backup.restore.events import RestoreEvents
 from sbh_pipelines.backup.restore.files import FileRestore
 from sbh_pipelines.backup.restore.hooks import run_hooks
-from sbh_pipelines.backup.restore.plan import Estimate, FilePlan, RestorePlan, conflict_problem
+from sbh_pipelines.backup.restore.plan import Estimate, FilePlan, RestorePlan, conflict_problem, nothing_to_do
 from sbh_pipelines.backup.restore.request import RestoreRequest
+from sbh_pipelines.backup.restore.result import Proof, RestoreResult, RowsProven
 from sbh_pipelines.backup.restore.rows import RowRestore
 from sbh_pipelines.backup.restore.safety_backup import safety_backup
 from sbh_pipelines.backup.restore.status import RestoreStatus
@@ -87,18 +86,24 @@ def check_target(into_database: str, request: RestoreRequest) -> None:
 
 
 def plan_restore(
-    site: Site, tenant: Tenant, backup_id: BackupId, request: RestoreRequest, target: Target, progress: ProgressSink
+    site: Site,
+    repository: Repository,
+    tenant: Tenant,
+    backup_id: BackupId,
+    request: RestoreRequest,
+    target: Target,
+    progress: ProgressSink,
 ) -> RestorePlan:
     """What a restore would do; nothing is written. Raises CorruptObject, RequestError, RestoreRefused and the source's errors."""
-    with site.repository(tenant) as repository:
-        job = _Restore(site, repository, tenant, backup_id, request, target, progress)
-        manifest = job.check()
-        with restore_transaction(target.database) as connection:
-            return job.compare(connection, manifest, foresee=True)
+    job = _Restore(site, repository, tenant, backup_id, request, target, progress)
+    manifest = job.check()
+    with restore_transaction(target.database) as connection:
+        return job.compare(connection, manifest, foresee=True)
 
 
 def restore_in_place(
     site: Site,
+    repository: Repository,
     tenant: Tenant,
     backup_id: BackupId,
     requested_by: str,
@@ -106,8 +111,8 @@ def restore_in_place(
     target: Target,
     progress: ProgressSink,
     undoes: RestoreId | None = None,
-) -> dict[str, Any]:
-    """Make the chosen part of the tenant what it was at the backup. Returns the result that `restore_backup` documents.
+) -> RestoreResult:
+    """Make the chosen part of the tenant what it was at the backup.
 
     Raises RestoreRefused, RestoreConflict, SchemaMismatch and CorruptObject before anything is written, ProofFailed and
     SourceConflict with the rows rolled back, LeaseHeld while the tenant is being backed up or restored, HookFailed.
@@ -116,7 +121,6 @@ def restore_in_place(
     store, prefix = site.backup_store(tenant)
     owner = leases.new_owner("restore")
     with ExitStack() as stack:
-        repository = stack.enter_context(site.repository(tenant))
         seconds, wait = site.settings.backup.lease_s, site.settings.restore.lease_wait_s
         held = leases.acquire_within(wait, store, prefix, owner, "restore", seconds, site.clock)
         stack.callback(_let_go, held)
@@ -161,7 +165,7 @@ class _Restore:
         self.rows: RowRestore
         self.files: FileRestore
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> RestoreResult:
         assert self.held is not None
         assert self.status is not None
         begun = time.monotonic()
@@ -188,33 +192,35 @@ class _Restore:
             self.status.completed(result)
         return result
 
-    def _result(
-        self, manifest: Manifest, safety: BackupId | None, proof: Mapping[str, int], begun: float
-    ) -> dict[str, Any]:
+    def _result(self, manifest: Manifest, safety: BackupId | None, proof: RowsProven, begun: float) -> RestoreResult:
         assert self.status is not None
-        tables = self.rows.results()
-        return {
-            "restore_id": self.status.restore_id,
-            "backup_id": self.backup_id,
-            "tenant_id": self.tenant.id,
-            "status": "completed",
-            "mode": str(self.request.mode),
-            "scope": self.request.scope(),
-            "target": self.target.name,
-            "safety_backup_id": safety,
-            "tables": tables,
-            "rows_inserted": sum(t["inserted"] for t in tables),
-            "rows_updated": sum(t["updated"] for t in tables),
-            "rows_deleted": sum(t["deleted"] for t in tables),
-            "rows_kept": sum(t["kept"] for t in tables),
-            **self.files.counts(),
-            "bytes_downloaded": self.rows.downloaded + self.files.downloaded,
-            "recovery_point": manifest.document["recovery_point"],
-            "schema": [d.as_dict() for d in self.rows.differences],
-            "proof": {**proof, "files": self.files.proven},
-            "finished_at": timestamp(self.site.clock()),
-            "seconds": round(time.monotonic() - begun, 3),
-        }
+        tables, files = self.rows.results(), self.files
+        return RestoreResult(
+            restore_id=self.status.restore_id,
+            backup_id=self.backup_id,
+            tenant_id=self.tenant.id,
+            status="completed",
+            mode=str(self.request.mode),
+            scope=self.request.scope(),
+            target=self.target.name,
+            safety_backup_id=safety,
+            tables=tables,
+            rows_inserted=sum(t.inserted for t in tables),
+            rows_updated=sum(t.updated for t in tables),
+            rows_deleted=sum(t.deleted for t in tables),
+            rows_kept=sum(t.kept for t in tables),
+            files_restored=files.restored,
+            files_removed=files.removed,
+            files_unchanged=files.plan.unchanged,
+            files_kept=files.plan.kept,
+            files_kept_extra=files.kept_extra,
+            bytes_downloaded=self.rows.downloaded + files.downloaded,
+            recovery_point=manifest.document["recovery_point"],
+            schema=tuple(self.rows.differences),
+            proof=Proof(proof.groups, proof.rows, proof.foreign_keys, files.proven),
+            finished_at=timestamp(self.site.clock()),
+            seconds=round(time.monotonic() - begun, 3),
+        )
 
     def check(self) -> Manifest:
         self._step("check", 0, 1)
@@ -279,10 +285,11 @@ class _Restore:
             point.time,
             tables,
             files,
-            tuple(d.as_dict() for d in self.rows.differences),
+            tuple(self.rows.differences),
             tuple(problems),
             estimate,
-            seconds,
+            nothing_to_do(tables, files),
+            round(seconds, 3),
         )
 
     def _safety(self, connection: Connection, snapshot: str) -> BackupId | None:
@@ -299,7 +306,15 @@ class _Restore:
         point = describe_snapshot(connection)
         restore_id = self.status.restore_id
         backup_id = safety_backup(
-            self.site, self.tenant, self.requested_by, self.held, snapshot, point, restore_id, self.progress
+            self.site,
+            self.repository,
+            self.tenant,
+            self.requested_by,
+            self.held,
+            snapshot,
+            point,
+            restore_id,
+            self.progress,
         )
         touched = tuple(name for name, merge in self.rows.merges.items() if merge.changes.any)
         self.status.secured(backup_id, touched, (self.request.files or ("**",)) if self.files.changes_anything else ())

@@ -7,6 +7,7 @@ from contextlib import closing
 
 from sbh_pipelines.backup.contents.stored_table import Group, read_table
 from sbh_pipelines.backup.restore.context import RestoreContext, describe_broken_keys, remedy_for_broken_keys
+from sbh_pipelines.backup.restore.result import RowsProven
 from sbh_pipelines.backup.restore.row_compare import TableComparison
 from sbh_pipelines.backup.restore.row_groups import GroupProof
 from sbh_pipelines.database.capture.capture import copy_table
@@ -30,7 +31,7 @@ class RowProof:
     ) -> None:
         self._context, self._compared, self._merges = context, compared, merges
 
-    def prove(self) -> dict[str, int]:
+    def prove(self) -> RowsProven:
         """Read back what was written. Raises ProofFailed, RestoreRefused, SourceConflict: roll back."""
         groups = rows = 0
         self._prove_nothing_else()
@@ -65,7 +66,7 @@ class RowProof:
                 remedy=remedy_for_broken_keys(self._context.request),
             )
         self._alone()
-        return {"groups": groups, "rows": rows, "foreign_keys": checked}
+        return RowsProven(groups, rows, checked)
 
     def _exactly(self, compared: TableComparison) -> bool:
         """The whole table is to be what it was."""

@@ -1,15 +1,14 @@
 """The rows of a restore: which tables, compared, decided, written, proven; all in the restore's one transaction."""
 
 from contextlib import closing
-from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
 
 from sbh_pipelines.backup.contents.manifest import WITH_TABLES, TableSummary
 from sbh_pipelines.backup.contents.manifests import read_component
 from sbh_pipelines.backup.contents.stored_table import read_table
 from sbh_pipelines.backup.restore.context import RestoreContext, describe_broken_keys, remedy_for_broken_keys
 from sbh_pipelines.backup.restore.plan import Conflict, TablePlan
+from sbh_pipelines.backup.restore.result import RowsProven, TableResult
 from sbh_pipelines.backup.restore.row_compare import TableComparer, TableComparison
 from sbh_pipelines.backup.restore.row_proof import RowProof
 from sbh_pipelines.backup.restore.samples import row_samples
@@ -18,7 +17,7 @@ from sbh_pipelines.database.merge.closure import Closure, involved, named_root, 
 from sbh_pipelines.database.merge.conflicts import foreseen_violations
 from sbh_pipelines.database.merge.foreign_keys import foreseen_breaks
 from sbh_pipelines.database.merge.mapping import SchemaDifference, TableMapping, map_tables
-from sbh_pipelines.database.merge.merge import TableMerge, hold_tenant
+from sbh_pipelines.database.merge.merge import TableChanges, TableMerge, hold_tenant
 from sbh_pipelines.database.merge.modes import RULES
 from sbh_pipelines.database.merge.row_choice import parse_rows
 from sbh_pipelines.database.session.connection import connect
@@ -30,20 +29,6 @@ from sbh_pipelines.errors import (
     SchemaMismatch,
 )
 from sbh_pipelines.repository.format import CONFIG
-
-
-@dataclass(frozen=True, slots=True)
-class TableResult:
-    """What happened to one table."""
-
-    table: str
-    rows: int
-    groups: int
-    groups_matching: int
-    inserted: int
-    updated: int
-    deleted: int
-    kept: int
 
 
 class RowRestore:
@@ -267,7 +252,7 @@ class RowRestore:
     def _inserted(self, number: int, of: int, part: float) -> None:
         self._context.notice("merge", number + part, of)
 
-    def prove(self) -> dict[str, int]:
+    def prove(self) -> RowsProven:
         """Read back what was written. Raises ProofFailed, RestoreRefused, SourceConflict: roll back."""
         return self._proof.prove()
 
@@ -275,15 +260,12 @@ class RowRestore:
     def _proof(self) -> RowProof:
         return RowProof(self._context, self.compared, self.merges)
 
-    def results(self) -> list[dict[str, Any]]:
+    def results(self) -> tuple[TableResult, ...]:
         """What happened to each table."""
-        found = []
-        for compared in self.compared:
-            merge, summary = self.merges.get(compared.table.full_name), compared.summary
-            numbers = asdict(merge.changes) if merge else {"inserted": 0, "updated": 0, "deleted": 0, "kept": 0}
-            found.append(
-                asdict(
-                    TableResult(compared.table.full_name, summary.rows, summary.groups, compared.matching, **numbers)
-                )
-            )
-        return found
+        return tuple(self._result(compared) for compared in self.compared)
+
+    def _result(self, compared: TableComparison) -> TableResult:
+        merge, summary = self.merges.get(compared.table.full_name), compared.summary
+        changes = merge.changes if merge else TableChanges(0, 0, 0)
+        facts = (compared.table.full_name, summary.rows, summary.groups, compared.matching)
+        return TableResult(*facts, changes.inserted, changes.updated, changes.deleted, changes.kept)

@@ -20,6 +20,7 @@ from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.database.session.snapshot import on_snapshot
 from sbh_pipelines.model import SAFETY, BackupId, BackupType, ProgressSink, RecoveryPoint, RestoreId, Tenant
 from sbh_pipelines.repository import lease as leases
+from sbh_pipelines.repository.repository import Repository
 
 
 class _Lent(OpenDrafts):
@@ -54,6 +55,7 @@ class _Lent(OpenDrafts):
 
 def safety_backup(
     site: Site,
+    repository: Repository,
     tenant: Tenant,
     requested_by: str,
     held: leases.Lease,
@@ -64,6 +66,7 @@ def safety_backup(
 ) -> BackupId:
     """The backup that holds the tenant as it is at the snapshot: a new one, or the one that still describes it.
 
+    `repository` is the restore's; the new backup is written through an opening of its own.
     Raises what made it fail; nothing has been restored then.
     """
     open_drafts = _Lent(site, held, snapshot_id, point)
@@ -81,7 +84,6 @@ def safety_backup(
     finally:
         for draft in drafts:
             open_drafts.end(draft)
-    with site.repository(tenant) as repository:
-        until = site.clock() + timedelta(days=site.settings.restore.keep_safety_days)
-        place_term(repository, backup_id, f"undoes {restore_id}", requested_by, site.clock, until)
+    until = site.clock() + timedelta(days=site.settings.restore.keep_safety_days)
+    place_term(repository, backup_id, f"undoes {restore_id}", requested_by, site.clock, until)
     return backup_id

@@ -1,6 +1,6 @@
 """Rows that a plan shows: column by column, as they are and as they would be."""
 
-from sbh_pipelines.backup.restore.plan import RowSample
+from sbh_pipelines.backup.restore.plan import ColumnSample, RowSample
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.database.merge.merge import TableMerge
 from sbh_pipelines.database.schema.tenancy import MappedTable
@@ -75,7 +75,7 @@ def _sample(
     known = new if change == "insert" else old
     key = {names[at]: shown(names[at], known[at]) for at in keys}
     columns = [
-        (name, shown(name, before), shown(name, after))
+        ColumnSample(name, shown(name, before), shown(name, after))
         for name, before, after in zip(names, old, new, strict=True)
         if not both or before != after
     ]

@@ -1,10 +1,13 @@
 """The status of a restore, kept in the repository so that any process, also after a crash, can tell it."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from sbh_pipelines.backup.restore.request import RestoreRequest
+from sbh_pipelines.backup.restore.request import RestoreRequest, Scope
+from sbh_pipelines.backup.restore.result import RestoreResult
 from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.document import as_document, optional
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, RestoreRefused, SbhError, UnknownRestore
 from sbh_pipelines.model import BackupId, RestoreId, Tenant, timestamp
 from sbh_pipelines.repository import lease as leases
@@ -25,7 +28,7 @@ class RestoreStatus:
     owner: str
     request: RestoreRequest
     undoes: RestoreId | None = None
-    _safety: dict[str, Any] = field(default_factory=dict)
+    _safety: Mapping[str, object] = field(default_factory=dict)
     _started_at: str = ""
     _step: str = ""
     _percent: int = 0
@@ -46,9 +49,9 @@ class RestoreStatus:
     def ended(self) -> bool:
         return self._percent == 100
 
-    def completed(self, result: dict[str, Any]) -> None:
+    def completed(self, result: RestoreResult) -> None:
         self._percent = 100
-        self._put("completed", {"result": {k: v for k, v in result.items() if k != "tables"}})
+        self._put("completed", {"result": {k: v for k, v in as_document(result).items() if k != "tables"}})
 
     def failed(self, error: BaseException) -> None:
         """Record the failure; never hides it behind one of its own."""
@@ -58,7 +61,7 @@ class RestoreStatus:
         except SbhError as second:
             error.add_note(f"and its status could not be recorded: {second}")
 
-    def _put(self, status: str, more: dict[str, Any]) -> None:
+    def _put(self, status: str, more: Mapping[str, object]) -> None:
         self.repository.put_document(
             Keys.restore(self.restore_id),
             {
@@ -72,7 +75,7 @@ class RestoreStatus:
                 "progress": self._percent,
                 "owner": self.owner,
                 "mode": str(self.request.mode),
-                "scope": self.request.scope(),
+                "scope": as_document(self.request.scope()),
                 **({"undoes": self.undoes} if self.undoes else {}),
                 **self._safety,
                 **more,
@@ -80,8 +83,74 @@ class RestoreStatus:
         )
 
 
-def read_restore_status(site: Site, tenant: Tenant, restore_id: RestoreId) -> dict[str, Any]:
-    """The status document; `interrupted` when the process that ran it is gone. Raises UnknownRestore."""
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """What of a tenant a restore writes.
+
+    Attributes:
+        tables: `schema.table` of each.
+        files: patterns of their paths.
+    """
+
+    tables: Sequence[str]
+    files: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreRecord:
+    """How a restore stands. Of one whose record is damaged only its ids, `status` and `error` are known.
+
+    Attributes:
+        restore_id: the restore.
+        backup_id: what is restored.
+        tenant_id: whose rows and files.
+        requested_by: the user who began it.
+        started_at: time of the start, UTC.
+        status: running, completed, failed, interrupted (its process is gone), or unknown (the record is damaged).
+        step: the step at work, or the last one.
+        progress: percent.
+        mode: exact, missing-only or newest-wins.
+        scope: what of the tenant.
+        undoes: the restore that it undoes.
+        safety_backup_id: the backup that undoes it.
+        touches: what of the tenant it writes.
+        result: the result without its tables, once it is completed.
+        error: why it failed.
+    """
+
+    restore_id: str
+    backup_id: str | None = optional()
+    tenant_id: str
+    requested_by: str | None = optional()
+    started_at: str | None = optional()
+    status: str
+    step: str | None = optional()
+    progress: int | None = optional()
+    mode: str | None = optional()
+    scope: Scope | None = optional()
+    undoes: str | None = optional()
+    safety_backup_id: str | None = optional()
+    touches: Touched | None = optional()
+    result: Mapping[str, object] | None = optional()
+    error: Mapping[str, object] | None = optional()
+
+    @property
+    def undoable(self) -> bool:
+        """Whether it has ended, touched something, and left a backup from before it."""
+        touched = self.touches is not None and (self.touches.tables or self.touches.files)
+        return self.status != "running" and bool(touched)
+
+
+def _record(document: Mapping[str, Any], tenant: Tenant) -> RestoreRecord:
+    known = {f.name: document[f.name] for f in fields(RestoreRecord) if f.name in document}
+    scope, touches = document.get("scope"), document.get("touches")
+    known |= {"scope": Scope(**scope)} if scope else {}
+    known |= {"touches": Touched(**touches)} if touches else {}
+    return RestoreRecord(**{"tenant_id": tenant.id, **known})
+
+
+def read_restore_status(site: Site, tenant: Tenant, restore_id: RestoreId) -> RestoreRecord:
+    """The record; `interrupted` when the process that ran it is gone. Raises UnknownRestore."""
     store, prefix = site.backup_store(tenant)
     key = prefix + Keys.restore(restore_id)
     try:
@@ -90,17 +159,21 @@ def read_restore_status(site: Site, tenant: Tenant, restore_id: RestoreId) -> di
         raise UnknownRestore("No such restore", on=f"{restore_id} of {tenant.id}") from None
     if document.get("restore_id") != restore_id or "status" not in document:
         raise CorruptObject("The status of a restore is damaged", on=store.url(key), why="changed, or swapped")
-    owner = document.pop("owner", "")
-    if document["status"] == "running":
-        lease = leases.running(store, prefix, site.clock)
-        if lease is None or lease.owner != owner:
-            document["status"] = "interrupted"
-            document["error"] = {
-                "what": "The process that ran the restore is gone",
-                "why": "it was killed; rows it had not committed were rolled back, files it had put back are there",
-                "remedy": "run the restore again: what is in place already is not written again; or `sbh restore undo`",
-            }
-    return document
+    record = _record(document, tenant)
+    if record.status != "running":
+        return record
+    lease = leases.running(store, prefix, site.clock)
+    if lease is not None and lease.owner == document.get("owner", ""):
+        return record
+    return replace(
+        record,
+        status="interrupted",
+        error={
+            "what": "The process that ran the restore is gone",
+            "why": "it was killed; rows it had not committed were rolled back, files it had put back are there",
+            "remedy": "run the restore again: what is in place already is not written again; or `sbh restore undo`",
+        },
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,25 +185,23 @@ class Undo:
     files: tuple[str, ...]  # patterns
 
 
-def what_undoes(status: dict[str, Any]) -> Undo:
+def what_undoes(record: RestoreRecord) -> Undo:
     """Raises RestoreRefused where there is nothing to undo, or nothing to do it with."""
-    restore_id = str(status["restore_id"])
-    if status["status"] == "running":
-        raise RestoreRefused("The restore is still running", on=restore_id, remedy="wait for its end")
-    if "safety_backup_id" not in status:
+    if record.status == "running":
+        raise RestoreRefused("The restore is still running", on=record.restore_id, remedy="wait for its end")
+    if record.safety_backup_id is None or record.touches is None:
         raise RestoreRefused(
             "The restore made no safety backup",
-            on=restore_id,
+            on=record.restore_id,
             why="it changed nothing, ended before it wrote, was run without one, or into another database",
             remedy="restore an earlier backup: `sbh backup list`",
         )
-    touched = status["touches"]
-    if not touched["tables"] and not touched["files"]:
-        raise RestoreRefused("The restore changed nothing", on=restore_id, remedy="there is nothing to undo")
-    return Undo(BackupId.parse(status["safety_backup_id"]), tuple(touched["tables"]), tuple(touched["files"]))
+    if not record.undoable:
+        raise RestoreRefused("The restore changed nothing", on=record.restore_id, remedy="there is nothing to undo")
+    return Undo(BackupId.parse(record.safety_backup_id), tuple(record.touches.tables), tuple(record.touches.files))
 
 
-def list_restores(site: Site, tenant: Tenant) -> list[dict[str, Any]]:
+def list_restores(site: Site, tenant: Tenant) -> list[RestoreRecord]:
     """All that are on record, newest first; one whose document is damaged has an `error` and little else."""
     store, prefix = site.backup_store(tenant)
     folder = prefix + Keys.RESTORES
@@ -142,5 +213,5 @@ def list_restores(site: Site, tenant: Tenant) -> list[dict[str, Any]]:
         except UnknownRestore:
             continue  # removed by a prune since it was listed
         except SbhError as error:
-            found.append({"restore_id": text, "tenant_id": tenant.id, "status": "unknown", "error": error.as_dict()})
+            found.append(RestoreRecord(restore_id=text, tenant_id=tenant.id, status="unknown", error=error.as_dict()))
     return found

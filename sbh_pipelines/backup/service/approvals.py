@@ -1,15 +1,14 @@
 """The service's calls about approvals, and what asks for one before a restore."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
 
 from sbh_pipelines.backup import approvals
+from sbh_pipelines.backup.approvals import Approval
 from sbh_pipelines.backup.contents.manifests import resolve_backup
-from sbh_pipelines.backup.restore.events import told_subject
-from sbh_pipelines.backup.restore.request import RestoreRequest
+from sbh_pipelines.backup.restore.events import subject_props
+from sbh_pipelines.backup.restore.request import OPTIONS, RestoreRequest, Use
 from sbh_pipelines.backup.restore.restore import check_target
 from sbh_pipelines.backup.restore.status import Undo, read_restore_status, what_undoes
 from sbh_pipelines.backup.service.gate import Gate
@@ -20,7 +19,6 @@ from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.security.policy import UserContext
 
 _WHOLE = RestoreRequest()
-_SHOWN_ONLY = ("samples", "show_sensitive")  # what a plan shows, not what a restore does
 
 
 class Approvals:
@@ -38,7 +36,7 @@ class Approvals:
         *,
         reason: str,
         into_database: str | None = None,
-    ) -> dict[str, Any]:
+    ) -> Approval:
         """Ask another person to approve exactly this restore; the approval, with its `approval_id`.
 
         Raises RequestError without a reason, or for a target that the restore would refuse (a password in a DSN would be
@@ -47,45 +45,48 @@ class Approvals:
         if into_database is not None:
             check_target(into_database, request)
         tenant = self._gate.allowed(tenant_id, user_ctx, "restore.request")
-        with self._opened(tenant) as repository:
+        with self._site.repository(tenant) as repository:
             subject = restore_subject(str(resolve_backup(repository, backup_id)), request, into_database)
             return self._asked(tenant, repository, subject, user_ctx, reason)
 
-    def request_undo(self, restore_id: str, tenant_id: str, user_ctx: UserContext, *, reason: str) -> dict[str, Any]:
-        """The same for undoing a restore. Raises UnknownRestore, and RestoreRefused where it cannot be undone."""
+    def request_undo(self, restore_id: str, tenant_id: str, user_ctx: UserContext, *, reason: str) -> Approval:
+        """Ask another person to approve that a restore is undone.
+
+        Raises UnknownRestore, and RestoreRefused where it cannot be undone.
+        """
         wanted = RestoreId.parse(restore_id)
         tenant = self._gate.allowed(tenant_id, user_ctx, "restore.request")
         subject = undo_subject(wanted, what_undoes(read_restore_status(self._site, tenant, wanted)))
-        with self._opened(tenant) as repository:
+        with self._site.repository(tenant) as repository:
             return self._asked(tenant, repository, subject, user_ctx, reason)
 
-    def approve(self, approval_id: str, tenant_id: str, user_ctx: UserContext, comment: str = "") -> dict[str, Any]:
+    def approve(self, approval_id: str, tenant_id: str, user_ctx: UserContext, comment: str = "") -> Approval:
         """Allow what was asked for, by another person; the approval. Raises ApprovalNeeded, RequestError."""
         return self._decided(approval_id, tenant_id, user_ctx, "approved", comment)
 
-    def reject(self, approval_id: str, tenant_id: str, user_ctx: UserContext, comment: str = "") -> dict[str, Any]:
+    def reject(self, approval_id: str, tenant_id: str, user_ctx: UserContext, comment: str = "") -> Approval:
         """Refuse it, for good; the approval. Raises RequestError."""
         return self._decided(approval_id, tenant_id, user_ctx, "rejected", comment)
 
-    def get(self, approval_id: str, tenant_id: str, user_ctx: UserContext) -> dict[str, Any]:
+    def get(self, approval_id: str, tenant_id: str, user_ctx: UserContext) -> Approval:
         """What is asked for, by whom, and what became of it. Raises RequestError where there is none."""
         tenant = self._gate.allowed(tenant_id, user_ctx, "backup.status")
         wanted = ApprovalId.parse(approval_id)
-        with self._opened(tenant) as repository:
-            return self._shown(tenant, approvals.read_approval(repository, wanted))
+        with self._site.repository(tenant) as repository:
+            return approvals.read_approval(repository, wanted, self._site.clock())
 
-    def of(self, tenant_id: str, user_ctx: UserContext) -> tuple[list[dict[str, Any]], list[SbhError]]:
+    def of(self, tenant_id: str, user_ctx: UserContext) -> tuple[list[Approval], list[SbhError]]:
         """The tenant's approvals, newest first, and an error for each that is damaged."""
         tenant = self._gate.allowed(tenant_id, user_ctx, "backup.status")
-        with self._opened(tenant) as repository:
-            found, errors = approvals.list_approvals(repository)
-        return [self._shown(tenant, one) for one in found], errors
+        with self._site.repository(tenant) as repository:
+            return approvals.list_approvals(repository, self._site.clock())
 
     def require(
         self,
         tenant: Tenant,
+        repository: Repository,
         user_ctx: UserContext,
-        subject: Mapping[str, Any],
+        subject: Mapping[str, object],
         approval_id: str | None,
         break_glass: str | None,
     ) -> None:
@@ -98,14 +99,13 @@ class Approvals:
             raise ApprovalNeeded("An approval and break-glass exclude each other", remedy="use one of them")
         if approval_id is not None:
             wanted = ApprovalId.parse(approval_id)
-            with self._opened(tenant) as repository:
-                approvals.use(repository, wanted, subject, user_ctx.user_id, self._site.clock())
+            approvals.use(repository, wanted, subject, user_ctx.user_id, self._site.clock())
         elif rules.restore == "none":
             return
         elif break_glass is not None and rules.break_glass:
             reason = approvals.checked_reason(break_glass, "Breaking the glass")
             self._site.track(
-                tenant, "restore.break_glass", user_ctx.user_id, {"subject": told_subject(subject), "reason": reason}
+                tenant, "restore.break_glass", user_ctx.user_id, {"subject": subject_props(subject), "reason": reason}
             )
         else:
             raise ApprovalNeeded(
@@ -117,46 +117,40 @@ class Approvals:
             )
 
     def _asked(
-        self, tenant: Tenant, repository: Repository, subject: Mapping[str, Any], user_ctx: UserContext, reason: str
-    ) -> dict[str, Any]:
+        self, tenant: Tenant, repository: Repository, subject: Mapping[str, object], user_ctx: UserContext, reason: str
+    ) -> Approval:
         lifetime = timedelta(seconds=self._site.settings.approval.lifetime_s)
         made = approvals.ask(repository, subject, reason, user_ctx.user_id, self._site.clock(), lifetime)
-        told = {"approval_id": made.id, "subject": told_subject(subject), "reason": reason}
-        self._site.track(tenant, "restore.requested", user_ctx.user_id, told)
-        return self._shown(tenant, made)
+        props = {"approval_id": made.approval_id, "subject": subject_props(subject), "reason": reason}
+        self._site.track(tenant, "restore.requested", user_ctx.user_id, props)
+        return made
 
     def _decided(
         self, approval_id: str, tenant_id: str, user_ctx: UserContext, decision: str, comment: str
-    ) -> dict[str, Any]:
+    ) -> Approval:
         tenant = self._gate.allowed(tenant_id, user_ctx, "restore.approve")
         wanted = ApprovalId.parse(approval_id)
-        with self._opened(tenant) as repository:
+        with self._site.repository(tenant) as repository:
             made = approvals.decide(repository, wanted, decision, user_ctx.user_id, comment, self._site.clock())
-        told = {"approval_id": made.id, "requested_by": made.requested_by, "subject": told_subject(made.subject)}
-        self._site.track(tenant, f"restore.{decision}", user_ctx.user_id, {**told, "comment": comment})
-        return self._shown(tenant, made)
-
-    def _shown(self, tenant: Tenant, approval: approvals.Approval) -> dict[str, Any]:
-        return {"tenant_id": tenant.id, **approval.as_dict(self._site.clock())}
-
-    @contextmanager
-    def _opened(self, tenant: Tenant) -> Iterator[Repository]:
-        repository = self._site.repository(tenant)
-        try:
-            yield repository
-        finally:
-            repository.close()
+        props = {
+            "approval_id": made.approval_id,
+            "requested_by": made.requested_by,
+            "subject": subject_props(made.subject),
+        }
+        self._site.track(tenant, f"restore.{decision}", user_ctx.user_id, {**props, "comment": comment})
+        return made
 
 
-def restore_subject(backup_id: str, request: RestoreRequest, into_database: str | None) -> dict[str, Any]:
+def restore_subject(backup_id: str, request: RestoreRequest, into_database: str | None) -> Mapping[str, object]:
     """What an approval of a restore is bound to: everything that decides what is overwritten, where and how."""
-    asked = {name: value for name, value in request.as_dict().items() if name not in _SHOWN_ONLY}
+    asked = {name: value for name, value in request.as_dict().items() if OPTIONS[name].use is not Use.PLAN}
     return {"action": "restore", "backup_id": backup_id, "into_database": into_database, "request": asked}
 
 
-def undo_subject(restore_id: RestoreId, undoes: Undo) -> dict[str, Any]:
-    """With what it is undone, and what of: a digest, as patterns of files can be a person's. The record of the restore says
-    it, which is not signed.
+def undo_subject(restore_id: RestoreId, undoes: Undo) -> Mapping[str, object]:
+    """What an approval of an undo is bound to: the backup, and what the restore touched.
+
+    The latter as a digest, as patterns of files can be a person's. The record of the restore says it, which is not signed.
     """
     touched = canonical({"tables": list(undoes.tables), "files": list(undoes.files)})
     return {

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from sbh_pipelines.backup.contents.manifests import read_manifest, resolve_backup
 from sbh_pipelines.backup.contents.reader import OpenBackup, open_backup
 from sbh_pipelines.backup.export.export import export_backup
+from sbh_pipelines.backup.export.manifest import Export
 from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.backup.service.tenants import lost_tenant
 from sbh_pipelines.errors import SettingsError, SourceError, UnknownTenant
@@ -31,23 +31,21 @@ class Exports:
         tables: Sequence[str] = (),
         files: bool = True,
         progress: ProgressSink = no_progress,
-    ) -> dict[str, Any]:
-        """Write a backup's tables and files to a folder that is empty or does not exist; its manifest.json, and `folder`.
+    ) -> Export:
+        """Write a backup's tables and files to a folder that is empty or does not exist.
 
         `format`: sql, jsonl, csv, parquet. `tables`: only these; all without. `latest` is the newest backup. Raises RequestError
         (format, table, a folder with something in it), UnknownBackup, CorruptObject, ExportFailed; then nothing is at `folder`.
         """
         tenant = self._exportable(tenant_id, user_ctx, backup_id)
-        repository = self._site.repository(tenant)
-        try:
+        with self._site.repository(tenant) as repository:
             wanted = resolve_backup(repository, backup_id)
-        finally:
-            repository.close()
-        told = {"backup_id": wanted, "format": format[:16], "tables": list(tables)[:100], "files": files}
-        self._site.track(tenant, "backup.exported", user_ctx.user_id, told)
-        return export_backup(
-            self._site, tenant, wanted, Path(folder), format, tables=tables, files=files, progress=progress
-        )
+            props = {"backup_id": wanted, "format": format[:16], "tables": list(tables)[:100], "files": files}
+            self._site.track(tenant, "backup.exported", user_ctx.user_id, props)
+            now = self._site.clock()
+            return export_backup(
+                repository, wanted, Path(folder), format, now, tables=tables, files=files, progress=progress
+            )
 
     def open(self, backup_id: str, tenant_id: str, user_ctx: UserContext) -> OpenBackup:
         """A backup to read from, for notebooks: `tables`, `read_table`, `read_rows`, `files`, `read_file`. Close it, or use `with`.

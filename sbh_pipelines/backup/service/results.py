@@ -1,5 +1,6 @@
 """The results that faces declare or name: each is made, and described, next to the verb that returns it."""
 
+from sbh_pipelines.backup.approvals import Approval
 from sbh_pipelines.backup.audit.compliance_report import ComplianceReport, TenantCompliance
 from sbh_pipelines.backup.audit.export import ExportReport, FileReport
 from sbh_pipelines.backup.audit.verify import ChainReport, TrailReport, UnreadableTrail
@@ -8,6 +9,7 @@ from sbh_pipelines.backup.create.recovery_points import LatestPoint
 from sbh_pipelines.backup.create.status import BackupStatus
 from sbh_pipelines.backup.drill.records import DamagedDrill, DrillRecord, ScenarioResult
 from sbh_pipelines.backup.drill.recovery_report import RecoveryObjectives, RecoveryPointAge, RecoveryTime
+from sbh_pipelines.backup.export.manifest import Export
 from sbh_pipelines.backup.health.examination import Examination
 from sbh_pipelines.backup.health.findings import Finding
 from sbh_pipelines.backup.health.report import BackupMetrics, HealthReport
@@ -15,12 +17,19 @@ from sbh_pipelines.backup.keys.certificate import ErasureCertificate
 from sbh_pipelines.backup.keys.rotation import KeyState, OwnerRotation, RotationReport
 from sbh_pipelines.backup.recover.platform_backup import PlatformBackup
 from sbh_pipelines.backup.recover.recovery import RecoveryReport, TenantRecovery
+from sbh_pipelines.backup.restore.into_schema import SchemaCopy
+from sbh_pipelines.backup.restore.plan import FilePlan, RestorePlan, RowSample, TablePlan
+from sbh_pipelines.backup.restore.request import RestoreRequest, Scope
+from sbh_pipelines.backup.restore.result import RestoreResult
+from sbh_pipelines.backup.restore.status import RestoreRecord
 from sbh_pipelines.backup.retain.forget import RetentionLine, RetentionOutcome
 from sbh_pipelines.backup.retain.holds import HoldLine
 from sbh_pipelines.backup.retain.prune import NothingToPrune, PruneReport
 from sbh_pipelines.backup.service.audit import EventListing
+from sbh_pipelines.database.merge.columns import SchemaDifference
 
 __all__ = [
+    "Approval",
     "BackupMetrics",
     "BackupStatus",
     "ChainReport",
@@ -30,7 +39,9 @@ __all__ = [
     "ErasureCertificate",
     "EventListing",
     "Examination",
+    "Export",
     "ExportReport",
+    "FilePlan",
     "FileReport",
     "Finding",
     "HealthReport",
@@ -45,10 +56,19 @@ __all__ = [
     "RecoveryPointAge",
     "RecoveryReport",
     "RecoveryTime",
+    "RestorePlan",
+    "RestoreRecord",
+    "RestoreRequest",
+    "RestoreResult",
     "RetentionLine",
     "RetentionOutcome",
     "RotationReport",
+    "RowSample",
     "ScenarioResult",
+    "SchemaCopy",
+    "SchemaDifference",
+    "Scope",
+    "TablePlan",
     "TenantCompliance",
     "TenantRecovery",
     "TrailReport",

@@ -8,10 +8,14 @@ result = backup_service.create_backup("tenant-1", admin, "full")
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from sbh_pipelines.backup.create.drafts import OpenDrafts
+from sbh_pipelines.backup.restore.plan import RestorePlan
+from sbh_pipelines.backup.restore.request import RestoreRequest
+from sbh_pipelines.backup.restore.result import RestoreResult
 from sbh_pipelines.backup.service.approvals import Approvals
 from sbh_pipelines.backup.service.audit import Audit
 from sbh_pipelines.backup.service.backups import Backups
@@ -27,9 +31,12 @@ from sbh_pipelines.backup.service.retention import Retention
 from sbh_pipelines.backup.service.tenants import Tenants
 from sbh_pipelines.backup.service.tokens import TokenIssue
 from sbh_pipelines.backup.site.site import Site
-from sbh_pipelines.model import Clock, utc_now
+from sbh_pipelines.document import as_document
+from sbh_pipelines.model import Clock, ProgressSink, no_progress, utc_now
 from sbh_pipelines.security.policy import ALL_TENANTS, Role, UserContext
 from sbh_pipelines.settings import Settings, load_settings
+
+_WHOLE = RestoreRequest()
 
 
 class BackupService:
@@ -78,10 +85,43 @@ class BackupService:
         self.get_backup = self.backups.get
         self.validate_backup = self.backups.validate
         self.get_backup_status = self.backups.status
-        self.restore_backup = self.restores.run
-        self.get_restore_status = self.restores.status
         self.open_backup = self.exports.open
         self.check_backup_health = self.health.check
+
+    def restore_backup(
+        self,
+        backup_id: str,
+        tenant_id: str,
+        user_ctx: UserContext,
+        *,
+        request: RestoreRequest = _WHOLE,
+        validate_only: bool = False,
+        keep_extra_files: bool | None = None,
+        into_database: str | None = None,
+        progress: ProgressSink = no_progress,
+        **more: Any,
+    ) -> dict[str, Any]:
+        """What `restores.run` did, as a document; with `validate_only` what `restores.plan` would do."""
+        if keep_extra_files is not None:
+            request = replace(request, keep_extra_files=keep_extra_files)
+        whose = (backup_id, tenant_id, user_ctx, request)
+        done: RestorePlan | RestoreResult
+        if validate_only:
+            done = self.restores.plan(*whose, into_database=into_database, progress=progress)
+        else:
+            done = self.restores.run(*whose, into_database=into_database, progress=progress, **more)
+        document: dict[str, Any] = as_document(done)
+        return document
+
+    def get_restore_status(
+        self, restore_id: str, tenant_id: str | None = None, user_ctx: UserContext | None = None
+    ) -> dict[str, Any]:
+        """{'restore_id', 'status': running | completed | failed | interrupted, 'progress': percent, 'error'?, ...}.
+
+        Raises UnknownRestore.
+        """
+        document: dict[str, Any] = as_document(self.restores.status(restore_id, tenant_id, user_ctx))
+        return document
 
     def request_counts(self) -> Mapping[str, int]:
         """Calls made to object stores so far, by verb."""

@@ -9,6 +9,7 @@ from sbh_pipelines.cli.commands.backup import TenantOption
 from sbh_pipelines.cli.commands.restore import ReasonOption, RestoreArgument
 from sbh_pipelines.cli.output import Answer, plural
 from sbh_pipelines.cli.show.approvals import approval_answer, approvals_table
+from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import RepositoryError
 
 app = typer.Typer(name="approvals", help="Restores that need a second person: see, approve, reject.")
@@ -21,14 +22,14 @@ CommentOption = Annotated[str, typer.Option("--comment", help="Kept with the dec
 def list_approvals(invocation: Invocation, tenant: TenantOption) -> Answer:
     """List a tenant's approvals, newest first. Damaged ones are named, and exit 8."""
     found, errors = invocation.service().approvals.of(tenant, invocation.user())
-    document = {"approvals": found, "issues": [error.as_dict() for error in errors]}
+    document = {"approvals": as_document(found), "issues": [error.as_dict() for error in errors]}
 
     def show(out: object) -> None:
         out.print(approvals_table(f"{plural(len(found), 'approval')} of {tenant}", found))  # type: ignore[attr-defined]
         for error in errors:
             out.print(str(error), style="red", markup=False)  # type: ignore[attr-defined]
 
-    brief = [f"{one['approval_id']} {one['status']}" for one in found]
+    brief = [f"{one.approval_id} {one.status}" for one in found]
     return Answer(document, show, brief, RepositoryError.exit_status if errors else 0)
 
 
@@ -60,4 +61,4 @@ def request_undo(
 ) -> Answer:
     """Ask another person to approve that a restore is undone."""
     asked = invocation.service().approvals.request_undo(restore_id, tenant, invocation.user(), reason=reason)
-    return approval_answer(asked, f"sbh approvals approve {asked['approval_id']} -t {tenant}")
+    return approval_answer(asked, f"sbh approvals approve {asked.approval_id} -t {tenant}")

@@ -1,15 +1,16 @@
 """`sbh export`: a backup's data in a folder, for whoever asked for it."""
 
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from sbh_pipelines.backup.service.results import Export
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.commands.backup import BackupArgument, TenantOption
 from sbh_pipelines.cli.output import Answer, count, facts, mib, table, utc
+from sbh_pipelines.document import as_document
 
 
 class Format(StrEnum):
@@ -47,32 +48,31 @@ def export(
         report = service.exports.export(
             backup, tenant, user, to, format=kind, tables=names, files=not no_files, progress=progress
         )
-    return Answer(report, lambda out: _show(out, report), [report["folder"]])
+    return Answer(as_document(report), lambda out: _show(out, report), [report.folder])
 
 
 def add_to(app: typer.Typer) -> None:
     command(app, "export")(export)
 
 
-def _show(out: Any, report: Mapping[str, Any]) -> None:
-    files = report["files"]
-    tables = report["tables"]
-    written = sum(t["bytes"] for t in tables) + (files["bytes"] if files else 0)
+def _show(out: Any, report: Export) -> None:
+    files, tables = report.files, report.tables
+    written = sum(t.bytes for t in tables) + (files.bytes if files else 0)
     out.print(
         facts(
             {
-                "folder": report["folder"],
-                "backup": report["backup_id"],
-                "tenant": report["tenant_id"],
-                "recovery point": utc((report["recovery_point"] or {}).get("time")),
-                "format": report["format"],
-                "rows": count(sum(t["rows"] for t in tables)),
-                "files": f"{count(files['count'])}, {mib(files['bytes'])}" if files else "left out",
-                "renamed": f"{count(files['renamed'])}, see files.jsonl" if files and files["renamed"] else None,
+                "folder": report.folder,
+                "backup": report.backup_id,
+                "tenant": report.tenant_id,
+                "recovery point": utc(str((report.recovery_point or {}).get("time", ""))),
+                "format": report.format,
+                "rows": count(sum(t.rows for t in tables)),
+                "files": f"{count(files.count)}, {mib(files.bytes)}" if files else "left out",
+                "renamed": f"{count(files.renamed)}, see files.jsonl" if files and files.renamed else None,
                 "written": mib(written),
             }
         )
     )
-    rows = [(t["table"], t["file"], count(t["rows"]), mib(t["bytes"])) for t in tables]
+    rows = [(t.table, t.file, count(t.rows), mib(t.bytes)) for t in tables]
     if rows:
         out.print(table("Tables", ("table", "file", ">rows", ">size"), rows))

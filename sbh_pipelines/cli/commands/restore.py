@@ -1,13 +1,13 @@
 """`sbh restore`: see what a restore would do, do it, undo it, and see how restores stand."""
 
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from sbh_pipelines.backup.restore.request import RestoreRequest
+from sbh_pipelines.backup.service.results import RestorePlan, RestoreResult
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.commands.backup import BackupArgument, TenantOption, resolve
 from sbh_pipelines.cli.options import (
@@ -22,7 +22,8 @@ from sbh_pipelines.cli.output import Answer, console, plural, printable
 from sbh_pipelines.cli.show.approvals import approval_answer
 from sbh_pipelines.cli.show.plan import scope_text, show_plan
 from sbh_pipelines.cli.show.restores import restores_table, show_restore, show_schema, show_status
-from sbh_pipelines.errors import NotConfirmed, RepositoryError, error_from_dict
+from sbh_pipelines.document import as_document
+from sbh_pipelines.errors import NotConfirmed, RepositoryError
 
 app = typer.Typer(name="restore", help="Bring one tenant, or a part of it, back: look first, restore, undo.")
 
@@ -63,7 +64,7 @@ def diff(
     service, user = invocation.service(), invocation.user()
     with invocation.progress() as progress:
         plan = service.restores.plan(backup, tenant, user, request, into_database=into_database, progress=progress)
-    return _planned(plan, run_command(plan["backup_id"], tenant, request, into_database))
+    return _planned(plan, run_command(plan.backup_id, tenant, request, into_database))
 
 
 @command(app, "run")
@@ -102,27 +103,27 @@ def run(
 
         check_target(into_database, request)  # before it is shown in a command to type
     service, user = invocation.service(), invocation.user()
-    backup_id = resolve(service, backup, tenant, user)
-    if not confirm:
+    chosen = backup
+    if not confirm:  # what is confirmed is one backup, whatever becomes the latest by then
+        chosen = resolve(service, backup, tenant, user)
         if request.samples and _on_terminal(invocation):
-            plan = service.restores.plan(backup_id, tenant, user, request, into_database=into_database)
+            plan = service.restores.plan(chosen, tenant, user, request, into_database=into_database)
             show_plan(console(stderr=True), plan, "")
-        what = f"{scope_text(request.scope())} of {tenant} with {backup_id}"
+        what = f"{scope_text(request.scope())} of {tenant} with {chosen}"
         where = "" if into_database is None else " in another database"
-        _ask(invocation, what + where, tenant, run_command(backup_id, tenant, request, into_database))
+        _ask(invocation, what + where, tenant, run_command(chosen, tenant, request, into_database))
     with invocation.progress() as progress:
-        report = service.restore_backup(
-            backup_id,
+        result = service.restores.run(
+            chosen,
             tenant,
             user,
-            request=request,
-            confirm=True,
+            request,
             into_database=into_database,
             approval_id=approval,
             break_glass=break_glass,
             progress=progress,
         )
-    return _restored(report)
+    return _restored(result)
 
 
 @command(app, "request")
@@ -144,7 +145,7 @@ def ask(
     request = replace(request, safety_backup=False) if no_safety_backup else request
     service, user = invocation.service(), invocation.user()
     asked = service.approvals.request_restore(backup, tenant, user, request, reason=reason, into_database=into_database)
-    return approval_answer(asked, f"sbh approvals approve {asked['approval_id']} -t {tenant}")
+    return approval_answer(asked, f"sbh approvals approve {asked.approval_id} -t {tenant}")
 
 
 @command(app, "undo")
@@ -162,24 +163,25 @@ def undo(
     if not (dry_run or confirm):
         _ask(invocation, f"what {restore_id} touched of {tenant}", tenant, undo_command(restore_id, tenant))
     with invocation.progress() as progress:
-        document = service.restores.undo(
+        if dry_run:
+            plan = service.restores.plan_undo(restore_id, tenant, user, progress=progress)
+            return _planned(plan, undo_command(restore_id, tenant))
+        result = service.restores.undo(
             restore_id,
             tenant,
             user,
-            confirm=True,
-            validate_only=dry_run,
             approval_id=approval,
             break_glass=break_glass,
             progress=progress,
         )
-    return _planned(document, undo_command(restore_id, tenant)) if dry_run else _restored(document)
+    return _restored(result)
 
 
 @command(app, "status")
 def status(invocation: Invocation, restore_id: RestoreArgument, tenant: TenantOption) -> Answer:
     """Whether a restore is running, completed, failed or interrupted, and how far it is."""
-    document = invocation.service().get_restore_status(restore_id, tenant, invocation.user())
-    return Answer(document, lambda out: show_status(out, document), [document["status"]])
+    record = invocation.service().restores.status(restore_id, tenant, invocation.user())
+    return Answer(as_document(record), lambda out: show_status(out, record), [record.status])
 
 
 @command(app, "list")
@@ -187,21 +189,20 @@ def list_restores(invocation: Invocation, tenant: TenantOption) -> Answer:
     """List a tenant's restores, newest first. One whose status is damaged is shown as an error (exit 8)."""
     found = invocation.service().restores.of(tenant, invocation.user())
     title = f"{plural(len(found), 'restore')} of {tenant}"
-    damaged = any(restore["status"] == "unknown" for restore in found)
-    ids = [str(restore["restore_id"]) for restore in found]
+    damaged = any(restore.status == "unknown" for restore in found)
+    ids = [restore.restore_id for restore in found]
     exit_status = RepositoryError.exit_status if damaged else 0
-    return Answer(found, lambda out: out.print(restores_table(title, found)), ids, exit_status)
+    return Answer(as_document(found), lambda out: out.print(restores_table(title, found)), ids, exit_status)
 
 
-def _planned(plan: Mapping[str, Any], next_command: str) -> Answer:
-    problems = plan["problems"]
-    word = "refused" if problems else "same" if plan["nothing_to_do"] else "different"
-    exit_status = error_from_dict(problems[0]).exit_status if problems else 0
-    return Answer(plan, lambda out: show_plan(out, plan, next_command), [word], exit_status)
+def _planned(plan: RestorePlan, next_command: str) -> Answer:
+    word = "refused" if plan.problems else "same" if plan.nothing_to_do else "different"
+    exit_status = plan.problems[0].exit_status if plan.problems else 0
+    return Answer(as_document(plan), lambda out: show_plan(out, plan, next_command), [word], exit_status)
 
 
-def _restored(report: Mapping[str, Any]) -> Answer:
-    return Answer(report, lambda out: show_restore(out, report), [report["restore_id"]])
+def _restored(result: RestoreResult) -> Answer:
+    return Answer(as_document(result), lambda out: show_restore(out, result), [result.restore_id])
 
 
 def _into_schema(
@@ -216,8 +217,8 @@ def _into_schema(
     refuse_beside_schema(request, into_database)
     service, user = invocation.service(), invocation.user()
     with invocation.progress() as progress:
-        report = service.restores.into_schema(backup, tenant, user, schema, tables=request.tables, progress=progress)
-    return Answer(report, lambda out: show_schema(out, report), [report["schema"]])
+        copy = service.restores.into_schema(backup, tenant, user, schema, tables=request.tables, progress=progress)
+    return Answer(as_document(copy), lambda out: show_schema(out, copy), [copy.schema])
 
 
 def _on_terminal(invocation: Invocation) -> bool:

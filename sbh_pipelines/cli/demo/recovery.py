@@ -10,7 +10,7 @@ from sbh_pipelines.cli.demo.steps import Steps
 from sbh_pipelines.cli.options import run_command
 from sbh_pipelines.cli.output import count, mib
 from sbh_pipelines.cli.show.plan import show_plan
-from sbh_pipelines.errors import ProofFailed, error_from_dict
+from sbh_pipelines.errors import ProofFailed
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service import BackupService
@@ -53,10 +53,10 @@ class Recovery:
     def preview(self) -> None:
         with self.steps.step("sbh restore diff: what a restore would do") as step:
             plan = self.service.restores.plan(self.backup_id, self.tenant, self.user, progress=self.steps.progress)
-            if plan["problems"]:
-                raise error_from_dict(plan["problems"][0])
-            rows = {change: sum(t[change] for t in plan["tables"]) for change in ("insert", "update", "delete")}
-            files = plan["files"]["missing"] + plan["files"]["different"]
+            if plan.problems:
+                raise plan.problems[0]
+            rows = {change: plan.rows(change) for change in ("insert", "update", "delete")}
+            files = plan.files.missing + plan.files.different
             words = ", ".join(f"{count(number)} to {change}" for change, number in rows.items())
             step.note(f"rows: {words}; files: {count(files)} to put back", **rows, files=files)
         if self.out:
@@ -68,10 +68,10 @@ class Recovery:
             self.dagster.launch("restore_job", {"ops": {"restore_tenant": {"config": config}}}, self.steps.say)
             done = self.service.restores.of(self.tenant, self.user)[0]
             step.note(
-                f"from {self.backup_id}; {done['safety_backup_id']}, made before it, would undo it",
+                f"from {self.backup_id}; {done.safety_backup_id}, made before it, would undo it",
                 backup_id=self.backup_id,
-                restore_id=done["restore_id"],
-                safety_backup_id=done["safety_backup_id"],
+                restore_id=done.restore_id,
+                safety_backup_id=done.safety_backup_id,
             )
 
     def prove(self, original: "Fingerprint", *, others: int) -> None:

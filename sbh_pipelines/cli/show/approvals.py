@@ -4,20 +4,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sbh_pipelines.backup.restore.request import RestoreRequest
+from sbh_pipelines.backup.service.results import Approval
 from sbh_pipelines.cli.output import Answer, table, utc
 from sbh_pipelines.cli.show.plan import scope_text
+from sbh_pipelines.document import as_document
 
 
-def approval_answer(approval: Mapping[str, Any], next_command: str = "") -> Answer:
+def approval_answer(approval: Approval, next_command: str = "") -> Answer:
     def show(out: Any) -> None:
-        out.print(table(f"{approval['approval_id']}: {approval['status']}", ("", ""), _rows(approval)))
+        out.print(table(f"{approval.approval_id}: {approval.status}", ("", ""), _rows(approval)))
         if next_command:
             out.print(f"next  {next_command}", soft_wrap=True)
 
-    return Answer(approval, show, [approval["approval_id"]])
+    return Answer(as_document(approval), show, [approval.approval_id])
 
 
-def approvals_table(title: str, found: Sequence[Mapping[str, Any]]) -> Any:
+def approvals_table(title: str, found: Sequence[Approval]) -> Any:
     columns = ("approval", "status", "what", "asked by", "asked at", "decided by", "used at")
     return table(title, columns, map(_row, found))
 
@@ -35,25 +37,25 @@ def what_text(subject: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _row(approval: Mapping[str, Any]) -> tuple[str, ...]:
-    decided = approval["decided_by"]
-    used = utc(approval["used_at"]) if approval["used_at"] else ""
-    what, asked = what_text(approval["subject"]), utc(approval["requested_at"])
-    return (approval["approval_id"], approval["status"], what, approval["requested_by"], asked, decided, used)
+def _row(approval: Approval) -> tuple[str, ...]:
+    decided = approval.decided_by
+    used = utc(approval.used_at) if approval.used_at else ""
+    what, asked = what_text(approval.subject), utc(approval.requested_at)
+    return (approval.approval_id, approval.status, what, approval.requested_by, asked, decided, used)
 
 
-def _rows(approval: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _rows(approval: Approval) -> list[tuple[str, str]]:
     rows = [
-        ("tenant", approval["tenant_id"]),
-        ("what", what_text(approval["subject"])),
-        ("into", approval["subject"].get("into_database") or ""),
-        ("reason", approval["reason"]),
-        ("asked", f"by {approval['requested_by']}, {utc(approval['requested_at'])}"),
-        ("expires", utc(approval["expires_at"])),
+        ("tenant", approval.tenant_id),
+        ("what", what_text(approval.subject)),
+        ("into", str(approval.subject.get("into_database") or "")),
+        ("reason", approval.reason),
+        ("asked", f"by {approval.requested_by}, {utc(approval.requested_at)}"),
+        ("expires", utc(approval.expires_at)),
     ]
-    if approval["decision"]:
-        rows.append((approval["decision"], f"by {approval['decided_by']}, {utc(approval['decided_at'])}"))
-        rows.append(("comment", approval["comment"]))
-    if approval["used_by"]:
-        rows.append(("used", f"by {approval['used_by']}, {utc(approval['used_at'])}"))
+    if approval.decision:
+        rows.append((approval.decision, f"by {approval.decided_by}, {utc(approval.decided_at)}"))
+        rows.append(("comment", approval.comment))
+    if approval.used_by:
+        rows.append(("used", f"by {approval.used_by}, {utc(approval.used_at)}"))
     return [(name, value) for name, value in rows if value]

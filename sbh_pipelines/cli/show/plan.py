@@ -3,96 +3,91 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sbh_pipelines.backup.service.results import FilePlan, RestorePlan, RowSample, SchemaDifference, Scope, TablePlan
 from sbh_pipelines.cli.output import count, facts, mib, plural, printable, seconds, table, utc
 
-_CHANGES = ("insert", "update", "delete")
 
-
-def show_plan(out: Any, plan: Mapping[str, Any], next_command: str) -> None:
+def show_plan(out: Any, plan: RestorePlan, next_command: str) -> None:
     """What a restore would do, why it would refuse, and the command that does it."""
-    estimate = plan["estimate"]
+    estimate = plan.estimate
     out.print(
         facts(
             {
-                "backup": plan["backup_id"],
-                "tenant": plan["tenant_id"],
-                "recovery point": utc(plan["recovery_point"]["time"]),
-                "compared at": utc(plan["compared_at"]),
-                "mode": plan["mode"],
-                "scope": scope_text(plan["scope"]),
-                "target": plan["target"],
-                "estimate": f"{mib(estimate['bytes_to_download'])} to download, {seconds(estimate['seconds'])}",
+                "backup": plan.backup_id,
+                "tenant": plan.tenant_id,
+                "recovery point": utc(str(plan.recovery_point["time"])),
+                "compared at": utc(plan.compared_at),
+                "mode": plan.mode,
+                "scope": scope_text(plan.scope),
+                "target": plan.target,
+                "estimate": f"{mib(estimate.bytes_to_download)} to download, {seconds(estimate.seconds)}",
             }
         )
     )
-    if plan["tables"]:
-        out.print(_plan_tables(plan["tables"]))
-    if any(plan["files"][name] for name in ("missing", "different", "extra", "unchanged", "kept")):
-        out.print(_plan_files(plan["files"]))
-    if plan["schema"]:
-        out.print(schema_table(plan["schema"]))
+    if plan.tables:
+        out.print(_plan_tables(plan.tables))
+    if any(getattr(plan.files, name) for name in ("missing", "different", "extra", "unchanged", "kept")):
+        out.print(_plan_files(plan.files))
+    if plan.schema:
+        out.print(schema_table(plan.schema))
     _show_samples(out, plan)
-    conflicts = [(t["table"], c["reason"], count(c["rows"])) for t in plan["tables"] for c in t["conflicts"]]
-    if conflicts:
+    if plan.conflicts:
+        conflicts = [(name, reason, count(rows)) for name, reason, rows in plan.conflicts]
         out.print(table("Conflicts", ("table", "reason", ">rows"), conflicts))
-    if plan["problems"]:
-        out.print(f"A restore would refuse: {plural(len(plan['problems']), 'problem')}", style="bold red")
-        for problem in plan["problems"]:
-            show_error(out, problem)
-    elif plan["nothing_to_do"]:
+    if plan.problems:
+        out.print(f"A restore would refuse: {plural(len(plan.problems), 'problem')}", style="bold red")
+        for problem in plan.problems:
+            show_error(out, problem.as_dict())
+    elif plan.nothing_to_do:
         out.print("Nothing to do: everything is as the backup has it, or stays as the mode says.")
     else:
         out.print(f"Next: {printable(next_command)}", soft_wrap=True)
 
 
-def _plan_tables(tables: Sequence[Mapping[str, Any]]) -> Any:
+def _plan_tables(tables: Sequence[TablePlan]) -> Any:
     columns = ("table", ">rows in backup", ">groups that match", ">insert", ">update", ">delete", ">kept")
     rows = (
         (
-            t["table"],
-            count(t["rows_in_backup"]),
-            f"{count(t['groups_matching'])} of {count(t['groups'])}",
-            *(count(t[change]) for change in (*_CHANGES, "kept")),
+            t.table,
+            count(t.rows_in_backup),
+            f"{count(t.groups_matching)} of {count(t.groups)}",
+            *map(count, (t.insert, t.update, t.delete, t.kept)),
         )
         for t in tables
     )
     return table("Tables", columns, rows)
 
 
-def _plan_files(files: Mapping[str, Any]) -> Any:
+def _plan_files(files: FilePlan) -> Any:
     columns = (">put back", ">write anew", ">remove", ">kept", ">unchanged", ">to write")
-    numbers = (files["missing"], files["different"], _removed(files), files["kept"], files["unchanged"])
-    return table("Files", columns, [(*map(count, numbers), mib(files["bytes_to_write"]))])
+    numbers = (files.missing, files.different, files.removed, files.kept, files.unchanged)
+    return table("Files", columns, [(*map(count, numbers), mib(files.bytes_to_write))])
 
 
-def _removed(files: Mapping[str, Any]) -> int:
-    return max(0, int(files["extra"]) - int(files["kept"]))
-
-
-def schema_table(differences: Sequence[Mapping[str, Any]]) -> Any:
+def schema_table(differences: Sequence[SchemaDifference]) -> Any:
     """What loses something is yellow, what keeps a restore from beginning is red."""
     from rich.text import Text
 
-    def row(found: Mapping[str, Any]) -> list[Text]:
-        style = "bold red" if found["blocking"] else "yellow" if found["lossy"] else ""
-        names = ("table", "column", "change", "then", "now", "decision")
-        return [Text(printable(str(found[name] if found[name] is not None else "")), style) for name in names]
+    def row(found: SchemaDifference) -> list[Text]:
+        style = "bold red" if found.blocking else "yellow" if found.lossy else ""
+        cells = (found.table, found.column, found.change, found.then, found.now, found.decision)
+        return [Text(printable(cell or ""), style) for cell in cells]
 
     columns = ("table", "column", "change", "then", "now", "what a restore does")
     return table("Schema differences", columns, map(row, differences))
 
 
-def _show_samples(out: Any, plan: Mapping[str, Any]) -> None:
-    for t in plan["tables"]:
+def _show_samples(out: Any, plan: RestorePlan) -> None:
+    for t in plan.tables:
         rows = [
-            (sample["change"] if not n else "", _key(sample["key"]) if not n else "", change)
-            for sample in t["samples"]
+            (sample.change if not n else "", _key(sample.key) if not n else "", change)
+            for sample in t.samples
             for n, change in enumerate(_changes(sample))
         ]
         if rows:
-            out.print(table(f"Samples of {t['table']}", ("change", "key", "column: before -> after"), rows))
-    if plan["files"]["samples"]:
-        files = ((sample["change"], sample["path"]) for sample in plan["files"]["samples"])
+            out.print(table(f"Samples of {t.table}", ("change", "key", "column: before -> after"), rows))
+    if plan.files.samples:
+        files = ((sample.change, sample.path) for sample in plan.files.samples)
         out.print(table("Samples of files", ("change", "path"), files))
 
 
@@ -100,18 +95,16 @@ def _key(key: Mapping[str, str | None]) -> str:
     return ", ".join(f"{name} = {_value(value)}" for name, value in key.items())
 
 
-def _changes(sample: Mapping[str, Any]) -> list[str]:
+def _changes(sample: RowSample) -> list[str]:
     """A line for each column. A row that comes or goes has only one side, and its key is shown already."""
-    change, key = sample["change"], sample["key"]
     lines = []
-    for column in sample["columns"]:
-        name, before, after = column["column"], column["before"], column["after"]
-        if change in ("insert", "delete"):
-            value = after if change == "insert" else before
-            if name not in key and value is not None:
-                lines.append(f"{name}: {_value(value)}")
+    for column in sample.columns:
+        if sample.change in ("insert", "delete"):
+            value = column.after if sample.change == "insert" else column.before
+            if column.column not in sample.key and value is not None:
+                lines.append(f"{column.column}: {_value(value)}")
         else:
-            lines.append(f"{name}: {_value(before)} -> {_value(after)}")
+            lines.append(f"{column.column}: {_value(column.before)} -> {_value(column.after)}")
     return lines or [""]
 
 
@@ -119,7 +112,7 @@ def _value(value: str | None) -> str:
     return "NULL" if value is None else value
 
 
-def show_error(out: Any, error: Mapping[str, Any]) -> None:
+def show_error(out: Any, error: Mapping[str, object]) -> None:
     """An error that a document holds: in red what failed, on what, why, what to do next."""
     code = f"[{error['code']}] " if error.get("code") else ""
     on = f" ({error['on']})" if error.get("on") else ""
@@ -129,12 +122,12 @@ def show_error(out: Any, error: Mapping[str, Any]) -> None:
             out.print(printable(f"  {label:<5}{error[name]}"), style="red", soft_wrap=True)
 
 
-def scope_text(scope: Mapping[str, Any]) -> str:
+def scope_text(scope: Scope) -> str:
     """`the whole tenant`, or the parts: `tables users, tasks; files invoices/**`."""
-    if scope["kind"] == "tenant":
+    if scope.kind == "tenant":
         return "the whole tenant"
-    parts = [f"tables {', '.join(scope['tables'])}"] if scope.get("tables") else []
-    parts += [f"rows {scope['rows']}"] if "rows" in scope else []
-    parts += [f"files {', '.join(scope['files'])}"] if scope.get("files") else []
-    parts += ["configuration only"] if scope.get("config_only") else []
+    parts = [f"tables {', '.join(scope.tables)}"] if scope.tables else []
+    parts += [f"rows {scope.rows}"] if scope.rows is not None else []
+    parts += [f"files {', '.join(scope.files)}"] if scope.files else []
+    parts += ["configuration only"] if scope.config_only else []
     return "; ".join(parts)

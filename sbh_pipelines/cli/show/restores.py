@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sbh_pipelines.backup.service.results import RestoreRecord, RestoreResult, SchemaCopy
 from sbh_pipelines.cli.options import undo_command
 from sbh_pipelines.cli.output import count, facts, mib, printable, seconds, table, utc
 from sbh_pipelines.cli.show.plan import schema_table, scope_text, show_error
@@ -10,106 +11,95 @@ from sbh_pipelines.cli.show.plan import schema_table, scope_text, show_error
 _WIDTH = 24  # of the bar
 
 
-def show_restore(out: Any, report: Mapping[str, Any]) -> None:
+def show_restore(out: Any, result: RestoreResult) -> None:
     """What a restore changed, what proves it, and how it is undone."""
-    proof = report.get("proof") or {}
-    point = report.get("recovery_point") or {}
+    proof = result.proof
     out.print(
         facts(
             {
-                "restore": report["restore_id"],
-                "backup": report["backup_id"],
-                "tenant": report["tenant_id"],
-                "status": report["status"],
-                "mode": report["mode"],
-                "scope": scope_text(report["scope"]),
-                "target": report["target"],
-                "recovery point": utc(point.get("time") if isinstance(point, Mapping) else str(point)),
-                "rows": f"{count(report['rows_inserted'])} inserted, {count(report['rows_updated'])} updated, "
-                f"{count(report['rows_deleted'])} deleted{_kept(report['rows_kept'])}",
-                "files": f"{count(report['files_restored'])} put back, {count(report['files_removed'])} removed, "
-                f"{count(report['files_unchanged'])} unchanged{_kept(report['files_kept'])}",
-                "downloaded": mib(report.get("bytes_downloaded")),
-                "proved": f"{_number(proof.get('groups'))} row groups, {_number(proof.get('rows'))} rows,"
-                f" {_number(proof.get('foreign_keys'))} foreign keys, {_number(proof.get('files'))} files",
-                "safety backup": report["safety_backup_id"] or "none",
-                "took": seconds(report.get("seconds")),
+                "restore": result.restore_id,
+                "backup": result.backup_id,
+                "tenant": result.tenant_id,
+                "status": result.status,
+                "mode": result.mode,
+                "scope": scope_text(result.scope),
+                "target": result.target,
+                "recovery point": utc(str(result.recovery_point["time"])),
+                "rows": f"{count(result.rows_inserted)} inserted, {count(result.rows_updated)} updated, "
+                f"{count(result.rows_deleted)} deleted{_kept(result.rows_kept)}",
+                "files": f"{count(result.files_restored)} put back, {count(result.files_removed)} removed, "
+                f"{count(result.files_unchanged)} unchanged{_kept(result.files_kept)}",
+                "downloaded": mib(result.bytes_downloaded),
+                "proved": f"{count(proof.groups)} row groups, {count(proof.rows)} rows,"
+                f" {count(proof.foreign_keys)} foreign keys, {count(proof.files)} files",
+                "safety backup": result.safety_backup_id or "none",
+                "took": seconds(result.seconds),
             }
         )
     )
     columns = ("table", ">row groups that matched", ">inserted", ">updated", ">deleted", ">kept")
     rows = [
         (
-            t["table"],
-            f"{count(t['groups_matching'])} of {count(t['groups'])}",
-            *(count(t[name]) for name in ("inserted", "updated", "deleted", "kept")),
+            t.table,
+            f"{count(t.groups_matching)} of {count(t.groups)}",
+            *map(count, (t.inserted, t.updated, t.deleted, t.kept)),
         )
-        for t in report["tables"]
+        for t in result.tables
     ]
     if rows:
         out.print(table("Tables", columns, rows))
-    if report["schema"]:
-        out.print(schema_table(report["schema"]))
-    if can_be_undone(report):
-        undo = undo_command(report["restore_id"], report["tenant_id"])
-        out.print(f"To undo it: {undo}", soft_wrap=True)
-
-
-def can_be_undone(result: Mapping[str, Any]) -> bool:
-    """Whether a finished restore changed something, and there is a backup from before it."""
-    changed = ("rows_inserted", "rows_updated", "rows_deleted", "files_restored", "files_removed")
-    return bool(result["safety_backup_id"]) and any(result[name] for name in changed)
+    if result.schema:
+        out.print(schema_table(result.schema))
+    if result.undoable:
+        out.print(f"To undo it: {undo_command(result.restore_id, result.tenant_id)}", soft_wrap=True)
 
 
 def _kept(number: int) -> str:
     return f", {count(number)} kept" if number else ""
 
 
-def show_schema(out: Any, report: Mapping[str, Any]) -> None:
+def show_schema(out: Any, copy: SchemaCopy) -> None:
     """The schema that a backup's tables were put into."""
-    schema = '"' + report["schema"].replace('"', '""') + '"'
+    schema = '"' + copy.schema.replace('"', '""') + '"'
     out.print(
         facts(
             {
-                "schema": report["schema"],
-                "backup": report["backup_id"],
-                "tenant": report["tenant_id"],
-                "recovery point": utc(report["recovery_point"]["time"]),
-                "rows": count(report["rows"]),
-                "took": seconds(report["seconds"]),
+                "schema": copy.schema,
+                "backup": copy.backup_id,
+                "tenant": copy.tenant_id,
+                "recovery point": utc(str(copy.recovery_point["time"])),
+                "rows": count(copy.rows),
+                "took": seconds(copy.seconds),
             }
         )
     )
-    out.print(
-        table("Tables", ("table", "of", ">rows"), [(t["table"], t["of"], count(t["rows"])) for t in report["tables"]])
-    )
+    out.print(table("Tables", ("table", "of", ">rows"), [(t.table, t.of, count(t.rows)) for t in copy.tables]))
     out.print(printable(f"To look: SET search_path TO {schema};  To be rid of it: DROP SCHEMA {schema} CASCADE;"))
 
 
-def show_status(out: Any, document: Mapping[str, Any]) -> None:
+def show_status(out: Any, record: RestoreRecord) -> None:
     """How a restore stands: what of it, how far, what went wrong, what undoes it."""
-    touched = document.get("touches") or {}
-    undoable = document["status"] != "running" and (touched.get("tables") or touched.get("files"))
+    percent = record.progress or 0
     out.print(
         facts(
             {
-                "restore": document["restore_id"],
-                "tenant": document["tenant_id"],
-                "backup": document.get("backup_id"),
-                "undoes": document.get("undoes"),
-                "status": document["status"],
-                "progress": f"{bar(document['progress'])} {document['progress']} %",
-                "step": document.get("step") if document["status"] != "completed" else None,
-                "mode": document.get("mode"),
-                "scope": scope_text(document["scope"]) if "scope" in document else None,
-                "started": f"{utc(document.get('started_at'))} by {document.get('requested_by')}",
-                "safety backup": document.get("safety_backup_id"),
-                "to undo it": undo_command(document["restore_id"], document["tenant_id"]) if undoable else None,
+                "restore": record.restore_id,
+                "tenant": record.tenant_id,
+                "backup": record.backup_id,
+                "undoes": record.undoes,
+                "status": record.status,
+                "progress": f"{bar(percent)} {percent} %",
+                "step": record.step if record.status != "completed" else None,
+                "mode": record.mode,
+                "scope": scope_text(record.scope) if record.scope is not None else None,
+                "started": f"{utc(record.started_at)} by {record.requested_by}",
+                "safety backup": record.safety_backup_id,
+                "to undo it": undo_command(record.restore_id, record.tenant_id) if record.undoable else None,
             }
         )
     )
-    if error := document.get("error"):
-        show_error(out, error)
+    if record.error:
+        show_error(out, record.error)
 
 
 def bar(percent: int) -> str:
@@ -118,34 +108,29 @@ def bar(percent: int) -> str:
     return f"[{'#' * full}{'.' * (_WIDTH - full)}]"
 
 
-def restores_table(title: str, restores: Sequence[Mapping[str, Any]]) -> Any:
+def restores_table(title: str, restores: Sequence[RestoreRecord]) -> Any:
     """Few columns, so that ids are not folded: who asked, and what undoes it, is in the status."""
     rows = (
         (
-            r["restore_id"],
-            f"{r['status']}, {r['progress']} %" if r["status"] == "running" else r["status"],
-            utc(r.get("started_at")).removesuffix(" UTC"),
-            r.get("backup_id", ""),
+            r.restore_id,
+            f"{r.status}, {r.progress} %" if r.status == "running" else r.status,
+            utc(r.started_at).removesuffix(" UTC"),
+            r.backup_id or "",
             _what(r),
-            _error_line(r.get("error") or {}),
+            _error_line(r.error or {}),
         )
         for r in restores
     )
     return table(title, ("restore", "status", "started, UTC", "backup", "what", "error"), rows)
 
 
-def _what(restore: Mapping[str, Any]) -> str:
-    if undone := restore.get("undoes"):
-        return f"undoes {undone}"
-    if "scope" not in restore:
+def _what(record: RestoreRecord) -> str:
+    if record.undoes:
+        return f"undoes {record.undoes}"
+    if record.scope is None:
         return ""
-    mode = "" if restore["mode"] == "exact" else f"; {restore['mode']}"
-    return scope_text(restore["scope"]) + mode
+    return scope_text(record.scope) + ("" if record.mode == "exact" else f"; {record.mode}")
 
 
-def _error_line(error: Mapping[str, Any]) -> str:
+def _error_line(error: Mapping[str, object]) -> str:
     return f"{error.get('code', '')} {error.get('what', '')}".strip()
-
-
-def _number(value: Any) -> str:
-    return count(len(value) if isinstance(value, list | dict) else value) or "0"

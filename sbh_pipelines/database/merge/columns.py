@@ -1,7 +1,7 @@
 """How the columns of one table of a backup map to the live table's: each column's source, and every difference."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from sbh_pipelines.database.merge.conversion import widens
@@ -15,7 +15,18 @@ Header = Mapping[str, Any]  # {schema, name, columns: [[name, type, not_null, id
 
 @dataclass(frozen=True, slots=True)
 class SchemaDifference:
-    """One difference between a table of the backup and the live one, and what a restore makes of it."""
+    """One difference between a table of the backup and the live one, and what a restore makes of it.
+
+    Attributes:
+        table: `schema.table`.
+        column: its name; None where the whole table differs.
+        change: what is different, such as `type changed`.
+        then: what it was in the backup.
+        now: what it is.
+        decision: what a restore does about it.
+        lossy: whether something of the backup has no place any more.
+        blocking: whether a restore would refuse because of it.
+    """
 
     table: str
     column: str | None
@@ -25,9 +36,6 @@ class SchemaDifference:
     decision: str
     lossy: bool = False
     blocking: bool = False
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import dagster as dg
 from pydantic import Field
 
 from sbh_pipelines.backup.contents.manifest import LATEST
+from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.orchestration.backups.steps import SOURCE_DB
 from sbh_pipelines.orchestration.common import batch
@@ -50,18 +51,18 @@ def restore_into_schema(
         )
     except SbhError as error:
         raise failure_of(error, tenants, "restore into schema") from None
-    made = result["tables"]
+    made = result.tables
     return dg.Output(
-        result,
+        as_document(result),
         metadata={
-            "tenant": dg.MetadataValue.text(result["tenant_id"]),
-            "backup_id": dg.MetadataValue.text(result["backup_id"]),
-            "schema": dg.MetadataValue.text(result["schema"]),
-            "rows": dg.MetadataValue.int(int(result["rows"])),
+            "tenant": dg.MetadataValue.text(result.tenant_id),
+            "backup_id": dg.MetadataValue.text(result.backup_id),
+            "schema": dg.MetadataValue.text(result.schema),
+            "rows": dg.MetadataValue.int(result.rows),
             "tables": dg.MetadataValue.int(len(made)),
-            "duration_s": dg.MetadataValue.float(float(result["seconds"])),
+            "duration_s": dg.MetadataValue.float(result.seconds),
             "table_details": dg.MetadataValue.md(
-                markdown(["table", "of", "rows"], ([t["table"], t["of"], t["rows"]] for t in made))
+                markdown(["table", "of", "rows"], ([t.table, t.of, t.rows] for t in made))
             ),
         },
     )

@@ -5,7 +5,9 @@ from typing import Any
 
 import dagster as dg
 
-from sbh_pipelines.errors import SbhError, error_from_dict
+from sbh_pipelines.backup.service.results import RestorePlan, RestoreResult
+from sbh_pipelines.document import as_document
+from sbh_pipelines.errors import SbhError
 from sbh_pipelines.orchestration.backups.steps import SOURCE_DB
 from sbh_pipelines.orchestration.common import batch
 from sbh_pipelines.orchestration.common.assets import asset_key, tenants_partitions
@@ -28,26 +30,27 @@ _Events = Iterator[dg.AssetObservation | dg.Output[dict[str, Any]]]
 )
 def restore_tenant(context: dg.OpExecutionContext, config: RestoreConfig, backups: BackupServiceResource) -> _Events:
     tenant, user = _the_tenant(context, config.tenant), user_of(context.run.tags)
-    service = backups.service
+    service, progress = backups.service, ProgressLog(context.log)
     try:
         manifest = service.get_backup(config.backup_id, tenant, user)
-        result = service.restore_backup(
+        if config.validate_only:
+            yield _planned(
+                context, service.restores.plan(manifest["id"], tenant, user, config.request(), progress=progress)
+            )
+            return
+        result = service.restores.run(
             manifest["id"],
             tenant,
             user,
-            request=config.request(),
+            config.request(),
             confirm=config.confirm,
-            validate_only=config.validate_only,
             approval_id=config.approval_id,
             break_glass=config.break_glass,
-            progress=ProgressLog(context.log),
+            progress=progress,
         )
     except SbhError as error:
         raise failure_of(error, [tenant], "restore") from None
-    if config.validate_only:
-        yield _planned(context, result)
-        return
-    yield from _restored(context, backups, result, manifest, f"Restored {result['backup_id']} in place")
+    yield from _restored(context, backups, result, manifest, f"Restored {result.backup_id} in place")
 
 
 @dg.op(
@@ -59,22 +62,24 @@ def restore_tenant(context: dg.OpExecutionContext, config: RestoreConfig, backup
 def undo_tenant_restore(context: dg.OpExecutionContext, config: UndoConfig, backups: BackupServiceResource) -> _Events:
     tenant, user = _the_tenant(context, config.tenant), user_of(context.run.tags)
     try:
+        if config.validate_only:
+            plan = backups.service.restores.plan_undo(
+                config.restore_id, tenant, user, progress=ProgressLog(context.log)
+            )
+            yield _planned(context, plan)
+            return
         result = backups.service.restores.undo(
             config.restore_id,
             tenant,
             user,
             confirm=config.confirm,
-            validate_only=config.validate_only,
             approval_id=config.approval_id,
             break_glass=config.break_glass,
             progress=ProgressLog(context.log),
         )
-        manifest = backups.service.get_backup(result["backup_id"], tenant, user)
+        manifest = backups.service.get_backup(result.backup_id, tenant, user)
     except SbhError as error:
         raise failure_of(error, [tenant], "undo") from None
-    if config.validate_only:
-        yield _planned(context, result)
-        return
     yield from _restored(context, backups, result, manifest, f"Undid {config.restore_id}")
 
 
@@ -109,29 +114,33 @@ def _the_tenant(context: dg.OpExecutionContext, named: str | None) -> str:
     return tenants[0]
 
 
-def _planned(context: dg.OpExecutionContext, plan: Mapping[str, Any]) -> dg.Output[dict[str, Any]]:
+def _planned(context: dg.OpExecutionContext, plan: RestorePlan) -> dg.Output[dict[str, Any]]:
     """The plan as the op's output; a failure that shows it where a restore would refuse."""
     metadata = plan_metadata(plan)
-    if plan["problems"]:
-        first = error_from_dict(plan["problems"][0])
-        raise failure_of(first, [plan["tenant_id"]], "plan", more=metadata)
-    context.log.info(f"{plan['tenant_id']}: {plan['backup_id']} can be restored{part_text(plan)}; nothing was written")
-    return dg.Output(dict(plan), metadata=metadata)
+    if plan.problems:
+        raise failure_of(plan.problems[0], [plan.tenant_id], "plan", more=metadata)
+    context.log.info(
+        f"{plan.tenant_id}: {plan.backup_id} can be restored{part_text(plan.scope, plan.mode)}; nothing was written"
+    )
+    return dg.Output(as_document(plan), metadata=metadata)
 
 
 def _restored(
     context: dg.OpExecutionContext,
     backups: BackupServiceResource,
-    result: Mapping[str, Any],
+    result: RestoreResult,
     manifest: Mapping[str, Any],
     what: str,
 ) -> _Events:
     """What the pages of the tenant's assets say: what was restored, and which backup undoes it."""
-    tenant, metadata = result["tenant_id"], restore_metadata(result)
+    tenant, metadata = result.tenant_id, restore_metadata(result)
     yield dg.AssetObservation(
-        asset_key(manifest["type"]), partition=tenant, description=what + part_text(result), metadata=metadata
+        asset_key(manifest["type"]),
+        partition=tenant,
+        description=what + part_text(result.scope, result.mode),
+        metadata=metadata,
     )
-    if safety := result["safety_backup_id"]:
+    if safety := result.safety_backup_id:
         # Not a materialization: it holds what somebody wanted to be rid of, and `latest` passes it over.
         try:
             kind = backups.service.get_backup(safety, tenant, user_of(context.run.tags))["type"]
@@ -141,10 +150,10 @@ def _restored(
             yield dg.AssetObservation(
                 asset_key(kind),
                 partition=tenant,
-                description=f"Safety backup {safety}, made before {result['restore_id']}: undo_restore_job brings it back",
+                description=f"Safety backup {safety}, made before {result.restore_id}: undo_restore_job brings it back",
                 metadata={
                     "safety_backup": dg.MetadataValue.text(safety),
-                    "restore_id": dg.MetadataValue.text(result["restore_id"]),
+                    "restore_id": dg.MetadataValue.text(result.restore_id),
                 },
             )
-    yield dg.Output(dict(result), metadata=metadata)
+    yield dg.Output(as_document(result), metadata=metadata)

@@ -11,6 +11,7 @@ import pytest
 
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.document import as_document
 from sbh_pipelines.embedded.servers import object_server
 from sbh_pipelines.errors import (
     AccessDenied,
@@ -100,9 +101,10 @@ EVENTS: dict[str, tuple[str, ...] | str] = {
     "restores.into_schema": ("restore.started", "restore.completed", "restore.failed"),
     "restores.of": ("backup.accessed",),
     "restores.plan": ("restore.planned",),
-    "restores.run": ("restore.started", "restore.completed", "restore.failed", "restore.planned"),
+    "restores.plan_undo": ("restore.planned",),
+    "restores.run": ("restore.started", "restore.completed", "restore.failed"),
     "restores.status": ("backup.accessed",),
-    "restores.undo": ("restore.started", "restore.undone", "restore.failed", "restore.planned"),
+    "restores.undo": ("restore.started", "restore.undone", "restore.failed"),
     "retention.compact_catalogs": "merges a cache; no backup is read or changed",
     "retention.forget": ("backup.deleted", "backup.kept"),
     "retention.hold": ("hold.placed",),
@@ -228,7 +230,7 @@ def test_each_call_leaves_the_events_it_is_said_to(application: Application) -> 
         (lambda: service.restores.of(ACME, user), ["backup.accessed"]),
         (lambda: service.get_restore_status(made["restored"]["restore_id"], ACME, user), ["backup.accessed"]),
         (
-            lambda: service.restores.undo(made["restored"]["restore_id"], ACME, user, validate_only=True),
+            lambda: service.restores.plan_undo(made["restored"]["restore_id"], ACME, user),
             ["restore.planned"],
         ),
         (
@@ -493,7 +495,7 @@ def test_reading_a_copy_where_nothing_can_be_written_can_be_allowed(application:
         wrap(application.service(), read_only, nothing).list_backups(ACME, ADMIN)
     allowed = wrap(application.service(audit={"required": False}), read_only, nothing)
     assert len(allowed.list_backups(ACME, ADMIN)) == 1
-    assert allowed.restores.plan("latest", ACME, ADMIN)["tenant_id"] == ACME
+    assert allowed.restores.plan("latest", ACME, ADMIN).tenant_id == ACME
 
 
 # whose trail, and what is in it
@@ -556,7 +558,7 @@ def test_neither_secrets_nor_a_person_s_data_are_in_events(application: Applicat
         service.restore_backup(made, ACME, ADMIN, request=RestoreRequest(rows="name='a-personal' or 1=1"))
     service.restores.plan(made, ACME, ADMIN, request)
     service.restore_backup(made, ACME, ADMIN, request=request)
-    asked = service.approvals.request_restore(made, ACME, ADMIN, request, reason="ticket 7")
+    asked = as_document(service.approvals.request_restore(made, ACME, ADMIN, request, reason="ticket 7"))
     service.approvals.approve(asked["approval_id"], ACME, UserContext("bob", "*", Role.ADMIN))
     assert events(service)[-1]["props"]["subject"]["scope"]["rows_of"] == "projects"
     service.restores.plan(made, ACME, ADMIN, RestoreRequest(files=("docs/0 of acme.txt",)))

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from psycopg2.extensions import make_dsn
 
 from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.document import as_document
 from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import AccessDenied, RepositoryError, RequestError
@@ -82,7 +83,7 @@ class Exported:
         self.types = {c.name: c.sql for c in columns} | {"pk": "integer", "tenant_id": "integer"}
 
     def export(self, folder: Path, format: str) -> dict[str, Any]:
-        return self.service.exports.export(self.backup["id"], ACME, ADMIN, folder, format=format)
+        return as_document(self.service.exports.export(self.backup["id"], ACME, ADMIN, folder, format=format))
 
     def loaded(self, load: Any) -> bytes:
         """The COPY text of an empty table of the same definition after `load(cursor)`."""
@@ -330,8 +331,8 @@ def test_an_export_of_an_untouched_application(application: Application, tmp_pat
     service.create_backup(ACME, ADMIN)
     before = application.state(ACME)
     noticed = []
-    report = service.exports.export(
-        "latest", ACME, ADMIN, tmp_path / "new" / "out", format="csv", progress=noticed.append
+    report = as_document(
+        service.exports.export("latest", ACME, ADMIN, tmp_path / "new" / "out", format="csv", progress=noticed.append)
     )
     names = [table["table"] for table in report["tables"]]
     assert names == ["public.tenants", "public.notes", "public.projects", "public.items"]
@@ -354,8 +355,8 @@ def test_an_export_of_an_untouched_application(application: Application, tmp_pat
 def test_only_the_tables_that_are_wanted(application: Application, tmp_path: Path) -> None:
     service = application.service()
     service.create_backup(ACME, ADMIN)
-    report = service.exports.export(
-        "latest", ACME, ADMIN, tmp_path / "out", tables=["public.notes", "items"], files=False
+    report = as_document(
+        service.exports.export("latest", ACME, ADMIN, tmp_path / "out", tables=["public.notes", "items"], files=False)
     )
     assert [table["table"] for table in report["tables"]] == ["public.notes", "public.items"]
     assert sorted(f.name for f in (tmp_path / "out").iterdir()) == [
@@ -377,10 +378,7 @@ def test_who_may_export(application: Application, tmp_path: Path) -> None:
             service.exports.export("latest", ACME, user, tmp_path / "out")
         with pytest.raises(AccessDenied):
             service.open_backup("latest", ACME, user)
-    assert (
-        service.exports.export("latest", ACME, UserContext("a", ACME, Role.ADMIN), tmp_path / "out")["files"]["count"]
-        == 4
-    )
+    assert service.exports.export("latest", ACME, UserContext("a", ACME, Role.ADMIN), tmp_path / "out").files.count == 4
 
 
 @pytest.mark.parametrize("format", ["csv", "parquet"])
@@ -409,7 +407,7 @@ settings, folder, when = Settings.model_validate_json(sys.argv[1]), Path(sys.arg
 def killed(notice):
     if f"{notice.subject} {notice.done}" == when:
         os.kill(os.getpid(), signal.SIGKILL)
-BackupService(settings).export_backup("latest", "acme", UserContext("t", "*", Role.ADMIN), folder, progress=killed)
+BackupService(settings).exports.export("latest", "acme", UserContext("t", "*", Role.ADMIN), folder, progress=killed)
 """
 
 

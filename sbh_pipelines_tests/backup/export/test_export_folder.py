@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from sbh_pipelines.backup.contents.reader import OpenBackup
 from sbh_pipelines.backup.export.folder import ExportFolder, new_folder, table_file, usable_path
+from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import ExportFailed, RequestError
 from sbh_pipelines_tests.support.application import ACME, ADMIN, Application
 from sbh_pipelines_tests.support.effort import examples
@@ -36,7 +37,7 @@ def test_hostile_keys_stay_below_the_folder(
     listed = [replace(entries[n % len(entries)], path=path) for n, path in enumerate(sorted(HOSTILE, key=ascii))]
     monkeypatch.setattr(OpenBackup, "files", lambda self: iter(listed))
     out = tmp_path / "below" / "out"
-    report = service.exports.export("latest", ACME, ADMIN, out)
+    report = as_document(service.exports.export("latest", ACME, ADMIN, out))
     lines = [json.loads(line) for line in (out / "files.jsonl").read_text().splitlines()]
     assert [line["path"] for line in lines] == [entry.path for entry in listed]
     places = [Path(os.path.realpath(out / line["file"])) for line in lines]

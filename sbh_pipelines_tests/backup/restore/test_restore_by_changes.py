@@ -27,6 +27,7 @@ from sbh_pipelines.database.merge.mapping import map_tables
 from sbh_pipelines.database.merge.merge import restore_transaction
 from sbh_pipelines.database.schema.tenancy import load_map
 from sbh_pipelines.database.session.snapshot import describe_snapshot
+from sbh_pipelines.document import as_document
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import ProofFailed, RestoreRefused
 from sbh_pipelines.model import BackupId, utc_now
@@ -210,7 +211,7 @@ def test_whatever_happened(changed_rows: ChangedRows, before: list[Any], after: 
     assert changed_rows.by_changes(backup_id) >= set(KEYS) - (
         {"numbers"} if "alter" in (act[0] for act in after) else set()
     )
-    plan = changed_rows.service().restores.plan(backup_id, ACME, ADMIN)
+    plan = as_document(changed_rows.service().restores.plan(backup_id, ACME, ADMIN))
     assert (changed_rows.rows(1), changed_rows.rows(2)) == (now, others)
     result = changed_rows.service().restore_backup(backup_id, ACME, ADMIN)
     assert changed_rows.rows(1) == then

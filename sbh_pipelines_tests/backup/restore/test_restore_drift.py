@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from sbh_pipelines.backup.restore.request import RestoreRequest
+from sbh_pipelines.document import as_document
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import RestoreRefused, SbhError, SchemaMismatch
 from sbh_pipelines_tests.backup.restore.test_restore_rows import Scene
@@ -375,7 +376,7 @@ def test_rows_come_back_into_a_changed_table(drifted: DriftedDatabase, name: str
     drifted.database.run(f"DELETE FROM {table} WHERE id = 1")
     before = drifted.everything()
     request = RestoreRequest.of(tables=[table])
-    plan = service.restores.plan(drifted.layered, ACME, ADMIN, request)
+    plan = as_document(service.restores.plan(drifted.layered, ACME, ADMIN, request))
     assert drifted.everything() == before
     assert differences(plan) == case.changes
     assert [p["code"] for p in plan["problems"]] == ([SchemaMismatch.code] if lossy else [])
@@ -403,7 +404,7 @@ def test_what_has_no_place_in_a_changed_table(drifted: DriftedDatabase, name: st
     before = drifted.everything()
     request = RestoreRequest.of(tables=[table], accept_schema_changes=True)
     try:
-        plan = service.restores.plan(drifted.layered, ACME, ADMIN, request)
+        plan = as_document(service.restores.plan(drifted.layered, ACME, ADMIN, request))
         told = bool(plan["problems"])
         assert differences(plan) == case.changes
     except SbhError:  # where a value cannot be read at all
@@ -433,7 +434,7 @@ def test_rows_of_changed_tables(database: Database, tmp_path: Path) -> None:
     )
     for rows, lost in (("p where id = 1", 1), ("c where id = 2", 0)):
         request = RestoreRequest.of(rows=rows)
-        plan = made.service.restores.plan(made.backup_id, ACME, ADMIN, request)
+        plan = as_document(made.service.restores.plan(made.backup_id, ACME, ADMIN, request))
         assert {t["table"]: t["insert"] for t in plan["tables"] if t["insert"]} == (
             {"public.p": 1, "public.c": 1} if lost else {"public.c": 1}
         )
@@ -467,7 +468,7 @@ def test_tables_added_and_dropped(database: Database, tmp_path: Path) -> None:
         "DROP TABLE old, bare; CREATE TABLE fresh (id int PRIMARY KEY, tenant_id int, t int REFERENCES t);"
         "INSERT INTO t VALUES (2, 1); INSERT INTO fresh VALUES (1, 1, 1); DELETE FROM t WHERE id = 9"
     )
-    plan = made.service.restores.plan(made.backup_id, ACME, ADMIN)
+    plan = as_document(made.service.restores.plan(made.backup_id, ACME, ADMIN))
     assert {(d["table"], d["change"], d["lossy"]) for d in plan["schema"]} == {
         ("public.old", "dropped table", True),
         ("public.bare", "dropped table", False),
@@ -479,7 +480,7 @@ def test_tables_added_and_dropped(database: Database, tmp_path: Path) -> None:
     assert database.ask("SELECT * FROM t") == [(1, 1)]
     assert database.ask("SELECT * FROM fresh") == [(1, 1, 1)]
     database.run("INSERT INTO t VALUES (2, 1); INSERT INTO fresh VALUES (2, 1, 2)")
-    assert made.service.restores.plan(made.backup_id, ACME, ADMIN, request)["problems"]
+    assert as_document(made.service.restores.plan(made.backup_id, ACME, ADMIN, request))["problems"]
     with pytest.raises(RestoreRefused, match="fresh"):
         made.service.restore_backup(made.backup_id, ACME, ADMIN, request=request)
 
@@ -514,7 +515,7 @@ def test_awkward_keys(database: Database, tmp_path: Path, kind: str) -> None:
     before = made.copy("t")
     made.back_up()
     database.run("DELETE FROM t WHERE ctid = (SELECT ctid FROM t ORDER BY length(id::text) DESC, id::text LIMIT 1)")
-    plan = made.service.restores.plan(made.backup_id, ACME, ADMIN)
+    plan = as_document(made.service.restores.plan(made.backup_id, ACME, ADMIN))
     assert {t["table"]: t["insert"] for t in plan["tables"]} == {"public.t": 1, "public.tenants": 0}
     made.restore()
     assert made.copy("t") == before

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.document import as_document
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.support.databases import fresh_database
@@ -50,7 +51,7 @@ class Scene:
     killer: Killer
 
     def statuses(self) -> list[str]:
-        return [found["restore_id"] for found in self.service.restores.of(ACME, ADMIN)]
+        return [found["restore_id"] for found in as_document(self.service.restores.of(ACME, ADMIN))]
 
     def lose(self, seed: int) -> Snapshot:
         self.sample.reset()

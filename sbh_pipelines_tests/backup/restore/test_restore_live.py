@@ -19,6 +19,7 @@ from psycopg2.extensions import make_dsn
 
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.document import as_document
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import (
     HookFailed,
@@ -432,7 +433,9 @@ def test_a_webhook_that_fails(
     error = refused(live_app, service)
     assert isinstance(error, HookFailed)
     assert [p["outcome"] for p in posted] == ["begins", "failed"]
-    shown = "".join(traceback.format_exception(error)) + repr(error) + str(service.restores.of(ACME, ADMIN))
+    shown = (
+        "".join(traceback.format_exception(error)) + repr(error) + str(as_document(service.restores.of(ACME, ADMIN)))
+    )
     assert "secret-token" not in shown + repr(service.settings)
 
 
@@ -457,12 +460,12 @@ def test_a_hook_that_fails_afterwards(live_app: LiveApplication) -> None:
     wanted = live_app.after()
     live_app.reset(DAMAGE)
     service = live_app.service(restore={"after": [{"sql": "SELECT 1 / 0"}]})
-    before = {status["restore_id"] for status in service.restores.of(ACME, ADMIN)}
+    before = {status["restore_id"] for status in as_document(service.restores.of(ACME, ADMIN))}
     with pytest.raises(HookFailed) as caught:
         service.restore_backup(live_app.backup_id, ACME, ADMIN)
     assert live_app.state() == wanted
     assert "nothing was written" not in str(caught.value)
-    (status,) = [s for s in service.restores.of(ACME, ADMIN) if s["restore_id"] not in before]
+    (status,) = [s for s in as_document(service.restores.of(ACME, ADMIN)) if s["restore_id"] not in before]
     assert status["status"] == "completed"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from sbh_pipelines.backup.restore.request import RestoreRequest
+from sbh_pipelines.document import as_document
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import RestoreRefused
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT
@@ -58,7 +59,7 @@ def test_into_a_schema(trial: RestoreTrial, tables: tuple[str, ...]) -> None:
     trial.sample.damage(51)
     before, schema = trial.sample.snapshot(), f"look_{uuid.uuid4().hex[:8]}"
     service = trial.sample.service()
-    result = service.restores.into_schema(trial.backup_id, ACME, ADMIN, schema, tables=tables)
+    result = as_document(service.restores.into_schema(trial.backup_id, ACME, ADMIN, schema, tables=tables))
     assert trial.sample.snapshot() == before
     wanted = {t: rows for t, rows in trial.then.of(ACME).items() if MODEL.tables[t].owner}
     if tables:
@@ -86,7 +87,7 @@ def test_a_backup_made_just_before_the_damage(trial: RestoreTrial, seed: int) ->
     database, wanted = trial.sample.database, then.of(ACME)
     database.run("DELETE FROM comments WHERE id % 7 = 0; UPDATE options SET value = 'lost' WHERE tenant_id = 1")
     damaged = trial.sample.snapshot()
-    plan = service.restores.plan(made, ACME, ADMIN)
+    plan = as_document(service.restores.plan(made, ACME, ADMIN))
     result = service.restore_backup(made, ACME, ADMIN)
     after = trial.sample.snapshot()
     assert after.of(ACME) == wanted

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sbh_pipelines.backup.restore.request import RestoreRequest
+from sbh_pipelines.document import as_document
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import ProofFailed, RestoreConflict, RestoreRefused
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT
@@ -109,10 +110,10 @@ def test_the_later_of_two_rows_where_no_column_tells(trial: RestoreTrial) -> Non
     trial.sample.database.run(
         "DELETE FROM comments WHERE id = 4", "DELETE FROM notes WHERE tenant_id = 1 AND body = ''"
     )
-    assert service.restores.plan(trial.backup_id, ACME, ADMIN, request)["problems"] == []
+    assert as_document(service.restores.plan(trial.backup_id, ACME, ADMIN, request))["problems"] == []
     trial.sample.database.run("UPDATE comments SET body = 'later', updated_at = '2026-02-01Z' WHERE project_id = 2")
     before = trial.sample.snapshot()
-    (problem,) = service.restores.plan(trial.backup_id, ACME, ADMIN, request)["problems"]
+    (problem,) = as_document(service.restores.plan(trial.backup_id, ACME, ADMIN, request))["problems"]
     assert "comments" in problem["on"]
     with pytest.raises((RestoreConflict, RestoreRefused), match="comments"):
         service.restore_backup(trial.backup_id, ACME, ADMIN, request=request)
@@ -248,7 +249,7 @@ def test_samples_show_what_happens_to_a_row(trial: RestoreTrial) -> None:
         "UPDATE projects SET body = NULL, lead = 2 WHERE id = 4; DELETE FROM comments WHERE project_id = 28 AND nr = 4"
     )
     service = trial.sample.service()
-    plan = service.restores.plan(trial.backup_id, ACME, ADMIN, RestoreRequest(samples=5))
+    plan = as_document(service.restores.plan(trial.backup_id, ACME, ADMIN, RestoreRequest(samples=5)))
     shown = {t["table"].removeprefix("public."): t["samples"] for t in plan["tables"] if t["samples"]}
     assert shown["projects"] == [
         {

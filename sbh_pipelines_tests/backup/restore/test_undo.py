@@ -12,6 +12,7 @@ import pytest
 
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import RestoreRefused, SbhError, UnknownRestore
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.support.store_time import store_time
@@ -49,10 +50,10 @@ def test_after_a_restore(backed_up: tuple[Application, BackupService, str], requ
     done = restored(service, backup_id, **request_fields)
     after = application.state(ACME)
     assert after != before
-    undone = service.restores.undo(done["restore_id"], ACME, ADMIN)
+    undone = as_document(service.restores.undo(done["restore_id"], ACME, ADMIN))
     assert application.state(ACME) == before
     assert service.get_restore_status(undone["restore_id"], ACME)["undoes"] == done["restore_id"]
-    again = service.restores.undo(undone["restore_id"], ACME, ADMIN)
+    again = as_document(service.restores.undo(undone["restore_id"], ACME, ADMIN))
     assert application.state(ACME) == after
     assert len({done["safety_backup_id"], undone["safety_backup_id"], again["safety_backup_id"], backup_id}) == 4
     assert application.state(BOLT) == others
@@ -68,7 +69,7 @@ def test_newer_work_is_shown(backed_up: tuple[Application, BackupService, str]) 
     )
     application.write_file(ACME, "docs/later", b"later")
     now = application.state(ACME)
-    plan = service.restores.undo(done["restore_id"], ACME, ADMIN, validate_only=True)
+    plan = as_document(service.restores.plan_undo(done["restore_id"], ACME, ADMIN))
     assert application.state(ACME) == now
     assert plan["backup_id"] == done["safety_backup_id"]
     (notes,) = [t for t in plan["tables"] if t["table"] == "public.notes"]
@@ -160,7 +161,7 @@ def test_how_long_a_safety_backup_is_kept(application: Application) -> None:
             ids = {b["id"] for b in service.list_backups(ACME, ADMIN)}
             assert (done["safety_backup_id"] in ids) == there
             if there:
-                undone = service.restores.undo(done["restore_id"], ACME, ADMIN, validate_only=True)
+                undone = as_document(service.restores.plan_undo(done["restore_id"], ACME, ADMIN))
                 assert undone["problems"] == []
         with pytest.raises(SbhError) as caught:
             service.restores.undo(done["restore_id"], ACME, ADMIN)
@@ -211,7 +212,7 @@ def test_a_restore_whose_process_was_killed(application: Application) -> None:
     assert half.files != before.files
     again = restored(service, made)
     assert application.state(ACME) == backed_up
-    (killed,) = [s for s in service.restores.of(ACME, ADMIN) if s["restore_id"] != again["restore_id"]]
+    (killed,) = [s for s in as_document(service.restores.of(ACME, ADMIN)) if s["restore_id"] != again["restore_id"]]
     assert killed["status"] == "interrupted"
     service.restores.undo(killed["restore_id"], ACME, ADMIN)
     assert application.state(ACME) == before
@@ -256,7 +257,7 @@ def test_a_tenant_that_is_gone_from_the_list(application: Application, kind: str
     application.wipe(ACME)
     application.database.run("DELETE FROM tenants WHERE id = 1")
     gone = application.state(ACME)
-    plan = service.restores.plan("latest", ACME, ADMIN)
+    plan = as_document(service.restores.plan("latest", ACME, ADMIN))
     assert plan["problems"] == []
     done = service.restore_backup("latest", ACME, ADMIN)
     assert application.state(ACME) == backed_up

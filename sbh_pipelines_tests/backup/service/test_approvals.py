@@ -13,6 +13,7 @@ from sbh_pipelines.backup import approvals
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import (
     AccessDenied,
     ApprovalNeeded,
@@ -58,7 +59,7 @@ def service(application: Application, clock: Clock) -> BackupService:
 
 
 def asked(service: BackupService, request: RestoreRequest = PART, **more: Any) -> str:
-    made = service.approvals.request_restore("latest", ACME, ANN, request, reason="rows were lost", **more)
+    made = as_document(service.approvals.request_restore("latest", ACME, ANN, request, reason="rows were lost", **more))
     return str(made["approval_id"])
 
 
@@ -91,9 +92,9 @@ def test_two_persons_restore(service: BackupService, monkeypatch: pytest.MonkeyP
     approval = asked(service)
     with pytest.raises(ApprovalNeeded, match="nobody has approved"):
         restore(service, approval)
-    assert service.approvals.approve(approval, ACME, BOB, "seen")["status"] == "approved"
+    assert as_document(service.approvals.approve(approval, ACME, BOB, "seen"))["status"] == "approved"
     assert restore(service, approval)["tenant_id"] == ACME
-    shown = service.approvals.get(approval, ACME, OPERATOR)
+    shown = as_document(service.approvals.get(approval, ACME, OPERATOR))
     assert (shown["status"], shown["requested_by"], shown["decided_by"], shown["used_by"]) == (
         "used",
         "ann",
@@ -103,10 +104,10 @@ def test_two_persons_restore(service: BackupService, monkeypatch: pytest.MonkeyP
     with pytest.raises(ApprovalNeeded, match="it is used"):
         restore(service, approval)
     found, errors = service.approvals.of(ACME, OPERATOR)
-    assert [one["approval_id"] for one in found] == [approval]
+    assert [one.approval_id for one in found] == [approval]
     assert errors == []
     service.retention.prune(ACME, ANN)  # which knows what it may meet
-    assert service.approvals.get(approval, ACME, ANN)["status"] == "used"
+    assert as_document(service.approvals.get(approval, ACME, ANN))["status"] == "used"
     mine = [(event, user) for event, user, _ in told if event in ("restore.requested", "restore.approved")]
     assert mine == [("restore.requested", "ann"), ("restore.approved", "bob")]
 
@@ -134,7 +135,7 @@ def test_an_approval_is_for_exactly_what_was_asked(service: BackupService) -> No
     ):
         with pytest.raises(ApprovalNeeded, match="another backup, scope or mode"):
             restore(service, approval, other)
-    assert service.approvals.get(approval, ACME, ANN)["status"] == "approved"
+    assert as_document(service.approvals.get(approval, ACME, ANN))["status"] == "approved"
     assert restore(service, approval, replace(PART, samples=5))["tenant_id"] == ACME  # only shows more
 
 
@@ -163,8 +164,10 @@ def test_nobody_approves_their_own_request(service: BackupService) -> None:
         service.approvals.approve(approval, ACME, OPERATOR)
     with pytest.raises(AccessDenied):
         service.approvals.approve(approval, ACME, UserContext("eve", BOLT, Role.ADMIN))
-    assert service.approvals.reject(approval, ACME, ANN)["status"] == "rejected"
-    theirs = service.approvals.request_restore("latest", ACME, OPERATOR, PART, reason="please")["approval_id"]
+    assert as_document(service.approvals.reject(approval, ACME, ANN))["status"] == "rejected"
+    theirs = as_document(service.approvals.request_restore("latest", ACME, OPERATOR, PART, reason="please"))[
+        "approval_id"
+    ]
     service.approvals.approve(theirs, ACME, ANN)
     assert restore(service, theirs)["tenant_id"] == ACME
     with pytest.raises(AccessDenied):
@@ -221,10 +224,10 @@ def test_of_two_who_decide_at_once_one_wins(service: BackupService, monkeypatch:
     ended = at_once(
         lambda: service.approvals.approve(approval, ACME, BOB), lambda: service.approvals.reject(approval, ACME, CAT)
     )
-    (won,) = [one for one in ended if isinstance(one, dict)]
+    (won,) = [one for one in ended if isinstance(one, approvals.Approval)]
     (lost,) = [one for one in ended if isinstance(one, ApprovalNeeded)]
     assert "at the same moment" in lost.why
-    assert service.approvals.get(approval, ACME, ANN)["decided_by"] == won["decided_by"]
+    assert service.approvals.get(approval, ACME, ANN).decided_by == won.decided_by
 
 
 def test_of_two_restores_with_one_approval_one_goes_through(
@@ -287,7 +290,7 @@ def test_a_process_that_dies_between_two_writes(service: BackupService, monkeypa
         with pytest.raises(Killed):
             all_of_it()
         found, errors = service.approvals.of(ACME, ANN)
-        new = {one["approval_id"]: one["status"] for one in found if one["approval_id"] not in seen}
+        new = {one.approval_id: one.status for one in found if one.approval_id not in seen}
         assert (list(new.values()), errors) == ([status] if status else [], [])
         seen |= set(new)
         for approval in new:
@@ -350,7 +353,7 @@ def test_undoing_needs_one_as_well(service: BackupService, application: Applicat
         done.append(restore(service, None, undoable, break_glass="test")["restore_id"])
     with pytest.raises(ApprovalNeeded, match="Another person"):
         service.restores.undo(done[1], ACME, ANN)
-    approval = service.approvals.request_undo(done[1], ACME, ANN, reason="wrong backup")["approval_id"]
+    approval = as_document(service.approvals.request_undo(done[1], ACME, ANN, reason="wrong backup"))["approval_id"]
     service.approvals.approve(approval, ACME, BOB)
     with pytest.raises(ApprovalNeeded, match="another backup"):
         restore(service, approval)
@@ -367,7 +370,7 @@ def test_undoing_needs_one_as_well(service: BackupService, application: Applicat
         with pytest.raises(ApprovalNeeded, match="another backup"):
             service.restores.undo(done[1], ACME, ANN, approval_id=approval)
     store.put(key, true)
-    assert service.restores.undo(done[1], ACME, ANN, approval_id=approval)["tenant_id"] == ACME
+    assert as_document(service.restores.undo(done[1], ACME, ANN, approval_id=approval))["tenant_id"] == ACME
     with pytest.raises(UnknownRestore):
         service.approvals.request_undo("restore_20240115_120000_0a1b2c", ACME, ANN, reason="no such restore")
 

@@ -5,6 +5,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from sbh_pipelines.backup.service.results import Scope
 from sbh_pipelines.orchestration.restores.metadata import part_text
 from sbh_pipelines_tests.orchestration.conftest import Run
 from sbh_pipelines_tests.support.fix_stack import RealRun, Site
@@ -104,9 +105,8 @@ def test_a_restore_is_for_one_tenant(run: Run, job: str, op: str, fields: dict[s
 
 
 def test_what_was_restored_in_words() -> None:
-    everything = {"scope": {"kind": "tenant"}, "mode": "exact"}
-    assert part_text(everything) == ""
-    assert part_text({**everything, "mode": "newest-wins"}) == " (newest-wins)"
-    rows = {"scope": {"kind": "part", "rows": "users where id = 1", "files": ["a/**"]}, "mode": "exact"}
-    assert part_text(rows) == " (files a/**; rows users where id = 1)"
-    assert part_text({"scope": {"kind": "part", "config_only": True}, "mode": "exact"}) == " (configuration)"
+    assert part_text(Scope("tenant"), "exact") == ""
+    assert part_text(Scope("tenant"), "newest-wins") == " (newest-wins)"
+    rows = Scope("part", rows="users where id = 1", files=["a/**"])
+    assert part_text(rows, "exact") == " (files a/**; rows users where id = 1)"
+    assert part_text(Scope("part", config_only=True), "exact") == " (configuration)"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sbh_pipelines.backup.restore.request import RestoreRequest
+from sbh_pipelines.document import as_document
 from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import SbhError
@@ -88,7 +89,7 @@ class RestoreTrial:
         request = RestoreRequest.of(**scope.request, mode=mode)
         service, into = self.sample.service(), database.dsn if database else None
 
-        plan = service.restores.plan(self.backup_id, ACME, ADMIN, request, into_database=into)
+        plan = as_document(service.restores.plan(self.backup_id, ACME, ADMIN, request, into_database=into))
         assert self.sample.snapshot(database) == before
         assert (plan["problems"], plan["mode"]) == ([], mode)
         assert numbers(plan["tables"], "insert", "update", "delete", "kept") == told(expected)
@@ -116,7 +117,7 @@ class RestoreTrial:
         """The restore is refused and nothing has changed, rows or files; the plan, and the error's text."""
         service, before = self.sample.service(), self.sample.snapshot()
         chosen = RestoreRequest.of(**request)
-        plan = service.restores.plan(self.backup_id, ACME, ADMIN, chosen)
+        plan = as_document(service.restores.plan(self.backup_id, ACME, ADMIN, chosen))
         assert plan["problems"]
         assert self.sample.snapshot() == before
         with pytest.raises(kind) as caught:
