@@ -58,8 +58,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: nth for nth, name in enumerate(_LONG)}
     modules = {module: nth for nth, module in enumerate(dict.fromkeys(item.path for item in items))}
 
-    def order(item: pytest.Item) -> tuple[int, int, bool]:
-        return places.get(item.path.stem, len(_LONG)), modules[item.path], item.get_closest_marker("last") is not None
+    def order(item: pytest.Item) -> tuple[int, int]:
+        return places.get(item.path.stem, len(_LONG)), modules[item.path]
 
     items.sort(key=order)
 

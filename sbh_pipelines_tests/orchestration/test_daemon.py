@@ -1,4 +1,8 @@
-"""Everything as users run it: `dagster dev` with its daemon, the command line, the web server's API."""
+"""Everything as users run it: `dg dev` with its daemon, the command lines, the web server's API.
+
+The tests share one Dagster. Each looks at the runs that it launched itself and at no others: the daemon launches some of its
+own, such as repeats of runs that crashed, whenever it comes to that. Schedules are off, whatever the hour.
+"""
 
 import json
 import os
@@ -10,6 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -21,6 +26,7 @@ import psycopg2
 import pytest
 
 from sbh_pipelines.embedded.servers import postgres
+from sbh_pipelines.orchestration.alerting.conditions import Condition
 from sbh_pipelines.orchestration.alerting.stuck_runs import stuck_runs, worker_is_gone
 from sbh_pipelines.settings import AlertSettings
 from sbh_pipelines_tests.support.fix_stack import NAMES, Site
@@ -37,19 +43,33 @@ mutation($type: String!, $names: [String!]!) {
 }"""
 BACKFILL = """
 query($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill {
-  status runs(limit: 10) { status } assetBackfillData { assetBackfillStatuses { ... on AssetPartitionsStatusCounts {
+  status runs(limit: 10) { runId status } assetBackfillData { assetBackfillStatuses { ... on AssetPartitionsStatusCounts {
     numPartitionsMaterialized numPartitionsFailed } } } } } }"""
 ASSET = """
 { assetNodeOrError(assetKey: {path: ["tenant_backup", "full"]}) { ... on AssetNode {
   assetPartitionStatuses { ... on DefaultPartitionStatuses { materializedPartitions failedPartitions } }
   partitionKeys } } }"""
 RUNS = """
-query($job: String!) { runsOrError(filter: {pipelineName: $job}) { ... on Runs { results { status runId } } } }"""
+query($key: String!, $value: String!) { runsOrError(filter: {tags: [{key: $key, value: $value}]}) {
+  ... on Runs { results { status } } } }"""
+
+NO_SCHEDULES = {
+    f"SBH_{name}": ""
+    for name in (
+        "SCHEDULES__HOURLY_INCREMENTAL",
+        "SCHEDULES__DIFFERENTIAL",
+        "SCHEDULES__DAILY_FULL",
+        "SCHEDULES__WEEKLY_FULL",
+        "SCHEDULES__DAILY_PRUNE",
+        "DRILL__SCHEDULE",
+        "PLATFORM__SCHEDULE",
+    )
+}
 
 
 @dataclass
 class Dev:
-    """A running `dagster dev`."""
+    """A running `dg dev`."""
 
     port: int
     environment: dict[str, str]
@@ -64,14 +84,32 @@ class Dev:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)["data"]
 
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        dagster = str(Path(sys.executable).with_name("dagster"))
-        return subprocess.run(
-            [dagster, *arguments], env=self.environment, capture_output=True, text=True, timeout=120, cwd=ROOT
-        )
+    def command(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `dg` or `dagster` to its end, which is a good one."""
+        command = [str(Path(sys.executable).with_name(program)), *arguments]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    def launch(self, job: str, *arguments: str, **tags: str) -> dict[str, str]:
+        """A run by the queue, and a tag that no other run has."""
+        mark = {"launch": uuid.uuid4().hex}
+        self.command("dagster", "job", "launch", *MODULE, "-j", job, "--tags", json.dumps(tags | mark), *arguments)
+        return mark
+
+    def end_of(self, mark: dict[str, str]) -> str:
+        """How the run with this tag ended, once it has."""
+        ((key, value),) = mark.items()
+
+        def ended() -> str | None:
+            (run,) = self.ask(RUNS, key=key, value=value)["runsOrError"]["results"]
+            return run["status"] if run["status"] in ("SUCCESS", "FAILURE", "CANCELED") else None
+
+        return str(until(ended))
 
     def asset(self) -> Any:
-        return self.ask(ASSET)["assetNodeOrError"]
+        """The asset `tenant_backup/full`; without partitions while the code server is being started anew."""
+        return {"partitionKeys": []} | self.ask(ASSET)["assetNodeOrError"]
 
     def backfill(self, backup_type: str, names: list[str]) -> Any:
         """Launches a backfill, and what it has come to once it is over."""
@@ -92,16 +130,20 @@ def dev(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with webhook() as alerts:
-        environment = os.environ | {
-            "DAGSTER_HOME": str(home),
-            "SBH_SETTINGS": str(site.stack.settings),
-            "SBH_ALERTS__WEBHOOK_URL": f"http://127.0.0.1:{alerts.port}/",
-            "PYTHONPATH": f"{QUICK_TICKS}:{ROOT}",
-        }
+        environment = (
+            os.environ
+            | NO_SCHEDULES
+            | {
+                "DAGSTER_HOME": str(home),
+                "SBH_SETTINGS": str(site.stack.settings),
+                "SBH_ALERTS__WEBHOOK_URL": f"http://127.0.0.1:{alerts.port}/",
+                "PYTHONPATH": f"{QUICK_TICKS}:{ROOT}",
+            }
+        )
         made = Dev(port, environment, alerts)
         with (home / "log").open("w") as log:
             server = subprocess.Popen(
-                [sys.executable, "-m", "dagster", "dev", *MODULE, "-h", "127.0.0.1", "-p", str(port)],
+                [Path(sys.executable).with_name("dg"), "dev", *MODULE, "-h", "127.0.0.1", "-p", str(port)],
                 env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=home, start_new_session=True,
             )  # fmt: skip
         try:
@@ -134,14 +176,16 @@ def test_a_backfill_over_all_tenants(dev: Dev, elsewhere: str) -> None:
     until(lambda: sorted(dev.asset()["partitionKeys"]) == sorted(NAMES))
     found = dev.backfill("full", NAMES)
     assert found["status"] == "COMPLETED_FAILED"
-    assert found["runs"] == [{"status": "FAILURE"}]
+    (run,) = found["runs"]
+    assert run["status"] == "FAILURE"
     assert found["assetBackfillData"]["assetBackfillStatuses"] == [
         {"numPartitionsMaterialized": len(NAMES) - 1, "numPartitionsFailed": 1}
     ]
     statuses = dev.asset()["assetPartitionStatuses"]
     assert statuses["failedPartitions"] == [elsewhere]
     assert sorted(statuses["materializedPartitions"]) == [name for name in NAMES if name != elsewhere]
-    told = until(lambda: next((body for body in dev.alerts.bodies if body["event"] == "run_failed"), None))
+    told = until(lambda: next((body for body in dev.alerts.bodies if body["run_id"] == run["runId"]), None))
+    assert told["event"] == "run_failed"
     assert told["subject"] == f"tenant_backup/full failed: {elsewhere}"
     assert told["tenants"] == len(NAMES)
 
@@ -152,8 +196,7 @@ def test_a_backfill_over_unchanged_tenants(dev: Dev, site: Site, tmp_path: Path)
     until(lambda: set(names) <= set(dev.asset()["partitionKeys"]))
     config = tmp_path / "run.yaml"
     config.write_text(json.dumps({"ops": {"snapshot_tables": {"config": {"tenants": names}}}}))
-    done = dev.command("job", "execute", *MODULE, "-j", "fleet_backup_job", "-c", str(config))
-    assert done.returncode == 0, done.stderr
+    dev.command("dg", "launch", *MODULE, "--job", "fleet_backup_job", "--config", str(config))
     before = {name: max(site.keys(name, "backups/manifests/")) for name in names}
     site.sql("UPDATE users SET name = name || '.' WHERE tenant_id = 4")
     found = dev.backfill("incremental", names)
@@ -166,16 +209,17 @@ def test_a_backfill_over_unchanged_tenants(dev: Dev, site: Site, tmp_path: Path)
 
 
 def test_a_job_launched_from_the_command_line_goes_through_the_queue(dev: Dev) -> None:
-    done = dev.command("job", "launch", *MODULE, "-j", "full_backup_job", "--tags", '{"dagster/partition": "tenant-2"}')
-    assert done.returncode == 0, done.stderr
-    runs = until(lambda: _ended(dev, "full_backup_job"))
-    assert [run["status"] for run in runs] == ["SUCCESS"]
+    assert dev.end_of(dev.launch("full_backup_job", **{"dagster/partition": "tenant-2"})) == "SUCCESS"
 
 
-def test_an_asset_is_materialized_from_the_command_line(dev: Dev) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [("dg", "launch", *MODULE, "--assets"), ("dagster", "asset", "materialize", *MODULE, "--select")],
+    ids=["dg", "dagster"],
+)
+def test_an_asset_is_materialized_from_the_command_line(dev: Dev, command: tuple[str, ...]) -> None:
     until(lambda: "tenant-3" in dev.asset()["partitionKeys"])
-    done = dev.command("asset", "materialize", "--select", "tenant_backup/full", "--partition", "tenant-3", *MODULE)
-    assert done.returncode == 0, done.stderr
+    done = dev.command(*command, "tenant_backup/full", "--partition", "tenant-3")
     assert "ASSET_MATERIALIZATION" in done.stderr
     assert "RUN_SUCCESS" in done.stderr
 
@@ -184,13 +228,10 @@ def test_a_fleet_job_and_a_refused_restore_from_the_command_line(dev: Dev, tmp_p
     """Without a partition: the tenants are in the configuration."""
     config = tmp_path / "run.yaml"
     config.write_text("ops: {snapshot_tables: {config: {tenants: [tenant-1, tenant-2]}}}")
-    done = dev.command("job", "execute", *MODULE, "-j", "fleet_backup_job", "-c", str(config))
-    assert done.returncode == 0, done.stderr
+    done = dev.command("dagster", "job", "execute", *MODULE, "-j", "fleet_backup_job", "-c", str(config))
     assert "0 unchanged, 2 backed up, 0 failed, of 2 tenants" in done.stderr
     restore = {"ops": {"restore_tenant": {"config": {"tenant": "tenant-1"}}}}
-    done = dev.command("job", "launch", *MODULE, "-j", "restore_job", "--config-json", json.dumps(restore))
-    assert done.returncode == 0, done.stderr
-    assert [run["status"] for run in until(lambda: _ended(dev, "restore_job"))] == ["FAILURE"]
+    assert dev.end_of(dev.launch("restore_job", "--config-json", json.dumps(restore))) == "FAILURE"
 
 
 @contextmanager
@@ -204,10 +245,8 @@ def _locked(site: Site) -> Iterator[None]:
 
 def _begin(dev: Dev, instance: dg.DagsterInstance) -> tuple[str, int]:
     """A backup that waits for the lock: the run's id, and the process of its worker."""
-    tags = json.dumps({"dagster/partition": "tenant-6", "begun": str(time.monotonic())})
-    done = dev.command("job", "launch", *MODULE, "-j", "full_backup_job", "--tags", tags)
-    assert done.returncode == 0, done.stderr
-    (run_id,) = [run.run_id for run in instance.get_runs(dg.RunsFilter(tags=json.loads(tags)))]
+    mark = dev.launch("full_backup_job", **{"dagster/partition": "tenant-6"})
+    (run_id,) = [run.run_id for run in instance.get_runs(dg.RunsFilter(tags=mark))]
 
     def worker() -> int | None:
         said = (str(event.message) for event in instance.all_logs(run_id) if event.is_dagster_event)
@@ -218,7 +257,24 @@ def _begin(dev: Dev, instance: dg.DagsterInstance) -> tuple[str, int]:
     return run_id, until(worker)
 
 
-@pytest.mark.last
+def stuck(instance: dg.DagsterInstance, run_id: str) -> list[Condition]:
+    """What is found of one run, half a minute from now. A repeat of another killed run may be at work, or stuck as well."""
+    return [found for found in stuck_runs(instance, AlertSettings(), time.time() + 30) if found.run_id == run_id]
+
+
+@pytest.fixture
+def tenant_6_is_freed(dev: Dev, site: Site) -> Iterator[None]:
+    """Killed workers leave their leases and a run that nothing ends; neither is to be met by other tests."""
+    yield
+    with dg.DagsterInstance.from_config(dev.environment["DAGSTER_HOME"]) as instance:
+        for run in instance.get_runs(dg.RunsFilter(tags={"dagster/partition": "tenant-6"})):
+            if not run.is_finished:
+                instance.report_run_failed(run, "ended by the test that killed its worker")
+    for key in site.keys("tenant-6", "backups/lease"):
+        site.delete("tenant-6", key)
+
+
+@pytest.mark.usefixtures("tenant_6_is_freed")
 def test_killed_workers_are_told(dev: Dev, site: Site) -> None:
     """A worker killed by itself: its code server ends the run, and people are told. A worker killed together with its
     code server: by Dagster's books it works for ever, and the watcher of runs finds that nobody has it.
@@ -235,17 +291,12 @@ def test_killed_workers_are_told(dev: Dev, site: Site) -> None:
             run = instance.get_run_by_id(run_id)
             assert run is not None
             assert not worker_is_gone(instance, run)
-            assert stuck_runs(instance, AlertSettings(), time.time() + 30) == []
+            assert stuck(instance, run_id) == []
             server = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
             for process in (server, worker):
                 os.kill(process, signal.SIGKILL)
         until(lambda: worker_is_gone(instance, run))
         assert instance.get_run_by_id(run_id).status is dg.DagsterRunStatus.STARTED  # type: ignore[union-attr]
-        (stuck,) = stuck_runs(instance, AlertSettings(), time.time() + 30)
-        assert (stuck.key, stuck.severity) == (f"run_worker_gone/{run_id}", "critical")
-        assert "tenant-6" in stuck.message
-
-
-def _ended(dev: Dev, job: str) -> Any:
-    runs = dev.ask(RUNS, job=job)["runsOrError"]["results"]
-    return runs if runs and all(run["status"] in ("SUCCESS", "FAILURE", "CANCELED") for run in runs) else None
+        (found,) = stuck(instance, run_id)
+        assert (found.key, found.severity) == (f"run_worker_gone/{run_id}", "critical")
+        assert "tenant-6" in found.message
