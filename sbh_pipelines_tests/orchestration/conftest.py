@@ -9,7 +9,7 @@ import pytest
 
 from sbh_pipelines.definitions import defs
 from sbh_pipelines.orchestration.common.assets import TENANTS
-from sbh_pipelines_tests.support.dagster_internals import set_defs_state_storage
+from sbh_pipelines_tests.support.dagster_internals import OpenInstances
 from sbh_pipelines_tests.support.fakes import FAKES, FakeResource, FakeService
 from sbh_pipelines_tests.support.fix_stack import elsewhere, real_resource, real_run, site
 
@@ -17,16 +17,19 @@ __all__ = ["elsewhere", "real_resource", "real_run", "site"]  # fixtures, made e
 
 Run = Callable[..., dg.ExecuteInProcessResult]
 
-# Resolved once, while there is no instance: Dagster looks up state in whichever instance was entered last, and tests that end
-# theirs in another order than they began leave it one that is gone.
-defs.get_repository_def()
-
 
 @pytest.fixture(autouse=True)
-def no_state_of_other_tests() -> Iterator[None]:
-    """Each test begins without an instance, whatever those before it left behind."""
-    with set_defs_state_storage(None):
-        yield
+def every_instance_is_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A test that leaves an instance of Dagster open fails itself, and not, at times, one that runs after it.
+
+    Dagster looks up state in the instance that was entered last. One that is left open is closed by the garbage collector,
+    in the midst of another test, which then finds the instance that was current before: one that is gone. It takes no more
+    than a schedule that is called with its resources as arguments: Dagster makes a context of its own for it, opens the
+    instance there anew, and closes neither. `with dg.build_schedule_context(..., resources=...)` and `evaluate_tick` do.
+    """
+    instances = OpenInstances(monkeypatch)
+    yield
+    assert instances.places() == []
 
 
 @pytest.fixture

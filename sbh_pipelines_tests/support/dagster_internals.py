@@ -1,26 +1,53 @@
 """What only tests use of Dagster that Dagster does not export: its scheduler's loop, its GraphQL schema, its routes."""
 
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from dagster._core.remote_origin import InProcessCodeLocationOrigin
 from dagster._core.scheduler.instigation import InstigatorTick
-from dagster._core.storage.defs_state.base import set_defs_state_storage
+from dagster._core.storage.defs_state import base as defs_state
 from dagster._core.test_utils import InProcessTestWorkspaceLoadTarget, create_test_daemon_workspace_context
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._scheduler.scheduler import launch_scheduled_runs
 
 __all__ = [
     "InstigatorTick",
+    "OpenInstances",
     "create_test_daemon_workspace_context",
     "graphql_schema",
     "launch_scheduled_runs",
-    "set_defs_state_storage",
     "webserver_routes",
     "workspace_of",
 ]
 
 ORDER_OF_SCHEDULES = "dagster._scheduler.scheduler.shuffled_round_robin_by_key"
 """The function that gives the scheduler's loop its schedules in random order."""
+
+
+class OpenInstances:
+    """Where each instance of Dagster was opened that is still open."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._opened: dict[object, str] = {}
+        original = defs_state.set_defs_state_storage  # which an instance enters when it is opened
+
+        @contextmanager
+        def noted(storage: Any) -> Iterator[None]:
+            mark = object()
+            self._opened[mark] = "".join(traceback.format_stack(limit=12))
+            try:
+                with original(storage):
+                    yield
+            finally:
+                del self._opened[mark]
+
+        monkeypatch.setattr(defs_state, "set_defs_state_storage", noted)
+
+    def places(self) -> list[str]:
+        return list(self._opened.values())
 
 
 def workspace_of(module: str, attribute: str) -> InProcessTestWorkspaceLoadTarget:

@@ -58,7 +58,7 @@ class Event:
     kind: str
     step: str
     message: str
-    metadata: Mapping[str, Any]
+    metadata: Mapping[str, object]
 
 
 class Dagster:
@@ -79,7 +79,7 @@ class Dagster:
     def close(self) -> None:
         self._client.close()
 
-    def launch(self, job: str, config: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+    def launch(self, job: str, config: Mapping[str, object], tags: Mapping[str, str]) -> str:
         """The id of the new run, which is queued. Raises OrchestratorError; where the answer is lost, it may run all the same."""
         location, repository = self._find(job)
         selector = {"repositoryLocationName": location, "repositoryName": repository, "jobName": job}
@@ -122,7 +122,7 @@ class Dagster:
         limit: int = 10,
     ) -> list[Run]:
         """Runs that have all of these tags, the newest first; `cursor` is the id of the last one seen."""
-        wanted: dict[str, Any] = {"tags": [{"key": key, "value": value} for key, value in tags.items()]}
+        wanted: dict[str, object] = {"tags": [{"key": key, "value": value} for key, value in tags.items()]}
         if statuses:
             wanted["statuses"] = list(statuses)
         if run_id is not None:
@@ -148,7 +148,7 @@ class Dagster:
                 break
         return found
 
-    def _ask(self, query: str, variables: Mapping[str, Any], field: str) -> dict[str, Any]:
+    def _ask(self, query: str, variables: Mapping[str, object], field: str) -> dict[str, Any]:
         token = self._token()
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
@@ -192,7 +192,7 @@ def _event(fields: Mapping[str, Any]) -> Event:
     )
 
 
-def _value(entry: Mapping[str, Any]) -> Any:
+def _value(entry: Mapping[str, Any]) -> object:
     if entry.get("jsonString") is not None:
         try:
             return json.loads(entry["jsonString"])

@@ -4,6 +4,8 @@
 the caller named it, by which a repeated request is known.
 """
 
+from collections.abc import Mapping
+
 from sbh_pipelines.api.runs import operations as ops
 from sbh_pipelines.api.runs.launches import Launch
 
@@ -23,7 +25,7 @@ def create(tenant_id: str, backup_type: str, description: str | None) -> Launch:
     )
 
 
-def restore(tenant_id: str, backup_id: str, named: str, options: dict[str, object]) -> Launch:
+def restore(tenant_id: str, backup_id: str, named: str, options: Mapping[str, object]) -> Launch:
     """A restore in place; `options` are fields of the job's configuration."""
     config = {"tenant": tenant_id, "backup_id": backup_id, "confirm": True, **options}
     return Launch(
@@ -49,7 +51,7 @@ def into_schema(tenant_id: str, backup_id: str, named: str, schema: str, tables:
     )
 
 
-def undo(tenant_id: str, restore_id: str, options: dict[str, object]) -> Launch:
+def undo(tenant_id: str, restore_id: str, options: Mapping[str, object]) -> Launch:
     config = {"tenant": tenant_id, "restore_id": restore_id, "confirm": True, **options}
     return Launch(
         ops.UNDO,

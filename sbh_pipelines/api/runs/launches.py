@@ -25,10 +25,19 @@ _LOOKED_AT = 50
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What is to run. `call` is one of `operations`, `asked` the request's body, by which repeats are known."""
+    """What is to run.
+
+    Attributes:
+        call: one of the calls of `operations`.
+        action: what the policy table calls it.
+        job: the job that does it.
+        config: configuration of the run.
+        asked: the body of the request, by which repeats are known.
+        tags: tags of the run, beside those that every run gets.
+    """
 
     call: str
-    action: str  # of the policy table
+    action: str
     job: str
     config: Mapping[str, object]
     asked: Mapping[str, object]

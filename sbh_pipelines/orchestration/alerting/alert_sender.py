@@ -1,4 +1,4 @@
-"""Telling people of conditions: what was told is kept in Dagster's storage, and what a channel did not take is owed to it.
+"""Sends alerts about conditions. What was sent is kept in Dagster's storage, and what a channel did not take is owed to it.
 
 The memory is kept under a name of its own and not as a sensor's cursor: it outlives a cursor that is reset and a code
 location that is renamed, and two sensors can share it. Alerts are sent first and remembered then: a process killed in
@@ -9,8 +9,8 @@ import json
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dagster as dg
@@ -26,12 +26,31 @@ _OWED_S = 24 * 3600.0
 _MOST_OWED = 100
 _ONE_AT_A_TIME: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # by name; all sensors share a process
 
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """An alert that a channel did not take, to be sent there again.
+
+    Attributes:
+        since: when it was made, seconds since the epoch.
+        alert: the alert.
+        channels: names of the channels that it is owed to.
+    """
+
+    since: float
+    alert: Alert
+    channels: list[str]
+
+    def as_dict(self) -> dict[str, object]:
+        return {"since": self.since, "alert": self.alert.as_dict(), "channels": self.channels}
+
+
 Build = Callable[[Notice], Alert]
 Now = Callable[[], float]
 
 
 class AlertSender:
-    """Of one kind of watcher. `job`: what alerts name as their source."""
+    """Sends the alerts of one kind of sensor; `name` is that of its memory, `job` what alerts name as their source."""
 
     def __init__(
         self, instance: dg.DagsterInstance, name: str, job: str, settings: AlertSettings, now: Now = time.time
@@ -69,7 +88,7 @@ class AlertSender:
             alerts += besides
             owed, outcome = self._send(alerts, document.get("owed"), now)
             if alerts or owed or memory.as_dict() != document.get("memory") or document.get("owed"):
-                self._save({"memory": memory.as_dict(), "owed": owed})
+                self._save({"memory": memory.as_dict(), "owed": [entry.as_dict() for entry in owed]})
         raise_undelivered(outcome, f"{len(owed):,} alerts wait for a channel")
         return alerts
 
@@ -93,23 +112,22 @@ class AlertSender:
             since=_moment(notice.since),
         )
 
-    def _send(
-        self, alerts: list[Alert], waiting: Any, now: float
-    ) -> tuple[list[dict[str, Any]], dict[str, str | None]]:
+    def _send(self, alerts: list[Alert], waiting: Any, now: float) -> tuple[list[Owed], dict[str, str | None]]:
         """What is owed afterwards, and by channel why. A channel that failed is not tried again in the same call."""
         through = {channel.name: channel for channel in configured_channels(self._settings)}
         outcome: dict[str, str | None] = {}
-        owed: list[dict[str, Any]] = []
-        queue = [(since, alert, names) for since, alert, names in _read_owed(waiting) if now - since < _OWED_S]
-        queue += [(now, alert, [c.name for c in through.values() if c.wants(alert)]) for alert in alerts]
-        for since, alert, names in queue:
-            names = [name for name in names if name in through]
+        owed: list[Owed] = []
+        queue = [entry for entry in _read_owed(waiting) if now - entry.since < _OWED_S]
+        queue += [Owed(now, alert, [c.name for c in through.values() if c.wants(alert)]) for alert in alerts]
+        for entry in queue:
+            alert = entry.alert
+            names = [name for name in entry.channels if name in through]
             ready = [through[name] for name in names if outcome.get(name) is None]
             failed = {name: why for name, why in try_all(alert, ready).items() if why is not None}
             outcome |= failed
             left = [name for name in names if outcome.get(name) is not None]
             if left:
-                owed.append({"since": since, "alert": alert.as_dict(), "channels": left})
+                owed.append(replace(entry, channels=left))
         return owed[-_MOST_OWED:], outcome
 
     def _load(self) -> dict[str, Any]:
@@ -120,7 +138,7 @@ class AlertSender:
             return {}
         return document if isinstance(document, dict) else {}
 
-    def _save(self, document: dict[str, Any]) -> None:
+    def _save(self, document: Mapping[str, object]) -> None:
         self._instance.run_storage.set_cursor_values({self._key: json.dumps(document, separators=(",", ":"))})
 
 
@@ -151,12 +169,14 @@ def _moment(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
-def _read_owed(waiting: Any) -> list[tuple[float, Alert, list[str]]]:
+def _read_owed(waiting: Any) -> list[Owed]:
     """What cannot be read is owed no more."""
     found = []
     for entry in waiting if isinstance(waiting, list) else ():
         try:
-            found.append((float(entry["since"]), Alert.from_dict(entry["alert"]), [str(c) for c in entry["channels"]]))
+            found.append(
+                Owed(float(entry["since"]), Alert.from_dict(entry["alert"]), [str(c) for c in entry["channels"]])
+            )
         except (KeyError, TypeError, ValueError):
             continue
     return found

@@ -69,7 +69,7 @@ class Memory:
     open: Mapping[str, tuple[float, str | None]] = field(default_factory=dict)
     topics: Mapping[str, Topic] = field(default_factory=dict)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         return {
             "open": {key: list(entry) for key, entry in self.open.items()},
             "topics": {key: asdict(topic) for key, topic in self.topics.items()},
@@ -132,7 +132,9 @@ def step(
     return notices, Memory(entries, topics)
 
 
-def _recovered(memory: Memory, entries: Mapping[str, Any], topics: dict[str, Topic]) -> list[Notice]:
+def _recovered(
+    memory: Memory, entries: Mapping[str, tuple[float, str | None]], topics: dict[str, Topic]
+) -> list[Notice]:
     left = {told for _, told in entries.values() if told is not None}
     gone = [key for key in memory.topics if key not in left]
     return [

@@ -5,10 +5,9 @@ by itself, for nothing will follow it. Runs are dealt with in the order in which
 that succeeded meanwhile is looked for before a failure is told.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
 
 import dagster as dg
 
@@ -34,7 +33,7 @@ def tell_failure(
     if operation_of(run) not in _RECURRING:
         return sender.report((), unknown=lambda key: True, besides=[replace(alert, key=f"run_failed/{run.run_id}")])
     ended = _succeeded(instance, run)
-    failed = {str(record["tenant"]) for record in alert.failed_tenants}
+    failed = {record.tenant for record in alert.failed_tenants}
     whose = sorted(failed) or (tenants_of(instance, run) if crashed else [])
     found = [c for c in _conditions(run, alert, whose) if not _in(c.key, ended)]
     went_well = _keys(run, [t for t in tenants_of(instance, run) if t not in failed]) if failed else set()
@@ -87,11 +86,10 @@ def _succeeded(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[_Ended]
 
 
 def _conditions(run: dg.DagsterRun, alert: Alert, whose: Sequence[str]) -> list[Condition]:
-    records: dict[str, Mapping[str, Any]] = {str(r["tenant"]): r for r in alert.failed_tenants}
+    remedies = {record.tenant: record.remedy for record in alert.failed_tenants}
     found = []
     for kind in _kinds(run):
         for tenant in whose or [""]:
-            record = records.get(tenant, {})
             found.append(
                 Condition(
                     f"{kind}/{tenant}",
@@ -99,7 +97,7 @@ def _conditions(run: dg.DagsterRun, alert: Alert, whose: Sequence[str]) -> list[
                     alert.message,
                     alert.severity,
                     tenant,
-                    str(record.get("remedy") or "see the run's page"),
+                    remedies.get(tenant) or "see the run's page",
                     run.run_id,
                     group=run.run_id,
                 )

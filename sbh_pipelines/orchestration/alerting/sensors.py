@@ -4,7 +4,7 @@ Two sensors stand with what they find: `backup_watch.py` has that of the backups
 that say nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -18,7 +18,7 @@ from sbh_pipelines.orchestration.alerting.run_alerts import tell_failure, tell_s
 from sbh_pipelines.orchestration.backups.jobs import fleet_backup_job
 from sbh_pipelines.orchestration.backups.schedules import fleet_config
 from sbh_pipelines.orchestration.common.assets import TENANTS, tenants_partitions
-from sbh_pipelines.orchestration.common.failures import FAILED_TENANTS
+from sbh_pipelines.orchestration.common.failed_tenants import FAILED_TENANTS, FailedTenant
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource, same_user
 from sbh_pipelines.orchestration.common.runs import TYPE_TAG, configured, is_ours, makes_backups, tenants_of, types_of
 
@@ -159,9 +159,9 @@ def retry_failed_tenants(context: dg.RunFailureSensorContext) -> list[dg.RunRequ
     return requests or dg.SkipReason(f"No tenant of run {run.run_id} failed with an error that may pass by itself")
 
 
-def _to_retry(failed: Sequence[Mapping[str, Any]], made: BackupType) -> list[str]:
+def _to_retry(failed: Sequence[FailedTenant], made: BackupType) -> list[str]:
     """Tenants whose backup of this type failed with an error that may pass by itself."""
-    return sorted({str(f["tenant"]) for f in failed if f.get("transient") and f.get("type", made) == made})
+    return sorted({record.tenant for record in failed if record.transient and record.type in (None, made)})
 
 
 def alert_of(context: dg.RunFailureSensorContext) -> Alert:
@@ -169,7 +169,7 @@ def alert_of(context: dg.RunFailureSensorContext) -> Alert:
     run = context.dagster_run
     failed, crashed = failed_tenants(context)
     tenants = tenants_of(context.instance, run)
-    names = [str(record["tenant"]) for record in failed] or tenants
+    names = [record.tenant for record in failed] or tenants
     who = names[0] if len(names) == 1 else f"{len(names)} tenants" if names else ""
     message = context.failure_event.message or "The run failed"
     steps = context.get_step_failure_events()
@@ -199,15 +199,15 @@ def alert_of(context: dg.RunFailureSensorContext) -> Alert:
     )
 
 
-def failed_tenants(context: dg.RunFailureSensorContext) -> tuple[list[Mapping[str, Any]], bool]:
+def failed_tenants(context: dg.RunFailureSensorContext) -> tuple[list[FailedTenant], bool]:
     """The records of the tenants that failed, and whether the run crashed: then no step has said anything."""
     events = context.get_step_failure_events()
-    records: list[Mapping[str, Any]] = []
+    records: list[FailedTenant] = []
     for event in events:
         data = event.step_failure_data.user_failure_data
         entry = data.metadata.get(FAILED_TENANTS) if data else None
         if entry is not None and isinstance(entry.value, list):
-            records += entry.value
+            records += [FailedTenant.from_dict(record) for record in entry.value]
     return records, not events
 
 

@@ -17,7 +17,8 @@ from sbh_pipelines.orchestration.backups import checks, record
 from sbh_pipelines.orchestration.common import batch
 from sbh_pipelines.orchestration.common.assets import asset_key
 from sbh_pipelines.orchestration.common.batch import Documents, ProgressLog
-from sbh_pipelines.orchestration.common.failures import batch_failure, failed_among, failure_of
+from sbh_pipelines.orchestration.common.failed_tenants import failed_among
+from sbh_pipelines.orchestration.common.failures import batch_failure, failure_of
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
 
 SOURCE_DB = "source_db"

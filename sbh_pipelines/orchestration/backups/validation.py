@@ -7,6 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from sbh_pipelines.backup.contents.manifest import LATEST
+from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import SbhError, UnknownBackup
 from sbh_pipelines.model import SAFETY
 from sbh_pipelines.orchestration.backups import checks
@@ -15,7 +16,8 @@ from sbh_pipelines.orchestration.common import batch
 from sbh_pipelines.orchestration.common.assets import asset_key, shown_in, tenants_partitions
 from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.dagster_internals import CheckedMaterialization
-from sbh_pipelines.orchestration.common.failures import FAILED_TENANTS, failure_of
+from sbh_pipelines.orchestration.common.failed_tenants import FAILED_TENANTS, FailedTenant
+from sbh_pipelines.orchestration.common.failures import failure_of
 from sbh_pipelines.orchestration.common.metadata import issues_table, markdown
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
@@ -55,7 +57,7 @@ def validate_backups(
             manifest, newest_in = _find(backups, context, tenant, config.backup_id)
             found = service.validate_backup(manifest["id"], tenant, user, deep=config.deep, progress=progress)
         except SbhError as error:
-            bad.append({"tenant": tenant, "step": "validate", **error.as_dict()})
+            bad.append(FailedTenant.of(tenant, "validate", error))
             continue
         context.log.info(f"{tenant}: {found['backup_id']}: {'valid' if found['valid'] else 'NOT valid'}")
         asset = asset_key(manifest["type"])
@@ -68,8 +70,7 @@ def validate_backups(
         for shown in newest_in:
             yield _check(context, shown, tenant, manifest, found)
         if not found["valid"]:
-            first = {"on": "", "why": "", "remedy": "", **found["issues"][0]}
-            bad.append({"tenant": tenant, "step": "validate", "transient": False, **first})
+            bad.append(FailedTenant.from_dict({"tenant": tenant, "step": "validate", **found["issues"][0]}))
             issues += [{"tenant": tenant, "backup_id": found["backup_id"], **issue} for issue in found["issues"]]
     if bad:
         raise _validation_failure(bad, issues, len(tenants))
@@ -145,18 +146,17 @@ def _validation_metadata(found: Mapping[str, Any]) -> dict[str, dg.MetadataValue
     }
 
 
-def _validation_failure(bad: list[dict[str, Any]], issues: list[dict[str, Any]], of: int) -> dg.Failure:
+def _validation_failure(bad: list[FailedTenant], issues: list[dict[str, Any]], of: int) -> dg.Failure:
     first, columns = bad[0], ("tenant", "backup_id", "code", "what", "on", "why", "remedy")
-    on = f" ({first['on']})" if first["on"] else ""
+    on = f" ({first.on})" if first.on else ""
     return dg.Failure(
-        description=f"{len(bad)} of {of} validations failed. First, {first['tenant']}: [{first['code']}]"
-        f" {first['what']}{on}",
+        description=f"{len(bad)} of {of} validations failed. First, {first.tenant}: [{first.code}] {first.what}{on}",
         metadata={
-            FAILED_TENANTS: dg.MetadataValue.json(bad),
+            FAILED_TENANTS: dg.MetadataValue.json(as_document(bad)),
             "issues": dg.MetadataValue.md(
                 markdown(
                     ["tenant", "backup", "code", "what", "on", "why", "to mend it"],
-                    ([issue.get(column) for column in columns] for issue in issues or bad),
+                    ([issue.get(column) for column in columns] for issue in issues or as_document(bad)),
                 )
             ),
         },

@@ -16,7 +16,8 @@ import dagster as dg
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import BackupType, Progress
-from sbh_pipelines.orchestration.common.failures import Retries, batch_failure, failed_among, failure_of
+from sbh_pipelines.orchestration.common.failed_tenants import failed_among
+from sbh_pipelines.orchestration.common.failures import Retries, batch_failure, failure_of
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource
 
 Documents = list[dict[str, Any]]  # Draft.as_dict() of each tenant of the batch, in order
@@ -116,10 +117,10 @@ def retries(context: dg.OpExecutionContext, backups: BackupServiceResource) -> R
 def log_new_failures(context: dg.OpExecutionContext, before: Sequence[Draft], after: Sequence[Draft]) -> None:
     """One line per tenant that failed in this step; past twenty, one line for the rest."""
     known = {draft.tenant.id for draft in before if draft.status is DraftStatus.FAILED}
-    failed = [record for record in failed_among(after) if record["tenant"] not in known]
+    failed = [record for record in failed_among(after) if record.tenant not in known]
     for record in failed[:_FAILURES_LOGGED]:
-        why = f": {record['why']}" if record.get("why") else ""
-        context.log.error(f"{record['tenant']}: [{record['code']}] {record['what']}{why}")
+        why = f": {record.why}" if record.why else ""
+        context.log.error(f"{record.tenant}: [{record.code}] {record.what}{why}")
     if len(failed) > _FAILURES_LOGGED:
         context.log.error(f"… and {len(failed) - _FAILURES_LOGGED:,} more tenants failed in this step")
 

@@ -4,39 +4,23 @@ The metadata `failed_tenants` of a failure is what the sensors read afterwards. 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import dagster as dg
 
-from sbh_pipelines.backup.create.draft import Draft, DraftStatus
-from sbh_pipelines.errors import SbhError, error_from_dict
+from sbh_pipelines.document import as_document
+from sbh_pipelines.errors import SbhError
+from sbh_pipelines.orchestration.common.failed_tenants import FAILED_TENANTS, FailedTenant
 from sbh_pipelines.orchestration.common.metadata import failures_table
-
-FAILED_TENANTS = "failed_tenants"
 
 _NAMED = 10
 
 
-def failed_among(drafts: Sequence[Draft]) -> list[dict[str, Any]]:
-    """A record per failed draft: tenant, type asked for, step, and the fields of SbhError.as_dict()."""
-    return [
-        {
-            "tenant": str(draft.tenant.id),
-            "type": str(draft.requested or draft.type),
-            "step": draft.step,
-            **(draft.error.as_dict() if draft.error else {}),
-        }
-        for draft in drafts
-        if draft.status is DraftStatus.FAILED
-    ]
-
-
-def batch_failure(failed: Sequence[Mapping[str, Any]], of: int) -> dg.Failure:
+def batch_failure(failed: Sequence[FailedTenant], of: int) -> dg.Failure:
     """The failure of a run in which these tenants of a batch of `of` failed. Dagster does not repeat it."""
     first = failed[0]
-    names = ", ".join(str(record["tenant"]) for record in failed[:_NAMED]) + (" …" if len(failed) > _NAMED else "")
+    names = ", ".join(record.tenant for record in failed[:_NAMED]) + (" …" if len(failed) > _NAMED else "")
     return dg.Failure(
-        description=f"{len(failed)} of {of} tenants failed: {names}. First: {error_from_dict(first)}",
+        description=f"{len(failed)} of {of} tenants failed: {names}. First: {first.error}",
         metadata={
             **_failed_metadata(failed),
             "tenants_failed": dg.MetadataValue.int(len(failed)),
@@ -50,7 +34,7 @@ def failure_of(
     error: SbhError, tenants: Sequence[str] = (), step: str = "", more: Mapping[str, dg.MetadataValue] | None = None
 ) -> dg.Failure:
     """The failure for an error of the engine that concerns all of `tenants`, or the whole call where there are none."""
-    failed = [{"tenant": str(tenant), "step": step, **error.as_dict()} for tenant in tenants]
+    failed = [FailedTenant.of(tenant, step, error) for tenant in tenants]
     return dg.Failure(
         description=str(error),
         metadata={
@@ -63,9 +47,9 @@ def failure_of(
     )
 
 
-def _failed_metadata(failed: Sequence[Mapping[str, Any]]) -> dict[str, dg.MetadataValue]:
+def _failed_metadata(failed: Sequence[FailedTenant]) -> dict[str, dg.MetadataValue]:
     return {
-        FAILED_TENANTS: dg.MetadataValue.json([dict(record) for record in failed]),
+        FAILED_TENANTS: dg.MetadataValue.json(as_document(failed)),
         "failures": dg.MetadataValue.md(failures_table(failed)),
     }
 

@@ -5,13 +5,13 @@ sizes, ids and hashes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import dagster as dg
 
 from sbh_pipelines.backup.contents.manifest import Component
 from sbh_pipelines.backup.create.draft import AppliedRetention, Draft
 from sbh_pipelines.model import parse_timestamp
+from sbh_pipelines.orchestration.common.failed_tenants import FailedTenant
 
 MetadataMap = dict[str, dg.MetadataValue]
 
@@ -163,18 +163,15 @@ def retention_table(retention: AppliedRetention) -> str:
     return markdown(["backup", "fate", "reason"], ([b, fate, ", ".join(retention.reasons[b])] for b, fate in fates))
 
 
-def failures_table(failures: Iterable[Mapping[str, Any]]) -> str:
+def failures_table(failures: Iterable[FailedTenant]) -> str:
     """The tenants of a batch that failed: where, why, and what to do."""
     return markdown(
         ["tenant", "step", "code", "what", "on", "why", "to mend it", "may pass by itself"],
-        (
-            [f["tenant"], f["step"], f["code"], f["what"], f["on"], f["why"], f["remedy"], bool(f["transient"])]
-            for f in failures
-        ),
+        ([f.tenant, f.step, f.code, f.what, f.on, f.why, f.remedy, f.transient] for f in failures),
     )
 
 
-def issues_table(issues: Iterable[Mapping[str, Any]]) -> str:
+def issues_table(issues: Iterable[Mapping[str, object]]) -> str:
     """What a validation found."""
     return markdown(
         ["code", "what", "on", "why", "to mend it"],

@@ -70,7 +70,7 @@ def tenants_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[str]:
     return [str(tenant) for tenant in named if tenant]
 
 
-def configured(run: dg.DagsterRun, name: str) -> Any:
+def configured(run: dg.DagsterRun, name: str) -> object:
     """What a run's ops are configured with under this name; None where they are not."""
     return _config(run).get(name)
 

@@ -25,6 +25,7 @@ from sbh_pipelines.orchestration.common.assets import (
     tenants_partitions,
 )
 from sbh_pipelines.orchestration.common.batch import ProgressLog
+from sbh_pipelines.orchestration.common.failed_tenants import FailedTenant
 from sbh_pipelines.orchestration.common.failures import batch_failure, failure_of
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
@@ -71,7 +72,7 @@ def drill_tenants(
 ) -> Iterator[DrillEvent]:
     service, user = backups.service, user_of(context.run.tags)
     tenants = batch.run_tenants(context, config.tenants)
-    failed: list[dict[str, Any]] = []
+    failed: list[FailedTenant] = []
     try:
         tenants = tenants or service.drills.candidates(user)
     except SbhError as error:
@@ -87,11 +88,11 @@ def drill_tenants(
             )
         except SbhError as error:
             context.log.error(f"{tenant}: {error}")
-            failed.append({"tenant": tenant, "step": DRILL, **error.as_dict()})
+            failed.append(FailedTenant.of(tenant, DRILL, error))
             continue
         context.log.info(f"{tenant}: {record.drill_id}: {_summary(record)}")
         if record.error:
-            failed.append({"tenant": tenant, "step": DRILL, **record.error.as_dict()})
+            failed.append(FailedTenant.of(tenant, DRILL, record.error))
         else:
             yield dg.AssetMaterialization(
                 DRILL_ASSET,
@@ -110,7 +111,7 @@ def drill_tenants(
 
 
 def _reported(
-    context: dg.OpExecutionContext, backups: BackupServiceResource, failed: list[dict[str, Any]], drilled: int
+    context: dg.OpExecutionContext, backups: BackupServiceResource, failed: list[FailedTenant], drilled: int
 ) -> Iterator[dg.AssetMaterialization]:
     """The report as it is after the drills; where it cannot be made, drills that failed are still what the run tells."""
     try:

@@ -11,6 +11,7 @@ from sbh_pipelines.orchestration.backups.steps import OBJECT_STORE
 from sbh_pipelines.orchestration.common import batch
 from sbh_pipelines.orchestration.common.assets import tenants_partitions
 from sbh_pipelines.orchestration.common.batch import ProgressLog
+from sbh_pipelines.orchestration.common.failed_tenants import FailedTenant
 from sbh_pipelines.orchestration.common.failures import batch_failure, failure_of
 from sbh_pipelines.orchestration.common.metadata import MetadataMap, mib
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
@@ -66,10 +67,7 @@ def rotate_keys(
 
 def _failure(error: KeyRotationFailed) -> dg.Failure:
     report: RotationReport | None = error.report
-    failed = [
-        {"tenant": one.tenant_id, "step": KEY_ROTATION, **one.error.as_dict()}
-        for one in (report.failed if report else ())
-    ]
+    failed = [FailedTenant.of(one.tenant_id, KEY_ROTATION, one.error) for one in (report.failed if report else ())]
     failure = batch_failure(failed, len(failed) + (len(report.rotated) if report else 0))
     metadata = {**(_metadata(report) if report else {}), **failure.metadata}
     return dg.Failure(failure.description, metadata=metadata, allow_retries=False)

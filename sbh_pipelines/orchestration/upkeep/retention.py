@@ -5,7 +5,7 @@ once more after all the others: by then its backup has usually ended.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import dagster as dg
 from pydantic import Field
@@ -16,6 +16,7 @@ from sbh_pipelines.orchestration.backups.steps import OBJECT_STORE
 from sbh_pipelines.orchestration.common import batch
 from sbh_pipelines.orchestration.common.assets import tenants_partitions
 from sbh_pipelines.orchestration.common.batch import ProgressLog
+from sbh_pipelines.orchestration.common.failed_tenants import FailedTenant
 from sbh_pipelines.orchestration.common.failures import batch_failure, failure_of
 from sbh_pipelines.orchestration.common.metadata import MetadataMap
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
@@ -109,7 +110,7 @@ def _each(
     backups: BackupServiceResource,
     step: str,
     work: Callable[[str, ProgressSink], _Report],
-) -> tuple[dict[str, _Report], list[dict[str, Any]]]:
+) -> tuple[dict[str, _Report], list[FailedTenant]]:
     """What `work` reports of each tenant, and a record for each that failed."""
     tenants = batch.run_tenants(context, config.tenants)
     try:
@@ -117,7 +118,7 @@ def _each(
     except SbhError as error:
         raise failure_of(error, step=step) from None
     progress, reports, held = ProgressLog(context.log), dict[str, _Report](), list[str]()
-    failed: list[dict[str, Any]] = []
+    failed: list[FailedTenant] = []
 
     def one(tenant: str, last: bool) -> None:
         try:
@@ -127,7 +128,7 @@ def _each(
                 held.append(tenant)
                 return
             context.log.error(f"{tenant}: {error}")
-            failed.append({"tenant": tenant, "step": step, **error.as_dict()})
+            failed.append(FailedTenant.of(tenant, step, error))
         progress(Progress(step, tenant, len(reports) + len(failed), len(tenants), "tenants"))
 
     for tenant in tenants:
@@ -140,7 +141,7 @@ def _each(
 def _end(
     context: dg.OpExecutionContext,
     done: int,
-    failed: Sequence[dict[str, Any]],
+    failed: Sequence[FailedTenant],
     metadata: MetadataMap,
 ) -> Iterator[dg.Output[dict[str, int]]]:
     totals = {"tenants": done, "failed": len(failed)}

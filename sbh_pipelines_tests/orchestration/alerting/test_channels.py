@@ -22,6 +22,7 @@ from sbh_pipelines.orchestration.alerting.alert import Alert
 from sbh_pipelines.orchestration.alerting.channels.channel import Channel
 from sbh_pipelines.orchestration.alerting.channels.delivery import raise_undelivered, try_all
 from sbh_pipelines.orchestration.alerting.channels.registry import configured_channels
+from sbh_pipelines.orchestration.common.failed_tenants import FailedTenant
 from sbh_pipelines.settings import AlertSettings
 from sbh_pipelines_tests.support.sinks import smtp, webhook
 
@@ -35,7 +36,7 @@ ALERT = Alert(
     "full_backup_job",
     "run-1",
     "2026-01-02T03:04:05Z",
-    (RECORD,),
+    (FailedTenant.from_dict(RECORD),),
     3,
 )
 TOKEN = "T0KEN-that-must-not-show"

@@ -167,3 +167,12 @@ def test_what_only_tests_use_is_there() -> None:
     takes(of_tests.launch_scheduled_runs, "workspace_process_context", "logger", "end_datetime_utc", "max_tick_retries")
     module, _, name = of_tests.ORDER_OF_SCHEDULES.rpartition(".")
     assert hasattr(sys.modules[module], name), f"Dagster {dg.__version__}: {of_tests.ORDER_OF_SCHEDULES} is gone"
+
+
+def test_an_instance_that_is_left_open_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what it enters when it is opened: `conftest.py` asks after every test."""
+    instances = of_tests.OpenInstances(monkeypatch)
+    instance = dg.DagsterInstance.ephemeral()
+    with instance:
+        assert len(instances.places()) == 1, f"Dagster {dg.__version__}: an instance enters nothing when it is opened"
+    assert instances.places() == []

@@ -40,7 +40,7 @@ def test_the_environment_sets_its_cron_line(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_one_run_per_slot(dagster_home: dg.DagsterInstance, real_resource: object) -> None:
     at = datetime(2026, 1, 2, 1, 30, tzinfo=UTC)
-    context = dg.build_schedule_context(instance=dagster_home, scheduled_execution_time=at)
-    request = daily_platform_backup(context, backups=real_resource)
-    assert isinstance(request, dg.RunRequest)
+    resources = {"backups": real_resource}
+    with dg.build_schedule_context(dagster_home, scheduled_execution_time=at, resources=resources) as context:
+        (request,) = daily_platform_backup.evaluate_tick(context).run_requests or []
     assert request.run_key == "daily_platform_backup/2026-01-02T01:30:00Z"

@@ -37,7 +37,7 @@ def _section(text: str) -> Block:
 
 def _body(alert: Alert) -> str:
     lines = [alert.message or alert.subject]
-    lines += [f"• {r['tenant']}: [{r.get('code')}] {r.get('what')}" for r in alert.failed_tenants[:10]]
+    lines += [f"• {record.tenant}: [{record.code}] {record.what}" for record in alert.failed_tenants[:10]]
     if len(alert.failed_tenants) > 10:
         lines.append(f"… and {len(alert.failed_tenants) - 10} more tenants")
     return "\n".join(lines)
