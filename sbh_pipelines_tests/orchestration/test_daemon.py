@@ -53,6 +53,9 @@ RUNS = """
 query($key: String!, $value: String!) { runsOrError(filter: {tags: [{key: $key, value: $value}]}) {
   ... on Runs { results { status } } } }"""
 
+RELOAD = """
+mutation { reloadRepositoryLocation(repositoryLocationName: "sbh_pipelines.definitions") { __typename } }"""
+
 NO_SCHEDULES = {
     f"SBH_{name}": ""
     for name in (
@@ -263,9 +266,13 @@ def stuck(instance: dg.DagsterInstance, run_id: str) -> list[Condition]:
 
 
 @pytest.fixture
-def tenant_6_is_freed(dev: Dev, site: Site) -> Iterator[None]:
-    """Killed workers leave their leases and a run that nothing ends; neither is to be met by other tests."""
+def nothing_stays_killed(dev: Dev, site: Site) -> Iterator[None]:
+    """Other tests meet neither what killed workers leave, their leases and a run that nothing ends, nor a killed code server:
+    `dg dev` starts another one only when its location is reloaded.
+    """
     yield
+    dev.ask(RELOAD)
+    until(lambda: dev.asset()["partitionKeys"])
     with dg.DagsterInstance.from_config(dev.environment["DAGSTER_HOME"]) as instance:
         for run in instance.get_runs(dg.RunsFilter(tags={"dagster/partition": "tenant-6"})):
             if not run.is_finished:
@@ -274,7 +281,7 @@ def tenant_6_is_freed(dev: Dev, site: Site) -> Iterator[None]:
         site.delete("tenant-6", key)
 
 
-@pytest.mark.usefixtures("tenant_6_is_freed")
+@pytest.mark.usefixtures("nothing_stays_killed")
 def test_killed_workers_are_told(dev: Dev, site: Site) -> None:
     """A worker killed by itself: its code server ends the run, and people are told. A worker killed together with its
     code server: by Dagster's books it works for ever, and the watcher of runs finds that nobody has it.

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import quote, urlencode
 
 import httpx
@@ -122,7 +121,7 @@ class CodeFlow:
     def _exchange(self, code: str, verifier: str) -> str:
         """The ID token for a code."""
         ui = self._settings.ui
-        form: dict[str, Any] = {
+        form: dict[str, str | None] = {
             "grant_type": "authorization_code",
             "code": code,
             "redirect_uri": self._redirect,

@@ -59,7 +59,7 @@ def permit(request: Request, user: UserContext, services: list[str], earlier: Ea
             authorize(user, "dagster.launch", ALL_TENANTS)
             for argument, variable in _variables_of(field, LAUNCHES[name], variables):
                 given = variables[variable]
-                several = given if isinstance(given, list) else [given]
+                several: list[Any] = given if isinstance(given, list) else [given]
                 if not all(isinstance(one, dict) for one in several):
                     raise refused(f"{argument} is not an object")
                 try:
@@ -77,7 +77,7 @@ def permit(request: Request, user: UserContext, services: list[str], earlier: Ea
     return replace(request, variables=variables), launches
 
 
-def _variables_of(field: FieldNode, names: tuple[str, ...], given: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _variables_of(field: FieldNode, names: tuple[str, ...], given: Mapping[str, object]) -> list[tuple[str, str]]:
     """(argument, variable) for each of the arguments that is given. They must be variables that are sent along."""
     found = []
     for argument in field.arguments:
@@ -154,7 +154,7 @@ def _must_be_own(params: Any, user: UserContext, earlier: Earlier) -> None:
         raise _denied("its runs would act for whoever launched it; launch a new one instead")
 
 
-def _acting_for(argument: str, params: Mapping[str, Any], user: UserContext, services: list[str]) -> dict[str, Any]:
+def _acting_for(argument: str, params: Mapping[str, Any], user: UserContext, services: list[str]) -> dict[str, object]:
     """The launch with the user's tags. A service may have put in those of the user whom it has authenticated."""
     sent = _tags(argument, params)
     tags = tags_of(user_of(sent) if user.user_id in services and set(USER_TAGS) <= set(sent) else user)
@@ -169,7 +169,7 @@ def _acting_for(argument: str, params: Mapping[str, Any], user: UserContext, ser
     return {**params, "executionMetadata": {**(params.get("executionMetadata") or {}), "tags": ours}}
 
 
-def _own_tags(argument: str, params: Mapping[str, Any]) -> list[Any] | None:
+def _own_tags(argument: str, params: Mapping[str, object]) -> list[Any] | None:
     if argument == "backfillParams":
         found = params.get("tags")
     elif argument == "reexecutionParams":
@@ -184,7 +184,7 @@ def _own_tags(argument: str, params: Mapping[str, Any]) -> list[Any] | None:
     return found
 
 
-def _tags(argument: str, params: Mapping[str, Any]) -> dict[str, str]:
+def _tags(argument: str, params: Mapping[str, object]) -> dict[str, str]:
     own = _own_tags(argument, params) or []
     return {str(tag.get("key")): str(tag.get("value")) for tag in own if isinstance(tag, dict)}
 

@@ -7,7 +7,6 @@ operations or fragments are called.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from graphql import (
     DocumentNode,
@@ -29,10 +28,18 @@ _MOST_TOKENS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A GraphQL request as it was read. `mutations` are the root fields of a mutation, in order."""
+    """A GraphQL request as it was read.
+
+    Attributes:
+        query: text of the document.
+        variables: values of its variables, by name.
+        operation_name: the operation that is asked for, where the document holds several.
+        kind: query, mutation or subscription.
+        mutations: the root fields of a mutation, in order.
+    """
 
     query: str
-    variables: dict[str, Any]
+    variables: dict[str, object]
     operation_name: str | None
     kind: OperationType
     mutations: tuple[FieldNode, ...]
@@ -56,7 +63,7 @@ def read_body(body: bytes) -> Request:
     return read_request(document)
 
 
-def read_request(document: Mapping[str, Any]) -> Request:
+def read_request(document: Mapping[str, object]) -> Request:
     """Raises RequestError."""
     query, variables, name = document.get("query"), document.get("variables"), document.get("operationName")
     if not isinstance(query, str):
