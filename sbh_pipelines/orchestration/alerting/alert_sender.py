@@ -59,7 +59,7 @@ class AlertSender:
         self._now = now
 
     def open_keys(self) -> set[str]:
-        """The conditions that are open, told or not."""
+        """The keys of the conditions that are open, whether an alert was sent or not."""
         return set(Memory.from_dict(self._load().get("memory")).open)
 
     def report(
@@ -70,7 +70,7 @@ class AlertSender:
         build: Build | None = None,
         besides: Iterable[Alert] = (),
     ) -> list[Alert]:
-        """Send what is to be told of these conditions; the alerts. `besides` are sent as they are.
+        """Send the alerts that these conditions call for, and return them. `besides` are alerts that are sent as they are.
 
         Raises AlertError where a channel did not take one: it is sent there again at the next call, for a day.
         """

@@ -24,10 +24,10 @@ _RECURRING = (BACKUP, _VALIDATE, DRILL_OPERATION, "prune", "retention", "platfor
 _LOOKED_AT = 50  # runs that succeeded after a failure
 
 
-def tell_failure(
+def report_failure(
     instance: dg.DagsterInstance, run: dg.DagsterRun, alert: Alert, crashed: bool, settings: AlertSettings
 ) -> list[Alert]:
-    """Tell of a failed run what was not told yet; the alerts. `alert` says what happened in it."""
+    """Report the conditions that a failed run shows; returns the alerts that were sent. `alert` says what happened in it."""
     sender = AlertSender(instance, NAME, alert.job, settings)
     alert = replace(alert, link=run_link(settings, run.run_id), severity=_severity(run), event=_event(run))
     if operation_of(run) not in _RECURRING:
@@ -45,8 +45,8 @@ def tell_failure(
     return sender.report(found, unknown=lambda key: key not in went_well, build=build)
 
 
-def tell_success(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: AlertSettings) -> list[Alert]:
-    """Tell of what this run has ended: conditions of its tenants."""
+def report_success(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: AlertSettings) -> list[Alert]:
+    """Report the conditions of its tenants that a successful run has ended; returns the alerts that were sent."""
     sender = AlertSender(instance, NAME, run.job_name, settings)
     over = [key for key in sender.open_keys() if _in(key, [_Ended.of(instance, run)])]
     if not over:

@@ -14,7 +14,7 @@ from sbh_pipelines.model import BackupType, timestamp, utc_now
 from sbh_pipelines.orchestration.alerting.alert import Alert
 from sbh_pipelines.orchestration.alerting.alert_sender import AlertSender, run_link
 from sbh_pipelines.orchestration.alerting.conditions import Condition
-from sbh_pipelines.orchestration.alerting.run_alerts import tell_failure, tell_success
+from sbh_pipelines.orchestration.alerting.run_alerts import report_failure, report_success
 from sbh_pipelines.orchestration.backups.jobs import fleet_backup_job
 from sbh_pipelines.orchestration.backups.schedules import fleet_config
 from sbh_pipelines.orchestration.common.assets import TENANTS, tenants_partitions
@@ -102,7 +102,7 @@ def failure_alerts(context: dg.RunFailureSensorContext, backups: BackupServiceRe
     if is_ours(context.dagster_run):
         alert, (_, crashed) = alert_of(context), failed_tenants(context)
         context.log.info(alert.text())
-        tell_failure(context.instance, context.dagster_run, alert, crashed, backups.service.settings.alerts)
+        report_failure(context.instance, context.dagster_run, alert, crashed, backups.service.settings.alerts)
 
 
 @dg.run_status_sensor(
@@ -116,7 +116,7 @@ def failure_alerts(context: dg.RunFailureSensorContext, backups: BackupServiceRe
 )
 def recovery_notices(context: dg.RunStatusSensorContext, backups: BackupServiceResource) -> None:
     if is_ours(context.dagster_run):
-        tell_success(context.instance, context.dagster_run, backups.service.settings.alerts)
+        report_success(context.instance, context.dagster_run, backups.service.settings.alerts)
 
 
 @dg.run_failure_sensor(

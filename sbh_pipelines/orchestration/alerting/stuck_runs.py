@@ -111,7 +111,7 @@ def worker_is_gone(instance: dg.DagsterInstance, run: dg.DagsterRun, answered: A
         return not known[server.address]
     try:
         return not server.has_worker(run.run_id, _ASK_S)
-    except Exception:  # every kind that gRPC has: nobody is there, or it is no code server
+    except Exception:  # every kind that gRPC has: no server is there, or it is no code server
         known[server.address] = server.answers(_ASK_S)
         return not known[server.address]
 

@@ -3,6 +3,7 @@
 resources           the service as a resource, and the user that a run acts for
 assets              partitions and asset keys
 batch               the tenants of a run, and how a batch ends when some fail
+failed_tenants      the tenants that failed in a run, as it leaves them to alerts and the API
 failures            our errors as Dagster's
 runs                what a run is about, read from its tags and configuration
 timetable           the slots of a schedule

@@ -13,6 +13,8 @@ from sbh_pipelines.orchestration.common.assets import ASSET_PREFIX, TENANTS
 
 OPERATION_TAG = "sbh/operation"
 TYPE_TAG = "sbh/backup_type"
+SCHEDULE_TAG = "sbh/schedule"
+SLOT_TAG = "sbh/slot"
 BACKUP = "backup"
 DRILL_OPERATION = "drill"
 
@@ -89,9 +91,3 @@ def _config(run: dg.DagsterRun) -> Mapping[str, Any]:
     """What the run's ops are configured with, in one. Runs of an asset nest it deeper, and name no tenants in it."""
     ops: Mapping[str, Any] = dict(run.run_config).get("ops", {})  # type: ignore[assignment]
     return {name: value for op in ops.values() for name, value in (op.get("config") or {}).items()}
-
-
-SCHEDULE_TAG = "sbh/schedule"
-
-
-SLOT_TAG = "sbh/slot"

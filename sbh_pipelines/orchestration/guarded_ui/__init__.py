@@ -1,4 +1,4 @@
-"""Dagster's own web UI behind a login. Open-source Dagster has none: whoever reaches its port may do everything.
+"""Dagster's own web UI behind a login. Open-source Dagster has none: its port is open to everybody who reaches it.
 
 The guard is ASGI middleware around Dagster's application, so that nothing of it, websockets included, is reached past it:
 

@@ -50,7 +50,7 @@ log = logging.getLogger("sbh_pipelines.ui")
 
 
 class Guard:
-    """An ASGI application. `record` is told of launches and of what was denied, and must not raise."""
+    """An ASGI application. `record` is called with launches and with what was denied, and must not raise."""
 
     def __init__(
         self,

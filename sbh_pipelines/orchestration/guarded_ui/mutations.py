@@ -23,7 +23,7 @@ OF_BACKFILLS: Mapping[str, str] = {
     "resumePartitionBackfill": "backfillId",
     "reexecutePartitionBackfill": "reexecutionParams",
 }
-"""Those that start runs of an earlier backfill, for whoever launched that: nobody else may."""
+"""Those that start runs of an earlier backfill, for the user who launched it: no other may."""
 
 ACTIONS: Mapping[str, str] = {
     # Runs
@@ -86,4 +86,4 @@ ASSETS: Mapping[str, str] = {
     "tenant_drill": "drill.run",
     "recovery_report": "drill.run",
 }
-"""The same for runs of assets without a job, by the first part of the asset's key."""
+"""What a run of assets without a job does, by the first part of the asset's key."""

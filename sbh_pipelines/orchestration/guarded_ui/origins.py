@@ -35,7 +35,7 @@ class Origins:
 
 
 def origins_of(ui: UiSettings, host: str, port: int) -> Origins:
-    """Raises SettingsError where others can reach the port, but nobody said by which name."""
+    """Raises SettingsError where others can reach the port, but the settings do not say by which name."""
     local = tuple(f"http://{name}:{port}" for name in ("localhost", "127.0.0.1", "[::1]")) if is_loopback(host) else ()
     if ui.public_url is None:
         if not local:

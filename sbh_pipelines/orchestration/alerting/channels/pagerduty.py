@@ -11,7 +11,7 @@ _LONGEST_SUMMARY, _LONGEST_KEY = 1024, 255
 
 
 def send_to_pagerduty(settings: AlertSettings, alert: Alert) -> None:
-    """A test is triggered and resolved at once: it proves the key, and leaves nobody an incident."""
+    """A test is triggered and resolved at once: it proves the key, and no incident stays."""
     key = resolve(settings, "pagerduty_key") or ""
     for action in ("trigger", "resolve") if alert.state == TEST else (_action(alert),):
         post(settings.pagerduty_endpoint_url, event(alert, key, action), "alerts.pagerduty_endpoint_url")
