@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -259,7 +260,7 @@ def child(settings: str, nth: str, call: str, *arguments: str) -> None:
 
     service = BackupService(Settings(**json.loads(Path(settings).read_text())))
     with struck(strike):
-        getattr(service, call)(*arguments, ADMIN)
+        attrgetter(call)(service)(*arguments, ADMIN)
 
 
 def _killed_process(application: Application, nth: int, call: str, *arguments: str) -> None:

@@ -299,7 +299,7 @@ def test_it_waits_for_nobody_and_disturbs_nobody(application: Application, clock
     clock.move()
     erase(application.service(clock=clock))
     for step in ("enumerate_files", "write_manifest", "verify_checksums", "apply_retention"):
-        drafts = getattr(made, step)(drafts)
+        drafts = getattr(made.backups, step)(drafts)
     assert drafts[0].status is DraftStatus.FAILED
     assert not [name for name in left(application) if name.startswith(("keys/", "manifests/", "lease", "failures/"))]
 

@@ -209,7 +209,7 @@ def test_a_prune_process_killed_for_real(application: Application, monkeypatch: 
         backups.append(made.create_backup(ACME, ADMIN)["id"])
     state = application.state(ACME)
     forget(application, backups[0])
-    _killed_process(application, nth, "prune", ACME)
+    _killed_process(application, nth, "retention.prune", ACME)
     later = application.service(
         clock=lambda: datetime.now(UTC) + timedelta(minutes=4), retention=KEEP_ALL, prune={"min_age_hours": 0}
     )
@@ -284,7 +284,7 @@ def test_a_prune_and_a_backup_keep_each_other_out(
     for step in STEPS:
         with pytest.raises(LeaseHeld):
             application.service(clock=clock).retention.prune(ACME, ADMIN)
-        drafts = getattr(made, step)(drafts)
+        drafts = getattr(made.backups, step)(drafts)
     assert drafts[0].status is DraftStatus.COMPLETED
     refusals = []
 
@@ -380,7 +380,7 @@ def test_a_writer_that_nobody_disturbed_goes_on_after_its_lease_expired(applicat
     for step in STEPS:
         clock.move()
         made, drafts = service(application, clock), [handed_on(draft) for draft in drafts]
-        drafts = getattr(made, step)(drafts)
+        drafts = getattr(made.backups, step)(drafts)
     assert drafts[0].status is DraftStatus.COMPLETED
 
 
