@@ -30,6 +30,7 @@ os.fsync = lambda descriptor: None
 _LONG = (
     "test_daemon",
     "test_crash",
+    "test_damage",
     "test_key_rotation",
     "test_operations",
     "test_chromium",

@@ -1,7 +1,7 @@
 """Random histories of an application and its backups, on a real server: every remaining backup restores byte for byte.
 
-By default a few histories that are the same at every run. `TEST_MACHINE_S=900` looks for new ones for so many seconds
-per server (`TEST_MACHINE_SEED` is the first seed), and leaves the seed of one that fails in the message.
+A few histories in `make test`, the same at every run. `make soak` looks for new ones on each server (`TEST_MACHINE_SEED` is the
+first seed), and leaves the seed of one that fails in the message.
 """
 
 import os
