@@ -141,11 +141,11 @@ def test_the_api_launches_pins_and_asks_for_approval(site: Site) -> None:
     with site.acting_as("api") as policy:
         service = site.service()
         (latest, *_) = service.backups.overview(ACME, ADMIN)[0]
-        assert service.validate_backup(latest["id"], ACME, ADMIN)["valid"]
+        assert service.validate_backup(latest.id, ACME, ADMIN)["valid"]
         with service.launches.claim(service.tenants.find(ACME), "backup"):
             pass
-        service.retention.pin(latest["id"], ACME, ADMIN, "because")
-        asked = as_document(service.approvals.request_restore(latest["id"], ACME, ADMIN, reason="ticket 4711"))
+        service.retention.pin(latest.id, ACME, ADMIN, "because")
+        asked = as_document(service.approvals.request_restore(latest.id, ACME, ADMIN, reason="ticket 4711"))
         service.approvals.reject(asked["approval_id"], ACME, OTHER)
         service.audit.events(ADMIN, ACME)
         assert policy.refused == []
@@ -154,7 +154,7 @@ def test_the_api_launches_pins_and_asks_for_approval(site: Site) -> None:
         with pytest.raises(StoreDenied):
             store.put(prefix + "packs/forged", b"")
         with pytest.raises(StoreDenied):
-            service.retention.unpin(latest["id"], ACME, ADMIN)
+            service.retention.unpin(latest.id, ACME, ADMIN)
 
 
 def test_a_restorer_writes_files_and_deletes_no_backup(site: Site) -> None:

@@ -1,5 +1,6 @@
 """Backups: made, listed, looked at, validated, compared, kept, restored."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,7 @@ from sbh_pipelines.api.schema.problems import error_fields
 from sbh_pipelines.api.schema.responses import LAUNCHES, READS, answered, model_of
 from sbh_pipelines.backup.service.results import HoldLine, RestorePlan
 from sbh_pipelines.document import as_document
-from sbh_pipelines.errors import NotConfirmed
+from sbh_pipelines.errors import NotConfirmed, SbhError
 from sbh_pipelines.model import parse_timestamp
 
 router = APIRouter(prefix="/api/backup", tags=["Backups"])
@@ -66,26 +67,27 @@ async def list_backups(
     tenant = call.tenant()
 
     def work() -> dict[str, Any]:
+        errors: Sequence[SbhError] = ()
         if status == "completed":
-            sound, errors = call.service.backups.overview(tenant, call.user)
-        else:
-            under_way, errors = call.service.backups.unfinished(tenant, call.user, status), []
-            sound = [documents.unfinished(found, call.user) for found in under_way]
-        chosen = [m for m in sound if (type is None or m["type"] == type) and _within(m, created_after, created_before)]
-        shown, following = pages.page(chosen, lambda m: (m["created_at"], m["id"]), 2, limit, cursor)
-        return {
-            "backups": [documents.backup(m) for m in shown] if status == "completed" else list(shown),
-            "damaged": documents.damaged(errors, call.user),
-            "next_cursor": following,
-        }
+            found, errors = call.service.backups.overview(tenant, call.user)
+            kept = [m for m in found if type in (None, m.type) and _within(m.created_at, created_after, created_before)]
+            shown, following = pages.page(kept, lambda m: (m.created_at, m.id), 2, limit, cursor)
+            lines = [documents.backup(manifest) for manifest in shown]
+        else:  # of what type they were to be is not known
+            statuses = call.service.backups.unfinished(tenant, call.user, status)
+            begun = [(documents.begun_at(at.backup_id), at) for at in statuses if type is None]
+            named = [pair for pair in begun if _within(pair[0], created_after, created_before)]
+            part, following = pages.page(named, lambda pair: (pair[0], pair[1].backup_id), 2, limit, cursor)
+            lines = [documents.unfinished(at, call.user) for _, at in part]
+        return {"backups": lines, "damaged": documents.damaged(errors, call.user), "next_cursor": following}
 
     return JSONResponse(await call.read(work))
 
 
-def _within(manifest: dict[str, Any], after: datetime | None, before: datetime | None) -> bool:
+def _within(made_at: str, after: datetime | None, before: datetime | None) -> bool:
     if after is None and before is None:
         return True
-    made = parse_timestamp(manifest["created_at"])
+    made = parse_timestamp(made_at)
     return (after is None or made >= after) and (before is None or made < before)
 
 
@@ -101,13 +103,13 @@ async def get_backup(
 ) -> Response:
     """The whole manifest, its signature checked. It never changes: its checksum is the ETag."""
     tenant = call.tenant()
-    manifest = await call.read(lambda: call.service.get_backup(backup_id, tenant, call.user))
-    headers = {"ETag": f'"{manifest["checksum"]}"', "Cache-Control": "private, no-cache"}
+    manifest = await call.read(lambda: call.service.backups.get(backup_id, tenant, call.user))
+    headers = {"ETag": f'"{manifest.checksum}"', "Cache-Control": "private, no-cache"}
     if if_none_match is not None and headers["ETag"] in [
         tag.strip().removeprefix("W/") for tag in if_none_match.split(",")
     ]:
         return Response(status_code=304, headers=headers)
-    return JSONResponse(manifest, headers=headers)
+    return JSONResponse(manifest.document, headers=headers)
 
 
 @router.get(
@@ -119,7 +121,7 @@ async def get_status(
 ) -> Response:
     """Running, completed or failed, and why; also of one that never came to be a backup."""
     tenant = call.tenant()
-    found = await call.read(lambda: call.service.get_backup_status(backup_id, tenant, call.user))
+    found = await call.read(lambda: call.service.backups.status(backup_id, tenant, call.user))
     return JSONResponse(documents.backup_status(found, call.user))
 
 
@@ -151,7 +153,7 @@ async def restore(
         request = body.request()
         if body.into_schema is None:
             check_approval(call, tenant, body)
-        exact = call.service.get_backup(backup_id, tenant, call.user)["id"]
+        exact = call.service.backups.get(backup_id, tenant, call.user).id
         if body.into_schema is None:
             return jobs.restore(tenant, exact, backup_id, {**body.options(), **body.permission()})
         return jobs.into_schema(tenant, exact, backup_id, body.into_schema, list(request.tables))
@@ -203,11 +205,11 @@ async def validate(
     if body.deep:
 
         def wanted() -> Launch:
-            return jobs.validate_deep(tenant, call.service.get_backup(backup_id, tenant, call.user)["id"], backup_id)
+            return jobs.validate_deep(tenant, call.service.backups.get(backup_id, tenant, call.user).id, backup_id)
 
         return await call.launch("backup.validate", wanted)
 
-    found = await call.expensive(lambda: call.service.validate_backup(backup_id, tenant, call.user))
+    found = await call.expensive(lambda: call.service.backups.validate(backup_id, tenant, call.user))
     return JSONResponse(documents.validation(found, call.user))
 
 
@@ -219,7 +221,7 @@ async def holds(call: ACall, backup_id: BackupIdPath) -> Response:
     tenant = call.tenant()
 
     def work() -> list[HoldLine]:
-        wanted = call.service.get_backup(backup_id, tenant, call.user)["id"]
+        wanted = call.service.backups.get(backup_id, tenant, call.user).id
         return [h for h in call.service.retention.holds(tenant, call.user) if h.backup_id in (None, wanted)]
 
     found = await call.read(work)
@@ -237,7 +239,7 @@ async def pin(
 
     def work() -> HoldLine:
         call.service.launches.permit(tenant, call.user, "backup.hold")
-        wanted = call.service.get_backup(backup_id, tenant, call.user)["id"]
+        wanted = call.service.backups.get(backup_id, tenant, call.user).id
         return call.service.retention.pin(wanted, tenant, call.user, body.reason)
 
     return JSONResponse(_hold(await call.read(work), call))
@@ -250,7 +252,7 @@ async def unpin(call: ACall, backup_id: BackupIdPath) -> Response:
 
     def work() -> HoldLine:
         call.service.launches.permit(tenant, call.user, "backup.hold")
-        wanted = call.service.get_backup(backup_id, tenant, call.user)["id"]
+        wanted = call.service.backups.get(backup_id, tenant, call.user).id
         return call.service.retention.unpin(wanted, tenant, call.user)
 
     return JSONResponse(_hold(await call.read(work), call))

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
 
 from sbh_pipelines.api.schema.problems import error_fields, issue_fields, scrub, sees_internals
-from sbh_pipelines.backup.service.results import BackupStatus, RestorePlan, RestoreRecord
+from sbh_pipelines.backup.contents.manifest import Manifest
+from sbh_pipelines.backup.service.results import BackupStatus, RestorePlan, RestoreRecord, Validation
 from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import SbhError, error_from_dict
 from sbh_pipelines.model import BackupId, parse_timestamp, timestamp
@@ -15,10 +16,11 @@ _BACKUP_KEYS = ("id", "tenant_id", "type", "region", "created_by", "created_at",
 _ID = re.compile(r"backup_\d{8}_\d{4}(?:_\d{2,4})?")
 
 
-def backup(manifest: Mapping[str, object]) -> dict[str, object]:
+def backup(manifest: Manifest) -> dict[str, object]:
     """One line of the list."""
-    more = {name: manifest[name] for name in ("parent", "purpose", "requested_type") if manifest.get(name)}
-    return {**{name: manifest.get(name) for name in _BACKUP_KEYS}, **more, "status": "completed"}
+    said = manifest.document
+    more = {name: said[name] for name in ("parent", "purpose", "requested_type") if said.get(name)}
+    return {**{name: said.get(name) for name in _BACKUP_KEYS}, **more, "status": "completed"}
 
 
 def unfinished(status: BackupStatus, user: UserContext) -> dict[str, object]:
@@ -27,23 +29,23 @@ def unfinished(status: BackupStatus, user: UserContext) -> dict[str, object]:
         "id": status.backup_id,
         "tenant_id": status.tenant_id,
         "status": status.status,
-        "created_at": _begun(status.backup_id),
+        "created_at": begun_at(status.backup_id),
     }
     if status.details:
         fields["error"] = error_fields(error_from_dict(status.details), user)
     return fields
 
 
-def _begun(backup_id: str) -> str:
+def begun_at(backup_id: str) -> str:
     """When, to the minute: as the id says."""
     parts = BackupId.parse(backup_id).split("_")
     return timestamp(parse_timestamp(f"{parts[1]}T{parts[2]}00Z"))
 
 
-def backup_status(status: Mapping[str, Any], user: UserContext) -> dict[str, object]:
-    shown = {name: status[name] for name in ("backup_id", "tenant_id", "status", "step") if name in status}
-    if details := status.get("details"):
-        fields = error_fields(error_from_dict(details), user)
+def backup_status(status: BackupStatus, user: UserContext) -> dict[str, object]:
+    shown: dict[str, object] = as_document(replace(status, error=None, details=None))
+    if status.details:
+        fields = error_fields(error_from_dict(status.details), user)
         shown |= {"error": fields["what"], "details": fields}
     return shown
 
@@ -61,8 +63,8 @@ def plan(found: RestorePlan, user: UserContext) -> Mapping[str, object]:
     return shown if sees_internals(user) else {**shown, "target": scrub(found.target)}
 
 
-def validation(document: Mapping[str, Any], user: UserContext) -> dict[str, object]:
-    return {**document, "issues": [issue_fields(issue, user) for issue in document["issues"]]}
+def validation(found: Validation, user: UserContext) -> dict[str, object]:
+    return {**as_document(found), "issues": [issue_fields(issue.as_dict(), user) for issue in found.issues]}
 
 
 def restore(record: RestoreRecord, user: UserContext) -> Mapping[str, object]:

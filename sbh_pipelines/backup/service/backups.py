@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import copy_context
 from dataclasses import asdict, replace
-from typing import Any
 
+from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.contents.manifests import ManifestCache, read_manifest, read_manifests, resolve_backup
 from sbh_pipelines.backup.contents.verification import Validation, Verification, verify_backup
 from sbh_pipelines.backup.create import drafts as making
@@ -28,7 +28,6 @@ from sbh_pipelines.backup.create.snapshot_step import skip_unchanged, snapshot_t
 from sbh_pipelines.backup.create.status import BackupStatus, backup_status, the_only
 from sbh_pipelines.backup.retain import forget as forgetting
 from sbh_pipelines.backup.service.gate import Gate
-from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import (
     CorruptObject,
     InvalidId,
@@ -156,7 +155,7 @@ class Backups:
         backup_type: str = BackupType.FULL,
         description: str | None = None,
         progress: ProgressSink = no_progress,
-    ) -> dict[str, Any]:
+    ) -> Manifest:
         """Back up one tenant; the manifest. Raises the error that made it fail.
 
         Where an incremental or differential backup finds nothing changed, the manifest of the backup that still describes the
@@ -167,11 +166,11 @@ class Backups:
             raise draft.error
         if draft.unchanged_since is not None and draft.recovery_point is not None:
             manifest = self._manifest(draft.tenant, draft.unchanged_since)
-            return {**manifest, "unchanged_as_of": asdict(draft.recovery_point)}
+            return Manifest({**manifest.document, "unchanged_as_of": asdict(draft.recovery_point)})
         assert draft.manifest is not None
-        return dict(draft.manifest.document)
+        return draft.manifest
 
-    def of(self, tenant_id: str, user_ctx: UserContext) -> list[dict[str, Any]]:
+    def of(self, tenant_id: str, user_ctx: UserContext) -> list[Manifest]:
         """The manifests of all backups of a tenant, newest first; [] where there are none.
 
         One whose manifest is damaged is not among them: see `damaged`.
@@ -182,20 +181,16 @@ class Backups:
         """An error for each backup of a tenant whose manifest cannot be read. Whoever lists backups must show these."""
         return self._listed(tenant_id, user_ctx, record=False)[1]
 
-    def get(self, backup_id: str, tenant_id: str, user_ctx: UserContext) -> dict[str, Any]:
+    def get(self, backup_id: str, tenant_id: str, user_ctx: UserContext) -> Manifest:
         """A manifest; `latest` is the newest. Raises UnknownBackup, CorruptObject."""
         tenant = self._gate.allowed(tenant_id, user_ctx, "backup.list")
         manifest = self._manifest(tenant, backup_id)
-        self._gate.accessed(tenant, user_ctx, "get", backup_id=manifest["id"])
+        self._gate.accessed(tenant, user_ctx, "get", backup_id=manifest.id)
         return manifest
 
-    def _manifest(self, tenant: Tenant, backup_id: str) -> dict[str, Any]:
-        repository = self._site.repository(tenant)
-        try:
-            manifest: dict[str, Any] = repository.manifest(resolve_backup(repository, backup_id))
-            return manifest
-        finally:
-            repository.close()
+    def _manifest(self, tenant: Tenant, backup_id: str) -> Manifest:
+        with self._site.repository(tenant) as repository:
+            return read_manifest(repository, resolve_backup(repository, backup_id))
 
     def latest_recovery_point(self, tenant_id: str, user_ctx: UserContext) -> LatestPoint:
         """Up to when the tenant is safe.
@@ -220,23 +215,20 @@ class Backups:
         user_ctx: UserContext,
         deep: bool = False,
         progress: ProgressSink = no_progress,
-    ) -> dict[str, Any]:
-        """{'valid': bool, 'issues': [{code, what, on, why, remedy}], ...}; damage is reported, not raised.
+    ) -> Validation:
+        """Whether a backup is whole; damage is reported, not raised.
 
         Raises UnknownBackup, UnknownTenant, and errors of reaching the store.
         """
         tenant = self._gate.allowed(tenant_id, user_ctx, "backup.validate")
         result = Verification(backup_id, deep)
         try:
-            repository = self._site.repository(tenant)
-            try:
+            with self._site.repository(tenant) as repository:
                 wanted = resolve_backup(repository, backup_id)
                 result = Verification(wanted, deep)
                 manifest = read_manifest(repository, wanted)
                 repository.load_index()
                 result = verify_backup(repository, manifest, deep=deep, progress=progress)
-            finally:
-                repository.close()
         except (CorruptObject, KeyServiceError) as error:
             if error.transient:
                 raise
@@ -246,15 +238,12 @@ class Backups:
         self._site.track(
             tenant, "backup.validated", user_ctx.user_id, {**told, "issues": len(result.issues), "codes": codes}
         )
-        document: dict[str, Any] = as_document(Validation.of(tenant.id, result))
-        return document
+        return Validation.of(tenant.id, result)
 
     # status
 
-    def status(
-        self, backup_id: str, tenant_id: str | None = None, user_ctx: UserContext | None = None
-    ) -> dict[str, Any]:
-        """{'backup_id', 'tenant_id', 'status': running | completed | failed, 'error'?}.
+    def status(self, backup_id: str, tenant_id: str | None = None, user_ctx: UserContext | None = None) -> BackupStatus:
+        """How far a backup is, also one that never came to be.
 
         Backup ids are unique within a tenant only: without `tenant_id` the tenants are searched, and several hits raise
         RequestError. Raises UnknownBackup.
@@ -266,12 +255,11 @@ class Backups:
             if (status := backup_status(self._site, tenant, wanted)) is not None
         ]
         missing = UnknownBackup("No such backup", on=wanted, remedy="see `sbh backup list`")
-        tenant, status = the_only(found, missing)
+        tenant, only = the_only(found, missing)
         self._gate.accessed(tenant, user_ctx, "status", backup_id=wanted)
-        document: dict[str, Any] = as_document(status)
-        return document
+        return only
 
-    def overview(self, tenant_id: str, user_ctx: UserContext) -> tuple[list[dict[str, Any]], list[SbhError]]:
+    def overview(self, tenant_id: str, user_ctx: UserContext) -> tuple[list[Manifest], list[SbhError]]:
         """The manifests of a tenant's backups, newest first, without what is long in them (components, signature), and an error
         for each backup whose manifest cannot be read.
 
@@ -281,7 +269,7 @@ class Backups:
 
     def _listed(
         self, tenant_id: str, user_ctx: UserContext, *, record: bool = True, brief: bool = False
-    ) -> tuple[list[dict[str, Any]], list[SbhError]]:
+    ) -> tuple[list[Manifest], list[SbhError]]:
         tenant = self._gate.allowed(tenant_id, user_ctx, "backup.list")
         try:
             repository = self._site.repository(tenant)
@@ -292,8 +280,7 @@ class Backups:
                 sound, damaged = read_manifests(repository, self.manifest_cache, brief=brief)
         finally:
             repository.close()
-        newest_first = sorted(sound, key=lambda m: (m.created_at, m.id), reverse=True)
-        return [dict(manifest.document) for manifest in newest_first], damaged
+        return sorted(sound, key=lambda m: (m.created_at, m.id), reverse=True), damaged
 
     @contextmanager
     def _recorded_beside(self, tenant: Tenant, user_ctx: UserContext) -> Iterator[None]:

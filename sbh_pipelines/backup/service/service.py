@@ -32,7 +32,7 @@ from sbh_pipelines.backup.service.tenants import Tenants
 from sbh_pipelines.backup.service.tokens import TokenIssue
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.document import as_document
-from sbh_pipelines.model import Clock, ProgressSink, no_progress, utc_now
+from sbh_pipelines.model import BackupType, Clock, ProgressSink, no_progress, utc_now
 from sbh_pipelines.security.policy import ALL_TENANTS, Role, UserContext
 from sbh_pipelines.settings import Settings, load_settings
 
@@ -80,13 +80,46 @@ class BackupService:
         self.tokens = TokenIssue(gate)
         self.launches = Launches(gate)
         # The specification's names.
-        self.create_backup = self.backups.create
-        self.list_backups = self.backups.of
-        self.get_backup = self.backups.get
-        self.validate_backup = self.backups.validate
-        self.get_backup_status = self.backups.status
         self.open_backup = self.exports.open
         self.check_backup_health = self.health.check
+
+    def create_backup(
+        self,
+        tenant_id: str,
+        user_ctx: UserContext,
+        backup_type: str = BackupType.FULL,
+        description: str | None = None,
+        progress: ProgressSink = no_progress,
+    ) -> dict[str, Any]:
+        """Back up one tenant; the manifest's document. See `Backups.create`."""
+        return dict(self.backups.create(tenant_id, user_ctx, backup_type, description, progress).document)
+
+    def list_backups(self, tenant_id: str, user_ctx: UserContext) -> list[dict[str, Any]]:
+        """The documents of all manifests of a tenant, newest first. See `Backups.of`."""
+        return [dict(manifest.document) for manifest in self.backups.of(tenant_id, user_ctx)]
+
+    def get_backup(self, backup_id: str, tenant_id: str, user_ctx: UserContext) -> dict[str, Any]:
+        """A manifest's document; `latest` is the newest. See `Backups.get`."""
+        return dict(self.backups.get(backup_id, tenant_id, user_ctx).document)
+
+    def validate_backup(
+        self,
+        backup_id: str,
+        tenant_id: str,
+        user_ctx: UserContext,
+        deep: bool = False,
+        progress: ProgressSink = no_progress,
+    ) -> dict[str, Any]:
+        """{'valid': bool, 'issues': [{code, what, on, why, remedy}], ...}. See `Backups.validate`."""
+        found: dict[str, Any] = as_document(self.backups.validate(backup_id, tenant_id, user_ctx, deep, progress))
+        return found
+
+    def get_backup_status(
+        self, backup_id: str, tenant_id: str | None = None, user_ctx: UserContext | None = None
+    ) -> dict[str, Any]:
+        """{'backup_id', 'tenant_id', 'status': running | completed | failed, 'error'?}. See `Backups.status`."""
+        found: dict[str, Any] = as_document(self.backups.status(backup_id, tenant_id, user_ctx))
+        return found
 
     def restore_backup(
         self,

@@ -4,7 +4,6 @@ from typing import Annotated, Any
 
 import typer
 
-from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.commands.tenants import EveryoneOption, TenantsArgument, chosen_tenants, complete_tenant
 from sbh_pipelines.cli.output import Answer, facts, plural, utc
@@ -56,12 +55,12 @@ def create(
 def list_backups(invocation: Invocation, tenant: TenantArgument) -> Answer:
     """List a tenant's backups, newest first. A damaged manifest is shown as an error (exit 8)."""
     service, user = invocation.service(), invocation.user()
-    found = service.list_backups(tenant, user)
+    found = service.backups.of(tenant, user)
     damaged = service.backups.damaged(tenant, user)
     title = f"{plural(len(found), 'backup')} of {tenant}"
 
     def show_all(out: Any) -> None:
-        out.print(backups_table(title, list(map(Manifest, found))))
+        out.print(backups_table(title, found))
         latest = service.backups.recovery_points([tenant], user)
         for point in latest.recovery_points:
             if point.recorded_as == "unchanged" and point.recovery_point is not None:
@@ -70,25 +69,26 @@ def list_backups(invocation: Invocation, tenant: TenantArgument) -> Answer:
         for error in (*damaged, *(issue for issue in latest.issues if issue.on not in shown)):
             out.print(str(error), style="red", markup=False)
 
-    document = [*found, *({"error": error.as_dict()} for error in damaged)]
+    document = [*map(as_document, found), *({"error": error.as_dict()} for error in damaged)]
     status = damaged[0].exit_status if damaged else 0
-    return Answer(document, show_all, [backup["id"] for backup in found], status)
+    return Answer(document, show_all, [backup.id for backup in found], status)
 
 
 @command(app, "show")
 def show(invocation: Invocation, backup: BackupArgument, tenant: TenantOption) -> Answer:
     """Show one backup: its manifest, components and tables."""
     service, user = invocation.service(), invocation.user()
-    manifest = service.get_backup(backup, tenant, user)
-    return Answer(manifest, lambda out: show_manifest(out, Manifest(manifest)), [manifest["id"]])
+    manifest = service.backups.get(backup, tenant, user)
+    return Answer(as_document(manifest), lambda out: show_manifest(out, manifest), [manifest.id])
 
 
 @command(app, "status")
 def status(invocation: Invocation, backup: BackupArgument, tenant: TenantOption) -> Answer:
     """Whether a backup is running, completed or failed."""
     service, user = invocation.service(), invocation.user()
-    document = service.get_backup_status(resolve(service, backup, tenant, user), tenant, user)
-    return Answer(document, lambda out: out.print(facts(document)), [document["status"]])
+    found = service.backups.status(resolve(service, backup, tenant, user), tenant, user)
+    document = as_document(found)
+    return Answer(document, lambda out: out.print(facts(document)), [found.status])
 
 
 @command(app, "validate")
@@ -101,16 +101,15 @@ def validate(
     """Check a backup: signature, components, chunks; with --deep every byte. An invalid backup exits 8."""
     service, user = invocation.service(), invocation.user()
     with invocation.progress() as progress:
-        report = service.validate_backup(backup, tenant, user, deep=deep, progress=progress)
-    valid = bool(report["valid"])
+        found = service.backups.validate(backup, tenant, user, deep=deep, progress=progress)
     return Answer(
-        report,
-        lambda out: show_validation(out, report),
-        ["valid" if valid else "invalid"],
-        0 if valid else RepositoryError.exit_status,
+        as_document(found),
+        lambda out: show_validation(out, found),
+        ["valid" if found.valid else "invalid"],
+        0 if found.valid else RepositoryError.exit_status,
     )
 
 
 def resolve(service: Any, backup: str, tenant: str, user: Any) -> str:
     """`latest` -> the newest backup's id; anything else as it is. Raises UnknownBackup where there is none."""
-    return str(service.get_backup(backup, tenant, user)["id"]) if backup == "latest" else backup
+    return str(service.backups.get(backup, tenant, user).id) if backup == "latest" else backup

@@ -6,6 +6,7 @@ from typing import Any
 
 from sbh_pipelines.backup.contents.manifest import Component, Manifest
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
+from sbh_pipelines.backup.service.results import Validation
 from sbh_pipelines.cli.output import count, facts, mib, plural, seconds, table, utc, verdict
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import SAFETY
@@ -198,21 +199,19 @@ def _content(component: Component) -> str:
     return ""
 
 
-def show_validation(out: Any, report: Mapping[str, Any]) -> None:
-    valid = bool(report["valid"])
+def show_validation(out: Any, found: Validation) -> None:
     out.print(
         facts(
             {
-                "backup": report["backup_id"],
-                "tenant": report["tenant_id"],
-                "valid": verdict(valid, "yes" if valid else f"no, {plural(len(report['issues']), 'issue')}"),
-                "checked": f"{count(report.get('objects_checked'))} objects,"
-                f" {count(report.get('chunks_checked'))} chunks, {mib(report.get('bytes_checked'))}"
-                + (", all read back" if report.get("deep") else ""),
-                "took": seconds(report.get("seconds")),
+                "backup": found.backup_id,
+                "tenant": found.tenant_id,
+                "valid": verdict(found.valid, "yes" if found.valid else f"no, {plural(len(found.issues), 'issue')}"),
+                "checked": f"{count(found.objects_checked)} objects, {count(found.chunks_checked)} chunks,"
+                f" {mib(found.bytes_checked)}" + (", all read back" if found.deep else ""),
+                "took": seconds(found.seconds),
             }
         )
     )
-    if report["issues"]:
-        rows = [(i["code"], i["what"], i["on"], i["why"], i["remedy"]) for i in report["issues"]]
+    if found.issues:
+        rows = [(i.code, i.what, i.on, i.why, i.remedy) for i in found.issues]
         out.print(table("Issues", ("code", "what", "on", "why", "what to do next"), rows))

@@ -34,8 +34,12 @@ def test_a_second_listing_reads_no_manifest(service: BackupService) -> None:
     assert service.list_backups(ACME, ADMIN) == first
     brief, damaged = service.backups.overview(ACME, ADMIN)
     assert damaged == []
-    assert [m["id"] for m in brief] == [m["id"] for m in first]
-    assert all(short[name] == whole[name] for short, whole in zip(brief, first, strict=True) for name in short)
+    assert [m.id for m in brief] == [m["id"] for m in first]
+    assert all(
+        short.document[name] == whole[name]
+        for short, whole in zip(brief, first, strict=True)
+        for name in short.document
+    )
     assert service.backups.manifest_cache.misses == before
 
 
@@ -62,7 +66,7 @@ def test_one_that_was_overwritten_is_read_again(service: BackupService, applicat
     file = application.bucket / "files" / ACME / "backups/manifests" / f"{newest}.json"
     file.write_bytes(file.read_bytes().replace(b'"full"', b'"Full"'))
     sound, damaged = service.backups.overview(ACME, ADMIN)
-    assert newest not in [m["id"] for m in sound]
+    assert newest not in [m.id for m in sound]
     assert len(damaged) == 1
 
 
@@ -78,7 +82,7 @@ def test_without_the_tenants_key_memory_gives_nothing(service: BackupService, ap
 def test_one_that_is_gone_is_not_listed(service: BackupService, application: Application) -> None:
     oldest = service.list_backups(ACME, ADMIN)[-1]["id"]
     (application.bucket / "files" / ACME / "backups/manifests" / f"{oldest}.json").unlink()
-    assert oldest not in [m["id"] for m in service.backups.overview(ACME, ADMIN)[0]]
+    assert oldest not in [m.id for m in service.backups.overview(ACME, ADMIN)[0]]
 
 
 def test_memory_is_bounded() -> None:
