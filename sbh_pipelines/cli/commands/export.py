@@ -2,15 +2,17 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sbh_pipelines.backup.service.results import Export
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.commands.backup import BackupArgument, TenantOption
 from sbh_pipelines.cli.output import Answer, count, facts, mib, table, utc
 from sbh_pipelines.document import as_document
+
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.service.results import Export
 
 
 class Format(StrEnum):
@@ -55,7 +57,7 @@ def add_to(app: typer.Typer) -> None:
     command(app, "export")(export)
 
 
-def _show(out: Any, report: Export) -> None:
+def _show(out: Any, report: "Export") -> None:
     files, tables = report.files, report.tables
     written = sum(t.bytes for t in tables) + (files.bytes if files else 0)
     out.print(

@@ -2,12 +2,11 @@
 
 import sys
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sbh_pipelines.backup.restore.request import RestoreRequest
-from sbh_pipelines.backup.service.results import RestorePlan, RestoreResult
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.commands.backup import BackupArgument, TenantOption, resolve
 from sbh_pipelines.cli.options import (
@@ -24,6 +23,9 @@ from sbh_pipelines.cli.show.plan import scope_text, show_plan
 from sbh_pipelines.cli.show.restores import restores_table, show_restore, show_schema, show_status
 from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import NotConfirmed, RepositoryError
+
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.service.results import RestorePlan, RestoreResult
 
 app = typer.Typer(name="restore", help="Bring one tenant, or a part of it, back: look first, restore, undo.")
 
@@ -195,13 +197,13 @@ def list_restores(invocation: Invocation, tenant: TenantOption) -> Answer:
     return Answer(as_document(found), lambda out: out.print(restores_table(title, found)), ids, exit_status)
 
 
-def _planned(plan: RestorePlan, next_command: str) -> Answer:
+def _planned(plan: "RestorePlan", next_command: str) -> Answer:
     word = "refused" if plan.problems else "same" if plan.nothing_to_do else "different"
     exit_status = plan.problems[0].exit_status if plan.problems else 0
     return Answer(as_document(plan), lambda out: show_plan(out, plan, next_command), [word], exit_status)
 
 
-def _restored(result: RestoreResult) -> Answer:
+def _restored(result: "RestoreResult") -> Answer:
     return Answer(as_document(result), lambda out: show_restore(out, result), [result.restore_id])
 
 

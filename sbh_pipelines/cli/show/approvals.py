@@ -1,16 +1,18 @@
 """How approvals are shown."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sbh_pipelines.backup.restore.request import RestoreRequest
-from sbh_pipelines.backup.service.results import Approval
 from sbh_pipelines.cli.output import Answer, table, utc
 from sbh_pipelines.cli.show.plan import scope_text
 from sbh_pipelines.document import as_document
 
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.service.results import Approval
 
-def approval_answer(approval: Approval, next_command: str = "") -> Answer:
+
+def approval_answer(approval: "Approval", next_command: str = "") -> Answer:
     def show(out: Any) -> None:
         out.print(table(f"{approval.approval_id}: {approval.status}", ("", ""), _rows(approval)))
         if next_command:
@@ -19,7 +21,7 @@ def approval_answer(approval: Approval, next_command: str = "") -> Answer:
     return Answer(as_document(approval), show, [approval.approval_id])
 
 
-def approvals_table(title: str, found: Sequence[Approval]) -> Any:
+def approvals_table(title: str, found: "Sequence[Approval]") -> Any:
     columns = ("approval", "status", "what", "asked by", "asked at", "decided by", "used at")
     return table(title, columns, map(_row, found))
 
@@ -37,14 +39,14 @@ def what_text(subject: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _row(approval: Approval) -> tuple[str, ...]:
+def _row(approval: "Approval") -> tuple[str, ...]:
     decided = approval.decided_by
     used = utc(approval.used_at) if approval.used_at else ""
     what, asked = what_text(approval.subject), utc(approval.requested_at)
     return (approval.approval_id, approval.status, what, approval.requested_by, asked, decided, used)
 
 
-def _rows(approval: Approval) -> list[tuple[str, str]]:
+def _rows(approval: "Approval") -> list[tuple[str, str]]:
     rows = [
         ("tenant", approval.tenant_id),
         ("what", what_text(approval.subject)),

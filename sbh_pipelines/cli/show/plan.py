@@ -1,13 +1,22 @@
 """How the plan of a restore is shown: what would happen to every table and to the files, and why it would refuse."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sbh_pipelines.backup.service.results import FilePlan, RestorePlan, RowSample, SchemaDifference, Scope, TablePlan
 from sbh_pipelines.cli.output import count, facts, mib, plural, printable, seconds, table, utc
 
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.service.results import (
+        FilePlan,
+        RestorePlan,
+        RowSample,
+        SchemaDifference,
+        Scope,
+        TablePlan,
+    )
 
-def show_plan(out: Any, plan: RestorePlan, next_command: str) -> None:
+
+def show_plan(out: Any, plan: "RestorePlan", next_command: str) -> None:
     """What a restore would do, why it would refuse, and the command that does it."""
     estimate = plan.estimate
     out.print(
@@ -44,7 +53,7 @@ def show_plan(out: Any, plan: RestorePlan, next_command: str) -> None:
         out.print(f"Next: {printable(next_command)}", soft_wrap=True)
 
 
-def _plan_tables(tables: Sequence[TablePlan]) -> Any:
+def _plan_tables(tables: "Sequence[TablePlan]") -> Any:
     columns = ("table", ">rows in backup", ">groups that match", ">insert", ">update", ">delete", ">kept")
     rows = (
         (
@@ -58,17 +67,17 @@ def _plan_tables(tables: Sequence[TablePlan]) -> Any:
     return table("Tables", columns, rows)
 
 
-def _plan_files(files: FilePlan) -> Any:
+def _plan_files(files: "FilePlan") -> Any:
     columns = (">put back", ">write anew", ">remove", ">kept", ">unchanged", ">to write")
     numbers = (files.missing, files.different, files.removed, files.kept, files.unchanged)
     return table("Files", columns, [(*map(count, numbers), mib(files.bytes_to_write))])
 
 
-def schema_table(differences: Sequence[SchemaDifference]) -> Any:
+def schema_table(differences: "Sequence[SchemaDifference]") -> Any:
     """What loses something is yellow, what keeps a restore from beginning is red."""
     from rich.text import Text
 
-    def row(found: SchemaDifference) -> list[Text]:
+    def row(found: "SchemaDifference") -> list[Text]:
         style = "bold red" if found.blocking else "yellow" if found.lossy else ""
         cells = (found.table, found.column, found.change, found.then, found.now, found.decision)
         return [Text(printable(cell or ""), style) for cell in cells]
@@ -77,7 +86,7 @@ def schema_table(differences: Sequence[SchemaDifference]) -> Any:
     return table("Schema differences", columns, map(row, differences))
 
 
-def _show_samples(out: Any, plan: RestorePlan) -> None:
+def _show_samples(out: Any, plan: "RestorePlan") -> None:
     for t in plan.tables:
         rows = [
             (sample.change if not n else "", _key(sample.key) if not n else "", change)
@@ -95,7 +104,7 @@ def _key(key: Mapping[str, str | None]) -> str:
     return ", ".join(f"{name} = {_value(value)}" for name, value in key.items())
 
 
-def _changes(sample: RowSample) -> list[str]:
+def _changes(sample: "RowSample") -> list[str]:
     """A line for each column. A row that comes or goes has only one side, and its key is shown already."""
     lines = []
     for column in sample.columns:
@@ -122,7 +131,7 @@ def show_error(out: Any, error: Mapping[str, object]) -> None:
             out.print(printable(f"  {label:<5}{error[name]}"), style="red", soft_wrap=True)
 
 
-def scope_text(scope: Scope) -> str:
+def scope_text(scope: "Scope") -> str:
     """`the whole tenant`, or the parts: `tables users, tasks; files invoices/**`."""
     if scope.kind == "tenant":
         return "the whole tenant"

@@ -1,17 +1,19 @@
 """How results of restores are shown, and how restores stand."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sbh_pipelines.backup.service.results import RestoreRecord, RestoreResult, SchemaCopy
 from sbh_pipelines.cli.options import undo_command
 from sbh_pipelines.cli.output import count, facts, mib, printable, seconds, table, utc
 from sbh_pipelines.cli.show.plan import schema_table, scope_text, show_error
 
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.service.results import RestoreRecord, RestoreResult, SchemaCopy
+
 _WIDTH = 24  # of the bar
 
 
-def show_restore(out: Any, result: RestoreResult) -> None:
+def show_restore(out: Any, result: "RestoreResult") -> None:
     """What a restore changed, what proves it, and how it is undone."""
     proof = result.proof
     out.print(
@@ -58,7 +60,7 @@ def _kept(number: int) -> str:
     return f", {count(number)} kept" if number else ""
 
 
-def show_schema(out: Any, copy: SchemaCopy) -> None:
+def show_schema(out: Any, copy: "SchemaCopy") -> None:
     """The schema that a backup's tables were put into."""
     schema = '"' + copy.schema.replace('"', '""') + '"'
     out.print(
@@ -77,7 +79,7 @@ def show_schema(out: Any, copy: SchemaCopy) -> None:
     out.print(printable(f"To look: SET search_path TO {schema};  To be rid of it: DROP SCHEMA {schema} CASCADE;"))
 
 
-def show_status(out: Any, record: RestoreRecord) -> None:
+def show_status(out: Any, record: "RestoreRecord") -> None:
     """How a restore stands: what of it, how far, what went wrong, what undoes it."""
     percent = record.progress or 0
     out.print(
@@ -108,7 +110,7 @@ def bar(percent: int) -> str:
     return f"[{'#' * full}{'.' * (_WIDTH - full)}]"
 
 
-def restores_table(title: str, restores: Sequence[RestoreRecord]) -> Any:
+def restores_table(title: str, restores: "Sequence[RestoreRecord]") -> Any:
     """Few columns, so that ids are not folded: who asked, and what undoes it, is in the status."""
     rows = (
         (
@@ -124,7 +126,7 @@ def restores_table(title: str, restores: Sequence[RestoreRecord]) -> Any:
     return table(title, ("restore", "status", "started, UTC", "backup", "what", "error"), rows)
 
 
-def _what(record: RestoreRecord) -> str:
+def _what(record: "RestoreRecord") -> str:
     if record.undoes:
         return f"undoes {record.undoes}"
     if record.scope is None:

@@ -1,11 +1,10 @@
 """The jobs that bring a tenant back, or undo that. Both are for the tenant of the partition, or a named one."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from sbh_pipelines.backup.service.results import RestorePlan, RestoreResult
 from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.orchestration.backups.steps import SOURCE_DB
@@ -17,6 +16,9 @@ from sbh_pipelines.orchestration.common.resources import BackupServiceResource, 
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 from sbh_pipelines.orchestration.restores.config import RestoreConfig, UndoConfig
 from sbh_pipelines.orchestration.restores.metadata import part_text, plan_metadata, restore_metadata
+
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.service.results import RestorePlan, RestoreResult
 
 _Events = Iterator[dg.AssetObservation | dg.Output[dict[str, Any]]]
 
@@ -114,7 +116,7 @@ def _the_tenant(context: dg.OpExecutionContext, named: str | None) -> str:
     return tenants[0]
 
 
-def _planned(context: dg.OpExecutionContext, plan: RestorePlan) -> dg.Output[dict[str, Any]]:
+def _planned(context: dg.OpExecutionContext, plan: "RestorePlan") -> dg.Output[dict[str, Any]]:
     """The plan as the op's output; a failure that shows it where a restore would refuse."""
     metadata = plan_metadata(plan)
     if plan.problems:
@@ -128,7 +130,7 @@ def _planned(context: dg.OpExecutionContext, plan: RestorePlan) -> dg.Output[dic
 def _restored(
     context: dg.OpExecutionContext,
     backups: BackupServiceResource,
-    result: RestoreResult,
+    result: "RestoreResult",
     manifest: Mapping[str, Any],
     what: str,
 ) -> _Events:

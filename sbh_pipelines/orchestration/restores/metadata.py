@@ -3,18 +3,22 @@
 No row's values: whoever may see runs need not be allowed to see the tenant's data.
 """
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
-from sbh_pipelines.backup.service.results import RestorePlan, RestoreResult, Scope
 from sbh_pipelines.document import as_document
 from sbh_pipelines.model import parse_timestamp
 from sbh_pipelines.orchestration.common.metadata import MetadataMap, issues_table, markdown, mib
+
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.service.results import RestorePlan, RestoreResult, Scope
 
 _ROWS = ("inserted", "updated", "deleted", "kept")
 _FILES = ("restored", "removed", "unchanged", "kept")
 
 
-def restore_metadata(result: RestoreResult) -> MetadataMap:
+def restore_metadata(result: "RestoreResult") -> MetadataMap:
     """Metadata of one restore."""
     rows = {f"rows_{name}": dg.MetadataValue.int(getattr(result, f"rows_{name}")) for name in _ROWS}
     files = {f"files_{name}": dg.MetadataValue.int(getattr(result, f"files_{name}")) for name in _FILES}
@@ -38,7 +42,7 @@ def restore_metadata(result: RestoreResult) -> MetadataMap:
     return metadata | _schema(result)
 
 
-def plan_metadata(plan: RestorePlan) -> MetadataMap:
+def plan_metadata(plan: "RestorePlan") -> MetadataMap:
     """Metadata of what a restore would do, and of why it would refuse."""
     files, estimate = plan.files, plan.estimate
     changes = {"insert": "rows_to_insert", "update": "rows_to_update", "delete": "rows_to_delete", "kept": "rows_kept"}
@@ -74,7 +78,7 @@ def plan_metadata(plan: RestorePlan) -> MetadataMap:
     return metadata
 
 
-def part_text(scope: Scope, mode: str) -> str:
+def part_text(scope: "Scope", mode: str) -> str:
     """What of the tenant, and how, where it is not all of it exactly: ` (tables a, b; missing-only)`, else nothing."""
     parts = [f"tables {', '.join(scope.tables)}"] if scope.tables else []
     parts += [f"files {', '.join(scope.files)}"] if scope.files else []
@@ -84,7 +88,7 @@ def part_text(scope: Scope, mode: str) -> str:
     return f" ({'; '.join(parts)})" if parts else ""
 
 
-def _common(done: RestorePlan | RestoreResult) -> MetadataMap:
+def _common(done: "RestorePlan | RestoreResult") -> MetadataMap:
     return {
         "backup_id": dg.MetadataValue.text(done.backup_id),
         "tenant": dg.MetadataValue.text(done.tenant_id),
@@ -94,7 +98,7 @@ def _common(done: RestorePlan | RestoreResult) -> MetadataMap:
     }
 
 
-def _schema(done: RestorePlan | RestoreResult) -> MetadataMap:
+def _schema(done: "RestorePlan | RestoreResult") -> MetadataMap:
     """How the schema differs from the backup's; nothing where it does not."""
     names = ("table", "column", "change", "then", "now", "decision", "lossy", "blocking")
     headings = ["table", "column", "change", "then", "now", "what a restore does", "loses something", "in the way"]
