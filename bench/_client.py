@@ -90,11 +90,11 @@ def _counting_connections() -> list[int]:
 
 
 def _timed(service: BackupService) -> dict[str, float]:
-    """Wall seconds by step, filled as `create_backups` calls them."""
+    """Wall seconds by step, filled as `create_all` calls them."""
     spent: dict[str, float] = {}
 
     def wrap(name: str) -> None:
-        step = getattr(service, name)
+        step = getattr(service.backups, name)
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             begun = time.monotonic()
@@ -103,7 +103,7 @@ def _timed(service: BackupService) -> dict[str, float]:
             finally:
                 spent[name] = spent.get(name, 0.0) + time.monotonic() - begun
 
-        setattr(service, name, timed)
+        setattr(service.backups, name, timed)
 
     for name in _STEPS:
         wrap(name)
