@@ -112,7 +112,7 @@ async def live() -> Response:
 async def health(call: ACall) -> Response:
     """Of the tenant; for a platform user who names none, of all. What is wrong is in `issues`."""
     tenant = call.tenant_or_all()
-    found = await call.read(lambda: call.service.health.report(call.user, tenant))
+    found = await call.read(lambda: call.service.health.check(call.user, tenant))
     issues = [error_fields(error_from_dict(as_document(issue)), call.user) for issue in found.issues]
     return JSONResponse({**as_document(found), "issues": issues})
 

@@ -1,13 +1,11 @@
 """The service's calls about how it stands: health, metrics, and what alerts are made of."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from sbh_pipelines.backup.health.examination import Examination, examine
 from sbh_pipelines.backup.health.report import BackupMetrics, HealthReport, backup_metrics, health_report
 from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.database.schema.tenants import list_tenants
-from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import SbhError, SourceError
 from sbh_pipelines.model import Tenant
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
@@ -21,18 +19,12 @@ class Health:
     def __init__(self, gate: Gate) -> None:
         self._gate, self._site = gate, gate.site
 
-    def check(self, user_ctx: UserContext, tenant_id: str | None = None) -> dict[str, Any]:
-        """{'backup_service': healthy | degraded | unhealthy, 'storage_accessible', 'last_backup_successful',
-        'backup_size_reasonable', 'retention_policy_enforced', and what `HealthReport` lists}; what is wrong is in `issues`.
+    def check(self, user_ctx: UserContext, tenant_id: str | None = None) -> HealthReport:
+        """The specification's health check, and more: what is wrong is in `issues`.
 
-        Of one tenant everything is looked at now; of all (that the caller may see) a look may be `health.refresh_s` old.
-        Raises UnknownTenant, AccessDenied; that something cannot be reached is part of the answer.
+        Of one tenant everything is looked at now; of all (that the caller may see) an observation may be `health.refresh_s`
+        old. Raises UnknownTenant, AccessDenied; that something cannot be reached is part of the answer.
         """
-        document: dict[str, Any] = as_document(self.report(user_ctx, tenant_id))
-        return document
-
-    def report(self, user_ctx: UserContext, tenant_id: str | None = None) -> HealthReport:
-        """The health check, as `check_backup_health` says."""
         return health_report(self._examined(user_ctx, tenant_id), tenant_id)
 
     def metrics(self, user_ctx: UserContext, tenant_id: str | None = None) -> BackupMetrics:

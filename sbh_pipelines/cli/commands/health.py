@@ -38,7 +38,7 @@ def health(invocation: Invocation, tenant: Annotated[str | None, _TENANT] = None
 
     Prints each check, and what is wrong with what to do about it. Exits 14 unless everything is healthy.
     """
-    found = invocation.service().health.report(invocation.user(), tenant)
+    found = invocation.service().health.check(invocation.user(), tenant)
 
     def show(out: Any) -> None:
         whom = tenant or plural(found.tenants, "tenant")

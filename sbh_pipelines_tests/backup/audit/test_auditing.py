@@ -80,7 +80,6 @@ EVENTS: dict[str, tuple[str, ...] | str] = {
     "health.examine": AGGREGATE,
     "health.metrics": AGGREGATE,
     "health.prometheus_text": AGGREGATE,
-    "health.report": AGGREGATE,
     "keys.certificate": "a public statement that there is nothing left to read",
     "keys.erase": ("tenant.erased",),
     "keys.public": "public keys",
