@@ -200,7 +200,7 @@ def test_who_releases_holds_is_not_who_removes(site: Site) -> None:
         assert policy.used == policy.allowed_actions
         store, prefix = site_of(service).backup_store(site.application.tenant())
         with pytest.raises(StoreDenied):
-            store.delete([prefix + f"manifests/{pin['backup_id']}.json"])
+            store.delete([prefix + f"manifests/{pin.backup_id}.json"])
 
 
 def test_an_eraser_leaves_nothing_in_any_version(site: Site) -> None:
