@@ -15,7 +15,7 @@ from sbh_pipelines.api.schema import answers, documents, pages
 from sbh_pipelines.api.schema.bodies import BACKUP_PATTERN, CreateBody, DiffBody, PinBody, RestoreBody, ValidateBody
 from sbh_pipelines.api.schema.problems import error_fields
 from sbh_pipelines.api.schema.responses import LAUNCHES, READS, answered, model_of
-from sbh_pipelines.backup.service.results import HoldLine, RestorePlan
+from sbh_pipelines.backup.service.results import BackupStatus, HoldLine, RestorePlan, Validation
 from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import NotConfirmed, SbhError
 from sbh_pipelines.model import parse_timestamp
@@ -112,9 +112,7 @@ async def get_backup(
     return JSONResponse(manifest.document, headers=headers)
 
 
-@router.get(
-    "/{backup_id}/status", summary="Status of a backup", responses=READS, response_model=model_of(answers.BackupStatus)
-)
+@router.get("/{backup_id}/status", summary="Status of a backup", responses=READS, response_model=model_of(BackupStatus))
 async def get_status(
     call: ACall,
     backup_id: Annotated[str, Path(pattern=r"^backup_\d{8}_\d{4}(_\d{2,4})?$", examples=["backup_20240115_1200"])],
@@ -192,8 +190,8 @@ async def _plan(call: Call, tenant: str, backup_id: str, request: Any) -> Respon
 @router.post(
     "/{backup_id}/validate",
     summary="Validate a backup",
-    responses=answered(LAUNCHES, 200, answers.Validation, "What was found; damage is an answer, not an error."),
-    response_model=model_of(answers.Validation),
+    responses=answered(LAUNCHES, 200, Validation, "What was found; damage is an answer, not an error."),
+    response_model=model_of(Validation),
 )
 async def validate(
     call: ALaunchingCall,

@@ -209,26 +209,6 @@ class OperationPage:
 
 
 @dataclass(frozen=True, slots=True)
-class Validation:
-    """What validating a backup found; damage is an answer, not an error."""
-
-    tenant_id: str
-    backup_id: str
-    valid: bool
-    deep: bool
-    issues: Sequence[Mapping[str, object]]
-
-
-@dataclass(frozen=True, slots=True)
-class BackupStatus:
-    """How far a backup is."""
-
-    backup_id: str
-    tenant_id: str
-    status: Literal["running", "completed", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
 class RestorePage:
     """A page of a tenant's restores, the newest first.
 
