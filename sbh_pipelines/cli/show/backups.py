@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sbh_pipelines.backup.contents.manifest import Component, Manifest
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
-from sbh_pipelines.backup.service.results import Validation
 from sbh_pipelines.cli.output import count, facts, mib, plural, seconds, table, utc, verdict
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import SAFETY
 from sbh_pipelines.repository.format import DATABASE
+
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.service.results import Validation
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +201,7 @@ def _content(component: Component) -> str:
     return ""
 
 
-def show_validation(out: Any, found: Validation) -> None:
+def show_validation(out: Any, found: "Validation") -> None:
     out.print(
         facts(
             {
