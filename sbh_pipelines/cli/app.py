@@ -23,7 +23,6 @@ from sbh_pipelines.cli.commands import (
     repository,
     restore,
     retention,
-    settings,
     tenants,
     token,
 )
@@ -99,7 +98,7 @@ for group_module in (
     drill,
     report,
     repository,
-    settings,
+    doctor,  # `sbh settings`
     token,
     approvals,
     audit,

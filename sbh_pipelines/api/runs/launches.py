@@ -1,6 +1,6 @@
 """How a call becomes a run, exactly once.
 
-Under the tenant's claim (`backup/service/launches.py`) one request at a time, of all API processes, does three things: looks for
+Under the tenant's claim (`backup/service/gate.py`) one request at a time, of all API processes, does three things: looks for
 a run with its idempotency key, looks for work under way, launches. The key is a tag of the run, and Dagster's storage is what
 makes it durable: no run, no key, nothing half done. A key counts for 24 hours, for one user, tenant and request.
 """

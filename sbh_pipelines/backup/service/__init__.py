@@ -3,11 +3,11 @@
     from sbh_pipelines.backup.service import backup_service
 
     service                                       the one composition root: a facet per noun, and the specification's names
-    gate                                          may this caller do this to this tenant?
+    gate                                          may this caller do this to this tenant? may work be launched now?
     tenants                                       who there is, also who is known from backups only
     backups, restores, retention, exports         facets of what is made, brought back, kept, handed out
     platform, drills, keys, approvals             facets of the site, rehearsals, keys, second persons
-    audit, health, tokens, launches               facets of what was done, how it stands, who asks, what Dagster is to do
+    audit, health, tokens                         facets of what was done, how it stands, who asks
     results                                       the results that faces name
 
 Face -> facet -> gate -> a verb of the engine -> a result. `backup_service` stands for the service of the settings file that

@@ -1,7 +1,13 @@
-"""The gate: what every call of the service passes. May this caller do this to this tenant, and who is told?"""
+"""The gate: what every call of the service passes. May this caller do this to this tenant, and who is told?
 
-from collections.abc import Mapping
-from contextlib import suppress
+`Launches` is its face for long work that Dagster does: is the caller allowed to, and does nothing else do it already? Work
+that writes is launched under a claim of the tenant, an object beside its repository that is taken as a lease is. Of requests
+that come at the same time, also to several processes, one looks at what runs and launches, and the next sees that run. A
+claim whose process died is lost after `_CLAIM_S`. The work itself is kept apart by the tenant's lease.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from sbh_pipelines.backup.service.tenants import Tenants
@@ -10,7 +16,12 @@ from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import AccessDenied, SbhError
 from sbh_pipelines.model import Tenant, TenantId
 from sbh_pipelines.placement import platform_tenant
+from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext, authorize
+
+_CLAIM_FOLDER = "launch/"
+_CLAIM_S = 60.0
+_WAIT_S = 8.0
 
 
 class Gate:
@@ -68,3 +79,39 @@ class Gate:
         if user_ctx is not None:
             tenants = [t for t in tenants if user_ctx.tenant_id in (ALL_TENANTS, t.id)]
         return [t for t in tenants if t.region in self.site.settings.storage.regions]
+
+
+class Launches:
+    """What a face asks before Dagster does long work: may this caller, and does nothing else do it already?"""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate, self._site = gate, gate.site
+
+    def permit(self, tenant_id: str, user_ctx: UserContext, action: str) -> Tenant:
+        """The tenant. Raises InvalidId, AccessDenied (whether it exists or not), UnknownTenant."""
+        return self._gate.allowed(tenant_id, user_ctx, action)
+
+    def permit_platform(self, user_ctx: UserContext, action: str, tenant_id: str = ALL_TENANTS) -> None:
+        """Raises AccessDenied unless the caller may do `action`; without `tenant_id`, on all tenants."""
+        self._gate.authorize(user_ctx, action, tenant_id)
+
+    def writer_at_work(self, tenant: Tenant) -> leases.LeaseDocument | None:
+        """Who holds the tenant's lease right now."""
+        store, prefix = self._site.backup_store(tenant)
+        return leases.running(store, prefix, self._site.clock)
+
+    @contextmanager
+    def claim(self, tenant: Tenant, purpose: str) -> Iterator[None]:
+        """Nobody else launches work on the tenant while the block runs. Raises LeaseHeld after waiting some seconds, and
+        TenantErased.
+        """
+        self._site.admit(tenant)
+        store, prefix = self._site.backup_store(tenant)
+        owner = leases.new_owner(purpose)
+        claim = leases.acquire_within(
+            _WAIT_S, store, prefix + _CLAIM_FOLDER, owner, purpose, _CLAIM_S, self._site.clock
+        )
+        try:
+            yield
+        finally:
+            claim.release()

@@ -21,10 +21,9 @@ from sbh_pipelines.backup.service.audit import Audit
 from sbh_pipelines.backup.service.backups import Backups
 from sbh_pipelines.backup.service.drills import Drills
 from sbh_pipelines.backup.service.exports import Exports
-from sbh_pipelines.backup.service.gate import Gate
+from sbh_pipelines.backup.service.gate import Gate, Launches
 from sbh_pipelines.backup.service.health import Health
 from sbh_pipelines.backup.service.keys import Keys
-from sbh_pipelines.backup.service.launches import Launches
 from sbh_pipelines.backup.service.platform import PlatformBackups
 from sbh_pipelines.backup.service.restores import Restores
 from sbh_pipelines.backup.service.retention import Retention

@@ -1,4 +1,4 @@
-"""`sbh doctor`: do the settings fit the real world, and if not, what mends it."""
+"""`sbh doctor`: do the settings fit the real world, and if not, what mends it. `sbh settings`: what can be set."""
 
 import os
 from pathlib import Path
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 _TABLE_STYLES = {"unmapped": "bold red", "ambiguous": "bold red", "excluded": "dim", "shared": "dim"}
+
+app = typer.Typer(name="settings", help="What can be set.")
 
 
 def doctor(
@@ -61,3 +63,18 @@ def _show(out: Any, report: "Report") -> None:
         if finding.remedy:
             out.print(Text("  to mend it: ", "dim") + Text(printable(finding.remedy)), soft_wrap=True)
     out.print(f"{plural(len(report.errors), 'error')}, {plural(len(report.warnings), 'warning')}")
+
+
+@command(app, "docs")
+def docs(
+    invocation: Invocation,
+    write: Annotated[
+        Path | None, typer.Option("--write", metavar="FILE", help="Write the page there instead of printing it.")
+    ] = None,
+) -> Answer:
+    """Print the reference of all settings, docs/settings.md, made from the settings themselves."""
+    from sbh_pipelines.cli.settings_docs import fields, page
+
+    if write:
+        write.write_text(page(), "utf-8")
+    return Answer([row.as_dict() for row in fields()], lambda _: print("" if write else page(), end=""))

@@ -129,7 +129,7 @@ def test_two_that_launch_at_once_come_one_after_the_other(service: BackupService
 
 
 def test_a_claim_that_does_not_come_free_is_an_error(service: BackupService, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sbh_pipelines.backup.service.launches._WAIT_S", 0.2)
+    monkeypatch.setattr("sbh_pipelines.backup.service.gate._WAIT_S", 0.2)
     tenant = service.tenants.find(ACME)
     with (
         service.launches.claim(tenant, "one"),
