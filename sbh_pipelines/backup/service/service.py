@@ -126,13 +126,15 @@ class BackupService:
         user_ctx: UserContext,
         *,
         request: RestoreRequest = _WHOLE,
+        confirm: bool = True,
         validate_only: bool = False,
         keep_extra_files: bool | None = None,
         into_database: str | None = None,
+        approval_id: str | None = None,
+        break_glass: str | None = None,
         progress: ProgressSink = no_progress,
-        **more: Any,
     ) -> dict[str, Any]:
-        """What `restores.run` did, as a document; with `validate_only` what `restores.plan` would do."""
+        """What was done, and the proof; with `validate_only` the plan. See `Restores.run` and `Restores.plan`."""
         if keep_extra_files is not None:
             request = replace(request, keep_extra_files=keep_extra_files)
         whose = (backup_id, tenant_id, user_ctx, request)
@@ -140,7 +142,14 @@ class BackupService:
         if validate_only:
             done = self.restores.plan(*whose, into_database=into_database, progress=progress)
         else:
-            done = self.restores.run(*whose, into_database=into_database, progress=progress, **more)
+            done = self.restores.run(
+                *whose,
+                confirm=confirm,
+                into_database=into_database,
+                approval_id=approval_id,
+                break_glass=break_glass,
+                progress=progress,
+            )
         document: dict[str, Any] = as_document(done)
         return document
 
