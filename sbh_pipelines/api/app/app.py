@@ -18,8 +18,8 @@ from starlette.types import ASGIApp
 
 from sbh_pipelines import __version__
 from sbh_pipelines.api.app.calls import Api
-from sbh_pipelines.api.app.gate import REQUEST_ID, USER, Gate
 from sbh_pipelines.api.app.limits import Rates, Workers
+from sbh_pipelines.api.app.middleware import REQUEST_ID, USER, RequestMiddleware
 from sbh_pipelines.api.routes import (
     approvals as routes_approvals,
 )
@@ -63,7 +63,7 @@ def application() -> ASGIApp:
     return make_app(load_settings())
 
 
-def make_app(settings: Settings) -> Gate:
+def make_app(settings: Settings) -> RequestMiddleware:
     """Raises SettingsError where no tokens are believed, or a secret cannot be read. Opens no connection."""
     own = settings.api
     tokens = open_tokens(settings)
@@ -98,7 +98,7 @@ def make_app(settings: Settings) -> Gate:
         app.include_router(routes.router)
     _handle_errors(app, rates.retry_after_s)
     document_of(app)
-    return Gate(
+    return RequestMiddleware(
         app,
         verify=lambda token: tokens.verify(token, VIA),
         verify_metrics=_metrics_verifier(settings, tokens),
@@ -196,7 +196,7 @@ def _handle_errors(app: FastAPI, retry_after_s: int) -> None:
         return answer(request, said, Refusal(said, headers=headers, status=error.status_code))
 
     @app.exception_handler(Exception)
-    async def unforeseen(request: Request, error: Exception) -> Response:  # the gate writes it to the log
+    async def unforeseen(request: Request, error: Exception) -> Response:  # the middleware writes it to the log
         said = SbhError("Unexpected error", remedy="try again; the operators find it under the request's id")
         return answer(request, said)
 

@@ -8,8 +8,8 @@ from typing import Annotated, TypeVar
 from fastapi import Depends, Header, Request
 from starlette.responses import JSONResponse, Response
 
-from sbh_pipelines.api.app.gate import REQUEST_ID, USER
 from sbh_pipelines.api.app.limits import Rates, Workers
+from sbh_pipelines.api.app.middleware import REQUEST_ID, USER
 from sbh_pipelines.api.runs.dagster import Dagster
 from sbh_pipelines.api.runs.launches import Launch, Launcher
 from sbh_pipelines.api.runs.operations import accepted

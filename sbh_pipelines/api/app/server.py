@@ -1,7 +1,7 @@
 """The connection: uvicorn's HTTP/1.1, which does not let a client take its time, and logs that hold lines of JSON.
 
 uvicorn bounds how long an idle connection may live after an answer, but not before its first request, nor how long the head
-of a request may dribble in. Bodies are bounded in `gate`.
+of a request may dribble in. Bodies are bounded in `middleware`.
 """
 
 import asyncio

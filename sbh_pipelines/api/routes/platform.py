@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from sbh_pipelines.api.app.calls import ACall, Call
-from sbh_pipelines.api.app.gate import USER
+from sbh_pipelines.api.app.middleware import USER
 from sbh_pipelines.api.schema import answers, pages
 from sbh_pipelines.api.schema.problems import error_answer, error_fields
 from sbh_pipelines.api.schema.responses import READS, answered, model_of

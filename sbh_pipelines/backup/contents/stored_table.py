@@ -18,7 +18,7 @@ from typing import Any
 
 from sbh_pipelines.backup.contents.json_lines import LineWriter, json_line, read_lines
 from sbh_pipelines.backup.contents.manifest import TableSummary
-from sbh_pipelines.database.capture.changes import Sums
+from sbh_pipelines.database.capture.deleted_rows import Sums
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.errors import CorruptObject
 from sbh_pipelines.repository.pack import PackWriter

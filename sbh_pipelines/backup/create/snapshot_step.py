@@ -20,7 +20,8 @@ from sbh_pipelines.backup.create.tenant_capture import GuardedTable, TenantRows,
 from sbh_pipelines.backup.create.unchanged import Compared, find_unchanged
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.database.capture.capture import check_same_files, check_spelling, copy_chosen, rows_of
-from sbh_pipelines.database.capture.changes import Sums, Window, sums, totals
+from sbh_pipelines.database.capture.changes import Window, totals
+from sbh_pipelines.database.capture.deleted_rows import Sums, sums
 from sbh_pipelines.database.schema.file_references import reference_columns, referenced_keys
 from sbh_pipelines.database.schema.key_hash import bucket_bits
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap, load_map

@@ -19,18 +19,8 @@ from sbh_pipelines.backup.contents.stored_table import (
     summary_of,
 )
 from sbh_pipelines.database.capture.capture import copy_chosen, count_chosen
-from sbh_pipelines.database.capture.changes import (
-    MAX_WINDOW,
-    Sums,
-    Window,
-    ages,
-    arrivals,
-    explained_by,
-    new_rows,
-    snapshot_xmin,
-    sums,
-    survivors,
-)
+from sbh_pipelines.database.capture.changes import MAX_WINDOW, Window, ages, new_rows, snapshot_xmin
+from sbh_pipelines.database.capture.deleted_rows import Sums, arrivals, explained_by, sums, survivors
 from sbh_pipelines.database.schema.key_hash import KeyCode
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection

@@ -9,7 +9,7 @@ from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.parent import Parent
 from sbh_pipelines.backup.create.snapshot_view import TenantTotals, View
 from sbh_pipelines.backup.create.table_delta import MAX_CHANGED, SMALL, TenantDelta, too_old
-from sbh_pipelines.database.capture.changes import Sums
+from sbh_pipelines.database.capture.deleted_rows import Sums
 from sbh_pipelines.database.schema.definition import VOLATILE
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.errors import SbhError

@@ -27,7 +27,7 @@ from sbh_pipelines.backup.create.publish import commit, write_documents
 from sbh_pipelines.backup.retain.prune import PruneReport, prune
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.capture.capture import each_table
-from sbh_pipelines.database.capture.changes import Sums
+from sbh_pipelines.database.capture.deleted_rows import Sums
 from sbh_pipelines.database.rebuild.shared import copy_shared, read_facts, shared_tables
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap, load_map
 from sbh_pipelines.database.schema.tenants import list_tenants

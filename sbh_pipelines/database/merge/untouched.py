@@ -8,7 +8,8 @@ hashes say so), every row of the backup in that bucket is there as it was.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sbh_pipelines.database.capture.changes import Sums, ages, snapshot_xmin
+from sbh_pipelines.database.capture.changes import ages, snapshot_xmin
+from sbh_pipelines.database.capture.deleted_rows import Sums
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.database.schema.key_hash import KeyCode
 from sbh_pipelines.database.schema.tenancy import MappedTable

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sbh_pipelines.api.app import app
-from sbh_pipelines.api.app.gate import PUBLIC as PUBLIC_PATHS
+from sbh_pipelines.api.app.middleware import PUBLIC as PUBLIC_PATHS
 from sbh_pipelines.security.policy import PERMISSIONS, Role
 from sbh_pipelines.security.tokens import Tokens, open_tokens
 from sbh_pipelines.settings import Settings

@@ -37,7 +37,7 @@ _LONGEST_LOGGED = 200
 Verify = Callable[[str], UserContext]
 
 
-class Gate:
+class RequestMiddleware:
     """`verify` gives the user of a token, `verify_metrics` also takes the scraper's; both raise Unauthenticated."""
 
     def __init__(
