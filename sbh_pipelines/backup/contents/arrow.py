@@ -5,7 +5,7 @@ a date at infinity, an array of two dimensions among arrays of one. Nothing is c
 told (`Unfit`) and begins again with the whole column as PostgreSQL's text.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from io import RawIOBase
 from typing import Any
 
@@ -14,17 +14,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sbh_pipelines.backup.contents.copy_text import (
-    TIMESTAMP,
-    TIMESTAMPTZ,
-    Column,
-    ColumnType,
     as_text,
-    columns_of,
     decoder,
     fields_by_column,
     parse_array,
     row_lines,
 )
+from sbh_pipelines.database.schema.table_header import TIMESTAMP, TIMESTAMPTZ, ColumnType, TableHeader
 
 ROWS_TOGETHER = 10_000
 _GROUP_ROWS, _GROUP_BYTES = 100_000, 16 << 20  # the writer takes about three times these bytes
@@ -102,7 +98,7 @@ def text_array(fields: Fields) -> Any:
     return pa.array([None if field is None else as_text(field) for field in fields], pa.string())
 
 
-def arrow_schema(columns: Sequence[Column], texts: Collection[str]) -> Any:
+def arrow_schema(header: TableHeader, texts: Collection[str]) -> Any:
     """`texts` are columns given as text. Each field's metadata has the PostgreSQL type."""
     return pa.schema(
         [
@@ -112,20 +108,17 @@ def arrow_schema(columns: Sequence[Column], texts: Collection[str]) -> Any:
                 nullable=not column.not_null,
                 metadata={"postgresql_type": column.type.name},
             )
-            for column in columns
+            for column in header.columns
         ]
     )
 
 
-def record_batches(header: Mapping[str, Any], pieces: Iterable[bytes], texts: Collection[str]) -> Iterator[Any]:
+def record_batches(header: TableHeader, pieces: Iterable[bytes], texts: Collection[str]) -> Iterator[Any]:
     """The rows in batches of at most ROWS_TOGETHER. Raises Unfit, CorruptObject."""
-    columns = columns_of(header)
-    schema = arrow_schema(columns, texts)
+    schema = arrow_schema(header, texts)
     for lines in row_lines(pieces, ROWS_TOGETHER):
         arrays, unfit = [], []
-        for column, fields in zip(
-            columns, fields_by_column(lines, columns, f"{header['schema']}.{header['name']}"), strict=True
-        ):
+        for column, fields in zip(header.columns, fields_by_column(lines, header), strict=True):
             try:
                 arrays.append(text_array(fields) if column.name in texts else arrow_array(fields, column.type))
             except (ValueError, ArithmeticError):
@@ -135,9 +128,9 @@ def record_batches(header: Mapping[str, Any], pieces: Iterable[bytes], texts: Co
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def write_parquet(file: RawIOBase, header: Mapping[str, Any], pieces: Iterable[bytes], texts: Collection[str]) -> None:
+def write_parquet(file: RawIOBase, header: TableHeader, pieces: Iterable[bytes], texts: Collection[str]) -> None:
     """Raises Unfit, after which the file is useless; CorruptObject. Row groups are bounded in rows and bytes."""
-    writer = pq.ParquetWriter(file, arrow_schema(columns_of(header), texts), compression="zstd")
+    writer = pq.ParquetWriter(file, arrow_schema(header, texts), compression="zstd")
     try:
         for group in _row_groups(record_batches(header, pieces, texts)):
             writer.write_table(group)

@@ -9,100 +9,27 @@ before Christ or at infinity), the text is the value. Nothing is ever rounded to
 import json
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
 from sbh_pipelines.database.schema.key_hash import unescape
+from sbh_pipelines.database.schema.table_header import (
+    FLOATS,
+    INTEGERS,
+    JSON,
+    TIMESTAMP,
+    TIMESTAMPTZ,
+    ColumnType,
+    TableHeader,
+)
 from sbh_pipelines.errors import CorruptObject
 
 NULL = b"\\N"
 
-INTEGERS = frozenset({"smallint", "integer", "bigint", "oid"})
-FLOATS = frozenset({"real", "double precision"})
-JSON = frozenset({"json", "jsonb"})
-TIMESTAMP, TIMESTAMPTZ = "timestamp without time zone", "timestamp with time zone"
-
-# The rest of PostgreSQL's own types: their values are text here. A type in neither set is the application's or an extension's.
-_TEXTS = frozenset(
-    {
-        "text", "character varying", "character", "bpchar", "name", '"char"', "money", "interval",
-        "time with time zone", "inet", "cidr", "macaddr", "macaddr8", "bit", "bit varying", "xml", "tsvector",
-        "tsquery", "point", "line", "lseg", "box", "path", "polygon", "circle", "int4range", "int8range",
-        "numrange", "tsrange", "tstzrange", "daterange", "int4multirange", "int8multirange", "nummultirange",
-        "tsmultirange", "tstzmultirange", "datemultirange", "pg_lsn", "pg_snapshot", "txid_snapshot", "jsonpath",
-        "xid", "xid8", "cid", "tid", "oidvector", "int2vector", "refcursor", "regclass", "regcollation",
-        "regconfig", "regdictionary", "regnamespace", "regoper", "regoperator", "regproc", "regprocedure",
-        "regrole", "regtype",
-    }
-)  # fmt: skip
-_VALUES = (
-    INTEGERS | FLOATS | JSON
-    | {"boolean", "numeric", "date", "time without time zone", TIMESTAMP, TIMESTAMPTZ, "uuid", "bytea"}
-)  # fmt: skip
-# What separates the elements of arrays: pg_type.typdelim, a comma for all but a few.
-_DELIMITERS = {"box": ";", "geometry": ":", "geography": ":"}
-
-_TYPE = re.compile(r"(?P<head>.*?)(?:\((?P<modifiers>[^()\"]*)\))?(?P<tail>[^()\[\]]*)(?P<array>\[\])?", re.DOTALL)
-_NUMBERS = re.compile(r"-?\d+(?:,-?\d+)*")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class ColumnType:
-    """A type as `format_type` names it: `numeric(12,2)[]` is base `numeric`, modifiers (12, 2), an array."""
-
-    name: str
-    base: str
-    modifiers: tuple[int, ...]
-    array: bool
-
-    @classmethod
-    def parse(cls, name: str) -> "ColumnType":
-        found = _TYPE.fullmatch(name)
-        if found is None:
-            return cls(name, name, (), False)
-        listed = found["modifiers"] or ""
-        modifiers = tuple(map(int, listed.split(","))) if _NUMBERS.fullmatch(listed) else ()
-        base = found["head"] + found["tail"]
-        if base.startswith("interval "):  # `interval day to second(3)`
-            base = "interval"
-        return cls(name, base, modifiers, found["array"] is not None)
-
-    @property
-    def builtin(self) -> bool:
-        """Whether every PostgreSQL server has the type."""
-        return self.base in _TEXTS or self.base in _VALUES
-
-    @property
-    def element(self) -> "ColumnType":
-        """Of an array."""
-        return ColumnType(self.name.removesuffix("[]"), self.base, self.modifiers, False)
-
-    @property
-    def delimiter(self) -> str:
-        return _DELIMITERS.get(self.base.rpartition(".")[2], ",")
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of a table's header; `identity` is `a` (always), `d` (by default) or empty."""
-
-    name: str
-    type: ColumnType
-    not_null: bool
-    identity: str
-
-
-def columns_of(header: Mapping[str, Any]) -> tuple[Column, ...]:
-    """The columns of a stored table's header, in the order of the rows' fields."""
-    return tuple(
-        Column(name, ColumnType.parse(kind), bool(not_null), identity or "")
-        for name, kind, not_null, identity in header["columns"]
-    )
 
 
 def row_lines(pieces: Iterable[bytes], most: int) -> Iterator[list[bytes]]:
@@ -121,15 +48,15 @@ def fields_of(line: bytes) -> list[bytes | None]:
     return [None if field == NULL else unescape(field) for field in line.split(b"\t")]
 
 
-def fields_by_column(lines: Sequence[bytes], columns: Sequence[Column], table: str) -> list[list[bytes | None]]:
+def fields_by_column(lines: Sequence[bytes], header: TableHeader) -> list[list[bytes | None]]:
     """The fields of many rows, column by column. Raises CorruptObject."""
     rows = [line.split(b"\t") for line in lines]
     try:
         found = list(zip(*rows, strict=True))
     except ValueError:
         found = []
-    if len(found) != len(columns):
-        raise CorruptObject("A row has another number of fields than its table has columns", on=table)
+    if len(found) != len(header.columns):
+        raise CorruptObject("A row has another number of fields than its table has columns", on=header.full_name)
     return [
         [None if f == NULL else unescape(f) for f in fields] if b"\\" in b"".join(fields) else list(fields)
         for fields in found

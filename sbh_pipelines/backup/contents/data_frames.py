@@ -1,13 +1,14 @@
 """Rows as a pandas DataFrame. Imported where it is used: pandas takes a second."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
 from sbh_pipelines.backup.contents.arrow import ROWS_TOGETHER, arrow_array, arrow_type, text_array
-from sbh_pipelines.backup.contents.copy_text import Column, columns_of, decoder, fields_by_column, row_lines, value_of
+from sbh_pipelines.backup.contents.copy_text import decoder, fields_by_column, row_lines, value_of
+from sbh_pipelines.database.schema.table_header import StoredColumn, TableHeader
 
 _NULLABLE = {
     pa.int16(): pd.Int16Dtype(),
@@ -23,15 +24,13 @@ _NULLABLE = {
 _OBJECTS = ("numeric", "json", "jsonb", "date", "time without time zone", "bytea")
 
 
-def data_frame(header: Mapping[str, Any], pieces: Callable[[], Iterator[bytes]], wanted: Sequence[str]) -> pd.DataFrame:
+def data_frame(header: TableHeader, pieces: Callable[[], Iterator[bytes]], wanted: Sequence[str]) -> pd.DataFrame:
     """The rows that `pieces` gives, its columns `wanted` in this order. Raises CorruptObject."""
-    columns = columns_of(header)
-    table = f"{header['schema']}.{header['name']}"
-    chosen = [(at, column, _object_column(column)) for at, column in enumerate(columns) if column.name in wanted]
+    chosen = [(at, column, _object_column(column)) for at, column in enumerate(header.columns) if column.name in wanted]
     parts: dict[str, list[Any]] = {column.name: [] for _, column, _ in chosen}
     texts: dict[str, list[Any]] = {}
     for lines in row_lines(pieces(), ROWS_TOGETHER):
-        fields = fields_by_column(lines, columns, table)
+        fields = fields_by_column(lines, header)
         for at, column, objects in chosen:
             if objects:
                 decode = decoder(column.type)
@@ -43,7 +42,7 @@ def data_frame(header: Mapping[str, Any], pieces: Callable[[], Iterator[bytes]],
                     texts[column.name] = []
     # Columns with a value that their type cannot hold are read again, as text.
     for lines in row_lines(pieces(), ROWS_TOGETHER) if texts else ():
-        fields = fields_by_column(lines, columns, table)
+        fields = fields_by_column(lines, header)
         for at, column, _ in chosen:
             if column.name in texts:
                 texts[column.name].append(text_array(fields[at]))
@@ -59,7 +58,7 @@ def data_frame(header: Mapping[str, Any], pieces: Callable[[], Iterator[bytes]],
     return pd.DataFrame({name: made[name] for name in wanted}, columns=list(wanted))
 
 
-def _object_column(column: Column) -> bool:
+def _object_column(column: StoredColumn) -> bool:
     return column.type.array or column.type.base in _OBJECTS
 
 

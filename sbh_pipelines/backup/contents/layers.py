@@ -43,7 +43,7 @@ def table_rows(repository: Repository, table: StoredTable) -> Iterator[bytes]:
     if found != state.rows:
         raise CorruptObject(
             "A table's layers do not add up",
-            on=f"{table.header['schema']}.{table.header['name']}",
+            on=table.header.full_name,
             why=f"{found} rows, and the backup had {state.rows}",
             remedy=VALIDATE,
         )

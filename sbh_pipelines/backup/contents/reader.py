@@ -8,17 +8,18 @@ opened; a table is known to be whole only when its last row was read.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from sbh_pipelines.backup.contents.copy_text import columns_of, decoder, fields_by_column, row_lines, value_of
+from sbh_pipelines.backup.contents.copy_text import decoder, fields_by_column, row_lines, value_of
 from sbh_pipelines.backup.contents.file_list import read_files
 from sbh_pipelines.backup.contents.layers import table_rows
 from sbh_pipelines.backup.contents.manifest import PARENTS_FIRST, Manifest
 from sbh_pipelines.backup.contents.manifests import read_component
 from sbh_pipelines.backup.contents.stored_table import read_table
+from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.errors import CorruptObject, RequestError
 from sbh_pipelines.files.file import FileEntry
 from sbh_pipelines.repository.format import FILES, VALIDATE
@@ -44,7 +45,7 @@ class OpenBackup:
         self.manifest = manifest
         self.backup_id, self.tenant_id = str(manifest.id), manifest.tenant_id
         self._repository = repository
-        self._headers: dict[str, Mapping[str, Any]] = {}
+        self._headers: dict[str, TableHeader] = {}
         present = manifest.component_names
         self._summaries = {
             summary.table: summary
@@ -92,10 +93,10 @@ class OpenBackup:
 
     def _named(self, table: BackupTable, name: str) -> bool:
         """Where the schema's own name has a dot, only the header says where the table's begins."""
-        return table.name.endswith("." + name) and self.header(table.name)["name"] == name
+        return table.name.endswith("." + name) and self.header(table.name).name == name
 
-    def header(self, name: str) -> Mapping[str, Any]:
-        """{schema, name, columns: [[name, type, not null, identity]], key: [columns]}, as docs/format.md says."""
+    def header(self, name: str) -> TableHeader:
+        """What the backup says of a table's columns and key."""
         full = name if name in self._summaries else self.table(name).name
         if full not in self._headers:
             self._headers[full] = read_table(self._repository, self._summaries[full]).header
@@ -103,7 +104,7 @@ class OpenBackup:
 
     def columns(self, name: str) -> dict[str, str]:
         """A table's columns and their types, in order."""
-        return {column.name: column.type.name for column in columns_of(self.header(name))}
+        return {column.name: column.type.name for column in self.header(name).columns}
 
     def copy_text(self, name: str) -> Iterator[bytes]:
         """The table's rows as PostgreSQL's COPY text, in pieces of whole rows; in no particular order. Raises CorruptObject."""
@@ -130,16 +131,16 @@ class OpenBackup:
         """
         table = self.table(name).name
         wanted = self._wanted(table, columns)
-        all_columns = columns_of(self.header(table))
-        decoders = [decoder(column.type) for column in all_columns]
+        header = self.header(table)
+        decoders = [decoder(column.type) for column in header.columns]
         for lines in row_lines(self.copy_text(table), max(1, batch)):
-            fields = fields_by_column(lines, all_columns, table)
+            fields = fields_by_column(lines, header)
             values = [
                 [value_of(field, decoders[at]) for field in fields[at]]
-                for at, column in enumerate(all_columns)
+                for at, column in enumerate(header.columns)
                 if column.name in wanted
             ]
-            names = [column.name for column in all_columns if column.name in wanted]
+            names = [column.name for column in header.columns if column.name in wanted]
             yield [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
 
     def read_table(self, name: str, columns: Sequence[str] | None = None) -> "pd.DataFrame":

@@ -18,7 +18,9 @@ from typing import Any
 
 from sbh_pipelines.backup.contents.json_lines import LineWriter, json_line, read_lines
 from sbh_pipelines.backup.contents.manifest import TableSummary
+from sbh_pipelines.database.capture.changes import Sums
 from sbh_pipelines.database.capture.deleted_rows import Sums
+from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.errors import CorruptObject
 from sbh_pipelines.repository.pack import PackWriter
@@ -104,7 +106,7 @@ class State:
 class StoredTable:
     """A table of a backup, opened. `groups` can be gone through once."""
 
-    header: Mapping[str, Any]
+    header: TableHeader
     state: State | None  # None in backups of releases that made full ones only
     groups: Iterator[Group]
     lines: tuple[str, ...]  # chunks of the groups' lines
@@ -116,8 +118,8 @@ class StoredTable:
     @property
     def key_fields(self) -> list[int]:
         """Where the key's columns are among the fields of a row."""
-        names = [column[0] for column in self.header["columns"]]
-        return [names.index(name) for name in self.header["key"] if name in names]
+        names = self.header.column_names
+        return [names.index(name) for name in self.header.key if name in names]
 
 
 class TableWriter:
@@ -195,7 +197,7 @@ def summary_of(
     """The table's entry in its component's document; stores the state's chunk."""
     # Alone in its chunk: the lines stay as they are while the state changes with every backup.
     opening = LineWriter(writer)
-    opening.add(json_line({"header": table_header(table), "state": asdict(state)}))
+    opening.add(json_line({"header": TableHeader.of_table(table).as_dict(), "state": asdict(state)}))
     return TableSummary.build(
         table=table.full_name,
         status=table.status,
@@ -208,17 +210,6 @@ def summary_of(
         seed=state.seed,
         detail=[*opening.finish(), *lines],
     )
-
-
-def table_header(table: MappedTable) -> dict[str, Any]:
-    """What a restore must know of the table: columns in the order of the rows' fields, their types, and the key."""
-    columns = [c for c in table.table.columns if not c.generated]
-    return {
-        "schema": table.table.schema,
-        "name": table.table.name,
-        "columns": [[c.name, c.type, c.not_null, c.identity] for c in columns],
-        "key": list(table.table.primary_key),
-    }
 
 
 def store_sums(writer: PackWriter, sums: Sums) -> tuple[str, ...]:
@@ -259,10 +250,11 @@ def read_table(repository: Repository, summary: TableSummary) -> StoredTable:
     if "header" not in first:
         raise CorruptObject("A table's detail has no header", on=summary.table)
     try:
+        header = TableHeader.from_dict(first["header"])
         state = State.from_dict(first["state"]) if "state" in first else None
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         raise _malformed(summary) from None
-    return StoredTable(first["header"], state, (_group(fields, summary) for fields in lines), chunks[1:])
+    return StoredTable(header, state, (_group(fields, summary) for fields in lines), chunks[1:])
 
 
 def _group(fields: dict[str, Any], summary: TableSummary) -> Group:

@@ -9,7 +9,6 @@ from operator import itemgetter
 
 from sbh_pipelines.backup.contents.json_lines import LineWriter, json_line
 from sbh_pipelines.backup.contents.manifest import Component, TableSummary
-from sbh_pipelines.backup.contents.stored_table import table_header
 from sbh_pipelines.backup.create.catalog_record import known_records
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.create.drafts import SIDE_BY_SIDE, OpenDrafts, running, start
@@ -24,6 +23,7 @@ from sbh_pipelines.database.capture.changes import Window, totals
 from sbh_pipelines.database.capture.deleted_rows import Sums, sums
 from sbh_pipelines.database.schema.file_references import reference_columns, referenced_keys
 from sbh_pipelines.database.schema.key_hash import bucket_bits
+from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap, load_map
 from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.errors import SbhError
@@ -245,7 +245,10 @@ def _add_references(
 
 
 def _schema_lines(tenancy: TenancyMap, connection: Connection) -> list[bytes]:
-    lines = [json_line({"table": table_header(t), "status": t.status, "why": t.why}) for t in tenancy.tables]
+    lines = [
+        json_line({"table": TableHeader.of_table(t).as_dict(), "status": t.status, "why": t.why})
+        for t in tenancy.tables
+    ]
     sequences = sorted({c.sequence for t in tenancy.tables for c in t.table.columns if c.sequence})
     cursor = connection.cursor()
     for name in sequences:

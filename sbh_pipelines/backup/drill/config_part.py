@@ -17,6 +17,7 @@ from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.rebuild.load import LineSums, load_rows, pieces_counted
 from sbh_pipelines.database.rebuild.run import transaction
 from sbh_pipelines.database.rebuild.shared import copy_shared, mapped_table
+from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.errors import DrillFailed, SchemaMismatch
@@ -63,18 +64,17 @@ def _restore_table(repository: Repository, connection: Connection, summary: Tabl
         )
 
 
-def _backed_up_table(tables: TableFacts, summary: TableSummary, header: Mapping[str, Any]) -> MappedTable:
+def _backed_up_table(tables: TableFacts, summary: TableSummary, header: TableHeader) -> MappedTable:
     """The table with the columns that the backup has, by itself: rows that lead to its tenant may not be there. Raises
     SchemaMismatch.
     """
-    columns = [column[0] for column in header["columns"]]
     fact = tables.get(summary.table)
     known = {column[0] for column in fact["columns"]} if fact else set[str]()
-    if fact is None or not known.issuperset(columns):
+    if fact is None or not known.issuperset(header.column_names):
         raise SchemaMismatch(
             "The backup does not fit the schema of the platform backup",
             on=summary.table,
             why="a column, or the table, is not in it: the schema was changed between the two",
             remedy="make a platform backup after each migration: `sbh platform backup`",
         )
-    return mapped_table({**fact, "hops": []}, columns, [name for name in header["key"] if name in known])
+    return mapped_table({**fact, "hops": []}, header.column_names, [name for name in header.key if name in known])

@@ -52,7 +52,7 @@ def prove_rows(
 
 def _count(repository: Repository, connection: Connection, summary: TableSummary) -> None:
     header = read_table(repository, summary).header
-    found = count_rows(connection, header["schema"], header["name"])
+    found = count_rows(connection, header.schema, header.name)
     if found != summary.rows:
         raise DrillFailed(
             "A restored table has another number of rows than the backup",

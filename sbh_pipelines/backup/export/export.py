@@ -10,9 +10,7 @@ from dataclasses import fields, replace
 from datetime import datetime
 from itertools import count
 from pathlib import Path
-from typing import Any
 
-from sbh_pipelines.backup.contents.copy_text import columns_of
 from sbh_pipelines.backup.contents.manifests import read_manifest
 from sbh_pipelines.backup.contents.reader import BackupTable, OpenBackup, open_backup
 from sbh_pipelines.backup.export.folder import ExportFolder, WrittenFile, new_folder, table_file
@@ -26,6 +24,7 @@ from sbh_pipelines.backup.export.manifest import (
 )
 from sbh_pipelines.backup.export.readme import FORMATS, ROW_ORDER, readme
 from sbh_pipelines.backup.export.text_formats import csv_lines, jsonl_lines, load_script, sql_lines
+from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import RequestError
 from sbh_pipelines.files.file import FileEntry
@@ -37,7 +36,7 @@ STEP = "export"
 _NOTICE_ROWS = 50_000
 _TOGETHER_BYTES, _TOGETHER_FILES = 2 << 20, 200  # small files fetched in one go
 
-_TEXTS: Mapping[str, Callable[[Mapping[str, Any], Iterator[bytes]], Iterator[bytes]]] = {
+_TEXTS: Mapping[str, Callable[[TableHeader, Iterator[bytes]], Iterator[bytes]]] = {
     "sql": sql_lines,
     "jsonl": jsonl_lines,
     "csv": csv_lines,
@@ -79,7 +78,7 @@ class _Writer:
     def table(self, table: BackupTable) -> WrittenTable:
         """Write one table; its entry in the manifest."""
         header = self.backup.header(table.name)
-        name = table_file(header["schema"], header["name"], self.format)
+        name = table_file(header.schema, header.name, self.format)
         text_columns: list[str] = []
         if self.format == "parquet":
             written, text_columns = self._parquet(table, header, name)
@@ -93,12 +92,12 @@ class _Writer:
             table.rows,
             written.size,
             written.sha256,
-            tuple(WrittenColumn(c.name, c.type.name, c.not_null) for c in columns_of(header)),
-            tuple(header["key"]),
+            tuple(WrittenColumn(c.name, c.type.name, c.not_null) for c in header.columns),
+            header.key,
             tuple(text_columns) if self.format == "parquet" else None,
         )
 
-    def _parquet(self, table: BackupTable, header: Mapping[str, Any], name: str) -> tuple[WrittenFile, list[str]]:
+    def _parquet(self, table: BackupTable, header: TableHeader, name: str) -> tuple[WrittenFile, list[str]]:
         """Begins again when a column turns out to have values that its Parquet type cannot hold."""
         from sbh_pipelines.backup.contents.arrow import Unfit, write_parquet  # pyarrow takes a while to import
 

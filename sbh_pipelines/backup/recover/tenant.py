@@ -194,10 +194,10 @@ def _key_and_sequences(repository: Repository, config: Component, tenant: Tenant
 def _target_table(target: LoadTarget, summary: TableSummary, stored: StoredTable, key: str) -> MappedTable | None:
     """The table as the backup has it; None where it is gone and had no rows. Raises SchemaMismatch."""
     fact = target.tables.get(summary.table)
-    columns = [column[0] for column in stored.header["columns"]]
+    columns = stored.header.column_names
     known = {column[0] for column in fact["columns"]} if fact else set()
     if fact is not None and known.issuperset(columns):
-        return mapped_table(fact, columns, [name for name in stored.header["key"] if name in known])
+        return mapped_table(fact, columns, [name for name in stored.header.key if name in known])
     if not summary.rows:
         return None
     strange = ", ".join(name for name in columns if name not in known) if fact else "the table"

@@ -113,7 +113,7 @@ class TableComparer:
         if not touched.buckets:
             compared.matching = summary.groups
             return compared
-        compared.staging = Staging(self._connection, mapping, self._tenant_key, number, looking=self._context.dry_run)
+        compared.staging = Staging(self._connection, mapping, self._tenant_key, number, dry_run=self._context.dry_run)
         chosen = _InBuckets(code, stored.key_fields, state.bits, touched.buckets)
         if touched.places is not None and len(touched.buckets) * _FEW < 1 << state.bits:
             compared.staging.fill_want(chosen.of(self._touched_rows(compared, stored, len(touched.buckets), since)))
@@ -156,7 +156,7 @@ class TableComparer:
         try:
             if live.differ or live.matching < summary.groups:
                 compared.staging = Staging(
-                    self._connection, mapping, self._tenant_key, number, looking=self._context.dry_run
+                    self._connection, mapping, self._tenant_key, number, dry_run=self._context.dry_run
                 )
                 missing = (g for g in read_table(self._repository, summary).groups if not live.has(g.chunk))
                 compared.staging.fill_want(self._groups(compared, missing))
@@ -187,7 +187,7 @@ class TableComparer:
         return compared
 
     def _all(self, mapping: TableMapping, summary: TableSummary, stored: StoredTable, number: int) -> TableComparison:
-        staging = Staging(self._connection, mapping, self._tenant_key, number, looking=self._context.dry_run)
+        staging = Staging(self._connection, mapping, self._tenant_key, number, dry_run=self._context.dry_run)
         compared = TableComparison(mapping, summary, staging, self._census(mapping))
         assert compared.staging is not None
         compared.staging.fill_want(self._rows(compared, stored))

@@ -73,7 +73,7 @@ class RowRestore:
                 self.merges[compared.table.full_name] = merge
 
     def _summary(self, mapping: TableMapping) -> TableSummary:
-        return self._summaries[f"{mapping.header['schema']}.{mapping.header['name']}"]
+        return self._summaries[mapping.header.full_name]
 
     def _chosen_tables(self) -> list[TableMapping]:
         """The mapped tables of the request, parents first; all schema differences that concern them."""
@@ -95,9 +95,7 @@ class RowRestore:
             # By the backup's names, which may be others by now.
             config = read_component(self._context.repository, self._context.manifest, CONFIG)
             stored = {summary.table for summary in config.tables}
-            wanted = {
-                m.table.full_name for m in mappings if f"{m.header['schema']}.{m.header['name']}" in stored
-            } | stored
+            wanted = {m.table.full_name for m in mappings if m.header.full_name in stored} | stored
         elif request.rows is not None:
             root = named_root(self._context.tenancy, parse_rows(request.rows).table, settings.database.schemas)
             wanted = {t.full_name for t in involved(self._context.tenancy, root)}
@@ -109,7 +107,7 @@ class RowRestore:
             raise RequestError(
                 "A table was not in the backup", on=", ".join(sorted(lost)), remedy="choose another backup"
             )
-        names = wanted | {f"{m.header['schema']}.{m.header['name']}" for m in chosen}
+        names = wanted | {m.header.full_name for m in chosen}
         self.differences = [d for d in differences if d.table in names]
         return chosen
 

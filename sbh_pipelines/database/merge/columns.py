@@ -1,16 +1,14 @@
 """How the columns of one table of a backup map to the live table's: each column's source, and every difference."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from sbh_pipelines.database.merge.conversion import widens
 from sbh_pipelines.database.merge.renames import Renames
 from sbh_pipelines.database.schema.catalog import Column
+from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.settings import RestoreSettings
-
-Header = Mapping[str, Any]  # {schema, name, columns: [[name, type, not_null, identity], ...], key: [...]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +59,13 @@ class ColumnMapper:
     """Maps the columns of one table, and collects what differs."""
 
     def __init__(
-        self, table: MappedTable, old_name: str, header: Header, settings: RestoreSettings, renames: Renames
+        self, table: MappedTable, old_name: str, header: TableHeader, settings: RestoreSettings, renames: Renames
     ) -> None:
         self.table, self.header, self.renames = table, header, renames
         self.name = table.full_name
         fills = ((key.rpartition("."), value) for key, value in settings.fill.items())
         self.fill = {column: value for (owner, _, column), value in fills if renames.names_live(owner, self.name)}
-        self.stored = [str(column[0]) for column in header["columns"]]
+        self.stored = header.column_names
         self.targets, self.refused = renames.columns(old_name, self.stored, table.table)
         self.differences: list[SchemaDifference] = []
 
@@ -86,7 +84,7 @@ class ColumnMapper:
             self._differs(
                 None, "reordered columns", then, now, "Values go by the columns' names; the order does not matter."
             )
-        key = tuple(self.targets.get(name, name) for name in self.header["key"])
+        key = tuple(self.targets.get(name, name) for name in self.header.key)
         self._key(key, {c.column.name for c in columns if not c.kept})
         plain = all(c.position == nth and not c.cast and c.fill is None for nth, c in enumerate(columns))
         same = plain and len(columns) == len(self.stored) and key == self.table.table.primary_key
@@ -110,7 +108,8 @@ class ColumnMapper:
         if position is None:
             self._added(column, fill)
             return ColumnFrom(column, None, fill=fill)
-        name, kind, not_null, identity, *_ = self.header["columns"][position]
+        stored = self.header.columns[position]
+        name, kind, identity = stored.name, stored.type.name, stored.identity
         if name != column.name:
             decision = f"Values of {name} are restored into {column.name}, as restore.renamed declares."
             self._differs(column.name, "renamed column", name, column.name, decision)
@@ -123,7 +122,7 @@ class ColumnMapper:
             if not column.identity:
                 decision = "The backup's values are restored."
             self._differs(column.name, "identity/generated changed", then, now, decision)
-        if not (column.not_null and not not_null):
+        if not (column.not_null and not stored.not_null):
             return ColumnFrom(column, position, cast)
         if fill is None:
             decision = (
@@ -169,8 +168,8 @@ class ColumnMapper:
 
     def _unplaced(self, live: set[str]) -> Iterator[SchemaDifference]:
         """Columns of the backup that no live captured column takes."""
-        for name, kind, *_ in self.header["columns"]:
-            target = self.targets.get(name)
+        for stored in self.header.columns:
+            target = self.targets.get(stored.name)
             if target is None or target in live:
                 continue
             if self.table.table.column(target) is not None:
@@ -184,7 +183,9 @@ class ColumnMapper:
                 )
             else:
                 decision = "The column is gone: its values in the backup are not restored."
-                yield SchemaDifference(self.name, name, "dropped column", kind, None, decision, lossy=True)
+                yield SchemaDifference(
+                    self.name, stored.name, "dropped column", stored.type.name, None, decision, lossy=True
+                )
 
     def _key(self, then: tuple[str, ...], from_backup: set[str]) -> None:
         now = self.table.table.primary_key

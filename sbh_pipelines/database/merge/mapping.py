@@ -7,14 +7,15 @@ and what cannot be done. `lossy` differences need the operator's consent, `block
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sbh_pipelines.database.merge.columns import ColumnFrom, ColumnMapper, Header, SchemaDifference
+from sbh_pipelines.database.merge.columns import ColumnFrom, ColumnMapper, SchemaDifference
 from sbh_pipelines.database.merge.conversion import assigned, from_text
 from sbh_pipelines.database.merge.renames import Renames
+from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap
 from sbh_pipelines.database.session.sql import ident, literal
 from sbh_pipelines.settings import RestoreSettings
 
-__all__ = ["ColumnFrom", "Header", "SchemaDifference", "TableMapping", "map_tables", "stored_key", "wanted_columns"]
+__all__ = ["ColumnFrom", "SchemaDifference", "TableMapping", "map_tables", "stored_key", "wanted_columns"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class TableMapping:
     """One captured table of the live database as the backup has it."""
 
     table: MappedTable
-    header: Header
+    header: TableHeader
     columns: tuple[ColumnFrom, ...]  # one for each captured column, in order
     differences: tuple[SchemaDifference, ...]
     same: bool  # a row's COPY text is the same in both, and so is the order of rows
@@ -33,7 +34,7 @@ class TableMapping:
 
 
 def map_tables(
-    headers: Mapping[str, Header],
+    headers: Mapping[str, TableHeader],
     tenancy: TenancyMap,
     settings: RestoreSettings,
     schemas: Sequence[str],
@@ -65,19 +66,19 @@ def map_tables(
 
 
 def wanted_columns(
-    mapping: TableMapping, stored_alias: str, live_alias: str | None, *, looking: bool = False
+    mapping: TableMapping, stored_alias: str, live_alias: str | None, *, dry_run: bool = False
 ) -> list[str]:
     """One SQL expression for each captured live column: what it shall be.
 
     `stored_alias` is a relation with the backup's row as text in c1, c2, ...; `live_alias` the live row with the same key,
     left joined, or None where there is none to keep values of. Values that do not fit their type raise an error of the
-    server; none is cut. Who is only `looking` gets NULL for new numbers and for defaults that call a function: a sequence
-    that was asked for a number has moved on for good.
+    server; none is cut. A `dry_run` gives NULL for new numbers and for defaults that call a function: a sequence that
+    was asked for a number has moved on for good.
     """
-    return [_wanted(c, stored_alias, live_alias, looking=looking) for c in mapping.columns]
+    return [_wanted(c, stored_alias, live_alias, dry_run=dry_run) for c in mapping.columns]
 
 
-def _wanted(source: ColumnFrom, stored: str, live: str | None, *, looking: bool = False) -> str:
+def _wanted(source: ColumnFrom, stored: str, live: str | None, *, dry_run: bool = False) -> str:
     column = source.column
     fill = None if source.fill is None else from_text(f"{literal(source.fill)}::text", column.type)
     if source.position is not None:
@@ -87,7 +88,7 @@ def _wanted(source: ColumnFrom, stored: str, live: str | None, *, looking: bool 
         )
     if fill is not None:
         new = fill
-    elif looking and (column.identity or "(" in (column.default or "")):
+    elif dry_run and (column.identity or "(" in (column.default or "")):
         new = f"NULL::{column.type}"
     elif column.identity and column.sequence:
         new = f"pg_catalog.nextval({literal(column.sequence)}::regclass)::{column.type}"

@@ -46,10 +46,10 @@ class Staging:
     """The temporary tables of one table. Fill `want` and `have`, then `finish`."""
 
     def __init__(
-        self, connection: Connection, mapping: TableMapping, tenant_key: str, number: int, *, looking: bool
+        self, connection: Connection, mapping: TableMapping, tenant_key: str, number: int, *, dry_run: bool
     ) -> None:
-        """`looking`: nothing will be written, so defaults that are not given yet may not use up a sequence."""
-        self._looking = looking
+        """With `dry_run` nothing will be written, so defaults that are not given yet may not use up a sequence."""
+        self._dry_run = dry_run
         self.connection, self.mapping, self.table, self.tenant_key = connection, mapping, mapping.table, tenant_key
         self.want, self.have = f"pg_temp.sbh_want_{number}", f"pg_temp.sbh_have_{number}"
         self.number = number
@@ -69,7 +69,7 @@ class Staging:
                 )
             cursor.execute(f"ALTER TABLE {self.have} ADD place tid")
             if self._raw:
-                fields = ", ".join(f"c{nth} text" for nth in range(1, len(mapping.header["columns"]) + 1))
+                fields = ", ".join(f"c{nth} text" for nth in range(1, len(mapping.header.columns) + 1))
                 cursor.execute(f"CREATE TEMP TABLE {self._raw} ({fields}) ON COMMIT DROP")
 
     def fill_want(self, pieces: Iterator[bytes]) -> None:
@@ -145,7 +145,7 @@ class Staging:
         with translated("stage rows", self.table.full_name):
             cursor = self.connection.cursor()
             if self._raw:
-                values = ", ".join(wanted_columns(self.mapping, "s", "l", looking=self._looking))
+                values = ", ".join(wanted_columns(self.mapping, "s", "l", dry_run=self._dry_run))
                 cursor.execute(
                     f"INSERT INTO {self.want} SELECT {values} FROM {self._raw} s"
                     f" LEFT JOIN {from_only(self.table.table)} l ON {self._same_key_raw()}"

@@ -1,9 +1,10 @@
 """A new schema, made and filled in one transaction."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
+from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.session.connection import Connection, connect, copy_in, translated
 from sbh_pipelines.database.session.sql import ident
 from sbh_pipelines.errors import RestoreRefused
@@ -42,13 +43,12 @@ class NewSchema:
     ) -> None:
         self._connection.close()
 
-    def fill(self, name: str, header: Mapping[str, Any], pieces: Iterator[bytes]) -> int:
+    def fill(self, name: str, header: TableHeader, pieces: Iterator[bytes]) -> int:
         """Make a table with the header's columns and key, and fill it with COPY text; rows. Raises SchemaMismatch."""
         table = f"{ident(self._schema)}.{ident(name)}"
-        columns = [f"{ident(column)} {kind}" for column, kind, *_ in header["columns"]]
-        held = {column for column, *_ in header["columns"]}
-        if header["key"] and held.issuperset(header["key"]):
-            columns.append(f"PRIMARY KEY ({', '.join(map(ident, header['key']))})")
+        columns = [f"{ident(column.name)} {column.type.name}" for column in header.columns]
+        if header.whole_key:
+            columns.append(f"PRIMARY KEY ({', '.join(map(ident, header.whole_key))})")
         with translated("make a table", f"{self._schema}.{name}"):
             cursor = self._connection.cursor()
             cursor.execute(f"CREATE TABLE {table} ({', '.join(columns)})")

@@ -2,6 +2,7 @@
 
     catalog           tables, columns, keys, partitions: PostgreSQL's catalogue in six queries
     tenancy           the tenancy map: which rows of which table are a tenant's
+    table_header      what a backup says of a table: its columns, their types, its key
     tenants           the application's list of tenants
     definition        a fingerprint of what a table is
     key_hash          keys as numbers: buckets and hashes

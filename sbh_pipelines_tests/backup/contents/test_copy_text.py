@@ -11,8 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sbh_pipelines.backup.contents.copy_text import (
-    ColumnType,
-    columns_of,
     decoder,
     fields_by_column,
     fields_of,
@@ -21,6 +19,7 @@ from sbh_pipelines.backup.contents.copy_text import (
     value_of,
 )
 from sbh_pipelines.backup.export.text_formats import csv_lines, jsonl_lines, load_script, sql_lines
+from sbh_pipelines.database.schema.table_header import ColumnType, TableHeader
 from sbh_pipelines.errors import CorruptObject
 from sbh_pipelines_tests.support.effort import examples
 
@@ -148,19 +147,19 @@ def test_rows_are_cut_and_unescaped() -> None:
     assert list(row_lines([text, b"4\ta\tb\n"], 2)) == [text.split(b"\n")[:2], [b"3\tx\ty"], [b"4\ta\tb"]]
     lines = text.split(b"\n")[:-1]
     assert [fields_of(line) for line in lines] == [[b"1", b"a\tb\\N", None], [b"2", b"", b"\\."], [b"3", b"x", b"y"]]
-    columns = columns_of(_header(("a", "integer"), ("b", "text"), ("c", "text")))
-    assert fields_by_column(lines, columns, "t") == [[b"1", b"2", b"3"], [b"a\tb\\N", b"", b"x"], [None, b"\\.", b"y"]]
+    header = _header(("a", "integer"), ("b", "text"), ("c", "text"))
+    assert fields_by_column(lines, header) == [[b"1", b"2", b"3"], [b"a\tb\\N", b"", b"x"], [None, b"\\.", b"y"]]
     for wrong in ([b"1\t2"], [b"1\t2\t3", b"1\t2"], [b"1\t2\t3\t4"]):
         with pytest.raises(CorruptObject):
-            fields_by_column(wrong, columns, "t")
+            fields_by_column(wrong, header)
 
 
-def _header(*columns: tuple[str, str]) -> dict[str, Any]:
+def _header(*columns: tuple[str, str]) -> TableHeader:
     listed = [[name, kind, False, ""] for name, kind in columns]
-    return {"schema": "public", "name": "t", "columns": listed, "key": []}
+    return TableHeader.from_dict({"schema": "public", "name": "t", "columns": listed, "key": []})
 
 
-def _written(lines: Any, header: dict[str, Any], text: bytes) -> bytes:
+def _written(lines: Any, header: TableHeader, text: bytes) -> bytes:
     return b"".join(lines(header, iter([text])))
 
 
@@ -203,3 +202,17 @@ def test_sql_names_the_types_that_it_does_not_define() -> None:
     assert "-- The target must have the type public.mood[]" in script
     assert "type text" not in script
     assert load_script(["public.t.sql"], "backup\nDROP").decode().splitlines()[0] == "-- backup DROP"
+
+
+def test_headers_are_read_as_they_were_stored() -> None:
+    """Also one with keys and marks of columns that a newer release added; one without its columns is malformed."""
+    stored = {"schema": "a", "name": "b", "columns": [["x", "numeric(3,1)[]", True, "d"]], "key": ["x"]}
+    header = TableHeader.from_dict(stored)
+    assert header.as_dict() == stored
+    newer = {**stored, "columns": [["x", "numeric(3,1)[]", True, "d", "new"]], "more": 1}
+    assert TableHeader.from_dict(newer) == header
+    assert (header.full_name, header.whole_key) == ("a.b", ("x",))
+    assert TableHeader.from_dict({**stored, "key": ["x", "y"]}).whole_key == ()
+    for broken in ({**stored, "columns": [["x"]]}, {"schema": "a"}, {**stored, "columns": None}):
+        with pytest.raises((KeyError, TypeError, ValueError)):
+            TableHeader.from_dict(broken)

@@ -1,6 +1,5 @@
 """Tables of a backup on a schema that changed since: what is decided, and what the SQL gives on a real server."""
 
-import json
 from collections.abc import Iterator
 from contextlib import closing
 from io import BytesIO
@@ -13,9 +12,11 @@ from hypothesis import strategies as st
 
 from sbh_pipelines.database.merge.conversion import assigned, from_text, widens
 from sbh_pipelines.database.merge.mapping import SchemaDifference, TableMapping, map_tables, stored_key, wanted_columns
+from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.schema.tenancy import load_map
 from sbh_pipelines.database.session.connection import connect
 from sbh_pipelines.database.session.sql import sql_name
+from sbh_pipelines.document import as_document
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.settings import Settings
 from sbh_pipelines_tests.support.databases import Database, copy_text, fresh_database
@@ -43,14 +44,14 @@ def server(embedded_stack: Stack) -> Iterator[tuple[Database, Any]]:
             yield made, session
 
 
-def header(columns: list[list[Any]] = _THEN, key: tuple[str, ...] = ("id",), name: str = "tasks") -> dict[str, Any]:
-    return {"schema": "public", "name": name, "columns": columns, "key": list(key)}
+def header(columns: list[list[Any]] = _THEN, key: tuple[str, ...] = ("id",), name: str = "tasks") -> TableHeader:
+    return TableHeader.from_dict({"schema": "public", "name": name, "columns": columns, "key": list(key)})
 
 
 def mapped(
     server: tuple[Database, Any],
     ddl: str,
-    then: dict[str, Any] | None = None,
+    then: TableHeader | None = None,
     restore: dict[str, Any] | None = None,
     **database: Any,
 ) -> tuple[list[TableMapping], list[SchemaDifference]]:
@@ -58,7 +59,7 @@ def mapped(
     made, _ = server
     then = header() if then is None else then
     configured = Settings(database={"dsn": made.dsn, **database}, restore=restore or {})  # type: ignore[arg-type]
-    headers = {f"{then['schema']}.{then['name']}": then} if then else {}
+    headers = {then.full_name: then}
     with closing(made.connect()) as admin, closing(connect(configured.database, "test")) as reader:
         try:
             admin.cursor().execute(ddl)
@@ -119,7 +120,7 @@ def test_changed_columns(
     assert mapping.same is same
     assert mapping.blocked is expected[2]
     assert difference.decision.endswith(".")
-    assert json.loads(json.dumps(difference.as_dict()))["change"] == expected[0]
+    assert as_document(difference)["change"] == expected[0]
 
 
 def test_a_new_key_that_the_backup_lacks_blocks(server: tuple[Database, Any]) -> None:
@@ -225,7 +226,7 @@ def test_an_empty_table_that_is_gone_is_no_loss(server: tuple[Database, Any]) ->
 
 
 def staged(
-    server: tuple[Database, Any], mapping_ddl: str, then: dict[str, Any], copied: bytes, restore: dict[str, Any]
+    server: tuple[Database, Any], mapping_ddl: str, then: TableHeader, copied: bytes, restore: dict[str, Any]
 ) -> list[tuple[Any, ...]]:
     """Map, stage COPY text as a restore does, and give what the live rows shall be, in the order of id."""
     made, _ = server
@@ -239,7 +240,7 @@ def staged(
         with closing(made.connect()) as connection:
             cursor = connection.cursor()
             cursor.execute("SET search_path = pg_catalog")
-            cursor.execute(f"CREATE TEMP TABLE s ({', '.join(f'c{n + 1} text' for n in range(len(then['columns'])))})")
+            cursor.execute(f"CREATE TEMP TABLE s ({', '.join(f'c{n + 1} text' for n in range(len(then.columns)))})")
             cursor.copy_expert("COPY pg_temp.s FROM STDIN", BytesIO(copied))
             cursor.execute(
                 f"SELECT {', '.join(wanted_columns(mapping, 's', 'l'))} FROM pg_temp.s s"
