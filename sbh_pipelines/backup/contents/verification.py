@@ -14,9 +14,10 @@ from typing import Self
 
 from sbh_pipelines.backup.contents.file_list import list_chunks, read_files
 from sbh_pipelines.backup.contents.layers import table_rows
-from sbh_pipelines.backup.contents.manifest import Component, Manifest, TableSummary
+from sbh_pipelines.backup.contents.manifest import Component, Manifest
 from sbh_pipelines.backup.contents.manifests import read_component
 from sbh_pipelines.backup.contents.stored_table import read_table
+from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.concurrency import streamed
 from sbh_pipelines.document import optional
 from sbh_pipelines.errors import CorruptObject, SbhError, StoreError

@@ -7,8 +7,9 @@ from typing import Any
 
 from sbh_pipelines.backup.contents.backup_list import read_backups
 from sbh_pipelines.backup.contents.file_list import list_lines
-from sbh_pipelines.backup.contents.manifest import WITH_TABLES, Component, TableSummary
+from sbh_pipelines.backup.contents.manifest import WITH_TABLES, Component
 from sbh_pipelines.backup.contents.manifests import read_component, read_manifest
+from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.database.capture.changes import MAX_WINDOW, snapshot_xmin
 from sbh_pipelines.errors import CorruptObject, UnknownBackup

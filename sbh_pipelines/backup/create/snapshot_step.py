@@ -8,7 +8,8 @@ from itertools import groupby
 from operator import itemgetter
 
 from sbh_pipelines.backup.contents.json_lines import LineWriter, json_line
-from sbh_pipelines.backup.contents.manifest import Component, TableSummary
+from sbh_pipelines.backup.contents.manifest import Component
+from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.create.catalog_record import known_records
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.create.drafts import SIDE_BY_SIDE, OpenDrafts, running, start
@@ -23,9 +24,8 @@ from sbh_pipelines.database.capture.changes import Window, totals
 from sbh_pipelines.database.capture.deleted_rows import Sums, sums
 from sbh_pipelines.database.schema.file_references import reference_columns, referenced_keys
 from sbh_pipelines.database.schema.key_hash import bucket_bits
-from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap, load_map
-from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import BackupType, Progress, ProgressSink, Tenant, TenantId
 from sbh_pipelines.repository.format import CONFIG, DATABASE
@@ -116,7 +116,7 @@ def _capture(
                 by_slug[tenant].record = record
             _find_parents(open_drafts, view, tenants, compared)
             _read_tables(open_drafts, view, tenants, progress)
-            schema = _schema_lines(view.tenancy, connection)
+            schema = view.schema_lines()
             columns = reference_columns(settings, view.tenancy) if settings.files.enabled else []
             _add_references(tenants, connection, columns)
         except BaseException:
@@ -242,21 +242,6 @@ def _add_references(
                 rows.references = written_lines.finish()
             except SbhError as error:
                 rows.error = error
-
-
-def _schema_lines(tenancy: TenancyMap, connection: Connection) -> list[bytes]:
-    lines = [
-        json_line({"table": TableHeader.of_table(t).as_dict(), "status": t.status, "why": t.why})
-        for t in tenancy.tables
-    ]
-    sequences = sorted({c.sequence for t in tenancy.tables for c in t.table.columns if c.sequence})
-    cursor = connection.cursor()
-    for name in sequences:
-        with translated("read a sequence", name):
-            cursor.execute(f"SELECT last_value, is_called FROM {name}")
-            value, called = cursor.fetchone()
-        lines.append(json_line({"sequence": name, "last_value": value, "is_called": called}))
-    return lines
 
 
 def _finish(open_drafts: OpenDrafts, rows: TenantRows, view: View, schema: list[bytes]) -> Draft:

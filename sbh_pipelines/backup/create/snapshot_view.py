@@ -4,12 +4,14 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from sbh_pipelines.backup.contents.json_lines import json_line
 from sbh_pipelines.database.capture.capture import each_table
 from sbh_pipelines.database.capture.changes import Totals, Window, ages, snapshot_xmin, totals
 from sbh_pipelines.database.schema.definition import VOLATILE, read_definitions
 from sbh_pipelines.database.schema.key_hash import KeyCode, key_code
+from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap
-from sbh_pipelines.database.session.connection import Connection
+from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.model import RecoveryPoint
 from sbh_pipelines.settings import DatabaseSettings
 
@@ -55,3 +57,17 @@ class View:
 
         self.each_table(work)
         return found
+
+    def schema_lines(self) -> list[bytes]:
+        """What the config component says of the tables and of their sequences."""
+        lines = [
+            json_line({"table": TableHeader.of_table(t).as_dict(), "status": t.status, "why": t.why})
+            for t in self.tenancy.tables
+        ]
+        cursor = self.connection.cursor()
+        for name in sorted({c.sequence for t in self.tenancy.tables for c in t.table.columns if c.sequence}):
+            with translated("read a sequence", name):
+                cursor.execute(f"SELECT last_value, is_called FROM {name}")
+                value, called = cursor.fetchone()
+            lines.append(json_line({"sequence": name, "last_value": value, "is_called": called}))
+        return lines

@@ -9,7 +9,6 @@ rows that may have come in.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from sbh_pipelines.backup.contents.manifest import TableSummary
 from sbh_pipelines.backup.contents.stored_table import (
     LayerWriter,
     State,
@@ -18,6 +17,7 @@ from sbh_pipelines.backup.contents.stored_table import (
     store_sums,
     summary_of,
 )
+from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.database.capture.capture import copy_chosen, count_chosen
 from sbh_pipelines.database.capture.changes import MAX_WINDOW, Window, ages, new_rows, snapshot_xmin
 from sbh_pipelines.database.capture.deleted_rows import Sums, arrivals, explained_by, sums, survivors

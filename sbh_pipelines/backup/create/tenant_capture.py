@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from enum import Enum
 
-from sbh_pipelines.backup.contents.manifest import TableSummary
 from sbh_pipelines.backup.contents.stored_table import TableWriter, read_table
+from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.parent import Parent
 from sbh_pipelines.backup.create.snapshot_view import TenantTotals, View

@@ -10,8 +10,9 @@ from typing import Any
 
 from sbh_pipelines.backup.contents.json_lines import read_lines
 from sbh_pipelines.backup.contents.layers import table_rows
-from sbh_pipelines.backup.contents.manifest import Component, TableSummary
+from sbh_pipelines.backup.contents.manifest import Component
 from sbh_pipelines.backup.contents.stored_table import read_table
+from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.recover.platform_backup import open_platform
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.rebuild.load import LineSums, load_rows, pieces_counted

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from contextlib import closing
 
-from sbh_pipelines.backup.contents.manifest import TableSummary
 from sbh_pipelines.backup.contents.stored_table import read_table
+from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.recover.recovery import COMPLETED, RecoveryReport
 from sbh_pipelines.database.rebuild.operator_sql import check_assertions, count_rows, valid_foreign_keys
 from sbh_pipelines.database.session.connection import Connection, connect

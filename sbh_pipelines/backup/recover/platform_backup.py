@@ -17,9 +17,10 @@ from datetime import datetime
 from typing import Any
 
 from sbh_pipelines.backup.contents.json_lines import LineWriter, json_line, read_lines
-from sbh_pipelines.backup.contents.manifest import Component, Manifest, TableSummary
+from sbh_pipelines.backup.contents.manifest import Component, Manifest
 from sbh_pipelines.backup.contents.manifests import read_component, read_manifest
 from sbh_pipelines.backup.contents.stored_table import TableWriter
+from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.contents.verification import raise_first, verify_backup
 from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.drafts import OpenDrafts, start

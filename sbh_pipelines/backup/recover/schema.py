@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sbh_pipelines.backup.contents.manifest import TableSummary
 from sbh_pipelines.backup.contents.stored_table import Group, read_table
+from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.recover.platform_backup import OpenPlatformBackup
 from sbh_pipelines.database.rebuild.load import database_facts, load_rows, missing_keys, raise_sequences, statement_for
 from sbh_pipelines.database.rebuild.roles import make_roles, set_up_database

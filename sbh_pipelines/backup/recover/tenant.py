@@ -14,9 +14,10 @@ from typing import Any
 
 from sbh_pipelines.backup.contents.json_lines import read_lines
 from sbh_pipelines.backup.contents.layers import table_rows
-from sbh_pipelines.backup.contents.manifest import LATEST, WITH_TABLES, Component, Manifest, TableSummary
+from sbh_pipelines.backup.contents.manifest import LATEST, WITH_TABLES, Component, Manifest
 from sbh_pipelines.backup.contents.manifests import read_component, read_manifest
 from sbh_pipelines.backup.contents.stored_table import Group, StoredTable, read_table
+from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.contents.verification import raise_first, verify_backup
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.capture.capture import copy_table

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from sbh_pipelines.backup.contents.layers import table_rows
-from sbh_pipelines.backup.contents.manifest import WITH_TABLES, Manifest, TableSummary
+from sbh_pipelines.backup.contents.manifest import WITH_TABLES, Manifest
 from sbh_pipelines.backup.contents.manifests import read_component, read_manifest
 from sbh_pipelines.backup.contents.stored_table import read_table
+from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.rebuild.new_schema import NewSchema
 from sbh_pipelines.errors import ProofFailed, RequestError

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import chain
 
 from sbh_pipelines.backup.contents.layers import table_rows
-from sbh_pipelines.backup.contents.manifest import TableSummary
 from sbh_pipelines.backup.contents.stored_table import Group, StoredTable, read_sums, read_table
+from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.create.parent import incomparable
 from sbh_pipelines.backup.restore.context import RestoreContext
 from sbh_pipelines.backup.restore.row_groups import ChunkSet, LiveGroups, SortedGroups

@@ -3,9 +3,10 @@
 from contextlib import closing
 from functools import partial
 
-from sbh_pipelines.backup.contents.manifest import WITH_TABLES, TableSummary
+from sbh_pipelines.backup.contents.manifest import WITH_TABLES
 from sbh_pipelines.backup.contents.manifests import read_component
 from sbh_pipelines.backup.contents.stored_table import read_table
+from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.restore.context import RestoreContext, describe_broken_keys, remedy_for_broken_keys
 from sbh_pipelines.backup.restore.plan import ColumnSample, Conflict, RowSample, TablePlan
 from sbh_pipelines.backup.restore.request import RestoreRequest

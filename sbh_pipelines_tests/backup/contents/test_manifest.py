@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sbh_pipelines.backup.contents.manifest import WITH_TABLES, Component, Manifest, TableSummary
+from sbh_pipelines.backup.contents.manifest import WITH_TABLES, Component, Manifest
+from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.document import as_document
 from sbh_pipelines.model import BackupId, Tenant, TenantId
 from sbh_pipelines.repository.format import FORMAT_VERSION, pretty
