@@ -9,7 +9,6 @@ records itself; one that is tracked here is marked (`via` is `analytics`) and ta
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 
 class Analytics:
@@ -21,7 +20,7 @@ class Analytics:
         event: str,
         user_id: str,
         source: str = "application",
-        props: Mapping[str, Any] | None = None,
+        props: Mapping[str, object] | None = None,
     ) -> None:
         """Add an event to the tenant's audit trail (`*`: to the platform's); durable when it returns.
 

@@ -56,13 +56,13 @@ class Documents:
         self._manifest = document
         return dict(document)
 
-    def sign(self, document: Mapping[str, Any]) -> dict[str, Any]:
+    def sign(self, document: Mapping[str, object]) -> dict[str, object]:
         """The document with its checksum and signature."""
         whole = {**document, "checksum": checksum(document)}
         epoch = self.sealer.epoch
         return {**whole, "signature": _signed(self._signature(whole, epoch), epoch)}
 
-    def is_genuine(self, document: Mapping[str, Any]) -> bool:
+    def is_genuine(self, document: Mapping[str, object]) -> bool:
         """Whether the signature is one of ours, under the key of the epoch that it names, and the checksum is right.
 
         Raises CorruptObject where there is no key of that epoch, and the key provider's errors.
@@ -94,15 +94,15 @@ class Documents:
         if document.get("format_version", 0) > FORMAT_VERSION:
             raise CorruptObject("A manifest is of a newer format", on=place, remedy="read it with a newer release")
 
-    def _signature(self, document: Mapping[str, Any], epoch: int) -> str:
+    def _signature(self, document: Mapping[str, object], epoch: int) -> str:
         return self.sealer.sign(canonical({k: v for k, v in document.items() if k != "signature"}), epoch)
 
-    def put_document(self, key: str, document: Mapping[str, Any]) -> None:
+    def put_document(self, key: str, document: Mapping[str, object]) -> None:
         self.store.put(self.prefix + key, compact(document))
 
-    def publish_manifest(self, manifest: Mapping[str, Any]) -> None:
+    def publish_manifest(self, manifest: Mapping[str, object]) -> None:
         """The commit. Raises ObjectExists when the id is taken."""
-        key, body = self.prefix + Keys.manifest(manifest["id"]), pretty(manifest)
+        key, body = self.prefix + Keys.manifest(str(manifest["id"])), pretty(manifest)
         try:
             self.store.create(key, body)
         except StoreError:
@@ -125,11 +125,11 @@ def list_manifest_ids(store: ObjectStore, prefix: str) -> list[BackupId]:
     return sorted(BackupId(n.removesuffix(".json")) for n in names if n.endswith(".json") and n.startswith("backup_"))
 
 
-def _signed(value: str, epoch: int) -> dict[str, Any]:
+def _signed(value: str, epoch: int) -> dict[str, object]:
     return {"algorithm": "HMAC-SHA256", "key_epoch": epoch, "value": value}
 
 
-def signed(repository: Documents, kind: str, fields: Mapping[str, Any]) -> bytes:
+def signed(repository: Documents, kind: str, fields: Mapping[str, object]) -> bytes:
     """What to store: the fields with kind, tenant, checksum and signature."""
     return compact(repository.sign({"kind": kind, "tenant_id": repository.tenant, **fields}))
 

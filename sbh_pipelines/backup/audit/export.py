@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from sbh_pipelines.backup.audit.verify import ChainReport, chain_report
+from sbh_pipelines.backup.audit.verify import ChainReport
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import CorruptObject, ExportFailed, RequestError
 from sbh_pipelines.model import Tenant
@@ -94,7 +94,7 @@ def export_trail(site: Site, tenant: Tenant, file: Path, format: str) -> ExportR
     finally:
         with suppress(OSError, ValueError):
             partial.unlink(missing_ok=True)
-    return ExportReport(file=str(file), format=format, **chain_report(checked))
+    return ExportReport.of(checked, file=str(file), format=format)
 
 
 def check_file(file: Path) -> FileReport:
@@ -102,7 +102,7 @@ def check_file(file: Path) -> FileReport:
     try:
         with file.open("rb") as content:
             lines = _csv_lines(content) if file.suffix == ".csv" else (text.rstrip(b"\n") for text in content)
-            return FileReport(file=str(file), **chain_report(check_lines(lines, lambda _: None)))
+            return FileReport.of(check_lines(lines, lambda _: None), file=str(file))
     except OSError as error:
         raise RequestError("Cannot read the file", on=str(file), why=error.strerror or "") from None
 
@@ -132,7 +132,7 @@ def _csv_lines(content: BinaryIO) -> Iterator[bytes]:
     csv.field_size_limit(1 << 20)
     for row in csv.DictReader(io.TextIOWrapper(content, "utf-8", newline="")):
         try:
-            event: dict[str, Any] = {**row, "props": json.loads(row["props"]), **{n: int(row[n]) for n in _NUMBERS}}
+            event: dict[str, object] = {**row, "props": json.loads(row["props"]), **{n: int(row[n]) for n in _NUMBERS}}
         except (KeyError, ValueError, TypeError):
             raise CorruptObject("Not an audit event", on="the file", why="a column is missing or damaged") from None
         yield line(event)

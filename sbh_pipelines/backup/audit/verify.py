@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import AuditBroken, ObjectMissing, RequestError, SbhError
@@ -47,6 +47,25 @@ class ChainReport:
     last_at: str | None
     broken: int
     issues: Sequence[AuditBroken]
+
+    @classmethod
+    def of(cls, checked: TrailCheck, **more: Any) -> Self:
+        """The report of a check; `more` are the fields that a report has besides."""
+        return cls(
+            tenant_id=checked.chain.tenant_id,
+            region=checked.chain.region,
+            valid=checked.broken == 0,
+            events=checked.events,
+            objects=checked.links,
+            late=checked.late,
+            seq=checked.seq,
+            hash=checked.hash,
+            first_at=checked.first_at,
+            last_at=checked.last_at,
+            broken=checked.broken,
+            issues=list(checked.issues),
+            **more,
+        )
 
 
 @dataclass(frozen=True)
@@ -130,25 +149,7 @@ def verify_trail(
         )
     for backup_id in unexplained[:_MOST_NAMED]:
         checked.found("A backup is gone and no event says why", "its manifest was removed from outside", on=backup_id)
-    return TrailReport(**chain_report(checked), unrecorded=unrecorded, unexplained=unexplained)
-
-
-def chain_report(checked: TrailCheck) -> dict[str, Any]:
-    """The fields of a `ChainReport`."""
-    return {
-        "tenant_id": checked.chain.tenant_id,
-        "region": checked.chain.region,
-        "valid": checked.broken == 0,
-        "events": checked.events,
-        "objects": checked.links,
-        "late": checked.late,
-        "seq": checked.seq,
-        "hash": checked.hash,
-        "first_at": checked.first_at,
-        "last_at": checked.last_at,
-        "broken": checked.broken,
-        "issues": list(checked.issues),
-    }
+    return TrailReport.of(checked, unrecorded=unrecorded, unexplained=unexplained)
 
 
 def parse_noted(text: str | None) -> tuple[int, str] | None:

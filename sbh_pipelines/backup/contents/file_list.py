@@ -70,7 +70,7 @@ class FileListWriter:
         while len(self._pending) > left:
             self._ids += self._pending.popleft().result()
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> dict[str, object]:
         """`detail`, and `detail_depth` unless the detail is the leaves themselves."""
         self._cut()
         self._put()

@@ -49,5 +49,5 @@ def read_lines(repository: Repository, chunks: Sequence[str]) -> Iterator[dict[s
                 raise CorruptObject("A detail has a malformed line", on=f"chunk {chunk[:16]}") from None
 
 
-def json_line(fields: Mapping[str, Any]) -> bytes:
+def json_line(fields: Mapping[str, object]) -> bytes:
     return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"

@@ -93,7 +93,7 @@ class Component:
         rest = {k: v for k, v in document.items() if k not in _COMMON}
         return cls(document["type"], document["key"], document["size"], document["checksum"], rest)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         return {"type": self.type, "key": self.key, "size": self.size, "checksum": self.checksum, **self.facts}
 
     @property
@@ -207,7 +207,7 @@ class Manifest:
             "region": tenant.region,
             "created_by": created_by,
             "created_at": created_at,
-            "components": {name: _without_chunk_lists(part.as_dict()) for name, part in components.items()},
+            "components": {name: _without_chunk_lists(part) for name, part in components.items()},
             "size": sum(part.size for part in components.values()),
             "parent": parent,
             "requested_type": requested_type,
@@ -380,9 +380,11 @@ class Manifest:
         return part
 
 
-def _without_chunk_lists(document: Mapping[str, Any]) -> dict[str, Any]:
+def _without_chunk_lists(part: Component) -> dict[str, object]:
     """A component as the manifest shows it: what people and retention read, not what a restore does."""
-    short = {k: v for k, v in document.items() if k not in _LONG_FACTS}
+    short = {k: v for k, v in part.as_dict().items() if k not in _LONG_FACTS}
     if "table_details" in short:
-        short["table_details"] = [_without_chunk_lists(table) for table in short["table_details"]]
+        short["table_details"] = [
+            {k: v for k, v in table.document.items() if k not in _LONG_FACTS} for table in part.tables
+        ]
     return short

@@ -128,7 +128,7 @@ class TableWriter:
     def __init__(self, writer: PackWriter, table: MappedTable) -> None:
         self._writer, self.table = writer, table
         self._lines = LineWriter(writer)
-        self._pending: deque[tuple[Future[bytes], dict[str, Any]]] = deque()
+        self._pending: deque[tuple[Future[bytes], dict[str, object]]] = deque()
         names = table.captured_columns
         self._key_fields = [names.index(k) for k in table.table.primary_key if k in names]
         self.rows = self.bytes = self.groups = 0

@@ -42,7 +42,7 @@ class Figures:
         """Of `as_dict`. Raises TypeError."""
         return cls(**document)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         return asdict(self)
 
 
@@ -79,13 +79,13 @@ class BackupSummary:
                 remedy=VALIDATE,
             ) from None
 
-    def as_dict(self) -> dict[str, Any]:
-        fields: dict[str, Any] = {
+    def as_dict(self) -> dict[str, object]:
+        fields: dict[str, object] = {
             "id": str(self.id), "type": str(self.type), "created_at": timestamp(self.created_at)
         }  # fmt: skip
         return {**fields, "purpose": SAFETY} if self.safety else fields
 
-    def as_listed(self) -> dict[str, Any]:
+    def as_listed(self) -> dict[str, object]:
         """`as_dict` with the figures, as `listing.json` has it."""
         return {**self.as_dict(), **({"figures": self.figures.as_dict()} if self.figures else {})}
 

@@ -7,20 +7,17 @@ from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.drafts import OpenDrafts
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import BackupId, RecoveryPoint, TenantId
-from sbh_pipelines.repository.catalog.records import TenantRecord
+from sbh_pipelines.repository.catalog.records import TenantRecord, TenantState
 from sbh_pipelines.repository.format import FILES
 
 
-def state_of(components: Mapping[str, Component]) -> dict[str, object] | None:
-    """What the next tick compares with; None for a backup that builds on a release which did not record it."""
+def state_of(components: Mapping[str, Component]) -> TenantState | None:
+    """The state at a backup; None for one that builds on a release which did not record it."""
     tables = [table for name in WITH_TABLES for table in components[name].tables]
     if any(table.key_hash is None for table in tables) or "listing" not in components[FILES].facts:
         return None
-    return {
-        "seed": tables[0].seed if tables else "",
-        "tables": {t.table: [t.rows, t.key_hash, t.definition] for t in tables},
-        "files": components[FILES].listing,
-    }
+    seed = tables[0].seed if tables else ""
+    return TenantState(seed, {t.table: [t.rows, t.key_hash, t.definition] for t in tables}, components[FILES].listing)
 
 
 def record_of(draft: Draft) -> TenantRecord | None:

@@ -118,7 +118,7 @@ class Draft:
         """Add to the counters (they are sums)."""
         return replace(self, counters={**self.counters, **{k: self.counters.get(k, 0) + v for k, v in more.items()}})
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         document = {f: getattr(self, f) for f in self.__slots__}
         document["tenant"] = asdict(self.tenant)
         document["recovery_point"] = asdict(self.recovery_point) if self.recovery_point else None

@@ -121,7 +121,7 @@ def record_policy(site: Site, user_id: str) -> None:
     site.trails.record_policy(_digest(digests), {"sections": digests, "values": said}, user_id)
 
 
-def _sections(settings: Settings) -> Mapping[str, Any]:
+def _sections(settings: Settings) -> Mapping[str, object]:
     """Secrets are stars in it already."""
     return {n: getattr(settings, n).model_dump(mode="json") for n in _POLICIES if hasattr(settings, n)}
 

@@ -74,9 +74,9 @@ def _write_component(repository: Repository, draft: Draft, name: str) -> Compone
     key = Keys.component(name, draft.backup_id)
     named = replace(draft.components[name], key=repository.prefix + key)
     document = {"backup_id": draft.backup_id, "tenant_id": draft.tenant.id, **named.as_dict()}
-    document["checksum"] = checksum(document)
-    repository.put_document(key, document)
-    return replace(named, checksum=document["checksum"])
+    digest = checksum(document)
+    repository.put_document(key, {**document, "checksum": digest})
+    return replace(named, checksum=digest)
 
 
 def commit(open_drafts: OpenDrafts, draft: Draft, repository: Repository, progress: ProgressSink) -> None:

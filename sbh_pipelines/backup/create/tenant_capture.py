@@ -111,8 +111,8 @@ class TenantRows:
         """About how many rows the table has: as many as now or at the last backup, where that is known."""
         if name in self.totals:
             return self.totals[name].rows
-        record = self.record.state["tables"].get(name) if self.record and self.record.state else None
-        return int(record[0]) if record else None
+        state = self.record.state if self.record else None
+        return int(state.tables[name][0] or 0) if state and name in state.tables else None
 
     def _why_whole(self, view: View, name: str, then: TableSummary | None) -> str | None:
         if self.incomparable:

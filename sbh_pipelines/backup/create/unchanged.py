@@ -5,9 +5,8 @@ the database at one snapshot and with a listing of the files. Where all of it ag
 describes the tenant at this recovery point as well; no lease is taken, and nothing is written to the tenant's repository.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from sbh_pipelines.backup.create.catalog_record import known_records, record_unchanged
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
@@ -83,13 +82,13 @@ def _records(open_drafts: OpenDrafts, drafts: Sequence[Draft], now: RecoveryPoin
     return {
         tenant: record
         for tenant, record in known_records(open_drafts, drafts).items()
-        if record.state is not None and record.state["seed"] == seeds[tenant] and not incomparable(record.point, now)
+        if record.state is not None and record.state.seed == seeds[tenant] and not incomparable(record.point, now)
     }
 
 
 def _same_rows(view: View, known: Compared) -> bool:
     assert known.record.state is not None
-    then: Mapping[str, Sequence[Any]] = known.record.state["tables"]
+    then = known.record.state.tables
     if then.keys() != known.totals.keys():
         return False
     return all(
@@ -103,7 +102,7 @@ def _same_rows(view: View, known: Compared) -> bool:
 def _same_files(open_drafts: OpenDrafts, draft: Draft, record: TenantRecord) -> bool:
     """Whether the files are the same, and the backup is still there: one listing shows both where it lies beside the files."""
     assert record.state is not None
-    site, known = open_drafts.site, record.state["files"]
+    site, known = open_drafts.site, record.state.files
     store, prefix = site.backup_store(draft.tenant)
     manifest = prefix + Keys.manifest(record.backup_id)
     if site.settings.files.enabled:

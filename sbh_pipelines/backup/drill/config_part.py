@@ -6,7 +6,7 @@ refer to rows of the tenant that this scenario leaves where they are; then they 
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
 from sbh_pipelines.backup.contents.json_lines import read_lines
 from sbh_pipelines.backup.contents.layers import table_rows
@@ -17,7 +17,7 @@ from sbh_pipelines.backup.recover.platform_backup import open_platform
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.rebuild.load import LineSums, load_rows, pieces_counted
 from sbh_pipelines.database.rebuild.run import transaction
-from sbh_pipelines.database.rebuild.shared import copy_shared, mapped_table
+from sbh_pipelines.database.rebuild.shared import copy_shared, narrow
 from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection
@@ -27,17 +27,15 @@ from sbh_pipelines.settings import DatabaseSettings
 
 _REPLICA = "BEGIN; SET LOCAL session_replication_role = replica"
 
-TableFacts = Mapping[str, Mapping[str, Any]]  # the tenancy map of a platform backup, by the tables' full names
 
-
-def table_facts(site: Site, platform_backup: str) -> TableFacts:
-    """Raises UnknownBackup, CorruptObject."""
+def mapped_tables(site: Site, platform_backup: str) -> dict[str, MappedTable]:
+    """The tenancy map of a platform backup, by the tables' full names. Raises UnknownBackup, CorruptObject."""
     with open_platform(site, platform_backup, None, lambda _: None) as platform:
-        return {f"{fact['schema']}.{fact['name']}": fact for fact in platform.of("table")}
+        return platform.tables("table")
 
 
 def restore_config(
-    repository: Repository, component: Component, tables: TableFacts, target: DatabaseSettings
+    repository: Repository, component: Component, tables: Mapping[str, MappedTable], target: DatabaseSettings
 ) -> dict[str, int]:
     """Load and prove all of the component; what was proved. Raises DrillFailed, CorruptObject, SchemaMismatch."""
     facts = sum(1 for _ in read_lines(repository, component.detail))  # to read one is to authenticate it
@@ -48,7 +46,9 @@ def restore_config(
     return {"config_tables": len(component.tables), "config_facts": facts}
 
 
-def _restore_table(repository: Repository, connection: Connection, summary: TableSummary, tables: TableFacts) -> None:
+def _restore_table(
+    repository: Repository, connection: Connection, summary: TableSummary, tables: Mapping[str, MappedTable]
+) -> None:
     stored = read_table(repository, summary)
     table = _backed_up_table(tables, summary, stored.header)
     key = os.urandom(32)
@@ -65,17 +65,17 @@ def _restore_table(repository: Repository, connection: Connection, summary: Tabl
         )
 
 
-def _backed_up_table(tables: TableFacts, summary: TableSummary, header: TableHeader) -> MappedTable:
+def _backed_up_table(tables: Mapping[str, MappedTable], summary: TableSummary, header: TableHeader) -> MappedTable:
     """The table with the columns that the backup has, by itself: rows that lead to its tenant may not be there. Raises
     SchemaMismatch.
     """
-    fact = tables.get(summary.table)
-    known = {column[0] for column in fact["columns"]} if fact else set[str]()
-    if fact is None or not known.issuperset(header.column_names):
+    table = tables.get(summary.table)
+    narrowed = narrow(table, header) if table else None
+    if narrowed is None:
         raise SchemaMismatch(
             "The backup does not fit the schema of the platform backup",
             on=summary.table,
             why="a column, or the table, is not in it: the schema was changed between the two",
             remedy="make a platform backup after each migration: `sbh platform backup`",
         )
-    return mapped_table({**fact, "hops": []}, header.column_names, [name for name in header.key if name in known])
+    return replace(narrowed, hops=())

@@ -22,7 +22,7 @@ from sbh_pipelines import __version__
 from sbh_pipelines.backup.contents.manifest import PARENTS_FIRST, Component
 from sbh_pipelines.backup.contents.manifests import read_component, read_manifest, resolve_backup
 from sbh_pipelines.backup.create.recovery_points import recovery_points
-from sbh_pipelines.backup.drill.config_part import restore_config, table_facts
+from sbh_pipelines.backup.drill.config_part import mapped_tables, restore_config
 from sbh_pipelines.backup.drill.files_part import restore_files
 from sbh_pipelines.backup.drill.proof import prove_rows, raise_unless_restored
 from sbh_pipelines.backup.drill.records import FAILED, PASSED, DrillRecord, ScenarioResult, keep_record
@@ -234,9 +234,9 @@ class _Drill:
     def _config(self, _: float, database: ThrowawayDatabase) -> PartResult:
         """Timed from when the schema is there: after a configuration error the live database has it."""
         config = self._parts()[CONFIG]
-        facts = table_facts(self._site, self._recover(database, []).platform_backup)
+        tables = mapped_tables(self._site, self._recover(database, []).platform_backup)
         begun = time.monotonic()
-        proof = restore_config(self._repository, config, facts, database.settings)
+        proof = restore_config(self._repository, config, tables, database.settings)
         rows, size = sum(t.rows for t in config.tables), sum(t.bytes for t in config.tables)
         return PartResult(time.monotonic() - begun, rows, size, 0, proof)
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
 
 from sbh_pipelines.backup.contents.json_lines import LineWriter, json_line, read_lines
 from sbh_pipelines.backup.contents.manifest import Component, Manifest
@@ -29,7 +28,7 @@ from sbh_pipelines.backup.retain.prune import PruneReport, prune
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.capture.capture import each_table
 from sbh_pipelines.database.capture.deleted_rows import Sums
-from sbh_pipelines.database.rebuild.shared import copy_shared, read_facts, shared_tables
+from sbh_pipelines.database.rebuild.shared import Fact, copy_shared, mapped_table, read_facts, shared_tables
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap, load_map
 from sbh_pipelines.database.schema.tenants import list_tenants
 from sbh_pipelines.database.session.connection import Connection
@@ -222,7 +221,7 @@ class OpenPlatformBackup:
 
     repository: Repository
     manifest: Manifest
-    facts: Mapping[str, list[dict[str, Any]]] = field(repr=False)
+    facts: Mapping[str, list[Fact]] = field(repr=False)
 
     @property
     def id(self) -> str:
@@ -232,11 +231,15 @@ class OpenPlatformBackup:
     def point(self) -> datetime:
         return parse_timestamp(self.manifest.recovery_point.time)
 
-    def one(self, kind: str) -> dict[str, Any]:
+    def one(self, kind: str) -> Fact:
         return self.facts[kind][0]
 
-    def of(self, kind: str) -> list[dict[str, Any]]:
+    def of(self, kind: str) -> list[Fact]:
         return self.facts.get(kind, [])
+
+    def tables(self, kind: str) -> dict[str, MappedTable]:
+        """The tables of `table` or `shared_table` facts, by their full names."""
+        return {table.full_name: table for table in map(mapped_table, self.of(kind))}
 
     def script(self, section: str) -> Iterator[bytes]:
         """The SQL of a section. Raises CorruptObject."""
@@ -307,7 +310,7 @@ def _select(
 def _opened(repository: Repository, backup_id: BackupId) -> OpenPlatformBackup:
     manifest = read_manifest(repository, backup_id)
     raise_first(verify_backup(repository, manifest, deep=False, own_only=True))
-    facts: dict[str, list[dict[str, Any]]] = {}
+    facts: dict[str, list[Fact]] = {}
     for line in read_lines(repository, read_component(repository, manifest, FACTS).detail):
         for kind, fact in line.items():
             facts.setdefault(kind, []).append(fact)

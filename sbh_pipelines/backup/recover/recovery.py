@@ -250,7 +250,7 @@ class _Recovery:
         return LoadTarget(
             self.site,
             self.target,
-            {f"{fact['schema']}.{fact['name']}": fact for fact in self.platform.of("table")},
+            self.platform.tables("table"),
             self.platform.manifest.schemas,
             "post_data" in self.control.phases(),
         )
@@ -319,15 +319,15 @@ class _Recovery:
 
 def _line(name: str, loaded: Loaded | None, error: SbhError | None) -> TenantRecovery:
     sound = error is None and loaded is not None and loaded.proved
-    facts = loaded.facts if loaded else {}
+    facts = loaded.facts if loaded else None
     return TenantRecovery(
         tenant_id=name,
         backup_id=loaded.backup_id if loaded else None,
-        rows=facts.get("rows", 0),
-        bytes=facts.get("bytes", 0),
-        seconds=facts.get("seconds", 0.0),
-        point=facts.get("point"),
-        passed_over=[PassedOver(**backup) for backup in facts.get("passed_over", ())],
+        rows=facts.rows if facts else 0,
+        bytes=facts.bytes if facts else 0,
+        seconds=facts.seconds if facts else 0.0,
+        point=facts.point if facts else None,
+        passed_over=[PassedOver(**backup) for backup in (facts.passed_over if facts else ())],
         files=FilesPutBack(**loaded.files) if loaded and loaded.files else None,
         status=RESTORED if sound else FAILED,
         error=error,

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from sbh_pipelines.backup.contents.stored_table import Group, read_table
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.recover.platform_backup import OpenPlatformBackup
-from sbh_pipelines.database.rebuild.load import database_facts, load_rows, missing_keys, raise_sequences, statement_for
+from sbh_pipelines.database.rebuild.load import database_facts, load_rows, missing_keys, raise_sequences
 from sbh_pipelines.database.rebuild.roles import make_roles, set_up_database
 from sbh_pipelines.database.rebuild.run import Run, note_phase, run, transaction
-from sbh_pipelines.database.rebuild.shared import copy_shared, mapped_table
+from sbh_pipelines.database.rebuild.shared import copy_shared
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.database.session.programs import StatementError, run_script
@@ -99,10 +99,10 @@ class Schema:
 
     def load_shared(self) -> None:
         begun, rows = time.monotonic(), 0
-        facts = {f"{fact['schema']}.{fact['name']}": fact for fact in self.platform.of("shared_table")}
+        tables = self.platform.tables("shared_table")
         with transaction(self.target, "shared rows") as connection:
             for summary in self.platform.shared():
-                rows += self._load_shared_table(connection, mapped_table(facts[summary.table]), summary)
+                rows += self._load_shared_table(connection, tables[summary.table], summary)
             self._note(connection, "shared", begun, {"rows": rows})
 
     def _load_shared_table(self, connection: Connection, table: MappedTable, summary: TableSummary) -> int:
@@ -136,13 +136,13 @@ class Schema:
         connection = self.control.connection
         for key in missing_keys(connection, self.platform.of("foreign_key")):
             try:
-                run(connection, statement_for(key), "add a foreign key", f"{key['schema']}.{key['table']}")
+                run(connection, key.statement, "add a foreign key", key.table)
             except RestoreRefused:
                 continue  # rows it refers to are still missing
             except SourceError as error:
                 self.issues.append(error)
         wanting = missing_keys(connection, self.platform.of("foreign_key"))
-        return [f"{key['schema']}.{key['table']}: {key['name']}" for key in wanting]
+        return [f"{key.table}: {key.name}" for key in wanting]
 
     def set_sequences(self) -> None:
         known: dict[str, list[int]] = {}
@@ -153,7 +153,7 @@ class Schema:
             else:
                 unused[fact["name"]] = int(fact["last_value"])
         for tenant in self.control.tenants():
-            for name, value in tenant.facts["sequences"].items():
+            for name, value in tenant.facts.sequences.items():
                 values = known.setdefault(name, [value])
                 known[name] = [min([*values, value]), max([*values, value])]
         with transaction(self.target, "sequences") as connection:

@@ -10,7 +10,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain
-from typing import Any
 
 from sbh_pipelines.backup.contents.json_lines import read_lines
 from sbh_pipelines.backup.contents.layers import table_rows
@@ -22,8 +21,8 @@ from sbh_pipelines.backup.contents.verification import raise_first, verify_backu
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.capture.capture import copy_table
 from sbh_pipelines.database.rebuild.load import LineSums, dangling, doubled, load_rows, pieces_counted, without_triggers
-from sbh_pipelines.database.rebuild.run import Loaded, note_proved, note_tenant, run, transaction
-from sbh_pipelines.database.rebuild.shared import mapped_table
+from sbh_pipelines.database.rebuild.run import Loaded, LoadedFacts, note_proved, note_tenant, run, transaction
+from sbh_pipelines.database.rebuild.shared import narrow
 from sbh_pipelines.database.schema.catalog import read_catalog
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection
@@ -64,7 +63,7 @@ class LoadTarget:
 
     site: Site
     database: DatabaseSettings
-    tables: Mapping[str, Mapping[str, Any]] = field(repr=False)
+    tables: Mapping[str, MappedTable] = field(repr=False)
     schemas: Sequence[str]
     constrained: bool
 
@@ -149,16 +148,16 @@ def _load(
         if target.constrained:
             _check_constraints(connection, target, [table for _, table in wanted], key)
             _prove_tables(target, repository, connection, manifest, key, sums)
-        facts = {
-            "key": key,
-            "rows": sum(s.rows for s in summaries),
-            "bytes": sum(s.bytes for s in summaries),
-            "seconds": round(time.monotonic() - begun, 3),
-            "point": manifest.point_time,
-            "sums": sums,
-            "sequences": sequences,
-            "passed_over": as_document(passed),
-        }
+        facts = LoadedFacts(
+            key=key,
+            rows=sum(s.rows for s in summaries),
+            bytes=sum(s.bytes for s in summaries),
+            seconds=round(time.monotonic() - begun, 3),
+            point=manifest.point_time,
+            sums=sums,
+            sequences=sequences,
+            passed_over=as_document(passed),
+        )
         statement = note_tenant(tenant.id, tenant.region, manifest.id, facts)
         run(connection, statement, "note a tenant", tenant.id)
 
@@ -194,14 +193,12 @@ def _key_and_sequences(repository: Repository, config: Component, tenant: Tenant
 
 def _target_table(target: LoadTarget, summary: TableSummary, stored: StoredTable, key: str) -> MappedTable | None:
     """The table as the backup has it; None where it is gone and had no rows. Raises SchemaMismatch."""
-    fact = target.tables.get(summary.table)
-    columns = stored.header.column_names
-    known = {column[0] for column in fact["columns"]} if fact else set()
-    if fact is not None and known.issuperset(columns):
-        return mapped_table(fact, columns, [name for name in stored.header.key if name in known])
-    if not summary.rows:
-        return None
-    strange = ", ".join(name for name in columns if name not in known) if fact else "the table"
+    table = target.tables.get(summary.table)
+    narrowed = narrow(table, stored.header) if table else None
+    if narrowed is not None or not summary.rows:
+        return narrowed
+    known = table.captured_columns if table else ()
+    strange = ", ".join(name for name in stored.header.column_names if name not in known) if table else "the table"
     raise SchemaMismatch(
         "The backup does not fit the schema of the platform backup",
         on=f"{summary.table} of the tenant with the key {key}",
@@ -272,7 +269,7 @@ def prove_tenant(target: LoadTarget, loaded: Loaded) -> None:
     with target.site.repository(tenant) as repository:
         repository.load_index()
         manifest = read_manifest(repository, BackupId(loaded.backup_id))
-        key, sums = str(loaded.facts["key"]), loaded.facts["sums"]
+        key, sums = loaded.facts.key, loaded.facts.sums
         with transaction(target.database, "proof", _SNAPSHOT) as connection:
             _prove_tables(target, repository, connection, manifest, key, sums)
             run(connection, note_proved(loaded.tenant_id), "note a proof", loaded.tenant_id)

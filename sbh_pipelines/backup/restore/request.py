@@ -186,7 +186,7 @@ class RestoreRequest:
             return Scope("tenant")
         return Scope("part", self.tables or None, self.rows, self.files or None, self.config_only or None)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         return {**asdict(self), "tables": list(self.tables), "files": list(self.files)}
 
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from sbh_pipelines.backup.audit.compliance import compliance_report
 from sbh_pipelines.backup.audit.compliance_report import ComplianceReport
@@ -140,7 +139,7 @@ class Audit:
         self._site.track(where, "audit.accessed", user_ctx.user_id, told)
         return compliance_report(self._site, tenants, first, last, with_platform=with_platform)
 
-    def track(self, tenant_id: str, event: str, user_id: str, source: str, props: Mapping[str, Any]) -> None:
+    def track(self, tenant_id: str, event: str, user_id: str, source: str, props: Mapping[str, object]) -> None:
         """An event of the application's own, for `analytics.track`. Raises InvalidId, UnknownTenant, RequestError."""
         tenant = self._platform_in(None) if tenant_id == PLATFORM else self._gate.tenants.find(tenant_id)
         self._site.trails.record_all(tenant, [entry_of(event, user_id, source, "analytics", props)], always=True)

@@ -46,7 +46,7 @@ class Gate:
                 self._record_denied(user_ctx, action, tenant_id, error)
             raise
 
-    def track_platform(self, event: str, user_ctx: UserContext, props: Mapping[str, Any]) -> None:
+    def track_platform(self, event: str, user_ctx: UserContext, props: Mapping[str, object]) -> None:
         """Record an event in the platform's trail. Raises where it cannot be recorded."""
         self.site.track(platform_tenant(self.site.settings), event, user_ctx.user_id, props)
 

@@ -4,9 +4,10 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
 
 from sbh_pipelines.database.merge.conflicts import both, rows_of_key
+from sbh_pipelines.database.rebuild.shared import Fact
 from sbh_pipelines.database.schema.catalog import ForeignKey, Table, UniqueKey
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, copy_in, translated
@@ -154,7 +155,40 @@ def raise_sequences(connection: Connection, known: Mapping[str, Sequence[int]], 
 # foreign keys
 
 
-def missing_keys(connection: Connection, facts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class MissingKey:
+    """A foreign key of the backup that is not there, or not validated though it was.
+
+    Attributes:
+        schema: Schema of the table that refers.
+        child: Its name.
+        name: Name of the constraint.
+        definition: SQL of the constraint.
+        there: Whether it is there.
+    """
+
+    schema: str
+    child: str
+    name: str
+    definition: str
+    there: bool
+
+    @property
+    def table(self) -> str:
+        """`schema.table`."""
+        return f"{self.schema}.{self.child}"
+
+    @property
+    def statement(self) -> str:
+        """What mends it: validates it, or adds it without looking at the rows that are there."""
+        table, name = f"{ident(self.schema)}.{ident(self.child)}", ident(self.name)
+        if self.there:
+            return f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}"
+        not_valid = "" if self.definition.endswith("NOT VALID") else " NOT VALID"
+        return f"ALTER TABLE {table} ADD CONSTRAINT {name} {self.definition}{not_valid}"
+
+
+def missing_keys(connection: Connection, facts: Sequence[Fact]) -> list[MissingKey]:
     """The stored foreign keys that are not there, or not validated though they were."""
     with translated("read the foreign keys"):
         cursor = connection.cursor()
@@ -163,22 +197,13 @@ def missing_keys(connection: Connection, facts: Sequence[Mapping[str, Any]]) -> 
             " JOIN pg_namespace n ON n.oid = t.relnamespace WHERE c.contype = 'f'"
         )
         there = {(schema, table, name): valid for schema, table, name, valid in cursor.fetchall()}
-    wanting: list[Mapping[str, Any]] = []
+    wanting = []
     for fact in facts:
-        valid = there.get((fact["schema"], fact["table"], fact["name"]))
+        place = fact["schema"], fact["table"], fact["name"]
+        valid = there.get(place)
         if valid is None or (fact["valid"] and not valid):
-            wanting.append({**fact, "there": valid is not None})
+            wanting.append(MissingKey(*place, str(fact["definition"]), valid is not None))
     return wanting
-
-
-def statement_for(key: Mapping[str, Any]) -> str:
-    """What mends a foreign key of `missing_keys`: validates it, or adds it without looking at the rows that are there."""
-    table, name = f"{ident(key['schema'])}.{ident(key['table'])}", ident(key["name"])
-    if key["there"]:
-        return f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}"
-    definition = str(key["definition"])
-    not_valid = "" if definition.endswith("NOT VALID") else " NOT VALID"
-    return f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition}{not_valid}"
 
 
 def dangling(connection: Connection, child: MappedTable, tenant_key: str, parent: Table, key: ForeignKey) -> bool:
@@ -208,7 +233,7 @@ def _exists(connection: Connection, query: str, table: str) -> bool:
         return bool(cursor.fetchone()[0])
 
 
-def database_facts(connection: Connection) -> dict[str, Any]:
+def database_facts(connection: Connection) -> Fact:
     """What the target is: its encoding, locale and name, and whether its role may do everything."""
     with translated("ask the target what it is"):
         cursor = connection.cursor()
@@ -217,7 +242,7 @@ def database_facts(connection: Connection) -> dict[str, Any]:
             " (SELECT rolsuper FROM pg_roles WHERE rolname = current_user), 'version',"
             " current_setting('server_version_num')::int) FROM pg_database d WHERE datname = current_database()"
         )
-        facts: dict[str, Any] = cursor.fetchone()[0]
+        facts: Fact = cursor.fetchone()[0]
         return facts
 
 

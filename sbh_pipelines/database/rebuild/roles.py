@@ -4,13 +4,11 @@ A role that is there already stays as it is, password included; one that is made
 until it is set.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
+from sbh_pipelines.database.rebuild.shared import Fact
 from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.database.session.sql import ident, literal
-
-Fact = Mapping[str, Any]
 
 _ATTRIBUTES = {
     "rolsuper": "SUPERUSER",

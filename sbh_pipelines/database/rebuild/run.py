@@ -5,9 +5,9 @@ it, so that a run killed anywhere goes on where it stopped and nothing is loaded
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sbh_pipelines.database.session.connection import Connection, connect, describe_dsn, translated
@@ -45,15 +45,40 @@ CREATE TABLE {RECOVERY_SCHEMA}.tenant (
 
 
 @dataclass(frozen=True, slots=True)
+class LoadedFacts:
+    """What is noted of a tenant when it is loaded.
+
+    Attributes:
+        key: The tenant's key.
+        rows: Rows loaded.
+        bytes: Their bytes before compression.
+        seconds: How long loading took, s.
+        point: Recovery point of the backup, ISO 8601 in UTC.
+        sums: Sums of the rows of layered tables, by the tables' full names.
+        sequences: Values of sequences at the backup, by name.
+        passed_over: Newer backups that are damaged.
+    """
+
+    key: str
+    rows: int
+    bytes: int
+    seconds: float
+    point: str | None
+    sums: Mapping[str, str]
+    sequences: Mapping[str, int]
+    passed_over: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """A tenant that is in the database: from which backup, what was loaded, what is proved."""
 
     tenant_id: str
     region: str
     backup_id: str
-    facts: Mapping[str, Any]
+    facts: LoadedFacts
     proved: bool
-    files: Mapping[str, Any] | None
+    files: Mapping[str, int] | None
 
 
 class Run:
@@ -100,7 +125,11 @@ class Run:
         }
 
     def tenants(self) -> list[Loaded]:
-        return [Loaded(*row) for row in self._ask(f"SELECT * FROM {RECOVERY_SCHEMA}.tenant ORDER BY tenant_id")]
+        rows = self._ask(f"SELECT * FROM {RECOVERY_SCHEMA}.tenant ORDER BY tenant_id")
+        return [
+            Loaded(tenant, region, backup, LoadedFacts(**facts), proved, files)
+            for tenant, region, backup, facts, proved, files in rows
+        ]
 
     def end(self) -> None:
         """The recovery is complete: nothing of it stays."""
@@ -137,9 +166,9 @@ def note_phase(name: str, seconds: float, facts: Mapping[str, object]) -> str:
     return f"INSERT INTO {RECOVERY_SCHEMA}.phase VALUES ({values})"
 
 
-def note_tenant(tenant_id: str, region: str, backup_id: str, facts: Mapping[str, object]) -> str:
+def note_tenant(tenant_id: str, region: str, backup_id: str, facts: LoadedFacts) -> str:
     """The statement that notes a tenant as loaded."""
-    values = ", ".join(map(literal, (tenant_id, region, backup_id, json.dumps(facts))))
+    values = ", ".join(map(literal, (tenant_id, region, backup_id, json.dumps(asdict(facts)))))
     return f"INSERT INTO {RECOVERY_SCHEMA}.tenant VALUES ({values})"
 
 
@@ -147,7 +176,7 @@ def note_proved(tenant_id: str) -> str:
     return f"UPDATE {RECOVERY_SCHEMA}.tenant SET proved = true WHERE tenant_id = {literal(tenant_id)}"
 
 
-def note_files(tenant_id: str, facts: Mapping[str, object]) -> str:
+def note_files(tenant_id: str, facts: Mapping[str, int]) -> str:
     values = f"files = {literal(json.dumps(facts))} WHERE tenant_id = {literal(tenant_id)}"
     return f"UPDATE {RECOVERY_SCHEMA}.tenant SET {values}"
 

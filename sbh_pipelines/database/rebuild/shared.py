@@ -4,17 +4,19 @@ All of it is read at one snapshot, from catalogues that every role may read, and
 other. Passwords are not among them: neither of roles nor of subscriptions, which are left out altogether.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from sbh_pipelines.database.capture.capture import copy_groups, order_by
 from sbh_pipelines.database.capture.row_groups import Segment
 from sbh_pipelines.database.schema.catalog import Column, Table
+from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.schema.tenancy import EXCLUDED, SHARED, Hop, MappedTable, TenancyMap
 from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.database.session.sql import ident
 
-Fact = Mapping[str, Any]
+Fact = Mapping[str, Any]  # a row of a catalogue, as to_jsonb gives it
 FOREIGN_TABLE = "f"
 
 _SYSTEM = "(n.nspname LIKE 'pg\\_%' OR n.nspname IN ('information_schema', 'sbh_recovery'))"
@@ -149,19 +151,24 @@ def _table_fact(table: Table) -> Fact:
     return {"schema": table.schema, "name": table.name, "kind": table.kind}
 
 
-def mapped_table(fact: Fact, columns: Sequence[str] | None = None, key: Sequence[str] | None = None) -> MappedTable:
-    """The table of a stored fact. `columns` and `key` are those of a tenant's backup, where they differ from the fact's.
-
-    Raises KeyError for a column that the table does not have.
-    """
-    known = {name: _column(name, kind, collatable, identity) for name, kind, collatable, identity in fact["columns"]}
-    chosen = tuple(known[name] for name in (known if columns is None else columns))
+def mapped_table(fact: Fact) -> MappedTable:
+    """The table of a stored fact."""
     hops = tuple(
         Hop(_bare(h), tuple(h["columns"]), tuple(h["parent_columns"]), tuple(h["operators"]), h["join"])
         for h in fact["hops"]
     )
-    table = _bare(fact, chosen, tuple(fact["key"] if key is None else key))
+    table = _bare(fact, tuple(_column(*column) for column in fact["columns"]), tuple(fact["key"]))
     return MappedTable(table, fact["status"], fact["component"], hops, _column(*fact["tenant_column"]), "")
+
+
+def narrow(table: MappedTable, header: TableHeader) -> MappedTable | None:
+    """The table with the columns and the key that a tenant's backup has; None where it lacks one of these columns."""
+    known = {column.name: column for column in table.table.columns}
+    if not known.keys() >= set(header.column_names):
+        return None
+    columns = tuple(known[name] for name in header.column_names)
+    key = tuple(name for name in header.key if name in known)
+    return replace(table, table=replace(table.table, columns=columns, primary_key=key))
 
 
 def _column(name: str, kind: str, collatable: bool, identity: str = "") -> Column:

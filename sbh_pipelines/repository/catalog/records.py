@@ -9,10 +9,10 @@ order of objects therefore means nothing, and an object that was merged already 
 """
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 from sbh_pipelines.errors import CorruptObject, FormatUnsupported
 from sbh_pipelines.model import BackupId, RecoveryPoint, TenantId, parse_timestamp
@@ -24,6 +24,27 @@ _BLOCK_BYTES = 1 << 20
 
 # Time first: transaction ids begin anew in a restored or replaced cluster. `made` is false for an unchanged record.
 _Key = tuple[datetime, int, int, tuple[Any, ...], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class TenantState:
+    """What the next tick compares a tenant with.
+
+    Attributes:
+        seed: Which seed the hashes of keys were made with.
+        tables: Rows, key hash and definition of each table, by its full name.
+        files: Fingerprint of the files; None where it does not tell.
+    """
+
+    seed: str | None
+    tables: Mapping[str, Sequence[int | str | None]]
+    files: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises ValueError. What is missing compares with nothing."""
+        fields = json.loads(text)
+        return cls(fields.get("seed"), fields.get("tables", {}), fields.get("files"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +63,7 @@ class TenantRecord:
     tenant: TenantId
     backup_id: BackupId
     point: RecoveryPoint
-    state: Mapping[str, Any] | None
+    state: TenantState | None
     unchanged: bool = False
 
 
@@ -85,7 +106,7 @@ class MergedRecords:
                 continue
             key, text = self._latest[slug], self._state(slug)
             tenant, backup = TenantId(slug), BackupId(self._backups[slug])
-            state = None if text is None else json.loads(text)
+            state = None if text is None else TenantState.parse(text)
             found[tenant] = TenantRecord(tenant, backup, self._points[key], state, unchanged=not key[-1])
         return found
 
@@ -134,7 +155,9 @@ def blocks_of(
         tenants, states = groups.setdefault((record.point, not record.unchanged), ({}, {}))
         tenants[record.tenant] = record.backup_id
         if record.state is not None:
-            states[record.tenant] = json.dumps(record.state, separators=(",", ":"), sort_keys=True, allow_nan=False)
+            states[record.tenant] = json.dumps(
+                asdict(record.state), separators=(",", ":"), sort_keys=True, allow_nan=False
+            )
     if unchanged:
         if point is None:
             raise ValueError("unchanged tenants need the recovery point at which they were found so")

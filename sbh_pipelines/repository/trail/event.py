@@ -80,7 +80,7 @@ class Entry:
     user_id: str
     source: str
     via: str
-    props: Mapping[str, Any]
+    props: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class AuditEvent:
     user_id: str
     v: int
     via: str
-    unknown: Mapping[str, Any] | None = optional()
+    unknown: Mapping[str, object] | None = optional()
 
     @property
     def chain(self) -> Chain:
@@ -141,7 +141,7 @@ class AuditEvent:
 _TYPES = {of.name: {"props": dict, "seq": int, "v": int}.get(of.name, str) for of in fields(AuditEvent)[:-1]}
 
 
-def entry_of(event: str, user_id: str, source: str, via: str, props: Mapping[str, Any]) -> Entry:
+def entry_of(event: str, user_id: str, source: str, via: str, props: Mapping[str, object]) -> Entry:
     """An entry whose props are JSON and hold no value under a name that smells of a secret. Raises RequestError."""
     if not _NAME.fullmatch(event):
         raise RequestError("Not the name of an event", on=ascii(event)[:64], remedy="noun.verb, e.g. backup.created")

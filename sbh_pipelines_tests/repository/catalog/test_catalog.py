@@ -16,7 +16,14 @@ from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import CorruptObject, KeyServiceError, ObjectExists, ObjectMissing, SettingsError
 from sbh_pipelines.model import BackupId, RecoveryPoint, TenantId
 from sbh_pipelines.repository.catalog.catalog import Catalog, Compaction, open_catalog
-from sbh_pipelines.repository.catalog.records import MergedRecords, TenantRecord, blocks_of, pack_blocks, unpack_blocks
+from sbh_pipelines.repository.catalog.records import (
+    MergedRecords,
+    TenantRecord,
+    TenantState,
+    blocks_of,
+    pack_blocks,
+    unpack_blocks,
+)
 from sbh_pipelines.security.keys import LocalKeyFile
 from sbh_pipelines.settings import load_settings
 from sbh_pipelines.stores.base import ObjectStore
@@ -37,8 +44,12 @@ def point(hour: int, *, xmin: int = 900) -> RecoveryPoint:
     return RecoveryPoint(time, f"{xmin}:{xmin + 7}:{xmin + 3}", "0/16B3748", "7312", 1, 180004, "app")
 
 
+def state(rows: int, seed: str = "", files: str | None = None) -> TenantState:
+    return TenantState(seed, {"public.tasks": [rows, "00", "d"]}, files)
+
+
 def made(tenant: TenantId, backup: BackupId, hour: int, **changes: Any) -> TenantRecord:
-    return TenantRecord(tenant, backup, point(hour), changes.get("state", {"rows": len(tenant), "of": backup}))
+    return TenantRecord(tenant, backup, point(hour), changes.get("state", state(len(tenant), backup)))
 
 
 @pytest.fixture(params=["s3", "local"])
@@ -86,7 +97,7 @@ def test_what_is_recorded_is_read_by_others(store: Store, keys: LocalKeyFile) ->
     assert opened(store, keys).record([made(BOLT, SECOND, 5)], {ACME: FIRST}, point(5)) == 1
     reader = opened(store, keys)
     assert reader.read() == {
-        ACME: TenantRecord(ACME, FIRST, point(5), {"rows": 4, "of": FIRST}, unchanged=True),
+        ACME: TenantRecord(ACME, FIRST, point(5), state(4, FIRST), unchanged=True),
         BOLT: made(BOLT, SECOND, 5),
     }
     assert reader.read([BOLT, CITY]) == {BOLT: made(BOLT, SECOND, 5)}
@@ -153,7 +164,7 @@ def test_of_two_points_in_one_second_the_later_snapshot_wins(catalog: Catalog) -
     late, early = point(1, xmin=10_000_000_000), point(1, xmin=9_999_999_999)
     catalog.record([], {ACME: SECOND}, late)
     catalog.record([], {ACME: FIRST, BOLT: FIRST}, early)
-    catalog.record([TenantRecord(BOLT, SECOND, early, {})])
+    catalog.record([TenantRecord(BOLT, SECOND, early, state(0))])
     found = catalog.read()
     assert (found[ACME].backup_id, found[ACME].point) == (SECOND, late)
     assert (found[BOLT].backup_id, found[BOLT].unchanged) == (SECOND, False)
@@ -168,16 +179,16 @@ def test_a_state_belongs_to_its_backup(catalog: Catalog) -> None:
 
 def test_a_newer_state_of_the_same_backup_can_be_recorded(catalog: Catalog) -> None:
     catalog.record([made(ACME, FIRST, 0)])
-    catalog.record([TenantRecord(ACME, FIRST, point(4), {"listing": "new"}, unchanged=True)])
+    catalog.record([TenantRecord(ACME, FIRST, point(4), state(0, files="new"), unchanged=True)])
     catalog.record([], {ACME: FIRST}, point(6))
-    assert catalog.read()[ACME] == TenantRecord(ACME, FIRST, point(6), {"listing": "new"}, unchanged=True)
+    assert catalog.read()[ACME] == TenantRecord(ACME, FIRST, point(6), state(0, files="new"), unchanged=True)
 
 
 def _records(backups: Callable[[int], st.SearchStrategy[BackupId]]) -> st.SearchStrategy[list[list[TenantRecord]]]:
     """Objects of a few records each; `backups` are those that may describe a tenant at an hour."""
 
     def at(hour: int) -> st.SearchStrategy[TenantRecord]:
-        states = st.sampled_from([None, {"n": 1}, {"n": 2}])
+        states = st.sampled_from([None, state(1), state(2)])
         tenants = st.sampled_from([ACME, BOLT])
         return st.builds(TenantRecord, tenants, backups(hour), st.just(point(hour)), states, st.booleans())
 
@@ -223,7 +234,7 @@ def test_what_a_killed_compaction_leaves_means_nothing(written: list[list[Tenant
 
 def test_much_is_written_as_several_objects(catalog: Catalog, memory: MemoryStore) -> None:
     """States of 12 MB: objects of bounded size, and none is lost on the way."""
-    large = [made(TenantId(f"tenant-{n}"), FIRST, 0, state={"n": n, "x": "y" * 6000}) for n in range(2000)]
+    large = [made(TenantId(f"tenant-{n}"), FIRST, 0, state=state(n, files="y" * 6000)) for n in range(2000)]
     assert catalog.record(large) == len(names(memory)) == 3
     assert catalog.read() == {record.tenant: record for record in large}
     assert catalog.compact() == Compaction(0, 0)  # nothing to gain
@@ -329,7 +340,9 @@ def test_nothing_can_be_read_without_the_key(store: Store, keys: LocalKeyFile) -
     """No slug, no backup id, no state, no seed in the bytes, the names or the texts."""
     catalog = opened(store, keys)
     tenant = TenantId("highly-recognisable")
-    catalog.record([TenantRecord(tenant, FIRST, point(0), {"public.secret_table": 123456789})])
+    catalog.record(
+        [TenantRecord(tenant, FIRST, point(0), TenantState("", {"public.secret_table": [123456789, None, None]}, None))]
+    )
     catalog.record([], {tenant: FIRST}, point(1))
     seed = catalog.hash_seed.to_bytes(8, "big", signed=True)
     forbidden = [tenant.encode(), FIRST.encode(), b"secret_table", b"123456789", seed, str(catalog.hash_seed).encode()]
