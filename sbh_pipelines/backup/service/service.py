@@ -109,15 +109,13 @@ class BackupService:
         progress: ProgressSink = no_progress,
     ) -> dict[str, Any]:
         """{'valid': bool, 'issues': [{code, what, on, why, remedy}], ...}. See `Backups.validate`."""
-        found: dict[str, Any] = as_document(self.backups.validate(backup_id, tenant_id, user_ctx, deep, progress))
-        return found
+        return dict(as_document(self.backups.validate(backup_id, tenant_id, user_ctx, deep, progress)))
 
     def get_backup_status(
         self, backup_id: str, tenant_id: str | None = None, user_ctx: UserContext | None = None
     ) -> dict[str, Any]:
         """{'backup_id', 'tenant_id', 'status': running | completed | failed, 'error'?}. See `Backups.status`."""
-        found: dict[str, Any] = as_document(self.backups.status(backup_id, tenant_id, user_ctx))
-        return found
+        return dict(as_document(self.backups.status(backup_id, tenant_id, user_ctx)))
 
     def restore_backup(
         self,
@@ -150,8 +148,7 @@ class BackupService:
                 break_glass=break_glass,
                 progress=progress,
             )
-        document: dict[str, Any] = as_document(done)
-        return document
+        return dict(as_document(done))
 
     def get_restore_status(
         self, restore_id: str, tenant_id: str | None = None, user_ctx: UserContext | None = None
@@ -160,13 +157,11 @@ class BackupService:
 
         Raises UnknownRestore.
         """
-        document: dict[str, Any] = as_document(self.restores.status(restore_id, tenant_id, user_ctx))
-        return document
+        return dict(as_document(self.restores.status(restore_id, tenant_id, user_ctx)))
 
     def check_backup_health(self, user_ctx: UserContext, tenant_id: str | None = None) -> dict[str, Any]:
         """{'backup_service': healthy | degraded | unhealthy, each check, 'issues', ...}. See `Health.check`."""
-        found: dict[str, Any] = as_document(self.health.check(user_ctx, tenant_id))
-        return found
+        return dict(as_document(self.health.check(user_ctx, tenant_id)))
 
     def request_counts(self) -> Mapping[str, int]:
         """Calls made to object stores so far, by verb."""
