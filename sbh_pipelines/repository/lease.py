@@ -16,7 +16,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -256,3 +257,14 @@ class LeaseKeeper:
                     lease.renew_if_due()
                 except Exception:  # noqa: S112  the step itself renews before it commits, and raises there
                     continue
+
+
+@contextmanager
+def kept(held: Lease, seconds: float) -> Iterator[Lease]:
+    """Renews a lease of `seconds` until the end of the block, and then releases it."""
+    try:
+        with LeaseKeeper(lambda: [held], seconds / 6):
+            yield held
+    finally:
+        with suppress(SbhError):  # it expires by itself; what was done under it stands
+            held.release()

@@ -9,11 +9,13 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 import zstandard
 
-from sbh_pipelines.backup.contents.manifest import LATEST, Component, Manifest
+from sbh_pipelines.backup.contents.manifest import LATEST, WITH_TABLES, Component, Manifest
+from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import CorruptObject, InvalidId, ObjectMissing, SbhError, UnknownBackup
 from sbh_pipelines.model import BackupId
@@ -151,6 +153,13 @@ def _moment(text: str) -> datetime:
 def read_manifest(repository: Repository, backup_id: BackupId) -> Manifest:
     """The manifest of a committed backup, its signature checked. Raises UnknownBackup, CorruptObject."""
     return Manifest(repository.manifest(backup_id))
+
+
+def read_tables(
+    repository: Repository, manifest: Manifest, components: Iterable[str] = WITH_TABLES
+) -> dict[str, TableSummary]:
+    """The tables of these components by their full names. Raises CorruptObject."""
+    return {table.table: table for name in components for table in read_component(repository, manifest, name).tables}
 
 
 def read_component(repository: Repository, manifest: Manifest, name: str) -> Component:

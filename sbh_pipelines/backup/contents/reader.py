@@ -17,7 +17,7 @@ from sbh_pipelines.backup.contents.copy_text import decoder, fields_by_column, r
 from sbh_pipelines.backup.contents.file_list import read_files
 from sbh_pipelines.backup.contents.layers import table_rows
 from sbh_pipelines.backup.contents.manifest import PARENTS_FIRST, Manifest
-from sbh_pipelines.backup.contents.manifests import read_component
+from sbh_pipelines.backup.contents.manifests import read_component, read_tables
 from sbh_pipelines.backup.contents.stored_table import read_table
 from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.errors import CorruptObject, RequestError
@@ -47,12 +47,7 @@ class OpenBackup:
         self._repository = repository
         self._headers: dict[str, TableHeader] = {}
         present = manifest.component_names
-        self._summaries = {
-            summary.table: summary
-            for name in PARENTS_FIRST
-            if name in present
-            for summary in read_component(repository, manifest, name).tables
-        }
+        self._summaries = read_tables(repository, manifest, [name for name in PARENTS_FIRST if name in present])
         self._files = read_component(repository, manifest, FILES) if FILES in present else None
 
     def __repr__(self) -> str:

@@ -18,7 +18,6 @@ from typing import Any
 
 from sbh_pipelines.backup.contents.json_lines import LineWriter, json_line, read_lines
 from sbh_pipelines.backup.contents.table_summary import TableSummary
-from sbh_pipelines.database.capture.changes import Sums
 from sbh_pipelines.database.capture.deleted_rows import Sums
 from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.schema.tenancy import MappedTable

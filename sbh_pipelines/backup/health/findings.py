@@ -93,11 +93,6 @@ def of_observation(settings: Settings, seen: Observation, age_s: float | None, n
     return findings
 
 
-def objective_of(settings: Settings, tenant: Tenant) -> float | None:
-    """The tenant's recovery point objective, s."""
-    return settings.recovery_point_objective_s(tenant.tier)
-
-
 def scheduled(settings: Settings, tenant: Tenant) -> bool:
     """Whether the tenant follows some schedule: one that is backed up by hand only misses no objective."""
     follows = settings.schedules
@@ -107,12 +102,12 @@ def scheduled(settings: Settings, tenant: Tenant) -> bool:
 
 
 def point_missed(settings: Settings, tenant: Tenant, age_s: float | None) -> bool:
-    objective = objective_of(settings, tenant) if scheduled(settings, tenant) else None
+    objective = settings.recovery_point_objective_s(tenant.tier) if scheduled(settings, tenant) else None
     return objective is not None and (age_s is None or age_s > objective * (1 + settings.health.recovery_point_grace))
 
 
 def _point(settings: Settings, seen: Observation, age_s: float | None) -> list[Finding]:
-    tenant, objective = seen.tenant, objective_of(settings, seen.tenant)
+    tenant, objective = seen.tenant, settings.recovery_point_objective_s(seen.tenant.tier)
     if objective is None or not point_missed(settings, tenant, age_s):
         return []
     if age_s is None:  # of which people are told as a tenant without a backup
@@ -140,7 +135,7 @@ def _last(settings: Settings, seen: Observation, age_s: float | None, now: datet
             remedy=f"back it up now: `sbh backup create {tenant.id}`",
         )
         # A tenant that is new waits for its first backup as long as any waits for its next.
-        delay = (objective_of(settings, tenant) or 0.0) * (1 + settings.health.recovery_point_grace)
+        delay = (settings.recovery_point_objective_s(tenant.tier) or 0.0) * (1 + settings.health.recovery_point_grace)
         return [Finding(LAST, "no_backup", str(tenant.id), error, ERROR, str(tenant.id), delay)]
     failure = seen.newest_failure
     if failure is None or failure.failed_at is None:

@@ -20,7 +20,6 @@ from sbh_pipelines.backup.health.findings import (
     DRILLS,
     LAST,
     RETENTION,
-    objective_of,
     point_missed,
 )
 from sbh_pipelines.backup.health.observation import Observation, TypeSums
@@ -191,7 +190,7 @@ class _Examined(Collector):
 
     def _point(self, gauges: _Gauges, tenant: Tenant) -> None:
         age = self._examination.ages.get(tenant.id)
-        if tenant.id not in self._examination.ages or objective_of(self._settings, tenant) is None:
+        if tenant.id not in self._examination.ages or self._settings.recovery_point_objective_s(tenant.tier) is None:
             return
         labels = {"tenant": str(tenant.id), "tier": self._settings.data_type(tenant.tier)}
         gauges.set("sbh_recovery_point_age_seconds", "What would be lost now.", age, **labels)

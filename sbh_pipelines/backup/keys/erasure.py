@@ -40,7 +40,6 @@ from sbh_pipelines.errors import (
     ObjectExists,
     ObjectMissing,
     RequestError,
-    SbhError,
     UnknownTenant,
 )
 from sbh_pipelines.model import Progress, ProgressSink, Tenant, TenantId, timestamp
@@ -159,13 +158,7 @@ class _Erasure:
     def _lease(self, place: ErasurePlace, stack: ExitStack) -> None:
         seconds, clock = self._site.settings.backup.lease_s, self._site.clock
         held = leases.acquire(place.store, place.prefix, leases.new_owner(leases.ERASE), leases.ERASE, seconds, clock)
-
-        def let_go() -> None:
-            with suppress(SbhError):
-                held.release()
-
-        stack.callback(let_go)
-        stack.enter_context(leases.LeaseKeeper(lambda: [held], seconds / 6))
+        stack.enter_context(leases.kept(held, seconds))
 
     def _intend(self, holding: list[ErasurePlace]) -> ErasureRecord:
         """Count what there is, then say in every region that it goes."""

@@ -14,7 +14,7 @@ from itertools import chain
 from sbh_pipelines.backup.contents.json_lines import read_lines
 from sbh_pipelines.backup.contents.layers import table_rows
 from sbh_pipelines.backup.contents.manifest import LATEST, WITH_TABLES, Component, Manifest
-from sbh_pipelines.backup.contents.manifests import read_component, read_manifest
+from sbh_pipelines.backup.contents.manifests import read_component, read_manifest, read_tables
 from sbh_pipelines.backup.contents.stored_table import Group, StoredTable, read_table
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.contents.verification import raise_first, verify_backup
@@ -283,18 +283,16 @@ def _prove_tables(
     key: str,
     sums: Mapping[str, str],
 ) -> None:
-    for name in WITH_TABLES:
-        for summary in read_component(repository, manifest, name).tables:
-            stored = read_table(repository, summary)
-            table = _target_table(target, summary, stored, key)
-            if table is not None and not _rows_match(repository, connection, summary, stored, table, key, sums):
-                raise ProofFailed(
-                    "The rows read back are not the backup's",
-                    on=f"{table.full_name} of {repository.tenant}, {manifest.id}",
-                    why="another tenant's backup holds rows of the same key, or the server writes or orders values in another"
-                    " way",
-                    remedy="compare the server's version and locale with the platform backup's",
-                )
+    for summary in read_tables(repository, manifest).values():
+        stored = read_table(repository, summary)
+        table = _target_table(target, summary, stored, key)
+        if table is not None and not _rows_match(repository, connection, summary, stored, table, key, sums):
+            raise ProofFailed(
+                "The rows read back are not the backup's",
+                on=f"{table.full_name} of {repository.tenant}, {manifest.id}",
+                why="another tenant's backup holds rows of the same key, or the server writes or orders values in another way",
+                remedy="compare the server's version and locale with the platform backup's",
+            )
 
 
 def _rows_match(

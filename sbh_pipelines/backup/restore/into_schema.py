@@ -5,8 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from sbh_pipelines.backup.contents.layers import table_rows
-from sbh_pipelines.backup.contents.manifest import WITH_TABLES, Manifest
-from sbh_pipelines.backup.contents.manifests import read_component, read_manifest
+from sbh_pipelines.backup.contents.manifests import read_manifest, read_tables
 from sbh_pipelines.backup.contents.stored_table import read_table
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.site.site import Site
@@ -73,7 +72,7 @@ def into_schema(
     begun = time.monotonic()
     repository.load_index()
     manifest = read_manifest(repository, backup_id)
-    summaries = _chosen(_summaries(repository, manifest), tables)
+    summaries = _chosen(read_tables(repository, manifest), tables)
     names = _names(list(summaries))
     made = []
     with NewSchema(site.settings.database, schema) as target:
@@ -103,12 +102,6 @@ def into_schema(
 
 def _pieces(repository: Repository, summary: TableSummary) -> Iterator[bytes]:
     return table_rows(repository, read_table(repository, summary))
-
-
-def _summaries(repository: Repository, manifest: Manifest) -> dict[str, TableSummary]:
-    return {
-        summary.table: summary for name in WITH_TABLES for summary in read_component(repository, manifest, name).tables
-    }
 
 
 def _chosen(summaries: dict[str, TableSummary], tables: tuple[str, ...]) -> dict[str, TableSummary]:

@@ -17,7 +17,7 @@ this restore will need from the repository is downloaded and authenticated befor
 
 import os
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from sbh_pipelines.backup.contents.manifest import Manifest
@@ -123,8 +123,7 @@ def restore_in_place(
     with ExitStack() as stack:
         seconds, wait = site.settings.backup.lease_s, site.settings.restore.lease_wait_s
         held = leases.acquire_within(wait, store, prefix, owner, "restore", seconds, site.clock)
-        stack.callback(_let_go, held)
-        stack.enter_context(leases.LeaseKeeper(lambda: [held], seconds / 6))
+        stack.enter_context(leases.kept(held, seconds))
         status = RestoreStatus(site, repository, restore_id, backup_id, tenant, requested_by, owner, request, undoes)
         job = _Restore(site, repository, tenant, backup_id, request, target, progress, status, held, requested_by)
         status.step("check", 0)
@@ -138,11 +137,6 @@ def restore_in_place(
             events.failed(error, written=status.ended)
             raise
         return events.completed(result)
-
-
-def _let_go(held: leases.Lease) -> None:
-    with suppress(SbhError):  # it expires by itself; what the restore did or did not do stands
-        held.release()
 
 
 class _Restore:

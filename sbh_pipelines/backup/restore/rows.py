@@ -3,8 +3,7 @@
 from contextlib import closing
 from functools import partial
 
-from sbh_pipelines.backup.contents.manifest import WITH_TABLES
-from sbh_pipelines.backup.contents.manifests import read_component
+from sbh_pipelines.backup.contents.manifests import read_component, read_tables
 from sbh_pipelines.backup.contents.stored_table import read_table
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.restore.context import RestoreContext, describe_broken_keys, remedy_for_broken_keys
@@ -39,11 +38,7 @@ class RowRestore:
 
     def __init__(self, context: RestoreContext) -> None:
         self._context = context
-        self._summaries = {
-            summary.table: summary
-            for name in WITH_TABLES
-            for summary in read_component(context.repository, context.manifest, name).tables
-        }
+        self._summaries = read_tables(context.repository, context.manifest)
         self.differences: list[SchemaDifference] = []
         self.compared: list[TableComparison] = []
         self.merges: dict[str, TableMerge] = {}

@@ -6,7 +6,7 @@ refuses where clocks differ: who holds the lease and how old an object is are to
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 
@@ -239,14 +239,7 @@ def lease_for(site: Site, tenant: Tenant, purpose: str, stack: ExitStack) -> lea
     store, prefix = site.backup_store(tenant)
     seconds = site.settings.backup.lease_s
     held = leases.acquire(store, prefix, leases.new_owner(purpose), purpose, seconds, site.clock)
-
-    def let_go() -> None:
-        with suppress(SbhError):  # it expires by itself
-            held.release()
-
-    stack.callback(let_go)
-    stack.enter_context(leases.LeaseKeeper(lambda: [held], seconds / 6))
-    return held
+    return stack.enter_context(leases.kept(held, seconds))
 
 
 def _store_time(repository: Repository, clock: Clock, safety: Safety) -> datetime:

@@ -33,7 +33,7 @@ class Site:
         self._opener = opener
         self._lock = threading.Lock()
         self._stores: dict[tuple[str, str, bool], Store] = {}
-        self._binding = StoreBinding(settings, self._store)
+        self._binding = StoreBinding(settings, self.raw_store)
         self._catalogs: dict[str, Catalog] = {}
         self._keys: KeyProvider | None = None
         self.trails = Trails(self)
@@ -46,8 +46,8 @@ class Site:
             self._keys = open_key_provider(self.settings)
         return self._keys
 
-    def _store(self, place: Place) -> Store:
-        """The store of a place, not bound to it: only for what asks `StoreBinding` before it writes."""
+    def raw_store(self, place: Place) -> Store:
+        """The store of a place that is not asked where it is: for `StoreBinding`, and for erasing what lies where it may not."""
         name = (place.bucket, place.region, place.application)
         with self._lock:
             known = self._stores.get(name)
@@ -92,13 +92,9 @@ class Site:
         if tenant.id != PLATFORM:
             refuse_erased(self.catalog(tenant.region), tenant.id)
 
-    def raw_store(self, place: Place) -> Store:
-        """The store of a place that is not asked where it is: for erasing what lies where it may not."""
-        return self._store(place)
-
     def purger(self, place: Place) -> Purger:
         """Deletes for good what lies in a place's bucket, in all versions."""
-        return open_purger(self.settings.storage, place, self._store(place))
+        return open_purger(self.settings.storage, place, self.raw_store(place))
 
     def catalog(self, region: str) -> Catalog:
         """The catalog of a region; no I/O until it is used, and its key is unwrapped once. Raises ResidencyError."""

@@ -124,7 +124,7 @@ def _choice(select: exp.Select) -> RowChoice:
     if type(where) is not exp.Where:
         raise Refusal("it has no `where`; --tables restores whole tables")
     only(where, "this")
-    return RowChoice(".".join(path), condition_sql(where.this, path))
+    return RowChoice(".".join(path), _joined(_Writer(path).condition(where.this)))
 
 
 def _refused(text: str, why: str) -> RequestError:
@@ -191,11 +191,6 @@ def plain_name(part: object) -> str:
         raise Refusal("a name is not a plain name")
     name = str(part.this)
     return name if part.args.get("quoted") else name.translate(_FOLDED)
-
-
-def condition_sql(node: exp.Expression, table: list[str]) -> tuple[Piece, ...]:
-    """The SQL of a condition over the table with this name (its parts). Raises Refusal."""
-    return _joined(_Writer(table).condition(node))
 
 
 def _joined(pieces: list[Piece]) -> tuple[Piece, ...]:
