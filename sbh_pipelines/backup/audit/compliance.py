@@ -5,6 +5,7 @@ known is null, and the text says so.
 """
 
 from collections.abc import Sequence
+from dataclasses import fields
 from datetime import datetime
 
 from sbh_pipelines.backup.audit.compliance_report import (
@@ -27,6 +28,11 @@ from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import Tenant, TenantId
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.trail.event import PLATFORM
+
+# What the figures of tenants have in common with their totals.
+_SUMMED = (
+    "validated", "invalid", "drills", "drills_passed", "exported", "accessed", "deleted", "keys_rotated", "erased", "denied"
+)  # fmt: skip
 
 
 def compliance_report(
@@ -93,15 +99,7 @@ def _line(site: Site, tenant: Tenant, figures: TrailFigures, end: datetime, age:
         keys_rotated=counts["key.rotated"],
         erased=counts["tenant.erased"],
         denied=counts["access.denied"],
-        audit=TrailVerdict(
-            valid=verified.valid,
-            events=verified.events,
-            late=verified.late,
-            seq=verified.seq,
-            hash=verified.hash,
-            broken=verified.broken,
-            unrecorded=verified.unrecorded,
-        ),
+        audit=TrailVerdict(*(getattr(verified, of.name) for of in fields(TrailVerdict))),
     )
 
 
@@ -148,25 +146,12 @@ def _totals(lines: Sequence[TenantCompliance]) -> ComplianceTotals:
         longest_gap_s=longest,
         longest_gap_of=longest_of,
         gaps_over=sum(line.recovery_point.gaps_over or 0 for line in lines),
-        validated=sum(line.validated for line in lines),
-        invalid=sum(line.invalid for line in lines),
-        drills=sum(line.drills for line in lines),
-        drills_passed=sum(line.drills_passed for line in lines),
+        **{name: sum(getattr(line, name) for line in lines) for name in _SUMMED},
         recovery_time=times,
-        restores_completed=sum(line.restores["completed"] for line in lines),
-        restores_failed=sum(line.restores["failed"] for line in lines),
-        restores_undone=sum(line.restores["undone"] for line in lines),
-        exported=sum(line.exported for line in lines),
-        accessed=sum(line.accessed for line in lines),
-        deleted=sum(line.deleted for line in lines),
-        holds_placed=sum(line.holds.placed for line in lines),
-        holds_released=sum(line.holds.released for line in lines),
-        holds_now=sum(line.holds.now for line in lines),
+        **{f"restores_{end}": sum(line.restores[end] for line in lines) for end in ("completed", "failed", "undone")},
+        **{f"holds_{of.name}": sum(getattr(line.holds, of.name) for line in lines) for of in fields(HoldFigures)},
         approved=sum(line.approvals["approved"] for line in lines),
         break_glass=sum(line.approvals["break_glass"] for line in lines),
-        keys_rotated=sum(line.keys_rotated for line in lines),
-        erased=sum(line.erased for line in lines),
-        denied=sum(line.denied for line in lines),
         trails_valid=sum(line.audit.valid for line in lines),
         trails_broken=[line.tenant_id for line in lines if not line.audit.valid][:MOST_NAMED],
         events_late=sum(line.audit.late for line in lines),

@@ -93,27 +93,20 @@ class DrillRecord:
     @classmethod
     def from_dict(cls, tenant_id: TenantId, fields: Mapping[str, Any]) -> "DrillRecord":
         """Of a stored record. Raises KeyError, TypeError, AttributeError where it is not one."""
-        return cls(
-            drill_id=DrillId(fields["drill_id"]),
-            tenant_id=tenant_id,
-            backup_id=BackupId(fields["backup_id"]),
-            status=fields["status"],
-            error=_error(fields["error"]),
-            scenarios=tuple(
+        known = {of.name: fields[of.name] for of in fields_of(cls) if of.name != "tenant_id"}
+        parsed = {
+            "drill_id": DrillId(fields["drill_id"]),
+            "backup_id": BackupId(fields["backup_id"]),
+            "error": _error(fields["error"]),
+            "scenarios": tuple(
                 ScenarioResult(
                     **{of.name: one[of.name] for of in fields_of(ScenarioResult)} | {"error": _error(one["error"])}
                 )
                 for one in fields["scenarios"]
             ),
-            issues=tuple(map(error_from_dict, fields["issues"])),
-            tier=fields["tier"],
-            recovery_point_age_s=fields["recovery_point_age_s"],
-            recovery_point_objective_s=fields["recovery_point_objective_s"],
-            drilled_by=fields["drilled_by"],
-            started_at=fields["started_at"],
-            finished_at=fields["finished_at"],
-            versions=fields["versions"],
-        )
+            "issues": tuple(map(error_from_dict, fields["issues"])),
+        }
+        return cls(tenant_id=tenant_id, **{**known, **parsed})
 
 
 @dataclass(frozen=True, slots=True)
