@@ -176,9 +176,8 @@ class Audit:
         for region in regions:
             yield self._platform_in(region)
         known: set[tuple[str, str]] = set()
-        with_rows: Sequence[Tenant] = ()
         try:
-            with_rows = self._gate.tenants.all()
+            with_rows: Sequence[Tenant] = self._gate.tenants.all()
         except SbhError:  # the database is out of reach: trails are read all the same
             with_rows = ()
         for tenant in (*with_rows, *self._site.trails.audited_tenants()):

@@ -275,11 +275,8 @@ class Backups:
             repository = self._site.repository(tenant)
         except UnknownBackup:
             return [], []
-        try:
-            with self._recorded_beside(tenant, user_ctx) if record else nullcontext():
-                sound, damaged = read_manifests(repository, self.manifest_cache, brief=brief)
-        finally:
-            repository.close()
+        with repository, self._recorded_beside(tenant, user_ctx) if record else nullcontext():
+            sound, damaged = read_manifests(repository, self.manifest_cache, brief=brief)
         return sorted(sound, key=lambda m: (m.created_at, m.id), reverse=True), damaged
 
     @contextmanager

@@ -85,11 +85,8 @@ class Retention:
         self, tenant_id: str, user_ctx: UserContext, action: str, *, create: bool = False
     ) -> Iterator[tuple[Tenant, Repository]]:
         tenant = self._gate.allowed(tenant_id, user_ctx, action)
-        repository = self._site.repository(tenant, create=create)
-        try:
+        with self._site.repository(tenant, create=create) as repository:
             yield tenant, repository
-        finally:
-            repository.close()
 
     # the repository
 

@@ -11,7 +11,7 @@ rows. Both are done a bounded number of rows at a time, with a pause where the s
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,8 +44,7 @@ class TableChanges:
 @contextmanager
 def restore_transaction(settings: DatabaseSettings) -> Iterator[Connection]:
     """The one transaction of a restore; the caller commits, anything else rolls back."""
-    connection = connect(settings, "restore")
-    try:
+    with closing(connect(settings, "restore")) as connection:
         with translated("begin the restore"):
             cursor = connection.cursor()
             cursor.execute("SELECT set_config('lock_timeout', %s, false)", (str(int(settings.lock_timeout_s * 1000)),))
@@ -53,8 +52,6 @@ def restore_transaction(settings: DatabaseSettings) -> Iterator[Connection]:
             cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
             cursor.execute("SET LOCAL session_replication_role = replica")
         yield connection
-    finally:
-        connection.close()
 
 
 def hold_tenant(connection: Connection, tenancy: TenancyMap, tenant_key: str) -> None:

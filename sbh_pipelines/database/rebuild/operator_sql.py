@@ -5,6 +5,7 @@ Hooks of restores run a statement in a transaction of its own. Assertions of dri
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from typing import Any
 
 import psycopg2
@@ -95,14 +96,10 @@ def with_tenant(statement: str, key: str, slug: str) -> str:
 
 def run_statement(settings: DatabaseSettings, statement: str, key: str, slug: str, timeout_s: float) -> Any:
     """Run it in a transaction of its own, with the database's own search path; the first value it gives, or None."""
-    connection = connect(settings, "hook")
-    try:
-        with translated("run a statement of the settings"):
-            cursor = connection.cursor()
-            cursor.execute("RESET search_path")
-            cursor.execute("SELECT set_config('statement_timeout', %s, false)", (str(int(timeout_s * 1000)),))
-            cursor.execute(with_tenant(statement, key, slug))
-            row = cursor.fetchone() if cursor.description else None
-            return row[0] if row else None
-    finally:
-        connection.close()
+    with closing(connect(settings, "hook")) as connection, translated("run a statement of the settings"):
+        cursor = connection.cursor()
+        cursor.execute("RESET search_path")
+        cursor.execute("SELECT set_config('statement_timeout', %s, false)", (str(int(timeout_s * 1000)),))
+        cursor.execute(with_tenant(statement, key, slug))
+        row = cursor.fetchone() if cursor.description else None
+        return row[0] if row else None

@@ -6,7 +6,7 @@ it, so that a run killed anywhere goes on where it stopped and nothing is loaded
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -140,8 +140,7 @@ class Run:
 @contextmanager
 def open_run(target: DatabaseSettings) -> Iterator[Run]:
     """Raises SourceConflict while another recovery is at work on the database."""
-    connection = connect(target, "recovery")
-    try:
+    with closing(connect(target, "recovery")) as connection:
         cursor = connection.cursor()
         try:
             with translated("lock the target database"):
@@ -156,8 +155,6 @@ def open_run(target: DatabaseSettings) -> Iterator[Run]:
         with translated("prepare the session"):
             cursor.execute("SET lock_timeout = 0; SET statement_timeout = 0")
         yield Run(connection)
-    finally:
-        connection.close()
 
 
 def note_phase(name: str, seconds: float, facts: Mapping[str, object]) -> str:
@@ -190,10 +187,7 @@ def run(connection: Connection, statement: str, what: str, on: str = "") -> None
 @contextmanager
 def transaction(target: DatabaseSettings, purpose: str, begin: str = "BEGIN") -> Iterator[Connection]:
     """A connection in a transaction that is committed at the end of the block; an error rolls it back."""
-    connection = connect(target, purpose)
-    try:
+    with closing(connect(target, purpose)) as connection:
         run(connection, f"SET statement_timeout = 0; {begin}", "begin a transaction")
         yield connection
         run(connection, "COMMIT", "commit what was recovered")
-    finally:
-        connection.close()

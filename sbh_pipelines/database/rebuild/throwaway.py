@@ -5,6 +5,7 @@ began. Nothing is ever dropped that has another name, another owner, a session i
 """
 
 import re
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 
@@ -60,14 +61,10 @@ class ThrowawayDatabase:
     def create(cls, settings: Settings, drill_id: DrillId) -> "ThrowawayDatabase":
         """An empty database with the encoding and locale of the application's. Raises PrivilegeMissing."""
         server, name = drill_server(settings), f"sbh_{drill_id}"
-        source = connect(settings.database, "drill")
-        try:
-            with translated("look at the application's database"):
-                cursor = source.cursor()
-                cursor.execute(_LIKE)
-                like = cursor.fetchone()
-        finally:
-            source.close()
+        with closing(connect(settings.database, "drill")) as source, translated("look at the application's database"):
+            cursor = source.cursor()
+            cursor.execute(_LIKE)
+            like = cursor.fetchone()
         connection = connect(server, "drill")
         try:
             options = _options(connection.server_version, *like)
@@ -104,14 +101,10 @@ class ThrowawayDatabase:
 
 def drop_leftovers(server: DatabaseSettings, now: datetime) -> list[str]:
     """Drop the databases of drills that were killed more than a day ago; their names."""
-    connection = connect(server, "drill")
-    try:
-        with translated("look for leftovers of drills"):
-            cursor = connection.cursor()
-            cursor.execute(_LEFTOVERS)
-            found = [str(name) for (name,) in cursor.fetchall()]
-    finally:
-        connection.close()
+    with closing(connect(server, "drill")) as connection, translated("look for leftovers of drills"):
+        cursor = connection.cursor()
+        cursor.execute(_LEFTOVERS)
+        found = [str(name) for (name,) in cursor.fetchall()]
     return [name for name in sorted(found) if _is_old(name, now) and _drop(server, name, force=False)]
 
 
@@ -127,17 +120,13 @@ def _is_old(name: str, now: datetime) -> bool:
 
 def _drop(server: DatabaseSettings, name: str, *, force: bool) -> bool:
     """Drop a database; whether it is gone. Without `force`, one that has a session stays."""
-    connection = connect(server, "drill")
-    try:
-        with translated("drop a throw-away database", name):
-            try:
-                connection.cursor().execute(f"DROP DATABASE IF EXISTS {ident(name)}{' WITH (FORCE)' if force else ''}")
-            except ObjectInUse:
-                if force:
-                    raise
-                return False
-    finally:
-        connection.close()
+    with closing(connect(server, "drill")) as connection, translated("drop a throw-away database", name):
+        try:
+            connection.cursor().execute(f"DROP DATABASE IF EXISTS {ident(name)}{' WITH (FORCE)' if force else ''}")
+        except ObjectInUse:
+            if force:
+                raise
+            return False
     return True
 
 

@@ -1,6 +1,7 @@
 """The application's list of tenants."""
 
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass
 
 from sbh_pipelines.database.schema.catalog import Table, read_catalog
@@ -46,8 +47,7 @@ def unknown(slug: TenantId) -> UnknownTenant:
 
 def _query(settings: Settings, slugs: list[str] | None) -> TenantList:
     wanted = settings.tenants
-    connection = connect(settings.database, "tenants")
-    try:
+    with closing(connect(settings.database, "tenants")) as connection:
         # Sensors and the API ask often: behind a migration's lock they must fail soon rather than pile up.
         with translated("prepare the session"):
             connection.cursor().execute(f"SET lock_timeout = {int(settings.database.lock_timeout_s * 1000)}")
@@ -66,8 +66,6 @@ def _query(settings: Settings, slugs: list[str] | None) -> TenantList:
                 query += f" WHERE {ident(wanted.slug)}::text = ANY(ARRAY[{', '.join(map(literal, slugs))}]::text[])"
             cursor.execute(query + " ORDER BY 1")
             rows = cursor.fetchall()
-    finally:
-        connection.close()
     tenants: dict[str, Tenant] = {}
     unusable: list[SbhError] = []
     shared = {slug for slug, times in Counter(row[0] for row in rows).items() if times > 1}

@@ -1,7 +1,7 @@
 """The recovery point: one exported snapshot that several connections read."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from sbh_pipelines.database.session.connection import Connection, connect, translated
 from sbh_pipelines.model import RecoveryPoint
@@ -25,15 +25,12 @@ SELECT to_char(transaction_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI
 @contextmanager
 def exported_snapshot(settings: DatabaseSettings) -> Iterator[tuple[str, RecoveryPoint, Connection]]:
     """(snapshot id, recovery point, the connection that holds it). The snapshot lives as long as the context."""
-    connection = connect(settings, "snapshot")
-    try:
+    with closing(connect(settings, "snapshot")) as connection:
         with translated("take a snapshot"):
             cursor = connection.cursor()
             cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         point = describe_snapshot(connection)
         yield export_snapshot(connection), point, connection
-    finally:
-        connection.close()
 
 
 def describe_snapshot(connection: Connection) -> RecoveryPoint:
@@ -56,8 +53,7 @@ def export_snapshot(connection: Connection) -> str:
 @contextmanager
 def on_snapshot(settings: DatabaseSettings, snapshot_id: str) -> Iterator[Connection]:
     """Another connection that sees exactly the same instant."""
-    connection = connect(settings, "capture")
-    try:
+    with closing(connect(settings, "capture")) as connection:
         with translated("join the snapshot"):
             cursor = connection.cursor()
             cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -67,5 +63,3 @@ def on_snapshot(settings: DatabaseSettings, snapshot_id: str) -> Iterator[Connec
             # the order of an index on the tenant, page by page at random, each several times.
             cursor.execute("SET max_parallel_workers_per_gather = 0; SET effective_cache_size = '16MB'")
         yield connection
-    finally:
-        connection.close()
