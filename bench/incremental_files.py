@@ -16,6 +16,7 @@ from typing import Any
 import _common as common
 
 from sbh_pipelines.backup.contents.file_list import FileListWriter, list_lines
+from sbh_pipelines.backup.contents.manifest import Component
 from sbh_pipelines.backup.create.parent import ParentFiles
 from sbh_pipelines.files.file import FileEntry
 from sbh_pipelines.files.listing import listing_fingerprint
@@ -41,10 +42,10 @@ def main() -> None:
         second = _write(repository, count, changed)
         store.requests.clear()
         begun = process_time()
-        lines = sum(len(line) for _, line in list_lines(repository, second["document"]))
+        lines = sum(len(line) for _, line in list_lines(repository, second["list"]))
         read_s, requests = process_time() - begun, store.requests["get"]
         some = min(count, 200_000)  # of a longer list only so many are held for these two
-        same_s = _merge(repository, second["document"], some, changed)
+        same_s = _merge(repository, second["list"], some, changed)
         print_s = _fingerprint(some)
     figures = {
         "files": count,
@@ -55,7 +56,7 @@ def main() -> None:
         "stored_changed": second["stored"],
         "chunks_first": first["chunks"],
         "chunks_changed": second["chunks"],
-        "levels_above_the_leaves": second["document"].get("detail_depth", 0),
+        "levels_above_the_leaves": second["list"].detail_depth,
         "requests_to_read": requests,
         "write_us_per_file": round(first["cpu_s"] / count * 1e6, 1),
         "read_us_per_file": round(read_s / count * 1e6, 1),
@@ -104,15 +105,15 @@ def _write(repository: Repository, count: int, changed: frozenset[int]) -> dict[
                 lines.add(entry.path, entry.to_line())
             spent += process_time() - begun
         begun = process_time()
-        document = lines.finish()
+        listed = Component("file_list", "", 0, "", lines.finish())
         writer.finish()
         spent += process_time() - begun
-    return {"document": document, "stored": writer.bytes_stored, "chunks": writer.chunks_new, "cpu_s": spent}
+    return {"list": listed, "stored": writer.bytes_stored, "chunks": writer.chunks_new, "cpu_s": spent}
 
 
-def _merge(repository: Repository, document: dict[str, Any], count: int, changed: frozenset[int]) -> float:
+def _merge(repository: Repository, component: Component, count: int, changed: frozenset[int]) -> float:
     listed = [_info(n, n in changed) for n in range(count)]
-    parent = ParentFiles(repository, document, parse_timestamp("2027-01-01T00:00:00Z"), in_directory=False)
+    parent = ParentFiles(repository, component, parse_timestamp("2027-01-01T00:00:00Z"), in_directory=False)
     begun = process_time()
     for _ in parent.same(iter(listed), ""):  # the files' chunks are looked for; there are none, which costs the same
         pass
