@@ -166,7 +166,7 @@ settings, dsn, step, subject = json.loads(sys.argv[1])
 def progress(notice):
     if (notice.step, notice.subject) == (step, subject):
         os.kill(os.getpid(), signal.SIGKILL)
-BackupService(Settings(**json.loads(settings))).recover_platform(
+BackupService(Settings(**json.loads(settings))).platform.recover(
     dsn, UserContext("tester", "*", Role.ADMIN), confirm=True, progress=progress)
 """
 

@@ -367,7 +367,7 @@ def test_a_writer_that_slept_through_a_prune_does_not_commit(
             service(application, clock).retention.prune(ACME, ADMIN)
             clock.now += DAY
             service(application, clock).retention.prune(ACME, ADMIN)
-        drafts = getattr(slow, step)(drafts)
+        drafts = getattr(slow.backups, step)(drafts)
     assert drafts[0].error
     assert drafts[0].error.code == LeaseLost.code
     for manifest in made.list_backups(ACME, ADMIN):
