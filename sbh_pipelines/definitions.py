@@ -14,7 +14,7 @@ from sbh_pipelines.orchestration.alerting.sensors import (
 from sbh_pipelines.orchestration.alerting.stuck_runs import run_watch
 from sbh_pipelines.orchestration.backups.assets import backup_assets
 from sbh_pipelines.orchestration.backups.jobs import backup_jobs, fleet_backup_job
-from sbh_pipelines.orchestration.backups.schedules import backup_schedules, daily_prune
+from sbh_pipelines.orchestration.backups.schedules import backup_schedules
 from sbh_pipelines.orchestration.backups.validation import validate_backup_job
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource
 from sbh_pipelines.orchestration.drills.jobs import drill_job, tenant_drill, weekly_drill
@@ -23,7 +23,7 @@ from sbh_pipelines.orchestration.restores.into_schema import restore_into_schema
 from sbh_pipelines.orchestration.restores.jobs import restore_job, undo_restore_job
 from sbh_pipelines.orchestration.upkeep.keys import key_rotation_job
 from sbh_pipelines.orchestration.upkeep.platform import daily_platform_backup, platform_backup_job
-from sbh_pipelines.orchestration.upkeep.retention import prune_job, retention_job
+from sbh_pipelines.orchestration.upkeep.retention import daily_prune, prune_job, retention_job
 
 defs = dg.Definitions(
     assets=[*backup_assets, tenant_drill, recovery_report],

@@ -4,7 +4,7 @@ A result keeps its fields in the order in which people read them. A field declar
 document while it is None; every other field is always there.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import Field, field, fields, is_dataclass
 from datetime import datetime
 from enum import Enum
@@ -20,6 +20,16 @@ _OPTIONAL = {"optional": True}
 def optional() -> Any:
     """A field of a result that is None by default, and absent from its document then."""
     return field(default=None, metadata=_OPTIONAL)
+
+
+def unshown() -> Any:
+    """A field of a result that faces need to know, and that is no part of its document."""
+    return field(default=None, kw_only=True, metadata={"unshown": True})
+
+
+def shown_fields(result: Any) -> Sequence[Field[Any]]:
+    """The fields of a dataclass, or of one of its class, that its document has, in order."""
+    return [of for of in fields(result) if not of.metadata.get("unshown")]
 
 
 def is_optional(of: Field[Any]) -> bool:
@@ -55,7 +65,7 @@ def as_document(value: Any) -> Any:
     if isinstance(value, str):
         return str(value)
     if is_dataclass(value) and not isinstance(value, type):
-        pairs = [(f, getattr(value, f.name)) for f in fields(value)]
+        pairs = [(f, getattr(value, f.name)) for f in shown_fields(value)]
         if len(pairs) == 1 and pairs[0][0].metadata.get("whole"):
             return as_document(pairs[0][1])
         return {key_of(f): as_document(v) for f, v in pairs if v is not None or not is_optional(f)}

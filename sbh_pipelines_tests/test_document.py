@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sbh_pipelines.document import as_document, optional
+from sbh_pipelines.document import as_document, optional, unshown
 from sbh_pipelines.model import BackupType, TenantId
 
 
@@ -15,6 +15,7 @@ class Part:
     rows: int
     took: float | None = None
     error: str | None = optional()
+    cause: str = unshown()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +28,12 @@ class Result:
 
 
 def test_a_result_is_a_document_in_the_order_of_its_fields() -> None:
-    """Optional fields without a value are left out, all others stay; subclasses of str become plain ones."""
+    """Optional fields without a value are left out, and those that only faces know; all others stay."""
     result = Result(
         TenantId.parse("acme"),
         BackupType.FULL,
         datetime(2026, 1, 15, 14, 32, tzinfo=UTC),
-        (Part(1), Part(2, 0.5, "lost")),
+        (Part(1), Part(2, 0.5, "lost", cause="a crash")),
         {"tasks": Part(3)},
     )
     assert as_document(result) == {

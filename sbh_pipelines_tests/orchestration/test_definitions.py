@@ -9,8 +9,9 @@ import dagster as dg
 import pytest
 
 from sbh_pipelines.definitions import defs
-from sbh_pipelines.orchestration.backups.schedules import timetable
+from sbh_pipelines.orchestration.backups.schedules import backup_timetable
 from sbh_pipelines.orchestration.common.timetable import Timetable
+from sbh_pipelines.orchestration.upkeep.retention import prune_timetable
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,9 +115,11 @@ def test_the_environment_sets_the_cron_lines(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("SBH_SCHEDULES__TIME_ZONE", "Europe/Berlin")
     monkeypatch.setenv("SBH_SCHEDULES__DIFFERENTIAL", "0 */3 * * *")
     monkeypatch.setenv("SBH_SCHEDULES__DAILY_PRUNE", "")
-    assert timetable("daily_full") == Timetable("daily_full", "15 1 * * *", "Europe/Berlin", on=True)
-    assert timetable("differential", "0 */6 * * *").cron == "0 */3 * * *"
-    assert timetable("daily_prune") == Timetable("daily_prune", "30 4 * * *", "Europe/Berlin", on=False)
+    daily, variable = backup_timetable("daily_full"), "SBH_SCHEDULES__DAILY_FULL"
+    assert daily == Timetable("daily_full", "15 1 * * *", "Europe/Berlin", on=True, variable=variable)
+    assert backup_timetable("differential", "0 */6 * * *").cron == "0 */3 * * *"
+    prune, variable = prune_timetable(), "SBH_SCHEDULES__DAILY_PRUNE"
+    assert prune == Timetable("daily_prune", "30 4 * * *", "Europe/Berlin", on=False, variable=variable)
 
 
 def _silent_fields(owner: str, config_type: object) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import PrivateAttr
 
 from sbh_pipelines.backup.contents.manifest import Component, Manifest
+from sbh_pipelines.backup.contents.verification import Validation
 from sbh_pipelines.backup.create.draft import AppliedRetention, Draft, DraftStatus
 from sbh_pipelines.backup.retain.forget import RetentionLine, RetentionOutcome
 from sbh_pipelines.backup.retain.prune import PruneReport
@@ -42,7 +43,7 @@ class FakeService:
     names: Sequence[str] = ("tenant-1", "tenant-2", "tenant-3")
     errors: dict[str, dict[str, SbhError]] = field(default_factory=dict)
     raises: dict[str, BaseException] = field(default_factory=dict)
-    issues: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    issues: dict[str, list[SbhError]] = field(default_factory=dict)
     missing: dict[str, int] = field(default_factory=dict)
     settings: Settings = field(default_factory=Settings)
     leases: set[str] = field(default_factory=set)
@@ -160,16 +161,24 @@ class FakeService:
         if error := self.errors.get(verb, {}).pop(tenant_id, None):
             raise error
 
-    def list_backups(self, tenant_id: str, user_ctx: Any) -> list[dict[str, Any]]:
-        return [manifest(draft(tenant_id))]
+    def of(self, tenant_id: str, user_ctx: Any) -> list[Manifest]:
+        return [Manifest(manifest(draft(tenant_id)))]
 
-    def validate_backup(
+    def validate(
         self, backup_id: str, tenant_id: str, user_ctx: Any, deep: bool = False, progress: Any = None
-    ) -> dict[str, Any]:
+    ) -> Validation:
         issues = self.issues.get(tenant_id, [])
-        counts = {"objects_checked": 4, "chunks_checked": 9, "bytes_checked": 99, "seconds": 0.1}
-        found = {"backup_id": backup_id, "tenant_id": tenant_id, "valid": not issues, "issues": issues, "deep": deep}
-        return found | counts
+        return Validation(
+            tenant_id=tenant_id,
+            backup_id=backup_id,
+            valid=not issues,
+            issues=issues,
+            deep=deep,
+            objects_checked=4,
+            chunks_checked=9,
+            bytes_checked=99,
+            seconds=0.1,
+        )
 
     def _each(self, step: str, drafts: list[Draft], change: Callable[[Draft], Draft] = lambda d: d) -> list[Draft]:
         self.calls.append(step)

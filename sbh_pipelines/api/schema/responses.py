@@ -3,7 +3,7 @@
 import inspect
 import types
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from enum import Enum
 from functools import cache, reduce
 from operator import or_
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from sbh_pipelines.api.schema import answers
 from sbh_pipelines.api.schema.problems import MEDIA_TYPE
-from sbh_pipelines.document import is_optional, key_of
+from sbh_pipelines.document import is_optional, key_of, shown_fields
 from sbh_pipelines.errors import SbhError
 
 Responses = dict[int | str, dict[str, Any]]
@@ -46,7 +46,7 @@ def model_of(result: type, **shown: Any) -> type[BaseModel]:
     what, told = described(result)
     hints = {**get_type_hints(result), **shown}
     columns: dict[str, Any] = {}
-    for of in fields(result):
+    for of in shown_fields(result):
         key = key_of(of)
         name = f"{key}_" if key != of.name or hasattr(BaseModel, key) else key
         default = None if is_optional(of) else ...

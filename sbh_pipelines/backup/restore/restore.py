@@ -31,7 +31,7 @@ from sbh_pipelines.backup.restore.plan import Estimate, FilePlan, RestorePlan, c
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.restore.result import Proof, RestoreResult, RowsProven
 from sbh_pipelines.backup.restore.rows import RowRestore
-from sbh_pipelines.backup.restore.safety_backup import safety_backup
+from sbh_pipelines.backup.restore.safety_backup import SafetyBackup, safety_backup
 from sbh_pipelines.backup.restore.status import RestoreStatus
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.merge.merge import commit, restore_transaction
@@ -186,7 +186,9 @@ class _Restore:
             self.status.completed(result)
         return result
 
-    def _result(self, manifest: Manifest, safety: BackupId | None, proof: RowsProven, begun: float) -> RestoreResult:
+    def _result(
+        self, manifest: Manifest, safety: SafetyBackup | None, proof: RowsProven, begun: float
+    ) -> RestoreResult:
         assert self.status is not None
         tables, files = self.rows.results(), self.files
         return RestoreResult(
@@ -197,7 +199,7 @@ class _Restore:
             mode=str(self.request.mode),
             scope=self.request.scope(),
             target=self.target.name,
-            safety_backup_id=safety,
+            safety_backup_id=safety.id if safety else None,
             tables=tables,
             rows_inserted=sum(t.inserted for t in tables),
             rows_updated=sum(t.updated for t in tables),
@@ -214,6 +216,8 @@ class _Restore:
             proof=Proof(proof.groups, proof.rows, proof.foreign_keys, files.proven),
             finished_at=timestamp(self.site.clock()),
             seconds=round(time.monotonic() - begun, 3),
+            backup_type=manifest.type,
+            safety_backup_type=safety.type if safety else None,
         )
 
     def check(self) -> Manifest:
@@ -286,7 +290,7 @@ class _Restore:
             round(seconds, 3),
         )
 
-    def _safety(self, connection: Connection, snapshot: str) -> BackupId | None:
+    def _safety(self, connection: Connection, snapshot: str) -> SafetyBackup | None:
         """The backup that undoes this restore. None where there is nothing to undo, or it is not wanted."""
         wanted = self.request.safety_backup
         if wanted is None:
@@ -299,7 +303,7 @@ class _Restore:
         self._step("safety", 0, 1)
         point = describe_snapshot(connection)
         restore_id = self.status.restore_id
-        backup_id = safety_backup(
+        made = safety_backup(
             self.site,
             self.repository,
             self.tenant,
@@ -311,8 +315,8 @@ class _Restore:
             self.progress,
         )
         touched = tuple(name for name, merge in self.rows.merges.items() if merge.changes.any)
-        self.status.secured(backup_id, touched, (self.request.files or ("**",)) if self.files.changes_anything else ())
-        return backup_id
+        self.status.secured(made.id, touched, (self.request.files or ("**",)) if self.files.changes_anything else ())
+        return made
 
     def _step(self, step: str, done: float, of: float) -> None:
         at = STEPS.index(step)

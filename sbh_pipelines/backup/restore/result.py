@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sbh_pipelines.backup.restore.request import Scope
 from sbh_pipelines.database.merge.columns import SchemaDifference
-from sbh_pipelines.document import optional
+from sbh_pipelines.document import optional, unshown
 from sbh_pipelines.errors import SbhError
 
 
@@ -90,6 +90,8 @@ class RestoreResult:
         finished_at: time of the end, UTC.
         seconds: s.
         audit_error: why its end is not on record, where it could not be written; what is restored stays.
+        backup_type: type of the backup that was restored.
+        safety_backup_type: type of the backup that undoes it; None where there is none, or its manifest cannot be read.
     """
 
     restore_id: str
@@ -117,6 +119,8 @@ class RestoreResult:
     finished_at: str
     seconds: float
     audit_error: SbhError | None = optional()
+    backup_type: str = unshown()
+    safety_backup_type: str | None = unshown()
 
     @property
     def undoable(self) -> bool:

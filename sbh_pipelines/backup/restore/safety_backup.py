@@ -6,9 +6,10 @@ while an undo is likely.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
+from sbh_pipelines.backup.contents.manifests import read_manifest
 from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.drafts import OpenDrafts, new_draft
 from sbh_pipelines.backup.create.files_step import enumerate_files
@@ -18,9 +19,23 @@ from sbh_pipelines.backup.retain.holds import place_term
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.database.session.snapshot import on_snapshot
+from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import SAFETY, BackupId, BackupType, ProgressSink, RecoveryPoint, RestoreId, Tenant
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class SafetyBackup:
+    """The backup that undoes a restore.
+
+    Attributes:
+        id: Its id.
+        type: Its type; None where its manifest cannot be read.
+    """
+
+    id: BackupId
+    type: str | None
 
 
 class _Lent(OpenDrafts):
@@ -63,7 +78,7 @@ def safety_backup(
     point: RecoveryPoint,
     restore_id: RestoreId,
     progress: ProgressSink,
-) -> BackupId:
+) -> SafetyBackup:
     """The backup that holds the tenant as it is at the snapshot: a new one, or the one that still describes it.
 
     `repository` is the restore's; the new backup is written through an opening of its own.
@@ -80,10 +95,20 @@ def safety_backup(
         (draft,) = verify_checksums(open_drafts, drafts, progress)
         if draft.error is not None:
             raise draft.error
-        backup_id = draft.unchanged_since or draft.backup_id
+        made = SafetyBackup(draft.backup_id, draft.type)
+        if draft.unchanged_since is not None:
+            made = SafetyBackup(draft.unchanged_since, _type_of(repository, draft.unchanged_since))
     finally:
         for draft in drafts:
             open_drafts.end(draft)
     until = site.clock() + timedelta(days=site.settings.restore.keep_safety_days)
-    place_term(repository, backup_id, f"undoes {restore_id}", requested_by, site.clock, until)
-    return backup_id
+    place_term(repository, made.id, f"undoes {restore_id}", requested_by, site.clock, until)
+    return made
+
+
+def _type_of(repository: Repository, backup_id: BackupId) -> str | None:
+    """Only told to people: a manifest that cannot be read must not keep a tenant from being restored."""
+    try:
+        return read_manifest(repository, backup_id).type
+    except SbhError:
+        return None

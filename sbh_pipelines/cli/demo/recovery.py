@@ -37,17 +37,16 @@ class Recovery:
 
     def validate(self) -> None:
         with self.steps.step("validate the backup, every byte") as step:
-            report = self.service.validate_backup(
+            found = self.service.backups.validate(
                 self.backup_id, self.tenant, self.user, deep=True, progress=self.steps.progress
             )
-            if not report["valid"]:
-                first = report["issues"][0]
-                raise ProofFailed(first["what"], on=first["on"], why=first["why"], remedy=first["remedy"])
+            if found.issues:
+                first = found.issues[0]
+                raise ProofFailed(first.what, on=first.on, why=first.why, remedy=first.remedy)
             step.note(
-                f"valid: {report['objects_checked']} objects, {report['chunks_checked']} chunks,"
-                f" {mib(report['bytes_checked'])}",
-                chunks=report["chunks_checked"],
-                bytes=report["bytes_checked"],
+                f"valid: {found.objects_checked} objects, {found.chunks_checked} chunks, {mib(found.bytes_checked)}",
+                chunks=found.chunks_checked,
+                bytes=found.bytes_checked,
             )
 
     def preview(self) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
-from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.cli.command import operating_user
 from sbh_pipelines.cli.demo.dagster_runs import DagsterRuns
 from sbh_pipelines.cli.demo.recovery import Recovery
@@ -15,6 +14,7 @@ from sbh_pipelines.cli.show.backups import show_manifest
 from sbh_pipelines.errors import EmbeddedError
 
 if TYPE_CHECKING:
+    from sbh_pipelines.backup.contents.manifest import Manifest
     from sbh_pipelines.backup.service import BackupService
     from sbh_pipelines.embedded.sample.fingerprint import Fingerprint
     from sbh_pipelines.embedded.servers.stack import Stack
@@ -120,10 +120,10 @@ class DemoStory:
         with self.steps.step("back up all tenants through Dagster") as step:
             config = {"ops": {"snapshot_tables": {"config": {"tenants": slugs, "description": "sbh demo"}}}}
             self.dagster.launch("fleet_backup_job", config, self.steps.say)
-            newest = [service.list_backups(slug, _user())[0] for slug in slugs]
-            parts = [part for manifest in newest for part in manifest["components"].values()]
-            size = sum(part.get("total_size", part["size"]) for part in parts)  # of files, their content
-            stored = sum((manifest.get("stats") or {}).get("bytes_stored", 0) for manifest in newest)
+            newest = [_newest(service, slug) for slug in slugs]
+            parts = [part for manifest in newest for part in manifest.components.values()]
+            size = sum(part.size if part.total_size is None else part.total_size for part in parts)
+            stored = sum(manifest.stats.get("bytes_stored", 0) for manifest in newest)
             step.note(
                 f"{len(newest)} backups, {mib(size)} read, {mib(stored)} stored",
                 backups=len(newest),
@@ -145,11 +145,11 @@ class DemoStory:
         with self.steps.step("incremental backup of all tenants through Dagster") as step:
             config = {"tenants": slugs, "backup_type": "incremental", "description": "sbh demo"}
             self.dagster.launch("fleet_backup_job", {"ops": {"snapshot_tables": {"config": config}}}, self.steps.say)
-            newest = [service.list_backups(slug, _user())[0] for slug in slugs]
-            made = [manifest for manifest in newest if manifest["type"] == "incremental"]
-            if [manifest["tenant_id"] for manifest in made] != [self.damaged]:
+            newest = [_newest(service, slug) for slug in slugs]
+            made = [manifest for manifest in newest if manifest.type == "incremental"]
+            if [manifest.tenant_id for manifest in made] != [self.damaged]:
                 raise EmbeddedError("Another tenant than the one that worked was backed up", on=str(len(made)))
-            stats = made[0]["stats"]
+            stats = made[0].stats
             step.note(
                 f"1 backed up: {count(int(stats['rows_changed']))} rows read of {count(int(stats['rows']))},"
                 f" {mib(stats['bytes_stored'])} stored; {len(slugs) - 1} unchanged",
@@ -163,7 +163,7 @@ class DemoStory:
         """Show what was stored; the id of the backup to restore."""
         from sbh_pipelines.embedded.sample.fingerprint import repository
 
-        manifest = service.get_backup(service.list_backups(self.damaged, _user())[0]["id"], self.damaged, _user())
+        manifest = _newest(service, self.damaged)
         with self.steps.step("look into the repository") as step:
             listing = repository(self.stack, self.damaged)
             objects, size = sum(folder.objects for folder in listing), sum(folder.bytes for folder in listing)
@@ -171,10 +171,10 @@ class DemoStory:
         if self.out:
             rows = [(folder.name, folder.objects, mib(folder.bytes), folder.example) for folder in listing]
             self.out.print(table(f"Repository of {self.damaged}", ("folder", ">objects", ">size", "for example"), rows))
-            self.out.print(f"manifests/{manifest['id']}.json, shortened:")
-            self.out.print(json.dumps(shortened(manifest), indent=2), soft_wrap=True)
-            show_manifest(self.out, Manifest(manifest))
-        return str(manifest["id"])
+            self.out.print(f"manifests/{manifest.id}.json, shortened:")
+            self.out.print(json.dumps(shortened(manifest.document), indent=2), soft_wrap=True)
+            show_manifest(self.out, manifest)
+        return manifest.id
 
     def _damage(self, original: "Fingerprint") -> None:
         from sbh_pipelines.embedded.sample import changes as damage
@@ -201,5 +201,5 @@ def shortened(value: Any) -> Any:
     return value if not isinstance(value, str) or len(value) <= 80 else value[:77] + "..."
 
 
-def _user() -> Any:
-    return operating_user()
+def _newest(service: "BackupService", slug: str) -> "Manifest":
+    return service.backups.of(slug, operating_user())[0]

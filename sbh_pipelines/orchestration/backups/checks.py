@@ -8,12 +8,11 @@ check and not several, because each result is an event per tenant and run.
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import dagster as dg
 
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
-from sbh_pipelines.errors import CorruptObject, ObjectMissing
+from sbh_pipelines.errors import CorruptObject, ObjectMissing, SbhError
 from sbh_pipelines.orchestration.common.assets import shown_in, tenants_partitions
 from sbh_pipelines.orchestration.common.dagster_internals import CheckedMaterialization
 from sbh_pipelines.orchestration.common.metadata import issues_table
@@ -44,11 +43,11 @@ def of_draft(draft: Draft) -> list[dg.AssetCheckEvaluation]:
     """
     if draft.status is DraftStatus.UNCHANGED:
         return []
-    issues = []
+    issues: list[SbhError] = []
     if draft.status is DraftStatus.FAILED:
         if draft.step != "verify_checksums" or draft.error is None or draft.error.code not in _DAMAGE:
             return []
-        issues = [draft.error.as_dict()]
+        issues = [draft.error]
     missing = int(draft.counters.get("missing_files", 0))
     return [
         evaluation(asset, str(draft.tenant.id), draft.backup_id, issues, missing)
@@ -60,15 +59,15 @@ def evaluation(
     asset: dg.AssetKey,
     tenant: str,
     backup_id: str,
-    issues: Sequence[Mapping[str, Any]],
+    issues: Sequence[SbhError],
     files_missing: int,
-    more: Mapping[str, Any] | None = None,
+    more: Mapping[str, dg.RawMetadataValue] | None = None,
     about: CheckedMaterialization | None = None,
 ) -> dg.AssetCheckEvaluation:
     """The check's result for one backup: an error where it has issues, else a warning where its source misses files."""
     said = "whole"
     if issues:
-        said = f"{len(issues)} {'issue' if len(issues) == 1 else 'issues'}, first: {issues[0]['what']}"
+        said = f"{len(issues)} {'issue' if len(issues) == 1 else 'issues'}, first: {issues[0].what}"
     elif files_missing:
         said = f"whole, but rows refer to {files_missing:,} files that the source does not have"
     return dg.AssetCheckEvaluation(

@@ -1,11 +1,10 @@
-"""The schedules: backups by tier, and prune.
+"""The schedules that make backups, by tier.
 
 The cron lines are part of the definitions, and definitions read no file: they come from the environment variables
 SBH_SCHEDULES__DAILY_FULL and so on, and SBH_SCHEDULES__TIME_ZONE, of the code server. Change one by setting it and
 reloading the code location. Which tenants follow which schedule is read from the settings at every tick.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,24 +15,17 @@ from sbh_pipelines.model import BackupType, Tenant, timestamp
 from sbh_pipelines.orchestration.backups.due import due_tenants
 from sbh_pipelines.orchestration.backups.jobs import fleet_backup_job
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource
-from sbh_pipelines.orchestration.common.runs import OPERATION_TAG, SCHEDULE_TAG, SLOT_TAG, TYPE_TAG, under_way
-from sbh_pipelines.orchestration.common.timetable import Timetable, launches
-from sbh_pipelines.orchestration.upkeep.retention import PRUNE, prune_job
-from sbh_pipelines.settings import ScheduleSettings, Settings
+from sbh_pipelines.orchestration.common.runs import SCHEDULE_TAG, SLOT_TAG, TYPE_TAG
+from sbh_pipelines.orchestration.common.timetable import Timetable, launches, status_of, timetable, warn_of_another_line
+from sbh_pipelines.settings import ScheduleSettings
 
 REGION_TAG = "sbh/region"
 
 
-def timetable(name: str, when_off: str = "") -> Timetable:
-    """The timetable of a schedule: the environment's cron line, else the settings' default.
-
-    An empty line means off. Such a schedule is there all the same, stopped; its line is then the default, or `when_off`,
-    for whoever turns it on in Dagster.
-    """
+def backup_timetable(name: str, when_off: str = "") -> Timetable:
+    """The timetable of a schedule of backups; `when_off`: its line where the settings' default is off."""
     default = str(ScheduleSettings.model_fields[name].default)
-    cron = os.environ.get(f"SBH_SCHEDULES__{name.upper()}", default).strip()
-    zone = os.environ.get("SBH_SCHEDULES__TIME_ZONE") or str(ScheduleSettings.model_fields["time_zone"].default)
-    return Timetable(name, cron or default or when_off, zone, on=bool(cron))
+    return timetable(name, f"SBH_SCHEDULES__{name.upper()}", default, when_off)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +39,16 @@ class BackupSchedule:
 
 # The fullest first: a tenant that is due for several at one slot gets the first.
 BACKUP_SCHEDULES = (
-    BackupSchedule(BackupType.FULL, timetable("weekly_full"), "A full backup every week"),
-    BackupSchedule(BackupType.FULL, timetable("daily_full"), "A full backup every day"),
+    BackupSchedule(BackupType.FULL, backup_timetable("weekly_full"), "A full backup every week"),
+    BackupSchedule(BackupType.FULL, backup_timetable("daily_full"), "A full backup every day"),
     BackupSchedule(
         BackupType.DIFFERENTIAL,
-        timetable("differential", when_off="0 */6 * * *"),
+        backup_timetable("differential", when_off="0 */6 * * *"),
         "What changed since the last full backup. Stopped unless SBH_SCHEDULES__DIFFERENTIAL gives a cron line",
     ),
     BackupSchedule(
         BackupType.INCREMENTAL,
-        timetable("hourly_incremental"),
+        backup_timetable("hourly_incremental"),
         "What changed since the last backup, every hour; unchanged tenants cost next to nothing",
     ),
 )
@@ -70,7 +62,7 @@ def backup_schedule(of: BackupSchedule, fuller: Sequence[BackupSchedule]) -> dg.
         job=fleet_backup_job,
         cron_schedule=of.timetable.cron,
         execution_timezone=of.timetable.zone,
-        default_status=_status(of.timetable),
+        default_status=status_of(of.timetable),
         description=f"{of.says}. For the tenants that follow it by `[schedules.tiers]` and `[schedules.tenants]`, a run"
         " per region and batch. Left out are tenants due for a fuller backup, and those still being backed up: slots"
         " that were missed become one.",
@@ -81,7 +73,9 @@ def backup_schedule(of: BackupSchedule, fuller: Sequence[BackupSchedule]) -> dg.
         name, moment = of.timetable.name, context.scheduled_execution_time
         slot, service = timestamp(moment), backups.service
         settings = service.settings
-        _warn_of_another_line(context, of.timetable, settings)
+        warn_of_another_line(
+            context, of.timetable, str(getattr(settings.schedules, name)), settings.schedules.time_zone
+        )
         covering = [f.timetable.name for f in fuller if launches(context.instance, f.timetable, moment)]
         found = due_tenants(context.instance, settings, service.tenants.all(), of.type, name, slot, covering)
         for tier, count in found.unknown_tiers.items():
@@ -131,44 +125,6 @@ def fleet_config(
     """Run configuration of `fleet_backup_job` for these tenants."""
     config = {"tenants": list(tenants), "backup_type": str(backup_type), "description": description}
     return {"ops": {"snapshot_tables": {"config": config}}}
-
-
-_PRUNE_TIMES = timetable("daily_prune")
-
-
-def _status(timetable: Timetable) -> dg.DefaultScheduleStatus:
-    return dg.DefaultScheduleStatus.RUNNING if timetable.on else dg.DefaultScheduleStatus.STOPPED
-
-
-def _warn_of_another_line(context: dg.ScheduleEvaluationContext, mine: Timetable, settings: Settings) -> None:
-    """A cron line in the settings file changes nothing: whoever wrote one must be told."""
-    schedules = settings.schedules
-    line, zone = str(getattr(schedules, mine.name)), schedules.time_zone
-    if (line, zone) != (mine.cron if mine.on else "", mine.zone):
-        context.log.warning(
-            f"The settings say {line!r} in {zone}, but this schedule runs at {mine.cron!r} in {mine.zone}: cron lines"
-            f" come from the environment of the code server. Set SBH_SCHEDULES__{mine.name.upper()} and"
-            " SBH_SCHEDULES__TIME_ZONE there."
-        )
-
-
-@dg.schedule(
-    name=_PRUNE_TIMES.name,
-    job=prune_job,
-    cron_schedule=_PRUNE_TIMES.cron,
-    execution_timezone=_PRUNE_TIMES.zone,
-    default_status=_status(_PRUNE_TIMES),
-    description="Gives back the space that no backup needs any more, of all tenants in one run. Skipped while the last"
-    " such run is queued or at work.",
-)
-def daily_prune(context: dg.ScheduleEvaluationContext, backups: BackupServiceResource) -> dg.RunRequest | dg.SkipReason:
-    slot = timestamp(context.scheduled_execution_time)
-    _warn_of_another_line(context, _PRUNE_TIMES, backups.service.settings)
-    runs = under_way(context.instance, {OPERATION_TAG: PRUNE})
-    before = [run.run_id for run in runs if run.tags.get(SLOT_TAG) != slot]
-    if before:
-        return dg.SkipReason(f"Run {before[0]} still prunes")
-    return dg.RunRequest(run_key=f"{_PRUNE_TIMES.name}/{slot}", tags={SCHEDULE_TAG: _PRUNE_TIMES.name, SLOT_TAG: slot})
 
 
 backup_schedules = [backup_schedule(of, BACKUP_SCHEDULES[:place]) for place, of in enumerate(BACKUP_SCHEDULES)]

@@ -1,15 +1,14 @@
 """The job that validates backups: that of the tenant of the partition, or those of named ones."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
 
-from sbh_pipelines.backup.contents.manifest import LATEST
+from sbh_pipelines.backup.contents.manifest import LATEST, Manifest
 from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import SbhError, UnknownBackup
-from sbh_pipelines.model import SAFETY
 from sbh_pipelines.orchestration.backups import checks
 from sbh_pipelines.orchestration.backups.steps import OBJECT_STORE
 from sbh_pipelines.orchestration.common import batch
@@ -18,9 +17,16 @@ from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.dagster_internals import CheckedMaterialization
 from sbh_pipelines.orchestration.common.failed_tenants import FAILED_TENANTS, FailedTenant
 from sbh_pipelines.orchestration.common.failures import failure_of
-from sbh_pipelines.orchestration.common.metadata import issues_table, markdown
+from sbh_pipelines.orchestration.common.metadata import MetadataMap, issues_table, markdown
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
+from sbh_pipelines.security.policy import UserContext
+
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.service import BackupService
+    from sbh_pipelines.backup.service.results import Validation
+
+_Issue = tuple[str, str | None, SbhError | FailedTenant]  # of which tenant and backup
 
 
 class ValidateConfig(dg.Config):
@@ -45,7 +51,7 @@ class ValidateConfig(dg.Config):
 def validate_backups(
     context: dg.OpExecutionContext, config: ValidateConfig, backups: BackupServiceResource
 ) -> Iterator[dg.AssetCheckEvaluation | dg.AssetObservation]:
-    progress, bad, issues = ProgressLog(context.log), [], []
+    progress, bad, issues = ProgressLog(context.log), list[FailedTenant](), list[_Issue]()
     tenants = batch.run_tenants(context, config.tenants)
     service, user = backups.service, user_of(context.run.tags)
     try:
@@ -54,24 +60,24 @@ def validate_backups(
         raise failure_of(error, step="validate") from None
     for tenant in tenants:
         try:
-            manifest, newest_in = _find(backups, context, tenant, config.backup_id)
-            found = service.validate_backup(manifest["id"], tenant, user, deep=config.deep, progress=progress)
+            manifest, newest_in = _find(service, user, tenant, config.backup_id)
+            found = service.backups.validate(manifest.id, tenant, user, deep=config.deep, progress=progress)
         except SbhError as error:
             bad.append(FailedTenant.of(tenant, "validate", error))
             continue
-        context.log.info(f"{tenant}: {found['backup_id']}: {'valid' if found['valid'] else 'NOT valid'}")
-        asset = asset_key(manifest["type"])
+        said = "valid" if found.valid else "NOT valid"
+        context.log.info(f"{tenant}: {found.backup_id}: {said}")
         yield dg.AssetObservation(
-            asset,
+            asset_key(manifest.type),
             partition=tenant,
-            description=f"Validated {found['backup_id']}: {'valid' if found['valid'] else 'not valid'}",
+            description=f"Validated {found.backup_id}: {said.lower()}",
             metadata=_validation_metadata(found),
         )
         for shown in newest_in:
             yield _check(context, shown, tenant, manifest, found)
-        if not found["valid"]:
-            bad.append(FailedTenant.from_dict({"tenant": tenant, "step": "validate", **found["issues"][0]}))
-            issues += [{"tenant": tenant, "backup_id": found["backup_id"], **issue} for issue in found["issues"]]
+        if found.issues:
+            bad.append(FailedTenant.of(tenant, "validate", found.issues[0]))
+            issues += [(tenant, found.backup_id, issue) for issue in found.issues]
     if bad:
         raise _validation_failure(bad, issues, len(tenants))
 
@@ -87,37 +93,29 @@ def validate_backup_job() -> None:
 
 
 def _find(
-    backups: BackupServiceResource, context: dg.OpExecutionContext, tenant: str, backup_id: str
-) -> tuple[Mapping[str, Any], list[dg.AssetKey]]:
+    service: "BackupService", user: UserContext, tenant: str, backup_id: str
+) -> tuple[Manifest, list[dg.AssetKey]]:
     """The manifest, and the assets whose newest backup of the tenant it is. Raises UnknownBackup.
 
     A backup made before a restore is no asset's, and is not `latest`: it holds what somebody wanted to be rid of.
     """
-    user = user_of(context.run.tags)
-    manifests = backups.service.list_backups(tenant, user)
-    shown = [m for m in manifests if m.get("purpose") != SAFETY]
-    wanted = shown[:1] if backup_id == LATEST else [m for m in manifests if m["id"] == backup_id]
+    manifests = service.backups.of(tenant, user)
+    shown = [m for m in manifests if not m.is_safety]
+    wanted = shown[:1] if backup_id == LATEST else [m for m in manifests if m.id == backup_id]
     if not wanted:
         if backup_id != LATEST:
-            return backups.service.get_backup(backup_id, tenant, user), []  # raises what is wrong with the id
+            return service.backups.get(backup_id, tenant, user), []  # raises what is wrong with the id
         raise UnknownBackup("The tenant has no backup", on=tenant, remedy="back it up first: full_backup_job")
     newest: dict[dg.AssetKey, str] = {}
     for manifest in shown:
-        for asset in _assets(manifest):
-            newest.setdefault(asset, manifest["id"])
-    return wanted[0], [asset for asset in _assets(wanted[0]) if newest.get(asset) == wanted[0]["id"]]
-
-
-def _assets(manifest: Mapping[str, Any]) -> list[dg.AssetKey]:
-    return shown_in(manifest["type"], manifest.get("requested_type"))
+        for asset in shown_in(manifest.type, manifest.requested_type):
+            newest.setdefault(asset, manifest.id)
+    found = wanted[0]
+    return found, [asset for asset in shown_in(found.type, found.requested_type) if newest.get(asset) == found.id]
 
 
 def _check(
-    context: dg.OpExecutionContext,
-    asset: dg.AssetKey,
-    tenant: str,
-    manifest: Mapping[str, Any],
-    found: Mapping[str, Any],
+    context: dg.OpExecutionContext, asset: dg.AssetKey, tenant: str, manifest: Manifest, found: "Validation"
 ) -> dg.AssetCheckEvaluation:
     """The validation as a result of the asset's check, about the tenant's latest materialization."""
     made = context.instance.fetch_materializations(
@@ -128,27 +126,27 @@ def _check(
         about = CheckedMaterialization(
             storage_id=made[0].storage_id, run_id=made[0].run_id, timestamp=made[0].timestamp
         )
-    missing = int(manifest.get("stats", {}).get("missing_files", 0))
-    return checks.evaluation(
-        asset, tenant, found["backup_id"], found["issues"], missing, {"deep": bool(found["deep"])}, about
-    )
+    missing = int(manifest.stats.get("missing_files", 0))
+    return checks.evaluation(asset, tenant, found.backup_id, found.issues, missing, {"deep": found.deep}, about)
 
 
-def _validation_metadata(found: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
-    numbers = ("objects_checked", "chunks_checked", "bytes_checked")
+def _validation_metadata(found: "Validation") -> MetadataMap:
     return {
-        "backup_id": dg.MetadataValue.text(found["backup_id"]),
-        "valid": dg.MetadataValue.bool(bool(found["valid"])),
-        "deep": dg.MetadataValue.bool(bool(found["deep"])),
-        **{name: dg.MetadataValue.int(int(found[name])) for name in numbers},
-        "duration_s": dg.MetadataValue.float(round(float(found["seconds"]), 3)),
-        "issues": dg.MetadataValue.md(issues_table(found["issues"])),
+        "backup_id": dg.MetadataValue.text(found.backup_id),
+        "valid": dg.MetadataValue.bool(found.valid),
+        "deep": dg.MetadataValue.bool(found.deep),
+        "objects_checked": dg.MetadataValue.int(found.objects_checked),
+        "chunks_checked": dg.MetadataValue.int(found.chunks_checked),
+        "bytes_checked": dg.MetadataValue.int(found.bytes_checked),
+        "duration_s": dg.MetadataValue.float(found.seconds),
+        "issues": dg.MetadataValue.md(issues_table(found.issues)),
     }
 
 
-def _validation_failure(bad: list[FailedTenant], issues: list[dict[str, Any]], of: int) -> dg.Failure:
-    first, columns = bad[0], ("tenant", "backup_id", "code", "what", "on", "why", "remedy")
+def _validation_failure(bad: list[FailedTenant], issues: list[_Issue], of: int) -> dg.Failure:
+    first = bad[0]
     on = f" ({first.on})" if first.on else ""
+    shown: Sequence[_Issue] = issues or [(failed.tenant, None, failed) for failed in bad]
     return dg.Failure(
         description=f"{len(bad)} of {of} validations failed. First, {first.tenant}: [{first.code}] {first.what}{on}",
         metadata={
@@ -156,7 +154,7 @@ def _validation_failure(bad: list[FailedTenant], issues: list[dict[str, Any]], o
             "issues": dg.MetadataValue.md(
                 markdown(
                     ["tenant", "backup", "code", "what", "on", "why", "to mend it"],
-                    ([issue.get(column) for column in columns] for issue in issues or as_document(bad)),
+                    ([tenant, backup, i.code, i.what, i.on, i.why, i.remedy] for tenant, backup, i in shown),
                 )
             ),
         },

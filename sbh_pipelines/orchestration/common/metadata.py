@@ -10,6 +10,7 @@ import dagster as dg
 
 from sbh_pipelines.backup.contents.manifest import Component
 from sbh_pipelines.backup.create.draft import AppliedRetention, Draft
+from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import parse_timestamp
 from sbh_pipelines.orchestration.common.failed_tenants import FailedTenant
 
@@ -102,7 +103,7 @@ def backup_metadata(draft: Draft, manifest_location: str) -> MetadataMap:
         }
     if draft.retention is not None:
         metadata["retention"] = dg.MetadataValue.md(retention_table(draft.retention))
-        errors = [error.as_dict() for error in (draft.retention.error, *draft.retention.errors) if error]
+        errors = [error for error in (draft.retention.error, *draft.retention.errors) if error]
         if errors:
             metadata["retention_errors"] = dg.MetadataValue.md(issues_table(errors))
     return metadata
@@ -171,9 +172,8 @@ def failures_table(failures: Iterable[FailedTenant]) -> str:
     )
 
 
-def issues_table(issues: Iterable[Mapping[str, object]]) -> str:
+def issues_table(issues: Iterable[SbhError]) -> str:
     """What a validation found."""
     return markdown(
-        ["code", "what", "on", "why", "to mend it"],
-        ([i["code"], i["what"], i.get("on"), i.get("why"), i.get("remedy")] for i in issues),
+        ["code", "what", "on", "why", "to mend it"], ([i.code, i.what, i.on, i.why, i.remedy] for i in issues)
     )

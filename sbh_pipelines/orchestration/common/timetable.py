@@ -20,12 +20,21 @@ from sbh_pipelines.settings import ScheduleSettings
 
 @dataclass(frozen=True, slots=True)
 class Timetable:
-    """The cron line of the schedule `name`, in the time zone `zone`; `on`: it runs unless somebody stops it."""
+    """When a schedule launches.
+
+    Attributes:
+        name: the schedule.
+        cron: its cron line.
+        zone: time zone of the line.
+        on: whether it runs unless somebody stops it.
+        variable: the environment variable that turns it on and off, and gives the line.
+    """
 
     name: str
     cron: str
     zone: str
     on: bool = True
+    variable: str = ""
 
 
 def latest_slot(timetable: Timetable, at: datetime) -> datetime:
@@ -59,30 +68,36 @@ def _will_be_repeated(instance: dg.DagsterInstance, status: TickStatus, failures
     return status is TickStatus.STARTED or (status is TickStatus.FAILURE and failures <= allowed)
 
 
-def timetable(name: str, variable: str, default: str) -> Timetable:
-    """The timetable of a schedule that takes care of everything in one run: the environment's cron line, else `default`.
+def timetable(name: str, variable: str, default: str, when_off: str = "") -> Timetable:
+    """The timetable of a schedule: the cron line of the environment variable, else `default`.
 
-    An empty line turns the schedule off; it is there all the same, stopped, with the default line.
+    An empty line means off. Such a schedule is there all the same, stopped; its line is then `default`, or `when_off` where
+    that is empty too, for people who turn it on in Dagster.
     """
     cron = os.environ.get(variable, default).strip()
     zone = os.environ.get("SBH_SCHEDULES__TIME_ZONE") or str(ScheduleSettings.model_fields["time_zone"].default)
-    return Timetable(name, cron or default, zone, on=bool(cron))
+    return Timetable(name, cron or default or when_off, zone, bool(cron), variable)
 
 
 def status_of(times: Timetable) -> dg.DefaultScheduleStatus:
     return dg.DefaultScheduleStatus.RUNNING if times.on else dg.DefaultScheduleStatus.STOPPED
 
 
-def one_run(
-    context: dg.ScheduleEvaluationContext, times: Timetable, operation: str, variable: str, line: str
-) -> dg.RunRequest | dg.SkipReason:
-    """A run for the slot, unless one of an earlier slot is queued or at work. `line` is what the settings file says."""
-    slot = timestamp(context.scheduled_execution_time)
-    if line != (times.cron if times.on else ""):
+def warn_of_another_line(context: dg.ScheduleEvaluationContext, times: Timetable, line: str, zone: str) -> None:
+    """Log where the settings file says another line or zone: one that is written there changes nothing."""
+    if (line, zone) != (times.cron if times.on else "", times.zone):
         context.log.warning(
-            f"The settings say {line!r}, but this schedule runs at {times.cron!r}: cron lines come from the environment"
-            f" of the code server. Set {variable} there."
+            f"The settings say {line!r} in {zone}, but this schedule runs at {times.cron!r} in {times.zone}: cron lines"
+            f" come from the environment of the code server. Set {times.variable} and SBH_SCHEDULES__TIME_ZONE there."
         )
+
+
+def one_run(
+    context: dg.ScheduleEvaluationContext, times: Timetable, operation: str, line: str, zone: str
+) -> dg.RunRequest | dg.SkipReason:
+    """A run for the slot, unless one of an earlier slot is queued or at work. `line`, `zone`: what the settings file says."""
+    slot = timestamp(context.scheduled_execution_time)
+    warn_of_another_line(context, times, line, zone)
     runs = under_way(context.instance, {OPERATION_TAG: operation})
     before = [run.run_id for run in runs if run.tags.get(SLOT_TAG) != slot]
     if before:

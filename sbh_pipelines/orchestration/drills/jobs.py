@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 RESTORE_DRILL = "restore_drill"
 
-_CRON_VARIABLE = "SBH_DRILL__SCHEDULE"
-
 DrillEvent = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output[None]
 
 
@@ -191,7 +189,7 @@ def _evaluation(tenant: str, record: "DrillRecord") -> dg.AssetCheckEvaluation:
 
 
 def drill_timetable() -> Timetable:
-    return timetable("weekly_drill", _CRON_VARIABLE, str(DrillSettings.model_fields["schedule"].default))
+    return timetable("weekly_drill", "SBH_DRILL__SCHEDULE", str(DrillSettings.model_fields["schedule"].default))
 
 
 _TIMES = drill_timetable()
@@ -209,4 +207,5 @@ _TIMES = drill_timetable()
 def weekly_drill(
     context: dg.ScheduleEvaluationContext, backups: BackupServiceResource
 ) -> dg.RunRequest | dg.SkipReason:
-    return one_run(context, _TIMES, DRILL, _CRON_VARIABLE, backups.service.settings.drill.schedule)
+    settings = backups.service.settings
+    return one_run(context, _TIMES, DRILL, settings.drill.schedule, settings.schedules.time_zone)

@@ -56,7 +56,7 @@ def drill_metadata(record: "DrillRecord") -> MetadataMap:
     if record.recovery_point_age_s is not None:
         metadata["recovery_point_age_s"] = dg.MetadataValue.float(float(record.recovery_point_age_s))
     found = [*(one.error for one in record.scenarios), *record.issues]
-    errors = {str(error): error.as_dict() for error in found if error}
+    errors = {str(error): error for error in found if error}
     if errors:
         metadata["issues"] = dg.MetadataValue.md(issues_table(errors.values()))
     return metadata

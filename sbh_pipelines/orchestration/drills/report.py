@@ -52,7 +52,7 @@ def report_metadata(report: "RecoveryObjectives") -> MetadataMap:
         metadata |= _numbers(f"{name_of(age.data_type)}_age", age.worst_age_s, age.margin_s)
         metadata[f"{name_of(age.data_type)}_tenants_missing"] = dg.MetadataValue.int(age.missing_count)
     if report.issues:
-        metadata["issues"] = dg.MetadataValue.md(issues_table(issue.as_dict() for issue in report.issues))
+        metadata["issues"] = dg.MetadataValue.md(issues_table(report.issues))
     return metadata
 
 

@@ -1,6 +1,6 @@
 """The jobs that bring a tenant back, or undo that. Both are for the tenant of the partition, or a named one."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -34,14 +34,12 @@ def restore_tenant(context: dg.OpExecutionContext, config: RestoreConfig, backup
     tenant, user = _the_tenant(context, config.tenant), user_of(context.run.tags)
     service, progress = backups.service, ProgressLog(context.log)
     try:
-        manifest = service.get_backup(config.backup_id, tenant, user)
         if config.validate_only:
-            yield _planned(
-                context, service.restores.plan(manifest["id"], tenant, user, config.request(), progress=progress)
-            )
+            plan = service.restores.plan(config.backup_id, tenant, user, config.request(), progress=progress)
+            yield _planned(context, plan)
             return
         result = service.restores.run(
-            manifest["id"],
+            config.backup_id,
             tenant,
             user,
             config.request(),
@@ -52,7 +50,7 @@ def restore_tenant(context: dg.OpExecutionContext, config: RestoreConfig, backup
         )
     except SbhError as error:
         raise failure_of(error, [tenant], "restore") from None
-    yield from _restored(context, backups, result, manifest, f"Restored {result.backup_id} in place")
+    yield from _restored(result, f"Restored {result.backup_id} in place")
 
 
 @dg.op(
@@ -79,10 +77,9 @@ def undo_tenant_restore(context: dg.OpExecutionContext, config: UndoConfig, back
             break_glass=config.break_glass,
             progress=ProgressLog(context.log),
         )
-        manifest = backups.service.get_backup(result.backup_id, tenant, user)
     except SbhError as error:
         raise failure_of(error, [tenant], "undo") from None
-    yield from _restored(context, backups, result, manifest, f"Undid {config.restore_id}")
+    yield from _restored(result, f"Undid {config.restore_id}")
 
 
 @dg.job(
@@ -127,35 +124,24 @@ def _planned(context: dg.OpExecutionContext, plan: "RestorePlan") -> dg.Output[d
     return dg.Output(as_document(plan), metadata=metadata)
 
 
-def _restored(
-    context: dg.OpExecutionContext,
-    backups: BackupServiceResource,
-    result: "RestoreResult",
-    manifest: Mapping[str, Any],
-    what: str,
-) -> _Events:
+def _restored(result: "RestoreResult", what: str) -> _Events:
     """What the pages of the tenant's assets say: what was restored, and which backup undoes it."""
     tenant, metadata = result.tenant_id, restore_metadata(result)
     yield dg.AssetObservation(
-        asset_key(manifest["type"]),
+        asset_key(result.backup_type),
         partition=tenant,
         description=what + part_text(result.scope, result.mode),
         metadata=metadata,
     )
-    if safety := result.safety_backup_id:
+    if (safety := result.safety_backup_id) and result.safety_backup_type:
         # Not a materialization: it holds what somebody wanted to be rid of, and `latest` passes it over.
-        try:
-            kind = backups.service.get_backup(safety, tenant, user_of(context.run.tags))["type"]
-        except SbhError as error:  # the restore is done; what is only said about it must not make it fail
-            context.log.warning(f"{tenant}: the safety backup {safety} cannot be read: {error}")
-        else:
-            yield dg.AssetObservation(
-                asset_key(kind),
-                partition=tenant,
-                description=f"Safety backup {safety}, made before {result.restore_id}: undo_restore_job brings it back",
-                metadata={
-                    "safety_backup": dg.MetadataValue.text(safety),
-                    "restore_id": dg.MetadataValue.text(result.restore_id),
-                },
-            )
+        yield dg.AssetObservation(
+            asset_key(result.safety_backup_type),
+            partition=tenant,
+            description=f"Safety backup {safety}, made before {result.restore_id}: undo_restore_job brings it back",
+            metadata={
+                "safety_backup": dg.MetadataValue.text(safety),
+                "restore_id": dg.MetadataValue.text(result.restore_id),
+            },
+        )
     yield dg.Output(as_document(result), metadata=metadata)

@@ -74,7 +74,7 @@ def plan_metadata(plan: "RestorePlan") -> MetadataMap:
     if plan.conflicts:
         metadata["conflicts"] = dg.MetadataValue.md(markdown(["table", "reason", "rows"], plan.conflicts))
     if plan.problems:
-        metadata["problems"] = dg.MetadataValue.md(issues_table(as_document(plan.problems)))
+        metadata["problems"] = dg.MetadataValue.md(issues_table(plan.problems))
     return metadata
 
 

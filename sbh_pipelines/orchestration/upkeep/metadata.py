@@ -50,7 +50,7 @@ def forgotten_metadata(reports: "Mapping[str, RetentionOutcome]", dry_run: bool)
         [tenant, b.id, b.type, b.created_at, _fate((tenant, b.id) in gone, dry_run), "; ".join(b.reasons)]
         for tenant, b in sorted(backups, key=lambda entry: (entry[0], entry[1].id) not in gone)
     )
-    errors = [error.as_dict() for report in reports.values() for error in report.errors]
+    errors = [error for report in reports.values() for error in report.errors]
     return {
         "dry_run": dg.MetadataValue.bool(dry_run),
         "forgotten": dg.MetadataValue.int(len(gone)),

@@ -15,7 +15,6 @@ from sbh_pipelines.orchestration.common.timetable import Timetable, one_run, sta
 from sbh_pipelines.settings import PlatformSettings
 
 PLATFORM_BACKUP = "platform_backup"
-_CRON_VARIABLE = "SBH_PLATFORM__SCHEDULE"
 
 
 @dg.op(
@@ -63,7 +62,8 @@ def platform_backup_job() -> None:
 
 
 def platform_timetable() -> Timetable:
-    return timetable("daily_platform_backup", _CRON_VARIABLE, str(PlatformSettings.model_fields["schedule"].default))
+    default = str(PlatformSettings.model_fields["schedule"].default)
+    return timetable("daily_platform_backup", "SBH_PLATFORM__SCHEDULE", default)
 
 
 _TIMES = platform_timetable()
@@ -80,4 +80,5 @@ _TIMES = platform_timetable()
 def daily_platform_backup(
     context: dg.ScheduleEvaluationContext, backups: BackupServiceResource
 ) -> dg.RunRequest | dg.SkipReason:
-    return one_run(context, _TIMES, PLATFORM_BACKUP, _CRON_VARIABLE, backups.service.settings.platform.schedule)
+    settings = backups.service.settings
+    return one_run(context, _TIMES, PLATFORM_BACKUP, settings.platform.schedule, settings.schedules.time_zone)

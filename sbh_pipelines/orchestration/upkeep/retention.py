@@ -1,4 +1,4 @@
-"""The jobs that give space back: forgetting by policy without a backup, and prune.
+"""The jobs that give space back: forgetting by policy without a backup, and prune with its schedule.
 
 Both go through tenants one by one; one that fails does not keep the others. A tenant whose lease somebody holds is tried
 once more after all the others: by then its backup has usually ended.
@@ -21,7 +21,9 @@ from sbh_pipelines.orchestration.common.failures import batch_failure, failure_o
 from sbh_pipelines.orchestration.common.metadata import MetadataMap
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
+from sbh_pipelines.orchestration.common.timetable import Timetable, one_run, status_of, timetable
 from sbh_pipelines.orchestration.upkeep.metadata import forgotten_metadata, pruned_metadata
+from sbh_pipelines.settings import ScheduleSettings
 
 PRUNE, RETENTION = "prune", "retention"
 _Report = TypeVar("_Report")
@@ -102,6 +104,28 @@ def prune_job() -> None:
 )
 def retention_job() -> None:
     forget_backups()
+
+
+def prune_timetable() -> Timetable:
+    default = str(ScheduleSettings.model_fields["daily_prune"].default)
+    return timetable("daily_prune", "SBH_SCHEDULES__DAILY_PRUNE", default)
+
+
+_TIMES = prune_timetable()
+
+
+@dg.schedule(
+    name=_TIMES.name,
+    job=prune_job,
+    cron_schedule=_TIMES.cron,
+    execution_timezone=_TIMES.zone,
+    default_status=status_of(_TIMES),
+    description="Gives back the space that no backup needs any more, of all tenants in one run. Skipped while the last"
+    " such run is queued or at work.",
+)
+def daily_prune(context: dg.ScheduleEvaluationContext, backups: BackupServiceResource) -> dg.RunRequest | dg.SkipReason:
+    schedules = backups.service.settings.schedules
+    return one_run(context, _TIMES, PRUNE, schedules.daily_prune, schedules.time_zone)
 
 
 def _each(

@@ -7,7 +7,7 @@ from datetime import datetime
 from fastapi import FastAPI
 
 from sbh_pipelines.api.schema.responses import described, model_of
-from sbh_pipelines.document import keyed, optional
+from sbh_pipelines.document import keyed, optional, unshown
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import TenantId
 
@@ -41,6 +41,7 @@ class Outer:
     schema: str
     since: str = keyed("from")
     note: str | None = optional()
+    cause: str = unshown()
 
 
 def schema_of(**shown: object) -> dict[str, dict[str, object]]:

@@ -2,11 +2,13 @@
 
 import dagster as dg
 
+from sbh_pipelines.backup.contents.manifest import Manifest
+from sbh_pipelines.errors import CorruptObject
 from sbh_pipelines_tests.orchestration.conftest import Run
 from sbh_pipelines_tests.support.fakes import FakeService
 
 FULL = dg.AssetKey(["tenant_backup", "full"])
-DAMAGED = {"code": "SBH-602", "what": "A pack | is damaged", "on": "packs/x", "why": "short", "remedy": "back up again"}
+DAMAGED = CorruptObject("A pack | is damaged", on="packs/x", why="short", remedy="back up again")
 
 
 def test_a_valid_backup_is_observed_and_checked(run: Run, instance: dg.DagsterInstance) -> None:
@@ -31,15 +33,16 @@ def test_a_damaged_backup_fails_the_run_with_a_table_of_issues(run: Run, fake: F
         "tenant-1": True, "tenant-2": False, "tenant-3": True,
     }  # fmt: skip
     metadata = result.failure_data_for_node("validate_backups").user_failure_data.metadata
-    assert "| tenant-2 | backup_20260102_0304 | SBH-602 | A pack \\| is damaged | packs/x |" in metadata["issues"].value
+    assert "| tenant-2 | backup_20260102_0304 | SBH-601 | A pack \\| is damaged | packs/x |" in metadata["issues"].value
 
 
 def test_a_backup_made_before_a_restore_is_not_the_latest(run: Run, fake: FakeService) -> None:
     """Nor the newest of an asset: none shows it. By its id it is validated all the same."""
-    listed = fake.list_backups("tenant-1", None)
-    safety = {**listed[0], "id": "backup_20260109_0000", "type": "incremental", "purpose": "safety"}
-    fake.list_backups = lambda tenant_id, user_ctx: [safety, *listed]  # type: ignore[method-assign]
-    for backup_id, checked in (("latest", [listed[0]["id"]]), (safety["id"], [])):
+    (newest,) = fake.of("tenant-1", None)
+    other = {"id": "backup_20260109_0000", "type": "incremental", "purpose": "safety"}
+    safety = Manifest({**newest.document, **other})
+    fake.of = lambda tenant_id, user_ctx: [safety, newest]  # type: ignore[method-assign]
+    for backup_id, checked in (("latest", [newest.id]), (safety.id, [])):
         config = {"ops": {"validate_backups": {"config": {"backup_id": backup_id}}}}
         result = run("validate_backup_job", partition_key="tenant-1", run_config=config)
         assert result.success

@@ -9,8 +9,9 @@ from sbh_pipelines.definitions import defs
 from sbh_pipelines.errors import SettingsError, SourceUnavailable
 from sbh_pipelines.model import BackupType
 from sbh_pipelines.orchestration.alerting.sensors import tenants_sync
-from sbh_pipelines.orchestration.backups.schedules import backup_schedules, batches, daily_prune, fleet_config
+from sbh_pipelines.orchestration.backups.schedules import backup_schedules, batches, fleet_config
 from sbh_pipelines.orchestration.common.assets import TENANTS
+from sbh_pipelines.orchestration.upkeep.retention import daily_prune
 from sbh_pipelines.settings import ScheduleSettings, Settings, TenantsSettings
 from sbh_pipelines_tests.support.fakes import FakeService, draft
 
@@ -192,7 +193,7 @@ def test_prune_waits_for_the_last_prune(instance: dg.DagsterInstance, fake: Fake
     (request,), _ = evaluate(instance, fake, "daily_prune", at)
     assert request.run_key == "daily_prune/2026-03-01T04:30:00Z"
     run = instance.create_run_for_job(defs.resolve_job_def("prune_job"), tags={"sbh/operation": "prune"})
-    assert evaluate(instance, fake, "daily_prune", at) == ([], f"Run {run.run_id} still prunes")
+    assert evaluate(instance, fake, "daily_prune", at) == ([], f"Run {run.run_id} is still at it")
 
 
 def sync(instance: dg.DagsterInstance, fake: FakeService) -> tuple[list[str], list[str]]:

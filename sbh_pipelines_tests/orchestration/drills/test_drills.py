@@ -219,11 +219,12 @@ def test_the_schedule_waits_for_the_last_drill(dagster_home: dg.DagsterInstance,
 
 
 def test_the_environment_sets_when_drills_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SBH_DRILL__SCHEDULE", "0 6 1 * *")
+    variable = "SBH_DRILL__SCHEDULE"
+    monkeypatch.setenv(variable, "0 6 1 * *")
     monkeypatch.setenv("SBH_SCHEDULES__TIME_ZONE", "Europe/Berlin")
-    assert drill_timetable() == Timetable("weekly_drill", "0 6 1 * *", "Europe/Berlin", on=True)
-    monkeypatch.setenv("SBH_DRILL__SCHEDULE", "")
-    assert drill_timetable() == Timetable("weekly_drill", "0 5 * * 6", "Europe/Berlin", on=False)
+    assert drill_timetable() == Timetable("weekly_drill", "0 6 1 * *", "Europe/Berlin", on=True, variable=variable)
+    monkeypatch.setenv(variable, "")
+    assert drill_timetable() == Timetable("weekly_drill", "0 5 * * 6", "Europe/Berlin", on=False, variable=variable)
 
 
 @pytest.fixture

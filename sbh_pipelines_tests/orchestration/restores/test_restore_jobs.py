@@ -6,7 +6,9 @@ import dagster as dg
 import pytest
 
 from sbh_pipelines.backup.service.results import Scope
+from sbh_pipelines.orchestration.common.resources import BackupServiceResource, tags_of
 from sbh_pipelines.orchestration.restores.metadata import part_text
+from sbh_pipelines.security.policy import ALL_TENANTS, Role, UserContext
 from sbh_pipelines_tests.orchestration.conftest import Run
 from sbh_pipelines_tests.support.fix_stack import RealRun, Site
 
@@ -31,7 +33,9 @@ def descriptions(instance: dg.DagsterInstance, asset: dg.AssetKey) -> list[str]:
     return [str(observation.description) for observation in found if observation]
 
 
-def test_a_part_is_planned_restored_and_undone(real_run: RealRun, instance: dg.DagsterInstance, site: Site) -> None:
+def test_a_part_is_planned_restored_and_undone(
+    real_run: RealRun, instance: dg.DagsterInstance, site: Site, real_resource: BackupServiceResource
+) -> None:
     """The plan writes nothing; each restore says on the assets' pages what it did, and which backup undoes it."""
     assert real_run("full_backup_job", partition_key="tenant-4").success
     original = site.fingerprint("tenant-4")
@@ -68,8 +72,11 @@ def test_a_part_is_planned_restored_and_undone(real_run: RealRun, instance: dg.D
     assert site.fingerprint("tenant-4") == damaged
     assert any(text.startswith(f"Undid {result['restore_id']}") for text in descriptions(instance, INCREMENTAL))
 
-    whole = real_run("restore_job", **config("restore_tenant", confirm=True, safety_backup=False))
+    rosa = UserContext("rosa", ALL_TENANTS, Role.ADMIN)
+    whole = real_run("restore_job", **config("restore_tenant", confirm=True, safety_backup=False), tags=tags_of(rosa))
     assert whole.success
+    trail = real_resource.service.audit.events(rosa, "tenant-4", user="rosa").events
+    assert [event.event for event in trail] == ["restore.completed", "restore.started"]  # and looked at nothing else
     assert told(whole, "restore_tenant")["backup_id"] == result["backup_id"]  # `latest` is no safety backup
     assert told(whole, "restore_tenant")["safety_backup"] == "none"
     assert site.fingerprint("tenant-4") == original

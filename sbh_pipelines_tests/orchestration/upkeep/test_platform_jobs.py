@@ -32,10 +32,11 @@ def test_what_keeps_it_from_being_made_is_told(real_run: RealRun, monkeypatch: p
 
 
 def test_the_environment_sets_its_cron_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SBH_PLATFORM__SCHEDULE", "5 4 * * *")
-    assert platform_timetable() == Timetable("daily_platform_backup", "5 4 * * *", "UTC", on=True)
-    monkeypatch.setenv("SBH_PLATFORM__SCHEDULE", "")
-    assert platform_timetable() == Timetable("daily_platform_backup", "30 1 * * *", "UTC", on=False)
+    variable = "SBH_PLATFORM__SCHEDULE"
+    monkeypatch.setenv(variable, "5 4 * * *")
+    assert platform_timetable() == Timetable("daily_platform_backup", "5 4 * * *", "UTC", on=True, variable=variable)
+    monkeypatch.setenv(variable, "")
+    assert platform_timetable() == Timetable("daily_platform_backup", "30 1 * * *", "UTC", on=False, variable=variable)
 
 
 def test_one_run_per_slot(dagster_home: dg.DagsterInstance, real_resource: object) -> None:
