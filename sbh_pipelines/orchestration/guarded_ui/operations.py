@@ -3,9 +3,9 @@
 Runs act for the user who is logged in: the tags that say so are put into every launch, over any that were sent.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 from graphql import FieldNode, VariableNode
 
@@ -17,6 +17,7 @@ from sbh_pipelines.orchestration.guarded_ui.request import Request, refused
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext, allows, authorize
 
 _ASSET_JOB = "__ASSET_JOB"
+_TAGS: Mapping[str, str] = {"backfillParams": "tags", "reexecutionParams": "extraTags"}  # else in `executionMetadata`
 # Tags that a launch of somebody who is no admin may carry: others can change what the run is (`dagster-k8s/config`).
 _PLAIN_TAGS = frozenset(
     {
@@ -50,6 +51,71 @@ class Earlier:
     backfill_tags: Callable[[str], Mapping[str, str] | None]
 
 
+@dataclass(frozen=True, slots=True)
+class LaunchParams:
+    """One object of an argument that starts a run or a backfill, as far as permissions depend on it.
+
+    Attributes:
+        argument: the argument that has it, which says where its tags are.
+        given: all of it, as it was sent.
+        job: the job that is named; empty where none is, or several are, and for runs of assets `__ASSET_JOB`.
+        parent: the run that is executed anew; empty for other launches.
+        assets: first parts of the keys of the assets that are named; empty where one of them cannot be read.
+        chooses_assets: whether it chooses assets, or checks, of its job.
+        own_tags: the tags, as they were sent.
+        config: the run's configuration, as an object or a text in YAML.
+    """
+
+    argument: str
+    given: Mapping[str, object]
+    job: str
+    parent: str
+    assets: frozenset[str]
+    chooses_assets: bool
+    own_tags: Sequence[object]
+    config: object
+
+    @classmethod
+    def read(cls, argument: str, given: object) -> Self:
+        """Raises RequestError for what is not shaped as Dagster takes it."""
+        params, job, parent = _object(given, argument), "", ""
+        selector = _object(params.get("selector") or {}, "the selector")
+        assets = selector.get("assetSelection")
+        if argument == "reexecutionParams":
+            parent, assets = _text(params, "parentRunId"), None
+        elif argument == "backfillParams":
+            named, chosen = _text(selector, "partitionSetName"), params.get("partitionsByAssets") or []
+            if not isinstance(chosen, list):
+                raise refused("partitionsByAssets is not a list")
+            job = named.removesuffix("_partition_set") if named else _ASSET_JOB
+            assets = params.get("assetSelection") or [one.get("assetKey") for one in chosen if isinstance(one, dict)]
+        else:
+            jobs = {_text(selector, "jobName"), _text(selector, "pipelineName")} - {""}
+            job = jobs.pop() if len(jobs) == 1 else ""
+        return cls(
+            argument,
+            params,
+            job,
+            parent,
+            _first_parts(assets),
+            bool(selector.get("assetSelection") or selector.get("assetCheckSelection")),
+            _own_tags(argument, params),
+            params.get("runConfigData"),
+        )
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return {str(tag.get("key")): str(tag.get("value")) for tag in self.own_tags if isinstance(tag, dict)}
+
+    def acting_for(self, user: UserContext) -> dict[str, object]:
+        """All of it, with the user's tags in place of those that were sent for a user."""
+        others = [tag for tag in self.own_tags if not (isinstance(tag, dict) and tag.get("key") in USER_TAGS)]
+        tags = [*others, *({"key": key, "value": value} for key, value in tags_of(user).items())]
+        if self.argument in _TAGS:
+            return {**self.given, _TAGS[self.argument]: tags}
+        return {**self.given, "executionMetadata": {**_metadata(self.given), "tags": tags}}
+
+
 def permit(request: Request, user: UserContext, services: list[str], earlier: Earlier) -> tuple[Request, list[Launch]]:
     """The request as it is passed on for this user, and what it launches. Raises AccessDenied, RequestError."""
     variables, launches = dict(request.variables), list[Launch]()
@@ -59,14 +125,9 @@ def permit(request: Request, user: UserContext, services: list[str], earlier: Ea
             authorize(user, "dagster.launch", ALL_TENANTS)
             for argument, variable in _variables_of(field, LAUNCHES[name], variables):
                 given = variables[variable]
-                several: list[Any] = given if isinstance(given, list) else [given]
-                if not all(isinstance(one, dict) for one in several):
-                    raise refused(f"{argument} is not an object")
-                try:
-                    launches += [_launch(argument, one, user, earlier) for one in several]
-                    acting = [_acting_for(argument, one, user, services) for one in several]
-                except (TypeError, AttributeError, ValueError):  # a text where an object belongs, and the like
-                    raise refused(f"{argument} is misshapen") from None
+                several = [LaunchParams.read(argument, one) for one in (given if isinstance(given, list) else [given])]
+                launches += [_launch(one, user, earlier) for one in several]
+                acting = [one.acting_for(_user_of(one, user, services)) for one in several]
                 variables[variable] = acting if isinstance(given, list) else acting[0]
         elif name in OF_BACKFILLS:
             authorize(user, MANAGE, ALL_TENANTS)
@@ -94,47 +155,32 @@ def _variables_of(field: FieldNode, names: tuple[str, ...], given: Mapping[str, 
     return found
 
 
-def _launch(argument: str, params: Mapping[str, Any], user: UserContext, earlier: Earlier) -> Launch:
+def _launch(params: LaunchParams, user: UserContext, earlier: Earlier) -> Launch:
     """What is launched, if the user may. Raises AccessDenied."""
-    tags = _tags(argument, params)
-    assets: Any = None
-    selector = params.get("selector") or {}
-    if argument == "reexecutionParams":
-        known = earlier.run(str(params.get("parentRunId")))
+    job, tags = params.job, params.tags
+    if params.argument == "reexecutionParams":
+        known = earlier.run(params.parent) if params.parent else None
         job, before = known if known else ("", {})
         tags = {**before, **tags}
-    elif argument == "backfillParams":
-        set_name = str(selector.get("partitionSetName") or "")
-        job = set_name.removesuffix("_partition_set") if set_name else _ASSET_JOB
-        chosen = params.get("partitionsByAssets") or []
-        assets = params.get("assetSelection") or [one.get("assetKey") for one in chosen if isinstance(one, dict)]
-    else:
-        jobs = {selector.get("jobName"), selector.get("pipelineName")} - {None, ""}
-        job = str(jobs.pop()) if len(jobs) == 1 else ""
-        assets = selector.get("assetSelection")
-    action = JOBS.get(job, MANAGE) if job != _ASSET_JOB else _action_of(assets)
+    action = JOBS.get(job, MANAGE) if job != _ASSET_JOB else _action_of(params.assets)
     authorize(user, action, ALL_TENANTS)
     if not allows(user, MANAGE, ALL_TENANTS):
-        _must_be_plain(argument, params)
+        _must_be_plain(params)
     return Launch(job, action, tags.get("dagster/partition"))
 
 
-def _action_of(assets: Any) -> str:
+def _action_of(assets: frozenset[str]) -> str:
     """The strictest permission of a run of these assets; for assets that are not known, or all of them, that of an admin."""
-    try:
-        actions = {ASSETS.get(asset["path"][0], MANAGE) for asset in assets}
-    except (TypeError, KeyError, IndexError):
-        return MANAGE
+    actions = {ASSETS.get(name, MANAGE) for name in assets}
     return actions.pop() if len(actions) == 1 else MANAGE
 
 
-def _must_be_plain(argument: str, params: Mapping[str, Any]) -> None:
+def _must_be_plain(params: LaunchParams) -> None:
     """Somebody who is no admin configures a job's ops, and nothing that changes what runs, where, or with which settings."""
-    own = _own_tags(argument, params) or []
-    odd = {str(tag.get("key")) for tag in own if isinstance(tag, dict)} - _PLAIN_TAGS - set(USER_TAGS)
-    if odd := {name for name in odd if "/" in name}:
+    odd = {name for name in params.tags.keys() - _PLAIN_TAGS - set(USER_TAGS) if "/" in name}
+    if odd:
         raise _denied(f"only an admin may launch with the tag {ascii(min(odd))[:80]}")
-    config = params.get("runConfigData")
+    config = params.config
     if isinstance(config, str):
         try:
             config = load_run_config_yaml(config) or {}
@@ -142,51 +188,53 @@ def _must_be_plain(argument: str, params: Mapping[str, Any]) -> None:
             raise refused("runConfigData is not YAML") from None
     if config and (not isinstance(config, dict) or set(config) != {"ops"}):
         raise _denied("only an admin may configure more than `ops`")
-    selector = params.get("selector") or {}
-    if selector.get("assetSelection") or selector.get("assetCheckSelection"):
+    if params.chooses_assets:
         raise _denied("only an admin may choose assets of a job")
 
 
-def _must_be_own(params: Any, user: UserContext, earlier: Earlier) -> None:
+def _must_be_own(params: object, user: UserContext, earlier: Earlier) -> None:
     backfill = params.get("parentRunId") if isinstance(params, dict) else params
     tags = earlier.backfill_tags(str(backfill))
     if tags is None or (user_of(tags).user_id, user_of(tags).role) != (user.user_id, user.role):
         raise _denied("its runs would act for whoever launched it; launch a new one instead")
 
 
-def _acting_for(argument: str, params: Mapping[str, Any], user: UserContext, services: list[str]) -> dict[str, object]:
-    """The launch with the user's tags. A service may have put in those of the user whom it has authenticated."""
-    sent = _tags(argument, params)
-    tags = tags_of(user_of(sent) if user.user_id in services and set(USER_TAGS) <= set(sent) else user)
-    others = [
-        tag for tag in _own_tags(argument, params) or [] if not (isinstance(tag, dict) and tag.get("key") in USER_TAGS)
-    ]
-    ours = [*others, *({"key": key, "value": value} for key, value in tags.items())]
-    if argument == "backfillParams":
-        return {**params, "tags": ours}
-    if argument == "reexecutionParams":
-        return {**params, "extraTags": ours}
-    return {**params, "executionMetadata": {**(params.get("executionMetadata") or {}), "tags": ours}}
+def _user_of(params: LaunchParams, user: UserContext, services: list[str]) -> UserContext:
+    """Who a launch acts for. A service may have put in the tags of the user whom it has authenticated."""
+    named = params.tags
+    return user_of(named) if user.user_id in services and set(USER_TAGS) <= set(named) else user
 
 
-def _own_tags(argument: str, params: Mapping[str, object]) -> list[Any] | None:
-    if argument == "backfillParams":
-        found = params.get("tags")
-    elif argument == "reexecutionParams":
-        found = params.get("extraTags")
-    else:
-        metadata = params.get("executionMetadata") or {}
-        if not isinstance(metadata, dict):
-            raise refused("executionMetadata is not an object")
-        found = metadata.get("tags")
+def _object(value: object, what: str) -> Mapping[str, object]:
+    if not isinstance(value, dict):
+        raise refused(f"{what} is not an object")
+    return value
+
+
+def _text(of: Mapping[str, object], name: str) -> str:
+    """Empty where there is none."""
+    value = of.get(name)
+    if not isinstance(value, str | None):
+        raise refused(f"{name} is not a text")
+    return value or ""
+
+
+def _first_parts(assets: Any) -> frozenset[str]:
+    try:
+        return frozenset(str(asset["path"][0]) for asset in assets)
+    except (TypeError, KeyError, IndexError):
+        return frozenset()
+
+
+def _metadata(params: Mapping[str, object]) -> Mapping[str, object]:
+    return _object(params.get("executionMetadata") or {}, "executionMetadata")
+
+
+def _own_tags(argument: str, params: Mapping[str, object]) -> Sequence[object]:
+    found = params.get(_TAGS[argument]) if argument in _TAGS else _metadata(params).get("tags")
     if not isinstance(found, list | None):
         raise refused("the tags are not a list")
-    return found
-
-
-def _tags(argument: str, params: Mapping[str, object]) -> dict[str, str]:
-    own = _own_tags(argument, params) or []
-    return {str(tag.get("key")): str(tag.get("value")) for tag in own if isinstance(tag, dict)}
+    return found or []
 
 
 def _denied(why: str) -> AccessDenied:

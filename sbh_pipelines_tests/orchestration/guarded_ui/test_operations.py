@@ -229,6 +229,8 @@ def test_a_service_may_act_for_the_user_it_names():
         (LAUNCH, {"p": {"selector": "x"}}),
         (LAUNCH, {"p": {"selector": {"jobName": {"x": 1}}}}),
         (BACKFILL, {"p": {"partitionsByAssets": 7}}),
+        (BACKFILL, {"p": {"selector": {"partitionSetName": ["x"]}}}),
+        (AGAIN, {"p": {"parentRunId": {"x": 1}}}),
     ],
 )
 def test_a_launch_whose_tags_cannot_be_set_is_not_taken(query, variables):
