@@ -4,7 +4,7 @@ A result keeps its fields in the order in which people read them. A field declar
 document while it is None; every other field is always there.
 """
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import Field, field, fields, is_dataclass
 from datetime import datetime
 from enum import Enum
@@ -52,9 +52,9 @@ def whole() -> Any:
     return field(metadata={"whole": True})
 
 
-def as_document(value: Any) -> Any:
+def as_document(value: Any, errors: Callable[[SbhError], Any] = SbhError.as_dict) -> Any:
     """`value` as JSON has it: dataclasses and mappings as objects, sequences as arrays, times in ISO 8601, enums by value,
-    errors as their fields.
+    errors as `errors` shows them.
 
     Raises TypeError for what has no such form.
     """
@@ -67,16 +67,16 @@ def as_document(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         pairs = [(f, getattr(value, f.name)) for f in shown_fields(value)]
         if len(pairs) == 1 and pairs[0][0].metadata.get("whole"):
-            return as_document(pairs[0][1])
-        return {key_of(f): as_document(v) for f, v in pairs if v is not None or not is_optional(f)}
+            return as_document(pairs[0][1], errors)
+        return {key_of(f): as_document(v, errors) for f, v in pairs if v is not None or not is_optional(f)}
     if isinstance(value, SbhError):
-        return value.as_dict()
+        return errors(value)
     if isinstance(value, Mapping):
-        return {str(as_document(name)): as_document(v) for name, v in value.items()}
+        return {str(as_document(name)): as_document(v, errors) for name, v in value.items()}
     if isinstance(value, list | tuple):
-        return [as_document(v) for v in value]
+        return [as_document(v, errors) for v in value]
     if isinstance(value, Set):
-        return sorted(as_document(v) for v in value)
+        return sorted(as_document(v, errors) for v in value)
     if isinstance(value, datetime):
         return timestamp(value)
     if isinstance(value, PathLike):

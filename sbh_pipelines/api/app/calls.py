@@ -1,6 +1,6 @@
 """One request as the routes see it: by whom, for which tenant, and the threads its work runs in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
@@ -13,6 +13,7 @@ from sbh_pipelines.api.app.middleware import REQUEST_ID, USER
 from sbh_pipelines.api.runs.dagster import Dagster
 from sbh_pipelines.api.runs.launches import Launch, Launcher
 from sbh_pipelines.api.runs.operations import accepted
+from sbh_pipelines.api.schema.problems import error_fields
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import AccessDenied, RequestError
@@ -83,6 +84,10 @@ class Call:
         """The tenant that the call is about; None for a platform user who names none. Raises as `tenant` does."""
         return None if self.platform and self.slug is None else self.tenant()
 
+    def answer(self, result: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+        """A result as JSON. Its errors say as much as the caller may see."""
+        return JSONResponse(as_document(result, lambda error: error_fields(error, self.user)), status, headers)
+
     async def read(self, work: Callable[[], T]) -> T:
         return await self.api.reads.run(work)
 
@@ -108,7 +113,7 @@ class Call:
         headers = {"Location": answer.links["self"]}
         if repeated:
             headers["Idempotency-Replayed"] = "true"
-        return JSONResponse(as_document(answer), 202, headers)
+        return self.answer(answer, 202, headers)
 
 
 async def the_call(

@@ -3,15 +3,13 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Path
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from sbh_pipelines.api.app.calls import ACall, Call
 from sbh_pipelines.api.schema import answers, pages
 from sbh_pipelines.api.schema.bodies import AskBody, DecideBody, OverwritingBody
-from sbh_pipelines.api.schema.problems import error_fields
 from sbh_pipelines.api.schema.responses import READS, model_of
 from sbh_pipelines.backup.service.results import Approval
-from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import ApprovalNeeded
 
 router = APIRouter(prefix="/api/approvals", tags=["Approvals"])
@@ -27,16 +25,13 @@ async def list_approvals(call: ACall, limit: pages.Limit = 50, cursor: pages.Cur
     tenant = call.tenant()
     found, errors = await call.read(lambda: call.service.approvals.of(tenant, call.user))
     shown, following = pages.page(found, lambda a: (a.approval_id,), 1, limit, cursor)
-    issues = [error_fields(error, call.user) for error in errors]
-    return JSONResponse({"approvals": as_document(shown), "errors": issues, "next_cursor": following})
+    return call.answer(answers.ApprovalPage(shown, errors, following))
 
 
 @router.get("/{approval_id}", summary="Show an approval", responses=READS, response_model=model_of(Approval))
 async def get_approval(call: ACall, approval_id: ApprovalIdPath) -> Response:
     tenant = call.tenant()
-    return JSONResponse(
-        as_document(await call.read(lambda: call.service.approvals.get(approval_id, tenant, call.user)))
-    )
+    return call.answer(await call.read(lambda: call.service.approvals.get(approval_id, tenant, call.user)))
 
 
 @router.post("", summary="Ask for an approval", responses=READS, response_model=model_of(Approval))
@@ -50,7 +45,7 @@ async def ask(call: ACall, body: Annotated[AskBody, Body()]) -> Response:
         wanted = body.backup_id or ""
         return call.service.approvals.request_restore(wanted, tenant, call.user, body.request(), reason=body.reason)
 
-    return JSONResponse(as_document(await call.expensive(work)))
+    return call.answer(await call.expensive(work))
 
 
 @router.post("/{approval_id}/approve", summary="Approve", responses=READS, response_model=model_of(Approval))
@@ -61,11 +56,8 @@ async def approve(
 ) -> Response:
     """By another person than the one who asked."""
     tenant = call.tenant()
-    return JSONResponse(
-        as_document(
-            await call.read(lambda: call.service.approvals.approve(approval_id, tenant, call.user, body.comment))
-        )
-    )
+    approvals = call.service.approvals
+    return call.answer(await call.read(lambda: approvals.approve(approval_id, tenant, call.user, body.comment)))
 
 
 @router.post("/{approval_id}/reject", summary="Reject", responses=READS, response_model=model_of(Approval))
@@ -76,11 +68,8 @@ async def reject(
 ) -> Response:
     """For good."""
     tenant = call.tenant()
-    return JSONResponse(
-        as_document(
-            await call.read(lambda: call.service.approvals.reject(approval_id, tenant, call.user, body.comment))
-        )
-    )
+    approvals = call.service.approvals
+    return call.answer(await call.read(lambda: approvals.reject(approval_id, tenant, call.user, body.comment)))
 
 
 def check_approval(call: Call, tenant: str, body: OverwritingBody) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Body, Header, Path, Query
 from starlette.responses import JSONResponse, Response
@@ -13,10 +13,8 @@ from sbh_pipelines.api.runs import jobs
 from sbh_pipelines.api.runs.launches import Launch
 from sbh_pipelines.api.schema import answers, documents, pages
 from sbh_pipelines.api.schema.bodies import BACKUP_PATTERN, CreateBody, DiffBody, PinBody, RestoreBody, ValidateBody
-from sbh_pipelines.api.schema.problems import error_fields
 from sbh_pipelines.api.schema.responses import LAUNCHES, READS, answered, model_of
-from sbh_pipelines.backup.service.results import BackupStatus, HoldLine, RestorePlan, Validation
-from sbh_pipelines.document import as_document
+from sbh_pipelines.backup.service.results import BackupStatus, HoldLine, RestorePlan, RestoreRequest, Validation
 from sbh_pipelines.errors import NotConfirmed, SbhError
 from sbh_pipelines.model import parse_timestamp
 
@@ -50,7 +48,12 @@ async def create(call: ALaunchingCall, body: Annotated[CreateBody, Body()] = Cre
     return await call.launch("backup.create", lambda: jobs.create(tenant, body.type, body.description))
 
 
-@router.get("", summary="List backups", responses=READS, response_model=model_of(answers.BackupPage))
+@router.get(
+    "",
+    summary="List backups",
+    responses=READS,
+    response_model=model_of(answers.BackupPage, damaged=Sequence[answers.DamagedBackup]),
+)
 async def list_backups(
     call: ACall,
     limit: pages.Limit = 50,
@@ -66,7 +69,7 @@ async def list_backups(
     """The newest first. `damaged` are those whose manifest cannot be read: they are shown on every page."""
     tenant = call.tenant()
 
-    def work() -> dict[str, Any]:
+    def work() -> answers.BackupPage:
         errors: Sequence[SbhError] = ()
         if status == "completed":
             found, errors = call.service.backups.overview(tenant, call.user)
@@ -79,9 +82,9 @@ async def list_backups(
             named = [pair for pair in begun if _within(pair[0], created_after, created_before)]
             part, following = pages.page(named, lambda pair: (pair[0], pair[1].backup_id), 2, limit, cursor)
             lines = [documents.unfinished(at, call.user) for _, at in part]
-        return {"backups": lines, "damaged": documents.damaged(errors, call.user), "next_cursor": following}
+        return answers.BackupPage(lines, [documents.damaged(error, call.user) for error in errors], following)
 
-    return JSONResponse(await call.read(work))
+    return call.answer(await call.read(work))
 
 
 def _within(made_at: str, after: datetime | None, before: datetime | None) -> bool:
@@ -120,7 +123,7 @@ async def get_status(
     """Running, completed or failed, and why; also of one that never came to be a backup."""
     tenant = call.tenant()
     found = await call.read(lambda: call.service.backups.status(backup_id, tenant, call.user))
-    return JSONResponse(documents.backup_status(found, call.user))
+    return call.answer(documents.backup_status(found, call.user))
 
 
 @router.post(
@@ -182,9 +185,9 @@ async def whole_diff(call: ACall, backup_id: BackupIdPath) -> Response:
     return await _plan(call, call.tenant(), backup_id, DiffBody().request())
 
 
-async def _plan(call: Call, tenant: str, backup_id: str, request: Any) -> Response:
+async def _plan(call: Call, tenant: str, backup_id: str, request: RestoreRequest) -> Response:
     found = await call.expensive(lambda: call.service.restores.plan(backup_id, tenant, call.user, request))
-    return JSONResponse(documents.plan(found, call.user))
+    return call.answer(documents.plan(found, call.user))
 
 
 @router.post(
@@ -208,7 +211,7 @@ async def validate(
         return await call.launch("backup.validate", wanted)
 
     found = await call.expensive(lambda: call.service.backups.validate(backup_id, tenant, call.user))
-    return JSONResponse(documents.validation(found, call.user))
+    return call.answer(documents.validation(found, call.user))
 
 
 @router.get(
@@ -222,8 +225,7 @@ async def holds(call: ACall, backup_id: BackupIdPath) -> Response:
         wanted = call.service.backups.get(backup_id, tenant, call.user).id
         return [h for h in call.service.retention.holds(tenant, call.user) if h.backup_id in (None, wanted)]
 
-    found = await call.read(work)
-    return JSONResponse({"holds": [_hold(hold, call) for hold in found]})
+    return call.answer(answers.Holds(await call.read(work)))
 
 
 @router.post("/{backup_id}/pin", summary="Pin a backup", responses=READS, response_model=model_of(HoldLine))
@@ -240,7 +242,7 @@ async def pin(
         wanted = call.service.backups.get(backup_id, tenant, call.user).id
         return call.service.retention.pin(wanted, tenant, call.user, body.reason)
 
-    return JSONResponse(_hold(await call.read(work), call))
+    return call.answer(await call.read(work))
 
 
 @router.delete("/{backup_id}/pin", summary="Unpin a backup", responses=READS, response_model=model_of(HoldLine))
@@ -253,11 +255,7 @@ async def unpin(call: ACall, backup_id: BackupIdPath) -> Response:
         wanted = call.service.backups.get(backup_id, tenant, call.user).id
         return call.service.retention.unpin(wanted, tenant, call.user)
 
-    return JSONResponse(_hold(await call.read(work), call))
-
-
-def _hold(hold: HoldLine, call: Call) -> dict[str, Any]:
-    return {**as_document(hold), "error": error_fields(hold.error, call.user) if hold.error else None}
+    return call.answer(await call.read(work))
 
 
 def _not_confirmed(what: str, on: str) -> NotConfirmed:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Path
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from sbh_pipelines.api.app.calls import ACall, Call
 from sbh_pipelines.api.runs import operations as ops
@@ -12,7 +12,6 @@ from sbh_pipelines.api.runs.dagster import Run
 from sbh_pipelines.api.schema import answers, pages
 from sbh_pipelines.api.schema.problems import Refusal
 from sbh_pipelines.api.schema.responses import READS, answered, model_of
-from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import OrchestratorError, OrchestratorUnavailable, RequestError, SbhError
 from sbh_pipelines.model import parse_timestamp
 
@@ -42,7 +41,7 @@ async def list_operations(call: ACall, limit: pages.Limit = 50, cursor: pages.Cu
         following = pages.encode((runs[limit - 1].id,)) if len(runs) > limit else None
         return answers.OperationPage(shown, following)
 
-    return JSONResponse(as_document(await call.read(work)))
+    return call.answer(await call.read(work))
 
 
 @router.get(
@@ -64,7 +63,7 @@ async def get_operation(call: ACall, operation_id: OperationId) -> Response:
             known = _with_restore(call, run, known)
         return known
 
-    return JSONResponse(as_document(await call.read(work)))
+    return call.answer(await call.read(work))
 
 
 @router.post(
@@ -94,7 +93,7 @@ async def cancel(call: ACall, operation_id: OperationId) -> Response:
         status: answers.Status = "canceled" if run.status in ("QUEUED", "NOT_STARTED") else "canceling"
         return ops.accepted(run.id, run.tags.get(ops.CALL_TAG, ""), run.tags[ops.TENANT_TAG], status)
 
-    return JSONResponse(as_document(await call.expensive(work)), 202, {"Location": f"/api/operations/{operation_id}"})
+    return call.answer(await call.expensive(work), 202, {"Location": f"/api/operations/{operation_id}"})
 
 
 def _refuse_ended(run: Run) -> None:

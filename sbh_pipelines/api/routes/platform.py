@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from sbh_pipelines.api.app.calls import ACall, Call
 from sbh_pipelines.api.app.middleware import USER
 from sbh_pipelines.api.schema import answers, pages
-from sbh_pipelines.api.schema.problems import error_answer, error_fields
+from sbh_pipelines.api.schema.problems import error_fields
 from sbh_pipelines.api.schema.responses import READS, answered, model_of
 from sbh_pipelines.backup.service.results import BackupMetrics, HealthReport, LatestPoint, RetentionOutcome
 from sbh_pipelines.document import as_document
@@ -44,11 +44,11 @@ async def list_tenants(call: ACall, limit: pages.Limit = 50, cursor: pages.Curso
         found = {p.tenant_id: p for p in points.recovery_points} if points else {}
         return answers.TenantPage(
             [_tenant(call, tenant, found[tenant.id]) for tenant in shown],
-            [error_answer(error, call.user) for error in points.issues] if points else [],
+            points.issues if points else [],
             pages.encode((shown[-1].id,)) if len(tenants) > len(shown) else None,
         )
 
-    return JSONResponse(as_document(await call.read(work)))
+    return call.answer(await call.read(work))
 
 
 def _visible(call: Call) -> list[Tenant]:
@@ -86,8 +86,7 @@ def _tenant(call: Call, tenant: Tenant, point: LatestPoint) -> answers.TenantLin
 async def preview_retention(call: ACall) -> Response:
     """Every backup with its verdict and the rules behind it. Nothing is forgotten."""
     tenant = call.tenant()
-    found = await call.read(lambda: call.service.retention.forget(tenant, call.user, dry_run=True))
-    return JSONResponse({**as_document(found), "errors": [error_fields(error, call.user) for error in found.errors]})
+    return call.answer(await call.read(lambda: call.service.retention.forget(tenant, call.user, dry_run=True)))
 
 
 @router.get(
@@ -123,7 +122,7 @@ async def health(call: ACall) -> Response:
 async def metrics(call: ACall) -> Response:
     """The specification's figures, of the tenant; for a platform user who names none, of all."""
     tenant = call.tenant_or_all()
-    return JSONResponse(as_document(await call.read(lambda: call.service.health.metrics(call.user, tenant))))
+    return call.answer(await call.read(lambda: call.service.health.metrics(call.user, tenant)))
 
 
 @router.get(
@@ -165,8 +164,7 @@ async def audit(
         found = call.service.audit.events(
             call.user, tenant, event=event, since=since, until=until, user=user, limit=limit, cursor=after
         )
-        errors = [error_answer(error, call.user) for error in found.errors]
         following = pages.encode((found.next,)) if found.next else None
-        return answers.AuditPage(found.tenant_id, found.region, found.events, errors, following)
+        return answers.AuditPage(found.tenant_id, found.region, found.events, found.errors, following)
 
-    return JSONResponse(as_document(await call.read(work)))
+    return call.answer(await call.read(work))

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Path
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from sbh_pipelines.api.app.calls import ACall, ALaunchingCall
 from sbh_pipelines.api.routes.approvals import check_approval
@@ -26,7 +26,7 @@ async def list_restores(call: ACall, limit: pages.Limit = 50, cursor: pages.Curs
     tenant = call.tenant()
     found = await call.read(lambda: call.service.restores.of(tenant, call.user))
     shown, following = pages.page(found, lambda r: (r.restore_id,), 1, limit, cursor)
-    return JSONResponse({"restores": [documents.restore(r, call.user) for r in shown], "next_cursor": following})
+    return call.answer(answers.RestorePage([documents.restore(r, call.user) for r in shown], following))
 
 
 @router.get("/{restore_id}", summary="Status of a restore", responses=READS, response_model=model_of(RestoreRecord))
@@ -34,7 +34,7 @@ async def get_restore(call: ACall, restore_id: RestoreIdPath) -> Response:
     """Status, progress in percent, and the result or the error."""
     tenant = call.tenant()
     found = await call.read(lambda: call.service.restores.status(restore_id, tenant, call.user))
-    return JSONResponse(documents.restore(found, call.user))
+    return call.answer(documents.restore(found, call.user))
 
 
 @router.post(
@@ -53,7 +53,7 @@ async def undo(
     tenant = call.tenant()
     if body.validate_only:
         plan = await call.expensive(lambda: call.service.restores.plan_undo(restore_id, tenant, call.user))
-        return JSONResponse(documents.plan(plan, call.user))
+        return call.answer(documents.plan(plan, call.user))
     if not body.confirm:
         await call.read(lambda: call.service.launches.permit(tenant, call.user, "backup.restore"))
         raise NotConfirmed(

@@ -6,6 +6,7 @@ from typing import Literal
 
 from sbh_pipelines.backup.service.results import Approval, HoldLine, RestoreRecord
 from sbh_pipelines.document import optional
+from sbh_pipelines.errors import SbhError
 from sbh_pipelines.repository.trail.event import AuditEvent
 
 _BACKUP = {
@@ -73,25 +74,50 @@ class Problem(ErrorAnswer):
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Backup:
-    """One line of the list of backups."""
+    """One line of the list of backups. Of one that runs or failed only what its id says is known.
+
+    Attributes:
+        id: Its id.
+        tenant_id: Whose backup it is.
+        type: full, incremental or differential.
+        region: Where it is.
+        created_by: The user who asked for it.
+        created_at: Time at which it was begun, UTC.
+        description: Free text.
+        checksum: Of the manifest.
+        size: Bytes before compression.
+        parent: The backup that it builds on.
+        purpose: Why it was made, where that was not to have a backup.
+        requested_type: The type that was asked for.
+        status: completed, running or failed.
+        error: Why it failed.
+    """
 
     id: str
     tenant_id: str
-    status: Literal["completed", "running", "failed"]
     type: str | None
     region: str | None
     created_by: str | None
-    created_at: str | None
+    created_at: str
     description: str | None
     checksum: str | None
     size: int | None
+    parent: str | None = optional()
+    purpose: str | None = optional()
+    requested_type: str | None = optional()
+    status: Literal["completed", "running", "failed"]
+    error: ErrorAnswer | None = optional()
 
 
 @dataclass(frozen=True, slots=True)
 class DamagedBackup(ErrorAnswer):
-    """A backup whose manifest cannot be read."""
+    """A backup whose manifest cannot be read.
+
+    Attributes:
+        backup_id: Its id, where the error names it.
+    """
 
     backup_id: str | None
 
@@ -107,7 +133,7 @@ class BackupPage:
     """
 
     backups: Sequence[Backup]
-    damaged: Sequence[DamagedBackup]
+    damaged: Sequence[Mapping[str, object]]
     next_cursor: str | None
 
 
@@ -259,7 +285,7 @@ class TenantPage:
     """
 
     tenants: Sequence[TenantLine]
-    issues: Sequence[ErrorAnswer]
+    issues: Sequence[SbhError]
     next_cursor: str | None
 
 
@@ -300,7 +326,7 @@ class AuditPage:
     tenant_id: str
     region: str
     events: Sequence[AuditEvent]
-    errors: Sequence[ErrorAnswer]
+    errors: Sequence[SbhError]
     next_cursor: str | None
 
 
@@ -315,7 +341,7 @@ class ApprovalPage:
     """
 
     approvals: Sequence[Approval]
-    errors: Sequence[ErrorAnswer]
+    errors: Sequence[SbhError]
     next_cursor: str | None
 
 

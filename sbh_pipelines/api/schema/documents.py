@@ -1,10 +1,11 @@
 """What the service returns, as answers: the part that belongs on a page, and only what the caller may see."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
-from sbh_pipelines.api.schema.problems import error_fields, issue_fields, scrub, sees_internals
+from sbh_pipelines.api.schema.answers import Backup
+from sbh_pipelines.api.schema.problems import error_answer, error_fields, issue_fields, scrub, sees_internals
 from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.service.results import BackupStatus, RestorePlan, RestoreRecord, Validation
 from sbh_pipelines.document import as_document
@@ -12,28 +13,43 @@ from sbh_pipelines.errors import SbhError, error_from_dict
 from sbh_pipelines.model import BackupId, parse_timestamp, timestamp
 from sbh_pipelines.security.policy import UserContext
 
-_BACKUP_KEYS = ("id", "tenant_id", "type", "region", "created_by", "created_at", "description", "checksum", "size")
 _ID = re.compile(r"backup_\d{8}_\d{4}(?:_\d{2,4})?")
 
 
-def backup(manifest: Manifest) -> dict[str, object]:
+def backup(manifest: Manifest) -> Backup:
     """One line of the list."""
-    said = manifest.document
-    more = {name: said[name] for name in ("parent", "purpose", "requested_type") if said.get(name)}
-    return {**{name: said.get(name) for name in _BACKUP_KEYS}, **more, "status": "completed"}
+    return Backup(
+        id=manifest.id,
+        tenant_id=manifest.tenant_id,
+        type=manifest.type,
+        region=manifest.region,
+        created_by=manifest.created_by,
+        created_at=manifest.created_at,
+        description=manifest.description,
+        checksum=manifest.checksum,
+        size=manifest.size,
+        parent=manifest.parent or None,
+        purpose=manifest.purpose or None,
+        requested_type=manifest.requested_type or None,
+        status="completed",
+    )
 
 
-def unfinished(status: BackupStatus, user: UserContext) -> dict[str, object]:
+def unfinished(status: BackupStatus, user: UserContext) -> Backup:
     """One that runs or failed: there is no manifest yet."""
-    fields = dict.fromkeys(_BACKUP_KEYS) | {
-        "id": status.backup_id,
-        "tenant_id": status.tenant_id,
-        "status": status.status,
-        "created_at": begun_at(status.backup_id),
-    }
-    if status.details:
-        fields["error"] = error_fields(error_from_dict(status.details), user)
-    return fields
+    return Backup(
+        id=status.backup_id,
+        tenant_id=status.tenant_id,
+        type=None,
+        region=None,
+        created_by=None,
+        created_at=begun_at(status.backup_id),
+        description=None,
+        checksum=None,
+        size=None,
+        status=status.status,
+        error=error_answer(error_from_dict(status.details), user) if status.details else None,
+    )
 
 
 def begun_at(backup_id: str) -> str:
@@ -42,33 +58,28 @@ def begun_at(backup_id: str) -> str:
     return timestamp(parse_timestamp(f"{parts[1]}T{parts[2]}00Z"))
 
 
-def backup_status(status: BackupStatus, user: UserContext) -> dict[str, object]:
-    shown: dict[str, object] = as_document(replace(status, error=None, details=None))
-    if status.details:
-        fields = error_fields(error_from_dict(status.details), user)
-        shown |= {"error": fields["what"], "details": fields}
-    return shown
+def backup_status(found: BackupStatus, user: UserContext) -> BackupStatus:
+    if not found.details:
+        return replace(found, error=None, details=None)
+    fields = error_fields(error_from_dict(found.details), user)
+    return replace(found, error=str(fields["what"]), details=fields)
 
 
-def damaged(errors: Sequence[SbhError], user: UserContext) -> list[dict[str, object]]:
-    found = []
-    for error in errors:
-        named = _ID.search(error.on)
-        found.append({"backup_id": named[0] if named else None, **error_fields(error, user)})
-    return found
+def damaged(error: SbhError, user: UserContext) -> Mapping[str, object]:
+    """A backup whose manifest cannot be read."""
+    named = _ID.search(error.on)
+    return {"backup_id": named[0] if named else None, **error_fields(error, user)}
 
 
-def plan(found: RestorePlan, user: UserContext) -> Mapping[str, object]:
-    shown = {**as_document(found), "problems": [error_fields(problem, user) for problem in found.problems]}
-    return shown if sees_internals(user) else {**shown, "target": scrub(found.target)}
+def plan(found: RestorePlan, user: UserContext) -> RestorePlan:
+    return found if sees_internals(user) else replace(found, target=scrub(found.target))
 
 
-def validation(found: Validation, user: UserContext) -> dict[str, object]:
-    return {**as_document(found), "issues": [issue_fields(issue.as_dict(), user) for issue in found.issues]}
+def validation(found: Validation, user: UserContext) -> Mapping[str, object]:
+    return {**as_document(found), "issues": [issue_fields(issue, user) for issue in found.issues]}
 
 
-def restore(record: RestoreRecord, user: UserContext) -> Mapping[str, object]:
-    document: Mapping[str, object] = as_document(record)
-    if record.error is None or "code" not in record.error:
-        return document
-    return {**document, "error": error_fields(error_from_dict(record.error), user)}
+def restore(found: RestoreRecord, user: UserContext) -> RestoreRecord:
+    if found.error is None or "code" not in found.error:
+        return found
+    return replace(found, error=error_fields(error_from_dict(found.error), user))

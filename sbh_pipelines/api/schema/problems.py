@@ -56,14 +56,14 @@ def error_fields(error: SbhError, user: UserContext | None) -> dict[str, object]
     return asdict(error_answer(error, user))
 
 
-def issue_fields(issue: Mapping[str, object], user: UserContext | None) -> dict[str, object]:
+def issue_fields(issue: SbhError, user: UserContext | None) -> dict[str, object]:
     """One issue of a validation, likewise; of a place the name within the repository stays."""
+    fields: dict[str, object] = dict(issue.as_dict())
     if sees_internals(user):
-        return dict(issue)
-    shown = {name: scrub(value) if isinstance(value, str) else value for name, value in issue.items()}
-    place = str(issue.get("on", ""))
-    if "/backups/" in place:
-        shown["on"] = scrub(place.partition("/backups/")[2])
+        return fields
+    shown = {name: scrub(value) if isinstance(value, str) else value for name, value in fields.items()}
+    if "/backups/" in issue.on:
+        shown["on"] = scrub(issue.on.partition("/backups/")[2])
     return shown
 
 

@@ -75,10 +75,10 @@ def test_a_tenants_user_learns_the_code_and_not_the_place() -> None:
     assert error_fields(error, None) == shown
     asked = RequestError("No such table", on="public.userz", remedy="one of: public.users")
     assert error_fields(asked, TENANT) == asked.as_dict()
-    issue = CorruptObject("Damaged", on="s3://bucket/files/tenant-1/backups/packs/ab12", why="s3://bucket/x").as_dict()
+    issue = CorruptObject("Damaged", on="s3://bucket/files/tenant-1/backups/packs/ab12", why="s3://bucket/x")
     assert issue_fields(issue, TENANT)["on"] == "packs/ab12"
     assert "bucket" not in str(issue_fields(issue, TENANT))
-    assert issue_fields(issue, PLATFORM) == issue
+    assert issue_fields(issue, PLATFORM) == issue.as_dict()
 
 
 # pages
