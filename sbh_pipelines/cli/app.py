@@ -143,9 +143,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _interrupted(invocation: Invocation) -> int:
     if invocation.as_json:
-        print_json(
-            {"error": SbhError("Interrupted", remedy="run it again; a backup takes up what was stored").as_dict()}
-        )
+        print_json({"error": SbhError("Interrupted", remedy="run it again; a backup takes up what was stored")})
     return INTERRUPTED
 
 
@@ -155,7 +153,7 @@ def _failed(error: SbhError, invocation: Invocation) -> int:
 
         traceback.print_exception(error)
     if invocation.as_json:
-        print_json({"error": error.as_dict()})
+        print_json({"error": error})
     else:
         print_error(error)
     return error.exit_status

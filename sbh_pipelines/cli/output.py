@@ -3,9 +3,8 @@
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
-from datetime import UTC, date, datetime
-from pathlib import PurePath
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from sbh_pipelines.document import as_document
@@ -20,7 +19,14 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Answer:
-    """A command's result: the JSON document, how people see it, what --quiet leaves of it, and the exit status."""
+    """What a command gives.
+
+    Attributes:
+        document: the result, or what else has a form as a JSON document.
+        show: how people see it.
+        brief: what --quiet leaves of it.
+        exit_status: the exit status.
+    """
 
     document: Any
     show: "Callable[[Console], None]"
@@ -49,7 +55,7 @@ def print_answer(answer: Answer, *, as_json: bool, quiet: bool) -> None:
 
 
 def print_json(document: Any) -> None:
-    sys.stdout.write(json.dumps(document, indent=2, default=_plain) + "\n")
+    sys.stdout.write(json.dumps(as_document(document), indent=2) + "\n")
     sys.stdout.flush()
 
 
@@ -62,6 +68,12 @@ def print_error(error: SbhError) -> None:
     for label, text in (("on", error.on), ("why", error.why), ("next", error.remedy), ("code", error.code)):
         if text:
             out.print(Text(f"  {label:<5}", "dim") + Text(printable(text)), soft_wrap=True)
+
+
+def print_issues(out: "Console", issues: Iterable[SbhError]) -> None:
+    """A red line for each: what, on what, why."""
+    for issue in issues:
+        out.print(printable(f"[{issue.code}] {issue.what} ({issue.on}): {issue.why}"), style="red", markup=False)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Any:
@@ -136,17 +148,3 @@ def utc(moment: str | None) -> str:
 def printable(text: str) -> str:
     """Control characters escaped: a name in a database must not drive the operator's terminal."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) or isinstance(value, SbhError):
-        return as_document(value)
-    if isinstance(value, datetime | date):
-        return value.isoformat()
-    if isinstance(value, PurePath):
-        return str(value)
-    if isinstance(value, set | frozenset | tuple):
-        return list(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"not JSON: {type(value).__name__}")

@@ -20,21 +20,7 @@ from sbh_pipelines import __version__
 from sbh_pipelines.api.app.calls import Api
 from sbh_pipelines.api.app.limits import Rates, Workers
 from sbh_pipelines.api.app.middleware import REQUEST_ID, USER, RequestMiddleware
-from sbh_pipelines.api.routes import (
-    approvals as routes_approvals,
-)
-from sbh_pipelines.api.routes import (
-    backups as routes_backup,
-)
-from sbh_pipelines.api.routes import (
-    operations as routes_operations,
-)
-from sbh_pipelines.api.routes import (
-    platform as routes_platform,
-)
-from sbh_pipelines.api.routes import (
-    restores as routes_restore,
-)
+from sbh_pipelines.api.routes import approvals, backups, operations, platform, restores
 from sbh_pipelines.api.runs.dagster import Dagster
 from sbh_pipelines.api.runs.launches import Launcher
 from sbh_pipelines.api.schema.openapi import document_of
@@ -52,7 +38,7 @@ _SERVICE_TOKEN_S = 600
 _SERVICE_USER = "service:api"
 _AUTH_THREADS = 2
 _SWITCH_S = 0.001  # a thread whose request to the store is answered should not wait 5 ms for one that parses
-_ROUTES = (routes_backup, routes_restore, routes_approvals, routes_operations, routes_platform)
+_ROUTES = (backups, restores, approvals, operations, platform)
 
 _log = logging.getLogger("sbh_pipelines.api")
 

@@ -1,6 +1,6 @@
 """`sbh approvals`: what was asked for, and allowing or refusing it. Asking for a restore is `sbh restore request`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,7 +9,6 @@ from sbh_pipelines.cli.commands.backup import TenantOption
 from sbh_pipelines.cli.commands.restore import ReasonOption, RestoreArgument
 from sbh_pipelines.cli.output import Answer, plural
 from sbh_pipelines.cli.show.approvals import approval_answer, approvals_table
-from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import RepositoryError
 
 app = typer.Typer(name="approvals", help="Restores that need a second person: see, approve, reject.")
@@ -22,12 +21,12 @@ CommentOption = Annotated[str, typer.Option("--comment", help="Kept with the dec
 def list_approvals(invocation: Invocation, tenant: TenantOption) -> Answer:
     """List a tenant's approvals, newest first. Damaged ones are named, and exit 8."""
     found, errors = invocation.service().approvals.of(tenant, invocation.user())
-    document = {"approvals": as_document(found), "issues": [error.as_dict() for error in errors]}
+    document = {"approvals": found, "issues": errors}
 
-    def show(out: object) -> None:
-        out.print(approvals_table(f"{plural(len(found), 'approval')} of {tenant}", found))  # type: ignore[attr-defined]
+    def show(out: Any) -> None:
+        out.print(approvals_table(f"{plural(len(found), 'approval')} of {tenant}", found))
         for error in errors:
-            out.print(str(error), style="red", markup=False)  # type: ignore[attr-defined]
+            out.print(str(error), style="red", markup=False)
 
     brief = [f"{one.approval_id} {one.status}" for one in found]
     return Answer(document, show, brief, RepositoryError.exit_status if errors else 0)

@@ -10,8 +10,8 @@ import typer
 
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.commands.tenants import complete_tenant
-from sbh_pipelines.cli.output import Answer, count, facts, plural, printable, table, utc, verdict
-from sbh_pipelines.errors import AuditBroken, RequestError, SbhError
+from sbh_pipelines.cli.output import Answer, count, facts, plural, print_issues, table, utc, verdict
+from sbh_pipelines.errors import AuditBroken, RequestError
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import (
@@ -166,7 +166,7 @@ def _show_list(out: Any, found: "EventListing") -> None:
     out.print(table(title, (">seq", "at", "event", "user", "via", "what"), rows))
     if found.next:
         out.print(f"More: --cursor {found.next}")
-    _show_issues(out, found.errors)
+    print_issues(out, found.errors)
 
 
 def _props(props: Mapping[str, object]) -> list[str]:
@@ -195,7 +195,7 @@ def _show_verified(out: Any, results: "Sequence[ChainReport | UnreadableTrail]")
         ]
         out.print(table(plural(len(results), "audit trail"), columns, rows))
     for result in read:
-        _show_issues(out, result.issues)
+        print_issues(out, result.issues)
         if more := result.broken - len(result.issues):
             out.print(f"… and {more:,} more of {_name(result)}")
 
@@ -228,7 +228,7 @@ def _show_exported(out: Any, report: "ExportReport") -> None:
             }
         )
     )
-    _show_issues(out, report.issues)
+    print_issues(out, report.issues)
 
 
 def _verdict(found: "ChainReport") -> Any:
@@ -237,8 +237,3 @@ def _verdict(found: "ChainReport") -> Any:
 
 def _last_event(found: "ChainReport") -> str:
     return f"{found.seq}:{found.hash}" if found.seq else "none"
-
-
-def _show_issues(out: Any, issues: Sequence[SbhError]) -> None:
-    for issue in issues:
-        out.print(printable(f"[{issue.code}] {issue.what} ({issue.on}): {issue.why}"), style="red", markup=False)

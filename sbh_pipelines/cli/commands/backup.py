@@ -48,7 +48,7 @@ def create(
     created = created_backups(drafts, unusable)
     ids = [*(backup.id for backup in created.backups), *(str(u.unchanged_since) for u in created.unchanged)]
     status = BatchError.exit_status if created.failed else 0
-    return Answer(as_document(created), lambda out: show_created(out, created), ids, status)
+    return Answer(created, lambda out: show_created(out, created), ids, status)
 
 
 @command(app, "list")
@@ -69,7 +69,7 @@ def list_backups(invocation: Invocation, tenant: TenantArgument) -> Answer:
         for error in (*damaged, *(issue for issue in latest.issues if issue.on not in shown)):
             out.print(str(error), style="red", markup=False)
 
-    document = [*map(as_document, found), *({"error": error.as_dict()} for error in damaged)]
+    document = [*found, *({"error": error} for error in damaged)]
     status = damaged[0].exit_status if damaged else 0
     return Answer(document, show_all, [backup.id for backup in found], status)
 
@@ -79,7 +79,7 @@ def show(invocation: Invocation, backup: BackupArgument, tenant: TenantOption) -
     """Show one backup: its manifest, components and tables."""
     service, user = invocation.service(), invocation.user()
     manifest = service.backups.get(backup, tenant, user)
-    return Answer(as_document(manifest), lambda out: show_manifest(out, manifest), [manifest.id])
+    return Answer(manifest, lambda out: show_manifest(out, manifest), [manifest.id])
 
 
 @command(app, "status")
@@ -87,8 +87,7 @@ def status(invocation: Invocation, backup: BackupArgument, tenant: TenantOption)
     """Whether a backup is running, completed or failed."""
     service, user = invocation.service(), invocation.user()
     found = service.backups.status(resolve(service, backup, tenant, user), tenant, user)
-    document = as_document(found)
-    return Answer(document, lambda out: out.print(facts(document)), [found.status])
+    return Answer(found, lambda out: out.print(facts(as_document(found))), [found.status])
 
 
 @command(app, "validate")
@@ -103,7 +102,7 @@ def validate(
     with invocation.progress() as progress:
         found = service.backups.validate(backup, tenant, user, deep=deep, progress=progress)
     return Answer(
-        as_document(found),
+        found,
         lambda out: show_validation(out, found),
         ["valid" if found.valid else "invalid"],
         0 if found.valid else RepositoryError.exit_status,

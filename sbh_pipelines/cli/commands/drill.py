@@ -137,9 +137,4 @@ def _show(out: Any, record: "DrillRecord") -> None:
     out.print(table("", columns, rows))
     found = [*(one.error for one in record.scenarios), *record.issues]
     for error in {str(error): error for error in found if error}.values():
-        where = f" ({error.on})" if error.on else ""
-        out.print(
-            f"[{error.code}] {error.what}{where}: {error.why}. To mend it: {error.remedy}",
-            style="red",
-            markup=False,
-        )
+        out.print(str(error), style="red", markup=False)

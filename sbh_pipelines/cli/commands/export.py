@@ -9,7 +9,6 @@ import typer
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.commands.backup import BackupArgument, TenantOption
 from sbh_pipelines.cli.output import Answer, count, facts, mib, table, utc
-from sbh_pipelines.document import as_document
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import Export
@@ -50,7 +49,7 @@ def export(
         report = service.exports.export(
             backup, tenant, user, to, format=kind, tables=names, files=not no_files, progress=progress
         )
-    return Answer(as_document(report), lambda out: _show(out, report), [report.folder])
+    return Answer(report, lambda out: _show(out, report), [report.folder])
 
 
 def add_to(app: typer.Typer) -> None:

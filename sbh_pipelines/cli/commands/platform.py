@@ -1,13 +1,13 @@
 """`sbh platform`: back up what tenants share, and rebuild everything after complete failure."""
 
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sbh_pipelines.cli.command import Invocation, command
+from sbh_pipelines.cli.commands.audit import moment
 from sbh_pipelines.cli.output import Answer, console, count, facts, mib, plural, seconds, table, utc
 from sbh_pipelines.errors import BatchError, NotConfirmed, RepositoryError, RequestError
 
@@ -109,7 +109,7 @@ def restore(
     """Rebuild everything from backups: an empty database and the tenants' files. Give the same command again to go on after
     it was interrupted. A tenant that cannot be recovered keeps nobody else (exit 11).
     """
-    moment = None if until is None else _time(until)
+    newest = moment(until)
     password = None if password_file is None else _password(password_file)
     service, user = invocation.service(), invocation.user()
     if not confirm:
@@ -121,7 +121,7 @@ def restore(
             password=password,
             platform=platform,
             tenants=tenant or (),
-            until=moment,
+            until=newest,
             files=files,
             owners=owners,
             confirm=True,
@@ -130,14 +130,6 @@ def restore(
         )
     status = 0 if report.status == "completed" else BatchError.exit_status
     return Answer(report, lambda out: _show_recovery(out, report), [report.restore_id], status)
-
-
-def _time(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
-        raise RequestError("Not a time", on=ascii(text)[:64], remedy="e.g. 2024-01-15T12:00:00Z") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _password(file: Path) -> str:

@@ -9,17 +9,19 @@ import typer
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.commands.audit import moment
 from sbh_pipelines.cli.commands.tenants import TenantsArgument, complete_tenant
-from sbh_pipelines.cli.output import Answer, count, plural, table, utc
+from sbh_pipelines.cli.output import Answer, count, plural, print_issues, table, utc
 from sbh_pipelines.cli.show.spans import margin, met, span, trend
 from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import RepositoryError, RequestError
 from sbh_pipelines.model import timestamp
 
 if TYPE_CHECKING:
-    from sbh_pipelines.backup.service.results import ComplianceReport
-
-if TYPE_CHECKING:
-    from sbh_pipelines.backup.service.results import RecoveryObjectives, RecoveryPointAge, RecoveryTime
+    from sbh_pipelines.backup.service.results import (
+        ComplianceReport,
+        RecoveryObjectives,
+        RecoveryPointAge,
+        RecoveryTime,
+    )
 
 app = typer.Typer(name="report", help="Recovery objectives, and what was measured.")
 
@@ -146,8 +148,7 @@ def _show(out: Any, report: "RecoveryObjectives") -> None:
     for age in points:
         notes = [f"{tenant} misses it" for tenant in age.missing[:_NAMED]]
         _note(out, age.data_type, notes, age.missing_count)
-    for issue in report.issues:
-        out.print(f"[{issue.code}] {issue.what} ({issue.on}): {issue.why}", style="red", markup=False)
+    print_issues(out, report.issues)
 
 
 def _note(out: Any, subject: str, named: list[str], number: int) -> None:

@@ -21,7 +21,6 @@ from sbh_pipelines.cli.output import Answer, console, plural, printable
 from sbh_pipelines.cli.show.approvals import approval_answer
 from sbh_pipelines.cli.show.plan import scope_text, show_plan
 from sbh_pipelines.cli.show.restores import restores_table, show_restore, show_schema, show_status
-from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import NotConfirmed, RepositoryError
 
 if TYPE_CHECKING:
@@ -183,7 +182,7 @@ def undo(
 def status(invocation: Invocation, restore_id: RestoreArgument, tenant: TenantOption) -> Answer:
     """Whether a restore is running, completed, failed or interrupted, and how far it is."""
     record = invocation.service().restores.status(restore_id, tenant, invocation.user())
-    return Answer(as_document(record), lambda out: show_status(out, record), [record.status])
+    return Answer(record, lambda out: show_status(out, record), [record.status])
 
 
 @command(app, "list")
@@ -194,17 +193,17 @@ def list_restores(invocation: Invocation, tenant: TenantOption) -> Answer:
     damaged = any(restore.status == "unknown" for restore in found)
     ids = [restore.restore_id for restore in found]
     exit_status = RepositoryError.exit_status if damaged else 0
-    return Answer(as_document(found), lambda out: out.print(restores_table(title, found)), ids, exit_status)
+    return Answer(found, lambda out: out.print(restores_table(title, found)), ids, exit_status)
 
 
 def _planned(plan: "RestorePlan", next_command: str) -> Answer:
     word = "refused" if plan.problems else "same" if plan.nothing_to_do else "different"
     exit_status = plan.problems[0].exit_status if plan.problems else 0
-    return Answer(as_document(plan), lambda out: show_plan(out, plan, next_command), [word], exit_status)
+    return Answer(plan, lambda out: show_plan(out, plan, next_command), [word], exit_status)
 
 
 def _restored(result: "RestoreResult") -> Answer:
-    return Answer(as_document(result), lambda out: show_restore(out, result), [result.restore_id])
+    return Answer(result, lambda out: show_restore(out, result), [result.restore_id])
 
 
 def _into_schema(
@@ -220,7 +219,7 @@ def _into_schema(
     service, user = invocation.service(), invocation.user()
     with invocation.progress() as progress:
         copy = service.restores.into_schema(backup, tenant, user, schema, tables=request.tables, progress=progress)
-    return Answer(as_document(copy), lambda out: show_schema(out, copy), [copy.schema])
+    return Answer(copy, lambda out: show_schema(out, copy), [copy.schema])
 
 
 def _on_terminal(invocation: Invocation) -> bool:

@@ -15,7 +15,7 @@ from sbh_pipelines.cli.commands.tenants import (
     failed_table,
     one_by_one,
 )
-from sbh_pipelines.cli.output import Answer, facts, plural, table, utc, verdict
+from sbh_pipelines.cli.output import Answer, facts, plural, print_issues, table, utc, verdict
 from sbh_pipelines.errors import BatchError, RepositoryError, RequestError
 
 if TYPE_CHECKING:
@@ -153,7 +153,6 @@ def _show_forgotten(out: Any, done: Sequence["RetentionOutcome"], failed: Sequen
             for backup in outcome.backups
         ]
         out.print(table(title, ("backup", "type", "created", "verdict", "because"), rows))
-        for error in outcome.errors:
-            out.print(f"[{error.code}] {error.what} ({error.on}): {error.why}", style="red", markup=False)
+        print_issues(out, outcome.errors)
     if failed:
         out.print(failed_table(f"{plural(len(failed), 'tenant')} failed", failed))

@@ -1,14 +1,13 @@
 """`sbh tenants`: who there is to back up, up to when each is safe, and the end of a tenant's backups."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.output import Answer, count, mib, plural, table, utc
-from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import RequestError, SbhError
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def list_tenants(invocation: Invocation) -> Answer:
     found = invocation.service().tenants.visible_to(invocation.user())
     rows = [(tenant.id, tenant.region, tenant.tier, tenant.key) for tenant in found]
     return Answer(
-        [asdict(tenant) for tenant in found],
+        found,
         lambda out: out.print(table(plural(len(found), "tenant"), ("tenant", "region", "tier", "key"), rows)),
         brief=[tenant.id for tenant in found],
     )
@@ -85,7 +84,7 @@ def recovery_points(
             out.print(str(issue), style="red", markup=False)
 
     brief = [f"{p.tenant_id} {p.recovery_point.time if p.recovery_point else 'none'}" for p in found.recovery_points]
-    return Answer(as_document(found), show_all, brief, found.issues[0].exit_status if found.issues else 0)
+    return Answer(found, show_all, brief, found.issues[0].exit_status if found.issues else 0)
 
 
 def _recovery_point(point: "LatestPoint") -> tuple[str, ...]:

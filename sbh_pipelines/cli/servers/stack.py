@@ -64,7 +64,7 @@ def sample(
     made = data.generate(
         stack.connect_to(directory), tenants=tenants, rows=rows, files=files, seed=seed, progress=speaker(invocation)
     )
-    return Answer(as_document(made), lambda out: out.print(_sample_table(made)), made.tenants)
+    return Answer(made, lambda out: out.print(_sample_table(made)), made.tenants)
 
 
 @command(app, "status")
@@ -73,7 +73,7 @@ def status(invocation: Invocation, directory: DirOption = DEFAULT_DIR) -> Answer
     from sbh_pipelines.embedded.servers import stack
 
     found = stack.status(directory)
-    return Answer(as_document(found), lambda out: _show_status(out, found), ["up" if found.running else "down"])
+    return Answer(found, lambda out: _show_status(out, found), ["up" if found.running else "down"])
 
 
 @command(app, "down")
@@ -83,7 +83,7 @@ def down(invocation: Invocation, directory: DirOption = DEFAULT_DIR) -> Answer:
 
     stack.down(directory, progress=speaker(invocation))
     found = stack.status(directory)
-    return Answer(as_document(found), lambda out: _show_status(out, found), ["down"])
+    return Answer(found, lambda out: _show_status(out, found), ["down"])
 
 
 def speaker(invocation: Invocation) -> Any:
@@ -95,9 +95,7 @@ def speaker(invocation: Invocation) -> Any:
 
 
 def _up_answer(running: "Stack", found: "StackStatus", made: "SampleSummary | None") -> Answer:
-    document = as_document(found) | {"settings": str(running.settings)}
-    if made:
-        document["sample"] = as_document(made)
+    document = {**as_document(found), "settings": running.settings, **({"sample": made} if made else {})}
 
     def show(out: Any) -> None:
         _show_status(out, found)

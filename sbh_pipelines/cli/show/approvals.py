@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.cli.output import Answer, table, utc
 from sbh_pipelines.cli.show.plan import scope_text
-from sbh_pipelines.document import as_document
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import Approval
@@ -18,7 +17,7 @@ def approval_answer(approval: "Approval", next_command: str = "") -> Answer:
         if next_command:
             out.print(f"next  {next_command}", soft_wrap=True)
 
-    return Answer(as_document(approval), show, [approval.approval_id])
+    return Answer(approval, show, [approval.approval_id])
 
 
 def approvals_table(title: str, found: "Sequence[Approval]") -> Any:

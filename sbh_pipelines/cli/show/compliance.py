@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sbh_pipelines.cli.output import plural
 from sbh_pipelines.model import timestamp
 
 if TYPE_CHECKING:
@@ -32,9 +33,9 @@ def controls(report: "ComplianceReport") -> list[dict[str, str]]:
 
 def _backups(report: "ComplianceReport") -> str:
     t = report.totals
-    late = f"; {_n(t.events_late, 'event')} recorded late" if t.events_late else ""
-    unchanged = "" if report.platform is None else f"; unchanged {_n(report.platform.unchanged, 'time')}"
-    made = f"{_n(t.backups_made, 'backup')} of {_n(t.tenants, 'tenant')} made"
+    late = f"; {plural(t.events_late, 'event')} recorded late" if t.events_late else ""
+    unchanged = "" if report.platform is None else f"; unchanged {plural(report.platform.unchanged, 'time')}"
+    made = f"{plural(t.backups_made, 'backup')} of {plural(t.tenants, 'tenant')} made"
     return f"{made}, {t.backups_failed:,} failed{unchanged}{late}"
 
 
@@ -43,7 +44,7 @@ def _points(report: "ComplianceReport") -> str:
     if t.longest_gap_s is None:
         return f"{NOT_KNOWN}: no recovery point in the period"
     gap = f"longest time between two backups {_span(t.longest_gap_s)} ({t.longest_gap_of})"
-    over = f"{_n(t.gaps_over, 'such time')} over the tenant's objective"
+    over = f"{plural(t.gaps_over, 'such time')} over the tenant's objective"
     return f"{gap}; {over}, ticks that found it unchanged not counted"
 
 
@@ -53,7 +54,7 @@ def _times(report: "ComplianceReport") -> str:
         return f"{NOT_KNOWN}: no drill in the period"
     said = [
         f"{name}: worst {_span(one.worst_s)} of {_span(one.objective_s)} allowed"
-        + (f", missed {_n(one.missed, 'time')}" if one.missed else "")
+        + (f", missed {plural(one.missed, 'time')}" if one.missed else "")
         for name, one in times.items()
     ]
     return "; ".join(said)
@@ -61,12 +62,12 @@ def _times(report: "ComplianceReport") -> str:
 
 def _drills(report: "ComplianceReport") -> str:
     t = report.totals
-    return f"{t.drills_passed:,} of {_n(t.drills, 'drill')} passed" if t.drills else "none in the period"
+    return f"{t.drills_passed:,} of {plural(t.drills, 'drill')} passed" if t.drills else "none in the period"
 
 
 def _validated(report: "ComplianceReport") -> str:
     t = report.totals
-    return f"{_n(t.validated, 'validation')}, {t.invalid:,} found damage" if t.validated else "none in the period"
+    return f"{plural(t.validated, 'validation')}, {t.invalid:,} found damage" if t.validated else "none in the period"
 
 
 def _restores(report: "ComplianceReport") -> str:
@@ -75,15 +76,15 @@ def _restores(report: "ComplianceReport") -> str:
     who = (
         f"; by {', '.join(users[:10])}" + (f" and {len(users) - 10:,} more" if len(users) > 10 else "") if users else ""
     )
-    done = (
-        f"{_n(t.restores_completed, 'restore')} completed, {t.restores_failed:,} failed, {t.restores_undone:,} undone"
-    )
-    return f"{done}; {_n(t.exported, 'export')}{who}"
+    done = f"{plural(t.restores_completed, 'restore')} completed, {t.restores_failed:,} failed, {t.restores_undone:,} undone"
+    return f"{done}; {plural(t.exported, 'export')}{who}"
 
 
 def _retention(report: "ComplianceReport") -> str:
-    changed = "" if report.platform is None else f"; the policy changed {_n(report.platform.policy_changes, 'time')}"
-    return f"{_n(report.totals.deleted, 'backup')} forgotten, each with its rule{changed}"
+    changed = (
+        "" if report.platform is None else f"; the policy changed {plural(report.platform.policy_changes, 'time')}"
+    )
+    return f"{plural(report.totals.deleted, 'backup')} forgotten, each with its rule{changed}"
 
 
 def _holds(report: "ComplianceReport") -> str:
@@ -92,14 +93,14 @@ def _holds(report: "ComplianceReport") -> str:
 
 
 def _erasures(report: "ComplianceReport") -> str:
-    return f"{_n(report.totals.erased, 'tenant')} erased"
+    return f"{plural(report.totals.erased, 'tenant')} erased"
 
 
 def _keys(report: "ComplianceReport") -> str:
     platform = 0 if report.platform is None else report.platform.keys_rotated
     s = report.settings
     sse = f", server-side {s.server_side_encryption}" if s.server_side_encryption not in (None, "none") else ""
-    return f"keys by {s.key_provider}{sse}; {_n(report.totals.keys_rotated + platform, 'rotation')} recorded"
+    return f"keys by {s.key_provider}{sse}; {plural(report.totals.keys_rotated + platform, 'rotation')} recorded"
 
 
 def _access(report: "ComplianceReport") -> str:
@@ -111,12 +112,12 @@ def _access(report: "ComplianceReport") -> str:
         "oidc": "tokens of an OIDC issuer",
     }
     said = identity.get(report.settings.tokens, report.settings.tokens)
-    return f"{_n(t.accessed, 'access', 'accesses')} recorded, {t.denied + platform:,} denied; identity: {said}"
+    return f"{plural(t.accessed, 'access', 'accesses')} recorded, {t.denied + platform:,} denied; identity: {said}"
 
 
 def _approvals(report: "ComplianceReport") -> str:
     t = report.totals
-    return f"{_n(t.approved, 'restore')} approved by a second person, {t.break_glass:,} without one (break-glass)"
+    return f"{plural(t.approved, 'restore')} approved by a second person, {t.break_glass:,} without one (break-glass)"
 
 
 def _trails(report: "ComplianceReport") -> str:
@@ -130,8 +131,8 @@ def _trails(report: "ComplianceReport") -> str:
         ]
         platform = f"; the platform's: {', '.join(verdicts)}"
     days = report.settings.object_lock_days
-    lock = f"; object lock {_n(days, 'day')}, {report.settings.object_lock_mode}" if days else "; no object lock"
-    return f"{t.trails_valid:,} of {_n(t.tenants, 'trail')} verified whole{broken}{platform}{lock}"
+    lock = f"; object lock {plural(days, 'day')}, {report.settings.object_lock_mode}" if days else "; no object lock"
+    return f"{t.trails_valid:,} of {plural(t.tenants, 'trail')} verified whole{broken}{platform}{lock}"
 
 
 def _places(report: "ComplianceReport") -> str:
@@ -206,10 +207,6 @@ def tenant_row(line: "TenantCompliance") -> tuple[object, ...]:
         line.denied,
         f"whole, {audit.events:,} events" if audit.valid else f"broken: {audit.broken:,} findings",
     )
-
-
-def _n(number: int, one: str, many: str = "") -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def _span(seconds: float | None) -> str:

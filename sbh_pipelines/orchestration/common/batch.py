@@ -65,6 +65,17 @@ def run_tenants(context: dg.OpExecutionContext, configured: Sequence[str]) -> li
     return list(context.partition_keys)
 
 
+def one_tenant(context: dg.OpExecutionContext, configured: str | None) -> str:
+    """The tenant of a run that restores. Raises Failure where there is none, or are several."""
+    tenants = run_tenants(context, [configured] if configured else [])
+    if len(tenants) != 1:
+        raise dg.Failure(
+            f"A restore is for one tenant. Choose one partition, or set ops.{context.op.name}.config.tenant.",
+            allow_retries=False,
+        )
+    return tenants[0]
+
+
 def run_step(
     context: dg.OpExecutionContext,
     backups: BackupServiceResource,

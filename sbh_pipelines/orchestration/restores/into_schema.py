@@ -34,23 +34,18 @@ class LookConfig(dg.Config):
 def restore_into_schema(
     context: dg.OpExecutionContext, config: LookConfig, backups: BackupServiceResource
 ) -> dg.Output[dict[str, object]]:
-    tenants = batch.run_tenants(context, [config.tenant] if config.tenant else [])
-    if len(tenants) != 1:
-        raise dg.Failure(
-            f"This is for one tenant. Choose one partition, or set ops.{context.op.name}.config.tenant.",
-            allow_retries=False,
-        )
+    tenant = batch.one_tenant(context, config.tenant)
     try:
         result = backups.service.restores.into_schema(
             config.backup_id,
-            tenants[0],
+            tenant,
             user_of(context.run.tags),
             config.schema_name,
             tables=tuple(config.tables),
             progress=ProgressLog(context.log),
         )
     except SbhError as error:
-        raise failure_of(error, tenants, "restore into schema") from None
+        raise failure_of(error, [tenant], "restore into schema") from None
     made = result.tables
     return dg.Output(
         as_document(result),

@@ -31,7 +31,7 @@ _Events = Iterator[dg.AssetObservation | dg.Output[dict[str, Any]]]
     out=dg.Out(dict, description="What was restored, or would be: the table of rows and files."),
 )
 def restore_tenant(context: dg.OpExecutionContext, config: RestoreConfig, backups: BackupServiceResource) -> _Events:
-    tenant, user = _the_tenant(context, config.tenant), user_of(context.run.tags)
+    tenant, user = batch.one_tenant(context, config.tenant), user_of(context.run.tags)
     service, progress = backups.service, ProgressLog(context.log)
     try:
         if config.validate_only:
@@ -60,7 +60,7 @@ def restore_tenant(context: dg.OpExecutionContext, config: RestoreConfig, backup
     out=dg.Out(dict, description="What was brought back, or would be: the table of rows and files."),
 )
 def undo_tenant_restore(context: dg.OpExecutionContext, config: UndoConfig, backups: BackupServiceResource) -> _Events:
-    tenant, user = _the_tenant(context, config.tenant), user_of(context.run.tags)
+    tenant, user = batch.one_tenant(context, config.tenant), user_of(context.run.tags)
     try:
         if config.validate_only:
             plan = backups.service.restores.plan_undo(
@@ -101,16 +101,6 @@ def restore_job() -> None:
 )
 def undo_restore_job() -> None:
     undo_tenant_restore()
-
-
-def _the_tenant(context: dg.OpExecutionContext, named: str | None) -> str:
-    tenants = batch.run_tenants(context, [named] if named else [])
-    if len(tenants) != 1:
-        raise dg.Failure(
-            f"A restore is for one tenant. Choose one partition, or set ops.{context.op.name}.config.tenant.",
-            allow_retries=False,
-        )
-    return tenants[0]
 
 
 def _planned(context: dg.OpExecutionContext, plan: "RestorePlan") -> dg.Output[dict[str, Any]]:
