@@ -1,6 +1,6 @@
 """Approvals: where the settings want a second person before something is overwritten."""
 
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 from fastapi import APIRouter, Body, Path
 from starlette.responses import Response
@@ -10,7 +10,7 @@ from sbh_pipelines.api.schema import answers, pages
 from sbh_pipelines.api.schema.bodies import AskBody, DecideBody, OverwritingBody
 from sbh_pipelines.api.schema.responses import READS, model_of
 from sbh_pipelines.backup.service.results import Approval
-from sbh_pipelines.errors import ApprovalNeeded
+from sbh_pipelines.errors import ApprovalNeeded, NotConfirmed
 
 router = APIRouter(prefix="/api/approvals", tags=["Approvals"])
 
@@ -70,6 +70,16 @@ async def reject(
     tenant = call.tenant()
     approvals = call.service.approvals
     return call.answer(await call.read(lambda: approvals.reject(approval_id, tenant, call.user, body.comment)))
+
+
+async def refuse_unconfirmed(call: Call, tenant: str, what: str, on: str) -> NoReturn:
+    """Raises AccessDenied for callers who may not restore, else NotConfirmed."""
+    await call.read(lambda: call.service.launches.permit(tenant, call.user, "backup.restore"))
+    raise NotConfirmed(
+        f"{what} and was not confirmed",
+        on=on,
+        remedy='confirm it: {"confirm": true}; {"validate_only": true} shows what it would do',
+    )
 
 
 def check_approval(call: Call, tenant: str, body: OverwritingBody) -> None:

@@ -8,14 +8,14 @@ from fastapi import APIRouter, Body, Header, Path, Query
 from starlette.responses import JSONResponse, Response
 
 from sbh_pipelines.api.app.calls import ACall, ALaunchingCall, Call
-from sbh_pipelines.api.routes.approvals import check_approval
+from sbh_pipelines.api.routes.approvals import check_approval, refuse_unconfirmed
 from sbh_pipelines.api.runs import jobs
 from sbh_pipelines.api.runs.launches import Launch
 from sbh_pipelines.api.schema import answers, documents, pages
 from sbh_pipelines.api.schema.bodies import BACKUP_PATTERN, CreateBody, DiffBody, PinBody, RestoreBody, ValidateBody
 from sbh_pipelines.api.schema.responses import LAUNCHES, READS, answered, model_of
 from sbh_pipelines.backup.service.results import BackupStatus, HoldLine, RestorePlan, RestoreRequest, Validation
-from sbh_pipelines.errors import NotConfirmed, SbhError
+from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import parse_timestamp
 
 router = APIRouter(prefix="/api/backup", tags=["Backups"])
@@ -147,8 +147,7 @@ async def restore(
     if body.validate_only:
         return await _plan(call, tenant, backup_id, body.request())
     if not body.confirm and body.into_schema is None:
-        await call.read(lambda: call.service.launches.permit(tenant, call.user, "backup.restore"))
-        raise _not_confirmed("A restore overwrites live data", backup_id)
+        await refuse_unconfirmed(call, tenant, "A restore overwrites live data", backup_id)
 
     def wanted() -> Launch:
         request = body.request()
@@ -256,11 +255,3 @@ async def unpin(call: ACall, backup_id: BackupIdPath) -> Response:
         return call.service.retention.unpin(wanted, tenant, call.user)
 
     return call.answer(await call.read(work))
-
-
-def _not_confirmed(what: str, on: str) -> NotConfirmed:
-    return NotConfirmed(
-        f"{what} and was not confirmed",
-        on=on,
-        remedy='confirm it: {"confirm": true}; {"validate_only": true} shows what it would do',
-    )

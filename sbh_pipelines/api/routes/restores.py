@@ -6,14 +6,13 @@ from fastapi import APIRouter, Body, Path
 from starlette.responses import Response
 
 from sbh_pipelines.api.app.calls import ACall, ALaunchingCall
-from sbh_pipelines.api.routes.approvals import check_approval
+from sbh_pipelines.api.routes.approvals import check_approval, refuse_unconfirmed
 from sbh_pipelines.api.runs import jobs
 from sbh_pipelines.api.runs.launches import Launch
 from sbh_pipelines.api.schema import answers, documents, pages
 from sbh_pipelines.api.schema.bodies import RESTORE_PATTERN, UndoBody
 from sbh_pipelines.api.schema.responses import LAUNCHES, READS, answered, model_of
 from sbh_pipelines.backup.service.results import RestorePlan, RestoreRecord
-from sbh_pipelines.errors import NotConfirmed
 
 router = APIRouter(prefix="/api/restore", tags=["Restores"])
 
@@ -55,12 +54,7 @@ async def undo(
         plan = await call.expensive(lambda: call.service.restores.plan_undo(restore_id, tenant, call.user))
         return call.answer(documents.plan(plan, call.user))
     if not body.confirm:
-        await call.read(lambda: call.service.launches.permit(tenant, call.user, "backup.restore"))
-        raise NotConfirmed(
-            "Undoing a restore overwrites live data and was not confirmed",
-            on=restore_id,
-            remedy='confirm it: {"confirm": true}; {"validate_only": true} shows what it would do',
-        )
+        await refuse_unconfirmed(call, tenant, "Undoing a restore overwrites live data", restore_id)
 
     def wanted() -> Launch:
         check_approval(call, tenant, body)

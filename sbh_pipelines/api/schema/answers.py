@@ -97,13 +97,13 @@ class Backup:
 
     id: str
     tenant_id: str
-    type: str | None
-    region: str | None
-    created_by: str | None
+    type: str | None = None
+    region: str | None = None
+    created_by: str | None = None
     created_at: str
-    description: str | None
-    checksum: str | None
-    size: int | None
+    description: str | None = None
+    checksum: str | None = None
+    size: int | None = None
     parent: str | None = optional()
     purpose: str | None = optional()
     requested_type: str | None = optional()

@@ -40,13 +40,7 @@ def unfinished(status: BackupStatus, user: UserContext) -> Backup:
     return Backup(
         id=status.backup_id,
         tenant_id=status.tenant_id,
-        type=None,
-        region=None,
-        created_by=None,
         created_at=begun_at(status.backup_id),
-        description=None,
-        checksum=None,
-        size=None,
         status=status.status,
         error=error_answer(error_from_dict(status.details), user) if status.details else None,
     )

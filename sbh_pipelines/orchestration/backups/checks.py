@@ -61,7 +61,7 @@ def evaluation(
     backup_id: str,
     issues: Sequence[SbhError],
     files_missing: int,
-    more: Mapping[str, dg.RawMetadataValue] | None = None,
+    more: Mapping[str, dg.MetadataValue] | None = None,
     about: CheckedMaterialization | None = None,
 ) -> dg.AssetCheckEvaluation:
     """The check's result for one backup: an error where it has issues, else a warning where its source misses files."""

@@ -1,6 +1,4 @@
-"""The jobs that make backups. Those that check them are in `repository_jobs`, restores in `restore_jobs`,
-prune in `upkeep`.
-"""
+"""The jobs that make backups."""
 
 from typing import Any
 

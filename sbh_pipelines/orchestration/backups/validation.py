@@ -16,7 +16,6 @@ from sbh_pipelines.orchestration.common.assets import asset_key, shown_in, tenan
 from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.dagster_internals import CheckedMaterialization
 from sbh_pipelines.orchestration.common.failed_tenants import FAILED_TENANTS, FailedTenant
-from sbh_pipelines.orchestration.common.failures import failure_of
 from sbh_pipelines.orchestration.common.metadata import MetadataMap, issues_table, markdown
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
@@ -52,12 +51,8 @@ def validate_backups(
     context: dg.OpExecutionContext, config: ValidateConfig, backups: BackupServiceResource
 ) -> Iterator[dg.AssetCheckEvaluation | dg.AssetObservation]:
     progress, bad, issues = ProgressLog(context.log), list[FailedTenant](), list[_Issue]()
-    tenants = batch.run_tenants(context, config.tenants)
+    tenants = batch.tenants_or_all(context, config.tenants, backups, "validate")
     service, user = backups.service, user_of(context.run.tags)
-    try:
-        tenants = tenants or [str(tenant.id) for tenant in service.tenants.all()]
-    except SbhError as error:
-        raise failure_of(error, step="validate") from None
     for tenant in tenants:
         try:
             manifest, newest_in = _find(service, user, tenant, config.backup_id)
@@ -127,7 +122,8 @@ def _check(
             storage_id=made[0].storage_id, run_id=made[0].run_id, timestamp=made[0].timestamp
         )
     missing = int(manifest.stats.get("missing_files", 0))
-    return checks.evaluation(asset, tenant, found.backup_id, found.issues, missing, {"deep": found.deep}, about)
+    deep = {"deep": dg.MetadataValue.bool(found.deep)}
+    return checks.evaluation(asset, tenant, found.backup_id, found.issues, missing, deep, about)
 
 
 def _validation_metadata(found: "Validation") -> MetadataMap:

@@ -65,6 +65,17 @@ def run_tenants(context: dg.OpExecutionContext, configured: Sequence[str]) -> li
     return list(context.partition_keys)
 
 
+def tenants_or_all(
+    context: dg.OpExecutionContext, configured: Sequence[str], backups: BackupServiceResource, step: str
+) -> list[str]:
+    """The tenants of a run; every tenant where it names none. Raises Failure where they cannot be read."""
+    tenants = run_tenants(context, configured)
+    try:
+        return tenants or [str(tenant.id) for tenant in backups.service.tenants.all()]
+    except SbhError as error:
+        raise failure_of(error, step=step) from None
+
+
 def one_tenant(context: dg.OpExecutionContext, configured: str | None) -> str:
     """The tenant of a run that restores. Raises Failure where there is none, or are several."""
     tenants = run_tenants(context, [configured] if configured else [])

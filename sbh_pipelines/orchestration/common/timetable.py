@@ -7,6 +7,7 @@ the same whichever is evaluated first.
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,8 +15,9 @@ import dagster as dg
 
 from sbh_pipelines.model import timestamp
 from sbh_pipelines.orchestration.common.dagster_internals import TickStatus, schedule_states, slots_before
+from sbh_pipelines.orchestration.common.resources import BackupServiceResource
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG, SCHEDULE_TAG, SLOT_TAG, under_way
-from sbh_pipelines.settings import ScheduleSettings
+from sbh_pipelines.settings import ScheduleSettings, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +94,26 @@ def warn_of_another_line(context: dg.ScheduleEvaluationContext, times: Timetable
         )
 
 
-def one_run(
-    context: dg.ScheduleEvaluationContext, times: Timetable, operation: str, line: str, zone: str
-) -> dg.RunRequest | dg.SkipReason:
-    """A run for the slot, unless one of an earlier slot is queued or at work. `line`, `zone`: what the settings file says."""
-    slot = timestamp(context.scheduled_execution_time)
-    warn_of_another_line(context, times, line, zone)
-    runs = under_way(context.instance, {OPERATION_TAG: operation})
-    before = [run.run_id for run in runs if run.tags.get(SLOT_TAG) != slot]
-    if before:
-        return dg.SkipReason(f"Run {before[0]} is still at it")
-    return dg.RunRequest(run_key=f"{times.name}/{slot}", tags={SCHEDULE_TAG: times.name, SLOT_TAG: slot})
+def schedule_of_one_run(
+    times: Timetable, job: dg.JobDefinition, operation: str, line: Callable[[Settings], str], description: str
+) -> dg.ScheduleDefinition:
+    """A schedule that takes care of everything in one run. `line`: what the settings file says of it."""
+
+    @dg.schedule(
+        name=times.name,
+        job=job,
+        cron_schedule=times.cron,
+        execution_timezone=times.zone,
+        default_status=status_of(times),
+        description=f"{description} Skipped while the last such run is queued or at work.",
+    )
+    def tick(context: dg.ScheduleEvaluationContext, backups: BackupServiceResource) -> dg.RunRequest | dg.SkipReason:
+        settings, slot = backups.service.settings, timestamp(context.scheduled_execution_time)
+        warn_of_another_line(context, times, line(settings), settings.schedules.time_zone)
+        runs = under_way(context.instance, {OPERATION_TAG: operation})
+        before = [run.run_id for run in runs if run.tags.get(SLOT_TAG) != slot]
+        if before:
+            return dg.SkipReason(f"Run {before[0]} is still at it")
+        return dg.RunRequest(run_key=f"{times.name}/{slot}", tags={SCHEDULE_TAG: times.name, SLOT_TAG: slot})
+
+    return tick

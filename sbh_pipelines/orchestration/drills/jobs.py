@@ -29,7 +29,7 @@ from sbh_pipelines.orchestration.common.failed_tenants import FailedTenant
 from sbh_pipelines.orchestration.common.failures import batch_failure, failure_of
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
-from sbh_pipelines.orchestration.common.timetable import Timetable, one_run, status_of, timetable
+from sbh_pipelines.orchestration.common.timetable import Timetable, schedule_of_one_run, timetable
 from sbh_pipelines.orchestration.drills.metadata import drill_metadata
 from sbh_pipelines.orchestration.drills.report import DRILL, DRILL_ASSET, REPORT_ASSET, report_metadata
 from sbh_pipelines.settings import DrillSettings
@@ -192,20 +192,10 @@ def drill_timetable() -> Timetable:
     return timetable("weekly_drill", "SBH_DRILL__SCHEDULE", str(DrillSettings.model_fields["schedule"].default))
 
 
-_TIMES = drill_timetable()
-
-
-@dg.schedule(
-    name=_TIMES.name,
-    job=drill_job,
-    cron_schedule=_TIMES.cron,
-    execution_timezone=_TIMES.zone,
-    default_status=status_of(_TIMES),
-    description="Drills the tenants that were drilled longest ago, `drill.tenants_per_drill` of them, and makes the recovery"
-    " report. Skipped while the last such run is queued or at work.",
+weekly_drill = schedule_of_one_run(
+    drill_timetable(),
+    drill_job,
+    DRILL,
+    lambda settings: settings.drill.schedule,
+    "Drills the tenants that were drilled longest ago, `drill.tenants_per_drill` of them, and makes the recovery report.",
 )
-def weekly_drill(
-    context: dg.ScheduleEvaluationContext, backups: BackupServiceResource
-) -> dg.RunRequest | dg.SkipReason:
-    settings = backups.service.settings
-    return one_run(context, _TIMES, DRILL, settings.drill.schedule, settings.schedules.time_zone)

@@ -58,9 +58,9 @@ class LaunchParams:
     Attributes:
         argument: the argument that has it, which says where its tags are.
         given: all of it, as it was sent.
-        job: the job that is named; empty where none is, or several are, and for runs of assets `__ASSET_JOB`.
+        job: the job that is named; empty where none is, or several are; `__ASSET_JOB` for a backfill of assets.
         parent: the run that is executed anew; empty for other launches.
-        assets: first parts of the keys of the assets that are named; empty where one of them cannot be read.
+        asset_action: the permission that a run of the named assets needs.
         chooses_assets: whether it chooses assets, or checks, of its job.
         own_tags: the tags, as they were sent.
         config: the run's configuration, as an object or a text in YAML.
@@ -70,7 +70,7 @@ class LaunchParams:
     given: Mapping[str, object]
     job: str
     parent: str
-    assets: frozenset[str]
+    asset_action: str
     chooses_assets: bool
     own_tags: Sequence[object]
     config: object
@@ -97,7 +97,7 @@ class LaunchParams:
             params,
             job,
             parent,
-            _first_parts(assets),
+            _action_of(assets),
             bool(selector.get("assetSelection") or selector.get("assetCheckSelection")),
             _own_tags(argument, params),
             params.get("runConfigData"),
@@ -162,16 +162,19 @@ def _launch(params: LaunchParams, user: UserContext, earlier: Earlier) -> Launch
         known = earlier.run(params.parent) if params.parent else None
         job, before = known if known else ("", {})
         tags = {**before, **tags}
-    action = JOBS.get(job, MANAGE) if job != _ASSET_JOB else _action_of(params.assets)
+    action = JOBS.get(job, MANAGE) if job != _ASSET_JOB else params.asset_action
     authorize(user, action, ALL_TENANTS)
     if not allows(user, MANAGE, ALL_TENANTS):
         _must_be_plain(params)
     return Launch(job, action, tags.get("dagster/partition"))
 
 
-def _action_of(assets: frozenset[str]) -> str:
+def _action_of(assets: Any) -> str:
     """The strictest permission of a run of these assets; for assets that are not known, or all of them, that of an admin."""
-    actions = {ASSETS.get(name, MANAGE) for name in assets}
+    try:
+        actions = {ASSETS.get(asset["path"][0], MANAGE) for asset in assets}
+    except (TypeError, KeyError, IndexError):
+        return MANAGE
     return actions.pop() if len(actions) == 1 else MANAGE
 
 
@@ -217,13 +220,6 @@ def _text(of: Mapping[str, object], name: str) -> str:
     if not isinstance(value, str | None):
         raise refused(f"{name} is not a text")
     return value or ""
-
-
-def _first_parts(assets: Any) -> frozenset[str]:
-    try:
-        return frozenset(str(asset["path"][0]) for asset in assets)
-    except (TypeError, KeyError, IndexError):
-        return frozenset()
 
 
 def _metadata(params: Mapping[str, object]) -> Mapping[str, object]:

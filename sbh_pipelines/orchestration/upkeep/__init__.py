@@ -1,6 +1,6 @@
 """The jobs that take care of what is there.
 
-retention   forget by policy, and prune
+retention   forget by policy; prune and its schedule
 keys        rotation
 platform    the platform backup and its schedule
 metadata    their results as tables

@@ -11,7 +11,7 @@ from sbh_pipelines.orchestration.common.failures import failure_of
 from sbh_pipelines.orchestration.common.metadata import mib
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
-from sbh_pipelines.orchestration.common.timetable import Timetable, one_run, status_of, timetable
+from sbh_pipelines.orchestration.common.timetable import Timetable, schedule_of_one_run, timetable
 from sbh_pipelines.settings import PlatformSettings
 
 PLATFORM_BACKUP = "platform_backup"
@@ -66,19 +66,10 @@ def platform_timetable() -> Timetable:
     return timetable("daily_platform_backup", "SBH_PLATFORM__SCHEDULE", default)
 
 
-_TIMES = platform_timetable()
-
-
-@dg.schedule(
-    name=_TIMES.name,
-    job=platform_backup_job,
-    cron_schedule=_TIMES.cron,
-    execution_timezone=_TIMES.zone,
-    default_status=status_of(_TIMES),
-    description="Makes the platform backup. Skipped while the last such run is queued or at work.",
+daily_platform_backup = schedule_of_one_run(
+    platform_timetable(),
+    platform_backup_job,
+    PLATFORM_BACKUP,
+    lambda settings: settings.platform.schedule,
+    "Makes the platform backup.",
 )
-def daily_platform_backup(
-    context: dg.ScheduleEvaluationContext, backups: BackupServiceResource
-) -> dg.RunRequest | dg.SkipReason:
-    settings = backups.service.settings
-    return one_run(context, _TIMES, PLATFORM_BACKUP, settings.platform.schedule, settings.schedules.time_zone)

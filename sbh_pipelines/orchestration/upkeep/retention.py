@@ -21,7 +21,7 @@ from sbh_pipelines.orchestration.common.failures import batch_failure, failure_o
 from sbh_pipelines.orchestration.common.metadata import MetadataMap
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
-from sbh_pipelines.orchestration.common.timetable import Timetable, one_run, status_of, timetable
+from sbh_pipelines.orchestration.common.timetable import Timetable, schedule_of_one_run, timetable
 from sbh_pipelines.orchestration.upkeep.metadata import forgotten_metadata, pruned_metadata
 from sbh_pipelines.settings import ScheduleSettings
 
@@ -111,21 +111,13 @@ def prune_timetable() -> Timetable:
     return timetable("daily_prune", "SBH_SCHEDULES__DAILY_PRUNE", default)
 
 
-_TIMES = prune_timetable()
-
-
-@dg.schedule(
-    name=_TIMES.name,
-    job=prune_job,
-    cron_schedule=_TIMES.cron,
-    execution_timezone=_TIMES.zone,
-    default_status=status_of(_TIMES),
-    description="Gives back the space that no backup needs any more, of all tenants in one run. Skipped while the last"
-    " such run is queued or at work.",
+daily_prune = schedule_of_one_run(
+    prune_timetable(),
+    prune_job,
+    PRUNE,
+    lambda settings: settings.schedules.daily_prune,
+    "Gives back the space that no backup needs any more, of all tenants in one run.",
 )
-def daily_prune(context: dg.ScheduleEvaluationContext, backups: BackupServiceResource) -> dg.RunRequest | dg.SkipReason:
-    schedules = backups.service.settings.schedules
-    return one_run(context, _TIMES, PRUNE, schedules.daily_prune, schedules.time_zone)
 
 
 def _each(
@@ -136,11 +128,7 @@ def _each(
     work: Callable[[str, ProgressSink], _Report],
 ) -> tuple[dict[str, _Report], list[FailedTenant]]:
     """What `work` reports of each tenant, and a record for each that failed."""
-    tenants = batch.run_tenants(context, config.tenants)
-    try:
-        tenants = tenants or [str(tenant.id) for tenant in backups.service.tenants.all()]
-    except SbhError as error:
-        raise failure_of(error, step=step) from None
+    tenants = batch.tenants_or_all(context, config.tenants, backups, step)
     progress, reports, held = ProgressLog(context.log), dict[str, _Report](), list[str]()
     failed: list[FailedTenant] = []
 

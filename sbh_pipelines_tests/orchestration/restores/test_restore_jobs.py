@@ -1,5 +1,6 @@
 """Restores from Dagster on real servers: plan, a part of a tenant, undo; and what is refused."""
 
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -75,7 +76,7 @@ def test_a_part_is_planned_restored_and_undone(
     rosa = UserContext("rosa", ALL_TENANTS, Role.ADMIN)
     whole = real_run("restore_job", **config("restore_tenant", confirm=True, safety_backup=False), tags=tags_of(rosa))
     assert whole.success
-    trail = real_resource.service.audit.events(rosa, "tenant-4", user="rosa").events
+    trail = real_resource.service.audit.events(replace(rosa, user_id="auditor"), "tenant-4", user="rosa").events
     assert [event.event for event in trail] == ["restore.completed", "restore.started"]  # and looked at nothing else
     assert told(whole, "restore_tenant")["backup_id"] == result["backup_id"]  # `latest` is no safety backup
     assert told(whole, "restore_tenant")["safety_backup"] == "none"
