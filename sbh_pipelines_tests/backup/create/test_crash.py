@@ -373,7 +373,7 @@ def test_every_step_may_run_in_another_process(application: Application, clock: 
     original = application.state(ACME)
     drafts = application.service(clock=clock).backups.begin([ACME, BOLT], ADMIN)
     for step in STEPS:
-        drafts = getattr(application.service(clock=clock), step)([_handed_on(draft) for draft in drafts])
+        drafts = getattr(application.service(clock=clock).backups, step)([_handed_on(draft) for draft in drafts])
         assert [draft.error for draft in drafts] == [None, None]
     service = application.service(clock=clock)
     for draft in drafts:
@@ -399,13 +399,13 @@ def test_a_writer_whose_lease_was_taken_does_not_commit(
             taken = swift.backups.begin([ACME], ADMIN)
         if restarted:
             slow, drafts = application.service(clock=clock), [_handed_on(draft) for draft in drafts]
-        drafts = getattr(slow, step)(drafts)
+        drafts = getattr(slow.backups, step)(drafts)
         if number == after:
             assert drafts[0].error
             assert drafts[0].error.code == "SBH-604"
     assert drafts[0].status is DraftStatus.FAILED
     for step in STEPS:
-        taken = getattr(swift, step)(taken)
+        taken = getattr(swift.backups, step)(taken)
     assert taken[0].status is DraftStatus.COMPLETED
     assert _listed(swift) == [taken[0].backup_id]
     _valid(swift, taken[0].backup_id)
