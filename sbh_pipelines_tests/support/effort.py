@@ -1,11 +1,10 @@
 """How long random hunts go on: a short seed of each in `make test`, the same every time; in `make soak` many times as long.
 
-`SOAK_MINUTES=30` lets each hunt by the clock go on for that long, and multiplies what is counted. Whoever adds a hunt marks
-it `soak` and takes its numbers from here.
+`SOAK_MINUTES=30` lets each hunt by the clock go on for that long, and multiplies what is counted. A new hunt is marked `soak`
+and takes its numbers from here.
 """
 
 import os
-from collections.abc import Sequence
 from typing import TypeVar
 
 from hypothesis import HealthCheck, settings
@@ -33,8 +32,3 @@ def examples(short: int) -> int:
 def either(short: T, long: T) -> T:
     """`short` in `make test`, `long` in `make soak`."""
     return long if SOAK else short
-
-
-def thinned(points: Sequence[T], every: int) -> list[T]:
-    """All points in `make soak`; else every so many of them, with the first and the last."""
-    return list(points) if SOAK else [*points[:-1:every], *points[-1:]]
