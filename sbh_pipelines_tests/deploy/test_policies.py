@@ -88,10 +88,11 @@ class Site:
         s3.put_object(Bucket=self.bucket, Key=f"files/{ACME}/stranger", Body=b"new")
 
 
-@pytest.fixture(scope="module")
-def site(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+@pytest.fixture
+def site(embedded_stack: Stack, tmp_path: Path) -> Iterator[Site]:
+    """Nothing is backed up yet."""
     with fresh_database(embedded_stack) as database, recording(embedded_stack.kms_endpoint) as proxy:
-        application = Application(database, tmp_path_factory.mktemp("policies"))
+        application = Application(database, tmp_path)
         application.create()
         template = make_buckets(embedded_stack, eu_west_1=EU)
         s3 = s3_client(embedded_stack, EU)
@@ -103,16 +104,27 @@ def site(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield Site(embedded_stack, application, proxy, template)
 
 
-def test_a_writer_needs_no_delete(site: Site, tmp_path: Path) -> None:
+@pytest.fixture
+def backed_up(site: Site) -> Site:
+    """Two tenants with three backups each, the newest of `acme` pinned, and a platform backup."""
+    make_backups(site)
+    return site
+
+
+def make_backups(site: Site) -> None:
+    service = site.service()
+    for kind in ("full", "incremental", "full"):
+        site.application.database.run("UPDATE notes SET body = body || '.'")
+        for draft in service.backups.create_all([ACME, BOLT], ADMIN, kind):
+            assert draft.error is None, draft.error
+    service.platform.create(ADMIN)
+    latest = service.list_backups(ACME, ADMIN)[0]["id"]
+    service.retention.pin(latest, ACME, ADMIN, "because")
+
+
+def test_a_writer_needs_no_delete(site: Site) -> None:
     with site.acting_as("writer") as policy:
-        service = site.service()
-        for kind in ("full", "incremental", "full"):
-            site.application.database.run("UPDATE notes SET body = body || '.'")
-            for draft in service.backups.create_all([ACME, BOLT], ADMIN, kind):
-                assert draft.error is None, draft.error
-        service.platform.create(ADMIN)
-        latest = service.list_backups(ACME, ADMIN)[0]["id"]
-        service.retention.pin(latest, ACME, ADMIN, "because")
+        make_backups(site)
         large = site_of(site.service()).backup_store(site.application.tenant())
         large[0].put(large[1] + "in-parts", b"x" * (17 << 20))  # packs of the default size go up in parts
     assert {asked.action for asked in policy.refused} <= {"s3:DeleteObject"}
@@ -120,9 +132,9 @@ def test_a_writer_needs_no_delete(site: Site, tmp_path: Path) -> None:
     assert not any("Delete" in action for action in policy.allowed_actions)
 
 
-def test_a_reader_reads_and_records_that_it_did(site: Site, tmp_path: Path) -> None:
-    with site.acting_as("reader") as policy:
-        service = site.service()
+def test_a_reader_reads_and_records_that_it_did(backed_up: Site, tmp_path: Path) -> None:
+    with backed_up.acting_as("reader") as policy:
+        service = backed_up.service()
         latest = service.list_backups(ACME, ADMIN)[0]["id"]
         assert service.validate_backup(latest, ACME, ADMIN, deep=True)["valid"]
         service.restores.plan(latest, ACME, ADMIN)
@@ -132,14 +144,14 @@ def test_a_reader_reads_and_records_that_it_did(site: Site, tmp_path: Path) -> N
         service.restores.of(ACME, ADMIN)
     assert policy.refused == []
     assert policy.used == policy.allowed_actions
-    store, prefix = site_of(site.service()).backup_store(site.application.tenant())
-    with site.acting_as("reader"), pytest.raises(StoreDenied):
+    store, prefix = site_of(backed_up.service()).backup_store(backed_up.application.tenant())
+    with backed_up.acting_as("reader"), pytest.raises(StoreDenied):
         store.put(prefix + "manifests/forged.json", b"{}")
 
 
-def test_the_api_launches_pins_and_asks_for_approval(site: Site) -> None:
-    with site.acting_as("api") as policy:
-        service = site.service()
+def test_the_api_launches_pins_and_asks_for_approval(backed_up: Site) -> None:
+    with backed_up.acting_as("api") as policy:
+        service = backed_up.service()
         (latest, *_) = service.backups.overview(ACME, ADMIN)[0]
         assert service.validate_backup(latest.id, ACME, ADMIN)["valid"]
         with service.launches.claim(service.tenants.find(ACME), "backup"):
@@ -150,33 +162,33 @@ def test_the_api_launches_pins_and_asks_for_approval(site: Site) -> None:
         service.audit.events(ADMIN, ACME)
         assert policy.refused == []
         assert policy.used == policy.allowed_actions
-        store, prefix = site_of(service).backup_store(site.application.tenant())
+        store, prefix = site_of(service).backup_store(backed_up.application.tenant())
         with pytest.raises(StoreDenied):
             store.put(prefix + "packs/forged", b"")
         with pytest.raises(StoreDenied):
             service.retention.unpin(latest.id, ACME, ADMIN)
 
 
-def test_a_restorer_writes_files_and_deletes_no_backup(site: Site) -> None:
-    site.lose_files()
-    with site.acting_as("restorer") as policy:
-        service = site.service()
+def test_a_restorer_writes_files_and_deletes_no_backup(backed_up: Site) -> None:
+    backed_up.lose_files()
+    with backed_up.acting_as("restorer") as policy:
+        service = backed_up.service()
         latest = service.list_backups(ACME, ADMIN)[0]["id"]
         service.restore_backup(latest, ACME, ADMIN)
-        s3 = s3_client(site.stack, EU)
-        kept = {e["Key"] for e in s3.list_objects_v2(Bucket=site.bucket, Prefix=f"files/{ACME}/")["Contents"]}
+        s3 = s3_client(backed_up.stack, EU)
+        kept = {e["Key"] for e in s3.list_objects_v2(Bucket=backed_up.bucket, Prefix=f"files/{ACME}/")["Contents"]}
         assert f"files/{ACME}/stranger" not in kept
         assert f"files/{ACME}/odd//name" in kept
-        store, prefix = site_of(service).backup_store(site.application.tenant())
+        store, prefix = site_of(service).backup_store(backed_up.application.tenant())
         assert policy.refused == []
         with pytest.raises(StoreDenied):
             store.delete([prefix + f"manifests/{latest}.json"])
     assert policy.allowed_actions - policy.used == _UNTRIED["restorer"]
 
 
-def test_a_pruner_removes_what_no_backup_needs(site: Site) -> None:
-    with site.acting_as("pruner") as policy:
-        service = site.service()
+def test_a_pruner_removes_what_no_backup_needs(backed_up: Site) -> None:
+    with backed_up.acting_as("pruner") as policy:
+        service = backed_up.service()
         (pin,) = service.retention.holds(ACME, ADMIN)
         with pytest.raises(StoreDenied):
             service.retention.unpin(pin.backup_id, ACME, ADMIN)
@@ -189,29 +201,29 @@ def test_a_pruner_removes_what_no_backup_needs(site: Site) -> None:
     assert policy.allowed_actions - policy.used == _UNTRIED["pruner"]
 
 
-def test_who_releases_holds_is_not_who_removes(site: Site) -> None:
+def test_who_releases_holds_is_not_who_removes(backed_up: Site) -> None:
     """Otherwise a hold would be a wish."""
-    with site.acting_as("releaser") as policy:
-        service = site.service()
+    with backed_up.acting_as("releaser") as policy:
+        service = backed_up.service()
         (pin,) = service.retention.holds(ACME, ADMIN)
         service.retention.unpin(pin.backup_id, ACME, ADMIN)
         assert service.retention.holds(ACME, ADMIN) == []
         assert policy.refused == []
         assert policy.used == policy.allowed_actions
-        store, prefix = site_of(service).backup_store(site.application.tenant())
+        store, prefix = site_of(service).backup_store(backed_up.application.tenant())
         with pytest.raises(StoreDenied):
             store.delete([prefix + f"manifests/{pin.backup_id}.json"])
 
 
-def test_an_eraser_leaves_nothing_in_any_version(site: Site) -> None:
-    with site.acting_as("eraser") as policy:
-        service = site.service()
+def test_an_eraser_leaves_nothing_in_any_version(backed_up: Site) -> None:
+    with backed_up.acting_as("eraser") as policy:
+        service = backed_up.service()
         certificate = service.keys.erase(BOLT, ADMIN, confirm=BOLT, reason="asked for it")
     assert certificate
     assert policy.refused == []
     assert policy.allowed_actions - policy.used == _UNTRIED["eraser"]
-    s3 = s3_client(site.stack, EU)
-    versions = s3.list_object_versions(Bucket=site.bucket, Prefix=f"files/{BOLT}/backups/").get("Versions", [])
+    s3 = s3_client(backed_up.stack, EU)
+    versions = s3.list_object_versions(Bucket=backed_up.bucket, Prefix=f"files/{BOLT}/backups/").get("Versions", [])
     assert all("/backups/audit/" in version["Key"] for version in versions)
 
 

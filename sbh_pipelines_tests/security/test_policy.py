@@ -54,7 +54,7 @@ def test_every_action_that_is_asked_for_is_in_the_table():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and len(node.args) >= 2:
                 called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-                place = {"authorize": 1, "_authorize": 1, "_allowed": 2}.get(called)
+                place = {"authorize": 1, "allowed": 2, "permit": 2, "permit_platform": 1}.get(called)
                 if place is not None and len(node.args) > place:
                     for constant in ast.walk(node.args[place]):
                         if isinstance(constant, ast.Constant) and isinstance(constant.value, str):

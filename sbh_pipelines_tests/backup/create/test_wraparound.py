@@ -14,8 +14,9 @@ import pytest
 
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application, State
-from sbh_pipelines_tests.support.databases import Database
+from sbh_pipelines_tests.support.databases import Database, fresh_database
 from sbh_pipelines_tests.support.own_server import OwnServer, own_server, wait_for
 
 _IN_SEGMENT = 8192 * 4 * 32  # transactions in a file of pg_xact
@@ -178,11 +179,12 @@ def test_a_server_that_was_promoted(server: OwnServer, application: Application)
         copy.stop("immediate")
 
 
-def test_another_cluster(application: Application, database: Database) -> None:
+def test_another_cluster(application: Application, embedded_stack: Stack) -> None:
     """A cluster of its own has transaction ids of its own: everything is read."""
     _back_up(application.service(), "full")
-    elsewhere = _application(database, application.directory)
-    assert _reasons(_back_up(elsewhere.service())) == {"the database cluster is another one (system identifier)"}
+    with fresh_database(embedded_stack) as database:
+        elsewhere = _application(database, application.directory)
+        assert _reasons(_back_up(elsewhere.service())) == {"the database cluster is another one (system identifier)"}
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["the server", "one process"])

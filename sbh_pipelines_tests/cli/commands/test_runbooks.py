@@ -61,6 +61,11 @@ class OnCallSite:
             cursor.execute(query)
             return cursor.fetchone()[0]
 
+    def lost_by_a_rebuild(self) -> dict[str, list[str]]:
+        """The difference that a rebuild makes: `sessions` is excluded from backups. Nothing where one took it already."""
+        there = self.ask("SELECT to_regclass('public.sessions') IS NOT NULL")
+        return {"": ["table sessions: is gone"]} if there else {}
+
     def files(self, tenant: str) -> list[str]:
         pages = obstore.list(fingerprint.stores(self.stack)["eu-west-1"], f"files/{tenant}/uploads")
         return sorted(meta["path"] for page in pages for meta in page)
@@ -157,7 +162,7 @@ def test_file_loss(on_call: OnCallSite) -> None:
 def test_database_corruption(on_call: OnCallSite) -> None:
     """Rows of all tenants are gone, which was backed up as well; then a table cannot be read any more."""
     until = on_call.back_up()
-    before = fingerprint.take(on_call.stack)
+    before, lost = fingerprint.take(on_call.stack), on_call.lost_by_a_rebuild()
     on_call.run("DELETE FROM attachments")
     on_call.back_up("incremental")
     on_call.run(
@@ -168,7 +173,7 @@ def test_database_corruption(on_call: OnCallSite) -> None:
     values = on_call.values(PASSWORD_FILE=password, UNTIL=until, TABLE="public.payments")
     page = Runbook.read("database-corruption.md")
     on_call.shell.follow(page, values)
-    assert differences(before, on_call) == {"": ["table sessions: is gone"]}
+    assert differences(before, on_call) == lost
     on_call.shell.undo(page, values)
     with pytest.raises(psycopg2.Error):
         on_call.ask("SELECT count(amount) FROM payments")

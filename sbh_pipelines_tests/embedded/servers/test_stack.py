@@ -193,7 +193,7 @@ def test_the_block_takes_its_stack_down_when_it_fails() -> None:
 def test_an_ordinary_user_can_run_a_stack(as_nobody: Callable[[str], str]) -> None:
     program = """
 import os, tempfile
-from sbh_pipelines.embedded import stack
+from sbh_pipelines.embedded.servers import stack
 with stack.running(kms=False, fsync=False) as running:
     import psycopg2
     psycopg2.connect(running.dsn()).close()
