@@ -111,11 +111,11 @@ def test_the_last_backup_is_the_safety_backup(application: Application) -> None:
     application.wreck(ACME)
     new = service.create_backup(ACME, ADMIN)["id"]
     wrecked = application.state(ACME)
-    done = restored(service, old)
-    assert done["safety_backup_id"] == new
+    done = service.restores.run(old, ACME, ADMIN)
+    assert (done.backup_type, done.safety_backup_id, done.safety_backup_type) == ("full", new, "full")
     assert service.restore_backup("latest", ACME, ADMIN)["backup_id"] == new
     restored(service, old)
-    service.restores.undo(done["restore_id"], ACME, ADMIN)
+    service.restores.undo(done.restore_id, ACME, ADMIN)
     assert application.state(ACME) == wrecked
 
 
