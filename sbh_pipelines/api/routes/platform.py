@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from sbh_pipelines.api.app.calls import ACall, Call
 from sbh_pipelines.api.app.middleware import USER
 from sbh_pipelines.api.schema import answers, pages
-from sbh_pipelines.api.schema.problems import error_fields
+from sbh_pipelines.api.schema.problems import ErrorAnswer, error_fields
 from sbh_pipelines.api.schema.responses import READS, answered, model_of
 from sbh_pipelines.backup.service.results import BackupMetrics, HealthReport, LatestPoint, RetentionOutcome
 from sbh_pipelines.document import as_document
@@ -106,7 +106,7 @@ async def live() -> Response:
     summary="Health of the backups",
     tags=["Health"],
     responses=READS,
-    response_model=model_of(HealthReport, issues=Sequence[answers.ErrorAnswer]),
+    response_model=model_of(HealthReport, issues=Sequence[ErrorAnswer]),
 )
 async def health(call: ACall) -> Response:
     """Of the tenant; for a platform user who names none, of all. What is wrong is in `issues`."""

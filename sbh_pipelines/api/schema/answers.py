@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from sbh_pipelines.api.schema.problems import ErrorAnswer, Problem
 from sbh_pipelines.backup.service.results import Approval, HoldLine, RestoreRecord
 from sbh_pipelines.document import optional
 from sbh_pipelines.errors import SbhError
@@ -32,46 +33,6 @@ _OPERATION = {
     },
 }
 Status = Literal["queued", "running", "canceling", "canceled", "completed", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorAnswer:
-    """An error, as far as the caller may see it.
-
-    Attributes:
-        code: Stable code of the error tree, such as SBH-203.
-        what: What failed.
-        on: On what it failed.
-        why: Why, where that is known.
-        remedy: What to do next.
-        transient: Whether the same call may succeed later.
-    """
-
-    code: str
-    what: str
-    on: str
-    why: str
-    remedy: str
-    transient: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Problem(ErrorAnswer):
-    """RFC 9457, with the fields of the error tree.
-
-    Attributes:
-        type: URN of the error's code.
-        title: What failed.
-        status: The answer's HTTP status.
-        detail: What failed, on what and why, in one line.
-        request_id: Under which the operators find the rest in the log.
-    """
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    request_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import JSONResponse, Response
 
-from sbh_pipelines.api.schema import answers
+from sbh_pipelines.api.schema.problems import Problem
 from sbh_pipelines.api.schema.responses import model_of
 
 _DESCRIPTION = """\
@@ -57,7 +57,7 @@ def _made(app: FastAPI) -> dict[str, Any]:
     )
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
-    problem = model_of(answers.Problem).model_json_schema(ref_template="#/components/schemas/{model}")
+    problem = model_of(Problem).model_json_schema(ref_template="#/components/schemas/{model}")
     schemas["Problem"] = problem
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)

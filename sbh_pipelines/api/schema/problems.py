@@ -7,11 +7,10 @@ what failed, the code, whether it may pass, and the request's id, under which th
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 from starlette.responses import Response
 
-from sbh_pipelines.api.schema.answers import ErrorAnswer
 from sbh_pipelines.errors import RequestError, RestoreError, SbhError
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 
@@ -27,6 +26,46 @@ _INTERNAL = re.compile(
     """,
     re.VERBOSE,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorAnswer:
+    """An error, as far as the caller may see it.
+
+    Attributes:
+        code: Stable code of the error tree, such as SBH-203.
+        what: What failed.
+        on: On what it failed.
+        why: Why, where that is known.
+        remedy: What to do next.
+        transient: Whether the same call may succeed later.
+    """
+
+    code: str
+    what: str
+    on: str
+    why: str
+    remedy: str
+    transient: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Problem(ErrorAnswer):
+    """RFC 9457, with the fields of the error tree.
+
+    Attributes:
+        type: URN of the error's code.
+        title: What failed.
+        status: The answer's HTTP status.
+        detail: What failed, on what and why, in one line.
+        request_id: Under which the operators find the rest in the log.
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
 
 
 def sees_internals(user: UserContext | None) -> bool:

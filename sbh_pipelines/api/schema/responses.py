@@ -13,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from sbh_pipelines.api.schema import answers
-from sbh_pipelines.api.schema.problems import MEDIA_TYPE
+from sbh_pipelines.api.schema.problems import MEDIA_TYPE, ErrorAnswer
 from sbh_pipelines.document import is_optional, key_of, shown_fields
 from sbh_pipelines.errors import SbhError
 
@@ -78,7 +78,7 @@ def _on_the_wire(hint: Any) -> Any:
         if is_dataclass(hint):
             return model_of(hint)
         if issubclass(hint, SbhError):
-            return model_of(answers.ErrorAnswer)
+            return model_of(ErrorAnswer)
         return str if issubclass(hint, str | PathLike) and not issubclass(hint, Enum) else hint
     origin, inner = get_origin(hint), tuple(map(_on_the_wire, get_args(hint)))
     if origin is None or origin is Literal:
