@@ -7,9 +7,11 @@
 
 PYTHON ?= python3
 ARGS ?=
-# Processes of the tests, each with servers of its own; 0: none beside the first, for a debugger. The order is another at
-# each run: ARGS="--randomly-seed=..." repeats one, ARGS="-p no:randomly" takes the files as they are.
+# Processes of the tests, each with servers of its own; 0: none beside the first, for a debugger.
 WORKERS ?= 2
+# The order of the tests: another one each week, so that what fails here or in CI is repeated by the same command everywhere.
+# SEED=4711 takes another, SEED= the order in the files.
+SEED ?= $(shell date +%G%V)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -34,7 +36,7 @@ demo: $(STAMP)
 	$(BIN)/sbh demo $(if $(UI),--ui) $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(if $(SEED),--randomly-seed=$(SEED),-p no:randomly) $(ARGS)
 
 soak: $(STAMP)
 	SOAK_MINUTES=$(SOAK_MINUTES) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m soak $(ARGS)
