@@ -7,8 +7,9 @@
 
 PYTHON ?= python3
 ARGS ?=
-# Processes of the tests, each with servers of its own; 0: none beside the first, for a debugger.
-WORKERS ?= 2
+# Processes of the tests, each with servers of its own; 0: none beside the first, for a debugger. Two for each core of two:
+# half of the time a test waits for a server.
+WORKERS ?= 4
 # The order of the tests: another one each week, so that what fails here or in CI is repeated by the same command everywhere.
 # SEED=4711 takes another, SEED= the order in the files.
 SEED ?= $(shell date +%G%V)

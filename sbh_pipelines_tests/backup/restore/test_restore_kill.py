@@ -153,15 +153,14 @@ def test_a_part_killed_in_the_middle(scene: Scene, request_fields: dict[str, Any
     scene.sample.database.run(lost)
     (scene.sample.application.bucket / "files" / ACME / "docs" / "a.txt").unlink()
     before, known = scene.sample.snapshot(), scene.statuses()
-    sorts = ("store put_stream",) if "files" in request_fields else ('INSERT INTO "public"."tasks"',)
+    moment = "store put_stream" if "files" in request_fields else 'INSERT INTO "public"."tasks"'
     whole = scene.killer.restore(scene.backup_id, ACME, **request_fields)
     assert (whole.killed, whole.error) == (False, "")
     planned = scene.sample.snapshot()
     scene.sample.reset()
     scene.sample.database.run(lost)
     (scene.sample.application.bucket / "files" / ACME / "docs" / "a.txt").unlink()
-    nth = next(number for number, event in enumerate(whole.events, 1) if any(sort in event for sort in sorts))
-    assert scene.killer.restore(scene.backup_id, ACME, nth=nth, after=True, **request_fields).killed
+    assert scene.killer.restore(scene.backup_id, ACME, at=moment, after=True, **request_fields).killed
     scene.expire()
     found = scene.sample.snapshot()
     assert found.of(ACME) == before.of(ACME)

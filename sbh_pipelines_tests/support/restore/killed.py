@@ -56,12 +56,17 @@ class Killer:
     ) -> None:
         self._process.communicate("")
 
-    def restore(self, backup_id: str, tenant: str, *, nth: int = NEVER, after: bool = False, **request: Any) -> Ended:
-        """Restore; dead at the nth event (from 1), before or after it has taken effect."""
+    def restore(
+        self, backup_id: str, tenant: str, *, nth: int = NEVER, at: str = "", after: bool = False, **request: Any
+    ) -> Ended:
+        """Restore; dead at the nth event (from 1), or at the first one with `at` in it, before or after it has taken effect.
+
+        How many events come before one varies with the time that they take: notices are left out where they come too fast.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._log.write_text("")
-        order = {"backup": backup_id, "tenant": tenant, "nth": nth, "after": after, "request": request}
+        order = {"backup": backup_id, "tenant": tenant, "nth": nth, "at": at, "after": after, "request": request}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
@@ -74,8 +79,8 @@ class Killer:
 class Events:
     """Counts events, writes them down, and kills this process at one of them."""
 
-    def __init__(self, log: Path, nth: int, after: bool) -> None:
-        self._log, self._nth, self._late = log.open("a"), nth, after
+    def __init__(self, log: Path, nth: int, at: str, after: bool) -> None:
+        self._log, self._nth, self._at, self._late = log.open("a"), nth, at, after
         self._lock = threading.Lock()
         self._count = 0
         self._due = False
@@ -85,7 +90,7 @@ class Events:
             self._count += 1
             self._log.write(event + "\n")
             self._log.flush()
-            self._due = self._due or self._count == self._nth
+            self._due = self._due or self._count == self._nth or (self._at != "" and self._at in event)
             if self._due and not self._late:
                 os.kill(os.getpid(), signal.SIGKILL)
 
@@ -110,7 +115,7 @@ def main() -> None:
 
 
 def _run(settings: Settings, order: dict[str, Any], errors: Path) -> int:
-    events = Events(Path(sys.argv[2]), order["nth"], order["after"])
+    events = Events(Path(sys.argv[2]), order["nth"], order["at"], order["after"])
     psycopg2.connect = _noting(psycopg2.connect, events)
     service = wrap(
         BackupService(settings),
