@@ -10,7 +10,7 @@ from typing import Any
 
 from sbh_pipelines.database.capture.capture import copy_groups, order_by
 from sbh_pipelines.database.capture.row_groups import Segment
-from sbh_pipelines.database.schema.catalog import Column, Table
+from sbh_pipelines.database.schema.catalog import PLAIN_EQUALITY, Column, Table
 from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.schema.tenancy import EXCLUDED, SHARED, Hop, MappedTable, TenancyMap
 from sbh_pipelines.database.session.connection import Connection, translated
@@ -134,6 +134,7 @@ def _mapped_fact(table: MappedTable) -> Fact:
         "status": table.status,
         "component": table.component,
         "tenant_column": [table.tenant_column.name, table.tenant_column.type, table.tenant_column.collatable],
+        **({"equality": table.tenant_column.equality} if table.tenant_column.equality != PLAIN_EQUALITY else {}),
         "hops": [
             {
                 **_table_fact(hop.parent),
@@ -158,7 +159,8 @@ def mapped_table(fact: Fact) -> MappedTable:
         for h in fact["hops"]
     )
     table = _bare(fact, tuple(_column(*column) for column in fact["columns"]), tuple(fact["key"]))
-    return MappedTable(table, fact["status"], fact["component"], hops, _column(*fact["tenant_column"]), "")
+    column = replace(_column(*fact["tenant_column"]), equality=fact.get("equality", PLAIN_EQUALITY))
+    return MappedTable(table, fact["status"], fact["component"], hops, column, "")
 
 
 def narrow(table: MappedTable, header: TableHeader) -> MappedTable | None:

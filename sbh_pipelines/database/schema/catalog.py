@@ -9,6 +9,8 @@ from typing import Any
 
 from sbh_pipelines.database.session.connection import Connection, translated
 
+PLAIN_EQUALITY = "OPERATOR(pg_catalog.=)"
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -20,16 +22,29 @@ class Column:
     identity: str  # '', 'a' (always) or 'd' (by default)
     sequence: str | None  # the sequence behind an identity or serial column
     default: str | None = None  # SQL of the column's default; never of generated columns
+    equality: str = PLAIN_EQUALITY  # the equality of the column's type: an extension's type may bring its own
 
 
 @dataclass(frozen=True, slots=True)
 class ForeignKey:
+    """A foreign key between tables.
+
+    Attributes:
+        operators: parent's column = own column.
+        valid: whether the server has looked at every row; a key that is NOT VALID (or, from PostgreSQL 18 on, NOT ENFORCED)
+            may have rows that refer to nothing.
+        on_delete: what becomes of the rows when their parent is deleted: a no action, r restrict, c cascade, n set null,
+            d set default.
+    """
+
     name: str
     table: int
     parent: int
     columns: tuple[str, ...]
     parent_columns: tuple[str, ...]
-    operators: tuple[str, ...]  # parent's column = own column
+    operators: tuple[str, ...]
+    valid: bool = True
+    on_delete: str = "a"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +76,7 @@ class Table:
     foreign_keys: tuple[ForeignKey, ...] = field(default=())
     key_operators: tuple[str, ...] = field(default=())  # equality of the primary key's columns
     unique_keys: tuple[UniqueKey, ...] = field(default=())
+    doubtful_keys: tuple[ForeignKey, ...] = field(default=())  # foreign keys that are NOT VALID, or not enforced
 
     @property
     def full_name(self) -> str:
@@ -76,6 +92,7 @@ class Catalog:
     # Foreign keys between these tables and tables of other schemas, and those tables (name and kind only).
     outside_keys: tuple[ForeignKey, ...]
     outside: dict[int, Table]
+    doubtful_outside_keys: tuple[ForeignKey, ...] = ()
 
     def find(self, name: str, schemas: list[str]) -> Table | None:
         """A table by `schema.table`, or by bare name in the first of `schemas` that has it."""
@@ -101,22 +118,32 @@ _OUTSIDE = """
 SELECT c.oid::bigint, n.nspname, c.relname, c.relkind::text, c.relrowsecurity, 0
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY(%s::oid[])"""
 
-_COLUMNS = """
+_OPERATOR = "'OPERATOR(' || quote_ident(n.nspname) || '.' || o.oprname || ')'"
+
+# Types that bring an equality of their own (citext), and domains over them. For all others `=` is pg_catalog's.
+_COLUMNS = f"""
+WITH RECURSIVE equalities(type, equality) AS (
+    SELECT oc.opcintype, {_OPERATOR} FROM pg_opclass oc JOIN pg_am m ON m.oid = oc.opcmethod AND m.amname = 'btree'
+    JOIN pg_amop ao ON ao.amopfamily = oc.opcfamily AND ao.amopstrategy = 3
+         AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype
+    JOIN pg_operator o ON o.oid = ao.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
+    WHERE oc.opcdefault AND n.nspname <> 'pg_catalog'
+  UNION
+    SELECT t.oid, e.equality FROM equalities e JOIN pg_type t ON t.typbasetype = e.type AND t.typtype = 'd')
 SELECT a.attrelid::bigint, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attcollation <> 0,
        a.attgenerated <> '', a.attidentity::text,
        CASE WHEN a.attidentity <> '' OR a.atthasdef
             THEN pg_get_serial_sequence(quote_ident(n.nspname) || '.' || quote_ident(c.relname), a.attname) END,
-       CASE WHEN a.attgenerated = '' THEN pg_get_expr(d.adbin, d.adrelid) END
+       CASE WHEN a.attgenerated = '' THEN pg_get_expr(d.adbin, d.adrelid) END, coalesce(e.equality, '{PLAIN_EQUALITY}')
 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN equalities e ON e.type = a.atttypid
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE a.attrelid = ANY(%s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attrelid, a.attnum"""
-
-_OPERATOR = "'OPERATOR(' || quote_ident(n.nspname) || '.' || o.oprname || ')'"
 
 # The columns of an index that make its key (not those of INCLUDE), each with the equality operator of its class.
 _PRIMARY_KEYS = f"""
 SELECT i.indrelid::bigint, array_agg(a.attname::text ORDER BY k.nth),
-       array_agg(coalesce({_OPERATOR}, 'OPERATOR(pg_catalog.=)') ORDER BY k.nth)
+       array_agg(coalesce({_OPERATOR}, '{PLAIN_EQUALITY}') ORDER BY k.nth)
 FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[]) WITH ORDINALITY k(attnum, class, nth)
 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
 JOIN pg_opclass oc ON oc.oid = k.class
@@ -134,9 +161,10 @@ SELECT c.conname, c.conrelid::bigint, c.confrelid::bigint,
        (SELECT array_agg(a.attname::text ORDER BY k.nth) FROM unnest(c.confkey) WITH ORDINALITY k(attnum, nth)
         JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum),
        (SELECT array_agg({_OPERATOR} ORDER BY k.nth) FROM unnest(c.conpfeqop) WITH ORDINALITY k(operator, nth)
-        JOIN pg_operator o ON o.oid = k.operator JOIN pg_namespace n ON n.oid = o.oprnamespace)
+        JOIN pg_operator o ON o.oid = k.operator JOIN pg_namespace n ON n.oid = o.oprnamespace),
+       c.convalidated, c.confdeltype::text
 FROM pg_constraint c
-WHERE c.contype = 'f' AND c.conparentid = 0 AND c.convalidated AND (c.conrelid = ANY(%s::oid[]) OR c.confrelid = ANY(%s::oid[]))
+WHERE c.contype = 'f' AND c.conparentid = 0 AND (c.conrelid = ANY(%s::oid[]) OR c.confrelid = ANY(%s::oid[]))
   AND (to_jsonb(c) ->> 'conperiod') IS DISTINCT FROM 'true'
 ORDER BY c.conname, c.conrelid"""
 
@@ -171,15 +199,19 @@ def read_catalog(connection: Connection, schemas: list[str]) -> Catalog:
         for oid, name, elements, operators, *more in _rows(cursor, _UNIQUE_KEYS, (oids,)):
             unique.setdefault(oid, []).append(UniqueKey(name, tuple(elements), tuple(operators), *more))
         inside: dict[int, list[ForeignKey]] = {}
+        doubtful: dict[int, list[ForeignKey]] = {}
         outside: list[ForeignKey] = []
+        doubtful_outside: list[ForeignKey] = []
         known = set(oids)
-        for name, child, parent, own, theirs, equal in _rows(cursor, _FOREIGN_KEYS, (oids, oids)):
-            foreign = ForeignKey(name, child, parent, tuple(own), tuple(theirs), tuple(equal))
+        for name, child, parent, own, theirs, equal, valid, on_delete in _rows(cursor, _FOREIGN_KEYS, (oids, oids)):
+            foreign = ForeignKey(name, child, parent, tuple(own), tuple(theirs), tuple(equal), valid, on_delete)
             if child in known and parent in known:
-                inside.setdefault(child, []).append(foreign)
+                (inside if valid else doubtful).setdefault(child, []).append(foreign)
             else:
-                outside.append(foreign)
-        strangers = {oid for foreign in outside for oid in (foreign.table, foreign.parent)} - known
+                (outside if valid else doubtful_outside).append(foreign)
+        strangers = {
+            oid for foreign in (*outside, *doubtful_outside) for oid in (foreign.table, foreign.parent)
+        } - known
         others = _rows(cursor, _OUTSIDE, (sorted(strangers),)) if strangers else []
     made = {
         oid: Table(
@@ -194,6 +226,7 @@ def read_catalog(connection: Connection, schemas: list[str]) -> Catalog:
             tuple(inside.get(oid, ())),
             keys.get(oid, ((), ()))[1],
             tuple(unique.get(oid, ())),
+            tuple(doubtful.get(oid, ())),
         )
         for oid, schema, name, kind, row_security, size in tables
     }
@@ -201,7 +234,7 @@ def read_catalog(connection: Connection, schemas: list[str]) -> Catalog:
         oid: Table(oid, schema, name, kind, (), (), row_security, size)
         for oid, schema, name, kind, row_security, size in others
     }
-    return Catalog(made, tuple(outside), unmapped)
+    return Catalog(made, tuple(outside), unmapped, tuple(doubtful_outside))
 
 
 def _rows(cursor: Any, query: str, arguments: tuple[Any, ...]) -> list[Any]:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from sbh_pipelines.database.schema.catalog import Table
+from sbh_pipelines.database.schema.catalog import PLAIN_EQUALITY, Table
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, translated
 
@@ -90,6 +90,7 @@ def _digest(mapped: MappedTable, found: dict[int, list[Any]]) -> str:
         "status": mapped.status,
         "component": mapped.component,
         "tenant": mapped.tenant_column.name,
+        **({"equality": equality} if (equality := mapped.tenant_column.equality) != PLAIN_EQUALITY else {}),
         "hops": [[hop.columns, hop.parent_columns, hop.operators, hop.join] for hop in mapped.hops],
         # Of the parents which relations they are, and the columns that lead to the tenant (one added with a default changes
         # rows that no statement wrote): their other columns do not show in this table's rows.

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
-from sbh_pipelines.database.schema.catalog import Catalog
-from sbh_pipelines.database.schema.tenancy import OWNED, TENANTS, MappedTable, TenancyMap
+from sbh_pipelines.database.schema.catalog import Catalog, Table
+from sbh_pipelines.database.schema.tenancy import TENANTS, MappedTable, TenancyMap
 from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.database.session.sql import from_only, ident, sql_name
 from sbh_pipelines.settings import TenantsSettings
@@ -160,40 +159,38 @@ def stray_rows(
     listing = catalog.find(tenants.table, schemas)
     if listing is None or mapped.status == TENANTS or _cannot_stray(mapped, listing.oid):
         return None
-    unknown = (
-        f"NOT EXISTS (SELECT FROM {from_only(listing)} AS listed"
-        f" WHERE listed.{ident(tenants.key)}::text = {mapped.tenant}::text)"
+    unlisted = (
+        f"NOT EXISTS (SELECT FROM {from_only(listing)} AS listed WHERE {_same_tenant(mapped, listing, tenants.key)})"
     )
     with translated("look for rows of no tenant", on=mapped.full_name):
         cursor = connection.cursor()
         cursor.execute("SELECT set_config('statement_timeout', %s, false)", (str(int(timeout_s * 1000)),))
         try:
-            cursor.execute(f"SELECT count(*) FROM {from_only(mapped.table)}")
-            total = cursor.fetchone()[0]
-            cursor.execute(
-                f"SELECT count({mapped.tenant}), count(*) FILTER (WHERE {mapped.tenant} IS NOT NULL AND {unknown})"
-                f" FROM {mapped.source}"
-            )
-            linked, strangers = cursor.fetchone()
+            cursor.execute(f"SELECT count(*) FROM {mapped.own_source} WHERE {mapped.belongs_to_nobody}")
+            nobodys = cursor.fetchone()[0]
+            cursor.execute(f"SELECT count(*) FROM {mapped.source} WHERE {mapped.tenant} IS NOT NULL AND {unlisted}")
+            strangers = cursor.fetchone()[0]
         finally:
             cursor.execute("SELECT set_config('statement_timeout', '0', false)")
-    return StrayRows(mapped.full_name, total - linked, strangers)
+    return StrayRows(mapped.full_name, nobodys, strangers)
+
+
+def _same_tenant(mapped: MappedTable, listing: Table, key: str) -> str:
+    """Condition: the row's tenant is `listed`, as the application sees it."""
+    listed = listing.column(key)
+    if listed is not None and listed.type == mapped.tenant_column.type:
+        return f"listed.{ident(key)} {listed.equality} {mapped.tenant}"
+    return f"listed.{ident(key)}::text = {mapped.tenant}::text"
 
 
 def _cannot_stray(mapped: MappedTable, tenants_oid: int) -> bool:
     """True where NOT NULL columns and foreign keys tie every row to a listed tenant."""
-
-    def tied(table: Any, columns: tuple[str, ...], parent: int) -> bool:
-        required = all((column := table.column(name)) and column.not_null for name in columns)
-        return required and any(key.columns == columns and key.parent == parent for key in table.foreign_keys)
-
-    table = mapped.table
-    for hop in mapped.hops:
-        if hop.join is not None or not tied(table, hop.columns, hop.parent.oid):
-            return False
-        table = hop.parent
-    return table.oid == tenants_oid or (
-        (mapped.status == OWNED or bool(mapped.hops)) and tied(table, (mapped.tenant_column.name,), tenants_oid)
+    if not mapped.always_belongs:
+        return False
+    last = mapped.hops[-1].parent if mapped.hops else mapped.table
+    columns = (mapped.tenant_column.name,)
+    return last.oid == tenants_oid or any(
+        key.columns == columns and key.parent == tenants_oid for key in last.foreign_keys
     )
 
 

@@ -96,7 +96,41 @@ class MappedTable:
 
         The keys are written out: names and join conditions may contain `%`, which would be taken for placeholders.
         """
-        return f"{self.tenant} = ANY(ARRAY[{', '.join(map(literal, keys))}]::text[]::{self.tenant_column.type}[])"
+        listed = f"ARRAY[{', '.join(map(literal, keys))}]::text[]::{self.tenant_column.type}[]"
+        return f"{self.tenant} {self.tenant_column.equality} ANY({listed})"
+
+    @property
+    def belongs_to_nobody(self) -> str:
+        """Condition over `own_source` alone: the row has no tenant. Its way to one ends at a NULL, or at no row.
+
+        A row whose tenant is not listed in the tenants table has one, and does not count.
+        """
+        if not self.hops:
+            return f"{self.tenant} IS NULL"
+        aliases = ["t", *(f"p{n}" for n in range(1, self.depth + 1))]
+        joins = [hop.sql(child, parent) for hop, child, parent in zip(self.hops, aliases, aliases[1:], strict=False)]
+        return f"NOT EXISTS (SELECT FROM (SELECT) AS way {' '.join(joins)} WHERE {self.tenant} IS NOT NULL)"
+
+    @property
+    def own_source(self) -> str:
+        """FROM item of all rows of the table, whoever's they are, as `t`."""
+        return f"{from_only(self.table)} AS t"
+
+    @property
+    def always_belongs(self) -> bool:
+        """Whether the schema rules out rows of nobody: NOT NULL and foreign keys all the way. Needs a table of the catalogue."""
+        table = self.table
+        for hop in self.hops:
+            if hop.join is not None or not _required(table, hop.columns):
+                return False
+            if not any(key.columns == hop.columns and key.parent == hop.parent.oid for key in table.foreign_keys):
+                return False
+            table = hop.parent
+        return _required(table, (self.tenant_column.name,))
+
+
+def _required(table: Table, columns: tuple[str, ...]) -> bool:
+    return all((column := table.column(name)) and column.not_null for name in columns)
 
 
 @dataclass(frozen=True, slots=True)
