@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sbh_pipelines import __version__
-from sbh_pipelines.backup.contents.manifest import PARENTS_FIRST, Component
+from sbh_pipelines.backup.contents.manifest import LATEST, PARENTS_FIRST, Component
 from sbh_pipelines.backup.contents.manifests import read_component, read_manifest, resolve_backup
 from sbh_pipelines.backup.create.recovery_points import recovery_points
 from sbh_pipelines.backup.drill.config_part import mapped_tables, restore_config
@@ -79,7 +79,7 @@ def run_drill(
         wanted = _existing(repository, backup)
         if Part.DATABASE in parts or Part.CONFIG in parts:
             _require_platform_backup(site)
-            drop_leftovers(drill_server(site.settings), begun)
+            drop_leftovers(drill_server(site.settings))
         (point,) = recovery_points(site, [tenant]).recovery_points
         drill = _Drill(site, tenant, repository, drill_id, wanted, progress)
         parts_done = {part: drill.part(part) for part in parts}
@@ -201,10 +201,11 @@ class _Drill:
     def _recover(self, database: ThrowawayDatabase, tenants: Sequence[TenantChoice]) -> RecoveryReport:
         """What a recovery of these tenants into the drill's database reports.
 
-        An older backup is restored into the schema of its time, the newest one into the newest.
+        An older backup is restored into the schema of its time, the newest one into the newest. A safety backup is what a
+        restore found, and nobody's newest.
         """
         until = None
-        if self._backup_id != self._repository.manifest_ids()[-1]:
+        if self._backup_id < self._newest():
             until = parse_timestamp(read_manifest(self._repository, self._backup_id).recovery_point.time)
         report = rebuild(
             self._site,
@@ -219,6 +220,12 @@ class _Drill:
         known = set(map(str, self.issues))
         self.issues += [issue for issue in report.issues if str(issue) not in known]
         return report
+
+    def _newest(self) -> BackupId:
+        try:
+            return resolve_backup(self._repository, LATEST)
+        except UnknownBackup:  # there are safety backups only, and one was named
+            return self._repository.manifest_ids()[-1]
 
     def _database(self, begun: float, database: ThrowawayDatabase) -> PartResult:
         tables = [summary for name in PARENTS_FIRST for summary in self._parts()[name].tables]

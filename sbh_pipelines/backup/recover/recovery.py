@@ -23,6 +23,7 @@ from sbh_pipelines.backup.recover.schema import Schema, differences_of
 from sbh_pipelines.backup.recover.tenant import LoadTarget, PassedOver, TenantChoice, load_tenant, prove_tenant
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import side_by_side
+from sbh_pipelines.database.rebuild.left_out import LeftOut, of_phases
 from sbh_pipelines.database.rebuild.load import refresh_views
 from sbh_pipelines.database.rebuild.run import Loaded, Run, note_files, open_run, run
 from sbh_pipelines.database.session.programs import POST_DATA, PRE_DATA
@@ -85,6 +86,7 @@ class RecoveryReport:
         files: Files put back.
         roles_made: Roles that were made, without their passwords.
         skipped_statements: Statements of the schema that could not be run, the first ones of each section.
+        left_out: What is not there, or not as it was, though rows need none of it, and why: settings that the server does not take.
         ddl_only: Tables whose rows are in no backup.
         phases: How long each step took, s.
         foreign_keys_not_valid: Foreign keys whose rows are not all there.
@@ -104,6 +106,7 @@ class RecoveryReport:
     files: int
     roles_made: Sequence[str]
     skipped_statements: Mapping[str, Sequence[str]]
+    left_out: Sequence[LeftOut]
     ddl_only: Sequence[str]
     phases: Mapping[str, float]
     foreign_keys_not_valid: Sequence[str]
@@ -169,6 +172,7 @@ def rebuild(
             files=sum(line.files.restored for line in lines if line.files),
             roles_made=phases.get("roles", {}).get("made", []),
             skipped_statements={name: phases[name]["first"] for name in scripts},
+            left_out=of_phases(phases),
             ddl_only=[f"{fact['schema']}.{fact['name']}" for fact in opened.of("ddl_only")],
             phases=recovery.seconds,
             foreign_keys_not_valid=not_valid,

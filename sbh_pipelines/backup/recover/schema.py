@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from sbh_pipelines.backup.contents.stored_table import Group, read_table
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.recover.platform_backup import OpenPlatformBackup
+from sbh_pipelines.database.rebuild.left_out import NOTED, as_facts
 from sbh_pipelines.database.rebuild.load import database_facts, load_rows, missing_keys, raise_sequences
 from sbh_pipelines.database.rebuild.roles import make_roles, set_up_database
 from sbh_pipelines.database.rebuild.run import Run, note_phase, run, transaction
@@ -66,8 +67,8 @@ class Schema:
     def make_roles(self) -> None:
         begun = time.monotonic()
         with transaction(self.target, "roles") as connection:
-            made = make_roles(connection, self.platform.of)
-            self._note(connection, "roles", begun, {"made": made})
+            made, left_out = make_roles(connection, self.platform.of)
+            self._note(connection, "roles", begun, {"made": made, NOTED: as_facts(left_out)})
 
     def _note(self, connection: Connection, name: str, begun: float, facts: Mapping[str, object]) -> None:
         run(connection, note_phase(name, time.monotonic() - begun, facts), "note a step", name)
@@ -128,8 +129,8 @@ class Schema:
     def set_up(self) -> None:
         begun = time.monotonic()
         with transaction(self.target, "settings") as connection:
-            statements = set_up_database(connection, self.platform.of)
-            self._note(connection, "settings", begun, {"statements": statements})
+            statements, left_out = set_up_database(connection, self.platform.of)
+            self._note(connection, "settings", begun, {"statements": statements, NOTED: as_facts(left_out)})
 
     def foreign_keys(self) -> list[str]:
         """Validate or add the foreign keys that are wanting; the names of those whose rows are not all there."""

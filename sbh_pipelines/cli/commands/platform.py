@@ -212,6 +212,8 @@ def _show_recovery(out: Any, report: "RecoveryReport") -> None:
         "what was in the way",
     )
     out.print(table(plural(len(report.tenants), "tenant"), columns, map(_line, report.tenants)))
+    if report.left_out:
+        out.print(table("Left out", ("what", "why"), [(one.what, one.why) for one in report.left_out]))
     for issue in report.issues:
         out.print(f"[{issue.code}] {issue.what} ({issue.on})", style="red", markup=False)
 

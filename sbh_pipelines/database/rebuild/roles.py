@@ -1,13 +1,17 @@
 """Roles, their memberships and settings, and what was granted on the database itself: put into another server.
 
 A role that is there already stays as it is, password included; one that is made has no password, and cannot log in with one
-until it is set.
+until it is set. Values of settings are data, whoever set them: any role may write what it likes into its own.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from string import ascii_lowercase, ascii_uppercase
 
+import psycopg2
+
+from sbh_pipelines.database.rebuild.left_out import LeftOut
 from sbh_pipelines.database.rebuild.shared import Fact
-from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.connection import Connection, translate, translated
 from sbh_pipelines.database.session.sql import ident, literal
 
 _ATTRIBUTES = {
@@ -18,22 +22,26 @@ _ATTRIBUTES = {
     "rolreplication": "REPLICATION",
     "rolbypassrls": "BYPASSRLS",
 }
-# Settings whose value is a list of quoted names, which must not be quoted once more (PostgreSQL's GUC_LIST_QUOTE).
-_LISTS = frozenset(
-    (
-        "local_preload_libraries",
-        "search_path",
-        "session_preload_libraries",
-        "shared_preload_libraries",
-        "temp_tablespaces",
-        "unix_socket_directories",
-    )
-)
+# Settings whose value is a list of names (PostgreSQL's GUC_LIST_QUOTE; extensions may not have any): whether names that are not
+# quoted in it are meant in lower case.
+_LISTS = {
+    "local_preload_libraries": False,
+    "search_path": True,
+    "session_preload_libraries": False,
+    "shared_preload_libraries": False,
+    "temp_tablespaces": True,
+    "unix_socket_directories": False,
+}
+_LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
+_SPACES = " \t\n\r\f\v"
 _OPTIONS_FROM = 160_000  # INHERIT and SET of a membership
 
 
-def make_roles(connection: Connection, facts: Callable[[str], Sequence[Fact]]) -> list[str]:
-    """Create the roles that are missing, with their settings, and grant the memberships that are missing; the roles made."""
+def make_roles(connection: Connection, facts: Callable[[str], Sequence[Fact]]) -> tuple[list[str], list[LeftOut]]:
+    """Create the roles that are missing, with their settings, and grant the memberships that are missing.
+
+    The roles made, and the settings that this server does not take.
+    """
     with translated("read the target's roles"):
         cursor = connection.cursor()
         cursor.execute("SELECT current_setting('server_version_num')::int")
@@ -53,32 +61,68 @@ def make_roles(connection: Connection, facts: Callable[[str], Sequence[Fact]]) -
         if pair not in members and known.issuperset(pair):
             statements.append((_membership(fact, version), fact["member"]))
             members.add(pair)
-    for fact in facts("setting"):
-        if fact["role"] in made and not fact["database"]:
-            statements.append((f"ALTER ROLE {ident(fact['role'])} SET {_assignment(fact)}", fact["role"]))
     for fact in facts("parameter_grant"):
         if fact["grantee"] in made:
             statements.append((_grant(fact, f"PARAMETER {_parameter(fact['parameter'])}"), fact["grantee"]))
     _all(connection, statements, "create a role")
-    return made
+    own = [fact for fact in facts("setting") if fact["role"] in made and not fact["database"]]
+    return made, _set_all(connection, [(f"ROLE {ident(fact['role'])}", fact) for fact in own])
 
 
-def set_up_database(connection: Connection, facts: Callable[[str], Sequence[Fact]]) -> int:
-    """Settings of the database and of roles in it, and the privileges on it; how many statements that took."""
-    with translated("read the target's name"):
-        cursor = connection.cursor()
-        cursor.execute("SELECT current_database()")
-        database = ident(cursor.fetchone()[0])
-    statements = []
+def set_up_database(connection: Connection, facts: Callable[[str], Sequence[Fact]]) -> tuple[int, list[LeftOut]]:
+    """Settings of the database and of roles in it, and the privileges on it.
+
+    How many statements that took, and the settings that this server does not take.
+    """
+    database = _own_name(connection)
+    settings = []
     for fact in facts("setting"):
         if fact["database"]:
             whose = f"ROLE {ident(fact['role'])} IN DATABASE {database}" if fact["role"] else f"DATABASE {database}"
-            statements.append((f"ALTER {whose} SET {_assignment(fact)}", fact["name"]))
+            settings.append((whose, fact))
+    statements = []
     if grants := facts("database_grant"):  # none: they were never changed
         statements.append((f"REVOKE ALL ON DATABASE {database} FROM PUBLIC", "PUBLIC"))
         statements += [(_grant(fact, f"DATABASE {database}"), fact["grantee"] or "PUBLIC") for fact in grants]
     _all(connection, statements, "set the database up")
-    return len(statements)
+    return len(settings) + len(statements), _set_all(connection, settings)
+
+
+def _own_name(connection: Connection) -> str:
+    with translated("read the target's name"):
+        cursor = connection.cursor()
+        cursor.execute("SELECT current_database()")
+        return ident(cursor.fetchone()[0])
+
+
+def set_search_path(connection: Connection, facts: Callable[[str], Sequence[Fact]]) -> list[LeftOut]:
+    """Give the database the search path that it had for all roles: rows' functions find their names by it."""
+    found = [f for f in facts("setting") if f["database"] and not f["role"] and f["name"].lower() == "search_path"]
+    return _set_all(connection, [(f"DATABASE {_own_name(connection)}", fact) for fact in found]) if found else []
+
+
+def _set_all(connection: Connection, settings: Sequence[tuple[str, Fact]]) -> list[LeftOut]:
+    """Set each for its owner, within a transaction; those that cannot be set here: of an extension or a release that is missing."""
+    left_out, cursor = list[LeftOut](), connection.cursor()
+    for whose, fact in settings:
+        named = f"{whose} SET {fact['name']}"
+        try:
+            statement = f"ALTER {whose} SET {_assignment(fact)}"
+        except ValueError as error:
+            left_out.append(LeftOut(named, str(error)))
+            continue
+        with translated("set a setting", named):
+            cursor.execute("SAVEPOINT sbh_setting")
+            try:
+                cursor.execute(statement)
+            except psycopg2.Error as error:
+                refused = translate(error, "set a setting", named)
+                if refused.transient:
+                    raise
+                cursor.execute("ROLLBACK TO SAVEPOINT sbh_setting")
+                left_out.append(LeftOut(named, refused.why))
+            cursor.execute("RELEASE SAVEPOINT sbh_setting")
+    return left_out
 
 
 def _all(connection: Connection, statements: Iterable[tuple[str, str]], what: str) -> None:
@@ -108,8 +152,52 @@ def _membership(fact: Fact, version: int) -> str:
 
 
 def _assignment(fact: Fact) -> str:
-    value = fact["value"] if fact["name"].lower() in _LISTS else literal(fact["value"])
-    return f"{_parameter(fact['name'])} TO {value}"
+    """`name TO value`. Raises ValueError for a list that is none."""
+    name, value = fact["name"], fact["value"]
+    lower = _LISTS.get(name.lower())
+    values = [value] if lower is None else list_elements(value, lower=lower) or [""]
+    return f"{_parameter(name)} TO {', '.join(map(literal, values))}"
+
+
+def list_elements(value: str, *, lower: bool) -> list[str]:
+    """The names in the value of a setting that is a list of names. Raises ValueError where it is none.
+
+    `lower`: those without quotes stand for their lower case.
+    """
+    found, at = list[str](), _skipped(value, 0)
+    while at < len(value):
+        if value[at] == '"':
+            name, at = _quoted(value, at + 1)
+        else:
+            end = next((n for n in range(at, len(value)) if value[n] in "," + _SPACES), len(value))
+            name, at = value[at:end], end
+            if not name:
+                raise ValueError("its value is no list of names")
+            name = name.translate(_LOWER) if lower else name
+        found.append(name)
+        at = _skipped(value, at)
+        if at < len(value):
+            at = _skipped(value, at + 1) if value[at] == "," else len(value) + 1
+            if at >= len(value):
+                raise ValueError("its value is no list of names")
+    return found
+
+
+def _quoted(value: str, at: int) -> tuple[str, int]:
+    """The name in quotes that begins at `at`, and where it ends."""
+    name = ""
+    while (end := value.find('"', at)) >= 0:
+        name += value[at:end]
+        if value[end + 1 : end + 2] != '"':
+            return name, end + 1
+        name, at = name + '"', end + 2
+    raise ValueError("its value is no list of names: a quote is open")
+
+
+def _skipped(value: str, at: int) -> int:
+    while at < len(value) and value[at] in _SPACES:
+        at += 1
+    return at
 
 
 def _parameter(name: str) -> str:

@@ -1,12 +1,13 @@
 """Throw-away databases, for drills: made empty, filled, looked at, dropped.
 
-A drill that is killed leaves its database behind; a later one drops it. The name says that it was a drill's, and when it
-began. Nothing is ever dropped that has another name, another owner, a session in it, or is younger than a day.
+A drill that is killed leaves its database behind, with a tenant's rows in it; the next one drops it. The name says that it was
+a drill's. Nothing is ever dropped that has another name, another owner, or a session in it: a drill at work holds one all the
+time.
 """
 
 import re
+import time
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
 from types import TracebackType
 
 import psycopg2
@@ -15,12 +16,14 @@ from psycopg2.extensions import make_dsn
 
 from sbh_pipelines.database.session.connection import Connection, connect, describe_dsn, translate, translated
 from sbh_pipelines.database.session.sql import ident, literal
-from sbh_pipelines.errors import PrivilegeMissing
+from sbh_pipelines.errors import PrivilegeMissing, SbhError, SourceError
 from sbh_pipelines.model import DrillId
 from sbh_pipelines.settings import DatabaseSettings, Settings
 
-LEFTOVER_AGE = timedelta(days=1)
-_NAME = re.compile(r"sbh_drill_(\d{8}_\d{6})_[0-9a-f]{6}")
+_NAME = re.compile(r"sbh_drill_\d{8}_\d{6}_[0-9a-f]{6}")
+_DROP_AGAIN_S = (0.5, 1, 2, 4, 8)  # a server that restarts, or a network that comes back
+# The server notices by itself, within a minute, that the machine of a drill is gone; set for sessions over TCP only.
+_NOTICED = "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3"
 _PROVIDERS = 150000
 _LOCALES = {"i": "icu ICU_LOCALE", "b": "builtin BUILTIN_LOCALE"}
 
@@ -56,6 +59,8 @@ class ThrowawayDatabase:
         self._server, self.name = server, name
         self.settings = server.model_copy(update={"dsn": make_dsn(server.dsn, dbname=name)})
         self._guard: Connection = connect(self.settings, "drill guard")
+        with translated("prepare the session"):
+            self._guard.cursor().execute(_NOTICED)
 
     @classmethod
     def create(cls, settings: Settings, drill_id: DrillId) -> "ThrowawayDatabase":
@@ -65,26 +70,21 @@ class ThrowawayDatabase:
             cursor = source.cursor()
             cursor.execute(_LIKE)
             like = cursor.fetchone()
-        connection = connect(server, "drill")
-        try:
+        with closing(connect(server, "drill")) as connection:
             options = _options(connection.server_version, *like)
-            connection.cursor().execute(f"CREATE DATABASE {ident(name)} TEMPLATE template0 {options}")
-        except InsufficientPrivilege:
-            raise PrivilegeMissing(
-                "A drill cannot create its throw-away database",
-                on=describe_dsn(server.dsn),
-                why="the role may not create databases",
-                remedy="ALTER ROLE … CREATEDB for the backup role, or let drill.dsn name another server",
-            ) from None
-        except psycopg2.Error as error:
-            raise translate(error, "create a throw-away database", name) from None
-        finally:
-            connection.close()
-        try:
-            return cls(server, name)
-        except BaseException:
-            _drop(server, name, force=True)
-            raise
+            for last in (False, True):
+                _create(connection, server, name, options)
+                try:
+                    return cls(server, name)
+                except SourceError:
+                    # Another drill may have taken it for a leftover: nobody was in it yet.
+                    if last or _exists(connection, name):
+                        _drop(server, name)
+                        raise
+                except BaseException:
+                    _drop(server, name)
+                    raise
+        raise AssertionError("unreachable")
 
     def __enter__(self) -> "ThrowawayDatabase":
         return self
@@ -92,33 +92,59 @@ class ThrowawayDatabase:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._guard.close()
         try:
-            _drop(self._server, self.name, force=True)
+            _drop_again(self._server, self.name)
         except Exception as second:
             if error is None:
                 raise
-            error.add_note(f"and its database is still there: {second}")
+            error.add_note(f"and its database is still there, until the next drill drops it: {second}")
 
 
-def drop_leftovers(server: DatabaseSettings, now: datetime) -> list[str]:
-    """Drop the databases of drills that were killed more than a day ago; their names."""
+def drop_leftovers(server: DatabaseSettings) -> list[str]:
+    """Drop the databases of drills that were killed or cut off; their names."""
     with closing(connect(server, "drill")) as connection, translated("look for leftovers of drills"):
         cursor = connection.cursor()
         cursor.execute(_LEFTOVERS)
         found = [str(name) for (name,) in cursor.fetchall()]
-    return [name for name in sorted(found) if _is_old(name, now) and _drop(server, name, force=False)]
+    return [name for name in sorted(found) if _NAME.fullmatch(name) and _drop(server, name, force=False)]
 
 
-def _is_old(name: str, now: datetime) -> bool:
-    if (parts := _NAME.fullmatch(name)) is None:
-        return False
+def _create(connection: Connection, server: DatabaseSettings, name: str, options: str) -> None:
     try:
-        begun = datetime.strptime(parts[1], "%Y%m%d_%H%M%S").replace(tzinfo=UTC)
-    except ValueError:
-        return False
-    return now - begun > LEFTOVER_AGE
+        cursor = connection.cursor()
+        cursor.execute("SET statement_timeout = 0")
+        cursor.execute(f"CREATE DATABASE {ident(name)} TEMPLATE template0 {options}")
+    except InsufficientPrivilege:
+        raise PrivilegeMissing(
+            "A drill cannot create its throw-away database",
+            on=describe_dsn(server.dsn),
+            why="the role may not create databases",
+            remedy="ALTER ROLE … CREATEDB for the backup role, or let drill.dsn name another server",
+        ) from None
+    except psycopg2.Error as error:
+        raise translate(error, "create a throw-away database", name) from None
 
 
-def _drop(server: DatabaseSettings, name: str, *, force: bool) -> bool:
+def _exists(connection: Connection, name: str) -> bool:
+    with translated("look for a throw-away database", name):
+        cursor = connection.cursor()
+        cursor.execute("SELECT EXISTS (SELECT FROM pg_database WHERE datname = %s)", (name,))
+        return bool(cursor.fetchone()[0])
+
+
+def _drop_again(server: DatabaseSettings, name: str) -> None:
+    """Drop it, also where the server is out of reach for a few seconds."""
+    for pause in _DROP_AGAIN_S:
+        try:
+            _drop(server, name)
+            return
+        except SbhError as error:
+            if not error.transient:
+                raise
+        time.sleep(pause)
+    _drop(server, name)
+
+
+def _drop(server: DatabaseSettings, name: str, *, force: bool = True) -> bool:
     """Drop a database; whether it is gone. Without `force`, one that has a session stays."""
     with closing(connect(server, "drill")) as connection, translated("drop a throw-away database", name):
         try:

@@ -21,7 +21,6 @@ from sbh_pipelines.backup.drill.records import DrillRecord, ScenarioResult
 from sbh_pipelines.backup.drill.scenarios import SCENARIOS
 from sbh_pipelines.backup.recover import recovery as rebuild
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.database.rebuild.throwaway import drill_server, drop_leftovers
 from sbh_pipelines.document import as_document
 from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.embedded.servers.stack import Stack
@@ -30,6 +29,7 @@ from sbh_pipelines.errors import (
     PrivilegeMissing,
     ProofFailed,
     RequestError,
+    SourceUnavailable,
     StoreUnavailable,
     UnknownBackup,
 )
@@ -38,6 +38,7 @@ from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.settings import Settings
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.support.databases import fresh_database
+from sbh_pipelines_tests.support.own_server import wait_for
 
 PROGRAMS = {"pg_dump": str(postgres.binaries() / "pg_dump"), "psql": str(postgres.binaries() / "psql")}
 ASSERTIONS = [
@@ -267,25 +268,50 @@ def _dies_while_proving(settings: str) -> None:
     service.drills.run(ACME, ADMIN, scenarios=DATABASE, progress=progress)
 
 
-def test_what_a_killed_drill_left_is_dropped_after_a_day_and_nothing_else(application: Application) -> None:
-    """A database of another name, a younger one, and one that somebody works in stay."""
+def test_what_a_killed_drill_left_is_dropped_by_the_next_one_and_nothing_else(application: Application) -> None:
+    """It holds a tenant's rows. A database of another name, and one that somebody works in, stay."""
     code = "import sys; from sbh_pipelines_tests.backup.drill.test_drill import _dies_while_proving as f; f(sys.stdin.read())"
     settings = drilling(application).settings.model_dump_json()
     ended = subprocess.run([sys.executable, "-c", code], input=settings, capture_output=True, text=True, timeout=60)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     (left,) = databases(application)
-    now = utc_now()
-    used, young = "sbh_drill_20200101_000000_abcdef", f"sbh_drill_{now + timedelta(hours=2):%Y%m%d_%H%M%S}_abcdef"
+    used, unused = "sbh_drill_20200101_000000_abcdef", f"sbh_drill_{utc_now():%Y%m%d_%H%M%S}_abcdef"
     strange = [f"sbh_drill_20200101_000000_{name}" for name in ("abcdef_2", "ABCDEF")]
-    others = {used, young, *strange}
-    manage(application, *(f'CREATE DATABASE "{name}"' for name in others))
+    others = {used, *strange}
+    manage(application, *(f'CREATE DATABASE "{name}"' for name in {*others, unused}))
     try:
         with closing(psycopg2.connect(make_dsn(server(application), dbname=used))):
-            assert drop_leftovers(drill_server(drilling(application).settings), now) == []
-            drilling(application, clock=lambda: now + timedelta(hours=25)).drills.run(ACME, ADMIN, scenarios=CONFIG)
+            wait_for(lambda: not _sessions(application, left), "the server to notice")
+            drilling(application).drills.run(ACME, ADMIN, scenarios=CONFIG)
         assert databases(application) == others
     finally:
-        manage(application, *(f'DROP DATABASE IF EXISTS "{name}"' for name in {left, *others}))
+        manage(application, *(f'DROP DATABASE IF EXISTS "{name}"' for name in {left, unused, *others}))
+
+
+def _sessions(application: Application, name: str) -> bool:
+    query = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = %s)"
+    return bool(application.database.ask(query, (name,))[0][0])
+
+
+def test_a_drill_whose_connections_are_cut_leaves_nothing_behind(
+    application: Application, service: BackupService
+) -> None:
+    """All of its sessions are ended in the middle; it says so, and its database is gone."""
+    before = len(service.drills.of(ACME, ADMIN))
+    with pytest.raises(SourceUnavailable):
+        _cut(service, application)
+    assert databases(application) == set()
+    assert len(service.drills.of(ACME, ADMIN)) == before
+
+
+def _cut(service: BackupService, application: Application) -> None:
+    def progress(notice: Progress) -> None:
+        if (notice.step, notice.subject) == ("recovery", "post_data"):
+            manage(
+                application, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'sbh_drill%'"
+            )
+
+    service.drills.run(ACME, ADMIN, scenarios=DATABASE, progress=progress)
 
 
 def test_two_drills_at_once_do_not_disturb_each_other(application: Application, service: BackupService) -> None:
@@ -348,3 +374,23 @@ def test_those_drilled_longest_ago_are_next(application: Application) -> None:
             service.drills.candidates(UserContext("one", ACME, Role.ADMIN))
     finally:
         application.database.run("DELETE FROM tenants WHERE id = 3")
+
+
+def test_the_newest_backup_is_drilled_into_the_newest_schema_after_a_restore(application: Application) -> None:
+    """The safety backup of a restore is newer, and makes no old one of it."""
+    service = application.service(
+        platform=PROGRAMS, drill={"dsn": server(application)}, restore={"safety_backup": True}
+    )
+    application.database.run("CREATE TABLE later (tenant_id int NOT NULL REFERENCES tenants, body text)")
+    try:
+        application.database.run("INSERT INTO later VALUES (1, 'x')")
+        service.create_backup(ACME, ADMIN)
+        service.platform.create(ADMIN)
+        application.database.run("UPDATE later SET body = 'y'")
+        service.restores.run("latest", ACME, ADMIN, confirm=True)
+        record = service.drills.run(ACME, ADMIN, scenarios=DATABASE)
+        assert (record.status, record.error) == ("passed", None)
+    finally:
+        application.database.run("DROP TABLE later")
+        service.create_backup(ACME, ADMIN)
+        service.platform.create(ADMIN)
