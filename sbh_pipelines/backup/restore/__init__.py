@@ -4,9 +4,7 @@ request                   what is asked for; every option, declared once
 plan                      what would be done, and every reason to refuse
 restore                   the steps in their order, in one transaction
 context                   what the steps share
-row_compare, row_groups   what differs is found and staged
-rows                      decided by mode, shown as samples, written
-row_proof                 read back before the commit
+rows                      compared, decided by mode, written, read back before the commit
 files                     compared, put back, removed
 safety_backup             the way back, made before anything is written
 hooks, events, status     maintenance; the audit trail; how far it is

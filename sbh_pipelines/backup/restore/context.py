@@ -32,6 +32,7 @@ class RestoreContext:
         request: what is to be restored, and how.
         notice: takes notices of progress.
         dry_run: nothing will be written.
+        names_others: whether a plan may say which other tenants hold keys of the backup's rows.
     """
 
     site: Site
@@ -45,6 +46,7 @@ class RestoreContext:
     request: RestoreRequest
     notice: Notice
     dry_run: bool
+    names_others: bool = False
 
 
 def describe_broken_keys(keys: Sequence[BrokenForeignKey]) -> str:

@@ -7,6 +7,8 @@ from sbh_pipelines.backup.restore.request import Scope
 from sbh_pipelines.database.merge.columns import SchemaDifference
 from sbh_pipelines.errors import RestoreConflict, SbhError
 
+_FEW = 3  # rows named in an error
+
 
 @dataclass(frozen=True, slots=True)
 class ColumnSample:
@@ -39,16 +41,38 @@ class RowSample:
 
 
 @dataclass(frozen=True, slots=True)
+class ConflictRow:
+    """One row that cannot come back, and the live one in its way.
+
+    Attributes:
+        key: of the backup's row: values of the primary key as text, by column.
+        held_by: the same of the live row; None where it is another tenant's, and the caller may not see those.
+        owner: whose the live row is: a tenant's slug, `this tenant`, `no tenant`, or `another tenant`.
+    """
+
+    key: Mapping[str, str | None]
+    held_by: Mapping[str, str | None] | None
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
 class Conflict:
     """Rows that cannot come back because of others that are there now.
 
     Attributes:
         reason: what they would break, such as `unique key projects_code_key`.
         rows: how many.
+        named: the first of them.
     """
 
     reason: str
     rows: int
+    named: tuple[ConflictRow, ...] = ()
+
+    @property
+    def owners(self) -> list[str]:
+        """Whose the live rows are, of those that are named."""
+        return list(dict.fromkeys(row.owner for row in self.named))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +88,8 @@ class TablePlan:
         update: rows that change.
         delete: rows that go.
         kept: live rows that differ from the backup's and stay, as the mode says.
+        of_no_tenant: live rows that are nobody's now and become this tenant's again, whose keys are in its backup; those
+            that differ from the backup's are among the rows to update.
         conflicts: rows that cannot come back.
         samples: rows of each kind of change, as many as were asked for.
     """
@@ -76,6 +102,7 @@ class TablePlan:
     update: int
     delete: int
     kept: int = 0
+    of_no_tenant: int = 0
     conflicts: tuple[Conflict, ...] = ()
     samples: tuple[RowSample, ...] = ()
 
@@ -194,7 +221,21 @@ def conflict_problem(tables: Sequence[TablePlan]) -> RestoreConflict | None:
     return RestoreConflict(
         "Rows of the backup cannot come back beside rows that are there now",
         on=", ".join(dict.fromkeys(table for table, _ in found)),
-        why="; ".join(f"{c.rows} of {table}: {c.reason}" for table, c in found[:5]),
-        remedy="change or remove the rows that hold these keys now, of this tenant or another; or leave these out: `--tables`,"
-        " `--rows`; `sbh restore diff` shows them",
+        why="; ".join(f"{c.rows} of {table}: {c.reason}{_held(c)}" for table, c in found[:5]),
+        remedy="change or remove the rows that hold these keys now; or leave these tables out with --all-but; `sbh restore diff`"
+        " names the rows",
     )
+
+
+def _held(conflict: Conflict) -> str:
+    """The first rows in the way: by whom they are held, and their keys."""
+    if not conflict.named:
+        return ""
+    keys = [key_text(row.key) for row in conflict.named[:_FEW] if row.key]
+    listed = f": {'; '.join(keys)}{', ...' if conflict.rows > len(keys) else ''}" if keys else ""
+    return f", held by rows of {', '.join(conflict.owners[:_FEW])}{listed}"
+
+
+def key_text(key: Mapping[str, str | None]) -> str:
+    """`id = 7, part = b`."""
+    return ", ".join(f"{name} = {'NULL' if value is None else value}" for name, value in key.items())

@@ -30,7 +30,7 @@ from sbh_pipelines.backup.restore.hooks import run_hooks
 from sbh_pipelines.backup.restore.plan import Estimate, FilePlan, RestorePlan, conflict_problem, nothing_to_do
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.restore.result import Proof, RestoreResult, RowsProven
-from sbh_pipelines.backup.restore.rows import RowRestore
+from sbh_pipelines.backup.restore.rows.row_restore import RowRestore
 from sbh_pipelines.backup.restore.safety_backup import SafetyBackup, safety_backup
 from sbh_pipelines.backup.restore.status import RestoreStatus
 from sbh_pipelines.backup.site.site import Site
@@ -93,9 +93,14 @@ def plan_restore(
     request: RestoreRequest,
     target: Target,
     progress: ProgressSink,
+    *,
+    names_others: bool = False,
 ) -> RestorePlan:
-    """What a restore would do; nothing is written. Raises CorruptObject, RequestError, RestoreRefused and the source's errors."""
-    job = _Restore(site, repository, tenant, backup_id, request, target, progress)
+    """What a restore would do; nothing is written. `names_others`: also which other tenants hold keys of its rows.
+
+    Raises CorruptObject, RequestError, RestoreRefused and the source's errors.
+    """
+    job = _Restore(site, repository, tenant, backup_id, request, target, progress, names_others=names_others)
     manifest = job.check()
     with restore_transaction(target.database) as connection:
         return job.compare(connection, manifest, foresee=True)
@@ -111,6 +116,8 @@ def restore_in_place(
     target: Target,
     progress: ProgressSink,
     undoes: RestoreId | None = None,
+    *,
+    names_others: bool = False,
 ) -> RestoreResult:
     """Make the chosen part of the tenant what it was at the backup.
 
@@ -125,7 +132,19 @@ def restore_in_place(
         held = leases.acquire_within(wait, store, prefix, owner, "restore", seconds, site.clock)
         stack.enter_context(leases.kept(held, seconds))
         status = RestoreStatus(site, repository, restore_id, backup_id, tenant, requested_by, owner, request, undoes)
-        job = _Restore(site, repository, tenant, backup_id, request, target, progress, status, held, requested_by)
+        job = _Restore(
+            site,
+            repository,
+            tenant,
+            backup_id,
+            request,
+            target,
+            progress,
+            status,
+            held,
+            requested_by,
+            names_others=names_others,
+        )
         status.step("check", 0)
         events = RestoreEvents(site, tenant, requested_by, restore_id, backup_id, request, target.name, undoes)
         try:
@@ -152,7 +171,10 @@ class _Restore:
         status: RestoreStatus | None = None,
         held: leases.Lease | None = None,
         requested_by: str = "",
+        *,
+        names_others: bool,
     ) -> None:
+        self.names_others = names_others
         self.site, self.repository, self.tenant, self.backup_id = site, repository, tenant, backup_id
         self.request, self.target = request, target
         self.status, self.held, self.progress, self.requested_by = status, held, progress, requested_by
@@ -255,6 +277,7 @@ class _Restore:
             self.request,
             self._step,
             dry_run=self.status is None,
+            names_others=self.names_others,
         )
         self.rows = RowRestore(context)
         # Another database has no files of its own: those in the bucket are the application's.

@@ -14,7 +14,7 @@ from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.backup.site.audit_trails import noted
 from sbh_pipelines.errors import NotConfirmed, RequestError, SbhError, UnknownBackup
 from sbh_pipelines.model import MergeMode, ProgressSink, RestoreId, Tenant, no_progress
-from sbh_pipelines.security.policy import UserContext
+from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 
 _WHOLE = RestoreRequest()
 
@@ -44,7 +44,8 @@ class Restores:
         tenant = self._gate.allowed(tenant_id, user_ctx, "restore.plan")
         with self._site.repository(tenant) as repository:
             wanted = resolve_backup(repository, backup_id)
-            plan = plan_restore(self._site, repository, tenant, wanted, request, target, progress)
+            names = user_ctx.tenant_id == ALL_TENANTS
+            plan = plan_restore(self._site, repository, tenant, wanted, request, target, progress, names_others=names)
         self._site.track(tenant, "restore.planned", user_ctx.user_id, plan_props(plan, request))
         return plan
 
@@ -77,7 +78,17 @@ class Restores:
             wanted = resolve_backup(repository, backup_id)
             subject = restore_subject(wanted, request, into_database)
             self._approvals.require(tenant, repository, user_ctx, subject, approval_id, break_glass)
-            return restore_in_place(self._site, repository, tenant, wanted, user_ctx.user_id, request, target, progress)
+            return restore_in_place(
+                self._site,
+                repository,
+                tenant,
+                wanted,
+                user_ctx.user_id,
+                request,
+                target,
+                progress,
+                names_others=user_ctx.tenant_id == ALL_TENANTS,
+            )
 
     def plan_undo(
         self, restore_id: str, tenant_id: str, user_ctx: UserContext, *, progress: ProgressSink = no_progress

@@ -43,6 +43,7 @@ def show_plan(out: Any, plan: "RestorePlan", next_command: str) -> None:
     if plan.conflicts:
         conflicts = [(name, reason, count(rows)) for name, reason, rows in plan.conflicts]
         out.print(table("Conflicts", ("table", "reason", ">rows"), conflicts))
+    _show_conflict_rows(out, plan)
     if plan.problems:
         out.print(f"A restore would refuse: {plural(len(plan.problems), 'problem')}", style="bold red")
         for problem in plan.problems:
@@ -55,16 +56,19 @@ def show_plan(out: Any, plan: "RestorePlan", next_command: str) -> None:
 
 def _plan_tables(tables: "Sequence[TablePlan]") -> Any:
     columns = ("table", ">rows in backup", ">groups that match", ">insert", ">update", ">delete", ">kept")
+    found = any(t.of_no_tenant for t in tables)
+    shown = (*columns, ">of no tenant now") if found else columns
     rows = (
         (
             t.table,
             count(t.rows_in_backup),
             f"{count(t.groups_matching)} of {count(t.groups)}",
             *map(count, (t.insert, t.update, t.delete, t.kept)),
+            *((count(t.of_no_tenant),) if found else ()),
         )
         for t in tables
     )
-    return table("Tables", columns, rows)
+    return table("Tables", shown, rows)
 
 
 def _plan_files(files: "FilePlan") -> Any:
@@ -84,6 +88,23 @@ def schema_table(differences: "Sequence[SchemaDifference]") -> Any:
 
     columns = ("table", "column", "change", "then", "now", "what a restore does")
     return table("Schema differences", columns, map(row, differences))
+
+
+def _show_conflict_rows(out: Any, plan: "RestorePlan") -> None:
+    for t in plan.tables:
+        rows = [
+            (
+                conflict.reason,
+                _key(row.key),
+                row.owner,
+                "" if row.held_by in (None, row.key) else _key(row.held_by or {}),
+            )
+            for conflict in t.conflicts
+            for row in conflict.named
+        ]
+        if rows:
+            columns = ("reason", "key in the backup", "held by a row of", "with the key")
+            out.print(table(f"Rows of {t.table} that are in the way", columns, rows))
 
 
 def _show_samples(out: Any, plan: "RestorePlan") -> None:

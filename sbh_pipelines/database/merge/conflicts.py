@@ -7,6 +7,7 @@ the whole table.
 
 from dataclasses import dataclass
 
+from sbh_pipelines.database.merge.claims import MOST_NAMED, HeldKey, owners_of
 from sbh_pipelines.database.merge.merge import TableMerge
 from sbh_pipelines.database.schema.catalog import Table, UniqueKey
 from sbh_pipelines.database.schema.tenancy import MappedTable
@@ -14,8 +15,23 @@ from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.database.session.sql import from_only, ident
 
 
-def foreseen(connection: Connection, merge: TableMerge) -> list[tuple[str, int]]:
-    """(constraint, rows of `todo` in conflict with one that stays, or with each other). Needs `decide`; nothing is written."""
+@dataclass(frozen=True, slots=True)
+class Collision:
+    """Rows that cannot be written because of a unique key.
+
+    Attributes:
+        constraint: its name.
+        rows: how many there are.
+        named: the first of those that are in conflict with a live row which stays.
+    """
+
+    constraint: str
+    rows: int
+    named: tuple[HeldKey, ...]
+
+
+def foreseen(connection: Connection, merge: TableMerge) -> list[Collision]:
+    """Rows of `todo` in conflict with one that stays, or with each other. Needs `decide`; nothing is written."""
     table, staging = merge.table.table, merge.staging
     if not (merge.changes.inserted or merge.changes.updated):
         return []
@@ -25,7 +41,8 @@ def foreseen(connection: Connection, merge: TableMerge) -> list[tuple[str, int]]
             continue  # over a generated column, which staged rows lack: the server itself will tell
         elements = _elements(key)
         where = f" WHERE {key.predicate}" if key.predicate else ""
-        todo = f"(SELECT {elements} FROM {staging.named(merge.todo, 'n')}{where})"
+        own_key = "".join(f", n.{ident(name)} AS sbh_k{nth}" for nth, name in enumerate(_key(merge)))
+        todo = f"(SELECT {elements}{own_key} FROM {staging.named(merge.todo, 'n')}{where})"
         others = (
             f"(SELECT n.*, n.tableoid AS sbh_part, n.ctid AS sbh_place, {elements} FROM {from_only(table)} n{where})"
         )
@@ -43,6 +60,8 @@ def foreseen(connection: Connection, merge: TableMerge) -> list[tuple[str, int]]
                 f"SELECT count(*) FROM {todo} a WHERE EXISTS (SELECT FROM {others} l WHERE {both(key, 'a', 'l')} AND {stays})"
             )
             rows = cursor.fetchone()[0]
+            pairs = f"{todo} a JOIN {others} l ON {both(key, 'a', 'l')} AND {stays}"
+            named = _named(merge, pairs) if rows else ()
             if all(operator.endswith(".=)") for operator in key.operators):
                 # A key that was not there when the rows were backed up. Other operators would compare each row with each.
                 cursor.execute(
@@ -52,8 +71,27 @@ def foreseen(connection: Connection, merge: TableMerge) -> list[tuple[str, int]]
                 )
                 rows = max(rows, cursor.fetchone()[0])
             if rows:
-                found.append((key.name, rows))
+                found.append(Collision(key.name, rows, named))
     return found
+
+
+def _key(merge: TableMerge) -> tuple[str, ...]:
+    return merge.table.table.primary_key if merge.staging.keyed else ()
+
+
+def _named(merge: TableMerge, pairs: str) -> tuple[HeldKey, ...]:
+    """The first of the rows that are in conflict, and whose the live ones are."""
+    keys = _key(merge)
+    mine = [f"h.sbh_k{nth}" for nth in range(len(keys))]
+    theirs = [f"h.sbh_l{nth}" for nth in range(len(keys))]
+    listed = "".join(f", a.sbh_k{nth} AS sbh_k{nth}, l.{ident(key)} AS sbh_l{nth}" for nth, key in enumerate(keys))
+    rows = f"(SELECT l.sbh_part, l.sbh_place{listed} FROM {pairs} LIMIT {MOST_NAMED})"
+    found = owners_of(merge.staging, rows, [*mine, *theirs], "h.sbh_part", "h.sbh_place")
+    named = []
+    for *values, owner in found:
+        key, holder = (dict(zip(keys, v, strict=True)) for v in (values[: len(keys)], values[len(keys) :]))
+        named.append(HeldKey(key, holder, owner))
+    return tuple(named)
 
 
 def deferred(connection: Connection, table: MappedTable, tenant_key: str) -> list[tuple[str, int]]:

@@ -100,7 +100,8 @@ class TableMerge:
             # One comparison of all rows; the rows themselves are copied only where some are the same.
             cursor.execute(
                 f"CREATE TEMP TABLE {self._verdict} ON COMMIT DROP AS"
-                f" SELECT w.ctid AS wanted, h.ctid AS had, h.ctid IS NOT NULL AND {self._later('w', 'h')} AS later"
+                f" SELECT w.ctid AS wanted, h.ctid AS had, h.ctid IS NOT NULL AND ({self._later('w', 'h')}"
+                f" OR h.nobodys AND {self._unlinked('w', 'h')}) AS later"
                 f" FROM {s.want} w LEFT JOIN {s.have} h ON {s.same_key('w', 'h')}"
                 f" WHERE h.ctid IS NULL OR NOT {s.same('w', 'h')}"
             )
@@ -126,7 +127,7 @@ class TableMerge:
         replaced = f"EXISTS (SELECT FROM {self._verdict} v WHERE v.had = h.ctid AND v.later)" if later else "false"
         self._make_as("gone", f"SELECT h.* FROM {s.have} h WHERE {replaced}")
         if self._rules.by_time and self._newest is None:
-            self.undecided = changed
+            self.undecided = changed - later
         return TableChanges(missing, later, 0, changed - later)
 
     @property
@@ -142,6 +143,11 @@ class TableMerge:
         column = self.staging.columns[self._newest]
         mine, theirs = f"{want}.{column}", f"{have}.{column}"
         return f"coalesce({mine} > {theirs}, {theirs} IS NULL AND {mine} IS NOT NULL)"
+
+    def _unlinked(self, want: str, have: str) -> str:
+        """The condition under which a row of nobody lacks what makes it the tenant's: the tenant has lost it, whatever the mode."""
+        columns = [f for c in self.table.linking_columns if (f := self.staging.columns.get(c)) is not None]
+        return f"({' OR '.join(f'{want}.{c} IS DISTINCT FROM {have}.{c}' for c in columns) or 'false'})"
 
     def _decide_keyless(self) -> TableChanges:
         # Without a key rows are a multiset: the nth of equal texts here matches the nth of equal texts there.
@@ -178,6 +184,15 @@ class TableMerge:
         return rows
 
     # writing
+
+    def hold_claims(self) -> None:
+        """Lock the rows that were nobody's. Raises SourceConflict where one was changed since the restore's snapshot."""
+        if self.staging.claimed and self.staging.keyed:
+            with translated("hold rows of no tenant", self.table.full_name):
+                self._cursor.execute(
+                    f"SELECT count(*) FROM (SELECT FROM {from_only(self.table.table)} AS t JOIN {self.staging.claims} h"
+                    f" ON {self.staging.key_of_live('t', 'h')} FOR UPDATE OF t) held"
+                )
 
     def delete(self) -> None:
         """Delete the live rows that are not to stay as they are. Parents must still be there."""

@@ -55,6 +55,7 @@ class Staging:
         self.number = number
         self.columns = {c: f"c{nth}" for nth, c in enumerate(self.table.captured_columns, 1)}
         self.wanted = self.had = 0  # rows, once `finish` was called
+        self.claimed = 0  # of `had`, rows that were nobody's: see claims.py
         self.places = False  # whether `have` says where the live rows are
         types = {c.name: c.type for c in self.table.table.columns}
         self._one_image = all(_PLAIN.fullmatch(types[name]) for name in self.columns)
@@ -67,7 +68,7 @@ class Staging:
                     f"CREATE TEMP TABLE {name} ({', '.join(self.columns.values())}) ON COMMIT DROP AS"
                     f" SELECT {live} FROM {sql_name(self.table.table)} WITH NO DATA"
                 )
-            cursor.execute(f"ALTER TABLE {self.have} ADD place tid")
+            cursor.execute(f"ALTER TABLE {self.have} ADD place tid, ADD nobodys boolean NOT NULL DEFAULT false")
             if self._raw:
                 fields = ", ".join(f"c{nth} text" for nth in range(1, len(mapping.header.columns) + 1))
                 cursor.execute(f"CREATE TEMP TABLE {self._raw} ({fields}) ON COMMIT DROP")
@@ -154,8 +155,10 @@ class Staging:
                 self._raw = ""
             for name in (self.want, self.have):
                 self.analyze(cursor, name)
-            cursor.execute(f"SELECT (SELECT count(*) FROM {self.want}), (SELECT count(*) FROM {self.have})")
-            self.wanted, self.had = cursor.fetchone()
+            cursor.execute(
+                f"SELECT (SELECT count(*) FROM {self.want}), count(*), count(*) FILTER (WHERE nobodys) FROM {self.have}"
+            )
+            self.wanted, self.had, self.claimed = cursor.fetchone()
 
     def _same_key_raw(self) -> str:
         """The live row with the key of a raw one; nothing for tables without a key."""
@@ -174,6 +177,11 @@ class Staging:
             )
 
     # pieces of SQL over the staged rows
+
+    @property
+    def claims(self) -> str:
+        """A FROM item of the live rows that were nobody's."""
+        return f"(SELECT * FROM {self.have} WHERE nobodys)"
 
     @property
     def keyed(self) -> bool:

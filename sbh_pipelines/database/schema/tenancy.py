@@ -4,6 +4,7 @@ Every table of the mapped schemas gets a status. A table that is neither owned, 
 stops every backup with an error that names it: nothing is ever silently left out.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -110,6 +111,16 @@ class MappedTable:
         aliases = ["t", *(f"p{n}" for n in range(1, self.depth + 1))]
         joins = [hop.sql(child, parent) for hop, child, parent in zip(self.hops, aliases, aliases[1:], strict=False)]
         return f"NOT EXISTS (SELECT FROM (SELECT) AS way {' '.join(joins)} WHERE {self.tenant} IS NOT NULL)"
+
+    @property
+    def linking_columns(self) -> tuple[str, ...]:
+        """The table's own columns that say whose a row is."""
+        if not self.hops:
+            return (self.tenant_column.name,)
+        hop = self.hops[0]
+        if hop.join is None:
+            return hop.columns
+        return tuple(c.name for c in self.table.columns if re.search(rf"(?<!\w){re.escape(c.name)}(?!\w)", hop.join))
 
     @property
     def own_source(self) -> str:

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from sbh_pipelines.backup.contents.manifest import WITH_TABLES
 from sbh_pipelines.backup.contents.manifests import read_component, read_manifest
 from sbh_pipelines.backup.contents.stored_table import read_table
-from sbh_pipelines.backup.restore import row_compare as compare
 from sbh_pipelines.backup.restore.context import RestoreContext
 from sbh_pipelines.backup.restore.request import RestoreRequest
-from sbh_pipelines.backup.restore.row_compare import TableComparer
+from sbh_pipelines.backup.restore.rows import compare
+from sbh_pipelines.backup.restore.rows.compare import TableComparer
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.merge.mapping import map_tables

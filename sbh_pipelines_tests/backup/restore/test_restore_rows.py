@@ -280,7 +280,7 @@ def test_a_row_that_moved_to_another_tenant(scene: Callable[..., Scene], databas
     )
     made.back_up()
     database.run("UPDATE t SET tenant_id = 2 WHERE id = 2")
-    assert "of this tenant or another" in made.refused(RestoreRefused)
+    assert "held by rows of bolt: id = 2" in made.refused(RestoreRefused)
 
 
 def test_a_child_that_moved_to_a_parent_of_another_tenant(scene: Callable[..., Scene], database: Database) -> None:

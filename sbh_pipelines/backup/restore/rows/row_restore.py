@@ -7,12 +7,12 @@ from sbh_pipelines.backup.contents.manifests import read_component, read_tables
 from sbh_pipelines.backup.contents.stored_table import read_table
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.restore.context import RestoreContext, describe_broken_keys, remedy_for_broken_keys
-from sbh_pipelines.backup.restore.plan import ColumnSample, Conflict, RowSample, TablePlan
-from sbh_pipelines.backup.restore.request import RestoreRequest
+from sbh_pipelines.backup.restore.plan import TablePlan
 from sbh_pipelines.backup.restore.result import RowsProven, TableResult
-from sbh_pipelines.backup.restore.row_compare import TableComparer, TableComparison
-from sbh_pipelines.backup.restore.row_proof import RowProof
-from sbh_pipelines.database.merge import conflicts
+from sbh_pipelines.backup.restore.rows.compare import TableComparer, TableComparison
+from sbh_pipelines.backup.restore.rows.conflicts import find_conflicts
+from sbh_pipelines.backup.restore.rows.proof import RowProof
+from sbh_pipelines.backup.restore.rows.samples import row_samples
 from sbh_pipelines.database.merge.closure import Closure, involved, named_root, no_such_table
 from sbh_pipelines.database.merge.conflicts import foreseen_violations
 from sbh_pipelines.database.merge.foreign_keys import foreseen_breaks
@@ -20,8 +20,7 @@ from sbh_pipelines.database.merge.mapping import SchemaDifference, TableMapping,
 from sbh_pipelines.database.merge.merge import TableChanges, TableMerge, hold_tenant
 from sbh_pipelines.database.merge.modes import RULES
 from sbh_pipelines.database.merge.row_choice import parse_rows
-from sbh_pipelines.database.schema.tenancy import MappedTable
-from sbh_pipelines.database.session.connection import Connection, connect, translated
+from sbh_pipelines.database.session.connection import connect
 from sbh_pipelines.errors import (
     RequestError,
     RestoreConflict,
@@ -30,7 +29,6 @@ from sbh_pipelines.errors import (
     SchemaMismatch,
 )
 from sbh_pipelines.repository.format import CONFIG
-from sbh_pipelines.settings import RestoreSettings
 
 
 class RowRestore:
@@ -148,14 +146,20 @@ class RowRestore:
         facts = (compared.table.full_name, summary.rows, summary.groups, compared.matching)
         if merge is None:
             return TablePlan(*facts, 0, 0, 0)
-        known = conflicts.foreseen(self._context.connection, merge) if foresee else []
-        found = [Conflict(f"unique key {name}", rows) for name, rows in known]
+        found = find_conflicts(self._context, compared, merge, foresee=foresee)
         samples = row_samples(
             self._context.connection, merge, self._context.request, self._context.site.settings.restore
         )
         changes = merge.changes
         return TablePlan(
-            *facts, changes.inserted, changes.updated, changes.deleted, changes.kept, tuple(found), samples
+            *facts,
+            changes.inserted,
+            changes.updated,
+            changes.deleted,
+            changes.kept,
+            merge.staging.claimed,
+            found,
+            samples,
         )
 
     def problems(self, *, foresee: bool) -> list[SbhError]:
@@ -234,6 +238,8 @@ class RowRestore:
         hold_tenant(self._context.connection, self._context.tenancy, self._context.tenant.key)
         merges = list(self.merges.values())
         self._context.notice("merge", 0, len(merges))
+        for merge in merges:
+            merge.hold_claims()
         for merge in reversed(merges):  # children first: an inherited row is found by its parent
             merge.delete()
         try:
@@ -265,90 +271,3 @@ class RowRestore:
         changes = merge.changes if merge else TableChanges(0, 0, 0)
         facts = (compared.table.full_name, summary.rows, summary.groups, compared.matching)
         return TableResult(*facts, changes.inserted, changes.updated, changes.deleted, changes.kept)
-
-
-MASKED = "***"
-
-
-_LONGEST = 200  # characters of a value
-
-
-def row_samples(
-    connection: Connection, merge: TableMerge, request: RestoreRequest, settings: RestoreSettings
-) -> tuple[RowSample, ...]:
-    """Up to `request.samples` rows of each kind of change; values of columns declared sensitive are masked."""
-    limit, s = request.samples, merge.staging
-    if not limit:
-        return ()
-    masked = set() if request.show_sensitive else sensitive_columns(merge.table, settings)
-    names = list(s.columns)
-    keys = [names.index(k) for k in merge.table.table.primary_key]
-    pair = f"{s.want} w JOIN {s.have} h ON {s.same_key('w', 'h')}" if s.keyed else ""
-    chosen = merge.changes
-    queries: list[tuple[str, str | None, str | None, str, int]] = [
-        ("insert", None, "w", _without(merge, "todo", "w", s.have, "h"), chosen.inserted),
-        ("delete", "h", None, _without(merge, "gone", "h", s.want, "w"), chosen.deleted),
-    ]
-    if s.keyed:
-        written = f"EXISTS (SELECT FROM {merge.todo} x WHERE {s.same_key('x', 'w')})"
-        queries += [
-            ("update", "h", "w", f"{pair} WHERE {written} AND NOT {s.same('w', 'h')}", chosen.updated),
-            ("kept", "h", "w", f"{pair} WHERE NOT {written} AND NOT {s.same('w', 'h')}", chosen.kept),
-        ]
-    found = []
-    for change, before, after, rows, count in queries:
-        if not count or not rows:
-            continue
-        columns = [
-            f"{f'left({side}.{c}::text, {_LONGEST})' if side else 'NULL'}"
-            for side in (before, after)
-            for c in s.columns.values()
-        ]
-        with translated("read samples", merge.table.full_name):
-            cursor = connection.cursor()
-            cursor.execute(f"SELECT {', '.join(columns)} FROM {rows} LIMIT {limit}")
-            for row in cursor.fetchall():
-                old, new = row[: len(names)], row[len(names) :]
-                found.append(_sample(change, names, keys, masked, old, new, both=bool(before and after)))
-    return tuple(found)
-
-
-def _without(merge: TableMerge, which: str, alias: str, other: str, other_alias: str) -> str:
-    s = merge.staging
-    rows = merge.todo if which == "todo" else merge.gone
-    if not s.keyed:
-        return f"{rows} {alias}" if which == "todo" else ""  # of deleted rows only their text is known
-    return f"{rows} {alias} WHERE NOT EXISTS (SELECT FROM {other} {other_alias} WHERE {s.same_key(alias, other_alias)})"
-
-
-def _sample(
-    change: str,
-    names: list[str],
-    keys: list[int],
-    masked: set[str],
-    old: tuple[str | None, ...],
-    new: tuple[str | None, ...],
-    *,
-    both: bool,
-) -> RowSample:
-    def shown(name: str, value: str | None) -> str | None:
-        return MASKED if name in masked and value is not None else value
-
-    known = new if change == "insert" else old
-    key = {names[at]: shown(names[at], known[at]) for at in keys}
-    columns = [
-        ColumnSample(name, shown(name, before), shown(name, after))
-        for name, before, after in zip(names, old, new, strict=True)
-        if not both or before != after
-    ]
-    return RowSample(change, key, columns)
-
-
-def sensitive_columns(table: MappedTable, settings: RestoreSettings) -> set[str]:
-    """The columns of the table that `restore.sensitive` names, as `column`, `table.column` or `schema.table.column`."""
-    found = set()
-    for declared in settings.sensitive:
-        owner, _, column = declared.rpartition(".")
-        if owner in ("", table.table.name, table.full_name):
-            found.add(column)
-    return found

@@ -16,8 +16,9 @@ from sbh_pipelines.backup.contents.stored_table import Group, StoredTable, read_
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.create.parent import incomparable
 from sbh_pipelines.backup.restore.context import RestoreContext
-from sbh_pipelines.backup.restore.row_groups import ChunkSet, LiveGroups, SortedGroups
+from sbh_pipelines.backup.restore.rows.groups import ChunkSet, LiveGroups, SortedGroups
 from sbh_pipelines.database.capture.capture import copy_table
+from sbh_pipelines.database.merge.claims import NONE_HELD, Held, claim_rows
 from sbh_pipelines.database.merge.mapping import TableMapping
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.database.merge.untouched import Census, census, find_touched, untouched_rows
@@ -43,6 +44,7 @@ class TableComparison:
     groups: list[Group] | None = None  # of a layered table, as sorting its rows gave them
     by_groups: bool = False  # the table can be proven group by group
     keys: "LiveKeys | None" = None  # where compared by changes
+    held: Held = NONE_HELD  # keys of rows of the backup that other tenants have now
 
     @property
     def table(self) -> MappedTable:
@@ -72,7 +74,18 @@ class TableComparer:
     def compare(
         self, mapping: TableMapping, summary: TableSummary, number: int, *, everything: bool
     ) -> TableComparison:
-        """`everything` stages all rows of both sides, equal or not: for those who choose among them."""
+        """`everything` stages all rows of both sides, equal or not: for those who choose among them.
+
+        Live rows of nobody that have the key of a row of the backup are staged as the tenant's.
+        """
+        compared = self._compared(mapping, summary, number, everything=everything)
+        if compared.staging is not None:
+            compared.held = claim_rows(compared.staging)
+        return compared
+
+    def _compared(
+        self, mapping: TableMapping, summary: TableSummary, number: int, *, everything: bool
+    ) -> TableComparison:
         stored = read_table(self._repository, summary)
         if everything or not mapping.same:
             return self._all(mapping, summary, stored, number)

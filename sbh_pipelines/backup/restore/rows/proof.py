@@ -8,8 +8,8 @@ from contextlib import closing
 from sbh_pipelines.backup.contents.stored_table import Group, read_table
 from sbh_pipelines.backup.restore.context import RestoreContext, describe_broken_keys, remedy_for_broken_keys
 from sbh_pipelines.backup.restore.result import RowsProven
-from sbh_pipelines.backup.restore.row_compare import TableComparison
-from sbh_pipelines.backup.restore.row_groups import GroupProof
+from sbh_pipelines.backup.restore.rows.compare import TableComparison
+from sbh_pipelines.backup.restore.rows.groups import GroupProof
 from sbh_pipelines.database.capture.capture import copy_table
 from sbh_pipelines.database.merge import conflicts
 from sbh_pipelines.database.merge.foreign_keys import check_foreign_keys, keep_parents, late_children
@@ -98,22 +98,21 @@ class RowProof:
         return merge.changes.inserted + merge.changes.updated
 
     def _all_keys(self, compared: TableComparison, merge: TableMerge) -> bool:
-        """Whether what was there, less what went, plus what came, has the backup's number of rows, and its keys.
+        """Whether what was there or was claimed, less what went, plus what came, has the backup's number of rows, and its keys.
 
         That just this went and came is what the server counted (`_prove_nothing_else`).
         """
         changes, keys = merge.changes, compared.keys
-        if compared.census.rows + changes.inserted - changes.deleted != compared.summary.rows:
+        claimed = merge.staging.claimed
+        if compared.census.rows + claimed + changes.inserted - changes.deleted != compared.summary.rows:
             return False
         if keys is None:
             return True
-        came, went = (
-            hash_of_keys(self._context.connection, merge.staging, rows, keys.code, keys.seed)
-            if merge.changes.any
-            else 0
-            for rows in (merge.todo, merge.gone)
-        )
-        return keys.live ^ came ^ went == keys.backup
+        changed = (merge.todo, merge.gone) if merge.changes.any else ()
+        hashes = keys.live
+        for rows in (*changed, *((merge.staging.claims,) if claimed else ())):
+            hashes ^= hash_of_keys(self._context.connection, merge.staging, rows, keys.code, keys.seed)
+        return hashes == keys.backup
 
     def _prove_nothing_else(self) -> None:
         """The server's own counts of what this transaction wrote must be what was decided, and of no other table."""

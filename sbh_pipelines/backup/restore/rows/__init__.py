@@ -1,0 +1,7 @@
+"""The rows of a restore, all in its one transaction: compared -> decided -> written -> read back.
+
+row_restore          which tables; the steps in their order
+compare, groups      what differs is found and staged
+conflicts, samples   rows that cannot come back, and some of what would change, as the plan shows them
+proof                read back before the commit
+"""

@@ -1,0 +1,128 @@
+"""Live rows that hold the keys of the backup's rows, and are not the tenant's now.
+
+A parent that goes leaves rows behind: ON DELETE SET NULL takes away what linked them, and a declared condition finds no parent
+any more. Such a row is nobody's, so that looking for the tenant's rows does not find it; but its key is in the tenant's backup,
+which says whose it was. It is claimed: staged among the live rows, and compared and written as if it were the tenant's.
+
+A row that another tenant has by now is that tenant's. It stays, and is in conflict with the backup's.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sbh_pipelines.database.merge.staging import Staging
+from sbh_pipelines.database.session.connection import translated
+from sbh_pipelines.database.session.sql import ident
+
+MOST_NAMED = 20  # rows of one table that are named
+
+
+@dataclass(frozen=True, slots=True)
+class HeldKey:
+    """One row of the backup, and the live row in its way.
+
+    Attributes:
+        key: of the backup's row: values of the primary key as text, by column.
+        holder: the same of the live row.
+        owner: key of the tenant that the live row belongs to; None: nobody's.
+    """
+
+    key: Mapping[str, str | None]
+    holder: Mapping[str, str | None]
+    owner: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Rows of the backup whose keys are another tenant's now.
+
+    Attributes:
+        rows: how many.
+        named: the first of them.
+    """
+
+    rows: int
+    named: tuple[HeldKey, ...]
+
+
+NONE_HELD = Held(0, ())
+
+
+def claim_rows(staging: Staging) -> Held:
+    """Stage the rows of nobody that have the key of a wanted row, for tables without a key its whole text; what others hold.
+
+    Needs the staging to be finished, with all live rows of the tenant that have a wanted row's key.
+    """
+    if not staging.wanted:
+        return NONE_HELD
+    if not staging.keyed:
+        if not staging.table.always_belongs:
+            _claim_texts(staging)
+        return NONE_HELD
+    held = f"pg_temp.sbh_held_{staging.number}"
+    live = ", ".join(f"t.{ident(name)} AS {staged}" for name, staged in staging.columns.items())
+    place = "t.ctid" if staging.table.table.kind == "r" else "NULL::tid"
+    nobodys = "false" if staging.table.always_belongs else staging.table.belongs_to_nobody
+    with translated("look for rows of no tenant", staging.table.full_name):
+        cursor = staging.connection.cursor()
+        cursor.execute(
+            f"CREATE TEMP TABLE {held} ON COMMIT DROP AS"
+            f" SELECT {live}, {place} AS place, {nobodys} AS nobodys, t.tableoid AS part, t.ctid AS lies"
+            f" FROM {staging.want} w JOIN {staging.table.own_source} ON {staging.key_of_live('t', 'w')}"
+            f" WHERE NOT EXISTS (SELECT FROM {staging.have} h WHERE {staging.same_key('w', 'h')})"
+        )
+        if not cursor.rowcount:
+            return NONE_HELD
+        columns = ", ".join(staging.columns.values())
+        cursor.execute(
+            f"INSERT INTO {staging.have} ({columns}, place, nobodys)"
+            f" SELECT {columns}, place, true FROM {held} WHERE nobodys"
+        )
+        if cursor.rowcount:
+            staging.finish()
+        cursor.execute(f"SELECT count(*) FROM {held} WHERE NOT nobodys")
+        others = cursor.fetchone()[0]
+    return Held(others, _named(staging, held)) if others else NONE_HELD
+
+
+def _named(staging: Staging, held: str) -> tuple[HeldKey, ...]:
+    keys = staging.table.table.primary_key
+    rows = f"(SELECT * FROM {held} WHERE NOT nobodys LIMIT {MOST_NAMED})"
+    found = owners_of(staging, rows, [f"h.{staging.columns[key]}" for key in keys], "h.part", "h.lies")
+    return tuple(HeldKey(key := dict(zip(keys, values, strict=True)), key, owner) for *values, owner in found)
+
+
+def owners_of(
+    staging: Staging, rows: str, values: Sequence[str], part: str, place: str
+) -> list[tuple[str | None, ...]]:
+    """Some expressions over `rows` AS h as text, and whose the live row is that lies at `part` and `place` of h; None: nobody's."""
+    table = staging.table
+    with translated("look whose rows they are", table.full_name):
+        cursor = staging.connection.cursor()
+        cursor.execute(
+            f"SELECT {', '.join(f'{value}::text' for value in values)}, o.owner FROM {rows} h LEFT JOIN LATERAL"
+            f" (SELECT {table.tenant}::text AS owner FROM {table.source} WHERE t.tableoid = {part} AND t.ctid = {place})"
+            " AS o ON true"
+        )
+        found: list[tuple[str | None, ...]] = cursor.fetchall()
+    return found
+
+
+def _claim_texts(staging: Staging) -> None:
+    """Of rows without a key equal ones stand for each other: as many as the tenant lacks are claimed."""
+    text, staged = f"{staging.live_record('t')}::text", ", ".join(staging.columns.values())
+    live = ", ".join(f"t.{ident(name)} AS {c}" for name, c in staging.columns.items())
+    lacking = (
+        f"SELECT sbh_text, sum(n) AS lacking FROM"
+        f" (SELECT {staging.record('w')}::text AS sbh_text, 1 AS n FROM {staging.want} w"
+        f" UNION ALL SELECT {staging.record('h')}::text, -1 FROM {staging.have} h) both_sides GROUP BY 1 HAVING sum(n) > 0"
+    )
+    with translated("look for rows of no tenant", staging.table.full_name):
+        cursor = staging.connection.cursor()
+        cursor.execute(
+            f"INSERT INTO {staging.have} ({staged}, nobodys) SELECT {staged}, true FROM (SELECT {live}, {text} AS sbh_text,"
+            f" row_number() OVER (PARTITION BY {text}) AS sbh_n FROM {staging.table.own_source}"
+            f" WHERE {staging.table.belongs_to_nobody}) l JOIN ({lacking}) k USING (sbh_text) WHERE l.sbh_n <= k.lacking"
+        )
+        if cursor.rowcount:
+            staging.finish()
