@@ -25,7 +25,8 @@
     │   ├── PrivilegeMissing   SBH-302
     │   ├── SourceConflict     SBH-303  (transient) concurrent writes, locks, deadlocks
     │   ├── SourceChanged      SBH-304  a file kept changing while it was read
-    │   └── SchemaMismatch     SBH-305  backup and live schema do not fit
+    │   ├── SchemaMismatch     SBH-305  backup and live schema do not fit
+    │   └── UnreadableRow      SBH-306  a row that the server cannot give: damaged, too large, or not in its encoding
     ├── StoreError             SBH-400  the object store
     │   ├── StoreUnavailable   SBH-401  (transient)
     │   ├── ObjectMissing      SBH-402
@@ -210,6 +211,10 @@ class SourceChanged(SourceError):
 
 class SchemaMismatch(SourceError):
     code, http_status = "SBH-305", 409
+
+
+class UnreadableRow(SourceError):
+    code = "SBH-306"
 
 
 class StoreError(SbhError):

@@ -21,6 +21,7 @@ from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.database.capture.deleted_rows import Sums
 from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.schema.tenancy import MappedTable
+from sbh_pipelines.database.session.sql import UTF8
 from sbh_pipelines.errors import CorruptObject
 from sbh_pipelines.repository.pack import PackWriter
 from sbh_pipelines.repository.repository import Repository
@@ -134,7 +135,7 @@ class TableWriter:
 
     def group(self, text: bytes, rows: int) -> None:
         first = text[: text.find(b"\n")].split(b"\t")
-        low = [first[at].decode() for at in self._key_fields]
+        low = _texts(self.table, [first[at] for at in self._key_fields])
         self._pending.append((self._writer.put(text), {"rows": rows, "bytes": len(text), "low": low}))
         self.rows += rows
         self.bytes += len(text)
@@ -157,6 +158,13 @@ class TableWriter:
         base = Base("", self.rows, self.bytes, self.groups, key_hash, stored)
         state = State(kind, seed, sums.bits, self.rows, key_hash, stored, base, (), tenant)
         return summary_of(self._writer, self.table, definition, state, self._lines.finish())
+
+
+def _texts(table: MappedTable, key: Sequence[bytes]) -> list[str]:
+    """A key as JSON can hold it; none where its bytes are not UTF-8."""
+    if table.encoding == UTF8:
+        return [field.decode() for field in key]
+    return [field.decode() for field in key] if all(field.isascii() for field in key) else []
 
 
 class LayerWriter:

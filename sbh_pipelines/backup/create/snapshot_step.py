@@ -18,10 +18,12 @@ from sbh_pipelines.backup.create.snapshot_view import View
 from sbh_pipelines.backup.create.table_delta import TenantDelta, capture_delta
 from sbh_pipelines.backup.create.tenant_capture import GuardedTable, TenantRows, Whole
 from sbh_pipelines.backup.create.unchanged import Compared, find_unchanged
+from sbh_pipelines.backup.create.unreadable import named
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.database.capture.capture import check_same_files, check_spelling, copy_chosen, rows_of
 from sbh_pipelines.database.capture.changes import Window, totals
 from sbh_pipelines.database.capture.deleted_rows import Sums, sums
+from sbh_pipelines.database.capture.unreadable import apart
 from sbh_pipelines.database.schema.file_references import reference_columns, referenced_keys
 from sbh_pipelines.database.schema.key_hash import bucket_bits
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap, load_map
@@ -160,7 +162,7 @@ def _find_parents(
         for key, rows in tenants.items()
         if rows.parent and not rows.totals and not rows.incomparable and not rows.error
     }
-    for key, found in view.totals(since).items():
+    for key, found in view.totals(since, lambda *failure: _fail(tenants, *failure)).items():
         tenants[key].totals = found
     side_by_side(lambda rows: rows.plan(view), tenants.values(), name="parents", threads=SIDE_BY_SIDE)
 
@@ -173,26 +175,43 @@ def _read_tables(
     subject = slugs[0] if len(slugs) == 1 else f"{len(slugs)} tenants"
 
     def work(connection: Connection, table: MappedTable) -> None:
-        whole, changed = [], []
+        whole: list[str] = []
+        changed: dict[str, TenantDelta] = {}
         for rows in tenants.values():
             if rows.error is None:
                 delta = rows.approach[table.full_name]
                 if isinstance(delta, TenantDelta):
-                    changed.append(delta)
+                    changed[delta.key] = delta
                 elif delta is Whole.YES:
                     whole.append(rows.draft.tenant.key)
-        code = view.codes[table.full_name]
-        if changed:
-            capture_delta(connection, table, code, changed)
-            for one in changed:
-                whole += tenants[one.key].took(table, one)
-        if whole:
-            _read_whole(connection, view, table, {key: tenants[key] for key in whole})
+
+        def take_delta(keys: Sequence[str]) -> None:
+            deltas = [changed[key].anew() for key in keys]
+            capture_delta(connection, table, view.codes[table.full_name], deltas)
+            for one in deltas:
+                whole.extend(tenants[one.key].took(table, one))
+
+        def take_whole(keys: Sequence[str]) -> None:
+            _read_whole(connection, view, table, {key: tenants[key] for key in keys})
+
+        def fail(key: str, error: SbhError) -> None:
+            _fail(tenants, connection, table, key, error)
+
+        apart(connection, list(changed), take_delta, fail)
+        apart(connection, whole, take_whole, fail)
         with lock:
             ended[0] += 1
             progress(Progress(STEP, subject, ended[0], len(view.tenancy.tables), "tables"))
 
     view.each_table(work)
+
+
+def _fail(
+    tenants: Mapping[str, TenantRows], connection: Connection, table: MappedTable, key: str, error: SbhError
+) -> None:
+    """A row of one tenant cannot be read: the others go on."""
+    rows = tenants[key]
+    rows.error = rows.error or named(error, connection, table, rows.draft.tenant)
 
 
 def _read_whole(connection: Connection, view: View, table: MappedTable, tenants: Mapping[str, TenantRows]) -> None:
@@ -220,28 +239,33 @@ def _add_references(
     tenants: Mapping[str, TenantRows], connection: Connection, columns: list[tuple[MappedTable, str]]
 ) -> None:
     """The keys of files that rows refer to, for the check against the listing; the parent's where no row changed."""
-    lines: dict[str, LineWriter] = {}
+    asked: list[str] = []
     for key, rows in tenants.items():
         if rows.parent and all(table.full_name in rows.taken_over for table, _ in columns):
             rows.references = list(rows.parent.reference_keys)
         elif rows.error is None:
-            lines[key] = LineWriter(rows.writer)
-    for tenant, found in groupby(referenced_keys(connection, columns, list(lines)), key=itemgetter(0)):
-        check_spelling(columns[0][0], lines, (tenant,))
-        try:
-            for _, key in found:
-                lines[tenant].add(json_line({"key": key}))
-        except SbhError as error:
-            tenants[tenant].error = error
+            asked.append(key)
+
+    def take(keys: Sequence[str]) -> None:
+        lines = {key: LineWriter(tenants[key].writer) for key in keys}
+        for tenant, found in groupby(referenced_keys(connection, columns, keys), key=itemgetter(0)):
+            check_spelling(columns[0][0], lines, (tenant,))
+            try:
+                for _, key in found:
+                    lines[tenant].add(json_line({"key": key}))
+            except SbhError as error:
+                tenants[tenant].error = error
+        for tenant, written_lines in lines.items():
+            rows = tenants[tenant]
+            if rows.error is None:
+                try:
+                    rows.references = written_lines.finish()
+                except SbhError as error:
+                    rows.error = error
+
+    apart(connection, asked, take, lambda key, error: _fail(tenants, connection, columns[0][0], key, error))
     for table in {table.full_name: table for table, _ in columns}.values():
         check_same_files(connection, table)
-    for tenant, written_lines in lines.items():
-        rows = tenants[tenant]
-        if rows.error is None:
-            try:
-                rows.references = written_lines.finish()
-            except SbhError as error:
-                rows.error = error
 
 
 def _finish(open_drafts: OpenDrafts, rows: TenantRows, view: View, schema: list[bytes]) -> Draft:

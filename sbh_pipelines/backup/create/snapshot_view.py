@@ -1,21 +1,25 @@
 """The database at the one snapshot of a batch: its tables, their definitions, and totals of each tenant's rows."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sbh_pipelines.backup.contents.json_lines import json_line
 from sbh_pipelines.database.capture.capture import each_table
 from sbh_pipelines.database.capture.changes import Totals, Window, ages, snapshot_xmin, totals
+from sbh_pipelines.database.capture.unreadable import apart
 from sbh_pipelines.database.schema.definition import VOLATILE, read_definitions
 from sbh_pipelines.database.schema.key_hash import KeyCode, key_code
 from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap
 from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import RecoveryPoint
 from sbh_pipelines.settings import DatabaseSettings
 
 TenantTotals = dict[str, Totals]  # by table
+RowFailure = Callable[[Connection, MappedTable, str, SbhError], None]
+"""Told of a tenant, by its key, one of whose rows in the table cannot be read."""
 
 
 @dataclass
@@ -37,8 +41,8 @@ class View:
     def each_table(self, work: Callable[[Connection, MappedTable], None]) -> None:
         each_table(self.settings, self.snapshot_id, self.tenancy.tables, work)
 
-    def totals(self, since: Mapping[str, tuple[str, int]]) -> dict[str, TenantTotals]:
-        """By tenant key, of every table; `since` gives each tenant's (snapshot, seed)."""
+    def totals(self, since: Mapping[str, tuple[str, int]], failed: RowFailure) -> dict[str, TenantTotals]:
+        """By tenant key, of every table; `since` gives each tenant's (snapshot, seed). Those that failed are left out."""
         found: dict[str, TenantTotals] = {key: {} for key in since}
         if not since:
             return found
@@ -50,10 +54,21 @@ class View:
             windows = {
                 key: Window(known[snapshot_xmin(snap)] if seen else None, seed) for key, (snap, seed) in since.items()
             }
-            of_table = totals(connection, table, self.codes[table.full_name], windows)
-            with lock:
-                for key, mine in of_table.items():
-                    found[key][table.full_name] = mine
+
+            def count(keys: Sequence[str]) -> None:
+                mine = {key: windows[key] for key in keys}
+                of_table = totals(connection, table, self.codes[table.full_name], mine)
+                with lock:
+                    for key, mine_now in of_table.items():
+                        if key in found:
+                            found[key][table.full_name] = mine_now
+
+            def fail(key: str, error: SbhError) -> None:
+                with lock:
+                    found.pop(key, None)
+                failed(connection, table, key, error)
+
+            apart(connection, list(windows), count, fail)
 
         self.each_table(work)
         return found

@@ -56,6 +56,10 @@ class TenantDelta:
     again: str | None = None  # why the table is to be read again instead
     error: SbhError | None = None
 
+    def anew(self) -> "TenantDelta":
+        """The same, with nothing found yet."""
+        return replace(self, summary=None, rows=0, again=None, error=None)
+
     @property
     def state(self) -> State:
         assert self.stored.state is not None

@@ -46,7 +46,9 @@ class TenantRows:
         self.error: SbhError | None = None
 
     def plan(self, view: View) -> None:
-        """Decide how each table is read: sets `approach`."""
+        """Decide how each table is read: sets `approach`, unless something has failed already."""
+        if self.error is not None:
+            return
         try:
             for table in view.tenancy.tables:
                 self.approach[table.full_name] = self._decide(view, table.full_name)

@@ -54,7 +54,7 @@ def _restore_table(
     key = os.urandom(32)
     loaded, found = LineSums(key), LineSums(key)
     pieces = pieces_counted(table_rows(repository, stored), loaded)
-    load_rows(connection, table.table.schema, table.table.name, table.captured_columns, pieces)
+    load_rows(connection, table.table.schema, table.table.name, table.captured_columns, pieces, table.encoding)
     copy_shared(connection, table, lambda text, _: found.add(text))  # all rows there are: they are the tenant's
     if not found.same(loaded.text()) or found.rows != summary.rows:
         raise DrillFailed(

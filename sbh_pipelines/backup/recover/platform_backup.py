@@ -24,6 +24,7 @@ from sbh_pipelines.backup.contents.verification import raise_first, verify_backu
 from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.drafts import OpenDrafts, start
 from sbh_pipelines.backup.create.publish import commit, write_documents
+from sbh_pipelines.backup.create.unreadable import named
 from sbh_pipelines.backup.retain.prune import PruneReport, prune
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.capture.capture import each_table
@@ -31,11 +32,11 @@ from sbh_pipelines.database.capture.deleted_rows import Sums
 from sbh_pipelines.database.rebuild.shared import Fact, copy_shared, mapped_table, read_facts, shared_tables
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap, load_map
 from sbh_pipelines.database.schema.tenants import list_tenants
-from sbh_pipelines.database.session.connection import Connection
+from sbh_pipelines.database.session.connection import Connection, savepoint
 from sbh_pipelines.database.session.programs import POST_DATA, PRE_DATA, dump_section
 from sbh_pipelines.database.session.snapshot import exported_snapshot
 from sbh_pipelines.document import as_document, optional
-from sbh_pipelines.errors import CorruptObject, SbhError, UnknownBackup
+from sbh_pipelines.errors import CorruptObject, SbhError, UnknownBackup, UnreadableRow
 from sbh_pipelines.model import BackupId, BackupType, Progress, ProgressSink, parse_timestamp, timestamp
 from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.repository.format import Keys
@@ -155,7 +156,11 @@ def _shared(open_drafts: OpenDrafts, writer: PackWriter, tenancy: TenancyMap, sn
 
     def work(connection: Connection, table: MappedTable) -> None:
         sink = TableWriter(writer, table)
-        copy_shared(connection, table, sink.group)
+        try:
+            with savepoint(connection):
+                copy_shared(connection, table, sink.group)
+        except UnreadableRow as error:
+            raise named(error, connection, table, None) from None
         sink.close()
         # Nothing is compared with later: shared tables are read whole every time.
         summaries[table.full_name] = sink.summary("", "none", "", Sums(0), "0" * 16, "")

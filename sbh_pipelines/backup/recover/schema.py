@@ -114,7 +114,7 @@ class Schema:
             return read_table(repository, summary).groups
 
         pieces = repository.read_chunks(group.chunk for group in groups())
-        load_rows(connection, table.table.schema, table.table.name, table.captured_columns, pieces)
+        load_rows(connection, table.table.schema, table.table.name, table.captured_columns, pieces, table.encoding)
         plan = (group.rows for group in groups())
         rows = copy_shared(connection, table, lambda text, _: found.append(repository.sealer.name(text)), plan)
         if found != [group.chunk for group in groups()]:

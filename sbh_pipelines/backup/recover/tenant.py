@@ -171,7 +171,7 @@ def _load_table(
     pieces = table_rows(repository, stored)
     if counted is not None:
         pieces = pieces_counted(pieces, counted)
-    load_rows(connection, table.table.schema, table.table.name, table.captured_columns, pieces)
+    load_rows(connection, table.table.schema, table.table.name, table.captured_columns, pieces, table.encoding)
     return counted.text() if counted is not None else None
 
 

@@ -124,11 +124,15 @@ def show_created(out: Any, created: CreatedBackups) -> None:
         if error := kept.get(manifest.tenant_id):
             out.print(f"Old backups of {manifest.tenant_id} were not forgotten: {error}", style="yellow", markup=False)
     if created.failed:
-        broken = (
-            (f.tenant_id, f.step, f.error.code, f.error.what, f.error.why, f.error.remedy) for f in created.failed
-        )
+        broken = ((f.tenant_id, f.step, f.error.code, _what(f), f.error.why, f.error.remedy) for f in created.failed)
         headings = ("tenant", "step", "code", "what failed", "why", "what to do next")
         out.print(table(f"{plural(len(created.failed), 'tenant')} failed", headings, broken))
+
+
+def _what(failed: FailedTenant) -> str:
+    """What failed, and on what; a tenant's name is in its line already."""
+    error = failed.error
+    return error.what if error.on in ("", failed.tenant_id) else f"{error.what}: {error.on}"
 
 
 def backups_table(title: str, manifests: Sequence[Manifest]) -> Any:

@@ -16,7 +16,7 @@ from sbh_pipelines.database.capture.row_groups import GroupCutter, Segment
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.database.session.snapshot import on_snapshot
-from sbh_pipelines.database.session.sql import ident, literal, sql_name
+from sbh_pipelines.database.session.sql import copy_options, ident, literal, sql_name
 from sbh_pipelines.errors import SourceChanged, SourceError, TenancyError
 from sbh_pipelines.settings import DatabaseSettings
 
@@ -137,17 +137,18 @@ def copy_chosen(
         cursor.execute(f"SELECT number FROM (VALUES {listed}) AS k(number, key) ORDER BY key{collation}")
         in_order = [(present[number], counts[present[number]]) for (number,) in cursor.fetchall()]
         try:
-            return copy_groups(cursor, select_rows(table, chosen), _segments(table, in_order, open_sink, plan))
+            segments = _segments(table, in_order, open_sink, plan)
+            return copy_groups(cursor, select_rows(table, chosen), segments, table.encoding)
         except ValueError as error:
             raise SourceError("A table was not read whole", on=table.full_name, why=str(error)) from None
 
 
-def copy_groups(cursor: Any, query: str, segments: Iterable[Segment]) -> int:
+def copy_groups(cursor: Any, query: str, segments: Iterable[Segment], encoding: str) -> int:
     """COPY a query's rows, cut into groups; bytes of text read. Raises ValueError when it gives other numbers of rows."""
     cutter = GroupCutter(segments)
     # The buffered writer gathers a MiB of rows in C before Python sees them.
     with io.BufferedWriter(cutter, _WRITE_BUFFER) as buffered:
-        cursor.copy_expert(f"COPY ({query}) TO STDOUT", buffered, _WRITE_BUFFER)
+        cursor.copy_expert(f"COPY ({query}) TO STDOUT{copy_options(encoding)}", buffered, _WRITE_BUFFER)
         buffered.flush()
         cutter.finish()
     return cutter.bytes

@@ -21,7 +21,7 @@ from sbh_pipelines.database.capture.changes import IS_NEW, Window, watched
 from sbh_pipelines.database.schema.key_hash import KeyCode
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, translated
-from sbh_pipelines.database.session.sql import ident, literal
+from sbh_pipelines.database.session.sql import copy_options, ident, literal
 
 _CHOICES = 4096  # of inserts among new rows, at most, per bucket
 _FETCHED = 10_000  # rows
@@ -138,7 +138,8 @@ def survivors(
     with translated("look for deleted rows", table.full_name):
         connection.cursor().copy_expert(
             f"COPY (SELECT n.number, b.bucket, {fields} FROM {_in_buckets(table, code, windows, buckets)}"
-            f" JOIN (VALUES {listed}) AS n(key, number) ON n.key = w.key ORDER BY 1, 2) TO STDOUT",
+            f" JOIN (VALUES {listed}) AS n(key, number) ON n.key = w.key ORDER BY 1, 2)"
+            f" TO STDOUT{copy_options(table.encoding)}",
             _Lines(line),
         )
 

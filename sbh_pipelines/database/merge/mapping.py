@@ -12,7 +12,7 @@ from sbh_pipelines.database.merge.conversion import assigned, from_text
 from sbh_pipelines.database.merge.renames import Renames
 from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap
-from sbh_pipelines.database.session.sql import ident, literal
+from sbh_pipelines.database.session.sql import SQL_ASCII, exchanged, ident, literal
 from sbh_pipelines.settings import RestoreSettings
 
 __all__ = ["ColumnFrom", "SchemaDifference", "TableMapping", "map_tables", "stored_key", "wanted_columns"]
@@ -58,6 +58,7 @@ def map_tables(
             header = headers[names[0]]
             columns, of_columns, same = ColumnMapper(table, names[0], header, settings, renames).map()
             found += of_columns
+            same = same and exchanged(header.encoding, table.encoding) in (table.encoding, SQL_ASCII)
             mappings.append(TableMapping(table, header, columns, tuple(found), same))
         differences += found
     for live, names in sources.items():

@@ -16,7 +16,7 @@ from sbh_pipelines.database.capture.row_groups import Segment
 from sbh_pipelines.database.merge.mapping import TableMapping, stored_key, wanted_columns
 from sbh_pipelines.database.schema.key_hash import KeyCode
 from sbh_pipelines.database.session.connection import Connection, copy_in, translated
-from sbh_pipelines.database.session.sql import from_only, ident, sql_name
+from sbh_pipelines.database.session.sql import copy_options, exchanged, from_only, ident, sql_name
 
 _SPOOL = 8 << 20  # bytes of live rows kept in memory before they go to a temporary file
 # Types whose equal values (of one text) are stored alike, and arrays of them.
@@ -53,6 +53,7 @@ class Staging:
         self.connection, self.mapping, self.table, self.tenant_key = connection, mapping, mapping.table, tenant_key
         self.want, self.have = f"pg_temp.sbh_want_{number}", f"pg_temp.sbh_have_{number}"
         self.number = number
+        self.encoding = exchanged(mapping.header.encoding, self.table.encoding)  # of the backup's rows
         self.columns = {c: f"c{nth}" for nth, c in enumerate(self.table.captured_columns, 1)}
         self.wanted = self.had = 0  # rows, once `finish` was called
         self.claimed = 0  # of `had`, rows that were nobody's: see claims.py
@@ -76,14 +77,15 @@ class Staging:
     def fill_want(self, pieces: Iterator[bytes]) -> None:
         """COPY text of rows as the backup holds them."""
         with translated("stage rows", self.table.full_name):
-            copy_in(self.connection.cursor(), self._raw or self.want, pieces)
+            copy_in(self.connection.cursor(), self._raw or self.want, pieces, self.encoding)
 
     def fill_have(self, rows: Spool) -> None:
         """COPY text of live rows."""
         with translated("stage rows", self.table.full_name):
             rows.file.seek(0)
             staged = ", ".join(self.columns.values())
-            self.connection.cursor().copy_expert(f"COPY {self.have} ({staged}) FROM STDIN", rows.file, 1 << 20)
+            into = f"{self.have} ({staged}) FROM STDIN{copy_options(self.table.encoding)}"
+            self.connection.cursor().copy_expert(f"COPY {into}", rows.file, 1 << 20)
 
     def fill_have_all(self) -> None:
         """All live rows of the tenant."""
@@ -174,6 +176,7 @@ class Staging:
                 self.connection.cursor(),
                 f"SELECT t.* FROM (SELECT {columns} FROM {self.want} r) AS t ORDER BY {order_by(self.table)}",
                 [Segment(self.wanted, sink.group)],
+                self.encoding,
             )
 
     # pieces of SQL over the staged rows

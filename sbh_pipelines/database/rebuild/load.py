@@ -40,11 +40,13 @@ class LineSums:
         return hmac.compare_digest(self.text(), other)
 
 
-def load_rows(connection: Connection, schema: str, name: str, columns: Sequence[str], pieces: Iterable[bytes]) -> None:
+def load_rows(
+    connection: Connection, schema: str, name: str, columns: Sequence[str], pieces: Iterable[bytes], encoding: str
+) -> None:
     """COPY text into a table; values of identity columns are taken as they are. What the pieces raise is raised."""
     listed = ", ".join(map(ident, columns))
     with translated("load rows", f"{schema}.{name}"):
-        copy_in(connection.cursor(), f"{ident(schema)}.{ident(name)} ({listed})", pieces)
+        copy_in(connection.cursor(), f"{ident(schema)}.{ident(name)} ({listed})", pieces, encoding)
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from types import TracebackType
 from typing import Self
 
 from sbh_pipelines.database.schema.table_header import TableHeader
-from sbh_pipelines.database.session.connection import Connection, connect, copy_in, translated
-from sbh_pipelines.database.session.sql import ident
+from sbh_pipelines.database.session.connection import Connection, connect, copy_in, database_encoding, translated
+from sbh_pipelines.database.session.sql import exchanged, ident
 from sbh_pipelines.errors import RestoreRefused
 from sbh_pipelines.settings import DatabaseSettings
 
@@ -52,7 +52,8 @@ class NewSchema:
         with translated("make a table", f"{self._schema}.{name}"):
             cursor = self._connection.cursor()
             cursor.execute(f"CREATE TABLE {table} ({', '.join(columns)})")
-            rows = copy_in(cursor, table, pieces)
+            encoding = exchanged(header.encoding, database_encoding(self._connection))
+            rows = copy_in(cursor, table, pieces, encoding)
             cursor.execute(f"ANALYZE {table}")
         return rows
 

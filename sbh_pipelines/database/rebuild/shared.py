@@ -14,7 +14,7 @@ from sbh_pipelines.database.schema.catalog import PLAIN_EQUALITY, Column, Table
 from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.schema.tenancy import EXCLUDED, SHARED, Hop, MappedTable, TenancyMap
 from sbh_pipelines.database.session.connection import Connection, translated
-from sbh_pipelines.database.session.sql import ident
+from sbh_pipelines.database.session.sql import UTF8, exchanged, ident
 
 Fact = Mapping[str, Any]  # a row of a catalogue, as to_jsonb gives it
 FOREIGN_TABLE = "f"
@@ -113,9 +113,8 @@ def copy_shared(connection: Connection, table: MappedTable, take: Any, plan: Ite
         cursor = connection.cursor()
         cursor.execute(f"SELECT count(*) FROM {table.source}")
         rows: int = cursor.fetchone()[0]
-        copy_groups(
-            cursor, f"SELECT {columns} FROM {table.source} ORDER BY {order_by(table)}", [Segment(rows, take, plan)]
-        )
+        query = f"SELECT {columns} FROM {table.source} ORDER BY {order_by(table)}"
+        copy_groups(cursor, query, [Segment(rows, take, plan)], table.encoding)
     return rows
 
 
@@ -135,6 +134,7 @@ def _mapped_fact(table: MappedTable) -> Fact:
         "component": table.component,
         "tenant_column": [table.tenant_column.name, table.tenant_column.type, table.tenant_column.collatable],
         **({"equality": table.tenant_column.equality} if table.tenant_column.equality != PLAIN_EQUALITY else {}),
+        **({"encoding": table.encoding} if table.encoding != UTF8 else {}),
         "hops": [
             {
                 **_table_fact(hop.parent),
@@ -159,6 +159,7 @@ def mapped_table(fact: Fact) -> MappedTable:
         for h in fact["hops"]
     )
     table = _bare(fact, tuple(_column(*column) for column in fact["columns"]), tuple(fact["key"]))
+    table = replace(table, encoding=fact.get("encoding", UTF8))
     column = replace(_column(*fact["tenant_column"]), equality=fact.get("equality", PLAIN_EQUALITY))
     return MappedTable(table, fact["status"], fact["component"], hops, column, "")
 
@@ -170,7 +171,8 @@ def narrow(table: MappedTable, header: TableHeader) -> MappedTable | None:
         return None
     columns = tuple(known[name] for name in header.column_names)
     key = tuple(name for name in header.key if name in known)
-    return replace(table, table=replace(table.table, columns=columns, primary_key=key))
+    encoding = exchanged(header.encoding, table.encoding)
+    return replace(table, table=replace(table.table, columns=columns, primary_key=key, encoding=encoding))
 
 
 def _column(name: str, kind: str, collatable: bool, identity: str = "") -> Column:

@@ -7,7 +7,8 @@ equality operators of their own.
 from dataclasses import dataclass, field
 from typing import Any
 
-from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.connection import Connection, database_encoding, translated
+from sbh_pipelines.database.session.sql import UTF8
 
 PLAIN_EQUALITY = "OPERATOR(pg_catalog.=)"
 
@@ -77,6 +78,7 @@ class Table:
     key_operators: tuple[str, ...] = field(default=())  # equality of the primary key's columns
     unique_keys: tuple[UniqueKey, ...] = field(default=())
     doubtful_keys: tuple[ForeignKey, ...] = field(default=())  # foreign keys that are NOT VALID, or not enforced
+    encoding: str = UTF8  # the database's: rows are read in it, so that every byte is what it is
 
     @property
     def full_name(self) -> str:
@@ -186,6 +188,7 @@ GROUP BY i.indrelid, c.conname, x.relname, i.indexrelid, c.condeferrable ORDER B
 
 def read_catalog(connection: Connection, schemas: list[str]) -> Catalog:
     """The tables of `schemas`: ordinary, partitioned (as their root) and foreign. Raises the source's errors."""
+    encoding = database_encoding(connection)
     with translated("read the database's catalogue"):
         cursor = connection.cursor()
         cursor.execute(_TABLES, (schemas,))
@@ -227,6 +230,7 @@ def read_catalog(connection: Connection, schemas: list[str]) -> Catalog:
             keys.get(oid, ((), ()))[1],
             tuple(unique.get(oid, ())),
             tuple(doubtful.get(oid, ())),
+            encoding,
         )
         for oid, schema, name, kind, row_security, size in tables
     }

@@ -13,6 +13,7 @@ from typing import Any
 from sbh_pipelines.database.schema.catalog import PLAIN_EQUALITY, Table
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.sql import UTF8
 
 # The relation and its partitions, by oid: one that was swapped or attached is another.
 _RELATIONS = """
@@ -90,6 +91,9 @@ def _digest(mapped: MappedTable, found: dict[int, list[Any]]) -> str:
         "status": mapped.status,
         "component": mapped.component,
         "tenant": mapped.tenant_column.name,
+        **(
+            {"encoding": mapped.encoding} if mapped.encoding != UTF8 else {}
+        ),  # earlier releases converted rows to UTF-8
         **({"equality": equality} if (equality := mapped.tenant_column.equality) != PLAIN_EQUALITY else {}),
         "hops": [[hop.columns, hop.parent_columns, hop.operators, hop.join] for hop in mapped.hops],
         # Of the parents which relations they are, and the columns that lead to the tenant (one added with a default changes

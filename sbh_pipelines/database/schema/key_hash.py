@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sbh_pipelines.database.schema.tenancy import MappedTable
-from sbh_pipelines.database.session.sql import ident
+from sbh_pipelines.database.session.sql import ident, literal
 
 INTEGER, UUID, TEXT, ROW = "integer", "uuid", "text", "row"
 
@@ -63,7 +63,7 @@ def key_code(table: MappedTable) -> KeyCode:
     if kind == TEXT:
         # concat_ws() uses the types' output functions, as COPY does: a cast to text would not ('t' or 'true', padding).
         text = f"concat_ws(E'\\x1f', {', '.join(columns)})"
-        digest = f"encode(sha256(convert_to({text}, 'UTF8')), 'hex')"
+        digest = f"encode(sha256(convert_to({text}, {literal(table.encoding)})), 'hex')"
         bucket = f"('x' || left({digest}, 5))::bit({MAX_BITS})::int"
         # Fields that contain the separator may be joined alike: keys in one bucket, but never of one hash.
         exact = f"ROW({', '.join(columns)})::text" if len(columns) > 1 else text

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from sbh_pipelines.database.schema.tenancy import MappedTable
+from sbh_pipelines.database.session.sql import UTF8
 
 INTEGERS = frozenset({"smallint", "integer", "bigint", "oid"})
 FLOATS = frozenset({"real", "double precision"})
@@ -93,6 +94,7 @@ class TableHeader:
     name: str
     columns: tuple[StoredColumn, ...]
     key: tuple[str, ...]
+    encoding: str = UTF8
 
     @classmethod
     def of_table(cls, table: MappedTable) -> Self:
@@ -101,7 +103,7 @@ class TableHeader:
             for c in table.table.columns
             if not c.generated
         )
-        return cls(table.table.schema, table.table.name, columns, tuple(table.table.primary_key))
+        return cls(table.table.schema, table.table.name, columns, tuple(table.table.primary_key), table.encoding)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Self:
@@ -110,7 +112,8 @@ class TableHeader:
             StoredColumn(str(name), ColumnType.parse(kind), bool(not_null), identity or "")
             for name, kind, not_null, identity, *_ in document["columns"]
         )
-        return cls(str(document["schema"]), str(document["name"]), columns, tuple(document["key"]))
+        encoding = str(document.get("encoding", UTF8))
+        return cls(str(document["schema"]), str(document["name"]), columns, tuple(document["key"]), encoding)
 
     def as_dict(self) -> dict[str, object]:
         """The header as it is stored."""
@@ -119,6 +122,7 @@ class TableHeader:
             "name": self.name,
             "columns": [[c.name, c.type.name, c.not_null, c.identity] for c in self.columns],
             "key": list(self.key),
+            **({"encoding": self.encoding} if self.encoding != UTF8 else {}),
         }
 
     @property

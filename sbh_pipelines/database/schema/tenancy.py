@@ -72,6 +72,11 @@ class MappedTable:
         return self.table.full_name
 
     @property
+    def encoding(self) -> str:
+        """What the rows' COPY text is in."""
+        return self.table.encoding
+
+    @property
     def depth(self) -> int:
         return len(self.hops)
 

@@ -4,6 +4,7 @@ The pinned settings make COPY text exact and the same on every server: UTC, ISO 
 UTF-8. `row_security = off` makes a policy that would hide rows an error instead.
 """
 
+import codecs
 import io
 import re
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,7 @@ import psycopg2.errors
 import psycopg2.extensions
 
 from sbh_pipelines.database.session import tls
+from sbh_pipelines.database.session.sql import SQL_ASCII, copy_options
 from sbh_pipelines.errors import (
     PrivilegeMissing,
     RequestError,
@@ -26,6 +28,7 @@ from sbh_pipelines.errors import (
     SourceConflict,
     SourceError,
     SourceUnavailable,
+    UnreadableRow,
 )
 from sbh_pipelines.settings import DatabaseSettings
 from sbh_pipelines.settings.secrets import resolve
@@ -85,7 +88,34 @@ def connect(settings: DatabaseSettings, purpose: str) -> Connection:
             "SELECT set_config('work_mem', %s, false), set_config('statement_timeout', %s, false)",
             (f"{settings.work_mem_mib}MB", str(int(settings.statement_timeout_s * 1000))),
         )
+        if database_encoding(connection) == SQL_ASCII:
+            # The server cannot convert what has no encoding, and would refuse bytes that are not UTF-8.
+            connection.set_client_encoding(SQL_ASCII)
     return connection
+
+
+def _lenient(name: str) -> codecs.CodecInfo | None:
+    """UTF-8 for text of databases without an encoding: bytes that are none come as `\\xNN`, for people to read.
+
+    Rows do not go through it: COPY text is bytes (`capture/capture.py`).
+    """
+    if name != _LENIENT:
+        return None
+    return codecs.CodecInfo(
+        lambda text, errors="strict": codecs.utf_8_encode(text, errors),
+        lambda data, errors="strict": codecs.utf_8_decode(data, "backslashreplace", True),
+        name=_LENIENT,
+    )
+
+
+_LENIENT = "sbh_lenient_utf8"
+codecs.register(_lenient)
+psycopg2.extensions.encodings[SQL_ASCII] = psycopg2.extensions.encodings["SQLASCII"] = _LENIENT
+
+
+def database_encoding(connection: Connection) -> str:
+    """The encoding of the database, as the server names it."""
+    return str(connection.get_parameter_status("server_encoding"))
 
 
 def describe_dsn(dsn: str) -> str:
@@ -95,6 +125,22 @@ def describe_dsn(dsn: str) -> str:
     except psycopg2.Error:
         return "database.dsn"
     return " ".join(f"{k}={parts[k]}" for k in ("host", "port", "dbname", "user") if k in parts)
+
+
+@contextmanager
+def savepoint(connection: Connection) -> Iterator[None]:
+    """Within a transaction: what fails inside is undone, and the transaction goes on."""
+    with translated("set a savepoint"):
+        connection.cursor().execute("SAVEPOINT sbh")
+    try:
+        yield
+    except SbhError:
+        if not connection.closed:
+            with translated("go back to a savepoint"):
+                connection.cursor().execute("ROLLBACK TO SAVEPOINT sbh; RELEASE SAVEPOINT sbh")
+        raise
+    with translated("release a savepoint"):
+        connection.cursor().execute("RELEASE SAVEPOINT sbh")
 
 
 @contextmanager
@@ -136,6 +182,8 @@ def translate(error: Any, what: str, on: str = "") -> SbhError:
             why=f"{why}" + (f" (constraint {constraint})" if constraint and constraint not in why else ""),
             remedy="another row holds the same key, or a constraint was added since: resolve it, then try again",
         )
+    if code in _UNREADABLE or (code == "XX000" and _TOO_LARGE in why):
+        return UnreadableRow(failed, on=where, why=why, remedy=_UNREADABLE.get(code, _SPLIT))
     if code[:2] in ("42", "22"):
         return SchemaMismatch(
             failed, on=where, why=why, remedy="compare the table's definition with the backup's; `sbh doctor`"
@@ -143,14 +191,25 @@ def translate(error: Any, what: str, on: str = "") -> SbhError:
     return SourceError(failed, on=where, why=why, remedy="see the server's log")
 
 
+# What the server says of a value, rather than of a statement. The remedies are of last resort: a backup names the row.
+_SPLIT = "find the table's largest values, and keep each in several rows or in a file"
+_UNREADABLE = {
+    "22021": "find the value whose bytes are not in the database's encoding, and correct it",
+    "22P05": "find the value whose bytes are not in the database's encoding, and correct it",
+    "54000": _SPLIT,
+    "XX001": "the server's files are damaged: check the disk, and take the row's values from an older backup",
+    "XX002": "an index is damaged: REINDEX the table's indexes, and check the disk",
+}
+_TOO_LARGE = "invalid memory alloc request size"  # not translated: an internal error of the server's
+
 _BUFFER = 1 << 20
 
 
-def copy_in(cursor: Any, into: str, pieces: Iterable[bytes]) -> int:
+def copy_in(cursor: Any, into: str, pieces: Iterable[bytes], encoding: str) -> int:
     """COPY text into `into`, a table and perhaps its columns as SQL; rows. What the pieces raise is raised."""
     reader = _Pieces(pieces)
     try:
-        cursor.copy_expert(f"COPY {into} FROM STDIN", reader, _BUFFER)
+        cursor.copy_expert(f"COPY {into} FROM STDIN{copy_options(encoding)}", reader, _BUFFER)
     except Exception:
         if reader.error is not None:  # the driver would make a cancelled statement of it
             raise reader.error from None

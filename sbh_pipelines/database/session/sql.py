@@ -26,6 +26,22 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+UTF8, SQL_ASCII = "UTF8", "SQL_ASCII"
+
+
+def exchanged(stored: str, live: str) -> str:
+    """The encoding in which rows that are stored in one encoding go to and from a database of another.
+
+    Where one of the two is SQL_ASCII there is nothing to convert, and bytes go as they are.
+    """
+    return SQL_ASCII if SQL_ASCII in (stored, live) else stored
+
+
+def copy_options(encoding: str) -> str:
+    """The options of COPY text in an encoding, whatever the session's is."""
+    return f" WITH (ENCODING {literal(encoding)})"
+
+
 def sql_name(table: Relation) -> str:
     """The table's name with its schema, quoted."""
     return f"{ident(table.schema)}.{ident(table.name)}"
