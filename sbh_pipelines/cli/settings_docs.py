@@ -25,7 +25,9 @@ else named by `SBH_SETTINGS`, else `sbh.toml` in the working directory. Every se
 
 **Secrets** are given in one of four ways, first found wins: the field in the environment; `x_file`, a file that holds
 nothing else; `x_secret`, the name or ARN of an AWS Secrets Manager secret; the field in `sbh.toml`. No secret is ever
-logged or shown.
+logged or shown. A secret of Secrets Manager is the bare text, or a JSON object as RDS and rotations write it, of which the key
+`x` counts (`password` of `{"username": ..., "password": ...}`); another key is named after the ARN, as ECS does: `ARN:key::`.
+Its region is the ARN's, else the machine's (`AWS_REGION`, the profile's), else the first of `storage.regions`.
 
 `sbh doctor` checks all of it against the real world and says how to mend each finding.
 """

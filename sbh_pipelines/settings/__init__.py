@@ -144,6 +144,18 @@ class Settings(BaseSettings):
         check_places(self.residency, self.storage, self.files, self.keys, self.platform)
         return self
 
+    @model_validator(mode="after")
+    def _secrets_at_home(self) -> "Settings":
+        """Sections whose secrets are in Secrets Manager know the region; they are frozen, so copies take their places."""
+        for name in type(self).model_fields:
+            section = getattr(self, name)
+            fields = type(section).model_fields
+            if any(
+                getattr(section, f) for f in fields if f.endswith("_secret") and f.removesuffix("_secret") in fields
+            ):
+                self.__dict__[name] = section.at_home_in(self.storage.regions[0])
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,
