@@ -39,6 +39,12 @@ class DatabaseSettings(Section):
     password_file: Path | None = None
     password_secret: str | None = None
     schemas: list[str] = Field(["public"], min_length=1, description="Schemas whose tables must all be mapped.")
+    search_path: list[str] = Field(
+        [],
+        description="Schemas in which code of the application finds names without a schema: functions of indexes, constraints and"
+        " triggers, conditions of `links`, hooks, assertions of drills. Empty: what the database says (`ALTER DATABASE ... SET"
+        " search_path`), else `schemas`, `public` and the schemas of extensions.",
+    )
     tenant_column: str = Field("tenant_id", description="Column that marks a table as owned by tenants.")
     shared: list[QualifiedName] = Field([], description="Tables all tenants share; left to the platform backup.")
     excluded: list[QualifiedName] = Field(

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.database.capture.row_groups import GroupCutter, Segment
+from sbh_pipelines.database.schema.name_types import exact_names
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.database.session.snapshot import on_snapshot
@@ -233,7 +234,8 @@ def each_table(
                         return
                     table = queue.pop(0)
                 try:
-                    work(connection, table)
+                    with exact_names(connection, table):
+                        work(connection, table)
                     check_same_files(connection, table)
                 except BaseException:
                     with lock:

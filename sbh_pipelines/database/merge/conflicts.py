@@ -12,6 +12,7 @@ from sbh_pipelines.database.merge.merge import TableMerge
 from sbh_pipelines.database.schema.catalog import Table, UniqueKey
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.search_path import own_names
 from sbh_pipelines.database.session.sql import from_only, ident
 
 
@@ -172,16 +173,18 @@ def foreseen_violations(connection: Connection, merge: TableMerge) -> list[Viola
     generated = [c.name for c in table.table.columns if c.generated]
     with translated("look for violated constraints", table.full_name):
         cursor = connection.cursor()
-        cursor.execute(_CHECKS, (table.table.oid,))
+        with own_names(connection):
+            cursor.execute(_CHECKS, (table.table.oid,))
+            checks = cursor.fetchall()
         conditions = [
             # A composite value of NULLs IS NULL, and yet a value.
-            (f"NOT NULL of {c.name}", f"num_nulls({ident(c.name)}) = 1")
+            (f"NOT NULL of {c.name}", f"pg_catalog.num_nulls({ident(c.name)}) = 1")
             for c in table.table.columns
             if c.not_null and c.name in stored
         ]
         conditions += [
             (name, f"({expression}) IS FALSE")
-            for name, expression in cursor.fetchall()
+            for name, expression in checks
             if not any(column in expression for column in generated)
         ]
         if not conditions:

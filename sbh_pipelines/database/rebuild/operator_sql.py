@@ -44,7 +44,7 @@ def valid_foreign_keys(connection: Connection, schemas: Sequence[str]) -> int:
         return int(cursor.fetchone()[0])
 
 
-def check_assertions(connection: Connection, schemas: Sequence[str], assertions: Iterable[str], tenant_key: str) -> int:
+def check_assertions(connection: Connection, assertions: Iterable[str], tenant_key: str) -> int:
     """Run the user's SQL, each of which must give one value, true; how many there were.
 
     Raises DrillFailed naming all that do not. What a statement gave, and what the server said of it, may hold rows'
@@ -52,8 +52,7 @@ def check_assertions(connection: Connection, schemas: Sequence[str], assertions:
     """
     cursor = connection.cursor()
     with translated("prepare the assertions"):
-        path = ", ".join(map(ident, schemas))
-        cursor.execute(f"SET search_path = {path}; SET default_transaction_read_only = on")
+        cursor.execute("SET default_transaction_read_only = on")
     failed = []
     number = 0
     for number, text in enumerate(assertions, 1):
@@ -95,10 +94,9 @@ def with_tenant(statement: str, key: str, slug: str) -> str:
 
 
 def run_statement(settings: DatabaseSettings, statement: str, key: str, slug: str, timeout_s: float) -> Any:
-    """Run it in a transaction of its own, with the database's own search path; the first value it gives, or None."""
+    """Run it in a transaction of its own, with the application's search path; the first value it gives, or None."""
     with closing(connect(settings, "hook")) as connection, translated("run a statement of the settings"):
         cursor = connection.cursor()
-        cursor.execute("RESET search_path")
         cursor.execute("SELECT set_config('statement_timeout', %s, false)", (str(int(timeout_s * 1000)),))
         cursor.execute(with_tenant(statement, key, slug))
         row = cursor.fetchone() if cursor.description else None

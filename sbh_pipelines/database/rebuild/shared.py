@@ -11,9 +11,11 @@ from typing import Any
 from sbh_pipelines.database.capture.capture import copy_groups, order_by
 from sbh_pipelines.database.capture.row_groups import Segment
 from sbh_pipelines.database.schema.catalog import PLAIN_EQUALITY, Column, Table
+from sbh_pipelines.database.schema.name_types import exact_names
 from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.schema.tenancy import EXCLUDED, SHARED, Hop, MappedTable, TenancyMap
 from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.search_path import own_names
 from sbh_pipelines.database.session.sql import UTF8, exchanged, ident
 
 Fact = Mapping[str, Any]  # a row of a catalogue, as to_jsonb gives it
@@ -63,19 +65,14 @@ def read_facts(connection: Connection, tenancy: TenancyMap) -> Iterator[tuple[st
     Values of sequences are those of now: they are not MVCC, and never go back.
     """
     mapped = {(status.schema, status.name) for status in tenancy.statuses}
-    with translated("read the database's catalogue"):
-        cursor = connection.cursor()
-        for kind, query in _QUERIES.items():
-            cursor.execute(query)
-            for (fact,) in cursor.fetchall():
-                if kind == "ddl_only" and (fact["schema"], fact["name"]) in mapped:
-                    continue
-                yield kind, {**fact, **_value(cursor, fact)} if kind == "sequence" else fact
-        cursor.execute("SELECT to_regclass('pg_catalog.pg_parameter_acl') IS NOT NULL")  # from PostgreSQL 15 on
-        if cursor.fetchone()[0]:
-            cursor.execute(_PARAMETER_GRANTS)
-            for (fact,) in cursor.fetchall():
-                yield "parameter_grant", fact
+    for kind, query in _QUERIES.items():
+        for fact in _facts(connection, query):
+            if kind == "ddl_only" and (fact["schema"], fact["name"]) in mapped:
+                continue
+            yield kind, {**fact, **_value(connection, fact)} if kind == "sequence" else fact
+    if _facts(connection, "SELECT to_jsonb(to_regclass('pg_catalog.pg_parameter_acl') IS NOT NULL)") == [True]:
+        for fact in _facts(connection, _PARAMETER_GRANTS):  # from PostgreSQL 15 on
+            yield "parameter_grant", fact
     for status in tenancy.statuses:
         if status.status == EXCLUDED:
             yield "ddl_only", {"schema": status.schema, "name": status.name, "why": status.why}
@@ -84,8 +81,16 @@ def read_facts(connection: Connection, tenancy: TenancyMap) -> Iterator[tuple[st
             yield kind, _mapped_fact(table)
 
 
-def _value(cursor: Any, fact: Fact) -> Fact:
+def _facts(connection: Connection, query: str) -> list[Any]:
+    with translated("read the database's catalogue"), own_names(connection):
+        cursor = connection.cursor()
+        cursor.execute(query)
+        return [fact for (fact,) in cursor.fetchall()]
+
+
+def _value(connection: Connection, fact: Fact) -> Fact:
     with translated("read a sequence", fact["name"]):
+        cursor = connection.cursor()
         cursor.execute(f"SELECT last_value, is_called FROM {fact['name']}")
         value, called = cursor.fetchone()
     return {"last_value": value, "is_called": called}
@@ -109,7 +114,7 @@ def shared_tables(tenancy: TenancyMap) -> list[MappedTable]:
 def copy_shared(connection: Connection, table: MappedTable, take: Any, plan: Iterator[int] | None = None) -> int:
     """All rows of a shared table, in the order of its key, to `take(text, rows)`; their number."""
     columns = ", ".join(f"t.{ident(name)}" for name in table.captured_columns)
-    with translated("read a table", table.full_name):
+    with translated("read a table", table.full_name), exact_names(connection, table):
         cursor = connection.cursor()
         cursor.execute(f"SELECT count(*) FROM {table.source}")
         rows: int = cursor.fetchone()[0]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sbh_pipelines.database.session.connection import Connection, database_encoding, translated
+from sbh_pipelines.database.session.search_path import own_names
 from sbh_pipelines.database.session.sql import UTF8
 
 PLAIN_EQUALITY = "OPERATOR(pg_catalog.=)"
@@ -189,7 +190,7 @@ GROUP BY i.indrelid, c.conname, x.relname, i.indexrelid, c.condeferrable ORDER B
 def read_catalog(connection: Connection, schemas: list[str]) -> Catalog:
     """The tables of `schemas`: ordinary, partitioned (as their root) and foreign. Raises the source's errors."""
     encoding = database_encoding(connection)
-    with translated("read the database's catalogue"):
+    with translated("read the database's catalogue"), own_names(connection):
         cursor = connection.cursor()
         cursor.execute(_TABLES, (schemas,))
         tables = cursor.fetchall()

@@ -6,6 +6,7 @@ UTF-8. `row_security = off` makes a policy that would hide rows an error instead
 
 import codecs
 import io
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
 
-from sbh_pipelines.database.session import tls
+from sbh_pipelines.database.session import search_path, tls
+from sbh_pipelines.database.session.pinned import keepalives, pin
 from sbh_pipelines.database.session.sql import SQL_ASCII, copy_options
 from sbh_pipelines.errors import (
     PrivilegeMissing,
@@ -35,12 +37,11 @@ from sbh_pipelines.settings.secrets import resolve
 
 Connection = Any  # psycopg2 has no types
 
-_PINNED = (
-    "SET client_encoding = 'UTF8'; SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'; SET timezone = 'UTC';"
-    " SET extra_float_digits = 3; SET bytea_output = 'hex'; SET xmloption = 'content'; SET row_security = off;"
-    " SET default_transaction_read_only = off; SET synchronize_seqscans = off; SET search_path = pg_catalog;"
-    " SET standard_conforming_strings = on; SET lc_monetary = 'C'; SET jit = off; SET idle_in_transaction_session_timeout = 0"
-)
+
+class Session(psycopg2.extensions.connection):  # type: ignore[misc]
+    """A connection, and where code of the application finds its names (`search_path.py`)."""
+
+    application_path = search_path.OWN
 
 
 def connect(settings: DatabaseSettings, purpose: str) -> Connection:
@@ -51,13 +52,14 @@ def connect(settings: DatabaseSettings, purpose: str) -> Connection:
     arguments: dict[str, str | int] = {
         "application_name": f"sbh {purpose}"[:63],
         "connect_timeout": settings.connect_timeout_s,
-        "keepalives": 1,
+        "client_encoding": "UTF8",
+        **keepalives(_parts(settings.dsn)),
     }
     if password := resolve(settings, "password"):
         arguments["password"] = password
     arguments |= tls.secured(settings)
     try:
-        connection = psycopg2.connect(settings.dsn, **arguments)
+        connection = _open(settings.dsn, arguments)
     except psycopg2.ProgrammingError:
         raise SettingsError(
             "database.dsn is not a libpq connection string",
@@ -81,17 +83,61 @@ def connect(settings: DatabaseSettings, purpose: str) -> Connection:
         connection.close()
         raise
     connection.autocommit = True
+    try:
+        _prepare(connection, settings)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _open(dsn: str, arguments: dict[str, str | int]) -> Session:
+    """Connect. What a role brings may end a session before it is prepared, so the first of it is said at once."""
+    parts = _parts(dsn)
+    if "service" not in parts:  # whose file may have options
+        said = parts.get("options") or os.environ.get("PGOPTIONS") or ""
+        try:
+            return _connected(dsn, {**arguments, "options": f"{said} -c statement_timeout=0 -c lock_timeout=0".strip()})
+        except psycopg2.OperationalError as error:
+            if not any(words in str(error) for words in _NO_OPTIONS):
+                raise
+    return _connected(dsn, arguments)
+
+
+def _connected(dsn: str, arguments: dict[str, str | int]) -> Session:
+    connection: Session = psycopg2.connect(dsn, connection_factory=Session, **arguments)
+    return connection
+
+
+_NO_OPTIONS = ("startup parameter", "command-line options")  # as poolers say it, in different words
+
+
+def _prepare(connection: Session, settings: DatabaseSettings) -> None:
+    """Give the session its settings. Two round trips; nothing is set before it is known who answers."""
     with translated("prepare the session"):
         cursor = connection.cursor()
-        cursor.execute(_PINNED)
+        # One message is one transaction: what is set in it for the transaction is gone after it.
         cursor.execute(
-            "SELECT set_config('work_mem', %s, false), set_config('statement_timeout', %s, false)",
-            (f"{settings.work_mem_mib}MB", str(int(settings.statement_timeout_s * 1000))),
+            "SELECT pg_catalog.set_config('statement_timeout', '0', true);"
+            f"SELECT pg_catalog.pg_backend_pid(), {search_path.FACTS}"
         )
+        _, of_database, extensions = cursor.fetchone()
+        connection.application_path = search_path.application_path(settings, of_database, extensions)
+        own = {
+            "work_mem": f"{settings.work_mem_mib}MB",
+            "statement_timeout": str(int(settings.statement_timeout_s * 1000)),
+        }
+        cursor.execute(f"{pin(own)}; SET search_path = {connection.application_path}")
         if database_encoding(connection) == SQL_ASCII:
             # The server cannot convert what has no encoding, and would refuse bytes that are not UTF-8.
             connection.set_client_encoding(SQL_ASCII)
-    return connection
+
+
+def _parts(dsn: str) -> dict[str, str]:
+    try:
+        return dict(psycopg2.extensions.parse_dsn(dsn))
+    except psycopg2.Error:
+        return {}  # the connection itself says what is wrong with it
 
 
 def _lenient(name: str) -> codecs.CodecInfo | None:
@@ -120,9 +166,8 @@ def database_encoding(connection: Connection) -> str:
 
 def describe_dsn(dsn: str) -> str:
     """The connection string without anything secret."""
-    try:
-        parts = psycopg2.extensions.parse_dsn(dsn)
-    except psycopg2.Error:
+    parts = _parts(dsn)
+    if not parts:
         return "database.dsn"
     return " ".join(f"{k}={parts[k]}" for k in ("host", "port", "dbname", "user") if k in parts)
 

@@ -18,6 +18,7 @@ import psycopg2
 import psycopg2.extensions
 
 from sbh_pipelines.database.session import tls
+from sbh_pipelines.database.session.pinned import keepalives, pin_timeouts
 from sbh_pipelines.errors import PrivilegeMissing, RequestError, SbhError, SettingsError, SourceError, SourceUnavailable
 from sbh_pipelines.settings import DatabaseSettings
 from sbh_pipelines.settings.secrets import resolve
@@ -95,7 +96,7 @@ def run_script(
     with tempfile.TemporaryFile() as complaints:
         running = _start(command, environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints)
         try:
-            _feed(running, [b"BEGIN;\n", before.encode(), *_one(pieces)], complaints)
+            _feed(running, [f"{pin_timeouts()};\nBEGIN;\n{before}".encode(), *_one(pieces)], complaints)
             errors = _errors(complaints)
             bad = [error for error in errors if not tolerated(error)]
             if bad:
@@ -203,7 +204,7 @@ def _access(database: DatabaseSettings) -> tuple[str, dict[str, str]]:
     environment |= {"PGCLIENTENCODING": "UTF8", "PGAPPNAME": "sbh platform"}
     if password := resolve(database, "password") or inline:
         environment["PGPASSWORD"] = password
-    return psycopg2.extensions.make_dsn(**{**parts, **tls.secured(database)}), environment
+    return psycopg2.extensions.make_dsn(**{**parts, **keepalives(parts), **tls.secured(database)}), environment
 
 
 def _start(command: list[str], environment: dict[str, str], **streams: Any) -> "subprocess.Popen[bytes]":
