@@ -3,7 +3,8 @@
     SbhError
     ├── SettingsError          SBH-100  sbh.toml or the environment is wrong
     │   ├── TenancyError       SBH-110  a table of the source is not mapped, or not mapped unambiguously
-    │   └── ResidencyError     SBH-120  a write would leave the tenant's allowed regions
+    │   ├── ResidencyError     SBH-120  a write would leave the tenant's allowed regions
+    │   └── PoolerRefused      SBH-130  a pooler shares the database's sessions among its clients
     ├── RequestError           SBH-200  the caller asked for something that cannot be
     │   ├── InvalidId          SBH-201  a tenant or backup id is malformed
     │   ├── UnknownTenant      SBH-202
@@ -123,6 +124,10 @@ class TenancyError(SettingsError):
 
 class ResidencyError(SettingsError):
     code, http_status = "SBH-120", 403
+
+
+class PoolerRefused(SettingsError):
+    code = "SBH-130"
 
 
 class RequestError(SbhError):

@@ -74,7 +74,7 @@ class OwnServer:
                 stdout=output,
                 stderr=output,
                 check=False,
-                **_user(),
+                **server_user(),
             )
             output.seek(0)
             text = output.read().decode("utf-8", "replace")
@@ -118,7 +118,7 @@ def own_server(version: int = 18, **options: str) -> Iterator[OwnServer]:
         pytest.skip(f"PostgreSQL {version} is not installed in {VERSIONS[version]}")
     directory = Path(tempfile.mkdtemp(prefix=f"sbh-pg{version}-"))
     try:
-        if user := _user():
+        if user := server_user():
             os.chown(directory, user["user"], user["group"])
         server = OwnServer(version, directory, options)
         try:
@@ -143,7 +143,7 @@ def wait_for(condition: Any, what: str, timeout_s: float = 20) -> None:
         time.sleep(0.02)
 
 
-def _user() -> dict[str, Any]:
+def server_user() -> dict[str, Any]:
     """PostgreSQL refuses to run as root: the arguments with which `subprocess` becomes somebody else."""
     if os.geteuid() != 0:
         return {}

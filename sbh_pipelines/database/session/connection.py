@@ -8,15 +8,16 @@ import codecs
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
 
-from sbh_pipelines.database.session import search_path, tls
+from sbh_pipelines.database.session import pooler, search_path, tls
 from sbh_pipelines.database.session.pinned import keepalives, pin
 from sbh_pipelines.database.session.sql import SQL_ASCII, copy_options
 from sbh_pipelines.errors import (
@@ -39,9 +40,20 @@ Connection = Any  # psycopg2 has no types
 
 
 class Session(psycopg2.extensions.connection):  # type: ignore[misc]
-    """A connection, and where code of the application finds its names (`search_path.py`)."""
+    """A connection, where code of the application finds its names (`search_path.py`), and whether a pooler is in between."""
 
     application_path = search_path.OWN
+    pooled = False
+
+    def close(self) -> None:
+        """Nothing of ours stays in a session that a pooler gives to the next client."""
+        if self.pooled and not self.closed:
+            with suppress(psycopg2.Error):
+                cursor = self.cursor()
+                if self.info.transaction_status != psycopg2.extensions.TRANSACTION_STATUS_IDLE:
+                    cursor.execute("ROLLBACK")
+                cursor.execute("RESET ALL; SELECT pg_catalog.pg_advisory_unlock_all()")
+        super().close()
 
 
 def connect(settings: DatabaseSettings, purpose: str) -> Connection:
@@ -84,7 +96,7 @@ def connect(settings: DatabaseSettings, purpose: str) -> Connection:
         raise
     connection.autocommit = True
     try:
-        _prepare(connection, settings)
+        _prepare(connection, settings, partial(_connected, settings.dsn, {**arguments, "async_": True}))
     except BaseException:
         connection.close()
         raise
@@ -112,7 +124,7 @@ def _connected(dsn: str, arguments: dict[str, str | int]) -> Session:
 _NO_OPTIONS = ("startup parameter", "command-line options")  # as poolers say it, in different words
 
 
-def _prepare(connection: Session, settings: DatabaseSettings) -> None:
+def _prepare(connection: Session, settings: DatabaseSettings, another: Callable[[], Session]) -> None:
     """Give the session its settings. Two round trips; nothing is set before it is known who answers."""
     with translated("prepare the session"):
         cursor = connection.cursor()
@@ -121,7 +133,8 @@ def _prepare(connection: Session, settings: DatabaseSettings) -> None:
             "SELECT pg_catalog.set_config('statement_timeout', '0', true);"
             f"SELECT pg_catalog.pg_backend_pid(), {search_path.FACTS}"
         )
-        _, of_database, extensions = cursor.fetchone()
+        backend, of_database, extensions = cursor.fetchone()
+        connection.pooled = pooler.check(connection, backend, another, describe_dsn(settings.dsn))
         connection.application_path = search_path.application_path(settings, of_database, extensions)
         own = {
             "work_mem": f"{settings.work_mem_mib}MB",
