@@ -20,7 +20,7 @@ from sbh_pipelines.backup.create.tenant_capture import GuardedTable, TenantRows,
 from sbh_pipelines.backup.create.unchanged import Compared, find_unchanged
 from sbh_pipelines.backup.create.unreadable import named
 from sbh_pipelines.concurrency import side_by_side
-from sbh_pipelines.database.capture.capture import check_same_files, check_spelling, copy_chosen, rows_of
+from sbh_pipelines.database.capture.capture import check_same_files, copy_chosen, rows_of
 from sbh_pipelines.database.capture.changes import Window, totals
 from sbh_pipelines.database.capture.deleted_rows import Sums, sums
 from sbh_pipelines.database.capture.unreadable import apart
@@ -249,7 +249,6 @@ def _add_references(
     def take(keys: Sequence[str]) -> None:
         lines = {key: LineWriter(tenants[key].writer) for key in keys}
         for tenant, found in groupby(referenced_keys(connection, columns, keys), key=itemgetter(0)):
-            check_spelling(columns[0][0], lines, (tenant,))
             try:
                 for _, key in found:
                     lines[tenant].add(json_line({"key": key}))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from sbh_pipelines.backup.contents.json_lines import json_line
 from sbh_pipelines.database.capture.capture import each_table
 from sbh_pipelines.database.capture.changes import Totals, Window, ages, snapshot_xmin, totals
+from sbh_pipelines.database.capture.tenant_keys import check_keys_apart
 from sbh_pipelines.database.capture.unreadable import apart
 from sbh_pipelines.database.schema.definition import VOLATILE, read_definitions
 from sbh_pipelines.database.schema.key_hash import KeyCode, key_code
@@ -35,6 +36,7 @@ class View:
     codes: Mapping[str, KeyCode] = field(init=False)
 
     def __post_init__(self) -> None:
+        check_keys_apart(self.connection, self.tenancy)
         self.definitions = read_definitions(self.connection, self.tenancy.tables)
         self.codes = {t.full_name: key_code(t) for t in self.tenancy.tables}
 

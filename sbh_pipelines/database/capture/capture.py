@@ -7,7 +7,7 @@ server a third of what one COPY per tenant does (docs/decisions/0001-one-pass-fo
 
 import io
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.database.session.snapshot import on_snapshot
 from sbh_pipelines.database.session.sql import copy_options, ident, literal, sql_name
-from sbh_pipelines.errors import SourceChanged, SourceError, TenancyError
+from sbh_pipelines.errors import SourceChanged, SourceError
 from sbh_pipelines.settings import DatabaseSettings
 
 _WRITE_BUFFER = 1 << 20
@@ -61,22 +61,25 @@ def rows_of(table: MappedTable, tenant_keys: Sequence[str]) -> Selection:
     return Selection(table.source, table.tenant_is(tenant_keys))
 
 
-def select_rows(table: MappedTable, chosen: Selection) -> str:
-    """SELECT of the captured columns of the chosen rows, ordered by tenant and key.
+def select_rows(table: MappedTable, chosen: Selection, tenant_keys: Sequence[str]) -> str:
+    """SELECT of the captured columns of the chosen rows of these tenants, ordered by tenant and key.
 
     Sorted in two stages, by tenant and then each tenant's rows by key: comparing one column is what the server does
     fastest. OFFSET 0 keeps the planner from making one sort of the two.
     """
+    by = _tenant_order(table, tenant_keys)
     columns = ", ".join(f"t.{ident(name)}" for name in table.captured_columns)
     needed = dict.fromkeys((*table.captured_columns, *table.table.primary_key))
     by_tenant = (
-        f"SELECT {', '.join(f't.{ident(name)}' for name in needed)}, {_tenant_order(table)} AS {_TENANT}"
-        f" FROM {chosen.source} WHERE {chosen.condition} ORDER BY {_tenant_order(table)} OFFSET 0"
+        f"SELECT {', '.join(f't.{ident(name)}' for name in needed)}, {by} AS {_TENANT}"
+        f" FROM {chosen.source} WHERE {chosen.condition} ORDER BY {_TENANT} OFFSET 0"
     )
     return f"SELECT {columns} FROM ({by_tenant}) AS t ORDER BY t.{_TENANT}, {order_by(table)}"
 
 
-def _tenant_order(table: MappedTable) -> str:
+def _tenant_order(table: MappedTable, tenant_keys: Sequence[str]) -> str:
+    if not table.tenant_column.exact or len(tenant_keys) == 1:
+        return table.tenant_number(tenant_keys)  # values that are equal and yet differ may lie apart
     return table.tenant + (' COLLATE "C"' if table.tenant_column.collatable else "")
 
 
@@ -102,13 +105,9 @@ def count_chosen(
     with translated("read a table", table.full_name):
         cursor = connection.cursor()
         cursor.execute(
-            f"SELECT {table.tenant}::text, count(*) FROM {chosen.source} WHERE {chosen.condition} GROUP BY {table.tenant}"
+            f"SELECT {table.tenant_number(tenant_keys)}, count(*) FROM {chosen.source} WHERE {chosen.condition} GROUP BY 1"
         )
-        counts = dict.fromkeys(tenant_keys, 0)
-        for key, rows in cursor.fetchall():
-            check_spelling(table, counts, (key,))
-            counts[key] = rows
-    return counts
+        return dict.fromkeys(tenant_keys, 0) | {tenant_keys[nth - 1]: rows for nth, rows in cursor.fetchall()}
 
 
 def copy_chosen(
@@ -130,18 +129,25 @@ def copy_chosen(
         return 0
     with translated("read a table", table.full_name):
         cursor = connection.cursor()
-        # In the order of `select_rows`, which only the server knows.
-        listed = ", ".join(
-            f"({number}, {literal(key)}::{table.tenant_column.type})" for number, key in enumerate(present)
-        )
-        collation = ' COLLATE "C"' if table.tenant_column.collatable else ""
-        cursor.execute(f"SELECT number FROM (VALUES {listed}) AS k(number, key) ORDER BY key{collation}")
-        in_order = [(present[number], counts[present[number]]) for (number,) in cursor.fetchall()]
+        in_order = [(key, counts[key]) for key in _in_order(cursor, table, present)]
         try:
             segments = _segments(table, in_order, open_sink, plan)
-            return copy_groups(cursor, select_rows(table, chosen), segments, table.encoding)
+            return copy_groups(cursor, select_rows(table, chosen, present), segments, table.encoding)
         except ValueError as error:
             raise SourceError("A table was not read whole", on=table.full_name, why=str(error)) from None
+
+
+def _in_order(cursor: Any, table: MappedTable, tenant_keys: list[str]) -> list[str]:
+    """The tenants in the order of `select_rows`."""
+    if not table.tenant_column.exact or len(tenant_keys) == 1:
+        return tenant_keys
+    # Only the server knows how it orders values of the type.
+    listed = ", ".join(
+        f"({number}, {literal(key)}::{table.tenant_column.type})" for number, key in enumerate(tenant_keys)
+    )
+    collation = ' COLLATE "C"' if table.tenant_column.collatable else ""
+    cursor.execute(f"SELECT number FROM (VALUES {listed}) AS k(number, key) ORDER BY key{collation}")
+    return [tenant_keys[number] for (number,) in cursor.fetchall()]
 
 
 def copy_groups(cursor: Any, query: str, segments: Iterable[Segment], encoding: str) -> int:
@@ -153,17 +159,6 @@ def copy_groups(cursor: Any, query: str, segments: Iterable[Segment], encoding: 
         buffered.flush()
         cutter.finish()
     return cutter.bytes
-
-
-def check_spelling(table: MappedTable, keys: Collection[str], found: Iterable[str]) -> None:
-    """Raises TenancyError when a tenant came back under another spelling than was asked for."""
-    if not all(key in keys for key in found):
-        raise TenancyError(
-            "A tenant's key is not spelled as in the tenants table",
-            on=table.full_name,
-            why=f"values of type {table.tenant_column.type} can be equal and yet differ, as 1 and 1.0 do",
-            remedy="write the key in all tables as the tenants table has it",
-        )
 
 
 def _segments(

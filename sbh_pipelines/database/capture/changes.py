@@ -14,7 +14,7 @@ A *deleted* row leaves no trace: `deleted_rows.py` finds it.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from sbh_pipelines.database.capture.capture import Selection, check_spelling
+from sbh_pipelines.database.capture.capture import Selection
 from sbh_pipelines.database.schema.key_hash import KeyCode
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, translated
@@ -59,13 +59,13 @@ def ages(connection: Connection, xmins: Iterable[int]) -> dict[int, int]:
 
 
 def watched(table: MappedTable, windows: Mapping[str, Window]) -> str:
-    """The table's FROM items joined with the tenants, as w(key, age, seed, mask)."""
-    kind = table.tenant_column.type
+    """The table's FROM items joined with the tenants, as w(key, age, seed, mask, nth); `nth` counts them from 0."""
+    kind, equal = table.tenant_column.type, table.tenant_column.equality
     rows = ", ".join(
-        f"({literal(key)}::{kind}, {_NOTHING_NEW if w.age is None else w.age}, ({w.seed})::bigint, {(1 << w.bits) - 1})"
-        for key, w in windows.items()
+        f"({literal(key)}::{kind}, {_NOTHING_NEW if w.age is None else w.age}, ({w.seed})::bigint, {(1 << w.bits) - 1}, {nth})"
+        for nth, (key, w) in enumerate(windows.items())
     )
-    return f"{table.source} JOIN (VALUES {rows}) AS w(key, age, seed, mask) ON w.key = {table.tenant}"
+    return f"{table.source} JOIN (VALUES {rows}) AS w(key, age, seed, mask, nth) ON w.key {equal} {table.tenant}"
 
 
 IS_NEW = "age(t.xmin) BETWEEN 0 AND w.age"
@@ -84,11 +84,11 @@ def totals(
     with translated("look for changes", table.full_name):
         cursor = connection.cursor()
         cursor.execute(
-            f"SELECT {table.tenant}::text, count(*), bit_xor({code.hash}), {extra}, {new_rows_count}"
-            f" FROM {watched(table, windows)} GROUP BY {table.tenant}"
+            f"SELECT w.nth, count(*), bit_xor({code.hash}), {extra}, {new_rows_count}"
+            f" FROM {watched(table, windows)} GROUP BY w.nth"
         )
-        found = cursor.fetchall()
-    check_spelling(table, windows, (row[0] for row in found))
+        keys = list(windows)
+        found = [(keys[nth], *more) for nth, *more in cursor.fetchall()]
     none = Totals(0, f"{0:016x}", 0)
     return dict.fromkeys(windows, none) | {
         key: Totals(rows, f"{value & _MASK64:016x}{f'-{more}' if more else ''}", new)

@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, islice
 
-from sbh_pipelines.database.capture.capture import Selection, check_spelling
+from sbh_pipelines.database.capture.capture import Selection
 from sbh_pipelines.database.capture.changes import IS_NEW, Window, watched
 from sbh_pipelines.database.schema.key_hash import KeyCode
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, translated
-from sbh_pipelines.database.session.sql import copy_options, ident, literal
+from sbh_pipelines.database.session.sql import copy_options, ident
 
 _CHOICES = 4096  # of inserts among new rows, at most, per bucket
 _FETCHED = 10_000  # rows
@@ -60,23 +60,24 @@ def sums(
     if not windows:
         return found, {}
     new: dict[str, dict[int, list[int]]] = {key: {} for key in windows}
+    keys = list(windows)
     compared = any(window.age is not None for window in windows.values())
     hashes_of_new = f"array_agg({code.hash}) FILTER (WHERE {IS_NEW})" if compared else "NULL::bigint[]"
     with translated("look for changes", table.full_name):
         cursor = connection.cursor()
         # A cursor of the server's: the buckets of a large tenant are not fetched in one piece.
         cursor.execute(
-            f"DECLARE sbh_sums NO SCROLL CURSOR FOR SELECT {table.tenant}::text, ({code.bucket}) & w.mask, count(*),"
+            f"DECLARE sbh_sums NO SCROLL CURSOR FOR SELECT w.nth, ({code.bucket}) & w.mask, count(*),"
             f" bit_xor({code.hash}), {hashes_of_new}"
-            f" FROM {watched(table, windows)} GROUP BY {table.tenant}, 2"
+            f" FROM {watched(table, windows)} GROUP BY 1, 2"
         )
         while True:
             cursor.execute(f"FETCH {_FETCHED} FROM sbh_sums")
             fetched = cursor.fetchall()
             if not fetched:
                 break
-            for key, bucket, rows, value, hashes in fetched:
-                check_spelling(table, windows, (key,))
+            for nth, bucket, rows, value, hashes in fetched:
+                key = keys[nth]
                 mine = found[key]
                 mine.counts[bucket] = rows
                 mine.hashes[bucket] = value & _MASK64
@@ -107,12 +108,11 @@ def arrivals(
 def _in_buckets(
     table: MappedTable, code: KeyCode, windows: Mapping[str, Window], buckets: Mapping[str, Sequence[int]]
 ) -> str:
-    kind = table.tenant_column.type
-    wanted = ", ".join(f"({literal(key)}::{kind}, {bucket})" for key, listed in buckets.items() for bucket in listed)
+    wanted = ", ".join(f"({nth}, {bucket})" for nth, listed in enumerate(buckets.values()) for bucket in listed)
     chosen = {key: windows[key] for key in buckets}
     return (
-        f"{watched(table, chosen)} JOIN (VALUES {wanted}) AS b(key, bucket)"
-        f" ON b.key = w.key AND b.bucket = (({code.bucket}) & w.mask)"
+        f"{watched(table, chosen)} JOIN (VALUES {wanted}) AS b(nth, bucket)"
+        f" ON b.nth = w.nth AND b.bucket = (({code.bucket}) & w.mask)"
     )
 
 
@@ -125,11 +125,8 @@ def survivors(
     take: Callable[[str, int, bytes], None],
 ) -> None:
     """`take(tenant key, bucket, key fields as COPY text)` for every row now in the buckets, ordered by tenant and bucket."""
-    numbers = {key: str(nth) for nth, key in enumerate(buckets)}
     keys = list(buckets)
     fields = ", ".join(f"t.{ident(name)}" for name in table.table.primary_key)
-    kind = table.tenant_column.type
-    listed = ", ".join(f"({literal(key)}::{kind}, {number})" for key, number in numbers.items())
 
     def line(text: bytes) -> None:
         number, bucket, key = text.split(b"\t", 2)
@@ -137,8 +134,7 @@ def survivors(
 
     with translated("look for deleted rows", table.full_name):
         connection.cursor().copy_expert(
-            f"COPY (SELECT n.number, b.bucket, {fields} FROM {_in_buckets(table, code, windows, buckets)}"
-            f" JOIN (VALUES {listed}) AS n(key, number) ON n.key = w.key ORDER BY 1, 2)"
+            f"COPY (SELECT w.nth, b.bucket, {fields} FROM {_in_buckets(table, code, windows, buckets)} ORDER BY 1, 2)"
             f" TO STDOUT{copy_options(table.encoding)}",
             _Lines(line),
         )

@@ -25,6 +25,9 @@ class Column:
     sequence: str | None  # the sequence behind an identity or serial column
     default: str | None = None  # SQL of the column's default; never of generated columns
     equality: str = PLAIN_EQUALITY  # the equality of the column's type: an extension's type may bring its own
+    exact: bool = (
+        False  # equal values have one text: not so of numeric, citext, or text of a collation that is not deterministic
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +140,11 @@ SELECT a.attrelid::bigint, a.attname, format_type(a.atttypid, a.atttypmod), a.at
        a.attgenerated <> '', a.attidentity::text,
        CASE WHEN a.attidentity <> '' OR a.atthasdef
             THEN pg_get_serial_sequence(quote_ident(n.nspname) || '.' || quote_ident(c.relname), a.attname) END,
-       CASE WHEN a.attgenerated = '' THEN pg_get_expr(d.adbin, d.adrelid) END, coalesce(e.equality, '{PLAIN_EQUALITY}')
+       CASE WHEN a.attgenerated = '' THEN pg_get_expr(d.adbin, d.adrelid) END, coalesce(e.equality, '{PLAIN_EQUALITY}'),
+       e.equality IS NULL AND a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'uuid'::regtype, 'text'::regtype,
+           'varchar'::regtype) AND coalesce(l.collisdeterministic, true)
 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-LEFT JOIN equalities e ON e.type = a.atttypid
+LEFT JOIN equalities e ON e.type = a.atttypid LEFT JOIN pg_collation l ON l.oid = a.attcollation
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE a.attrelid = ANY(%s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attrelid, a.attnum"""
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap
 from sbh_pipelines.database.session.connection import Connection, translated
-from sbh_pipelines.database.session.sql import ident
+from sbh_pipelines.database.session.sql import SQL_ASCII, UTF8, ident
 from sbh_pipelines.errors import SettingsError
 from sbh_pipelines.settings import Settings
 
@@ -35,11 +35,14 @@ def referenced_keys(
     if not columns or not tenant_keys:
         return
     parts = [
-        f"SELECT DISTINCT {table.tenant}::text AS tenant, t.{ident(column)}::text AS key FROM {table.source}"
+        f"SELECT DISTINCT {table.tenant_number(tenant_keys)} AS tenant, t.{ident(column)}::text AS key FROM {table.source}"
         f" WHERE {table.tenant_is(tenant_keys)} AND t.{ident(column)} IS NOT NULL"
         for table, column in columns
     ]
-    query = f'SELECT tenant, key FROM ({" UNION ".join(parts)}) AS keys ORDER BY tenant COLLATE "C", key COLLATE "C"'
+    # Bytes of these encodings are in the order of characters; the others' are not.
+    ordered = columns[0][0].encoding in (UTF8, SQL_ASCII, "LATIN1")
+    by_key = 'key COLLATE "C"' if ordered else "convert_to(key, 'UTF8')"
+    query = f"SELECT tenant, key FROM ({' UNION '.join(parts)}) AS keys ORDER BY tenant, {by_key}"
     with translated("read file references"):
         cursor = connection.cursor()
         name = "sbh_references"
@@ -49,5 +52,5 @@ def referenced_keys(
             rows = cursor.fetchall()
             if not rows:
                 break
-            yield from rows
+            yield from ((tenant_keys[number - 1], key) for number, key in rows)
         cursor.execute(f"CLOSE {name}")

@@ -105,6 +105,15 @@ class MappedTable:
         listed = f"ARRAY[{', '.join(map(literal, keys))}]::text[]::{self.tenant_column.type}[]"
         return f"{self.tenant} {self.tenant_column.equality} ANY({listed})"
 
+    def tenant_number(self, keys: Sequence[str]) -> str:
+        """SQL: which of the tenants with these keys, counted from 1, a row of theirs belongs to, as the type's equality says.
+
+        For a row whose key is spelled in another way than the tenant's (`ACME` and `acme` of citext, 1.0 and 1) as well.
+        """
+        if len(keys) == 1:
+            return "1"
+        return f"array_position(ARRAY[{', '.join(map(literal, keys))}]::text[]::{self.tenant_column.type}[], {self.tenant})"
+
     @property
     def belongs_to_nobody(self) -> str:
         """Condition over `own_source` alone: the row has no tenant. Its way to one ends at a NULL, or at no row.
