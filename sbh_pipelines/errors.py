@@ -20,7 +20,8 @@
     │   ├── ApprovalNeeded     SBH-212  a second person has to approve it
     │   ├── EraseRefused       SBH-213  a tenant under legal hold, or not confirmed by its name
     │   ├── TenantErased       SBH-214  the tenant's backups were erased, and it was not admitted again
-    │   └── TookTooLong        SBH-215  (transient) the answer was not there in time
+    │   ├── TookTooLong        SBH-215  (transient) the answer was not there in time
+    │   └── SlugChangedHands   SBH-216  the backup is of the tenant that had the slug before
     ├── SourceError            SBH-300  the application's database or its files
     │   ├── SourceUnavailable  SBH-301  (transient) cannot connect, or the connection was lost
     │   ├── PrivilegeMissing   SBH-302
@@ -192,6 +193,10 @@ class TenantErased(RequestError):
 
 class TookTooLong(RequestError):
     code, http_status, transient = "SBH-215", 503, True
+
+
+class SlugChangedHands(RequestError):
+    code, http_status = "SBH-216", 409
 
 
 class SourceError(SbhError):

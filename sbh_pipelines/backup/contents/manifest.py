@@ -203,6 +203,7 @@ class Manifest:
         document = {
             "id": backup_id,
             "tenant_id": tenant.id,
+            **({"tenant_key": tenant.key} if tenant.key else {}),
             "type": type,
             "region": tenant.region,
             "created_by": created_by,
@@ -233,6 +234,11 @@ class Manifest:
     @property
     def tenant_id(self) -> str:
         return str(self.document["tenant_id"])
+
+    @property
+    def tenant_key(self) -> str | None:
+        """The tenant's key in the application, which stays when the slug changes hands; None where the release left it out."""
+        return self.document.get("tenant_key")
 
     @property
     def type(self) -> str:

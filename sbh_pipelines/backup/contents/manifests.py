@@ -9,7 +9,7 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 import zstandard
@@ -109,9 +109,10 @@ def _name(proof: bytes, repository: Repository, info: ObjectInfo) -> bytes:
     return hashlib.sha256(proof + b"\n" + place.encode()).digest()
 
 
-def resolve_backup(repository: Repository, text: str) -> BackupId:
+def resolve_backup(repository: Repository, text: str, own: Callable[[Manifest], bool] | None = None) -> BackupId:
     """The backup of this id; for `latest` the newest one, for `@2024-01-15T14:32` the newest that is not later than this time
-    (UTC, unless it says otherwise). Those made before a restore are left out. Raises InvalidId, UnknownBackup.
+    (UTC, unless it says otherwise). Those made before a restore are left out, and those that are not `own`. Raises InvalidId,
+    UnknownBackup.
 
     A safety backup holds what somebody wanted to be rid of: whoever restores `latest` twice must not get it back.
     """
@@ -123,7 +124,7 @@ def resolve_backup(repository: Repository, text: str) -> BackupId:
         try:
             manifest = read_manifest(repository, backup_id)
             late = until is not None and manifest.is_later_than(until)
-            if not manifest.is_safety and not late:
+            if not manifest.is_safety and not late and (own is None or own(manifest)):
                 return backup_id
         except CorruptObject:
             if until is None:

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from sbh_pipelines.backup import approvals
 from sbh_pipelines.backup.approvals import Approval
-from sbh_pipelines.backup.contents.manifests import resolve_backup
+from sbh_pipelines.backup.contents.ownership import resolve_own
 from sbh_pipelines.backup.restore.events import subject_props
 from sbh_pipelines.backup.restore.request import OPTIONS, RestoreRequest, Use
 from sbh_pipelines.backup.restore.restore import check_target
@@ -46,7 +46,7 @@ class Approvals:
             check_target(into_database, request)
         tenant = self._gate.allowed(tenant_id, user_ctx, "restore.request")
         with self._site.repository(tenant) as repository:
-            subject = restore_subject(str(resolve_backup(repository, backup_id)), request, into_database)
+            subject = restore_subject(str(resolve_own(repository, backup_id, tenant.key)), request, into_database)
             return self._asked(tenant, repository, subject, user_ctx, reason)
 
     def request_undo(self, restore_id: str, tenant_id: str, user_ctx: UserContext, *, reason: str) -> Approval:

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 
 from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.contents.manifests import ManifestCache, read_manifest, read_manifests, resolve_backup
+from sbh_pipelines.backup.contents.ownership import resolve_own, tenant_keys_of
 from sbh_pipelines.backup.contents.verification import Validation, Verification, verify_backup
 from sbh_pipelines.backup.create import drafts as making
 from sbh_pipelines.backup.create.draft import Draft
@@ -38,6 +39,7 @@ from sbh_pipelines.errors import (
 from sbh_pipelines.model import BackupId, BackupType, ProgressSink, Tenant, TenantId, no_progress
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.format import Keys
+from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 
 _RECORDERS = 16  # threads; none before it is needed
@@ -56,6 +58,7 @@ class Backups:
         self.manifest_cache = ManifestCache(gate.site.settings.api.cache_mib << 20)
         self._recorders = ThreadPoolExecutor(_RECORDERS, thread_name_prefix="record")
         self._policy_recorded = False
+        self._owners: dict[tuple[str, str], str | None] = {}  # of backups whose manifests do not say it
 
     # made, in steps, for a batch
 
@@ -170,27 +173,46 @@ class Backups:
         assert draft.manifest is not None
         return draft.manifest
 
-    def of(self, tenant_id: str, user_ctx: UserContext) -> list[Manifest]:
+    def of(self, tenant_id: str, user_ctx: UserContext, *, former_key: str | None = None) -> list[Manifest]:
         """The manifests of all backups of a tenant, newest first; [] where there are none.
 
-        One whose manifest is damaged is not among them: see `damaged`.
+        Those of a tenant that had the slug before are left out: a platform administrator gets these, and only these, by
+        naming its key. One whose manifest is damaged is not among them: see `damaged`.
         """
-        return self._listed(tenant_id, user_ctx)[0]
+        return self._listed(tenant_id, user_ctx, former_key=former_key)[0]
+
+    def former_keys(self, tenant_id: str, user_ctx: UserContext) -> list[str]:
+        """The keys of tenants that had the slug before, and of whom there are backups. For callers of the platform; else none."""
+        tenant = self._gate.allowed(tenant_id, user_ctx, "backup.list")
+        if user_ctx.tenant_id != ALL_TENANTS:
+            return []
+        try:
+            with self._site.repository(tenant) as repository:
+                sound, _ = read_manifests(repository, self.manifest_cache)
+                keys = tenant_keys_of(repository, sound)
+        except UnknownBackup:
+            return []
+        return sorted({key for key in keys if key is not None} - {tenant.key})
 
     def damaged(self, tenant_id: str, user_ctx: UserContext) -> list[SbhError]:
         """An error for each backup of a tenant whose manifest cannot be read. Whoever lists backups must show these."""
         return self._listed(tenant_id, user_ctx, record=False)[1]
 
-    def get(self, backup_id: str, tenant_id: str, user_ctx: UserContext) -> Manifest:
-        """A manifest; `latest` is the newest. Raises UnknownBackup, CorruptObject."""
+    def get(self, backup_id: str, tenant_id: str, user_ctx: UserContext, *, former_key: str | None = None) -> Manifest:
+        """A manifest; `latest` is the newest. `former_key`: of a tenant that had the slug before, for platform administrators.
+
+        Raises UnknownBackup, SlugChangedHands, CorruptObject.
+        """
         tenant = self._gate.allowed(tenant_id, user_ctx, "backup.list")
-        manifest = self._manifest(tenant, backup_id)
+        owner = self._gate.owner_key(tenant, user_ctx, former_key)
+        with self._site.repository(tenant) as repository:
+            manifest = read_manifest(repository, resolve_own(repository, backup_id, owner))
         self._gate.accessed(tenant, user_ctx, "get", backup_id=manifest.id)
         return manifest
 
     def _manifest(self, tenant: Tenant, backup_id: str) -> Manifest:
         with self._site.repository(tenant) as repository:
-            return read_manifest(repository, resolve_backup(repository, backup_id))
+            return read_manifest(repository, BackupId.parse(backup_id))
 
     def latest_recovery_point(self, tenant_id: str, user_ctx: UserContext) -> LatestPoint:
         """Up to when the tenant is safe.
@@ -268,16 +290,36 @@ class Backups:
         return self._listed(tenant_id, user_ctx, brief=True)
 
     def _listed(
-        self, tenant_id: str, user_ctx: UserContext, *, record: bool = True, brief: bool = False
+        self,
+        tenant_id: str,
+        user_ctx: UserContext,
+        *,
+        record: bool = True,
+        brief: bool = False,
+        former_key: str | None = None,
     ) -> tuple[list[Manifest], list[SbhError]]:
         tenant = self._gate.allowed(tenant_id, user_ctx, "backup.list")
+        owner = self._gate.owner_key(tenant, user_ctx, former_key)
         try:
             repository = self._site.repository(tenant)
         except UnknownBackup:
             return [], []
         with repository, self._recorded_beside(tenant, user_ctx) if record else nullcontext():
             sound, damaged = read_manifests(repository, self.manifest_cache, brief=brief)
+            sound = self._of_owner(repository, sound, owner)
         return sorted(sound, key=lambda m: (m.created_at, m.id), reverse=True), damaged
+
+    def _of_owner(self, repository: Repository, manifests: list[Manifest], owner: str) -> list[Manifest]:
+        """Those of one tenant, and those that do not say whose they are. Brief manifests may be given.
+
+        Keys that an earlier release left out of the manifests are looked up once by this process.
+        """
+        unknown = [m for m in manifests if m.tenant_key is None and (m.id, m.checksum) not in self._owners]
+        if unknown:
+            whole = [read_manifest(repository, manifest.id) for manifest in unknown]
+            keys = tenant_keys_of(repository, whole)
+            self._owners |= {(m.id, m.checksum): key for m, key in zip(whole, keys, strict=True)}
+        return [m for m in manifests if (m.tenant_key or self._owners[m.id, m.checksum]) in (owner, None)]
 
     @contextmanager
     def _recorded_beside(self, tenant: Tenant, user_ctx: UserContext) -> Iterator[None]:

@@ -1,9 +1,11 @@
 """The service's calls that take data out of backups: into a folder, or into a program's memory. Both work without the database."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from sbh_pipelines.backup.contents.manifests import read_manifest, resolve_backup
+from sbh_pipelines.backup.contents.manifests import read_manifest
+from sbh_pipelines.backup.contents.ownership import resolve_own
 from sbh_pipelines.backup.contents.reader import OpenBackup, open_backup
 from sbh_pipelines.backup.export.export import export_backup
 from sbh_pipelines.backup.export.manifest import Export
@@ -30,16 +32,19 @@ class Exports:
         format: str = "jsonl",
         tables: Sequence[str] = (),
         files: bool = True,
+        former_key: str | None = None,
         progress: ProgressSink = no_progress,
     ) -> Export:
         """Write a backup's tables and files to a folder that is empty or does not exist.
 
-        `format`: sql, jsonl, csv, parquet. `tables`: only these; all without. `latest` is the newest backup. Raises RequestError
-        (format, table, a folder with something in it), UnknownBackup, CorruptObject, ExportFailed; then nothing is at `folder`.
+        `format`: sql, jsonl, csv, parquet. `tables`: only these; all without. `latest` is the newest backup. `former_key`: of a
+        tenant that had the slug before, for platform administrators. Raises RequestError (format, table, a folder with something
+        in it), UnknownBackup, SlugChangedHands, CorruptObject, ExportFailed; then nothing is at `folder`.
         """
         tenant = self._exportable(tenant_id, user_ctx, backup_id)
+        owner = self._gate.owner_key(tenant, user_ctx, former_key)
         with self._site.repository(tenant) as repository:
-            wanted = resolve_backup(repository, backup_id)
+            wanted = resolve_own(repository, backup_id, owner)
             props = {"backup_id": wanted, "format": format[:16], "tables": list(tables)[:100], "files": files}
             self._site.track(tenant, "backup.exported", user_ctx.user_id, props)
             now = self._site.clock()
@@ -55,7 +60,7 @@ class Exports:
         tenant = self._exportable(tenant_id, user_ctx, backup_id)
         repository = self._site.repository(tenant)
         try:
-            manifest = read_manifest(repository, resolve_backup(repository, backup_id))
+            manifest = read_manifest(repository, resolve_own(repository, backup_id, tenant.key))
             self._gate.accessed(tenant, user_ctx, "open", backup_id=manifest.id)
         except BaseException:
             repository.close()
@@ -70,7 +75,9 @@ class Exports:
         try:
             return self._gate.allowed(tenant_id, user_ctx, "backup.export")
         except (SourceError, SettingsError, UnknownTenant):  # the tenants table may be missing: see `sbh doctor`
-            found = lost_tenant(self._site, TenantId.parse(tenant_id), backup_id)
-            if found is None:
+            slug = TenantId.parse(tenant_id)
+            found, newest = lost_tenant(self._site, slug, backup_id), lost_tenant(self._site, slug)
+            if found is None or newest is None:
                 raise
-            return found
+            # Whose the slug was last, as far as backups tell: not whose this backup is.
+            return replace(found, key=newest.key)

@@ -17,7 +17,7 @@ from sbh_pipelines.errors import AccessDenied, SbhError
 from sbh_pipelines.model import Tenant, TenantId
 from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.repository import lease as leases
-from sbh_pipelines.security.policy import ALL_TENANTS, UserContext, authorize
+from sbh_pipelines.security.policy import ALL_TENANTS, Role, UserContext, authorize
 
 _CLAIM_FOLDER = "launch/"
 _CLAIM_S = 60.0
@@ -35,6 +35,20 @@ class Gate:
         slug = TenantId.parse(tenant_id)
         self.authorize(user_ctx, action, slug)  # before the look-up: strangers do not learn which tenants exist
         return self.tenants.find(slug)
+
+    def owner_key(self, tenant: Tenant, user_ctx: UserContext, former_key: str | None = None) -> str:
+        """The key of the tenant whose backups the caller may see: the tenant's own, or, for a platform administrator who names it,
+        that of a tenant that had the slug before. Raises AccessDenied.
+        """
+        if former_key is None:
+            return tenant.key
+        if user_ctx.tenant_id != ALL_TENANTS or user_ctx.role is not Role.ADMIN:
+            raise AccessDenied(
+                "Backups of a former tenant are for administrators of the platform",
+                on=tenant.id,
+                remedy="ask one of them",
+            )
+        return former_key
 
     def authorize(self, user_ctx: UserContext, action: str, tenant_id: str) -> None:
         """Raises AccessDenied, which is recorded: in the tenant's trail where it is the caller's own, else in the platform's."""

@@ -1,6 +1,6 @@
 """The service's calls about restores: plan, restore, undo, look at an old state beside the live one, status."""
 
-from sbh_pipelines.backup.contents.manifests import resolve_backup
+from sbh_pipelines.backup.contents.ownership import resolve_own
 from sbh_pipelines.backup.create.status import the_only
 from sbh_pipelines.backup.restore.events import plan_props
 from sbh_pipelines.backup.restore.into_schema import SchemaCopy, into_schema
@@ -43,7 +43,7 @@ class Restores:
         target = target_of(self._site, into_database, request)
         tenant = self._gate.allowed(tenant_id, user_ctx, "restore.plan")
         with self._site.repository(tenant) as repository:
-            wanted = resolve_backup(repository, backup_id)
+            wanted = resolve_own(repository, backup_id, tenant.key)
             names = user_ctx.tenant_id == ALL_TENANTS
             plan = plan_restore(self._site, repository, tenant, wanted, request, target, progress, names_others=names)
         self._site.track(tenant, "restore.planned", user_ctx.user_id, plan_props(plan, request))
@@ -75,7 +75,7 @@ class Restores:
         if not confirm:
             raise _not_confirmed("A restore overwrites live data", f"{backup_id} of {tenant.id}")
         with self._site.repository(tenant) as repository:
-            wanted = resolve_backup(repository, backup_id)
+            wanted = resolve_own(repository, backup_id, tenant.key)
             subject = restore_subject(wanted, request, into_database)
             self._approvals.require(tenant, repository, user_ctx, subject, approval_id, break_glass)
             return restore_in_place(
@@ -98,6 +98,7 @@ class Restores:
         tenant = self._gate.allowed(tenant_id, user_ctx, "restore.plan")
         undo, request, target = self._undo(tenant, wanted)
         with self._site.repository(tenant) as repository:
+            resolve_own(repository, undo.backup_id, tenant.key)
             plan = plan_restore(self._site, repository, tenant, undo.backup_id, request, target, progress)
         props = {**plan_props(plan, request), "undoes": wanted}
         self._site.track(tenant, "restore.planned", user_ctx.user_id, props)
@@ -125,6 +126,7 @@ class Restores:
         if not confirm:
             raise _not_confirmed("Undoing a restore overwrites live data", f"{wanted} of {tenant.id}")
         with self._site.repository(tenant) as repository:
+            resolve_own(repository, undo.backup_id, tenant.key)
             self._approvals.require(tenant, repository, user_ctx, undo_subject(wanted, undo), approval_id, break_glass)
             return restore_in_place(
                 self._site,
@@ -151,13 +153,16 @@ class Restores:
         schema: str,
         *,
         tables: tuple[str, ...] = (),
+        former_key: str | None = None,
         progress: ProgressSink = no_progress,
     ) -> SchemaCopy:
         """Put the tenant's rows into a new schema of the same database, for looking.
 
-        Tables have the backup's columns and primary keys, no other constraints. Raises RestoreRefused where the schema exists.
+        Tables have the backup's columns and primary keys, no other constraints. `former_key`: of a tenant that had the slug
+        before, for platform administrators. Raises RestoreRefused where the schema exists, SlugChangedHands.
         """
         tenant = self._gate.allowed(tenant_id, user_ctx, "backup.restore")
+        owner = self._gate.owner_key(tenant, user_ctx, former_key)
         props: dict[str, object] = {
             "backup_id": backup_id,
             "target": f"schema {schema[:80]}",
@@ -166,7 +171,7 @@ class Restores:
         self._site.track(tenant, "restore.started", user_ctx.user_id, props)
         try:
             with self._site.repository(tenant) as repository:
-                wanted = resolve_backup(repository, backup_id)
+                wanted = resolve_own(repository, backup_id, owner)
                 copy = into_schema(self._site, repository, tenant, wanted, schema, tables, progress)
         except SbhError as error:
             with noted(error):

@@ -1,5 +1,6 @@
 """`sbh backup`: make, list, show and validate backups."""
 
+import shlex
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +17,15 @@ app = typer.Typer(name="backup", help="Make, list, show and validate backups.")
 
 TenantArgument = Annotated[str, typer.Argument(help="The tenant's slug.", autocompletion=complete_tenant)]
 TenantOption = Annotated[str, typer.Option("--tenant", "-t", help="The tenant's slug.", autocompletion=complete_tenant)]
+FormerKeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--former-key",
+        help="Of backups of a tenant that had this slug before: its key in the application. For administrators of the platform.",
+        metavar="KEY",
+        show_default=False,
+    ),
+]
 BackupArgument = Annotated[str, typer.Argument(help="A backup id, or `latest`.", metavar="BACKUP")]
 
 
@@ -52,15 +62,20 @@ def create(
 
 
 @command(app, "list")
-def list_backups(invocation: Invocation, tenant: TenantArgument) -> Answer:
-    """List a tenant's backups, newest first. A damaged manifest is shown as an error (exit 8)."""
+def list_backups(invocation: Invocation, tenant: TenantArgument, former_key: FormerKeyOption = None) -> Answer:
+    """List a tenant's backups, newest first. A damaged manifest is shown as an error (exit 8).
+
+    Those of a tenant that had the slug before are not among them.
+    """
     service, user = invocation.service(), invocation.user()
-    found = service.backups.of(tenant, user)
+    found = service.backups.of(tenant, user, former_key=former_key)
     damaged = service.backups.damaged(tenant, user)
     title = f"{plural(len(found), 'backup')} of {tenant}"
 
     def show_all(out: Any) -> None:
         out.print(backups_table(title, found))
+        for key in service.backups.former_keys(tenant, user) if former_key is None else ():
+            out.print(f"backups of a tenant that had this slug before are left out: --former-key {shlex.quote(key)}")
         latest = service.backups.recovery_points([tenant], user)
         for point in latest.recovery_points:
             if point.recorded_as == "unchanged" and point.recovery_point is not None:
@@ -75,10 +90,12 @@ def list_backups(invocation: Invocation, tenant: TenantArgument) -> Answer:
 
 
 @command(app, "show")
-def show(invocation: Invocation, backup: BackupArgument, tenant: TenantOption) -> Answer:
+def show(
+    invocation: Invocation, backup: BackupArgument, tenant: TenantOption, former_key: FormerKeyOption = None
+) -> Answer:
     """Show one backup: its manifest, components and tables."""
     service, user = invocation.service(), invocation.user()
-    manifest = service.backups.get(backup, tenant, user)
+    manifest = service.backups.get(backup, tenant, user, former_key=former_key)
     return Answer(manifest, lambda out: show_manifest(out, manifest), [manifest.id])
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sbh_pipelines.cli.command import Invocation, command
-from sbh_pipelines.cli.commands.backup import BackupArgument, TenantOption
+from sbh_pipelines.cli.commands.backup import BackupArgument, FormerKeyOption, TenantOption
 from sbh_pipelines.cli.output import Answer, count, facts, mib, table, utc
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def export(
         str | None, typer.Option("--tables", help="Only these, separated by commas.", metavar="A,B", show_default=False)
     ] = None,
     no_files: Annotated[bool, typer.Option("--no-files", help="Only the tables.")] = False,
+    former_key: FormerKeyOption = None,
 ) -> Answer:
     """Write a backup's tables and files to a folder, readable without this program: portability requests, a look at old data.
 
@@ -47,7 +48,15 @@ def export(
     service, user = invocation.service(), invocation.user()
     with invocation.progress() as progress:
         report = service.exports.export(
-            backup, tenant, user, to, format=kind, tables=names, files=not no_files, progress=progress
+            backup,
+            tenant,
+            user,
+            to,
+            format=kind,
+            tables=names,
+            files=not no_files,
+            former_key=former_key,
+            progress=progress,
         )
     return Answer(report, lambda out: _show(out, report), [report.folder])
 

@@ -8,7 +8,7 @@ import typer
 
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.cli.command import Invocation, command
-from sbh_pipelines.cli.commands.backup import BackupArgument, TenantOption, resolve
+from sbh_pipelines.cli.commands.backup import BackupArgument, FormerKeyOption, TenantOption, resolve
 from sbh_pipelines.cli.options import (
     IntoDatabaseOption,
     NoSafetyBackupOption,
@@ -21,7 +21,7 @@ from sbh_pipelines.cli.output import Answer, console, plural, printable
 from sbh_pipelines.cli.show.approvals import approval_answer
 from sbh_pipelines.cli.show.plan import scope_text, show_plan
 from sbh_pipelines.cli.show.restores import restores_table, show_restore, show_schema, show_status
-from sbh_pipelines.errors import NotConfirmed, RepositoryError
+from sbh_pipelines.errors import NotConfirmed, RepositoryError, RequestError
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import RestorePlan, RestoreResult
@@ -83,11 +83,12 @@ def run(
         typer.Option(
             "--into-schema",
             help="Put the tables into this new schema of the same database, to look at them with SQL; nothing else is"
-            " written. Only --tables goes with it.",
+            " written. Only --tables and --former-key go with it.",
             metavar="NAME",
             show_default=False,
         ),
     ] = None,
+    former_key: FormerKeyOption = None,
     approval: ApprovalOption = None,
     break_glass: BreakGlassOption = None,
 ) -> Answer:
@@ -98,7 +99,13 @@ def run(
     """
     request = replace(request, safety_backup=False) if no_safety_backup else request
     if into_schema is not None:
-        return _into_schema(invocation, backup, tenant, request, into_database, into_schema)
+        return _into_schema(invocation, backup, tenant, request, into_database, into_schema, former_key)
+    if former_key is not None:
+        raise RequestError(
+            "Nothing of a former tenant is restored into the one that has its slug now",
+            on="--former-key",
+            remedy="look at it: --into-schema NAME, or `sbh export`",
+        )
     if into_database is not None:
         from sbh_pipelines.backup.restore.restore import check_target
 
@@ -213,12 +220,15 @@ def _into_schema(
     request: RestoreRequest,
     into_database: str | None,
     schema: str,
+    former_key: str | None,
 ) -> Answer:
     """Overwrites nothing, and so needs no confirmation."""
     refuse_beside_schema(request, into_database)
     service, user = invocation.service(), invocation.user()
     with invocation.progress() as progress:
-        copy = service.restores.into_schema(backup, tenant, user, schema, tables=request.tables, progress=progress)
+        copy = service.restores.into_schema(
+            backup, tenant, user, schema, tables=request.tables, former_key=former_key, progress=progress
+        )
     return Answer(copy, lambda out: show_schema(out, copy), [copy.schema])
 
 

@@ -5,6 +5,7 @@ mapping, columns               how tables and columns of the backup fit today's 
 renames, conversion            declared renames; types that keep every value
 staging                        `want` and `have`: the backup's rows and live ones, in temporary tables
 untouched                      rows that nobody wrote since the backup
+adoption                       live rows of nobody that hold keys of the backup's rows
 modes                          what each merge mode decides
 merge                          decides, writes only the differences, reads them back
 conflicts, foreign_keys        what would break, before; what holds, after

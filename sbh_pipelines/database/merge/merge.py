@@ -185,12 +185,12 @@ class TableMerge:
 
     # writing
 
-    def hold_claims(self) -> None:
+    def hold_adopted(self) -> None:
         """Lock the rows that were nobody's. Raises SourceConflict where one was changed since the restore's snapshot."""
-        if self.staging.claimed and self.staging.keyed:
+        if self.staging.adopted and self.staging.keyed:
             with translated("hold rows of no tenant", self.table.full_name):
                 self._cursor.execute(
-                    f"SELECT count(*) FROM (SELECT FROM {from_only(self.table.table)} AS t JOIN {self.staging.claims} h"
+                    f"SELECT count(*) FROM (SELECT FROM {from_only(self.table.table)} AS t JOIN {self.staging.adopted_rows} h"
                     f" ON {self.staging.key_of_live('t', 'h')} FOR UPDATE OF t) held"
                 )
 

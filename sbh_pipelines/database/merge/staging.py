@@ -56,7 +56,7 @@ class Staging:
         self.encoding = exchanged(mapping.header.encoding, self.table.encoding)  # of the backup's rows
         self.columns = {c: f"c{nth}" for nth, c in enumerate(self.table.captured_columns, 1)}
         self.wanted = self.had = 0  # rows, once `finish` was called
-        self.claimed = 0  # of `had`, rows that were nobody's: see claims.py
+        self.adopted = 0  # of `had`, rows that were nobody's: see adoption.py
         self.places = False  # whether `have` says where the live rows are
         types = {c.name: c.type for c in self.table.table.columns}
         self._one_image = all(_PLAIN.fullmatch(types[name]) for name in self.columns)
@@ -160,7 +160,7 @@ class Staging:
             cursor.execute(
                 f"SELECT (SELECT count(*) FROM {self.want}), count(*), count(*) FILTER (WHERE nobodys) FROM {self.have}"
             )
-            self.wanted, self.had, self.claimed = cursor.fetchone()
+            self.wanted, self.had, self.adopted = cursor.fetchone()
 
     def _same_key_raw(self) -> str:
         """The live row with the key of a raw one; nothing for tables without a key."""
@@ -182,7 +182,7 @@ class Staging:
     # pieces of SQL over the staged rows
 
     @property
-    def claims(self) -> str:
+    def adopted_rows(self) -> str:
         """A FROM item of the live rows that were nobody's."""
         return f"(SELECT * FROM {self.have} WHERE nobodys)"
 

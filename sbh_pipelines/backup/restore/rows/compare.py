@@ -18,7 +18,7 @@ from sbh_pipelines.backup.create.parent import incomparable
 from sbh_pipelines.backup.restore.context import RestoreContext
 from sbh_pipelines.backup.restore.rows.groups import ChunkSet, LiveGroups, SortedGroups
 from sbh_pipelines.database.capture.capture import copy_table
-from sbh_pipelines.database.merge.claims import NONE_HELD, Held, claim_rows
+from sbh_pipelines.database.merge.adoption import NONE_HELD, Held, adopt_rows
 from sbh_pipelines.database.merge.mapping import TableMapping
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.database.merge.untouched import Census, census, find_touched, untouched_rows
@@ -80,7 +80,7 @@ class TableComparer:
         """
         compared = self._compared(mapping, summary, number, everything=everything)
         if compared.staging is not None:
-            compared.held = claim_rows(compared.staging)
+            compared.held = adopt_rows(compared.staging)
         return compared
 
     def _compared(

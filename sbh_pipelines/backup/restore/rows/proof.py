@@ -98,19 +98,19 @@ class RowProof:
         return merge.changes.inserted + merge.changes.updated
 
     def _all_keys(self, compared: TableComparison, merge: TableMerge) -> bool:
-        """Whether what was there or was claimed, less what went, plus what came, has the backup's number of rows, and its keys.
+        """Whether what was there or was adopted, less what went, plus what came, has the backup's number of rows, and its keys.
 
         That just this went and came is what the server counted (`_prove_nothing_else`).
         """
         changes, keys = merge.changes, compared.keys
-        claimed = merge.staging.claimed
-        if compared.census.rows + claimed + changes.inserted - changes.deleted != compared.summary.rows:
+        adopted = merge.staging.adopted
+        if compared.census.rows + adopted + changes.inserted - changes.deleted != compared.summary.rows:
             return False
         if keys is None:
             return True
         changed = (merge.todo, merge.gone) if merge.changes.any else ()
         hashes = keys.live
-        for rows in (*changed, *((merge.staging.claims,) if claimed else ())):
+        for rows in (*changed, *((merge.staging.adopted_rows,) if adopted else ())):
             hashes ^= hash_of_keys(self._context.connection, merge.staging, rows, keys.code, keys.seed)
         return hashes == keys.backup
 

@@ -157,7 +157,7 @@ class RowRestore:
             changes.updated,
             changes.deleted,
             changes.kept,
-            merge.staging.claimed,
+            merge.staging.adopted,
             found,
             samples,
         )
@@ -239,7 +239,7 @@ class RowRestore:
         merges = list(self.merges.values())
         self._context.notice("merge", 0, len(merges))
         for merge in merges:
-            merge.hold_claims()
+            merge.hold_adopted()
         for merge in reversed(merges):  # children first: an inherited row is found by its parent
             merge.delete()
         try:

@@ -2,7 +2,7 @@
 
 A parent that goes leaves rows behind: ON DELETE SET NULL takes away what linked them, and a declared condition finds no parent
 any more. Such a row is nobody's, so that looking for the tenant's rows does not find it; but its key is in the tenant's backup,
-which says whose it was. It is claimed: staged among the live rows, and compared and written as if it were the tenant's.
+which says whose it was. It is adopted: staged among the live rows, and compared and written as if it were the tenant's.
 
 A row that another tenant has by now is that tenant's. It stays, and is in conflict with the backup's.
 """
@@ -48,7 +48,7 @@ class Held:
 NONE_HELD = Held(0, ())
 
 
-def claim_rows(staging: Staging) -> Held:
+def adopt_rows(staging: Staging) -> Held:
     """Stage the rows of nobody that have the key of a wanted row, for tables without a key its whole text; what others hold.
 
     Needs the staging to be finished, with all live rows of the tenant that have a wanted row's key.
@@ -57,7 +57,7 @@ def claim_rows(staging: Staging) -> Held:
         return NONE_HELD
     if not staging.keyed:
         if not staging.table.always_belongs:
-            _claim_texts(staging)
+            _adopt_texts(staging)
         return NONE_HELD
     held = f"pg_temp.sbh_held_{staging.number}"
     live = ", ".join(f"t.{ident(name)} AS {staged}" for name, staged in staging.columns.items())
@@ -108,8 +108,8 @@ def owners_of(
     return found
 
 
-def _claim_texts(staging: Staging) -> None:
-    """Of rows without a key equal ones stand for each other: as many as the tenant lacks are claimed."""
+def _adopt_texts(staging: Staging) -> None:
+    """Of rows without a key equal ones stand for each other: as many as the tenant lacks are adopted."""
     text, staged = f"{staging.live_record('t')}::text", ", ".join(staging.columns.values())
     live = ", ".join(f"t.{ident(name)} AS {c}" for name, c in staging.columns.items())
     lacking = (

@@ -1,0 +1,156 @@
+"""A slug that one tenant gives up and another takes: the newcomer gets nothing of what was backed up under it before."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sbh_pipelines.backup.restore.request import RestoreRequest
+from sbh_pipelines.errors import AccessDenied, SbhError, SlugChangedHands
+from sbh_pipelines.security.policy import Role, UserContext
+from sbh_pipelines_tests.support.application import ADMIN, Application
+from sbh_pipelines_tests.support.databases import Database
+from sbh_pipelines_tests.support.restore.small_schema import ACME, SmallSchema
+
+ANN = UserContext("ann", ACME, Role.ADMIN)
+TABLE = """
+CREATE TABLE t (id int PRIMARY KEY, org_id int NOT NULL REFERENCES orgs, secret text);
+INSERT INTO t VALUES (1, 1, 'old secret'), (2, 2, 'other');
+"""
+DELETED = (
+    "DELETE FROM t WHERE org_id = 1",
+    "DELETE FROM orgs WHERE id = 1",
+    "INSERT INTO orgs VALUES (3, 'acme')",
+    "INSERT INTO t VALUES (3, 3, 'new')",
+)
+RENAMED = (
+    "UPDATE orgs SET slug = 'acme-inc' WHERE id = 1",
+    "UPDATE orgs SET slug = 'acme' WHERE id = 2",
+    "DELETE FROM t",
+)
+
+
+@pytest.fixture(params=[DELETED, RENAMED], ids=["deleted", "renamed"])
+def schema(request: pytest.FixtureRequest, database: Database, tmp_path: Path) -> SmallSchema:
+    made = SmallSchema(database, tmp_path, TABLE)
+    made.backup(ACME)
+    made.run(*request.param)
+    return made
+
+
+@pytest.fixture
+def old_manifests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Manifests as releases wrote them that did not put the tenant's key there."""
+    from sbh_pipelines.backup.contents.manifest import Manifest
+
+    build = Manifest.build
+
+    def without_key(**facts: Any) -> Manifest:
+        document = dict(build(**facts).document)
+        del document["tenant_key"]
+        return Manifest(document)
+
+    monkeypatch.setattr(Manifest, "build", without_key)
+
+
+def _ways(schema: SmallSchema, backup: str, user: UserContext, folder: Path) -> dict[str, Callable[[], object]]:
+    service = schema.service
+    part, missing = RestoreRequest.of(tables=("t",)), RestoreRequest.of(tables=("t",), mode="missing-only")
+    whose = (backup, ACME, user)
+    return {
+        "show": lambda: service.backups.get(*whose),
+        "plan": lambda: service.restores.plan(*whose, RestoreRequest.of(samples=3)),
+        "restore": lambda: service.restores.run(*whose),
+        "part": lambda: service.restores.run(*whose, part),
+        "missing": lambda: service.restores.run(*whose, missing),
+        "rows": lambda: service.restores.run(*whose, RestoreRequest.of(rows="t where id = 1")),
+        "schema": lambda: service.restores.into_schema(*whose, "look"),
+        "export": lambda: service.exports.export(*whose, folder / "out"),
+        "open": lambda: service.exports.open(*whose),
+        "approval": lambda: service.approvals.request_restore(*whose, part, reason="because"),
+    }
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["latest", "named"])
+def test_nobody_gets_the_former_tenants_backups(schema: SmallSchema, tmp_path: Path, *, named: bool) -> None:
+    """Not the newcomer, and not by accident an administrator of the platform."""
+    repository = tmp_path / "objects" / "sbh-files-eu-west-1" / "files" / ACME / "backups" / "manifests"
+    (backup_id,) = [file.stem for file in repository.iterdir()]
+    rows = schema.rows()
+    for user in (ANN, ADMIN):
+        assert schema.service.backups.of(ACME, user) == []
+        assert schema.service.backups.overview(ACME, user) == ([], [])
+        for name, way in _ways(schema, backup_id if named else "latest", user, tmp_path).items():
+            with pytest.raises(SlugChangedHands) as caught:
+                way()
+            assert "another tenant" in str(caught.value), name
+    assert schema.rows() == rows
+    assert not (tmp_path / "out").exists()
+    assert schema.service.backups.validate(backup_id, ACME, ADMIN).valid  # says nothing of what is in it
+
+
+def test_the_newcomers_own_backups(schema: SmallSchema) -> None:
+    """`latest` is the newcomer's own; it goes on as if the others were not there."""
+    before = schema.rows()
+    own = schema.service.backups.create(ACME, ANN).id
+    schema.run("UPDATE t SET secret = 'lost'")
+    assert [m.id for m in schema.service.backups.of(ACME, ANN)] == [own]
+    assert schema.service.backups.get("latest", ACME, ANN).id == own
+    schema.restore(ACME)
+    assert [r for r in schema.rows()["public.t"] if "\t2\t" not in r] == [
+        r for r in before["public.t"] if "\t2\t" not in r
+    ]
+
+
+@pytest.mark.usefixtures("old_manifests")
+def test_manifests_that_do_not_say_the_key(schema: SmallSchema, tmp_path: Path) -> None:
+    for name, way in _ways(schema, "latest", ANN, tmp_path).items():
+        with pytest.raises(SlugChangedHands):
+            way()
+        assert name
+    assert schema.service.backups.overview(ACME, ANN) == ([], [])
+    assert schema.service.backups.former_keys(ACME, ADMIN) == ["1"]
+
+
+def test_an_administrator_of_the_platform_names_the_former_key(schema: SmallSchema, tmp_path: Path) -> None:
+    """To look, and to hand out what belongs to the former tenant; nothing else opens it."""
+    service = schema.service
+    assert service.backups.former_keys(ACME, ADMIN) == ["1"]
+    assert service.backups.former_keys(ACME, ANN) == []
+    (manifest,) = service.backups.of(ACME, ADMIN, former_key="1")
+    assert service.backups.get("latest", ACME, ADMIN, former_key="1").id == manifest.id
+    service.exports.export("latest", ACME, ADMIN, tmp_path / "out", former_key="1")
+    assert "old secret" in "".join(file.read_text() for file in (tmp_path / "out").rglob("*.jsonl"))
+    schema.run(f"GRANT CREATE ON DATABASE {schema.database.name} TO sbh_backup")
+    service.restores.into_schema("latest", ACME, ADMIN, "look", former_key="1")
+    assert schema.database.ask("SELECT secret FROM look.t") == [("old secret",)]
+    with pytest.raises(SlugChangedHands):
+        service.backups.get("latest", ACME, ADMIN, former_key="2")
+    for role in (Role.ADMIN, Role.OPERATOR):
+        user = UserContext("ann", ACME if role is Role.ADMIN else "*", role)
+        with pytest.raises(AccessDenied):
+            service.backups.of(ACME, user, former_key="1")
+
+
+def test_a_tenant_that_is_deleted_keeps_its_backups(database: Database, tmp_path: Path) -> None:
+    """Its row is gone and nobody took the slug: whatever was possible still is."""
+    schema = SmallSchema(database, tmp_path, TABLE)
+    schema.backup(ACME)
+    before = schema.rows()
+    schema.run("DELETE FROM t WHERE org_id = 1", "DELETE FROM orgs WHERE id = 1")
+    assert len(schema.service.backups.of(ACME, ADMIN)) == 1
+    schema.service.exports.export("latest", ACME, ADMIN, tmp_path / "out")
+    schema.restore()
+    assert schema.rows() == before
+
+
+def test_without_the_database_the_newest_backup_says_whose_the_slug_is(schema: SmallSchema, tmp_path: Path) -> None:
+    """An export works without the database: of the tenant that was backed up last."""
+    old = schema.service.backups.of(ACME, ADMIN, former_key="1")[0].id
+    new = schema.service.backups.create(ACME, ANN).id
+    application = Application(database=schema.database, directory=tmp_path)
+    gone = application.service(database={"dsn": "host=127.0.0.1 port=1 dbname=gone user=nobody"})
+    assert gone.exports.export(new, ACME, ANN, tmp_path / "new").backup_id == new
+    with pytest.raises(SbhError, match="another tenant"):
+        gone.exports.export(old, ACME, ANN, tmp_path / "old")
