@@ -1,7 +1,9 @@
 """The doctor: holds the settings against the real world, and says how to mend what does not fit.
 
     findings   what a check says: level, what, detail, remedy; and the report of all
-    database     reachable, version, privileges, row security, tenancy map, stray rows, tenants table
+    database     reachable, version, privileges
+    tables       the tenancy map: every table accounted for, rows of nobody, tables of other schemas, large objects
+    tenants      the tenants table: slugs, regions, tiers
     transit      TLS: the session with the database, the addresses in the settings
     storage      buckets: reachable; with `write` a test object
     residency    the region of each bucket, as its server tells it

@@ -1,28 +1,22 @@
 """The database: can a backup read it, can a restore write it, is every table and every tenant accounted for."""
 
-from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 
 from sbh_pipelines.database.schema import inspect
-from sbh_pipelines.database.schema.inspect import ServerFacts, TenantRow, unholdable_parents
-from sbh_pipelines.database.schema.tenancy import AMBIGUOUS, UNMAPPED, TenancyMap, survey_map
+from sbh_pipelines.database.schema.inspect import ServerFacts, unholdable_parents
+from sbh_pipelines.database.schema.listing import find_listing
+from sbh_pipelines.database.schema.tenancy import TenancyMap, survey_map
 from sbh_pipelines.database.session.connection import Connection, connect, describe_dsn
 from sbh_pipelines.database.session.programs import program_version
 from sbh_pipelines.database.session.sql import ident
-from sbh_pipelines.doctor import transit
+from sbh_pipelines.doctor import tables, tenants, transit
 from sbh_pipelines.doctor.findings import Level, Report
 from sbh_pipelines.doctor.machine import check_clock
-from sbh_pipelines.errors import InvalidId, PrivilegeMissing, SbhError, SourceConflict
-from sbh_pipelines.model import Tenant, TenantId
-from sbh_pipelines.placement import allowed_regions
 from sbh_pipelines.settings import Settings
 
 AREA = "database"
 OLDEST_VERSION = 130000
-STRAY_TIMEOUT_S = 20.0
-_TIERS = ("critical", "important", "archive")
-_SHOWN = 10
 
 
 def check(report: Report, settings: Settings, say: Callable[[str], None]) -> dict[str, str]:
@@ -34,14 +28,15 @@ def check(report: Report, settings: Settings, say: Callable[[str], None]) -> dic
         _programs(report, settings, facts)
         _check_role(report, facts)
         with report.trying("tenancy"):
+            listing = find_listing(connection, settings)
             tenancy = survey_map(connection, settings)
-            _tables(report, tenancy)
+            tables.check(report, connection, settings, tenancy)
             _privileges(report, connection, tenancy, facts)
             _check_parents(report, connection, tenancy, facts)
             say("rows of no tenant")
-            _stray(report, connection, settings, tenancy)
-            with report.trying("tenants"):
-                return _tenants(report, connection, settings, tenancy)
+            tables.check_rows(report, connection, tenancy, listing)
+        with report.trying("tenants"):
+            return tenants.check(report, connection, settings, find_listing(connection, settings))
     return {}
 
 
@@ -78,31 +73,6 @@ def _programs(report: Report, settings: Settings, facts: ServerFacts) -> None:
                 report.ok("platform", f"{name} is as new as the server", f"{program}, version {version // 10_000}")
 
 
-def _tables(report: Report, tenancy: TenancyMap) -> None:
-    report.tables.extend(tenancy.statuses)
-    for status in tenancy.statuses:
-        if status.status in (UNMAPPED, AMBIGUOUS):
-            name = f"{status.schema}.{status.name}"
-            report.fail(
-                "tenancy", f"The table {name} is {status.status}: backups are refused", status.why, status.remedy
-            )
-    counts = Counter(status.status for status in tenancy.statuses)
-    if tenancy.statuses:
-        report.ok("tenancy", f"Tables: {len(tenancy.statuses)}", ", ".join(f"{n} {kind}" for kind, n in counts.items()))
-    else:
-        report.fail("tenancy", "There is no table", "", "correct database.schemas, or database.dsn")
-    if secured := inspect.row_secured(tenancy):
-        report.ok("tenancy", f"Tables with row security: {len(secured)}", ", ".join(secured[:_SHOWN]))
-    keyless = [mapped.full_name for mapped in tenancy.tables if not mapped.table.primary_key]
-    if keyless:
-        report.warn(
-            "tenancy",
-            f"Tables without a primary key: {len(keyless)}; a restore compares their rows as a whole, which takes longer",
-            ", ".join(keyless[:_SHOWN]),
-            "add primary keys where you can",
-        )
-
-
 def _privileges(report: Report, connection: Connection, tenancy: TenancyMap, facts: ServerFacts) -> None:
     with report.trying(AREA):
         missing = inspect.missing_privileges(connection, tenancy, facts.role)
@@ -117,133 +87,6 @@ def _privileges(report: Report, connection: Connection, tenancy: TenancyMap, fac
             )
         if not missing:
             report.ok(AREA, f"The role {facts.role} may read and write all {len(tenancy.tables)} tables of tenants")
-
-
-def _stray(report: Report, connection: Connection, settings: Settings, tenancy: TenancyMap) -> None:
-    clean = True
-    for mapped in tenancy.tables:
-        try:
-            found = inspect.stray_rows(
-                connection, mapped, settings.tenants, tenancy.catalog, settings.database.schemas, STRAY_TIMEOUT_S
-            )
-        except SourceConflict:
-            clean = False
-            report.warn(
-                "tenancy",
-                f"Not looked for rows of no tenant in {mapped.full_name}",
-                f"it takes longer than {STRAY_TIMEOUT_S:g} s",
-                f"declare {mapped.tenant_column.name} NOT NULL with a foreign key to {settings.tenants.table}",
-            )
-            continue
-        except PrivilegeMissing:
-            clean = False  # said already, with its GRANT
-            continue
-        except SbhError as error:
-            clean = False
-            report.warn("tenancy", error.what, f"{error.on}: {error.why}", error.remedy)
-            continue
-        column = mapped.hops[0].columns if mapped.hops else (mapped.tenant_column.name,)
-        if found and found.unlinked:
-            clean = False
-            report.warn(
-                "tenancy",
-                f"Rows of no tenant in {found.table}: {found.unlinked:,}; no backup has them",
-                f"{', '.join(column) or 'the declared condition'} leads to none",
-                "give them a tenant, or delete them; then declare the column NOT NULL",
-            )
-        if found and found.unknown_tenant:
-            clean = False
-            report.warn(
-                "tenancy",
-                f"Rows of unlisted tenants in {found.table}: {found.unknown_tenant:,}; no backup has them",
-                f"{settings.tenants.table} does not list these tenants",
-                f"delete them, or list their tenants; then add a foreign key to {settings.tenants.table}",
-            )
-    if clean:
-        report.ok("tenancy", "Every row of every table of tenants belongs to a listed tenant")
-
-
-def _tenants(report: Report, connection: Connection, settings: Settings, tenancy: TenancyMap) -> dict[str, str]:
-    names = settings.tenants
-    if tenancy.catalog.find(names.table, settings.database.schemas) is None:
-        report.fail("tenants", "There is no tenants table", names.table, "correct tenants.table")
-        return {}
-    rows = inspect.tenant_rows(connection, names, tenancy.catalog, settings.database.schemas)
-    bad = [row for row in rows if not _valid(row.slug)]
-    repeated = [slug for slug, times in Counter(row.slug for row in rows).items() if times > 1 and slug]
-    folded = Counter((row.slug or "").lower() for row in rows if row.slug not in repeated)
-    alike = [slug for slug, times in folded.items() if times > 1 and slug]
-    elsewhere = [row for row in rows if row.region not in settings.storage.regions]
-    astray = [row for row in rows if row not in elsewhere and not _at_home(settings, row)]
-    tierless = [row for row in rows if names.tier and row.tier is not None and row.tier not in _TIERS]
-    _tenant_finding(
-        report,
-        Level.ERROR,
-        "that cannot be backed up, for want of a valid slug",
-        [f"{_key(r)}={ascii(r.slug)[:80]}" for r in bad],
-        f"UPDATE {names.table} SET {names.slug} = ... (1 to 128 of A-Z a-z 0-9 . _ -, no '..')",
-    )
-    _tenant_finding(
-        report,
-        Level.ERROR,
-        "that share a slug, so that their backups would mix",
-        repeated,
-        f"give each its own; then ALTER TABLE {names.table} ADD UNIQUE ({names.slug})",
-    )
-    _tenant_finding(report, Level.WARNING, "that differ from another only by case", alike, "rename one of each pair")
-    _tenant_finding(
-        report,
-        Level.ERROR,
-        "in regions where no backup may be written",
-        [f"{ascii(r.slug)[1:-1]} ({r.region})" for r in elsewhere],
-        f"add the region to storage.regions (now {', '.join(settings.storage.regions)}), or correct the tenant's",
-    )
-    _tenant_finding(
-        report,
-        Level.ERROR,
-        "in regions where their data may not lie: nothing of them is written",
-        [f"{ascii(r.slug)[1:-1]} ({r.region})" for r in astray],
-        "correct the tenant's region in the application, or what residency.tenants, .tiers or .default allow",
-    )
-    _tenant_finding(
-        report,
-        Level.WARNING,
-        "with a tier that no policy knows",
-        [f"{r.slug} ({r.tier})" for r in tierless],
-        f"use one of {', '.join(_TIERS)}",
-    )
-    good = {row.slug: row.region or "" for row in rows if row.slug and _valid(row.slug)}
-    if rows:
-        regions = Counter(row.region for row in rows)
-        report.ok("tenants", f"Tenants: {len(rows)}", ", ".join(f"{n} in {region}" for region, n in regions.items()))
-    else:
-        report.warn("tenants", "There is no tenant", names.table, "nothing will be backed up until there is one")
-    return good
-
-
-def _tenant_finding(report: Report, level: Level, what: str, names: list[str], remedy: str) -> None:
-    if names:
-        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-        say = report.fail if level is Level.ERROR else report.warn
-        say("tenants", f"Tenants {what}: {len(names)}", shown, remedy)
-
-
-def _at_home(settings: Settings, row: TenantRow) -> bool:
-    if not row.slug or not _valid(row.slug):
-        return True  # said already
-    tenant = Tenant(TenantId.parse(row.slug), "", row.region or "", row.tier or settings.tenants.default_tier)
-    return tenant.region in allowed_regions(settings, tenant)
-
-
-def _key(row: TenantRow) -> str:
-    return row.key or "(no key)"
-
-
-def _valid(slug: str | None) -> bool:
-    try:
-        return bool(TenantId.parse(slug or ""))
-    except InvalidId:
-        return False
 
 
 def _check_role(report: Report, facts: ServerFacts) -> None:

@@ -1,5 +1,7 @@
-"""What every section of the settings is made of."""
+"""What every section of the settings is made of, and how values are written in sbh.toml."""
 
+import json
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, StringConstraints
@@ -24,3 +26,25 @@ class Section(BaseModel):
         copy = self.model_copy()
         copy._home_region = region
         return copy
+
+
+def toml(value: object) -> str:
+    """A value as it stands in a TOML file."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{toml_key(str(name))} = {toml(one)}" for name, one in value.items()) + "}"
+    if isinstance(value, Sequence):
+        return "[" + ", ".join(toml(one) for one in value) + "]"
+    return str(value)
+
+
+def toml_key(name: str) -> str:
+    return name if name.isascii() and name.replace("_", "").replace("-", "").isalnum() else toml(name)
+
+
+def toml_block(header: str, fields: Mapping[str, object]) -> str:
+    """`[header]`, or `[[header]]`, and a line for each field: to be pasted."""
+    return "\n".join([header, *(f"{toml_key(name)} = {toml(value)}" for name, value in fields.items())])

@@ -23,6 +23,20 @@ class TableLink(Section):
     tenant_column: str | None = Field(None, description="The tenant column of this table where its name differs.")
 
 
+class FollowRule(Section):
+    """Tenancy of two levels: tables with this column belong to whom the row of `parent` that it names belongs to.
+
+    It holds for tables without a tenant column and without a link of their own, whether or not the column is a foreign key.
+    Where several rules fit a table, the first whose column is NOT NULL decides, else the first.
+    """
+
+    column: str = Field(min_length=1, description="The column, e.g. `project_id`.")
+    parent: QualifiedName = Field(description="The table whose rows decide, e.g. `projects`.")
+    parent_column: str | None = Field(
+        None, description="The unique column of `parent` that it names; its primary key if not given."
+    )
+
+
 class DatabaseSettings(Section):
     """The application's PostgreSQL database."""
 
@@ -45,7 +59,15 @@ class DatabaseSettings(Section):
         " triggers, conditions of `links`, hooks, assertions of drills. Empty: what the database says (`ALTER DATABASE ... SET"
         " search_path`), else `schemas`, `public` and the schemas of extensions.",
     )
-    tenant_column: str = Field("tenant_id", description="Column that marks a table as owned by tenants.")
+    left_out: list[QualifiedName] = Field(
+        [],
+        description="What is left out on purpose of what is outside `schemas`: schemas, or tables as `schema.table`. No backup has"
+        " their rows.",
+    )
+    tenant_column: str | list[str] = Field(
+        "tenant_id",
+        description='Column that marks a table as owned by tenants; several names as a list, e.g. `["tenantId", "tenant_id"]`.',
+    )
     shared: list[QualifiedName] = Field([], description="Tables all tenants share; left to the platform backup.")
     excluded: list[QualifiedName] = Field(
         [], description="Tables deliberately not backed up (sessions, caches, queues)."
@@ -54,22 +76,51 @@ class DatabaseSettings(Section):
         [], description="Owned tables that hold a tenant's configuration: they go into the `config` component."
     )
     links: list[TableLink] = Field([], description="Tables whose tenant cannot be derived from foreign keys.")
+    follow: list[FollowRule] = Field([], description="Columns that lead to a table of tenants wherever they are.")
     connections: int = Field(3, ge=1, le=32, description="Connections one backup reads with, on one exported snapshot.")
     work_mem_mib: int = Field(256, ge=1, le=65536, description="`work_mem` of the backup sessions, MiB (sorts by key).")
     lock_timeout_s: float = Field(5.0, gt=0, description="How long a restore waits for a lock before it gives up, s.")
     statement_timeout_s: float = Field(0.0, ge=0, description="Bound of one statement, s; 0 means none.")
     connect_timeout_s: int = Field(10, ge=1)
 
+    @property
+    def tenant_columns(self) -> tuple[str, ...]:
+        return (self.tenant_column,) if isinstance(self.tenant_column, str) else tuple(self.tenant_column)
+
+    @model_validator(mode="after")
+    def _some_tenant_column(self) -> "DatabaseSettings":
+        if not self.tenant_columns or not all(self.tenant_columns):
+            raise ValueError("database.tenant_column must name a column")
+        return self
+
 
 class TenantsSettings(Section):
-    """Where tenants are listed: one table of the application."""
+    """Where tenants are listed: one table of the application, or a view of one."""
 
-    table: QualifiedName = "tenants"
+    table: QualifiedName = Field("tenants", description="The table, or a view or materialized view of it.")
+    base: QualifiedName | None = Field(
+        None, description="Where `table` is a view of several tables: the one whose rows are the tenants."
+    )
     key: str = Field("id", description="Column that the tenant columns refer to.")
     slug: str = Field("slug", description="Column with the tenant's slug: its name everywhere in this system.")
-    region: str = Field("region", description="Column with the tenant's region.")
-    tier: str | None = Field("tier", description="Column with the tier (critical, important, archive); null if none.")
+    region: str | None = Field(
+        "region",
+        description='Column with the tenant\'s region; `""` if there is none, and all are in `default_region`.',
+    )
+    default_region: str | None = Field(
+        None,
+        description="Region of tenants whose row names none, or where there is no such column; without it the only entry of"
+        " `storage.regions`, if there is one only.",
+    )
+    tier: str | None = Field(
+        "tier",
+        description='Column with the tier (critical, important, archive); `""` if there is none, and all have `default_tier`.',
+    )
     default_tier: str = "important"
+    where: str | None = Field(
+        None,
+        description="SQL condition over the table's columns: which rows are tenants, e.g. `deleted_at IS NULL`.",
+    )
 
 
 class FileReference(Section):

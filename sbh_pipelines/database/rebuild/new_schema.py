@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
+from sbh_pipelines.database.schema.outside import COPIES
 from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.session.connection import Connection, connect, copy_in, database_encoding, translated
-from sbh_pipelines.database.session.sql import exchanged, ident
+from sbh_pipelines.database.session.sql import exchanged, ident, literal
 from sbh_pipelines.errors import RestoreRefused
 from sbh_pipelines.settings import DatabaseSettings
 
@@ -33,6 +34,7 @@ class NewSchema:
                         remedy="drop it, or choose another name",
                     )
                 cursor.execute(f"CREATE SCHEMA {ident(self._schema)}")
+                cursor.execute(f"COMMENT ON SCHEMA {ident(self._schema)} IS {literal(COPIES)}")
         except BaseException:
             self._connection.close()
             raise

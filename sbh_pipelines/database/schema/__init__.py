@@ -2,6 +2,11 @@
 
     catalog           tables, columns, keys, partitions: PostgreSQL's catalogue in six queries
     tenancy           the tenancy map: which rows of which table are a tenant's
+      mapped_table      its values: a table, the way from its rows to their tenant
+      mapper            how each table is mapped
+      ways              which foreign keys lead to a tenant, the best first
+      outside           tables of other schemas that may be tenants'
+    listing           the relation that lists the tenants: a table or a view
     table_header      what a backup says of a table: its columns, their types, its key
     tenants           the application's list of tenants
     definition        a fingerprint of what a table is

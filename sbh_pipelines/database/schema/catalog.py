@@ -83,6 +83,10 @@ class Table:
     unique_keys: tuple[UniqueKey, ...] = field(default=())
     doubtful_keys: tuple[ForeignKey, ...] = field(default=())  # foreign keys that are NOT VALID, or not enforced
     encoding: str = UTF8  # the database's: rows are read in it, so that every byte is what it is
+    extension: str = ""  # the extension that the table is part of
+    # Of a configuration table of an extension: which rows are the site's own (`WHERE ...`, or empty for all of them).
+    extension_rows: str | None = None
+    inherits: tuple[int, ...] = ()  # the tables that it inherits from, the old way; not those that it is a partition of
 
     @property
     def full_name(self) -> str:
@@ -115,8 +119,13 @@ class Catalog:
 _TABLES = """
 SELECT c.oid::bigint, n.nspname, c.relname, c.relkind::text, c.relrowsecurity,
        CASE WHEN c.relkind = 'p' THEN (SELECT coalesce(sum(pg_relation_size(t.relid)), 0) FROM pg_partition_tree(c.oid) t)
-            ELSE pg_relation_size(c.oid) END::bigint
+            ELSE pg_relation_size(c.oid) END::bigint,
+       coalesce(x.extname, ''), x.extcondition[array_position(x.extconfig, c.oid)],
+       ARRAY(SELECT i.inhparent::bigint FROM pg_inherits i WHERE i.inhrelid = c.oid ORDER BY i.inhseqno)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = 0 AND d.deptype = 'e'
+     AND d.refclassid = 'pg_extension'::regclass
+LEFT JOIN pg_extension x ON x.oid = d.refobjid
 WHERE n.nspname = ANY(%s) AND c.relkind IN ('r', 'p', 'f') AND NOT c.relispartition AND c.relpersistence <> 't'
 ORDER BY 2, 3"""
 
@@ -200,9 +209,7 @@ def read_catalog(connection: Connection, schemas: list[str]) -> Catalog:
         cursor.execute(_TABLES, (schemas,))
         tables = cursor.fetchall()
         oids = [row[0] for row in tables]
-        columns: dict[int, list[Column]] = {}
-        for oid, *fields in _rows(cursor, _COLUMNS, (oids,)):
-            columns.setdefault(oid, []).append(Column(*fields))
+        columns = read_columns(cursor, oids)
         keys = {oid: (tuple(names), tuple(equal)) for oid, names, equal in _rows(cursor, _PRIMARY_KEYS, (oids,))}
         unique: dict[int, list[UniqueKey]] = {}
         for oid, name, elements, operators, *more in _rows(cursor, _UNIQUE_KEYS, (oids,)):
@@ -228,7 +235,7 @@ def read_catalog(connection: Connection, schemas: list[str]) -> Catalog:
             schema,
             name,
             kind,
-            tuple(columns.get(oid, ())),
+            columns.get(oid, ()),
             keys.get(oid, ((), ()))[0],
             row_security,
             size,
@@ -237,14 +244,25 @@ def read_catalog(connection: Connection, schemas: list[str]) -> Catalog:
             tuple(unique.get(oid, ())),
             tuple(doubtful.get(oid, ())),
             encoding,
+            extension,
+            extension_rows,
+            tuple(inherits),
         )
-        for oid, schema, name, kind, row_security, size in tables
+        for oid, schema, name, kind, row_security, size, extension, extension_rows, inherits in tables
     }
     unmapped = {
         oid: Table(oid, schema, name, kind, (), (), row_security, size)
         for oid, schema, name, kind, row_security, size in others
     }
     return Catalog(made, tuple(outside), unmapped, tuple(doubtful_outside))
+
+
+def read_columns(cursor: Any, oids: list[int]) -> dict[int, tuple[Column, ...]]:
+    """The columns of relations of any kind, by oid."""
+    columns: dict[int, list[Column]] = {}
+    for oid, *fields in _rows(cursor, _COLUMNS, (oids,)):
+        columns.setdefault(oid, []).append(Column(*fields))
+    return {oid: tuple(found) for oid, found in columns.items()}
 
 
 def _rows(cursor: Any, query: str, arguments: tuple[Any, ...]) -> list[Any]:

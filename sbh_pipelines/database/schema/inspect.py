@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sbh_pipelines.database.schema.catalog import Catalog, Table
+from sbh_pipelines.database.schema.catalog import Table
+from sbh_pipelines.database.schema.listing import Listing
 from sbh_pipelines.database.schema.tenancy import TENANTS, MappedTable, TenancyMap
 from sbh_pipelines.database.session.connection import Connection, translated
-from sbh_pipelines.database.session.sql import from_only, ident, sql_name
-from sbh_pipelines.settings import TenantsSettings
+from sbh_pipelines.database.session.sql import ident, sql_name
 
 TABLE_PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE")
 _SET_ROLE_PRIVILEGE = 150000  # from here on SET on a parameter can be granted; before, only superusers may
@@ -145,23 +145,15 @@ def row_secured(tenancy: TenancyMap) -> list[str]:
 
 
 def stray_rows(
-    connection: Connection,
-    mapped: MappedTable,
-    tenants: TenantsSettings,
-    catalog: Catalog,
-    schemas: list[str],
-    timeout_s: float,
+    connection: Connection, mapped: MappedTable, listing: Listing | None, timeout_s: float
 ) -> StrayRows | None:
     """Rows of one table that no tenant's backup holds; None where the schema itself rules them out.
 
     Scans the table, for at most `timeout_s`: past that it raises SourceConflict.
     """
-    listing = catalog.find(tenants.table, schemas)
-    if listing is None or mapped.status == TENANTS or _cannot_stray(mapped, listing.oid):
+    if listing is None or mapped.status == TENANTS or _cannot_stray(mapped, listing):
         return None
-    unlisted = (
-        f"NOT EXISTS (SELECT FROM {from_only(listing)} AS listed WHERE {_same_tenant(mapped, listing, tenants.key)})"
-    )
+    unlisted = f"NOT EXISTS (SELECT FROM {listing.source} WHERE {_same_tenant(mapped, listing)})"
     with translated("look for rows of no tenant", on=mapped.full_name):
         cursor = connection.cursor()
         cursor.execute("SELECT set_config('statement_timeout', %s, false)", (str(int(timeout_s * 1000)),))
@@ -175,35 +167,49 @@ def stray_rows(
     return StrayRows(mapped.full_name, nobodys, strangers)
 
 
-def _same_tenant(mapped: MappedTable, listing: Table, key: str) -> str:
+def _same_tenant(mapped: MappedTable, listing: Listing) -> str:
     """Condition: the row's tenant is `listed`, as the application sees it."""
+    key = listing.settings.key
     listed = listing.column(key)
     if listed is not None and listed.type == mapped.tenant_column.type:
         return f"listed.{ident(key)} {listed.equality} {mapped.tenant}"
     return f"listed.{ident(key)}::text = {mapped.tenant}::text"
 
 
-def _cannot_stray(mapped: MappedTable, tenants_oid: int) -> bool:
+def _cannot_stray(mapped: MappedTable, listing: Listing) -> bool:
     """True where NOT NULL columns and foreign keys tie every row to a listed tenant."""
-    if not mapped.always_belongs:
+    if not mapped.always_belongs or listing.oid != listing.base or listing.settings.where:
         return False
     last = mapped.hops[-1].parent if mapped.hops else mapped.table
     columns = (mapped.tenant_column.name,)
-    return last.oid == tenants_oid or any(
-        key.columns == columns and key.parent == tenants_oid for key in last.foreign_keys
+    return last.oid == listing.base or any(
+        key.columns == columns and key.parent == listing.base for key in last.foreign_keys
     )
 
 
-def tenant_rows(
-    connection: Connection, tenants: TenantsSettings, catalog: Catalog, schemas: list[str]
-) -> list[TenantRow]:
-    """The tenants table as it is, unchecked; raises SchemaMismatch when a column that the settings name is missing."""
-    table = catalog.find(tenants.table, schemas)
-    if table is None:
-        return []
-    columns = [tenants.key, tenants.slug, tenants.region, *([tenants.tier] if tenants.tier else [])]
-    picked = ", ".join(f"{ident(name)}::text" for name in columns) + ("" if tenants.tier else ", NULL")
-    with translated("read the tenants table", on=table.full_name):
+def tenant_rows(connection: Connection, listing: Listing) -> list[TenantRow]:
+    """The tenants as they are listed, unchecked; raises SettingsError when a column that the settings name is missing."""
+    listing.check()
+    with translated("read the tenants table", on=listing.full_name):
         cursor = connection.cursor()
-        cursor.execute(f"SELECT {picked} FROM {from_only(table)} ORDER BY 2, 1")
-        return [TenantRow(*row) for row in cursor.fetchall()]
+        cursor.execute(f"{listing.select} ORDER BY 1, 2")
+        return [TenantRow(key, slug, region, tier) for slug, key, region, tier in cursor.fetchall()]
+
+
+def own_rows_of_extension(connection: Connection, table: Table) -> int:
+    """The site's own rows of an extension's configuration table: those that the extension does not make."""
+    with translated("count the site's own rows of an extension", table.full_name):
+        cursor = connection.cursor()
+        cursor.execute(f"SELECT count(*) FROM {sql_name(table)} {table.extension_rows or ''}")
+        found: int = cursor.fetchone()[0]
+        return found
+
+
+def large_object_columns(tenancy: TenancyMap) -> list[tuple[str, str]]:
+    """(table, column) of the captured columns that may hold the number of a large object: of type oid, or lo."""
+    return [
+        (mapped.full_name, column.name)
+        for mapped in tenancy.tables
+        for column in mapped.table.columns
+        if not column.generated and column.type.rpartition(".")[2] in ("oid", "lo")
+    ]

@@ -4,12 +4,13 @@ from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 
-from sbh_pipelines.database.schema.catalog import Table, read_catalog
+from sbh_pipelines.database.schema.listing import Listing, find_listing, no_listing
 from sbh_pipelines.database.session.connection import connect, translated
 from sbh_pipelines.database.session.sql import ident, literal, sql_name
 from sbh_pipelines.errors import SbhError, SettingsError, UnknownTenant
 from sbh_pipelines.model import Tenant, TenantId
 from sbh_pipelines.settings import Settings
+from sbh_pipelines.settings.section import toml
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +52,16 @@ def _query(settings: Settings, slugs: list[str] | None) -> TenantList:
         # Sensors and the API ask often: behind a migration's lock they must fail soon rather than pile up.
         with translated("prepare the session"):
             connection.cursor().execute(f"SET lock_timeout = {int(settings.database.lock_timeout_s * 1000)}")
-        table = read_catalog(connection, settings.database.schemas).find(wanted.table, settings.database.schemas)
-        if table is None:
-            raise SettingsError("The tenants table does not exist", on=wanted.table, remedy="correct tenants.table")
-        _require(table, [wanted.key, wanted.slug, wanted.region, *([wanted.tier] if wanted.tier else [])])
-        tier_column = f"{ident(wanted.tier)}::text" if wanted.tier else "NULL"
-        query = (
-            f"SELECT {ident(wanted.slug)}::text, {ident(wanted.key)}::text, {ident(wanted.region)}::text, {tier_column}"
-            f" FROM {sql_name(table)}"
-        )
-        with translated("list the tenants", wanted.table):
+        listing = find_listing(connection, settings)
+        if listing is None:
+            raise no_listing(settings)
+        listing.check()
+        query = listing.select
+        with translated("list the tenants", listing.full_name):
             cursor = connection.cursor()
             if slugs is not None:
-                query += f" WHERE {ident(wanted.slug)}::text = ANY(ARRAY[{', '.join(map(literal, slugs))}]::text[])"
+                asked = ", ".join(map(literal, slugs))
+                query += f" WHERE listed.{ident(wanted.slug)}::text = ANY(ARRAY[{asked}]::text[])"
             cursor.execute(query + " ORDER BY 1")
             rows = cursor.fetchall()
     tenants: dict[str, Tenant] = {}
@@ -72,23 +70,33 @@ def _query(settings: Settings, slugs: list[str] | None) -> TenantList:
     for slug, key, region, tier in rows:
         try:
             if slug in shared or key is None:
-                raise SettingsError(
-                    "A tenant cannot be told apart",
-                    on=f"slug {ascii(slug)[:64]}, key {ascii(key)[:64]}",
-                    why="several tenants have this slug" if slug in shared else "it has no key",
-                    remedy="correct the tenants table; make the slug column unique and not null",
-                )
+                raise _not_told_apart(listing, slug, key, slug in shared)
             tenants[slug] = Tenant(TenantId.parse(slug), key, region or "", tier or wanted.default_tier)
         except SbhError as error:
             unusable.append(error)
     return TenantList(tuple(tenants.values()), tuple(unusable))
 
 
-def _require(table: Table, names: list[str]) -> None:
-    for name in names:
-        if table.column(name) is None:
-            raise SettingsError(
-                "The tenants table has no such column",
-                on=f"{table.full_name}.{name}",
-                remedy="correct the [tenants] section",
-            )
+def _not_told_apart(listing: Listing, slug: str, key: str | None, doubled: bool) -> SettingsError:
+    table, column = sql_name(listing), ident(listing.settings.slug)
+    remedy = f"give it a key, or leave it out: [tenants] where = {toml(ident(listing.settings.key) + ' IS NOT NULL')}"
+    if doubled:
+        remedy = (
+            f"give each its own: UPDATE {table} SET {column} = '...' WHERE {ident(listing.settings.key)} = {literal(key or '...')};"
+            f" or leave out those that are tenants no more: [tenants] where = {toml(gone_condition(listing))}"
+        )
+    return SettingsError(
+        "A tenant cannot be told apart",
+        on=f"slug {ascii(slug)[:64]}, key {ascii(key)[:64]}",
+        why="several tenants have this slug" if doubled else "it has no key",
+        remedy=remedy,
+    )
+
+
+def gone_condition(listing: Listing) -> str:
+    """A condition that leaves out deleted tenants, if the table has a column that looks like it."""
+    found = next((c.name for c in listing.columns if c.name.lower().replace("_", "") in _GONE), None)
+    return f"{ident(found)} IS NULL" if found else "deleted_at IS NULL"
+
+
+_GONE = ("deletedat", "archivedat", "removedat", "discardedat", "closedat", "deactivatedat")

@@ -33,7 +33,7 @@ def application(application: Application) -> Application:
     """With tables large enough for layers; one connection reads them one after the other; nothing is forgotten."""
     application.database.run(_MORE)
     application.settings = application.configured(
-        database={"dsn": application.database.dsn, "connections": 1, "lock_timeout_s": 2},
+        database={"dsn": application.database.dsn, "connections": 1, "lock_timeout_s": 2, "left_out": ["attic"]},
         retention={f"{kind}_backups": {"keep_last": 100} for kind in ("full", "incremental", "differential")},
     )
     return application

@@ -36,7 +36,10 @@ def application(application: Application) -> Application:
     """The small application, with tables that are large enough for layers, and of other kinds; nothing is forgotten."""
     application.database.run(_MORE)
     kinds = ("full", "incremental", "differential")
-    application.settings = application.configured(retention={f"{kind}_backups": {"keep_last": 100} for kind in kinds})
+    application.settings = application.configured(
+        retention={f"{kind}_backups": {"keep_last": 100} for kind in kinds},
+        database={"dsn": application.database.dsn, "left_out": ["attic"]},
+    )
     return application
 
 

@@ -70,7 +70,7 @@ def test_an_unmapped_and_an_ambiguous_table_are_errors(sbh: Sbh, settings_file: 
         ended = sbh("doctor", "--json")
         assert ended.status == 3
         unmapped = the_only(ended.document, "error", "public.New Things is unmapped")
-        assert "database.shared" in unmapped["remedy"]
+        assert 'in [database]: shared = ["plans", "public.New Things"]' in unmapped["remedy"]
         ambiguous = the_only(ended.document, "error", "public.transfers is ambiguous")
         assert "[[database.links]]" in ambiguous["remedy"]
         shown = sbh("doctor")
@@ -201,8 +201,8 @@ def test_bad_tenants_are_named(
         ("SBH_DATABASE__DSN", "host=127.0.0.1 port=1", "error", "Cannot connect to the database"),
         ("SBH_DATABASE__PASSWORD", "wrong", "error", "Cannot connect to the database"),
         ("SBH_DATABASE__SCHEMAS", '["none"]', "error", "A setting names a table that does not exist"),
-        ("SBH_TENANTS__TABLE", "customers", "error", "There is no tenants table"),
-        ("SBH_TENANTS__REGION", "planet", "error", "Cannot read the tenants table"),
+        ("SBH_TENANTS__TABLE", "customers", "error", "The tenants table does not exist"),
+        ("SBH_TENANTS__REGION", "planet", "error", "The tenants table has no such column"),
         ("SBH_KEYS__KEY_FILE", "/nonexistent/key", "error", "Cannot read keys.key_file"),
         ("SBH_STORAGE__BUCKET", "sbh-locked-eu-west-1", "warning", "Data keys are wrapped"),
     ],

@@ -6,6 +6,7 @@ from contextlib import closing
 import pytest
 
 from sbh_pipelines.database.schema.inspect import stray_rows
+from sbh_pipelines.database.schema.listing import find_listing
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap, load_map
 from sbh_pipelines.database.session.connection import Connection, connect
 from sbh_pipelines.settings import Settings
@@ -79,7 +80,7 @@ def test_rows_of_nobody_and_of_unlisted_tenants_are_told_apart(connection: Conne
     found = {
         stray.table.removeprefix("public."): (stray.unlinked, stray.unknown_tenant)
         for mapped in tenancy.tables
-        if (stray := stray_rows(connection, mapped, chosen.tenants, tenancy.catalog, ["public"], 20.0))
+        if (stray := stray_rows(connection, mapped, find_listing(connection, chosen), 20.0))
     }
     assert found == {"roles": (1, 1), "rights": (2, 1), "words": (3, 1), "marks": (3, 0)}
 
@@ -103,6 +104,6 @@ def test_a_key_is_compared_as_its_type_compares(database: Database, kind: str) -
         cursor.execute(f"SELECT count(*) FROM {mapped.source} WHERE {mapped.tenant_is(['acme'])}")
         assert cursor.fetchone() == (2,)
         assert ids(connection, mapped) == [3]
-        found = stray_rows(connection, mapped, chosen.tenants, tenancy.catalog, ["public"], 20.0)
+        found = stray_rows(connection, mapped, find_listing(connection, chosen), 20.0)
         assert found is not None
         assert (found.unlinked, found.unknown_tenant) == (1, 0)

@@ -339,7 +339,7 @@ def test_another_tenants_table(mapped: Callable[..., Mapped]) -> None:
     """Its name and columns are settings; tables that refer to it without the tenant column inherit from it."""
     made = mapped(
         'CREATE SCHEMA crm; CREATE TABLE crm."Org" ("No" int PRIMARY KEY, code text, place text); DROP TABLE tenants;'
-        "CREATE TABLE t (org int REFERENCES crm.\"Org\", n int); INSERT INTO crm.\"Org\" VALUES (1, 'one', 'r'), (2, 'two', 'r'); INSERT INTO t VALUES (1, 1), (2, 2)",
+        "CREATE TABLE t (org int NOT NULL REFERENCES crm.\"Org\", n int); INSERT INTO crm.\"Org\" VALUES (1, 'one', 'r'), (2, 'two', 'r'); INSERT INTO t VALUES (1, 1), (2, 2)",
         tenants={"table": "crm.Org", "key": "No", "slug": "code", "region": "place", "tier": None},
         schemas=["public", "crm"],
     )
@@ -375,12 +375,18 @@ def test_a_declared_parent_that_is_no_tenants(mapped: Callable[..., Mapped]) -> 
     assert "plans" in text
 
 
-def test_foreign_keys_that_are_not_valid_lead_nowhere(mapped: Callable[..., Mapped]) -> None:
-    """Rows may break them, so they cannot say whose a row is."""
+def test_foreign_keys_that_are_not_valid_lead_on(mapped: Callable[..., Mapped]) -> None:
+    """The server holds them for new rows; an old one that refers to nothing is nobody's. The map says that they are not valid."""
     made = mapped(
-        "CREATE TABLE a (tenant_id int, id int PRIMARY KEY); CREATE TABLE b (a int); ALTER TABLE b ADD FOREIGN KEY (a) REFERENCES a NOT VALID"
+        "CREATE TABLE a (tenant_id int, id int PRIMARY KEY); CREATE TABLE b (a int NOT NULL, id int PRIMARY KEY);"
+        "CREATE TABLE c (b int NOT NULL); INSERT INTO a VALUES (1, 10), (2, 20); INSERT INTO b VALUES (10, 1), (20, 2), (77, 3);"
+        "ALTER TABLE b ADD FOREIGN KEY (a) REFERENCES a NOT VALID; INSERT INTO c VALUES (1), (2);"
+        "ALTER TABLE c ADD FOREIGN KEY (b) REFERENCES b NOT ENFORCED"
     )
-    assert "public.b" in made.refused()
+    assert made.rows("b") == (["10\t1"], ["20\t2"])
+    assert made.rows("c") == (["1"], ["2"])
+    assert "is not valid" in made.table("b").why
+    assert not made.table("b").always_belongs
 
 
 def test_rows_come_in_the_order_of_their_key_whatever_the_collation(mapped: Callable[..., Mapped]) -> None:

@@ -193,7 +193,7 @@ class ChangingApplication:
         self.application = Application(self.database, self.directory)
         keep = {"keep_last": 1000}
         self.settings = self.application.configured(
-            database={"links": [DECLARED], "config_tables": ["prefs"]},
+            database={"links": [DECLARED], "config_tables": ["prefs"], "left_out": ["attic"]},
             retention={f"{kind}_backups": keep for kind in ("full", "incremental", "differential")},
             prune={"min_age_hours": 0, "small_packs": 2, "index_objects": 4},
         )

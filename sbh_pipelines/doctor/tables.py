@@ -1,0 +1,223 @@
+"""The tenancy map: is every table accounted for, and every row."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from sbh_pipelines.database.schema import inspect
+from sbh_pipelines.database.schema.catalog import ForeignKey
+from sbh_pipelines.database.schema.listing import Listing
+from sbh_pipelines.database.schema.tenancy import AMBIGUOUS, EXTENSION, SHARED, UNMAPPED, MappedTable, TenancyMap
+from sbh_pipelines.database.schema.ways import foreign_keys, required
+from sbh_pipelines.database.session.connection import Connection
+from sbh_pipelines.doctor.findings import Report
+from sbh_pipelines.errors import PrivilegeMissing, SbhError, SourceConflict
+from sbh_pipelines.settings import Settings
+from sbh_pipelines.settings.section import toml, toml_block
+
+AREA = "tenancy"
+STRAY_TIMEOUT_S = 20.0
+SHOWN = 10
+
+
+def check(report: Report, connection: Connection, settings: Settings, tenancy: TenancyMap) -> None:
+    report.tables.extend((*tenancy.statuses, *tenancy.outside, *tenancy.nearby))
+    for status in tenancy.statuses:
+        if status.status in (UNMAPPED, AMBIGUOUS):
+            name = f"{status.schema}.{status.name}"
+            report.fail(AREA, f"The table {name} is {status.status}: backups are refused", status.why, status.remedy)
+    _outside(report, settings, tenancy)
+    counts = Counter(status.status for status in tenancy.statuses)
+    if tenancy.statuses:
+        report.ok(AREA, f"Tables: {len(tenancy.statuses)}", ", ".join(f"{n} {kind}" for kind, n in counts.items()))
+    else:
+        report.fail(AREA, "There is no table", "", "correct database.schemas, or database.dsn")
+    if secured := inspect.row_secured(tenancy):
+        report.ok(AREA, f"Tables with row security: {len(secured)}", some(secured))
+    keyless = [mapped.full_name for mapped in tenancy.tables if not mapped.table.primary_key]
+    if keyless:
+        report.warn(
+            AREA,
+            f"Tables without a primary key: {len(keyless)}; a restore compares their rows as a whole, which takes longer",
+            some(keyless),
+            "add primary keys where you can",
+        )
+    _loose(report, tenancy)
+    _borders(report, settings, tenancy)
+    _extensions(report, connection, settings, tenancy)
+    _large_objects(report, tenancy)
+
+
+def some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def _outside(report: Report, settings: Settings, tenancy: TenancyMap) -> None:
+    for status in tenancy.outside:
+        name = f"{status.schema}.{status.name}"
+        report.fail(
+            AREA,
+            f"The table {name} is not mapped, and holds tenants' rows: backups are refused",
+            status.why,
+            status.remedy,
+        )
+    for status in tenancy.nearby:
+        name = f"{status.schema}.{status.name}"
+        report.fail(AREA, f"The table {name} may hold tenants' rows, and no backup has them", status.why, status.remedy)
+    if tenancy.other_schemas:
+        names = [schema for schema, _ in tenancy.other_schemas]
+        report.warn(
+            AREA,
+            f"Schemas that no setting names: {len(names)}; no backup has the rows of their tables",
+            some([f"{schema} ({n} table{'s' if n > 1 else ''})" for schema, n in tenancy.other_schemas]),
+            f"if that is right: left_out = {toml([*settings.database.left_out, *names])}; if not:"
+            f" schemas = {toml([*settings.database.schemas, *names])}",
+        )
+
+
+def _loose(report: Report, tenancy: TenancyMap) -> None:
+    """Tables whose only way to a tenant may be NULL: mapped, and worth a look."""
+    loose = [
+        mapped.full_name
+        for mapped in tenancy.tables
+        if mapped.hops and mapped.hops[0].join is None and not required(mapped.table, mapped.hops[0].columns)
+    ]
+    if loose:
+        report.ok(
+            AREA,
+            f"Tables whose rows are a tenant's by a column that may be NULL: {len(loose)}",
+            some(loose),
+        )
+
+
+def _borders(report: Report, settings: Settings, tenancy: TenancyMap) -> None:
+    """Shared tables that refer to tenants' rows: they stay as they are when a tenant's rows go or come back."""
+    captured = {mapped.table.oid: mapped.full_name for mapped in tenancy.tables}
+    for table, key in _shared_keys(tenancy):
+        if key.parent not in captured:
+            continue
+        columns, parent = ", ".join(key.columns), captured[key.parent]
+        others = toml([name for name in settings.database.shared if name not in (table, table.partition(".")[2])])
+        remedy = f"if each of its rows is one tenant's: shared = {others}, and\n" + toml_block(
+            "[[database.links]]", {"table": table, "via": list(key.columns)}
+        )
+        if key.on_delete == "c":
+            report.warn(
+                AREA,
+                f"Rows of the shared table {table} go with a tenant's row, and do not come back with it",
+                f"{key.name}: ({columns}) -> {parent} ON DELETE CASCADE",
+                remedy,
+            )
+        else:
+            report.warn(
+                AREA,
+                f"The shared table {table} refers to tenants' rows",
+                f"{key.name}: ({columns}) -> {parent}; a restore of a tenant leaves such rows as they are",
+                remedy,
+            )
+
+
+def _shared_keys(tenancy: TenancyMap) -> Iterator[tuple[str, ForeignKey]]:
+    for status, table in zip(tenancy.statuses, tenancy.catalog.tables.values(), strict=True):
+        if status.status == SHARED:
+            for key in foreign_keys(table):
+                yield table.full_name, key
+
+
+def _extensions(report: Report, connection: Connection, settings: Settings, tenancy: TenancyMap) -> None:
+    for status, table in zip(tenancy.statuses, tenancy.catalog.tables.values(), strict=True):
+        if status.status != EXTENSION or table.extension_rows is None:
+            continue
+        with report.trying(AREA):
+            if rows := inspect.own_rows_of_extension(connection, table):
+                report.warn(
+                    AREA,
+                    f"Rows of your own in {table.full_name}, which configures the extension {table.extension}: {rows:,}; no backup"
+                    " has them",
+                    "the extension makes the table, and not these rows",
+                    f"shared = {toml([*settings.database.shared, table.full_name])}",
+                )
+
+
+def _large_objects(report: Report, tenancy: TenancyMap) -> None:
+    if found := inspect.large_object_columns(tenancy):
+        names = [f"{table}.{column}" for table, column in found]
+        report.warn(
+            AREA,
+            f"Columns that may name large objects: {len(names)}",
+            f"{some(names)}: a backup has the numbers; whether it has the large objects, `sbh backup show` says",
+            "keep such contents in bytea columns, or in files",
+        )
+
+
+def check_rows(report: Report, connection: Connection, tenancy: TenancyMap, listing: Listing | None) -> None:
+    """Rows of nobody, and of tenants that are not listed; each condition that a backup would run is run."""
+    clean = True
+    for mapped in tenancy.tables:
+        try:
+            found = inspect.stray_rows(connection, mapped, listing, STRAY_TIMEOUT_S)
+        except SourceConflict:
+            clean = False
+            report.warn(
+                AREA,
+                f"Not looked for rows of no tenant in {mapped.full_name}",
+                f"it takes longer than {STRAY_TIMEOUT_S:g} s",
+                f"declare {mapped.tenant_column.name} NOT NULL with a foreign key to {listing.full_name if listing else '...'}",
+            )
+            continue
+        except PrivilegeMissing:
+            clean = False  # said already, with its GRANT
+            continue
+        except SbhError as error:
+            clean = False
+            _cannot_run(report, mapped, error)
+            continue
+        if found and found.unlinked:
+            clean = False
+            _nobodys(report, mapped, tenancy, found.unlinked)
+        if found and found.unknown_tenant and listing:
+            clean = False
+            left_out = f" (tenants.where: {listing.settings.where})" if listing.settings.where else ""
+            report.warn(
+                AREA,
+                f"Rows of unlisted tenants in {found.table}: {found.unknown_tenant:,}; no backup has them",
+                f"{listing.full_name} does not list these tenants{left_out}",
+                f"list their tenants, or remove the rows when nobody needs them; then add a foreign key to {listing.full_name}",
+            )
+    if clean:
+        report.ok(AREA, "Every row of every table of tenants belongs to a listed tenant")
+
+
+def _cannot_run(report: Report, mapped: MappedTable, error: SbhError) -> None:
+    joins = [hop.join for hop in mapped.hops if hop.join is not None]
+    if joins:
+        report.fail(
+            AREA,
+            f"The condition of database.links for {mapped.full_name} cannot run: backups fail",
+            f"{error.why} [{error.code}]: {joins[0]}",
+            "correct `join`: t is the table, p its parent; names of other tables and of functions need their schema,"
+            " as in public.projects",
+        )
+    else:
+        report.fail(AREA, error.what, f"{error.on}: {error.why} [{error.code}]", error.remedy)
+
+
+def _nobodys(report: Report, mapped: MappedTable, tenancy: TenancyMap, rows: int) -> None:
+    """Rows whose way ends: another way first, if there is one; else they are everybody's, and the platform backup's."""
+    hop = mapped.hops[0] if mapped.hops else None
+    columns = (mapped.tenant_column.name,) if hop is None else hop.columns
+    captured = {t.table.oid: t for t in tenancy.tables}
+    other = next(
+        (
+            key
+            for key in sorted(foreign_keys(mapped.table), key=lambda k: not required(mapped.table, k.columns))
+            if key.parent in captured and key.columns != columns and key.parent != mapped.table.oid
+        ),
+        None,
+    )
+    remedy = "nothing is to be done if they are for all tenants (built-in rows, templates); else give them a tenant"
+    if other is not None:
+        block = toml_block("[[database.links]]", {"table": mapped.full_name, "via": list(other.columns)})
+        always = "is NOT NULL" if required(mapped.table, other.columns) else "leads to a tenant as well"
+        remedy = f"({', '.join(other.columns)}) -> {captured[other.parent].full_name} {always}: try it first\n{block}"
+    what = f"Rows of no tenant in {mapped.full_name}: {rows:,}; the platform backup has them, no tenant's"
+    report.warn(AREA, what, f"{', '.join(columns) or 'the declared condition'} leads to none", remedy)

@@ -1,0 +1,101 @@
+"""The tenants: is each listed once, under a name and in a region that can be used."""
+
+from collections import Counter
+
+from sbh_pipelines.database.schema import inspect
+from sbh_pipelines.database.schema.inspect import TenantRow
+from sbh_pipelines.database.schema.listing import Listing, no_listing
+from sbh_pipelines.database.schema.tenants import gone_condition
+from sbh_pipelines.database.session.connection import Connection
+from sbh_pipelines.database.session.sql import ident, literal, sql_name
+from sbh_pipelines.doctor.findings import Level, Report
+from sbh_pipelines.errors import InvalidId
+from sbh_pipelines.model import Tenant, TenantId
+from sbh_pipelines.placement import allowed_regions
+from sbh_pipelines.settings import Settings
+from sbh_pipelines.settings.section import toml
+
+_TIERS = ("critical", "important", "archive")
+_SHOWN = 10
+
+
+def check(report: Report, connection: Connection, settings: Settings, listing: Listing | None) -> dict[str, str]:
+    """The regions of the tenants found, by slug. Raises SettingsError where a column is wanting."""
+    if listing is None:
+        raise no_listing(settings)
+    rows = inspect.tenant_rows(connection, listing)
+    table, slug, key = sql_name(listing), ident(listing.settings.slug), ident(listing.settings.key)
+    bad = [row for row in rows if not _valid(row.slug)]
+    repeated = [one for one, times in Counter(row.slug for row in rows).items() if times > 1 and one]
+    folded = Counter((row.slug or "").lower() for row in rows if row.slug not in repeated)
+    alike = [one for one, times in folded.items() if times > 1 and one]
+    elsewhere = [row for row in rows if row.region not in settings.storage.regions]
+    astray = [row for row in rows if row not in elsewhere and not _at_home(settings, row)]
+    tierless = [row for row in rows if row.tier is not None and row.tier not in _TIERS]
+    named = literal(bad[0].key or "...") if bad else ""
+    _finding(
+        report,
+        Level.ERROR,
+        "that cannot be backed up, for want of a valid slug",
+        [f"{row.key or '(no key)'}={ascii(row.slug)[:80]}" for row in bad],
+        f"UPDATE {table} SET {slug} = '...' WHERE {key} = {named}; -- 1 to 128 of A-Z a-z 0-9 . _ -, no '..'\n"
+        f"or take another column for all, e.g. [tenants] slug = {toml(listing.settings.key)}",
+    )
+    _finding(
+        report,
+        Level.ERROR,
+        "that share a slug, so that their backups would mix",
+        [ascii(one)[1:-1] for one in repeated],
+        f"leave out those that are tenants no more: [tenants] where = {toml(gone_condition(listing))}; or give each its own:"
+        f" UPDATE {table} SET {slug} = '...' WHERE {key} = '...'; ALTER TABLE {table} ADD UNIQUE ({slug});",
+    )
+    _finding(report, Level.WARNING, "that differ from another only by case", alike, "rename one of each pair")
+    _finding(
+        report,
+        Level.ERROR,
+        "in regions where no backup may be written",
+        [f"{ascii(row.slug)[1:-1]} ({row.region})" for row in elsewhere],
+        f"add the region to storage.regions (now {', '.join(settings.storage.regions)}), or correct the tenant's;"
+        " those without a region get [tenants] default_region = " + toml(settings.storage.regions[0]),
+    )
+    _finding(
+        report,
+        Level.ERROR,
+        "in regions where their data may not lie: nothing of them is written",
+        [f"{ascii(row.slug)[1:-1]} ({row.region})" for row in astray],
+        "correct the tenant's region in the application, or what residency.tenants, .tiers or .default allow",
+    )
+    _finding(
+        report,
+        Level.WARNING,
+        "with a tier that no policy knows",
+        [f"{row.slug} ({row.tier})" for row in tierless],
+        f"use one of {', '.join(_TIERS)}",
+    )
+    if rows:
+        regions = Counter(row.region for row in rows)
+        report.ok("tenants", f"Tenants: {len(rows)}", ", ".join(f"{n} in {region}" for region, n in regions.items()))
+    else:
+        report.warn("tenants", "There is no tenant", listing.full_name, "nothing will be backed up until there is one")
+    return {row.slug: row.region or "" for row in rows if row.slug and _valid(row.slug)}
+
+
+def _finding(report: Report, level: Level, what: str, names: list[str], remedy: str) -> None:
+    if names:
+        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        say = report.fail if level is Level.ERROR else report.warn
+        say("tenants", f"Tenants {what}: {len(names)}", shown, remedy)
+
+
+def _at_home(settings: Settings, row: TenantRow) -> bool:
+    if not row.slug or not _valid(row.slug):
+        return True  # said already
+    tenant = Tenant(TenantId.parse(row.slug), "", row.region or "", row.tier or settings.tenants.default_tier)
+    return tenant.region in allowed_regions(settings, tenant)
+
+
+def _valid(slug: str | None) -> bool:
+    try:
+        return bool(TenantId.parse(slug or ""))
+    except InvalidId:
+        return False
