@@ -30,6 +30,7 @@ from sbh_pipelines.backup.drill.scenarios import PARTS, Part, parts_of
 from sbh_pipelines.backup.recover.recovery import RecoveryReport, rebuild
 from sbh_pipelines.backup.recover.tenant import TenantChoice
 from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.database.rebuild.left_out import LeftOut
 from sbh_pipelines.database.rebuild.throwaway import ThrowawayDatabase, drill_server, drop_leftovers
 from sbh_pipelines.errors import SbhError, UnknownBackup
 from sbh_pipelines.model import BackupId, DrillId, Progress, ProgressSink, Tenant, parse_timestamp, timestamp
@@ -93,6 +94,7 @@ def run_drill(
             error=failed[0].error if failed else None,
             scenarios=tuple(results),
             issues=tuple(drill.issues),
+            left_out=tuple(dict.fromkeys(drill.left_out)),
             tier=tenant.tier,
             recovery_point_age_s=point.age_s,
             recovery_point_objective_s=site.settings.recovery_point_objective_s(tenant.tier),
@@ -164,6 +166,7 @@ class _Drill:
         self._components: dict[str, Component] = {}
         self.server_version: int | None = None
         self.issues: list[SbhError] = []  # what a recovery got over, such as a damaged platform backup
+        self.left_out: list[LeftOut] = []
 
     def part(self, part: Part) -> PartResult:
         """Do one part, in a place that is gone afterwards. Raises what keeps it from beginning."""
@@ -219,6 +222,7 @@ class _Drill:
         )
         known = set(map(str, self.issues))
         self.issues += [issue for issue in report.issues if str(issue) not in known]
+        self.left_out += report.left_out
         return report
 
     def _newest(self) -> BackupId:

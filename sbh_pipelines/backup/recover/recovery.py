@@ -11,7 +11,7 @@ that cannot be recovered does not keep the others; it is reported, and a later r
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import TypeVar
@@ -23,9 +23,11 @@ from sbh_pipelines.backup.recover.schema import Schema, differences_of
 from sbh_pipelines.backup.recover.tenant import LoadTarget, PassedOver, TenantChoice, load_tenant, prove_tenant
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import side_by_side
+from sbh_pipelines.database.rebuild.after_rows import analyze, refresh_views
 from sbh_pipelines.database.rebuild.left_out import LeftOut, of_phases
-from sbh_pipelines.database.rebuild.load import refresh_views
+from sbh_pipelines.database.rebuild.roles import search_path
 from sbh_pipelines.database.rebuild.run import Loaded, Run, note_files, open_run, run
+from sbh_pipelines.database.session.connection import Connection, connect
 from sbh_pipelines.database.session.programs import POST_DATA, PRE_DATA
 from sbh_pipelines.document import as_document, optional
 from sbh_pipelines.errors import RestoreRefused, SbhError, SourceError, UnknownBackup
@@ -151,6 +153,9 @@ def rebuild(
         wanted = known[1] if known else platform
         opened = stack.enter_context(open_platform(site, wanted, until, issues.append))
         differences = differences_of(control, opened)
+        if not target.search_path:
+            # Functions of indexes and constraints find names as they did; the database's own settings come last.
+            target = target.model_copy(update={"search_path": search_path(opened.of)})
         if known is None:
             restore_id = RestoreId.at(site.clock(), secrets.token_hex(3))
             control.begin(restore_id, opened.id, requested_by, target.dsn)
@@ -172,7 +177,7 @@ def rebuild(
             files=sum(line.files.restored for line in lines if line.files),
             roles_made=phases.get("roles", {}).get("made", []),
             skipped_statements={name: phases[name]["first"] for name in scripts},
-            left_out=of_phases(phases),
+            left_out=[*of_phases(phases), *recovery.left_out],
             ddl_only=[f"{fact['schema']}.{fact['name']}" for fact in opened.of("ddl_only")],
             phases=recovery.seconds,
             foreign_keys_not_valid=not_valid,
@@ -199,6 +204,7 @@ class _Recovery:
     until: datetime | None
     progress: ProgressSink
     issues: list[SbhError]
+    left_out: list[LeftOut] = field(default_factory=list)
     failed: dict[str, SbhError] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -213,18 +219,27 @@ class _Recovery:
         if self.owners:
             self._step("roles", schema.make_roles)
         self._step("pre_data", lambda: schema.script(PRE_DATA, "pre_data"))
+        if "shared" not in self.control.phases():
+            self._step("set_aside", schema.set_aside)
         self._step("shared", schema.load_shared)
         self._timed("tenants", lambda: self._load_tenants(choices))
         self._step("post_data", lambda: schema.script(POST_DATA, "post_data"))
+        self._step("checks", schema.checks)
         not_valid = self._timed("foreign_keys", schema.foreign_keys)
         self._timed("sequences", schema.set_sequences)
         if self.owners:
             self._step("settings", schema.set_up)
-        self._timed("analyze", lambda: run(self.control.connection, "ANALYZE", "gather statistics"))
+        self._timed("analyze", lambda: self._after_rows(analyze))
         self._timed("proof", self._prove)
         if files:
             self._timed("files", self._put_files_back)
         return choices, not_valid
+
+    def _after_rows(self, work: Callable[[Connection], list[LeftOut]]) -> None:
+        """In a session of its own: functions find their names as rows' do."""
+        with closing(connect(self.target, "recovery")) as connection:
+            run(connection, "SET statement_timeout = 0", "prepare the session")
+            self.left_out += work(connection)
 
     def lines(self, choices: Sequence[TenantChoice]) -> list[TenantRecovery]:
         """Of the tenants that were asked for, and of those that an earlier run loaded."""
@@ -276,7 +291,7 @@ class _Recovery:
         # Past the constraints one by one: triggers that fire whatever the session says are turned off meanwhile.
         self._each("load", [(c.tenant.id, c) for c in waiting], load, 1 if target.constrained else None)
         if waiting and target.constrained:
-            refresh_views(self.control.connection)
+            self._after_rows(refresh_views)
         if self.failed and not self.control.tenants():
             # What kept the first keeps all of them: nothing is built without rows.
             raise next(iter(self.failed.values()))

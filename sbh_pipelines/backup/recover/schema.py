@@ -1,11 +1,9 @@
 """The steps of a recovery that are not about tenants: roles, schema, shared rows, foreign keys, sequences, settings.
 
-Of the SQL that pg_dump wrote all must succeed, with these exceptions: settings that an older server does not know; foreign keys
-whose rows are not all there, which are added without being validated, and said; and for throw-away databases, owners and
-grants that the target's role may not give.
+Which of the statements that pg_dump wrote may fail, and what is made of it, is for `section.py`. Foreign keys whose rows are
+not all there are added without being validated, and told.
 """
 
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,24 +11,20 @@ from dataclasses import dataclass
 from sbh_pipelines.backup.contents.stored_table import Group, read_table
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.recover.platform_backup import OpenPlatformBackup
+from sbh_pipelines.backup.recover.section import Section
 from sbh_pipelines.database.rebuild.left_out import NOTED, as_facts
 from sbh_pipelines.database.rebuild.load import database_facts, load_rows, missing_keys, raise_sequences
 from sbh_pipelines.database.rebuild.roles import make_roles, set_up_database
 from sbh_pipelines.database.rebuild.run import Run, note_phase, run, transaction
+from sbh_pipelines.database.rebuild.script import NeededTables, is_early, statements
+from sbh_pipelines.database.rebuild.set_aside import as_phase_facts, put_back, take_off
 from sbh_pipelines.database.rebuild.shared import copy_shared
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection
-from sbh_pipelines.database.session.programs import StatementError, run_script
+from sbh_pipelines.database.session.programs import POST_DATA, StatementError, run_script
+from sbh_pipelines.database.session.search_path import application_path
 from sbh_pipelines.errors import ProofFailed, RestoreRefused, SbhError, SourceError
 from sbh_pipelines.settings import DatabaseSettings
-
-_UNKNOWN_SETTING = "42704"
-_FOREIGN_KEY = "23503"
-# What a role without superuser's rights, or a server without the application's roles, cannot run; rows need none of it.
-_OWNERSHIP = re.compile(
-    r"ALTER [^;]* OWNER TO |GRANT |REVOKE |ALTER DEFAULT PRIVILEGES |SET SESSION AUTHORIZATION |COMMENT ON |CREATE POLICY |"
-    r"CREATE PUBLICATION |ALTER PUBLICATION |CREATE EVENT TRIGGER |ALTER EVENT TRIGGER |CREATE USER MAPPING |SECURITY LABEL "
-)
 
 
 def differences_of(control: Run, platform: OpenPlatformBackup) -> list[str]:
@@ -75,28 +69,42 @@ class Schema:
 
     def script(self, section: str, name: str) -> None:
         begun = time.monotonic()
-        memory = f"SET maintenance_work_mem = '{self.target.work_mem_mib}MB'; SET statement_timeout = 0;\n"
+        before = f"SET maintenance_work_mem = '{self.target.work_mem_mib}MB'; SET statement_timeout = 0;\n"
+        made = self.control.phases().get("pre_data", {})
+        path = application_path(self.target, None, [str(fact["schema"]) for fact in self.platform.of("extension")])
+        work = Section(self._needed(), owners=self.owners, denied=bool(made.get("denied")), path=path)
+        later = statements(b"".join(self.platform.script(POST_DATA)))
+        if section == POST_DATA:
+            # A run that an earlier release began has made no index before its rows.
+            work.add(s for s in later if not (made.get("early") and is_early(s)))
+        else:
+            work.add(statements(b"".join(self.platform.script(section))))
+            work.add(filter(is_early, later))
 
         def last(errors: Sequence[StatementError]) -> str:
-            skipped = [
-                e.statement for e in errors if e.code not in (_FOREIGN_KEY, _UNKNOWN_SETTING) or self._lenient(e)
-            ]
-            return note_phase(name, time.monotonic() - begun, {"skipped": len(skipped), "first": skipped[:5]})
+            found = work.judge(errors)
+            facts = {"skipped": len(found.skipped), "first": found.skipped[:5], NOTED: as_facts(found.left_out)}
+            facts |= {"denied": found.denied, "early": True}
+            return note_phase(name, time.monotonic() - begun, facts)
 
-        run_script(self.target, self.psql, self.platform.script(section), memory, self._tolerated, last)
+        run_script(self.target, self.psql, work.script.pieces(), before, work.refused, last)
 
-    def _tolerated(self, error: StatementError) -> bool:
-        # A setting of a newer pg_dump that an older server does not know; foreign keys are seen to afterwards.
-        if error.code == _UNKNOWN_SETTING and error.statement.startswith("SET "):
-            return True
-        if error.code == _FOREIGN_KEY and "ALTER TABLE" in error.statement:
-            return True
-        if error.code == "42501" and error.statement.startswith("COMMENT ON EXTENSION"):
-            return True
-        return self._lenient(error)
+    def _needed(self) -> NeededTables:
+        return NeededTables([*self.platform.tables("table").values(), *self.platform.tables("shared_table").values()])
 
-    def _lenient(self, error: StatementError) -> bool:
-        return not self.owners and error.code in ("42501", "42704", "0LP01") and bool(_OWNERSHIP.match(error.statement))
+    def set_aside(self) -> None:
+        """Take off what would keep rows out, or call functions that are not to be called yet."""
+        begun = time.monotonic()
+        with transaction(self.target, "schema") as connection:
+            checks, left_out = take_off(connection)
+            self._note(connection, "set_aside", begun, {"checks": as_phase_facts(checks), NOTED: as_facts(left_out)})
+
+    def checks(self) -> None:
+        """Put back what was set aside."""
+        begun, noted = time.monotonic(), self.control.phases().get("set_aside", {})
+        with transaction(self.target, "schema") as connection:
+            left_out = put_back(connection, noted.get("checks", ()))
+            self._note(connection, "checks", begun, {NOTED: as_facts(left_out)})
 
     def load_shared(self) -> None:
         begun, rows = time.monotonic(), 0

@@ -135,6 +135,8 @@ def _show(out: Any, record: "DrillRecord") -> None:
         for one in record.scenarios
     ]
     out.print(table("", columns, rows))
+    if record.left_out:
+        out.print(table("Left out: rows do not need it", ("what", "why"), [(o.what, o.why) for o in record.left_out]))
     found = [*(one.error for one in record.scenarios), *record.issues]
     for error in {str(error): error for error in found if error}.values():
         out.print(str(error), style="red", markup=False)

@@ -4,17 +4,17 @@ Works on staged tables that hold all rows of both sides. What is not chosen leav
 written.
 
     roots        rows of one table that satisfy the condition: the backup's come back, live ones may go
-    dependants   rows that refer to a chosen row by a foreign key, or hang on it by a declared link, to any depth
+    dependants   rows that refer to a chosen row by a foreign key, to any depth
     twins        the other side's row of the same key: a row is compared with what it is now
     parents      rows of the backup that a chosen row refers to, and that are not there any more; an existing one stays as it is
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from sbh_pipelines.database.merge.row_choice import RowChoice
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.database.schema.catalog import ForeignKey, Table
-from sbh_pipelines.database.schema.tenancy import Hop, MappedTable, TenancyMap
+from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap
 from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.errors import RequestError, RestoreRefused
 
@@ -27,20 +27,10 @@ def involved(tenancy: TenancyMap, root: MappedTable) -> list[MappedTable]:
     captured = {t.table.oid: t for t in tenancy.tables}
     keys = [key for table in tenancy.tables for key in table.table.foreign_keys if key.parent in captured]
     downwards, upwards = [(k.parent, k.table) for k in keys], [(k.table, k.parent) for k in keys]
-    for table, hop in _declared(tenancy.tables):
-        downwards.append((hop.parent.oid, table.table.oid))
-        upwards.append((table.table.oid, hop.parent.oid))
     for steps in (downwards, upwards):
         while found := {end for start, end in steps if start in reached} - reached:
             reached |= found
     return [t for t in tenancy.tables if t.table.oid in reached]
-
-
-def _declared(tables: Iterable[MappedTable]) -> Iterator[tuple[MappedTable, Hop]]:
-    """The tables whose rows hang on those of another by a condition of the settings, and that step."""
-    for table in tables:
-        if table.hops and table.hops[0].join is not None:
-            yield table, table.hops[0]
 
 
 class Closure:
@@ -49,7 +39,6 @@ class Closure:
     def __init__(self, connection: Connection, stagings: Mapping[int, Staging]) -> None:
         self._connection, self._stagings = connection, stagings
         self._keys = [key for s in stagings.values() for key in s.table.table.foreign_keys if key.parent in stagings]
-        self._links = [(t, h) for t, h in _declared(s.table for s in stagings.values()) if h.parent.oid in stagings]
 
     def choose(self, root: MappedTable, choice: RowChoice) -> None:
         """Leave only the chosen rows, their dependants and lost parents in the staged tables."""
@@ -91,7 +80,7 @@ class Closure:
         )
 
     def _dependants(self) -> int:
-        """Rows that refer to a chosen row of their own side, by a foreign key or a declared link."""
+        """Rows that refer to a chosen row of their own side."""
         found = 0
         for key in self._keys:
             child, parent = self._stagings[key.table], self._stagings[key.parent]
@@ -103,16 +92,6 @@ class Closure:
                         own,
                         f"SELECT x.ctid FROM {own} x JOIN {theirs} y ON {_refers(key, child, parent, 'x', 'y')}"
                         f" JOIN {_picked(theirs)} p ON p.place = y.ctid",
-                    )
-        for table, hop in self._links:
-            child, parent = self._stagings[table.table.oid], self._stagings[hop.parent.oid]
-            for own, theirs in ((child.want, parent.want), (child.have, parent.have)):
-                with translated("choose rows", table.full_name):
-                    found += self._pick(
-                        own,
-                        f"SELECT x.ctid FROM {own} x CROSS JOIN LATERAL (SELECT {child.renamed('x')}) AS t"
-                        f" WHERE EXISTS (SELECT FROM {theirs} y CROSS JOIN LATERAL (SELECT {parent.renamed('y')}) AS p"
-                        f" JOIN {_picked(theirs)} k ON k.place = y.ctid WHERE ({hop.join}))",
                     )
         return found
 

@@ -76,7 +76,7 @@ class Staging:
 
     def fill_want(self, pieces: Iterator[bytes]) -> None:
         """COPY text of rows as the backup holds them."""
-        with translated("stage rows", self.table.full_name, writing=True):
+        with translated("stage rows", self.table.full_name):
             copy_in(self.connection.cursor(), self._raw or self.want, pieces, self.encoding)
 
     def fill_have(self, rows: Spool) -> None:
@@ -145,7 +145,7 @@ class Staging:
 
     def finish(self) -> None:
         """Map what came in as text, count, and let the planner know the sizes."""
-        with translated("stage rows", self.table.full_name, writing=True):
+        with translated("stage rows", self.table.full_name):
             cursor = self.connection.cursor()
             if self._raw:
                 values = ", ".join(wanted_columns(self.mapping, "s", "l", dry_run=self._dry_run))
@@ -219,10 +219,7 @@ class Staging:
     def live_record(self, alias: str) -> str:
         return f"ROW({', '.join(f'{alias}.{ident(c)}' for c in self.columns)})"
 
-    def renamed(self, alias: str) -> str:
-        """The columns of a staged row under the names of the table's."""
-        return ", ".join(f"{alias}.{staged} AS {ident(name)}" for name, staged in self.columns.items())
-
     def named(self, rows: str, alias: str) -> str:
         """A FROM item that gives staged rows under the names of the table's columns."""
-        return f"(SELECT {self.renamed('x')} FROM {rows} x) AS {alias}"
+        columns = ", ".join(f"x.{staged} AS {ident(name)}" for name, staged in self.columns.items())
+        return f"(SELECT {columns} FROM {rows} x) AS {alias}"

@@ -45,7 +45,7 @@ def load_rows(
 ) -> None:
     """COPY text into a table; values of identity columns are taken as they are. What the pieces raise is raised."""
     listed = ", ".join(map(ident, columns))
-    with translated("load rows", f"{schema}.{name}", writing=True):
+    with translated("load rows", f"{schema}.{name}"):
         copy_in(connection.cursor(), f"{ident(schema)}.{ident(name)} ({listed})", pieces, encoding)
 
 
@@ -66,18 +66,6 @@ def without_triggers(connection: Connection, tables: Iterable[MappedTable]) -> I
     _alter(connection, ((table, f"DISABLE TRIGGER {name}") for table, name, _ in found))
     yield
     _alter(connection, ((t, f"ENABLE {'ALWAYS' if always else 'REPLICA'} TRIGGER {name}") for t, name, always in found))
-
-
-def refresh_views(connection: Connection) -> None:
-    """Fill the materialized views anew, those that others read from first: a dump makes them in that order."""
-    with translated("refresh the materialized views"):
-        cursor = connection.cursor()
-        cursor.execute(
-            "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-            " WHERE c.relkind = 'm' AND c.relispopulated ORDER BY c.oid"
-        )
-        for (name,) in cursor.fetchall():
-            cursor.execute(f"REFRESH MATERIALIZED VIEW {name}")
 
 
 def _alter(connection: Connection, changes: Iterable[tuple[str, str]]) -> None:

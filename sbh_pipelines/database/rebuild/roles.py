@@ -5,6 +5,7 @@ until it is set. Values of settings are data, whoever set them: any role may wri
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from string import ascii_lowercase, ascii_uppercase
 
 import psycopg2
@@ -95,10 +96,12 @@ def _own_name(connection: Connection) -> str:
         return ident(cursor.fetchone()[0])
 
 
-def set_search_path(connection: Connection, facts: Callable[[str], Sequence[Fact]]) -> list[LeftOut]:
-    """Give the database the search path that it had for all roles: rows' functions find their names by it."""
+def search_path(facts: Callable[[str], Sequence[Fact]]) -> list[str]:
+    """The schemas of the search path that the database had for all roles; none where it had none of its own."""
     found = [f for f in facts("setting") if f["database"] and not f["role"] and f["name"].lower() == "search_path"]
-    return _set_all(connection, [(f"DATABASE {_own_name(connection)}", fact) for fact in found]) if found else []
+    with suppress(ValueError):
+        return list_elements(found[0]["value"], lower=True) if found else []
+    return []
 
 
 def _set_all(connection: Connection, settings: Sequence[tuple[str, Fact]]) -> list[LeftOut]:

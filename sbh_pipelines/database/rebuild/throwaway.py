@@ -15,6 +15,7 @@ from psycopg2.errors import InsufficientPrivilege, ObjectInUse
 from psycopg2.extensions import make_dsn
 
 from sbh_pipelines.database.session.connection import Connection, connect, describe_dsn, translate, translated
+from sbh_pipelines.database.session.search_path import split
 from sbh_pipelines.database.session.sql import ident, literal
 from sbh_pipelines.errors import PrivilegeMissing, SbhError, SourceError
 from sbh_pipelines.model import DrillId
@@ -29,7 +30,9 @@ _LOCALES = {"i": "icu ICU_LOCALE", "b": "builtin BUILTIN_LOCALE"}
 
 _LIKE = """
 SELECT pg_encoding_to_char(encoding), datcollate, datctype, coalesce(to_jsonb(d) ->> 'datlocprovider', 'c'),
-       coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale')
+       coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale'),
+       (SELECT substr(c, 13) FROM pg_db_role_setting s CROSS JOIN LATERAL unnest(s.setconfig) c
+        WHERE s.setrole = 0 AND s.setdatabase = d.oid AND left(c, 12) = 'search_path=')
 FROM pg_database d WHERE datname = current_database()
 """
 _LEFTOVERS = """
@@ -69,7 +72,9 @@ class ThrowawayDatabase:
         with closing(connect(settings.database, "drill")) as source, translated("look at the application's database"):
             cursor = source.cursor()
             cursor.execute(_LIKE)
-            like = cursor.fetchone()
+            *like, path = cursor.fetchone()
+        if path and not server.search_path:
+            server = server.model_copy(update={"search_path": split(path)})
         with closing(connect(server, "drill")) as connection:
             options = _options(connection.server_version, *like)
             for last in (False, True):

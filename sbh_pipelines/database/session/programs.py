@@ -19,7 +19,6 @@ import psycopg2.extensions
 
 from sbh_pipelines.database.session import tls
 from sbh_pipelines.database.session.pinned import keepalives, pin_timeouts
-from sbh_pipelines.database.session.sqlstate import RAISED, meaning, without_values
 from sbh_pipelines.errors import PrivilegeMissing, RequestError, SbhError, SettingsError, SourceError, SourceUnavailable
 from sbh_pipelines.settings import DatabaseSettings
 from sbh_pipelines.settings.secrets import resolve
@@ -32,7 +31,6 @@ _VERSION = re.compile(r"(\d+)(?:\.(\d+))?")
 _ERROR = re.compile(r"^[^\n]*?:  ([0-9A-Z]{5}): (.*)$")
 _NO_ERROR = ("00", "01", "02")
 _STATEMENT = "STATEMENT:  "
-_RAISED = "LOCATION:  exec_stmt_raise,"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +82,12 @@ def run_script(
     program: str,
     pieces: Iterable[bytes],
     before: str,
-    tolerated: Callable[[StatementError], bool],
+    refused: Callable[[list[StatementError]], SbhError | None],
     last: Callable[[list[StatementError]], str],
 ) -> list[StatementError]:
-    """Run a script of pg_dump's and then a `last` statement in one transaction; the errors that were tolerated.
+    """Run a script and then a `last` statement in one transaction; what failed in it.
 
-    A statement that fails has no effect; if what it failed with is not tolerated, nothing of the script has, and the error is
+    A statement that fails has no effect. Where `refused` makes an error of what failed, nothing of the script has, and it is
     raised. Killed at any moment, all of it took effect or nothing did.
     """
     dsn, environment = _access(database)
@@ -100,13 +98,12 @@ def run_script(
         try:
             _feed(running, [f"{pin_timeouts()};\nBEGIN;\n{before}".encode(), *_one(pieces)], complaints)
             errors = _errors(complaints)
-            bad = [error for error in errors if not tolerated(error)]
-            if bad:
+            if error := refused(errors):
                 _feed(running, [b"ROLLBACK;\n"], complaints)
-                raise _failed(bad)
+                raise error
             _feed(running, [last(errors).encode(), b";\nCOMMIT;\n"], complaints)
             if len(late := _errors(complaints)) > len(errors):
-                raise _failed(late[len(errors) :])
+                raise cannot_build(late[len(errors) :])
             return errors
         finally:
             _end(running)
@@ -145,20 +142,19 @@ def _errors(complaints: IO[bytes]) -> list[StatementError]:
     for line in _read(complaints).splitlines():
         if match := _ERROR.match(line):
             if match[1][:2] not in _NO_ERROR:
-                found.append(StatementError(match[1], without_values(match[1], match[2])[:300], ""))
-        elif line.startswith(_RAISED) and found:
-            found[-1] = StatementError(found[-1].code, RAISED, found[-1].statement)
+                found.append(StatementError(match[1], match[2][:300], ""))
         elif line.startswith(_STATEMENT) and found and not found[-1].statement:
-            found[-1] = StatementError(found[-1].code, found[-1].message, _shown(line))
+            found[-1] = StatementError(found[-1].code, found[-1].message, shown(line))
     return found
 
 
-def _shown(line: str) -> str:
-    """The beginning of a statement; options of servers and user mappings may be passwords."""
-    return line.removeprefix(_STATEMENT).split(" OPTIONS (")[0][:200]
+def shown(statement: str) -> str:
+    """The beginning of a statement, as errors show it; options of servers and user mappings may be passwords."""
+    return statement.removeprefix(_STATEMENT).partition("\n")[0].split(" OPTIONS (")[0][:200]
 
 
-def _failed(errors: list[StatementError]) -> SbhError:
+def cannot_build(errors: list[StatementError]) -> SbhError:
+    """The error for statements that failed."""
     first, more = errors[0], f" (and {len(errors) - 1} more errors)" if len(errors) > 1 else ""
     why = f"{first.message} [{first.code}]{more}"
     if first.code == "42501":
@@ -174,8 +170,7 @@ def _failed(errors: list[StatementError]) -> SbhError:
         "58P01": "install the extension's package on the target server, then run the same command again",
         "0A000": "install the extension's package on the target server, then run the same command again",
     }
-    means = meaning(first.code, first.message).to_do(writing=True)
-    remedy = remedies.get(first.code, f"{means}; nothing of this step was done")
+    remedy = remedies.get(first.code, "see the target server's log; nothing of this step was done")
     return SourceError("The schema cannot be built", on=first.statement, why=why, remedy=remedy)
 
 
