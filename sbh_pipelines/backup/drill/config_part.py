@@ -15,7 +15,8 @@ from sbh_pipelines.backup.contents.stored_table import read_table
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.recover.platform_backup import open_platform
 from sbh_pipelines.backup.site.site import Site
-from sbh_pipelines.database.rebuild.load import LineSums, load_rows, pieces_counted
+from sbh_pipelines.database.capture.line_sums import LineSums, pieces_counted
+from sbh_pipelines.database.rebuild.load import load_rows
 from sbh_pipelines.database.rebuild.run import transaction
 from sbh_pipelines.database.rebuild.shared import copy_shared, narrow
 from sbh_pipelines.database.schema.table_header import TableHeader

@@ -20,7 +20,8 @@ from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.contents.verification import raise_first, verify_backup
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.capture.capture import copy_table
-from sbh_pipelines.database.rebuild.load import LineSums, dangling, doubled, load_rows, pieces_counted, without_triggers
+from sbh_pipelines.database.capture.line_sums import LineSums, pieces_counted
+from sbh_pipelines.database.rebuild.load import dangling, doubled, load_rows, without_triggers
 from sbh_pipelines.database.rebuild.run import Loaded, LoadedFacts, note_proved, note_tenant, run, transaction
 from sbh_pipelines.database.rebuild.shared import narrow
 from sbh_pipelines.database.schema.catalog import read_catalog

@@ -51,6 +51,11 @@ class ColumnFrom:
     fill: str | None = None
 
     @property
+    def plain(self) -> bool:
+        """Whether the backup's value comes back as it is."""
+        return self.position is not None and not self.cast and self.fill is None
+
+    @property
     def kept(self) -> bool:
         return self.position is None
 

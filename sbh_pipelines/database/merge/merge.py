@@ -85,6 +85,11 @@ class TableMerge:
     def todo_rows(self) -> int:
         return self.changes.inserted + self.changes.updated
 
+    @property
+    def few(self) -> bool:
+        """Whether what is written is read back row by row."""
+        return self.todo_rows < _FEW_ROWS
+
     # deciding
 
     def decide(self) -> TableChanges:
@@ -313,8 +318,7 @@ class TableMerge:
                 lost: int = cursor.fetchone()[0]
                 return lost
             same = s.same_records(s.record("w"), s.live_record("t"))
-            few = self.changes.inserted + self.changes.updated < _FEW_ROWS
-            if few:  # each by its key, whatever the planner thinks of it
+            if self.few:  # each by its key, whatever the planner thinks of it
                 cursor.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
             else:  # only rows that this transaction wrote can be meant
                 live = f"(SELECT t.ctid, t.* FROM {live} t WHERE t.xmin = pg_current_xact_id()::xid)"

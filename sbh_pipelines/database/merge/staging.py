@@ -6,12 +6,15 @@ ours. Where the table's columns are not those of the backup any more, its rows c
 the mapping (`mapping.py`).
 """
 
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import IO, Any
 
 from sbh_pipelines.database.capture.capture import TableSink, copy_groups, order_by
+from sbh_pipelines.database.capture.line_sums import LineSums, pieces_counted
 from sbh_pipelines.database.capture.row_groups import Segment
 from sbh_pipelines.database.merge.mapping import TableMapping, stored_key, wanted_columns
 from sbh_pipelines.database.schema.key_hash import KeyCode
@@ -42,6 +45,12 @@ class Spool:
         self.file.close()
 
 
+def _chosen_fields(text: bytes, at: Sequence[int]) -> bytes:
+    """Some fields of each row of COPY text."""
+    rows = (line.split(b"\t") for line in text.split(b"\n")[:-1])
+    return b"".join([b"\t".join([fields[n] for n in at]) + b"\n" for fields in rows])
+
+
 class Staging:
     """The temporary tables of one table. Fill `want` and `have`, then `finish`."""
 
@@ -59,6 +68,12 @@ class Staging:
         self.adopted = 0  # of `had`, rows that were nobody's: see adoption.py
         self.places = False  # whether `have` says where the live rows are
         types = {c.name: c.type for c in self.table.table.columns}
+        # Of each stored column that comes back as it is: where it is in the backup's rows, and what it is called.
+        self.unchanged = [(c.position, c.column.name) for c in mapping.columns if c.plain and c.position is not None]
+        self.whole = mapping.same
+        self.lines = (
+            None if dry_run else LineSums(os.urandom(32))
+        )  # of the backup's rows, as far as they come back as they are
         self._one_image = all(_PLAIN.fullmatch(types[name]) for name in self.columns)
         self._raw = f"pg_temp.sbh_raw_{number}" if not mapping.same else ""
         with translated("stage rows", self.table.full_name):
@@ -76,8 +91,15 @@ class Staging:
 
     def fill_want(self, pieces: Iterator[bytes]) -> None:
         """COPY text of rows as the backup holds them."""
+        if self.lines is not None:
+            pieces = self._counted(pieces, self.lines)
         with translated("stage rows", self.table.full_name):
             copy_in(self.connection.cursor(), self._raw or self.want, pieces, self.encoding)
+
+    def _counted(self, pieces: Iterator[bytes], lines: LineSums) -> Iterator[bytes]:
+        if self.whole:
+            return pieces_counted(pieces, lines)
+        return pieces_counted(pieces, lines, partial(_chosen_fields, at=[position for position, _ in self.unchanged]))
 
     def fill_have(self, rows: Spool) -> None:
         """COPY text of live rows."""

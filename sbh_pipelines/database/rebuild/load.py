@@ -1,7 +1,5 @@
 """Writing into the empty database: rows by COPY, what is checked afterwards, where sequences go on."""
 
-import hashlib
-import hmac
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,30 +12,6 @@ from sbh_pipelines.database.session.connection import Connection, copy_in, trans
 from sbh_pipelines.database.session.sql import from_only, ident, literal, sql_name
 
 _USER_SCHEMAS = "n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT IN ('information_schema', 'sbh_recovery')"
-_SUM_MASK = (1 << 128) - 1
-
-
-class LineSums:
-    """The content of a table, whatever the order of its rows: their number, and the sum of a keyed hash of each."""
-
-    def __init__(self, key: bytes) -> None:
-        self._key, self._sum = hashlib.blake2b(key).digest(), 0
-        self.rows = self.bytes = 0
-
-    def add(self, text: bytes) -> None:
-        """COPY text of whole rows."""
-        lines = text.split(b"\n")
-        lines.pop()
-        key = self._key
-        self._sum += sum(int.from_bytes(hashlib.blake2b(line, digest_size=16, key=key).digest()) for line in lines)
-        self.rows += len(lines)
-        self.bytes += len(text)
-
-    def text(self) -> str:
-        return f"{self.rows}-{self._sum & _SUM_MASK:032x}"
-
-    def same(self, other: str) -> bool:
-        return hmac.compare_digest(self.text(), other)
 
 
 def load_rows(
@@ -234,10 +208,3 @@ def database_facts(connection: Connection) -> Fact:
         )
         facts: Fact = cursor.fetchone()[0]
         return facts
-
-
-def pieces_counted(pieces: Iterator[bytes], sums: LineSums) -> Iterator[bytes]:
-    """The pieces, added to the sums as they go by."""
-    for piece in pieces:
-        sums.add(piece)
-        yield piece

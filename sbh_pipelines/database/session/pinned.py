@@ -23,10 +23,7 @@ TIMEOUTS: Mapping[str, str] = {
 }
 """What would end a session of ours in the middle of its work. Where a wait is to be bounded, the code that waits says so."""
 
-PINNED: Mapping[str, str | None] = {
-    **TIMEOUTS,
-    # how values are written and read
-    "client_encoding": "UTF8",
+VALUES: Mapping[str, str] = {
     "datestyle": "ISO, YMD",
     "intervalstyle": "postgres",
     "timezone": "UTC",
@@ -39,6 +36,13 @@ PINNED: Mapping[str, str | None] = {
     "lc_numeric": "C",
     "lc_time": "C",
     "array_nulls": "on",
+}
+"""How values are written and read."""
+
+PINNED: Mapping[str, str | None] = {
+    **TIMEOUTS,
+    **VALUES,
+    "client_encoding": "UTF8",
     # how SQL is read and written
     "standard_conforming_strings": "on",
     "backslash_quote": "safe_encoding",
@@ -236,6 +240,11 @@ UNSAFE = {
 def pin(more: Mapping[str, str]) -> str:
     """The statement that gives a session its settings: the pinned ones, as far as the server has them, and `more`."""
     return _set({**PINNED, **more}, PINNED_INSTEAD_OF)
+
+
+def pin_values() -> str:
+    """The statement that makes sure of how values are written, in a session where code of the application has run."""
+    return _set(VALUES, {})
 
 
 def pin_timeouts() -> str:

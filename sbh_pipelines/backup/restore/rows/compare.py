@@ -20,6 +20,7 @@ from sbh_pipelines.backup.restore.rows.groups import ChunkSet, LiveGroups, Sorte
 from sbh_pipelines.database.capture.capture import copy_table
 from sbh_pipelines.database.merge.adoption import NONE_HELD, Held, adopt_rows
 from sbh_pipelines.database.merge.mapping import TableMapping
+from sbh_pipelines.database.merge.modes import RULES
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.database.merge.untouched import Census, census, find_touched, untouched_rows
 from sbh_pipelines.database.schema.definition import VOLATILE, read_definitions
@@ -126,7 +127,7 @@ class TableComparer:
         if not touched.buckets:
             compared.matching = summary.groups
             return compared
-        compared.staging = Staging(self._connection, mapping, self._tenant_key, number, dry_run=self._context.dry_run)
+        compared.staging = self._staging(mapping, number)
         chosen = _InBuckets(code, stored.key_fields, state.bits, touched.buckets)
         if touched.places is not None and len(touched.buckets) * _FEW < 1 << state.bits:
             compared.staging.fill_want(chosen.of(self._touched_rows(compared, stored, len(touched.buckets), since)))
@@ -170,9 +171,7 @@ class TableComparer:
         compared = TableComparison(mapping, summary, None, self._census(mapping), live.matching, by_groups=True)
         try:
             if live.differ or live.matching < summary.groups:
-                compared.staging = Staging(
-                    self._connection, mapping, self._tenant_key, number, dry_run=self._context.dry_run
-                )
+                compared.staging = self._staging(mapping, number, by_groups=True)
                 missing = (g for g in read_table(self._repository, summary).groups if not live.has(g.chunk))
                 compared.staging.fill_want(self._groups(compared, missing))
                 compared.staging.fill_have(live.spool)
@@ -187,7 +186,7 @@ class TableComparer:
         self, mapping: TableMapping, summary: TableSummary, stored: StoredTable, number: int
     ) -> TableComparison:
         """Where a layered table's rows lie among each other is known when they are sorted."""
-        compared = self._all(mapping, summary, stored, number)
+        compared = self._all(mapping, summary, stored, number, by_groups=True)
         assert compared.staging is not None
         sorted_rows = SortedGroups(self._repository)
         compared.staging.copy_wanted(sorted_rows)
@@ -201,14 +200,28 @@ class TableComparer:
         compared.groups, compared.by_groups = sorted_rows.groups, True
         return compared
 
-    def _all(self, mapping: TableMapping, summary: TableSummary, stored: StoredTable, number: int) -> TableComparison:
-        staging = Staging(self._connection, mapping, self._tenant_key, number, dry_run=self._context.dry_run)
+    def _all(
+        self,
+        mapping: TableMapping,
+        summary: TableSummary,
+        stored: StoredTable,
+        number: int,
+        *,
+        by_groups: bool = False,
+    ) -> TableComparison:
+        staging = self._staging(mapping, number, by_groups=by_groups)
         compared = TableComparison(mapping, summary, staging, self._census(mapping))
         assert compared.staging is not None
         compared.staging.fill_want(self._rows(compared, stored))
         compared.staging.fill_have_all()
         compared.staging.finish()
         return compared
+
+    def _staging(self, mapping: TableMapping, number: int, *, by_groups: bool = False) -> Staging:
+        staging = Staging(self._connection, mapping, self._tenant_key, number, dry_run=self._context.dry_run)
+        if by_groups and RULES[self._context.request.mode].exact:
+            staging.lines = None  # all rows are read back: proof.py
+        return staging
 
     def _census(self, mapping: TableMapping) -> Census:
         return census(self._connection, mapping.table, self._tenant_key, self._context.point.snapshot)

@@ -15,6 +15,7 @@ from sbh_pipelines.database.merge import conflicts
 from sbh_pipelines.database.merge.foreign_keys import check_foreign_keys, keep_parents, late_children
 from sbh_pipelines.database.merge.merge import TableMerge, written_by
 from sbh_pipelines.database.merge.modes import RULES
+from sbh_pipelines.database.merge.read_back import rows_differ
 from sbh_pipelines.database.merge.untouched import hash_of_keys, no_other_transaction_ended, others_wrote
 from sbh_pipelines.database.session.connection import Connection, connect
 from sbh_pipelines.errors import ProofFailed, RestoreRefused, SourceConflict
@@ -87,8 +88,19 @@ class RowProof:
         return reader.finish()
 
     def _prove_rows(self, compared: TableComparison, merge: TableMerge) -> int:
-        """Read back the rows written; for a whole table, that its keys are the backup's. Returns rows compared."""
-        if (wrong := merge.unproven()) or (self._exactly(compared) and not self._all_keys(compared, merge)):
+        """Read back the rows written, as text; for a whole table, that its keys are the backup's. Returns rows compared."""
+        differ, staging = rows_differ(merge), merge.staging
+        every_value = staging.keyed and staging.whole and not differ
+        wrong = 0 if every_value else merge.unproven()
+        if differ and not wrong:  # what is there is what was staged, and that is not what the backup has
+            raise ProofFailed(
+                "The rows read back are not the backup's; rolled back",
+                on=compared.table.full_name,
+                why="the server made something else of a value's text",
+                remedy="compare the server's version, and the settings of the role and of the database, with those of the"
+                " backup's time; nothing was changed",
+            )
+        if wrong or (self._exactly(compared) and not self._all_keys(compared, merge)):
             raise ProofFailed(
                 "The rows read back are not the backup's; rolled back",
                 on=f"{compared.table.full_name}, {f'{wrong} rows' if wrong else 'its keys'}",

@@ -19,6 +19,7 @@ from sbh_pipelines.database.merge.foreign_keys import foreseen_breaks
 from sbh_pipelines.database.merge.mapping import SchemaDifference, TableMapping, map_tables
 from sbh_pipelines.database.merge.merge import TableChanges, TableMerge, hold_tenant
 from sbh_pipelines.database.merge.modes import RULES
+from sbh_pipelines.database.merge.read_back import check_staged, sum_staged
 from sbh_pipelines.database.merge.row_choice import parse_rows
 from sbh_pipelines.database.session.connection import connect
 from sbh_pipelines.errors import (
@@ -116,7 +117,11 @@ class RowRestore:
         stagings = {c.table.table.oid: c.staging for c in self.compared if c.staging is not None}
         if root.table.oid not in stagings:
             raise no_such_table(choice.table, self._context.tenancy)
+        for staging in stagings.values():
+            check_staged(staging)
         Closure(self._context.connection, stagings).choose(root, choice)
+        for staging in stagings.values():
+            sum_staged(staging)
 
     def _newest(self, compared: TableComparison) -> str | None:
         """The declared column with the time of a row's last change. Raises RequestError where it does not exist."""
