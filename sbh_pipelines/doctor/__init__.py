@@ -2,7 +2,8 @@
 
     findings   what a check says: level, what, detail, remedy; and the report of all
     database     reachable, version, privileges
-    tables       the tenancy map: every table accounted for, rows of nobody, tables of other schemas, large objects
+    tables       the tenancy map: every table accounted for, rows of nobody, tables of other schemas
+    contents     what rows hold: large objects, rows that are too large, text without an encoding
     tenants      the tenants table: slugs, regions, tiers
     transit      TLS: the session with the database, the addresses in the settings
     storage      buckets: reachable; with `write` a test object

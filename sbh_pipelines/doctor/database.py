@@ -10,7 +10,7 @@ from sbh_pipelines.database.schema.tenancy import TenancyMap, survey_map
 from sbh_pipelines.database.session.connection import Connection, connect, describe_dsn
 from sbh_pipelines.database.session.programs import program_version
 from sbh_pipelines.database.session.sql import ident
-from sbh_pipelines.doctor import tables, tenants, transit
+from sbh_pipelines.doctor import contents, tables, tenants, transit
 from sbh_pipelines.doctor.findings import Level, Report
 from sbh_pipelines.doctor.machine import check_clock
 from sbh_pipelines.settings import Settings
@@ -35,6 +35,7 @@ def check(report: Report, settings: Settings, say: Callable[[str], None]) -> dic
             _check_parents(report, connection, tenancy, facts)
             say("rows of no tenant")
             tables.check_rows(report, connection, tenancy, listing)
+            contents.check(report, connection, tenancy)
         with report.trying("tenants"):
             return tenants.check(report, connection, settings, find_listing(connection, settings))
     return {}

@@ -44,7 +44,6 @@ def check(report: Report, connection: Connection, settings: Settings, tenancy: T
     _loose(report, tenancy)
     _borders(report, settings, tenancy)
     _extensions(report, connection, settings, tenancy)
-    _large_objects(report, tenancy)
 
 
 def some(names: list[str]) -> str:
@@ -136,17 +135,6 @@ def _extensions(report: Report, connection: Connection, settings: Settings, tena
                     "the extension makes the table, and not these rows",
                     f"shared = {toml([*settings.database.shared, table.full_name])}",
                 )
-
-
-def _large_objects(report: Report, tenancy: TenancyMap) -> None:
-    if found := inspect.large_object_columns(tenancy):
-        names = [f"{table}.{column}" for table, column in found]
-        report.warn(
-            AREA,
-            f"Columns that may name large objects: {len(names)}",
-            f"{some(names)}: a backup has the numbers; whether it has the large objects, `sbh backup show` says",
-            "keep such contents in bytea columns, or in files",
-        )
 
 
 def check_rows(report: Report, connection: Connection, tenancy: TenancyMap, listing: Listing | None) -> None:

@@ -190,6 +190,7 @@ class Manifest:
         requested_type: str,
         type_reason: str | None,
         reread: Mapping[str, str],
+        left_out: Mapping[str, str],
         recovery_point: RecoveryPoint | None,
         description: str | None,
         purpose: str,
@@ -214,6 +215,7 @@ class Manifest:
             "requested_type": requested_type,
             "type_reason": type_reason,
             "reread": dict(reread),
+            **({"left_out": dict(left_out)} if left_out else {}),
             "recovery_point": asdict(recovery_point) if recovery_point else None,
             "tier": tenant.tier,
             "description": description,
@@ -290,6 +292,12 @@ class Manifest:
     def reread(self) -> Mapping[str, str]:
         """Table, or `files` -> why all of it was read and not only what changed."""
         reasons: Mapping[str, str] = self.document.get("reread") or {}
+        return reasons
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """What rows refer to and is not in the backup -> why: column -> large objects."""
+        reasons: Mapping[str, str] = self.document.get("left_out") or {}
         return reasons
 
     @property

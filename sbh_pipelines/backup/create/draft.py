@@ -70,6 +70,7 @@ class Draft:
         reason: Why `type` is not `requested`.
         parent: The backup it builds on; None for a full one.
         reread: Table, or `files` -> why all of it was read and not only what changed.
+        left_out: What its rows refer to and is not in it -> why.
         unchanged_since: With UNCHANGED: the backup that describes the tenant.
         status: How far it is.
         error: With FAILED: why.
@@ -96,6 +97,7 @@ class Draft:
     reason: str | None = None
     parent: BackupId | None = None
     reread: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
     unchanged_since: BackupId | None = None
     status: DraftStatus = DraftStatus.RUNNING
     error: SbhError | None = None

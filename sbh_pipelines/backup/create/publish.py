@@ -57,6 +57,7 @@ def write_documents(
         requested_type=type or draft.requested or draft.type,
         type_reason=draft.reason,
         reread=draft.reread,
+        left_out=draft.left_out,
         recovery_point=draft.recovery_point,
         description=draft.description,
         purpose=draft.purpose,

@@ -26,6 +26,7 @@ from sbh_pipelines.database.capture.deleted_rows import Sums, sums
 from sbh_pipelines.database.capture.unreadable import apart
 from sbh_pipelines.database.schema.file_references import reference_columns, referenced_keys
 from sbh_pipelines.database.schema.key_hash import bucket_bits
+from sbh_pipelines.database.schema.large_objects import count_large_objects, large_object_columns, large_objects_text
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap, load_map
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.errors import SbhError
@@ -121,6 +122,7 @@ def _capture(
             schema = view.schema_lines()
             columns = reference_columns(settings, view.tenancy) if settings.files.enabled else []
             _add_references(tenants, connection, columns)
+            _name_large_objects(tenants, connection, view.tenancy)
         except BaseException:
             for rows in tenants.values():
                 rows.writer.abort()
@@ -267,6 +269,14 @@ def _add_references(
         check_same_files(connection, table)
 
 
+def _name_large_objects(tenants: Mapping[str, TenantRows], connection: Connection, tenancy: TenancyMap) -> None:
+    """Rows come back with the numbers of large objects, whose contents are in no backup: said in each manifest."""
+    for column in large_object_columns(connection, tenancy):
+        asked = [key for key, rows in tenants.items() if rows.error is None]
+        for tenant, objects in count_large_objects(connection, column, asked).items() if asked else ():
+            tenants[tenant].left_out[column.named] = large_objects_text(objects)
+
+
 def _finish(open_drafts: OpenDrafts, rows: TenantRows, view: View, schema: list[bytes]) -> Draft:
     draft, writer = rows.draft, rows.writer
     try:
@@ -303,6 +313,7 @@ def _finish(open_drafts: OpenDrafts, rows: TenantRows, view: View, schema: list[
         components=components,
         objects=(*draft.objects, *index),
         reread=rows.reread,
+        left_out=rows.left_out,
     )
 
 

@@ -41,6 +41,7 @@ class TenantRows:
         self.tables: dict[str, TableSummary] = {}
         self.taken_over: set[str] = set()  # tables that are as the parent has them
         self.reread: dict[str, str] = {}
+        self.left_out: dict[str, str] = {}
         self.changed_rows = 0
         self.references: list[str] = []
         self.error: SbhError | None = None

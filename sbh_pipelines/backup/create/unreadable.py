@@ -1,6 +1,7 @@
 """The error of a tenant one of whose rows cannot be read: which table, which row, and what to do, ready to paste."""
 
-from sbh_pipelines.database.capture.unreadable import LIMIT, FoundRow, find_row
+from sbh_pipelines.database.capture.unreadable import FoundRow, find_row
+from sbh_pipelines.database.schema.large_rows import LIMIT
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.database.session.sql import ident

@@ -1,7 +1,7 @@
 """The plan of a restore: one value for the CLI's table, the API's JSON and Dagster's metadata. No I/O."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sbh_pipelines.backup.restore.request import Scope
 from sbh_pipelines.database.merge.columns import SchemaDifference
@@ -180,6 +180,7 @@ class RestorePlan:
         estimate: what it will take.
         nothing_to_do: whether all is as the backup has it, or stays as the mode says.
         seconds: what comparing took, s.
+        left_out: what the backup's rows refer to and is not in it, and so does not come back -> why.
     """
 
     tenant_id: str
@@ -196,6 +197,7 @@ class RestorePlan:
     estimate: Estimate
     nothing_to_do: bool
     seconds: float
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def conflicts(self) -> list[tuple[str, str, int]]:

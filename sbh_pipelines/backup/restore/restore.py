@@ -311,6 +311,7 @@ class _Restore:
             estimate,
             nothing_to_do(tables, files),
             round(seconds, 3),
+            manifest.left_out,
         )
 
     def _safety(self, connection: Connection, snapshot: str) -> SafetyBackup | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sbh_pipelines.backup.contents.manifest import Component, Manifest
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.cli.output import count, facts, mib, plural, seconds, table, utc, verdict
+from sbh_pipelines.cli.show.plan import left_out_table
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import SAFETY
 from sbh_pipelines.repository.format import DATABASE
@@ -123,6 +124,9 @@ def show_created(out: Any, created: CreatedBackups) -> None:
     for manifest in created.backups:
         if error := kept.get(manifest.tenant_id):
             out.print(f"Old backups of {manifest.tenant_id} were not forgotten: {error}", style="yellow", markup=False)
+    for manifest in created.backups:
+        for what, why in sorted(manifest.left_out.items()):
+            out.print(f"Not in the backup of {manifest.tenant_id}: {what}: {why}", style="yellow", markup=False)
     if created.failed:
         broken = ((f.tenant_id, f.step, f.error.code, _what(f), f.error.why, f.error.remedy) for f in created.failed)
         headings = ("tenant", "step", "code", "what failed", "why", "what to do next")
@@ -186,6 +190,8 @@ def show_manifest(out: Any, manifest: Manifest) -> None:
         out.print(facts({"tables": ", ".join(names)}))
     if manifest.reread:
         out.print(table("Read whole, not only what changed", ("what", "why"), sorted(manifest.reread.items())))
+    if manifest.left_out:
+        out.print(left_out_table(manifest.left_out))
 
 
 def _type(manifest: Manifest) -> str:

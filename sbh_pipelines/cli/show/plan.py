@@ -39,6 +39,8 @@ def show_plan(out: Any, plan: "RestorePlan", next_command: str) -> None:
         out.print(_plan_files(plan.files))
     if plan.schema:
         out.print(schema_table(plan.schema))
+    if plan.left_out:
+        out.print(left_out_table(plan.left_out))
     _show_samples(out, plan)
     if plan.conflicts:
         conflicts = [(name, reason, count(rows)) for name, reason, rows in plan.conflicts]
@@ -52,6 +54,11 @@ def show_plan(out: Any, plan: "RestorePlan", next_command: str) -> None:
         out.print("Nothing to do: everything is as the backup has it, or stays as the mode says.")
     else:
         out.print(f"Next: {printable(next_command)}", soft_wrap=True)
+
+
+def left_out_table(left_out: Mapping[str, str]) -> Any:
+    """What a backup's rows refer to and it does not hold."""
+    return table("Not in the backup", ("what refers to it", "what it is"), sorted(left_out.items()))
 
 
 def _plan_tables(tables: "Sequence[TablePlan]") -> Any:

@@ -13,16 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from sbh_pipelines.database.schema.key_hash import unescape
+from sbh_pipelines.database.schema.large_rows import LIMIT, row_size
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, savepoint, translated
 from sbh_pipelines.database.session.sql import copy_options, ident, literal
 from sbh_pipelines.errors import SbhError, UnreadableRow
-
-LIMIT = (1 << 30) - 1
-"""Bytes of a row's COPY text, and of one value's text, that the server can give or take."""
-
-# Types whose length is known without reading the value.
-_MEASURED = ("bytea", "text", "character varying", "character", "xml", "json")
 
 
 def apart(
@@ -97,7 +92,7 @@ def find_row(connection: Connection, table: MappedTable, tenant_keys: Sequence[s
     found = _row(
         connection,
         table,
-        f"SELECT t.tableoid::regclass, t.ctid, {_sizes(table)}{''.join(f', t.{ident(name)}' for name in keys)}"
+        f"SELECT t.tableoid::regclass, t.ctid, {row_size(table) or 0}{''.join(f', t.{ident(name)}' for name in keys)}"
         f" FROM {rows} {in_order} OFFSET {lines.count} LIMIT 1",
     )
     if found is None:
@@ -113,16 +108,6 @@ def find_row(connection: Connection, table: MappedTable, tenant_keys: Sequence[s
     key = tuple(zip(keys, values, strict=True))
     over = int(size) if int(size) > LIMIT else None
     return FoundRow(part, place, key, bad, column is not None and not column.not_null, over)
-
-
-def _sizes(table: MappedTable) -> str:
-    """SQL of the row's size as text, at least; what is stored out of line is not read."""
-    sizes = [
-        f"coalesce(octet_length(t.{ident(c.name)}), 0)::bigint{' * 2' if c.type == 'bytea' else ''}"
-        for c in table.table.columns
-        if not c.generated and c.type.partition("(")[0] in _MEASURED
-    ]
-    return " + ".join(sizes) or "0"
 
 
 def _readable(connection: Connection, table: MappedTable, query: str, take: "_Lines | None" = None) -> bool:

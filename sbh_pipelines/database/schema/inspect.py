@@ -203,13 +203,3 @@ def own_rows_of_extension(connection: Connection, table: Table) -> int:
         cursor.execute(f"SELECT count(*) FROM {sql_name(table)} {table.extension_rows or ''}")
         found: int = cursor.fetchone()[0]
         return found
-
-
-def large_object_columns(tenancy: TenancyMap) -> list[tuple[str, str]]:
-    """(table, column) of the captured columns that may hold the number of a large object: of type oid, or lo."""
-    return [
-        (mapped.full_name, column.name)
-        for mapped in tenancy.tables
-        for column in mapped.table.columns
-        if not column.generated and column.type.rpartition(".")[2] in ("oid", "lo")
-    ]

@@ -47,6 +47,11 @@ WHERE a.attrelid = ANY(%s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped AND a.
 GROUP BY a.attrelid, a.attname ORDER BY a.attrelid, min(a.attnum)"""
 
 
+def large_objects_text(objects: int) -> str:
+    """What a manifest says of them."""
+    return f"{objects:,} large object{'' if objects == 1 else 's'}: their numbers are in the backup, their contents are not"
+
+
 def large_objects(connection: Connection) -> int:
     """How many there are in the database, whoever's they are."""
     with translated("count the large objects"):

@@ -121,6 +121,10 @@ def _built_on(draft: Draft) -> MetadataMap:
     metadata |= {name: dg.MetadataValue.int(int(draft.counters[name])) for name in counted if name in draft.counters}
     if draft.reread:
         metadata["read_whole"] = dg.MetadataValue.md(markdown(["table", "why"], sorted(draft.reread.items())))
+    if draft.left_out:
+        metadata["left_out"] = dg.MetadataValue.md(
+            markdown(["what refers to it", "what it is"], sorted(draft.left_out.items()))
+        )
     return metadata
 
 
