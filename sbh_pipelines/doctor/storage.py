@@ -13,7 +13,7 @@ from sbh_pipelines.errors import ObjectChanged, ObjectExists, SbhError, StoreErr
 from sbh_pipelines.placement import Place
 from sbh_pipelines.settings import Settings, StorageSettings
 from sbh_pipelines.stores.object_store import Store
-from sbh_pipelines.stores.open_store import endpoint, is_aws, open_control, open_store
+from sbh_pipelines.stores.open_store import endpoint, is_aws, open_control, open_store, storage_of
 
 AREA = "storage"
 TEST_PREFIX = "_doctor/"  # a tenant's slug begins with a letter or digit, so this is no tenant's
@@ -47,7 +47,7 @@ def check(report: Report, settings: Settings, slugs: list[str], *, write: bool) 
                 residency.check_bucket(report, settings, control, bucket.name, bucket.region)
                 strict = is_aws(settings.storage, bucket.region)
                 protection.check(report, settings, control, bucket.name, list(bucket.prefixes), strict=strict)
-                store = _store(settings.storage, bucket)
+                store = _store(settings, bucket)
                 next(store.list(TEST_PREFIX), None)
                 if write:
                     _write(report, store, bucket.name)
@@ -82,9 +82,10 @@ def _and(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def _store(storage: StorageSettings, bucket: _Bucket) -> Store:
-    hasty = {"timeout_s": min(storage.timeout_s, 15), "retries": min(storage.retries, 1)}
+def _store(settings: Settings, bucket: _Bucket) -> Store:
     place = Place(bucket.name, "", bucket.region, application=not bucket.prefixes)
+    storage = storage_of(settings, place)
+    hasty = {"timeout_s": min(storage.timeout_s, 15), "retries": min(storage.retries, 1)}
     return open_store(storage.model_copy(update=hasty), place)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from sbh_pipelines.errors import CorruptObject, ObjectChanged, ObjectMissing, SourceChanged
 from sbh_pipelines.stores.base import FileStore, ObjectInfo
+from sbh_pipelines.stores.signed.headers import STORAGE_CLASS
 
 _ATTEMPTS = 5
 
@@ -35,6 +36,10 @@ class FileEntry:
     sha256: str
     attributes: Mapping[str, str]
     chunks: tuple[str, ...]  # hex chunk ids of the slices, in order
+
+    def to_keep(self, *, storage_class: bool) -> Mapping[str, str]:
+        """What a restored file gets of what was kept with it: all, but the storage class where it is not wanted."""
+        return {name: value for name, value in self.attributes.items() if storage_class or name != STORAGE_CLASS}
 
     def to_line(self) -> bytes:
         fields = {name: getattr(self, name) for name in self.__slots__}

@@ -1,6 +1,7 @@
 """The application: its database, its table of tenants, their files."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -139,6 +140,23 @@ class FilesSettings(Section):
     exclude: list[str] = Field(["backups/"], description="Prefixes below it that are not the tenant's files.")
     references: list[FileReference] = Field([], description="Columns that hold object keys.")
     connections: int = Field(16, ge=1, le=128, description="Files read or written at once.")
+    encryption: Literal["none", "AES256", "aws:kms"] = Field(
+        "none",
+        description="Server-side encryption asked for with every file that a restore writes, for buckets whose policy demands"
+        " it: `AES256` or `aws:kms`; `none`: what the bucket does by default.",
+    )
+    encryption_kms_key_id: str | None = Field(
+        None,
+        description="With `aws:kms`: key id, ARN or alias ARN; `{region}` is filled in. Null: the account's `aws/s3` key.",
+    )
+    encryption_bucket_key: bool = Field(
+        True, description="With `aws:kms`: let S3 ask KMS once for many objects (an S3 Bucket Key), which costs less."
+    )
+    keep_storage_class: bool = Field(
+        True,
+        description="Whether a restored file gets the storage class that it had; one that was archived (`GLACIER`,"
+        " `DEEP_ARCHIVE`) becomes a standard one, which can be read. For stores that do not know the classes: `false`.",
+    )
 
     @model_validator(mode="after")
     def _tenant_in_prefix(self) -> "FilesSettings":
@@ -146,4 +164,6 @@ class FilesSettings(Section):
             raise ValueError("files.prefix must contain {tenant}, or tenants would share one prefix")
         if not self.prefix.endswith("/"):
             raise ValueError("files.prefix must end with /, or tenant-1 would also match tenant-10")
+        if self.encryption_kms_key_id and self.encryption != "aws:kms":
+            raise ValueError("files.encryption_kms_key_id needs files.encryption = 'aws:kms'")
         return self

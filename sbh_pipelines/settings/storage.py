@@ -31,10 +31,19 @@ class StorageSettings(Section):
         ["eu-west-1", "us-east-1"], min_length=1, description="Regions in which backups may be written at all."
     )
     endpoint_url: str | None = Field(None, description="Only for S3 servers other than AWS; `{region}` is filled in.")
-    access_key_id: str | None = Field(None, description="Null: the SDK's own chain (instance role, profile, ...).")
+    access_key_id: str | None = Field(
+        None,
+        description="Null: AWS's own chain, as the `aws` command has it: instance or container role, profile (`AWS_PROFILE`),"
+        " SSO, `credential_process`, web identity. Temporary keys are renewed.",
+    )
     secret_access_key: SecretStr | None = None
     secret_access_key_file: Path | None = None
     secret_access_key_secret: str | None = None
+    ca_file: Path | None = Field(
+        None,
+        description="Certificates (PEM) of a private CA that S3 servers are trusted by, besides the system's. Null: the file that"
+        " `AWS_CA_BUNDLE` names, if it does.",
+    )
     allow_http: bool = Field(
         False,
         description="Whether S3, KMS and webhooks on other machines may be spoken to without TLS. This machine always may.",
@@ -51,7 +60,11 @@ class StorageSettings(Section):
     sse_bucket_key: bool = Field(
         True, description="With `aws:kms`: let S3 ask KMS once for many objects (an S3 Bucket Key), which costs less."
     )
-    timeout_s: float = Field(60.0, gt=0, description="Bound of one request, s.")
+    timeout_s: float = Field(
+        60.0,
+        gt=0,
+        description="How long a connection may be silent, s. A transfer takes as long as data flow.",
+    )
     retries: int = Field(5, ge=0, le=20, description="Retries of a request on transient errors, with backoff.")
 
     @model_validator(mode="after")

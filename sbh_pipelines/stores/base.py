@@ -79,7 +79,14 @@ class FileStore(ObjectStore, Protocol):
     def stream(
         self, key: str, *, version: str | None = None, if_match: str | None = None
     ) -> tuple[Mapping[str, str], Iterator[memoryview]]:
-        """Attributes (content type, user metadata) and the content in pieces; ObjectChanged when `if_match` fails."""
+        """All that is kept with the object, and the content in pieces; ObjectChanged when `if_match` fails.
+
+        Names and values are those of `stores/signed/headers.py`.
+        """
         ...
 
-    def put_stream(self, key: str, pieces: Iterable[bytes], attributes: Mapping[str, str]) -> None: ...
+    def put_stream(
+        self, key: str, pieces: Iterable[bytes], attributes: Mapping[str, str], *, size: int | None = None
+    ) -> None:
+        """Put an object with what is kept with it. A large one needs its `size`, about: parts grow with it."""
+        ...

@@ -42,9 +42,11 @@ class BoundStore:
         self._allow(key)
         return self._inner.replace(key, data, etag)
 
-    def put_stream(self, key: str, pieces: Iterable[bytes], attributes: Mapping[str, str]) -> None:
+    def put_stream(
+        self, key: str, pieces: Iterable[bytes], attributes: Mapping[str, str], *, size: int | None = None
+    ) -> None:
         self._allow(key)
-        self._inner.put_stream(key, pieces, attributes)
+        self._inner.put_stream(key, pieces, attributes, size=size)
 
     def get(self, key: str) -> bytes:
         return self._inner.get(key)

@@ -21,13 +21,13 @@ def open_local(directory: Path) -> Store:
     """A directory as a bucket; created if missing."""
     directory.mkdir(parents=True, exist_ok=True)
     lock_file = directory.parent / f".{directory.name}.lock"
-    return Store(LocalStore(str(directory), mkdir=True), f"file://{directory}", LocalOddKeys(directory), lock_file)
+    return Store(LocalStore(str(directory), mkdir=True), f"file://{directory}", LocalExactHalf(directory), lock_file)
 
 
 _ODD_FILE = re.compile(r"#[0-9]+(/|$)")
 
 
-class LocalOddKeys:
+class LocalExactHalf:
     """Odd keys of a directory, through the operating system."""
 
     def __init__(self, root: Path) -> None:
@@ -35,6 +35,12 @@ class LocalOddKeys:
 
     def is_odd(self, key: str) -> bool:
         return ODD_KEY.search(key) is not None or _ODD_FILE.search(key) is not None
+
+    def streams(self, key: str) -> bool:
+        return self.is_odd(key)
+
+    def puts(self, key: str, attributes: Mapping[str, str], size: int | None) -> bool:
+        return self.is_odd(key)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         with self._translated("list", prefix):
@@ -76,7 +82,7 @@ class LocalOddKeys:
             while piece := file.read(PIECE_BYTES):
                 yield memoryview(piece)
 
-    def put_stream(self, key: str, pieces: Iterable[bytes], attributes: Mapping[str, str]) -> None:
+    def put_stream(self, key: str, pieces: Iterable[bytes], attributes: Mapping[str, str], size: int | None) -> None:
         with self._translated("put", key):
             path = self._file(key)
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,9 @@
 
 It costs about a seventh of boto3's CPU per request and releases the GIL while it waits. obstore cannot name every key that S3
 allows: its paths have no empty, `.` or `..` segment and no character that XML has not, and its directories no name that ends
-in `#1`. Its listings fail on some such keys, change others (`a/` becomes `a`), and leave out the rest. A backup must not
-pass over a file because of its name, so each kind of store has `OddKeys` besides, which are slower.
+in `#1`. Its listings fail on some such keys, change others (`a/` becomes `a`), and leave out the rest. Of an object's headers it
+tells some, and none that is not ASCII. A backup must not pass over a file because of its name, nor lose what is kept with it, so
+each kind of store has an `ExactHalf` besides.
 """
 
 import fcntl
@@ -21,16 +22,25 @@ from obstore.store import LocalStore, S3Store
 
 from sbh_pipelines.errors import ObjectChanged, ObjectExists, ObjectMissing, StoreDenied, StoreError, StoreUnavailable
 from sbh_pipelines.stores.base import ObjectInfo
+from sbh_pipelines.stores.s3_errors import Told, s3_error
 
 _PART = 8 << 20  # bytes of one part of a multipart upload
 _DELETE_BATCH = 500
 
 
-class OddKeys(Protocol):
-    """What can be done with an odd key. Raises the errors of `ObjectStore`."""
+class ExactHalf(Protocol):
+    """What obstore cannot do, or not exactly. Raises the errors of `ObjectStore`."""
 
     def is_odd(self, key: str) -> bool:
         """Whether obstore cannot name this key."""
+        ...
+
+    def streams(self, key: str) -> bool:
+        """Whether files are read by `stream` here, so that nothing kept with them is lost."""
+        ...
+
+    def puts(self, key: str, attributes: Mapping[str, str], size: int | None) -> bool:
+        """Whether a file is put by `put_stream` here: for its key, what is kept with it, or its size."""
         ...
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -43,7 +53,9 @@ class OddKeys(Protocol):
         self, key: str, version: str | None, if_match: str | None
     ) -> tuple[Mapping[str, str], Iterator[memoryview]]: ...
 
-    def put_stream(self, key: str, pieces: Iterable[bytes], attributes: Mapping[str, str]) -> None: ...
+    def put_stream(
+        self, key: str, pieces: Iterable[bytes], attributes: Mapping[str, str], size: int | None
+    ) -> None: ...
 
     def delete(self, key: str) -> None: ...
 
@@ -53,10 +65,21 @@ class OddKeys(Protocol):
 
 
 class Store:
-    """One bucket, or a directory in its place. Thread-safe."""
+    """One bucket, or a directory in its place. Thread-safe.
 
-    def __init__(self, inner: S3Store | LocalStore, base_url: str, odd: OddKeys, lock_file: Path | None = None) -> None:
+    `sender` is the driver for writes where it is another: the wait for an answer is longer by the time that sending takes.
+    """
+
+    def __init__(
+        self,
+        inner: S3Store | LocalStore,
+        base_url: str,
+        odd: ExactHalf,
+        lock_file: Path | None = None,
+        sender: S3Store | None = None,
+    ) -> None:
         self._inner, self._base_url, self._odd, self._lock_file = inner, base_url, odd, lock_file
+        self._sender = sender or inner
         self._counting = threading.Lock()
         self.requests: Counter[str] = Counter()  # calls by verb since the store was opened, for reports
 
@@ -82,20 +105,20 @@ class Store:
 
     def put(self, key: str, data: bytes | bytearray | memoryview) -> str:
         with self._translated("put", key):
-            answer = obstore.put(self._inner, key, data, use_multipart=len(data) > _PART, chunk_size=_PART)
+            answer = obstore.put(self._sender, key, data, use_multipart=len(data) > _PART, chunk_size=_PART)
             self._odd.sync(key)
             return answer["e_tag"] or ""
 
     def create(self, key: str, data: bytes) -> str:
         with self._translated("put", key):
-            answer = obstore.put(self._inner, key, data, mode="create")
+            answer = obstore.put(self._sender, key, data, mode="create")
             self._odd.sync(key)
             return answer["e_tag"] or ""
 
     def replace(self, key: str, data: bytes, etag: str) -> str:
         with self._translated("put", key):
             if self._lock_file is None:
-                return obstore.put(self._inner, key, data, mode={"e_tag": etag})["e_tag"] or ""
+                return obstore.put(self._sender, key, data, mode={"e_tag": etag})["e_tag"] or ""
             # A directory has no conditional write; a lock file gives the same guarantee on one machine.
             with self._lock_file.open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -183,7 +206,7 @@ class Store:
     def _open(
         self, key: str, version: str | None, if_match: str | None
     ) -> tuple[Mapping[str, str], Iterator[memoryview]]:
-        if self._odd.is_odd(key):
+        if self._odd.streams(key):
             self._count("get")
             return self._odd.stream(key, version, if_match)
         asked = {"version": version, "if_match": if_match}
@@ -201,10 +224,12 @@ class Store:
                 return
             yield memoryview(piece)
 
-    def put_stream(self, key: str, pieces: Iterable[bytes], attributes: Mapping[str, str]) -> None:
-        if self._odd.is_odd(key):
+    def put_stream(
+        self, key: str, pieces: Iterable[bytes], attributes: Mapping[str, str], *, size: int | None = None
+    ) -> None:
+        if self._odd.puts(key, attributes, size):
             self._count("put")
-            self._odd.put_stream(key, pieces, attributes)
+            self._odd.put_stream(key, pieces, attributes, size)
             self._odd.sync(key)
             return
         # Not obstore.put(iterator): it would run the iterator inside the driver's event loop, where reading from a store
@@ -214,12 +239,12 @@ class Store:
         first, second = next(coming, b""), next(coming, None)
         if second is None:
             with self._translated("put", key):
-                obstore.put(self._inner, key, first, attributes=kept or None)
+                obstore.put(self._sender, key, first, attributes=kept or None)
                 self._odd.sync(key)
             return
         with self._translated("put", key):
             writer = obstore.open_writer(
-                self._inner, key, attributes=kept or None, buffer_size=_PART, max_concurrency=4
+                self._sender, key, attributes=kept or None, buffer_size=_PART, max_concurrency=4
             )
             writer.write(first)
             writer.write(second)
@@ -241,19 +266,16 @@ class Store:
         place = self.url(key)
         try:
             yield
-        except (driver.NotFoundError, FileNotFoundError):
-            raise ObjectMissing("No such object", on=place, remedy="run `sbh backup validate`") from None
+        except (driver.NotFoundError, FileNotFoundError) as error:
+            told = Told.read(str(error), 404)
+            missing = "" if told.code == "NoSuchBucket" else "No such object"
+            raise s3_error(f"{verb} an object", place, told, missing=missing) from None
         except driver.AlreadyExistsError:
             raise ObjectExists("The object exists already", on=place) from None
         except driver.PreconditionError:
             raise ObjectChanged("The object is no longer the version expected", on=place) from None
-        except (driver.PermissionDeniedError, driver.UnauthenticatedError):
-            raise StoreDenied(
-                f"The store refused to {verb} an object",
-                on=place,
-                why="the credentials do not allow it",
-                remedy="grant it in the bucket's or role's policy; see docs/operations.md, and run `sbh doctor`",
-            ) from None
+        except (driver.PermissionDeniedError, driver.UnauthenticatedError) as error:
+            raise _denied(verb, place, str(error), self._lock_file is not None) from None
         except driver.BaseError as error:
             raise _translate_other(verb, place, str(error)) from None
         except ValueError as error:  # a key that is no path
@@ -267,23 +289,37 @@ class Store:
             ) from None
 
 
+_STATUS = re.compile(r"\b(301|307|[45]\d\d) [A-Z][a-z]+")
+# A driver's text that quotes what our own credentials said.
+_OURS = re.compile(r"\[SBH-\d+\] (?P<what>There [^:(]*)[^\n]*")
+
+
+def _denied(verb: str, place: str, text: str, directory: bool) -> StoreError:
+    if directory:
+        return StoreDenied(
+            f"The store refused to {verb} an object",
+            on=place,
+            why="the system does not allow it",
+            remedy=f"let this user read and write there, e.g. chown -R $(id -un) {place.removeprefix('file://')}",
+        )
+    return s3_error(f"{verb} an object", place, Told.read(text, 403))
+
+
 def _translate_other(verb: str, place: str, text: str) -> StoreError:
     short = " ".join(text.split())[:300]
-    if "NoSuchBucket" in text or "404 Not Found" in text:
-        return ObjectMissing(
-            "No such bucket or object", on=place, why=short, remedy="create the bucket; run `sbh doctor`"
-        )
+    if ours := _OURS.search(text):
+        return StoreDenied(ours["what"].strip(), on=place, why=ours[0][:300], remedy="see the reason; run `sbh doctor`")
+    status = _STATUS.search(text)
+    told = Told.read(text, int(status[1]) if status else 0)
+    if told.code or told.status:
+        return s3_error(f"{verb} an object", place, told)
     if "invalid path" in text or "InvalidMetadata" in text:
         return StoreError(
             f"Cannot {verb}: the store has a key or an attribute that is out of the ordinary", on=place, why=short
         )
-    if "InvalidRange" in text or "Range Not Satisfiable" in text or "out of bounds" in text.lower():
+    if "out of bounds" in text.lower():
         return StoreError(
             f"Cannot {verb} the range asked for", on=place, why=short, remedy="the object is too short: validate"
-        )
-    if "403 Forbidden" in text or "AccessDenied" in text:
-        return StoreDenied(
-            f"The store refused to {verb} an object", on=place, why=short, remedy="grant it; run `sbh doctor`"
         )
     return StoreUnavailable(f"Cannot {verb} an object", on=place, why=short, remedy="check the store; run `sbh doctor`")
 

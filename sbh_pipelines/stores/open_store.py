@@ -1,12 +1,15 @@
 """The factory of stores: which kinds there are, and how the settings open each. A new kind gets a file and a branch here."""
 
+import os
+import ssl
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from sbh_pipelines.errors import SettingsError
 from sbh_pipelines.placement import Place
-from sbh_pipelines.settings import StorageSettings
+from sbh_pipelines.settings import Settings, StorageSettings
 from sbh_pipelines.settings.audit import AuditSettings
 from sbh_pipelines.settings.locality import require_tls
 from sbh_pipelines.settings.secrets import resolve
@@ -21,8 +24,25 @@ from sbh_pipelines.stores.s3_control import S3Control
 _AWS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu")
 
 
+def storage_of(settings: Settings, place: Place) -> StorageSettings:
+    """The settings that count in a place: the application's bucket has an encryption of its own."""
+    if not place.application:
+        return settings.storage
+    files = settings.files
+    return settings.storage.model_copy(
+        update={
+            "sse": files.encryption,
+            "sse_kms_key_id": files.encryption_kms_key_id,
+            "sse_bucket_key": files.encryption_bucket_key,
+        }
+    )
+
+
 def open_store(storage: StorageSettings, place: Place) -> Store:
-    """The store of a place: a bucket, or the directory that stands for it. No request is made yet."""
+    """The store of a place: a bucket, or the directory that stands for it. No request is made yet.
+
+    `storage` is that of `storage_of`. Raises SettingsError.
+    """
     if storage.kind == "local":
         if storage.path is None:
             raise SettingsError("storage.path is missing")
@@ -32,10 +52,11 @@ def open_store(storage: StorageSettings, place: Place) -> Store:
         place.region,
         endpoint_url=endpoint(storage, place.region),
         access_key_id=storage.access_key_id,
-        secret_access_key=resolve(storage, "secret_access_key", place.region),
+        secret_access_key=_secret(storage, place.region),
+        ca_file=ca_file(storage),
         timeout_s=storage.timeout_s,
         retries=storage.retries,
-        encryption=None if place.application else Encryption.of(storage, place.region),
+        encryption=Encryption.of(storage, place.region),
     )
 
 
@@ -72,7 +93,8 @@ def open_control(storage: StorageSettings, region: str) -> S3Control:
         region,
         endpoint_url=endpoint(storage, region),
         access_key_id=storage.access_key_id,
-        secret_access_key=resolve(storage, "secret_access_key", region) if storage.access_key_id else None,
+        secret_access_key=_secret(storage, region),
+        ca_file=ca_file(storage),
         timeout_s=min(storage.timeout_s, 15),
     )
 
@@ -82,6 +104,28 @@ def endpoint(storage: StorageSettings, region: str) -> str | None:
     url = storage.endpoint_url.replace("{region}", region) if storage.endpoint_url else None
     require_tls(url, "storage.endpoint_url", allow_http=storage.allow_http)
     return url
+
+
+def ca_file(storage: StorageSettings) -> Path | None:
+    """The file with the certificates of a private CA; None where there is none. Raises SettingsError where it holds none."""
+    named = storage.ca_file or os.environ.get("AWS_CA_BUNDLE")
+    if not named:
+        return None
+    file, name = Path(named), "storage.ca_file" if storage.ca_file else "AWS_CA_BUNDLE"
+    try:
+        ssl.create_default_context().load_verify_locations(file)
+    except (OSError, ssl.SSLError) as error:  # the second is one of the first, too
+        raise SettingsError(
+            "There are no certificates in the file of the CA",
+            on=f"{name} = {file}",
+            why=str(error)[:300],
+            remedy="it must hold certificates in PEM (-----BEGIN CERTIFICATE-----), and this user must be able to read it",
+        ) from None
+    return file
+
+
+def _secret(storage: StorageSettings, region: str) -> str | None:
+    return resolve(storage, "secret_access_key", region) if storage.access_key_id else None
 
 
 def is_aws(storage: StorageSettings, region: str) -> bool:
@@ -96,7 +140,8 @@ def _connector(storage: StorageSettings, place: Place) -> Callable[[], Any]:
         place.region,
         endpoint_url=endpoint(storage, place.region),
         access_key_id=storage.access_key_id,
-        secret_access_key=resolve(storage, "secret_access_key", place.region) if storage.access_key_id else None,
+        secret_access_key=_secret(storage, place.region),
+        ca_file=ca_file(storage),
         timeout_s=storage.timeout_s,
         retries=storage.retries,
     )

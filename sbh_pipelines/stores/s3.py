@@ -1,12 +1,11 @@
 """S3: a bucket as a store. Data go through obstore; keys that it cannot name go through boto3."""
 
-import contextlib
-import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, timedelta
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from obstore.store import S3Store
@@ -14,8 +13,12 @@ from obstore.store import S3Store
 from sbh_pipelines.errors import StoreError
 from sbh_pipelines.settings import StorageSettings
 from sbh_pipelines.stores.base import ObjectInfo
-from sbh_pipelines.stores.object_store import ODD_KEY, PIECE_BYTES, Store
+from sbh_pipelines.stores.credentials import Credentials
+from sbh_pipelines.stores.object_store import ODD_KEY, Store
 from sbh_pipelines.stores.s3_client import connect, translated, url_of
+from sbh_pipelines.stores.signed.client import Endpoint, SignedClient
+from sbh_pipelines.stores.signed.headers import fit_for_obstore, headers_of
+from sbh_pipelines.stores.signed.upload import PART, part_size, put
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +46,25 @@ class Encryption:
             options["sse_kms_key_id"] = self.kms_key_id
         return options | ({"sse_bucket_key_enabled": True} if self.bucket_key else {})
 
+    def headers(self) -> dict[str, str]:
+        """Headers of an upload."""
+        headers = {"x-amz-server-side-encryption": self.algorithm}
+        if self.kms_key_id:
+            headers["x-amz-server-side-encryption-aws-kms-key-id"] = self.kms_key_id
+        return headers | ({"x-amz-server-side-encryption-bucket-key-enabled": "true"} if self.bucket_key else {})
+
     def call_arguments(self) -> dict[str, str | bool]:
         """boto3's names."""
         arguments: dict[str, str | bool] = {"ServerSideEncryption": self.algorithm}
         if self.kms_key_id:
             arguments["SSEKMSKeyId"] = self.kms_key_id
         return arguments | ({"BucketKeyEnabled": True} if self.bucket_key else {})
+
+
+# Bytes that a connection sends in a second at the least: of the driver, an answer is waited for from the beginning of the
+# request, so the wait grows with what is sent.
+_SLOWEST = 64 << 10
+_EVER = timedelta(days=7)
 
 
 def open_s3(
@@ -58,22 +74,47 @@ def open_s3(
     endpoint_url: str | None = None,
     access_key_id: str | None = None,
     secret_access_key: str | None = None,
+    ca_file: Path | None = None,
     timeout_s: float = 60.0,
     retries: int = 5,
     encryption: Encryption | None = None,
 ) -> Store:
     """A bucket in a region. Uploads carry SHA-256 checksums that the server verifies. No request is made yet.
 
-    With `encryption` every upload asks the server for it; without, the bucket's default counts.
+    With `encryption` every upload asks the server for it; without, the bucket's default counts. `ca_file` holds certificates
+    that are trusted besides the system's. `timeout_s` bounds a silence: no transfer is given up while data flow.
     """
-    config: dict[str, str | bool] = {"bucket": bucket, "region": region, "checksum_algorithm": "sha256"}
-    if endpoint_url:
-        config |= {"endpoint": endpoint_url, "virtual_hosted_style_request": False}
-    if access_key_id:
-        config |= {"access_key_id": access_key_id, "secret_access_key": secret_access_key or ""}
+    credentials = Credentials(access_key_id, secret_access_key)
 
-    if encryption:
-        config |= encryption.driver_options()
+    def driver(silence_s: float) -> S3Store:
+        config: dict[str, Any] = {"bucket": bucket, "region": region, "checksum_algorithm": "sha256"}
+        config |= credentials.driver_options()
+        if endpoint_url:
+            config |= {"endpoint": endpoint_url, "virtual_hosted_style_request": False}
+        if encryption:
+            config |= encryption.driver_options()
+        options: dict[str, Any] = {
+            "timeout": _EVER,  # of a whole request; without, it is 30 s
+            "read_timeout": timedelta(seconds=silence_s),
+            "connect_timeout": timedelta(seconds=timeout_s),
+            "allow_http": bool(endpoint_url and endpoint_url.startswith("http://")),
+        }
+        if ca_file:
+            options["root_certificate"] = ca_file.read_bytes()
+        return S3Store(
+            config=config,  # type: ignore[arg-type]
+            client_options=options,  # type: ignore[arg-type]
+            retry_config={
+                "max_retries": retries,
+                "retry_timeout": _EVER,  # counts from the beginning of a download, however long it is
+                "backoff": {
+                    "init_backoff": timedelta(milliseconds=100),
+                    "max_backoff": timedelta(seconds=5),
+                    "base": 2,
+                },
+            },
+            credential_provider=None if credentials.driver_options() else credentials.provided,  # type: ignore[arg-type]
+        )
 
     def client() -> Any:
         return connect(
@@ -81,54 +122,30 @@ def open_s3(
             endpoint_url=endpoint_url,
             access_key_id=access_key_id,
             secret_access_key=secret_access_key,
+            ca_file=ca_file,
             timeout_s=timeout_s,
             retries=retries,
         )
 
+    signed = SignedClient(Endpoint(bucket, region, endpoint_url, ca_file, timeout_s, retries), credentials)
     return Store(
-        S3Store(
-            config=config,  # type: ignore[arg-type]
-            client_options={
-                "timeout": timedelta(seconds=timeout_s),
-                "allow_http": bool(endpoint_url and endpoint_url.startswith("http://")),
-            },
-            retry_config={
-                "max_retries": retries,
-                "retry_timeout": timedelta(seconds=timeout_s * 3),
-                "backoff": {
-                    "init_backoff": timedelta(milliseconds=100),
-                    "max_backoff": timedelta(seconds=5),
-                    "base": 2,
-                },
-            },
-        ),
+        driver(timeout_s),
         f"s3://{bucket}",
-        S3OddKeys(client, bucket, encryption.call_arguments() if encryption else {}),
+        S3ExactHalf(client, signed, bucket, encryption.headers() if encryption else {}),
+        sender=driver(timeout_s + PART / _SLOWEST),
     )
 
 
-# obstore's names of attributes, and boto3's.
-_ATTRIBUTES = {
-    "Content-Type": "ContentType",
-    "Content-Encoding": "ContentEncoding",
-    "Content-Language": "ContentLanguage",
-    "Content-Disposition": "ContentDisposition",
-    "Cache-Control": "CacheControl",
-}
+class S3ExactHalf:
+    """Files of a bucket with all that is kept with them, by requests of our own; and odd keys, in listings through boto3.
 
-
-class S3OddKeys:
-    """Odd keys of a bucket, through boto3.
-
-    `client` makes the boto3 client when the first odd key comes; `with_puts` are arguments of every upload.
+    `client` makes the boto3 client when the first odd key comes; `with_puts` are headers of every upload.
     """
 
     def __init__(
-        self, client: Callable[[], Any], bucket: str, with_puts: Mapping[str, str | bool] | None = None
+        self, client: Callable[[], Any], signed: SignedClient, bucket: str, with_puts: Mapping[str, str]
     ) -> None:
-        self._make_client, self._bucket = client, bucket
-        # boto3's uploads in parts do not know bucket keys. Without one KMS is asked for every object, of which there are few.
-        self._with_puts = {name: value for name, value in (with_puts or {}).items() if name != "BucketKeyEnabled"}
+        self._make_client, self._signed, self._bucket, self._with_puts = client, signed, bucket, with_puts
 
     @cached_property
     def _client(self) -> Any:
@@ -136,6 +153,12 @@ class S3OddKeys:
 
     def is_odd(self, key: str) -> bool:
         return ODD_KEY.search(key) is not None
+
+    def streams(self, key: str) -> bool:
+        return True
+
+    def puts(self, key: str, attributes: Mapping[str, str], size: int | None) -> bool:
+        return self.is_odd(key) or not fit_for_obstore(attributes) or part_size(size) > PART
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         with self._translated("list", prefix):
@@ -165,29 +188,10 @@ class S3OddKeys:
     def stream(
         self, key: str, version: str | None, if_match: str | None
     ) -> tuple[Mapping[str, str], Iterator[memoryview]]:
-        asked = {"VersionId": version, "IfMatch": if_match}
-        with self._translated("get", key):
-            answer = self._client.get_object(
-                Bucket=self._bucket, Key=key, **{name: value for name, value in asked.items() if value}
-            )
-        attributes = {name: str(answer[theirs]) for name, theirs in _ATTRIBUTES.items() if answer.get(theirs)}
-        return {**attributes, **answer.get("Metadata", {})}, self._pieces(key, answer["Body"])
+        return self._signed.stream(key, version=version, if_match=if_match)
 
-    def _pieces(self, key: str, body: Any) -> Iterator[memoryview]:
-        with contextlib.closing(body):
-            while True:
-                with self._translated("get", key):
-                    piece = body.read(PIECE_BYTES)
-                if not piece:
-                    return
-                yield memoryview(piece)
-
-    def put_stream(self, key: str, pieces: Iterable[bytes], attributes: Mapping[str, str]) -> None:
-        extra: dict[str, Any] = {**self._with_puts}
-        extra |= {_ATTRIBUTES[n]: v for n, v in attributes.items() if n in _ATTRIBUTES}
-        extra["Metadata"] = {n: v for n, v in attributes.items() if n not in _ATTRIBUTES}
-        with self._translated("put", key):
-            self._client.upload_fileobj(_Pieces(pieces), self._bucket, key, ExtraArgs=extra)
+    def put_stream(self, key: str, pieces: Iterable[bytes], attributes: Mapping[str, str], size: int | None) -> None:
+        put(self._signed, key, pieces, {**headers_of(attributes), **self._with_puts}, size)
 
     def delete(self, key: str) -> None:
         with self._translated("delete", key):
@@ -198,28 +202,3 @@ class S3OddKeys:
 
     def _translated(self, verb: str, key: str) -> AbstractContextManager[None]:
         return translated(f"{verb} an object", url_of(self._bucket, key))
-
-
-class _Pieces(io.RawIOBase):
-    """A file to read over an iterator of pieces."""
-
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        super().__init__()
-        self._pieces, self._rest = iter(pieces), memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        taken = bytearray()
-        while size < 0 or len(taken) < size:
-            if not self._rest:
-                piece = next(self._pieces, None)
-                if piece is None:
-                    break
-                self._rest = memoryview(piece)
-                continue
-            part = self._rest[: size - len(taken)] if size >= 0 else self._rest
-            taken += part
-            self._rest = self._rest[len(part) :]
-        return bytes(taken)

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from sbh_pipelines.errors import ObjectChanged, ObjectMissing, StoreDenied, StoreError, StoreUnavailable
-
-_DENIED = {"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled", "ExpiredToken"}
+from sbh_pipelines.errors import StoreUnavailable
+from sbh_pipelines.stores.credentials import Credentials, client_of
+from sbh_pipelines.stores.s3_errors import Told, s3_error
 
 
 def connect(
@@ -15,20 +16,20 @@ def connect(
     endpoint_url: str | None = None,
     access_key_id: str | None = None,
     secret_access_key: str | None = None,
+    ca_file: Path | None = None,
     timeout_s: float = 60.0,
     connect_timeout_s: float = 60.0,
     retries: int = 5,
 ) -> Any:
-    """A boto3 client of S3. No request is made yet."""
-    import boto3  # imported late: it takes a quarter of a second, and few calls need it
-    from botocore.config import Config
+    """A boto3 client of S3. No request is made yet. Raises SettingsError where there is no such AWS profile."""
+    from botocore.config import Config  # imported late: it takes a quarter of a second, and few calls need it
 
-    return boto3.client(
+    return client_of(
         "s3",
         region_name=region,
         endpoint_url=endpoint_url,
-        aws_access_key_id=access_key_id,
-        aws_secret_access_key=secret_access_key,
+        verify=str(ca_file) if ca_file else None,
+        **Credentials(access_key_id, secret_access_key).client_arguments(),
         config=Config(
             s3={"addressing_style": "path" if endpoint_url else "auto"},
             connect_timeout=min(timeout_s, connect_timeout_s),
@@ -48,9 +49,9 @@ def translated(
     action: str,
     on: str,
     *,
-    missing: str = "No such object",
+    missing: str = "",
     create: str = "",
-    grant: str = "grant it; run `sbh doctor`",
+    grant: str = "",
 ) -> Iterator[None]:
     """Raises boto3's errors as errors of `errors.py`.
 
@@ -58,26 +59,23 @@ def translated(
     `grant` is the remedy where it is not allowed.
     """
     from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
     try:
         yield
     except ClientError as error:
         code, status = error_code(error)
-        if status == 404:
-            raise ObjectMissing(missing, on=on, why=code, remedy=create) from None
-        if status == 412:
-            raise ObjectChanged("The object is no longer the version expected", on=on) from None
-        if status in (401, 403) or code in _DENIED:
-            raise StoreDenied(f"The store refused to {action}", on=on, why=code, remedy=grant) from None
-        kind = StoreUnavailable if status >= 500 else StoreError
-        raise kind(f"The store failed to {action}", on=on, why=code, remedy="try again; run `sbh doctor`") from None
+        told = Told(code, status, str(error.response.get("Error", {}).get("Message", "")))
+        raise s3_error(action, on, told, missing=missing, create=create, grant=grant) from None
+    except NoCredentialsError:
+        Credentials().keys()  # raises the error that says what to do, unless there are some now
+        raise StoreUnavailable(f"Cannot reach the store to {action}", on=on, remedy="try again") from None
     except (BotoCoreError, Boto3Error, ValueError, RecursionError) as error:  # the last: redirected without an end
         raise StoreUnavailable(
             f"Cannot reach the store to {action}",
             on=on,
             why=type(error).__name__,
-            remedy="check storage.endpoint_url, credentials, network; run `sbh doctor`",
+            remedy="check storage.endpoint_url, storage.ca_file, credentials, network; run `sbh doctor`",
         ) from None
 
 

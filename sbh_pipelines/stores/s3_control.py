@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 
 from sbh_pipelines.stores.bucket_rules import LifecycleRule
@@ -42,6 +43,7 @@ class S3Control:
         endpoint_url: str | None = None,
         access_key_id: str | None = None,
         secret_access_key: str | None = None,
+        ca_file: Path | None = None,
         timeout_s: float = 10.0,
     ) -> None:
         self._client = connect(
@@ -49,6 +51,7 @@ class S3Control:
             endpoint_url=endpoint_url,
             access_key_id=access_key_id,
             secret_access_key=secret_access_key,
+            ca_file=ca_file,
             timeout_s=timeout_s,
             connect_timeout_s=5,
             retries=2,

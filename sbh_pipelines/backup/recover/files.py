@@ -79,7 +79,8 @@ class _Files:
             digest.update(piece)
         if digest.hexdigest() != entry.sha256:
             raise CorruptObject("A file's content is not what was backed up", on=entry.path)
-        self._store.put_stream(key, self._slices(entry), entry.attributes)
+        kept = entry.to_keep(storage_class=self._site.settings.files.keep_storage_class)
+        self._store.put_stream(key, self._slices(entry), kept, size=entry.size)
         written = hashlib.sha256()
         _, pieces = self._store.stream(key)
         for view in pieces:

@@ -166,7 +166,8 @@ class FileRestore:
     def _write(self, entry: FileEntry) -> None:
         store, prefix = self._site.files_store(self._tenant)
         key = prefix + entry.path
-        store.put_stream(key, self._slices(entry), entry.attributes)
+        kept = entry.to_keep(storage_class=self._site.settings.files.keep_storage_class)
+        store.put_stream(key, self._slices(entry), kept, size=entry.size)
         digest = hashlib.sha256()
         _, pieces = store.stream(key)
         for piece in pieces:

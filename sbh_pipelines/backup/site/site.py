@@ -17,7 +17,7 @@ from sbh_pipelines.settings import Settings, StorageSettings
 from sbh_pipelines.settings.locality import require_tls
 from sbh_pipelines.stores.base import FileStore
 from sbh_pipelines.stores.object_store import Store
-from sbh_pipelines.stores.open_store import open_object_lock, open_purger, open_store, open_versions
+from sbh_pipelines.stores.open_store import open_object_lock, open_purger, open_store, open_versions, storage_of
 from sbh_pipelines.stores.purge import Purger
 from sbh_pipelines.stores.s3_client import BucketVersions
 
@@ -52,7 +52,7 @@ class Site:
         with self._lock:
             known = self._stores.get(name)
             if known is None:
-                known = self._stores[name] = self._opener(self.settings.storage, place)
+                known = self._stores[name] = self._opener(storage_of(self.settings, place), place)
         return known
 
     def backup_store(self, tenant: Tenant) -> tuple[FileStore, str]:
