@@ -298,6 +298,26 @@ class TableMerge:
 
     # proving
 
+    def strangers(self) -> int:
+        """Rows of `todo` that are not the tenant's where they are now. Of tables without a key, see `unproven`."""
+        if not (self.todo_rows and self.staging.keyed):
+            return 0
+        mine = self.table.tenant_is([self.staging.tenant_key])
+        with translated("look whose rows they are", self.table.full_name):
+            cursor = self._cursor
+            if not self.table.hops:
+                cursor.execute(
+                    f"SELECT count(*) FROM {self.staging.named(self.todo, 't')} WHERE NOT coalesce({mine}, false)"
+                )
+            else:
+                found = self.staging.key_of_live("t", "w")
+                cursor.execute(
+                    f"SELECT count(*) FROM {self.todo} w WHERE NOT EXISTS"
+                    f" (SELECT FROM {self.table.source} WHERE {found} AND {mine})"
+                )
+            rows: int = cursor.fetchone()[0]
+        return rows
+
     def unproven(self) -> int:
         """Rows of `todo` that the live table does not have as they were staged."""
         if not self.changes.any:

@@ -241,6 +241,11 @@ class Staging:
     def live_record(self, alias: str) -> str:
         return f"ROW({', '.join(f'{alias}.{ident(c)}' for c in self.columns)})"
 
+    def placed(self, rows: str, alias: str) -> str:
+        """`named` of a temporary table, with the place of each row in it as `sbh_place`."""
+        columns = "".join(f", x.{staged} AS {ident(name)}" for name, staged in self.columns.items())
+        return f"(SELECT x.ctid AS sbh_place{columns} FROM {rows} x) AS {alias}"
+
     def named(self, rows: str, alias: str) -> str:
         """A FROM item that gives staged rows under the names of the table's columns."""
         columns = ", ".join(f"x.{staged} AS {ident(name)}" for name, staged in self.columns.items())
