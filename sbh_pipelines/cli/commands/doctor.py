@@ -25,6 +25,12 @@ def doctor(
     write: Annotated[
         bool, typer.Option("--write", help="Also put, read and delete a test object in every bucket.")
     ] = False,
+    suggest: Annotated[
+        bool,
+        typer.Option(
+            "--suggest", help="Print settings that map the database's tables and tenants, to be pasted, and why."
+        ),
+    ] = False,
 ) -> Answer:
     """Check the settings against the real world: database, privileges, tenancy map, buckets, keys, clocks, disk.
 
@@ -33,11 +39,20 @@ def doctor(
     from sbh_pipelines.doctor import examine
 
     settings = invocation.settings()
+    if suggest:
+        return _suggest(invocation)
     file = Path(invocation.settings_file or os.environ.get("SBH_SETTINGS") or "sbh.toml")
     report = examine(settings, settings_file=file, write=write, say=speaker(invocation))
     brief = [f"{finding.level}: {finding.what}: {finding.remedy}" for finding in (*report.errors, *report.warnings)]
     status = SettingsError.exit_status if report.errors else 0
     return Answer(report.as_dict(), lambda out: _show(out, report), brief, status)
+
+
+def _suggest(invocation: Invocation) -> Answer:
+    from sbh_pipelines.doctor.suggest import suggest
+
+    made = suggest(invocation.settings(), speaker(invocation))
+    return Answer(made.as_dict(), lambda _: print(made.text), brief=[made.text])
 
 
 def add_to(app: typer.Typer) -> None:
