@@ -201,7 +201,7 @@ class TableMerge:
 
     def delete(self) -> None:
         """Delete the live rows that are not to stay as they are. Parents must still be there."""
-        with translated("delete rows", self.table.full_name):
+        with translated("delete rows", self.table.full_name, writing=True):
             if not self.staging.keyed:
                 if self.changes.deleted:
                     self._delete_keyless()
@@ -246,7 +246,7 @@ class TableMerge:
         live = ", ".join(ident(c) for c in self.staging.columns)
         staged = ", ".join(f"w.{c}" for c in self.staging.columns.values())
         cursor, done = self._cursor, 0
-        with translated("write rows", self.table.full_name):
+        with translated("write rows", self.table.full_name, writing=True):
             for batch in self._batches(self.todo):
                 cursor.execute(
                     f"INSERT INTO {sql_name(self.table.table)} ({live}) OVERRIDING SYSTEM VALUE"
@@ -376,5 +376,5 @@ def written_by(connection: Connection) -> dict[int, tuple[int, int, int]]:
 
 
 def commit(connection: Connection) -> None:
-    with translated("commit the restore"):
+    with translated("commit the restore", writing=True):
         connection.cursor().execute("COMMIT")

@@ -93,7 +93,7 @@ class Staging:
         """COPY text of rows as the backup holds them."""
         if self.lines is not None:
             pieces = self._counted(pieces, self.lines)
-        with translated("stage rows", self.table.full_name):
+        with translated("stage rows", self.table.full_name, writing=True):
             copy_in(self.connection.cursor(), self._raw or self.want, pieces, self.encoding)
 
     def _counted(self, pieces: Iterator[bytes], lines: LineSums) -> Iterator[bytes]:
@@ -167,7 +167,7 @@ class Staging:
 
     def finish(self) -> None:
         """Map what came in as text, count, and let the planner know the sizes."""
-        with translated("stage rows", self.table.full_name):
+        with translated("stage rows", self.table.full_name, writing=True):
             cursor = self.connection.cursor()
             if self._raw:
                 values = ", ".join(wanted_columns(self.mapping, "s", "l", dry_run=self._dry_run))

@@ -19,7 +19,7 @@ def load_rows(
 ) -> None:
     """COPY text into a table; values of identity columns are taken as they are. What the pieces raise is raised."""
     listed = ", ".join(map(ident, columns))
-    with translated("load rows", f"{schema}.{name}"):
+    with translated("load rows", f"{schema}.{name}", writing=True):
         copy_in(connection.cursor(), f"{ident(schema)}.{ident(name)} ({listed})", pieces, encoding)
 
 

@@ -51,7 +51,7 @@ class NewSchema:
         columns = [f"{ident(column.name)} {column.type.name}" for column in header.columns]
         if header.whole_key:
             columns.append(f"PRIMARY KEY ({', '.join(map(ident, header.whole_key))})")
-        with translated("make a table", f"{self._schema}.{name}"):
+        with translated("make a table", f"{self._schema}.{name}", writing=True):
             cursor = self._connection.cursor()
             cursor.execute(f"CREATE TABLE {table} ({', '.join(columns)})")
             encoding = exchanged(header.encoding, database_encoding(self._connection))

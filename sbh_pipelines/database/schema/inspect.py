@@ -54,6 +54,7 @@ class TenantRow:
     slug: str | None
     region: str | None
     tier: str | None
+    live: bool = True  # it satisfies the condition that the table itself has for slugs to be unique
 
 
 def server_facts(connection: Connection) -> ServerFacts:
@@ -193,7 +194,7 @@ def tenant_rows(connection: Connection, listing: Listing) -> list[TenantRow]:
     with translated("read the tenants table", on=listing.full_name):
         cursor = connection.cursor()
         cursor.execute(f"{listing.select} ORDER BY 1, 2")
-        return [TenantRow(key, slug, region, tier) for slug, key, region, tier in cursor.fetchall()]
+        return [TenantRow(key, slug, region, tier, live) for slug, key, region, tier, live in cursor.fetchall()]
 
 
 def own_rows_of_extension(connection: Connection, table: Table) -> int:
