@@ -1,7 +1,8 @@
 """The doctor: holds the settings against the real world, and says how to mend what does not fit.
 
     findings   what a check says: level, what, detail, remedy; and the report of all
-    database     reachable, version, privileges
+    database     reachable, version, programs
+    role         everything that backups, restores and drills ask for as the role, and the statements that grant it
     tables       the tenancy map: every table accounted for, rows of nobody, tables of other schemas
     contents     what rows hold: large objects, rows that are too large, text without an encoding
     tenants      the tenants table: slugs, regions, tiers

@@ -18,7 +18,8 @@ from sbh_pipelines.database.capture.line_sums import LineSums, pieces_counted
 from sbh_pipelines.database.capture.row_groups import Segment
 from sbh_pipelines.database.merge.mapping import TableMapping, stored_key, wanted_columns
 from sbh_pipelines.database.schema.key_hash import KeyCode
-from sbh_pipelines.database.session.connection import Connection, copy_in, translated
+from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.copying import copy, copy_in
 from sbh_pipelines.database.session.sql import copy_options, exchanged, from_only, ident, sql_name
 
 _SPOOL = 8 << 20  # bytes of live rows kept in memory before they go to a temporary file
@@ -107,7 +108,7 @@ class Staging:
             rows.file.seek(0)
             staged = ", ".join(self.columns.values())
             into = f"{self.have} ({staged}) FROM STDIN{copy_options(self.table.encoding)}"
-            self.connection.cursor().copy_expert(f"COPY {into}", rows.file, 1 << 20)
+            copy(self.connection.cursor(), f"COPY {into}", rows.file)
 
     def fill_have_all(self) -> None:
         """All live rows of the tenant."""

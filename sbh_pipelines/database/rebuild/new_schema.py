@@ -6,7 +6,8 @@ from typing import Self
 
 from sbh_pipelines.database.schema.outside import COPIES
 from sbh_pipelines.database.schema.table_header import TableHeader
-from sbh_pipelines.database.session.connection import Connection, connect, copy_in, database_encoding, translated
+from sbh_pipelines.database.session.connection import Connection, connect, database_encoding, translated
+from sbh_pipelines.database.session.copying import copy_in
 from sbh_pipelines.database.session.sql import exchanged, ident, literal
 from sbh_pipelines.errors import RestoreRefused
 from sbh_pipelines.settings import DatabaseSettings

@@ -5,10 +5,9 @@ UTF-8. `row_security = off` makes a policy that would hide rows an error instead
 """
 
 import codecs
-import io
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -19,7 +18,7 @@ import psycopg2.extensions
 
 from sbh_pipelines.database.session import pooler, search_path, tls
 from sbh_pipelines.database.session.pinned import keepalives, pin
-from sbh_pipelines.database.session.sql import SQL_ASCII, copy_options
+from sbh_pipelines.database.session.sql import SQL_ASCII
 from sbh_pipelines.database.session.sqlstate import FROM_CODE, RAISED, meaning, without_values
 from sbh_pipelines.errors import (
     RequestError,
@@ -224,44 +223,6 @@ def translate(error: Any, what: str, on: str = "", *, writing: bool = False) -> 
 
 _RAISE = "exec_stmt_raise"  # of the server's sources: RAISE of PL/pgSQL
 _FUNCTION = re.compile(r'^(?:SQL|PL/\w+) function "?([^"\n]*?\([^)\n]*\)|[^"\s]+)', re.MULTILINE)
-
-
-_BUFFER = 1 << 20
-
-
-def copy_in(cursor: Any, into: str, pieces: Iterable[bytes], encoding: str) -> int:
-    """COPY text into `into`, a table and perhaps its columns as SQL; rows. What the pieces raise is raised."""
-    reader = _Pieces(pieces)
-    try:
-        cursor.copy_expert(f"COPY {into} FROM STDIN{copy_options(encoding)}", reader, _BUFFER)
-    except Exception:
-        if reader.error is not None:  # the driver would make a cancelled statement of it
-            raise reader.error from None
-        raise
-    rows: int = cursor.rowcount
-    return rows
-
-
-class _Pieces(io.RawIOBase):
-    """A file over pieces of text. `error` is what making the pieces raised."""
-
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        super().__init__()
-        self._pieces, self._rest = iter(pieces), memoryview(b"")
-        self.error: BaseException | None = None
-
-    def read(self, size: int = -1) -> bytes:
-        while not self._rest:
-            try:
-                piece = next(self._pieces, None)
-            except BaseException as error:
-                self.error = error
-                raise
-            if piece is None:
-                return b""
-            self._rest = memoryview(piece)
-        taken, self._rest = self._rest[:size], self._rest[size:]
-        return bytes(taken)
 
 
 _SECRET = frozenset({"password", "sslpassword"})
