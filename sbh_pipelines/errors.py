@@ -51,7 +51,8 @@
     │   ├── ProofFailed        SBH-702  what was written is not what was backed up; rolled back
     │   ├── HookFailed         SBH-704  a hook before or after the restore
     │   ├── DrillFailed        SBH-705  what a drill restored is not what it should be
-    │   └── ExportFailed       SBH-706  the folder of an export cannot be written; nothing is left of it
+    │   ├── ExportFailed       SBH-706  the folder of an export cannot be written; nothing is left of it
+    │   └── ReferencesBroken   SBH-707  a recovery is done, and rows of it refer to rows that no backup brought back
     ├── EmbeddedError          SBH-800  the embedded servers
     ├── BatchError             SBH-900  some tenants of a batch failed; the others did not
     ├── AlertError             SBH-910  a channel did not take an alert
@@ -320,6 +321,10 @@ class DrillFailed(RestoreError):
 
 class ExportFailed(RestoreError):
     code = "SBH-706"
+
+
+class ReferencesBroken(RestoreError):
+    code, http_status = "SBH-707", 409
 
 
 class EmbeddedError(SbhError):

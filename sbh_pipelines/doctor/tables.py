@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from sbh_pipelines.database.schema import inspect
 from sbh_pipelines.database.schema.catalog import ForeignKey
 from sbh_pipelines.database.schema.listing import Listing
-from sbh_pipelines.database.schema.tenancy import AMBIGUOUS, EXTENSION, SHARED, UNMAPPED, MappedTable, TenancyMap
+from sbh_pipelines.database.schema.tenancy import AMBIGUOUS, SHARED, UNMAPPED, MappedTable, TenancyMap
 from sbh_pipelines.database.schema.ways import foreign_keys, required
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.doctor.findings import Report
@@ -43,7 +43,6 @@ def check(report: Report, connection: Connection, settings: Settings, tenancy: T
         )
     _loose(report, tenancy)
     _borders(report, settings, tenancy)
-    _extensions(report, connection, settings, tenancy)
 
 
 def some(names: list[str]) -> str:
@@ -120,21 +119,6 @@ def _shared_keys(tenancy: TenancyMap) -> Iterator[tuple[str, ForeignKey]]:
         if status.status == SHARED:
             for key in foreign_keys(table):
                 yield table.full_name, key
-
-
-def _extensions(report: Report, connection: Connection, settings: Settings, tenancy: TenancyMap) -> None:
-    for status, table in zip(tenancy.statuses, tenancy.catalog.tables.values(), strict=True):
-        if status.status != EXTENSION or table.extension_rows is None:
-            continue
-        with report.trying(AREA):
-            if rows := inspect.own_rows_of_extension(connection, table):
-                report.warn(
-                    AREA,
-                    f"Rows of your own in {table.full_name}, which configures the extension {table.extension}: {rows:,}; no backup"
-                    " has them",
-                    "the extension makes the table, and not these rows",
-                    f"shared = {toml([*settings.database.shared, table.full_name])}",
-                )
 
 
 def check_rows(report: Report, connection: Connection, tenancy: TenancyMap, listing: Listing | None) -> None:

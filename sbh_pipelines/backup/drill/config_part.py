@@ -18,7 +18,8 @@ from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.capture.line_sums import LineSums, pieces_counted
 from sbh_pipelines.database.rebuild.load import load_rows
 from sbh_pipelines.database.rebuild.run import transaction
-from sbh_pipelines.database.rebuild.shared import copy_shared, narrow
+from sbh_pipelines.database.rebuild.shared import narrow
+from sbh_pipelines.database.rebuild.unowned import UnownedRows, copy_rows
 from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection
@@ -56,7 +57,8 @@ def _restore_table(
     loaded, found = LineSums(key), LineSums(key)
     pieces = pieces_counted(table_rows(repository, stored), loaded)
     load_rows(connection, table.table.schema, table.table.name, table.captured_columns, pieces, table.encoding)
-    copy_shared(connection, table, lambda text, _: found.add(text))  # all rows there are: they are the tenant's
+    # All rows there are: they are the tenant's.
+    copy_rows(connection, UnownedRows(table), lambda text, _: found.add(text))
     if not found.same(loaded.text()) or found.rows != summary.rows:
         raise DrillFailed(
             "The configuration read back is not the backup's",

@@ -237,7 +237,7 @@ class _Drill:
         raise_unless_restored(report)
         self._progress(Progress("drill: prove", self._tenant.id, 0, len(tables), "tables"))
         self.server_version, proof = prove_rows(
-            self._repository, tables, self._site.settings, database.settings, self._tenant.key
+            self._repository, tables, self._site.settings, database.settings, self._tenant.key, report.rows_of_no_tenant
         )
         seconds = time.monotonic() - begun
         return PartResult(seconds, sum(t.rows for t in tables), sum(t.bytes for t in tables), 0, proof)

@@ -3,7 +3,8 @@
 It has a repository of its own, under `platform.prefix`, in which `_platform` stands for the tenant. One snapshot gives
 
     pre-data, post-data   the schema as pg_dump writes it: what comes before rows, and what after them
-    shared                rows of the shared tables
+    shared                rows of the shared tables, and of the extensions' configuration
+    no-tenant             rows of tenants' tables that have no tenant: built-in ones, for all
     database              roles, grants, settings, extensions, sequences, foreign keys, the tenancy map, the tenants
 
 No password of a role is ever read.
@@ -24,19 +25,19 @@ from sbh_pipelines.backup.contents.verification import raise_first, verify_backu
 from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.drafts import OpenDrafts, start
 from sbh_pipelines.backup.create.publish import commit, write_documents
-from sbh_pipelines.backup.create.unreadable import named
 from sbh_pipelines.backup.retain.prune import PruneReport, prune
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.capture.capture import each_table
 from sbh_pipelines.database.capture.deleted_rows import Sums
-from sbh_pipelines.database.rebuild.shared import Fact, copy_shared, mapped_table, read_facts, shared_tables
+from sbh_pipelines.database.rebuild.shared import Fact, mapped_table, read_facts
+from sbh_pipelines.database.rebuild.unowned import UnownedRows, copy_rows, nobodys_rows, shared_rows
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap, load_map
 from sbh_pipelines.database.schema.tenants import list_tenants
-from sbh_pipelines.database.session.connection import Connection, savepoint
+from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.database.session.programs import POST_DATA, PRE_DATA, dump_section
 from sbh_pipelines.database.session.snapshot import exported_snapshot
 from sbh_pipelines.document import as_document, optional
-from sbh_pipelines.errors import CorruptObject, SbhError, UnknownBackup, UnreadableRow
+from sbh_pipelines.errors import CorruptObject, SbhError, UnknownBackup
 from sbh_pipelines.model import BackupId, BackupType, Progress, ProgressSink, parse_timestamp, timestamp
 from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.repository.format import Keys
@@ -78,7 +79,7 @@ class PlatformBackup:
 
 
 STEP = "platform backup"
-SHARED_ROWS, FACTS = "shared", "database"
+SHARED_ROWS, NO_TENANT, FACTS = "shared", "no-tenant", "database"
 TYPE = "platform"
 
 
@@ -121,6 +122,7 @@ def _captured(open_drafts: OpenDrafts, draft: Draft, progress: ProgressSink) -> 
         pipeline(settings.backup) as packs,
     ):
         tenancy = load_map(connection, settings)
+        shared = shared_rows(connection, tenancy, settings.database.left_out)
         writer = repository.writer(packs)
         try:
             components = {
@@ -130,9 +132,10 @@ def _captured(open_drafts: OpenDrafts, draft: Draft, progress: ProgressSink) -> 
                 for section in (PRE_DATA, POST_DATA)
             }
             progress(Progress(STEP, "schema", 1, 3, "parts"))
-            components[SHARED_ROWS] = _shared(open_drafts, writer, tenancy, snapshot_id)
+            components[SHARED_ROWS] = _unowned(open_drafts, writer, shared, snapshot_id)
+            components[NO_TENANT] = _unowned(open_drafts, writer, nobodys_rows(tenancy), snapshot_id, but_empty=True)
             progress(Progress(STEP, "shared tables", 2, 3, "parts"))
-            components[FACTS] = _facts(open_drafts, writer, connection, tenancy)
+            components[FACTS] = _facts(open_drafts, writer, connection, tenancy, [rows.table for rows in shared])
             writer.finish()
         except BaseException:
             writer.abort()
@@ -151,27 +154,38 @@ def _dumped(writer: PackWriter, pieces: Iterator[bytes]) -> Component:
     return Component("sql", "", size, "", {"detail": lines.finish()})
 
 
-def _shared(open_drafts: OpenDrafts, writer: PackWriter, tenancy: TenancyMap, snapshot_id: str) -> Component:
-    tables, summaries = shared_tables(tenancy), dict[str, TableSummary]()
+def _unowned(
+    open_drafts: OpenDrafts,
+    writer: PackWriter,
+    wanted: Sequence[UnownedRows],
+    snapshot_id: str,
+    *,
+    but_empty: bool = False,
+) -> Component:
+    """The rows, table by table. `but_empty`: without the tables that have none of them."""
+    by_name, summaries = {rows.table.full_name: rows for rows in wanted}, dict[str, TableSummary]()
 
     def work(connection: Connection, table: MappedTable) -> None:
         sink = TableWriter(writer, table)
-        try:
-            with savepoint(connection):
-                copy_shared(connection, table, sink.group)
-        except UnreadableRow as error:
-            raise named(error, connection, table, None) from None
+        number = copy_rows(connection, by_name[table.full_name], sink.group)
         sink.close()
-        # Nothing is compared with later: shared tables are read whole every time.
-        summaries[table.full_name] = sink.summary("", "none", "", Sums(0), "0" * 16, "")
+        # Nothing is compared with later: these rows are read whole every time.
+        if number or not but_empty:
+            summaries[table.full_name] = sink.summary("", "none", "", Sums(0), "0" * 16, "")
 
-    if tables:
-        each_table(open_drafts.site.settings.database, snapshot_id, tables, work)
+    if wanted:
+        each_table(open_drafts.site.settings.database, snapshot_id, [rows.table for rows in wanted], work)
     in_order = [summaries[name] for name in sorted(summaries)]
     return Component.of_tables("json", in_order, with_schemas=True)
 
 
-def _facts(open_drafts: OpenDrafts, writer: PackWriter, connection: Connection, tenancy: TenancyMap) -> Component:
+def _facts(
+    open_drafts: OpenDrafts,
+    writer: PackWriter,
+    connection: Connection,
+    tenancy: TenancyMap,
+    shared: Sequence[MappedTable],
+) -> Component:
     lines, counts, size = LineWriter(writer), dict[str, int](), 0
 
     def add(kind: str, fact: Mapping[str, object]) -> None:
@@ -181,7 +195,7 @@ def _facts(open_drafts: OpenDrafts, writer: PackWriter, connection: Connection, 
         size += len(line)
         counts[kind] = counts.get(kind, 0) + 1
 
-    for kind, fact in read_facts(connection, tenancy):
+    for kind, fact in read_facts(connection, tenancy, shared):
         add(kind, fact)
     listed = list_tenants(open_drafts.site.settings)
     for tenant in listed.tenants:
@@ -254,6 +268,12 @@ class OpenPlatformBackup:
     def shared(self) -> list[TableSummary]:
         """Summaries of the shared tables."""
         return read_component(self.repository, self.manifest, SHARED_ROWS).tables
+
+    def of_nobody(self) -> list[TableSummary]:
+        """Summaries of the rows of tenants' tables that have no tenant; none in a backup of an earlier release."""
+        if NO_TENANT not in self.manifest.component_names:
+            return []
+        return read_component(self.repository, self.manifest, NO_TENANT).tables
 
 
 def list_platform_backups(site: Site) -> tuple[list[Manifest], list[SbhError]]:

@@ -1,7 +1,7 @@
 """After complete failure: an empty database, and the buckets, from backups alone.
 
-    roles → schema → shared rows → every tenant's rows → indexes, constraints, triggers → sequences → settings
-    → proof of every tenant → files
+    roles → schema → shared rows → every tenant's rows → rows of no tenant → indexes, constraints, triggers → sequences
+    → settings → proof of every tenant → files
 
 Rows come before constraints, so that the server validates every one of them, and no trigger fires. What is done is noted in the
 target itself (`database/rebuild/run.py`): the same command, given again, goes on where a killed run stopped. A tenant
@@ -19,8 +19,10 @@ from typing import TypeVar
 from sbh_pipelines.backup.contents.manifest import LATEST
 from sbh_pipelines.backup.recover.files import FilesPutBack, put_files_back
 from sbh_pipelines.backup.recover.platform_backup import OpenPlatformBackup, open_platform
+from sbh_pipelines.backup.recover.references import References, error_of, validate
 from sbh_pipelines.backup.recover.schema import Schema, differences_of
 from sbh_pipelines.backup.recover.tenant import LoadTarget, PassedOver, TenantChoice, load_tenant, prove_tenant
+from sbh_pipelines.backup.recover.unowned import UnownedSteps
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.database.rebuild.after_rows import analyze, refresh_views
@@ -36,7 +38,7 @@ from sbh_pipelines.repository.documents import signed
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.settings import DatabaseSettings
 
-COMPLETED, INCOMPLETE = "completed", "incomplete"
+COMPLETED, INCOMPLETE, BROKEN = "completed", "incomplete", "references broken"
 RESTORED, FAILED = "restored", "failed"
 STEP = "recovery"
 _KIND = "recovery"
@@ -81,9 +83,11 @@ class RecoveryReport:
         platform_backup: The platform backup that it began with.
         requested_by: Who asked for it.
         ended_at: Time at which this run ended, ISO 8601 in UTC.
-        status: `completed` where all that was asked for, and all that is there, is proved, else `incomplete`.
+        status: `completed` where all that was asked for, and all that is there, is proved; `incomplete` where tenants are missing;
+            `references broken` where none is, and foreign keys do not hold.
         tenants: A line for each tenant.
-        rows: Rows loaded, shared ones among them.
+        rows: Rows loaded, those of no tenant among them.
+        rows_of_no_tenant: Rows of tenants' tables that have no tenant, by table.
         bytes: Bytes of the tenants' rows before compression.
         files: Files put back.
         roles_made: Roles that were made, without their passwords.
@@ -91,7 +95,8 @@ class RecoveryReport:
         left_out: What is not there, or not as it was, though rows need none of it, and why: settings that the server does not take.
         ddl_only: Tables whose rows are in no backup.
         phases: How long each step took, s.
-        foreign_keys_not_valid: Foreign keys whose rows are not all there.
+        foreign_keys_not_valid: Foreign keys whose rows are not all there, and should be.
+        error: Why they are not.
         differences: How the target differs from the database that was backed up.
         issues: What the recovery got over, such as a damaged platform backup.
         seconds: How long this run took, s.
@@ -104,6 +109,7 @@ class RecoveryReport:
     status: str
     tenants: Sequence[TenantRecovery]
     rows: int
+    rows_of_no_tenant: Mapping[str, int]
     bytes: int
     files: int
     roles_made: Sequence[str]
@@ -115,6 +121,7 @@ class RecoveryReport:
     differences: Sequence[str]
     issues: Sequence[SbhError]
     seconds: float
+    error: SbhError | None = optional()
 
 
 def rebuild(
@@ -133,7 +140,7 @@ def rebuild(
 
     `tenants` None: all that the platform backup or, for those that came later, a catalog knows. `until`: each tenant's newest
     backup at or before it. `owners` False leaves out roles, and owners and grants that the target's role may not give: for
-    throw-away databases.
+    throw-away databases. Where no tenants at all are asked for, rows of no tenant do not come either.
 
     The report is kept below `restores/` of the platform's repository.
 
@@ -161,33 +168,37 @@ def rebuild(
             control.begin(restore_id, opened.id, requested_by, target.dsn)
             known = restore_id, opened.id
         recovery = _Recovery(site, target, control, opened, owners, until, progress, issues)
-        choices, not_valid = recovery.run(tenants, files)
+        choices, references = recovery.run(tenants, files)
         lines, phases = recovery.lines(choices), control.phases()
         complete = all(line.status == RESTORED for line in lines)
+        broken = error_of(references.broken, opened)
+        of_nobody = phases.get("no_tenant", {})
         scripts = [name for name in ("pre_data", "post_data") if phases[name]["skipped"]]
         report = RecoveryReport(
             restore_id=known[0],
             platform_backup=opened.id,
             requested_by=requested_by,
             ended_at=timestamp(site.clock()),
-            status=COMPLETED if complete else INCOMPLETE,
+            status=INCOMPLETE if not complete else BROKEN if broken else COMPLETED,
             tenants=lines,
-            rows=sum(line.rows for line in lines) + phases["shared"]["rows"],
+            rows=sum(line.rows for line in lines) + phases["shared"]["rows"] + of_nobody.get("rows", 0),
+            rows_of_no_tenant={name: rows for name, rows in of_nobody.get("tables", {}).items() if rows},
             bytes=sum(line.bytes for line in lines),
             files=sum(line.files.restored for line in lines if line.files),
             roles_made=phases.get("roles", {}).get("made", []),
             skipped_statements={name: phases[name]["first"] for name in scripts},
-            left_out=[*of_phases(phases), *recovery.left_out],
+            left_out=[*of_phases(phases), *recovery.left_out, *references.left_out],
             ddl_only=[f"{fact['schema']}.{fact['name']}" for fact in opened.of("ddl_only")],
             phases=recovery.seconds,
-            foreign_keys_not_valid=not_valid,
+            foreign_keys_not_valid=[one.name for one in references.broken],
+            error=broken if complete else None,
             differences=differences,
-            issues=issues,
+            issues=[*issues, *references.issues],
             seconds=round(time.monotonic() - begun, 3),
         )
         key = opened.repository.prefix + Keys.restore(known[0])
         opened.repository.store.put(key, signed(opened.repository, _KIND, as_document(report)))
-        if complete:
+        if report.status == COMPLETED:
             control.end()
         return report
 
@@ -208,24 +219,28 @@ class _Recovery:
     failed: dict[str, SbhError] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def run(self, tenants: Sequence[TenantChoice | Tenant] | None, files: bool) -> tuple[list[TenantChoice], list[str]]:
+    def run(
+        self, tenants: Sequence[TenantChoice | Tenant] | None, files: bool
+    ) -> tuple[list[TenantChoice], References]:
         """The tenants that were asked for, and the foreign keys that do not hold."""
+        everybody = tenants is None
         if tenants is None:
             tenants = known_tenants(self.site, self.platform, self.issues.append)
         choices = [one if isinstance(one, TenantChoice) else TenantChoice(one) for one in tenants]
-        schema = Schema(
-            self.site.settings.platform.psql, self.target, self.control, self.platform, self.owners, self.issues
-        )
+        schema = Schema(self.site.settings.platform.psql, self.target, self.control, self.platform, self.owners)
+        unowned = UnownedSteps(self.target, self.platform, self.owners)
         if self.owners:
             self._step("roles", schema.make_roles)
         self._step("pre_data", lambda: schema.script(PRE_DATA, "pre_data"))
         if "shared" not in self.control.phases():
             self._step("set_aside", schema.set_aside)
-        self._step("shared", schema.load_shared)
+        self._step("shared", unowned.load_shared)
         self._timed("tenants", lambda: self._load_tenants(choices))
+        if choices or everybody:
+            self._step("no_tenant", lambda: unowned.load_of_nobody("post_data" in self.control.phases()))
         self._step("post_data", lambda: schema.script(POST_DATA, "post_data"))
         self._step("checks", schema.checks)
-        not_valid = self._timed("foreign_keys", schema.foreign_keys)
+        references = self._timed("foreign_keys", lambda: validate(self.control, self.platform, all_tenants=everybody))
         self._timed("sequences", schema.set_sequences)
         if self.owners:
             self._step("settings", schema.set_up)
@@ -233,7 +248,7 @@ class _Recovery:
         self._timed("proof", self._prove)
         if files:
             self._timed("files", self._put_files_back)
-        return choices, not_valid
+        return choices, references
 
     def _after_rows(self, work: Callable[[Connection], list[LeftOut]]) -> None:
         """In a session of its own: functions find their names as rows' do."""

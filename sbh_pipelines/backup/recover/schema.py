@@ -1,29 +1,24 @@
-"""The steps of a recovery that are not about tenants: roles, schema, shared rows, foreign keys, sequences, settings.
+"""The steps of a recovery that are not about rows: roles, schema, sequences, settings.
 
-Which of the statements that pg_dump wrote may fail, and what is made of it, is for `section.py`. Foreign keys whose rows are
-not all there are added without being validated, and told.
+Which of the statements that pg_dump wrote may fail, and what is made of it, is for `section.py`.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sbh_pipelines.backup.contents.stored_table import Group, read_table
-from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.recover.platform_backup import OpenPlatformBackup
 from sbh_pipelines.backup.recover.section import Section
 from sbh_pipelines.database.rebuild.left_out import NOTED, as_facts
-from sbh_pipelines.database.rebuild.load import database_facts, load_rows, missing_keys, raise_sequences
+from sbh_pipelines.database.rebuild.load import database_facts, raise_sequences
 from sbh_pipelines.database.rebuild.roles import make_roles, set_up_database
 from sbh_pipelines.database.rebuild.run import Run, note_phase, run, transaction
 from sbh_pipelines.database.rebuild.script import NeededTables, is_early, statements
 from sbh_pipelines.database.rebuild.set_aside import as_phase_facts, put_back, take_off
-from sbh_pipelines.database.rebuild.shared import copy_shared
-from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.database.session.programs import POST_DATA, StatementError, run_script
 from sbh_pipelines.database.session.search_path import application_path
-from sbh_pipelines.errors import ProofFailed, RestoreRefused, SbhError, SourceError
+from sbh_pipelines.errors import RestoreRefused
 from sbh_pipelines.settings import DatabaseSettings
 
 
@@ -56,7 +51,6 @@ class Schema:
     control: Run
     platform: OpenPlatformBackup
     owners: bool
-    issues: list[SbhError]
 
     def make_roles(self) -> None:
         begun = time.monotonic()
@@ -106,52 +100,11 @@ class Schema:
             left_out = put_back(connection, noted.get("checks", ()))
             self._note(connection, "checks", begun, {NOTED: as_facts(left_out)})
 
-    def load_shared(self) -> None:
-        begun, rows = time.monotonic(), 0
-        tables = self.platform.tables("shared_table")
-        with transaction(self.target, "shared rows") as connection:
-            for summary in self.platform.shared():
-                rows += self._load_shared_table(connection, tables[summary.table], summary)
-            self._note(connection, "shared", begun, {"rows": rows})
-
-    def _load_shared_table(self, connection: Connection, table: MappedTable, summary: TableSummary) -> int:
-        """Load the rows, and read them back to compare."""
-        repository, found = self.platform.repository, list[bytes]()
-
-        def groups() -> Iterator[Group]:
-            return read_table(repository, summary).groups
-
-        pieces = repository.read_chunks(group.chunk for group in groups())
-        load_rows(connection, table.table.schema, table.table.name, table.captured_columns, pieces, table.encoding)
-        plan = (group.rows for group in groups())
-        rows = copy_shared(connection, table, lambda text, _: found.append(repository.sealer.name(text)), plan)
-        if found != [group.chunk for group in groups()]:
-            raise ProofFailed(
-                "The shared rows read back are not the backup's; rolled back",
-                on=table.full_name,
-                why="the server writes or orders values in another way",
-                remedy="compare the server's version and locale with the platform backup's",
-            )
-        return rows
-
     def set_up(self) -> None:
         begun = time.monotonic()
         with transaction(self.target, "settings") as connection:
             statements, left_out = set_up_database(connection, self.platform.of)
             self._note(connection, "settings", begun, {"statements": statements, NOTED: as_facts(left_out)})
-
-    def foreign_keys(self) -> list[str]:
-        """Validate or add the foreign keys that are wanting; the names of those whose rows are not all there."""
-        connection = self.control.connection
-        for key in missing_keys(connection, self.platform.of("foreign_key")):
-            try:
-                run(connection, key.statement, "add a foreign key", key.table)
-            except RestoreRefused:
-                continue  # rows it refers to are still missing
-            except SourceError as error:
-                self.issues.append(error)
-        wanting = missing_keys(connection, self.platform.of("foreign_key"))
-        return [f"{key.table}: {key.name}" for key in wanting]
 
     def set_sequences(self) -> None:
         known: dict[str, list[int]] = {}

@@ -107,7 +107,8 @@ def restore(
     ] = None,
 ) -> Answer:
     """Rebuild everything from backups: an empty database and the tenants' files. Give the same command again to go on after
-    it was interrupted. A tenant that cannot be recovered keeps nobody else (exit 11).
+    it was interrupted. A tenant that cannot be recovered keeps nobody else (exit 11). Where rows refer to rows that no backup
+    brought back, all is there, and the foreign keys are not valid (exit 9).
     """
     newest = moment(until)
     password = None if password_file is None else _password(password_file)
@@ -129,6 +130,8 @@ def restore(
             progress=progress,
         )
     status = 0 if report.status == "completed" else BatchError.exit_status
+    if report.error:
+        status = report.error.exit_status
     return Answer(report, lambda out: _show_recovery(out, report), [report.restore_id], status)
 
 
@@ -170,6 +173,7 @@ def _show_backup(out: Any, made: "PlatformBackup") -> None:
         "region": manifest.region,
         "schema": f"{tables} tables of tenants, {count(counts.get('foreign_key', 0))} foreign keys",
         "shared rows": rows,
+        "rows of no tenant": _of_nobody(manifest),
         "roles": f"{count(counts.get('role', 0))}, without their passwords",
         "tenants": tenants,
         "schema only": f"{count(counts['ddl_only'])} tables, whose rows are in no backup"
@@ -184,6 +188,14 @@ def _show_backup(out: Any, made: "PlatformBackup") -> None:
         out.print(f"Older backups could not be removed: {retention.error.what}", style="red", markup=False)
 
 
+def _of_nobody(manifest: "Manifest") -> str:
+    """How many, and where."""
+    component = manifest.components.get("no-tenant")
+    tables = component.tables if component else []
+    listed = ", ".join(f"{one.table} {count(one.rows)}" for one in tables)
+    return f"{count(component.rows or 0)} ({listed})" if component and tables else "0"
+
+
 def _show_recovery(out: Any, report: "RecoveryReport") -> None:
     made = report.roles_made
     shown = {
@@ -191,6 +203,7 @@ def _show_recovery(out: Any, report: "RecoveryReport") -> None:
         "status": report.status,
         "platform backup": report.platform_backup,
         "rows": count(report.rows),
+        "of no tenant": ", ".join(f"{name} {count(rows)}" for name, rows in report.rows_of_no_tenant.items()),
         "files put back": count(report.files),
         "roles made": f"{', '.join(made)}: set their passwords" if made else "",
         "foreign keys not valid": ", ".join(report.foreign_keys_not_valid),
@@ -214,6 +227,8 @@ def _show_recovery(out: Any, report: "RecoveryReport") -> None:
     out.print(table(plural(len(report.tenants), "tenant"), columns, map(_line, report.tenants)))
     if report.left_out:
         out.print(table("Left out", ("what", "why"), [(one.what, one.why) for one in report.left_out]))
+    if report.error:
+        out.print(str(report.error), style="red", markup=False)
     for issue in report.issues:
         out.print(f"[{issue.code}] {issue.what} ({issue.on})", style="red", markup=False)
 

@@ -4,22 +4,18 @@ All of it is read at one snapshot, from catalogues that every role may read, and
 other. Passwords are not among them: neither of roles nor of subscriptions, which are left out altogether.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sbh_pipelines.database.capture.capture import copy_groups, order_by
-from sbh_pipelines.database.capture.row_groups import Segment
 from sbh_pipelines.database.schema.catalog import PLAIN_EQUALITY, Column, Table
-from sbh_pipelines.database.schema.name_types import exact_names
 from sbh_pipelines.database.schema.table_header import TableHeader
-from sbh_pipelines.database.schema.tenancy import EXCLUDED, SHARED, Hop, MappedTable, TenancyMap
+from sbh_pipelines.database.schema.tenancy import EXCLUDED, Hop, MappedTable, TenancyMap
 from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.database.session.search_path import own_names
-from sbh_pipelines.database.session.sql import UTF8, exchanged, ident
+from sbh_pipelines.database.session.sql import UTF8, exchanged
 
 Fact = Mapping[str, Any]  # a row of a catalogue, as to_jsonb gives it
-FOREIGN_TABLE = "f"
 
 _SYSTEM = "(n.nspname LIKE 'pg\\_%' OR n.nspname IN ('information_schema', 'sbh_recovery'))"
 
@@ -59,8 +55,10 @@ _PARAMETER_GRANTS = (
 )
 
 
-def read_facts(connection: Connection, tenancy: TenancyMap) -> Iterator[tuple[str, Fact]]:
-    """(kind, fact), kind by kind: those of `_QUERIES`, `parameter_grant`, and the tables of the tenancy map.
+def read_facts(
+    connection: Connection, tenancy: TenancyMap, shared: Sequence[MappedTable]
+) -> Iterator[tuple[str, Fact]]:
+    """(kind, fact), kind by kind: those of `_QUERIES`, `parameter_grant`, the tables of the tenancy map, and the shared ones.
 
     Values of sequences are those of now: they are not MVCC, and never go back.
     """
@@ -76,7 +74,7 @@ def read_facts(connection: Connection, tenancy: TenancyMap) -> Iterator[tuple[st
     for status in tenancy.statuses:
         if status.status == EXCLUDED:
             yield "ddl_only", {"schema": status.schema, "name": status.name, "why": status.why}
-    for kind, tables in (("table", tenancy.tables), ("shared_table", shared_tables(tenancy))):
+    for kind, tables in (("table", tenancy.tables), ("shared_table", shared)):
         for table in tables:
             yield kind, _mapped_fact(table)
 
@@ -96,37 +94,6 @@ def _value(connection: Connection, fact: Fact) -> Fact:
     return {"last_value": value, "is_called": called}
 
 
-# shared tables
-
-
-def shared_tables(tenancy: TenancyMap) -> list[MappedTable]:
-    """The tables that all tenants share, in a form that can be read and stored as tenants' tables are.
-
-    Rows of a foreign table are on another server, which is not rebuilt: they are left there.
-    """
-    return [
-        _unowned(table)
-        for status, table in zip(tenancy.statuses, tenancy.catalog.tables.values(), strict=True)
-        if status.status == SHARED and table.kind != FOREIGN_TABLE
-    ]
-
-
-def copy_shared(connection: Connection, table: MappedTable, take: Any, plan: Iterator[int] | None = None) -> int:
-    """All rows of a shared table, in the order of its key, to `take(text, rows)`; their number."""
-    columns = ", ".join(f"t.{ident(name)}" for name in table.captured_columns)
-    with translated("read a table", table.full_name), exact_names(connection, table):
-        cursor = connection.cursor()
-        cursor.execute(f"SELECT count(*) FROM {table.source}")
-        rows: int = cursor.fetchone()[0]
-        query = f"SELECT {columns} FROM {table.source} ORDER BY {order_by(table)}"
-        copy_groups(cursor, query, [Segment(rows, take, plan)], table.encoding)
-    return rows
-
-
-def _unowned(table: Table) -> MappedTable:
-    return MappedTable(table, SHARED, "shared", (), _column("", "text", False), "shared by the settings")
-
-
 # the tenancy map, as it is stored: what reading a tenant's rows needs
 
 
@@ -135,6 +102,7 @@ def _mapped_fact(table: MappedTable) -> Fact:
         **_table_fact(table.table),
         "columns": [[c.name, c.type, c.collatable, c.identity] for c in table.table.columns if not c.generated],
         "key": list(table.table.primary_key),
+        "key_operators": list(table.table.key_operators),
         "status": table.status,
         "component": table.component,
         "tenant_column": [table.tenant_column.name, table.tenant_column.type, table.tenant_column.collatable],
@@ -164,7 +132,9 @@ def mapped_table(fact: Fact) -> MappedTable:
         for h in fact["hops"]
     )
     table = _bare(fact, tuple(_column(*column) for column in fact["columns"]), tuple(fact["key"]))
-    table = replace(table, encoding=fact.get("encoding", UTF8))
+    # Earlier releases stored no operators.
+    operators = tuple(fact.get("key_operators", ())) or (PLAIN_EQUALITY,) * len(table.primary_key)
+    table = replace(table, encoding=fact.get("encoding", UTF8), key_operators=operators)
     column = replace(_column(*fact["tenant_column"]), equality=fact.get("equality", PLAIN_EQUALITY))
     return MappedTable(table, fact["status"], fact["component"], hops, column, "")
 
@@ -175,9 +145,13 @@ def narrow(table: MappedTable, header: TableHeader) -> MappedTable | None:
     if not known.keys() >= set(header.column_names):
         return None
     columns = tuple(known[name] for name in header.column_names)
+    equalities = dict(zip(table.table.primary_key, table.table.key_operators, strict=False))
     key = tuple(name for name in header.key if name in known)
+    operators = tuple(equalities.get(name, PLAIN_EQUALITY) for name in key)
     encoding = exchanged(header.encoding, table.encoding)
-    return replace(table, table=replace(table.table, columns=columns, primary_key=key, encoding=encoding))
+    return replace(
+        table, table=replace(table.table, columns=columns, primary_key=key, key_operators=operators, encoding=encoding)
+    )
 
 
 def _column(name: str, kind: str, collatable: bool, identity: str = "") -> Column:

@@ -105,7 +105,7 @@ class Mapper:
         elif table.oid == self.tenants:
             self._own(table, self.settings.tenants.key, TENANTS, "lists the tenants")
         elif table.extension and link is None:
-            why = f"configuration of the extension {table.extension}; the rows of your own are in no backup unless it is shared"
+            why = f"configuration of the extension {table.extension}; rows of your own are in the platform backup"
             self._status(table, EXTENSION, why)
         elif table.kind == "f":
             remedy = f"excluded = {toml([*self.database.excluded, table.full_name])}"

@@ -43,6 +43,7 @@ def back_up_platform(
             "recovery_point": dg.MetadataValue.text(manifest.recovery_point.time),
             "tables": dg.MetadataValue.int(counts.get("table", 0)),
             "shared_rows": dg.MetadataValue.int(components["shared"].rows or 0),
+            "rows_of_no_tenant": dg.MetadataValue.int(components["no-tenant"].rows or 0),
             "tenants": dg.MetadataValue.int(counts.get("tenant", 0)),
             "roles": dg.MetadataValue.int(counts.get("role", 0)),
             "bytes_stored": dg.MetadataValue.int(int(manifest.stats["bytes_stored"])),
