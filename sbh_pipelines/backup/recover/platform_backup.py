@@ -33,7 +33,7 @@ from sbh_pipelines.database.rebuild.shared import Fact, mapped_table, read_facts
 from sbh_pipelines.database.rebuild.unowned import UnownedRows, copy_rows, nobodys_rows, shared_rows
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap, load_map
 from sbh_pipelines.database.schema.tenants import list_tenants
-from sbh_pipelines.database.session.connection import Connection
+from sbh_pipelines.database.session.connection import Connection, database_encoding
 from sbh_pipelines.database.session.programs import POST_DATA, PRE_DATA, dump_section
 from sbh_pipelines.database.session.snapshot import exported_snapshot
 from sbh_pipelines.document import as_document, optional
@@ -127,7 +127,14 @@ def _captured(open_drafts: OpenDrafts, draft: Draft, progress: ProgressSink) -> 
         try:
             components = {
                 section: _dumped(
-                    writer, dump_section(settings.database, settings.platform.pg_dump, section, snapshot_id)
+                    writer,
+                    dump_section(
+                        settings.database,
+                        settings.platform.pg_dump,
+                        section,
+                        snapshot_id,
+                        database_encoding(connection),
+                    ),
                 )
                 for section in (PRE_DATA, POST_DATA)
             }

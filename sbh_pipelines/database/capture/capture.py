@@ -95,7 +95,9 @@ def copy_table(
     Every tenant in `tenant_keys` gets a sink, also those without rows.
     """
     chosen = rows_of(table, tenant_keys)
-    return copy_chosen(connection, table, chosen, count_chosen(connection, table, chosen, tenant_keys), open_sink, plan)
+    counts = count_chosen(connection, table, chosen, tenant_keys)
+    with exact_names(connection, table):
+        return copy_chosen(connection, table, chosen, counts, open_sink, plan)
 
 
 def count_chosen(

@@ -18,6 +18,7 @@ from sbh_pipelines.database.capture.line_sums import LineSums, pieces_counted
 from sbh_pipelines.database.capture.row_groups import Segment
 from sbh_pipelines.database.merge.mapping import TableMapping, stored_key, wanted_columns
 from sbh_pipelines.database.schema.key_hash import KeyCode
+from sbh_pipelines.database.schema.name_types import exact_names
 from sbh_pipelines.database.session.connection import Connection, copy_in, translated
 from sbh_pipelines.database.session.sql import copy_options, exchanged, from_only, ident, sql_name
 
@@ -193,7 +194,10 @@ class Staging:
     def copy_wanted(self, sink: TableSink) -> None:
         """The staged rows of the backup in the canonical order, cut into groups."""
         columns = ", ".join(f"r.{staged} AS {ident(name)}" for name, staged in self.columns.items())
-        with translated("sort the rows of the backup", self.table.full_name):
+        with (
+            translated("sort the rows of the backup", self.table.full_name),
+            exact_names(self.connection, self.table),
+        ):
             copy_groups(
                 self.connection.cursor(),
                 f"SELECT t.* FROM (SELECT {columns} FROM {self.want} r) AS t ORDER BY {order_by(self.table)}",

@@ -154,7 +154,7 @@ def _parts(dsn: str) -> dict[str, str]:
 
 
 def _lenient(name: str) -> codecs.CodecInfo | None:
-    """UTF-8 for text of databases without an encoding: bytes that are none come as `\\xNN`, for people to read.
+    """UTF-8 for text of databases without an encoding: bytes that are none come as `<e9>`, for people to read.
 
     Rows do not go through it: COPY text is bytes (`capture/capture.py`).
     """
@@ -162,12 +162,20 @@ def _lenient(name: str) -> codecs.CodecInfo | None:
         return None
     return codecs.CodecInfo(
         lambda text, errors="strict": codecs.utf_8_encode(text, errors),
-        lambda data, errors="strict": codecs.utf_8_decode(data, "backslashreplace", True),
+        lambda data, errors="strict": codecs.utf_8_decode(data, _LENIENT, True),
         name=_LENIENT,
     )
 
 
+def _named_bytes(error: UnicodeError) -> tuple[str, int]:
+    """Without a backslash, which would be an escape to whoever parses the text, as JSON."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "".join(f"<{byte:02x}>" for byte in error.object[error.start : error.end]), error.end
+
+
 _LENIENT = "sbh_lenient_utf8"
+codecs.register_error(_LENIENT, _named_bytes)
 codecs.register(_lenient)
 psycopg2.extensions.encodings[SQL_ASCII] = psycopg2.extensions.encodings["SQLASCII"] = _LENIENT
 
