@@ -164,6 +164,7 @@ def scope_text(scope: "Scope") -> str:
     if scope.kind == "tenant":
         return "the whole tenant"
     parts = [f"tables {', '.join(scope.tables)}"] if scope.tables else []
+    parts += [f"all but tables {', '.join(scope.all_but)}"] if scope.all_but else []
     parts += [f"rows {scope.rows}"] if scope.rows is not None else []
     parts += [f"files {', '.join(scope.files)}"] if scope.files else []
     parts += ["configuration only"] if scope.config_only else []

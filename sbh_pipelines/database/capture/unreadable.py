@@ -16,6 +16,7 @@ from sbh_pipelines.database.schema.key_hash import unescape
 from sbh_pipelines.database.schema.large_rows import LIMIT, row_size
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, savepoint, translated
+from sbh_pipelines.database.session.copying import copy
 from sbh_pipelines.database.session.sql import copy_options, ident, literal
 from sbh_pipelines.errors import SbhError, UnreadableRow
 
@@ -112,7 +113,7 @@ def find_row(connection: Connection, table: MappedTable, tenant_keys: Sequence[s
 
 def _readable(connection: Connection, table: MappedTable, query: str, take: "_Lines | None" = None) -> bool:
     with suppress(UnreadableRow), savepoint(connection), translated("read a table", table.full_name):
-        connection.cursor().copy_expert(f"COPY ({query}) TO STDOUT{copy_options(table.encoding)}", take or _Lines())
+        copy(connection.cursor(), f"COPY ({query}) TO STDOUT{copy_options(table.encoding)}", take or _Lines())
         return True
     return False
 

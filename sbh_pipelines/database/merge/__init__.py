@@ -1,6 +1,7 @@
 """Putting a tenant's rows back into live tables: staged, compared, decided, written, checked.
 
 row_choice, closure            which rows are meant, and what hangs on them
+links, parents                 what ties rows to others; what rows that come back hang on
 mapping, columns               how tables and columns of the backup fit today's schema
 renames, conversion            declared renames; types that keep every value
 staging                        `want` and `have`: the backup's rows and live ones, in temporary tables

@@ -201,7 +201,7 @@ class TableMerge:
 
     def delete(self) -> None:
         """Delete the live rows that are not to stay as they are. Parents must still be there."""
-        with translated("delete rows", self.table.full_name):
+        with translated("delete rows", self.table.full_name, writing=True):
             if not self.staging.keyed:
                 if self.changes.deleted:
                     self._delete_keyless()
@@ -246,7 +246,7 @@ class TableMerge:
         live = ", ".join(ident(c) for c in self.staging.columns)
         staged = ", ".join(f"w.{c}" for c in self.staging.columns.values())
         cursor, done = self._cursor, 0
-        with translated("write rows", self.table.full_name):
+        with translated("write rows", self.table.full_name, writing=True):
             for batch in self._batches(self.todo):
                 cursor.execute(
                     f"INSERT INTO {sql_name(self.table.table)} ({live}) OVERRIDING SYSTEM VALUE"
@@ -297,6 +297,26 @@ class TableMerge:
                     )
 
     # proving
+
+    def strangers(self) -> int:
+        """Rows of `todo` that are not the tenant's where they are now. Of tables without a key, see `unproven`."""
+        if not (self.todo_rows and self.staging.keyed):
+            return 0
+        mine = self.table.tenant_is([self.staging.tenant_key])
+        with translated("look whose rows they are", self.table.full_name):
+            cursor = self._cursor
+            if not self.table.hops:
+                cursor.execute(
+                    f"SELECT count(*) FROM {self.staging.named(self.todo, 't')} WHERE NOT coalesce({mine}, false)"
+                )
+            else:
+                found = self.staging.key_of_live("t", "w")
+                cursor.execute(
+                    f"SELECT count(*) FROM {self.todo} w WHERE NOT EXISTS"
+                    f" (SELECT FROM {self.table.source} WHERE {found} AND {mine})"
+                )
+            rows: int = cursor.fetchone()[0]
+        return rows
 
     def unproven(self) -> int:
         """Rows of `todo` that the live table does not have as they were staged."""
@@ -356,5 +376,5 @@ def written_by(connection: Connection) -> dict[int, tuple[int, int, int]]:
 
 
 def commit(connection: Connection) -> None:
-    with translated("commit the restore"):
+    with translated("commit the restore", writing=True):
         connection.cursor().execute("COMMIT")

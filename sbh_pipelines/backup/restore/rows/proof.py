@@ -71,7 +71,8 @@ class RowProof:
 
     def _exactly(self, compared: TableComparison) -> bool:
         """The whole table is to be what it was."""
-        return RULES[self._context.request.mode].exact and self._context.request.rows is None and compared.mapping.same
+        exact = RULES[self._context.request.mode].exact and self._context.request.rows is None
+        return exact and compared.mapping.same and not compared.partial
 
     def _prove_groups(self, compared: TableComparison) -> int:
         """Read the merged table back, cut as the backup was, and compare every chunk id. Returns groups compared."""
@@ -89,6 +90,13 @@ class RowProof:
 
     def _prove_rows(self, compared: TableComparison, merge: TableMerge) -> int:
         """Read back the rows written, as text; for a whole table, that its keys are the backup's. Returns rows compared."""
+        if rows := merge.strangers():
+            raise RestoreRefused(
+                "Rows would not be this tenant's after the restore; rolled back",
+                on=f"{compared.table.full_name}, {rows} rows",
+                why="what they hang on is another tenant's, or gone",
+                remedy="restore the tables that they hang on as well",
+            )
         differ, staging = rows_differ(merge), merge.staging
         every_value = staging.keyed and staging.whole and not differ
         wrong = 0 if every_value else merge.unproven()
