@@ -9,5 +9,6 @@ untouched                      rows that nobody wrote since the backup
 adoption                       live rows of nobody that hold keys of the backup's rows
 modes                          what each merge mode decides
 merge                          decides, writes only the differences, reads them back
+references                     rows outside the restore that refer to rows which go
 conflicts, foreign_keys        what would break, before; what holds, after
 """

@@ -12,7 +12,7 @@ rows. Both are done a bounded number of rows at a time, with a pause where the s
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sbh_pipelines.database.merge.modes import RULES, Winner
@@ -75,6 +75,7 @@ class TableMerge:
         self._settings = settings
         self.todo, self.gone = staging.want, staging.have
         self.changes = TableChanges(0, 0, 0)
+        self.spared = 0  # rows that stay because others refer to them
         self.undecided = 0  # rows that differ, where nothing tells which of the two is the later one
 
     @property
@@ -187,6 +188,19 @@ class TableMerge:
             self.staging.analyze(cursor, table)
         setattr(self, name, table)
         return rows
+
+    def spare(self, condition: str) -> int:
+        """Live rows `x` that satisfy the condition stay, of those that go for good; their number. For tables with a key."""
+        s, cursor = self.staging, self._cursor
+        if self.gone == s.have:
+            self._make_as("gone", f"SELECT h.* FROM {s.have} h")
+        comes = f"EXISTS (SELECT FROM {self.todo} y WHERE {s.same_key('y', 'x')})"
+        cursor.execute(f"DELETE FROM {self.gone} x WHERE NOT {comes} AND {condition}")
+        spared: int = cursor.rowcount
+        changes = self.changes
+        self.changes = replace(changes, deleted=changes.deleted - spared, kept=changes.kept + spared)
+        self.spared += spared
+        return spared
 
     # writing
 

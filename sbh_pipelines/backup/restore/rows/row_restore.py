@@ -7,11 +7,12 @@ from sbh_pipelines.backup.contents.manifests import read_component, read_tables
 from sbh_pipelines.backup.contents.stored_table import read_table
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.restore.context import RestoreContext, describe_broken_keys, remedy_for_broken_keys
-from sbh_pipelines.backup.restore.plan import TablePlan
+from sbh_pipelines.backup.restore.plan import ReferenceRows, TablePlan
 from sbh_pipelines.backup.restore.result import RowsProven, TableResult
 from sbh_pipelines.backup.restore.rows.compare import TableComparer, TableComparison
 from sbh_pipelines.backup.restore.rows.conflicts import find_conflicts
 from sbh_pipelines.backup.restore.rows.proof import RowProof
+from sbh_pipelines.backup.restore.rows.references import references_problem, shown_reference
 from sbh_pipelines.backup.restore.rows.samples import row_samples
 from sbh_pipelines.database.merge.adoption import NONE_HELD
 from sbh_pipelines.database.merge.closure import Closure, involved, named_root, no_such_table
@@ -23,6 +24,7 @@ from sbh_pipelines.database.merge.merge import TableChanges, TableMerge, hold_te
 from sbh_pipelines.database.merge.modes import RULES
 from sbh_pipelines.database.merge.parents import LostParents, Strangers, strangers
 from sbh_pipelines.database.merge.read_back import check_staged, sum_staged
+from sbh_pipelines.database.merge.references import References
 from sbh_pipelines.database.merge.row_choice import parse_rows
 from sbh_pipelines.database.session.connection import connect
 from sbh_pipelines.errors import (
@@ -32,6 +34,7 @@ from sbh_pipelines.errors import (
     SbhError,
     SchemaMismatch,
 )
+from sbh_pipelines.model import ReferencePolicy
 from sbh_pipelines.repository.format import CONFIG
 
 
@@ -44,6 +47,14 @@ class RowRestore:
         self.differences: list[SchemaDifference] = []
         self.compared: list[TableComparison] = []
         self.merges: dict[str, TableMerge] = {}
+        self.references = References(
+            context.connection,
+            context.tenancy,
+            [],
+            context.tenant.key,
+            context.request.references,
+            context.undo_since,
+        )
         self._mappings: dict[int, TableMapping] = {}  # of all tables of the backup
         self._links = links_of(context.tenancy)
 
@@ -185,6 +196,16 @@ class RowRestore:
 
     # planning
 
+    def settle_references(self, *, foresee: bool) -> None:
+        """Decide what becomes of rows outside the restore that refer to rows which go. Before `plan`."""
+        if foresee or self.references.policy is not ReferencePolicy.REFUSE:
+            self.references.merges = list(self.merges.values())
+            self.references.resolve()
+
+    def references_shown(self) -> tuple[ReferenceRows, ...]:
+        """Those rows, as a plan shows them."""
+        return tuple(shown_reference(reference, self._context) for reference in self.references.found)
+
     def plan(self, *, foresee: bool) -> tuple[TablePlan, ...]:
         """What is to happen to each table. The numbers are those that `write` will give.
 
@@ -270,7 +291,12 @@ class RowRestore:
                 )
             )
         broken = (
-            foreseen_breaks(self._context.connection, self._context.tenancy, list(self.merges.values()))
+            foreseen_breaks(
+                self._context.connection,
+                self._context.tenancy,
+                list(self.merges.values()),
+                self._context.undo_since,
+            )
             if foresee
             else []
         )
@@ -280,9 +306,11 @@ class RowRestore:
                     "Foreign keys would not hold after the restore",
                     on=self._context.tenant.id,
                     why=describe_broken_keys(broken),
-                    remedy=remedy_for_broken_keys(self._context.request),
+                    remedy=remedy_for_broken_keys(self._context.request, broken),
                 )
             )
+        if refused := self.references.refused:
+            found.append(references_problem(refused, self._context))
         return found
 
     @property
@@ -302,6 +330,7 @@ class RowRestore:
         hold_tenant(self._context.connection, self._context.tenancy, self._context.tenant.key)
         merges = list(self.merges.values())
         self._context.notice("merge", 0, len(merges))
+        self.references.apply()
         for merge in merges:
             merge.hold_adopted()
         for merge in reversed(merges):  # children first: an inherited row is found by its parent
@@ -324,7 +353,7 @@ class RowRestore:
 
     @property
     def _proof(self) -> RowProof:
-        return RowProof(self._context, self.compared, self.merges)
+        return RowProof(self._context, self.compared, self.merges, self.references)
 
     def results(self) -> tuple[TableResult, ...]:
         """What happened to each table."""
