@@ -80,9 +80,11 @@ class FoundRow:
         return " AND ".join(f"{ident(name)} = {literal(value)}" for name, value in self.key)
 
 
-def find_row(connection: Connection, table: MappedTable, tenant_keys: Sequence[str] | None) -> FoundRow | None:
-    """The first row of these tenants (None: of the whole table) that cannot be read; None where all can be. Needs a transaction."""
-    rows = f"{table.source} WHERE {'true' if tenant_keys is None else table.tenant_is(tenant_keys)}"
+def find_row(connection: Connection, table: MappedTable, rows: str) -> FoundRow | None:
+    """The first of some rows that cannot be read; None where all can be. Needs a transaction.
+
+    `rows` is SQL: FROM items in which the table is `t`, and a condition.
+    """
     in_order = "ORDER BY t.tableoid, t.ctid"
     columns = ", ".join(f"t.{ident(name)}" for name in table.captured_columns)
     lines = _Lines()
