@@ -95,7 +95,7 @@ def find_row(connection: Connection, table: MappedTable, rows: str) -> FoundRow 
     found = _row(
         connection,
         table,
-        f"SELECT t.tableoid::regclass, t.ctid, {row_size(table) or 0}{''.join(f', t.{ident(name)}' for name in keys)}"
+        f"SELECT {_PART}, t.ctid, {row_size(table) or 0}{''.join(f', t.{ident(name)}' for name in keys)}"
         f" FROM {rows} {in_order} OFFSET {lines.count} LIMIT 1",
     )
     if found is None:
@@ -111,6 +111,13 @@ def find_row(connection: Connection, table: MappedTable, rows: str) -> FoundRow 
     key = tuple(zip(keys, values, strict=True))
     over = int(size) if int(size) > LIMIT else None
     return FoundRow(part, place, key, bad, column is not None and not column.not_null, over)
+
+
+# Qualified, whatever the search path is.
+_PART = (
+    "(SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE c.oid = t.tableoid)"
+)
 
 
 def _readable(connection: Connection, table: MappedTable, query: str, take: "_Lines | None" = None) -> bool:
