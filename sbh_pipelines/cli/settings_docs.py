@@ -21,7 +21,8 @@ _HEAD = """\
 One file, `sbh.toml`, and the environment, which wins over it. The file is the one given with `sbh --settings FILE`,
 else named by `SBH_SETTINGS`, else `sbh.toml` in the working directory. Every section is a TOML table; a field `x` of section
 `[s]` is overridden by the environment variable `SBH_S__X`. Lists and tables in the environment are JSON, e.g.
-`SBH_DATABASE__SHARED='["plans"]'`. Relative paths in the file are relative to the file. An unknown field is an error.
+`SBH_DATABASE__SHARED='["plans"]'`. Relative paths in the file are relative to the file. An unknown field is an error, and so
+is an unknown, empty or unreadable variable that begins with `SBH_`: it is named, with its form, and the exit status is 3.
 
 **Secrets** are given in one of four ways, first found wins: the field in the environment; `x_file`, a file that holds
 nothing else; `x_secret`, the name or ARN of an AWS Secrets Manager secret; the field in `sbh.toml`. No secret is ever

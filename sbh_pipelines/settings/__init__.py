@@ -11,10 +11,10 @@ Loading does no I/O beyond the file; `X_file` and `X_secret` are resolved by `se
 
 import os
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
+import pydantic_settings
 from pydantic import ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -25,6 +25,9 @@ from sbh_pipelines.settings.api import ApiSettings
 from sbh_pipelines.settings.audit import AuditSettings
 from sbh_pipelines.settings.health import HealthSettings
 from sbh_pipelines.settings.keys import KeysSettings
+from sbh_pipelines.settings.reading.environment import check_environment
+from sbh_pipelines.settings.reading.file import read_file
+from sbh_pipelines.settings.reading.problems import settings_error
 from sbh_pipelines.settings.residency import ResidencySettings, check_places
 from sbh_pipelines.settings.restore import DrillSettings, Hook, PlatformSettings, RestoreSettings
 from sbh_pipelines.settings.retention import (
@@ -201,40 +204,26 @@ def _unify(one: str, other: str) -> bool:
 def load_settings(path: Path | str | None = None) -> Settings:
     """Read the settings; `path` overrides `SBH_SETTINGS`. Relative paths in the file are relative to the file.
 
-    Raises SettingsError when the file is missing though named, is not TOML, or a field is unknown or out of bounds.
+    Raises SettingsError when the file is missing though named, is not TOML, or a field or a variable is unknown, out of
+    bounds, or cannot be read.
     """
     named = path or os.environ.get("SBH_SETTINGS")
     file = Path(named) if named else Path("sbh.toml")
     values: dict[str, Any] = {}
     if file.exists():
-        try:
-            values = tomllib.loads(file.read_text("utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-            raise SettingsError(
-                "Cannot read the settings",
-                on=str(file),
-                why=str(error),
-                remedy="correct the file; it must be TOML in UTF-8",
-            ) from None
-        _resolve_paths(values, file.resolve().parent)
+        values = read_file(file)
     elif named:
         raise SettingsError(
             "No settings file", on=str(file), remedy="create it, or point SBH_SETTINGS at the right one"
         )
+    check_environment(Settings, os.environ)
     try:
         return Settings(**values)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
+        raise settings_error(Settings, file, os.environ, error) from None
+    except pydantic_settings.SettingsError as error:
         raise SettingsError(
-            "The settings are not valid", on=str(file), why=problems, remedy="see docs/settings.md for every field"
+            "The variables of the environment cannot be read",
+            why=str(error),
+            remedy="lists and tables are JSON there, e.g. SBH_STORAGE__REGIONS='[\"eu-west-1\"]'",
         ) from None
-
-
-def _resolve_paths(values: dict[str, Any], base: Path) -> None:
-    for section in values.values():
-        if isinstance(section, dict):
-            for name, value in section.items():
-                if (name.endswith("_file") or name == "path") and isinstance(value, str):
-                    section[name] = str(base / value)
-                elif name.endswith("_files") and isinstance(value, list):
-                    section[name] = [str(base / file) if isinstance(file, str) else file for file in value]

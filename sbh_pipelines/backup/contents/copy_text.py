@@ -9,6 +9,7 @@ before Christ or at infinity), the text is the value. Nothing is ever rounded to
 import json
 import re
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -24,6 +25,7 @@ from sbh_pipelines.database.schema.table_header import (
     ColumnType,
     TableHeader,
 )
+from sbh_pipelines.database.session.encodings import is_text, parsable, printable, to_utf8
 from sbh_pipelines.errors import CorruptObject
 
 NULL = b"\\N"
@@ -63,19 +65,41 @@ def fields_by_column(lines: Sequence[bytes], header: TableHeader) -> list[list[b
     ]
 
 
+def in_utf8(pieces: Iterable[bytes], header: TableHeader, stray: Counter[str] | None = None) -> Iterator[bytes]:
+    """COPY text of a table in UTF-8. Bytes that mean nothing in its encoding stay; `stray` counts the values that have any, by
+    column.
+    """
+    for piece in pieces:
+        text = to_utf8(piece, header.encoding)
+        if stray is not None and not is_text(text):
+            for line in text.split(b"\n"):
+                if not is_text(line):
+                    named = zip(header.column_names, line.split(b"\t"), strict=False)
+                    stray.update(name for name, field in named if not is_text(field))
+        yield text
+
+
 def as_text(field: bytes) -> str:
     """A field as a string; bytes that are no UTF-8, as databases without an encoding can hold, are written as `\\xNN`."""
-    return field.decode("utf-8", "backslashreplace")
+    return printable(parsable(field))
 
 
 Decode = Callable[[str], Any]
 
 
 def decoder(kind: ColumnType) -> Decode:
-    """From the text of a value to the value; raises ValueError where Python has no such value, and its text must do."""
+    """From the text of a value (`parsable`) to the value.
+
+    Raises ValueError where Python has no such value, and its text must do.
+    """
     if kind.array:
         element, delimiter = decoder(kind.element), kind.delimiter
         return lambda text: _each(parse_array(text, delimiter), element)
+    scalar = _scalar(kind)
+    return lambda text: scalar(printable(text))
+
+
+def _scalar(kind: ColumnType) -> Decode:
     if kind.base in INTEGERS:
         return int
     if kind.base in FLOATS:
@@ -89,11 +113,11 @@ def value_of(field: bytes | None, decode: Decode) -> Any:
     """A field's value, or its text where Python has no such value."""
     if field is None:
         return None
-    text = as_text(field)
+    text = parsable(field)
     try:
         return decode(text)
     except (ValueError, ArithmeticError):
-        return text
+        return printable(text)
 
 
 def parse_array(text: str, delimiter: str = ",") -> list[Any]:
@@ -119,10 +143,10 @@ def parse_array(text: str, delimiter: str = ",") -> list[Any]:
             found = _QUOTED.match(text, at)
             if found is None:
                 break
-            stack[-1].append(_ESCAPED.sub(r"\1", found[1]))
+            stack[-1].append(printable(_ESCAPED.sub(r"\1", found[1])))
             at = found.end() - 1
         elif mark != delimiter and (found := plain.match(text, at)):
-            stack[-1].append(None if found[0] == "NULL" else found[0])
+            stack[-1].append(None if found[0] == "NULL" else printable(found[0]))
             at = found.end() - 1
         at += 1
     raise ValueError("malformed array")

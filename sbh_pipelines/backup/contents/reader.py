@@ -8,12 +8,13 @@ opened; a table is known to be whole only when its last row was read.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from sbh_pipelines.backup.contents.copy_text import decoder, fields_by_column, row_lines, value_of
+from sbh_pipelines.backup.contents.copy_text import decoder, fields_by_column, in_utf8, row_lines, value_of
 from sbh_pipelines.backup.contents.file_list import read_files
 from sbh_pipelines.backup.contents.layers import table_rows
 from sbh_pipelines.backup.contents.manifest import PARENTS_FIRST, Manifest
@@ -102,7 +103,10 @@ class OpenBackup:
         return {column.name: column.type.name for column in self.header(name).columns}
 
     def copy_text(self, name: str) -> Iterator[bytes]:
-        """The table's rows as PostgreSQL's COPY text, in pieces of whole rows; in no particular order. Raises CorruptObject."""
+        """The table's rows as PostgreSQL's COPY text, in pieces of whole rows; in no particular order. Raises CorruptObject.
+
+        In the encoding of the database that was backed up: `header` has it.
+        """
         table = self.table(name)
         rows = 0
         for piece in table_rows(self._repository, read_table(self._repository, self._summaries[table.name])):
@@ -116,6 +120,10 @@ class OpenBackup:
                 remedy=VALIDATE,
             )
 
+    def utf8_text(self, name: str, stray: Counter[str] | None = None) -> Iterator[bytes]:
+        """The same in UTF-8; see `copy_text.in_utf8`."""
+        return in_utf8(self.copy_text(name), self.header(name), stray)
+
     def read_rows(
         self, name: str, batch: int = 10_000, columns: Sequence[str] | None = None
     ) -> Iterator[list[dict[str, Any]]]:
@@ -128,7 +136,7 @@ class OpenBackup:
         wanted = self._wanted(table, columns)
         header = self.header(table)
         decoders = [decoder(column.type) for column in header.columns]
-        for lines in row_lines(self.copy_text(table), max(1, batch)):
+        for lines in row_lines(self.utf8_text(table), max(1, batch)):
             fields = fields_by_column(lines, header)
             values = [
                 [value_of(field, decoders[at]) for field in fields[at]]
@@ -150,7 +158,7 @@ class OpenBackup:
 
         table = self.table(name).name
         wanted = self._wanted(table, columns)
-        return data_frame(self.header(table), lambda: self.copy_text(table), wanted)
+        return data_frame(self.header(table), lambda: self.utf8_text(table), wanted)
 
     def _wanted(self, table: str, columns: Sequence[str] | None) -> list[str]:
         known = self.columns(table)

@@ -11,12 +11,19 @@ from sbh_pipelines.errors import SbhError, UnreadableRow
 from sbh_pipelines.model import Tenant
 
 
-def named(error: SbhError, connection: Connection, table: MappedTable, tenant: Tenant | None) -> SbhError:
-    """The error of one tenant, or of a shared table, with the row in it where it can be found. Needs a transaction."""
+def named(error: SbhError, connection: Connection, table: MappedTable, tenant: Tenant) -> SbhError:
+    """The error of one tenant, with the row in it where it can be found. Needs a transaction."""
+    return named_among(error, connection, table, f"{table.source} WHERE {table.tenant_is([tenant.key])}", tenant)
+
+
+def named_among(
+    error: SbhError, connection: Connection, table: MappedTable, rows: str, tenant: Tenant | None = None
+) -> SbhError:
+    """The same of some rows of a table, which are no tenant's: SQL as `find_row` takes it."""
     if not isinstance(error, UnreadableRow):
         return error
     try:
-        found = find_row(connection, table, [tenant.key] if tenant else None)
+        found = find_row(connection, table, rows)
     except SbhError:
         found = None
     on = table.full_name + (f" of {tenant.id}" if tenant else "")

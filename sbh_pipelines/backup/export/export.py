@@ -5,6 +5,7 @@ it; it appears under its name when all of it was written. Everything is streamed
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import datetime
@@ -25,6 +26,7 @@ from sbh_pipelines.backup.export.manifest import (
 from sbh_pipelines.backup.export.readme import FORMATS, ROW_ORDER, readme
 from sbh_pipelines.backup.export.text_formats import csv_lines, jsonl_lines, load_script, sql_lines
 from sbh_pipelines.database.schema.table_header import TableHeader
+from sbh_pipelines.database.session.sql import UTF8
 from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import RequestError
 from sbh_pipelines.files.file import FileEntry
@@ -80,11 +82,12 @@ class _Writer:
         header = self.backup.header(table.name)
         name = table_file(header.schema, header.name, self.format)
         text_columns: list[str] = []
+        stray: Counter[str] = Counter()
         if self.format == "parquet":
-            written, text_columns = self._parquet(table, header, name)
+            written, text_columns = self._parquet(table, header, name, stray)
         else:
             with self.target.create(name) as written:
-                for piece in _TEXTS[self.format](header, self._rows(table)):
+                for piece in _TEXTS[self.format](header, self._rows(table, stray)):
                     written.write(piece)
         return WrittenTable(
             table.name,
@@ -95,9 +98,13 @@ class _Writer:
             tuple(WrittenColumn(c.name, c.type.name, c.not_null) for c in header.columns),
             header.key,
             tuple(text_columns) if self.format == "parquet" else None,
+            header.encoding if header.encoding != UTF8 else None,
+            dict(stray) or None,
         )
 
-    def _parquet(self, table: BackupTable, header: TableHeader, name: str) -> tuple[WrittenFile, list[str]]:
+    def _parquet(
+        self, table: BackupTable, header: TableHeader, name: str, stray: Counter[str]
+    ) -> tuple[WrittenFile, list[str]]:
         """Begins again when a column turns out to have values that its Parquet type cannot hold."""
         from sbh_pipelines.backup.contents.arrow import Unfit, write_parquet  # pyarrow takes a while to import
 
@@ -105,18 +112,20 @@ class _Writer:
         while True:
             try:
                 with self.target.replace(name) as written:
-                    write_parquet(written, header, self._rows(table), texts)
+                    stray.clear()
+                    write_parquet(written, header, self._rows(table, stray), texts)
                 return written, sorted(texts)
             except Unfit as unfit:
                 if unfit.columns <= texts:
                     raise
                 texts |= unfit.columns
 
-    def _rows(self, table: BackupTable) -> Iterator[bytes]:
-        """The table's pieces, with notices of progress."""
+    def _rows(self, table: BackupTable, stray: Counter[str]) -> Iterator[bytes]:
+        """The table's pieces, with notices of progress: in UTF-8, but for SQL, which says what they are in."""
         done = noticed = 0
         self._progress(Progress(STEP, table.name, 0, table.rows, "rows"))
-        for piece in self.backup.copy_text(table.name):
+        as_it_is = self.format == "sql"
+        for piece in self.backup.copy_text(table.name) if as_it_is else self.backup.utf8_text(table.name, stray):
             yield piece
             done += piece.count(b"\n")
             if done - noticed >= _NOTICE_ROWS:

@@ -34,6 +34,8 @@ class WrittenTable:
         columns: in the order of the table.
         primary_key: names of its columns.
         text_columns: of Parquet, the columns that are text because a value does not fit their type.
+        encoding: of the database, where it is not UTF8.
+        not_text: column -> how many of its values have bytes that mean nothing in that encoding.
     """
 
     table: str
@@ -44,6 +46,8 @@ class WrittenTable:
     columns: tuple[WrittenColumn, ...]
     primary_key: tuple[str, ...]
     text_columns: tuple[str, ...] | None = optional()
+    encoding: str | None = optional()
+    not_text: Mapping[str, int] | None = optional()
 
 
 @dataclass(frozen=True, slots=True)

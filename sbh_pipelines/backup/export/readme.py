@@ -56,6 +56,16 @@ def readme(manifest: ExportManifest) -> str:
         f"Tables ({manifest.format})\n\n{listed}\n",
         "".join(f"* {sentence}\n" for sentence in (*manifest.format_notes, ROW_ORDER)),
     ]
+    stray = [(table, table.not_text) for table in manifest.tables if table.not_text]
+    if stray:
+        parts.append(
+            "\nSome values have bytes that mean nothing in the encoding of the database. They are "
+            + ("here as they are" if manifest.format == "csv" else "written as \\xNN, in hexadecimal")
+            + ":\n"
+            + "".join(
+                f"  {t.table}: {', '.join(f'{n:,} of {name}' for name, n in found.items())}\n" for t, found in stray
+            )
+        )
     if files is not None:
         parts.append(
             f"\nFiles\n\n{files.count:,} files, {files.bytes:,} bytes, in files/ under their own names."

@@ -25,7 +25,8 @@ from sbh_pipelines.database.schema.table_header import (
     StoredColumn,
     TableHeader,
 )
-from sbh_pipelines.database.session.sql import ident, literal
+from sbh_pipelines.database.session.encodings import parsable, printable
+from sbh_pipelines.database.session.sql import UTF8, copy_options, ident, literal
 
 _ROWS = 2000
 
@@ -53,7 +54,8 @@ def sql_lines(header: TableHeader, pieces: Iterable[bytes]) -> Iterator[bytes]:
     for name in dict.fromkeys(column.type.name for column in columns if not column.type.builtin):
         yield f"-- The target must have the type {_one_line(name)}: an export does not define it.\n".encode()
     yield _create_table(table, header).encode()
-    yield f"COPY {table} ({', '.join(ident(column.name) for column in columns)}) FROM stdin;\n".encode()
+    options = copy_options(header.encoding) if header.encoding != UTF8 else ""
+    yield f"COPY {table} ({', '.join(ident(column.name) for column in columns)}) FROM stdin{options};\n".encode()
     yield from pieces
     yield b"\\.\n"
     for column in columns:
@@ -131,7 +133,8 @@ def _member_writer(column: StoredColumn) -> Callable[[list[bytes | None]], list[
     name, of_text = _json_text(column.name) + ":", _of_text(column.type)
     # In a json column `null` is a value of its own: there NULL is told by the member's absence.
     absent = "" if column.type.base in JSON and not column.type.array else name + "null"
-    return lambda fields: [absent if field is None else name + of_text(as_text(field)) for field in fields]
+    text_of = parsable if column.type.array else as_text
+    return lambda fields: [absent if field is None else name + of_text(text_of(field)) for field in fields]
 
 
 def _of_text(kind: ColumnType) -> Callable[[str], str]:
@@ -174,7 +177,7 @@ def _array_writer(kind: ColumnType) -> Callable[[str], str]:
         try:
             return nested(parse_array(text, delimiter))
         except ValueError:
-            return _json_text(text)
+            return _json_text(printable(text))
 
     return write
 

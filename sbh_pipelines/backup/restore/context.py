@@ -32,6 +32,7 @@ class RestoreContext:
         request: what is to be restored, and how.
         notice: takes notices of progress.
         dry_run: nothing will be written.
+        undo_since: of an undo, where rows written since can be told: the snapshot of the backup; else empty.
         names_others: whether a plan may say which other tenants hold keys of the backup's rows.
     """
 
@@ -47,6 +48,7 @@ class RestoreContext:
     notice: Notice
     dry_run: bool
     names_others: bool = False
+    undo_since: str = ""
 
 
 def describe_broken_keys(keys: Sequence[BrokenForeignKey]) -> str:
@@ -54,8 +56,12 @@ def describe_broken_keys(keys: Sequence[BrokenForeignKey]) -> str:
     return "; ".join(f"{b.constraint}: {b.rows} rows of {b.table} without {b.parent}" for b in keys[:5])
 
 
-def remedy_for_broken_keys(request: RestoreRequest) -> str:
-    """What helps where foreign keys would not hold."""
+def remedy_for_broken_keys(request: RestoreRequest, keys: Sequence[BrokenForeignKey]) -> str:
+    """What helps where foreign keys would not hold: the parents of rows that come back are not there."""
+    parents = ", ".join(dict.fromkeys(key.parent for key in keys[:5]))
     if request.whole:
-        return "rows that the tenant's rows refer to were removed since the backup: restore them first"
-    return "choose the tables at both ends of these keys as well, or the mode missing-only"
+        return (
+            f"put back the rows of {parents} that they refer to (shared tables are in the platform backup), or leave the tables"
+            " that refer to them out: --all-but"
+        )
+    return f"choose {parents} as well, or put back the rows that are gone there, or the mode missing-only"

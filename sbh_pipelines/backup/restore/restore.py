@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.contents.manifests import read_manifest
 from sbh_pipelines.backup.contents.verification import verify_backup
+from sbh_pipelines.backup.create.parent import incomparable
 from sbh_pipelines.backup.restore.context import RestoreContext
 from sbh_pipelines.backup.restore.events import RestoreEvents
 from sbh_pipelines.backup.restore.files import FileRestore
@@ -95,12 +96,16 @@ def plan_restore(
     progress: ProgressSink,
     *,
     names_others: bool = False,
+    undoing: bool = False,
 ) -> RestorePlan:
-    """What a restore would do; nothing is written. `names_others`: also which other tenants hold keys of its rows.
+    """What a restore would do; nothing is written. `names_others`: also which other tenants hold keys of its rows. `undoing`: the
+    backup is one that a restore made before it wrote.
 
     Raises CorruptObject, RequestError, RestoreRefused and the source's errors.
     """
-    job = _Restore(site, repository, tenant, backup_id, request, target, progress, names_others=names_others)
+    job = _Restore(
+        site, repository, tenant, backup_id, request, target, progress, names_others=names_others, undoing=undoing
+    )
     manifest = job.check()
     with restore_transaction(target.database) as connection:
         return job.compare(connection, manifest, foresee=True)
@@ -144,6 +149,7 @@ def restore_in_place(
             held,
             requested_by,
             names_others=names_others,
+            undoing=undoes is not None,
         )
         status.step("check", 0)
         events = RestoreEvents(site, tenant, requested_by, restore_id, backup_id, request, target.name, undoes)
@@ -173,8 +179,9 @@ class _Restore:
         requested_by: str = "",
         *,
         names_others: bool,
+        undoing: bool,
     ) -> None:
-        self.names_others = names_others
+        self.names_others, self.undoing = names_others, undoing
         self.site, self.repository, self.tenant, self.backup_id = site, repository, tenant, backup_id
         self.request, self.target = request, target
         self.status, self.held, self.progress, self.requested_by = status, held, progress, requested_by
@@ -278,6 +285,7 @@ class _Restore:
             self._step,
             dry_run=self.status is None,
             names_others=self.names_others,
+            undo_since=manifest.recovery_point.snapshot if self.undoing and _tells(manifest, point) else "",
         )
         self.rows = RowRestore(context)
         # Another database has no files of its own: those in the bucket are the application's.
@@ -285,6 +293,7 @@ class _Restore:
         self.files = FileRestore(self.site, self.repository, self.tenant, manifest, self.request, wanted=with_files)
         self.rows.compare()
         foresee = foresee or self.rows.to_write < _MANY_ROWS
+        self.rows.settle_references(foresee=foresee)
         tables = self.rows.plan(foresee=foresee)
         files: FilePlan = self.files.compare()
         problems = self.rows.problems(foresee=foresee)
@@ -307,6 +316,7 @@ class _Restore:
             tables,
             files,
             tuple(self.rows.differences),
+            self.rows.references_shown(),
             tuple(problems),
             estimate,
             nothing_to_do(tables, files),
@@ -339,6 +349,7 @@ class _Restore:
             self.progress,
         )
         touched = tuple(name for name, merge in self.rows.merges.items() if merge.changes.any)
+        touched += tuple(name for name in self.rows.references.own_tables if name not in touched)
         self.status.secured(made.id, touched, (self.request.files or ("**",)) if self.files.changes_anything else ())
         return made
 
@@ -357,3 +368,8 @@ def _refusal(plan: RestorePlan) -> SbhError:
         return first
     more = "; ".join(f"{p.what} ({p.on})" for p in others)
     return type(first)(first.what, on=first.on, why=f"{first.why}; and: {more}", remedy=first.remedy)
+
+
+def _tells(manifest: Manifest, point: RecoveryPoint) -> bool:
+    """Whether rows written since the backup can be told from older ones: the server is the same."""
+    return incomparable(manifest.recovery_point, point) is None

@@ -99,7 +99,7 @@ class Restores:
         undo, request, target = self._undo(tenant, wanted)
         with self._site.repository(tenant) as repository:
             resolve_own(repository, undo.backup_id, tenant.key)
-            plan = plan_restore(self._site, repository, tenant, undo.backup_id, request, target, progress)
+            plan = plan_restore(self._site, repository, tenant, undo.backup_id, request, target, progress, undoing=True)
         props = {**plan_props(plan, request), "undoes": wanted}
         self._site.track(tenant, "restore.planned", user_ctx.user_id, props)
         return plan

@@ -3,7 +3,9 @@
 capture        all rows of tenants, in the order of their keys
 changes        which rows are new or changed since a snapshot
 deleted_rows   which are gone
+line_sums      whether two sets of rows are the same to the last byte
 row_groups     where the stream of rows is cut
+text_rows      values for people to read, whatever bytes they have
 tenant_keys    that no two tenants have one key
 unreadable     a row that cannot be read fails its own tenant alone
 """

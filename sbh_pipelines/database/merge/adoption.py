@@ -10,6 +10,7 @@ A row that another tenant has by now is that tenant's. It stays, and is in confl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sbh_pipelines.database.capture.text_rows import text_rows
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.database.session.connection import translated
 from sbh_pipelines.database.session.sql import ident
@@ -98,14 +99,12 @@ def owners_of(
     """Some expressions over `rows` AS h as text, and whose the live row is that lies at `part` and `place` of h; None: nobody's."""
     table = staging.table
     with translated("look whose rows they are", table.full_name):
-        cursor = staging.connection.cursor()
-        cursor.execute(
+        query = (
             f"SELECT {', '.join(f'{value}::text' for value in values)}, o.owner FROM {rows} h LEFT JOIN LATERAL"
             f" (SELECT {table.tenant}::text AS owner FROM {table.source} WHERE t.tableoid = {part} AND t.ctid = {place})"
             " AS o ON true"
         )
-        found: list[tuple[str | None, ...]] = cursor.fetchall()
-    return found
+        return text_rows(staging.connection, query, table.encoding)
 
 
 def _adopt_texts(staging: Staging) -> None:

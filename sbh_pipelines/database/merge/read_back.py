@@ -11,7 +11,9 @@ import os
 from sbh_pipelines.database.capture.line_sums import LineSums, SummedText
 from sbh_pipelines.database.merge.merge import TableMerge
 from sbh_pipelines.database.merge.staging import Staging
+from sbh_pipelines.database.schema.name_types import exact_names
 from sbh_pipelines.database.session.connection import translated
+from sbh_pipelines.database.session.copying import copy
 from sbh_pipelines.database.session.pinned import pin_values
 from sbh_pipelines.database.session.sql import copy_options, from_only, ident
 from sbh_pipelines.errors import ProofFailed
@@ -74,7 +76,10 @@ def _sums(staging: Staging, query: str, *, few: bool = False) -> LineSums:
         cursor.execute(pin_values())
         if few:  # each by its key, whatever the planner thinks of it
             cursor.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
-        with io.BufferedWriter(SummedText(sums), _BUFFER) as buffered:
-            cursor.copy_expert(f"COPY ({query}) TO STDOUT{copy_options(staging.encoding)}", buffered, _BUFFER)
+        with (
+            exact_names(staging.connection, staging.table),
+            io.BufferedWriter(SummedText(sums), _BUFFER) as buffered,
+        ):
+            copy(cursor, f"COPY ({query}) TO STDOUT{copy_options(staging.encoding)}", buffered)
         cursor.execute("SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on")
     return sums

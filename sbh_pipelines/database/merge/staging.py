@@ -18,7 +18,9 @@ from sbh_pipelines.database.capture.line_sums import LineSums, pieces_counted
 from sbh_pipelines.database.capture.row_groups import Segment
 from sbh_pipelines.database.merge.mapping import TableMapping, stored_key, wanted_columns
 from sbh_pipelines.database.schema.key_hash import KeyCode
-from sbh_pipelines.database.session.connection import Connection, copy_in, translated
+from sbh_pipelines.database.schema.name_types import exact_names
+from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.copying import copy, copy_in
 from sbh_pipelines.database.session.sql import copy_options, exchanged, from_only, ident, sql_name
 
 _SPOOL = 8 << 20  # bytes of live rows kept in memory before they go to a temporary file
@@ -93,7 +95,7 @@ class Staging:
         """COPY text of rows as the backup holds them."""
         if self.lines is not None:
             pieces = self._counted(pieces, self.lines)
-        with translated("stage rows", self.table.full_name):
+        with translated("stage rows", self.table.full_name, writing=True):
             copy_in(self.connection.cursor(), self._raw or self.want, pieces, self.encoding)
 
     def _counted(self, pieces: Iterator[bytes], lines: LineSums) -> Iterator[bytes]:
@@ -107,7 +109,7 @@ class Staging:
             rows.file.seek(0)
             staged = ", ".join(self.columns.values())
             into = f"{self.have} ({staged}) FROM STDIN{copy_options(self.table.encoding)}"
-            self.connection.cursor().copy_expert(f"COPY {into}", rows.file, 1 << 20)
+            copy(self.connection.cursor(), f"COPY {into}", rows.file)
 
     def fill_have_all(self) -> None:
         """All live rows of the tenant."""
@@ -167,7 +169,7 @@ class Staging:
 
     def finish(self) -> None:
         """Map what came in as text, count, and let the planner know the sizes."""
-        with translated("stage rows", self.table.full_name):
+        with translated("stage rows", self.table.full_name, writing=True):
             cursor = self.connection.cursor()
             if self._raw:
                 values = ", ".join(wanted_columns(self.mapping, "s", "l", dry_run=self._dry_run))
@@ -193,7 +195,10 @@ class Staging:
     def copy_wanted(self, sink: TableSink) -> None:
         """The staged rows of the backup in the canonical order, cut into groups."""
         columns = ", ".join(f"r.{staged} AS {ident(name)}" for name, staged in self.columns.items())
-        with translated("sort the rows of the backup", self.table.full_name):
+        with (
+            translated("sort the rows of the backup", self.table.full_name),
+            exact_names(self.connection, self.table),
+        ):
             copy_groups(
                 self.connection.cursor(),
                 f"SELECT t.* FROM (SELECT {columns} FROM {self.want} r) AS t ORDER BY {order_by(self.table)}",
@@ -240,6 +245,11 @@ class Staging:
 
     def live_record(self, alias: str) -> str:
         return f"ROW({', '.join(f'{alias}.{ident(c)}' for c in self.columns)})"
+
+    def placed(self, rows: str, alias: str) -> str:
+        """`named` of a temporary table, with the place of each row in it as `sbh_place`."""
+        columns = "".join(f", x.{staged} AS {ident(name)}" for name, staged in self.columns.items())
+        return f"(SELECT x.ctid AS sbh_place{columns} FROM {rows} x) AS {alias}"
 
     def named(self, rows: str, alias: str) -> str:
         """A FROM item that gives staged rows under the names of the table's columns."""

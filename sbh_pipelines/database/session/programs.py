@@ -19,6 +19,8 @@ import psycopg2.extensions
 
 from sbh_pipelines.database.session import tls
 from sbh_pipelines.database.session.pinned import keepalives, pin_timeouts
+from sbh_pipelines.database.session.sql import SQL_ASCII, UTF8
+from sbh_pipelines.database.session.sqlstate import RAISED, meaning, without_values
 from sbh_pipelines.errors import PrivilegeMissing, RequestError, SbhError, SettingsError, SourceError, SourceUnavailable
 from sbh_pipelines.settings import DatabaseSettings
 from sbh_pipelines.settings.secrets import resolve
@@ -31,6 +33,7 @@ _VERSION = re.compile(r"(\d+)(?:\.(\d+))?")
 _ERROR = re.compile(r"^[^\n]*?:  ([0-9A-Z]{5}): (.*)$")
 _NO_ERROR = ("00", "01", "02")
 _STATEMENT = "STATEMENT:  "
+_RAISED = "LOCATION:  exec_stmt_raise,"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +58,20 @@ def program_version(program: str) -> int:
     return int(found[1]) * 10_000 if found else 0
 
 
-def dump_section(database: DatabaseSettings, program: str, section: str, snapshot_id: str) -> Iterator[bytes]:
+def dump_section(
+    database: DatabaseSettings, program: str, section: str, snapshot_id: str, encoding: str
+) -> Iterator[bytes]:
     """The DDL of `pre-data` or `post-data` as pg_dump writes it at an exported snapshot, in pieces.
+
+    In UTF-8, or as it is in a database whose `encoding` is SQL_ASCII.
 
     Without tablespaces, which another server lacks, without subscriptions, which hold passwords, and without large objects.
     """
     dsn, environment = _access(database)
     wait_ms = int(database.lock_timeout_s * 1000)
     command = [program, f"--section={section}", f"--snapshot={snapshot_id}", "-B", "--no-tablespaces"]
-    command += ["--no-subscriptions", "--quote-all-identifiers", "--encoding=UTF8", "--no-password"]
+    command += ["--no-subscriptions", "--quote-all-identifiers", "--no-password"]
+    command.append(f"--encoding={SQL_ASCII if encoding == SQL_ASCII else UTF8}")
     command += [f"--exclude-schema={RECOVERY_SCHEMA}", f"--lock-wait-timeout={wait_ms}", f"--dbname={dsn}"]
     with tempfile.TemporaryFile() as complaints:
         running = _start(command, environment, stdout=subprocess.PIPE, stderr=complaints)
@@ -142,7 +150,9 @@ def _errors(complaints: IO[bytes]) -> list[StatementError]:
     for line in _read(complaints).splitlines():
         if match := _ERROR.match(line):
             if match[1][:2] not in _NO_ERROR:
-                found.append(StatementError(match[1], match[2][:300], ""))
+                found.append(StatementError(match[1], without_values(match[1], match[2])[:300], ""))
+        elif line.startswith(_RAISED) and found:
+            found[-1] = StatementError(found[-1].code, RAISED, found[-1].statement)
         elif line.startswith(_STATEMENT) and found and not found[-1].statement:
             found[-1] = StatementError(found[-1].code, found[-1].message, shown(line))
     return found
@@ -170,7 +180,8 @@ def cannot_build(errors: list[StatementError]) -> SbhError:
         "58P01": "install the extension's package on the target server, then run the same command again",
         "0A000": "install the extension's package on the target server, then run the same command again",
     }
-    remedy = remedies.get(first.code, "see the target server's log; nothing of this step was done")
+    means = meaning(first.code, first.message).to_do(writing=True)
+    remedy = remedies.get(first.code, f"{means}; nothing of this step was done")
     return SourceError("The schema cannot be built", on=first.statement, why=why, remedy=remedy)
 
 
@@ -235,6 +246,9 @@ def _refused(program: str, text: str) -> SbhError:
     if "version mismatch" in text:
         remedy = "install the client programs of the server's version, and name pg_dump in platform.pg_dump"
         return SettingsError("pg_dump is older than the server", on=program, why=text, remedy=remedy)
+    if "has no equivalent in encoding" in text:
+        remedy = "correct them: look in defaults, comments, labels of enums and bodies of functions"
+        return SourceError("The schema holds bytes that are no characters", on=program, why=text, remedy=remedy)
     kind = SourceUnavailable if "connection to server" in text else SourceError
     return kind("pg_dump failed", on=program, why=text, remedy="see the server's log, then try again")
 

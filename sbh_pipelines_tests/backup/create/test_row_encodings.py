@@ -1,13 +1,17 @@
 """Databases of other encodings than UTF-8, with any bytes in them, come back byte for byte."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
+from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines_tests.support.application import ADMIN, Application
 from sbh_pipelines_tests.support.databases import Database, fresh_database
@@ -93,3 +97,54 @@ def test_any_bytes_come_back(application: Application, values: list[bytes], late
     assert content(database) == first
     service.restores.undo(restored["restore_id"], "acme", ADMIN)
     assert content(database) == wrecked
+
+
+def test_bytes_that_mean_nothing_are_named(application: Application, tmp_path: Path) -> None:
+    """In samples and exports text is UTF-8; bytes that are no characters are shown in hexadecimal, and the export says where."""
+    database, service = application.database, application.service()
+    database.run("TRUNCATE named, numbered, loose")
+    write(database, "INSERT INTO named VALUES (%s, 1, %s, ARRAY[%s, 'a b'])", [b"caf\xe9", b"\x81", b"x \x81"])
+    write(database, "INSERT INTO named VALUES ('plain', 1, %s, NULL)", [b"\xc3\xa9"])
+    service.backups.create("acme", ADMIN)
+    whole = content(database)
+    is_ascii = database.ask("SHOW server_encoding") == [("SQL_ASCII",)]
+    e_acute, key = ("é", r"caf\xe9") if is_ascii else ("Ã©", "café")
+    undefined = "\x81" if database.ask("SHOW server_encoding") == [("LATIN1",)] else r"\x81"
+
+    write(database, "UPDATE named SET body = %s WHERE tenant_id = 1", [b"\x81\x81"])
+    (sample,) = [
+        s
+        for t in service.restores.plan("latest", "acme", ADMIN, RestoreRequest(samples=9)).tables
+        for s in t.samples
+        if s.key["name"] != "plain"
+    ]
+    assert (sample.key["name"], sample.columns[0].before, sample.columns[0].after) == (key, undefined * 2, undefined)
+
+    export = {
+        kind: service.exports.export("latest", "acme", ADMIN, tmp_path / kind, format=kind)
+        for kind in ("csv", "jsonl", "parquet", "sql")
+    }
+    rows = [json.loads(line) for line in (tmp_path / "jsonl/public.named.jsonl").read_text().splitlines()]
+    first = next(row for row in rows if row["name"] != "plain")
+    assert (first["name"], first["body"], first["words"]) == (key, undefined, [f"x {undefined}", "a b"])
+    assert {row["body"] for row in rows} == {undefined, e_acute}
+    assert set(parquet.read_table(tmp_path / "parquet/public.named.parquet")["body"].to_pylist()) == {
+        undefined,
+        e_acute,
+    }
+    (named,) = [table for table in export["jsonl"].tables if table.table == "public.named"]
+    if undefined != "\x81":
+        assert named.not_text == {"body": 1, "words": 1} | ({"name": 1} if is_ascii else {})
+        assert r"written as \xNN" in (tmp_path / "jsonl/README.txt").read_text()
+        assert "1 of body" in (tmp_path / "csv/README.txt").read_text()
+    with service.exports.open("latest", "acme", ADMIN) as backup:
+        assert {row["body"] for rows in backup.read_rows("named") for row in rows} == {undefined, e_acute}
+
+    # What SQL exports say of the encoding brings every byte back.
+    script = (tmp_path / "sql/public.named.sql").read_bytes()
+    copied = script[script.index(b"COPY ") : script.index(b"\\.\n")]
+    statement, _, text = copied.partition(b";\n")
+    database.run("TRUNCATE named")
+    with closing(database.connect()) as connection:
+        connection.cursor().copy_expert(statement.decode().replace("stdin", "STDIN"), BytesIO(text))
+    assert content(database)["named"] == whole["named"]

@@ -20,7 +20,6 @@ from sbh_pipelines_tests.support.torn_toast import tear_toast
 TENANTS = [f"t{n}" for n in range(1, 6)]
 BAD = "t3"  # in the middle of the batch
 SCHEMA = """
-CREATE SCHEMA attic;
 CREATE TABLE tenants (id int PRIMARY KEY, slug text UNIQUE, region text, tier text);
 INSERT INTO tenants SELECT n, 't' || n, 'eu-west-1', 'critical' FROM generate_series(1, 5) n;
 CREATE TABLE notes ("Id" int, part text, tenant_id int NOT NULL REFERENCES tenants, body text, PRIMARY KEY ("Id", part));

@@ -21,6 +21,8 @@ CREATE TABLE keyed (id int PRIMARY KEY, tenant_id int NOT NULL REFERENCES tenant
 INSERT INTO keyed SELECT n, 1, CASE WHEN n % 90 = 5 THEN ARRAY['a', NULL] ELSE ARRAY['a'] END, 'x' FROM generate_series(1, 300) n;
 CREATE TABLE loose (tenant_id int NOT NULL REFERENCES tenants, words text[]);
 INSERT INTO loose VALUES (1, ARRAY['b', NULL]), (1, ARRAY['b']);
+CREATE TABLE uses (id int PRIMARY KEY, tenant_id int NOT NULL REFERENCES tenants, what regclass);
+INSERT INTO uses VALUES (1, 1, 'keyed'), (2, 1, 'loose');
 """
 WAYS = {
     "the whole tenant": RestoreRequest(),
@@ -82,6 +84,18 @@ def test_what_was_parsed_as_it_was_written_comes_back(application: Application, 
         (4,)
     ]
     assert application.database.ask("SELECT words FROM loose ORDER BY 1") == [(["b"],), (["b", None],)]
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [RestoreRequest(), RestoreRequest(rows="uses where id > 0"), RestoreRequest(mode=MergeMode.MISSING_ONLY)],
+)
+def test_names_are_read_back_as_they_were_written(application: Application, request_of: RestoreRequest) -> None:
+    """The text of a regclass depends on the search path."""
+    application.database.run("UPDATE uses SET what = 'tenants' WHERE id = 1", "DELETE FROM uses WHERE id = 2")
+    restored(application.service(), request_of)
+    restored(application.service(), RestoreRequest())
+    assert application.database.ask("SELECT what::text FROM uses ORDER BY id") == [("keyed",), ("loose",)]
 
 
 def test_of_a_changed_table_the_columns_that_are_as_they_were(

@@ -46,6 +46,9 @@ class TableComparison:
     by_groups: bool = False  # the table can be proven group by group
     keys: "LiveKeys | None" = None  # where compared by changes
     held: Held = NONE_HELD  # keys of rows of the backup that other tenants have now
+    partial: bool = (
+        False  # some rows of the table are left out, whatever the mode: it will not be the backup's as a whole
+    )
 
     @property
     def table(self) -> MappedTable:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from sbh_pipelines.backup.restore.plan import ColumnSample, RowSample
 from sbh_pipelines.backup.restore.request import RestoreRequest
+from sbh_pipelines.database.capture.text_rows import text_rows
 from sbh_pipelines.database.merge.merge import TableMerge
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, translated
@@ -46,9 +47,8 @@ def row_samples(
             for c in s.columns.values()
         ]
         with translated("read samples", merge.table.full_name):
-            cursor = connection.cursor()
-            cursor.execute(f"SELECT {', '.join(columns)} FROM {rows} LIMIT {limit}")
-            for row in cursor.fetchall():
+            query = f"SELECT {', '.join(columns)} FROM {rows} LIMIT {limit}"
+            for row in text_rows(connection, query, merge.table.encoding):
                 old, new = row[: len(names)], row[len(names) :]
                 found.append(_sample(change, names, keys, masked, old, new, both=bool(before and after)))
     return tuple(found)
