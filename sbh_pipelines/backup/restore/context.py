@@ -1,9 +1,10 @@
 """What the steps of a restore share, and what they say of foreign keys that would not hold."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from sbh_pipelines.backup.contents.manifest import Manifest
+from sbh_pipelines.backup.restore.left_rows import LeftRows
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.merge.foreign_keys import BrokenForeignKey
@@ -33,6 +34,7 @@ class RestoreContext:
         notice: takes notices of progress.
         dry_run: nothing will be written.
         undo_since: of an undo, where rows written since can be told: the snapshot of the backup; else empty.
+        left_rows: of an undo: rows that were nobody's before the restore, by table.
         names_others: whether a plan may say which other tenants hold keys of the backup's rows.
     """
 
@@ -49,6 +51,7 @@ class RestoreContext:
     dry_run: bool
     names_others: bool = False
     undo_since: str = ""
+    left_rows: Mapping[str, LeftRows] = field(default_factory=dict)
 
 
 def describe_broken_keys(keys: Sequence[BrokenForeignKey]) -> str:

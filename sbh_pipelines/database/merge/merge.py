@@ -320,13 +320,12 @@ class TableMerge:
         with translated("look whose rows they are", self.table.full_name):
             cursor = self._cursor
             if not self.table.hops:
-                cursor.execute(
-                    f"SELECT count(*) FROM {self.staging.named(self.todo, 't')} WHERE NOT coalesce({mine}, false)"
-                )
+                own = f"(SELECT w.* FROM {self.todo} w WHERE {self.staging.is_own('w')})"
+                cursor.execute(f"SELECT count(*) FROM {self.staging.named(own, 't')} WHERE NOT coalesce({mine}, false)")
             else:
                 found = self.staging.key_of_live("t", "w")
                 cursor.execute(
-                    f"SELECT count(*) FROM {self.todo} w WHERE NOT EXISTS"
+                    f"SELECT count(*) FROM {self.todo} w WHERE {self.staging.is_own('w')} AND NOT EXISTS"
                     f" (SELECT FROM {self.table.source} WHERE {found} AND {mine})"
                 )
             rows: int = cursor.fetchone()[0]

@@ -37,7 +37,7 @@ def strangers(connection: Connection, merges: Mapping[int, TableMerge], links: l
             with translated("look whose rows they are", merge.table.full_name):
                 cursor = connection.cursor()
                 cursor.execute(
-                    f"SELECT count(*) FROM {merge.staging.named(merge.todo, 't')}"
+                    f"SELECT count(*) FROM {merge.staging.named(_own(merge), 't')}"
                     f" WHERE NOT coalesce({merge.table.tenant_is([merge.staging.tenant_key])}, false)"
                 )
                 if rows := cursor.fetchone()[0]:
@@ -163,9 +163,14 @@ def _coming(merge: TableMerge) -> str:
     if merge.staging.keyed:
         stays = f"NOT EXISTS (SELECT FROM {merge.gone} g WHERE {merge.staging.same_key('g', 'h')})"
     return (
-        f"(SELECT {columns} FROM {merge.todo} UNION ALL"
+        f"(SELECT {columns} FROM {_own(merge)} own UNION ALL"
         f" SELECT {columns} FROM {merge.staging.have} h WHERE h.nobodys AND {stays})"
     )
+
+
+def _own(merge: TableMerge) -> str:
+    """A FROM item: rows that come back and are to be the tenant's."""
+    return f"(SELECT w.* FROM {merge.todo} w WHERE {merge.staging.is_own('w')})"
 
 
 def _lacks_live(link: Link, tenant_key: str) -> str:

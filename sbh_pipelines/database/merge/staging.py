@@ -68,6 +68,7 @@ class Staging:
         self.columns = {c: f"c{nth}" for nth, c in enumerate(self.table.captured_columns, 1)}
         self.wanted = self.had = 0  # rows, once `finish` was called
         self.adopted = 0  # of `had`, rows that were nobody's: see adoption.py
+        self.left = ""  # a temporary table of wanted rows that are to be nobody's: of an undo
         self.places = False  # whether `have` says where the live rows are
         types = {c.name: c.type for c in self.table.table.columns}
         # Of each stored column that comes back as it is: where it is in the backup's rows, and what it is called.
@@ -207,6 +208,12 @@ class Staging:
             )
 
     # pieces of SQL over the staged rows
+
+    def is_own(self, alias: str) -> str:
+        """The condition that a wanted row, staged under this alias, is to be the tenant's: all are, but for an undo."""
+        if not (self.left and self.keyed):
+            return "true"
+        return f"NOT EXISTS (SELECT FROM {self.left} sbh_left WHERE {self.same_key('sbh_left', alias)})"
 
     @property
     def adopted_rows(self) -> str:
