@@ -22,7 +22,7 @@ from sbh_pipelines import __version__
 from sbh_pipelines.backup.contents.manifest import LATEST, PARENTS_FIRST, Component
 from sbh_pipelines.backup.contents.manifests import read_component, read_manifest, resolve_backup
 from sbh_pipelines.backup.create.recovery_points import recovery_points
-from sbh_pipelines.backup.drill.config_part import mapped_tables, restore_config
+from sbh_pipelines.backup.drill.config_part import loaded_schema, restore_config
 from sbh_pipelines.backup.drill.files_part import restore_files
 from sbh_pipelines.backup.drill.proof import prove_rows, raise_unless_restored
 from sbh_pipelines.backup.drill.records import FAILED, PASSED, DrillRecord, ScenarioResult, keep_record
@@ -30,6 +30,7 @@ from sbh_pipelines.backup.drill.scenarios import PARTS, Part, parts_of
 from sbh_pipelines.backup.recover.recovery import RecoveryReport, rebuild
 from sbh_pipelines.backup.recover.tenant import TenantChoice
 from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.database.merge.columns import SchemaDifference
 from sbh_pipelines.database.rebuild.left_out import LeftOut
 from sbh_pipelines.database.rebuild.throwaway import ThrowawayDatabase, drill_server, drop_leftovers
 from sbh_pipelines.errors import SbhError, UnknownBackup
@@ -225,6 +226,13 @@ class _Drill:
         self.left_out += report.left_out
         return report
 
+    def _note(self, changes: Sequence[SchemaDifference]) -> None:
+        """What the schema has no place for any more, as after a restore in place that accepts it."""
+        self.left_out += [
+            LeftOut(f"{c.table}.{c.column}: {c.change}" if c.column else f"{c.table}: {c.change}", c.decision)
+            for c in changes
+        ]
+
     def _newest(self) -> BackupId:
         try:
             return resolve_backup(self._repository, LATEST)
@@ -235,9 +243,11 @@ class _Drill:
         tables = [summary for name in PARENTS_FIRST for summary in self._parts()[name].tables]
         report = self._recover(database, [TenantChoice(self._tenant, self._backup_id)])
         raise_unless_restored(report)
+        changes = [change for line in report.tenants for change in line.schema_changes]
+        self._note(changes)
         self._progress(Progress("drill: prove", self._tenant.id, 0, len(tables), "tables"))
         self.server_version, proof = prove_rows(
-            self._repository, tables, self._site.settings, database.settings, self._tenant.key, report.rows_of_no_tenant
+            self._repository, tables, self._site.settings, database.settings, self._tenant.key, report
         )
         seconds = time.monotonic() - begun
         return PartResult(seconds, sum(t.rows for t in tables), sum(t.bytes for t in tables), 0, proof)
@@ -245,9 +255,10 @@ class _Drill:
     def _config(self, _: float, database: ThrowawayDatabase) -> PartResult:
         """Timed from when the schema is there: after a configuration error the live database has it."""
         config = self._parts()[CONFIG]
-        tables = mapped_tables(self._site, self._recover(database, []).platform_backup)
+        schema = loaded_schema(self._site, self._recover(database, []).platform_backup)
         begun = time.monotonic()
-        proof = restore_config(self._repository, config, tables, database.settings)
+        proof, changes = restore_config(self._repository, config, schema, database.settings)
+        self._note(changes)
         rows, size = sum(t.rows for t in config.tables), sum(t.bytes for t in config.tables)
         return PartResult(time.monotonic() - begun, rows, size, 0, proof)
 

@@ -30,16 +30,23 @@ def prove_rows(
     settings: Settings,
     target: DatabaseSettings,
     tenant_key: str,
-    of_nobody: Mapping[str, int],
+    report: RecoveryReport,
 ) -> tuple[int, dict[str, int]]:
     """The server's version, and what was proved: {groups, tables, foreign_keys, assertions}. Raises DrillFailed.
 
-    `of_nobody` says how many rows of no tenant the tables have besides.
+    The report says how many rows of no tenant the tables have besides, and which tables have another name by now, or are gone.
     """
     schemas = settings.database.schemas
+    changes = [change for line in report.tenants for change in line.schema_changes]
+    moved = {c.then: c.table for c in changes if c.change == "renamed table"}
+    gone = {c.then for c in changes if c.change == "dropped table"}
     with closing(connect(target, "drill")) as connection:
         for summary in tables:
-            _count(repository, connection, summary, of_nobody.get(summary.table, 0))
+            if summary.table not in gone:
+                header = read_table(repository, summary).header
+                name = moved.get(summary.table)
+                schema, table = name.split(".", 1) if name else (header.schema, header.name)
+                _count(connection, summary, schema, table, report.rows_of_no_tenant)
         proof = {
             "groups": sum(table.groups for table in tables),
             "tables": len(tables),
@@ -49,13 +56,15 @@ def prove_rows(
         return int(connection.server_version), proof
 
 
-def _count(repository: Repository, connection: Connection, summary: TableSummary, of_nobody: int) -> None:
-    header = read_table(repository, summary).header
-    found = count_rows(connection, header.schema, header.name) - of_nobody
+def _count(
+    connection: Connection, summary: TableSummary, schema: str, table: str, of_nobody: Mapping[str, int]
+) -> None:
+    name = f"{schema}.{table}"
+    found = count_rows(connection, schema, table) - of_nobody.get(name, 0)
     if found != summary.rows:
         raise DrillFailed(
             "A restored table has another number of rows than the backup",
-            on=summary.table,
+            on=name,
             why=f"{found:,} rows, where the backup has {summary.rows:,}",
             remedy="look for rules and constraints of the table that change what is written",
         )

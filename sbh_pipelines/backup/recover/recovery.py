@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from sbh_pipelines.backup.contents.manifest import LATEST
 from sbh_pipelines.backup.recover.files import FilesPutBack, put_files_back
+from sbh_pipelines.backup.recover.fit import new_schema
 from sbh_pipelines.backup.recover.platform_backup import OpenPlatformBackup, open_platform
 from sbh_pipelines.backup.recover.references import References, error_of, validate
 from sbh_pipelines.backup.recover.schema import Schema, differences_of
@@ -25,6 +26,7 @@ from sbh_pipelines.backup.recover.tenant import LoadTarget, PassedOver, TenantCh
 from sbh_pipelines.backup.recover.unowned import UnownedSteps
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import side_by_side
+from sbh_pipelines.database.merge.columns import SchemaDifference
 from sbh_pipelines.database.rebuild.after_rows import analyze, refresh_views
 from sbh_pipelines.database.rebuild.left_out import LeftOut, of_phases
 from sbh_pipelines.database.rebuild.roles import search_path
@@ -57,6 +59,7 @@ class TenantRecovery:
         seconds: How long loading took, s.
         point: Recovery point of the backup, ISO 8601 in UTC.
         passed_over: Newer backups that are damaged.
+        schema_changes: How its tables differ from those of the new database, and what became of that.
         files: What was done about its files; null where nothing was yet.
         status: `restored` where its rows are proved, else `failed`.
         error: What kept it.
@@ -69,6 +72,7 @@ class TenantRecovery:
     seconds: float
     point: str | None
     passed_over: Sequence[PassedOver]
+    schema_changes: Sequence[SchemaDifference]
     files: FilesPutBack | None
     status: str
     error: SbhError | None = optional()
@@ -132,6 +136,7 @@ def rebuild(
     platform: str = "latest",
     files: bool = True,
     owners: bool = True,
+    accept: bool = False,
     until: datetime | None = None,
     requested_by: str,
     progress: ProgressSink,
@@ -140,7 +145,8 @@ def rebuild(
 
     `tenants` None: all that the platform backup or, for those that came later, a catalog knows. `until`: each tenant's newest
     backup at or before it. `owners` False leaves out roles, and owners and grants that the target's role may not give: for
-    throw-away databases. Where no tenants at all are asked for, rows of no tenant do not come either.
+    throw-away databases. Where no tenants at all are asked for, rows of no tenant do not come either. `accept`: what a tenant's
+    backup has that is newer than the schema is left out; what an older one has, and was dropped since, always is.
 
     The report is kept below `restores/` of the platform's repository.
 
@@ -167,7 +173,7 @@ def rebuild(
             restore_id = RestoreId.at(site.clock(), secrets.token_hex(3))
             control.begin(restore_id, opened.id, requested_by, target.dsn)
             known = restore_id, opened.id
-        recovery = _Recovery(site, target, control, opened, owners, until, progress, issues)
+        recovery = _Recovery(site, target, control, opened, owners, accept, until, progress, issues)
         choices, references = recovery.run(tenants, files)
         lines, phases = recovery.lines(choices), control.phases()
         complete = all(line.status == RESTORED for line in lines)
@@ -212,6 +218,7 @@ class _Recovery:
     control: Run
     platform: OpenPlatformBackup
     owners: bool
+    accept: bool
     until: datetime | None
     progress: ProgressSink
     issues: list[SbhError]
@@ -281,13 +288,9 @@ class _Recovery:
     # tenants
 
     def _load_target(self) -> LoadTarget:
-        return LoadTarget(
-            self.site,
-            self.target,
-            self.platform.tables("table"),
-            self.platform.manifest.schemas,
-            "post_data" in self.control.phases(),
-        )
+        constrained = "post_data" in self.control.phases()
+        schema = new_schema(self.platform, self.site.settings.restore)
+        return LoadTarget(self.site, self.target, schema, self.platform.point, constrained, self.accept)
 
     def _load_tenants(self, choices: list[TenantChoice]) -> None:
         done = {tenant.tenant_id for tenant in self.control.tenants()}
@@ -362,6 +365,7 @@ def _line(name: str, loaded: Loaded | None, error: SbhError | None) -> TenantRec
         seconds=facts.seconds if facts else 0.0,
         point=facts.point if facts else None,
         passed_over=[PassedOver(**backup) for backup in (facts.passed_over if facts else ())],
+        schema_changes=[SchemaDifference(**change) for change in (facts.schema_changes if facts else ())],
         files=FilesPutBack(**loaded.files) if loaded and loaded.files else None,
         status=RESTORED if sound else FAILED,
         error=error,

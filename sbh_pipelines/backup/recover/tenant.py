@@ -5,23 +5,24 @@ read at first, is loaded past them, and what the server would have checked is ch
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
 
 from sbh_pipelines.backup.contents.json_lines import read_lines
-from sbh_pipelines.backup.contents.layers import table_rows
 from sbh_pipelines.backup.contents.manifest import LATEST, WITH_TABLES, Component, Manifest
 from sbh_pipelines.backup.contents.manifests import read_component, read_manifest, read_tables
 from sbh_pipelines.backup.contents.stored_table import Group, StoredTable, read_table
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.contents.verification import raise_first, verify_backup
+from sbh_pipelines.backup.recover.fit import NewSchema, fit_tables, load_fit, restricted
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.capture.capture import copy_table
-from sbh_pipelines.database.capture.line_sums import LineSums, pieces_counted
-from sbh_pipelines.database.rebuild.load import dangling, doubled, load_rows, without_triggers
+from sbh_pipelines.database.capture.line_sums import LineSums
+from sbh_pipelines.database.merge.columns import SchemaDifference
+from sbh_pipelines.database.rebuild.load import dangling, doubled, without_triggers
 from sbh_pipelines.database.rebuild.run import Loaded, LoadedFacts, note_proved, note_tenant, run, transaction
 from sbh_pipelines.database.rebuild.shared import narrow
 from sbh_pipelines.database.schema.catalog import read_catalog
@@ -57,16 +58,18 @@ class LoadTarget:
     Attributes:
         site: Opens the tenants' repositories.
         database: The database that is filled.
-        tables: The tenancy map of the platform backup, by the tables' full names.
-        schemas: The schemas that hold tenants' tables.
+        schema: Its tables, as the platform backup maps them.
+        point: Recovery point of the platform backup.
         constrained: Whether constraints are there already.
+        accept: Whether what a newer backup has no place for is left out, too.
     """
 
     site: Site
     database: DatabaseSettings
-    tables: Mapping[str, MappedTable] = field(repr=False)
-    schemas: Sequence[str]
+    schema: NewSchema
+    point: datetime
     constrained: bool
+    accept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,44 +139,55 @@ def _load(
     begun, sums = time.monotonic(), dict[str, str]()
     components = [read_component(repository, manifest, name) for name in WITH_TABLES]
     key, sequences = _key_and_sequences(repository, components[-1], tenant)
-    summaries = [summary for component in components for summary in component.tables]
+    summaries = {summary.table: summary for component in components for summary in component.tables}
     with transaction(target.database, "recovery", _REPLICA if target.constrained else "BEGIN") as connection:
-        tables = [
-            (summary, _target_table(target, summary, read_table(repository, summary), key)) for summary in summaries
-        ]
-        wanted = [(summary, table) for summary, table in tables if table is not None and summary.rows]
-        with without_triggers(connection, [t for _, t in wanted]) if target.constrained else nullcontext():
-            for summary, table in wanted:
-                if counted := _load_table(repository, connection, summary, table):
-                    sums[table.full_name] = counted
-        if target.constrained:
-            _check_constraints(connection, target, [table for _, table in wanted], key)
-            _prove_tables(target, repository, connection, manifest, key, sums)
+        headers = {name: read_table(repository, summary).header for name, summary in summaries.items()}
+        rows = {name: summary.rows for name, summary in summaries.items()}
+        fits, changes = fit_tables(connection, target.schema, headers, rows, str(tenant.id))
+        if not target.accept and manifest.is_later_than(target.point):
+            _refuse_loss(changes, tenant)
+        fits = [fit for fit in fits if rows[fit.stored]]
+        with without_triggers(connection, [fit.table for fit in fits]) if target.constrained else nullcontext():
+            for fit in fits:
+                stored = read_table(repository, summaries[fit.stored])
+                # Rows of layers come in no order, and others are no longer the backup's lines: their sums are compared.
+                counted = LineSums(_sums_key(repository)) if stored.layers or fit.mapping else None
+                load_fit(repository, connection, fit, stored, counted)
+                if counted is not None:
+                    sums[fit.table.full_name] = counted.text()
+        drifted = {fit.stored: [fit.table.full_name, *fit.table.captured_columns] for fit in fits if fit.mapping}
+        drifted |= {name: [] for name, number in rows.items() if number and not any(f.stored == name for f in fits)}
         facts = LoadedFacts(
             key=key,
-            rows=sum(s.rows for s in summaries),
-            bytes=sum(s.bytes for s in summaries),
+            rows=sum(rows[fit.stored] for fit in fits),
+            bytes=sum(summaries[fit.stored].bytes for fit in fits),
             seconds=round(time.monotonic() - begun, 3),
             point=manifest.point_time,
             sums=sums,
             sequences=sequences,
             passed_over=as_document(passed),
+            drifted=drifted,
+            schema_changes=as_document(changes),
         )
+        if target.constrained:
+            _check_constraints(connection, target, [fit.table for fit in fits], key)
+            _prove_tables(target, repository, connection, manifest, facts)
         statement = note_tenant(tenant.id, tenant.region, manifest.id, facts)
         run(connection, statement, "note a tenant", tenant.id)
 
 
-def _load_table(
-    repository: Repository, connection: Connection, summary: TableSummary, table: MappedTable
-) -> str | None:
-    """Load all rows; of a layered table, whose rows come in no order, the sums that the proof compares with."""
-    stored = read_table(repository, summary)
-    counted = LineSums(_sums_key(repository)) if stored.layers else None
-    pieces = table_rows(repository, stored)
-    if counted is not None:
-        pieces = pieces_counted(pieces, counted)
-    load_rows(connection, table.table.schema, table.table.name, table.captured_columns, pieces, table.encoding)
-    return counted.text() if counted is not None else None
+def _refuse_loss(changes: Sequence[SchemaDifference], tenant: Tenant) -> None:
+    """The platform backup is the older one: what the schema has no place for came since. Raises SchemaMismatch."""
+    if lossy := [change for change in changes if change.lossy]:
+        strange = ", ".join(f"{c.table}.{c.column}" if c.column else c.table for c in lossy)
+        raise SchemaMismatch(
+            "The backup is newer than the schema of the platform backup",
+            on=str(tenant.id),
+            why=f"{strange} came, or changed, after the platform backup was made",
+            remedy="where the application still runs, make a platform backup (`sbh platform backup`) and begin again; else recover"
+            " the tenant as of a time before (`sbh platform restore --until`), or without what has no place"
+            " (`sbh platform restore --accept-schema-changes`)",
+        )
 
 
 def _key_and_sequences(repository: Repository, config: Component, tenant: Tenant) -> tuple[str, dict[str, int]]:
@@ -192,25 +206,9 @@ def _key_and_sequences(repository: Repository, config: Component, tenant: Tenant
     return key, sequences
 
 
-def _target_table(target: LoadTarget, summary: TableSummary, stored: StoredTable, key: str) -> MappedTable | None:
-    """The table as the backup has it; None where it is gone and had no rows. Raises SchemaMismatch."""
-    table = target.tables.get(summary.table)
-    narrowed = narrow(table, stored.header) if table else None
-    if narrowed is not None or not summary.rows:
-        return narrowed
-    known = table.captured_columns if table else ()
-    strange = ", ".join(name for name in stored.header.column_names if name not in known) if table else "the table"
-    raise SchemaMismatch(
-        "The backup does not fit the schema of the platform backup",
-        on=f"{summary.table} of the tenant with the key {key}",
-        why=f"{strange} is not in the schema: it was changed between the two",
-        remedy="recover with a platform backup of the same time (--platform), or the tenant at another time (--until)",
-    )
-
-
 def _check_constraints(connection: Connection, target: LoadTarget, tables: Sequence[MappedTable], key: str) -> None:
     """What a replica session does not check: foreign keys, deferrable unique and exclusion constraints."""
-    catalog = read_catalog(connection, list(target.schemas))
+    catalog = read_catalog(connection, list(target.schema.schemas))
     known = {table.full_name: table for table in catalog.tables.values()}
     everything = {**catalog.outside, **catalog.tables}
     outside = list(catalog.outside_keys)
@@ -239,10 +237,10 @@ def _conflict(table: MappedTable, constraint: str, why: str) -> RestoreRefused:
 class _RowComparison:
     """A TableSink over the rows read back: compares with the backup's groups, or sums them up where it has layers."""
 
-    def __init__(self, repository: Repository, stored: StoredTable, sums: str | None) -> None:
+    def __init__(self, repository: Repository, stored: StoredTable, sums: str | None, by_sums: bool) -> None:
         self._repository, self._sums = repository, sums
-        self._groups: Iterator[Group] = iter(()) if stored.layers else stored.groups
-        self._found = LineSums(_sums_key(repository)) if stored.layers else None
+        self._groups: Iterator[Group] = iter(()) if by_sums else stored.groups
+        self._found = LineSums(_sums_key(repository)) if by_sums else None
         self.differs = False
 
     def group(self, text: bytes, rows: int) -> None:
@@ -270,24 +268,18 @@ def prove_tenant(target: LoadTarget, loaded: Loaded) -> None:
     with target.site.repository(tenant) as repository:
         repository.load_index()
         manifest = read_manifest(repository, BackupId(loaded.backup_id))
-        key, sums = loaded.facts.key, loaded.facts.sums
         with transaction(target.database, "proof", _SNAPSHOT) as connection:
-            _prove_tables(target, repository, connection, manifest, key, sums)
+            _prove_tables(target, repository, connection, manifest, loaded.facts)
             run(connection, note_proved(loaded.tenant_id), "note a proof", loaded.tenant_id)
 
 
 def _prove_tables(
-    target: LoadTarget,
-    repository: Repository,
-    connection: Connection,
-    manifest: Manifest,
-    key: str,
-    sums: Mapping[str, str],
+    target: LoadTarget, repository: Repository, connection: Connection, manifest: Manifest, facts: LoadedFacts
 ) -> None:
     for summary in read_tables(repository, manifest).values():
         stored = read_table(repository, summary)
-        table = _target_table(target, summary, stored, key)
-        if table is not None and not _rows_match(repository, connection, summary, stored, table, key, sums):
+        table = _proved_table(target, summary, stored, facts)
+        if table is not None and not _rows_match(repository, connection, summary, stored, table, facts):
             raise ProofFailed(
                 "The rows read back are not the backup's",
                 on=f"{table.full_name} of {repository.tenant}, {manifest.id}",
@@ -296,21 +288,32 @@ def _prove_tables(
             )
 
 
+def _proved_table(
+    target: LoadTarget, summary: TableSummary, stored: StoredTable, facts: LoadedFacts
+) -> MappedTable | None:
+    """The table with the columns that were loaded as they are in the backup; None where there is nothing to compare."""
+    if summary.table in facts.drifted:
+        named = facts.drifted[summary.table]
+        return restricted(target.schema.tables[named[0]], named[1:], stored.header) if len(named) > 1 else None
+    table = target.schema.tables.get(summary.table)
+    return narrow(table, stored.header) if table else None
+
+
 def _rows_match(
     repository: Repository,
     connection: Connection,
     summary: TableSummary,
     stored: StoredTable,
     table: MappedTable,
-    key: str,
-    sums: Mapping[str, str],
+    facts: LoadedFacts,
 ) -> bool:
-    sink = _RowComparison(repository, stored, sums.get(table.full_name))
+    by_sums = bool(stored.layers) or summary.table in facts.drifted
+    sink = _RowComparison(repository, stored, facts.sums.get(table.full_name), by_sums)
 
     def plan(_: str) -> Iterator[int]:
         return (group.rows for group in read_table(repository, summary).groups)
 
-    copy_table(connection, table, [key], lambda *_: sink, None if stored.layers else plan)
+    copy_table(connection, table, [facts.key], lambda *_: sink, None if by_sums else plan)
     return sink.finish()
 
 

@@ -93,6 +93,7 @@ class PlatformBackups:
         until: datetime | None = None,
         files: bool = True,
         owners: bool = True,
+        accept_schema_changes: bool = False,
         confirm: bool = False,
         break_glass: str | None = None,
         progress: ProgressSink = no_progress,
@@ -101,6 +102,7 @@ class PlatformBackups:
 
         `tenants` are slugs, or `slug=backup_id`; none: all. `password` is that of `dsn`; None: what `dsn` names
         (a passfile, a service), else `database.password`.
+        `accept_schema_changes` brings tenants whose backup is newer than the schema without what that has no place for.
         Where the settings want a second person, files go over the tenants' own only with `break_glass`, a reason.
         Raises RequestError (`dsn` itself holds a password), NotConfirmed, ApprovalNeeded, UnknownTenant, and what `rebuild` raises.
         """
@@ -135,6 +137,7 @@ class PlatformBackups:
                 platform=platform,
                 files=files,
                 owners=owners,
+                accept=accept_schema_changes,
                 until=until,
                 requested_by=user_ctx.user_id,
                 progress=progress,

@@ -94,6 +94,13 @@ def restore(
         bool,
         typer.Option("--owners/--no-owners", help="Without: no roles, owners and grants; for throw-away databases."),
     ] = True,
+    accept_schema_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-schema-changes",
+            help="Tenants whose backup is newer than the platform backup's schema come without what that has no place for.",
+        ),
+    ] = False,
     confirm: Annotated[
         bool, typer.Option("--confirm", help="Yes, build the database and put the tenants' files back.")
     ] = False,
@@ -125,6 +132,7 @@ def restore(
             until=newest,
             files=files,
             owners=owners,
+            accept_schema_changes=accept_schema_changes,
             confirm=True,
             break_glass=break_glass,
             progress=progress,
@@ -225,6 +233,12 @@ def _show_recovery(out: Any, report: "RecoveryReport") -> None:
         "what was in the way",
     )
     out.print(table(plural(len(report.tenants), "tenant"), columns, map(_line, report.tenants)))
+    changes = [(tenant.tenant_id, change) for tenant in report.tenants for change in tenant.schema_changes]
+    if changes:
+        rows = [(who, c.table, c.column or "", c.change, c.decision) for who, c in changes]
+        out.print(
+            table("Schema changes since the backup", ("tenant", "table", "column", "change", "what became of it"), rows)
+        )
     if report.left_out:
         out.print(table("Left out", ("what", "why"), [(one.what, one.why) for one in report.left_out]))
     if report.error:

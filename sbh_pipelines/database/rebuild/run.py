@@ -7,7 +7,7 @@ it, so that a run killed anywhere goes on where it stopped and nothing is loaded
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sbh_pipelines.database.session.connection import Connection, connect, describe_dsn, translated
@@ -57,6 +57,9 @@ class LoadedFacts:
         sums: Sums of the rows of layered tables, by the tables' full names.
         sequences: Values of sequences at the backup, by name.
         passed_over: Newer backups that are damaged.
+        drifted: Of each table whose columns are not the backup's any more: the full name that it has now, and the columns that were
+            loaded as they are; nothing where the table is gone.
+        schema_changes: What differs, and what became of it.
     """
 
     key: str
@@ -67,6 +70,8 @@ class LoadedFacts:
     sums: Mapping[str, str]
     sequences: Mapping[str, int]
     passed_over: Sequence[Mapping[str, Any]]
+    drifted: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    schema_changes: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, slots=True)

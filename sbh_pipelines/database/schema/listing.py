@@ -13,8 +13,6 @@ from sbh_pipelines.settings.section import toml
 _VIEWS = ("v", "m")
 _KINDS = {"v": "view", "m": "materialized view"}
 
-_LIVE = '"sbh live"'
-
 _RELATIONS = """
 SELECT c.oid::bigint, n.nspname, c.relname, c.relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') AND NOT c.relispartition
@@ -35,11 +33,6 @@ SELECT c.oid::bigint, n.nspname || '.' || c.relname, EXISTS (
 FROM read JOIN pg_class c ON c.oid = read.oid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') ORDER BY 2"""
 
-_LIVE_SLUGS = """
-SELECT pg_get_expr(i.indpred, i.indrelid) FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-WHERE i.indrelid = %s AND i.indisunique AND i.indisvalid AND i.indnkeyatts = 1 AND a.attname = %s
-ORDER BY i.indpred IS NOT NULL, i.indexrelid LIMIT 1"""
-
 
 @dataclass(frozen=True, slots=True)
 class Listing:
@@ -52,8 +45,6 @@ class Listing:
         base: the oid of the table whose rows the tenants are: the relation itself, or the table that the view is of.
         settings: the section `tenants`.
         fallback_region: region of tenants whose row names none.
-        live: condition that the table itself has for slugs to be unique (of an index on them `WHERE deleted_at IS NULL`);
-            empty where they are unique without, or never.
     """
 
     oid: int
@@ -64,7 +55,6 @@ class Listing:
     base: int
     settings: TenantsSettings
     fallback_region: str | None
-    live: str = ""
 
     @property
     def full_name(self) -> str:
@@ -76,19 +66,17 @@ class Listing:
     @property
     def source(self) -> str:
         """FROM item of the tenants' rows, as `listed`."""
-        where = f" WHERE ({self.settings.where})" if self.settings.where else ""
-        live = f", coalesce(({self.live}), false) AS {_LIVE}" if self.live else ""
-        return f"(SELECT *{live} FROM {sql_name(self)} AS t{where}) AS listed"
+        where = f" AS t WHERE ({self.settings.where})" if self.settings.where else ""
+        return f"(SELECT * FROM {sql_name(self)}{where}) AS listed" if where else f"{sql_name(self)} AS listed"
 
     @property
     def select(self) -> str:
-        """Query of all tenants: slug, key, region and tier as text, NULL where there is none; whether it has its slug now."""
+        """Query of all tenants: slug, key, region and tier as text; NULL where there is none."""
         s = self.settings
         region, tier = self._optional(s.region, "region"), self._optional(s.tier, "tier")
         if s.default_region or region == "NULL":
             region = f"coalesce({region}, {literal(self.fallback_region)})" if self.fallback_region else region
-        columns = f"listed.{ident(s.slug)}::text, listed.{ident(s.key)}::text, {region}, {tier}"
-        return f"SELECT {columns}, {_LIVE if self.live else 'true'} FROM {self.source}"
+        return f"SELECT listed.{ident(s.slug)}::text, listed.{ident(s.key)}::text, {region}, {tier} FROM {self.source}"
 
     @property
     def has_tier(self) -> bool:
@@ -147,8 +135,6 @@ def find_listing(connection: Connection, settings: Settings) -> Listing | None:
             return None
         oid, schema, name, kind = found
         columns = read_columns(cursor, [oid]).get(oid, ())
-        cursor.execute(_LIVE_SLUGS, (oid, wanted.slug))
-        live = (cursor.fetchone() or ("",))[0] or ""
         bases: list[tuple[int, str, bool]] = []
         if kind in _VIEWS:
             cursor.execute(_BASES, (oid, wanted.key))
@@ -156,7 +142,7 @@ def find_listing(connection: Connection, settings: Settings) -> Listing | None:
     base = _base(bases, settings, f"{schema}.{name}", kind) if kind in _VIEWS else oid
     regions = settings.storage.regions
     fallback = wanted.default_region or (regions[0] if len(regions) == 1 else None)
-    return Listing(oid, schema, name, kind, columns, base, wanted, fallback, live)
+    return Listing(oid, schema, name, kind, columns, base, wanted, fallback)
 
 
 def _base(bases: list[tuple[int, str, bool]], settings: Settings, view: str, kind: str) -> int:
