@@ -22,7 +22,7 @@ from obstore.store import LocalStore, S3Store
 
 from sbh_pipelines.errors import ObjectChanged, ObjectExists, ObjectMissing, StoreDenied, StoreError, StoreUnavailable
 from sbh_pipelines.stores.base import ObjectInfo
-from sbh_pipelines.stores.s3_errors import Told, s3_error
+from sbh_pipelines.stores.s3_errors import MEANINGS, Told, s3_error
 
 _PART = 8 << 20  # bytes of one part of a multipart upload
 _DELETE_BATCH = 500
@@ -270,7 +270,10 @@ class Store:
             told = Told.read(str(error), 404)
             missing = "" if told.code == "NoSuchBucket" else "No such object"
             raise s3_error(f"{verb} an object", place, told, missing=missing) from None
-        except driver.AlreadyExistsError:
+        except driver.AlreadyExistsError as error:
+            told = Told.read(str(error), 409)
+            if told.code in MEANINGS and told.code != "ConditionalRequestConflict":  # a conflict of another kind
+                raise s3_error(f"{verb} an object", place, told) from None
             raise ObjectExists("The object exists already", on=place) from None
         except driver.PreconditionError:
             raise ObjectChanged("The object is no longer the version expected", on=place) from None
@@ -291,7 +294,7 @@ class Store:
 
 _STATUS = re.compile(r"\b(301|307|[45]\d\d) [A-Z][a-z]+")
 # A driver's text that quotes what our own credentials said.
-_OURS = re.compile(r"\[SBH-\d+\] (?P<what>There [^:(]*)[^\n]*")
+_OURS = re.compile(r"\[SBH-(?:405|100)\] (?P<told>[^\n]*)")
 
 
 def _denied(verb: str, place: str, text: str, directory: bool) -> StoreError:
@@ -302,13 +305,23 @@ def _denied(verb: str, place: str, text: str, directory: bool) -> StoreError:
             why="the system does not allow it",
             remedy=f"let this user read and write there, e.g. chown -R $(id -un) {place.removeprefix('file://')}",
         )
-    return s3_error(f"{verb} an object", place, Told.read(text, 403))
+    return _of_credentials(place, text) or s3_error(f"{verb} an object", place, Told.read(text, 403))
+
+
+def _of_credentials(place: str, text: str) -> StoreError | None:
+    """What our own credentials said when the driver asked them, where it was that."""
+    ours = _OURS.search(text)
+    if ours is None:
+        return None
+    told = ours["told"].replace("\\n", " ")
+    what, _, remedy = told.partition(". To mend it: ")
+    return StoreDenied(what[:300], on=place, remedy=remedy[:300] or "run `sbh doctor`")
 
 
 def _translate_other(verb: str, place: str, text: str) -> StoreError:
     short = " ".join(text.split())[:300]
-    if ours := _OURS.search(text):
-        return StoreDenied(ours["what"].strip(), on=place, why=ours[0][:300], remedy="see the reason; run `sbh doctor`")
+    if ours := _of_credentials(place, text):
+        return ours
     status = _STATUS.search(text)
     told = Told.read(text, int(status[1]) if status else 0)
     if told.code or told.status:

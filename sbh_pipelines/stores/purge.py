@@ -5,6 +5,8 @@ deleted again and again, from the beginning, until a listing is empty, and what 
 for key by key. Versions under object lock stay; they are counted and named.
 """
 
+import base64
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -13,10 +15,11 @@ from typing import Any, Protocol
 
 from sbh_pipelines.errors import ObjectMissing, StoreDenied
 from sbh_pipelines.stores.base import ObjectStore
-from sbh_pipelines.stores.s3_client import translated, url_of
+from sbh_pipelines.stores.s3_client import error_code, translated, url_of
 
 _AT_ONCE = 500
 _NAMED = 20
+_NOT_ABOUT_THE_FORM = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "RequestTimeout", "NoSuchBucket"}
 
 
 @dataclass(slots=True)
@@ -104,6 +107,7 @@ class VersionPurge:
 
     def __init__(self, connect: Callable[[], Any], bucket: str, store: ObjectStore) -> None:
         self._connect, self._bucket, self._store = connect, bucket, store
+        self._one_by_one = False  # where the server has no delete of many
 
     @cached_property
     def _client(self) -> Any:
@@ -164,10 +168,9 @@ class VersionPurge:
                 return
 
     def _delete(self, batch: list[_Version], done: PurgeResult) -> int:
-        wanted = [{"Key": version.key, "VersionId": version.id} for version in batch]
-        with self._translated("delete versions of objects", batch[0].key):
-            answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": wanted, "Quiet": True})
-        refused = {(e.get("Key"), e.get("VersionId")): str(e.get("Code", "")) for e in answer.get("Errors", ())}
+        refused = {
+            (e.get("Key"), e.get("VersionId")): str(e.get("Code", "")) for e in self._deleted(batch).get("Errors", ())
+        }
         gone = 0
         for version in batch:
             why = refused.get((version.key, version.id)) or refused.get((version.key, None))
@@ -179,6 +182,38 @@ class VersionPurge:
             gone += 1
             done.count(version.size, version.current)
         return gone
+
+    def _deleted(self, batch: list[_Version]) -> Any:
+        """S3's answer to a delete of many. Servers that want Content-MD5, or have no such request, are asked as they want it."""
+        from botocore.exceptions import ClientError
+
+        wanted = [{"Key": version.key, "VersionId": version.id} for version in batch]
+        with self._translated("delete versions of objects", batch[0].key):
+            if not self._one_by_one:
+                for _ in range(2):
+                    try:
+                        return self._client.delete_objects(
+                            Bucket=self._bucket, Delete={"Objects": wanted, "Quiet": True}
+                        )
+                    except ClientError as error:
+                        code, status = error_code(error)
+                        if status not in (400, 405, 501) or code in _NOT_ABOUT_THE_FORM:
+                            raise
+                        # boto3 sends a CRC32 only; older Ceph and MinIO, PowerScale and others want an MD5.
+                        self._client.meta.events.register_first(
+                            "before-sign.s3.DeleteObjects", _with_md5, unique_id="sbh"
+                        )
+                self._one_by_one = True
+            errors = []
+            for one in wanted:
+                try:
+                    self._client.delete_object(Bucket=self._bucket, **one)
+                except ClientError as error:
+                    code, status = error_code(error)
+                    if status in (401, 404) or status >= 500:
+                        raise
+                    errors.append({**one, "Code": code})
+        return {"Errors": errors}
 
     def _abort_uploads(self, prefix: str, chosen: Chosen) -> None:
         """Parts of uploads that were never completed lie in the bucket as well, where no listing of objects shows them."""
@@ -200,6 +235,12 @@ class VersionPurge:
     def _translated(self, action: str, key: str) -> AbstractContextManager[None]:
         grant = "grant s3:ListBucketVersions and s3:DeleteObjectVersion to the role that erases"
         return translated(action, url_of(self._bucket, key), grant=grant)
+
+
+def _with_md5(request: Any, **_: Any) -> None:
+    """Give a request the digest of its body. Called by boto3 before it signs."""
+    digest = hashlib.md5(bytes(request.body), usedforsecurity=False).digest()
+    request.headers["Content-MD5"] = base64.b64encode(digest).decode()
 
 
 def chosen_but(*folders: str) -> Chosen:

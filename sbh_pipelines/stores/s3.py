@@ -16,7 +16,7 @@ from sbh_pipelines.stores.base import ObjectInfo
 from sbh_pipelines.stores.credentials import Credentials
 from sbh_pipelines.stores.object_store import ODD_KEY, Store
 from sbh_pipelines.stores.s3_client import connect, translated, url_of
-from sbh_pipelines.stores.signed.client import Endpoint, SignedClient
+from sbh_pipelines.stores.signed.client import SLOWEST, Endpoint, SignedClient
 from sbh_pipelines.stores.signed.headers import fit_for_obstore, headers_of
 from sbh_pipelines.stores.signed.upload import PART, part_size, put
 
@@ -61,9 +61,6 @@ class Encryption:
         return arguments | ({"BucketKeyEnabled": True} if self.bucket_key else {})
 
 
-# Bytes that a connection sends in a second at the least: of the driver, an answer is waited for from the beginning of the
-# request, so the wait grows with what is sent.
-_SLOWEST = 64 << 10
 _EVER = timedelta(days=7)
 
 
@@ -132,7 +129,7 @@ def open_s3(
         driver(timeout_s),
         f"s3://{bucket}",
         S3ExactHalf(client, signed, bucket, encryption.headers() if encryption else {}),
-        sender=driver(timeout_s + PART / _SLOWEST),
+        sender=driver(timeout_s + PART / SLOWEST),  # it waits for an answer from the beginning of the request on
     )
 
 

@@ -26,6 +26,10 @@ class Meaning:
 
 _REFUSED = "The store refused to {action}"
 _GRANT = "grant it to the role in its policy and the bucket's (docs/operations.md, deploy/policies); `sbh doctor` tries each right"
+_ENCRYPTED = (
+    'Where the bucket\'s policy demands encryption, set under [files]: encryption = "AES256", or "aws:kms"; for backups under'
+    " [storage]: sse"
+)
 _SLOWER = "try again later; if it stays so, lower files.connections and backup.upload_threads"
 _REGION = (
     "give the tenant the bucket's region, or put its region under [storage] regions and its address in endpoint_url; aws s3api"
@@ -228,6 +232,8 @@ def s3_error(
     """
     found = meaning(told)
     remedy = found.remedy
+    if found is MEANINGS["AccessDenied"] and action.startswith(("put", "begin")):
+        remedy = f"{remedy}. {_ENCRYPTED}"
     if grant and found is MEANINGS["AccessDenied"]:
         remedy = grant
     if found.kind is ObjectMissing and create:

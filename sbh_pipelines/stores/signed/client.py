@@ -26,6 +26,8 @@ from sbh_pipelines.stores.signed import signature
 from sbh_pipelines.stores.signed.headers import TAGGING, attributes_of, tagging_of
 
 PIECE_BYTES = 4 << 20
+SLOWEST = 64 << 10  # bytes that a line carries in a second at the least
+_BUFFERED = 8 << 20  # bytes that the system may hold back when all is sent
 _BLOCK = 128 << 10  # bytes sent at once: the timeout is one block's
 _MOST_ERROR = 64 << 10
 _PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
@@ -73,8 +75,7 @@ class SignedClient:
         """urllib3's connections to the server, or through the proxy that the environment names."""
         from botocore.utils import get_environ_proxies
 
-        timeout = urllib3.Timeout(connect=self._endpoint.timeout_s, read=self._endpoint.timeout_s)
-        options: dict[str, Any] = {"maxsize": 32, "timeout": timeout}
+        options: dict[str, Any] = {"maxsize": 32}
         if self._endpoint.address.startswith("https:"):
             context = ssl.create_default_context()
             if self._endpoint.ca_file:
@@ -191,9 +192,11 @@ class SignedClient:
             pool = self._pool
             if isinstance(pool, urllib3.ProxyManager):
                 target = f"{urlsplit(self._endpoint.address).scheme}://{self._host}{target}"
+            silence = self._endpoint.timeout_s
             answer = pool.urlopen(
                 method,
                 target,
+                timeout=urllib3.Timeout(connect=silence, read=silence + min(len(body), _BUFFERED) / SLOWEST),
                 body=_blocks(body) if len(body) else None,
                 headers=signed,
                 redirect=False,
