@@ -272,7 +272,7 @@ class Store:
             raise s3_error(f"{verb} an object", place, told, missing=missing) from None
         except driver.AlreadyExistsError as error:
             told = Told.read(str(error), 409)
-            if told.code in MEANINGS and told.code != "ConditionalRequestConflict":  # a conflict of another kind
+            if told.code in MEANINGS and told.code not in ("PreconditionFailed", "ConditionalRequestConflict"):
                 raise s3_error(f"{verb} an object", place, told) from None
             raise ObjectExists("The object exists already", on=place) from None
         except driver.PreconditionError:
