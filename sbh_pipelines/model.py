@@ -172,6 +172,24 @@ class MergeMode(StrEnum):
         return _one_of(cls, text, "Not a merge mode")
 
 
+class ReferencePolicy(StrEnum):
+    """What becomes of rows outside a restore that refer to rows which it would remove.
+
+    refuse    nothing is done; the plan names them
+    declared  as their foreign keys say for a deletion: they go too, or their reference is set to NULL or its default
+    keep      the rows that they refer to stay
+    """
+
+    REFUSE = "refuse"
+    DECLARED = "declared"
+    KEEP = "keep"
+
+    @classmethod
+    def parse(cls, text: str) -> "ReferencePolicy":
+        """Raises RequestError."""
+        return _one_of(cls, text, "Not a way to treat references")
+
+
 @dataclass(frozen=True, slots=True)
 class Tenant:
     """One customer, as the application's tenants table has it. `key` is the text form of what tenant columns hold."""

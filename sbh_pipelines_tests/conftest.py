@@ -36,6 +36,8 @@ _LONG = (
     "test_chromium",
     "test_contract",
     "test_sixty_days",
+    "test_products",
+    "test_wrecks",
     "test_demo",
     "test_incremental_machine",
     "test_runbooks",

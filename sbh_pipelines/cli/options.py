@@ -30,8 +30,12 @@ IntoDatabaseOption = Annotated[
 NoSafetyBackupOption = Annotated[bool, typer.Option("--no-safety-backup", help=OPTIONS["safety_backup"].help[Face.CLI])]
 _SHARED = offered(Face.CLI, Use.BOTH, Use.PLAN)
 _FLAGS = (bool, bool | None)
-_METAVARS = {"tables": "A,B", "rows": "ROWS", "files": "GLOB", "samples": "N"}
-_KINDS = {"tables": str | None, "files": list[str] | None}  # tables are separated by commas, patterns may hold some
+_METAVARS = {"tables": "A,B", "all_but": "A,B", "rows": "ROWS", "files": "GLOB", "samples": "N"}
+_KINDS = {
+    "tables": str | None,
+    "all_but": str | None,
+    "files": list[str] | None,
+}  # tables are separated by commas, patterns may hold some
 
 
 def _parameter(option: RestoreOption) -> inspect.Parameter:
@@ -51,9 +55,11 @@ def _parameter(option: RestoreOption) -> inspect.Parameter:
     )
 
 
-def requested(*, tables: str | None = None, **others: Any) -> RestoreRequest:
+def requested(*, tables: str | None = None, all_but: str | None = None, **others: Any) -> RestoreRequest:
     """The request that the options make. Raises RequestError where they contradict each other."""
-    return RestoreRequest.of(tables=_names(tables) if tables is not None else (), **others)
+    named = {"tables": tables, "all_but": all_but}
+    lists = {name: _names(name, text) if text is not None else () for name, text in named.items()}
+    return RestoreRequest.of(**lists, **others)
 
 
 def choosing(function: _Command) -> _Command:
@@ -79,7 +85,7 @@ def as_typed(request: RestoreRequest) -> list[str]:
         value, name = getattr(request, option.name), _typed(option.name)
         if value == option.default:
             continue
-        if option.name == "tables":
+        if option.name in ("tables", "all_but"):
             typed += [name, ",".join(value)]
         elif option.kind in _FLAGS:
             typed.append(name)
@@ -116,11 +122,11 @@ def refuse_beside_schema(request: RestoreRequest, into_database: str | None) -> 
         )
 
 
-def _names(tables: str) -> list[str]:
+def _names(option: str, tables: str) -> list[str]:
     """Raises RequestError where there is none: a restore of nothing would be one of everything."""
     names = [name.strip() for name in tables.split(",") if name.strip()]
     if not names:
-        raise RequestError("--tables names no table", remedy="e.g. --tables users,public.tasks")
+        raise RequestError(f"{_typed(option)} names no table", remedy=f"e.g. {_typed(option)} users,public.tasks")
     return names
 
 

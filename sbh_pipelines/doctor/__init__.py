@@ -1,10 +1,13 @@
 """The doctor: holds the settings against the real world, and says how to mend what does not fit.
 
     findings   what a check says: level, what, detail, remedy; and the report of all
-    database     reachable, version, privileges
+    database     reachable, version, programs
+    role         everything that backups, restores and drills ask for as the role, and the statements that grant it
     tables       the tenancy map: every table accounted for, rows of nobody, tables of other schemas
     contents     what rows hold: large objects, rows that are too large, text without an encoding
     tenants      the tenants table: slugs, regions, tiers
+    suggest      settings that map a stranger's schema; `suggest_tenants`, `polymorphic`, `names` are parts of it
+    suggestion   what is suggested, and how it is written to be pasted
     transit      TLS: the session with the database, the addresses in the settings
     storage      buckets: reachable; with `write` a test object
     residency    the region of each bucket, as its server tells it

@@ -26,8 +26,12 @@ def check(report: Report, connection: Connection, settings: Settings, listing: L
     rows = inspect.tenant_rows(connection, listing)
     table, slug, key = sql_name(listing), ident(listing.settings.slug), ident(listing.settings.key)
     bad = [row for row in rows if not _valid(row.slug)]
-    repeated = [one for one, times in Counter(row.slug for row in rows).items() if times > 1 and one]
-    folded = Counter((row.slug or "").lower() for row in rows if row.slug not in repeated)
+    holders = Counter(row.slug for row in rows if row.live)
+    repeated = [
+        one for one, times in Counter(row.slug for row in rows).items() if times > 1 and one and holders[one] != 1
+    ]
+    given_away = [row for row in rows if not row.live and row.slug not in repeated and holders[row.slug] == 1]
+    folded = Counter((row.slug or "").lower() for row in rows if row.slug not in repeated and row not in given_away)
     alike = [one for one, times in folded.items() if times > 1 and one]
     elsewhere = [row for row in rows if row.region not in settings.storage.regions]
     astray = [row for row in rows if row not in elsewhere and not _at_home(settings, row)]
@@ -48,6 +52,13 @@ def check(report: Report, connection: Connection, settings: Settings, listing: L
         [ascii(one)[1:-1] for one in repeated],
         f"leave out those that are tenants no more: [tenants] where = {toml(gone_condition(listing))}; or give each its own:"
         f" UPDATE {table} SET {slug} = '...' WHERE {key} = '...'; ALTER TABLE {table} ADD UNIQUE ({slug});",
+    )
+    _finding(
+        report,
+        Level.WARNING,
+        "whose slug another tenant has now: they are in no backup",
+        [f"{row.key}={ascii(row.slug)[1:-1]}" for row in given_away],
+        f"if they are tenants no more, say so: [tenants] where = {toml(gone_condition(listing))}",
     )
     _finding(report, Level.WARNING, "that differ from another only by case", alike, "rename one of each pair")
     _finding(

@@ -105,6 +105,10 @@ class Keys:
         return f"{Keys.RESTORES}{restore_id}.json"
 
     @staticmethod
+    def left_rows(restore_id: str, number: int) -> str:
+        return f"{Keys.RESTORES}{restore_id}.rows-{number:04d}"
+
+    @staticmethod
     def drill(drill_id: str) -> str:
         return f"drills/{drill_id}.json"
 

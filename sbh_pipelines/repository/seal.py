@@ -29,7 +29,7 @@ from sbh_pipelines.repository.format import (
     seal_head,
 )
 
-CHUNK, DIRECTORY, INDEX, CATALOG = b"C", b"D", b"I", b"K"
+CHUNK, DIRECTORY, INDEX, CATALOG, LEFT_ROWS = b"C", b"D", b"I", b"K", b"L"
 
 _local = threading.local()
 

@@ -14,12 +14,11 @@ def tear_toast(database: Database, table: str) -> None:
     )
     with closing(database.connect()) as connection:
         cursor = connection.cursor()
-        cursor.execute(f"CREATE TABLE IF NOT EXISTS public.torn_{table} (LIKE public.{table})")
+        cursor.execute(f"CREATE SCHEMA torn; CREATE TABLE torn.{table} (value text)")
         cursor.execute("SET allow_system_table_mods = on")
         found = []
-        for name in (table, f"torn_{table}"):
-            cursor.execute(swap[1], (f"public.{name}",))
+        for schema in ("public", "torn"):
+            cursor.execute(swap[1], (f"{schema}.{table}",))
             found.append(cursor.fetchone())
         for damaged, empty in zip(*found, strict=True):
             cursor.execute(swap[0], (damaged, empty))
-        cursor.execute(f"ALTER TABLE public.torn_{table} SET SCHEMA attic")

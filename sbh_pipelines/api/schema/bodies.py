@@ -1,12 +1,13 @@
 """What requests may carry. Strict: an unknown key or a wrong type is refused, never guessed at."""
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model, model_validator
 
 from sbh_pipelines.backup.restore.request import MOST_SAMPLES, OPTIONS, Face, RestoreRequest, Use, offered
-from sbh_pipelines.model import MergeMode
+from sbh_pipelines.model import MergeMode, ReferencePolicy
 
 _TIME = r"\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?)?"
 BACKUP_PATTERN = rf"^(latest|backup_\d{{8}}_\d{{4}}(_\d{{2,4}})?|@{_TIME})$"
@@ -38,9 +39,9 @@ class CreateBody(Body):
 def _option(name: str, **limits: Any) -> Any:
     """The field of a body that offers an option of restores."""
     option = OPTIONS[name]
-    mode = isinstance(option.default, MergeMode)
+    word = isinstance(option.default, StrEnum)
     default = list(option.default) if isinstance(option.default, tuple) else option.offered_default
-    return Field(str(default) if mode else default, description=option.help[Face.API], **limits)
+    return Field(str(default) if word else default, description=option.help[Face.API], **limits)
 
 
 _KINDS: Mapping[Any, Any] = {
@@ -48,6 +49,7 @@ _KINDS: Mapping[Any, Any] = {
     str | None: (Text | None, {}),
     bool: (bool, {}),
     MergeMode: (cast(Any, Literal)[tuple(str(mode) for mode in MergeMode)], {}),
+    ReferencePolicy: (cast(Any, Literal)[tuple(str(policy) for policy in ReferencePolicy)], {}),
 }
 _SCOPE: Any = {
     option.name: (_KINDS[option.kind][0], _option(option.name, **_KINDS[option.kind][1]))

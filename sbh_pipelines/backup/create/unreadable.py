@@ -1,20 +1,29 @@
 """The error of a tenant one of whose rows cannot be read: which table, which row, and what to do, ready to paste."""
 
+import shlex
+
 from sbh_pipelines.database.capture.unreadable import FoundRow, find_row
 from sbh_pipelines.database.schema.large_rows import LIMIT
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection
-from sbh_pipelines.database.session.sql import ident
+from sbh_pipelines.database.session.sql import ident, sql_name
 from sbh_pipelines.errors import SbhError, UnreadableRow
 from sbh_pipelines.model import Tenant
 
 
-def named(error: SbhError, connection: Connection, table: MappedTable, tenant: Tenant | None) -> SbhError:
-    """The error of one tenant, or of a shared table, with the row in it where it can be found. Needs a transaction."""
+def named(error: SbhError, connection: Connection, table: MappedTable, tenant: Tenant) -> SbhError:
+    """The error of one tenant, with the row in it where it can be found. Needs a transaction."""
+    return named_among(error, connection, table, f"{table.source} WHERE {table.tenant_is([tenant.key])}", tenant)
+
+
+def named_among(
+    error: SbhError, connection: Connection, table: MappedTable, rows: str, tenant: Tenant | None = None
+) -> SbhError:
+    """The same of some rows of a table, which are no tenant's: SQL as `find_row` takes it."""
     if not isinstance(error, UnreadableRow):
         return error
     try:
-        found = find_row(connection, table, [tenant.key] if tenant else None)
+        found = find_row(connection, table, rows)
     except SbhError:
         found = None
     on = table.full_name + (f" of {tenant.id}" if tenant else "")
@@ -43,6 +52,6 @@ def _mend(table: MappedTable, found: FoundRow, tenant: Tenant | None) -> str:
     update = f"UPDATE {found.table} SET {ident(found.column)} = {empty} WHERE {found.condition};"
     if tenant is None or not found.key:
         return f"take the value from an older copy, or give it up: {update} and look at the server's disk"
-    condition = " and ".join(f"{name} = '{value}'" for name, value in found.key)
-    back = f'sbh restore run latest -t {tenant.id} --rows "{table.full_name} where {condition}" --confirm'
+    rows = shlex.quote(f"{sql_name(table.table)} where {found.condition}")
+    back = f"sbh restore run latest -t {tenant.id} --rows {rows} --confirm"
     return f"give the value up: {update} then, where an earlier backup has it, bring it back: {back}; and look at the server's disk"

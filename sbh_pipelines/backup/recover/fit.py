@@ -18,7 +18,8 @@ from sbh_pipelines.database.rebuild.shared import narrow
 from sbh_pipelines.database.schema.catalog import read_catalog
 from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.schema.tenancy import EXCLUDED, OWNED, SHARED, MappedTable, TableStatus, TenancyMap
-from sbh_pipelines.database.session.connection import Connection, copy_in, translated
+from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.copying import copy_in
 from sbh_pipelines.database.session.sql import exchanged, ident, sql_name
 from sbh_pipelines.errors import SchemaMismatch
 from sbh_pipelines.repository.repository import Repository

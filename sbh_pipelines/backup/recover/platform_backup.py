@@ -25,6 +25,7 @@ from sbh_pipelines.backup.contents.verification import raise_first, verify_backu
 from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.drafts import OpenDrafts, start
 from sbh_pipelines.backup.create.publish import commit, write_documents
+from sbh_pipelines.backup.create.unreadable import named_among
 from sbh_pipelines.backup.retain.prune import PruneReport, prune
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.capture.capture import each_table
@@ -33,11 +34,11 @@ from sbh_pipelines.database.rebuild.shared import Fact, mapped_table, read_facts
 from sbh_pipelines.database.rebuild.unowned import UnownedRows, copy_rows, nobodys_rows, shared_rows
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap, load_map
 from sbh_pipelines.database.schema.tenants import list_tenants
-from sbh_pipelines.database.session.connection import Connection, database_encoding
+from sbh_pipelines.database.session.connection import Connection, database_encoding, savepoint
 from sbh_pipelines.database.session.programs import POST_DATA, PRE_DATA, dump_section
 from sbh_pipelines.database.session.snapshot import exported_snapshot
 from sbh_pipelines.document import as_document, optional
-from sbh_pipelines.errors import CorruptObject, SbhError, UnknownBackup
+from sbh_pipelines.errors import CorruptObject, SbhError, UnknownBackup, UnreadableRow
 from sbh_pipelines.model import BackupId, BackupType, Progress, ProgressSink, parse_timestamp, timestamp
 from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.repository.format import Keys
@@ -173,8 +174,12 @@ def _unowned(
     by_name, summaries = {rows.table.full_name: rows for rows in wanted}, dict[str, TableSummary]()
 
     def work(connection: Connection, table: MappedTable) -> None:
-        sink = TableWriter(writer, table)
-        number = copy_rows(connection, by_name[table.full_name], sink.group)
+        sink, rows = TableWriter(writer, table), by_name[table.full_name]
+        try:
+            with savepoint(connection):
+                number = copy_rows(connection, rows, sink.group)
+        except UnreadableRow as error:
+            raise named_among(error, connection, table, f"{table.own_source} {rows.where}") from None
         sink.close()
         # Nothing is compared with later: these rows are read whole every time.
         if number or not but_empty:

@@ -6,7 +6,7 @@ restore                   the steps in their order, in one transaction
 context                   what the steps share
 rows                      compared, decided by mode, written, read back before the commit
 files                     compared, put back, removed
-safety_backup             the way back, made before anything is written
+safety_backup, left_rows  the way back, made before anything is written
 hooks, events, status     maintenance; the audit trail; how far it is
 into_schema               rows to look at, in a schema of their own
 """

@@ -1,9 +1,10 @@
 """What the steps of a restore share, and what they say of foreign keys that would not hold."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from sbh_pipelines.backup.contents.manifest import Manifest
+from sbh_pipelines.backup.restore.left_rows import LeftRows
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.merge.foreign_keys import BrokenForeignKey
@@ -32,6 +33,8 @@ class RestoreContext:
         request: what is to be restored, and how.
         notice: takes notices of progress.
         dry_run: nothing will be written.
+        undo_since: of an undo, where rows written since can be told: the snapshot of the backup; else empty.
+        left_rows: of an undo: rows that were nobody's before the restore, by table.
         names_others: whether a plan may say which other tenants hold keys of the backup's rows.
     """
 
@@ -47,6 +50,8 @@ class RestoreContext:
     notice: Notice
     dry_run: bool
     names_others: bool = False
+    undo_since: str = ""
+    left_rows: Mapping[str, LeftRows] = field(default_factory=dict)
 
 
 def describe_broken_keys(keys: Sequence[BrokenForeignKey]) -> str:
@@ -54,8 +59,12 @@ def describe_broken_keys(keys: Sequence[BrokenForeignKey]) -> str:
     return "; ".join(f"{b.constraint}: {b.rows} rows of {b.table} without {b.parent}" for b in keys[:5])
 
 
-def remedy_for_broken_keys(request: RestoreRequest) -> str:
-    """What helps where foreign keys would not hold."""
+def remedy_for_broken_keys(request: RestoreRequest, keys: Sequence[BrokenForeignKey]) -> str:
+    """What helps where foreign keys would not hold: the parents of rows that come back are not there."""
+    parents = ", ".join(dict.fromkeys(key.parent for key in keys[:5]))
     if request.whole:
-        return "rows that the tenant's rows refer to were removed since the backup: restore them first"
-    return "choose the tables at both ends of these keys as well, or the mode missing-only"
+        return (
+            f"put back the rows of {parents} that they refer to (shared tables are in the platform backup), or leave the tables"
+            " that refer to them out: --all-but"
+        )
+    return f"choose {parents} as well, or put back the rows that are gone there, or the mode missing-only"

@@ -15,7 +15,7 @@ from sbh_pipelines.backup.restore.result import RestoreResult
 from sbh_pipelines.backup.site.audit_trails import noted
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import SbhError
-from sbh_pipelines.model import BackupId, RestoreId, Tenant
+from sbh_pipelines.model import BackupId, ReferencePolicy, RestoreId, Tenant
 
 _MOST_TABLES = 200
 _TABLE = re.compile(r"\s*([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)?)\s+where\s", re.IGNORECASE | re.ASCII)
@@ -66,6 +66,8 @@ def request_props(backup_id: str, request: RestoreRequest, target: str) -> dict[
     scope: dict[str, object] = {"kind": "tenant" if request.whole else "part"}
     if request.tables:
         scope["tables"] = list(request.tables[:_MOST_TABLES])
+    if request.all_but:
+        scope["all_but"] = list(request.all_but[:_MOST_TABLES])
     if request.rows is not None:
         table = _TABLE.match(request.rows)  # what is no name is not repeated: it has not been parsed yet
         scope |= {"rows_of": table[1][:128] if table else "", "rows": _digest(request.rows)}
@@ -73,7 +75,8 @@ def request_props(backup_id: str, request: RestoreRequest, target: str) -> dict[
         scope["files"] = _digest("\0".join(request.files))
     if request.config_only:
         scope["config_only"] = True
-    return {"backup_id": backup_id, "scope": scope, "mode": str(request.mode), "target": target}
+    policy = {} if request.references is ReferencePolicy.REFUSE else {"references": str(request.references)}
+    return {"backup_id": backup_id, "scope": scope, "mode": str(request.mode), **policy, "target": target}
 
 
 def subject_props(subject: Mapping[str, object]) -> dict[str, object]:

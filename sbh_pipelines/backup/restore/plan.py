@@ -108,6 +108,32 @@ class TablePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class ReferenceRows:
+    """Rows outside the restore that refer to rows which it would remove.
+
+    Attributes:
+        table: `schema.table` of the rows.
+        whose: `shared`, `excluded`, `outside database.schemas`; or of a table of tenants `this tenant`, `no tenant`, `another
+            tenant`.
+        rows: how many.
+        parent: `schema.table` of the rows that would go.
+        constraint: the foreign key.
+        on_delete: what it declares: cascade, set null, set default, no action or restrict.
+        refers_to: the first of the rows that would go: values of the referenced columns as text, by column.
+        done: what becomes of the rows: deleted, set to null, set to the default; None: nothing can, so the restore is refused.
+    """
+
+    table: str
+    whose: str
+    rows: int
+    parent: str
+    constraint: str
+    on_delete: str
+    refers_to: tuple[Mapping[str, str | None], ...]
+    done: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class FileSample:
     """One file that a plan shows.
 
@@ -176,6 +202,7 @@ class RestorePlan:
         tables: what is to happen to each table.
         files: what is to happen to the files.
         schema: how the schema differs from the backup's.
+        references: rows outside the restore that refer to rows which it would remove, and what becomes of them.
         problems: why the restore would refuse.
         estimate: what it will take.
         nothing_to_do: whether all is as the backup has it, or stays as the mode says.
@@ -193,6 +220,7 @@ class RestorePlan:
     tables: tuple[TablePlan, ...]
     files: FilePlan
     schema: tuple[SchemaDifference, ...]
+    references: tuple[ReferenceRows, ...]
     problems: tuple[SbhError, ...]
     estimate: Estimate
     nothing_to_do: bool

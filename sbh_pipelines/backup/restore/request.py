@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from sbh_pipelines.document import optional
 from sbh_pipelines.errors import RequestError
-from sbh_pipelines.model import MergeMode
+from sbh_pipelines.model import MergeMode, ReferencePolicy
 
 MOST_SAMPLES = 100
 
@@ -72,6 +72,7 @@ class Scope:
         rows: only these, as they were asked for: `projects where id in (1, 2)`.
         files: only files whose path matches one of these patterns.
         config_only: only the tables of the configuration.
+        all_but: all but these tables.
     """
 
     kind: str
@@ -79,6 +80,7 @@ class Scope:
     rows: str | None = optional()
     files: Sequence[str] | None = optional()
     config_only: bool | None = optional()
+    all_but: Sequence[str] | None = optional()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,11 @@ class RestoreRequest:
         "Only these tables, `schema.table` or `table`.",
         cli="Only these, separated by commas.",
         dagster="Only these tables, `schema.table` or `table`. Empty: see the others.",
+    )
+    all_but: tuple[str, ...] = _option(
+        (),
+        "Everything but these tables, `schema.table` or `table`.",
+        cli="Everything but these tables, separated by commas.",
     )
     rows: str | None = _option(
         None,
@@ -113,6 +120,11 @@ class RestoreRequest:
         MergeMode.EXACT,
         "exact: what is chosen becomes what it was. missing-only: what is gone comes back, nothing else changes."
         " newest-wins: also rows and files that are later in the backup.",
+    )
+    references: ReferencePolicy = _option(  # noqa: RUF009  a field, not a value
+        ReferencePolicy.REFUSE,
+        "For rows outside the restore, of excluded or shared tables, say, that refer to rows which it would remove. refuse: do"
+        " nothing. declared: as their foreign keys say: they go too, or lose the reference. keep: what they refer to stays.",
     )
     keep_extra_files: bool = _option(
         False,
@@ -145,6 +157,8 @@ class RestoreRequest:
     def __post_init__(self) -> None:
         if self.rows is not None and (self.tables or self.config_only):
             raise _contradictory("rows", "tables, config_only")
+        if self.all_but and (self.tables or self.config_only or self.rows is not None):
+            raise _contradictory("all_but", "tables, rows, config_only")
         if self.config_only and (self.tables or self.files):
             raise _contradictory("config_only", "tables, files")
         if not 0 <= self.samples <= MOST_SAMPLES:
@@ -153,8 +167,12 @@ class RestoreRequest:
     @classmethod
     def of(cls, **fields: Any) -> Self:
         """From what a face was given: the mode may be text, the lists any sequences. Raises RequestError."""
-        made = {**fields, "mode": MergeMode.parse(fields.get("mode", MergeMode.EXACT))}
-        for name in ("tables", "files"):
+        made = {
+            **fields,
+            "mode": MergeMode.parse(fields.get("mode", MergeMode.EXACT)),
+            "references": ReferencePolicy.parse(fields.get("references", ReferencePolicy.REFUSE)),
+        }
+        for name in ("tables", "all_but", "files"):
             made[name] = tuple(fields.get(name) or ())
         return cls(**made)
 
@@ -166,28 +184,35 @@ class RestoreRequest:
     @property
     def whole(self) -> bool:
         """Everything of the tenant."""
-        return not (self.tables or self.rows is not None or self.files or self.config_only)
+        return not (self.tables or self.all_but or self.rows is not None or self.files or self.config_only)
 
     @property
     def with_rows(self) -> bool:
-        return self.whole or bool(self.tables) or self.rows is not None or self.config_only
+        return self.whole or bool(self.tables or self.all_but) or self.rows is not None or self.config_only
 
     @property
     def with_files(self) -> bool:
-        return self.whole or bool(self.files)
+        return self.whole or bool(self.files or self.all_but)
 
     def only(self, *, tables: tuple[str, ...], files: tuple[str, ...]) -> Self:
         """A request for these tables and files, of which there must be some; otherwise like this one."""
-        return replace(self, tables=tables, rows=None, config_only=False, files=files)
+        return replace(self, tables=tables, all_but=(), rows=None, config_only=False, files=files)
 
     def scope(self) -> Scope:
         """What is restored, as plans and results say it."""
         if self.whole:
             return Scope("tenant")
-        return Scope("part", self.tables or None, self.rows, self.files or None, self.config_only or None)
+        return Scope(
+            "part",
+            self.tables or None,
+            self.rows,
+            self.files or None,
+            self.config_only or None,
+            self.all_but or None,
+        )
 
     def as_dict(self) -> dict[str, object]:
-        return {**asdict(self), "tables": list(self.tables), "files": list(self.files)}
+        return {**asdict(self), "tables": list(self.tables), "all_but": list(self.all_but), "files": list(self.files)}
 
 
 def _contradictory(one: str, others: str) -> RequestError:

@@ -17,22 +17,25 @@ this restore will need from the repository is downloaded and authenticated befor
 
 import os
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.contents.manifests import read_manifest
 from sbh_pipelines.backup.contents.verification import verify_backup
+from sbh_pipelines.backup.create.parent import incomparable
 from sbh_pipelines.backup.restore.context import RestoreContext
 from sbh_pipelines.backup.restore.events import RestoreEvents
 from sbh_pipelines.backup.restore.files import FileRestore
 from sbh_pipelines.backup.restore.hooks import run_hooks
+from sbh_pipelines.backup.restore.left_rows import LeftRows, keep_left_rows, read_left_rows
 from sbh_pipelines.backup.restore.plan import Estimate, FilePlan, RestorePlan, conflict_problem, nothing_to_do
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.restore.result import Proof, RestoreResult, RowsProven
 from sbh_pipelines.backup.restore.rows.row_restore import RowRestore
 from sbh_pipelines.backup.restore.safety_backup import SafetyBackup, safety_backup
-from sbh_pipelines.backup.restore.status import RestoreStatus
+from sbh_pipelines.backup.restore.status import RestoreStatus, Undo
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.merge.merge import commit, restore_transaction
 from sbh_pipelines.database.schema.tenancy import load_map
@@ -95,12 +98,14 @@ def plan_restore(
     progress: ProgressSink,
     *,
     names_others: bool = False,
+    undo: Undo | None = None,
 ) -> RestorePlan:
-    """What a restore would do; nothing is written. `names_others`: also which other tenants hold keys of its rows.
+    """What a restore would do; nothing is written. `names_others`: also which other tenants hold keys of its rows. `undo`: what
+    of which restore the backup undoes.
 
     Raises CorruptObject, RequestError, RestoreRefused and the source's errors.
     """
-    job = _Restore(site, repository, tenant, backup_id, request, target, progress, names_others=names_others)
+    job = _Restore(site, repository, tenant, backup_id, request, target, progress, names_others=names_others, undo=undo)
     manifest = job.check()
     with restore_transaction(target.database) as connection:
         return job.compare(connection, manifest, foresee=True)
@@ -115,8 +120,8 @@ def restore_in_place(
     request: RestoreRequest,
     target: Target,
     progress: ProgressSink,
-    undoes: RestoreId | None = None,
     *,
+    undo: Undo | None = None,
     names_others: bool = False,
 ) -> RestoreResult:
     """Make the chosen part of the tenant what it was at the backup.
@@ -126,6 +131,7 @@ def restore_in_place(
     """
     restore_id = RestoreId.at(site.clock(), os.urandom(3).hex())
     store, prefix = site.backup_store(tenant)
+    undoes = undo.restore_id if undo is not None else None
     owner = leases.new_owner("restore")
     with ExitStack() as stack:
         seconds, wait = site.settings.backup.lease_s, site.settings.restore.lease_wait_s
@@ -144,6 +150,7 @@ def restore_in_place(
             held,
             requested_by,
             names_others=names_others,
+            undo=undo,
         )
         status.step("check", 0)
         events = RestoreEvents(site, tenant, requested_by, restore_id, backup_id, request, target.name, undoes)
@@ -173,8 +180,9 @@ class _Restore:
         requested_by: str = "",
         *,
         names_others: bool,
+        undo: Undo | None,
     ) -> None:
-        self.names_others = names_others
+        self.names_others, self.undo = names_others, undo
         self.site, self.repository, self.tenant, self.backup_id = site, repository, tenant, backup_id
         self.request, self.target = request, target
         self.status, self.held, self.progress, self.requested_by = status, held, progress, requested_by
@@ -278,6 +286,8 @@ class _Restore:
             self._step,
             dry_run=self.status is None,
             names_others=self.names_others,
+            undo_since=manifest.recovery_point.snapshot if self.undo and _tells(manifest, point) else "",
+            left_rows=self._left_rows(),
         )
         self.rows = RowRestore(context)
         # Another database has no files of its own: those in the bucket are the application's.
@@ -285,6 +295,7 @@ class _Restore:
         self.files = FileRestore(self.site, self.repository, self.tenant, manifest, self.request, wanted=with_files)
         self.rows.compare()
         foresee = foresee or self.rows.to_write < _MANY_ROWS
+        self.rows.settle_references(foresee=foresee)
         tables = self.rows.plan(foresee=foresee)
         files: FilePlan = self.files.compare()
         problems = self.rows.problems(foresee=foresee)
@@ -307,12 +318,18 @@ class _Restore:
             tables,
             files,
             tuple(self.rows.differences),
+            self.rows.references_shown(),
             tuple(problems),
             estimate,
             nothing_to_do(tables, files),
             round(seconds, 3),
             manifest.left_out,
         )
+
+    def _left_rows(self) -> Mapping[str, LeftRows]:
+        if self.undo is None or not self.undo.left_rows:
+            return {}
+        return read_left_rows(self.repository, self.undo.restore_id, self.undo.left_rows)
 
     def _safety(self, connection: Connection, snapshot: str) -> SafetyBackup | None:
         """The backup that undoes this restore. None where there is nothing to undo, or it is not wanted."""
@@ -339,7 +356,11 @@ class _Restore:
             self.progress,
         )
         touched = tuple(name for name, merge in self.rows.merges.items() if merge.changes.any)
-        self.status.secured(made.id, touched, (self.request.files or ("**",)) if self.files.changes_anything else ())
+        touched += tuple(name for name in self.rows.references.own_tables if name not in touched)
+        taken = [merge.staging for merge in self.rows.merges.values() if merge.changes.any and merge.staging.adopted]
+        left = keep_left_rows(self.repository, RestoreId(restore_id), taken)
+        files = (self.request.files or ("**",)) if self.files.changes_anything else ()
+        self.status.secured(made.id, touched, files, left)
         return made
 
     def _step(self, step: str, done: float, of: float) -> None:
@@ -357,3 +378,8 @@ def _refusal(plan: RestorePlan) -> SbhError:
         return first
     more = "; ".join(f"{p.what} ({p.on})" for p in others)
     return type(first)(first.what, on=first.on, why=f"{first.why}; and: {more}", remedy=first.remedy)
+
+
+def _tells(manifest: Manifest, point: RecoveryPoint) -> bool:
+    """Whether rows written since the backup can be told from older ones: the server is the same."""
+    return incomparable(manifest.recovery_point, point) is None

@@ -40,9 +40,13 @@ class RestoreStatus:
             self._started_at = self._started_at or timestamp(self.site.clock())
             self._put("running", {})
 
-    def secured(self, backup_id: BackupId, tables: tuple[str, ...], files: tuple[str, ...]) -> None:
+    def secured(self, backup_id: BackupId, tables: tuple[str, ...], files: tuple[str, ...], left_rows: int = 0) -> None:
         """Before anything is written: the backup that undoes this restore, and what of it an undo would bring back."""
-        self._safety = {"safety_backup_id": backup_id, "touches": {"tables": list(tables), "files": list(files)}}
+        self._safety = {
+            "safety_backup_id": backup_id,
+            "touches": {"tables": list(tables), "files": list(files)},
+            **({"left_rows": left_rows} if left_rows else {}),
+        }
         self._put("running", {})
 
     @property
@@ -114,6 +118,7 @@ class RestoreRecord:
         undoes: the restore that it undoes.
         safety_backup_id: the backup that undoes it.
         touches: what of the tenant it writes.
+        left_rows: objects beside the record that hold rows of nobody as they were before it took them back.
         result: the result without its tables, once it is completed.
         error: why it failed.
     """
@@ -131,6 +136,7 @@ class RestoreRecord:
     undoes: str | None = optional()
     safety_backup_id: str | None = optional()
     touches: Touched | None = optional()
+    left_rows: int | None = optional()
     result: Mapping[str, object] | None = optional()
     error: Mapping[str, object] | None = optional()
 
@@ -183,6 +189,8 @@ class Undo:
     backup_id: BackupId
     tables: tuple[str, ...]
     files: tuple[str, ...]  # patterns
+    restore_id: RestoreId
+    left_rows: int = 0  # objects with rows that were nobody's before it
 
 
 def what_undoes(record: RestoreRecord) -> Undo:
@@ -198,14 +206,23 @@ def what_undoes(record: RestoreRecord) -> Undo:
         )
     if not record.undoable:
         raise RestoreRefused("The restore changed nothing", on=record.restore_id, remedy="there is nothing to undo")
-    return Undo(BackupId.parse(record.safety_backup_id), tuple(record.touches.tables), tuple(record.touches.files))
+    return Undo(
+        BackupId.parse(record.safety_backup_id),
+        tuple(record.touches.tables),
+        tuple(record.touches.files),
+        RestoreId.parse(record.restore_id),
+        record.left_rows or 0,
+    )
 
 
 def list_restores(site: Site, tenant: Tenant) -> list[RestoreRecord]:
     """All that are on record, newest first; one whose document is damaged has an `error` and little else."""
     store, prefix = site.backup_store(tenant)
     folder = prefix + Keys.RESTORES
-    ids = sorted((o.key[len(folder) :].removesuffix(".json") for o in store.list(folder)), reverse=True)
+    ids = sorted(
+        (o.key[len(folder) :].removesuffix(".json") for o in store.list(folder) if o.key.endswith(".json")),
+        reverse=True,
+    )
     found = []
     for text in ids:
         try:

@@ -13,7 +13,7 @@ from sbh_pipelines.backup.restore.restore import check_target
 from sbh_pipelines.backup.restore.status import Undo, read_restore_status, what_undoes
 from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.errors import ApprovalNeeded, SbhError
-from sbh_pipelines.model import ApprovalId, RestoreId, Tenant
+from sbh_pipelines.model import ApprovalId, ReferencePolicy, RestoreId, Tenant
 from sbh_pipelines.repository.format import canonical
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.security.policy import UserContext
@@ -147,7 +147,7 @@ def restore_subject(backup_id: str, request: RestoreRequest, into_database: str 
     return {"action": "restore", "backup_id": backup_id, "into_database": into_database, "request": asked}
 
 
-def undo_subject(restore_id: RestoreId, undoes: Undo) -> Mapping[str, object]:
+def undo_subject(restore_id: RestoreId, undoes: Undo, references: str = ReferencePolicy.REFUSE) -> Mapping[str, object]:
     """What an approval of an undo is bound to: the backup, and what the restore touched.
 
     The latter as a digest, as patterns of files can be a person's. The record of the restore says it, which is not signed.
@@ -158,4 +158,5 @@ def undo_subject(restore_id: RestoreId, undoes: Undo) -> Mapping[str, object]:
         "restore_id": str(restore_id),
         "backup_id": str(undoes.backup_id),
         "touched": "sha256:" + hashlib.sha256(touched).hexdigest(),
+        **({} if references == ReferencePolicy.REFUSE else {"references": str(references)}),
     }

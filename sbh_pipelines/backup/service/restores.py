@@ -13,7 +13,7 @@ from sbh_pipelines.backup.service.approvals import Approvals, restore_subject, u
 from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.backup.site.audit_trails import noted
 from sbh_pipelines.errors import NotConfirmed, RequestError, SbhError, UnknownBackup
-from sbh_pipelines.model import MergeMode, ProgressSink, RestoreId, Tenant, no_progress
+from sbh_pipelines.model import MergeMode, ProgressSink, ReferencePolicy, RestoreId, Tenant, no_progress
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 
 _WHOLE = RestoreRequest()
@@ -91,15 +91,21 @@ class Restores:
             )
 
     def plan_undo(
-        self, restore_id: str, tenant_id: str, user_ctx: UserContext, *, progress: ProgressSink = no_progress
+        self,
+        restore_id: str,
+        tenant_id: str,
+        user_ctx: UserContext,
+        *,
+        references: str = ReferencePolicy.REFUSE,
+        progress: ProgressSink = no_progress,
     ) -> RestorePlan:
         """What undoing a restore would do, to what was written since as well; nothing is written. Raises as `undo` does."""
         wanted = RestoreId.parse(restore_id)
         tenant = self._gate.allowed(tenant_id, user_ctx, "restore.plan")
-        undo, request, target = self._undo(tenant, wanted)
+        undo, request, target = self._undo(tenant, wanted, references)
         with self._site.repository(tenant) as repository:
             resolve_own(repository, undo.backup_id, tenant.key)
-            plan = plan_restore(self._site, repository, tenant, undo.backup_id, request, target, progress)
+            plan = plan_restore(self._site, repository, tenant, undo.backup_id, request, target, progress, undo=undo)
         props = {**plan_props(plan, request), "undoes": wanted}
         self._site.track(tenant, "restore.planned", user_ctx.user_id, props)
         return plan
@@ -110,6 +116,7 @@ class Restores:
         tenant_id: str,
         user_ctx: UserContext,
         *,
+        references: str = ReferencePolicy.REFUSE,
         confirm: bool = True,
         approval_id: str | None = None,
         break_glass: str | None = None,
@@ -117,17 +124,19 @@ class Restores:
     ) -> RestoreResult:
         """Make the tables and files that a restore touched what they were before it; the result of a restore.
 
-        What was written to them since goes as well: `plan_undo` shows it. Raises UnknownRestore, and RestoreRefused where the
-        restore made no safety backup.
+        What was written to them since goes as well: `plan_undo` shows it. `references`: as in a request; where an undo needs an
+        approval, only as by default. Raises UnknownRestore, and RestoreRefused where the restore made no safety backup.
         """
         wanted = RestoreId.parse(restore_id)
         tenant = self._gate.allowed(tenant_id, user_ctx, "backup.restore")
-        undo, request, target = self._undo(tenant, wanted)
+        undo, request, target = self._undo(tenant, wanted, references)
         if not confirm:
             raise _not_confirmed("Undoing a restore overwrites live data", f"{wanted} of {tenant.id}")
         with self._site.repository(tenant) as repository:
             resolve_own(repository, undo.backup_id, tenant.key)
-            self._approvals.require(tenant, repository, user_ctx, undo_subject(wanted, undo), approval_id, break_glass)
+            self._approvals.require(
+                tenant, repository, user_ctx, undo_subject(wanted, undo, references), approval_id, break_glass
+            )
             return restore_in_place(
                 self._site,
                 repository,
@@ -137,12 +146,13 @@ class Restores:
                 request,
                 target,
                 progress,
-                undoes=wanted,
+                undo=undo,
             )
 
-    def _undo(self, tenant: Tenant, restore_id: RestoreId) -> tuple[Undo, RestoreRequest, Target]:
+    def _undo(self, tenant: Tenant, restore_id: RestoreId, references: str) -> tuple[Undo, RestoreRequest, Target]:
         undo = what_undoes(read_restore_status(self._site, tenant, restore_id))
-        request = RestoreRequest(mode=MergeMode.EXACT).only(tables=undo.tables, files=undo.files)
+        chosen = RestoreRequest.of(mode=MergeMode.EXACT, references=references)
+        request = chosen.only(tables=undo.tables, files=undo.files)
         return undo, request, target_of(self._site, None, request)
 
     def into_schema(

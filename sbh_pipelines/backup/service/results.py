@@ -18,7 +18,7 @@ from sbh_pipelines.backup.keys.rotation import KeyState, OwnerRotation, Rotation
 from sbh_pipelines.backup.recover.platform_backup import PlatformBackup
 from sbh_pipelines.backup.recover.recovery import RecoveryReport, TenantRecovery
 from sbh_pipelines.backup.restore.into_schema import SchemaCopy
-from sbh_pipelines.backup.restore.plan import FilePlan, RestorePlan, RowSample, TablePlan
+from sbh_pipelines.backup.restore.plan import FilePlan, ReferenceRows, RestorePlan, RowSample, TablePlan
 from sbh_pipelines.backup.restore.request import RestoreRequest, Scope
 from sbh_pipelines.backup.restore.result import RestoreResult
 from sbh_pipelines.backup.restore.status import RestoreRecord
@@ -56,6 +56,7 @@ __all__ = [
     "RecoveryPointAge",
     "RecoveryReport",
     "RecoveryTime",
+    "ReferenceRows",
     "RestorePlan",
     "RestoreRecord",
     "RestoreRequest",

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from sbh_pipelines.doctor import Report
 
 _STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
-_TABLE_STYLES = {"unmapped": "bold red", "ambiguous": "bold red", "excluded": "dim", "shared": "dim"}
+_OPEN = ("unmapped", "ambiguous", "outside")
+_TABLE_STYLES = dict.fromkeys(_OPEN, "bold red") | {"excluded": "dim", "shared": "dim", "extension": "dim"}
 
 app = typer.Typer(name="settings", help="What can be set.")
 
@@ -25,6 +26,12 @@ def doctor(
     write: Annotated[
         bool, typer.Option("--write", help="Also put, read and delete a test object in every bucket.")
     ] = False,
+    suggest: Annotated[
+        bool,
+        typer.Option(
+            "--suggest", help="Print settings that map the database's tables and tenants, to be pasted, and why."
+        ),
+    ] = False,
 ) -> Answer:
     """Check the settings against the real world: database, privileges, tenancy map, buckets, keys, clocks, disk.
 
@@ -33,11 +40,23 @@ def doctor(
     from sbh_pipelines.doctor import examine
 
     settings = invocation.settings()
+    if suggest:
+        return _suggest(invocation)
     file = Path(invocation.settings_file or os.environ.get("SBH_SETTINGS") or "sbh.toml")
     report = examine(settings, settings_file=file, write=write, say=speaker(invocation))
-    brief = [f"{finding.level}: {finding.what}: {finding.remedy}" for finding in (*report.errors, *report.warnings)]
+    brief = [
+        ": ".join(filter(None, (finding.level, finding.what, finding.detail, finding.remedy)))
+        for finding in (*report.errors, *report.warnings)
+    ]
     status = SettingsError.exit_status if report.errors else 0
     return Answer(report.as_dict(), lambda out: _show(out, report), brief, status)
+
+
+def _suggest(invocation: Invocation) -> Answer:
+    from sbh_pipelines.doctor.suggest import suggest
+
+    made = suggest(invocation.settings(), speaker(invocation))
+    return Answer(made.as_dict(), lambda _: print(made.text), brief=[made.text])
 
 
 def add_to(app: typer.Typer) -> None:
@@ -45,12 +64,19 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _show(out: Any, report: "Report") -> None:
+    """What is wrong first, then how every table is mapped, then all that was looked at, and the numbers."""
     from rich.text import Text
 
+    for finding in (*report.errors, *report.warnings):
+        out.print(Text(f"{finding.level:<8}", _STYLES[finding.level]) + Text(printable(finding.what)), soft_wrap=True)
+        if finding.detail:
+            out.print(Text("  " + printable(finding.detail), "dim"), soft_wrap=True)
+        if finding.remedy:
+            out.print(Text("  to mend it: ", "dim") + Text(printable(finding.remedy)), soft_wrap=True)
     if report.tables:
         rows = [
             (f"{status.schema}.{status.name}", Text(status.status, _TABLE_STYLES.get(status.status, "")), status.why)
-            for status in report.tables
+            for status in sorted(report.tables, key=lambda status: status.status not in _OPEN)
         ]
         out.print(table("Tenancy map", ("table", "status", "why"), rows))
     findings = [
@@ -58,11 +84,11 @@ def _show(out: Any, report: "Report") -> None:
         for finding in report.findings
     ]
     out.print(table("Findings", ("level", "area", "what", "detail"), findings))
-    for finding in (*report.errors, *report.warnings):
-        out.print(Text(f"{finding.level:<8}", _STYLES[finding.level]) + Text(printable(finding.what)), soft_wrap=True)
-        if finding.remedy:
-            out.print(Text("  to mend it: ", "dim") + Text(printable(finding.remedy)), soft_wrap=True)
     out.print(f"{plural(len(report.errors), 'error')}, {plural(len(report.warnings), 'warning')}")
+    if any(status.status in _OPEN for status in report.tables):
+        out.print(
+            "`sbh doctor --suggest` prints settings that map the tables; `sbh doctor -q` prints what is wrong only"
+        )
 
 
 @command(app, "docs")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sbh_pipelines.backup.restore.request import RestoreRequest
+from sbh_pipelines.backup.restore.request import OPTIONS, Face, RestoreRequest
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.commands.backup import BackupArgument, FormerKeyOption, TenantOption, resolve
 from sbh_pipelines.cli.options import (
@@ -22,6 +22,7 @@ from sbh_pipelines.cli.show.approvals import approval_answer
 from sbh_pipelines.cli.show.plan import scope_text, show_plan
 from sbh_pipelines.cli.show.restores import restores_table, show_restore, show_schema, show_status
 from sbh_pipelines.errors import NotConfirmed, RepositoryError, RequestError
+from sbh_pipelines.model import ReferencePolicy
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import RestorePlan, RestoreResult
@@ -162,6 +163,9 @@ def undo(
     restore_id: RestoreArgument,
     tenant: TenantOption,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what it would do, as diff does.")] = False,
+    references: Annotated[
+        ReferencePolicy, typer.Option("--references", help=OPTIONS["references"].help[Face.CLI])
+    ] = ReferencePolicy.REFUSE,
     confirm: ConfirmOption = False,
     approval: ApprovalOption = None,
     break_glass: BreakGlassOption = None,
@@ -172,12 +176,13 @@ def undo(
         _ask(invocation, f"what {restore_id} touched of {tenant}", tenant, undo_command(restore_id, tenant))
     with invocation.progress() as progress:
         if dry_run:
-            plan = service.restores.plan_undo(restore_id, tenant, user, progress=progress)
+            plan = service.restores.plan_undo(restore_id, tenant, user, references=references, progress=progress)
             return _planned(plan, undo_command(restore_id, tenant))
         result = service.restores.undo(
             restore_id,
             tenant,
             user,
+            references=references,
             approval_id=approval,
             break_glass=break_glass,
             progress=progress,

@@ -54,14 +54,19 @@ def failed_table(title: str, failed: Sequence[FailedTenant], *, remedies: bool =
 
 @command(app, "list")
 def list_tenants(invocation: Invocation) -> Answer:
-    """List the tenants, as the application's tenants table has them."""
-    found = invocation.service().tenants.visible_to(invocation.user())
+    """List the tenants, as the application's tenants table has them, and those whose slug cannot be used."""
+    tenants = invocation.service().tenants
+    found, unusable = tenants.visible_to(invocation.user()), tenants.unusable()
     rows = [(tenant.id, tenant.region, tenant.tier, tenant.key) for tenant in found]
-    return Answer(
-        found,
-        lambda out: out.print(table(plural(len(found), "tenant"), ("tenant", "region", "tier", "key"), rows)),
-        brief=[tenant.id for tenant in found],
-    )
+
+    def show(out: Any) -> None:
+        out.print(table(plural(len(found), "tenant"), ("tenant", "region", "tier", "key"), rows))
+        if unusable:
+            lines = [(error.on, error.what, error.why, error.remedy) for error in unusable]
+            columns = ("which", "what is wrong", "why", "what to do next")
+            out.print(table(f"{plural(len(unusable), 'tenant')} in no backup", columns, lines))
+
+    return Answer(found, show, brief=[tenant.id for tenant in found])
 
 
 @command(app, "recovery-points")

@@ -90,7 +90,7 @@ def created_backups(drafts: Sequence[Draft], unusable: Sequence[SbhError]) -> Cr
         ],
         [
             *(FailedTenant(d.tenant.id, d.backup_id, d.step, d.error) for d in drafts if d.error),
-            *(FailedTenant("?", "", "begin", error) for error in unusable),
+            *(FailedTenant(f"? ({error.on})", "", "begin", error) for error in unusable),
         ],
     )
 

@@ -8,6 +8,7 @@ from sbh_pipelines.cli.output import count, facts, mib, plural, printable, secon
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import (
         FilePlan,
+        ReferenceRows,
         RestorePlan,
         RowSample,
         SchemaDifference,
@@ -46,6 +47,8 @@ def show_plan(out: Any, plan: "RestorePlan", next_command: str) -> None:
         conflicts = [(name, reason, count(rows)) for name, reason, rows in plan.conflicts]
         out.print(table("Conflicts", ("table", "reason", ">rows"), conflicts))
     _show_conflict_rows(out, plan)
+    if plan.references:
+        out.print(_reference_rows(plan.references))
     if plan.problems:
         out.print(f"A restore would refuse: {plural(len(plan.problems), 'problem')}", style="bold red")
         for problem in plan.problems:
@@ -95,6 +98,24 @@ def schema_table(differences: "Sequence[SchemaDifference]") -> Any:
 
     columns = ("table", "column", "change", "then", "now", "what a restore does")
     return table("Schema differences", columns, map(row, differences))
+
+
+def _reference_rows(references: "Sequence[ReferenceRows]") -> Any:
+    columns = ("table", "whose", ">rows", "refer to", "by", "on delete", "of", "what becomes of them")
+    rows = (
+        (
+            r.table,
+            r.whose,
+            count(r.rows),
+            r.parent,
+            r.constraint,
+            r.on_delete,
+            "; ".join(map(_key, r.refers_to)),
+            r.done or "nothing: refused",
+        )
+        for r in references
+    )
+    return table("Rows outside the restore that refer to rows which would go", columns, rows)
 
 
 def _show_conflict_rows(out: Any, plan: "RestorePlan") -> None:
@@ -164,6 +185,7 @@ def scope_text(scope: "Scope") -> str:
     if scope.kind == "tenant":
         return "the whole tenant"
     parts = [f"tables {', '.join(scope.tables)}"] if scope.tables else []
+    parts += [f"all but tables {', '.join(scope.all_but)}"] if scope.all_but else []
     parts += [f"rows {scope.rows}"] if scope.rows is not None else []
     parts += [f"files {', '.join(scope.files)}"] if scope.files else []
     parts += ["configuration only"] if scope.config_only else []

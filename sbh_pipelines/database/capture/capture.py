@@ -16,6 +16,7 @@ from sbh_pipelines.database.capture.row_groups import GroupCutter, Segment
 from sbh_pipelines.database.schema.name_types import exact_names
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.copying import copy
 from sbh_pipelines.database.session.snapshot import on_snapshot
 from sbh_pipelines.database.session.sql import copy_options, ident, literal, sql_name
 from sbh_pipelines.errors import SourceChanged, SourceError
@@ -157,7 +158,7 @@ def copy_groups(cursor: Any, query: str, segments: Iterable[Segment], encoding: 
     cutter = GroupCutter(segments)
     # The buffered writer gathers a MiB of rows in C before Python sees them.
     with io.BufferedWriter(cutter, _WRITE_BUFFER) as buffered:
-        cursor.copy_expert(f"COPY ({query}) TO STDOUT{copy_options(encoding)}", buffered, _WRITE_BUFFER)
+        copy(cursor, f"COPY ({query}) TO STDOUT{copy_options(encoding)}", buffered)
         buffered.flush()
         cutter.finish()
     return cutter.bytes

@@ -21,6 +21,7 @@ from sbh_pipelines.database.capture.changes import IS_NEW, Window, watched
 from sbh_pipelines.database.schema.key_hash import KeyCode
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.copying import copy
 from sbh_pipelines.database.session.sql import copy_options, ident
 
 _CHOICES = 4096  # of inserts among new rows, at most, per bucket
@@ -133,7 +134,8 @@ def survivors(
         take(keys[int(number)], int(bucket), key)
 
     with translated("look for deleted rows", table.full_name):
-        connection.cursor().copy_expert(
+        copy(
+            connection.cursor(),
             f"COPY (SELECT w.nth, b.bucket, {fields} FROM {_in_buckets(table, code, windows, buckets)} ORDER BY 1, 2)"
             f" TO STDOUT{copy_options(table.encoding)}",
             _Lines(line),

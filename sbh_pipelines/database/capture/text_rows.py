@@ -4,6 +4,7 @@ import io
 
 from sbh_pipelines.database.schema.key_hash import unescape
 from sbh_pipelines.database.session.connection import Connection
+from sbh_pipelines.database.session.copying import copy
 from sbh_pipelines.database.session.encodings import parsable, printable, to_utf8
 from sbh_pipelines.database.session.sql import UTF8, copy_options
 
@@ -18,7 +19,7 @@ def text_rows(connection: Connection, query: str, encoding: str) -> list[tuple[s
         found: list[tuple[str | None, ...]] = cursor.fetchall()
         return found
     text = io.BytesIO()
-    cursor.copy_expert(f"COPY ({query}) TO STDOUT{copy_options(encoding)}", text)
+    copy(cursor, f"COPY ({query}) TO STDOUT{copy_options(encoding)}", text)
     return [tuple(_value(field, encoding) for field in line.split(b"\t")) for line in text.getvalue().split(b"\n")[:-1]]
 
 

@@ -16,6 +16,7 @@ from sbh_pipelines.database.schema.key_hash import unescape
 from sbh_pipelines.database.schema.large_rows import LIMIT, row_size
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, savepoint, translated
+from sbh_pipelines.database.session.copying import copy
 from sbh_pipelines.database.session.sql import copy_options, ident, literal
 from sbh_pipelines.errors import SbhError, UnreadableRow
 
@@ -79,9 +80,11 @@ class FoundRow:
         return " AND ".join(f"{ident(name)} = {literal(value)}" for name, value in self.key)
 
 
-def find_row(connection: Connection, table: MappedTable, tenant_keys: Sequence[str] | None) -> FoundRow | None:
-    """The first row of these tenants (None: of the whole table) that cannot be read; None where all can be. Needs a transaction."""
-    rows = f"{table.source} WHERE {'true' if tenant_keys is None else table.tenant_is(tenant_keys)}"
+def find_row(connection: Connection, table: MappedTable, rows: str) -> FoundRow | None:
+    """The first of some rows that cannot be read; None where all can be. Needs a transaction.
+
+    `rows` is SQL: FROM items in which the table is `t`, and a condition.
+    """
     in_order = "ORDER BY t.tableoid, t.ctid"
     columns = ", ".join(f"t.{ident(name)}" for name in table.captured_columns)
     lines = _Lines()
@@ -92,7 +95,7 @@ def find_row(connection: Connection, table: MappedTable, tenant_keys: Sequence[s
     found = _row(
         connection,
         table,
-        f"SELECT t.tableoid::regclass, t.ctid, {row_size(table) or 0}{''.join(f', t.{ident(name)}' for name in keys)}"
+        f"SELECT {_PART}, t.ctid, {row_size(table) or 0}{''.join(f', t.{ident(name)}' for name in keys)}"
         f" FROM {rows} {in_order} OFFSET {lines.count} LIMIT 1",
     )
     if found is None:
@@ -110,9 +113,16 @@ def find_row(connection: Connection, table: MappedTable, tenant_keys: Sequence[s
     return FoundRow(part, place, key, bad, column is not None and not column.not_null, over)
 
 
+# Qualified, whatever the search path is.
+_PART = (
+    "(SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE c.oid = t.tableoid)"
+)
+
+
 def _readable(connection: Connection, table: MappedTable, query: str, take: "_Lines | None" = None) -> bool:
     with suppress(UnreadableRow), savepoint(connection), translated("read a table", table.full_name):
-        connection.cursor().copy_expert(f"COPY ({query}) TO STDOUT{copy_options(table.encoding)}", take or _Lines())
+        copy(connection.cursor(), f"COPY ({query}) TO STDOUT{copy_options(table.encoding)}", take or _Lines())
         return True
     return False
 

@@ -7,14 +7,17 @@ which says whose it was. It is adopted: staged among the live rows, and compared
 A row that another tenant has by now is that tenant's. It stays, and is in conflict with the backup's.
 """
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sbh_pipelines.database.capture.text_rows import text_rows
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.database.session.connection import translated
-from sbh_pipelines.database.session.sql import ident
+from sbh_pipelines.database.session.copying import copy, copy_in
+from sbh_pipelines.database.session.sql import copy_options, ident
 
+_BUFFER = 1 << 20
 MOST_NAMED = 20  # rows of one table that are named
 
 
@@ -105,6 +108,38 @@ def owners_of(
             " AS o ON true"
         )
         return text_rows(staging.connection, query, table.encoding)
+
+
+def read_adopted(staging: Staging) -> Iterator[bytes]:
+    """The rows that were adopted, as COPY text in the database's encoding; pieces that end anywhere."""
+    if not staging.adopted:
+        return
+    columns = ", ".join(f"h.{staged}" for staged in staging.columns.values())
+    with translated("read rows of no tenant", staging.table.full_name), tempfile.TemporaryFile() as file:
+        query = f"SELECT {columns} FROM {staging.have} h WHERE h.nobodys"
+        copy(staging.connection.cursor(), f"COPY ({query}) TO STDOUT{copy_options(staging.table.encoding)}", file)
+        file.seek(0)
+        while piece := file.read(_BUFFER):
+            yield piece
+
+
+def leave_rows(staging: Staging, text: bytes) -> None:
+    """Rows that were nobody's when the restore that is undone took them: they are wanted as they were then.
+
+    Needs the staging to be finished, and its rows to have been checked. Sets `staging.left`.
+    """
+    left = f"pg_temp.sbh_left_{staging.number}"
+    columns = ", ".join(staging.columns.values())
+    with translated("stage rows of no tenant", staging.table.full_name):
+        cursor = staging.connection.cursor()
+        cursor.execute(f"CREATE TEMP TABLE {left} ON COMMIT DROP AS SELECT {columns} FROM {staging.want} WITH NO DATA")
+        copy_in(cursor, left, iter((text,)), staging.table.encoding)
+        others = "true"
+        if staging.keyed:
+            others = f"NOT EXISTS (SELECT FROM {staging.want} w WHERE {staging.same_key('w', 'l')})"
+        cursor.execute(f"INSERT INTO {staging.want} ({columns}) SELECT {columns} FROM {left} l WHERE {others}")
+    staging.left = left
+    staging.finish()
 
 
 def _adopt_texts(staging: Staging) -> None:

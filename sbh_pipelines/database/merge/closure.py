@@ -4,18 +4,20 @@ Works on staged tables that hold all rows of both sides. What is not chosen leav
 written.
 
     roots        rows of one table that satisfy the condition: the backup's come back, live ones may go
-    dependants   rows that refer to a chosen row by a foreign key, to any depth
+    dependants   rows that refer to a chosen row by a foreign key or a declared condition, to any depth
     twins        the other side's row of the same key: a row is compared with what it is now
     parents      rows of the backup that a chosen row refers to, and that are not there any more; an existing one stays as it is
 """
 
 from collections.abc import Callable, Mapping, Sequence
 
+from sbh_pipelines.database.merge.links import Link, links_of, refers
 from sbh_pipelines.database.merge.row_choice import RowChoice
 from sbh_pipelines.database.merge.staging import Staging
-from sbh_pipelines.database.schema.catalog import ForeignKey, Table
+from sbh_pipelines.database.schema.catalog import Table
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap
 from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.sql import ident
 from sbh_pipelines.errors import RequestError, RestoreRefused
 
 _ROUNDS = 1000  # depth of dependants; a chain of rows that refer to each other
@@ -24,9 +26,9 @@ _ROUNDS = 1000  # depth of dependants; a chain of rows that refer to each other
 def involved(tenancy: TenancyMap, root: MappedTable) -> list[MappedTable]:
     """The tables that chosen rows of `root` may lead to: descendants, and all their ancestors; in the map's order."""
     reached = {root.table.oid}
-    captured = {t.table.oid: t for t in tenancy.tables}
-    keys = [key for table in tenancy.tables for key in table.table.foreign_keys if key.parent in captured]
-    downwards, upwards = [(k.parent, k.table) for k in keys], [(k.table, k.parent) for k in keys]
+    links = links_of(tenancy)
+    downwards = [(link.parent.table.oid, link.child.table.oid) for link in links]
+    upwards = [(child, parent) for parent, child in downwards]
     for steps in (downwards, upwards):
         while found := {end for start, end in steps if start in reached} - reached:
             reached |= found
@@ -36,9 +38,14 @@ def involved(tenancy: TenancyMap, root: MappedTable) -> list[MappedTable]:
 class Closure:
     """Chooses among the staged rows of the involved tables."""
 
-    def __init__(self, connection: Connection, stagings: Mapping[int, Staging]) -> None:
+    def __init__(self, connection: Connection, tenancy: TenancyMap, stagings: Mapping[int, Staging]) -> None:
         self._connection, self._stagings = connection, stagings
-        self._keys = [key for s in stagings.values() for key in s.table.table.foreign_keys if key.parent in stagings]
+        ends = [(link, link.child.table.oid, link.parent.table.oid) for link in links_of(tenancy)]
+        self._links = [
+            (link, stagings[child], stagings[parent])
+            for link, child, parent in ends
+            if child in stagings and parent in stagings
+        ]
 
     def choose(self, root: MappedTable, choice: RowChoice) -> None:
         """Leave only the chosen rows, their dependants and lost parents in the staged tables."""
@@ -82,16 +89,13 @@ class Closure:
     def _dependants(self) -> int:
         """Rows that refer to a chosen row of their own side."""
         found = 0
-        for key in self._keys:
-            child, parent = self._stagings[key.table], self._stagings[key.parent]
-            if not _staged(key, child, parent):
-                continue
+        for link, child, parent in self._links:
             for own, theirs in ((child.want, parent.want), (child.have, parent.have)):
                 with translated("choose rows", child.table.full_name):
                     found += self._pick(
                         own,
-                        f"SELECT x.ctid FROM {own} x JOIN {theirs} y ON {_refers(key, child, parent, 'x', 'y')}"
-                        f" JOIN {_picked(theirs)} p ON p.place = y.ctid",
+                        f"SELECT t.sbh_place FROM {refers(link, child, own, parent, theirs)}"
+                        f" JOIN {_picked(theirs)} y ON y.place = p.sbh_place",
                     )
         return found
 
@@ -100,6 +104,7 @@ class Closure:
         found = 0
         for staging in self._stagings.values():
             if not staging.keyed:
+                found += self._twins_by_text(staging)
                 continue
             for own, other in ((staging.want, staging.have), (staging.have, staging.want)):
                 with translated("choose rows", staging.table.full_name):
@@ -110,23 +115,28 @@ class Closure:
                     )
         return found
 
-    def _parents(self) -> int:
-        """Rows of the backup that a chosen row of the backup refers to and that no live row stands for."""
-        found = 0
-        for key in self._keys:
-            child, parent = self._stagings[key.table], self._stagings[key.parent]
-            if not _staged(key, child, parent):
-                continue
-            same = " AND ".join(
-                f"h.{parent.columns[c]} {equals} y.{parent.columns[c]}"
-                for c, equals in zip(key.parent_columns, key.operators, strict=True)
+    def _twins_by_text(self, staging: Staging) -> int:
+        """Of rows without a key: those of nobody that were adopted for a chosen row of the backup."""
+        if not staging.adopted:
+            return 0
+        with translated("choose rows", staging.table.full_name):
+            return self._pick(
+                staging.have,
+                f"SELECT h.ctid FROM {staging.have} h WHERE h.nobodys AND {staging.record('h')}::text IN"
+                f" (SELECT {staging.record('w')}::text FROM {staging.want} w"
+                f" JOIN {_picked(staging.want)} p ON p.place = w.ctid)",
             )
+
+    def _parents(self) -> int:
+        """Rows of the backup that a chosen row of the backup refers to and that no live row of the tenant stands for."""
+        found = 0
+        for link, child, parent in self._links:
             with translated("choose rows", parent.table.full_name):
                 found += self._pick(
                     parent.want,
-                    f"SELECT y.ctid FROM {parent.want} y JOIN {child.want} x ON {_refers(key, child, parent, 'x', 'y')}"
-                    f" JOIN {_picked(child.want)} p ON p.place = x.ctid"
-                    f" WHERE NOT EXISTS (SELECT FROM {parent.have} h WHERE {same})",
+                    f"SELECT p.sbh_place FROM {refers(link, child, child.want, parent, parent.want)}"
+                    f" JOIN {_picked(child.want)} x ON x.place = t.sbh_place"
+                    f" JOIN {parent.want} w ON w.ctid = p.sbh_place WHERE {_not_there(link, parent)}",
                 )
         return found
 
@@ -144,15 +154,13 @@ def _picked(side: str) -> str:
     return side.replace("sbh_", "sbh_pick_")
 
 
-def _staged(key: ForeignKey, child: Staging, parent: Staging) -> bool:
-    return all(c in child.columns for c in key.columns) and all(c in parent.columns for c in key.parent_columns)
-
-
-def _refers(key: ForeignKey, child: Staging, parent: Staging, x: str, y: str) -> str:
-    return " AND ".join(
-        f"{y}.{parent.columns[theirs]} {equals} {x}.{child.columns[own]}"
-        for own, theirs, equals in zip(key.columns, key.parent_columns, key.operators, strict=True)
-    )
+def _not_there(link: Link, parent: Staging) -> str:
+    """The condition that the tenant has no row that can stand for the wanted row `w`."""
+    pairs = zip(link.parent_columns, link.operators, strict=True)
+    same = " AND ".join(f"h.{parent.columns[c]} {equals} w.{parent.columns[c]}" for c, equals in pairs)
+    if link.join is not None:
+        same = parent.same_key("h", "w") if parent.keyed else "false"
+    return f"NOT EXISTS (SELECT FROM {parent.have} h WHERE {same} AND NOT h.nobodys)"
 
 
 def named_root(tenancy: TenancyMap, name: str, schemas: Sequence[str]) -> MappedTable:
@@ -168,5 +176,15 @@ def no_such_table(name: str, tenancy: TenancyMap) -> RequestError:
     return RequestError(
         "No such table of tenants",
         on=ascii(name)[:100],
-        remedy="one of: " + ", ".join(t.full_name for t in tenancy.tables)[:1000],
+        remedy=_quoting(name, tenancy) or "one of: " + ", ".join(t.full_name for t in tenancy.tables)[:1000],
     )
+
+
+def _quoting(name: str, tenancy: TenancyMap) -> str:
+    """For a name that is one but for its capitals, which SQL gives up without quotes."""
+    for table in tenancy.tables:
+        for full in (table.full_name, table.table.name):
+            if name == full.lower() and name != full:
+                quoted = ".".join(map(ident, full.split(".", 1)))
+                return f"names in capitals need double quotes in --rows: '{quoted} where ...'; in --tables write {full}"
+    return ""

@@ -22,44 +22,64 @@ class BrokenForeignKey:
 
 
 def check_foreign_keys(
-    connection: Connection, tenancy: TenancyMap, merges: list[TableMerge]
+    connection: Connection, tenancy: TenancyMap, merges: list[TableMerge], since: str = ""
 ) -> tuple[int, list[BrokenForeignKey]]:
     """Check every foreign key of the rows just written, and all those that refer to a row just deleted.
 
     The latter may be rows of other tenants, of shared tables, or of tables of other schemas. Returns (number of keys
-    checked, the broken ones). A row with a NULL in the key is not checked, as in MATCH SIMPLE.
+    checked, the broken ones). A row with a NULL in the key is not checked, as in MATCH SIMPLE. See `may_dangle` for `since`.
     """
     broken: list[BrokenForeignKey] = []
     touched = list(_touched(tenancy, merges))
+    captured = {table.table.oid for table in tenancy.tables}
     for key, child, parent, child_merge, parent_merge in touched:
         rows = 0
-        if child_merge is not None:
+        if child_merge is not None and not may_dangle(key, captured, since):
             rows = _dangling(connection, child_merge, key, parent)
         if parent_merge is not None:
-            rows = max(rows, _orphans(connection, parent_merge, key, child))
+            rows = max(rows, _orphans(connection, parent_merge, key, child, child_merge, since))
         if rows:
             broken.append(BrokenForeignKey(key.name, child.full_name, parent.full_name, rows))
     return len(touched), broken
 
 
-def foreseen_breaks(connection: Connection, tenancy: TenancyMap, merges: list[TableMerge]) -> list[BrokenForeignKey]:
-    """What `check_foreign_keys` would find, before anything is written.
+def may_dangle(key: ForeignKey, captured: Collection[int], since: str) -> bool:
+    """Whether rows of the backup may refer to nothing, because they did when they were backed up.
+
+    So it is with keys that are NOT VALID: parents that the backup has come with their children. And with the backup that undoes
+    a restore (`since` is its snapshot), which may have mended what was broken; but for parents that no backup of a tenant has.
+    """
+    return not key.valid or (bool(since) and key.parent in captured)
+
+
+def foreseen_breaks(
+    connection: Connection, tenancy: TenancyMap, merges: list[TableMerge], since: str = ""
+) -> list[BrokenForeignKey]:
+    """Rows that would be written and refer to nothing, as `check_foreign_keys` would find them; see references.py for the others.
 
     Keys over generated columns, and those of tables without a primary key, are left to the check itself.
     """
     broken: list[BrokenForeignKey] = []
+    captured = {table.table.oid for table in tenancy.tables}
     for key, child, parent, child_merge, parent_merge in _touched(tenancy, merges):
+        if child_merge is None or may_dangle(key, captured, since):
+            continue
         if any(m is not None and not m.staging.keyed for m in (child_merge, parent_merge)):
             continue
-        rows = 0
         with translated("look for broken foreign keys", child.full_name):
-            if child_merge is not None:
-                rows = _will_dangle(connection, child_merge, key, parent, parent_merge)
-            if parent_merge is not None:
-                rows = max(rows, _will_be_orphans(connection, parent_merge, key, child, child_merge))
+            rows = _will_dangle(connection, child_merge, key, parent, parent_merge)
         if rows:
             broken.append(BrokenForeignKey(key.name, child.full_name, parent.full_name, rows))
     return broken
+
+
+def enforced_keys(tenancy: TenancyMap) -> Iterator[ForeignKey]:
+    """All foreign keys at the mapped schemas that the server checks for rows that are written or deleted: NOT VALID ones too."""
+    catalog = tenancy.catalog
+    inside = (key for table in catalog.tables.values() for key in (*table.foreign_keys, *table.doubtful_keys))
+    for key in (*inside, *catalog.outside_keys, *catalog.doubtful_outside_keys):
+        if key.enforced:
+            yield key
 
 
 def _touched(
@@ -67,9 +87,8 @@ def _touched(
 ) -> Iterator[tuple[ForeignKey, Table, Table, TableMerge | None, TableMerge | None]]:
     """(key, child, parent, the child's merge, the parent's) of keys at an end of which something is written."""
     merged = {m.table.table.oid: m for m in merges if m.changes.any}
-    catalog = tenancy.catalog
-    tables = {**catalog.outside, **catalog.tables}
-    for key in [*(k for table in catalog.tables.values() for k in table.foreign_keys), *catalog.outside_keys]:
+    tables = {**tenancy.catalog.outside, **tenancy.catalog.tables}
+    for key in enforced_keys(tenancy):
         if key.table in merged or key.parent in merged:
             yield key, tables[key.table], tables[key.parent], merged.get(key.table), merged.get(key.parent)
 
@@ -95,33 +114,6 @@ def _will_dangle(
     cursor.execute(
         f"SELECT count(*) FROM {merge.todo} t WHERE {filled} AND {comes}"
         f" AND NOT EXISTS (SELECT FROM {from_only(parent)} x WHERE {live} AND {stays})"
-    )
-    rows: int = cursor.fetchone()[0]
-    return rows
-
-
-def _will_be_orphans(
-    connection: Connection, merge: TableMerge, key: ForeignKey, child: Table, child_merge: TableMerge | None
-) -> int:
-    columns = merge.staging.columns
-    if not (merge.changes.deleted or merge.changes.updated) or not all(c in columns for c in key.parent_columns):
-        return 0
-    triples = list(zip(key.columns, key.operators, (columns[c] for c in key.parent_columns), strict=True))
-    back = " AND ".join(f"y.{staged} {equals} x.{staged}" for _, equals, staged in triples)
-    refers = " AND ".join(f"g.{staged} {equals} t.{ident(own)}" for own, equals, staged in triples)
-    gone = (
-        f"SELECT DISTINCT {', '.join('x.' + staged for *_, staged in triples)} FROM {merge.gone} x"
-        f" WHERE NOT EXISTS (SELECT FROM {merge.todo} y WHERE {back})"
-    )
-    stays = "true"
-    if child_merge is not None:
-        stays = f"NOT EXISTS (SELECT FROM {child_merge.gone} h WHERE {child_merge.staging.key_of_live('t', 'h')})"
-    cursor = connection.cursor()
-    cursor.execute(f"SELECT count(*) FROM ({gone}) g")
-    if not cursor.fetchone()[0]:
-        return 0
-    cursor.execute(
-        f"SELECT count(*) FROM {from_only(child)} AS t WHERE {stays} AND EXISTS (SELECT FROM ({gone}) g WHERE {refers})"
     )
     rows: int = cursor.fetchone()[0]
     return rows
@@ -153,8 +145,18 @@ def _dangling(connection: Connection, merge: TableMerge, key: ForeignKey, parent
     return found
 
 
-def _orphans(connection: Connection, merge: TableMerge, key: ForeignKey, child: Table) -> int:
-    """Rows of any tenant, or of none, that refer to a row which was deleted and not put back."""
+def _orphans(
+    connection: Connection,
+    merge: TableMerge,
+    key: ForeignKey,
+    child: Table,
+    child_merge: TableMerge | None,
+    since: str,
+) -> int:
+    """Rows of any tenant, or of none, that refer to a row which was deleted and not put back.
+
+    Of keys that are NOT VALID, and for an undo, rows that were written just now are as they were backed up.
+    """
     columns, table = merge.staging.columns, merge.table.table
     if not (merge.changes.deleted or merge.changes.updated):
         return 0
@@ -177,8 +179,15 @@ def _orphans(connection: Connection, merge: TableMerge, key: ForeignKey, child: 
         cursor.execute(f"SELECT count(*) FROM ({gone}) g")
         if not cursor.fetchone()[0]:
             return 0  # the usual case, and much cheaper than reading the child
+        counted = "true"
+        if since or not key.valid:
+            counted = "t.xmin IS DISTINCT FROM pg_current_xact_id()::xid" if child_merge is not None else "true"
+        if since:
+            xmin = snapshot_xmin(since)
+            counted += f" AND age(t.xmin) BETWEEN 0 AND {ages(connection, [xmin])[xmin]}"
         cursor.execute(
-            f"SELECT count(*) FROM {from_only(child)} AS t WHERE EXISTS (SELECT FROM ({gone}) g WHERE {pairs})"
+            f"SELECT count(*) FROM {from_only(child)} AS t WHERE {counted}"
+            f" AND EXISTS (SELECT FROM ({gone}) g WHERE {pairs})"
         )
         rows: int = cursor.fetchone()[0]
     return rows

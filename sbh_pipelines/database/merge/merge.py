@@ -12,7 +12,7 @@ rows. Both are done a bounded number of rows at a time, with a pause where the s
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sbh_pipelines.database.merge.modes import RULES, Winner
@@ -75,6 +75,7 @@ class TableMerge:
         self._settings = settings
         self.todo, self.gone = staging.want, staging.have
         self.changes = TableChanges(0, 0, 0)
+        self.spared = 0  # rows that stay because others refer to them
         self.undecided = 0  # rows that differ, where nothing tells which of the two is the later one
 
     @property
@@ -188,6 +189,19 @@ class TableMerge:
         setattr(self, name, table)
         return rows
 
+    def spare(self, condition: str) -> int:
+        """Live rows `x` that satisfy the condition stay, of those that go for good; their number. For tables with a key."""
+        s, cursor = self.staging, self._cursor
+        if self.gone == s.have:
+            self._make_as("gone", f"SELECT h.* FROM {s.have} h")
+        comes = f"EXISTS (SELECT FROM {self.todo} y WHERE {s.same_key('y', 'x')})"
+        cursor.execute(f"DELETE FROM {self.gone} x WHERE NOT {comes} AND {condition}")
+        spared: int = cursor.rowcount
+        changes = self.changes
+        self.changes = replace(changes, deleted=changes.deleted - spared, kept=changes.kept + spared)
+        self.spared += spared
+        return spared
+
     # writing
 
     def hold_adopted(self) -> None:
@@ -201,7 +215,7 @@ class TableMerge:
 
     def delete(self) -> None:
         """Delete the live rows that are not to stay as they are. Parents must still be there."""
-        with translated("delete rows", self.table.full_name):
+        with translated("delete rows", self.table.full_name, writing=True):
             if not self.staging.keyed:
                 if self.changes.deleted:
                     self._delete_keyless()
@@ -246,7 +260,7 @@ class TableMerge:
         live = ", ".join(ident(c) for c in self.staging.columns)
         staged = ", ".join(f"w.{c}" for c in self.staging.columns.values())
         cursor, done = self._cursor, 0
-        with translated("write rows", self.table.full_name):
+        with translated("write rows", self.table.full_name, writing=True):
             for batch in self._batches(self.todo):
                 cursor.execute(
                     f"INSERT INTO {sql_name(self.table.table)} ({live}) OVERRIDING SYSTEM VALUE"
@@ -297,6 +311,25 @@ class TableMerge:
                     )
 
     # proving
+
+    def strangers(self) -> int:
+        """Rows of `todo` that are not the tenant's where they are now. Of tables without a key, see `unproven`."""
+        if not (self.todo_rows and self.staging.keyed):
+            return 0
+        mine = self.table.tenant_is([self.staging.tenant_key])
+        with translated("look whose rows they are", self.table.full_name):
+            cursor = self._cursor
+            if not self.table.hops:
+                own = f"(SELECT w.* FROM {self.todo} w WHERE {self.staging.is_own('w')})"
+                cursor.execute(f"SELECT count(*) FROM {self.staging.named(own, 't')} WHERE NOT coalesce({mine}, false)")
+            else:
+                found = self.staging.key_of_live("t", "w")
+                cursor.execute(
+                    f"SELECT count(*) FROM {self.todo} w WHERE {self.staging.is_own('w')} AND NOT EXISTS"
+                    f" (SELECT FROM {self.table.source} WHERE {found} AND {mine})"
+                )
+            rows: int = cursor.fetchone()[0]
+        return rows
 
     def unproven(self) -> int:
         """Rows of `todo` that the live table does not have as they were staged."""
@@ -356,5 +389,5 @@ def written_by(connection: Connection) -> dict[int, tuple[int, int, int]]:
 
 
 def commit(connection: Connection) -> None:
-    with translated("commit the restore"):
+    with translated("commit the restore", writing=True):
         connection.cursor().execute("COMMIT")

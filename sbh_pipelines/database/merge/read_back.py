@@ -13,6 +13,7 @@ from sbh_pipelines.database.merge.merge import TableMerge
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.database.schema.name_types import exact_names
 from sbh_pipelines.database.session.connection import translated
+from sbh_pipelines.database.session.copying import copy
 from sbh_pipelines.database.session.pinned import pin_values
 from sbh_pipelines.database.session.sql import copy_options, from_only, ident
 from sbh_pipelines.errors import ProofFailed
@@ -79,6 +80,6 @@ def _sums(staging: Staging, query: str, *, few: bool = False) -> LineSums:
             exact_names(staging.connection, staging.table),
             io.BufferedWriter(SummedText(sums), _BUFFER) as buffered,
         ):
-            cursor.copy_expert(f"COPY ({query}) TO STDOUT{copy_options(staging.encoding)}", buffered, _BUFFER)
+            copy(cursor, f"COPY ({query}) TO STDOUT{copy_options(staging.encoding)}", buffered)
         cursor.execute("SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on")
     return sums

@@ -19,7 +19,8 @@ from sbh_pipelines.database.capture.row_groups import Segment
 from sbh_pipelines.database.merge.mapping import TableMapping, stored_key, wanted_columns
 from sbh_pipelines.database.schema.key_hash import KeyCode
 from sbh_pipelines.database.schema.name_types import exact_names
-from sbh_pipelines.database.session.connection import Connection, copy_in, translated
+from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.copying import copy, copy_in
 from sbh_pipelines.database.session.sql import copy_options, exchanged, from_only, ident, sql_name
 
 _SPOOL = 8 << 20  # bytes of live rows kept in memory before they go to a temporary file
@@ -67,6 +68,7 @@ class Staging:
         self.columns = {c: f"c{nth}" for nth, c in enumerate(self.table.captured_columns, 1)}
         self.wanted = self.had = 0  # rows, once `finish` was called
         self.adopted = 0  # of `had`, rows that were nobody's: see adoption.py
+        self.left = ""  # a temporary table of wanted rows that are to be nobody's: of an undo
         self.places = False  # whether `have` says where the live rows are
         types = {c.name: c.type for c in self.table.table.columns}
         # Of each stored column that comes back as it is: where it is in the backup's rows, and what it is called.
@@ -94,7 +96,7 @@ class Staging:
         """COPY text of rows as the backup holds them."""
         if self.lines is not None:
             pieces = self._counted(pieces, self.lines)
-        with translated("stage rows", self.table.full_name):
+        with translated("stage rows", self.table.full_name, writing=True):
             copy_in(self.connection.cursor(), self._raw or self.want, pieces, self.encoding)
 
     def _counted(self, pieces: Iterator[bytes], lines: LineSums) -> Iterator[bytes]:
@@ -108,7 +110,7 @@ class Staging:
             rows.file.seek(0)
             staged = ", ".join(self.columns.values())
             into = f"{self.have} ({staged}) FROM STDIN{copy_options(self.table.encoding)}"
-            self.connection.cursor().copy_expert(f"COPY {into}", rows.file, 1 << 20)
+            copy(self.connection.cursor(), f"COPY {into}", rows.file)
 
     def fill_have_all(self) -> None:
         """All live rows of the tenant."""
@@ -168,7 +170,7 @@ class Staging:
 
     def finish(self) -> None:
         """Map what came in as text, count, and let the planner know the sizes."""
-        with translated("stage rows", self.table.full_name):
+        with translated("stage rows", self.table.full_name, writing=True):
             cursor = self.connection.cursor()
             if self._raw:
                 values = ", ".join(wanted_columns(self.mapping, "s", "l", dry_run=self._dry_run))
@@ -207,6 +209,12 @@ class Staging:
 
     # pieces of SQL over the staged rows
 
+    def is_own(self, alias: str) -> str:
+        """The condition that a wanted row, staged under this alias, is to be the tenant's: all are, but for an undo."""
+        if not (self.left and self.keyed):
+            return "true"
+        return f"NOT EXISTS (SELECT FROM {self.left} sbh_left WHERE {self.same_key('sbh_left', alias)})"
+
     @property
     def adopted_rows(self) -> str:
         """A FROM item of the live rows that were nobody's."""
@@ -244,6 +252,11 @@ class Staging:
 
     def live_record(self, alias: str) -> str:
         return f"ROW({', '.join(f'{alias}.{ident(c)}' for c in self.columns)})"
+
+    def placed(self, rows: str, alias: str) -> str:
+        """`named` of a temporary table, with the place of each row in it as `sbh_place`."""
+        columns = "".join(f", x.{staged} AS {ident(name)}" for name, staged in self.columns.items())
+        return f"(SELECT x.ctid AS sbh_place{columns} FROM {rows} x) AS {alias}"
 
     def named(self, rows: str, alias: str) -> str:
         """A FROM item that gives staged rows under the names of the table's columns."""

@@ -8,7 +8,8 @@ from sbh_pipelines.database.merge.conflicts import both, rows_of_key
 from sbh_pipelines.database.rebuild.shared import Fact
 from sbh_pipelines.database.schema.catalog import ForeignKey, Table, UniqueKey
 from sbh_pipelines.database.schema.tenancy import MappedTable
-from sbh_pipelines.database.session.connection import Connection, copy_in, translated
+from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.copying import copy_in
 from sbh_pipelines.database.session.sql import from_only, ident, literal, sql_name
 
 _USER_SCHEMAS = "n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT IN ('information_schema', 'sbh_recovery')"
@@ -19,7 +20,7 @@ def load_rows(
 ) -> None:
     """COPY text into a table; values of identity columns are taken as they are. What the pieces raise is raised."""
     listed = ", ".join(map(ident, columns))
-    with translated("load rows", f"{schema}.{name}"):
+    with translated("load rows", f"{schema}.{name}", writing=True):
         copy_in(connection.cursor(), f"{ident(schema)}.{ident(name)} ({listed})", pieces, encoding)
 
 

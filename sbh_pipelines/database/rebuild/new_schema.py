@@ -6,7 +6,8 @@ from typing import Self
 
 from sbh_pipelines.database.schema.outside import COPIES
 from sbh_pipelines.database.schema.table_header import TableHeader
-from sbh_pipelines.database.session.connection import Connection, connect, copy_in, database_encoding, translated
+from sbh_pipelines.database.session.connection import Connection, connect, database_encoding, translated
+from sbh_pipelines.database.session.copying import copy_in
 from sbh_pipelines.database.session.sql import exchanged, ident, literal
 from sbh_pipelines.errors import RestoreRefused
 from sbh_pipelines.settings import DatabaseSettings
@@ -51,7 +52,7 @@ class NewSchema:
         columns = [f"{ident(column.name)} {column.type.name}" for column in header.columns]
         if header.whole_key:
             columns.append(f"PRIMARY KEY ({', '.join(map(ident, header.whole_key))})")
-        with translated("make a table", f"{self._schema}.{name}"):
+        with translated("make a table", f"{self._schema}.{name}", writing=True):
             cursor = self._connection.cursor()
             cursor.execute(f"CREATE TABLE {table} ({', '.join(columns)})")
             encoding = exchanged(header.encoding, database_encoding(self._connection))

@@ -16,7 +16,8 @@ from sbh_pipelines.database.capture.row_groups import Segment
 from sbh_pipelines.database.schema.catalog import Column, Table, read_catalog
 from sbh_pipelines.database.schema.name_types import exact_names
 from sbh_pipelines.database.schema.tenancy import EXTENSION, SHARED, MappedTable, TenancyMap
-from sbh_pipelines.database.session.connection import Connection, copy_in, translated
+from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.copying import copy_in
 from sbh_pipelines.database.session.search_path import own_names
 from sbh_pipelines.database.session.sql import from_only, ident, sql_name
 

@@ -13,6 +13,7 @@
     key_hash          keys as numbers: buckets and hashes
     file_references   the object keys that rows refer to
     inspect           what `sbh doctor` asks
+    samples           looks at rows, for suggestions
 
 `catalog` and the settings -> `tenancy` -> capture and merge.
 """

@@ -40,6 +40,8 @@ class ForeignKey:
             may have rows that refer to nothing.
         on_delete: what becomes of the rows when their parent is deleted: a no action, r restrict, c cascade, n set null,
             d set default.
+        enforced: whether the server checks rows that are written or deleted from now on.
+        delete_columns: those that set null and set default are for, where not for all.
     """
 
     name: str
@@ -50,6 +52,8 @@ class ForeignKey:
     operators: tuple[str, ...]
     valid: bool = True
     on_delete: str = "a"
+    enforced: bool = True
+    delete_columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +183,9 @@ SELECT c.conname, c.conrelid::bigint, c.confrelid::bigint,
         JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum),
        (SELECT array_agg({_OPERATOR} ORDER BY k.nth) FROM unnest(c.conpfeqop) WITH ORDINALITY k(operator, nth)
         JOIN pg_operator o ON o.oid = k.operator JOIN pg_namespace n ON n.oid = o.oprnamespace),
-       c.convalidated, c.confdeltype::text
+       c.convalidated, c.confdeltype::text, (to_jsonb(c) ->> 'conenforced') IS DISTINCT FROM 'false',
+       (SELECT array_agg(a.attname::text) FROM jsonb_array_elements_text(nullif(to_jsonb(c) -> 'confdelsetcols', 'null')) k(attnum)
+        JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.attnum::int2)
 FROM pg_constraint c
 WHERE c.contype = 'f' AND c.conparentid = 0 AND (c.conrelid = ANY(%s::oid[]) OR c.confrelid = ANY(%s::oid[]))
   AND (to_jsonb(c) ->> 'conperiod') IS DISTINCT FROM 'true'
@@ -219,8 +225,20 @@ def read_catalog(connection: Connection, schemas: list[str]) -> Catalog:
         outside: list[ForeignKey] = []
         doubtful_outside: list[ForeignKey] = []
         known = set(oids)
-        for name, child, parent, own, theirs, equal, valid, on_delete in _rows(cursor, _FOREIGN_KEYS, (oids, oids)):
-            foreign = ForeignKey(name, child, parent, tuple(own), tuple(theirs), tuple(equal), valid, on_delete)
+        for name, child, parent, own, theirs, equal, valid, *of_deletes in _rows(cursor, _FOREIGN_KEYS, (oids, oids)):
+            on_delete, enforced, delete_columns = of_deletes
+            foreign = ForeignKey(
+                name,
+                child,
+                parent,
+                tuple(own),
+                tuple(theirs),
+                tuple(equal),
+                valid,
+                on_delete,
+                enforced,
+                tuple(delete_columns or ()),
+            )
             if child in known and parent in known:
                 (inside if valid else doubtful).setdefault(child, []).append(foreign)
             else:

@@ -5,7 +5,9 @@ from datetime import UTC, datetime
 
 from sbh_pipelines.database.schema.listing import Listing
 from sbh_pipelines.database.schema.tenancy import TENANTS, MappedTable, TenancyMap
+from sbh_pipelines.database.session import search_path
 from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.search_path import own_names
 from sbh_pipelines.database.session.sql import ident, sql_name
 
 TABLE_PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE")
@@ -25,6 +27,7 @@ class ServerFacts:
     may_set_replication_role: bool
     may_use_temporary: bool
     may_create_schemas: bool
+    may_create_databases: bool
     in_recovery: bool
     clock_offset_s: float  # server's clock minus ours
 
@@ -53,6 +56,7 @@ class TenantRow:
     slug: str | None
     region: str | None
     tier: str | None
+    live: bool = True  # it satisfies the condition that the table itself has for slugs to be unique
 
 
 def server_facts(connection: Connection) -> ServerFacts:
@@ -65,16 +69,28 @@ def server_facts(connection: Connection) -> ServerFacts:
         cursor.execute(
             "SELECT current_setting('server_version_num')::int, current_setting('server_version'), current_database(),"
             " rolname, rolsuper, rolbypassrls, has_database_privilege(current_database(), 'TEMPORARY'),"
-            " has_database_privilege(current_database(), 'CREATE'), pg_is_in_recovery() FROM pg_roles WHERE rolname = current_user"
+            " has_database_privilege(current_database(), 'CREATE'), rolcreatedb, pg_is_in_recovery()"
+            " FROM pg_roles WHERE rolname = current_user"
         )
-        version, text, database, role, superuser, bypass, temporary, create, recovery = cursor.fetchone()
+        version, text, database, role, superuser, bypass, temporary, create, databases, recovery = cursor.fetchone()
         may_set = superuser
         if version >= _SET_ROLE_PRIVILEGE and not superuser:
             cursor.execute("SELECT has_parameter_privilege('session_replication_role', 'SET')")
             may_set = cursor.fetchone()[0]
     offset = (server_time - middle).total_seconds()
     return ServerFacts(
-        version, text, database, role, superuser, superuser or bypass, may_set, temporary, create, recovery, offset
+        version,
+        text,
+        database,
+        role,
+        superuser,
+        superuser or bypass,
+        may_set,
+        temporary,
+        create,
+        superuser or databases,
+        recovery,
+        offset,
     )
 
 
@@ -138,6 +154,43 @@ def unholdable_parents(connection: Connection, tenancy: TenancyMap, role: str) -
     return sorted(found, key=lambda privileges: privileges.name)
 
 
+_UNREADABLE = """
+SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'S') AND c.relpersistence <> 't' AND n.nspname <> 'information_schema' AND left(n.nspname, 3) <> 'pg_'
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.classid = 'pg_class'::regclass AND d.deptype = 'e')
+  AND NOT CASE c.relkind WHEN 'S' THEN has_sequence_privilege(c.oid, 'SELECT') ELSE has_table_privilege(c.oid, 'SELECT') END
+ORDER BY 1"""
+
+_OF_PATH = """
+SELECT n.nspname::text, has_schema_privilege(n.oid, 'USAGE'),
+       EXISTS (SELECT FROM aclexplode(n.nspacl) a WHERE a.grantee = 0 AND a.privilege_type = 'CREATE')
+FROM pg_namespace n WHERE n.nspname = ANY(%s) ORDER BY 1"""
+
+
+def unreadable_relations(connection: Connection) -> list[str]:
+    """Tables and sequences of the database, in SQL, that the role may not read; extensions' own are not dumped."""
+    with translated("read the role's privileges"), own_names(connection):
+        cursor = connection.cursor()
+        cursor.execute(_UNREADABLE)
+        return [name for (name,) in cursor.fetchall()]
+
+
+def schemas_of_path(connection: Connection) -> list[tuple[str, bool, bool]]:
+    """(schema, whether the role may use it, whether every role may create in it) of the application's search path."""
+    with translated("read the role's privileges"), own_names(connection):
+        cursor = connection.cursor()
+        cursor.execute(_OF_PATH, (search_path.split(connection.application_path),))
+        return [(name, usable, everybody) for name, usable, everybody in cursor.fetchall() if name != "pg_catalog"]
+
+
+def switched_on(connection: Connection, names: list[str]) -> list[str]:
+    """Those of these settings that are on in this session."""
+    with translated("read the session's settings"), own_names(connection):
+        cursor = connection.cursor()
+        cursor.execute("SELECT name FROM pg_settings WHERE name = ANY(%s) AND setting = 'on' ORDER BY 1", (names,))
+        return [name for (name,) in cursor.fetchall()]
+
+
 def row_secured(tenancy: TenancyMap) -> list[str]:
     """Captured tables with row security: a role without BYPASSRLS would be refused."""
     return [mapped.full_name for mapped in tenancy.tables if mapped.table.row_security]
@@ -192,4 +245,4 @@ def tenant_rows(connection: Connection, listing: Listing) -> list[TenantRow]:
     with translated("read the tenants table", on=listing.full_name):
         cursor = connection.cursor()
         cursor.execute(f"{listing.select} ORDER BY 1, 2")
-        return [TenantRow(key, slug, region, tier) for slug, key, region, tier in cursor.fetchall()]
+        return [TenantRow(key, slug, region, tier, live) for slug, key, region, tier, live in cursor.fetchall()]

@@ -13,6 +13,8 @@ from sbh_pipelines.settings.section import toml
 _VIEWS = ("v", "m")
 _KINDS = {"v": "view", "m": "materialized view"}
 
+_LIVE = '"sbh live"'
+
 _RELATIONS = """
 SELECT c.oid::bigint, n.nspname, c.relname, c.relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') AND NOT c.relispartition
@@ -33,6 +35,11 @@ SELECT c.oid::bigint, n.nspname || '.' || c.relname, EXISTS (
 FROM read JOIN pg_class c ON c.oid = read.oid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') ORDER BY 2"""
 
+_LIVE_SLUGS = """
+SELECT pg_get_expr(i.indpred, i.indrelid) FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+WHERE i.indrelid = %s AND i.indisunique AND i.indisvalid AND i.indnkeyatts = 1 AND a.attname = %s
+ORDER BY i.indpred IS NOT NULL, i.indexrelid LIMIT 1"""
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:
@@ -45,6 +52,8 @@ class Listing:
         base: the oid of the table whose rows the tenants are: the relation itself, or the table that the view is of.
         settings: the section `tenants`.
         fallback_region: region of tenants whose row names none.
+        live: condition that the table itself has for slugs to be unique (of an index on them `WHERE deleted_at IS NULL`);
+            empty where they are unique without, or never.
     """
 
     oid: int
@@ -55,6 +64,7 @@ class Listing:
     base: int
     settings: TenantsSettings
     fallback_region: str | None
+    live: str = ""
 
     @property
     def full_name(self) -> str:
@@ -66,17 +76,19 @@ class Listing:
     @property
     def source(self) -> str:
         """FROM item of the tenants' rows, as `listed`."""
-        where = f" AS t WHERE ({self.settings.where})" if self.settings.where else ""
-        return f"(SELECT * FROM {sql_name(self)}{where}) AS listed" if where else f"{sql_name(self)} AS listed"
+        where = f" WHERE ({self.settings.where})" if self.settings.where else ""
+        live = f", coalesce(({self.live}), false) AS {_LIVE}" if self.live else ""
+        return f"(SELECT *{live} FROM {sql_name(self)} AS t{where}) AS listed"
 
     @property
     def select(self) -> str:
-        """Query of all tenants: slug, key, region and tier as text; NULL where there is none."""
+        """Query of all tenants: slug, key, region and tier as text, NULL where there is none; whether it has its slug now."""
         s = self.settings
         region, tier = self._optional(s.region, "region"), self._optional(s.tier, "tier")
         if s.default_region or region == "NULL":
             region = f"coalesce({region}, {literal(self.fallback_region)})" if self.fallback_region else region
-        return f"SELECT listed.{ident(s.slug)}::text, listed.{ident(s.key)}::text, {region}, {tier} FROM {self.source}"
+        columns = f"listed.{ident(s.slug)}::text, listed.{ident(s.key)}::text, {region}, {tier}"
+        return f"SELECT {columns}, {_LIVE if self.live else 'true'} FROM {self.source}"
 
     @property
     def has_tier(self) -> bool:
@@ -135,6 +147,8 @@ def find_listing(connection: Connection, settings: Settings) -> Listing | None:
             return None
         oid, schema, name, kind = found
         columns = read_columns(cursor, [oid]).get(oid, ())
+        cursor.execute(_LIVE_SLUGS, (oid, wanted.slug))
+        live = (cursor.fetchone() or ("",))[0] or ""
         bases: list[tuple[int, str, bool]] = []
         if kind in _VIEWS:
             cursor.execute(_BASES, (oid, wanted.key))
@@ -142,7 +156,7 @@ def find_listing(connection: Connection, settings: Settings) -> Listing | None:
     base = _base(bases, settings, f"{schema}.{name}", kind) if kind in _VIEWS else oid
     regions = settings.storage.regions
     fallback = wanted.default_region or (regions[0] if len(regions) == 1 else None)
-    return Listing(oid, schema, name, kind, columns, base, wanted, fallback)
+    return Listing(oid, schema, name, kind, columns, base, wanted, fallback, live)
 
 
 def _base(bases: list[tuple[int, str, bool]], settings: Settings, view: str, kind: str) -> int:

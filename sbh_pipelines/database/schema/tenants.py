@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sbh_pipelines.database.schema.listing import Listing, find_listing, no_listing
 from sbh_pipelines.database.session.connection import connect, translated
 from sbh_pipelines.database.session.sql import ident, literal, sql_name
-from sbh_pipelines.errors import SbhError, SettingsError, UnknownTenant
+from sbh_pipelines.errors import InvalidId, SbhError, SettingsError, UnknownTenant
 from sbh_pipelines.model import Tenant, TenantId
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.settings.section import toml
@@ -66,15 +66,32 @@ def _query(settings: Settings, slugs: list[str] | None) -> TenantList:
             rows = cursor.fetchall()
     tenants: dict[str, Tenant] = {}
     unusable: list[SbhError] = []
-    shared = {slug for slug, times in Counter(row[0] for row in rows).items() if times > 1}
-    for slug, key, region, tier in rows:
+    times = Counter(row[0] for row in rows)
+    holders = Counter(slug for slug, _, _, _, live in rows if live)
+    for slug, key, region, tier, live in rows:
+        given_away = times[slug] > 1 and not live and holders[slug] == 1
         try:
-            if slug in shared or key is None:
-                raise _not_told_apart(listing, slug, key, slug in shared)
-            tenants[slug] = Tenant(TenantId.parse(slug), key, region or "", tier or wanted.default_tier)
+            if key is None or (times[slug] > 1 and not (live and holders[slug] == 1)):
+                if given_away and slugs is not None:
+                    continue  # who has the slug now is asked for
+                raise _not_told_apart(listing, slug, key, times[slug] > 1)
+            tenants[slug] = Tenant(_parsed(listing, slug, key), key, region or "", tier or wanted.default_tier)
         except SbhError as error:
             unusable.append(error)
     return TenantList(tuple(tenants.values()), tuple(unusable))
+
+
+def _parsed(listing: Listing, slug: str, key: str) -> TenantId:
+    try:
+        return TenantId.parse(slug)
+    except InvalidId as error:
+        remedy = (
+            f"UPDATE {sql_name(listing)} SET {ident(listing.settings.slug)} = '...' WHERE {ident(listing.settings.key)} ="
+            f" {literal(key)}; or take another column for all: [tenants] slug = {toml(listing.settings.key)}"
+        )
+        raise InvalidId(
+            "A tenant's slug cannot be used", on=f"key {ascii(key)[:64]}, slug {error.on}", why=error.why, remedy=remedy
+        ) from None
 
 
 def _not_told_apart(listing: Listing, slug: str, key: str | None, doubled: bool) -> SettingsError:
@@ -94,7 +111,9 @@ def _not_told_apart(listing: Listing, slug: str, key: str | None, doubled: bool)
 
 
 def gone_condition(listing: Listing) -> str:
-    """A condition that leaves out deleted tenants, if the table has a column that looks like it."""
+    """A condition that leaves out deleted tenants: the table's own, or one on a column that looks like it."""
+    if listing.live:
+        return listing.live
     found = next((c.name for c in listing.columns if c.name.lower().replace("_", "") in _GONE), None)
     return f"{ident(found)} IS NULL" if found else "deleted_at IS NULL"
 

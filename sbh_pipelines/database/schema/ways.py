@@ -1,11 +1,14 @@
 """Ways from a table to its tenant: the foreign keys that lead there, the best first."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from sbh_pipelines.database.schema.catalog import Catalog, Column, ForeignKey, Table
 from sbh_pipelines.database.schema.mapped_table import MappedTable
 from sbh_pipelines.settings.section import toml_block
+
+_PEOPLE = re.compile(r"user|member|person|people|author|employee|contact|profile", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +29,10 @@ class Way:
 
     @property
     def rank(self) -> tuple[object, ...]:
-        """What decides first comes first: no row without it, all rows looked at, few steps, straight to the tenants."""
-        return (not self.required, not self.key.valid, self.parent.depth, not self.to_tenants, self.key.columns)
+        """What decides first comes first: no row without it, all rows looked at, few steps, straight to the tenants, to a thing
+        rather than to a person (who may come and go)."""
+        person = bool(_PEOPLE.search(self.parent.table.name))
+        return (not self.required, not self.key.valid, self.parent.depth, not self.to_tenants, person, self.key.columns)
 
     @property
     def text(self) -> str:

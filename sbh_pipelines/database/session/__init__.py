@@ -1,6 +1,12 @@
 """A session with the application's database.
 
-connection   pinned settings; the one place where psycopg2's errors become ours
+connection   a session, prepared; driver's errors become ours here
+pinned       which settings a session has, and why it does not have the others
+search_path  where our own SQL finds names, and where code of the application does
+pooler       a pooler in between: noticed before anything is set
+sqlstate     what the server's error codes mean: does it pass, what mends it
+functions    the functions that sessions call, and the GRANTs for those that a site closed
+copying      COPY in and out
 tls          verified TLS wherever the server is another machine
 snapshot     one exported snapshot that several connections read
 sql          quoting of names and values

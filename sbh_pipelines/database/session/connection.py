@@ -5,10 +5,9 @@ UTF-8. `row_security = off` makes a policy that would hide rows an error instead
 """
 
 import codecs
-import io
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -19,19 +18,14 @@ import psycopg2.extensions
 
 from sbh_pipelines.database.session import pooler, search_path, tls
 from sbh_pipelines.database.session.pinned import keepalives, pin
-from sbh_pipelines.database.session.sql import SQL_ASCII, copy_options
+from sbh_pipelines.database.session.sql import SQL_ASCII
+from sbh_pipelines.database.session.sqlstate import FROM_CODE, RAISED, meaning, without_values
 from sbh_pipelines.errors import (
-    PrivilegeMissing,
     RequestError,
-    RestoreConflict,
-    RestoreRefused,
     SbhError,
-    SchemaMismatch,
     SettingsError,
-    SourceConflict,
     SourceError,
     SourceUnavailable,
-    UnreadableRow,
 )
 from sbh_pipelines.settings import DatabaseSettings
 from sbh_pipelines.settings.secrets import resolve
@@ -210,100 +204,33 @@ def savepoint(connection: Connection) -> Iterator[None]:
 
 
 @contextmanager
-def translated(what: str, on: str = "") -> Iterator[None]:
-    """Turn psycopg2's errors into ours: `what` completes 'Cannot ...'."""
+def translated(what: str, on: str = "", *, writing: bool = False) -> Iterator[None]:
+    """Turn psycopg2's errors into ours: `what` completes 'Cannot ...'. `writing`: rows of a backup are written."""
     try:
         yield
     except psycopg2.Error as error:
-        raise translate(error, what, on) from None
+        raise translate(error, what, on, writing=writing) from None
 
 
-def translate(error: Any, what: str, on: str = "") -> SbhError:
-    """The error of our tree for a driver's error. Details of rows (DETAIL lines) never get in: they hold data."""
+def translate(error: Any, what: str, on: str = "", *, writing: bool = False) -> SbhError:
+    """The error of our tree for a driver's error. Details of rows (DETAIL and CONTEXT lines) never get in: they hold data."""
     code = error.pgcode or ""
-    primary = getattr(error.diag, "message_primary", None)
-    why = " ".join((primary or str(error)).split())[:300]
-    if code[:2] == "22":
-        why = re.sub(r'"[^"]*"?', '"…"', why)  # the value that does not fit: data, like the DETAIL lines
+    said = " ".join((getattr(error.diag, "message_primary", None) or str(error)).split())
+    means, why = meaning(code, said), without_values(code, said)[:300]
+    if error.diag.source_function == _RAISE:
+        means, why = FROM_CODE, f"{RAISED} [{code}]"
+    if function := _FUNCTION.search(error.diag.context or ""):
+        why += f" (in the application's function {function[1]})"
+    constraint = error.diag.constraint_name
+    if code[:2] == "23" and constraint and constraint not in why:
+        why += f" (constraint {constraint})"
     where = on or ".".join(filter(None, (error.diag.schema_name, error.diag.table_name)))
-    failed = f"Cannot {what}"
-    if code in ("40001", "40P01", "55P03", "57014"):
-        remedies = {
-            "55P03": "somebody holds a lock on the table: try again, or raise database.lock_timeout_s",
-            "57014": "the statement was cancelled or ran into database.statement_timeout_s",
-        }
-        return SourceConflict(
-            failed, on=where, why=why, remedy=remedies.get(code, "concurrent writes to the tenant: try again")
-        )
-    if code == "42501":
-        return PrivilegeMissing(failed, on=where, why=why, remedy="`sbh doctor` prints the GRANTs that are missing")
-    if not code or code[:2] in ("08", "53") or code[:3] == "57P":
-        return SourceUnavailable(failed, on=where, why=why, remedy="check the database server, then try again")
-    if code[:2] == "23":
-        constraint = error.diag.constraint_name
-        kind = RestoreConflict if code in ("23505", "23P01") else RestoreRefused
-        return kind(
-            failed,
-            on=where,
-            why=f"{why}" + (f" (constraint {constraint})" if constraint and constraint not in why else ""),
-            remedy="another row holds the same key, or a constraint was added since: resolve it, then try again",
-        )
-    if code in _UNREADABLE or (code == "XX000" and _TOO_LARGE in why):
-        return UnreadableRow(failed, on=where, why=why, remedy=_UNREADABLE.get(code, _SPLIT))
-    if code[:2] in ("42", "22"):
-        return SchemaMismatch(
-            failed, on=where, why=why, remedy="compare the table's definition with the backup's; `sbh doctor`"
-        )
-    return SourceError(failed, on=where, why=why, remedy="see the server's log")
+    kind: type[SbhError] = means.kind
+    return kind(f"Cannot {what}", on=where, why=why, remedy=means.to_do(writing=writing))
 
 
-# What the server says of a value, rather than of a statement. The remedies are of last resort: a backup names the row.
-_SPLIT = "find the table's largest values, and keep each in several rows or in a file"
-_UNREADABLE = {
-    "22021": "find the value whose bytes are not in the database's encoding, and correct it",
-    "22P05": "find the value whose bytes are not in the database's encoding, and correct it",
-    "54000": _SPLIT,
-    "XX001": "the server's files are damaged: check the disk, and take the row's values from an older backup",
-    "XX002": "an index is damaged: REINDEX the table's indexes, and check the disk",
-}
-_TOO_LARGE = "invalid memory alloc request size"  # not translated: an internal error of the server's
-
-_BUFFER = 1 << 20
-
-
-def copy_in(cursor: Any, into: str, pieces: Iterable[bytes], encoding: str) -> int:
-    """COPY text into `into`, a table and perhaps its columns as SQL; rows. What the pieces raise is raised."""
-    reader = _Pieces(pieces)
-    try:
-        cursor.copy_expert(f"COPY {into} FROM STDIN{copy_options(encoding)}", reader, _BUFFER)
-    except Exception:
-        if reader.error is not None:  # the driver would make a cancelled statement of it
-            raise reader.error from None
-        raise
-    rows: int = cursor.rowcount
-    return rows
-
-
-class _Pieces(io.RawIOBase):
-    """A file over pieces of text. `error` is what making the pieces raised."""
-
-    def __init__(self, pieces: Iterable[bytes]) -> None:
-        super().__init__()
-        self._pieces, self._rest = iter(pieces), memoryview(b"")
-        self.error: BaseException | None = None
-
-    def read(self, size: int = -1) -> bytes:
-        while not self._rest:
-            try:
-                piece = next(self._pieces, None)
-            except BaseException as error:
-                self.error = error
-                raise
-            if piece is None:
-                return b""
-            self._rest = memoryview(piece)
-        taken, self._rest = self._rest[:size], self._rest[size:]
-        return bytes(taken)
+_RAISE = "exec_stmt_raise"  # of the server's sources: RAISE of PL/pgSQL
+_FUNCTION = re.compile(r'^(?:SQL|PL/\w+) function "?([^"\n]*?\([^)\n]*\)|[^"\s]+)', re.MULTILINE)
 
 
 _SECRET = frozenset({"password", "sslpassword"})

@@ -20,6 +20,7 @@ import psycopg2.extensions
 from sbh_pipelines.database.session import tls
 from sbh_pipelines.database.session.pinned import keepalives, pin_timeouts
 from sbh_pipelines.database.session.sql import SQL_ASCII, UTF8
+from sbh_pipelines.database.session.sqlstate import RAISED, meaning, without_values
 from sbh_pipelines.errors import PrivilegeMissing, RequestError, SbhError, SettingsError, SourceError, SourceUnavailable
 from sbh_pipelines.settings import DatabaseSettings
 from sbh_pipelines.settings.secrets import resolve
@@ -32,6 +33,7 @@ _VERSION = re.compile(r"(\d+)(?:\.(\d+))?")
 _ERROR = re.compile(r"^[^\n]*?:  ([0-9A-Z]{5}): (.*)$")
 _NO_ERROR = ("00", "01", "02")
 _STATEMENT = "STATEMENT:  "
+_RAISED = "LOCATION:  exec_stmt_raise,"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,9 @@ def _errors(complaints: IO[bytes]) -> list[StatementError]:
     for line in _read(complaints).splitlines():
         if match := _ERROR.match(line):
             if match[1][:2] not in _NO_ERROR:
-                found.append(StatementError(match[1], match[2][:300], ""))
+                found.append(StatementError(match[1], without_values(match[1], match[2])[:300], ""))
+        elif line.startswith(_RAISED) and found:
+            found[-1] = StatementError(found[-1].code, RAISED, found[-1].statement)
         elif line.startswith(_STATEMENT) and found and not found[-1].statement:
             found[-1] = StatementError(found[-1].code, found[-1].message, shown(line))
     return found
@@ -176,7 +180,8 @@ def cannot_build(errors: list[StatementError]) -> SbhError:
         "58P01": "install the extension's package on the target server, then run the same command again",
         "0A000": "install the extension's package on the target server, then run the same command again",
     }
-    remedy = remedies.get(first.code, "see the target server's log; nothing of this step was done")
+    means = meaning(first.code, first.message).to_do(writing=True)
+    remedy = remedies.get(first.code, f"{means}; nothing of this step was done")
     return SourceError("The schema cannot be built", on=first.statement, why=why, remedy=remedy)
 
 

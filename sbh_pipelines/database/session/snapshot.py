@@ -2,24 +2,32 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from typing import Any
+
+import psycopg2
 
 from sbh_pipelines.database.session.connection import Connection, connect, translated
+from sbh_pipelines.database.session.search_path import own_names
 from sbh_pipelines.model import RecoveryPoint
 from sbh_pipelines.settings import DatabaseSettings
 
 _DESCRIBE = """
 SELECT to_char(transaction_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), pg_current_snapshot()::text,
-       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text,
        (SELECT system_identifier::text FROM pg_control_system()),
-       CASE WHEN pg_is_in_recovery()
-            THEN (SELECT greatest(c.timeline_id, r.min_recovery_end_timeline)
-                  FROM pg_control_checkpoint() c, pg_control_recovery() r)
-            -- A server promoted a moment ago writes a new timeline before its control file says so.
-            ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END,
        current_setting('server_version_num')::int, current_database()::text,
        -- Statistics are discarded when the server recovers from a crash, also of one process, which restarts no postmaster.
        to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') || '/' ||
        (SELECT coalesce(to_char(stats_reset AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '') FROM pg_stat_bgwriter)"""
+
+_POSITION = """
+SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text,
+       CASE WHEN pg_is_in_recovery()
+            THEN (SELECT greatest(c.timeline_id, r.min_recovery_end_timeline)
+                  FROM pg_control_checkpoint() c, pg_control_recovery() r)
+            -- A server promoted a moment ago writes a new timeline before its control file says so.
+            ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END"""
+_NO_POSITION = ("0/0", 0)
+_NO_LOG = ("55000", "0A000")  # of servers whose log is their provider's
 
 
 @contextmanager
@@ -35,10 +43,27 @@ def exported_snapshot(settings: DatabaseSettings) -> Iterator[tuple[str, Recover
 
 def describe_snapshot(connection: Connection) -> RecoveryPoint:
     """What the transaction of this connection sees."""
-    with translated("take a snapshot"):
+    with translated("take a snapshot"), own_names(connection):
         cursor = connection.cursor()
         cursor.execute(_DESCRIBE)
-        return RecoveryPoint(*cursor.fetchone())
+        time, snapshot, system, *more = cursor.fetchone()
+        lsn, timeline = _position(cursor)
+    return RecoveryPoint(time, snapshot, lsn, system, timeline, *more)
+
+
+def _position(cursor: Any) -> tuple[str, int]:
+    """Where in its log the server is, and on which timeline. Some servers do not say it: then both are zero, at every backup."""
+    cursor.execute("SAVEPOINT sbh_position")
+    try:
+        cursor.execute(_POSITION)
+        lsn, timeline = cursor.fetchone()
+    except psycopg2.Error as error:
+        if error.pgcode not in _NO_LOG:
+            raise
+        cursor.execute("ROLLBACK TO SAVEPOINT sbh_position")
+        lsn, timeline = _NO_POSITION
+    cursor.execute("RELEASE SAVEPOINT sbh_position")
+    return lsn, timeline
 
 
 def export_snapshot(connection: Connection) -> str:

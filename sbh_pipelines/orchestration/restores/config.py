@@ -1,6 +1,7 @@
 """The configuration of the jobs that restore, made of the options that `RestoreRequest` declares."""
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any
 
 import dagster as dg
@@ -8,9 +9,9 @@ from pydantic import Field, create_model
 
 from sbh_pipelines.backup.contents.manifest import LATEST
 from sbh_pipelines.backup.restore.request import Face, RestoreOption, RestoreRequest, offered
-from sbh_pipelines.model import MergeMode
+from sbh_pipelines.model import MergeMode, ReferencePolicy
 
-_KINDS: Mapping[Any, Any] = {tuple[str, ...]: list[str], MergeMode: str, bool | None: bool}
+_KINDS: Mapping[Any, Any] = {tuple[str, ...]: list[str], MergeMode: str, ReferencePolicy: str, bool | None: bool}
 _TENANT = Field(None, description="Tenant, by slug. Only for runs without a partition.")
 _APPROVAL_ID = Field(
     None, description="Where the setting `approval.restore` wants a second person: the approval of exactly this."
@@ -38,7 +39,7 @@ class _Start(dg.Config):
 def _key(option: RestoreOption) -> tuple[Any, Any]:
     """The type of a key of the configuration, and the field of it."""
     default = option.offered_default
-    if isinstance(default, tuple | MergeMode):
+    if isinstance(default, tuple | StrEnum):
         default = list(default) if isinstance(default, tuple) else str(default)
     return _KINDS.get(option.kind, option.kind), Field(default, description=option.help[Face.DAGSTER])
 

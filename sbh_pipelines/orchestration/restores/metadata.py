@@ -81,6 +81,7 @@ def plan_metadata(plan: "RestorePlan") -> MetadataMap:
 def part_text(scope: "Scope", mode: str) -> str:
     """What of the tenant, and how, where it is not all of it exactly: ` (tables a, b; missing-only)`, else nothing."""
     parts = [f"tables {', '.join(scope.tables)}"] if scope.tables else []
+    parts += [f"all but tables {', '.join(scope.all_but)}"] if scope.all_but else []
     parts += [f"files {', '.join(scope.files)}"] if scope.files else []
     parts += [f"rows {scope.rows}"] if scope.rows is not None else []
     parts += ["configuration"] if scope.config_only else []

@@ -1,5 +1,7 @@
 """One row that the server cannot give fails its own tenant alone, and is named; the others are backed up in the same run."""
 
+import re
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.database.merge.row_choice import parse_rows
 from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import UnreadableRow
@@ -17,7 +20,6 @@ from sbh_pipelines_tests.support.torn_toast import tear_toast
 TENANTS = [f"t{n}" for n in range(1, 6)]
 BAD = "t3"  # in the middle of the batch
 SCHEMA = """
-CREATE SCHEMA attic;
 CREATE TABLE tenants (id int PRIMARY KEY, slug text UNIQUE, region text, tier text);
 INSERT INTO tenants SELECT n, 't' || n, 'eu-west-1', 'critical' FROM generate_series(1, 5) n;
 CREATE TABLE notes ("Id" int, part text, tenant_id int NOT NULL REFERENCES tenants, body text, PRIMARY KEY ("Id", part));
@@ -75,7 +77,11 @@ def test_a_damaged_value_fails_its_tenant_alone(application: Application) -> Non
     assert """UPDATE public.notes SET "body" = NULL WHERE "Id" = '9001' AND "part" = 'it''s';""" in text
     text = fails_alone(back_up(service, "full"), [DraftStatus.COMPLETED])
     assert "Id = 9001" in text
-    database.run("UPDATE notes SET body = NULL WHERE \"Id\" = '9001' AND part = 'it''s'")
+    update = re.search(r"UPDATE .*?;", text)
+    rows = shlex.split(text[text.index("sbh restore run") :].partition(" --confirm")[0])[-1]
+    assert update is not None
+    assert parse_rows(rows).table == "public.notes"
+    database.run(update[0])
     assert all(draft.error is None for draft in back_up(service, "incremental").values())
 
 

@@ -1,5 +1,6 @@
 """The options of a restore are declared once, and the three faces offer just what is declared."""
 
+from enum import StrEnum
 from typing import Any
 
 import pytest
@@ -8,7 +9,6 @@ import typer
 from sbh_pipelines.api.schema.bodies import AskBody, DiffBody, RestoreBody
 from sbh_pipelines.backup.restore.request import OPTIONS, Face, RestoreRequest, Use, offered
 from sbh_pipelines.cli.app import app
-from sbh_pipelines.model import MergeMode
 from sbh_pipelines.orchestration.restores.config import RestoreConfig
 
 # One value for each option that is not its default.
@@ -17,7 +17,9 @@ OTHERS: dict[str, Any] = {
     "rows": "projects where id in (1, 2)",
     "files": ["docs/**"],
     "config_only": True,
+    "all_but": ["sessions"],
     "mode": "newest-wins",
+    "references": "keep",
     "keep_extra_files": True,
     "accept_schema_changes": True,
     "samples": 3,
@@ -27,7 +29,7 @@ OTHERS: dict[str, Any] = {
 
 
 def plain(value: Any) -> Any:
-    return str(value) if isinstance(value, MergeMode) else list(value) if isinstance(value, tuple) else value
+    return str(value) if isinstance(value, StrEnum) else list(value) if isinstance(value, tuple) else value
 
 
 @pytest.mark.parametrize("command", ["diff", "run", "request"])

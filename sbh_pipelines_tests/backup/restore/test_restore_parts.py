@@ -121,14 +121,6 @@ def test_the_later_of_two_rows_where_no_column_tells(trial: RestoreTrial) -> Non
 
 
 ORPHANS: dict[str, tuple[str, dict[str, Any]]] = {
-    "children whose parents are gone": (
-        "DELETE FROM comments WHERE project_id = 2; DELETE FROM tasks WHERE project_id = 2; DELETE FROM projects WHERE id = 2",
-        {"tables": ("tasks", "comments")},
-    ),
-    "children, in the mode missing-only": (
-        "DELETE FROM comments WHERE project_id = 2; DELETE FROM tasks WHERE project_id = 2",
-        {"tables": ("comments",), "mode": MISSING_ONLY},
-    ),
     "parents that would go from their children": (
         "INSERT INTO projects (id, tenant_id, code, updated_at) VALUES (99, 1, 'new', '2026-02-01Z');"
         "INSERT INTO tasks VALUES (99, 1, 'new', NULL, '2026-02-01Z')",
@@ -148,6 +140,22 @@ def test_a_part_that_would_leave_orphans(trial: RestoreTrial, case: str) -> None
     trial.sample.reset()
     trial.sample.database.run(damage)
     trial.refused((RestoreRefused, ProofFailed, RestoreConflict), **request)
+
+
+@pytest.mark.parametrize("mode", [EXACT, MISSING_ONLY])
+def test_children_bring_the_parents_that_are_gone(trial: RestoreTrial, mode: str) -> None:
+    """To any depth, and of their tables nothing else."""
+    trial.sample.reset()
+    trial.sample.database.run(
+        "DELETE FROM comments WHERE project_id = 2; DELETE FROM tasks WHERE project_id = 2; DELETE FROM projects WHERE id = 2;"
+        "UPDATE projects SET body = 'kept' WHERE id = 4"
+    )
+    before = trial.sample.snapshot().of(ACME)
+    request = RestoreRequest.of(tables=("comments",), mode=mode)
+    trial.sample.service().restore_backup(trial.backup_id, ACME, ADMIN, request=request)
+    after, then = trial.sample.snapshot().of(ACME), trial.then.of(ACME)
+    assert (after["comments"], after["projects"].total()) == (then["comments"], then["projects"].total())
+    assert before["projects"] - after["projects"] == Counter()
 
 
 def test_a_parent_that_is_there_is_not_changed(trial: RestoreTrial) -> None:

@@ -3,5 +3,6 @@
 row_restore          which tables; the steps in their order
 compare, groups      what differs is found and staged
 conflicts, samples   rows that cannot come back, and some of what would change, as the plan shows them
+references           rows outside the restore that refer to rows which go
 proof                read back before the commit
 """

@@ -16,11 +16,13 @@ from sbh_pipelines.backup.contents.stored_table import Group, StoredTable, read_
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.create.parent import incomparable
 from sbh_pipelines.backup.restore.context import RestoreContext
+from sbh_pipelines.backup.restore.left_rows import LeftRows
 from sbh_pipelines.backup.restore.rows.groups import ChunkSet, LiveGroups, SortedGroups
 from sbh_pipelines.database.capture.capture import copy_table
-from sbh_pipelines.database.merge.adoption import NONE_HELD, Held, adopt_rows
+from sbh_pipelines.database.merge.adoption import NONE_HELD, Held, adopt_rows, leave_rows
 from sbh_pipelines.database.merge.mapping import TableMapping
 from sbh_pipelines.database.merge.modes import RULES
+from sbh_pipelines.database.merge.read_back import check_staged, sum_staged
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.database.merge.untouched import Census, census, find_touched, untouched_rows
 from sbh_pipelines.database.schema.definition import VOLATILE, read_definitions
@@ -46,6 +48,9 @@ class TableComparison:
     by_groups: bool = False  # the table can be proven group by group
     keys: "LiveKeys | None" = None  # where compared by changes
     held: Held = NONE_HELD  # keys of rows of the backup that other tenants have now
+    partial: bool = (
+        False  # some rows of the table are left out, whatever the mode: it will not be the backup's as a whole
+    )
 
     @property
     def table(self) -> MappedTable:
@@ -80,9 +85,26 @@ class TableComparer:
         Live rows of nobody that have the key of a row of the backup are staged as the tenant's.
         """
         compared = self._compared(mapping, summary, number, everything=everything)
+        left = self._context.left_rows.get(mapping.table.full_name)
+        if compared.staging is not None and left is not None:
+            self._leave(compared.staging, left)
+            compared.partial = True
         if compared.staging is not None:
             compared.held = adopt_rows(compared.staging)
         return compared
+
+    def _leave(self, staging: Staging, left: LeftRows) -> None:
+        """Rows that the restore which is undone took from nobody are wanted as they were."""
+        if left.columns != tuple(staging.columns):
+            raise RestoreRefused(
+                "The columns of a table are others now than before the restore",
+                on=staging.table.full_name,
+                why="rows that were nobody's then cannot be put back as they were",
+                remedy="restore the tables from the safety backup: `sbh restore status` names it",
+            )
+        check_staged(staging)
+        leave_rows(staging, left.text)
+        sum_staged(staging)
 
     def _compared(
         self, mapping: TableMapping, summary: TableSummary, number: int, *, everything: bool

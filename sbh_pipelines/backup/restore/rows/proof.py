@@ -16,6 +16,7 @@ from sbh_pipelines.database.merge.foreign_keys import check_foreign_keys, keep_p
 from sbh_pipelines.database.merge.merge import TableMerge, written_by
 from sbh_pipelines.database.merge.modes import RULES
 from sbh_pipelines.database.merge.read_back import rows_differ
+from sbh_pipelines.database.merge.references import References
 from sbh_pipelines.database.merge.untouched import hash_of_keys, no_other_transaction_ended, others_wrote
 from sbh_pipelines.database.session.connection import Connection, connect
 from sbh_pipelines.errors import ProofFailed, RestoreRefused, SourceConflict
@@ -28,9 +29,13 @@ class RowProof:
     """Proves what was compared and merged. `prove` after everything was written, in the same transaction."""
 
     def __init__(
-        self, context: RestoreContext, compared: Sequence[TableComparison], merges: Mapping[str, TableMerge]
+        self,
+        context: RestoreContext,
+        compared: Sequence[TableComparison],
+        merges: Mapping[str, TableMerge],
+        references: References,
     ) -> None:
-        self._context, self._compared, self._merges = context, compared, merges
+        self._context, self._compared, self._merges, self._references = context, compared, merges, references
 
     def prove(self) -> RowsProven:
         """Read back what was written. Raises ProofFailed, RestoreRefused, SourceConflict: roll back."""
@@ -57,21 +62,27 @@ class RowProof:
                     remedy="a row outside the tenant holds the same key: resolve it, then try again",
                 )
         checked, broken = check_foreign_keys(
-            self._context.connection, self._context.tenancy, list(self._merges.values())
+            self._context.connection,
+            self._context.tenancy,
+            list(self._merges.values()),
+            self._context.undo_since,
         )
         if broken:
             raise ProofFailed(
                 "Foreign keys would not hold after the restore; rolled back",
                 on=self._context.tenant.id,
                 why=describe_broken_keys(broken),
-                remedy=remedy_for_broken_keys(self._context.request),
+                remedy=remedy_for_broken_keys(self._context.request, broken),
             )
         self._alone()
         return RowsProven(groups, rows, checked)
 
     def _exactly(self, compared: TableComparison) -> bool:
         """The whole table is to be what it was."""
-        return RULES[self._context.request.mode].exact and self._context.request.rows is None and compared.mapping.same
+        exact = RULES[self._context.request.mode].exact and self._context.request.rows is None
+        merge = self._merges.get(compared.table.full_name)
+        partial = compared.partial or (merge is not None and merge.spared > 0)
+        return exact and compared.mapping.same and not partial
 
     def _prove_groups(self, compared: TableComparison) -> int:
         """Read the merged table back, cut as the backup was, and compare every chunk id. Returns groups compared."""
@@ -89,6 +100,13 @@ class RowProof:
 
     def _prove_rows(self, compared: TableComparison, merge: TableMerge) -> int:
         """Read back the rows written, as text; for a whole table, that its keys are the backup's. Returns rows compared."""
+        if rows := merge.strangers():
+            raise RestoreRefused(
+                "Rows would not be this tenant's after the restore; rolled back",
+                on=f"{compared.table.full_name}, {rows} rows",
+                why="what they hang on is another tenant's, or gone",
+                remedy="restore the tables that they hang on as well",
+            )
         differ, staging = rows_differ(merge), merge.staging
         every_value = staging.keyed and staging.whole and not differ
         wrong = 0 if every_value else merge.unproven()
@@ -134,6 +152,9 @@ class RowProof:
             for m in self._merges.values()
             if m.changes.any
         }
+        for oid, beside in self._references.written.items():
+            inserted, updated, deleted = decided.get(oid, (0, 0, 0))
+            decided[oid] = (inserted + beside[0], updated + beside[1], deleted + beside[2])
         if counted and counted != decided:
             other = sorted(oid for oid in counted.keys() | decided.keys() if counted.get(oid) != decided.get(oid))
             tables = self._context.tenancy.catalog.tables
@@ -176,6 +197,7 @@ class RowProof:
         late = late_children(
             connection, self._context.connection, self._context.tenancy, merges, self._context.point.snapshot
         )
+        late = sorted({*late, *self._references.late(connection, self._context.point.snapshot)})
         if late:
             raise SourceConflict(
                 "Rows were written that refer to some which the restore deletes; rolled back",

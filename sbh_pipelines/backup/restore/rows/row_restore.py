@@ -7,19 +7,24 @@ from sbh_pipelines.backup.contents.manifests import read_component, read_tables
 from sbh_pipelines.backup.contents.stored_table import read_table
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.restore.context import RestoreContext, describe_broken_keys, remedy_for_broken_keys
-from sbh_pipelines.backup.restore.plan import TablePlan
+from sbh_pipelines.backup.restore.plan import ReferenceRows, TablePlan
 from sbh_pipelines.backup.restore.result import RowsProven, TableResult
 from sbh_pipelines.backup.restore.rows.compare import TableComparer, TableComparison
 from sbh_pipelines.backup.restore.rows.conflicts import find_conflicts
 from sbh_pipelines.backup.restore.rows.proof import RowProof
+from sbh_pipelines.backup.restore.rows.references import references_problem, shown_reference
 from sbh_pipelines.backup.restore.rows.samples import row_samples
+from sbh_pipelines.database.merge.adoption import NONE_HELD
 from sbh_pipelines.database.merge.closure import Closure, involved, named_root, no_such_table
 from sbh_pipelines.database.merge.conflicts import foreseen_violations
 from sbh_pipelines.database.merge.foreign_keys import foreseen_breaks
+from sbh_pipelines.database.merge.links import links_of
 from sbh_pipelines.database.merge.mapping import SchemaDifference, TableMapping, map_tables
 from sbh_pipelines.database.merge.merge import TableChanges, TableMerge, hold_tenant
 from sbh_pipelines.database.merge.modes import RULES
+from sbh_pipelines.database.merge.parents import LostParents, Strangers, strangers
 from sbh_pipelines.database.merge.read_back import check_staged, sum_staged
+from sbh_pipelines.database.merge.references import References
 from sbh_pipelines.database.merge.row_choice import parse_rows
 from sbh_pipelines.database.session.connection import connect
 from sbh_pipelines.errors import (
@@ -29,6 +34,7 @@ from sbh_pipelines.errors import (
     SbhError,
     SchemaMismatch,
 )
+from sbh_pipelines.model import ReferencePolicy
 from sbh_pipelines.repository.format import CONFIG
 
 
@@ -41,6 +47,16 @@ class RowRestore:
         self.differences: list[SchemaDifference] = []
         self.compared: list[TableComparison] = []
         self.merges: dict[str, TableMerge] = {}
+        self.references = References(
+            context.connection,
+            context.tenancy,
+            [],
+            context.tenant.key,
+            context.request.references,
+            context.undo_since,
+        )
+        self._mappings: dict[int, TableMapping] = {}  # of all tables of the backup
+        self._links = links_of(context.tenancy)
 
     @property
     def downloaded(self) -> int:
@@ -61,11 +77,44 @@ class RowRestore:
         if choose:
             self._choose_rows()
         for compared in self.compared:
-            if compared.staging is not None:
-                restore = self._context.site.settings.restore
-                merge = TableMerge(compared.staging, self._context.request.mode, self._newest(compared), restore)
-                merge.decide()
-                self.merges[compared.table.full_name] = merge
+            self._decide(compared)
+        if self._context.request.tables or self._context.request.config_only:
+            self._bring_parents(comparer)
+
+    def _decide(self, compared: TableComparison) -> None:
+        if compared.staging is not None:
+            restore = self._context.site.settings.restore
+            merge = TableMerge(compared.staging, self._context.request.mode, self._newest(compared), restore)
+            merge.decide()
+            self.merges[compared.table.full_name] = merge
+
+    def _bring_parents(self, comparer: TableComparer) -> None:
+        """Parents that rows of the chosen tables hang on and that are gone, or nobody's, come back with them."""
+        lost = LostParents(self._context.connection, self._links, self._by_oid())
+        added: list[TableComparison] = []
+        while (link := lost.lacking()) is not None:
+            mapping = self._mappings.get(link.parent.table.oid)
+            number = len(self.compared) + len(added) + 1
+            if mapping is not None and not mapping.blocked and mapping.table.table.primary_key:
+                found = comparer.compare(mapping, self._summary(mapping), number, everything=False)
+                if found.staging is not None:
+                    found.partial, found.held = True, NONE_HELD
+                    added.append(found)
+                    lost.add(found.staging)
+                    continue
+            lost.give_up(
+                link
+            )  # the backup has no such rows, or they have no place: the checks of what would break tell
+        lost.finish()
+        for found in added:
+            self._decide(found)
+            self.differences += found.mapping.differences
+        order = [table.full_name for table in self._context.tenancy.tables]
+        self.compared = sorted([*self.compared, *added], key=lambda c: order.index(c.table.full_name))
+        self.merges = {name: self.merges[name] for name in order if name in self.merges}
+
+    def _by_oid(self) -> dict[int, TableMerge]:
+        return {merge.table.table.oid: merge for merge in self.merges.values()}
 
     def _summary(self, mapping: TableMapping) -> TableSummary:
         return self._summaries[mapping.header.full_name]
@@ -82,10 +131,18 @@ class RowRestore:
         mappings, differences = map_tables(
             headers, self._context.tenancy, settings.restore, settings.database.schemas, rows
         )
+        self._mappings = {mapping.table.table.oid: mapping for mapping in mappings}
         if request.tables:
             wanted = {
                 named_root(self._context.tenancy, name, settings.database.schemas).full_name for name in request.tables
             }
+        elif request.all_but:
+            spared = {
+                named_root(self._context.tenancy, name, settings.database.schemas).full_name for name in request.all_but
+            }
+            wanted = {m.table.full_name for m in mappings} - spared
+            self.differences = [d for d in differences if d.table not in spared]
+            return [m for m in mappings if m.table.full_name in wanted]
         elif request.config_only:
             # By the backup's names, which may be others by now.
             config = read_component(self._context.repository, self._context.manifest, CONFIG)
@@ -119,7 +176,7 @@ class RowRestore:
             raise no_such_table(choice.table, self._context.tenancy)
         for staging in stagings.values():
             check_staged(staging)
-        Closure(self._context.connection, stagings).choose(root, choice)
+        Closure(self._context.connection, self._context.tenancy, stagings).choose(root, choice)
         for staging in stagings.values():
             sum_staged(staging)
 
@@ -138,6 +195,16 @@ class RowRestore:
         return None
 
     # planning
+
+    def settle_references(self, *, foresee: bool) -> None:
+        """Decide what becomes of rows outside the restore that refer to rows which go. Before `plan`."""
+        if foresee or self.references.policy is not ReferencePolicy.REFUSE:
+            self.references.merges = list(self.merges.values())
+            self.references.resolve()
+
+    def references_shown(self) -> tuple[ReferenceRows, ...]:
+        """Those rows, as a plan shows them."""
+        return tuple(shown_reference(reference, self._context) for reference in self.references.found)
 
     def plan(self, *, foresee: bool) -> tuple[TablePlan, ...]:
         """What is to happen to each table. The numbers are those that `write` will give.
@@ -210,8 +277,26 @@ class RowRestore:
                     remedy="relax the constraint for the restore, declare restore.fill, or leave these tables or rows out",
                 )
             )
+        owned = list(strangers(self._context.connection, self._by_oid(), self._links if foresee else []))
+        if owned:
+            found.append(
+                RestoreRefused(
+                    "Rows would not be this tenant's after the restore",
+                    on=", ".join(dict.fromkeys(s.table for s in owned)),
+                    why="; ".join(_whose(s) for s in owned[:5]),
+                    remedy="restore the tables that they hang on as well: "
+                    + ", ".join(dict.fromkeys(s.parent for s in owned if s.parent))
+                    if any(s.parent for s in owned)
+                    else "restore a backup of this tenant",
+                )
+            )
         broken = (
-            foreseen_breaks(self._context.connection, self._context.tenancy, list(self.merges.values()))
+            foreseen_breaks(
+                self._context.connection,
+                self._context.tenancy,
+                list(self.merges.values()),
+                self._context.undo_since,
+            )
             if foresee
             else []
         )
@@ -221,9 +306,11 @@ class RowRestore:
                     "Foreign keys would not hold after the restore",
                     on=self._context.tenant.id,
                     why=describe_broken_keys(broken),
-                    remedy=remedy_for_broken_keys(self._context.request),
+                    remedy=remedy_for_broken_keys(self._context.request, broken),
                 )
             )
+        if refused := self.references.refused:
+            found.append(references_problem(refused, self._context))
         return found
 
     @property
@@ -243,6 +330,7 @@ class RowRestore:
         hold_tenant(self._context.connection, self._context.tenancy, self._context.tenant.key)
         merges = list(self.merges.values())
         self._context.notice("merge", 0, len(merges))
+        self.references.apply()
         for merge in merges:
             merge.hold_adopted()
         for merge in reversed(merges):  # children first: an inherited row is found by its parent
@@ -265,7 +353,7 @@ class RowRestore:
 
     @property
     def _proof(self) -> RowProof:
-        return RowProof(self._context, self.compared, self.merges)
+        return RowProof(self._context, self.compared, self.merges, self.references)
 
     def results(self) -> tuple[TableResult, ...]:
         """What happened to each table."""
@@ -276,3 +364,9 @@ class RowRestore:
         changes = merge.changes if merge else TableChanges(0, 0, 0)
         facts = (compared.table.full_name, summary.rows, summary.groups, compared.matching)
         return TableResult(*facts, changes.inserted, changes.updated, changes.deleted, changes.kept)
+
+
+def _whose(found: Strangers) -> str:
+    if not found.parent:
+        return f"{found.rows} rows of {found.table} name another tenant"
+    return f"{found.rows} rows of {found.table}: what they hang on in {found.parent} is another tenant's now, or gone"

@@ -1,0 +1,83 @@
+"""Rows of nobody that a restore took back, as they were before it: the safety backup holds the tenant's rows only.
+
+They are kept beside the restore's status, sealed, so that an undo leaves them as it finds them described: nobody's again.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from sbh_pipelines.database.merge.adoption import read_adopted
+from sbh_pipelines.database.merge.staging import Staging
+from sbh_pipelines.errors import CorruptObject, ObjectMissing, RestoreRefused
+from sbh_pipelines.model import RestoreId
+from sbh_pipelines.repository.format import Keys
+from sbh_pipelines.repository.repository import Repository
+from sbh_pipelines.repository.seal import LEFT_ROWS
+
+_PART_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class LeftRows:
+    """The rows of one table.
+
+    Attributes:
+        columns: what the text has, in order.
+        text: COPY text, in the database's encoding.
+    """
+
+    columns: tuple[str, ...]
+    text: bytes
+
+
+def keep_left_rows(repository: Repository, restore_id: RestoreId, stagings: list[Staging]) -> int:
+    """Store the rows that were adopted; the number of objects. Before anything is written."""
+    parts = 0
+    for staging in stagings:
+        for text in _cut(read_adopted(staging)):
+            head = json.dumps({"table": staging.table.full_name, "columns": list(staging.columns)}).encode()
+            name = Keys.left_rows(restore_id, parts)
+            sealed = repository.sealer.seal(head + b"\n" + text, name.encode(), LEFT_ROWS)
+            repository.store.put(repository.prefix + name, sealed)
+            parts += 1
+    return parts
+
+
+def _cut(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Pieces of whole lines, joined to some MiB."""
+    held = bytearray()
+    for piece in pieces:
+        held += piece
+        if len(held) >= _PART_BYTES:
+            end = held.rfind(b"\n") + 1
+            yield bytes(held[:end])
+            del held[:end]
+    if held:
+        yield bytes(held)
+
+
+def read_left_rows(repository: Repository, restore_id: RestoreId, parts: int) -> Mapping[str, LeftRows]:
+    """By `schema.table`. Raises CorruptObject, and RestoreRefused where they are not there any more."""
+    found: dict[str, LeftRows] = {}
+    for number in range(parts):
+        name = Keys.left_rows(restore_id, number)
+        place = repository.url(name)
+        try:
+            sealed = repository.store.get(repository.prefix + name)
+        except ObjectMissing:
+            raise RestoreRefused(
+                "What the restore took back from nobody is not known any more",
+                on=place,
+                why="its record was removed: it is old",
+                remedy="restore the tables from the safety backup: `sbh restore status` names it",
+            ) from None
+        head, _, text = repository.sealer.open(sealed, name.encode(), LEFT_ROWS, on=place).partition(b"\n")
+        try:
+            document = json.loads(head)
+            table, columns = str(document["table"]), tuple(map(str, document["columns"]))
+        except (ValueError, KeyError, TypeError):
+            raise CorruptObject("Rows that a restore took back cannot be read", on=place) from None
+        before = found.get(table)
+        found[table] = LeftRows(columns, (before.text if before else b"") + text)
+    return found

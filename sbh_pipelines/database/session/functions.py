@@ -1,0 +1,164 @@
+"""Functions that sessions of ours call: the server's own, and those of the application that its tables bring along.
+
+Hardened sites take EXECUTE on functions of the server from PUBLIC. `sbh doctor` asks for each that a backup, a restore or a drill
+calls; a test holds the list against the SQL of this package.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.search_path import own_names
+from sbh_pipelines.database.session.sql import ident
+
+CALLED = (
+    "abs",
+    "aclexplode",
+    "age",
+    "array_agg",
+    "array_position",
+    "ascii",
+    "bit_xor",
+    "bool_and",
+    "bool_or",
+    "chr",
+    "clock_timestamp",
+    "concat",
+    "concat_ws",
+    "convert_to",
+    "count",
+    "current_database",
+    "current_setting",
+    "decode",
+    "encode",
+    "format",
+    "format_type",
+    "has_any_column_privilege",
+    "has_database_privilege",
+    "has_function_privilege",
+    "has_parameter_privilege",
+    "has_schema_privilege",
+    "has_sequence_privilege",
+    "has_table_privilege",
+    "hashint8extended",
+    "hashtext",
+    "hashtextextended",
+    "int4in",
+    "json_agg",
+    "json_build_array",
+    "jsonb_build_object",
+    "left",
+    "lower",
+    "max",
+    "min",
+    "nextval",
+    "now",
+    "num_nulls",
+    "obj_description",
+    "octet_length",
+    "pg_advisory_lock",
+    "pg_advisory_unlock_all",
+    "pg_backend_pid",
+    "pg_control_checkpoint",
+    "pg_control_recovery",
+    "pg_control_system",
+    "pg_current_snapshot",
+    "pg_current_wal_lsn",
+    "pg_current_xact_id",
+    "pg_current_xact_id_if_assigned",
+    "pg_encoding_to_char",
+    "pg_export_snapshot",
+    "pg_get_constraintdef",
+    "pg_get_expr",
+    "pg_get_indexdef",
+    "pg_get_serial_sequence",
+    "pg_get_userbyid",
+    "pg_has_role",
+    "pg_is_in_recovery",
+    "pg_last_wal_replay_lsn",
+    "pg_partition_root",
+    "pg_partition_tree",
+    "pg_postmaster_start_time",
+    "pg_relation_filenode",
+    "pg_relation_size",
+    "pg_snapshot_xmax",
+    "pg_walfile_name",
+    "quote_ident",
+    "replace",
+    "right",
+    "round",
+    "row_number",
+    "set_config",
+    "setval",
+    "sha256",
+    "split_part",
+    "string_agg",
+    "strpos",
+    "substr",
+    "sum",
+    "textout",
+    "to_char",
+    "to_jsonb",
+    "to_regclass",
+    "transaction_timestamp",
+    "unnest",
+    "uuid_hash_extended",
+    "width_bucket",
+)
+
+# Only with these is it known where in its history a server is; a backup does without (snapshot.py), if a server has none of it.
+_SERVERS = """
+SELECT p.oid::regprocedure::text FROM pg_proc p
+WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = ANY(%s) AND NOT has_function_privilege(p.oid, 'EXECUTE')
+ORDER BY 1"""
+
+# What indexes, their predicates, constraints, defaults, generated columns, statistics and domains of tables refer to.
+_APPLICATIONS = """
+WITH parts AS (
+    SELECT coalesce(p.relid, k.oid) AS oid FROM unnest(%s::oid[]) AS k(oid) LEFT JOIN LATERAL pg_partition_tree(k.oid) p ON true),
+users AS (
+    SELECT 'pg_class'::regclass AS class, i.indexrelid AS oid FROM pg_index i WHERE i.indrelid IN (SELECT oid FROM parts)
+    UNION SELECT 'pg_attrdef'::regclass, a.oid FROM pg_attrdef a WHERE a.adrelid IN (SELECT oid FROM parts)
+    UNION SELECT 'pg_constraint'::regclass, c.oid FROM pg_constraint c WHERE c.conrelid IN (SELECT oid FROM parts)
+    UNION SELECT 'pg_statistic_ext'::regclass, s.oid FROM pg_statistic_ext s WHERE s.stxrelid IN (SELECT oid FROM parts)
+    UNION SELECT 'pg_constraint'::regclass, c.oid FROM pg_constraint c JOIN pg_attribute a ON a.atttypid = c.contypid
+          WHERE c.contypid <> 0 AND a.attrelid IN (SELECT oid FROM parts) AND a.attnum > 0 AND NOT a.attisdropped)
+SELECT DISTINCT f.oid::regprocedure::text FROM users u
+JOIN pg_depend d ON d.classid = u.class AND d.objid = u.oid AND d.refclassid = 'pg_proc'::regclass
+JOIN pg_proc f ON f.oid = d.refobjid WHERE NOT has_function_privilege(f.oid, 'EXECUTE') ORDER BY 1"""
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedFunction:
+    """A function that the role may not call.
+
+    Attributes:
+        signature: Its name, with its schema where that is not `pg_catalog`, and the types of its arguments.
+        statement: The GRANT that mends it.
+    """
+
+    signature: str
+    statement: str
+
+
+def closed_functions(connection: Connection, role: str) -> list[ClosedFunction]:
+    """The functions of the server that are called and that the role may not call."""
+    return [
+        ClosedFunction(name, f"GRANT EXECUTE ON FUNCTION pg_catalog.{name} TO {ident(role)};")
+        for name in _ask(connection, _SERVERS, list(CALLED))
+    ]
+
+
+def closed_to_tables(connection: Connection, tables: Sequence[int], role: str) -> list[ClosedFunction]:
+    """The application's functions that these tables' indexes, constraints and columns call and that the role may not call."""
+    return [
+        ClosedFunction(name, f"GRANT EXECUTE ON FUNCTION {name} TO {ident(role)};")
+        for name in _ask(connection, _APPLICATIONS, list(tables))
+    ]
+
+
+def _ask(connection: Connection, query: str, argument: list[str] | list[int]) -> list[str]:
+    with translated("read the role's privileges"), own_names(connection):
+        cursor = connection.cursor()
+        cursor.execute(query, (argument,))
+        return [name for (name,) in cursor.fetchall()]

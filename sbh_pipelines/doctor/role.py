@@ -1,0 +1,163 @@
+"""The role that backups, restores and drills run as: everything that they will ask for, and the statement that grants it."""
+
+from sbh_pipelines.database.schema import inspect
+from sbh_pipelines.database.schema.inspect import ServerFacts
+from sbh_pipelines.database.schema.tenancy import TenancyMap
+from sbh_pipelines.database.session.connection import Connection
+from sbh_pipelines.database.session.functions import ClosedFunction, closed_functions, closed_to_tables
+from sbh_pipelines.database.session.pinned import UNSAFE
+from sbh_pipelines.database.session.sql import ident
+from sbh_pipelines.doctor.findings import Report
+from sbh_pipelines.settings import Settings
+
+AREA = "database"
+_READ_ALL = 140000  # from here on there is pg_read_all_data
+_SHOWN = 10
+
+
+def check(report: Report, connection: Connection, settings: Settings, facts: ServerFacts) -> None:
+    """What does not depend on the tables: attributes of the role, functions of the server, settings that superusers made."""
+    _attributes(report, settings, facts)
+    with report.trying(AREA):
+        _functions(report, closed_functions(connection, facts.role), facts, "of the server's")
+        for name in inspect.switched_on(connection, list(UNSAFE)):
+            report.fail(
+                AREA,
+                f"{name} is on for the role {facts.role}",
+                UNSAFE[name],
+                f"ALTER ROLE {ident(facts.role)} SET {name} = off;",
+            )
+
+
+def check_tables(
+    report: Report, connection: Connection, settings: Settings, tenancy: TenancyMap, facts: ServerFacts
+) -> None:
+    """Privileges on tables, their sequences and schemas, on the functions that they bring along, and on the schemas of these."""
+    _privileges(report, connection, tenancy, facts)
+    _parents(report, connection, tenancy, facts)
+    with report.trying(AREA):
+        tables = [mapped.table.oid for mapped in tenancy.tables]
+        closed = closed_to_tables(connection, tables, facts.role)
+        _functions(report, closed, facts, "in indexes, constraints and columns")
+    with report.trying(AREA):
+        _path(report, connection, facts)
+    with report.trying("platform"):
+        _of_platform(report, connection, facts)
+
+
+def _functions(report: Report, closed: list[ClosedFunction], facts: ServerFacts, which: str) -> None:
+    if closed:
+        report.fail(
+            AREA,
+            f"The role {facts.role} may not call functions {which}: {len(closed)}; backups, restores or drills fail",
+            ", ".join(function.signature for function in closed),
+            "\n".join(function.statement for function in closed),
+        )
+
+
+def _path(report: Report, connection: Connection, facts: ServerFacts) -> None:
+    """The schemas in which code of the application finds names."""
+    for name, usable, open_to_all in inspect.schemas_of_path(connection):
+        if not usable:
+            report.warn(
+                AREA,
+                f"The role {facts.role} may not use the schema {name}, in which code of the application finds names",
+                "functions in indexes and constraints that use them fail in backups and restores",
+                f"GRANT USAGE ON SCHEMA {ident(name)} TO {ident(facts.role)};",
+            )
+        if open_to_all:
+            report.warn(
+                AREA,
+                f"Every role may create objects in the schema {name}, in which code of the application finds names",
+                f"what is put there under a name that such code uses runs as {facts.role}, which reads every tenant",
+                f"REVOKE CREATE ON SCHEMA {ident(name)} FROM PUBLIC;",
+            )
+
+
+def _of_platform(report: Report, connection: Connection, facts: ServerFacts) -> None:
+    """pg_dump locks every table before it reads its definition, and the values of all sequences are kept."""
+    if names := inspect.unreadable_relations(connection):
+        every = f"GRANT pg_read_all_data TO {ident(facts.role)};"
+        each = "\n".join(f"GRANT SELECT ON {name} TO {ident(facts.role)};" for name in names)
+        report.warn(
+            "platform",
+            f"The role {facts.role} may not read {len(names)} tables or sequences: the platform cannot be backed up",
+            ", ".join(names[:_SHOWN]) + (" ..." if len(names) > _SHOWN else ""),
+            every if facts.version >= _READ_ALL else each,
+        )
+
+
+def _privileges(report: Report, connection: Connection, tenancy: TenancyMap, facts: ServerFacts) -> None:
+    with report.trying(AREA):
+        missing = inspect.missing_privileges(connection, tenancy, facts.role)
+        for privileges in missing:
+            # Without these there is no backup; without the others only no restore. Both are needed one day.
+            blocks = "backups" if {"SELECT", "USAGE"} & set(privileges.missing) else "restores"
+            report.fail(
+                AREA,
+                f"The role {facts.role} lacks privileges on {privileges.name}: {blocks} fail",
+                ", ".join(privileges.missing),
+                privileges.statement,
+            )
+        if not missing:
+            report.ok(AREA, f"The role {facts.role} may read and write all {len(tenancy.tables)} tables of tenants")
+
+
+def _attributes(report: Report, settings: Settings, facts: ServerFacts) -> None:
+    role = ident(facts.role)
+    needs = (
+        (facts.bypasses_row_security, "see all rows where tables have row security", f"ALTER ROLE {role} BYPASSRLS;"),
+        (
+            facts.may_set_replication_role,
+            "keep triggers from firing in a restore",
+            f"GRANT SET ON PARAMETER session_replication_role TO {role};",
+        ),
+        (
+            facts.may_use_temporary,
+            "create temporary tables, which a restore stages rows in",
+            f"GRANT TEMPORARY ON DATABASE {ident(facts.database)} TO {role};",
+        ),
+    )
+    for granted, what, remedy in needs:
+        if granted:
+            report.ok(AREA, f"The role {facts.role} may {what}")
+        else:
+            old = facts.version < 150000 and "PARAMETER" in remedy
+            report.fail(
+                AREA, f"The role {facts.role} may not {what}", "", f"ALTER ROLE {role} SUPERUSER;" if old else remedy
+            )
+    if facts.may_create_schemas:
+        report.ok(AREA, f"The role {facts.role} may create schemas, which `sbh restore run --into-schema` needs")
+    else:
+        # Nothing else needs it, so that its want is no warning.
+        grant = f"GRANT CREATE ON DATABASE {ident(facts.database)} TO {role};"
+        report.ok(AREA, f"The role {facts.role} may not create schemas: no `sbh restore run --into-schema`", grant)
+    if facts.may_create_databases or settings.drill.dsn is not None:
+        where = "on the server of drill.dsn" if settings.drill.dsn is not None else "here"
+        report.ok(AREA, f"Drills make their databases {where}")
+    else:
+        report.warn(
+            AREA,
+            f"The role {facts.role} may not create databases, which drills make and drop",
+            "",
+            f"ALTER ROLE {role} CREATEDB; or let drill.dsn name another server",
+        )
+    if facts.superuser:
+        report.warn(
+            AREA,
+            f"The role {facts.role} is a superuser: more than it needs",
+            "",
+            f"ALTER ROLE {role} NOSUPERUSER BYPASSRLS; then run `sbh doctor` for the grants",
+        )
+
+
+def _parents(report: Report, connection: Connection, tenancy: TenancyMap, facts: ServerFacts) -> None:
+    """Whether a restore may hold the rows of shared tables that tenants' rows refer to."""
+    with report.trying(AREA):
+        for privileges in inspect.unholdable_parents(connection, tenancy, facts.role):
+            report.fail(
+                AREA,
+                f"The role {facts.role} may not hold rows of {privileges.name}: restores fail",
+                f"tenants' rows refer to it; missing {', '.join(privileges.missing)}",
+                privileges.statement,
+            )

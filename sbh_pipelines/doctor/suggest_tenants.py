@@ -1,0 +1,143 @@
+"""The section `[tenants]` of a suggestion: which table it is, and where each tenant's slug and region are."""
+
+from collections import Counter
+
+from sbh_pipelines.database.schema.catalog import Catalog, Table, read_catalog
+from sbh_pipelines.database.schema.inspect import TenantRow, tenant_rows
+from sbh_pipelines.database.schema.listing import Listing, find_listing
+from sbh_pipelines.database.session.connection import Connection
+from sbh_pipelines.database.session.sql import ident
+from sbh_pipelines.doctor import names
+from sbh_pipelines.doctor.suggestion import CHECK, Suggestion
+from sbh_pipelines.errors import InvalidId
+from sbh_pipelines.model import TenantId
+
+
+def suggest_tenants(connection: Connection, made: Suggestion) -> None:
+    if find_listing(connection, made.applied) is None and not _table(connection, made):
+        made.unknown.append("which table lists the tenants: none is called like it, and none is referred to by others")
+        return
+    listing = find_listing(connection, made.applied)
+    if listing is None:
+        return
+    catalog = read_catalog(connection, made.applied.database.schemas)
+    base = catalog.tables.get(listing.base)
+    if base is None:
+        made.add("schemas", listing.schema, f"the tenants are in {listing.full_name}")
+        base = read_catalog(connection, made.applied.database.schemas).tables.get(listing.base)
+    _key(made, listing, base)
+    _region_and_tier(made, listing)
+    _slug(connection, made, base)
+
+
+def _table(connection: Connection, made: Suggestion) -> bool:
+    """The table of tenants by its name, of several the one that most tables refer to; else whichever most refer to."""
+    catalog = read_catalog(connection, made.applied.database.schemas)
+    referring = _referring(catalog)
+    named = [table for table in catalog.tables.values() if names.tenant_rank(table.name) is not None]
+    likely = [t for t in named if referring[t.oid]] or [t for t in catalog.tables.values() if referring[t.oid]] or named
+    if not likely:
+        return False
+    best = max(likely, key=lambda t: (referring[t.oid], -(names.tenant_rank(t.name) or 0)))
+    others = [t.full_name for t in named if t.oid != best.oid]
+    why = f"{referring[best.oid]} tables refer to it"
+    if best not in named or others:
+        why = (
+            CHECK
+            + why
+            + (f"; or is it {', '.join(others)}?" if others else "; nothing else says that it lists the tenants")
+        )
+    made.set("tenants", "table", best.full_name, why)
+    return True
+
+
+def _referring(catalog: Catalog) -> Counter[int]:
+    """How many tables refer to each, all of whose rows do."""
+    return Counter(
+        parent
+        for table in catalog.tables.values()
+        for parent in {key.parent for key in table.foreign_keys if key.parent != table.oid}
+    )
+
+
+def _key(made: Suggestion, listing: Listing, base: Table | None) -> None:
+    if listing.column(made.applied.tenants.key) is None and base is not None and len(base.primary_key) == 1:
+        made.set("tenants", "key", base.primary_key[0], "the primary key")
+
+
+def _region_and_tier(made: Suggestion, listing: Listing) -> None:
+    section = made.applied.tenants
+    regions = made.applied.storage.regions
+    if not section.region or listing.column(section.region) is None:
+        if section.region and "region" in section.model_fields_set:
+            made.set("tenants", "region", "", f"there is no column {section.region}")
+        if not section.default_region and len(regions) > 1:
+            why = f"{CHECK}no column says where a tenant is; storage.regions has {', '.join(regions)}"
+            made.set("tenants", "default_region", regions[0], why)
+    if section.tier and "tier" in section.model_fields_set and listing.column(section.tier) is None:
+        made.set("tenants", "tier", "", f"there is no column {section.tier}: all have default_tier")
+
+
+def _slug(connection: Connection, made: Suggestion, base: Table | None) -> None:
+    """A column in which every tenant has a name of its own that can be used; else the key."""
+    current = made.applied.tenants.slug
+    listing = find_listing(connection, made.applied)
+    if listing is None or listing.column(made.applied.tenants.key) is None:
+        return
+    found = [c.name for word in names.SLUGS for c in listing.columns if names.normal(c.name) == word]
+    for name in dict.fromkeys([current, *found]):
+        if listing.column(name) is None:
+            continue
+        rows = _rows(connection, made, name)
+        good = [row for row in rows if _usable(row.slug)]
+        if len(good) < len(rows) or (not rows and name != current):
+            continue
+        doubled = len({row.slug for row in rows}) < len(rows)
+        gone = _gone(listing) if doubled else ""
+        if doubled and not (gone and _unique_where(connection, made, name, gone)):
+            continue
+        if name != current:
+            made.set("tenants", "slug", name, f"{len(rows)} tenants, each with a name of its own in it")
+        if gone:
+            made.set(
+                "tenants",
+                "where",
+                gone,
+                f"{CHECK}slugs are unique among these rows only: the others have given theirs away",
+            )
+        return
+    if current != made.applied.tenants.key:
+        why = "no other column has a name of its own for each tenant that can be used (A-Z a-z 0-9 . _ -)"
+        made.set("tenants", "slug", made.applied.tenants.key, why)
+
+
+def _rows(connection: Connection, made: Suggestion, slug: str, where: str | None = None) -> list[TenantRow]:
+    section = {"slug": slug} | ({"where": where} if where else {})
+    tried = Suggestion(made.settings, {**made.tenants, **section}, made.database)
+    listing = find_listing(connection, tried.applied)
+    return tenant_rows(connection, listing) if listing else []
+
+
+def _unique_where(connection: Connection, made: Suggestion, slug: str, where: str) -> bool:
+    rows = _rows(connection, made, slug, where)
+    return bool(rows) and len({row.slug for row in rows}) == len(rows)
+
+
+def _gone(listing: Listing) -> str:
+    if listing.live:
+        return listing.live
+    return next(
+        (
+            f"{ident(c.name)} IS NULL"
+            for c in listing.columns
+            if set(names.words(c.name)) & set(names.GONE) and c.type.startswith(("timestamp", "date"))
+        ),
+        "",
+    )
+
+
+def _usable(slug: str | None) -> bool:
+    try:
+        return bool(TenantId.parse(slug or ""))
+    except InvalidId:
+        return False
