@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from sbh_pipelines.backup.restore.request import Scope
 from sbh_pipelines.database.merge.columns import SchemaDifference
-from sbh_pipelines.errors import RestoreConflict, SbhError
+from sbh_pipelines.errors import RestoreConflict, SbhError, SchemaMismatch
 
 _FEW = 3  # rows named in an error
 
@@ -269,3 +269,19 @@ def _held(conflict: Conflict) -> str:
 def key_text(key: Mapping[str, str | None]) -> str:
     """`id = 7, part = b`."""
     return ", ".join(f"{name} = {'NULL' if value is None else value}" for name, value in key.items())
+
+
+def schema_problem(differences: Sequence[SchemaDifference], *, blocked: bool) -> SchemaMismatch:
+    """The problem that lossy and blocking differences make. `blocked`: there is one that cannot be accepted."""
+    remedies = list(dict.fromkeys(d.remedy for d in differences if d.remedy))
+    last = (
+        ("see restore.renamed, restore.fill" if blocked else "or accept what is lost with --accept-schema-changes")
+        if remedies or blocked
+        else "accept what is lost with --accept-schema-changes"
+    )
+    return SchemaMismatch(
+        "The schema changed since the backup",
+        on=", ".join(dict.fromkeys(f"{d.table}{'.' + d.column if d.column else ''}" for d in differences[:10])),
+        why="; ".join(f"{d.change}: {d.decision}" for d in differences[:5]),
+        remedy="; ".join((*remedies[:_FEW], last)),
+    )

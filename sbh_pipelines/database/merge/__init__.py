@@ -4,6 +4,7 @@ row_choice, closure            which rows are meant, and what hangs on them
 links, parents                 what ties rows to others; what rows that come back hang on
 mapping, columns               how tables and columns of the backup fit today's schema
 renames, conversion            declared renames; types that keep every value
+partitions                     rows for which there is no partition any more
 staging                        `want` and `have`: the backup's rows and live ones, in temporary tables
 untouched                      rows that nobody wrote since the backup
 adoption                       live rows of nobody that hold keys of the backup's rows

@@ -24,6 +24,7 @@ class SchemaDifference:
         decision: what a restore does about it.
         lossy: whether something of the backup has no place any more.
         blocking: whether a restore would refuse because of it.
+        remedy: what to do so that nothing is lost: SQL, or lines for the settings.
     """
 
     table: str
@@ -34,6 +35,7 @@ class SchemaDifference:
     decision: str
     lossy: bool = False
     blocking: bool = False
+    remedy: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

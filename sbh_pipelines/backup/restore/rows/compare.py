@@ -8,7 +8,7 @@ all of it    where the backup's rows lie among each other is not known (layers),
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 
 from sbh_pipelines.backup.contents.layers import table_rows
@@ -20,8 +20,11 @@ from sbh_pipelines.backup.restore.left_rows import LeftRows
 from sbh_pipelines.backup.restore.rows.groups import ChunkSet, LiveGroups, SortedGroups
 from sbh_pipelines.database.capture.capture import copy_table
 from sbh_pipelines.database.merge.adoption import NONE_HELD, Held, adopt_rows, leave_rows
+from sbh_pipelines.database.merge.columns import SchemaDifference
+from sbh_pipelines.database.merge.links import links_of
 from sbh_pipelines.database.merge.mapping import TableMapping
 from sbh_pipelines.database.merge.modes import RULES
+from sbh_pipelines.database.merge.partitions import hanging_on_homeless, leave_out_homeless, without_partition
 from sbh_pipelines.database.merge.read_back import check_staged, sum_staged
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.database.merge.untouched import Census, census, find_touched, untouched_rows
@@ -48,6 +51,7 @@ class TableComparison:
     by_groups: bool = False  # the table can be proven group by group
     keys: "LiveKeys | None" = None  # where compared by changes
     held: Held = NONE_HELD  # keys of rows of the backup that other tenants have now
+    differences: list[SchemaDifference] = field(default_factory=list)  # of rows that have no place any more
     partial: bool = (
         False  # some rows of the table are left out, whatever the mode: it will not be the backup's as a whole
     )
@@ -75,6 +79,8 @@ class TableComparer:
         self._tenant_key = context.tenant.key
         then = context.manifest.recovery_point
         self._comparable = incomparable(then, context.point) is None
+        self._links = links_of(context.tenancy)
+        self._homeless: dict[int, Staging] = {}
         self._definitions = read_definitions(self._connection, context.tenancy.tables) if self._comparable else {}
 
     def compare(
@@ -90,8 +96,27 @@ class TableComparer:
             self._leave(compared.staging, left)
             compared.partial = True
         if compared.staging is not None:
+            if not everything:
+                self.find_homes(compared)
             compared.held = adopt_rows(compared.staging)
         return compared
+
+    def find_homes(self, compared: TableComparison) -> None:
+        """Rows without a partition, and rows that hang on these, have no place; where that is accepted, they are left out.
+
+        Parents first. Done by `compare`, but where rows are chosen.
+        """
+        staging = compared.staging
+        if staging is None:
+            return
+        found = without_partition(staging) or hanging_on_homeless(staging, self._links, self._homeless)
+        if found is None:
+            return
+        compared.differences.append(found)
+        self._homeless[staging.table.table.oid] = staging
+        if self._context.request.accept_schema_changes:
+            leave_out_homeless(staging)
+            compared.partial = True
 
     def _leave(self, staging: Staging, left: LeftRows) -> None:
         """Rows that the restore which is undone took from nobody are wanted as they were."""

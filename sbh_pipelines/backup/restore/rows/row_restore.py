@@ -7,7 +7,7 @@ from sbh_pipelines.backup.contents.manifests import read_component, read_tables
 from sbh_pipelines.backup.contents.stored_table import read_table
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.restore.context import RestoreContext, describe_broken_keys, remedy_for_broken_keys
-from sbh_pipelines.backup.restore.plan import ReferenceRows, TablePlan
+from sbh_pipelines.backup.restore.plan import ReferenceRows, TablePlan, schema_problem
 from sbh_pipelines.backup.restore.result import RowsProven, TableResult
 from sbh_pipelines.backup.restore.rows.compare import TableComparer, TableComparison
 from sbh_pipelines.backup.restore.rows.conflicts import find_conflicts
@@ -32,7 +32,6 @@ from sbh_pipelines.errors import (
     RestoreConflict,
     RestoreRefused,
     SbhError,
-    SchemaMismatch,
 )
 from sbh_pipelines.model import ReferencePolicy
 from sbh_pipelines.repository.format import CONFIG
@@ -76,10 +75,13 @@ class RowRestore:
             self.compared.append(comparer.compare(mapping, self._summary(mapping), number, everything=choose))
         if choose:
             self._choose_rows()
+            for compared in self.compared:
+                comparer.find_homes(compared)
         for compared in self.compared:
             self._decide(compared)
         if self._context.request.tables or self._context.request.config_only:
             self._bring_parents(comparer)
+        self.differences += [difference for compared in self.compared for difference in compared.differences]
 
     def _decide(self, compared: TableComparison) -> None:
         if compared.staging is not None:
@@ -240,19 +242,7 @@ class RowRestore:
         lossy = not self._context.request.accept_schema_changes
         bad = [d for d in self.differences if d.blocking or (d.lossy and lossy)]
         if bad:
-            needs = (
-                "accept what is lost with --accept-schema-changes"
-                if not self.blocked
-                else "see restore.renamed, restore.fill"
-            )
-            found.append(
-                SchemaMismatch(
-                    "The schema changed since the backup",
-                    on=", ".join(dict.fromkeys(f"{d.table}{'.' + d.column if d.column else ''}" for d in bad[:10])),
-                    why="; ".join(f"{d.change}: {d.decision}" for d in bad[:5]),
-                    remedy=needs,
-                )
-            )
+            found.append(schema_problem(bad, blocked=self.blocked))
         undecided = [m for m in self.merges.values() if m.undecided]
         if undecided:
             found.append(
