@@ -6,8 +6,7 @@
     tables       the tenancy map: every table accounted for, rows of nobody, tables of other schemas
     contents     what rows hold: large objects, rows that are too large, text without an encoding
     tenants      the tenants table: slugs, regions, tiers
-    suggest      settings that map a stranger's schema; `suggest_tenants`, `polymorphic`, `names` are parts of it
-    suggestion   what is suggested, and how it is written to be pasted
+    suggest      a room of its own: settings that map a stranger's schema
     transit      TLS: the session with the database, the addresses in the settings
     storage      buckets: reachable; with `write` a test object
     residency    the region of each bucket, as its server tells it

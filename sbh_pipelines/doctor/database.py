@@ -15,7 +15,7 @@ from sbh_pipelines.doctor.machine import check_clock
 from sbh_pipelines.settings import Settings
 
 AREA = "database"
-OLDEST_VERSION = 130000
+OLDEST_VERSION = 140000
 
 
 def check(report: Report, settings: Settings, say: Callable[[str], None]) -> dict[str, str]:
@@ -32,7 +32,7 @@ def check(report: Report, settings: Settings, say: Callable[[str], None]) -> dic
             tables.check(report, connection, settings, tenancy)
             role.check_tables(report, connection, settings, tenancy, facts)
             say("rows of no tenant")
-            tables.check_rows(report, connection, tenancy, listing)
+            tables.check_rows(report, connection, settings, tenancy, listing)
             contents.check(report, connection, tenancy)
         with report.trying("tenants"):
             return tenants.check(report, connection, settings, find_listing(connection, settings))
@@ -44,7 +44,7 @@ def _server(report: Report, settings: Settings, facts: ServerFacts) -> None:
     report.ok(AREA, "The database answers", f"{place}, PostgreSQL {facts.version_text}")
     if facts.version < OLDEST_VERSION:
         report.fail(
-            AREA, "The server is too old", f"PostgreSQL {facts.version_text}; 13 is the oldest", "upgrade the server"
+            AREA, "The server is too old", f"PostgreSQL {facts.version_text}; 14 is the oldest", "upgrade the server"
         )
     if facts.in_recovery:
         report.warn(

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from sbh_pipelines.database.schema import inspect
 from sbh_pipelines.database.schema.catalog import ForeignKey
 from sbh_pipelines.database.schema.listing import Listing
+from sbh_pipelines.database.schema.mapping.ways import foreign_keys, link_fields, required
 from sbh_pipelines.database.schema.tenancy import AMBIGUOUS, SHARED, UNMAPPED, MappedTable, TenancyMap
-from sbh_pipelines.database.schema.ways import foreign_keys, required
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.doctor.findings import Report
 from sbh_pipelines.errors import PrivilegeMissing, SbhError, SourceConflict
@@ -121,11 +121,18 @@ def _shared_keys(tenancy: TenancyMap) -> Iterator[tuple[str, ForeignKey]]:
                 yield table.full_name, key
 
 
-def check_rows(report: Report, connection: Connection, tenancy: TenancyMap, listing: Listing | None) -> None:
+def check_rows(
+    report: Report, connection: Connection, settings: Settings, tenancy: TenancyMap, listing: Listing | None
+) -> None:
     """Rows of nobody, and of tenants that are not listed; each condition that a backup would run is run."""
     clean = True
+    keys: list[str] = []
+    with report.trying("tenants"):
+        keys = inspect.tenant_keys(connection, listing) if listing and listing.column(listing.settings.key) else []
     for mapped in tenancy.tables:
         try:
+            if keys:
+                inspect.try_condition(connection, mapped, keys)
             found = inspect.stray_rows(connection, mapped, listing, STRAY_TIMEOUT_S)
         except SourceConflict:
             clean = False
@@ -145,7 +152,7 @@ def check_rows(report: Report, connection: Connection, tenancy: TenancyMap, list
             continue
         if found and found.unlinked:
             clean = False
-            _nobodys(report, mapped, tenancy, found.unlinked)
+            _nobodys(report, mapped, tenancy, found.unlinked, settings)
         if found and found.unknown_tenant and listing:
             clean = False
             left_out = f" (tenants.where: {listing.settings.where})" if listing.settings.where else ""
@@ -167,29 +174,33 @@ def _cannot_run(report: Report, mapped: MappedTable, error: SbhError) -> None:
             f"The condition of database.links for {mapped.full_name} cannot run: backups fail",
             f"{error.why} [{error.code}]: {joins[0]}",
             "correct `join`: t is the table, p its parent; names of other tables and of functions need their schema,"
-            " as in public.projects",
+            " as in public.projects, or a schema in database.search_path",
         )
-    else:
-        report.fail(AREA, error.what, f"{error.on}: {error.why} [{error.code}]", error.remedy)
+        return
+    column = mapped.tenant_column
+    report.fail(
+        AREA,
+        f"The rows of {mapped.full_name} cannot be told by tenant: backups fail",
+        f"{error.why} [{error.code}]; {column.name} is of type {column.type}",
+        "if the column does not name a tenant, map the table in another way:\n"
+        + toml_block("[[database.links]]", {"table": mapped.full_name, "tenant_column": "..."}),
+    )
 
 
-def _nobodys(report: Report, mapped: MappedTable, tenancy: TenancyMap, rows: int) -> None:
+def _nobodys(report: Report, mapped: MappedTable, tenancy: TenancyMap, rows: int, settings: Settings) -> None:
     """Rows whose way ends: another way first, if there is one; else they are everybody's, and the platform backup's."""
     hop = mapped.hops[0] if mapped.hops else None
     columns = (mapped.tenant_column.name,) if hop is None else hop.columns
     captured = {t.table.oid: t for t in tenancy.tables}
-    other = next(
-        (
-            key
-            for key in sorted(foreign_keys(mapped.table), key=lambda k: not required(mapped.table, k.columns))
-            if key.parent in captured and key.columns != columns and key.parent != mapped.table.oid
-        ),
-        None,
-    )
+    others = [key for key in foreign_keys(mapped.table) if key.parent in captured and key.columns != columns]
+    other = min(others, key=lambda k: not required(mapped.table, k.columns), default=None)
     remedy = "nothing is to be done if they are for all tenants (built-in rows, templates); else give them a tenant"
     if other is not None:
-        block = toml_block("[[database.links]]", {"table": mapped.full_name, "via": list(other.columns)})
-        always = "is NOT NULL" if required(mapped.table, other.columns) else "leads to a tenant as well"
-        remedy = f"({', '.join(other.columns)}) -> {captured[other.parent].full_name} {always}: try it first\n{block}"
+        always = "is NOT NULL" if required(mapped.table, other.columns) else "may lead to a tenant as well"
+        fields = link_fields(mapped.table, other, tenancy.catalog)
+        linked = any(link.table in (mapped.full_name, mapped.table.name) for link in settings.database.links)
+        how = "in the table's link, in place of what is there" if linked else "to try it"
+        block = toml_block("[[database.links]]", {"table": mapped.full_name, **fields})
+        remedy += f". But ({', '.join(other.columns)}) -> {captured[other.parent].full_name} {always}; {how}:\n{block}"
     what = f"Rows of no tenant in {mapped.full_name}: {rows:,}; the platform backup has them, no tenant's"
     report.warn(AREA, what, f"{', '.join(columns) or 'the declared condition'} leads to none", remedy)

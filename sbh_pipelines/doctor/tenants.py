@@ -23,7 +23,18 @@ def check(report: Report, connection: Connection, settings: Settings, listing: L
     """The regions of the tenants found, by slug. Raises SettingsError where a column is wanting."""
     if listing is None:
         raise no_listing(settings)
+    for lacking in inspect.listing_privileges(connection, listing):
+        report.fail("tenants", f"The role may not read {lacking.name}: backups fail", "SELECT", lacking.statement)
+        return {}
     rows = inspect.tenant_rows(connection, listing)
+    alike_keys = [key for key, times in Counter(row.key for row in rows).items() if times > 1 and key]
+    _finding(
+        report,
+        Level.ERROR,
+        "that share a key, so that each would get the rows of all",
+        alike_keys,
+        "name a column that is unique: [tenants] key = ...; of a view, leave out what doubles its rows",
+    )
     table, slug, key = sql_name(listing), ident(listing.settings.slug), ident(listing.settings.key)
     bad = [row for row in rows if not _valid(row.slug)]
     holders = Counter(row.slug for row in rows if row.live)

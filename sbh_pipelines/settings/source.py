@@ -15,7 +15,11 @@ class TableLink(Section):
     via: list[str] | None = Field(
         None, description="The foreign key to follow where several lead to different owners: the table's own columns."
     )
-    parent: QualifiedName | None = Field(None, description="With `join`: the table whose rows decide.")
+    parent: QualifiedName | None = Field(
+        None,
+        description="With `join`: the table whose rows decide. With `via`: which of several tables, where the same columns refer to"
+        " more than one.",
+    )
     join: str | None = Field(
         None,
         description="SQL condition linking the table (alias `t`) to `parent` (alias `p`), for links that are no foreign"

@@ -12,7 +12,7 @@ from sbh_pipelines.database.session.connection import connect
 from sbh_pipelines.doctor import database
 from sbh_pipelines.doctor.findings import Report
 from sbh_pipelines.doctor.suggest import suggest
-from sbh_pipelines.doctor.suggestion import Suggestion
+from sbh_pipelines.doctor.suggest.suggestion import Suggestion
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.settings import Settings
 from sbh_pipelines_tests.support.databases import Database, fresh_database

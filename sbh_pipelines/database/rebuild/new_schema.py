@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
-from sbh_pipelines.database.schema.outside import COPIES
+from sbh_pipelines.database.schema.mapping.outside import COPIES
 from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.session.connection import Connection, connect, database_encoding, translated
 from sbh_pipelines.database.session.copying import copy_in

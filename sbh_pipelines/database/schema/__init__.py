@@ -2,10 +2,7 @@
 
     catalog           tables, columns, keys, partitions: PostgreSQL's catalogue in six queries
     tenancy           the tenancy map: which rows of which table are a tenant's
-      mapped_table      its values: a table, the way from its rows to their tenant
-      mapper            how each table is mapped
-      ways              which foreign keys lead to a tenant, the best first
-      outside           tables of other schemas that may be tenants'
+    mapping           a room of its own: how the map is made
     listing           the relation that lists the tenants: a table or a view
     table_header      what a backup says of a table: its columns, their types, its key
     tenants           the application's list of tenants

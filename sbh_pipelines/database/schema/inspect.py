@@ -94,6 +94,17 @@ def server_facts(connection: Connection) -> ServerFacts:
     )
 
 
+def listing_privileges(connection: Connection, listing: Listing) -> list[TablePrivileges]:
+    """What the role lacks to read the list of tenants, where that is a view: no table of the map."""
+    with translated("read the role's privileges"):
+        cursor = connection.cursor()
+        cursor.execute("SELECT has_table_privilege(%s::oid, 'SELECT'), current_user", (listing.oid,))
+        held, role = cursor.fetchone()
+        if held:
+            return []
+    return [TablePrivileges(listing.full_name, ("SELECT",), f"GRANT SELECT ON {sql_name(listing)} TO {ident(role)};")]
+
+
 def missing_privileges(connection: Connection, tenancy: TenancyMap, role: str) -> list[TablePrivileges]:
     """Tables and sequences of the map on which a backup or a restore would be refused."""
     tables = {mapped.table.oid: mapped.table for mapped in tenancy.tables}
@@ -239,10 +250,38 @@ def _cannot_stray(mapped: MappedTable, listing: Listing) -> bool:
     )
 
 
+def user_schemas(connection: Connection) -> list[str]:
+    """The schemas that have tables, other than the server's own."""
+    with translated("look for schemas"):
+        cursor = connection.cursor()
+        cursor.execute(
+            "SELECT DISTINCT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p')"
+            " AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'sbh_recovery') ORDER BY 1"
+        )
+        return [name for (name,) in cursor.fetchall()]
+
+
+def tenant_keys(connection: Connection, listing: Listing, most: int = 1000) -> list[str]:
+    """Keys of tenants, as they are listed; not more than `most`."""
+    with translated("read the tenants table", on=listing.full_name):
+        cursor = connection.cursor()
+        cursor.execute(
+            f"SELECT listed.{ident(listing.settings.key)}::text FROM {listing.source} ORDER BY 1 LIMIT {most}"
+        )
+        return [key for (key,) in cursor.fetchall() if key is not None]
+
+
+def try_condition(connection: Connection, mapped: MappedTable, keys: list[str]) -> None:
+    """Plan what a backup reads of the table. Raises the source's errors: a key that the column cannot hold, a name that is not
+    there."""
+    with translated("read a table", on=mapped.full_name):
+        connection.cursor().execute(f"EXPLAIN SELECT FROM {mapped.source} WHERE {mapped.tenant_is(keys)}")
+
+
 def tenant_rows(connection: Connection, listing: Listing) -> list[TenantRow]:
     """The tenants as they are listed, unchecked; raises SettingsError when a column that the settings name is missing."""
     listing.check()
     with translated("read the tenants table", on=listing.full_name):
         cursor = connection.cursor()
         cursor.execute(f"{listing.select} ORDER BY 1, 2")
-        return [TenantRow(key, slug, region, tier, live) for slug, key, region, tier, live in cursor.fetchall()]
+        return [TenantRow(key, slug, region, tier, live) for slug, key, region, tier, live, _ in cursor.fetchall()]

@@ -14,6 +14,7 @@ _VIEWS = ("v", "m")
 _KINDS = {"v": "view", "m": "materialized view"}
 
 _LIVE = '"sbh live"'
+_TIMES = '"sbh times"'
 
 _RELATIONS = """
 SELECT c.oid::bigint, n.nspname, c.relname, c.relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -35,7 +36,7 @@ SELECT c.oid::bigint, n.nspname || '.' || c.relname, EXISTS (
 FROM read JOIN pg_class c ON c.oid = read.oid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') ORDER BY 2"""
 
-_LIVE_SLUGS = """
+_UNIQUE = """
 SELECT pg_get_expr(i.indpred, i.indrelid) FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
 WHERE i.indrelid = %s AND i.indisunique AND i.indisvalid AND i.indnkeyatts = 1 AND a.attname = %s
 ORDER BY i.indpred IS NOT NULL, i.indexrelid LIMIT 1"""
@@ -65,6 +66,7 @@ class Listing:
     settings: TenantsSettings
     fallback_region: str | None
     live: str = ""
+    unique_key: bool = True  # whether an index holds the key unique
 
     @property
     def full_name(self) -> str:
@@ -77,18 +79,21 @@ class Listing:
     def source(self) -> str:
         """FROM item of the tenants' rows, as `listed`."""
         where = f" WHERE ({self.settings.where})" if self.settings.where else ""
-        live = f", coalesce(({self.live}), false) AS {_LIVE}" if self.live else ""
-        return f"(SELECT *{live} FROM {sql_name(self)} AS t{where}) AS listed"
+        more = f", coalesce(({self.live}), false) AS {_LIVE}" if self.live else ""
+        more += "" if self.unique_key else f", count(*) OVER (PARTITION BY {ident(self.settings.key)}) AS {_TIMES}"
+        return f"(SELECT *{more} FROM {sql_name(self)} AS t{where}) AS listed"
 
     @property
     def select(self) -> str:
-        """Query of all tenants: slug, key, region and tier as text, NULL where there is none; whether it has its slug now."""
+        """Query of all tenants: slug, key, region and tier as text, NULL where there is none; whether it has its slug now, and how
+        many have its key."""
         s = self.settings
         region, tier = self._optional(s.region, "region"), self._optional(s.tier, "tier")
         if s.default_region or region == "NULL":
             region = f"coalesce({region}, {literal(self.fallback_region)})" if self.fallback_region else region
         columns = f"listed.{ident(s.slug)}::text, listed.{ident(s.key)}::text, {region}, {tier}"
-        return f"SELECT {columns}, {_LIVE if self.live else 'true'} FROM {self.source}"
+        live, times = _LIVE if self.live else "true", "1" if self.unique_key else _TIMES
+        return f"SELECT {columns}, {live}, {times} FROM {self.source}"
 
     @property
     def has_tier(self) -> bool:
@@ -147,8 +152,10 @@ def find_listing(connection: Connection, settings: Settings) -> Listing | None:
             return None
         oid, schema, name, kind = found
         columns = read_columns(cursor, [oid]).get(oid, ())
-        cursor.execute(_LIVE_SLUGS, (oid, wanted.slug))
+        cursor.execute(_UNIQUE, (oid, wanted.slug))
         live = (cursor.fetchone() or ("",))[0] or ""
+        cursor.execute(_UNIQUE, (oid, wanted.key))
+        unique_key = cursor.fetchone() == (None,)
         bases: list[tuple[int, str, bool]] = []
         if kind in _VIEWS:
             cursor.execute(_BASES, (oid, wanted.key))
@@ -156,7 +163,7 @@ def find_listing(connection: Connection, settings: Settings) -> Listing | None:
     base = _base(bases, settings, f"{schema}.{name}", kind) if kind in _VIEWS else oid
     regions = settings.storage.regions
     fallback = wanted.default_region or (regions[0] if len(regions) == 1 else None)
-    return Listing(oid, schema, name, kind, columns, base, wanted, fallback, live)
+    return Listing(oid, schema, name, kind, columns, base, wanted, fallback, live, unique_key)
 
 
 def _base(bases: list[tuple[int, str, bool]], settings: Settings, view: str, kind: str) -> int:

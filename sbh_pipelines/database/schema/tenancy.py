@@ -5,9 +5,11 @@ stops every backup with an error that names it, and so does a table of another s
 ever silently left out.
 """
 
+from functools import partial
+
 from sbh_pipelines.database.schema.catalog import read_catalog
 from sbh_pipelines.database.schema.listing import find_listing
-from sbh_pipelines.database.schema.mapped_table import (
+from sbh_pipelines.database.schema.mapping.mapped_table import (
     AMBIGUOUS,
     DECLARED,
     EXCLUDED,
@@ -23,8 +25,8 @@ from sbh_pipelines.database.schema.mapped_table import (
     TableStatus,
     TenancyMap,
 )
-from sbh_pipelines.database.schema.mapper import Mapper
-from sbh_pipelines.database.schema.outside import find_outside
+from sbh_pipelines.database.schema.mapping.mapper import Mapper
+from sbh_pipelines.database.schema.mapping.outside import check_schemas, find_outside, what_is
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.errors import TenancyError
 from sbh_pipelines.settings import Settings
@@ -69,6 +71,8 @@ def survey_map(connection: Connection, settings: Settings) -> TenancyMap:
 
     Raises SettingsError only where a setting names what does not exist.
     """
-    catalog, listing = read_catalog(connection, settings.database.schemas), find_listing(connection, settings)
-    tenancy = Mapper(catalog, settings, listing).map()
+    schemas = settings.database.schemas
+    catalog, listing = read_catalog(connection, schemas), find_listing(connection, settings)
+    tenancy = Mapper(catalog, settings, listing, partial(what_is, connection, schemas)).map()
+    check_schemas(connection, schemas)
     return find_outside(connection, settings, tenancy)

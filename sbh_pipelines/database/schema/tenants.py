@@ -67,14 +67,21 @@ def _query(settings: Settings, slugs: list[str] | None) -> TenantList:
     tenants: dict[str, Tenant] = {}
     unusable: list[SbhError] = []
     times = Counter(row[0] for row in rows)
-    holders = Counter(slug for slug, _, _, _, live in rows if live)
-    for slug, key, region, tier, live in rows:
+    holders = Counter(slug for slug, _, _, _, live, _ in rows if live)
+    for slug, key, region, tier, live, keys in rows:
         given_away = times[slug] > 1 and not live and holders[slug] == 1
         try:
             if key is None or (times[slug] > 1 and not (live and holders[slug] == 1)):
                 if given_away and slugs is not None:
                     continue  # who has the slug now is asked for
                 raise _not_told_apart(listing, slug, key, times[slug] > 1)
+            if keys > 1:
+                raise SettingsError(
+                    "A tenant cannot be told apart",
+                    on=f"slug {ascii(slug)[:64]}, key {ascii(key)[:64]}",
+                    why=f"{keys} rows of {listing.full_name} have this key: each would get the rows of all",
+                    remedy="name a column that is unique: [tenants] key = ...; of a view, leave out what doubles its rows",
+                )
             tenants[slug] = Tenant(_parsed(listing, slug, key), key, region or "", tier or wanted.default_tier)
         except SbhError as error:
             unusable.append(error)

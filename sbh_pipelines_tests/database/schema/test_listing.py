@@ -118,3 +118,16 @@ def test_the_remedy_for_an_unusable_slug_is_sql_that_runs(database: Database) ->
     assert statement.startswith('UPDATE "public"."Org" SET "Slug" =')
     database.run(statement)
     assert [row[0] for row in listed(chosen)] == ["better", "good"]
+
+
+def test_tenants_that_share_a_key_are_in_no_backup(database: Database) -> None:
+    """Each would get the rows of all: a view that doubles rows, or a key that is none."""
+    database.run(
+        ORGS + "CREATE TABLE domains (org_id int, name text); INSERT INTO domains VALUES (2, 'a'), (2, 'b'), (3, 'c');"
+        "CREATE VIEW live AS SELECT o.id, d.name AS slug FROM orgs o JOIN domains d ON d.org_id = o.id"
+    )
+    chosen = settings(database, ["eu-west-1"], table="live", base="orgs")
+    assert [row[0] for row in listed(chosen)] == ["c"]
+    assert ["have this key" in error.why for error in list_tenants(chosen).unusable] == [True, True]
+    with pytest.raises(SettingsError, match="each would get the rows of all"):
+        find_tenants(chosen, [TenantId("a")])

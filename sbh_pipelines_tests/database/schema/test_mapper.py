@@ -209,3 +209,39 @@ def test_a_setting_that_is_wrong_is_named_with_what_there_is(
         **fields,
     )
     assert named in made.refused()
+
+
+def test_of_two_keys_over_the_same_columns_the_parent_is_said(mapped: MakeMapped) -> None:
+    """A shared primary key: the row is a part of both."""
+    made = mapped(
+        "CREATE TABLE a (id int PRIMARY KEY, tenant_id int); CREATE TABLE b (id int PRIMARY KEY, tenant_id int);"
+        "CREATE TABLE t (id int PRIMARY KEY REFERENCES a REFERENCES b); INSERT INTO a VALUES (1, 1); INSERT INTO b VALUES (1, 2);"
+        "INSERT INTO t VALUES (1)"
+    )
+    assert 'via = ["id"]\nparent = "public.a"' in made.status("t").remedy
+    again(made, links=[{"table": "t", "via": ["id"], "parent": "b"}])
+    assert made.rows("t") == ([], ["1"])
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("v", "public.v is a view"),
+        ("public.m", "public.m is a materialized view"),
+        ("e_1", "public.e_1 is a partition of public.e"),
+        ("t", "far.t is in a schema that database.schemas does not list"),
+    ],
+)
+def test_a_name_that_is_no_table_is_explained(mapped: MakeMapped, name: str, why: str) -> None:
+    made = mapped(
+        "CREATE VIEW v AS SELECT 1; CREATE MATERIALIZED VIEW m AS SELECT 1; CREATE SCHEMA far; CREATE TABLE far.t (id int);"
+        "CREATE TABLE e (tenant_id int) PARTITION BY LIST (tenant_id); CREATE TABLE e_1 PARTITION OF e DEFAULT",
+        shared=[name],
+    )
+    assert why in made.refused()
+
+
+def test_a_schema_that_is_not_there_is_an_error(mapped: MakeMapped) -> None:
+    """A typing error would leave its tables out without a word."""
+    made = mapped("", schemas=["public", "billling"])
+    assert 'schemas = ["public"]' in made.refused()

@@ -1,40 +1,25 @@
-"""`sbh doctor --suggest`: settings that map a stranger's schema, with a reason for each. Reads only; changes no file.
-
-The tenants table first, then the columns that name its rows, then schemas, then table by table: what is settled settles others,
-so that the map is made anew after each round. What rests on a name, or on few rows, is marked.
-"""
+"""The tables of a suggestion: what is settled settles others, so that the map is made anew after each round."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
 
-from sbh_pipelines.database.schema import samples, ways
+from sbh_pipelines.database.schema import samples
 from sbh_pipelines.database.schema.catalog import Catalog, Column, ForeignKey, Table, read_catalog
 from sbh_pipelines.database.schema.listing import Listing, find_listing
-from sbh_pipelines.database.schema.mapper import Mapper
-from sbh_pipelines.database.schema.outside import find_outside
+from sbh_pipelines.database.schema.mapping import ways
+from sbh_pipelines.database.schema.mapping.mapper import Mapper
+from sbh_pipelines.database.schema.mapping.outside import find_outside
 from sbh_pipelines.database.schema.tenancy import AMBIGUOUS, UNMAPPED, MappedTable, TenancyMap
-from sbh_pipelines.database.session.connection import Connection, connect
-from sbh_pipelines.doctor import names, polymorphic
-from sbh_pipelines.doctor.suggest_tenants import suggest_tenants
-from sbh_pipelines.doctor.suggestion import CHECK, Suggestion
-from sbh_pipelines.settings import Settings
+from sbh_pipelines.database.session.connection import Connection
+from sbh_pipelines.doctor.suggest import names, polymorphic
+from sbh_pipelines.doctor.suggest.suggestion import CHECK, Suggestion
 
 _ROUNDS = 200
 _RULE = 3  # so many tables that it settles are worth a rule
 _OWN_SCHEMAS = ("_timescaledb",)
 
 
-def suggest(settings: Settings, say: Callable[[str], None] = lambda _: None) -> Suggestion:
-    """Raises the source's errors, and SettingsError where a setting that is there names what is not."""
-    with closing(connect(settings.database, "suggest")) as connection:
-        made = Suggestion(settings)
-        say("tenants")
-        suggest_tenants(connection, made)
-        return _Tables(connection, made).suggest(say)
-
-
-class _Tables:
+class Tables:
     def __init__(self, connection: Connection, made: Suggestion) -> None:
         self._connection, self._made = connection, made
         self._catalog: Catalog
@@ -212,7 +197,7 @@ class _Tables:
         others = "; ".join(way.text for way in leading[1:4])
         why = best.text + (f", before {others}" if others else "")
         if best.required:
-            self._made.link(table.full_name, why, via=list(best.key.columns))
+            self._made.link(table.full_name, why, **ways.link_fields(table, best.key, self._catalog))
             return True
         joined = ways.is_joined_to_tenants(
             table, self._catalog, self._tenants, self._made.applied.database.tenant_columns
@@ -232,7 +217,7 @@ class _Tables:
         self._made.link(
             table.full_name,
             f"{CHECK}{why}; {rows}. If rows are not one tenant's each: shared",
-            via=list(best.key.columns),
+            **ways.link_fields(table, best.key, self._catalog),
         )
         return True
 
@@ -313,7 +298,7 @@ class _Tables:
             self._made.rule(column, parent, why)
         for mapped, way in passed_over:
             why = f"{way.text}; {mapped.hops[0].columns[0]} may be NULL"
-            self._made.link(mapped.full_name, why, via=list(way.key.columns))
+            self._made.link(mapped.full_name, why, **ways.link_fields(mapped.table, way.key, self._catalog))
 
     def _passed_over(self) -> Iterator[tuple[MappedTable, ways.Way]]:
         """Tables that follow a rule by a column that may be NULL, with the foreign key that is always there."""

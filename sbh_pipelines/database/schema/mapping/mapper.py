@@ -1,11 +1,12 @@
 """How each table is mapped: statuses by name first, then inheritance from the owned tables outwards."""
 
 from collections import Counter
+from collections.abc import Callable
 
-from sbh_pipelines.database.schema import ways
 from sbh_pipelines.database.schema.catalog import Catalog, Column, ForeignKey, Table
 from sbh_pipelines.database.schema.listing import Listing
-from sbh_pipelines.database.schema.mapped_table import (
+from sbh_pipelines.database.schema.mapping import ways
+from sbh_pipelines.database.schema.mapping.mapped_table import (
     AMBIGUOUS,
     DECLARED,
     EXCLUDED,
@@ -20,7 +21,7 @@ from sbh_pipelines.database.schema.mapped_table import (
     TableStatus,
     TenancyMap,
 )
-from sbh_pipelines.database.schema.ways import Way
+from sbh_pipelines.database.schema.mapping.ways import Way
 from sbh_pipelines.errors import TenancyError
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.settings.section import toml, toml_block
@@ -30,8 +31,16 @@ from sbh_pipelines.settings.source import FollowRule, TableLink
 class Mapper:
     """Works out the map. What a link says comes first, then the tenant column, the rules of database.follow, foreign keys."""
 
-    def __init__(self, catalog: Catalog, settings: Settings, listing: Listing | None) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        settings: Settings,
+        listing: Listing | None,
+        what_is: Callable[[str], str] = lambda name: "",
+    ) -> None:
+        """`what_is` says of a name that is no table of the catalogue what it is, if it is anything."""
         self.catalog, self.settings, self.database = catalog, settings, settings.database
+        self._what_is = what_is
         self.listing = listing
         self.tenants = listing.base if listing else None
         self.mapped: dict[int, MappedTable] = {}
@@ -62,6 +71,7 @@ class Mapper:
             raise TenancyError(
                 "A setting names a table that does not exist",
                 on=f"database.{setting}: {name!r}",
+                why=self._what_is(name),
                 remedy=f"correct the name, or add its schema: schemas = {toml(self.database.schemas)}",
             )
         return table
@@ -154,7 +164,7 @@ class Mapper:
         if waiting:
             return (
                 "its foreign keys lead in a circle of tables that are not mapped: `via` says which decides",
-                f"say which one decides:\n{ways.via(table, self._best(table, keys))}",
+                f"say which one decides:\n{ways.via(table, self._best(table, keys), self.catalog)}",
             )
         shared = toml([*self.database.shared, table.full_name])
         why = f"no column {' or '.join(map(repr, self.database.tenant_columns))}, and no foreign key leads to a table of a tenant"
@@ -226,11 +236,15 @@ class Mapper:
         keys = ways.foreign_keys(table)
         if link and link.via:
             keys = [key for key in keys if set(key.columns) == set(link.via)]
+            if link.parent:
+                parent = self._named(link.parent, "links.parent").oid
+                keys = [key for key in keys if key.parent == parent]
             if not keys:
                 there = "; ".join(", ".join(key.columns) for key in ways.foreign_keys(table)) or "none"
                 raise TenancyError(
                     "A link names no foreign key",
-                    on=f"database.links: {table.full_name} via {toml(link.via)}",
+                    on=f"database.links: {table.full_name} via {toml(link.via)}"
+                    + (f" to {link.parent}" if link.parent else ""),
                     why=f"its foreign keys are: {there}",
                     remedy="give the columns of one of the table's foreign keys; without one, give `parent` and `join`",
                 )
@@ -254,7 +268,7 @@ class Mapper:
     def _several(self, table: Table, leading: list[Way]) -> None:
         choices = ", ".join(way.text for way in leading)
         why = f"several foreign keys lead to tables of tenants: {choices}"
-        remedy = f"say which one decides:\n{ways.via(table, leading[0].key)}"
+        remedy = f"say which one decides:\n{ways.via(table, leading[0].key, self.catalog)}"
         if not leading[0].required:
             remedy += f"\nor, if its rows are not one tenant's each: shared = {toml([*self.database.shared, table.full_name])}"
         self._status(table, AMBIGUOUS, why, remedy)
@@ -276,7 +290,8 @@ class Mapper:
         shared = f"shared = {toml([*self.database.shared, table.full_name])}"
         return (
             why,
-            f"if its rows belong to all tenants, or to none: {shared}; if each is that tenant's alone:\n{ways.via(table, way.key)}",
+            f"if its rows belong to all tenants, or to none: {shared}; if each is that tenant's alone:\n"
+            + ways.via(table, way.key, self.catalog),
         )
 
     def _follow(self, table: Table, way: Way) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sbh_pipelines.database.schema.mapped_table import OUTSIDE, TENANTS, TableStatus, TenancyMap
+from sbh_pipelines.database.schema.mapping.mapped_table import OUTSIDE, TENANTS, TableStatus, TenancyMap
 from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.errors import TenancyError
 from sbh_pipelines.settings import Settings
@@ -98,6 +98,52 @@ def find_outside(connection: Connection, settings: Settings, tenancy: TenancyMap
         nearby=tuple(_status(s, nearby[s.oid], settings) for s in open_ones if s.oid in nearby),
         other_schemas=tuple(others.items()),
     )
+
+
+def check_schemas(connection: Connection, schemas: list[str]) -> None:
+    """Raises TenancyError for a schema that is not there: its tables would be left out without a word."""
+    with translated("look for the schemas"):
+        cursor = connection.cursor()
+        cursor.execute(
+            "SELECT s FROM unnest(%s::text[]) s WHERE NOT EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = s)",
+            (schemas,),
+        )
+        missing = [name for (name,) in cursor.fetchall()]
+    if missing:
+        there = [name for name in schemas if name not in missing]
+        raise TenancyError(
+            "A setting names a schema that does not exist",
+            on=f"database.schemas: {', '.join(missing)}",
+            remedy=f"correct the name, or take it out: schemas = {toml(there)}",
+        )
+
+
+def what_is(connection: Connection, schemas: list[str], name: str) -> str:
+    """What a name is that is no table of the mapped schemas: a view, a partition, a table of another schema; empty if nothing."""
+    with translated("look for a table", name):
+        cursor = connection.cursor()
+        cursor.execute(_WHAT, (name, name, schemas))
+        found = cursor.fetchone()
+    if found is None:
+        return ""
+    full_name, kind, root, mapped = found
+    if root:
+        return f"{full_name} is a partition of {root}: name that"
+    if kind in _KINDS:
+        return f"{full_name} is {_KINDS[kind]}: only tables have rows of their own"
+    return "" if mapped else f"{full_name} is in a schema that database.schemas does not list"
+
+
+_KINDS = {"v": "a view", "m": "a materialized view", "S": "a sequence", "i": "an index", "I": "an index"}
+
+_WHAT = """
+SELECT n.nspname || '.' || c.relname, c.relkind::text, CASE WHEN c.relispartition THEN (
+           SELECT rn.nspname || '.' || r.relname FROM pg_class r JOIN pg_namespace rn ON rn.oid = r.relnamespace
+           WHERE r.oid = pg_partition_root(c.oid)) END, n.nspname = ANY(a.schemas)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+CROSS JOIN (SELECT %s::text AS full_name, %s::text AS name, %s::text[] AS schemas) a
+WHERE n.nspname !~ '^pg_' AND (n.nspname || '.' || c.relname = a.full_name OR c.relname = a.name)
+ORDER BY n.nspname = ANY(a.schemas) DESC LIMIT 1"""
 
 
 def _strangers(connection: Connection, settings: Settings) -> Iterator[Stranger]:

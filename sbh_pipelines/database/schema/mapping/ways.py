@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from sbh_pipelines.database.schema.catalog import Catalog, Column, ForeignKey, Table
-from sbh_pipelines.database.schema.mapped_table import MappedTable
+from sbh_pipelines.database.schema.mapping.mapped_table import MappedTable
 from sbh_pipelines.settings.section import toml_block
 
 _PEOPLE = re.compile(r"user|member|person|people|author|employee|contact|profile", re.IGNORECASE)
@@ -68,9 +68,16 @@ def required(table: Table, columns: Iterable[str]) -> bool:
     return all((column := table.column(name)) and column.not_null for name in columns)
 
 
-def via(table: Table, key: ForeignKey) -> str:
+def via(table: Table, key: ForeignKey, catalog: Catalog) -> str:
     """The settings that make this foreign key decide."""
-    return toml_block("[[database.links]]", {"table": table.full_name, "via": list(key.columns)})
+    return toml_block("[[database.links]]", {"table": table.full_name, **link_fields(table, key, catalog)})
+
+
+def link_fields(table: Table, key: ForeignKey, catalog: Catalog) -> dict[str, object]:
+    """What a link says of the foreign key: its columns; where these refer to several tables, also which."""
+    alike = [other for other in foreign_keys(table) if set(other.columns) == set(key.columns)]
+    parent = {"parent": catalog.tables[key.parent].full_name} if len(alike) > 1 else {}
+    return {"via": list(key.columns), **parent}
 
 
 def is_joined_to_tenants(

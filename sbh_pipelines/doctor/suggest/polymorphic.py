@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from sbh_pipelines.database.schema import samples
 from sbh_pipelines.database.schema.catalog import Column, Table
 from sbh_pipelines.database.schema.listing import Listing
-from sbh_pipelines.database.schema.mapped_table import MappedTable
-from sbh_pipelines.database.schema.ways import comparable
+from sbh_pipelines.database.schema.mapping.mapped_table import MappedTable
+from sbh_pipelines.database.schema.mapping.ways import comparable
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.database.session.sql import ident, literal, sql_name
-from sbh_pipelines.doctor import names
-from sbh_pipelines.doctor.suggestion import CHECK, Suggestion
+from sbh_pipelines.doctor.suggest import names
+from sbh_pipelines.doctor.suggest.suggestion import CHECK, Suggestion
 
 
 def quoted(name: str) -> str:

@@ -3,12 +3,12 @@
 from collections import Counter
 
 from sbh_pipelines.database.schema.catalog import Catalog, Table, read_catalog
-from sbh_pipelines.database.schema.inspect import TenantRow, tenant_rows
+from sbh_pipelines.database.schema.inspect import TenantRow, tenant_rows, user_schemas
 from sbh_pipelines.database.schema.listing import Listing, find_listing
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.database.session.sql import ident
-from sbh_pipelines.doctor import names
-from sbh_pipelines.doctor.suggestion import CHECK, Suggestion
+from sbh_pipelines.doctor.suggest import names
+from sbh_pipelines.doctor.suggest.suggestion import CHECK, Suggestion
 from sbh_pipelines.errors import InvalidId
 from sbh_pipelines.model import TenantId
 
@@ -33,13 +33,14 @@ def suggest_tenants(connection: Connection, made: Suggestion) -> None:
 def _table(connection: Connection, made: Suggestion) -> bool:
     """The table of tenants by its name, of several the one that most tables refer to; else whichever most refer to."""
     catalog = read_catalog(connection, made.applied.database.schemas)
+    if not catalog.tables:
+        return _elsewhere(connection, made)
+    best = _best(catalog)
+    if best is None:
+        return False
     referring = _referring(catalog)
     named = [table for table in catalog.tables.values() if names.tenant_rank(table.name) is not None]
-    likely = [t for t in named if referring[t.oid]] or [t for t in catalog.tables.values() if referring[t.oid]] or named
-    if not likely:
-        return False
-    best = max(likely, key=lambda t: (referring[t.oid], -(names.tenant_rank(t.name) or 0)))
-    others = [t.full_name for t in named if t.oid != best.oid]
+    others = [t.full_name for t in named if t.oid != best.oid and referring[t.oid]]
     why = f"{referring[best.oid]} tables refer to it"
     if best not in named or others:
         why = (
@@ -49,6 +50,25 @@ def _table(connection: Connection, made: Suggestion) -> bool:
         )
     made.set("tenants", "table", best.full_name, why)
     return True
+
+
+def _best(catalog: Catalog) -> Table | None:
+    referring = _referring(catalog)
+    tables = catalog.tables.values()
+    named = [table for table in tables if names.tenant_rank(table.name) is not None]
+    likely = [t for t in named if referring[t.oid]] or [t for t in tables if referring[t.oid]] or named
+    return max(likely, key=lambda t: (referring[t.oid], -(names.tenant_rank(t.name) or 0)), default=None)
+
+
+def _elsewhere(connection: Connection, made: Suggestion) -> bool:
+    """The mapped schemas are empty: the tables are in others. All of a database's schemas are looked at."""
+    catalog = read_catalog(connection, user_schemas(connection))
+    best = _best(catalog)
+    if best is None:
+        return False
+    made.set("database", "schemas", [best.schema], "the other schemas of the settings have no tables")
+    made.reasons[f"schemas:{best.schema}"] = "the tenants are there"
+    return _table(connection, made)
 
 
 def _referring(catalog: Catalog) -> Counter[int]:
