@@ -14,6 +14,7 @@ from sbh_pipelines.placement import Place
 from sbh_pipelines.settings import Settings, StorageSettings
 from sbh_pipelines.stores.object_store import Store
 from sbh_pipelines.stores.open_store import endpoint, is_aws, open_control, open_store, storage_of
+from sbh_pipelines.stores.s3_control import S3Control
 
 AREA = "storage"
 TEST_PREFIX = "_doctor/"  # a tenant's slug begins with a letter or digit, so this is no tenant's
@@ -49,6 +50,8 @@ def check(report: Report, settings: Settings, slugs: list[str], *, write: bool) 
                 protection.check(report, settings, control, bucket.name, list(bucket.prefixes), strict=strict)
                 store = _store(settings, bucket)
                 next(store.list(TEST_PREFIX), None)
+                if "files" in bucket.use:
+                    _tags(report, control, store, settings, bucket, slugs)
                 if write:
                     _write(report, store, bucket.name)
 
@@ -87,6 +90,23 @@ def _store(settings: Settings, bucket: _Bucket) -> Store:
     storage = storage_of(settings, place)
     hasty = {"timeout_s": min(storage.timeout_s, 15), "retries": min(storage.retries, 1)}
     return open_store(storage.model_copy(update=hasty), place)
+
+
+def _tags(
+    report: Report, control: S3Control, store: Store, settings: Settings, bucket: _Bucket, slugs: list[str]
+) -> None:
+    """Tries it on a file of a tenant: to a role that may not read tags, S3 does not say that there are any."""
+    prefixes = [settings.files.prefix.replace("{tenant}", slug).replace("{region}", bucket.region) for slug in slugs]
+    files = (next(store.list_exactly(prefix), None) for prefix in prefixes[:5])
+    found = next((file for file in files if file is not None), None)
+    if found is not None and not control.reads_tags(bucket.name, found.key):
+        report.warn(
+            AREA,
+            f"The tags of files in the bucket {bucket.name} are not backed up",
+            "the role may not read them, and S3 then keeps quiet about them",
+            "grant s3:GetObjectTagging and s3:GetObjectVersionTagging, and s3:PutObjectTagging to the role that restores"
+            f" (deploy/policies), on arn:aws:s3:::{bucket.name}/*",
+        )
 
 
 def _write(report: Report, store: Store, name: str) -> None:

@@ -143,6 +143,17 @@ class S3Control:
         answer = self._call("get_bucket_lifecycle_configuration", bucket, unset={})
         return [LifecycleRule.parse(rule) for rule in answer.get("Rules") or []]
 
+    def reads_tags(self, bucket: str, key: str) -> bool:
+        """Whether we may read the tags of an object; also where the server has no tags. S3 does not tell us of tags otherwise."""
+        from botocore.exceptions import ClientError
+
+        with _translated("get_object_tagging", bucket):
+            try:
+                self._client.get_object_tagging(Bucket=bucket, Key=key)
+            except ClientError as error:
+                return error_code(error)[1] != 403
+        return True
+
     def _call(self, verb: str, bucket: str, unset: dict[str, Any] | None = None) -> Any:
         """The server's answer; `unset` where the bucket has no such setting."""
         from botocore.exceptions import ClientError

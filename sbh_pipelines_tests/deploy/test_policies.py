@@ -15,7 +15,7 @@ import pytest
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.doctor import protection, residency
 from sbh_pipelines.doctor.findings import Report
-from sbh_pipelines.doctor.storage import _write
+from sbh_pipelines.doctor.storage import _Bucket, _tags, _write
 from sbh_pipelines.document import as_document
 from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.embedded.servers.stack import Stack
@@ -28,7 +28,7 @@ from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Applicati
 from sbh_pipelines_tests.support.databases import fresh_database
 from sbh_pipelines_tests.support.fix_moto import ACCESS, make_buckets, s3_client
 from sbh_pipelines_tests.support.iam import FOLDER, Policy
-from sbh_pipelines_tests.support.recording_proxy import Proxy, recording
+from sbh_pipelines_tests.support.recording_proxy import Answer, Proxy, recording
 from sbh_pipelines_tests.support.site import site_of
 
 EU = "eu-west-1"
@@ -37,7 +37,7 @@ ROLES = ("writer", "reader", "api", "restorer", "pruner", "releaser", "eraser")
 FILES = ("docs/a", "odd//name", "empty")
 # What these tests do not reach: a file that changes at the right moment, an upload in parts that breaks off, KMS keys of
 # tenants' own (tested with the keys).
-_CHANGED_FILE = {"s3:ListBucketVersions", "s3:GetObjectVersion"}
+_CHANGED_FILE = {"s3:ListBucketVersions", "s3:GetObjectVersion", "s3:GetObjectVersionTagging"}
 _UNTRIED = {
     "writer": {*_CHANGED_FILE, "s3:AbortMultipartUpload"},
     "restorer": {*_CHANGED_FILE, "s3:AbortMultipartUpload"},
@@ -100,7 +100,8 @@ def site(embedded_stack: Stack, tmp_path: Path) -> Iterator[Site]:
         s3.put_bucket_versioning(Bucket=template.replace("{region}", EU), VersioningConfiguration=versioning)
         for name in FILES:
             body = b"" if name == "empty" else b"x" * 1000
-            s3.put_object(Bucket=template.replace("{region}", EU), Key=f"files/{ACME}/{name}", Body=body)
+            tags = {"Tagging": "kind=invoice"} if name == FILES[0] else {}
+            s3.put_object(Bucket=template.replace("{region}", EU), Key=f"files/{ACME}/{name}", Body=body, **tags)
         yield Site(embedded_stack, application, proxy, template)
 
 
@@ -179,6 +180,8 @@ def test_a_restorer_writes_files_and_deletes_no_backup(backed_up: Site) -> None:
         kept = {e["Key"] for e in s3.list_objects_v2(Bucket=backed_up.bucket, Prefix=f"files/{ACME}/")["Contents"]}
         assert f"files/{ACME}/stranger" not in kept
         assert f"files/{ACME}/odd//name" in kept
+        tags = s3.get_object_tagging(Bucket=backed_up.bucket, Key=f"files/{ACME}/{FILES[0]}")["TagSet"]
+        assert tags == [{"Key": "kind", "Value": "invoice"}]
         store, prefix = site_of(service).backup_store(backed_up.application.tenant())
         assert policy.refused == []
         with pytest.raises(StoreDenied):
@@ -238,12 +241,27 @@ def test_a_doctor_sees_how_the_bucket_is_set_up(site: Site) -> None:
         protection.check(report, service.settings, control, site.bucket, ["files/{tenant}/backups/"], strict=False)
         store = open_s3(site.bucket, EU, endpoint_url=site.proxy.url, retries=0, **ACCESS)
         next(store.list("_doctor/"), None)
+        _tags(report, control, store, service.settings, _Bucket(site.bucket, EU, "files", ()), [ACME])
         _write(report, store, site.bucket)
         wrapped = site_of(service).keys.wrap(b"k" * 32, "sbh-doctor", EU)
         site_of(service).keys.unwrap(wrapped, "sbh-doctor", EU)
     assert policy.refused == []
     assert policy.used == policy.allowed_actions
-    assert not any("not readable" in finding.detail for finding in report.findings)
+    assert not any("not readable" in finding.detail or "tags" in finding.what for finding in report.findings)
+
+
+def test_the_doctor_says_where_tags_cannot_be_read(site: Site) -> None:
+    """S3 hides from such a role that there are any: they would be lost without a word."""
+    report = Report()
+    store = open_s3(site.bucket, EU, endpoint_url=site.proxy.url, retries=0, **ACCESS)
+    site.proxy.before = lambda seen: (
+        Answer(403, {}, b"<Error><Code>AccessDenied</Code></Error>") if "tagging" in seen.query else None
+    )
+    control = S3Control(EU, endpoint_url=site.proxy.url, **ACCESS)
+    _tags(report, control, store, site.service().settings, _Bucket(site.bucket, EU, "files", ()), ["nobody", ACME])
+    (finding,) = report.findings
+    assert "tags of files" in finding.what
+    assert "s3:GetObjectTagging" in finding.remedy
 
 
 def documents() -> list[str]:

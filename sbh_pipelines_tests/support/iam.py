@@ -74,9 +74,14 @@ def _s3(seen: Seen, bucket: str, key: str, query: Mapping[str, str]) -> Iterator
         version = "s3:DeleteObjectVersion" if "versionId" in query else "s3:DeleteObject"
         yield Asked("s3:AbortMultipartUpload" if "uploadId" in query else version, resource, {})
         return
+    if seen.method == "GET" and "tagging" in query:
+        yield Asked("s3:GetObjectVersionTagging" if "versionId" in query else "s3:GetObjectTagging", resource, {})
+        return
     assert not set(query) - {"uploads", "partNumber", "uploadId", "versionId", "x-id"}, f"unknown: {seen.query}"
     action = _OF_OBJECTS[seen.method]
     yield Asked("s3:GetObjectVersion" if action == "s3:GetObject" and "versionId" in query else action, resource, {})
+    if "x-amz-tagging" in seen.headers:
+        yield Asked("s3:PutObjectTagging", resource, {})
     if "x-amz-object-lock-retain-until-date" in seen.headers:
         yield Asked("s3:PutObjectRetention", resource, {})
 
