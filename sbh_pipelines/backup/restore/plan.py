@@ -83,7 +83,7 @@ class TablePlan:
         table: `schema.table`.
         rows_in_backup: the tenant's rows in the backup.
         groups: row groups in the backup.
-        groups_matching: of those, found equal to live rows, and so not read.
+        groups_matching: of those, found equal to live rows.
         insert: rows that come back.
         update: rows that change.
         delete: rows that go.

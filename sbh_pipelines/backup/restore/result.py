@@ -17,7 +17,7 @@ class TableResult:
         table: `schema.table`.
         rows: the tenant's rows in the backup.
         groups: row groups in the backup.
-        groups_matching: of those, found equal to live rows, and so not read.
+        groups_matching: of those, found equal to live rows.
         inserted: rows that came back.
         updated: rows that were changed.
         deleted: rows that went.

@@ -9,6 +9,7 @@ from sbh_pipelines.database.schema.catalog import Column
 from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.settings import RestoreSettings
+from sbh_pipelines.settings.section import toml_block
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +192,25 @@ class ColumnMapper:
             else:
                 decision = "The column is gone: its values in the backup are not restored."
                 yield SchemaDifference(
-                    self.name, stored.name, "dropped column", stored.type.name, None, decision, lossy=True
+                    self.name,
+                    stored.name,
+                    "dropped column",
+                    stored.type.name,
+                    None,
+                    decision,
+                    lossy=True,
+                    remedy=self._renamed(stored.name, stored.type.name, live),
                 )
+
+    def _renamed(self, name: str, kind: str, live: set[str]) -> str | None:
+        """The lines that say that a column was renamed, where a new one of its type is there."""
+        new = live - set(self.targets.values())
+        alike = [c.name for c in self.table.table.columns if c.name in new and c.type == kind]
+        if not alike:
+            return None
+        one = alike[0] if len(alike) == 1 else f"one of {', '.join(alike)}"
+        block = toml_block("[restore.renamed]", {f"{self.name}.{name}": one})
+        return f"if {name} was renamed, say so in the settings:\n{block}\n"
 
     def _key(self, then: tuple[str, ...], from_backup: set[str]) -> None:
         now = self.table.table.primary_key

@@ -14,6 +14,7 @@ from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap
 from sbh_pipelines.database.session.sql import SQL_ASCII, exchanged, ident, literal
 from sbh_pipelines.settings import RestoreSettings
+from sbh_pipelines.settings.section import toml_block
 
 __all__ = ["ColumnFrom", "SchemaDifference", "TableMapping", "map_tables", "stored_key", "wanted_columns"]
 
@@ -61,9 +62,21 @@ def map_tables(
             same = same and exchanged(header.encoding, table.encoding) in (table.encoding, SQL_ASCII)
             mappings.append(TableMapping(table, header, columns, tuple(found), same))
         differences += found
+    mapped = {mapping.table.full_name for mapping in mappings}
+    new = [table for table in tenancy.tables if table.full_name not in mapped]
     for live, names in sources.items():
-        differences += [_not_captured(name, live, tenancy, 1 if rows is None else rows.get(name, 1)) for name in names]
+        differences += [
+            _not_captured(name, live, tenancy, 1 if rows is None else rows.get(name, 1), _renamed(headers[name], new))
+            for name in names
+        ]
     return mappings, differences
+
+
+def _renamed(header: TableHeader, new: Sequence[MappedTable]) -> str:
+    """What a table that is gone may be called now: the only new one with the same columns."""
+    columns = {(c.name, c.type.name) for c in header.columns}
+    alike = [t for t in new if {(c.name, c.type) for c in t.table.columns if not c.generated} == columns]
+    return alike[0].full_name if len(alike) == 1 else ""
 
 
 def wanted_columns(
@@ -132,7 +145,7 @@ def _table_differences(table: MappedTable, names: list[str], renames: Renames) -
     return [SchemaDifference(full_name, None, "renamed table", names[0], full_name, decision)]
 
 
-def _not_captured(name: str, live: str, tenancy: TenancyMap, rows: int) -> SchemaDifference:
+def _not_captured(name: str, live: str, tenancy: TenancyMap, rows: int, renamed: str) -> SchemaDifference:
     status = next((s for s in tenancy.statuses if f"{s.schema}.{s.name}" == live), None)
     change = "dropped table" if name == live else "renamed table"
     if status is not None:
@@ -141,8 +154,13 @@ def _not_captured(name: str, live: str, tenancy: TenancyMap, rows: int) -> Schem
     if name != live:
         decision = f"{name} is declared as renamed to {live}, and no such table is there: correct restore.renamed."
         return SchemaDifference(name, None, change, name, live, decision, blocking=True)
-    if rows:
-        decision = "The table is gone: its rows in the backup are not restored."
-    else:
+    if not rows:
         decision = "The table is gone; the backup has no rows of it."
-    return SchemaDifference(name, None, change, name, None, decision, lossy=bool(rows))
+        return SchemaDifference(name, None, change, name, None, decision)
+    if renamed:
+        decision = f"The table is gone, and {renamed} is new and has its columns: say whether it was renamed."
+    else:
+        decision = "The table is gone, or has another name now: its rows in the backup are not restored."
+    block = toml_block("[restore.renamed]", {name: renamed or "the.new name"})
+    remedy = f"if it was renamed, say so in the settings:\n{block}\n"
+    return SchemaDifference(name, None, change, name, None, decision, lossy=True, remedy=remedy)

@@ -217,7 +217,7 @@ class RowRestore:
 
     def _plan(self, compared: TableComparison, foresee: bool) -> TablePlan:
         merge, summary = self.merges.get(compared.table.full_name), compared.summary
-        facts = (compared.table.full_name, summary.rows, summary.groups, compared.matching)
+        facts = (compared.table.full_name, summary.rows, summary.groups, self._matching(compared))
         if merge is None:
             return TablePlan(*facts, 0, 0, 0)
         found = find_conflicts(self._context, compared, merge, foresee=foresee)
@@ -235,6 +235,12 @@ class RowRestore:
             found,
             samples,
         )
+
+    def _matching(self, compared: TableComparison) -> int:
+        """Row groups that are as they were: all of them where the rows that were looked at turned out to be equal."""
+        merge = self.merges.get(compared.table.full_name)
+        same = merge is not None and not (merge.changes.any or merge.changes.kept or compared.partial)
+        return compared.summary.groups if same else compared.matching
 
     def problems(self, *, foresee: bool) -> list[SbhError]:
         """Why the restore would refuse, apart from conflicts of keys."""
@@ -352,7 +358,7 @@ class RowRestore:
     def _result(self, compared: TableComparison) -> TableResult:
         merge, summary = self.merges.get(compared.table.full_name), compared.summary
         changes = merge.changes if merge else TableChanges(0, 0, 0)
-        facts = (compared.table.full_name, summary.rows, summary.groups, compared.matching)
+        facts = (compared.table.full_name, summary.rows, summary.groups, self._matching(compared))
         return TableResult(*facts, changes.inserted, changes.updated, changes.deleted, changes.kept)
 
 
