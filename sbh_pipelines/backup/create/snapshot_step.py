@@ -27,7 +27,7 @@ from sbh_pipelines.database.capture.unreadable import apart
 from sbh_pipelines.database.schema.file_references import reference_columns, referenced_keys
 from sbh_pipelines.database.schema.key_hash import bucket_bits
 from sbh_pipelines.database.schema.large_objects import count_large_objects, large_object_columns, large_objects_text
-from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap, load_map
+from sbh_pipelines.database.schema.tenancy import UNLOGGED, MappedTable, TenancyMap, load_map
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import BackupType, Progress, ProgressSink, Tenant, TenantId
@@ -123,6 +123,7 @@ def _capture(
             columns = reference_columns(settings, view.tenancy) if settings.files.enabled else []
             _add_references(tenants, connection, columns)
             _name_large_objects(tenants, connection, view.tenancy)
+            _name_unlogged(tenants, view.tenancy)
         except BaseException:
             for rows in tenants.values():
                 rows.writer.abort()
@@ -267,6 +268,14 @@ def _add_references(
     apart(connection, asked, take, lambda key, error: _fail(tenants, connection, columns[0][0], key, error))
     for table in {table.full_name: table for table, _ in columns}.values():
         check_same_files(connection, table)
+
+
+def _name_unlogged(tenants: Mapping[str, TenantRows], tenancy: TenancyMap) -> None:
+    """A standby has no rows of unlogged tables: a backup that is taken there is without them, and says so."""
+    for table in tenancy.catalog.tables.values():
+        if table.unreadable:
+            for rows in tenants.values():
+                rows.left_out[f"table {table.full_name}"] = UNLOGGED
 
 
 def _name_large_objects(tenants: Mapping[str, TenantRows], connection: Connection, tenancy: TenancyMap) -> None:

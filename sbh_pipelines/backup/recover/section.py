@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sbh_pipelines.database.rebuild.left_out import LeftOut
-from sbh_pipelines.database.rebuild.script import NOT_MADE, NeededTables, Script, is_early, lesser_functions
+from sbh_pipelines.database.rebuild.script import NeededTables, Script, is_early, lesser_functions
 from sbh_pipelines.database.session.programs import StatementError, cannot_build
 from sbh_pipelines.errors import PrivilegeMissing, SbhError
 
@@ -108,7 +108,8 @@ class Section:
             return code[:2] in _OF_FUNCTIONS
         if self._owners or self._needed.of(error.statement):
             return False
-        if NOT_MADE in error.message or code in _DENIED:
+        # What a function raises is not told by its words: here it is one that refuses to run.
+        if code in _DENIED or (code == "P0001" and denied):
             return True
         return code in _FOLLOWS and (denied or bool(_OF_ROLES.match(error.statement)))
 

@@ -33,6 +33,7 @@ from sbh_pipelines.backup.restore.left_rows import LeftRows, keep_left_rows, rea
 from sbh_pipelines.backup.restore.plan import Estimate, FilePlan, RestorePlan, conflict_problem, nothing_to_do
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.restore.result import Proof, RestoreResult, RowsProven
+from sbh_pipelines.backup.restore.rows.cascades import not_coming_back
 from sbh_pipelines.backup.restore.rows.row_restore import RowRestore
 from sbh_pipelines.backup.restore.safety_backup import SafetyBackup, safety_backup
 from sbh_pipelines.backup.restore.status import RestoreStatus, Undo
@@ -323,7 +324,7 @@ class _Restore:
             estimate,
             nothing_to_do(tables, files),
             round(seconds, 3),
-            manifest.left_out,
+            {**manifest.left_out, **not_coming_back(tenancy, tables)},
         )
 
     def _left_rows(self) -> Mapping[str, LeftRows]:

@@ -91,6 +91,7 @@ class Table:
     # Of a configuration table of an extension: which rows are the site's own (`WHERE ...`, or empty for all of them).
     extension_rows: str | None = None
     inherits: tuple[int, ...] = ()  # the tables that it inherits from, the old way; not those that it is a partition of
+    unreadable: bool = False  # unlogged, on a standby: rows of it are on the primary only
 
     @property
     def full_name(self) -> str:
@@ -125,7 +126,8 @@ SELECT c.oid::bigint, n.nspname, c.relname, c.relkind::text, c.relrowsecurity,
        CASE WHEN c.relkind = 'p' THEN (SELECT coalesce(sum(pg_relation_size(t.relid)), 0) FROM pg_partition_tree(c.oid) t)
             ELSE pg_relation_size(c.oid) END::bigint,
        coalesce(x.extname, ''), x.extcondition[array_position(x.extconfig, c.oid)],
-       ARRAY(SELECT i.inhparent::bigint FROM pg_inherits i WHERE i.inhrelid = c.oid ORDER BY i.inhseqno)
+       ARRAY(SELECT i.inhparent::bigint FROM pg_inherits i WHERE i.inhrelid = c.oid ORDER BY i.inhseqno),
+       c.relpersistence = 'u' AND pg_is_in_recovery()
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = 0 AND d.deptype = 'e'
      AND d.refclassid = 'pg_extension'::regclass
@@ -265,8 +267,9 @@ def read_catalog(connection: Connection, schemas: list[str]) -> Catalog:
             extension,
             extension_rows,
             tuple(inherits),
+            unreadable,
         )
-        for oid, schema, name, kind, row_security, size, extension, extension_rows, inherits in tables
+        for oid, schema, name, kind, row_security, size, extension, extension_rows, inherits, unreadable in tables
     }
     unmapped = {
         oid: Table(oid, schema, name, kind, (), (), row_security, size)

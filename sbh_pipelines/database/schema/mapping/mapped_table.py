@@ -12,6 +12,7 @@ SHARED, EXCLUDED = "shared", "excluded"
 EXTENSION = "extension"
 UNMAPPED, AMBIGUOUS = "unmapped", "ambiguous"
 OUTSIDE = "outside"
+UNLOGGED = "unlogged: this server is a standby, and its rows are on the primary only"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from sbh_pipelines.database.schema.mapping.mapped_table import (
     OWNED,
     SHARED,
     TENANTS,
+    UNLOGGED,
     UNMAPPED,
     Hop,
     MappedTable,
@@ -108,6 +109,8 @@ class Mapper:
         link = self.links.get(table.oid)
         if table.oid in self.excluded:
             self._status(table, EXCLUDED, "excluded by the settings")
+        elif table.unreadable:
+            self._status(table, EXCLUDED, UNLOGGED)
         elif table.extension and table.extension_rows is None and link is None:
             self._status(table, EXTENSION, f"made by the extension {table.extension}, which fills it")
         elif table.oid in self.shared:
