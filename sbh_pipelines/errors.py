@@ -225,7 +225,10 @@ class SchemaMismatch(SourceError):
 
 
 class UnreadableRow(SourceError):
+    """`cause`: `large`, `damaged` on the server's disk, or `encoding`; a large row has lost nothing."""
+
     code = "SBH-306"
+    cause = "large"
 
 
 class StoreError(SbhError):

@@ -30,8 +30,10 @@ def named_among(
     if found is None:
         return UnreadableRow(error.what, on=on, why=error.why, remedy=error.remedy)
     on += f", {found.named}" + (f", column {found.column}" if found.column else "")
-    if found.size is not None or found.column is None:
+    if error.cause == "large":
         return UnreadableRow("A row is too large to be read", on=on, why=_too_large(error, found), remedy=_SPLIT)
+    if error.cause == "encoding" or found.column is None or found.empty is None:
+        return UnreadableRow("A row cannot be read", on=on, why=error.why, remedy=f"{error.remedy}{_where(found)}")
     return UnreadableRow("A row cannot be read", on=on, why=error.why, remedy=_mend(table, found, tenant))
 
 
@@ -46,12 +48,18 @@ def _too_large(error: SbhError, found: FoundRow) -> str:
     return f"{size}PostgreSQL's COPY carries {LIMIT:,} bytes a row at most (bytea counts twice): {error.why}"
 
 
+def _where(found: FoundRow) -> str:
+    return f": it is the row of {found.table} WHERE {found.condition}"
+
+
 def _mend(table: MappedTable, found: FoundRow, tenant: Tenant | None) -> str:
     assert found.column is not None
-    empty = "NULL" if found.nullable else "DEFAULT"
-    update = f"UPDATE {found.table} SET {ident(found.column)} = {empty} WHERE {found.condition};"
+    update = f"UPDATE {found.table} SET {ident(found.column)} = {found.empty} WHERE {found.condition};"
     if tenant is None or not found.key:
-        return f"take the value from an older copy, or give it up: {update} and look at the server's disk"
+        return f"the value is lost there: put an older copy's, or an empty one, in its place: {update} and look at the disk"
     rows = shlex.quote(f"{sql_name(table.table)} where {found.condition}")
     back = f"sbh restore run latest -t {tenant.id} --rows {rows} --confirm"
-    return f"give the value up: {update} then, where an earlier backup has it, bring it back: {back}; and look at the server's disk"
+    return (
+        f"the value is lost there: put an empty one in its place: {update} then bring it back from an earlier backup, where one has"
+        f" it: {back}; and look at the server's disk"
+    )

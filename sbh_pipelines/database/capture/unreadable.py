@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from sbh_pipelines.database.schema.catalog import Column
 from sbh_pipelines.database.schema.key_hash import unescape
 from sbh_pipelines.database.schema.large_rows import LIMIT, row_size
 from sbh_pipelines.database.schema.tenancy import MappedTable
@@ -54,7 +55,7 @@ class FoundRow:
         place: Its ctid.
         key: The primary key's columns and values; without a key empty.
         column: The first column that cannot be read; None where each can be, by itself.
-        nullable: Whether that column may be NULL.
+        empty: SQL of a value that this column takes in its place; None where none is known.
         size: Bytes of the row's text, at least, where that is over the limit.
     """
 
@@ -62,7 +63,7 @@ class FoundRow:
     place: str
     key: tuple[tuple[str, str], ...]
     column: str | None
-    nullable: bool
+    empty: str | None
     size: int | None
 
     @property
@@ -110,7 +111,27 @@ def find_row(connection: Connection, table: MappedTable, rows: str) -> FoundRow 
     column = table.table.column(bad) if bad else None
     key = tuple(zip(keys, values, strict=True))
     over = int(size) if int(size) > LIMIT else None
-    return FoundRow(part, place, key, bad, column is not None and not column.not_null, over)
+    return FoundRow(part, place, key, bad, _empty(column) if column else None, over)
+
+
+# Of types that can be stored out of line, for columns that are NOT NULL.
+_EMPTY = {
+    "text": "''",
+    "character varying": "''",
+    "character": "''",
+    "bytea": "''",
+    "json": "'{}'",
+    "jsonb": "'{}'",
+    "numeric": "0",
+}
+
+
+def _empty(column: Column) -> str | None:
+    if not column.not_null:
+        return "NULL"
+    if column.default is not None:
+        return "DEFAULT"
+    return "'{}'" if column.type.endswith("[]") else _EMPTY.get(column.type.partition("(")[0])
 
 
 # Qualified, whatever the search path is.

@@ -26,6 +26,7 @@ from sbh_pipelines.errors import (
     SettingsError,
     SourceError,
     SourceUnavailable,
+    UnreadableRow,
 )
 from sbh_pipelines.settings import DatabaseSettings
 from sbh_pipelines.settings.secrets import resolve
@@ -226,7 +227,10 @@ def translate(error: Any, what: str, on: str = "", *, writing: bool = False) -> 
         why += f" (constraint {constraint})"
     where = on or ".".join(filter(None, (error.diag.schema_name, error.diag.table_name)))
     kind: type[SbhError] = means.kind
-    return kind(f"Cannot {what}", on=where, why=why, remedy=means.to_do(writing=writing))
+    made = kind(f"Cannot {what}", on=where, why=why, remedy=means.to_do(writing=writing))
+    if isinstance(made, UnreadableRow):
+        made.cause = {"XX": "damaged", "22": "encoding"}.get(code[:2], "large") if code != "XX000" else "large"
+    return made
 
 
 _RAISE = "exec_stmt_raise"  # of the server's sources: RAISE of PL/pgSQL

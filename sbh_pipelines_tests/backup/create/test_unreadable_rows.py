@@ -3,16 +3,21 @@
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
+from sbh_pipelines.backup.create.unreadable import named
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.database.merge.row_choice import parse_rows
+from sbh_pipelines.database.schema.tenancy import load_map
+from sbh_pipelines.database.session.connection import connect
 from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import UnreadableRow
+from sbh_pipelines.model import Tenant, TenantId
 from sbh_pipelines_tests.support.application import ADMIN, Application
 from sbh_pipelines_tests.support.databases import Database, fresh_database
 from sbh_pipelines_tests.support.torn_toast import tear_toast
@@ -97,6 +102,20 @@ def test_a_damaged_value_of_a_table_without_a_key(application: Application) -> N
         text = fails_alone(drafts, [DraftStatus.COMPLETED if kind == "full" else DraftStatus.UNCHANGED])
         assert f"public.loose of t3, the row at ctid {place}, column body" in text
         assert f"WHERE ctid = '{place}'" in text
+    # What is too large has lost nothing: nobody is told to empty it.
+    with closing(connect(application.settings.database, "test")) as connection:
+        connection.cursor().execute("BEGIN")
+        table = load_map(connection, application.settings).find("public.loose")
+        assert table is not None
+        told = named(
+            UnreadableRow("Cannot read a table"), connection, table, Tenant(TenantId("t3"), "3", "eu-west-1", "")
+        )
+    assert "too large" in str(told)
+    assert "UPDATE" not in str(told)
+    update = re.search(r"UPDATE .*?;", text)
+    assert update is not None
+    database.run(update[0])  # the column is NOT NULL
+    assert all(draft.error is None for draft in back_up(service, "incremental").values())
 
 
 def test_a_damaged_value_of_a_shared_table(application: Application) -> None:
