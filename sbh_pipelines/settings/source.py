@@ -31,7 +31,8 @@ class TableLink(Section):
 class FollowRule(Section):
     """Tenancy of two levels: tables with this column belong to whom the row of `parent` that it names belongs to.
 
-    It holds for tables without a tenant column and without a link of their own, whether or not the column is a foreign key.
+    It holds for tables without a tenant column and without a link of their own, whether or not the column is a foreign key; not
+    where it is one to another table.
     Where several rules fit a table, the first whose column is NOT NULL decides, else the first.
     """
 

@@ -17,12 +17,12 @@ def some_values(connection: Connection, table: Table, column: str, most: int = 3
         return found if len(found) <= most else None
 
 
-def has_nulls(connection: Connection, table: Table, columns: tuple[str, ...]) -> bool:
-    """Whether one of these columns is NULL in one of the first rows."""
+def has_rows(connection: Connection, table: Table, without: tuple[str, ...], having: tuple[str, ...] = ()) -> bool:
+    """Whether, among the first rows, there is one in which a column of `without` is NULL, and none of `having` is."""
     with translated("look at a table", table.full_name):
         cursor = connection.cursor()
-        empty = " OR ".join(f"{ident(name)} IS NULL" for name in columns)
-        cursor.execute(
-            f"SELECT EXISTS (SELECT FROM (SELECT * FROM {from_only(table)} LIMIT {_ROWS}) AS r WHERE {empty})"
-        )
+        empty = " OR ".join(f"{ident(name)} IS NULL" for name in without)
+        filled = "".join(f" AND {ident(name)} IS NOT NULL" for name in having)
+        rows = f"(SELECT * FROM {from_only(table)} LIMIT {_ROWS}) AS r"
+        cursor.execute(f"SELECT EXISTS (SELECT FROM {rows} WHERE ({empty}){filled})")
         return bool(cursor.fetchone()[0])

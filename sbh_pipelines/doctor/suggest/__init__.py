@@ -2,7 +2,8 @@
 
     suggestion    what is suggested, why, and how it is written to be pasted
     tenants       which table lists the tenants, and where slug and region are
-    tables        which columns name a tenant; rules, links and shared tables, round by round
+    columns       which columns name a tenant
+    tables        rules, links and shared tables, round by round
     polymorphic   tables that refer to one of several
     names         what names tell
 

@@ -6,7 +6,7 @@ from sbh_pipelines.database.schema import samples
 from sbh_pipelines.database.schema.catalog import Column, Table
 from sbh_pipelines.database.schema.listing import Listing
 from sbh_pipelines.database.schema.mapping.mapped_table import MappedTable
-from sbh_pipelines.database.schema.mapping.ways import comparable
+from sbh_pipelines.database.schema.mapping.ways import Way, comparable
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.database.session.sql import ident, literal, sql_name
 from sbh_pipelines.doctor.suggest import names
@@ -42,7 +42,9 @@ def suggest(
         if listing is None or listing.base not in mapped:
             continue
         tenants = mapped[listing.base]
-        cases = " ".join(f"WHEN {literal(value)} THEN ({_owner(m, key)})" for value, m in found.items())
+        cases = " ".join(
+            f"WHEN {literal(value)} THEN ({owner(m, _same(key, 't', m.table, 'x0'))})" for value, m in found.items()
+        )
         condition = f"p.{quoted(tenants.tenant_column.name)} = CASE t.{quoted(kind.name)} {cases} END"
         made.link(table.full_name, why, parent=tenants.full_name, join=condition)
         return True
@@ -69,10 +71,15 @@ def _same(key: Column, child: str, parent: Table, alias: str) -> str:
     return f"{alias}.{quoted(parent.primary_key[0])}{cast} = {child}.{quoted(key.name)}"
 
 
-def _owner(parent: MappedTable, key: Column) -> str:
-    """Query of the tenant of the row that `t` refers to."""
+def owner(parent: MappedTable, condition: str) -> str:
+    """Query of the tenant of the row of `parent` (as x0) that satisfies the condition over `t`."""
     aliases = [f"x{n}" for n in range(parent.depth + 1)]
     joins = [hop.sql(child, onward) for hop, child, onward in zip(parent.hops, aliases, aliases[1:], strict=False)]
     source = " ".join([f"{sql_name(parent.table)} x0", *joins])
-    tenant = f"{aliases[-1]}.{quoted(parent.tenant_column.name)}"
-    return f"SELECT {tenant} FROM {source} WHERE {_same(key, 't', parent.table, 'x0')}"
+    return f"SELECT {aliases[-1]}.{quoted(parent.tenant_column.name)} FROM {source} WHERE {condition}"
+
+
+def owner_by(way: Way) -> str:
+    """Query of the tenant that a foreign key of `t` leads to."""
+    pairs = zip(way.key.columns, way.key.parent_columns, strict=True)
+    return owner(way.parent, " AND ".join(f"x0.{quoted(theirs)} = t.{quoted(own)}" for own, theirs in pairs))

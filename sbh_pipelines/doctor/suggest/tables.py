@@ -9,9 +9,10 @@ from sbh_pipelines.database.schema.listing import Listing, find_listing
 from sbh_pipelines.database.schema.mapping import ways
 from sbh_pipelines.database.schema.mapping.mapper import Mapper
 from sbh_pipelines.database.schema.mapping.outside import find_outside
-from sbh_pipelines.database.schema.tenancy import AMBIGUOUS, UNMAPPED, MappedTable, TenancyMap
+from sbh_pipelines.database.schema.tenancy import AMBIGUOUS, OWNED, UNMAPPED, MappedTable, TenancyMap
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.doctor.suggest import names, polymorphic
+from sbh_pipelines.doctor.suggest.columns import suggest_columns, tables_text
 from sbh_pipelines.doctor.suggest.suggestion import CHECK, Suggestion
 
 _ROUNDS = 200
@@ -42,7 +43,7 @@ class Tables:
 
     def suggest(self, say: Callable[[str], None]) -> Suggestion:
         say("tenant columns")
-        self._tenant_columns()
+        suggest_columns(self._made, self._catalog, self._listing)
         self._map()
         say("other schemas")
         self._schemas()
@@ -50,6 +51,7 @@ class Tables:
         for _ in range(_ROUNDS):
             if not self._map() or not (self._rules() or self._each() or self._rest()):
                 break
+        self._second_ways()
         self._keep_ways()
         self._last_words()
         return self._made
@@ -66,44 +68,6 @@ class Tables:
     def _tenants(self) -> int | None:
         return self._listing.base if self._listing else None
 
-    # what names the tenant
-
-    def _tenant_columns(self) -> None:
-        """Columns that are foreign keys to the tenants table where none is NULL, and those that are spelled alike."""
-        tenants = self._catalog.tables.get(self._tenants or 0)
-        key = tenants.column(self._made.applied.tenants.key) if tenants else None
-        if tenants is None or key is None:
-            return
-        by_key: Counter[str] = Counter()
-        always: Counter[str] = Counter()
-        for table in self._catalog.tables.values():
-            for foreign in ways.foreign_keys(table):
-                if foreign.parent == tenants.oid and len(foreign.columns) == 1:
-                    by_key[foreign.columns[0]] += 1
-                    always[foreign.columns[0]] += ways.required(table, foreign.columns)
-        words = {names.normal(f"{names.singular(tenants.name)}_{end}") for end in ("id", "uuid", "key")}
-        likely = [
-            name for name, times in by_key.most_common() if always[name] and not names.is_memory([name]) and times >= 2
-        ]
-        words |= {names.normal(name) for name in likely[:1]}
-        found: Counter[str] = Counter()
-        for table in self._catalog.tables.values():
-            if table.oid == tenants.oid:
-                continue
-            for column in table.columns:
-                alike = names.normal(column.name) in words or column.name in likely
-                if alike and ways.comparable(column, key):
-                    found[column.name] += 1
-        current = self._made.applied.database.tenant_columns
-        chosen = [name for name, _ in found.most_common()]
-        kept = [name for name in current if any(t.column(name) for t in self._catalog.tables.values())]
-        if set(chosen) <= set(kept):
-            return
-        chosen = list(dict.fromkeys([*kept, *chosen]))
-        numbers = ", ".join(f"{name} in {_tables(found[name])}" for name in chosen)
-        value = chosen[0] if len(chosen) == 1 else chosen
-        self._made.set("database", "tenant_column", value, f"names a row of {tenants.full_name}: {numbers}")
-
     def _schemas(self) -> None:
         """Schemas with tables of tenants are mapped; of the others it is said that they are left out."""
         for _ in range(_ROUNDS):
@@ -114,10 +78,11 @@ class Tables:
             for schema, why in found.items():
                 self._made.add("schemas", schema, f"holds tenants' rows: {why}")
             self._read()
+            suggest_columns(self._made, self._catalog, self._listing)
             self._map()
         for schema, tables in surveyed.other_schemas:
             self._made.unknown.append(
-                f'whether the {_tables(tables)} of the schema {schema} are anybody\'s: if not, left_out = [..., "{schema}"]'
+                f'whether the {tables_text(tables)} of the schema {schema} are anybody\'s: if not, left_out = [..., "{schema}"]'
             )
 
     # rules for many tables
@@ -140,7 +105,8 @@ class Tables:
                         and best[0].parent.depth < self._mapped[parent].depth
                     ):
                         continue  # another way is shorter
-                    support[column.name, parent] += 1
+                    if len(self._named_by.get(column.name, ())) <= 1:  # else a word such as `parent`, for many things
+                        support[column.name, parent] += 1
         taken = {rule["column"] for rule in self._made.follow} | {r.column for r in self._made.settings.database.follow}
         for (column_name, parent), times in support.most_common():
             if times < _RULE:
@@ -148,7 +114,7 @@ class Tables:
             if column_name not in taken:
                 table = self._catalog.tables[parent]
                 self._made.rule(
-                    column_name, table.full_name, f"{_tables(times)} that nothing else settles have {column_name}"
+                    column_name, table.full_name, f"{tables_text(times)} that nothing else settles have {column_name}"
                 )
                 return True
         return False
@@ -156,8 +122,9 @@ class Tables:
     def _parents(self, column: Column) -> list[int]:
         """Tables with a key of one column that columns of this name refer to: by foreign keys, else by its name."""
         by_key = self._named_by.get(column.name, Counter())
-        if led := [oid for oid, _ in by_key.most_common() if self._single_key(oid, column) is not None]:
-            return led[:1]
+        if by_key:
+            led = [oid for oid, _ in by_key.most_common() if self._single_key(oid, column) is not None]
+            return led if len(by_key) == 1 else []
         word = names.stem(column.name)
         named = [t.oid for t in self._catalog.tables.values() if word and names.speaks_of(word, t)]
         return [oid for oid in named if self._single_key(oid, column) is not None]
@@ -199,6 +166,8 @@ class Tables:
         if best.required:
             self._made.link(table.full_name, why, **ways.link_fields(table, best.key, self._catalog))
             return True
+        if self._by_rule(table):
+            return True
         joined = ways.is_joined_to_tenants(
             table, self._catalog, self._tenants, self._made.applied.database.tenant_columns
         )
@@ -212,7 +181,9 @@ class Tables:
                 "shared", table.full_name, f"{CHECK}{because}; {why}. If each row is one tenant's, a link says so"
             )
             return True
-        empty = samples.has_nulls(self._connection, table, best.key.columns)
+        if self._by_all_ways(table, [], leading, why):
+            return True
+        empty = samples.has_rows(self._connection, table, best.key.columns)
         rows = "some rows have none: they go into the platform backup" if empty else "every row has one now"
         self._made.link(
             table.full_name,
@@ -220,6 +191,54 @@ class Tables:
             **ways.link_fields(table, best.key, self._catalog),
         )
         return True
+
+    def _by_rule(self, table: Table) -> bool:
+        """A column that is always there, no foreign key here, and one to the same table wherever else it is."""
+        own = {name for key in ways.foreign_keys(table) for name in key.columns}
+        taken = {rule["column"] for rule in self._made.follow} | {r.column for r in self._made.settings.database.follow}
+        for column in table.columns:
+            if not column.not_null or column.name in own or column.name in taken or column.name not in self._named_by:
+                continue
+            parent = next((oid for oid in self._parents(column) if oid in self._mapped and oid != table.oid), None)
+            if parent is not None:
+                name = self._catalog.tables[parent].full_name
+                why = f"{CHECK}in {table.full_name} {column.name} is NOT NULL and no foreign key; elsewhere it leads to {name}"
+                self._made.rule(column.name, name, why)
+                return True
+        return False
+
+    def _by_all_ways(self, table: Table, first: list[str], leading: list[ways.Way], why: str) -> bool:
+        """One way after the other, where rows without the first have another: a condition, as no foreign key can say it.
+
+        `first` is the tenant column, if the table has one.
+        """
+        tenants = self._mapped.get(self._tenants or 0)
+        before = tuple(first) or leading[0].key.columns
+        others = leading if first else leading[1:]
+        useful = [way for way in others if samples.has_rows(self._connection, table, before, way.key.columns)]
+        if tenants is None or not useful:
+            return False
+        owners = [f"t.{polymorphic.quoted(name)}" for name in first]
+        owners += [f"({polymorphic.owner_by(way)})" for way in ([*useful] if first else [leading[0], *useful])]
+        self._made.link(
+            table.full_name,
+            f"{CHECK}{why}; rows without the first have another",
+            parent=tenants.full_name,
+            join=f"p.{polymorphic.quoted(tenants.tenant_column.name)} = coalesce({', '.join(owners)})",
+        )
+        return True
+
+    def _second_ways(self) -> None:
+        """Tables with a tenant column that may be NULL, whose rows without it lead to a tenant all the same."""
+        self._map()
+        for mapped in self._tenancy.tables:
+            column = mapped.tenant_column
+            if mapped.status != OWNED or column.not_null or self._declared(mapped.table):
+                continue
+            others = [way for way in self._ways(mapped.table) if column.name not in way.key.columns]
+            if others:
+                why = f"{column.name} may be NULL; {others[0].text}"
+                self._by_all_ways(mapped.table, [column.name], others, why)
 
     def _by_name(self, table: Table) -> bool:
         """A column that is no foreign key and is called like one."""
@@ -277,7 +296,7 @@ class Tables:
             if any(k.parent == table.oid for k in t.foreign_keys) and t.oid != table.oid
         ]
         return "no column of it leads to a tenant" + (
-            f"; {_tables(len(referring))} with references to it" if referring else ""
+            f"; {tables_text(len(referring))} with references to it" if referring else ""
         )
 
     def _keep_ways(self) -> None:
@@ -292,9 +311,13 @@ class Tables:
                 (way.key.columns[0], way.parent.full_name) for _, way in passed_over if len(way.key.columns) == 1
             )
             (column, parent), times = columns.most_common(1)[0] if columns else (("", ""), 0)
-            if times < _RULE or column in {rule["column"] for rule in self._made.follow}:
+            if (
+                times < _RULE
+                or column in {rule["column"] for rule in self._made.follow}
+                or len(self._named_by[column]) > 1
+            ):
                 break
-            why = f"in {_tables(times)} {column} is NOT NULL, and the column of the rule before may be NULL"
+            why = f"in {tables_text(times)} {column} is NOT NULL, and the column of the rule before may be NULL"
             self._made.rule(column, parent, why)
         for mapped, way in passed_over:
             why = f"{way.text}; {mapped.hops[0].columns[0]} may be NULL"
@@ -334,7 +357,3 @@ class Tables:
             link.table for link in self._made.settings.database.links
         }
         return table.full_name in linked or table.name in linked
-
-
-def _tables(number: int) -> str:
-    return f"{number} table{'s' if number != 1 else ''}"

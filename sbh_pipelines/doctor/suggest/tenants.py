@@ -41,7 +41,8 @@ def _table(connection: Connection, made: Suggestion) -> bool:
     referring = _referring(catalog)
     named = [table for table in catalog.tables.values() if names.tenant_rank(table.name) is not None]
     others = [t.full_name for t in named if t.oid != best.oid and referring[t.oid]]
-    why = f"{referring[best.oid]} tables refer to it"
+    times = referring[best.oid]
+    why = f"{times} table{'s refer' if times > 1 else ' refers'} to it" if times else "it is called so"
     if best not in named or others:
         why = (
             CHECK

@@ -245,3 +245,30 @@ def test_a_schema_that_is_not_there_is_an_error(mapped: MakeMapped) -> None:
     """A typing error would leave its tables out without a word."""
     made = mapped("", schemas=["public", "billling"])
     assert 'schemas = ["public"]' in made.refused()
+
+
+def test_a_key_that_may_be_null_yields_to_a_column_that_is_always_there(mapped: MakeMapped) -> None:
+    """No foreign key here (an application dropped it), and one to a table of tenants wherever else it is."""
+    made = mapped(
+        "CREATE TABLE projects (id bigint PRIMARY KEY, tenant_id int); CREATE TABLE models (id int PRIMARY KEY, tenant_id int);"
+        "CREATE TABLE runs (project_id bigint NOT NULL REFERENCES projects);"
+        "CREATE TABLE calls (project_id bigint NOT NULL, model_id int REFERENCES models);"
+        "INSERT INTO projects VALUES (10, 1); INSERT INTO calls VALUES (10, NULL)"
+    )
+    status = made.status("calls")
+    assert status.status == "ambiguous"
+    assert '[[database.follow]]\ncolumn = "project_id"\nparent = "public.projects"' in status.remedy
+    again(made, follow=[{"column": "project_id", "parent": "public.projects"}])
+    assert made.rows("calls") == (["10\t\\N"], [])
+
+
+def test_a_rule_does_not_hold_where_the_column_is_a_key_to_another_table(mapped: MakeMapped) -> None:
+    """`parent` is a word for many things."""
+    made = mapped(
+        "CREATE TABLE a (id int PRIMARY KEY, tenant_id int); CREATE TABLE b (id int PRIMARY KEY, tenant_id int);"
+        "CREATE TABLE t (parent int NOT NULL REFERENCES b); CREATE TABLE u (parent int NOT NULL);"
+        "INSERT INTO a VALUES (1, 1); INSERT INTO b VALUES (1, 2); INSERT INTO t VALUES (1); INSERT INTO u VALUES (1)",
+        follow=[{"column": "parent", "parent": "a"}],
+    )
+    assert made.rows("t") == ([], ["1"])
+    assert made.rows("u") == (["1"], [])

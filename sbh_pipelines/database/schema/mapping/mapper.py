@@ -47,6 +47,11 @@ class Mapper:
         self.mapped: dict[int, MappedTable] = {}
         self.statuses: dict[int, TableStatus] = {}
         self.links = self._links()
+        self.named_by: dict[str, set[int]] = {}  # which tables a column of this name leads to, by foreign keys
+        for table in catalog.tables.values():
+            for key in ways.foreign_keys(table):
+                if len(key.columns) == 1:
+                    self.named_by.setdefault(key.columns[0], set()).add(key.parent)
         self.rules = [self._follow_rule(rule) for rule in self.database.follow]
         self.shared = {self._named(name, "shared").oid for name in self.database.shared}
         self.excluded = {self._named(name, "excluded").oid for name in self.database.excluded}
@@ -284,10 +289,17 @@ class Mapper:
         """
         if way.required:
             return None
+        why = f"its only foreign key to a table of tenants may be NULL: {way.text}"
+        if named := self._always_there(table):
+            column, parent = named
+            rule = toml_block("[[database.follow]]", {"column": column, "parent": parent.full_name})
+            return (
+                f"{why}; and {column}, which is NOT NULL, leads to {parent.full_name} in other tables",
+                f"if it does here:\n{rule}\nelse:\n{ways.via(table, way.key, self.catalog)}",
+            )
         joined = ways.is_joined_to_tenants(table, self.catalog, self.tenants, self.database.tenant_columns)
         if not way.to_tenants and joined is None:
             return None
-        why = f"its only foreign key to a table of tenants may be NULL: {way.text}"
         if joined is not None:
             why += f"; and {joined.full_name} joins its rows with any number of tenants"
         shared = f"shared = {toml([*self.database.shared, table.full_name])}"
@@ -296,6 +308,20 @@ class Mapper:
             f"if its rows belong to all tenants, or to none: {shared}; if each is that tenant's alone:\n"
             + ways.via(table, way.key, self.catalog),
         )
+
+    def _always_there(self, table: Table) -> tuple[str, Table] | None:
+        """A NOT NULL column that is no foreign key here, and in all other tables that have one of its name to the same table."""
+        own = {name for key in ways.foreign_keys(table) for name in key.columns}
+        for column in table.columns:
+            parents = self.named_by.get(column.name, set())
+            if not column.not_null or column.name in own or len(parents) != 1:
+                continue
+            parent = self.mapped.get(next(iter(parents)))
+            key = parent.table.primary_key if parent else ()
+            theirs = parent.table.column(key[0]) if parent and len(key) == 1 else None
+            if parent and theirs and parent.table.oid != table.oid and ways.comparable(column, theirs):
+                return column.name, parent.table
+        return None
 
     def _follow(self, table: Table, way: Way) -> None:
         key, parent = way.key, way.parent
@@ -335,9 +361,12 @@ class Mapper:
         return next((fit for fit in fitting if ways.required(table, fit[1].columns)), fitting[0] if fitting else None)
 
     def _fits(self, table: Table, hop: Hop) -> bool:
-        """Whether the table has the rule's column, and it can be compared with the parent's."""
+        """Whether the table has the rule's column, it can be compared with the parent's, and is no foreign key to another table."""
         own, theirs = table.column(hop.columns[0]), hop.parent.column(hop.parent_columns[0])
-        return own is not None and theirs is not None and ways.comparable(own, theirs)
+        elsewhere = [
+            key for key in ways.foreign_keys(table) if key.columns == hop.columns and key.parent != hop.parent.oid
+        ]
+        return own is not None and theirs is not None and not elsewhere and ways.comparable(own, theirs)
 
     def _follow_rule(self, rule: FollowRule) -> tuple[Table, Hop]:
         parent = self._named(rule.parent, "follow.parent")
