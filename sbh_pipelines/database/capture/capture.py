@@ -17,6 +17,7 @@ from sbh_pipelines.database.schema.name_types import exact_names
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.database.session.copying import copy
+from sbh_pipelines.database.session.search_path import own_names
 from sbh_pipelines.database.session.snapshot import on_snapshot
 from sbh_pipelines.database.session.sql import copy_options, ident, literal, sql_name
 from sbh_pipelines.errors import SourceChanged, SourceError
@@ -199,7 +200,7 @@ def check_same_files(connection: Connection, table: MappedTable) -> None:
     to an older snapshot the table looks empty, which it was not. Names and partitions are looked up as they are now.
     """
     involved = {one.oid: sql_name(one) for one in (table.table, *(hop.parent for hop in table.hops))}
-    with translated("look at a table's files", table.full_name):
+    with translated("look at a table's files", table.full_name), own_names(connection):
         cursor = connection.cursor()
         cursor.execute(_REWRITTEN, (list(involved), list(involved.values())))
         if cursor.fetchone()[0]:

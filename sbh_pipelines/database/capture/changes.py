@@ -54,7 +54,10 @@ def ages(connection: Connection, xmins: Iterable[int]) -> dict[int, int]:
     """The ages of 64-bit transaction ids, as the rows have theirs in this transaction of this connection."""
     with translated("work out a window of transactions"):
         cursor = connection.cursor()
-        cursor.execute("SELECT x, age((x & 4294967295)::text::xid) FROM unnest(%s::bigint[]) x", (sorted(set(xmins)),))
+        cursor.execute(
+            "SELECT x, pg_catalog.age((x & 4294967295)::text::xid) FROM pg_catalog.unnest(%s::bigint[]) x",
+            (sorted(set(xmins)),),
+        )
         return dict(cursor.fetchall())
 
 
@@ -68,7 +71,7 @@ def watched(table: MappedTable, windows: Mapping[str, Window]) -> str:
     return f"{table.source} JOIN (VALUES {rows}) AS w(key, age, seed, mask, nth) ON w.key {equal} {table.tenant}"
 
 
-IS_NEW = "age(t.xmin) BETWEEN 0 AND w.age"
+IS_NEW = "pg_catalog.age(t.xmin) BETWEEN 0 AND w.age"
 
 
 def totals(
@@ -78,13 +81,13 @@ def totals(
     if not windows:
         return {}
     # XOR loses equal rows in pairs, so without a key a plain sum stands beside it.
-    extra = "NULL" if code.keyed else f"sum({code.hash} & 4294967295)::text"
+    extra = "NULL" if code.keyed else f"pg_catalog.sum({code.hash} & 4294967295)::text"
     compared = any(window.age is not None for window in windows.values())
     new_rows_count = f"count(*) FILTER (WHERE {IS_NEW})" if compared else "0"
     with translated("look for changes", table.full_name):
         cursor = connection.cursor()
         cursor.execute(
-            f"SELECT w.nth, count(*), bit_xor({code.hash}), {extra}, {new_rows_count}"
+            f"SELECT w.nth, count(*), pg_catalog.bit_xor({code.hash}), {extra}, {new_rows_count}"
             f" FROM {watched(table, windows)} GROUP BY w.nth"
         )
         keys = list(windows)

@@ -63,13 +63,13 @@ def sums(
     new: dict[str, dict[int, list[int]]] = {key: {} for key in windows}
     keys = list(windows)
     compared = any(window.age is not None for window in windows.values())
-    hashes_of_new = f"array_agg({code.hash}) FILTER (WHERE {IS_NEW})" if compared else "NULL::bigint[]"
+    hashes_of_new = f"pg_catalog.array_agg({code.hash}) FILTER (WHERE {IS_NEW})" if compared else "NULL::bigint[]"
     with translated("look for changes", table.full_name):
         cursor = connection.cursor()
         # A cursor of the server's: the buckets of a large tenant are not fetched in one piece.
         cursor.execute(
             f"DECLARE sbh_sums NO SCROLL CURSOR FOR SELECT w.nth, ({code.bucket}) & w.mask, count(*),"
-            f" bit_xor({code.hash}), {hashes_of_new}"
+            f" pg_catalog.bit_xor({code.hash}), {hashes_of_new}"
             f" FROM {watched(table, windows)} GROUP BY 1, 2"
         )
         while True:
@@ -101,7 +101,7 @@ def arrivals(
     if any(hop.join is not None for hop in table.hops):
         moved = "true"
     else:
-        ages = [f"age(p{nth}.xmin) BETWEEN 0 AND w.age" for nth in range(1, table.depth + 1)]
+        ages = [f"pg_catalog.age(p{nth}.xmin) BETWEEN 0 AND w.age" for nth in range(1, table.depth + 1)]
         moved = f"({' OR '.join(ages)})"
     return Selection(_in_buckets(table, code, windows, buckets), f"NOT ({IS_NEW}) AND {moved}")
 

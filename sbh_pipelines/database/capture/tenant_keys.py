@@ -30,7 +30,7 @@ def check_keys_apart(connection: Connection, tenancy: TenancyMap) -> None:
 def _equal_keys(cursor: Any, listing: MappedTable, table: MappedTable) -> tuple[str, str] | None:
     column = table.tenant_column
     cursor.execute(
-        "SELECT ' COLLATE ' || quote_ident(n.nspname) || '.' || quote_ident(l.collname) FROM pg_attribute a"
+        "SELECT ' COLLATE ' || pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(l.collname) FROM pg_attribute a"
         " JOIN pg_collation l ON l.oid = a.attcollation JOIN pg_namespace n ON n.oid = l.collnamespace"
         " WHERE a.attrelid = %s::oid AND a.attname = %s",
         (table.table.oid, column.name),
@@ -38,9 +38,9 @@ def _equal_keys(cursor: Any, listing: MappedTable, table: MappedTable) -> tuple[
     collation = (cursor.fetchone() or ("",))[0]
     text = 'k.key COLLATE "C"'
     cursor.execute(
-        f"SELECT min({text}), max({text}) FROM"
+        f"SELECT pg_catalog.min({text}), pg_catalog.max({text}) FROM"
         f" (SELECT {listing.tenant}::text AS key, {listing.tenant}::text::{column.type} AS value FROM {listing.source}) AS k"
-        f" GROUP BY k.value{collation} HAVING count(DISTINCT {text}) > 1 LIMIT 1"
+        f" GROUP BY k.value{collation} HAVING pg_catalog.count(DISTINCT {text}) > 1 LIMIT 1"
     )
     found: tuple[str, str] | None = cursor.fetchone()
     return found

@@ -147,15 +147,16 @@ def _adopt_texts(staging: Staging) -> None:
     text, staged = f"{staging.live_record('t')}::text", ", ".join(staging.columns.values())
     live = ", ".join(f"t.{ident(name)} AS {c}" for name, c in staging.columns.items())
     lacking = (
-        f"SELECT sbh_text, sum(n) AS lacking FROM"
+        f"SELECT sbh_text, pg_catalog.sum(n) AS lacking FROM"
         f" (SELECT {staging.record('w')}::text AS sbh_text, 1 AS n FROM {staging.want} w"
-        f" UNION ALL SELECT {staging.record('h')}::text, -1 FROM {staging.have} h) both_sides GROUP BY 1 HAVING sum(n) > 0"
+        f" UNION ALL SELECT {staging.record('h')}::text, -1 FROM {staging.have} h) both_sides GROUP BY 1"
+        " HAVING pg_catalog.sum(n) > 0"
     )
     with translated("look for rows of no tenant", staging.table.full_name):
         cursor = staging.connection.cursor()
         cursor.execute(
             f"INSERT INTO {staging.have} ({staged}, nobodys) SELECT {staged}, true FROM (SELECT {live}, {text} AS sbh_text,"
-            f" row_number() OVER (PARTITION BY {text}) AS sbh_n FROM {staging.table.own_source}"
+            f" pg_catalog.row_number() OVER (PARTITION BY {text}) AS sbh_n FROM {staging.table.own_source}"
             f" WHERE {staging.table.belongs_to_nobody}) l JOIN ({lacking}) k USING (sbh_text) WHERE l.sbh_n <= k.lacking"
         )
         if cursor.rowcount:

@@ -66,7 +66,7 @@ def foreseen(connection: Connection, merge: TableMerge) -> list[Collision]:
             if all(operator.endswith(".=)") for operator in key.operators):
                 # A key that was not there when the rows were backed up. Other operators would compare each row with each.
                 cursor.execute(
-                    f"WITH a AS MATERIALIZED (SELECT row_number() OVER () AS sbh_nr, * FROM {todo} n)"
+                    f"WITH a AS MATERIALIZED (SELECT pg_catalog.row_number() OVER () AS sbh_nr, * FROM {todo} n)"
                     " SELECT count(*) FROM a WHERE EXISTS"
                     f" (SELECT FROM a b WHERE {both(key, 'a', 'b')} AND b.sbh_nr <> a.sbh_nr)"
                 )

@@ -210,7 +210,7 @@ def keep_parents(
                 f"x.{ident(theirs)} {equals} t.{columns[own]}"
                 for own, equals, theirs in zip(key.columns, key.operators, key.parent_columns, strict=True)
             )
-            others = " AND x.xmin <> pg_current_xact_id()::xid" if parent.oid in compared else ""
+            others = " AND x.xmin <> pg_catalog.pg_current_xact_id()::xid" if parent.oid in compared else ""
             with translated("hold a parent's row", parent.full_name):
                 connection.cursor().execute(
                     f"SELECT count(*) FROM (SELECT FROM {from_only(parent)} x"
@@ -238,7 +238,7 @@ def late_children(
         with translated("look for late references", child.full_name):
             cursor = connection.cursor()
             cursor.execute(
-                f"SELECT DISTINCT {listed} FROM {from_only(child)} AS t WHERE age(t.xmin) BETWEEN 0 AND {age}"
+                f"SELECT DISTINCT {listed} FROM {from_only(child)} AS t WHERE pg_catalog.age(t.xmin) BETWEEN 0 AND {age}"
             )
             while values := cursor.fetchmany(_VALUES):
                 rows = ", ".join(f"({', '.join(_text(v) for v in row)})" for row in values)

@@ -19,6 +19,7 @@ from sbh_pipelines.database.merge.modes import RULES, Winner
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.database.schema.tenancy import TenancyMap
 from sbh_pipelines.database.session.connection import Connection, connect, translated
+from sbh_pipelines.database.session.search_path import own_names
 from sbh_pipelines.database.session.sql import from_only, ident, literal, sql_name
 from sbh_pipelines.errors import ProofFailed
 from sbh_pipelines.model import MergeMode
@@ -47,7 +48,9 @@ def restore_transaction(settings: DatabaseSettings) -> Iterator[Connection]:
     with closing(connect(settings, "restore")) as connection:
         with translated("begin the restore"):
             cursor = connection.cursor()
-            cursor.execute("SELECT set_config('lock_timeout', %s, false)", (str(int(settings.lock_timeout_s * 1000)),))
+            cursor.execute(
+                "SELECT pg_catalog.set_config('lock_timeout', %s, false)", (str(int(settings.lock_timeout_s * 1000)),)
+            )
             cursor.execute("SET temp_buffers = '64MB'")
             cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
             cursor.execute("SET LOCAL session_replication_role = replica")
@@ -112,7 +115,7 @@ class TableMerge:
                 f" WHERE h.ctid IS NULL OR NOT {s.same('w', 'h')}"
             )
             cursor.execute(
-                "SELECT count(*) FILTER (WHERE had IS NULL), count(had), count(*) FILTER (WHERE later)"
+                "SELECT count(*) FILTER (WHERE had IS NULL), pg_catalog.count(had), count(*) FILTER (WHERE later)"
                 f" FROM {self._verdict}"
             )
             missing, changed, later = cursor.fetchone()
@@ -172,12 +175,12 @@ class TableMerge:
             surplus += " LIMIT 0"
         self._make_as("gone", surplus)
         cursor = self._cursor
-        cursor.execute(f"SELECT coalesce(sum(excess), 0)::bigint FROM {self.gone}")
+        cursor.execute(f"SELECT coalesce(pg_catalog.sum(excess), 0)::bigint FROM {self.gone}")
         return TableChanges(inserted, 0, cursor.fetchone()[0])
 
     def _numbered(self, name: str) -> str:
         text = f"{self.staging.record('r')}::text"
-        return f"(SELECT {text} AS sbh_text, row_number() OVER (PARTITION BY {text}) AS sbh_n, r.* FROM {name} r)"
+        return f"(SELECT {text} AS sbh_text, pg_catalog.row_number() OVER (PARTITION BY {text}) AS sbh_n, r.* FROM {name} r)"
 
     def _make_as(self, name: str, query: str) -> int:
         table = f"pg_temp.sbh_{name}_{self.staging.number}"
@@ -247,7 +250,7 @@ class TableMerge:
         cursor.execute(
             f"DELETE FROM {from_only(self.table.table)} AS d USING ("
             f"  SELECT t.tableoid AS part, t.ctid AS place, {live} AS sbh_text,"
-            f"         row_number() OVER (PARTITION BY {live}) AS sbh_n"
+            f"         pg_catalog.row_number() OVER (PARTITION BY {live}) AS sbh_n"
             f"  FROM {self.table.source} WHERE {self.table.tenant_is([self.staging.tenant_key])}) AS l, {self.gone} AS s"
             f" WHERE l.sbh_text = s.sbh_text AND l.sbh_n <= s.excess AND d.tableoid = l.part AND d.ctid = l.place"
         )
@@ -275,7 +278,7 @@ class TableMerge:
 
         Pauses before it gives another, so take one at a time.
         """
-        with translated("cut rows into batches", self.table.full_name):
+        with translated("cut rows into batches", self.table.full_name), own_names(self.staging.connection):
             cursor = self._cursor
             cursor.execute(
                 "SELECT c.relpages, c.reltuples::bigint, (pg_relation_size(c.oid) / current_setting('block_size')::int)::int"
@@ -298,7 +301,7 @@ class TableMerge:
 
         Values beyond a sequence's range are none that it gave.
         """
-        with translated("adjust a sequence", self.table.full_name):
+        with translated("adjust a sequence", self.table.full_name), own_names(self.staging.connection):
             for column in self.table.table.columns:
                 if column.sequence and column.name in self.staging.columns and _counts(column.type):
                     sequence, staged = literal(column.sequence), self.staging.columns[column.name]
@@ -354,7 +357,7 @@ class TableMerge:
             if self.few:  # each by its key, whatever the planner thinks of it
                 cursor.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
             else:  # only rows that this transaction wrote can be meant
-                live = f"(SELECT t.ctid, t.* FROM {live} t WHERE t.xmin = pg_current_xact_id()::xid)"
+                live = f"(SELECT t.ctid, t.* FROM {live} t WHERE t.xmin = pg_catalog.pg_current_xact_id()::xid)"
             cursor.execute(
                 f"SELECT count(*) FROM {self.todo} w LEFT JOIN {live} t ON {s.key_of_live('t', 'w')}"
                 f" WHERE t.ctid IS NULL OR NOT {same}"  # a composite key of NULLs IS NULL, and yet a key
@@ -377,7 +380,7 @@ def written_by(connection: Connection) -> dict[int, tuple[int, int, int]]:
 
     Temporary tables are left out. Empty where the server does not count (`track_counts`).
     """
-    with translated("count what was written"):
+    with translated("count what was written"), own_names(connection):
         cursor = connection.cursor()
         cursor.execute(
             "SELECT coalesce(pg_partition_root(s.relid), s.relid)::oid::bigint, sum(n_tup_ins)::bigint, sum(n_tup_upd)::bigint,"

@@ -14,6 +14,7 @@ from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.database.schema.key_hash import KeyCode
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.search_path import own_names
 from sbh_pipelines.database.session.sql import ident, literal
 
 _MASK64 = (1 << 64) - 1
@@ -36,12 +37,12 @@ def census(connection: Connection, table: MappedTable, tenant_key: str, snapshot
     the first; a row that was inserted or updated has a later transaction id than any before.
     """
     xmin = snapshot_xmin(snapshot)
-    recent = f"age(t.xmin) BETWEEN 0 AND {ages(connection, [xmin])[xmin]}"
+    recent = f"pg_catalog.age(t.xmin) BETWEEN 0 AND {ages(connection, [xmin])[xmin]}"
     with translated("count rows", table.full_name):
         cursor = connection.cursor()
         cursor.execute(
             f"SELECT count(*), count(*) FILTER (WHERE {recent}),"
-            f" coalesce(sum(t.xmin::text::bigint) FILTER (WHERE {recent}), 0)::bigint FROM {table.source}"
+            f" coalesce(pg_catalog.sum(t.xmin::text::bigint) FILTER (WHERE {recent}), 0)::bigint FROM {table.source}"
             f" WHERE {table.tenant_is([tenant_key])}"
         )
         return Census(*cursor.fetchone())
@@ -63,13 +64,13 @@ def no_other_transaction_ended(connection: Connection, own: Connection, snapshot
     xmin, xmax, running = snapshot.split(":")
     if xmin != xmax or running:
         return False  # another one was at work already
-    with translated("look for other transactions"):
+    with translated("look for other transactions"), own_names(connection):
         cursor = own.cursor()
-        cursor.execute("SELECT coalesce(pg_current_xact_id_if_assigned()::text::bigint, 0)")
+        cursor.execute("SELECT coalesce(pg_catalog.pg_current_xact_id_if_assigned()::text::bigint, 0)")
         mine = cursor.fetchone()[0]
         cursor = connection.cursor()
         # xmax is one more than the last transaction that has ended.
-        cursor.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+        cursor.execute("SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint")
         return bool(mine == int(xmax) and cursor.fetchone()[0] <= mine + 1)
 
 
@@ -100,14 +101,16 @@ def find_touched(
     then_xmin, now_xmin = snapshot_xmin(since), snapshot_xmin(now)
     age = ages(connection, [then_xmin, now_xmin])
     mask = (1 << stored.bits) - 1
-    new, recent = (f"age(t.xmin) BETWEEN 0 AND {age[xmin]}" for xmin in (then_xmin, now_xmin))
+    new, recent = (f"pg_catalog.age(t.xmin) BETWEEN 0 AND {age[xmin]}" for xmin in (then_xmin, now_xmin))
     with translated("look for changes", table.full_name):
         cursor = connection.cursor()
         cursor.execute(
             f"SELECT ({code.bucket}) & {mask}, count(*) FILTER (WHERE NOT {new}),"
-            f" bit_xor({code.hash}) FILTER (WHERE NOT {new}), count(*) FILTER (WHERE {new}), bit_xor({code.hash}),"
-            f" count(*) FILTER (WHERE {recent}), coalesce(sum(t.xmin::text::bigint) FILTER (WHERE {recent}), 0)::bigint,"
-            f" CASE WHEN count(*) FILTER (WHERE {new}) <= {_PLACES} THEN array_agg(t.ctid::text) FILTER (WHERE {new}) END"
+            f" pg_catalog.bit_xor({code.hash}) FILTER (WHERE NOT {new}), count(*) FILTER (WHERE {new}),"
+            f" pg_catalog.bit_xor({code.hash}),"
+            f" count(*) FILTER (WHERE {recent}), coalesce(pg_catalog.sum(t.xmin::text::bigint) FILTER (WHERE {recent}), 0)::bigint,"
+            f" CASE WHEN count(*) FILTER (WHERE {new}) <= {_PLACES}"
+            f" THEN pg_catalog.array_agg(t.ctid::text) FILTER (WHERE {new}) END"
             f" FROM {table.source} CROSS JOIN (SELECT ({seed})::bigint AS seed) w"
             f" WHERE {table.tenant_is([tenant_key])} GROUP BY 1"
         )
@@ -135,7 +138,7 @@ def hash_of_keys(connection: Connection, staging: Staging, rows: str, code: KeyC
     with translated("hash keys", staging.table.full_name):
         cursor = connection.cursor()
         cursor.execute(
-            f"SELECT coalesce(bit_xor({code.hash}), 0) FROM {staging.named(rows, 't')}"
+            f"SELECT coalesce(pg_catalog.bit_xor({code.hash}), 0) FROM {staging.named(rows, 't')}"
             f" CROSS JOIN (SELECT ({seed})::bigint AS seed) w"
         )
         return int(cursor.fetchone()[0]) & _MASK64
@@ -149,7 +152,7 @@ def untouched_rows(
     For tables with a primary key of one column. One scan.
     """
     xmin = snapshot_xmin(since)
-    new = f"age(t.xmin) BETWEEN 0 AND {ages(connection, [xmin])[xmin]}"
+    new = f"pg_catalog.age(t.xmin) BETWEEN 0 AND {ages(connection, [xmin])[xmin]}"
     column = table.table.column(table.table.primary_key[0])
     assert column is not None
     key = f"t.{ident(column.name)}" + (' COLLATE "C"' if column.collatable else "")
@@ -158,7 +161,7 @@ def untouched_rows(
     with translated("look for changes", table.full_name):
         cursor = connection.cursor()
         cursor.execute(
-            f"SELECT width_bucket({key}, ARRAY[{listed}]::text[]::{column.type}[]), count(*) FILTER (WHERE NOT {new}),"
+            f"SELECT pg_catalog.width_bucket({key}, ARRAY[{listed}]::text[]::{column.type}[]), count(*) FILTER (WHERE NOT {new}),"
             f" count(*) FILTER (WHERE {new}) FROM {table.source} WHERE {table.tenant_is([tenant_key])} GROUP BY 1"
         )
         for number, old, fresh in cursor.fetchall():

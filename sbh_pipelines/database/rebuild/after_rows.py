@@ -5,6 +5,7 @@ from contextlib import suppress
 
 from sbh_pipelines.database.rebuild.left_out import LeftOut
 from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.search_path import own_names
 from sbh_pipelines.errors import SbhError
 
 _NAMES = """
@@ -17,7 +18,7 @@ def refresh_views(connection: Connection) -> list[LeftOut]:
 
     Those that cannot be filled, because a function in them fails.
     """
-    with translated("read the materialized views"):
+    with translated("read the materialized views"), own_names(connection):
         cursor = connection.cursor()
         cursor.execute(f"{_NAMES} c.relkind = 'm' AND c.relispopulated ORDER BY c.oid")
         names = [name for (name,) in cursor.fetchall()]
@@ -30,7 +31,7 @@ def analyze(connection: Connection) -> list[LeftOut]:
         with translated("gather statistics"):
             connection.cursor().execute("ANALYZE")
         return []
-    with translated("read the tables"):
+    with translated("read the tables"), own_names(connection):
         cursor = connection.cursor()
         cursor.execute(f"{_NAMES} c.relkind IN ('r', 'p', 'm') ORDER BY 1")
         names = [name for (name,) in cursor.fetchall()]

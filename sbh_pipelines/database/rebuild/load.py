@@ -10,6 +10,7 @@ from sbh_pipelines.database.schema.catalog import ForeignKey, Table, UniqueKey
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.database.session.copying import copy_in
+from sbh_pipelines.database.session.search_path import own_names
 from sbh_pipelines.database.session.sql import from_only, ident, literal, sql_name
 
 _USER_SCHEMAS = "n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT IN ('information_schema', 'sbh_recovery')"
@@ -28,7 +29,7 @@ def load_rows(
 def without_triggers(connection: Connection, tables: Iterable[MappedTable]) -> Iterator[None]:
     """Within a transaction, of a replica session: also triggers that fire in such a session do not, for the length of the block."""
     names = [sql_name(table.table) for table in tables]
-    with translated("read the triggers"):
+    with translated("read the triggers"), own_names(connection):
         cursor = connection.cursor()
         listed = ", ".join(f"{literal(name)}::regclass" for name in names)
         cursor.execute(
@@ -64,7 +65,7 @@ def sequence_columns(connection: Connection) -> list[tuple[str, int, bool, str, 
         " UNION SELECT d.refobjid, f.adrelid, f.adnum FROM pg_depend d JOIN pg_attrdef f ON f.oid = d.objid"
         " WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'n'"
     )
-    with translated("read the sequences"):
+    with translated("read the sequences"), own_names(connection):
         cursor = connection.cursor()
         cursor.execute(
             "SELECT format('%I.%I', n.nspname, s.relname), q.seqincrement, q.seqcycle,"
@@ -90,7 +91,7 @@ def raise_sequences(connection: Connection, known: Mapping[str, Sequence[int]], 
     with translated("set a sequence"):
         cursor = connection.cursor()
         cursor.execute(
-            "SELECT format('%I.%I', schemaname, sequencename), last_value FROM pg_sequences WHERE last_value IS NOT NULL"
+            "SELECT pg_catalog.format('%I.%I', schemaname, sequencename), last_value FROM pg_sequences WHERE last_value IS NOT NULL"
         )
         now = dict(cursor.fetchall())  # of a database that is in use already
         for sequence, step, cycles, table, column in sequence_columns(connection):
@@ -100,7 +101,9 @@ def raise_sequences(connection: Connection, known: Mapping[str, Sequence[int]], 
             if table and not cycles:
                 function = "max" if step > 0 else "min"
                 rounded = "floor" if step > 0 else "ceil"
-                cursor.execute(f"SELECT {rounded}({function}({ident(column)}::numeric))::text FROM {table}")
+                cursor.execute(
+                    f"SELECT pg_catalog.{rounded}(pg_catalog.{function}({ident(column)}::numeric))::text FROM {table}"
+                )
                 top = cursor.fetchone()[0]
                 if top is not None and top.lstrip("-").isdigit():  # NaN and Infinity are numbers, too
                     values.append(int(top))
@@ -108,12 +111,13 @@ def raise_sequences(connection: Connection, known: Mapping[str, Sequence[int]], 
                 best[sequence] = furthest(values)
         for sequence, value in best.items():
             cursor.execute(
-                f"SELECT setval({literal(sequence)}, least(greatest({value}::numeric, s.min_value), s.max_value)::bigint)"
-                f" FROM pg_sequences s WHERE format('%I.%I', s.schemaname, s.sequencename) = {literal(sequence)}"
+                f"SELECT pg_catalog.setval({literal(sequence)},"
+                f" least(greatest({value}::numeric, s.min_value), s.max_value)::bigint)"
+                f" FROM pg_sequences s WHERE pg_catalog.format('%I.%I', s.schemaname, s.sequencename) = {literal(sequence)}"
             )
         for sequence, value in unused.items():
             if sequence in steps and sequence not in best:
-                cursor.execute(f"SELECT setval({literal(sequence)}, {int(value)}, false)")
+                cursor.execute(f"SELECT pg_catalog.setval({literal(sequence)}, {int(value)}, false)")
     return len(best)
 
 
@@ -155,7 +159,7 @@ class MissingKey:
 
 def missing_keys(connection: Connection, facts: Sequence[Fact]) -> list[MissingKey]:
     """The stored foreign keys that are not there, or not validated though they were."""
-    with translated("read the foreign keys"):
+    with translated("read the foreign keys"), own_names(connection):
         cursor = connection.cursor()
         cursor.execute(
             "SELECT n.nspname, t.relname, c.conname, c.convalidated FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid"
@@ -200,7 +204,7 @@ def _exists(connection: Connection, query: str, table: str) -> bool:
 
 def database_facts(connection: Connection) -> Fact:
     """What the target is: its encoding, locale and name, and whether its role may do everything."""
-    with translated("ask the target what it is"):
+    with translated("ask the target what it is"), own_names(connection):
         cursor = connection.cursor()
         cursor.execute(
             "SELECT to_jsonb(d) - 'datacl' || jsonb_build_object('encoding', pg_encoding_to_char(encoding), 'superuser',"

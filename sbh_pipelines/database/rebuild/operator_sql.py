@@ -11,6 +11,7 @@ from typing import Any
 import psycopg2
 
 from sbh_pipelines.database.session.connection import Connection, connect, translate, translated
+from sbh_pipelines.database.session.search_path import own_names
 from sbh_pipelines.database.session.sql import ident, literal
 from sbh_pipelines.errors import DrillFailed
 from sbh_pipelines.settings import DatabaseSettings
@@ -28,8 +29,9 @@ def count_rows(connection: Connection, schema: str, name: str) -> int:
     table = f"{ident(schema)}.{ident(name)}"
     with translated("count rows", f"{schema}.{name}"):
         cursor = connection.cursor()
-        cursor.execute("SELECT relkind FROM pg_class WHERE oid = to_regclass(%s)", (table,))
-        found = cursor.fetchone()
+        with own_names(connection):
+            cursor.execute("SELECT relkind FROM pg_class WHERE oid = to_regclass(%s)", (table,))
+            found = cursor.fetchone()
         if found is None:
             return 0
         cursor.execute(f"SELECT count(*) FROM {'' if found[0] == 'p' else 'ONLY '}{table}")
@@ -38,7 +40,7 @@ def count_rows(connection: Connection, schema: str, name: str) -> int:
 
 def valid_foreign_keys(connection: Connection, schemas: Sequence[str]) -> int:
     """How many foreign keys the server has found to hold."""
-    with translated("count foreign keys"):
+    with translated("count foreign keys"), own_names(connection):
         cursor = connection.cursor()
         cursor.execute(_FOREIGN_KEYS, (list(schemas),))
         return int(cursor.fetchone()[0])

@@ -13,6 +13,7 @@ import psycopg2
 from sbh_pipelines.database.rebuild.left_out import LeftOut
 from sbh_pipelines.database.rebuild.shared import Fact
 from sbh_pipelines.database.session.connection import Connection, translate, translated
+from sbh_pipelines.database.session.search_path import own_names
 from sbh_pipelines.database.session.sql import ident, literal
 
 _ATTRIBUTES = {
@@ -43,7 +44,7 @@ def make_roles(connection: Connection, facts: Callable[[str], Sequence[Fact]]) -
 
     The roles made, and the settings that this server does not take.
     """
-    with translated("read the target's roles"):
+    with translated("read the target's roles"), own_names(connection):
         cursor = connection.cursor()
         cursor.execute("SELECT current_setting('server_version_num')::int")
         version = cursor.fetchone()[0]

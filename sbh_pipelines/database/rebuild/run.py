@@ -12,6 +12,7 @@ from typing import Any
 
 from sbh_pipelines.database.session.connection import Connection, connect, describe_dsn, translated
 from sbh_pipelines.database.session.programs import RECOVERY_SCHEMA
+from sbh_pipelines.database.session.search_path import OWN
 from sbh_pipelines.database.session.sql import literal
 from sbh_pipelines.errors import RestoreRefused, SourceConflict
 from sbh_pipelines.settings import DatabaseSettings
@@ -158,7 +159,7 @@ def open_run(target: DatabaseSettings) -> Iterator[Run]:
                 remedy="wait for it to end; a killed one is let go of by the server within a minute",
             ) from None
         with translated("prepare the session"):
-            cursor.execute("SET lock_timeout = 0; SET statement_timeout = 0")
+            cursor.execute(f"SET lock_timeout = 0; SET statement_timeout = 0; SET search_path = {OWN}")
         yield Run(connection)
 
 

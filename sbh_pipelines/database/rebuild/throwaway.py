@@ -15,7 +15,7 @@ from psycopg2.errors import InsufficientPrivilege, ObjectInUse
 from psycopg2.extensions import make_dsn
 
 from sbh_pipelines.database.session.connection import Connection, connect, describe_dsn, translate, translated
-from sbh_pipelines.database.session.search_path import split
+from sbh_pipelines.database.session.search_path import own_names, split
 from sbh_pipelines.database.session.sql import ident, literal
 from sbh_pipelines.errors import PrivilegeMissing, SbhError, SourceError
 from sbh_pipelines.model import DrillId
@@ -69,7 +69,11 @@ class ThrowawayDatabase:
     def create(cls, settings: Settings, drill_id: DrillId) -> "ThrowawayDatabase":
         """An empty database with the encoding and locale of the application's. Raises PrivilegeMissing."""
         server, name = drill_server(settings), f"sbh_{drill_id}"
-        with closing(connect(settings.database, "drill")) as source, translated("look at the application's database"):
+        with (
+            closing(connect(settings.database, "drill")) as source,
+            translated("look at the application's database"),
+            own_names(source),
+        ):
             cursor = source.cursor()
             cursor.execute(_LIKE)
             *like, path = cursor.fetchone()
@@ -106,7 +110,11 @@ class ThrowawayDatabase:
 
 def drop_leftovers(server: DatabaseSettings) -> list[str]:
     """Drop the databases of drills that were killed or cut off; their names."""
-    with closing(connect(server, "drill")) as connection, translated("look for leftovers of drills"):
+    with (
+        closing(connect(server, "drill")) as connection,
+        translated("look for leftovers of drills"),
+        own_names(connection),
+    ):
         cursor = connection.cursor()
         cursor.execute(_LEFTOVERS)
         found = [str(name) for (name,) in cursor.fetchall()]
@@ -130,7 +138,7 @@ def _create(connection: Connection, server: DatabaseSettings, name: str, options
 
 
 def _exists(connection: Connection, name: str) -> bool:
-    with translated("look for a throw-away database", name):
+    with translated("look for a throw-away database", name), own_names(connection):
         cursor = connection.cursor()
         cursor.execute("SELECT EXISTS (SELECT FROM pg_database WHERE datname = %s)", (name,))
         return bool(cursor.fetchone()[0])

@@ -97,7 +97,7 @@ def _unowned(table: Table) -> MappedTable:
 
 def of_extension(connection: Connection, table: MappedTable) -> bool | None:
     """Whether the table is an extension's; None where it is not there."""
-    with translated("look for a table", table.full_name):
+    with translated("look for a table", table.full_name), own_names(connection):
         cursor = connection.cursor()
         cursor.execute(_OF_EXTENSION, (sql_name(table.table),))
         there, of_extension = cursor.fetchone()

@@ -13,6 +13,7 @@ from typing import Any
 from sbh_pipelines.database.schema.catalog import PLAIN_EQUALITY, Table
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.search_path import own_names
 from sbh_pipelines.database.session.sql import UTF8
 
 # The relation and its partitions, by oid: one that was swapped or attached is another.
@@ -60,7 +61,7 @@ or rows have no transaction ids."""
 def read_definitions(connection: Connection, tables: tuple[MappedTable, ...]) -> dict[str, str]:
     """Fingerprint (16 hex digits, or VOLATILE) by the table's full name."""
     involved = {table.oid for mapped in tables for table in _involved(mapped)}
-    with translated("read the tables' definitions"):
+    with translated("read the tables' definitions"), own_names(connection):
         cursor = connection.cursor()
         found: dict[int, list[Any]] = {oid: [] for oid in involved}
         volatile: set[int] = set()

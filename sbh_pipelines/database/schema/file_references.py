@@ -41,7 +41,7 @@ def referenced_keys(
     ]
     # Bytes of these encodings are in the order of characters; the others' are not.
     ordered = columns[0][0].encoding in (UTF8, SQL_ASCII, "LATIN1")
-    by_key = 'key COLLATE "C"' if ordered else "convert_to(key, 'UTF8')"
+    by_key = 'key COLLATE "C"' if ordered else "pg_catalog.convert_to(key, 'UTF8')"
     query = f"SELECT tenant, key FROM ({' UNION '.join(parts)}) AS keys ORDER BY tenant, {by_key}"
     with translated("read file references"):
         cursor = connection.cursor()

@@ -60,7 +60,7 @@ class TenantRow:
 
 
 def server_facts(connection: Connection) -> ServerFacts:
-    with translated("ask the server what it is"):
+    with translated("ask the server what it is"), own_names(connection):
         cursor = connection.cursor()
         before = datetime.now(UTC)
         cursor.execute("SELECT clock_timestamp()")
@@ -110,7 +110,7 @@ def missing_privileges(connection: Connection, tenancy: TenancyMap, role: str) -
     tables = {mapped.table.oid: mapped.table for mapped in tenancy.tables}
     sequences = {c.sequence for table in tables.values() for c in table.columns if c.sequence}
     found = []
-    with translated("read the role's privileges"):
+    with translated("read the role's privileges"), own_names(connection):
         cursor = connection.cursor()
         cursor.execute(
             "SELECT t.oid::bigint, array_agg(p.name ORDER BY p.nth) FROM unnest(%s::oid[]) AS t(oid)"
@@ -150,7 +150,7 @@ def unholdable_parents(connection: Connection, tenancy: TenancyMap, role: str) -
     known = {**catalog.outside, **catalog.tables}
     parents = {key.parent: known[key.parent] for key in keys if key.parent not in captured and key.parent in known}
     found = []
-    with translated("read the role's privileges"):
+    with translated("read the role's privileges"), own_names(connection):
         cursor = connection.cursor()
         cursor.execute(
             "SELECT oid::bigint, has_table_privilege(oid, 'SELECT'), has_any_column_privilege(oid, 'UPDATE')"

@@ -55,21 +55,23 @@ def key_code(table: MappedTable) -> KeyCode:
         wide = f"{columns[0]}::bigint"
         # The server hashes the two halves of a bigint XORed with each other, so that 1 and 2**32 are one: the seed, which is
         # mixed in otherwise, tells them apart.
-        digest = f"hashint8extended({wide}, w.seed # ({wide} >> 32))"
-        return KeyCode(kind, digest, f"abs({wide} % {_PRIME})::int")
+        digest = f"pg_catalog.hashint8extended({wide}, w.seed # ({wide} >> 32))"
+        return KeyCode(kind, digest, f"pg_catalog.abs({wide} OPERATOR(pg_catalog.%) {_PRIME})::int")
     if kind == UUID:
-        tail = f"('x' || right({columns[0]}::text, 5))::bit({MAX_BITS})::int"
-        return KeyCode(kind, f"uuid_hash_extended({columns[0]}, w.seed)", tail)
+        tail = f"('x' || pg_catalog.right({columns[0]}::text, 5))::bit({MAX_BITS})::int"
+        return KeyCode(kind, f"pg_catalog.uuid_hash_extended({columns[0]}, w.seed)", tail)
     if kind == TEXT:
         # concat_ws() uses the types' output functions, as COPY does: a cast to text would not ('t' or 'true', padding).
-        text = f"concat_ws(E'\\x1f', {', '.join(columns)})"
-        digest = f"encode(sha256(convert_to({text}, {literal(table.encoding)})), 'hex')"
-        bucket = f"('x' || left({digest}, 5))::bit({MAX_BITS})::int"
+        text = f"pg_catalog.concat_ws(E'\\x1f', {', '.join(columns)})"
+        digest = (
+            f"pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to({text}, {literal(table.encoding)})), 'hex')"
+        )
+        bucket = f"('x' || pg_catalog.left({digest}, 5))::bit({MAX_BITS})::int"
         # Fields that contain the separator may be joined alike: keys in one bucket, but never of one hash.
         exact = f"ROW({', '.join(columns)})::text" if len(columns) > 1 else text
-        return KeyCode(kind, f'hashtextextended({exact} COLLATE "C", w.seed)', bucket)
+        return KeyCode(kind, f'pg_catalog.hashtextextended({exact} COLLATE "C", w.seed)', bucket)
     listed = ", ".join(f"t.{ident(name)}" for name in table.captured_columns)
-    return KeyCode(kind, f'hashtextextended(ROW({listed})::text COLLATE "C", w.seed)', "0")
+    return KeyCode(kind, f'pg_catalog.hashtextextended(ROW({listed})::text COLLATE "C", w.seed)', "0")
 
 
 def bucket_of(kind: str, fields: Sequence[bytes]) -> int:

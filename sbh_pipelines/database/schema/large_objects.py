@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap
 from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.search_path import own_names
 from sbh_pipelines.database.session.sql import ident
 
 
@@ -64,7 +65,7 @@ def large_objects(connection: Connection) -> int:
 def large_object_columns(connection: Connection, tenancy: TenancyMap) -> list[LargeObjectColumn]:
     """The columns of tenants' tables that refer to large objects. Reads columns of type `oid` where the database has any."""
     tables = {table.table.oid: table for table in tenancy.tables}
-    with translated("look for large objects"):
+    with translated("look for large objects"), own_names(connection):
         cursor = connection.cursor()
         cursor.execute(_COLUMNS, (list(tables),))
         candidates = cursor.fetchall()
@@ -90,7 +91,7 @@ def _refers(connection: Connection, one: LargeObjectColumn) -> bool:
 def _values(one: LargeObjectColumn) -> str:
     """The numbers in a column, as `v.value`."""
     column = f"t.{ident(one.column)}"
-    return f" CROSS JOIN LATERAL {f'unnest({column}::oid[])' if one.listed else f'(SELECT {column}::oid)'} AS v(value)"
+    return f" CROSS JOIN LATERAL {f'pg_catalog.unnest({column}::oid[])' if one.listed else f'(SELECT {column}::oid)'} AS v(value)"
 
 
 def count_large_objects(connection: Connection, one: LargeObjectColumn, tenant_keys: Sequence[str]) -> dict[str, int]:
@@ -99,7 +100,7 @@ def count_large_objects(connection: Connection, one: LargeObjectColumn, tenant_k
     with translated("count large objects", table.full_name):
         cursor = connection.cursor()
         cursor.execute(
-            f"SELECT {table.tenant_number(tenant_keys)}, count(DISTINCT v.value) FROM {table.source}{_values(one)}"
+            f"SELECT {table.tenant_number(tenant_keys)}, pg_catalog.count(DISTINCT v.value) FROM {table.source}{_values(one)}"
             f" JOIN pg_largeobject_metadata m ON m.oid = v.value WHERE {table.tenant_is(tenant_keys)} GROUP BY 1"
         )
         return {tenant_keys[number - 1]: count for number, count in cursor.fetchall()}

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.search_path import own_names
 from sbh_pipelines.database.session.sql import ident
 
 LIMIT = (1 << 30) - 1
@@ -20,7 +21,7 @@ _COMPRESSED = 1 << 20  # bytes out of line that may be over the limit when they 
 def row_size(table: MappedTable) -> str | None:
     """SQL of a row's size as text, at least; None where nothing in it can be large."""
     sizes = [
-        f"coalesce(octet_length(t.{ident(c.name)}), 0)::bigint{' * 2' if c.type == 'bytea' else ''}"
+        f"coalesce(pg_catalog.octet_length(t.{ident(c.name)}), 0)::bigint{' * 2' if c.type == 'bytea' else ''}"
         for c in table.table.columns
         if not c.generated and c.type.partition("(")[0] in _MEASURED
     ]
@@ -33,7 +34,7 @@ def large_rows(
     """The tables with rows over the limit, and how many. Scans those that have much out of line, each for at most `timeout_s`:
     past that it raises SourceConflict.
     """
-    with translated("look for large rows"):
+    with translated("look for large rows"), own_names(connection):
         cursor = connection.cursor()
         cursor.execute(
             "SELECT k.oid::bigint FROM unnest(%s::oid[]) AS k(oid) WHERE (SELECT sum(pg_relation_size(c.reltoastrelid)) FROM"
@@ -47,11 +48,13 @@ def large_rows(
         if size is None or table.table.oid not in wide:
             continue
         with translated("look for large rows", table.full_name):
-            cursor.execute("SELECT set_config('statement_timeout', %s, false)", (str(int(timeout_s * 1000)),))
+            cursor.execute(
+                "SELECT pg_catalog.set_config('statement_timeout', %s, false)", (str(int(timeout_s * 1000)),)
+            )
             try:
                 cursor.execute(f"SELECT count(*) FROM {table.own_source} WHERE {size} > {LIMIT}")
                 found = cursor.fetchone()[0]
             finally:
-                cursor.execute("SELECT set_config('statement_timeout', '0', false)")
+                cursor.execute("SELECT pg_catalog.set_config('statement_timeout', '0', false)")
         if found:
             yield table, found

@@ -46,6 +46,7 @@ CALLED = (
     "int4in",
     "json_agg",
     "json_build_array",
+    "jsonb_array_elements_text",
     "jsonb_build_object",
     "left",
     "lower",

@@ -69,4 +69,5 @@ def own_names(connection: Any) -> Iterator[None]:
     finally:
         # In a transaction that failed, its rollback puts the path back.
         if not connection.closed and connection.info.transaction_status != TRANSACTION_STATUS_INERROR:
-            cursor.execute(f"SET search_path = {connection.application_path}")
+            # One that is none of `connect` has what its role and database say.
+            cursor.execute(f"SET search_path = {getattr(connection, 'application_path', 'DEFAULT')}")

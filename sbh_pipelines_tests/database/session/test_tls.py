@@ -84,9 +84,9 @@ def test_pg_dump_is_told_the_same(server: OwnServer, authority: Authority, tmp_p
     program = str(VERSIONS[15] / "pg_dump")
     good = afar(server, f"sslrootcert={authority.file}")
     with exported_snapshot(good) as (snapshot, _, _):
-        assert b"".join(dump_section(good, program, PRE_DATA, snapshot))
+        assert b"".join(dump_section(good, program, PRE_DATA, snapshot, "UTF8"))
         with pytest.raises(SettingsError, match="may not be encrypted"):
-            list(dump_section(afar(server, "sslmode=prefer"), program, PRE_DATA, snapshot))
+            list(dump_section(afar(server, "sslmode=prefer"), program, PRE_DATA, snapshot, "UTF8"))
 
 
 def test_another_authority_is_refused(server: OwnServer, authority: Authority, tmp_path: Path) -> None:

@@ -107,7 +107,8 @@ class MappedTable:
         """
         if len(keys) == 1:
             return "1"
-        return f"array_position(ARRAY[{', '.join(map(literal, keys))}]::text[]::{self.tenant_column.type}[], {self.tenant})"
+        listed = f"ARRAY[{', '.join(map(literal, keys))}]::text[]::{self.tenant_column.type}[]"
+        return f"pg_catalog.array_position({listed}, {self.tenant})"
 
     @property
     def belongs_to_nobody(self) -> str:

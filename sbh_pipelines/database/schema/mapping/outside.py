@@ -13,6 +13,7 @@ from typing import Any
 
 from sbh_pipelines.database.schema.mapping.mapped_table import OUTSIDE, TENANTS, TableStatus, TenancyMap
 from sbh_pipelines.database.session.connection import Connection, translated
+from sbh_pipelines.database.session.search_path import own_names
 from sbh_pipelines.errors import TenancyError
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.settings.section import toml
@@ -152,7 +153,7 @@ def _strangers(connection: Connection, settings: Settings) -> Iterator[Stranger]
         "schemas": settings.database.schemas,
         "ours": COPIES,
     }
-    with translated("look at other schemas"):
+    with translated("look at other schemas"), own_names(connection):
         cursor = connection.cursor()
         cursor.execute(_TABLES, arguments)
         for oid, schema, name, columns, relatives, partitions, keys in cursor.fetchall():
