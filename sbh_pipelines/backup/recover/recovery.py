@@ -247,7 +247,9 @@ class _Recovery:
             self._step("no_tenant", lambda: unowned.load_of_nobody("post_data" in self.control.phases()))
         self._step("post_data", lambda: schema.script(POST_DATA, "post_data"))
         self._step("checks", schema.checks)
-        references = self._timed("foreign_keys", lambda: validate(self.control, self.platform, all_tenants=everybody))
+        references = self._timed(
+            "foreign_keys", lambda: validate(self.control, self.platform, all_tenants=everybody, owners=self.owners)
+        )
         self._timed("sequences", schema.set_sequences)
         if self.owners:
             self._step("settings", schema.set_up)

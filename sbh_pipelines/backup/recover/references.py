@@ -21,14 +21,19 @@ class References:
         broken: Those that do not hold, and should.
         expected: Those that only rows of shared tables and of nobody break, which refer to tenants that were not asked for.
         issues: What kept a key from being added.
+        impossible: Keys to tables that the target's role could not make.
     """
 
     broken: Sequence[BrokenKey]
     expected: Sequence[BrokenKey]
     issues: Sequence[SbhError]
+    impossible: Sequence[LeftOut] = ()
 
     @property
     def left_out(self) -> list[LeftOut]:
+        return [*self.impossible, *self._of_others()]
+
+    def _of_others(self) -> list[LeftOut]:
         return [
             LeftOut(
                 f"FOREIGN KEY {one.name}",
@@ -38,16 +43,23 @@ class References:
         ]
 
 
-def validate(control: Run, platform: OpenPlatformBackup, *, all_tenants: bool) -> References:
-    """Validate or add the foreign keys that are wanting, and look at those that do not hold."""
-    connection, issues = control.connection, list[SbhError]()
+def validate(control: Run, platform: OpenPlatformBackup, *, all_tenants: bool, owners: bool) -> References:
+    """Validate or add the foreign keys that are wanting, and look at those that do not hold.
+
+    `owners` False: for a role that may not make everything.
+    """
+    connection, issues, impossible = control.connection, list[SbhError](), dict[str, LeftOut]()
     for key in missing_keys(connection, platform.of("foreign_key")):
         try:
             run(connection, key.statement, "add a foreign key", key.table)
         except SourceError as error:
             if error.transient:
                 raise
-            issues.append(error)
+            if owners or key.there:
+                issues.append(error)
+            else:
+                name = f"{key.table}: {key.name}"
+                impossible[name] = LeftOut(f"FOREIGN KEY {name}", error.why)
         except SbhError:
             continue  # rows that it refers to are still missing
     tables, keys = platform.tables("table"), [tenant.facts.key for tenant in control.tenants()]
@@ -56,10 +68,11 @@ def validate(control: Run, platform: OpenPlatformBackup, *, all_tenants: bool) -
         look_at(connection, key, tables.get(key.table), keys)
         for key in missing_keys(connection, platform.of("foreign_key"))
         # A table of no backup has no rows; in a throw-away database it may not even be there.
-        if key.table in known
+        if key.table in known and f"{key.table}: {key.name}" not in impossible
     ]
     expected = [one for one in found if not all_tenants and one.whose != TENANTS and one.parent in tables]
-    return References([one for one in found if one not in expected], expected, issues)
+    broken = [one for one in found if one not in expected]
+    return References(broken, expected, issues, list(impossible.values()))
 
 
 def error_of(broken: Sequence[BrokenKey], platform: OpenPlatformBackup) -> ReferencesBroken | None:
