@@ -16,17 +16,27 @@ AREA = "storage"
 
 
 def check(
-    report: Report, settings: Settings, control: S3Control, name: str, prefixes: list[str], *, strict: bool
+    report: Report,
+    settings: Settings,
+    control: S3Control,
+    name: str,
+    prefixes: list[str],
+    *,
+    files: str = "",
+    strict: bool,
 ) -> None:
-    """`prefixes`: where backups are in this bucket, `{tenant}` for any tenant; empty for the application's files only."""
+    """`prefixes`: where backups are in this bucket, `{tenant}` for any tenant; empty for the application's files only.
+
+    `files`: where these are, if they are here.
+    """
     facts = _Facts(report, name, strict)
     facts.versions(control)
     facts.lock(control, prefixes)
     facts.encryption(control, settings, bool(prefixes))
     facts.public_access(control)
     facts.policy(control)
-    if prefixes:
-        facts.lifecycle(control, prefixes)
+    if prefixes or files:
+        facts.lifecycle(control, prefixes, files)
     report.ok(AREA, f"The bucket {name} is set up", ", ".join(facts.known))
 
 
@@ -96,7 +106,7 @@ class _Facts:
                 " (deploy/policies/bucket-policy.json, filled in)",
             )
 
-    def lifecycle(self, control: S3Control, prefixes: list[str]) -> None:
+    def lifecycle(self, control: S3Control, prefixes: list[str], files: str) -> None:
         rules: list[LifecycleRule] | None = self._asked("lifecycle", lambda: control.lifecycle(self._name))
         if rules is None:
             return
@@ -115,6 +125,14 @@ class _Facts:
                     f"A lifecycle rule of the bucket {self._name} moves objects of backups where they cannot be read at once",
                     f"the rule {name} reaches {', '.join(touched)}",
                     "limit the rule to other prefixes, or to classes that are read at once (STANDARD_IA, GLACIER_IR)",
+                )
+            elif files and rule.moves_away(files):
+                self._report.warn(
+                    AREA,
+                    f"A lifecycle rule of the bucket {self._name} moves files where a backup cannot read them",
+                    f"the rule {name} reaches {files}: a file that was not backed up before fails its tenant's backup",
+                    "limit the rule to other prefixes or to classes that are read at once (STANDARD_IA, GLACIER_IR), or exclude"
+                    " the folder: under [files] exclude",
                 )
         self.known.append(f"lifecycle rules: {len(rules)}")
 

@@ -15,9 +15,12 @@ from sbh_pipelines.settings import Settings, StorageSettings
 from sbh_pipelines.stores.object_store import Store
 from sbh_pipelines.stores.open_store import endpoint, is_aws, open_control, open_store, storage_of
 from sbh_pipelines.stores.s3_control import S3Control
+from sbh_pipelines.stores.s3_errors import in_shell
+from sbh_pipelines.stores.signed.headers import ARCHIVES
 
 AREA = "storage"
 TEST_PREFIX = "_doctor/"  # a tenant's slug begins with a letter or digit, so this is no tenant's
+_TENANTS_LOOKED_AT = 5  # at up to a thousand files of each
 _BUCKETS_LOOKED_AT = 50  # where every tenant has a bucket of its own
 
 
@@ -47,11 +50,14 @@ def check(report: Report, settings: Settings, slugs: list[str], *, write: bool) 
                     check_clock(report, f"the object store ({server})", time.offset_s, time.error_s)
                 residency.check_bucket(report, settings, control, bucket.name, bucket.region)
                 strict = is_aws(settings.storage, bucket.region)
-                protection.check(report, settings, control, bucket.name, list(bucket.prefixes), strict=strict)
+                files = settings.files.prefix if "files" in bucket.use else ""
+                protection.check(
+                    report, settings, control, bucket.name, list(bucket.prefixes), files=files, strict=strict
+                )
                 store = _store(settings, bucket)
                 next(store.list(TEST_PREFIX), None)
-                if "files" in bucket.use:
-                    _tags(report, control, store, settings, bucket, slugs)
+                if files:
+                    _files(report, control, settings, bucket, slugs)
                 if write:
                     _write(report, store, bucket.name)
 
@@ -92,14 +98,24 @@ def _store(settings: Settings, bucket: _Bucket) -> Store:
     return open_store(storage.model_copy(update=hasty), place)
 
 
-def _tags(
-    report: Report, control: S3Control, store: Store, settings: Settings, bucket: _Bucket, slugs: list[str]
-) -> None:
-    """Tries it on a file of a tenant: to a role that may not read tags, S3 does not say that there are any."""
-    prefixes = [settings.files.prefix.replace("{tenant}", slug).replace("{region}", bucket.region) for slug in slugs]
-    files = (next(store.list_exactly(prefix), None) for prefix in prefixes[:5])
-    found = next((file for file in files if file is not None), None)
-    if found is not None and not control.reads_tags(bucket.name, found.key):
+def _files(report: Report, control: S3Control, settings: Settings, bucket: _Bucket, slugs: list[str]) -> None:
+    """What of the files of some tenants will not be backed up."""
+    seen: list[tuple[str, str]] = []
+    for slug in slugs[:_TENANTS_LOOKED_AT]:
+        prefix = settings.files.prefix.replace("{tenant}", slug).replace("{region}", bucket.region)
+        skipped = tuple(prefix + excluded for excluded in settings.files.exclude)
+        seen += [found for found in control.first_objects(bucket.name, prefix) if not found[0].startswith(skipped)]
+    if archived := [found for found in seen if found[1] in ARCHIVES]:
+        key, storage_class = archived[0]
+        report.fail(
+            AREA,
+            f"Files in the bucket {bucket.name} are archived, and cannot be read",
+            f"{len(archived)} of the {len(seen)} looked at, e.g. {ascii(key)[1:-1]} ({storage_class}): their tenants' backups fail",
+            f"aws s3api restore-object --bucket {bucket.name} --key {in_shell(key)} --restore-request Days=7, or exclude their"
+            " folder: under [files] exclude",
+        )
+    # To a role that may not read tags, S3 does not say that there are any.
+    if seen and not control.reads_tags(bucket.name, seen[0][0]):
         report.warn(
             AREA,
             f"The tags of files in the bucket {bucket.name} are not backed up",

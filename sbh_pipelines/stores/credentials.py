@@ -59,18 +59,14 @@ class Credentials:
         return Keys(frozen.access_key, frozen.secret_key or "", frozen.token)
 
     def provided(self) -> dict[str, Any]:
-        """The keys as obstore asks for them. Raises as `keys`."""
+        """The keys as obstore asks for them: fixed ones too, or it adds a session token of the environment. Raises as `keys`."""
         keys = self.keys()
         return {
             "access_key_id": keys.access,
             "secret_access_key": keys.secret,
             "token": keys.token,
-            "expires_at": datetime.now(UTC) + _KEPT,
+            "expires_at": None if self._fixed else datetime.now(UTC) + _KEPT,
         }
-
-    def driver_options(self) -> Mapping[str, str]:
-        """Options of obstore where the keys are fixed; empty where it is to ask."""
-        return {"access_key_id": self._fixed.access, "secret_access_key": self._fixed.secret} if self._fixed else {}
 
     def client_arguments(self) -> Mapping[str, str]:
         """Arguments of a boto3 client; empty where it finds the keys itself."""

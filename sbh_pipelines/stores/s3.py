@@ -85,7 +85,6 @@ def open_s3(
 
     def driver(silence_s: float) -> S3Store:
         config: dict[str, Any] = {"bucket": bucket, "region": region, "checksum_algorithm": "sha256"}
-        config |= credentials.driver_options()
         if endpoint_url:
             config |= {"endpoint": endpoint_url, "virtual_hosted_style_request": False}
         if encryption:
@@ -110,7 +109,7 @@ def open_s3(
                     "base": 2,
                 },
             },
-            credential_provider=None if credentials.driver_options() else credentials.provided,  # type: ignore[arg-type]
+            credential_provider=credentials.provided,  # type: ignore[arg-type]
         )
 
     def client() -> Any:

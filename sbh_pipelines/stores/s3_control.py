@@ -143,6 +143,12 @@ class S3Control:
         answer = self._call("get_bucket_lifecycle_configuration", bucket, unset={})
         return [LifecycleRule.parse(rule) for rule in answer.get("Rules") or []]
 
+    def first_objects(self, bucket: str, prefix: str) -> list[tuple[str, str]]:
+        """(key, storage class) of up to a thousand objects below a prefix."""
+        with _translated("list_objects_v2", bucket):
+            answer = self._client.list_objects_v2(Bucket=bucket, Prefix=prefix)
+        return [(found["Key"], found.get("StorageClass", "STANDARD")) for found in answer.get("Contents", ())]
+
     def reads_tags(self, bucket: str, key: str) -> bool:
         """Whether we may read the tags of an object; also where the server has no tags. S3 does not tell us of tags otherwise."""
         from botocore.exceptions import ClientError

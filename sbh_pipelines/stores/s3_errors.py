@@ -4,6 +4,7 @@ The codes are those of https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResp
 """
 
 import re
+import shlex
 from dataclasses import dataclass
 
 from sbh_pipelines.errors import ObjectChanged, ObjectMissing, StoreDenied, StoreError, StoreUnavailable
@@ -240,11 +241,16 @@ def s3_error(
         remedy = create
     what = missing if missing and found.kind is ObjectMissing else found.what.format(action=action)
     if "{bucket}" in remedy:
-        remedy = remedy.format(bucket=bucket or "BUCKET", key=key or "KEY")
+        remedy = remedy.format(bucket=bucket or "BUCKET", key=in_shell(key) if key else "KEY")
     why = ": ".join(
         filter(None, (told.code or (f"HTTP {told.status}" if told.status else ""), told.more or told.message))
     )
     return found.kind(what, on=on, why=why[:300], remedy=remedy)
+
+
+def in_shell(key: str) -> str:
+    """A key as a shell takes it; characters that are not printable are escaped."""
+    return shlex.quote(key if key.isprintable() else ascii(key)[1:-1])
 
 
 def _number(text: str) -> int:

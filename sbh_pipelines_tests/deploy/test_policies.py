@@ -15,7 +15,7 @@ import pytest
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.doctor import protection, residency
 from sbh_pipelines.doctor.findings import Report
-from sbh_pipelines.doctor.storage import _Bucket, _tags, _write
+from sbh_pipelines.doctor.storage import _Bucket, _files, _write
 from sbh_pipelines.document import as_document
 from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.embedded.servers.stack import Stack
@@ -241,7 +241,7 @@ def test_a_doctor_sees_how_the_bucket_is_set_up(site: Site) -> None:
         protection.check(report, service.settings, control, site.bucket, ["files/{tenant}/backups/"], strict=False)
         store = open_s3(site.bucket, EU, endpoint_url=site.proxy.url, retries=0, **ACCESS)
         next(store.list("_doctor/"), None)
-        _tags(report, control, store, service.settings, _Bucket(site.bucket, EU, "files", ()), [ACME])
+        _files(report, control, service.settings, _Bucket(site.bucket, EU, "files", ()), [ACME])
         _write(report, store, site.bucket)
         wrapped = site_of(service).keys.wrap(b"k" * 32, "sbh-doctor", EU)
         site_of(service).keys.unwrap(wrapped, "sbh-doctor", EU)
@@ -250,15 +250,33 @@ def test_a_doctor_sees_how_the_bucket_is_set_up(site: Site) -> None:
     assert not any("not readable" in finding.detail or "tags" in finding.what for finding in report.findings)
 
 
+def test_the_doctor_names_archived_files(site: Site) -> None:
+    report = Report()
+    s3 = s3_client(site.stack, EU)
+    for key, storage_class in (("old", "DEEP_ARCHIVE"), ("rare", "STANDARD_IA"), ("backups/x", "GLACIER")):
+        s3.put_object(Bucket=site.bucket, Key=f"files/{ACME}/{key}", Body=b"x", StorageClass=storage_class)
+    control = S3Control(EU, endpoint_url=site.proxy.url, **ACCESS)
+    _files(report, control, site.service().settings, _Bucket(site.bucket, EU, "files", ()), [ACME])
+    (finding,) = report.findings
+    assert f"files/{ACME}/old (DEEP_ARCHIVE)" in finding.detail
+    assert "1 of the" in finding.detail
+    assert "restore-object" in finding.remedy
+    to_glacier = {"Days": 30, "StorageClass": "GLACIER"}
+    rule = {"ID": "away", "Status": "Enabled", "Filter": {"Prefix": "files/"}, "Transitions": [to_glacier]}
+    s3.put_bucket_lifecycle_configuration(Bucket=site.bucket, LifecycleConfiguration={"Rules": [rule]})
+    report = Report()
+    protection.check(report, site.service().settings, control, site.bucket, [], files="files/{tenant}/", strict=False)
+    assert [f.what for f in report.findings if "moves files" in f.what]
+
+
 def test_the_doctor_says_where_tags_cannot_be_read(site: Site) -> None:
     """S3 hides from such a role that there are any: they would be lost without a word."""
     report = Report()
-    store = open_s3(site.bucket, EU, endpoint_url=site.proxy.url, retries=0, **ACCESS)
     site.proxy.before = lambda seen: (
         Answer(403, {}, b"<Error><Code>AccessDenied</Code></Error>") if "tagging" in seen.query else None
     )
     control = S3Control(EU, endpoint_url=site.proxy.url, **ACCESS)
-    _tags(report, control, store, site.service().settings, _Bucket(site.bucket, EU, "files", ()), ["nobody", ACME])
+    _files(report, control, site.service().settings, _Bucket(site.bucket, EU, "files", ()), ["nobody", ACME])
     (finding,) = report.findings
     assert "tags of files" in finding.what
     assert "s3:GetObjectTagging" in finding.remedy

@@ -97,10 +97,13 @@ def test_every_half_takes_what_aws_would(
         assert {seen.headers["x-amz-security-token"] for seen in proxy.seen} == {"temporary"}
 
 
-def test_the_settings_keys_come_first(bucket: str, proxy: Proxy, tmp_path: Path) -> None:
-    (tmp_path / "creds").write_text("[default]\naws_access_key_id = FILED\naws_secret_access_key = s\n")
+def test_the_settings_keys_come_first(bucket: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And alone: a session token of the environment belongs to other keys."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.setenv(name, "environment")
     every_half(open_s3(bucket, EU, endpoint_url=proxy.url, access_key_id="OURS", secret_access_key="s"))
     assert who(proxy) == {"OURS"}
+    assert not any("x-amz-security-token" in seen.headers for seen in proxy.seen)
 
 
 def test_keys_are_renewed_before_they_end(tmp_path: Path) -> None:

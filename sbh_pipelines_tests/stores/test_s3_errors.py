@@ -111,8 +111,8 @@ def test_an_archived_file_is_named_with_its_class(embedded_stack: Stack, proxy: 
     body = b"<Error><Code>InvalidObjectState</Code><Message>not valid for the object's storage class</Message>"
     proxy.before = lambda _: Answer(403, {}, body + b"<StorageClass>DEEP_ARCHIVE</StorageClass></Error>")
     with pytest.raises(StoreError) as raised:
-        store.stream("files/acme/old.bin")
+        store.stream("files/acme/Größe old.bin")
     assert not isinstance(raised.value, StoreDenied)
     assert "old.bin" in raised.value.on
     assert raised.value.why == "InvalidObjectState: StorageClass DEEP_ARCHIVE"
-    assert f"--bucket {bucket} --key files/acme/old.bin" in raised.value.remedy
+    assert f"--bucket {bucket} --key 'files/acme/Größe old.bin'" in raised.value.remedy

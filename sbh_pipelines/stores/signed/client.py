@@ -208,9 +208,7 @@ class SignedClient:
                 return answer
             text = answer.read(_MOST_ERROR, decode_content=False).decode("utf-8", "replace")
             answer.close()
-        raise s3_error(
-            action, self.url(key), Told.read(text, answer.status), bucket=self._endpoint.bucket, key=ascii(key)[1:-1]
-        )
+        raise s3_error(action, self.url(key), Told.read(text, answer.status), bucket=self._endpoint.bucket, key=key)
 
     def _translated(self, action: str, key: str) -> "_Translated":
         return _Translated(action, self.url(key))
@@ -242,4 +240,4 @@ def _blocks(body: bytes | memoryview) -> Iterator[memoryview]:
 
 
 def _lower(answer: Any) -> dict[str, str]:
-    return {name.lower(): value for name, value in answer.headers.items()}
+    return {name.lower(): value for name, value in answer.headers.itermerged()}

@@ -25,7 +25,7 @@ _KEPT = {
 _SENT = {ours: theirs for theirs, ours in _KEPT.items()} | {TAGGING: "x-amz-tagging"}
 _METADATA = "x-amz-meta-"
 # Classes from which an object cannot be read at once. What is put back is read back, so it goes into the standard class.
-_ARCHIVES = {"GLACIER", "DEEP_ARCHIVE"}
+ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 _OF_OBSTORE = {"Content-Type", "Content-Encoding", "Content-Language", "Content-Disposition", "Cache-Control"}
 _PLAIN = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 
@@ -40,7 +40,7 @@ def attributes_of(answer: Mapping[str, str]) -> dict[str, str]:
 
 def headers_of(attributes: Mapping[str, str]) -> dict[str, str]:
     """The headers of a request that gives a new object these attributes."""
-    kept = {n: v for n, v in attributes.items() if not (n == STORAGE_CLASS and v in _ARCHIVES)}
+    kept = {n: v for n, v in attributes.items() if not (n == STORAGE_CLASS and v in ARCHIVES)}
     return {_SENT.get(name, _METADATA + name.lower()): value for name, value in kept.items()}
 
 
