@@ -8,6 +8,7 @@ partitions                     rows for which there is no partition any more
 staging                        `want` and `have`: the backup's rows and live ones, in temporary tables
 untouched                      rows that nobody wrote since the backup
 adoption                       live rows of nobody that hold keys of the backup's rows
+returning                      live rows of nobody that will be the tenant's, since their parents come back
 modes                          what each merge mode decides
 merge                          decides, writes only the differences, reads them back
 references                     rows outside the restore that refer to rows which go

@@ -9,6 +9,8 @@ from sbh_pipelines.database.schema.catalog import ForeignKey
 from sbh_pipelines.database.schema.tenancy import Hop, MappedTable, TenancyMap
 from sbh_pipelines.database.session.sql import ident
 
+_SUB_QUERY = re.compile(r"\bselect\b", re.IGNORECASE)
+
 
 @dataclass(frozen=True, slots=True)
 class Link:
@@ -54,6 +56,11 @@ class Link:
             if any(c in columns or re.search(rf"(?<!\w){re.escape(c)}(?!\w)", said) for c in generated):
                 return False
         return True
+
+    @property
+    def foreseeable(self) -> bool:
+        """Whether staged rows tell what it will give: a sub-query reads tables as they are, not as they are to be."""
+        return self.join is None or not _SUB_QUERY.search(self.join)
 
 
 def links_of(tenancy: TenancyMap) -> list[Link]:

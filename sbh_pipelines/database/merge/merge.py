@@ -246,12 +246,13 @@ class TableMerge:
 
     def _delete_keyless(self) -> None:
         cursor = self._cursor
-        live = f"{self.staging.live_record('t')}::text"
+        place = f"t.tableoid AS part, t.ctid AS place, {self.staging.live_record('t')}::text AS sbh_text"
+        rows = f"SELECT {place} FROM {self.table.source} WHERE {self.table.tenant_is([self.staging.tenant_key])}"
+        if self.staging.adopted:
+            rows += f" UNION ALL SELECT {place} FROM {self.table.own_source} WHERE {self.table.belongs_to_nobody}"
         cursor.execute(
-            f"DELETE FROM {from_only(self.table.table)} AS d USING ("
-            f"  SELECT t.tableoid AS part, t.ctid AS place, {live} AS sbh_text,"
-            f"         pg_catalog.row_number() OVER (PARTITION BY {live}) AS sbh_n"
-            f"  FROM {self.table.source} WHERE {self.table.tenant_is([self.staging.tenant_key])}) AS l, {self.gone} AS s"
+            f"DELETE FROM {from_only(self.table.table)} AS d USING (SELECT m.*,"
+            f" pg_catalog.row_number() OVER (PARTITION BY m.sbh_text) AS sbh_n FROM ({rows}) m) AS l, {self.gone} AS s"
             f" WHERE l.sbh_text = s.sbh_text AND l.sbh_n <= s.excess AND d.tableoid = l.part AND d.ctid = l.place"
         )
         self._all_deleted(cursor.rowcount)

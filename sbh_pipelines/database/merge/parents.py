@@ -46,6 +46,8 @@ def strangers(connection: Connection, merges: Mapping[int, TableMerge], links: l
         child, parent = merges.get(link.child.table.oid), merges.get(link.parent.table.oid)
         if not link.decides or child is None or not (child.todo_rows or child.staging.adopted):
             continue
+        if not link.foreseeable:
+            continue  # what was written is asked whose it is before the commit
         if parent is not None and not parent.staging.keyed:
             continue  # which of its rows go is known by their texts only: what is read back will tell
         with translated("look whose rows they are", link.child.full_name):
@@ -64,7 +66,8 @@ class LostParents:
     """
 
     def __init__(self, connection: Connection, links: list[Link], merges: Mapping[int, TableMerge]) -> None:
-        self._connection, self._links, self._merges = connection, links, merges
+        self._connection, self._merges = connection, merges
+        self._links = [link for link in links if link.foreseeable]
         self._parents: dict[int, Staging] = {}
 
     def lacking(self) -> Link | None:

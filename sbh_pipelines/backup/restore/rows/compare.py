@@ -264,6 +264,13 @@ class TableComparer:
         compared.staging.finish()
         return compared
 
+    def staged(self, compared: TableComparison, number: int) -> Staging:
+        """What is staged of the table; nothing of either side, where it was found equal."""
+        if compared.staging is None:
+            compared.staging = self._staging(compared.mapping, number, by_groups=compared.by_groups)
+            compared.staging.finish()
+        return compared.staging
+
     def _staging(self, mapping: TableMapping, number: int, *, by_groups: bool = False) -> Staging:
         staging = Staging(self._connection, mapping, self._tenant_key, number, dry_run=self._context.dry_run)
         if by_groups and RULES[self._context.request.mode].exact:

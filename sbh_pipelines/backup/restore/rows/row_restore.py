@@ -25,6 +25,7 @@ from sbh_pipelines.database.merge.modes import RULES
 from sbh_pipelines.database.merge.parents import LostParents, Strangers, strangers
 from sbh_pipelines.database.merge.read_back import check_staged, sum_staged
 from sbh_pipelines.database.merge.references import References
+from sbh_pipelines.database.merge.returning import any_returning, stage_returning
 from sbh_pipelines.database.merge.row_choice import parse_rows
 from sbh_pipelines.database.session.connection import connect
 from sbh_pipelines.errors import (
@@ -77,6 +78,8 @@ class RowRestore:
             self._choose_rows()
             for compared in self.compared:
                 comparer.find_homes(compared)
+        elif RULES[self._context.request.mode].exact:
+            self._take_returning(comparer)
         for compared in self.compared:
             self._decide(compared)
         if self._context.request.tables or self._context.request.config_only:
@@ -89,6 +92,19 @@ class RowRestore:
             merge = TableMerge(compared.staging, self._context.request.mode, self._newest(compared), restore)
             merge.decide()
             self.merges[compared.table.full_name] = merge
+
+    def _take_returning(self, comparer: TableComparer) -> None:
+        """Rows written since, that will be the tenant's again because a parent comes back, go as all that was written since."""
+        by_table = {compared.table.table.oid: compared for compared in self.compared}
+        for number, compared in enumerate(self.compared, 1):  # parents first
+            for link in self._links:
+                parent = by_table.get(link.parent.table.oid)
+                if link.child.table.oid != compared.table.table.oid or not (
+                    link.decides and link.foreseeable and parent
+                ):
+                    continue
+                if parent.staging is not None and any_returning(self._context.connection, link, parent.staging):
+                    stage_returning(link, comparer.staged(compared, number), parent.staging)
 
     def _bring_parents(self, comparer: TableComparer) -> None:
         """Parents that rows of the chosen tables hang on and that are gone, or nobody's, come back with them."""
