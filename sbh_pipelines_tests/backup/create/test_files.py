@@ -178,3 +178,42 @@ def test_references_without_a_file_are_counted_and_named(application: Applicatio
     manifest = service.create_backup(ACME, ADMIN)
     assert manifest["components"]["files"]["missing_references"] == 4
     assert service.validate_backup(manifest["id"], ACME, ADMIN, deep=True)["issues"] == []
+
+
+def test_all_that_is_kept_with_a_file_comes_back(remote: Remote) -> None:
+    """Headers, tags and the storage class; whether the file was lost or written over."""
+    kept = {
+        "ContentType": "text/x", "ContentEncoding": "gzip", "ContentLanguage": "de", "ContentDisposition": "inline", "CacheControl": "no-store",
+        "Expires": "Thu, 01 Dec 1994 16:00:00 GMT", "WebsiteRedirectLocation": "/else", "StorageClass": "STANDARD_IA", "Metadata": {"a": "b"},
+    }  # fmt: skip
+    for name in ("lost", "changed"):
+        remote.client.put_object(
+            Bucket=remote.bucket, Key=remote.prefix + name, Body=b"no gzip", Tagging="kind=invoice&x=1", **kept
+        )
+    before = {name: described(remote, name) for name in ("lost", "changed")}
+    assert {"Expires", "StorageClass", "tags"} <= set(before["lost"])
+    taken = remote.service.create_backup(ACME, ADMIN)
+    remote.client.delete_object(Bucket=remote.bucket, Key=remote.prefix + "lost")
+    remote.put("changed", b"other")
+    remote.service.restore_backup(taken["id"], ACME, ADMIN)
+    assert {name: described(remote, name) for name in ("lost", "changed")} == before
+
+
+def described(remote: Remote, name: str) -> dict[str, Any]:
+    at = {"Bucket": remote.bucket, "Key": remote.prefix + name}
+    answer = remote.client.get_object(**at)
+    moving = {"LastModified", "ResponseMetadata", "Body", "VersionId"}
+    tags = remote.client.get_object_tagging(**at)["TagSet"]
+    fixed = {n: v for n, v in answer.items() if n not in moving and not n.startswith("Checksum")}
+    return fixed | {"tags": tags, "content": answer["Body"].read()}
+
+
+def test_an_archived_file_is_named_and_other_tenants_go_on(remote: Remote) -> None:
+    remote.client.put_object(Bucket=remote.bucket, Key=f"{remote.prefix}old", Body=b"x", StorageClass="DEEP_ARCHIVE")
+    done = {draft.tenant.id: draft for draft in remote.service.backups.create_all([ACME, "bolt"], ADMIN, "full")}
+    assert done["bolt"].error is None
+    error = str(done[ACME].error)
+    assert "archived" in error
+    assert f"{remote.prefix}old" in error
+    assert "DEEP_ARCHIVE" in error
+    assert "restore-object" in error
