@@ -33,6 +33,7 @@ from sbh_pipelines.database.rebuild.roles import search_path
 from sbh_pipelines.database.rebuild.run import Loaded, Run, note_files, open_run, run
 from sbh_pipelines.database.session.connection import Connection, connect
 from sbh_pipelines.database.session.programs import POST_DATA, PRE_DATA
+from sbh_pipelines.database.session.search_path import application_path
 from sbh_pipelines.document import as_document, optional
 from sbh_pipelines.errors import RestoreRefused, SbhError, SourceError, UnknownBackup
 from sbh_pipelines.model import Progress, ProgressSink, RestoreId, Tenant, TenantId, parse_timestamp, timestamp
@@ -169,6 +170,7 @@ def rebuild(
         if not target.search_path:
             # Functions of indexes and constraints find names as they did; the database's own settings come last.
             target = target.model_copy(update={"search_path": search_path(opened.of)})
+        control.find_names(application_path(target, None, [str(fact["schema"]) for fact in opened.of("extension")]))
         if known is None:
             restore_id = RestoreId.at(site.clock(), secrets.token_hex(3))
             control.begin(restore_id, opened.id, requested_by, target.dsn)

@@ -13,10 +13,10 @@ from sbh_pipelines.database.rebuild.left_out import NOTED, as_facts
 from sbh_pipelines.database.rebuild.load import database_facts, raise_sequences
 from sbh_pipelines.database.rebuild.roles import make_roles, set_up_database
 from sbh_pipelines.database.rebuild.run import Run, note_phase, run, transaction
-from sbh_pipelines.database.rebuild.script import NeededTables, is_early, statements
+from sbh_pipelines.database.rebuild.script import EarlyIndexes, NeededTables, statements
 from sbh_pipelines.database.rebuild.set_aside import as_phase_facts, put_back, take_off
 from sbh_pipelines.database.session.connection import Connection
-from sbh_pipelines.database.session.programs import POST_DATA, StatementError, run_script
+from sbh_pipelines.database.session.programs import POST_DATA, PRE_DATA, StatementError, run_script
 from sbh_pipelines.database.session.search_path import application_path
 from sbh_pipelines.errors import RestoreRefused
 from sbh_pipelines.settings import DatabaseSettings
@@ -66,14 +66,15 @@ class Schema:
         before = f"SET maintenance_work_mem = '{self.target.work_mem_mib}MB'; SET statement_timeout = 0;\n"
         made = self.control.phases().get("pre_data", {})
         path = application_path(self.target, None, [str(fact["schema"]) for fact in self.platform.of("extension")])
-        work = Section(self._needed(), owners=self.owners, denied=bool(made.get("denied")), path=path)
+        first = list(statements(b"".join(self.platform.script(PRE_DATA))))
         later = statements(b"".join(self.platform.script(POST_DATA)))
+        early = EarlyIndexes(first)
+        work = Section(self._needed(), early, owners=self.owners, denied=bool(made.get("denied")), path=path)
         if section == POST_DATA:
             # A run that an earlier release began has made no index before its rows.
-            work.add(s for s in later if not (made.get("early") and is_early(s)))
+            work.add(s for s in later if not (made.get("early") and s in early))
         else:
-            work.add(statements(b"".join(self.platform.script(section))))
-            work.add(filter(is_early, later))
+            work.add([*first, *(s for s in later if s in early)])
 
         def last(errors: Sequence[StatementError]) -> str:
             found = work.judge(errors)

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sbh_pipelines.database.rebuild.left_out import LeftOut
-from sbh_pipelines.database.rebuild.script import NeededTables, Script, is_early, lesser_functions
-from sbh_pipelines.database.session.programs import StatementError, cannot_build
+from sbh_pipelines.database.rebuild.script import EarlyIndexes, NeededTables, Script, lesser_functions
+from sbh_pipelines.database.session.programs import StatementError, cannot_build, shown
 from sbh_pipelines.errors import PrivilegeMissing, SbhError
 
 _DENIED = ("42501", "0A000", "58P01")  # no right to make it, or its package is not installed
@@ -23,6 +23,11 @@ _UNKNOWN, _FOREIGN_KEY = "42704", "23503"
 _OWNERSHIP = re.compile(r"ALTER [^;]* OWNER TO |GRANT |REVOKE |ALTER DEFAULT PRIVILEGES |SET SESSION AUTHORIZATION ")
 # Named for roles that are not there.
 _OF_ROLES = re.compile(r"CREATE POLICY |CREATE USER MAPPING |SECURITY LABEL |COMMENT ON ")
+# What reads rows of a table, and so plans for its indexes, or calls functions: names in these may need the application's path.
+# Those of the statement itself are qualified.
+_PLANNED = re.compile(
+    r'REFRESH MATERIALIZED VIEW |CREATE (?:UNIQUE )?INDEX |ALTER TABLE [^\n]* ADD CONSTRAINT "(?:[^"]|"")+" FOREIGN KEY '
+)
 _OF_FUNCTIONS = ("42", "P0", "22", "2F", "38", "39")  # classes of errors in which functions of the application end
 
 
@@ -46,26 +51,26 @@ class Judgement:
 class Section:
     """Use it for one run of psql: `script` is what it is given, `judge` what to make of the errors."""
 
-    def __init__(self, needed: NeededTables, *, owners: bool, denied: bool, path: str) -> None:
+    def __init__(self, needed: NeededTables, early: EarlyIndexes, *, owners: bool, denied: bool, path: str) -> None:
         """`owners` False: for a role that may not make everything. `denied`: whether a section before was cut. `path`: the
         search path of the application, as SQL.
         """
+        self._early_indexes = early
         self.script = Script()
+        self._early: set[str] = set()
         self._needed, self._owners, self._denied, self._path = needed, owners, denied, path
 
     def add(self, statements: Iterable[str]) -> None:
         for statement in statements:
-            if is_early(statement):
-                self._add_index(statement)
+            if statement in self._early_indexes:
+                self._early.add(shown(statement))
+                self.script.add(statement, statement, path=self._path)
+            elif _PLANNED.match(statement):
+                self.script.add(statement, statement, path=self._path)
             elif self._owners:
                 self.script.add(statement)
             else:
                 self.script.add(statement, *lesser_functions(statement), *self._needed.bare(statement))
-
-    def _add_index(self, statement: str) -> None:
-        """Names in the statement are qualified; those in its functions may need the application's path."""
-        back = "SELECT pg_catalog.set_config('search_path', '', false);"
-        self.script.add(statement, f"SET search_path = {self._path};\n{statement}\n{back}")
 
     def judge(self, errors: Sequence[StatementError]) -> Judgement:
         bad, left_out, skipped = list[StatementError](), list[LeftOut](), list[str]()
@@ -74,7 +79,7 @@ class Section:
         denied = self._denied or any(error.code in _DENIED for error in errors)
         for error, replaced in self.script.settled(errors):
             if replaced:
-                if not is_early(error.statement):
+                if not _PLANNED.match(error.statement) and error.statement not in self._early:
                     how = (
                         "made with its columns alone"
                         if self._needed.of(error.statement)
@@ -104,11 +109,16 @@ class Section:
 
     def _is_tolerated(self, error: StatementError, denied: bool) -> bool:
         code = error.code
-        if error.statement.startswith("REFRESH MATERIALIZED VIEW ") or is_early(error.statement):
+        if (
+            error.statement.startswith(("REFRESH MATERIALIZED VIEW ", "CREATE INDEX "))
+            or error.statement in self._early
+        ):
             return code[:2] in _OF_FUNCTIONS
         if self._owners or self._needed.of(error.statement):
             return False
         # What a function raises is not told by its words: here it is one that refuses to run.
+        if denied and error.statement.startswith("SET "):  # an access method of an extension, say
+            return True
         if code in _DENIED or (code == "P0001" and denied):
             return True
         return code in _FOLLOWS and (denied or bool(_OF_ROLES.match(error.statement)))

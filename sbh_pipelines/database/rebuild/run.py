@@ -100,6 +100,12 @@ class Run:
             found: list[tuple[Any, ...]] = cursor.fetchall()
             return found
 
+    def find_names(self, path: str) -> None:
+        """Let functions find their names by this search path, as SQL."""
+        with translated("set the search path"):
+            self.connection.cursor().execute(f"SET search_path = {path}")
+        self.connection.application_path = path
+
     def begun(self) -> tuple[str, str] | None:
         """(restore id, platform backup) of the run that this database belongs to; None where it belongs to none."""
         if not self._ask(f"SELECT FROM pg_namespace WHERE nspname = '{RECOVERY_SCHEMA}'"):

@@ -27,6 +27,10 @@ _TOKEN = re.compile(
 )
 _BLOCK = re.compile(rb"/\*|\*/")
 _LEADING = re.compile(r"(?:\s+|--[^\n]*(?:\n|$))*")
+_NO_PATH = "SELECT pg_catalog.set_config('search_path', '', false);"  # as pg_dump's scripts have it
+_CONSTRAINT = re.compile(
+    r'^(ALTER TABLE [^\n]*)\n +(ADD CONSTRAINT "(?:[^"]|"")+" (?:EXCLUDE|PRIMARY|UNIQUE|FOREIGN|CHECK))'
+)
 _ROUTINES = (b"FUNCTION", b"PROCEDURE")
 
 
@@ -73,21 +77,57 @@ def _after_block(text: bytes, at: int) -> int:
 def _text(piece: bytes) -> str:
     # Bytes that are no UTF-8 are those of a database in SQL_ASCII; they go as they came.
     text = piece.decode("utf-8", "surrogateescape")
-    return text[_LEADING.match(text).end() :]  # type: ignore[union-attr]
+    text = text[_LEADING.match(text).end() :]  # type: ignore[union-attr]
+    # What psql says of a statement that failed is its first line: with the name of the constraint in it.
+    return _CONSTRAINT.sub(r"\1 \2", text, count=1) if text.startswith("ALTER TABLE") else text
 
 
 # what comes early
 
-_INDEX = re.compile(r"CREATE (?:UNIQUE )?INDEX ")
+_INDEX = re.compile(r'CREATE (?:UNIQUE )?INDEX |ALTER TABLE [^\n]*? ADD CONSTRAINT "(?:[^"]|"")+" EXCLUDE USING ')
 # With --quote-all-identifiers a call of a function that is not the server's own, or an operator of that kind.
 _FOREIGN_CALL = re.compile(r'"\."(?:[^"]|"")+"\(|OPERATOR\("')
 
 
-def is_early(statement: str) -> bool:
-    """Whether an index is made before rows are there: functions of its expressions may need the application's search path, which
-    PostgreSQL 17 and later give them for rows that are written, and not for rows that are there when an index is made.
+_MADE = re.compile(r'CREATE FUNCTION "(?:[^"]|"")+"\."((?:[^"]|"")+)"\(')
+_CALLED = re.compile(r'"\."((?:[^"]|"")+)"\(')
+_WORD = re.compile(r"[^\W\d]\w*")
+# FROM that is no table's: of functions that SQL gives a syntax of their own, and of comparisons.
+_OTHER_FROM = re.compile(r"\bDISTINCT\s+FROM\b|\b(?:SUBSTRING|TRIM|EXTRACT|OVERLAY)\s*\([^()]*\bFROM\b", re.IGNORECASE)
+_FROM = re.compile(r"\bFROM\b", re.IGNORECASE)
+
+
+class EarlyIndexes:
+    """Which indexes, and exclusion constraints, are made before rows are there.
+
+    Functions of their expressions may need the application's search path. PostgreSQL 17 and later give it to them for rows
+    that are written, and not for rows that are there when an index is made. A function that reads tables needs their rows: its
+    index comes after them.
     """
-    return bool(_INDEX.match(statement) and _FOREIGN_CALL.search(statement))
+
+    def __init__(self, statements: Iterable[str]) -> None:
+        """Of the functions that these statements make."""
+        self._bodies: dict[str, list[str]] = {}
+        for statement in statements:
+            if found := _MADE.match(statement):
+                self._bodies.setdefault(found[1].replace('""', '"'), []).append(statement[found.end() :])
+
+    def __contains__(self, statement: str) -> bool:
+        if not (_INDEX.match(statement) and _FOREIGN_CALL.search(statement)):
+            return False
+        return not any(self._reads(name.replace('""', '"'), set()) for name in _CALLED.findall(statement))
+
+    def _reads(self, name: str, seen: set[str]) -> bool:
+        """Whether a function, or one that it calls, reads a table, as far as its text tells."""
+        if name in seen:
+            return False
+        seen.add(name)
+        for body in self._bodies.get(name, ()):
+            if _FROM.search(_OTHER_FROM.sub("", body)):
+                return True
+            if any(self._reads(word, seen) for word in set(_WORD.findall(body)) & self._bodies.keys()):
+                return True
+        return False
 
 
 # what is tried instead
@@ -100,13 +140,14 @@ class Script:
     text: list[str] = field(default_factory=list)
     instead: dict[str, list[str]] = field(default_factory=dict)
 
-    def add(self, statement: str, *instead: str) -> None:
-        """A statement, and what is run in its place where it fails, and so on."""
+    def add(self, statement: str, *instead: str, path: str = "") -> None:
+        """A statement, and what is run in its place where it fails, and so on: with a search path, where `path` gives one."""
         self.text.append(statement)
         others = [AGAIN + other for other in instead]
         if others:
             self.instead[shown(statement)] = [shown(other) for other in others]
-        self.text += [f"\\if :ERROR\n{other}" for other in others] + ["\\endif"] * len(others)
+        before, after = (f"SET search_path = {path};\n", f"\n{_NO_PATH}") if path else ("", "")
+        self.text += [f"\\if :ERROR\n{before}{other}{after}" for other in others] + ["\\endif"] * len(others)
 
     def pieces(self) -> Iterator[bytes]:
         for statement in self.text:

@@ -10,6 +10,7 @@ from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.support.databases import Database, fresh_database
+from sbh_pipelines_tests.support.own_server import VERSIONS, own_server
 from sbh_pipelines_tests.support.restore.platform import PROGRAMS, content, same_definition
 
 # `norm` and `words` are found by the database's search path only; `known` and `has_post` read tables: of all, and of tenants.
@@ -29,6 +30,7 @@ CREATE TABLE posts (id int PRIMARY KEY, tenant_id int NOT NULL REFERENCES tenant
     slug text GENERATED ALWAYS AS (slug(title)) STORED, CONSTRAINT "not empty" CHECK (slug(title) <> '') NO INHERIT);
 CREATE INDEX posts_slug ON posts (slug(title)); CREATE UNIQUE INDEX ON posts (tenant_id, slug(title));
 CREATE INDEX posts_part ON posts (id) WHERE slug(title) <> 'b';
+ALTER TABLE posts ADD CONSTRAINT "once each" EXCLUDE USING btree (slug(title) WITH =) WHERE (slug(title) <> '');
 CREATE INDEX answers_slug ON answers (slug(id::text));
 CREATE STATISTICS posts_statistics ON slug(title), tenant_id FROM posts;
 COMMENT ON CONSTRAINT "has a post" ON answers IS 'it''s so'; COMMENT ON CONSTRAINT "is known" ON DOMAIN known_word IS 'known';
@@ -88,3 +90,37 @@ def test_a_check_that_does_not_hold_any_more_is_there_and_told(database: Applica
             ("is known",)
         ]
         assert content(target) == content(database.database)
+
+
+# Before PostgreSQL 17 such indexes can be made over rows, and whatever plans for the table looks into them.
+OF_15 = """
+SET search_path = public, lib;
+CREATE FUNCTION sql_slug(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT norm($1)';
+CREATE INDEX sql_index ON posts (sql_slug(title));
+CREATE MATERIALIZED VIEW slugs AS SELECT sql_slug(title) AS slug FROM posts;
+CREATE TABLE names (id int PRIMARY KEY, tenant_id int NOT NULL REFERENCES tenants, name text);
+INSERT INTO names SELECT n, 1 + n % 2, 'name ' || n FROM generate_series(1, 12) n;
+CREATE FUNCTION named(int) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT name FROM public.names WHERE id = $1';
+CREATE INDEX named_index ON answers_1 (named(post_id));
+"""
+
+
+def test_indexes_of_an_older_release_come_back(tmp_path: Path) -> None:
+    """One over a function that reads a table comes after the rows, or its entries would be of rows that are not there yet."""
+    with own_server(15) as server:
+        application = Application(server.create_database("app"), tmp_path)
+        application.create()
+        application.database.run(FUNCTIONS, "ALTER DATABASE app SET search_path = public, lib", OF_15)
+        programs = {name: str(VERSIONS[15] / name) for name in PROGRAMS}
+        service = application.service(platform=programs, database={"shared": ["words"]})
+        service.backups.create_all([ACME, BOLT], ADMIN)
+        service.platform.create(ADMIN)
+        target = server.create_database("new")
+        report = service.platform.recover(make_dsn(server.dsn(), dbname="new"), ADMIN, confirm=True, files=False)
+        assert (report.status, report.left_out) == ("completed", [])
+        assert content(target) == content(application.database)
+        indexes = "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1"
+        assert target.ask(indexes) == application.database.ask(indexes)
+        assert target.ask("SET enable_seqscan = off; SELECT id FROM answers_1 WHERE named(post_id) = 'name 2'") == [
+            (2,)
+        ]

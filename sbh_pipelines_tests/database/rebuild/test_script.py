@@ -1,6 +1,6 @@
 """Scripts of pg_dump's are told apart as psql tells them."""
 
-from sbh_pipelines.database.rebuild.script import is_early, lesser_functions, statements
+from sbh_pipelines.database.rebuild.script import EarlyIndexes, lesser_functions, statements
 
 PIECES = [
     "SET statement_timeout = 0;",
@@ -25,10 +25,27 @@ def test_bytes_that_are_no_text_pass() -> None:
 
 
 def test_indexes_over_the_applications_functions_come_early() -> None:
-    assert is_early('CREATE INDEX "i" ON "public"."t" USING "btree" ("public"."slug"("title"));')
-    assert is_early('CREATE UNIQUE INDEX "i" ON "s"."t" USING "btree" ("a") WHERE ("a" OPERATOR("public".=) 1);')
-    assert not is_early('CREATE INDEX "i" ON "public"."t" USING "gin" ("lower"("a") "public"."gin_trgm_ops");')
-    assert not is_early('CREATE STATISTICS "public"."s" ON "public"."slug"("title") FROM "public"."t";')
+    """Not those over functions that read tables, by themselves or through others."""
+    early = EarlyIndexes(
+        [
+            'CREATE FUNCTION "public"."slug"(text) RETURNS text LANGUAGE sql AS $$SELECT norm(substring($1 FROM 2))$$;',
+            'CREATE FUNCTION "public"."norm"(text) RETURNS text LANGUAGE sql AS $$SELECT lower($1)$$;',
+            'CREATE FUNCTION "public"."named"(text) RETURNS text LANGUAGE plpgsql AS $$BEGIN RETURN (SELECT n FROM t); END$$;',
+            'CREATE FUNCTION "public"."other"(text) RETURNS text LANGUAGE sql AS $$SELECT named($1)$$;',
+        ]
+    )
+    assert 'CREATE INDEX "i" ON "public"."t" USING "btree" ("public"."slug"("title"));' in early
+    assert 'CREATE UNIQUE INDEX "i" ON "s"."t" USING "btree" ("a") WHERE ("a" OPERATOR("public".=) 1);' in early
+    assert 'CREATE INDEX "i" ON "public"."t" USING "gist" ("public"."ll_to_earth"("a", "b"));' in early
+    exclusion = (
+        'ALTER TABLE ONLY "public"."t"\n    ADD CONSTRAINT "x" EXCLUDE USING "btree" ("public"."slug"("a") WITH =);'
+    )
+    (one,) = statements(exclusion.encode())
+    assert one in early
+    assert 'CREATE INDEX "i" ON "public"."t" USING "btree" ("public"."named"("a"));' not in early
+    assert 'CREATE INDEX "i" ON "public"."t" USING "btree" ("public"."other"("a"));' not in early
+    assert 'CREATE INDEX "i" ON "public"."t" USING "gin" ("lower"("a") "public"."gin_trgm_ops");' not in early
+    assert 'CREATE STATISTICS "public"."s" ON "public"."slug"("title") FROM "public"."t";' not in early
 
 
 def test_what_is_made_where_a_function_may_not_be() -> None:
