@@ -23,6 +23,7 @@ CREATE FUNCTION known(text) RETURNS bool LANGUAGE sql STABLE AS 'SELECT EXISTS (
 CREATE FUNCTION on_write() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.word := lowered(NEW.word); RETURN NEW; END';
 CREATE DOMAIN known_word AS text CHECK (known(VALUE));
 """
+_CALLED = """CREATE OR REPLACE FUNCTION norm(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN lowered($1); END'"""
 _ID = "id int PRIMARY KEY, tenant_id int NOT NULL REFERENCES tenants"
 PLACES = {
     "in_index": f"({_ID}, word text)",
@@ -69,12 +70,14 @@ def application(request: pytest.FixtureRequest, embedded_stack: Stack, tmp_path:
 def test_wherever_a_table_calls_a_function(application: Application) -> None:
     database = application.database
     tables = [f"CREATE TABLE {name} {columns}" for name, columns in PLACES.items()]
-    # Before PostgreSQL 17 an index over rows that are there finds the names; later it may not, and is made first.
+    # From PostgreSQL 17 on an index finds no such names when it is made: neither in rows that are there nor by inlining.
+    old = database.ask("SELECT current_setting('server_version_num')::int < 170000") == [(True,)]
+    called = () if old else (_CALLED,)
     rows = [
         f"INSERT INTO {n} (id, tenant_id, word) SELECT n, 1 + n % 2, 'a' FROM generate_series(1, 9) n" for n in PLACES
     ]
-    database.run(FUNCTIONS, *tables, EVERYWHERE, *rows)
-    if database.ask("SELECT current_setting('server_version_num')::int < 170000") == [(True,)]:
+    database.run(FUNCTIONS, *called, *tables, EVERYWHERE, *rows)
+    if old:
         database.run("ANALYZE in_statistics")  # a later one fails on it by itself
     service = application.service(database={"shared": ["words"]})
 
