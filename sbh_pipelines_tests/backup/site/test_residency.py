@@ -311,16 +311,23 @@ def test_keys_are_wrapped_in_the_tenants_region(application: Application, embedd
             assert {seen.headers["authorization"].split("/")[2] for seen in proxy.seen[seen_before:]} == {region}
 
 
-def test_backups_ask_for_encryption_and_files_that_come_back_do_not(
-    application: Application, embedded_stack: Stack
+@pytest.mark.parametrize(
+    ("encryption", "wanted"),
+    [
+        ({}, {}),
+        ({"encryption": "AES256"}, {"x-amz-server-side-encryption": "aes256"}),
+    ],
+)
+def test_backups_and_files_that_come_back_ask_for_encryption_each_as_its_settings_say(
+    application: Application, embedded_stack: Stack, encryption: dict[str, str], wanted: dict[str, str]
 ) -> None:
-    """How the application's files are encrypted is for the application and its bucket to say."""
+    """How the application's files are encrypted is for its bucket to say, unless the settings do."""
     template = make_buckets(embedded_stack, eu_west_1=EU)
     with recording(embedded_stack.kms_endpoint) as proxy:
         storage = {"kind": "s3", "endpoint_url": proxy.url, "bucket": template, "retries": 0, **ACCESS}
         storage |= {"sse": "aws:kms", "sse_kms_key_id": "arn:aws:kms:{region}:1:alias/sbh"}
         platform = {"pg_dump": str(postgres.binaries() / "pg_dump")}
-        files = {"bucket": template, "connections": 2}
+        files = {"bucket": template, "connections": 2, **encryption}
         service = application.service(storage=storage, files=files, platform=platform)
         bucket, s3 = template.replace("{region}", EU), s3_client(embedded_stack, EU)
         for name in ("plain", "odd//name"):
@@ -333,7 +340,7 @@ def test_backups_ask_for_encryption_and_files_that_come_back_do_not(
         writes = [seen for seen in proxy.seen if begins_an_object(seen)]
         theirs = [s for s in writes if s.path.startswith(f"/{bucket}/files/") and "/backups/" not in s.path]
         assert {seen.path.rpartition(f"/{ACME}/")[2] for seen in theirs} == {"plain", "odd//name"}
-        assert all(asked(seen) == {} for seen in theirs)
+        assert all(asked(seen) == wanted for seen in theirs)
         ours = [seen for seen in writes if seen not in theirs]
         assert {seen.path.split("/")[2] for seen in ours} == {"files", "_sbh-catalog", "_sbh-platform"}
         for seen in ours:
