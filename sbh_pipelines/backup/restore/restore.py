@@ -205,6 +205,8 @@ class _Restore:
                 self._step("files", 0, 1)
                 self.files.authenticate()
                 self.rows.write()
+                if safety is not None and self.rows.returned:
+                    self._secure(safety)
                 proof = self.rows.prove()
                 # Whoever lost the lease, because the process was asleep, must not write: renewing tells.
                 self.held.renew()
@@ -356,13 +358,18 @@ class _Restore:
             restore_id,
             self.progress,
         )
+        self._secure(made)
+        return made
+
+    def _secure(self, safety: SafetyBackup) -> None:
+        """Put on record what an undo needs: the backup, what of it, and rows of nobody as they were."""
+        assert self.status is not None
         touched = tuple(name for name, merge in self.rows.merges.items() if merge.changes.any)
         touched += tuple(name for name in self.rows.references.own_tables if name not in touched)
         taken = [merge.staging for merge in self.rows.merges.values() if merge.changes.any and merge.staging.adopted]
-        left = keep_left_rows(self.repository, RestoreId(restore_id), taken)
+        left = keep_left_rows(self.repository, RestoreId(self.status.restore_id), taken)
         files = (self.request.files or ("**",)) if self.files.changes_anything else ()
-        self.status.secured(made.id, touched, files, left)
-        return made
+        self.status.secured(safety.id, touched, files, left)
 
     def _step(self, step: str, done: float, of: float) -> None:
         at = STEPS.index(step)

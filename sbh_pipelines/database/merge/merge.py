@@ -234,6 +234,10 @@ class TableMerge:
                 cursor.execute("SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on")
                 self._all_deleted(deleted)
 
+    def also_deleted(self, rows: int) -> None:
+        """Rows went that nobody had decided on: found when everything was written."""
+        self.changes = replace(self.changes, deleted=self.changes.deleted + rows)
+
     def _all_deleted(self, deleted: int) -> None:
         decided = self.changes.deleted + self.changes.updated
         if deleted != decided:

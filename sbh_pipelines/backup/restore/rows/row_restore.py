@@ -25,7 +25,7 @@ from sbh_pipelines.database.merge.modes import RULES
 from sbh_pipelines.database.merge.parents import LostParents, Strangers, strangers
 from sbh_pipelines.database.merge.read_back import check_staged, sum_staged
 from sbh_pipelines.database.merge.references import References
-from sbh_pipelines.database.merge.returning import any_returning, stage_returning
+from sbh_pipelines.database.merge.returning import LateRows, any_returning, stage_returning
 from sbh_pipelines.database.merge.row_choice import parse_rows
 from sbh_pipelines.database.session.connection import connect
 from sbh_pipelines.errors import (
@@ -57,6 +57,8 @@ class RowRestore:
         )
         self._mappings: dict[int, TableMapping] = {}  # of all tables of the backup
         self._links = links_of(context.tenancy)
+        self._late: set[str] = set()  # tables with rows of which no plan can tell whether they will be the tenant's
+        self.returned = 0  # rows found when everything was written, and removed
 
     @property
     def downloaded(self) -> int:
@@ -99,6 +101,9 @@ class RowRestore:
         for number, compared in enumerate(self.compared, 1):  # parents first
             for link in self._links:
                 parent = by_table.get(link.parent.table.oid)
+                if link.child.table.oid == compared.table.table.oid and link.decides and not link.foreseeable:
+                    comparer.staged(compared, number)
+                    self._late.add(compared.table.full_name)
                 if link.child.table.oid != compared.table.table.oid or not (
                     link.decides and link.foreseeable and parent
                 ):
@@ -345,6 +350,8 @@ class RowRestore:
         self.references.apply()
         for merge in merges:
             merge.hold_adopted()
+        late = LateRows([merge for merge in merges if merge.table.full_name in self._late])
+        late.remember()
         for merge in reversed(merges):  # children first: an inherited row is found by its parent
             merge.delete()
         try:
@@ -355,6 +362,7 @@ class RowRestore:
             with closing(connect(self._context.database, "restore check")) as connection:
                 self._proof.undisturbed(connection)
             raise
+        self.returned = late.remove()
 
     def _inserted(self, number: int, of: int, part: float) -> None:
         self._context.notice("merge", number + part, of)
