@@ -1,13 +1,13 @@
 """The tenancy map: is every table accounted for, and every row."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from sbh_pipelines.database.schema import inspect
 from sbh_pipelines.database.schema.catalog import ForeignKey
 from sbh_pipelines.database.schema.listing import Listing
 from sbh_pipelines.database.schema.mapping.ways import foreign_keys, link_fields, required
-from sbh_pipelines.database.schema.tenancy import AMBIGUOUS, SHARED, UNMAPPED, MappedTable, TenancyMap
+from sbh_pipelines.database.schema.tenancy import AMBIGUOUS, SHARED, UNMAPPED, MappedTable, TableStatus, TenancyMap
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.doctor.findings import Report
 from sbh_pipelines.errors import PrivilegeMissing, SbhError, SourceConflict
@@ -50,17 +50,8 @@ def some(names: list[str]) -> str:
 
 
 def _outside(report: Report, settings: Settings, tenancy: TenancyMap) -> None:
-    for status in tenancy.outside:
-        name = f"{status.schema}.{status.name}"
-        report.fail(
-            AREA,
-            f"The table {name} is not mapped, and holds tenants' rows: backups are refused",
-            status.why,
-            status.remedy,
-        )
-    for status in tenancy.nearby:
-        name = f"{status.schema}.{status.name}"
-        report.fail(AREA, f"The table {name} may hold tenants' rows, and no backup has them", status.why, status.remedy)
+    _of_schemas(report, settings, tenancy.outside, "not mapped, and hold{} tenants' rows: backups are refused")
+    _of_schemas(report, settings, tenancy.nearby, "not mapped, and may hold tenants' rows, which no backup has")
     if tenancy.other_schemas:
         names = [schema for schema, _ in tenancy.other_schemas]
         report.warn(
@@ -70,6 +61,25 @@ def _outside(report: Report, settings: Settings, tenancy: TenancyMap) -> None:
             f"if that is right: left_out = {toml([*settings.database.left_out, *names])}; if not:"
             f" schemas = {toml([*settings.database.schemas, *names])}",
         )
+
+
+def _of_schemas(report: Report, settings: Settings, statuses: Sequence[TableStatus], what: str) -> None:
+    """A finding a table; one for all of a schema that has many, as of the chunks of a time series."""
+    by_schema: dict[str, list[TableStatus]] = {}
+    for status in statuses:
+        by_schema.setdefault(status.schema, []).append(status)
+    for schema, found in by_schema.items():
+        if len(found) > SHOWN:
+            report.fail(
+                AREA,
+                f"{len(found)} tables of the schema {schema} are {what.format('')}",
+                f"{some([status.name for status in found])}: {found[0].why}",
+                f"map it: schemas = {toml([*settings.database.schemas, schema])}; or leave it out on purpose:"
+                f" left_out = {toml([*settings.database.left_out, schema])}",
+            )
+            continue
+        for status in found:
+            report.fail(AREA, f"The table {schema}.{status.name} is {what.format('s')}", status.why, status.remedy)
 
 
 def _loose(report: Report, tenancy: TenancyMap) -> None:

@@ -121,3 +121,16 @@ def test_a_list_of_tenants_that_may_not_be_read_names_its_grant(app: Database) -
         assert not [f for f in examined(app, "", **fields).errors if "public.live" in f.what]
     finally:
         app.run('DROP OWNED BY "poor reader"; DROP ROLE "poor reader"')
+
+
+def test_many_chunks_in_a_schema_are_one_finding(app: Database) -> None:
+    """A time series has thousands; each is named in the map."""
+    report = examined(
+        app,
+        "CREATE TABLE metrics (tenant_id int, at date); CREATE SCHEMA chunks; DO $$ BEGIN FOR n IN 1..15 LOOP"
+        " EXECUTE format('CREATE TABLE chunks.part_%s () INHERITS (metrics)', n); END LOOP; END $$",
+    )
+    text = said(report, "error", "15 tables of the schema chunks are not mapped, and hold tenants' rows")
+    assert 'schemas = ["public", "chunks"]' in text
+    assert 'left_out = ["chunks"]' in text
+    assert sum(status.status == "outside" for status in report.tables) == 15

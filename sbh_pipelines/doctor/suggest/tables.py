@@ -17,7 +17,6 @@ from sbh_pipelines.doctor.suggest.suggestion import CHECK, Suggestion
 
 _ROUNDS = 200
 _RULE = 3  # so many tables that it settles are worth a rule
-_OWN_SCHEMAS = ("_timescaledb",)
 
 
 class Tables:

@@ -118,7 +118,10 @@ def _slug(connection: Connection, made: Suggestion, base: Table | None) -> None:
         if doubled and not (gone and _unique_where(connection, made, name, gone)):
             continue
         if name != current:
-            made.set("tenants", "slug", name, f"{len(rows)} tenants, each with a name of its own in it")
+            why = f"{len(rows)} tenants, each with a name of its own in it"
+            if names.normal(name) in ("name", "domain"):
+                why = f"{CHECK}{why}; but a tenant that changes it begins anew here: the key does not change"
+            made.set("tenants", "slug", name, why)
         if gone:
             made.set(
                 "tenants",
