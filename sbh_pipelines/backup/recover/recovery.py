@@ -179,7 +179,7 @@ def rebuild(
         choices, references = recovery.run(tenants, files)
         lines, phases = recovery.lines(choices), control.phases()
         complete = all(line.status == RESTORED for line in lines)
-        broken = error_of(references.broken, opened)
+        broken = error_of(references.broken, opened, stays=owners)
         of_nobody = phases.get("no_tenant", {})
         scripts = [name for name in ("pre_data", "post_data") if phases[name]["skipped"]]
         report = RecoveryReport(

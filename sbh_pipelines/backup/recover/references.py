@@ -75,11 +75,11 @@ def validate(control: Run, platform: OpenPlatformBackup, *, all_tenants: bool, o
     return References(broken, expected, issues, list(impossible.values()))
 
 
-def error_of(broken: Sequence[BrokenKey], platform: OpenPlatformBackup) -> ReferencesBroken | None:
-    """What to say of them; None where there are none."""
+def error_of(broken: Sequence[BrokenKey], platform: OpenPlatformBackup, *, stays: bool) -> ReferencesBroken | None:
+    """What to say of them; None where there are none. `stays`: whether somebody can look into the database afterwards."""
     if not broken:
         return None
-    told = [_told(one, platform) for one in broken]
+    told = [_told(one, platform, stays=stays) for one in broken]
     return ReferencesBroken(
         "Rows refer to rows that no backup brought back",
         on=", ".join(one.name for one in broken[:_NAMED]),
@@ -88,7 +88,7 @@ def error_of(broken: Sequence[BrokenKey], platform: OpenPlatformBackup) -> Refer
     )
 
 
-def _told(one: BrokenKey, platform: OpenPlatformBackup) -> tuple[str, str]:
+def _told(one: BrokenKey, platform: OpenPlatformBackup, *, stays: bool) -> tuple[str, str]:
     """Why a key does not hold, and what to do."""
     if not one.parent:
         return f"{one.name} could not be added", "see the issues of the report"
@@ -106,8 +106,9 @@ def _told(one: BrokenKey, platform: OpenPlatformBackup) -> tuple[str, str]:
         )
     return (
         f"{subject} that are another tenant's, or in none of the backups that were taken",
-        f"{one.query} shows them; rows that are for all tenants belong to no tenant (NULL), or their table to `shared` in the"
-        " section [database]; then `sbh platform backup`",
+        (f"{one.query} shows them in the new database; " if stays else "")
+        + "rows that are for all tenants belong to no tenant (NULL), or their table to `shared` in the section [database], and"
+        " `sbh platform backup` has them from then on",
     )
 
 
