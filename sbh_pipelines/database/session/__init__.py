@@ -4,6 +4,7 @@ connection   a session, prepared; driver's errors become ours here
 pinned       which settings a session has, and why it does not have the others
 search_path  where our own SQL finds names, and where code of the application does
 pooler       a pooler in between: noticed before anything is set
+refusals     why a connection is not made, and what mends it
 sqlstate     what the server's error codes mean: does it pass, what mends it
 functions    the functions that sessions call, and the GRANTs for those that a site closed
 copying      COPY in and out

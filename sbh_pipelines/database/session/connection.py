@@ -18,14 +18,13 @@ import psycopg2.extensions
 
 from sbh_pipelines.database.session import pooler, search_path, tls
 from sbh_pipelines.database.session.pinned import keepalives, pin
+from sbh_pipelines.database.session.refusals import refusal
 from sbh_pipelines.database.session.sql import SQL_ASCII
 from sbh_pipelines.database.session.sqlstate import FROM_CODE, RAISED, meaning, without_values
 from sbh_pipelines.errors import (
     RequestError,
     SbhError,
     SettingsError,
-    SourceError,
-    SourceUnavailable,
     UnreadableRow,
 )
 from sbh_pipelines.settings import DatabaseSettings
@@ -76,13 +75,9 @@ def connect(settings: DatabaseSettings, purpose: str) -> Connection:
         text = " ".join(str(error).split())
         if insecure := tls.trouble(text, describe_dsn(settings.dsn)):
             raise insecure from None
-        refused = "authentication failed" in text or "does not exist" in text or "no pg_hba.conf entry" in text
-        kind: type[SourceError] = SourceError if refused else SourceUnavailable
+        kind, remedy = refusal(text, _parts(settings.dsn))
         raise kind(
-            "Cannot connect to the database",
-            on=describe_dsn(settings.dsn),
-            why=text[:300],
-            remedy="check database.dsn, the password and the network; `sbh doctor` checks all three",
+            "Cannot connect to the database", on=describe_dsn(settings.dsn), why=text[:300], remedy=remedy
         ) from None
     try:
         tls.check_session(settings, connection)

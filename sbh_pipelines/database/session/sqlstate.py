@@ -225,7 +225,10 @@ CODES: Mapping[str, Meaning] = {
     "40002": Meaning(RestoreRefused, "a deferred constraint does not hold: `sbh restore diff` names the rows"),
     "40003": Meaning(SourceUnavailable, "whether it was done is not known: look at what is there, then try again"),
     # names and privileges
-    "42501": Meaning(PrivilegeMissing, "`sbh doctor` prints the GRANTs that are missing"),
+    "42501": Meaning(
+        PrivilegeMissing,
+        "`sbh doctor` prints the GRANTs that are missing; where it cannot look either, grant what is named here",
+    ),
     "42601": Meaning(SchemaMismatch, _CONDITION),
     "42602": Meaning(SchemaMismatch, _CONDITION),
     "42622": Meaning(SchemaMismatch, _CONDITION),
