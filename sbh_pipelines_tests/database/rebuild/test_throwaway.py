@@ -20,7 +20,7 @@ def test_a_session_that_the_role_may_not_end_is_waited_for(tmp_path: Path) -> No
         server.database("postgres").run(f"ALTER ROLE {postgres.BACKUP} CREATEDB")
         settings = Application(server.create_database("live"), tmp_path).settings
         name = "sbh_drill_20260101_000000_abcdef"
-        with ThrowawayDatabase.create(settings, DrillId.parse(name.removeprefix("sbh_"))):
+        with ThrowawayDatabase.create(settings, DrillId(name.removeprefix("sbh_"))):
             busy = psycopg2.connect(server.dsn().replace("dbname=postgres", f"dbname={name}"))
 
             def leave() -> None:
