@@ -105,7 +105,7 @@ class Section:
             return True
         if error.code == _FOREIGN_KEY and "ALTER TABLE" in error.statement:
             return True
-        return error.code == "42501" and error.statement.startswith("COMMENT ON EXTENSION")
+        return error.code in ("42501", _UNKNOWN) and error.statement.startswith("COMMENT ON EXTENSION")
 
     def _is_tolerated(self, error: StatementError, denied: bool) -> bool:
         code = error.code
