@@ -4,10 +4,10 @@ They are kept beside the restore's status, sealed, so that an undo leaves them a
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sbh_pipelines.database.merge.adoption import read_adopted
+from sbh_pipelines.database.merge.adoption import read_rows_of_nobody
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, RestoreRefused
 from sbh_pipelines.model import RestoreId
@@ -31,11 +31,11 @@ class LeftRows:
     text: bytes
 
 
-def keep_left_rows(repository: Repository, restore_id: RestoreId, stagings: list[Staging]) -> int:
-    """Store the rows that were adopted; the number of objects. Before anything is written."""
+def keep_left_rows(repository: Repository, restore_id: RestoreId, tables: Sequence[tuple[Staging, str | None]]) -> int:
+    """Store the rows that were adopted, and those that follow their parents; the number of objects. Before anything is written."""
     parts = 0
-    for staging in stagings:
-        for text in _cut(read_adopted(staging)):
+    for staging, followers in tables:
+        for text in _cut(read_rows_of_nobody(staging, followers)):
             head = json.dumps({"table": staging.table.full_name, "columns": list(staging.columns)}).encode()
             name = Keys.left_rows(restore_id, parts)
             sealed = repository.sealer.seal(head + b"\n" + text, name.encode(), LEFT_ROWS)

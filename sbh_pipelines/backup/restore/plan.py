@@ -88,8 +88,8 @@ class TablePlan:
         update: rows that change.
         delete: rows that go.
         kept: live rows that differ from the backup's and stay, as the mode says.
-        of_no_tenant: live rows that are nobody's now and become this tenant's again, whose keys are in its backup; those
-            that differ from the backup's are among the rows to update.
+        of_no_tenant: live rows that are nobody's now and become this tenant's again: their keys are in its backup, and those that
+            differ from the backup's are among the rows to update; or they hang on what comes back, and are to go.
         conflicts: rows that cannot come back.
         samples: rows of each kind of change, as many as were asked for.
     """

@@ -365,9 +365,8 @@ class _Restore:
         """Put on record what an undo needs: the backup, what of it, and rows of nobody as they were."""
         assert self.status is not None
         touched = tuple(name for name, merge in self.rows.merges.items() if merge.changes.any)
-        touched += tuple(name for name in self.rows.references.own_tables if name not in touched)
-        taken = [merge.staging for merge in self.rows.merges.values() if merge.changes.any and merge.staging.adopted]
-        left = keep_left_rows(self.repository, RestoreId(self.status.restore_id), taken)
+        touched += tuple(name for name in self.rows.references.consequences.own_tables if name not in touched)
+        left = keep_left_rows(self.repository, RestoreId(self.status.restore_id), self.rows.left_rows())
         files = (self.request.files or ("**",)) if self.files.changes_anything else ()
         self.status.secured(safety.id, touched, files, left)
 

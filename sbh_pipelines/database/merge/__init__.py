@@ -7,10 +7,11 @@ renames, conversion            declared renames; types that keep every value
 partitions                     rows for which there is no partition any more
 staging                        `want` and `have`: the backup's rows and live ones, in temporary tables
 untouched                      rows that nobody wrote since the backup
+followers                      rows of nobody that hang on what comes back
 adoption                       live rows of nobody that hold keys of the backup's rows
 returning                      live rows of nobody that will be the tenant's, since their parents come back
 modes                          what each merge mode decides
 merge                          decides, writes only the differences, reads them back
-references                     rows outside the restore that refer to rows which go
+references, consequences       rows outside the restore that refer to rows which go
 conflicts, foreign_keys        what would break, before; what holds, after
 """

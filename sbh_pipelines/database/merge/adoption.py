@@ -60,13 +60,12 @@ def adopt_rows(staging: Staging) -> Held:
     if not staging.wanted:
         return NONE_HELD
     if not staging.keyed:
-        if not staging.table.always_belongs:
-            _adopt_texts(staging)
+        _adopt_texts(staging)
         return NONE_HELD
     held = f"pg_temp.sbh_held_{staging.number}"
     live = ", ".join(f"t.{ident(name)} AS {staged}" for name, staged in staging.columns.items())
     place = "t.ctid" if staging.table.table.kind == "r" else "NULL::tid"
-    nobodys = "false" if staging.table.always_belongs else staging.table.belongs_to_nobody
+    nobodys = staging.table.belongs_to_nobody  # also where keys rule that out: they may have been broken
     with translated("look for rows of no tenant", staging.table.full_name):
         cursor = staging.connection.cursor()
         cursor.execute(
@@ -110,13 +109,24 @@ def owners_of(
         return text_rows(staging.connection, query, table.encoding)
 
 
-def read_adopted(staging: Staging) -> Iterator[bytes]:
-    """The rows that were adopted, as COPY text in the database's encoding; pieces that end anywhere."""
-    if not staging.adopted:
+def read_rows_of_nobody(staging: Staging, followers: str | None) -> Iterator[bytes]:
+    """The rows that were adopted, and those of a temporary table (see followers.py), as COPY text in the database's encoding.
+
+    Pieces that end anywhere.
+    """
+    if not staging.adopted and followers is None:
         return
     columns = ", ".join(f"h.{staged}" for staged in staging.columns.values())
     with translated("read rows of no tenant", staging.table.full_name), tempfile.TemporaryFile() as file:
         query = f"SELECT {columns} FROM {staging.have} h WHERE h.nobodys"
+        if followers is not None:
+            names = ", ".join(f"t.{ident(name)}" for name in staging.columns)
+            staged = (
+                f"EXISTS (SELECT FROM {staging.have} h WHERE {staging.key_of_live('t', 'h')})"
+                if staging.keyed
+                else "false"
+            )
+            query += f" UNION ALL SELECT {names} FROM {followers} t WHERE NOT {staged}"
         copy(staging.connection.cursor(), f"COPY ({query}) TO STDOUT{copy_options(staging.table.encoding)}", file)
         file.seek(0)
         while piece := file.read(_BUFFER):
@@ -154,6 +164,9 @@ def _adopt_texts(staging: Staging) -> None:
     )
     with translated("look for rows of no tenant", staging.table.full_name):
         cursor = staging.connection.cursor()
+        cursor.execute(f"SELECT EXISTS ({lacking})")
+        if not cursor.fetchone()[0]:
+            return
         cursor.execute(
             f"INSERT INTO {staging.have} ({staged}, nobodys) SELECT {staged}, true FROM (SELECT {live}, {text} AS sbh_text,"
             f" pg_catalog.row_number() OVER (PARTITION BY {text}) AS sbh_n FROM {staging.table.own_source}"

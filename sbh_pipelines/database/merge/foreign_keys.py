@@ -184,7 +184,7 @@ def _orphans(
             counted = "t.xmin IS DISTINCT FROM pg_current_xact_id()::xid" if child_merge is not None else "true"
         if since:
             xmin = snapshot_xmin(since)
-            counted += f" AND age(t.xmin) BETWEEN 0 AND {ages(connection, [xmin])[xmin]}"
+            counted += f" AND pg_catalog.age(t.xmin) BETWEEN 0 AND {ages(connection, [xmin])[xmin]}"
         cursor.execute(
             f"SELECT count(*) FROM {from_only(child)} AS t WHERE {counted}"
             f" AND EXISTS (SELECT FROM ({gone}) g WHERE {pairs})"

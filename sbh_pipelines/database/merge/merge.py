@@ -78,6 +78,7 @@ class TableMerge:
         self._settings = settings
         self.todo, self.gone = staging.want, staging.have
         self.changes = TableChanges(0, 0, 0)
+        self.surplus, self.surplus_rows = "", 0  # of a table without a key: places of rows of nobody that go
         self.spared = 0  # rows that stay because others refer to them
         self.undecided = 0  # rows that differ, where nothing tells which of the two is the later one
 
@@ -205,6 +206,25 @@ class TableMerge:
         self.spared += spared
         return spared
 
+    def remove(self, rows: str, count: int) -> None:
+        """Live rows of nobody that would be the tenant's are to go: see followers.py."""
+        s = self.staging
+        with translated("remove rows that came since", self.table.full_name):
+            if s.keyed:
+                listed = ", ".join(f"t.{ident(name)}" for name in s.columns)
+                place = "t.sbh_place" if self.table.table.kind == "r" else "NULL::tid"
+                columns = ", ".join(s.columns.values())
+                for target in dict.fromkeys((s.have, self.gone)):
+                    self._cursor.execute(
+                        f"INSERT INTO {target} ({columns}, place, nobodys) SELECT {listed}, {place}, true FROM {rows} t"
+                    )
+                    s.analyze(self._cursor, target)
+                s.adopted += count
+                s.had += count
+            else:
+                self.surplus, self.surplus_rows = rows, count
+        self.changes = replace(self.changes, deleted=self.changes.deleted + count)
+
     # writing
 
     def hold_adopted(self) -> None:
@@ -259,7 +279,14 @@ class TableMerge:
             f" pg_catalog.row_number() OVER (PARTITION BY m.sbh_text) AS sbh_n FROM ({rows}) m) AS l, {self.gone} AS s"
             f" WHERE l.sbh_text = s.sbh_text AND l.sbh_n <= s.excess AND d.tableoid = l.part AND d.ctid = l.place"
         )
-        self._all_deleted(cursor.rowcount)
+        deleted = cursor.rowcount
+        if self.surplus:
+            cursor.execute(
+                f"DELETE FROM {from_only(self.table.table)} AS t USING {self.surplus} s"
+                " WHERE t.tableoid = s.sbh_part AND t.ctid = s.sbh_place"
+            )
+            deleted += cursor.rowcount
+        self._all_deleted(deleted)
 
     def insert(self, notice: Callable[[float], None]) -> None:
         """Insert what is to come back. Needs `delete`. `notice` is told the part that is done, 0 to 1."""
@@ -346,7 +373,10 @@ class TableMerge:
         s, cursor, live = self.staging, self._cursor, from_only(self.table.table)
         with translated("read back what was written", self.table.full_name):
             if not s.keyed:
-                mine = f"(SELECT {s.record('w')}::text AS sbh_text, count(*) AS n FROM {self.todo} w GROUP BY 1)"
+                mine = (
+                    f"(SELECT {s.record('w')}::text AS sbh_text, count(*) AS n FROM {self.todo} w"
+                    f" WHERE {s.is_own('w')} GROUP BY 1)"
+                )
                 text = f"{s.live_record('t')}::text"
                 theirs = (
                     f"(SELECT {text} AS sbh_text, count(*) AS n FROM {self.table.source}"

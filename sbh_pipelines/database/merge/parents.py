@@ -53,7 +53,7 @@ def strangers(connection: Connection, merges: Mapping[int, TableMerge], links: l
         with translated("look whose rows they are", link.child.full_name):
             cursor = connection.cursor()
             cursor.execute(
-                f"SELECT count(*) FROM {child.staging.named(_coming(child), 't')} WHERE {_lacks(link, child, parent)}"
+                f"SELECT count(*) FROM {child.staging.named(coming(child), 't')} WHERE {_lacks(link, child, parent)}"
             )
             if rows := cursor.fetchone()[0]:
                 yield Strangers(link.child.full_name, link.parent.full_name, rows)
@@ -131,7 +131,7 @@ class LostParents:
         """A FROM item: the rows of the child that are to be there, as `t`."""
         oid = link.child.table.oid
         if (merge := self._merges.get(oid)) is not None:
-            return merge.staging.named(_coming(merge), "t") if merge.todo_rows or merge.staging.adopted else None
+            return merge.staging.named(coming(merge), "t") if merge.todo_rows or merge.staging.adopted else None
         if (staging := self._parents.get(oid)) is not None:
             picked = f"(SELECT x.* FROM {staging.want} x JOIN {_picked(staging)} y ON y.place = x.ctid)"
             return staging.named(picked, "t")
@@ -159,12 +159,13 @@ def _picked(staging: Staging) -> str:
     return f"pg_temp.sbh_parents_{staging.number}"
 
 
-def _coming(merge: TableMerge) -> str:
+def coming(merge: TableMerge) -> str:
     """A FROM item of staged columns: rows that come back, and rows of nobody that stay as they are and are to be the tenant's."""
     columns = ", ".join(merge.staging.columns.values())
-    stays = "true"
+    same = f"g.sbh_text = {merge.staging.record('h')}::text"
     if merge.staging.keyed:
-        stays = f"NOT EXISTS (SELECT FROM {merge.gone} g WHERE {merge.staging.same_key('g', 'h')})"
+        same = merge.staging.same_key("g", "h")
+    stays = f"NOT EXISTS (SELECT FROM {merge.gone} g WHERE {same})"
     return (
         f"(SELECT {columns} FROM {_own(merge)} own UNION ALL"
         f" SELECT {columns} FROM {merge.staging.have} h WHERE h.nobodys AND {stays})"
@@ -194,5 +195,5 @@ def _lacks(link: Link, child: TableMerge, parent: TableMerge | None) -> str:
     mine = f"(SELECT t.* FROM {link.parent.source} WHERE {link.parent.tenant_is([key])} AND {stays})"
     return (
         f"NOT EXISTS (SELECT FROM {mine} AS p WHERE {link.condition})"
-        f" AND NOT EXISTS (SELECT FROM {staging.named(_coming(parent), 'p')} WHERE {link.condition})"
+        f" AND NOT EXISTS (SELECT FROM {staging.named(coming(parent), 'p')} WHERE {link.condition})"
     )

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sbh_pipelines.database.capture.changes import ages, snapshot_xmin
+from sbh_pipelines.database.merge.consequences import Consequences, Found
 from sbh_pipelines.database.merge.foreign_keys import enforced_keys
 from sbh_pipelines.database.merge.merge import TableMerge
 from sbh_pipelines.database.schema.catalog import ForeignKey, Table
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap
 from sbh_pipelines.database.session.connection import Connection, translated
-from sbh_pipelines.database.session.sql import from_only, ident, literal
-from sbh_pipelines.errors import ProofFailed
+from sbh_pipelines.database.session.sql import from_only, ident
 from sbh_pipelines.model import ReferencePolicy
 
 THIS, NOBODY, ANOTHER, OUTSIDE = "this tenant", "no tenant", "another tenant", "outside database.schemas"
@@ -41,6 +41,7 @@ class Reference:
         whose: `shared`, `excluded`, `outside database.schemas`, or whose rows of a captured table they are.
         rows: how many.
         named: values of the referenced columns, as text, of the first of the rows that would go.
+        declared: what could become of them as the key declares; empty: nothing.
         done: what becomes of them; empty: nothing, so that the restore cannot be.
     """
 
@@ -50,6 +51,7 @@ class Reference:
     whose: str
     rows: int
     named: tuple[Mapping[str, str | None], ...]
+    declared: str
     done: str
 
 
@@ -59,21 +61,12 @@ class _Removed:
 
     key: ForeignKey
     values: str
-
-
-@dataclass(slots=True)
-class _Found:
-    """A temporary table with the places of rows of one table that refer to rows which go."""
-
-    key: ForeignKey
-    child: Table
-    name: str
-    rows: int
+    changed: bool = False  # the rows stay, with other values
 
 
 @dataclass(slots=True)
 class References:
-    """`resolve` finds and decides, `apply` writes. One restore's."""
+    """Finds and decides: `resolve`. What comes of it is `consequences`. One restore's."""
 
     connection: Connection
     tenancy: TenancyMap
@@ -83,40 +76,31 @@ class References:
     since: str = ""  # an undo: rows not written since this snapshot referred to nothing then already
     found: list[Reference] = field(default_factory=list)
     _number: int = 0
-    _going: dict[int, list[_Found]] = field(default_factory=dict)  # rows that are deleted too
-    _losing: dict[int, list[_Found]] = field(default_factory=dict)  # rows whose reference is taken away
+    _roots: dict[int, int] = field(default_factory=dict)
+    consequences: Consequences = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.consequences = Consequences(self.connection, self.tenancy)
 
     @property
     def refused(self) -> list[Reference]:
         return [reference for reference in self.found if not reference.done]
-
-    @property
-    def own_tables(self) -> list[str]:
-        """Tables of this tenant, beside those that are restored, in which rows are changed."""
-        changed = self._going.keys() | self._losing.keys()
-        return [t.full_name for t in self.tenancy.tables if t.table.oid in changed]
-
-    @property
-    def written(self) -> dict[int, tuple[int, int, int]]:
-        """(inserted, updated, deleted) rows by table, as `written_by` counts them."""
-        return {
-            oid: (0, self._rows(self._losing.get(oid, []), oid), self._rows(self._going.get(oid, []), oid, going=True))
-            for oid in self._going.keys() | self._losing.keys()
-        }
 
     def resolve(self) -> list[Reference]:
         """Decide; nothing is written but temporary tables. Needs all merges to be decided."""
         if self.policy is ReferencePolicy.KEEP:
             self._keep_parents()
         merged = {m.table.table.oid: m for m in self.merges if m.changes.any}
-        queue = [
-            _Removed(key, self._gone(merged[key.parent], key))
-            for key in self._keys()
-            if key.parent in merged and self._can_tell(merged[key.parent], key)
-        ]
+        queue: list[_Removed] = []
+        for key in self._keys():
+            parent = merged.get(key.parent)
+            if parent is not None and self._can_tell(parent, key):
+                queue.append(_Removed(key, self._gone(parent, key, changed=False)))
+                if parent.changes.updated and key.parent_columns != parent.table.table.primary_key:
+                    queue.append(_Removed(key, self._gone(parent, key, changed=True), changed=True))
         while queue:
             removed = queue.pop(0)
-            for found in self._referring(removed, merged.get(removed.key.table)):
+            for found in self._referring(removed, merged.get(self._root(removed.key.table))):
                 queue += [
                     _Removed(key, f"SELECT DISTINCT {_values(key, 'r')} FROM {found.name} r")
                     for key in self._keys()
@@ -124,58 +108,10 @@ class References:
                 ]
         return self.found
 
-    def apply(self) -> None:
-        """Do what was decided. Raises ProofFailed where a row was not there any more, and the source's errors."""
-        for oid, losing in self._losing.items():
-            self._take_references(oid, losing)
-        for oid, going in reversed(self._going.items()):
-            with translated("delete rows that refer to others", self._table(oid).full_name):
-                cursor = self.connection.cursor()
-                deleted = 0
-                for found in going:
-                    cursor.execute(
-                        f"DELETE FROM {from_only(found.child)} AS t USING {found.name} r"
-                        " WHERE t.tableoid = r.part AND t.ctid = r.place"
-                    )
-                    deleted += cursor.rowcount
-            self._check(oid, deleted, self._rows(going, oid, going=True))
-
-    def late(self, other: Connection, snapshot: str) -> list[str]:
-        """Tables with rows that others wrote since `snapshot` and that refer to rows deleted here.
-
-        `other` is another connection, which sees what was committed meanwhile.
-        """
-        xmin = snapshot_xmin(snapshot)
-        found = []
-        for key in self._keys():
-            child = self._table(key.table)
-            for going in self._going.get(key.parent, []):
-                age = ages(other, [xmin])[xmin]
-                with translated("look for late references", child.full_name):
-                    cursor = other.cursor()
-                    listed = ", ".join(f"t.{ident(c)}::text" for c in key.columns)
-                    cursor.execute(
-                        f"SELECT DISTINCT {listed} FROM {from_only(child)} AS t WHERE age(t.xmin) BETWEEN 0 AND {age}"
-                    )
-                    rows = [row for row in cursor.fetchall() if None not in row]
-                    if not rows:
-                        continue
-                    texts = ", ".join(f"({', '.join(map(literal, row))})" for row in rows)
-                    mine = self.connection.cursor()
-                    given = ", ".join(f"r.{ident(c)}::text" for c in key.parent_columns)
-                    mine.execute(f"SELECT EXISTS (SELECT FROM {going.name} r WHERE ({given}) IN ({texts}))")
-                    if mine.fetchone()[0]:
-                        found.append(child.full_name)
-        return sorted(set(found))
-
     # finding
 
     def _keys(self) -> Iterator[ForeignKey]:
         return enforced_keys(self.tenancy)
-
-    def _table(self, oid: int) -> Table:
-        catalog = self.tenancy.catalog
-        return catalog.tables.get(oid) or catalog.outside[oid]
 
     def _can_tell(self, merge: TableMerge, key: ForeignKey) -> bool:
         changes, staging = merge.changes, merge.staging
@@ -185,19 +121,34 @@ class References:
             and all(c in staging.columns for c in key.parent_columns)
         )
 
-    def _gone(self, merge: TableMerge, key: ForeignKey) -> str:
-        """The values of rows that go and do not come back."""
+    def _root(self, oid: int) -> int:
+        """The captured table that a table is a partition of, for a foreign key of the partition alone; else the table."""
+        if oid in self.tenancy.catalog.tables:
+            return oid
+        if oid not in self._roots:
+            with translated("look for the table of a partition"):
+                cursor = self.connection.cursor()
+                cursor.execute(
+                    "SELECT coalesce(pg_catalog.pg_partition_root(%s::oid::regclass)::oid, %s)::bigint", (oid, oid)
+                )
+                self._roots[oid] = cursor.fetchone()[0]
+        return self._roots[oid]
+
+    def _gone(self, merge: TableMerge, key: ForeignKey, *, changed: bool) -> str:
+        """The values of rows that go and do not come back; `changed`: of rows that get other values."""
         columns = [merge.staging.columns[c] for c in key.parent_columns]
         back = " AND ".join(f"y.{c} {equals} x.{c}" for c, equals in zip(columns, key.operators, strict=True))
         listed = ", ".join(f"x.{c} AS g{nth}" for nth, c in enumerate(columns))
+        comes = f"EXISTS (SELECT FROM {merge.todo} z WHERE {merge.staging.same_key('z', 'x')})"
         return (
-            f"SELECT DISTINCT {listed} FROM {merge.gone} x WHERE NOT EXISTS (SELECT FROM {merge.todo} y WHERE {back})"
+            f"SELECT DISTINCT {listed} FROM {merge.gone} x WHERE {comes if changed else f'NOT {comes}'}"
+            f" AND NOT EXISTS (SELECT FROM {merge.todo} y WHERE {back})"
         )
 
-    def _referring(self, removed: _Removed, merge: TableMerge | None) -> Iterator[_Found]:
+    def _referring(self, removed: _Removed, merge: TableMerge | None) -> Iterator[Found]:
         """Rows that refer to what goes; those yielded are to be deleted as well."""
         key = removed.key
-        child, parent = self._table(key.table), self._table(key.parent)
+        child, parent = self.consequences.table(key.table), self.consequences.table(key.parent)
         if merge is not None and not merge.staging.keyed:
             return  # which of its rows go is known by their texts only: what holds afterwards will tell
         with translated("look for rows that refer to others", child.full_name):
@@ -212,7 +163,7 @@ class References:
                 else "true",
                 *(
                     f"NOT EXISTS (SELECT FROM {other.name} o WHERE o.part = t.tableoid AND o.place = t.ctid)"
-                    for other in self._going.get(child.oid, [])
+                    for other in self.consequences.going.get(child.oid, [])
                 ),
                 self._recent(),
             ]
@@ -230,24 +181,28 @@ class References:
             if not cursor.rowcount:
                 return
         for whose, found in self._by_owner(child, key, name):
-            restored = any(m.table.table.oid == child.oid for m in self.merges)
-            done = self._decide(key, child, whose, restored=restored)
+            restored = any(m.table.table.oid == self._root(child.oid) for m in self.merges)
+            # What a key declares for a deletion is not for rows that stay, with other values.
+            declared = "" if removed.changed else self._declared(key, child, whose, restored=restored)
+            done = declared if self.policy is ReferencePolicy.DECLARED else ""
             named = self._named(found)
-            self.found.append(Reference(key, child.full_name, parent.full_name, whose, found.rows, named, done))
+            self.found.append(
+                Reference(key, child.full_name, parent.full_name, whose, found.rows, named, declared, done)
+            )
             if done and key.on_delete == "c":
-                self._going.setdefault(child.oid, []).append(found)
+                self.consequences.going.setdefault(child.oid, []).append(found)
                 yield found
             elif done:
-                self._losing.setdefault(child.oid, []).append(found)
+                self.consequences.losing.setdefault(child.oid, []).append(found)
 
     def _recent(self) -> str:
         if not self.since:
             return "true"
         xmin = snapshot_xmin(self.since)
-        return f"age(t.xmin) BETWEEN 0 AND {ages(self.connection, [xmin])[xmin]}"
+        return f"pg_catalog.age(t.xmin) BETWEEN 0 AND {ages(self.connection, [xmin])[xmin]}"
 
-    def _by_owner(self, child: Table, key: ForeignKey, name: str) -> Iterator[tuple[str, _Found]]:
-        mapped = next((t for t in self.tenancy.tables if t.table.oid == child.oid), None)
+    def _by_owner(self, child: Table, key: ForeignKey, name: str) -> Iterator[tuple[str, Found]]:
+        mapped = next((t for t in self.tenancy.tables if t.table.oid == self._root(child.oid)), None)
         if mapped is None:
             yield self._status(child), self._counted(child, key, name)
             return
@@ -269,12 +224,12 @@ class References:
         statuses = (s.status for s in self.tenancy.statuses if f"{s.schema}.{s.name}" == child.full_name)
         return next(statuses, OUTSIDE)
 
-    def _counted(self, child: Table, key: ForeignKey, name: str) -> _Found:
+    def _counted(self, child: Table, key: ForeignKey, name: str) -> Found:
         cursor = self.connection.cursor()
         cursor.execute(f"SELECT count(*) FROM {name}")
-        return _Found(key, child, name, cursor.fetchone()[0])
+        return Found(key, child, name, cursor.fetchone()[0])
 
-    def _named(self, found: _Found) -> tuple[Mapping[str, str | None], ...]:
+    def _named(self, found: Found) -> tuple[Mapping[str, str | None], ...]:
         own = ", ".join(f"r.{ident(c)}::text" for c in found.key.columns)
         with translated("name rows that refer to others", found.child.full_name):
             cursor = self.connection.cursor()
@@ -285,15 +240,15 @@ class References:
         self._number += 1
         return f"pg_temp.sbh_refers_{self._number}"
 
-    def _decide(self, key: ForeignKey, child: Table, whose: str, *, restored: bool) -> str:
-        """What becomes of such rows; empty where it cannot be as it is wanted."""
-        if self.policy is not ReferencePolicy.DECLARED or whose == ANOTHER or (whose == THIS and restored):
+    def _declared(self, key: ForeignKey, child: Table, whose: str, *, restored: bool) -> str:
+        """What becomes of such rows as the key declares; empty where that cannot be."""
+        if whose == ANOTHER or (whose == THIS and restored):
             return ""
         if key.on_delete == "c":
             return "deleted"
         if key.on_delete not in ("n", "d"):
             return ""
-        columns = self._new_values(key, child)
+        columns = self.consequences.new_values(key, child)
         if any(required and value == "NULL" for value, required in columns.values()):
             return ""  # a column that must not be NULL
         values = [columns[c][0] if c in columns else None for c in key.columns]
@@ -301,28 +256,11 @@ class References:
             return "set to null" if set(values) <= {"NULL", None} else "set to the default"
         return "set to the default" if self._default_is_there(key, values) else ""
 
-    def _new_values(self, key: ForeignKey, child: Table) -> dict[str, tuple[str, bool]]:
-        """What the columns that lose their reference get, as SQL, and whether they must not be NULL."""
-        with translated("read the defaults of columns", child.full_name):
-            cursor = self.connection.cursor()
-            cursor.execute(
-                "SELECT a.attname, pg_get_expr(d.adbin, d.adrelid), a.attnotnull FROM pg_attribute a"
-                " LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum AND a.attgenerated = ''"
-                " WHERE a.attrelid = %s AND a.attname = ANY(%s)",
-                (child.oid, list(key.delete_columns or key.columns)),
-            )
-            found = cursor.fetchall()
-        sets_null = key.on_delete == "n"
-        return {
-            name: ("NULL" if sets_null or default is None else f"({default})", required)
-            for name, default, required in found
-        }
-
     def _default_is_there(self, key: ForeignKey, values: Sequence[str | None]) -> bool:
         """Whether the row that the defaults refer to is there, and stays. Where columns keep their values none is looked for."""
         if None in values:
             return False
-        parent = self._table(key.parent)
+        parent = self.consequences.table(key.parent)
         pairs = zip(key.parent_columns, key.operators, values, strict=True)
         same = " AND ".join(f"p.{ident(theirs)} {equals} {value}" for theirs, equals, value in pairs)
         merge = next((m for m in self.merges if m.table.table.oid == key.parent and m.changes.any), None)
@@ -331,7 +269,7 @@ class References:
             stays = f"NOT EXISTS (SELECT FROM {merge.gone} h WHERE {merge.staging.key_of_live('p', 'h')})"
         going = "".join(
             f" AND NOT EXISTS (SELECT FROM {f.name} r WHERE r.part = p.tableoid AND r.place = p.ctid)"
-            for f in self._going.get(key.parent, [])
+            for f in self.consequences.going.get(key.parent, [])
         )
         with translated("look for the default parent", parent.full_name):
             cursor = self.connection.cursor()
@@ -353,7 +291,7 @@ class References:
                 return
 
     def _keep(self, key: ForeignKey, parent: TableMerge, child_merge: TableMerge | None) -> int:
-        child = self._table(key.table)
+        child = self.consequences.table(key.table)
         if not parent.changes.deleted or (child_merge is not None and not child_merge.staging.keyed):
             return 0
         stays = "true"
@@ -365,50 +303,6 @@ class References:
         )
         with translated("look for rows that refer to others", child.full_name):
             return parent.spare(f"EXISTS (SELECT FROM {from_only(child)} AS t WHERE {refers} AND {stays})")
-
-    # writing
-
-    def _rows(self, found: list[_Found], oid: int, *, going: bool = False) -> int:
-        if going:
-            return sum(f.rows for f in found)
-        if not found:
-            return 0
-        places = " UNION ".join(f"SELECT part, place FROM {f.name}" for f in found)
-        gone = "".join(f" EXCEPT SELECT part, place FROM {f.name}" for f in self._going.get(oid, []))
-        cursor = self.connection.cursor()
-        cursor.execute(f"SELECT count(*) FROM (SELECT * FROM ({places}) losing{gone}) rows_that_lose")
-        rows: int = cursor.fetchone()[0]
-        return rows
-
-    def _take_references(self, oid: int, losing: list[_Found]) -> None:
-        """One UPDATE of a table: a row that is written twice has moved when its place is looked for again."""
-        table = self._table(oid)
-        among = {
-            f.name: f"EXISTS (SELECT FROM {f.name} r WHERE r.part = t.tableoid AND r.place = t.ctid)" for f in losing
-        }
-        cases: dict[str, list[str]] = {}
-        for found in losing:
-            for column, (value, _) in self._new_values(found.key, found.child).items():
-                cases.setdefault(column, []).append(f"WHEN {among[found.name]} THEN {value}")
-        set_list = ", ".join(f"{ident(c)} = CASE {' '.join(whens)} ELSE t.{ident(c)} END" for c, whens in cases.items())
-        gone = "".join(
-            f" AND NOT EXISTS (SELECT FROM {f.name} r WHERE r.part = t.tableoid AND r.place = t.ctid)"
-            for f in self._going.get(oid, [])
-        )
-        expected = self._rows(losing, oid)
-        with translated("take references away", table.full_name):
-            cursor = self.connection.cursor()
-            cursor.execute(f"UPDATE {from_only(table)} AS t SET {set_list} WHERE ({' OR '.join(among.values())}){gone}")
-            self._check(oid, cursor.rowcount, expected)
-
-    def _check(self, oid: int, written: int, decided: int) -> None:
-        if written != decided:
-            raise ProofFailed(
-                "Rows that refer to others could not be changed; rolled back",
-                on=self._table(oid).full_name,
-                why=f"{decided} were to be, {written} were",
-                remedy="look for ENABLE ALWAYS or REPLICA triggers on the table; nothing was changed",
-            )
 
 
 def _values(key: ForeignKey, alias: str) -> str:

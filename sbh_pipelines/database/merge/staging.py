@@ -211,9 +211,11 @@ class Staging:
 
     def is_own(self, alias: str) -> str:
         """The condition that a wanted row, staged under this alias, is to be the tenant's: all are, but for an undo."""
-        if not (self.left and self.keyed):
+        if not self.left:
             return "true"
-        return f"NOT EXISTS (SELECT FROM {self.left} sbh_left WHERE {self.same_key('sbh_left', alias)})"
+        same = self.same_key("sbh_left", alias) if self.keyed else ""
+        same = same or f"{self.record('sbh_left')}::text = {self.record(alias)}::text"
+        return f"NOT EXISTS (SELECT FROM {self.left} sbh_left WHERE {same})"
 
     @property
     def adopted_rows(self) -> str:

@@ -140,3 +140,42 @@ def test_a_unique_value_that_is_taken(database: Database, tmp_path: Path) -> Non
     named = {(row.key["id"], (row.held_by or {})["id"], row.owner) for row in conflict.named}
     assert named == {("1", "7", "no tenant"), ("2", "8", "globex")}
     assert schema.rows()["public.users"] == ["3\t2\tc@x", "7\t\\N\ta@x", "8\t2\tb@x"]
+
+
+SINCE = (
+    "INSERT INTO versions VALUES (70, 'Project', 1, 'destroy')",
+    "INSERT INTO trail VALUES ('Project', 1, 'a'), ('Project', 1, 'destroy')",
+    "INSERT INTO comments VALUES (70, 1, 'since')",
+    "INSERT INTO reactions VALUES (70, 70, '!')",
+)
+
+
+def test_rows_of_nobody_that_came_since(schema: SmallSchema) -> None:
+    """What was written about the parent when it went hangs on it again: exact removes it, the others leave it."""
+    before = schema.rows()
+    schema.run(*SINCE, "SET session_replication_role = replica; DELETE FROM projects WHERE id = 1")
+    wrecked = schema.rows()
+    plan = schema.plan()
+    assert not plan.problems
+    assert {t.table: t.delete for t in plan.tables if t.delete} == {
+        "public.comments": 1,
+        "public.reactions": 1,
+        "public.trail": 2,
+        "public.versions": 1,
+    }
+    schema.restore(mode="missing-only")
+    assert schema.rows() == {**wrecked, "public.projects": before["public.projects"]}
+    schema.run("SET session_replication_role = replica; DELETE FROM projects WHERE id = 1")
+    schema.restore()
+    assert schema.rows() == before
+
+
+def test_they_are_left_where_rows_are_chosen(schema: SmallSchema) -> None:
+    before = schema.rows()
+    schema.run(*SINCE, LOSS)
+    wrecked = schema.rows()
+    schema.restore(rows="projects where id = 1")
+    after = schema.rows()
+    assert after["public.projects"] == before["public.projects"]
+    for table in ("versions", "trail", "reactions"):
+        assert after[f"public.{table}"] == wrecked[f"public.{table}"]

@@ -62,6 +62,21 @@ def test_rows_of_nobody_are_nobodys_again(schema: SmallSchema, request_fields: d
     _undone(schema, done, before, after)
 
 
+@pytest.mark.parametrize("mode", ["exact", "missing-only"])
+def test_rows_of_nobody_that_came_since(schema: SmallSchema, mode: str) -> None:
+    """They went, or became the tenant's with what they hang on: nobody's again, as they were."""
+    schema.run(
+        "INSERT INTO comments VALUES (70, 1, 'since')",
+        "INSERT INTO labels VALUES (70, 1, 'since'), (1, 9, 'since')",
+        "INSERT INTO trail VALUES (70, 'since'), (1, 'l')",
+        "UPDATE labels SET note = 'later' WHERE comment_id = 3",
+        "SET session_replication_role = replica; DELETE FROM projects WHERE id = 1",
+    )
+    before = schema.rows()
+    done = schema.restore(mode=mode)
+    _undone(schema, done, before, schema.rows())
+
+
 def test_the_tenants_own_row_was_deleted(schema: SmallSchema) -> None:
     """Its rows were nobody's, down to the last table."""
     backed_up = schema.rows()

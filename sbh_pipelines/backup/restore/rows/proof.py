@@ -152,7 +152,7 @@ class RowProof:
             for m in self._merges.values()
             if m.changes.any
         }
-        for oid, beside in self._references.written.items():
+        for oid, beside in self._references.consequences.written.items():
             inserted, updated, deleted = decided.get(oid, (0, 0, 0))
             decided[oid] = (inserted + beside[0], updated + beside[1], deleted + beside[2])
         if counted and counted != decided:
@@ -197,7 +197,7 @@ class RowProof:
         late = late_children(
             connection, self._context.connection, self._context.tenancy, merges, self._context.point.snapshot
         )
-        late = sorted({*late, *self._references.late(connection, self._context.point.snapshot)})
+        late = sorted({*late, *self._references.consequences.late(connection, self._context.point.snapshot)})
         if late:
             raise SourceConflict(
                 "Rows were written that refer to some which the restore deletes; rolled back",

@@ -57,7 +57,7 @@ def _choices(refused: Sequence[Reference], context: RestoreContext) -> list[str]
     """What can be done, as it is true for these rows."""
     parents = ", ".join(dict.fromkeys(reference.parent for reference in refused))
     choices = []
-    if all(r.key.on_delete in ("c", "n", "d") and r.whose != ANOTHER for r in refused):
+    if all(r.declared for r in refused):
         does = ", ".join(dict.fromkeys(_declared(reference) for reference in refused))
         choices.append(f"--references declared: as the foreign keys say, {does}")
     choices.append(f"--references keep: the rows of {parents} that they refer to stay")

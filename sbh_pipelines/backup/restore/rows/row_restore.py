@@ -17,6 +17,7 @@ from sbh_pipelines.backup.restore.rows.samples import row_samples
 from sbh_pipelines.database.merge.adoption import NONE_HELD
 from sbh_pipelines.database.merge.closure import Closure, involved, named_root, no_such_table
 from sbh_pipelines.database.merge.conflicts import foreseen_violations
+from sbh_pipelines.database.merge.followers import Followers
 from sbh_pipelines.database.merge.foreign_keys import foreseen_breaks
 from sbh_pipelines.database.merge.links import links_of
 from sbh_pipelines.database.merge.mapping import SchemaDifference, TableMapping, map_tables
@@ -27,6 +28,7 @@ from sbh_pipelines.database.merge.read_back import check_staged, sum_staged
 from sbh_pipelines.database.merge.references import References
 from sbh_pipelines.database.merge.returning import LateRows, any_returning, stage_returning
 from sbh_pipelines.database.merge.row_choice import parse_rows
+from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.database.session.connection import connect
 from sbh_pipelines.errors import (
     RequestError,
@@ -55,6 +57,7 @@ class RowRestore:
             context.request.references,
             context.undo_since,
         )
+        self.followers: Followers | None = None
         self._mappings: dict[int, TableMapping] = {}  # of all tables of the backup
         self._links = links_of(context.tenancy)
         self._late: set[str] = set()  # tables with rows of which no plan can tell whether they will be the tenant's
@@ -86,6 +89,7 @@ class RowRestore:
             self._decide(compared)
         if self._context.request.tables or self._context.request.config_only:
             self._bring_parents(comparer)
+        self._find_followers()
         self.differences += [difference for compared in self.compared for difference in compared.differences]
 
     def _decide(self, compared: TableComparison) -> None:
@@ -135,6 +139,42 @@ class RowRestore:
         order = [table.full_name for table in self._context.tenancy.tables]
         self.compared = sorted([*self.compared, *added], key=lambda c: order.index(c.table.full_name))
         self.merges = {name: self.merges[name] for name in order if name in self.merges}
+
+    def _find_followers(self) -> None:
+        """Rows of nobody that hang on what comes back: where all is to be as it was, they go."""
+        if not any(m.todo_rows or m.staging.adopted for m in self.merges.values()):
+            return
+        merges = self._by_oid()
+        self.followers = Followers(self._context.connection, self._context.tenancy, self._links, merges)
+        compared = {c.table.table.oid: c for c in self.compared}
+        for number, table in enumerate(self._context.tenancy.tables, len(self.compared) + 1):
+            rows, found = self.followers.find(table), compared.get(table.table.oid)
+            if not rows or found is None or found.partial or self._context.request.rows is not None:
+                continue
+            if not RULES[self._context.request.mode].exact:
+                continue
+            if found.staging is None:
+                found.staging = Staging(
+                    self._context.connection,
+                    found.mapping,
+                    self._context.tenant.key,
+                    number,
+                    dry_run=self._context.dry_run,
+                )
+                found.staging.finish()
+                self._decide(found)
+                merges[table.table.oid] = self.merges[table.full_name]
+            merges[table.table.oid].remove(self.followers.rows(table), rows)
+        order = [table.full_name for table in self._context.tenancy.tables]
+        self.merges = {name: self.merges[name] for name in order if name in self.merges}
+
+    def left_rows(self) -> list[tuple[Staging, str | None]]:
+        """Of the tables that are written: rows of nobody that are to be the tenant's, staged or, in a temporary table, not."""
+        return [
+            (merge.staging, self.followers.of(merge.table) if self.followers else None)
+            for merge in self.merges.values()
+            if merge.changes.any
+        ]
 
     def _by_oid(self) -> dict[int, TableMerge]:
         return {merge.table.table.oid: merge for merge in self.merges.values()}
@@ -347,7 +387,7 @@ class RowRestore:
         hold_tenant(self._context.connection, self._context.tenancy, self._context.tenant.key)
         merges = list(self.merges.values())
         self._context.notice("merge", 0, len(merges))
-        self.references.apply()
+        self.references.consequences.apply()
         for merge in merges:
             merge.hold_adopted()
         late = LateRows([merge for merge in merges if merge.table.full_name in self._late])
