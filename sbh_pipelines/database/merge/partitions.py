@@ -10,6 +10,7 @@ from sbh_pipelines.database.merge.links import Link
 from sbh_pipelines.database.merge.read_back import check_staged, sum_staged
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.database.session.connection import translated
+from sbh_pipelines.database.session.search_path import own_names
 from sbh_pipelines.database.session.sql import ident
 
 _MOST_STATEMENTS = 5
@@ -56,8 +57,9 @@ def without_partition(staging: Staging) -> SchemaDifference | None:
     table = staging.table.full_name
     with translated("look for partitions", table):
         cursor = staging.connection.cursor()
-        cursor.execute(_TREE, (staging.table.table.oid,))
-        nodes = [_Node(*row) for row in cursor.fetchall()]
+        with own_names(staging.connection):
+            cursor.execute(_TREE, (staging.table.table.oid,))
+            nodes = [_Node(*row) for row in cursor.fetchall()]
         missing = "true"
         if staging.keyed:  # a row with the same key is in its partition
             missing = f"NOT EXISTS (SELECT FROM {staging.have} h WHERE {staging.same_key('h', 'w')})"
@@ -167,7 +169,7 @@ def _bounds(cursor: Any, node: _Node, children: list[_Node], rows: str) -> Itera
     elif node.strategy == "l" and plain:
         column = f"sbh_row.{ident(node.column or '')}"
         cursor.execute(
-            f"SELECT DISTINCT quote_nullable({column}::text) FROM {rows} ORDER BY 1 LIMIT {_MOST_VALUES + 1}"
+            f"SELECT DISTINCT pg_catalog.quote_nullable({column}::text) FROM {rows} ORDER BY 1 LIMIT {_MOST_VALUES + 1}"
         )
         values = [value for (value,) in cursor.fetchall()]
         yield f"FOR VALUES IN ({', '.join(values)})" if len(values) <= _MOST_VALUES else "DEFAULT"
@@ -198,9 +200,10 @@ def _range_bounds(cursor: Any, node: _Node, children: list[_Node], rows: str) ->
 
     for _ in range(_MOST_STATEMENTS):
         cursor.execute(
-            f"SELECT quote_literal(first::text), (SELECT quote_literal(max(edge)::text) FROM {among(highs)} WHERE edge <= first),"
-            f" (SELECT quote_literal(min(edge)::text) FROM {among(lows)} WHERE edge > first)"
-            f" FROM (SELECT min({column}) AS first FROM {rows} AND {after}) x"
+            "SELECT pg_catalog.quote_literal(first::text),"
+            f" (SELECT pg_catalog.quote_literal(pg_catalog.max(edge)::text) FROM {among(highs)} WHERE edge <= first),"
+            f" (SELECT pg_catalog.quote_literal(pg_catalog.min(edge)::text) FROM {among(lows)} WHERE edge > first)"
+            f" FROM (SELECT pg_catalog.min({column}) AS first FROM {rows} AND {after}) x"
         )
         first, low, high = cursor.fetchone()
         if first is None:

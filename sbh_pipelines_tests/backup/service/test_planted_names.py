@@ -91,7 +91,7 @@ def examined(settings: Settings) -> None:
         role.check(report, connection, settings, facts)
         role.check_tables(report, connection, settings, tenancy, facts)
         tables.check(report, connection, settings, tenancy)
-        tables.check_rows(report, connection, tenancy, listing)
+        tables.check_rows(report, connection, settings, tenancy, listing)
         contents.check(report, connection, tenancy)
         tenants.check(report, connection, settings, listing)
     assert [finding.detail for finding in report.findings if "planted" in finding.detail] == []

@@ -103,7 +103,7 @@ def find_outside(connection: Connection, settings: Settings, tenancy: TenancyMap
 
 def check_schemas(connection: Connection, schemas: list[str]) -> None:
     """Raises TenancyError for a schema that is not there: its tables would be left out without a word."""
-    with translated("look for the schemas"):
+    with translated("look for the schemas"), own_names(connection):
         cursor = connection.cursor()
         cursor.execute(
             "SELECT s FROM unnest(%s::text[]) s WHERE NOT EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = s)",
