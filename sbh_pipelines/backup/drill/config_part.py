@@ -15,7 +15,7 @@ from sbh_pipelines.backup.recover.fit import NewSchema, TableFit, fit_tables, lo
 from sbh_pipelines.backup.recover.platform_backup import open_platform
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.capture.line_sums import LineSums
-from sbh_pipelines.database.merge.columns import SchemaDifference
+from sbh_pipelines.database.merge.fit.columns import SchemaDifference
 from sbh_pipelines.database.rebuild.load import without_triggers
 from sbh_pipelines.database.rebuild.run import transaction
 from sbh_pipelines.database.rebuild.unowned import UnownedRows, copy_rows

@@ -30,7 +30,7 @@ from sbh_pipelines.backup.drill.scenarios import PARTS, Part, parts_of
 from sbh_pipelines.backup.recover.recovery import RecoveryReport, rebuild
 from sbh_pipelines.backup.recover.tenant import TenantChoice
 from sbh_pipelines.backup.site.site import Site
-from sbh_pipelines.database.merge.columns import SchemaDifference
+from sbh_pipelines.database.merge.fit.columns import SchemaDifference
 from sbh_pipelines.database.rebuild.left_out import LeftOut
 from sbh_pipelines.database.rebuild.throwaway import ThrowawayDatabase, drill_server, drop_leftovers
 from sbh_pipelines.errors import SbhError, UnknownBackup

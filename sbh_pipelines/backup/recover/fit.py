@@ -12,7 +12,7 @@ from sbh_pipelines.backup.contents.layers import table_rows
 from sbh_pipelines.backup.contents.stored_table import StoredTable
 from sbh_pipelines.backup.recover.platform_backup import OpenPlatformBackup
 from sbh_pipelines.database.capture.line_sums import LineSums, pieces_counted
-from sbh_pipelines.database.merge.mapping import SchemaDifference, TableMapping, map_tables, wanted_columns
+from sbh_pipelines.database.merge.fit.mapping import SchemaDifference, TableMapping, map_tables, wanted_columns
 from sbh_pipelines.database.rebuild.load import load_rows
 from sbh_pipelines.database.rebuild.shared import narrow
 from sbh_pipelines.database.schema.catalog import read_catalog

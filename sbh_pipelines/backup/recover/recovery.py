@@ -26,7 +26,7 @@ from sbh_pipelines.backup.recover.tenant import LoadTarget, PassedOver, TenantCh
 from sbh_pipelines.backup.recover.unowned import UnownedSteps
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import side_by_side
-from sbh_pipelines.database.merge.columns import SchemaDifference
+from sbh_pipelines.database.merge.fit.columns import SchemaDifference
 from sbh_pipelines.database.rebuild.after_rows import analyze, refresh_views
 from sbh_pipelines.database.rebuild.left_out import LeftOut, of_phases
 from sbh_pipelines.database.rebuild.roles import search_path

@@ -21,7 +21,7 @@ from sbh_pipelines.backup.recover.fit import NewSchema, fit_tables, load_fit, re
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.capture.capture import copy_table
 from sbh_pipelines.database.capture.line_sums import LineSums
-from sbh_pipelines.database.merge.columns import SchemaDifference
+from sbh_pipelines.database.merge.fit.columns import SchemaDifference
 from sbh_pipelines.database.rebuild.load import dangling, doubled, without_triggers
 from sbh_pipelines.database.rebuild.run import Loaded, LoadedFacts, note_proved, note_tenant, run, transaction
 from sbh_pipelines.database.rebuild.shared import narrow

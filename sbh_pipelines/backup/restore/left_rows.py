@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sbh_pipelines.database.merge.adoption import read_rows_of_nobody
+from sbh_pipelines.database.merge.relationships.adoption import read_rows_of_nobody
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, RestoreRefused
 from sbh_pipelines.model import RestoreId

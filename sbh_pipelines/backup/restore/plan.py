@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sbh_pipelines.backup.restore.request import Scope
-from sbh_pipelines.database.merge.columns import SchemaDifference
+from sbh_pipelines.database.merge.fit.columns import SchemaDifference
 from sbh_pipelines.errors import RestoreConflict, SbhError, SchemaMismatch
 
 _FEW = 3  # rows named in an error

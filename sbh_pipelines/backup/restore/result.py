@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sbh_pipelines.backup.restore.request import Scope
-from sbh_pipelines.database.merge.columns import SchemaDifference
+from sbh_pipelines.database.merge.fit.columns import SchemaDifference
 from sbh_pipelines.document import optional, unshown
 from sbh_pipelines.errors import SbhError
 

@@ -26,7 +26,7 @@ from sbh_pipelines.backup.retain.forget import RetentionLine, RetentionOutcome
 from sbh_pipelines.backup.retain.holds import HoldLine
 from sbh_pipelines.backup.retain.prune import NothingToPrune, PruneReport
 from sbh_pipelines.backup.service.audit import EventListing
-from sbh_pipelines.database.merge.columns import SchemaDifference
+from sbh_pipelines.database.merge.fit.columns import SchemaDifference
 
 __all__ = [
     "Approval",

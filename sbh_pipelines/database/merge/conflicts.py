@@ -7,8 +7,8 @@ the whole table.
 
 from dataclasses import dataclass
 
-from sbh_pipelines.database.merge.adoption import MOST_NAMED, HeldKey, owners_of
 from sbh_pipelines.database.merge.merge import TableMerge
+from sbh_pipelines.database.merge.relationships.adoption import MOST_NAMED, HeldKey, owners_of
 from sbh_pipelines.database.schema.catalog import Table, UniqueKey
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, translated

@@ -16,7 +16,7 @@ from typing import IO, Any
 from sbh_pipelines.database.capture.capture import TableSink, copy_groups, order_by
 from sbh_pipelines.database.capture.line_sums import LineSums, pieces_counted
 from sbh_pipelines.database.capture.row_groups import Segment
-from sbh_pipelines.database.merge.mapping import TableMapping, stored_key, wanted_columns
+from sbh_pipelines.database.merge.fit.mapping import TableMapping, stored_key, wanted_columns
 from sbh_pipelines.database.schema.key_hash import KeyCode
 from sbh_pipelines.database.schema.name_types import exact_names
 from sbh_pipelines.database.session.connection import Connection, translated

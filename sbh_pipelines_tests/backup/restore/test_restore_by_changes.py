@@ -23,7 +23,7 @@ from sbh_pipelines.backup.restore.rows import compare
 from sbh_pipelines.backup.restore.rows.compare import TableComparer
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.backup.site.site import Site
-from sbh_pipelines.database.merge.mapping import map_tables
+from sbh_pipelines.database.merge.fit.mapping import map_tables
 from sbh_pipelines.database.merge.merge import restore_transaction
 from sbh_pipelines.database.schema.tenancy import load_map
 from sbh_pipelines.database.session.snapshot import describe_snapshot

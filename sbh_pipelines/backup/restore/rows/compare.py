@@ -19,13 +19,13 @@ from sbh_pipelines.backup.restore.context import RestoreContext
 from sbh_pipelines.backup.restore.left_rows import LeftRows
 from sbh_pipelines.backup.restore.rows.groups import ChunkSet, LiveGroups, SortedGroups
 from sbh_pipelines.database.capture.capture import copy_table
-from sbh_pipelines.database.merge.adoption import NONE_HELD, Held, adopt_rows, leave_rows
-from sbh_pipelines.database.merge.columns import SchemaDifference
-from sbh_pipelines.database.merge.links import links_of
-from sbh_pipelines.database.merge.mapping import TableMapping
+from sbh_pipelines.database.merge.fit.columns import SchemaDifference
+from sbh_pipelines.database.merge.fit.mapping import TableMapping
+from sbh_pipelines.database.merge.fit.partitions import hanging_on_homeless, leave_out_homeless, without_partition
 from sbh_pipelines.database.merge.modes import RULES
-from sbh_pipelines.database.merge.partitions import hanging_on_homeless, leave_out_homeless, without_partition
 from sbh_pipelines.database.merge.read_back import check_staged, sum_staged
+from sbh_pipelines.database.merge.relationships.adoption import NONE_HELD, Held, adopt_rows, leave_rows
+from sbh_pipelines.database.merge.relationships.links import links_of
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.database.merge.untouched import Census, census, find_touched, untouched_rows
 from sbh_pipelines.database.schema.definition import VOLATILE, read_definitions

@@ -6,9 +6,9 @@ from sbh_pipelines.backup.restore.context import RestoreContext
 from sbh_pipelines.backup.restore.plan import Conflict, ConflictRow
 from sbh_pipelines.backup.restore.rows.compare import TableComparison
 from sbh_pipelines.backup.restore.rows.samples import masked_key, sensitive_columns
-from sbh_pipelines.database.merge.adoption import HeldKey
 from sbh_pipelines.database.merge.conflicts import Collision, foreseen
 from sbh_pipelines.database.merge.merge import TableMerge
+from sbh_pipelines.database.merge.relationships.adoption import HeldKey
 from sbh_pipelines.database.schema.tenancy import TENANTS
 from sbh_pipelines.database.session.connection import translated
 from sbh_pipelines.database.session.sql import ident, literal

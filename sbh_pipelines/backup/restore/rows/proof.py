@@ -16,7 +16,7 @@ from sbh_pipelines.database.merge.foreign_keys import check_foreign_keys, keep_p
 from sbh_pipelines.database.merge.merge import TableMerge, written_by
 from sbh_pipelines.database.merge.modes import RULES
 from sbh_pipelines.database.merge.read_back import rows_differ
-from sbh_pipelines.database.merge.references import References
+from sbh_pipelines.database.merge.relationships.references import References
 from sbh_pipelines.database.merge.untouched import hash_of_keys, no_other_transaction_ended, others_wrote
 from sbh_pipelines.database.session.connection import Connection, connect
 from sbh_pipelines.errors import ProofFailed, RestoreRefused, SourceConflict

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from sbh_pipelines.backup.restore.context import RestoreContext
 from sbh_pipelines.backup.restore.plan import ReferenceRows, key_text
 from sbh_pipelines.backup.restore.rows.samples import masked_key, sensitive_columns
-from sbh_pipelines.database.merge.references import ANOTHER, MOST_NAMED, ON_DELETE, THIS, Reference
+from sbh_pipelines.database.merge.relationships.references import ANOTHER, MOST_NAMED, ON_DELETE, THIS, Reference
 from sbh_pipelines.database.session.sql import ident, literal
 from sbh_pipelines.errors import RestoreRefused
 

@@ -14,19 +14,19 @@ from sbh_pipelines.backup.restore.rows.conflicts import find_conflicts
 from sbh_pipelines.backup.restore.rows.proof import RowProof
 from sbh_pipelines.backup.restore.rows.references import references_problem, shown_reference
 from sbh_pipelines.backup.restore.rows.samples import row_samples
-from sbh_pipelines.database.merge.adoption import NONE_HELD
-from sbh_pipelines.database.merge.closure import Closure, involved, named_root, no_such_table
 from sbh_pipelines.database.merge.conflicts import foreseen_violations
-from sbh_pipelines.database.merge.followers import Followers
+from sbh_pipelines.database.merge.fit.mapping import SchemaDifference, TableMapping, map_tables
 from sbh_pipelines.database.merge.foreign_keys import foreseen_breaks
-from sbh_pipelines.database.merge.links import links_of
-from sbh_pipelines.database.merge.mapping import SchemaDifference, TableMapping, map_tables
 from sbh_pipelines.database.merge.merge import TableChanges, TableMerge, hold_tenant
 from sbh_pipelines.database.merge.modes import RULES
-from sbh_pipelines.database.merge.parents import LostParents, Strangers, strangers
 from sbh_pipelines.database.merge.read_back import check_staged, sum_staged
-from sbh_pipelines.database.merge.references import References
-from sbh_pipelines.database.merge.returning import LateRows, any_returning, stage_returning
+from sbh_pipelines.database.merge.relationships.adoption import NONE_HELD
+from sbh_pipelines.database.merge.relationships.closure import Closure, involved, named_root, no_such_table
+from sbh_pipelines.database.merge.relationships.followers import Followers
+from sbh_pipelines.database.merge.relationships.links import links_of
+from sbh_pipelines.database.merge.relationships.parents import LostParents, Strangers, strangers
+from sbh_pipelines.database.merge.relationships.references import References
+from sbh_pipelines.database.merge.relationships.returning import LateRows, any_returning, stage_returning
 from sbh_pipelines.database.merge.row_choice import parse_rows
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.database.session.connection import connect

@@ -11,7 +11,7 @@ written.
 
 from collections.abc import Callable, Mapping, Sequence
 
-from sbh_pipelines.database.merge.links import Link, links_of, refers
+from sbh_pipelines.database.merge.relationships.links import Link, links_of, refers
 from sbh_pipelines.database.merge.row_choice import RowChoice
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.database.schema.catalog import Table

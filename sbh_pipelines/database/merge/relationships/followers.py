@@ -6,9 +6,9 @@ is to be exactly what it was they go. Else they stay, and an undo must know them
 
 from collections.abc import Iterator, Mapping
 
-from sbh_pipelines.database.merge.links import Link
 from sbh_pipelines.database.merge.merge import TableMerge
-from sbh_pipelines.database.merge.parents import coming
+from sbh_pipelines.database.merge.relationships.links import Link
+from sbh_pipelines.database.merge.relationships.parents import coming
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap
 from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.database.session.sql import ident

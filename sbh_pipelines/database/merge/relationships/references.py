@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sbh_pipelines.database.capture.changes import ages, snapshot_xmin
-from sbh_pipelines.database.merge.consequences import Consequences, Found
 from sbh_pipelines.database.merge.foreign_keys import enforced_keys
 from sbh_pipelines.database.merge.merge import TableMerge
+from sbh_pipelines.database.merge.relationships.consequences import Consequences, Found
 from sbh_pipelines.database.schema.catalog import ForeignKey, Table
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap
 from sbh_pipelines.database.session.connection import Connection, translated

@@ -10,8 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sbh_pipelines.database.merge.conversion import assigned, from_text, widens
-from sbh_pipelines.database.merge.mapping import SchemaDifference, TableMapping, map_tables, stored_key, wanted_columns
+from sbh_pipelines.database.merge.fit.conversion import assigned, from_text, widens
+from sbh_pipelines.database.merge.fit.mapping import (
+    SchemaDifference,
+    TableMapping,
+    map_tables,
+    stored_key,
+    wanted_columns,
+)
 from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.schema.tenancy import load_map
 from sbh_pipelines.database.session.connection import connect
@@ -182,14 +188,13 @@ def test_a_renamed_table_with_a_renamed_column(server: tuple[Database, Any], col
     [
         ("CREATE TABLE todo (id int PRIMARY KEY, tenant_id int); CREATE TABLE tasks (id int PRIMARY KEY, tenant_id int)", {"todo": "tasks"}, True),
         ("CREATE TABLE moved (id int PRIMARY KEY, tenant_id int)", {"todo": "gone"}, True),
-        ("CREATE SCHEMA app; CREATE TABLE app.tasks (id int PRIMARY KEY, tenant_id int NOT NULL, title text)", {"todo": "app.tasks"}, False),
-        ("CREATE SCHEMA app; CREATE TABLE app.tasks (id int PRIMARY KEY, tenant_id int NOT NULL, title text)", {"public.todo": "tasks"}, False),
+        ("CREATE TABLE app.tasks (id int PRIMARY KEY, tenant_id int NOT NULL, title text)", {"todo": "app.tasks"}, False),
+        ("CREATE TABLE app.tasks (id int PRIMARY KEY, tenant_id int NOT NULL, title text)", {"public.todo": "tasks"}, False),
     ],
 )  # fmt: skip
 def test_renames_of_tables(server: tuple[Database, Any], ddl: str, renamed: dict[str, str], expected: bool) -> None:
     """They block when the old table is still there or the new one is not; another schema is fine."""
     server[0].run("CREATE SCHEMA IF NOT EXISTS app")
-    server[0].run("DROP SCHEMA app")
     _, differences = mapped(server, ddl, header(name="todo"), {"renamed": renamed}, schemas=["public", "app"])
     (of_table,) = [d for d in differences if d.change == "renamed table"]
     assert of_table.blocking is expected

@@ -7,9 +7,9 @@ depth. Such parents come back with it, and nothing else of their tables.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from sbh_pipelines.database.merge.links import Link
 from sbh_pipelines.database.merge.merge import TableMerge
 from sbh_pipelines.database.merge.read_back import check_staged, sum_staged
+from sbh_pipelines.database.merge.relationships.links import Link
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.database.session.sql import from_only

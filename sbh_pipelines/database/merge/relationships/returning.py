@@ -9,8 +9,8 @@ everything is written: no plan knows their number.
 
 from collections.abc import Sequence
 
-from sbh_pipelines.database.merge.links import Link
 from sbh_pipelines.database.merge.merge import TableMerge
+from sbh_pipelines.database.merge.relationships.links import Link
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.database.session.sql import ident

@@ -7,9 +7,9 @@ and what cannot be done. `lossy` differences need the operator's consent, `block
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sbh_pipelines.database.merge.columns import ColumnFrom, ColumnMapper, SchemaDifference
-from sbh_pipelines.database.merge.conversion import assigned, from_text
-from sbh_pipelines.database.merge.renames import Renames
+from sbh_pipelines.database.merge.fit.columns import ColumnFrom, ColumnMapper, SchemaDifference
+from sbh_pipelines.database.merge.fit.conversion import assigned, from_text
+from sbh_pipelines.database.merge.fit.renames import Renames
 from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap
 from sbh_pipelines.database.session.sql import SQL_ASCII, exchanged, ident, literal

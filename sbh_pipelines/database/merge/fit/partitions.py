@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sbh_pipelines.database.merge.columns import SchemaDifference
-from sbh_pipelines.database.merge.links import Link
+from sbh_pipelines.database.merge.fit.columns import SchemaDifference
 from sbh_pipelines.database.merge.read_back import check_staged, sum_staged
+from sbh_pipelines.database.merge.relationships.links import Link
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.database.session.connection import translated
 from sbh_pipelines.database.session.search_path import own_names

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sbh_pipelines.database.merge.conversion import widens
-from sbh_pipelines.database.merge.renames import Renames
+from sbh_pipelines.database.merge.fit.conversion import widens
+from sbh_pipelines.database.merge.fit.renames import Renames
 from sbh_pipelines.database.schema.catalog import Column
 from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.schema.tenancy import MappedTable
