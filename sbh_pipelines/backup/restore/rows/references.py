@@ -61,11 +61,11 @@ def _choices(refused: Sequence[Reference], context: RestoreContext) -> list[str]
         does = ", ".join(dict.fromkeys(_declared(reference) for reference in refused))
         choices.append(f"--references declared: as the foreign keys say, {does}")
     choices.append(f"--references keep: the rows of {parents} that they refer to stay")
+    if any(reference.whose == THIS for reference in refused):
+        choices.append("restore the tables that they are in as well")
     statements = [_statement(r) for r in refused[:_FEW] if r.whose != ANOTHER and _sayable(r, context)]
     if statements:
         choices.append("remove them first, in the application, or by " + " ".join(statements))
-    if any(reference.whose == THIS for reference in refused):
-        choices.append("restore the tables that they are in as well")
     return choices
 
 
