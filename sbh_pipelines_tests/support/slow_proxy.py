@@ -86,4 +86,6 @@ def slow_line(target: str, tls: ssl.SSLContext | None = None) -> Iterator[tuple[
     try:
         yield f"{'https' if tls else 'http'}://127.0.0.1:{line.port}", line
     finally:
+        with suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)  # wakes what waits for the next client
         listener.close()
