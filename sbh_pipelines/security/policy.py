@@ -48,6 +48,7 @@ PERMISSIONS: dict[str, Role] = {
     "backup.hold": Role.ADMIN,
     "backup.export": Role.ADMIN,
     "restore.plan": Role.OPERATOR,
+    "former_tenant.read": Role.ADMIN,
     "platform.backup": Role.ADMIN,
     "platform.restore": Role.ADMIN,
     "drill.run": Role.ADMIN,

@@ -17,7 +17,7 @@ from sbh_pipelines.errors import AccessDenied, SbhError
 from sbh_pipelines.model import Tenant, TenantId
 from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.repository import lease as leases
-from sbh_pipelines.security.policy import ALL_TENANTS, Role, UserContext, authorize
+from sbh_pipelines.security.policy import ALL_TENANTS, UserContext, authorize
 
 _CLAIM_FOLDER = "launch/"
 _CLAIM_S = 60.0
@@ -42,12 +42,7 @@ class Gate:
         """
         if former_key is None:
             return tenant.key
-        if user_ctx.tenant_id != ALL_TENANTS or user_ctx.role is not Role.ADMIN:
-            raise AccessDenied(
-                "Backups of a former tenant are for administrators of the platform",
-                on=tenant.id,
-                remedy="ask one of them",
-            )
+        self.authorize(user_ctx, "former_tenant.read", ALL_TENANTS)
         return former_key
 
     def authorize(self, user_ctx: UserContext, action: str, tenant_id: str) -> None:

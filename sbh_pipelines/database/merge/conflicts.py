@@ -44,16 +44,14 @@ def foreseen(connection: Connection, merge: TableMerge) -> list[Collision]:
         where = f" WHERE {key.predicate}" if key.predicate else ""
         own_key = "".join(f", n.{ident(name)} AS sbh_k{nth}" for nth, name in enumerate(_key(merge)))
         todo = f"(SELECT {elements}{own_key} FROM {staging.named(merge.todo, 'n')}{where})"
-        others = (
-            f"(SELECT n.*, n.tableoid AS sbh_part, n.ctid AS sbh_place, {elements} FROM {from_only(table)} n{where})"
-        )
+        others = f"(SELECT n.*, n.tableoid AS tableoid, n.ctid AS ctid, {elements} FROM {from_only(table)} n{where})"
         stays = "true"
         if staging.keyed:
             stays = f"NOT EXISTS (SELECT FROM {merge.gone} h WHERE {staging.key_of_live('l', 'h')})"
         elif merge.changes.deleted:  # which of the tenant's rows go is known by their texts only: the server will tell
             stays = (
                 f"NOT EXISTS (SELECT FROM {merge.table.source} WHERE {merge.table.tenant_is([staging.tenant_key])}"
-                " AND t.tableoid = l.sbh_part AND t.ctid = l.sbh_place)"
+                " AND t.tableoid = l.tableoid AND t.ctid = l.ctid)"
             )
         with translated("look for conflicts", merge.table.full_name):
             cursor = connection.cursor()
@@ -86,8 +84,8 @@ def _named(merge: TableMerge, pairs: str) -> tuple[HeldKey, ...]:
     mine = [f"h.sbh_k{nth}" for nth in range(len(keys))]
     theirs = [f"h.sbh_l{nth}" for nth in range(len(keys))]
     listed = "".join(f", a.sbh_k{nth} AS sbh_k{nth}, l.{ident(key)} AS sbh_l{nth}" for nth, key in enumerate(keys))
-    rows = f"(SELECT l.sbh_part, l.sbh_place{listed} FROM {pairs} LIMIT {MOST_NAMED})"
-    found = owners_of(merge.staging, rows, [*mine, *theirs], "h.sbh_part", "h.sbh_place")
+    rows = f"(SELECT l.tableoid, l.ctid{listed} FROM {pairs} LIMIT {MOST_NAMED})"
+    found = owners_of(merge.staging, rows, [*mine, *theirs], "h.tableoid", "h.ctid")
     named = []
     for *values, owner in found:
         key, holder = (dict(zip(keys, v, strict=True)) for v in (values[: len(keys)], values[len(keys) :]))

@@ -17,10 +17,10 @@ from typing import Any
 
 from sbh_pipelines.database.merge.modes import RULES, Winner
 from sbh_pipelines.database.merge.staging import Staging
-from sbh_pipelines.database.schema.tenancy import TenancyMap
+from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap
 from sbh_pipelines.database.session.connection import Connection, connect, translated
 from sbh_pipelines.database.session.search_path import own_names
-from sbh_pipelines.database.session.sql import from_only, ident, literal, sql_name
+from sbh_pipelines.database.session.sql import free_name, from_only, ident, literal, sql_name
 from sbh_pipelines.errors import ProofFailed
 from sbh_pipelines.model import MergeMode
 from sbh_pipelines.settings import DatabaseSettings, RestoreSettings
@@ -212,7 +212,7 @@ class TableMerge:
         with translated("remove rows that came since", self.table.full_name):
             if s.keyed:
                 listed = ", ".join(f"t.{ident(name)}" for name in s.columns)
-                place = "t.sbh_place" if self.table.table.kind == "r" else "NULL::tid"
+                place = f"t.{place_columns(s.table)[1]}" if self.table.table.kind == "r" else "NULL::tid"
                 columns = ", ".join(s.columns.values())
                 for target in dict.fromkeys((s.have, self.gone)):
                     self._cursor.execute(
@@ -281,9 +281,10 @@ class TableMerge:
         )
         deleted = cursor.rowcount
         if self.surplus:
+            part, place = place_columns(self.table)
             cursor.execute(
                 f"DELETE FROM {from_only(self.table.table)} AS t USING {self.surplus} s"
-                " WHERE t.tableoid = s.sbh_part AND t.ctid = s.sbh_place"
+                f" WHERE t.tableoid = s.{part} AND t.ctid = s.{place}"
             )
             deleted += cursor.rowcount
         self._all_deleted(deleted)
@@ -400,6 +401,11 @@ class TableMerge:
             wrong: int = cursor.fetchone()[0]
             cursor.execute("SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on")
         return wrong
+
+
+def place_columns(table: MappedTable) -> tuple[str, str]:
+    """Names for a row's relation and place beside all columns of the table, none of which has such a name."""
+    return free_name("sbh_part", table.captured_columns), free_name("sbh_place", table.captured_columns)
 
 
 def _counts(kind: str) -> bool:

@@ -256,9 +256,9 @@ class Staging:
         return f"ROW({', '.join(f'{alias}.{ident(c)}' for c in self.columns)})"
 
     def placed(self, rows: str, alias: str) -> str:
-        """`named` of a temporary table, with the place of each row in it as `sbh_place`."""
+        """`named` of a temporary table, with the place of each row in it as `ctid`, a name that no column has."""
         columns = "".join(f", x.{staged} AS {ident(name)}" for name, staged in self.columns.items())
-        return f"(SELECT x.ctid AS sbh_place{columns} FROM {rows} x) AS {alias}"
+        return f"(SELECT x.ctid AS ctid{columns} FROM {rows} x) AS {alias}"
 
     def named(self, rows: str, alias: str) -> str:
         """A FROM item that gives staged rows under the names of the table's columns."""

@@ -1,5 +1,6 @@
 """Quoting: names and values in SQL that is put together from parts."""
 
+from collections.abc import Collection
 from typing import Protocol
 
 
@@ -51,3 +52,10 @@ def from_only(table: Relation) -> str:
     """The FROM item of the table's own rows: without those of tables that inherit from it."""
     # A partitioned root has no rows of its own; an inheritance child is a table of its own in the map.
     return sql_name(table) if table.kind == "p" else f"ONLY {sql_name(table)}"
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """A name that none of `taken` has: with underscores after it where they must be. `name` needs no quotes."""
+    while name in taken:
+        name += "_"
+    return name

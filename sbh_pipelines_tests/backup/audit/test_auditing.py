@@ -59,6 +59,7 @@ EVENTS: dict[str, tuple[str, ...] | str] = {
     "backups.create_all": ("backup.created", "backup.failed", "backup.checked", "policy.changed"),
     "backups.damaged": "goes with list_backups, which is recorded; it names what cannot be read",
     "backups.enumerate_files": BATCH,
+    "backups.former_keys": "goes with backups.of, which is recorded: keys of tenants, for callers of the platform",
     "backups.get": ("backup.accessed",),
     "backups.latest_recovery_point": ("backup.accessed",),
     "backups.of": ("backup.accessed",),

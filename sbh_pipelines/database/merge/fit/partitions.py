@@ -98,7 +98,7 @@ def hanging_on_homeless(staging: Staging, links: list[Link], parents: dict[int, 
         cursor.execute(f"DROP TABLE IF EXISTS {homeless(staging)}")
         cursor.execute(
             f"CREATE TEMP TABLE {homeless(staging)} ON COMMIT DROP AS SELECT w.ctid AS at, w.* FROM {staging.want} w"
-            f" WHERE w.ctid IN (SELECT t.sbh_place FROM {staging.placed(staging.want, 't')}"
+            f" WHERE w.ctid IN (SELECT t.ctid FROM {staging.placed(staging.want, 't')}"
             f" JOIN {parent.named(left_out, 'p')} ON {link.condition})"
         )
         rows = cursor.rowcount

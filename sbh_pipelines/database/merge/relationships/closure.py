@@ -94,8 +94,8 @@ class Closure:
                 with translated("choose rows", child.table.full_name):
                     found += self._pick(
                         own,
-                        f"SELECT t.sbh_place FROM {refers(link, child, own, parent, theirs)}"
-                        f" JOIN {_picked(theirs)} y ON y.place = p.sbh_place",
+                        f"SELECT t.ctid FROM {refers(link, child, own, parent, theirs)}"
+                        f" JOIN {_picked(theirs)} y ON y.place = p.ctid",
                     )
         return found
 
@@ -134,9 +134,9 @@ class Closure:
             with translated("choose rows", parent.table.full_name):
                 found += self._pick(
                     parent.want,
-                    f"SELECT p.sbh_place FROM {refers(link, child, child.want, parent, parent.want)}"
-                    f" JOIN {_picked(child.want)} x ON x.place = t.sbh_place"
-                    f" JOIN {parent.want} w ON w.ctid = p.sbh_place WHERE {_not_there(link, parent)}",
+                    f"SELECT p.ctid FROM {refers(link, child, child.want, parent, parent.want)}"
+                    f" JOIN {_picked(child.want)} x ON x.place = t.ctid"
+                    f" JOIN {parent.want} w ON w.ctid = p.ctid WHERE {_not_there(link, parent)}",
                 )
         return found
 

@@ -6,12 +6,12 @@ is to be exactly what it was they go. Else they stay, and an undo must know them
 
 from collections.abc import Iterator, Mapping
 
-from sbh_pipelines.database.merge.merge import TableMerge
+from sbh_pipelines.database.merge.merge import TableMerge, place_columns
 from sbh_pipelines.database.merge.relationships.links import Link
 from sbh_pipelines.database.merge.relationships.parents import coming
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap
 from sbh_pipelines.database.session.connection import Connection, translated
-from sbh_pipelines.database.session.sql import ident
+from sbh_pipelines.database.session.sql import free_name, ident
 
 
 class Followers:
@@ -34,11 +34,12 @@ class Followers:
         merge = self._merges.get(table.table.oid)
         listed = ", ".join(f"t.{ident(name)}" for name in table.captured_columns)
         text = f"ROW({listed})::text"
+        part, place = place_columns(table)
         with translated("look for rows that follow their parents", table.full_name):
             cursor = self._connection.cursor()
             cursor.execute(
-                f"CREATE TEMP TABLE {self.rows(table)} ON COMMIT DROP AS SELECT {listed}, t.tableoid AS sbh_part,"
-                f" t.ctid AS sbh_place, pg_catalog.row_number() OVER (PARTITION BY {text}) AS sbh_n FROM {table.own_source}"
+                f"CREATE TEMP TABLE {self.rows(table)} ON COMMIT DROP AS SELECT {listed}, t.tableoid AS {part},"
+                f" t.ctid AS {place}, pg_catalog.row_number() OVER (PARTITION BY {text}) AS {_nth(table)} FROM {table.own_source}"
                 f" WHERE EXISTS (SELECT FROM ({' UNION ALL '.join(parents)}) p WHERE {link.condition})"
                 f" AND {table.belongs_to_nobody}"
             )
@@ -51,7 +52,7 @@ class Followers:
         return found
 
     def rows(self, table: MappedTable) -> str:
-        """A temporary table with the rows' columns under their names, and where they lie: sbh_part, sbh_place."""
+        """A temporary table with the rows' columns under their names, and where they lie: `place_columns`."""
         return f"pg_temp.sbh_follows_{self._numbers[table.table.oid]}"
 
     def of(self, table: MappedTable) -> str | None:
@@ -76,4 +77,11 @@ class Followers:
             cursor.execute(f"DELETE FROM {rows} t USING {staging.have} h WHERE h.nobodys AND {same}")
             return
         adopted = f"SELECT {staging.record('h')}::text AS sbh_text, count(*) AS n FROM {staging.have} h WHERE h.nobodys GROUP BY 1"
-        cursor.execute(f"DELETE FROM {rows} t USING ({adopted}) a WHERE a.sbh_text = {text} AND t.sbh_n <= a.n")
+        cursor.execute(
+            f"DELETE FROM {rows} t USING ({adopted}) a WHERE a.sbh_text = {text} AND t.{_nth(merge.table)} <= a.n"
+        )
+
+
+def _nth(table: MappedTable) -> str:
+    """The name of a number beside all columns of the table: which of equal rows it is."""
+    return free_name("sbh_n", table.captured_columns)

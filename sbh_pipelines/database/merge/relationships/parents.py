@@ -120,8 +120,8 @@ class LostParents:
                 continue
             there = f"NOT EXISTS (SELECT FROM {parent.have} h WHERE {parent.same_key('h', 'w')} AND NOT h.nobodys)"
             found += self._run(
-                f"INSERT INTO {_picked(parent)} SELECT p.sbh_place FROM {rows} JOIN {parent.placed(parent.want, 'p')}"
-                f" ON {link.condition} JOIN {parent.want} w ON w.ctid = p.sbh_place WHERE {self._needs(link)} AND {there}"
+                f"INSERT INTO {_picked(parent)} SELECT p.ctid FROM {rows} JOIN {parent.placed(parent.want, 'p')}"
+                f" ON {link.condition} JOIN {parent.want} w ON w.ctid = p.ctid WHERE {self._needs(link)} AND {there}"
                 " ON CONFLICT DO NOTHING",
                 link,
             )
