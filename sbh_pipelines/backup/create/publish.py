@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from sbh_pipelines.backup.contents.manifest import Component, Manifest
 from sbh_pipelines.backup.contents.verification import raise_first, verify_backup
-from sbh_pipelines.backup.create.catalog_record import record_published
 from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.drafts import OpenDrafts, running
 from sbh_pipelines.backup.create.events import record_created
+from sbh_pipelines.backup.create.recovery_points import record_published
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import ProgressSink, no_progress, parse_timestamp
 from sbh_pipelines.repository.format import COMPONENTS, Keys, checksum

@@ -10,10 +10,10 @@ from operator import itemgetter
 from sbh_pipelines.backup.contents.json_lines import LineWriter, json_line
 from sbh_pipelines.backup.contents.manifest import Component
 from sbh_pipelines.backup.contents.table_summary import TableSummary
-from sbh_pipelines.backup.create.catalog_record import known_records
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.create.drafts import SIDE_BY_SIDE, OpenDrafts, running, start
 from sbh_pipelines.backup.create.parent import find_parent, incomparable
+from sbh_pipelines.backup.create.recovery_points import known_records
 from sbh_pipelines.backup.create.snapshot_view import View
 from sbh_pipelines.backup.create.table_delta import TenantDelta, capture_delta
 from sbh_pipelines.backup.create.tenant_capture import GuardedTable, TenantRows, Whole

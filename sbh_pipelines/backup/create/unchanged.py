@@ -8,11 +8,11 @@ describes the tenant at this recovery point as well; no lease is taken, and noth
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sbh_pipelines.backup.create.catalog_record import known_records, record_unchanged
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.create.drafts import OpenDrafts
 from sbh_pipelines.backup.create.files_step import files_unchanged
 from sbh_pipelines.backup.create.parent import incomparable
+from sbh_pipelines.backup.create.recovery_points import known_records, record_unchanged
 from sbh_pipelines.backup.create.snapshot_view import TenantTotals, View
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.database.schema.definition import VOLATILE
