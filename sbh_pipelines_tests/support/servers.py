@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import httpx
 
 from sbh_pipelines.embedded.servers.stack import Stack
@@ -92,6 +93,8 @@ def guarded_dagster(stack: Stack, home: Path) -> Iterator[str]:
     """Dagster's daemon, and its web server behind the login: the API has to show a token of its own. The address."""
     home.mkdir(parents=True)
     (home / "dagster.yaml").write_text(INSTANCE)
+    with dg.DagsterInstance.from_config(str(home)):
+        pass  # its tables are there before two processes would both make them
     port = free_port()
     environment = environment_of(stack) | {"DAGSTER_HOME": str(home), "PYTHONPATH": f"{QUICK_TICKS}:{ROOT}"}
     daemon = [str(Path(sys.executable).with_name("dagster-daemon")), "run", "-m", "sbh_pipelines.definitions"]
