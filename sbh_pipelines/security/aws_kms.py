@@ -212,7 +212,7 @@ def _error(verb: str, place: str, code: str, status: int) -> KeyServiceError:
         return KeyServiceError(what, on=place, why=code, remedy=remedy)
     if code == "AccessDeniedException":
         needed = _NEEDED.get(verb, f"kms:{verb}")
-        remedy = f"grant {needed} on the key, in its policy or by a grant, to the role of the backup; docs/security.md lists all"
+        remedy = f"grant {needed} on the key, in its policy or by a grant, to the role of the backup; docs/encryption.md lists all"
         return KeyServiceError(f"The use of the KMS key is denied: {needed}", on=place, why=code, remedy=remedy)
     if code in _CREDENTIALS:
         return KeyServiceError(

@@ -204,7 +204,7 @@ def open_tokens(settings: Settings, clock: Clock = utc_now) -> Tokens:
         "No tokens are believed here",
         on="auth.mode",
         why="the settings say neither whose signatures count (auth.mode = 'oidc') nor which key makes them ('local')",
-        remedy="set [auth], see docs/security.md; for a local key: sbh token key --write FILE",
+        remedy="set [auth], see docs/access.md; for a local key: sbh token key --write FILE",
     )
 
 

@@ -62,7 +62,7 @@ def _made(app: FastAPI) -> dict[str, Any]:
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     components["securitySchemes"] = {
-        "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "See docs/security.md."}
+        "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "See docs/access.md."}
     }
     document["security"] = [{"bearer": []}]
     return document

@@ -43,7 +43,7 @@ def origins_of(ui: UiSettings, host: str, port: int) -> Origins:
                 "The web UI would be reachable by others without TLS",
                 on=f"ui.host = {host}",
                 why="a login sent over plain http can be read on its way",
-                remedy="put a reverse proxy with TLS in front, set ui.public_url to its https address, see docs/security.md",
+                remedy="put a reverse proxy with TLS in front, set ui.public_url to its https address, see docs/access.md",
             )
         return Origins(local)
     parts = urlsplit(ui.public_url.lower())
