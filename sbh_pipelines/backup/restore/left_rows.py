@@ -20,15 +20,24 @@ _PART_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class LeftRows:
-    """The rows of one table.
+    """The rows of one table, in the objects that hold them: read one at a time.
 
     Attributes:
+        repository: where they are kept.
+        restore_id: of the restore that took them.
         columns: what the text has, in order.
-        text: COPY text, in the database's encoding.
+        parts: numbers of the objects.
     """
 
+    repository: Repository
+    restore_id: RestoreId
     columns: tuple[str, ...]
-    text: bytes
+    parts: tuple[int, ...]
+
+    def texts(self) -> Iterator[bytes]:
+        """COPY text in the database's encoding, pieces of whole lines."""
+        for number in self.parts:
+            yield _opened(self.repository, self.restore_id, number)[1]
 
 
 def keep_left_rows(repository: Repository, restore_id: RestoreId, tables: Sequence[tuple[Staging, str | None]]) -> int:
@@ -51,33 +60,41 @@ def _cut(pieces: Iterator[bytes]) -> Iterator[bytes]:
         held += piece
         if len(held) >= _PART_BYTES:
             end = held.rfind(b"\n") + 1
-            yield bytes(held[:end])
-            del held[:end]
+            if end:  # else a row that is larger than a part
+                yield bytes(held[:end])
+                del held[:end]
     if held:
         yield bytes(held)
 
 
 def read_left_rows(repository: Repository, restore_id: RestoreId, parts: int) -> Mapping[str, LeftRows]:
-    """By `schema.table`. Raises CorruptObject, and RestoreRefused where they are not there any more."""
+    """By `schema.table`; holds no rows. Raises CorruptObject, and RestoreRefused where they are not there any more."""
     found: dict[str, LeftRows] = {}
     for number in range(parts):
-        name = Keys.left_rows(restore_id, number)
-        place = repository.url(name)
-        try:
-            sealed = repository.store.get(repository.prefix + name)
-        except ObjectMissing:
-            raise RestoreRefused(
-                "What the restore took back from nobody is not known any more",
-                on=place,
-                why="its record was removed: it is old",
-                remedy="restore the tables from the safety backup: `sbh restore status` names it",
-            ) from None
-        head, _, text = repository.sealer.open(sealed, name.encode(), LEFT_ROWS, on=place).partition(b"\n")
+        head, _ = _opened(repository, restore_id, number)
         try:
             document = json.loads(head)
             table, columns = str(document["table"]), tuple(map(str, document["columns"]))
         except (ValueError, KeyError, TypeError):
+            place = repository.url(Keys.left_rows(restore_id, number))
             raise CorruptObject("Rows that a restore took back cannot be read", on=place) from None
-        before = found.get(table)
-        found[table] = LeftRows(columns, (before.text if before else b"") + text)
+        before = found[table].parts if table in found else ()
+        found[table] = LeftRows(repository, restore_id, columns, (*before, number))
     return found
+
+
+def _opened(repository: Repository, restore_id: RestoreId, number: int) -> tuple[bytes, bytes]:
+    """What an object says of its rows, and the rows."""
+    name = Keys.left_rows(restore_id, number)
+    place = repository.url(name)
+    try:
+        sealed = repository.store.get(repository.prefix + name)
+    except ObjectMissing:
+        raise RestoreRefused(
+            "What the restore took back from nobody is not known any more",
+            on=place,
+            why="its record was removed: it is old",
+            remedy="restore the tables from the safety backup: `sbh restore status` names it",
+        ) from None
+    head, _, text = repository.sealer.open(sealed, name.encode(), LEFT_ROWS, on=place).partition(b"\n")
+    return head, text

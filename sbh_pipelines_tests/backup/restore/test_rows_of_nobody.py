@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from sbh_pipelines.backup.restore import left_rows
+from sbh_pipelines.database.merge.relationships import adoption
 from sbh_pipelines.errors import RestoreConflict
 from sbh_pipelines.security.policy import Role, UserContext
+from sbh_pipelines_tests.support.application import ADMIN
 from sbh_pipelines_tests.support.databases import Database
 from sbh_pipelines_tests.support.restore.small_schema import ACME, SmallSchema
 
@@ -179,3 +182,24 @@ def test_they_are_left_where_rows_are_chosen(schema: SmallSchema) -> None:
     assert after["public.projects"] == before["public.projects"]
     for table in ("versions", "trail", "reactions"):
         assert after[f"public.{table}"] == wrecked[f"public.{table}"]
+
+
+def test_an_undo_reads_what_was_nobodys_part_by_part(schema: SmallSchema, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rows were taken back, one part of them is in memory; a row larger than a part is one by itself."""
+    monkeypatch.setattr(left_rows, "_PART_BYTES", 4 << 10)
+    monkeypatch.setattr(adoption, "_BUFFER", 1 << 10)
+    schema.run(
+        "INSERT INTO comments SELECT 100 + n, 1, repeat(chr(65 + n % 26), 500) FROM generate_series(1, 200) n",
+        "INSERT INTO comments SELECT 10, 1, string_agg(md5(n::text), '') FROM generate_series(1, 9000) n",
+    )
+    schema.backup()
+    schema.run(LOSS)
+    lost = schema.rows()
+    done = schema.restore(safety_backup=True)
+    opened: list[int] = []
+    whole = left_rows._opened
+    monkeypatch.setattr(left_rows, "_opened", lambda *args: opened.append(len((parts := whole(*args))[1])) or parts)
+    schema.service.restores.undo(done.restore_id, ACME, ADMIN)
+    assert schema.rows() == lost
+    assert len(opened) > 40
+    assert sorted(opened)[-3] < 8 << 10 < 200 << 10 < max(opened)

@@ -128,7 +128,7 @@ class TableComparer:
                 remedy="restore the tables from the safety backup: `sbh restore status` names it",
             )
         check_staged(staging)
-        leave_rows(staging, left.text)
+        leave_rows(staging, left.texts())
         sum_staged(staging)
 
     def _compared(

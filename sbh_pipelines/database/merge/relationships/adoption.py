@@ -133,7 +133,7 @@ def read_rows_of_nobody(staging: Staging, followers: str | None) -> Iterator[byt
             yield piece
 
 
-def leave_rows(staging: Staging, text: bytes) -> None:
+def leave_rows(staging: Staging, texts: Iterator[bytes]) -> None:
     """Rows that were nobody's when the restore that is undone took them: they are wanted as they were then.
 
     Needs the staging to be finished, and its rows to have been checked. Sets `staging.left`.
@@ -143,7 +143,7 @@ def leave_rows(staging: Staging, text: bytes) -> None:
     with translated("stage rows of no tenant", staging.table.full_name):
         cursor = staging.connection.cursor()
         cursor.execute(f"CREATE TEMP TABLE {left} ON COMMIT DROP AS SELECT {columns} FROM {staging.want} WITH NO DATA")
-        copy_in(cursor, left, iter((text,)), staging.table.encoding)
+        copy_in(cursor, left, texts, staging.table.encoding)
         others = "true"
         if staging.keyed:
             others = f"NOT EXISTS (SELECT FROM {staging.want} w WHERE {staging.same_key('w', 'l')})"
