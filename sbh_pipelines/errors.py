@@ -4,7 +4,8 @@
     ├── SettingsError          SBH-100  sbh.toml or the environment is wrong
     │   ├── TenancyError       SBH-110  a table of the source is not mapped, or not mapped unambiguously
     │   ├── ResidencyError     SBH-120  a write would leave the tenant's allowed regions
-    │   └── PoolerRefused      SBH-130  a pooler shares the database's sessions among its clients
+    │   ├── PoolerRefused      SBH-130  a pooler shares the database's sessions among its clients
+    │   └── UnsafeProgram      SBH-131  a program of PostgreSQL's with a known hole
     ├── RequestError           SBH-200  the caller asked for something that cannot be
     │   ├── InvalidId          SBH-201  a tenant or backup id is malformed
     │   ├── UnknownTenant      SBH-202
@@ -130,6 +131,10 @@ class ResidencyError(SettingsError):
 
 class PoolerRefused(SettingsError):
     code = "SBH-130"
+
+
+class UnsafeProgram(SettingsError):
+    code = "SBH-131"
 
 
 class RequestError(SbhError):

@@ -14,5 +14,5 @@ Floors, each importing only those below it:
     merge     put rows back into live tables
     capture   read rows: all of them, or what changed
     schema    catalogue, tenancy map, tenants, keys
-    session   connections, snapshots, COPY, pg_dump and psql
+    session   connections, snapshots, COPY, pg_dump
 """

@@ -8,7 +8,7 @@ from sbh_pipelines.database.schema.inspect import ServerFacts
 from sbh_pipelines.database.schema.listing import find_listing
 from sbh_pipelines.database.schema.tenancy import survey_map
 from sbh_pipelines.database.session.connection import connect, describe_dsn
-from sbh_pipelines.database.session.programs import program_version
+from sbh_pipelines.database.session.programs import check_pg_dump, lets_names_out, program_version
 from sbh_pipelines.doctor import contents, role, tables, tenants, transit
 from sbh_pipelines.doctor.findings import Level, Report
 from sbh_pipelines.doctor.machine import check_clock
@@ -58,15 +58,19 @@ def _server(report: Report, settings: Settings, facts: ServerFacts) -> None:
 
 def _programs(report: Report, settings: Settings, facts: ServerFacts) -> None:
     """pg_dump refuses a server that is newer than itself."""
-    for name, program in (("pg_dump", settings.platform.pg_dump), ("psql", settings.platform.psql)):
-        with report.trying("platform", level=Level.WARNING):
-            version = program_version(program)
-            if version // 10_000 < facts.version // 10_000:
-                report.warn(
-                    "platform",
-                    f"{name} is older than the server: the platform cannot be backed up",
-                    f"{program}: {version // 10_000}; the server: {facts.version // 10_000}",
-                    f"install the server's client programs, and name {name} in platform.{name}",
-                )
-            else:
-                report.ok("platform", f"{name} is as new as the server", f"{program}, version {version // 10_000}")
+    with report.trying("platform", level=Level.WARNING):
+        program = settings.platform.pg_dump
+        version = program_version(program)
+        if lets_names_out(version):
+            with report.trying("platform"):
+                check_pg_dump(program)
+        elif version // 10_000 < facts.version // 10_000:
+            report.warn(
+                "platform",
+                "pg_dump is older than the server: the platform cannot be backed up",
+                f"{program}: {version // 10_000}; the server: {facts.version // 10_000}",
+                "install the server's client programs, and name pg_dump in platform.pg_dump",
+            )
+        else:
+            told = f"{version // 10_000}.{version % 10_000}"
+            report.ok("platform", "pg_dump is as new as the server", f"{program}, version {told}")

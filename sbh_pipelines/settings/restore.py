@@ -70,8 +70,10 @@ class PlatformSettings(Section):
         " tenant's prefix: no slug begins with `_`.",
     )
     region: str | None = Field(None, description="Region it is kept in; null: the first of `storage.regions`.")
-    pg_dump: str = Field("pg_dump", description="The program; at least as new as the server.")
-    psql: str = Field("psql", description="The program that runs what pg_dump wrote.")
+    pg_dump: str = Field(
+        "pg_dump", description="The program; at least as new as the server, and of a minor release without known holes."
+    )
+    psql: str = Field("psql", description="No longer used: no program runs what pg_dump wrote. May be left out.")
     schedule: str = Field("30 1 * * *", description="Cron line of the platform backup. Empty: off.")
     keep_last: int = Field(30, ge=1, description="Platform backups that are kept: the newest ones.")
 

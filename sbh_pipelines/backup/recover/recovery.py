@@ -236,7 +236,7 @@ class _Recovery:
         if tenants is None:
             tenants = known_tenants(self.site, self.platform, self.issues.append)
         choices = [one if isinstance(one, TenantChoice) else TenantChoice(one) for one in tenants]
-        schema = Schema(self.site.settings.platform.psql, self.target, self.control, self.platform, self.owners)
+        schema = Schema(self.target, self.control, self.platform, self.owners)
         unowned = UnownedSteps(self.target, self.platform, self.owners)
         if self.owners:
             self._step("roles", schema.make_roles)

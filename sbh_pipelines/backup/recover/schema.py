@@ -14,9 +14,10 @@ from sbh_pipelines.database.rebuild.load import database_facts, raise_sequences
 from sbh_pipelines.database.rebuild.roles import make_roles, set_up_database
 from sbh_pipelines.database.rebuild.run import Run, note_phase, run, transaction
 from sbh_pipelines.database.rebuild.script import EarlyIndexes, NeededTables, statements
+from sbh_pipelines.database.rebuild.script_run import StatementError, run_script
 from sbh_pipelines.database.rebuild.set_aside import as_phase_facts, put_back, take_off
 from sbh_pipelines.database.session.connection import Connection
-from sbh_pipelines.database.session.programs import POST_DATA, PRE_DATA, StatementError, run_script
+from sbh_pipelines.database.session.programs import POST_DATA, PRE_DATA
 from sbh_pipelines.database.session.search_path import application_path
 from sbh_pipelines.errors import RestoreRefused
 from sbh_pipelines.settings import DatabaseSettings
@@ -46,7 +47,6 @@ def differences_of(control: Run, platform: OpenPlatformBackup) -> list[str]:
 class Schema:
     """What is built around the tenants' rows. Every method can be called again after it was cut short."""
 
-    psql: str
     target: DatabaseSettings
     control: Run
     platform: OpenPlatformBackup
@@ -63,7 +63,7 @@ class Schema:
 
     def script(self, section: str, name: str) -> None:
         begun = time.monotonic()
-        before = f"SET maintenance_work_mem = '{self.target.work_mem_mib}MB'; SET statement_timeout = 0;\n"
+        before = f"SET maintenance_work_mem = '{self.target.work_mem_mib}MB'; SET statement_timeout = 0;"
         made = self.control.phases().get("pre_data", {})
         path = application_path(self.target, None, [str(fact["schema"]) for fact in self.platform.of("extension")])
         first = list(statements(b"".join(self.platform.script(PRE_DATA))))
@@ -82,7 +82,7 @@ class Schema:
             facts |= {"denied": found.denied, "early": True}
             return note_phase(name, time.monotonic() - begun, facts)
 
-        run_script(self.target, self.psql, work.script.pieces(), before, work.refused, last)
+        run_script(self.target, work.script.steps, before, work.refused, last)
 
     def _needed(self) -> NeededTables:
         return NeededTables([*self.platform.tables("table").values(), *self.platform.tables("shared_table").values()])

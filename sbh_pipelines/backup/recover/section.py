@@ -1,4 +1,4 @@
-"""A section of the schema as pg_dump wrote it: what psql is given of it, and which of its statements may fail.
+"""A section of the schema as pg_dump wrote it: what is run of it, and which of its statements may fail.
 
 All must succeed, with these exceptions: settings that an older server does not know; foreign keys whose rows are not all
 there, which are seen to afterwards; materialized views and indexes over functions that fail. In a throw-away database, made by
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from sbh_pipelines.database.rebuild.left_out import LeftOut
 from sbh_pipelines.database.rebuild.script import EarlyIndexes, NeededTables, Script, lesser_functions
-from sbh_pipelines.database.session.programs import StatementError, cannot_build, shown
+from sbh_pipelines.database.rebuild.script_run import StatementError, cannot_build, shown
 from sbh_pipelines.errors import PrivilegeMissing, SbhError
 
 _DENIED = ("42501", "0A000", "58P01")  # no right to make it, or its package is not installed
@@ -49,7 +49,7 @@ class Judgement:
 
 
 class Section:
-    """Use it for one run of psql: `script` is what it is given, `judge` what to make of the errors."""
+    """Use it for one run: `script` is what is run, `judge` what to make of the errors."""
 
     def __init__(self, needed: NeededTables, early: EarlyIndexes, *, owners: bool, denied: bool, path: str) -> None:
         """`owners` False: for a role that may not make everything. `denied`: whether a section before was cut. `path`: the

@@ -1,7 +1,7 @@
 """A script of pg_dump's, statement by statement: which of them come early, and what is tried where one is refused.
 
 Statements are told apart as psql tells them: by semicolons outside of strings, comments, parentheses and bodies of functions.
-What is tried instead follows its statement in the script, for psql to run where that failed; it begins with `AGAIN`.
+What is tried instead of one that failed begins with `AGAIN`, for errors to tell the two apart.
 """
 
 import re
@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from sbh_pipelines.database.rebuild.script_run import StatementError, Step, shown
 from sbh_pipelines.database.schema.tenancy import MappedTable
-from sbh_pipelines.database.session.programs import StatementError, shown
 from sbh_pipelines.database.session.sql import ident
 
 AGAIN = "/* sbh: instead */ "
@@ -27,7 +27,6 @@ _TOKEN = re.compile(
 )
 _BLOCK = re.compile(rb"/\*|\*/")
 _LEADING = re.compile(r"(?:\s+|--[^\n]*(?:\n|$))*")
-_NO_PATH = "SELECT pg_catalog.set_config('search_path', '', false);"  # as pg_dump's scripts have it
 _CONSTRAINT = re.compile(
     r'^(ALTER TABLE [^\n]*)\n +(ADD CONSTRAINT "(?:[^"]|"")+" (?:EXCLUDE|PRIMARY|UNIQUE|FOREIGN|CHECK))'
 )
@@ -78,7 +77,7 @@ def _text(piece: bytes) -> str:
     # Bytes that are no UTF-8 are those of a database in SQL_ASCII; they go as they came.
     text = piece.decode("utf-8", "surrogateescape")
     text = text[_LEADING.match(text).end() :]  # type: ignore[union-attr]
-    # What psql says of a statement that failed is its first line: with the name of the constraint in it.
+    # What is said of a statement that failed is its first line: with the name of the constraint in it.
     return _CONSTRAINT.sub(r"\1 \2", text, count=1) if text.startswith("ALTER TABLE") else text
 
 
@@ -135,23 +134,17 @@ class EarlyIndexes:
 
 @dataclass
 class Script:
-    """What psql is given. `instead` has, by statement as errors show it, what is run where that fails, one after the other."""
+    """What is run. `instead` has, by statement as errors show it, what is run where that fails, one after the other."""
 
-    text: list[str] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
     instead: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, statement: str, *instead: str, path: str = "") -> None:
         """A statement, and what is run in its place where it fails, and so on: with a search path, where `path` gives one."""
-        self.text.append(statement)
         others = [AGAIN + other for other in instead]
         if others:
             self.instead[shown(statement)] = [shown(other) for other in others]
-        before, after = (f"SET search_path = {path};\n", f"\n{_NO_PATH}") if path else ("", "")
-        self.text += [f"\\if :ERROR\n{before}{other}{after}" for other in others] + ["\\endif"] * len(others)
-
-    def pieces(self) -> Iterator[bytes]:
-        for statement in self.text:
-            yield statement.encode("utf-8", "surrogateescape") + b"\n"
+        self.steps.append(Step(statement, others, path))
 
     def settled(self, errors: Sequence[StatementError]) -> Iterator[tuple[StatementError, bool]]:
         """Each statement that failed, and whether another was run in its place."""

@@ -12,5 +12,5 @@ tls          verified TLS wherever the server is another machine
 snapshot     one exported snapshot that several connections read
 sql          quoting of names and values
 encodings    text of databases in other encodings than UTF-8, for people
-programs     pg_dump and psql
+programs     pg_dump
 """

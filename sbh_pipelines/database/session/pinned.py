@@ -248,7 +248,7 @@ def pin_values() -> str:
 
 
 def pin_timeouts() -> str:
-    """The statement for sessions of PostgreSQL's own programs, which pin all else themselves."""
+    """The statement for sessions that run what pg_dump wrote, which sets all else itself."""
     return _set(TIMEOUTS, {})
 
 

@@ -1,52 +1,48 @@
-"""PostgreSQL's own programs: pg_dump, whose output is read as a stream, and psql, which runs such a script.
+"""PostgreSQL's own program: pg_dump, whose output is read as a stream.
 
-A password goes to them through the environment, never as an argument. What they print about an error is parsed down to
-its code and its one line: DETAIL lines hold data of rows and get nowhere.
+A password goes to it through the environment, never as an argument. psql is not used: it obeys commands of its own in what it is
+given, which names of objects can bring along. What pg_dump wrote is run by `rebuild/script_run.py`.
 """
 
 import os
 import re
-import secrets
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import IO, Any
 
 import psycopg2
 import psycopg2.extensions
 
 from sbh_pipelines.database.session import tls
-from sbh_pipelines.database.session.pinned import keepalives, pin_timeouts
+from sbh_pipelines.database.session.pinned import keepalives
 from sbh_pipelines.database.session.sql import SQL_ASCII, UTF8
-from sbh_pipelines.database.session.sqlstate import RAISED, meaning, without_values
-from sbh_pipelines.errors import PrivilegeMissing, RequestError, SbhError, SettingsError, SourceError, SourceUnavailable
+from sbh_pipelines.errors import (
+    PrivilegeMissing,
+    RequestError,
+    SbhError,
+    SettingsError,
+    SourceError,
+    SourceUnavailable,
+    UnsafeProgram,
+)
 from sbh_pipelines.settings import DatabaseSettings
 from sbh_pipelines.settings.secrets import resolve
 
 RECOVERY_SCHEMA = "sbh_recovery"
 PRE_DATA, POST_DATA = "pre-data", "post-data"
 _PIECE = 1 << 20
-_VERSION = re.compile(r"(\d+)(?:\.(\d+))?")
-# `ERROR:  42P01: relation ...`; the word before the code is in the server's language.
-_ERROR = re.compile(r"^[^\n]*?:  ([0-9A-Z]{5}): (.*)$")
-_NO_ERROR = ("00", "01", "02")
-_STATEMENT = "STATEMENT:  "
-_RAISED = "LOCATION:  exec_stmt_raise,"
+_VERSION = re.compile(r"(\d+)(?:(beta|rc|devel)|\.(\d+))?")
+_NO_MINOR = 9_999  # of a version that is not out
 
 
-@dataclass(frozen=True, slots=True)
-class StatementError:
-    """A statement of a script that failed: SQLSTATE, message, the first line of the statement."""
-
-    code: str
-    message: str
-    statement: str
+# Since these, a line break in a name stays inside its comment; before, what follows it is a line of the script.
+_MENDED = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6, 18: 0}
 
 
 def program_version(program: str) -> int:
-    """The program's version as `server_version_num` counts it, e.g. 180000.
+    """The program's version as `server_version_num` counts it, e.g. 180004; 0 where it does not say it.
 
     Raises SettingsError where the program cannot be run.
     """
@@ -55,7 +51,30 @@ def program_version(program: str) -> int:
     except (OSError, subprocess.SubprocessError) as error:
         raise _cannot_run(program, error) from None
     found = _VERSION.search(told)
-    return int(found[1]) * 10_000 if found else 0
+    if found is None:
+        return 0
+    return int(found[1]) * 10_000 + (int(found[3]) if found[3] else _NO_MINOR if found[2] else 0)
+
+
+def lets_names_out(version: int) -> bool:
+    """Whether a pg_dump of this version writes names so that a part of one can be a line of its script."""
+    major, minor = divmod(version, 10_000)
+    return major < min(_MENDED) or minor == _NO_MINOR or minor < _MENDED.get(major, 0)
+
+
+def check_pg_dump(program: str) -> None:
+    """Raises SettingsError for a program that cannot be run, UnsafeProgram for one with a known hole."""
+    if not lets_names_out(version := program_version(program)):
+        return
+    minor = version % 10_000
+    raise UnsafeProgram(
+        "pg_dump has a known hole",
+        on=f"{program}: {version // 10_000}{f'.{minor}' if minor != _NO_MINOR else ', before its release'}",
+        why="whoever may name an object of the database could put statements into the stored schema (CVE-2025-8714, CVE-2025-8715)",
+        remedy="update PostgreSQL's client programs to a minor release that has it mended, "
+        + ", ".join(f"{major}.{minor}" for major, minor in sorted(_MENDED.items(), reverse=True))
+        + " or later, and make the platform backup anew",
+    )
 
 
 def dump_section(
@@ -66,7 +85,9 @@ def dump_section(
     In UTF-8, or as it is in a database whose `encoding` is SQL_ASCII.
 
     Without tablespaces, which another server lacks, without subscriptions, which hold passwords, and without large objects.
+    Raises UnsafeProgram.
     """
+    check_pg_dump(program)
     dsn, environment = _access(database)
     wait_ms = int(database.lock_timeout_s * 1000)
     command = [program, f"--section={section}", f"--snapshot={snapshot_id}", "-B", "--no-tablespaces"]
@@ -83,106 +104,6 @@ def dump_section(
                 raise _refused(program, _tail(complaints))
         finally:
             _end(running)
-
-
-def run_script(
-    database: DatabaseSettings,
-    program: str,
-    pieces: Iterable[bytes],
-    before: str,
-    refused: Callable[[list[StatementError]], SbhError | None],
-    last: Callable[[list[StatementError]], str],
-) -> list[StatementError]:
-    """Run a script and then a `last` statement in one transaction; what failed in it.
-
-    A statement that fails has no effect. Where `refused` makes an error of what failed, nothing of the script has, and it is
-    raised. Killed at any moment, all of it took effect or nothing did.
-    """
-    dsn, environment = _access(database)
-    command = [program, "-X", "-q", "-b", "-o", os.devnull, "-v", "VERBOSITY=verbose", "-v", "ON_ERROR_ROLLBACK=on"]
-    command += ["--no-password", f"--dbname={dsn}"]
-    with tempfile.TemporaryFile() as complaints:
-        running = _start(command, environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints)
-        try:
-            _feed(running, [f"{pin_timeouts()};\nBEGIN;\n{before}".encode(), *_one(pieces)], complaints)
-            errors = _errors(complaints)
-            if error := refused(errors):
-                _feed(running, [b"ROLLBACK;\n"], complaints)
-                raise error
-            _feed(running, [last(errors).encode(), b";\nCOMMIT;\n"], complaints)
-            if len(late := _errors(complaints)) > len(errors):
-                raise cannot_build(late[len(errors) :])
-            return errors
-        finally:
-            _end(running)
-
-
-def _one(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    yield b"\n"
-    yield from pieces
-    yield b"\n"
-
-
-def _feed(running: "subprocess.Popen[bytes]", pieces: Iterable[bytes], complaints: IO[bytes]) -> None:
-    """Write the pieces and wait until psql has run them all: it then echoes what comes last."""
-    assert running.stdin is not None
-    assert running.stdout is not None
-    sign = secrets.token_hex(8).encode()
-    try:
-        for piece in pieces:
-            running.stdin.write(piece)
-        running.stdin.write(b"\n\\echo " + sign + b"\n")
-        running.stdin.flush()
-        arrived = running.stdout.readline().strip() == sign
-    except BrokenPipeError:
-        arrived = False
-    if not arrived:
-        running.wait()
-        raise SourceUnavailable(
-            "psql ended before its script did",
-            why=_tail(complaints),
-            remedy="check the target server and its password, then run the same command again",
-        )
-
-
-def _errors(complaints: IO[bytes]) -> list[StatementError]:
-    found: list[StatementError] = []
-    for line in _read(complaints).splitlines():
-        if match := _ERROR.match(line):
-            if match[1][:2] not in _NO_ERROR:
-                found.append(StatementError(match[1], without_values(match[1], match[2])[:300], ""))
-        elif line.startswith(_RAISED) and found:
-            found[-1] = StatementError(found[-1].code, RAISED, found[-1].statement)
-        elif line.startswith(_STATEMENT) and found and not found[-1].statement:
-            found[-1] = StatementError(found[-1].code, found[-1].message, shown(line))
-    return found
-
-
-def shown(statement: str) -> str:
-    """The beginning of a statement, as errors show it; options of servers and user mappings may be passwords."""
-    return statement.removeprefix(_STATEMENT).partition("\n")[0].split(" OPTIONS (")[0][:200]
-
-
-def cannot_build(errors: list[StatementError]) -> SbhError:
-    """The error for statements that failed."""
-    first, more = errors[0], f" (and {len(errors) - 1} more errors)" if len(errors) > 1 else ""
-    why = f"{first.message} [{first.code}]{more}"
-    if first.code == "42501":
-        return PrivilegeMissing(
-            "The target role may not build the database",
-            on=first.statement,
-            why=why,
-            remedy="connect as a superuser, or as the administrator's role of a managed server; nothing of this step was done",
-        )
-    remedies = {
-        "23505": "backups of several tenants hold the same key: build into an empty database with --until at another time",
-        "53200": "raise max_locks_per_transaction on the target server, then run the same command again",
-        "58P01": "install the extension's package on the target server, then run the same command again",
-        "0A000": "install the extension's package on the target server, then run the same command again",
-    }
-    means = meaning(first.code, first.message).to_do(writing=True)
-    remedy = remedies.get(first.code, f"{means}; nothing of this step was done")
-    return SourceError("The schema cannot be built", on=first.statement, why=why, remedy=remedy)
 
 
 def brings_password(dsn: str) -> bool:
@@ -232,7 +153,7 @@ def _cannot_run(program: str, error: Exception) -> SettingsError:
         on=program,
         why=getattr(error, "strerror", None) or type(error).__name__,
         remedy="install PostgreSQL's client programs, at least as new as the server, or name the program in"
-        f" platform.{name if name in ('pg_dump', 'psql') else 'pg_dump'}",
+        " platform.pg_dump",
     )
 
 
@@ -266,11 +187,10 @@ def _tail(complaints: IO[bytes]) -> str:
 
 
 def _end(running: "subprocess.Popen[bytes]") -> None:
-    """Nothing of ours outlives the call: a psql cut short rolls its transaction back."""
-    for stream in (running.stdin, running.stdout):
-        if stream is not None:
-            with suppress(OSError):
-                stream.close()
+    """Nothing of ours outlives the call."""
+    if running.stdout is not None:
+        with suppress(OSError):
+            running.stdout.close()
     if running.poll() is None:
         running.kill()
         running.wait()

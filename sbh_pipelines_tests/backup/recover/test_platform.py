@@ -149,7 +149,7 @@ def test_why_it_cannot_be_made(application: Application, tmp_path: Path) -> None
     """No program, an old one, one that fails, no right to read, an unmapped table. Nothing is published then."""
     old, broken = tmp_path / "old", tmp_path / "broken"
     old.write_text(
-        "#!/bin/sh\n[ $1 = --version ] && exec echo 'pg_dump 12.1'\necho 'pg_dump: error: server version mismatch' >&2; exit 1"
+        "#!/bin/sh\n[ $1 = --version ] && exec echo 'pg_dump 17.6'\necho 'pg_dump: error: server version mismatch' >&2; exit 1"
     )
     broken.write_text("#!/bin/sh\n[ $1 = --version ] && exec echo 'pg_dump 18.1'\necho half a dump\nexit 3")
     for program, kind, words in (

@@ -40,19 +40,21 @@ def test_a_sound_world_has_no_error(sbh: Sbh, settings_file: Path) -> None:
     assert "0 errors, 1 warning" in shown.out
 
 
-def test_a_pg_dump_that_cannot_be_run_is_named(
+def test_a_pg_dump_that_will_not_do_is_named(
     sbh: Sbh, settings_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A warning: tenants can be backed up all the same. So does one that is older than the server."""
+    """A warning where it is missing or too old: tenants can be backed up all the same. An error where it has a known hole."""
     monkeypatch.setenv("SBH_PLATFORM__PG_DUMP", "/nowhere/pg_dump")
-    old = tmp_path / "psql"
-    old.write_text("#!/bin/sh\necho 'psql (PostgreSQL) 12.3'\n")
-    old.chmod(0o755)
-    monkeypatch.setenv("SBH_PLATFORM__PSQL", str(old))
     ended = sbh("doctor", "--json")
     assert ended.status == 0
     assert "platform.pg_dump" in the_only(ended.document, "warning", "pg_dump cannot be run")["remedy"]
-    assert "the server: 18" in the_only(ended.document, "warning", "psql is older than the server")["detail"]
+    old = tmp_path / "pg_dump"
+    old.write_text("#!/bin/sh\necho 'pg_dump (PostgreSQL) 17.6'\n")
+    old.chmod(0o755)
+    monkeypatch.setenv("SBH_PLATFORM__PG_DUMP", str(old))
+    assert "the server: 18" in the_only(sbh("doctor", "--json").document, "warning", "older than the server")["detail"]
+    old.write_text("#!/bin/sh\necho 'pg_dump (PostgreSQL) 17.5'\n")
+    assert "17.6" in the_only(sbh("doctor", "--json").document, "error", "known hole")["remedy"]
 
 
 def test_write_leaves_nothing_behind(sbh: Sbh, settings_file: Path, sample_stack: Stack) -> None:
