@@ -1,6 +1,6 @@
 # Every target makes .venv first if it is missing, and again when what it is made from changed.
 #   make demo          see it work, about a minute      make demo UI=1   and leave Dagster's web UI running on it
-#   make test check    the tests; lint, types, layers, definitions   make bench       the benchmarks (SMALL=1: under a minute each)
+#   make test check    the tests; lint, types, layers, definitions, holes   make bench       the benchmarks (SMALL=1: under a minute each)
 #   make soak          the random hunts among the tests, each for SOAK_MINUTES (30) or many times as many examples
 #   make dev           embedded servers with sample data, and `dg dev` on them
 # ARGS goes to the program: make demo ARGS="--tenants 3", make test ARGS="sbh_pipelines_tests/cli -x".
@@ -16,6 +16,8 @@ SEED ?= $(shell date +%G%V)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# semgrep needs other versions of many packages than we do, so it has an environment of its own.
+SEMGREP := $(VENV)/semgrep
 STACK := .sbh/stack
 # How long `make soak` lets each hunt go on.
 SOAK_MINUTES ?= 30
@@ -42,11 +44,20 @@ test: $(STAMP)
 soak: $(STAMP)
 	SOAK_MINUTES=$(SOAK_MINUTES) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m soak $(ARGS)
 
-check: $(STAMP)
+check: $(STAMP) $(SEMGREP)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/dg check defs
+	$(BIN)/bandit -q -c pyproject.toml -r sbh_pipelines
+	$(SEMGREP)/bin/semgrep scan --test --quiet checks
+	$(SEMGREP)/bin/semgrep scan --error --quiet --metrics=off --disable-version-check --config checks/rules.yml sbh_pipelines
+	$(BIN)/python checks/advisories.py
+
+$(SEMGREP)/.installed: checks/semgrep.txt
+	@$(PYTHON) -m venv $(SEMGREP)
+	@$(SEMGREP)/bin/python -m pip install --quiet --disable-pip-version-check -c checks/semgrep.txt semgrep
+	@touch $@
 
 bench: $(STAMP)
 	@set -e; for name in $(BENCHES); do \

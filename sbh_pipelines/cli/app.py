@@ -151,6 +151,7 @@ def _failed(error: SbhError, invocation: Invocation) -> int:
     if invocation.debug:
         import traceback
 
+        # nosemgrep: traceback-shown - asked for by --debug
         traceback.print_exception(error)
     if invocation.as_json:
         print_json({"error": error})

@@ -143,6 +143,7 @@ def _one_of(inside: str, pattern: str) -> Callable[[str], bool]:
     # A `-` stays what makes a range; one at an end of the class stands for itself in both notations.
     escaped = "".join("\\" + c if c in "\\[]^&~|" else c for c in inside)
     try:
+        # nosemgrep: expression-of-others - one class of characters, escaped, for one character
         expression = re.compile(f"[{sign}{escaped}]", re.DOTALL)
     except re.error as error:
         raise _no_pattern(pattern, str(error)) from None

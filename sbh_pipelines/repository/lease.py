@@ -255,7 +255,7 @@ class LeaseKeeper:
             for lease in self._leases():
                 try:
                     lease.renew_if_due()
-                except Exception:  # noqa: S112  the step itself renews before it commits, and raises there
+                except Exception:  # noqa: S112  # nosec B112  # the step itself renews before it commits, and raises there
                     continue
 
 

@@ -179,6 +179,7 @@ def _may_overlap(prefix: str, template: str) -> bool:
         return re.escape(folder).replace(r"\{tenant\}", _SLUG).replace(r"\{region\}", ".+")
 
     folders = zip(prefix.rstrip("/").split("/"), template.rstrip("/").split("/"), strict=False)
+    # nosemgrep: expression-of-others - escaped, from the settings
     return all(re.fullmatch(pattern(theirs), ours) for ours, theirs in folders)
 
 

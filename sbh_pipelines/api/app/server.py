@@ -7,6 +7,7 @@ of a request may dribble in. Bodies are bounded in `middleware`.
 import asyncio
 import json
 import logging
+import traceback
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -54,7 +55,7 @@ class PromptH11Protocol(H11Protocol):
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line. The access log's message is one already."""
+    """One JSON object a line. The access log's message is one already. Of an error nobody foresaw it says where, and not what."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {"at": timestamp(utc_now()), "level": record.levelname.lower(), "log": record.name}
@@ -64,5 +65,15 @@ class JsonLines(logging.Formatter):
         else:
             line["message"] = message
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = _places(record.exc_info[1])
         return json.dumps(line)
+
+
+def _places(error: BaseException | None) -> list[str]:
+    """What kinds of errors led to this one, and where. Not their texts: those of libraries can hold a row, a key or an address."""
+    lines: list[str] = []
+    while error is not None:
+        lines.append(f"{type(error).__module__}.{type(error).__qualname__}")
+        lines += [f"  {f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__)]
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return lines

@@ -128,7 +128,7 @@ def parse_array(text: str, delimiter: str = ",") -> list[Any]:
     if not text.startswith("{"):
         raise ValueError("not an array whose indexes begin at 1")
     stack: list[list[Any]] = []
-    plain = re.compile(f"[^}}{delimiter}]+")
+    plain = re.compile(f"[^}}{re.escape(delimiter)}]+")  # nosemgrep: expression-of-others - escaped
     at = 0
     while at < len(text):
         mark = text[at]

@@ -168,7 +168,7 @@ def try_channels(
     if severity not in ("info", "warning", "error", "critical"):
         raise RequestError("No such severity", on=ascii(severity)[:64], remedy="one of: info, warning, error, critical")
     invocation.settings()  # wrong ones are told here, with all they have to say
-    command_line = [sys.executable, "-m", "sbh_pipelines.orchestration.alerting.channels", severity]
+    command_line = [sys.executable, "-P", "-m", "sbh_pipelines.orchestration.alerting.channels", severity]
     if invocation.settings_file is not None:
         command_line.append(str(invocation.settings_file))
     try:

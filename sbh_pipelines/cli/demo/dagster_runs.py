@@ -59,7 +59,7 @@ class DagsterRuns:
         """Make the tenants known as partitions."""
         file = self.home / "partitions.json"
         file.write_text(json.dumps(list(slugs)), "utf-8")
-        self._run("partitions", [sys.executable, "-c", _ADD_PARTITIONS, str(file)], say)
+        self._run("partitions", [sys.executable, "-P", "-c", _ADD_PARTITIONS, str(file)], say)
 
     def launch(self, job: str, config: Mapping[str, object], say: Say) -> None:
         """Run a job to its end in a process of its own. Raises EmbeddedError with the run's first error."""

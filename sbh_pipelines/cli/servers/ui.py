@@ -40,4 +40,4 @@ def ui(
     if not invocation.quiet:
         print(f"http://{host or settings.ui.host}:{port or settings.ui.port}", file=sys.stderr)
     # In place of this process: signals and the exit status are the server's.
-    os.execv(sys.executable, [sys.executable, "-m", "sbh_pipelines.orchestration.guarded_ui", *arguments])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "sbh_pipelines.orchestration.guarded_ui", *arguments])  # noqa: S606

@@ -62,6 +62,7 @@ def _query(settings: Settings, slugs: list[str] | None) -> TenantList:
             if slugs is not None:
                 asked = ", ".join(map(literal, slugs))
                 query += f" WHERE listed.{ident(wanted.slug)}::text = ANY(ARRAY[{asked}]::text[])"
+            # nosemgrep: statement-made-by-format - two statements of ours
             cursor.execute(query + " ORDER BY 1")
             rows = cursor.fetchall()
     tenants: dict[str, Tenant] = {}

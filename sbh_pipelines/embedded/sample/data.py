@@ -126,7 +126,7 @@ def region(tenant: int) -> str:
 
 def make_file(i: int, shares: Shares, seed: int, text: bytes) -> _File:
     """File `i`: text that compresses or bytes that do not, most of them small, a few empty, a few of several MiB."""
-    chance = random.Random(f"{seed}/{i}")  # noqa: S311 - it must be repeatable
+    chance = random.Random(f"{seed}/{i}")  # noqa: S311  # nosec B311  # it must be repeatable
     tenant = i if i <= shares.tenants else shares.pick(chance.random())
     size = 0 if i % 97 == 13 else min(_LARGEST, int(chance.lognormvariate(_MEAN_LOG_SIZE, _SIGMA_LOG_SIZE)))
     stem, extension = chance.choice(_TEXT_KINDS if chance.random() < 0.5 else _BINARY_KINDS)
@@ -174,7 +174,7 @@ def _store(stack: Stack, where: str) -> S3Store:
 
 def _text(seed: int) -> bytes:
     """Lines of words and numbers that compress about as well as real exports do."""
-    chance = random.Random(f"{seed}/text")  # noqa: S311 - it must be repeatable
+    chance = random.Random(f"{seed}/text")  # noqa: S311  # nosec B311  # it must be repeatable
     words = _WORDS.split()
     lines = io.StringIO()
     while lines.tell() < _TEXT_BLOCK:

@@ -35,7 +35,7 @@ def client(ports: Ports, region: str) -> Any:
         endpoint_url=endpoint(ports),
         region_name=region,
         aws_access_key_id="moto",
-        aws_secret_access_key="moto",  # noqa: S106 - any will do
+        aws_secret_access_key="moto",  # noqa: S106  # nosec B106  # any will do
         config=Config(retries={"max_attempts": 3}),
     )
 
@@ -43,7 +43,7 @@ def client(ports: Ports, region: str) -> Any:
 def launch(layout: Layout, ports: Ports) -> Daemon:
     if find_spec("moto") is None:
         raise EmbeddedError("No KMS to start", remedy="pip install 'sbh-pipelines[embedded]', or do without")
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(ports["kms"])]
+    command = [sys.executable, "-P", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(ports["kms"])]
     daemon = process.spawn(NAME, command, layout, ports, env={"PYTHONUNBUFFERED": "1"})
     process.wait_until(lambda: http_ok(f"{endpoint(ports)}/moto-api/"), daemon, layout)
     return daemon

@@ -132,7 +132,7 @@ def choose_ports(names: Sequence[str], saved: Ports, *, taken: set[int]) -> dict
     chosen = {}
     for name in names:
         candidates = [saved[name]] if name in saved else []
-        candidates += random.sample(_PORTS, 200)
+        candidates += random.sample(_PORTS, 200)  # nosec B311  # ports are no secrets
         chosen[name] = next(port for port in candidates if port not in taken and _is_free(port))
         taken.add(chosen[name])
     return chosen

@@ -2,7 +2,10 @@
 
 import asyncio
 import itertools
+import json
+import logging
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import dagster as dg
 import pytest
 
 from sbh_pipelines.api.app.limits import Rates, Workers
+from sbh_pipelines.api.app.server import JsonLines
 from sbh_pipelines.api.runs import jobs, operations
 from sbh_pipelines.api.runs.dagster import Event, Run
 from sbh_pipelines.api.runs.launches import Launch, _digest
@@ -257,3 +261,21 @@ def test_the_ids_of_launches_differ_in_what_they_ask() -> None:
     """By which repeats with one idempotency key are told apart."""
     digests = [_digest([launch.call, dict(launch.asked)]) for launch in launches()]
     assert all(one != other for one, other in itertools.combinations(digests, 2))
+
+
+def test_the_log_says_where_an_error_was_and_nothing_of_what_it_says() -> None:
+    """A library's error can quote a row, and so can the error that it came from."""
+    record: logging.LogRecord | None = None
+    try:
+        try:
+            int("row of a customer")
+        except ValueError as error:
+            raise KeyError("ann@example.com") from error
+    except KeyError:
+        record = logging.makeLogRecord({"msg": "Request 1 ended", "exc_info": sys.exc_info()})
+    line = JsonLines().format(record)
+    assert "customer" not in line
+    assert "ann@" not in line
+    told = json.loads(line)["traceback"]
+    assert {"builtins.KeyError", "builtins.ValueError"} <= set(told)
+    assert __file__ in told[1]

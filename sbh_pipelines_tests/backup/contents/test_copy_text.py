@@ -135,6 +135,11 @@ def test_arrays_are_read_as_they_were_written(items: list[Any]) -> None:
     assert parse_array(_array_text(items)) == items
 
 
+@pytest.mark.parametrize("delimiter", ["\\", "]", "^", "-", ";"])
+def test_a_type_may_have_any_delimiter(delimiter: str) -> None:
+    assert parse_array(f"{{1{delimiter}2}}", delimiter) == ["1", "2"]
+
+
 @settings(max_examples=examples(40))
 @given(st.text('{},"\\a=[0:1]', max_size=12))
 def test_malformed_arrays_are_value_errors_and_nothing_else(text: str) -> None:

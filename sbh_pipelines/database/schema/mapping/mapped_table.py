@@ -130,6 +130,7 @@ class MappedTable:
         hop = self.hops[0]
         if hop.join is None:
             return hop.columns
+        # nosemgrep: expression-of-others - escaped
         return tuple(c.name for c in self.table.columns if re.search(rf"(?<!\w){re.escape(c.name)}(?!\w)", hop.join))
 
     @property
