@@ -16,7 +16,8 @@ from sbh_pipelines.orchestration.backups.assets import backup_assets
 from sbh_pipelines.orchestration.backups.jobs import backup_jobs, fleet_backup_job
 from sbh_pipelines.orchestration.backups.schedules import backup_schedules
 from sbh_pipelines.orchestration.backups.validation import validate_backup_job
-from sbh_pipelines.orchestration.common.resources import BackupServiceResource
+from sbh_pipelines.orchestration.common.outputs import step_outputs
+from sbh_pipelines.orchestration.common.resources import backup_service
 from sbh_pipelines.orchestration.drills.jobs import drill_job, tenant_drill, weekly_drill
 from sbh_pipelines.orchestration.drills.report import recovery_report
 from sbh_pipelines.orchestration.restores.into_schema import restore_into_schema_job
@@ -51,7 +52,7 @@ defs = dg.Definitions(
         run_watch,
         break_glass_alerts,
     ],
-    resources={"backups": BackupServiceResource()},
+    resources={"backups": backup_service, "io_manager": step_outputs},
     # Steps of one run hand over in memory and threads; a process per step would cost more than a small tenant's backup.
     executor=dg.in_process_executor,
 )

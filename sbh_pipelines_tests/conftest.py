@@ -14,7 +14,10 @@ from sbh_pipelines.settings import load_settings
 from sbh_pipelines_tests.support.application import Application
 from sbh_pipelines_tests.support.databases import fresh_database
 from sbh_pipelines_tests.support.effort import load_profile
+from sbh_pipelines_tests.support.fix_ui import ui
 from sbh_pipelines_tests.support.ram_disk import use_ram_disk
+
+__all__ = ["ui"]  # a fixture, made elsewhere
 
 use_ram_disk()
 load_profile()

@@ -1,12 +1,9 @@
 """A backup service without servers, for what only Dagster decides: it keeps nothing, and fails where it is told to."""
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
-
-from pydantic import PrivateAttr
 
 from sbh_pipelines.backup.contents.manifest import Component, Manifest
 from sbh_pipelines.backup.contents.verification import Validation
@@ -228,11 +225,11 @@ def manifest(d: Draft) -> Mapping[str, Any]:
 
 
 class FakeResource(BackupServiceResource):
-    """The resource with the fake in place of the service; keyed, because Dagster copies resources."""
+    """The resource with the fake in place of the service."""
 
-    fake: str
-    step_retry_wait_s: float = 0.0
-    _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
+    def __init__(self, fake: str) -> None:
+        super().__init__(step_retry_wait_s=0.0)
+        self.fake = fake
 
     @property
     def service(self) -> Any:

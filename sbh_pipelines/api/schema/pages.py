@@ -9,6 +9,7 @@ from fastapi import Query
 from pydantic import AwareDatetime, BeforeValidator
 
 from sbh_pipelines.errors import InvalidId
+from sbh_pipelines.model import unparsed
 
 T = TypeVar("T")
 
@@ -40,7 +41,7 @@ def decode(cursor: str, parts: int) -> list[str]:
             return found
     except (ValueError, RecursionError):
         pass
-    raise InvalidId("Not a cursor", on=ascii(cursor)[:64], remedy="use `next_cursor` of a page, unchanged")
+    raise InvalidId("Not a cursor", on=unparsed(cursor), remedy="use `next_cursor` of a page, unchanged")
 
 
 def _sound(part: object) -> bool:

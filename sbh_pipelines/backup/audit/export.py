@@ -13,7 +13,7 @@ from typing import BinaryIO
 from sbh_pipelines.backup.audit.verify import ChainReport
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import CorruptObject, ExportFailed, RequestError
-from sbh_pipelines.model import Tenant
+from sbh_pipelines.model import Tenant, unparsed
 from sbh_pipelines.repository.trail.check import check_lines, check_trail
 from sbh_pipelines.repository.trail.event import AuditEvent, line
 
@@ -71,9 +71,7 @@ class ExportReport(ChainReport, _ExportedFile):
 def export_trail(site: Site, tenant: Tenant, file: Path, format: str) -> ExportReport:
     """Write a trail to a new file, oldest event first; it appears when all of it is written. Raises RequestError, ExportFailed."""
     if format not in FORMATS:
-        raise RequestError(
-            "Not a format of audit exports", on=ascii(format)[:32], remedy=f"one of {', '.join(FORMATS)}"
-        )
+        raise RequestError("Not a format of audit exports", on=unparsed(format), remedy=f"one of {', '.join(FORMATS)}")
     if file.exists():
         raise RequestError("The file exists", on=str(file), remedy="choose another name")
     partial = file.with_name(f".{file.name}.part")

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import AuditBroken, ObjectMissing, RequestError, SbhError
-from sbh_pipelines.model import BackupId, Tenant
+from sbh_pipelines.model import BackupId, Tenant, unparsed
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.trail.check import EventSink, TrailCheck, check_trail
@@ -158,7 +158,7 @@ def parse_noted(text: str | None) -> tuple[int, str] | None:
         return None
     seq, _, digest = text.partition(":")
     if not (seq.isascii() and seq.isdigit() and len(seq) <= 18 and len(digest) == 64 and digest.isascii()):
-        raise RequestError("Not an event to look for", on=ascii(text)[:100], remedy="SEQ:HASH, as verify prints it")
+        raise RequestError("Not an event to look for", on=unparsed(text), remedy="SEQ:HASH, as verify prints it")
     return int(seq), digest
 
 

@@ -18,7 +18,7 @@ from sbh_pipelines.backup.contents.manifest import LATEST, WITH_TABLES, Componen
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import CorruptObject, InvalidId, ObjectMissing, SbhError, UnknownBackup
-from sbh_pipelines.model import BackupId
+from sbh_pipelines.model import BackupId, unparsed
 from sbh_pipelines.repository.format import VALIDATE, Keys, checksum
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.stores.base import ObjectInfo
@@ -146,7 +146,7 @@ def _moment(text: str) -> datetime:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise InvalidId(
-            "Not a time", on=ascii(text)[:64], remedy="write it as @2024-01-15T14:32, or @2024-01-15T14:32+01:00"
+            "Not a time", on=unparsed(text), remedy="write it as @2024-01-15T14:32, or @2024-01-15T14:32+01:00"
         ) from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 

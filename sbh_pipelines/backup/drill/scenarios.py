@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 from sbh_pipelines.errors import RequestError
+from sbh_pipelines.model import unparsed
 
 
 class Part(StrEnum):
@@ -41,9 +42,7 @@ def parse_scenarios(names: Sequence[str]) -> tuple[str, ...]:
     """
     wanted = {name.strip().lower().replace("-", " ").replace("_", " ") for name in names}
     for name in sorted(wanted - set(SCENARIOS)):
-        raise RequestError(
-            "Not a scenario of a drill", on=ascii(name)[:64], remedy="use one of: " + ", ".join(SCENARIOS)
-        )
+        raise RequestError("Not a scenario of a drill", on=unparsed(name), remedy="use one of: " + ", ".join(SCENARIOS))
     return tuple(name for name in SCENARIOS if not wanted or name in wanted)
 
 

@@ -30,7 +30,7 @@ from sbh_pipelines.database.session.sql import UTF8
 from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import RequestError
 from sbh_pipelines.files.file import FileEntry
-from sbh_pipelines.model import BackupId, Progress, ProgressSink, no_progress, timestamp
+from sbh_pipelines.model import BackupId, Progress, ProgressSink, no_progress, timestamp, unparsed
 from sbh_pipelines.repository.repository import Repository
 
 VERSION = 1
@@ -62,7 +62,7 @@ def export_backup(
     UnknownBackup, CorruptObject, ExportFailed; nothing is at `folder` then.
     """
     if format not in FORMATS:
-        raise RequestError("Not a format of exports", on=ascii(format)[:64], remedy="use one of: " + ", ".join(FORMATS))
+        raise RequestError("Not a format of exports", on=unparsed(format), remedy="use one of: " + ", ".join(FORMATS))
     with open_backup(repository, read_manifest(repository, backup_id)) as backup:
         wanted = {backup.table(name).name for name in tables}
         chosen = [table for table in backup.tables if not tables or table.name in wanted]

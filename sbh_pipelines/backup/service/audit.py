@@ -11,7 +11,7 @@ from sbh_pipelines.backup.audit.export import ExportReport, FileReport, check_fi
 from sbh_pipelines.backup.audit.verify import TrailReport, UnreadableTrail, parse_noted, verify_trail
 from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.errors import InvalidId, RequestError, SbhError
-from sbh_pipelines.model import Tenant, TenantId
+from sbh_pipelines.model import Tenant, TenantId, unparsed
 from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.repository.trail.event import PLATFORM, AuditEvent, entry_of
 from sbh_pipelines.repository.trail.reader import EventFilter, page
@@ -165,7 +165,7 @@ class Audit:
         if region is not None and region not in self._site.settings.storage.regions:
             raise RequestError(
                 "No such region",
-                on=ascii(region)[:64],
+                on=unparsed(region),
                 remedy="one of " + ", ".join(self._site.settings.storage.regions),
             )
         return Tenant(TenantId(PLATFORM), "", region or platform.region, "")
@@ -197,5 +197,5 @@ def _cursor(text: str | None) -> tuple[int, int] | None:
         return None
     link, _, seq = text.partition(".")
     if not (link.isascii() and link.isdigit() and seq.isascii() and seq.isdigit() and len(text) <= 40):
-        raise InvalidId("Not a cursor", on=ascii(text)[:64], remedy="use `next` of the page before")
+        raise InvalidId("Not a cursor", on=unparsed(text), remedy="use `next` of the page before")
     return int(link), int(seq)

@@ -98,7 +98,10 @@ def _parsed(listing: Listing, slug: str, key: str) -> TenantId:
             f" {literal(key)}; or take another column for all: [tenants] slug = {toml(listing.settings.key)}"
         )
         raise InvalidId(
-            "A tenant's slug cannot be used", on=f"key {ascii(key)[:64]}, slug {error.on}", why=error.why, remedy=remedy
+            "A tenant's slug cannot be used",
+            on=f"key {ascii(key)[:64]}, slug {ascii(slug)[:64]}",
+            why=error.why,
+            remedy=remedy,
         ) from None
 
 

@@ -10,7 +10,7 @@ import dagster as dg
 
 from sbh_pipelines.orchestration.alerting.alert_sender import AlertSender
 from sbh_pipelines.orchestration.alerting.conditions import SEVERITIES, Condition
-from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
+from sbh_pipelines.orchestration.common.resources import Backups, user_of
 
 if TYPE_CHECKING:  # their drivers are slow to import, and loading the definitions must not need them
     from sbh_pipelines.backup.service.results import Examination, Finding
@@ -29,7 +29,7 @@ _OF_AN_OBSERVATION = ("storage_unreachable", "key_trouble", "unreadable")
     " retention that is not enforced, overdue drills, and of stores, keys and databases that cannot be reached; once, and"
     " when it is over.",
 )
-def backup_watch(context: dg.SensorEvaluationContext, backups: BackupServiceResource) -> dg.SkipReason:
+def backup_watch(context: dg.SensorEvaluationContext, backups: Backups) -> dg.SkipReason:
     service = backups.service
     seen = service.health.examine(user_of({}), budget_s=_BUDGET_S)
     found = [condition_of(finding) for finding in seen.findings if finding.kind not in _TOLD_ELSEWHERE]

@@ -19,7 +19,7 @@ from sbh_pipelines.orchestration.backups.jobs import fleet_backup_job
 from sbh_pipelines.orchestration.backups.schedules import fleet_config
 from sbh_pipelines.orchestration.common.assets import TENANTS, tenants_partitions
 from sbh_pipelines.orchestration.common.failed_tenants import FAILED_TENANTS, FailedTenant
-from sbh_pipelines.orchestration.common.resources import BackupServiceResource, same_user
+from sbh_pipelines.orchestration.common.resources import Backups, same_user
 from sbh_pipelines.orchestration.common.runs import TYPE_TAG, configured, is_ours, makes_backups, tenants_of, types_of
 
 ATTEMPT_TAG = "sbh/attempt"
@@ -40,9 +40,7 @@ WILL_RETRY_TAG = "dagster/will_retry"
     description="Keeps the partitions in step with the tenants table. A tenant that is gone from the table loses its"
     " partition, not its backups; nothing is removed when the table is empty, cannot be read, or lost more than half.",
 )
-def tenants_sync(
-    context: dg.SensorEvaluationContext, backups: BackupServiceResource
-) -> dg.SensorResult | dg.SkipReason:
+def tenants_sync(context: dg.SensorEvaluationContext, backups: Backups) -> dg.SensorResult | dg.SkipReason:
     listed = [str(tenant.id) for tenant in backups.service.tenants.all()]
     have = set(context.instance.get_dynamic_partitions(TENANTS))
     new = [tenant for tenant in listed if tenant not in have]
@@ -71,7 +69,7 @@ def tenants_sync(
     description="Tells people when the tenants table lists tenants that cannot be backed up (slug malformed, shared or"
     " missing): they have no partition and are in no backup. Told again when there are others, and when it is over.",
 )
-def unusable_tenants(context: dg.SensorEvaluationContext, backups: BackupServiceResource) -> dg.SkipReason:
+def unusable_tenants(context: dg.SensorEvaluationContext, backups: Backups) -> dg.SkipReason:
     errors = sorted(backups.service.tenants.unusable(), key=str)
     found = [
         Condition(
@@ -98,7 +96,7 @@ def unusable_tenants(context: dg.SensorEvaluationContext, backups: BackupService
     " fails again is not told again until it has succeeded, or a day has passed. If a channel does not take it, the tick"
     " shows which one and why.",
 )
-def failure_alerts(context: dg.RunFailureSensorContext, backups: BackupServiceResource) -> None:
+def failure_alerts(context: dg.RunFailureSensorContext, backups: Backups) -> None:
     if is_ours(context.dagster_run):
         alert, (_, crashed) = alert_of(context), failed_tenants(context)
         context.log.info(alert.text())
@@ -114,7 +112,7 @@ def failure_alerts(context: dg.RunFailureSensorContext, backups: BackupServiceRe
     description="Tells people that what failed has succeeded since: a backup of the same tenant and type, a validation or"
     " a drill of the same tenant, or the same job.",
 )
-def recovery_notices(context: dg.RunStatusSensorContext, backups: BackupServiceResource) -> None:
+def recovery_notices(context: dg.RunStatusSensorContext, backups: Backups) -> None:
     if is_ours(context.dagster_run):
         report_success(context.instance, context.dagster_run, backups.service.settings.alerts)
 
@@ -231,7 +229,7 @@ def _summary(error: Any) -> str:
     description="Tells people of each restore that somebody began without the approval of a second person, by breaking the"
     " glass. Restores from the command line are no runs: the audit trail has them.",
 )
-def break_glass_alerts(context: dg.RunStatusSensorContext, backups: BackupServiceResource) -> None:
+def break_glass_alerts(context: dg.RunStatusSensorContext, backups: Backups) -> None:
     run = context.dagster_run
     reason = configured(run, "break_glass") if is_ours(run) else None
     if not reason:

@@ -15,7 +15,7 @@ from sbh_pipelines.errors import RunStuck
 from sbh_pipelines.orchestration.alerting.alert_sender import AlertSender
 from sbh_pipelines.orchestration.alerting.conditions import Condition
 from sbh_pipelines.orchestration.common.dagster_internals import CodeServer, worker_is_known_gone
-from sbh_pipelines.orchestration.common.resources import BackupServiceResource
+from sbh_pipelines.orchestration.common.resources import Backups
 from sbh_pipelines.orchestration.common.runs import is_ours, tenants_of
 from sbh_pipelines.settings import AlertSettings
 
@@ -123,7 +123,7 @@ def worker_is_gone(instance: dg.DagsterInstance, run: dg.DagsterRun, answered: A
     description="Tells people of runs at work whose worker is gone, that are over `alerts.run_over_time_s`, or that have"
     " recorded nothing for `alerts.run_silent_s`, although nothing failed.",
 )
-def run_watch(context: dg.SensorEvaluationContext, backups: BackupServiceResource) -> dg.SkipReason:
+def run_watch(context: dg.SensorEvaluationContext, backups: Backups) -> dg.SkipReason:
     settings = backups.service.settings.alerts
     found = stuck_runs(context.instance, settings)
     told = AlertSender(context.instance, "stuck runs", "sensor run_watch", settings).report(found)

@@ -14,7 +14,7 @@ import dagster as dg
 from sbh_pipelines.model import BackupType, Tenant, timestamp
 from sbh_pipelines.orchestration.backups.due import due_tenants
 from sbh_pipelines.orchestration.backups.jobs import fleet_backup_job
-from sbh_pipelines.orchestration.common.resources import BackupServiceResource
+from sbh_pipelines.orchestration.common.resources import Backups
 from sbh_pipelines.orchestration.common.runs import SCHEDULE_TAG, SLOT_TAG, TYPE_TAG
 from sbh_pipelines.orchestration.common.timetable import Timetable, launches, status_of, timetable, warn_of_another_line
 from sbh_pipelines.settings import ScheduleSettings
@@ -67,9 +67,7 @@ def backup_schedule(of: BackupSchedule, fuller: Sequence[BackupSchedule]) -> dg.
         " per region and batch. Left out are tenants due for a fuller backup, and those still being backed up: slots"
         " that were missed become one.",
     )
-    def tick(
-        context: dg.ScheduleEvaluationContext, backups: BackupServiceResource
-    ) -> list[dg.RunRequest] | dg.SkipReason:
+    def tick(context: dg.ScheduleEvaluationContext, backups: Backups) -> list[dg.RunRequest] | dg.SkipReason:
         name, moment = of.timetable.name, context.scheduled_execution_time
         slot, service = timestamp(moment), backups.service
         settings = service.settings

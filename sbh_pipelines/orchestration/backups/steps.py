@@ -17,15 +17,17 @@ from sbh_pipelines.orchestration.backups import checks, record
 from sbh_pipelines.orchestration.common import batch
 from sbh_pipelines.orchestration.common.assets import asset_key
 from sbh_pipelines.orchestration.common.batch import Documents, ProgressLog
+from sbh_pipelines.orchestration.common.config import JobConfig
 from sbh_pipelines.orchestration.common.failed_tenants import failed_among
 from sbh_pipelines.orchestration.common.failures import batch_failure, failure_of
-from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
+from sbh_pipelines.orchestration.common.outputs import DRAFTS
+from sbh_pipelines.orchestration.common.resources import Backups, user_of
 
 SOURCE_DB = "source_db"
 OBJECT_STORE = "object_store"
 
 
-class SnapshotConfig(dg.Config):
+class SnapshotConfig(JobConfig):
     """What to back up. A run of a partition needs none of it."""
 
     tenants: list[str] = Field(
@@ -44,7 +46,7 @@ class SnapshotConfig(dg.Config):
     )
 
 
-class RetentionConfig(dg.Config):
+class RetentionConfig(JobConfig):
     """Whether old backups are forgotten."""
 
     dry_run: bool = Field(
@@ -56,11 +58,11 @@ class RetentionConfig(dg.Config):
     description="Reads the rows and the configuration of each tenant at one recovery point and stores them as sealed"
     " chunks. The pool `source_db` bounds how many of these run at once.",
     pool=SOURCE_DB,
+    config_schema=SnapshotConfig.schema_of_dagster(),
     out=dg.Out(list, description="One draft per tenant."),
 )
-def snapshot_tables(
-    context: dg.OpExecutionContext, config: SnapshotConfig, backups: BackupServiceResource
-) -> Documents:
+def snapshot_tables(context: dg.OpExecutionContext, backups: Backups) -> Documents:
+    config = SnapshotConfig.of(context)
     tenants = batch.run_tenants(context, config.tenants)
     try:
         backup_type = BackupType.parse(_asset(context, config.backup_type).path[-1])
@@ -84,9 +86,10 @@ def snapshot_tables(
     description="Lists the files of each tenant, pins their versions, and stores those that the repository does not"
     " hold yet. The pool `object_store` bounds how many of these run at once.",
     pool=OBJECT_STORE,
+    ins={"drafts": dg.In(DRAFTS)},
     out=dg.Out(list, description="One draft per tenant."),
 )
-def enumerate_files(context: dg.OpExecutionContext, backups: BackupServiceResource, drafts: Documents) -> Documents:
+def enumerate_files(context: dg.OpExecutionContext, backups: Backups, drafts: Documents) -> Documents:
     before, progress = batch.to_drafts(drafts), ProgressLog(context.log)
     listed = batch.run_step(
         context, backups, before, lambda alive: backups.service.backups.enumerate_files(alive, progress=progress)
@@ -97,9 +100,10 @@ def enumerate_files(context: dg.OpExecutionContext, backups: BackupServiceResour
 @dg.op(
     description="Writes the index and the component documents and prepares the signed manifests. Nothing is published.",
     pool=OBJECT_STORE,
+    ins={"drafts": dg.In(DRAFTS)},
     out=dg.Out(list, description="One draft per tenant, with its manifest."),
 )
-def write_manifest(context: dg.OpExecutionContext, backups: BackupServiceResource, drafts: Documents) -> Documents:
+def write_manifest(context: dg.OpExecutionContext, backups: Backups, drafts: Documents) -> Documents:
     before = batch.to_drafts(drafts)
     written = batch.run_step(context, backups, before, backups.service.backups.write_manifest)
     return batch.to_documents(batch.go_on(context, backups, before, written))
@@ -109,13 +113,14 @@ def write_manifest(context: dg.OpExecutionContext, backups: BackupServiceResourc
     description="Reads back what the manifests name, then publishes them: from here on the backups exist. Evaluates the"
     " asset check `backup_valid` for each tenant.",
     pool=OBJECT_STORE,
+    ins={"drafts": dg.In(DRAFTS)},
     out={
         "drafts": dg.Out(list, description="One draft per tenant; its backup exists."),
         checks.BACKUP_VALID: dg.Out(dg.Nothing, is_required=False),
     },
 )
 def verify_checksums(
-    context: dg.OpExecutionContext, backups: BackupServiceResource, drafts: Documents
+    context: dg.OpExecutionContext, backups: Backups, drafts: Documents
 ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[Any]]:
     before, progress = batch.to_drafts(drafts), ProgressLog(context.log)
     published = batch.run_step(
@@ -132,12 +137,15 @@ def verify_checksums(
     " materialization. Fails if a tenant of the batch failed, and names it; the others are recorded all the same. Where"
     " only the forgetting failed, the backup stands: people are told.",
     pool=OBJECT_STORE,
+    ins={"drafts": dg.In(DRAFTS)},
+    config_schema=RetentionConfig.schema_of_dagster(),
     # Never emitted: an output would record a materialization for every tenant of the run, failed or not.
     out={"result": dg.Out(dg.Nothing, is_required=False)},
 )
 def apply_retention(
-    context: dg.OpExecutionContext, config: RetentionConfig, backups: BackupServiceResource, drafts: Documents
+    context: dg.OpExecutionContext, backups: Backups, drafts: Documents
 ) -> Iterator[dg.DagsterEvent | dg.AssetObservation]:
+    config = RetentionConfig.of(context)
     before, service = batch.to_drafts(drafts), backups.service
     alive = {draft.tenant.id for draft in batch.running(before)}
     try:

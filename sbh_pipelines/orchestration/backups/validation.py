@@ -14,10 +14,11 @@ from sbh_pipelines.orchestration.backups.steps import OBJECT_STORE
 from sbh_pipelines.orchestration.common import batch
 from sbh_pipelines.orchestration.common.assets import asset_key, shown_in, tenants_partitions
 from sbh_pipelines.orchestration.common.batch import ProgressLog
+from sbh_pipelines.orchestration.common.config import JobConfig
 from sbh_pipelines.orchestration.common.dagster_internals import CheckedMaterialization
 from sbh_pipelines.orchestration.common.failed_tenants import FAILED_TENANTS, FailedTenant
 from sbh_pipelines.orchestration.common.metadata import MetadataMap, issues_table, markdown
-from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
+from sbh_pipelines.orchestration.common.resources import Backups, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 from sbh_pipelines.security.policy import UserContext
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _Issue = tuple[str, str | None, SbhError | FailedTenant]  # of which tenant and backup
 
 
-class ValidateConfig(dg.Config):
+class ValidateConfig(JobConfig):
     """Which backups to validate, and how thoroughly."""
 
     tenants: list[str] = Field(
@@ -45,11 +46,13 @@ class ValidateConfig(dg.Config):
 @dg.op(
     description="Validates one backup of each tenant: signature, components, every chunk. Fails if one is not valid.",
     pool=OBJECT_STORE,
+    config_schema=ValidateConfig.schema_of_dagster(),
     out=dg.Out(dg.Nothing),
 )
 def validate_backups(
-    context: dg.OpExecutionContext, config: ValidateConfig, backups: BackupServiceResource
+    context: dg.OpExecutionContext, backups: Backups
 ) -> Iterator[dg.AssetCheckEvaluation | dg.AssetObservation]:
+    config = ValidateConfig.of(context)
     progress, bad, issues = ProgressLog(context.log), list[FailedTenant](), list[_Issue]()
     tenants = batch.tenants_or_all(context, config.tenants, backups, "validate")
     service, user = backups.service, user_of(context.run.tags)

@@ -15,7 +15,7 @@ import dagster as dg
 
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.errors import SbhError
-from sbh_pipelines.model import BackupType, Progress
+from sbh_pipelines.model import BackupType, Progress, TenantId
 from sbh_pipelines.orchestration.common.failed_tenants import failed_among
 from sbh_pipelines.orchestration.common.failures import Retries, batch_failure, failure_of
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource
@@ -53,16 +53,21 @@ def asked_type(draft: Draft) -> BackupType:
 def run_tenants(context: dg.OpExecutionContext, configured: Sequence[str]) -> list[str]:
     """The tenants of a run: its partitions, else those of its configuration (possibly none).
 
-    Raises Failure where both are given: which one is meant would be a guess.
+    Raises Failure where both are given: which one is meant would be a guess; and for what is no tenant's id, before it is
+    repeated anywhere as the name of a tenant that failed.
     """
-    if not (context.has_partition_key or context.has_partition_key_range):
-        return list(dict.fromkeys(configured))
-    if configured:
-        raise dg.Failure(
-            "The run has partitions, and its configuration names tenants as well. Give one of the two.",
-            allow_retries=False,
-        )
-    return list(context.partition_keys)
+    named = list(dict.fromkeys(configured))
+    if context.has_partition_key or context.has_partition_key_range:
+        if configured:
+            raise dg.Failure(
+                "The run has partitions, and its configuration names tenants as well. Give one of the two.",
+                allow_retries=False,
+            )
+        named = list(context.partition_keys)
+    try:
+        return [TenantId.parse(tenant) for tenant in named]
+    except SbhError as error:
+        raise failure_of(error) from None
 
 
 def tenants_or_all(

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import dagster as dg
-from pydantic import Field, PrivateAttr
 
 from sbh_pipelines.errors import AccessDenied
 from sbh_pipelines.model import Tenant
@@ -20,30 +19,23 @@ USER_TAG, ROLE_TAG, TENANT_TAG = USER_TAGS = ("user", "sbh/role", "sbh/tenant")
 VIA = "dagster"
 
 
-class BackupServiceResource(dg.ConfigurableResource["BackupServiceResource"]):
-    """Gives ops, schedules and sensors the one backup service."""
+class BackupServiceResource:
+    """Gives ops, schedules and sensors the one backup service. Thread-safe.
 
-    settings_path: str | None = Field(
-        default=None,
-        description="Settings file. Empty: the file named by the environment variable SBH_SETTINGS, else sbh.toml in"
-        " the working directory.",
-    )
-    step_retries: int = Field(
-        default=4,
-        ge=0,
-        le=10,
-        description="Repeats of a step that failed for every tenant of the batch with transient errors.",
-    )
-    step_retry_wait_s: float = Field(
-        default=20.0,
-        ge=0,
-        le=120,
-        description="Wait before the first of these repeats, s; doubles each time. By default they outlast the lease that"
-        " a killed run leaves behind.",
-    )
+    Attributes:
+        step_retries: repeats of a step that failed for every tenant of the batch with transient errors.
+        step_retry_wait_s: wait before the first of these repeats, s; doubles each time. By default they outlast the lease
+            that a killed run leaves behind.
+    """
 
-    _service: "BackupService | None" = PrivateAttr(None)
-    _building: threading.Lock = PrivateAttr(default_factory=threading.Lock)
+    def __init__(
+        self, settings_path: str | None = None, *, step_retries: int = 4, step_retry_wait_s: float = 20.0
+    ) -> None:
+        """Without `settings_path`: the file named by SBH_SETTINGS, else sbh.toml in the working directory."""
+        self.step_retries, self.step_retry_wait_s = step_retries, step_retry_wait_s
+        self._settings_path = settings_path
+        self._service: BackupService | None = None
+        self._building = threading.Lock()
 
     @property
     def service(self) -> "BackupService":
@@ -52,7 +44,7 @@ class BackupServiceResource(dg.ConfigurableResource["BackupServiceResource"]):
             if self._service is None:
                 from sbh_pipelines.backup.service import BackupService  # its drivers are slow to import
 
-                self._service = BackupService(load_settings(self.settings_path))
+                self._service = BackupService(load_settings(self._settings_path))
             return self._service
 
     def location(self, tenant: Tenant, key: str) -> str:
@@ -64,6 +56,18 @@ class BackupServiceResource(dg.ConfigurableResource["BackupServiceResource"]):
         place = backup_place(settings, tenant)
         root = "s3:/" if settings.storage.kind == "s3" else str(settings.storage.path)
         return f"{root}/{place.bucket}/{place.prefix}{key}"
+
+
+Backups = dg.ResourceParam[BackupServiceResource]
+"""How ops, schedules and sensors say that they need it."""
+
+backup_service = dg.ResourceDefinition(
+    lambda _: BackupServiceResource(),
+    # No run says with which settings it works: that is decided where its worker is, by SBH_SETTINGS.
+    config_schema={},
+    description="The backup service, with the settings of the process: the file named by SBH_SETTINGS, else sbh.toml in the"
+    " working directory. A run cannot choose another.",
+)
 
 
 def user_of(tags: Mapping[str, str]) -> UserContext:

@@ -15,7 +15,7 @@ import dagster as dg
 
 from sbh_pipelines.model import timestamp
 from sbh_pipelines.orchestration.common.dagster_internals import TickStatus, schedule_states, slots_before
-from sbh_pipelines.orchestration.common.resources import BackupServiceResource
+from sbh_pipelines.orchestration.common.resources import Backups
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG, SCHEDULE_TAG, SLOT_TAG, under_way
 from sbh_pipelines.settings import ScheduleSettings, Settings
 
@@ -107,7 +107,7 @@ def schedule_of_one_run(
         default_status=status_of(times),
         description=f"{description} Skipped while the last such run is queued or at work.",
     )
-    def tick(context: dg.ScheduleEvaluationContext, backups: BackupServiceResource) -> dg.RunRequest | dg.SkipReason:
+    def tick(context: dg.ScheduleEvaluationContext, backups: Backups) -> dg.RunRequest | dg.SkipReason:
         settings, slot = backups.service.settings, timestamp(context.scheduled_execution_time)
         warn_of_another_line(context, times, line(settings), settings.schedules.time_zone)
         runs = under_way(context.instance, {OPERATION_TAG: operation})

@@ -25,9 +25,10 @@ from sbh_pipelines.orchestration.common.assets import (
     tenants_partitions,
 )
 from sbh_pipelines.orchestration.common.batch import ProgressLog
+from sbh_pipelines.orchestration.common.config import JobConfig
 from sbh_pipelines.orchestration.common.failed_tenants import FailedTenant
 from sbh_pipelines.orchestration.common.failures import batch_failure, failure_of
-from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
+from sbh_pipelines.orchestration.common.resources import Backups, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 from sbh_pipelines.orchestration.common.timetable import Timetable, schedule_of_one_run, timetable
 from sbh_pipelines.orchestration.drills.metadata import drill_metadata
@@ -42,7 +43,7 @@ RESTORE_DRILL = "restore_drill"
 DrillEvent = dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.Output[None]
 
 
-class DrillConfig(dg.Config):
+class DrillConfig(JobConfig):
     """Whom to drill, and what."""
 
     tenants: list[str] = Field(
@@ -59,15 +60,15 @@ class DrillConfig(dg.Config):
     " machine's disk; proves what came back and measures how long it took. Fails if a drill did. Evaluates the asset check"
     " `restore_drill` for each tenant.",
     pool=SOURCE_DB,
+    config_schema=DrillConfig.schema_of_dagster(),
     out={
         # Never emitted: an output would record a materialization for every tenant of the run, failed or not.
         "result": dg.Out(dg.Nothing, is_required=False),
         RESTORE_DRILL: dg.Out(dg.Nothing, is_required=False),
     },
 )
-def drill_tenants(
-    context: dg.OpExecutionContext, config: DrillConfig, backups: BackupServiceResource
-) -> Iterator[DrillEvent]:
+def drill_tenants(context: dg.OpExecutionContext, backups: Backups) -> Iterator[DrillEvent]:
+    config = DrillConfig.of(context)
     service, user = backups.service, user_of(context.run.tags)
     tenants = batch.run_tenants(context, config.tenants)
     failed: list[FailedTenant] = []
@@ -109,7 +110,7 @@ def drill_tenants(
 
 
 def _reported(
-    context: dg.OpExecutionContext, backups: BackupServiceResource, failed: list[FailedTenant], drilled: int
+    context: dg.OpExecutionContext, backups: Backups, failed: list[FailedTenant], drilled: int
 ) -> Iterator[dg.AssetMaterialization]:
     """The report as it is after the drills; where it cannot be made, drills that failed are still what the run tells."""
     try:

@@ -9,7 +9,7 @@ from sbh_pipelines.errors import SbhError
 from sbh_pipelines.orchestration.common.assets import ASSET_PREFIX, GROUP, OWNERS, REPORT_KINDS
 from sbh_pipelines.orchestration.common.failures import failure_of
 from sbh_pipelines.orchestration.common.metadata import MetadataMap, issues_table, markdown
-from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
+from sbh_pipelines.orchestration.common.resources import Backups, user_of
 from sbh_pipelines.orchestration.drills.metadata import name_of
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _NAMED = 5  # tenants in a cell
     description="Recovery time objectives against what drills measured, and recovery point objectives against how old the"
     " tenants' newest recovery points are. Its numbers are plotted over time. `sbh report recovery` prints the same.",
 )
-def recovery_report(context: dg.AssetExecutionContext, backups: BackupServiceResource) -> dg.MaterializeResult[None]:
+def recovery_report(context: dg.AssetExecutionContext, backups: Backups) -> dg.MaterializeResult[None]:
     try:
         report = backups.service.drills.report(user_of(context.run.tags))
     except SbhError as error:

@@ -1,7 +1,7 @@
 """Which permission each GraphQL mutation of Dagster needs, in the words of the one permission table.
 
 What is not named here needs `dagster.manage`, as does every job that is not: new things are for admins until somebody
-has looked at them. A test walks the schema, so that a new version of Dagster brings nothing unseen.
+has looked at them. Tests walk the schema, so that a new version of Dagster brings nothing unseen, and all definitions.
 """
 
 from collections.abc import Mapping
@@ -74,16 +74,20 @@ JOBS: Mapping[str, str] = {
     "validate_backup_job": "backup.validate",
     "restore_job": "backup.restore",
     "undo_restore_job": "backup.restore",
+    "restore_into_schema_job": "backup.restore",
     "prune_job": "repository.prune",
     "retention_job": "backup.forget",
     "drill_job": "drill.run",
     "platform_backup_job": "platform.backup",
+    "key_rotation_job": "keys.rotate",
 }
 """What a run of each job does. The run itself asks again, tenant by tenant, with the role in its tags."""
 
 ASSETS: Mapping[str, str] = {
-    "tenant_backup": "backup.create",
-    "tenant_drill": "drill.run",
+    "tenant_backup/full": "backup.create",
+    "tenant_backup/incremental": "backup.create",
+    "tenant_backup/differential": "backup.create",
+    "tenant_backup/drill": "drill.run",
     "recovery_report": "drill.run",
 }
-"""What a run of assets without a job does, by the first part of the asset's key."""
+"""What a run of assets without a job does, by the asset's key."""

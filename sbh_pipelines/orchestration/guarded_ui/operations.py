@@ -3,7 +3,7 @@
 Runs act for the user who is logged in: the tags that say so are put into every launch, over any that were sent.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -18,6 +18,10 @@ from sbh_pipelines.security.policy import ALL_TENANTS, UserContext, allows, auth
 
 _ASSET_JOB = "__ASSET_JOB"
 _TAGS: Mapping[str, str] = {"backfillParams": "tags", "reexecutionParams": "extraTags"}  # else in `executionMetadata`
+_PARTS = ("assetSelection", "assetCheckSelection", "solidSelection")
+_PARTS_OF_LAUNCHES = ("stepKeys", "reexecutionSteps", "preset")
+_VALUE = str | int | float | None
+_LONGEST_CONFIG, _MOST_VALUES, _DEEPEST = 64 << 10, 20_000, 4
 # Tags that a launch of somebody who is no admin may carry: others can change what the run is (`dagster-k8s/config`).
 _PLAIN_TAGS = frozenset(
     {
@@ -61,7 +65,7 @@ class LaunchParams:
         job: the job that is named; empty where none is, or several are; `__ASSET_JOB` for a backfill of assets.
         parent: the run that is executed anew; empty for other launches.
         asset_action: the permission that a run of the named assets needs.
-        chooses_assets: whether it chooses assets, or checks, of its job.
+        chooses_part: whether it chooses assets, checks or steps of its job, or a preset.
         own_tags: the tags, as they were sent.
         config: the run's configuration, as an object or a text in YAML.
     """
@@ -71,7 +75,7 @@ class LaunchParams:
     job: str
     parent: str
     asset_action: str
-    chooses_assets: bool
+    chooses_part: bool
     own_tags: Sequence[object]
     config: object
 
@@ -98,7 +102,7 @@ class LaunchParams:
             job,
             parent,
             _action_of(assets),
-            bool(selector.get("assetSelection") or selector.get("assetCheckSelection")),
+            any(selector.get(name) for name in _PARTS) or any(params.get(name) for name in _PARTS_OF_LAUNCHES),
             _own_tags(argument, params),
             params.get("runConfigData"),
         )
@@ -172,8 +176,8 @@ def _launch(params: LaunchParams, user: UserContext, earlier: Earlier) -> Launch
 def _action_of(assets: Any) -> str:
     """The strictest permission of a run of these assets; for assets that are not known, or all of them, that of an admin."""
     try:
-        actions = {ASSETS.get(asset["path"][0], MANAGE) for asset in assets}
-    except (TypeError, KeyError, IndexError):
+        actions = {ASSETS.get("/".join(asset["path"]), MANAGE) for asset in assets}
+    except (TypeError, KeyError):
         return MANAGE
     return actions.pop() if len(actions) == 1 else MANAGE
 
@@ -183,16 +187,48 @@ def _must_be_plain(params: LaunchParams) -> None:
     odd = {name for name in params.tags.keys() - _PLAIN_TAGS - set(USER_TAGS) if "/" in name}
     if odd:
         raise _denied(f"only an admin may launch with the tag {ascii(min(odd))[:80]}")
+    if params.chooses_part:
+        raise _denied("only an admin may choose assets or steps of a job, or a preset")
     config = params.config
     if isinstance(config, str):
+        if len(config) > _LONGEST_CONFIG:
+            raise _denied("only an admin may send a configuration of this length")
         try:
             config = load_run_config_yaml(config) or {}
         except Exception:  # whatever Dagster's reader stumbles over
             raise refused("runConfigData is not YAML") from None
-    if config and (not isinstance(config, dict) or set(config) != {"ops"}):
+    if not config:
+        return
+    if not isinstance(config, dict) or set(config) != {"ops"}:
         raise _denied("only an admin may configure more than `ops`")
-    if params.chooses_assets:
-        raise _denied("only an admin may choose assets of a job")
+    _must_be_values(config["ops"], iter(range(_MOST_VALUES)))
+
+
+def _must_be_values(ops: object, left: Iterator[int], depth: int = 0) -> None:
+    """Ops, also those within graphs, have a `config` of values and lists of values. A mapping in place of a value, such as
+    `{"env": NAME}`, would say where a value is to be taken from. `left` bounds the look at texts that repeat their parts.
+    """
+    for node in _mappings(ops, left):
+        if set(node) - {"config", "ops"}:
+            raise _denied("only an admin may configure more of an op than its `config`")
+        if "ops" in node:
+            if depth == _DEEPEST:
+                raise _denied("only an admin may nest ops so deeply")
+            _must_be_values(node["ops"], left, depth + 1)
+        for value in _object(node.get("config") or {}, "the configuration of an op").values():
+            if not all(isinstance(one, _VALUE) and next(left, None) is not None for one in _listed(value)):
+                raise _denied("only an admin may send a configuration that is not values and lists of values")
+
+
+def _mappings(of: object, left: Iterator[int]) -> Iterator[Mapping[str, object]]:
+    for node in _object(of, "the configuration of ops").values():
+        if next(left, None) is None:
+            raise _denied("only an admin may send a configuration of this length")
+        yield _object({} if node is None else node, "the configuration of an op")
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
 
 
 def _must_be_own(params: object, user: UserContext, earlier: Earlier) -> None:

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
-import dagster as dg
 from pydantic import Field, create_model
 
 from sbh_pipelines.backup.contents.manifest import LATEST
 from sbh_pipelines.backup.restore.request import Face, RestoreOption, RestoreRequest, offered
 from sbh_pipelines.model import MergeMode, ReferencePolicy
+from sbh_pipelines.orchestration.common.config import JobConfig
 
 _KINDS: Mapping[Any, Any] = {tuple[str, ...]: list[str], MergeMode: str, ReferencePolicy: str, bool | None: bool}
 _TENANT = Field(None, description="Tenant, by slug. Only for runs without a partition.")
@@ -21,7 +21,7 @@ _BREAK_GLASS = Field(
 )
 
 
-class _Start(dg.Config):
+class _Start(JobConfig):
     tenant: str | None = _TENANT
     backup_id: str = Field(
         LATEST, description="A backup id such as backup_20240115_1200, or `latest`, which no safety backup is."
@@ -60,7 +60,7 @@ class RestoreConfig(_Options):  # its options are made of the declaration
         return RestoreRequest.chosen(**{option.name: getattr(self, option.name) for option in _OPTIONS})
 
 
-class UndoConfig(dg.Config):
+class UndoConfig(JobConfig):
     """Which restore to undo. Overwrites live data: needs `confirm: true`, or `validate_only: true`."""
 
     tenant: str | None = _TENANT

@@ -10,13 +10,14 @@ from sbh_pipelines.orchestration.backups.steps import SOURCE_DB
 from sbh_pipelines.orchestration.common import batch
 from sbh_pipelines.orchestration.common.assets import tenants_partitions
 from sbh_pipelines.orchestration.common.batch import ProgressLog
+from sbh_pipelines.orchestration.common.config import JobConfig
 from sbh_pipelines.orchestration.common.failures import failure_of
 from sbh_pipelines.orchestration.common.metadata import markdown
-from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
+from sbh_pipelines.orchestration.common.resources import Backups, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 
 
-class LookConfig(dg.Config):
+class LookConfig(JobConfig):
     """Which backup, and the name of the schema to make."""
 
     tenant: str | None = Field(None, description="Tenant, by slug. Only for runs without a partition.")
@@ -29,11 +30,11 @@ class LookConfig(dg.Config):
     description="Puts the tenant's rows as they were in the backup into a new schema of the same database. The live tables"
     " are not touched. Fails if the schema exists.",
     pool=SOURCE_DB,
+    config_schema=LookConfig.schema_of_dagster(),
     out=dg.Out(dict, description="The tables that were made, and their rows."),
 )
-def restore_into_schema(
-    context: dg.OpExecutionContext, config: LookConfig, backups: BackupServiceResource
-) -> dg.Output[dict[str, object]]:
+def restore_into_schema(context: dg.OpExecutionContext, backups: Backups) -> dg.Output[dict[str, object]]:
+    config = LookConfig.of(context)
     tenant = batch.one_tenant(context, config.tenant)
     try:
         result = backups.service.restores.into_schema(

@@ -12,7 +12,7 @@ from sbh_pipelines.orchestration.common import batch
 from sbh_pipelines.orchestration.common.assets import asset_key, tenants_partitions
 from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.failures import failure_of
-from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
+from sbh_pipelines.orchestration.common.resources import Backups, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 from sbh_pipelines.orchestration.restores.config import RestoreConfig, UndoConfig
 from sbh_pipelines.orchestration.restores.metadata import part_text, plan_metadata, restore_metadata
@@ -28,9 +28,11 @@ _Events = Iterator[dg.AssetObservation | dg.Output[dict[str, Any]]]
     " writes only the differences in one transaction, proves what was written, commits. Refuses without `confirm: true`;"
     " with `validate_only: true` it ends with the plan.",
     pool=SOURCE_DB,
+    config_schema=RestoreConfig.schema_of_dagster(),
     out=dg.Out(dict, description="What was restored, or would be: the table of rows and files."),
 )
-def restore_tenant(context: dg.OpExecutionContext, config: RestoreConfig, backups: BackupServiceResource) -> _Events:
+def restore_tenant(context: dg.OpExecutionContext, backups: Backups) -> _Events:
+    config = RestoreConfig.of(context)
     tenant, user = batch.one_tenant(context, config.tenant), user_of(context.run.tags)
     service, progress = backups.service, ProgressLog(context.log)
     try:
@@ -57,9 +59,11 @@ def restore_tenant(context: dg.OpExecutionContext, config: RestoreConfig, backup
     description="Makes the tables and files that a restore touched what they were before it, from the restore's safety"
     " backup; as a restore of its own, with a safety backup of its own. Refuses without `confirm: true`.",
     pool=SOURCE_DB,
+    config_schema=UndoConfig.schema_of_dagster(),
     out=dg.Out(dict, description="What was brought back, or would be: the table of rows and files."),
 )
-def undo_tenant_restore(context: dg.OpExecutionContext, config: UndoConfig, backups: BackupServiceResource) -> _Events:
+def undo_tenant_restore(context: dg.OpExecutionContext, backups: Backups) -> _Events:
+    config = UndoConfig.of(context)
     tenant, user = batch.one_tenant(context, config.tenant), user_of(context.run.tags)
     try:
         if config.validate_only:

@@ -11,10 +11,11 @@ from sbh_pipelines.orchestration.backups.steps import OBJECT_STORE
 from sbh_pipelines.orchestration.common import batch
 from sbh_pipelines.orchestration.common.assets import tenants_partitions
 from sbh_pipelines.orchestration.common.batch import ProgressLog
+from sbh_pipelines.orchestration.common.config import JobConfig
 from sbh_pipelines.orchestration.common.failed_tenants import FailedTenant
 from sbh_pipelines.orchestration.common.failures import batch_failure, failure_of
 from sbh_pipelines.orchestration.common.metadata import MetadataMap, mib
-from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
+from sbh_pipelines.orchestration.common.resources import Backups, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 KEY_ROTATION = "key_rotation"
 
 
-class KeyRotationConfig(dg.Config):
+class KeyRotationConfig(JobConfig):
     """Whose keys, and how far to go."""
 
     tenants: list[str] = Field(
@@ -41,11 +42,11 @@ class KeyRotationConfig(dg.Config):
     description="Wraps the tenants' data keys anew, under the key that the settings name now. Some that fail do not stop the"
     " others; the run fails and names them.",
     pool=OBJECT_STORE,
+    config_schema=KeyRotationConfig.schema_of_dagster(),
     out=dg.Out(dict, description="How many were rotated, skipped, failed."),
 )
-def rotate_keys(
-    context: dg.OpExecutionContext, config: KeyRotationConfig, backups: BackupServiceResource
-) -> Iterator[dg.Output[dict[str, int]]]:
+def rotate_keys(context: dg.OpExecutionContext, backups: Backups) -> Iterator[dg.Output[dict[str, int]]]:
+    config = KeyRotationConfig.of(context)
     tenants = batch.run_tenants(context, config.tenants)
     try:
         report = backups.service.keys.rotate(

@@ -9,7 +9,7 @@ from sbh_pipelines.orchestration.backups.steps import SOURCE_DB
 from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.failures import failure_of
 from sbh_pipelines.orchestration.common.metadata import mib
-from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
+from sbh_pipelines.orchestration.common.resources import Backups, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 from sbh_pipelines.orchestration.common.timetable import Timetable, schedule_of_one_run, timetable
 from sbh_pipelines.settings import PlatformSettings
@@ -24,9 +24,7 @@ PLATFORM_BACKUP = "platform_backup"
     pool=SOURCE_DB,
     out=dg.Out(dict, description="The backup's manifest."),
 )
-def back_up_platform(
-    context: dg.OpExecutionContext, backups: BackupServiceResource
-) -> Iterator[dg.Output[dict[str, object]]]:
+def back_up_platform(context: dg.OpExecutionContext, backups: Backups) -> Iterator[dg.Output[dict[str, object]]]:
     try:
         made = backups.service.platform.create(user_of(context.run.tags), ProgressLog(context.log))
     except SbhError as error:

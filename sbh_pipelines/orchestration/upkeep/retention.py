@@ -16,10 +16,11 @@ from sbh_pipelines.orchestration.backups.steps import OBJECT_STORE
 from sbh_pipelines.orchestration.common import batch
 from sbh_pipelines.orchestration.common.assets import tenants_partitions
 from sbh_pipelines.orchestration.common.batch import ProgressLog
+from sbh_pipelines.orchestration.common.config import JobConfig
 from sbh_pipelines.orchestration.common.failed_tenants import FailedTenant
 from sbh_pipelines.orchestration.common.failures import batch_failure, failure_of
 from sbh_pipelines.orchestration.common.metadata import MetadataMap
-from sbh_pipelines.orchestration.common.resources import BackupServiceResource, user_of
+from sbh_pipelines.orchestration.common.resources import Backups, BackupServiceResource, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 from sbh_pipelines.orchestration.common.timetable import Timetable, schedule_of_one_run, timetable
 from sbh_pipelines.orchestration.upkeep.metadata import forgotten_metadata, pruned_metadata
@@ -29,7 +30,7 @@ PRUNE, RETENTION = "prune", "retention"
 _Report = TypeVar("_Report")
 
 
-class UpkeepConfig(dg.Config):
+class UpkeepConfig(JobConfig):
     """Which tenants, and whether to change anything."""
 
     tenants: list[str] = Field(
@@ -42,11 +43,11 @@ class UpkeepConfig(dg.Config):
     description="Removes data that no backup needs, tenant by tenant: plans, repacks what is mostly dead, and deletes what"
     " has been out of use long enough. Then the catalogs of all regions are compacted.",
     pool=OBJECT_STORE,
+    config_schema=UpkeepConfig.schema_of_dagster(),
     out=dg.Out(dict, description="What was given back, in sum."),
 )
-def prune_tenants(
-    context: dg.OpExecutionContext, config: UpkeepConfig, backups: BackupServiceResource
-) -> Iterator[dg.Output[dict[str, int]]]:
+def prune_tenants(context: dg.OpExecutionContext, backups: Backups) -> Iterator[dg.Output[dict[str, int]]]:
+    config = UpkeepConfig.of(context)
     service, user = backups.service, user_of(context.run.tags)
     reports, failed = _each(
         context,
@@ -69,11 +70,11 @@ def prune_tenants(
     description="Forgets the backups that the retention policy no longer keeps, tenant by tenant, without making any. For"
     " tenants whose schedules are paused; the others are seen to after each backup.",
     pool=OBJECT_STORE,
+    config_schema=UpkeepConfig.schema_of_dagster(),
     out=dg.Out(dict, description="How many backups were kept and forgotten."),
 )
-def forget_backups(
-    context: dg.OpExecutionContext, config: UpkeepConfig, backups: BackupServiceResource
-) -> Iterator[dg.Output[dict[str, int]]]:
+def forget_backups(context: dg.OpExecutionContext, backups: Backups) -> Iterator[dg.Output[dict[str, int]]]:
+    config = UpkeepConfig.of(context)
     service, user = backups.service, user_of(context.run.tags)
     reports, failed = _each(
         context,

@@ -8,7 +8,7 @@ from graphql import print_schema
 from sbh_pipelines.definitions import defs
 from sbh_pipelines.errors import AccessDenied, RequestError, SbhError
 from sbh_pipelines.orchestration.guarded_ui import sockets
-from sbh_pipelines.orchestration.guarded_ui.mutations import ACTIONS, JOBS, LAUNCHES, MANAGE, OF_BACKFILLS
+from sbh_pipelines.orchestration.guarded_ui.mutations import ACTIONS, ASSETS, JOBS, LAUNCHES, MANAGE, OF_BACKFILLS
 from sbh_pipelines.orchestration.guarded_ui.operations import Earlier, permit
 from sbh_pipelines.orchestration.guarded_ui.request import read_body
 from sbh_pipelines.security.policy import PERMISSIONS, Role, UserContext
@@ -68,6 +68,33 @@ def test_every_mutation_of_the_schema_has_a_class(schema):
     assert {*ACTIONS.values(), *JOBS.values(), MANAGE} <= set(PERMISSIONS)
     for name, arguments in (LAUNCHES | {k: (v,) for k, v in OF_BACKFILLS.items()}).items():
         assert set(arguments) == set(schema.mutation_type.fields[name].args), name
+
+
+def test_every_job_and_every_asset_has_a_class():
+    """A job or an asset that nobody has classed is for admins alone, and one that is gone is in no table."""
+    repository = defs.get_repository_def()
+    assert set(JOBS) == {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")}
+    assert set(ASSETS) == {key.to_user_string() for key in repository.asset_graph.get_all_asset_keys()}
+    assert {*JOBS.values(), *ASSETS.values()} <= set(PERMISSIONS)
+
+
+def test_a_backfill_of_assets_does_what_its_strictest_asset_does():
+    """Those of one kind need what their work needs; a mixture, one that is not known, and all of them need an admin."""
+
+    def fill(*keys):
+        return asked(
+            BACKFILL, p={"assetSelection": [{"path": key.split("/")} for key in keys], "partitionNames": ["t"]}
+        )
+
+    for keys, action in (
+        (["tenant_backup/full", "tenant_backup/incremental"], "backup.create"),
+        (["tenant_backup/drill"], "drill.run"),
+        (["tenant_backup/full", "tenant_backup/drill"], MANAGE),
+        (["tenant_backup"], MANAGE),
+        (["tenant_drill"], MANAGE),
+        ([], MANAGE),
+    ):
+        assert [launch.action for launch in allowed(fill(*keys), ADMIN)[1]] == [action]
 
 
 def test_every_argument_that_carries_tags_is_one_that_the_guard_fills(schema):

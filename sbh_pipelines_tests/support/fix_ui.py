@@ -9,17 +9,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dagster as dg
 import httpx
 import pytest
 
 from sbh_pipelines.security.tokens import open_tokens
 from sbh_pipelines.settings import load_settings
-from sbh_pipelines_tests.support.fix_stack import NAMES
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 _PATIENCE_S = 60.0
+TENANTS = [f"tenant-{n}" for n in range(1, 7)]
+SECRET = "pr0d-pa55w0rd-of-the-database"
+VARIABLE = "PLANTED_PASSWORD"
+"""A variable of the server's environment, and so of its runs' workers', and what it holds."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,30 @@ class Ui:
         document: dict[str, Any] = answer.json()
         return document
 
-    def runs(self, **tags: str) -> list[dg.DagsterRun]:
+    @contextmanager
+    def instance(self) -> Iterator["dg.DagsterInstance"]:
+        """Dagster's own records."""
+        import dagster as dg  # takes seconds, and this module is loaded for every test
+
         with dg.DagsterInstance.from_config(str(self.home)) as instance:
+            yield instance
+
+    def runs(self, **tags: str) -> list["dg.DagsterRun"]:
+        import dagster as dg
+
+        with self.instance() as instance:
             return list(instance.get_runs(dg.RunsFilter(tags=tags)))
+
+    def ended(self, run_id: str) -> "dg.DagsterRun":
+        """The run, once it has ended."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < deadline:
+            with self.instance() as instance:
+                run = instance.get_run_by_id(run_id)
+            if run is not None and run.is_finished:
+                return run
+            time.sleep(0.2)
+        raise AssertionError(f"{run_id} did not end")
 
 
 @pytest.fixture(scope="session")
@@ -63,12 +89,15 @@ def ui(sample_stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         # Without a daemon nobody would take runs from a queue.
         "run_coordinator: {module: dagster.core.run_coordinator, class: DefaultRunCoordinator}\n"
     )
+    import dagster as dg
+
     with dg.DagsterInstance.from_config(str(home)) as instance:
-        instance.add_dynamic_partitions("tenants", NAMES)
+        instance.add_dynamic_partitions("tenants", TENANTS)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {**os.environ, "DAGSTER_HOME": str(home), "SBH_SETTINGS": str(sample_stack.settings)}
+    environment[VARIABLE] = SECRET
     command = [sys.executable, "-m", "sbh_pipelines.orchestration.guarded_ui", "--port", str(port)]
     log = home / "ui.log"
     with open(log, "wb") as out:

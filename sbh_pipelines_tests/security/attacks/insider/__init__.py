@@ -1,0 +1,1 @@
+"""Attacks by people of the platform, and by runs, that have less than they want."""
