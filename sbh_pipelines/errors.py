@@ -41,6 +41,8 @@
     │   └── KeyRotationFailed  SBH-502  some keys of a rotation were not wrapped anew; the others were
     ├── RepositoryError        SBH-600  the tenant's repository
     │   ├── CorruptObject      SBH-601  an object is damaged, truncated, swapped or foreign
+    │   │   ├── ObjectTooLarge SBH-607  larger than any of its kind: it was not read
+    │   │   └── TooManyObjects SBH-608  more under a prefix than there can be of their kind
     │   ├── FormatUnsupported  SBH-602  written by a newer version
     │   ├── LeaseHeld          SBH-603  (transient) another writer works on this tenant
     │   ├── LeaseLost          SBH-604
@@ -281,6 +283,14 @@ class RepositoryError(SbhError):
 
 class CorruptObject(RepositoryError):
     code = "SBH-601"
+
+
+class ObjectTooLarge(CorruptObject):
+    code = "SBH-607"
+
+
+class TooManyObjects(CorruptObject):
+    code = "SBH-608"
 
 
 class FormatUnsupported(RepositoryError):

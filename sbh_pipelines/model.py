@@ -84,6 +84,10 @@ class BackupId(str):
             )
         return cls(text)
 
+    @staticmethod
+    def valid(text: str) -> bool:
+        return bool(_BACKUP.fullmatch(text))
+
     @classmethod
     def at(cls, moment: datetime, nth: int = 1) -> Self:
         """The id of the nth backup (1-based) begun in the minute of `moment`."""

@@ -25,6 +25,7 @@ from typing import Any, Self
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import ApprovalNeeded, CorruptObject, ObjectExists, ObjectMissing, RequestError, SbhError
 from sbh_pipelines.model import ApprovalId, parse_timestamp, timestamp
+from sbh_pipelines.repository.bounds import listed
 from sbh_pipelines.repository.documents import read_signed, signed
 from sbh_pipelines.repository.format import canonical
 from sbh_pipelines.repository.repository import Repository
@@ -180,7 +181,7 @@ def read_approval(repository: Repository, approval_id: ApprovalId, now: datetime
 def list_approvals(repository: Repository, now: datetime) -> tuple[list[Approval], list[SbhError]]:
     """The newest first, at most 1,000, and an error for each that cannot be read."""
     ids = []
-    for info in repository.store.list(repository.prefix + FOLDER):
+    for info in listed(repository.store, repository.prefix, FOLDER):
         name = info.key[len(repository.prefix) + len(FOLDER) :].removesuffix(".json")
         if ApprovalId.valid(name):
             ids.append(ApprovalId(name))

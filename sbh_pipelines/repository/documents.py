@@ -10,6 +10,7 @@ from typing import Any
 
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, SbhError, StoreError, UnknownBackup
 from sbh_pipelines.model import BackupId, TenantId
+from sbh_pipelines.repository.bounds import listed, most_bytes
 from sbh_pipelines.repository.format import (
     FIRST_EPOCH,
     FORMAT_VERSION,
@@ -46,7 +47,7 @@ class Documents:
             return dict(self._manifest)  # they never change
         key = Keys.manifest(backup_id)
         try:
-            data = self.store.get(self.prefix + key)
+            data = self.store.get(self.prefix + key, most_bytes(key))
         except ObjectMissing:
             raise UnknownBackup(
                 "No such backup", on=f"{backup_id} of {self.tenant}", remedy=f"see `sbh backup list {self.tenant}`"
@@ -108,7 +109,7 @@ class Documents:
         except StoreError:
             # The answer may have been lost on its way, and a retry then finds the key taken: by this very manifest.
             try:
-                published = self.store.get(key) == body
+                published = self.store.get(key, most_bytes(Keys.MANIFESTS)) == body
             except SbhError:
                 published = False
             if not published:
@@ -116,13 +117,19 @@ class Documents:
 
     def get_document(self, key: str) -> dict[str, Any]:
         """Raises ObjectMissing, CorruptObject."""
-        return parse_document(self.store.get(self.prefix + key), self.url(key))
+        return parse_document(self.store.get(self.prefix + key, most_bytes(key)), self.url(key))
 
 
 def list_manifest_ids(store: ObjectStore, prefix: str) -> list[BackupId]:
     """Ids of all committed backups below a tenant's prefix, oldest first: one listing, and no key is needed."""
-    names = (info.key.rsplit("/", 1)[1] for info in store.list(prefix + Keys.MANIFESTS))
-    return sorted(BackupId(n.removesuffix(".json")) for n in names if n.endswith(".json") and n.startswith("backup_"))
+    found = (manifest_id(info.key[len(prefix) :]) for info in listed(store, prefix, Keys.MANIFESTS))
+    return sorted(backup_id for backup_id in found if backup_id is not None)
+
+
+def manifest_id(name: str) -> BackupId | None:
+    """Of which backup a key below the tenant's prefix is the manifest; None for one that is no manifest's."""
+    backup_id = name.removeprefix(Keys.MANIFESTS).removesuffix(".json")
+    return BackupId(backup_id) if BackupId.valid(backup_id) and name == Keys.manifest(backup_id) else None
 
 
 def _signed(value: str, epoch: int) -> dict[str, object]:
@@ -137,7 +144,7 @@ def signed(repository: Documents, kind: str, fields: Mapping[str, object]) -> by
 def read_signed(repository: Documents, key: str, kind: str) -> dict[str, Any]:
     """The fields of a document of this tenant and kind. Raises ObjectMissing, CorruptObject."""
     place = repository.url(key)
-    document = parse_document(repository.store.get(repository.prefix + key), place)
+    document = parse_document(repository.store.get(repository.prefix + key, most_bytes(key)), place)
     bare = {name: value for name, value in document.items() if name not in ("checksum", "signature")}
     if not repository.is_genuine(document) or bare.get("kind") != kind or bare.get("tenant_id") != repository.tenant:
         raise CorruptObject(

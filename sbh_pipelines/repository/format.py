@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sbh_pipelines.errors import CorruptObject
+from sbh_pipelines.repository.bounds import parse_json
 
 FORMAT_VERSION = 2  # 1: full backups only; still read
 
@@ -220,8 +221,8 @@ def pretty(document: Mapping[str, object]) -> bytes:
 def parse_document(data: bytes, on: str) -> dict[str, Any]:
     """A stored JSON object. Raises CorruptObject."""
     try:
-        document = json.loads(data)
-    except (ValueError, RecursionError):
+        document = parse_json(data)
+    except ValueError:
         document = None
     if not isinstance(document, dict):
         raise CorruptObject("A document is not JSON", on=on, why="truncated or overwritten", remedy=VALIDATE)

@@ -141,6 +141,12 @@ class ChunkIndex:
             row = self._db.execute("SELECT epoch FROM pack WHERE id = ?", (pack_id,)).fetchone()
         return row[0] if row else None
 
+    def size_of(self, pack_id: bytes) -> int | None:
+        """The size of a pack, as its index says and the store told; None for one that is not known."""
+        with self._lock:
+            row = self._db.execute("SELECT size FROM pack WHERE id = ?", (pack_id,)).fetchone()
+        return row[0] if row else None
+
     def entries_of(self, pack_id: bytes) -> list[Entry]:
         """The chunks that are read from this pack."""
         with self._lock:

@@ -32,11 +32,13 @@ from sbh_pipelines.errors import (
     StoreError,
 )
 from sbh_pipelines.model import Clock, parse_timestamp
+from sbh_pipelines.repository.bounds import most_bytes
 from sbh_pipelines.repository.format import Keys, parse_document
 from sbh_pipelines.stores.base import ObjectStore
 
 # Clocks of two machines may differ by this much; an expired lease is taken only after it.
 CLOCK_MARGIN = timedelta(seconds=2)
+_BYTES = most_bytes(Keys.LEASE)
 ERASE = "erase"  # the purpose of an erasure's lease
 
 
@@ -177,7 +179,7 @@ def _written(store: ObjectStore, key: str, document: bytes, write: Callable[[], 
         return write()
     except StoreError:
         try:
-            data, etag = store.get_with_etag(key)
+            data, etag = store.get_with_etag(key, _BYTES)
         except SbhError:
             data = b""
         if data != document:
@@ -188,7 +190,7 @@ def _written(store: ObjectStore, key: str, document: bytes, write: Callable[[], 
 def read(store: ObjectStore, prefix: str) -> tuple[LeaseDocument, str] | None:
     """The lease object and its ETag, or None where none was ever taken. A damaged one reads as expired."""
     try:
-        data, etag = store.get_with_etag(prefix + Keys.LEASE)
+        data, etag = store.get_with_etag(prefix + Keys.LEASE, _BYTES)
     except ObjectMissing:
         return None
     try:

@@ -204,7 +204,7 @@ def _store_pack(repository: Repository, pieces: list[bytes], entries: list[Entry
     pack_id = hashlib.sha256(body).digest()
     key = repository.prefix + Keys.pack(pack_id)
     repository.store.put(key, body)
-    if hashlib.sha256(repository.store.get(key)).digest() != pack_id:
+    if hashlib.sha256(repository.store.get(key, len(body))).digest() != pack_id:
         raise StoreError(
             "A pack does not read back as it was written",
             on=repository.store.url(key),

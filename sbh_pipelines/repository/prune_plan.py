@@ -14,6 +14,7 @@ from itertools import chain
 
 from sbh_pipelines.errors import FormatUnsupported, PruneRefused
 from sbh_pipelines.model import timestamp
+from sbh_pipelines.repository.bounds import all_below
 from sbh_pipelines.repository.format import COMPONENTS, Keys, pack_id_of
 from sbh_pipelines.repository.index import Marks, PackUse
 from sbh_pipelines.repository.repository import INDEX_BYTES, Repository
@@ -191,7 +192,7 @@ class _Planner:
 
     def _list(self, prefix: str) -> Iterator[ObjectInfo]:
         skip = len(self._repository.prefix)
-        for info in self._repository.store.list(self._repository.prefix + prefix):
+        for info in all_below(self._repository.store, self._repository.prefix + prefix):
             if info.modified - self._now > self._safety.max_clock_skew:
                 raise refused(
                     self._repository,

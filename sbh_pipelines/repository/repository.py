@@ -21,6 +21,7 @@ from sbh_pipelines.errors import (
     StoreError,
 )
 from sbh_pipelines.model import TenantId
+from sbh_pipelines.repository.bounds import DIRECTORY_BYTES, UNNAMED_PACKS, listed, most_bytes, too_many
 from sbh_pipelines.repository.documents import Documents
 from sbh_pipelines.repository.format import (
     PACK_TRAILER_BYTES,
@@ -46,6 +47,8 @@ _CACHED_CHUNKS = 4
 MERGED = "merged"  # the step that names index objects which stand for several earlier ones
 _MERGE_AT = 8  # small index objects
 _KEPT_INDEX_BYTES = 256 << 10  # of each repository that is open
+_HASHED_AT_ONCE = 8 << 20
+_LARGEST_PACK = 3 << 30  # the largest that can be set, and one row more
 _READ_AHEAD = 4 << 20  # bytes of plaintext
 INDEX_BYTES = 2 << 20  # of entries in one index object: some 44,000 chunks
 
@@ -109,9 +112,9 @@ class Repository(Documents):
         packs = {bytes.fromhex(o.key.rsplit("/", 1)[1]): o.size for o in self._listed_packs()}
         names = self._read_marks()
         retired = {pack_id for retirement in self.retirements for pack_id in retirement.packs}
-        packs = {pack_id: size for pack_id, size in packs.items() if pack_id not in self.marked_damaged}
-        unused = {pack_id: size for pack_id, size in packs.items() if pack_id in retired}
-        packs = {pack_id: size for pack_id, size in packs.items() if pack_id not in retired}
+        for pack_id in self.marked_damaged:
+            packs.pop(pack_id, None)
+        unused = {pack_id: packs.pop(pack_id) for pack_id in retired if pack_id in packs}
         self.index.last_resort = lambda: self._read_retired(unused)
         for name in names:
             try:
@@ -131,8 +134,14 @@ class Repository(Documents):
                 self.indexed.add(name)
             except (RepositoryError, ObjectMissing) as error:
                 self.damages.append(Damage(name, error))
+        looked_at = 0
         for pack_id, size in packs.items():
             if not self.index.has_pack(pack_id):
+                if (
+                    looked_at := looked_at + 1
+                ) > UNNAMED_PACKS:  # what is in the others is stored anew, and they are pruned
+                    self.damages.append(Damage(Keys.PACKS, too_many(self.url(Keys.PACKS), UNNAMED_PACKS)))
+                    break
                 try:
                     self._add_unindexed(pack_id, size)
                     self.unindexed[pack_id] = size
@@ -146,14 +155,14 @@ class Repository(Documents):
     def _read_marks(self) -> list[str]:
         """Take in which packs are damaged and what prunes retired; the names of the index objects in use."""
         names = []
-        for info in self.store.list(self.prefix + Keys.INDEX):
+        for info in listed(self.store, self.prefix, Keys.INDEX):
             name = info.key[len(self.prefix) :]
             if name.startswith(Keys.DAMAGED):
                 if (pack_id := pack_id_of(name.removeprefix(Keys.DAMAGED))) is not None:
                     self.marked_damaged.add(pack_id)
             elif name.startswith(Keys.RETIRED):
                 try:
-                    body = self.store.get(info.key)
+                    body = self.store.get(info.key, most_bytes(name))
                     self.retirements.append(read_retirement(name, body, info.modified, self.url(name)))
                 except (RepositoryError, ObjectMissing) as error:
                     self.damages.append(Damage(name, error))
@@ -179,12 +188,17 @@ class Repository(Documents):
         """
         key = self.prefix + Keys.pack(pack_id)
         try:
-            body = self.store.get(key)
+            size = self.store.head(key).size
+            if size > _LARGEST_PACK:
+                return False
+            digest = hashlib.sha256()
+            for start in range(0, size, _HASHED_AT_ONCE):
+                digest.update(self.store.get_range(key, start, min(_HASHED_AT_ONCE, size - start)))
         except ObjectMissing:
             return False
-        if hashlib.sha256(body).digest() != pack_id:
+        if digest.digest() != pack_id:
             return False
-        self._add_unindexed(pack_id, len(body))
+        self._add_unindexed(pack_id, size)
         self.lost.discard(pack_id)
         self.marked_damaged.discard(pack_id)
         self.store.delete([self.prefix + Keys.damaged(pack_id)])
@@ -203,19 +217,21 @@ class Repository(Documents):
         self.put_document(Keys.damaged(pack_id), {"damaged": Keys.pack(pack_id)})
 
     def _listed_packs(self) -> Iterator[ObjectInfo]:
-        for info in self.store.list(self.prefix + Keys.PACKS):
-            if pack_id_of(info.key.rsplit("/", 1)[1]) is not None:
+        for info in listed(self.store, self.prefix, Keys.PACKS):
+            pack_id = pack_id_of(info.key.rsplit("/", 1)[1])
+            if pack_id is not None and info.key == self.prefix + Keys.pack(pack_id):
                 yield info
             else:
                 self.damages.append(
                     Damage(
-                        info.key[len(self.prefix) :], CorruptObject("Not a pack's name", on=self.store.url(info.key))
+                        ascii(info.key[len(self.prefix) :])[1:-1],
+                        CorruptObject("Not a pack's name", on=ascii(self.store.url(info.key))[1:-1]),
                     )
                 )
 
     def read_index(self, name: str) -> bytes:
         """The body of an index object, authenticated. Raises CorruptObject, ObjectMissing."""
-        data = self.store.get(self.prefix + name)
+        data = self.store.get(self.prefix + name, most_bytes(name))
         # The key ends in a digest of the content, so an index copied over another is found out.
         digest = hashlib.sha256(data).hexdigest()[:16]
         if not name.endswith(digest):
@@ -242,6 +258,13 @@ class Repository(Documents):
             raise CorruptObject("Not a whole pack", on=place, why="truncated", remedy=VALIDATE)
         trailer = self.store.get_range(key, size - PACK_TRAILER_BYTES, PACK_TRAILER_BYTES)
         offset, length = unpack_trailer(trailer, size, place)
+        if length > DIRECTORY_BYTES:
+            raise CorruptObject(
+                "Not a pack of ours",
+                on=place,
+                why=f"it says that its directory has {length:,} bytes, and none has more than {DIRECTORY_BYTES:,}",
+                remedy="see who can write to the bucket, and delete the object",
+            )
         return self.store.get_range(key, offset, length)
 
     def locate(self, chunk: bytes) -> Location:

@@ -7,13 +7,16 @@
 5. `replace` fails with ObjectChanged unless the object still has the given ETag; exactly one of two simultaneous ones wins.
 6. `list` is complete and holds at most a page in memory. Its order means nothing: S3 lists in order of UTF-8 bytes, other
    servers and directories do not, so nothing may rely on it.
-7. Transient errors are retried inside, with backoff; what comes out is an error of `errors.py`, never the driver's.
+7. No object is read whole that is larger than the caller allows: its size is looked at before its bytes are.
+8. Transient errors are retried inside, with backoff; what comes out is an error of `errors.py`, never the driver's.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
+
+MOST_BYTES = 64 << 20  # of an object that is read whole, unless the caller says otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,9 @@ class ObjectInfo:
 class ObjectStore(Protocol):
     """All methods may raise StoreUnavailable and StoreDenied; those that read also ObjectMissing."""
 
-    def get(self, key: str) -> bytes: ...
+    def get(self, key: str, most: int = MOST_BYTES) -> bytes:
+        """Raises ObjectTooLarge, before it is read, where it has more than `most` bytes."""
+        ...
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Exactly `length` bytes from `start`; ObjectMissing or a shorter answer where the object is too small."""
@@ -38,7 +43,7 @@ class ObjectStore(Protocol):
         """`get_range` for several (start, length) of one object; near ones in one request."""
         ...
 
-    def get_with_etag(self, key: str) -> tuple[bytes, str]: ...
+    def get_with_etag(self, key: str, most: int = MOST_BYTES) -> tuple[bytes, str]: ...
 
     def put(self, key: str, data: bytes | bytearray | memoryview) -> str:
         """Store or overwrite; the ETag. Large data goes up in parts."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from sbh_pipelines.errors import ResidencyError
 from sbh_pipelines.placement import Place
-from sbh_pipelines.stores.base import FileStore, ObjectInfo
+from sbh_pipelines.stores.base import MOST_BYTES, FileStore, ObjectInfo
 
 
 class BoundStore:
@@ -48,8 +48,8 @@ class BoundStore:
         self._allow(key)
         self._inner.put_stream(key, pieces, attributes, size=size)
 
-    def get(self, key: str) -> bytes:
-        return self._inner.get(key)
+    def get(self, key: str, most: int = MOST_BYTES) -> bytes:
+        return self._inner.get(key, most)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         return self._inner.get_range(key, start, length)
@@ -57,8 +57,8 @@ class BoundStore:
     def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
         return self._inner.get_ranges(key, ranges)
 
-    def get_with_etag(self, key: str) -> tuple[bytes, str]:
-        return self._inner.get_with_etag(key)
+    def get_with_etag(self, key: str, most: int = MOST_BYTES) -> tuple[bytes, str]:
+        return self._inner.get_with_etag(key, most)
 
     def head(self, key: str) -> ObjectInfo:
         return self._inner.head(key)

@@ -20,8 +20,16 @@ import obstore
 from obstore import exceptions as driver
 from obstore.store import LocalStore, S3Store
 
-from sbh_pipelines.errors import ObjectChanged, ObjectExists, ObjectMissing, StoreDenied, StoreError, StoreUnavailable
-from sbh_pipelines.stores.base import ObjectInfo
+from sbh_pipelines.errors import (
+    ObjectChanged,
+    ObjectExists,
+    ObjectMissing,
+    ObjectTooLarge,
+    StoreDenied,
+    StoreError,
+    StoreUnavailable,
+)
+from sbh_pipelines.stores.base import MOST_BYTES, ObjectInfo
 from sbh_pipelines.stores.s3_errors import MEANINGS, Told, s3_error
 
 _PART = 8 << 20  # bytes of one part of a multipart upload
@@ -86,12 +94,14 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({self._base_url})"
 
-    def get(self, key: str) -> bytes:
-        return self.get_with_etag(key)[0]
+    def get(self, key: str, most: int = MOST_BYTES) -> bytes:
+        return self.get_with_etag(key, most)[0]
 
-    def get_with_etag(self, key: str) -> tuple[bytes, str]:
+    def get_with_etag(self, key: str, most: int = MOST_BYTES) -> tuple[bytes, str]:
         with self._translated("get", key):
-            answer = obstore.get(self._inner, key)
+            answer = obstore.get(self._inner, key)  # the answer's head: the driver reads no more than the size it tells
+            if answer.meta["size"] > most:
+                raise too_large(self.url(key), answer.meta["size"], most)
             return bytes(answer.bytes()), answer.meta["e_tag"] or ""
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
@@ -335,6 +345,15 @@ def _translate_other(verb: str, place: str, text: str) -> StoreError:
             f"Cannot {verb} the range asked for", on=place, why=short, remedy="the object is too short: validate"
         )
     return StoreUnavailable(f"Cannot {verb} an object", on=place, why=short, remedy="check the store; run `sbh doctor`")
+
+
+def too_large(place: str, size: int, most: int) -> ObjectTooLarge:
+    return ObjectTooLarge(
+        "An object is larger than any of its kind",
+        on=ascii(place)[1:-1][:300],
+        why=f"it has {size:,} bytes, at most {most:,} are read: overwritten, or never one of ours",
+        remedy="see who can write to the bucket; delete the object, or restore its older version",
+    )
 
 
 def _info(meta: Any) -> ObjectInfo:

@@ -11,6 +11,7 @@ import pytest
 from sbh_pipelines.errors import LeaseHeld, LeaseLost, SbhError, StoreUnavailable
 from sbh_pipelines.model import utc_now
 from sbh_pipelines.repository import lease
+from sbh_pipelines.stores.base import MOST_BYTES
 from sbh_pipelines_tests.support.memory_store import MemoryStore
 
 PREFIX = "files/acme/backups/"
@@ -99,9 +100,9 @@ class AllReadFirst(MemoryStore):
         """All have read once: from now on each goes its way."""
         self.together = False
 
-    def get_with_etag(self, key: str) -> tuple[bytes, str]:
+    def get_with_etag(self, key: str, most: int = MOST_BYTES) -> tuple[bytes, str]:
         try:
-            return super().get_with_etag(key)
+            return super().get_with_etag(key, most)
         finally:
             if self.together and threading.current_thread() is not threading.main_thread():
                 with suppress(threading.BrokenBarrierError):

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from sbh_pipelines.errors import ObjectChanged, ObjectExists, ObjectMissing, StoreError
-from sbh_pipelines.stores.base import ObjectInfo
+from sbh_pipelines.stores.base import MOST_BYTES, ObjectInfo
+from sbh_pipelines.stores.object_store import too_large
 
 
 class MemoryStore:
@@ -16,13 +17,15 @@ class MemoryStore:
         self.objects: dict[str, bytes] = {}
         self._lock = threading.RLock()
 
-    def get(self, key: str) -> bytes:
-        return self.get_with_etag(key)[0]
+    def get(self, key: str, most: int = MOST_BYTES) -> bytes:
+        return self.get_with_etag(key, most)[0]
 
-    def get_with_etag(self, key: str) -> tuple[bytes, str]:
+    def get_with_etag(self, key: str, most: int = MOST_BYTES) -> tuple[bytes, str]:
         with self._lock:
             if key not in self.objects:
                 raise ObjectMissing("No such object", on=self.url(key))
+            if len(self.objects[key]) > most:
+                raise too_large(self.url(key), len(self.objects[key]), most)
             return self.objects[key], etag(self.objects[key])
 
     def get_range(self, key: str, start: int, length: int) -> bytes:

@@ -26,6 +26,7 @@ from sbh_pipelines.backup.create.recovery_points import recovery_points
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import Tenant, TenantId
+from sbh_pipelines.repository.bounds import listed
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.trail.event import PLATFORM
 
@@ -105,7 +106,7 @@ def _line(site: Site, tenant: Tenant, figures: TrailFigures, end: datetime, age:
 
 def _holds(site: Site, tenant: Tenant) -> int:
     store, prefix = site.backup_store(tenant)
-    return sum(1 for info in store.list(prefix + Keys.HOLDS) if info.key.startswith(f"{prefix}{Keys.HOLDS}legal-"))
+    return sum(1 for info in listed(store, prefix, Keys.HOLDS) if info.key.startswith(f"{prefix}{Keys.HOLDS}legal-"))
 
 
 def _platform(site: Site, figures: TrailFigures) -> PlatformCompliance:

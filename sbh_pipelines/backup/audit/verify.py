@@ -8,6 +8,7 @@ from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import AuditBroken, ObjectMissing, RequestError, SbhError
 from sbh_pipelines.model import BackupId, Tenant, unparsed
 from sbh_pipelines.repository import lease as leases
+from sbh_pipelines.repository.documents import list_manifest_ids
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.trail.check import EventSink, TrailCheck, check_trail
 from sbh_pipelines.repository.trail.event import PLATFORM, AuditEvent
@@ -166,8 +167,7 @@ def _manifests(site: Site, tenant: Tenant) -> set[str]:
     if tenant.id == PLATFORM:
         return set()
     store, prefix = site.backup_store(tenant)
-    folder = prefix + Keys.MANIFESTS
-    return {info.key.removeprefix(folder).removesuffix(".json") for info in store.list(folder)}
+    return {str(backup_id) for backup_id in list_manifest_ids(store, prefix)}
 
 
 def _at_work(site: Site, tenant: Tenant) -> str | None:

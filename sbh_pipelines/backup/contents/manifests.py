@@ -19,6 +19,8 @@ from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import CorruptObject, InvalidId, ObjectMissing, SbhError, UnknownBackup
 from sbh_pipelines.model import BackupId, unparsed
+from sbh_pipelines.repository.bounds import listed
+from sbh_pipelines.repository.documents import manifest_id
 from sbh_pipelines.repository.format import VALIDATE, Keys, checksum
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.stores.base import ObjectInfo
@@ -74,19 +76,19 @@ def read_manifests(
 
     `brief` ones may lack what is long: parsing it would cost more than all else.
     """
-    listed = sorted(
+    there = sorted(
         (backup_id, info)
-        for info in repository.store.list(repository.prefix + Keys.MANIFESTS)
-        if (backup_id := _backup_id(info))
+        for info in listed(repository.store, repository.prefix, Keys.MANIFESTS)
+        if (backup_id := manifest_id(info.key[len(repository.prefix) :]))
     )
     proof = str(repository.sealer.sign(_PROOF)).encode()
-    names = [_name(proof, repository, info) for _, info in listed]
+    names = [_name(proof, repository, info) for _, info in there]
     found: list[Manifest | SbhError | None] = [cache.get(name, brief=brief) for name in names]
     missing = [at for at, manifest in enumerate(found) if manifest is None]
 
     def read(at: int) -> Manifest | SbhError | None:
         try:
-            return read_manifest(repository, listed[at][0])
+            return read_manifest(repository, there[at][0])
         except CorruptObject as damage:
             return damage
         except UnknownBackup:
@@ -97,11 +99,6 @@ def read_manifests(
         if isinstance(manifest, Manifest):
             cache.put(names[at], manifest)
     return [f for f in found if isinstance(f, Manifest)], [f for f in found if isinstance(f, SbhError)]
-
-
-def _backup_id(info: ObjectInfo) -> BackupId | None:
-    name = info.key.rsplit("/", 1)[1]
-    return BackupId(name.removesuffix(".json")) if name.startswith("backup_") and name.endswith(".json") else None
 
 
 def _name(proof: bytes, repository: Repository, info: ObjectInfo) -> bytes:

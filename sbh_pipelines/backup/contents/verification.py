@@ -25,6 +25,7 @@ from sbh_pipelines.model import Progress, ProgressSink, no_progress
 from sbh_pipelines.repository.format import FILES, VALIDATE, Entry, Keys
 from sbh_pipelines.repository.index import Marks
 from sbh_pipelines.repository.repository import Repository
+from sbh_pipelines.stores.base import MOST_BYTES
 
 _MAX_ISSUES = 200
 _PACKS_AHEAD = 3
@@ -284,7 +285,8 @@ def _read_packs(
     def read(pack_id: bytes, entries: list[Entry]) -> tuple[int, list[SbhError]]:
         place = repository.url(Keys.pack(pack_id))
         try:
-            body = memoryview(repository.store.get(repository.prefix + Keys.pack(pack_id)))
+            size = repository.index.size_of(pack_id) or MOST_BYTES
+            body = memoryview(repository.store.get(repository.prefix + Keys.pack(pack_id), size))
         except SbhError as error:
             return 0, [error]
         if hashlib.sha256(body).digest() != pack_id:

@@ -9,6 +9,7 @@ from sbh_pipelines.document import optional
 from sbh_pipelines.errors import ObjectMissing, RequestError, SbhError, error_from_dict
 from sbh_pipelines.model import BackupId, Tenant
 from sbh_pipelines.repository import lease as leases
+from sbh_pipelines.repository.bounds import most_bytes
 from sbh_pipelines.repository.format import Keys, parse_document
 
 _Status = TypeVar("_Status")
@@ -45,7 +46,7 @@ def backup_status(site: Site, tenant: Tenant, backup_id: BackupId) -> BackupStat
         pass
     try:
         key = prefix + Keys.failure(backup_id)
-        record = parse_document(store.get(key), store.url(key))
+        record = parse_document(store.get(key, most_bytes(Keys.FAILURES)), store.url(key))
         error = record.get("error") or {}
         said = str(error_from_dict(error)) if error else ""
         return BackupStatus(backup_id, tenant.id, "failed", record.get("step"), said, error)

@@ -16,6 +16,7 @@ from sbh_pipelines.database.rebuild.left_out import LeftOut
 from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, SbhError, UnknownBackup, error_from_dict
 from sbh_pipelines.model import BackupId, DrillId, Tenant, TenantId
+from sbh_pipelines.repository.bounds import listed
 from sbh_pipelines.repository.documents import read_signed, signed
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.repository import Repository
@@ -152,7 +153,7 @@ def keep_record(repository: Repository, record: DrillRecord) -> None:
 def drill_ids(site: Site, tenant: Tenant) -> list[DrillId]:
     """The drills of a tenant, the newest first: one listing, and no key is needed."""
     store, prefix = site.backup_store(tenant)
-    names = (info.key.rsplit("/", 1)[1].removesuffix(".json") for info in store.list(prefix + Keys.DRILLS))
+    names = (info.key.rsplit("/", 1)[1].removesuffix(".json") for info in listed(store, prefix, Keys.DRILLS))
     return sorted((DrillId(name) for name in names if DrillId.valid(name)), reverse=True)
 
 

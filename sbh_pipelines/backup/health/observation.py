@@ -26,6 +26,7 @@ from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import ObjectMissing, RepositoryError, SbhError, SettingsError, error_from_dict
 from sbh_pipelines.model import BackupId, Tenant, TenantId, parse_timestamp
+from sbh_pipelines.repository.bounds import listed, most_bytes
 from sbh_pipelines.repository.catalog.erased import refuse_erased
 from sbh_pipelines.repository.documents import list_manifest_ids
 from sbh_pipelines.repository.format import Keys, parse_document
@@ -168,7 +169,7 @@ def observe(site: Site, tenant: Tenant, before: Observation | None = None, fully
         store, prefix = site.backup_store(tenant)
         ids = list_manifest_ids(store, prefix)
         failures = sorted(
-            info.key.rsplit("/", 1)[1].removesuffix(".json") for info in store.list(prefix + Keys.FAILURES)
+            info.key.rsplit("/", 1)[1].removesuffix(".json") for info in listed(store, prefix, Keys.FAILURES)
         )
         drills = drill_ids(site, tenant)
         text = "\n".join([tenant.region, tenant.tier, *ids, "", *failures, "", *drills])
@@ -200,7 +201,7 @@ def _with_failures(site: Site, base: Observation, names: Sequence[str]) -> Obser
     for name in reversed(names[-_FAILURES_READ:]):
         key = prefix + Keys.failure(name)
         try:
-            failure = _failure_of(parse_document(store.get(key), store.url(key)))
+            failure = _failure_of(parse_document(store.get(key, most_bytes(Keys.FAILURES)), store.url(key)))
         except ObjectMissing:
             continue  # pruned since it was listed
         except RepositoryError:

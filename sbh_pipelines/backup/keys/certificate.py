@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from sbh_pipelines.document import as_document, optional
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, RequestError
+from sbh_pipelines.repository.bounds import listed, most_bytes
 from sbh_pipelines.repository.catalog.erased import ErasedKey
 from sbh_pipelines.repository.format import Keys, canonical, parse_document
 from sbh_pipelines.stores.base import ObjectStore
@@ -200,9 +201,9 @@ def _private(seed: bytes) -> Ed25519PrivateKey:
 def describe_keys(store: ObjectStore, prefix: str) -> list[ErasedKey]:
     """Each key object; nothing secret, and nothing is unwrapped."""
     found = []
-    for info in store.list(prefix + Keys.KEYS):
+    for info in listed(store, prefix, Keys.KEYS):
         try:
-            document = parse_document(store.get(info.key), store.url(info.key))
+            document = parse_document(store.get(info.key, most_bytes(Keys.KEYS)), store.url(info.key))
         except (ObjectMissing, CorruptObject):
             document = {}
         fields = (document.get(name) for name in ("epoch", "region", "provider", "key_id"))

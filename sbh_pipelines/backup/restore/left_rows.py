@@ -11,6 +11,7 @@ from sbh_pipelines.database.merge.relationships.adoption import read_rows_of_nob
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, RestoreRefused
 from sbh_pipelines.model import RestoreId
+from sbh_pipelines.repository.bounds import LEFT_ROWS_BYTES
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.repository.seal import LEFT_ROWS
@@ -88,7 +89,7 @@ def _opened(repository: Repository, restore_id: RestoreId, number: int) -> tuple
     name = Keys.left_rows(restore_id, number)
     place = repository.url(name)
     try:
-        sealed = repository.store.get(repository.prefix + name)
+        sealed = repository.store.get(repository.prefix + name, LEFT_ROWS_BYTES)
     except ObjectMissing:
         raise RestoreRefused(
             "What the restore took back from nobody is not known any more",

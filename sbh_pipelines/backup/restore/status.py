@@ -11,6 +11,7 @@ from sbh_pipelines.document import as_document, optional
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, RestoreRefused, SbhError, UnknownRestore
 from sbh_pipelines.model import BackupId, RestoreId, Tenant, timestamp
 from sbh_pipelines.repository import lease as leases
+from sbh_pipelines.repository.bounds import listed, most_bytes
 from sbh_pipelines.repository.format import Keys, parse_document
 from sbh_pipelines.repository.repository import Repository
 
@@ -160,7 +161,7 @@ def read_restore_status(site: Site, tenant: Tenant, restore_id: RestoreId) -> Re
     store, prefix = site.backup_store(tenant)
     key = prefix + Keys.restore(restore_id)
     try:
-        document = parse_document(store.get(key), store.url(key))
+        document = parse_document(store.get(key, most_bytes(Keys.RESTORES)), store.url(key))
     except ObjectMissing:
         raise UnknownRestore("No such restore", on=f"{restore_id} of {tenant.id}") from None
     if document.get("restore_id") != restore_id or "status" not in document:
@@ -220,7 +221,11 @@ def list_restores(site: Site, tenant: Tenant) -> list[RestoreRecord]:
     store, prefix = site.backup_store(tenant)
     folder = prefix + Keys.RESTORES
     ids = sorted(
-        (o.key[len(folder) :].removesuffix(".json") for o in store.list(folder) if o.key.endswith(".json")),
+        (
+            o.key[len(folder) :].removesuffix(".json")
+            for o in listed(store, prefix, Keys.RESTORES)
+            if o.key.endswith(".json")
+        ),
         reverse=True,
     )
     found = []

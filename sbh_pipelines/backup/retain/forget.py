@@ -25,6 +25,7 @@ from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.document import optional
 from sbh_pipelines.errors import CorruptObject, ForgetRefused, ObjectMissing, SbhError, UnknownBackup
 from sbh_pipelines.model import SAFETY, BackupId, BackupType, Tenant, TenantId, parse_timestamp, timestamp
+from sbh_pipelines.repository.bounds import listed, most_bytes
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.settings import RetentionSettings
@@ -151,7 +152,7 @@ def _proved(repository: Repository, backups: Backups, wanted: list[BackupId], pr
 
 def _doubted(repository: Repository, backups: Backups) -> frozenset[BackupId]:
     """Backups begun before a pack was last found to be damaged: they may need it. Later ones stored its chunks anew."""
-    objects = repository.store.list(repository.prefix + Keys.INDEX)
+    objects = listed(repository.store, repository.prefix, Keys.INDEX)
     found = [o.modified for o in objects if o.key.startswith(repository.prefix + Keys.DAMAGED)]
     if not found:
         return frozenset()
@@ -253,7 +254,9 @@ def _bodies(repository: Repository, doomed: Sequence[BackupId]) -> dict[BackupId
     bodies = {}
     for backup_id in doomed:
         with suppress(ObjectMissing):
-            bodies[backup_id] = repository.store.get(repository.prefix + Keys.manifest(backup_id))
+            bodies[backup_id] = repository.store.get(
+                repository.prefix + Keys.manifest(backup_id), most_bytes(Keys.MANIFESTS)
+            )
     return bodies
 
 

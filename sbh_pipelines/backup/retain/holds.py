@@ -19,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, RequestError, UnknownBackup, UnknownHold
 from sbh_pipelines.model import BackupId, Clock, timestamp
+from sbh_pipelines.repository.bounds import listed as bounded
 from sbh_pipelines.repository.documents import read_signed, signed
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.repository import Repository
@@ -120,7 +121,7 @@ def legal_holds(store: ObjectStore, prefix: str) -> list[Hold]:
 
 def _listed(store: ObjectStore, prefix: str) -> list[Hold]:
     found = []
-    for info in store.list(prefix + Keys.HOLDS):
+    for info in bounded(store, prefix, Keys.HOLDS):
         key = info.key[len(prefix) :]
         if key == Keys.HOLDS:
             continue  # how some tools mark a folder

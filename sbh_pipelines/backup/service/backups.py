@@ -38,6 +38,7 @@ from sbh_pipelines.errors import (
 )
 from sbh_pipelines.model import BackupId, BackupType, ProgressSink, Tenant, TenantId, no_progress
 from sbh_pipelines.repository import lease as leases
+from sbh_pipelines.repository.bounds import listed
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
@@ -339,7 +340,7 @@ class Backups:
             lease = leases.running(store, prefix, self._site.clock)
             ids = [lease.purpose] if lease else []
         else:
-            names = (info.key.rsplit("/", 1)[1] for info in store.list(prefix + Keys.FAILURES))
+            names = (info.key.rsplit("/", 1)[1] for info in listed(store, prefix, Keys.FAILURES))
             ids = sorted((name.removesuffix(".json") for name in names), reverse=True)[:_MOST_FAILURES]
         found = []
         for text in ids:

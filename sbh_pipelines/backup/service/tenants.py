@@ -16,7 +16,8 @@ from sbh_pipelines.database.schema.tenants import find_tenant, list_tenants
 from sbh_pipelines.errors import SbhError, SourceError, UnknownTenant
 from sbh_pipelines.model import BackupId, Tenant, TenantId
 from sbh_pipelines.repository.catalog.erased import refuse_erased
-from sbh_pipelines.repository.format import CONFIG, Keys
+from sbh_pipelines.repository.documents import list_manifest_ids
+from sbh_pipelines.repository.format import CONFIG
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 
 _SHARE = 20  # of the time at most a twentieth goes into listing tenants
@@ -130,9 +131,7 @@ def lost_tenant(site: Site, slug: TenantId, backup_id: str = LATEST) -> Tenant |
     found: dict[str, str] = {}  # region by backup id
     for region in site.settings.storage.regions:
         store, prefix = site.backup_store(Tenant(slug, "", region, ""))
-        folder = prefix + Keys.MANIFESTS
-        for info in store.list(folder):
-            found[info.key.removeprefix(folder).removesuffix(".json")] = region
+        found |= dict.fromkeys(list_manifest_ids(store, prefix), region)
     wanted = max(found, default="") if backup_id == LATEST else backup_id
     if wanted not in found:
         for region in site.settings.storage.regions:

@@ -16,6 +16,7 @@ from sbh_pipelines.errors import InvalidId, ObjectMissing, ResidencyError, SbhEr
 from sbh_pipelines.model import Tenant, TenantId
 from sbh_pipelines.placement import PLATFORM as PLATFORM_TENANT
 from sbh_pipelines.placement import platform_tenant
+from sbh_pipelines.repository.bounds import all_below
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.trail.event import PLATFORM, Chain, Entry, entry_of
 from sbh_pipelines.repository.trail.trail import POLICY, Trail, TrailEnd
@@ -78,7 +79,7 @@ class Trails:
                     store.head(f"{folder}{only}.json")
                     yield Tenant(only, "", region, "")
                 continue
-            for info in store.list(folder):
+            for info in all_below(store, folder):
                 with suppress(InvalidId):  # not one of ours
                     slug = TenantId.parse(info.key.removeprefix(folder).removesuffix(".json"))
                     yield Tenant(slug, "", region, "")

@@ -23,6 +23,7 @@ from sbh_pipelines.errors import (
     SbhError,
 )
 from sbh_pipelines.model import BackupId, Clock, RecoveryPoint, TenantId, utc_now
+from sbh_pipelines.repository.bounds import RECORDS_BYTES, all_below
 from sbh_pipelines.repository.catalog.erased import erased_slug
 from sbh_pipelines.repository.catalog.records import (
     Block,
@@ -44,7 +45,6 @@ OWNER = "_catalog"  # stands where a tenant's slug does, in key objects and in s
 RECORDS = "records/"
 _NAME = re.compile(r"\d{8}T\d{12}Z-[0-9a-f]{16}")
 _AHEAD = 9  # objects asked for and not yet merged
-_MOST_BYTES = 64 << 20  # an object larger than this is not one of ours, and is not downloaded
 _LISTINGS = 5  # how often to list anew when a compaction takes away what was listed
 _DISCARD = "delete the object; the tenants it spoke of are then compared with their own repositories"
 _DISCARD_ALL = (
@@ -168,7 +168,7 @@ class Catalog:
             except (
                 ObjectExists
             ):  # no other writer uses this name: the answer to our own put was lost, and it was repeated
-                if self.store.get(self._key(name)) != sealed:
+                if self.store.get(self._key(name), RECORDS_BYTES) != sealed:
                     raise
             written += 1
         return written
@@ -211,7 +211,7 @@ class Catalog:
         """Names of objects, oldest first; whatever else is among them goes to the damages."""
         found, key = [], None
         self._erased = set()
-        for info in self.store.list(self.prefix):
+        for info in all_below(self.store, self.prefix):
             below = info.key[len(self.prefix) :]
             if below == Keys.data_key(EPOCH):
                 key = info.etag
@@ -237,7 +237,7 @@ class Catalog:
 
     def _read_object(self, sealer: Sealer, name: str) -> list[Block]:
         place = self.store.url(self._key(name))
-        plain = sealer.open(self.store.get(self._key(name)), self._bound(name), CATALOG, on=place)
+        plain = sealer.open(self.store.get(self._key(name), RECORDS_BYTES), self._bound(name), CATALOG, on=place)
         return unpack_blocks(plain, self.region, place)
 
     def _damage(self, key: str, error: SbhError) -> Damage:
@@ -302,4 +302,4 @@ def _derived(data_key: bytes) -> _Secrets:
 def _not_ours(name: str, info: ObjectInfo) -> str:
     if not _NAME.fullmatch(name):
         return "its name is not that of one"
-    return f"{info.size:,} bytes are too many" if info.size > _MOST_BYTES else ""
+    return f"{info.size:,} bytes are too many" if info.size > RECORDS_BYTES else ""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from sbh_pipelines.document import as_document, optional
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, TenantErased
+from sbh_pipelines.repository.bounds import CERTIFICATE_BYTES, ERASED_BYTES
 from sbh_pipelines.repository.format import parse_document, pretty
 from sbh_pipelines.stores.base import ObjectStore
 
@@ -120,7 +121,7 @@ def read_erased(catalog: CatalogPlace, slug: str) -> ErasureRecord | None:
     key = catalog.prefix + erased_key(slug)
     place = catalog.store.url(key)
     try:
-        return ErasureRecord.of(parse_document(catalog.store.get(key), place), place)
+        return ErasureRecord.of(parse_document(catalog.store.get(key, ERASED_BYTES), place), place)
     except ObjectMissing:
         return None
 
@@ -133,7 +134,7 @@ def refuse_erased(catalog: CatalogPlace, slug: str) -> None:
     """Raises TenantErased where there is a record, also a damaged one."""
     key = catalog.prefix + erased_key(slug)
     try:
-        catalog.store.get(key)
+        catalog.store.head(key)
     except ObjectMissing:
         return
     raise TenantErased(
@@ -147,7 +148,7 @@ def refuse_erased(catalog: CatalogPlace, slug: str) -> None:
 def read_certificate(catalog: CatalogPlace, slug: str, erasure_id: str) -> dict[str, Any]:
     """The certificate as it is stored, nothing of it believed yet. Raises ObjectMissing, CorruptObject."""
     key = catalog.prefix + certificate_key(slug, erasure_id)
-    return parse_document(catalog.store.get(key), catalog.store.url(key))
+    return parse_document(catalog.store.get(key, CERTIFICATE_BYTES), catalog.store.url(key))
 
 
 def list_certificates(catalog: CatalogPlace, slug: str) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sbh_pipelines.errors import CorruptObject, KeyServiceError, ObjectExists, ObjectMissing
+from sbh_pipelines.repository.bounds import most_bytes
 from sbh_pipelines.repository.format import FIRST_EPOCH, LAST_EPOCH, Keys, parse_document, pretty
 from sbh_pipelines.repository.seal import Sealer, name_key_of
 from sbh_pipelines.security.key_provider import DATA_KEY_BYTES, KeyProvider
@@ -93,7 +94,7 @@ class KeyRing:
 
 def read_key_object(place: KeyPlace, epoch: int) -> KeyObject:
     """Raises ObjectMissing, CorruptObject."""
-    data, etag = place.store.get_with_etag(place.key(epoch))
+    data, etag = place.store.get_with_etag(place.key(epoch), most_bytes(Keys.KEYS))
     document = parse_document(data, place.url(epoch))
     found = KeyObject(epoch, document, etag)
     if document.get("tenant_id") != place.owner:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from sbh_pipelines.errors import CorruptObject, KeyServiceError, ObjectChanged, ObjectExists
+from sbh_pipelines.repository.bounds import listed
 from sbh_pipelines.repository.format import LAST_EPOCH, Keys, pretty
 from sbh_pipelines.repository.keys.data_key import (
     EPOCH,
@@ -30,7 +31,9 @@ _TRIES = 8  # of a conditional write that somebody else's overtook
 def epochs(place: KeyPlace) -> list[int]:
     """Numbers of the key objects there are."""
     folder = place.prefix + Keys.KEYS
-    names = (info.key.removeprefix(folder).removesuffix(".json") for info in place.store.list(folder))
+    names = (
+        info.key.removeprefix(folder).removesuffix(".json") for info in listed(place.store, place.prefix, Keys.KEYS)
+    )
     return sorted(int(name) for name in names if len(name) == 4 and name.isdigit())
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import CorruptObject, ObjectChanged, ObjectMissing, StoreError
 from sbh_pipelines.model import Progress, ProgressSink
+from sbh_pipelines.repository.bounds import all_below, listed, most_bytes
 from sbh_pipelines.repository.format import FIRST_EPOCH, Keys, compact, pack_id_of, parse_document, pretty, seal_epoch
 from sbh_pipelines.repository.repository import Repository
 
@@ -27,7 +28,7 @@ def remains(repository: Repository) -> dict[int, Remains]:
     found: dict[int, Remains] = {}
     skip = len(repository.prefix)
     unknown: list[tuple[bytes, int]] = []
-    for info in repository.store.list(repository.prefix + Keys.PACKS):
+    for info in listed(repository.store, repository.prefix, Keys.PACKS):
         pack_id = pack_id_of(info.key[skip:].removeprefix(Keys.PACKS))
         if pack_id is None:
             continue
@@ -58,7 +59,7 @@ def _peek(repository: Repository, pack_id: bytes, size: int) -> int:
 
 
 def _index_objects(repository: Repository) -> Iterator[str]:
-    for info in repository.store.list(repository.prefix + Keys.INDEX):
+    for info in listed(repository.store, repository.prefix, Keys.INDEX):
         name = info.key[len(repository.prefix) :]
         if not name.startswith((Keys.DAMAGED, Keys.RETIRED)):
             yield name
@@ -80,7 +81,7 @@ def sign_anew(repository: Repository, progress: ProgressSink) -> int:
     that is not stays as it is, and damaged.
     """
     done = 0
-    for info in repository.store.list(repository.prefix):
+    for info in all_below(repository.store, repository.prefix):
         key = info.key[len(repository.prefix) :]
         if (
             key.endswith(".json")
@@ -95,7 +96,7 @@ def sign_anew(repository: Repository, progress: ProgressSink) -> int:
 
 def _sign_anew(repository: Repository, key: str) -> bool:
     try:
-        data, etag = repository.store.get_with_etag(repository.prefix + key)
+        data, etag = repository.store.get_with_etag(repository.prefix + key, most_bytes(key))
         document = parse_document(data, repository.url(key))
     except (ObjectMissing, CorruptObject):
         return False

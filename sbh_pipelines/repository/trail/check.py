@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 from sbh_pipelines.concurrency import streamed
 from sbh_pipelines.errors import AuditBroken, CorruptObject, ObjectMissing
+from sbh_pipelines.repository.bounds import EVENTS, most_bytes
+from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.trail.event import (
     AUDIT_REMEDY,
     GENESIS,
@@ -108,6 +110,9 @@ def check_trail(trail: Trail, seen: EventSink, expect: tuple[int, str] | None = 
         if body is None:
             result.found("An object of the audit trail is missing", "removed while it was read", on=place)
             continue
+        if isinstance(body, CorruptObject):
+            result.found(body.what, body.why, on=place)
+            continue
         result.links += 1
         for event in _events(body, place, result):
             why = distrust(event, trail.chain, key)
@@ -162,25 +167,30 @@ def _numbers(trail: Trail, result: TrailCheck) -> Sequence[int]:
     found = array("Q")
     for key, number in trail.numbers():
         if number is None or number == 0:
-            result.found("Not an object of the audit trail", "inserted", on=key[-200:])
+            result.found("Not an object of the audit trail", "inserted", on=ascii(key[-200:])[1:-1])
         else:
             found.append(number)
     return array("Q", sorted(found))
 
 
-def _bodies(trail: Trail, numbers: Sequence[int]) -> Iterator[tuple[int, bytes | None]]:
-    """In order, some asked for ahead; None for one that is gone by now."""
+def _bodies(trail: Trail, numbers: Sequence[int]) -> Iterator[tuple[int, bytes | CorruptObject | None]]:
+    """In order, some asked for ahead; None for one that is gone by now, an error for one that was not read."""
 
-    def get(number: int) -> bytes | None:
+    def get(number: int) -> bytes | CorruptObject | None:
         try:
-            return trail.store.get(trail.link_key(number))
+            return trail.store.get(trail.link_key(number), most_bytes(Keys.AUDIT))
         except ObjectMissing:
             return None
+        except CorruptObject as error:  # far larger than any of ours
+            return error
 
     return zip(numbers, streamed(get, numbers, name="audit", threads=_AHEAD, ahead=_AHEAD + 1), strict=True)
 
 
 def _events(body: bytes, place: str, result: TrailCheck) -> Iterator[AuditEvent]:
+    if body.count(b"\n") > EVENTS:
+        result.found("An object of the audit trail has too many lines", "overwritten", on=place)
+        return
     lines = body.splitlines()
     if not lines:
         result.found("An object of the audit trail is empty", "overwritten", on=place)

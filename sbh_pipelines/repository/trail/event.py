@@ -17,6 +17,7 @@ from typing import Any
 
 from sbh_pipelines.document import optional
 from sbh_pipelines.errors import CorruptObject, RequestError
+from sbh_pipelines.repository.bounds import EVENTS, parse_json
 from sbh_pipelines.repository.seal import derive
 
 VERSION = 1
@@ -199,8 +200,8 @@ def hash_of(event: AuditEvent) -> str:
 def parse_event(text: bytes, on: str) -> AuditEvent:
     """An event of the right shape, nothing of it believed yet. Raises CorruptObject."""
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
+        document = parse_json(text)
+    except ValueError:
         document = None
     if not isinstance(document, dict) or any(type(document.get(name)) is not kind for name, kind in _TYPES.items()):
         raise CorruptObject("Not an audit event", on=on, why="overwritten or cut short", remedy=AUDIT_REMEDY)
@@ -231,6 +232,8 @@ def distrust(event: AuditEvent, chain: Chain, key: AuditKey) -> str:
 
 def read_events(body: bytes, chain: Chain, key: AuditKey, on: str) -> list[AuditEvent]:
     """The genuine, consecutive events of one object. Raises CorruptObject."""
+    if body.count(b"\n") > EVENTS:
+        raise CorruptObject("An object of the audit trail has too many lines", on=on, remedy=AUDIT_REMEDY)
     events = [parse_event(text, on) for text in body.splitlines()]
     if not events:
         raise CorruptObject("An object of the audit trail is empty", on=on, remedy=AUDIT_REMEDY)

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 
 from sbh_pipelines.errors import CorruptObject, ObjectChanged, ObjectExists, ObjectMissing, SbhError, StoreUnavailable
 from sbh_pipelines.model import Clock
+from sbh_pipelines.repository.bounds import HEAD_BYTES, all_below, most_bytes
+from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.trail.event import (
     AUDIT_REMEDY,
     GENESIS,
@@ -198,8 +200,8 @@ class Trail:
     def _is_ours(self, key: str, body: bytes) -> bool:
         """The answer to our own put was lost, and it was repeated."""
         try:
-            return self.store.get(key) == body
-        except ObjectMissing:
+            return self.store.get(key, most_bytes(Keys.AUDIT)) == body
+        except (ObjectMissing, CorruptObject):  # the second: far larger than any of ours
             return False
 
     def _is_there(self, key: str, body: bytes) -> bool:
@@ -269,16 +271,18 @@ class Trail:
     def read_head(self) -> TrailEnd | None:
         """What the head says; None where there is none. Raises CorruptObject for one that is not genuine."""
         try:
-            data = self._heads.get(self._head_key)
+            data = self._heads.get(self._head_key, HEAD_BYTES)
         except ObjectMissing:
             return None
         return self._parse_head(data)
 
     def _told(self) -> tuple[TrailEnd, str | None]:
         try:
-            data, etag = self._heads.get_with_etag(self._head_key)
+            data, etag = self._heads.get_with_etag(self._head_key, HEAD_BYTES)
         except ObjectMissing:
             return TrailEnd(), None
+        except CorruptObject:  # far larger than any of ours
+            return TrailEnd(), self._heads.head(self._head_key).etag
         try:
             return self._parse_head(data), etag
         except CorruptObject:  # as good as none: the links tell
@@ -332,7 +336,7 @@ class Trail:
     def read_link(self, link: int) -> list[AuditEvent]:
         """The events of a link, oldest first. Raises ObjectMissing, CorruptObject."""
         key = self.link_key(link)
-        return read_events(self.store.get(key), self.chain, self.key, self.store.url(key))
+        return read_events(self.store.get(key, most_bytes(Keys.AUDIT)), self.chain, self.key, self.store.url(key))
 
     def last_link(self) -> int:
         """The number of the newest link; 0 where there is none."""
@@ -346,7 +350,7 @@ class Trail:
 
     def numbers(self) -> Iterator[tuple[str, int | None]]:
         """(key, number) of every object below the folder; None for one that is no link."""
-        for info in self.store.list(self.folder):
+        for info in all_below(self.store, self.folder):
             name = info.key[len(self.folder) :]
             digits = name.removesuffix(".jsonl")
             ours = len(digits) == 12 and digits.isascii() and digits.isdigit() and name != digits

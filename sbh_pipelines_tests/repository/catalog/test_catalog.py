@@ -26,7 +26,7 @@ from sbh_pipelines.repository.catalog.records import (
 )
 from sbh_pipelines.security.keys import LocalKeyFile
 from sbh_pipelines.settings import load_settings
-from sbh_pipelines.stores.base import ObjectStore
+from sbh_pipelines.stores.base import MOST_BYTES, ObjectStore
 from sbh_pipelines.stores.local import open_local
 from sbh_pipelines.stores.object_store import Store
 from sbh_pipelines_tests.stores.test_stores import s3
@@ -509,11 +509,11 @@ def test_an_object_merged_away_while_it_is_read_is_looked_for_anew(memory: Memor
     class Late(MemoryStore):
         compacted = False
 
-        def get(self, key: str) -> bytes:
+        def get(self, key: str, most: int = MOST_BYTES) -> bytes:
             if "/records/" in key and not self.compacted:
                 self.compacted = True
                 assert writer.compact() == Compaction(2, 1)
-            return super().get(key)
+            return super().get(key, most)
 
     late = Late()
     late.objects = memory.objects
@@ -524,10 +524,10 @@ def test_an_object_merged_away_while_it_is_read_is_looked_for_anew(memory: Memor
 
 def test_an_object_that_is_listed_and_cannot_be_had_is_reported(memory: MemoryStore, keys: LocalKeyFile) -> None:
     class Gone(MemoryStore):
-        def get(self, key: str) -> bytes:
+        def get(self, key: str, most: int = MOST_BYTES) -> bytes:
             if "/records/" in key:
                 raise ObjectMissing("No such object", on=key)
-            return super().get(key)
+            return super().get(key, most)
 
     opened(memory, keys).record([made(ACME, FIRST, 0)])
     gone = Gone()
