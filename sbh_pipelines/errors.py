@@ -29,7 +29,8 @@
     │   ├── SourceConflict     SBH-303  (transient) concurrent writes, locks, deadlocks
     │   ├── SourceChanged      SBH-304  a file kept changing while it was read
     │   ├── SchemaMismatch     SBH-305  backup and live schema do not fit
-    │   └── UnreadableRow      SBH-306  a row that the server cannot give: damaged, too large, or not in its encoding
+    │   ├── UnreadableRow      SBH-306  a row that the server cannot give: damaged, too large, or not in its encoding
+    │   └── LookRefused        SBH-307  a schema of copies is too large, or the tenant has one already
     ├── StoreError             SBH-400  the object store
     │   ├── StoreUnavailable   SBH-401  (transient)
     │   ├── ObjectMissing      SBH-402
@@ -236,6 +237,10 @@ class UnreadableRow(SourceError):
 
     code = "SBH-306"
     cause = "large"
+
+
+class LookRefused(SourceError):
+    code, http_status = "SBH-307", 409
 
 
 class StoreError(SbhError):

@@ -4,6 +4,7 @@
     database     reachable, version, programs
     role         everything that backups, restores and drills ask for as the role, and the statements that grant it
     tables       the tenancy map: every table accounted for, rows of nobody, tables of other schemas
+    looks        schemas of old rows beside the live ones
     contents     what rows hold: large objects, rows that are too large, text without an encoding
     tenants      the tenants table: slugs, regions, tiers
     suggest      a room of its own: settings that map a stranger's schema

@@ -9,7 +9,7 @@ from sbh_pipelines.database.schema.listing import find_listing
 from sbh_pipelines.database.schema.tenancy import survey_map
 from sbh_pipelines.database.session.connection import connect, describe_dsn
 from sbh_pipelines.database.session.programs import check_pg_dump, lets_names_out, program_version
-from sbh_pipelines.doctor import contents, role, tables, tenants, transit
+from sbh_pipelines.doctor import contents, looks, role, tables, tenants, transit
 from sbh_pipelines.doctor.findings import Level, Report
 from sbh_pipelines.doctor.machine import check_clock
 from sbh_pipelines.settings import Settings
@@ -25,6 +25,7 @@ def check(report: Report, settings: Settings, say: Callable[[str], None]) -> dic
         _server(report, settings, facts)
         transit.check_session(report, connection)
         _programs(report, settings, facts)
+        looks.check(report, connection)
         role.check(report, connection, settings, facts)
         with report.trying("tenancy"):
             listing = find_listing(connection, settings)

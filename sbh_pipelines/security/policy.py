@@ -43,6 +43,7 @@ PERMISSIONS: dict[str, Role] = {
     "backup.validate": Role.OPERATOR,
     "backup.create": Role.ADMIN,
     "backup.restore": Role.ADMIN,
+    "restore.into_schema": Role.ADMIN,
     "backup.forget": Role.ADMIN,
     "repository.prune": Role.ADMIN,
     "backup.hold": Role.ADMIN,
@@ -68,6 +69,9 @@ PERMISSIONS: dict[str, Role] = {
     "dagster.manage": Role.ADMIN,
 }
 
+PLATFORM_ONLY = frozenset({"restore.into_schema"})
+"""What touches more than the tenant it is done to: for users of all tenants, whatever role those of the tenant have."""
+
 
 def authorize(user: UserContext, action: str, tenant_id: str) -> None:
     """Raises AccessDenied unless `user` may do `action` on `tenant_id`."""
@@ -78,6 +82,13 @@ def authorize(user: UserContext, action: str, tenant_id: str) -> None:
             on=tenant_id,
             why="the caller belongs to another tenant",
             remedy="use a context of this tenant",
+        )
+    if action in PLATFORM_ONLY and user.tenant_id != ALL_TENANTS:
+        raise AccessDenied(
+            f"{action} is not allowed",
+            on=tenant_id,
+            why="it is for users of the platform",
+            remedy="ask an administrator of the platform",
         )
     if user.role < needed:
         raise AccessDenied(

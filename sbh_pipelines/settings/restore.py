@@ -54,6 +54,18 @@ class RestoreSettings(Section):
     newest: dict[QualifiedName, str] = Field(
         {}, description="By table, the column with the time of a row's last change, for restores with `newest-wins`."
     )
+    look_mib: int = Field(
+        4096,
+        ge=0,
+        description="How much `--into-schema` may put into the application's database for a tenant, MiB of rows as text.",
+    )
+    keep_looks_days: float = Field(
+        3.0, gt=0, description="After how long a schema of `--into-schema` is dropped, days."
+    )
+    looks_by_tenants: bool = Field(
+        False,
+        description="Whether admins of a tenant may put its old rows into a schema, too; else users of the platform only.",
+    )
     sensitive: list[str] = Field([], description="Columns (`table.column`) whose values a preview masks.")
     before: list[Hook] = Field(
         [], description="Done before a restore in place, in order, e.g. to put the tenant into maintenance."

@@ -34,7 +34,7 @@ ENDPOINTS = [
     Endpoint("GET", "/api/backup/{backup_id}/status", "backup.status"),
     Endpoint("POST", "/api/backup/{backup_id}/restore", "backup.restore", 503, {"confirm": True}),
     Endpoint("POST", "/api/backup/{backup_id}/restore", "backup.restore", 409, {"confirm": False}),
-    Endpoint("POST", "/api/backup/{backup_id}/restore", "backup.restore", 503, {"into_schema": "old"}),
+    Endpoint("POST", "/api/backup/{backup_id}/restore", "restore.into_schema", 503, {"into_schema": "old"}),
     Endpoint("POST", "/api/backup/{backup_id}/restore", "restore.plan", 200, {"validate_only": True}),
     Endpoint("POST", "/api/backup/{backup_id}/diff", "restore.plan", 200, {"samples": 1}),
     Endpoint("GET", "/api/backup/{backup_id}/diff", "restore.plan"),

@@ -8,6 +8,7 @@ from typing import Any
 from sbh_pipelines.backup.contents.manifest import Component, Manifest
 from sbh_pipelines.backup.contents.verification import Validation
 from sbh_pipelines.backup.create.draft import AppliedRetention, Draft, DraftStatus
+from sbh_pipelines.backup.restore.into_schema import DroppedLooks
 from sbh_pipelines.backup.retain.forget import RetentionLine, RetentionOutcome
 from sbh_pipelines.backup.retain.prune import PruneReport
 from sbh_pipelines.errors import SbhError
@@ -147,6 +148,14 @@ class FakeService:
         stays = line(id=BackupId("backup_20260102_0304"), keep=True, reasons=["newest full", "daily 1 of 7"])
         goes = line(id=BackupId("backup_20260101_0000"), keep=False, reasons=["no rule keeps it"])
         return RetentionOutcome(TenantId(tenant_id), dry_run, [stays, goes], [goes.id], [])
+
+    @property
+    def restores(self) -> "FakeService":
+        return self
+
+    def drop_expired_looks(self, user_ctx: Any) -> DroppedLooks:
+        self.calls.append("drop_expired_looks")
+        return DroppedLooks(("sbh_look_x",), {})
 
     def compact_catalogs(self, user_ctx: Any) -> dict[str, Any]:
         self.calls.append("compact_catalogs")

@@ -156,9 +156,12 @@ async def restore(
         exact = call.service.backups.get(backup_id, tenant, call.user).id
         if body.into_schema is None:
             return jobs.restore(tenant, exact, backup_id, {**body.options(), **body.permission()})
-        return jobs.into_schema(tenant, exact, backup_id, body.into_schema, list(request.tables))
+        return jobs.into_schema(
+            tenant, exact, backup_id, body.into_schema, list(request.tables), call.service.restores.look_permission
+        )
 
-    return await call.launch("backup.restore", wanted)
+    permission = "backup.restore" if body.into_schema is None else call.service.restores.look_permission
+    return await call.launch(permission, wanted)
 
 
 @router.post(

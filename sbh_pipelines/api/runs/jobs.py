@@ -38,15 +38,17 @@ def restore(tenant_id: str, backup_id: str, named: str, options: Mapping[str, ob
     )
 
 
-def into_schema(tenant_id: str, backup_id: str, named: str, schema: str, tables: list[str]) -> Launch:
+def into_schema(
+    tenant_id: str, backup_id: str, named: str, label: str, tables: list[str], action: str = "restore.into_schema"
+) -> Launch:
     """The tenant's rows of a backup in a new schema beside the live ones."""
-    config = {"tenant": tenant_id, "backup_id": backup_id, "schema_name": schema, "tables": tables}
+    config = {"tenant": tenant_id, "backup_id": backup_id, "schema_name": label, "tables": tables}
     return Launch(
         ops.SCHEMA,
-        "backup.restore",
+        action,
         "restore_into_schema_job",
         {"ops": {"restore_into_schema": {"config": config}}},
-        {"backup_id": named, "into_schema": schema, "tables": tables},
+        {"backup_id": named, "into_schema": label, "tables": tables},
         {ops.BACKUP_TAG: backup_id},
     )
 

@@ -8,7 +8,7 @@ makes it durable: no run, no key, nothing half done. A key counts for 24 hours, 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 
 from sbh_pipelines.api.runs import operations as ops
@@ -71,6 +71,8 @@ class Launcher:
                 return earlier.id, True
             if wanted.call in ops.WRITERS:
                 self._refuse_while_busy(tenant, own)
+            elif wanted.call in ops.ONE_AT_A_TIME:
+                self._refuse_beside(own, {wanted.call})
             tags = {
                 **own,
                 ops.USER_TAG: user.user_id,
@@ -87,9 +89,18 @@ class Launcher:
         return found[0] if found and self._clock() - found[0].created < KEY_LIFE_S else None
 
     def _refuse_while_busy(self, tenant: Tenant, own: Mapping[str, str]) -> None:
-        runs = self._dagster.runs(own, statuses=UNDER_WAY, limit=_LOOKED_AT)
-        for run in runs:
-            if run.tags.get(ops.CALL_TAG) in ops.WRITERS:
+        self._refuse_beside(own, ops.WRITERS)
+        if writer := self._service.launches.writer_at_work(tenant):
+            raise LeaseHeld(
+                "Another writer works on this tenant",
+                on=str(tenant.id),
+                why=f"{writer.purpose} by {writer.owner}",
+                remedy="wait for it to end; a killed writer's lease expires by itself",
+            )
+
+    def _refuse_beside(self, own: Mapping[str, str], calls: Set[str]) -> None:
+        for run in self._dagster.runs(own, statuses=UNDER_WAY, limit=_LOOKED_AT):
+            if run.tags.get(ops.CALL_TAG) in calls:
                 link = f"/api/operations/{run.id}"
                 raise Refusal(
                     LeaseHeld(
@@ -100,13 +111,6 @@ class Launcher:
                     {"operation_id": run.id, "links": {"operation": link}},
                     {"Link": f'<{link}>; rel="related"'},
                 )
-        if writer := self._service.launches.writer_at_work(tenant):
-            raise LeaseHeld(
-                "Another writer works on this tenant",
-                on=str(tenant.id),
-                why=f"{writer.purpose} by {writer.owner}",
-                remedy="wait for it to end; a killed writer's lease expires by itself",
-            )
 
 
 def _digest(parts: list[object]) -> str:

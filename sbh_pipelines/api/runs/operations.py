@@ -29,6 +29,8 @@ CREATE, RESTORE, UNDO, VALIDATE, SCHEMA = (
 )
 WRITERS = frozenset({CREATE, RESTORE, UNDO})
 """Calls whose runs take the tenant's lease."""
+ONE_AT_A_TIME = frozenset({SCHEMA})
+"""Calls of which a tenant has one under way at most, whatever else is."""
 
 _STATUS: Mapping[str, Status] = {
     "NOT_STARTED": "queued",

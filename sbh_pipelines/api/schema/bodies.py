@@ -107,8 +107,9 @@ class RestoreBody(ScopeBody, OverwritingBody):
     safety_backup: bool = _option("safety_backup")
     into_schema: Schema | None = Field(
         None,
-        description="Put the rows into a new schema of this name beside the live ones, for looking; only `tables` can be"
-        " chosen then.",
+        description="Put the rows into a new schema beside the live ones, for looking; only `tables` can be chosen then. This"
+        " is a label: the schema's name is the system's, and in the operation's result. For users of the platform, unless"
+        " `restore.looks_by_tenants` is set.",
     )
 
     @model_validator(mode="after")

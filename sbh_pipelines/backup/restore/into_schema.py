@@ -1,20 +1,24 @@
 """A tenant's rows in a schema of their own beside the live ones: for looking at an old state with SQL."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from sbh_pipelines.backup.contents.layers import table_rows
 from sbh_pipelines.backup.contents.manifests import read_manifest, read_tables
 from sbh_pipelines.backup.contents.stored_table import read_table
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.site.site import Site
-from sbh_pipelines.database.rebuild.new_schema import NewSchema
-from sbh_pipelines.errors import ProofFailed, RequestError
+from sbh_pipelines.database.rebuild.new_schema import Look, NewSchema, drop_looks, looks
+from sbh_pipelines.database.session.connection import connect
+from sbh_pipelines.errors import LookRefused, ProofFailed, RequestError, SbhError
 from sbh_pipelines.model import BackupId, Progress, ProgressSink, Tenant
 from sbh_pipelines.repository.repository import Repository
+from sbh_pipelines.settings import Settings
 
-_LONGEST_NAME = 63  # bytes, PostgreSQL's NAMEDATALEN - 1
+_LONGEST_LABEL = 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,9 @@ class SchemaCopy:
     Attributes:
         tenant_id: whose rows.
         backup_id: from which backup.
-        schema: name of the new schema.
+        schema: name of the new schema, which the system chose.
+        label: what the caller called it; in the schema's comment.
+        expires_at: from when on it is dropped, UTC, ISO 8601.
         recovery_point: the instant that the backup describes.
         tables: what was made.
         rows: of all tables.
@@ -49,10 +55,25 @@ class SchemaCopy:
     tenant_id: str
     backup_id: str
     schema: str
+    label: str
+    expires_at: str
     recovery_point: Mapping[str, object]
     tables: tuple[TableCopy, ...]
     rows: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedLooks:
+    """Schemas of copies that were dropped.
+
+    Attributes:
+        dropped: Their names.
+        failed: By name, why one is still there.
+    """
+
+    dropped: tuple[str, ...]
+    failed: Mapping[str, SbhError]
 
 
 def into_schema(
@@ -60,22 +81,26 @@ def into_schema(
     repository: Repository,
     tenant: Tenant,
     backup_id: BackupId,
-    schema: str,
+    label: str,
     tables: tuple[str, ...],
     progress: ProgressSink,
 ) -> SchemaCopy:
-    """All of it in one transaction: the schema is there whole, or not at all.
+    """All of it in one transaction: the schema is there whole, or not at all. What is over of earlier ones is dropped before.
 
-    Raises RequestError, RestoreRefused where the schema exists, SchemaMismatch where a type is gone.
+    Raises RequestError, LookRefused where it would be too large or the tenant has one, SchemaMismatch where a type is gone.
     """
-    _check_name(schema)
-    begun = time.monotonic()
+    _check_label(label)
+    begun, now, settings = time.monotonic(), site.clock(), site.settings
     repository.load_index()
     manifest = read_manifest(repository, backup_id)
     summaries = _chosen(read_tables(repository, manifest), tables)
+    _check_size(sum(summary.bytes for summary in summaries.values()), settings.restore.look_mib, tenant)
+    drop_expired(settings, now)
     names = _names(list(summaries))
+    expires = (now + timedelta(days=settings.restore.keep_looks_days)).astimezone(UTC).replace(microsecond=0)
     made = []
-    with NewSchema(site.settings.database, schema) as target:
+    with NewSchema(settings.database, tenant.id, tenant.key, label) as target:
+        target.create(now, expires)
         for number, (full_name, summary) in enumerate(summaries.items()):
             progress(Progress("restore into schema", tenant.id, number, len(summaries), "tables"))
             stored = read_table(repository, summary)
@@ -87,17 +112,35 @@ def into_schema(
                     why=f"{rows}, and the backup had {summary.rows}",
                     remedy="sbh backup validate --deep",
                 )
-            made.append(TableCopy(f"{schema}.{names[full_name]}", full_name, rows))
+            made.append(TableCopy(f"{target.schema}.{names[full_name]}", full_name, rows))
         target.commit()
     return SchemaCopy(
         tenant_id=tenant.id,
         backup_id=backup_id,
-        schema=schema,
+        schema=target.schema,
+        label=label,
+        expires_at=expires.isoformat(),
         recovery_point=manifest.document["recovery_point"],
         tables=tuple(made),
         rows=sum(t.rows for t in made),
         seconds=round(time.monotonic() - begun, 3),
     )
+
+
+def all_looks(settings: Settings) -> list[Look]:
+    """The schemas of copies that are there."""
+    with closing(connect(settings.database, "looks")) as connection:
+        return looks(connection)
+
+
+def drop_expired(settings: Settings, now: datetime) -> DroppedLooks:
+    """Drop those whose time is over."""
+    return drop(settings, [look for look in all_looks(settings) if look.expired(now)])
+
+
+def drop(settings: Settings, chosen: Sequence[Look]) -> DroppedLooks:
+    failed = {look.schema: error for look, error in drop_looks(settings.database, chosen)} if chosen else {}
+    return DroppedLooks(tuple(look.schema for look in chosen if look.schema not in failed), failed)
 
 
 def _pieces(repository: Repository, summary: TableSummary) -> Iterator[bytes]:
@@ -127,11 +170,21 @@ def _names(full_names: list[str]) -> dict[str, str]:
     }
 
 
-def _check_name(schema: str) -> None:
-    if not schema or len(schema.encode()) > _LONGEST_NAME or "\0" in schema or schema.startswith("pg_"):
+def _check_label(label: str) -> None:
+    if len(label) > _LONGEST_LABEL or not all(character.isprintable() for character in label):
         raise RequestError(
-            "Not a name for a schema",
-            on=ascii(schema)[:80],
-            why=f"it has 1 to {_LONGEST_NAME} bytes and does not begin with pg_",
-            remedy="choose another name",
+            "Not a label for a schema of copies",
+            on=ascii(label)[:80],
+            why=f"it has up to {_LONGEST_LABEL} printable characters",
+            remedy="choose another; the schema's name is the system's, whatever the label",
+        )
+
+
+def _check_size(size: int, limit_mib: int, tenant: Tenant) -> None:
+    if size > limit_mib << 20:
+        raise LookRefused(
+            "The rows are too many for a schema beside the live tables; nothing was written",
+            on=tenant.id,
+            why=f"{size / (1 << 20):,.0f} MiB as text, and restore.look_mib is {limit_mib:,}",
+            remedy="choose tables (--tables), take `sbh export`, or raise restore.look_mib if the server has the space",
         )

@@ -3,7 +3,14 @@
 from sbh_pipelines.backup.contents.ownership import resolve_own
 from sbh_pipelines.backup.create.status import the_only
 from sbh_pipelines.backup.restore.events import plan_props
-from sbh_pipelines.backup.restore.into_schema import SchemaCopy, into_schema
+from sbh_pipelines.backup.restore.into_schema import (
+    DroppedLooks,
+    SchemaCopy,
+    all_looks,
+    drop,
+    drop_expired,
+    into_schema,
+)
 from sbh_pipelines.backup.restore.plan import RestorePlan
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.restore.restore import Target, plan_restore, restore_in_place, target_of
@@ -12,6 +19,7 @@ from sbh_pipelines.backup.restore.status import RestoreRecord, Undo, list_restor
 from sbh_pipelines.backup.service.approvals import Approvals, restore_subject, undo_subject
 from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.backup.site.audit_trails import noted
+from sbh_pipelines.database.rebuild.new_schema import Look
 from sbh_pipelines.errors import NotConfirmed, RequestError, SbhError, UnknownBackup
 from sbh_pipelines.model import MergeMode, ProgressSink, ReferencePolicy, RestoreId, Tenant, no_progress
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
@@ -155,12 +163,17 @@ class Restores:
         request = chosen.only(tables=undo.tables, files=undo.files)
         return undo, request, target_of(self._site, None, request)
 
+    @property
+    def look_permission(self) -> str:
+        """What putting old rows into a schema needs: users of the platform, where the settings say nothing else."""
+        return "backup.restore" if self._site.settings.restore.looks_by_tenants else "restore.into_schema"
+
     def into_schema(
         self,
         backup_id: str,
         tenant_id: str,
         user_ctx: UserContext,
-        schema: str,
+        label: str = "",
         *,
         tables: tuple[str, ...] = (),
         former_key: str | None = None,
@@ -168,29 +181,60 @@ class Restores:
     ) -> SchemaCopy:
         """Put the tenant's rows into a new schema of the same database, for looking.
 
-        Tables have the backup's columns and primary keys, no other constraints. `former_key`: of a tenant that had the slug
-        before, for platform administrators. Raises RestoreRefused where the schema exists, SlugChangedHands.
+        Its name is the system's, and it is dropped after `restore.keep_looks_days`. Tables have the backup's columns and primary
+        keys, no other constraints. `former_key`: of a tenant that had the slug before, for platform administrators. Raises
+        LookRefused where it is too large or the tenant has one already, SlugChangedHands.
         """
-        tenant = self._gate.allowed(tenant_id, user_ctx, "backup.restore")
+        tenant = self._gate.allowed(tenant_id, user_ctx, self.look_permission)
         owner = self._gate.owner_key(tenant, user_ctx, former_key)
         props: dict[str, object] = {
             "backup_id": backup_id,
-            "target": f"schema {schema[:80]}",
+            "target": f"schema {label[:80]}".strip(),
             "tables": list(tables)[:100],
         }
         self._site.track(tenant, "restore.started", user_ctx.user_id, props)
         try:
             with self._site.repository(tenant) as repository:
                 wanted = resolve_own(repository, backup_id, owner)
-                copy = into_schema(self._site, repository, tenant, wanted, schema, tables, progress)
+                copy = into_schema(self._site, repository, tenant, wanted, label, tables, progress)
         except SbhError as error:
             with noted(error):
                 failed = {**props, "code": error.code, "what": error.what}
                 self._site.track(tenant, "restore.failed", user_ctx.user_id, failed)
             raise
         props |= {"backup_id": copy.backup_id, "rows": copy.rows, "seconds": copy.seconds}
+        props |= {"target": f"schema {copy.schema}", "label": copy.label}
         self._site.track(tenant, "restore.completed", user_ctx.user_id, props)
         return copy
+
+    def looks(self, tenant_id: str | None, user_ctx: UserContext) -> list[Look]:
+        """The schemas of old rows that are there: of a tenant, or, for users of the platform, all."""
+        if tenant_id is None:
+            self._gate.authorize(user_ctx, "restore.into_schema", ALL_TENANTS)
+            return all_looks(self._site.settings)
+        tenant = self._gate.allowed(tenant_id, user_ctx, self.look_permission)
+        return [look for look in all_looks(self._site.settings) if look.tenant_key == tenant.key]
+
+    def drop_look(self, schema: str, tenant_id: str, user_ctx: UserContext) -> DroppedLooks:
+        """Drop a schema of the tenant's old rows before its time. Raises RequestError where the tenant has none of that name."""
+        found = [look for look in self.looks(tenant_id, user_ctx) if look.schema == schema]
+        if not found:
+            raise RequestError(
+                "The tenant has no such schema of copies",
+                on=ascii(schema)[:80],
+                remedy=f"sbh restore looks -t {tenant_id}",
+            )
+        tenant = self._gate.allowed(tenant_id, user_ctx, self.look_permission)
+        self._site.track(tenant, "restore.look_dropped", user_ctx.user_id, {"schema": schema})
+        dropped = drop(self._site.settings, found)
+        for error in dropped.failed.values():
+            raise error
+        return dropped
+
+    def drop_expired_looks(self, user_ctx: UserContext) -> DroppedLooks:
+        """Drop the schemas of old rows whose time is over, of all tenants."""
+        self._gate.authorize(user_ctx, "restore.into_schema", ALL_TENANTS)
+        return drop_expired(self._site.settings, self._site.clock())
 
     def status(
         self, restore_id: str, tenant_id: str | None = None, user_ctx: UserContext | None = None

@@ -17,7 +17,7 @@ from sbh_pipelines.backup.keys.certificate import ErasureCertificate
 from sbh_pipelines.backup.keys.rotation import KeyState, OwnerRotation, RotationReport
 from sbh_pipelines.backup.recover.platform_backup import PlatformBackup
 from sbh_pipelines.backup.recover.recovery import RecoveryReport, TenantRecovery
-from sbh_pipelines.backup.restore.into_schema import SchemaCopy
+from sbh_pipelines.backup.restore.into_schema import DroppedLooks, SchemaCopy
 from sbh_pipelines.backup.restore.plan import FilePlan, ReferenceRows, RestorePlan, RowSample, TablePlan
 from sbh_pipelines.backup.restore.request import RestoreRequest, Scope
 from sbh_pipelines.backup.restore.result import RestoreResult
@@ -27,6 +27,7 @@ from sbh_pipelines.backup.retain.holds import HoldLine
 from sbh_pipelines.backup.retain.prune import NothingToPrune, PruneReport
 from sbh_pipelines.backup.service.audit import EventListing
 from sbh_pipelines.database.merge.fit.columns import SchemaDifference
+from sbh_pipelines.database.rebuild.new_schema import Look
 
 __all__ = [
     "Approval",
@@ -36,6 +37,7 @@ __all__ = [
     "ComplianceReport",
     "DamagedDrill",
     "DrillRecord",
+    "DroppedLooks",
     "ErasureCertificate",
     "EventListing",
     "Examination",
@@ -48,6 +50,7 @@ __all__ = [
     "HoldLine",
     "KeyState",
     "LatestPoint",
+    "Look",
     "NothingToPrune",
     "OwnerRotation",
     "PlatformBackup",

@@ -20,7 +20,7 @@ from sbh_pipelines.cli.options import (
 from sbh_pipelines.cli.output import Answer, console, plural, printable
 from sbh_pipelines.cli.show.approvals import approval_answer
 from sbh_pipelines.cli.show.plan import scope_text, show_plan
-from sbh_pipelines.cli.show.restores import restores_table, show_restore, show_schema, show_status
+from sbh_pipelines.cli.show.restores import looks_table, restores_table, show_restore, show_schema, show_status
 from sbh_pipelines.errors import NotConfirmed, RepositoryError, RequestError
 from sbh_pipelines.model import ReferencePolicy
 
@@ -83,9 +83,10 @@ def run(
         str | None,
         typer.Option(
             "--into-schema",
-            help="Put the tables into this new schema of the same database, to look at them with SQL; nothing else is"
-            " written. Only --tables and --former-key go with it.",
-            metavar="NAME",
+            help="Put the tables into a new schema of the same database, to look at them with SQL; nothing else is written."
+            " Its name is made and printed; LABEL goes into its comment. Dropped after restore.keep_looks_days. Only --tables"
+            " and --former-key go with it.",
+            metavar="LABEL",
             show_default=False,
         ),
     ] = None,
@@ -105,7 +106,7 @@ def run(
         raise RequestError(
             "Nothing of a former tenant is restored into the one that has its slug now",
             on="--former-key",
-            remedy="look at it: --into-schema NAME, or `sbh export`",
+            remedy="look at it: --into-schema LABEL, or `sbh export`",
         )
     if into_database is not None:
         from sbh_pipelines.backup.restore.restore import check_target
@@ -195,6 +196,39 @@ def status(invocation: Invocation, restore_id: RestoreArgument, tenant: TenantOp
     """Whether a restore is running, completed, failed or interrupted, and how far it is."""
     record = invocation.service().restores.status(restore_id, tenant, invocation.user())
     return Answer(record, lambda out: show_status(out, record), [record.status])
+
+
+@command(app, "looks")
+def list_looks(
+    invocation: Invocation,
+    tenant: Annotated[
+        str | None, typer.Option("--tenant", "-t", help="Only of this tenant.", show_default=False)
+    ] = None,
+) -> Answer:
+    """List the schemas that `--into-schema` made and that are there, with their time."""
+    found = invocation.service().restores.looks(tenant, invocation.user())
+    return Answer(found, lambda out: out.print(looks_table(found)), [look.schema for look in found])
+
+
+@command(app, "drop-look")
+def drop_look(
+    invocation: Invocation,
+    schema: Annotated[str, typer.Argument(help="The name that `--into-schema` printed.", metavar="SCHEMA")] = "",
+    tenant: Annotated[str | None, typer.Option("--tenant", "-t", help="Whose it is.", show_default=False)] = None,
+    expired: Annotated[bool, typer.Option("--expired", help="All whose time is over, of all tenants.")] = False,
+) -> Answer:
+    """Drop a schema that `--into-schema` made, or all whose time is over. Prune does the second every day."""
+    if expired == bool(schema) or (schema and tenant is None):
+        raise RequestError(
+            "Say which schema is to be dropped",
+            remedy="sbh restore drop-look SCHEMA -t TENANT, or sbh restore drop-look --expired",
+        )
+    restores, user = invocation.service().restores, invocation.user()
+    dropped = restores.drop_look(schema, tenant or "", user) if schema else restores.drop_expired_looks(user)
+    for error in dropped.failed.values():
+        raise error
+    gone = ", ".join(dropped.dropped) or "none"
+    return Answer(dropped, lambda out: out.print(printable(f"Dropped: {gone}")), list(dropped.dropped))
 
 
 @command(app, "list")

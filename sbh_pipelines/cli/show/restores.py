@@ -8,7 +8,7 @@ from sbh_pipelines.cli.output import count, facts, mib, printable, seconds, tabl
 from sbh_pipelines.cli.show.plan import schema_table, scope_text, show_error
 
 if TYPE_CHECKING:
-    from sbh_pipelines.backup.service.results import RestoreRecord, RestoreResult, SchemaCopy
+    from sbh_pipelines.backup.service.results import Look, RestoreRecord, RestoreResult, SchemaCopy
 
 _WIDTH = 24  # of the bar
 
@@ -62,13 +62,13 @@ def _kept(number: int) -> str:
 
 def show_schema(out: Any, copy: "SchemaCopy") -> None:
     """The schema that a backup's tables were put into."""
-    schema = '"' + copy.schema.replace('"', '""') + '"'
     out.print(
         facts(
             {
                 "schema": copy.schema,
                 "backup": copy.backup_id,
                 "tenant": copy.tenant_id,
+                "dropped after": utc(copy.expires_at),
                 "recovery point": utc(str(copy.recovery_point["time"])),
                 "rows": count(copy.rows),
                 "took": seconds(copy.seconds),
@@ -76,7 +76,14 @@ def show_schema(out: Any, copy: "SchemaCopy") -> None:
         )
     )
     out.print(table("Tables", ("table", "of", ">rows"), [(t.table, t.of, count(t.rows)) for t in copy.tables]))
-    out.print(printable(f"To look: SET search_path TO {schema};  To be rid of it: DROP SCHEMA {schema} CASCADE;"))
+    drop = f"sbh restore drop-look {copy.schema} -t {copy.tenant_id}"
+    out.print(printable(f"To look: SET search_path TO {copy.schema};  To be rid of it: {drop}"))
+
+
+def looks_table(looks: "Sequence[Look]") -> Any:
+    """The schemas of old rows that are there."""
+    columns = ("schema", "tenant", "label", "dropped after")
+    return table("Looks", columns, [(look.schema, look.tenant_id, look.label, utc(look.expires_at)) for look in looks])
 
 
 def show_status(out: Any, record: "RestoreRecord") -> None:

@@ -60,7 +60,7 @@ _VALUE = (
 )
 _FIT = (
     "a value of the backup does not fit the column as it is now: `sbh restore diff` names the columns that changed; widen the"
-    " column, or look at the rows in a schema of their own (`sbh restore run --into-schema NAME`)"
+    " column, or look at the rows in a schema of their own (`sbh restore run --into-schema LABEL`)"
 )
 _INTERNAL = "report it with what `--debug` prints: the program sent something that the server does not allow"
 _EXCHANGED = (

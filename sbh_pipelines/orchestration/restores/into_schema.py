@@ -18,17 +18,19 @@ from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 
 
 class LookConfig(JobConfig):
-    """Which backup, and the name of the schema to make."""
+    """Which backup."""
 
     tenant: str | None = Field(None, description="Tenant, by slug. Only for runs without a partition.")
     backup_id: str = Field(LATEST, description="A backup id such as backup_20240115_1200, or `latest`.")
-    schema_name: str = Field(description="Name of the new schema; there must be none of this name.")
+    schema_name: str = Field(
+        "", description="A label for the new schema, kept in its comment; the name is the system's."
+    )
     tables: list[str] = Field([], description="Only these tables, `schema.table` or `table`. Empty: all.")
 
 
 @dg.op(
-    description="Puts the tenant's rows as they were in the backup into a new schema of the same database. The live tables"
-    " are not touched. Fails if the schema exists.",
+    description="Puts the tenant's rows as they were in the backup into a new schema of the same database, which is dropped after"
+    " `restore.keep_looks_days`. The live tables are not touched. Fails while the tenant has such a schema.",
     pool=SOURCE_DB,
     config_schema=LookConfig.schema_of_dagster(),
     out=dg.Out(dict, description="The tables that were made, and their rows."),
@@ -54,6 +56,7 @@ def restore_into_schema(context: dg.OpExecutionContext, backups: Backups) -> dg.
             "tenant": dg.MetadataValue.text(result.tenant_id),
             "backup_id": dg.MetadataValue.text(result.backup_id),
             "schema": dg.MetadataValue.text(result.schema),
+            "expires_at": dg.MetadataValue.text(result.expires_at),
             "rows": dg.MetadataValue.int(result.rows),
             "tables": dg.MetadataValue.int(len(made)),
             "duration_s": dg.MetadataValue.float(result.seconds),
@@ -67,7 +70,7 @@ def restore_into_schema(context: dg.OpExecutionContext, backups: Backups) -> dg.
 @dg.job(
     partitions_def=tenants_partitions,
     description="Puts the rows of the tenant of the partition, as they were in one of its backups, into a new schema beside"
-    " the live tables, for looking. Needs `ops.restore_into_schema.config.schema_name`.",
+    " the live tables, for looking.",
     tags={OPERATION_TAG: "look", "dagster/max_retries": "0"},
 )
 def restore_into_schema_job() -> None:

@@ -5,7 +5,7 @@ once more after all the others: by then its backup has usually ended.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import dagster as dg
 from pydantic import Field
@@ -41,7 +41,8 @@ class UpkeepConfig(JobConfig):
 
 @dg.op(
     description="Removes data that no backup needs, tenant by tenant: plans, repacks what is mostly dead, and deletes what"
-    " has been out of use long enough. Then the catalogs of all regions are compacted.",
+    " has been out of use long enough. Then the catalogs of all regions are compacted, and schemas of `--into-schema` whose"
+    " time is over dropped.",
     pool=OBJECT_STORE,
     config_schema=UpkeepConfig.schema_of_dagster(),
     out=dg.Out(dict, description="What was given back, in sum."),
@@ -63,7 +64,21 @@ def prune_tenants(context: dg.OpExecutionContext, backups: Backups) -> Iterator[
         except SbhError as error:
             raise failure_of(error, step="compact_catalogs", more=metadata) from None
         metadata["catalogs"] = dg.MetadataValue.json(dict(compacted))
+        metadata |= _old_looks(context, backups, metadata)
     yield from _end(context, len(reports), failed, metadata)
+
+
+def _old_looks(
+    context: dg.OpExecutionContext, backups: BackupServiceResource, metadata: MetadataMap
+) -> dict[str, dg.MetadataValue[Any]]:
+    """Old rows beside the live ones do not stay for ever."""
+    try:
+        found = backups.service.restores.drop_expired_looks(user_of(context.run.tags))
+        for error in found.failed.values():
+            raise error
+    except SbhError as error:
+        raise failure_of(error, step="drop_expired_looks", more=metadata) from None
+    return {"looks_dropped": dg.MetadataValue.int(len(found.dropped))}
 
 
 @dg.op(

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sbh_pipelines.api.app import app
 from sbh_pipelines.api.app.middleware import PUBLIC as PUBLIC_PATHS
-from sbh_pipelines.security.policy import PERMISSIONS, Role
+from sbh_pipelines.security.policy import PERMISSIONS, PLATFORM_ONLY, Role
 from sbh_pipelines.security.tokens import Tokens, open_tokens
 from sbh_pipelines.settings import Settings
 from sbh_pipelines_tests.support.endpoints import ENDPOINTS, PUBLIC, Endpoint
@@ -32,6 +32,8 @@ def expected(endpoint: Endpoint, role: Role, token_for: str, header: str | None)
     if token_for == PLATFORM and header is None:
         may = role >= PERMISSIONS[endpoint.action]
         return 400 if endpoint.for_all == 400 else endpoint.for_all if may else 403
+    if endpoint.action in PLATFORM_ONLY and token_for != PLATFORM:
+        return 403
     if role < PERMISSIONS[endpoint.action]:
         return 403
     return 404 if header == GHOST else endpoint.status

@@ -99,6 +99,9 @@ EVENTS: dict[str, tuple[str, ...] | str] = {
     "platform.validate": ("platform.backup_validated",),
     "request_counts": NO_DATA,
     "restores.into_schema": ("restore.started", "restore.completed", "restore.failed"),
+    "restores.drop_expired_looks": "removes copies whose time is over; nothing of a backup is read or changed",
+    "restores.drop_look": ("restore.look_dropped",),
+    "restores.looks": "names of schemas; nothing of a backup is read or changed",
     "restores.of": ("backup.accessed",),
     "restores.plan": ("restore.planned",),
     "restores.plan_undo": ("restore.planned",),
@@ -178,7 +181,7 @@ def test_each_call_leaves_the_events_it_is_said_to(application: Application) -> 
     application.database.run(
         "DO $$BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO sbh_backup', current_database()); END$$"
     )
-    service = application.service(restore={"safety_backup": True})
+    service = application.service(restore={"safety_backup": True, "looks_by_tenants": True})
     left = Watch(service)
     user = UserContext("ann", ACME, Role.ADMIN, "api")
     made: dict[str, Any] = {}
@@ -240,6 +243,10 @@ def test_each_call_leaves_the_events_it_is_said_to(application: Application) -> 
         (
             lambda: service.restores.into_schema(full["id"], ACME, user, "look", tables=("projects",)),
             ["restore.started", "restore.completed"],
+        ),
+        (
+            lambda: service.restores.drop_look(service.restores.looks(ACME, user)[0].schema, ACME, user),
+            ["restore.look_dropped"],
         ),
         (lambda: service.retention.pin(full["id"], ACME, user, "quarter"), ["backup.pinned"]),
         (lambda: made.update(hold=service.retention.hold(ACME, user, reason="case 7")), ["hold.placed"]),

@@ -4,7 +4,6 @@ One application for the whole module. Before each case its rows and files are pu
 then damaged from a seed. The plan must write nothing and its numbers must be what then happens; nobody else's rows move.
 """
 
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -57,9 +56,10 @@ def test_into_a_schema(trial: RestoreTrial, tables: tuple[str, ...]) -> None:
     """The tenant's rows as they were, beside the live ones, which stay as they are."""
     trial.sample.reset()
     trial.sample.damage(51)
-    before, schema = trial.sample.snapshot(), f"look_{uuid.uuid4().hex[:8]}"
+    before = trial.sample.snapshot()
     service = trial.sample.service()
-    result = as_document(service.restores.into_schema(trial.backup_id, ACME, ADMIN, schema, tables=tables))
+    result = as_document(service.restores.into_schema(trial.backup_id, ACME, ADMIN, tables=tables))
+    schema = result["schema"]
     assert trial.sample.snapshot() == before
     wanted = {t: rows for t, rows in trial.then.of(ACME).items() if MODEL.tables[t].owner}
     if tables:
@@ -72,6 +72,8 @@ def test_into_a_schema(trial: RestoreTrial, tables: tuple[str, ...]) -> None:
     assert {t["of"].removeprefix("public."): t["rows"] for t in result["tables"]} == {
         name: rows.total() for name, rows in wanted.items()
     }
+    assert service.restores.drop_look(schema, ACME, ADMIN).dropped == (schema,)
+    assert service.restores.looks(ACME, ADMIN) == []
 
 
 @pytest.mark.parametrize("seed", range(100, 104))

@@ -1,5 +1,6 @@
 """`sbh restore`: look, restore a part, undo, look beside, on real servers; and what its options refuse without any."""
 
+import re
 import shlex
 from contextlib import closing
 from dataclasses import replace
@@ -103,15 +104,28 @@ def test_what_a_restore_would_refuse(sbh: Sbh, settings_file: Path, sample_stack
 
 
 def test_an_old_state_beside_the_live_one(sbh: Sbh, settings_file: Path, sample_stack: Stack, backed_up: str) -> None:
-    """Into a new schema, without a confirmation: nothing is overwritten."""
-    with sql(sample_stack, after='DROP SCHEMA IF EXISTS "Old \'state" CASCADE'):
-        run = ("restore", "run", "latest", *TENANT, "--into-schema", "Old 'state")
-        shown = sbh(*run, "--tables", "users,public.projects")
-        assert shown.status == 0, shown.err
-        assert 'SET search_path TO "Old \'state"' in shown.out
-        (number,) = rows(sample_stack, 'SELECT count(*) FROM "Old \'state".users')[0]
+    """Into a new schema, without a confirmation: nothing is overwritten. What is given is a label, and no name."""
+    run = ("restore", "run", "latest", *TENANT, "--into-schema", "Old 'state")
+    made = sbh(*run, "--tables", "users,public.projects", "--json").document
+    schema = made["schema"]
+    try:
+        assert re.fullmatch(r"sbh_look_tenant_\d_\d{8}_\d{6}", schema)
+        (number,) = rows(sample_stack, f"SELECT count(*) FROM {schema}.users")[0]
         assert number == rows(sample_stack, f"SELECT count(*) FROM users WHERE {MINE}")[0][0]
-        assert sbh(*run, "--json").code == "SBH-701"
+        again = sbh(*run, "--json")
+        assert again.code == "SBH-307"
+        assert sbh("restore", "looks", "-q").out == f"{schema}\n"
+        assert "Old 'state" in sbh("restore", "looks", *TENANT).out
+        assert sbh("restore", "drop-look", "--expired", "-q").out.strip() == ""
+    finally:
+        dropped = sbh("restore", "drop-look", schema, *TENANT)
+    assert f"Dropped: {schema}" in dropped.out
+    assert sbh("restore", "drop-look", schema, *TENANT).status == 2
+    assert sbh("restore", "drop-look", schema).status == 2
+    shown = sbh(*run, "--tables", "users")
+    schema = shown.out.rpartition("sbh restore drop-look ")[2].split()[0]
+    assert f"SET search_path TO {schema};" in shown.out
+    assert sbh("restore", "drop-look", schema, *TENANT).status == 0
 
 
 def test_rows_into_another_database(sbh: Sbh, settings_file: Path, sample_stack: Stack, backed_up: str) -> None:

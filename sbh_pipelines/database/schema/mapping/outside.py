@@ -36,11 +36,11 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname <> ALL(%(schemas)s) AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'sbh_recovery')
   AND c.relkind IN ('r', 'p', 'f') AND NOT c.relispartition AND c.relpersistence <> 't'
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
-  AND coalesce(obj_description(n.oid, 'pg_namespace'), '') <> %(ours)s
+  AND left(coalesce(obj_description(n.oid, 'pg_namespace'), ''), length(%(ours)s)) <> %(ours)s
 ORDER BY 2, 3"""
 
 COPIES = "copies of a tenant's rows, put here by `sbh restore run --into-schema`"
-"""The comment on a schema of copies, by which it is known: what is in it is nobody's."""
+"""How the comment on a schema of copies begins, by which it is known: what is in it is nobody's."""
 
 _ACTIONS = {"c": ", ON DELETE CASCADE", "n": ", ON DELETE SET NULL", "d": ", ON DELETE SET DEFAULT"}
 
