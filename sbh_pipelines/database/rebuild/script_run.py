@@ -12,12 +12,12 @@ from typing import Any
 import psycopg2
 
 from sbh_pipelines.database.session.connection import connect, translate, translated
+from sbh_pipelines.database.session.driver import told
 from sbh_pipelines.database.session.pinned import pin_timeouts
-from sbh_pipelines.database.session.sqlstate import RAISED, meaning, without_values
+from sbh_pipelines.database.session.sqlstate import meaning
 from sbh_pipelines.errors import PrivilegeMissing, SbhError, SourceError
 from sbh_pipelines.settings import DatabaseSettings
 
-_RAISE = "exec_stmt_raise"  # of the server's sources: RAISE of PL/pgSQL
 _NO_PATH = "SELECT pg_catalog.set_config('search_path', '', false)"  # as pg_dump's scripts have it
 _OF_DRIVER = "XX000"  # what the driver refuses by itself
 
@@ -108,10 +108,7 @@ def _succeeds(cursor: Any, statement: str, errors: list[StatementError]) -> bool
 
 
 def _failure(error: Any, statement: str) -> StatementError:
-    code = error.pgcode or _OF_DRIVER
-    said = " ".join((error.diag.message_primary or str(error)).split())
-    message = RAISED if error.diag.source_function == _RAISE else without_values(code, said)[:300]
-    return StatementError(code, message, shown(statement))
+    return StatementError(error.pgcode or _OF_DRIVER, told(error)[:300], shown(statement))
 
 
 def shown(statement: str) -> str:

@@ -1,6 +1,7 @@
 """A session with the application's database.
 
 connection   a session, prepared; driver's errors become ours here
+driver       cursors and errors of psycopg2, without what may be of a row
 pinned       which settings a session has, and why it does not have the others
 search_path  where our own SQL finds names, and where code of the application does
 pooler       a pooler in between: noticed before anything is set

@@ -6,7 +6,6 @@ UTF-8. `row_security = off` makes a policy that would hide rows an error instead
 
 import codecs
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -17,10 +16,11 @@ import psycopg2.errors
 import psycopg2.extensions
 
 from sbh_pipelines.database.session import pooler, search_path, tls
+from sbh_pipelines.database.session.driver import Cursor, application_function, cut, cut_off, told
 from sbh_pipelines.database.session.pinned import keepalives, pin
 from sbh_pipelines.database.session.refusals import refusal
 from sbh_pipelines.database.session.sql import SQL_ASCII
-from sbh_pipelines.database.session.sqlstate import FROM_CODE, RAISED, meaning, without_values
+from sbh_pipelines.database.session.sqlstate import FROM_CODE, RAISED, meaning
 from sbh_pipelines.errors import (
     RequestError,
     SbhError,
@@ -38,6 +38,11 @@ class Session(psycopg2.extensions.connection):  # type: ignore[misc]
 
     application_path = search_path.OWN
     pooled = False
+
+    def commit(self) -> None:
+        """What is checked at the end of a transaction is checked here."""
+        with cut_off():
+            super().commit()
 
     def close(self) -> None:
         """Nothing of ours stays in a session that a pooler gives to the next client."""
@@ -107,7 +112,7 @@ def _open(dsn: str, arguments: dict[str, str | int]) -> Session:
 
 
 def _connected(dsn: str, arguments: dict[str, str | int]) -> Session:
-    connection: Session = psycopg2.connect(dsn, connection_factory=Session, **arguments)
+    connection: Session = psycopg2.connect(dsn, connection_factory=Session, cursor_factory=Cursor, **arguments)
     return connection
 
 
@@ -205,18 +210,15 @@ def translated(what: str, on: str = "", *, writing: bool = False) -> Iterator[No
     try:
         yield
     except psycopg2.Error as error:
-        raise translate(error, what, on, writing=writing) from None
+        raise translate(cut(error), what, on, writing=writing) from None
 
 
 def translate(error: Any, what: str, on: str = "", *, writing: bool = False) -> SbhError:
     """The error of our tree for a driver's error. Details of rows (DETAIL and CONTEXT lines) never get in: they hold data."""
-    code = error.pgcode or ""
-    said = " ".join((getattr(error.diag, "message_primary", None) or str(error)).split())
-    means, why = meaning(code, said), without_values(code, said)[:300]
-    if error.diag.source_function == _RAISE:
-        means, why = FROM_CODE, f"{RAISED} [{code}]"
-    if function := _FUNCTION.search(error.diag.context or ""):
-        why += f" (in the application's function {function[1]})"
+    code, why = error.pgcode or "", told(error)
+    means, why = (FROM_CODE, f"{RAISED} [{code}]") if why == RAISED else (meaning(code, why), why[:300])
+    if function := application_function(error):
+        why += f" (in the application's function {function})"
     constraint = error.diag.constraint_name
     if code[:2] == "23" and constraint and constraint not in why:
         why += f" (constraint {constraint})"
@@ -226,10 +228,6 @@ def translate(error: Any, what: str, on: str = "", *, writing: bool = False) -> 
     if isinstance(made, UnreadableRow):
         made.cause = {"XX": "damaged", "22": "encoding"}.get(code[:2], "large") if code != "XX000" else "large"
     return made
-
-
-_RAISE = "exec_stmt_raise"  # of the server's sources: RAISE of PL/pgSQL
-_FUNCTION = re.compile(r'^(?:SQL|PL/\w+) function "?([^"\n]*?\([^)\n]*\)|[^"\s]+)', re.MULTILINE)
 
 
 _SECRET = frozenset({"password", "sslpassword"})

@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg2
 
+from sbh_pipelines.database.session.driver import cut
 from sbh_pipelines.database.session.sql import copy_options
 
 _BUFFER = 1 << 20
@@ -41,7 +42,7 @@ def copy(cursor: Any, statement: str, file: Any) -> None:
         except (SystemError, psycopg2.Error) as error:
             first = getattr(_TOLD, "error", None) or _cause(error)
             if first is not None:
-                raise first from None
+                raise cut(first) from None
             raise
 
 
@@ -67,7 +68,7 @@ class _Pieces(io.RawIOBase):
         return bytes(taken)
 
 
-# The driver prints by `sys.excepthook`, in the thread of the COPY.
+# The driver prints by `sys.excepthook`, in the thread of the COPY. Nothing that it prints there is let through.
 
 _TOLD = threading.local()
 _LOCK = threading.Lock()
@@ -82,7 +83,7 @@ class _Hook:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    _TOLD.error = None
+    _TOLD.error, _TOLD.copying = None, True
     with _LOCK:
         if not _Hook.in_use:
             _Hook.before, sys.excepthook = staticmethod(sys.excepthook), _hook
@@ -90,7 +91,7 @@ def _quiet() -> Iterator[None]:
     try:
         yield
     finally:
-        _TOLD.error = None
+        _TOLD.error, _TOLD.copying = None, False
         with _LOCK:
             _Hook.in_use -= 1
             if not _Hook.in_use and sys.excepthook is _hook:
@@ -98,13 +99,13 @@ def _quiet() -> Iterator[None]:
 
 
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if (cause := _cause(error)) is None:
+    if not getattr(_TOLD, "copying", False):
         _Hook.before(kind, error, trace)
-    elif getattr(_TOLD, "error", None) is None:
-        _TOLD.error = cause
+    elif _TOLD.error is None:
+        _TOLD.error = _cause(error)
 
 
 def _cause(error: BaseException) -> psycopg2.Error | None:
     """The first of the driver's errors, where raising a second one failed."""
-    cause = error.__cause__ if isinstance(error, SystemError) else None
-    return cause if isinstance(cause, psycopg2.Error) else None
+    found = error.__cause__ if isinstance(error, SystemError) else error
+    return found if isinstance(found, psycopg2.Error) else None

@@ -331,7 +331,7 @@ def meaning(code: str, message: str = "") -> Meaning:
 
 
 RAISED = "RAISE of the application's code"
-"""In place of what PL/pgSQL's RAISE says: its words may be a row's."""
+"""In place of what PL/pgSQL's RAISE says, or code in another language dies with: its words may be a row's."""
 
 
 def without_values(code: str, message: str) -> str:
@@ -339,4 +339,4 @@ def without_values(code: str, message: str) -> str:
     return _QUOTED.sub('"…"', message) if code[:2] == "22" else message
 
 
-_QUOTED = re.compile(r'"[^"]*"?')
+_QUOTED = re.compile(r'".*"|".*', re.DOTALL)  # a value may have quotes in it

@@ -1,0 +1,1 @@
+"""Somebody who shares the machine, or reads what a process prints."""
