@@ -134,19 +134,18 @@ class Repository(Documents):
                 self.indexed.add(name)
             except (RepositoryError, ObjectMissing) as error:
                 self.damages.append(Damage(name, error))
-        looked_at = 0
-        for pack_id, size in packs.items():
-            if not self.index.has_pack(pack_id):
-                if (
-                    looked_at := looked_at + 1
-                ) > UNNAMED_PACKS:  # what is in the others is stored anew, and they are pruned
-                    self.damages.append(Damage(Keys.PACKS, too_many(self.url(Keys.PACKS), UNNAMED_PACKS)))
-                    break
-                try:
-                    self._add_unindexed(pack_id, size)
-                    self.unindexed[pack_id] = size
-                except (RepositoryError, ObjectMissing) as error:
-                    self.damages.append(Damage(Keys.pack(pack_id), error))
+        unnamed = {pack_id: size for pack_id, size in packs.items() if not self.index.has_pack(pack_id)}
+        for number, (pack_id, size) in enumerate(unnamed.items()):
+            if number >= UNNAMED_PACKS:  # looked at when a chunk is not found elsewhere: indexes may be lost
+                unused[pack_id] = size
+                continue
+            try:
+                self._add_unindexed(pack_id, size)
+                self.unindexed[pack_id] = size
+            except (RepositoryError, ObjectMissing) as error:
+                self.damages.append(Damage(Keys.pack(pack_id), error))
+        if len(unnamed) > UNNAMED_PACKS:
+            self.damages.append(Damage(Keys.PACKS, too_many(self.url(Keys.PACKS), UNNAMED_PACKS)))
 
     def _add_unindexed(self, pack_id: bytes, size: int) -> None:
         directory = self.read_directory(pack_id, size)
@@ -172,7 +171,7 @@ class Repository(Documents):
         return [name for name in names if name not in retired]
 
     def _read_retired(self, packs: Mapping[bytes, int]) -> None:
-        """Packs that no backup needed when they were retired: if one does need them, they are still there."""
+        """Packs that no backup needed when they were retired, and unnamed ones beyond the bound: some may be needed."""
         for pack_id, size in packs.items():
             try:
                 self._add_unindexed(pack_id, size)

@@ -11,6 +11,7 @@ import pytest
 from sbh_pipelines.errors import CorruptObject, LeaseLost, PruneRefused
 from sbh_pipelines.model import TenantId, no_progress
 from sbh_pipelines.repository import prune as pruning
+from sbh_pipelines.repository import repository as repositories
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.pack import PackPipeline
 from sbh_pipelines.repository.prune import Report, execute
@@ -253,6 +254,26 @@ def test_what_a_killed_writer_left_is_indexed_if_it_is_needed(pruned: PrunedRepo
     assert len(pruned.open().unindexed) == 1
     pruned.prune()
     assert pruned.open().unindexed == {}
+    pruned.check()
+
+
+@pytest.mark.parametrize("needed", [range(7), [0, 3], [6]])
+def test_more_packs_without_an_index_than_are_looked_at(
+    pruned: PrunedRepository, monkeypatch: pytest.MonkeyPatch, needed: Iterable[int]
+) -> None:
+    """Somebody may have put them there, or the indexes are lost: the rest is looked at when a chunk is not found elsewhere."""
+    monkeypatch.setattr(repositories, "UNNAMED_PACKS", 2)
+    for n in range(7):
+        pruned.write(content(n), indexed=False)
+    pruned.need(*(content(n) for n in needed))
+    repository = pruned.open()
+    assert len(repository.unindexed) == 2
+    assert [d.error.code for d in repository.damages] == ["SBH-608"]
+    for chunk, stored in pruned.needed.items():
+        assert repository.read_chunk(chunk) == stored
+    for _ in range(6):
+        pruned.store.now += DAY
+        pruned.prune()
     pruned.check()
 
 
