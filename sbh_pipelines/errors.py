@@ -39,7 +39,8 @@
     │   └── StoreDenied        SBH-405
     ├── KeyServiceError        SBH-500  keys cannot be wrapped or unwrapped
     │   ├── KeyServiceUnavailable SBH-501 (transient)
-    │   └── KeyRotationFailed  SBH-502  some keys of a rotation were not wrapped anew; the others were
+    │   ├── KeyRotationFailed  SBH-502  some keys of a rotation were not wrapped anew; the others were
+    │   └── KeyEpochRolledBack SBH-503  a key object that is older than the newest key epoch was put back
     ├── RepositoryError        SBH-600  the tenant's repository
     │   ├── CorruptObject      SBH-601  an object is damaged, truncated, swapped or foreign
     │   │   ├── ObjectTooLarge SBH-607  larger than any of its kind: it was not read
@@ -280,6 +281,10 @@ class KeyRotationFailed(KeyServiceError):
 
     code = "SBH-502"
     report: Any = None  # of rotation, which errors know nothing of
+
+
+class KeyEpochRolledBack(KeyServiceError):
+    code, http_status = "SBH-503", 409
 
 
 class RepositoryError(SbhError):

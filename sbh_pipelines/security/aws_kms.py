@@ -9,7 +9,7 @@ from typing import Any
 
 from sbh_pipelines.errors import KeyServiceError, KeyServiceUnavailable
 from sbh_pipelines.model import timestamp
-from sbh_pipelines.security.key_provider import wrapped_bytes
+from sbh_pipelines.security.key_provider import NOTHING_BOUND, bound_fields, wrapped_bytes
 
 _CONTEXT_NAME = "sbh:tenant"
 _ATTEMPTS = 4
@@ -47,9 +47,11 @@ class AwsKms:
         """The key's id, ARN or alias."""
         return self._key_id.replace("{region}", region).replace("{tenant}", tenant.replace(".", "/"))
 
-    def wrap(self, data_key: bytes, tenant: str, region: str) -> dict[str, str]:
+    def wrap(
+        self, data_key: bytes, tenant: str, region: str, bound: Mapping[str, str] = NOTHING_BOUND
+    ) -> dict[str, str]:
         key_id = self.key_of(tenant, region)
-        context = {_CONTEXT_NAME: tenant}
+        context = _context(tenant, bound)
         answer = self._call("encrypt", region, key_id, KeyId=key_id, Plaintext=data_key, EncryptionContext=context)
         _check_region(answer["KeyId"], region)
         return {
@@ -58,7 +60,7 @@ class AwsKms:
             "wrapped": base64.b64encode(answer["CiphertextBlob"]).decode(),
         }
 
-    def unwrap(self, wrapped: Mapping[str, str], tenant: str, region: str) -> bytes:
+    def unwrap(self, wrapped: Mapping[str, Any], tenant: str, region: str) -> bytes:
         _check_region(wrapped["key_id"], region)
         answer = self._call(
             "decrypt",
@@ -66,7 +68,7 @@ class AwsKms:
             wrapped["key_id"],
             KeyId=wrapped["key_id"],
             CiphertextBlob=wrapped_bytes(wrapped, tenant),
-            EncryptionContext={_CONTEXT_NAME: tenant},
+            EncryptionContext=_context(tenant, bound_fields(wrapped, tenant)),
         )
         return bytes(answer["Plaintext"])
 
@@ -107,6 +109,10 @@ class AwsKms:
     def _call(self, verb: str, region: str, key_id: str, **arguments: Any) -> Any:
         with translated(verb, key_id, region):
             return getattr(self._client(region), verb)(**arguments)
+
+
+def _context(tenant: str, bound: Mapping[str, str]) -> dict[str, str]:
+    return {_CONTEXT_NAME: tenant, **{f"sbh:{name}": value for name, value in bound.items()}}
 
 
 def _check_region(key_id: str, region: str) -> None:

@@ -4,6 +4,7 @@ import base64
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -11,7 +12,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from sbh_pipelines.errors import KeyServiceError, SettingsError
-from sbh_pipelines.security.key_provider import DATA_KEY_BYTES, wrapped_bytes
+from sbh_pipelines.security.key_provider import DATA_KEY_BYTES, NOTHING_BOUND, bound_fields, wrapped_bytes
 
 _ANY_FILE = "local"  # what key objects said before they named the file
 
@@ -31,12 +32,15 @@ class LocalKeyFile:
     def reads(self, provider: str) -> bool:
         return provider == self.name
 
-    def wrap(self, data_key: bytes, tenant: str, region: str) -> dict[str, str]:
+    def wrap(
+        self, data_key: bytes, tenant: str, region: str, bound: Mapping[str, str] = NOTHING_BOUND
+    ) -> dict[str, str]:
         key, nonce = _read(self._path), os.urandom(12)
-        sealed = nonce + AESGCM(key).encrypt(nonce, data_key, _aad(tenant))
+        sealed = nonce + AESGCM(key).encrypt(nonce, data_key, _aad(tenant, bound))
         return {"provider": self.name, "key_id": key_file_id(key), "wrapped": base64.b64encode(sealed).decode()}
 
-    def unwrap(self, wrapped: Mapping[str, str], tenant: str, region: str) -> bytes:
+    def unwrap(self, wrapped: Mapping[str, Any], tenant: str, region: str) -> bytes:
+        aad = _aad(tenant, bound_fields(wrapped, tenant))
         sealed = wrapped_bytes(wrapped, tenant)
         wanted = wrapped.get("key_id", _ANY_FILE)
         for path in (self._path, *self._previous):
@@ -44,7 +48,7 @@ class LocalKeyFile:
             if wanted not in (_ANY_FILE, key_file_id(key)):
                 continue
             try:
-                return AESGCM(key).decrypt(sealed[:12], sealed[12:], _aad(tenant))
+                return AESGCM(key).decrypt(sealed[:12], sealed[12:], aad)
             except (InvalidTag, ValueError):
                 continue
         raise KeyServiceError(
@@ -86,5 +90,6 @@ def _read(path: Path) -> bytes:
     return key
 
 
-def _aad(tenant: str) -> bytes:
-    return b"sbh-data-key\x00" + tenant.encode()
+def _aad(tenant: str, bound: Mapping[str, str]) -> bytes:
+    more = "".join(f"\0{name}={value}" for name, value in sorted(bound.items()))
+    return b"sbh-data-key\x00" + tenant.encode() + more.encode()

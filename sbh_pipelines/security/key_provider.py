@@ -2,11 +2,14 @@
 
 import base64
 from collections.abc import Mapping
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
 from sbh_pipelines.errors import KeyServiceError
 
 DATA_KEY_BYTES = 32
+NOTHING_BOUND: Mapping[str, str] = MappingProxyType({})
+BINDABLE = frozenset({"epoch", "newest"})
 
 
 class KeyProvider(Protocol):
@@ -18,11 +21,15 @@ class KeyProvider(Protocol):
         """Whether key objects of this provider can be unwrapped here."""
         ...
 
-    def wrap(self, data_key: bytes, tenant: str, region: str) -> dict[str, str]:
-        """JSON-ready fields that `unwrap` needs: provider, key_id, wrapped (base64)."""
+    def wrap(
+        self, data_key: bytes, tenant: str, region: str, bound: Mapping[str, str] = NOTHING_BOUND
+    ) -> dict[str, str]:
+        """JSON-ready fields that `unwrap` needs: provider, key_id, wrapped (base64). What is `bound` has to be said again."""
         ...
 
-    def unwrap(self, wrapped: Mapping[str, str], tenant: str, region: str) -> bytes: ...
+    def unwrap(self, wrapped: Mapping[str, Any], tenant: str, region: str) -> bytes:
+        """`wrapped` is a key object; the fields that its `binds` names are those that were bound."""
+        ...
 
     def destroy(self, tenant: str, region: str) -> list[dict[str, str]]:
         """Begin the destruction of the keys that are this tenant's alone: {key_id, deletion_date}; [] where it has none."""
@@ -39,21 +46,35 @@ class EitherProvider:
     def reads(self, provider: str) -> bool:
         return provider in self._all
 
-    def wrap(self, data_key: bytes, tenant: str, region: str) -> dict[str, str]:
-        return self._current.wrap(data_key, tenant, region)
+    def wrap(
+        self, data_key: bytes, tenant: str, region: str, bound: Mapping[str, str] = NOTHING_BOUND
+    ) -> dict[str, str]:
+        return self._current.wrap(data_key, tenant, region, bound)
 
-    def unwrap(self, wrapped: Mapping[str, str], tenant: str, region: str) -> bytes:
+    def unwrap(self, wrapped: Mapping[str, Any], tenant: str, region: str) -> bytes:
         return self._all.get(wrapped.get("provider", self.name), self._current).unwrap(wrapped, tenant, region)
 
     def destroy(self, tenant: str, region: str) -> list[dict[str, str]]:
         return self._current.destroy(tenant, region)
 
 
-def wrapped_bytes(wrapped: Mapping[str, str], tenant: str) -> bytes:
+def bound_fields(wrapped: Mapping[str, Any], tenant: str) -> dict[str, str]:
+    """The fields of a key object that are bound to its wrapped key, by name; none in objects of earlier releases."""
+    names = wrapped.get("binds", [])
+    if not isinstance(names, list) or not all(
+        isinstance(name, str) and name in BINDABLE & wrapped.keys() for name in names
+    ):
+        raise KeyServiceError(
+            "The tenant's key object is damaged", on=tenant, remedy="restore keys/ from the bucket's older version"
+        )
+    return {name: str(wrapped[name]) for name in sorted(names)}
+
+
+def wrapped_bytes(wrapped: Mapping[str, Any], tenant: str) -> bytes:
     """What a key object holds. Raises KeyServiceError."""
     try:
         return base64.b64decode(wrapped["wrapped"], validate=True)
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, TypeError):
         raise KeyServiceError(
             "The tenant's key object is damaged", on=tenant, remedy="restore keys/ from the bucket's older version"
         ) from None

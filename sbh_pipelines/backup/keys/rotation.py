@@ -20,7 +20,7 @@ from sbh_pipelines.model import Progress, ProgressSink, Tenant, timestamp
 from sbh_pipelines.placement import PLATFORM, backup_place
 from sbh_pipelines.repository.catalog.catalog import OWNER
 from sbh_pipelines.repository.keys.data_key import EPOCH, KeyPlace, read_key_object
-from sbh_pipelines.repository.keys.epochs import RewrappedKey, begin_epoch, destroy_epoch, epochs, rewrap
+from sbh_pipelines.repository.keys.epochs import RewrappedKey, begin_epoch, destroy_epoch, epochs, put_right, rewrap
 from sbh_pipelines.repository.keys.remains import remains, sign_anew
 from sbh_pipelines.stores.purge import keys_of
 
@@ -172,7 +172,9 @@ def key_place(site: Site, owner: KeyOwner) -> KeyPlace:
         catalog = site.catalog(owner.tenant.region)
         return KeyPlace(catalog.store, catalog.prefix, OWNER, owner.tenant.region, site.keys)
     store, prefix = site.backup_store(owner.tenant)
-    return KeyPlace(store, prefix, owner.tenant.id, owner.tenant.region, site.keys)
+    return KeyPlace(
+        store, prefix, owner.tenant.id, owner.tenant.region, site.keys, site.epoch_marks(owner.tenant.region)
+    )
 
 
 def rotate_all(
@@ -229,6 +231,9 @@ def rotate_one(
 ) -> OwnerRotation:
     """Raises ObjectMissing or UnknownBackup where it has no keys, LeaseHeld (only with a new data key or a re-encryption)."""
     place, tenant = key_place(site, owner), owner.tenant
+    back = put_right(place, timestamp(site.clock()))
+    if back is not None:
+        site.track(tenant, "key.restored", user_id, {"owner": owner.name, "region": tenant.region, "epoch": back})
     keys = rewrap(place)
     done = OwnerRotation(owner.name, tenant.region, site.keys.name, keys, read_key_object(place, EPOCH).newest)
     site.track(

@@ -10,6 +10,7 @@ from sbh_pipelines.model import Clock, Tenant
 from sbh_pipelines.placement import PLATFORM, Place, audit_place, backup_place, catalog_place, files_place
 from sbh_pipelines.repository.catalog.catalog import Catalog, open_catalog
 from sbh_pipelines.repository.catalog.erased import refuse_erased
+from sbh_pipelines.repository.keys.epoch_marks import EpochMarks
 from sbh_pipelines.repository.open_repository import open_repository
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.security.keys import KeyProvider, open_key_provider
@@ -85,6 +86,7 @@ class Site:
             create=create,
             compression_level=self.settings.backup.compression_level,
             admit=lambda: self.admit(tenant),
+            marks=self.epoch_marks(tenant.region),
         )
 
     def admit(self, tenant: Tenant) -> None:
@@ -104,6 +106,10 @@ class Site:
             if region not in self._catalogs:
                 self._catalogs[region] = open_catalog(store, place.prefix, region, self.keys, self.clock)
             return self._catalogs[region]
+
+    def epoch_marks(self, region: str) -> EpochMarks:
+        """Which key epochs the repositories of a region have begun and ended; no I/O until it is asked."""
+        return EpochMarks(self.catalog(region), self.clock)
 
     def track(
         self, tenant: Tenant, event: str, user_id: str, props: Mapping[str, object], source: str = "backup"

@@ -67,6 +67,7 @@ class _Secrets:
     seed_id: str
     audit_key: AuditKey
     certificate_key: bytes = field(repr=False)
+    mark_key: bytes = field(repr=False)
 
 
 class _Vanished(Exception):
@@ -109,6 +110,11 @@ class Catalog:
     def certificate_key(self) -> bytes:
         """32 bytes, secret: the seed of the Ed25519 key that signs certificates of erasure in this region."""
         return self._secrets().certificate_key
+
+    @property
+    def mark_key(self) -> bytes:
+        """32 bytes, secret: what signs marks beside the catalog."""
+        return self._secrets().mark_key
 
     def read(self, only: Collection[TenantId] | None = None) -> dict[TenantId, TenantRecord]:
         """The latest record of each tenant, or of each of `only`. Writes nothing.
@@ -296,7 +302,14 @@ def open_catalog(store: ObjectStore, prefix: str, region: str, keys: KeyProvider
 def _derived(data_key: bytes) -> _Secrets:
     seed = int.from_bytes(derive(data_key, b"sbh key hash")[:8], "big", signed=True)
     seed_id = derive(data_key, b"sbh key hash id")[:4].hex()
-    return _Secrets(Sealer(data_key, OWNER), seed, seed_id, AuditKey.of(data_key), derive(data_key, b"sbh erasure"))
+    return _Secrets(
+        Sealer(data_key, OWNER),
+        seed,
+        seed_id,
+        AuditKey.of(data_key),
+        derive(data_key, b"sbh erasure"),
+        derive(data_key, b"sbh mark"),
+    )
 
 
 def _not_ours(name: str, info: ObjectInfo) -> str:

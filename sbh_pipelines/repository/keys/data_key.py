@@ -13,6 +13,7 @@ from typing import Any
 from sbh_pipelines.errors import CorruptObject, KeyServiceError, ObjectExists, ObjectMissing
 from sbh_pipelines.repository.bounds import most_bytes
 from sbh_pipelines.repository.format import FIRST_EPOCH, LAST_EPOCH, Keys, parse_document, pretty
+from sbh_pipelines.repository.keys.epoch_marks import EpochMarks, rolled_back
 from sbh_pipelines.repository.seal import Sealer, name_key_of
 from sbh_pipelines.security.key_provider import DATA_KEY_BYTES, KeyProvider
 from sbh_pipelines.stores.base import ObjectStore
@@ -31,6 +32,7 @@ class KeyPlace:
     owner: str
     region: str
     keys: KeyProvider = field(repr=False)
+    marks: EpochMarks | None = field(default=None, repr=False)  # none for a catalog, which has one epoch
 
     def key(self, epoch: int) -> str:
         return self.prefix + Keys.data_key(epoch)
@@ -125,17 +127,21 @@ def _foreign(place: KeyPlace, epoch: int, why: str) -> CorruptObject:
 def unwrap(place: KeyPlace, found: KeyObject) -> bytes:
     """The payload. Raises CorruptObject for an epoch whose key was destroyed, and the key provider's errors."""
     if found.destroyed:
-        raise CorruptObject(
-            "The key of an earlier epoch was destroyed",
-            on=place.url(found.epoch),
-            why=f"everything was re-encrypted, so nothing should be of epoch {found.epoch}",
-            remedy="what needs it cannot be read any more; take another backup",
-        )
+        raise _destroyed(place, found.epoch)
     try:
         return place.keys.unwrap(found.document, place.owner, place.region)
     except KeyServiceError as error:
         on = f"{place.url(found.epoch)}, {error.on}"
         raise type(error)(error.what, on=on, why=error.why, remedy=error.remedy) from None
+
+
+def _destroyed(place: KeyPlace, epoch: int) -> CorruptObject:
+    return CorruptObject(
+        "The key of an earlier epoch was destroyed",
+        on=place.url(epoch),
+        why=f"everything was re-encrypted, so nothing should be of epoch {epoch}: it was put there since",
+        remedy="what needs it is not read any more; see who can write to the bucket, and take another backup",
+    )
 
 
 def payload_of(epoch: int, data_key: bytes, name_key: bytes) -> bytes:
@@ -168,14 +174,19 @@ def read_epoch(place: KeyPlace, epoch: int) -> tuple[bytes, bytes]:
     return split_payload(unwrap(place, found), epoch, place.url(epoch))
 
 
-def open_key_ring(store: ObjectStore, prefix: str, owner: str, region: str, keys: KeyProvider) -> KeyRing:
-    """The keys below `prefix`. Raises ObjectMissing where there are none, CorruptObject and the key provider's errors."""
-    place = KeyPlace(store, prefix, owner, region, keys)
+def open_key_ring(place: KeyPlace) -> KeyRing:
+    """The keys of a place. Raises ObjectMissing where there are none, KeyEpochRolledBack where they are an earlier epoch's,
+    CorruptObject and the key provider's errors.
+    """
     for attempt in range(1, _READS + 1):
         first = read_key_object(place, EPOCH)
         try:
             found = first if first.newest == EPOCH else read_key_object(place, first.newest)
-            break
+            data_key, name_key = split_payload(unwrap(place, found), found.epoch, place.url(found.epoch))
+            if place.marks is None or not place.marks.begun(name_key, found.epoch + 1):
+                break
+            if attempt == _READS:  # before, the epoch may have begun between two requests
+                raise rolled_back(place.url(EPOCH), place.owner, found.epoch, found.epoch + 1)
         except ObjectMissing:
             if attempt == _READS:
                 raise CorruptObject(
@@ -183,8 +194,19 @@ def open_key_ring(store: ObjectStore, prefix: str, owner: str, region: str, keys
                     on=place.url(first.newest),
                     remedy="restore the key object from the bucket's older version",
                 ) from None
-    data_key, name_key = split_payload(unwrap(place, found), found.epoch, place.url(found.epoch))
-    return KeyRing(found.epoch, data_key, name_key, lambda epoch: read_epoch(place, epoch)[0])
+    return KeyRing(found.epoch, data_key, name_key, lambda epoch: _read_other(place, found.epoch, epoch, name_key))
+
+
+def _read_other(place: KeyPlace, newest: int, epoch: int, name_key: bytes) -> bytes:
+    """The data key of another epoch than the ring's newest. Raises CorruptObject where that epoch was ended, KeyEpochRolledBack
+    where it is later, and began before the ring was opened.
+    """
+    if epoch < newest and place.marks is not None and place.marks.ended(name_key, epoch):
+        raise _destroyed(place, epoch)
+    data_key, _ = read_epoch(place, epoch)
+    if epoch > newest and read_key_object(place, EPOCH).newest < epoch:
+        raise rolled_back(place.url(EPOCH), place.owner, newest, epoch)
+    return data_key
 
 
 def read_data_key(store: ObjectStore, prefix: str, owner: str, region: str, keys: KeyProvider) -> bytes:
@@ -193,10 +215,16 @@ def read_data_key(store: ObjectStore, prefix: str, owner: str, region: str, keys
     return split_payload(unwrap(place, read_key_object(place, EPOCH)), EPOCH, place.url(EPOCH))[0]
 
 
-def key_document(place: KeyPlace, epoch: int, payload: bytes) -> dict[str, object]:
-    """The object of an epoch, its payload wrapped with the key that is current now."""
-    wrapped = place.keys.wrap(payload, place.owner, place.region)
-    return {"epoch": epoch, "tenant_id": place.owner, "region": place.region, **wrapped}
+def key_document(place: KeyPlace, epoch: int, payload: bytes, newest: int | None = None) -> dict[str, object]:
+    """The object of an epoch, its payload wrapped with the key that is current now and bound to what the object says.
+
+    The first epoch's is bound from the second epoch on: until then earlier releases read it.
+    """
+    said: dict[str, object] = {"epoch": epoch, **({"newest": newest} if newest is not None else {})}
+    bound = {name: str(value) for name, value in said.items()} if epoch > EPOCH or newest is not None else {}
+    wrapped = place.keys.wrap(payload, place.owner, place.region, bound)
+    binds = {"binds": sorted(bound)} if bound else {}
+    return {**said, "tenant_id": place.owner, "region": place.region, **binds, **wrapped}
 
 
 def create_data_key(store: ObjectStore, prefix: str, owner: str, region: str, keys: KeyProvider) -> tuple[bytes, bool]:

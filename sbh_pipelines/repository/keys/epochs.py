@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sbh_pipelines.errors import CorruptObject, KeyServiceError, ObjectChanged, ObjectExists
+from sbh_pipelines.errors import CorruptObject, KeyServiceError, ObjectChanged, ObjectExists, ObjectMissing
 from sbh_pipelines.repository.bounds import listed
 from sbh_pipelines.repository.format import LAST_EPOCH, Keys, pretty
 from sbh_pipelines.repository.keys.data_key import (
@@ -21,6 +21,7 @@ from sbh_pipelines.repository.keys.data_key import (
     payload_of,
     read_epoch,
     read_key_object,
+    split_payload,
     unwrap,
 )
 from sbh_pipelines.security.key_provider import DATA_KEY_BYTES
@@ -68,17 +69,91 @@ def rewrap(place: KeyPlace) -> list[RewrappedKey]:
     return done
 
 
+def put_right(place: KeyPlace, at: str) -> int | None:
+    """Name the newest epoch again where an older copy of the first key object was put back, and end again what was ended.
+
+    The epoch; None where nothing was wrong. Raises ObjectMissing where there is no key at all, CorruptObject where the newest
+    epoch's key is not there.
+    """
+    first, name_key = read_key_object(place, EPOCH), _name_key(place)
+    if place.marks is None or name_key is None:
+        return None
+    newest = first.newest
+    while newest < LAST_EPOCH and place.marks.begun(name_key, newest + 1):
+        newest += 1
+    place.marks.begin(name_key, newest)
+    ended = [epoch for epoch in epochs(place) if epoch < newest and place.marks.ended(name_key, epoch)]
+    if newest == first.newest and (first.destroyed or EPOCH not in ended):
+        for epoch in ended:
+            if epoch > EPOCH:
+                destroy_epoch(place, epoch, at)
+        return None
+    try:
+        found = split_payload(unwrap(place, read_key_object(place, newest)), newest, place.url(newest))[1]
+    except ObjectMissing:
+        found = b""
+    if found != name_key:
+        raise CorruptObject(
+            "The tenant's newest data key is gone",
+            on=place.url(newest),
+            why=f"epoch {newest} was begun, and an earlier copy of the repository's keys was put in place of its own",
+            remedy="restore the key objects from the bucket's newer versions; if the whole repository was put back from an"
+            f" older copy on purpose, delete {place.marks.url(name_key)}",
+        )
+
+    def pointed(_: KeyPlace, found: KeyObject) -> dict[str, object]:
+        return _emptied(place, found, at, newest) if EPOCH in ended else _pointing(place, found, newest)
+
+    _replaced(place, EPOCH, pointed)
+    for epoch in ended:
+        if epoch > EPOCH:
+            destroy_epoch(place, epoch, at)
+    return newest
+
+
+def _name_key(place: KeyPlace) -> bytes | None:
+    """The key of names, from whichever epoch has its key; None where none has."""
+    for epoch in reversed(epochs(place)):
+        with suppress(CorruptObject, ObjectMissing):
+            return read_epoch(place, epoch)[1]
+    return None
+
+
+def _pointing(place: KeyPlace, found: KeyObject, newest: int) -> dict[str, object]:
+    """The first epoch's object, naming a later epoch as the newest. What it wraps is bound to that."""
+    if found.destroyed:
+        return {**found.document, "newest": newest}
+    if found.newest == newest:
+        return dict(found.document)
+    payload = unwrap(place, found)
+    document = {**found.document, **key_document(place, EPOCH, payload, newest)}
+    if place.keys.unwrap(document, place.owner, place.region) != payload:
+        raise _another(place, EPOCH)
+    return document
+
+
+def _emptied(place: KeyPlace, found: KeyObject, at: str, newest: int) -> dict[str, object]:
+    """The first epoch's object without its key."""
+    kept = {"epoch": EPOCH, "tenant_id": place.owner, "newest": newest}
+    return {**kept, "region": place.region, "destroyed": str(found.document.get("destroyed", at))}
+
+
+def _another(place: KeyPlace, epoch: int) -> KeyServiceError:
+    return KeyServiceError(
+        "A data key that was wrapped anew comes back as another",
+        on=place.url(epoch),
+        remedy="nothing was changed; do not use this key service",
+    )
+
+
 def _rewrapped(place: KeyPlace, found: KeyObject) -> dict[str, object]:
     if found.destroyed:
         return dict(found.document)
     payload = unwrap(place, found)
-    document = {**found.document, **key_document(place, found.epoch, payload)}
+    newest = found.newest if "newest" in found.document else None
+    document = {**found.document, **key_document(place, found.epoch, payload, newest)}
     if place.keys.unwrap(document, place.owner, place.region) != payload:
-        raise KeyServiceError(
-            "A data key that was wrapped anew comes back as another",
-            on=place.url(found.epoch),
-            remedy="nothing was changed; do not use this key service",
-        )
+        raise _another(place, found.epoch)
     return document
 
 
@@ -110,26 +185,33 @@ def begin_epoch(place: KeyPlace) -> int:
         )
 
     def pointed(_: KeyPlace, found: KeyObject) -> dict[str, object]:
-        return {**found.document, "newest": max(epoch, found.newest)}
+        return _pointing(place, found, max(epoch, found.newest))
 
     _replaced(place, EPOCH, pointed)
+    if (
+        place.marks is not None
+    ):  # last: until then the object itself tells, and `put_right` makes up for a mark that is missing
+        place.marks.begin(name_key, epoch)
     return epoch
 
 
 def destroy_epoch(place: KeyPlace, epoch: int, at: str) -> None:
     """Destroy the key of an epoch in which nothing is sealed or signed any more. Needs the tenant's lease.
 
-    The first epoch's object stays, without its key: it says which epoch is the newest.
+    The first epoch's object stays, without its key: it says which epoch is the newest. The mark comes first: from then on the
+    key is refused by its number, wherever a copy of it comes from.
     """
-    if epoch >= read_key_object(place, EPOCH).newest:
+    newest = read_key_object(place, EPOCH).newest
+    if epoch >= newest:
         raise ValueError("the newest epoch is in use")
+    if place.marks is not None:
+        place.marks.end(read_epoch(place, newest)[1], epoch)
     if epoch > EPOCH:
         place.store.delete([place.key(epoch)])
         return
 
     def emptied(_: KeyPlace, found: KeyObject) -> dict[str, object]:
-        kept = {name: found.document[name] for name in ("epoch", "tenant_id", "newest")}
-        return {**kept, "region": place.region, "destroyed": str(found.document.get("destroyed", at))}
+        return _emptied(place, found, at, found.newest)
 
     _replaced(place, EPOCH, emptied)
 

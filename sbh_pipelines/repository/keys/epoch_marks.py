@@ -1,0 +1,67 @@
+"""Which key epochs a repository has begun and ended, outside of its own word.
+
+`keys/0001.json` says which epoch is the newest, and whoever may write to the bucket can put an earlier one back: the key in it
+still unwraps. So each epoch that begins, and each whose key is destroyed, leaves a mark in the catalog of the region. A ring of
+keys is refused where the epoch after its newest was begun, and a key where its epoch was ended.
+
+A repository is known by a name derived from the key that names its chunks, which is the same in all its epochs: nothing of the
+tenant is in a mark, and a tenant that was erased begins without any.
+"""
+
+from sbh_pipelines.errors import KeyEpochRolledBack
+from sbh_pipelines.model import Clock, timestamp
+from sbh_pipelines.repository.catalog.marks import MarkPlace, make_mark, read_mark
+from sbh_pipelines.repository.format import FIRST_EPOCH
+from sbh_pipelines.repository.seal import derive
+
+FOLDER = "epochs/"
+_BEGUN, _ENDED = "begun", "ended"
+
+
+class EpochMarks:
+    """Of all repositories of a region."""
+
+    def __init__(self, catalog: MarkPlace, clock: Clock) -> None:
+        self._catalog, self._clock = catalog, clock
+
+    def begun(self, name_key: bytes, epoch: int) -> bool:
+        return read_mark(self._catalog, _name(name_key, epoch, _BEGUN)) is not None
+
+    def ended(self, name_key: bytes, epoch: int) -> bool:
+        return read_mark(self._catalog, _name(name_key, epoch, _ENDED)) is not None
+
+    def begin(self, name_key: bytes, newest: int) -> None:
+        """Mark an epoch, and those before it that have no mark: they began under an earlier release, or their writer was killed."""
+        for epoch in range(newest, FIRST_EPOCH, -1):
+            if self.begun(name_key, epoch):
+                break
+            self._make(name_key, epoch, _BEGUN)
+
+    def end(self, name_key: bytes, epoch: int) -> None:
+        self._make(name_key, epoch, _ENDED)
+
+    def _make(self, name_key: bytes, epoch: int, state: str) -> None:
+        make_mark(self._catalog, _name(name_key, epoch, state), {"at": timestamp(self._clock())})
+
+    def url(self, name_key: bytes) -> str:
+        return self._catalog.store.url(f"{self._catalog.prefix}{FOLDER}{repository_name(name_key)}/")
+
+
+def repository_name(name_key: bytes) -> str:
+    """32 hex digits that say which repository it is and nothing about the key."""
+    return derive(name_key, b"sbh repository name")[:16].hex()
+
+
+def rolled_back(on: str, owner: str, epoch: int, later: int) -> KeyEpochRolledBack:
+    tenant = "--all" if owner.startswith("_") else owner
+    return KeyEpochRolledBack(
+        "The tenant's key object is older than its newest key epoch",
+        on=on,
+        why=f"it says that epoch {epoch} is the newest, and epoch {later} was begun: an earlier copy was put back, whose key"
+        " may be known to somebody",
+        remedy=f"see who can write to the bucket; `sbh keys rotate {tenant}` puts the object right",
+    )
+
+
+def _name(name_key: bytes, epoch: int, state: str) -> str:
+    return f"{FOLDER}{repository_name(name_key)}/{epoch:04d}-{state}.json"
