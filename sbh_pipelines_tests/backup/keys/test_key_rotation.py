@@ -341,7 +341,7 @@ def test_a_wrapped_key_moved_to_another_epoch_is_found_out(application: Applicat
     for source in (1, 2):
         moved = json.loads(key_object(application, source).read_bytes())
         key_object(application, 3).write_text(json.dumps({**moved, "epoch": 3, "newest": 3}))
-        with pytest.raises((CorruptObject, KeyServiceError), match="another epoch|does not unwrap"):
+        with pytest.raises((CorruptObject, KeyServiceError), match=r"another epoch|does not unwrap"):
             made.create_backup(ACME, ADMIN)
 
 
