@@ -50,7 +50,10 @@ def valid_user_id(user_id: str) -> bool:
 
 
 def _tenant(claims: Mapping[str, object], auth: AuthSettings) -> str:
-    meant = {auth.tenants.get(value, value) for value in _values(claims, auth.tenant_claim)}
+    said = _values(claims, auth.tenant_claim)
+    if auth.mode == "oidc" and auth.tenants and ALL_TENANTS in said and ALL_TENANTS not in auth.tenants:
+        raise Refused(f"the claim {auth.tenant_claim} says * itself, and auth.tenants says which values mean it")
+    meant = {auth.tenants.get(value, value) for value in said}
     if ALL_TENANTS in meant:
         return ALL_TENANTS
     if len(meant) != 1:

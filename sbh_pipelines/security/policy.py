@@ -47,6 +47,7 @@ PERMISSIONS: dict[str, Role] = {
     "backup.forget": Role.ADMIN,
     "repository.prune": Role.ADMIN,
     "backup.hold": Role.ADMIN,
+    "hold.legal": Role.ADMIN,
     "backup.export": Role.ADMIN,
     "restore.plan": Role.OPERATOR,
     "former_tenant.read": Role.ADMIN,
@@ -69,8 +70,24 @@ PERMISSIONS: dict[str, Role] = {
     "dagster.manage": Role.ADMIN,
 }
 
-PLATFORM_ONLY = frozenset({"restore.into_schema"})
-"""What touches more than the tenant it is done to: for users of all tenants, whatever role those of the tenant have."""
+PLATFORM_ONLY = frozenset(
+    {
+        "restore.into_schema",
+        "hold.legal",
+        "former_tenant.read",
+        "platform.backup",
+        "platform.restore",
+        "keys.rotate",
+        "tenant.erase",
+        "token.issue",
+        "dagster.view",
+        "dagster.launch",
+        "dagster.manage",
+    }
+)
+"""What touches more than the tenant it is done to, or is done against it: for users of all tenants, whatever role those of the
+tenant have.
+"""
 
 
 def authorize(user: UserContext, action: str, tenant_id: str) -> None:

@@ -58,7 +58,8 @@ class AuthSettings(Section):
     )
     tenants: dict[str, str] = Field(
         {},
-        description='What values of the tenant claim mean: `{ "platform-team" = "*" }`. Others mean themselves.',
+        description='What values of the tenant claim mean: `{ "platform-team" = "*" }`. Others mean themselves, but for `*`: with'
+        " `oidc` no claim says that itself where this is set.",
     )
     roles: dict[str, RoleName] = Field(
         {},

@@ -8,7 +8,15 @@ import pytest
 
 import sbh_pipelines
 from sbh_pipelines.errors import AccessDenied
-from sbh_pipelines.security.policy import PERMISSIONS, Role, UserContext, acting_as, authorize, require_role
+from sbh_pipelines.security.policy import (
+    PERMISSIONS,
+    PLATFORM_ONLY,
+    Role,
+    UserContext,
+    acting_as,
+    authorize,
+    require_role,
+)
 
 ROOT = Path(sbh_pipelines.__file__).parent
 ADMIN, VIEWER = UserContext("a", "tenant-1", Role.ADMIN), UserContext("v", "tenant-1", Role.VIEWER)
@@ -70,8 +78,6 @@ def test_what_the_specification_gives_to_admins_is_theirs():
         "backup.restore",
         "backup.forget",
         "restore.approve",
-        "tenant.erase",
-        "keys.rotate",
     ):
         assert PERMISSIONS[action] is Role.ADMIN
         authorize(ADMIN, action, "tenant-1")
@@ -80,6 +86,17 @@ def test_what_the_specification_gives_to_admins_is_theirs():
                 authorize(user, action, "tenant-1")
         with pytest.raises(AccessDenied):  # what concerns all tenants is for platform users
             authorize(ADMIN, action, "*")
+
+
+@pytest.mark.parametrize("action", sorted(PLATFORM_ONLY))
+def test_what_is_the_platforms_is_no_tenants(action):
+    """Whatever role its users have; and of the platform's users the role counts."""
+    authorize(UserContext("p", "*", Role.ADMIN), action, "tenant-1")
+    with pytest.raises(AccessDenied, match="platform"):
+        authorize(ADMIN, action, "tenant-1")
+    if PERMISSIONS[action] > Role.VIEWER:
+        with pytest.raises(AccessDenied, match="role"):
+            authorize(UserContext("p", "*", Role.VIEWER), action, "tenant-1")
 
 
 @require_role(Role.ADMIN)

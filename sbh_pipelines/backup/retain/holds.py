@@ -44,6 +44,7 @@ class Hold:
         reason: Why it was placed.
         placed_by: The user who placed it.
         placed_at: Time at which it was placed, ISO 8601 in UTC.
+        by_platform: Whether a user of the platform placed it. None: not on record, as of those of before it was.
         damage: Why its object cannot be read.
         until: It protects as long as the tenant's newest backup is older than this; None: until it is released.
     """
@@ -54,6 +55,7 @@ class Hold:
     reason: str = ""
     placed_by: str = ""
     placed_at: str = ""
+    by_platform: bool | None = None
     damage: CorruptObject | None = None
     until: datetime | None = None
 
@@ -164,7 +166,8 @@ def _read(repository: Repository, hold: Hold) -> Hold | None:
     except CorruptObject as damage:
         return replace(hold, damage=damage)
     reason, by, at = (str(fields.get(name) or "") for name in ("reason", "placed_by", "placed_at"))
-    return replace(hold, reason=reason, placed_by=by, placed_at=at)
+    by_platform = None if "by_platform" not in fields else fields["by_platform"] is not False
+    return replace(hold, reason=reason, placed_by=by, placed_at=at, by_platform=by_platform)
 
 
 def protected(holds: Iterable[Hold], backup_ids: Iterable[BackupId], newest: datetime) -> dict[BackupId, list[str]]:
@@ -173,9 +176,16 @@ def protected(holds: Iterable[Hold], backup_ids: Iterable[BackupId], newest: dat
     return {backup_id: kept for backup_id, kept in rules.items() if kept}
 
 
-def place_pin(repository: Repository, backup_id: BackupId, reason: str, placed_by: str, clock: Clock) -> Hold:
+def place_pin(
+    repository: Repository,
+    backup_id: BackupId,
+    reason: str,
+    placed_by: str,
+    clock: Clock,
+    by_platform: bool | None = None,
+) -> Hold:
     """Pin a backup; a second pin replaces the reason of the first. Raises UnknownBackup, RequestError."""
-    return _place(repository, f"pin-{backup_id}", backup_id, reason, placed_by, clock)
+    return _place(repository, f"pin-{backup_id}", backup_id, reason, placed_by, clock, by_platform)
 
 
 def place_term(
@@ -202,13 +212,19 @@ def place_hold(repository: Repository, backup_id: BackupId | None, reason: str, 
 
 
 def _place(
-    repository: Repository, hold_id: str, backup_id: BackupId | None, reason: str, placed_by: str, clock: Clock
+    repository: Repository,
+    hold_id: str,
+    backup_id: BackupId | None,
+    reason: str,
+    placed_by: str,
+    clock: Clock,
+    by_platform: bool | None = None,
 ) -> Hold:
     if len(reason) > _LONGEST_REASON:
         raise RequestError(
             "The reason is too long", why=f"it may have {_LONGEST_REASON} characters", remedy="shorten it"
         )
-    hold = Hold(hold_id, Keys.hold(hold_id), backup_id, reason, placed_by, timestamp(clock()))
+    hold = Hold(hold_id, Keys.hold(hold_id), backup_id, reason, placed_by, timestamp(clock()), by_platform)
     _must_exist(repository, hold.backup_id)
     fields = {
         "hold_id": hold.id,
@@ -216,6 +232,7 @@ def _place(
         "reason": hold.reason,
         "placed_by": hold.placed_by,
         "placed_at": hold.placed_at,
+        **({} if by_platform is None else {"by_platform": by_platform}),
     }
     key = repository.prefix + hold.key
     repository.store.put(key, signed(repository, _KIND, fields))
@@ -240,6 +257,12 @@ def _must_exist(repository: Repository, backup_id: BackupId | None) -> None:
             on=f"{backup_id} of {repository.tenant}",
             remedy=f"see `sbh backup list {repository.tenant}`",
         ) from None
+
+
+def find_hold(repository: Repository, hold_id: str) -> Hold | None:
+    """The pin or hold with its content, or its damage; None where there is none."""
+    named = next((hold for hold in list_holds(repository) if hold.id == hold_id), None)
+    return None if named is None else _read(repository, named)
 
 
 def release(repository: Repository, hold_id: str, record: Callable[[Hold], None] = lambda _: None) -> Hold:

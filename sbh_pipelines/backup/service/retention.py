@@ -39,24 +39,31 @@ class Retention:
         return forgetting.forget(self._site, tenant, user_ctx.user_id, wanted, dry_run)
 
     def pin(self, backup_id: str, tenant_id: str, user_ctx: UserContext, reason: str | None = None) -> HoldLine:
-        """Keep a backup until it is unpinned; the pin as `list_holds` gives it. Raises UnknownBackup."""
+        """Keep a backup until it is unpinned; the pin as `list_holds` gives it. Raises UnknownBackup, AccessDenied over a pin of
+        the platform's.
+        """
         wanted = BackupId.parse(backup_id)
+        by_platform = user_ctx.tenant_id == ALL_TENANTS
         with self._held_in(tenant_id, user_ctx, "backup.hold") as (tenant, repository):
-            placed = holds.place_pin(repository, wanted, reason or "", user_ctx.user_id, self._site.clock).line()
+            self._may_release(repository, f"pin-{wanted}", user_ctx)
+            placed = holds.place_pin(
+                repository, wanted, reason or "", user_ctx.user_id, self._site.clock, by_platform
+            ).line()
             self._site.track(tenant, "backup.pinned", user_ctx.user_id, _props(placed))
             return placed
 
     def unpin(self, backup_id: str, tenant_id: str, user_ctx: UserContext) -> HoldLine:
-        """The pin that was taken away. Raises UnknownHold."""
+        """The pin that was taken away. Raises UnknownHold, AccessDenied where it is the platform's."""
         wanted = BackupId.parse(backup_id)
         with self._held_in(tenant_id, user_ctx, "backup.hold") as (tenant, repository):
+            self._may_release(repository, f"pin-{wanted}", user_ctx)
             record = self._releasing(tenant, user_ctx, "backup.unpinned")
             return holds.release(repository, f"pin-{wanted}", record).line()
 
     def hold(self, tenant_id: str, user_ctx: UserContext, *, reason: str, backup_id: str | None = None) -> HoldLine:
-        """Place a legal hold on a backup, or on all of the tenant's, present and future. Raises UnknownBackup."""
+        """Place a legal hold on a backup, or on all of the tenant's, present and future: the platform's. Raises UnknownBackup."""
         wanted = None if backup_id is None else BackupId.parse(backup_id)
-        with self._held_in(tenant_id, user_ctx, "backup.hold", create=wanted is None) as (tenant, repository):
+        with self._held_in(tenant_id, user_ctx, "hold.legal", create=wanted is None) as (tenant, repository):
             placed = holds.place_hold(repository, wanted, reason, user_ctx.user_id, self._site.clock).line()
             self._site.admit(tenant)  # an erasure that began meanwhile either saw the hold, or is seen now
             self._site.track(tenant, "hold.placed", user_ctx.user_id, _props(placed))
@@ -64,9 +71,15 @@ class Retention:
 
     def release(self, hold_id: str, tenant_id: str, user_ctx: UserContext) -> HoldLine:
         """Take away a legal hold, also a damaged one; what it was. Raises UnknownHold."""
-        with self._held_in(tenant_id, user_ctx, "backup.hold") as (tenant, repository):
+        with self._held_in(tenant_id, user_ctx, "hold.legal") as (tenant, repository):
             record = self._releasing(tenant, user_ctx, "hold.released")
             return holds.release(repository, hold_id, record).line()
+
+    def _may_release(self, repository: Repository, pin_id: str, user_ctx: UserContext) -> None:
+        """A pin is its placer's: the platform's, or one of which it cannot be read whose it is, is not for the tenant's users."""
+        placed = holds.find_hold(repository, pin_id)
+        if placed is not None and (placed.by_platform or placed.damage is not None):
+            self._gate.authorize(user_ctx, "hold.legal", repository.tenant)
 
     def _releasing(self, tenant: Tenant, user_ctx: UserContext, event: str) -> Callable[[holds.Hold], None]:
         """First the event: protection is not taken away unless it is recorded who did."""

@@ -1,0 +1,1 @@
+"""Attacks from beside the system: proxies, hooks, issuers, browsers, pages."""
