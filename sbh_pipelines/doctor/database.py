@@ -7,7 +7,8 @@ from sbh_pipelines.database.schema import inspect
 from sbh_pipelines.database.schema.inspect import ServerFacts
 from sbh_pipelines.database.schema.listing import find_listing
 from sbh_pipelines.database.schema.tenancy import survey_map
-from sbh_pipelines.database.session.connection import connect, describe_dsn
+from sbh_pipelines.database.session.connection import describe_dsn
+from sbh_pipelines.database.session.looking import look
 from sbh_pipelines.database.session.programs import check_pg_dump, lets_names_out, program_version
 from sbh_pipelines.doctor import contents, looks, role, tables, tenants, transit
 from sbh_pipelines.doctor.findings import Level, Report
@@ -20,7 +21,7 @@ OLDEST_VERSION = 140000
 
 def check(report: Report, settings: Settings, say: Callable[[str], None]) -> dict[str, str]:
     """Check the database; the regions of the tenants found, by slug, for checks of what belongs to them."""
-    with report.trying(AREA), closing(connect(settings.database, "doctor")) as connection:
+    with report.trying(AREA), closing(look(settings.database, "doctor")) as connection:
         facts = inspect.server_facts(connection)
         _server(report, settings, facts)
         transit.check_session(report, connection)

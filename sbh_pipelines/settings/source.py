@@ -87,6 +87,11 @@ class DatabaseSettings(Section):
     work_mem_mib: int = Field(256, ge=1, le=65536, description="`work_mem` of the backup sessions, MiB (sorts by key).")
     lock_timeout_s: float = Field(5.0, gt=0, description="How long a restore waits for a lock before it gives up, s.")
     statement_timeout_s: float = Field(0.0, ge=0, description="Bound of one statement, s; 0 means none.")
+    look_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        description="Bound of a statement that lists tenants or schemas, where `statement_timeout_s` is 0, s.",
+    )
     connect_timeout_s: int = Field(10, ge=1)
 
     @property

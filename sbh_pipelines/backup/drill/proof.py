@@ -7,7 +7,8 @@ from sbh_pipelines.backup.contents.stored_table import read_table
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.recover.recovery import COMPLETED, RecoveryReport
 from sbh_pipelines.database.rebuild.operator_sql import check_assertions, count_rows, valid_foreign_keys
-from sbh_pipelines.database.session.connection import Connection, connect
+from sbh_pipelines.database.session.connection import Connection
+from sbh_pipelines.database.session.looking import look
 from sbh_pipelines.errors import DrillFailed
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.settings import DatabaseSettings, Settings
@@ -40,7 +41,7 @@ def prove_rows(
     changes = [change for line in report.tenants for change in line.schema_changes]
     moved = {c.then: c.table for c in changes if c.change == "renamed table"}
     gone = {c.then for c in changes if c.change == "dropped table"}
-    with closing(connect(target, "drill")) as connection:
+    with closing(look(target, "drill")) as connection:
         for summary in tables:
             if summary.table not in gone:
                 header = read_table(repository, summary).header

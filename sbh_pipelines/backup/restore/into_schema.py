@@ -12,7 +12,7 @@ from sbh_pipelines.backup.contents.stored_table import read_table
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.rebuild.new_schema import Look, NewSchema, drop_looks, looks
-from sbh_pipelines.database.session.connection import connect
+from sbh_pipelines.database.session.looking import look
 from sbh_pipelines.errors import LookRefused, ProofFailed, RequestError, SbhError
 from sbh_pipelines.model import BackupId, Progress, ProgressSink, Tenant
 from sbh_pipelines.repository.repository import Repository
@@ -129,7 +129,7 @@ def into_schema(
 
 def all_looks(settings: Settings) -> list[Look]:
     """The schemas of copies that are there."""
-    with closing(connect(settings.database, "looks")) as connection:
+    with closing(look(settings.database, "looks", within_s=settings.database.look_timeout_s)) as connection:
         return looks(connection)
 
 

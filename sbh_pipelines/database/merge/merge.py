@@ -432,6 +432,12 @@ def written_by(connection: Connection) -> dict[int, tuple[int, int, int]]:
         return {oid: (inserted, updated, deleted) for oid, inserted, updated, deleted in cursor.fetchall()}
 
 
+def fire_deferred(connection: Connection) -> None:
+    """Let triggers that wait for the commit fire now, before what was written is counted."""
+    with translated("fire deferred triggers", writing=True):
+        connection.cursor().execute("SET CONSTRAINTS ALL IMMEDIATE")
+
+
 def commit(connection: Connection) -> None:
     with translated("commit the restore", writing=True):
         connection.cursor().execute("COMMIT")

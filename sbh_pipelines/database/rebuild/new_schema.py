@@ -14,13 +14,15 @@ from datetime import datetime
 from types import TracebackType
 from typing import Self
 
+from sbh_pipelines.database.merge.merge import fire_deferred, written_by
+from sbh_pipelines.database.merge.schema_changes import changed_catalogs
 from sbh_pipelines.database.schema.mapping.outside import COPIES
 from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.session.connection import Connection, connect, database_encoding, translated
 from sbh_pipelines.database.session.copying import copy_in
 from sbh_pipelines.database.session.search_path import own_names
 from sbh_pipelines.database.session.sql import exchanged, ident, literal
-from sbh_pipelines.errors import LookRefused, SbhError
+from sbh_pipelines.errors import LookRefused, ProofFailed, SbhError
 from sbh_pipelines.model import parse_timestamp
 from sbh_pipelines.settings import DatabaseSettings
 
@@ -175,6 +177,16 @@ class NewSchema:
     def _refused(self, why: str, remedy: str) -> LookRefused:
         return LookRefused("A tenant has one schema of copies at a time", on=self._tenant_id, why=why, remedy=remedy)
 
+    def _tables(self) -> set[int]:
+        with translated("look at the copies", self.schema):
+            cursor = self._connection.cursor()
+            cursor.execute(
+                "SELECT c.oid::pg_catalog.int8 FROM pg_catalog.pg_class c WHERE c.relnamespace"
+                " OPERATOR(pg_catalog.=) pg_catalog.to_regnamespace(%s)::pg_catalog.oid",
+                (ident(self.schema),),
+            )
+            return {oid for (oid,) in cursor.fetchall()}
+
     def fill(self, name: str, header: TableHeader, pieces: Iterator[bytes]) -> int:
         """Make a table with the header's columns and key, and fill it with COPY text; rows. Raises SchemaMismatch."""
         table = f"{ident(self.schema)}.{ident(name)}"
@@ -190,6 +202,16 @@ class NewSchema:
         return rows
 
     def commit(self) -> None:
+        """Raises ProofFailed where code of types and domains left something else behind."""
+        fire_deferred(self._connection)
+        others = written_by(self._connection).keys() - self._tables()
+        if others or (changed := changed_catalogs(self._connection, self.schema)):
+            raise ProofFailed(
+                "More was written than copies; rolled back",
+                on=f"{len(others)} other tables" if others else ", ".join(changed),
+                why="code of the application (of a type or a domain) wrote it",
+                remedy="`sbh doctor` lists such code and whose it is; nothing was changed",
+            )
         with translated("commit", self.schema):
             self._connection.cursor().execute("COMMIT")
 

@@ -15,6 +15,7 @@ from psycopg2.errors import InsufficientPrivilege, ObjectInUse
 from psycopg2.extensions import make_dsn
 
 from sbh_pipelines.database.session.connection import Connection, connect, describe_dsn, translate, translated
+from sbh_pipelines.database.session.looking import look
 from sbh_pipelines.database.session.search_path import own_names, split
 from sbh_pipelines.database.session.sql import ident, literal
 from sbh_pipelines.errors import PrivilegeMissing, SbhError, SourceError
@@ -70,7 +71,7 @@ class ThrowawayDatabase:
         """An empty database with the encoding and locale of the application's. Raises PrivilegeMissing."""
         server, name = drill_server(settings), f"sbh_{drill_id}"
         with (
-            closing(connect(settings.database, "drill")) as source,
+            closing(look(settings.database, "drill")) as source,
             translated("look at the application's database"),
             own_names(source),
         ):
@@ -111,7 +112,7 @@ class ThrowawayDatabase:
 def drop_leftovers(server: DatabaseSettings) -> list[str]:
     """Drop the databases of drills that were killed or cut off; their names."""
     with (
-        closing(connect(server, "drill")) as connection,
+        closing(look(server, "drill")) as connection,
         translated("look for leftovers of drills"),
         own_names(connection),
     ):

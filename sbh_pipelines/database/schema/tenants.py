@@ -5,7 +5,8 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from sbh_pipelines.database.schema.listing import Listing, find_listing, no_listing
-from sbh_pipelines.database.session.connection import connect, translated
+from sbh_pipelines.database.session.connection import translated
+from sbh_pipelines.database.session.looking import look
 from sbh_pipelines.database.session.sql import ident, literal, sql_name
 from sbh_pipelines.errors import InvalidId, SbhError, SettingsError, UnknownTenant
 from sbh_pipelines.model import Tenant, TenantId
@@ -48,10 +49,8 @@ def unknown(slug: TenantId) -> UnknownTenant:
 
 def _query(settings: Settings, slugs: list[str] | None) -> TenantList:
     wanted = settings.tenants
-    with closing(connect(settings.database, "tenants")) as connection:
-        # Sensors and the API ask often: behind a migration's lock they must fail soon rather than pile up.
-        with translated("prepare the session"):
-            connection.cursor().execute(f"SET lock_timeout = {int(settings.database.lock_timeout_s * 1000)}")
+    # Sensors and the API ask often: behind a migration's lock they must fail soon rather than pile up.
+    with closing(look(settings.database, "tenants", within_s=settings.database.look_timeout_s)) as connection:
         listing = find_listing(connection, settings)
         if listing is None:
             raise no_listing(settings)

@@ -13,5 +13,6 @@ tls          verified TLS wherever the server is another machine
 snapshot     one exported snapshot that several connections read
 sql          quoting of names and values
 encodings    text of databases in other encodings than UTF-8, for people
+looking      sessions that only look, and write nothing whoever's code runs in them
 programs     pg_dump
 """

@@ -106,6 +106,7 @@ CALLED = (
     "to_char",
     "to_jsonb",
     "to_regclass",
+    "to_regnamespace",
     "transaction_timestamp",
     "unnest",
     "uuid_hash_extended",

@@ -13,7 +13,7 @@ What rests on a name, or on few rows, is marked.
 from collections.abc import Callable
 from contextlib import closing
 
-from sbh_pipelines.database.session.connection import connect
+from sbh_pipelines.database.session.looking import look
 from sbh_pipelines.doctor.suggest.suggestion import CHECK, Suggestion
 from sbh_pipelines.doctor.suggest.tables import Tables
 from sbh_pipelines.doctor.suggest.tenants import suggest_tenants
@@ -24,7 +24,7 @@ __all__ = ["CHECK", "Suggestion", "suggest"]
 
 def suggest(settings: Settings, say: Callable[[str], None] = lambda _: None) -> Suggestion:
     """Raises the source's errors, and SettingsError where a setting that is there names what is not."""
-    with closing(connect(settings.database, "suggest")) as connection:
+    with closing(look(settings.database, "suggest")) as connection:
         made = Suggestion(settings)
         say("tenants")
         suggest_tenants(connection, made)

@@ -13,12 +13,14 @@ from sbh_pipelines.backup.restore.rows.groups import GroupProof
 from sbh_pipelines.database.capture.capture import copy_table
 from sbh_pipelines.database.merge import conflicts
 from sbh_pipelines.database.merge.foreign_keys import check_foreign_keys, keep_parents, late_children
-from sbh_pipelines.database.merge.merge import TableMerge, written_by
+from sbh_pipelines.database.merge.merge import TableMerge, fire_deferred, written_by
 from sbh_pipelines.database.merge.modes import RULES
 from sbh_pipelines.database.merge.read_back import rows_differ
 from sbh_pipelines.database.merge.relationships.references import References
+from sbh_pipelines.database.merge.schema_changes import changed_catalogs
 from sbh_pipelines.database.merge.untouched import hash_of_keys, no_other_transaction_ended, others_wrote
-from sbh_pipelines.database.session.connection import Connection, connect
+from sbh_pipelines.database.session.connection import Connection
+from sbh_pipelines.database.session.looking import look
 from sbh_pipelines.errors import ProofFailed, RestoreRefused, SourceConflict
 
 _TRIGGER = "a trigger, rule or constraint changed what was written"
@@ -40,6 +42,7 @@ class RowProof:
     def prove(self) -> RowsProven:
         """Read back what was written. Raises ProofFailed, RestoreRefused, SourceConflict: roll back."""
         groups = rows = 0
+        fire_deferred(self._context.connection)
         self._prove_nothing_else()
         for number, compared in enumerate(self._compared):
             self._context.notice("prove", number, len(self._compared))
@@ -75,6 +78,9 @@ class RowProof:
                 remedy=remedy_for_broken_keys(self._context.request, broken),
             )
         self._alone()
+        # Reading back calls code of the application as well: what it wrote meanwhile is found by the last look of all.
+        self._prove_nothing_else()
+        self._prove_schema()
         return RowsProven(groups, rows, checked)
 
     def _exactly(self, compared: TableComparison) -> bool:
@@ -165,13 +171,24 @@ class RowProof:
                 remedy=_LOOK_FOR_TRIGGERS,
             )
 
+    def _prove_schema(self) -> None:
+        """Nothing but rows was changed: no schema, role, grant, function, trigger or setting."""
+        if changed := changed_catalogs(self._context.connection):
+            raise ProofFailed(
+                "More than rows was changed during the restore; rolled back",
+                on=", ".join(changed),
+                why="code of the application (a trigger, a CHECK, a function of an index) created or granted something as the"
+                " restore's role",
+                remedy="`sbh doctor` lists such code and whose it is; nothing was changed",
+            )
+
     def _alone(self) -> None:
         """Nobody else may have written rows of the tenant since the restore's snapshot. Raises SourceConflict."""
         if not any(m.changes.any for m in self._merges.values()):
             return
         compared = {c.table.table.oid for c in self._compared}
         keep_parents(self._context.connection, self._context.tenancy, list(self._merges.values()), compared)
-        with closing(connect(self._context.database, "restore check")) as connection:
+        with closing(look(self._context.database, "restore check")) as connection:
             if not no_other_transaction_ended(connection, self._context.connection, self._context.point.snapshot):
                 self._late_references(connection)
                 self.undisturbed(connection)

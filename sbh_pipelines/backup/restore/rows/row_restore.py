@@ -29,7 +29,7 @@ from sbh_pipelines.database.merge.relationships.references import References
 from sbh_pipelines.database.merge.relationships.returning import LateRows, any_returning, stage_returning
 from sbh_pipelines.database.merge.row_choice import parse_rows
 from sbh_pipelines.database.merge.staging import Staging
-from sbh_pipelines.database.session.connection import connect
+from sbh_pipelines.database.session.looking import look
 from sbh_pipelines.errors import (
     RequestError,
     RestoreConflict,
@@ -399,7 +399,7 @@ class RowRestore:
                 merge.insert(partial(self._inserted, number, len(merges)))
         except RestoreConflict:
             # A key that somebody took a moment ago: the next plan will know of it.
-            with closing(connect(self._context.database, "restore check")) as connection:
+            with closing(look(self._context.database, "restore check")) as connection:
                 self._proof.undisturbed(connection)
             raise
         self.returned = late.remove()
