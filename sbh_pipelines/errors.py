@@ -69,7 +69,8 @@
     │   ├── DrillOverdue         SBH-935
     │   └── RunStuck             SBH-936  a run whose worker is gone, that is over its time, or that says nothing
     └── OrchestratorError      SBH-920  Dagster refused to launch or cancel a run
-        └── OrchestratorUnavailable SBH-921 (transient)
+        ├── OrchestratorUnavailable SBH-921 (transient)
+        └── RequestUnreadable  SBH-923  what a run was asked for was sealed, and does not open
 
 Each error says what failed (`what`), on what (`on`), why (`why`), and what to do next (`remedy`), and carries a stable
 `code`, the CLI's `exit_status` and the API's `http_status`. `transient` is true where the same call may succeed later.
@@ -405,6 +406,10 @@ class OrchestratorError(SbhError):
 
 class OrchestratorUnavailable(OrchestratorError):
     code, http_status, transient = "SBH-921", 503, True
+
+
+class RequestUnreadable(OrchestratorError):
+    code = "SBH-923"
 
 
 def error_from_dict(fields: Mapping[str, object]) -> SbhError:

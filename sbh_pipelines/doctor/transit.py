@@ -45,7 +45,7 @@ def check_session(report: Report, connection: Connection) -> None:
 
 
 def check_addresses(report: Report, settings: Settings) -> None:
-    """S3, KMS, webhooks: https, or this machine, or allowed."""
+    """S3, KMS, webhooks, Dagster: https, or this machine, or allowed."""
     fine, plain = 0, []
     for field, url in _addresses(settings):
         with report.trying(AREA):
@@ -53,6 +53,15 @@ def check_addresses(report: Report, settings: Settings) -> None:
             fine += 1
             if is_plain_http(url):
                 plain.append(field)
+    with report.trying(AREA):
+        settings.api.require_safe_dagster()
+        if is_plain_http(settings.api.dagster_url):
+            report.warn(
+                AREA,
+                "The API asks Dagster on another machine without TLS",
+                "api.dagster_url, which api.dagster_allow_http allows: the API's token may act for anybody",
+                "use https there, and set api.dagster_allow_http = false",
+            )
     if plain:
         report.warn(
             AREA,

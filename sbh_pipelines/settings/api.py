@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from sbh_pipelines.settings.locality import CREDENTIAL, require_tls
 from sbh_pipelines.settings.section import Section
 
 
@@ -24,6 +25,11 @@ class ApiSettings(Section):
     )
     dagster_url: str = Field(
         "http://127.0.0.1:3000", description="Dagster's web server, or the guarded one; `/graphql` is added."
+    )
+    dagster_allow_http: bool = Field(
+        False,
+        description="Ask a Dagster on another machine over plain http as well: nobody but the two reaches the network between,"
+        " on which the API's token, which may act for anybody, can be read.",
     )
     dagster_public_url: str | None = Field(
         None, description="The same as platform users' browsers reach it, for links to runs. Null: no links."
@@ -87,3 +93,13 @@ class ApiSettings(Section):
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
             raise ValueError("api.tls_cert_file and api.tls_key_file go together")
         return self
+
+    def require_safe_dagster(self) -> None:
+        """Raises SettingsError where Dagster would be asked over plain http on another machine, and that is not allowed."""
+        require_tls(
+            self.dagster_url,
+            "api.dagster_url",
+            allow_http=self.dagster_allow_http,
+            setting="api.dagster_allow_http",
+            why=CREDENTIAL,
+        )

@@ -31,8 +31,14 @@ def is_plain_http(url: str) -> bool:
         return False
 
 
-def require_tls(url: str | None, field: str, *, allow_http: bool) -> None:
-    """Raises SettingsError for an address that is neither https nor on this machine, unless it is allowed.
+CONTENT = "backups, keys and names of tenants would cross the network where others can read and change them"
+CREDENTIAL = "the API's token, which may act for anybody, would cross the network where others can read it"
+
+
+def require_tls(
+    url: str | None, field: str, *, allow_http: bool, setting: str = "storage.allow_http", why: str = CONTENT
+) -> None:
+    """Raises SettingsError for an address that is neither https nor on this machine, unless it is allowed, by `setting`.
 
     The address itself is not shown whole: that of a webhook may hold a token.
     """
@@ -48,6 +54,6 @@ def require_tls(url: str | None, field: str, *, allow_http: bool) -> None:
     raise SettingsError(
         f"{field} is not encrypted",
         on=f"{scheme or '(no scheme)'}://{host}",
-        why="backups, keys and names of tenants would cross the network where others can read and change them",
-        remedy="use https; on a network that is trusted all the same, set storage.allow_http = true",
+        why=why,
+        remedy=f"use https; on a network that is trusted all the same, set {setting} = true",
     )

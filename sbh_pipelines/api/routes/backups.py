@@ -155,7 +155,8 @@ async def restore(
             check_approval(call, tenant, body)
         exact = call.service.backups.get(backup_id, tenant, call.user).id
         if body.into_schema is None:
-            return jobs.restore(tenant, exact, backup_id, {**body.options(), **body.permission()})
+            sealed = call.service.restores.sealed(exact, tenant, call.user, request)
+            return jobs.restore(tenant, exact, backup_id, {**body.options(), **body.permission()}, sealed)
         return jobs.into_schema(
             tenant, exact, backup_id, body.into_schema, list(request.tables), call.service.restores.look_permission
         )

@@ -62,9 +62,13 @@ class Event:
 
 
 class Dagster:
-    """One Dagster instance and one code location in it. Thread-safe. `token` is asked for at every request."""
+    """One Dagster instance and one code location in it. Thread-safe. `token` is asked for at every request.
+
+    Raises SettingsError where the token would cross a network in clear that is not said to be trusted.
+    """
 
     def __init__(self, settings: ApiSettings, token: Callable[[], str | None]) -> None:
+        settings.require_safe_dagster()
         self._url = f"{settings.dagster_url}/graphql"
         self._location = settings.dagster_location
         self._found: dict[str, tuple[str, str]] = {}  # job -> location and repository

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from sbh_pipelines.api.runs import operations as ops
 from sbh_pipelines.api.runs.launches import Launch
 
+PRIVATE = frozenset({"rows", "files"})
+"""Options that say what people search for: they reach a run sealed, and Dagster never."""
+
 
 def create(tenant_id: str, backup_type: str, description: str | None) -> Launch:
     """A backup of one tenant, by the job that needs no partition to exist yet."""
@@ -25,9 +28,14 @@ def create(tenant_id: str, backup_type: str, description: str | None) -> Launch:
     )
 
 
-def restore(tenant_id: str, backup_id: str, named: str, options: Mapping[str, object]) -> Launch:
-    """A restore in place; `options` are fields of the job's configuration."""
-    config = {"tenant": tenant_id, "backup_id": backup_id, "confirm": True, **options}
+def restore(
+    tenant_id: str, backup_id: str, named: str, options: Mapping[str, object], sealed: str | None = None
+) -> Launch:
+    """A restore in place; `options` are fields of the job's configuration, but for those that are in `sealed`."""
+    clear = {name: value for name, value in options.items() if name not in PRIVATE}
+    config = {"tenant": tenant_id, "backup_id": backup_id, "confirm": True, **clear}
+    if sealed is not None:
+        config["sealed"] = sealed
     return Launch(
         ops.RESTORE,
         "backup.restore",

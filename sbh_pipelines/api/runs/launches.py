@@ -6,6 +6,7 @@ makes it durable: no run, no key, nothing half done. A key counts for 24 hours, 
 """
 
 import hashlib
+import hmac
 import json
 import time
 from collections.abc import Callable, Mapping, Set
@@ -59,10 +60,10 @@ class Launcher:
         tenant = self._service.launches.permit(tenant_id, user, wanted.action)
         own = {ops.VIA_TAG: ops.VIA, ops.TENANT_TAG: str(tenant.id)}
         key_tag = _digest([user.user_id, user.tenant_id, tenant.id, key]) if key is not None else None
-        request_tag = _digest([wanted.call, dict(wanted.asked)])
+        request: list[object] = [wanted.call, dict(wanted.asked)]
         with self._service.launches.claim(tenant, wanted.call):
             if key_tag is not None and (earlier := self._earlier(own, key_tag)):
-                if earlier.tags.get(ops.REQUEST_TAG) != request_tag:
+                if earlier.tags.get(ops.REQUEST_TAG) not in (_keyed(key, request), _digest(request)):
                     raise IdempotencyConflict(
                         "The idempotency key was used for another request",
                         why="the same key with another call or body",
@@ -78,8 +79,9 @@ class Launcher:
                 ops.USER_TAG: user.user_id,
                 ops.ROLE_TAG: user.role.name.lower(),
                 ops.CALL_TAG: wanted.call,
-                ops.REQUEST_TAG: request_tag,
-                **({ops.IDEMPOTENCY_TAG: key_tag} if key_tag is not None else {}),
+                **(
+                    {ops.IDEMPOTENCY_TAG: key_tag, ops.REQUEST_TAG: _keyed(key, request)} if key_tag is not None else {}
+                ),
                 **wanted.tags,
             }
             return self._dagster.launch(wanted.job, wanted.config, tags), False
@@ -111,6 +113,13 @@ class Launcher:
                     {"operation_id": run.id, "links": {"operation": link}},
                     {"Link": f'<{link}>; rel="related"'},
                 )
+
+
+def _keyed(key: str | None, request: list[object]) -> str:
+    """By which a repeated request is known; only with the caller's key can somebody tell whether a guess is what was asked.
+    Runs of an earlier release have a digest without it.
+    """
+    return hmac.new((key or "").encode(), json.dumps(request, sort_keys=True).encode(), "sha256").hexdigest()[:40]
 
 
 def _digest(parts: list[object]) -> str:

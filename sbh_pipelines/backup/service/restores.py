@@ -12,6 +12,7 @@ from sbh_pipelines.backup.restore.into_schema import (
     into_schema,
 )
 from sbh_pipelines.backup.restore.plan import RestorePlan
+from sbh_pipelines.backup.restore.private import open_private, seal_private
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.restore.restore import Target, plan_restore, restore_in_place, target_of
 from sbh_pipelines.backup.restore.result import RestoreResult
@@ -21,7 +22,7 @@ from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.backup.site.audit_trails import noted
 from sbh_pipelines.database.rebuild.new_schema import Look
 from sbh_pipelines.errors import NotConfirmed, RequestError, SbhError, UnknownBackup
-from sbh_pipelines.model import MergeMode, ProgressSink, ReferencePolicy, RestoreId, Tenant, no_progress
+from sbh_pipelines.model import BackupId, MergeMode, ProgressSink, ReferencePolicy, RestoreId, Tenant, no_progress
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 
 _WHOLE = RestoreRequest()
@@ -97,6 +98,25 @@ class Restores:
                 progress,
                 names_others=user_ctx.tenant_id == ALL_TENANTS,
             )
+
+    def sealed(
+        self, backup_id: str, tenant_id: str, user_ctx: UserContext, request: RestoreRequest = _WHOLE
+    ) -> str | None:
+        """What of a request people search for, sealed for the process that will run it; None where there is nothing of it.
+
+        `backup_id` is exact. Raises RequestError for a predicate that is refused.
+        """
+        tenant = self._gate.allowed(tenant_id, user_ctx, "backup.restore")
+        with self._site.repository(tenant) as repository:
+            return seal_private(repository, BackupId.parse(backup_id), request)
+
+    def opened(
+        self, sealed: str, backup_id: str, tenant_id: str, user_ctx: UserContext, request: RestoreRequest = _WHOLE
+    ) -> RestoreRequest:
+        """The request with what was sealed. Raises RequestUnreadable."""
+        tenant = self._gate.allowed(tenant_id, user_ctx, "restore.plan")
+        with self._site.repository(tenant) as repository:
+            return open_private(repository, BackupId.parse(backup_id), request, sealed)
 
     def plan_undo(
         self,

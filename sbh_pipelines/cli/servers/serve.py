@@ -84,6 +84,7 @@ def _check(settings: "Settings", own: "ApiSettings") -> None:
     from sbh_pipelines.security.tokens import open_tokens
 
     open_tokens(settings)
+    own.require_safe_dagster()
     if own.tls_cert_file is None and not own.behind_proxy and not _loopback(own.host):
         raise SettingsError(
             "Tokens would cross the network unencrypted",

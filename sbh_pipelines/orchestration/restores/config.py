@@ -52,6 +52,11 @@ _Options: Any = create_model("_Options", __base__=_Start, **_KEYS)
 class RestoreConfig(_Options):  # its options are made of the declaration
     """What to restore, and how. Overwrites the live tenant: needs `confirm: true`, or `validate_only: true`."""
 
+    sealed: str | None = Field(
+        None,
+        description="Written by the API: `rows` and `files`, sealed with the tenant's key. By hand these two are given as they"
+        " are, and whoever may see the run reads them in its configuration.",
+    )
     approval_id: str | None = _APPROVAL_ID
     break_glass: str | None = _BREAK_GLASS
 

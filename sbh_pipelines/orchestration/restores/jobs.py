@@ -1,11 +1,12 @@
 """The jobs that bring a tenant back, or undo that. Both are for the tenant of the partition, or a named one."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from sbh_pipelines.document import as_document
+from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.orchestration.backups.steps import SOURCE_DB
 from sbh_pipelines.orchestration.common import batch
@@ -15,7 +16,8 @@ from sbh_pipelines.orchestration.common.failures import failure_of
 from sbh_pipelines.orchestration.common.resources import Backups, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 from sbh_pipelines.orchestration.restores.config import RestoreConfig, UndoConfig
-from sbh_pipelines.orchestration.restores.metadata import part_text, plan_metadata, restore_metadata
+from sbh_pipelines.orchestration.restores.discretion import part_text, without
+from sbh_pipelines.orchestration.restores.metadata import plan_metadata, restore_metadata
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import RestorePlan, RestoreResult
@@ -29,29 +31,32 @@ _Events = Iterator[dg.AssetObservation | dg.Output[dict[str, Any]]]
     " with `validate_only: true` it ends with the plan.",
     pool=SOURCE_DB,
     config_schema=RestoreConfig.schema_of_dagster(),
-    out=dg.Out(dict, description="What was restored, or would be: the table of rows and files."),
+    out=dg.Out(dict, description="The ids of what was restored; its metadata says what was, or would be, changed."),
 )
 def restore_tenant(context: dg.OpExecutionContext, backups: Backups) -> _Events:
     config = RestoreConfig.of(context)
     tenant, user = batch.one_tenant(context, config.tenant), user_of(context.run.tags)
-    service, progress = backups.service, ProgressLog(context.log)
+    service, progress, request = backups.service, ProgressLog(context.log), RestoreRequest()
     try:
+        request = config.request()
+        if config.sealed is not None:
+            request = service.restores.opened(config.sealed, config.backup_id, tenant, user, request)
         if config.validate_only:
-            plan = service.restores.plan(config.backup_id, tenant, user, config.request(), progress=progress)
-            yield _planned(context, plan)
+            plan = service.restores.plan(config.backup_id, tenant, user, request, progress=progress)
+            yield _planned(context, plan, request)
             return
         result = service.restores.run(
             config.backup_id,
             tenant,
             user,
-            config.request(),
+            request,
             confirm=config.confirm,
             approval_id=config.approval_id,
             break_glass=config.break_glass,
             progress=progress,
         )
     except SbhError as error:
-        raise failure_of(error, [tenant], "restore") from None
+        raise failure_of(without(error, request), [tenant], "restore") from None
     yield from _restored(result, f"Restored {result.backup_id} in place")
 
 
@@ -60,7 +65,7 @@ def restore_tenant(context: dg.OpExecutionContext, backups: Backups) -> _Events:
     " backup; as a restore of its own, with a safety backup of its own. Refuses without `confirm: true`.",
     pool=SOURCE_DB,
     config_schema=UndoConfig.schema_of_dagster(),
-    out=dg.Out(dict, description="What was brought back, or would be: the table of rows and files."),
+    out=dg.Out(dict, description="The ids of what was brought back; its metadata says what was, or would be, changed."),
 )
 def undo_tenant_restore(context: dg.OpExecutionContext, backups: Backups) -> _Events:
     config = UndoConfig.of(context)
@@ -70,7 +75,7 @@ def undo_tenant_restore(context: dg.OpExecutionContext, backups: Backups) -> _Ev
             plan = backups.service.restores.plan_undo(
                 config.restore_id, tenant, user, progress=ProgressLog(context.log)
             )
-            yield _planned(context, plan)
+            yield _planned(context, plan, RestoreRequest())
             return
         result = backups.service.restores.undo(
             config.restore_id,
@@ -107,15 +112,16 @@ def undo_restore_job() -> None:
     undo_tenant_restore()
 
 
-def _planned(context: dg.OpExecutionContext, plan: "RestorePlan") -> dg.Output[dict[str, Any]]:
+def _planned(context: dg.OpExecutionContext, plan: "RestorePlan", request: RestoreRequest) -> dg.Output[dict[str, Any]]:
     """The plan as the op's output; a failure that shows it where a restore would refuse."""
+    plan = replace(plan, problems=tuple(without(problem, request) for problem in plan.problems))
     metadata = plan_metadata(plan)
     if plan.problems:
         raise failure_of(plan.problems[0], [plan.tenant_id], "plan", more=metadata)
     context.log.info(
         f"{plan.tenant_id}: {plan.backup_id} can be restored{part_text(plan.scope, plan.mode)}; nothing was written"
     )
-    return dg.Output(as_document(plan), metadata=metadata)
+    return dg.Output({"backup_id": plan.backup_id, "nothing_to_do": plan.nothing_to_do}, metadata=metadata)
 
 
 def _restored(result: "RestoreResult", what: str) -> _Events:
@@ -138,4 +144,4 @@ def _restored(result: "RestoreResult", what: str) -> _Events:
                 "restore_id": dg.MetadataValue.text(result.restore_id),
             },
         )
-    yield dg.Output(as_document(result), metadata=metadata)
+    yield dg.Output({"restore_id": result.restore_id, "backup_id": result.backup_id}, metadata=metadata)

@@ -10,9 +10,10 @@ import dagster as dg
 from sbh_pipelines.document import as_document
 from sbh_pipelines.model import parse_timestamp
 from sbh_pipelines.orchestration.common.metadata import MetadataMap, issues_table, markdown, mib
+from sbh_pipelines.orchestration.restores.discretion import shown_scope
 
 if TYPE_CHECKING:
-    from sbh_pipelines.backup.service.results import RestorePlan, RestoreResult, Scope
+    from sbh_pipelines.backup.service.results import RestorePlan, RestoreResult
 
 _ROWS = ("inserted", "updated", "deleted", "kept")
 _FILES = ("restored", "removed", "unchanged", "kept")
@@ -78,23 +79,12 @@ def plan_metadata(plan: "RestorePlan") -> MetadataMap:
     return metadata
 
 
-def part_text(scope: "Scope", mode: str) -> str:
-    """What of the tenant, and how, where it is not all of it exactly: ` (tables a, b; missing-only)`, else nothing."""
-    parts = [f"tables {', '.join(scope.tables)}"] if scope.tables else []
-    parts += [f"all but tables {', '.join(scope.all_but)}"] if scope.all_but else []
-    parts += [f"files {', '.join(scope.files)}"] if scope.files else []
-    parts += [f"rows {scope.rows}"] if scope.rows is not None else []
-    parts += ["configuration"] if scope.config_only else []
-    parts += [mode] if mode != "exact" else []
-    return f" ({'; '.join(parts)})" if parts else ""
-
-
 def _common(done: "RestorePlan | RestoreResult") -> MetadataMap:
     return {
         "backup_id": dg.MetadataValue.text(done.backup_id),
         "tenant": dg.MetadataValue.text(done.tenant_id),
         "mode": dg.MetadataValue.text(done.mode),
-        "scope": dg.MetadataValue.json(as_document(done.scope)),
+        "scope": dg.MetadataValue.json(shown_scope(done.scope)),
         "recovery_point": dg.MetadataValue.timestamp(parse_timestamp(str(done.recovery_point["time"]))),
     }
 

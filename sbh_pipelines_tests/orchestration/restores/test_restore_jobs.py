@@ -8,7 +8,7 @@ import pytest
 
 from sbh_pipelines.backup.service.results import Scope
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource, tags_of
-from sbh_pipelines.orchestration.restores.metadata import part_text
+from sbh_pipelines.orchestration.restores.discretion import part_text
 from sbh_pipelines.security.policy import ALL_TENANTS, Role, UserContext
 from sbh_pipelines_tests.orchestration.conftest import Run
 from sbh_pipelines_tests.support.fix_stack import RealRun, Site
@@ -116,5 +116,5 @@ def test_what_was_restored_in_words() -> None:
     assert part_text(Scope("tenant"), "exact") == ""
     assert part_text(Scope("tenant"), "newest-wins") == " (newest-wins)"
     rows = Scope("part", rows="users where id = 1", files=["a/**"])
-    assert part_text(rows, "exact") == " (files a/**; rows users where id = 1)"
+    assert part_text(rows, "exact") == " (files by 1 pattern; chosen rows of users)"
     assert part_text(Scope("part", config_only=True), "exact") == " (configuration)"

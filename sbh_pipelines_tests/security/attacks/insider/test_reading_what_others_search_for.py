@@ -1,0 +1,143 @@
+"""Who may see Dagster wants to know for whom a tenant's people search, from a restore's predicate and patterns of files.
+
+They go to the run sealed with the tenant's key, and the run says of them the table and how many there were, in errors too.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from sbh_pipelines.api.app.app import make_app
+from sbh_pipelines.api.runs import jobs
+from sbh_pipelines.api.runs.dagster import Dagster, Run
+from sbh_pipelines.api.runs.launches import Launcher
+from sbh_pipelines.backup.restore.request import RestoreRequest
+from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.errors import RequestUnreadable, SourceError
+from sbh_pipelines.orchestration.restores.discretion import without
+from sbh_pipelines.security.policy import Role, UserContext
+from sbh_pipelines.security.tokens import open_tokens
+from sbh_pipelines.settings import load_settings
+from sbh_pipelines_tests.support.fix_ui import Ui
+from sbh_pipelines_tests.support.servers import watched
+
+PERSON = "whistle.blower"
+ANN = UserContext("ann", "tenant-6", Role.ADMIN, "api")
+
+
+@pytest.fixture
+def api(ui: Ui) -> Iterator[TestClient]:
+    settings = load_settings(ui.settings)
+    own = settings.api.model_copy(update={"dagster_url": ui.url})
+    token = open_tokens(settings).issue("ann", "tenant-6", Role.ADMIN, 600)
+    with TestClient(
+        make_app(settings.model_copy(update={"api": own})), headers={"Authorization": f"Bearer {token}"}
+    ) as made:
+        yield made
+
+
+@pytest.fixture
+def backup_id(sample_service: BackupService) -> str:
+    return str(sample_service.create_backup("tenant-6", UserContext("tester", "*", Role.ADMIN))["id"])
+
+
+def places(folder: Path, word: str) -> list[str]:
+    """Files of Dagster's that have the word: its databases, what steps gave, logs of what runs printed."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return [str(path.relative_to(folder)) for path in files if word.encode() in path.read_bytes()]
+
+
+def test_a_restore_through_the_api_is_not_told_in_dagster(ui: Ui, api: TestClient, backup_id: str) -> None:
+    """Neither where it is done, nor where the server refuses what is searched for; it is what was asked for all the same."""
+    rows, file = f"users where email <> '{PERSON}@example.com'", f"uploads/{PERSON}/**"
+    done = watched(
+        api, api.post(f"/api/backup/{backup_id}/restore", json={"confirm": True, "rows": rows, "files": [file, "**"]})
+    )
+    assert done["status"] == "completed", done["error"]
+    record = api.get(done["links"]["restore"]).json()
+    assert (record["scope"]["rows"], record["scope"]["files"]) == (rows, [file, "**"])
+    wrong = {"confirm": True, "rows": f"users where id = '{PERSON}'"}
+    refused = watched(api, api.post(f"/api/backup/{backup_id}/restore", json=wrong))
+    assert (refused["status"], refused["error"]["code"][:4]) == ("failed", "SBH-")
+    assert places(ui.home, PERSON) == []
+    assert places(ui.home, done["operation_id"])  # and it is there that one has to look
+
+
+def test_what_cannot_be_read_is_refused_before_there_is_a_run(ui: Ui, api: TestClient, backup_id: str) -> None:
+    with ui.instance() as instance:
+        before = instance.get_runs_count()
+    for rows in (f"{PERSON}; drop table users", f"users where lower(name) = '{PERSON}'", PERSON):
+        answer = api.post(f"/api/backup/{backup_id}/restore", json={"confirm": True, "rows": rows})
+        assert (answer.status_code, answer.json()["code"]) == (400, "SBH-200")
+    with ui.instance() as instance:
+        assert instance.get_runs_count() == before
+
+
+class Recorded(Dagster):
+    """Launches nothing, and keeps what it was told to."""
+
+    def __init__(self) -> None:
+        self.launched: list[tuple[Mapping[str, object], Mapping[str, str]]] = []
+
+    def launch(self, job: str, config: Mapping[str, object], tags: Mapping[str, str]) -> str:
+        self.launched.append((config, tags))
+        return job
+
+    def runs(self, tags: Mapping[str, str], **_: object) -> list[Run]:
+        return []
+
+
+def test_a_tag_does_not_tell_whether_a_guess_is_right(sample_service: BackupService) -> None:
+    """The digest by which a repeated request is known needs the caller's key; without a key there is none."""
+    dagster = Recorded()
+    launcher = Launcher(sample_service, dagster)
+    options: dict[str, object] = {"rows": f"users where email = '{PERSON}'", "files": [PERSON]}
+    wanted = jobs.restore("tenant-6", "backup_20240115_1200", "latest", options, "sealed")
+    for key in (None, "0d1f6a1e"):
+        launcher.launch(ANN, "tenant-6", wanted, key)
+    guess = json.dumps(["backup.restore", {"backup_id": "latest", **options}], sort_keys=True).encode()
+    for config, tags in dagster.launched:
+        assert PERSON not in str((config, tags))
+        assert not any(hashlib.sha256(guess).hexdigest().startswith(value) for value in tags.values() if len(value) > 7)
+    assert [("sbh/request" in tags, "sbh/idempotency" in tags) for _, tags in dagster.launched] == [
+        (False, False),
+        (True, True),
+    ]
+
+
+def test_what_is_sealed_is_the_tenants_and_the_backups(sample_service: BackupService, backup_id: str) -> None:
+    """It opens for no other tenant or backup, not when it was changed, and is no text that somebody could make."""
+    wanted = RestoreRequest(rows=f"users where email = '{PERSON}'", files=(f"{PERSON}*",))
+    sealed = sample_service.restores.sealed(backup_id, "tenant-6", ANN, wanted)
+    assert sealed is not None
+    assert PERSON.encode() not in base64.urlsafe_b64decode(sealed)
+    assert sample_service.restores.opened(sealed, backup_id, "tenant-6", ANN) == wanted
+    platform = UserContext("root", "*", Role.ADMIN)
+    sample_service.create_backup("tenant-5", platform)
+    others = [("tenant-5", backup_id, sealed), ("tenant-6", "backup_20240115_1200", sealed)]
+    others += [
+        ("tenant-6", backup_id, text) for text in (sealed[:-8], sealed[:40] + "AAAA" + sealed[44:], "", "é", "A" * 100)
+    ]
+    for tenant, backup, text in others:
+        with pytest.raises(RequestUnreadable):
+            sample_service.restores.opened(text, backup, tenant, platform)
+    assert sample_service.restores.sealed(backup_id, "tenant-6", ANN, RestoreRequest(tables=("users",))) is None
+
+
+def test_errors_do_not_repeat_it() -> None:
+    """As it is, quoted, or a value of it alone."""
+    request = RestoreRequest(rows=f"users where name = 'O''Brien {PERSON}' and phone = 4917012345", files=("a/é*.pdf",))
+    said = SourceError(
+        f"cannot read {request.rows!r}",
+        on="a/\\xe9*.pdf",
+        why=f'invalid input: "O\'Brien {PERSON}"',
+        remedy="not 4917012345",
+    )
+    hidden = without(said, request)
+    assert (hidden.code, hidden.what, hidden.on) == (said.code, 'cannot read "…"', "…")
+    assert (hidden.why, hidden.remedy) == ('invalid input: "…"', "not …")
