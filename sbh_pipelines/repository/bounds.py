@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sbh_pipelines.errors import StoreError, TooManyObjects
-from sbh_pipelines.stores.base import ObjectInfo, ObjectStore
-from sbh_pipelines.stores.object_store import ODD_KEY
+from sbh_pipelines.stores.base import ODD_KEY, ObjectInfo, ObjectStore
 
 _MIB = 1 << 20
 SMALL_BYTES = _MIB  # of a document that is neither of the kinds below

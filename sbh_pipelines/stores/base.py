@@ -11,12 +11,15 @@
 8. Transient errors are retried inside, with backoff; what comes out is an error of `errors.py`, never the driver's.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 MOST_BYTES = 64 << 20  # of an object that is read whole, unless the caller says otherwise
+
+ODD_KEY = re.compile(r"(^|/)\.{0,2}(/|$)|[\x00-\x1f\x7f\ufffe\uffff]")
 
 
 @dataclass(frozen=True, slots=True)

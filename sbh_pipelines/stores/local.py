@@ -13,8 +13,8 @@ from typing import Any
 from obstore.store import LocalStore
 
 from sbh_pipelines.errors import ObjectChanged, ObjectMissing, StoreDenied, StoreError, StoreUnavailable
-from sbh_pipelines.stores.base import ObjectInfo
-from sbh_pipelines.stores.object_store import ODD_KEY, PIECE_BYTES, Store
+from sbh_pipelines.stores.base import ODD_KEY, ObjectInfo
+from sbh_pipelines.stores.object_store import PIECE_BYTES, Store
 
 
 def open_local(directory: Path) -> Store:

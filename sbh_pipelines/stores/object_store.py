@@ -365,6 +365,3 @@ def _text_attributes(attributes: Mapping[Any, Any]) -> dict[str, str]:
 
 
 PIECE_BYTES = 4 << 20
-
-
-ODD_KEY = re.compile(r"(^|/)\.{0,2}(/|$)|[\x00-\x1f\x7f\ufffe\uffff]")

@@ -12,9 +12,9 @@ from obstore.store import S3Store
 
 from sbh_pipelines.errors import StoreError
 from sbh_pipelines.settings import StorageSettings
-from sbh_pipelines.stores.base import ObjectInfo
+from sbh_pipelines.stores.base import ODD_KEY, ObjectInfo
 from sbh_pipelines.stores.credentials import Credentials
-from sbh_pipelines.stores.object_store import ODD_KEY, Store
+from sbh_pipelines.stores.object_store import Store
 from sbh_pipelines.stores.s3_client import connect, translated, url_of
 from sbh_pipelines.stores.signed.client import SLOWEST, Endpoint, SignedClient
 from sbh_pipelines.stores.signed.headers import fit_for_obstore, headers_of
