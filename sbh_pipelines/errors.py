@@ -22,7 +22,9 @@
     │   ├── EraseRefused       SBH-213  a tenant under legal hold, or not confirmed by its name
     │   ├── TenantErased       SBH-214  the tenant's backups were erased, and it was not admitted again
     │   ├── TookTooLong        SBH-215  (transient) the answer was not there in time
-    │   └── SlugChangedHands   SBH-216  the backup is of the tenant that had the slug before
+    │   ├── SlugChangedHands   SBH-216  the backup is of the tenant that had the slug before
+    │   ├── SlugTaken          SBH-217  the slug's repository is of the tenant that had it before
+    │   └── OwnerRefused       SBH-218  a repository that cannot be adopted, retired or erased so
     ├── SourceError            SBH-300  the application's database or its files
     │   ├── SourceUnavailable  SBH-301  (transient) cannot connect, or the connection was lost
     │   ├── PrivilegeMissing   SBH-302
@@ -208,6 +210,14 @@ class TookTooLong(RequestError):
 
 class SlugChangedHands(RequestError):
     code, http_status = "SBH-216", 409
+
+
+class SlugTaken(RequestError):
+    code, http_status = "SBH-217", 409
+
+
+class OwnerRefused(RequestError):
+    code, http_status = "SBH-218", 409
 
 
 class SourceError(SbhError):

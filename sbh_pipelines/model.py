@@ -216,6 +216,13 @@ class Tenant:
 
 
 @dataclass(frozen=True, slots=True)
+class HousedTenant(Tenant):
+    """A tenant of whom it is known where its repository lies: `home` is the slug; `slug~2` and so on where earlier ones had it."""
+
+    home: str
+
+
+@dataclass(frozen=True, slots=True)
 class RecoveryPoint:
     """The instant a backup describes."""
 

@@ -8,7 +8,7 @@ Reading is never refused: what lies where it may not must be found, restored and
 from dataclasses import dataclass, replace
 
 from sbh_pipelines.errors import ResidencyError
-from sbh_pipelines.model import Tenant, TenantId
+from sbh_pipelines.model import HousedTenant, Tenant, TenantId
 from sbh_pipelines.settings import Settings
 
 PLATFORM = TenantId("_platform")  # no slug begins so
@@ -36,7 +36,8 @@ def backup_place(settings: Settings, tenant: Tenant) -> Place:
             why=f"allowed are {', '.join(storage.regions)}",
             remedy="add the region to storage.regions, or correct the tenant's region",
         )
-    return Place(_fill(storage.bucket, tenant), _fill(storage.prefix, tenant), tenant.region)
+    home = tenant.home if isinstance(tenant, HousedTenant) else tenant.id
+    return Place(_fill(storage.bucket, tenant), _fill(storage.prefix, tenant, home), tenant.region)
 
 
 def platform_tenant(settings: Settings) -> Tenant:
@@ -111,6 +112,6 @@ def place_identity(settings: Settings, place: Place) -> tuple[str, str, str]:
     return server, place.bucket, place.prefix
 
 
-def _fill(template: str, tenant: Tenant) -> str:
+def _fill(template: str, tenant: Tenant, home: str = "") -> str:
     # Not str.format: a stray brace in a setting must not raise, and attribute access must not work.
-    return template.replace("{region}", tenant.region).replace("{tenant}", tenant.id)
+    return template.replace("{region}", tenant.region).replace("{tenant}", home or tenant.id)

@@ -9,6 +9,7 @@ from sbh_pipelines.doctor.findings import Level, Report
 from sbh_pipelines.errors import ResidencyError
 from sbh_pipelines.model import utc_now
 from sbh_pipelines.placement import Place, catalog_place
+from sbh_pipelines.repository.catalog.owners import slug_of
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.settings.locality import is_local
 from sbh_pipelines.stores.open_store import endpoint, is_aws
@@ -81,8 +82,10 @@ def check_moved(report: Report, settings: Settings, homes: Mapping[str, str]) ->
             folder = settings.storage.path
             if folder is not None and not (folder / catalog_place(settings, region).bucket).is_dir():
                 continue  # looking would make it
-            for slug in site.catalog(region).read():
-                known.setdefault(slug, set()).add(region)
+            former = {mark.home for mark in site.owners.all_former(region)}
+            for home in site.catalog(region).read():
+                if home not in former and (slug := slug_of(home)) is not None:
+                    known.setdefault(slug, set()).add(region)
     away = {slug: known[slug] - {home} for slug, home in homes.items() if known.get(slug, {home}) - {home}}
     stuck = [slug for slug in away if homes[slug] not in known[slug] and slug not in settings.residency.moved]
     if stuck:

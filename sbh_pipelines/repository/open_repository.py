@@ -9,6 +9,7 @@ from sbh_pipelines.errors import (
 )
 from sbh_pipelines.model import TenantId
 from sbh_pipelines.repository.bounds import all_below
+from sbh_pipelines.repository.catalog.owners import OwnerDocument
 from sbh_pipelines.repository.format import (
     Keys,
 )
@@ -31,22 +32,31 @@ def open_repository(
     compression_level: int = 1,
     admit: Callable[[], None] = lambda: None,
     marks: EpochMarks | None = None,
+    belongs_to: Callable[[], OwnerDocument | None] = lambda: None,
 ) -> Repository:
     """Unwrap (or, with `create`, make) the tenant's data key; the index is not read yet, see `load_index`.
 
-    `admit` is asked where there is no key: it raises for a tenant that was erased. Raises UnknownBackup when there is no
+    `admit` is asked where there is no key: it raises for a tenant that was erased. `belongs_to`: what a repository that is begun
+    says of its owner. Raises UnknownBackup when there is no
     repository and `create` is false, and the key provider's errors.
     """
     place = KeyPlace(store, prefix, tenant, region, keys, marks)
-    ring, new = _key_ring(place, tenant, create, admit)
+    ring, new = _key_ring(place, tenant, create, admit, belongs_to)
     if create and marks is not None:  # whoever began the epoch may have been killed before it left its mark
         marks.begin(ring.name_key, ring.epoch)
     repository = Repository(store, prefix, tenant, ring.sealer(tenant, compression_level))
+    repository.owner = ring.owner
     repository.new = new
     return repository
 
 
-def _key_ring(place: KeyPlace, tenant: TenantId, create: bool, admit: Callable[[], None]) -> tuple[KeyRing, bool]:
+def _key_ring(
+    place: KeyPlace,
+    tenant: TenantId,
+    create: bool,
+    admit: Callable[[], None],
+    belongs_to: Callable[[], OwnerDocument | None],
+) -> tuple[KeyRing, bool]:
     """The keys, and whether they were made just now."""
     try:
         return open_key_ring(place), False
@@ -64,5 +74,8 @@ def _key_ring(place: KeyPlace, tenant: TenantId, create: bool, admit: Callable[[
         raise UnknownBackup(
             "The tenant has no backups", on=str(tenant), remedy=f"make one: `sbh backup create {tenant}`"
         )
-    data_key, new = create_data_key(place.store, place.prefix, tenant, place.region, place.keys)
-    return KeyRing(EPOCH, data_key, name_key_of(data_key), lambda epoch: read_epoch(place, epoch)[0]), new
+    said = belongs_to()
+    data_key, new = create_data_key(place.store, place.prefix, tenant, place.region, place.keys, said)
+    if not new:
+        return open_key_ring(place), False
+    return KeyRing(EPOCH, data_key, name_key_of(data_key), lambda epoch: read_epoch(place, epoch)[0], said), True

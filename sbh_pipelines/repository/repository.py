@@ -8,7 +8,7 @@ was stored is reused; an index entry whose pack is gone is not believed, so what
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -22,6 +22,7 @@ from sbh_pipelines.errors import (
 )
 from sbh_pipelines.model import TenantId
 from sbh_pipelines.repository.bounds import DIRECTORY_BYTES, UNNAMED_PACKS, listed, most_bytes, too_many
+from sbh_pipelines.repository.catalog.owners import OwnerDocument
 from sbh_pipelines.repository.documents import Documents
 from sbh_pipelines.repository.format import (
     PACK_TRAILER_BYTES,
@@ -75,6 +76,8 @@ class Repository(Documents):
         super().__init__(store, prefix, tenant, sealer)
         self.index = ChunkIndex()
         self.damages: list[Damage] = []
+        self.owner: OwnerDocument | None = None  # whose it says it is
+        self.adopts: Callable[[str], bool] = lambda _: False  # whether a key is one that its owner had before
         self.new = False  # its data key was made just now: nothing there can be read with it
         self.indexed: set[str] = set()  # index objects that were read and are whole
         self.old_index: set[str] = set()  # those that are sealed in an earlier key epoch than the newest
@@ -103,6 +106,7 @@ class Repository(Documents):
         """
         other = Repository(self.store, self.prefix, self.tenant, self.sealer)
         other._bodies = dict(self._bodies)
+        other.owner, other.adopts = self.owner, self.adopts
         return other
 
     def load_index(self) -> None:

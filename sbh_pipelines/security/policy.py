@@ -64,6 +64,7 @@ PERMISSIONS: dict[str, Role] = {
     "keys.read": Role.OPERATOR,
     "keys.rotate": Role.ADMIN,
     "tenant.erase": Role.ADMIN,
+    "tenant.rehome": Role.ADMIN,
     "token.issue": Role.ADMIN,
     "dagster.view": Role.VIEWER,
     "dagster.launch": Role.OPERATOR,

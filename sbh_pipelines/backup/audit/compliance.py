@@ -46,7 +46,10 @@ def compliance_report(
     ages = {p.tenant_id: p.age_s for p in recovery_points(site, with_row).recovery_points}
     for tenant in tenants:
         try:
-            lines.append(_line(site, tenant, TrailFigures(since, until), end, ages.get(str(tenant.id))))
+            site.owners.check(tenant)
+            lines.append(
+                _line(site, tenant, TrailFigures(since, until), end, ages.get(str(tenant.id)) if tenant.key else None)
+            )
         except SbhError as error:
             errors.append(UnreadTenant(str(tenant.id), tenant.region, error))
     platform = _platform(site, TrailFigures(since, until)) if with_platform else None
@@ -69,7 +72,7 @@ def _line(site: Site, tenant: Tenant, figures: TrailFigures, end: datetime, age:
     gaps = figures.gaps(end)
     restores = ("planned", "started", "completed", "failed", "undone")
     return TenantCompliance(
-        tenant_id=str(tenant.id),
+        tenant_id=site.owners.home_of(tenant),
         region=tenant.region,
         backups={
             "made": counts["backup.created"],

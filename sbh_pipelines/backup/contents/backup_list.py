@@ -41,8 +41,12 @@ class Backups:
 
 
 def read_backups(repository: Repository, own: BackupSummary | None = None) -> Backups:
-    """Two requests, and one for each manifest that is not cached; `own` is a backup just made, which need not be read."""
-    there = repository.manifest_ids()
+    """Two requests, and one for each manifest that is not cached; `own` is a backup just made, which need not be read.
+
+    What the repository says is another tenant's, who had the slug before, is left out: no policy counts it, and none drops it.
+    """
+    others = repository.owner.others if repository.owner is not None else ()
+    there = [backup_id for backup_id in repository.manifest_ids() if backup_id not in others]
     cached = _read_listing(repository)
     known = {**cached, **({own.id: own} if own else {})}
 

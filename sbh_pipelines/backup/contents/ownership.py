@@ -42,18 +42,18 @@ def tenant_keys_of(repository: Repository, manifests: Sequence[Manifest]) -> lis
     return side_by_side(key, manifests, name="owners")
 
 
-def check_owner(repository: Repository, manifest: Manifest, tenant_key: str) -> None:
-    """Raises SlugChangedHands where the backup is of another tenant than the one with this key."""
-    if tenant_key_of(repository, manifest) != tenant_key:
-        raise _another(repository, manifest.id)
+def is_own(repository: Repository, manifest: Manifest, tenant_key: str, *, live: bool = False) -> bool:
+    """Whether a backup is of the tenant with this key, or, unless it is to go into `live` tables, of a key that it had before."""
+    found = tenant_key_of(repository, manifest)
+    return found == tenant_key or (not live and repository.adopts(found))
 
 
-def resolve_own(repository: Repository, text: str, tenant_key: str) -> BackupId:
-    """`resolve_backup` among the backups of the tenant with this key. Raises SlugChangedHands as well."""
+def resolve_own(repository: Repository, text: str, tenant_key: str, *, live: bool = False) -> BackupId:
+    """`resolve_backup` among the backups that `is_own` accepts. Raises SlugChangedHands as well."""
     others: list[BackupId] = []
 
     def own(manifest: Manifest) -> bool:
-        mine = tenant_key_of(repository, manifest) == tenant_key
+        mine = is_own(repository, manifest, tenant_key, live=live)
         others.extend([] if mine else [manifest.id])
         return mine
 
@@ -63,7 +63,8 @@ def resolve_own(repository: Repository, text: str, tenant_key: str) -> BackupId:
         if others:
             raise _another(repository, others[0]) from None
         raise
-    check_owner(repository, read_manifest(repository, found), tenant_key)
+    if not is_own(repository, read_manifest(repository, found), tenant_key, live=live):
+        raise _another(repository, found)
     return found
 
 
@@ -73,5 +74,6 @@ def _another(repository: Repository, backup_id: BackupId) -> SlugChangedHands:
         on=f"{backup_id} of {repository.tenant}",
         why=f"the slug {repository.tenant} is another tenant's now, whose key is not the one in the backup",
         remedy="choose a backup of this tenant: `sbh backup list`; a platform administrator can list, show and export the former"
-        " tenant's with --former-key KEY, and put them into a schema with `sbh restore run --into-schema`",
+        " tenant's with --former-key KEY, and put them into a schema with `sbh restore run --into-schema`; what was adopted from a"
+        " former key goes there as well, and into live tables never",
     )

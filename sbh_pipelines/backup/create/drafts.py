@@ -45,7 +45,8 @@ class OpenDrafts:
         return self._hold(draft, leases.resume)
 
     def take(self, draft: Draft) -> leases.Lease:
-        """Acquire the tenant's lease for the draft. Raises LeaseHeld."""
+        """Acquire the tenant's lease for the draft. Raises LeaseHeld, SlugTaken."""
+        self.site.owners.check(draft.tenant)
         return self._hold(draft, partial(leases.acquire, admit=lambda: self.site.admit(draft.tenant)))
 
     def rename(self, draft: Draft) -> leases.Lease:

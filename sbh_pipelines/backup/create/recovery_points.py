@@ -7,7 +7,7 @@ next tick compares its tenant with, is made here too.
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sbh_pipelines.backup.contents.manifest import WITH_TABLES, Component
 from sbh_pipelines.backup.contents.manifests import read_manifest
@@ -60,7 +60,7 @@ class RecoveryPoints:
 
 def latest_recovery_point(site: Site, tenant: Tenant) -> LatestPoint:
     """Raises UnknownBackup where the tenant has no backups, CorruptObject where none can be read."""
-    point, issues = _latest(site, tenant, site.catalog(tenant.region).read([tenant.id]).get(tenant.id))
+    point, issues = _latest(site, tenant, site.records(tenant.region, [tenant]).get(tenant.id))
     if point.backup_id is not None:
         return point
     if issues:
@@ -74,9 +74,8 @@ def recovery_points(site: Site, tenants: Sequence[Tenant]) -> RecoveryPoints:
     known: dict[TenantId, TenantRecord] = {}
     allowed = [t for t in tenants if t.region in site.settings.storage.regions]
     for region in sorted({t.region for t in allowed}):
-        catalog = site.catalog(region)
-        known |= catalog.read([t.id for t in allowed if t.region == region])
-        issues += [damage.error for damage in catalog.damages]
+        known |= site.records(region, [t for t in allowed if t.region == region])
+        issues += [damage.error for damage in site.catalog(region).damages]
 
     def look(tenant: Tenant) -> tuple[LatestPoint, list[SbhError]]:
         try:
@@ -93,6 +92,8 @@ def _latest(site: Site, tenant: Tenant, record: TenantRecord | None) -> tuple[La
     ids = list_manifest_ids(store, prefix)
     if record is not None and record.backup_id not in ids:
         record = None  # forgotten, or never there: what is recorded of it says nothing
+    if record is None or not record.is_surely_of(tenant.key):
+        site.owners.check(tenant)
     issues: list[SbhError] = []
     repository: Repository | None = None
     with ExitStack() as stack:
@@ -126,40 +127,47 @@ def _answer(site: Site, tenant: Tenant, record: TenantRecord | None) -> LatestPo
     )
 
 
-def state_of(components: Mapping[str, Component]) -> TenantState | None:
+def state_of(components: Mapping[str, Component], owner: str) -> TenantState | None:
     """The state at a backup; None for one that builds on a release which did not record it."""
     tables = [table for name in WITH_TABLES for table in components[name].tables]
     if any(table.key_hash is None for table in tables) or "listing" not in components[FILES].facts:
         return None
     seed = tables[0].seed if tables else ""
-    return TenantState(seed, {t.table: [t.rows, t.key_hash, t.definition] for t in tables}, components[FILES].listing)
+    return TenantState(
+        seed, {t.table: [t.rows, t.key_hash, t.definition] for t in tables}, components[FILES].listing, owner
+    )
 
 
-def record_of(draft: Draft) -> TenantRecord | None:
+def record_of(draft: Draft, home: str) -> TenantRecord | None:
     """The catalog's record of a backup that was just published."""
     if draft.manifest is None or draft.recovery_point is None:
         return None
-    return TenantRecord(draft.tenant.id, draft.backup_id, draft.recovery_point, state_of(draft.components))
+    state = state_of(draft.components, draft.tenant.key)
+    return TenantRecord(TenantId(home), draft.backup_id, draft.recovery_point, state)
 
 
 def known_records(open_drafts: OpenDrafts, drafts: Iterable[Draft]) -> dict[TenantId, TenantRecord]:
     """What the catalogs have of these tenants."""
-    by_region: dict[str, list[TenantId]] = {}
+    by_region: dict[str, list[Tenant]] = {}
     for draft in drafts:
-        by_region.setdefault(draft.tenant.region, []).append(draft.tenant.id)
+        by_region.setdefault(draft.tenant.region, []).append(draft.tenant)
     found: dict[TenantId, TenantRecord] = {}
     for region, tenants in by_region.items():
-        found |= open_drafts.site.catalog(region).read(tenants)
+        found |= open_drafts.site.records(region, tenants)
     return found
 
 
-def record_unchanged(
-    open_drafts: OpenDrafts, point: RecoveryPoint, found: Mapping[TenantId, tuple[str, BackupId]]
-) -> None:
-    regions = {region for region, _ in found.values()}
-    for region in sorted(regions):
-        unchanged = {tenant: backup for tenant, (where, backup) in found.items() if where == region}
-        open_drafts.site.catalog(region).record([], unchanged, point)
+def record_unchanged(open_drafts: OpenDrafts, point: RecoveryPoint, found: Mapping[Tenant, TenantRecord]) -> None:
+    """That each of these tenants is at `point` what its last record says. One that does not say whose it is says it from now on."""
+    for region in sorted({tenant.region for tenant in found}):
+        here = {tenant: record for tenant, record in found.items() if tenant.region == region}
+        unchanged = {record.tenant: record.backup_id for record in here.values()}
+        told = [
+            replace(record, point=point, state=replace(record.state, owner=tenant.key), unchanged=True)
+            for tenant, record in here.items()
+            if record.state is not None and record.state.owner is None
+        ]
+        open_drafts.site.catalog(region).record(told, unchanged, point)
 
 
 def record_published(open_drafts: OpenDrafts, drafts: Iterable[Draft]) -> None:
@@ -169,7 +177,7 @@ def record_published(open_drafts: OpenDrafts, drafts: Iterable[Draft]) -> None:
     """
     by_region: dict[str, list[TenantRecord]] = {}
     for draft in drafts:
-        if record := record_of(draft):
+        if record := record_of(draft, open_drafts.site.owners.home_of(draft.tenant)):
             by_region.setdefault(draft.tenant.region, []).append(record)
     for region, made in by_region.items():
         try:

@@ -56,15 +56,17 @@ def find_unchanged(
     def same(draft: Draft) -> bool:
         known = compared.get(draft.tenant.id)
         try:
-            return known is not None and _same_rows(view, known) and _same_files(open_drafts, draft, known.record)
+            if known is None or not _same_rows(view, known) or not _same_files(open_drafts, draft, known.record):
+                return False
+            if not known.record.is_surely_of(draft.tenant.key):  # of an earlier release
+                open_drafts.site.owners.check(draft.tenant)
+            return True
         except SbhError:
             return False  # a store that does not answer is the tenant's own error, which it meets when it is started
 
     verdicts = side_by_side(same, drafts, name="unchanged", threads=_FILE_LISTINGS)
     unchanged = [d for d, is_same in zip(drafts, verdicts, strict=True) if is_same]
-    record_unchanged(
-        open_drafts, view.point, {d.tenant.id: (d.tenant.region, records[d.tenant.id].backup_id) for d in unchanged}
-    )
+    record_unchanged(open_drafts, view.point, {d.tenant: records[d.tenant.id] for d in unchanged})
     done = {
         d.tenant.id: replace(
             d,

@@ -90,7 +90,7 @@ def examine(
     regions: dict[str, RegionState] = {}
     known: dict[TenantId, TenantRecord] = {}
     for region in sorted({t.region for t in tenants if t.region in site.settings.storage.regions}):
-        regions[region], records, found = _region(site, region, [t.id for t in tenants if t.region == region])
+        regions[region], records, found = _region(site, region, [t for t in tenants if t.region == region])
         findings += found
         known |= records
     lost = {region for region, state in regions.items() if not state.store}
@@ -121,7 +121,7 @@ def examine(
 
 
 def _region(
-    site: Site, region: str, tenants: Sequence[TenantId]
+    site: Site, region: str, tenants: Sequence[Tenant]
 ) -> tuple[RegionState, dict[TenantId, TenantRecord], list[Finding]]:
     """(what answers, the catalog's records, findings)."""
     try:
@@ -144,7 +144,7 @@ def _region(
                 found = Finding(KEYS, "key_trouble", region, error, CRITICAL)
             return RegionState(True, False), {}, [found] if found else []
     try:
-        records = catalog.read(list(tenants))
+        records = site.records(region, tenants)
     except SbhError as error:
         found = of_error(error, region)
         return RegionState(found is None or found.check != STORAGE, True), {}, [found] if found else []

@@ -27,7 +27,6 @@ from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import ObjectMissing, RepositoryError, SbhError, SettingsError, error_from_dict
 from sbh_pipelines.model import BackupId, Tenant, TenantId, parse_timestamp
 from sbh_pipelines.repository.bounds import listed, most_bytes
-from sbh_pipelines.repository.catalog.erased import refuse_erased
 from sbh_pipelines.repository.documents import list_manifest_ids
 from sbh_pipelines.repository.format import Keys, parse_document
 
@@ -188,7 +187,8 @@ def observe(site: Site, tenant: Tenant, before: Observation | None = None, fully
                 base = replace(base, newest_drill=newest)
         if ids:
             return _with_backups(site, base, ids)
-        refuse_erased(site.catalog(tenant.region), tenant.id)
+        site.owners.check(tenant)
+        site.admit(tenant)
         return base
     except SbhError as error:
         return Observation(tenant, now, now, error=error)

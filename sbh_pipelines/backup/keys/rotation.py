@@ -16,9 +16,10 @@ from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import streamed
 from sbh_pipelines.document import optional
 from sbh_pipelines.errors import KeyRotationFailed, ObjectMissing, SbhError, StoreDenied, UnknownBackup
-from sbh_pipelines.model import Progress, ProgressSink, Tenant, timestamp
-from sbh_pipelines.placement import PLATFORM, backup_place
+from sbh_pipelines.model import HousedTenant, Progress, ProgressSink, Tenant, timestamp
+from sbh_pipelines.placement import PLATFORM
 from sbh_pipelines.repository.catalog.catalog import OWNER
+from sbh_pipelines.repository.catalog.owners import slug_of
 from sbh_pipelines.repository.keys.data_key import EPOCH, KeyPlace, read_key_object
 from sbh_pipelines.repository.keys.epochs import RewrappedKey, begin_epoch, destroy_epoch, epochs, put_right, rewrap
 from sbh_pipelines.repository.keys.remains import remains, sign_anew
@@ -310,7 +311,7 @@ def _destroy(site: Site, place: KeyPlace, tenant: Tenant, epoch: int, destroyed:
     key = place.key(epoch)
     older = keys_of([key])
     try:
-        purged = site.purger(backup_place(site.settings, tenant)).purge(key, lambda k, now: older(k, now) and not now)
+        purged = site.purger(site.backup_place(tenant)).purge(key, lambda k, now: older(k, now) and not now)
     except StoreDenied:
         return 1  # a role that may not delete versions: they stay until the bucket's lifecycle removes them
     return purged.left
@@ -321,8 +322,14 @@ def each_owner(site: Site, tenants: Iterable[Tenant], notice: Callable[[SbhError
     found = {str(tenant.id): tenant for tenant in tenants}
     for region in site.settings.storage.regions:
         catalog = site.catalog(region)
-        for slug in catalog.read():
-            found.setdefault(str(slug), Tenant(slug, "", region, ""))
+        former = {mark.home for mark in site.owners.all_former(region)}
+        for home in sorted({*catalog.read(), *former}):
+            if (slug := slug_of(home)) is None:
+                continue
+            if home in former:  # put aside: it has keys of its own
+                found.setdefault(home, HousedTenant(slug, "", region, "", home))
+            else:
+                found.setdefault(str(slug), Tenant(slug, "", region, ""))
         for damage in catalog.damages:
             notice(damage.error)
     regions = site.settings.storage.regions

@@ -37,6 +37,7 @@ from sbh_pipelines.database.session.search_path import application_path
 from sbh_pipelines.document import as_document, optional
 from sbh_pipelines.errors import RestoreRefused, SbhError, SourceError, UnknownBackup
 from sbh_pipelines.model import Progress, ProgressSink, RestoreId, Tenant, TenantId, parse_timestamp, timestamp
+from sbh_pipelines.repository.catalog.owners import slug_of
 from sbh_pipelines.repository.documents import signed
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.settings import DatabaseSettings
@@ -387,11 +388,15 @@ def known_tenants(site: Site, platform: OpenPlatformBackup, notice: Callable[[Sb
     }
     for region in site.settings.storage.regions:
         catalog = site.catalog(region)
-        for slug, record in catalog.read().items():
-            if slug not in tenants and parse_timestamp(record.point.time) > platform.point:
+        former = {mark.home for mark in site.owners.all_former(region)}
+        for home, record in catalog.read().items():
+            slug = slug_of(home)
+            late = parse_timestamp(record.point.time) > platform.point
+            if slug is not None and slug not in tenants and late and home not in former:
                 tenants[slug] = Tenant(slug, "", region, "")
-        for erased in catalog.erased:
-            tenants.pop(erased, None)
+        erased = catalog.erased
+        for slug in [slug for slug, tenant in tenants.items() if erased and site.owners.home_of(tenant) in erased]:
+            del tenants[slug]
         for damage in catalog.damages:
             notice(damage.error)
     return [tenants[slug] for slug in sorted(tenants)]

@@ -14,6 +14,7 @@ from itertools import chain
 from sbh_pipelines.backup.contents.json_lines import read_lines
 from sbh_pipelines.backup.contents.manifest import LATEST, WITH_TABLES, Component, Manifest
 from sbh_pipelines.backup.contents.manifests import read_component, read_manifest, read_tables
+from sbh_pipelines.backup.contents.ownership import is_own
 from sbh_pipelines.backup.contents.stored_table import Group, StoredTable, read_table
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.contents.verification import raise_first, verify_backup
@@ -113,6 +114,8 @@ def load_tenant(target: LoadTarget, chosen: TenantChoice, until: datetime | None
                 manifest = read_manifest(repository, backup_id)
                 if chosen.backup_id == LATEST and manifest.is_safety:
                     continue  # what the tenant was before a restore that it needed
+                if tenant.key and not is_own(repository, manifest, tenant.key, live=True):
+                    continue  # of a tenant that had the slug before
                 if until is not None and manifest.is_later_than(until):
                     continue
                 raise_first(verify_backup(repository, manifest, deep=False, own_only=True))

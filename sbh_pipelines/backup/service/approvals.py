@@ -46,7 +46,9 @@ class Approvals:
             check_target(into_database, request)
         tenant = self._gate.allowed(tenant_id, user_ctx, "restore.request")
         with self._site.repository(tenant) as repository:
-            subject = restore_subject(str(resolve_own(repository, backup_id, tenant.key)), request, into_database)
+            subject = restore_subject(
+                str(resolve_own(repository, backup_id, tenant.key, live=True)), request, into_database
+            )
             return self._asked(tenant, repository, subject, user_ctx, reason)
 
     def request_undo(self, restore_id: str, tenant_id: str, user_ctx: UserContext, *, reason: str) -> Approval:

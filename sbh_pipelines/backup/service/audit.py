@@ -10,7 +10,7 @@ from sbh_pipelines.backup.audit.compliance_report import ComplianceReport
 from sbh_pipelines.backup.audit.export import ExportReport, FileReport, check_file, export_trail
 from sbh_pipelines.backup.audit.verify import TrailReport, UnreadableTrail, parse_noted, verify_trail
 from sbh_pipelines.backup.service.gate import Gate
-from sbh_pipelines.errors import InvalidId, RequestError, SbhError
+from sbh_pipelines.errors import AccessDenied, InvalidId, RequestError, SbhError, SlugTaken
 from sbh_pipelines.model import Tenant, TenantId, unparsed
 from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.repository.trail.event import PLATFORM, AuditEvent, entry_of
@@ -57,27 +57,36 @@ class Audit:
         limit: int = 100,
         cursor: str | None = None,
         region: str | None = None,
+        former_key: str | None = None,
     ) -> EventListing:
-        """A page of a tenant's trail; of the platform's (in `region`) for `*`. Raises RequestError, UnknownTenant."""
+        """A page of a tenant's trail; of the platform's (in `region`) for `*`. `former_key`: of a tenant that had the slug before,
+        for platform administrators. Raises RequestError, UnknownTenant, SlugTaken.
+        """
         wanted = EventFilter(event, _zoned(since), _zoned(until), user)
         if not 1 <= limit <= _MOST_LISTED:
             raise RequestError("The limit is out of bounds", on=str(limit)[:20], remedy=f"1 to {_MOST_LISTED:,}")
         begin = _cursor(cursor)
-        tenant = self._audited(tenant_id, user_ctx, "audit.read", region)
+        tenant = self._audited(tenant_id, user_ctx, "audit.read", region, former_key)
         self._site.track(tenant, "audit.accessed", user_ctx.user_id, {"event": event[:64], "user": user and user[:256]})
         found = page(self._site.trails.of(tenant), wanted, limit, begin)
         following = "{}.{}".format(*found.following) if found.following else None
         return EventListing(tenant_id, tenant.region, found.events, following, found.damages)
 
     def verify(
-        self, user_ctx: UserContext, tenant_id: str = PLATFORM, *, expect: str | None = None, region: str | None = None
+        self,
+        user_ctx: UserContext,
+        tenant_id: str = PLATFORM,
+        *,
+        expect: str | None = None,
+        region: str | None = None,
+        former_key: str | None = None,
     ) -> TrailReport:
         """Whether a trail is whole.
 
         `expect` is `seq:hash` of an event that was noted earlier. Damage is reported, not raised.
         """
         noted = parse_noted(expect)
-        tenant = self._audited(tenant_id, user_ctx, "audit.read", region)
+        tenant = self._audited(tenant_id, user_ctx, "audit.read", region, former_key)
         result = verify_trail(self._site, tenant, noted)
         self._site.track(tenant, "audit.verified", user_ctx.user_id, result.recorded())
         return result
@@ -86,8 +95,9 @@ class Audit:
         """Verify every trail: the platform's of each region, then of each tenant that has backups or ever had an event."""
         self._gate.authorize(user_ctx, "audit.read", ALL_TENANTS)
         for tenant in self._all_audited():
-            name = PLATFORM if tenant.id == PLATFORM else str(tenant.id)
+            name = PLATFORM if tenant.id == PLATFORM else self._site.owners.home_of(tenant)
             try:
+                self._site.owners.check(tenant)
                 result = verify_trail(self._site, tenant, None)
                 self._site.track(tenant, "audit.verified", user_ctx.user_id, result.recorded())
                 yield result
@@ -102,12 +112,13 @@ class Audit:
         *,
         format: str = "jsonl",
         region: str | None = None,
+        former_key: str | None = None,
     ) -> ExportReport:
         """Write a whole trail, oldest event first, to a new file (jsonl or csv), so that it can be verified without the store.
 
         Raises RequestError, ExportFailed.
         """
-        tenant = self._audited(tenant_id, user_ctx, "audit.export", region)
+        tenant = self._audited(tenant_id, user_ctx, "audit.export", region, former_key)
         self._site.track(tenant, "audit.exported", user_ctx.user_id, {"format": format[:16]})
         return export_trail(self._site, tenant, Path(file), format)
 
@@ -146,16 +157,21 @@ class Audit:
 
     # whose trail
 
-    def _audited(self, tenant_id: str, user_ctx: UserContext, action: str, region: str | None) -> Tenant:
+    def _audited(
+        self, tenant_id: str, user_ctx: UserContext, action: str, region: str | None, former_key: str | None = None
+    ) -> Tenant:
         """A tenant, perhaps one that is gone or erased, or what stands for the platform in a region."""
         if tenant_id == PLATFORM:
             self._gate.authorize(user_ctx, action, ALL_TENANTS)
             return self._platform_in(region)
         slug = TenantId.parse(tenant_id)
-        self._gate.authorize(user_ctx, action, slug)
         try:
-            return self._gate.tenants.find(slug)
+            return self._gate.allowed(slug, user_ctx, action, former_key=former_key)
+        except (SlugTaken, AccessDenied):
+            raise
         except SbhError:
+            if user_ctx.tenant_id != ALL_TENANTS:
+                raise
             for trail in self._site.trails.audited_tenants(slug):  # not in the database, no backups: but it had events
                 return trail
             raise
@@ -181,8 +197,8 @@ class Audit:
         except SbhError:  # the database is out of reach: trails are read all the same
             with_rows = ()
         for tenant in (*with_rows, *self._site.trails.audited_tenants()):
-            if (tenant.id, tenant.region) not in known and tenant.region in regions:
-                known.add((tenant.id, tenant.region))
+            if tenant.region in regions and (place := (self._site.owners.home_of(tenant), tenant.region)) not in known:
+                known.add(place)
                 yield tenant
 
 

@@ -184,30 +184,27 @@ class Backups:
 
     def former_keys(self, tenant_id: str, user_ctx: UserContext) -> list[str]:
         """The keys of tenants that had the slug before, and of whom there are backups. For callers of the platform; else none."""
-        tenant = self._gate.allowed(tenant_id, user_ctx, "backup.list")
+        tenant = self._gate.allowed(tenant_id, user_ctx, "backup.list", owned=False)
         if user_ctx.tenant_id != ALL_TENANTS:
             return []
-        try:
-            with self._site.repository(tenant) as repository:
-                sound, _ = read_manifests(repository, self.manifest_cache)
-                keys = tenant_keys_of(repository, sound)
-        except UnknownBackup:
-            return []
-        return sorted({key for key in keys if key is not None} - {tenant.key})
+        found: set[str] = set()
+        for home in self._site.owners.homes(tenant.id, tenant.region):
+            with suppress(UnknownBackup), self._site.opened(tenant, home) as repository:
+                found |= {key for key in self._site.owners.keys_in(repository).values() if key is not None}
+        return sorted(found - {tenant.key})
 
-    def damaged(self, tenant_id: str, user_ctx: UserContext) -> list[SbhError]:
+    def damaged(self, tenant_id: str, user_ctx: UserContext, *, former_key: str | None = None) -> list[SbhError]:
         """An error for each backup of a tenant whose manifest cannot be read. Whoever lists backups must show these."""
-        return self._listed(tenant_id, user_ctx, record=False)[1]
+        return self._listed(tenant_id, user_ctx, record=False, former_key=former_key)[1]
 
     def get(self, backup_id: str, tenant_id: str, user_ctx: UserContext, *, former_key: str | None = None) -> Manifest:
         """A manifest; `latest` is the newest. `former_key`: of a tenant that had the slug before, for platform administrators.
 
         Raises UnknownBackup, SlugChangedHands, CorruptObject.
         """
-        tenant = self._gate.allowed(tenant_id, user_ctx, "backup.list")
-        owner = self._gate.owner_key(tenant, user_ctx, former_key)
+        tenant = self._gate.allowed(tenant_id, user_ctx, "backup.list", former_key=former_key)
         with self._site.repository(tenant) as repository:
-            manifest = read_manifest(repository, resolve_own(repository, backup_id, owner))
+            manifest = read_manifest(repository, resolve_own(repository, backup_id, tenant.key))
         self._gate.accessed(tenant, user_ctx, "get", backup_id=manifest.id)
         return manifest
 
@@ -226,7 +223,7 @@ class Backups:
 
     def recovery_points(self, tenant_ids: Sequence[str], user_ctx: UserContext) -> RecoveryPoints:
         """The same for several tenants at the cost of one listing each; for none given, all that the caller may see."""
-        tenants = [self._gate.allowed(t, user_ctx, "backup.list") for t in tenant_ids]
+        tenants = [self._gate.allowed(t, user_ctx, "backup.list", owned=False) for t in tenant_ids]
         if not tenant_ids:
             tenants = [t for t in self._gate.tenants.all() if user_ctx.tenant_id in (ALL_TENANTS, t.id)]
         return recovery_points(self._site, tenants)
@@ -299,15 +296,14 @@ class Backups:
         brief: bool = False,
         former_key: str | None = None,
     ) -> tuple[list[Manifest], list[SbhError]]:
-        tenant = self._gate.allowed(tenant_id, user_ctx, "backup.list")
-        owner = self._gate.owner_key(tenant, user_ctx, former_key)
+        tenant = self._gate.allowed(tenant_id, user_ctx, "backup.list", former_key=former_key)
         try:
             repository = self._site.repository(tenant)
         except UnknownBackup:
             return [], []
         with repository, self._recorded_beside(tenant, user_ctx) if record else nullcontext():
             sound, damaged = read_manifests(repository, self.manifest_cache, brief=brief)
-            sound = self._of_owner(repository, sound, owner)
+            sound = self._of_owner(repository, sound, tenant.key)
         return sorted(sound, key=lambda m: (m.created_at, m.id), reverse=True), damaged
 
     def _of_owner(self, repository: Repository, manifests: list[Manifest], owner: str) -> list[Manifest]:
@@ -320,7 +316,8 @@ class Backups:
             whole = [read_manifest(repository, manifest.id) for manifest in unknown]
             keys = tenant_keys_of(repository, whole)
             self._owners |= {(m.id, m.checksum): key for m, key in zip(whole, keys, strict=True)}
-        return [m for m in manifests if (m.tenant_key or self._owners[m.id, m.checksum]) in (owner, None)]
+        whose = [(m, m.tenant_key or self._owners[m.id, m.checksum]) for m in manifests]
+        return [m for m, key in whose if key in (owner, None) or repository.adopts(str(key))]
 
     @contextmanager
     def _recorded_beside(self, tenant: Tenant, user_ctx: UserContext) -> Iterator[None]:

@@ -13,7 +13,7 @@ from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.backup.service.tenants import lost_tenant
 from sbh_pipelines.errors import SettingsError, SourceError, UnknownTenant
 from sbh_pipelines.model import ProgressSink, Tenant, TenantId, no_progress
-from sbh_pipelines.security.policy import UserContext
+from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 
 
 class Exports:
@@ -41,10 +41,9 @@ class Exports:
         tenant that had the slug before, for platform administrators. Raises RequestError (format, table, a folder with something
         in it), UnknownBackup, SlugChangedHands, CorruptObject, ExportFailed; then nothing is at `folder`.
         """
-        tenant = self._exportable(tenant_id, user_ctx, backup_id)
-        owner = self._gate.owner_key(tenant, user_ctx, former_key)
+        tenant = self._exportable(tenant_id, user_ctx, backup_id, former_key)
         with self._site.repository(tenant) as repository:
-            wanted = resolve_own(repository, backup_id, owner)
+            wanted = resolve_own(repository, backup_id, tenant.key)
             props = {"backup_id": wanted, "format": format[:16], "tables": list(tables)[:100], "files": files}
             self._site.track(tenant, "backup.exported", user_ctx.user_id, props)
             now = self._site.clock()
@@ -67,14 +66,22 @@ class Exports:
             raise
         return open_backup(repository, manifest)
 
-    def _exportable(self, tenant_id: str, user_ctx: UserContext, backup_id: str) -> Tenant:
+    def _exportable(
+        self, tenant_id: str, user_ctx: UserContext, backup_id: str, former_key: str | None = None
+    ) -> Tenant:
         """The tenant as the database has it; where that cannot be asked or does not know it, as its repository shows it.
 
         Raises AccessDenied, and the database's error where there is no such backup either.
         """
         try:
-            return self._gate.allowed(tenant_id, user_ctx, "backup.export")
-        except (SourceError, SettingsError, UnknownTenant):  # the tenants table may be missing: see `sbh doctor`
+            return self._gate.allowed(tenant_id, user_ctx, "backup.export", former_key=former_key)
+        except (
+            SourceError,
+            SettingsError,
+            UnknownTenant,
+        ) as error:  # the tenants table may be missing: see `sbh doctor`
+            if former_key is not None or (isinstance(error, UnknownTenant) and user_ctx.tenant_id != ALL_TENANTS):
+                raise
             slug = TenantId.parse(tenant_id)
             found, newest = lost_tenant(self._site, slug, backup_id), lost_tenant(self._site, slug)
             if found is None or newest is None:

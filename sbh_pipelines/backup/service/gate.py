@@ -13,7 +13,7 @@ from typing import Any
 from sbh_pipelines.backup.service.tenants import Tenants
 from sbh_pipelines.backup.site.audit_trails import came_through, noted
 from sbh_pipelines.backup.site.site import Site
-from sbh_pipelines.errors import AccessDenied, SbhError
+from sbh_pipelines.errors import AccessDenied, SbhError, SlugTaken, SourceError, UnknownTenant
 from sbh_pipelines.model import Tenant, TenantId
 from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.repository import lease as leases
@@ -30,20 +30,42 @@ class Gate:
     def __init__(self, site: Site, tenants: Tenants) -> None:
         self.site, self.tenants = site, tenants
 
-    def allowed(self, tenant_id: str, user_ctx: UserContext, action: str) -> Tenant:
-        """The tenant, if the caller may do `action` to it. Raises InvalidId, AccessDenied, UnknownTenant."""
+    def allowed(
+        self, tenant_id: str, user_ctx: UserContext, action: str, *, former_key: str | None = None, owned: bool = True
+    ) -> Tenant:
+        """The tenant, if the caller may do `action` to it, and if what is kept under its slug is its own.
+
+        `former_key`: for platform administrators, the tenant that had the slug before under this key, with what is kept of it.
+        `owned`: False for a call that looks at many tenants, and says of each by itself that its repository is another's.
+        Raises InvalidId, AccessDenied, UnknownTenant, SlugTaken.
+        """
         slug = TenantId.parse(tenant_id)
         self.authorize(user_ctx, action, slug)  # before the look-up: strangers do not learn which tenants exist
-        return self.tenants.find(slug)
+        if former_key is not None:
+            return self._former(slug, user_ctx, former_key)
+        # A token says a slug: whose row is gone, a caller of one tenant is not known to be.
+        tenant = self.tenants.find(slug, gone=user_ctx.tenant_id == ALL_TENANTS)
+        if owned:
+            self.check_owner(tenant, user_ctx, action)
+        return tenant
 
-    def owner_key(self, tenant: Tenant, user_ctx: UserContext, former_key: str | None = None) -> str:
-        """The key of the tenant whose backups the caller may see: the tenant's own, or, for a platform administrator who names it,
-        that of a tenant that had the slug before. Raises AccessDenied.
-        """
-        if former_key is None:
-            return tenant.key
+    def check_owner(self, tenant: Tenant, user_ctx: UserContext, action: str) -> None:
+        """Raises SlugTaken, which is recorded as a denial where the caller is one of the tenant's, in the platform's trail."""
+        try:
+            self.site.owners.check(tenant)
+        except SlugTaken as error:
+            if user_ctx.tenant_id != ALL_TENANTS:
+                with noted(error):
+                    self._record_denied(user_ctx, action, tenant.id, error, platform_tenant(self.site.settings))
+            raise
+
+    def _former(self, slug: TenantId, user_ctx: UserContext, former_key: str) -> Tenant:
         self.authorize(user_ctx, "former_tenant.read", ALL_TENANTS)
-        return former_key
+        try:
+            now = self.tenants.find(slug)
+        except (UnknownTenant, SourceError):
+            now = None
+        return self.site.owners.former_tenant(slug, former_key, now)
 
     def authorize(self, user_ctx: UserContext, action: str, tenant_id: str) -> None:
         """Raises AccessDenied, which is recorded: in the tenant's trail where it is the caller's own, else in the platform's."""
@@ -59,11 +81,12 @@ class Gate:
         """Record an event in the platform's trail. Raises where it cannot be recorded."""
         self.site.track(platform_tenant(self.site.settings), event, user_ctx.user_id, props)
 
-    def _record_denied(self, user_ctx: UserContext, action: str, tenant_id: str, error: AccessDenied) -> None:
-        where = platform_tenant(self.site.settings)
-        if (
-            user_ctx.tenant_id == tenant_id
-        ):  # another's is not even looked up: the answer must not take longer if it exists
+    def _record_denied(
+        self, user_ctx: UserContext, action: str, tenant_id: str, error: SbhError, trail: Tenant | None = None
+    ) -> None:
+        where = trail or platform_tenant(self.site.settings)
+        # Another's is not even looked up: the answer must not take longer if it exists.
+        if trail is None and user_ctx.tenant_id == tenant_id:
             with suppress(SbhError):
                 where = self.tenants.find(tenant_id)
         props = {
@@ -87,7 +110,19 @@ class Gate:
         tenants = [self.tenants.find(tenant_id)] if tenant_id else self.tenants.all()
         if user_ctx is not None:
             tenants = [t for t in tenants if user_ctx.tenant_id in (ALL_TENANTS, t.id)]
-        return [t for t in tenants if t.region in self.site.settings.storage.regions]
+        tenants = [t for t in tenants if t.region in self.site.settings.storage.regions]
+        if tenant_id:
+            for tenant in tenants:
+                self.site.owners.check(tenant)
+            return tenants
+        return [t for t in tenants if self._is_owned(t)]
+
+    def _is_owned(self, tenant: Tenant) -> bool:
+        try:
+            self.site.owners.check(tenant)
+        except SlugTaken:
+            return False
+        return True
 
 
 class Launches:

@@ -43,7 +43,7 @@ class Health:
 
     def _examined(self, user_ctx: UserContext, tenant_id: str | None, budget_s: float | None = None) -> Examination:
         if tenant_id is not None:
-            return examine(self._site, [self._gate.allowed(tenant_id, user_ctx, _ACTION)])
+            return examine(self._site, [self._gate.allowed(tenant_id, user_ctx, _ACTION, owned=False)])
         everyone = user_ctx.tenant_id == ALL_TENANTS
         self._gate.authorize(user_ctx, _ACTION, user_ctx.tenant_id)
         tenants: Sequence[Tenant] = ()

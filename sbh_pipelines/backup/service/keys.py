@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from sbh_pipelines.backup.keys.certificate import ErasureCertificate, public_key_of, verify_certificate
 from sbh_pipelines.backup.keys.erasure import check_request, erase
+from sbh_pipelines.backup.keys.owner_change import Adoption, Retired, adopt, check_confirmed, retire
 from sbh_pipelines.backup.keys.rotation import (
     KeyOwner,
     KeyState,
@@ -103,6 +104,37 @@ class Keys:
         self._gate.authorize(user_ctx, "keys.read", ALL_TENANTS)
         regions = self._site.settings.storage.regions
         return {region: public_key_of(self._site.catalog(region).certificate_key) for region in regions}
+
+    # a slug that changed hands
+
+    def adopt(
+        self, tenant_id: str, user_ctx: UserContext, *, confirm: str, former_keys: Sequence[str] = ()
+    ) -> Adoption:
+        """Hand what is kept under a slug to the tenant that has the slug now: the same customer under another key.
+
+        Only platform admins may. `former_keys`: whose backups, where there are several's. They can be read and exported from
+        then on; into live tables go only those of the tenant's own key. Raises AccessDenied, NotConfirmed, OwnerRefused,
+        UnknownTenant, LeaseHeld.
+        """
+        slug = TenantId.parse(tenant_id)
+        self._gate.authorize(user_ctx, "tenant.rehome", ALL_TENANTS)
+        check_confirmed(slug, confirm, "adopt")
+        return adopt(self._site, find_tenant(self._site.settings, slug), user_ctx.user_id, former_keys)
+
+    def retire(self, tenant_id: str, user_ctx: UserContext, *, confirm: str) -> Retired:
+        """Put what is kept under a slug aside: it stays the former tenant's, and the slug's next tenant begins anew.
+
+        Only platform admins may, who read it by naming the former tenant's key. Killed anywhere, the same call goes on. Raises
+        AccessDenied, NotConfirmed, OwnerRefused (it is the tenant's own), LeaseHeld.
+        """
+        slug = TenantId.parse(tenant_id)
+        self._gate.authorize(user_ctx, "tenant.rehome", ALL_TENANTS)
+        check_confirmed(slug, confirm, "retire")
+        try:
+            live = find_tenant(self._site.settings, slug)
+        except UnknownTenant:
+            live = None
+        return retire(self._site, slug, live, user_ctx.user_id)
 
     # erasing
 

@@ -52,7 +52,7 @@ class Restores:
         target = target_of(self._site, into_database, request)
         tenant = self._gate.allowed(tenant_id, user_ctx, "restore.plan")
         with self._site.repository(tenant) as repository:
-            wanted = resolve_own(repository, backup_id, tenant.key)
+            wanted = resolve_own(repository, backup_id, tenant.key, live=True)
             names = user_ctx.tenant_id == ALL_TENANTS
             plan = plan_restore(self._site, repository, tenant, wanted, request, target, progress, names_others=names)
         self._site.track(tenant, "restore.planned", user_ctx.user_id, plan_props(plan, request))
@@ -84,7 +84,7 @@ class Restores:
         if not confirm:
             raise _not_confirmed("A restore overwrites live data", f"{backup_id} of {tenant.id}")
         with self._site.repository(tenant) as repository:
-            wanted = resolve_own(repository, backup_id, tenant.key)
+            wanted = resolve_own(repository, backup_id, tenant.key, live=True)
             subject = restore_subject(wanted, request, into_database)
             self._approvals.require(tenant, repository, user_ctx, subject, approval_id, break_glass)
             return restore_in_place(
@@ -132,7 +132,7 @@ class Restores:
         tenant = self._gate.allowed(tenant_id, user_ctx, "restore.plan")
         undo, request, target = self._undo(tenant, wanted, references)
         with self._site.repository(tenant) as repository:
-            resolve_own(repository, undo.backup_id, tenant.key)
+            resolve_own(repository, undo.backup_id, tenant.key, live=True)
             plan = plan_restore(self._site, repository, tenant, undo.backup_id, request, target, progress, undo=undo)
         props = {**plan_props(plan, request), "undoes": wanted}
         self._site.track(tenant, "restore.planned", user_ctx.user_id, props)
@@ -161,7 +161,7 @@ class Restores:
         if not confirm:
             raise _not_confirmed("Undoing a restore overwrites live data", f"{wanted} of {tenant.id}")
         with self._site.repository(tenant) as repository:
-            resolve_own(repository, undo.backup_id, tenant.key)
+            resolve_own(repository, undo.backup_id, tenant.key, live=True)
             self._approvals.require(
                 tenant, repository, user_ctx, undo_subject(wanted, undo, references), approval_id, break_glass
             )
@@ -205,8 +205,7 @@ class Restores:
         keys, no other constraints. `former_key`: of a tenant that had the slug before, for platform administrators. Raises
         LookRefused where it is too large or the tenant has one already, SlugChangedHands.
         """
-        tenant = self._gate.allowed(tenant_id, user_ctx, self.look_permission)
-        owner = self._gate.owner_key(tenant, user_ctx, former_key)
+        tenant = self._gate.allowed(tenant_id, user_ctx, self.look_permission, former_key=former_key)
         props: dict[str, object] = {
             "backup_id": backup_id,
             "target": f"schema {label[:80]}".strip(),
@@ -215,7 +214,7 @@ class Restores:
         self._site.track(tenant, "restore.started", user_ctx.user_id, props)
         try:
             with self._site.repository(tenant) as repository:
-                wanted = resolve_own(repository, backup_id, owner)
+                wanted = resolve_own(repository, backup_id, tenant.key)
                 copy = into_schema(self._site, repository, tenant, wanted, label, tables, progress)
         except SbhError as error:
             with noted(error):

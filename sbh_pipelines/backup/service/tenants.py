@@ -6,6 +6,7 @@ Only a process that asks for it (`remember`) takes a tenant's row as it was a mo
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sbh_pipelines.backup.contents.json_lines import read_lines
@@ -13,9 +14,8 @@ from sbh_pipelines.backup.contents.manifest import LATEST
 from sbh_pipelines.backup.contents.manifests import read_component, read_manifest
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.schema.tenants import find_tenant, list_tenants
-from sbh_pipelines.errors import SbhError, SourceError, UnknownTenant
-from sbh_pipelines.model import BackupId, Tenant, TenantId
-from sbh_pipelines.repository.catalog.erased import refuse_erased
+from sbh_pipelines.errors import SbhError, SourceError, StoreError, UnknownTenant
+from sbh_pipelines.model import BackupId, HousedTenant, Tenant, TenantId
 from sbh_pipelines.repository.documents import list_manifest_ids
 from sbh_pipelines.repository.format import CONFIG
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
@@ -64,8 +64,8 @@ class Tenants:
         """
         return list(list_tenants(self._site.settings).unusable)
 
-    def find(self, tenant_id: str) -> Tenant:
-        """A tenant of the application; where its row is gone, or the database, as its last backup has it.
+    def find(self, tenant_id: str, *, gone: bool = True) -> Tenant:
+        """A tenant of the application; where its row is `gone`, or the database, as its last backup has it.
 
         Raises InvalidId, UnknownTenant.
         """
@@ -76,7 +76,7 @@ class Tenants:
                     return known
             except SourceError:
                 pass
-        return self._looked_up(slug)  # asks for this one, and says why there is none
+        return self._looked_up(slug, gone)  # asks for this one, and says why there is none
 
     def check_residency(self, tenant: Tenant) -> None:
         """Everything that a write of the tenant's backup checks. Raises ResidencyError, and the store's errors."""
@@ -85,10 +85,13 @@ class Tenants:
     def _listed(self) -> list[Tenant]:
         return list(list_tenants(self._site.settings).tenants)
 
-    def _looked_up(self, slug: TenantId) -> Tenant:
+    def _looked_up(self, slug: TenantId, gone: bool) -> Tenant:
         try:
             return find_tenant(self._site.settings, slug)
         except (UnknownTenant, SourceError) as error:  # its row is gone, or the whole database
+            if isinstance(error, UnknownTenant) and not gone:
+                self._refuse_erased(slug)
+                raise
             try:
                 lost = lost_tenant(self._site, slug)
             except SbhError as second:
@@ -98,6 +101,11 @@ class Tenants:
             if lost is None:
                 raise
             return lost
+
+    def _refuse_erased(self, slug: TenantId) -> None:
+        for region in self._site.settings.storage.regions:
+            with suppress(StoreError):
+                self._site.admit(Tenant(slug, "", region, ""))
 
     def _known(self) -> _Directory:
         """All tenants in one query: a look-up of its own for each request would cost more than the rest of it.
@@ -128,16 +136,20 @@ def lost_tenant(site: Site, slug: TenantId, backup_id: str = LATEST) -> Tenant |
 
     Raises TenantErased, CorruptObject, and the errors of reaching the store.
     """
-    found: dict[str, str] = {}  # region by backup id
-    for region in site.settings.storage.regions:
-        store, prefix = site.backup_store(Tenant(slug, "", region, ""))
-        found |= dict.fromkeys(list_manifest_ids(store, prefix), region)
+    found: dict[str, HousedTenant] = {}  # by backup id
+    for home in site.owners.every_home(slug):  # of several that the slug has had, the last one that has backups
+        for region in site.settings.storage.regions:
+            housed = HousedTenant(slug, "", region, "", home)
+            store, prefix = site.backup_store(housed)
+            found |= dict.fromkeys(list_manifest_ids(store, prefix), housed)
+        if found:
+            break
     wanted = max(found, default="") if backup_id == LATEST else backup_id
     if wanted not in found:
         for region in site.settings.storage.regions:
-            refuse_erased(site.catalog(region), slug)
+            site.admit(Tenant(slug, "", region, ""))
         return None
-    with site.repository(Tenant(slug, "", found[wanted], "")) as repository:
+    with site.repository(found[wanted]) as repository:
         repository.load_index()
         manifest = read_manifest(repository, BackupId.parse(wanted))
         detail = read_component(repository, manifest, CONFIG).detail

@@ -12,11 +12,12 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sbh_pipelines.errors import InvalidId, ObjectMissing, ResidencyError, SbhError
-from sbh_pipelines.model import Tenant, TenantId
+from sbh_pipelines.errors import InvalidId, ObjectMissing, ResidencyError, SbhError, SlugTaken
+from sbh_pipelines.model import HousedTenant, Tenant, TenantId
 from sbh_pipelines.placement import PLATFORM as PLATFORM_TENANT
 from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.repository.bounds import all_below
+from sbh_pipelines.repository.catalog.owners import split_home
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.trail.event import PLATFORM, Chain, Entry, entry_of
 from sbh_pipelines.repository.trail.trail import POLICY, Trail, TrailEnd
@@ -43,7 +44,7 @@ class Trails:
 
     def of(self, tenant: Tenant) -> Trail:
         """The tenant's trail, or the platform's in the tenant's region for `*` and `_platform`. Raises ResidencyError."""
-        name = PLATFORM if tenant.id in (PLATFORM, PLATFORM_TENANT) else str(tenant.id)
+        name = PLATFORM if tenant.id in (PLATFORM, PLATFORM_TENANT) else self._site.owners.home_of(tenant)
         chain = Chain(name, tenant.region)
         with self._lock:
             if (known := self._open.get(chain)) is not None:
@@ -64,9 +65,10 @@ class Trails:
             store, folder, head = heads, f"{below}events/", f"{below}head.json"
             create = site.locked_creates(None, chain.region)
         else:
-            store, prefix = site.backup_store(tenant)
+            housed = HousedTenant(tenant.id, tenant.key, tenant.region, tenant.tier, chain.tenant_id)
+            store, prefix = site.backup_store(housed)
             folder, head = prefix + Keys.AUDIT, f"{below}heads/{chain.tenant_id}.json"
-            create = site.locked_creates(tenant, chain.region)
+            create = site.locked_creates(housed, chain.region)
         return Trail(chain, store, folder, heads, head, lambda: catalog.audit_key, site.clock, create)
 
     def audited_tenants(self, only: TenantId | None = None) -> Iterator[Tenant]:
@@ -77,12 +79,13 @@ class Trails:
             if only is not None:
                 with suppress(ObjectMissing):
                     store.head(f"{folder}{only}.json")
-                    yield Tenant(only, "", region, "")
+                    yield HousedTenant(only, "", region, "", only)
                 continue
             for info in all_below(store, folder):
                 with suppress(InvalidId):  # not one of ours
-                    slug = TenantId.parse(info.key.removeprefix(folder).removesuffix(".json"))
-                    yield Tenant(slug, "", region, "")
+                    home = info.key.removeprefix(folder).removesuffix(".json")
+                    parts = split_home(home) or (home, 1)
+                    yield HousedTenant(TenantId.parse(parts[0]), "", region, "", home)
 
     # recording
 
@@ -103,15 +106,16 @@ class Trails:
         if not entries:
             return
         try:
+            self._site.owners.check(tenant)
             self.of(tenant).append(lambda _: entries)
-        except ResidencyError as error:
+        except (ResidencyError, SlugTaken) as error:
             self._record_elsewhere(tenant, entries, error)
         except SbhError:
             if always or self._site.settings.audit.required:
                 raise
 
-    def _record_elsewhere(self, tenant: Tenant, entries: Sequence[Entry], error: ResidencyError) -> None:
-        """Where the tenant's own trail may not lie, or not any more, the platform's takes its events."""
+    def _record_elsewhere(self, tenant: Tenant, entries: Sequence[Entry], error: SbhError) -> None:
+        """Where the tenant's own trail may not lie, or not any more, or is another's, the platform's takes its events."""
         platform = platform_tenant(self._site.settings)
         if tenant.id in (PLATFORM, PLATFORM_TENANT) and tenant.region == platform.region:
             raise error

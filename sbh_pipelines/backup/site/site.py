@@ -1,15 +1,17 @@
 """What every verb works with: settings, clock, keys, and the stores and repositories they lead to."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 
 from sbh_pipelines.backup.site.audit_trails import Trails
+from sbh_pipelines.backup.site.owners import Owners, is_bound
 from sbh_pipelines.backup.site.store_binding import StoreBinding
-from sbh_pipelines.model import Clock, Tenant
-from sbh_pipelines.placement import PLATFORM, Place, audit_place, backup_place, catalog_place, files_place
+from sbh_pipelines.model import Clock, HousedTenant, Tenant, TenantId
+from sbh_pipelines.placement import Place, audit_place, backup_place, catalog_place, files_place
 from sbh_pipelines.repository.catalog.catalog import Catalog, open_catalog
 from sbh_pipelines.repository.catalog.erased import refuse_erased
+from sbh_pipelines.repository.catalog.records import TenantRecord
 from sbh_pipelines.repository.keys.epoch_marks import EpochMarks
 from sbh_pipelines.repository.open_repository import open_repository
 from sbh_pipelines.repository.repository import Repository
@@ -38,6 +40,7 @@ class Site:
         self._catalogs: dict[str, Catalog] = {}
         self._keys: KeyProvider | None = None
         self.trails = Trails(self)
+        self.owners = Owners(self)
 
     @property
     def keys(self) -> KeyProvider:
@@ -58,8 +61,13 @@ class Site:
 
     def backup_store(self, tenant: Tenant) -> tuple[FileStore, str]:
         """(store, prefix) of the tenant's repository. Raises ResidencyError, also when it is written to."""
-        place = backup_place(self.settings, tenant)
-        return self._binding.bind(place, tenant), place.prefix
+        housed = self.owners.housed(tenant)
+        place = backup_place(self.settings, housed)
+        return self._binding.bind(place, housed), place.prefix
+
+    def backup_place(self, tenant: Tenant) -> Place:
+        """Where the tenant's repository is. Raises ResidencyError."""
+        return backup_place(self.settings, self.owners.housed(tenant))
 
     def files_store(self, tenant: Tenant) -> tuple[FileStore, str]:
         """(store, prefix) of the tenant's own files."""
@@ -68,15 +76,30 @@ class Site:
 
     def check_place(self, tenant: Tenant) -> None:
         """What a write of the tenant's backup checks first. Raises ResidencyError, and the store's errors."""
-        self._binding.check(backup_place(self.settings, tenant), tenant)
+        housed = self.owners.housed(tenant)
+        self._binding.check(backup_place(self.settings, housed), housed)
 
     def file_versions(self, tenant: Tenant) -> BucketVersions | None:
         """Looks up old versions of the tenant's files; None where the store can have none."""
         return open_versions(self.settings.storage, files_place(self.settings, tenant))
 
     def repository(self, tenant: Tenant, *, create: bool = False) -> Repository:
-        """The tenant's repository; its index is not read yet. Raises UnknownBackup unless `create`."""
-        store, prefix = self.backup_store(tenant)
+        """The tenant's repository; its index is not read yet. Raises UnknownBackup unless `create`, SlugTaken for another's."""
+        while True:
+            home = self.owners.home_of(tenant)
+            repository = self.opened(tenant, home, create=create)
+            try:
+                if self.owners.admits(repository, tenant, home, bind=create):
+                    return repository
+            except BaseException:
+                repository.close()
+                raise
+            repository.close()  # it was put aside a moment ago: the tenant has another one
+
+    def opened(self, tenant: Tenant, home: str, *, create: bool = False) -> Repository:
+        """The repository of this name, whosever it is: for what decides that."""
+        housed = HousedTenant(tenant.id, tenant.key, tenant.region, tenant.tier, home)
+        store, prefix = self.backup_store(housed)
         return open_repository(
             store,
             prefix,
@@ -85,14 +108,15 @@ class Site:
             self.keys,
             create=create,
             compression_level=self.settings.backup.compression_level,
-            admit=lambda: self.admit(tenant),
+            admit=lambda: self.admit(housed),
+            belongs_to=lambda: self.owners.document(tenant, home),
             marks=self.epoch_marks(tenant.region),
         )
 
     def admit(self, tenant: Tenant) -> None:
         """Asked where a repository is about to begin, or has no key. Raises TenantErased."""
-        if tenant.id != PLATFORM:
-            refuse_erased(self.catalog(tenant.region), tenant.id)
+        if is_bound(tenant):
+            refuse_erased(self.catalog(tenant.region), self.owners.home_of(tenant))
 
     def purger(self, place: Place) -> Purger:
         """Deletes for good what lies in a place's bucket, in all versions."""
@@ -111,6 +135,13 @@ class Site:
         """Which key epochs the repositories of a region have begun and ended; no I/O until it is asked."""
         return EpochMarks(self.catalog(region), self.clock)
 
+    def records(self, region: str, tenants: Iterable[Tenant]) -> dict[TenantId, TenantRecord]:
+        """What the catalog of a region says of these tenants, by slug, and not of others who had the slug before."""
+        homes = {tenant: TenantId(self.owners.home_of(tenant)) for tenant in tenants}
+        known = self.catalog(region).read(list(homes.values()))
+        found = {tenant: known[home] for tenant, home in homes.items() if home in known}
+        return {tenant.id: record for tenant, record in found.items() if record.may_be_of(tenant.key)}
+
     def track(
         self, tenant: Tenant, event: str, user_id: str, props: Mapping[str, object], source: str = "backup"
     ) -> None:
@@ -128,7 +159,7 @@ class Site:
     def locked_creates(self, tenant: Tenant | None, region: str) -> Callable[[str, bytes], object] | None:
         """What puts audit events of a tenant, or of the platform, under object lock; None where that is not wanted."""
         audit = self.settings.audit
-        place = audit_place(self.settings, region) if tenant is None else backup_place(self.settings, tenant)
+        place = audit_place(self.settings, region) if tenant is None else self.backup_place(tenant)
         bucket = open_object_lock(self.settings.storage, audit, place)
         if bucket is None or audit.object_lock_days is None:
             return None

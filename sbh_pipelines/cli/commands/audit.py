@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sbh_pipelines.cli.command import Invocation, command
-from sbh_pipelines.cli.commands.tenants import complete_tenant
+from sbh_pipelines.cli.commands.tenants import FormerKeyOption, complete_tenant
 from sbh_pipelines.cli.output import Answer, count, facts, plural, print_issues, table, utc, verdict
 from sbh_pipelines.errors import AuditBroken, RequestError
 
@@ -57,6 +57,7 @@ def list_events(
     user: Annotated[str | None, typer.Option("--user", help="Only what this user did.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=_PAGE, help="At most so many.")] = 100,
     cursor: Annotated[str | None, typer.Option("--cursor", help="Go on where a page ended: its `next`.")] = None,
+    former_key: FormerKeyOption = None,
 ) -> Answer:
     """List events, newest first. The list itself is recorded. A damaged part of the trail exits 8."""
     found = invocation.service().audit.events(
@@ -69,6 +70,7 @@ def list_events(
         limit=limit,
         cursor=cursor,
         region=region,
+        former_key=former_key,
     )
     brief = [f"{event.seq} {event.event}" for event in found.events]
     return Answer(found, lambda out: _show_list(out, found), brief, AuditBroken.exit_status if found.errors else 0)
@@ -92,6 +94,7 @@ def verify(
     file: Annotated[
         Path | None, typer.Option("--file", help="An exported trail instead: its chain, without keys or a store.")
     ] = None,
+    former_key: FormerKeyOption = None,
 ) -> Answer:
     """Read whole trails: an event that was removed, changed, moved, inserted or copied from elsewhere is found (exit 8).
 
@@ -109,7 +112,8 @@ def verify(
         results = list(invocation.service().audit.verify_all(invocation.user()))
     else:
         trail = _trail(tenant, platform)
-        results = [invocation.service().audit.verify(invocation.user(), trail, expect=expect, region=region)]
+        audit = invocation.service().audit
+        results = [audit.verify(invocation.user(), trail, expect=expect, region=region, former_key=former_key)]
     broken = [result for result in results if not result.valid]
     brief = [f"{result.tenant_id}: {'valid' if result.valid else 'broken'}" for result in results]
     answer = {"trails": results, "broken": len(broken)} if everything else results[0]
@@ -126,10 +130,11 @@ def export(
     kind: Annotated[
         Format, typer.Option("--format", help="jsonl: an event a line, as stored. csv: for spreadsheets.")
     ] = (Format.JSONL),
+    former_key: FormerKeyOption = None,
 ) -> Answer:
     """Write a whole trail to a file, oldest event first. `sbh audit verify --file` checks it anywhere. A broken trail exits 8."""
     report = invocation.service().audit.export(
-        invocation.user(), to, _trail(tenant, platform), format=kind, region=region
+        invocation.user(), to, _trail(tenant, platform), format=kind, region=region, former_key=former_key
     )
     return Answer(
         report,

@@ -6,7 +6,13 @@ from typing import Annotated, Any
 import typer
 
 from sbh_pipelines.cli.command import Invocation, command
-from sbh_pipelines.cli.commands.tenants import EveryoneOption, TenantsArgument, chosen_tenants, complete_tenant
+from sbh_pipelines.cli.commands.tenants import (
+    EveryoneOption,
+    FormerKeyOption,
+    TenantsArgument,
+    chosen_tenants,
+    complete_tenant,
+)
 from sbh_pipelines.cli.output import Answer, facts, plural, utc
 from sbh_pipelines.cli.show.backups import backups_table, created_backups, show_created, show_manifest, show_validation
 from sbh_pipelines.document import as_document
@@ -17,15 +23,6 @@ app = typer.Typer(name="backup", help="Make, list, show and validate backups.")
 
 TenantArgument = Annotated[str, typer.Argument(help="The tenant's slug.", autocompletion=complete_tenant)]
 TenantOption = Annotated[str, typer.Option("--tenant", "-t", help="The tenant's slug.", autocompletion=complete_tenant)]
-FormerKeyOption = Annotated[
-    str | None,
-    typer.Option(
-        "--former-key",
-        help="Of backups of a tenant that had this slug before: its key in the application. For administrators of the platform.",
-        metavar="KEY",
-        show_default=False,
-    ),
-]
 BackupArgument = Annotated[str, typer.Argument(help="A backup id, or `latest`.", metavar="BACKUP")]
 
 
@@ -69,7 +66,7 @@ def list_backups(invocation: Invocation, tenant: TenantArgument, former_key: For
     """
     service, user = invocation.service(), invocation.user()
     found = service.backups.of(tenant, user, former_key=former_key)
-    damaged = service.backups.damaged(tenant, user)
+    damaged = service.backups.damaged(tenant, user, former_key=former_key)
     title = f"{plural(len(found), 'backup')} of {tenant}"
 
     def show_all(out: Any) -> None:

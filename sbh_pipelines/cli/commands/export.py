@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sbh_pipelines.cli.command import Invocation, command
-from sbh_pipelines.cli.commands.backup import BackupArgument, FormerKeyOption, TenantOption
+from sbh_pipelines.cli.commands.backup import BackupArgument, TenantOption
+from sbh_pipelines.cli.commands.tenants import FormerKeyOption
 from sbh_pipelines.cli.output import Answer, count, facts, mib, table, utc
 
 if TYPE_CHECKING:

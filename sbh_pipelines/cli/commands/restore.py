@@ -8,7 +8,8 @@ import typer
 
 from sbh_pipelines.backup.restore.request import OPTIONS, Face, RestoreRequest
 from sbh_pipelines.cli.command import Invocation, command
-from sbh_pipelines.cli.commands.backup import BackupArgument, FormerKeyOption, TenantOption, resolve
+from sbh_pipelines.cli.commands.backup import BackupArgument, TenantOption, resolve
+from sbh_pipelines.cli.commands.tenants import FormerKeyOption
 from sbh_pipelines.cli.options import (
     IntoDatabaseOption,
     NoSafetyBackupOption,

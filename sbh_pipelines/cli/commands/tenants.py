@@ -141,6 +141,15 @@ def chosen_tenants(invocation: Invocation, tenants: list[str] | None, everyone: 
     return list(dict.fromkeys(tenants or ()))
 
 
+FormerKeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--former-key",
+        help="The tenant that had this slug before, by its key in the application. For administrators of the platform.",
+        metavar="KEY",
+        show_default=False,
+    ),
+]
 SlugArgument = Annotated[str, typer.Argument(help="Slug of the tenant.", metavar="TENANT")]
 
 
@@ -170,6 +179,42 @@ def readmit(invocation: Invocation, tenant: SlugArgument) -> Answer:
     """Allow backups of an erased tenant again. What was erased stays erased."""
     done = invocation.service().keys.readmit(tenant, invocation.user())
     return Answer(done, lambda out: out.print(f"{tenant} may be backed up again"), [tenant])
+
+
+@command(app, "adopt")
+def adopt(
+    invocation: Invocation,
+    tenant: SlugArgument,
+    confirm: Annotated[str, typer.Option("--confirm", help="The slug once more.", metavar="SLUG")] = "",
+    former_keys: Annotated[
+        list[str] | None,
+        typer.Option("--former-key", help="Whose backups, where there are several's. May be repeated.", metavar="KEY"),
+    ] = None,
+) -> Answer:
+    """Hand what is kept under a slug to the tenant that has it now: the same customer under another key.
+
+    Backups of the former key can be listed, exported and put into a schema from then on; never into live tables.
+    """
+    done = invocation.service().keys.adopt(tenant, invocation.user(), confirm=confirm, former_keys=former_keys or ())
+    keys = ", ".join(done.former_keys) or "none that a backup names"
+    told = f"the repository of {tenant} is now of the tenant with key {done.key}; former keys: {keys}"
+    return Answer(done, lambda out: out.print(told, markup=False), [tenant])
+
+
+@command(app, "retire")
+def retire(
+    invocation: Invocation,
+    tenant: SlugArgument,
+    confirm: Annotated[str, typer.Option("--confirm", help="The slug once more.", metavar="SLUG")] = "",
+) -> Answer:
+    """Put what is kept under a slug aside, for the tenant that had it: the next one begins with backups of its own.
+
+    Nothing is copied or deleted. Platform administrators read what was put aside by `--former-key KEY`.
+    """
+    done = invocation.service().keys.retire(tenant, invocation.user(), confirm=confirm)
+    keys = ", ".join(done.former_keys) or "none that a backup names"
+    told = f"{done.home} is put aside (keys: {keys}); the next tenant of {tenant} begins as {done.next_home}"
+    return Answer(done, lambda out: out.print(told, markup=False), [tenant])
 
 
 @command(app, "certificate")

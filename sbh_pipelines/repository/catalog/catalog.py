@@ -25,6 +25,7 @@ from sbh_pipelines.errors import (
 from sbh_pipelines.model import BackupId, Clock, RecoveryPoint, TenantId, utc_now
 from sbh_pipelines.repository.bounds import RECORDS_BYTES, all_below
 from sbh_pipelines.repository.catalog.erased import erased_slug
+from sbh_pipelines.repository.catalog.owners import OwnerKey
 from sbh_pipelines.repository.catalog.records import (
     Block,
     MergedRecords,
@@ -68,6 +69,7 @@ class _Secrets:
     audit_key: AuditKey
     certificate_key: bytes = field(repr=False)
     mark_key: bytes = field(repr=False)
+    owner_key: OwnerKey
 
 
 class _Vanished(Exception):
@@ -115,6 +117,16 @@ class Catalog:
     def mark_key(self) -> bytes:
         """32 bytes, secret: what signs marks beside the catalog."""
         return self._secrets().mark_key
+
+    @property
+    def owner_key(self) -> OwnerKey:
+        """What makes the tags of repositories' owners; where the catalog has no key yet, one is made."""
+        return self._secrets().owner_key
+
+    def known_owner_key(self) -> OwnerKey | None:
+        """The same; None where the catalog has no key, or none that opens. Raises the key provider's transient errors."""
+        opened = self._open_for_reading(False, [])
+        return None if opened is None else opened.owner_key
 
     def read(self, only: Collection[TenantId] | None = None) -> dict[TenantId, TenantRecord]:
         """The latest record of each tenant, or of each of `only`. Writes nothing.
@@ -309,6 +321,7 @@ def _derived(data_key: bytes) -> _Secrets:
         AuditKey.of(data_key),
         derive(data_key, b"sbh erasure"),
         derive(data_key, b"sbh mark"),
+        OwnerKey.of(data_key),
     )
 
 

@@ -34,17 +34,19 @@ class TenantState:
         seed: Which seed the hashes of keys were made with.
         tables: Rows, key hash and definition of each table, by its full name.
         files: Fingerprint of the files; None where it does not tell.
+        owner: The tenant's key in the application; None where the release did not record it.
     """
 
     seed: str | None
     tables: Mapping[str, Sequence[int | str | None]]
     files: str | None
+    owner: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Raises ValueError. What is missing compares with nothing."""
         fields = json.loads(text)
-        return cls(fields.get("seed"), fields.get("tables", {}), fields.get("files"))
+        return cls(fields.get("seed"), fields.get("tables", {}), fields.get("files"), fields.get("owner"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class TenantRecord:
     """What the catalog says of a tenant.
 
     Attributes:
-        tenant: The tenant.
+        tenant: The name of the tenant's repository, which is its slug unless earlier tenants had that.
         backup_id: The backup that describes it at `point`.
         point: The latest recovery point at which the two were known to be equal.
         state: What the next tick compares with; None where it is not known, and the tenant must be compared with its own
@@ -65,6 +67,14 @@ class TenantRecord:
     point: RecoveryPoint
     state: TenantState | None
     unchanged: bool = False
+
+    def may_be_of(self, tenant_key: str) -> bool:
+        """Whether it does not say that it is of a tenant with another key."""
+        owner = self.state.owner if self.state is not None else None
+        return owner is None or not tenant_key or owner == tenant_key
+
+    def is_surely_of(self, tenant_key: str) -> bool:
+        return self.state is not None and self.state.owner == tenant_key
 
 
 class MergedRecords:
@@ -156,7 +166,7 @@ def blocks_of(
         tenants[record.tenant] = record.backup_id
         if record.state is not None:
             states[record.tenant] = json.dumps(
-                asdict(record.state), separators=(",", ":"), sort_keys=True, allow_nan=False
+                _state_fields(record.state), separators=(",", ":"), sort_keys=True, allow_nan=False
             )
     if unchanged:
         if point is None:
@@ -165,6 +175,10 @@ def blocks_of(
         tenants.update({str(slug): str(backup) for slug, backup in unchanged.items()})
     for (at, is_made), (tenants, states) in groups.items():
         yield Block(_key(at, is_made), at, tenants, states)
+
+
+def _state_fields(state: TenantState) -> dict[str, Any]:
+    return {name: value for name, value in asdict(state).items() if name != "owner" or value is not None}
 
 
 def pack_blocks(blocks: Iterable[Block], region: str) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from sbh_pipelines.errors import CorruptObject, KeyServiceError, ObjectExists, ObjectMissing
 from sbh_pipelines.repository.bounds import most_bytes
+from sbh_pipelines.repository.catalog.owners import OwnerDocument
 from sbh_pipelines.repository.format import FIRST_EPOCH, LAST_EPOCH, Keys, parse_document, pretty
 from sbh_pipelines.repository.keys.epoch_marks import EpochMarks, rolled_back
 from sbh_pipelines.repository.seal import Sealer, name_key_of
@@ -66,6 +67,11 @@ class KeyObject:
         return "destroyed" in self.document
 
     @property
+    def owner(self) -> OwnerDocument | None:
+        """Whose the repository is; counts in the first epoch's object only."""
+        return OwnerDocument.read(self.document.get("owner"))
+
+    @property
     def provider(self) -> str:
         return str(self.document.get("provider", ""))
 
@@ -82,6 +88,7 @@ class KeyRing:
     data_key: bytes = field(repr=False)
     name_key: bytes = field(repr=False)
     read_key: Callable[[int], bytes] = field(repr=False)
+    owner: OwnerDocument | None = None
 
     def sealer(self, tenant: str, compression_level: int = 1) -> Sealer:
         return Sealer(
@@ -194,7 +201,13 @@ def open_key_ring(place: KeyPlace) -> KeyRing:
                     on=place.url(first.newest),
                     remedy="restore the key object from the bucket's older version",
                 ) from None
-    return KeyRing(found.epoch, data_key, name_key, lambda epoch: _read_other(place, found.epoch, epoch, name_key))
+    return KeyRing(
+        found.epoch,
+        data_key,
+        name_key,
+        lambda epoch: _read_other(place, found.epoch, epoch, name_key),
+        first.owner,
+    )
 
 
 def _read_other(place: KeyPlace, newest: int, epoch: int, name_key: bytes) -> bytes:
@@ -227,12 +240,15 @@ def key_document(place: KeyPlace, epoch: int, payload: bytes, newest: int | None
     return {**said, "tenant_id": place.owner, "region": place.region, **binds, **wrapped}
 
 
-def create_data_key(store: ObjectStore, prefix: str, owner: str, region: str, keys: KeyProvider) -> tuple[bytes, bool]:
+def create_data_key(
+    store: ObjectStore, prefix: str, owner: str, region: str, keys: KeyProvider, belongs_to: OwnerDocument | None = None
+) -> tuple[bytes, bool]:
     """The key, and whether it was made just now: where another writer is first, its key is the key."""
     place = KeyPlace(store, prefix, owner, region, keys)
     data_key = os.urandom(DATA_KEY_BYTES)
     try:
-        store.create(place.key(EPOCH), pretty(key_document(place, EPOCH, data_key)))
+        said = {"owner": belongs_to.as_dict()} if belongs_to else {}
+        store.create(place.key(EPOCH), pretty({**key_document(place, EPOCH, data_key), **said}))
     except ObjectExists:
         return read_data_key(store, prefix, owner, region, keys), False
     return data_key, True

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from sbh_pipelines.errors import CorruptObject, KeyServiceError, ObjectChanged, ObjectExists, ObjectMissing
 from sbh_pipelines.repository.bounds import listed
+from sbh_pipelines.repository.catalog.owners import OwnerDocument
 from sbh_pipelines.repository.format import LAST_EPOCH, Keys, pretty
 from sbh_pipelines.repository.keys.data_key import (
     EPOCH,
@@ -134,7 +135,8 @@ def _pointing(place: KeyPlace, found: KeyObject, newest: int) -> dict[str, objec
 
 def _emptied(place: KeyPlace, found: KeyObject, at: str, newest: int) -> dict[str, object]:
     """The first epoch's object without its key."""
-    kept = {"epoch": EPOCH, "tenant_id": place.owner, "newest": newest}
+    owner = {"owner": found.document["owner"]} if "owner" in found.document else {}
+    kept = {"epoch": EPOCH, "tenant_id": place.owner, "newest": newest, **owner}
     return {**kept, "region": place.region, "destroyed": str(found.document.get("destroyed", at))}
 
 
@@ -214,6 +216,18 @@ def destroy_epoch(place: KeyPlace, epoch: int, at: str) -> None:
         return _emptied(place, found, at, found.newest)
 
     _replaced(place, EPOCH, emptied)
+
+
+def set_owner(place: KeyPlace, choose: Callable[[OwnerDocument | None], OwnerDocument]) -> OwnerDocument:
+    """Say whose the repository is; `choose` is given what it says now, and may raise. Raises ObjectMissing where there is none."""
+
+    def owned(_: KeyPlace, found: KeyObject) -> dict[str, object]:
+        return {**found.document, "owner": choose(found.owner).as_dict()}
+
+    _, document = _replaced(place, EPOCH, owned)
+    said = OwnerDocument.read(document["owner"])
+    assert said is not None
+    return said
 
 
 def _replaced(

@@ -1,5 +1,6 @@
 """A slug that one tenant gives up and another takes: the newcomer gets nothing of what was backed up under it before."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import pytest
 
 from sbh_pipelines.backup.restore.request import RestoreRequest
-from sbh_pipelines.errors import AccessDenied, SbhError, SlugChangedHands
+from sbh_pipelines.backup.site.owners import Owners
+from sbh_pipelines.errors import AccessDenied, OwnerRefused, SlugChangedHands, SlugTaken, UnknownBackup, UnknownTenant
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.support.application import ADMIN, Application
 from sbh_pipelines_tests.support.databases import Database
@@ -54,22 +56,48 @@ def old_manifests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Manifest, "build", without_key)
 
 
+@pytest.fixture
+def mixed(schema: SmallSchema, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallSchema:
+    """What an earlier release left: the newcomer's first backup beside the former tenant's, and nothing that says whose it is."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Owners, "check", lambda *_: None)
+        patch.setattr(Owners, "admits", lambda *_, **__: True)
+        schema.service.backups.create(ACME, ANN)
+    _strip_owner(tmp_path)
+    return SmallSchema.over(schema, tmp_path)
+
+
+def _repository(directory: Path) -> Path:
+    return directory / "objects" / "sbh-files-eu-west-1" / "files" / ACME / "backups"
+
+
+def _strip_owner(directory: Path) -> None:
+    file = _repository(directory) / "keys" / "0001.json"
+    document = json.loads(file.read_text())
+    document.pop("owner", None)
+    file.write_text(json.dumps(document))
+
+
 def _ways(schema: SmallSchema, backup: str, user: UserContext, folder: Path) -> dict[str, Callable[[], object]]:
     service = schema.service
     part, missing = RestoreRequest.of(tables=("t",)), RestoreRequest.of(tables=("t",), mode="missing-only")
     whose = (backup, ACME, user)
-    return {
+    ways: dict[str, Callable[[], object]] = {
+        "list": lambda: service.backups.of(ACME, user),
+        "overview": lambda: service.backups.overview(ACME, user),
         "show": lambda: service.backups.get(*whose),
         "plan": lambda: service.restores.plan(*whose, RestoreRequest.of(samples=3)),
         "restore": lambda: service.restores.run(*whose),
         "part": lambda: service.restores.run(*whose, part),
         "missing": lambda: service.restores.run(*whose, missing),
         "rows": lambda: service.restores.run(*whose, RestoreRequest.of(rows="t where id = 1")),
-        "schema": lambda: service.restores.into_schema(*whose, "look"),
         "export": lambda: service.exports.export(*whose, folder / "out"),
         "open": lambda: service.exports.open(*whose),
         "approval": lambda: service.approvals.request_restore(*whose, part, reason="because"),
     }
+    if user is ADMIN:  # looks are for users of the platform
+        ways["schema"] = lambda: service.restores.into_schema(*whose, "look")
+    return ways
 
 
 @pytest.mark.parametrize("named", [False, True], ids=["latest", "named"])
@@ -79,22 +107,47 @@ def test_nobody_gets_the_former_tenants_backups(schema: SmallSchema, tmp_path: P
     (backup_id,) = [file.stem for file in repository.iterdir()]
     rows = schema.rows()
     for user in (ANN, ADMIN):
-        assert schema.service.backups.of(ACME, user) == []
-        assert schema.service.backups.overview(ACME, user) == ([], [])
         for name, way in _ways(schema, backup_id if named else "latest", user, tmp_path).items():
-            if name == "schema" and user is ANN:  # is for users of the platform
-                continue
+            with pytest.raises(SlugTaken) as caught:
+                way()
+            assert "sbh tenants retire acme" in str(caught.value), name
+    assert schema.rows() == rows
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["latest", "named"])
+def test_in_a_repository_of_both_each_sees_its_own(mixed: SmallSchema, tmp_path: Path, *, named: bool) -> None:
+    """An earlier release put the backups of both into one: it goes to whoever has the slug, the former one's are nobody's there."""
+    old, new = sorted(file.stem for file in _repository(tmp_path).joinpath("manifests").iterdir())
+    rows = mixed.rows()
+    for user in (ANN, ADMIN):
+        assert [m.id for m in mixed.service.backups.of(ACME, user)] == [new]
+        ways = _ways(mixed, old, user, tmp_path) if named else {}
+        for name, way in ways.items() - {"list": ways.get("list"), "overview": ways.get("overview")}.items():
             with pytest.raises(SlugChangedHands) as caught:
                 way()
             assert "another tenant" in str(caught.value), name
-    assert schema.rows() == rows
-    assert not (tmp_path / "out").exists()
-    assert schema.service.backups.validate(backup_id, ACME, ADMIN).valid  # says nothing of what is in it
+    assert mixed.service.backups.get("latest", ACME, ANN).id == new
+    assert mixed.rows() == rows
+    assert mixed.service.backups.former_keys(ACME, ADMIN) == ["1"]
+    with pytest.raises(OwnerRefused):
+        mixed.service.keys.retire(ACME, ADMIN, confirm=ACME)
+    # From the next backup on the repository says whose it is, and no policy counts or drops what is another's.
+    newest = mixed.service.backups.create(ACME, ANN).id
+    held = json.loads((_repository(tmp_path) / "keys" / "0001.json").read_text())["owner"]
+    assert held["others"] == [old]
+    assert {line.id for line in mixed.service.retention.forget(ACME, ADMIN, dry_run=True).backups} == {new, newest}
+    (manifest,) = mixed.service.backups.of(ACME, ADMIN, former_key="1")
+    assert manifest.id == old
 
 
 def test_the_newcomers_own_backups(schema: SmallSchema) -> None:
-    """`latest` is the newcomer's own; it goes on as if the others were not there."""
+    """Once the former tenant's are put aside, `latest` is the newcomer's own; it goes on as if the others were not there."""
     before = schema.rows()
+    with pytest.raises(SlugTaken):
+        schema.service.backups.create(ACME, ANN)
+    done = schema.service.keys.retire(ACME, ADMIN, confirm=ACME)
+    assert (done.home, done.next_home, done.former_keys) == ("acme", "acme~2", ["1"])
     own = schema.service.backups.create(ACME, ANN).id
     schema.run("UPDATE t SET secret = 'lost'")
     assert [m.id for m in schema.service.backups.of(ACME, ANN)] == [own]
@@ -107,12 +160,16 @@ def test_the_newcomers_own_backups(schema: SmallSchema) -> None:
 
 @pytest.mark.usefixtures("old_manifests")
 def test_manifests_that_do_not_say_the_key(schema: SmallSchema, tmp_path: Path) -> None:
-    for name, way in _ways(schema, "latest", ADMIN, tmp_path).items():
-        with pytest.raises(SlugChangedHands):
+    """Nor does the repository: the configuration in its newest backup does."""
+    _strip_owner(tmp_path)
+    fresh = SmallSchema.over(schema, tmp_path)
+    for name, way in _ways(fresh, "latest", ANN, tmp_path).items():
+        with pytest.raises(SlugTaken):
             way()
         assert name
-    assert schema.service.backups.overview(ACME, ANN) == ([], [])
-    assert schema.service.backups.former_keys(ACME, ADMIN) == ["1"]
+    with pytest.raises(SlugTaken):
+        fresh.service.backups.create(ACME, ANN)
+    assert fresh.service.backups.former_keys(ACME, ADMIN) == ["1"]
 
 
 def test_an_administrator_of_the_platform_names_the_former_key(schema: SmallSchema, tmp_path: Path) -> None:
@@ -145,14 +202,23 @@ def test_a_tenant_that_is_deleted_keeps_its_backups(database: Database, tmp_path
     schema.service.exports.export("latest", ACME, ADMIN, tmp_path / "out")
     schema.restore()
     assert schema.rows() == before
+    # A token of the slug does not say whether its bearer is the tenant that had it: somebody may have taken the slug and left it.
+    schema.run("DELETE FROM t WHERE org_id = 1", "DELETE FROM orgs WHERE id = 1")
+    for name, way in _ways(schema, "latest", ANN, tmp_path).items():
+        with pytest.raises(UnknownTenant):
+            way()
+        assert name
 
 
 def test_without_the_database_the_newest_backup_says_whose_the_slug_is(schema: SmallSchema, tmp_path: Path) -> None:
     """An export works without the database: of the tenant that was backed up last."""
     old = schema.service.backups.of(ACME, ADMIN, former_key="1")[0].id
+    schema.service.keys.retire(ACME, ADMIN, confirm=ACME)
     new = schema.service.backups.create(ACME, ANN).id
     application = Application(database=schema.database, directory=tmp_path)
     gone = application.service(database={"dsn": "host=127.0.0.1 port=1 dbname=gone user=nobody"})
     assert gone.exports.export(new, ACME, ANN, tmp_path / "new").backup_id == new
-    with pytest.raises(SbhError, match="another tenant"):
-        gone.exports.export(old, ACME, ANN, tmp_path / "old")
+    if old != new:  # ids are unique inside a repository only
+        with pytest.raises(UnknownBackup):
+            gone.exports.export(old, ACME, ANN, tmp_path / "old")
+    assert "old secret" not in "".join(file.read_text() for file in (tmp_path / "new").rglob("*.jsonl"))
