@@ -153,6 +153,14 @@ class FakeService:
     def restores(self) -> "FakeService":
         return self
 
+    @property
+    def drills(self) -> "FakeService":
+        return self
+
+    def drop_leftovers(self, user_ctx: Any) -> list[str]:
+        self.calls.append("drop_leftovers")
+        return []
+
     def drop_expired_looks(self, user_ctx: Any) -> DroppedLooks:
         self.calls.append("drop_expired_looks")
         return DroppedLooks(("sbh_look_x",), {})

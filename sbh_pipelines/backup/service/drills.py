@@ -8,6 +8,7 @@ from sbh_pipelines.backup.drill.records import DamagedDrill, DrillRecord, choose
 from sbh_pipelines.backup.drill.recovery_report import RecoveryObjectives, recovery_report
 from sbh_pipelines.backup.drill.scenarios import parse_scenarios
 from sbh_pipelines.backup.service.gate import Gate
+from sbh_pipelines.database.rebuild.throwaway import drill_server, drop_leftovers
 from sbh_pipelines.database.schema.tenants import list_tenants
 from sbh_pipelines.model import ProgressSink, no_progress
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
@@ -43,6 +44,11 @@ class Drills:
         record = run_drill(self._site, tenant, backup_id, chosen, user_ctx.user_id, progress)
         self._site.track(tenant, "drill.completed", user_ctx.user_id, _props(record))
         return record
+
+    def drop_leftovers(self, user_ctx: UserContext) -> list[str]:
+        """Drop the databases of drills that were killed, of all tenants; their names."""
+        self._gate.authorize(user_ctx, "drill.run", ALL_TENANTS)
+        return drop_leftovers(drill_server(self._site.settings))
 
     def of(self, tenant_id: str, user_ctx: UserContext) -> list[DrillRecord | DamagedDrill]:
         """The records of a tenant's drills, the newest first."""

@@ -1,8 +1,8 @@
 """Throw-away databases, for drills: made empty, filled, looked at, dropped.
 
-A drill that is killed leaves its database behind, with a tenant's rows in it; the next one drops it. The name says that it was
-a drill's. Nothing is ever dropped that has another name, another owner, or a session in it: a drill at work holds one all the
-time.
+A drill that is killed leaves its database behind, with a tenant's rows in it; the next one, or prune, drops it. The name says that
+it was a drill's. Nothing is ever dropped that has another name, another owner, or a session in it: a drill at work holds one
+all the time.
 """
 
 import re
@@ -126,7 +126,10 @@ def _create(connection: Connection, server: DatabaseSettings, name: str, options
     try:
         cursor = connection.cursor()
         cursor.execute("SET statement_timeout = 0")
-        cursor.execute(f"CREATE DATABASE {ident(name)} TEMPLATE template0 {options}")
+        # Nobody else gets in, at no time: what was granted to PUBLIC with the database is taken before it is opened.
+        cursor.execute(f"CREATE DATABASE {ident(name)} TEMPLATE template0 {options} ALLOW_CONNECTIONS false")
+        cursor.execute(f"REVOKE ALL ON DATABASE {ident(name)} FROM PUBLIC")
+        cursor.execute(f"ALTER DATABASE {ident(name)} ALLOW_CONNECTIONS true")
     except InsufficientPrivilege:
         raise PrivilegeMissing(
             "A drill cannot create its throw-away database",

@@ -42,7 +42,7 @@ class UpkeepConfig(JobConfig):
 @dg.op(
     description="Removes data that no backup needs, tenant by tenant: plans, repacks what is mostly dead, and deletes what"
     " has been out of use long enough. Then the catalogs of all regions are compacted, and schemas of `--into-schema` whose"
-    " time is over dropped.",
+    " time is over dropped, as are databases that killed drills left.",
     pool=OBJECT_STORE,
     config_schema=UpkeepConfig.schema_of_dagster(),
     out=dg.Out(dict, description="What was given back, in sum."),
@@ -64,21 +64,26 @@ def prune_tenants(context: dg.OpExecutionContext, backups: Backups) -> Iterator[
         except SbhError as error:
             raise failure_of(error, step="compact_catalogs", more=metadata) from None
         metadata["catalogs"] = dg.MetadataValue.json(dict(compacted))
-        metadata |= _old_looks(context, backups, metadata)
+        metadata |= _leftovers(context, backups, metadata)
     yield from _end(context, len(reports), failed, metadata)
 
 
-def _old_looks(
+def _leftovers(
     context: dg.OpExecutionContext, backups: BackupServiceResource, metadata: MetadataMap
 ) -> dict[str, dg.MetadataValue[Any]]:
-    """Old rows beside the live ones do not stay for ever."""
+    """Copies of tenants' rows do not stay for ever: schemas beside the live ones, and databases of drills that were killed."""
+    service, user = backups.service, user_of(context.run.tags)
     try:
-        found = backups.service.restores.drop_expired_looks(user_of(context.run.tags))
+        found = service.restores.drop_expired_looks(user)
         for error in found.failed.values():
             raise error
+        drills = service.drills.drop_leftovers(user)
     except SbhError as error:
-        raise failure_of(error, step="drop_expired_looks", more=metadata) from None
-    return {"looks_dropped": dg.MetadataValue.int(len(found.dropped))}
+        raise failure_of(error, step="drop_leftovers", more=metadata) from None
+    return {
+        "looks_dropped": dg.MetadataValue.int(len(found.dropped)),
+        "drill_databases_dropped": dg.MetadataValue.int(len(drills)),
+    }
 
 
 @dg.op(

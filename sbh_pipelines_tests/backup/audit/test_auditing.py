@@ -77,6 +77,7 @@ EVENTS: dict[str, tuple[str, ...] | str] = {
     "drills.run": ("drill.started", "drill.completed"),
     "exports.export": ("backup.exported",),
     "exports.open": ("backup.accessed",),
+    "drills.drop_leftovers": "removes databases that killed drills left; nothing of a backup is read or changed",
     "health.check": AGGREGATE,
     "health.examine": AGGREGATE,
     "health.metrics": AGGREGATE,

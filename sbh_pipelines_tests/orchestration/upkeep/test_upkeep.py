@@ -27,6 +27,7 @@ def test_prune_goes_through_all_tenants_and_then_the_catalogs(run: Run, fake: Fa
         "prune tenant-3",
         "compact_catalogs",
         "drop_expired_looks",
+        "drop_leftovers",
     ]
     metadata = output(result, "prune_tenants")
     assert (metadata["tenants"], metadata["bytes_freed"], metadata["size_freed"]) == (3, 3 << 20, "3.0 MiB")
@@ -45,7 +46,7 @@ def test_a_tenant_that_cannot_be_pruned_does_not_keep_the_others(run: Run, fake:
     fake.errors["prune"] = {"tenant-1": DAMAGED}
     result = run("prune_job")
     assert not result.success
-    assert fake.calls[-2:] == ["compact_catalogs", "drop_expired_looks"]
+    assert fake.calls[-3:] == ["compact_catalogs", "drop_expired_looks", "drop_leftovers"]
     failure = result.failure_data_for_node("prune_tenants")
     assert failure is not None
     assert failure.user_failure_data is not None
