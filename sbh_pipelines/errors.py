@@ -59,7 +59,8 @@
     │   ├── HookFailed         SBH-704  a hook before or after the restore
     │   ├── DrillFailed        SBH-705  what a drill restored is not what it should be
     │   ├── ExportFailed       SBH-706  the folder of an export cannot be written; nothing is left of it
-    │   └── ReferencesBroken   SBH-707  a recovery is done, and rows of it refer to rows that no backup brought back
+    │   ├── ReferencesBroken   SBH-707  a recovery is done, and rows of it refer to rows that no backup brought back
+    │   └── KeptAsItIs         SBH-708  a table that restores by the tenant's own users leave as it is
     ├── EmbeddedError          SBH-800  the embedded servers
     ├── BatchError             SBH-900  some tenants of a batch failed; the others did not
     ├── AlertError             SBH-910  a channel did not take an alert
@@ -364,6 +365,10 @@ class ExportFailed(RestoreError):
 
 class ReferencesBroken(RestoreError):
     code, http_status = "SBH-707", 409
+
+
+class KeptAsItIs(RestoreError):
+    code, http_status = "SBH-708", 403
 
 
 class EmbeddedError(SbhError):

@@ -3,14 +3,23 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from sbh_pipelines.database.merge.kept import find_kept
 from sbh_pipelines.database.schema import inspect
 from sbh_pipelines.database.schema.catalog import ForeignKey
 from sbh_pipelines.database.schema.listing import Listing
 from sbh_pipelines.database.schema.mapping.ways import foreign_keys, link_fields, required
-from sbh_pipelines.database.schema.tenancy import AMBIGUOUS, SHARED, UNMAPPED, MappedTable, TableStatus, TenancyMap
+from sbh_pipelines.database.schema.tenancy import (
+    AMBIGUOUS,
+    SHARED,
+    TENANTS,
+    UNMAPPED,
+    MappedTable,
+    TableStatus,
+    TenancyMap,
+)
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.doctor.findings import Report
-from sbh_pipelines.errors import PrivilegeMissing, SbhError, SourceConflict
+from sbh_pipelines.errors import PrivilegeMissing, SbhError, SettingsError, SourceConflict
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.settings.section import toml, toml_block
 
@@ -41,8 +50,33 @@ def check(report: Report, connection: Connection, settings: Settings, tenancy: T
             some(keyless),
             "add primary keys where you can",
         )
+    _kept(report, settings, tenancy)
     _loose(report, tenancy)
     _borders(report, settings, tenancy)
+
+
+def _kept(report: Report, settings: Settings, tenancy: TenancyMap) -> None:
+    """What a tenant's own users never take from a backup: it must be there, or none of them can restore."""
+    try:
+        kept = find_kept(tenancy, settings.restore.kept, settings.database.schemas)
+    except SettingsError as error:
+        report.fail(
+            AREA, f"{error.what}: no restore by a tenant's own users begins", f"{error.on}: {error.why}", error.remedy
+        )
+        return
+    whole = [
+        table.full_name for table in tenancy.tables if table.status == TENANTS and table.full_name not in kept.tables
+    ]
+    if whole and not kept.columns.keys() & set(whole):
+        report.warn(
+            AREA,
+            "A tenant's admin may put its own row of the tenants table back: a suspension, a plan, a limit",
+            f"restore.kept does not name {some(whole)}",
+            f"kept = {toml([*(settings.restore.kept or ()), f'{whole[0]}.*'])} under [restore]",
+        )
+    elif kept.tables or kept.columns:
+        names = kept.of(table.full_name for table in tenancy.tables)
+        report.ok(AREA, f"Restores by a tenant's own users leave as it is: {len(names)}", some(list(names)))
 
 
 def some(names: list[str]) -> str:

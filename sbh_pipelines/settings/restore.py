@@ -66,6 +66,12 @@ class RestoreSettings(Section):
         False,
         description="Whether admins of a tenant may put its old rows into a schema, too; else users of the platform only.",
     )
+    kept: list[str] | None = Field(
+        None,
+        description="What restores by a tenant's own users leave as it is, tables (`api_keys.*`) and columns"
+        " (`users.disabled_at`): what decides who gets in and what is paid for. Null: the tenant's row of the tenants table;"
+        " a list that is to keep it names it (`tenants.*`).",
+    )
     sensitive: list[str] = Field([], description="Columns (`table.column`) whose values a preview masks.")
     before: list[Hook] = Field(
         [], description="Done before a restore in place, in order, e.g. to put the tenant into maintenance."

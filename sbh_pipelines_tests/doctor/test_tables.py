@@ -134,3 +134,17 @@ def test_many_chunks_in_a_schema_are_one_finding(app: Database) -> None:
     assert 'schemas = ["public", "chunks"]' in text
     assert 'left_out = ["chunks"]' in text
     assert sum(status.status == "outside" for status in report.tables) == 15
+
+
+@pytest.mark.parametrize(
+    ("kept", "level", "words"),
+    [
+        (None, "ok", "public.tenants.*"),
+        (["tenants.*", "users.email"], "ok", "public.users.email"),
+        (["users.*"], "warning", 'kept = ["users.*", "public.tenants.*"]'),
+        (["users.emial"], "error", "users.emial"),
+    ],
+)
+def test_what_a_tenants_own_users_leave_as_it_is(app: Database, kept: list[str] | None, level: str, words: str) -> None:
+    tables = "CREATE TABLE users (id int PRIMARY KEY, tenant_id int REFERENCES tenants, email text);"
+    assert said(examined(app, tables, restore={"kept": kept}), level, words)

@@ -8,6 +8,7 @@ from sbh_pipelines.backup.restore.left_rows import LeftRows
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.merge.foreign_keys import BrokenForeignKey
+from sbh_pipelines.database.merge.kept import NOTHING, Kept
 from sbh_pipelines.database.schema.tenancy import TenancyMap
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.model import RecoveryPoint, Tenant
@@ -35,6 +36,8 @@ class RestoreContext:
         dry_run: nothing will be written.
         undo_since: of an undo, where rows written since can be told: the snapshot of the backup; else empty.
         left_rows: of an undo: rows that were nobody's before the restore, by table.
+        kept: what is left as it is.
+        undoing: it is an undo, of whatever that restore wrote.
         names_others: whether a plan may say which other tenants hold keys of the backup's rows.
     """
 
@@ -52,6 +55,8 @@ class RestoreContext:
     names_others: bool = False
     undo_since: str = ""
     left_rows: Mapping[str, LeftRows] = field(default_factory=dict)
+    kept: Kept = NOTHING
+    undoing: bool = False
 
 
 def describe_broken_keys(keys: Sequence[BrokenForeignKey]) -> str:

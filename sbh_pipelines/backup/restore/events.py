@@ -76,6 +76,8 @@ def request_props(backup_id: str, request: RestoreRequest, target: str) -> dict[
     if request.config_only:
         scope["config_only"] = True
     policy = {} if request.references is ReferencePolicy.REFUSE else {"references": str(request.references)}
+    if request.as_tenant:
+        policy["as_tenant"] = "restore.kept stays"
     return {"backup_id": backup_id, "scope": scope, "mode": str(request.mode), **policy, "target": target}
 
 

@@ -208,6 +208,7 @@ class RestorePlan:
         nothing_to_do: whether all is as the backup has it, or stays as the mode says.
         seconds: what comparing took, s.
         left_out: what the backup's rows refer to and is not in it, and so does not come back -> why.
+        kept: what of `restore.kept` is in the scope, and stays as it is: `schema.table.*`, `schema.table.column`.
     """
 
     tenant_id: str
@@ -226,6 +227,7 @@ class RestorePlan:
     nothing_to_do: bool
     seconds: float
     left_out: Mapping[str, str] = field(default_factory=dict)
+    kept: tuple[str, ...] = ()
 
     @property
     def conflicts(self) -> list[tuple[str, str, int]]:

@@ -135,6 +135,10 @@ class RestoreRequest:
     accept_schema_changes: bool = _option(
         False, "Go on although something of the backup has no place in the schema any more."
     )
+    as_tenant: bool = _option(
+        False,
+        "Leave what `restore.kept` names as it is. Restores by the tenant's own users always do.",
+    )
     samples: int = _option(
         0,
         "Rows of each kind of change, and files, to show.",

@@ -38,8 +38,9 @@ from sbh_pipelines.backup.restore.rows.row_restore import RowRestore
 from sbh_pipelines.backup.restore.safety_backup import SafetyBackup, safety_backup
 from sbh_pipelines.backup.restore.status import RestoreStatus, Undo
 from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.database.merge.kept import NOTHING, Kept, find_kept
 from sbh_pipelines.database.merge.merge import commit, restore_transaction
-from sbh_pipelines.database.schema.tenancy import load_map
+from sbh_pipelines.database.schema.tenancy import TenancyMap, load_map
 from sbh_pipelines.database.session.connection import Connection, check_dsn, describe_dsn
 from sbh_pipelines.database.session.snapshot import describe_snapshot, export_snapshot
 from sbh_pipelines.errors import RequestError, RestoreRefused, SbhError
@@ -251,6 +252,7 @@ class _Restore:
             seconds=round(time.monotonic() - begun, 3),
             backup_type=manifest.type,
             safety_backup_type=safety.type if safety else None,
+            kept=self.rows.kept,
         )
 
     def check(self) -> Manifest:
@@ -291,6 +293,8 @@ class _Restore:
             names_others=self.names_others,
             undo_since=manifest.recovery_point.snapshot if self.undo and _tells(manifest, point) else "",
             left_rows=self._left_rows(),
+            kept=self._kept(tenancy),
+            undoing=self.undo is not None,
         )
         self.rows = RowRestore(context)
         # Another database has no files of its own: those in the bucket are the application's.
@@ -327,6 +331,13 @@ class _Restore:
             nothing_to_do(tables, files),
             round(seconds, 3),
             {**manifest.left_out, **not_coming_back(tenancy, tables)},
+            self.rows.kept,
+        )
+
+    def _kept(self, tenancy: TenancyMap) -> Kept:
+        settings = self.site.settings
+        return (
+            find_kept(tenancy, settings.restore.kept, settings.database.schemas) if self.request.as_tenant else NOTHING
         )
 
     def _left_rows(self) -> Mapping[str, LeftRows]:

@@ -92,6 +92,7 @@ class RestoreResult:
         audit_error: why its end is not on record, where it could not be written; what is restored stays.
         backup_type: type of the backup that was restored.
         safety_backup_type: type of the backup that undoes it; None where there is none, or its manifest cannot be read.
+        kept: what of `restore.kept` is in the scope, and stayed as it was: `schema.table.*`, `schema.table.column`.
     """
 
     restore_id: str
@@ -121,6 +122,7 @@ class RestoreResult:
     audit_error: SbhError | None = optional()
     backup_type: str = unshown()
     safety_backup_type: str | None = unshown()
+    kept: tuple[str, ...] = ()
 
     @property
     def undoable(self) -> bool:

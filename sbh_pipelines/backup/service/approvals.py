@@ -146,6 +146,8 @@ class Approvals:
 def restore_subject(backup_id: str, request: RestoreRequest, into_database: str | None) -> Mapping[str, object]:
     """What an approval of a restore is bound to: everything that decides what is overwritten, where and how."""
     asked = {name: value for name, value in request.as_dict().items() if OPTIONS[name].use is not Use.PLAN}
+    if not request.as_tenant:  # so that an approval from before there was this goes on being one
+        del asked["as_tenant"]
     return {"action": "restore", "backup_id": backup_id, "into_database": into_database, "request": asked}
 
 

@@ -1,5 +1,7 @@
 """The service's calls about restores: plan, restore, undo, look at an old state beside the live one, status."""
 
+from dataclasses import replace
+
 from sbh_pipelines.backup.contents.ownership import resolve_own
 from sbh_pipelines.backup.create.status import the_only
 from sbh_pipelines.backup.restore.events import plan_props
@@ -54,8 +56,9 @@ class Restores:
         with self._site.repository(tenant) as repository:
             wanted = resolve_own(repository, backup_id, tenant.key, live=True)
             names = user_ctx.tenant_id == ALL_TENANTS
-            plan = plan_restore(self._site, repository, tenant, wanted, request, target, progress, names_others=names)
-        self._site.track(tenant, "restore.planned", user_ctx.user_id, plan_props(plan, request))
+            asked = _as_asker(request, user_ctx)
+            plan = plan_restore(self._site, repository, tenant, wanted, asked, target, progress, names_others=names)
+        self._site.track(tenant, "restore.planned", user_ctx.user_id, plan_props(plan, asked))
         return plan
 
     def run(
@@ -93,7 +96,7 @@ class Restores:
                 tenant,
                 wanted,
                 user_ctx.user_id,
-                request,
+                _as_asker(request, user_ctx),
                 target,
                 progress,
                 names_others=user_ctx.tenant_id == ALL_TENANTS,
@@ -131,6 +134,7 @@ class Restores:
         wanted = RestoreId.parse(restore_id)
         tenant = self._gate.allowed(tenant_id, user_ctx, "restore.plan")
         undo, request, target = self._undo(tenant, wanted, references)
+        request = _as_asker(request, user_ctx)
         with self._site.repository(tenant) as repository:
             resolve_own(repository, undo.backup_id, tenant.key, live=True)
             plan = plan_restore(self._site, repository, tenant, undo.backup_id, request, target, progress, undo=undo)
@@ -171,7 +175,7 @@ class Restores:
                 tenant,
                 undo.backup_id,
                 user_ctx.user_id,
-                request,
+                _as_asker(request, user_ctx),
                 target,
                 progress,
                 undo=undo,
@@ -276,6 +280,11 @@ class Restores:
         tenant = self._gate.allowed(tenant_id, user_ctx, "backup.status")
         self._gate.accessed(tenant, user_ctx, "restores")
         return list_restores(self._site, tenant)
+
+
+def _as_asker(request: RestoreRequest, user_ctx: UserContext) -> RestoreRequest:
+    """A tenant's own users leave what `restore.kept` names as it is."""
+    return request if user_ctx.tenant_id == ALL_TENANTS else replace(request, as_tenant=True)
 
 
 def _not_confirmed(what: str, on: str) -> NotConfirmed:

@@ -33,6 +33,7 @@ def what_text(subject: Mapping[str, Any]) -> str:
     parts = [f"restore {scope_text(request.scope())} with {subject['backup_id']}", f"mode {request.mode}"]
     parts += ["into another database"] if subject["into_database"] else []
     parts += ["keep extra files"] if request.keep_extra_files else []
+    parts += ["as the tenant"] if request.as_tenant else []
     parts += ["accept schema changes"] if request.accept_schema_changes else []
     parts += ["no safety backup"] if request.safety_backup is False else []
     return ", ".join(parts)

@@ -42,6 +42,8 @@ def show_plan(out: Any, plan: "RestorePlan", next_command: str) -> None:
         out.print(schema_table(plan.schema))
     if plan.left_out:
         out.print(left_out_table(plan.left_out))
+    if plan.kept:
+        out.print(f"Stays as it is, by restore.kept: {printable(', '.join(plan.kept))}", soft_wrap=True)
     _show_samples(out, plan)
     if plan.conflicts:
         conflicts = [(name, reason, count(rows)) for name, reason, rows in plan.conflicts]

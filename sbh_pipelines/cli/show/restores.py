@@ -34,6 +34,7 @@ def show_restore(out: Any, result: "RestoreResult") -> None:
                 "downloaded": mib(result.bytes_downloaded),
                 "proved": f"{count(proof.groups)} row groups, {count(proof.rows)} rows,"
                 f" {count(proof.foreign_keys)} foreign keys, {count(proof.files)} files",
+                **({"stays as it was": ", ".join(result.kept)} if result.kept else {}),
                 "safety backup": result.safety_backup_id or "none",
                 "took": seconds(result.seconds),
             }

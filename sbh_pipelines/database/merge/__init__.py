@@ -5,6 +5,7 @@ staging                  `want` and `have`: the backup's rows and live ones, in 
 untouched                rows that nobody wrote since the backup
 row_choice               which rows are meant
 relationships/           what ties rows to others, and what follows from it
+kept                     what a tenant's own users never take from a backup
 modes                    what each merge mode decides
 merge                    decides, writes only the differences
 read_back                what was staged and written, against the backup's bytes

@@ -85,6 +85,7 @@ def _common(done: "RestorePlan | RestoreResult") -> MetadataMap:
         "tenant": dg.MetadataValue.text(done.tenant_id),
         "mode": dg.MetadataValue.text(done.mode),
         "scope": dg.MetadataValue.json(shown_scope(done.scope)),
+        **({"kept": dg.MetadataValue.text(", ".join(done.kept))} if done.kept else {}),
         "recovery_point": dg.MetadataValue.timestamp(parse_timestamp(str(done.recovery_point["time"]))),
     }
 

@@ -22,6 +22,7 @@ OTHERS: dict[str, Any] = {
     "references": "keep",
     "keep_extra_files": True,
     "accept_schema_changes": True,
+    "as_tenant": True,
     "samples": 3,
     "show_sensitive": True,
     "safety_backup": False,
@@ -62,13 +63,13 @@ def test_the_api_offers_what_is_declared(body: Any, uses: tuple[Use, ...]) -> No
 
 
 def test_the_job_offers_what_is_declared() -> None:
-    keys: Any = RestoreConfig.to_config_schema().as_field().config_type
+    keys = RestoreConfig.model_fields
     declared = offered(Face.DAGSTER)
-    assert {name for name in keys.fields if name in OPTIONS} == {option.name for option in declared}
+    assert {name for name in keys if name in OPTIONS} == {option.name for option in declared}
     for option in declared:
-        key = keys.fields[option.name]
+        key = keys[option.name]
         assert key.description == option.help[Face.DAGSTER]
-        assert (key.default_value if key.default_provided else None) == plain(option.offered_default)
+        assert key.default == plain(option.offered_default)
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -22,6 +22,7 @@ from sbh_pipelines.database.capture.capture import copy_table
 from sbh_pipelines.database.merge.fit.columns import SchemaDifference
 from sbh_pipelines.database.merge.fit.mapping import TableMapping
 from sbh_pipelines.database.merge.fit.partitions import hanging_on_homeless, leave_out_homeless, without_partition
+from sbh_pipelines.database.merge.kept import keep_live
 from sbh_pipelines.database.merge.modes import RULES
 from sbh_pipelines.database.merge.read_back import check_staged, sum_staged
 from sbh_pipelines.database.merge.relationships.adoption import NONE_HELD, Held, adopt_rows, leave_rows
@@ -99,6 +100,9 @@ class TableComparer:
             if not everything:
                 self.find_homes(compared)
             compared.held = adopt_rows(compared.staging)
+            if columns := self._context.kept.columns.get(mapping.table.full_name):
+                keep_live(compared.staging, columns)
+                compared.by_groups = False  # the rows will not be the backup's to the last byte
         return compared
 
     def find_homes(self, compared: TableComparison) -> None:
@@ -273,6 +277,7 @@ class TableComparer:
 
     def _staging(self, mapping: TableMapping, number: int, *, by_groups: bool = False) -> Staging:
         staging = Staging(self._connection, mapping, self._tenant_key, number, dry_run=self._context.dry_run)
+        by_groups = by_groups and mapping.table.full_name not in self._context.kept.columns
         if by_groups and RULES[self._context.request.mode].exact:
             staging.lines = None  # all rows are read back: proof.py
         return staging

@@ -29,8 +29,10 @@ from sbh_pipelines.database.merge.relationships.references import References
 from sbh_pipelines.database.merge.relationships.returning import LateRows, any_returning, stage_returning
 from sbh_pipelines.database.merge.row_choice import parse_rows
 from sbh_pipelines.database.merge.staging import Staging
+from sbh_pipelines.database.schema.mapping.mapped_table import MappedTable
 from sbh_pipelines.database.session.looking import look
 from sbh_pipelines.errors import (
+    KeptAsItIs,
     RequestError,
     RestoreConflict,
     RestoreRefused,
@@ -58,6 +60,7 @@ class RowRestore:
             context.undo_since,
         )
         self.followers: Followers | None = None
+        self.kept: tuple[str, ...] = ()
         self._mappings: dict[int, TableMapping] = {}  # of all tables of the backup
         self._links = links_of(context.tenancy)
         self._late: set[str] = set()  # tables with rows of which no plan can tell whether they will be the tenant's
@@ -183,7 +186,26 @@ class RowRestore:
         return self._summaries[mapping.header.full_name]
 
     def _chosen_tables(self) -> list[TableMapping]:
-        """The mapped tables of the request, parents first; all schema differences that concern them."""
+        """The mapped tables of the request but for those that are kept, parents first; all differences that concern them."""
+        chosen, kept = self._asked_for(), self._context.kept
+        self.kept = kept.of(mapping.table.full_name for mapping in chosen)
+        self._mappings = {oid: m for oid, m in self._mappings.items() if m.table.full_name not in kept.tables}
+        self.differences = [d for d in self.differences if d.table not in kept.tables]
+        return [mapping for mapping in chosen if mapping.table.full_name not in kept.tables]
+
+    def _by_name(self, name: str) -> MappedTable:
+        """A table that is asked for by its name. Raises RequestError, and KeptAsItIs where it is kept."""
+        found = named_root(self._context.tenancy, name, self._context.site.settings.database.schemas)
+        if found.full_name in self._context.kept.tables and not self._context.undoing:
+            raise KeptAsItIs(
+                "The table is not restored for the tenant's own users",
+                on=found.full_name,
+                why="it decides who gets in, or what is paid for, and restore.kept names it",
+                remedy="leave it out; or let an administrator of the platform restore it",
+            )
+        return found
+
+    def _asked_for(self) -> list[TableMapping]:
         request, settings = self._context.request, self._context.site.settings
         if not request.with_rows:
             return []
@@ -196,9 +218,7 @@ class RowRestore:
         )
         self._mappings = {mapping.table.table.oid: mapping for mapping in mappings}
         if request.tables:
-            wanted = {
-                named_root(self._context.tenancy, name, settings.database.schemas).full_name for name in request.tables
-            }
+            wanted = {self._by_name(name).full_name for name in request.tables}
         elif request.all_but:
             spared = {
                 named_root(self._context.tenancy, name, settings.database.schemas).full_name for name in request.all_but
@@ -212,7 +232,7 @@ class RowRestore:
             stored = {summary.table for summary in config.tables}
             wanted = {m.table.full_name for m in mappings if m.header.full_name in stored} | stored
         elif request.rows is not None:
-            root = named_root(self._context.tenancy, parse_rows(request.rows).table, settings.database.schemas)
+            root = self._by_name(parse_rows(request.rows).table)
             wanted = {t.full_name for t in involved(self._context.tenancy, root)}
         else:
             self.differences = differences
