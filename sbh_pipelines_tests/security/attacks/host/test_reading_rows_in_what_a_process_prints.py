@@ -29,6 +29,7 @@ CREATE TABLE letters (id int PRIMARY KEY, tenant_id int NOT NULL REFERENCES tena
 INSERT INTO letters SELECT n, 1 + n % 2, '{SECRET} ' || repeat(md5(n::text), 60) FROM generate_series(1, 1600) n;
 UPDATE notes SET body = '{SECRET}';
 """
+_MUCH = 300_000  # bytes
 _LOST = "UPDATE letters SET body = 'ruined' || body WHERE tenant_id = 1; DELETE FROM notes WHERE tenant_id = 1"
 
 
@@ -40,25 +41,26 @@ def _cancelled(cursor: Any, database: Database) -> None:
     database.ask("SELECT pg_cancel_backend(%s)", [cursor.connection.info.backend_pid])
 
 
-class _Ending:
-    """The file of a COPY, in either direction, during which something happens to the session."""
+class _Growing:
+    """The file of a COPY, in either direction; something happens when so much of it has passed that there is more to come."""
 
     def __init__(self, file: Any, then: Callable[[], None]) -> None:
-        self._file, self._then = file, then
+        self._file, self._then, self._passed = file, then, 0
 
     def read(self, size: int) -> bytes:
         piece: bytes = self._file.read(size)
-        if piece:
-            self._end()
+        self._grow(piece)
         return piece
 
     def write(self, piece: bytes) -> Any:
-        self._end()
+        self._grow(piece)
         return self._file.write(piece)
 
-    def _end(self) -> None:
-        with suppress(Exception):
-            self._then()
+    def _grow(self, piece: bytes) -> None:
+        before, self._passed = self._passed, self._passed + len(piece)
+        if before < _MUCH <= self._passed:
+            with suppress(Exception):
+                self._then()
 
 
 def _jobs(application: Application, target: Database) -> Mapping[str, Callable[[BackupService], object]]:
@@ -108,10 +110,13 @@ def test_a_session_that_is_ended_in_a_copy(
     at = begun = 0
 
     def copy_expert(self: Any, sql: Any, file: Any, size: int = 8192) -> None:
-        nonlocal begun
-        begun += 1
-        end = _cancelled if at % 2 else _terminated
-        copy(self, sql, _Ending(file, lambda: end(self, backed_up.database)) if begun == at else file, size)
+        def end() -> None:
+            nonlocal begun
+            begun += 1
+            if begun == at:
+                (_terminated if at % 2 else _cancelled)(self, backed_up.database)
+
+        copy(self, sql, _Growing(file, end), size)
 
     monkeypatch.setattr(Cursor, "copy_expert", copy_expert)
     backed_up.database.run(_LOST)
@@ -136,7 +141,7 @@ def test_what_a_killed_job_leaves_on_record(backed_up: Application, monkeypatch:
     copy = Cursor.copy_expert
 
     def copy_expert(self: Any, sql: Any, file: Any, size: int = 8192) -> None:
-        copy(self, sql, _Ending(file, lambda: _terminated(self, backed_up.database)), size)
+        copy(self, sql, _Growing(file, lambda: _terminated(self, backed_up.database)), size)
 
     monkeypatch.setattr(Cursor, "copy_expert", copy_expert)
     backed_up.database.run(_LOST)
