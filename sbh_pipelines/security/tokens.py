@@ -51,12 +51,14 @@ class VerifiedToken:
 
     Attributes:
         user: Whose it is.
+        issued: When it was made, s since 1970.
         expires: When it ends, s since 1970.
         id: Its `jti`, by which it can be revoked; None where it has none.
         nonce: What the login that it belongs to sent along; '' where there was none.
     """
 
     user: UserContext
+    issued: float
     expires: float
     id: str | None
     nonce: str
@@ -89,13 +91,15 @@ class Tokens:
             claims = self._claims(token, audience or self._auth.audience)
             user, token_id = user_from(claims, self._auth, via), claims.get("jti")
             known = token_id if isinstance(token_id, str) else None
-            return VerifiedToken(user, moment(claims, "exp"), known, str(claims.get("nonce", "")))
+            return VerifiedToken(
+                user, moment(claims, "iat"), moment(claims, "exp"), known, str(claims.get("nonce", ""))
+            )
         except Refused as refused:
             raise unauthenticated(expired=refused.expired) from None
 
-    def revoked(self, token_id: str | None) -> bool:
-        """Whether a token that was believed earlier is on the list by now."""
-        return self._revoked.has(token_id)
+    def revoked(self, token: VerifiedToken) -> bool:
+        """Whether a token that was believed earlier is on the list by now. Raises SettingsError where the list cannot be read."""
+        return self._revoked.has(token.id)
 
     def inspect(self, token: str) -> TokenReport:
         """What a token says, whether it is believed, and why not."""

@@ -113,7 +113,17 @@ class UiSettings(Section):
         " pages of any other origin are refused. Null: this host only, http://localhost:PORT.",
     )
     session_s: int = Field(
-        28_800, ge=60, le=604_800, description="Life of a login, s; never longer than the token that was pasted."
+        28_800,
+        ge=60,
+        le=604_800,
+        description="Life of a login, s; never longer than its token, see `id_token_grace_s`.",
+    )
+    id_token_grace_s: int = Field(
+        0,
+        ge=0,
+        le=604_800,
+        description="How long a login at the issuer goes on after the end of its ID token, s, within `session_s`: for issuers"
+        " whose ID tokens last minutes. Who loses their account at the issuer is here that much longer; revocation ends it.",
     )
     client_id: str | None = Field(
         None,

@@ -2,31 +2,38 @@
 
 The browser brings back only a code; the ID token comes from the issuer itself over https, and is checked like any token:
 signature, issuer, time, and this client as its audience, and the nonce of this very login. What has to be remembered
-between the two halves is kept here, under a random name in a cookie, and works once.
+between the two halves is in a cookie, sealed with a key of this process: strangers who begin logins take no room here, and
+end nobody's. It works once.
 """
 
 import base64
 import hashlib
 import hmac
+import json
+import os
 import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from typing import Self
 from urllib.parse import quote, urlencode
 
 import httpx
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from sbh_pipelines.errors import KeyServiceUnavailable, Unauthenticated
 from sbh_pipelines.security.oidc import IssuerTrouble, discover, parse_object
-from sbh_pipelines.security.policy import UserContext
-from sbh_pipelines.security.tokens import Tokens, unauthenticated
+from sbh_pipelines.security.tokens import Tokens, VerifiedToken, unauthenticated
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.settings.secrets import resolve
 
-_MOST = 1000
+_MOST_ENDED = 10_000
+_LONGEST_COOKIE, _LONGEST_PATH = 4096, 1000
 _LIFE_S = 600.0
 _TIMEOUT_S = 5.0
+_PURPOSE = b"sbh login"
 _FRESH_S = 60.0  # the discovery document is asked for again after this
 _PAUSE_S = 5.0  # the same where the issuer did not answer
 _LARGEST_ANSWER = 256 << 10
@@ -35,11 +42,28 @@ CALLBACK = "/login/callback"
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _Begun:
+    """A login that was begun. `ends`: on the process's monotonic clock."""
+
     state: str
     nonce: str
     verifier: str
     next_path: str
     ends: float
+
+    def sealed(self, aead: AESGCM) -> str:
+        nonce, plain = os.urandom(12), json.dumps(astuple(self)).encode()
+        return base64.urlsafe_b64encode(nonce + aead.encrypt(nonce, plain, _PURPOSE)).decode().rstrip("=")
+
+    @classmethod
+    def opened(cls, text: str, aead: AESGCM) -> Self | None:
+        """None for what this process has not sealed."""
+        try:
+            if not 0 < len(text) <= _LONGEST_COOKIE:
+                return None
+            sealed = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
+            return cls(*json.loads(aead.decrypt(sealed[:12], sealed[12:], _PURPOSE)))
+        except (InvalidTag, ValueError):  # the second is of what is no base64, or too short
+            return None
 
 
 class CodeFlow:
@@ -50,23 +74,25 @@ class CodeFlow:
     ) -> None:
         self._settings, self._tokens, self._clock = settings, tokens, clock
         self._redirect = origin + CALLBACK
-        self._begun: dict[str, _Begun] = {}
+        self._aead = AESGCM(AESGCM.generate_key(256))
+        self._ended: dict[bytes, float] = {}  # digests of cookies that came back, and when they would have ended
         self._lock = threading.Lock()
         self._discovered: Mapping[str, object] | str = {}  # or what was wrong
         self._discover_again = clock()
         self._discovering = threading.Lock()
 
+    @property
+    def grace_s(self) -> int:
+        """How long a login goes on after the end of its ID token, s."""
+        return self._settings.ui.id_token_grace_s
+
     def begin(self, next_path: str) -> tuple[str, str]:
         """Where to send the browser, and the cookie's value. Raises KeyServiceUnavailable."""
         ui, now = self._settings.ui, self._clock()
         endpoint = self._endpoint("authorization_endpoint")
-        state, nonce, verifier, name = (secrets.token_urlsafe(32) for _ in range(4))
-        begun = _Begun(state, nonce, verifier, next_path, now + _LIFE_S)
-        with self._lock:
-            self._begun = {key: other for key, other in self._begun.items() if other.ends > now}
-            while len(self._begun) >= _MOST:
-                del self._begun[next(iter(self._begun))]
-            self._begun[name] = begun
+        state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
+        short = next_path if len(next_path) <= _LONGEST_PATH else "/"  # browsers keep 4 KiB of a cookie
+        begun = _Begun(state, nonce, verifier, short, now + _LIFE_S)
         challenge = base64.urlsafe_b64encode(hashlib.sha256(begun.verifier.encode()).digest()).rstrip(b"=").decode()
         query = {
             "response_type": "code",
@@ -78,13 +104,12 @@ class CodeFlow:
             "code_challenge": challenge,
             "code_challenge_method": "S256",
         }
-        return f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(query)}", name
+        return f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(query)}", begun.sealed(self._aead)
 
-    def end(self, name: str, answer: Mapping[str, str]) -> tuple[UserContext, str]:
-        """Who logged in, and where to go. Raises Unauthenticated, KeyServiceUnavailable."""
-        with self._lock:
-            begun = self._begun.pop(name, None)
-        if begun is None or begun.ends <= self._clock():
+    def end(self, cookie: str, answer: Mapping[str, str]) -> tuple[VerifiedToken, str]:
+        """The ID token of who logged in, and where to go. Raises Unauthenticated, KeyServiceUnavailable."""
+        begun = _Begun.opened(cookie, self._aead)
+        if begun is None or begun.ends <= self._clock() or not self._first_time(cookie, begun.ends):
             raise Unauthenticated("This login was begun elsewhere, or too long ago", remedy="sign in again")
         if not hmac.compare_digest(begun.state.encode(), answer.get("state", "").encode("utf-8", "replace")):
             raise unauthenticated()
@@ -95,7 +120,20 @@ class CodeFlow:
         verified = self._tokens.verified(token, "ui", audience=self._settings.ui.client_id)
         if not hmac.compare_digest(verified.nonce.encode(), begun.nonce.encode()):
             raise unauthenticated()
-        return verified.user, begun.next_path
+        return verified, begun.next_path
+
+    def _first_time(self, cookie: str, ends: float) -> bool:
+        """Whether a login comes back for the first time; the oldest are forgotten where there are too many."""
+        digest, now = hashlib.sha256(cookie.encode("utf-8", "replace")).digest(), self._clock()
+        with self._lock:
+            if digest in self._ended:
+                return False
+            if len(self._ended) >= _MOST_ENDED:
+                self._ended = {known: until for known, until in self._ended.items() if until > now}
+            while len(self._ended) >= _MOST_ENDED:
+                del self._ended[next(iter(self._ended))]
+            self._ended[digest] = ends
+        return True
 
     def _endpoint(self, name: str) -> str:
         """As the issuer says. Logins can be begun by anybody, who must not make this host hammer the issuer: it is asked

@@ -125,8 +125,8 @@ class Guard:
         ):
             raise RequestError("Not a path of the web UI")
 
-    async def _user(self, connection: HTTPConnection) -> tuple[UserContext, float]:
-        """Who asks, and until when that holds, on the monotonic clock. Raises Unauthenticated, AccessDenied."""
+    async def _user(self, connection: HTTPConnection) -> tuple[UserContext, Callable[[], float]]:
+        """Who asks, and what tells how long that holds from now, s. Raises Unauthenticated, AccessDenied."""
         given = connection.headers.getlist("authorization")
         if given:
             scheme, _, token = given[0].partition(" ")
@@ -134,11 +134,17 @@ class Guard:
                 raise Unauthenticated("The token is not valid", remedy="send `Authorization: Bearer TOKEN`")
             verified = await asyncio.to_thread(self._tokens.verified, token.strip(), VIA)
             must_see_all(verified.user)
-            return verified.user, time.monotonic() + verified.expires - time.time()
+            ends = time.monotonic() + verified.expires - time.time()
+            return verified.user, lambda: 0.0 if self._tokens.revoked(verified) else ends - time.monotonic()
         session = self._login.session(connection)
         if session is None:
             raise Unauthenticated("Nobody is logged in", remedy="open /login, or send a bearer token")
-        return session.user, session.ends
+
+        def left_s() -> float:
+            found = self._login.session(connection)
+            return found.ends - time.monotonic() if found else 0.0
+
+        return session.user, left_s
 
     def _is_foreign(self, connection: HTTPConnection) -> bool:
         """Whether a page of another site may have sent it. Programs with a bearer token are no pages, and send no Origin;
@@ -196,7 +202,7 @@ class Guard:
         connection = HTTPConnection(scope)
         try:
             self._must_be_sound(connection)
-            user, ends = await self._user(connection)
+            user, left_s = await self._user(connection)
             if scope["path"] != GRAPHQL or self._is_foreign(connection):
                 raise foreign()
         except SbhError:
@@ -205,11 +211,13 @@ class Guard:
             return
         scope[USER] = user
 
-        def left_s() -> float:
-            logged_out = "authorization" not in connection.headers and self._login.session(connection) is None
-            return 0.0 if logged_out else ends - time.monotonic()
+        def left_now_s() -> float:
+            try:
+                return left_s()
+            except SbhError:  # the list of revoked tokens cannot be read: nothing is believed then
+                return 0.0
 
-        await sockets.guarded(self._app, scope, receive, send, left_s)
+        await sockets.guarded(self._app, scope, receive, send, left_now_s)
 
     def _not_logged_in(self, request: Request, error: Unauthenticated) -> Response:
         if request.method != "GET" or "text/html" not in request.headers.get("accept", ""):

@@ -17,7 +17,7 @@ from sbh_pipelines.orchestration.guarded_ui.origins import Origins
 from sbh_pipelines.orchestration.guarded_ui.page import going_page, login_page, logout_page
 from sbh_pipelines.orchestration.guarded_ui.sessions import Session, Sessions
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext, authorize
-from sbh_pipelines.security.tokens import Tokens
+from sbh_pipelines.security.tokens import Tokens, VerifiedToken
 
 VIA = "ui"
 _LARGEST_FORM = 32 << 10
@@ -38,7 +38,7 @@ class Login:
     def session(self, request: HTTPConnection) -> Session | None:
         """Whose cookie it is, unless it has expired or its token was revoked."""
         found = self._sessions.find(request.cookies.get(self._cookie))
-        if found and self._tokens.revoked(found.token_id):
+        if found and self._tokens.revoked(found.token):
             return None
         return found
 
@@ -57,7 +57,7 @@ class Login:
         except SbhError as error:
             return self._page(next_path, error)
         response = RedirectResponse(next_path, 303)
-        self._begin(response, verified.user, verified.expires - time.time(), verified.id)
+        self._begin(response, verified, verified.expires - time.time())
         return response
 
     async def to_issuer(self, request: Request) -> Response:
@@ -79,14 +79,14 @@ class Login:
         if self._flow is None:
             return self._page("/")
         try:
-            user, next_path = await asyncio.to_thread(
+            verified, next_path = await asyncio.to_thread(
                 self._flow.end, request.cookies.get(self._flow_cookie, ""), dict(request.query_params)
             )
-            must_see_all(user)
+            must_see_all(verified.user)
         except SbhError as error:
             return self._page("/", error)
         response = going_page(next_path)
-        self._begin(response, user, None, None)
+        self._begin(response, verified, verified.expires + self._flow.grace_s - time.time())
         self._set(response, self._flow_cookie, "", 0, "Lax")
         return response
 
@@ -103,8 +103,8 @@ class Login:
             return RedirectResponse("/login", 303)
         return logout_page(session.user.user_id, session.user.role.name.lower())
 
-    def _begin(self, response: Response, user: UserContext, left_s: float | None, token_id: str | None) -> None:
-        name, life = self._sessions.open(user, left_s, token_id)
+    def _begin(self, response: Response, token: VerifiedToken, left_s: float) -> None:
+        name, life = self._sessions.open(token, left_s)
         self._set(response, self._cookie, name, life)
 
     def _page(self, next_path: str, error: SbhError | None = None) -> Response:

@@ -16,7 +16,7 @@ from sbh_pipelines.orchestration.guarded_ui.request import read_request
 
 _HARMLESS = frozenset({"connection_init", "connection_terminate", "stop"})
 _POLICY_VIOLATION = 1008
-_LOOK_AGAIN_S = 5.0  # how long a connection outlives a logout
+LOOK_AGAIN_S = 5.0  # how long a connection outlives a logout
 LARGEST_MESSAGE = 1 << 20
 
 
@@ -40,7 +40,7 @@ async def guarded(app: ASGIApp, scope: Scope, receive: Receive, send: Send, left
             if left <= 0:
                 waiting.cancel()
                 return await close()
-            await asyncio.wait({waiting}, timeout=min(left, _LOOK_AGAIN_S))
+            await asyncio.wait({waiting}, timeout=min(left, LOOK_AGAIN_S))
         message = waiting.result()
         if message["type"] == "websocket.receive" and not _allowed(message):
             return await close()

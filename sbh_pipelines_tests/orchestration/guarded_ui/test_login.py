@@ -11,7 +11,7 @@ from sbh_pipelines.errors import KeyServiceUnavailable, Unauthenticated
 from sbh_pipelines.orchestration.guarded_ui.code_flow import CodeFlow
 from sbh_pipelines.orchestration.guarded_ui.sessions import Sessions
 from sbh_pipelines.security.policy import Role, UserContext
-from sbh_pipelines.security.tokens import open_tokens
+from sbh_pipelines.security.tokens import VerifiedToken, open_tokens
 from sbh_pipelines.settings import Settings
 from sbh_pipelines_tests.support.issuer import issuer
 
@@ -60,8 +60,8 @@ def test_a_login_at_the_issuer(browser):
     cookie = browser.begin()
     assert browser.sent["redirect_uri"] == ORIGIN + "/login/callback"
     assert browser.sent["code_challenge_method"] == "S256"
-    user, path = browser.end(cookie)
-    assert (user, path) == (UserContext("ann", "*", Role.ADMIN, "ui"), "/runs")
+    verified, path = browser.end(cookie)
+    assert (verified.user, path) == (UserContext("ann", "*", Role.ADMIN, "ui"), "/runs")
     ((headers, form),) = browser.forms
     challenge = base64.urlsafe_b64encode(hashlib.sha256(form["code_verifier"].encode()).digest()).rstrip(b"=").decode()
     assert challenge == browser.sent["code_challenge"]
@@ -140,13 +140,14 @@ def test_sessions_end():
     """With their life, with the token, with the logout, and where there are too many, the oldest."""
     now = [0.0]
     sessions = Sessions(100, lambda: now[0], most=5)
-    long, _ = sessions.open(VIEWER)
-    short, life = sessions.open(VIEWER, left_s=10)
-    left, _ = sessions.open(VIEWER)
+    token = VerifiedToken(VIEWER, 0.0, 1000.0, "id", "")
+    long, _ = sessions.open(token, left_s=1000)
+    short, life = sessions.open(token, left_s=10)
+    left, _ = sessions.open(token, left_s=1000)
     assert life == 10
     sessions.close(left)
     now[0] = 11
     assert [bool(sessions.find(name)) for name in (long, short, left, None, "", "é\udc80")] == [True] + [False] * 5
     for _ in range(5):
-        sessions.open(VIEWER)
+        sessions.open(token, left_s=1000)
     assert sessions.find(long) is None
