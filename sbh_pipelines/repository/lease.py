@@ -39,6 +39,7 @@ from sbh_pipelines.stores.base import ObjectStore
 # Clocks of two machines may differ by this much; an expired lease is taken only after it.
 CLOCK_MARGIN = timedelta(seconds=2)
 _BYTES = most_bytes(Keys.LEASE)
+LONGEST = timedelta(days=1)  # the longest lease that can be set
 ERASE = "erase"  # the purpose of an erasure's lease
 
 
@@ -126,6 +127,8 @@ def acquire(
             etag = _written(store, key, document, lambda: store.create(key, document))
             return Lease(store, key, owner, purpose, seconds, clock, etag)
         held, before = found
+        if _is_longer_than_any(held, clock):
+            held = _DAMAGED
         if held.owner != owner and held.expires + CLOCK_MARGIN > clock():
             raise _held(store.url(key), held)
         if held.purpose == ERASE:
@@ -201,10 +204,15 @@ def read(store: ObjectStore, prefix: str) -> tuple[LeaseDocument, str] | None:
         return _DAMAGED, etag
 
 
+def _is_longer_than_any(lease: LeaseDocument, clock: Clock) -> bool:
+    """Whether no writer of ours has written it: it would keep everybody from the tenant for years."""
+    return lease.expires > clock() + LONGEST + timedelta(hours=1)  # clocks differ
+
+
 def running(store: ObjectStore, prefix: str, clock: Clock) -> LeaseDocument | None:
     """The lease, if one is held right now."""
     found = read(store, prefix)
-    if found and found[0].expires > clock():
+    if found and found[0].expires > clock() and not _is_longer_than_any(found[0], clock):
         return found[0]
     return None
 

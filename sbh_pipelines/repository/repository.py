@@ -23,7 +23,7 @@ from sbh_pipelines.errors import (
 from sbh_pipelines.model import TenantId
 from sbh_pipelines.repository.bounds import DIRECTORY_BYTES, UNNAMED_PACKS, listed, most_bytes, too_many
 from sbh_pipelines.repository.catalog.owners import OwnerDocument
-from sbh_pipelines.repository.documents import Documents
+from sbh_pipelines.repository.documents import Documents, read_signed, signed
 from sbh_pipelines.repository.format import (
     PACK_TRAILER_BYTES,
     VALIDATE,
@@ -48,6 +48,8 @@ _CACHED_CHUNKS = 4
 MERGED = "merged"  # the step that names index objects which stand for several earlier ones
 _MERGE_AT = 8  # small index objects
 _KEPT_INDEX_BYTES = 256 << 10  # of each repository that is open
+_CONDEMNED = "damaged-pack"  # the kind of the signed document
+_DOUBTFUL_MARKS = 8  # not signed, and for each the pack is read
 _HASHED_AT_ONCE = 8 << 20
 _LARGEST_PACK = 3 << 30  # the largest that can be set, and one row more
 _READ_AHEAD = 4 << 20  # bytes of plaintext
@@ -67,6 +69,15 @@ class Directory(NamedTuple):
 
     epoch: int
     entries: Iterator[Entry]
+
+
+def _forged_mark(on: str) -> CorruptObject:
+    return CorruptObject(
+        "A mark says that a pack is damaged, and is not signed",
+        on=on,
+        why="of an earlier release, or forged: the pack is whole, or there are too many such marks to look at it",
+        remedy="run `sbh backup validate --deep`; then delete the mark",
+    )
 
 
 class Repository(Documents):
@@ -114,7 +125,7 @@ class Repository(Documents):
         if self.new:
             return
         packs = {bytes.fromhex(o.key.rsplit("/", 1)[1]): o.size for o in self._listed_packs()}
-        names = self._read_marks()
+        names = self._read_marks(packs)
         retired = {pack_id for retirement in self.retirements for pack_id in retirement.packs}
         for pack_id in self.marked_damaged:
             packs.pop(pack_id, None)
@@ -155,14 +166,25 @@ class Repository(Documents):
         directory = self.read_directory(pack_id, size)
         self.index.add_pack(pack_id, size, directory.entries, directory.epoch)
 
-    def _read_marks(self) -> list[str]:
+    def _read_marks(self, packs: Mapping[bytes, int]) -> list[str]:
         """Take in which packs are damaged and what prunes retired; the names of the index objects in use."""
-        names = []
+        names, doubtful = [], 0
         for info in listed(self.store, self.prefix, Keys.INDEX):
             name = info.key[len(self.prefix) :]
             if name.startswith(Keys.DAMAGED):
-                if (pack_id := pack_id_of(name.removeprefix(Keys.DAMAGED))) is not None:
+                pack_id = pack_id_of(name.removeprefix(Keys.DAMAGED))
+                if pack_id is None:
+                    continue
+                genuine = self._is_condemned(pack_id)
+                if (
+                    not genuine and pack_id in packs
+                ):  # of an earlier release, or put there to make a good pack count as lost
+                    doubtful += 1
+                    genuine = doubtful <= _DOUBTFUL_MARKS and self._digest(pack_id, packs[pack_id]) != pack_id
+                if genuine or pack_id not in packs:
                     self.marked_damaged.add(pack_id)
+                else:
+                    self.damages.append(Damage(name, _forged_mark(self.url(name))))
             elif name.startswith(Keys.RETIRED):
                 try:
                     body = self.store.get(info.key, most_bytes(name))
@@ -184,6 +206,25 @@ class Repository(Documents):
             except RepositoryError as error:
                 self.damages.append(Damage(Keys.pack(pack_id), error))
 
+    def _is_condemned(self, pack_id: bytes) -> bool:
+        """Whether the mark of a damaged pack is one that the tenant's key signed."""
+        try:
+            return read_signed(self, Keys.damaged(pack_id), _CONDEMNED).get("pack") == pack_id.hex()
+        except (RepositoryError, ObjectMissing):
+            return False
+
+    def _digest(self, pack_id: bytes, size: int) -> bytes:
+        """SHA-256 of a pack's bytes, of which few are in memory; nothing for one that is larger than any, or gone."""
+        digest, key = hashlib.sha256(), self.prefix + Keys.pack(pack_id)
+        if size > _LARGEST_PACK:
+            return b""
+        try:
+            for start in range(0, size, _HASHED_AT_ONCE):
+                digest.update(self.store.get_range(key, start, min(_HASHED_AT_ONCE, size - start)))
+        except ObjectMissing:
+            return b""
+        return digest.digest()
+
     def lift(self, pack_id: bytes) -> bool:
         """Believe again in a pack that was found to be damaged, if its content is what its name says.
 
@@ -192,14 +233,9 @@ class Repository(Documents):
         key = self.prefix + Keys.pack(pack_id)
         try:
             size = self.store.head(key).size
-            if size > _LARGEST_PACK:
-                return False
-            digest = hashlib.sha256()
-            for start in range(0, size, _HASHED_AT_ONCE):
-                digest.update(self.store.get_range(key, start, min(_HASHED_AT_ONCE, size - start)))
         except ObjectMissing:
             return False
-        if digest.digest() != pack_id:
+        if self._digest(pack_id, size) != pack_id:
             return False
         self._add_unindexed(pack_id, size)
         self.lost.discard(pack_id)
@@ -217,7 +253,8 @@ class Repository(Documents):
 
         From the next opening on its chunks count as lost, and the next backup stores anew those it needs.
         """
-        self.put_document(Keys.damaged(pack_id), {"damaged": Keys.pack(pack_id)})
+        body = signed(self, _CONDEMNED, {"damaged": Keys.pack(pack_id), "pack": pack_id.hex()})
+        self.store.put(self.prefix + Keys.damaged(pack_id), body)
 
     def _listed_packs(self) -> Iterator[ObjectInfo]:
         for info in listed(self.store, self.prefix, Keys.PACKS):

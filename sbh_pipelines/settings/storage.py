@@ -100,4 +100,6 @@ class BackupSettings(Section):
         description="Before the manifest is published: `stat` checks that every referenced object is there with its"
         " size; `read` downloads, decrypts and re-hashes all of it.",
     )
-    lease_s: float = Field(300.0, gt=0, description="A dead writer's lease on a tenant expires after this, s.")
+    lease_s: float = Field(
+        300.0, gt=0, le=86_400, description="A dead writer's lease on a tenant expires after this, s."
+    )

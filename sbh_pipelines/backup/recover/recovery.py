@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -395,8 +395,10 @@ def known_tenants(site: Site, platform: OpenPlatformBackup, notice: Callable[[Sb
             if slug is not None and slug not in tenants and late and home not in former:
                 tenants[slug] = Tenant(slug, "", region, "")
         erased = catalog.erased
-        for slug in [slug for slug, tenant in tenants.items() if erased and site.owners.home_of(tenant) in erased]:
-            del tenants[slug]
+        marked = [slug for slug, tenant in tenants.items() if erased and site.owners.home_of(tenant) in erased]
+        for slug in marked:  # a mark alone must not keep a tenant from being recovered
+            if site.is_erased(replace(tenants[slug], region=region)):
+                del tenants[slug]
         for damage in catalog.damages:
             notice(damage.error)
     return [tenants[slug] for slug in sorted(tenants)]

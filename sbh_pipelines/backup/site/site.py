@@ -9,9 +9,11 @@ from sbh_pipelines.backup.site.owners import Owners, is_bound
 from sbh_pipelines.backup.site.store_binding import StoreBinding
 from sbh_pipelines.model import Clock, HousedTenant, Tenant, TenantId
 from sbh_pipelines.placement import Place, audit_place, backup_place, catalog_place, files_place
+from sbh_pipelines.repository.bounds import all_below
 from sbh_pipelines.repository.catalog.catalog import Catalog, open_catalog
-from sbh_pipelines.repository.catalog.erased import refuse_erased
+from sbh_pipelines.repository.catalog.erased import is_erased, refuse_erased
 from sbh_pipelines.repository.catalog.records import TenantRecord
+from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.keys.epoch_marks import EpochMarks
 from sbh_pipelines.repository.open_repository import open_repository
 from sbh_pipelines.repository.repository import Repository
@@ -116,7 +118,16 @@ class Site:
     def admit(self, tenant: Tenant) -> None:
         """Asked where a repository is about to begin, or has no key. Raises TenantErased."""
         if is_bound(tenant):
-            refuse_erased(self.catalog(tenant.region), self.owners.home_of(tenant))
+            refuse_erased(self.catalog(tenant.region), self.owners.home_of(tenant), lambda: self._keys_left(tenant))
+
+    def is_erased(self, tenant: Tenant) -> bool:
+        """Whether the tenant was erased, or is being erased."""
+        home = self.owners.home_of(tenant)
+        return is_erased(self.catalog(tenant.region), home, lambda: self._keys_left(tenant))
+
+    def _keys_left(self, tenant: Tenant) -> bool:
+        store, prefix = self.backup_store(tenant)
+        return next(all_below(store, prefix + Keys.KEYS), None) is not None
 
     def purger(self, place: Place) -> Purger:
         """Deletes for good what lies in a place's bucket, in all versions."""

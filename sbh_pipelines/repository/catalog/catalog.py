@@ -24,7 +24,7 @@ from sbh_pipelines.errors import (
 )
 from sbh_pipelines.model import BackupId, Clock, RecoveryPoint, TenantId, utc_now
 from sbh_pipelines.repository.bounds import RECORDS_BYTES, all_below
-from sbh_pipelines.repository.catalog.erased import erased_slug
+from sbh_pipelines.repository.catalog.erased import erased_slug, is_erased
 from sbh_pipelines.repository.catalog.owners import OwnerKey
 from sbh_pipelines.repository.catalog.records import (
     Block,
@@ -128,6 +128,17 @@ class Catalog:
         opened = self._open_for_reading(False, [])
         return None if opened is None else opened.owner_key
 
+    @property
+    def has_key(self) -> bool:
+        """Whether the catalog has a key already; none is made."""
+        try:
+            with self._lock:
+                if self._opened is None:
+                    self._opened = _derived(read_data_key(self.store, self.prefix, OWNER, self.region, self._keys))
+        except ObjectMissing:
+            return False
+        return True
+
     def read(self, only: Collection[TenantId] | None = None) -> dict[TenantId, TenantRecord]:
         """The latest record of each tenant, or of each of `only`. Writes nothing.
 
@@ -141,7 +152,7 @@ class Catalog:
 
     @property
     def erased(self) -> frozenset[str]:
-        """The tenants that were erased, as of the last `read`."""
+        """The tenants of which a mark says that they were erased, as of the last `read`; `is_erased` knows whether it is true."""
         with self._reading:
             return frozenset(self._erased)
 
@@ -205,7 +216,8 @@ class Catalog:
                     self._read_all(opened.sealer, new, damages, believe_listing=attempt == _LISTINGS)
             except _Vanished:
                 continue
-            self._merged.drop(self._erased)
+            told = {slug for slug in self._erased if self._merged.knows(slug)}  # none, unless a mark is forged or new
+            self._merged.drop({slug for slug in told if is_erased(self, slug, lambda: True)})
             self.damages = damages
             return
 

@@ -4,18 +4,25 @@ While it is there, nothing begins for the tenant: no lease is taken for the firs
 nothing of it. It is looked for only where there is no key or no lease, so that it costs nothing in normal runs.
 """
 
-from collections.abc import Mapping, Sequence
+import base64
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from sbh_pipelines.document import as_document, optional
-from sbh_pipelines.errors import CorruptObject, ObjectMissing, TenantErased
+from sbh_pipelines.errors import CorruptObject, KeyServiceError, ObjectMissing, TenantErased
 from sbh_pipelines.repository.bounds import CERTIFICATE_BYTES, ERASED_BYTES
-from sbh_pipelines.repository.format import parse_document, pretty
-from sbh_pipelines.stores.base import ObjectStore
+from sbh_pipelines.repository.catalog.marks import MarkPlace, is_genuine_mark, sign_mark
+from sbh_pipelines.repository.format import canonical, parse_document, pretty
 
 ERASED, CERTIFICATES = "erased/", "certificates/"
 ERASING, DONE = "erasing", "erased"  # states
+_ERASURE_ID = re.compile(r"erase_\d{8}_\d{6}_[0-9a-f]{6}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +96,18 @@ class ErasureRecord:
         """The record that is stored as `document`. Raises CorruptObject."""
         try:
             keys = [ErasedKey(**key) for key in document["keys"]]
-            return cls(**{**document, "found": ErasureCounts(**document["found"]), "keys": keys})
+            told = {name: value for name, value in document.items() if name not in ("mark", "signature")}
+            return cls(**{**told, "found": ErasureCounts(**document["found"]), "keys": keys})
         except (KeyError, TypeError) as error:
             raise CorruptObject("The record of an erasure is damaged", on=on, why=type(error).__name__) from None
 
 
-class CatalogPlace(Protocol):
+class CatalogPlace(MarkPlace, Protocol):
     @property
-    def store(self) -> ObjectStore: ...
+    def certificate_key(self) -> bytes: ...
 
     @property
-    def prefix(self) -> str: ...
+    def has_key(self) -> bool: ...
 
 
 def erased_key(slug: str) -> str:
@@ -127,15 +135,56 @@ def read_erased(catalog: CatalogPlace, slug: str) -> ErasureRecord | None:
 
 
 def write_erased(catalog: CatalogPlace, slug: str, record: ErasureRecord) -> None:
-    catalog.store.put(catalog.prefix + erased_key(slug), pretty(as_document(record)))
+    """Signed with the catalog's key, where it has one."""
+    document = {**as_document(record), "mark": erased_key(slug)}
+    if catalog.has_key:
+        document = sign_mark(catalog, document)
+    catalog.store.put(catalog.prefix + erased_key(slug), pretty(document))
 
 
-def refuse_erased(catalog: CatalogPlace, slug: str) -> None:
-    """Raises TenantErased where there is a record, also a damaged one."""
+def is_erased(catalog: CatalogPlace, slug: str, keys_left: Callable[[], bool]) -> bool:
+    """Whether the tenant was erased, or is being erased.
+
+    A record that the catalog's key signed says so, itself or by its certificate. Any other may be a forgery, or one of an earlier
+    release: it is believed where no key of the tenant is left, which `keys_left` tells, for then nothing can be read anyway.
+    """
     key = catalog.prefix + erased_key(slug)
     try:
-        catalog.store.head(key)
+        document = parse_document(catalog.store.get(key, ERASED_BYTES), catalog.store.url(key))
     except ObjectMissing:
+        return False
+    except CorruptObject:
+        return not keys_left()
+    with suppress(CorruptObject, KeyServiceError):  # a catalog whose key does not open can tell nothing from a forgery
+        if catalog.has_key and document.get("mark") == erased_key(slug) and is_genuine_mark(catalog, document):
+            return True
+        if catalog.has_key and document.get("tenant_id") == slug and _is_certified(catalog, slug, document):
+            return True
+    return not keys_left()
+
+
+def _is_certified(catalog: CatalogPlace, slug: str, record: Mapping[str, Any]) -> bool:
+    """Whether there is the certificate of this very erasure, signed in this region."""
+    erasure_id = record.get("erasure_id")
+    if not isinstance(erasure_id, str) or not _ERASURE_ID.fullmatch(erasure_id):
+        return False
+    try:
+        document = read_certificate(catalog, slug, erasure_id)
+    except (ObjectMissing, CorruptObject):
+        return False
+    signature = document.pop("signature", None)
+    try:
+        signed = base64.b64decode(str(signature["value"]), validate=True) if isinstance(signature, dict) else b""
+        public = Ed25519PrivateKey.from_private_bytes(catalog.certificate_key).public_key()
+        public.verify(signed, canonical(document))
+    except (InvalidSignature, ValueError, KeyError):
+        return False
+    return document.get("tenant_id") == slug and document.get("erasure_id") == erasure_id
+
+
+def refuse_erased(catalog: CatalogPlace, slug: str, keys_left: Callable[[], bool]) -> None:
+    """Raises TenantErased where the tenant was erased."""
+    if not is_erased(catalog, slug, keys_left):
         return
     raise TenantErased(
         "The tenant's backups were erased",

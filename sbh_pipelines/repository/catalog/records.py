@@ -129,6 +129,9 @@ class MergedRecords:
             states = {slug: text for slug in groups[key] if (text := self._state(slug)) is not None}
             yield Block(key, self._points[key], groups[key], states)
 
+    def knows(self, slug: str) -> bool:
+        return slug in self._latest or slug in self._states
+
     def drop(self, slugs: Collection[str]) -> None:
         """Forget everything about these tenants."""
         for slug in slugs:

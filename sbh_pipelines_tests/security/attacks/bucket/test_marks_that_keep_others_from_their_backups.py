@@ -1,0 +1,131 @@
+"""Who may put objects, and has no key, wants tenants to count as erased, packs as damaged, and work as going on for years.
+
+Such marks are signed with the tenant's or the catalog's key; unsigned ones, which earlier releases wrote, are believed only where the world agrees with them, and a lease ends when the longest that can be set would.
+"""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from sbh_pipelines.errors import LeaseHeld, TenantErased
+from sbh_pipelines_tests.security.attacks.bucket.conftest import Hands
+from sbh_pipelines_tests.support.application import ACME, ADMIN
+from sbh_pipelines_tests.support.site import site_of
+
+FORGED = {
+    "tenant_id": ACME,
+    "state": "erased",
+    "erasure_id": "erase_20240115_120000_abcdef",
+    "region": "eu-west-1",
+    "requested_by": "somebody",
+    "reason": "none",
+    "begun_at": "2024-01-15T12:00:00+00:00",
+    "found": {"objects": 1, "versions": 1, "bytes": 1},
+    "keys": [],
+    "certificate": f"certificates/{ACME}/erase_20240115_120000_abcdef.json",
+}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"{}", b"", b"x" * 100, json.dumps(FORGED).encode(), json.dumps({**FORGED, "signature": "ab" * 32}).encode()],
+    ids=["empty object", "empty", "no JSON", "unsigned", "wrong signature"],
+)
+def test_a_forged_record_of_an_erasure_erases_nobody(hands: Hands, body: bytes) -> None:
+    """Not from listing, restoring and backing up, not from the catalog, and not from a recovery of everything."""
+    service = hands.service()
+    made = service.backups.create(ACME, ADMIN)
+    hands.put(f"{hands.catalog}erased/{ACME}.json", body)
+    hands.delete(hands.key("lease.json"))  # where there is none, the record is looked for
+    again = hands.service()
+    assert [manifest.id for manifest in again.backups.of(ACME, ADMIN)] == [made.id]
+    assert again.backups.create(ACME, ADMIN, "incremental").document["unchanged_as_of"]
+    site, tenant = site_of(again), hands.application.tenant()
+    assert not site.is_erased(tenant)
+    assert ACME in site.catalog("eu-west-1").read()
+
+
+def test_a_genuine_record_counts_wherever_the_world_disagrees(hands: Hands) -> None:
+    """Somebody puts the keys of an erased tenant back, or takes the certificate away: nothing begins all the same."""
+    service = hands.service()
+    service.backups.create(ACME, ADMIN)
+    kept = hands.copy(hands.key(""))
+    service.keys.erase(ACME, ADMIN, confirm=ACME, reason="Article 17")
+    for key in hands.keys(f"{hands.catalog}certificates/"):
+        hands.delete(key)
+    for key, body in kept.items():
+        if key.endswith("keys/0001.json"):
+            hands.put(key, body)
+    with pytest.raises(TenantErased):
+        hands.service().backups.create(ACME, ADMIN)
+    assert site_of(hands.service()).is_erased(hands.application.tenant())
+
+
+def test_a_record_of_an_earlier_release_counts(hands: Hands) -> None:
+    """Unsigned: by its certificate, or where no key is left."""
+    service = hands.service()
+    service.backups.create(ACME, ADMIN)
+    first = hands.get(hands.key("keys/0001.json"))
+    service.keys.erase(ACME, ADMIN, confirm=ACME, reason="Article 17")
+    mark = f"{hands.catalog}erased/{ACME}.json"
+    record = json.loads(hands.get(mark))
+    del record["signature"]
+    hands.put(mark, json.dumps(record).encode())
+    with pytest.raises(TenantErased):
+        hands.service().backups.of(ACME, ADMIN)
+    hands.put(hands.key("keys/0001.json"), first)
+    assert site_of(hands.service()).is_erased(hands.application.tenant())  # by the certificate
+    assert hands.service().keys.certificate(ACME, ADMIN).tenant_id == ACME
+
+
+def test_a_mark_that_a_good_pack_is_damaged_is_not_believed(hands: Hands) -> None:
+    """Else every backup could be made unrestorable by one small object for each pack."""
+    service = hands.service()
+    made = service.backups.create(ACME, ADMIN)
+    packs = [key.rsplit("/", 1)[1] for key in hands.keys(hands.key("packs/"))]
+    for pack in packs:
+        hands.put(hands.key(f"index/damaged-{pack}"), json.dumps({"damaged": f"packs/{pack}"}).encode())
+    again = hands.service()
+    again.restores.run(made.id, ACME, ADMIN)
+    with site_of(again).repository(hands.application.tenant()) as repository:
+        repository.load_index()
+        assert not repository.marked_damaged
+        assert {damage.key for damage in repository.damages} == {f"index/damaged-{pack}" for pack in packs}
+
+
+def test_a_mark_of_an_earlier_release_counts_where_the_pack_is_damaged(hands: Hands) -> None:
+    service = hands.service()
+    service.backups.create(ACME, ADMIN)
+    key = max(hands.keys(hands.key("packs/")), key=lambda key: len(hands.get(key)))
+    body = bytearray(hands.get(key))
+    body[100] ^= 1
+    hands.put(key, bytes(body))
+    pack = key.rsplit("/", 1)[1]
+    hands.put(hands.key(f"index/damaged-{pack}"), json.dumps({"damaged": f"packs/{pack}"}).encode())
+    with site_of(hands.service()).repository(hands.application.tenant()) as repository:
+        repository.load_index()
+        assert repository.marked_damaged == {bytes.fromhex(pack)}
+    again = hands.service()
+    again.backups.create(ACME, ADMIN)  # stores anew what was in it
+    assert again.backups.validate("latest", ACME, ADMIN, deep=True).valid
+
+
+@pytest.mark.parametrize("until", ["9999-12-31T23:59:59+00:00", "2999-01-01T00:00:00Z", "1e999", None, 5])
+def test_a_lease_until_the_end_of_days_is_free(hands: Hands, until: object) -> None:
+    service = hands.service()
+    service.backups.create(ACME, ADMIN)
+    lease = {"owner": "somebody:1:x:abc", "purpose": "restore", "expires_at": until}
+    hands.put(hands.key("lease.json"), json.dumps(lease).encode())
+    hands.service().backups.create(ACME, ADMIN)
+
+
+def test_a_lease_of_ours_is_not(hands: Hands) -> None:
+    service = hands.service()
+    service.backups.create(ACME, ADMIN)
+    now = datetime.now(UTC)
+    until = datetime.fromtimestamp(now.timestamp() + 3600, UTC).isoformat()
+    lease = {"owner": "somebody:1:x:abc", "purpose": "restore", "expires_at": until}
+    hands.put(hands.key("lease.json"), json.dumps(lease).encode())
+    with pytest.raises(LeaseHeld):
+        hands.service().backups.create(ACME, ADMIN)
