@@ -2,17 +2,26 @@
 
 from sbh_pipelines.database.schema import inspect
 from sbh_pipelines.database.schema.inspect import ServerFacts
-from sbh_pipelines.database.schema.tenancy import TenancyMap
+from sbh_pipelines.database.schema.tenancy import TENANTS, TenancyMap
 from sbh_pipelines.database.session.connection import Connection
-from sbh_pipelines.database.session.functions import ClosedFunction, closed_functions, closed_to_tables
+from sbh_pipelines.database.session.functions import ClosedFunction, closed_functions, closed_to_tables, code_of_others
 from sbh_pipelines.database.session.pinned import UNSAFE
 from sbh_pipelines.database.session.sql import ident
 from sbh_pipelines.doctor.findings import Report
 from sbh_pipelines.settings import Settings
+from sbh_pipelines.settings.section import toml
 
 AREA = "database"
 _READ_ALL = 140000  # from here on there is pg_read_all_data
+_PARAMETERS = 150000  # from here on SET on a parameter can be granted
 _SHOWN = 10
+_CODE_RUNS = (
+    "code of tables' owners (functions of indexes, CHECKs, triggers) runs with its rights in backups and restores"
+)
+_RESTORE_APART = (
+    "use two roles: back up with one that is no superuser, and restore with another, in a settings file of its own"
+    " (docs/operations.md, The database role)"
+)
 
 
 def check(report: Report, connection: Connection, settings: Settings, facts: ServerFacts) -> None:
@@ -35,6 +44,7 @@ def check_tables(
     """Privileges on tables, their sequences and schemas, on the functions that they bring along, and on the schemas of these."""
     _privileges(report, connection, tenancy, facts)
     _parents(report, connection, tenancy, facts)
+    _code_of_others(report, connection, settings, tenancy)
     with report.trying(AREA):
         tables = [mapped.table.oid for mapped in tenancy.tables]
         closed = closed_to_tables(connection, tables, facts.role)
@@ -122,9 +132,12 @@ def _attributes(report: Report, settings: Settings, facts: ServerFacts) -> None:
         if granted:
             report.ok(AREA, f"The role {facts.role} may {what}")
         else:
-            old = facts.version < 150000 and "PARAMETER" in remedy
+            old = facts.version < _PARAMETERS and "PARAMETER" in remedy
             report.fail(
-                AREA, f"The role {facts.role} may not {what}", "", f"ALTER ROLE {role} SUPERUSER;" if old else remedy
+                AREA,
+                f"The role {facts.role} may not {what}",
+                "before PostgreSQL 15 only a superuser may: backups need none, restores do" if old else "",
+                _RESTORE_APART if old else remedy,
             )
     if facts.may_create_schemas:
         report.ok(AREA, f"The role {facts.role} may create schemas, which `sbh restore run --into-schema` needs")
@@ -143,12 +156,46 @@ def _attributes(report: Report, settings: Settings, facts: ServerFacts) -> None:
             f"ALTER ROLE {role} CREATEDB; or let drill.dsn name another server",
         )
     if facts.superuser:
-        report.warn(
+        # Before PostgreSQL 15 a restore has no other way.
+        say = report.fail if facts.version >= _PARAMETERS else report.warn
+        say(
             AREA,
-            f"The role {facts.role} is a superuser: more than it needs",
-            "",
-            f"ALTER ROLE {role} NOSUPERUSER BYPASSRLS; then run `sbh doctor` for the grants",
+            f"The role {facts.role} is a superuser",
+            f"{_CODE_RUNS}; as a superuser it may do anything on the server, and on its machine",
+            f"ALTER ROLE {role} NOSUPERUSER BYPASSRLS; then run `sbh doctor` for the grants"
+            if facts.version >= _PARAMETERS
+            else _RESTORE_APART,
         )
+    elif facts.more_than_needed:
+        takes = [
+            f"ALTER ROLE {role} NO{name};" if name.isupper() else f"REVOKE {name} FROM {role};"
+            for name in facts.more_than_needed
+        ]
+        report.fail(
+            AREA,
+            f"The role {facts.role} may do more than backups and restores need: {', '.join(facts.more_than_needed)}",
+            _CODE_RUNS,
+            "\n".join(takes),
+        )
+
+
+def _code_of_others(report: Report, connection: Connection, settings: Settings, tenancy: TenancyMap) -> None:
+    """Whose code runs with the rights of the role: that of the application's owner is trusted, as its tables are."""
+    with report.trying(AREA):
+        tables = [mapped.table.oid for mapped in tenancy.tables]
+        (tenants,) = [mapped.table.oid for mapped in tenancy.tables if mapped.status == TENANTS] or [0]
+        found = code_of_others(connection, tables, tenants, settings.database.trusted_owners)
+        if found:
+            owners = list(dict.fromkeys(owner for _, owner in found))
+            report.warn(
+                AREA,
+                f"Tables and functions that run code in backups and restores are not the application's owner's: {len(found)}",
+                f"{_CODE_RUNS}: "
+                + ", ".join(f"{what} of {owner}" for what, owner in found[:_SHOWN])
+                + (" ..." if len(found) > _SHOWN else ""),
+                "give them to the application's owner (ALTER ... OWNER TO), or say that these roles are trusted, under [database]:"
+                f" trusted_owners = {toml(owners)}",
+            )
 
 
 def _parents(report: Report, connection: Connection, tenancy: TenancyMap, facts: ServerFacts) -> None:

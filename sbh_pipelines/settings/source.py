@@ -65,6 +65,11 @@ class DatabaseSettings(Section):
         " triggers, conditions of `links`, hooks, assertions of drills. Empty: what the database says (`ALTER DATABASE ... SET"
         " search_path`), else `schemas`, `public` and the schemas of extensions.",
     )
+    trusted_owners: list[str] = Field(
+        [],
+        description="Roles besides the owner of the tenants table whose code in tables may run with the rights of the backup's"
+        " role; `sbh doctor` names that of others.",
+    )
     left_out: list[QualifiedName] = Field(
         [],
         description="What is left out on purpose of what is outside `schemas`: schemas, or tables as `schema.table`. No backup has"

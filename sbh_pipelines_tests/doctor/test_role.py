@@ -75,6 +75,23 @@ def test_a_role_that_may_all_of_it_wants_nothing(hardened: Database) -> None:
             Level.WARNING,
             f'GRANT pg_read_all_data TO "{ROLE}";',
         ),
+        (f"ALTER ROLE {ROLE} CREATEROLE", Level.ERROR, f'ALTER ROLE "{ROLE}" NOCREATEROLE;'),
+        (
+            f"GRANT pg_execute_server_program TO {ROLE}",
+            Level.ERROR,
+            f'REVOKE pg_execute_server_program FROM "{ROLE}";',
+        ),
+        (
+            f"ALTER ROLE {ROLE} SUPERUSER",
+            Level.ERROR,
+            f'ALTER ROLE "{ROLE}" NOSUPERUSER BYPASSRLS; then run `sbh doctor` for the grants',
+        ),
+        (
+            "ALTER TABLE notes OWNER TO app",
+            Level.WARNING,
+            "give them to the application's owner (ALTER ... OWNER TO), or say that these roles are trusted, under [database]:"
+            ' trusted_owners = ["app"]',
+        ),
         ("GRANT CREATE ON SCHEMA public TO PUBLIC", Level.WARNING, 'REVOKE CREATE ON SCHEMA "public" FROM PUBLIC;'),
         ("ALTER SYSTEM SET zero_damaged_pages = on", Level.ERROR, f'ALTER ROLE "{ROLE}" SET zero_damaged_pages = off;'),
     ],
@@ -95,3 +112,32 @@ def test_a_schema_of_the_path_that_the_role_may_not_use(hardened: Database) -> N
     hardened.run(f"REVOKE pg_read_all_data, pg_write_all_data FROM {ROLE}", f"GRANT ALL ON tenants, notes TO {ROLE}")
     found = wants(hardened, search_path=["public", "Odd one"])
     assert [finding.remedy for finding in found] == [f'GRANT USAGE ON SCHEMA "Odd one" TO "{ROLE}";']
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        "CREATE INDEX ON notes (id) WHERE theirs(1)",
+        "CREATE INDEX ON notes ((theirs(id)))",
+        "ALTER TABLE notes ADD CHECK (theirs(id))",
+        "ALTER TABLE notes ADD COLUMN g boolean DEFAULT theirs(1)",
+        "ALTER TABLE notes ADD COLUMN g boolean GENERATED ALWAYS AS (theirs(id)) STORED",
+        "CREATE STATISTICS ON (theirs(id)), (id + 1) FROM notes",
+        "CREATE DOMAIN d AS int CHECK (theirs(VALUE)); ALTER TABLE notes ADD COLUMN g d",
+        "CREATE OPERATOR ~~~ (FUNCTION = theirs, RIGHTARG = int); ALTER TABLE notes ADD CHECK (~~~ id)",
+        "CREATE TRIGGER g BEFORE INSERT ON notes FOR EACH ROW EXECUTE FUNCTION fires(); ALTER TABLE notes ENABLE ALWAYS TRIGGER g",
+    ],
+)
+def test_whose_code_runs_with_the_roles_rights(hardened: Database, hidden: str) -> None:
+    """Wherever it hides; not that of triggers which do not fire in a restore, and of roles that the settings trust."""
+    hardened.run(
+        "CREATE FUNCTION theirs(int) RETURNS boolean LANGUAGE sql IMMUTABLE RETURN true; ALTER FUNCTION theirs OWNER TO app",
+        "CREATE FUNCTION fires() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; ALTER FUNCTION fires OWNER TO app",
+        "CREATE TRIGGER quiet BEFORE INSERT ON notes FOR EACH ROW EXECUTE FUNCTION fires()",
+    )
+    assert wants(hardened) == []
+    hardened.run(hidden)
+    (found,) = wants(hardened)
+    name = "fires()" if "TRIGGER" in hidden else "theirs(integer)"
+    assert f"function public.{name} of app" in found.detail
+    assert wants(hardened, trusted_owners=["app"]) == []

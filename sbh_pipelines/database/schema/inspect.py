@@ -14,6 +14,15 @@ TABLE_PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE")
 _SET_ROLE_PRIVILEGE = 150000  # from here on SET on a parameter can be granted; before, only superusers may
 
 
+_MORE = """
+SELECT a.name FROM pg_roles r
+CROSS JOIN LATERAL (VALUES ('CREATEROLE', r.rolcreaterole), ('REPLICATION', r.rolreplication)) a(name, has)
+WHERE r.rolname = current_user AND a.has
+UNION ALL SELECT p.rolname::text FROM pg_roles p WHERE p.rolname IN (
+    'pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files', 'pg_signal_backend', 'pg_create_subscription')
+AND pg_has_role(current_user, p.oid, 'MEMBER')"""
+
+
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
     """The server and the role that asks."""
@@ -28,6 +37,7 @@ class ServerFacts:
     may_use_temporary: bool
     may_create_schemas: bool
     may_create_databases: bool
+    more_than_needed: tuple[str, ...]  # attributes and memberships with which code of a table's owner could do harm
     in_recovery: bool
     clock_offset_s: float  # server's clock minus ours
 
@@ -73,6 +83,8 @@ def server_facts(connection: Connection) -> ServerFacts:
             " FROM pg_roles WHERE rolname = current_user"
         )
         version, text, database, role, superuser, bypass, temporary, create, databases, recovery = cursor.fetchone()
+        cursor.execute(_MORE)
+        more = tuple(str(name) for (name,) in cursor.fetchall())
         may_set = superuser
         if version >= _SET_ROLE_PRIVILEGE and not superuser:
             cursor.execute("SELECT has_parameter_privilege('session_replication_role', 'SET')")
@@ -89,6 +101,7 @@ def server_facts(connection: Connection) -> ServerFacts:
         temporary,
         create,
         superuser or databases,
+        more,
         recovery,
         offset,
     )

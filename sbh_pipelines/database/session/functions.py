@@ -120,7 +120,7 @@ WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = ANY(%s) AND NO
 ORDER BY 1"""
 
 # What indexes, their predicates, constraints, defaults, generated columns, statistics and domains of tables refer to.
-_APPLICATIONS = """
+_PARTS = """
 WITH parts AS (
     SELECT coalesce(p.relid, k.oid) AS oid FROM unnest(%s::oid[]) AS k(oid) LEFT JOIN LATERAL pg_partition_tree(k.oid) p ON true),
 users AS (
@@ -129,10 +129,35 @@ users AS (
     UNION SELECT 'pg_constraint'::regclass, c.oid FROM pg_constraint c WHERE c.conrelid IN (SELECT oid FROM parts)
     UNION SELECT 'pg_statistic_ext'::regclass, s.oid FROM pg_statistic_ext s WHERE s.stxrelid IN (SELECT oid FROM parts)
     UNION SELECT 'pg_constraint'::regclass, c.oid FROM pg_constraint c JOIN pg_attribute a ON a.atttypid = c.contypid
-          WHERE c.contypid <> 0 AND a.attrelid IN (SELECT oid FROM parts) AND a.attnum > 0 AND NOT a.attisdropped)
+          WHERE c.contypid <> 0 AND a.attrelid IN (SELECT oid FROM parts) AND a.attnum > 0 AND NOT a.attisdropped)"""
+_APPLICATIONS = (
+    _PARTS
+    + """
 SELECT DISTINCT f.oid::regprocedure::text FROM users u
 JOIN pg_depend d ON d.classid = u.class AND d.objid = u.oid AND d.refclassid = 'pg_proc'::regclass
 JOIN pg_proc f ON f.oid = d.refobjid WHERE NOT has_function_privilege(f.oid, 'EXECUTE') ORDER BY 1"""
+)
+
+# The same, and operators and triggers that fire in a restore, where neither the application's owner nor a superuser made them.
+_OF_OTHERS = (
+    _PARTS
+    + """,
+called AS (
+    SELECT d.refobjid AS oid FROM users u JOIN pg_depend d ON d.classid = u.class AND d.objid = u.oid
+    WHERE d.refclassid = 'pg_proc'::regclass
+    UNION SELECT o.oprcode FROM users u JOIN pg_depend d ON d.classid = u.class AND d.objid = u.oid
+          JOIN pg_operator o ON o.oid = d.refobjid WHERE d.refclassid = 'pg_operator'::regclass
+    UNION SELECT g.tgfoid FROM pg_trigger g WHERE g.tgrelid IN (SELECT oid FROM parts) AND NOT g.tgisinternal
+          AND g.tgenabled IN ('A', 'R')),
+found AS (
+    SELECT 'function ' || f.oid::regprocedure::text AS what, f.proowner AS owner FROM called c JOIN pg_proc f ON f.oid = c.oid
+    WHERE NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_proc'::regclass AND e.objid = f.oid AND e.deptype = 'e')
+    UNION ALL SELECT 'table ' || k.oid::regclass::text, k.relowner FROM parts p JOIN pg_class k ON k.oid = p.oid)
+SELECT found.what, r.rolname::text FROM found JOIN pg_roles r ON r.oid = found.owner
+WHERE NOT r.rolsuper AND r.rolname <> ALL(%s) AND NOT EXISTS (
+    SELECT FROM pg_class k WHERE k.oid = %s::oid AND k.relowner = found.owner)
+  AND found.owner <> (SELECT datdba FROM pg_database WHERE datname = current_database()) ORDER BY 2, 1"""
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +187,20 @@ def closed_to_tables(connection: Connection, tables: Sequence[int], role: str) -
         ClosedFunction(name, f"GRANT EXECUTE ON FUNCTION {name} TO {ident(role)};")
         for name in _ask(connection, _APPLICATIONS, list(tables))
     ]
+
+
+def code_of_others(
+    connection: Connection, tables: Sequence[int], tenants: int, trusted: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Functions that these tables call, and tables that may be made to call some, of other roles than the application's owner.
+
+    (what, owner). The application's owners are those of the table `tenants` and of the database, and the `trusted` ones.
+    """
+    with translated("read whose code runs"), own_names(connection):
+        cursor = connection.cursor()
+        cursor.execute(_OF_OTHERS, (list(tables), list(trusted), tenants))
+        found: list[tuple[str, str]] = cursor.fetchall()
+        return found
 
 
 def _ask(connection: Connection, query: str, argument: list[str] | list[int]) -> list[str]:
