@@ -4,6 +4,7 @@ import inspect
 import shlex
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any, Concatenate
 
 import typer
@@ -20,8 +21,17 @@ IntoDatabaseOption = Annotated[
     typer.Option(
         "--into-database",
         help="libpq connection string, without the password, of another database with the application's schema: its"
-        " rows are changed. Rows only, no safety backup.",
+        " rows are changed. Rows only, no safety backup. For administrators of the platform.",
         metavar="DSN",
+        show_default=False,
+    ),
+]
+PasswordFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--password-file",
+        help="The password of --into-database; that of the settings goes to the server of database.dsn only.",
+        metavar="FILE",
         show_default=False,
     ),
 ]
@@ -94,11 +104,28 @@ def as_typed(request: RestoreRequest) -> list[str]:
     return typed
 
 
-def run_command(backup_id: str, tenant: str, request: RestoreRequest, into_database: str | None = None) -> str:
+def run_command(
+    backup_id: str,
+    tenant: str,
+    request: RestoreRequest,
+    into_database: str | None = None,
+    password_file: Path | None = None,
+) -> str:
     """The command that restores, for a shell."""
     target = ["--into-database", into_database] if into_database is not None else []
+    target += ["--password-file", str(password_file)] if password_file is not None else []
     words = ["sbh", "restore", "run", backup_id, "--tenant", tenant, *as_typed(request), *target, "--confirm"]
     return shlex.join(words)
+
+
+def password_in(file: Path | None) -> str | None:
+    """Raises RequestError."""
+    if file is None:
+        return None
+    try:
+        return file.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError("Cannot read the password's file", on=str(file), why=type(error).__name__) from None
 
 
 def undo_command(restore_id: str, tenant: str) -> str:

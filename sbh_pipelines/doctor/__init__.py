@@ -13,6 +13,7 @@
     residency    the region of each bucket, as its server tells it
     protection   versions, object lock, encryption, public access, policy and lifecycle of each bucket
     keys         a round trip through the key provider, in every region
+    access       whom users are taken for, where passwords go
     machine      the settings file and the secrets on this machine, clocks, disk
 
 Changes nothing, unless `write` is asked for, and then removes what it wrote.
@@ -21,7 +22,7 @@ Changes nothing, unless `write` is asked for, and then removes what it wrote.
 from collections.abc import Callable
 from pathlib import Path
 
-from sbh_pipelines.doctor import database, keys, machine, residency, storage, transit
+from sbh_pipelines.doctor import access, database, keys, machine, residency, storage, transit
 from sbh_pipelines.doctor.findings import Finding, Level, Report
 from sbh_pipelines.settings import Settings
 
@@ -40,6 +41,7 @@ def examine(
     say("settings and machine")
     machine.check(report, settings, settings_file)
     transit.check_addresses(report, settings)
+    access.check(report, settings)
     say("database")
     homes = database.check(report, settings, say)
     say("buckets")

@@ -44,6 +44,7 @@ PERMISSIONS: dict[str, Role] = {
     "backup.create": Role.ADMIN,
     "backup.restore": Role.ADMIN,
     "restore.into_schema": Role.ADMIN,
+    "restore.elsewhere": Role.ADMIN,
     "backup.forget": Role.ADMIN,
     "repository.prune": Role.ADMIN,
     "backup.hold": Role.ADMIN,
@@ -74,6 +75,7 @@ PERMISSIONS: dict[str, Role] = {
 PLATFORM_ONLY = frozenset(
     {
         "restore.into_schema",
+        "restore.elsewhere",
         "hold.legal",
         "former_tenant.read",
         "platform.backup",

@@ -15,6 +15,13 @@ RoleName = Literal["viewer", "operator", "admin"]
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 
 
+# Claims that a person, or who administers accounts, can give to another: no identity.
+CHANGEABLE = frozenset(
+    {"preferred_username", "email", "upn", "unique_name", "username", "user_name", "name", "nickname", "given_name"}
+    | {"cognito:username", "login", "phone_number"}
+)
+
+
 class AuthSettings(Section):
     """Whose bearer tokens the API, the web UI and `sbh` (with SBH_TOKEN) believe."""
 
@@ -45,7 +52,8 @@ class AuthSettings(Section):
     user_claim: str = Field(
         "sub",
         min_length=1,
-        description="Claim with the user's id, for run tags and the audit trail. Claims within claims with dots:"
+        description="Claim with the user's id, for approvals, run tags and the audit trail: one that never passes to another"
+        " person, as `sub`; `preferred_username`, `email` and the like can be changed. Claims within claims with dots:"
         " `realm_access.roles`.",
     )
     tenant_claim: str = Field(

@@ -49,13 +49,16 @@ class DatabaseSettings(Section):
     dsn: str = Field(
         "host=127.0.0.1 dbname=app",
         description="libpq connection string or URI, without the password. To other machines `sslmode=verify-full` is what"
-        " counts where it does not say; name the CA with `sslrootcert`.",
+        " counts where it does not say; name the CA with `sslrootcert`. Over what may not be encrypted no password is sent in"
+        " clear, unless it says `require_auth=password`.",
     )
     allow_plaintext: bool = Field(
         False,
         description="Whether `sslmode=disable`, `allow` or `prefer` may be used to a database on another machine.",
     )
-    password: SecretStr | None = Field(None, description="Password of the backup role (a secret).")
+    password: SecretStr | None = Field(
+        None, description="Password of the backup role (a secret). It goes to the host, port and user of `dsn` only."
+    )
     password_file: Path | None = None
     password_secret: str | None = None
     schemas: list[str] = Field(["public"], min_length=1, description="Schemas whose tables must all be mapped.")

@@ -41,8 +41,9 @@ from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.merge.kept import NOTHING, Kept, find_kept
 from sbh_pipelines.database.merge.merge import commit, restore_transaction
 from sbh_pipelines.database.schema.tenancy import TenancyMap, load_map
-from sbh_pipelines.database.session.connection import Connection, check_dsn, describe_dsn
+from sbh_pipelines.database.session.connection import Connection, describe_dsn
 from sbh_pipelines.database.session.snapshot import describe_snapshot, export_snapshot
+from sbh_pipelines.database.session.targets import check_dsn, named
 from sbh_pipelines.errors import RequestError, RestoreRefused, SbhError
 from sbh_pipelines.model import BackupId, Progress, ProgressSink, RecoveryPoint, RestoreId, Tenant, timestamp
 from sbh_pipelines.repository import lease as leases
@@ -67,15 +68,17 @@ class Target:
         return "in place" if self.in_place else describe_dsn(self.database.dsn)
 
 
-def target_of(site: Site, into_database: str | None, request: RestoreRequest) -> Target:
-    """The application's database, or the one at a DSN, whose password is that of the settings or libpq's own.
+def target_of(
+    site: Site, into_database: str | None, request: RestoreRequest, into_password: str | None = None
+) -> Target:
+    """The application's database, or the one at a DSN, with a password of its own where it is on another server.
 
     Raises RequestError as `check_target` does.
     """
     if into_database is None:
         return Target(site.settings.database)
     check_target(into_database, request)
-    return Target(site.settings.database.model_copy(update={"dsn": into_database}), in_place=False)
+    return Target(named(site.settings.database, into_database, into_password), in_place=False)
 
 
 def check_target(into_database: str, request: RestoreRequest) -> None:

@@ -16,7 +16,7 @@ from sbh_pipelines.errors import ApprovalNeeded, SbhError
 from sbh_pipelines.model import ApprovalId, ReferencePolicy, RestoreId, Tenant
 from sbh_pipelines.repository.format import canonical
 from sbh_pipelines.repository.repository import Repository
-from sbh_pipelines.security.policy import UserContext
+from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 
 _WHOLE = RestoreRequest()
 
@@ -44,6 +44,7 @@ class Approvals:
         """
         if into_database is not None:
             check_target(into_database, request)
+            self._gate.authorize(user_ctx, "restore.request", ALL_TENANTS)  # the restore is for users of the platform
         tenant = self._gate.allowed(tenant_id, user_ctx, "restore.request")
         with self._site.repository(tenant) as repository:
             subject = restore_subject(

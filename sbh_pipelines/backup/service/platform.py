@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 
-from pydantic import SecretStr
-
 from sbh_pipelines.backup.approvals import checked_reason
 from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.contents.verification import Validation, verify_backup
@@ -22,7 +20,7 @@ from sbh_pipelines.backup.recover.tenant import TenantChoice
 from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.backup.site.audit_trails import noted
 from sbh_pipelines.database.session.connection import describe_dsn
-from sbh_pipelines.database.session.programs import brings_password
+from sbh_pipelines.database.session.targets import named
 from sbh_pipelines.errors import ApprovalNeeded, NotConfirmed, RequestError, SbhError, UnknownTenant
 from sbh_pipelines.model import BackupId, ProgressSink, TenantId, no_progress
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
@@ -101,13 +99,13 @@ class PlatformBackups:
         """Build the empty database `dsn` from the platform backup and the tenants' backups.
 
         `tenants` are slugs, or `slug=backup_id`; none: all. `password` is that of `dsn`; None: what `dsn` names
-        (a passfile, a service), else `database.password`.
+        (a passfile, a service), and `database.password` where it is the server of `database.dsn`.
         `accept_schema_changes` brings tenants whose backup is newer than the schema without what that has no place for.
         Where the settings want a second person, files go over the tenants' own only with `break_glass`, a reason.
         Raises RequestError (`dsn` itself holds a password), NotConfirmed, ApprovalNeeded, UnknownTenant, and what `rebuild` raises.
         """
         self._gate.authorize(user_ctx, "platform.restore", ALL_TENANTS)
-        elsewhere = brings_password(dsn)
+        target = named(self._site.settings.database, dsn, password)
         if not confirm:
             raise NotConfirmed(
                 "A recovery builds a database and puts files back over the tenants' own, and was not confirmed",
@@ -116,10 +114,6 @@ class PlatformBackups:
             )
         if until is not None and until.tzinfo is None:
             raise RequestError("A time without its zone", on=str(until), remedy="e.g. 2024-01-15T12:00:00Z")
-        update: dict[str, object] = {"dsn": dsn}
-        if password is not None or elsewhere:
-            given = None if password is None else SecretStr(password)
-            update |= {"password": given, "password_file": None, "password_secret": None}
         props = {
             "target": describe_dsn(dsn),
             "platform": platform[:64],
@@ -132,7 +126,7 @@ class PlatformBackups:
         try:
             report = rebuild(
                 self._site,
-                self._site.settings.database.model_copy(update=update),
+                target,
                 self._named(tenants, platform, until) if tenants else None,
                 platform=platform,
                 files=files,

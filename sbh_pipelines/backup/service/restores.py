@@ -45,14 +45,15 @@ class Restores:
         request: RestoreRequest = _WHOLE,
         *,
         into_database: str | None = None,
+        into_password: str | None = None,
         progress: ProgressSink = no_progress,
     ) -> RestorePlan:
         """What a restore would do; nothing is written.
 
         `problems` are the reasons for which it would refuse. Raises UnknownBackup, RequestError, CorruptObject.
         """
-        target = target_of(self._site, into_database, request)
-        tenant = self._gate.allowed(tenant_id, user_ctx, "restore.plan")
+        target = target_of(self._site, into_database, request, into_password)
+        tenant = self._gate.allowed(tenant_id, user_ctx, "restore.plan" if target.in_place else "restore.elsewhere")
         with self._site.repository(tenant) as repository:
             wanted = resolve_own(repository, backup_id, tenant.key, live=True)
             names = user_ctx.tenant_id == ALL_TENANTS
@@ -70,20 +71,22 @@ class Restores:
         *,
         confirm: bool = True,
         into_database: str | None = None,
+        into_password: str | None = None,
         approval_id: str | None = None,
         break_glass: str | None = None,
         progress: ProgressSink = no_progress,
     ) -> RestoreResult:
         """Make the tenant, or the part of it that is requested, what it was at the backup; what was done, and the proof.
 
-        `into_database` is the DSN, without a password, of another database with the application's schema; rows only, and
-        without a safety backup. The faces pass `confirm` on from their callers; calling this from Python is the confirmation.
+        `into_database` is the DSN, without a password, of another database with the application's schema: for administrators of the
+        platform, rows only, and without a safety backup. `into_password` is its own; that of the settings goes to their server
+        alone. The faces pass `confirm` on from their callers; calling this from Python is the confirmation.
         Where the settings want a second person, `approval_id` is needed, of an approval of exactly this; or `break_glass`, a
         reason. Raises ApprovalNeeded, NotConfirmed, RestoreRefused, RestoreConflict, SchemaMismatch, CorruptObject (nothing
         written), ProofFailed, SourceConflict (rolled back), HookFailed.
         """
-        target = target_of(self._site, into_database, request)
-        tenant = self._gate.allowed(tenant_id, user_ctx, "backup.restore")
+        target = target_of(self._site, into_database, request, into_password)
+        tenant = self._gate.allowed(tenant_id, user_ctx, "backup.restore" if target.in_place else "restore.elsewhere")
         if not confirm:
             raise _not_confirmed("A restore overwrites live data", f"{backup_id} of {tenant.id}")
         with self._site.repository(tenant) as repository:

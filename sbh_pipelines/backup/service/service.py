@@ -128,6 +128,7 @@ class BackupService:
         validate_only: bool = False,
         keep_extra_files: bool | None = None,
         into_database: str | None = None,
+        into_password: str | None = None,
         approval_id: str | None = None,
         break_glass: str | None = None,
         progress: ProgressSink = no_progress,
@@ -138,12 +139,15 @@ class BackupService:
         whose = (backup_id, tenant_id, user_ctx, request)
         done: RestorePlan | RestoreResult
         if validate_only:
-            done = self.restores.plan(*whose, into_database=into_database, progress=progress)
+            done = self.restores.plan(
+                *whose, into_database=into_database, into_password=into_password, progress=progress
+            )
         else:
             done = self.restores.run(
                 *whose,
                 confirm=confirm,
                 into_database=into_database,
+                into_password=into_password,
                 approval_id=approval_id,
                 break_glass=break_glass,
                 progress=progress,

@@ -8,8 +8,9 @@ import typer
 
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.commands.audit import moment
+from sbh_pipelines.cli.options import password_in
 from sbh_pipelines.cli.output import Answer, console, count, facts, mib, plural, seconds, table, utc
-from sbh_pipelines.errors import BatchError, NotConfirmed, RepositoryError, RequestError
+from sbh_pipelines.errors import BatchError, NotConfirmed, RepositoryError
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.contents.manifest import Manifest
@@ -85,7 +86,10 @@ def restore(
         str, typer.Option("--platform", help="A platform backup's id, or `latest`.", metavar="BACKUP")
     ] = "latest",
     password_file: Annotated[
-        Path | None, typer.Option("--password-file", help="The target's password; default: that of the settings.")
+        Path | None,
+        typer.Option(
+            "--password-file", help="The target's password; default: that of the settings, where it is their server."
+        ),
     ] = None,
     files: Annotated[
         bool, typer.Option("--files/--no-files", help="Put the tenants' files back as well; none is ever deleted.")
@@ -118,7 +122,7 @@ def restore(
     brought back, all is there, and the foreign keys are not valid (exit 9).
     """
     newest = moment(until)
-    password = None if password_file is None else _password(password_file)
+    password = password_in(password_file)
     service, user = invocation.service(), invocation.user()
     if not confirm:
         _ask(invocation, into)
@@ -141,13 +145,6 @@ def restore(
     if report.error:
         status = report.error.exit_status
     return Answer(report, lambda out: _show_recovery(out, report), [report.restore_id], status)
-
-
-def _password(file: Path) -> str:
-    try:
-        return file.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError("Cannot read the password's file", on=str(file), why=type(error).__name__) from None
 
 
 def _ask(invocation: Invocation, into: str) -> None:

@@ -13,7 +13,9 @@ from sbh_pipelines.cli.commands.tenants import FormerKeyOption
 from sbh_pipelines.cli.options import (
     IntoDatabaseOption,
     NoSafetyBackupOption,
+    PasswordFileOption,
     choosing,
+    password_in,
     refuse_beside_schema,
     run_command,
     undo_command,
@@ -58,6 +60,7 @@ def diff(
     tenant: TenantOption,
     request: RestoreRequest,
     into_database: IntoDatabaseOption = None,
+    password_file: PasswordFileOption = None,
 ) -> Answer:
     """Show what a restore would do. Nothing is written.
 
@@ -66,8 +69,16 @@ def diff(
     """
     service, user = invocation.service(), invocation.user()
     with invocation.progress() as progress:
-        plan = service.restores.plan(backup, tenant, user, request, into_database=into_database, progress=progress)
-    return _planned(plan, run_command(plan.backup_id, tenant, request, into_database))
+        plan = service.restores.plan(
+            backup,
+            tenant,
+            user,
+            request,
+            into_database=into_database,
+            into_password=password_in(password_file),
+            progress=progress,
+        )
+    return _planned(plan, run_command(plan.backup_id, tenant, request, into_database, password_file))
 
 
 @command(app, "run")
@@ -80,6 +91,7 @@ def run(
     confirm: ConfirmOption = False,
     no_safety_backup: NoSafetyBackupOption = False,
     into_database: IntoDatabaseOption = None,
+    password_file: PasswordFileOption = None,
     into_schema: Annotated[
         str | None,
         typer.Option(
@@ -118,11 +130,13 @@ def run(
     if not confirm:  # what is confirmed is one backup, whatever becomes the latest by then
         chosen = resolve(service, backup, tenant, user)
         if request.samples and _on_terminal(invocation):
-            plan = service.restores.plan(chosen, tenant, user, request, into_database=into_database)
+            plan = service.restores.plan(
+                chosen, tenant, user, request, into_database=into_database, into_password=password_in(password_file)
+            )
             show_plan(console(stderr=True), plan, "")
         what = f"{scope_text(request.scope())} of {tenant} with {chosen}"
         where = "" if into_database is None else " in another database"
-        _ask(invocation, what + where, tenant, run_command(chosen, tenant, request, into_database))
+        _ask(invocation, what + where, tenant, run_command(chosen, tenant, request, into_database, password_file))
     with invocation.progress() as progress:
         result = service.restores.run(
             chosen,
@@ -130,6 +144,7 @@ def run(
             user,
             request,
             into_database=into_database,
+            into_password=password_in(password_file),
             approval_id=approval,
             break_glass=break_glass,
             progress=progress,

@@ -21,8 +21,8 @@ from sbh_pipelines.database.session.pinned import keepalives, pin
 from sbh_pipelines.database.session.refusals import refusal
 from sbh_pipelines.database.session.sql import SQL_ASCII
 from sbh_pipelines.database.session.sqlstate import FROM_CODE, RAISED, meaning
+from sbh_pipelines.database.session.targets import NamedDatabase
 from sbh_pipelines.errors import (
-    RequestError,
     SbhError,
     SettingsError,
     UnreadableRow,
@@ -68,7 +68,10 @@ def connect(settings: DatabaseSettings, purpose: str) -> Connection:
     }
     if password := resolve(settings, "password"):
         arguments["password"] = password
+    elif isinstance(settings, NamedDatabase) and "service" not in _parts(settings.dsn):
+        arguments["password"] = ""  # PGPASSWORD is not for it; a passfile is looked into all the same
     arguments |= tls.secured(settings)
+    arguments |= tls.unheard(settings)
     try:
         connection = _open(settings.dsn, arguments)
     except psycopg2.ProgrammingError:
@@ -80,7 +83,7 @@ def connect(settings: DatabaseSettings, purpose: str) -> Connection:
         text = " ".join(str(error).split())
         if insecure := tls.trouble(text, describe_dsn(settings.dsn)):
             raise insecure from None
-        kind, remedy = refusal(text, _parts(settings.dsn))
+        kind, remedy = refusal(text, _parts(settings.dsn), named=isinstance(settings, NamedDatabase))
         raise kind(
             "Cannot connect to the database", on=describe_dsn(settings.dsn), why=text[:300], remedy=remedy
         ) from None
@@ -228,24 +231,3 @@ def translate(error: Any, what: str, on: str = "", *, writing: bool = False) -> 
     if isinstance(made, UnreadableRow):
         made.cause = {"XX": "damaged", "22": "encoding"}.get(code[:2], "large") if code != "XX000" else "large"
     return made
-
-
-_SECRET = frozenset({"password", "sslpassword"})
-
-
-def check_dsn(dsn: str) -> None:
-    """Raises RequestError for what is no libpq connection string, and for one with a password in it."""
-    try:
-        parts = psycopg2.extensions.parse_dsn(dsn)
-    except psycopg2.Error:
-        # Neither the text nor the driver's words about it are shown: they may hold what should not be there.
-        raise RequestError(
-            "Not a libpq connection string", remedy="e.g. host=db.example.com dbname=copy user=sbh_backup"
-        ) from None
-    if _SECRET & parts.keys():
-        raise RequestError(
-            "The connection string has a password in it",
-            on=describe_dsn(dsn),
-            why="whoever lists the processes of this machine, or reads the shell's history, sees it",
-            remedy="leave it out: it is taken from PGPASSWORD, ~/.pgpass, or the setting database.password",
-        )

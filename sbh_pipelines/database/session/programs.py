@@ -20,7 +20,6 @@ from sbh_pipelines.database.session.pinned import keepalives
 from sbh_pipelines.database.session.sql import SQL_ASCII, UTF8
 from sbh_pipelines.errors import (
     PrivilegeMissing,
-    RequestError,
     SbhError,
     SettingsError,
     SourceError,
@@ -106,25 +105,6 @@ def dump_section(
             _end(running)
 
 
-def brings_password(dsn: str) -> bool:
-    """Whether a connection string says where its password is: then that of the settings is not meant.
-
-    Raises RequestError for one that is no connection string, or that holds the password itself.
-    """
-    try:
-        parts = psycopg2.extensions.parse_dsn(dsn)
-    except psycopg2.ProgrammingError:
-        remedy = "e.g. host=db.example.com dbname=new user=postgres"
-        raise RequestError("The target is not a libpq connection string", remedy=remedy) from None
-    if "password" in parts:
-        raise RequestError(
-            "The connection string of the target holds a password",
-            why="others can see it in the list of processes, and in the history of commands",
-            remedy="leave it out, and give it with --password-file or `passfile=...`",
-        )
-    return not {"passfile", "service"}.isdisjoint(parts)
-
-
 def _access(database: DatabaseSettings) -> tuple[str, dict[str, str]]:
     """The connection string without its password, and the environment that has it."""
     try:
@@ -136,6 +116,8 @@ def _access(database: DatabaseSettings) -> tuple[str, dict[str, str]]:
     environment |= {"PGCLIENTENCODING": "UTF8", "PGAPPNAME": "sbh platform"}
     if password := resolve(database, "password") or inline:
         environment["PGPASSWORD"] = password
+    if says := tls.unheard(database):
+        environment["PGREQUIREAUTH"] = says["require_auth"]  # which a libpq that does not know it passes over
     return psycopg2.extensions.make_dsn(**{**parts, **keepalives(parts), **tls.secured(database)}), environment
 
 

@@ -8,12 +8,20 @@ import os
 from collections.abc import Mapping
 
 from sbh_pipelines.database.session.sql import ident
+from sbh_pipelines.database.session.targets import GIVE_ITS_OWN
 from sbh_pipelines.errors import SourceError, SourceUnavailable
 
 _LAST = "check database.dsn, the password and the network; `sbh doctor` checks all three"
 
+_PASSWORD = ("no password supplied", "password authentication failed")
+_IN_CLEAR = (
+    "let it ask otherwise: scram-sha-256 in pg_hba.conf, or TLS (sslmode=verify-full). Where it is yours, and asks so for a reason"
+    " (LDAP, PAM), add to {dsn}: require_auth=password"
+)
+
 # The first whose words are all there counts. {role} and {database} are quoted as SQL needs it.
 _TABLE: tuple[tuple[tuple[str, ...], type[SourceError], str], ...] = (
+    (("server requested a cleartext password",), SourceError, _IN_CLEAR),
     (
         ("password authentication failed",),
         SourceError,
@@ -89,10 +97,16 @@ _TABLE: tuple[tuple[tuple[str, ...], type[SourceError], str], ...] = (
 )
 
 
-def refusal(text: str, parts: Mapping[str, str]) -> tuple[type[SourceError], str]:
-    """(kind of error, remedy) for what libpq says of a connection that was not made to a DSN of these parts."""
+def refusal(text: str, parts: Mapping[str, str], *, named: bool = False) -> tuple[type[SourceError], str]:
+    """(kind of error, remedy) for what libpq says of a connection that was not made to a DSN of these parts.
+
+    `named`: a caller named it.
+    """
+    if named and any(words in text for words in _PASSWORD):
+        return SourceError, GIVE_ITS_OWN
     role = parts.get("user") or os.environ.get("PGUSER") or "sbh_backup"
     names = {"role": ident(role), "database": ident(parts.get("dbname") or os.environ.get("PGDATABASE") or role)}
+    names["dsn"] = "the connection string" if named else "database.dsn"
     for words, kind, remedy in _TABLE:
         if all(word in text for word in words):
             return kind, remedy.format(**names)

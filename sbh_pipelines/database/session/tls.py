@@ -1,5 +1,7 @@
 """TLS to the database: on, with the server verified, wherever the server is another machine and the DSN does not say.
 
+Nor does a password cross in clear what may not be encrypted: whoever answers in the server's place would only have to ask for it.
+
 What the DSN says counts, but plaintext to another machine needs `database.allow_plaintext` besides: `sslmode=prefer`, libpq's own
 default, falls back to it whenever a machine on the way asks for it.
 """
@@ -17,6 +19,7 @@ from sbh_pipelines.settings.locality import is_local
 
 VERIFIED = "verify-full"
 _PLAINTEXT = ("disable", "allow", "prefer")
+_KNOWS_REQUIRE_AUTH = 160000
 _TROUBLE = (
     "does not support SSL",
     "certificate verify failed",
@@ -55,6 +58,20 @@ def secured(settings: DatabaseSettings) -> dict[str, str]:
         return {"sslmode": VERIFIED}
     _refuse_plaintext(settings, named, mode)
     return {}
+
+
+def unheard(settings: DatabaseSettings) -> dict[str, str]:
+    """What to tell libpq besides: that no password is sent in clear over a connection that may not be encrypted.
+
+    Nothing where the DSN says which ways to sign in are to count, where a service's file may say it, and to a libpq before 16.
+    """
+    parts = _parts(settings.dsn)
+    if parts.get("require_auth") or os.environ.get("PGREQUIREAUTH") or "service" in parts:
+        return {}
+    mode = parts.get("sslmode") or secured(settings).get("sslmode") or os.environ.get("PGSSLMODE") or "prefer"
+    if mode not in _PLAINTEXT or psycopg2.extensions.libpq_version() < _KNOWS_REQUIRE_AUTH:
+        return {}
+    return {"require_auth": "!password"}
 
 
 def check_session(settings: DatabaseSettings, connection: Any) -> None:

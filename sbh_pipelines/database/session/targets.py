@@ -1,0 +1,99 @@
+"""Another database than the application's, named by a caller: the password of the settings is not for it.
+
+Whoever answers at an address asks for a password and gets it. So that of the settings goes to the host, port and user of
+`database.dsn` alone, over a way that is checked no less; neither does libpq send PGPASSWORD anywhere else. Another target has a
+password of its own: given by the caller, in a passfile (also `~/.pgpass`, which has it by host), or of a service.
+"""
+
+import getpass
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+
+import psycopg2
+import psycopg2.extensions
+from pydantic import SecretStr
+
+from sbh_pipelines.errors import RequestError
+from sbh_pipelines.settings import DatabaseSettings
+
+_SECRET = frozenset({"password", "sslpassword"})
+# What does not say where a connection leads, nor what is checked on the way. All else has to be as in the settings.
+_FREE = frozenset(
+    {"dbname", "application_name", "connect_timeout", "options", "client_encoding", "target_session_attrs"}
+    | {"keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"}
+)
+_PORT = "5432"
+GIVE_ITS_OWN = (
+    "give its own password: --password-file FILE, or passfile=FILE in the connection string; that of the settings is for the"
+    " server of database.dsn only"
+)
+
+
+class NamedDatabase(DatabaseSettings):
+    """A database that a caller named, with a password of its own or none."""
+
+
+def check_dsn(dsn: str) -> Mapping[str, str]:
+    """Its parts. Raises RequestError for what is no libpq connection string, and for one with a password in it."""
+    try:
+        parts: dict[str, str] = psycopg2.extensions.parse_dsn(dsn)
+    except psycopg2.Error:
+        # Neither the text nor the driver's words about it are shown: they may hold what should not be there.
+        raise RequestError(
+            "Not a libpq connection string", remedy="e.g. host=db.example.com dbname=copy user=sbh_backup"
+        ) from None
+    if _SECRET & parts.keys():
+        raise RequestError(
+            "The connection string has a password in it",
+            on=" ".join(f"{name}={parts[name]}" for name in ("host", "port", "dbname", "user") if name in parts),
+            why="whoever lists the processes of this machine, or reads the shell's history, sees it",
+            remedy=f"leave it out, and {GIVE_ITS_OWN}",
+        )
+    return parts
+
+
+def named(database: DatabaseSettings, dsn: str, password: str | None = None) -> DatabaseSettings:
+    """How to connect to the database at `dsn`, all else as in the settings. `password` is its own; None: what `dsn` names, and
+    that of the settings where it is their server.
+
+    Raises RequestError for what is no connection string, and for a service that PGPASSWORD would be sent to.
+    """
+    parts = check_dsn(dsn)
+    if password is None and _same_server(parts, database.dsn):
+        return database.model_copy(update={"dsn": dsn})
+    if "service" in parts and password is None and "PGPASSWORD" in os.environ:
+        raise RequestError(
+            "The environment has a password that would be sent to the service",
+            on=f"PGPASSWORD, service={parts['service']}",
+            why="libpq takes it for whatever server the service's file names",
+            remedy="unset PGPASSWORD; a service has its password in its own file or passfile",
+        )
+    own = None if password is None else SecretStr(password)
+    kept = {name: getattr(database, name) for name in type(database).model_fields}
+    return NamedDatabase.model_construct(
+        **{**kept, "dsn": dsn, "password": own, "password_file": None, "password_secret": None}
+    )
+
+
+def _same_server(parts: Mapping[str, str], own_dsn: str) -> bool:
+    try:
+        own: dict[str, str] = psycopg2.extensions.parse_dsn(own_dsn)
+    except psycopg2.Error:
+        return False  # the connection itself says what is wrong with it
+    said = {name: value for name, value in parts.items() if name not in _FREE}
+    if any(own.get(name) != value for name, value in said.items() if name not in ("host", "port", "user")):
+        return False
+    return all(_meant(said, name) == _meant(own, name) for name in ("host", "hostaddr", "port", "user", "service"))
+
+
+def _meant(parts: Mapping[str, str], name: str) -> str:
+    """What libpq takes where the connection string says nothing."""
+    found = parts.get(name) or os.environ.get(f"PG{name.upper()}") or ""
+    if found or name not in ("port", "user"):
+        return found
+    if name == "port":
+        return _PORT
+    with suppress(KeyError, OSError):
+        return getpass.getuser()
+    return ""

@@ -1,0 +1,57 @@
+"""Who people are taken for, and where passwords go: what the settings leave open although they are sound."""
+
+from sbh_pipelines.database.session.targets import NamedDatabase, named
+from sbh_pipelines.doctor.findings import Report
+from sbh_pipelines.settings import Settings
+from sbh_pipelines.settings.access import CHANGEABLE
+
+AREA = "access"
+_A_DAY_S = 86_400
+
+
+def check(report: Report, settings: Settings) -> None:
+    """Needs no server."""
+    with report.trying(AREA):
+        _check_names(report, settings)
+    with report.trying(AREA):
+        _check_drills(report, settings)
+
+
+def _check_names(report: Report, settings: Settings) -> None:
+    auth = settings.auth
+    if auth.mode == "oidc" and auth.user_claim in CHANGEABLE:
+        report.warn(
+            AREA,
+            "Users are known by a name that can change hands",
+            f"auth.user_claim = {auth.user_claim!r}: who renames themselves at the issuer is a second person, or another",
+            'set auth.user_claim = "sub" (what the issuer never gives to another); events before it keep the names they have',
+        )
+    if auth.mode == "oidc" and not auth.tenants:
+        report.warn(
+            AREA,
+            "A claim that says * makes a user of all tenants",
+            f"auth.tenants is empty, so the claim {auth.tenant_claim} is believed as it is",
+            'name the value that means all tenants: auth.tenants = { "platform-team" = "*" }; * itself then counts no longer',
+        )
+    if auth.mode != "none" and auth.revoked_file is None and auth.max_ttl_s > _A_DAY_S:
+        report.warn(
+            AREA,
+            "Tokens live long and cannot be revoked",
+            f"auth.max_ttl_s = {auth.max_ttl_s}, and there is no auth.revoked_file",
+            "set auth.revoked_file, which `sbh token revoke` writes, or lower auth.max_ttl_s to 86400",
+        )
+
+
+def _check_drills(report: Report, settings: Settings) -> None:
+    drill, database = settings.drill, settings.database
+    if drill.dsn is None or drill.password or drill.password_file or drill.password_secret:
+        return
+    if not (database.password or database.password_file or database.password_secret):
+        return
+    if isinstance(named(database, drill.dsn), NamedDatabase):
+        report.warn(
+            AREA,
+            "Drills give the password of the application's database to another server",
+            "drill.dsn names one, and the section [drill] has no password",
+            "set drill.password_file to a file with the password of the role on that server",
+        )
