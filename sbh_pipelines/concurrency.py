@@ -1,8 +1,10 @@
-"""Work on many items in threads: on all of them at once, or on a stream of which few are ahead.
+"""Work on many items in threads: on all of them at once, or on a stream of which few are ahead. And work that is waited for.
 
-Both keep the order of the items and raise the first error in that order; what has not begun by then is left.
+The first two keep the order of the items and raise the first error in that order; what has not begun by then is left.
 """
 
+import contextvars
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,12 +16,60 @@ _Result = TypeVar("_Result")
 _THREADS = 8  # what an object store answers at once without asking for patience
 
 
+class Awaited:
+    """Work that somebody waits for: what it has open at servers, which is told when nobody does any more. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: dict[int, Callable[[], None]] = {}
+        self.given_up = False
+
+    def holds(self, thing: object, end: Callable[[], None]) -> Callable[[], None]:
+        """`end` ends what is going on in `thing`; what this gives is to be called when the thing is closed."""
+        with self._lock:
+            self._open[id(thing)] = end
+
+        def closed() -> None:
+            with self._lock:
+                self._open.pop(id(thing), None)
+
+        return closed
+
+    def give_up(self) -> None:
+        """End what is going on. What goes on after it needs another call: the work itself is not stopped."""
+        self.given_up = True
+        with self._lock:
+            ends = list(self._open.values())
+        for end in ends:
+            end()
+
+    def run(self, work: Callable[[], _Result]) -> _Result:
+        """What `work` gives; within it, and the threads that it makes by this module, `awaited` is this."""
+        context = contextvars.copy_context()
+        context.run(_AWAITED.set, self)
+        return context.run(work)
+
+
+_AWAITED: contextvars.ContextVar[Awaited | None] = contextvars.ContextVar("awaited", default=None)
+
+
+def awaited() -> Awaited | None:
+    """What the work of this thread belongs to, where somebody waits for it."""
+    return _AWAITED.get()
+
+
+def _here(work: Callable[[_Item], _Result]) -> Callable[[_Item], _Result]:
+    """The same, in another thread: for whom it is done stays known."""
+    context = contextvars.copy_context()
+    return lambda item: context.copy().run(work, item)
+
+
 def side_by_side(
     work: Callable[[_Item], _Result], items: Iterable[_Item], *, name: str, threads: int = _THREADS
 ) -> list[_Result]:
     """What `work` gives for each item, `threads` at a time; `name` is that of the threads."""
     with ThreadPoolExecutor(threads, thread_name_prefix=name) as pool:
-        return list(pool.map(work, items))
+        return list(pool.map(_here(work), items))
 
 
 def streamed(
@@ -30,6 +80,7 @@ def streamed(
     The next item is asked for when a result is taken, by the thread that takes it.
     """
     begun: deque[Future[_Result]] = deque()
+    work = _here(work)
     with ThreadPoolExecutor(threads, thread_name_prefix=name) as pool:
         try:
             for item in items:

@@ -57,14 +57,21 @@ class ApiSettings(Section):
     connections: int = Field(500, ge=10, le=100_000, description="Connections at once; further ones get 503.")
     threads: int = Field(16, ge=1, le=256, description="Requests worked on at once.")
     expensive_threads: int = Field(
-        4, ge=1, le=64, description="Plans, validations and launches worked on at once, besides."
+        4,
+        ge=1,
+        le=64,
+        description="Plans and validations worked on at once, besides; and as many launches, cancels and approvals.",
+    )
+    expensive_per_tenant: int = Field(
+        1, ge=1, le=64, description="Plans and validations of one tenant's users worked on at once; further ones wait."
     )
     waiting: int = Field(200, ge=1, le=10_000, description="Requests that wait for a thread; further ones get 429.")
     expensive_per_minute: int = Field(
         60,
         ge=1,
         le=100_000,
-        description="Plans, validations, restores and backups that one user, or one tenant, may ask for.",
+        description="Plans and validations that one user, or one tenant, may ask for; and as many launches and requests for"
+        " approval.",
     )
     expensive_burst: int = Field(20, ge=1, le=10_000, description="Of these, so many at once after a pause.")
     cache_mib: int = Field(

@@ -53,19 +53,21 @@ def make_app(settings: Settings) -> RequestMiddleware:
     """Raises SettingsError where no tokens are believed, or a secret cannot be read. Opens no connection."""
     own = settings.api
     tokens = open_tokens(settings)
-    service = BackupService(settings)
+    service = BackupService(_bounded(settings))
     service.tenants.remember(_TENANTS_S)
     dagster = Dagster(own, _service_token(settings, tokens))
     auth = Workers("auth", _AUTH_THREADS, own.waiting, own.request_timeout_s)
-    reads = Workers("reads", own.threads, own.waiting, own.request_timeout_s)
-    expensive = Workers("expensive", own.expensive_threads, own.waiting, own.request_timeout_s)
+    reads = Workers("reads", own.threads, own.waiting, own.request_timeout_s, max(1, own.threads // 2))
+    at_once, wait = own.expensive_threads, own.request_timeout_s
+    expensive = Workers("expensive", at_once, own.waiting, wait, min(at_once, own.expensive_per_tenant))
+    urgent = Workers("urgent", at_once, own.waiting, wait, max(1, at_once // 2))
     rates = Rates(own.expensive_per_minute, own.expensive_burst)
-    api = Api(own, service, dagster, Launcher(service, dagster), reads, expensive, rates)
+    api = Api(own, service, dagster, Launcher(service, dagster), reads, expensive, urgent, rates)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        for workers in (auth, reads, expensive):
+        for workers in (auth, reads, expensive, urgent):
             workers.close()
         dagster.close()
 
@@ -93,6 +95,13 @@ def make_app(settings: Settings) -> RequestMiddleware:
         body_timeout_s=own.body_timeout_s,
         https=own.tls_cert_file is not None or own.behind_proxy,
     )
+
+
+def _bounded(settings: Settings) -> Settings:
+    """No statement outlives who waits for it, whatever becomes of this process: what the API does itself only reads."""
+    bounds = [settings.api.request_timeout_s, settings.database.statement_timeout_s]
+    database = settings.database.model_copy(update={"statement_timeout_s": min(filter(None, bounds))})
+    return settings.model_copy(update={"database": database})
 
 
 def _service_token(settings: Settings, tokens: Tokens) -> Callable[[], str | None]:

@@ -29,7 +29,18 @@ _LONGEST_NAMED = 128
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """What all calls of a process share."""
+    """What all calls of a process share.
+
+    Attributes:
+        settings: Those of `[api]`.
+        service: The engine.
+        dagster: What long work is launched in.
+        launcher: Launches it, once.
+        reads: Threads of what is read, and of whether something is permitted.
+        expensive: Threads of plans and validations, of which each tenant has its share.
+        urgent: Threads of launches, cancels and approvals, which wait for no plan.
+        rates: How often somebody may ask for what is expensive.
+    """
 
     settings: ApiSettings
     service: BackupService
@@ -37,6 +48,7 @@ class Api:
     launcher: Launcher
     reads: Workers
     expensive: Workers
+    urgent: Workers
     rates: Rates
 
 
@@ -88,14 +100,39 @@ class Call:
         """A result as JSON. Its errors say as much as the caller may see."""
         return JSONResponse(as_document(result, lambda error: error_fields(error, self.user)), status, headers)
 
-    async def read(self, work: Callable[[], T]) -> T:
-        return await self.api.reads.run(work)
+    @property
+    def _whose(self) -> str:
+        """Who shares threads with whom: the users of a tenant; a platform user with nobody."""
+        return f"{ALL_TENANTS}:{self.user.user_id}" if self.platform else self.user.tenant_id
 
-    async def expensive(self, work: Callable[[], T]) -> T:
-        """Raises TooManyRequests."""
+    async def read(self, work: Callable[[], T]) -> T:
+        return await self.api.reads.run(work, self._whose)
+
+    async def permit(self, action: str) -> None:
+        """Raises AccessDenied and the like. Asked before anything is counted or begun, in threads that no plan holds."""
+        tenant, launches = self.tenant_or_all(), self.service.launches
+        if tenant is None:
+            await self.read(lambda: launches.permit_platform(self.user, action))
+        else:
+            await self.read(lambda: launches.permit(tenant, self.user, action))
+
+    async def expensive(self, action: str, work: Callable[[], T]) -> T:
+        """A plan or a validation. Raises AccessDenied, TooManyRequests."""
+        await self.permit(action)
+        self._count("plans")
+        return await self.api.expensive.run(work, self._whose)
+
+    async def urgent(self, action: str, work: Callable[[], T], *, counted: bool = False) -> T:
+        """What nobody else's plans may keep waiting. Raises AccessDenied, TooManyRequests."""
+        await self.permit(action)
+        if counted:
+            self._count("launches")
+        return await self.api.urgent.run(work, self._whose)
+
+    def _count(self, kind: str) -> None:
+        """Raises TooManyRequests. Launches have a rate of their own, which plans do not use up."""
         tenant = self.tenant_or_all() or ALL_TENANTS
-        self.api.rates.take(f"user:{self.user.tenant_id}:{self.user.user_id}", f"tenant:{tenant}")
-        return await self.api.expensive.run(work)
+        self.api.rates.take(f"user:{kind}:{self.user.tenant_id}:{self.user.user_id}", f"tenant:{kind}:{tenant}")
 
     async def launch(self, action: str, wanted: Callable[[], Launch]) -> Response:
         """202 and where the operation is. `wanted` raises what is wrong with the request; it is asked once `action` is
@@ -104,11 +141,10 @@ class Call:
         tenant = self.tenant()
 
         def work() -> tuple[str, str, bool]:
-            self.service.launches.permit(tenant, self.user, action)
             launch = wanted()
             return launch.call, *self.api.launcher.launch(self.user, tenant, launch, self.key)
 
-        call, operation_id, repeated = await self.expensive(work)
+        call, operation_id, repeated = await self.urgent(action, work, counted=True)
         answer = accepted(operation_id, call, tenant)
         headers = {"Location": answer.links["self"]}
         if repeated:

@@ -4,13 +4,16 @@ import asyncio
 import math
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from sbh_pipelines.concurrency import Awaited
 from sbh_pipelines.errors import TookTooLong, TooManyRequests
 
+_END_AGAIN_S = 1.0
 _MOST = 50_000  # buckets kept; one that is dropped starts full again
 
 
@@ -53,40 +56,104 @@ class Rates:
 T = TypeVar("T")
 
 
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """A call that waits or is at work; `answer` is of the event loop, and takes what comes of it."""
+
+    work: Callable[[], Any]
+    whose: str
+    answer: "asyncio.Future[Any]"
+    awaited: Awaited
+    ended: bool = False
+
+
 class Workers:
-    """`threads` calls are at work, `waiting` more may wait; a call that is given up keeps its thread until it ends."""
+    """`threads` calls are at work, `waiting` more may wait; of one and the same caller's at most `share` and a quarter.
 
-    def __init__(self, name: str, threads: int, waiting: int, timeout_s: float) -> None:
+    Callers take turns: who has many in line waits behind who has one. A call that is given up is ended at the servers that
+    work for it, and keeps its thread until it has noticed. All but the work itself is done in the event loop.
+    """
+
+    def __init__(self, name: str, threads: int, waiting: int, timeout_s: float, share: int | None = None) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self._most, self._timeout_s = threads + waiting, timeout_s
-        self._here = 0  # at work or waiting; touched by the event loop only
+        self._enders = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-end")
+        self._threads, self._share, self._timeout_s = threads, share or threads, timeout_s
+        self._waiting, self._waiting_each = waiting, max(1, waiting // 4) if share else waiting
+        self._lines: OrderedDict[str, deque[_Turn]] = OrderedDict()
+        self._busy: Counter[str] = Counter()
 
-    async def run(self, work: Callable[[], T]) -> T:
+    async def run(self, work: Callable[[], T], whose: str = "") -> T:
         """What `work` gives, or raises. Raises TooManyRequests, TookTooLong."""
-        if self._here >= self._most:
+        in_line, at_work = sum(map(len, self._lines.values())), self._busy.total()
+        full = at_work >= self._threads or in_line > 0
+        if full and in_line >= self._waiting:
             raise TooManyRequests("The server has too much to do", remedy="try again in some seconds")
+        if len(self._lines.get(whose, ())) >= self._waiting_each:
+            raise TooManyRequests(
+                "Too much is asked for at once",
+                on="tenant",
+                why=f"{self._waiting_each} of these calls wait already",
+                remedy="wait for their answers",
+            )
         loop = asyncio.get_running_loop()
-        self._here += 1
-        future = self._pool.submit(work)
-
-        def left(_: "Future[Any]") -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(self._leave)
-
-        future.add_done_callback(left)
-        waiting = asyncio.wrap_future(future)
-        done, _ = await asyncio.wait([waiting], timeout=self._timeout_s)
+        turn = _Turn(work, whose, loop.create_future(), Awaited())
+        self._lines.setdefault(whose, deque()).append(turn)
+        self._next(loop)
+        done, _ = await asyncio.wait([turn.answer], timeout=self._timeout_s)
         if not done:
-            waiting.cancel()  # begun or not: no caller waits for it any more
+            self._give_up(turn, loop)
             raise TookTooLong(
                 "The answer took too long",
                 why=f"it was not there after {self._timeout_s:g} s",
                 remedy="ask for less at once, or try again later",
             )
-        return waiting.result()
+        answer: T = turn.answer.result()
+        return answer
 
-    def _leave(self) -> None:
-        self._here -= 1
+    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin what there are threads for: of the callers within their share, the one who has waited longest for a turn."""
+        while self._busy.total() < self._threads:
+            whose = next((name for name in self._lines if self._busy[name] < self._share), None)
+            if whose is None:
+                return
+            line = self._lines.pop(whose)
+            turn = line.popleft()
+            if line:
+                self._lines[whose] = line  # behind all others
+            self._busy[whose] += 1
+            future = self._pool.submit(turn.awaited.run, turn.work)
+
+            def ended(future: "Future[Any]", turn: _Turn = turn) -> None:
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(self._ended, turn, future, loop)
+
+            future.add_done_callback(ended)
+
+    def _ended(self, turn: _Turn, future: "Future[Any]", loop: asyncio.AbstractEventLoop) -> None:
+        turn.ended = True
+        self._busy[turn.whose] -= 1
+        if not self._busy[turn.whose]:
+            del self._busy[turn.whose]
+        if not turn.answer.done() and not turn.awaited.given_up and not future.cancelled():
+            if (error := future.exception()) is not None:
+                turn.answer.set_exception(error)
+            else:
+                turn.answer.set_result(future.result())
+        self._next(loop)
+
+    def _give_up(self, turn: _Turn, loop: asyncio.AbstractEventLoop) -> None:
+        """Nobody waits for it: out of the line, or ended wherever it works, again until it has ended itself."""
+        turn.awaited.given_up = True
+        turn.answer.cancel()
+        line = self._lines.get(turn.whose)
+        if line is not None and turn in line:
+            line.remove(turn)
+            if not line:
+                del self._lines[turn.whose]
+        elif not turn.ended and not loop.is_closed():
+            self._enders.submit(turn.awaited.give_up)
+            loop.call_later(_END_AGAIN_S, self._give_up, turn, loop)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._enders.shutdown(wait=False, cancel_futures=True)

@@ -45,7 +45,7 @@ async def ask(call: ACall, body: Annotated[AskBody, Body()]) -> Response:
         wanted = body.backup_id or ""
         return call.service.approvals.request_restore(wanted, tenant, call.user, body.request(), reason=body.reason)
 
-    return call.answer(await call.expensive(work))
+    return call.answer(await call.urgent("restore.request", work, counted=True))
 
 
 @router.post("/{approval_id}/approve", summary="Approve", responses=READS, response_model=model_of(Approval))
@@ -57,7 +57,10 @@ async def approve(
     """By another person than the one who asked."""
     tenant = call.tenant()
     approvals = call.service.approvals
-    return call.answer(await call.read(lambda: approvals.approve(approval_id, tenant, call.user, body.comment)))
+    found = await call.urgent(
+        "restore.approve", lambda: approvals.approve(approval_id, tenant, call.user, body.comment)
+    )
+    return call.answer(found)
 
 
 @router.post("/{approval_id}/reject", summary="Reject", responses=READS, response_model=model_of(Approval))
@@ -69,12 +72,13 @@ async def reject(
     """For good."""
     tenant = call.tenant()
     approvals = call.service.approvals
-    return call.answer(await call.read(lambda: approvals.reject(approval_id, tenant, call.user, body.comment)))
+    found = await call.urgent("restore.approve", lambda: approvals.reject(approval_id, tenant, call.user, body.comment))
+    return call.answer(found)
 
 
 async def refuse_unconfirmed(call: Call, tenant: str, what: str, on: str) -> NoReturn:
     """Raises AccessDenied for callers who may not restore, else NotConfirmed."""
-    await call.read(lambda: call.service.launches.permit(tenant, call.user, "backup.restore"))
+    await call.permit("backup.restore")
     raise NotConfirmed(
         f"{what} and was not confirmed",
         on=on,

@@ -189,7 +189,9 @@ async def whole_diff(call: ACall, backup_id: BackupIdPath) -> Response:
 
 
 async def _plan(call: Call, tenant: str, backup_id: str, request: RestoreRequest) -> Response:
-    found = await call.expensive(lambda: call.service.restores.plan(backup_id, tenant, call.user, request))
+    found = await call.expensive(
+        "restore.plan", lambda: call.service.restores.plan(backup_id, tenant, call.user, request)
+    )
     return call.answer(documents.plan(found, call.user))
 
 
@@ -213,7 +215,7 @@ async def validate(
 
         return await call.launch("backup.validate", wanted)
 
-    found = await call.expensive(lambda: call.service.backups.validate(backup_id, tenant, call.user))
+    found = await call.expensive("backup.validate", lambda: call.service.backups.validate(backup_id, tenant, call.user))
     return call.answer(documents.validation(found, call.user))
 
 

@@ -79,7 +79,6 @@ async def cancel(call: ACall, operation_id: OperationId) -> Response:
     tags = _tags(call)
 
     def work() -> answers.Accepted:
-        _permit(call, "run.cancel")
         run = _found(call, operation_id, tags)
         _refuse_ended(run)
         if run.status != "CANCELING":
@@ -93,7 +92,7 @@ async def cancel(call: ACall, operation_id: OperationId) -> Response:
         status: answers.Status = "canceled" if run.status in ("QUEUED", "NOT_STARTED") else "canceling"
         return ops.accepted(run.id, run.tags.get(ops.CALL_TAG, ""), run.tags[ops.TENANT_TAG], status)
 
-    return call.answer(await call.expensive(work), 202, {"Location": f"/api/operations/{operation_id}"})
+    return call.answer(await call.urgent("run.cancel", work), 202, {"Location": f"/api/operations/{operation_id}"})
 
 
 def _refuse_ended(run: Run) -> None:

@@ -51,7 +51,9 @@ async def undo(
     """Makes what the restore touched what it was before, from the backup made then. Needs `confirm: true`."""
     tenant = call.tenant()
     if body.validate_only:
-        plan = await call.expensive(lambda: call.service.restores.plan_undo(restore_id, tenant, call.user))
+        plan = await call.expensive(
+            "restore.plan", lambda: call.service.restores.plan_undo(restore_id, tenant, call.user)
+        )
         return call.answer(documents.plan(plan, call.user))
     if not body.confirm:
         await refuse_unconfirmed(call, tenant, "Undoing a restore overwrites live data", restore_id)

@@ -75,7 +75,7 @@ class Dagster:
         self._token = token
         self._client = httpx.Client(
             timeout=settings.dagster_timeout_s,
-            limits=httpx.Limits(max_connections=settings.threads + settings.expensive_threads),
+            limits=httpx.Limits(max_connections=settings.threads + 2 * settings.expensive_threads),
             trust_env=False,
             follow_redirects=False,
         )

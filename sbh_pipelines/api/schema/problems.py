@@ -19,7 +19,7 @@ RETRY_AFTER_S = 5
 _ASK = "ask the operators of the platform, and give them the id of the request"
 _LATER = "try again later"
 _INTERNAL = re.compile(
-    r"""\S*://\S+                              # addresses, with whatever is glued to them
+    r"""(?<!\S)\S*://\S+                       # addresses, with whatever is glued to them
       | (?<![\w./])(?!/api/)/(?:[\w.@+-]+/)+[\w.@+-]*   # absolute paths
       | \b(?:host|hostaddr|port|user|dbname|password)\s*=\s*\S+ # connection strings
       | \b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b   # IPv4 addresses

@@ -7,11 +7,13 @@ from them. Whatever is not recognised is refused: the list below is of what is a
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import sqlglot
-from sqlglot import TokenType, exp
+from sqlglot import Token, TokenType, exp
+from sqlglot.dialects import Postgres
 
 from sbh_pipelines.database.session.sql import literal
 from sbh_pipelines.errors import RequestError
@@ -27,6 +29,11 @@ _ALLOWED = (
 _WORDS = "AND OR NOT IN IS LIKE ILIKE BETWEEN DISTINCT FROM WHERE NULL TRUE FALSE"
 _SIGNS = "EQ NEQ LT LTE GT GTE STRING NUMBER DASH PLUS COMMA"
 _COUNTED = {TokenType[name] for name in f"{_WORDS} {_SIGNS}".split()}
+_OPERATORS = "WHERE AND OR NOT IN LIKE ILIKE BETWEEN FROM L_PAREN COMMA EQ NEQ LT LTE GT GTE DASH PLUS"
+_BEFORE_PAREN = {TokenType[name] for name in _OPERATORS.split()}
+_NAMES = (Postgres.parser_class.ID_VAR_TOKENS | {TokenType.VAR, TokenType.IDENTIFIER}) - {TokenType.STRAIGHT_JOIN}
+_MARKS = {TokenType[name] for name in ("L_PAREN", "R_PAREN", "DOT", "DCOLON", "FROM", "ALIAS", "WITH")}
+_DEEPEST = 50
 _BEFORE_NOT = {TokenType.WHERE, TokenType.AND, TokenType.OR, TokenType.NOT, TokenType.L_PAREN, TokenType.IS}
 _AFTER_NOT = {TokenType.IN, TokenType.LIKE, TokenType.ILIKE, TokenType.BETWEEN}
 
@@ -95,7 +102,26 @@ def _kinds(sql: str) -> list[TokenType]:
     tokens = sqlglot.tokenize(sql, dialect="postgres")
     if any(token.comments or token.token_type is TokenType.SEMICOLON for token in tokens):
         raise Refusal("comments and semicolons are not allowed")
+    _check_shape(tokens)
     return [token.token_type for token in tokens]
+
+
+def _check_shape(tokens: Sequence[Token]) -> None:
+    """Refuse what the parser would try in more ways than it has words, before it does: twenty nested types keep it for a minute.
+
+    Parentheses hold conditions, values and lists, at a depth that people write; nothing is called, and no type has a part.
+    """
+    depth = 0
+    allowed = _COUNTED | _NAMES | _MARKS
+    for before, token in pairwise(tokens):
+        kind = token.token_type
+        if kind not in allowed:
+            raise Refusal("it has a word or a sign that is not allowed")
+        if kind is TokenType.L_PAREN and before.token_type not in _BEFORE_PAREN and before.text.upper() != "CAST":
+            raise Refusal("functions, and types with a length, are not allowed")
+        depth += (kind is TokenType.L_PAREN) - (kind is TokenType.R_PAREN)
+        if depth > _DEEPEST:
+            raise Refusal("it is nested too deeply")
 
 
 def _check_reading(kinds: list[TokenType], choice: RowChoice) -> None:

@@ -15,6 +15,7 @@ import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
 
+from sbh_pipelines.concurrency import awaited
 from sbh_pipelines.database.session import pooler, search_path, tls
 from sbh_pipelines.database.session.driver import Cursor, application_function, cut, cut_off, told
 from sbh_pipelines.database.session.pinned import keepalives, pin
@@ -25,6 +26,7 @@ from sbh_pipelines.database.session.targets import NamedDatabase
 from sbh_pipelines.errors import (
     SbhError,
     SettingsError,
+    TookTooLong,
     UnreadableRow,
 )
 from sbh_pipelines.settings import DatabaseSettings
@@ -38,6 +40,12 @@ class Session(psycopg2.extensions.connection):  # type: ignore[misc]
 
     application_path = search_path.OWN
     pooled = False
+    told_closed: Callable[[], None] | None = None
+
+    def end_statement(self) -> None:
+        """From another thread: what the server does for this session ends. Nothing where it does nothing, or has gone."""
+        with suppress(psycopg2.Error):
+            self.cancel()
 
     def commit(self) -> None:
         """What is checked at the end of a transaction is checked here."""
@@ -46,6 +54,8 @@ class Session(psycopg2.extensions.connection):  # type: ignore[misc]
 
     def close(self) -> None:
         """Nothing of ours stays in a session that a pooler gives to the next client."""
+        if self.told_closed is not None:
+            self.told_closed()
         if self.pooled and not self.closed:
             with suppress(psycopg2.Error):
                 cursor = self.cursor()
@@ -60,6 +70,8 @@ def connect(settings: DatabaseSettings, purpose: str) -> Connection:
 
     Raises SourceUnavailable, SettingsError.
     """
+    if (work := awaited()) is not None and work.given_up:
+        raise TookTooLong("Nobody waits for this any more", on=describe_dsn(settings.dsn), remedy="ask again")
     arguments: dict[str, str | int] = {
         "application_name": f"sbh {purpose}"[:63],
         "connect_timeout": settings.connect_timeout_s,
@@ -93,6 +105,8 @@ def connect(settings: DatabaseSettings, purpose: str) -> Connection:
         connection.close()
         raise
     connection.autocommit = True
+    if (work := awaited()) is not None:
+        connection.told_closed = work.holds(connection, connection.end_statement)
     try:
         _prepare(connection, settings, partial(_connected, settings.dsn, {**arguments, "async_": True}))
     except BaseException:

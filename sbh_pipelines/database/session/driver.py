@@ -76,4 +76,4 @@ def raised_by_application(source_function: str, source_file: str) -> bool:
 _RAISING = ("exec_stmt_raise", "exec_stmt_assert")  # RAISE and ASSERT of PL/pgSQL
 _LANGUAGES = ("plpy_elog.c", "plperl.c", "pltcl.c", "plv8.cc", "pllua.c")  # what code in other languages dies with
 _ROWS = re.compile(r"^COPY ", re.MULTILINE)  # the line that a COPY was at, and what it holds
-_FUNCTION = re.compile(r'^(?:SQL|PL/\w+) function "?([^"\n]*?\([^)\n]*\)|[^"\s]+)', re.MULTILINE)
+_FUNCTION = re.compile(r'^(?:SQL|PL/\w+) function "?([^"\n]{0,200}?\([^)\n]{0,2000}\)|[^"\s]+)', re.MULTILINE)

@@ -55,7 +55,8 @@ def fit_for_obstore(attributes: Mapping[str, str]) -> bool:
 def tagging_of(document: bytes) -> str:
     """The tags of an answer to `GET ?tagging`, as the header of a put has them. Raises ValueError."""
     text = document.decode()
-    pairs = [(_text(tag, "Key"), _text(tag, "Value")) for tag in re.findall(r"<Tag>(.*?)</Tag>", text, re.DOTALL)]
+    tags = re.findall(r"<Tag>((?:(?!<Tag>).)*?)</Tag>", text, re.DOTALL)  # none reaches over another: read once
+    pairs = [(_text(tag, "Key"), _text(tag, "Value")) for tag in tags]
     if not pairs:
         raise ValueError("the answer has no tags")
     return urlencode(pairs)

@@ -174,7 +174,7 @@ def test_a_body_without_a_length_is_bounded_too(lonely_server: Server) -> None:
 
 
 def test_limits_dagster_away_and_the_log(api_stack: Stack, tokens: Tokens, backed_up: str, tmp_path: Path) -> None:
-    """Three expensive calls at once and no more, for a user and for a tenant; what waits for Dagster says so; no token is logged."""
+    """Three plans and validations at once and no more, for a user and for a tenant; what waits for Dagster says so; no token is logged."""
     log, metrics = tmp_path / "log", tmp_path / "metrics-token"
     metrics.write_text("a-token-of-the-scraper-alone\n")
     settings = {"expensive_per_minute": 1, "expensive_burst": 3, "metrics_token_file": metrics}
@@ -184,6 +184,7 @@ def test_limits_dagster_away_and_the_log(api_stack: Stack, tokens: Tokens, backe
             assert (away.status_code, away.json()["code"], away.json()["on"]) == (503, "SBH-921", "")
             assert int(away.headers["Retry-After"]) >= 1
             assert client.get(f"/api/backup/{backed_up}/diff").status_code == 200
+            assert client.post(f"/api/backup/{backed_up}/validate").status_code == 200
             assert client.post(f"/api/backup/{backed_up}/validate").status_code == 200
             limited = client.post(f"/api/backup/{backed_up}/validate")
             assert (limited.status_code, limited.json()["code"], limited.headers["Retry-After"]) == (

@@ -6,6 +6,7 @@ import json
 import logging
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from sbh_pipelines.api.schema.bodies import RestoreBody
 from sbh_pipelines.api.schema.problems import error_fields, issue_fields, scrub
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.cli.app import run
+from sbh_pipelines.concurrency import awaited, side_by_side
 from sbh_pipelines.definitions import defs
 from sbh_pipelines.document import as_document
 from sbh_pipelines.embedded.servers.stack import Stack
@@ -146,6 +148,55 @@ def test_threads_waiting_and_time_are_bounded() -> None:
 
     found = asyncio.run(all_at_once())
     assert [type(answer) for answer in found] == [TookTooLong] * 3 + [TooManyRequests, str]
+
+
+def test_callers_take_turns_and_have_their_share() -> None:
+    """Of one who has five calls in line and two who have one each, the two are at work before the one's second."""
+    order: list[str] = []
+
+    async def all_at_once() -> None:
+        workers = Workers("test", threads=2, waiting=8, timeout_s=5, share=1)
+
+        def work(name: str) -> None:
+            order.append(name)
+            time.sleep(0.05)
+
+        greedy = [workers.run(lambda: work("greedy"), "greedy") for _ in range(3)]
+        await asyncio.gather(*greedy, *(workers.run(lambda n=n: work(n), n) for n in ("ann", "bob")))  # type: ignore[misc]
+        with pytest.raises(TooManyRequests, match="tenant"):  # a quarter of what may wait
+            await asyncio.gather(*(workers.run(lambda: work("more"), "more") for _ in range(5)))
+        workers.close()
+
+    asyncio.run(all_at_once())
+    assert sorted(order[:2]) == ["ann", "greedy"]
+    assert order[2:4].count("greedy") == 1
+    assert "bob" in order[2:4]
+
+
+def test_what_is_given_up_is_ended_where_it_works_until_it_has_noticed() -> None:
+    ended: list[str] = []
+    noticed = threading.Event()
+
+    def work() -> None:
+        own = awaited()
+        assert own is not None
+        closed = own.holds(own, lambda: ended.append("told"))
+        assert side_by_side(lambda _: awaited() is own, [1, 2], name="test") == [True, True]
+        while len(ended) < 2:
+            time.sleep(0.01)
+        closed()
+        noticed.set()
+
+    async def one() -> None:
+        workers = Workers("test", threads=1, waiting=1, timeout_s=0.1)
+        with pytest.raises(TookTooLong):
+            await workers.run(work)
+        assert await asyncio.to_thread(noticed.wait, 10)
+        assert await workers.run(lambda: "room again") == "room again"
+        workers.close()
+
+    asyncio.run(one())
+    assert ended[:2] == ["told", "told"]
 
 
 # what is launched

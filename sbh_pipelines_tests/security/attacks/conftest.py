@@ -1,0 +1,23 @@
+"""What is attacked over HTTP: a running API with five tenants."""
+
+from sbh_pipelines_tests.support.fix_api import (
+    api_settings,
+    api_stack,
+    backed_up,
+    dagster_url,
+    lonely_server,
+    second_server,
+    server,
+    tokens,
+)
+
+__all__ = [
+    "api_settings",
+    "api_stack",
+    "backed_up",
+    "dagster_url",
+    "lonely_server",
+    "second_server",
+    "server",
+    "tokens",
+]  # fixtures, made elsewhere
