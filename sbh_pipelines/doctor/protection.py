@@ -9,7 +9,7 @@ from typing import Any
 from sbh_pipelines.doctor.findings import Level, Report
 from sbh_pipelines.errors import StoreDenied, StoreError
 from sbh_pipelines.settings import Settings
-from sbh_pipelines.stores.bucket_rules import LifecycleRule, denies_plaintext
+from sbh_pipelines.stores.bucket_rules import LifecycleRule, denies_foreign_writes, denies_plaintext
 from sbh_pipelines.stores.s3_control import S3Control
 
 AREA = "storage"
@@ -34,7 +34,7 @@ def check(
     facts.lock(control, prefixes)
     facts.encryption(control, settings, bool(prefixes))
     facts.public_access(control)
-    facts.policy(control)
+    facts.policy(control, prefixes, files)
     if prefixes or files:
         facts.lifecycle(control, prefixes, files)
     report.ok(AREA, f"The bucket {name} is set up", ", ".join(facts.known))
@@ -91,7 +91,7 @@ class _Facts:
                 " BlockPublicAcls=true,IgnorePublicAcls=true,BlockPublicPolicy=true,RestrictPublicBuckets=true",
             )
 
-    def policy(self, control: S3Control) -> None:
+    def policy(self, control: S3Control, prefixes: list[str], files: str) -> None:
         policy = self._asked("bucket policy", lambda: control.policy(self._name))
         if policy is None:
             return
@@ -104,6 +104,20 @@ class _Facts:
                 "no statement of its policy denies s3:* where aws:SecureTransport is false",
                 f"aws s3api put-bucket-policy --bucket {self._name} --policy file://bucket-policy.json"
                 " (deploy/policies/bucket-policy.json, filled in)",
+            )
+
+        open_to_others = [prefix for prefix in prefixes if not denies_foreign_writes(policy, self._name, prefix)]
+        if prefixes and not open_to_others:
+            self.known.append("only some roles write backups")
+        elif open_to_others and self._strict:
+            beside = f"; the application writes to this bucket, below {files}" if files else ""
+            self._report.warn(
+                AREA,
+                f"Whoever may put objects into the bucket {self._name} may overwrite backups",
+                f"no statement of its policy denies s3:PutObject below {', '.join(open_to_others)} to all but the program's"
+                f" roles{beside}",
+                f"aws s3api put-bucket-policy --bucket {self._name} --policy file://bucket-policy.json"
+                " (deploy/policies/bucket-policy.json, filled in); or keep backups in a bucket of their own: storage.bucket",
             )
 
     def lifecycle(self, control: S3Control, prefixes: list[str], files: str) -> None:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+_BUT = {"ArnNotEquals", "ArnNotLike", "StringNotEquals", "StringNotLike"}
+_WHO = {"aws:principalarn", "aws:principalaccount", "aws:userid"}
 _READ_AT_ONCE = {"STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "REDUCED_REDUNDANCY"}
 
 
@@ -13,16 +15,39 @@ def denies_plaintext(policy: Mapping[str, object], bucket: str) -> bool:
     return any(_denies(statement, bucket) for statement in _list(policy.get("Statement")))
 
 
-def _denies(statement: Any, bucket: str) -> bool:
+def denies_foreign_writes(policy: Mapping[str, object], bucket: str, prefix: str) -> bool:
+    """Whether a statement denies everybody but some principals to put objects below `prefix` (`{tenant}`: any tenant)."""
+    key = f"{prefix.replace('{tenant}', 'any-tenant')}packs/any"
+    return any(_denies_puts(statement, bucket, key) for statement in _list(policy.get("Statement")))
+
+
+def _denies_puts(statement: Any, bucket: str, key: str) -> bool:
+    if not _denies_everybody(statement, bucket, key, "s3:putobject"):
+        return False
+    condition = statement.get("Condition")
+    if not isinstance(condition, Mapping) or not condition:
+        return False  # it would deny the program's own writes as well: nothing is written there
+    return all(
+        operator in _BUT and isinstance(bounds, Mapping) and {str(name).lower() for name in bounds} <= _WHO
+        for operator, bounds in condition.items()
+    )
+
+
+def _denies_everybody(statement: Any, bucket: str, key: str, wanted: str) -> bool:
+    """Whether a statement denies everybody this action on this key, its conditions not looked at."""
     if not isinstance(statement, Mapping) or statement.get("Effect") != "Deny":
         return False
     principal = statement.get("Principal")
     if principal != "*" and not (isinstance(principal, Mapping) and "*" in _list(principal.get("AWS"))):
         return False
-    if not {"s3:*", "*"} & {str(action).lower() for action in _list(statement.get("Action"))}:
+    if not any(fnmatchcase(wanted, str(action).lower()) for action in _list(statement.get("Action"))):
         return False
     resources = [str(resource).rpartition(":::")[2] for resource in _list(statement.get("Resource"))]
-    if not any(fnmatchcase(f"{bucket}/any/key", resource) for resource in resources):
+    return any(fnmatchcase(f"{bucket}/{key}", resource) for resource in resources)
+
+
+def _denies(statement: Any, bucket: str) -> bool:
+    if not _denies_everybody(statement, bucket, "any/key", "s3:*"):
         return False
     condition = statement.get("Condition")
     if not isinstance(condition, Mapping) or set(condition) != {"Bool"} or not isinstance(condition["Bool"], Mapping):

@@ -21,7 +21,7 @@ from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import StoreDenied
 from sbh_pipelines.security.policy import Role, UserContext
-from sbh_pipelines.stores.bucket_rules import LifecycleRule, denies_plaintext
+from sbh_pipelines.stores.bucket_rules import LifecycleRule, denies_foreign_writes, denies_plaintext
 from sbh_pipelines.stores.s3 import open_s3
 from sbh_pipelines.stores.s3_control import S3Control
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
@@ -310,6 +310,9 @@ def _actions(statement: dict[str, Any]) -> list[str]:
 def test_the_doctor_is_content_with_the_buckets_policy_and_lifecycle() -> None:
     policy = json.loads((FOLDER / "bucket-policy.json").read_text("utf-8").replace("REGION", EU))
     assert denies_plaintext(policy, f"sbh-files-{EU}")
+    for prefix in ("files/{tenant}/backups/", "_sbh-catalog/", "_sbh-platform/"):
+        assert denies_foreign_writes(policy, f"sbh-files-{EU}", prefix)
+    assert not denies_foreign_writes(policy, f"sbh-files-{EU}", "elsewhere/{tenant}/")
     for rule in json.loads((FOLDER / "lifecycle.json").read_text("utf-8"))["Rules"]:
         for prefix in ("files/{tenant}/backups/", "_sbh-catalog/", "_sbh-platform/"):
             assert not LifecycleRule.parse(rule).expires(prefix)

@@ -74,7 +74,14 @@ def protect(s3: Any, bucket: str) -> None:
         "Resource": [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"],
         "Condition": {"Bool": {"aws:SecureTransport": "false"}},
     }
-    s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [deny]}))
+    ours = {
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": ["s3:PutObject"],
+        "Resource": [f"arn:aws:s3:::{bucket}/{prefix.replace('{tenant}', '*')}*" for prefix in PREFIXES],
+        "Condition": {"ArnNotLike": {"aws:PrincipalArn": "arn:aws:iam::*:role/sbh-*"}},
+    }
+    s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [deny, ours]}))
 
 
 def rule(s3: Any, bucket: str, **fields: Any) -> None:
@@ -91,7 +98,7 @@ def look(control: S3Control, bucket: str, *, strict: bool = True, prefixes: list
 def test_a_bucket_without_protection_gets_a_command_for_each(embedded_stack: Stack, control: S3Control) -> None:
     bucket = make_buckets(embedded_stack, eu_west_1=EU).replace("{region}", EU)
     warnings = [finding for finding in look(control, bucket) if finding.level is Level.WARNING]
-    commands = ("put-bucket-versioning", "put-public-access-block", "put-bucket-policy")
+    commands = ("put-bucket-versioning", "put-public-access-block", "put-bucket-policy", "put-bucket-policy")
     assert [finding.remedy.split()[2] for finding in warnings] == list(commands)
     assert all(f"--bucket {bucket} " in finding.remedy for finding in warnings)
     # Of a server that may lack the notion only versions are asked.
@@ -104,7 +111,14 @@ def test_a_protected_bucket_is_fine(embedded_stack: Stack, control: S3Control) -
     protect(s3_client(embedded_stack, EU), bucket)
     (finding,) = look(control, bucket)
     assert finding.level is Level.OK
-    for words in ("versioned", "no object lock", "public access blocked", "TLS only", "lifecycle rules: 0"):
+    for words in (
+        "versioned",
+        "no object lock",
+        "public access blocked",
+        "TLS only",
+        "only some roles write backups",
+        "lifecycle rules: 0",
+    ):
         assert words in finding.detail
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ _SUBRESOURCES = {
 }
 _OF_OBJECTS = {"PUT": "s3:PutObject", "POST": "s3:PutObject", "GET": "s3:GetObject", "HEAD": "s3:GetObject"}
 _CONTEXT = "kms:EncryptionContext:"
+_CONDITIONS = ("if-none-match", "if-match", "x-amz-server-side-encryption")  # headers that are condition keys
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,9 @@ def _s3(seen: Seen, bucket: str, key: str, query: Mapping[str, str]) -> Iterator
         yield Asked(actions[0], arn, values)
         return
     resource = f"{arn}/{key}"
+    sent = {f"s3:{name}": seen.headers[name] for name in _CONDITIONS if name in seen.headers}
+    creates = (seen.method == "PUT" and "partNumber" not in query) or (seen.method == "POST" and "uploadId" in query)
+    sent["s3:ObjectCreationOperation"] = "true" if creates else "false"
     if seen.method == "DELETE":
         version = "s3:DeleteObjectVersion" if "versionId" in query else "s3:DeleteObject"
         yield Asked("s3:AbortMultipartUpload" if "uploadId" in query else version, resource, {})
@@ -79,7 +83,7 @@ def _s3(seen: Seen, bucket: str, key: str, query: Mapping[str, str]) -> Iterator
         return
     assert not set(query) - {"uploads", "partNumber", "uploadId", "versionId", "x-id"}, f"unknown: {seen.query}"
     action = _OF_OBJECTS[seen.method]
-    yield Asked("s3:GetObjectVersion" if action == "s3:GetObject" and "versionId" in query else action, resource, {})
+    yield Asked("s3:GetObjectVersion" if action == "s3:GetObject" and "versionId" in query else action, resource, sent)
     if "x-amz-tagging" in seen.headers:
         yield Asked("s3:PutObjectTagging", resource, {})
     if "x-amz-object-lock-retain-until-date" in seen.headers:
@@ -94,17 +98,20 @@ def _deleted(body: bytes) -> Iterator[tuple[str, str]]:
 
 
 class Policy:
-    """A policy of deploy/policies, its placeholders filled in. `used`: what it was asked and allowed; `refused`: what it was not.
+    """A role's policy of deploy/policies, its placeholders filled in, and the bucket's. `used`: what it was asked and allowed; `refused`: what it was not.
 
     A HEAD of a bucket is refused to all roles that may list below their prefixes only. The refusal tells the bucket's region, which
     is what it is asked for.
     """
 
-    def __init__(self, name: str, **filled: str) -> None:
-        text = (FOLDER / f"{name}.json").read_text("utf-8")
-        for placeholder, value in filled.items():
-            text = text.replace(placeholder, value)
-        self.statements: list[dict[str, Any]] = json.loads(text)["Statement"]
+    def __init__(self, name: str, caller: str = "", **filled: str) -> None:
+        """`caller`: the role that has the policy, if it is not the one that is named after it."""
+        self.statements, self._bucket = _statements(name, filled), _statements("bucket-policy", filled)
+        self._caller = {
+            "aws:PrincipalArn": f"arn:aws:iam::{filled.get('ACCOUNT_ID')}:role/{caller or f'sbh-{name}'}",
+            "aws:SecureTransport": "true",
+            "s3:TlsVersion": "1.3",
+        }
         self.used: set[str] = set()
         self.refused: list[Asked] = []
 
@@ -113,7 +120,8 @@ class Policy:
         return {a for s in self.statements if s["Effect"] == "Allow" for a in _list(s["Action"])}
 
     def allows(self, asked: Asked) -> bool:
-        fitting = [s["Effect"] for s in self.statements if _fits(s, asked)]
+        known = replace(asked, values={**self._caller, **asked.values})
+        fitting = [s["Effect"] for s in (*self.statements, *self._bucket) if _fits(s, known)]
         good = "Allow" in fitting and "Deny" not in fitting
         if good:
             self.used.add(asked.action)
@@ -132,6 +140,14 @@ class Policy:
         return Answer(403, told, b"" if seen.method == "HEAD" else b"<Error><Code>AccessDenied</Code></Error>")
 
 
+def _statements(name: str, filled: Mapping[str, str]) -> list[dict[str, Any]]:
+    text = (FOLDER / f"{name}.json").read_text("utf-8")
+    for placeholder, value in filled.items():
+        text = text.replace(placeholder, value)
+    found: list[dict[str, Any]] = json.loads(text)["Statement"]
+    return found
+
+
 def _fits(statement: Mapping[str, Any], asked: Asked) -> bool:
     if not any(fnmatchcase(asked.action, action) for action in _list(statement["Action"])):
         return False
@@ -148,7 +164,11 @@ def _holds(operator: str, key: str, values: list[str], asked: Asked) -> bool:
     found = asked.values.get(key)
     if operator == "Null":
         return (found is None) == (values == ["true"])
-    assert operator in ("StringLike", "StringEquals"), operator
+    if operator == "NumericLessThan":
+        return found is not None and any(float(found) < float(value) for value in values)
+    if operator in ("ArnNotEquals", "StringNotEquals"):  # also where there is no such key
+        return found not in values
+    assert operator in ("StringLike", "StringEquals", "Bool"), operator
     return found is not None and any(fnmatchcase(found, value) for value in values)
 
 
