@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from contextlib import closing
 
+from sbh_pipelines.database.merge.merge import restore_database
 from sbh_pipelines.database.schema import inspect
 from sbh_pipelines.database.schema.inspect import ServerFacts
 from sbh_pipelines.database.schema.listing import find_listing
-from sbh_pipelines.database.schema.tenancy import survey_map
-from sbh_pipelines.database.session.connection import describe_dsn
-from sbh_pipelines.database.session.looking import look
+from sbh_pipelines.database.schema.tenancy import TenancyMap, survey_map
+from sbh_pipelines.database.session.connection import describe_dsn, look
 from sbh_pipelines.database.session.programs import check_pg_dump, lets_names_out, program_version
 from sbh_pipelines.doctor import contents, looks, role, tables, tenants, transit
 from sbh_pipelines.doctor.findings import Level, Report
@@ -33,12 +33,22 @@ def check(report: Report, settings: Settings, say: Callable[[str], None]) -> dic
             tenancy = survey_map(connection, settings)
             tables.check(report, connection, settings, tenancy)
             role.check_tables(report, connection, settings, tenancy, facts)
+            _restores(report, settings, tenancy)
             say("rows of no tenant")
             tables.check_rows(report, connection, settings, tenancy, listing)
             contents.check(report, connection, tenancy)
         with report.trying("tenants"):
             return tenants.check(report, connection, settings, find_listing(connection, settings))
     return {}
+
+
+def _restores(report: Report, settings: Settings, tenancy: TenancyMap) -> None:
+    """The role of restores, where it is another."""
+    if settings.restore.dsn is not None:
+        with report.trying(AREA), closing(look(restore_database(settings), "doctor")) as connection:
+            facts = inspect.server_facts(connection)
+            role.check_writer(report, connection, settings, facts)
+            role.check_writers_tables(report, connection, settings, tenancy, facts)
 
 
 def _server(report: Report, settings: Settings, facts: ServerFacts) -> None:

@@ -8,7 +8,7 @@ from sbh_pipelines.database.session.functions import ClosedFunction, closed_func
 from sbh_pipelines.database.session.pinned import UNSAFE
 from sbh_pipelines.database.session.sql import ident
 from sbh_pipelines.doctor.findings import Report
-from sbh_pipelines.settings import Settings
+from sbh_pipelines.settings import RestoreSettings, Settings
 from sbh_pipelines.settings.section import toml
 
 AREA = "database"
@@ -19,14 +19,17 @@ _CODE_RUNS = (
     "code of tables' owners (functions of indexes, CHECKs, triggers) runs with its rights in backups and restores"
 )
 _RESTORE_APART = (
-    "use two roles: back up with one that is no superuser, and restore with another, in a settings file of its own"
+    "use two roles: back up with one that is no superuser, and restore with another, which restore.dsn names"
     " (docs/operations.md, The database role)"
 )
 
 
 def check(report: Report, connection: Connection, settings: Settings, facts: ServerFacts) -> None:
     """What does not depend on the tables: attributes of the role, functions of the server, settings that superusers made."""
-    _attributes(report, settings, facts)
+    _reads(report, facts)
+    if settings.restore.dsn is None:
+        _writes(report, settings, facts)
+    _too_much(report, facts)
     with report.trying(AREA):
         _functions(report, closed_functions(connection, facts.role), facts, "of the server's")
         for name in inspect.switched_on(connection, list(UNSAFE)):
@@ -38,12 +41,34 @@ def check(report: Report, connection: Connection, settings: Settings, facts: Ser
             )
 
 
+def check_writer(report: Report, connection: Connection, settings: Settings, facts: ServerFacts) -> None:
+    """The same of the role of restores, where that is another."""
+    check(report, connection, settings.model_copy(update={"restore": RestoreSettings()}), facts)
+
+
+def check_writers_tables(
+    report: Report, connection: Connection, settings: Settings, tenancy: TenancyMap, facts: ServerFacts
+) -> None:
+    """What restores ask for on the tables."""
+    _privileges(report, connection, tenancy, facts, writes=True)
+    _parents(report, connection, tenancy, facts)
+    with report.trying(AREA):
+        tables = [mapped.table.oid for mapped in tenancy.tables]
+        _functions(
+            report, closed_to_tables(connection, tables, facts.role), facts, "in indexes, constraints and columns"
+        )
+
+
 def check_tables(
     report: Report, connection: Connection, settings: Settings, tenancy: TenancyMap, facts: ServerFacts
 ) -> None:
     """Privileges on tables, their sequences and schemas, on the functions that they bring along, and on the schemas of these."""
-    _privileges(report, connection, tenancy, facts)
-    _parents(report, connection, tenancy, facts)
+    both = settings.restore.dsn is None
+    _privileges(report, connection, tenancy, facts, writes=both)
+    if both:
+        _parents(report, connection, tenancy, facts)
+    else:
+        _only_reads(report, connection, tenancy, facts)
     _code_of_others(report, connection, settings, tenancy)
     with report.trying(AREA):
         tables = [mapped.table.oid for mapped in tenancy.tables]
@@ -97,9 +122,23 @@ def _of_platform(report: Report, connection: Connection, facts: ServerFacts) -> 
         )
 
 
-def _privileges(report: Report, connection: Connection, tenancy: TenancyMap, facts: ServerFacts) -> None:
+def _only_reads(report: Report, connection: Connection, tenancy: TenancyMap, facts: ServerFacts) -> None:
     with report.trying(AREA):
-        missing = inspect.missing_privileges(connection, tenancy, facts.role)
+        if written := inspect.writable_tables(connection, tenancy):
+            report.warn(
+                AREA,
+                f"The role {facts.role} may write {len(written)} tables, and restores have a role of their own",
+                f"{_CODE_RUNS}: {', '.join(written[:_SHOWN])}{' ...' if len(written) > _SHOWN else ''}",
+                f"REVOKE pg_write_all_data FROM {ident(facts.role)};\n"
+                f"REVOKE INSERT, UPDATE, DELETE ON {', '.join(written[:_SHOWN])} FROM {ident(facts.role)};",
+            )
+
+
+def _privileges(
+    report: Report, connection: Connection, tenancy: TenancyMap, facts: ServerFacts, *, writes: bool
+) -> None:
+    with report.trying(AREA):
+        missing = inspect.missing_privileges(connection, tenancy, facts.role, writes=writes)
         for privileges in missing:
             # Without these there is no backup; without the others only no restore. Both are needed one day.
             blocks = "backups" if {"SELECT", "USAGE"} & set(privileges.missing) else "restores"
@@ -110,13 +149,21 @@ def _privileges(report: Report, connection: Connection, tenancy: TenancyMap, fac
                 privileges.statement,
             )
         if not missing:
-            report.ok(AREA, f"The role {facts.role} may read and write all {len(tenancy.tables)} tables of tenants")
+            may = "read and write" if writes else "read"
+            report.ok(AREA, f"The role {facts.role} may {may} all {len(tenancy.tables)} tables of tenants")
 
 
-def _attributes(report: Report, settings: Settings, facts: ServerFacts) -> None:
+def _reads(report: Report, facts: ServerFacts) -> None:
+    what = "see all rows where tables have row security"
+    if facts.bypasses_row_security:
+        report.ok(AREA, f"The role {facts.role} may {what}")
+    else:
+        report.fail(AREA, f"The role {facts.role} may not {what}", "", f"ALTER ROLE {ident(facts.role)} BYPASSRLS;")
+
+
+def _writes(report: Report, settings: Settings, facts: ServerFacts) -> None:
     role = ident(facts.role)
     needs = (
-        (facts.bypasses_row_security, "see all rows where tables have row security", f"ALTER ROLE {role} BYPASSRLS;"),
         (
             facts.may_set_replication_role,
             "keep triggers from firing in a restore",
@@ -155,6 +202,10 @@ def _attributes(report: Report, settings: Settings, facts: ServerFacts) -> None:
             "",
             f"ALTER ROLE {role} CREATEDB; or let drill.dsn name another server",
         )
+
+
+def _too_much(report: Report, facts: ServerFacts) -> None:
+    role = ident(facts.role)
     if facts.superuser:
         # Before PostgreSQL 15 a restore has no other way.
         say = report.fail if facts.version >= _PARAMETERS else report.warn

@@ -28,6 +28,14 @@ class Hook(Section):
 class RestoreSettings(Section):
     """What restores need to know of the application."""
 
+    dsn: str | None = Field(
+        None,
+        description="libpq connection string of the same database for a role that may write, without the password: restores, their"
+        " plans and hooks, `--into-schema`, and drills where `drill.dsn` is null; null: `database.dsn`, whose role then does both.",
+    )
+    password: SecretStr | None = Field(None, description="Its password (a secret); never that of `database`.")
+    password_file: Path | None = None
+    password_secret: str | None = None
     safety_backup: bool = Field(
         True, description="Back the tenant up before every restore in place, so that it can be undone."
     )
@@ -108,7 +116,7 @@ class DrillSettings(Section):
     dsn: str | None = Field(
         None,
         description="libpq connection string of a server on which databases may be created and dropped, without the"
-        " password; null: the application's own server.",
+        " password; null: the application's own server, as the role of `restore.dsn` where there is one.",
     )
     password: SecretStr | None = Field(None, description="Its password (a secret); null: `database.password`.")
     password_file: Path | None = None

@@ -7,8 +7,7 @@ from sbh_pipelines.backup.contents.stored_table import read_table
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.recover.recovery import COMPLETED, RecoveryReport
 from sbh_pipelines.database.rebuild.operator_sql import check_assertions, count_rows, valid_foreign_keys
-from sbh_pipelines.database.session.connection import Connection
-from sbh_pipelines.database.session.looking import look
+from sbh_pipelines.database.session.connection import Connection, look
 from sbh_pipelines.errors import DrillFailed
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.settings import DatabaseSettings, Settings

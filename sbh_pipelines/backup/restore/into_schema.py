@@ -11,8 +11,9 @@ from sbh_pipelines.backup.contents.manifests import read_manifest, read_tables
 from sbh_pipelines.backup.contents.stored_table import read_table
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.database.merge.merge import restore_database
 from sbh_pipelines.database.rebuild.new_schema import Look, NewSchema, drop_looks, looks
-from sbh_pipelines.database.session.looking import look
+from sbh_pipelines.database.session.connection import look
 from sbh_pipelines.errors import LookRefused, ProofFailed, RequestError, SbhError
 from sbh_pipelines.model import BackupId, Progress, ProgressSink, Tenant
 from sbh_pipelines.repository.repository import Repository
@@ -99,7 +100,7 @@ def into_schema(
     names = _names(list(summaries))
     expires = (now + timedelta(days=settings.restore.keep_looks_days)).astimezone(UTC).replace(microsecond=0)
     made = []
-    with NewSchema(settings.database, tenant.id, tenant.key, label) as target:
+    with NewSchema(restore_database(settings), tenant.id, tenant.key, label) as target:
         target.create(now, expires)
         for number, (full_name, summary) in enumerate(summaries.items()):
             progress(Progress("restore into schema", tenant.id, number, len(summaries), "tables"))
@@ -129,7 +130,7 @@ def into_schema(
 
 def all_looks(settings: Settings) -> list[Look]:
     """The schemas of copies that are there."""
-    with closing(look(settings.database, "looks", within_s=settings.database.look_timeout_s)) as connection:
+    with closing(look(restore_database(settings), "looks", within_s=settings.database.look_timeout_s)) as connection:
         return looks(connection)
 
 
@@ -139,7 +140,7 @@ def drop_expired(settings: Settings, now: datetime) -> DroppedLooks:
 
 
 def drop(settings: Settings, chosen: Sequence[Look]) -> DroppedLooks:
-    failed = {look.schema: error for look, error in drop_looks(settings.database, chosen)} if chosen else {}
+    failed = {look.schema: error for look, error in drop_looks(restore_database(settings), chosen)} if chosen else {}
     return DroppedLooks(tuple(look.schema for look in chosen if look.schema not in failed), failed)
 
 

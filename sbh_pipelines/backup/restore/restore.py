@@ -39,7 +39,7 @@ from sbh_pipelines.backup.restore.safety_backup import SafetyBackup, safety_back
 from sbh_pipelines.backup.restore.status import RestoreStatus, Undo
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.merge.kept import NOTHING, Kept, find_kept
-from sbh_pipelines.database.merge.merge import commit, restore_transaction
+from sbh_pipelines.database.merge.merge import commit, restore_database, restore_transaction
 from sbh_pipelines.database.schema.tenancy import TenancyMap, load_map
 from sbh_pipelines.database.session.connection import Connection, describe_dsn
 from sbh_pipelines.database.session.snapshot import describe_snapshot, export_snapshot
@@ -76,7 +76,7 @@ def target_of(
     Raises RequestError as `check_target` does.
     """
     if into_database is None:
-        return Target(site.settings.database)
+        return Target(restore_database(site.settings))
     check_target(into_database, request)
     return Target(named(site.settings.database, into_database, into_password), in_place=False)
 

@@ -23,7 +23,7 @@ from sbh_pipelines.database.session.search_path import own_names
 from sbh_pipelines.database.session.sql import free_name, from_only, ident, literal, sql_name
 from sbh_pipelines.errors import ProofFailed
 from sbh_pipelines.model import MergeMode
-from sbh_pipelines.settings import DatabaseSettings, RestoreSettings
+from sbh_pipelines.settings import DatabaseSettings, RestoreSettings, Settings
 
 _FEW_ROWS = 20_000  # are read back one by one
 
@@ -40,6 +40,17 @@ class TableChanges:
     @property
     def any(self) -> bool:
         return bool(self.inserted or self.updated or self.deleted)
+
+
+def restore_database(settings: Settings) -> DatabaseSettings:
+    """How what writes into the application's database connects: as the role of `restore.dsn`, if there is one."""
+    restore = settings.restore
+    if restore.dsn is None:
+        return settings.database
+    # The password of the one role is never sent for the other.
+    own = {name: getattr(restore, name) for name in ("password", "password_file", "password_secret")}
+    changed: dict[str, object] = {"dsn": restore.dsn, **own}
+    return settings.database.model_copy(update=changed)
 
 
 @contextmanager

@@ -14,8 +14,8 @@ import psycopg2
 from psycopg2.errors import InsufficientPrivilege, ObjectInUse
 from psycopg2.extensions import make_dsn
 
-from sbh_pipelines.database.session.connection import Connection, connect, describe_dsn, translate, translated
-from sbh_pipelines.database.session.looking import look
+from sbh_pipelines.database.merge.merge import restore_database
+from sbh_pipelines.database.session.connection import Connection, connect, describe_dsn, look, translate, translated
 from sbh_pipelines.database.session.search_path import own_names, split
 from sbh_pipelines.database.session.sql import ident, literal
 from sbh_pipelines.errors import PrivilegeMissing, SbhError, SourceError
@@ -43,8 +43,8 @@ AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid)
 
 
 def drill_server(settings: Settings) -> DatabaseSettings:
-    """How drills connect: as the application's backups do, unless `drill.dsn` names another server."""
-    database, drill = settings.database, settings.drill
+    """How drills connect: as the application's restores do, unless `drill.dsn` names another server."""
+    database, drill = restore_database(settings), settings.drill
     if drill.dsn is None:
         return database
     changed: dict[str, object] = {"dsn": drill.dsn}

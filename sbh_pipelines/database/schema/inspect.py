@@ -118,8 +118,10 @@ def listing_privileges(connection: Connection, listing: Listing) -> list[TablePr
     return [TablePrivileges(listing.full_name, ("SELECT",), f"GRANT SELECT ON {sql_name(listing)} TO {ident(role)};")]
 
 
-def missing_privileges(connection: Connection, tenancy: TenancyMap, role: str) -> list[TablePrivileges]:
-    """Tables and sequences of the map on which a backup or a restore would be refused."""
+def missing_privileges(
+    connection: Connection, tenancy: TenancyMap, role: str, *, writes: bool = True
+) -> list[TablePrivileges]:
+    """Tables and sequences of the map on which a backup or, where the role `writes`, a restore would be refused."""
     tables = {mapped.table.oid: mapped.table for mapped in tenancy.tables}
     sequences = {c.sequence for table in tables.values() for c in table.columns if c.sequence}
     found = []
@@ -129,19 +131,20 @@ def missing_privileges(connection: Connection, tenancy: TenancyMap, role: str) -
             "SELECT t.oid::bigint, array_agg(p.name ORDER BY p.nth) FROM unnest(%s::oid[]) AS t(oid)"
             " CROSS JOIN unnest(%s::text[]) WITH ORDINALITY AS p(name, nth)"
             " WHERE NOT has_table_privilege(t.oid, p.name) GROUP BY 1",
-            (list(tables), list(TABLE_PRIVILEGES)),
+            (list(tables), list(TABLE_PRIVILEGES) if writes else ["SELECT"]),
         )
         for oid, missing in cursor.fetchall():
             grant = f"GRANT {', '.join(missing)} ON {sql_name(tables[oid])} TO {ident(role)};"
             found.append(TablePrivileges(tables[oid].full_name, tuple(missing), grant))
         cursor.execute(
             "SELECT s FROM unnest(%s::text[]) AS s WHERE NOT has_sequence_privilege(s, 'SELECT, UPDATE')"
-            " OR NOT has_sequence_privilege(s, 'UPDATE')",
-            (sorted(sequences),),
+            " OR NOT has_sequence_privilege(s, %s)",
+            (sorted(sequences), "UPDATE" if writes else "SELECT, UPDATE"),
         )
         for (name,) in cursor.fetchall():
-            grant = f"GRANT SELECT, UPDATE ON SEQUENCE {name} TO {ident(role)};"
-            found.append(TablePrivileges(name, ("UPDATE",), grant))
+            wanted = ("UPDATE",) if writes else ("SELECT",)
+            grant = f"GRANT {'SELECT, UPDATE' if writes else 'SELECT'} ON SEQUENCE {name} TO {ident(role)};"
+            found.append(TablePrivileges(name, wanted, grant))
         cursor.execute(
             "SELECT s FROM unnest(%s::text[]) AS s WHERE NOT has_schema_privilege(s, 'USAGE')",
             (sorted({table.schema for table in tables.values()}),),
@@ -149,6 +152,18 @@ def missing_privileges(connection: Connection, tenancy: TenancyMap, role: str) -
         for (name,) in cursor.fetchall():
             found.append(TablePrivileges(name, ("USAGE",), f"GRANT USAGE ON SCHEMA {ident(name)} TO {ident(role)};"))
     return sorted(found, key=lambda privileges: privileges.name)
+
+
+def writable_tables(connection: Connection, tenancy: TenancyMap) -> list[str]:
+    """Tables of the map that the role may write."""
+    with translated("read the role's privileges"), own_names(connection):
+        cursor = connection.cursor()
+        cursor.execute(
+            "SELECT oid::regclass::text FROM unnest(%s::oid[]) AS t(oid) WHERE has_table_privilege(oid, 'INSERT, UPDATE, DELETE')"
+            " ORDER BY 1",
+            ([mapped.table.oid for mapped in tenancy.tables],),
+        )
+        return [name for (name,) in cursor.fetchall()]
 
 
 def unholdable_parents(connection: Connection, tenancy: TenancyMap, role: str) -> list[TablePrivileges]:

@@ -5,8 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from sbh_pipelines.database.schema.listing import Listing, find_listing, no_listing
-from sbh_pipelines.database.session.connection import translated
-from sbh_pipelines.database.session.looking import look
+from sbh_pipelines.database.session.connection import look, translated
 from sbh_pipelines.database.session.sql import ident, literal, sql_name
 from sbh_pipelines.errors import InvalidId, SbhError, SettingsError, UnknownTenant
 from sbh_pipelines.model import Tenant, TenantId

@@ -1,6 +1,6 @@
 """A session with the application's database.
 
-connection   a session, prepared; driver's errors become ours here
+connection   a session, prepared, or one that only looks; driver's errors become ours here
 driver       cursors and errors of psycopg2, without what may be of a row
 pinned       which settings a session has, and why it does not have the others
 search_path  where our own SQL finds names, and where code of the application does
@@ -13,6 +13,5 @@ tls          verified TLS wherever the server is another machine
 snapshot     one exported snapshot that several connections read
 sql          quoting of names and values
 encodings    text of databases in other encodings than UTF-8, for people
-looking      sessions that only look, and write nothing whoever's code runs in them
 programs     pg_dump
 """

@@ -13,7 +13,7 @@ What rests on a name, or on few rows, is marked.
 from collections.abc import Callable
 from contextlib import closing
 
-from sbh_pipelines.database.session.looking import look
+from sbh_pipelines.database.session.connection import look
 from sbh_pipelines.doctor.suggest.suggestion import CHECK, Suggestion
 from sbh_pipelines.doctor.suggest.tables import Tables
 from sbh_pipelines.doctor.suggest.tenants import suggest_tenants

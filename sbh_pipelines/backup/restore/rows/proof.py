@@ -19,8 +19,7 @@ from sbh_pipelines.database.merge.read_back import rows_differ
 from sbh_pipelines.database.merge.relationships.references import References
 from sbh_pipelines.database.merge.schema_changes import changed_catalogs
 from sbh_pipelines.database.merge.untouched import hash_of_keys, no_other_transaction_ended, others_wrote
-from sbh_pipelines.database.session.connection import Connection
-from sbh_pipelines.database.session.looking import look
+from sbh_pipelines.database.session.connection import Connection, look
 from sbh_pipelines.errors import ProofFailed, RestoreRefused, SourceConflict
 
 _TRIGGER = "a trigger, rule or constraint changed what was written"

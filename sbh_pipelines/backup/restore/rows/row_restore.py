@@ -30,7 +30,7 @@ from sbh_pipelines.database.merge.relationships.returning import LateRows, any_r
 from sbh_pipelines.database.merge.row_choice import parse_rows
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.database.schema.mapping.mapped_table import MappedTable
-from sbh_pipelines.database.session.looking import look
+from sbh_pipelines.database.session.connection import look
 from sbh_pipelines.errors import (
     KeptAsItIs,
     RequestError,
