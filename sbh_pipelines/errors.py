@@ -60,7 +60,8 @@
     │   ├── DrillFailed        SBH-705  what a drill restored is not what it should be
     │   ├── ExportFailed       SBH-706  the folder of an export cannot be written; nothing is left of it
     │   ├── ReferencesBroken   SBH-707  a recovery is done, and rows of it refer to rows that no backup brought back
-    │   └── KeptAsItIs         SBH-708  a table that restores by the tenant's own users leave as it is
+    │   ├── KeptAsItIs         SBH-708  a table that restores by the tenant's own users leave as it is
+    │   └── RecordUnsigned     SBH-709  nobody vouches for the record of a restore that is to be undone
     ├── EmbeddedError          SBH-800  the embedded servers
     ├── BatchError             SBH-900  some tenants of a batch failed; the others did not
     ├── AlertError             SBH-910  a channel did not take an alert
@@ -369,6 +370,10 @@ class ReferencesBroken(RestoreError):
 
 class KeptAsItIs(RestoreError):
     code, http_status = "SBH-708", 403
+
+
+class RecordUnsigned(RestoreError):
+    code, http_status = "SBH-709", 409
 
 
 class EmbeddedError(SbhError):

@@ -26,7 +26,7 @@ from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import ApprovalNeeded, CorruptObject, ObjectExists, ObjectMissing, RequestError, SbhError
 from sbh_pipelines.model import ApprovalId, parse_timestamp, timestamp
 from sbh_pipelines.repository.bounds import listed
-from sbh_pipelines.repository.documents import read_signed, signed
+from sbh_pipelines.repository.documents import SEALED, keyed_digest, open_private, read_signed, signed
 from sbh_pipelines.repository.format import canonical
 from sbh_pipelines.repository.repository import Repository
 
@@ -45,7 +45,7 @@ class Approval:
         approval_id: the approval.
         status: requested, approved, rejected, used or expired, at the time when it was read.
         subject: what is asked for, in full; see `restore_subject` and `undo_subject`.
-        digest: of the tenant and the subject: `sha256:` and hex.
+        digest: of the tenant and the subject, keyed with the tenant's key: `hmac-sha256:` and hex. Of earlier releases `sha256:`.
         reason: why it is needed.
         requested_by: the user who asked.
         requested_at: time of the request, UTC.
@@ -98,8 +98,11 @@ def ask(
         timestamp(now + lifetime),
     )
     names = ("approval_id", "subject", "digest", "reason", "requested_by", "requested_at", "expires_at")
-    fields = {name: getattr(made, name) for name in names}
-    repository.store.create(_key(repository, made.approval_id), signed(repository, _REQUEST, fields))
+    shown, private = _split(made.subject)
+    fields = {**{name: getattr(made, name) for name in names}, "subject": shown}
+    key = _key(repository, made.approval_id)
+    body = signed(repository, _REQUEST, fields, key[len(repository.prefix) :], private)
+    repository.store.create(key, body)
     return made
 
 
@@ -140,7 +143,7 @@ def use(
 ) -> Approval:
     """Use an approval for exactly this; it cannot be used again. Raises ApprovalNeeded."""
     found, why = read_approval(repository, approval_id, now), ""
-    if found.digest != digest_of(repository, subject):
+    if found.digest != digest_of(repository, subject, found.digest):
         why = "it is for another backup, scope or mode; `sbh approvals show` says for which"
     elif found.status != "approved":
         why = {"requested": "nobody has approved it yet"}.get(found.status, f"it is {found.status}")
@@ -163,8 +166,11 @@ def read_approval(repository: Repository, approval_id: ApprovalId, now: datetime
         raise RequestError(
             "No such approval", on=f"{approval_id} of {repository.tenant}", remedy="see `sbh approvals list`"
         ) from None
+    private = open_private(repository, _key(repository, approval_id)[len(repository.prefix) :], asked)
+    asked.pop(SEALED, None)
+    asked["subject"] = _joined(asked["subject"], private)
     found = Approval(repository.tenant, ApprovalId(asked.pop("approval_id")), "requested", **asked)
-    if found.digest != digest_of(repository, found.subject):
+    if found.digest != digest_of(repository, found.subject, found.digest):
         raise _damaged(repository, approval_id, "its digest is of another request")
     for part, kind in (("decision", _DECISION), ("use", _USE)):
         try:
@@ -197,9 +203,34 @@ def list_approvals(repository: Repository, now: datetime) -> tuple[list[Approval
     return found, [one for one in read_ones if isinstance(one, SbhError)]
 
 
-def digest_of(repository: Repository, subject: Mapping[str, object]) -> str:
-    """Of what is asked for, the tenant included."""
-    return "sha256:" + hashlib.sha256(canonical({"tenant_id": repository.tenant, "subject": dict(subject)})).hexdigest()
+def digest_of(repository: Repository, subject: Mapping[str, object], like: str = "") -> str:
+    """Of what is asked for, the tenant included. `like`: a digest whose kind it is to have: earlier releases keyed none."""
+    whole = {"tenant_id": repository.tenant, "subject": dict(subject)}
+    if like.startswith(_UNKEYED):
+        return _UNKEYED + hashlib.sha256(canonical(whole)).hexdigest()
+    return keyed_digest(repository, whole)
+
+
+_UNKEYED = "sha256:"
+_SEARCHED = ("rows", "files")  # of a request
+
+
+def _split(subject: Mapping[str, object]) -> tuple[dict[str, object], dict[str, object]]:
+    """What of a subject is stored as it is, and what sealed: predicates and patterns, and the digest of patterns."""
+    shown, private, request = dict(subject), dict[str, object](), subject.get("request")
+    if isinstance(request, Mapping) and (hidden := {name: request[name] for name in _SEARCHED if request.get(name)}):
+        shown["request"] = {name: value for name, value in request.items() if name not in hidden}
+        private["request"] = hidden
+    if "touched" in shown:
+        private["touched"] = shown.pop("touched")
+    return shown, private
+
+
+def _joined(shown: Mapping[str, Any], private: Mapping[str, Any]) -> dict[str, object]:
+    whole = {**shown, **private}
+    if "request" in shown and "request" in private:
+        whole["request"] = {**shown["request"], **private["request"]}
+    return whole
 
 
 def same_person(one: str, other: str) -> bool:

@@ -4,6 +4,7 @@ Holds and the listing of backups are such small ones. They carry a `kind`, which
 off as the other.
 """
 
+import base64
 import hmac
 from collections.abc import Mapping
 from typing import Any
@@ -23,8 +24,11 @@ from sbh_pipelines.repository.format import (
     parse_document,
     pretty,
 )
-from sbh_pipelines.repository.seal import Sealer
+from sbh_pipelines.repository.seal import PRIVATE, Sealer
 from sbh_pipelines.stores.base import ObjectStore
+
+SEALED = "sealed"  # the field with what only the tenant's key opens
+_NONE: Mapping[str, object] = {}
 
 
 class Documents:
@@ -136,20 +140,54 @@ def _signed(value: str, epoch: int) -> dict[str, object]:
     return {"algorithm": "HMAC-SHA256", "key_epoch": epoch, "value": value}
 
 
-def signed(repository: Documents, kind: str, fields: Mapping[str, object]) -> bytes:
-    """What to store: the fields with kind, tenant, checksum and signature."""
+def signed(
+    repository: Documents, kind: str, fields: Mapping[str, object], key: str = "", private: Mapping[str, object] = _NONE
+) -> bytes:
+    """What to store: the fields with kind, tenant, checksum and signature. What is `private` is sealed, bound to the key."""
+    if private:
+        sealed = repository.sealer.seal(canonical(private), key.encode(), PRIVATE)
+        fields = {**fields, SEALED: base64.b64encode(sealed).decode()}
     return compact(repository.sign({"kind": kind, "tenant_id": repository.tenant, **fields}))
+
+
+def keyed_digest(repository: Documents, fields: Mapping[str, object]) -> str:
+    """Names a content to those who have the tenant's key: nobody else can hold a guess against it. The same in every epoch."""
+    return "hmac-sha256:" + repository.sealer.name(b"sbh digest\0" + canonical(fields)).hex()
+
+
+def open_private(repository: Documents, key: str, fields: Mapping[str, object]) -> dict[str, Any]:
+    """What was sealed in a document that `signed` made; nothing where there is nothing. Raises CorruptObject."""
+    text, place = fields.get(SEALED), repository.url(key)
+    if text is None:
+        return {}
+    try:
+        sealed = base64.b64decode(str(text).encode("ascii"), validate=True)
+    except ValueError:
+        raise CorruptObject("A sealed part of a document is damaged", on=place, remedy=VALIDATE) from None
+    return parse_document(repository.sealer.open(sealed, key.encode(), PRIVATE, on=place), place)
+
+
+def sealed_anew(repository: Documents, key: str, fields: Mapping[str, object]) -> dict[str, object]:
+    """The same fields, with what is sealed in them sealed in the newest epoch. Raises CorruptObject."""
+    if SEALED not in fields:
+        return dict(fields)
+    sealed = repository.sealer.seal(canonical(open_private(repository, key, fields)), key.encode(), PRIVATE)
+    return {**fields, SEALED: base64.b64encode(sealed).decode()}
 
 
 def read_signed(repository: Documents, key: str, kind: str) -> dict[str, Any]:
     """The fields of a document of this tenant and kind. Raises ObjectMissing, CorruptObject."""
-    place = repository.url(key)
-    document = parse_document(repository.store.get(repository.prefix + key, most_bytes(key)), place)
+    document = parse_document(repository.store.get(repository.prefix + key, most_bytes(key)), repository.url(key))
+    return check_signed(repository, key, kind, document)
+
+
+def check_signed(repository: Documents, key: str, kind: str, document: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a document that was read from there. Raises CorruptObject where it is not this tenant's, of this kind."""
     bare = {name: value for name, value in document.items() if name not in ("checksum", "signature")}
     if not repository.is_genuine(document) or bare.get("kind") != kind or bare.get("tenant_id") != repository.tenant:
         raise CorruptObject(
             "A document's signature is wrong",
-            on=place,
+            on=repository.url(key),
             why=f"changed, forged, of another tenant, or no {kind}",
             remedy="see who can write to the bucket, and restore the object's older version",
         )

@@ -29,7 +29,7 @@ from sbh_pipelines.repository.format import (
     seal_head,
 )
 
-CHUNK, DIRECTORY, INDEX, CATALOG, LEFT_ROWS, REQUEST = b"C", b"D", b"I", b"K", b"L", b"Q"
+CHUNK, DIRECTORY, INDEX, CATALOG, LEFT_ROWS, PRIVATE, REQUEST = b"C", b"D", b"I", b"K", b"L", b"P", b"Q"
 
 _local = threading.local()
 

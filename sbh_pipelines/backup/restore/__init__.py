@@ -8,5 +8,6 @@ rows                      compared, decided by mode, written, read back before t
 files                     compared, put back, removed
 safety_backup, left_rows  the way back, made before anything is written
 hooks, events, status     maintenance; the audit trail; how far it is
+records                   what restores did, and what undoes them
 into_schema               rows to look at, in a schema of their own
 """

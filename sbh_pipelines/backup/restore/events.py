@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from sbh_pipelines.backup.restore.plan import RestorePlan
+from sbh_pipelines.backup.restore.records import SIGNED
 from sbh_pipelines.backup.restore.request import OPTIONS, RestoreRequest
 from sbh_pipelines.backup.restore.result import RestoreResult
 from sbh_pipelines.backup.site.audit_trails import noted
@@ -37,7 +38,7 @@ class RestoreEvents:
 
     def started(self) -> None:
         """Raises what keeps it from being recorded: then the restore must not begin."""
-        self._track("restore.started", {})
+        self._track("restore.started", {"record": SIGNED})
 
     def completed(self, result: RestoreResult) -> RestoreResult:
         """The result; with `audit_error` where the event could not be written: what is restored stays."""

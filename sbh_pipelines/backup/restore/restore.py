@@ -31,12 +31,13 @@ from sbh_pipelines.backup.restore.files import FileRestore
 from sbh_pipelines.backup.restore.hooks import run_hooks
 from sbh_pipelines.backup.restore.left_rows import LeftRows, keep_left_rows, read_left_rows
 from sbh_pipelines.backup.restore.plan import Estimate, FilePlan, RestorePlan, conflict_problem, nothing_to_do
+from sbh_pipelines.backup.restore.records import Undo
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.restore.result import Proof, RestoreResult, RowsProven
 from sbh_pipelines.backup.restore.rows.cascades import not_coming_back
 from sbh_pipelines.backup.restore.rows.row_restore import RowRestore
 from sbh_pipelines.backup.restore.safety_backup import SafetyBackup, safety_backup
-from sbh_pipelines.backup.restore.status import RestoreStatus, Undo
+from sbh_pipelines.backup.restore.status import RestoreStatus
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.merge.kept import NOTHING, Kept, find_kept
 from sbh_pipelines.database.merge.merge import commit, restore_database, restore_transaction

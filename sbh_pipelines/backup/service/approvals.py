@@ -8,9 +8,9 @@ from sbh_pipelines.backup import approvals
 from sbh_pipelines.backup.approvals import Approval
 from sbh_pipelines.backup.contents.ownership import resolve_own
 from sbh_pipelines.backup.restore.events import subject_props
+from sbh_pipelines.backup.restore.records import Undo, read_restore_status, what_undoes
 from sbh_pipelines.backup.restore.request import OPTIONS, RestoreRequest, Use
 from sbh_pipelines.backup.restore.restore import check_target
-from sbh_pipelines.backup.restore.status import Undo, read_restore_status, what_undoes
 from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.errors import ApprovalNeeded, SbhError
 from sbh_pipelines.model import ApprovalId, ReferencePolicy, RestoreId, Tenant
@@ -59,7 +59,7 @@ class Approvals:
         """
         wanted = RestoreId.parse(restore_id)
         tenant = self._gate.allowed(tenant_id, user_ctx, "restore.request")
-        subject = undo_subject(wanted, what_undoes(read_restore_status(self._site, tenant, wanted)))
+        subject = undo_subject(wanted, what_undoes(self._site, tenant, read_restore_status(self._site, tenant, wanted)))
         with self._site.repository(tenant) as repository:
             return self._asked(tenant, repository, subject, user_ctx, reason)
 
@@ -155,7 +155,7 @@ def restore_subject(backup_id: str, request: RestoreRequest, into_database: str 
 def undo_subject(restore_id: RestoreId, undoes: Undo, references: str = ReferencePolicy.REFUSE) -> Mapping[str, object]:
     """What an approval of an undo is bound to: the backup, and what the restore touched.
 
-    The latter as a digest, as patterns of files can be a person's. The record of the restore says it, which is not signed.
+    The latter as a digest: the record of the restore says it, and an approval is bound to what that said when it was asked for.
     """
     touched = canonical({"tables": list(undoes.tables), "files": list(undoes.files)})
     return {

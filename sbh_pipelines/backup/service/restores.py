@@ -15,10 +15,10 @@ from sbh_pipelines.backup.restore.into_schema import (
 )
 from sbh_pipelines.backup.restore.plan import RestorePlan
 from sbh_pipelines.backup.restore.private import open_private, seal_private
+from sbh_pipelines.backup.restore.records import RestoreRecord, Undo, list_restores, read_restore_status, what_undoes
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.restore.restore import Target, plan_restore, restore_in_place, target_of
 from sbh_pipelines.backup.restore.result import RestoreResult
-from sbh_pipelines.backup.restore.status import RestoreRecord, Undo, list_restores, read_restore_status, what_undoes
 from sbh_pipelines.backup.service.approvals import Approvals, restore_subject, undo_subject
 from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.backup.site.audit_trails import noted
@@ -185,7 +185,7 @@ class Restores:
             )
 
     def _undo(self, tenant: Tenant, restore_id: RestoreId, references: str) -> tuple[Undo, RestoreRequest, Target]:
-        undo = what_undoes(read_restore_status(self._site, tenant, restore_id))
+        undo = what_undoes(self._site, tenant, read_restore_status(self._site, tenant, restore_id))
         chosen = RestoreRequest.of(mode=MergeMode.EXACT, references=references)
         request = chosen.only(tables=undo.tables, files=undo.files)
         return undo, request, target_of(self._site, None, request)

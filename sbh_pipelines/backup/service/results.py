@@ -19,9 +19,9 @@ from sbh_pipelines.backup.recover.platform_backup import PlatformBackup
 from sbh_pipelines.backup.recover.recovery import RecoveryReport, TenantRecovery
 from sbh_pipelines.backup.restore.into_schema import DroppedLooks, SchemaCopy
 from sbh_pipelines.backup.restore.plan import FilePlan, ReferenceRows, RestorePlan, RowSample, TablePlan
+from sbh_pipelines.backup.restore.records import RestoreRecord
 from sbh_pipelines.backup.restore.request import RestoreRequest, Scope
 from sbh_pipelines.backup.restore.result import RestoreResult
-from sbh_pipelines.backup.restore.status import RestoreRecord
 from sbh_pipelines.backup.retain.forget import RetentionLine, RetentionOutcome
 from sbh_pipelines.backup.retain.holds import HoldLine
 from sbh_pipelines.backup.retain.prune import NothingToPrune, PruneReport

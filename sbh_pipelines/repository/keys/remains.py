@@ -1,15 +1,19 @@
 """What a repository still has of earlier key epochs, and documents signed anew: what stands between an epoch and its end."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sbh_pipelines.concurrency import side_by_side
-from sbh_pipelines.errors import CorruptObject, ObjectChanged, ObjectMissing, StoreError
+from sbh_pipelines.errors import CorruptObject, FormatUnsupported, ObjectChanged, ObjectMissing, StoreError
 from sbh_pipelines.model import Progress, ProgressSink
-from sbh_pipelines.repository.bounds import all_below, listed, most_bytes
+from sbh_pipelines.repository.bounds import LEFT_ROWS_BYTES, all_below, listed, most_bytes
+from sbh_pipelines.repository.documents import sealed_anew
 from sbh_pipelines.repository.format import FIRST_EPOCH, Keys, compact, pack_id_of, parse_document, pretty, seal_epoch
 from sbh_pipelines.repository.repository import Repository
+from sbh_pipelines.repository.seal import LEFT_ROWS
 
+LEFT_ROWS_KEY = re.compile(re.escape(Keys.RESTORES) + r"[a-z0-9_]+\.rows-\d+")
 # Where no signed document lies: what is sealed, what only a checksum covers, what other keys sign.
 _UNSIGNED = (Keys.PACKS, Keys.INDEX, Keys.KEYS, Keys.AUDIT, Keys.FAILURES, "database/", "files/", "config/")
 
@@ -77,12 +81,14 @@ def _index_epoch(repository: Repository, name: str) -> int:
 def sign_anew(repository: Repository, progress: ProgressSink) -> int:
     """Sign in the newest epoch every document that is signed in an earlier one; how many were. Needs the tenant's lease.
 
-    Nothing else in them changes. Each is replaced only if it is still the one whose signature was found to be genuine; one
-    that is not stays as it is, and damaged.
+    What they have sealed, and rows of nobody that restores took back, is sealed in it as well; nothing else changes. Each is
+    replaced only if it is still the one whose signature was found to be genuine; one that is not stays as it is, and damaged.
     """
     done = 0
     for info in all_below(repository.store, repository.prefix):
         key = info.key[len(repository.prefix) :]
+        if LEFT_ROWS_KEY.fullmatch(key):
+            done += _seal_anew(repository, key)
         if (
             key.endswith(".json")
             and not key.startswith(_UNSIGNED)
@@ -109,9 +115,31 @@ def _sign_anew(repository: Repository, key: str) -> bool:
     except CorruptObject:  # of an epoch that has no key
         return False
     bare = {name: value for name, value in document.items() if name not in ("checksum", "signature")}
+    try:
+        bare = sealed_anew(repository, key, bare)
+    except (CorruptObject, FormatUnsupported):
+        return False
     body = (pretty if key.startswith(Keys.MANIFESTS) else compact)(repository.sign(bare))
     try:
         repository.store.replace(repository.prefix + key, body, etag)
     except (ObjectChanged, ObjectMissing):  # a hold that was released or placed meanwhile
+        return False
+    return True
+
+
+def _seal_anew(repository: Repository, key: str) -> bool:
+    """Of rows that were nobody's before a restore, which its undo needs."""
+    try:
+        if seal_epoch(repository.store.get_range(repository.prefix + key, 0, 2)) == repository.sealer.epoch:
+            return False
+        sealed, etag = repository.store.get_with_etag(repository.prefix + key, LEFT_ROWS_BYTES)
+        plain = repository.sealer.open(sealed, key.encode(), LEFT_ROWS, on=repository.url(key))
+        sealed = repository.sealer.seal(plain, key.encode(), LEFT_ROWS)
+        repository.store.replace(repository.prefix + key, sealed, etag)
+    except StoreError as error:
+        if error.transient:
+            raise
+        return False
+    except (CorruptObject, FormatUnsupported):  # it stays as it is, and damaged
         return False
     return True
