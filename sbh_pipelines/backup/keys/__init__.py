@@ -2,6 +2,7 @@
 
 rotation         epochs and who wraps them; wrapped anew; a new data key; everything sealed anew
 erasure          a tenant's keys, then everything else of its backups, in every version
+erased_owner     of whom: of one tenant, though several had its slug
 erasure_places   where that has to look
 owner_change     a slug that changed hands: its repository handed over, or put aside
 certificate      what was destroyed, what a copy made before could still open; signed

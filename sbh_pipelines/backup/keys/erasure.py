@@ -5,6 +5,7 @@ The order, and what a run that is killed after each step leaves; the same comman
     1. the tenant's lease           nobody backs up, restores or prunes meanwhile; it expires, but says who held it last: a backup
                                     that takes it then looks for the intent
     2. the record of the intent     outside the tenant's prefix: nothing begins for the tenant any more
+       and whose it was             so that another tenant who gets the slug is not this one
     3. its own KMS keys             scheduled for deletion, where keys.kms_key_id has {tenant}
     4. keys/, in all versions       the crypto-erasure: from here on nothing in the bucket can be opened
     5. all other objects            in all versions, but for audit/, which holds no tenant data
@@ -29,7 +30,9 @@ from sbh_pipelines.backup.keys.certificate import (
     sign_certificate,
     what_copies_open,
 )
+from sbh_pipelines.backup.keys.erased_owner import Erased, is_shared, keys_of_home, refuse_others
 from sbh_pipelines.backup.keys.erasure_places import ErasurePlace, is_there, places_of, purge_in
+from sbh_pipelines.backup.keys.owner_change import put_aside
 from sbh_pipelines.backup.retain.holds import legal_holds
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.document import as_document
@@ -42,7 +45,7 @@ from sbh_pipelines.errors import (
     RequestError,
     UnknownTenant,
 )
-from sbh_pipelines.model import Progress, ProgressSink, Tenant, TenantId, timestamp
+from sbh_pipelines.model import HousedTenant, Progress, ProgressSink, TenantId, timestamp
 from sbh_pipelines.placement import catalog_place
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.catalog.catalog import RECORDS
@@ -57,6 +60,7 @@ from sbh_pipelines.repository.catalog.erased import (
     read_erased,
     write_erased,
 )
+from sbh_pipelines.repository.catalog.owners import split_home
 from sbh_pipelines.repository.format import Keys, pretty
 from sbh_pipelines.stores.purge import PurgeResult, every, keys_of
 
@@ -83,23 +87,23 @@ def check_request(slug: TenantId, confirm: str, reason: str) -> None:
 
 
 def erase(
-    site: Site, slug: TenantId, user_id: str, reason: str, home: str | None, progress: ProgressSink
+    site: Site, whose: Erased, user_id: str, reason: str, region: str | None, progress: ProgressSink
 ) -> ErasureCertificate:
-    """Erase everything; the certificate. `home`: the region in which the application has the tenant; None where it has it no more.
+    """Erase everything; the certificate. `region`: where the application has the tenant; None where it has it no more.
 
     Goes on where a killed run stopped; a tenant that is erased already gives its certificate. Raises EraseRefused under a
     legal hold, LeaseHeld, UnknownTenant where nothing is known of the tenant, and the store's and the key provider's errors.
     """
-    return _Erasure(site, slug, user_id, reason, home, progress).run()
+    return _Erasure(site, whose, user_id, reason, region, progress).run()
 
 
 class _Erasure:
     def __init__(
-        self, site: Site, slug: TenantId, user_id: str, reason: str, home: str | None, progress: ProgressSink
+        self, site: Site, whose: Erased, user_id: str, reason: str, region: str | None, progress: ProgressSink
     ) -> None:
-        self._site, self._slug, self._user_id, self._reason = site, slug, user_id, reason
-        self._home, self._progress = home, progress
-        self._places = list(places_of(site, slug))
+        self._site, self._slug, self._user_id, self._reason = site, whose.slug, user_id, reason
+        self._whose, self._region, self._progress = whose, region, progress
+        self._places = list(places_of(site, whose.slug, whose.home))
         catalogs = map(site.catalog, site.settings.storage.regions)
         self._catalogs = [catalog for catalog in catalogs if is_there(catalog.store, catalog.prefix)]
 
@@ -108,8 +112,10 @@ class _Erasure:
         holding = [place for place in self._places if not place.is_empty()]
         if record is not None and record.done and not holding:
             return self.certificate(record)
-        if not self._places or (record is None and not holding and self._home is None):
+        if not self._places or (record is None and not holding and self._region is None):
             raise _unknown(self._slug)
+        if record is None or record.done:
+            refuse_others(self._site, self._whose)
         self._refuse_held()
         with ExitStack() as stack:
             for place in holding:
@@ -119,6 +125,7 @@ class _Erasure:
                 self._refuse_late(holding, before)
             else:
                 self._write(record)  # a killed run may have told some regions only
+            self._put_aside()
             self._tell("keys", 0)
             own_keys = self._destroy_kms_keys()
             done = PurgeResult()
@@ -134,6 +141,15 @@ class _Erasure:
             self._prove_empty(place, done)
         return self._certify(record, done, own_keys)
 
+    def _put_aside(self) -> None:
+        """What stays of it, the audit trail, is that tenant's: whoever gets the slug next begins elsewhere."""
+        regions = [catalog.region for catalog in self._catalogs]
+        keys, owners = keys_of_home(self._site, self._whose)
+        number = split_home(self._whose.home)
+        for region in regions:
+            if number is not None and number[1] not in self._site.owners.former(self._slug, region, anew=True):
+                put_aside(self._site, self._whose.home, keys, owners, self._user_id, [region])
+
     def _tell(self, what: str, done: int) -> None:
         self._progress(Progress(STEP, self._slug, done, 0, what))
 
@@ -141,7 +157,7 @@ class _Erasure:
         """The record of any region: a killed run may have written some of them."""
         for catalog in self._catalogs:
             with suppress(CorruptObject):
-                if (found := read_erased(catalog, self._slug)) is not None:
+                if (found := read_erased(catalog, self._whose.home)) is not None:
                     return found
         return None
 
@@ -168,7 +184,7 @@ class _Erasure:
         now = self._site.clock()
         keys = [key for place in self._places for key in describe_keys(place.store, place.prefix)]
         likely = (
-            self._home,
+            self._region,
             *(key.region for key in keys),
             *(place.place.region for place in (*holding, *self._places)),
         )
@@ -189,7 +205,7 @@ class _Erasure:
 
     def _write(self, record: ErasureRecord) -> None:
         for catalog in self._catalogs:
-            write_erased(catalog, self._slug, record)
+            write_erased(catalog, self._whose.home, record)
 
     def _refuse_late(self, holding: list[ErasurePlace], before: ErasureRecord | None) -> None:
         """A hold that was placed, or a first backup that was begun, before the intent was there.
@@ -213,10 +229,12 @@ class _Erasure:
 
     def withdraw(self) -> None:
         for catalog in self._catalogs:
-            catalog.store.delete([catalog.prefix + erased_key(self._slug)])
+            catalog.store.delete([catalog.prefix + erased_key(self._whose.home)])
 
     def _destroy_kms_keys(self) -> list[DestroyedKmsKey]:
-        """In every region, also where regions share a bucket."""
+        """In every region, also where regions share a bucket. None where another tenant of the slug has its key wrapped by it."""
+        if is_shared(self._site, self._whose):
+            return []
         regions = self._site.settings.storage.regions
         return [DestroyedKmsKey(**key) for region in regions for key in self._site.keys.destroy(self._slug, region)]
 
@@ -245,7 +263,7 @@ class _Erasure:
             max(found.versions - done.left, done.versions),
             max(found.bytes, done.bytes),
         )
-        tenant = Tenant(self._slug, "", record.region, "")
+        tenant = HousedTenant(self._slug, "", record.region, "", self._whose.home)
         props = {"erasure_id": record.erasure_id, "reason": record.reason, **asdict(counted), "left": done.left}
         self._site.track(tenant, "tenant.erased", self._user_id, props)
         certificate = ErasureCertificate(
@@ -279,7 +297,7 @@ class _Erasure:
         self._write(replace(record, state=DONE, certificate=key))
         return certificate
 
-    def _kept_trail(self, tenant: Tenant) -> KeptTrail:
+    def _kept_trail(self, tenant: HousedTenant) -> KeptTrail:
         """Where the trail ends, this erasure's event included."""
         end = self._site.trails.of(tenant).read_head()
         return KeptTrail(end.seq, end.hash) if end is not None else KeptTrail(0, None)

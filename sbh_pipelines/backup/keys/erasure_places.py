@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import ObjectMissing
-from sbh_pipelines.model import Tenant, TenantId
+from sbh_pipelines.model import HousedTenant, TenantId
 from sbh_pipelines.placement import Place, backup_place, place_identity
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.stores.base import ObjectStore
@@ -41,11 +41,11 @@ class ErasurePlace:
         return all(info.key.startswith(keep) for info in self.store.list(self.prefix))
 
 
-def places_of(site: Site, slug: TenantId) -> Iterator[ErasurePlace]:
+def places_of(site: Site, slug: TenantId, home: str) -> Iterator[ErasurePlace]:
     """Every place in which the tenant may have backups, once."""
     seen = set()
     for region in site.settings.storage.regions:
-        place = backup_place(site.settings, Tenant(slug, "", region, ""))
+        place = backup_place(site.settings, HousedTenant(slug, "", region, "", home))
         store = site.raw_store(place)
         address = place_identity(site.settings, place)
         if address not in seen and is_there(store, place.prefix):

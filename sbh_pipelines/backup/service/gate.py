@@ -107,7 +107,8 @@ class Gate:
         """The tenants that an id which is unique within a tenant only may belong to."""
         if tenant_id and user_ctx is not None:
             self.authorize(user_ctx, "backup.status", tenant_id)
-        tenants = [self.tenants.find(tenant_id)] if tenant_id else self.tenants.all()
+        everyone = user_ctx is None or user_ctx.tenant_id == ALL_TENANTS
+        tenants = [self.tenants.find(tenant_id, gone=everyone)] if tenant_id else self.tenants.all()
         if user_ctx is not None:
             tenants = [t for t in tenants if user_ctx.tenant_id in (ALL_TENANTS, t.id)]
         tenants = [t for t in tenants if t.region in self.site.settings.storage.regions]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sbh_pipelines.backup.keys.certificate import ErasureCertificate, public_key_of, verify_certificate
+from sbh_pipelines.backup.keys.erased_owner import whose
 from sbh_pipelines.backup.keys.erasure import check_request, erase
 from sbh_pipelines.backup.keys.owner_change import Adoption, Retired, adopt, check_confirmed, retire
 from sbh_pipelines.backup.keys.rotation import (
@@ -19,7 +20,7 @@ from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.database.schema.tenants import find_tenant
 from sbh_pipelines.errors import EraseRefused, RequestError, SbhError, SourceError, UnknownTenant
-from sbh_pipelines.model import ProgressSink, Tenant, TenantId, no_progress
+from sbh_pipelines.model import HousedTenant, ProgressSink, Tenant, TenantId, no_progress
 from sbh_pipelines.repository.catalog.erased import (
     ErasureRecord,
     erased_key,
@@ -145,23 +146,31 @@ class Keys:
         *,
         confirm: str,
         reason: str,
+        former_key: str | None = None,
+        also_keys: Sequence[str] = (),
         progress: ProgressSink = no_progress,
     ) -> ErasureCertificate:
         """Destroy all backups of a tenant for good, keys first; the signed certificate. The tenant's live data stay.
 
-        Only platform admins may. `confirm` is the slug once more. Killed anywhere, the same call goes on; for a tenant that is
-        erased it gives the certificate again. Until `readmit_tenant` nothing is backed up for the tenant.
+        Only platform admins may. `confirm` is the slug once more. `former_key`: those of the tenant that had the slug before under
+        this key. `also_keys`: of others whose backups lie in the same repository, and go too. Killed anywhere, the same call goes
+        on; for a tenant that is erased it gives the certificate again. Until `readmit_tenant` nothing is backed up for the
+        tenant; another one that gets the slug is not concerned.
 
-        Raises AccessDenied, EraseRefused (not confirmed, or under a legal hold), RequestError, LeaseHeld, UnknownTenant.
+        Raises AccessDenied, EraseRefused (not confirmed, or under a legal hold), OwnerRefused (others' backups would go too),
+        RequestError, LeaseHeld, UnknownTenant.
         """
         slug = TenantId.parse(tenant_id)
         self._gate.authorize(user_ctx, "tenant.erase", ALL_TENANTS)
         check_request(slug, confirm, reason)
-        return erase(self._site, slug, user_ctx.user_id, reason, self._home_of(slug), progress)
+        live = self._live(slug)
+        erased = whose(self._site, slug, live, former_key, also_keys)
+        region = live.region if live is not None else None
+        return erase(self._site, erased, user_ctx.user_id, reason, region, progress)
 
-    def _home_of(self, slug: TenantId) -> str | None:
+    def _live(self, slug: TenantId) -> Tenant | None:
         try:
-            return find_tenant(self._site.settings, slug).region
+            return find_tenant(self._site.settings, slug)
         except (UnknownTenant, SourceError):  # the database may be gone for good: the buckets tell
             return None
 
@@ -172,7 +181,7 @@ class Keys:
         """
         slug = TenantId.parse(tenant_id)
         self._gate.authorize(user_ctx, "tenant.erase", ALL_TENANTS)
-        record = self._erasure(slug)
+        home, record = self._erasure(slug)
         if not record.done:
             raise EraseRefused(
                 "The erasure of the tenant is not finished",
@@ -180,11 +189,11 @@ class Keys:
                 why="its keys may be gone already, and objects are left",
                 remedy=f"finish it first: sbh tenants erase {slug} --confirm {slug} --reason ...",
             )
-        tenant = Tenant(slug, "", record.region, "")
+        tenant = HousedTenant(slug, "", record.region, "", home)
         self._site.track(tenant, "tenant.readmitted", user_ctx.user_id, {"erasure_id": record.erasure_id})
         for region in self._site.settings.storage.regions:
             catalog = self._site.catalog(region)
-            catalog.store.delete([catalog.prefix + erased_key(slug)])
+            catalog.store.delete([catalog.prefix + erased_key(home)])
         return Readmission(slug, record.erasure_id)
 
     def certificate(self, tenant_id: str, user_ctx: UserContext) -> ErasureCertificate:
@@ -206,8 +215,12 @@ class Keys:
         """Raises CorruptObject unless a certificate is genuine, RequestError for no public key. Needs no settings."""
         verify_certificate(document, public_key)
 
-    def _erasure(self, slug: TenantId) -> ErasureRecord:
-        for region in self._site.settings.storage.regions:
-            if (record := read_erased(self._site.catalog(region), slug)) is not None:
-                return record
+    def _erasure(self, slug: TenantId) -> tuple[str, ErasureRecord]:
+        """The name of the repository, and the record: the live tenant's own, or, where nobody has the slug, the last one's."""
+        live = self._live(slug)
+        homes = self._site.owners.every_home(slug) if live is None else [self._site.owners.home_of(live)]
+        for home in homes:
+            for region in self._site.settings.storage.regions:
+                if (record := read_erased(self._site.catalog(region), home)) is not None:
+                    return home, record
         raise RequestError("The tenant is not erased", on=slug, remedy="none is needed: backups of it are allowed")

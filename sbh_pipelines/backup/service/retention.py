@@ -69,9 +69,13 @@ class Retention:
             self._site.track(tenant, "hold.placed", user_ctx.user_id, _props(placed))
             return placed
 
-    def release(self, hold_id: str, tenant_id: str, user_ctx: UserContext) -> HoldLine:
-        """Take away a legal hold, also a damaged one; what it was. Raises UnknownHold."""
-        with self._held_in(tenant_id, user_ctx, "hold.legal") as (tenant, repository):
+    def release(
+        self, hold_id: str, tenant_id: str, user_ctx: UserContext, *, former_key: str | None = None
+    ) -> HoldLine:
+        """Take away a legal hold, also a damaged one; what it was. `former_key`: of a tenant that had the slug before. Raises
+        UnknownHold.
+        """
+        with self._held_in(tenant_id, user_ctx, "hold.legal", former_key=former_key) as (tenant, repository):
             record = self._releasing(tenant, user_ctx, "hold.released")
             return holds.release(repository, hold_id, record).line()
 
@@ -87,17 +91,26 @@ class Retention:
             tenant, event, user_ctx.user_id, {"hold_id": hold.id, "backup_id": hold.backup_id}
         )
 
-    def holds(self, tenant_id: str, user_ctx: UserContext) -> list[HoldLine]:
-        """Pins and legal holds. Raises UnknownBackup where the tenant has no repository."""
-        with self._held_in(tenant_id, user_ctx, "backup.list") as (tenant, repository):
+    def holds(self, tenant_id: str, user_ctx: UserContext, *, former_key: str | None = None) -> list[HoldLine]:
+        """Pins and legal holds; with `former_key` of a tenant that had the slug before, for platform administrators.
+
+        Raises UnknownBackup where the tenant has no repository.
+        """
+        with self._held_in(tenant_id, user_ctx, "backup.list", former_key=former_key) as (tenant, repository):
             self._gate.accessed(tenant, user_ctx, "holds")
             return [hold.line() for hold in holds.read_holds(repository)]
 
     @contextmanager
     def _held_in(
-        self, tenant_id: str, user_ctx: UserContext, action: str, *, create: bool = False
+        self,
+        tenant_id: str,
+        user_ctx: UserContext,
+        action: str,
+        *,
+        create: bool = False,
+        former_key: str | None = None,
     ) -> Iterator[tuple[Tenant, Repository]]:
-        tenant = self._gate.allowed(tenant_id, user_ctx, action)
+        tenant = self._gate.allowed(tenant_id, user_ctx, action, former_key=former_key)
         with self._site.repository(tenant, create=create) as repository:
             yield tenant, repository
 

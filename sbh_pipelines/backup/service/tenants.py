@@ -105,7 +105,8 @@ class Tenants:
     def _refuse_erased(self, slug: TenantId) -> None:
         for region in self._site.settings.storage.regions:
             with suppress(StoreError):
-                self._site.admit(Tenant(slug, "", region, ""))
+                for home in self._site.owners.homes(slug, region):
+                    self._site.admit(HousedTenant(slug, "", region, "", home))
 
     def _known(self) -> _Directory:
         """All tenants in one query: a look-up of its own for each request would cost more than the rest of it.
@@ -147,7 +148,8 @@ def lost_tenant(site: Site, slug: TenantId, backup_id: str = LATEST) -> Tenant |
     wanted = max(found, default="") if backup_id == LATEST else backup_id
     if wanted not in found:
         for region in site.settings.storage.regions:
-            site.admit(Tenant(slug, "", region, ""))
+            for home in site.owners.homes(slug, region):
+                site.admit(HousedTenant(slug, "", region, "", home))
         return None
     with site.repository(found[wanted]) as repository:
         repository.load_index()

@@ -10,6 +10,7 @@ from sbh_pipelines.cli.commands.backup import TenantArgument, TenantOption
 from sbh_pipelines.cli.commands.tenants import (
     EveryoneOption,
     FailedTenant,
+    FormerKeyOption,
     TenantsArgument,
     chosen_tenants,
     failed_table,
@@ -87,15 +88,16 @@ def release(
     invocation: Invocation,
     hold_id: Annotated[str, typer.Argument(help="The hold's id, as `sbh backup holds` shows it.", metavar="HOLD")],
     tenant: TenantOption,
+    former_key: FormerKeyOption = None,
 ) -> Answer:
     """Release a legal hold; others on the same backups stay."""
-    taken = invocation.service().retention.release(hold_id, tenant, invocation.user())
+    taken = invocation.service().retention.release(hold_id, tenant, invocation.user(), former_key=former_key)
     return Answer(taken, lambda out: out.print(f"{hold_id} is released."), [taken.id])
 
 
-def list_holds(invocation: Invocation, tenant: TenantArgument) -> Answer:
+def list_holds(invocation: Invocation, tenant: TenantArgument, former_key: FormerKeyOption = None) -> Answer:
     """List a tenant's pins and legal holds. A damaged one still holds, and is shown as an error (exit 8)."""
-    found = invocation.service().retention.holds(tenant, invocation.user())
+    found = invocation.service().retention.holds(tenant, invocation.user(), former_key=former_key)
     rows = [
         (
             hold.id,

@@ -162,6 +162,15 @@ def erase(
         str,
         typer.Option("--confirm", help="The slug once more: all backups of the tenant are destroyed.", metavar="SLUG"),
     ] = "",
+    former_key: FormerKeyOption = None,
+    also_keys: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--also-key",
+            help="A tenant whose backups lie in the same repository, and go too. May be repeated.",
+            metavar="KEY",
+        ),
+    ] = None,
 ) -> Answer:
     """Destroy all backups of a tenant for good: its keys first, then every object in every version. Its live data stay.
 
@@ -169,7 +178,13 @@ def erase(
     """
     with invocation.progress() as progress:
         erased = invocation.service().keys.erase(
-            tenant, invocation.user(), confirm=confirm, reason=reason, progress=progress
+            tenant,
+            invocation.user(),
+            confirm=confirm,
+            reason=reason,
+            former_key=former_key,
+            also_keys=also_keys or (),
+            progress=progress,
         )
     return _shown(erased)
 
