@@ -6,7 +6,7 @@
     tables       the tenancy map: every table accounted for, rows of nobody, tables of other schemas
     looks        schemas of old rows beside the live ones
     contents     what rows hold: large objects, rows that are too large, text without an encoding
-    tenants      the tenants table: slugs, regions, tiers
+    tenants      the tenants table: slugs, regions, tiers; slugs that changed hands
     suggest      a room of its own: settings that map a stranger's schema
     transit      TLS: the session with the database, the addresses in the settings
     storage      buckets: reachable; with `write` a test object
@@ -22,7 +22,7 @@ Changes nothing, unless `write` is asked for, and then removes what it wrote.
 from collections.abc import Callable
 from pathlib import Path
 
-from sbh_pipelines.doctor import access, database, keys, machine, residency, storage, transit
+from sbh_pipelines.doctor import access, database, keys, machine, residency, storage, tenants, transit
 from sbh_pipelines.doctor.findings import Finding, Level, Report
 from sbh_pipelines.settings import Settings
 
@@ -50,4 +50,6 @@ def examine(
     keys.check(report, settings)
     say("moved tenants")
     residency.check_moved(report, settings, homes)
+    if homes:
+        tenants.check_owners(report, settings)
     return report

@@ -1,22 +1,26 @@
 """The tenants: is each listed once, under a name and in a region that can be used."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 
+from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.schema import inspect
 from sbh_pipelines.database.schema.inspect import TenantRow
 from sbh_pipelines.database.schema.listing import Listing, no_listing
-from sbh_pipelines.database.schema.tenants import gone_condition
+from sbh_pipelines.database.schema.tenants import gone_condition, list_tenants
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.database.session.sql import ident, literal, sql_name
 from sbh_pipelines.doctor.findings import Level, Report
-from sbh_pipelines.errors import InvalidId
-from sbh_pipelines.model import Tenant, TenantId
-from sbh_pipelines.placement import allowed_regions
+from sbh_pipelines.errors import InvalidId, SlugTaken
+from sbh_pipelines.model import Tenant, TenantId, utc_now
+from sbh_pipelines.placement import allowed_regions, catalog_place
+from sbh_pipelines.repository.catalog.records import TenantRecord
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.settings.section import toml
 
 _TIERS = ("critical", "important", "archive")
 _SHOWN = 10
+_ASKED = 500  # repositories, one request each
 
 
 def check(report: Report, connection: Connection, settings: Settings, listing: Listing | None) -> dict[str, str]:
@@ -100,6 +104,65 @@ def check(report: Report, connection: Connection, settings: Settings, listing: L
     else:
         report.warn("tenants", "There is no tenant", listing.full_name, "nothing will be backed up until there is one")
     return {row.slug: row.region or "" for row in rows if row.slug and _valid(row.slug)}
+
+
+def check_owners(report: Report, settings: Settings) -> None:
+    """Slugs that changed hands, and tenants that got another slug: as the regions' catalogs tell, by the tenants' keys."""
+    with report.trying("tenants", level=Level.WARNING):
+        site, tenants = Site(settings, utc_now), list_tenants(settings).tenants
+        slugs = {str(tenant.id) for tenant in tenants}
+        keys = {tenant.key: str(tenant.id) for tenant in tenants}
+        taken: list[str] = []
+        renamed: dict[str, str] = {}
+        aside: set[str] = set()
+        for region in settings.storage.regions:
+            folder = settings.storage.path
+            if folder is not None and not (folder / catalog_place(settings, region).bucket).is_dir():
+                continue  # looking would make it
+            here = [tenant for tenant in tenants if tenant.region == region]
+            records = site.catalog(region).read()
+            taken += _taken(site, here, records)
+            aside |= {mark.home for mark in site.owners.all_former(region)}
+            for home, record in records.items():
+                owner = record.state.owner if record.state is not None else None
+                if home not in slugs and home not in aside and owner in keys:
+                    renamed[str(home)] = keys[owner]
+        slug = taken[0] if taken else ""
+        _finding(
+            report,
+            Level.ERROR,
+            "whose slug another tenant had: nothing is backed up for them (SBH-217)",
+            taken,
+            f"another customer: sbh tenants retire {slug} --confirm {slug}\n"
+            f"or the same one, whose key in the application changed: sbh tenants adopt {slug} --confirm {slug}",
+        )
+        old = next(iter(renamed), "")
+        _finding(
+            report,
+            Level.WARNING,
+            "that have another slug now, and began anew under it",
+            [f"{before} (now {now})" for before, now in renamed.items()],
+            f"what was backed up before is read under the former slug, by users of the platform: sbh backup list {old};"
+            f" when it is no longer needed: sbh tenants erase {old} --confirm {old} --reason ...",
+        )
+        if aside:
+            shown = ", ".join(sorted(aside)[:_SHOWN])
+            report.ok("tenants", f"Repositories of former tenants that were put aside: {len(aside)}", shown)
+
+
+def _taken(site: Site, tenants: Sequence[Tenant], records: Mapping[TenantId, TenantRecord]) -> list[str]:
+    """Those under whose slug another tenant's backups are."""
+    found, unsaid = [], []
+    for tenant in tenants:
+        record = records.get(TenantId(site.owners.home_of(tenant)))
+        if record is None or not record.is_surely_of(tenant.key):
+            unsaid.append(tenant)
+    for tenant in unsaid[:_ASKED]:  # of earlier releases, or nothing is known: their repositories tell
+        try:
+            site.owners.check(tenant)
+        except SlugTaken:
+            found.append(str(tenant.id))
+    return found
 
 
 def _finding(report: Report, level: Level, what: str, names: list[str], remedy: str) -> None:
