@@ -133,20 +133,26 @@ def discover(client: httpx.Client, issuer: str) -> dict[str, object]:
 
 def get_document(client: httpx.Client, url: str, what: str) -> dict[str, object]:
     """A JSON object of bounded size, within bounded time. Raises IssuerTrouble."""
-    deadline, body = time.monotonic() + _WHOLE_TIMEOUT_S, b""
     try:
         with client.stream("GET", url, headers={"accept": "application/json"}) as answer:
             if answer.status_code != 200:
                 raise IssuerTrouble(f"{what} cannot be read: HTTP {answer.status_code}")
-            for part in answer.iter_bytes():
-                body += part
-                if len(body) > _LARGEST_ANSWER:
-                    raise IssuerTrouble(f"{what} is larger than {_LARGEST_ANSWER >> 10} KiB")
-                if time.monotonic() > deadline:
-                    raise IssuerTrouble(f"{what} did not arrive within {_WHOLE_TIMEOUT_S:.0f} s")
+            body = read_bounded(answer, what)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise IssuerTrouble(f"{what} cannot be read: {type(error).__name__}") from None
     return parse_object(body, what)
+
+
+def read_bounded(answer: httpx.Response, what: str) -> bytes:
+    """The body of a streamed answer, of bounded size, within bounded time. Raises IssuerTrouble."""
+    deadline, body = time.monotonic() + _WHOLE_TIMEOUT_S, b""
+    for part in answer.iter_bytes():
+        body += part
+        if len(body) > _LARGEST_ANSWER:
+            raise IssuerTrouble(f"{what} is larger than {_LARGEST_ANSWER >> 10} KiB")
+        if time.monotonic() > deadline:
+            raise IssuerTrouble(f"{what} did not arrive within {_WHOLE_TIMEOUT_S:.0f} s")
+    return body
 
 
 def parse_object(body: bytes, what: str) -> dict[str, object]:

@@ -61,6 +61,9 @@ class Event:
     metadata: Mapping[str, object]
 
 
+_LARGEST_ANSWER = 64 << 20
+
+
 class Dagster:
     """One Dagster instance and one code location in it. Thread-safe. `token` is asked for at every request.
 
@@ -156,7 +159,13 @@ class Dagster:
         token = self._token()
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
-            answer = self._client.post(self._url, json={"query": query, "variables": variables}, headers=headers)
+            asked = {"query": query, "variables": variables}
+            with self._client.stream("POST", self._url, json=asked, headers=headers) as answer:
+                body = bytearray()
+                for part in answer.iter_bytes():
+                    body += part
+                    if len(body) > _LARGEST_ANSWER:
+                        raise _away(self._url, "its answer has no end")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise _away(self._url, type(error).__name__) from None
         if answer.status_code in (401, 403):
@@ -169,7 +178,7 @@ class Dagster:
         if answer.status_code >= 500 or answer.status_code == 429:
             raise _away(self._url, f"HTTP {answer.status_code}")
         try:
-            found = answer.json()["data"][field]
+            found = json.loads(body)["data"][field]
         except (ValueError, KeyError, TypeError):
             raise OrchestratorError(
                 "Dagster's answer is not understood",

@@ -24,7 +24,7 @@ from sbh_pipelines.backup.export.manifest import (
     WrittenTable,
 )
 from sbh_pipelines.backup.export.readme import FORMATS, ROW_ORDER, readme
-from sbh_pipelines.backup.export.text_formats import csv_lines, jsonl_lines, load_script, sql_lines
+from sbh_pipelines.backup.export.text_formats import csv_lines, jsonl_lines, load_script, spreadsheet_lines, sql_lines
 from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.session.sql import UTF8
 from sbh_pipelines.document import as_document
@@ -34,6 +34,7 @@ from sbh_pipelines.model import BackupId, Progress, ProgressSink, no_progress, t
 from sbh_pipelines.repository.repository import Repository
 
 VERSION = 1
+_ENDINGS = {"spreadsheet": "csv"}  # of files, where it is not the format's name
 STEP = "export"
 _NOTICE_ROWS = 50_000
 _TOGETHER_BYTES, _TOGETHER_FILES = 2 << 20, 200  # small files fetched in one go
@@ -42,6 +43,7 @@ _TEXTS: Mapping[str, Callable[[TableHeader, Iterator[bytes]], Iterator[bytes]]] 
     "sql": sql_lines,
     "jsonl": jsonl_lines,
     "csv": csv_lines,
+    "spreadsheet": spreadsheet_lines,
 }
 
 
@@ -58,8 +60,8 @@ def export_backup(
 ) -> Export:
     """Write a backup's data to a folder that is empty or does not exist. Takes the repository over and closes it.
 
-    `format`: sql, jsonl, csv or parquet. `tables`: only these; all without. Raises RequestError (format, table, folder),
-    UnknownBackup, CorruptObject, ExportFailed; nothing is at `folder` then.
+    `format`: sql, jsonl, csv, spreadsheet or parquet. `tables`: only these; all without. Raises RequestError (format, table,
+    folder), UnknownBackup, CorruptObject, ExportFailed; nothing is at `folder` then.
     """
     if format not in FORMATS:
         raise RequestError("Not a format of exports", on=unparsed(format), remedy="use one of: " + ", ".join(FORMATS))
@@ -80,7 +82,7 @@ class _Writer:
     def table(self, table: BackupTable) -> WrittenTable:
         """Write one table; its entry in the manifest."""
         header = self.backup.header(table.name)
-        name = table_file(header.schema, header.name, self.format)
+        name = table_file(header.schema, header.name, _ENDINGS.get(self.format, self.format))
         text_columns: list[str] = []
         stray: Counter[str] = Counter()
         if self.format == "parquet":

@@ -99,7 +99,7 @@ class ExportManifest:
         created_at: time of the backup, UTC.
         recovery_point: the instant that the backup describes.
         exported_at: time of the export, UTC.
-        format: sql, jsonl, csv or parquet.
+        format: sql, jsonl, csv, spreadsheet or parquet.
         format_notes: how to read the tables' files.
         tables: their files.
         files: the tenant's files; None where they were left out.

@@ -28,7 +28,16 @@ FORMATS: dict[str, tuple[str, ...]] = {
         "RFC 4180, UTF-8, with a line of column names. Every value is PostgreSQL's text. NULL is an empty field,"
         ' the empty string is "".',
         "COPY table FROM 'file' WITH (FORMAT csv, HEADER) reads it back exactly.",
-        "A spreadsheet may take text that begins with = + - or @ for a formula: import the columns as text.",
+        "These are the application's texts, byte for byte. A spreadsheet takes text that begins with = + - @, a tab or a"
+        " line break for a formula, which can send cells elsewhere or start a program: do not open the files in one, or"
+        " import every column as text. The format spreadsheet is for that.",
+    ),
+    "spreadsheet": (
+        "CSV for spreadsheets: RFC 4180, UTF-8, with a line of column names. Every value is PostgreSQL's text. Open it as"
+        " comma-separated: where the separator is another, text is cut into cells that nobody looked at.",
+        "Text that begins with = + - @ | %, a tab or a line break, and is no number, has an apostrophe before it, so that"
+        " it is not taken for a formula. So it is not exact: use csv to load it into a database.",
+        'NULL is an empty field, the empty string is "".',
     ),
     "parquet": (
         "Apache Parquet, compressed with zstd. The metadata of each column has its PostgreSQL type under"
@@ -60,7 +69,7 @@ def readme(manifest: ExportManifest) -> str:
     if stray:
         parts.append(
             "\nSome values have bytes that mean nothing in the encoding of the database. They are "
-            + ("here as they are" if manifest.format == "csv" else "written as \\xNN, in hexadecimal")
+            + ("here as they are" if manifest.format in ("csv", "spreadsheet") else "written as \\xNN, in hexadecimal")
             + ":\n"
             + "".join(
                 f"  {t.table}: {', '.join(f'{n:,} of {name}' for name, n in found.items())}\n" for t, found in stray

@@ -102,6 +102,24 @@ def csv_lines(header: TableHeader, pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield b"\r\n".join(map(_csv_row, lines)) + b"\r\n"
 
 
+def spreadsheet_lines(header: TableHeader, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """CSV for people who open it in a spreadsheet: an apostrophe before what that would take for a formula. Not exact."""
+    yield b",".join(_csv_field(_guarded(name.encode())) for name in header.column_names) + b"\r\n"
+    for lines in row_lines(pieces, _ROWS):
+        rows = (b",".join([_csv_field(_guarded(field)) for field in fields_of(line)]) for line in lines)
+        yield b"\r\n".join(rows) + b"\r\n"
+
+
+_FORMULA = re.compile(rb"[=+\-@\t\r\n|%]|\xef\xbc[\x9d\x8b\x8d\xa0]|\xef\xbb\xbf")  # also the wide forms of = + - @
+_NUMBER = re.compile(rb"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
+
+
+def _guarded(field: bytes | None) -> bytes | None:
+    if field is None or not _FORMULA.match(field) or _NUMBER.fullmatch(field):
+        return field
+    return b"'" + field
+
+
 def _csv_row(line: bytes) -> bytes:
     if not _NOT_PLAIN.search(line):
         return line.replace(b"\t", b",")

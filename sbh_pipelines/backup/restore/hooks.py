@@ -1,13 +1,11 @@
 """What the settings want done before and after a restore in place, e.g. to put the tenant into maintenance."""
 
 import http.client
-import json
 import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit
 
+from sbh_pipelines import outgoing
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.rebuild.operator_sql import run_statement
 from sbh_pipelines.errors import HookFailed, SbhError
@@ -68,22 +66,20 @@ def _run(
     body = {"event": f"restore.{when}", "outcome": outcome, "tenant_id": tenant.id, "backup_id": backup_id}
     url = hook.webhook_url.get_secret_value()
     try:
-        if urlsplit(url).scheme not in ("http", "https"):
-            raise ValueError("not an http or https URL")
-        request = urllib.request.Request(  # noqa: S310  the scheme was checked
-            url, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
-        )
-        with urllib.request.urlopen(request, timeout=hook.timeout_s) as answer:  # noqa: S310
-            answer.read(1)
+        outgoing.post(url, body, hook.timeout_s)
     except urllib.error.HTTPError as error:
+        if error.code in _REDIRECTS:
+            raise _failed(name, when, "the webhook answered with a redirect, which nobody follows", _FINAL) from None
         raise _failed(name, when, f"the webhook answered {error.code}") from None
     except (OSError, ValueError, http.client.HTTPException) as error:
         # The error's text may hold the URL, which is a secret.
         raise _failed(name, when, f"the webhook could not be called ({type(error).__name__})") from None
 
 
-def _failed(name: str, when: str, why: str) -> HookFailed:
+_REDIRECTS = range(300, 400)
+_FINAL = "name the address that it leads to"
+
+
+def _failed(name: str, when: str, why: str, remedy: str = "correct the hook, or take it out") -> HookFailed:
     done = "nothing was written" if when == "before" else "the restore itself has ended; see its status"
-    return HookFailed(
-        f"A hook {when} the restore failed; {done}", on=name, why=why, remedy="correct the hook, or take it out"
-    )
+    return HookFailed(f"A hook {when} the restore failed; {done}", on=name, why=why, remedy=remedy)

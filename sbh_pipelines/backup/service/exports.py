@@ -37,9 +37,9 @@ class Exports:
     ) -> Export:
         """Write a backup's tables and files to a folder that is empty or does not exist.
 
-        `format`: sql, jsonl, csv, parquet. `tables`: only these; all without. `latest` is the newest backup. `former_key`: of a
-        tenant that had the slug before, for platform administrators. Raises RequestError (format, table, a folder with something
-        in it), UnknownBackup, SlugChangedHands, CorruptObject, ExportFailed; then nothing is at `folder`.
+        `format`: sql, jsonl, csv, spreadsheet, parquet. `tables`: only these; all without. `latest` is the newest backup.
+        `former_key`: of a tenant that had the slug before, for platform administrators. Raises RequestError (format, table, a
+        folder with something in it), UnknownBackup, SlugChangedHands, CorruptObject, ExportFailed; then nothing is at `folder`.
         """
         tenant = self._exportable(tenant_id, user_ctx, backup_id, former_key)
         with self._site.repository(tenant) as repository:

@@ -19,6 +19,7 @@ class Format(StrEnum):
     SQL = "sql"
     JSONL = "jsonl"
     CSV = "csv"
+    SPREADSHEET = "spreadsheet"
     PARQUET = "parquet"
 
 
@@ -32,7 +33,9 @@ def export(
     kind: Annotated[
         Format,
         typer.Option(
-            "--format", help="sql: for psql. jsonl: a JSON object a row. csv: for COPY. parquet: typed columns."
+            "--format",
+            help="sql: for psql. jsonl: a JSON object a row. csv: for COPY, exact. spreadsheet: CSV without formulas."
+            " parquet: typed columns.",
         ),
     ] = Format.JSONL,
     tables: Annotated[

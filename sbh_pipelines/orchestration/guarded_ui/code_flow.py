@@ -24,7 +24,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from sbh_pipelines.errors import KeyServiceUnavailable, Unauthenticated
-from sbh_pipelines.security.oidc import IssuerTrouble, discover, parse_object
+from sbh_pipelines.security.oidc import IssuerTrouble, discover, parse_object, read_bounded
 from sbh_pipelines.security.tokens import Tokens, VerifiedToken, unauthenticated
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.settings.secrets import resolve
@@ -36,7 +36,6 @@ _TIMEOUT_S = 5.0
 _PURPOSE = b"sbh login"
 _FRESH_S = 60.0  # the discovery document is asked for again after this
 _PAUSE_S = 5.0  # the same where the issuer did not answer
-_LARGEST_ANSWER = 256 << 10
 CALLBACK = "/login/callback"
 
 
@@ -170,13 +169,15 @@ class CodeFlow:
         if access is None:
             form["client_id"] = ui.client_id
         try:
-            with httpx.Client(timeout=_TIMEOUT_S, follow_redirects=False) as client:
-                answer = client.post(
-                    self._endpoint("token_endpoint"), data=form, auth=access or httpx.USE_CLIENT_DEFAULT
-                )
-            if answer.status_code != 200 or len(answer.content) > _LARGEST_ANSWER:
-                raise Unauthenticated("The identity provider did not accept the login", remedy="sign in again")
-            token = parse_object(answer.content, "the answer of the token endpoint").get("id_token")
+            url, auth = self._endpoint("token_endpoint"), access or httpx.USE_CLIENT_DEFAULT
+            with (
+                httpx.Client(timeout=_TIMEOUT_S, follow_redirects=False) as client,
+                client.stream("POST", url, data=form, auth=auth) as answer,
+            ):
+                if answer.status_code != 200:
+                    raise Unauthenticated("The identity provider did not accept the login", remedy="sign in again")
+                body = read_bounded(answer, "the answer of the token endpoint")
+            token = parse_object(body, "the answer of the token endpoint").get("id_token")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise _unreachable(type(error).__name__) from None
         except IssuerTrouble as trouble:

@@ -9,7 +9,7 @@ import pytest
 from sbh_pipelines_tests.cli.conftest import Sbh
 
 
-@pytest.mark.parametrize("kind", ["sql", "jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("kind", ["sql", "jsonl", "csv", "spreadsheet", "parquet"])
 def test_a_backup_is_exported(sbh: Sbh, settings_file: Path, backed_up: str, tmp_path: Path, kind: str) -> None:
     """Every table and every file; the document is the folder's manifest."""
     ended = sbh("export", backed_up, "--tenant", "tenant-6", "--to", str(tmp_path / "out"), "--format", kind, "--json")

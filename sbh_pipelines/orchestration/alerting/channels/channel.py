@@ -1,12 +1,10 @@
 """What an alert channel is, and the HTTP POST of JSON that most of them are made of."""
 
-import json
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
+from sbh_pipelines import outgoing
 from sbh_pipelines.errors import AlertError
 from sbh_pipelines.orchestration.alerting.alert import TEST, Alert
 from sbh_pipelines.orchestration.alerting.conditions import SEVERITIES
@@ -57,21 +55,8 @@ def secret_given(settings: AlertSettings, name: str) -> bool:
     return any(getattr(settings, name + suffix) for suffix in ("", "_file", "_secret"))
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """What is posted may be secret, and a redirected POST would arrive as a GET: neither goes elsewhere."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(_NoRedirects)
-
-
 def post(url: str, document: object, setting: str) -> None:
-    """Raises AlertError (the address is not one) and urllib's errors, whose text may hold the address."""
+    """Raises AlertError (the address is not one) and the errors of `outgoing.post`, whose text may hold the address."""
     if urlsplit(url).scheme not in ("http", "https"):
         raise AlertError(f"{setting} is not an http or https address", remedy="correct it")
-    headers = {"Content-Type": "application/json", "User-Agent": "sbh-pipelines"}
-    request = urllib.request.Request(url, json.dumps(document).encode(), headers)  # noqa: S310  the scheme is checked
-    with _OPENER.open(request, timeout=TIMEOUT_S):
-        pass
+    outgoing.post(url, document, TIMEOUT_S)
