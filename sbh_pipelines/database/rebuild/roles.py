@@ -4,6 +4,7 @@ A role that is there already stays as it is, password included; one that is made
 until it is set. Values of settings are data, whoever set them: any role may write what it likes into its own.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from string import ascii_lowercase, ascii_uppercase
@@ -35,6 +36,7 @@ _LISTS = {
     "unix_socket_directories": False,
 }
 _LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
+_WORD = re.compile(r"[A-Z]+")
 _SPACES = " \t\n\r\f\v"
 _OPTIONS_FROM = 160_000  # INHERIT and SET of a membership
 
@@ -151,7 +153,7 @@ def _membership(fact: Fact, version: int) -> str:
     grant = f"GRANT {ident(fact['role'])} TO {ident(fact['member'])}"
     if version < _OPTIONS_FROM or "inherit_option" not in fact:
         return grant + (" WITH ADMIN OPTION" if fact["admin_option"] else "")
-    options = (f"{name} {fact[f'{name.lower()}_option']}" for name in ("ADMIN", "INHERIT", "SET"))
+    options = (f"{name} {bool(fact[f'{name.lower()}_option'])}" for name in ("ADMIN", "INHERIT", "SET"))
     return f"{grant} WITH {', '.join(options)}"
 
 
@@ -210,4 +212,5 @@ def _parameter(name: str) -> str:
 
 def _grant(fact: Fact, on: str) -> str:
     grantee = ident(fact["grantee"]) if fact["grantee"] else "PUBLIC"
-    return f"GRANT {fact['privilege']} ON {on} TO {grantee}" + (" WITH GRANT OPTION" if fact["grantable"] else "")
+    privilege = " ".join(_WORD.findall(fact["privilege"]))  # words of the server's, such as ALTER SYSTEM
+    return f"GRANT {privilege} ON {on} TO {grantee}" + (" WITH GRANT OPTION" if fact["grantable"] else "")

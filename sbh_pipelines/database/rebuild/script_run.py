@@ -19,6 +19,7 @@ from sbh_pipelines.errors import PrivilegeMissing, SbhError, SourceError
 from sbh_pipelines.settings import DatabaseSettings
 
 _NO_PATH = "SELECT pg_catalog.set_config('search_path', '', false)"  # as pg_dump's scripts have it
+_QUOTES = "SET standard_conforming_strings = on"  # as literals of ours are written
 _OF_DRIVER = "XX000"  # what the driver refuses by itself
 
 
@@ -64,12 +65,13 @@ def run_script(
         with translated("begin to build the schema"):
             # The script sets what it needs; all else is as in a session of the role's own.
             cursor.execute("RESET ALL")
-            cursor.execute(f"{pin_timeouts()}; BEGIN; {before} SAVEPOINT sbh_script")
+            cursor.execute(f"{pin_timeouts()}; BEGIN; {_QUOTES}; {before} SAVEPOINT sbh_script")
         for step in steps:
             _take(cursor, step, errors)
         if error := refused(errors):
             raise error
         with translated("note what was built"):
+            cursor.execute(_QUOTES)  # whatever the script has said
             cursor.execute(last(errors))
         try:
             cursor.execute("COMMIT")

@@ -15,7 +15,9 @@ from sbh_pipelines.database.session.sql import ident
 
 _MOST_STATEMENTS = 5
 _MOST_VALUES = 50
-_RANGE = re.compile(r"FOR VALUES FROM \((.*)\) TO \((.*)\)", re.DOTALL)
+# Of one column. What is in the quotes may be anything, also what looks like the rest of it.
+_EDGE = r"(MINVALUE|MAXVALUE|[\w.+-]+|[BX]?'(?:[^']|'')*')"
+_RANGE = re.compile(rf"FOR VALUES FROM \({_EDGE}\) TO \({_EDGE}\)")
 _HASH = re.compile(r"FOR VALUES WITH \(modulus (\d+), remainder (\d+)\)")
 
 _TREE = """
