@@ -37,8 +37,8 @@ class Documents(dg.IOManager):
     def _file(self, context: dg.OutputContext | None) -> Path:
         if context is None:
             raise dg.Failure("A step's input has no output that it comes from", allow_retries=False)
-        *folders, name = context.get_identifier()
-        return self._folder.joinpath(*folders, f"{name}.json")
+        # Without an ending: Dagster's page would give files with one to whoever sees logs, which lie in the same folder.
+        return self._folder.joinpath(*context.get_identifier())
 
 
 def _documents(context: dg.InitResourceContext) -> Documents:

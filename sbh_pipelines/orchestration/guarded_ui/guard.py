@@ -30,7 +30,7 @@ from sbh_pipelines.orchestration.guarded_ui.answers import (
 )
 from sbh_pipelines.orchestration.guarded_ui.login import VIA, Login, must_see_all
 from sbh_pipelines.orchestration.guarded_ui.mutations import MANAGE
-from sbh_pipelines.orchestration.guarded_ui.operations import Earlier, Launch, permit
+from sbh_pipelines.orchestration.guarded_ui.operations import Earlier, Launch, permit, permit_fields
 from sbh_pipelines.orchestration.guarded_ui.origins import Origins
 from sbh_pipelines.orchestration.guarded_ui.page import going_page
 from sbh_pipelines.orchestration.guarded_ui.request import read_body
@@ -42,6 +42,7 @@ LARGEST_BODY = 4 << 20
 _OPEN = ("/healthz", "/login", "/login/issuer", "/login/callback", "/logout")
 _REPORTS = ("/report_asset_materialization/", "/report_asset_check/", "/report_asset_observation/")
 _CLOSED = ("/notebook", "/dagit/notebook")  # renders files of the code server's disk, and there are none to render
+_LOGS, _PRINTED = "/logs/", ("/out", "/err")  # of what runs printed; Dagster gives any file beside it, by its ending
 _LONGEST_PATH = 2000
 
 Record = Callable[[UserContext, AccessDenied | None, list[Launch]], None]
@@ -168,7 +169,7 @@ class Guard:
         if path.startswith(_REPORTS) and method == "POST":
             authorize(user, MANAGE, ALL_TENANTS)
             return None
-        if path.rstrip("/") in _CLOSED:
+        if path.rstrip("/") in _CLOSED or (path.startswith(_LOGS) and not path.endswith(_PRINTED)):
             return status_only(HTTPStatus.NOT_FOUND)
         return None if method in ("GET", "HEAD") else status_only(HTTPStatus.METHOD_NOT_ALLOWED)
 
@@ -185,6 +186,7 @@ class Guard:
             asked = await asyncio.to_thread(read_body, bytes(body))
             if asked.kind is OperationType.SUBSCRIPTION:
                 raise RequestError("Subscriptions need a websocket")
+            permit_fields(asked, user)
             if asked.mutations:
                 names = ", ".join(field.name.value for field in asked.mutations)
                 log.info("%s (%s) asks for %s", user.user_id, user.role.name.lower(), names)
@@ -217,7 +219,7 @@ class Guard:
             except SbhError:  # the list of revoked tokens cannot be read: nothing is believed then
                 return 0.0
 
-        await sockets.guarded(self._app, scope, receive, send, left_now_s)
+        await sockets.guarded(self._app, scope, receive, send, left_now_s, lambda asked: permit_fields(asked, user))
 
     def _not_logged_in(self, request: Request, error: Unauthenticated) -> Response:
         if request.method != "GET" or "text/html" not in request.headers.get("accept", ""):

@@ -66,6 +66,12 @@ ACTIONS: Mapping[str, str] = {
     "logTelemetry": VIEW,
 }
 
+FIELDS: Mapping[str, str] = {
+    "evaluationResult {}": MANAGE,  # runs a sensor or schedule, with all that it does, as the mutations for dry runs do
+    "info": MANAGE,  # the instance's dagster.yaml as it was written
+}
+"""Fields of queries and subscriptions that need more than to be logged in, on whatever type; with {}: with fields of their own."""
+
 JOBS: Mapping[str, str] = {
     "full_backup_job": "backup.create",
     "incremental_backup_job": "backup.create",

@@ -12,7 +12,15 @@ from graphql import FieldNode, VariableNode
 from sbh_pipelines.errors import AccessDenied
 from sbh_pipelines.orchestration.common.dagster_internals import load_run_config_yaml
 from sbh_pipelines.orchestration.common.resources import USER_TAGS, tags_of, user_of
-from sbh_pipelines.orchestration.guarded_ui.mutations import ACTIONS, ASSETS, JOBS, LAUNCHES, MANAGE, OF_BACKFILLS
+from sbh_pipelines.orchestration.guarded_ui.mutations import (
+    ACTIONS,
+    ASSETS,
+    FIELDS,
+    JOBS,
+    LAUNCHES,
+    MANAGE,
+    OF_BACKFILLS,
+)
 from sbh_pipelines.orchestration.guarded_ui.request import Request, refused
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext, allows, authorize
 
@@ -118,6 +126,12 @@ class LaunchParams:
         if self.argument in _TAGS:
             return {**self.given, _TAGS[self.argument]: tags}
         return {**self.given, "executionMetadata": {**_metadata(self.given), "tags": tags}}
+
+
+def permit_fields(request: Request, user: UserContext) -> None:
+    """Raises AccessDenied where the request reads what this user may not."""
+    for name in sorted(request.fields & FIELDS.keys()):
+        authorize(user, FIELDS[name], ALL_TENANTS)
 
 
 def permit(request: Request, user: UserContext, services: list[str], earlier: Earlier) -> tuple[Request, list[Launch]]:

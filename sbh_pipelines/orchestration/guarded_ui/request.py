@@ -36,6 +36,7 @@ class Request:
         operation_name: the operation that is asked for, where the document holds several.
         kind: query, mutation or subscription.
         mutations: the root fields of a mutation, in order.
+        fields: names of all fields, at any depth, that the document has; of those with fields of their own with ` {}`.
     """
 
     query: str
@@ -43,6 +44,7 @@ class Request:
     operation_name: str | None
     kind: OperationType
     mutations: tuple[FieldNode, ...]
+    fields: frozenset[str]
 
     def body(self) -> bytes:
         return json.dumps(
@@ -90,7 +92,21 @@ def read_request(document: Mapping[str, object]) -> Request:
     if len(operations) > 1 and kinds != {OperationType.QUERY}:
         raise refused("a document with a mutation or subscription may hold one operation only")
     fields = tuple(_root_fields(parsed, operations[0])) if kinds == {OperationType.MUTATION} else ()
-    return Request(query, dict(variables or {}), name, kinds.pop(), fields)
+    return Request(query, dict(variables or {}), name, kinds.pop(), fields, _names(parsed))
+
+
+def _names(document: DocumentNode) -> frozenset[str]:
+    """Names of the fields of all operations and fragments, used or not. Without recursion: queries may be deep."""
+    found: set[str] = set()
+    waiting: list[SelectionSetNode | None] = [getattr(node, "selection_set", None) for node in document.definitions]
+    while waiting:
+        selected = waiting.pop()
+        for node in selected.selections if selected is not None else ():
+            if isinstance(node, FieldNode):
+                found.add(node.name.value + (" {}" if node.selection_set else ""))
+            if isinstance(node, FieldNode | InlineFragmentNode):
+                waiting.append(node.selection_set)
+    return frozenset(found)
 
 
 def _root_fields(document: DocumentNode, operation: OperationDefinitionNode) -> Iterator[FieldNode]:

@@ -12,7 +12,7 @@ from graphql import OperationType
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sbh_pipelines.errors import RequestError
-from sbh_pipelines.orchestration.guarded_ui.request import read_request
+from sbh_pipelines.orchestration.guarded_ui.request import Request, read_request
 
 _HARMLESS = frozenset({"connection_init", "connection_terminate", "stop"})
 _POLICY_VIOLATION = 1008
@@ -20,8 +20,15 @@ LOOK_AGAIN_S = 5.0  # how long a connection outlives a logout
 LARGEST_MESSAGE = 1 << 20
 
 
-async def guarded(app: ASGIApp, scope: Scope, receive: Receive, send: Send, left_s: Callable[[], float]) -> None:
-    """Serve one connection. `left_s`: how long its user may still be here, s."""
+async def guarded(
+    app: ASGIApp,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    left_s: Callable[[], float],
+    permit: Callable[[Request], None],
+) -> None:
+    """Serve one connection. `left_s`: how long its user may still be here, s. `permit` raises for what they may not read."""
     closed = False
 
     async def close() -> Message:
@@ -42,7 +49,7 @@ async def guarded(app: ASGIApp, scope: Scope, receive: Receive, send: Send, left
                 return await close()
             await asyncio.wait({waiting}, timeout=min(left, LOOK_AGAIN_S))
         message = waiting.result()
-        if message["type"] == "websocket.receive" and not _allowed(message):
+        if message["type"] == "websocket.receive" and not _allowed(message, permit):
             return await close()
         return message
 
@@ -56,7 +63,7 @@ async def guarded(app: ASGIApp, scope: Scope, receive: Receive, send: Send, left
     await app(scope, checked_receive, checked_send)
 
 
-def _allowed(message: Message) -> bool:
+def _allowed(message: Message, permit: Callable[[Request], None]) -> bool:
     text = message.get("text")
     if not isinstance(text, str) or len(text) > LARGEST_MESSAGE:
         return False
@@ -71,6 +78,7 @@ def _allowed(message: Message) -> bool:
         request = read_request(
             {**payload, "operationName": payload.get("operation_name", payload.get("operationName"))}
         )
+        permit(request)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, RequestError):
         return False
     return request.kind is OperationType.SUBSCRIPTION
