@@ -16,8 +16,7 @@ The signature keeps out whoever can write to the bucket but does not hold the te
 
 import hashlib
 import secrets
-import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Self
@@ -29,6 +28,7 @@ from sbh_pipelines.repository.bounds import listed
 from sbh_pipelines.repository.documents import SEALED, keyed_digest, open_private, read_signed, signed
 from sbh_pipelines.repository.format import canonical
 from sbh_pipelines.repository.repository import Repository
+from sbh_pipelines.security.people import Person, link_to, one_person
 
 FOLDER = "approvals/"
 _REQUEST, _DECISION, _USE = "approval-request", "approval-decision", "approval-use"
@@ -56,6 +56,8 @@ class Approval:
         comment: what was said about it.
         used_by: the user whose restore it was used for.
         used_at: when that began, UTC.
+        requester_issued_by: by whose tokens that of the user who asked was issued, nearest first.
+        decider_issued_by: by whose tokens that of the user who decided was issued.
     """
 
     tenant_id: str
@@ -73,6 +75,16 @@ class Approval:
     comment: str = ""
     used_by: str = ""
     used_at: str = ""
+    requester_issued_by: Sequence[str] = ()
+    decider_issued_by: Sequence[str] = ()
+
+    @property
+    def requester(self) -> Person:
+        return Person(self.requested_by, tuple(self.requester_issued_by))
+
+    @property
+    def decider(self) -> Person:
+        return Person(self.decided_by, tuple(self.decider_issued_by))
 
     def at(self, now: datetime) -> Self:
         """The same approval with the status that it has at a time."""
@@ -83,7 +95,7 @@ class Approval:
 
 
 def ask(
-    repository: Repository, subject: Mapping[str, object], reason: str, user_id: str, now: datetime, lifetime: timedelta
+    repository: Repository, subject: Mapping[str, object], reason: str, who: Person, now: datetime, lifetime: timedelta
 ) -> Approval:
     """Put a request on record. Raises RequestError without a reason."""
     made = Approval(
@@ -93,13 +105,15 @@ def ask(
         dict(subject),
         digest_of(repository, subject),
         checked_reason(reason, "A request"),
-        user_id,
+        who.user_id,
         timestamp(now),
         timestamp(now + lifetime),
+        requester_issued_by=who.issued_by,
     )
     names = ("approval_id", "subject", "digest", "reason", "requested_by", "requested_at", "expires_at")
     shown, private = _split(made.subject)
     fields = {**{name: getattr(made, name) for name in names}, "subject": shown}
+    fields |= {"requester_issued_by": list(who.issued_by)} if who.issued_by else {}
     key = _key(repository, made.approval_id)
     body = signed(repository, _REQUEST, fields, key[len(repository.prefix) :], private)
     repository.store.create(key, body)
@@ -107,7 +121,7 @@ def ask(
 
 
 def decide(
-    repository: Repository, approval_id: ApprovalId, decision: str, user_id: str, comment: str, now: datetime
+    repository: Repository, approval_id: ApprovalId, decision: str, who: Person, comment: str, now: datetime
 ) -> Approval:
     """Approve or reject a request. Raises RequestError, and ApprovalNeeded for the person who asked."""
     found = read_approval(repository, approval_id, now)
@@ -116,11 +130,11 @@ def decide(
             "Nothing is left to decide", on=approval_id, why=f"it is {found.status}", remedy="ask for a new one"
         )
     # Whoever asked may take the request back, but not allow it.
-    if decision == "approved" and same_person(user_id, found.requested_by):
+    if decision == "approved" and one_person(who, found.requester):
         raise ApprovalNeeded(
             "Nobody approves their own request",
             on=approval_id,
-            why=f"{found.requested_by} asked for it",
+            why=link_to(who, found.requester),
             remedy="ask another person with the role admin",
         )
     if len(comment) > _LONGEST_REASON:
@@ -129,13 +143,14 @@ def decide(
         "approval_id": approval_id,
         "digest": found.digest,
         "decision": decision,
-        "decided_by": user_id,
+        "decided_by": who.user_id,
         "decided_at": timestamp(now),
         "comment": comment,
+        **({"decider_issued_by": list(who.issued_by)} if who.issued_by else {}),
     }
     _create_once(repository, approval_id, "decision", _DECISION, fields, "somebody else decided at the same moment")
-    decided = replace(found, decision=decision, decided_by=user_id, decided_at=timestamp(now), comment=comment)
-    return decided.at(now)
+    decided = replace(found, decision=decision, decided_by=who.user_id, decided_at=timestamp(now), comment=comment)
+    return replace(decided, decider_issued_by=who.issued_by).at(now)
 
 
 def use(
@@ -147,7 +162,7 @@ def use(
         why = "it is for another backup, scope or mode; `sbh approvals show` says for which"
     elif found.status != "approved":
         why = {"requested": "nobody has approved it yet"}.get(found.status, f"it is {found.status}")
-    elif same_person(found.requested_by, found.decided_by):
+    elif one_person(found.requester, found.decider):
         why = "one person asked for it and approved it"
     if why:
         raise ApprovalNeeded(
@@ -231,15 +246,6 @@ def _joined(shown: Mapping[str, Any], private: Mapping[str, Any]) -> dict[str, o
     if "request" in shown and "request" in private:
         whole["request"] = {**shown["request"], **private["request"]}
     return whole
-
-
-def same_person(one: str, other: str) -> bool:
-    """Ids of an identity provider may differ in case between logins, and in how accents and wide letters are encoded."""
-    return _plain(one) == _plain(other)
-
-
-def _plain(user_id: str) -> str:
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", user_id).casefold()).strip()
 
 
 def checked_reason(reason: str, what: str) -> str:

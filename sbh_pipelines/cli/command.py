@@ -98,7 +98,7 @@ def operating_user() -> "UserContext":
         name = getpass.getuser()
     except (KeyError, OSError):  # a container whose uid has no name
         name = f"uid-{os.getuid()}"
-    return UserContext(user_id=name, tenant_id=ALL_TENANTS, role=Role.ADMIN, via="cli")
+    return UserContext(user_id=name, tenant_id=ALL_TENANTS, role=Role.ADMIN, via="cli", by_system=True)
 
 
 def _given_token() -> str | None:

@@ -2,6 +2,7 @@
 
     policy                            roles, and the one table of permissions
     tokens, claims, oidc              bearer tokens: believed or not, and what they say
+    people, revocation                who is one person; tokens that are believed no longer
     signing_key                       the local key that issues tokens
     keys, key_provider                data keys are wrapped by a provider
     aws_kms, key_file                 the two providers

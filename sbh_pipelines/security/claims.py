@@ -9,9 +9,13 @@ from typing import Any
 
 from sbh_pipelines.errors import InvalidId
 from sbh_pipelines.model import TenantId
+from sbh_pipelines.security.people import BY_SYSTEM
 from sbh_pipelines.security.policy import ALL_TENANTS, Role, UserContext
 from sbh_pipelines.settings.access import AuthSettings
 
+ISSUED_BY = "iss_by"
+"""Claim of our own tokens: by whose tokens it was issued, nearest first."""
+MOST_ISSUERS = 20
 _LONGEST_USER_ID = 200
 _MOST_VALUES = 1000
 _LATEST = 1e12  # s since 1970
@@ -42,11 +46,21 @@ def user_from(claims: Mapping[str, object], auth: AuthSettings, via: str) -> Use
     user_id = _claim(claims, auth.user_claim)
     if not isinstance(user_id, str) or not valid_user_id(user_id):
         raise Refused(f"the claim {auth.user_claim} is not a user id")
-    return UserContext(user_id, _tenant(claims, auth), _role(claims, auth), via)
+    return UserContext(user_id, _tenant(claims, auth), _role(claims, auth), via, _issuers(claims, auth))
 
 
 def valid_user_id(user_id: str) -> bool:
     return 0 < len(user_id) <= _LONGEST_USER_ID and user_id.isprintable() and user_id == user_id.strip()
+
+
+def _issuers(claims: Mapping[str, object], auth: AuthSettings) -> tuple[str, ...]:
+    """Of tokens of our own only; those of before it was said do not have the claim."""
+    found = claims.get(ISSUED_BY, []) if auth.mode == "local" else []
+    if not isinstance(found, list) or len(found) > MOST_ISSUERS:
+        raise Refused(f"the claim {ISSUED_BY} is no list of users")
+    if not all(isinstance(name, str) and valid_user_id(name.removeprefix(BY_SYSTEM)) for name in found):
+        raise Refused(f"the claim {ISSUED_BY} is no list of users")
+    return tuple(found)
 
 
 def _tenant(claims: Mapping[str, object], auth: AuthSettings) -> str:

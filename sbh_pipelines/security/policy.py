@@ -28,13 +28,16 @@ class Role(IntEnum):
 class UserContext:
     """Who asks. `tenant_id` is the only tenant the caller may touch; `*` is a platform user.
 
-    `via` is the face the caller came through (`python`, `cli`, `api`, `dagster`), for the audit trail.
+    `via` is the face the caller came through (`python`, `cli`, `api`, `dagster`), for the audit trail. `issued_by`: by whose tokens
+    the caller's was issued, nearest first. `by_system`: the operating system says who it is, and no token.
     """
 
     user_id: str
     tenant_id: str
     role: Role
     via: str = "python"
+    issued_by: tuple[str, ...] = ()
+    by_system: bool = False
 
 
 PERMISSIONS: dict[str, Role] = {
@@ -67,6 +70,7 @@ PERMISSIONS: dict[str, Role] = {
     "tenant.erase": Role.ADMIN,
     "tenant.rehome": Role.ADMIN,
     "token.issue": Role.ADMIN,
+    "token.revoke": Role.ADMIN,
     "dagster.view": Role.VIEWER,
     "dagster.launch": Role.OPERATOR,
     "dagster.manage": Role.ADMIN,
@@ -83,6 +87,7 @@ PLATFORM_ONLY = frozenset(
         "keys.rotate",
         "tenant.erase",
         "token.issue",
+        "token.revoke",
         "dagster.view",
         "dagster.launch",
         "dagster.manage",

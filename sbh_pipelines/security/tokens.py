@@ -7,19 +7,27 @@ to know; `inspect` tells the operator why. No token is ever part of an error, a 
 """
 
 import secrets
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import jwt
 
 from sbh_pipelines.errors import RequestError, SettingsError, Unauthenticated
 from sbh_pipelines.model import Clock, TenantId, utc_now
-from sbh_pipelines.security.claims import Refused, check_times, moment, user_from, valid_user_id
+from sbh_pipelines.security.claims import (
+    ISSUED_BY,
+    MOST_ISSUERS,
+    Refused,
+    check_times,
+    moment,
+    user_from,
+    valid_user_id,
+)
 from sbh_pipelines.security.oidc import OidcKeys
+from sbh_pipelines.security.people import BY_SYSTEM
 from sbh_pipelines.security.policy import ALL_TENANTS, Role, UserContext
+from sbh_pipelines.security.revocation import RevokedTokens
 from sbh_pipelines.security.signing_key import ALGORITHM, SigningKey, read_signing_key
 from sbh_pipelines.settings import Settings
 
@@ -88,8 +96,8 @@ class Tokens:
     def verified(self, token: str, via: str, audience: str | None = None) -> VerifiedToken:
         """Whose token it is, until when, and what tells it from others. Raises what `verify` raises."""
         try:
-            claims = self._claims(token, audience or self._auth.audience)
-            user, token_id = user_from(claims, self._auth, via), claims.get("jti")
+            claims, user = self._believed(token, audience or self._auth.audience, via)
+            token_id = claims.get("jti")
             known = token_id if isinstance(token_id, str) else None
             return VerifiedToken(
                 user, moment(claims, "iat"), moment(claims, "exp"), known, str(claims.get("nonce", ""))
@@ -99,19 +107,29 @@ class Tokens:
 
     def revoked(self, token: VerifiedToken) -> bool:
         """Whether a token that was believed earlier is on the list by now. Raises SettingsError where the list cannot be read."""
-        return self._revoked.has(token.id)
+        return self._revoked.has(token.id, token.user, token.issued)
 
     def inspect(self, token: str) -> TokenReport:
         """What a token says, whether it is believed, and why not."""
         said = _unchecked_claims(token)
         try:
-            claims = self._claims(token, self._auth.audience)
-            return TokenReport(True, "", claims, user_from(claims, self._auth, "cli"))
+            claims, user = self._believed(token, self._auth.audience, "cli")
+            return TokenReport(True, "", claims, user)
         except Refused as refused:
             return TokenReport(False, refused.why, said, None)
 
-    def issue(self, user_id: str, tenant_id: str, role: Role | str, ttl_s: int, audience: str | None = None) -> str:
-        """A new token. Raises RequestError, InvalidId, and SettingsError where this host cannot issue any."""
+    def issue(
+        self,
+        user_id: str,
+        tenant_id: str,
+        role: Role | str,
+        ttl_s: int,
+        audience: str | None = None,
+        issuer: UserContext | None = None,
+    ) -> str:
+        """A new token, which says by whose it is issued. Raises RequestError, InvalidId, and SettingsError where this host cannot
+        issue any.
+        """
         if self._signing is None or self._signing.private is None:
             raise SettingsError(
                 "This host cannot issue tokens",
@@ -135,6 +153,13 @@ class Tokens:
                 remedy="ask for a shorter one; a new one can be issued any time",
             )
         now = int(self._clock().timestamp())
+        issuers = [] if issuer is None else [BY_SYSTEM * issuer.by_system + issuer.user_id, *issuer.issued_by]
+        if len(issuers) > MOST_ISSUERS:
+            raise RequestError(
+                "The chain of who issued whose token is too long",
+                why=f"it may have {MOST_ISSUERS} links",
+                remedy="let somebody nearer to its beginning issue the token",
+            )
         claims = {
             "iss": self._auth.issuer,
             "aud": audience or self._auth.audience,
@@ -145,11 +170,20 @@ class Tokens:
             "nbf": now,
             "exp": now + ttl_s,
             "jti": secrets.token_hex(16),
+            **({ISSUED_BY: issuers} if issuers else {}),
         }
         return jwt.encode(claims, self._signing.private, algorithm=ALGORITHM)
 
+    def _believed(self, token: str, audience: str, via: str) -> tuple[dict[str, object], UserContext]:
+        """The claims of a token that is believed, and whose it is. Raises Refused."""
+        claims = self._claims(token, audience)
+        user = user_from(claims, self._auth, via)
+        if self._revoked.has(claims.get("jti"), user, moment(claims, "iat")):
+            raise Refused("it was revoked")
+        return claims, user
+
     def _claims(self, token: str, audience: str) -> dict[str, object]:
-        """The claims of a token that is believed. Raises Refused."""
+        """The claims of a token that is genuine, and of now. Raises Refused."""
         if not isinstance(token, str) or not 0 < len(token) <= _LONGEST_TOKEN or not _ALPHABET.issuperset(token):
             raise Refused("it is not a JWT")
         try:
@@ -174,8 +208,6 @@ class Tokens:
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):  # nesting that exhausts the parser
             raise Refused("it is not a well-formed JWT") from None
         check_times(claims, self._auth, self._clock().timestamp())
-        if self._revoked.has(claims.get("jti")):
-            raise Refused("it was revoked")
         return claims
 
 
@@ -237,44 +269,3 @@ def _unchecked_claims(token: str) -> Mapping[str, object]:
     except (jwt.PyJWTError, ValueError, TypeError, RecursionError, AttributeError):
         return {}
     return claims
-
-
-_LARGEST_FILE = 1 << 20
-
-
-class RevokedTokens:
-    """Read anew whenever the file changes; one `stat` a token. Thread-safe."""
-
-    def __init__(self, file: Path | None) -> None:
-        self._file = file
-        self._seen: tuple[int, int, int] | None = None
-        self._ids: frozenset[str] = frozenset()
-        self._lock = threading.Lock()
-
-    def has(self, token_id: object) -> bool:
-        """A token without an id cannot be revoked. Raises SettingsError where the file cannot be read: nothing is
-        believed then.
-        """
-        if self._file is None:
-            return False
-        with self._lock:
-            try:
-                now = self._file.stat()
-                stamp = (now.st_mtime_ns, now.st_size, now.st_ino)
-                if stamp != self._seen:
-                    if now.st_size > _LARGEST_FILE:
-                        raise _unreadable(self._file, f"it is larger than {_LARGEST_FILE} bytes")
-                    lines = self._file.read_text("utf-8").split("\n")
-                    self._ids, self._seen = frozenset(line.strip() for line in lines) - {""}, stamp
-            except (OSError, UnicodeDecodeError) as error:
-                raise _unreadable(self._file, type(error).__name__) from None
-            return isinstance(token_id, str) and token_id in self._ids
-
-
-def _unreadable(file: Path, why: str) -> SettingsError:
-    return SettingsError(
-        "The list of revoked tokens cannot be read",
-        on=str(file),
-        why=why,
-        remedy="put it back, or correct auth.revoked_file; drop ids of tokens that have expired",
-    )

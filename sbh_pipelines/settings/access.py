@@ -88,7 +88,8 @@ class AuthSettings(Section):
     )
     revoked_file: Path | None = Field(
         None,
-        description="File with the ids (`jti`) of tokens that are believed no longer, one a line; read again when it changes.",
+        description="File with what is believed no longer, one a line: the id (`jti`) of a token, `user:NAME before TIME`,"
+        " `issuer:NAME before TIME` (what NAME issued). Read again when it changes; `sbh token revoke` adds to it.",
     )
 
     @field_validator("issuer", "jwks_url")

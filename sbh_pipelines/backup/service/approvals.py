@@ -16,6 +16,7 @@ from sbh_pipelines.errors import ApprovalNeeded, SbhError
 from sbh_pipelines.model import ApprovalId, ReferencePolicy, RestoreId, Tenant
 from sbh_pipelines.repository.format import canonical
 from sbh_pipelines.repository.repository import Repository
+from sbh_pipelines.security.people import Person
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 
 _WHOLE = RestoreRequest()
@@ -107,9 +108,9 @@ class Approvals:
             return
         elif break_glass is not None and rules.break_glass:
             reason = approvals.checked_reason(break_glass, "Breaking the glass")
-            self._site.track(
-                tenant, "restore.break_glass", user_ctx.user_id, {"subject": subject_props(subject), "reason": reason}
-            )
+            props = {"subject": subject_props(subject), "reason": reason}
+            props |= {"issued_by": list(user_ctx.issued_by)} if user_ctx.issued_by else {}
+            self._site.track(tenant, "restore.break_glass", user_ctx.user_id, props)
         else:
             raise ApprovalNeeded(
                 "Another person has to approve this",
@@ -123,7 +124,7 @@ class Approvals:
         self, tenant: Tenant, repository: Repository, subject: Mapping[str, object], user_ctx: UserContext, reason: str
     ) -> Approval:
         lifetime = timedelta(seconds=self._site.settings.approval.lifetime_s)
-        made = approvals.ask(repository, subject, reason, user_ctx.user_id, self._site.clock(), lifetime)
+        made = approvals.ask(repository, subject, reason, _person(user_ctx), self._site.clock(), lifetime)
         props = {"approval_id": made.approval_id, "subject": subject_props(subject), "reason": reason}
         self._site.track(tenant, "restore.requested", user_ctx.user_id, props)
         return made
@@ -134,7 +135,7 @@ class Approvals:
         tenant = self._gate.allowed(tenant_id, user_ctx, "restore.approve")
         wanted = ApprovalId.parse(approval_id)
         with self._site.repository(tenant) as repository:
-            made = approvals.decide(repository, wanted, decision, user_ctx.user_id, comment, self._site.clock())
+            made = approvals.decide(repository, wanted, decision, _person(user_ctx), comment, self._site.clock())
         props = {
             "approval_id": made.approval_id,
             "requested_by": made.requested_by,
@@ -142,6 +143,10 @@ class Approvals:
         }
         self._site.track(tenant, f"restore.{decision}", user_ctx.user_id, {**props, "comment": comment})
         return made
+
+
+def _person(user_ctx: UserContext) -> Person:
+    return Person(user_ctx.user_id, user_ctx.issued_by)
 
 
 def restore_subject(backup_id: str, request: RestoreRequest, into_database: str | None) -> Mapping[str, object]:

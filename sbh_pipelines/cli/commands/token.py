@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sbh_pipelines.cli.command import Invocation, command
+from sbh_pipelines.cli.commands.audit import moment
 from sbh_pipelines.cli.output import Answer, table
 from sbh_pipelines.errors import RequestError, Unauthenticated
 
 if TYPE_CHECKING:
     from sbh_pipelines.security.tokens import TokenReport
 
-app = typer.Typer(name="token", help="Bearer tokens: issue them with the local key, see what one says.")
+app = typer.Typer(name="token", help="Bearer tokens: issue them with the local key, revoke them, see what one says.")
 
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LARGEST_FILE = 64 << 10
@@ -45,6 +46,38 @@ def issue(
     )
     # As it is: a console would break it into lines.
     return Answer({"token": token}, lambda _: print(token), [token])
+
+
+@command(app, "revoke")
+def revoke(
+    invocation: Invocation,
+    user: Annotated[
+        str | None, typer.Option("--user", help="The tokens of this user.", metavar="NAME", show_default=False)
+    ] = None,
+    issued_by: Annotated[
+        str | None,
+        typer.Option(
+            "--issued-by", help="Those that this user issued, also through others.", metavar="NAME", show_default=False
+        ),
+    ] = None,
+    token_id: Annotated[
+        str | None, typer.Option("--id", help="One token, by its jti.", metavar="JTI", show_default=False)
+    ] = None,
+    before: Annotated[
+        str | None,
+        typer.Option(
+            "--before", help="Only those issued before this time (ISO 8601); default: now.", show_default=False
+        ),
+    ] = None,
+) -> Answer:
+    """Add a line to auth.revoked_file: these tokens are believed no longer, and sessions of the web UI that began with one end.
+
+    Whoever leaves: `--user NAME`, and `--issued-by NAME` for what they made for others. A token issued later is believed.
+    """
+    rule = invocation.service().tokens.revoke(
+        invocation.user(), token_id=token_id, user_id=user, issued_by=issued_by, before=moment(before)
+    )
+    return Answer({"revoked": rule.line()}, lambda _: print(rule.line()), [rule.line()])
 
 
 @command(app, "inspect")

@@ -52,12 +52,21 @@ def _rows(approval: "Approval") -> list[tuple[str, str]]:
         ("what", what_text(approval.subject)),
         ("into", str(approval.subject.get("into_database") or "")),
         ("reason", approval.reason),
-        ("asked", f"by {approval.requested_by}, {utc(approval.requested_at)}"),
+        ("asked", f"by {_who(approval.requested_by, approval.requester_issued_by)}, {utc(approval.requested_at)}"),
         ("expires", utc(approval.expires_at)),
     ]
     if approval.decision:
-        rows.append((approval.decision, f"by {approval.decided_by}, {utc(approval.decided_at)}"))
+        rows.append(
+            (
+                approval.decision,
+                f"by {_who(approval.decided_by, approval.decider_issued_by)}, {utc(approval.decided_at)}",
+            )
+        )
         rows.append(("comment", approval.comment))
     if approval.used_by:
         rows.append(("used", f"by {approval.used_by}, {utc(approval.used_at)}"))
     return [(name, value) for name, value in rows if value]
+
+
+def _who(user_id: str, issued_by: Sequence[str]) -> str:
+    return f"{user_id} (token issued by {', '.join(issued_by)})" if issued_by else user_id

@@ -128,6 +128,7 @@ EVENTS: dict[str, tuple[str, ...] | str] = {
     "tenants.unusable": NO_DATA,
     "tenants.visible_to": NO_DATA,
     "tokens.issue": ("token.issued",),
+    "tokens.revoke": ("token.revoked",),
 }
 
 

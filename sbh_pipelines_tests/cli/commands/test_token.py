@@ -69,14 +69,36 @@ def test_inspect_says_what_and_why(site, sbh, monkeypatch):
 
 
 def test_sbh_with_a_token_acts_for_its_user(site, sbh, monkeypatch):
-    """A tenant's operator cannot issue tokens, a tenant's admin only for that tenant; the id is in the answer of neither."""
-    admin = sbh("token", "issue", "--user", "bob", "-t", "tenant-1", "--role", "admin", "--ttl", "60", "--quiet").out
-    monkeypatch.setenv("SBH_TOKEN", issue(sbh).out)
-    assert issue(sbh, "--json").code == "SBH-206"
-    monkeypatch.setenv("SBH_TOKEN", admin)
-    assert issue(sbh).status == 0
-    refused = sbh("token", "issue", "--user", "eve", "-t", "*", "--role", "admin", "--json")
-    assert (refused.status, refused.code) == (4, "SBH-206")
+    """No user of a tenant issues tokens, whatever the role; one of the platform does, and the token says so."""
+    made = {
+        who: sbh("token", "issue", "--user", "bob", "-t", who, "--role", "admin", "--ttl", "60", "--quiet").out
+        for who in ("tenant-1", "*")
+    }
+    for token in (issue(sbh).out, made["tenant-1"]):
+        monkeypatch.setenv("SBH_TOKEN", token)
+        assert issue(sbh, "--json").code == "SBH-206"
+    monkeypatch.setenv("SBH_TOKEN", made["*"])
+    issued = issue(sbh)
+    assert issued.status == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO(issued.out))
+    said = sbh("token", "inspect", "--json").document["claims"]["iss_by"]
+    assert (said[0], said[1][:3], len(said)) == ("bob", "os:", 2)
+
+
+def test_what_is_revoked_is_believed_no_longer(site, sbh, monkeypatch):
+    """The line it prints is the one in the file."""
+    assert sbh("token", "revoke", "--user", "ann", "--json").code == "SBH-100"  # nowhere to write it
+    text = (site / "sbh.toml").read_text()
+    (site / "sbh.toml").write_text(text.replace("[auth]", '[auth]\nrevoked_file = "revoked"'))
+    (site / "revoked").touch()
+    token = issue(sbh).out
+    done = sbh("token", "revoke", "--user", "ann", "--json")
+    assert done.document == {"revoked": (site / "revoked").read_text().strip()}
+    monkeypatch.setenv("SBH_TOKEN", token)
+    assert sbh("tenants", "list", "--json").code == "SBH-209"
+    monkeypatch.delenv("SBH_TOKEN")
+    for wrong in ((), ("--user", "a", "--id", "b"), ("--id", "b", "--before", "2026-01-01"), ("--user", "a\nb")):
+        assert sbh("token", "revoke", *wrong, "--json").status == 2
 
 
 def test_a_token_that_is_meant_but_not_there_makes_nobody_an_admin(site, sbh, monkeypatch):
