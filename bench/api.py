@@ -122,7 +122,7 @@ def _serving(servers: Stack) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
             [sys.executable, "-c", command, "serve", "--port", str(port), "--settings", str(servers.settings)],
             stdout=sink,
             stderr=subprocess.STDOUT,
-            env=dict(os.environ),
+            env={**os.environ, "SBH_API__CALLS_PER_MINUTE": "10000000", "SBH_API__CALLS_BURST": "1000000"},
         )
     address = f"http://127.0.0.1:{port}"
     try:

@@ -66,6 +66,8 @@ class ApiSettings(Section):
         1, ge=1, le=64, description="Plans and validations of one tenant's users worked on at once; further ones wait."
     )
     waiting: int = Field(200, ge=1, le=10_000, description="Requests that wait for a thread; further ones get 429.")
+    calls_per_minute: int = Field(1200, ge=1, le=10_000_000, description="Calls of any kind that one user may make.")
+    calls_burst: int = Field(300, ge=1, le=1_000_000, description="Of these, so many at once after a pause.")
     expensive_per_minute: int = Field(
         60,
         ge=1,

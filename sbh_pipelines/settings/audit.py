@@ -21,6 +21,13 @@ class AuditSettings(Section):
         description="`compliance`: nobody can delete an event before its time, not even the account's root user;"
         " `governance`: who has the permission to bypass it can.",
     )
+    repeats_s: float = Field(
+        60.0,
+        ge=0,
+        le=3600,
+        description="`sbh serve`: looks and denials that repeat one of the same user within so long are one event, with how many"
+        " there were; s. 0: an event each.",
+    )
     required: bool = Field(
         True,
         description="Refuse reads, plans and restores whose event cannot be written. Switch it off only to read backups where"

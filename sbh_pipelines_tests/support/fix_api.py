@@ -61,6 +61,8 @@ def server(
         expensive_per_minute=100_000,
         expensive_burst=10_000,
         max_body_kib=10_000,
+        calls_per_minute=1_000_000,
+        calls_burst=1_000_000,
     ) as made:
         yield made
 
@@ -81,6 +83,6 @@ def lonely_server(api_stack: Stack, tokens: Tokens, tmp_path_factory: pytest.Tem
     log = tmp_path_factory.mktemp("lonely") / "log"
     with serving(
         api_stack, tokens, log, dagster_url="http://127.0.0.1:9", expensive_per_minute=100_000, expensive_burst=10_000,
-        body_timeout_s=1, keep_alive_s=2,
+        body_timeout_s=1, keep_alive_s=2, calls_per_minute=1_000_000, calls_burst=1_000_000,
     ) as made:  # fmt: skip
         yield made

@@ -55,6 +55,7 @@ def make_app(settings: Settings) -> RequestMiddleware:
     tokens = open_tokens(settings)
     service = BackupService(_bounded(settings))
     service.tenants.remember(_TENANTS_S)
+    service.audit.fold_repeats()
     dagster = Dagster(own, _service_token(settings, tokens))
     auth = Workers("auth", _AUTH_THREADS, own.waiting, own.request_timeout_s)
     reads = Workers("reads", own.threads, own.waiting, own.request_timeout_s, max(1, own.threads // 2))
@@ -70,6 +71,10 @@ def make_app(settings: Settings) -> RequestMiddleware:
         for workers in (auth, reads, expensive, urgent):
             workers.close()
         dagster.close()
+        try:
+            service.audit.end_repeats()
+        except SbhError as error:
+            _log.error("Counts of repeated looks and denials are not in the audit trail: %s", error)
 
     app = FastAPI(
         title="SBH Pipelines",
@@ -91,6 +96,7 @@ def make_app(settings: Settings) -> RequestMiddleware:
         verify=lambda token: tokens.verify(token, VIA),
         verify_metrics=_metrics_verifier(settings, tokens),
         workers=auth,
+        rates=Rates(own.calls_per_minute, own.calls_burst, what="calls"),
         max_body=own.max_body_kib << 10,
         body_timeout_s=own.body_timeout_s,
         https=own.tls_cert_file is not None or own.behind_proxy,

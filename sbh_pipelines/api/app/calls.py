@@ -24,7 +24,7 @@ from sbh_pipelines.settings.api import ApiSettings
 T = TypeVar("T")
 
 _KEY_PATTERN = r"^[\x21-\x7e]{1,128}$"
-_LONGEST_NAMED = 128
+_LONGEST_NAMED = 64
 
 
 @dataclass(frozen=True, slots=True)

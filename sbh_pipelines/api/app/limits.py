@@ -20,8 +20,10 @@ _MOST = 50_000  # buckets kept; one that is dropped starts full again
 class Rates:
     """`per_minute` on average, `burst` after a pause. Thread-safe. Holds for this process."""
 
-    def __init__(self, per_minute: int, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._per_s, self._burst, self._clock = per_minute / 60, float(burst), clock
+    def __init__(
+        self, per_minute: int, burst: int, clock: Callable[[], float] = time.monotonic, what: str = "expensive calls"
+    ) -> None:
+        self._per_s, self._burst, self._clock, self._what = per_minute / 60, float(burst), clock, what
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -37,7 +39,7 @@ class Rates:
             left = {name: self._left(name, now) for name in names}
             if short := [name for name, tokens in left.items() if tokens < 1]:
                 raise TooManyRequests(
-                    "Too many expensive calls",
+                    f"Too many {self._what}",
                     on=short[0].partition(":")[0],
                     why=f"{self._per_s * 60:g} a minute are allowed, {self._burst:g} at once",
                     remedy=f"try again in {self.retry_after_s} s",

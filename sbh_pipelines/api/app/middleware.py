@@ -14,7 +14,7 @@ from collections.abc import Callable
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sbh_pipelines.api.app.limits import Workers
+from sbh_pipelines.api.app.limits import Rates, Workers
 from sbh_pipelines.api.schema.problems import Refusal, problem, problem_response
 from sbh_pipelines.errors import RequestError, SbhError, TookTooLong, Unauthenticated
 from sbh_pipelines.security.policy import UserContext
@@ -47,11 +47,13 @@ class RequestMiddleware:
         verify: Verify,
         verify_metrics: Verify,
         workers: Workers,
+        rates: Rates,
         max_body: int,
         body_timeout_s: float,
         https: bool,
     ) -> None:
-        self._app, self._verify, self._verify_metrics, self._workers = app, verify, verify_metrics, workers
+        self._app, self._verify, self._verify_metrics = app, verify, verify_metrics
+        self._workers, self._rates = workers, rates
         self._max_body, self._body_timeout_s = max_body, body_timeout_s
         self._headers = dict(_HEADERS)
         if https:
@@ -101,6 +103,7 @@ class RequestMiddleware:
             if scope["path"] not in PUBLIC:
                 user = await self._user(headers, scope["path"])
                 scope[USER] = user
+                self._rates.take(f"user:{user.tenant_id}:{user.user_id}")
             if len(headers.getlist("x-tenant-slug")) > 1:
                 raise _http(400, "The header X-Tenant-Slug is there twice", "send it once")
             body = await self._body(headers, receive)

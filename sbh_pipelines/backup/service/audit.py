@@ -45,6 +45,15 @@ class Audit:
     def __init__(self, gate: Gate) -> None:
         self._gate, self._site = gate, gate.site
 
+    def fold_repeats(self) -> None:
+        """For a face that serves many: see `audit.repeats_s`. Until `end_repeats`."""
+        if self._site.settings.audit.repeats_s > 0:
+            self._site.trails.fold(self._site.settings.audit.repeats_s)
+
+    def end_repeats(self) -> None:
+        """Record what was counted. Raises the store's and the key provider's errors; the counts are lost then."""
+        self._site.trails.end()
+
     def events(
         self,
         user_ctx: UserContext,

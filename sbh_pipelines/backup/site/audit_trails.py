@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sbh_pipelines.backup.site.repeats import Repeats
 from sbh_pipelines.errors import InvalidId, ObjectMissing, ResidencyError, SbhError, SlugTaken
 from sbh_pipelines.model import HousedTenant, Tenant, TenantId
 from sbh_pipelines.placement import PLATFORM as PLATFORM_TENANT
@@ -40,6 +41,8 @@ class Trails:
     def __init__(self, site: "Site") -> None:
         self._site = site
         self._lock = threading.Lock()
+        self._repeats: Repeats | None = None
+        self._ending = threading.Event()
         self._open: OrderedDict[Chain, Trail] = OrderedDict()
 
     def of(self, tenant: Tenant) -> Trail:
@@ -99,7 +102,9 @@ class Trails:
         via: str = "",
     ) -> None:
         """Durable when it returns. Raises the store's and the key provider's errors, unless `audit.required` is off."""
-        self.record_all(tenant, [entry_of(event, user_id, source, via or _VIA.get(), props)])
+        entry = entry_of(event, user_id, source, via or _VIA.get(), props)
+        if self._repeats is None or not self._repeats.counted(tenant, entry):
+            self.record_all(tenant, [entry])
 
     def record_all(self, tenant: Tenant, entries: Sequence[Entry], *, always: bool = False) -> None:
         """Several events at the cost of one. `always`: raises whatever `audit.required` says."""
@@ -121,6 +126,39 @@ class Trails:
             raise error
         moved = [replace(entry, props={**entry.props, "tenant": str(tenant.id)}) for entry in entries]
         self.record_all(platform, moved)
+
+    def fold(self, window_s: float) -> None:
+        """From now on repeats of looks and denials within so long are one event with a count (`repeats.py`), until `end`."""
+        self._repeats = Repeats(window_s, self._site.clock)
+
+        def fold() -> None:
+            while not self._ending.wait(window_s / 2):
+                with suppress(SbhError):  # the next time says it again
+                    self._record_repeats()
+
+        threading.Thread(target=fold, name="repeats", daemon=True).start()
+
+    def end(self) -> None:
+        """Record what was counted until now. Raises what recording raises; it was counted in vain then."""
+        self._ending.set()
+        if self._repeats is not None:
+            self._record_repeats(all_of_them=True)
+
+    def _record_repeats(self, *, all_of_them: bool = False) -> None:
+        """An object for each trail. What cannot be recorded is counted on."""
+        assert self._repeats is not None
+        by_trail: dict[Tenant, list[Entry]] = {}
+        for tenant, entry in self._repeats.take(all_of_them=all_of_them):
+            by_trail.setdefault(tenant, []).append(entry)
+        failed: SbhError | None = None
+        for tenant, entries in by_trail.items():
+            try:
+                self.record_all(tenant, entries)
+            except SbhError as error:
+                failed = failed or error
+                self._repeats.put_back(tenant, entries)
+        if failed is not None:
+            raise failed
 
     def entry(self, event: str, user_id: str, props: Mapping[str, object], via: str = "") -> Entry:
         return entry_of(event, user_id, "backup", via or _VIA.get(), props)

@@ -95,14 +95,14 @@ def test_another_tenant_looks_the_same_whether_it_exists_or_not(lonely_server: S
 
 
 def test_reaching_for_another_tenant_is_on_record(lonely_server: Server) -> None:
-    """In the platform's trail, once for each try, with what was named, however long."""
-    with lonely_server.client(OWN, Role.VIEWER, user="prober") as client:
-        for slug in (OTHER, GHOST, "x" * 5000):
+    """In the platform's trail, at once, with what was named, however long; each try is counted
+    (`security/attacks/tenant/test_filling_the_audit_trail.py`)."""
+    for user, slug in (("prober", OTHER), ("prober 2", GHOST), ("prober 3", "x" * 5000)):
+        with lonely_server.client(OWN, Role.VIEWER, user=user) as client:
             assert client.get("/api/tenants", headers={"X-Tenant-Slug": slug}).status_code == 403
-    with lonely_server.client() as platform:
-        events = platform.get("/api/audit", params={"event": "access.denied", "user": "prober"}).json()["events"]
-    assert sorted(event["props"]["tenant"] for event in events) == sorted((OTHER, GHOST, "x" * 128))
-    assert {event["props"]["own_tenant"] for event in events} == {OWN}
+        with lonely_server.client() as platform:
+            events = platform.get("/api/audit", params={"event": "access.denied", "user": user}).json()["events"]
+        assert [(event["props"]["tenant"], event["props"]["own_tenant"]) for event in events] == [(slug[:64], OWN)]
 
 
 def test_backups_of_another_tenant_are_unknown(lonely_server: Server, backed_up: str) -> None:

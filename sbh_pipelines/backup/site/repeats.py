@@ -1,0 +1,108 @@
+"""Repeats in the audit trail: who looks at the same again and again, or is denied the same, leaves an event at once and a count.
+
+For faces that serve many requests, which say so (`Trails.fold`). The first of its kind is recorded as ever, before anything is
+shown or denied. Those of the same kind within the window after it are counted, and recorded as one event when the window ends or
+the process does: with how many there were (`times`), since when (`since`), and what they named that differed. A process that is
+killed loses the counts of its last window, and no first event.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from sbh_pipelines.model import Clock, Tenant, timestamp
+from sbh_pipelines.repository.trail.event import Entry, line
+
+FOLDED = frozenset({"backup.accessed", "audit.accessed", "access.denied"})
+_APART = (
+    20  # events of one user in a window that differ in what they name, or kinds of them, before those are folded too
+)
+_NAMED = 500  # names in a folded event
+_NAMES = ("backup_id", "restore_id", "tenant")
+_MOST_KINDS = _MOST_LATE = 20_000
+
+Kind = tuple[tuple[str, ...], bytes]
+
+
+@dataclass(slots=True)
+class _Kind:
+    """What was counted of one kind since its first event."""
+
+    tenant: Tenant
+    first: Entry
+    until: float
+    since: str = ""
+    times: int = 0
+    seen: set[str] = field(default_factory=set)
+    named: set[str] = field(default_factory=set)
+
+
+class Repeats:
+    """The counts of a process. Thread-safe; records nothing itself."""
+
+    def __init__(self, window_s: float, clock: Clock, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._window_s, self._clock, self._monotonic = window_s, clock, monotonic
+        self._lock = threading.Lock()
+        self._kinds: dict[Kind, _Kind] = {}
+        self._kinds_of: Counter[tuple[str, ...]] = Counter()
+        self._late: list[tuple[Tenant, Entry]] = []
+
+    def counted(self, tenant: Tenant, entry: Entry) -> bool:
+        """Whether the event was taken as a repeat; else it is to be recorded now."""
+        if entry.event not in FOLDED:
+            return False
+        what = line({name: value for name, value in entry.props.items() if name not in _NAMES})
+        name = _name_of(entry.props)
+        who = (tenant.id, tenant.key, tenant.region, entry.event, entry.user_id, entry.via)
+        now = self._monotonic()
+        with self._lock:
+            known = self._kinds.get((who, what))
+            if (
+                known is None and self._kinds_of[who] >= _APART
+            ):  # of ever new kinds: what they ask for is text of theirs
+                entry, what, name = replace(entry, props={"various": True}), b"", ""
+                known = self._kinds.get((who, what))
+            if known is None:
+                if len(self._kinds) < _MOST_KINDS:
+                    self._kinds[who, what] = _Kind(tenant, entry, now + self._window_s, seen={name})
+                    self._kinds_of[who] += 1
+                return False
+            if name not in known.seen and len(known.seen) < _APART and entry.event != "access.denied":
+                known.seen.add(name)
+                return False
+            known.since = known.since or timestamp(self._clock())
+            known.times += 1
+            if name not in ("", _name_of(known.first.props)) and len(known.named) < _NAMED:
+                known.named.add(name)
+            return True
+
+    def put_back(self, tenant: Tenant, entries: Sequence[Entry]) -> None:
+        """What could not be recorded: as it is, when the next windows end."""
+        with self._lock:
+            self._late += [(tenant, entry) for entry in entries]
+            del self._late[:-_MOST_LATE]
+
+    def take(self, *, all_of_them: bool = False) -> list[tuple[Tenant, Entry]]:
+        """What is to be recorded of windows that have ended; these begin anew."""
+        now = self._monotonic()
+        with self._lock:
+            ended = {kind: known for kind, known in self._kinds.items() if all_of_them or known.until <= now}
+            for kind in ended:
+                del self._kinds[kind]
+                self._kinds_of[kind[0]] -= 1
+                if not self._kinds_of[kind[0]]:
+                    del self._kinds_of[kind[0]]
+            late, self._late = self._late, []
+        return late + [(known.tenant, _folded(known)) for known in ended.values() if known.times]
+
+
+def _name_of(props: Mapping[str, object]) -> str:
+    return " ".join(str(props[name])[:64] for name in _NAMES if name in props)
+
+
+def _folded(known: _Kind) -> Entry:
+    kept = {name: value for name, value in known.first.props.items() if name not in _NAMES}
+    named = {"named": sorted(known.named)} if known.named else {}
+    return replace(known.first, props={**kept, "times": known.times, "since": known.since, **named})
