@@ -63,6 +63,10 @@ class Purger(Protocol):
         """Count all versions of the chosen objects below `prefix`."""
         ...
 
+    def older_versions(self, prefix: str, most: int) -> Iterator[tuple[str, bytes]]:
+        """(key, content) of all versions below `prefix` but the current ones, of at most `most` bytes each. Raises StoreDenied."""
+        ...
+
 
 class DirectoryPurge:
     """Deletes in a store that keeps no versions."""
@@ -90,6 +94,9 @@ class DirectoryPurge:
             if chosen(info.key, True):
                 done.count(info.size, current=True)
         return done
+
+    def older_versions(self, prefix: str, most: int) -> Iterator[tuple[str, bytes]]:
+        return iter(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +134,18 @@ class VersionPurge:
             if chosen(version.key, version.current):
                 done.count(version.size, version.current)
         return done
+
+    def older_versions(self, prefix: str, most: int) -> Iterator[tuple[str, bytes]]:
+        for version in self._versions(prefix):
+            if version.current or version.size is None or version.size > most:
+                continue
+            try:
+                with self._translated("get an older version of an object", version.key):
+                    found = self._client.get_object(Bucket=self._bucket, Key=version.key, VersionId=version.id)
+                    body: bytes = found["Body"].read(most)
+            except ObjectMissing:  # removed meanwhile
+                continue
+            yield version.key, body
 
     def _until_nothing_goes(self, prefix: str, chosen: Chosen) -> PurgeResult:
         done = PurgeResult()

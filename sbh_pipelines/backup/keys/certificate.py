@@ -17,10 +17,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from sbh_pipelines.document import as_document, optional
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, RequestError
 from sbh_pipelines.repository.bounds import listed, most_bytes
-from sbh_pipelines.repository.catalog.erased import ErasedKey
+from sbh_pipelines.repository.catalog.erased import ErasedKey, FormerWrapping
 from sbh_pipelines.repository.format import Keys, canonical, parse_document
 from sbh_pipelines.stores.base import ObjectStore
 
+LOCAL = "local"  # how names of key files begin, and their provider's name
 ALGORITHM = "Ed25519"
 KIND = "sbh-erasure-certificate"
 VERSION = 1
@@ -49,6 +50,7 @@ class Destroyed:
         bytes: Bytes of all versions.
         keys: The key objects that there were.
         kms_keys: KMS keys of the tenant's own.
+        former_wrappings: What wrapped the data keys before, so that earlier copies have it still.
     """
 
     objects: int
@@ -56,6 +58,7 @@ class Destroyed:
     bytes: int
     keys: Sequence[ErasedKey]
     kms_keys: Sequence[DestroyedKmsKey]
+    former_wrappings: Sequence[FormerWrapping] | None = optional()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,7 @@ class ErasureCertificate:
         not_destroyed: What could not be deleted.
         copies_made_before: What a copy of the bucket made before could still open, in words.
         audit_trail: The audit trail, which is kept.
+        kept_elsewhere: What of the tenant may be where an erasure of backups does not reach, in words.
         signed_in: The region whose key signed it.
         signature: The signature; None before it is signed.
     """
@@ -137,6 +141,7 @@ class ErasureCertificate:
     copies_made_before: str
     audit_trail: KeptTrail
     signed_in: str
+    kept_elsewhere: Sequence[str] | None = optional()
     signature: Signature | None = optional()
 
     @classmethod
@@ -146,8 +151,12 @@ class ErasureCertificate:
             destroyed = document["destroyed"]
             keys = [ErasedKey(**key) for key in destroyed["keys"]]
             kms_keys = [DestroyedKmsKey(**key) for key in destroyed["kms_keys"]]
+            former = destroyed.get("former_wrappings")
+            wrappings = None if former is None else [FormerWrapping(**one) for one in former]
             parts = {
-                "destroyed": Destroyed(**{**destroyed, "keys": keys, "kms_keys": kms_keys}),
+                "destroyed": Destroyed(
+                    **{**destroyed, "keys": keys, "kms_keys": kms_keys, "former_wrappings": wrappings}
+                ),
                 "not_destroyed": NotDestroyed(**document["not_destroyed"]),
                 "audit_trail": KeptTrail(**document["audit_trail"]),
                 "signature": Signature(**document["signature"]),
@@ -211,27 +220,51 @@ def describe_keys(store: ObjectStore, prefix: str) -> list[ErasedKey]:
     return found
 
 
-def what_copies_open(keys: Sequence[ErasedKey], own_keys: Sequence[DestroyedKmsKey], slug: str) -> str:
-    """In words, for the certificate: crypto-erasure reaches as far as the wrapped keys, or the keys that wrap them."""
+def what_copies_open(
+    keys: Sequence[ErasedKey],
+    own_keys: Sequence[DestroyedKmsKey],
+    slug: str,
+    former: Sequence[FormerWrapping] = (),
+    doubts: Sequence[str] = (),
+) -> str:
+    """In words, for the certificate: crypto-erasure reaches as far as the wrapped keys, or the keys that wrap them.
+
+    `former`: what wrapped them before, and is in copies made before; `doubts`: why that may not be all.
+    """
     own = {name for key in own_keys for name in (key.key_id, key.key_id.rpartition("/")[2])}  # an ARN, or its id
-    others = [key for key in keys if key.key_id and key.key_id not in own]
+    wrapped_by = {str(key.key_id): key.provider or "" for key in keys if key.key_id}
+    for one in former:
+        wrapped_by.setdefault(one.key_id, LOCAL if one.key_id.startswith(LOCAL) else "")
+    others = {key_id: provider for key_id, provider in wrapped_by.items() if key_id not in own}
+    unknown = f" Whether other keys wrapped them before is not known: {'; '.join(doubts)}." if doubts else ""
     if own_keys and not others:
         until = ", ".join(f"{key.key_id} on {key.deletion_date}" for key in own_keys)
         return (
             "Nothing, since the deletion of the tenant's own KMS key was scheduled: it unwraps nothing while it is pending, and"
             f" is deleted for good ({until}). Until then only who may call kms:CancelKeyDeletion could make it usable again."
+            + unknown
         )
-    names = sorted({str(key.key_id) for key in others})
-    if not names:
-        return "No key was found, so nothing that was copied before can be opened with what this site keeps."
-    local = all(key.provider == "local" for key in others)
-    holder = "the key file" if local else f"the KMS key, with sbh:tenant={slug} in the encryption context"
+    if not others:
+        return "No key was found, so nothing that was copied before can be opened with what this site keeps." + unknown
+    files = sorted(key_id for key_id, provider in others.items() if provider == LOCAL)
+    services = sorted(others.keys() - files)
+    holders = [
+        *([f"the key file ({', '.join(files)})"] if files else []),
+        *(
+            [f"the KMS key, with sbh:tenant={slug} in the encryption context ({', '.join(services)})"]
+            if services
+            else []
+        ),
+    ]
+    current = {str(key.key_id) for key in keys}
     kept = (
         "It is not the tenant's key that the settings name"
         if own_keys
         else "That key wraps other tenants' keys as well"
     )
+    earlier = sorted(others.keys() - current)
+    before = f" Made before a rotation it has a wrapping by {', '.join(earlier)}." if earlier else ""
     return (
         "Who has a copy of the bucket made before the erasure, its key objects included, and may use"
-        f" {holder} ({', '.join(names)}), can open that copy. {kept}, so it was not destroyed."
+        f" {' or '.join(holders)}, can open that copy. {kept}, so it was not destroyed." + before + unknown
     )

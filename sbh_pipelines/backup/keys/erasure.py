@@ -17,6 +17,7 @@ It refuses under any legal hold, looking again after the intent is there; placin
 """
 
 import secrets
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 
@@ -32,6 +33,7 @@ from sbh_pipelines.backup.keys.certificate import (
 )
 from sbh_pipelines.backup.keys.erased_owner import Erased, is_shared, keys_of_home, refuse_others
 from sbh_pipelines.backup.keys.erasure_places import ErasurePlace, is_there, places_of, purge_in
+from sbh_pipelines.backup.keys.former_wrappings import KEPT_ELSEWHERE, former_wrappings
 from sbh_pipelines.backup.keys.owner_change import put_aside
 from sbh_pipelines.backup.retain.holds import legal_holds
 from sbh_pipelines.backup.site.site import Site
@@ -189,7 +191,11 @@ class _Erasure:
             *(place.place.region for place in (*holding, *self._places)),
         )
         region = next(name for name in likely if name in self._site.settings.storage.regions)
+        tenants = [HousedTenant(self._slug, "", catalog.region, "", self._whose.home) for catalog in self._catalogs]
+        former, doubts = former_wrappings(self._site, self._places, tenants, keys)
         record = ErasureRecord(
+            former=former,
+            doubts=doubts or None,
             tenant_id=self._slug,
             state=ERASING,
             erasure_id=f"erase_{now:%Y%m%d_%H%M%S}_{secrets.token_hex(3)}",
@@ -275,9 +281,12 @@ class _Erasure:
             finished_at=timestamp(self._site.clock()),
             regions=[catalog.region for catalog in self._catalogs],
             buckets=sorted({place.place.bucket for place in self._places}),
-            destroyed=Destroyed(counted.objects, counted.versions, counted.bytes, record.keys, own_keys),
+            destroyed=Destroyed(counted.objects, counted.versions, counted.bytes, record.keys, own_keys, record.former),
             not_destroyed=NotDestroyed(done.left, done.left_keys),
-            copies_made_before=what_copies_open(record.keys, own_keys, self._slug),
+            copies_made_before=what_copies_open(
+                record.keys, own_keys, self._slug, record.former or (), _doubts(record)
+            ),
+            kept_elsewhere=list(KEPT_ELSEWHERE),
             audit_trail=self._kept_trail(tenant),
             signed_in=record.region,
         )
@@ -305,6 +314,10 @@ class _Erasure:
     def certificate(self, record: ErasureRecord) -> ErasureCertificate:
         kept = self._kept_certificate(record)  # a region that came later has none
         return kept or ErasureCertificate.of(read_certificate(self._catalogs[0], self._slug, record.erasure_id))
+
+
+def _doubts(record: ErasureRecord) -> Sequence[str]:
+    return ("the erasure was begun by an earlier release",) if record.former is None else record.doubts or ()
 
 
 def _unknown(slug: str) -> UnknownTenant:

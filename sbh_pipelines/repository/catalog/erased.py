@@ -45,6 +45,21 @@ class ErasedKey:
 
 
 @dataclass(frozen=True, slots=True)
+class FormerWrapping:
+    """A key that wrapped a data key of the tenant before.
+
+    Attributes:
+        key_id: Its name.
+        epoch: The key epoch whose data key it wrapped; null where that is not known.
+        known_from: What tells of it: `audit trail` or `older version` of a key object.
+    """
+
+    key_id: str
+    epoch: int | None
+    known_from: str
+
+
+@dataclass(frozen=True, slots=True)
 class ErasureCounts:
     """What an erasure found of a tenant's backups.
 
@@ -74,6 +89,8 @@ class ErasureRecord:
         found: What there was then.
         keys: The key objects that there were.
         certificate: Key of the certificate, below the catalog's prefix.
+        former: What wrapped the data keys before; absent in records of earlier releases.
+        doubts: Why that may not be all.
     """
 
     tenant_id: str
@@ -86,6 +103,8 @@ class ErasureRecord:
     found: ErasureCounts
     keys: Sequence[ErasedKey]
     certificate: str | None = optional()
+    former: Sequence[FormerWrapping] | None = optional()
+    doubts: Sequence[str] | None = optional()
 
     @property
     def done(self) -> bool:
@@ -97,6 +116,8 @@ class ErasureRecord:
         try:
             keys = [ErasedKey(**key) for key in document["keys"]]
             told = {name: value for name, value in document.items() if name not in ("mark", "signature")}
+            if "former" in told:
+                told["former"] = [FormerWrapping(**one) for one in told["former"]]
             return cls(**{**told, "found": ErasureCounts(**document["found"]), "keys": keys})
         except (KeyError, TypeError) as error:
             raise CorruptObject("The record of an erasure is damaged", on=on, why=type(error).__name__) from None
