@@ -93,6 +93,9 @@ class SbhError(Exception):
     http_status: ClassVar[int] = 500
     transient: ClassVar[bool] = False
 
+    kept_as: "SbhError | None" = None
+    """What is said in its place where others read it later: it names rows, or other tenants, to whoever asked."""
+
     def __init__(self, what: str, *, on: str = "", why: str = "", remedy: str = "") -> None:
         super().__init__(what, on, why, remedy)
         self.what, self.on, self.why, self.remedy = what, on, why, remedy
@@ -106,6 +109,11 @@ class SbhError(Exception):
         if self.remedy:
             text += f". To mend it: {self.remedy}"
         return text
+
+    @property
+    def to_keep(self) -> "SbhError":
+        """What records, and runs that others may see, say of it."""
+        return self.kept_as or self
 
     def __reduce__(self) -> Any:
         return _rebuild, (type(self), self.what, self.on, self.why, self.remedy)

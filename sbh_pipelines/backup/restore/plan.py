@@ -250,13 +250,25 @@ def conflict_problem(tables: Sequence[TablePlan]) -> RestoreConflict | None:
     found = [(t.table, c) for t in tables for c in t.conflicts]
     if not found:
         return None
-    return RestoreConflict(
-        "Rows of the backup cannot come back beside rows that are there now",
-        on=", ".join(dict.fromkeys(table for table, _ in found)),
-        why="; ".join(f"{c.rows} of {table}: {c.reason}{_held(c)}" for table, c in found[:5]),
-        remedy="change or remove the rows that hold these keys now; or leave these tables out with --all-but; `sbh restore diff`"
-        " names the rows",
+    made, kept = (
+        RestoreConflict(
+            "Rows of the backup cannot come back beside rows that are there now",
+            on=", ".join(dict.fromkeys(table for table, _ in found)),
+            why="; ".join(f"{c.rows} of {table}: {c.reason}{held(c)}" for table, c in found[:5]),
+            remedy="change or remove the rows that hold these keys now; or leave these tables out with --all-but;"
+            " `sbh restore diff` names the rows",
+        )
+        for held in (_held, _held_by_others)
     )
+    made.kept_as = kept
+    return made
+
+
+def _held_by_others(conflict: Conflict) -> str:
+    """By whom rows in the way are held, without their keys and names: of another tenant's, nobody else is to know whose."""
+    known = ("this tenant", "no tenant")
+    owners = dict.fromkeys(owner if owner in known else "another tenant" for owner in conflict.owners)
+    return f", held by rows of {', '.join(owners)}" if owners else ""
 
 
 def _held(conflict: Conflict) -> str:

@@ -399,7 +399,12 @@ def _refusal(plan: RestorePlan) -> SbhError:
     if not others:
         return first
     more = "; ".join(f"{p.what} ({p.on})" for p in others)
-    return type(first)(first.what, on=first.on, why=f"{first.why}; and: {more}", remedy=first.remedy)
+    made, kept = (
+        type(one)(one.what, on=one.on, why=f"{one.why}; and: {more}", remedy=one.remedy)
+        for one in (first, first.to_keep)
+    )
+    made.kept_as = kept
+    return made
 
 
 def _tells(manifest: Manifest, point: RecoveryPoint) -> bool:

@@ -63,7 +63,11 @@ class RestoreStatus:
 
     def failed(self, error: BaseException) -> None:
         """Record the failure; never hides it behind one of its own."""
-        fields = error.as_dict() if isinstance(error, SbhError) else {"code": "SBH-000", "what": type(error).__name__}
+        fields = (
+            error.to_keep.as_dict()
+            if isinstance(error, SbhError)
+            else {"code": "SBH-000", "what": type(error).__name__}
+        )
         try:
             self._put("failed", {"error": {"code": fields["code"]}}, {"error": fields})
         except SbhError as second:

@@ -34,6 +34,7 @@ def failure_of(
     error: SbhError, tenants: Sequence[str] = (), step: str = "", more: Mapping[str, dg.MetadataValue] | None = None
 ) -> dg.Failure:
     """The failure for an error of the engine that concerns all of `tenants`, or the whole call where there are none."""
+    error = error.to_keep
     failed = [FailedTenant.of(tenant, step, error) for tenant in tenants]
     return dg.Failure(
         description=str(error),

@@ -23,7 +23,7 @@ _TABLE = re.compile(r"\s*([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)?)\s+where\s", re.IGNORE
 def without(error: SbhError, request: RestoreRequest) -> SbhError:
     """The error with `…` in place of whatever it repeats of the request's predicate and patterns."""
     hidden = sorted({text for text in _texts(request) if len(text) >= _SHORTEST_HIDDEN}, key=len, reverse=True)
-    fields = error.as_dict()
+    fields = error.to_keep.as_dict()
     for name in ("what", "on", "why", "remedy"):
         for text in hidden:
             fields[name] = str(fields[name]).replace(text, _HIDDEN)

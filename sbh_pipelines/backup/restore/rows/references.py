@@ -34,27 +34,38 @@ def _masked(reference: Reference, context: RestoreContext) -> set[str]:
 
 def references_problem(refused: Sequence[Reference], context: RestoreContext) -> RestoreRefused:
     """The error for rows that refer to what would go, where nothing becomes of them."""
-    return RestoreRefused(
-        "Rows outside the restore refer to rows that it would remove",
-        on=", ".join(dict.fromkeys(reference.table for reference in refused)),
-        why="; ".join(_described(reference, context) for reference in refused[:5]),
-        remedy="; or ".join(_choices(refused, context)),
+    made, kept = (
+        RestoreRefused(
+            "Rows outside the restore refer to rows that it would remove",
+            on=", ".join(dict.fromkeys(reference.table for reference in refused)),
+            why="; ".join(
+                _described(reference) + (_named(reference, context) if named else "") for reference in refused[:5]
+            ),
+            remedy="; or ".join(_choices(refused, context, named=named)),
+        )
+        for named in (True, False)
     )
+    made.kept_as = kept
+    return made
 
 
-def _described(reference: Reference, context: RestoreContext) -> str:
-    whose = f" of {reference.whose}" if "tenant" in reference.whose else f" ({reference.whose})"
+def _named(reference: Reference, context: RestoreContext) -> str:
+    """The keys of the first rows that would go."""
     masked = _masked(reference, context)
     named = "; ".join(key_text(masked_key(key, masked)) for key in reference.named[:_FEW])
-    more = ", ..." if len(reference.named) > _FEW else ""
+    return f": {named}{', ...' if len(reference.named) > _FEW else ''}"
+
+
+def _described(reference: Reference) -> str:
+    whose = f" of {reference.whose}" if "tenant" in reference.whose else f" ({reference.whose})"
     return (
         f"{reference.rows} rows of {reference.table}{whose} refer to {reference.parent} by {reference.key.name}, on delete"
-        f" {ON_DELETE[reference.key.on_delete]}: {named}{more}"
+        f" {ON_DELETE[reference.key.on_delete]}"
     )
 
 
-def _choices(refused: Sequence[Reference], context: RestoreContext) -> list[str]:
-    """What can be done, as it is true for these rows."""
+def _choices(refused: Sequence[Reference], context: RestoreContext, *, named: bool) -> list[str]:
+    """What can be done, as it is true for these rows. `named`: also the statements that remove them, with their keys."""
     parents = ", ".join(dict.fromkeys(reference.parent for reference in refused))
     choices = []
     if all(r.declared for r in refused):
@@ -64,7 +75,9 @@ def _choices(refused: Sequence[Reference], context: RestoreContext) -> list[str]
     if any(reference.whose == THIS for reference in refused):
         choices.append("restore the tables that they are in as well")
     statements = [_statement(r) for r in refused[:_FEW] if r.whose != ANOTHER and _sayable(r, context)]
-    if statements:
+    if not named:
+        choices.append("see the rows with `sbh restore diff`, and remove them first")
+    elif statements:
         choices.append("remove them first, in the application, or by " + " ".join(statements))
     return choices
 
