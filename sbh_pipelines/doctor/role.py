@@ -5,9 +5,9 @@ from sbh_pipelines.database.schema.inspect import ServerFacts
 from sbh_pipelines.database.schema.tenancy import TENANTS, TenancyMap
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.database.session.functions import ClosedFunction, closed_functions, closed_to_tables, code_of_others
-from sbh_pipelines.database.session.pinned import UNSAFE
+from sbh_pipelines.database.session.pinned import QUIET, UNSAFE
 from sbh_pipelines.database.session.sql import ident
-from sbh_pipelines.doctor.findings import Report
+from sbh_pipelines.doctor.findings import Finding, Level, Report
 from sbh_pipelines.settings import RestoreSettings, Settings
 from sbh_pipelines.settings.section import toml
 
@@ -30,6 +30,8 @@ def check(report: Report, connection: Connection, settings: Settings, facts: Ser
     if settings.restore.dsn is None:
         _writes(report, settings, facts)
     _too_much(report, facts)
+    if facts.version >= _PARAMETERS:
+        _log(report, connection, facts)
     with report.trying(AREA):
         _functions(report, closed_functions(connection, facts.role), facts, "of the server's")
         for name in inspect.switched_on(connection, list(UNSAFE)):
@@ -38,6 +40,21 @@ def check(report: Report, connection: Connection, settings: Settings, facts: Ser
                 f"{name} is on for the role {facts.role}",
                 UNSAFE[name],
                 f"ALTER ROLE {ident(facts.role)} SET {name} = off;",
+            )
+
+
+def _log(report: Report, connection: Connection, facts: ServerFacts) -> None:
+    """Whether the server's log may hold values of rows. Only told: who reads that log is the server's administrator's to say."""
+    with report.trying(AREA):
+        if loud := inspect.not_settable(connection, list(QUIET)):
+            report.findings.append(
+                Finding(
+                    Level.OK,
+                    AREA,
+                    "The server's log may hold values of rows where a statement of ours fails, or statements are logged",
+                    f"the role {facts.role} may not turn it off in its sessions: {', '.join(loud)}",
+                    f"GRANT SET ON PARAMETER {', '.join(loud)} TO {ident(facts.role)};",
+                )
             )
 
 

@@ -222,6 +222,16 @@ def schemas_of_path(connection: Connection) -> list[tuple[str, bool, bool]]:
         return [(name, usable, everybody) for name, usable, everybody in cursor.fetchall() if name != "pg_catalog"]
 
 
+def not_settable(connection: Connection, names: list[str]) -> list[str]:
+    """Those of these parameters that the role was not granted to set. From PostgreSQL 15 on."""
+    with translated("read the role's privileges"), own_names(connection):
+        cursor = connection.cursor()
+        cursor.execute(
+            "SELECT n FROM unnest(%s::text[]) n WHERE NOT has_parameter_privilege(n, 'SET') ORDER BY 1", (names,)
+        )
+        return [name for (name,) in cursor.fetchall()]
+
+
 def switched_on(connection: Connection, names: list[str]) -> list[str]:
     """Those of these settings that are on in this session."""
     with translated("read the session's settings"), own_names(connection):

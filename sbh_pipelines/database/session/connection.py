@@ -18,7 +18,7 @@ import psycopg2.extensions
 from sbh_pipelines.concurrency import awaited
 from sbh_pipelines.database.session import pooler, search_path, tls
 from sbh_pipelines.database.session.driver import Cursor, application_function, cut, cut_off, told
-from sbh_pipelines.database.session.pinned import keepalives, pin
+from sbh_pipelines.database.session.pinned import keepalives, pin, pin_quiet
 from sbh_pipelines.database.session.refusals import refusal
 from sbh_pipelines.database.session.sql import SQL_ASCII
 from sbh_pipelines.database.session.sqlstate import FROM_CODE, RAISED, meaning
@@ -162,6 +162,7 @@ def _connected(dsn: str, arguments: dict[str, str | int]) -> Session:
     return connection
 
 
+_PARAMETERS = 150000  # from here on SET on a parameter can be granted
 _NO_OPTIONS = ("startup parameter", "command-line options")  # as poolers say it, in different words
 
 
@@ -181,7 +182,8 @@ def _prepare(connection: Session, settings: DatabaseSettings, another: Callable[
             "work_mem": f"{settings.work_mem_mib}MB",
             "statement_timeout": str(int(settings.statement_timeout_s * 1000)),
         }
-        cursor.execute(f"{pin(own)}; SET search_path = {connection.application_path}")
+        quiet = f"{pin_quiet()}; " if connection.server_version >= _PARAMETERS else ""
+        cursor.execute(f"{pin(own)}; {quiet}SET search_path = {connection.application_path}")
         if database_encoding(connection) == SQL_ASCII:
             # The server cannot convert what has no encoding, and would refuse bytes that are not UTF-8.
             connection.set_client_encoding(SQL_ASCII)

@@ -230,6 +230,19 @@ def keepalives(parts: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in _ALIVE.items() if name not in parts}
 
 
+QUIET: Mapping[str, str] = {
+    "log_error_verbosity": "terse",
+    "log_min_messages": "log",
+    "log_min_error_statement": "panic",
+    "log_statement": "none",
+    "log_min_duration_statement": "-1",
+    "log_duration": "off",
+}
+"""What the server writes of our sessions into its own log: with these, no error and no statement, so no value of a row.
+
+They are superusers' to set; from PostgreSQL 15 on a role may be granted each (GRANT SET ON PARAMETER), and then sets it.
+"""
+
 UNSAFE = {
     "zero_damaged_pages": "damaged pages are read as empty ones: their rows would be missing from backups without a word",
     "ignore_checksum_failure": "damaged pages are read as if they were whole: backups would hold what is on them",
@@ -240,6 +253,15 @@ UNSAFE = {
 def pin(more: Mapping[str, str]) -> str:
     """The statement that gives a session its settings: the pinned ones, as far as the server has them, and `more`."""
     return _set({**PINNED, **more}, PINNED_INSTEAD_OF)
+
+
+def pin_quiet() -> str:
+    """The statement that keeps values of rows out of the server's log, as far as the role may. For PostgreSQL 15 and later."""
+    listed = ", ".join(_row(name, None, value) for name, value in QUIET.items())
+    return (
+        "SELECT pg_catalog.set_config(p.name, p.value, false)"
+        f" FROM (VALUES {listed}) AS p(name, found, value) WHERE pg_catalog.has_parameter_privilege(p.name, 'SET')"
+    )
 
 
 def pin_values() -> str:
