@@ -13,7 +13,7 @@ from sbh_pipelines.api.app.middleware import REQUEST_ID, USER
 from sbh_pipelines.api.runs.dagster import Dagster
 from sbh_pipelines.api.runs.launches import Launch, Launcher
 from sbh_pipelines.api.runs.operations import accepted
-from sbh_pipelines.api.schema.problems import error_fields
+from sbh_pipelines.api.schema.problems import error_fields, shown
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import AccessDenied, RequestError
@@ -97,8 +97,9 @@ class Call:
         return None if self.platform and self.slug is None else self.tenant()
 
     def answer(self, result: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-        """A result as JSON. Its errors say as much as the caller may see."""
-        return JSONResponse(as_document(result, lambda error: error_fields(error, self.user)), status, headers)
+        """A result as JSON. Its errors, and its recovery points, say as much as the caller may see."""
+        document = as_document(result, lambda error: error_fields(error, self.user))
+        return JSONResponse(shown(document, self.user), status, headers)
 
     @property
     def _whose(self) -> str:

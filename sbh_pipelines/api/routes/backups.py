@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Body, Header, Path, Query
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from sbh_pipelines.api.app.calls import ACall, ALaunchingCall, Call
 from sbh_pipelines.api.routes.approvals import check_approval, refuse_unconfirmed
@@ -104,7 +104,9 @@ async def get_backup(
         str | None, Header(description="An ETag that the caller has: 304 if it still is the one.")
     ] = None,
 ) -> Response:
-    """The whole manifest, its signature checked. It never changes: its checksum is the ETag."""
+    """The whole manifest, its signature checked; for a tenant's user without what it says of the database server. It never changes:
+    its checksum is the ETag.
+    """
     tenant = call.tenant()
     manifest = await call.read(lambda: call.service.backups.get(backup_id, tenant, call.user))
     headers = {"ETag": f'"{manifest.checksum}"', "Cache-Control": "private, no-cache"}
@@ -112,7 +114,7 @@ async def get_backup(
         tag.strip().removeprefix("W/") for tag in if_none_match.split(",")
     ]:
         return Response(status_code=304, headers=headers)
-    return JSONResponse(manifest.document, headers=headers)
+    return call.answer(manifest.document, headers=headers)
 
 
 @router.get("/{backup_id}/status", summary="Status of a backup", responses=READS, response_model=model_of(BackupStatus))

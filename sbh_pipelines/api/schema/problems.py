@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from starlette.responses import Response
 
@@ -93,6 +94,22 @@ def error_answer(error: SbhError, user: UserContext | None) -> ErrorAnswer:
 def error_fields(error: SbhError, user: UserContext | None) -> dict[str, object]:
     """`error_answer` as part of a document."""
     return asdict(error_answer(error, user))
+
+
+def shown(document: Any, user: UserContext | None) -> Any:
+    """A document as this user may see it: of a recovery point tenants' users get the time. The rest of it (positions in the log,
+    transactions, the server's identity) tells what all others of the same server do.
+    """
+    if sees_internals(user):
+        return document
+    if isinstance(document, dict):
+        return {
+            name: {"time": value.get("time")}
+            if name == "recovery_point" and isinstance(value, dict)
+            else shown(value, user)
+            for name, value in document.items()
+        }
+    return [shown(entry, user) for entry in document] if isinstance(document, list) else document
 
 
 def issue_fields(issue: SbhError, user: UserContext | None) -> dict[str, object]:

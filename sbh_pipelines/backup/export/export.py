@@ -182,7 +182,7 @@ def _write(export: _Writer, chosen: Sequence[BackupTable], files: bool, exported
         backup_id=backup.backup_id,
         tenant_id=backup.tenant_id,
         created_at=backup.manifest.created_at,
-        recovery_point=backup.manifest.document["recovery_point"],
+        recovery_point={"time": backup.manifest.point_time},  # it leaves the house: nothing of the server
         exported_at=exported_at,
         format=export.format,
         format_notes=(*FORMATS[export.format], ROW_ORDER),

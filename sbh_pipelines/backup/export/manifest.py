@@ -97,7 +97,7 @@ class ExportManifest:
         backup_id: what was exported.
         tenant_id: whose data it is.
         created_at: time of the backup, UTC.
-        recovery_point: the instant that the backup describes.
+        recovery_point: the instant that the backup describes, as `time`.
         exported_at: time of the export, UTC.
         format: sql, jsonl, csv, spreadsheet or parquet.
         format_notes: how to read the tables' files.
