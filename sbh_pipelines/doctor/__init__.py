@@ -8,7 +8,7 @@
     contents     what rows hold: large objects, rows that are too large, text without an encoding
     tenants      the tenants table: slugs, regions, tiers; slugs that changed hands
     suggest      a room of its own: settings that map a stranger's schema
-    transit      TLS: the session with the database, the addresses in the settings
+    transit      TLS: the session with the database, the addresses in the settings; whether Dagster asks who calls
     storage      buckets: reachable; with `write` a test object
     residency    the region of each bucket, as its server tells it
     protection   versions, object lock, encryption, public access, policy and lifecycle of each bucket
@@ -41,6 +41,7 @@ def examine(
     say("settings and machine")
     machine.check(report, settings, settings_file)
     transit.check_addresses(report, settings)
+    transit.check_dagster(report, settings)
     access.check(report, settings)
     say("database")
     homes = database.check(report, settings, say)

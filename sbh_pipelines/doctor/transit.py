@@ -1,14 +1,21 @@
-"""Encryption in transit: the own session with the database, and the addresses of servers and webhooks in the settings."""
+"""Encryption in transit: the own session with the database, and the addresses of servers and webhooks in the settings.
+
+And whether the one that launches runs, Dagster, asks who calls before it answers.
+"""
 
 from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import httpx
 
 from sbh_pipelines.database.session import tls
 from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.doctor.findings import Report
 from sbh_pipelines.settings import Settings
-from sbh_pipelines.settings.locality import is_plain_http, require_tls
+from sbh_pipelines.settings.locality import is_local, is_plain_http, require_tls
 
 AREA = "transit"
+_PATIENCE_S = 3.0
 
 
 def check_session(report: Report, connection: Connection) -> None:
@@ -71,6 +78,34 @@ def check_addresses(report: Report, settings: Settings) -> None:
         )
     elif fine:
         report.ok(AREA, f"Addresses in the settings that are https or on this machine: {fine}")
+
+
+def check_dagster(report: Report, settings: Settings) -> None:
+    """Dagster's bare web server launches anything for anybody. One that does not answer from here is not judged."""
+    own = settings.api
+    if is_plain_http(own.dagster_url) and not own.dagster_allow_http:
+        return  # found already
+    try:
+        with httpx.Client(timeout=_PATIENCE_S, trust_env=False, follow_redirects=False) as client:
+            answer = client.post(f"{own.dagster_url}/graphql", json={"query": "{ version }"})
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return
+    if answer.status_code in (401, 403):
+        report.ok(AREA, "Dagster asks who calls")
+        return
+    try:
+        open_to_all = bool(answer.json()["data"]["version"])
+    except (ValueError, KeyError, TypeError):
+        return
+    if not open_to_all:
+        return
+    local = is_local(urlsplit(own.dagster_url).hostname or "")
+    (report.warn if local else report.fail)(
+        AREA,
+        "Dagster answers without a login",
+        f"api.dagster_url: whoever reaches it{', on this machine,' if local else ''} launches restores for anybody, past roles",
+        "stop dagster-webserver, and serve its pages with `sbh ui`",
+    )
 
 
 def _addresses(settings: Settings) -> Iterator[tuple[str, str]]:

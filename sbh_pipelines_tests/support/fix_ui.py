@@ -26,6 +26,8 @@ SECRET = "pr0d-pa55w0rd-of-the-database"
 VARIABLE = "PLANTED_PASSWORD"
 """A variable of the server's environment, and so of its runs' workers', and what it holds."""
 
+CALLERS_TOKEN = "the-token-of-who-started-it"
+
 
 @dataclass(frozen=True)
 class Ui:
@@ -97,7 +99,7 @@ def ui(sample_stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {**os.environ, "DAGSTER_HOME": str(home), "SBH_SETTINGS": str(sample_stack.settings)}
-    environment[VARIABLE] = SECRET
+    environment |= {VARIABLE: SECRET, "SBH_TOKEN": CALLERS_TOKEN}
     command = [sys.executable, "-m", "sbh_pipelines.orchestration.guarded_ui", "--port", str(port)]
     log = home / "ui.log"
     with open(log, "wb") as out:

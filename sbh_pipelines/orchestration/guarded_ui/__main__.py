@@ -8,6 +8,8 @@ import sys
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.settings import load_settings
 
+_CALLERS = ("SBH_TOKEN", "SBH_TOKEN_FILE")  # of whoever started it: nothing that runs and their workers should have
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="sbh ui", description="Dagster's web UI behind a login.")
@@ -18,6 +20,8 @@ def main() -> int:
     parser.add_argument("-w", "--workspace", action="append", default=[], help="workspace file, as Dagster takes it")
     given = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
+    for name in _CALLERS:
+        os.environ.pop(name, None)
     if given.settings:
         os.environ["SBH_SETTINGS"] = os.path.abspath(given.settings)  # for the code servers as well
     try:

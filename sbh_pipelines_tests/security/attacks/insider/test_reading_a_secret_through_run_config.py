@@ -5,6 +5,7 @@ What has to come from a step comes from no configuration, and ids that do not pa
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -13,7 +14,7 @@ import pytest
 from sbh_pipelines.definitions import defs
 from sbh_pipelines.errors import InvalidId, RequestError, SbhError
 from sbh_pipelines.model import ApprovalId, BackupId, BackupType, MergeMode, RestoreId, TenantId
-from sbh_pipelines_tests.support.fix_ui import SECRET, VARIABLE, Ui
+from sbh_pipelines_tests.support.fix_ui import CALLERS_TOKEN, SECRET, VARIABLE, Ui
 
 SOURCE = {"env": VARIABLE}
 WHERE = {"repositoryName": "__repository__", "repositoryLocationName": "sbh_pipelines.definitions"}
@@ -124,6 +125,21 @@ def test_runs_do_not_choose_their_settings(ui: Ui) -> None:
         for more in ({"stepKeys": ["validate_backups"]}, {"preset": "x"}):
             answer = ui.ask(client, LAUNCH, p=validation(tenants=["tenant-1"]) | more)
             assert answer["errors"][0]["extensions"]["code"] == "SBH-206"
+
+
+def test_runs_do_not_have_the_token_of_who_started_the_web_ui(ui: Ui) -> None:
+    """The processes that load the definitions, and those of runs, are not that person."""
+    ours, children = f"DAGSTER_HOME={ui.home}".encode(), 0
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (process / "environ").read_bytes().split(b"\0")
+            command = (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if ours in environment and b"guarded_ui" not in command:
+            children += 1
+            assert not any(CALLERS_TOKEN.encode() in variable for variable in environment), command
+    assert children
 
 
 @pytest.mark.parametrize(

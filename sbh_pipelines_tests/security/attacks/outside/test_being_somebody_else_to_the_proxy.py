@@ -25,7 +25,7 @@ import pytest
 
 from sbh_pipelines.settings import Settings
 from sbh_pipelines_tests.support.certificates import Authority
-from sbh_pipelines_tests.support.servers import free_port
+from sbh_pipelines_tests.support.servers import free_port, until
 
 ROOT = Path(__file__).parents[4]
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin")
@@ -202,6 +202,6 @@ def test_connections_are_kept_and_queries_are_not_logged(proxy: Proxy) -> None:
             assert proxy.get(client, "/api/backup?cursor=c0de").status_code == 200
         assert proxy.get(client, "/login/callback?code=c0de").status_code == 200
     assert len(proxy.api.connections) - before <= 2
+    until(lambda: "/login/callback" in proxy.log.read_text(), 10)  # it writes after it has answered
     lines = proxy.log.read_text()
-    assert "/login/callback" in lines
     assert "c0de" not in lines
