@@ -21,13 +21,14 @@ class ResidencyManager:
         settings: Callable[[], Settings],
         tenant: Callable[[TenantId], Tenant],
         prove: Callable[[Tenant], None] = lambda _: None,
+        housed: Callable[[Tenant], Tenant] = lambda tenant: tenant,
     ) -> None:
-        self._settings, self._tenant, self._prove = settings, tenant, prove
+        self._settings, self._tenant, self._prove, self._housed = settings, tenant, prove, housed
 
     def get_backup_storage_config(self, tenant_id: str) -> dict[str, str]:
         """{'bucket', 'prefix', 'region'} of the tenant's backups. Raises InvalidId, UnknownTenant, ResidencyError."""
         settings, tenant = self._settings(), self._tenant(TenantId.parse(tenant_id))
-        place = backup_place(settings, tenant)
+        place = backup_place(settings, self._housed(tenant))
         check_tenant(settings, tenant)
         return {"bucket": place.bucket, "prefix": place.prefix, "region": place.region}
 
@@ -50,4 +51,5 @@ residency_manager = ResidencyManager(
     lambda: load_service().settings,
     lambda tenant_id: load_service().tenants.find(tenant_id),
     lambda tenant: load_service().tenants.check_residency(tenant),
+    lambda tenant: load_service().tenants.housed(tenant),
 )

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from sbh_pipelines import __version__
 from sbh_pipelines.backup.contents.manifest import LATEST, PARENTS_FIRST, Component
 from sbh_pipelines.backup.contents.manifests import read_component, read_manifest, resolve_backup
+from sbh_pipelines.backup.contents.ownership import is_own
 from sbh_pipelines.backup.create.recovery_points import recovery_points
 from sbh_pipelines.backup.drill.config_part import loaded_schema, restore_config
 from sbh_pipelines.backup.drill.files_part import restore_files
@@ -78,7 +79,7 @@ def run_drill(
     drill_id = DrillId.at(begun, os.urandom(3).hex())
     parts = parts_of(scenarios)
     with site.repository(tenant) as repository:
-        wanted = _existing(repository, backup)
+        wanted = _existing(repository, tenant, backup)
         if Part.DATABASE in parts or Part.CONFIG in parts:
             _require_platform_backup(site)
             drop_leftovers(drill_server(site.settings))
@@ -118,9 +119,10 @@ def _require_platform_backup(site: Site) -> None:
         )
 
 
-def _existing(repository: Repository, backup: str) -> BackupId:
-    wanted = resolve_backup(repository, backup)
-    if wanted not in repository.manifest_ids():
+def _existing(repository: Repository, tenant: Tenant, backup: str) -> BackupId:
+    wanted = resolve_backup(repository, backup, lambda manifest: is_own(repository, manifest, tenant.key, live=True))
+    others = repository.owner.others if repository.owner is not None else ()
+    if wanted not in repository.manifest_ids() or wanted in others:
         raise UnknownBackup(
             "No such backup",
             on=f"{wanted} of {repository.tenant}",

@@ -266,7 +266,7 @@ def forget(site: Site, tenant: Tenant, user_id: str, backup_id: BackupId | None,
     Raises LeaseHeld while a backup, a restore or a prune is at work on the tenant.
     """
     try:
-        repository = site.repository(tenant)
+        repository = site.repository(tenant, bind=not dry_run)
     except UnknownBackup:
         if backup_id is not None:
             raise

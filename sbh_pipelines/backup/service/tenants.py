@@ -64,19 +64,24 @@ class Tenants:
         """
         return list(list_tenants(self._site.settings).unusable)
 
-    def find(self, tenant_id: str, *, gone: bool = True) -> Tenant:
-        """A tenant of the application; where its row is `gone`, or the database, as its last backup has it.
+    def find(self, tenant_id: str, *, gone: bool = True, as_now: bool = False) -> Tenant:
+        """A tenant of the application; where its row is `gone`, or the database, as its last backup has it. `as_now`: whatever is
+        remembered.
 
         Raises InvalidId, UnknownTenant.
         """
         slug = TenantId.parse(tenant_id)
-        if self._age_s:
+        if self._age_s and not as_now:
             try:
                 if (known := self._known().by_slug.get(slug)) is not None:
                     return known
             except SourceError:
                 pass
         return self._looked_up(slug, gone)  # asks for this one, and says why there is none
+
+    def housed(self, tenant: Tenant) -> HousedTenant:
+        """The tenant with the name under which its repository lies: another than the slug where earlier tenants had that."""
+        return self._site.owners.housed(tenant)
 
     def check_residency(self, tenant: Tenant) -> None:
         """Everything that a write of the tenant's backup checks. Raises ResidencyError, and the store's errors."""
@@ -92,6 +97,9 @@ class Tenants:
             if isinstance(error, UnknownTenant) and not gone:
                 self._refuse_erased(slug)
                 raise
+            known = self._directory  # however old: who had the slug when the database was last there
+            if isinstance(error, SourceError) and known is not None and slug in known.by_slug:
+                return known.by_slug[slug]
             try:
                 lost = lost_tenant(self._site, slug)
             except SbhError as second:

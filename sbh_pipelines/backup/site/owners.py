@@ -195,15 +195,17 @@ class Owners:
                 return False
             raise taken(tenant)
         if bind and unsaid:
-            with suppress(StoreDenied):  # a role that may write no keys: its backups go on saying whose it is
-                repository.owner = self.bind(repository, tenant, home)
-                said = Ownership.OWN
+            repository.owner = self.bind(repository, tenant, home)
+            said = Ownership.OWN
         if said is Ownership.OWN:
             self._settle(tenant, home)
         return True
 
     def bind(self, repository: Repository, tenant: Tenant, home: str) -> OwnerDocument:
-        """Have a repository that does not say whose it is say that it is this tenant's. Raises SlugTaken."""
+        """Have a repository that does not say whose it is say that it is this tenant's; what it says. Raises SlugTaken.
+
+        Where the role may write no keys, its backups go on saying whose it is, and this process knows the same.
+        """
         key = self._site.catalog(tenant.region).owner_key
         others = [backup_id for backup_id, one in self.keys_in(repository).items() if one not in (tenant.key, None)]
         document = OwnerDocument.of(key, home, tenant.key, others=others)
@@ -214,7 +216,10 @@ class Owners:
                 raise taken(tenant)
             return now if now is not None and said is Ownership.OWN else document
 
-        return set_owner(self._key_place(tenant, home), choose)
+        try:
+            return set_owner(self._key_place(tenant, home), choose)
+        except StoreDenied:
+            return document
 
     def every_home(self, slug: str) -> list[str]:
         """Those of all regions."""

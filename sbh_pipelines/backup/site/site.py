@@ -85,13 +85,16 @@ class Site:
         """Looks up old versions of the tenant's files; None where the store can have none."""
         return open_versions(self.settings.storage, files_place(self.settings, tenant))
 
-    def repository(self, tenant: Tenant, *, create: bool = False) -> Repository:
-        """The tenant's repository; its index is not read yet. Raises UnknownBackup unless `create`, SlugTaken for another's."""
+    def repository(self, tenant: Tenant, *, create: bool = False, bind: bool = False) -> Repository:
+        """The tenant's repository; its index is not read yet. Raises UnknownBackup unless `create`, SlugTaken for another's.
+
+        `bind`: have it say whose it is, as `create` does, so that what is another's in it is known.
+        """
         while True:
             home = self.owners.home_of(tenant)
             repository = self.opened(tenant, home, create=create)
             try:
-                if self.owners.admits(repository, tenant, home, bind=create):
+                if self.owners.admits(repository, tenant, home, bind=create or bind):
                     return repository
             except BaseException:
                 repository.close()

@@ -53,7 +53,7 @@ class BackupServiceResource:
         `key` is relative to the repository, e.g. `manifests/backup_20240115_1200.json`. Raises ResidencyError.
         """
         settings = self.service.settings
-        place = backup_place(settings, tenant)
+        place = backup_place(settings, self.service.tenants.housed(tenant))
         root = "s3:/" if settings.storage.kind == "s3" else str(settings.storage.path)
         return f"{root}/{place.bucket}/{place.prefix}{key}"
 

@@ -126,6 +126,7 @@ EVENTS: dict[str, tuple[str, ...] | str] = {
     "tenants.all": NO_DATA,
     "tenants.check_residency": "asks where a backup may lie; nothing of one is read or changed",
     "tenants.find": NO_DATA,
+    "tenants.housed": NO_DATA,
     "tenants.remember": NO_DATA,
     "tenants.unusable": NO_DATA,
     "tenants.visible_to": NO_DATA,

@@ -132,6 +132,9 @@ def test_in_a_repository_of_both_each_sees_its_own(mixed: SmallSchema, tmp_path:
     assert mixed.service.backups.former_keys(ACME, ADMIN) == ["1"]
     with pytest.raises(OwnerRefused):
         mixed.service.keys.retire(ACME, ADMIN, confirm=ACME)
+    # Not even where the repository does not say whose it is as yet is the former one's forgotten.
+    with pytest.raises(UnknownBackup):
+        mixed.service.retention.forget(ACME, ANN, backup_id=old)
     # From the next backup on the repository says whose it is, and no policy counts or drops what is another's.
     newest = mixed.service.backups.create(ACME, ANN).id
     held = json.loads((_repository(tmp_path) / "keys" / "0001.json").read_text())["owner"]

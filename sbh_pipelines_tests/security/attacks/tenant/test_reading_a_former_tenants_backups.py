@@ -8,11 +8,21 @@ has put it aside, and then the newcomer's is another repository, under a name th
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from sbh_pipelines.backup.service import tenants as module
 from sbh_pipelines.backup.site.owners import Owners
-from sbh_pipelines.errors import AccessDenied, OwnerRefused, SbhError, SlugTaken, UnknownBackup, UnknownTenant
+from sbh_pipelines.errors import (
+    AccessDenied,
+    OwnerRefused,
+    SbhError,
+    SlugTaken,
+    SourceUnavailable,
+    UnknownBackup,
+    UnknownTenant,
+)
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
 
@@ -248,3 +258,46 @@ def test_without_the_check_it_would_be_open(taken: Application, monkeypatch: pyt
     assert service.retention.holds(ACME, MALLORY)
     assert service.restores.of(ACME, MALLORY)
     assert any(event.user_id != "mallory" for event in service.audit.events(MALLORY, ACME).events)
+
+
+def test_what_a_process_remembers_of_tenants_opens_nothing(application: Application) -> None:
+    """The API's memory of the tenants table is some seconds old: it may count backups by it, and not open them."""
+    service = application.service()
+    backup = service.backups.create(ACME, ADMIN).id
+    service.tenants.remember(600.0)
+    assert service.restores.plan(backup, ACME, MALLORY).backup_id == backup  # as yet Acme's own
+    application.database.run(*TAKEN)
+    for way in (
+        lambda: service.restores.plan(backup, ACME, MALLORY),
+        lambda: service.exports.export(backup, ACME, MALLORY, application.directory / "out"),
+        lambda: service.audit.events(MALLORY, ACME),
+        lambda: service.restores.run(backup, ACME, MALLORY),
+        lambda: service.launches.permit(ACME, MALLORY, "backup.restore"),
+    ):
+        with pytest.raises(SlugTaken):
+            way()
+
+
+def test_an_outage_of_the_database_opens_nothing_to_who_was_known_before(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mallory waits until nobody can ask whose the slug is: the service remembers whose it was last."""
+    service = application.service()
+    service.tenants.remember(0.01)
+    backup = service.backups.create(ACME, ADMIN).id
+    application.database.run(*TAKEN)
+    with pytest.raises(SlugTaken):
+        service.backups.of(ACME, MALLORY)
+
+    def gone(*_: object) -> NoReturn:
+        raise SourceUnavailable("The database is out of reach")
+
+    monkeypatch.setattr(module, "find_tenant", gone)
+    monkeypatch.setattr(module, "list_tenants", gone)
+    for way in (
+        lambda: service.backups.of(ACME, MALLORY),
+        lambda: service.exports.export(backup, ACME, MALLORY, application.directory / "out"),
+        lambda: service.exports.open(backup, ACME, MALLORY),
+    ):
+        with pytest.raises(SlugTaken):
+            way()
