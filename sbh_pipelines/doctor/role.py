@@ -109,7 +109,16 @@ def _functions(report: Report, closed: list[ClosedFunction], facts: ServerFacts,
 
 def _path(report: Report, connection: Connection, facts: ServerFacts) -> None:
     """The schemas in which code of the application finds names."""
-    for name, usable, open_to_all in inspect.schemas_of_path(connection):
+    found = inspect.schemas_of_path(connection)
+    for missing in inspect.missing_of_path(connection, [name for name, _, _ in found]):
+        report.warn(
+            AREA,
+            f"The schema {missing} is not there, and code of the application looks for names in it",
+            f"whoever may create schemas can make it, and what is in it then runs as {facts.role}",
+            f"CREATE SCHEMA {ident(missing)}; or take it out of the search path: ALTER DATABASE ... SET search_path, or"
+            " database.search_path",
+        )
+    for name, usable, open_to_all in found:
         if not usable:
             report.warn(
                 AREA,

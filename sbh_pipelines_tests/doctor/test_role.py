@@ -114,6 +114,12 @@ def test_a_schema_of_the_path_that_the_role_may_not_use(hardened: Database) -> N
     assert [finding.remedy for finding in found] == [f'GRANT USAGE ON SCHEMA "Odd one" TO "{ROLE}";']
 
 
+def test_a_schema_of_the_path_that_anybody_may_make(hardened: Database) -> None:
+    """Before its owner does."""
+    (found,) = wants(hardened, search_path=["public", "later"])
+    assert "later is not there" in found.what
+
+
 @pytest.mark.parametrize(
     "hidden",
     [

@@ -222,6 +222,12 @@ def schemas_of_path(connection: Connection) -> list[tuple[str, bool, bool]]:
         return [(name, usable, everybody) for name, usable, everybody in cursor.fetchall() if name != "pg_catalog"]
 
 
+def missing_of_path(connection: Connection, there: list[str]) -> list[str]:
+    """Schemas of the application's search path that do not exist; without `public`, which is in every path."""
+    known = {*there, "public", "pg_catalog", "pg_temp"}
+    return [name for name in search_path.split(connection.application_path) if name not in known]
+
+
 def not_settable(connection: Connection, names: list[str]) -> list[str]:
     """Those of these parameters that the role was not granted to set. From PostgreSQL 15 on."""
     with translated("read the role's privileges"), own_names(connection):

@@ -39,7 +39,6 @@ services = ["service:api"]
 
 [platform]
 pg_dump = {pg_dump}
-psql = {psql}
 """
 _PORT = re.compile(r"(?<=127\.0\.0\.1 port=)\d+|(?<=127\.0\.0\.1:)\d+")
 
@@ -71,5 +70,4 @@ def _fresh(layout: Layout, ports: Ports) -> str:
         signing_key=relative(layout.signing_key),
         alias=kms.ALIAS,
         pg_dump=json.dumps(str(postgres.binaries() / "pg_dump")),
-        psql=json.dumps(str(postgres.binaries() / "psql")),
     )
