@@ -159,7 +159,9 @@ def restore_in_place(
             undo=undo,
         )
         status.step("check", 0)
-        events = RestoreEvents(site, tenant, requested_by, restore_id, backup_id, request, target.name, undoes)
+        events = RestoreEvents(
+            site, repository, tenant, requested_by, restore_id, backup_id, request, target.name, undoes
+        )
         try:
             events.started()
             result = job.run()

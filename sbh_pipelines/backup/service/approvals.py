@@ -108,7 +108,7 @@ class Approvals:
             return
         elif break_glass is not None and rules.break_glass:
             reason = approvals.checked_reason(break_glass, "Breaking the glass")
-            props = {"subject": subject_props(subject), "reason": reason}
+            props = {"subject": subject_props(repository, subject), "reason": reason}
             props |= {"issued_by": list(user_ctx.issued_by)} if user_ctx.issued_by else {}
             self._site.track(tenant, "restore.break_glass", user_ctx.user_id, props)
         else:
@@ -125,7 +125,7 @@ class Approvals:
     ) -> Approval:
         lifetime = timedelta(seconds=self._site.settings.approval.lifetime_s)
         made = approvals.ask(repository, subject, reason, _person(user_ctx), self._site.clock(), lifetime)
-        props = {"approval_id": made.approval_id, "subject": subject_props(subject), "reason": reason}
+        props = {"approval_id": made.approval_id, "subject": subject_props(repository, subject), "reason": reason}
         self._site.track(tenant, "restore.requested", user_ctx.user_id, props)
         return made
 
@@ -139,7 +139,7 @@ class Approvals:
         props = {
             "approval_id": made.approval_id,
             "requested_by": made.requested_by,
-            "subject": subject_props(made.subject),
+            "subject": subject_props(repository, made.subject),
         }
         self._site.track(tenant, f"restore.{decision}", user_ctx.user_id, {**props, "comment": comment})
         return made

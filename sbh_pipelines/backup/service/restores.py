@@ -59,7 +59,7 @@ class Restores:
             names = user_ctx.tenant_id == ALL_TENANTS
             asked = _as_asker(request, user_ctx)
             plan = plan_restore(self._site, repository, tenant, wanted, asked, target, progress, names_others=names)
-        self._site.track(tenant, "restore.planned", user_ctx.user_id, plan_props(plan, asked))
+        self._site.track(tenant, "restore.planned", user_ctx.user_id, plan_props(repository, plan, asked))
         return plan
 
     def run(
@@ -141,7 +141,7 @@ class Restores:
         with self._site.repository(tenant) as repository:
             resolve_own(repository, undo.backup_id, tenant.key, live=True)
             plan = plan_restore(self._site, repository, tenant, undo.backup_id, request, target, progress, undo=undo)
-        props = {**plan_props(plan, request), "undoes": wanted}
+        props = {**plan_props(repository, plan, request), "undoes": wanted}
         self._site.track(tenant, "restore.planned", user_ctx.user_id, props)
         return plan
 

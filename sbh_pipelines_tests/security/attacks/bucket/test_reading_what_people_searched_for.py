@@ -39,6 +39,7 @@ def test_records_and_approvals(application: Application) -> None:
     shown = {one.approval_id: one.subject for one in service.approvals.of(ACME, ADMIN)[0]}
     assert shown[asked.approval_id] == asked.subject
     assert shown[undo.approval_id] == undo.subject
+    service.restores.plan(latest, ACME, ADMIN, request)
     stored = b"".join(
         file.read_bytes()
         for name in ("restores", "approvals", "audit")
@@ -49,8 +50,8 @@ def test_records_and_approvals(application: Application) -> None:
     for text in (_PERSON, _FILE, "nocolumn = "):
         assert text.encode() not in stored
     guesses = ({"rows": _ROWS}, {"rows": _ROWS, "files": [_FILE]}, {"tenant_id": ACME, "subject": dict(asked.subject)})
-    for guess in guesses:
-        assert hashlib.sha256(canonical(guess)).hexdigest().encode() not in stored
+    for guess in [_ROWS.encode(), _FILE.encode(), *map(canonical, guesses)]:
+        assert hashlib.sha256(guess).hexdigest().encode() not in stored
 
 
 def test_after_a_rotation(application: Application) -> None:
