@@ -50,10 +50,19 @@ class ApiSettings(Section):
     )
     max_body_kib: int = Field(64, ge=1, le=10_240, description="Longest body of a request, KiB.")
     body_timeout_s: float = Field(
-        10.0, gt=0, le=300, description="A request's head, and its body, must be there after this, s."
+        10.0,
+        gt=0,
+        le=300,
+        description="A new connection's request, the rest of a request's head, and its body must be there after this, s.",
     )
     request_timeout_s: float = Field(60.0, gt=0, le=3600, description="An answer that takes longer is given up, s.")
-    keep_alive_s: int = Field(30, ge=1, le=3600, description="An idle connection is closed after this, s.")
+    keep_alive_s: int = Field(
+        75,
+        ge=1,
+        le=3600,
+        description="A connection that has had an answer is closed after so long without a request, s. Longer than the proxy in"
+        " front keeps it (60 s for nginx and AWS, 600 s for Google), or requests meet a closed one.",
+    )
     connections: int = Field(500, ge=10, le=100_000, description="Connections at once; further ones get 503.")
     threads: int = Field(16, ge=1, le=256, description="Requests worked on at once.")
     expensive_threads: int = Field(

@@ -20,6 +20,7 @@ from sbh_pipelines import __version__
 from sbh_pipelines.api.app.calls import Api
 from sbh_pipelines.api.app.limits import Rates, Workers
 from sbh_pipelines.api.app.middleware import REQUEST_ID, USER, RequestMiddleware
+from sbh_pipelines.api.app.server import PromptH11Protocol
 from sbh_pipelines.api.routes import approvals, backups, operations, platform, restores
 from sbh_pipelines.api.runs.dagster import Dagster
 from sbh_pipelines.api.runs.launches import Launcher
@@ -46,7 +47,9 @@ _log = logging.getLogger("sbh_pipelines.api")
 def application() -> ASGIApp:
     """Of the settings file that SBH_SETTINGS names. Raises SettingsError."""
     sys.setswitchinterval(_SWITCH_S)
-    return make_app(load_settings())
+    settings = load_settings()
+    PromptH11Protocol.head_timeout_s = settings.api.body_timeout_s
+    return make_app(settings)
 
 
 def make_app(settings: Settings) -> RequestMiddleware:

@@ -16,8 +16,12 @@ from sbh_pipelines.model import timestamp, utc_now
 
 
 class PromptH11Protocol(H11Protocol):
-    """Closes a connection whose next request's head is not there in time."""
+    """Closes a connection whose first request, or the rest of whose next request's head, is not there in time.
 
+    Between requests it may be idle for `timeout_keep_alive`, which is longer than proxies keep connections: they close first.
+    """
+
+    head_timeout_s = 10.0
     _head_due: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -41,7 +45,7 @@ class PromptH11Protocol(H11Protocol):
             self._head_is_there()
 
     def _expect_head(self) -> None:
-        self._head_due = self.loop.call_later(self.config.timeout_keep_alive, self._too_slow)
+        self._head_due = self.loop.call_later(self.head_timeout_s, self._too_slow)
 
     def _head_is_there(self) -> None:
         if self._head_due is not None:

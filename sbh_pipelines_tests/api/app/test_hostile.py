@@ -13,6 +13,7 @@ import pytest
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.security.policy import Role
 from sbh_pipelines.security.tokens import Tokens
+from sbh_pipelines.settings.api import ApiSettings
 from sbh_pipelines_tests.support.servers import Server, serving
 
 HOSTILE = [
@@ -161,6 +162,22 @@ def test_slow_clients_are_hung_up_on(lonely_server: Server) -> None:
         assert b" 408 " in closes_within(stuck, 15)
         assert closes_within(silent, 15) == b""
         assert b" 200 " not in closes_within(dribbling, 15)
+
+
+def test_a_connection_between_two_requests_may_be_idle_for_longer_than_a_head(lonely_server: Server) -> None:
+    """Longer than proxies keep connections, which close first then: else requests would meet a closed one, now and then."""
+    ask = b"GET /api/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+    with connected(lonely_server) as connection:
+        for pause in (1.4, 0):  # the head of a request must be there after 1 s here
+            connection.sendall(ask)
+            said = b""
+            while not said.endswith(b"}"):
+                said += connection.recv(4096)
+            assert b" 200 " in said
+            time.sleep(pause)
+        connection.sendall(ask[:20])
+        assert closes_within(connection, 1.9) == b""
+    assert ApiSettings().keep_alive_s > 60
 
 
 def test_a_body_without_a_length_is_bounded_too(lonely_server: Server) -> None:
