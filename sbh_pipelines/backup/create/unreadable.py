@@ -55,6 +55,14 @@ def _where(found: FoundRow) -> str:
 def _mend(table: MappedTable, found: FoundRow, tenant: Tenant | None) -> str:
     assert found.column is not None
     update = f"UPDATE {found.table} SET {ident(found.column)} = {found.empty} WHERE {found.condition};"
+    if tenant is not None and found.withheld:
+        key = ", ".join(map(ident, found.withheld))
+        return (
+            f"the value is lost there: note the row's key, SELECT {key} FROM {found.table} WHERE {found.condition}; put an empty"
+            f" value in its place: {update} then bring it back from an earlier backup, where one has it:"
+            f" sbh restore run latest -t {tenant.id} --rows '{sql_name(table.table)} where ...' --confirm; and look at the"
+            " server's disk"
+        )
     if tenant is None or not found.key:
         return f"the value is lost there: put an older copy's, or an empty one, in its place: {update} and look at the disk"
     rows = shlex.quote(f"{sql_name(table.table)} where {found.condition}")

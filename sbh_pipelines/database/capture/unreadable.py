@@ -53,10 +53,11 @@ class FoundRow:
     Attributes:
         table: The table that it is in, as SQL; of a partitioned one the partition.
         place: Its ctid.
-        key: The primary key's columns and values; without a key empty.
+        key: The primary key's columns and values; without a key, and where its values may say something of people, empty.
         column: The first column that cannot be read; None where each can be, by itself.
         empty: SQL of a value that this column takes in its place; None where none is known.
         size: Bytes of the row's text, at least, where that is over the limit.
+        withheld: Columns of a primary key that is not told: the error is in records, runs and alerts, which others read.
     """
 
     table: str
@@ -65,6 +66,7 @@ class FoundRow:
     column: str | None
     empty: str | None
     size: int | None
+    withheld: tuple[str, ...] = ()
 
     @property
     def named(self) -> str:
@@ -109,9 +111,13 @@ def find_row(connection: Connection, table: MappedTable, rows: str) -> FoundRow 
     if bad is None and _readable(connection, table, f"SELECT {columns} {one}"):
         return None  # it was another row
     column = table.table.column(bad) if bad else None
-    key = tuple(zip(keys, values, strict=True))
+    plain = all(c.type in _PLAIN_KEYS for c in table.table.columns if c.name in keys)
+    key = tuple(zip(keys, values, strict=True)) if plain else ()
     over = int(size) if int(size) > LIMIT else None
-    return FoundRow(part, place, key, bad, _empty(column) if column else None, over)
+    return FoundRow(part, place, key, bad, _empty(column) if column else None, over, () if plain else tuple(keys))
+
+
+_PLAIN_KEYS = ("smallint", "integer", "bigint", "uuid")  # numbers that the application gives out
 
 
 # Of types that can be stored out of line, for columns that are NOT NULL.
