@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 import typer
 
 from sbh_pipelines.cli.output import Answer, print_answer
-from sbh_pipelines.errors import SettingsError
+from sbh_pipelines.errors import AccessDenied, SettingsError
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service import BackupService
@@ -118,10 +118,28 @@ def _given_token() -> str | None:
         ) from None
 
 
+def _admit(invocation: Invocation, permission: str | None, name: str) -> None:
+    """With a token, no command does anything before it is believed and its user may do what the command needs at least.
+
+    Which tenant it is for, and what its options need, the service asks. Raises Unauthenticated, SettingsError, AccessDenied.
+    """
+    if _given_token() is None:
+        return
+    user = invocation.user()
+    if permission is None:
+        raise AccessDenied(
+            f"{name} is not allowed", why="it has no permission that a token could have", remedy="ask an administrator"
+        )
+    invocation.service().launches.permit_platform(user, permission, user.tenant_id)
+
+
 def command(
-    app: typer.Typer, name: str, **options: Any
+    app: typer.Typer, name: str, *, permission: str | None = None, **options: Any
 ) -> Callable[[Callable[Concatenate[Invocation, P], Answer]], Callable[Concatenate[Invocation, P], Answer]]:
-    """Register a function as `name` of `app`. Its first parameter is the Invocation; the rest are Typer's."""
+    """Register a function as `name` of `app`. Its first parameter is the Invocation; the rest are Typer's.
+
+    `permission`: the least that a caller with a token needs. None: nobody with a token may.
+    """
 
     def decorate(
         function: Callable[Concatenate[Invocation, P], Answer],
@@ -131,6 +149,7 @@ def command(
         def run(**values: Any) -> None:
             invocation: Invocation = values.pop("context").obj
             invocation.merge(**{option: values.pop(option) for option in SHARED})
+            _admit(invocation, permission, name)
             answer = function(invocation, **values)  # type: ignore[call-arg]
             print_answer(answer, as_json=invocation.as_json, quiet=invocation.quiet)
             invocation.exit_status = answer.exit_status
@@ -145,6 +164,7 @@ def command(
         ]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        run.permission = permission  # type: ignore[attr-defined]
         run.__name__, run.__doc__ = function.__name__, function.__doc__
         app.command(name, **options)(run)
         return function

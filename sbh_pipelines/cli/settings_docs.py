@@ -13,10 +13,11 @@ from pydantic.fields import FieldInfo
 
 from sbh_pipelines.settings import Settings
 
-_HEAD = """\
+MADE_BY = "<!-- Made by `sbh settings docs --write docs/settings.md`"
+_HEAD = f"""\
 # Settings
 
-<!-- Made by `sbh settings docs --write docs/settings.md`; a test keeps it true. Change the fields in `sbh_pipelines/settings/`. -->
+{MADE_BY}; a test keeps it true. Change the fields in `sbh_pipelines/settings/`. -->
 
 One file, `sbh.toml`, and the environment, which wins over it. The file is the one given with `sbh --settings FILE`,
 else named by `SBH_SETTINGS`, else `sbh.toml` in the working directory. Every section is a TOML table; a field `x` of section
@@ -27,7 +28,7 @@ is an unknown, empty or unreadable variable that begins with `SBH_`: it is named
 **Secrets** are given in one of four ways, first found wins: the field in the environment; `x_file`, a file that holds
 nothing else; `x_secret`, the name or ARN of an AWS Secrets Manager secret; the field in `sbh.toml`. No secret is ever
 logged or shown. A secret of Secrets Manager is the bare text, or a JSON object as RDS and rotations write it, of which the key
-`x` counts (`password` of `{"username": ..., "password": ...}`); another key is named after the ARN, as ECS does: `ARN:key::`.
+`x` counts (`password` of `{{"username": ..., "password": ...}}`); another key is named after the ARN, as ECS does: `ARN:key::`.
 Its region is the ARN's, else the machine's (`AWS_REGION`, the profile's), else the first of `storage.regions`.
 
 `sbh doctor` checks all of it against the real world and says how to mend each finding.

@@ -77,7 +77,8 @@ def export_trail(site: Site, tenant: Tenant, file: Path, format: str) -> ExportR
     partial = file.with_name(f".{file.name}.part")
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        partial.unlink(missing_ok=True)  # of a run that was killed; a link goes, not what it leads to
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with os.fdopen(handle, "wb") as out:
             write = _csv_writer(out) if format == "csv" else lambda event: _write_line(out, event)
             checked = check_trail(site.trails.of(tenant), write)

@@ -17,7 +17,7 @@ ApprovalArgument = Annotated[str, typer.Argument(help="The id that the request p
 CommentOption = Annotated[str, typer.Option("--comment", help="Kept with the decision.")]
 
 
-@command(app, "list")
+@command(app, "list", permission="backup.status")
 def list_approvals(invocation: Invocation, tenant: TenantOption) -> Answer:
     """List a tenant's approvals, newest first. Damaged ones are named, and exit 8."""
     found, errors = invocation.service().approvals.of(tenant, invocation.user())
@@ -32,13 +32,13 @@ def list_approvals(invocation: Invocation, tenant: TenantOption) -> Answer:
     return Answer(document, show, brief, RepositoryError.exit_status if errors else 0)
 
 
-@command(app, "show")
+@command(app, "show", permission="backup.status")
 def show(invocation: Invocation, approval: ApprovalArgument, tenant: TenantOption) -> Answer:
     """Show what exactly is asked for, why, and what became of it."""
     return approval_answer(invocation.service().approvals.get(approval, tenant, invocation.user()))
 
 
-@command(app, "approve")
+@command(app, "approve", permission="restore.approve")
 def approve(
     invocation: Invocation, approval: ApprovalArgument, tenant: TenantOption, comment: CommentOption = ""
 ) -> Answer:
@@ -46,7 +46,7 @@ def approve(
     return approval_answer(invocation.service().approvals.approve(approval, tenant, invocation.user(), comment))
 
 
-@command(app, "reject")
+@command(app, "reject", permission="restore.approve")
 def reject(
     invocation: Invocation, approval: ApprovalArgument, tenant: TenantOption, comment: CommentOption = ""
 ) -> Answer:
@@ -54,7 +54,7 @@ def reject(
     return approval_answer(invocation.service().approvals.reject(approval, tenant, invocation.user(), comment))
 
 
-@command(app, "request-undo")
+@command(app, "request-undo", permission="restore.request")
 def request_undo(
     invocation: Invocation, restore_id: RestoreArgument, tenant: TenantOption, reason: ReasonOption
 ) -> Answer:

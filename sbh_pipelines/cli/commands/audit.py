@@ -45,7 +45,7 @@ class Format(StrEnum):
     CSV = "csv"
 
 
-@command(app, "list")
+@command(app, "list", permission="audit.read")
 def list_events(
     invocation: Invocation,
     tenant: OneTenant = None,
@@ -76,7 +76,7 @@ def list_events(
     return Answer(found, lambda out: _show_list(out, found), brief, AuditBroken.exit_status if found.errors else 0)
 
 
-@command(app, "verify")
+@command(app, "verify", permission="audit.read")
 def verify(
     invocation: Invocation,
     tenant: OneTenant = None,
@@ -120,7 +120,7 @@ def verify(
     return Answer(answer, lambda out: _show_verified(out, results), brief, AuditBroken.exit_status if broken else 0)
 
 
-@command(app, "export")
+@command(app, "export", permission="audit.export")
 def export(
     invocation: Invocation,
     to: Annotated[Path, typer.Option("--to", help="The file to write; it must not exist.", metavar="FILE")],

@@ -26,7 +26,7 @@ TenantOption = Annotated[str, typer.Option("--tenant", "-t", help="The tenant's 
 BackupArgument = Annotated[str, typer.Argument(help="A backup id, or `latest`.", metavar="BACKUP")]
 
 
-@command(app, "create")
+@command(app, "create", permission="backup.create")
 def create(
     invocation: Invocation,
     tenants: TenantsArgument = None,
@@ -58,7 +58,7 @@ def create(
     return Answer(created, lambda out: show_created(out, created), ids, status)
 
 
-@command(app, "list")
+@command(app, "list", permission="backup.list")
 def list_backups(invocation: Invocation, tenant: TenantArgument, former_key: FormerKeyOption = None) -> Answer:
     """List a tenant's backups, newest first. A damaged manifest is shown as an error (exit 8).
 
@@ -86,7 +86,7 @@ def list_backups(invocation: Invocation, tenant: TenantArgument, former_key: For
     return Answer(document, show_all, [backup.id for backup in found], status)
 
 
-@command(app, "show")
+@command(app, "show", permission="backup.list")
 def show(
     invocation: Invocation, backup: BackupArgument, tenant: TenantOption, former_key: FormerKeyOption = None
 ) -> Answer:
@@ -96,7 +96,7 @@ def show(
     return Answer(manifest, lambda out: show_manifest(out, manifest), [manifest.id])
 
 
-@command(app, "status")
+@command(app, "status", permission="backup.status")
 def status(invocation: Invocation, backup: BackupArgument, tenant: TenantOption) -> Answer:
     """Whether a backup is running, completed or failed."""
     service, user = invocation.service(), invocation.user()
@@ -104,7 +104,7 @@ def status(invocation: Invocation, backup: BackupArgument, tenant: TenantOption)
     return Answer(found, lambda out: out.print(facts(as_document(found))), [found.status])
 
 
-@command(app, "validate")
+@command(app, "validate", permission="backup.validate")
 def validate(
     invocation: Invocation,
     backup: BackupArgument,

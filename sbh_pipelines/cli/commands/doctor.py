@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sbh_pipelines.cli.command import Invocation, command
+from sbh_pipelines.cli.files import write_made
 from sbh_pipelines.cli.output import Answer, plural, printable, table
 from sbh_pipelines.cli.servers.stack import speaker
 from sbh_pipelines.errors import SettingsError
@@ -60,7 +61,7 @@ def _suggest(invocation: Invocation) -> Answer:
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "doctor")(doctor)
+    command(app, "doctor", permission="host.manage")(doctor)
 
 
 def _show(out: Any, report: "Report") -> None:
@@ -91,7 +92,7 @@ def _show(out: Any, report: "Report") -> None:
         )
 
 
-@command(app, "docs")
+@command(app, "docs", permission="host.manage")
 def docs(
     invocation: Invocation,
     write: Annotated[
@@ -99,8 +100,8 @@ def docs(
     ] = None,
 ) -> Answer:
     """Print the reference of all settings, docs/settings.md, made from the settings themselves."""
-    from sbh_pipelines.cli.settings_docs import fields, page
+    from sbh_pipelines.cli.settings_docs import MADE_BY, fields, page
 
     if write:
-        write.write_text(page(), "utf-8")
+        write_made(write, page(), MADE_BY)
     return Answer([row.as_dict() for row in fields()], lambda _: print("" if write else page(), end=""))

@@ -21,7 +21,7 @@ app = typer.Typer(name="drill", help="Rehearse restores: into a throw-away datab
 _SCENARIO_HELP = "What to rehearse: " + ", ".join(SCENARIOS) + ". May be repeated; default: all."
 
 
-@command(app, "run")
+@command(app, "run", permission="drill.run")
 def run(
     invocation: Invocation,
     tenant: Annotated[
@@ -60,7 +60,7 @@ def run(
     return Answer({"drills": records, "failed": refused}, show, [r.drill_id for r in records], status)
 
 
-@command(app, "list")
+@command(app, "list", permission="report.read")
 def list_drills(invocation: Invocation, tenant: TenantOption) -> Answer:
     """List a tenant's drills, newest first. A damaged record is shown as an error (exit 8)."""
     found = invocation.service().drills.of(tenant, invocation.user())

@@ -66,7 +66,7 @@ def export(
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "export")(export)
+    command(app, "export", permission="backup.export")(export)
 
 
 def _show(out: Any, report: "Export") -> None:

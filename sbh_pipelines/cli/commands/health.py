@@ -1,10 +1,8 @@
 """`sbh health`, `sbh metrics`, `sbh alerts test`: how the backups stand, in words, in numbers, and whether people are told."""
 
 import json
-import os
 import subprocess
 import sys
-import tempfile
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +11,7 @@ import typer
 
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.commands.tenants import complete_tenant
+from sbh_pipelines.cli.files import write_made
 from sbh_pipelines.cli.output import Answer, count, facts, mib, plural, seconds, table, utc, verdict
 from sbh_pipelines.cli.show.spans import span
 from sbh_pipelines.errors import AlertError, HealthError, RequestError, error_from_dict
@@ -28,9 +27,12 @@ _COLORS = {"critical": "bold red", "error": "red", "warning": "yellow"}
 _TIMEOUT_S = 180
 
 
+_MADE_BY = "# HELP sbh_"
+
+
 def add_to(root: typer.Typer) -> None:
-    command(root, "health")(health)
-    command(root, "metrics")(metrics)
+    command(root, "health", permission="health.read")(health)
+    command(root, "metrics", permission="health.read")(metrics)
 
 
 def health(invocation: Invocation, tenant: Annotated[str | None, _TENANT] = None) -> Answer:
@@ -88,7 +90,7 @@ def metrics(
         text = service.health.prometheus_text(user)
         if str(write) == "-":
             return Answer({"text": text}, lambda out: print(text, end=""), text.splitlines())
-        _write(write, text)
+        write_made(write, text, _MADE_BY)  # node_exporter must never read half a file
         series = sum(1 for line in text.splitlines() if not line.startswith("#"))
         document = {"file": str(write), "series": series}
         return Answer(document, lambda out: out.print(f"{series:,} series in {write}"), [str(write)])
@@ -133,28 +135,7 @@ def _time(moment: datetime | None) -> str:
     return utc(timestamp(moment)) if moment else ""
 
 
-def _write(file: Path, text: str) -> None:
-    """node_exporter must never read half a file."""
-    try:
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=f".{file.name}.", delete=False) as new:
-            try:
-                new.write(text)
-                new.flush()
-                os.fchmod(new.fileno(), 0o644)
-                os.replace(new.name, file)
-            except BaseException:
-                os.unlink(new.name)
-                raise
-    except OSError as error:
-        raise RequestError(
-            "Cannot write the metrics",
-            on=str(file),
-            why=error.strerror or type(error).__name__,
-            remedy="name a file in a directory that is there",
-        ) from None
-
-
-@command(app, "test")
+@command(app, "test", permission="host.manage")
 def try_channels(
     invocation: Invocation,
     severity: Annotated[

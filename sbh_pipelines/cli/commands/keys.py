@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(name="keys", help="Keys of the backups: state, rotation, public keys of certificates.")
 
 
-@command(app, "status")
+@command(app, "status", permission="keys.read")
 def status(invocation: Invocation, tenants: TenantsArgument = None) -> Answer:
     """Show each tenant's key epochs, which key wraps them, since when, and how much is still of earlier epochs. Nothing is
     unwrapped. Keys that cannot be read exit 7.
@@ -38,7 +38,7 @@ def status(invocation: Invocation, tenants: TenantsArgument = None) -> Answer:
     return Answer({"keys": found}, show, brief, KeyServiceError.exit_status if broken else 0)
 
 
-@command(app, "rotate")
+@command(app, "rotate", permission="keys.rotate")
 def rotate(
     invocation: Invocation,
     tenants: TenantsArgument = None,
@@ -84,7 +84,7 @@ def rotate(
     return Answer(document, show, brief, failure.exit_status if failure else 0)
 
 
-@command(app, "public")
+@command(app, "public", permission="keys.read")
 def public(invocation: Invocation) -> Answer:
     """Print the public key of each region's certificates of erasure. Whoever is to check certificates keeps them."""
     found = invocation.service().keys.public(invocation.user())
@@ -96,7 +96,7 @@ def public(invocation: Invocation) -> Answer:
     )
 
 
-@command(app, "verify")
+@command(app, "verify", permission="report.read")
 def verify(
     invocation: Invocation,
     certificate: Annotated[

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(name="platform", help="What tenants share: its backup, and the recovery after complete failure.")
 
 
-@command(app, "backup")
+@command(app, "backup", permission="platform.backup")
 def backup(invocation: Invocation) -> Answer:
     """Back up the schema, the shared tables, roles and grants (no passwords), sequences and the list of tenants."""
     service, user = invocation.service(), invocation.user()
@@ -28,7 +28,7 @@ def backup(invocation: Invocation) -> Answer:
     return Answer(made.document, lambda out: _show_backup(out, made), [made.manifest.id])
 
 
-@command(app, "list")
+@command(app, "list", permission="platform.backup")
 def list_backups(invocation: Invocation) -> Answer:
     """List the platform backups, newest first. A damaged manifest is shown as an error (exit 8)."""
     service, user = invocation.service(), invocation.user()
@@ -45,7 +45,7 @@ def list_backups(invocation: Invocation) -> Answer:
     return Answer(document, show, [m.id for m in found], RepositoryError.exit_status if damaged else 0)
 
 
-@command(app, "validate")
+@command(app, "validate", permission="platform.backup")
 def validate(
     invocation: Invocation,
     backup_id: Annotated[str, typer.Argument(help="A backup id, or `latest`.", metavar="BACKUP")] = "latest",
@@ -65,7 +65,7 @@ def validate(
     return Answer(found, show, [word], 0 if found.valid else RepositoryError.exit_status)
 
 
-@command(app, "restore")
+@command(app, "restore", permission="platform.restore")
 def restore(
     invocation: Invocation,
     into: Annotated[

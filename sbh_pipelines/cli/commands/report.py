@@ -28,7 +28,7 @@ app = typer.Typer(name="report", help="Recovery objectives, and what was measure
 _NAMED = 5
 
 
-@command(app, "recovery")
+@command(app, "recovery", permission="report.read")
 def recovery(
     invocation: Invocation,
     tenants: Annotated[
@@ -49,7 +49,7 @@ def recovery(
     return Answer(report, lambda out: _show(out, report), brief, RepositoryError.exit_status if issues else 0)
 
 
-@command(app, "compliance")
+@command(app, "compliance", permission="report.read")
 def compliance(
     invocation: Invocation,
     first: Annotated[str, typer.Option("--from", help="The period's first day, or a time.", metavar="DAY")],

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer(name="repository", help="Give back space, tenant by tenant.")
 
 
-@command(app, "prune")
+@command(app, "prune", permission="repository.prune")
 def prune(
     invocation: Invocation,
     tenants: TenantsArgument = None,

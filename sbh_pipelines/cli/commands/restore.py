@@ -52,7 +52,7 @@ BreakGlassOption = Annotated[
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for those who decide and those who audit.")]
 
 
-@command(app, "diff")
+@command(app, "diff", permission="restore.plan")
 @choosing
 def diff(
     invocation: Invocation,
@@ -81,7 +81,7 @@ def diff(
     return _planned(plan, run_command(plan.backup_id, tenant, request, into_database, password_file))
 
 
-@command(app, "run")
+@command(app, "run", permission="backup.restore")
 @choosing
 def run(
     invocation: Invocation,
@@ -152,7 +152,7 @@ def run(
     return _restored(result)
 
 
-@command(app, "request")
+@command(app, "request", permission="restore.request")
 @choosing
 def ask(
     invocation: Invocation,
@@ -174,7 +174,7 @@ def ask(
     return approval_answer(asked, f"sbh approvals approve {asked.approval_id} -t {tenant}")
 
 
-@command(app, "undo")
+@command(app, "undo", permission="restore.plan")
 def undo(
     invocation: Invocation,
     restore_id: RestoreArgument,
@@ -207,14 +207,14 @@ def undo(
     return _restored(result)
 
 
-@command(app, "status")
+@command(app, "status", permission="backup.status")
 def status(invocation: Invocation, restore_id: RestoreArgument, tenant: TenantOption) -> Answer:
     """Whether a restore is running, completed, failed or interrupted, and how far it is."""
     record = invocation.service().restores.status(restore_id, tenant, invocation.user())
     return Answer(record, lambda out: show_status(out, record), [record.status])
 
 
-@command(app, "looks")
+@command(app, "looks", permission="backup.restore")
 def list_looks(
     invocation: Invocation,
     tenant: Annotated[
@@ -226,7 +226,7 @@ def list_looks(
     return Answer(found, lambda out: out.print(looks_table(found)), [look.schema for look in found])
 
 
-@command(app, "drop-look")
+@command(app, "drop-look", permission="backup.restore")
 def drop_look(
     invocation: Invocation,
     schema: Annotated[str, typer.Argument(help="The name that `--into-schema` printed.", metavar="SCHEMA")] = "",
@@ -247,7 +247,7 @@ def drop_look(
     return Answer(dropped, lambda out: out.print(printable(f"Dropped: {gone}")), list(dropped.dropped))
 
 
-@command(app, "list")
+@command(app, "list", permission="backup.status")
 def list_restores(invocation: Invocation, tenant: TenantOption) -> Answer:
     """List a tenant's restores, newest first. One whose status is damaged is shown as an error (exit 8)."""
     found = invocation.service().restores.of(tenant, invocation.user())

@@ -117,15 +117,15 @@ def list_holds(invocation: Invocation, tenant: TenantArgument, former_key: Forme
 
 def add_to(app: typer.Typer) -> None:
     """Register under `sbh backup`."""
-    for name, function in (
-        ("forget", forget),
-        ("pin", pin),
-        ("unpin", unpin),
-        ("hold", hold),
-        ("release", release),
-        ("holds", list_holds),
+    for name, function, permission in (
+        ("forget", forget, "backup.forget"),
+        ("pin", pin, "backup.hold"),
+        ("unpin", unpin, "backup.hold"),
+        ("hold", hold, "hold.legal"),
+        ("release", release, "hold.legal"),
+        ("holds", list_holds, "backup.list"),
     ):
-        command(app, name)(function)
+        command(app, name, permission=permission)(function)
 
 
 def _one(placed: "HoldLine") -> Any:

@@ -52,7 +52,7 @@ def failed_table(title: str, failed: Sequence[FailedTenant], *, remedies: bool =
     return table(title, columns, lines)
 
 
-@command(app, "list")
+@command(app, "list", permission="backup.list")
 def list_tenants(invocation: Invocation) -> Answer:
     """List the tenants, as the application's tenants table has them, and those whose slug cannot be used."""
     tenants = invocation.service().tenants
@@ -69,7 +69,7 @@ def list_tenants(invocation: Invocation) -> Answer:
     return Answer(found, show, brief=[tenant.id for tenant in found])
 
 
-@command(app, "recovery-points")
+@command(app, "recovery-points", permission="backup.list")
 def recovery_points(
     invocation: Invocation,
     tenants: Annotated[
@@ -153,7 +153,7 @@ FormerKeyOption = Annotated[
 SlugArgument = Annotated[str, typer.Argument(help="Slug of the tenant.", metavar="TENANT")]
 
 
-@command(app, "erase")
+@command(app, "erase", permission="tenant.erase")
 def erase(
     invocation: Invocation,
     tenant: SlugArgument,
@@ -189,14 +189,14 @@ def erase(
     return _shown(erased)
 
 
-@command(app, "readmit")
+@command(app, "readmit", permission="tenant.erase")
 def readmit(invocation: Invocation, tenant: SlugArgument) -> Answer:
     """Allow backups of an erased tenant again. What was erased stays erased."""
     done = invocation.service().keys.readmit(tenant, invocation.user())
     return Answer(done, lambda out: out.print(f"{tenant} may be backed up again"), [tenant])
 
 
-@command(app, "adopt")
+@command(app, "adopt", permission="tenant.rehome")
 def adopt(
     invocation: Invocation,
     tenant: SlugArgument,
@@ -216,7 +216,7 @@ def adopt(
     return Answer(done, lambda out: out.print(told, markup=False), [tenant])
 
 
-@command(app, "retire")
+@command(app, "retire", permission="tenant.rehome")
 def retire(
     invocation: Invocation,
     tenant: SlugArgument,
@@ -232,7 +232,7 @@ def retire(
     return Answer(done, lambda out: out.print(told, markup=False), [tenant])
 
 
-@command(app, "certificate")
+@command(app, "certificate", permission="tenant.erase")
 def certificate(invocation: Invocation, tenant: SlugArgument) -> Answer:
     """Show the certificate of a tenant's last erasure, its signature checked."""
     return _shown(invocation.service().keys.certificate(tenant, invocation.user()))

@@ -26,7 +26,7 @@ _LARGEST_FILE = 64 << 10
 _TIMES = ("iat", "nbf", "exp")
 
 
-@command(app, "issue")
+@command(app, "issue", permission="token.issue")
 def issue(
     invocation: Invocation,
     user: Annotated[str, typer.Option("--user", help="Who will hold it: an id for run tags and the audit trail.")],
@@ -48,7 +48,7 @@ def issue(
     return Answer({"token": token}, lambda _: print(token), [token])
 
 
-@command(app, "revoke")
+@command(app, "revoke", permission="token.revoke")
 def revoke(
     invocation: Invocation,
     user: Annotated[
@@ -80,7 +80,7 @@ def revoke(
     return Answer({"revoked": rule.line()}, lambda _: print(rule.line()), [rule.line()])
 
 
-@command(app, "inspect")
+@command(app, "inspect", permission="token.inspect")
 def inspect(
     invocation: Invocation,
     file: Annotated[Path | None, typer.Argument(help="File with the token; default: standard input.")] = None,
@@ -103,7 +103,7 @@ def inspect(
     return Answer(document, lambda out: _show(out, report, word), [word], status)
 
 
-@command(app, "key")
+@command(app, "key", permission="host.manage")
 def key(
     invocation: Invocation,
     write: Annotated[Path, typer.Option("--write", metavar="FILE", help="Where to write it; FILE.pub as well.")],

@@ -17,7 +17,12 @@ from pathlib import Path
 from sbh_pipelines.errors import EmbeddedError
 
 _DEFINITIONS = "sbh_pipelines.definitions"
-_DG = (sys.executable, "-c", "from dagster_dg_cli.cli import main; main()")  # the program `dg`, wherever its script is
+_DG = (
+    sys.executable,
+    "-P",
+    "-c",
+    "from dagster_dg_cli.cli import main; main()",
+)  # the program `dg`, wherever its script is
 _INSTANCE = "# Written by `sbh demo`.\ntelemetry:\n  enabled: false\nnux:\n  enabled: false\n"
 # What the sensor `tenants_sync` does while a daemon runs; Dagster has no command for it.
 _ADD_PARTITIONS = """
@@ -53,6 +58,7 @@ class DagsterRuns:
             "DAGSTER_HOME": str(home),
             "SBH_SETTINGS": str(settings),
             "PYTHONUNBUFFERED": "1",
+            "PYTHONSAFEPATH": "1",  # also for what Dagster starts
         }
 
     def add_partitions(self, slugs: Sequence[str], say: Say) -> None:

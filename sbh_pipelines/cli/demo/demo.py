@@ -65,7 +65,7 @@ def demo(
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "demo")(demo)
+    command(app, "demo", permission="host.manage")(demo)
 
 
 @contextmanager

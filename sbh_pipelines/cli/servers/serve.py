@@ -34,7 +34,7 @@ _LOGGING = {
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "serve")(serve)
+    command(app, "serve", permission="host.manage")(serve)
 
 
 def serve(

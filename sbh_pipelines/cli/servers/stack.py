@@ -24,7 +24,7 @@ SeedOption = Annotated[int, typer.Option("--seed", help="The same seed gives the
 DEFAULT_DIR = Path(".sbh/stack")
 
 
-@command(app, "up")
+@command(app, "up", permission="host.manage")
 def up(
     invocation: Invocation,
     directory: DirOption = DEFAULT_DIR,
@@ -48,7 +48,7 @@ def up(
     return _up_answer(running, stack.status(running.dir), made)
 
 
-@command(app, "sample")
+@command(app, "sample", permission="host.manage")
 def sample(
     invocation: Invocation,
     directory: DirOption = DEFAULT_DIR,
@@ -67,7 +67,7 @@ def sample(
     return Answer(made, lambda out: out.print(_sample_table(made)), made.tenants)
 
 
-@command(app, "status")
+@command(app, "status", permission="host.manage")
 def status(invocation: Invocation, directory: DirOption = DEFAULT_DIR) -> Answer:
     """What runs, and where."""
     from sbh_pipelines.embedded.servers import stack
@@ -76,7 +76,7 @@ def status(invocation: Invocation, directory: DirOption = DEFAULT_DIR) -> Answer
     return Answer(found, lambda out: _show_status(out, found), ["up" if found.running else "down"])
 
 
-@command(app, "down")
+@command(app, "down", permission="host.manage")
 def down(invocation: Invocation, directory: DirOption = DEFAULT_DIR) -> Answer:
     """Stop the servers. Their data stay; `rm -r DIR` removes them."""
     from sbh_pipelines.embedded.servers import stack

@@ -12,7 +12,7 @@ from sbh_pipelines.cli.output import Answer
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "ui")(ui)
+    command(app, "ui", permission="host.manage")(ui)
 
 
 def ui(

@@ -24,6 +24,7 @@ def main() -> int:
         os.environ.pop(name, None)
     if given.settings:
         os.environ["SBH_SETTINGS"] = os.path.abspath(given.settings)  # for the code servers as well
+    os.environ["PYTHONSAFEPATH"] = "1"  # nor do those take modules from the folder that this was called in
     try:
         settings = load_settings()
         from sbh_pipelines.orchestration.guarded_ui import server  # imports Dagster: seconds

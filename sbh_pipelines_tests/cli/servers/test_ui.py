@@ -32,7 +32,7 @@ def test_the_process_becomes_the_server(sbh, became, tmp_path, monkeypatch):
         sbh("ui", "--settings", settings)
     with pytest.raises(Became):
         sbh("ui", "--host", "127.0.0.2", "-p", "1234", "-m", "my.defs", "-w", "a.yaml", "-w", "b.yaml")
-    start = [sys.executable, sys.executable, "-m", "sbh_pipelines.orchestration.guarded_ui"]
+    start = [sys.executable, sys.executable, "-P", "-m", "sbh_pipelines.orchestration.guarded_ui"]
     assert became[0] == [*start, "--host", "127.0.0.1", "--port", "3100", "--settings", settings]
     assert became[1][len(start) :] == [
         *("--host", "127.0.0.2", "--port", "1234", "--module", "my.defs"),
