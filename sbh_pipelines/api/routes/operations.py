@@ -1,6 +1,7 @@
 """Operations: watching long work, and stopping it."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from fastapi import APIRouter, Path
@@ -31,13 +32,14 @@ OperationId = Annotated[
 )
 async def list_operations(call: ACall, limit: pages.Limit = 50, cursor: pages.Cursor = None) -> Response:
     """Those that this API launched for the tenant, or for all where a platform user names none; the newest first."""
-    tags = _tags(call)
+    call.tenant_or_all()
 
     def work() -> answers.OperationPage:
-        _permit(call, "backup.status")
+        whose = permitted(call, "backup.status")
         after = pages.decode(cursor, 1)[0] if cursor is not None else None
-        runs = call.api.dagster.runs(tags, cursor=after, limit=limit + 1)
-        shown = [ops.brief(run, call.user, call.api.settings.dagster_public_url) for run in runs[:limit]]
+        runs = call.api.dagster.runs(whose.tags, cursor=after, limit=limit + 1)
+        own = [run for run in runs[:limit] if whose.has(run)]
+        shown = [ops.brief(run, call.user, call.api.settings.dagster_public_url) for run in own]
         following = pages.encode((runs[limit - 1].id,)) if len(runs) > limit else None
         return answers.OperationPage(shown, following)
 
@@ -53,11 +55,10 @@ async def list_operations(call: ACall, limit: pages.Limit = 50, cursor: pages.Cu
 @router.get("/api/operation/{operation_id}", include_in_schema=False)
 async def get_operation(call: ACall, operation_id: OperationId) -> Response:
     """Status, progress in percent, then the result or the error with its code."""
-    tags = _tags(call)
+    call.tenant_or_all()
 
     def work() -> answers.Operation:
-        _permit(call, "backup.status")
-        run = _found(call, operation_id, tags)
+        run = _found(call, operation_id, permitted(call, "backup.status"))
         known = ops.full(run, call.api.dagster.events(run.id), call.user, call.api.settings.dagster_public_url)
         if run.under_way and known.kind in (ops.RESTORE, ops.UNDO) and known.status != "queued":
             known = _with_restore(call, run, known)
@@ -76,10 +77,11 @@ async def get_operation(call: ACall, operation_id: OperationId) -> Response:
 @router.post("/api/operations/{operation_id}/cancel", include_in_schema=False)
 async def cancel(call: ACall, operation_id: OperationId) -> Response:
     """A backup is abandoned; a restore is rolled back where it had not committed. One that has ended stays as it is: 409."""
-    tags = _tags(call)
+    call.tenant_or_all()
 
     def work() -> answers.Accepted:
-        run = _found(call, operation_id, tags)
+        whose = permitted(call, "run.cancel")
+        run = _found(call, operation_id, whose)
         _refuse_ended(run)
         if run.status != "CANCELING":
             try:
@@ -87,7 +89,7 @@ async def cancel(call: ACall, operation_id: OperationId) -> Response:
             except OrchestratorUnavailable:
                 raise
             except OrchestratorError as error:  # it may have ended, or its process begun, just now
-                _refuse_ended(_found(call, operation_id, tags))
+                _refuse_ended(_found(call, operation_id, whose))
                 raise _not_now(error) from None
         status: answers.Status = "canceled" if run.status in ("QUEUED", "NOT_STARTED") else "canceling"
         return ops.accepted(run.id, run.tags.get(ops.CALL_TAG, ""), run.tags[ops.TENANT_TAG], status)
@@ -110,22 +112,38 @@ def _not_now(error: OrchestratorError) -> Refusal:
     return Refusal(later, status=409)
 
 
-def _tags(call: Call) -> dict[str, str]:
-    tenant = call.tenant_or_all()
-    return {ops.VIA_TAG: ops.VIA, **({ops.TENANT_TAG: tenant} if tenant is not None else {})}
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """Whose operations the caller may know of.
+
+    Attributes:
+        tags: Those that their runs have.
+        owner: What the runs say of their tenant, if they say it; None for those of all tenants.
+    """
+
+    tags: Mapping[str, str]
+    owner: str | None = None
+
+    def has(self, run: Run) -> bool:
+        return self.owner is None or run.tags.get(ops.OWNER_TAG, self.owner) == self.owner
 
 
-def _permit(call: Call, action: str) -> None:
-    tenant = call.tenant_or_all()
-    if tenant is None:
-        call.service.launches.permit_platform(call.user, action)
-    else:
-        call.service.launches.permit(tenant, call.user, action)
+def permitted(call: Call, action: str) -> Whose:
+    """Raises AccessDenied and the like."""
+    slug, launches = call.tenant_or_all(), call.service.launches
+    if slug is None:
+        launches.permit_platform(call.user, action)
+        return Whose({ops.VIA_TAG: ops.VIA})
+    tenant = launches.permit(slug, call.user, action)
+    tags, owner = {ops.VIA_TAG: ops.VIA, ops.TENANT_TAG: slug}, ops.owner_tag(tenant)
+    if call.service.tenants.housed(tenant).home == slug:  # nobody else had it, also before runs said whose they are
+        return Whose(tags, owner)
+    return Whose({**tags, ops.OWNER_TAG: owner}, owner)
 
 
-def _found(call: Call, operation_id: str, tags: dict[str, str]) -> Run:
+def _found(call: Call, operation_id: str, whose: Whose) -> Run:
     """The run, if it is one that this caller may know of; else the same answer as for one that never was."""
-    runs = call.api.dagster.runs(tags, run_id=operation_id, limit=1)
+    runs = [run for run in call.api.dagster.runs(whose.tags, run_id=operation_id, limit=1) if whose.has(run)]
     if not runs:
         raise Refusal(RequestError("No such operation", on=operation_id, remedy="see GET /api/operations"), status=404)
     return runs[0]

@@ -76,6 +76,7 @@ class Launcher:
                 self._refuse_beside(own, {wanted.call})
             tags = {
                 **own,
+                ops.OWNER_TAG: ops.owner_tag(tenant),
                 ops.USER_TAG: user.user_id,
                 ops.ROLE_TAG: user.role.name.lower(),
                 ops.CALL_TAG: wanted.call,

@@ -4,6 +4,7 @@ A run says what it did in the metadata of its events; an operation shows a chose
 has it. Which tenant a run is for, and who asked for it, is in its tags.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -12,11 +13,12 @@ from sbh_pipelines.api.runs.dagster import Event, Run
 from sbh_pipelines.api.schema.answers import Accepted, Operation, OperationLine, Status
 from sbh_pipelines.api.schema.problems import error_answer, sees_internals
 from sbh_pipelines.errors import OrchestratorError, SbhError, error_from_dict
-from sbh_pipelines.model import timestamp
+from sbh_pipelines.model import Tenant, timestamp
 from sbh_pipelines.security.policy import UserContext
 
 USER_TAG, ROLE_TAG, TENANT_TAG, VIA_TAG = "user", "sbh/role", "sbh/tenant", "sbh/via"
 CALL_TAG, BACKUP_TAG, RESTORE_TAG = "sbh/call", "sbh/backup_id", "sbh/restore_id"
+OWNER_TAG = "sbh/tenant_key"
 IDEMPOTENCY_TAG, REQUEST_TAG = "sbh/idempotency", "sbh/request"
 VIA = "api"
 
@@ -58,6 +60,11 @@ _SHOWN: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 _SHOWN[UNDO] = _SHOWN[RESTORE]
 _RESULTS = ("MaterializationEvent", "ObservationEvent", "ExecutionStepOutputEvent")
+
+
+def owner_tag(tenant: Tenant) -> str:
+    """What tells a run's tenant from another that gets its slug later."""
+    return hashlib.sha256(f"{tenant.id}\0{tenant.key}".encode()).hexdigest()[:16]
 
 
 def status_of(run: Run) -> Status:

@@ -8,10 +8,14 @@ has put it aside, and then the newcomer's is another repository, under a name th
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
 
 import pytest
 
+from sbh_pipelines.api.routes.operations import permitted
+from sbh_pipelines.api.runs import operations
+from sbh_pipelines.api.runs.dagster import Run
 from sbh_pipelines.backup.service import tenants as module
 from sbh_pipelines.backup.site.owners import Owners
 from sbh_pipelines.errors import (
@@ -23,6 +27,7 @@ from sbh_pipelines.errors import (
     UnknownBackup,
     UnknownTenant,
 )
+from sbh_pipelines.model import Tenant, TenantId
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
 
@@ -301,3 +306,25 @@ def test_an_outage_of_the_database_opens_nothing_to_who_was_known_before(
     ):
         with pytest.raises(SlugTaken):
             way()
+
+
+def test_runs_of_the_former_tenant_are_not_the_newcomers_operations(taken: Application) -> None:
+    """Dagster goes by slugs; the API asks each run whose it is."""
+    service = taken.service()
+    call = SimpleNamespace(service=service, user=MALLORY, tenant_or_all=lambda: ACME)
+    former, newcomer = (Tenant(TenantId(ACME), key, "eu-west-1", "critical") for key in ("1", "9"))
+
+    def run(**tags: str) -> Run:
+        return Run("0" * 8, "SUCCESS", "job", {"sbh/via": "api", "sbh/tenant": ACME, **tags}, 0.0, None, None)
+
+    runs = {
+        "former": run(**{operations.OWNER_TAG: operations.owner_tag(former)}),
+        "earlier": run(),
+        "own": run(**{operations.OWNER_TAG: operations.owner_tag(newcomer)}),
+    }
+    with pytest.raises(SlugTaken):
+        permitted(call, "backup.status")  # type: ignore[arg-type]
+    service.keys.retire(ACME, ADMIN, confirm=ACME)
+    whose = permitted(call, "backup.status")  # type: ignore[arg-type]
+    seen = {name for name, one in runs.items() if whose.has(one) and whose.tags.items() <= one.tags.items()}
+    assert seen == {"own"}
