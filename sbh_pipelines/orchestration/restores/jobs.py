@@ -43,7 +43,7 @@ def restore_tenant(context: dg.OpExecutionContext, backups: Backups) -> _Events:
             request = service.restores.opened(config.sealed, config.backup_id, tenant, user, request)
         if config.validate_only:
             plan = service.restores.plan(config.backup_id, tenant, user, request, progress=progress)
-            yield _planned(context, plan, request)
+            yield _planned(context, plan)
             return
         result = service.restores.run(
             config.backup_id,
@@ -75,7 +75,7 @@ def undo_tenant_restore(context: dg.OpExecutionContext, backups: Backups) -> _Ev
             plan = backups.service.restores.plan_undo(
                 config.restore_id, tenant, user, progress=ProgressLog(context.log)
             )
-            yield _planned(context, plan, RestoreRequest())
+            yield _planned(context, plan)
             return
         result = backups.service.restores.undo(
             config.restore_id,
@@ -112,8 +112,9 @@ def undo_restore_job() -> None:
     undo_tenant_restore()
 
 
-def _planned(context: dg.OpExecutionContext, plan: "RestorePlan", request: RestoreRequest) -> dg.Output[dict[str, Any]]:
+def _planned(context: dg.OpExecutionContext, plan: "RestorePlan") -> dg.Output[dict[str, Any]]:
     """The plan as the op's output; a failure that shows it where a restore would refuse."""
+    request = RestoreRequest(rows=plan.scope.rows, files=tuple(plan.scope.files or ()))
     plan = replace(plan, problems=tuple(without(problem, request) for problem in plan.problems))
     metadata = plan_metadata(plan)
     if plan.problems:

@@ -52,6 +52,7 @@ def state(instance: dg.DagsterInstance) -> dict[str, Any]:
     }
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("role", [None, "viewer", "operator"])
 def test_whatever_is_sent_nothing_beyond_the_role_is_done(ui: Ui, role: str | None) -> None:
     """And the server stays: no answer is an error of the guard's, and none has a secret of the process."""
