@@ -98,18 +98,18 @@ def _in_json(secret_id: str, text: str, key: str) -> str:
 def _value(secret_id: str, regions: tuple[str | None, ...]) -> dict[str, Any]:
     """The answer of the first region that has the secret. The session's own region is asked before the site's first one."""
     import boto3  # only sites that use it pay for its import
+    from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
-    session = boto3.Session()
+    session, patience = boto3.Session(), Config(connect_timeout=5, read_timeout=10)
     asked = dict.fromkeys(found for found in (regions[0], session.region_name, *regions[1:]) if found)
     if _ARN.fullmatch(secret_id):
         asked = dict.fromkeys(found for found in regions if found)
     code = "NoRegionError"
     for region in asked:
         try:
-            answer: dict[str, Any] = session.client("secretsmanager", region_name=region).get_secret_value(
-                SecretId=secret_id
-            )
+            client = session.client("secretsmanager", region_name=region, config=patience)
+            answer: dict[str, Any] = client.get_secret_value(SecretId=secret_id)
             return answer
         except ClientError as error:
             code = str(error.response.get("Error", {}).get("Code", ""))
