@@ -81,6 +81,7 @@ Each error says what failed (`what`), on what (`on`), why (`why`), and what to d
 Drivers' and SDKs' errors are translated once, at the seam where they arise; they never leak through a face.
 """
 
+import traceback
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -438,6 +439,21 @@ class OrchestratorUnavailable(OrchestratorError):
 
 class RequestUnreadable(OrchestratorError):
     code = "SBH-923"
+
+
+def unforeseen(error: Exception, on: str) -> SbhError:
+    """An error that nobody thought of, as one of its tenant alone: the others of a batch go on.
+
+    Of its text nothing is kept: it may quote what was read.
+    """
+    frames = list(traceback.walk_tb(error.__traceback__))
+    where = f"{frames[-1][0].f_code.co_filename.rpartition('/')[2]}:{frames[-1][1]}" if frames else "?"
+    return SbhError(
+        "Something that was not foreseen went wrong",
+        on=on,
+        why=f"{type(error).__name__} at {where}",
+        remedy="report it; if an object of the tenant is damaged or foreign, `sbh backup validate` names it",
+    )
 
 
 def error_from_dict(fields: Mapping[str, object]) -> SbhError:

@@ -16,7 +16,7 @@ from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.database.schema.tenants import find_tenants, unknown
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.database.session.snapshot import exported_snapshot
-from sbh_pipelines.errors import LeaseLost, ObjectMissing, SbhError
+from sbh_pipelines.errors import LeaseLost, ObjectMissing, SbhError, unforeseen
 from sbh_pipelines.model import BackupId, BackupType, RecoveryPoint, Tenant, TenantId, timestamp
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.format import Keys, pretty
@@ -129,6 +129,8 @@ class OpenDrafts:
                 return work(draft)
             except SbhError as error:
                 return self.fail(draft, step, error)
+            except Exception as error:
+                return self.fail(draft, step, unforeseen(error, draft.tenant.id))
 
         live = running(drafts)  # of a large tick few are, and the others need no thread
         if len(live) < 2:

@@ -47,9 +47,10 @@ def backup_status(site: Site, tenant: Tenant, backup_id: BackupId) -> BackupStat
     try:
         key = prefix + Keys.failure(backup_id)
         record = parse_document(store.get(key, most_bytes(Keys.FAILURES)), store.url(key))
-        error = record.get("error") or {}
+        told, step = record.get("error"), record.get("step")  # nothing of it is signed
+        error = told if isinstance(told, dict) else {}
         said = str(error_from_dict(error)) if error else ""
-        return BackupStatus(backup_id, tenant.id, "failed", record.get("step"), said, error)
+        return BackupStatus(backup_id, tenant.id, "failed", step if isinstance(step, str) else None, said, error)
     except ObjectMissing:
         pass
     lease = leases.running(store, prefix, site.clock)

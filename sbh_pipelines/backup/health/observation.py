@@ -24,7 +24,7 @@ from sbh_pipelines.backup.retain.forget import ForgetPlan, policy_plan
 from sbh_pipelines.backup.retain.policy import policy_of
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import side_by_side
-from sbh_pipelines.errors import ObjectMissing, RepositoryError, SbhError, SettingsError, error_from_dict
+from sbh_pipelines.errors import ObjectMissing, RepositoryError, SbhError, SettingsError, error_from_dict, unforeseen
 from sbh_pipelines.model import BackupId, Tenant, TenantId, parse_timestamp
 from sbh_pipelines.repository.bounds import listed, most_bytes
 from sbh_pipelines.repository.documents import list_manifest_ids
@@ -192,6 +192,8 @@ def observe(site: Site, tenant: Tenant, before: Observation | None = None, fully
         return base
     except SbhError as error:
         return Observation(tenant, now, now, error=error)
+    except Exception as error:  # one tenant's damage is not everybody's blindness
+        return Observation(tenant, now, now, error=unforeseen(error, tenant.id))
 
 
 def _with_failures(site: Site, base: Observation, names: Sequence[str]) -> Observation:

@@ -15,7 +15,7 @@ from sbh_pipelines.backup.retain.prune import PruneReport, lease_for, prune
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import streamed
 from sbh_pipelines.document import optional
-from sbh_pipelines.errors import KeyRotationFailed, ObjectMissing, SbhError, StoreDenied, UnknownBackup
+from sbh_pipelines.errors import KeyRotationFailed, ObjectMissing, SbhError, StoreDenied, UnknownBackup, unforeseen
 from sbh_pipelines.model import HousedTenant, Progress, ProgressSink, Tenant, timestamp
 from sbh_pipelines.placement import PLATFORM
 from sbh_pipelines.repository.catalog.catalog import OWNER
@@ -196,6 +196,8 @@ def rotate_all(
             return None
         except SbhError as error:
             return error
+        except Exception as error:
+            return unforeseen(error, owner.name)
 
     results = streamed(one, owners, name="rotate", threads=threads, ahead=len(owners))
     for number, (owner, result) in enumerate(zip(owners, results, strict=True), 1):

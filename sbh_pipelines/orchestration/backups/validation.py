@@ -8,7 +8,7 @@ from pydantic import Field
 
 from sbh_pipelines.backup.contents.manifest import LATEST, Manifest
 from sbh_pipelines.document import as_document
-from sbh_pipelines.errors import SbhError, UnknownBackup
+from sbh_pipelines.errors import SbhError, UnknownBackup, unforeseen
 from sbh_pipelines.orchestration.backups import checks
 from sbh_pipelines.orchestration.backups.steps import OBJECT_STORE
 from sbh_pipelines.orchestration.common import batch
@@ -62,6 +62,9 @@ def validate_backups(
             found = service.backups.validate(manifest.id, tenant, user, deep=config.deep, progress=progress)
         except SbhError as error:
             bad.append(FailedTenant.of(tenant, "validate", error))
+            continue
+        except Exception as error:  # one tenant's damage never ends the others' work
+            bad.append(FailedTenant.of(tenant, "validate", unforeseen(error, tenant)))
             continue
         said = "valid" if found.valid else "NOT valid"
         context.log.info(f"{tenant}: {found.backup_id}: {said}")

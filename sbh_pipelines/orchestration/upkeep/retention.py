@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import dagster as dg
 from pydantic import Field
 
-from sbh_pipelines.errors import LeaseHeld, SbhError
+from sbh_pipelines.errors import LeaseHeld, SbhError, unforeseen
 from sbh_pipelines.model import Progress, ProgressSink
 from sbh_pipelines.orchestration.backups.steps import OBJECT_STORE
 from sbh_pipelines.orchestration.common import batch
@@ -162,6 +162,10 @@ def _each(
                 return
             context.log.error(f"{tenant}: {error}")
             failed.append(FailedTenant.of(tenant, step, error))
+        except Exception as error:  # one tenant's damage never ends the others' work
+            told = unforeseen(error, tenant)
+            context.log.error(f"{tenant}: {told}")
+            failed.append(FailedTenant.of(tenant, step, told))
         progress(Progress(step, tenant, len(reports) + len(failed), len(tenants), "tenants"))
 
     for tenant in tenants:

@@ -5,23 +5,31 @@ Every read has a bound by its kind, looked at before the bytes are; what is past
 
 import io
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, ParamValidationError
 
+from sbh_pipelines.backup.health.observation import Observation, observe
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.errors import CorruptObject, ObjectTooLarge, SbhError
+from sbh_pipelines.errors import CorruptObject, ObjectTooLarge, SbhError, TooManyObjects
+from sbh_pipelines.model import utc_now
 from sbh_pipelines.repository.format import PACK_MAGIC, parse_document
+from sbh_pipelines.stores.base import ObjectInfo
 from sbh_pipelines_tests.security.attacks.bucket.conftest import Hands, measured
-from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, BUCKET
-from sbh_pipelines_tests.support.site import site_of
+from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, BUCKET, Application
+from sbh_pipelines_tests.support.fault_stores import Wrapped, nothing
+from sbh_pipelines_tests.support.site import site_of, site_with_stores, with_stores
 
 MIB = 1 << 20
-LARGE = 100 * MIB  # one process could hold it; ten of them, or one of 30 GB, it could not
+LARGE = 100 * MIB  # this process could hold it; ten of them, or one of 30 GB, it could not
 ALLOWED = 70 * MIB
 PACK = "ab" * 32
+NONE = {ACME: None, BOLT: None}
 
 # What lies in a tenant's repository, each by a name that is read for what it is.
 NAMES = (
@@ -35,7 +43,6 @@ NAMES = (
     "holds/pin-backup_20240115_1200.json",
     "listing.json",
     f"packs/{PACK}",
-    f"index/damaged-{PACK}",
     "audit/000000000099.jsonl",
 )
 READS: dict[str, Callable[[BackupService], object]] = {
@@ -56,71 +63,71 @@ READS: dict[str, Callable[[BackupService], object]] = {
 }
 
 
-def batch(hands: Hands) -> dict[str, SbhError | None]:
+def batch(service: BackupService) -> dict[str, SbhError | None]:
     """A backup of both tenants in one batch, in a process that starts for it: the error of each."""
-    return {str(one.tenant.id): one.error for one in hands.service().backups.create_all([ACME, BOLT], ADMIN)}
+    return {str(one.tenant.id): one.error for one in service.backups.create_all([ACME, BOLT], ADMIN)}
 
 
-def spread(hands: Hands, names: Iterable[str]) -> None:
-    """The same 100 MiB under each key: sent once, and copied by the server."""
-    client, source = hands.stack.s3_client(), f"{hands.mark}/large"
-    if source not in hands.keys(source):
-        client.upload_fileobj(io.BytesIO(bytes(LARGE)), BUCKET, source)
-    for name in names:
-        client.copy({"Bucket": BUCKET, "Key": source}, BUCKET, name)
+def asked(service: BackupService, reads: Iterable[str] = READS) -> dict[str, str]:
+    """The codes of what was refused, by what was asked."""
+    codes = {}
+    for name in reads:
+        try:
+            READS[name](service)
+        except SbhError as error:
+            codes[name] = error.code
+    return codes
+
+
+def enlarge(path: Path) -> None:
+    """4 GiB that take no room on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.truncate(4 << 30)
 
 
 def test_objects_that_are_far_too_large_are_not_read(hands: Hands) -> None:
-    """Whatever is asked about the tenant, it is answered or refused, and what was refused is named."""
-    assert batch(hands) == {ACME: None, BOLT: None}
-    spread(hands, [hands.key(name) for name in NAMES])
-    codes = {}
+    """Whatever is asked about the tenant is answered or refused; and a pack's trailer that claims all of it as directory is nobody's word."""
+    service = hands.service()
+    assert batch(service) == NONE
+    client, first, *others = hands.stack.s3_client(), *(hands.key(name) for name in NAMES)
+    body = bytes(LARGE - 20) + struct.pack(">QI8s", 0, LARGE - 20, PACK_MAGIC)
+    client.upload_fileobj(io.BytesIO(body), BUCKET, first)
+    for name in others:
+        client.copy({"Bucket": BUCKET, "Key": first}, BUCKET, name)
+    del body
     with measured() as memory:
-        for name, read in READS.items():
-            try:
-                read(hands.service())
-            except SbhError as error:
-                codes[name] = error.code
+        codes = asked(hands.service())
+        errors = batch(hands.service())
     assert memory.grown < ALLOWED, f"{memory.grown >> 20} MiB; {codes}"
     assert codes == {"latest": "SBH-607", "prune": "SBH-605"}  # the newest manifest cannot be read
+    assert errors == NONE
+    with site_of(hands.service()).repository(hands.application.tenant()) as repository:
+        repository.load_index()
+        damages = {damage.key: damage.error for damage in repository.damages}
+    assert "says that its directory has" in damages[f"packs/{PACK}"].why
 
 
 @pytest.mark.parametrize("name", ["keys/0001.json", "lease.json"])
-def test_one_tenants_damage_is_its_own(hands: Hands, name: str) -> None:
+def test_one_tenants_damage_is_its_own(application: Application, name: str) -> None:
     """The batch goes on with the others."""
-    assert batch(hands) == {ACME: None, BOLT: None}
-    spread(hands, [hands.key(name)])
+    assert batch(application.service()) == NONE
+    enlarge(application.repository(ACME) / name)
     with measured() as memory:
-        errors = batch(hands)
+        errors = batch(application.service())
     assert memory.grown < ALLOWED, f"{memory.grown >> 20} MiB"
     assert isinstance(errors[ACME], ObjectTooLarge)
     assert errors[BOLT] is None
 
 
-def test_a_head_of_a_trail_that_is_far_too_large_is_as_good_as_none(hands: Hands) -> None:
+def test_a_head_of_a_trail_that_is_far_too_large_is_as_good_as_none(application: Application) -> None:
     """Events are recorded all the same: the links tell where the trail ends."""
-    assert batch(hands) == {ACME: None, BOLT: None}
-    spread(hands, [f"{hands.mark}-catalog/audit/eu-west-1/heads/{ACME}.json"])
+    assert batch(application.service()) == NONE
+    enlarge(application.bucket / "_sbh-catalog" / "audit" / "eu-west-1" / "heads" / f"{ACME}.json")
     with measured() as memory:
-        assert batch(hands) == {ACME: None, BOLT: None}
+        assert batch(application.service()) == NONE
     assert memory.grown < ALLOWED, f"{memory.grown >> 20} MiB"
-    assert not hands.service().audit.verify(ADMIN, ACME).issues  # and the head was put right
-
-
-def test_a_pack_that_claims_to_be_all_directory_is_not_read(hands: Hands) -> None:
-    """Its trailer is nobody's word: the directory that it tells of would be the whole object."""
-    assert batch(hands) == {ACME: None, BOLT: None}
-    body = bytes(LARGE - 20) + struct.pack(">QI8s", 0, LARGE - 20, PACK_MAGIC)
-    hands.stack.s3_client().upload_fileobj(io.BytesIO(body), BUCKET, hands.key(f"packs/{PACK}"))
-    del body
-    with measured() as memory:
-        assert batch(hands) == {ACME: None, BOLT: None}
-    assert memory.grown < ALLOWED, f"{memory.grown >> 20} MiB"
-    site = site_of(hands.service())
-    with site.repository(hands.application.tenant()) as repository:
-        repository.load_index()
-        (damage,) = repository.damages
-    assert "says that its directory has" in damage.error.why
+    assert not application.service().audit.verify(ADMIN, ACME).issues  # and the head was put right
 
 
 ODD = ("../../bolt/backups/x", "backup_\n\x01.json", "x" * 700, "backup_\u202eü.json", "a//b", "backup_'; --<b>.json")
@@ -132,19 +139,13 @@ FOLDERS = (
 
 def test_keys_with_odd_names_are_nobodys(hands: Hands) -> None:
     """They are passed over or named as damage, and keep no work from being done."""
-    assert batch(hands) == {ACME: None, BOLT: None}
+    assert batch(hands.service()) == NONE
     for folder in FOLDERS:
         for name in ODD:
             with suppress(ClientError, ParamValidationError):  # not every server takes every name
                 hands.put(hands.key(folder + name), b"{}")
-    assert batch(hands) == {ACME: None, BOLT: None}
-    codes = {}
-    for name, read in READS.items():
-        try:
-            read(hands.service())
-        except SbhError as error:
-            codes[name] = error.code
-    assert codes == {"status": "SBH-203"}  # which is right
+    assert batch(hands.service()) == NONE
+    assert asked(hands.service(), ("list", "holds", "restores", "audit", "trail", "keys", "prune")) == {}
 
 
 @pytest.mark.parametrize(
@@ -168,3 +169,58 @@ def test_json_of_any_shape_is_damage(body: bytes) -> None:
         document = parse_document(body, "a document")
         assert set(document) <= {"a", "expires_at"}
     assert memory.grown < ALLOWED, f"{memory.grown >> 20} MiB"
+
+
+def test_a_million_keys_under_a_prefix_are_counted_and_not_kept(application: Application) -> None:
+    """Small objects are cheap to put: the tenant's listing is refused at its bound, and memory does not grow with it."""
+    assert batch(application.service()) == NONE
+    now = datetime.now(UTC)
+
+    class Crowded(Wrapped):
+        def list(self, prefix: str) -> Iterator[ObjectInfo]:
+            yield from self._inner.list(prefix)
+            if prefix.endswith(f"{ACME}/backups/manifests/"):
+                for number in range(1_000_000):
+                    yield ObjectInfo(f"{prefix}backup_20240115_{number:04d}.json", 2, "e", now)
+            if prefix.endswith((f"{ACME}/backups/holds/", f"{ACME}/backups/failures/")):
+                for number in range(1_000_000):
+                    yield ObjectInfo(f"{prefix}{number}.json", 2, "e", now)
+
+    def crowd(store: Any, _: Any) -> Any:
+        return Crowded(store, nothing, nothing)
+
+    crowded = with_stores(application.service(), crowd)
+    with measured() as memory:
+        for read in (READS["list"], READS["holds"], READS["failed"]):
+            with pytest.raises(TooManyObjects, match="see who can write to the bucket"):
+                read(crowded)
+        observed = {
+            str(one.tenant.id): one.error for one in (observed_by(application, crowd, name) for name in (ACME, BOLT))
+        }
+    assert memory.grown < 3 * ALLOWED, f"{memory.grown >> 20} MiB"
+    assert isinstance(observed[ACME], TooManyObjects)
+    assert observed[BOLT] is None
+
+
+def test_an_error_that_nobody_foresaw_is_its_tenants_own(application: Application) -> None:
+    """Whatever a driver or a parser raises on what it was given: the others of the batch are backed up, and its text is kept nowhere."""
+
+    def hostile(verb: str, key: str) -> None:
+        if verb == "list" and key.endswith(f"/{ACME}/backups/packs/"):
+            raise KeyError("customer's row")
+
+    def breaking(store: Any, _: Any) -> Any:
+        return Wrapped(store, hostile, nothing)
+
+    broken = with_stores(application.service(), breaking)
+    errors = batch(broken)
+    assert errors[BOLT] is None
+    assert errors[ACME] is not None
+    assert "KeyError at" in errors[ACME].why
+    assert "customer" not in str(errors[ACME])
+    assert observed_by(application, breaking, BOLT).error is None
+
+
+def observed_by(application: Application, wrap: Callable[[Any, Any], Any], name: str) -> Observation:
+    site = site_with_stores(application.service().settings, utc_now, wrap)
+    return observe(site, Application.tenant(name))
