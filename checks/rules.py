@@ -69,3 +69,17 @@ httpx.Client(verify=context, follow_redirects=False)
 httpx.get(url, follow_redirects=True)
 # ruleid: server-not-verified
 httpx.get(url, verify=False)
+
+# ok: object-read-without-bound
+repository.store.get(key, most_bytes(key))
+# ok: object-read-without-bound
+stats.get(key)
+# ruleid: object-read-without-bound
+repository.store.get(key)
+# ruleid: object-read-without-bound
+self._store.get_with_etag(key)
+
+# ok: redirect-followed
+OPENER.open(request)
+# ruleid: redirect-followed
+urllib.request.urlopen(request)

@@ -1,4 +1,4 @@
-"""Who people are taken for, and where passwords go: what the settings leave open although they are sound."""
+"""Who people are taken for, where passwords go, and what one takes of what all share: what sound settings leave open."""
 
 from sbh_pipelines.database.session.targets import NamedDatabase, named
 from sbh_pipelines.doctor.findings import Report
@@ -7,6 +7,7 @@ from sbh_pipelines.settings.access import CHANGEABLE
 
 AREA = "access"
 _A_DAY_S = 86_400
+_PROXIES_KEEP_S = 60  # nginx and AWS's load balancers, as they come
 
 
 def check(report: Report, settings: Settings) -> None:
@@ -15,6 +16,8 @@ def check(report: Report, settings: Settings) -> None:
         _check_names(report, settings)
     with report.trying(AREA):
         _check_drills(report, settings)
+    with report.trying(AREA):
+        _check_shares(report, settings)
 
 
 def _check_names(report: Report, settings: Settings) -> None:
@@ -54,4 +57,29 @@ def _check_drills(report: Report, settings: Settings) -> None:
             "Drills give the password of the application's database to another server",
             "drill.dsn names one, and the section [drill] has no password",
             "set drill.password_file to a file with the password of the role on that server",
+        )
+
+
+def _check_shares(report: Report, settings: Settings) -> None:
+    api = settings.api
+    if api.expensive_per_tenant >= api.expensive_threads > 1:
+        report.warn(
+            AREA,
+            "One tenant's plans can keep all others' waiting",
+            f"api.expensive_per_tenant = {api.expensive_per_tenant}, and api.expensive_threads = {api.expensive_threads}",
+            f"set api.expensive_per_tenant below {api.expensive_threads}, or more api.expensive_threads",
+        )
+    if api.behind_proxy and api.keep_alive_s <= _PROXIES_KEEP_S:
+        report.warn(
+            AREA,
+            "The API closes connections that the proxy in front may still use",
+            f"api.keep_alive_s = {api.keep_alive_s}, and proxies keep them for {_PROXIES_KEEP_S} s as they come: requests are lost",
+            "set api.keep_alive_s = 75, or have the proxy close earlier",
+        )
+    if settings.audit.repeats_s == 0 and settings.auth.mode != "none":
+        report.warn(
+            AREA,
+            "Who looks at the same again and again fills the audit trail",
+            "audit.repeats_s = 0: an object for each call, which is never deleted",
+            "set audit.repeats_s = 60: repeats of a minute are one event with a count",
         )

@@ -130,7 +130,7 @@ def _write(report: Report, store: Store, name: str) -> None:
     key, body = f"{TEST_PREFIX}{secrets.token_hex(8)}", secrets.token_bytes(64)
     try:
         etag = store.create(key, body)
-        if store.get(key) != body:
+        if store.get(key, len(body)) != body:
             raise StoreError("What was read is not what was written", on=store.url(key), remedy="do not use this store")
         _refused(
             lambda: store.create(key, b"x"),

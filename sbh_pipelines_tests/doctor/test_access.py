@@ -32,6 +32,10 @@ def found(**sections: Any) -> list[str]:
         ({"database": PASSWORD, "drill": {"dsn": "host=drills.example.com user=sbh dbname=x"}}, "Drills give"),
         ({"database": PASSWORD, "drill": {"dsn": "host=drills.example.com user=sbh dbname=x", "password": "y"}}, ""),
         ({"database": PASSWORD, "drill": {"dsn": "host=db.example.com user=sbh dbname=x"}}, ""),
+        ({"api": {"expensive_per_tenant": 4}}, "keep all others' waiting"),
+        ({"api": {"expensive_per_tenant": 1, "expensive_threads": 1}}, ""),
+        ({"api": {"behind_proxy": True, "keep_alive_s": 30}}, "closes connections"),
+        ({"auth": ISSUER, "audit": {"repeats_s": 0}}, "fills the audit trail"),
         ({}, ""),
     ],
 )

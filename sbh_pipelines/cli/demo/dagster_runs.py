@@ -173,6 +173,7 @@ def _free_port() -> int:
 
 def _answers(url: str) -> bool:
     try:
+        # nosemgrep: redirect-followed - a server of ours on this machine
         with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - an address of ours
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
