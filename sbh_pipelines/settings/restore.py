@@ -80,7 +80,11 @@ class RestoreSettings(Section):
         " (`users.disabled_at`): what decides who gets in and what is paid for. Null: the tenant's row of the tenants table;"
         " a list that is to keep it names it (`tenants.*`).",
     )
-    sensitive: list[str] = Field([], description="Columns (`table.column`) whose values a preview masks.")
+    sensitive: list[str] = Field(
+        [],
+        description="Columns (`table.column`) whose values a preview masks. Conditions over them (`--rows`) and `--show-sensitive`"
+        " are for those who may export.",
+    )
     before: list[Hook] = Field(
         [], description="Done before a restore in place, in order, e.g. to put the tenant into maintenance."
     )

@@ -47,6 +47,7 @@ class Approvals:
             check_target(into_database, request)
             self._gate.authorize(user_ctx, "restore.request", ALL_TENANTS)  # the restore is for users of the platform
         tenant = self._gate.allowed(tenant_id, user_ctx, "restore.request")
+        self._gate.may_see(user_ctx, tenant, request)
         with self._site.repository(tenant) as repository:
             subject = restore_subject(
                 str(resolve_own(repository, backup_id, tenant.key, live=True)), request, into_database

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from sbh_pipelines.backup.restore.request import RestoreRequest
+from sbh_pipelines.backup.restore.sensitive import tells_of
 from sbh_pipelines.backup.service.tenants import Tenants
 from sbh_pipelines.backup.site.audit_trails import came_through, noted
 from sbh_pipelines.backup.site.site import Site
@@ -79,6 +81,19 @@ class Gate:
             with noted(error):
                 self._record_denied(user_ctx, action, tenant_id, error)
             raise
+
+    def may_see(self, user_ctx: UserContext, tenant: Tenant, request: RestoreRequest) -> None:
+        """Raises AccessDenied where a request tells of values that are masked, to a caller who may not export them."""
+        if told := tells_of(request, self.site.settings.restore):
+            try:
+                self.authorize(user_ctx, "backup.export", tenant.id)
+            except AccessDenied:
+                raise AccessDenied(
+                    "Values of sensitive columns are for those who may export backups",
+                    on=told,
+                    why="restore.sensitive masks them, and a condition over one counts what is behind the mask",
+                    remedy="leave it out, or ask an administrator",
+                ) from None
 
     def track_platform(self, event: str, user_ctx: UserContext, props: Mapping[str, object]) -> None:
         """Record an event in the platform's trail. Raises where it cannot be recorded."""

@@ -54,6 +54,7 @@ class Restores:
         """
         target = target_of(self._site, into_database, request, into_password)
         tenant = self._gate.allowed(tenant_id, user_ctx, "restore.plan" if target.in_place else "restore.elsewhere")
+        self._gate.may_see(user_ctx, tenant, request)
         with self._site.repository(tenant) as repository:
             wanted = resolve_own(repository, backup_id, tenant.key, live=True)
             names = user_ctx.tenant_id == ALL_TENANTS
@@ -87,6 +88,7 @@ class Restores:
         """
         target = target_of(self._site, into_database, request, into_password)
         tenant = self._gate.allowed(tenant_id, user_ctx, "backup.restore" if target.in_place else "restore.elsewhere")
+        self._gate.may_see(user_ctx, tenant, request)
         if not confirm:
             raise _not_confirmed("A restore overwrites live data", f"{backup_id} of {tenant.id}")
         with self._site.repository(tenant) as repository:
