@@ -36,6 +36,7 @@ HEAD_BYTES = 64 << 10  # of the head of an audit trail
 ERASED_BYTES = SMALL_BYTES  # of the record of an erasure
 CERTIFICATE_BYTES = 4 * _MIB
 RECORDS_BYTES = 16 * _MIB  # of an object of the catalog, which ends at 4 MiB of plaintext
+MOST_RECORDS = 50_000  # objects of the catalog that are read, the newest; a compaction leaves a few
 DIRECTORY_BYTES = 16 * _MIB  # of a pack's directory: 8,192 entries, far more in packs of earlier releases
 LEFT_ROWS_BYTES = 1200 * _MIB  # some MiB of rows, and one row may have a GiB
 UNNAMED_PACKS = 20_000  # packs that no index names and whose directories are opened: what killed writers left

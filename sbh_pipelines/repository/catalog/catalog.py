@@ -23,7 +23,7 @@ from sbh_pipelines.errors import (
     SbhError,
 )
 from sbh_pipelines.model import BackupId, Clock, RecoveryPoint, TenantId, utc_now
-from sbh_pipelines.repository.bounds import RECORDS_BYTES, all_below
+from sbh_pipelines.repository.bounds import MOST_RECORDS, RECORDS_BYTES, all_below, too_many
 from sbh_pipelines.repository.catalog.erased import erased_slug, is_erased
 from sbh_pipelines.repository.catalog.owners import OwnerKey
 from sbh_pipelines.repository.catalog.records import (
@@ -255,7 +255,14 @@ class Catalog:
             else:
                 found.append(name)
         self._check_key(key)
-        return sorted(found)
+        found.sort()
+        if (
+            len(found) > MOST_RECORDS
+        ):  # the catalog is a cache: what is left out costs a look into the tenants' own repositories
+            error = too_many(self.store.url(self.prefix + RECORDS), MOST_RECORDS)
+            damages.append(Damage(RECORDS, error))
+            del found[:-MOST_RECORDS]
+        return found
 
     def _check_key(self, etag: str | None) -> None:
         """A process that lives long must not go on with a key that was deleted: no other process could read its records."""

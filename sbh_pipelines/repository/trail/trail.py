@@ -38,6 +38,8 @@ from sbh_pipelines.stores.base import ObjectStore
 
 CREATED, POLICY, DAMAGED = "backup.created", "policy.changed", "audit.damaged"
 _GROUP = 256  # most calls that share a link
+_MOST_DAMAGED = 1000  # links in a row that are not genuine
+_LISTED_FROM = 4096  # links beyond the known end, from which on it is looked whether there is a gap among them
 _TRIES = 500  # each lost one is somebody else's event written
 
 
@@ -232,6 +234,8 @@ class Trail:
             except (CorruptObject, ObjectMissing):
                 if found is end:
                     damaged.append(link)
+                    if len(damaged) == _MOST_DAMAGED:  # put there to be read for ever: go on behind them all
+                        break
                 continue
             reached = TrailEnd()
             for event in events:
@@ -249,7 +253,7 @@ class Trail:
 
     def _last_link(self, known: int) -> int:
         """The greatest number of the links that follow one another from `known`, which is there."""
-        step = 1
+        first, step = known, 1
         while self._exists(known + step):
             known += step
             step *= 2
@@ -257,7 +261,14 @@ class Trail:
             step //= 2
             if self._exists(known + step):
                 known += step
-        return known
+        return known if known - first < _LISTED_FROM else self._last_of_a_row(first)
+
+    def _last_of_a_row(self, first: int) -> int:
+        """The same by a listing: a few objects at chosen numbers look like a long row to who asks for some of them only."""
+        numbers = sorted(number for _, number in self.numbers() if number is not None and number >= first)
+        return next(
+            (first + at - 1 for at, number in enumerate(numbers) if number != first + at), first + len(numbers) - 1
+        )
 
     def _exists(self, link: int) -> bool:
         try:

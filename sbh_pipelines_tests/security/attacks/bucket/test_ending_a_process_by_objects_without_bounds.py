@@ -5,6 +5,7 @@ Every read has a bound by its kind, looked at before the bytes are; what is past
 
 import io
 import struct
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -128,6 +129,23 @@ def test_a_head_of_a_trail_that_is_far_too_large_is_as_good_as_none(application:
         assert batch(application.service()) == NONE
     assert memory.grown < ALLOWED, f"{memory.grown >> 20} MiB"
     assert not application.service().audit.verify(ADMIN, ACME).issues  # and the head was put right
+
+
+def test_a_few_objects_in_an_audit_trail_are_no_endless_row(application: Application) -> None:
+    """Put where a search by doubling looks, forty of them pretend to be a million million, each to be read before anything is recorded."""
+    assert batch(application.service()) == NONE
+    folder = application.repository(ACME) / "audit"
+    last, step = max(int(file.stem) for file in folder.iterdir()), 1
+    number = last + 1
+    while number < 10**12:
+        (folder / f"{number:012d}.jsonl").write_bytes(b"{}\n")
+        number, step = number + step, step * 2
+    begun = time.monotonic()
+    assert batch(application.service()) == NONE
+    assert time.monotonic() - begun < 60
+    events = application.service().audit.events(ADMIN, ACME).events
+    assert [event.event for event in events if event.event == "audit.damaged"]
+    assert [event.seq for event in reversed(events)] == list(range(events[-1].seq, events[0].seq + 1))
 
 
 ODD = ("../../bolt/backups/x", "backup_\n\x01.json", "x" * 700, "backup_\u202eü.json", "a//b", "backup_'; --<b>.json")
