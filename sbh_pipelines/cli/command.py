@@ -5,9 +5,9 @@ Answer, which is then shown as a table or as one JSON document. Heavy modules ar
 `sbh --help` and completion stay fast.
 """
 
-import getpass
 import inspect
 import os
+import pwd
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -91,12 +91,12 @@ class Invocation:
 
 
 def operating_user() -> "UserContext":
-    """The user who runs this, as the operating system says, with all rights."""
+    """The user who runs this, as the operating system says, with all rights. What LOGNAME or USER say is the caller's word."""
     from sbh_pipelines.security.policy import ALL_TENANTS, Role, UserContext
 
     try:
-        name = getpass.getuser()
-    except (KeyError, OSError):  # a container whose uid has no name
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container whose uid has no name
         name = f"uid-{os.getuid()}"
     return UserContext(user_id=name, tenant_id=ALL_TENANTS, role=Role.ADMIN, via="cli", by_system=True)
 

@@ -5,10 +5,11 @@ out.
 from datetime import datetime, timedelta
 
 from sbh_pipelines.backup.service.gate import Gate
-from sbh_pipelines.errors import RequestError, SettingsError
+from sbh_pipelines.errors import AccessDenied, RequestError, SettingsError
 from sbh_pipelines.model import timestamp
 from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.security.claims import ISSUED_BY
+from sbh_pipelines.security.people import same_name
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 from sbh_pipelines.security.revocation import Revocation, add_revocation
 from sbh_pipelines.security.tokens import open_tokens
@@ -30,6 +31,13 @@ class TokenIssue:
         """
         tokens = open_tokens(self._site.settings, self._site.clock)
         self._gate.authorize(user_ctx, "token.issue", tenant_id)
+        if not user_ctx.by_system and any(same_name(user_id, name) for name in self._site.settings.auth.services):
+            raise AccessDenied(
+                "A service's token is not issued with a token",
+                on=user_id,
+                why="services of auth.services act for any user",
+                remedy="issue it on the host that has the signing key, without SBH_TOKEN",
+            )
         token = tokens.issue(user_id, tenant_id, role, ttl_s, audience, user_ctx)
         claims = tokens.inspect(token).claims
         props = {

@@ -5,8 +5,8 @@ Whoever answers at an address asks for a password and gets it. So that of the se
 password of its own: given by the caller, in a passfile (also `~/.pgpass`, which has it by host), or of a service.
 """
 
-import getpass
 import os
+import pwd
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -94,6 +94,6 @@ def _meant(parts: Mapping[str, str], name: str) -> str:
         return found
     if name == "port":
         return _PORT
-    with suppress(KeyError, OSError):
-        return getpass.getuser()
+    with suppress(KeyError):
+        return pwd.getpwuid(os.geteuid()).pw_name
     return ""

@@ -13,6 +13,7 @@ import jwt
 import pytest
 
 from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.cli.command import operating_user
 from sbh_pipelines.errors import AccessDenied, ApprovalNeeded, RequestError, SettingsError, Unauthenticated
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.security.signing_key import write_signing_key
@@ -104,6 +105,28 @@ def test_what_was_issued_says_so_and_cannot_be_made_to_say_less(service: BackupS
     long = UserContext("x", "*", Role.ADMIN, "api", issued_by=("y",) * 20)
     with pytest.raises(RequestError, match="chain"):
         holder(service, long, "z")
+
+
+@pytest.mark.parametrize("variable", ["LOGNAME", "USER", "LNAME", "USERNAME"])
+def test_the_environment_says_nobodys_name(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """Without a token the operating system says who it is, and not a variable that the caller sets between two commands."""
+    before = operating_user()
+    monkeypatch.setenv(variable, "somebody-else")
+    assert operating_user() == before
+    assert before.by_system
+
+
+def test_no_service_is_impersonated(application: Application, tmp_path: Path) -> None:
+    """Whose runs act for whomever they say."""
+    key = tmp_path / "key"
+    write_signing_key(key)
+    auth = {"mode": "local", "signing_key_file": key, "services": ["service:api"]}
+    service = application.service(auth=auth)
+    mallory = holder(service, ROOT, "mallory", "*")
+    for name in ("service:api", "SERVICE:API"):
+        with pytest.raises(AccessDenied, match="service"):
+            holder(service, mallory, name, "*")
+    assert holder(service, ROOT, "service:api", "*").user_id == "service:api"
 
 
 def test_who_is_revoked_takes_along_what_they_issued(service: BackupService) -> None:
