@@ -106,7 +106,7 @@ def test_space_comes_back_a_day_after_it_was_found_to_be_free(application: Appli
         "manifests": 1,
         "packs": 1,
     }
-    assert sum(second.requests.values()) <= 40
+    assert sum(second.requests.values()) <= 42
     clock.now += DAY
     third = made.retention.prune(ACME, ADMIN)
     assert (third.objects_deleted, third.packs_written, third.decisions) == (0, 0, [])
