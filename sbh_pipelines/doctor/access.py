@@ -1,7 +1,10 @@
 """Who people are taken for, where passwords go, and what one takes of what all share: what sound settings leave open."""
 
+from contextlib import suppress
+
 from sbh_pipelines.database.session.targets import NamedDatabase, named
 from sbh_pipelines.doctor.findings import Report
+from sbh_pipelines.errors import RequestError
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.settings.access import CHANGEABLE
 
@@ -51,7 +54,9 @@ def _check_drills(report: Report, settings: Settings) -> None:
         return
     if not (database.password or database.password_file or database.password_secret):
         return
-    if isinstance(named(database, drill.dsn), NamedDatabase):
+    with suppress(RequestError):  # a password in the DSN itself: it is that server's own
+        if not isinstance(named(database, drill.dsn), NamedDatabase):
+            return
         report.warn(
             AREA,
             "Drills give the password of the application's database to another server",

@@ -36,6 +36,7 @@ def found(**sections: Any) -> list[str]:
         ({"api": {"expensive_per_tenant": 1, "expensive_threads": 1}}, ""),
         ({"api": {"behind_proxy": True, "keep_alive_s": 30}}, "closes connections"),
         ({"auth": ISSUER, "audit": {"repeats_s": 0}}, "fills the audit trail"),
+        ({"database": PASSWORD, "drill": {"dsn": "host=drills.example.com user=sbh password=z"}}, ""),
         ({}, ""),
     ],
 )
