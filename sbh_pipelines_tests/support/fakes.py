@@ -12,7 +12,7 @@ from sbh_pipelines.backup.restore.into_schema import DroppedLooks
 from sbh_pipelines.backup.retain.forget import RetentionLine, RetentionOutcome
 from sbh_pipelines.backup.retain.prune import PruneReport
 from sbh_pipelines.errors import SbhError
-from sbh_pipelines.model import BackupId, BackupType, RecoveryPoint, Tenant, TenantId
+from sbh_pipelines.model import BackupId, BackupType, HousedTenant, RecoveryPoint, Tenant, TenantId
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource
 from sbh_pipelines.settings import Settings
 
@@ -224,6 +224,9 @@ class FakeTenants:
         if "tenants" in self.fake.raises:
             raise self.fake.raises["tenants"]
         return [draft(name, tier=self.fake.tiers.get(name, "important")).tenant for name in self.fake.names]
+
+    def housed(self, tenant: Tenant) -> HousedTenant:
+        return HousedTenant(tenant.id, tenant.key, tenant.region, tenant.tier, str(tenant.id))
 
 
 def components() -> dict[str, Component]:
