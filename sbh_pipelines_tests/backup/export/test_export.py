@@ -364,7 +364,7 @@ def test_only_the_tables_that_are_wanted(application: Application, tmp_path: Pat
     ]  # fmt: skip
     with pytest.raises(RequestError, match=r"public\.tenants, public\.notes"):
         service.exports.export("latest", ACME, ADMIN, tmp_path / "other", tables=["nots"])
-    with pytest.raises(RequestError, match="sql, jsonl, csv, parquet"):
+    with pytest.raises(RequestError, match="sql, jsonl, csv, spreadsheet, parquet"):
         service.exports.export("latest", ACME, ADMIN, tmp_path / "other", format="xml")
     assert not (tmp_path / "other").exists()
 

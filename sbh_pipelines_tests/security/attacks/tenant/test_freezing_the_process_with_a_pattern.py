@@ -8,16 +8,19 @@ Work is counted in steps, or compared with that for half the size, so that no bu
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from itertools import product
 
+import psycopg2
 import pytest
 from sqlglot.dialects import Postgres
 
 from sbh_pipelines.api.schema.problems import scrub
 from sbh_pipelines.database.merge.row_choice import parse_rows
 from sbh_pipelines.database.session import driver
+from sbh_pipelines.embedded.servers.stack import Stack
+from sbh_pipelines.errors import RequestError
 from sbh_pipelines.files.patterns import PathPatterns
 from sbh_pipelines.repository.trail.event import AuditKey, Chain, chained, entry_of
 from sbh_pipelines.repository.trail.reader import EventFilter
@@ -141,6 +144,25 @@ def test_a_pattern_of_events() -> None:
         for n in (8, 31)
     )
     assert many < 40 * few + 0.05
+
+
+@pytest.mark.parametrize("word", ["~", "~*", "!~", "similar to", "rlike", "regexp", "glob", "@@", "like any"])
+def test_the_server_is_given_no_expression_that_takes_it_long(word: str) -> None:
+    """Regular expressions are not in the language of conditions; LIKE and ILIKE are, which read a text once for each part."""
+    with pytest.raises(RequestError, match="refused"):
+        parse_rows(f"users where name {word} '(a+)+$'")
+
+
+@pytest.mark.parametrize("word", ["LIKE", "ILIKE"])
+def test_like_on_the_server(api_stack: Stack, word: str) -> None:
+    took = []
+    with closing(psycopg2.connect(api_stack.dsn())) as connection, connection.cursor() as cursor:
+        for parts in (50, 400):
+            began = time.monotonic()
+            cursor.execute(f"SELECT repeat('ab', 20000) {word} %s", ("%a_a" * parts + "%b%X",))
+            assert cursor.fetchone() == (False,)
+            took.append(time.monotonic() - began)
+    assert took[1] < 64 * took[0] + 1
 
 
 def test_others_are_answered_meanwhile(lonely_server: Server, backed_up: str) -> None:
