@@ -11,6 +11,7 @@ import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.database.session import tls
 from sbh_pipelines.database.session.connection import connect
 from sbh_pipelines.database.session.targets import named
 from sbh_pipelines.errors import AccessDenied, RequestError, SbhError
@@ -145,3 +146,26 @@ def test_the_sites_own_server_is_not_told_it_in_clear_either(listening: GreedySe
     with pytest.raises(SbhError, match="password authentication failed"):
         connect(database.model_copy(update={"dsn": listening.dsn(f"{more} require_auth=password")}), "test")
     assert listening.passwords == [SECRET]
+
+
+@pytest.mark.parametrize(
+    ("dsn", "clear"),
+    [
+        ("host=db.example.com", True),
+        ("host=db.example.com sslmode=require", True),
+        ("host=db.example.com sslmode=verify-ca", True),
+        ("host=db.example.com sslmode=prefer", False),
+        ("host=db.example.com sslmode=disable", False),
+        ("host=localhost", False),
+        ("host=/var/run/postgresql", False),
+        ("dbname=app", False),
+        ("host=localhost require_auth=password", True),
+        ("service=app", True),
+    ],
+)
+def test_where_a_password_may_go_in_clear(dsn: str, clear: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where TLS is certain, as the tokens of RDS need it, and where the site says so."""
+    for name in ("PGSSLMODE", "PGREQUIREAUTH", "PGHOST"):
+        monkeypatch.delenv(name, raising=False)
+    told = tls.unheard(DatabaseSettings(dsn=dsn, allow_plaintext=True))
+    assert told == ({} if clear else {"require_auth": "!password"})
