@@ -68,6 +68,7 @@ def _jobs(application: Application, target: Database) -> Mapping[str, Callable[[
     return {
         "restore": lambda service: service.restores.run("latest", ACME, ADMIN),
         "plan": lambda service: service.restores.plan("latest", ACME, ADMIN, RestoreRequest.of(samples=3)),
+        "look": lambda service: service.restores.into_schema("latest", ACME, ADMIN),
         "backup": lambda service: service.backups.create(ACME, ADMIN, "full"),
         "recovery": lambda service: service.platform.recover(dsn, ADMIN, confirm=True),
     }
@@ -97,7 +98,7 @@ def backed_up(application: Application) -> Application:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize(("job", "times"), [("restore", 2), ("plan", 1), ("backup", 1), ("recovery", 1)])
+@pytest.mark.parametrize(("job", "times"), [("restore", 2), ("plan", 1), ("look", 1), ("backup", 1), ("recovery", 1)])
 def test_a_session_that_is_ended_in_a_copy(
     job: str,
     times: int,
