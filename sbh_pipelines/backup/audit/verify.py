@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from sbh_pipelines.backup.site.site import Site
-from sbh_pipelines.errors import AuditBroken, ObjectMissing, RequestError, SbhError
+from sbh_pipelines.errors import AuditBroken, CorruptObject, ObjectMissing, RequestError, SbhError
 from sbh_pipelines.model import BackupId, Tenant, unparsed
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.documents import list_manifest_ids
-from sbh_pipelines.repository.format import Keys
+from sbh_pipelines.repository.format import FIRST_EPOCH, Keys
+from sbh_pipelines.repository.keys.data_key import KeyPlace, read_key_object
 from sbh_pipelines.repository.trail.check import EventSink, TrailCheck, check_trail
 from sbh_pipelines.repository.trail.event import PLATFORM, AuditEvent
 from sbh_pipelines.repository.trail.trail import CREATED
@@ -109,6 +110,7 @@ class _Backups:
     def __init__(self) -> None:
         self.alive: set[str] = set()
         self.ever: set[str] = set()
+        self.epoch = FIRST_EPOCH  # the newest key epoch that was begun
 
     def see(self, event: AuditEvent) -> None:
         if not event.inner:
@@ -121,6 +123,9 @@ class _Backups:
             self.alive.discard(backup_id)
         elif name == "tenant.erased":
             self.alive.clear()
+            self.epoch = FIRST_EPOCH
+        elif name == "key.created" and type(epoch := event.props.get("epoch")) is int:
+            self.epoch = max(self.epoch, epoch)
 
 
 def verify_trail(
@@ -150,6 +155,20 @@ def verify_trail(
         )
     for backup_id in unexplained[:_MOST_NAMED]:
         checked.found("A backup is gone and no event says why", "its manifest was removed from outside", on=backup_id)
+    for backup_id in sorted(there & backups.ever - backups.alive)[:_MOST_NAMED]:
+        if _exists(site, tenant, backup_id):
+            checked.found(
+                "A backup is there that was forgotten",
+                "its manifest was put back from outside, and what it needs may be gone: a prune refuses then; or whoever forgot it"
+                " was killed before it was removed, and the next retention removes it",
+                on=f"{backup_id}; `sbh backup forget {tenant.id} --backup {backup_id}` if nobody of yours restored it",
+            )
+    if (newest := _newest_epoch(site, tenant)) is not None and newest < backups.epoch:
+        checked.found(
+            "The tenant's keys are of an earlier epoch",
+            f"epoch {backups.epoch} was begun, and the key object names {newest} as the newest: an earlier copy was put back",
+            on=f"`sbh keys rotate {tenant.id}`",
+        )
     return TrailReport.of(checked, unrecorded=unrecorded, unexplained=unexplained)
 
 
@@ -168,6 +187,17 @@ def _manifests(site: Site, tenant: Tenant) -> set[str]:
         return set()
     store, prefix = site.backup_store(tenant)
     return {str(backup_id) for backup_id in list_manifest_ids(store, prefix)}
+
+
+def _newest_epoch(site: Site, tenant: Tenant) -> int | None:
+    """What the key object says; None where there is none, or none that can be believed."""
+    if tenant.id == PLATFORM:
+        return None
+    store, prefix = site.backup_store(tenant)
+    try:
+        return read_key_object(KeyPlace(store, prefix, tenant.id, tenant.region, site.keys), FIRST_EPOCH).newest
+    except (ObjectMissing, CorruptObject):
+        return None
 
 
 def _at_work(site: Site, tenant: Tenant) -> str | None:

@@ -23,7 +23,7 @@ from sbh_pipelines.backup.retain.policy import Verdict, decide, policy_of
 from sbh_pipelines.backup.retain.prune import lease_for
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.document import optional
-from sbh_pipelines.errors import CorruptObject, ForgetRefused, ObjectMissing, SbhError, UnknownBackup
+from sbh_pipelines.errors import CorruptObject, ForgetRefused, ObjectMissing, SbhError, UnknownBackup, unforeseen
 from sbh_pipelines.model import SAFETY, BackupId, BackupType, Tenant, TenantId, parse_timestamp, timestamp
 from sbh_pipelines.repository.bounds import listed, most_bytes
 from sbh_pipelines.repository.format import Keys
@@ -308,6 +308,9 @@ def apply_retention(open_drafts: OpenDrafts, drafts: Sequence[Draft], dry_run: b
             applied = _applied(_retained(open_drafts, draft, dry_run), dry_run)
         except SbhError as error:
             applied = AppliedRetention(kept=(), forgotten=(), reasons={}, errors=(), error=error, dry_run=dry_run)
+        except Exception as error:
+            told = unforeseen(error, draft.tenant.id)
+            applied = AppliedRetention(kept=(), forgotten=(), reasons={}, errors=(), error=told, dry_run=dry_run)
         open_drafts.end(draft)
         return replace(draft, step="apply_retention", status=DraftStatus.COMPLETED, retention=applied)
 

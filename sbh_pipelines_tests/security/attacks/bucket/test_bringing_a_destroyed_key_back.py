@@ -141,3 +141,29 @@ def test_a_catalog_without_its_marks_gets_them_again(hands: Hands, service: Back
         hands.delete(mark)
     hands.service().backups.create(ACME, ADMIN)
     assert hands.keys(f"{hands.catalog}epochs/") == marks
+
+
+def test_the_audit_trail_remembers_where_the_marks_are_gone(hands: Hands, service: BackupService) -> None:
+    """Who may also delete takes the marks away: nothing refuses then, and the trail, which may be under object lock, tells."""
+    service.backups.create(ACME, ADMIN)
+    old = hands.get(hands.key(FIRST))
+    rotate(service, ended=[1])
+    for mark in hands.keys(f"{hands.catalog}epochs/"):
+        hands.delete(mark)
+    hands.put(hands.key(FIRST), old)
+    again = hands.service()
+    report = again.audit.verify(ADMIN, ACME)
+    assert [issue.what for issue in report.issues] == ["The tenant's keys are of an earlier epoch"]
+
+
+def test_a_forgotten_backup_that_is_put_back_is_told_of(hands: Hands, service: BackupService) -> None:
+    """Its manifest is genuine: who kept it can put it back, and a prune refuses while what it needs is gone."""
+    made = service.backups.create(ACME, ADMIN)
+    service.backups.create(ACME, ADMIN)
+    manifest = hands.get(hands.key(f"manifests/{made.id}.json"))
+    service.retention.forget(ACME, ADMIN, backup_id=made.id)
+    assert not service.audit.verify(ADMIN, ACME).issues
+    hands.put(hands.key(f"manifests/{made.id}.json"), manifest)
+    (issue,) = hands.service().audit.verify(ADMIN, ACME).issues
+    assert issue.what == "A backup is there that was forgotten"
+    assert made.id in issue.on
