@@ -128,6 +128,15 @@ def password_in(file: Path | None) -> str | None:
         raise RequestError("Cannot read the password's file", on=str(file), why=type(error).__name__) from None
 
 
+def into_password(into_database: str | None, password_file: Path | None) -> str | None:
+    """Raises RequestError."""
+    if password_file is not None and into_database is None:
+        raise RequestError(
+            "--password-file is the password of --into-database", remedy="leave it out, or name the database"
+        )
+    return password_in(password_file)
+
+
 def undo_command(restore_id: str, tenant: str) -> str:
     return shlex.join(["sbh", "restore", "undo", restore_id, "--tenant", tenant, "--confirm"])
 

@@ -110,7 +110,7 @@ class Approvals:
         elif break_glass is not None and rules.break_glass:
             reason = approvals.checked_reason(break_glass, "Breaking the glass")
             props = {"subject": subject_props(repository, subject), "reason": reason}
-            props |= {"issued_by": list(user_ctx.issued_by)} if user_ctx.issued_by else {}
+            props |= _issuers(user_ctx)
             self._site.track(tenant, "restore.break_glass", user_ctx.user_id, props)
         else:
             raise ApprovalNeeded(
@@ -127,6 +127,7 @@ class Approvals:
         lifetime = timedelta(seconds=self._site.settings.approval.lifetime_s)
         made = approvals.ask(repository, subject, reason, _person(user_ctx), self._site.clock(), lifetime)
         props = {"approval_id": made.approval_id, "subject": subject_props(repository, subject), "reason": reason}
+        props |= _issuers(user_ctx)
         self._site.track(tenant, "restore.requested", user_ctx.user_id, props)
         return made
 
@@ -142,8 +143,15 @@ class Approvals:
             "requested_by": made.requested_by,
             "subject": subject_props(repository, made.subject),
         }
-        self._site.track(tenant, f"restore.{decision}", user_ctx.user_id, {**props, "comment": comment})
+        self._site.track(
+            tenant, f"restore.{decision}", user_ctx.user_id, {**props, "comment": comment, **_issuers(user_ctx)}
+        )
         return made
+
+
+def _issuers(user_ctx: UserContext) -> dict[str, list[str]]:
+    """For the audit trail: whose the caller's token is besides."""
+    return {"issued_by": list(user_ctx.issued_by)} if user_ctx.issued_by else {}
 
 
 def _person(user_ctx: UserContext) -> Person:

@@ -15,7 +15,7 @@ from sbh_pipelines.cli.options import (
     NoSafetyBackupOption,
     PasswordFileOption,
     choosing,
-    password_in,
+    into_password,
     refuse_beside_schema,
     run_command,
     undo_command,
@@ -75,7 +75,7 @@ def diff(
             user,
             request,
             into_database=into_database,
-            into_password=password_in(password_file),
+            into_password=into_password(into_database, password_file),
             progress=progress,
         )
     return _planned(plan, run_command(plan.backup_id, tenant, request, into_database, password_file))
@@ -131,7 +131,12 @@ def run(
         chosen = resolve(service, backup, tenant, user)
         if request.samples and _on_terminal(invocation):
             plan = service.restores.plan(
-                chosen, tenant, user, request, into_database=into_database, into_password=password_in(password_file)
+                chosen,
+                tenant,
+                user,
+                request,
+                into_database=into_database,
+                into_password=into_password(into_database, password_file),
             )
             show_plan(console(stderr=True), plan, "")
         what = f"{scope_text(request.scope())} of {tenant} with {chosen}"
@@ -144,7 +149,7 @@ def run(
             user,
             request,
             into_database=into_database,
-            into_password=password_in(password_file),
+            into_password=into_password(into_database, password_file),
             approval_id=approval,
             break_glass=break_glass,
             progress=progress,

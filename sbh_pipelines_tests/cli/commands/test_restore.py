@@ -168,6 +168,7 @@ SECRET = "host=db.invalid dbname=copy password=hunter2"
         (("diff", "latest", "--into-database", "postgresql://u:hunter2@db.invalid/copy"), "passfile="),
         (("diff", "latest", "--into-database", "hunter2"), "libpq"),
         (("diff", "latest", "--into-database", "dbname=copy", "--files", "**"), "--files"),
+        (("diff", "latest", "--password-file", "x"), "--into-database"),
         (("diff", "latest", "--tables", " , "), "--tables"),
         (("diff", "latest", "--rows", "users where id = 1", "--tables", "users"), "exclude"),
         (("diff", "latest", "--mode", "best"), "--mode"),

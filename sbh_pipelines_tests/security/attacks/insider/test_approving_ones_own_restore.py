@@ -87,6 +87,8 @@ def test_an_undo_and_breaking_the_glass(service: BackupService, application: App
     asked = service.approvals.request_undo(done.restore_id, ACME, bob, reason="mine")
     with pytest.raises(ApprovalNeeded, match="mallory"):
         service.approvals.approve(asked.approval_id, ACME, mallory)
+    (requested,) = (e for e in service.audit.events(ADMIN, ACME).events if e.event == "restore.requested")
+    assert requested.props["issued_by"] == ["mallory", "os:root"]
 
 
 def test_what_was_issued_says_so_and_cannot_be_made_to_say_less(service: BackupService) -> None:
