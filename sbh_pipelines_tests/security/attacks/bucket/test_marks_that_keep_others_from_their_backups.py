@@ -4,13 +4,13 @@ Such marks are signed with the tenant's or the catalog's key; unsigned ones, whi
 """
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from sbh_pipelines.errors import LeaseHeld, TenantErased
 from sbh_pipelines_tests.security.attacks.bucket.conftest import Hands
-from sbh_pipelines_tests.support.application import ACME, ADMIN
+from sbh_pipelines_tests.support.application import ACME, ADMIN, Application
 from sbh_pipelines_tests.support.site import site_of
 
 FORGED = {
@@ -29,8 +29,12 @@ FORGED = {
 
 @pytest.mark.parametrize(
     "body",
-    [b"{}", b"", b"x" * 100, json.dumps(FORGED).encode(), json.dumps({**FORGED, "signature": "ab" * 32}).encode()],
-    ids=["empty object", "empty", "no JSON", "unsigned", "wrong signature"],
+    [
+        b"",
+        json.dumps(FORGED).encode(),
+        json.dumps({**FORGED, "mark": f"erased/{ACME}.json", "signature": "ab" * 32}).encode(),
+    ],
+    ids=["empty", "unsigned", "wrong signature"],
 )
 def test_a_forged_record_of_an_erasure_erases_nobody(hands: Hands, body: bytes) -> None:
     """Not from listing, restoring and backing up, not from the catalog, and not from a recovery of everything."""
@@ -111,21 +115,20 @@ def test_a_mark_of_an_earlier_release_counts_where_the_pack_is_damaged(hands: Ha
     assert again.backups.validate("latest", ACME, ADMIN, deep=True).valid
 
 
+def leased(application: Application, until: object) -> None:
+    """Somebody's lease in place of the one that a backup released."""
+    application.service().backups.create(ACME, ADMIN)
+    lease = {"owner": "somebody:1:x:abc", "purpose": "restore", "expires_at": until}
+    (application.repository(ACME) / "lease.json").write_text(json.dumps(lease))
+
+
 @pytest.mark.parametrize("until", ["9999-12-31T23:59:59+00:00", "2999-01-01T00:00:00Z", "1e999", None, 5])
-def test_a_lease_until_the_end_of_days_is_free(hands: Hands, until: object) -> None:
-    service = hands.service()
-    service.backups.create(ACME, ADMIN)
-    lease = {"owner": "somebody:1:x:abc", "purpose": "restore", "expires_at": until}
-    hands.put(hands.key("lease.json"), json.dumps(lease).encode())
-    hands.service().backups.create(ACME, ADMIN)
+def test_a_lease_until_the_end_of_days_is_free(application: Application, until: object) -> None:
+    leased(application, until)
+    application.service().backups.create(ACME, ADMIN)
 
 
-def test_a_lease_of_ours_is_not(hands: Hands) -> None:
-    service = hands.service()
-    service.backups.create(ACME, ADMIN)
-    now = datetime.now(UTC)
-    until = datetime.fromtimestamp(now.timestamp() + 3600, UTC).isoformat()
-    lease = {"owner": "somebody:1:x:abc", "purpose": "restore", "expires_at": until}
-    hands.put(hands.key("lease.json"), json.dumps(lease).encode())
+def test_a_lease_of_an_hour_is_not(application: Application) -> None:
+    leased(application, (datetime.now(UTC) + timedelta(hours=1)).isoformat())
     with pytest.raises(LeaseHeld):
-        hands.service().backups.create(ACME, ADMIN)
+        application.service().backups.create(ACME, ADMIN)
