@@ -9,7 +9,7 @@ from typing import Any
 
 from sbh_pipelines.errors import InvalidId
 from sbh_pipelines.model import TenantId
-from sbh_pipelines.security.people import BY_SYSTEM
+from sbh_pipelines.security.people import BY_SYSTEM, plain
 from sbh_pipelines.security.policy import ALL_TENANTS, Role, UserContext
 from sbh_pipelines.settings.access import AuthSettings
 
@@ -50,7 +50,9 @@ def user_from(claims: Mapping[str, object], auth: AuthSettings, via: str) -> Use
 
 
 def valid_user_id(user_id: str) -> bool:
-    return 0 < len(user_id) <= _LONGEST_USER_ID and user_id.isprintable() and user_id == user_id.strip()
+    """Nobody's name begins as that of an issuer who is the operating system's user."""
+    sound = 0 < len(user_id) <= _LONGEST_USER_ID and user_id.isprintable() and user_id == user_id.strip()
+    return sound and not plain(user_id).startswith(BY_SYSTEM)
 
 
 def _issuers(claims: Mapping[str, object], auth: AuthSettings) -> tuple[str, ...]:

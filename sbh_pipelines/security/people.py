@@ -38,7 +38,8 @@ def one_person(one: Person, other: Person) -> bool:
 
 
 def _names(person: Person) -> set[str]:
-    return {plain(name) for name in (person.user_id, *person.issued_by) if not name.startswith(BY_SYSTEM)}
+    issuers = (name for name in person.issued_by if not name.startswith(BY_SYSTEM))
+    return {plain(name) for name in (person.user_id, *issuers)}
 
 
 def _signers(person: Person) -> set[str]:

@@ -79,6 +79,7 @@ class Launcher:
                 ops.OWNER_TAG: ops.owner_tag(tenant),
                 ops.USER_TAG: user.user_id,
                 ops.ROLE_TAG: user.role.name.lower(),
+                **({ops.ISSUED_BY_TAG: json.dumps(user.issued_by)} if user.issued_by else {}),
                 ops.CALL_TAG: wanted.call,
                 **(
                     {ops.IDEMPOTENCY_TAG: key_tag, ops.REQUEST_TAG: _keyed(key, request)} if key_tag is not None else {}

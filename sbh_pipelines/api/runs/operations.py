@@ -19,6 +19,7 @@ from sbh_pipelines.security.policy import UserContext
 USER_TAG, ROLE_TAG, TENANT_TAG, VIA_TAG = "user", "sbh/role", "sbh/tenant", "sbh/via"
 CALL_TAG, BACKUP_TAG, RESTORE_TAG = "sbh/call", "sbh/backup_id", "sbh/restore_id"
 OWNER_TAG = "sbh/tenant_key"
+ISSUED_BY_TAG = "sbh/issued_by"
 IDEMPOTENCY_TAG, REQUEST_TAG = "sbh/idempotency", "sbh/request"
 VIA = "api"
 

@@ -1,5 +1,6 @@
 """The backup service as a Dagster resource, built at its first use, so that loading and launching read no settings."""
 
+import json
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from sbh_pipelines.backup.service import BackupService
 
 USER_TAG, ROLE_TAG, TENANT_TAG = USER_TAGS = ("user", "sbh/role", "sbh/tenant")
+ISSUED_BY_TAG = "sbh/issued_by"
+"""By whose tokens that of the user was issued, nearest first, as JSON; absent where nothing is known of it."""
+ALL_USER_TAGS = (*USER_TAGS, ISSUED_BY_TAG)
 VIA = "dagster"
 
 
@@ -87,14 +91,30 @@ def user_of(tags: Mapping[str, str]) -> UserContext:
             why=f"{ROLE_TAG} must be viewer, operator or admin, and {TENANT_TAG} a tenant or *",
             remedy="launch it through `sbh ui` or the API, which write both",
         )
-    return UserContext(user_id=user, tenant_id=tenant, role=named, via=VIA)
+    return UserContext(user_id=user, tenant_id=tenant, role=named, via=VIA, issued_by=_issuers(tags))
+
+
+def _issuers(tags: Mapping[str, str]) -> tuple[str, ...]:
+    try:
+        found = json.loads(tags.get(ISSUED_BY_TAG, "[]"))
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise AccessDenied(
+            "The run's tags do not say for whom it acts",
+            on=ISSUED_BY_TAG,
+            why="it is no list of users",
+            remedy="launch it through `sbh ui` or the API, which write it",
+        )
+    return tuple(found)
 
 
 def tags_of(user: UserContext) -> dict[str, str]:
     """The tags that make a run act for a user: `user_of` gives the user back."""
-    return {USER_TAG: user.user_id, ROLE_TAG: user.role.name.lower(), TENANT_TAG: user.tenant_id}
+    issuers = {ISSUED_BY_TAG: json.dumps(user.issued_by)} if user.issued_by else {}
+    return {USER_TAG: user.user_id, ROLE_TAG: user.role.name.lower(), TENANT_TAG: user.tenant_id, **issuers}
 
 
 def same_user(tags: Mapping[str, str]) -> dict[str, str]:
     """Those of a run's tags with which another run acts for the same user."""
-    return {name: tags[name] for name in USER_TAGS if name in tags}
+    return {name: tags[name] for name in ALL_USER_TAGS if name in tags}

@@ -11,7 +11,7 @@ from graphql import FieldNode, VariableNode
 
 from sbh_pipelines.errors import AccessDenied
 from sbh_pipelines.orchestration.common.dagster_internals import load_run_config_yaml
-from sbh_pipelines.orchestration.common.resources import USER_TAGS, tags_of, user_of
+from sbh_pipelines.orchestration.common.resources import ALL_USER_TAGS, USER_TAGS, tags_of, user_of
 from sbh_pipelines.orchestration.guarded_ui.mutations import (
     ACTIONS,
     ASSETS,
@@ -121,7 +121,7 @@ class LaunchParams:
 
     def acting_for(self, user: UserContext) -> dict[str, object]:
         """All of it, with the user's tags in place of those that were sent for a user."""
-        others = [tag for tag in self.own_tags if not (isinstance(tag, dict) and tag.get("key") in USER_TAGS)]
+        others = [tag for tag in self.own_tags if not (isinstance(tag, dict) and tag.get("key") in ALL_USER_TAGS)]
         tags = [*others, *({"key": key, "value": value} for key, value in tags_of(user).items())]
         if self.argument in _TAGS:
             return {**self.given, _TAGS[self.argument]: tags}
@@ -198,7 +198,7 @@ def _action_of(assets: Any) -> str:
 
 def _must_be_plain(params: LaunchParams) -> None:
     """Somebody who is no admin configures a job's ops, and nothing that changes what runs, where, or with which settings."""
-    odd = {name for name in params.tags.keys() - _PLAIN_TAGS - set(USER_TAGS) if "/" in name}
+    odd = {name for name in params.tags.keys() - _PLAIN_TAGS - set(ALL_USER_TAGS) if "/" in name}
     if odd:
         raise _denied(f"only an admin may launch with the tag {ascii(min(odd))[:80]}")
     if params.chooses_part:

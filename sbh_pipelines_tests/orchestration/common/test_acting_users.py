@@ -9,7 +9,12 @@ from sbh_pipelines.security.policy import Role, UserContext
 
 def test_tags_and_users_are_each_others_mirror():
     """What the guard writes, the run reads."""
-    for user in (UserContext("ann", "*", Role.ADMIN, "dagster"), UserContext("b", "tenant-1", Role.VIEWER, "dagster")):
+    issued = UserContext("c", "*", Role.ADMIN, "dagster", issued_by=("ann", "os:root"))
+    for user in (
+        UserContext("ann", "*", Role.ADMIN, "dagster"),
+        UserContext("b", "tenant-1", Role.VIEWER, "dagster"),
+        issued,
+    ):
         assert user_of(tags_of(user)) == user
         assert same_user({**tags_of(user), "other": "x"}) == tags_of(user)
 
@@ -29,6 +34,8 @@ def test_runs_without_the_tags_are_of_schedules_and_of_whoever_runs_dagster():
         {"sbh/role": "ADMIN", "sbh/tenant": "*"},
         {"sbh/role": "", "sbh/tenant": "*"},
         {"sbh/role": "admin", "sbh/tenant": ""},
+        {"sbh/role": "admin", "sbh/tenant": "*", "sbh/issued_by": "ann"},
+        {"sbh/role": "admin", "sbh/tenant": "*", "sbh/issued_by": "[1]"},
     ],
 )
 def test_tags_that_say_half_of_it_give_no_rights(tags):

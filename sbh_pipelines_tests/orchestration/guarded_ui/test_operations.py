@@ -248,7 +248,8 @@ def test_an_operator_cannot_turn_a_launch_into_another(params):
 
 def test_runs_act_for_whoever_is_logged_in():
     """Over whatever tags were sent; other tags stay. Launches, several launches, re-executions, backfills."""
-    forged = [("user", "root"), ("sbh/role", "admin"), ("sbh/tenant", "*"), ("note", "x"), ("dagster/partition", "t")]
+    who = [("user", "root"), ("sbh/role", "admin"), ("sbh/tenant", "*"), ("sbh/issued_by", "[]")]
+    forged = [*who, ("note", "x"), ("dagster/partition", "t")]
     mine = {"user": "operator", "sbh/role": "operator", "sbh/tenant": "*"}
     request, launches = allowed(asked(LAUNCH, p=job("validate_backup_job", forged)), OPERATOR)
     assert tags(request.variables["p"]) == {"note": "x", "dagster/partition": "t", **mine}
@@ -274,6 +275,8 @@ def test_a_service_may_act_for_the_user_it_names():
     theirs = [("user", "ann"), ("sbh/role", "viewer"), ("sbh/tenant", "tenant-1")]
     request = asked(LAUNCH, p=job("validate_backup_job", theirs))
     assert tags(allowed(request, SERVICE)[0].variables["p"]) == dict(theirs)
+    issued = [*theirs, ("sbh/issued_by", '["mallory", "os:root"]')]
+    assert tags(allowed(asked(LAUNCH, p=job("validate_backup_job", issued)), SERVICE)[0].variables["p"]) == dict(issued)
     assert tags(allowed(request, ADMIN)[0].variables["p"])["user"] == "admin"
     half = asked(LAUNCH, p=job("validate_backup_job", theirs[:2]))
     assert tags(allowed(half, SERVICE)[0].variables["p"])["user"] == "service:api"

@@ -15,6 +15,7 @@ import pytest
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.cli.command import operating_user
 from sbh_pipelines.errors import AccessDenied, ApprovalNeeded, RequestError, SettingsError, Unauthenticated
+from sbh_pipelines.security.people import Person, one_person
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.security.signing_key import write_signing_key
 from sbh_pipelines.security.tokens import open_tokens
@@ -74,6 +75,14 @@ def test_issuer_and_issued_are_one_person(service: BackupService) -> None:
     assert not allowed(service, bob, UserContext("ＭALLORY", ACME, Role.ADMIN, "api"))
     assert allowed(service, bob, holder(service, ROOT, "ann"))
     assert allowed(service, holder(service, ROOT, "ann"), holder(service, ROOT, "otto"))
+
+
+@pytest.mark.parametrize("name", ["os:eve", "OS:eve", "ｏｓ:eve", "os:"])
+def test_nobody_is_named_like_an_issuer_of_the_system(service: BackupService, name: str) -> None:
+    """Such a name would be that of no person: it may be nobody's, and who has it all the same is one with themselves."""
+    assert one_person(Person(name), Person(name))
+    with pytest.raises(RequestError):
+        holder(service, ROOT, name)
 
 
 def test_an_undo_and_breaking_the_glass(service: BackupService, application: Application) -> None:
