@@ -103,8 +103,12 @@ class Trails:
     ) -> None:
         """Durable when it returns. Raises the store's and the key provider's errors, unless `audit.required` is off."""
         entry = entry_of(event, user_id, source, via or _VIA.get(), props)
-        if self._repeats is None or not self._repeats.counted(tenant, entry):
-            self.record_all(tenant, [entry])
+        repeats = self._repeats
+        if repeats is not None and repeats.counted(tenant, entry):
+            return
+        self.record_all(tenant, [entry])
+        if repeats is not None:
+            repeats.began(tenant, entry)
 
     def record_all(self, tenant: Tenant, entries: Sequence[Entry], *, always: bool = False) -> None:
         """Several events at the cost of one. `always`: raises whatever `audit.required` says."""

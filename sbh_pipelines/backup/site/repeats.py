@@ -1,9 +1,10 @@
 """Repeats in the audit trail: who looks at the same again and again, or is denied the same, leaves an event at once and a count.
 
 For faces that serve many requests, which say so (`Trails.fold`). The first of its kind is recorded as ever, before anything is
-shown or denied. Those of the same kind within the window after it are counted, and recorded as one event when the window ends or
-the process does: with how many there were (`times`), since when (`since`), and what they named that differed. A process that is
-killed loses the counts of its last window, and no first event.
+shown or denied. Those of the same kind within the window after it was are counted, and recorded as one event when the window ends
+or the process does: with how many there were (`times`), since when (`since`), and what they named that differed. What comes while
+the first is being written, or where it cannot be, is recorded for itself, or refused. A process that is killed loses the counts
+of its last window, and no first event.
 """
 
 import threading
@@ -50,33 +51,50 @@ class Repeats:
         self._late: list[tuple[Tenant, Entry]] = []
 
     def counted(self, tenant: Tenant, entry: Entry) -> bool:
-        """Whether the event was taken as a repeat; else it is to be recorded now."""
+        """Whether the event was taken as a repeat of a recorded one; else it is to be recorded now, and then `began`."""
         if entry.event not in FOLDED:
             return False
-        what = line({name: value for name, value in entry.props.items() if name not in _NAMES})
-        name = _name_of(entry.props)
-        who = (tenant.id, tenant.key, tenant.region, entry.event, entry.user_id, entry.via)
-        now = self._monotonic()
         with self._lock:
-            known = self._kinds.get((who, what))
-            if (
-                known is None and self._kinds_of[who] >= _APART
-            ):  # of ever new kinds: what they ask for is text of theirs
-                entry, what, name = replace(entry, props={"various": True}), b"", ""
-                known = self._kinds.get((who, what))
-            if known is None:
-                if len(self._kinds) < _MOST_KINDS:
-                    self._kinds[who, what] = _Kind(tenant, entry, now + self._window_s, seen={name})
-                    self._kinds_of[who] += 1
-                return False
-            if name not in known.seen and len(known.seen) < _APART and entry.event != "access.denied":
-                known.seen.add(name)
+            kind, _, name = self._kind_of(tenant, entry)
+            known = self._kinds.get(kind)
+            if known is None or self._stands_alone(known, name):
                 return False
             known.since = known.since or timestamp(self._clock())
             known.times += 1
             if name not in ("", _name_of(known.first.props)) and len(known.named) < _NAMED:
                 known.named.add(name)
             return True
+
+    def began(self, tenant: Tenant, entry: Entry) -> None:
+        """The event is durable: from now on its repeats are counted. Whoever came before this records their own."""
+        if entry.event not in FOLDED:
+            return
+        with self._lock:
+            kind, first, name = self._kind_of(tenant, entry)
+            known = self._kinds.get(kind)
+            if known is not None:
+                if self._stands_alone(known, name):
+                    known.seen.add(name)
+            elif len(self._kinds) < _MOST_KINDS:
+                self._kinds[kind] = _Kind(tenant, first, self._monotonic() + self._window_s, seen={name})
+                self._kinds_of[kind[0]] += 1
+
+    def _kind_of(self, tenant: Tenant, entry: Entry) -> tuple[Kind, Entry, str]:
+        """Its kind, what stands for all of that kind, and what it names."""
+        what = line({name: value for name, value in entry.props.items() if name not in _NAMES})
+        who = (tenant.id, tenant.key, tenant.region, entry.event, entry.user_id, entry.via)
+        if (who, what) not in self._kinds and self._kinds_of[who] >= _APART:
+            return (
+                (who, b""),
+                replace(entry, props={"various": True}),
+                "",
+            )  # ever new kinds: what they ask for is theirs
+        return (who, what), entry, _name_of(entry.props)
+
+    @staticmethod
+    def _stands_alone(known: _Kind, name: str) -> bool:
+        """Whether it names what no recorded event of the kind does, and is no count's yet."""
+        return name not in known.seen and len(known.seen) < _APART and known.first.event != "access.denied"
 
     def put_back(self, tenant: Tenant, entries: Sequence[Entry]) -> None:
         """What could not be recorded: as it is, when the next windows end."""

@@ -423,6 +423,26 @@ def test_nobody_reads_plans_or_restores_unrecorded(application: Application) -> 
     assert made in {m["id"] for m in sound.list_backups(ACME, ADMIN)}
 
 
+def test_a_refused_look_is_refused_again_where_repeats_are_counted(application: Application) -> None:
+    """Each way twice, as a face that serves many asks: nothing is a repeat of a look that was not recorded."""
+    sound = application.service()
+    made = sound.create_backup(ACME, ADMIN)["id"]
+    service = wrap(application.service(), _failing(_audit), nothing)
+    service.audit.fold_repeats()
+    looks: list[Callable[[], Any]] = [
+        lambda: service.list_backups(ACME, ADMIN),
+        lambda: service.get_backup(made, ACME, ADMIN),
+        lambda: service.get_backup_status(made, ACME, ADMIN),
+        lambda: service.open_backup(made, ACME, ADMIN),
+        lambda: service.restores.plan(made, ACME, ADMIN),
+        lambda: service.audit.events(ADMIN, ACME),
+    ]
+    for call in [look for look in looks for _ in range(3)]:
+        with pytest.raises(StoreUnavailable):
+            call()
+    service.audit.end_repeats()  # and nothing was counted, which would be raised here
+
+
 def test_a_backup_is_made_all_the_same_and_its_event_comes_later(application: Application) -> None:
     """The backup is there; until the tenant's next one verification says which has no event."""
     service = wrap(application.service(), _failing(_audit), nothing)
