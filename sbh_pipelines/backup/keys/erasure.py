@@ -58,6 +58,7 @@ from sbh_pipelines.repository.catalog.erased import (
     ErasureRecord,
     certificate_key,
     erased_key,
+    is_readmitted,
     read_certificate,
     read_erased,
     write_erased,
@@ -159,7 +160,8 @@ class _Erasure:
         """The record of any region: a killed run may have written some of them."""
         for catalog in self._catalogs:
             with suppress(CorruptObject):
-                if (found := read_erased(catalog, self._whose.home)) is not None:
+                found = read_erased(catalog, self._whose.home)
+                if found is not None and not is_readmitted(catalog, self._whose.home, found.erasure_id):
                     return found
         return None
 

@@ -25,6 +25,7 @@ from sbh_pipelines.repository.catalog.erased import (
     ErasureRecord,
     erased_key,
     list_certificates,
+    mark_readmitted,
     read_certificate,
     read_erased,
 )
@@ -175,7 +176,7 @@ class Keys:
             return None
 
     def readmit(self, tenant_id: str, user_ctx: UserContext) -> Readmission:
-        """Allow backups of an erased tenant again, with keys of their own. Certificates stay.
+        """Allow backups of an erased tenant again, with keys of their own. Certificates stay. A killed call is given again.
 
         Raises AccessDenied, EraseRefused while the erasure is not finished, RequestError where the tenant is not erased.
         """
@@ -191,8 +192,10 @@ class Keys:
             )
         tenant = HousedTenant(slug, "", record.region, "", home)
         self._site.track(tenant, "tenant.readmitted", user_ctx.user_id, {"erasure_id": record.erasure_id})
-        for region in self._site.settings.storage.regions:
-            catalog = self._site.catalog(region)
+        catalogs = [self._site.catalog(region) for region in self._site.settings.storage.regions]
+        for catalog in catalogs:  # first: who has a copy of the record can put it back once it is deleted
+            mark_readmitted(catalog, home, record.erasure_id)
+        for catalog in catalogs:
             catalog.store.delete([catalog.prefix + erased_key(home)])
         return Readmission(slug, record.erasure_id)
 

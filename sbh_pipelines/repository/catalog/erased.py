@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sbh_pipelines.document import as_document, optional
 from sbh_pipelines.errors import CorruptObject, KeyServiceError, ObjectMissing, TenantErased
 from sbh_pipelines.repository.bounds import CERTIFICATE_BYTES, ERASED_BYTES
-from sbh_pipelines.repository.catalog.marks import MarkPlace, is_genuine_mark, sign_mark
+from sbh_pipelines.repository.catalog.marks import MarkPlace, is_genuine_mark, make_mark, read_mark, sign_mark
 from sbh_pipelines.repository.format import canonical, parse_document, pretty
 
-ERASED, CERTIFICATES = "erased/", "certificates/"
+ERASED, CERTIFICATES, READMITTED = "erased/", "certificates/", "readmitted/"
 ERASING, DONE = "erasing", "erased"  # states
 _ERASURE_ID = re.compile(r"erase_\d{8}_\d{6}_[0-9a-f]{6}")
 
@@ -167,7 +167,8 @@ def is_erased(catalog: CatalogPlace, slug: str, keys_left: Callable[[], bool]) -
     """Whether the tenant was erased, or is being erased.
 
     A record that the catalog's key signed says so, itself or by its certificate. Any other may be a forgery, or one of an earlier
-    release: it is believed where no key of the tenant is left, which `keys_left` tells, for then nothing can be read anyway.
+    release: it is believed where no key of the tenant is left, which `keys_left` tells, for then nothing can be read anyway. One
+    of an erasure after which the tenant was readmitted says nothing: somebody kept a copy, or made it from the certificate.
     """
     key = catalog.prefix + erased_key(slug)
     try:
@@ -176,12 +177,37 @@ def is_erased(catalog: CatalogPlace, slug: str, keys_left: Callable[[], bool]) -
         return False
     except CorruptObject:
         return not keys_left()
+    if is_readmitted(catalog, slug, document.get("erasure_id")):
+        return False
     with suppress(CorruptObject, KeyServiceError):  # a catalog whose key does not open can tell nothing from a forgery
         if catalog.has_key and document.get("mark") == erased_key(slug) and is_genuine_mark(catalog, document):
             return True
         if catalog.has_key and document.get("tenant_id") == slug and _is_certified(catalog, slug, document):
             return True
     return not keys_left()
+
+
+def mark_readmitted(catalog: CatalogPlace, slug: str, erasure_id: str) -> None:
+    """From now on the record of this erasure counts no more, whoever puts it back. Raises CorruptObject for a damaged mark.
+
+    A catalog without a key has signed nothing that could count.
+    """
+    if catalog.has_key and _ERASURE_ID.fullmatch(erasure_id):
+        make_mark(catalog, _readmitted_name(slug, erasure_id), {})
+
+
+def is_readmitted(catalog: CatalogPlace, slug: str, erasure_id: object) -> bool:
+    """Whether the tenant was readmitted after this erasure. A mark that is not genuine, or whose catalog does not open, is none."""
+    if not isinstance(erasure_id, str) or not _ERASURE_ID.fullmatch(erasure_id):
+        return False
+    try:
+        return catalog.has_key and read_mark(catalog, _readmitted_name(slug, erasure_id)) is not None
+    except (CorruptObject, KeyServiceError):
+        return False
+
+
+def _readmitted_name(slug: str, erasure_id: str) -> str:
+    return f"{READMITTED}{slug}/{erasure_id}.json"
 
 
 def _is_certified(catalog: CatalogPlace, slug: str, record: Mapping[str, Any]) -> bool:

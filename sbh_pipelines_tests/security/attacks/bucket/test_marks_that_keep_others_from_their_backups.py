@@ -66,6 +66,50 @@ def test_a_genuine_record_counts_wherever_the_world_disagrees(hands: Hands) -> N
     assert site_of(hands.service()).is_erased(hands.application.tenant())
 
 
+def readmitted(hands: Hands) -> bytes:
+    """ACME was erased, and has backups again; the record of the erasure, as somebody kept it."""
+    service = hands.service()
+    service.backups.create(ACME, ADMIN)
+    service.keys.erase(ACME, ADMIN, confirm=ACME, reason="Article 17")
+    record = hands.get(f"{hands.catalog}erased/{ACME}.json")
+    service.keys.readmit(ACME, ADMIN)
+    service.backups.create(ACME, ADMIN)
+    return record
+
+
+@pytest.mark.parametrize("signed", [True, False], ids=["kept", "made from a certificate"])
+def test_a_tenant_that_was_readmitted_is_not_erased_by_its_former_record(hands: Hands, signed: bool) -> None:
+    """Nor is a later erasure taken for one that is done already."""
+    kept = readmitted(hands)
+    (certificate,) = hands.keys(f"{hands.catalog}certificates/")
+    made = {**FORGED, "erasure_id": certificate.rsplit("/", 1)[1].removesuffix(".json")}
+    hands.put(f"{hands.catalog}erased/{ACME}.json", kept if signed else json.dumps(made).encode())
+    hands.delete(hands.key("lease.json"))
+    again = hands.service()
+    assert again.backups.of(ACME, ADMIN)
+    again.backups.create(ACME, ADMIN, "incremental")
+    assert not site_of(again).is_erased(hands.application.tenant())
+    assert ACME in site_of(again).catalog("eu-west-1").read()
+    again.keys.erase(ACME, ADMIN, confirm=ACME, reason="Article 17")
+    assert not hands.keys(hands.key("manifests/"))
+    with pytest.raises(TenantErased):
+        hands.service().backups.create(ACME, ADMIN)
+
+
+def test_a_readmission_that_was_killed_goes_on(hands: Hands) -> None:
+    """Between the mark and the deletion of the record: the same call deletes it. A forged mark readmits nobody."""
+    kept = readmitted(hands)
+    hands.put(f"{hands.catalog}erased/{ACME}.json", kept)
+    hands.service().keys.readmit(ACME, ADMIN)
+    assert not hands.keys(f"{hands.catalog}erased/")
+    hands.service().keys.erase(ACME, ADMIN, confirm=ACME, reason="Article 17")
+    record = json.loads(hands.get(f"{hands.catalog}erased/{ACME}.json"))
+    name = f"readmitted/{ACME}/{record['erasure_id']}.json"
+    hands.put(hands.catalog + name, json.dumps({"mark": name, "signature": "ab" * 32}).encode())
+    with pytest.raises(TenantErased):
+        hands.service().backups.create(ACME, ADMIN)
+
+
 def test_a_record_of_an_earlier_release_counts(hands: Hands) -> None:
     """Unsigned: by its certificate, or where no key is left."""
     service = hands.service()
