@@ -55,12 +55,12 @@ def find_kept(tenancy: TenancyMap, declared: Sequence[str] | None, schemas: Sequ
         mapped = tenancy.find(table.full_name)
         if column != WHOLE:
             _check(name, table, mapped, column)
-        if mapped is None:
-            continue  # no restore of a tenant writes it
+        # Also what no backup has: a row that refers to one which goes would be deleted or changed with it.
+        full_name = table.full_name if mapped is None else mapped.full_name
         if column == WHOLE:
-            whole.add(mapped.full_name)
-        elif column in mapped.captured_columns:
-            columns[mapped.full_name] = (*columns.get(mapped.full_name, ()), column)
+            whole.add(full_name)
+        else:
+            columns[full_name] = (*columns.get(full_name, ()), column)
     return Kept(frozenset(whole), {table: found for table, found in columns.items() if table not in whole})
 
 

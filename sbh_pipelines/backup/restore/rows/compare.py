@@ -100,7 +100,8 @@ class TableComparer:
             if not everything:
                 self.find_homes(compared)
             compared.held = adopt_rows(compared.staging)
-            if columns := self._context.kept.columns.get(mapping.table.full_name):
+            kept = self._context.kept.columns.get(mapping.table.full_name, ())
+            if columns := [column for column in kept if column in compared.staging.columns]:
                 keep_live(compared.staging, columns)
                 compared.by_groups = False  # the rows will not be the backup's to the last byte
         return compared

@@ -72,7 +72,7 @@ def _choices(refused: Sequence[Reference], context: RestoreContext, *, named: bo
         does = ", ".join(dict.fromkeys(_declared(reference) for reference in refused))
         choices.append(f"--references declared: as the foreign keys say, {does}")
     choices.append(f"--references keep: the rows of {parents} that they refer to stay")
-    if any(reference.whose == THIS for reference in refused):
+    if any(r.whose == THIS and r.table not in context.kept.tables for r in refused):
         choices.append("restore the tables that they are in as well")
     statements = [_statement(r) for r in refused[:_FEW] if r.whose != ANOTHER and _sayable(r, context)]
     if not named:

@@ -58,6 +58,7 @@ class RowRestore:
             context.tenant.key,
             context.request.references,
             context.undo_since,
+            context.kept,
         )
         self.followers: Followers | None = None
         self.kept: tuple[str, ...] = ()

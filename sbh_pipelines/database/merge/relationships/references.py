@@ -2,7 +2,7 @@
 
 They may be of tables that are excluded, shared, or in no mapped schema, of tables of the tenant that were not chosen, or
 nobody's. A replica session does not do what their foreign keys declare for a deletion; where that is wanted, it is done here:
-rows go, to any depth, or lose their reference. Rows of other tenants are never touched.
+rows go, to any depth, or lose their reference. Rows of other tenants are never touched, nor is what the restore keeps as it is.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from sbh_pipelines.database.capture.changes import ages, snapshot_xmin
 from sbh_pipelines.database.merge.foreign_keys import enforced_keys
+from sbh_pipelines.database.merge.kept import NOTHING, Kept
 from sbh_pipelines.database.merge.merge import TableMerge
 from sbh_pipelines.database.merge.relationships.consequences import Consequences, Found
 from sbh_pipelines.database.schema.catalog import ForeignKey, Table
@@ -74,6 +75,7 @@ class References:
     tenant_key: str
     policy: ReferencePolicy
     since: str = ""  # an undo: rows not written since this snapshot referred to nothing then already
+    kept: Kept = NOTHING
     found: list[Reference] = field(default_factory=list)
     _number: int = 0
     _roots: dict[int, int] = field(default_factory=dict)
@@ -242,7 +244,7 @@ class References:
 
     def _declared(self, key: ForeignKey, child: Table, whose: str, *, restored: bool) -> str:
         """What becomes of such rows as the key declares; empty where that cannot be."""
-        if whose == ANOTHER or (whose == THIS and restored):
+        if whose == ANOTHER or (whose == THIS and restored) or self._keeps(key, child):
             return ""
         if key.on_delete == "c":
             return "deleted"
@@ -255,6 +257,15 @@ class References:
         if "NULL" in values:
             return "set to null" if set(values) <= {"NULL", None} else "set to the default"
         return "set to the default" if self._default_is_there(key, values) else ""
+
+    def _keeps(self, key: ForeignKey, child: Table) -> bool:
+        """Whether what the key declares is not to be done, since it would change what the restore leaves as it is."""
+        root = self.tenancy.catalog.tables.get(self._root(child.oid), child)
+        names = {child.full_name, root.full_name}
+        if not self.kept.tables.isdisjoint(names):
+            return True
+        columns = {column for name in names for column in self.kept.columns.get(name, ())}
+        return key.on_delete != "c" and not columns.isdisjoint(key.delete_columns or key.columns)
 
     def _default_is_there(self, key: ForeignKey, values: Sequence[str | None]) -> bool:
         """Whether the row that the defaults refer to is there, and stays. Where columns keep their values none is looked for."""

@@ -9,7 +9,7 @@ import pytest
 
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.errors import KeptAsItIs, SettingsError
+from sbh_pipelines.errors import KeptAsItIs, SbhError, SettingsError
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.support.application import ACME, ADMIN, Application
 from sbh_pipelines_tests.support.databases import fresh_database
@@ -139,3 +139,45 @@ def test_a_setting_that_keeps_nothing_is_no_setting(suspended: Application, name
     with pytest.raises(SettingsError, match=r"restore\.kept"):
         service.restores.run("latest", ACME, MALLORY)
     assert _state(suspended)["tier"] == "suspended"
+
+
+_HANGING = """
+ALTER TABLE api_keys DROP CONSTRAINT api_keys_user_id_fkey,
+  ADD CONSTRAINT api_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES users ON DELETE CASCADE;
+CREATE TABLE teams (id int PRIMARY KEY, tenant_id int NOT NULL REFERENCES tenants);
+CREATE TABLE blocked (id int PRIMARY KEY, user_id int REFERENCES users ON DELETE CASCADE);
+ALTER TABLE users ADD limited_by int REFERENCES teams ON DELETE SET NULL;
+"""
+_CAME_SINCE = """
+INSERT INTO teams VALUES (7, 1);
+INSERT INTO users (id, tenant_id, email) VALUES (30, 1, 'new'), (31, 1, 'blocked');
+INSERT INTO api_keys VALUES (30, 30, 'held against them'); INSERT INTO blocked VALUES (31, 31);
+UPDATE users SET limited_by = 7 WHERE id = 2;
+"""
+
+
+@pytest.mark.parametrize("tables", [["users"], ["teams"]], ids=str)
+def test_what_is_kept_goes_with_nothing_that_it_refers_to(application: Application, tables: list[str]) -> None:
+    """`references: declared` deletes or changes rows outside the restore that refer to what goes: none of those that are kept."""
+    application.database.run(_TABLES + _HANGING)
+    kept = [*KEPT, "blocked.*", "users.limited_by"]
+    database = {"excluded": ["blocked"]}
+    service = application.service(restore={"kept": kept, "safety_backup": True}, database=database)
+    service.backups.create(ACME, ADMIN, "full")
+    application.database.run(_CAME_SINCE)
+    ask = application.database.ask
+
+    def state() -> list[object]:
+        return [ask(f"SELECT * FROM {name} ORDER BY id") for name in ("api_keys", "blocked", "users", "teams")]
+
+    before = state()
+    request = RestoreRequest.of(tables=tables, references="declared")
+    assert {r.done for r in service.restores.plan("latest", ACME, MALLORY, request).references} == {None}
+    with pytest.raises(SbhError, match="refer"):
+        service.restores.run("latest", ACME, MALLORY, request)
+    assert state() == before
+    # To keep what they refer to is no harm, and the platform may do as the keys declare.
+    service.restores.run("latest", ACME, MALLORY, RestoreRequest.of(tables=tables, references="keep"))
+    assert state()[:2] == before[:2]
+    service.restores.run("latest", ACME, ADMIN, request)
+    assert state() != before
