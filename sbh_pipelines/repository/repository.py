@@ -95,6 +95,7 @@ class Repository(Documents):
         self.unindexed: dict[bytes, int] = {}  # whole packs, and their sizes, that no index names
         self.lost: set[bytes] = set()  # packs that an index names and that are gone, or not whole
         self.marked_damaged: set[bytes] = set()  # packs that deep validation found to be damaged
+        self.doubted: set[bytes] = set()  # packs with a mark that nobody signed, beyond those that were looked into
         self.retirements: list[Retirement] = []  # what prunes took out of use
         self._bodies: dict[str, bytes] = {}  # small index objects, opened
         self.remembered = _CACHED_CHUNKS  # small chunks kept in memory, of those that were read last
@@ -129,7 +130,7 @@ class Repository(Documents):
         retired = {pack_id for retirement in self.retirements for pack_id in retirement.packs}
         for pack_id in self.marked_damaged:
             packs.pop(pack_id, None)
-        unused = {pack_id: packs.pop(pack_id) for pack_id in retired if pack_id in packs}
+        unused = {pack_id: packs.pop(pack_id) for pack_id in (*retired, *self.doubted) if pack_id in packs}
         self.index.last_resort = lambda: self._read_retired(unused)
         for name in names:
             try:
@@ -141,7 +142,7 @@ class Repository(Documents):
                     named.append(pack_id)
                     if packs.get(pack_id) == size:
                         self.index.add_pack(pack_id, size, entries, epoch)
-                    elif pack_id not in retired:
+                    elif pack_id not in retired and pack_id not in self.doubted:
                         self.index.add_lost(pack_id, entries)
                         self.lost.add(pack_id)
                         packs.pop(pack_id, None)
@@ -175,16 +176,16 @@ class Repository(Documents):
                 pack_id = pack_id_of(name.removeprefix(Keys.DAMAGED))
                 if pack_id is None:
                     continue
-                genuine = self._is_condemned(pack_id)
-                if (
-                    not genuine and pack_id in packs
-                ):  # of an earlier release, or put there to make a good pack count as lost
-                    doubtful += 1
-                    genuine = doubtful <= _DOUBTFUL_MARKS and self._digest(pack_id, packs[pack_id]) != pack_id
-                if genuine or pack_id not in packs:
+                if pack_id not in packs or self._is_condemned(pack_id):
                     self.marked_damaged.add(pack_id)
-                else:
-                    self.damages.append(Damage(name, _forged_mark(self.url(name))))
+                    continue
+                doubtful += 1  # of an earlier release, or put there to make a good pack count as lost
+                if doubtful > _DOUBTFUL_MARKS:  # not looked into: what it holds is read where nothing else has it
+                    self.doubted.add(pack_id)
+                elif self._digest(pack_id, packs[pack_id]) != pack_id:
+                    self.marked_damaged.add(pack_id)
+                    continue
+                self.damages.append(Damage(name, _forged_mark(self.url(name))))
             elif name.startswith(Keys.RETIRED):
                 try:
                     body = self.store.get(info.key, most_bytes(name))
@@ -197,7 +198,7 @@ class Repository(Documents):
         return [name for name in names if name not in retired]
 
     def _read_retired(self, packs: Mapping[bytes, int]) -> None:
-        """Packs that no backup needed when they were retired, and unnamed ones beyond the bound: some may be needed."""
+        """Packs that were retired, unnamed ones beyond the bound, and those that may be damaged: some may be needed."""
         for pack_id, size in packs.items():
             try:
                 self._add_unindexed(pack_id, size)

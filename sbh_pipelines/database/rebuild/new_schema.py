@@ -155,13 +155,15 @@ class NewSchema:
         """Make the schema. Raises LookRefused where the tenant has one already, or one is being made."""
         with translated("make a schema"):
             cursor = self._connection.cursor()
-            cursor.execute("BEGIN")
+            # The session's, for the snapshot must be younger than the lock: who had it before has made what is to be seen.
             cursor.execute(
-                "SELECT pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended(%s, 0))",
+                "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended(%s, 0))",
                 (_LOCK + self._tenant_key,),
             )
             if not cursor.fetchone()[0]:
                 raise self._refused("one is being made at this moment", "wait for its end")
+            # One snapshot: what others write to the catalogue meanwhile is not taken for what this transaction wrote.
+            cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
             if there := [look for look in looks(self._connection) if look.tenant_key == self._tenant_key]:
                 raise self._refused(
                     f"{there[0].schema} is there until {there[0].expires_at}",

@@ -85,7 +85,7 @@ CALLED = (
     "pg_relation_filenode",
     "pg_relation_size",
     "pg_snapshot_xmax",
-    "pg_try_advisory_xact_lock",
+    "pg_try_advisory_lock",
     "pg_walfile_name",
     "quote_ident",
     "quote_literal",

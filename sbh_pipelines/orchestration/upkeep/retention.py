@@ -5,7 +5,7 @@ once more after all the others: by then its backup has usually ended.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
 from pydantic import Field
@@ -24,7 +24,11 @@ from sbh_pipelines.orchestration.common.resources import Backups, BackupServiceR
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 from sbh_pipelines.orchestration.common.timetable import Timetable, schedule_of_one_run, timetable
 from sbh_pipelines.orchestration.upkeep.metadata import forgotten_metadata, pruned_metadata
+from sbh_pipelines.security.policy import UserContext
 from sbh_pipelines.settings import ScheduleSettings
+
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.service import BackupService
 
 PRUNE, RETENTION = "prune", "retention"
 _Report = TypeVar("_Report")
@@ -59,27 +63,26 @@ def prune_tenants(context: dg.OpExecutionContext, backups: Backups) -> Iterator[
     )
     metadata = pruned_metadata(reports, config.dry_run)
     if not config.dry_run:
-        try:
-            compacted = service.retention.compact_catalogs(user)
-        except SbhError as error:
-            raise failure_of(error, step="compact_catalogs", more=metadata) from None
-        metadata["catalogs"] = dg.MetadataValue.json(dict(compacted))
-        metadata |= _leftovers(context, backups, metadata)
+        for step, work in (("compact_catalogs", _compacted), ("drop_leftovers", _leftovers)):
+            try:
+                metadata |= work(service, user)
+            except SbhError as error:
+                if not failed:
+                    raise failure_of(error, step=step, more=metadata) from None
+                context.log.error(f"{step}: {error}")  # the run fails, and says which tenants did
     yield from _end(context, len(reports), failed, metadata)
 
 
-def _leftovers(
-    context: dg.OpExecutionContext, backups: BackupServiceResource, metadata: MetadataMap
-) -> dict[str, dg.MetadataValue[Any]]:
+def _compacted(service: "BackupService", user: UserContext) -> dict[str, dg.MetadataValue[Any]]:
+    return {"catalogs": dg.MetadataValue.json(dict(service.retention.compact_catalogs(user)))}
+
+
+def _leftovers(service: "BackupService", user: UserContext) -> dict[str, dg.MetadataValue[Any]]:
     """Copies of tenants' rows do not stay for ever: schemas beside the live ones, and databases of drills that were killed."""
-    service, user = backups.service, user_of(context.run.tags)
-    try:
-        found = service.restores.drop_expired_looks(user)
-        for error in found.failed.values():
-            raise error
-        drills = service.drills.drop_leftovers(user)
-    except SbhError as error:
-        raise failure_of(error, step="drop_leftovers", more=metadata) from None
+    found = service.restores.drop_expired_looks(user)
+    drills = service.drills.drop_leftovers(user)
+    for error in found.failed.values():
+        raise error
     return {
         "looks_dropped": dg.MetadataValue.int(len(found.dropped)),
         "drill_databases_dropped": dg.MetadataValue.int(len(drills)),

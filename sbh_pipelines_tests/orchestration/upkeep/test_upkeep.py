@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from sbh_pipelines.errors import CorruptObject, LeaseHeld
+from sbh_pipelines.errors import CorruptObject, LeaseHeld, SourceUnavailable
 from sbh_pipelines_tests.orchestration.conftest import Run
 from sbh_pipelines_tests.support.fakes import FakeService
 
@@ -53,6 +53,28 @@ def test_a_tenant_that_cannot_be_pruned_does_not_keep_the_others(run: Run, fake:
     metadata = {name: value.value for name, value in failure.user_failure_data.metadata.items()}
     assert [(f["tenant"], f["step"]) for f in metadata["failed_tenants"]] == [("tenant-1", "prune")]  # type: ignore[union-attr]
     assert metadata["bytes_freed"] == 2 << 20
+
+
+def test_a_database_that_is_away_hides_no_tenant_that_failed(
+    run: Run, fake: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What prune does there comes last; alone it fails the run, beside others it is in the log."""
+
+    def away(user: object) -> object:
+        raise SourceUnavailable("Cannot connect to the database")
+
+    monkeypatch.setattr(fake, "drop_expired_looks", away)
+    result = run("prune_job")
+    failure = result.failure_data_for_node("prune_tenants")
+    assert failure is not None
+    assert failure.user_failure_data is not None
+    assert "SBH-301" in str(failure.user_failure_data.description) + str(failure.user_failure_data.metadata)
+    fake.errors["prune"] = {"tenant-1": DAMAGED}
+    failure = run("prune_job").failure_data_for_node("prune_tenants")
+    assert failure is not None
+    assert failure.user_failure_data is not None
+    metadata = {name: value.value for name, value in failure.user_failure_data.metadata.items()}
+    assert [(f["tenant"], f["step"]) for f in metadata["failed_tenants"]] == [("tenant-1", "prune")]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("verb", ["prune", "forget"])

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from sbh_pipelines.errors import LeaseHeld, TenantErased
+from sbh_pipelines.repository import repository as repositories
 from sbh_pipelines_tests.security.attacks.bucket.conftest import Hands
 from sbh_pipelines_tests.support.application import ACME, ADMIN, Application
 from sbh_pipelines_tests.support.site import site_of
@@ -157,6 +158,22 @@ def test_a_mark_of_an_earlier_release_counts_where_the_pack_is_damaged(hands: Ha
     again = hands.service()
     again.backups.create(ACME, ADMIN)  # stores anew what was in it
     assert again.backups.validate("latest", ACME, ADMIN, deep=True).valid
+
+
+def test_of_marks_too_many_to_look_into_nothing_is_believed(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged pack of an earlier release stands behind its good copy, and a good one is read where nothing else has it."""
+    monkeypatch.setattr(repositories, "_DOUBTFUL_MARKS", 0)
+    made = hands.service().backups.create(ACME, ADMIN)
+    key = max(hands.keys(hands.key("packs/")), key=lambda key: len(hands.get(key)))
+    pack = key.rsplit("/", 1)[1]
+    hands.put(hands.key(f"index/damaged-{pack}"), json.dumps({"damaged": f"packs/{pack}"}).encode())
+    hands.service().restores.run(made.id, ACME, ADMIN)  # forged: the pack is whole
+    whole = hands.get(key)
+    hands.put(key, whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
+    again = hands.service()
+    again.backups.create(ACME, ADMIN)  # stores anew what was in it
+    assert again.backups.validate("latest", ACME, ADMIN, deep=True).valid
+    assert again.backups.validate(made.id, ACME, ADMIN, deep=True).valid
 
 
 def leased(application: Application, until: object) -> None:

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
 
+from sbh_pipelines.database.rebuild.new_schema import NewSchema
 from sbh_pipelines.database.schema.mapping.outside import COPIES
 from sbh_pipelines.database.session.connection import connect
 from sbh_pipelines.doctor import looks
@@ -94,6 +96,27 @@ def test_nobody_fills_the_disk_with_copies(application: Application) -> None:
     dropped = service.restores.drop_expired_looks(ADMIN)
     assert first.schema in dropped.dropped
     assert _schemas(application) == []
+
+
+def test_what_others_change_meanwhile_is_not_laid_to_it(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a database at work somebody makes a table, empties one, or grants a right while the rows are copied."""
+    service = application.service()
+    service.backups.create(BOLT, ADMIN)
+    fill = NewSchema.fill
+
+    def busy(target: NewSchema, *arguments: Any) -> int:
+        if not application.database.ask("SELECT to_regclass('public.of_others')")[0][0]:
+            application.database.run("CREATE TABLE of_others (n int)", "GRANT SELECT ON of_others TO PUBLIC")
+        application.database.run("TRUNCATE of_others")
+        return fill(target, *arguments)
+
+    monkeypatch.setattr(NewSchema, "fill", busy)
+    copy = service.restores.into_schema("latest", BOLT, ADMIN)
+    assert sum(table.rows for table in copy.tables)
+    with pytest.raises(LookRefused):
+        service.restores.into_schema("latest", BOLT, ADMIN)
 
 
 def test_only_what_is_ours_is_ever_dropped(application: Application) -> None:
