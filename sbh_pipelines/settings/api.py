@@ -81,8 +81,8 @@ class ApiSettings(Section):
         60,
         ge=1,
         le=100_000,
-        description="Plans and validations that one user, or one tenant, may ask for; and as many launches and requests for"
-        " approval.",
+        description="Plans and validations that one user, or one tenant, may ask for; apart from them as many launches, and as many"
+        " requests for approval, of which one user has half.",
     )
     expensive_burst: int = Field(20, ge=1, le=10_000, description="Of these, so many at once after a pause.")
     cache_mib: int = Field(

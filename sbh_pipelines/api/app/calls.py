@@ -23,6 +23,8 @@ from sbh_pipelines.settings.api import ApiSettings
 
 T = TypeVar("T")
 
+PLANS, LAUNCHES, REQUESTS = "plans", "launches", "requests"  # each has a rate of its own
+
 _KEY_PATTERN = r"^[\x21-\x7e]{1,128}$"
 _LONGEST_NAMED = 64
 
@@ -120,20 +122,23 @@ class Call:
     async def expensive(self, action: str, work: Callable[[], T]) -> T:
         """A plan or a validation. Raises AccessDenied, TooManyRequests."""
         await self.permit(action)
-        self._count("plans")
+        self._count(PLANS)
         return await self.api.expensive.run(work, self._whose)
 
-    async def urgent(self, action: str, work: Callable[[], T], *, counted: bool = False) -> T:
-        """What nobody else's plans may keep waiting. Raises AccessDenied, TooManyRequests."""
+    async def urgent(self, action: str, work: Callable[[], T], *, counted: str | None = None) -> T:
+        """What nobody else's plans may keep waiting. `counted`: of which rate. Raises AccessDenied, TooManyRequests."""
         await self.permit(action)
-        if counted:
-            self._count("launches")
+        if counted is not None:
+            self._count(counted)
         return await self.api.urgent.run(work, self._whose)
 
     def _count(self, kind: str) -> None:
-        """Raises TooManyRequests. Launches have a rate of their own, which plans do not use up."""
+        """Raises TooManyRequests. Launches have a rate of their own, which neither plans nor requests use up; of a tenant's
+        requests for approval one user has half.
+        """
         tenant = self.tenant_or_all() or ALL_TENANTS
-        self.api.rates.take(f"user:{kind}:{self.user.tenant_id}:{self.user.user_id}", f"tenant:{kind}:{tenant}")
+        who = f"user:{kind}:{self.user.tenant_id}:{self.user.user_id}"
+        self.api.rates.take(who, f"tenant:{kind}:{tenant}", halved={who} if kind == REQUESTS else frozenset())
 
     async def launch(self, action: str, wanted: Callable[[], Launch]) -> Response:
         """202 and where the operation is. `wanted` raises what is wrong with the request; it is asked once `action` is
@@ -145,7 +150,7 @@ class Call:
             launch = wanted()
             return launch.call, *self.api.launcher.launch(self.user, tenant, launch, self.key)
 
-        call, operation_id, repeated = await self.urgent(action, work, counted=True)
+        call, operation_id, repeated = await self.urgent(action, work, counted=LAUNCHES)
         answer = accepted(operation_id, call, tenant)
         headers = {"Location": answer.links["self"]}
         if repeated:

@@ -5,7 +5,7 @@ import math
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -29,23 +29,27 @@ class Rates:
 
     @property
     def retry_after_s(self) -> int:
-        """After so long there is room for one more."""
-        return max(1, math.ceil(1 / self._per_s))
+        """After so long there is room for one more, also of what has half."""
+        return max(1, math.ceil(2 / self._per_s))
 
-    def take(self, *names: str) -> None:
-        """One call by all of these. Raises TooManyRequests where one of them has none left; then none pays."""
+    def take(self, *names: str, halved: Set[str] = frozenset()) -> None:
+        """One call by all of these; those in `halved` may do half as much. Raises TooManyRequests where one of them has none
+        left; then none pays.
+        """
         with self._lock:
             now = self._clock()
             left = {name: self._left(name, now) for name in names}
-            if short := [name for name, tokens in left.items() if tokens < 1]:
+            costs = {name: min(2.0, self._burst) if name in halved else 1.0 for name in names}
+            if short := next((name for name, tokens in left.items() if tokens < costs[name]), None):
+                cost = costs[short]
                 raise TooManyRequests(
                     f"Too many {self._what}",
-                    on=short[0].partition(":")[0],
-                    why=f"{self._per_s * 60:g} a minute are allowed, {self._burst:g} at once",
-                    remedy=f"try again in {self.retry_after_s} s",
+                    on=short.partition(":")[0],
+                    why=f"{self._per_s * 60 / cost:g} a minute are allowed, {self._burst // cost:g} at once",
+                    remedy=f"try again in {max(1, math.ceil(cost / self._per_s))} s",
                 )
             for name, tokens in left.items():
-                self._buckets[name] = (tokens - 1, now)
+                self._buckets[name] = (tokens - costs[name], now)
                 self._buckets.move_to_end(name)
             while len(self._buckets) > _MOST:
                 self._buckets.popitem(last=False)

@@ -5,7 +5,7 @@ from typing import Annotated, NoReturn
 from fastapi import APIRouter, Body, Path
 from starlette.responses import Response
 
-from sbh_pipelines.api.app.calls import ACall, Call
+from sbh_pipelines.api.app.calls import REQUESTS, ACall, Call
 from sbh_pipelines.api.schema import answers, pages
 from sbh_pipelines.api.schema.bodies import AskBody, DecideBody, OverwritingBody
 from sbh_pipelines.api.schema.responses import READS, model_of
@@ -45,7 +45,7 @@ async def ask(call: ACall, body: Annotated[AskBody, Body()]) -> Response:
         wanted = body.backup_id or ""
         return call.service.approvals.request_restore(wanted, tenant, call.user, body.request(), reason=body.reason)
 
-    return call.answer(await call.urgent("restore.request", work, counted=True))
+    return call.answer(await call.urgent("restore.request", work, counted=REQUESTS))
 
 
 @router.post("/{approval_id}/approve", summary="Approve", responses=READS, response_model=model_of(Approval))

@@ -134,6 +134,21 @@ def test_a_bucket_empties_and_fills_again() -> None:
         rates.take("user:a")
 
 
+def test_one_of_many_has_half_of_a_bucket() -> None:
+    now = 0.0
+    rates = Rates(60, 4, clock=lambda: now)
+    for user in ("user:a", "user:b"):
+        for _ in range(2):
+            rates.take(user, "tenant:t", halved={user})
+        if user == "user:a":
+            with pytest.raises(TooManyRequests, match=r"user.*30 a minute are allowed, 2 at once.*in 2 s"):
+                rates.take(user, "tenant:t", halved={user})
+    now = float(rates.retry_after_s)
+    rates.take("user:a", "tenant:t", halved={"user:a"})
+    single = Rates(60, 1, clock=lambda: now)
+    single.take("user:a", "tenant:t", halved={"user:a"})  # less than one there is not
+
+
 def test_threads_waiting_and_time_are_bounded() -> None:
     """What is given up keeps its thread, so that no more than `threads` are ever at work."""
 

@@ -1,7 +1,7 @@
 """A tenant's operator, with plans that do not end, wants nobody else of the platform to restore, cancel or approve; a viewer,
-with posts that are denied, wants the tenant's own admin not to.
+with posts that are denied, wants the tenant's own admin not to; so does an operator, with requests for approval.
 
-What is permitted is asked before what is left of a rate; each tenant has its share of the threads; launches, cancels and
+What is permitted is asked before what is left of a rate; launches and requests have rates of their own; each tenant has its share of the threads; launches, cancels and
 approvals have threads of their own; and what nobody waits for any more is cancelled on the server.
 """
 
@@ -102,6 +102,19 @@ def test_denied_posts_use_up_nobodys_rate(strict: Server) -> None:
     assert set(answers) == {403}
     with strict.client("tenant-3", Role.ADMIN, user="ada") as admin:
         assert admin.post(f"/api/operation/{OPERATION}/cancel").json()["code"] == "SBH-921"
+
+
+def test_requests_for_approval_use_up_no_launch_and_not_the_others(strict: Server) -> None:
+    """An operator's, of whom the tenant's admin needs a restore in an emergency, and another operator an approval."""
+    ask = {"backup_id": "latest", "reason": "again and again"}
+    with strict.client("tenant-2", Role.OPERATOR, user="mallory") as mallory:
+        answers = [mallory.post("/api/approvals", json=ask) for _ in range(36)]
+    assert answers[-1].status_code == 429
+    assert int(answers[-1].headers["Retry-After"]) >= 1
+    with strict.client("tenant-2", Role.ADMIN, user="ada") as ada:
+        assert ada.post("/api/backup/latest/restore", json={"confirm": True}).json()["code"] == "SBH-921"
+    with strict.client("tenant-2", Role.OPERATOR, user="otto") as otto:
+        assert otto.post("/api/approvals", json=ask).status_code != 429
 
 
 def test_a_statement_ends_also_where_the_process_that_sent_it_is_gone(
