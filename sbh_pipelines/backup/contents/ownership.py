@@ -48,6 +48,20 @@ def is_own(repository: Repository, manifest: Manifest, tenant_key: str, *, live:
     return found == tenant_key or (not live and repository.adopts(found))
 
 
+def is_anothers(repository: Repository, backup_id: BackupId, tenant_key: str) -> bool:
+    """Whether a backup is of another tenant, who had the slug before. Of one that is not there or is damaged it is not said."""
+    try:
+        return not is_own(repository, read_manifest(repository, backup_id), tenant_key)
+    except (CorruptObject, UnknownBackup):
+        return False
+
+
+def refuse_anothers(repository: Repository, backup_id: BackupId, tenant_key: str) -> None:
+    """Raises SlugChangedHands for what `is_anothers`."""
+    if is_anothers(repository, backup_id, tenant_key):
+        raise _another(repository, backup_id)
+
+
 def resolve_own(repository: Repository, text: str, tenant_key: str, *, live: bool = False) -> BackupId:
     """`resolve_backup` among the backups that `is_own` accepts. Raises SlugChangedHands as well."""
     others: list[BackupId] = []

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 
 from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.contents.manifests import ManifestCache, read_manifest, read_manifests, resolve_backup
-from sbh_pipelines.backup.contents.ownership import resolve_own, tenant_keys_of
+from sbh_pipelines.backup.contents.ownership import is_anothers, refuse_anothers, resolve_own, tenant_keys_of
 from sbh_pipelines.backup.contents.verification import Validation, Verification, verify_backup
 from sbh_pipelines.backup.create import drafts as making
 from sbh_pipelines.backup.create.draft import Draft
@@ -238,13 +238,15 @@ class Backups:
     ) -> Validation:
         """Whether a backup is whole; damage is reported, not raised.
 
-        Raises UnknownBackup, UnknownTenant, and errors of reaching the store.
+        Raises UnknownBackup, UnknownTenant, and errors of reaching the store; for the tenant's own users also SlugChangedHands.
         """
         tenant = self._gate.allowed(tenant_id, user_ctx, "backup.validate")
         result = Verification(backup_id, deep)
         try:
             with self._site.repository(tenant) as repository:
-                wanted = resolve_backup(repository, backup_id)
+                wanted = resolve_backup(repository, backup_id, lambda m: not is_anothers(repository, m.id, tenant.key))
+                if user_ctx.tenant_id != ALL_TENANTS:
+                    refuse_anothers(repository, wanted, tenant.key)
                 result = Verification(wanted, deep)
                 manifest = read_manifest(repository, wanted)
                 repository.load_index()
@@ -273,11 +275,20 @@ class Backups:
             (tenant, status)
             for tenant in self._gate.candidates(tenant_id, user_ctx)
             if (status := backup_status(self._site, tenant, wanted)) is not None
+            and (status.status != "completed" or self._may_know(tenant, wanted, user_ctx))
         ]
         missing = UnknownBackup("No such backup", on=wanted, remedy="see `sbh backup list`")
         tenant, only = the_only(found, missing)
         self._gate.accessed(tenant, user_ctx, "status", backup_id=wanted)
         return only
+
+    def _may_know(self, tenant: Tenant, backup_id: BackupId, user_ctx: UserContext | None) -> bool:
+        """Whether a backup is not another tenant's, as far as can be told; of the platform's users nothing is asked."""
+        if user_ctx is None or user_ctx.tenant_id == ALL_TENANTS:
+            return True
+        with suppress(CorruptObject, KeyServiceError), self._site.repository(tenant) as repository:
+            return not is_anothers(repository, backup_id, tenant.key)
+        return True
 
     def overview(self, tenant_id: str, user_ctx: UserContext) -> tuple[list[Manifest], list[SbhError]]:
         """The manifests of a tenant's backups, newest first, without what is long in them (components, signature), and an error

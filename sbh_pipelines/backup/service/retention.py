@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
+from sbh_pipelines.backup.contents.ownership import is_anothers, refuse_anothers
 from sbh_pipelines.backup.retain import forget as forgetting
 from sbh_pipelines.backup.retain import holds
 from sbh_pipelines.backup.retain.forget import RetentionOutcome
@@ -45,6 +46,7 @@ class Retention:
         wanted = BackupId.parse(backup_id)
         by_platform = user_ctx.tenant_id == ALL_TENANTS
         with self._held_in(tenant_id, user_ctx, "backup.hold") as (tenant, repository):
+            self._refuse_anothers(repository, wanted, tenant, user_ctx)
             self._may_release(repository, f"pin-{wanted}", user_ctx)
             placed = holds.place_pin(
                 repository, wanted, reason or "", user_ctx.user_id, self._site.clock, by_platform
@@ -56,6 +58,7 @@ class Retention:
         """The pin that was taken away. Raises UnknownHold, AccessDenied where it is the platform's."""
         wanted = BackupId.parse(backup_id)
         with self._held_in(tenant_id, user_ctx, "backup.hold") as (tenant, repository):
+            self._refuse_anothers(repository, wanted, tenant, user_ctx)
             self._may_release(repository, f"pin-{wanted}", user_ctx)
             record = self._releasing(tenant, user_ctx, "backup.unpinned")
             return holds.release(repository, f"pin-{wanted}", record).line()
@@ -85,6 +88,13 @@ class Retention:
         if placed is not None and (placed.by_platform or placed.damage is not None):
             self._gate.authorize(user_ctx, "hold.legal", repository.tenant)
 
+    def _refuse_anothers(
+        self, repository: Repository, backup_id: BackupId, tenant: Tenant, user_ctx: UserContext
+    ) -> None:
+        """A repository may hold backups of a tenant that had the slug before: they are not for the tenant's users."""
+        if user_ctx.tenant_id != ALL_TENANTS:
+            refuse_anothers(repository, backup_id, tenant.key)
+
     def _releasing(self, tenant: Tenant, user_ctx: UserContext, event: str) -> Callable[[holds.Hold], None]:
         """First the event: protection is not taken away unless it is recorded who did."""
         return lambda hold: self._site.track(
@@ -98,7 +108,12 @@ class Retention:
         """
         with self._held_in(tenant_id, user_ctx, "backup.list", former_key=former_key) as (tenant, repository):
             self._gate.accessed(tenant, user_ctx, "holds")
-            return [hold.line() for hold in holds.read_holds(repository)]
+            found = holds.read_holds(repository)
+            if user_ctx.tenant_id != ALL_TENANTS:
+                held = {hold.backup_id for hold in found if hold.backup_id is not None}
+                others = {backup_id for backup_id in held if is_anothers(repository, backup_id, tenant.key)}
+                found = [hold for hold in found if hold.backup_id not in others]
+            return [hold.line() for hold in found]
 
     @contextmanager
     def _held_in(

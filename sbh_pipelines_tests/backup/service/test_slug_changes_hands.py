@@ -10,6 +10,7 @@ import pytest
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.site.owners import Owners
 from sbh_pipelines.errors import AccessDenied, OwnerRefused, SlugChangedHands, SlugTaken, UnknownBackup, UnknownTenant
+from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.support.application import ADMIN, Application
 from sbh_pipelines_tests.support.databases import Database
@@ -43,6 +44,10 @@ def schema(request: pytest.FixtureRequest, database: Database, tmp_path: Path) -
 
 @pytest.fixture
 def old_manifests(monkeypatch: pytest.MonkeyPatch) -> None:
+    _write_old_manifests(monkeypatch)
+
+
+def _write_old_manifests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Manifests as releases wrote them that did not put the tenant's key there."""
     from sbh_pipelines.backup.contents.manifest import Manifest
 
@@ -225,3 +230,31 @@ def test_without_the_database_the_newest_backup_says_whose_the_slug_is(schema: S
         with pytest.raises(UnknownBackup):
             gone.exports.export(old, ACME, ANN, tmp_path / "old")
     assert "old secret" not in "".join(file.read_text() for file in (tmp_path / "new").rglob("*.jsonl"))
+
+
+def test_the_backups_of_earlier_releases_cost_one_index(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first backup of this release asks each of them whose it is: with the index that one of them needs, whatever their number."""
+    schema = SmallSchema(database, tmp_path, TABLE)
+    with monkeypatch.context() as old:
+        _write_old_manifests(old)
+        for _ in range(12):
+            schema.service.backups.create(ACME, ANN)
+    _strip_owner(tmp_path)
+    loads: list[Repository] = []
+    load = Repository.load_index
+
+    def counted(repository: Repository) -> None:
+        loads.append(repository)
+        load(repository)
+
+    monkeypatch.setattr(Repository, "load_index", counted)
+    fresh = SmallSchema.over(schema, tmp_path)
+    fresh.service.backups.create(ACME, ANN)
+    bound = len(loads)
+    fresh.service.backups.create(ACME, ANN)
+    assert bound - (len(loads) - bound) == 2  # whether it may at all, by the newest; then whose each is
+    loads.clear()
+    assert len(SmallSchema.over(schema, tmp_path).service.backups.of(ACME, ANN)) == 14
+    assert len(loads) == 1
