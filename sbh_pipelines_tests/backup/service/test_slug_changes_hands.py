@@ -149,6 +149,27 @@ def test_in_a_repository_of_both_each_sees_its_own(mixed: SmallSchema, tmp_path:
     assert manifest.id == old
 
 
+def test_in_a_repository_of_both_nobody_learns_of_or_lets_go_the_formers(mixed: SmallSchema, tmp_path: Path) -> None:
+    """Users of the platform may check, keep and let go what is there, by its id; `latest` is the newcomer's for all."""
+    service = mixed.service
+    old, new = sorted(file.stem for file in _repository(tmp_path).joinpath("manifests").iterdir())
+    service.retention.pin(old, ACME, ADMIN, "of a dispute with Ann")
+    for way in (service.backups.validate, service.retention.pin, service.retention.unpin):
+        with pytest.raises(SlugChangedHands):
+            way(old, ACME, ANN)
+    with pytest.raises(UnknownBackup):
+        service.backups.status(old, ACME, ANN)
+    assert service.retention.holds(ACME, ANN) == []
+    for user in (ANN, ADMIN):
+        assert service.backups.validate("latest", ACME, user).backup_id == new
+        assert service.backups.status(new, ACME, user).status == "completed"
+        service.retention.pin(new, ACME, user)
+        service.retention.unpin(new, ACME, user)
+    assert service.backups.validate(old, ACME, ADMIN).valid
+    assert service.backups.status(old, ACME, ADMIN).status == "completed"
+    assert service.retention.unpin(old, ACME, ADMIN).backup_id == old
+
+
 def test_the_newcomers_own_backups(schema: SmallSchema) -> None:
     """Once the former tenant's are put aside, `latest` is the newcomer's own; it goes on as if the others were not there."""
     before = schema.rows()
