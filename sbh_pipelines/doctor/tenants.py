@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.schema import inspect
@@ -11,7 +12,7 @@ from sbh_pipelines.database.schema.tenants import gone_condition, list_tenants
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.database.session.sql import ident, literal, sql_name
 from sbh_pipelines.doctor.findings import Level, Report
-from sbh_pipelines.errors import InvalidId, SlugTaken
+from sbh_pipelines.errors import CorruptObject, InvalidId, SlugTaken
 from sbh_pipelines.model import Tenant, TenantId, utc_now
 from sbh_pipelines.placement import allowed_regions, catalog_place
 from sbh_pipelines.repository.catalog.records import TenantRecord
@@ -159,7 +160,8 @@ def _taken(site: Site, tenants: Sequence[Tenant], records: Mapping[TenantId, Ten
             unsaid.append(tenant)
     for tenant in unsaid[:_ASKED]:  # of earlier releases, or nothing is known: their repositories tell
         try:
-            site.owners.check(tenant)
+            with suppress(CorruptObject):  # it is nobody's then, and whoever opens it is told
+                site.owners.check(tenant)
         except SlugTaken:
             found.append(str(tenant.id))
     return found

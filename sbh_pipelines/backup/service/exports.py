@@ -1,4 +1,6 @@
-"""The service's calls that take data out of backups: into a folder, or into a program's memory. Both work without the database."""
+"""The service's calls that take data out of backups: into a folder, or into a program's memory. For users of the
+platform both work without the database.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +19,7 @@ from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 
 
 class Exports:
-    """Data taken out of backups. Works without the database."""
+    """Data taken out of backups. Works without the database, for users of the platform."""
 
     def __init__(self, gate: Gate) -> None:
         self._gate, self._site = gate, gate.site
@@ -69,18 +71,15 @@ class Exports:
     def _exportable(
         self, tenant_id: str, user_ctx: UserContext, backup_id: str, former_key: str | None = None
     ) -> Tenant:
-        """The tenant as the database has it; where that cannot be asked or does not know it, as its repository shows it.
+        """The tenant as the database has it; where that cannot be asked or does not know it, as its repository shows it to a user
+        of the platform.
 
         Raises AccessDenied, and the database's error where there is no such backup either.
         """
         try:
             return self._gate.allowed(tenant_id, user_ctx, "backup.export", former_key=former_key)
-        except (
-            SourceError,
-            SettingsError,
-            UnknownTenant,
-        ) as error:  # the tenants table may be missing: see `sbh doctor`
-            if former_key is not None or (isinstance(error, UnknownTenant) and user_ctx.tenant_id != ALL_TENANTS):
+        except (SourceError, SettingsError, UnknownTenant):  # the tenants table may be missing: see `sbh doctor`
+            if former_key is not None or user_ctx.tenant_id != ALL_TENANTS:
                 raise
             slug = TenantId.parse(tenant_id)
             found, newest = lost_tenant(self._site, slug, backup_id), lost_tenant(self._site, slug)

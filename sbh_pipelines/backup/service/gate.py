@@ -15,7 +15,7 @@ from sbh_pipelines.backup.restore.sensitive import tells_of
 from sbh_pipelines.backup.service.tenants import Tenants
 from sbh_pipelines.backup.site.audit_trails import came_through, noted
 from sbh_pipelines.backup.site.site import Site
-from sbh_pipelines.errors import AccessDenied, SbhError, SlugTaken, SourceError, UnknownTenant
+from sbh_pipelines.errors import AccessDenied, CorruptObject, SbhError, SlugTaken, SourceError, UnknownTenant
 from sbh_pipelines.model import Tenant, TenantId
 from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.repository import lease as leases
@@ -134,13 +134,16 @@ class Gate:
             for tenant in tenants:
                 self.site.owners.check(tenant)
             return tenants
-        return [t for t in tenants if self._is_owned(t)]
+        return [t for t in tenants if self._is_owned(t, everyone)]
 
-    def _is_owned(self, tenant: Tenant) -> bool:
+    def _is_owned(self, tenant: Tenant, everyone: bool) -> bool:
+        """`everyone`: the caller may see whoever's it is; where nothing says that, it is looked into."""
         try:
             self.site.owners.check(tenant)
         except SlugTaken:
             return False
+        except CorruptObject:
+            return everyone
         return True
 
 

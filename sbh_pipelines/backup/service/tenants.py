@@ -13,7 +13,7 @@ from sbh_pipelines.backup.contents.json_lines import read_lines
 from sbh_pipelines.backup.contents.manifest import LATEST
 from sbh_pipelines.backup.contents.manifests import read_component, read_manifest
 from sbh_pipelines.backup.site.site import Site
-from sbh_pipelines.database.schema.tenants import find_tenant, list_tenants
+from sbh_pipelines.database.schema.tenants import find_tenant, list_tenants, unknown
 from sbh_pipelines.errors import SbhError, SourceError, StoreError, UnknownTenant
 from sbh_pipelines.model import BackupId, HousedTenant, Tenant, TenantId
 from sbh_pipelines.repository.documents import list_manifest_ids
@@ -66,9 +66,9 @@ class Tenants:
 
     def find(self, tenant_id: str, *, gone: bool = True, as_now: bool = False) -> Tenant:
         """A tenant of the application; where its row is `gone`, or the database, as its last backup has it. `as_now`: whatever is
-        remembered.
+        remembered. Unless `gone`, only a memory of the tenants answers for a database that cannot be asked.
 
-        Raises InvalidId, UnknownTenant.
+        Raises InvalidId, UnknownTenant, SourceError.
         """
         slug = TenantId.parse(tenant_id)
         if self._age_s and not as_now:
@@ -100,6 +100,8 @@ class Tenants:
             known = self._directory  # however old: who had the slug when the database was last there
             if isinstance(error, SourceError) and known is not None and slug in known.by_slug:
                 return known.by_slug[slug]
+            if not gone:  # a backup tells who had the slug once, not that somebody has it now
+                raise error if known is None else unknown(slug) from error
             try:
                 lost = lost_tenant(self._site, slug)
             except SbhError as second:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sbh_pipelines.backup.site.repeats import Repeats
-from sbh_pipelines.errors import InvalidId, ObjectMissing, ResidencyError, SbhError, SlugTaken
+from sbh_pipelines.errors import CorruptObject, InvalidId, ObjectMissing, ResidencyError, SbhError, SlugTaken
 from sbh_pipelines.model import HousedTenant, Tenant, TenantId
 from sbh_pipelines.placement import PLATFORM as PLATFORM_TENANT
 from sbh_pipelines.placement import platform_tenant
@@ -115,7 +115,11 @@ class Trails:
         if not entries:
             return
         try:
-            self._site.owners.check(tenant)
+            try:
+                self._site.owners.check(tenant)
+            except CorruptObject as error:  # nothing says whose the trail is; the trail's own damage is another matter
+                self._record_elsewhere(tenant, entries, error)
+                return
             self.of(tenant).append(lambda _: entries)
         except (ResidencyError, SlugTaken) as error:
             self._record_elsewhere(tenant, entries, error)

@@ -151,7 +151,10 @@ class Owners:
     # whether it is its own
 
     def check(self, tenant: Tenant) -> None:
-        """Raises SlugTaken where the slug's repository is another tenant's. Costs one request, the first time."""
+        """Raises SlugTaken where the slug's repository is another tenant's, CorruptObject where it cannot say whose it is any more.
+
+        Costs one request, the first time.
+        """
         if not self._is_held_against(tenant) or tenant.region not in self._site.settings.storage.regions:
             return
         home = self.home_of(tenant)
@@ -161,8 +164,6 @@ class Owners:
             owner = read_key_object(self._key_place(tenant, home), EPOCH).owner
         except ObjectMissing:
             return  # nothing was begun there
-        except CorruptObject:
-            return  # whoever opens it is told; what needs no key shows nothing of a backup
         said = self._says(owner, tenant, home)
         if said is Ownership.UNKNOWN:
             with self._site.opened(tenant, home) as repository:

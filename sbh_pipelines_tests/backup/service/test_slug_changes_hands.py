@@ -9,7 +9,15 @@ import pytest
 
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.site.owners import Owners
-from sbh_pipelines.errors import AccessDenied, OwnerRefused, SlugChangedHands, SlugTaken, UnknownBackup, UnknownTenant
+from sbh_pipelines.errors import (
+    AccessDenied,
+    OwnerRefused,
+    SlugChangedHands,
+    SlugTaken,
+    SourceUnavailable,
+    UnknownBackup,
+    UnknownTenant,
+)
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.support.application import ADMIN, Application
@@ -240,13 +248,16 @@ def test_a_tenant_that_is_deleted_keeps_its_backups(database: Database, tmp_path
 
 
 def test_without_the_database_the_newest_backup_says_whose_the_slug_is(schema: SmallSchema, tmp_path: Path) -> None:
-    """An export works without the database: of the tenant that was backed up last."""
+    """An export works without the database, for users of the platform: of the tenant that was backed up last."""
     old = schema.service.backups.of(ACME, ADMIN, former_key="1")[0].id
     schema.service.keys.retire(ACME, ADMIN, confirm=ACME)
     new = schema.service.backups.create(ACME, ANN).id
     application = Application(database=schema.database, directory=tmp_path)
     gone = application.service(database={"dsn": "host=127.0.0.1 port=1 dbname=gone user=nobody"})
-    assert gone.exports.export(new, ACME, ANN, tmp_path / "new").backup_id == new
+    for way in (gone.exports.open, gone.restores.plan):
+        with pytest.raises(SourceUnavailable):
+            way(new, ACME, ANN)
+    assert gone.exports.export(new, ACME, ADMIN, tmp_path / "new").backup_id == new
     if old != new:  # ids are unique inside a repository only
         with pytest.raises(UnknownBackup):
             gone.exports.export(old, ACME, ANN, tmp_path / "old")

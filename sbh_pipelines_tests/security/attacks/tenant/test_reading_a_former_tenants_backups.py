@@ -20,6 +20,7 @@ from sbh_pipelines.backup.service import tenants as module
 from sbh_pipelines.backup.site.owners import Owners
 from sbh_pipelines.errors import (
     AccessDenied,
+    CorruptObject,
     OwnerRefused,
     SbhError,
     SlugTaken,
@@ -306,6 +307,58 @@ def test_an_outage_of_the_database_opens_nothing_to_who_was_known_before(
     ):
         with pytest.raises(SlugTaken):
             way()
+
+
+@pytest.mark.parametrize("remembers", [True, False], ids=["a process that knows the tenants", "a fresh one"])
+def test_an_outage_of_the_database_opens_nothing_to_a_slug_that_nobody_has(
+    application: Application, monkeypatch: pytest.MonkeyPatch, remembers: bool
+) -> None:
+    """Mallory has a token of a slug that was given up; users of the platform have its backups all the same."""
+    backup = application.service().backups.create(ACME, ADMIN).id
+    application.database.run(TAKEN[0])
+    service = application.service()
+    if remembers:
+        service.tenants.remember(0.01)
+        with pytest.raises(UnknownTenant):
+            service.backups.of(ACME, MALLORY)
+
+    def gone(*_: object) -> NoReturn:
+        raise SourceUnavailable("The database is out of reach")
+
+    monkeypatch.setattr(module, "find_tenant", gone)
+    monkeypatch.setattr(module, "list_tenants", gone)
+    for way in (
+        lambda: service.backups.of(ACME, MALLORY),
+        lambda: service.restores.plan(backup, ACME, MALLORY),
+        lambda: service.audit.events(MALLORY, ACME),
+        lambda: service.exports.export(backup, ACME, MALLORY, application.directory / "out"),
+        lambda: service.exports.open(backup, ACME, MALLORY),
+    ):
+        with pytest.raises(UnknownTenant if remembers else SourceUnavailable):
+            way()
+    assert [made.id for made in service.backups.of(ACME, ADMIN)] == [backup]
+    service.exports.open(backup, ACME, ADMIN).close()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b'{"epoch": 1, "tenant_id": "acme"}'], ids=["empty", "bare", "halved"])
+def test_a_damaged_key_object_opens_nothing_and_hides_nothing_of_others(taken: Application, damage: bytes) -> None:
+    """Mallory, or an accident: whose the repository is cannot be read any more. Nobody's events go into its trail then."""
+    taken.service().backups.create(BOLT, ADMIN)
+    (taken.repository(ACME) / "keys" / "0001.json").write_bytes(damage)
+    before = _stored(taken)
+    (backup, *_) = sorted(file.stem for file in taken.repository(ACME).joinpath("manifests").iterdir())
+    for name, way in {**_reads(taken, backup), **_writes(taken, backup)}.items():
+        with pytest.raises(CorruptObject):
+            way()
+        assert name
+    taken.service().audit.track(ACME, "user.invited", "mallory", "app", {})
+    assert _stored(taken) == before
+    (event,) = taken.service().audit.events(ADMIN, event="user.invited").events
+    assert event.props["tenant"] == ACME
+    assert len(taken.service().backups.of(BOLT, ADMIN)) == 1
+    taken.service().health.examine(ADMIN)
+    taken.service().backups.recovery_points([], ADMIN)
+    assert taken.service().keys.status(ADMIN)
 
 
 def test_runs_of_the_former_tenant_are_not_the_newcomers_operations(taken: Application) -> None:
