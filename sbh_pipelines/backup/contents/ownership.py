@@ -3,7 +3,9 @@
 So every backup says the key of the tenant that it holds, and only what has the live tenant's key is given out.
 """
 
+import threading
 from collections.abc import Sequence
+from typing import Self
 
 from sbh_pipelines.backup.contents.json_lines import read_lines
 from sbh_pipelines.backup.contents.manifest import Manifest
@@ -15,36 +17,66 @@ from sbh_pipelines.repository.format import CONFIG
 from sbh_pipelines.repository.repository import Repository
 
 
-def tenant_key_of(repository: Repository, manifest: Manifest) -> str:
-    """The key of the tenant in the backup. Raises CorruptObject where it cannot be read.
+class KeyReader:
+    """Reads whose backups are. To be closed. Thread-safe.
 
-    The manifest has it; of one that an earlier release wrote it is in the configuration.
+    A manifest has the key; of one that an earlier release wrote it is in the configuration, which needs the index. That is read for
+    the first such backup, once for all of them.
     """
-    if manifest.tenant_key is not None:
-        return manifest.tenant_key
-    with repository.again() as view:
-        view.load_index()
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._view: Repository | None = None
+        self._loading = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._view is not None:
+            self._view.close()
+
+    def key_of(self, manifest: Manifest) -> str:
+        """The key of the tenant in the backup. Raises CorruptObject where it cannot be read."""
+        if manifest.tenant_key is not None:
+            return manifest.tenant_key
+        view = self._loaded()
         for line in read_lines(view, read_component(view, manifest, CONFIG).detail):
             if "tenant" in line:
                 return str(line["tenant"]["key"])
-    raise CorruptObject("A backup does not say its tenant's key", on=f"{manifest.id} of {repository.tenant}")
+        raise CorruptObject("A backup does not say its tenant's key", on=f"{manifest.id} of {self._repository.tenant}")
+
+    def keys_of(self, backup_ids: Sequence[BackupId]) -> list[str | None]:
+        """Of several backups; None where it cannot be read. No more than a few manifests are in memory at once."""
+
+        def key(backup_id: BackupId) -> str | None:
+            try:
+                return self.key_of(read_manifest(self._repository, backup_id))
+            except (CorruptObject, UnknownBackup):
+                return None
+
+        return side_by_side(key, backup_ids, name="owners")
+
+    def _loaded(self) -> Repository:
+        with self._loading:
+            if self._view is None:
+                self._view = self._repository.again()
+                self._view.load_index()
+            return self._view
 
 
-def tenant_keys_of(repository: Repository, manifests: Sequence[Manifest]) -> list[str | None]:
-    """Of several manifests, whole ones; None where it cannot be read."""
+def is_own(
+    repository: Repository, manifest: Manifest, tenant_key: str, *, live: bool = False, reader: KeyReader | None = None
+) -> bool:
+    """Whether a backup is of the tenant with this key, or, unless it is to go into `live` tables, of a key that it had before.
 
-    def key(manifest: Manifest) -> str | None:
-        try:
-            return tenant_key_of(repository, manifest)
-        except (CorruptObject, UnknownBackup):
-            return None
-
-    return side_by_side(key, manifests, name="owners")
-
-
-def is_own(repository: Repository, manifest: Manifest, tenant_key: str, *, live: bool = False) -> bool:
-    """Whether a backup is of the tenant with this key, or, unless it is to go into `live` tables, of a key that it had before."""
-    found = tenant_key_of(repository, manifest)
+    `reader`: where several are asked for. Raises CorruptObject where it cannot be read.
+    """
+    if reader is None:
+        with KeyReader(repository) as own:
+            found = own.key_of(manifest)
+    else:
+        found = reader.key_of(manifest)
     return found == tenant_key or (not live and repository.adopts(found))
 
 
@@ -65,21 +97,22 @@ def refuse_anothers(repository: Repository, backup_id: BackupId, tenant_key: str
 def resolve_own(repository: Repository, text: str, tenant_key: str, *, live: bool = False) -> BackupId:
     """`resolve_backup` among the backups that `is_own` accepts. Raises SlugChangedHands as well."""
     others: list[BackupId] = []
+    with KeyReader(repository) as reader:
 
-    def own(manifest: Manifest) -> bool:
-        mine = is_own(repository, manifest, tenant_key, live=live)
-        others.extend([] if mine else [manifest.id])
-        return mine
+        def own(manifest: Manifest) -> bool:
+            mine = is_own(repository, manifest, tenant_key, live=live, reader=reader)
+            others.extend([] if mine else [manifest.id])
+            return mine
 
-    try:
-        found = resolve_backup(repository, text, own)
-    except UnknownBackup:
-        if others:
-            raise _another(repository, others[0]) from None
-        raise
-    if not is_own(repository, read_manifest(repository, found), tenant_key, live=live):
-        raise _another(repository, found)
-    return found
+        try:
+            found = resolve_backup(repository, text, own)
+        except UnknownBackup:
+            if others:
+                raise _another(repository, others[0]) from None
+            raise
+        if not own(read_manifest(repository, found)):
+            raise _another(repository, found)
+        return found
 
 
 def _another(repository: Repository, backup_id: BackupId) -> SlugChangedHands:

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 
 from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.contents.manifests import ManifestCache, read_manifest, read_manifests, resolve_backup
-from sbh_pipelines.backup.contents.ownership import is_anothers, refuse_anothers, resolve_own, tenant_keys_of
+from sbh_pipelines.backup.contents.ownership import KeyReader, is_anothers, refuse_anothers, resolve_own
 from sbh_pipelines.backup.contents.verification import Validation, Verification, verify_backup
 from sbh_pipelines.backup.create import drafts as making
 from sbh_pipelines.backup.create.draft import Draft
@@ -324,9 +324,9 @@ class Backups:
         """
         unknown = [m for m in manifests if m.tenant_key is None and (m.id, m.checksum) not in self._owners]
         if unknown:
-            whole = [read_manifest(repository, manifest.id) for manifest in unknown]
-            keys = tenant_keys_of(repository, whole)
-            self._owners |= {(m.id, m.checksum): key for m, key in zip(whole, keys, strict=True)}
+            with KeyReader(repository) as reader:
+                keys = reader.keys_of([manifest.id for manifest in unknown])
+            self._owners |= {(m.id, m.checksum): key for m, key in zip(unknown, keys, strict=True)}
         whose = [(m, m.tenant_key or self._owners[m.id, m.checksum]) for m in manifests]
         return [m for m, key in whose if key in (owner, None) or repository.adopts(str(key))]
 

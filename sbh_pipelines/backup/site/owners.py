@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sbh_pipelines.backup.contents.manifests import read_manifest
-from sbh_pipelines.backup.contents.ownership import tenant_key_of, tenant_keys_of
+from sbh_pipelines.backup.contents.ownership import KeyReader
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, SlugTaken, StoreDenied, UnknownBackup, UnknownTenant
 from sbh_pipelines.model import HousedTenant, Tenant, TenantId
 from sbh_pipelines.placement import PLATFORM
@@ -166,8 +166,8 @@ class Owners:
             return  # nothing was begun there
         said = self._says(owner, tenant, home)
         if said is Ownership.UNKNOWN:
-            with self._site.opened(tenant, home) as repository:
-                said = self._by_backups(repository, tenant)
+            with self._site.opened(tenant, home) as repository, KeyReader(repository) as reader:
+                said = self._by_backups(repository, tenant, reader)
         if said is Ownership.OWN:
             self._settle(tenant, home)
         elif said is Ownership.OTHER:
@@ -188,27 +188,29 @@ class Owners:
         if not self._is_held_against(tenant) or (self._is_settled(tenant, home) and not bind):
             return True
         said = Ownership.UNKNOWN if owner is None else owner.says(key, home, tenant.key)
-        unsaid = said is Ownership.UNKNOWN
-        if unsaid:
-            said = self._by_backups(repository, tenant)
+        if said is Ownership.UNKNOWN:
+            with KeyReader(repository) as reader:
+                said = self._by_backups(repository, tenant, reader)
+                if bind and said is not Ownership.OTHER:
+                    repository.owner = self.bind(repository, tenant, home, reader)
+                    said = Ownership.OWN
         if said is Ownership.OTHER:
             if self._moved(tenant, home):
                 return False
             raise taken(tenant)
-        if bind and unsaid:
-            repository.owner = self.bind(repository, tenant, home)
-            said = Ownership.OWN
         if said is Ownership.OWN:
             self._settle(tenant, home)
         return True
 
-    def bind(self, repository: Repository, tenant: Tenant, home: str) -> OwnerDocument:
+    def bind(self, repository: Repository, tenant: Tenant, home: str, reader: KeyReader) -> OwnerDocument:
         """Have a repository that does not say whose it is say that it is this tenant's; what it says. Raises SlugTaken.
 
         Where the role may write no keys, its backups go on saying whose it is, and this process knows the same.
         """
         key = self._site.catalog(tenant.region).owner_key
-        others = [backup_id for backup_id, one in self.keys_in(repository).items() if one not in (tenant.key, None)]
+        ids = repository.manifest_ids()
+        keys = zip(ids, reader.keys_of(ids), strict=True)
+        others = [backup_id for backup_id, one in keys if one not in (tenant.key, None)]
         document = OwnerDocument.of(key, home, tenant.key, others=others)
 
         def choose(now: OwnerDocument | None) -> OwnerDocument:
@@ -240,12 +242,9 @@ class Owners:
     @staticmethod
     def keys_in(repository: Repository) -> dict[str, str | None]:
         """The tenant's key of each backup; None where it cannot be read."""
-        found = {}
-        for backup_id in repository.manifest_ids():
-            with suppress(CorruptObject, UnknownBackup):
-                found[backup_id] = read_manifest(repository, backup_id)
-        keys = tenant_keys_of(repository, list(found.values()))
-        return dict(zip(found, keys, strict=True))
+        ids = repository.manifest_ids()
+        with KeyReader(repository) as reader:
+            return {str(one): key for one, key in zip(ids, reader.keys_of(ids), strict=True)}
 
     def key_place(self, tenant: Tenant) -> KeyPlace:
         return self._key_place(tenant, self.home_of(tenant))
@@ -261,11 +260,11 @@ class Owners:
         return owner.says(self._site.catalog(tenant.region).known_owner_key(), home, tenant.key)
 
     @staticmethod
-    def _by_backups(repository: Repository, tenant: Tenant) -> Ownership:
+    def _by_backups(repository: Repository, tenant: Tenant, reader: KeyReader) -> Ownership:
         """By the newest backup that can be read; UNKNOWN where there is none."""
         for backup_id in reversed(repository.manifest_ids()):
             with suppress(CorruptObject, UnknownBackup):
-                key = tenant_key_of(repository, read_manifest(repository, backup_id))
+                key = reader.key_of(read_manifest(repository, backup_id))
                 return Ownership.OWN if key == tenant.key else Ownership.OTHER
         return Ownership.UNKNOWN
 
