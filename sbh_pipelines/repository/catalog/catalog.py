@@ -49,7 +49,8 @@ _AHEAD = 9  # objects asked for and not yet merged
 _LISTINGS = 5  # how often to list anew when a compaction takes away what was listed
 _DISCARD = "delete the object; the tenants it spoke of are then compared with their own repositories"
 _DISCARD_ALL = (
-    "put the key object back from the bucket's older version, or delete everything below the catalog's prefix"
+    "put the key object back from the bucket's older version, or delete `keys/` and `records/` below the catalog's prefix,"
+    " and nothing else there"
 )
 
 

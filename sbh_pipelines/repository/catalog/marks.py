@@ -2,7 +2,8 @@
 
 Each is created once, under a name of its own, and never changed: whoever may put objects and not delete them can neither
 take one back nor put an earlier state in its place. One that is there and not genuine is an error and not nothing: it may
-stand where a genuine one stood.
+stand where a genuine one stood. Where a name carries the id of the key that signs, marks of a key that is lost are in nobody's
+way: they lie under other names.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 from sbh_pipelines.errors import CorruptObject, ObjectExists, ObjectMissing
 from sbh_pipelines.repository.bounds import SMALL_BYTES
 from sbh_pipelines.repository.format import canonical, parse_document, pretty
+from sbh_pipelines.repository.seal import derive
 from sbh_pipelines.stores.base import ObjectStore
 
 
@@ -26,7 +28,15 @@ class MarkPlace(Protocol):
     def prefix(self) -> str: ...
 
     @property
+    def has_key(self) -> bool: ...
+
+    @property
     def mark_key(self) -> bytes: ...
+
+
+def mark_key_id(place: MarkPlace) -> str:
+    """8 hex digits that name the key which signs, and reveal nothing of it."""
+    return derive(place.mark_key, b"sbh mark id")[:4].hex()
 
 
 def sign_mark(place: MarkPlace, document: Mapping[str, object]) -> dict[str, object]:
@@ -62,7 +72,7 @@ def read_mark(place: MarkPlace, name: str) -> dict[str, Any] | None:
         raise CorruptObject(
             "A mark beside the catalog is not genuine",
             on=place.store.url(key),
-            why="overwritten, forged, or signed with the key of a catalog that is lost",
+            why="its name is that of a mark under the catalog's present key, which did not sign it: overwritten, or forged",
             remedy="see who can write to the bucket, and restore the object's older version; delete it only if there is none,"
             " and the audit trail does not tell of it",
         )

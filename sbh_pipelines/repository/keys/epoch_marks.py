@@ -5,12 +5,15 @@ still unwraps. So each epoch that begins, and each whose key is destroyed, leave
 keys is refused where the epoch after its newest was begun, and a key where its epoch was ended.
 
 A repository is known by a name derived from the key that names its chunks, which is the same in all its epochs: nothing of the
-tenant is in a mark, and a tenant that was erased begins without any.
+tenant is in a mark, and a tenant that was erased begins without any. The name of a mark carries the id of the catalog's key
+besides: where that key was lost, the marks under it count no more, and the next backup leaves them again under the new one.
 """
+
+from itertools import takewhile
 
 from sbh_pipelines.errors import KeyEpochRolledBack
 from sbh_pipelines.model import Clock, timestamp
-from sbh_pipelines.repository.catalog.marks import MarkPlace, make_mark, read_mark
+from sbh_pipelines.repository.catalog.marks import MarkPlace, make_mark, mark_key_id, read_mark
 from sbh_pipelines.repository.format import FIRST_EPOCH
 from sbh_pipelines.repository.seal import derive
 
@@ -25,23 +28,29 @@ class EpochMarks:
         self._catalog, self._clock = catalog, clock
 
     def begun(self, name_key: bytes, epoch: int) -> bool:
-        return read_mark(self._catalog, _name(name_key, epoch, _BEGUN)) is not None
+        return self._is_there(name_key, epoch, _BEGUN)
 
     def ended(self, name_key: bytes, epoch: int) -> bool:
-        return read_mark(self._catalog, _name(name_key, epoch, _ENDED)) is not None
+        return self._is_there(name_key, epoch, _ENDED)
 
     def begin(self, name_key: bytes, newest: int) -> None:
         """Mark an epoch, and those before it that have no mark: they began under an earlier release, or their writer was killed."""
-        for epoch in range(newest, FIRST_EPOCH, -1):
-            if self.begun(name_key, epoch):
-                break
+        missing = takewhile(lambda epoch: not self.begun(name_key, epoch), range(newest, FIRST_EPOCH, -1))
+        for epoch in reversed(list(missing)):  # the newest last: killed on the way, the next one goes on
             self._make(name_key, epoch, _BEGUN)
 
     def end(self, name_key: bytes, epoch: int) -> None:
         self._make(name_key, epoch, _ENDED)
 
     def _make(self, name_key: bytes, epoch: int, state: str) -> None:
-        make_mark(self._catalog, _name(name_key, epoch, state), {"at": timestamp(self._clock())})
+        make_mark(self._catalog, self._name(name_key, epoch, state), {"at": timestamp(self._clock())})
+
+    def _is_there(self, name_key: bytes, epoch: int, state: str) -> bool:
+        """Where the catalog has no key, none is. Raises CorruptObject and the key provider's errors where its key does not open."""
+        return self._catalog.has_key and read_mark(self._catalog, self._name(name_key, epoch, state)) is not None
+
+    def _name(self, name_key: bytes, epoch: int, state: str) -> str:
+        return f"{FOLDER}{repository_name(name_key)}/{mark_key_id(self._catalog)}/{epoch:04d}-{state}.json"
 
     def url(self, name_key: bytes) -> str:
         return self._catalog.store.url(f"{self._catalog.prefix}{FOLDER}{repository_name(name_key)}/")
@@ -61,7 +70,3 @@ def rolled_back(on: str, owner: str, epoch: int, later: int) -> KeyEpochRolledBa
         " may be known to somebody",
         remedy=f"see who can write to the bucket; `sbh keys rotate {tenant}` puts the object right",
     )
-
-
-def _name(name_key: bytes, epoch: int, state: str) -> str:
-    return f"{FOLDER}{repository_name(name_key)}/{epoch:04d}-{state}.json"

@@ -400,7 +400,7 @@ def test_a_damaged_key_is_reported_by_reading_and_stops_writing(
     memory.objects[PREFIX + "keys/0001.json"] = b"{}"
     again = opened(memory, keys)
     assert again.read() == {}
-    assert "delete everything" in again.damages[0].error.remedy
+    assert "delete `keys/` and `records/`" in again.damages[0].error.remedy
     with pytest.raises(CorruptObject):
         again.record([made(BOLT, FIRST, 1)])
 

@@ -143,6 +143,42 @@ def test_a_catalog_without_its_marks_gets_them_again(hands: Hands, service: Back
     assert hands.keys(f"{hands.catalog}epochs/") == marks
 
 
+def test_a_lost_key_of_the_catalog_does_not_keep_the_tenants_from_their_backups(
+    hands: Hands, service: BackupService
+) -> None:
+    """The marks under it are nobody's any more: the next backup leaves its own, and an earlier key is refused again."""
+    made = service.backups.create(ACME, ADMIN)
+    old = hands.get(hands.key(FIRST))
+    service.keys.rotate([ACME], ADMIN, new_data_key=True)
+    service.keys.rotate([ACME], ADMIN, new_data_key=True)
+    lost = hands.keys(f"{hands.catalog}epochs/")
+    hands.delete(f"{hands.catalog}{FIRST}")
+
+    again = hands.service(prune={"min_age_hours": 0})
+    again.restores.run(made.id, ACME, ADMIN)
+    again.backups.create(ACME, ADMIN)
+    assert len(hands.keys(f"{hands.catalog}epochs/")) == 2 * len(lost) == 4
+    newest = hands.get(hands.key(FIRST))
+    hands.put(hands.key(FIRST), old)
+    with pytest.raises(KeyEpochRolledBack):
+        hands.service().backups.create(ACME, ADMIN)
+    hands.put(hands.key(FIRST), newest)
+    rotate(again, ended=[1, 3])  # the second was empty, and ended in the first run
+    assert hands.keys(hands.key("keys/")) == [hands.key(FIRST), hands.key("keys/0004.json")]
+    hands.service().backups.create(ACME, ADMIN)
+
+
+def test_a_catalog_key_that_does_not_open_makes_no_mark_as_good_as_none(hands: Hands, service: BackupService) -> None:
+    """Who may put and not delete can overwrite it: then nothing is sealed either."""
+    service.backups.create(ACME, ADMIN)
+    old = hands.get(hands.key(FIRST))
+    service.keys.rotate([ACME], ADMIN, new_data_key=True)
+    hands.put(f"{hands.catalog}{FIRST}", b"{}")
+    hands.put(hands.key(FIRST), old)
+    with pytest.raises(CorruptObject, match="A key object does not belong here"):
+        hands.service().backups.create(ACME, ADMIN)
+
+
 def test_the_audit_trail_remembers_where_the_marks_are_gone(hands: Hands, service: BackupService) -> None:
     """Who may also delete takes the marks away: nothing refuses then, and the trail, which may be under object lock, tells."""
     service.backups.create(ACME, ADMIN)
