@@ -33,14 +33,15 @@ def open_repository(
     admit: Callable[[], None] = lambda: None,
     marks: EpochMarks | None = None,
     belongs_to: Callable[[], OwnerDocument | None] = lambda: None,
+    home: str = "",
 ) -> Repository:
     """Unwrap (or, with `create`, make) the tenant's data key; the index is not read yet, see `load_index`.
 
     `admit` is asked where there is no key: it raises for a tenant that was erased. `belongs_to`: what a repository that is begun
-    says of its owner. Raises UnknownBackup when there is no
+    says of its owner. `home`: the name under which it lies, where that is not the slug. Raises UnknownBackup when there is no
     repository and `create` is false, and the key provider's errors.
     """
-    place = KeyPlace(store, prefix, tenant, region, keys, marks)
+    place = KeyPlace(store, prefix, tenant, region, keys, marks, home)
     ring, new = _key_ring(place, tenant, create, admit, belongs_to)
     if create and marks is not None:  # whoever began the epoch may have been killed before it left its mark
         marks.begin(ring.name_key, ring.epoch)
@@ -75,7 +76,7 @@ def _key_ring(
             "The tenant has no backups", on=str(tenant), remedy=f"make one: `sbh backup create {tenant}`"
         )
     said = belongs_to()
-    data_key, new = create_data_key(place.store, place.prefix, tenant, place.region, place.keys, said)
+    data_key, new = create_data_key(place.store, place.prefix, tenant, place.region, place.keys, said, place.home)
     if not new:
         return open_key_ring(place), False
     return KeyRing(EPOCH, data_key, name_key_of(data_key), lambda epoch: read_epoch(place, epoch)[0], said), True

@@ -9,7 +9,7 @@ from sbh_pipelines.errors import KeyServiceError
 
 DATA_KEY_BYTES = 32
 NOTHING_BOUND: Mapping[str, str] = MappingProxyType({})
-BINDABLE = frozenset({"epoch", "newest"})
+BINDABLE = frozenset({"epoch", "home", "newest"})
 
 
 class KeyProvider(Protocol):

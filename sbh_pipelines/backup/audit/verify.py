@@ -195,7 +195,9 @@ def _newest_epoch(site: Site, tenant: Tenant) -> int | None:
         return None
     store, prefix = site.backup_store(tenant)
     try:
-        return read_key_object(KeyPlace(store, prefix, tenant.id, tenant.region, site.keys), FIRST_EPOCH).newest
+        return read_key_object(
+            KeyPlace(store, prefix, tenant.id, tenant.region, site.keys, home=site.owners.home_of(tenant)), FIRST_EPOCH
+        ).newest
     except (ObjectMissing, CorruptObject):
         return None
 

@@ -173,9 +173,8 @@ def key_place(site: Site, owner: KeyOwner) -> KeyPlace:
         catalog = site.catalog(owner.tenant.region)
         return KeyPlace(catalog.store, catalog.prefix, OWNER, owner.tenant.region, site.keys)
     store, prefix = site.backup_store(owner.tenant)
-    return KeyPlace(
-        store, prefix, owner.tenant.id, owner.tenant.region, site.keys, site.epoch_marks(owner.tenant.region)
-    )
+    home, marks = site.owners.home_of(owner.tenant), site.epoch_marks(owner.tenant.region)
+    return KeyPlace(store, prefix, owner.tenant.id, owner.tenant.region, site.keys, marks, home)
 
 
 def rotate_all(

@@ -191,7 +191,8 @@ class _Pruned:
 
 def _is_of_newest_epoch(site: Site, tenant: Tenant, repository: Repository) -> bool:
     """Asked under the lease. What was sealed in an epoch that ended before would be lost with its key."""
-    place = KeyPlace(repository.store, repository.prefix, tenant.id, tenant.region, site.keys)
+    home = site.owners.home_of(tenant)
+    place = KeyPlace(repository.store, repository.prefix, tenant.id, tenant.region, site.keys, home=home)
     return read_key_object(place, FIRST_EPOCH).newest == repository.sealer.epoch
 
 

@@ -252,7 +252,7 @@ class Owners:
     def _key_place(self, tenant: Tenant, home: str) -> KeyPlace:
         housed = HousedTenant(tenant.id, tenant.key, tenant.region, tenant.tier, home)
         store, prefix = self._site.backup_store(housed)
-        return KeyPlace(store, prefix, tenant.id, tenant.region, self._site.keys)
+        return KeyPlace(store, prefix, tenant.id, tenant.region, self._site.keys, home=home)
 
     def _says(self, owner: OwnerDocument | None, tenant: Tenant, home: str) -> Ownership:
         if owner is None:

@@ -116,6 +116,7 @@ class Site:
             admit=lambda: self.admit(housed),
             belongs_to=lambda: self.owners.document(tenant, home),
             marks=self.epoch_marks(tenant.region),
+            home=home,
         )
 
     def admit(self, tenant: Tenant) -> None:

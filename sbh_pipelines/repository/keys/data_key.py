@@ -34,6 +34,12 @@ class KeyPlace:
     region: str
     keys: KeyProvider = field(repr=False)
     marks: EpochMarks | None = field(default=None, repr=False)  # none for a catalog, which has one epoch
+    home: str = ""  # the name under which a tenant's repository lies
+
+    @property
+    def other_home(self) -> str | None:
+        """The name, where it is another than the slug: its keys are bound to it, for the slug alone names all of its homes."""
+        return self.home if self.home not in ("", self.owner) else None
 
     def key(self, epoch: int) -> str:
         return self.prefix + Keys.data_key(epoch)
@@ -110,6 +116,10 @@ def read_key_object(place: KeyPlace, epoch: int) -> KeyObject:
         raise _foreign(place, epoch, f"it is of tenant {document.get('tenant_id')!r}, provider {found.provider!r}")
     if document.get("region", place.region) != place.region:
         raise _foreign(place, epoch, f"it is of region {document['region']!r}, and was found in {place.region}")
+    home, binds = document.get("home"), document.get("binds")
+    bound = found.destroyed or (isinstance(binds, list) and "home" in binds)
+    if home != place.other_home or (home is not None and not bound):
+        raise _foreign(place, epoch, "it is of another repository that the slug has had")
     newest = document.get("newest", epoch)
     whole = document.get("epoch") == epoch and type(newest) is int and epoch <= newest <= LAST_EPOCH
     fields = () if found.destroyed and epoch == EPOCH else (document.get("key_id"), document.get("wrapped"))
@@ -231,24 +241,33 @@ def read_data_key(store: ObjectStore, prefix: str, owner: str, region: str, keys
 def key_document(place: KeyPlace, epoch: int, payload: bytes, newest: int | None = None) -> dict[str, object]:
     """The object of an epoch, its payload wrapped with the key that is current now and bound to what the object says.
 
-    The first epoch's is bound from the second epoch on: until then earlier releases read it.
+    The first epoch's is bound from the second epoch on: until then earlier releases read it. Where the repository lies under
+    another name than the slug it is bound to that always.
     """
     said: dict[str, object] = {"epoch": epoch, **({"newest": newest} if newest is not None else {})}
     bound = {name: str(value) for name, value in said.items()} if epoch > EPOCH or newest is not None else {}
+    if place.other_home is not None:
+        said["home"] = bound["home"] = place.other_home
     wrapped = place.keys.wrap(payload, place.owner, place.region, bound)
     binds = {"binds": sorted(bound)} if bound else {}
     return {**said, "tenant_id": place.owner, "region": place.region, **binds, **wrapped}
 
 
 def create_data_key(
-    store: ObjectStore, prefix: str, owner: str, region: str, keys: KeyProvider, belongs_to: OwnerDocument | None = None
+    store: ObjectStore,
+    prefix: str,
+    owner: str,
+    region: str,
+    keys: KeyProvider,
+    belongs_to: OwnerDocument | None = None,
+    home: str = "",
 ) -> tuple[bytes, bool]:
     """The key, and whether it was made just now: where another writer is first, its key is the key."""
-    place = KeyPlace(store, prefix, owner, region, keys)
+    place = KeyPlace(store, prefix, owner, region, keys, home=home)
     data_key = os.urandom(DATA_KEY_BYTES)
     try:
         said = {"owner": belongs_to.as_dict()} if belongs_to else {}
         store.create(place.key(EPOCH), pretty({**key_document(place, EPOCH, data_key), **said}))
     except ObjectExists:
-        return read_data_key(store, prefix, owner, region, keys), False
+        return split_payload(unwrap(place, read_key_object(place, EPOCH)), EPOCH, place.url(EPOCH))[0], False
     return data_key, True

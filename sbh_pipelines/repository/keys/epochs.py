@@ -135,8 +135,8 @@ def _pointing(place: KeyPlace, found: KeyObject, newest: int) -> dict[str, objec
 
 def _emptied(place: KeyPlace, found: KeyObject, at: str, newest: int) -> dict[str, object]:
     """The first epoch's object without its key."""
-    owner = {"owner": found.document["owner"]} if "owner" in found.document else {}
-    kept = {"epoch": EPOCH, "tenant_id": place.owner, "newest": newest, **owner}
+    said = {name: found.document[name] for name in ("owner", "home") if name in found.document}
+    kept = {"epoch": EPOCH, "tenant_id": place.owner, "newest": newest, **said}
     return {**kept, "region": place.region, "destroyed": str(found.document.get("destroyed", at))}
 
 

@@ -21,6 +21,7 @@ from sbh_pipelines.backup.site.owners import Owners
 from sbh_pipelines.errors import (
     AccessDenied,
     CorruptObject,
+    KeyServiceError,
     OwnerRefused,
     SbhError,
     SlugTaken,
@@ -359,6 +360,52 @@ def test_a_damaged_key_object_opens_nothing_and_hides_nothing_of_others(taken: A
     taken.service().health.examine(ADMIN)
     taken.service().backups.recovery_points([], ADMIN)
     assert taken.service().keys.status(ADMIN)
+
+
+@pytest.mark.parametrize("binds", [None, ["home"], []], ids=["as it was", "said", "unsaid"])
+def test_a_former_tenants_key_is_none_in_the_newcomers_repository(taken: Application, binds: list[str] | None) -> None:
+    """Who may write to the bucket gives Mallory Acme's wrapped key and records, under Mallory's own genuine word of ownership."""
+    service = taken.service()
+    service.keys.retire(ACME, ADMIN, confirm=ACME)
+    service.backups.create(ACME, MALLORY)
+    acme, mine = taken.repository(ACME), taken.repository("acme~2")
+    own = json.loads((mine / "keys" / "0001.json").read_text())
+    moved = {**json.loads((acme / "keys" / "0001.json").read_text()), "owner": own["owner"]}
+    said = {} if binds is None else {"home": "acme~2", "binds": binds}
+    for folder in ("holds", "approvals", "restores"):
+        for file in acme.joinpath(folder).iterdir() if acme.joinpath(folder).exists() else ():
+            mine.joinpath(folder).mkdir(exist_ok=True)
+            (mine / folder / file.name).write_bytes(file.read_bytes())
+    (mine / "keys" / "0001.json").write_text(json.dumps({**moved, **said}))
+    for way in (
+        lambda: taken.service().approvals.of(ACME, MALLORY),
+        lambda: taken.service().restores.of(ACME, MALLORY),
+        lambda: taken.service().backups.create(ACME, MALLORY),
+    ):
+        with pytest.raises((CorruptObject, KeyServiceError)):
+            way()
+    (mine / "keys" / "0001.json").write_text(json.dumps(own))
+    acme.joinpath("keys", "0001.json").write_text(json.dumps({**own, "owner": moved["owner"]}))
+    with pytest.raises((CorruptObject, KeyServiceError)):  # nor the other way round
+        taken.service().backups.of(ACME, ADMIN, former_key="1")
+
+
+def test_keys_of_a_later_repository_are_wrapped_anew_renewed_and_erased(taken: Application) -> None:
+    """They say which one is theirs through all that changes them."""
+    taken.service().keys.retire(ACME, ADMIN, confirm=ACME)
+    service = taken.service()
+    service.backups.create(ACME, MALLORY)
+    service.keys.rotate([ACME], ADMIN)
+    service.keys.rotate([ACME], ADMIN, new_data_key=True)
+    for file in taken.repository("acme~2").joinpath("keys").iterdir():
+        assert json.loads(file.read_text())["home"] == "acme~2"
+    again = taken.service()
+    again.backups.create(ACME, MALLORY)
+    again.retention.prune(ACME, MALLORY)
+    assert len(again.backups.of(ACME, MALLORY)) == 2
+    again.keys.erase(ACME, ADMIN, confirm=ACME, reason="Article 17")
+    again.keys.readmit(ACME, ADMIN)
+    assert taken.service().backups.create(ACME, MALLORY).id
 
 
 def test_runs_of_the_former_tenant_are_not_the_newcomers_operations(taken: Application) -> None:
