@@ -2,7 +2,9 @@
 
 from contextlib import suppress
 
-from sbh_pipelines.database.session.targets import NamedDatabase, named
+from sbh_pipelines.database.merge.merge import restore_database
+from sbh_pipelines.database.rebuild.throwaway import drill_server
+from sbh_pipelines.database.session.targets import DrillDatabase
 from sbh_pipelines.doctor.findings import Report
 from sbh_pipelines.errors import RequestError
 from sbh_pipelines.settings import Settings
@@ -49,18 +51,17 @@ def _check_names(report: Report, settings: Settings) -> None:
 
 
 def _check_drills(report: Report, settings: Settings) -> None:
-    drill, database = settings.drill, settings.database
-    if drill.dsn is None or drill.password or drill.password_file or drill.password_secret:
-        return
+    database = restore_database(settings)
     if not (database.password or database.password_file or database.password_secret):
         return
-    with suppress(RequestError):  # a password in the DSN itself: it is that server's own
-        if not isinstance(named(database, drill.dsn), NamedDatabase):
+    with suppress(RequestError):  # the drill itself says it
+        server = drill_server(settings)
+        if not isinstance(server, DrillDatabase) or "passfile" in server.dsn or "service" in server.dsn:
             return
         report.warn(
             AREA,
-            "Drills give the password of the application's database to another server",
-            "drill.dsn names one, and the section [drill] has no password",
+            "Drills have no password for their server",
+            "drill.dsn names another one, or another user, which is not told that of the settings, and [drill] has none",
             "set drill.password_file to a file with the password of the role on that server",
         )
 

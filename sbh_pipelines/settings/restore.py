@@ -122,7 +122,11 @@ class DrillSettings(Section):
         description="libpq connection string of a server on which databases may be created and dropped, without the"
         " password; null: the application's own server, as the role of `restore.dsn` where there is one.",
     )
-    password: SecretStr | None = Field(None, description="Its password (a secret); null: `database.password`.")
+    password: SecretStr | None = Field(
+        None,
+        description="Its password (a secret); null: that of the role that restores where `drill.dsn` names the same host, port and"
+        " user, else none but what a passfile has.",
+    )
     password_file: Path | None = None
     password_secret: str | None = None
     schedule: str = Field(

@@ -29,7 +29,7 @@ def found(**sections: Any) -> list[str]:
         ({"auth": {**ISSUER, "tenants": {}}}, "says \\*"),
         ({"auth": {**ISSUER, "max_ttl_s": 1_000_000}}, "cannot be revoked"),
         ({"auth": {**ISSUER, "max_ttl_s": 1_000_000, "revoked_file": Path("r")}}, ""),
-        ({"database": PASSWORD, "drill": {"dsn": "host=drills.example.com user=sbh dbname=x"}}, "Drills give"),
+        ({"database": PASSWORD, "drill": {"dsn": "host=drills.example.com user=sbh dbname=x"}}, "Drills have no"),
         ({"database": PASSWORD, "drill": {"dsn": "host=drills.example.com user=sbh dbname=x", "password": "y"}}, ""),
         ({"database": PASSWORD, "drill": {"dsn": "host=db.example.com user=sbh dbname=x"}}, ""),
         ({"api": {"expensive_per_tenant": 4}}, "keep all others' waiting"),

@@ -18,6 +18,7 @@ from sbh_pipelines.database.merge.merge import restore_database
 from sbh_pipelines.database.session.connection import Connection, connect, describe_dsn, look, translate, translated
 from sbh_pipelines.database.session.search_path import own_names, split
 from sbh_pipelines.database.session.sql import ident, literal
+from sbh_pipelines.database.session.targets import DrillDatabase, has_password, named
 from sbh_pipelines.errors import PrivilegeMissing, SbhError, SourceError
 from sbh_pipelines.model import DrillId
 from sbh_pipelines.settings import DatabaseSettings, Settings
@@ -43,14 +44,16 @@ AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid)
 
 
 def drill_server(settings: Settings) -> DatabaseSettings:
-    """How drills connect: as the application's restores do, unless `drill.dsn` names another server."""
+    """How drills connect: as the application's restores do, unless `drill.dsn` names another server, which is not told the
+    password of these.
+    """
     database, drill = restore_database(settings), settings.drill
     if drill.dsn is None:
         return database
-    changed: dict[str, object] = {"dsn": drill.dsn}
-    if drill.password or drill.password_file or drill.password_secret:
-        changed |= {name: getattr(drill, name) for name in ("password", "password_file", "password_secret")}
-    return database.model_copy(update=changed)
+    own = {name: getattr(drill, name) for name in ("password", "password_file", "password_secret")}
+    if any(own.values()) or has_password(drill.dsn):
+        return database.model_copy(update={"dsn": drill.dsn, **own})
+    return named(database, drill.dsn, kind=DrillDatabase)
 
 
 class ThrowawayDatabase:

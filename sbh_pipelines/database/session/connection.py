@@ -95,7 +95,9 @@ def connect(settings: DatabaseSettings, purpose: str) -> Connection:
         text = " ".join(str(error).split())
         if insecure := tls.trouble(text, describe_dsn(settings.dsn)):
             raise insecure from None
-        kind, remedy = refusal(text, _parts(settings.dsn), named=isinstance(settings, NamedDatabase))
+        kind, remedy = refusal(
+            text, _parts(settings.dsn), named=settings.give_its_own if isinstance(settings, NamedDatabase) else ""
+        )
         raise kind(
             "Cannot connect to the database", on=describe_dsn(settings.dsn), why=text[:300], remedy=remedy
         ) from None

@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping
 
 from sbh_pipelines.database.session.sql import ident
-from sbh_pipelines.database.session.targets import GIVE_ITS_OWN
 from sbh_pipelines.errors import SourceError, SourceUnavailable
 
 _LAST = "check database.dsn, the password and the network; `sbh doctor` checks all three"
@@ -97,13 +96,13 @@ _TABLE: tuple[tuple[tuple[str, ...], type[SourceError], str], ...] = (
 )
 
 
-def refusal(text: str, parts: Mapping[str, str], *, named: bool = False) -> tuple[type[SourceError], str]:
+def refusal(text: str, parts: Mapping[str, str], *, named: str = "") -> tuple[type[SourceError], str]:
     """(kind of error, remedy) for what libpq says of a connection that was not made to a DSN of these parts.
 
-    `named`: a caller named it.
+    `named`: how to give it a password, where it is not the database of the settings.
     """
     if named and any(words in text for words in _PASSWORD):
-        return SourceError, GIVE_ITS_OWN
+        return SourceError, named
     role = parts.get("user") or os.environ.get("PGUSER") or "sbh_backup"
     names = {"role": ident(role), "database": ident(parts.get("dbname") or os.environ.get("PGDATABASE") or role)}
     names["dsn"] = "the connection string" if named else "database.dsn"

@@ -9,6 +9,7 @@ import os
 import pwd
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import ClassVar
 
 import psycopg2
 import psycopg2.extensions
@@ -33,6 +34,17 @@ GIVE_ITS_OWN = (
 class NamedDatabase(DatabaseSettings):
     """A database that a caller named, with a password of its own or none."""
 
+    give_its_own: ClassVar[str] = GIVE_ITS_OWN  # the remedy where it has none
+
+
+class DrillDatabase(NamedDatabase):
+    """The server of `drill.dsn`, where it is not the one that the settings' password is for."""
+
+    give_its_own: ClassVar[str] = (
+        'drill.password_file = "FILE" under [drill], a file with the password of that role; those of database and restore are for'
+        " their own servers only"
+    )
+
 
 def check_dsn(dsn: str) -> Mapping[str, str]:
     """Its parts. Raises RequestError for what is no libpq connection string, and for one with a password in it."""
@@ -53,7 +65,16 @@ def check_dsn(dsn: str) -> Mapping[str, str]:
     return parts
 
 
-def named(database: DatabaseSettings, dsn: str, password: str | None = None) -> DatabaseSettings:
+def has_password(dsn: str) -> bool:
+    """Whether it is in the connection string itself."""
+    with suppress(psycopg2.Error):
+        return "password" in psycopg2.extensions.parse_dsn(dsn)
+    return False
+
+
+def named(
+    database: DatabaseSettings, dsn: str, password: str | None = None, kind: type[NamedDatabase] = NamedDatabase
+) -> DatabaseSettings:
     """How to connect to the database at `dsn`, all else as in the settings. `password` is its own; None: what `dsn` names, and
     that of the settings where it is their server.
 
@@ -71,9 +92,7 @@ def named(database: DatabaseSettings, dsn: str, password: str | None = None) -> 
         )
     own = None if password is None else SecretStr(password)
     kept = {name: getattr(database, name) for name in type(database).model_fields}
-    return NamedDatabase.model_construct(
-        **{**kept, "dsn": dsn, "password": own, "password_file": None, "password_secret": None}
-    )
+    return kind.model_construct(**{**kept, "dsn": dsn, "password": own, "password_file": None, "password_secret": None})
 
 
 def _same_server(parts: Mapping[str, str], own_dsn: str) -> bool:

@@ -6,11 +6,13 @@ what is not encrypted, and another database is for administrators of the platfor
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.database.rebuild.throwaway import drill_server
 from sbh_pipelines.database.session import tls
 from sbh_pipelines.database.session.connection import connect
 from sbh_pipelines.database.session.targets import named
@@ -75,6 +77,24 @@ def test_nobodys_target_is_told_the_password(
             assert "password" in str(refused.value)
     assert listening.asked > 0
     assert listening.passwords == []
+
+
+def test_the_server_of_drills_is_not_told_it_either(application: Application, listening: GreedyServer) -> None:
+    """Whoever sets up another server for drills gets the password of the role that writes only by being told it."""
+    more: dict[str, Any] = {"database": {"dsn": SITE, "password": SECRET}}
+    for restore in ({}, {"dsn": SITE, "password": SECRET}):
+        drilling = application.service(drill={"dsn": listening.dsn("require_auth=password")}, restore=restore, **more)
+        with pytest.raises(SbhError) as refused:
+            connect(drill_server(drilling.settings), "drill")
+        assert "drill.password_file" in refused.value.remedy
+    assert (listening.asked > 0, listening.passwords) == (True, [])
+    for drill in (
+        {"dsn": listening.dsn("require_auth=password"), "password": "own"},
+        {"dsn": listening.dsn("require_auth=password password=own")},
+    ):
+        with pytest.raises(SbhError, match="authentication failed"):
+            connect(drill_server(application.service(drill=drill, **more).settings), "drill")
+    assert listening.passwords == ["own", "own"]
 
 
 def test_a_password_of_the_targets_own_is_sent_to_it(service: BackupService, listening: GreedyServer) -> None:
