@@ -2,14 +2,16 @@
 
 Under the tenant's claim (`backup/service/gate.py`) one request at a time, of all API processes, does three things: looks for
 a run with its idempotency key, looks for work under way, launches. The key is a tag of the run, and Dagster's storage is what
-makes it durable: no run, no key, nothing half done. A key counts for 24 hours, for one user, tenant and request.
+makes it durable: no run, no key, nothing half done. A key counts for 24 hours, for one user, tenant and request. Tags are
+read by all who may see Dagster: those of key and request are made with a secret of the region's catalog, so that no guess can
+be held against them.
 """
 
 import hashlib
 import hmac
 import json
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from sbh_pipelines.api.runs import operations as ops
@@ -45,6 +47,18 @@ class Launch:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Marks:
+    """How a run says which key it was launched with, and for which request; `requests`: the tag is one of these."""
+
+    key: str
+    requests: tuple[str, ...]
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return {ops.IDEMPOTENCY_TAG: self.key, ops.REQUEST_TAG: self.requests[0]}
+
+
 class Launcher:
     """Thread-safe; every method blocks."""
 
@@ -59,11 +73,11 @@ class Launcher:
         """
         tenant = self._service.launches.permit(tenant_id, user, wanted.action)
         own = {ops.VIA_TAG: ops.VIA, ops.TENANT_TAG: str(tenant.id)}
-        key_tag = _digest([user.user_id, user.tenant_id, tenant.id, key]) if key is not None else None
-        request: list[object] = [wanted.call, dict(wanted.asked)]
         with self._service.launches.claim(tenant, wanted.call):
-            if key_tag is not None and (earlier := self._earlier(own, key_tag)):
-                if earlier.tags.get(ops.REQUEST_TAG) not in (_keyed(key, request), _digest(request)):
+            marks = self._marks(user, tenant, wanted, key) if key is not None else []
+            if found := self._earlier(own, marks):
+                earlier, known = found
+                if earlier.tags.get(ops.REQUEST_TAG) not in known.requests:
                     raise IdempotencyConflict(
                         "The idempotency key was used for another request",
                         why="the same key with another call or body",
@@ -81,16 +95,28 @@ class Launcher:
                 ops.ROLE_TAG: user.role.name.lower(),
                 **({ops.ISSUED_BY_TAG: json.dumps(user.issued_by)} if user.issued_by else {}),
                 ops.CALL_TAG: wanted.call,
-                **(
-                    {ops.IDEMPOTENCY_TAG: key_tag, ops.REQUEST_TAG: _keyed(key, request)} if key_tag is not None else {}
-                ),
+                **(marks[0].tags if marks else {}),
                 **wanted.tags,
             }
             return self._dagster.launch(wanted.job, wanted.config, tags), False
 
-    def _earlier(self, own: Mapping[str, str], key_tag: str) -> Run | None:
-        found = self._dagster.runs({**own, ops.IDEMPOTENCY_TAG: key_tag}, limit=1)
-        return found[0] if found and self._clock() - found[0].created < KEY_LIFE_S else None
+    def _marks(self, user: UserContext, tenant: Tenant, wanted: Launch, key: str) -> list[_Marks]:
+        """What runs of the key and the request have as tags: those of this release first, then those of earlier ones."""
+        whose: list[object] = [user.user_id, user.tenant_id, tenant.id, key]
+        request: list[object] = [wanted.call, dict(wanted.asked)]
+        digest = self._service.launches.digest
+        now = _Marks(
+            digest(tenant, ops.IDEMPOTENCY_TAG, _text(whose)),
+            (digest(tenant, ops.REQUEST_TAG, _text([whose, request])),),
+        )
+        return [now, _Marks(_digest(whose), (_keyed(key, request), _digest(request)))]
+
+    def _earlier(self, own: Mapping[str, str], marks: Sequence[_Marks]) -> tuple[Run, _Marks] | None:
+        for known in marks:
+            found = self._dagster.runs({**own, ops.IDEMPOTENCY_TAG: known.key}, limit=1)
+            if found and self._clock() - found[0].created < KEY_LIFE_S:
+                return found[0], known
+        return None
 
     def _refuse_while_busy(self, tenant: Tenant, own: Mapping[str, str]) -> None:
         self._refuse_beside(own, ops.WRITERS)
@@ -117,12 +143,15 @@ class Launcher:
                 )
 
 
-def _keyed(key: str | None, request: list[object]) -> str:
-    """By which a repeated request is known; only with the caller's key can somebody tell whether a guess is what was asked.
-    Runs of an earlier release have a digest without it.
-    """
-    return hmac.new((key or "").encode(), json.dumps(request, sort_keys=True).encode(), "sha256").hexdigest()[:40]
+def _text(parts: list[object]) -> bytes:
+    return json.dumps(parts, sort_keys=True).encode()
+
+
+def _keyed(key: str, request: list[object]) -> str:
+    """The tag of runs of an earlier release."""
+    return hmac.new(key.encode(), _text(request), "sha256").hexdigest()[:40]
 
 
 def _digest(parts: list[object]) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]
+    """The tag of runs of earlier releases."""
+    return hashlib.sha256(_text(parts)).hexdigest()[:40]

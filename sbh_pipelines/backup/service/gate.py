@@ -161,6 +161,13 @@ class Launches:
         """Raises AccessDenied unless the caller may do `action`; without `tenant_id`, on all tenants."""
         self._gate.authorize(user_ctx, action, tenant_id)
 
+    def digest(self, tenant: Tenant, purpose: str, text: bytes) -> str:
+        """By which what was asked for is known again; without a secret of the region's catalog nobody can hold a guess against it.
+
+        The same before and after the tenant's first backup, whose keys so do not make it.
+        """
+        return self._site.catalog(tenant.region).owner_key.tag(b"launch " + purpose.encode(), tenant.id, text)[:40]
+
     def writer_at_work(self, tenant: Tenant) -> leases.LeaseDocument | None:
         """Who holds the tenant's lease right now."""
         store, prefix = self._site.backup_store(tenant)

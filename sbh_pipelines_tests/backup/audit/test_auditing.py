@@ -94,6 +94,7 @@ EVENTS: dict[str, tuple[str, ...] | str] = {
     "keys.status": "tells which key wraps what, not what is wrapped",
     "keys.verify_certificate": NO_DATA,
     "launches.claim": NO_DATA,
+    "launches.digest": NO_DATA,
     "launches.permit": NO_DATA,
     "launches.permit_platform": NO_DATA,
     "launches.writer_at_work": NO_DATA,

@@ -5,7 +5,9 @@ They go to the run sealed with the tenant's key, and the run says of them the ta
 
 import base64
 import hashlib
+import hmac
 import json
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from sbh_pipelines.api.runs.dagster import Dagster, Run
 from sbh_pipelines.api.runs.launches import Launcher
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.errors import RequestUnreadable, SourceError
+from sbh_pipelines.errors import IdempotencyConflict, RequestUnreadable, SourceError
 from sbh_pipelines.orchestration.restores.discretion import without
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.security.tokens import open_tokens
@@ -92,22 +94,57 @@ class Recorded(Dagster):
         return []
 
 
+class Kept(Recorded):
+    """Has one run, of a moment ago, with these tags."""
+
+    def __init__(self, tags: Mapping[str, str]) -> None:
+        super().__init__()
+        self.tags = tags
+
+    def runs(self, tags: Mapping[str, str], **_: object) -> list[Run]:
+        if tags.get("sbh/idempotency") != self.tags["sbh/idempotency"]:
+            return []
+        return [Run("the-run", "STARTED", "restore_job", self.tags, time.time(), None, None)]
+
+
 def test_a_tag_does_not_tell_whether_a_guess_is_right(sample_service: BackupService) -> None:
-    """The digest by which a repeated request is known needs the caller's key; without a key there is none."""
+    """Nor does the tag of a key that can be guessed: what makes them is in no tag. Without a key there are none."""
     dagster = Recorded()
     launcher = Launcher(sample_service, dagster)
     options: dict[str, object] = {"rows": f"users where email = '{PERSON}'", "files": [PERSON]}
     wanted = jobs.restore("tenant-6", "backup_20240115_1200", "latest", options, "sealed")
-    for key in (None, "0d1f6a1e"):
+    for key in (None, "1"):
         launcher.launch(ANN, "tenant-6", wanted, key)
     guess = json.dumps(["backup.restore", {"backup_id": "latest", **options}], sort_keys=True).encode()
+    whose = json.dumps(["ann", "tenant-6", "tenant-6", "1"], sort_keys=True).encode()
+    guesses = [hashlib.sha256(guess), hashlib.sha256(whose), *(hmac.new(b"1", one, "sha256") for one in (guess, whose))]
     for config, tags in dagster.launched:
         assert PERSON not in str((config, tags))
-        assert not any(hashlib.sha256(guess).hexdigest().startswith(value) for value in tags.values() if len(value) > 7)
+        assert not any(g.hexdigest().startswith(value) for g in guesses for value in tags.values() if len(value) > 7)
     assert [("sbh/request" in tags, "sbh/idempotency" in tags) for _, tags in dagster.launched] == [
         (False, False),
         (True, True),
     ]
+
+
+def test_a_key_of_a_run_of_an_earlier_release_launches_nothing_anew(sample_service: BackupService) -> None:
+    """For its 24 hours; with another request it is refused as ever. So it is for the tags of this release."""
+    dagster = Recorded()
+    wanted, other = (jobs.restore("tenant-6", "backup_20240115_1200", name, {}, None) for name in ("latest", "@now"))
+    request = json.dumps([wanted.call, dict(wanted.asked)], sort_keys=True).encode()
+    whose = json.dumps(["ann", "tenant-6", "tenant-6", "1"], sort_keys=True).encode()
+    earlier = {
+        "sbh/idempotency": hashlib.sha256(whose).hexdigest()[:40],
+        "sbh/request": hmac.new(b"1", request, "sha256").hexdigest()[:40],
+    }
+    Launcher(sample_service, dagster).launch(ANN, "tenant-6", wanted, "1")
+    for tags in (earlier, dict(dagster.launched[0][1])):
+        kept = Kept(tags)
+        launcher = Launcher(sample_service, kept)
+        assert launcher.launch(ANN, "tenant-6", wanted, "1") == ("the-run", True)
+        with pytest.raises(IdempotencyConflict):
+            launcher.launch(ANN, "tenant-6", other, "1")
+        assert launcher.launch(ANN, "tenant-6", wanted, "2")[1] is False
 
 
 def test_what_is_sealed_is_the_tenants_and_the_backups(sample_service: BackupService, backup_id: str) -> None:
