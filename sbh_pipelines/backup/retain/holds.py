@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from sbh_pipelines.concurrency import side_by_side
-from sbh_pipelines.errors import CorruptObject, ObjectMissing, RequestError, UnknownBackup, UnknownHold
+from sbh_pipelines.errors import CorruptObject, ObjectExists, ObjectMissing, RequestError, UnknownBackup, UnknownHold
 from sbh_pipelines.model import BackupId, Clock, timestamp
 from sbh_pipelines.repository.bounds import listed as bounded
 from sbh_pipelines.repository.documents import read_signed, signed
@@ -183,9 +183,13 @@ def place_pin(
     placed_by: str,
     clock: Clock,
     by_platform: bool | None = None,
+    may_replace: Callable[[], None] = lambda: None,
 ) -> Hold:
-    """Pin a backup; a second pin replaces the reason of the first. Raises UnknownBackup, RequestError."""
-    return _place(repository, f"pin-{backup_id}", backup_id, reason, placed_by, clock, by_platform)
+    """Pin a backup; a second pin replaces the reason of the first, if `may_replace` does not raise over the one that is there.
+
+    Raises UnknownBackup, RequestError, ObjectChanged where others did it at the same time.
+    """
+    return _place(repository, f"pin-{backup_id}", backup_id, reason, placed_by, clock, by_platform, may_replace)
 
 
 def place_term(
@@ -219,6 +223,7 @@ def _place(
     placed_by: str,
     clock: Clock,
     by_platform: bool | None = None,
+    may_replace: Callable[[], None] = lambda: None,
 ) -> Hold:
     if len(reason) > _LONGEST_REASON:
         raise RequestError(
@@ -235,7 +240,13 @@ def _place(
         **({} if by_platform is None else {"by_platform": by_platform}),
     }
     key = repository.prefix + hold.key
-    repository.store.put(key, signed(repository, _KIND, fields))
+    body = signed(repository, _KIND, fields)
+    try:
+        repository.store.create(key, body)
+    except ObjectExists:
+        found = repository.store.head(key).etag  # before the question: what is replaced is what was asked about
+        may_replace()
+        repository.store.replace(key, body, found)
     try:
         # `forget.py` looks at the holds once more after deleting: either it sees this one and puts the
         # backup back, or the backup was gone before, which shows now.

@@ -49,7 +49,13 @@ class Retention:
             self._refuse_anothers(repository, wanted, tenant, user_ctx)
             self._may_release(repository, f"pin-{wanted}", user_ctx)
             placed = holds.place_pin(
-                repository, wanted, reason or "", user_ctx.user_id, self._site.clock, by_platform
+                repository,
+                wanted,
+                reason or "",
+                user_ctx.user_id,
+                self._site.clock,
+                by_platform,
+                lambda: self._may_release(repository, f"pin-{wanted}", user_ctx),
             ).line()
             self._site.track(tenant, "backup.pinned", user_ctx.user_id, _props(placed))
             return placed

@@ -520,7 +520,7 @@ def test_a_hold_that_came_too_late_says_so(stored: ManifestRepository) -> None:
     made = stored.days(3)
 
     def meanwhile(verb: str, key: str) -> None:
-        if verb == "put" and "/holds/" in key:
+        if verb == "create" and "/holds/" in key:
             stored.forget()
 
     repository = stored.another(before=meanwhile).repository(ACME)

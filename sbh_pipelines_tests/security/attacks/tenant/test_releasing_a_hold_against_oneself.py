@@ -7,7 +7,9 @@ import json
 
 import pytest
 
+from sbh_pipelines.backup.service.retention import Retention
 from sbh_pipelines.errors import AccessDenied, ForgetRefused
+from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.support.application import ACME, ADMIN, Application
 
@@ -49,6 +51,28 @@ def test_a_pin_is_its_placers(application: Application) -> None:
     assert service.retention.unpin(made, ACME, MALLORY).reason == ""
     service.retention.pin(made, ACME, MALLORY, "mine")
     assert service.retention.unpin(made, ACME, ADMIN)
+
+
+def test_a_pin_that_the_platform_places_at_the_same_moment(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look whether there is one and the tenant's own: what is replaced is what was looked at."""
+    service = application.service()
+    made = service.backups.create(ACME, ADMIN).id
+    may_release, asked = Retention._may_release, list[str]()
+
+    def slow(self: Retention, repository: Repository, pin_id: str, user: UserContext) -> None:
+        may_release(self, repository, pin_id, user)
+        if user is MALLORY and not asked:
+            asked.append(pin_id)
+            service.retention.pin(made, ACME, ADMIN, "quarter")
+
+    monkeypatch.setattr(Retention, "_may_release", slow)
+    with pytest.raises(AccessDenied, match="platform"):
+        service.retention.pin(made, ACME, MALLORY, "mine")
+    assert [hold.reason for hold in service.retention.holds(ACME, MALLORY)] == ["quarter"]
+    service.retention.pin(made, ACME, ADMIN, "another quarter")
+    assert [hold.reason for hold in service.retention.holds(ACME, MALLORY)] == ["another quarter"]
 
 
 def test_a_damaged_pin_is_nobodys_of_the_tenant(application: Application) -> None:
