@@ -8,13 +8,14 @@ Killed anywhere in between, some of the doomed manifests are gone and `listing.j
 goes by `manifests/` and drops the rest.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from sbh_pipelines.backup.contents.backup_list import Backups, read_backups, write_listing
 from sbh_pipelines.backup.contents.manifest import Manifest
+from sbh_pipelines.backup.contents.ownership import KeyReader, refuse_anothers
 from sbh_pipelines.backup.contents.summary import BackupSummary, Figures
 from sbh_pipelines.backup.create.draft import AppliedRetention, Draft, DraftStatus
 from sbh_pipelines.backup.create.drafts import OpenDrafts
@@ -26,13 +27,15 @@ from sbh_pipelines.document import optional
 from sbh_pipelines.errors import CorruptObject, ForgetRefused, ObjectMissing, SbhError, UnknownBackup, unforeseen
 from sbh_pipelines.model import SAFETY, BackupId, BackupType, Tenant, TenantId, parse_timestamp, timestamp
 from sbh_pipelines.repository.bounds import listed, most_bytes
-from sbh_pipelines.repository.format import Keys
+from sbh_pipelines.repository.catalog import owners
+from sbh_pipelines.repository.format import Keys, parse_document
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.settings import RetentionSettings
 
 # The bucket's clock, which dates the finding of damage, may differ by this much from the one that dates backups.
 CLOCK_MARGIN = timedelta(minutes=10)
 MADE_NOW = "made just now"
+ANOTHERS = "another tenant's, who had the slug before"
 _DAMAGED = "its manifest is damaged"
 
 
@@ -211,16 +214,20 @@ def execute(
     doomed: Sequence[BackupId],
     still_ours: Callable[[], None],
     record: Record,
+    tenant_key: str,
 ) -> ForgetPlan:
     """Drop the manifests, prove before that the lease is held (`still_ours` raises), and bring `listing.json` up to date.
 
     `record` puts (event, backup, reasons) into the audit trail, before anything is deleted: where it raises nothing is. A hold
     may be placed at any time, without the lease. One that came while the manifests were being deleted counts: its backup is
-    put back.
+    put back. Nor is anything dropped that is another tenant's, who had the slug before, whatever the repository says.
     """
+    bodies = _bodies(repository, doomed)
+    spared = _of_others(repository, bodies, tenant_key)
+    doomed = [backup_id for backup_id in doomed if backup_id not in spared]
     verdicts, gone = plan.verdicts, set(doomed)
+    verdicts = tuple(replace(v, rules=(ANOTHERS,)) if v.backup_id in spared else v for v in verdicts)
     if doomed:
-        bodies = _bodies(repository, doomed)
         reasons = {v.backup_id: v.reasons for v in verdicts}
         still_ours()
         record([("backup.deleted", i, reasons.get(i, [_DAMAGED])) for i in doomed])
@@ -260,6 +267,27 @@ def _bodies(repository: Repository, doomed: Sequence[BackupId]) -> dict[BackupId
     return bodies
 
 
+def _of_others(repository: Repository, bodies: Mapping[BackupId, bytes], tenant_key: str) -> set[BackupId]:
+    """Those of another tenant: a repository names a bounded number of them. What is damaged says nothing of whose it is.
+
+    A manifest of an earlier release says it in its configuration, which is looked at only where there may be more than were named.
+    """
+    if not tenant_key:
+        return set()
+    more = repository.owner is None or len(repository.owner.others) >= owners.MOST_OTHERS
+    found: set[BackupId] = set()
+    with KeyReader(repository) as reader:
+        for backup_id, body in bodies.items():
+            with suppress(CorruptObject, UnknownBackup):
+                document = parse_document(body, str(backup_id))
+                repository.check_signature(document, backup_id)
+                manifest = Manifest(document)
+                key = manifest.tenant_key if manifest.tenant_key or not more else reader.key_of(manifest)
+                if key is not None and key != tenant_key and not repository.adopts(key):
+                    found.add(backup_id)
+    return found
+
+
 def forget(site: Site, tenant: Tenant, user_id: str, backup_id: BackupId | None, dry_run: bool) -> RetentionOutcome:
     """Apply the policy to a tenant's backups, or forget one of them.
 
@@ -278,8 +306,10 @@ def forget(site: Site, tenant: Tenant, user_id: str, backup_id: BackupId | None,
             doomed = plan.doomed
         else:
             plan, doomed = named_plan(repository, backup_id, user_id), [backup_id]
+            if tenant.key:
+                refuse_anothers(repository, backup_id, tenant.key)
         if still_ours:
-            plan = execute(repository, plan, doomed, still_ours, recorder(site, tenant, user_id))
+            plan = execute(repository, plan, doomed, still_ours, recorder(site, tenant, user_id), tenant.key)
     lines = [_line(verdict) for verdict in plan.verdicts]
     kept = {line.id for line in lines if line.keep}
     return RetentionOutcome(tenant.id, dry_run, lines, [i for i in doomed if i not in kept], plan.errors)
@@ -326,7 +356,9 @@ def _retained(open_drafts: OpenDrafts, draft: Draft, dry_run: bool) -> ForgetPla
         if dry_run:
             return plan
         record = recorder(open_drafts.site, draft.tenant, draft.created_by, draft.via)
-        return execute(repository, plan, plan.doomed, lambda: open_drafts.lease(draft).renew(), record)
+        return execute(
+            repository, plan, plan.doomed, lambda: open_drafts.lease(draft).renew(), record, draft.tenant.key
+        )
 
 
 def _applied(plan: ForgetPlan, dry_run: bool) -> AppliedRetention:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sbh_pipelines.backup.restore.request import RestoreRequest
+from sbh_pipelines.backup.retain import forget as forgetting
 from sbh_pipelines.backup.site.owners import Owners
 from sbh_pipelines.errors import (
     AccessDenied,
@@ -18,8 +19,10 @@ from sbh_pipelines.errors import (
     UnknownBackup,
     UnknownTenant,
 )
+from sbh_pipelines.repository.catalog import owners
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.security.policy import Role, UserContext
+from sbh_pipelines.settings import RetentionSettings
 from sbh_pipelines_tests.support.application import ADMIN, Application
 from sbh_pipelines_tests.support.databases import Database
 from sbh_pipelines_tests.support.restore.small_schema import ACME, SmallSchema
@@ -290,3 +293,33 @@ def test_the_backups_of_earlier_releases_cost_one_index(
     loads.clear()
     assert len(SmallSchema.over(schema, tmp_path).service.backups.of(ACME, ANN)) == 14
     assert len(loads) == 1
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["", "of an earlier release"])
+def test_no_policy_drops_more_of_the_former_tenants_than_are_named(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, old: bool
+) -> None:
+    """A repository names a bounded number of the former tenant's backups: the others are not the newcomer's to forget either."""
+    monkeypatch.setattr(owners, "MOST_OTHERS", 1)
+    schema = SmallSchema(database, tmp_path, TABLE)
+    with monkeypatch.context() as patch:
+        if old:
+            _write_old_manifests(patch)
+        former = [schema.service.backups.create(ACME, ANN).id for _ in range(3)]
+        schema.run(*DELETED)
+        patch.setattr(Owners, "check", lambda *_: None)
+        patch.setattr(Owners, "admits", lambda *_, **__: True)
+        schema.service.backups.create(ACME, ANN)
+    _strip_owner(tmp_path)
+    fresh = SmallSchema.over(schema, tmp_path)
+    last = {"keep_daily": 0, "keep_weekly": 0, "keep_monthly": 0, "keep_last": 1}
+    policy = RetentionSettings.model_validate({"keep_within_hours": 0, "full_backups": last})
+    monkeypatch.setattr(forgetting, "policy_of", lambda *_: policy)
+    own = [fresh.service.backups.create(ACME, ANN).id for _ in range(2)]
+    held = json.loads((_repository(tmp_path) / "keys" / "0001.json").read_text())["owner"]
+    assert held["others"] == former[-1:]
+    fresh.service.retention.forget(ACME, ANN)
+    there = sorted(file.stem for file in _repository(tmp_path).joinpath("manifests").iterdir())
+    assert there == sorted([*former, own[-1]])
+    with pytest.raises(SlugChangedHands):
+        fresh.service.retention.forget(ACME, ANN, backup_id=former[0])
