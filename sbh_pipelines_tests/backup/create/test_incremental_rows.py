@@ -13,6 +13,7 @@ from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.create.parent import incomparable
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.database.capture.changes import MAX_WINDOW
+from sbh_pipelines.errors import SlugTaken
 from sbh_pipelines.model import RecoveryPoint
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, BUCKET, Application
 
@@ -449,6 +450,10 @@ def test_a_slug_that_belongs_to_another_tenant_now(application: Application, ser
         "BEGIN; UPDATE tenants SET slug = 'x' WHERE id = 1; UPDATE tenants SET slug = 'acme' WHERE id = 2;"
         " UPDATE tenants SET slug = 'bolt' WHERE id = 1; COMMIT"
     )
+    for tenant in (ACME, BOLT):
+        with pytest.raises(SlugTaken):
+            _back_up(service, tenant)
+        service.keys.adopt(tenant, ADMIN, confirm=tenant)
     for draft in _back_up(service, ACME, BOLT):
         assert service.validate_backup(draft.backup_id, draft.tenant.id, ADMIN, deep=True)["issues"] == []
 

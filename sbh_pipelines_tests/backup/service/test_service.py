@@ -110,7 +110,7 @@ def test_what_does_not_exist_is_said_to_be_unknown(sample_service: BackupService
         sample_service.get_backup_status("backup_19990101_0000")
     with pytest.raises(UnknownRestore):
         sample_service.get_restore_status("restore_19990101_000000_abcdef", "tenant-3")
-    with pytest.raises(RequestError, match="weekly"):
+    with pytest.raises(RequestError, match="full, incremental"):
         sample_service.create_backup("tenant-3", admin, "weekly")
 
 

@@ -81,9 +81,9 @@ class FakeDrills:
 
 
 @pytest.fixture
-def drills(fake: FakeService) -> FakeDrills:
+def drills(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> FakeDrills:
     made = FakeDrills()
-    fake.drills = made  # type: ignore[attr-defined]
+    monkeypatch.setattr(type(fake), "drills", made)
     return made
 
 
