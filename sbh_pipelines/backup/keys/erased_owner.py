@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from sbh_pipelines.backup.keys.erasure_places import is_there
 from sbh_pipelines.backup.site.owners import Owners
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import (
@@ -64,6 +65,8 @@ def keys_of_home(site: Site, erased: Erased) -> tuple[set[str], dict[str, OwnerD
     keys, owners = set(erased.keys), dict[str, OwnerDocument]()
     for region in site.settings.storage.regions:
         housed = HousedTenant(erased.slug, "", region, "", erased.home)
+        if not is_there(*site.backup_store(housed)):
+            continue  # a region that is set up later
         with (
             suppress(UnknownBackup, TenantErased, CorruptObject, KeyServiceError),
             site.opened(housed, erased.home) as repository,

@@ -15,7 +15,15 @@ from sbh_pipelines.backup.keys.erasure_places import is_there
 from sbh_pipelines.backup.retain.prune import lease_for
 from sbh_pipelines.backup.site.owners import Owners
 from sbh_pipelines.backup.site.site import Site
-from sbh_pipelines.errors import NotConfirmed, OwnerRefused, TenantErased, UnknownBackup
+from sbh_pipelines.errors import (
+    CorruptObject,
+    KeyServiceError,
+    NotConfirmed,
+    ObjectMissing,
+    OwnerRefused,
+    TenantErased,
+    UnknownBackup,
+)
 from sbh_pipelines.model import HousedTenant, Tenant, TenantId, timestamp
 from sbh_pipelines.repository.catalog.owners import (
     OwnerDocument,
@@ -25,6 +33,7 @@ from sbh_pipelines.repository.catalog.owners import (
     mark_body,
     split_home,
 )
+from sbh_pipelines.repository.keys.data_key import EPOCH, read_key_object
 from sbh_pipelines.repository.keys.epochs import set_owner
 from sbh_pipelines.repository.repository import Repository
 
@@ -149,11 +158,15 @@ def retire(site: Site, slug: TenantId, live: Tenant | None, user_id: str) -> Ret
 
     `live`: who has the slug now; None where nobody has. Raises OwnerRefused, LeaseHeld.
     """
-    numbers = {region: _newest(site, slug, region) for region in site.settings.storage.regions}
-    number = min(numbers.values())  # a killed run may have told some regions only: then those that are behind
+    catalogs = {region: site.catalog(region) for region in site.settings.storage.regions}
+    regions = [region for region, catalog in catalogs.items() if is_there(catalog.store, catalog.prefix)]
+    numbers = {region: _newest(site, slug, region) for region in regions}
+    number = min(
+        numbers.values(), default=1
+    )  # a killed run may have told some regions only: then those that are behind
     home = home_name(slug, number)
     with ExitStack() as stack:
-        found = _look(site, slug, home, stack)
+        found = _look(site, slug, home, regions, stack)
         _refuse_own(site, slug, home, found, live)
         behind = [region for region, newest in numbers.items() if newest == number]
         if not found.keys and len(behind) == len(numbers):
@@ -194,13 +207,28 @@ def _newest(site: Site, slug: str, region: str) -> int:
     return parts[1]
 
 
-def _look(site: Site, slug: TenantId, home: str, stack: ExitStack) -> _Found:
-    """Whose backups are in it, region by region, with the lease of each held."""
+def _look(site: Site, slug: TenantId, home: str, regions: Sequence[str], stack: ExitStack) -> _Found:
+    """Whose backups are in it, region by region, with the lease of each held.
+
+    Of one that cannot be opened, as its key is gone, only what its key object says of its owner is known.
+    """
     found = _Found()
-    for region in site.settings.storage.regions:
+    for region in regions:
         housed = HousedTenant(slug, "", region, "", home)
+        if not is_there(*site.backup_store(housed)):
+            continue  # a region that is set up later
         with suppress(UnknownBackup, TenantErased):
-            repository = stack.enter_context(site.opened(housed, home))
+            try:
+                repository = stack.enter_context(site.opened(housed, home))
+            except (KeyServiceError, CorruptObject) as error:
+                if error.transient:
+                    raise
+                lease_for(site, housed, RETIRE, stack)
+                found.keys[region] = set()
+                with suppress(ObjectMissing, CorruptObject):
+                    if (owner := read_key_object(site.owners.key_place(housed), EPOCH).owner) is not None:
+                        found.owners[region] = owner
+                continue
             lease_for(site, housed, RETIRE, stack)
             found.keys[region] = {key for key in Owners.keys_in(repository).values() if key is not None}
             if repository.owner is not None:

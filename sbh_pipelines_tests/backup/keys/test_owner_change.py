@@ -1,5 +1,6 @@
 """A slug that changed hands: its repository adopted or put aside, bound by an earlier release's next backup, killed at any write."""
 
+import base64
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -8,8 +9,10 @@ from datetime import timedelta
 import pytest
 
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.errors import LeaseHeld, NotConfirmed, OwnerRefused, SlugChangedHands, SlugTaken
+from sbh_pipelines.errors import LeaseHeld, NotConfirmed, ObjectMissing, OwnerRefused, SlugChangedHands, SlugTaken
 from sbh_pipelines.security.policy import Role, UserContext
+from sbh_pipelines.stores.base import ObjectInfo
+from sbh_pipelines.stores.object_store import Store
 from sbh_pipelines_tests.backup.create.test_crash import Clock
 from sbh_pipelines_tests.support.application import ACME, ADMIN, Application
 from sbh_pipelines_tests.support.fault_stores import DiesAtWrite, Killed, wrap
@@ -240,3 +243,40 @@ def test_regions_that_were_not_told_refuse_until_they_are(rekeyed: Application, 
         rekeyed.service(clock=clock).backups.of(ACME, ANN)
     assert rekeyed.service(clock=clock).keys.retire(ACME, ADMIN, confirm=ACME).next_home == "acme~2"
     assert rekeyed.service(clock=clock).backups.of(ACME, ANN) == []
+
+
+def test_a_region_that_is_set_up_later_keeps_nothing_from_changing_hands(
+    rekeyed: Application, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no bucket as yet: nothing is asked of it, and it does not hold the slug's number back."""
+    there = Store.list
+
+    def listed(store: Store, *args: str) -> Iterator[ObjectInfo]:
+        if "eu-west-1" not in store.url(""):
+            raise ObjectMissing("No such bucket", on=store.url(""))
+        return there(store, *args)
+
+    monkeypatch.setattr(Store, "list", listed)
+    for home, following in (("acme", "acme~2"), ("acme~2", "acme~3")):
+        service = rekeyed.service(clock=clock)
+        done = service.keys.retire(ACME, ADMIN, confirm=ACME)
+        assert (done.home, done.next_home) == (home, following)
+        clock.move()
+        rekeyed.service(clock=clock).backups.create(ACME, ADMIN)
+        rekeyed.database.run("UPDATE tenants SET slug = 'x' || id WHERE slug = 'acme'")
+        rekeyed.database.run(f"INSERT INTO tenants VALUES ({len(home) + 50}, 'acme', 'eu-west-1', NULL, NULL)")
+        clock.move()
+    rekeyed.service(clock=clock).keys.erase(ACME, ADMIN, confirm=ACME, reason="left", former_key="9")
+
+
+@pytest.mark.parametrize("damage", ["wrapped by a key that is gone", "no object of a key"])
+def test_what_nobody_can_open_is_put_aside(rekeyed: Application, clock: Clock, damage: str) -> None:
+    """Else the slug's next tenant were never backed up."""
+    file = rekeyed.repository(ACME) / "keys" / "0001.json"
+    document = json.loads(file.read_text())
+    wrapped = base64.b64encode(bytes(60)).decode()
+    file.write_text(json.dumps({**document, "wrapped": wrapped}) if damage.startswith("wrapped") else "{}")
+    clock.move()
+    done = rekeyed.service(clock=clock).keys.retire(ACME, ADMIN, confirm=ACME)
+    assert (done.home, done.next_home, list(done.former_keys)) == (ACME, "acme~2", [])
+    assert rekeyed.service(clock=clock).backups.create(ACME, ANN).id
