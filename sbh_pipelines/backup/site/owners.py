@@ -21,6 +21,7 @@ from sbh_pipelines.errors import CorruptObject, ObjectMissing, SlugTaken, StoreD
 from sbh_pipelines.model import HousedTenant, Tenant, TenantId
 from sbh_pipelines.placement import PLATFORM
 from sbh_pipelines.repository.bounds import all_below
+from sbh_pipelines.repository.catalog.erased import read_erased
 from sbh_pipelines.repository.catalog.owners import (
     FORMER,
     FormerMark,
@@ -86,27 +87,33 @@ class Owners:
         return HousedTenant(tenant.id, tenant.key, tenant.region, tenant.tier, self.home_of(tenant))
 
     def former_tenant(self, slug: TenantId, key: str, now: Tenant | None) -> HousedTenant:
-        """Who had the slug before under this key, in the region where its repository was put aside; else where the slug's is now.
+        """Who had the slug before under this key: what was put aside as its own, also where an erasure took its keys since; else
+        what is the slug's now, where that has backups of this key.
 
-        Nothing says that there was such a tenant: whoever reads its backups holds each against the key.
+        Whoever reads its backups holds each against the key.
         """
         regions = list(self._site.settings.storage.regions)
+        aside = []
         for region in regions:
             secret = self._site.catalog(region).known_owner_key()
             for mark in self.former(slug, region).values():
-                if (
-                    secret is not None
-                    and mark.is_of(secret, key)
-                    and self._begun(HousedTenant(slug, key, region, "", mark.home))
-                ):
-                    return HousedTenant(slug, key, region, "", mark.home)
+                if secret is not None and mark.is_of(secret, key):
+                    aside.append(HousedTenant(slug, key, region, "", mark.home))
+        if (
+            aside
+        ):  # a mark is in every region, the repository in one: while it is there, and afterwards as its erasure says
+            begun = next((housed for housed in aside if self._begun(housed)), None)
+            return begun or next(filter(self._was_erased, aside), aside[0])
         regions.sort(key=lambda region: now is None or region != now.region)
         for region in regions:
             housed = HousedTenant(slug, key, region, "", self.home_of(Tenant(slug, "", region, "")))
-            if self._begun(housed):
+            if self._begun(housed) and self._has_backups_of(housed):
                 return housed
         raise UnknownTenant(
-            "No such tenant", on=slug, why="no region knows a tenant of this slug", remedy="see `sbh tenants list`"
+            "No such tenant",
+            on=slug,
+            why=f"nothing was put aside, and there is no backup, of a tenant that had this slug under the key {key!r}",
+            remedy=f"see the key: `sbh backup list {slug}`, and `sbh tenants list`",
         )
 
     def _begun(self, tenant: HousedTenant) -> bool:
@@ -116,6 +123,24 @@ class Owners:
         except ObjectMissing:
             return False
         return True
+
+    def _was_erased(self, housed: HousedTenant) -> bool:
+        """Whether it was erased, and was in this region."""
+        with suppress(CorruptObject):
+            record = read_erased(self._site.catalog(housed.region), housed.home)
+            return record is not None and record.region == housed.region
+        return False
+
+    def _has_backups_of(self, housed: HousedTenant) -> bool:
+        """Whether the repository is, in whole or in part, of the tenant's key. One that nobody can open any more may be."""
+        try:
+            with self._site.opened(housed, housed.home) as repository:
+                own = self._says(repository.owner, housed, housed.home) is Ownership.OWN
+                return own or housed.key in self.keys_in(repository).values()
+        except UnknownBackup:
+            return False
+        except CorruptObject:
+            return True
 
     def former(self, slug: str, region: str, *, anew: bool = False) -> dict[int, FormerMark]:
         """What was put aside of this slug, by number: 1 is the first repository that it had."""

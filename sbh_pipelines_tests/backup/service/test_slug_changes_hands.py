@@ -224,7 +224,7 @@ def test_an_administrator_of_the_platform_names_the_former_key(schema: SmallSche
     schema.run(f"GRANT CREATE ON DATABASE {schema.database.name} TO sbh_backup")
     look = service.restores.into_schema("latest", ACME, ADMIN, "look", former_key="1").schema
     assert schema.database.ask(f"SELECT secret FROM {look}.t") == [("old secret",)]
-    with pytest.raises(SlugChangedHands):
+    with pytest.raises(UnknownTenant, match="under the key '2'"):
         service.backups.get("latest", ACME, ADMIN, former_key="2")
     for role in (Role.ADMIN, Role.OPERATOR):
         user = UserContext("ann", ACME if role is Role.ADMIN else "*", role)

@@ -16,6 +16,8 @@ import pytest
 from sbh_pipelines.api.routes.operations import permitted
 from sbh_pipelines.api.runs import operations
 from sbh_pipelines.api.runs.dagster import Run
+from sbh_pipelines.backup.keys.certificate import ErasureCertificate
+from sbh_pipelines.backup.keys.erasure import _Erasure
 from sbh_pipelines.backup.service import tenants as module
 from sbh_pipelines.backup.site.owners import Owners
 from sbh_pipelines.errors import (
@@ -26,12 +28,14 @@ from sbh_pipelines.errors import (
     SbhError,
     SlugTaken,
     SourceUnavailable,
+    TenantErased,
     UnknownBackup,
     UnknownTenant,
 )
 from sbh_pipelines.model import Tenant, TenantId
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
+from sbh_pipelines_tests.support.fault_stores import Killed
 
 MALLORY = UserContext("mallory", ACME, Role.ADMIN)
 TAKEN = (
@@ -182,6 +186,42 @@ def test_an_erasure_destroys_one_tenants_backups(taken: Application) -> None:
     assert {name.split("/")[0] for name in _stored(taken)} == {"audit"}
     assert len(taken.service().backups.of(ACME, MALLORY)) == 1
     assert service.backups.create(ACME, MALLORY).id
+
+
+def test_an_erasure_of_the_former_tenant_goes_on_and_is_told_of_as_its_own(
+    taken: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed once its keys are gone; then finished, asked for again, and its trail looked at. Mallory's is never taken for it."""
+
+    def erase() -> ErasureCertificate:
+        return taken.service().keys.erase(ACME, ADMIN, confirm=ACME, reason="Acme left", former_key="1")
+
+    service = taken.service()
+    service.keys.retire(ACME, ADMIN, confirm=ACME)
+    own = service.backups.create(ACME, MALLORY)
+    (hold,) = service.retention.holds(ACME, ADMIN, former_key="1")
+    service.retention.release(hold.id, ACME, ADMIN, former_key="1")
+    with monkeypatch.context() as patched:
+        patched.setattr(_Erasure, "_forget_records", _killed)
+        with pytest.raises(Killed):
+            erase()
+    assert not taken.repository(ACME).joinpath("keys", "0001.json").exists()
+    done = erase()
+    assert erase() == done
+    assert done.tenant_id == ACME
+    service = taken.service()
+    events = {event.event for event in service.audit.events(ADMIN, ACME, former_key="1", limit=200).events}
+    assert {"tenant.retired", "tenant.erased"} <= events
+    for key in ("1", "77"):
+        with pytest.raises((UnknownBackup, UnknownTenant, TenantErased)):
+            service.backups.of(ACME, ADMIN, former_key=key)
+    with pytest.raises(UnknownTenant):
+        service.audit.events(ADMIN, ACME, former_key="77")
+    assert [m.id for m in service.backups.of(ACME, MALLORY)] == [own.id]
+
+
+def _killed(_: object) -> NoReturn:
+    raise Killed
 
 
 def test_what_an_erasure_leaves_is_not_the_next_ones(application: Application) -> None:
