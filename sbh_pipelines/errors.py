@@ -42,7 +42,8 @@
     ├── KeyServiceError        SBH-500  keys cannot be wrapped or unwrapped
     │   ├── KeyServiceUnavailable SBH-501 (transient)
     │   ├── KeyRotationFailed  SBH-502  some keys of a rotation were not wrapped anew; the others were
-    │   └── KeyEpochRolledBack SBH-503  a key object that is older than the newest key epoch was put back
+    │   ├── KeyEpochRolledBack SBH-503  a key object that is older than the newest key epoch was put back
+    │   └── KeyUnopened        SBH-504  a wrapped key is damaged, or was wrapped by another key
     ├── RepositoryError        SBH-600  the tenant's repository
     │   ├── CorruptObject      SBH-601  an object is damaged, truncated, swapped or foreign
     │   │   ├── ObjectTooLarge SBH-607  larger than any of its kind: it was not read
@@ -51,7 +52,19 @@
     │   ├── LeaseHeld          SBH-603  (transient) another writer works on this tenant
     │   ├── LeaseLost          SBH-604
     │   ├── PruneRefused       SBH-605  what is there is not understood well enough to remove anything
-    │   └── AuditBroken        SBH-606  an event of the audit trail was removed, changed or moved
+    │   ├── AuditBroken        SBH-606  an event of the audit trail was removed, changed or moved
+    │   ├── JournalError       SBH-620  the change journal
+    │   │   ├── JournalGap     SBH-621  the journal cannot tell: what happened in between was not written, or is lost
+    │   │   ├── MomentOutOfReach SBH-622 no backup and journal together reach the moment that was asked for
+    │   │   ├── SlotTrouble    SBH-623  the replication slot is missing, lost, another's, or holds too much of the log
+    │   │   ├── NotJournaled   SBH-624  the table has backups only: its changes do not say whose rows they are
+    │   │   └── NoRoom         SBH-625  (transient) the disk of temporary files is full
+    │   └── CopyError          SBH-640  copies of the backups in a second place
+    │       ├── CopyDiverged   SBH-641  an object at the copy is another than here, under a name that never changes
+    │       ├── CopyUnverified SBH-642  what is at the copy is not whole, or nothing was found whole there yet
+    │       ├── NotPrimary     SBH-643  it is only for the place where backups are made
+    │       ├── PrimaryFenced  SBH-644  a copy took over from the place where backups were made
+    │       └── NotPromoted    SBH-645  the settings name a primary that was not promoted
     ├── RestoreError           SBH-700
     │   ├── RestoreRefused     SBH-701  the plan found a reason not to begin; nothing was written
     │   │   └── RestoreConflict SBH-703 rows of the backup are in conflict with newer work
@@ -71,7 +84,11 @@
     │   ├── UnusualSize          SBH-933  much smaller or larger than the backups before it
     │   ├── RetentionNotEnforced SBH-934  backups are there that the policy no longer keeps
     │   ├── DrillOverdue         SBH-935
-    │   └── RunStuck             SBH-936  a run whose worker is gone, that is over its time, or that says nothing
+    │   ├── RunStuck             SBH-936  a run whose worker is gone, that is over its time, or that says nothing
+    │   ├── JournalBehind        SBH-937  what was committed is in no journal for too long
+    │   ├── JournalInterrupted   SBH-938  a gap, or a table that the journal stopped telling of
+    │   ├── SlotAtRisk           SBH-939  the journal's slot is gone, or about to be dropped
+    │   └── CopyBehind           SBH-940  what was verified at a copy is older than was promised
     └── OrchestratorError      SBH-920  Dagster refused to launch or cancel a run
         ├── OrchestratorUnavailable SBH-921 (transient)
         └── RequestUnreadable  SBH-923  what a run was asked for was sealed, and does not open
@@ -305,6 +322,12 @@ class KeyRotationFailed(KeyServiceError):
     report: Any = None  # of rotation, which errors know nothing of
 
 
+class KeyUnopened(KeyServiceError):
+    """The key service, or the key file, answered that it did not wrap this: it is damaged, or another's."""
+
+    code, http_status = "SBH-504", 409
+
+
 class KeyEpochRolledBack(KeyServiceError):
     code, http_status = "SBH-503", 409
 
@@ -343,6 +366,54 @@ class PruneRefused(RepositoryError):
 
 class AuditBroken(RepositoryError):
     code = "SBH-606"
+
+
+class JournalError(RepositoryError):
+    code = "SBH-620"
+
+
+class JournalGap(JournalError):
+    code, http_status = "SBH-621", 409
+
+
+class MomentOutOfReach(JournalError):
+    code, http_status = "SBH-622", 409
+
+
+class SlotTrouble(JournalError):
+    code = "SBH-623"
+
+
+class NotJournaled(JournalError):
+    code, http_status = "SBH-624", 409
+
+
+class NoRoom(JournalError):
+    code, http_status, transient = "SBH-625", 503, True
+
+
+class CopyError(RepositoryError):
+    code, http_status = "SBH-640", 502
+
+
+class CopyDiverged(CopyError):
+    code, http_status = "SBH-641", 409
+
+
+class CopyUnverified(CopyError):
+    code = "SBH-642"
+
+
+class NotPrimary(CopyError):
+    code, http_status = "SBH-643", 409
+
+
+class PrimaryFenced(CopyError):
+    code, http_status = "SBH-644", 409
+
+
+class NotPromoted(CopyError):
+    code, http_status = "SBH-645", 409
 
 
 class RestoreError(SbhError):
@@ -429,12 +500,29 @@ class RunStuck(HealthError):
     code = "SBH-936"
 
 
+class JournalBehind(HealthError):
+    code = "SBH-937"
+
+
+class JournalInterrupted(HealthError):
+    code = "SBH-938"
+
+
+class SlotAtRisk(HealthError):
+    code = "SBH-939"
+
+
+class CopyBehind(HealthError):
+    code = "SBH-940"
+
+
 class OrchestratorError(SbhError):
     code, exit_status, http_status = "SBH-920", 13, 502
 
 
 class OrchestratorUnavailable(OrchestratorError):
     code, http_status, transient = "SBH-921", 503, True
+    unanswered = False  # whether a run was asked for, and may come all the same
 
 
 class RequestUnreadable(OrchestratorError):

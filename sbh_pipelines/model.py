@@ -16,8 +16,13 @@ from sbh_pipelines.errors import InvalidId, RequestError
 
 Clock = Callable[[], datetime]
 
-SAFETY = "safety"  # the purpose of a backup made before a restore: `latest` passes it over
+SAFETY = "safety"  # the purpose of a backup made before a restore: it holds what somebody wanted to be rid of
+RECOVERED = (
+    "recovered"  # the purpose of one that was put together for a moment of the past: nobody ever saw it on the server
+)
+ASIDE = (SAFETY, RECOVERED)  # what `latest` passes over, and no rule of a policy counts
 
+_SHOWN = 40  # characters of what was typed for a moment
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _BACKUP = re.compile(r"backup_\d{8}_\d{4}(_\d{2,4})?")
 _RESTORE = re.compile(r"restore_\d{8}_\d{6}_[0-9a-f]{6}")
@@ -47,6 +52,21 @@ def unparsed(given: object) -> str:
     text = given if isinstance(given, str) else repr(given)
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:4]
     return f"a text of {len(text)} characters, digest {digest}"
+
+
+def typed(text: str) -> str:
+    """What an error says of a text that was to name a moment, which is no secret: as it was typed, if need be cut."""
+    shown = "".join(one if one.isprintable() else "?" for one in text[:_SHOWN])
+    return shown + ("…" if len(text) > _SHOWN else "")
+
+
+def parse_moment(text: str) -> datetime:
+    """In UTC, which it is also taken for where it does not say. Raises ValueError, also for one that UTC has no date for."""
+    moment = datetime.fromisoformat(text)
+    try:
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except OverflowError:
+        raise ValueError("out of range") from None
 
 
 class TenantId(str):

@@ -66,6 +66,11 @@ def audit_place(settings: Settings, region: str) -> Place:
     return replace(beside, prefix=f"{settings.storage.catalog_prefix}audit/{region}/")
 
 
+def journal_place(settings: Settings, region: str) -> Place:
+    """Where the change journal of a region is: in its catalog's bucket. Raises ResidencyError."""
+    return replace(catalog_place(settings, region), prefix=f"{settings.journal.prefix}{region}/")
+
+
 def files_place(settings: Settings, tenant: Tenant) -> Place:
     """Where the tenant's own files are."""
     return Place(_fill(settings.files.bucket, tenant), _fill(settings.files.prefix, tenant), tenant.region, True)
@@ -83,10 +88,42 @@ def allowed_regions(settings: Settings, tenant: Tenant) -> tuple[str, ...]:
     return tuple(region for region in settings.storage.regions if region in allowed)
 
 
-def check_tenant(settings: Settings, tenant: Tenant) -> None:
-    """Raises ResidencyError where nothing of the tenant may be written to its region."""
-    if tenant.id == PLATFORM or tenant.region in (allowed := allowed_regions(settings, tenant)):
+def residency_names(settings: Settings, tenant: Tenant) -> list[str]:
+    """The zones and regions that the settings allow to the tenant; none where they say nothing."""
+    residency = settings.residency
+    return residency.tenants.get(tenant.id) or residency.tiers.get(tenant.tier) or residency.default
+
+
+def may_lie_in(settings: Settings, tenant: Tenant, region: str) -> bool:
+    """Whether a copy of the tenant's backups may lie in a region, which need not be one of `storage.regions`.
+
+    Where nothing is said of the tenant it may, but not out of a zone that its own region is of.
+    """
+    residency, listed = settings.residency, residency_names(settings, tenant)
+    if listed:
+        return region in residency.regions_of(listed)
+    return residency.is_one_zone([tenant.region, region])
+
+
+def check_tenant(settings: Settings, tenant: Tenant, *, application: bool = False) -> None:
+    """Raises ResidencyError where nothing of the tenant may be written to its region.
+
+    `application`: its own files are meant, which are no part of a copy.
+    """
+    if tenant.id == PLATFORM:
         return
+    allowed = allowed_regions(settings, tenant)
+    storage = settings.storage.of_files if application else settings.storage
+    real = storage.real_region(tenant.region)
+    if tenant.region in allowed and (real == tenant.region or may_lie_in(settings, tenant, real)):
+        return
+    if tenant.region in allowed:
+        raise ResidencyError(
+            "The tenant's data may not lie in the region of the copy",
+            on=f"{tenant.id}, region {real!r}",
+            why=f"allowed are {', '.join(residency_names(settings, tenant))}",
+            remedy="leave its tier out of the copy, or allow the region in residency.tenants, .tiers, .default or a zone",
+        )
     raise ResidencyError(
         "The tenant's data may not lie in its region",
         on=f"{tenant.id}, region {tenant.region!r}",

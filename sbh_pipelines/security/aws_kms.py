@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import UTC
 from typing import Any
 
-from sbh_pipelines.errors import KeyServiceError, KeyServiceUnavailable
+from sbh_pipelines.errors import KeyServiceError, KeyServiceUnavailable, KeyUnopened
 from sbh_pipelines.model import timestamp
 from sbh_pipelines.security.key_provider import NOTHING_BOUND, bound_fields, wrapped_bytes
 
@@ -31,9 +31,12 @@ class AwsKms:
         *,
         timeout_s: float = 10.0,
         deletion_days: int = 7,
+        lies_in: str | None = None,
     ) -> None:
+        """`lies_in`: the region whose KMS is asked, where that is not the one that a key belongs to: of a copy."""
         self._key_id, self._endpoint_url, self._access = key_id, endpoint_url, dict(access or {})
         self._timeout_s, self._deletion_days = timeout_s, deletion_days
+        self._lies_in = lies_in
         self._clients: dict[str, Any] = {}
         self._lock = threading.Lock()
 
@@ -45,12 +48,12 @@ class AwsKms:
 
     def key_of(self, tenant: str, region: str) -> str:
         """The key's id, ARN or alias."""
-        return self._key_id.replace("{region}", region).replace("{tenant}", tenant.replace(".", "/"))
+        return self._key_id.replace("{region}", self._lies_in or region).replace("{tenant}", tenant.replace(".", "/"))
 
     def wrap(
         self, data_key: bytes, tenant: str, region: str, bound: Mapping[str, str] = NOTHING_BOUND
     ) -> dict[str, str]:
-        key_id = self.key_of(tenant, region)
+        region, key_id = self._lies_in or region, self.key_of(tenant, region)
         context = _context(tenant, bound)
         answer = self._call("encrypt", region, key_id, KeyId=key_id, Plaintext=data_key, EncryptionContext=context)
         _check_region(answer["KeyId"], region)
@@ -61,6 +64,7 @@ class AwsKms:
         }
 
     def unwrap(self, wrapped: Mapping[str, Any], tenant: str, region: str) -> bytes:
+        region = self._lies_in or region
         _check_region(wrapped["key_id"], region)
         answer = self._call(
             "decrypt",
@@ -76,7 +80,7 @@ class AwsKms:
         """Schedule the deletion of the tenant's own key; from that moment on it unwraps nothing. [] where keys are shared."""
         if "{tenant}" not in self._key_id:
             return []
-        key_id = self.key_of(tenant, region)
+        region, key_id = self._lies_in or region, self.key_of(tenant, region)
         try:
             found = self._call("describe_key", region, key_id, KeyId=key_id)["KeyMetadata"]
         except KeyServiceError as error:
@@ -184,6 +188,7 @@ _CREDENTIALS = {
     "IncompleteSignature",
     "MissingAuthenticationToken",
 }
+_OTHERS = {"InvalidCiphertextException", "IncorrectKeyException"}  # of what it did not wrap
 
 
 @contextmanager
@@ -224,4 +229,5 @@ def _error(verb: str, place: str, code: str, status: int) -> KeyServiceError:
         return KeyServiceError(
             "KMS does not accept the credentials", on=place, why=code, remedy="renew or correct them; `sbh doctor`"
         )
-    return KeyServiceError(f"KMS refused to {verb.replace('_', ' ')}", on=place, why=code, remedy="run `sbh doctor`")
+    kind = KeyUnopened if code in _OTHERS else KeyServiceError
+    return kind(f"KMS refused to {verb.replace('_', ' ')}", on=place, why=code, remedy="run `sbh doctor`")

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from sbh_pipelines.errors import KeyServiceError, SettingsError
+from sbh_pipelines.errors import KeyUnopened, SettingsError
 from sbh_pipelines.security.key_provider import DATA_KEY_BYTES, NOTHING_BOUND, bound_fields, wrapped_bytes
 
 _ANY_FILE = "local"  # what key objects said before they named the file
@@ -43,19 +43,27 @@ class LocalKeyFile:
         aad = _aad(tenant, bound_fields(wrapped, tenant))
         sealed = wrapped_bytes(wrapped, tenant)
         wanted = wrapped.get("key_id", _ANY_FILE)
+        missing = list[str]()
         for path in (self._path, *self._previous):
-            key = _read(path)
+            try:
+                key = _read(path)
+            except SettingsError:
+                if path == self._path:
+                    raise
+                missing.append(str(path))  # as of a region that is lost: it may not be the one that is needed
+                continue
             if wanted not in (_ANY_FILE, key_file_id(key)):
                 continue
             try:
                 return AESGCM(key).decrypt(sealed[:12], sealed[12:], aad)
             except (InvalidTag, ValueError):
                 continue
-        raise KeyServiceError(
+        raise KeyUnopened(
             "The tenant's data key does not unwrap",
             on=tenant,
             why="the key object is damaged or of another tenant, or the key file is not the one it was wrapped with"
-            + ("" if wanted == _ANY_FILE else f", which is {wanted[:40]}"),
+            + ("" if wanted == _ANY_FILE else f", which is {wanted[:40]}")
+            + (f"; {', '.join(missing)} cannot be read" if missing else ""),
             remedy="restore keys/ from the bucket's older version, or the right key file; one that was replaced belongs in"
             " keys.previous_key_files",
         )

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from sbh_pipelines.errors import KeyServiceError
+from sbh_pipelines.errors import KeyUnopened
 
 DATA_KEY_BYTES = 32
 NOTHING_BOUND: Mapping[str, str] = MappingProxyType({})
@@ -64,17 +64,17 @@ def bound_fields(wrapped: Mapping[str, Any], tenant: str) -> dict[str, str]:
     if not isinstance(names, list) or not all(
         isinstance(name, str) and name in BINDABLE & wrapped.keys() for name in names
     ):
-        raise KeyServiceError(
+        raise KeyUnopened(
             "The tenant's key object is damaged", on=tenant, remedy="restore keys/ from the bucket's older version"
         )
     return {name: str(wrapped[name]) for name in sorted(names)}
 
 
 def wrapped_bytes(wrapped: Mapping[str, Any], tenant: str) -> bytes:
-    """What a key object holds. Raises KeyServiceError."""
+    """What a key object holds. Raises KeyUnopened."""
     try:
         return base64.b64decode(wrapped["wrapped"], validate=True)
     except (KeyError, ValueError, TypeError):
-        raise KeyServiceError(
+        raise KeyUnopened(
             "The tenant's key object is damaged", on=tenant, remedy="restore keys/ from the bucket's older version"
         ) from None

@@ -21,7 +21,7 @@ def open_key_provider(settings: Settings) -> KeyProvider:
     keys, storage = settings.keys, settings.storage
     access = {}
     if storage.access_key_id:
-        secret = resolve(storage, "secret_access_key") or ""
+        secret = resolve(storage, "secret_access_key", storage.real_region("") or None) or ""
         access = {"aws_access_key_id": storage.access_key_id, "aws_secret_access_key": secret}
     kms = AwsKms(
         keys.kms_key_id,
@@ -29,6 +29,7 @@ def open_key_provider(settings: Settings) -> KeyProvider:
         access,
         timeout_s=keys.kms_timeout_s,
         deletion_days=keys.kms_deletion_days,
+        lies_in=keys.real_region("") or None,
     )
     if keys.provider == "local":
         assert keys.key_file is not None

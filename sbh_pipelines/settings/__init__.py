@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pydantic_settings
-from pydantic import ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sbh_pipelines.errors import SettingsError
@@ -25,10 +25,12 @@ from sbh_pipelines.settings.api import ApiSettings
 from sbh_pipelines.settings.audit import AuditSettings
 from sbh_pipelines.settings.health import HealthSettings
 from sbh_pipelines.settings.keys import KeysSettings
+from sbh_pipelines.settings.places.copies import CopyName, CopySettings, check_copies, with_primary
+from sbh_pipelines.settings.places.residency import ResidencySettings, check_places
+from sbh_pipelines.settings.places.storage import BackupSettings, StorageSettings
 from sbh_pipelines.settings.reading.environment import check_environment
 from sbh_pipelines.settings.reading.file import read_file
 from sbh_pipelines.settings.reading.problems import settings_error
-from sbh_pipelines.settings.residency import ResidencySettings, check_places
 from sbh_pipelines.settings.restore import DrillSettings, Hook, PlatformSettings, RestoreSettings
 from sbh_pipelines.settings.retention import (
     PruneSettings,
@@ -37,9 +39,9 @@ from sbh_pipelines.settings.retention import (
     RetentionOverride,
     RetentionSettings,
 )
-from sbh_pipelines.settings.schedules import ScheduleName, ScheduleSettings
+from sbh_pipelines.settings.schedules import JournalSettings, ScheduleName, ScheduleSettings
+from sbh_pipelines.settings.section import Section
 from sbh_pipelines.settings.source import DatabaseSettings, FileReference, FilesSettings, TableLink, TenantsSettings
-from sbh_pipelines.settings.storage import BackupSettings, StorageSettings
 
 __all__ = [
     "AlertSettings",
@@ -48,12 +50,14 @@ __all__ = [
     "AuditSettings",
     "AuthSettings",
     "BackupSettings",
+    "CopySettings",
     "DatabaseSettings",
     "DrillSettings",
     "FileReference",
     "FilesSettings",
     "HealthSettings",
     "Hook",
+    "JournalSettings",
     "KeysSettings",
     "PlatformSettings",
     "PruneSettings",
@@ -94,6 +98,7 @@ class Settings(BaseSettings):
     alerts: AlertSettings = AlertSettings()
     health: HealthSettings = HealthSettings()
     schedules: ScheduleSettings = ScheduleSettings()
+    journal: JournalSettings = JournalSettings()
     restore: RestoreSettings = RestoreSettings()
     platform: PlatformSettings = PlatformSettings()
     drill: DrillSettings = DrillSettings()
@@ -103,6 +108,27 @@ class Settings(BaseSettings):
     auth: AuthSettings = AuthSettings()
     approval: ApprovalSettings = ApprovalSettings()
     ui: UiSettings = UiSettings()
+    copies: list[CopySettings] = Field([], description="Second places for the backups.")
+    primary: CopyName | None = Field(
+        None,
+        description="The copy whose place is that of the backups now: what `sbh copies promote NAME` says when it is done. On every"
+        " machine the same. `storage` goes on saying where the application's files are, and how the former place was. Null: the"
+        " backups are where `storage` says.",
+        examples=["dr"],
+    )
+
+    _as_written: "Settings | None" = PrivateAttr(None)
+
+    @property
+    def as_written(self) -> "Settings":
+        """These settings, but with the backups where `storage` said before a copy became the primary."""
+        return self._as_written or self
+
+    def written_as(self, written: "Settings") -> "Settings":
+        """The same settings, which follow from these."""
+        made = self.model_copy()
+        made._as_written = written.model_copy(update={"primary": None})
+        return made
 
     @model_validator(mode="after")
     def _catalog_apart(self) -> "Settings":
@@ -110,9 +136,17 @@ class Settings(BaseSettings):
             for name, prefix in (
                 ("storage.catalog_prefix", self.storage.catalog_prefix),
                 ("platform.prefix", self.platform.prefix),
+                ("journal.prefix", self.journal.prefix),
             ):
                 if _may_overlap(prefix, template):
                     raise ValueError(f"{name} lies within {field} of some tenant, or around it")
+        return self
+
+    @model_validator(mode="after")
+    def _journal_apart(self) -> "Settings":
+        journal, catalog = self.journal.prefix, self.storage.catalog_prefix
+        if _may_overlap(journal, catalog) or _may_overlap(journal, self.platform.prefix):
+            raise ValueError("journal.prefix lies within storage.catalog_prefix or platform.prefix, or around it")
         return self
 
     @model_validator(mode="after")
@@ -144,7 +178,9 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _data_stays(self) -> "Settings":
-        check_places(self.residency, self.storage, self.files, self.keys, self.platform)
+        to = [copy.to for copy in self.copies]
+        check_places(self.residency, self.storage, self.files, self.keys, self.platform, to)
+        check_copies(self)
         return self
 
     @model_validator(mode="after")
@@ -152,6 +188,10 @@ class Settings(BaseSettings):
         """Sections whose secrets are in Secrets Manager know the region; they are frozen, so copies take their places."""
         for name in type(self).model_fields:
             section = getattr(self, name)
+            if isinstance(section, list):
+                self.__dict__[name] = [one.at_home_in(self.storage.regions[0]) for one in section]
+            if not isinstance(section, Section):
+                continue
             fields = type(section).model_fields
             if any(
                 getattr(section, f) for f in fields if f.endswith("_secret") and f.removesuffix("_secret") in fields
@@ -205,6 +245,8 @@ def _unify(one: str, other: str) -> bool:
 def load_settings(path: Path | str | None = None) -> Settings:
     """Read the settings; `path` overrides `SBH_SETTINGS`. Relative paths in the file are relative to the file.
 
+    Where they name a `primary`, the backups are at that copy's place.
+
     Raises SettingsError when the file is missing though named, is not TOML, or a field or a variable is unknown, out of
     bounds, or cannot be read.
     """
@@ -219,7 +261,7 @@ def load_settings(path: Path | str | None = None) -> Settings:
         )
     check_environment(Settings, os.environ)
     try:
-        return Settings(**values)
+        return with_primary(Settings(**values))
     except ValidationError as error:
         raise settings_error(Settings, file, os.environ, error) from None
     except pydantic_settings.SettingsError as error:

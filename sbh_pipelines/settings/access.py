@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from sbh_pipelines.settings.locality import is_local
+from sbh_pipelines.settings.places.locality import is_local
 from sbh_pipelines.settings.section import Section
 
 RoleName = Literal["viewer", "operator", "admin"]

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from sbh_pipelines.settings.locality import CREDENTIAL, require_tls
+from sbh_pipelines.settings.places.locality import CREDENTIAL, require_tls
 from sbh_pipelines.settings.section import Section
 
 

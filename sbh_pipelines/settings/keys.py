@@ -40,6 +40,12 @@ class KeysSettings(Section):
         description="Waiting period of a tenant's own KMS key whose deletion an erasure schedules, days.",
     )
 
+    def lying_in(self, region: str) -> "KeysSettings":
+        """The same section, of key objects that lie in this region: it is its KMS that is asked."""
+        copy = self.model_copy()
+        copy._lies_in = region
+        return copy
+
     @model_validator(mode="after")
     def _consistent(self) -> "KeysSettings":
         if self.provider == "local" and self.key_file is None:

@@ -90,6 +90,12 @@ class RestoreSettings(Section):
     )
     after: list[Hook] = Field([], description="Done after it, also when it failed.")
 
+    def masked_columns(self, table: str) -> set[str]:
+        """The columns of a table (`schema.table`) that `sensitive` names, as `column`, `table.column` or `schema.table.column`."""
+        owners = ("", table.rpartition(".")[2], table)
+        named = (declared.rpartition(".") for declared in self.sensitive)
+        return {column for owner, _, column in named if owner in owners}
+
 
 class PlatformSettings(Section):
     """The platform backup: what tenants share, and what an empty server needs first."""

@@ -96,7 +96,11 @@ def _in_json(secret_id: str, text: str, key: str) -> str:
 
 
 def _value(secret_id: str, regions: tuple[str | None, ...]) -> dict[str, Any]:
-    """The answer of the first region that has the secret. The session's own region is asked before the site's first one."""
+    """The answer of the first region that has the secret. The session's own region is asked before the site's first one.
+
+    A region that is away does not keep the others from being asked. Where none has it, what is said is that of the first that is
+    away.
+    """
     import boto3  # only sites that use it pay for its import
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
@@ -105,7 +109,7 @@ def _value(secret_id: str, regions: tuple[str | None, ...]) -> dict[str, Any]:
     asked = dict.fromkeys(found for found in (regions[0], session.region_name, *regions[1:]) if found)
     if _ARN.fullmatch(secret_id):
         asked = dict.fromkeys(found for found in regions if found)
-    code = "NoRegionError"
+    code, away = "NoRegionError", list[KeyServiceError]()
     for region in asked:
         try:
             client = session.client("secretsmanager", region_name=region, config=patience)
@@ -113,10 +117,16 @@ def _value(secret_id: str, regions: tuple[str | None, ...]) -> dict[str, Any]:
             return answer
         except ClientError as error:
             code = str(error.response.get("Error", {}).get("Code", ""))
-            if code != _NOT_FOUND:
-                raise _error(secret_id, region, code, "") from None
+            failed = _error(secret_id, region, code, "")
         except BotoCoreError as error:
-            raise _error(secret_id, region, type(error).__name__, str(error)) from None
+            code = type(error).__name__
+            failed = _error(secret_id, region, code, str(error))
+        if isinstance(failed, KeyServiceUnavailable):
+            away.append(failed)
+        elif code != _NOT_FOUND:
+            raise failed
+    if away:
+        raise away[0]
     raise _error(secret_id, ", ".join(asked) or "no region", code, "")
 
 

@@ -15,6 +15,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     _home_region: str | None = PrivateAttr(None)
+    _lies_in: str | None = PrivateAttr(None)
 
     @property
     def home_region(self) -> str | None:
@@ -26,6 +27,10 @@ class Section(BaseModel):
         copy = self.model_copy()
         copy._home_region = region
         return copy
+
+    def real_region(self, region: str) -> str:
+        """Where what belongs to a region really lies: there, unless these are the settings of a copy."""
+        return self._lies_in or region
 
 
 def toml(value: object) -> str:

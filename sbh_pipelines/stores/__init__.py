@@ -9,6 +9,7 @@ ETag     the store's own opaque mark of one version of an object's content
     s3, local                   the kinds
     object_store                the data path that they share
     bound_store, region_proof   nothing is written but where it may lie
+    versions                    what a bucket had at an earlier time
     purge, object_lock          deleted in every version; kept for a time
     s3_client, s3_control       boto3: what obstore cannot do, and how a bucket is set up
     signed                      files of a bucket with all that is kept with them: requests that we sign ourselves

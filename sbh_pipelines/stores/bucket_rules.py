@@ -58,7 +58,7 @@ def _denies(statement: Any, bucket: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class LifecycleRule:
-    """What a lifecycle rule of a bucket does to current objects.
+    """What a lifecycle rule of a bucket does to objects.
 
     Attributes:
         name: The rule's ID.
@@ -66,6 +66,7 @@ class LifecycleRule:
         prefix: What the keys that it reaches begin with; '' for all.
         deletes: Whether it deletes objects after some days, or on a date.
         storage_classes: Those that it moves objects to.
+        version_days: How long a version is kept at least that is no longer the current one; None: it removes none.
     """
 
     name: str
@@ -73,11 +74,13 @@ class LifecycleRule:
     prefix: str
     deletes: bool
     storage_classes: frozenset[str]
+    version_days: int | None = None
 
     @classmethod
     def parse(cls, rule: Mapping[str, Any]) -> "LifecycleRule":
         """A rule as S3 gives it."""
         narrowed, expiration = rule.get("Filter") or {}, rule.get("Expiration") or {}
+        older = rule.get("NoncurrentVersionExpiration") or {}
         every = narrowed.get("And") or {}
         return cls(
             str(rule.get("ID") or "(no name)"),
@@ -85,11 +88,16 @@ class LifecycleRule:
             narrowed.get("Prefix") or every.get("Prefix") or rule.get("Prefix") or "",
             bool(expiration.get("Days") or expiration.get("Date")),
             frozenset(str(move.get("StorageClass")) for move in rule.get("Transitions") or []),
+            int(older["NoncurrentDays"]) if older.get("NoncurrentDays") else None,
         )
 
     def expires(self, prefix: str) -> bool:
         """Whether it deletes current objects below `prefix` (of which `{tenant}` is any tenant)."""
         return self.deletes and self._reaches(prefix)
+
+    def versions_kept(self, prefix: str) -> int | None:
+        """For how many days it lets versions below `prefix` be once they are not current any more; None: for ever."""
+        return self.version_days if self.version_days is not None and self._reaches(prefix) else None
 
     def moves_away(self, prefix: str) -> bool:
         """Whether it moves them to a storage class from which they must be thawed first."""

@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,8 +12,8 @@ from typing import Any
 
 from obstore.store import LocalStore
 
-from sbh_pipelines.errors import ObjectChanged, ObjectMissing, StoreDenied, StoreError, StoreUnavailable
-from sbh_pipelines.stores.base import ODD_KEY, ObjectInfo
+from sbh_pipelines.errors import ObjectChanged, ObjectExists, ObjectMissing, StoreDenied, StoreError, StoreUnavailable
+from sbh_pipelines.stores.base import MOST_BYTES, ODD_KEY, ObjectInfo
 from sbh_pipelines.stores.object_store import PIECE_BYTES, Store
 
 
@@ -22,6 +22,12 @@ def open_local(directory: Path) -> Store:
     directory.mkdir(parents=True, exist_ok=True)
     lock_file = directory.parent / f".{directory.name}.lock"
     return Store(LocalStore(str(directory), mkdir=True), f"file://{directory}", LocalExactHalf(directory), lock_file)
+
+
+def open_staged(below: Store, directory: Path) -> Store:
+    """What is below, with a directory over it that takes all that is written. The directory is created if missing."""
+    directory.mkdir(parents=True, exist_ok=True)
+    return StagedStore(below, directory)
 
 
 _ODD_FILE = re.compile(r"#[0-9]+(/|$)")
@@ -135,3 +141,80 @@ def _describe(key: str, found: os.stat_result) -> ObjectInfo:
     # object_store's LocalFileSystem makes this mark too.
     etag = f'"{found.st_ino:x}-{found.st_mtime_ns // 1000:x}-{found.st_size:x}"'
     return ObjectInfo(key, found.st_size, etag, datetime.fromtimestamp(found.st_mtime, UTC))
+
+
+class StagedStore(Store):
+    """A store that is never written to, and a directory of this machine over it: for what lives no longer than a call.
+
+    What was written here is read here; all else is read below. What is deleted is what was written here.
+    """
+
+    def __init__(self, below: Store, directory: Path) -> None:
+        lock_file = directory.parent / f".{directory.name}.lock"
+        super().__init__(
+            LocalStore(str(directory), mkdir=True), f"file://{directory}", LocalExactHalf(directory), lock_file
+        )
+        self._below = below
+
+    def get_with_etag(self, key: str, most: int = MOST_BYTES) -> tuple[bytes, str]:
+        try:
+            return super().get_with_etag(key, most)
+        except ObjectMissing:
+            return self._below.get_with_etag(key, most)
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        try:
+            return super().get_range(key, start, length)
+        except ObjectMissing:
+            return self._below.get_range(key, start, length)
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        try:
+            return super().get_ranges(key, ranges)
+        except ObjectMissing:
+            return self._below.get_ranges(key, ranges)
+
+    def head(self, key: str) -> ObjectInfo:
+        try:
+            return super().head(key)
+        except ObjectMissing:
+            return self._below.head(key)
+
+    def stream(
+        self, key: str, *, version: str | None = None, if_match: str | None = None
+    ) -> tuple[Mapping[str, str], Iterator[memoryview]]:
+        try:
+            return super().stream(key, version=version, if_match=if_match)
+        except ObjectMissing:
+            return self._below.stream(key, version=version, if_match=if_match)
+
+    def create(self, key: str, data: bytes) -> str:
+        try:
+            self._below.head(key)
+        except ObjectMissing:
+            return super().create(key, data)
+        raise ObjectExists("The object exists already", on=self._below.url(key))
+
+    def replace(self, key: str, data: bytes, etag: str) -> str:
+        try:
+            return super().replace(key, data, etag)
+        except ObjectMissing:
+            if self._below.head(key).etag != etag:
+                raise ObjectChanged("The object is no longer the version expected", on=self._below.url(key)) from None
+            return super().create(key, data)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        yield from _over(super().list(prefix), self._below.list(prefix))
+
+    def list_exactly(self, prefix: str) -> Iterator[ObjectInfo]:
+        yield from _over(super().list_exactly(prefix), self._below.list_exactly(prefix))
+
+    @property
+    def lists_all(self) -> bool:
+        return self._below.lists_all
+
+
+def _over(here: Iterator[ObjectInfo], below: Iterator[ObjectInfo]) -> Iterator[ObjectInfo]:
+    written = {info.key: info for info in here}
+    yield from written.values()
+    yield from (info for info in below if info.key not in written)

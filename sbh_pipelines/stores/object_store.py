@@ -300,6 +300,15 @@ class Store:
                 why=str(error)[:300],
                 remedy="check the store and its disk; `sbh doctor`",
             ) from None
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of the driver's runtime; not an Exception, and in no module
+                raise
+            raise StoreUnavailable(
+                f"Cannot {verb} an object",
+                on=place,
+                why=f"the answer is not what was asked for: {' '.join(str(error).split())[:200]}",
+                remedy="try again; if it stays so, the object is too short (`sbh backup validate`), or a proxy changes answers",
+            ) from None
 
 
 _STATUS = re.compile(r"\b(301|307|[45]\d\d) [A-Z][a-z]+")

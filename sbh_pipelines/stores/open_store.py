@@ -3,6 +3,7 @@
 import os
 import ssl
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,15 +12,16 @@ from sbh_pipelines.errors import SettingsError
 from sbh_pipelines.placement import Place
 from sbh_pipelines.settings import Settings, StorageSettings
 from sbh_pipelines.settings.audit import AuditSettings
-from sbh_pipelines.settings.locality import require_tls
+from sbh_pipelines.settings.places.locality import require_tls
 from sbh_pipelines.settings.secrets import resolve
 from sbh_pipelines.stores.local import open_local
-from sbh_pipelines.stores.object_lock import LockedBucket
+from sbh_pipelines.stores.object_lock import LockedBucket, LockMode
 from sbh_pipelines.stores.object_store import Store
 from sbh_pipelines.stores.purge import DirectoryPurge, Purger, VersionPurge
 from sbh_pipelines.stores.s3 import Encryption, open_s3
-from sbh_pipelines.stores.s3_client import BucketVersions, connect
+from sbh_pipelines.stores.s3_client import connect
 from sbh_pipelines.stores.s3_control import S3Control
+from sbh_pipelines.stores.versions import BucketVersions
 
 _AWS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu")
 
@@ -29,7 +31,7 @@ def storage_of(settings: Settings, place: Place) -> StorageSettings:
     if not place.application:
         return settings.storage
     files = settings.files
-    return settings.storage.model_copy(
+    return settings.storage.of_files.model_copy(
         update={
             "sse": files.encryption,
             "sse_kms_key_id": files.encryption_kms_key_id,
@@ -49,7 +51,7 @@ def open_store(storage: StorageSettings, place: Place) -> Store:
         return open_local(storage.path / place.bucket)
     return open_s3(
         place.bucket,
-        place.region,
+        storage.real_region(place.region),
         endpoint_url=endpoint(storage, place.region),
         access_key_id=storage.access_key_id,
         secret_access_key=_secret(storage, place.region),
@@ -78,19 +80,20 @@ def open_object_lock(storage: StorageSettings, audit: AuditSettings, place: Plac
     """Puts objects under object lock; None where the settings do not want it or the store has none."""
     if audit.object_lock_days is None or storage.kind != "s3":
         return None
+    return open_locked(storage, place, audit.object_lock_mode)
+
+
+def open_locked(storage: StorageSettings, place: Place, mode: LockMode) -> LockedBucket:
+    """Puts objects under object lock in the bucket of a place. No request is made yet."""
     encryption = Encryption.of(storage, place.region)
-    return LockedBucket(
-        _connector(storage, place),
-        place.bucket,
-        audit.object_lock_mode,
-        encryption.call_arguments() if encryption else {},
-    )
+    more = encryption.call_arguments() if encryption else {}
+    return LockedBucket(_connector(storage, place), place.bucket, mode, more)
 
 
 def open_control(storage: StorageSettings, region: str) -> S3Control:
     """Control calls to the S3 server of a region."""
     return S3Control(
-        region,
+        storage.real_region(region),
         endpoint_url=endpoint(storage, region),
         access_key_id=storage.access_key_id,
         secret_access_key=_secret(storage, region),
@@ -113,7 +116,8 @@ def ca_file(storage: StorageSettings) -> Path | None:
         return None
     file, name = Path(named), "storage.ca_file" if storage.ca_file else "AWS_CA_BUNDLE"
     try:
-        ssl.create_default_context().load_verify_locations(file)
+        written = file.stat()
+        _check_certificates(file, written.st_mtime_ns, written.st_size)
     except (OSError, ssl.SSLError) as error:  # the second is one of the first, too
         raise SettingsError(
             "There are no certificates in the file of the CA",
@@ -124,8 +128,14 @@ def ca_file(storage: StorageSettings) -> Path | None:
     return file
 
 
+@lru_cache(maxsize=8)
+def _check_certificates(file: Path, written_ns: int, size: int) -> None:
+    """Raises OSError, SSLError. A bundle takes some 50 ms, and each store of a process asks for the same one."""
+    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+
+
 def _secret(storage: StorageSettings, region: str) -> str | None:
-    return resolve(storage, "secret_access_key", region) if storage.access_key_id else None
+    return resolve(storage, "secret_access_key", storage.real_region(region)) if storage.access_key_id else None
 
 
 def is_aws(storage: StorageSettings, region: str) -> bool:
@@ -137,7 +147,7 @@ def is_aws(storage: StorageSettings, region: str) -> bool:
 def _connector(storage: StorageSettings, place: Place) -> Callable[[], Any]:
     """Makes the boto3 client of a place at its first use."""
     return lambda: connect(
-        place.region,
+        storage.real_region(place.region),
         endpoint_url=endpoint(storage, place.region),
         access_key_id=storage.access_key_id,
         secret_access_key=_secret(storage, place.region),

@@ -10,15 +10,19 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from typing import Any, Protocol
 
+from sbh_pipelines.concurrency import streamed
 from sbh_pipelines.errors import ObjectMissing, StoreDenied
 from sbh_pipelines.stores.base import ObjectStore
 from sbh_pipelines.stores.s3_client import error_code, translated, url_of
 
 _AT_ONCE = 500
 _NAMED = 20
+_LOCKS_AT_ONCE = 8
+_NOT_LOCKED = {"NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError", "InvalidRequest"}
 _NOT_ABOUT_THE_FORM = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "RequestTimeout", "NoSuchBucket"}
 
 
@@ -67,6 +71,10 @@ class Purger(Protocol):
         """(key, content) of all versions below `prefix` but the current ones, of at most `most` bytes each. Raises StoreDenied."""
         ...
 
+    def locked_until(self, prefix: str, chosen: Chosen = every) -> datetime | None:
+        """When the last object lock on versions of the chosen objects ends; None where there is none. Raises StoreDenied."""
+        ...
+
 
 class DirectoryPurge:
     """Deletes in a store that keeps no versions."""
@@ -97,6 +105,9 @@ class DirectoryPurge:
 
     def older_versions(self, prefix: str, most: int) -> Iterator[tuple[str, bytes]]:
         return iter(())
+
+    def locked_until(self, prefix: str, chosen: Chosen = every) -> datetime | None:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +157,26 @@ class VersionPurge:
             except ObjectMissing:  # removed meanwhile
                 continue
             yield version.key, body
+
+    def locked_until(self, prefix: str, chosen: Chosen = every) -> datetime | None:
+        kept = (version for version in self._versions(prefix) if version.size is not None)
+        asked = (version for version in kept if chosen(version.key, version.current))
+        times = streamed(self._lock_of, asked, name="locks", threads=_LOCKS_AT_ONCE, ahead=4 * _LOCKS_AT_ONCE)
+        return max(filter(None, times), default=None)
+
+    def _lock_of(self, version: _Version) -> datetime | None:
+        from botocore.exceptions import ClientError
+
+        with self._translated("ask for an object's lock", version.key, "s3:GetObjectRetention"):
+            try:
+                found = self._client.get_object_retention(Bucket=self._bucket, Key=version.key, VersionId=version.id)
+            except ClientError as error:
+                code, status = error_code(error)
+                if code in _NOT_LOCKED or status in (404, 405, 501):
+                    return None
+                raise
+        until: datetime | None = found.get("Retention", {}).get("RetainUntilDate")
+        return until
 
     def _until_nothing_goes(self, prefix: str, chosen: Chosen) -> PurgeResult:
         done = PurgeResult()
@@ -251,8 +282,10 @@ class VersionPurge:
             for page in pages.paginate(Bucket=self._bucket, Prefix=prefix):
                 yield from ((upload["Key"], upload["UploadId"]) for upload in page.get("Uploads", ()))
 
-    def _translated(self, action: str, key: str) -> AbstractContextManager[None]:
-        grant = "grant s3:ListBucketVersions and s3:DeleteObjectVersion to the role that erases"
+    def _translated(
+        self, action: str, key: str, needed: str = "s3:ListBucketVersions and s3:DeleteObjectVersion"
+    ) -> AbstractContextManager[None]:
+        grant = f"grant {needed} to the role that erases"
         return translated(action, url_of(self._bucket, key), grant=grant)
 
 

@@ -83,22 +83,3 @@ def error_code(error: Any) -> tuple[str, int]:
     """The code of a `ClientError` and its HTTP status; '' and 0 where the answer has none."""
     response = error.response
     return str(response.get("Error", {}).get("Code", "")), response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-
-
-class BucketVersions:
-    """Versions of the objects of one bucket, which obstore does not list. For files that change while they are backed up."""
-
-    def __init__(self, client: Any, bucket: str) -> None:
-        self._client, self._bucket = client, bucket
-
-    def version_with_etag(self, key: str, etag: str) -> str | None:
-        """The newest version of `key` that has `etag`, or None."""
-        pages = self._client.get_paginator("list_object_versions").paginate(Bucket=self._bucket, Prefix=key)
-        for page in pages:
-            for version in page.get("Versions", []):
-                if version["Key"] > key:
-                    return None
-                if version["Key"] == key and version["ETag"].strip('"') == etag.strip('"'):
-                    found: str = version["VersionId"]
-                    return None if found == "null" else found
-        return None

@@ -151,3 +151,17 @@ def complaint() -> str:
     except SettingsError as error:
         return error.why.partition(":")[0]
     return ""
+
+
+@pytest.mark.parametrize(
+    "prefix", ["_sbh-catalog/", "_sbh-catalog/journal/", "files/", "/journal/", "journal", "{region}/"]
+)
+def test_the_journal_lies_apart_from_everything_else(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SBH_JOURNAL__PREFIX", prefix)
+    assert "prefix" in refused().why
+
+
+def test_a_journal_of_its_own_folder_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SBH_JOURNAL__PREFIX", "_journals/changes/")
+    monkeypatch.setenv("SBH_JOURNAL__ENABLED", "true")
+    assert load_settings().journal.prefix == "_journals/changes/"

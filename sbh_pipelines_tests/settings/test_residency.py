@@ -7,8 +7,8 @@ from pydantic import ValidationError
 
 from sbh_pipelines.errors import SettingsError
 from sbh_pipelines.settings import Settings
-from sbh_pipelines.settings.locality import is_local, require_tls
-from sbh_pipelines.settings.residency import ResidencySettings, key_region
+from sbh_pipelines.settings.places.locality import is_local, require_tls
+from sbh_pipelines.settings.places.residency import ResidencySettings, key_region
 
 ZONES = {"eu": ["eu-west-1", "eu-central-1"], "us": ["us-east-1"]}
 WIDE = {"zones": ZONES, "platform_lists_all": True}

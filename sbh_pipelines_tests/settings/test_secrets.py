@@ -10,8 +10,13 @@ import pytest
 
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import KeyServiceError, KeyServiceUnavailable, SettingsError
+from sbh_pipelines.placement import Place
+from sbh_pipelines.security.keys import open_key_provider
 from sbh_pipelines.settings import Settings
+from sbh_pipelines.settings.places.copies import at_copy
 from sbh_pipelines.settings.secrets import resolve
+from sbh_pipelines.stores.open_store import open_store
+from sbh_pipelines_tests.support.recording_proxy import Seen, recording
 
 HOME = "eu-west-1"
 Make = Callable[..., tuple[str, str]]
@@ -100,6 +105,41 @@ def test_a_store_reads_its_secret_in_its_region_or_at_home(make: Make) -> None:
     name, _ = make({"secret_access_key": "s3"})
     settings = Settings(storage={"secret_access_key_secret": name, "regions": [HOME, "us-east-1"]})  # type: ignore[arg-type]
     assert resolve(settings.storage, "secret_access_key", "us-east-1") == "s3"
+
+
+def test_a_copys_secret_is_asked_for_where_the_copy_lies(make: Make, embedded_stack: Stack) -> None:
+    """Not in the region that the copy is of, which may be lost."""
+    name, _ = make({"secret_access_key": "s3"}, "eu-central-1")
+    copy = {"name": "dr", "to": "eu-central-1", "access_key_id": "copy", "secret_access_key_secret": name}
+    keys = {"provider": "aws-kms", "kms_endpoint_url": embedded_stack.kms_endpoint}
+    settings = Settings(storage={"regions": [HOME]}, keys=keys, copies=[copy])  # type: ignore[arg-type]
+    there = at_copy(settings, "dr")
+    with recording(embedded_stack.kms_endpoint) as proxy, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        open_store(there.storage, Place("bucket", "", HOME))
+        open_key_provider(there)
+        regions = {seen.headers["authorization"].split("/")[2] for seen in proxy.seen}
+    assert regions == {"eu-central-1"}
+
+
+def test_a_region_that_is_away_is_passed_over(
+    make: Make, monkeypatch: pytest.MonkeyPatch, embedded_stack: Stack
+) -> None:
+    name, _ = make("here", HOME)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    settings = Settings(storage={"secret_access_key_secret": name, "regions": [HOME]})  # type: ignore[arg-type]
+
+    def lost(seen: Seen) -> None:
+        if "/us-east-1/" in seen.headers["authorization"]:
+            raise ConnectionResetError  # ends the connection without an answer
+
+    with recording(embedded_stack.kms_endpoint) as proxy:
+        proxy.before = lost
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        assert resolve(settings.storage, "secret_access_key", "us-east-1") == "here"
+        missing = Settings(storage={"secret_access_key_secret": "nowhere", "regions": [HOME]})  # type: ignore[arg-type]
+        with pytest.raises(KeyServiceUnavailable, match="nowhere in us-east-1"):
+            resolve(missing.storage, "secret_access_key", "us-east-1")
 
 
 def test_what_went_wrong_is_told_with_its_remedy(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

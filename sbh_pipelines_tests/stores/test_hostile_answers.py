@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from sbh_pipelines.embedded.servers.stack import Stack
-from sbh_pipelines.errors import ObjectMissing, StoreError
+from sbh_pipelines.errors import ObjectMissing, StoreError, StoreUnavailable
 from sbh_pipelines.stores.object_store import Store
 from sbh_pipelines.stores.s3 import open_s3
 from sbh_pipelines_tests.support.fix_moto import ACCESS, make_buckets
@@ -64,6 +64,18 @@ def test_a_range_of_another_length_is_an_error_or_short(store: Store, proxy: Pro
         store.get_range("a/b", 10, 5)
     with pytest.raises(StoreError):
         store.get_ranges("a/b", [(10, 5), (100, 5)])
+
+
+@pytest.mark.parametrize("kept", [0, 3, 20])
+def test_ranges_that_are_shorter_than_they_say_are_an_error_of_ours(store: Store, proxy: Proxy, kept: int) -> None:
+    """The driver panics over them, which is no Exception: nothing that handles errors would stop it."""
+
+    def cut(seen: Seen, answer: Answer) -> Answer:
+        return Answer(answer.status, answer.headers, answer.body[:kept]) if is_get(seen) else answer
+
+    proxy.after = cut
+    with pytest.raises(StoreUnavailable):
+        store.get_ranges("a/b", [(10, 5), (100, 50)])
 
 
 def test_deletes_that_are_refused_one_by_one_are_told(store: Store, proxy: Proxy) -> None:

@@ -68,7 +68,7 @@ def _problem(model: type[BaseModel], name: str, value: str) -> tuple[str, str, s
         return None if _is_somebody_elses(model, path) else (name, "is no setting", _unknown(model, name, error))
     if not value.strip() and not found.may_be_empty:
         return name, "is empty", f"unset {name}, or give it a value, e.g. {assignment(found)}"
-    if len(path) == 1:
+    if found.section:
         field = find(model, [path[0], next(iter(model.model_fields[path[0]].annotation.model_fields))])  # type: ignore[union-attr]
         form = f"set one variable for each field, e.g. {assignment(field)}"
         return None if isinstance(_json(value), dict) else (name, "is a whole section, and no JSON object", form)

@@ -21,7 +21,7 @@ class Found:
     Attributes:
         path: Its names, from the section on.
         kinds: The types that a value may have.
-        default: Its default; None where there is none.
+        default: Its default, or what shows a required one; None where there is none.
         may_be_empty: Whether an empty text says something, as its description then tells.
     """
 
@@ -36,6 +36,11 @@ class Found:
         return str not in self.kinds and any(_is_list(kind) or _is_table(kind) for kind in self.kinds)
 
     @property
+    def section(self) -> bool:
+        """Whether it is a whole section."""
+        return len(self.path) == 1 and _model(self.kinds[0]) is not None
+
+    @property
     def texts(self) -> bool:
         """Whether a value is a list of texts."""
         return any(_is_list(kind) and _kinds(_item(kind)) in ((str,), (QualifiedName,)) for kind in self.kinds)
@@ -44,6 +49,11 @@ class Found:
     def tables(self) -> bool:
         """Whether a value is a list of tables."""
         return any(_is_list(kind) and _model(_item(kind)) is not None for kind in self.kinds)
+
+    @property
+    def single(self) -> bool:
+        """Whether it is a value at the top of the file, in no section."""
+        return len(self.path) == 1 and not self.section and not self.tables
 
     @property
     def description(self) -> str:
@@ -83,9 +93,8 @@ def find(model: type[BaseModel], path: Sequence[Any], *, through_lists: bool = T
         before = tuple(map(str, path[:n]))
         inner = next((m for m in map(_model, found.kinds) if m is not None), None)
         if inner is not None:
-            if part not in inner.model_fields:
+            if (info := named_fields(inner).get(part)) is None:
                 raise NoField((*before, str(part)), _meant(model, before, inner, str(part)))
-            info = inner.model_fields[part]
             empty = "mpty" in (info.description or "")
             found = Found((*before, part), _kinds(info.annotation, info), _default(info), empty)
             continue
@@ -98,13 +107,25 @@ def find(model: type[BaseModel], path: Sequence[Any], *, through_lists: bool = T
     return found
 
 
+def named_fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of a section by the names that the settings have for them: `from`, where Python wants `from_`."""
+    return {info.alias or name: info for name, info in model.model_fields.items()}
+
+
+def tables_of(annotation: Any) -> type[BaseModel] | None:
+    """What a list of tables at the top, such as `[[copies]]`, holds; None for a section."""
+    return _model(_item(annotation)) if _is_list(annotation) else None
+
+
 def _meant(model: type[BaseModel], before: tuple[str, ...], inner: type[BaseModel], part: str) -> list[tuple[str, ...]]:
     """Close names beside it, else the same name or a close one elsewhere."""
-    beside = difflib.get_close_matches(part.lower(), inner.model_fields, n=2, cutoff=0.7)
+    beside = difflib.get_close_matches(part.lower(), named_fields(inner), n=2, cutoff=0.7)
     every: list[tuple[str, ...]] = [
         (section, name) for section, info in model.model_fields.items() for name in _names(info.annotation)
     ]
     found = [(*before, name) for name in beside]
+    if before and part.lower() in model.model_fields and find(model, (part.lower(),)).single:
+        found.insert(0, (part.lower(),))
     found += [path for path in every if path[1] == part.lower() and path not in found]
     if found or before:
         return found[:3]
@@ -115,11 +136,13 @@ def _meant(model: type[BaseModel], before: tuple[str, ...], inner: type[BaseMode
 
 def _names(annotation: Any) -> Sequence[str]:
     found = _model(annotation)
-    return () if found is None else tuple(found.model_fields)
+    return () if found is None else tuple(named_fields(found))
 
 
 def _default(info: FieldInfo) -> Any:
-    return None if info.is_required() else info.get_default(call_default_factory=True, validated_data={})
+    if info.is_required():
+        return next(iter(info.examples or ()), None)
+    return info.get_default(call_default_factory=True, validated_data={})
 
 
 def _kinds(annotation: Any, info: FieldInfo | None = None) -> tuple[Any, ...]:
@@ -156,8 +179,8 @@ def _example(kinds: Sequence[Any], default: Any = None, text: str = "...") -> An
         return str(default) if isinstance(default, Path) else default
     kind = kinds[0]
     if (model := _model(kind)) is not None:
-        required = {n: i for n, i in model.model_fields.items() if i.is_required()}
-        shown = required or dict(list(model.model_fields.items())[:1])
+        required = {n: i for n, i in named_fields(model).items() if i.is_required()}
+        shown = required or dict(list(named_fields(model).items())[:1])
         return {name: _example(_kinds(info.annotation, info), _default(info)) for name, info in shown.items()}
     if _is_list(kind):
         return [_example(_kinds(_item(kind)), text="name")]

@@ -63,10 +63,16 @@ def _parsed(file: Path, content: bytes) -> dict[str, Any]:
 
 
 def _resolve_paths(values: dict[str, Any], base: Path) -> None:
-    for section in values.values():
-        if isinstance(section, dict):
-            for name, value in section.items():
-                if (name.endswith("_file") or name == "path") and isinstance(value, str):
-                    section[name] = str(base / value)
-                elif name.endswith("_files") and isinstance(value, list):
-                    section[name] = [str(base / file) if isinstance(file, str) else file for file in value]
+    """In sections, and in lists of tables at the top."""
+    for given in values.values():
+        for section in given if isinstance(given, list) else [given]:
+            if isinstance(section, dict):
+                _resolve_section(section, base)
+
+
+def _resolve_section(section: dict[str, Any], base: Path) -> None:
+    for name, value in section.items():
+        if (name.endswith("_file") or name == "path") and isinstance(value, str):
+            section[name] = str(base / value)
+        elif name.endswith("_files") and isinstance(value, list):
+            section[name] = [str(base / file) if isinstance(file, str) else file for file in value]

@@ -56,6 +56,8 @@ def _in_file(found: Found) -> str:
         fields = "\n".join(f"{name} = {as_toml(value)}" for name, value in found.example()[0].items())
         return f"\n[[{'.'.join(found.path)}]]\n{fields}\n"
     example = found.example()
+    if found.single:
+        return f"{field} = {as_toml(example)} at the top of the file, before any section"
     if not section:
         return f"\n[{field}]\n"
     return f"\n[{'.'.join(section)}]\n{field} = {as_toml(example)}\n"

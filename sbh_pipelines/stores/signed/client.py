@@ -5,6 +5,7 @@ is repeated on transient errors, and a download goes on where it broke.
 """
 
 import os
+import re
 import secrets
 import ssl
 import time
@@ -12,14 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from hashlib import sha256
+from hashlib import md5, sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import urllib3
 
-from sbh_pipelines.errors import StoreError, StoreUnavailable
+from sbh_pipelines.errors import ObjectChanged, StoreError, StoreUnavailable
 from sbh_pipelines.stores.credentials import Credentials
 from sbh_pipelines.stores.s3_errors import Told, s3_error
 from sbh_pipelines.stores.signed import signature
@@ -32,6 +33,7 @@ _BLOCK = 128 << 10  # bytes sent at once: the timeout is one block's
 _MOST_ERROR = 64 << 10
 _PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _NOTHING = sha256(b"").hexdigest()
+_MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,39 @@ class SignedClient:
             document, _ = self.read("get the tags of an object", "GET", key, query=[*query, ("tagging", "")])
             with self._translated("get the tags of an object", key):
                 attributes[TAGGING] = tagging_of(document)
-        return attributes, self._pieces(key, query, answer, found.get("etag", ""))
+        pieces = self._pieces(key, query, answer, found.get("etag", ""))
+        return attributes, self._as_stored(key, query, pieces, found)
+
+    def _as_stored(
+        self, key: str, query: Sequence[tuple[str, str]], pieces: Iterator[memoryview], found: Mapping[str, str]
+    ) -> Iterator[memoryview]:
+        """The pieces, and at their end ObjectChanged where the line or a cache on it changed them.
+
+        TLS lets nothing be changed. Without it the ETag tells, where it is the MD5 of the content: it is not of uploads in parts,
+        of encryption with KMS or customers' keys, and of some servers. So one that does not fit is believed only if the
+        object, read again, is another.
+        """
+        wanted = _md5_of(found) if self._endpoint.address.startswith("http:") else None
+        if wanted is None:
+            yield from pieces
+            return
+        digest = md5(usedforsecurity=False)
+        for piece in pieces:
+            digest.update(piece)
+            yield piece
+        if digest.hexdigest() == wanted:
+            return
+        again = md5(usedforsecurity=False)
+        answer = self.ask("get an object", "GET", key, query=query, headers={"if-match": found["etag"]})
+        for piece in self._pieces(key, query, answer, found["etag"]):
+            again.update(piece)
+        if again.digest() != digest.digest():
+            raise ObjectChanged(
+                "The object changed on its way here",
+                on=self.url(key),
+                why="read twice, it was not the same",
+                remedy="try again; use https for storage.endpoint_url, and look at proxies and caches on the way",
+            )
 
     def _pieces(self, key: str, query: Sequence[tuple[str, str]], answer: Any, etag: str) -> Iterator[memoryview]:
         """The body; where it breaks it is asked for from there on, as often as something came since."""
@@ -231,6 +265,15 @@ class _Translated:
                 why=" ".join(f"{type(error).__name__}: {error}".split())[:300],
                 remedy="check storage.endpoint_url, storage.ca_file and the network; run `sbh doctor`",
             ) from None
+
+
+def _md5_of(found: Mapping[str, str]) -> str | None:
+    """The MD5 that an ETag may be, in hex; None where it cannot be one."""
+    etag = found.get("etag", "").strip('"')
+    encrypted = found.get("x-amz-server-side-encryption", "").startswith("aws:kms")
+    if encrypted or "x-amz-server-side-encryption-customer-algorithm" in found:
+        return None
+    return etag if _MD5.fullmatch(etag) else None
 
 
 def _blocks(body: bytes | memoryview) -> Iterator[memoryview]:

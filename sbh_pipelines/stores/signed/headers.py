@@ -10,6 +10,7 @@ from html import unescape
 from urllib.parse import urlencode
 
 TAGGING, STORAGE_CLASS = "Tagging", "Storage-Class"
+LOCK_MODE, LOCK_UNTIL = "Object-Lock-Mode", "Object-Lock-Retain-Until-Date"  # given, and never read from an answer
 
 # Names that obstore gives them as well, where it has them.
 _KEPT = {
@@ -22,7 +23,11 @@ _KEPT = {
     "x-amz-website-redirect-location": "Website-Redirect-Location",
     "x-amz-storage-class": STORAGE_CLASS,
 }
-_SENT = {ours: theirs for theirs, ours in _KEPT.items()} | {TAGGING: "x-amz-tagging"}
+_SENT = {ours: theirs for theirs, ours in _KEPT.items()} | {
+    TAGGING: "x-amz-tagging",
+    LOCK_MODE: "x-amz-object-lock-mode",
+    LOCK_UNTIL: "x-amz-object-lock-retain-until-date",
+}
 _METADATA = "x-amz-meta-"
 # Classes from which an object cannot be read at once. What is put back is read back, so it goes into the standard class.
 ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})

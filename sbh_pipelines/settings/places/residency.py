@@ -1,14 +1,15 @@
 """Where tenants' data may lie: zones of regions, who belongs to which, and how a bucket's region is proved."""
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
 from sbh_pipelines.settings.keys import KeysSettings
+from sbh_pipelines.settings.places.storage import StorageSettings
 from sbh_pipelines.settings.restore import PlatformSettings
 from sbh_pipelines.settings.section import Section
 from sbh_pipelines.settings.source import FilesSettings
-from sbh_pipelines.settings.storage import StorageSettings
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -68,10 +69,14 @@ def check_places(
     files: FilesSettings,
     keys: KeysSettings,
     platform: PlatformSettings,
+    copied_to: Iterable[str] = (),
 ) -> None:
-    """Raises ValueError where the sections together would take data out of its zone, or a key out of its region."""
+    """Raises ValueError where the sections together would take data out of its zone, or a key out of its region.
+
+    `copied_to`: the regions in which copies lie, which may be allowed as well.
+    """
     regions = storage.regions
-    known = {*regions, *residency.zones, *(region for zone in residency.zones.values() for region in zone)}
+    known = {*regions, *copied_to, *residency.zones, *(region for zone in residency.zones.values() for region in zone)}
     lists = {"default": residency.default}
     lists |= {f"tiers.{name}": listed for name, listed in residency.tiers.items()}
     lists |= {f"tenants.{name}": listed for name, listed in residency.tenants.items()}

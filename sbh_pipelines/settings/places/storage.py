@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, model_validator
 
 from sbh_pipelines.settings.section import Section
 
@@ -66,6 +66,19 @@ class StorageSettings(Section):
         description="How long a connection may be silent, s. A transfer takes as long as data flow.",
     )
     retries: int = Field(5, ge=0, le=20, description="Retries of a request on transient errors, with backoff.")
+
+    _of_files: "StorageSettings | None" = PrivateAttr(None)
+
+    @property
+    def of_files(self) -> "StorageSettings":
+        """How the application's files are reached: they are no part of a copy."""
+        return self._of_files or self
+
+    def lying_in(self, region: str, of_files: "StorageSettings") -> "StorageSettings":
+        """The same section, of backups that lie in this region, whichever they are of."""
+        copy = self.model_copy()
+        copy._lies_in, copy._of_files = region, of_files
+        return copy
 
     @model_validator(mode="after")
     def _consistent(self) -> "StorageSettings":

@@ -1,0 +1,1 @@
+"""Where backups, files and their copies lie, and which of those places are allowed."""
