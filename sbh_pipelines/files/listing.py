@@ -86,7 +86,7 @@ class Listing:
         except sqlite3.IntegrityError:
             return False  # two keys look the same in it
         except StoreError as error:
-            if _about_the_store(error):
+            if about_the_store(error):
                 raise
             return False
         # U+FFFD stands for a character that XML does not have.
@@ -97,7 +97,7 @@ class Listing:
         start = len(self._prefix)
 
         def rows() -> Iterator[tuple[bytes, int, str, str, str | None]]:
-            for info in _files_of(listing, self._skipped):
+            for info in files_of(listing, self._skipped):
                 found.add(info.key[start:], info.size, info.etag, info.modified)
                 key = info.key.encode("utf-8", "surrogatepass")
                 yield key, info.size, info.etag, info.modified.isoformat(), info.version
@@ -109,14 +109,15 @@ class Listing:
             self._db.execute("COMMIT")
 
 
-def _files_of(listing: Iterator[ObjectInfo], skipped: tuple[str, ...]) -> Iterator[ObjectInfo]:
+def files_of(listing: Iterator[ObjectInfo], skipped: tuple[str, ...]) -> Iterator[ObjectInfo]:
+    """Those of the listed objects that are files, and lie below none of the skipped prefixes."""
     for info in listing:
         # An empty object whose key ends in "/" is a folder marker of some console, not a file.
         if not info.key.startswith(skipped) and not (info.key.endswith("/") and not info.size):
             yield info
 
 
-def _about_the_store(error: StoreError) -> bool:
+def about_the_store(error: StoreError) -> bool:
     """Whether the store is what failed, and not a key that obstore cannot name."""
     return error.transient or isinstance(error, (StoreDenied, ObjectMissing))
 
@@ -145,7 +146,7 @@ def listing_fingerprint(
         try:
             found = _fingerprint(_seen(store.list(prefix), missing), len(prefix), skipped, trusting=False)
         except StoreError as error:
-            if _about_the_store(error):
+            if about_the_store(error):
                 raise
             found = None
         if found is not None:
@@ -172,7 +173,7 @@ def _fingerprint(
 ) -> ListingPrint | None:
     """None when a key holds U+FFFD, unless the listing is to be trusted."""
     found = ListingPrint()
-    for info in _files_of(listing, skipped):
+    for info in files_of(listing, skipped):
         path = info.key[start:]
         if not trusting and "\ufffd" in path:
             return None

@@ -25,6 +25,7 @@ _KINDS = {  # by how the name below the tenant's prefix begins
     "index/retired-": 64 * _MIB,  # names every pack that a prune retired
     "index/": 64 * _MIB,  # earlier releases wrote one for a whole step
     "listing.json": 32 * _MIB,  # a line for each backup
+    "copy.json": 8 * _MIB,  # an id for each backup that a copy forgot
     "holds/": SMALL_BYTES,
     "failures/": SMALL_BYTES,
     "approvals/": SMALL_BYTES,
@@ -39,6 +40,10 @@ RECORDS_BYTES = 16 * _MIB  # of an object of the catalog, which ends at 4 MiB of
 MOST_RECORDS = 50_000  # objects of the catalog that are read, the newest; a compaction leaves a few
 DIRECTORY_BYTES = 16 * _MIB  # of a pack's directory: 8,192 entries, far more in packs of earlier releases
 LEFT_ROWS_BYTES = 1200 * _MIB  # some MiB of rows, and one row may have a GiB
+SEGMENT_DIRECTORY_BYTES = 64 * _MIB  # of the journal, sealed: some 100 bytes a block
+MOST_SEGMENTS = 100_000  # of the journal of a region: one each quarter of a minute for two weeks, none of them merged
+JOURNAL_OBJECT_BYTES = 8 * _MIB  # of public keys or of a gap, sealed
+MOST_JOURNAL_OBJECTS = 50_000  # of these, in a folder
 UNNAMED_PACKS = 20_000  # packs that no index names and whose directories are opened: what killed writers left
 EVENTS = 100_000  # lines of one object of the audit trail
 

@@ -7,9 +7,18 @@ off as the other.
 import base64
 import hmac
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
-from sbh_pipelines.errors import CorruptObject, ObjectMissing, SbhError, StoreError, UnknownBackup
+from sbh_pipelines.errors import (
+    CorruptObject,
+    ObjectMissing,
+    ObjectTooLarge,
+    SbhError,
+    StoreError,
+    StoreUnavailable,
+    UnknownBackup,
+)
 from sbh_pipelines.model import BackupId, TenantId
 from sbh_pipelines.repository.bounds import listed, most_bytes
 from sbh_pipelines.repository.format import (
@@ -106,22 +115,44 @@ class Documents:
         self.store.put(self.prefix + key, compact(document))
 
     def publish_manifest(self, manifest: Mapping[str, object]) -> None:
-        """The commit. Raises ObjectExists when the id is taken."""
+        """The commit, read back: a backup that is said to be made is there. Raises ObjectExists when the id is taken."""
         key, body = self.prefix + Keys.manifest(str(manifest["id"])), pretty(manifest)
         try:
             self.store.create(key, body)
         except StoreError:
             # The answer may have been lost on its way, and a retry then finds the key taken: by this very manifest.
-            try:
-                published = self.store.get(key, most_bytes(Keys.MANIFESTS)) == body
-            except SbhError:
-                published = False
-            if not published:
-                raise
+            with suppress(SbhError):
+                prove_stored(self.store, key, body)
+                return
+            raise
+        prove_stored(self.store, key, body)
 
     def get_document(self, key: str) -> dict[str, Any]:
         """Raises ObjectMissing, CorruptObject."""
         return parse_document(self.store.get(self.prefix + key, most_bytes(key)), self.url(key))
+
+
+def prove_stored(store: ObjectStore, key: str, body: bytes) -> None:
+    """Read back what was written just now, where nothing else would tell that it is not there.
+
+    Raises StoreUnavailable where the store has no such object, or another one, and the store's errors.
+    """
+    try:
+        found = store.get(key, len(body))
+    except ObjectMissing:
+        why = "it said that it had been written, and has no such object"
+    except ObjectTooLarge:
+        why = "it said that it had been written, and has a larger one there"
+    else:
+        if found == body:
+            return
+        why = "it said that it had been written, and has something else there"
+    raise StoreUnavailable(
+        "An object does not read back as it was written",
+        on=store.url(key),
+        why=why,
+        remedy="run it again; if it stays so, do not use this store: it loses what it acknowledged",
+    )
 
 
 def list_manifest_ids(store: ObjectStore, prefix: str) -> list[BackupId]:

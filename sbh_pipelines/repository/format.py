@@ -60,6 +60,8 @@ class Keys:
     DAMAGED, RETIRED = "index/damaged-", "index/retired-"
     PRUNED = "index/prune_"  # an index object written by a prune
     LEASE, LISTING = "lease.json", "listing.json"
+    COPYING = "copying/"  # of a copy only: below it the lease of who brings something
+    COPY = "copy.json"  # of a copy only: what its own retention remembers
     HOLDS = "holds/"
     AUDIT = "audit/"
     DRILLS = "drills/"

@@ -42,6 +42,7 @@ class Shape:
     small_packs: int = 32  # so many packs of less than a quarter of `pack_bytes` are merged; 0: never
     index_objects: int = 16  # more small index objects than this are merged
     re_encrypt: bool = False  # nothing should be sealed in an earlier key epoch than the newest
+    stays: frozenset[str] = frozenset()  # keys below the prefix of what is left alone: see `backup/copies/retention.py`
     slice_bytes: int = 1 << 30  # when re-encrypting: of needed chunks, after which what was copied takes effect
 
 
@@ -219,6 +220,8 @@ class _Planner:
         if retired is not None:
             self._retired(info, pack_id, live, retired)
             return None
+        if info.key in self._shape.stays:
+            return None
         if live and self._outdated(pack_id):
             epoch = self._repository.index.epoch_of(pack_id)
             # However young: no writer of that epoch is left, and a retired pack can be read for another `min_age`.
@@ -264,7 +267,9 @@ class _Planner:
 
     def _remove_if_old(self, info: ObjectInfo, name: bytes | str, at: datetime) -> None:
         since = f"retired at {timestamp(at)}"
-        if self._old(at):
+        if info.key in self._shape.stays:
+            self._waiting.add(name)
+        elif self._old(at):
             self._plan.remove.append(Decision(info.key, "remove", since, info.size))
         else:
             self._plan.keep.append(Decision(info.key, "keep", f"{since}: some may still read it", info.size))
@@ -279,7 +284,8 @@ class _Planner:
         damaged = {damage.key for damage in repository.damages}
         in_use = [i for i in listed if i.key in repository.indexed or (i.key in damaged and not _is_mark(i.key))]
         plan.index_objects = len(in_use)
-        small = [i.key for i in in_use if i.size * 2 < INDEX_BYTES]
+        plan.replace_index -= self._shape.stays
+        small = [i.key for i in in_use if i.size * 2 < INDEX_BYTES and i.key not in self._shape.stays]
         if len(small) > self._shape.index_objects:
             plan.replace_index.update(small)
         plan.replace_index.update(i.key for i in in_use if i.key in damaged and self._old(i.modified))
@@ -293,7 +299,7 @@ class _Planner:
         if info.key.startswith(Keys.DAMAGED):
             pack_id = pack_id_of(info.key.removeprefix(Keys.DAMAGED))
             if pack_id in removed or (pack_id not in self._there and self._old(info.modified)):
-                self._plan.remove.append(Decision(info.key, "remove", "the pack is gone", info.size))
+                self._plan.remove.append(Decision(info.key, "remove", "the pack is gone, or whole again", info.size))
         elif info.key.startswith(Keys.RETIRED) and self._old(info.modified):
             known = next((r for r in self._repository.retirements if r.key == info.key), None)
             if known is None or not self._waiting & (known.packs | known.index | known.documents):
@@ -304,6 +310,8 @@ class _Planner:
             for info in self._list(f"{name}/"):
                 backup = info.key.rsplit("/", 1)[1].removesuffix(".json")
                 if not is_component(info.key) or backup in self._backups:
+                    continue
+                if info.key in self._shape.stays:
                     continue
                 if (at := self._retired_objects.get(info.key)) is not None:
                     self._remove_if_old(info, info.key, at)

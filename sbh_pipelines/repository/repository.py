@@ -18,6 +18,7 @@ from sbh_pipelines.errors import (
     ObjectMissing,
     RepositoryError,
     SbhError,
+    StoreDenied,
     StoreError,
 )
 from sbh_pipelines.model import TenantId
@@ -49,6 +50,7 @@ MERGED = "merged"  # the step that names index objects which stand for several e
 _MERGE_AT = 8  # small index objects
 _KEPT_INDEX_BYTES = 256 << 10  # of each repository that is open
 _CONDEMNED = "damaged-pack"  # the kind of the signed document
+CLEARED = "whole-pack"  # of one that was put again since: it stands in the place of the mark
 _DOUBTFUL_MARKS = 8  # not signed, and for each the pack is read
 _HASHED_AT_ONCE = 8 << 20
 _LARGEST_PACK = 3 << 30  # the largest that can be set, and one row more
@@ -96,6 +98,7 @@ class Repository(Documents):
         self.lost: set[bytes] = set()  # packs that an index names and that are gone, or not whole
         self.marked_damaged: set[bytes] = set()  # packs that deep validation found to be damaged
         self.doubted: set[bytes] = set()  # packs with a mark that nobody signed, beyond those that were looked into
+        self.left_behind: set[bytes] = set()  # packs of a copy that its source gave up: read where no other has a chunk
         self.retirements: list[Retirement] = []  # what prunes took out of use
         self._bodies: dict[str, bytes] = {}  # small index objects, opened
         self.remembered = _CACHED_CHUNKS  # small chunks kept in memory, of those that were read last
@@ -130,7 +133,9 @@ class Repository(Documents):
         retired = {pack_id for retirement in self.retirements for pack_id in retirement.packs}
         for pack_id in self.marked_damaged:
             packs.pop(pack_id, None)
-        unused = {pack_id: packs.pop(pack_id) for pack_id in (*retired, *self.doubted) if pack_id in packs}
+        # Of the packs left behind those in use come first: what a prune copied out of others is read there from then on.
+        last = (*sorted(self.left_behind - retired), *retired, *self.doubted)
+        unused = {pack_id: packs.pop(pack_id) for pack_id in last if pack_id in packs}
         self.index.last_resort = lambda: self._read_retired(unused)
         for name in names:
             try:
@@ -142,7 +147,7 @@ class Repository(Documents):
                     named.append(pack_id)
                     if packs.get(pack_id) == size:
                         self.index.add_pack(pack_id, size, entries, epoch)
-                    elif pack_id not in retired and pack_id not in self.doubted:
+                    elif pack_id not in retired and pack_id not in self.doubted and pack_id not in self.left_behind:
                         self.index.add_lost(pack_id, entries)
                         self.lost.add(pack_id)
                         packs.pop(pack_id, None)
@@ -176,8 +181,10 @@ class Repository(Documents):
                 pack_id = pack_id_of(name.removeprefix(Keys.DAMAGED))
                 if pack_id is None:
                     continue
-                if pack_id not in packs or self._is_condemned(pack_id):
+                if pack_id not in packs or self._says(_CONDEMNED, pack_id):
                     self.marked_damaged.add(pack_id)
+                    continue
+                if self._says(CLEARED, pack_id):
                     continue
                 doubtful += 1  # of an earlier release, or put there to make a good pack count as lost
                 if doubtful > _DOUBTFUL_MARKS:  # not looked into: what it holds is read where nothing else has it
@@ -199,18 +206,21 @@ class Repository(Documents):
 
     def _read_retired(self, packs: Mapping[bytes, int]) -> None:
         """Packs that were retired, unnamed ones beyond the bound, and those that may be damaged: some may be needed."""
+        retired = {pack_id for retirement in self.retirements for pack_id in retirement.packs}
         for pack_id, size in packs.items():
             try:
                 self._add_unindexed(pack_id, size)
+                if pack_id in self.left_behind and pack_id not in retired and not self.index.names_of(pack_id):
+                    self.unindexed[pack_id] = size  # of a prune that was killed: the next one names it
             except ObjectMissing:
                 continue  # removed meanwhile
             except RepositoryError as error:
                 self.damages.append(Damage(Keys.pack(pack_id), error))
 
-    def _is_condemned(self, pack_id: bytes) -> bool:
-        """Whether the mark of a damaged pack is one that the tenant's key signed."""
+    def _says(self, kind: str, pack_id: bytes) -> bool:
+        """Whether the mark of a pack is one of this kind that the tenant's key signed."""
         try:
-            return read_signed(self, Keys.damaged(pack_id), _CONDEMNED).get("pack") == pack_id.hex()
+            return read_signed(self, Keys.damaged(pack_id), kind).get("pack") == pack_id.hex()
         except (RepositoryError, ObjectMissing):
             return False
 
@@ -229,7 +239,8 @@ class Repository(Documents):
     def lift(self, pack_id: bytes) -> bool:
         """Believe again in a pack that was found to be damaged, if its content is what its name says.
 
-        The object's older version was restored. False when it is still damaged, or gone.
+        The object's older version was restored, or it was put again. False when it is still damaged, or gone. Who may not delete
+        the mark says in its place that the pack is whole. Raises the store's errors.
         """
         key = self.prefix + Keys.pack(pack_id)
         try:
@@ -241,7 +252,11 @@ class Repository(Documents):
         self._add_unindexed(pack_id, size)
         self.lost.discard(pack_id)
         self.marked_damaged.discard(pack_id)
-        self.store.delete([self.prefix + Keys.damaged(pack_id)])
+        mark = self.prefix + Keys.damaged(pack_id)
+        try:
+            self.store.delete([mark])
+        except StoreDenied:
+            self.store.put(mark, signed(self, CLEARED, {"pack": pack_id.hex()}))
         return True
 
     @property
@@ -341,16 +356,22 @@ class Repository(Documents):
         location = self.locate(chunk)
         name = Keys.pack(location.pack)
         try:
-            sealed = self.store.get_range(self.prefix + name, location.offset, location.length)
-        except ObjectMissing:
-            raise CorruptObject("A pack is missing", on=self.url(name), remedy=VALIDATE) from None
-        plain = self.sealer.open(sealed, chunk, on=self.url(name))
+            plain = self._opened(name, location, chunk)
+        except RepositoryError:  # a line or a cache may have changed the answer; what is damaged is so a second time
+            plain = self._opened(name, location, chunk)
         if len(plain) <= 1 << 20:  # details are read more than once
             with self._remembering:
                 self._recent[chunk] = plain
                 while len(self._recent) > self.remembered:
                     self._recent.popitem(last=False)
         return plain
+
+    def _opened(self, name: str, location: Location, chunk: bytes) -> bytes:
+        try:
+            sealed = self.store.get_range(self.prefix + name, location.offset, location.length)
+        except ObjectMissing:
+            raise CorruptObject("A pack is missing", on=self.url(name), remedy=VALIDATE) from None
+        return self.sealer.open(sealed, chunk, on=self.url(name))
 
     def read_ahead(self, chunks: Iterable[bytes]) -> None:
         """Fetch small chunks that will be read one by one, a request per pack; what cannot be had is left to `read_chunk`."""

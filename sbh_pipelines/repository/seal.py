@@ -12,13 +12,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import zstandard
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from sbh_pipelines.errors import CorruptObject, FormatUnsupported
+from sbh_pipelines.repository.compression import compress, decompress
 from sbh_pipelines.repository.format import (
     FIRST_EPOCH,
     MAX_CHUNK,
@@ -28,20 +28,22 @@ from sbh_pipelines.repository.format import (
     seal_epoch,
     seal_head,
 )
+from sbh_pipelines.repository.journal.block import open_block, public_of
 
-CHUNK, DIRECTORY, INDEX, CATALOG, LEFT_ROWS, PRIVATE, REQUEST = b"C", b"D", b"I", b"K", b"L", b"P", b"Q"
-
-_local = threading.local()
+CHUNK, DIRECTORY, INDEX, JOURNAL = b"C", b"D", b"I", b"J"
+CATALOG, LEFT_ROWS, PRIVATE, REQUEST = b"K", b"L", b"P", b"Q"
 
 
 @dataclass(frozen=True, slots=True)
 class _EpochKeys:
     aead: AESGCM = field(repr=False)
     sign_key: bytes = field(repr=False)
+    journal_key: bytes = field(repr=False)  # X25519, private
 
     @classmethod
     def of(cls, data_key: bytes) -> "_EpochKeys":
-        return cls(AESGCM(derive(data_key, b"sbh seal")), derive(data_key, b"sbh manifest"))
+        aead = AESGCM(derive(data_key, b"sbh seal"))
+        return cls(aead, derive(data_key, b"sbh manifest"), derive(data_key, b"sbh journal"))
 
 
 class Sealer:
@@ -95,7 +97,7 @@ class Sealer:
         return hmac.digest(self._name_key, plain, "sha256")
 
     def seal(self, plain: bytes | bytearray | memoryview, name: bytes, kind: bytes = CHUNK) -> bytes:
-        packed = _compressor(self._compression_level).compress(plain)
+        packed = compress(plain, self._compression_level)
         nonce = os.urandom(12)
         aad = seal_aad(kind, self.tenant, name, self.epoch)
         return seal_head(self.epoch) + nonce + self._epochs[self.epoch].aead.encrypt(nonce, packed, aad)
@@ -116,8 +118,8 @@ class Sealer:
         try:
             aad = seal_aad(kind, self.tenant, name, epoch)
             packed = aead.decrypt(bytes(sealed[at : at + 12]), sealed[at + 12 :], aad)
-            plain = _decompressor().decompress(packed, max_output_size=MAX_CHUNK)
-        except (InvalidTag, zstandard.ZstdError):
+            plain = decompress(packed, MAX_CHUNK)
+        except (InvalidTag, ValueError):
             raise CorruptObject(
                 "A sealed piece does not open",
                 on=on,
@@ -136,6 +138,14 @@ class Sealer:
     def signed(self, message: bytes, signature: str) -> bool:
         return hmac.compare_digest(self.sign(message), signature)
 
+    def journal_public(self, epoch: int | None = None) -> bytes:
+        """32 bytes, X25519: what the journal's blocks of this tenant are sealed to. Of the newest epoch unless another is named."""
+        return public_of(self._keys(epoch or self.epoch, f"the journal of {self.tenant}").journal_key)
+
+    def open_block(self, sealed: bytes | memoryview, epoch: int, aad: bytes, *, on: str) -> bytes:
+        """The plaintext of a block of the journal. Raises CorruptObject and FormatUnsupported."""
+        return open_block(sealed, self._keys(epoch, on).journal_key, aad, on=on)
+
 
 def name_key_of(data_key: bytes) -> bytes:
     """What names the chunks of a repository whose first data key this is."""
@@ -146,18 +156,3 @@ def derive(data_key: bytes, purpose: bytes) -> bytes:
     """32 bytes for one purpose, unrelated to those for another."""
     # The data key is uniformly random, so HKDF's expand step alone is sound (RFC 5869, section 3.3).
     return HKDFExpand(SHA256(), 32, purpose).derive(data_key)
-
-
-def _compressor(level: int) -> zstandard.ZstdCompressor:
-    # zstd contexts are costly to make and not thread-safe: one per thread and level.
-    made: dict[int, zstandard.ZstdCompressor] = _local.__dict__.setdefault("compressors", {})
-    if level not in made:
-        made[level] = zstandard.ZstdCompressor(level=level, write_checksum=False, write_content_size=True)
-    return made[level]
-
-
-def _decompressor() -> zstandard.ZstdDecompressor:
-    if "decompressor" not in _local.__dict__:
-        _local.decompressor = zstandard.ZstdDecompressor()
-    made: zstandard.ZstdDecompressor = _local.decompressor
-    return made

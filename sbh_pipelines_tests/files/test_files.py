@@ -23,7 +23,8 @@ from sbh_pipelines.stores.base import ObjectInfo
 from sbh_pipelines.stores.local import open_local
 from sbh_pipelines.stores.object_store import Store
 from sbh_pipelines.stores.s3 import open_s3
-from sbh_pipelines.stores.s3_client import BucketVersions
+from sbh_pipelines.stores.versions import BucketVersions
+from sbh_pipelines_tests.support.buckets import fresh_bucket
 from sbh_pipelines_tests.support.effort import examples
 
 REGION = "eu-west-1"
@@ -59,12 +60,10 @@ def on_server(stack: Stack, endpoint: str, client: Any, name: str) -> Bucket:
 
 
 @pytest.fixture
-def plain(embedded_stack: Stack) -> Bucket:
+def plain(embedded_stack: Stack) -> Iterator[Bucket]:
     """A bucket without versions."""
-    name = f"plain-{uuid.uuid4().hex[:12]}"
-    client = embedded_stack.s3_client()
-    client.create_bucket(Bucket=name)
-    return on_server(embedded_stack, embedded_stack.s3_endpoint, client, name)
+    with fresh_bucket(embedded_stack) as name:
+        yield on_server(embedded_stack, embedded_stack.s3_endpoint, embedded_stack.s3_client(), name)
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 capture        all rows of tenants, in the order of their keys
 changes        which rows are new or changed since a snapshot
 deleted_rows   which are gone
+keyed_rows     rows and hashes by keys that are known
+line_file      lines out of a COPY
 line_sums      whether two sets of rows are the same to the last byte
 row_groups     where the stream of rows is cut
 text_rows      values for people to read, whatever bytes they have

@@ -10,7 +10,6 @@ the backup has and the table has not are deleted.
     arrivals      rows in such buckets that may have come to their tenant, though they are not new
 """
 
-import io
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from itertools import combinations, islice
 
 from sbh_pipelines.database.capture.capture import Selection
 from sbh_pipelines.database.capture.changes import IS_NEW, Window, watched
+from sbh_pipelines.database.capture.line_file import LineFile
 from sbh_pipelines.database.schema.key_hash import KeyCode
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, translated
@@ -138,25 +138,8 @@ def survivors(
             connection.cursor(),
             f"COPY (SELECT w.nth, b.bucket, {fields} FROM {_in_buckets(table, code, windows, buckets)} ORDER BY 1, 2)"
             f" TO STDOUT{copy_options(table.encoding)}",
-            _Lines(line),
+            LineFile(line),
         )
-
-
-class _Lines(io.RawIOBase):
-    """A file to COPY into that hands on whole lines."""
-
-    def __init__(self, take: Callable[[bytes], None]) -> None:
-        super().__init__()
-        self._take, self._rest = take, b""
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: "bytes") -> int:  # type: ignore[override]
-        *lines, self._rest = (self._rest + bytes(data)).split(b"\n")
-        for text in lines:
-            self._take(text)
-        return len(data)
 
 
 def explained_by(before: tuple[int, int], now: tuple[int, int], new: Sequence[int]) -> bool:

@@ -11,21 +11,24 @@ rows. Both are done a bounded number of rows at a time, with a pause where the s
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
+
+import psycopg2
 
 from sbh_pipelines.database.merge.modes import RULES, Winner
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap
-from sbh_pipelines.database.session.connection import Connection, connect, translated
+from sbh_pipelines.database.session.connection import Connection, connect, describe_dsn, translated
 from sbh_pipelines.database.session.search_path import own_names
 from sbh_pipelines.database.session.sql import free_name, from_only, ident, literal, sql_name
-from sbh_pipelines.errors import ProofFailed
-from sbh_pipelines.model import MergeMode
+from sbh_pipelines.errors import LeaseHeld, ProofFailed
+from sbh_pipelines.model import MergeMode, Tenant
 from sbh_pipelines.settings import DatabaseSettings, RestoreSettings, Settings
 
 _FEW_ROWS = 20_000  # are read back one by one
+_LOCK = "sbh restore "  # and the tenant's key: the name of the advisory lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +57,59 @@ def restore_database(settings: Settings) -> DatabaseSettings:
 
 
 @contextmanager
-def restore_transaction(settings: DatabaseSettings) -> Iterator[Connection]:
-    """The one transaction of a restore; the caller commits, anything else rolls back."""
+def restore_session(settings: DatabaseSettings, tenant: Tenant, wait_s: float) -> Iterator[Connection]:
+    """The session of a restore, which while it lasts is the only one of this tenant in this database.
+
+    A lease lies where the backups lie, so one at a copy keeps nobody away who restores from elsewhere: the database is what they
+    have in common. The lock is the session's, for the snapshot of the restore must be younger than it, and files are still
+    removed after the commit. What holds it dies with the session, and so does what it is held for. Raises LeaseHeld after
+    `wait_s`, SourceUnavailable, SettingsError.
+    """
+    until = time.monotonic() + wait_s
     with closing(connect(settings, "restore")) as connection:
-        with translated("begin the restore"):
-            cursor = connection.cursor()
-            cursor.execute(
-                "SELECT pg_catalog.set_config('lock_timeout', %s, false)", (str(int(settings.lock_timeout_s * 1000)),)
-            )
-            cursor.execute("SET temp_buffers = '64MB'")
-            cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
-            cursor.execute("SET LOCAL session_replication_role = replica")
+        while not _alone(connection, tenant.key):
+            if time.monotonic() >= until:
+                raise LeaseHeld(
+                    "Another restore of the tenant is under way",
+                    on=f"{tenant.id} in {describe_dsn(settings.dsn)}",
+                    why="it holds the tenant in the database; it may be from a copy of the backups, or run elsewhere",
+                    remedy="wait for its end; pg_stat_activity shows its session: application_name = 'sbh restore'",
+                )
+            time.sleep(min(1.0, max(0.0, until - time.monotonic())))
         yield connection
+
+
+def _alone(connection: Connection, tenant_key: str) -> bool:
+    with translated("see whether another restore is under way"):
+        cursor = connection.cursor()
+        cursor.execute(
+            "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended(%s, 0))", (_LOCK + tenant_key,)
+        )
+        return bool(cursor.fetchone()[0])
+
+
+@contextmanager
+def restore_transaction(settings: DatabaseSettings, connection: Connection = None) -> Iterator[Connection]:
+    """The one transaction of a restore, in this session or one of its own; the caller commits, anything else rolls back."""
+    if connection is None:
+        with closing(connect(settings, "restore")) as own, restore_transaction(settings, own):
+            yield own
+        return
+    with translated("begin the restore"):
+        cursor = connection.cursor()
+        cursor.execute(
+            "SELECT pg_catalog.set_config('lock_timeout', %s, false)", (str(int(settings.lock_timeout_s * 1000)),)
+        )
+        cursor.execute("SET temp_buffers = '64MB'")
+        cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        cursor.execute("SET LOCAL session_replication_role = replica")
+    try:
+        yield connection
+    except BaseException:
+        # What it locked is free before anything else is done, e.g. by a hook.
+        with suppress(psycopg2.Error):
+            connection.cursor().execute("ROLLBACK")
+        raise
 
 
 def hold_tenant(connection: Connection, tenancy: TenancyMap, tenant_key: str) -> None:

@@ -7,7 +7,7 @@ so it changes the fingerprint, and the table is read again.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sbh_pipelines.database.schema.catalog import PLAIN_EQUALITY, Table
@@ -29,7 +29,7 @@ SELECT a.attrelid::bigint, json_agg(json_build_array(a.attnum, a.attname, a.attt
 FROM pg_attribute a WHERE a.attrelid = ANY(%s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped GROUP BY 1"""
 
 # All types that the columns are made of: domains, arrays, ranges, composite types, to any depth.
-_TYPES = """
+_USED = """
 WITH RECURSIVE used AS (
     SELECT DISTINCT a.attrelid AS of, a.atttypid AS type FROM pg_attribute a
     WHERE a.attrelid = ANY(%s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
@@ -39,13 +39,23 @@ WITH RECURSIVE used AS (
         UNION SELECT r.rngsubtype FROM pg_range r WHERE r.rngtypid = t.oid OR r.rngmultitypid = t.oid
         UNION SELECT a.atttypid FROM pg_attribute a
               WHERE t.typrelid <> 0 AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) p
-    WHERE p.part <> 0)
+    WHERE p.part <> 0)"""
+
+_TYPES = f"""{_USED}
 SELECT u.of::bigint, json_agg(json_build_array(t.oid::bigint, t.typname, t.typtype,
          (SELECT array_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid),
          (SELECT json_agg(json_build_array(a.attname, a.atttypid::bigint, a.atttypmod) ORDER BY a.attnum) FROM pg_attribute a
           WHERE t.typrelid <> 0 AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped)) ORDER BY t.oid),
        bool_or(t.typname ~ '^reg' AND t.typnamespace = 'pg_catalog'::regnamespace)
 FROM used u JOIN pg_type t ON t.oid = u.type GROUP BY u.of"""
+
+# Which transaction wrote each label last, and each attribute, also of those that are gone.
+_TYPE_VERSIONS = f"""{_USED}
+SELECT u.of::bigint, json_agg(json_build_array(u.type::bigint,
+         (SELECT json_agg(json_build_array(e.oid::bigint, e.xmin::text) ORDER BY e.oid) FROM pg_enum e WHERE e.enumtypid = t.oid),
+         (SELECT json_agg(json_build_array(a.attnum, a.xmin::text) ORDER BY a.attnum) FROM pg_attribute a
+          WHERE t.typrelid <> 0 AND a.attrelid = t.typrelid AND a.attnum > 0)) ORDER BY t.oid)
+FROM used u JOIN pg_type t ON t.oid = u.type WHERE t.typtype IN ('e', 'c') GROUP BY u.of"""
 
 # A foreign partition, or one of another access method than heap, has no transaction ids.
 _STRANGERS = """
@@ -60,6 +70,11 @@ or rows have no transaction ids."""
 
 def read_definitions(connection: Connection, tables: tuple[MappedTable, ...]) -> dict[str, str]:
     """Fingerprint (16 hex digits, or VOLATILE) by the table's full name."""
+    return {name: definition for name, (definition, _) in read_framed_definitions(connection, tables).items()}
+
+
+def read_framed_definitions(connection: Connection, tables: tuple[MappedTable, ...]) -> dict[str, tuple[str, str]]:
+    """(fingerprint as of `read_definitions`, fingerprint of the same but for the table's own columns) by full name."""
     involved = {table.oid for mapped in tables for table in _involved(mapped)}
     with translated("read the tables' definitions"), own_names(connection):
         cursor = connection.cursor()
@@ -77,7 +92,17 @@ def read_definitions(connection: Connection, tables: tuple[MappedTable, ...]) ->
     def unseen(mapped: MappedTable) -> bool:
         return mapped.table.oid in volatile or any(table.oid in strangers for table in _involved(mapped))
 
-    return {mapped.full_name: VOLATILE if unseen(mapped) else _digest(mapped, found) for mapped in tables}
+    return {mapped.full_name: (VOLATILE, VOLATILE) if unseen(mapped) else _digests(mapped, found) for mapped in tables}
+
+
+def read_type_versions(connection: Connection, tables: Sequence[MappedTable]) -> dict[str, list[Any]]:
+    """By the table's full name what tells whether the text of its values was another one for a while: that a label of an enum was
+    renamed and renamed back, that a composite type had one more attribute. No definition shows that afterwards."""
+    with translated("read the tables' types"), own_names(connection):
+        cursor = connection.cursor()
+        cursor.execute(_TYPE_VERSIONS, (sorted({mapped.table.oid for mapped in tables}),))
+        found: dict[int, list[Any]] = dict(cursor.fetchall())
+    return {mapped.full_name: found.get(mapped.table.oid, []) for mapped in tables}
 
 
 def _involved(mapped: MappedTable) -> list[Table]:
@@ -85,8 +110,9 @@ def _involved(mapped: MappedTable) -> list[Table]:
     return [mapped.table, *(hop.parent for hop in mapped.hops)]
 
 
-def _digest(mapped: MappedTable, found: dict[int, list[Any]]) -> str:
-    facts = {
+def _digests(mapped: MappedTable, found: dict[int, list[Any]]) -> tuple[str, str]:
+    """Of the whole definition, and of its frame."""
+    facts: dict[str, Any] = {
         "key": mapped.table.primary_key,
         "columns": mapped.captured_columns,
         "status": mapped.status,
@@ -103,6 +129,10 @@ def _digest(mapped: MappedTable, found: dict[int, list[Any]]) -> str:
         "ways": [[c for c in found[oid][1] if c[1] in used] for oid, used in _ways(mapped)],
         "described": found[mapped.table.oid][1:],
     }
+    return _digest(facts), _digest({name: fact for name, fact in facts.items() if name not in ("columns", "described")})
+
+
+def _digest(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

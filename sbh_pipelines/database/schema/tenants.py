@@ -9,7 +9,7 @@ from sbh_pipelines.database.session.connection import look, translated
 from sbh_pipelines.database.session.sql import ident, literal, sql_name
 from sbh_pipelines.errors import InvalidId, SbhError, SettingsError, UnknownTenant
 from sbh_pipelines.model import Tenant, TenantId
-from sbh_pipelines.settings import Settings
+from sbh_pipelines.settings import DatabaseSettings, Settings
 from sbh_pipelines.settings.section import toml
 
 
@@ -21,9 +21,9 @@ class TenantList:
     unusable: tuple[SbhError, ...]
 
 
-def list_tenants(settings: Settings) -> TenantList:
-    """All tenants. Raises the source's errors."""
-    return _query(settings, None)
+def list_tenants(settings: Settings, database: DatabaseSettings | None = None) -> TenantList:
+    """All tenants. `database`: where to ask, if not as the application's. Raises the source's errors."""
+    return _query(settings, None, database)
 
 
 def find_tenants(settings: Settings, slugs: list[TenantId]) -> dict[TenantId, Tenant]:
@@ -46,10 +46,10 @@ def unknown(slug: TenantId) -> UnknownTenant:
     return UnknownTenant("No such tenant", on=str(slug), remedy="see `sbh tenants list`")
 
 
-def _query(settings: Settings, slugs: list[str] | None) -> TenantList:
-    wanted = settings.tenants
+def _query(settings: Settings, slugs: list[str] | None, database: DatabaseSettings | None = None) -> TenantList:
+    wanted, asked_of = settings.tenants, database or settings.database
     # Sensors and the API ask often: behind a migration's lock they must fail soon rather than pile up.
-    with closing(look(settings.database, "tenants", within_s=settings.database.look_timeout_s)) as connection:
+    with closing(look(asked_of, "tenants", within_s=asked_of.look_timeout_s)) as connection:
         listing = find_listing(connection, settings)
         if listing is None:
             raise no_listing(settings)

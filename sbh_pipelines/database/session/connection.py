@@ -203,12 +203,12 @@ def _lenient(name: str) -> codecs.CodecInfo | None:
 
     Rows do not go through it: COPY text is bytes (`capture/capture.py`).
     """
-    if name != _LENIENT:
+    if name != LENIENT:
         return None
     return codecs.CodecInfo(
         lambda text, errors="strict": codecs.utf_8_encode(text, errors),
-        lambda data, errors="strict": codecs.utf_8_decode(data, _LENIENT, True),
-        name=_LENIENT,
+        lambda data, errors="strict": codecs.utf_8_decode(data, LENIENT, True),
+        name=LENIENT,
     )
 
 
@@ -219,10 +219,12 @@ def _named_bytes(error: UnicodeError) -> tuple[str, int]:
     return "".join(f"<{byte:02x}>" for byte in error.object[error.start : error.end]), error.end
 
 
-_LENIENT = "sbh_lenient_utf8"
-codecs.register_error(_LENIENT, _named_bytes)
+LENIENT = "sbh_lenient_utf8"
+"""The codec, by name, in which text of a database without an encoding is read."""
+
+codecs.register_error(LENIENT, _named_bytes)
 codecs.register(_lenient)
-psycopg2.extensions.encodings[SQL_ASCII] = psycopg2.extensions.encodings["SQLASCII"] = _LENIENT
+psycopg2.extensions.encodings[SQL_ASCII] = psycopg2.extensions.encodings["SQLASCII"] = LENIENT
 
 
 def database_encoding(connection: Connection) -> str:

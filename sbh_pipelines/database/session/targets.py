@@ -16,7 +16,7 @@ import psycopg2.extensions
 from pydantic import SecretStr
 
 from sbh_pipelines.errors import RequestError
-from sbh_pipelines.settings import DatabaseSettings
+from sbh_pipelines.settings import DatabaseSettings, Settings
 
 _SECRET = frozenset({"password", "sslpassword"})
 # What does not say where a connection leads, nor what is checked on the way. All else has to be as in the settings.
@@ -44,6 +44,40 @@ class DrillDatabase(NamedDatabase):
         'drill.password_file = "FILE" under [drill], a file with the password of that role; those of database and restore are for'
         " their own servers only"
     )
+
+
+class JournalDatabase(NamedDatabase):
+    """The application's database as the role of `journal.dsn`, where that is not the one that the settings' password is for."""
+
+    give_its_own: ClassVar[str] = (
+        'journal.password_file = "FILE" under [journal], a file with the password of that role; that of database is for its own'
+        " role only"
+    )
+
+
+def journal_database(settings: Settings) -> DatabaseSettings:
+    """How the change journal connects: to the application's database, as the role of `journal.dsn` if there is one.
+
+    What `journal.dsn` leaves out is as in `database.dsn`; `user=sbh_journal` alone says another role.
+    """
+    database, journal = settings.database, settings.journal
+    own = {name: getattr(journal, name) for name in ("password", "password_file", "password_secret")}
+    given = {**own} if any(own.values()) else {}
+    if journal.dsn is None:
+        return database.model_copy(update=given)
+    try:
+        said: dict[str, str] = psycopg2.extensions.parse_dsn(journal.dsn)
+        parts: dict[str, str] = psycopg2.extensions.parse_dsn(database.dsn)
+    except psycopg2.Error:
+        return database.model_copy(
+            update={"dsn": journal.dsn, **own}
+        )  # the connection itself says what is wrong with it
+    if not _same_server({**parts, **said}, database.dsn):
+        parts = {name: value for name, value in parts.items() if name not in _SECRET}
+    dsn = psycopg2.extensions.make_dsn(**{**parts, **said})
+    if given or has_password(dsn):
+        return database.model_copy(update={"dsn": dsn, **own})
+    return named(database, dsn, kind=JournalDatabase)
 
 
 def check_dsn(dsn: str) -> Mapping[str, str]:

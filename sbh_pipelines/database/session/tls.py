@@ -15,7 +15,7 @@ import psycopg2.extensions
 
 from sbh_pipelines.errors import SettingsError
 from sbh_pipelines.settings import DatabaseSettings
-from sbh_pipelines.settings.locality import is_local
+from sbh_pipelines.settings.places.locality import is_local
 
 VERIFIED = "verify-full"
 _PLAINTEXT = ("disable", "allow", "prefer")

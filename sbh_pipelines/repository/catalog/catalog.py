@@ -80,8 +80,11 @@ class _Vanished(Exception):
 class Catalog:
     """Use `open_catalog`. Thread-safe. `damages`: what the last `read` or `compact` did not believe; show them."""
 
-    def __init__(self, store: ObjectStore, prefix: str, region: str, keys: KeyProvider, clock: Clock) -> None:
+    def __init__(
+        self, store: ObjectStore, prefix: str, region: str, keys: KeyProvider, clock: Clock, *, create: bool = True
+    ) -> None:
         self.store, self.prefix, self.region = store, prefix, region
+        self._create = create
         self.damages: list[Damage] = []
         self._keys, self._clock = keys, clock
         self._lock = threading.Lock()
@@ -115,6 +118,11 @@ class Catalog:
         return self._secrets().certificate_key
 
     @property
+    def sealer(self) -> Sealer:
+        """What seals the directories of the journal, and what lies beside them; where the catalog has no key yet, one is made."""
+        return self._secrets().sealer
+
+    @property
     def mark_key(self) -> bytes:
         """32 bytes, secret: what signs marks beside the catalog."""
         return self._secrets().mark_key
@@ -140,8 +148,10 @@ class Catalog:
             return False
         return True
 
-    def read(self, only: Collection[TenantId] | None = None) -> dict[TenantId, TenantRecord]:
+    def read(self, only: Collection[TenantId] | None = None, *, brief: bool = False) -> dict[TenantId, TenantRecord]:
         """The latest record of each tenant, or of each of `only`. Writes nothing.
+
+        `brief`: of a state no more than whose it is, which is little memory for very many.
 
         A record's backup may have been forgotten since: a caller that relies on it looks whether its manifest is there. What
         cannot be believed is in `damages`, and its tenants may be missing. Raises the store's errors, and the key
@@ -149,7 +159,7 @@ class Catalog:
         """
         with self._reading:
             self._catch_up()
-            return self._merged.records(only)
+            return self._merged.records(only, brief=brief)
 
     @property
     def erased(self) -> frozenset[str]:
@@ -170,16 +180,17 @@ class Catalog:
         """
         return self._write(blocks_of(made, unchanged or {}, point))
 
-    def compact(self, *, always: bool = False) -> Compaction:
+    def compact(self, *, always: bool = False, stays: Collection[str] = ()) -> Compaction:
         """MergedRecords all objects into as few as possible; needs the right to delete. `always`: also where that saves nothing, so
-        that what is no longer to be said goes.
+        that what is no longer to be said goes. `stays`: keys, below the prefix, that are neither counted nor deleted: of a copy,
+        what its source has, and would send again.
 
         Safe at any moment: the merged objects are written before those that were read are deleted, and no others are.
         What a kill leaves twice merges to the same. Objects in `damages` stay.
         """
         with self._reading:
             self._catch_up()
-            merge, names = self._merged, sorted(self._names)
+            merge, names = self._merged, sorted(name for name in self._names if RECORDS + name not in stays)
             enough = len(names) < 2 or sum(1 for _ in pack_blocks(merge.blocks(), self.region)) >= len(names)
             if not names or (enough and not always):
                 return Compaction(0, 0)
@@ -293,13 +304,15 @@ class Catalog:
     # the key
 
     def _secrets(self) -> _Secrets:
-        """The catalog's key, made where there is none. Raises CorruptObject and the key provider's errors."""
+        """The catalog's key, made where there is none and that is allowed. Raises CorruptObject and the key provider's errors."""
         with self._lock:
             if self._opened is None:
                 where = (self.store, self.prefix, OWNER, self.region, self._keys)
                 try:
                     data_key = read_data_key(*where)
                 except ObjectMissing:
+                    if not self._create:
+                        raise _without_key(self) from None
                     data_key, _ = create_data_key(*where)
                 self._opened = _derived(data_key)
             return self._opened
@@ -326,9 +339,29 @@ class Catalog:
         return None
 
 
-def open_catalog(store: ObjectStore, prefix: str, region: str, keys: KeyProvider, clock: Clock = utc_now) -> Catalog:
-    """The catalog below `prefix` (ends with `/`). Does no I/O; the key is unwrapped at the first use."""
-    return Catalog(store, prefix, region, keys, clock)
+def open_catalog(
+    store: ObjectStore,
+    prefix: str,
+    region: str,
+    keys: KeyProvider,
+    clock: Clock = utc_now,
+    *,
+    create: bool = True,
+) -> Catalog:
+    """The catalog below `prefix` (ends with `/`). Does no I/O; the key is unwrapped at the first use.
+
+    `create`: False where its key is brought from elsewhere; what needs one that is not there raises CorruptObject then.
+    """
+    return Catalog(store, prefix, region, keys, clock, create=create)
+
+
+def _without_key(catalog: Catalog) -> CorruptObject:
+    return CorruptObject(
+        "The catalog has no data key",
+        on=catalog.store.url(catalog.prefix + Keys.data_key(EPOCH)),
+        why="it is the catalog of a copy, and its key was not brought there yet, or is gone",
+        remedy="bring it with `sbh copies run NAME`; a key object that was deleted comes back from the bucket's older version",
+    )
 
 
 def _derived(data_key: bytes) -> _Secrets:

@@ -75,6 +75,45 @@ class ErasureCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class ErasedCopy:
+    """What an erasure found in one copy, and what it did there.
+
+    Attributes:
+        name: The copy's name in the settings.
+        to: The region in which it lies.
+        buckets: Its buckets that were looked into.
+        reached: Whether all that can be deleted there was. False where it could not be reached, or is not in the settings any more.
+        found: What there was of the tenant.
+        keys: The key objects that there were.
+        left: Versions of objects that could not be deleted; without the keys nothing opens them.
+        examples: Some of them, with why.
+        locked_until: Time at which the last object lock on them ends, UTC; absent where there is none.
+        why: What was in the way; absent where nothing was.
+        journal_until: Time at which the last of the tenant's sealed blocks in the copy's change journal is gone, UTC, where
+            `sbh copies run` and `sbh copies prune` run daily and the latter may delete; without the keys nothing opens them. No
+            object lock is on them; older versions stay for as long as the bucket keeps such. Absent where it has no journal.
+    """
+
+    name: str
+    to: str
+    buckets: Sequence[str] = ()
+    reached: bool = False
+    found: ErasureCounts = ErasureCounts(0, 0, 0)
+    keys: Sequence[ErasedKey] = ()
+    left: int = 0
+    examples: Sequence[str] = ()
+    locked_until: str | None = optional()
+    why: str | None = optional()
+    journal_until: str | None = optional()
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> "ErasedCopy":
+        """Raises KeyError, TypeError."""
+        keys = [ErasedKey(**key) for key in document["keys"]]
+        return cls(**{**document, "found": ErasureCounts(**document["found"]), "keys": keys})
+
+
+@dataclass(frozen=True, slots=True)
 class ErasureRecord:
     """The record of an erasure, by which nothing begins for the tenant any more.
 
@@ -91,6 +130,7 @@ class ErasureRecord:
         certificate: Key of the certificate, below the catalog's prefix.
         former: What wrapped the data keys before; absent in records of earlier releases.
         doubts: Why that may not be all.
+        copies: What became of it in each copy; absent where there is none.
     """
 
     tenant_id: str
@@ -105,6 +145,7 @@ class ErasureRecord:
     certificate: str | None = optional()
     former: Sequence[FormerWrapping] | None = optional()
     doubts: Sequence[str] | None = optional()
+    copies: Sequence[ErasedCopy] | None = optional()
 
     @property
     def done(self) -> bool:
@@ -118,6 +159,8 @@ class ErasureRecord:
             told = {name: value for name, value in document.items() if name not in ("mark", "signature")}
             if "former" in told:
                 told["former"] = [FormerWrapping(**one) for one in told["former"]]
+            if "copies" in told:
+                told["copies"] = [ErasedCopy.of(one) for one in told["copies"]]
             return cls(**{**told, "found": ErasureCounts(**document["found"]), "keys": keys})
         except (KeyError, TypeError) as error:
             raise CorruptObject("The record of an erasure is damaged", on=on, why=type(error).__name__) from None
@@ -179,12 +222,31 @@ def is_erased(catalog: CatalogPlace, slug: str, keys_left: Callable[[], bool]) -
         return not keys_left()
     if is_readmitted(catalog, slug, document.get("erasure_id")):
         return False
+    return _is_proven(catalog, slug, document) or not keys_left()
+
+
+def proven_erasure(catalog: CatalogPlace, slug: str) -> str | None:
+    """Id of the tenant's erasure where the catalog's key signed its record or its certificate; None of any other, whatever is left.
+
+    Whether the tenant was readmitted since is for the caller to ask, of each catalog that may say so.
+    """
+    key = catalog.prefix + erased_key(slug)
+    try:
+        document = parse_document(catalog.store.get(key, ERASED_BYTES), catalog.store.url(key))
+    except (ObjectMissing, CorruptObject):
+        return None
+    erasure_id = document.get("erasure_id")
+    return erasure_id if isinstance(erasure_id, str) and _is_proven(catalog, slug, document) else None
+
+
+def _is_proven(catalog: CatalogPlace, slug: str, document: Mapping[str, Any]) -> bool:
     with suppress(CorruptObject, KeyServiceError):  # a catalog whose key does not open can tell nothing from a forgery
-        if catalog.has_key and document.get("mark") == erased_key(slug) and is_genuine_mark(catalog, document):
+        if not catalog.has_key:
+            return False
+        if document.get("mark") == erased_key(slug) and is_genuine_mark(catalog, document):
             return True
-        if catalog.has_key and document.get("tenant_id") == slug and _is_certified(catalog, slug, document):
-            return True
-    return not keys_left()
+        return document.get("tenant_id") == slug and _is_certified(catalog, slug, document)
+    return False
 
 
 def mark_readmitted(catalog: CatalogPlace, slug: str, erasure_id: str) -> None:

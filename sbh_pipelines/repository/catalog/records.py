@@ -108,8 +108,8 @@ class MergedRecords:
             if slug not in self._latest or (key, backup) > (self._latest[slug], self._backups[slug]):
                 self._latest[slug], self._backups[slug] = key, backup
 
-    def records(self, only: Collection[TenantId] | None = None) -> dict[TenantId, TenantRecord]:
-        """By tenant; with `only`, of those tenants."""
+    def records(self, only: Collection[TenantId] | None = None, *, brief: bool = False) -> dict[TenantId, TenantRecord]:
+        """By tenant; with `only`, of those tenants. `brief`: of a state no more than whose it is."""
         found = {}
         for slug in self._latest if only is None else only:
             if slug not in self._latest:
@@ -117,6 +117,8 @@ class MergedRecords:
             key, text = self._latest[slug], self._state(slug)
             tenant, backup = TenantId(slug), BackupId(self._backups[slug])
             state = None if text is None else TenantState.parse(text)
+            if brief and state is not None:
+                state = TenantState(None, {}, None, state.owner)
             found[tenant] = TenantRecord(tenant, backup, self._points[key], state, unchanged=not key[-1])
         return found
 

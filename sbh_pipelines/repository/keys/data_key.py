@@ -13,6 +13,7 @@ from typing import Any
 from sbh_pipelines.errors import CorruptObject, KeyServiceError, ObjectExists, ObjectMissing
 from sbh_pipelines.repository.bounds import most_bytes
 from sbh_pipelines.repository.catalog.owners import OwnerDocument
+from sbh_pipelines.repository.documents import prove_stored
 from sbh_pipelines.repository.format import FIRST_EPOCH, LAST_EPOCH, Keys, parse_document, pretty
 from sbh_pipelines.repository.keys.epoch_marks import EpochMarks, rolled_back
 from sbh_pipelines.repository.seal import Sealer, name_key_of
@@ -267,7 +268,9 @@ def create_data_key(
     data_key = os.urandom(DATA_KEY_BYTES)
     try:
         said = {"owner": belongs_to.as_dict()} if belongs_to else {}
-        store.create(place.key(EPOCH), pretty({**key_document(place, EPOCH, data_key), **said}))
+        body = pretty({**key_document(place, EPOCH, data_key), **said})
+        store.create(place.key(EPOCH), body)
+        prove_stored(store, place.key(EPOCH), body)  # else all that is sealed with it from now on is lost
     except ObjectExists:
         return split_payload(unwrap(place, read_key_object(place, EPOCH)), EPOCH, place.url(EPOCH))[0], False
     return data_key, True

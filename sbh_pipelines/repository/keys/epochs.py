@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from sbh_pipelines.errors import CorruptObject, KeyServiceError, ObjectChanged, ObjectExists, ObjectMissing
 from sbh_pipelines.repository.bounds import listed
 from sbh_pipelines.repository.catalog.owners import OwnerDocument
+from sbh_pipelines.repository.documents import prove_stored
 from sbh_pipelines.repository.format import LAST_EPOCH, Keys, pretty
 from sbh_pipelines.repository.keys.data_key import (
     EPOCH,
@@ -32,11 +33,14 @@ _TRIES = 8  # of a conditional write that somebody else's overtook
 
 def epochs(place: KeyPlace) -> list[int]:
     """Numbers of the key objects there are."""
-    folder = place.prefix + Keys.KEYS
-    names = (
-        info.key.removeprefix(folder).removesuffix(".json") for info in listed(place.store, place.prefix, Keys.KEYS)
-    )
-    return sorted(int(name) for name in names if len(name) == 4 and name.isdigit())
+    found = (epoch_of(info.key[len(place.prefix) :]) for info in listed(place.store, place.prefix, Keys.KEYS))
+    return sorted(epoch for epoch in found if epoch is not None)
+
+
+def epoch_of(name: str) -> int | None:
+    """The epoch of a key object, by its key below the prefix; None for what is none."""
+    number = name.removeprefix(Keys.KEYS).removesuffix(".json")
+    return int(number) if len(number) == 4 and number.isdecimal() and name == Keys.data_key(int(number)) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,11 +240,16 @@ def _replaced(
     """Change a key object unless somebody else changes it meanwhile: then look again. (before, after)."""
     for _ in range(_TRIES):
         found = read_key_object(place, epoch)
+        # Only the key in it is authenticated, and what a line or a cache made of the rest would be written back.
+        if read_key_object(place, epoch).document != found.document:
+            continue
         document = change(place, found)
         if document == found.document:
             return found, document
         try:
-            place.store.replace(place.key(epoch), pretty(document), found.etag)
+            body = pretty(document)
+            place.store.replace(place.key(epoch), body, found.etag)
+            prove_stored(place.store, place.key(epoch), body)  # the former key may be destroyed on the strength of this
             return found, document
         except ObjectChanged:  # or the answer to our own write was lost: then there is nothing left to change
             continue

@@ -23,6 +23,7 @@ from sbh_pipelines.repository.seal import derive
 VERSION = 1
 GENESIS = "0" * 64  # `prev` of the first event
 PLATFORM = "*"  # the tenant of events that belong to none
+AT_COPY = "*@"  # and a copy's name: the tenant of events of what was done at that copy
 INNER = "backup"  # the source of events that this program records itself
 MAX_PROPS = 64 << 10  # bytes of one event's props, as JSON
 _LONGEST_USER = 256
@@ -31,20 +32,27 @@ _SECRET = re.compile(r"passw|secret|token|authorization|credential|dsn|api_?key|
 WITHHELD = "(withheld)"
 
 
+def trail_name(tenant_id: str) -> str:
+    """Whose trail it is, in words."""
+    if tenant_id.startswith(AT_COPY):
+        return f"work at the copy {tenant_id.removeprefix(AT_COPY)}"
+    return "the platform" if tenant_id == PLATFORM else tenant_id
+
+
 @dataclass(frozen=True, slots=True)
 class Chain:
     """Whose events these are. The region is part of it: a trail does not move.
 
     Attributes:
-        tenant_id: The tenant, or `*` for the platform.
-        region: Where the trail lies.
+        tenant_id: The tenant; `*` for the platform; `*@NAME` for what was done at the copy of that name.
+        region: Where the trail lies; of a copy's, the region whose copy it is.
     """
 
     tenant_id: str
     region: str
 
     def __str__(self) -> str:
-        return f"{'the platform' if self.tenant_id == PLATFORM else self.tenant_id} in {self.region}"
+        return f"{trail_name(self.tenant_id)} in {self.region}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,12 +21,17 @@ from sbh_pipelines.errors import (
     UnknownBackup,
 )
 from sbh_pipelines.model import TenantId
+from sbh_pipelines.repository.catalog.owners import OwnerDocument
+from sbh_pipelines.repository.keys.data_key import KeyPlace, create_data_key
+from sbh_pipelines.repository.keys.epochs import set_owner
 from sbh_pipelines.repository.open_repository import open_repository
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.security.keys import AwsKms, KeyProvider, LocalKeyFile
+from sbh_pipelines.stores.base import MOST_BYTES
 from sbh_pipelines_tests.support.memory_store import MemoryStore
 
 REGION = "eu-west-1"
+OWNER = OwnerDocument("00000000", "0" * 64, (), ())
 ACCESS = {"aws_access_key_id": "moto", "aws_secret_access_key": "moto-secret-value"}
 DATA_KEY = bytes(range(32))
 KEY_FILE_BYTES = bytes(range(32, 64))
@@ -258,3 +263,31 @@ def test_nothing_secret_is_shown(tmp_path: Path, kms: Own) -> None:
     shown = " ".join(map(repr, (local, vars(local), kms.provider, repository, repository.sealer)))
     assert base64.b64encode(KEY_FILE_BYTES).decode() not in shown
     assert "moto-secret-value" not in repr(kms.provider)
+
+
+class _ChangingLine(MemoryStore):
+    """Of the wrapped key a character is another, the first time that it is read."""
+
+    changed = 0
+
+    def get_with_etag(self, key: str, most: int = MOST_BYTES) -> tuple[bytes, str]:
+        body, etag = super().get_with_etag(key, most)
+        if key == KEY_OBJECT and not self.changed:
+            self.changed += 1
+            document = json.loads(body)
+            document["wrapped"] = ("B" if document["wrapped"][0] == "A" else "A") + document["wrapped"][1:]
+            return json.dumps(document).encode(), etag
+        return body, etag
+
+
+def test_what_a_line_changed_is_not_written_back(tmp_path: Path) -> None:
+    """Who says whose the repository is does not unwrap the key: nothing else would tell."""
+    keys = key_file(tmp_path / "backup.key")
+    first = MemoryStore()
+    data_key, _ = create_data_key(first, "acme/", "acme", REGION, keys)
+    line = _ChangingLine()
+    line.objects.update(first.objects)
+    set_owner(KeyPlace(line, "acme/", "acme", REGION, keys), lambda _: OWNER)
+    assert line.changed
+    assert json.loads(line.objects[KEY_OBJECT])["owner"] == OWNER.as_dict()
+    assert keys.unwrap(json.loads(line.objects[KEY_OBJECT]), "acme", REGION) == data_key
