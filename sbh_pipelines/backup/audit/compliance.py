@@ -43,7 +43,7 @@ def compliance_report(
     end = min(until, site.clock())
     lines, errors = list[TenantCompliance](), list[UnreadTenant]()
     with_row = [tenant for tenant in tenants if tenant.key]  # those that are gone have nothing to lose now
-    ages = {p.tenant_id: p.age_s for p in recovery_points(site, with_row).recovery_points}
+    ages = {p.tenant_id: p.rows_lost_s for p in recovery_points(site, with_row).recovery_points}
     for tenant in tenants:
         try:
             site.owners.check(tenant)
@@ -169,8 +169,8 @@ def _settings(site: Site) -> SettingsInForce:
         regions=list(settings.storage.regions),
         storage=settings.storage.kind,
         server_side_encryption=getattr(settings.storage, "sse", None),
-        object_lock_days=settings.audit.object_lock_days,
-        object_lock_mode=settings.audit.object_lock_mode if settings.audit.object_lock_days else None,
+        object_lock_days=site.audit_lock_days,
+        object_lock_mode=settings.audit.object_lock_mode if site.audit_lock_days else None,
         audit_required=settings.audit.required,
         tokens=settings.auth.mode,
         safety_backup=settings.restore.safety_backup,

@@ -7,7 +7,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
-from sbh_pipelines.model import parse_timestamp
+from sbh_pipelines.model import RECOVERED, parse_timestamp
 from sbh_pipelines.repository.trail.event import AuditEvent
 
 MOST_NAMED = 50  # restores, and the like, that are named for each tenant
@@ -96,7 +96,8 @@ class TrailFigures:
         if not event.inner:
             return
         name, props = event.event, event.props
-        if name == "backup.created" and props.get("recovery_point"):
+        recovered = props.get("purpose") == RECOVERED  # such a one is as old as what it was made of
+        if name == "backup.created" and props.get("recovery_point") and not recovered:
             self._add_point(str(props["recovery_point"]))
         if not self.since <= parse_timestamp(event.at) < self.until:
             return

@@ -30,8 +30,15 @@ class Backups:
 
     @property
     def newest(self) -> datetime:
-        """When the newest one was made; long ago where there are none."""
-        return max((s.created_at for s in self.sound.values()), default=datetime.min.replace(tzinfo=UTC))
+        """When the newest one was made; long ago where there are none. One put together for a moment of the past never is it."""
+        found = (s.created_at for s in self.sound.values() if not s.recovered)
+        return max(found, default=datetime.min.replace(tzinfo=UTC))
+
+    @property
+    def newest_id(self) -> BackupId | None:
+        """Which it is."""
+        found = [(s.created_at, s.id) for s in self.sound.values() if not s.recovered]
+        return max(found)[1] if found else None
 
     def without(self, gone: Iterable[BackupId], damage: Mapping[BackupId, CorruptObject]) -> "Backups":
         """The same once some turned out to be gone or damaged."""

@@ -1,8 +1,8 @@
 """Putting a table of a backup together: the base's rows, less what was deleted or changed, and the layers' rows.
 
-Goes from the newest layer to the base. A row counts unless a newer layer has its key, or a newer layer says what was left
-of its bucket and the row is not among it. Keys are compared as COPY text: what the server hashes is the same text, so
-that a key which changed its spelling is another key there as well. The order of the rows is nobody's.
+Goes from the newest layer to the base. A row counts unless a newer layer has its key, among its rows or the deleted ones,
+or says what was left of its bucket and the row is not among it. Keys are compared as COPY text: what the server hashes is
+the same text, so that a key which changed its spelling is another key there as well. The order of the rows is nobody's.
 """
 
 import sqlite3
@@ -123,6 +123,8 @@ class _Newer:
             lines = text.split(b"\n")
             lines.pop()
             self._changed.add(map(self._key, lines))
+        for text in repository.read_chunks(map(bytes.fromhex, layer.deleted)):
+            self._changed.add(text.split(b"\n")[:-1])
         if not layer.survivors:
             return
         left = _Keys()

@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Self
 
+from sbh_pipelines.backup.contents.moment_facts import MomentFacts
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.document import whole
-from sbh_pipelines.model import SAFETY, BackupId, RecoveryPoint, Tenant, parse_timestamp
+from sbh_pipelines.model import ASIDE, RECOVERED, SAFETY, BackupId, RecoveryPoint, Tenant, parse_timestamp
 from sbh_pipelines.repository.format import CONFIG, DATABASE, FILES, FORMAT_VERSION
 
 LATEST = "latest"  # in place of an id: the tenant's newest backup
@@ -197,6 +198,7 @@ class Manifest:
         index: Sequence[str],
         stats: Mapping[str, float],
         left_out: Mapping[str, str] | None = None,
+        moment: Mapping[str, object] | None = None,
         duration_s: float | None = None,
         schemas: Sequence[str] | None = None,
     ) -> Self:
@@ -220,6 +222,7 @@ class Manifest:
             "tier": tenant.tier,
             "description": description,
             **({"purpose": purpose} if purpose else {}),
+            **({"moment": dict(moment)} if moment else {}),
             "format_version": FORMAT_VERSION,
             "key_epoch": key_epoch,
             "index": list(index),
@@ -309,6 +312,22 @@ class Manifest:
     def is_safety(self) -> bool:
         """Whether it was made before a restore: it holds what somebody wanted to be rid of."""
         return self.purpose == SAFETY
+
+    @property
+    def is_recovered(self) -> bool:
+        """Whether it was put together for a moment of the past. It says less than others: no backup is compared with it."""
+        return self.purpose == RECOVERED
+
+    @property
+    def is_aside(self) -> bool:
+        """Whether it was made for a restore: `latest` passes it over, and no rule of a policy counts it."""
+        return self.purpose in ASIDE
+
+    @property
+    def moment(self) -> MomentFacts | None:
+        """Of a recovered one: how it was put together. Raises KeyError, TypeError where that cannot be read."""
+        found: Mapping[str, Any] | None = self.document.get("moment")
+        return None if found is None else MomentFacts.from_dict(found)
 
     @property
     def recovery_point(self) -> RecoveryPoint:

@@ -10,7 +10,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 
 import zstandard
 
@@ -18,7 +18,7 @@ from sbh_pipelines.backup.contents.manifest import LATEST, WITH_TABLES, Componen
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import CorruptObject, InvalidId, ObjectMissing, SbhError, UnknownBackup
-from sbh_pipelines.model import BackupId, unparsed
+from sbh_pipelines.model import BackupId, parse_moment, typed
 from sbh_pipelines.repository.bounds import listed
 from sbh_pipelines.repository.documents import manifest_id
 from sbh_pipelines.repository.format import VALIDATE, Keys, checksum
@@ -108,10 +108,11 @@ def _name(proof: bytes, repository: Repository, info: ObjectInfo) -> bytes:
 
 def resolve_backup(repository: Repository, text: str, own: Callable[[Manifest], bool] | None = None) -> BackupId:
     """The backup of this id; for `latest` the newest one, for `@2024-01-15T14:32` the newest that is not later than this time
-    (UTC, unless it says otherwise). Those made before a restore are left out, and those that are not `own`. Raises InvalidId,
+    (UTC, unless it says otherwise). Those made for a restore are left out, and those that are not `own`. Raises InvalidId,
     UnknownBackup.
 
-    A safety backup holds what somebody wanted to be rid of: whoever restores `latest` twice must not get it back.
+    A safety backup holds what somebody wanted to be rid of: whoever restores `latest` twice must not get it back. And one
+    put together for a moment of the past is old, whenever it was made.
     """
     if text != LATEST and not text.startswith("@"):
         return BackupId.parse(text)
@@ -121,18 +122,12 @@ def resolve_backup(repository: Repository, text: str, own: Callable[[Manifest], 
         try:
             manifest = read_manifest(repository, backup_id)
             late = until is not None and manifest.is_later_than(until)
-            if not manifest.is_safety and not late and (own is None or own(manifest)):
+            if not manifest.is_aside and not late and (own is None or own(manifest)):
                 return backup_id
         except CorruptObject:
             if until is None:
                 return backup_id  # whoever reads it finds out
-    why = (
-        ""
-        if not ids
-        else "none is old enough"
-        if until
-        else "all there are were made before restores; name one of them"
-    )
+    why = "" if not ids else "none is old enough" if until else "all there are were made for restores; name one of them"
     raise UnknownBackup(
         "The tenant has no backups", on=repository.tenant, why=why, remedy="make one: `sbh backup create`"
     )
@@ -140,12 +135,11 @@ def resolve_backup(repository: Repository, text: str, own: Callable[[Manifest], 
 
 def _moment(text: str) -> datetime:
     try:
-        moment = datetime.fromisoformat(text)
+        return parse_moment(text)
     except ValueError:
         raise InvalidId(
-            "Not a time", on=unparsed(text), remedy="write it as @2024-01-15T14:32, or @2024-01-15T14:32+01:00"
+            "Not a time", on=typed(text), remedy="write it as @2024-01-15T14:32, or @2024-01-15T14:32+01:00"
         ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def read_manifest(repository: Repository, backup_id: BackupId) -> Manifest:

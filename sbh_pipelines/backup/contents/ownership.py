@@ -12,7 +12,7 @@ from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.contents.manifests import read_component, read_manifest, resolve_backup
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import CorruptObject, SlugChangedHands, UnknownBackup
-from sbh_pipelines.model import BackupId
+from sbh_pipelines.model import BackupId, Tenant, TenantId
 from sbh_pipelines.repository.format import CONFIG
 from sbh_pipelines.repository.repository import Repository
 
@@ -63,6 +63,14 @@ class KeyReader:
                 self._view = self._repository.again()
                 self._view.load_index()
             return self._view
+
+
+def described_tenant(repository: Repository, manifest: Manifest) -> Tenant | None:
+    """The tenant as a backup has it; None where it does not say. The index must have been loaded. Raises CorruptObject."""
+    for fields in read_lines(repository, read_component(repository, manifest, CONFIG).detail):
+        if "tenant" in fields:
+            return Tenant(**{**fields["tenant"], "id": TenantId(fields["tenant"]["id"])})
+    return None
 
 
 def is_own(

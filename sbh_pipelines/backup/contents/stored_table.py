@@ -4,7 +4,8 @@ The detail of a table is one chunk with its *state* and then lines, one for each
 takes over the lines by their chunk ids, adds a *layer* to the state, and so is complete by itself.
 
     base    the row groups, and the snapshot and the sums they were read at
-    layer   rows that came or changed up to a later snapshot, and in which buckets of keys which keys were left
+    layer   rows that came or changed up to a later snapshot, and which keys went: by name where the change journal told of
+            them, else which keys were left in the buckets that lost some
     sums    rows and XOR of key hashes in each bucket, now: what the next backup compares with
 """
 
@@ -43,17 +44,42 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """What changed between two snapshots: rows (COPY text), and what was left of some buckets.
+    """What changed between two snapshots.
 
-    `survivors` is COPY text as well: `bucket` and the key's fields for each row left in a bucket that lost rows, and a
-    line with the bucket alone where nothing was left. Older rows of such a bucket that are not among them are gone.
+    Attributes:
+        rows: Rows that came or changed.
+        bytes: Of their text.
+        chunks: Of their text, COPY's.
+        survivors: Chunks of COPY text as well: `bucket` and the key's fields for each row left in a bucket that lost rows, and a
+            line with the bucket alone where nothing was left. Older rows of such a bucket that are not among them are gone.
+        surviving: Lines of the survivors.
+        deleted: Chunks of COPY text: the key's fields of each row that went. Older rows with such a key are gone.
+        deleting: Lines of the deleted.
     """
 
     rows: int
     bytes: int
     chunks: tuple[str, ...]
     survivors: tuple[str, ...]
-    surviving: int  # lines
+    surviving: int
+    deleted: tuple[str, ...] = ()
+    deleting: int = 0
+
+    @property
+    def all_chunks(self) -> tuple[str, ...]:
+        """Everything that is stored of it."""
+        return (*self.chunks, *self.survivors, *self.deleted)
+
+    def as_dict(self) -> dict[str, object]:
+        """As it is stored. Releases without a change journal read one without deleted keys, and refuse one that has some."""
+        document = asdict(self)
+        return document if self.deleted else {k: v for k, v in document.items() if k not in ("deleted", "deleting")}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Layer":
+        """Raises TypeError for one that says more than is known here: it would be misread."""
+        lists = {name: tuple(fields[name]) for name in ("chunks", "survivors", "deleted") if name in fields}
+        return cls(**{**fields, **lists})
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +115,15 @@ class State:
         yield from self.sums
         yield from self.base.sums
         for layer in self.layers:
-            yield from layer.chunks
-            yield from layer.survivors
+            yield from layer.all_chunks
+
+    def as_dict(self) -> dict[str, object]:
+        """As it is stored."""
+        return {**asdict(self), "layers": [layer.as_dict() for layer in self.layers]}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "State":
-        layers = tuple(
-            Layer(**{**layer, "chunks": tuple(layer["chunks"]), "survivors": tuple(layer["survivors"])})
-            for layer in fields["layers"]
-        )
+        layers = tuple(map(Layer.from_dict, fields["layers"]))
         base = Base(**{**fields["base"], "sums": tuple(fields["base"]["sums"])})
         return cls(**{**fields, "sums": tuple(fields["sums"]), "base": base, "layers": layers})
 
@@ -173,8 +199,8 @@ class LayerWriter:
     def __init__(self, writer: PackWriter) -> None:
         self._writer = writer
         self._chunks: list[Future[bytes]] = []
-        self._survivors = LineWriter(writer)
-        self.rows = self.bytes = self.surviving = 0
+        self._survivors, self._deleted = LineWriter(writer), LineWriter(writer)
+        self.rows = self.bytes = self.surviving = self.deleting = 0
 
     def group(self, text: bytes, rows: int) -> None:
         self._chunks.append(self._writer.put(text))
@@ -193,9 +219,15 @@ class LayerWriter:
         self._survivors.add(b"%d\n" % bucket)
         self.surviving += 1
 
+    def deleted(self, key: bytes) -> None:
+        """The row of this key is gone."""
+        self._deleted.add(key + b"\n")
+        self.deleting += 1
+
     def finish(self) -> Layer:
         chunks = tuple(future.result().hex() for future in self._chunks)
-        return Layer(self.rows, self.bytes, chunks, tuple(self._survivors.finish()), self.surviving)
+        survivors, deleted = tuple(self._survivors.finish()), tuple(self._deleted.finish())
+        return Layer(self.rows, self.bytes, chunks, survivors, self.surviving, deleted, self.deleting)
 
 
 def summary_of(
@@ -204,7 +236,7 @@ def summary_of(
     """The table's entry in its component's document; stores the state's chunk."""
     # Alone in its chunk: the lines stay as they are while the state changes with every backup.
     opening = LineWriter(writer)
-    opening.add(json_line({"header": TableHeader.of_table(table).as_dict(), "state": asdict(state)}))
+    opening.add(json_line({"header": TableHeader.of_table(table).as_dict(), "state": state.as_dict()}))
     return TableSummary.build(
         table=table.full_name,
         status=table.status,

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.errors import CorruptObject, RequestError
-from sbh_pipelines.model import SAFETY, BackupId, BackupType, parse_timestamp, timestamp
+from sbh_pipelines.model import ASIDE, RECOVERED, BackupId, BackupType, parse_timestamp, timestamp
 from sbh_pipelines.repository.format import VALIDATE
 
 
@@ -53,8 +53,23 @@ class BackupSummary:
     id: BackupId
     type: BackupType
     created_at: datetime
-    safety: bool = False  # made before a restore: no rule of the policy counts it
+    purpose: str = ""  # why it was made, where that was not to have a backup
     figures: Figures | None = field(default=None, compare=False)
+
+    @property
+    def aside(self) -> bool:
+        """Whether it was made for a restore: no rule of the policy counts it."""
+        return self.purpose in ASIDE
+
+    @property
+    def recovered(self) -> bool:
+        """Whether it was put together for a moment of the past: it says nothing of the tenant as it is."""
+        return self.purpose == RECOVERED
+
+    @property
+    def full(self) -> bool:
+        """Whether all of it was read on the server."""
+        return self.type is BackupType.FULL and not self.recovered
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Self:
@@ -63,12 +78,12 @@ class BackupSummary:
             created = parse_timestamp(document["created_at"])
             if created.tzinfo is None:
                 raise ValueError("a time without its zone")
-            safety = document.get("purpose") == SAFETY
+            purpose = document.get("purpose")
             return cls(
                 BackupId.parse(document["id"]),
                 BackupType.parse(document["type"]),
                 created.astimezone(UTC),
-                safety,
+                purpose if purpose in ASIDE else "",
                 _figures(document),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RequestError):
@@ -83,7 +98,7 @@ class BackupSummary:
         fields: dict[str, object] = {
             "id": str(self.id), "type": str(self.type), "created_at": timestamp(self.created_at)
         }  # fmt: skip
-        return {**fields, "purpose": SAFETY} if self.safety else fields
+        return {**fields, "purpose": self.purpose} if self.purpose else fields
 
     def as_listed(self) -> dict[str, object]:
         """`as_dict` with the figures, as `listing.json` has it."""

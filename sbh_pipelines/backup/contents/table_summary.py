@@ -27,9 +27,9 @@ class TableSummary:
         size: int,
         groups: int,
         layers: int,
-        definition: str,
-        key_hash: str,
-        seed: str,
+        definition: str | None,
+        key_hash: str | None,
+        seed: str | None,
         detail: Sequence[str],
     ) -> Self:
         """The entry of a table that was just stored; the properties of the same names say what each part is."""
@@ -79,12 +79,12 @@ class TableSummary:
 
     @property
     def key_hash(self) -> str | None:
-        """XOR of the hashes of all keys, in hex; None where the release did not record it."""
+        """XOR of the hashes of all keys, in hex; None where the release did not record it, or no server was there to tell it."""
         return self.document.get("key_hash")
 
     @property
     def seed(self) -> str | None:
-        """Which seed the hashes of keys were made with; None where the release did not record it."""
+        """Which seed the hashes of keys were made with; None where there are none."""
         return self.document.get("seed")
 
     @property

@@ -82,6 +82,7 @@ class Draft:
         manifest: Signed, once it is prepared; published by `verify_checksums`.
         retention: What retention did after it.
         purpose: Why it is made, where that is not to have a backup.
+        moment: Of a recovered one: how it was put together.
         via: The face its creator came through, for the audit trail.
         begun: `created_at` to the microsecond: what the duration is counted from.
     """
@@ -109,6 +110,7 @@ class Draft:
     manifest: Manifest | None = None
     retention: AppliedRetention | None = None
     purpose: str = ""
+    moment: Mapping[str, Any] | None = None
     via: str = ""
     begun: str = ""
 

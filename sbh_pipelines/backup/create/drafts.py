@@ -36,7 +36,8 @@ class OpenDrafts:
         self._repositories: dict[str, Repository] = {}
 
     def lease(self, draft: Draft) -> leases.Lease:
-        """The draft's lease, still ours. Raises LeaseLost."""
+        """The draft's lease, still ours. Raises LeaseLost, and PrimaryFenced where a copy took over since."""
+        self.site.fence.check(draft.tenant.region)
         held = self._leases.get(draft.lease_owner)
         if held is not None:
             held.renew_if_due()
@@ -45,7 +46,8 @@ class OpenDrafts:
         return self._hold(draft, leases.resume)
 
     def take(self, draft: Draft) -> leases.Lease:
-        """Acquire the tenant's lease for the draft. Raises LeaseHeld, SlugTaken."""
+        """Acquire the tenant's lease for the draft. Raises LeaseHeld, SlugTaken, PrimaryFenced."""
+        self.site.fence.check(draft.tenant.region)
         self.site.owners.check(draft.tenant)
         return self._hold(draft, partial(leases.acquire, admit=lambda: self.site.admit(draft.tenant)))
 
@@ -94,7 +96,7 @@ class OpenDrafts:
         if draft.lease_owner:
             held = self._leases.get(draft.lease_owner)
             with suppress(SbhError):  # lost already: there is nothing to release
-                (held or self.lease(draft)).release()
+                (held or self._hold(draft, leases.resume)).release()
             self._leases.pop(draft.lease_owner, None)
 
     def fail(self, draft: Draft, step: str, error: SbhError) -> Draft:

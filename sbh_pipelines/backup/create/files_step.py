@@ -101,23 +101,25 @@ def _tenant_files(
     except BaseException:
         writer.abort()
         raise
-    count, size = done.component.file_count or 0, done.component.total_size or 0
+    count = done.component.file_count or 0
     progress(Progress(STEP, draft.tenant.id, count, count, "files"))
+    reread = {**draft.reread, **({"files": step.reason} if step.reason else {})}
+    return replace(with_files(draft, done.component, done.read, writer, index), reread=reread)
+
+
+def with_files(draft: Draft, component: Component, read: int, writer: PackWriter, index: Sequence[str]) -> Draft:
+    """The draft with its files, `read` of which were read and the others taken over."""
+    count = component.file_count or 0
     counted = draft.with_counters(
         files=count,
-        file_bytes=size,
-        files_read=done.read,
-        files_reused=count - done.read,
-        missing_files=done.component.missing_references,
+        file_bytes=component.total_size or 0,
+        files_read=read,
+        files_reused=count - read,
+        missing_files=component.missing_references,
         **written(writer),
     )
-    return replace(
-        counted,
-        step=STEP,
-        components={**draft.components, FILES: done.component},
-        objects=(*draft.objects, *index),
-        reread={**draft.reread, **({"files": step.reason} if step.reason else {})},
-    )
+    components = {**draft.components, FILES: component}
+    return replace(counted, step=STEP, components=components, objects=(*draft.objects, *index))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +145,7 @@ class _Step:
         self._store, self._prefix = site.files_store(draft.tenant)
         self._in_directory = site.settings.storage.kind == "local"
         self._parent, self.reason = parent_files(repository, draft, in_directory=self._in_directory)
-        references = draft.components[DATABASE].reference_keys
-        self._references = hashlib.sha256("".join(references).encode()).hexdigest()[:32]
+        self._references = references_digest(draft)
 
     def run(self, *, exactly: bool) -> _Done:
         """List, read what must be read, write the list. Raises InexactListing unless `exactly`."""
@@ -171,44 +172,61 @@ class _Step:
         listed = iter(files)
         pairs = parent.same(listed, self._prefix) if parent is not None else ((info, None) for info in listed)
         reader = Reader(self._store, self._writer, self._prefix, LazyVersions(self._site, self._draft.tenant))
-        lines = FileListWriter(self._writer)
-        missing = _Missing(_references(self._repository, self._draft), self._prefix)
+        listed_files = FileComponent(self._repository, self._writer, self._draft, self._prefix)
         found = ListingPrint()
         settled = True
-        count = total = size = read = 0
+        read = 0
         for info, line, was_read in read_ahead(reader, pairs, self._readers, 2 * self._site.settings.files.connections):
             if isinstance(line, Gone):  # deleted after it was listed, and no version of it is left
                 # Or it is a folder's marker, which a quick listing cannot tell from an empty file.
                 exact = exact or not info.size
                 continue
             path = info.key[len(self._prefix) :]
-            lines.add(path, line)
-            missing.saw(info.key)
+            listed_files.add(path, info.size, line)
             found.add(path, info.size, info.etag, info.modified)
             settled = settled and (not self._in_directory or is_settled(info.modified, now))
-            count, total, size, read = count + 1, total + info.size, size + len(line), read + was_read
-            if count % _NOTICE_EVERY == 0:
-                self._progress(Progress(STEP, self._draft.tenant.id, count, 0, "files"))
-        for key in missing.rest():
-            lines.add(key, json_line({"missing": key}))
-        component = Component.of_files(
-            size=size,
-            file_count=count,
-            total_size=total,
-            missing_references=missing.count,
-            references=self._references,
-            listing=found.text(exact) if settled else None,
-            listed_at=now.isoformat(),
-            detail=lines.finish(),
+            read += was_read
+            if listed_files.count % _NOTICE_EVERY == 0:
+                self._progress(Progress(STEP, self._draft.tenant.id, listed_files.count, 0, "files"))
+        return _Done(listed_files.finish(found.text(exact) if settled else None, now), read)
+
+
+class FileComponent:
+    """A backup's list of files on its way into the repository, compared with what the draft's rows refer to."""
+
+    def __init__(self, repository: Repository, writer: PackWriter, draft: Draft, prefix: str) -> None:
+        self._lines = FileListWriter(writer)
+        self._missing = _Missing(_references(repository, draft))
+        self._digest, self._prefix = references_digest(draft), prefix
+        self.count = self._total = self._size = 0
+
+    def add(self, path: str, size: int, line: bytes) -> None:
+        """A file of `size` bytes, by its line. In order of the paths."""
+        self._lines.add(path, line)
+        self._missing.saw(self._prefix + path)
+        self.count, self._total, self._size = self.count + 1, self._total + size, self._size + len(line)
+
+    def finish(self, listing: str | None, listed_at: datetime) -> Component:
+        """The component, its list stored: with the fingerprint of the listing, and a time no later than that."""
+        for key in self._missing.rest():
+            self._lines.add(key, json_line({"missing": key}))
+        return Component.of_files(
+            size=self._size,
+            file_count=self.count,
+            total_size=self._total,
+            missing_references=self._missing.count,
+            references=self._digest,
+            listing=listing,
+            listed_at=listed_at.isoformat(),
+            detail=self._lines.finish(),
         )
-        return _Done(component, read)
 
 
 class _Missing:
     """Compares referenced keys with the files that came by; both are in byte order, so one of each is in memory."""
 
-    def __init__(self, references: Iterator[str], prefix: str) -> None:
-        self._references, self._prefix = references, prefix
+    def __init__(self, references: Iterator[str]) -> None:
+        self._references = references
         self._next = next(references, None)
         self._found: list[str] = []
         self.count = 0
@@ -233,6 +251,11 @@ class _Missing:
         while self._next is not None:
             self._lost()
         return self._found
+
+
+def references_digest(draft: Draft) -> str:
+    """Of the references of the draft's rows to files."""
+    return hashlib.sha256("".join(draft.components[DATABASE].reference_keys).encode()).hexdigest()[:32]
 
 
 def _references(repository: Repository, draft: Draft) -> Iterator[str]:

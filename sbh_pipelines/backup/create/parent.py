@@ -1,6 +1,6 @@
 """Which backup an incremental or differential one builds on, and whether it can."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,6 +12,7 @@ from sbh_pipelines.backup.contents.manifests import read_component, read_manifes
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.database.capture.changes import MAX_WINDOW, snapshot_xmin
+from sbh_pipelines.database.schema.definition import VOLATILE
 from sbh_pipelines.errors import CorruptObject, UnknownBackup
 from sbh_pipelines.files.listing import is_settled, made_exactly
 from sbh_pipelines.model import BackupId, BackupType, RecoveryPoint, parse_timestamp, timestamp
@@ -42,6 +43,8 @@ def find_parent(repository: Repository, kind: BackupType, now: RecoveryPoint) ->
         try:
             manifest = read_manifest(repository, backup_id)
             point = manifest.recovery_point
+            if manifest.is_recovered:
+                continue  # the server never was what it says
             if point.system_identifier == now.system_identifier and point.time > now.time:
                 continue  # made while we waited for the lease
             components = [read_component(repository, manifest, name) for name in WITH_TABLES]
@@ -57,7 +60,7 @@ def _candidates(repository: Repository, kind: BackupType) -> list[BackupId]:
     """Newest first; which backups are full ones is known without reading all manifests."""
     if kind is BackupType.DIFFERENTIAL:
         sound = read_backups(repository).sound.values()
-        return sorted((summary.id for summary in sound if summary.type is BackupType.FULL), reverse=True)
+        return sorted((summary.id for summary in sound if summary.full), reverse=True)
     return sorted(repository.manifest_ids(), reverse=True)
 
 
@@ -80,6 +83,21 @@ def incomparable(before: RecoveryPoint, now: RecoveryPoint) -> str | None:
         return "the backup it builds on was made from a later snapshot"
     if before.started != now.started:
         return "the server was restarted or recovered from a crash since: transaction ids may have been given out again"
+    return None
+
+
+def incomparable_table(then: TableSummary | None, definition: str, seed_id: str) -> str | None:
+    """Why what the backup says of a table does not compare with the table as it is now; None where it does."""
+    if then is None:
+        return "it was not in the backup it builds on"
+    if then.key_hash is None:
+        return "the backup it builds on was made by an older release"
+    if then.seed != seed_id:
+        return "the catalog of the region is a new one: hashes of keys do not compare"
+    if VOLATILE in (definition, then.definition):
+        return "changes in it do not show: a column's text depends on the catalogue, or rows have no transaction ids"
+    if definition != then.definition:
+        return "its definition changed"
     return None
 
 
@@ -121,19 +139,29 @@ class ParentFiles:
         """Whether the quick listing did not do for it."""
         return made_exactly(self.component.listing or "")
 
-    def same(self, listed: Iterator[ObjectInfo], prefix: str) -> Iterator[tuple[ObjectInfo, bytes | None]]:
+    def same(
+        self, listed: Iterator[ObjectInfo], prefix: str, unlisted: Callable[[str], None] | None = None
+    ) -> Iterator[tuple[ObjectInfo, bytes | None]]:
         """Each listed file with its line of the parent's list, or None where it must be read. Both in order of the path.
 
-        A file is the same if size, ETag and modified time are, and if everything that was stored of it is still there:
-        what was lost since is read again. So is what the lost part of a damaged list said.
+        `unlisted` is told the paths of the parent's list that are not listed. A file is the same if size, ETag and modified
+        time are, and if everything that was stored of it is still there: what was lost since is read again. So is what the lost
+        part of a damaged list said.
         """
         lines = list_lines(self.repository, self.component, lambda _: None)
         fields, line, at = _next(lines)
         for info in listed:
             path = info.key[len(prefix) :].encode("utf-8", "surrogatepass")
             while at is not None and at < path:
+                if unlisted is not None:
+                    unlisted(fields["path"])
                 fields, line, at = _next(lines)
             yield info, line if at == path and self._is_same(fields, info) else None
+            if at == path:
+                fields, line, at = _next(lines)
+        while unlisted is not None and at is not None:
+            unlisted(fields["path"])
+            fields, line, at = _next(lines)
 
     def _is_same(self, fields: Mapping[str, Any], info: ObjectInfo) -> bool:
         then = (fields.get("size"), fields.get("etag"), fields.get("modified"))

@@ -61,6 +61,7 @@ def write_documents(
         recovery_point=draft.recovery_point,
         description=draft.description,
         purpose=draft.purpose,
+        moment=draft.moment,
         key_epoch=repository.sealer.epoch,
         index=draft.objects,
         stats=draft.counters,

@@ -13,13 +13,15 @@ from sbh_pipelines.backup.contents.manifest import WITH_TABLES, Component
 from sbh_pipelines.backup.contents.manifests import read_manifest
 from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.drafts import OpenDrafts
+from sbh_pipelines.backup.journal.view.standing import Newest, rows_told
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import side_by_side
-from sbh_pipelines.errors import CorruptObject, SbhError, UnknownBackup
+from sbh_pipelines.errors import CorruptObject, SbhError, StoreError, UnknownBackup
 from sbh_pipelines.model import BackupId, RecoveryPoint, Tenant, TenantId, parse_timestamp
 from sbh_pipelines.repository.catalog.records import TenantRecord, TenantState
 from sbh_pipelines.repository.documents import list_manifest_ids
 from sbh_pipelines.repository.format import FILES
+from sbh_pipelines.repository.journal.changes import commit_time, moment_text
 from sbh_pipelines.repository.repository import Repository
 
 BACKUP, UNCHANGED = "backup", "unchanged"
@@ -35,6 +37,9 @@ class LatestPoint:
         recovery_point: The latest instant to which it can be restored.
         recorded_as: `backup`, or `unchanged` where a tick found the tenant equal to that backup.
         age_s: How long ago that was by this machine's clock, s.
+        rows_until: Up to when the change journal tells all of the tenant's rows since the backup, ISO 8601 UTC; None where it does
+            not. Files are as the bucket's versions have them, or as in the backup.
+        rows_lost_s: How much of the rows would be lost now, s: since the journal or the backup, whichever is later.
     """
 
     tenant_id: str
@@ -42,6 +47,8 @@ class LatestPoint:
     recovery_point: RecoveryPoint | None = None
     recorded_as: str | None = None
     age_s: float | None = None
+    rows_until: str | None = None
+    rows_lost_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,11 @@ def recovery_points(site: Site, tenants: Sequence[Tenant]) -> RecoveryPoints:
     known: dict[TenantId, TenantRecord] = {}
     allowed = [t for t in tenants if t.region in site.settings.storage.regions]
     for region in sorted({t.region for t in allowed}):
-        known |= site.records(region, [t for t in allowed if t.region == region])
+        try:
+            known |= site.records(region, [t for t in allowed if t.region == region])
+        except StoreError as error:  # of a region that is gone nothing is known; of the others everything is
+            issues.append(error)
+            continue
         issues += [damage.error for damage in site.catalog(region).damages]
 
     def look(tenant: Tenant) -> tuple[LatestPoint, list[SbhError]]:
@@ -84,7 +95,30 @@ def recovery_points(site: Site, tenants: Sequence[Tenant]) -> RecoveryPoints:
             return _answer(site, tenant, None), [error]
 
     looked = side_by_side(look, tenants, name="points")
-    return RecoveryPoints([point for point, _ in looked], issues + [e for _, errors in looked for e in errors])
+    issues += [e for _, errors in looked for e in errors]
+    points = [point for point, _ in looked]
+    try:
+        points = _with_journal(site, tenants, points, known)
+    except SbhError as error:
+        issues.append(error)
+    return RecoveryPoints(points, issues)
+
+
+def _with_journal(
+    site: Site, tenants: Sequence[Tenant], points: Sequence[LatestPoint], known: Mapping[TenantId, TenantRecord]
+) -> list[LatestPoint]:
+    pairs = list(zip(tenants, points, strict=True))
+    newest = [Newest(t, p.backup_id, known.get(t.id)) for t, p in pairs if p.backup_id is not None]
+    told, now = rows_told(site, newest), site.clock()
+    found = []
+    for tenant, point in pairs:
+        until = told.get(tenant.id)
+        if until is None or point.age_s is None:
+            found.append(point)
+            continue
+        lost = round(max((now - commit_time(until)).total_seconds(), 0.0), 1)
+        found.append(replace(point, rows_until=moment_text(until), rows_lost_s=min(lost, point.age_s)))
+    return found
 
 
 def _latest(site: Site, tenant: Tenant, record: TenantRecord | None) -> tuple[LatestPoint, list[SbhError]]:
@@ -102,12 +136,15 @@ def _latest(site: Site, tenant: Tenant, record: TenantRecord | None) -> tuple[La
                 break
             repository = repository or stack.enter_context(site.repository(tenant))
             try:
-                point = read_manifest(repository, backup_id).recovery_point
+                manifest = read_manifest(repository, backup_id)
+                point = manifest.recovery_point
             except UnknownBackup:
                 continue  # forgotten since it was listed
             except CorruptObject as error:
                 issues.append(error)
                 continue
+            if manifest.is_recovered:
+                continue  # made of an older one
             if record is None or parse_timestamp(point.time) > parse_timestamp(record.point.time):
                 record = TenantRecord(tenant.id, backup_id, point, None)
             break
@@ -124,6 +161,7 @@ def _answer(site: Site, tenant: Tenant, record: TenantRecord | None) -> LatestPo
         record.point,
         UNCHANGED if record.unchanged else BACKUP,
         round(max(age, 0.0), 1),
+        rows_lost_s=round(max(age, 0.0), 1),
     )
 
 
@@ -140,7 +178,7 @@ def state_of(components: Mapping[str, Component], owner: str) -> TenantState | N
 
 def record_of(draft: Draft, home: str) -> TenantRecord | None:
     """The catalog's record of a backup that was just published."""
-    if draft.manifest is None or draft.recovery_point is None:
+    if draft.manifest is None or draft.recovery_point is None or draft.manifest.is_recovered:
         return None
     state = state_of(draft.components, draft.tenant.key)
     return TenantRecord(TenantId(home), draft.backup_id, draft.recovery_point, state)

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
@@ -12,6 +13,9 @@ from sbh_pipelines.backup.contents.manifest import Component
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.create.drafts import SIDE_BY_SIDE, OpenDrafts, running, start
+from sbh_pipelines.backup.create.journaled.journal_view import Directories, JournalView
+from sbh_pipelines.backup.create.journaled.prediction import prove_journal
+from sbh_pipelines.backup.create.journaled.table_fold import TenantFold, capture_folds
 from sbh_pipelines.backup.create.parent import find_parent, incomparable
 from sbh_pipelines.backup.create.recovery_points import known_records
 from sbh_pipelines.backup.create.snapshot_view import View
@@ -19,6 +23,7 @@ from sbh_pipelines.backup.create.table_delta import TenantDelta, capture_delta
 from sbh_pipelines.backup.create.tenant_capture import GuardedTable, TenantRows, Whole
 from sbh_pipelines.backup.create.unchanged import Compared, find_unchanged
 from sbh_pipelines.backup.create.unreadable import named
+from sbh_pipelines.backup.journal.registration import register_backed_up
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.database.capture.capture import check_same_files, copy_chosen, rows_of
 from sbh_pipelines.database.capture.changes import Window, totals
@@ -44,6 +49,7 @@ def snapshot_tables(open_drafts: OpenDrafts, drafts: Sequence[Draft], progress: 
     tenants did not change come back UNCHANGED.
     """
     drafts = open_drafts.each(drafts, STEP, lambda d: _opened(open_drafts, d))
+    directories = Directories(open_drafts.site)
     live, size = running(drafts), open_drafts.site.settings.backup.batch_tenants
     results: dict[TenantId, Draft] = {}
     for first in range(0, len(live), size):
@@ -51,7 +57,7 @@ def snapshot_tables(open_drafts: OpenDrafts, drafts: Sequence[Draft], progress: 
         held: dict[TenantId, Draft] = {}  # started here: nobody else knows of their leases yet
         try:
             with open_drafts.kept(batch):
-                done = _capture(open_drafts, batch, held, progress)
+                done = _capture(open_drafts, batch, held, directories, progress)
         except SbhError as error:
             done = [open_drafts.fail(held.get(d.tenant.id, d), STEP, error) for d in batch]
         except BaseException:
@@ -72,7 +78,8 @@ def skip_unchanged(open_drafts: OpenDrafts, drafts: Sequence[Draft]) -> list[Dra
     try:
         with open_drafts.snapshot() as (snapshot_id, point, connection):
             view = View(settings.database, snapshot_id, point, connection, load_map(connection, settings))
-            found, _ = find_unchanged(open_drafts, view, live)
+            with closing(JournalView(open_drafts.site, point, view.definitions)) as journal:
+                found, _ = find_unchanged(open_drafts, view, live, journal)
     except SbhError as error:
         found = [draft.failed(STEP, error) for draft in live]
     results = {draft.tenant.id: draft for draft in found}
@@ -100,14 +107,23 @@ def _started(open_drafts: OpenDrafts, draft: Draft, held: dict[TenantId, Draft])
 
 
 def _capture(
-    open_drafts: OpenDrafts, drafts: list[Draft], held: dict[TenantId, Draft], progress: ProgressSink
+    open_drafts: OpenDrafts,
+    drafts: list[Draft],
+    held: dict[TenantId, Draft],
+    directories: Directories,
+    progress: ProgressSink,
 ) -> list[Draft]:
     settings = open_drafts.site.settings
-    with open_drafts.snapshot() as (snapshot_id, point, connection), pipeline(settings.backup) as packs:
+    _enrol(open_drafts, [d for d in drafts if d.lease_owner])
+    with ExitStack() as stack:
+        snapshot_id, point, connection = stack.enter_context(open_drafts.snapshot())
+        packs = stack.enter_context(pipeline(settings.backup))
         view = View(settings.database, snapshot_id, point, connection, load_map(connection, settings))
+        journal = stack.enter_context(closing(JournalView(open_drafts.site, point, view.definitions, directories)))
         waiting = [d for d in drafts if not d.lease_owner]
-        settled, compared = find_unchanged(open_drafts, view, waiting) if waiting else ([], {})
+        settled, compared = find_unchanged(open_drafts, view, waiting, journal) if waiting else ([], {})
         settled = open_drafts.each(settled, STEP, lambda d: _started(open_drafts, d, held))
+        _enrol(open_drafts, running(settled))
         started = [*running(settled), *(d for d in drafts if d.lease_owner)]
         ended = [d for d in settled if d.status is not DraftStatus.RUNNING]
         if not started:
@@ -117,7 +133,7 @@ def _capture(
         try:
             for tenant, record in known_records(open_drafts, started).items():
                 by_slug[tenant].record = record
-            _find_parents(open_drafts, view, tenants, compared)
+            _find_parents(open_drafts, view, tenants, compared, journal)
             _read_tables(open_drafts, view, tenants, progress)
             schema = view.schema_lines()
             columns = reference_columns(settings, view.tenancy) if settings.files.enabled else []
@@ -128,13 +144,24 @@ def _capture(
             for rows in tenants.values():
                 rows.writer.abort()
             raise
-        return ended + side_by_side(
+        done = side_by_side(
             lambda rows: _finish(open_drafts, rows, view, schema), tenants.values(), name="finish", threads=SIDE_BY_SIDE
         )
+    # The snapshot is gone: nothing on the server waits for this.
+    return ended + prove_journal(open_drafts, view, done, directories)
+
+
+def _enrol(open_drafts: OpenDrafts, drafts: Sequence[Draft]) -> None:
+    """Have the journal learn their keys; their repositories are open."""
+    register_backed_up(open_drafts.site, ((d.tenant, open_drafts.repository(d).sealer) for d in drafts))
 
 
 def _find_parents(
-    open_drafts: OpenDrafts, view: View, tenants: Mapping[str, TenantRows], compared: Mapping[TenantId, Compared]
+    open_drafts: OpenDrafts,
+    view: View,
+    tenants: Mapping[str, TenantRows],
+    compared: Mapping[TenantId, Compared],
+    journal: JournalView,
 ) -> None:
     """Find what each incremental draft builds on, and how its tables differ from that."""
 
@@ -158,15 +185,15 @@ def _find_parents(
         if known is not None and known.record.backup_id == rows.parent.id:
             # At the record's recovery point the tenant still was what the parent says.
             rows.since, rows.totals = known.record.point.snapshot, known.totals
+        rows.ask(view, journal)
 
     side_by_side(find, tenants.values(), name="parents", threads=SIDE_BY_SIDE)
-    since = {
-        key: (rows.since, rows.seed)
-        for key, rows in tenants.items()
-        if rows.parent and not rows.totals and not rows.incomparable and not rows.error
-    }
-    for key, found in view.totals(since, lambda *failure: _fail(tenants, *failure)).items():
-        tenants[key].totals = found
+    told = {rows.draft.tenant: rows.journal for rows in tenants.values() if rows.journal and not rows.error}
+    journal.collect(told, {rows.draft.tenant: rows.repository.sealer for rows in tenants.values()})
+    wanted = {key: names for key, rows in tenants.items() if (names := rows.uncertain(view))}
+    since = {key: (tenants[key].since, tenants[key].seed) for key in wanted}
+    for key, found in view.totals(since, lambda *failure: _fail(tenants, *failure), wanted).items():
+        tenants[key].totals = {**tenants[key].totals, **found}
     side_by_side(lambda rows: rows.plan(view), tenants.values(), name="parents", threads=SIDE_BY_SIDE)
 
 
@@ -180,13 +207,22 @@ def _read_tables(
     def work(connection: Connection, table: MappedTable) -> None:
         whole: list[str] = []
         changed: dict[str, TenantDelta] = {}
+        folded: dict[str, TenantFold] = {}
         for rows in tenants.values():
             if rows.error is None:
                 delta = rows.approach[table.full_name]
                 if isinstance(delta, TenantDelta):
                     changed[delta.key] = delta
+                elif isinstance(delta, TenantFold):
+                    folded[delta.key] = delta
                 elif delta is Whole.YES:
                     whole.append(rows.draft.tenant.key)
+
+        def take_fold(keys: Sequence[str]) -> None:
+            folds = [folded[key].anew() for key in keys]
+            capture_folds(connection, table, view.codes[table.full_name], folds)
+            for one in folds:
+                whole.extend(tenants[one.key].took(table, one))
 
         def take_delta(keys: Sequence[str]) -> None:
             deltas = [changed[key].anew() for key in keys]
@@ -200,6 +236,7 @@ def _read_tables(
         def fail(key: str, error: SbhError) -> None:
             _fail(tenants, connection, table, key, error)
 
+        apart(connection, list(folded), take_fold, fail)
         apart(connection, list(changed), take_delta, fail)
         apart(connection, whole, take_whole, fail)
         with lock:

@@ -1,7 +1,7 @@
 """The database at the one snapshot of a batch: its tables, their definitions, and totals of each tenant's rows."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sbh_pipelines.backup.contents.json_lines import json_line
@@ -43,18 +43,29 @@ class View:
     def each_table(self, work: Callable[[Connection, MappedTable], None]) -> None:
         each_table(self.settings, self.snapshot_id, self.tenancy.tables, work)
 
-    def totals(self, since: Mapping[str, tuple[str, int]], failed: RowFailure) -> dict[str, TenantTotals]:
-        """By tenant key, of every table; `since` gives each tenant's (snapshot, seed). Those that failed are left out."""
+    def totals(
+        self,
+        since: Mapping[str, tuple[str, int]],
+        failed: RowFailure,
+        wanted: Mapping[str, Collection[str]] | None = None,
+    ) -> dict[str, TenantTotals]:
+        """By tenant key, of every table; `since` gives each tenant's (snapshot, seed). Those that failed are left out.
+
+        `wanted`: of which tables those of each tenant are; of all, without it.
+        """
         found: dict[str, TenantTotals] = {key: {} for key in since}
-        if not since:
+        if not any(since if wanted is None else wanted.values()):
             return found
         lock = threading.Lock()
 
         def work(connection: Connection, table: MappedTable) -> None:
-            known = ages(connection, (snapshot_xmin(snapshot) for snapshot, _ in since.values()))
+            asked = {key: of for key, of in since.items() if wanted is None or table.full_name in wanted[key]}
+            if not asked:
+                return
+            known = ages(connection, (snapshot_xmin(snapshot) for snapshot, _ in asked.values()))
             seen = self.definitions[table.full_name] != VOLATILE  # else nothing tells what is new
             windows = {
-                key: Window(known[snapshot_xmin(snap)] if seen else None, seed) for key, (snap, seed) in since.items()
+                key: Window(known[snapshot_xmin(snap)] if seen else None, seed) for key, (snap, seed) in asked.items()
             }
 
             def count(keys: Sequence[str]) -> None:

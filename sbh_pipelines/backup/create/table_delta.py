@@ -135,9 +135,9 @@ def _left_over(
                 writers[key].emptied(bucket)
 
 
-def _weight(state: State) -> float:
+def weight(state: State) -> float:
     """What the layers hold, in rows."""
-    return sum(layer.rows + layer.surviving * KEY_WEIGHT for layer in state.layers)
+    return sum(layer.rows + (layer.surviving + layer.deleting) * KEY_WEIGHT for layer in state.layers)
 
 
 class _Start:
@@ -149,7 +149,7 @@ class _Start:
         self.base = replace(state.base, snapshot=state.base.snapshot or delta.made_at)
         self.since = self.base.snapshot if self.from_base else delta.since
         self.layers = () if self.from_base else state.layers
-        self._carried = 0 if self.from_base else _weight(state)
+        self._carried = 0 if self.from_base else weight(state)
 
     def compare(self, now: Sums, new: Mapping[int, list[int]]) -> list[int]:
         """The buckets that new rows alone do not explain. Sets `again` when too much has changed."""

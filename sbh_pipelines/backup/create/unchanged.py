@@ -1,8 +1,9 @@
-"""Nothing changed costs nothing: tenants that still are what their last backup says, found in one scan per table.
+"""Nothing changed costs nothing: tenants that still are what their last backup says, found in one scan per table, or in none.
 
-What the catalog of a region knows of each tenant (rows and key hashes by table, a fingerprint of the files) is compared with
-the database at one snapshot and with a listing of the files. Where all of it agrees, the catalog records that the backup
-describes the tenant at this recovery point as well; no lease is taken, and nothing is written to the tenant's repository.
+Where a change journal covers a table, it says whether anything happened to a tenant's rows. Of all other tables, what the
+catalog of a region knows of each tenant (rows and key hashes by table) is compared with the database at one snapshot; and a
+fingerprint of the files with a listing of them. Where all of it agrees, the catalog records that the backup describes the tenant at
+this recovery point as well; no lease is taken, and nothing is written to the tenant's repository.
 """
 
 from collections.abc import Sequence
@@ -11,13 +12,16 @@ from dataclasses import dataclass, replace
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.create.drafts import OpenDrafts
 from sbh_pipelines.backup.create.files_step import files_unchanged
+from sbh_pipelines.backup.create.journaled.journal_view import JournalView
 from sbh_pipelines.backup.create.parent import incomparable
 from sbh_pipelines.backup.create.recovery_points import known_records, record_unchanged
 from sbh_pipelines.backup.create.snapshot_view import TenantTotals, View
+from sbh_pipelines.backup.journal.window.window import Answer
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.database.schema.definition import VOLATILE
 from sbh_pipelines.errors import ObjectMissing, SbhError
-from sbh_pipelines.model import RecoveryPoint, TenantId
+from sbh_pipelines.model import RecoveryPoint, Tenant, TenantId
+from sbh_pipelines.placement import files_place
 from sbh_pipelines.repository.catalog.records import TenantRecord
 from sbh_pipelines.repository.format import Keys
 
@@ -27,14 +31,23 @@ _FILE_LISTINGS = 16
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """A tenant that was compared with what the catalog has of it, and is not the same."""
+    """A tenant that was compared with what the catalog has of it, and is not the same.
+
+    Attributes:
+        record: What the catalog has.
+        totals: Of the tables that were looked through.
+        told: Tables of which the journal tells what happened.
+        changed: Whether it may have told of something.
+    """
 
     record: TenantRecord
     totals: TenantTotals
+    told: frozenset[str] = frozenset()
+    changed: bool = False
 
 
 def find_unchanged(
-    open_drafts: OpenDrafts, view: View, drafts: Sequence[Draft]
+    open_drafts: OpenDrafts, view: View, drafts: Sequence[Draft], journal: JournalView
 ) -> tuple[list[Draft], dict[TenantId, Compared]]:
     """(the drafts, those of unchanged tenants UNCHANGED; what is known of the others)."""
     # A tenant of a region that is not allowed has no catalog; it is refused when its draft is started.
@@ -45,12 +58,23 @@ def find_unchanged(
         for d in drafts
         if d.tenant.id in records
     }
+    known = {d.tenant: records[d.tenant.id] for d in drafts if d.tenant.id in records}
+    answers = {tenant.key: _told(view, journal, tenant, record) for tenant, record in known.items()}
+    wanted = {
+        key: () if answer.changed else [name for name in view.definitions if name in answer.reasons]
+        for key, answer in answers.items()
+    }
     # A tenant one of whose rows cannot be read meets that again when its tables are read, and is told of it then.
-    found = view.totals(since, lambda *_: None)
+    found = view.totals(since, lambda *_: None, wanted)
     compared = {
-        d.tenant.id: Compared(records[d.tenant.id], found[d.tenant.key])
-        for d in drafts
-        if d.tenant.id in records and d.tenant.key in found
+        tenant.id: Compared(
+            record,
+            found[tenant.key],
+            frozenset(view.definitions.keys() - answers[tenant.key].reasons.keys()),
+            answers[tenant.key].changed,
+        )
+        for tenant, record in known.items()
+        if tenant.key in found
     }
 
     def same(draft: Draft) -> bool:
@@ -91,10 +115,21 @@ def _records(open_drafts: OpenDrafts, drafts: Sequence[Draft], now: RecoveryPoin
     }
 
 
+def _told(view: View, journal: JournalView, tenant: Tenant, record: TenantRecord) -> Answer:
+    """What the journal says since the record; nothing of tables that are not what they were then."""
+    assert record.state is not None
+    then, now = record.state.tables, view.definitions
+    same = [name for name in now if name in then and then[name][2] == now[name] != VOLATILE]
+    if not journal.enabled or not record.is_surely_of(tenant.key):
+        return Answer(dict.fromkeys(now, ""))
+    answer = journal.ask(tenant, record.point.snapshot, same)
+    return replace(answer, reasons={**answer.reasons, **{name: "" for name in now if name not in same}})
+
+
 def _same_rows(view: View, known: Compared) -> bool:
     assert known.record.state is not None
     then = known.record.state.tables
-    if then.keys() != known.totals.keys():
+    if known.changed or then.keys() != view.definitions.keys():
         return False
     return all(
         now.new == 0
@@ -111,8 +146,8 @@ def _same_files(open_drafts: OpenDrafts, draft: Draft, record: TenantRecord) -> 
     store, prefix = site.backup_store(draft.tenant)
     manifest = prefix + Keys.manifest(record.backup_id)
     if site.settings.files.enabled:
-        files_store, files_prefix = site.files_store(draft.tenant)
-        if files_store is store and manifest.startswith(files_prefix):
+        beside, own = files_place(site.settings, draft.tenant), site.backup_place(draft.tenant)
+        if (beside.bucket, beside.region) == (own.bucket, own.region) and manifest.startswith(beside.prefix):
             missing = {manifest}
             return files_unchanged(site, draft.tenant, known, missing) and not missing
     try:

@@ -104,6 +104,7 @@ def run_drill(
             started_at=timestamp(begun),
             finished_at=timestamp(site.clock()),
             versions={"sbh": __version__, "format": FORMAT_VERSION, "server": drill.server_version},
+            from_copy=site.copy_name,
         )
         keep_record(repository, record)
     return record
@@ -238,7 +239,7 @@ class _Drill:
     def _newest(self) -> BackupId:
         try:
             return resolve_backup(self._repository, LATEST)
-        except UnknownBackup:  # there are safety backups only, and one was named
+        except UnknownBackup:  # there are only such as were made for restores, and one was named
             return self._repository.manifest_ids()[-1]
 
     def _database(self, begun: float, database: ThrowawayDatabase) -> PartResult:

@@ -13,7 +13,7 @@ from typing import Any
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import side_by_side, streamed
 from sbh_pipelines.database.rebuild.left_out import LeftOut
-from sbh_pipelines.document import as_document
+from sbh_pipelines.document import as_document, optional
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, SbhError, UnknownBackup, error_from_dict
 from sbh_pipelines.model import BackupId, DrillId, Tenant, TenantId
 from sbh_pipelines.repository.bounds import listed
@@ -76,6 +76,7 @@ class DrillRecord:
         finished_at: Time at which it ended, ISO 8601 in UTC.
         versions: Of the release, the repository's format, and the server; the last null where no database was needed.
         left_out: What was not made in the drill's database, as its role may not make it and rows do not need it, and why.
+        from_copy: The copy that was drilled with, where the record lies too; None for the place where backups are made.
     """
 
     drill_id: DrillId
@@ -93,11 +94,13 @@ class DrillRecord:
     finished_at: str
     versions: Mapping[str, str | int | None]
     left_out: Sequence[LeftOut] = ()
+    from_copy: str | None = optional()
 
     @classmethod
     def from_dict(cls, tenant_id: TenantId, fields: Mapping[str, Any]) -> "DrillRecord":
         """Of a stored record. Raises KeyError, TypeError, AttributeError where it is not one."""
-        known = {of.name: fields[of.name] for of in fields_of(cls) if of.name not in ("tenant_id", "left_out")}
+        own = ("tenant_id", "left_out", "from_copy")
+        known = {of.name: fields[of.name] for of in fields_of(cls) if of.name not in own}
         parsed = {
             "drill_id": DrillId(fields["drill_id"]),
             "backup_id": BackupId(fields["backup_id"]),
@@ -109,6 +112,7 @@ class DrillRecord:
                 for one in fields["scenarios"]
             ),
             "issues": tuple(map(error_from_dict, fields["issues"])),
+            "from_copy": None if (copy := fields.get("from_copy")) is None else str(copy),
             "left_out": tuple(LeftOut(str(one["what"]), str(one["why"])) for one in fields.get("left_out", ())),
         }
         return cls(tenant_id=tenant_id, **{**known, **parsed})

@@ -2,7 +2,8 @@
 
 Recovery times are measured: the newest drill of each scenario counts, and a scenario that was never drilled has no number.
 A drill restores one tenant; the time of a complete failure of a fleet is at least that of its largest tenants together.
-Recovery points are as they stand now: of each data type (tier) the tenant that would lose most.
+Recovery points are as they stand now: of each data type (tier) the tenant that would lose most. Where the change journal tells all
+rows of a tenant since its newest backup, they are lost since the last drain only; files go by the bucket's versions, or the backup.
 
 A trend is the newest measurement against the mean of up to five before it, of the same tenant if it was drilled before:
 tenants differ in size. +0.2 means a fifth more than was usual.
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sbh_pipelines.backup.create.recovery_points import LatestPoint, recovery_points
+from sbh_pipelines.backup.drill.copy_points import CopyPointAge, copy_points
 from sbh_pipelines.backup.drill.records import (
     PASSED,
     DamagedDrill,
@@ -23,7 +25,7 @@ from sbh_pipelines.backup.drill.records import (
 )
 from sbh_pipelines.backup.drill.scenarios import BACKUP_TYPES, SCENARIOS
 from sbh_pipelines.backup.site.site import Site
-from sbh_pipelines.errors import SbhError
+from sbh_pipelines.errors import SbhError, StoreError
 from sbh_pipelines.model import DrillId, Tenant, timestamp
 from sbh_pipelines.settings import Settings
 
@@ -101,7 +103,10 @@ class RecoveryPointAge:
         data_type: The tier.
         backup_frequency: The schedules that back it up.
         objective_s: How much may be lost at most, s.
-        worst_age_s: Age of the oldest of its tenants' newest recovery points, s; null where there is none.
+        worst_age_s: Age of the oldest of its tenants' newest recovery points, s; null where there is none. Of a tenant all of whose
+            rows the change journal tells since its newest backup, that is the last moment told.
+        by_journal_count: Tenants of whom that is so.
+        worst_backup_age_s: The same of backups alone, s: what files go back to where their bucket keeps no versions.
         tenant_id: The tenant that would lose most.
         margin_s: What is left to the objective, s.
         trend: The newest drill's recovery point age against the mean of those before: 0.2 is a fifth more.
@@ -117,6 +122,8 @@ class RecoveryPointAge:
     backup_frequency: Sequence[str]
     objective_s: float
     worst_age_s: float | None
+    by_journal_count: int
+    worst_backup_age_s: float | None
     tenant_id: str | None
     margin_s: float | None
     trend: float | None
@@ -137,6 +144,8 @@ class RecoveryObjectives:
         tenants: Tenants that it is about.
         recovery_time: A line for each scenario.
         recovery_point: A line for each data type with an objective.
+        copies: A line for each copy and data type: how much would be lost if only the copy were left. Without
+            copies there is none.
         issues: Records, manifests and catalogs that are damaged, so that a number may be out of date.
     """
 
@@ -144,6 +153,7 @@ class RecoveryObjectives:
     tenants: int
     recovery_time: Sequence[RecoveryTime]
     recovery_point: Sequence[RecoveryPointAge]
+    copies: Sequence[CopyPointAge]
     issues: Sequence[SbhError]
 
 
@@ -161,12 +171,17 @@ class _Measured:
 def recovery_report(site: Site, tenants: Sequence[Tenant]) -> RecoveryObjectives:
     """Costs two listings for each tenant, and the last drills of those that were drilled: six where each was of all scenarios."""
     drills: list[DrillRecord | DamagedDrill] = []
-    for tenant, ids in last_drills(site, tenants):
-        drills += _newest(site, tenant, ids)
+    unasked = list[SbhError]()
+    try:
+        for tenant, ids in last_drills(site, tenants):
+            drills += _newest(site, tenant, ids)
+    except StoreError as error:  # where the first place is gone, what the copies would bring back counts most
+        unasked.append(error)
     damaged = [drill.error for drill in drills if isinstance(drill, DamagedDrill)]
     sound = [drill for drill in drills if isinstance(drill, DrillRecord)]
     sound.sort(key=lambda drill: drill.drill_id, reverse=True)
     ages = recovery_points(site, tenants)
+    at_copies, unread = copy_points(site, tenants)
     return RecoveryObjectives(
         at=timestamp(site.clock()),
         tenants=len(tenants),
@@ -175,7 +190,8 @@ def recovery_report(site: Site, tenants: Sequence[Tenant]) -> RecoveryObjectives
             _point_of(site.settings, kind, objective, tenants, ages.recovery_points, sound)
             for kind, objective in site.settings.drill.recovery_point_objectives_s.items()
         ],
-        issues=_once([*damaged, *ages.issues]),
+        copies=at_copies,
+        issues=_once([*unasked, *damaged, *ages.issues, *unread]),
     )
 
 
@@ -245,7 +261,8 @@ def _point_of(
 ) -> RecoveryPointAge:
     """One row of the second table. A tenant without any backup misses every objective, and has no age."""
     own = {str(tenant.id) for tenant in tenants if settings.data_type(tenant.tier) == kind}
-    ages = {p.tenant_id: p.age_s for p in points if p.tenant_id in own}
+    own_points = [p for p in points if p.tenant_id in own]
+    ages = {p.tenant_id: p.rows_lost_s for p in own_points}
     known = {tenant: float(age) for tenant, age in ages.items() if age is not None}
     none = sorted(tenant for tenant, age in ages.items() if age is None)
     worst = max(known, key=lambda tenant: (known[tenant], tenant), default=None)
@@ -263,6 +280,8 @@ def _point_of(
         backup_frequency=list(settings.schedules.tiers.get(kind, ())),
         objective_s=objective,
         worst_age_s=age,
+        by_journal_count=sum(p.rows_until is not None for p in own_points),
+        worst_backup_age_s=max((p.age_s for p in own_points if p.age_s is not None), default=None),
         tenant_id=worst,
         margin_s=_margin(objective, age),
         trend=trend,

@@ -56,12 +56,14 @@ def export_backup(
     *,
     tables: Sequence[str] = (),
     files: bool = True,
+    named: str = "",
     progress: ProgressSink = no_progress,
 ) -> Export:
     """Write a backup's data to a folder that is empty or does not exist. Takes the repository over and closes it.
 
-    `format`: sql, jsonl, csv, spreadsheet or parquet. `tables`: only these; all without. Raises RequestError (format, table,
-    folder), UnknownBackup, CorruptObject, ExportFailed; nothing is at `folder` then.
+    `named`: what the export calls the backup, where that is not its id. `format`: sql, jsonl, csv, spreadsheet or parquet.
+    `tables`: only these; all without. Raises RequestError (format, table, folder), UnknownBackup, CorruptObject, ExportFailed;
+    nothing is at `folder` then.
     """
     if format not in FORMATS:
         raise RequestError("Not a format of exports", on=unparsed(format), remedy="use one of: " + ", ".join(FORMATS))
@@ -69,7 +71,9 @@ def export_backup(
         wanted = {backup.table(name).name for name in tables}
         chosen = [table for table in backup.tables if not tables or table.name in wanted]
         with new_folder(folder) as target:
-            manifest = _write(_Writer(backup, target, format, progress), chosen, files, timestamp(now))
+            manifest = _write(
+                _Writer(backup, target, format, progress), named or str(backup_id), chosen, files, timestamp(now)
+            )
     return Export(**{f.name: getattr(manifest, f.name) for f in fields(manifest)}, folder=str(Path(folder)))
 
 
@@ -170,16 +174,16 @@ class _Writer:
         return WrittenOther(name, written.size, written.sha256)
 
 
-def _write(export: _Writer, chosen: Sequence[BackupTable], files: bool, exported_at: str) -> ExportManifest:
+def _write(export: _Writer, named: str, chosen: Sequence[BackupTable], files: bool, exported_at: str) -> ExportManifest:
     backup = export.backup
     tables = tuple(export.table(table) for table in chosen)
     others: list[WrittenOther] = []
     if export.format == "sql":
-        about = f"{backup.backup_id} of {backup.tenant_id}"
+        about = f"{named} of {backup.tenant_id}"
         others.append(export.write("load.sql", load_script([table.file for table in tables], about)))
     manifest = ExportManifest(
         export_version=VERSION,
-        backup_id=backup.backup_id,
+        backup_id=named,
         tenant_id=backup.tenant_id,
         created_at=backup.manifest.created_at,
         recovery_point={"time": backup.manifest.point_time},  # it leaves the house: nothing of the server

@@ -6,10 +6,11 @@ service has not read yet, and an unwrapping of the catalog's key: the sign of wh
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from sbh_pipelines.backup.drill.records import PASSED
+from sbh_pipelines.backup.health.copies import CopiesState, look_at_copies
 from sbh_pipelines.backup.health.findings import (
     CRITICAL,
     ERROR,
@@ -23,7 +24,9 @@ from sbh_pipelines.backup.health.findings import (
     of_error,
     of_observation,
 )
+from sbh_pipelines.backup.health.journal import JournalState, look_at_journal
 from sbh_pipelines.backup.health.observation import Observation, observations_of
+from sbh_pipelines.backup.journal.view.standing import Newest
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import SbhError, StoreUnavailable, TenantErased
 from sbh_pipelines.model import Tenant, TenantId, parse_timestamp
@@ -55,11 +58,14 @@ class Examination:
         examined_at: Time of the examination, UTC.
         tenants: The tenants that were to be examined.
         observations: What is known of each; some may be missing, and some may be of earlier.
-        ages: Of each tenant's newest recovery point, s; None where it has none.
+        ages: Of each tenant's newest recovery point, s; None where it has none. Where the change journal tells all rows since the
+            newest backup, it is the moment up to which it does.
         findings: What is wrong.
         regions: What answers in each region.
         unseen: Tenants of which nothing was learned this time, so that what was known of them stands.
         unusable: How many tenants cannot be backed up at all.
+        journal: How the change journal stands.
+        copies: How the copies stand.
     """
 
     examined_at: datetime
@@ -70,6 +76,8 @@ class Examination:
     regions: Mapping[str, RegionState]
     unseen: frozenset[str]
     unusable: int = 0
+    journal: JournalState = field(default_factory=JournalState)
+    copies: CopiesState = field(default_factory=CopiesState)
 
 
 def examine(
@@ -102,12 +110,19 @@ def examine(
     newest = {tenant_id: record.backup_id for tenant_id, record in known.items() if not record.unchanged}
     fully = site.settings.health.refresh_fully_s if everyone else 0.0
     observations = kept.renewed(site, reachable, newest, max_age_s=max_age_s, fully_after_s=fully, budget_s=budget_s)
+    journal = look_at_journal(site, _newest(reachable, observations, known), now, everyone=everyone and not lost)
+    findings += journal.findings if source is None else ()
+    oldest = {t: seen.oldest_at for t, seen in observations.items() if seen.oldest_at is not None}
+    copies = look_at_copies(site, tenants, oldest, now, everyone=everyone)
+    findings += copies.findings if source is None else ()
     ages: dict[TenantId, float | None] = {}
     unseen = {str(t.id) for t in tenants if t.id not in observations}
     for tenant in reachable:
         if (seen := observations.get(tenant.id)) is None:
             continue
         age = _age(seen, known.get(tenant.id), now)
+        if age is not None and tenant.id in journal.behind:
+            age = min(age, journal.behind[tenant.id])
         found = of_observation(site.settings, seen, age, now)
         if seen.error is None:
             ages[tenant.id] = age
@@ -117,7 +132,9 @@ def examine(
             findings += found
     if everyone and not lost and not unseen:
         findings += _drills(site.settings, observations, now)
-    return Examination(now, tenants, observations, ages, findings, regions, frozenset(unseen), len(unusable))
+    return Examination(
+        now, tenants, observations, ages, findings, regions, frozenset(unseen), len(unusable), journal, copies
+    )
 
 
 def _region(
@@ -135,7 +152,9 @@ def _region(
         return RegionState(True, None), {}, [found] if found else []
     if sealed:
         try:  # a catalog of its own: the one that is shared unwraps its key only once
-            _ = open_catalog(catalog.store, catalog.prefix, region, site.keys, site.clock).seed_id
+            _ = open_catalog(
+                catalog.store, catalog.prefix, region, site.keys, site.clock, create=site.copy_name is None
+            ).seed_id
         except SbhError as error:
             found = of_error(error, region)
             if found is not None and found.check == STORAGE:
@@ -177,6 +196,14 @@ def _age(seen: Observation, record: TenantRecord | None, now: datetime) -> float
     if record is not None and record.backup_id >= newest.id:
         points.append(parse_timestamp(record.point.time))
     return round(max((now - max(points)).total_seconds(), 0.0), 1)
+
+
+def _newest(
+    tenants: Sequence[Tenant], observations: Mapping[TenantId, Observation], known: Mapping[TenantId, TenantRecord]
+) -> list[Newest]:
+    """The newest backup of each tenant that was seen to have one."""
+    seen = [(tenant, observations[tenant.id].newest) for tenant in tenants if tenant.id in observations]
+    return [Newest(tenant, newest.id, known.get(tenant.id)) for tenant, newest in seen if newest is not None]
 
 
 def _drills(settings: Settings, observations: Mapping[TenantId, Observation], now: datetime) -> list[Finding]:

@@ -36,7 +36,8 @@ KEYS, POINT, INTACT, DRILLS, SOURCE = (
     "drills_passed",
     "source_readable",
 )
-ALL_CHECKS = (*CHECKS, KEYS, POINT, INTACT, DRILLS, SOURCE)
+JOURNAL, COPIES = "journal_current", "copies_current"
+ALL_CHECKS = (*CHECKS, KEYS, POINT, INTACT, DRILLS, SOURCE, JOURNAL, COPIES)
 
 WARNING, ERROR, CRITICAL = "warning", "error", "critical"
 _SEVERE_TIER = "critical"
@@ -55,6 +56,7 @@ class Finding:
         severity: How bad it is: warning, error or critical.
         tenant: The tenant whose backups it is about, if it is about one.
         delay_s: People need not be told before it has stood so long, s.
+        group: Findings of one kind and group are one issue of the health check, though people are told of each; empty: of none.
     """
 
     check: str
@@ -64,6 +66,7 @@ class Finding:
     severity: str = ERROR
     tenant: str = ""
     delay_s: float = 0.0
+    group: str = ""
 
     @property
     def key(self) -> str:
@@ -118,7 +121,7 @@ def _point(settings: Settings, seen: Observation, age_s: float | None) -> list[F
     error = RecoveryPointMissed(
         "A tenant's recovery point is older than its objective",
         on=tenant.id,
-        why=f"{_span(age_s)} old, where tier {settings.data_type(tenant.tier)} is to lose {_span(objective)} at most",
+        why=f"{span_text(age_s)} old, where tier {settings.data_type(tenant.tier)} is to lose {span_text(objective)} at most",
         remedy=f"see why its runs failed or did not begin; back it up now: `sbh backup create {tenant.id}`",
     )
     severity = CRITICAL if settings.data_type(tenant.tier) == _SEVERE_TIER else ERROR
@@ -219,7 +222,7 @@ def drill_overdue(
     return [Finding(DRILLS, "drill_overdue", "", error, WARNING)]
 
 
-def _span(seconds: float) -> str:
+def span_text(seconds: float) -> str:
     minutes = round(seconds / 60)
     days, hours, left = minutes // 1440, minutes // 60 % 24, minutes % 60
     if days:

@@ -240,8 +240,8 @@ def _with_backups(site: Site, base: Observation, ids: Sequence[BackupId]) -> Obs
     return replace(
         base,
         sums=sums,
-        newest=max(sound, key=lambda b: (b.created_at, b.id), default=None),
-        oldest_at=min((b.created_at for b in sound), default=None),
+        newest=max((b for b in sound if not b.recovered), key=lambda b: (b.created_at, b.id), default=None),
+        oldest_at=min((b.created_at for b in sound if not b.recovered), default=None),
         damaged=len(damages),
         damages=damages[:_ERRORS_KEPT],
         doomed=len(plan.doomed),

@@ -7,13 +7,14 @@ the others. The sums by type and region have all tenants in them.
 
 import platform
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
 from sbh_pipelines import __version__
+from sbh_pipelines.backup.copies.status import WORST_FIRST
 from sbh_pipelines.backup.health.examination import Examination, drill_passed
 from sbh_pipelines.backup.health.findings import (
     ALL_CHECKS,
@@ -27,6 +28,31 @@ from sbh_pipelines.backup.health.report import DEGRADED, HEALTHY, UNHEALTHY, sta
 from sbh_pipelines.model import Tenant, parse_timestamp
 from sbh_pipelines.repository.format import FORMAT_VERSION
 from sbh_pipelines.settings import Settings
+
+_SLOT_STATES = ("reserved", "extended", "unreserved", "lost", "none")
+_OF_COPIES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "sbh_copy_objective_seconds": ("How old recovery points there may become.", ("copy",)),
+    "sbh_copy_worst_lag_seconds": ("Of the tenant whose recovery point there is oldest.", ("copy",)),
+    "sbh_copy_tenants": ("Tenants by how they stand at the copy.", ("copy", "standing")),
+    "sbh_copy_steps_failed": ("Steps of regions that the last run could not do: catalog, trail, journal.", ("copy",)),
+    "sbh_copy_misplaced_tenants": ("Tenants whose backups lie there and may not.", ("copy",)),
+    "sbh_copy_lag_seconds": ("Age of the tenant's recovery point that was verified there.", ("tenant", "copy")),
+}
+_OF_THE_JOURNAL: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "sbh_journal_lag_seconds": ("Since the journal was drained.", ("region",)),
+    "sbh_journal_segments": ("Stored objects of the journal.", ("region",)),
+    "sbh_journal_bytes": ("Their size.", ("region",)),
+    "sbh_journal_tables": ("Tables that are told up to the last drain.", ("region",)),
+    "sbh_journal_gaps_total": ("Gaps on record.", ("region",)),
+    "sbh_journal_held_bytes": ("Of the server's log, that the slot holds.", ()),
+    "sbh_journal_limit_bytes": ("At which the slot is dropped.", ()),
+    "sbh_journal_slot_state": ("1 for the state that holds.", ("state",)),
+    "sbh_journal_broken": ("1 where the next drain has to begin anew.", ()),
+    "sbh_pitr_tenants": ("Tenants all of whose rows are told since their newest backup.", ()),
+    "sbh_pitr_tenants_without": ("The others.", ()),
+    "sbh_pitr_worst_seconds_behind": ("Of the tenant that is told least far.", ()),
+    "sbh_pitr_seconds_behind": ("Since when the tenant's rows are in no journal.", ("tenant",)),
+}
 
 
 def exposition(settings: Settings, examination: Examination) -> str:
@@ -66,6 +92,8 @@ class _Examined(Collector):
         gauges = _Gauges()
         self._whole(gauges)
         self._sums(gauges)
+        self._journal(gauges)
+        self._copies(gauges)
         for seen in self._shown(gauges):
             self._tenant(gauges, seen)
         yield from gauges.all()
@@ -139,6 +167,50 @@ class _Examined(Collector):
             gauges.set("sbh_recovery_point_age_worst_seconds", "Of the tenant that would lose most.", worst, tier=tier)
             gauges.set("sbh_rpo_missed_tenants", "Tenants that miss their objective.", missed[tier], tier=tier)
 
+    def _journal(self, gauges: _Gauges) -> None:
+        """No samples where the journal is off, or the caller sees one tenant only."""
+        journal = self._examination.journal
+        for name, (says, labels) in _OF_THE_JOURNAL.items():
+            gauges.family(name, says, labels)
+
+        def put(name: str, value: float | None, **labels: str) -> None:
+            gauges.set(name, _OF_THE_JOURNAL[name][0], value, **labels)
+
+        for region, told in sorted(journal.regions.items()):
+            put("sbh_journal_lag_seconds", told.behind_s, region=region)
+            put("sbh_journal_segments", told.segments, region=region)
+            put("sbh_journal_bytes", told.bytes, region=region)
+            put("sbh_journal_tables", told.tables, region=region)
+            put("sbh_journal_gaps_total", told.gaps, region=region)
+        if (outlook := journal.outlook) is not None:
+            put("sbh_journal_held_bytes", outlook.held_bytes)
+            put("sbh_journal_limit_bytes", outlook.limit_bytes)
+            state = outlook.slot.wal_status if outlook.slot is not None else "none"
+            for each in _SLOT_STATES:
+                put("sbh_journal_slot_state", each == state, state=each)
+            put("sbh_journal_broken", outlook.found is not None)
+        if journal.regions:
+            put("sbh_pitr_tenants", len(journal.behind))
+            put("sbh_pitr_tenants_without", len(self._examination.observations) - len(journal.behind))
+            put("sbh_pitr_worst_seconds_behind", max(journal.behind.values(), default=None))
+
+    def _copies(self, gauges: _Gauges) -> None:
+        """No samples where there are no copies, or the caller sees one tenant only."""
+        for name, (says, labels) in _OF_COPIES.items():
+            gauges.family(name, says, labels)
+
+        def put(name: str, value: float | None, **labels: str) -> None:
+            gauges.set(name, _OF_COPIES[name][0], value, **labels)
+
+        for copy in self._examination.copies.copies:
+            put("sbh_copy_objective_seconds", copy.objective_s, copy=copy.name)
+            put("sbh_copy_worst_lag_seconds", copy.worst_lag_s, copy=copy.name)
+            standings = Counter(line.standing for line in copy.tenants)
+            for standing in WORST_FIRST:
+                put("sbh_copy_tenants", standings[standing], copy=copy.name, standing=standing)
+            put("sbh_copy_steps_failed", len(copy.steps), copy=copy.name)
+            put("sbh_copy_misplaced_tenants", sum(line.misplaced for line in copy.tenants), copy=copy.name)
+
     def _shown(self, gauges: _Gauges) -> list[Observation]:
         found, limit = self._examination, self._settings.health.most_tenants
         observations = [found.observations[t.id] for t in found.tenants if t.id in found.observations]
@@ -182,6 +254,11 @@ class _Examined(Collector):
             gauges.set("sbh_retention_overdue_backups", "Backups the policy drops.", seen.doomed, tenant=name)
             gauges.set("sbh_retention_enforced", "0 where they ought to be gone.", RETENTION not in wrong, tenant=name)
         self._point(gauges, tenant)
+        behind = self._examination.journal.behind.get(tenant.id)
+        gauges.set("sbh_pitr_seconds_behind", _OF_THE_JOURNAL["sbh_pitr_seconds_behind"][0], behind, tenant=name)
+        for copy, lag in sorted(self._examination.copies.lags(tenant.id).items()):
+            says = _OF_COPIES["sbh_copy_lag_seconds"][0]
+            gauges.set("sbh_copy_lag_seconds", says, lag, tenant=name, copy=copy)
         passed = drill_passed(seen)
         gauges.set("sbh_last_drill_passed", "Whether the newest drill did.", passed, tenant=name)
         drill = seen.newest_drill

@@ -6,7 +6,7 @@
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sbh_pipelines.backup.health.examination import Examination
@@ -69,6 +69,8 @@ class HealthReport:
         backups_intact: Whether manifests and catalogs can be read.
         drills_passed: Whether the newest drills passed, and are not overdue.
         source_readable: Whether the application's database answers, and all its tenants can be backed up.
+        journal_current: Whether the change journal, where it is on, tells all but the last minutes, without a gap.
+        copies_current: Whether what was verified at each copy is whole and not older than was promised.
         at: Time of the examination, UTC.
         tenant_id: The one tenant it is about; null where it is about all.
         tenants: How many tenants it is about.
@@ -87,6 +89,8 @@ class HealthReport:
     backups_intact: bool
     drills_passed: bool
     source_readable: bool
+    journal_current: bool
+    copies_current: bool
     at: datetime
     tenant_id: str | None
     tenants: int
@@ -171,8 +175,9 @@ class BackupMetrics:
 def health_report(examination: Examination, tenant: str | None = None) -> HealthReport:
     """`tenant`: the only one that was examined; None where all were."""
     false = {finding.check for finding in examination.findings}
+    found = _grouped(examination.findings)
     shown: dict[str, list[Finding]] = {}
-    for finding in examination.findings:
+    for finding in found:
         shown.setdefault(finding.kind, []).append(finding)
     return HealthReport(
         backup_service=status(examination),
@@ -181,9 +186,29 @@ def health_report(examination: Examination, tenant: str | None = None) -> Health
         tenant_id=tenant,
         tenants=len(examination.tenants),
         tenants_not_looked_at=len(examination.unseen),
-        issues_count=len(examination.findings),
+        issues_count=len(found),
         issues=[HealthIssue.of(one) for findings in shown.values() for one in findings[:_MOST_OF_A_KIND]],
     )
+
+
+def _grouped(findings: Iterable[Finding]) -> list[Finding]:
+    """Those of a group as the first of them, which tells of the others."""
+    found: list[Finding] = []
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        group = groups.setdefault((finding.kind, finding.group), []) if finding.group else []
+        group.append(finding)
+        if len(group) == 1:
+            found.append(finding)
+    return [_with_others(one, groups.get((one.kind, one.group), [])) for one in found]
+
+
+def _with_others(first: Finding, group: Sequence[Finding]) -> Finding:
+    if len(group) < 2:
+        return first
+    error = first.error
+    why = f"{error.why}; and {len(group) - 1:,} more since that of {group[-1].error.on}"
+    return replace(first, error=type(error)(error.what, on=error.on, why=why, remedy=error.remedy))
 
 
 def status(examination: Examination) -> str:

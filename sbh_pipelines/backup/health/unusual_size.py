@@ -49,9 +49,9 @@ class UnusualMeasure:
 
 
 def unusual_measures(backups: Sequence[BackupSummary], settings: HealthSettings) -> list[UnusualMeasure]:
-    """What is unusual about the newest of a tenant's backups; those made before a restore do not count."""
+    """What is unusual about the newest of a tenant's backups; those made for a restore do not count."""
     known = sorted(
-        (b for b in backups if b.figures is not None and not b.safety), key=lambda b: (b.created_at, b.id), reverse=True
+        (b for b in backups if b.figures is not None and not b.aside), key=lambda b: (b.created_at, b.id), reverse=True
     )
     if not known:
         return []

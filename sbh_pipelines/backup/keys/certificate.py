@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from sbh_pipelines.document import as_document, optional
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, RequestError
 from sbh_pipelines.repository.bounds import listed, most_bytes
-from sbh_pipelines.repository.catalog.erased import ErasedKey, FormerWrapping
+from sbh_pipelines.repository.catalog.erased import ErasedCopy, ErasedKey, FormerWrapping
 from sbh_pipelines.repository.format import Keys, canonical, parse_document
 from sbh_pipelines.stores.base import ObjectStore
 
@@ -75,6 +75,20 @@ class NotDestroyed:
 
 
 @dataclass(frozen=True, slots=True)
+class JournalRemains:
+    """Sealed blocks of the change journal, which lie among other tenants' and are unreadable without the keys.
+
+    Attributes:
+        regions: Regions whose journal may have some.
+        until: Time at which the last of them is gone, UTC, where `sbh repository prune --all` runs daily; older versions of the
+            objects stay for as long as the bucket keeps such. Of journals in copies each copy says its own.
+    """
+
+    regions: Sequence[str]
+    until: str
+
+
+@dataclass(frozen=True, slots=True)
 class KeptTrail:
     """The audit trail of the tenant, which is kept.
 
@@ -123,6 +137,8 @@ class ErasureCertificate:
         audit_trail: The audit trail, which is kept.
         kept_elsewhere: What of the tenant may be where an erasure of backups does not reach, in words.
         signed_in: The region whose key signed it.
+        journal: What may still lie in change journals; absent where there are none.
+        copies: What was destroyed in each copy, and what is locked there until when; absent where there are none.
         signature: The signature; None before it is signed.
     """
 
@@ -142,6 +158,8 @@ class ErasureCertificate:
     audit_trail: KeptTrail
     signed_in: str
     kept_elsewhere: Sequence[str] | None = optional()
+    journal: JournalRemains | None = optional()
+    copies: Sequence[ErasedCopy] | None = optional()
     signature: Signature | None = optional()
 
     @classmethod
@@ -153,7 +171,10 @@ class ErasureCertificate:
             kms_keys = [DestroyedKmsKey(**key) for key in destroyed["kms_keys"]]
             former = destroyed.get("former_wrappings")
             wrappings = None if former is None else [FormerWrapping(**one) for one in former]
+            journal, copies = document.get("journal"), document.get("copies")
             parts = {
+                "copies": None if copies is None else [ErasedCopy.of(one) for one in copies],
+                "journal": None if journal is None else JournalRemains(**journal),
                 "destroyed": Destroyed(
                     **{**destroyed, "keys": keys, "kms_keys": kms_keys, "former_wrappings": wrappings}
                 ),

@@ -6,11 +6,14 @@ The order, and what a run that is killed after each step leaves; the same comman
                                     that takes it then looks for the intent
     2. the record of the intent     outside the tenant's prefix: nothing begins for the tenant any more
        and whose it was             so that another tenant who gets the slug is not this one
+       the copies                   each as here: the intent, KMS keys, keys/, all other objects, records; one that does not answer
+                                    keeps the erasure from being finished, and nothing of the rest from being destroyed
     3. its own KMS keys             scheduled for deletion, where keys.kms_key_id has {tenant}
     4. keys/, in all versions       the crypto-erasure: from here on nothing in the bucket can be opened
     5. all other objects            in all versions, but for audit/, which holds no tenant data
-    6. the catalogs' records        merged without the tenant, older versions deleted
-    7. the lease
+    6. the catalogs' records        merged without the tenant, older versions deleted; its public keys leave the change journals,
+                                    whose blocks of it nothing opens any more: compaction leaves them out
+    7. the lease; the copies again  what a copier that was under way stored since
     8. event, certificate, record   the certificate is the last to be written but for the record that names it
 
 It refuses under any legal hold, looking again after the intent is there; placing a hold looks for the intent afterwards.
@@ -31,9 +34,11 @@ from sbh_pipelines.backup.keys.certificate import (
     sign_certificate,
     what_copies_open,
 )
+from sbh_pipelines.backup.keys.erased_copies import ErasureInCopies
 from sbh_pipelines.backup.keys.erased_owner import Erased, is_shared, keys_of_home, refuse_others
 from sbh_pipelines.backup.keys.erasure_places import ErasurePlace, is_there, places_of, purge_in
 from sbh_pipelines.backup.keys.former_wrappings import KEPT_ELSEWHERE, former_wrappings
+from sbh_pipelines.backup.keys.journal_keys import journal_remains, withdraw_erased
 from sbh_pipelines.backup.keys.owner_change import put_aside
 from sbh_pipelines.backup.retain.holds import legal_holds
 from sbh_pipelines.backup.site.site import Site
@@ -94,8 +99,9 @@ def erase(
 ) -> ErasureCertificate:
     """Erase everything; the certificate. `region`: where the application has the tenant; None where it has it no more.
 
-    Goes on where a killed run stopped; a tenant that is erased already gives its certificate. Raises EraseRefused under a
-    legal hold, LeaseHeld, UnknownTenant where nothing is known of the tenant, and the store's and the key provider's errors.
+    Goes on where a killed run stopped; a tenant that is erased already gives its certificate, and what was locked at copies goes
+    where it is not any more. Raises EraseRefused under a legal hold, LeaseHeld, CopyError where all is erased but a copy that does
+    not answer, UnknownTenant where nothing is known of the tenant, and the store's and the key provider's errors.
     """
     return _Erasure(site, whose, user_id, reason, region, progress).run()
 
@@ -109,11 +115,18 @@ class _Erasure:
         self._places = list(places_of(site, whose.slug, whose.home))
         catalogs = map(site.catalog, site.settings.storage.regions)
         self._catalogs = [catalog for catalog in catalogs if is_there(catalog.store, catalog.prefix)]
+        self._copies = ErasureInCopies(site, whose)
 
     def run(self) -> ErasureCertificate:
         record = self._record()
         holding = [place for place in self._places if not place.is_empty()]
         if record is not None and record.done and not holding:
+            if self._copies.lack(record):  # of those that the settings did not have then, or have elsewhere now
+                record = self._copies.sweep(self._copies.erase(record, self._write))
+                self._write(record)
+                self._copies.refuse_unreached()
+            elif record.copies:  # what was locked then may not be any more
+                self._copies.sweep(record)
             return self.certificate(record)
         if not self._places or (record is None and not holding and self._region is None):
             raise _unknown(self._slug)
@@ -129,6 +142,7 @@ class _Erasure:
             else:
                 self._write(record)  # a killed run may have told some regions only
             self._put_aside()
+            record = self._copies.erase(record, self._write)
             self._tell("keys", 0)
             own_keys = self._destroy_kms_keys()
             done = PurgeResult()
@@ -138,10 +152,13 @@ class _Erasure:
                 purge_in(place, place.prefix, place.all_but_audit_and_lease(), done)
                 self._tell("objects", done.versions)
             self._forget_records()
+            withdraw_erased(self._site, self._whose.home)
         for place in self._places:  # the lease goes once nothing renews it any more
             purge_in(place, place.prefix, keys_of([place.prefix + Keys.LEASE]), done)
         for place in self._places:
             self._prove_empty(place, done)
+        record = self._copies.sweep(record)
+        self._copies.refuse_unreached()
         return self._certify(record, done, own_keys)
 
     def _put_aside(self) -> None:
@@ -274,19 +291,25 @@ class _Erasure:
         tenant = HousedTenant(self._slug, "", record.region, "", self._whose.home)
         props = {"erasure_id": record.erasure_id, "reason": record.reason, **asdict(counted), "left": done.left}
         self._site.track(tenant, "tenant.erased", self._user_id, props)
+        finished = self._site.clock()
+        copies = record.copies or ()
+        own_keys = [*own_keys, *self._copies.kms_keys]
+        keys_everywhere = [*record.keys, *(key for copy in copies for key in copy.keys)]
         certificate = ErasureCertificate(
+            copies=record.copies,
+            journal=journal_remains(self._site, finished),
             tenant_id=record.tenant_id,
             erasure_id=record.erasure_id,
             requested_by=record.requested_by,
             reason=record.reason,
             begun_at=record.begun_at,
-            finished_at=timestamp(self._site.clock()),
+            finished_at=timestamp(finished),
             regions=[catalog.region for catalog in self._catalogs],
             buckets=sorted({place.place.bucket for place in self._places}),
             destroyed=Destroyed(counted.objects, counted.versions, counted.bytes, record.keys, own_keys, record.former),
             not_destroyed=NotDestroyed(done.left, done.left_keys),
             copies_made_before=what_copies_open(
-                record.keys, own_keys, self._slug, record.former or (), _doubts(record)
+                keys_everywhere, own_keys, self._slug, record.former or (), _doubts(record)
             ),
             kept_elsewhere=list(KEPT_ELSEWHERE),
             audit_trail=self._kept_trail(tenant),
@@ -305,7 +328,9 @@ class _Erasure:
         for catalog in self._catalogs:
             with suppress(ObjectExists):
                 catalog.store.create(catalog.prefix + key, pretty(as_document(certificate)))
-        self._write(replace(record, state=DONE, certificate=key))
+        done = replace(record, state=DONE, certificate=key)
+        self._copies.finish(done, certificate)
+        self._write(done)
         return certificate
 
     def _kept_trail(self, tenant: HousedTenant) -> KeptTrail:

@@ -9,8 +9,9 @@ of an epoch is left, not even a retired pack, its key object is emptied, and its
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 
+from sbh_pipelines.backup.keys.copy_rotation import CopyRotation, rotate_in_copies
+from sbh_pipelines.backup.keys.journal_keys import SealedEpochs, register_newest
 from sbh_pipelines.backup.retain.prune import PruneReport, lease_for, prune
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import streamed
@@ -74,7 +75,9 @@ class OwnerRotation:
         old_bytes: Bytes that are still of earlier epochs.
         old_packs: Packs that are still of earlier epochs.
         key_versions_left: Versions of destroyed key objects that could not be deleted.
+        epochs_held_back: Epochs of which nothing but changes in the change journal is left, whose key stays for them.
         note: What else is to be known.
+        copies: What was done in each copy that has the owner's keys; absent where none has.
     """
 
     tenant_id: str
@@ -88,7 +91,9 @@ class OwnerRotation:
     old_bytes: int | None = optional()
     old_packs: int | None = optional()
     key_versions_left: int | None = optional()
+    epochs_held_back: int | None = optional()
     note: str | None = optional()
+    copies: Sequence[CopyRotation] | None = optional()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,48 +126,6 @@ class RotationReport:
     issues: Sequence[SbhError] | None = optional()
 
 
-@dataclass(frozen=True, slots=True)
-class EpochState:
-    """One key epoch.
-
-    Attributes:
-        epoch: Its number.
-        provider: What wraps its key.
-        key_id: Name of the key that does.
-        wrapped_at: Time at which the key object was written, UTC.
-        destroyed: Whether the object holds no key any more.
-    """
-
-    epoch: int
-    provider: str
-    key_id: str
-    wrapped_at: datetime
-    destroyed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class KeyState:
-    """What is known of an owner's keys without unwrapping any.
-
-    Attributes:
-        tenant_id: Name of the owner.
-        region: Where its keys are.
-        newest: The epoch in which is written; None where that could not be read.
-        epochs: The epochs there are.
-        old_packs: Packs that are still of earlier epochs.
-        old_bytes: Bytes that are still of earlier epochs.
-        error: Why not all could be read.
-    """
-
-    tenant_id: str
-    region: str
-    newest: int | None = None
-    epochs: Sequence[EpochState] = ()
-    old_packs: int = 0
-    old_bytes: int = 0
-    error: SbhError | None = None
-
-
 def catalog_owner(region: str) -> KeyOwner:
     return KeyOwner(f"{OWNER}/{region}", Tenant(PLATFORM, PLATFORM, region, "critical"), catalog=True)
 
@@ -187,10 +150,11 @@ def rotate_all(
     """
     rotated, skipped, failed = list[OwnerRotation](), list[str](), list[FailedRotation]()
     threads = 1 if request.new_data_key or request.re_encrypt else _SIDE_BY_SIDE
+    sealed = SealedEpochs(site)
 
     def one(owner: KeyOwner) -> OwnerRotation | SbhError | None:
         try:
-            return rotate_one(site, owner, request, user_id, progress)
+            return rotate_one(site, owner, request, user_id, progress, sealed)
         except (UnknownBackup, ObjectMissing):
             return None
         except SbhError as error:
@@ -229,9 +193,40 @@ def _failed(report: RotationReport) -> KeyRotationFailed:
 
 
 def rotate_one(
-    site: Site, owner: KeyOwner, request: RotationRequest, user_id: str, progress: ProgressSink
+    site: Site,
+    owner: KeyOwner,
+    request: RotationRequest,
+    user_id: str,
+    progress: ProgressSink,
+    sealed: SealedEpochs,
 ) -> OwnerRotation:
-    """Raises ObjectMissing or UnknownBackup where it has no keys, LeaseHeld (only with a new data key or a re-encryption)."""
+    """`sealed`: of this run.
+
+    Raises ObjectMissing or UnknownBackup where it has no keys, LeaseHeld (only with a new data key or a re-encryption), CopyError
+    where all is done but in a copy.
+    """
+    done = _rotated_here(site, owner, request, user_id, progress, sealed)
+    housed = owner if owner.catalog else replace(owner, tenant=site.owners.housed(owner.tenant))
+    copies = rotate_in_copies(
+        site,
+        owner.name,
+        housed.tenant,
+        lambda end: key_place(end, housed),
+        user_id,
+        end_epochs=request.re_encrypt and not owner.catalog,
+        progress=progress,
+    )
+    return replace(done, copies=copies or None)
+
+
+def _rotated_here(
+    site: Site,
+    owner: KeyOwner,
+    request: RotationRequest,
+    user_id: str,
+    progress: ProgressSink,
+    sealed: SealedEpochs,
+) -> OwnerRotation:
     place, tenant = key_place(site, owner), owner.tenant
     back = put_right(place, timestamp(site.clock()))
     if back is not None:
@@ -248,9 +243,10 @@ def rotate_one(
         return done
     if request.new_data_key:
         done = replace(done, epoch=_new_epoch(site, place, tenant))
+        register_newest(site, tenant)
         site.track(tenant, "key.created", user_id, {"region": tenant.region, "epoch": done.epoch})
     if request.re_encrypt:
-        done = _re_encrypted(site, tenant, done, progress)
+        done = _re_encrypted(site, tenant, done, progress, sealed)
         if done.epochs_destroyed:
             props = {"region": tenant.region, "epochs_destroyed": done.epochs_destroyed}
             site.track(tenant, "key.rotated", user_id, {"owner": owner.name, **props})
@@ -264,7 +260,9 @@ def _new_epoch(site: Site, place: KeyPlace, tenant: Tenant) -> int:
         return begin_epoch(place)
 
 
-def _re_encrypted(site: Site, tenant: Tenant, done: OwnerRotation, progress: ProgressSink) -> OwnerRotation:
+def _re_encrypted(
+    site: Site, tenant: Tenant, done: OwnerRotation, progress: ProgressSink, sealed: SealedEpochs
+) -> OwnerRotation:
     """Seal and sign anew what is of earlier epochs, and destroy the keys of those of which nothing is left."""
     place = key_place(site, KeyOwner(tenant.id, tenant))
     newest = read_key_object(place, EPOCH).newest
@@ -280,7 +278,8 @@ def _re_encrypted(site: Site, tenant: Tenant, done: OwnerRotation, progress: Pro
             note="there is one key epoch only; begin another with --new-data-key",
         )
     pruned = prune(site, tenant, dry_run=False, progress=progress, re_encrypt=True)
-    destroyed, versions_left = list[int](), 0
+    register_newest(site, tenant)  # a killed run may have begun the epoch only
+    destroyed, versions_left, held_back = list[int](), 0, list[str]()
     with ExitStack() as stack:
         held = lease_for(site, tenant, STEP, stack)
         repository = stack.enter_context(site.repository(tenant))
@@ -288,10 +287,19 @@ def _re_encrypted(site: Site, tenant: Tenant, done: OwnerRotation, progress: Pro
         repository.load_index()
         old = {epoch: found for epoch, found in remains(repository).items() if epoch < newest}
         for epoch in epochs(place):
-            if epoch < newest and epoch not in old:
-                held.renew()
+            if epoch >= newest or epoch in old:
+                continue
+            held.renew()
+            why = None
+            if not read_key_object(place, epoch).destroyed:
+                why = sealed.why_needed(tenant, epoch, newest)
+            if why is None:
                 versions_left += _destroy(site, place, tenant, epoch, destroyed)
+            else:
+                held_back.append(why)
     hours = site.settings.prune.min_age_hours
+    notes = [f"what was retired is removed after {hours:g} hours: run it again then"] if old else []
+    notes += dict.fromkeys(held_back)
     return replace(
         done,
         re_encrypted_bytes=pruned.bytes_rewritten if isinstance(pruned, PruneReport) else 0,
@@ -300,7 +308,8 @@ def _re_encrypted(site: Site, tenant: Tenant, done: OwnerRotation, progress: Pro
         old_bytes=sum(found.bytes for found in old.values()),
         old_packs=sum(found.packs for found in old.values()),
         key_versions_left=versions_left,
-        note=f"what was retired is removed after {hours:g} hours: run it again then" if old else None,
+        epochs_held_back=len(held_back) or None,
+        note="; ".join(notes) or None,
     )
 
 
@@ -337,31 +346,3 @@ def each_owner(site: Site, tenants: Iterable[Tenant], notice: Callable[[SbhError
     platform = Tenant(PLATFORM, PLATFORM, site.settings.platform.region or regions[0], "critical")
     allowed = [KeyOwner(name, tenant) for name, tenant in sorted(found.items()) if tenant.region in regions]
     return [*allowed, KeyOwner(str(PLATFORM), platform), *map(catalog_owner, regions)]
-
-
-def key_state(site: Site, owner: KeyOwner) -> KeyState | None:
-    """What is known of an owner's keys, as far as they can be read; None where it has none."""
-    place = key_place(site, owner)
-    state = KeyState(owner.name, owner.tenant.region)
-    try:
-        newest = read_key_object(place, EPOCH).newest
-        state = replace(state, newest=newest)
-        state = replace(state, epochs=[_epoch_state(place, epoch) for epoch in epochs(place)])
-        if newest > EPOCH and not owner.catalog:
-            with site.repository(owner.tenant) as repository:
-                repository.load_index()
-                old = [found for epoch, found in remains(repository).items() if epoch < newest]
-            return replace(
-                state, old_packs=sum(found.packs for found in old), old_bytes=sum(found.bytes for found in old)
-            )
-    except ObjectMissing:
-        return None
-    except SbhError as error:
-        return replace(state, error=error)
-    return state
-
-
-def _epoch_state(place: KeyPlace, epoch: int) -> EpochState:
-    found = read_key_object(place, epoch)
-    modified = place.store.head(place.key(epoch)).modified
-    return EpochState(epoch, found.provider, found.key_id, modified, found.destroyed)

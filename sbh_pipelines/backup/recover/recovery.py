@@ -106,6 +106,7 @@ class RecoveryReport:
         differences: How the target differs from the database that was backed up.
         issues: What the recovery got over, such as a damaged platform backup.
         seconds: How long this run took, s.
+        from_copy: The copy whose backups they were; None for those of the place where backups are made.
     """
 
     restore_id: str
@@ -128,6 +129,7 @@ class RecoveryReport:
     issues: Sequence[SbhError]
     seconds: float
     error: SbhError | None = optional()
+    from_copy: str | None = optional()
 
 
 def rebuild(
@@ -204,6 +206,7 @@ def rebuild(
             differences=differences,
             issues=[*issues, *references.issues],
             seconds=round(time.monotonic() - begun, 3),
+            from_copy=site.copy_name,
         )
         key = opened.repository.prefix + Keys.restore(known[0])
         opened.repository.store.put(key, signed(opened.repository, _KIND, as_document(report)))

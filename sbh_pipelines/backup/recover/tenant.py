@@ -112,8 +112,8 @@ def load_tenant(target: LoadTarget, chosen: TenantChoice, until: datetime | None
         for backup_id in _candidates(repository, chosen.backup_id):
             try:
                 manifest = read_manifest(repository, backup_id)
-                if chosen.backup_id == LATEST and manifest.is_safety:
-                    continue  # what the tenant was before a restore that it needed
+                if chosen.backup_id == LATEST and manifest.is_aside:
+                    continue  # what the tenant was before a restore that it needed, or at some moment of the past
                 if tenant.key and not is_own(repository, manifest, tenant.key, live=True):
                     continue  # of a tenant that had the slug before
                 if until is not None and manifest.is_later_than(until):

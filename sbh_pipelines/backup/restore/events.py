@@ -16,7 +16,7 @@ from sbh_pipelines.backup.restore.result import RestoreResult
 from sbh_pipelines.backup.site.audit_trails import noted
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import SbhError
-from sbh_pipelines.model import BackupId, ReferencePolicy, RestoreId, Tenant
+from sbh_pipelines.model import ReferencePolicy, RestoreId, Tenant
 from sbh_pipelines.repository.documents import keyed_digest
 from sbh_pipelines.repository.repository import Repository
 
@@ -34,7 +34,7 @@ class RestoreEvents:
     tenant: Tenant
     user_id: str
     restore_id: RestoreId
-    backup_id: BackupId
+    backup_id: str
     request: RestoreRequest
     target: str
     undoes: RestoreId | None = None

@@ -20,13 +20,13 @@ from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import streamed
 from sbh_pipelines.database.merge.modes import RULES, Winner
-from sbh_pipelines.errors import CorruptObject, ProofFailed
+from sbh_pipelines.errors import CorruptObject, ObjectMissing, ProofFailed
 from sbh_pipelines.files.file import FileEntry
 from sbh_pipelines.files.patterns import PathPatterns
 from sbh_pipelines.model import Tenant, parse_timestamp
 from sbh_pipelines.repository.format import FILES
 from sbh_pipelines.repository.repository import Repository
-from sbh_pipelines.stores.base import ObjectInfo
+from sbh_pipelines.stores.base import FileStore, ObjectInfo
 
 _SPOOL = 4 << 20
 
@@ -188,10 +188,41 @@ class FileRestore:
         return done
 
     def remove_extra(self) -> None:
-        """Delete what was not in the backup, unless it is to be kept."""
+        """Delete what was not in the backup, unless it is to be kept. Raises ProofFailed where one is still there after that."""
         if self._keep_extra or not self.extra:
             return
         store, _ = self._site.files_store(self._tenant)
-        self._extra.seek(0)
-        store.delete(json.loads(line) for line in self._extra)
+        store.delete(self._extra_keys())
+        left = self._left(store)
+        if left is not None:
+            raise ProofFailed(
+                "A file that was not in the backup is still there",
+                on=store.url(left),
+                why="the store said that it had been deleted; or it was written again meanwhile",
+                remedy="restore once more; rows and other files are restored",
+            )
         self.removed = self.extra
+
+    def _extra_keys(self) -> Iterator[str]:
+        self._extra.seek(0)
+        return (json.loads(line) for line in self._extra)
+
+    def _left(self, store: FileStore) -> str | None:
+        """A file that was to go and is there, if there is one. Both lists are in key order."""
+        gone = self._extra_keys()
+        at = next(gone, None)
+        for info in live_files(self._site, self._tenant):
+            key = info.key.encode("utf-8", "surrogatepass")
+            while at is not None and at.encode("utf-8", "surrogatepass") < key:
+                at = next(gone, None)
+            if at == info.key and _is_there(store, at):  # a listing may name what has a slash at its end without it
+                return at
+        return None
+
+
+def _is_there(store: FileStore, key: str) -> bool:
+    try:
+        store.head(key)
+    except ObjectMissing:
+        return False
+    return True

@@ -11,7 +11,7 @@ from sbh_pipelines.database.rebuild.operator_sql import run_statement
 from sbh_pipelines.errors import HookFailed, SbhError
 from sbh_pipelines.model import Tenant
 from sbh_pipelines.settings import DatabaseSettings, Hook
-from sbh_pipelines.settings.locality import is_plain_http, require_tls
+from sbh_pipelines.settings.places.locality import is_plain_http, require_tls
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sbh_pipelines.backup.contents.moment_facts import MomentFacts
 from sbh_pipelines.backup.restore.request import Scope
 from sbh_pipelines.database.merge.fit.columns import SchemaDifference
+from sbh_pipelines.document import optional
 from sbh_pipelines.errors import RestoreConflict, SbhError, SchemaMismatch
 
 _FEW = 3  # rows named in an error
@@ -193,7 +195,7 @@ class RestorePlan:
 
     Attributes:
         tenant_id: whose rows and files.
-        backup_id: what they are to be taken from.
+        backup_id: what they are to be taken from; `@` and a moment where a copy has no backup of it, and takes none.
         mode: exact, missing-only or newest-wins.
         scope: what of the tenant.
         target: `in place`, or the other database.
@@ -209,6 +211,8 @@ class RestorePlan:
         seconds: what comparing took, s.
         left_out: what the backup's rows refer to and is not in it, and so does not come back -> why.
         kept: what of `restore.kept` is in the scope, and stays as it is: `schema.table.*`, `schema.table.column`.
+        moment: of a backup that was put together for a moment of the past: how, and what is not sure of it.
+        from_copy: the copy whose backup it is; None for one of the place where backups are made.
     """
 
     tenant_id: str
@@ -228,6 +232,8 @@ class RestorePlan:
     seconds: float
     left_out: Mapping[str, str] = field(default_factory=dict)
     kept: tuple[str, ...] = ()
+    moment: MomentFacts | None = optional()
+    from_copy: str | None = optional()
 
     @property
     def conflicts(self) -> list[tuple[str, str, int]]:

@@ -47,7 +47,7 @@ class RestoreRecord:
 
     Attributes:
         restore_id: the restore.
-        backup_id: what is restored.
+        backup_id: what is restored; `@` and a moment where that was put together of a copy for the restore alone.
         tenant_id: whose rows and files.
         requested_by: the user who began it.
         started_at: time of the start, UTC.
@@ -62,6 +62,7 @@ class RestoreRecord:
         left_rows: objects beside the record that hold rows of nobody as they were before it took them back.
         result: the result without its tables, once it is completed.
         error: why it failed.
+        from_copy: the copy that it restores from, where its record lies too.
         signed: whether the record is signed; an undo follows another only where the audit trail says the same.
     """
 
@@ -81,6 +82,7 @@ class RestoreRecord:
     left_rows: int | None = optional()
     result: Mapping[str, object] | None = optional()
     error: Mapping[str, object] | None = optional()
+    from_copy: str | None = optional()
     signed: bool | None = unshown()
 
     @property

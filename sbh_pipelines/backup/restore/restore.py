@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.contents.manifests import read_manifest
 from sbh_pipelines.backup.contents.verification import verify_backup
+from sbh_pipelines.backup.create.moment.reading import Staged
 from sbh_pipelines.backup.create.parent import incomparable
 from sbh_pipelines.backup.restore.context import RestoreContext
 from sbh_pipelines.backup.restore.events import RestoreEvents
@@ -36,11 +37,11 @@ from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.restore.result import Proof, RestoreResult, RowsProven
 from sbh_pipelines.backup.restore.rows.cascades import not_coming_back
 from sbh_pipelines.backup.restore.rows.row_restore import RowRestore
-from sbh_pipelines.backup.restore.safety_backup import SafetyBackup, safety_backup
+from sbh_pipelines.backup.restore.safety_backup import SafetyBackup, is_wanted, refusal_at_copy, safety_backup
 from sbh_pipelines.backup.restore.status import RestoreStatus
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.merge.kept import NOTHING, Kept, find_kept
-from sbh_pipelines.database.merge.merge import commit, restore_database, restore_transaction
+from sbh_pipelines.database.merge.merge import commit, restore_database, restore_session, restore_transaction
 from sbh_pipelines.database.schema.tenancy import TenancyMap, load_map
 from sbh_pipelines.database.session.connection import Connection, describe_dsn
 from sbh_pipelines.database.session.snapshot import describe_snapshot, export_snapshot
@@ -105,13 +106,25 @@ def plan_restore(
     *,
     names_others: bool = False,
     undo: Undo | None = None,
+    staged: Staged | None = None,
 ) -> RestorePlan:
     """What a restore would do; nothing is written. `names_others`: also which other tenants hold keys of its rows. `undo`: what
-    of which restore the backup undoes.
+    of which restore the backup undoes. `staged`: of a backup that is nowhere but in `repository`.
 
     Raises CorruptObject, RequestError, RestoreRefused and the source's errors.
     """
-    job = _Restore(site, repository, tenant, backup_id, request, target, progress, names_others=names_others, undo=undo)
+    job = _Restore(
+        site,
+        repository,
+        tenant,
+        backup_id,
+        request,
+        target,
+        progress,
+        names_others=names_others,
+        undo=undo,
+        staged=staged,
+    )
     manifest = job.check()
     with restore_transaction(target.database) as connection:
         return job.compare(connection, manifest, foresee=True)
@@ -129,12 +142,14 @@ def restore_in_place(
     *,
     undo: Undo | None = None,
     names_others: bool = False,
+    staged: Staged | None = None,
 ) -> RestoreResult:
-    """Make the chosen part of the tenant what it was at the backup.
+    """Make the chosen part of the tenant what it was at the backup. `staged`: where that is nowhere but in `repository`.
 
     Raises RestoreRefused, RestoreConflict, SchemaMismatch and CorruptObject before anything is written, ProofFailed and
-    SourceConflict with the rows rolled back, LeaseHeld while the tenant is being backed up or restored, HookFailed.
+    SourceConflict with the rows rolled back, LeaseHeld while the tenant is being backed up or restored, from wherever, HookFailed.
     """
+    site.fence.check(tenant.region)
     restore_id = RestoreId.at(site.clock(), os.urandom(3).hex())
     store, prefix = site.backup_store(tenant)
     undoes = undo.restore_id if undo is not None else None
@@ -143,7 +158,9 @@ def restore_in_place(
         seconds, wait = site.settings.backup.lease_s, site.settings.restore.lease_wait_s
         held = leases.acquire_within(wait, store, prefix, owner, "restore", seconds, site.clock)
         stack.enter_context(leases.kept(held, seconds))
-        status = RestoreStatus(site, repository, restore_id, backup_id, tenant, requested_by, owner, request, undoes)
+        named = str(backup_id) if staged is None else staged.named
+        records = repository if staged is None else staged.records
+        status = RestoreStatus(site, records, restore_id, named, tenant, requested_by, owner, request, undoes)
         job = _Restore(
             site,
             repository,
@@ -157,11 +174,10 @@ def restore_in_place(
             requested_by,
             names_others=names_others,
             undo=undo,
+            staged=staged,
         )
         status.step("check", 0)
-        events = RestoreEvents(
-            site, repository, tenant, requested_by, restore_id, backup_id, request, target.name, undoes
-        )
+        events = RestoreEvents(site, records, tenant, requested_by, restore_id, named, request, target.name, undoes)
         try:
             events.started()
             result = job.run()
@@ -189,8 +205,10 @@ class _Restore:
         *,
         names_others: bool,
         undo: Undo | None,
+        staged: Staged | None,
     ) -> None:
         self.names_others, self.undo = names_others, undo
+        self.named = str(backup_id) if staged is None else staged.named
         self.site, self.repository, self.tenant, self.backup_id = site, repository, tenant, backup_id
         self.request, self.target = request, target
         self.status, self.held, self.progress, self.requested_by = status, held, progress, requested_by
@@ -201,9 +219,13 @@ class _Restore:
         assert self.held is not None
         assert self.status is not None
         begun = time.monotonic()
-        with run_hooks(self.site, self.tenant, self.backup_id, self.target.database):
+        database, wait = self.target.database, self.site.settings.restore.lease_wait_s
+        with (
+            restore_session(database, self.tenant, wait) as session,
+            run_hooks(self.site, self.tenant, self.named, database),
+        ):
             manifest = self.check()
-            with restore_transaction(self.target.database) as connection:
+            with restore_transaction(database, session) as connection:
                 snapshot = export_snapshot(connection)
                 plan = self.compare(connection, manifest, foresee=False)
                 if plan.problems:
@@ -233,7 +255,7 @@ class _Restore:
         tables, files = self.rows.results(), self.files
         return RestoreResult(
             restore_id=self.status.restore_id,
-            backup_id=self.backup_id,
+            backup_id=self.named,
             tenant_id=self.tenant.id,
             status="completed",
             mode=str(self.request.mode),
@@ -259,6 +281,8 @@ class _Restore:
             backup_type=manifest.type,
             safety_backup_type=safety.type if safety else None,
             kept=self.rows.kept,
+            moment=manifest.moment,
+            from_copy=self.site.copy_name,
         )
 
     def check(self) -> Manifest:
@@ -269,7 +293,7 @@ class _Restore:
         if verification.issues:
             raise RestoreRefused(
                 "The backup is damaged; nothing was written",
-                on=f"{self.backup_id} of {self.tenant.id}",
+                on=f"{self.named} of {self.tenant.id}",
                 why="; ".join(str(e) for e in verification.issues[:3]),
                 remedy="restore another backup: `sbh backup list`, `sbh backup validate --deep`",
             )
@@ -312,6 +336,8 @@ class _Restore:
         tables = self.rows.plan(foresee=foresee)
         files: FilePlan = self.files.compare()
         problems = self.rows.problems(foresee=foresee)
+        if at_copy := refusal_at_copy(self.site, self.tenant, self.request, in_place=self.target.in_place):
+            problems.insert(0, at_copy)
         if conflict := conflict_problem(tables):
             problems.append(conflict)
         changed = sum(t.insert + t.update + t.delete for t in tables)
@@ -322,7 +348,7 @@ class _Restore:
         )
         return RestorePlan(
             self.tenant.id,
-            self.backup_id,
+            self.named,
             str(self.request.mode),
             self.request.scope(),
             self.target.name,
@@ -338,6 +364,8 @@ class _Restore:
             round(seconds, 3),
             {**manifest.left_out, **not_coming_back(tenancy, tables)},
             self.rows.kept,
+            manifest.moment,
+            self.site.copy_name,
         )
 
     def _kept(self, tenancy: TenancyMap) -> Kept:
@@ -353,11 +381,8 @@ class _Restore:
 
     def _safety(self, connection: Connection, snapshot: str) -> SafetyBackup | None:
         """The backup that undoes this restore. None where there is nothing to undo, or it is not wanted."""
-        wanted = self.request.safety_backup
-        if wanted is None:
-            wanted = self.site.settings.restore.safety_backup
         changes = self.rows.changes_anything or self.files.changes_anything
-        if not (wanted and changes and self.target.in_place):
+        if not (is_wanted(self.site, self.request) and changes and self.target.in_place):
             return None
         assert self.status is not None
         assert self.held is not None

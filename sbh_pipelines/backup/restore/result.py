@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sbh_pipelines.backup.contents.moment_facts import MomentFacts
 from sbh_pipelines.backup.restore.request import Scope
 from sbh_pipelines.database.merge.fit.columns import SchemaDifference
 from sbh_pipelines.document import optional, unshown
@@ -66,7 +67,7 @@ class RestoreResult:
 
     Attributes:
         restore_id: the restore.
-        backup_id: what was restored.
+        backup_id: what was restored; `@` and a moment where that was put together of a copy for the restore alone.
         tenant_id: whose rows and files.
         status: completed.
         mode: exact, missing-only or newest-wins.
@@ -93,6 +94,8 @@ class RestoreResult:
         backup_type: type of the backup that was restored.
         safety_backup_type: type of the backup that undoes it; None where there is none, or its manifest cannot be read.
         kept: what of `restore.kept` is in the scope, and stayed as it was: `schema.table.*`, `schema.table.column`.
+        moment: of a backup that was put together for a moment of the past: how, and what is not sure of it.
+        from_copy: the copy whose backup it was; None for one of the place where backups are made.
     """
 
     restore_id: str
@@ -123,6 +126,8 @@ class RestoreResult:
     backup_type: str = unshown()
     safety_backup_type: str | None = unshown()
     kept: tuple[str, ...] = ()
+    moment: MomentFacts | None = optional()
+    from_copy: str | None = optional()
 
     @property
     def undoable(self) -> bool:

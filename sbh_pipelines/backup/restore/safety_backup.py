@@ -15,11 +15,12 @@ from sbh_pipelines.backup.create.drafts import OpenDrafts, new_draft
 from sbh_pipelines.backup.create.files_step import enumerate_files
 from sbh_pipelines.backup.create.publish import verify_checksums, write_manifest
 from sbh_pipelines.backup.create.snapshot_step import snapshot_tables
+from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.retain.holds import place_term
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.database.session.snapshot import on_snapshot
-from sbh_pipelines.errors import SbhError
+from sbh_pipelines.errors import NotPrimary, SbhError
 from sbh_pipelines.model import SAFETY, BackupId, BackupType, ProgressSink, RecoveryPoint, RestoreId, Tenant
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.repository import Repository
@@ -66,6 +67,25 @@ class _Lent(OpenDrafts):
     def snapshot(self) -> Iterator[tuple[str, RecoveryPoint, Connection]]:
         with on_snapshot(self.site.settings.database, self._snapshot_id) as connection:
             yield self._snapshot_id, self._point, connection
+
+
+def is_wanted(site: Site, request: RestoreRequest) -> bool:
+    """Whether the request, or where it does not say the settings, want one."""
+    return site.settings.restore.safety_backup if request.safety_backup is None else request.safety_backup
+
+
+def refusal_at_copy(site: Site, tenant: Tenant, request: RestoreRequest, *, in_place: bool) -> NotPrimary | None:
+    """Why a restore in place from a copy does not begin: it would need a safety backup there. None where it may."""
+    if site.copy_name is None or not in_place or not is_wanted(site, request):
+        return None
+    return NotPrimary(
+        "No safety backup is made at a copy",
+        on=f"{tenant.id}, the copy {site.copy_name}",
+        why="a copy takes no backups, it holds those that are brought there: a restore from it cannot be undone with"
+        " `sbh restore undo`",
+        remedy="read what it would do, keep what is there now in another way if you need it (`pg_dump`), and go on without:"
+        " `--no-safety-backup` (CLI), `safety_backup: false` (API, Dagster)",
+    )
 
 
 def safety_backup(

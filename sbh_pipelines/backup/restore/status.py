@@ -25,7 +25,7 @@ class RestoreStatus:
     site: Site
     repository: Repository
     restore_id: RestoreId
-    backup_id: BackupId
+    backup_id: str
     tenant: Tenant
     requested_by: str
     owner: str
@@ -92,6 +92,7 @@ class RestoreStatus:
             "mode": str(self.request.mode),
             "scope": scope,
             **({"undoes": self.undoes} if self.undoes else {}),
+            **({"from_copy": self.site.copy_name} if self.site.copy_name else {}),
             **safety,
             **more,
         }

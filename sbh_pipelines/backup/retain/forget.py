@@ -11,7 +11,7 @@ goes by `manifests/` and drops the rest.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sbh_pipelines.backup.contents.backup_list import Backups, read_backups, write_listing
 from sbh_pipelines.backup.contents.manifest import Manifest
@@ -25,7 +25,7 @@ from sbh_pipelines.backup.retain.prune import lease_for
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.document import optional
 from sbh_pipelines.errors import CorruptObject, ForgetRefused, ObjectMissing, SbhError, UnknownBackup, unforeseen
-from sbh_pipelines.model import SAFETY, BackupId, BackupType, Tenant, TenantId, parse_timestamp, timestamp
+from sbh_pipelines.model import BackupId, BackupType, Tenant, TenantId, parse_timestamp, timestamp
 from sbh_pipelines.repository.bounds import listed, most_bytes
 from sbh_pipelines.repository.catalog import owners
 from sbh_pipelines.repository.format import Keys, parse_document
@@ -47,11 +47,18 @@ class ForgetPlan:
         verdicts: One for each backup that the plan is about, the newest first.
         backups: The backups as they were read.
         holds: The tenant's pins and holds.
+        counted_from: The time of the backup that the rules are relative to, UTC; None: that of the newest.
     """
 
     verdicts: tuple[Verdict, ...]
     backups: Backups
     holds: tuple[Hold, ...] = ()
+    counted_from: datetime | None = None
+
+    @property
+    def newest(self) -> datetime:
+        """The time that terms are compared with."""
+        return self.counted_from or self.backups.newest
 
     @property
     def doomed(self) -> list[BackupId]:
@@ -63,6 +70,21 @@ class ForgetPlan:
         return (*self.backups.damaged.values(), *(h.damage for h in self.holds if h.damage))
 
 
+@dataclass(frozen=True, slots=True)
+class Uncounted:
+    """Which backups the rules of the policy are not applied to, as if they were not there; they stay.
+
+    Attributes:
+        newest: The time that terms of holds are compared with, UTC.
+        backups: Why each of them is left out.
+        kept: Backups that are counted, and stay whatever the rules say, with why.
+    """
+
+    newest: datetime
+    backups: Mapping[BackupId, str]
+    kept: Mapping[BackupId, str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionLine:
     """What becomes of one backup, and why.
@@ -71,7 +93,7 @@ class RetentionLine:
         id: The backup.
         type: Its type.
         created_at: Time at which it was made, ISO 8601 in UTC.
-        purpose: `safety` where it was made before a restore.
+        purpose: `safety` where it was made before a restore, `recovered` where it was put together for a moment of the past.
         keep: Whether it stays.
         reasons: The rules that keep it, or why it goes.
     """
@@ -104,25 +126,37 @@ class RetentionOutcome:
 
 
 def policy_plan(
-    repository: Repository, policy: RetentionSettings, own: BackupSummary | None = None, *, explain: bool = False
+    repository: Repository,
+    policy: RetentionSettings,
+    own: BackupSummary | None = None,
+    *,
+    explain: bool = False,
+    uncounted: Callable[[Backups], Uncounted] | None = None,
 ) -> ForgetPlan:
     """Decide for all backups; nothing is written. `own` was made just now and stays; `explain` also reads why holds are.
 
-    The backups that stay because they are the newest must be readable, else another one is the newest.
+    The backups that stay because they are the newest must be readable, else another one is the newest. `uncounted` says which
+    of those that were read the policy is not applied to.
     """
     backups = read_backups(repository, own)
     holds = tuple(read_holds(repository) if explain else list_holds(repository))
     proved = {own.id} if own else set()
     doubted: frozenset[BackupId] | None = None
     while True:
-        safe: dict[BackupId, list[str]] = protected(holds, backups.sound, backups.newest)
+        apart = uncounted(backups) if uncounted else Uncounted(backups.newest, {}, {})
+        safe: dict[BackupId, list[str]] = protected(holds, backups.sound, apart.newest)
         if own is not None:
             safe.setdefault(own.id, []).append(MADE_NOW)
-        verdicts = decide(policy, backups.sound.values(), protected=safe, doubted=doubted or ())
-        plan = ForgetPlan(tuple(verdicts), backups, holds)
+        for backup_id, why in apart.kept.items():
+            safe.setdefault(backup_id, []).append(why)
+        counted = [summary for summary in backups.sound.values() if summary.id not in apart.backups]
+        verdicts = decide(policy, counted, protected=safe, doubted=doubted or ())
+        others = [Verdict(s, (apart.backups[s.id],)) for s in backups.sound.values() if s.id in apart.backups]
+        shown = sorted([*verdicts, *others], key=lambda v: (v.backup.created_at, v.backup_id), reverse=True)
+        plan = ForgetPlan(tuple(shown), backups, holds, apart.newest)
         if not plan.doomed:
             return plan
-        if doubted is None and any(v.backup.type is BackupType.FULL for v in verdicts if not v.keep):
+        if doubted is None and any(v.backup.full for v in verdicts if not v.keep):
             doubted = _doubted(repository, backups)
             if doubted:
                 continue
@@ -133,8 +167,9 @@ def policy_plan(
 
 def _relied_on(verdicts: Sequence[Verdict], doubted: Collection[BackupId]) -> list[BackupId]:
     """The newest backup, and the newest full one that is not doubted: what must not be an illusion."""
-    fulls = [v.backup_id for v in verdicts if v.backup.type is BackupType.FULL and v.backup_id not in doubted]
-    return list(dict.fromkeys([verdicts[0].backup_id, *fulls[:1]]))
+    read = [v for v in verdicts if not v.backup.recovered]
+    fulls = [v.backup_id for v in read if v.backup.full and v.backup_id not in doubted]
+    return list(dict.fromkeys([*(v.backup_id for v in read[:1]), *fulls[:1]]))
 
 
 def _proved(repository: Repository, backups: Backups, wanted: list[BackupId], proved: set[BackupId]) -> Backups:
@@ -178,14 +213,14 @@ def named_plan(repository: Repository, backup_id: BackupId, asked_by: str) -> Fo
     if backup_id not in backups.sound:
         raise UnknownBackup("No such backup", on=place, remedy=f"see `sbh backup list {repository.tenant}`")
     doomed = backups.sound[backup_id]
-    if doomed == max(backups.sound.values(), key=lambda b: (b.created_at, b.id)):
+    if doomed.id == backups.newest_id:
         raise ForgetRefused(
             "The newest backup cannot be forgotten",
             on=place,
             why="it describes the tenant where nothing changed since",
             remedy="take another backup first: `sbh backup create --type full`",
         )
-    if doomed.type is BackupType.FULL and not _another_full(repository, backups, backup_id):
+    if doomed.full and not _another_full(repository, backups, backup_id):
         raise ForgetRefused(
             "The last good full backup cannot be forgotten",
             on=place,
@@ -197,7 +232,7 @@ def named_plan(repository: Repository, backup_id: BackupId, asked_by: str) -> Fo
 
 def _another_full(repository: Repository, backups: Backups, but: BackupId) -> bool:
     doubted = _doubted(repository, backups)
-    others = (b.id for b in backups.sound.values() if b.type is BackupType.FULL and b.id not in {but, *doubted})
+    others = (b.id for b in backups.sound.values() if b.full and b.id not in {but, *doubted})
     for backup_id in sorted(others, reverse=True):
         with suppress(CorruptObject, UnknownBackup):
             repository.manifest(backup_id)
@@ -232,16 +267,16 @@ def execute(
         still_ours()
         record([("backup.deleted", i, reasons.get(i, [_DAMAGED])) for i in doomed])
         repository.store.delete([repository.prefix + Keys.manifest(backup_id) for backup_id in doomed])
-        late = protected(list_holds(repository), doomed, plan.backups.newest)
+        late = protected(list_holds(repository), doomed, plan.newest)
         for backup_id in late.keys() & bodies.keys():
             repository.store.create(repository.prefix + Keys.manifest(backup_id), bodies[backup_id])
             record([("backup.kept", backup_id, late[backup_id])])
         gone -= late.keys()
         verdicts = tuple(replace(v, rules=tuple(late.get(v.backup_id, v.rules))) for v in verdicts)
-        drop_expired(repository, plan.holds, plan.backups.newest)
+        drop_expired(repository, plan.holds, plan.newest)
     left = plan.backups.without(gone, {})
     write_listing(repository, left)
-    return ForgetPlan(verdicts, left, plan.holds)
+    return ForgetPlan(verdicts, left, plan.holds, plan.counted_from)
 
 
 def recorder(site: Site, tenant: Tenant, user_id: str, via: str = "") -> Record:
@@ -321,7 +356,7 @@ def _line(verdict: Verdict) -> RetentionLine:
         id=backup.id,
         type=backup.type,
         created_at=timestamp(backup.created_at),
-        purpose=SAFETY if backup.safety else None,
+        purpose=backup.purpose or None,
         keep=verdict.keep,
         reasons=verdict.reasons,
     )
@@ -350,7 +385,7 @@ def apply_retention(open_drafts: OpenDrafts, drafts: Sequence[Draft], dry_run: b
 
 def _retained(open_drafts: OpenDrafts, draft: Draft, dry_run: bool) -> ForgetPlan:
     figures = Figures.of_manifest(draft.manifest or Manifest({}))
-    own = BackupSummary(draft.backup_id, draft.type, parse_timestamp(draft.created_at), figures=figures)
+    own = BackupSummary(draft.backup_id, draft.type, parse_timestamp(draft.created_at), draft.purpose, figures=figures)
     with open_drafts.reopened(draft) as repository:
         plan = policy_plan(repository, policy_of(open_drafts.site.settings.retention, draft.tenant), own)
         if dry_run:

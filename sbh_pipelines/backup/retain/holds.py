@@ -20,7 +20,7 @@ from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import CorruptObject, ObjectExists, ObjectMissing, RequestError, UnknownBackup, UnknownHold
 from sbh_pipelines.model import BackupId, Clock, timestamp
 from sbh_pipelines.repository.bounds import listed as bounded
-from sbh_pipelines.repository.documents import read_signed, signed
+from sbh_pipelines.repository.documents import prove_stored, read_signed, signed
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.stores.base import ObjectStore
@@ -247,6 +247,7 @@ def _place(
         found = repository.store.head(key).etag  # before the question: what is replaced is what was asked about
         may_replace()
         repository.store.replace(key, body, found)
+    prove_stored(repository.store, key, body)  # what is under a hold is relied upon
     try:
         # `forget.py` looks at the holds once more after deleting: either it sees this one and puts the
         # backup back, or the backup was gone before, which shows now.

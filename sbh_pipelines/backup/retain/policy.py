@@ -9,7 +9,8 @@ Hours, days, ISO weeks and months are those of the policy's time zone. A day of 
 night in autumn has twice is two hours; an ISO week belongs to one year only, also over New Year.
 
 A backup made before a restore is counted by no rule: it holds what somebody wanted to be rid of, and must not take the place
-of a good one. It has a term of its own (`holds.py`).
+of a good one. It has a term of its own (`holds.py`). So has one put together for a moment of the past: that is never the newest
+either, whenever it was made.
 
 Kept by every policy: the newest backup (a tenant found unchanged since is described by it), the newest full backup that
 is not known to be damaged, and whatever is pinned or held.
@@ -88,9 +89,10 @@ def decide(
     newest_first = sorted({b.id: b for b in backups}.values(), key=lambda b: (b.created_at, b.id), reverse=True)
     kept: dict[BackupId, list[str]] = {b.id: list(protected.get(b.id, ())) for b in newest_first}
     nearest: dict[BackupId, str] = {}
-    if newest_first:
-        kept[newest_first[0].id].append("newest backup")
-    fulls = [b.id for b in newest_first if b.type is BackupType.FULL]
+    read = [b for b in newest_first if not b.recovered]
+    if read:
+        kept[read[0].id].append("newest backup")
+    fulls = [b.id for b in read if b.full]
     sound = [backup_id for backup_id in fulls if backup_id not in doubted]
     for backup_id in sound[:1]:
         kept[backup_id].append("newest full")
@@ -98,12 +100,12 @@ def decide(
         kept[backup_id].append("every full backup may be damaged")
     for kind, name in _CLASSES.items():
         rules: RetentionClass = getattr(policy, name)
-        own = [b for b in newest_first if b.type is kind and not b.safety]
+        own = [b for b in read if b.type is kind and not b.aside]
         hours = max(rules.keep_within_hours, rules.keep_within_days * 24)
         if kind is not BackupType.INCREMENTAL:
             hours = max(hours, policy.keep_within_hours)
         for backup in own:
-            if backup is not newest_first[0] and backup.created_at > newest_first[0].created_at - _hours(hours):
+            if backup is not read[0] and backup.created_at > read[0].created_at - _hours(hours):
                 kept[backup.id].append(f"within {hours:g} h of the newest")
         for number, backup in enumerate(own if rules.keep_last else (), 1):
             if number <= rules.keep_last:
@@ -115,8 +117,8 @@ def decide(
 
 
 def _dropped(backup: BackupSummary, nearest: Mapping[BackupId, str]) -> str:
-    if backup.safety:
-        return "it was made before a restore, and its term is over"
+    if backup.aside:
+        return f"it was made {'for' if backup.recovered else 'before'} a restore, and its term is over"
     near = nearest.get(backup.id, f"no period is counted for {backup.type} backups")
     return f"no rule keeps it: {near}"
 

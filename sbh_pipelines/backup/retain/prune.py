@@ -19,7 +19,8 @@ from sbh_pipelines.document import optional
 from sbh_pipelines.errors import RepositoryError, SbhError, StoreError, UnknownBackup
 from sbh_pipelines.model import BackupId, Clock, Progress, ProgressSink, Tenant, TenantId, timestamp
 from sbh_pipelines.repository import lease as leases
-from sbh_pipelines.repository.format import FIRST_EPOCH, Keys
+from sbh_pipelines.repository.bounds import listed
+from sbh_pipelines.repository.format import FIRST_EPOCH, Keys, pack_id_of
 from sbh_pipelines.repository.index import Marks
 from sbh_pipelines.repository.keys.data_key import KeyPlace, read_key_object
 from sbh_pipelines.repository.prune import Report, execute
@@ -137,12 +138,20 @@ class PruneReport:
 
 
 def prune(
-    site: Site, tenant: Tenant, dry_run: bool, progress: ProgressSink, *, re_encrypt: bool = False
+    site: Site,
+    tenant: Tenant,
+    dry_run: bool,
+    progress: ProgressSink,
+    *,
+    re_encrypt: bool = False,
+    elsewhere: frozenset[str] | None = None,
 ) -> PruneReport | NothingToPrune:
     """Plan, and unless `dry_run` carry out.
 
-    `re_encrypt`: besides, whatever is sealed in an earlier key epoch is sealed anew in the newest. A dry run takes no lease
-    and writes nothing. Raises LeaseHeld, LeaseLost, PruneRefused and the store's errors.
+    `re_encrypt`: besides, whatever is sealed in an earlier key epoch is sealed anew in the newest. `elsewhere`: the repository is
+    a copy, and these are the keys, below the prefix, that its source has: they are left alone, and of a chunk that lies in
+    several packs the one in a pack of these is read. A dry run takes no lease and writes nothing. Raises LeaseHeld, LeaseLost,
+    PruneRefused and the store's errors.
     """
     begun, before = time.monotonic(), site.request_counts()
     with ExitStack() as stack:
@@ -154,8 +163,11 @@ def prune(
         if held is not None and not _is_of_newest_epoch(site, tenant, repository):
             # The lease's former holder began a key epoch.
             repository = stack.enter_context(site.repository(tenant))
-        now = site.clock() if held is None else _store_time(repository, site.clock, _safety(site.settings))
-        shape = replace(_shape(site.settings), re_encrypt=re_encrypt)
+        now = site.clock() if held is None else store_time(repository, site.clock, site.settings)
+        shape = replace(_shape(site.settings), re_encrypt=re_encrypt, stays=elsewhere or frozenset())
+        if elsewhere is not None:
+            # Read where nothing else has what they hold: so what the source put into other packs is needed of those only.
+            repository.left_behind |= _not_among(repository, elsewhere)
         pruned = _prune(site.settings, repository, held, now, shape, progress)
     after = site.request_counts()
     requests = {verb: count - before.get(verb, 0) for verb, count in after.items() if count > before.get(verb, 0)}
@@ -236,15 +248,25 @@ def _shape(settings: Settings) -> Shape:
 
 
 def lease_for(site: Site, tenant: Tenant, purpose: str, stack: ExitStack) -> leases.Lease:
-    """The tenant's lease, renewed until the stack is closed, and then released. Raises LeaseHeld."""
+    """The tenant's lease, renewed until the stack is closed, and then released. Raises LeaseHeld, PrimaryFenced."""
+    site.fence.check(tenant.region)
     store, prefix = site.backup_store(tenant)
     seconds = site.settings.backup.lease_s
     held = leases.acquire(store, prefix, leases.new_owner(purpose), purpose, seconds, site.clock)
     return stack.enter_context(leases.kept(held, seconds))
 
 
-def _store_time(repository: Repository, clock: Clock, safety: Safety) -> datetime:
+def _not_among(repository: Repository, keys: frozenset[str]) -> set[bytes]:
+    """The packs that are none of these."""
+    skip = len(repository.prefix)
+    names = (info.key[skip:] for info in listed(repository.store, repository.prefix, Keys.PACKS))
+    found = (pack_id_of(name.removeprefix(Keys.PACKS)) for name in names if name not in keys)
+    return {pack_id for pack_id in found if pack_id is not None}
+
+
+def store_time(repository: Repository, clock: Clock, settings: Settings) -> datetime:
     """The store's time, told by the lease that was written a moment ago. Raises PruneRefused when ours is another."""
+    safety = _safety(settings)
     theirs = repository.store.head(repository.prefix + Keys.LEASE).modified
     ours = clock()
     if abs(theirs - ours) > safety.max_clock_skew:

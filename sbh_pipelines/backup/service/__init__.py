@@ -6,8 +6,9 @@
     gate                                          may this caller do this to this tenant? may work be launched now?
     tenants                                       who there is, also who is known from backups only
     backups, restores, retention, exports         facets of what is made, brought back, kept, handed out
-    platform, drills, keys, approvals             facets of the site, rehearsals, keys, second persons
-    audit, health, tokens                         facets of what was done, how it stands, who asks
+    platform, keys, approvals                     facets of the site, keys, second persons
+    audit, tokens                                 facets of what was done, who asks
+    upkeep                                        facets of rehearsals, of how it stands, of the change journal: a room of its own
     results                                       the results that faces name
 
 Face -> facet -> gate -> a verb of the engine -> a result. `backup_service` stands for the service of the settings file that

@@ -11,7 +11,9 @@ from sbh_pipelines.backup.restore.events import subject_props
 from sbh_pipelines.backup.restore.records import Undo, read_restore_status, what_undoes
 from sbh_pipelines.backup.restore.request import OPTIONS, RestoreRequest, Use
 from sbh_pipelines.backup.restore.restore import check_target
+from sbh_pipelines.backup.restore.safety_backup import refusal_at_copy
 from sbh_pipelines.backup.service.gate import Gate
+from sbh_pipelines.backup.service.moments import Moments
 from sbh_pipelines.errors import ApprovalNeeded, SbhError
 from sbh_pipelines.model import ApprovalId, ReferencePolicy, RestoreId, Tenant
 from sbh_pipelines.repository.format import canonical
@@ -25,8 +27,8 @@ _WHOLE = RestoreRequest()
 class Approvals:
     """Restores that one person asks for and another one allows."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate, self._site = gate, gate.site
+    def __init__(self, gate: Gate, moments: Moments) -> None:
+        self._gate, self._site, self._moments = gate, gate.site, moments
 
     def request_restore(
         self,
@@ -41,17 +43,22 @@ class Approvals:
         """Ask another person to approve exactly this restore; the approval, with its `approval_id`.
 
         Raises RequestError without a reason, or for a target that the restore would refuse (a password in a DSN would be
-        put on record), UnknownBackup.
+        put on record), UnknownBackup, and NotPrimary at a copy for a restore with a safety backup.
         """
         if into_database is not None:
             check_target(into_database, request)
             self._gate.authorize(user_ctx, "restore.request", ALL_TENANTS)  # the restore is for users of the platform
         tenant = self._gate.allowed(tenant_id, user_ctx, "restore.request")
         self._gate.may_see(user_ctx, tenant, request)
+        if refusal := refusal_at_copy(self._site, tenant, request, in_place=into_database is None):
+            raise refusal
+        backup_id = self._moments.resolved(
+            backup_id, tenant_id, user_ctx, "restore.request", tables=tuple(request.tables)
+        )
         with self._site.repository(tenant) as repository:
-            subject = restore_subject(
-                str(resolve_own(repository, backup_id, tenant.key, live=True)), request, into_database
-            )
+            if not self._moments.is_staged(backup_id):
+                backup_id = resolve_own(repository, backup_id, tenant.key, live=True)
+            subject = restore_subject(backup_id, request, into_database, self._site.copy_name)
             return self._asked(tenant, repository, subject, user_ctx, reason)
 
     def request_undo(self, restore_id: str, tenant_id: str, user_ctx: UserContext, *, reason: str) -> Approval:
@@ -61,7 +68,8 @@ class Approvals:
         """
         wanted = RestoreId.parse(restore_id)
         tenant = self._gate.allowed(tenant_id, user_ctx, "restore.request")
-        subject = undo_subject(wanted, what_undoes(self._site, tenant, read_restore_status(self._site, tenant, wanted)))
+        undoes = what_undoes(self._site, tenant, read_restore_status(self._site, tenant, wanted))
+        subject = undo_subject(wanted, undoes, from_copy=self._site.copy_name)
         with self._site.repository(tenant) as repository:
             return self._asked(tenant, repository, subject, user_ctx, reason)
 
@@ -158,16 +166,28 @@ def _person(user_ctx: UserContext) -> Person:
     return Person(user_ctx.user_id, user_ctx.issued_by)
 
 
-def restore_subject(backup_id: str, request: RestoreRequest, into_database: str | None) -> Mapping[str, object]:
-    """What an approval of a restore is bound to: everything that decides what is overwritten, where and how."""
+def restore_subject(
+    backup_id: str, request: RestoreRequest, into_database: str | None, from_copy: str | None = None
+) -> Mapping[str, object]:
+    """What an approval of a restore is bound to: everything that decides what is overwritten, where and how.
+
+    `from_copy` as well: an approval lies where the backup lies, and one that somebody put elsewhere is none there.
+    """
     asked = {name: value for name, value in request.as_dict().items() if OPTIONS[name].use is not Use.PLAN}
     if not request.as_tenant:  # so that an approval from before there was this goes on being one
         del asked["as_tenant"]
-    return {"action": "restore", "backup_id": backup_id, "into_database": into_database, "request": asked}
+    subject = {"action": "restore", "backup_id": backup_id, "into_database": into_database, "request": asked}
+    return subject if from_copy is None else {**subject, "from_copy": from_copy}
 
 
-def undo_subject(restore_id: RestoreId, undoes: Undo, references: str = ReferencePolicy.REFUSE) -> Mapping[str, object]:
-    """What an approval of an undo is bound to: the backup, and what the restore touched.
+def undo_subject(
+    restore_id: RestoreId,
+    undoes: Undo,
+    references: str = ReferencePolicy.REFUSE,
+    *,
+    from_copy: str | None,
+) -> Mapping[str, object]:
+    """What an approval of an undo is bound to: the backup, what the restore touched, and the copy it lies in, as of a restore.
 
     The latter as a digest: the record of the restore says it, and an approval is bound to what that said when it was asked for.
     """
@@ -178,4 +198,5 @@ def undo_subject(restore_id: RestoreId, undoes: Undo, references: str = Referenc
         "backup_id": str(undoes.backup_id),
         "touched": "sha256:" + hashlib.sha256(touched).hexdigest(),
         **({} if references == ReferencePolicy.REFUSE else {"references": str(references)}),
+        **({} if from_copy is None else {"from_copy": from_copy}),
     }

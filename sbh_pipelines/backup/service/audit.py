@@ -1,7 +1,7 @@
 """The service's calls about the audit trail: list, verify, export; and what its other calls record of themselves."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.errors import AccessDenied, InvalidId, RequestError, SbhError, SlugTaken
 from sbh_pipelines.model import Tenant, TenantId, unparsed
 from sbh_pipelines.placement import platform_tenant
-from sbh_pipelines.repository.trail.event import PLATFORM, AuditEvent, entry_of
+from sbh_pipelines.repository.trail.event import AT_COPY, PLATFORM, AuditEvent, entry_of
 from sbh_pipelines.repository.trail.reader import EventFilter, page
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 
@@ -68,8 +68,9 @@ class Audit:
         region: str | None = None,
         former_key: str | None = None,
     ) -> EventListing:
-        """A page of a tenant's trail; of the platform's (in `region`) for `*`. `former_key`: of a tenant that had the slug before,
-        for platform administrators. Raises RequestError, UnknownTenant, SlugTaken.
+        """A page of a tenant's trail; of the platform's (in `region`) for `*`; at the copy NAME, of what was done there for
+        `*@NAME`. `former_key`: of a tenant that had the slug before, for platform administrators. Raises RequestError,
+        UnknownTenant, SlugTaken.
         """
         wanted = EventFilter(event, _zoned(since), _zoned(until), user)
         if not 1 <= limit <= _MOST_LISTED:
@@ -101,7 +102,10 @@ class Audit:
         return result
 
     def verify_all(self, user_ctx: UserContext) -> Iterator[TrailReport | UnreadableTrail]:
-        """Verify every trail: the platform's of each region, then of each tenant that has backups or ever had an event."""
+        """Verify every trail: the platform's of each region, then of each tenant that has backups or ever had an event.
+
+        At a copy first, of each region, the trail of what was done there.
+        """
         self._gate.authorize(user_ctx, "audit.read", ALL_TENANTS)
         for tenant in self._all_audited():
             name = PLATFORM if tenant.id == PLATFORM else self._site.owners.home_of(tenant)
@@ -150,7 +154,7 @@ class Audit:
             tenants = [self._audited(t, user_ctx, "report.read", None) for t in dict.fromkeys(tenant_ids)]
         elif user_ctx.tenant_id == ALL_TENANTS:
             self._gate.authorize(user_ctx, "report.read", ALL_TENANTS)
-            tenants = [t for t in self._all_audited() if t.id != PLATFORM]
+            tenants = [t for t in self._all_audited() if not t.id.startswith(PLATFORM)]
         else:
             tenants = [self._audited(user_ctx.tenant_id, user_ctx, "report.read", None)]
         with_platform = user_ctx.tenant_id == ALL_TENANTS and not tenant_ids
@@ -170,9 +174,9 @@ class Audit:
         self, tenant_id: str, user_ctx: UserContext, action: str, region: str | None, former_key: str | None = None
     ) -> Tenant:
         """A tenant, perhaps one that is gone or erased, or what stands for the platform in a region."""
-        if tenant_id == PLATFORM:
+        if tenant_id == PLATFORM or (self._site.work_name is not None and tenant_id == self._work):
             self._gate.authorize(user_ctx, action, ALL_TENANTS)
-            return self._platform_in(region)
+            return replace(self._platform_in(region), id=TenantId(tenant_id))
         slug = TenantId.parse(tenant_id)
         try:
             return self._gate.allowed(slug, user_ctx, action, former_key=former_key)
@@ -184,6 +188,11 @@ class Audit:
             for trail in self._site.trails.audited_tenants(slug):  # not in the database, no backups: but it had events
                 return trail
             raise
+
+    @property
+    def _work(self) -> str:
+        """Under which name the trail of what was done at this copy goes."""
+        return f"{AT_COPY}{self._site.work_name}"
 
     def _platform_in(self, region: str | None) -> Tenant:
         platform = platform_tenant(self._site.settings)
@@ -198,6 +207,8 @@ class Audit:
     def _all_audited(self) -> Iterator[Tenant]:
         """Each once. Holds the slugs of all tenants, and nothing else of them."""
         regions = self._site.settings.storage.regions
+        for region in regions if self._site.work_name is not None else ():
+            yield replace(self._platform_in(region), id=TenantId(self._work))
         for region in regions:
             yield self._platform_in(region)
         known: set[tuple[str, str]] = set()

@@ -18,6 +18,8 @@ from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.drafts import OpenDrafts
 from sbh_pipelines.backup.create.events import record_drafts, record_policy
 from sbh_pipelines.backup.create.files_step import enumerate_files
+from sbh_pipelines.backup.create.moment.way.choice import MomentChoice
+from sbh_pipelines.backup.create.moment.way.target import Target
 from sbh_pipelines.backup.create.publish import verify_checksums, write_manifest
 from sbh_pipelines.backup.create.recovery_points import (
     LatestPoint,
@@ -29,6 +31,7 @@ from sbh_pipelines.backup.create.snapshot_step import skip_unchanged, snapshot_t
 from sbh_pipelines.backup.create.status import BackupStatus, backup_status, the_only
 from sbh_pipelines.backup.retain import forget as forgetting
 from sbh_pipelines.backup.service.gate import Gate
+from sbh_pipelines.backup.service.moments import Moments
 from sbh_pipelines.errors import (
     CorruptObject,
     InvalidId,
@@ -57,6 +60,7 @@ class Backups:
     def __init__(self, gate: Gate, drafts: OpenDrafts) -> None:
         self._gate, self._site, self._drafts = gate, gate.site, drafts
         self.manifest_cache = ManifestCache(gate.site.settings.api.cache_mib << 20)
+        self.moments = Moments(gate, drafts, self.manifest_cache)
         self._recorders = ThreadPoolExecutor(_RECORDERS, thread_name_prefix="record")
         self._policy_recorded = False
         self._owners: dict[tuple[str, str], str | None] = {}  # of backups whose manifests do not say it
@@ -173,6 +177,25 @@ class Backups:
             return Manifest({**manifest.document, "unchanged_as_of": asdict(draft.recovery_point)})
         assert draft.manifest is not None
         return draft.manifest
+
+    def create_at(
+        self,
+        tenant_id: str,
+        user_ctx: UserContext,
+        moment: Target,
+        *,
+        tables: Sequence[str] = (),
+        as_of_backup: Sequence[str] = (),
+        description: str | None = None,
+        progress: ProgressSink = no_progress,
+    ) -> Manifest:
+        """Put a backup of a moment of the past together, of one from before it and the change journal; its manifest.
+
+        `tables`: only these. `as_of_backup`: tables that may be as the backup has them where the journal does not tell of them, or
+        `all`. One that is there already is taken. Raises MomentOutOfReach, NotJournaled, JournalGap, RequestError.
+        """
+        choice = MomentChoice(moment, tuple(tables), tuple(as_of_backup))
+        return self.moments.create(tenant_id, user_ctx, choice, description=description, progress=progress)
 
     def of(self, tenant_id: str, user_ctx: UserContext, *, former_key: str | None = None) -> list[Manifest]:
         """The manifests of all backups of a tenant, newest first; [] where there are none.

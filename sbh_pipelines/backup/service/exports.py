@@ -2,16 +2,19 @@
 platform both work without the database.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from sbh_pipelines.backup.contents.manifests import read_manifest
 from sbh_pipelines.backup.contents.ownership import resolve_own
 from sbh_pipelines.backup.contents.reader import OpenBackup, open_backup
+from sbh_pipelines.backup.create.moment.reading import Reading
 from sbh_pipelines.backup.export.export import export_backup
 from sbh_pipelines.backup.export.manifest import Export
 from sbh_pipelines.backup.service.gate import Gate
+from sbh_pipelines.backup.service.moments import Moments
 from sbh_pipelines.backup.service.tenants import lost_tenant
 from sbh_pipelines.errors import SettingsError, SourceError, UnknownTenant
 from sbh_pipelines.model import ProgressSink, Tenant, TenantId, no_progress
@@ -21,8 +24,8 @@ from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 class Exports:
     """Data taken out of backups. Works without the database, for users of the platform."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate, self._site = gate, gate.site
+    def __init__(self, gate: Gate, moments: Moments) -> None:
+        self._gate, self._site, self._moments = gate, gate.site, moments
 
     def export(
         self,
@@ -39,19 +42,39 @@ class Exports:
     ) -> Export:
         """Write a backup's tables and files to a folder that is empty or does not exist.
 
-        `format`: sql, jsonl, csv, spreadsheet, parquet. `tables`: only these; all without. `latest` is the newest backup.
-        `former_key`: of a tenant that had the slug before, for platform administrators. Raises RequestError (format, table, a
-        folder with something in it), UnknownBackup, SlugChangedHands, CorruptObject, ExportFailed; then nothing is at `folder`.
+        `format`: sql, jsonl, csv, spreadsheet, parquet. `tables`: only these; all without. `latest` is the newest backup; `@` and
+        a moment, at a copy with a change journal, the tenant as it was then. `former_key`: of a tenant that had the slug before,
+        for platform administrators. Raises RequestError (format, table, a folder with something in it), UnknownBackup,
+        SlugChangedHands, CorruptObject, ExportFailed; then nothing is at `folder`.
         """
         tenant = self._exportable(tenant_id, user_ctx, backup_id, former_key)
-        with self._site.repository(tenant) as repository:
-            wanted = resolve_own(repository, backup_id, tenant.key)
-            props = {"backup_id": wanted, "format": format[:16], "tables": list(tables)[:100], "files": files}
+        with self._read(backup_id, tenant, user_ctx, tuple(tables), progress) as backup:
+            props = {"backup_id": backup.named, "format": format[:16], "tables": list(tables)[:100], "files": files}
             self._site.track(tenant, "backup.exported", user_ctx.user_id, props)
-            now = self._site.clock()
             return export_backup(
-                repository, wanted, Path(folder), format, now, tables=tables, files=files, progress=progress
+                backup.repository,
+                backup.backup_id,
+                Path(folder),
+                format,
+                self._site.clock(),
+                tables=tables,
+                files=files,
+                named=backup.named,
+                progress=progress,
             )
+
+    @contextmanager
+    def _read(
+        self, backup_id: str, tenant: Tenant, user_ctx: UserContext, tables: tuple[str, ...], progress: ProgressSink
+    ) -> Iterator[Reading]:
+        """Where backups are made `@` and a time is the newest that is not later: to put one together is not asked for there."""
+        if self._moments.is_staged(backup_id):
+            action = "backup.export"
+            with self._moments.opened(backup_id, tenant, user_ctx, action, tables=tables, progress=progress) as backup:
+                yield backup
+            return
+        with self._site.repository(tenant) as repository:
+            yield Reading(repository, resolve_own(repository, backup_id, tenant.key))
 
     def open(self, backup_id: str, tenant_id: str, user_ctx: UserContext) -> OpenBackup:
         """A backup to read from, for notebooks: `tables`, `read_table`, `read_rows`, `files`, `read_file`. Close it, or use `with`.

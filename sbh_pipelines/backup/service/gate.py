@@ -15,7 +15,15 @@ from sbh_pipelines.backup.restore.sensitive import tells_of
 from sbh_pipelines.backup.service.tenants import Tenants
 from sbh_pipelines.backup.site.audit_trails import came_through, noted
 from sbh_pipelines.backup.site.site import Site
-from sbh_pipelines.errors import AccessDenied, CorruptObject, SbhError, SlugTaken, SourceError, UnknownTenant
+from sbh_pipelines.errors import (
+    AccessDenied,
+    CorruptObject,
+    OrchestratorUnavailable,
+    SbhError,
+    SlugTaken,
+    SourceError,
+    UnknownTenant,
+)
 from sbh_pipelines.model import Tenant, TenantId
 from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.repository import lease as leases
@@ -23,6 +31,30 @@ from sbh_pipelines.security.policy import ALL_TENANTS, UserContext, authorize
 
 # What may be answered by a tenant's row as it was a moment ago, also to the tenant's own: no row or file of a backup, no trail.
 _MAY_LAG = frozenset({"backup.list", "backup.status", "health.read", "report.read"})
+# What is decided where backups are made, and not at a copy of them.
+PRIMARY_ONLY = frozenset(
+    {
+        "backup.create",
+        "backup.forget",
+        "repository.prune",
+        "backup.hold",
+        "hold.legal",
+        "journal.manage",
+        "keys.rotate",
+        "tenant.erase",
+        "tenant.rehome",
+    }
+)
+# What writes where backups are made, and is refused where a copy took over. To erase is possible there as long as anything is.
+FENCED = (PRIMARY_ONLY - {"tenant.erase"}) | {
+    "backup.restore",
+    "restore.request",
+    "restore.approve",
+    "platform.restore",
+    "drill.run",
+    "copies.run",
+    "copies.forget",
+}
 _CLAIM_FOLDER = "launch/"
 _CLAIM_S = 60.0
 _WAIT_S = 8.0
@@ -72,8 +104,12 @@ class Gate:
             now = None
         return self.site.owners.former_tenant(slug, former_key, now)
 
-    def authorize(self, user_ctx: UserContext, action: str, tenant_id: str) -> None:
-        """Raises AccessDenied, which is recorded: in the tenant's trail where it is the caller's own, else in the platform's."""
+    def authorize(self, user_ctx: UserContext, action: str, tenant_id: str, *, decides: bool = True) -> None:
+        """Raises AccessDenied, which is recorded: in the tenant's trail where it is the caller's own, else in the platform's.
+
+        Raises NotPrimary at a copy for what is decided where backups are made, PrimaryFenced and NotPromoted for what writes where
+        a copy took over; unless `decides`, only the right is asked for.
+        """
         came_through(user_ctx.via)
         try:
             authorize(user_ctx, action, tenant_id)
@@ -81,6 +117,10 @@ class Gate:
             with noted(error):
                 self._record_denied(user_ctx, action, tenant_id, error)
             raise
+        if decides and action in PRIMARY_ONLY:
+            self.site.primary_only(action)
+        if decides and action in FENCED:
+            self.site.fence.check()
 
     def may_see(self, user_ctx: UserContext, tenant: Tenant, request: RestoreRequest) -> None:
         """Raises AccessDenied where a request tells of values that are masked, to a caller who may not export them."""
@@ -161,6 +201,11 @@ class Launches:
         """Raises AccessDenied unless the caller may do `action`; without `tenant_id`, on all tenants."""
         self._gate.authorize(user_ctx, action, tenant_id)
 
+    @property
+    def platform(self) -> Tenant:
+        """What stands for a tenant where the work is of the platform, and of no tenant alone."""
+        return platform_tenant(self._site.settings)
+
     def digest(self, tenant: Tenant, purpose: str, text: bytes) -> str:
         """By which what was asked for is known again; without a secret of the region's catalog nobody can hold a guess against it.
 
@@ -177,6 +222,8 @@ class Launches:
     def claim(self, tenant: Tenant, purpose: str) -> Iterator[None]:
         """Nobody else launches work on the tenant while the block runs. Raises LeaseHeld after waiting some seconds, and
         TenantErased.
+
+        Where a launch was not answered the claim is kept until it expires: the run may still come, and then is seen.
         """
         self._site.admit(tenant)
         store, prefix = self._site.backup_store(tenant)
@@ -184,7 +231,14 @@ class Launches:
         claim = leases.acquire_within(
             _WAIT_S, store, prefix + _CLAIM_FOLDER, owner, purpose, _CLAIM_S, self._site.clock
         )
+        unanswered = False
         try:
             yield
+        except OrchestratorUnavailable as error:
+            unanswered = error.unanswered
+            raise
         finally:
-            claim.release()
+            if unanswered:
+                claim.renew()
+            else:
+                claim.release()

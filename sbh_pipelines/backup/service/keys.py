@@ -6,14 +6,13 @@ from dataclasses import dataclass, replace
 from sbh_pipelines.backup.keys.certificate import ErasureCertificate, public_key_of, verify_certificate
 from sbh_pipelines.backup.keys.erased_owner import whose
 from sbh_pipelines.backup.keys.erasure import check_request, erase
+from sbh_pipelines.backup.keys.key_state import KeyState, key_state
 from sbh_pipelines.backup.keys.owner_change import Adoption, Retired, adopt, check_confirmed, retire
 from sbh_pipelines.backup.keys.rotation import (
     KeyOwner,
-    KeyState,
     RotationReport,
     RotationRequest,
     each_owner,
-    key_state,
     rotate_all,
 )
 from sbh_pipelines.backup.service.gate import Gate

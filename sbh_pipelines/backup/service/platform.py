@@ -39,6 +39,8 @@ class PlatformBackups:
         Raises SettingsError (pg_dump is missing or too old), PrivilegeMissing, LeaseHeld.
         """
         self._gate.authorize(user_ctx, "platform.backup", ALL_TENANTS)
+        self._site.primary_only("platform.backup")
+        self._site.fence.check()
         try:
             made = create_platform_backup(self._drafts, user_ctx.user_id, progress)
         except SbhError as error:

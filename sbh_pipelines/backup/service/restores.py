@@ -1,8 +1,11 @@
 """The service's calls about restores: plan, restore, undo, look at an old state beside the live one, status."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from sbh_pipelines.backup.contents.ownership import resolve_own
+from sbh_pipelines.backup.create.moment.reading import Reading
 from sbh_pipelines.backup.create.status import the_only
 from sbh_pipelines.backup.restore.events import plan_props
 from sbh_pipelines.backup.restore.into_schema import (
@@ -19,8 +22,10 @@ from sbh_pipelines.backup.restore.records import RestoreRecord, Undo, list_resto
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.restore.restore import Target, plan_restore, restore_in_place, target_of
 from sbh_pipelines.backup.restore.result import RestoreResult
+from sbh_pipelines.backup.restore.safety_backup import refusal_at_copy
 from sbh_pipelines.backup.service.approvals import Approvals, restore_subject, undo_subject
 from sbh_pipelines.backup.service.gate import Gate
+from sbh_pipelines.backup.service.moments import Moments
 from sbh_pipelines.backup.site.audit_trails import noted
 from sbh_pipelines.database.rebuild.new_schema import Look
 from sbh_pipelines.errors import NotConfirmed, RequestError, SbhError, UnknownBackup
@@ -33,9 +38,9 @@ _WHOLE = RestoreRequest()
 class Restores:
     """Restores of one tenant: planned, run, undone, looked up."""
 
-    def __init__(self, gate: Gate, approvals: Approvals) -> None:
+    def __init__(self, gate: Gate, approvals: Approvals, moments: Moments) -> None:
         self._gate, self._site = gate, gate.site
-        self._approvals = approvals
+        self._approvals, self._moments = approvals, moments
 
     def plan(
         self,
@@ -48,20 +53,51 @@ class Restores:
         into_password: str | None = None,
         progress: ProgressSink = no_progress,
     ) -> RestorePlan:
-        """What a restore would do; nothing is written.
+        """What a restore would do; nothing is written, but for a backup of the moment where `backup_id` is `@` and a time.
 
         `problems` are the reasons for which it would refuse. Raises UnknownBackup, RequestError, CorruptObject.
         """
         target = target_of(self._site, into_database, request, into_password)
-        tenant = self._gate.allowed(tenant_id, user_ctx, "restore.plan" if target.in_place else "restore.elsewhere")
+        action = "restore.plan" if target.in_place else "restore.elsewhere"
+        tenant = self._gate.allowed(tenant_id, user_ctx, action)
         self._gate.may_see(user_ctx, tenant, request)
-        with self._site.repository(tenant) as repository:
-            wanted = resolve_own(repository, backup_id, tenant.key, live=True)
-            names = user_ctx.tenant_id == ALL_TENANTS
+        tables = tuple(request.tables)
+        with self._moments.opened(
+            backup_id, tenant, user_ctx, action, tables=tables, live=True, progress=progress
+        ) as backup:
             asked = _as_asker(request, user_ctx)
-            plan = plan_restore(self._site, repository, tenant, wanted, asked, target, progress, names_others=names)
-        self._site.track(tenant, "restore.planned", user_ctx.user_id, plan_props(repository, plan, asked))
+            plan = plan_restore(
+                self._site,
+                backup.repository,
+                tenant,
+                backup.backup_id,
+                asked,
+                target,
+                progress,
+                names_others=user_ctx.tenant_id == ALL_TENANTS,
+                staged=backup.staged,
+            )
+        self._site.track(tenant, "restore.planned", user_ctx.user_id, plan_props(backup.repository, plan, asked))
         return plan
+
+    def resolve(
+        self,
+        backup_id: str,
+        tenant_id: str,
+        user_ctx: UserContext,
+        request: RestoreRequest = _WHOLE,
+        *,
+        action: str = "restore.plan",
+        progress: ProgressSink = no_progress,
+    ) -> str:
+        """`@` and a time as the id of a backup of that moment, which is put together if there is none; anything else as it is.
+
+        Without a journal that too: it is the newest backup that is not later then. `action`: what the caller is about to do.
+        At a copy a moment that no backup there is of stays one: it is put together for each reading.
+        """
+        return self._moments.resolved(
+            backup_id, tenant_id, user_ctx, action, tables=tuple(request.tables), progress=progress
+        )
 
     def run(
         self,
@@ -84,28 +120,51 @@ class Restores:
         alone. The faces pass `confirm` on from their callers; calling this from Python is the confirmation.
         Where the settings want a second person, `approval_id` is needed, of an approval of exactly this; or `break_glass`, a
         reason. Raises ApprovalNeeded, NotConfirmed, RestoreRefused, RestoreConflict, SchemaMismatch, CorruptObject (nothing
-        written), ProofFailed, SourceConflict (rolled back), HookFailed.
+        written), ProofFailed, SourceConflict (rolled back), HookFailed; at a copy NotPrimary, unless without a safety backup.
         """
         target = target_of(self._site, into_database, request, into_password)
-        tenant = self._gate.allowed(tenant_id, user_ctx, "backup.restore" if target.in_place else "restore.elsewhere")
+        action = "backup.restore" if target.in_place else "restore.elsewhere"
+        tenant = self._gate.allowed(tenant_id, user_ctx, action)
         self._gate.may_see(user_ctx, tenant, request)
         if not confirm:
             raise _not_confirmed("A restore overwrites live data", f"{backup_id} of {tenant.id}")
-        with self._site.repository(tenant) as repository:
-            wanted = resolve_own(repository, backup_id, tenant.key, live=True)
-            subject = restore_subject(wanted, request, into_database)
-            self._approvals.require(tenant, repository, user_ctx, subject, approval_id, break_glass)
+        if refusal := refusal_at_copy(self._site, tenant, request, in_place=target.in_place):
+            raise refusal
+        tables = tuple(request.tables)
+        with self._moments.opened(
+            backup_id, tenant, user_ctx, action, tables=tables, live=True, progress=progress
+        ) as backup:
+            subject = restore_subject(backup.named, request, into_database, self._site.copy_name)
+            records = backup.repository if backup.staged is None else backup.staged.records
+            self._approvals.require(tenant, records, user_ctx, subject, approval_id, break_glass)
             return restore_in_place(
                 self._site,
-                repository,
+                backup.repository,
                 tenant,
-                wanted,
+                backup.backup_id,
                 user_ctx.user_id,
                 _as_asker(request, user_ctx),
                 target,
                 progress,
                 names_others=user_ctx.tenant_id == ALL_TENANTS,
+                staged=backup.staged,
             )
+
+    def is_staged(self, backup_id: str) -> bool:
+        """Whether this, as `resolve` says it, is no backup that is there, but a moment that is put together for each reading."""
+        return self._moments.is_staged(backup_id)
+
+    def check_place(self, tenant_id: str, user_ctx: UserContext, request: RestoreRequest = _WHOLE) -> None:
+        """Whether a restore in place may begin here. Raises NotPrimary at a copy, unless without a safety backup."""
+        tenant = self._gate.allowed(tenant_id, user_ctx, "backup.restore")
+        if refusal := refusal_at_copy(self._site, tenant, request, in_place=True):
+            raise refusal
+
+    def check_undo(self, restore_id: str, tenant_id: str, user_ctx: UserContext) -> None:
+        """Whether a restore can be undone. Raises UnknownRestore, and RestoreRefused where it made no safety backup."""
+        wanted = RestoreId.parse(restore_id)
+        tenant = self._gate.allowed(tenant_id, user_ctx, "backup.restore")
+        what_undoes(self._site, tenant, read_restore_status(self._site, tenant, wanted))
 
     def sealed(
         self, backup_id: str, tenant_id: str, user_ctx: UserContext, request: RestoreRequest = _WHOLE
@@ -116,7 +175,7 @@ class Restores:
         """
         tenant = self._gate.allowed(tenant_id, user_ctx, "backup.restore")
         with self._site.repository(tenant) as repository:
-            return seal_private(repository, BackupId.parse(backup_id), request)
+            return seal_private(repository, self._bound_to(backup_id), request)
 
     def opened(
         self, sealed: str, backup_id: str, tenant_id: str, user_ctx: UserContext, request: RestoreRequest = _WHOLE
@@ -124,7 +183,10 @@ class Restores:
         """The request with what was sealed. Raises RequestUnreadable."""
         tenant = self._gate.allowed(tenant_id, user_ctx, "restore.plan")
         with self._site.repository(tenant) as repository:
-            return open_private(repository, BackupId.parse(backup_id), request, sealed)
+            return open_private(repository, self._bound_to(backup_id), request, sealed)
+
+    def _bound_to(self, backup_id: str) -> str:
+        return backup_id if self._moments.is_staged(backup_id) else BackupId.parse(backup_id)
 
     def plan_undo(
         self,
@@ -171,9 +233,8 @@ class Restores:
             raise _not_confirmed("Undoing a restore overwrites live data", f"{wanted} of {tenant.id}")
         with self._site.repository(tenant) as repository:
             resolve_own(repository, undo.backup_id, tenant.key, live=True)
-            self._approvals.require(
-                tenant, repository, user_ctx, undo_subject(wanted, undo, references), approval_id, break_glass
-            )
+            subject = undo_subject(wanted, undo, references, from_copy=self._site.copy_name)
+            self._approvals.require(tenant, repository, user_ctx, subject, approval_id, break_glass)
             return restore_in_place(
                 self._site,
                 repository,
@@ -222,9 +283,9 @@ class Restores:
         }
         self._site.track(tenant, "restore.started", user_ctx.user_id, props)
         try:
-            with self._site.repository(tenant) as repository:
-                wanted = resolve_own(repository, backup_id, tenant.key)
-                copy = into_schema(self._site, repository, tenant, wanted, label, tables, progress)
+            with self._read(backup_id, tenant, user_ctx, tables, former_key, progress) as backup:
+                copy = into_schema(self._site, backup.repository, tenant, backup.backup_id, label, tables, progress)
+                copy = replace(copy, backup_id=backup.named)
         except SbhError as error:
             with noted(error):
                 failed = {**props, "code": error.code, "what": error.what}
@@ -234,6 +295,24 @@ class Restores:
         props |= {"target": f"schema {copy.schema}", "label": copy.label}
         self._site.track(tenant, "restore.completed", user_ctx.user_id, props)
         return copy
+
+    @contextmanager
+    def _read(
+        self,
+        backup_id: str,
+        tenant: Tenant,
+        user_ctx: UserContext,
+        tables: tuple[str, ...],
+        former_key: str | None,
+        progress: ProgressSink,
+    ) -> Iterator[Reading]:
+        if former_key is None:
+            action = self.look_permission
+            with self._moments.opened(backup_id, tenant, user_ctx, action, tables=tables, progress=progress) as backup:
+                yield backup
+            return
+        with self._site.repository(tenant) as repository:
+            yield Reading(repository, resolve_own(repository, backup_id, tenant.key))
 
     def looks(self, tenant_id: str | None, user_ctx: UserContext) -> list[Look]:
         """The schemas of old rows that are there: of a tenant, or, for users of the platform, all."""

@@ -5,13 +5,18 @@ from contextlib import contextmanager
 from dataclasses import asdict
 
 from sbh_pipelines.backup.contents.ownership import is_anothers, refuse_anothers
+from sbh_pipelines.backup.copies.place import open_copy
+from sbh_pipelines.backup.copies.state import CopyStates
 from sbh_pipelines.backup.retain import forget as forgetting
 from sbh_pipelines.backup.retain import holds
 from sbh_pipelines.backup.retain.forget import RetentionOutcome
 from sbh_pipelines.backup.retain.holds import HoldLine
+from sbh_pipelines.backup.retain.journal_retention import JournalUpkeep, has_journal, keep_journal
 from sbh_pipelines.backup.retain.prune import NothingToPrune, PruneReport, prune
-from sbh_pipelines.backup.service.gate import Gate
+from sbh_pipelines.backup.service.gate import FENCED, Gate
+from sbh_pipelines.errors import LeaseHeld, SbhError
 from sbh_pipelines.model import BackupId, ProgressSink, Tenant, no_progress
+from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 
@@ -134,6 +139,8 @@ class Retention:
         tenant = self._gate.allowed(tenant_id, user_ctx, action, former_key=former_key)
         with self._site.repository(tenant, create=create) as repository:
             yield tenant, repository
+        if action in FENCED:  # no lease is held: a promotion waited for nobody, and may have seen nothing of it
+            self._site.fence.check_anew(tenant.region)
 
     # the repository
 
@@ -159,9 +166,44 @@ class Retention:
         return done
 
     def compact_catalogs(self, user_ctx: UserContext) -> dict[str, dict[str, int]]:
-        """Merge the objects of each region's catalog: {region: {merged, written}}. Raises AccessDenied."""
+        """Merge the objects of each region's catalog, and those of the state of copies: {region: {merged, written, states}},
+        `states` being the objects of the latter that went. Raises AccessDenied, and the stores' errors.
+        """
         self._gate.authorize(user_ctx, "repository.prune", ALL_TENANTS)
-        return {region: asdict(self._site.catalog(region).compact()) for region in self._site.settings.storage.regions}
+        done, copies = (
+            dict[str, dict[str, int]](),
+            [open_copy(self._site, one.name) for one in self._site.settings.copies],
+        )
+        for region in self._site.settings.storage.regions:
+            done[region] = asdict(self._site.catalog(region).compact())
+            states = [CopyStates(copy.with_left_regions()).keep_at_source(region) for copy in copies]
+            done[region]["states"] = sum(states)
+        return done
+
+    def keep_journals(self, user_ctx: UserContext, *, dry_run: bool = False) -> list[JournalUpkeep]:
+        """Merge the change journal of each region that has one, and remove what no promised moment needs.
+
+        A region that somebody else sees to just now is left out. Raises AccessDenied, and, when all others are done, why a region
+        failed: PruneRefused where clocks differ, the store's errors.
+        """
+        self._gate.authorize(user_ctx, "repository.prune", ALL_TENANTS)
+        done, failed = list[JournalUpkeep](), list[SbhError]()
+        for region in self._site.settings.storage.regions:
+            try:
+                if has_journal(self._site, region):
+                    done.append(keep_journal(self._site, region, dry_run=dry_run))
+            except LeaseHeld:
+                continue
+            except SbhError as error:
+                failed.append(error)
+        for one in done:
+            if one.changed and not dry_run:
+                figures = {"region": one.region, "removed": len(one.removed), "bytes_freed": one.bytes_freed}
+                figures |= {"merged": len(one.merged), "gaps_removed": one.gaps_removed}
+                self._site.track(platform_tenant(self._site.settings), "journal.pruned", user_ctx.user_id, figures)
+        if failed:
+            raise failed[0]
+        return done
 
 
 def _props(placed: HoldLine) -> dict[str, str | None]:

@@ -19,16 +19,18 @@ from sbh_pipelines.backup.restore.result import RestoreResult
 from sbh_pipelines.backup.service.approvals import Approvals
 from sbh_pipelines.backup.service.audit import Audit
 from sbh_pipelines.backup.service.backups import Backups
-from sbh_pipelines.backup.service.drills import Drills
 from sbh_pipelines.backup.service.exports import Exports
 from sbh_pipelines.backup.service.gate import Gate, Launches
-from sbh_pipelines.backup.service.health import Health
 from sbh_pipelines.backup.service.keys import Keys
 from sbh_pipelines.backup.service.platform import PlatformBackups
 from sbh_pipelines.backup.service.restores import Restores
 from sbh_pipelines.backup.service.retention import Retention
 from sbh_pipelines.backup.service.tenants import Tenants
 from sbh_pipelines.backup.service.tokens import TokenIssue
+from sbh_pipelines.backup.service.upkeep.copies import Copies
+from sbh_pipelines.backup.service.upkeep.drills import Drills
+from sbh_pipelines.backup.service.upkeep.health import Health
+from sbh_pipelines.backup.service.upkeep.journal import ChangeJournal
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.document import as_document
 from sbh_pipelines.model import BackupType, Clock, ProgressSink, no_progress, utc_now
@@ -56,6 +58,8 @@ class BackupService:
         keys: rotation, erasure
         audit: the trails
         health: health, metrics
+        journal: what changes between two backups
+        copies: the backups once more, in another place
         tokens: bearer tokens
         launches: what a face asks before it launches long work
     """
@@ -64,22 +68,39 @@ class BackupService:
         """`site`: what the service works with, where a caller has one already; it is over `settings` then."""
         self.settings = settings
         self._site = site or Site(settings, clock)
+        self._copies: dict[str, BackupService] = {}
         self.tenants = Tenants(self._site)
         gate, drafts = Gate(self._site, self.tenants), OpenDrafts(self._site)
         self.backups = Backups(gate, drafts)
-        self.approvals = Approvals(gate)
-        self.restores = Restores(gate, self.approvals)
+        self.approvals = Approvals(gate, self.backups.moments)
+        self.restores = Restores(gate, self.approvals, self.backups.moments)
         self.retention = Retention(gate)
         self.platform = PlatformBackups(gate, drafts)
         self.drills = Drills(gate)
-        self.exports = Exports(gate)
+        self.exports = Exports(gate, self.backups.moments)
         self.keys = Keys(gate)
         self.audit = Audit(gate)
         self.health = Health(gate)
+        self.journal = ChangeJournal(gate, self.backups.manifest_cache)
+        self.copies = Copies(gate)
         self.tokens = TokenIssue(gate)
         self.launches = Launches(gate)
         # The specification's names.
         self.open_backup = self.exports.open
+
+    def at_copy(self, name: str) -> "BackupService":
+        """The service over a copy's backups, made once: it reads the copy's buckets with the copy's keys, and nothing else.
+
+        Lists, validates, restores, exports, drills, and reads the audit trails. What is decided where backups are made (to make
+        and to forget them, holds, keys, erasure) raises NotPrimary. Database and application files are those of the settings.
+        The copy that is the primary is this service itself. Raises SettingsError where there is no copy of this name.
+        """
+        if name == self.settings.primary:
+            return self
+        if name not in self._copies:
+            site = self._site.copy(name)
+            self._copies.setdefault(name, BackupService(site.settings, site=site))
+        return self._copies[name]
 
     def create_backup(
         self,

@@ -7,17 +7,16 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from sbh_pipelines.backup.contents.json_lines import read_lines
 from sbh_pipelines.backup.contents.manifest import LATEST
-from sbh_pipelines.backup.contents.manifests import read_component, read_manifest
+from sbh_pipelines.backup.contents.manifests import read_manifest
+from sbh_pipelines.backup.contents.ownership import described_tenant
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.schema.tenants import find_tenant, list_tenants, unknown
 from sbh_pipelines.errors import SbhError, SourceError, StoreError, UnknownTenant
 from sbh_pipelines.model import BackupId, HousedTenant, Tenant, TenantId
 from sbh_pipelines.repository.documents import list_manifest_ids
-from sbh_pipelines.repository.format import CONFIG
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 
 _SHARE = 20  # of the time at most a twentieth goes into listing tenants
@@ -163,9 +162,5 @@ def lost_tenant(site: Site, slug: TenantId, backup_id: str = LATEST) -> Tenant |
         return None
     with site.repository(found[wanted]) as repository:
         repository.load_index()
-        manifest = read_manifest(repository, BackupId.parse(wanted))
-        detail = read_component(repository, manifest, CONFIG).detail
-        for fields in read_lines(repository, detail):
-            if "tenant" in fields:
-                return Tenant(**{**fields["tenant"], "id": slug})
-    return None
+        described = described_tenant(repository, read_manifest(repository, BackupId.parse(wanted)))
+    return None if described is None else replace(described, id=slug)

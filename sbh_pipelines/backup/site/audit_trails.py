@@ -2,6 +2,9 @@
 
 What is recorded when an event cannot be written is decided here: `record` raises, so that reads, plans and restores refuse;
 a backup that is committed is not undone for want of its event. `create/events.py` adds such events later and says so.
+
+At a copy the trails of tenants and platform are what was brought there, byte for byte, and nothing is added to them: they would
+fork. What is done at a copy is recorded in a trail of the copy's own, one per region, with the tenant in the event's properties.
 """
 
 import threading
@@ -20,12 +23,13 @@ from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.repository.bounds import all_below
 from sbh_pipelines.repository.catalog.owners import split_home
 from sbh_pipelines.repository.format import Keys
-from sbh_pipelines.repository.trail.event import PLATFORM, Chain, Entry, entry_of
+from sbh_pipelines.repository.trail.event import AT_COPY, PLATFORM, Chain, Entry, entry_of
 from sbh_pipelines.repository.trail.trail import POLICY, Trail, TrailEnd
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.site.site import Site
 
+AT_COPY_FOLDER = "at-copies/"  # beside the platform's trail; a copier never writes there
 _OPEN_TRAILS = 2000  # how many ends a process remembers: each saves a request
 _VIA: ContextVar[str] = ContextVar("via", default="python")
 
@@ -46,9 +50,21 @@ class Trails:
         self._open: OrderedDict[Chain, Trail] = OrderedDict()
 
     def of(self, tenant: Tenant) -> Trail:
-        """The tenant's trail, or the platform's in the tenant's region for `*` and `_platform`. Raises ResidencyError."""
+        """The tenant's trail, or the platform's in the tenant's region for `*` and `_platform`. Raises ResidencyError.
+
+        At the copy NAME also that of what was done there, for `*@NAME`; also where it is the primary now.
+        """
+        if tenant.id.startswith(AT_COPY):
+            return self.of_copy(tenant.region)
         name = PLATFORM if tenant.id in (PLATFORM, PLATFORM_TENANT) else self._site.owners.home_of(tenant)
-        chain = Chain(name, tenant.region)
+        return self._known(tenant, Chain(name, tenant.region))
+
+    def of_copy(self, region: str) -> Trail:
+        """The trail of what was done at the copy that this site is, or was, to what it has of a region. Raises ResidencyError."""
+        chain = Chain(f"{AT_COPY}{self._site.work_name}", region)
+        return self._known(Tenant(PLATFORM_TENANT, "", region, ""), chain)
+
+    def _known(self, tenant: Tenant, chain: Chain) -> Trail:
         with self._lock:
             if (known := self._open.get(chain)) is not None:
                 self._open.move_to_end(chain)
@@ -64,7 +80,11 @@ class Trails:
         site = self._site
         catalog = site.catalog(chain.region)
         heads, below = site.audit_store(chain.region)
-        if chain.tenant_id == PLATFORM:
+        if chain.tenant_id.startswith(AT_COPY):
+            own = f"{below}{AT_COPY_FOLDER}{site.work_name}/"
+            store, folder, head = heads, f"{own}events/", f"{own}head.json"
+            create = site.locked_creates(None, chain.region)
+        elif chain.tenant_id == PLATFORM:
             store, folder, head = heads, f"{below}events/", f"{below}head.json"
             create = site.locked_creates(None, chain.region)
         else:
@@ -115,6 +135,9 @@ class Trails:
         if not entries:
             return
         try:
+            if self._site.copy_name is not None:
+                self._record_at_copy(tenant, entries)
+                return
             try:
                 self._site.owners.check(tenant)
             except CorruptObject as error:  # nothing says whose the trail is; the trail's own damage is another matter
@@ -134,6 +157,12 @@ class Trails:
             raise error
         moved = [replace(entry, props={**entry.props, "tenant": str(tenant.id)}) for entry in entries]
         self.record_all(platform, moved)
+
+    def _record_at_copy(self, tenant: Tenant, entries: Sequence[Entry]) -> None:
+        """In the copy's own trail: the tenant's is its source's, and goes on there."""
+        said = PLATFORM if tenant.id == PLATFORM_TENANT or tenant.id.startswith(PLATFORM) else str(tenant.id)
+        told = [replace(entry, props={**entry.props, "tenant": said}) for entry in entries]
+        self.of_copy(tenant.region).append(lambda _: told)
 
     def fold(self, window_s: float) -> None:
         """From now on repeats of looks and denials within so long are one event with a count (`repeats.py`), until `end`."""
@@ -179,6 +208,7 @@ class Trails:
                 return []
             return [self.entry(POLICY, user_id, {**props, "digest": digest, "previous": end.policy or None})]
 
+        self._site.primary_only("The record of a policy")
         self.of(platform_tenant(self._site.settings)).append(build)
 
 

@@ -189,7 +189,7 @@ class Owners:
             owner = read_key_object(self._key_place(tenant, home), EPOCH).owner
         except ObjectMissing:
             return  # nothing was begun there
-        said = self._says(owner, tenant, home)
+        said = self._asked_again(self._says(owner, tenant, home), tenant, home)
         if said is Ownership.UNKNOWN:
             with self._site.opened(tenant, home) as repository, KeyReader(repository) as reader:
                 said = self._by_backups(repository, tenant, reader)
@@ -213,6 +213,7 @@ class Owners:
         if not self._is_held_against(tenant) or (self._is_settled(tenant, home) and not bind):
             return True
         said = Ownership.UNKNOWN if owner is None else owner.says(key, home, tenant.key)
+        said = self._asked_again(said, tenant, home)
         if said is Ownership.UNKNOWN:
             with KeyReader(repository) as reader:
                 said = self._by_backups(repository, tenant, reader)
@@ -283,6 +284,15 @@ class Owners:
         if owner is None:
             return Ownership.UNKNOWN
         return owner.says(self._site.catalog(tenant.region).known_owner_key(), home, tenant.key)
+
+    def _asked_again(self, said: Ownership, tenant: Tenant, home: str) -> Ownership:
+        """What the repository says, read once more where it is another's: a line or a cache may have changed the answer."""
+        if said is not Ownership.OTHER:
+            return said
+        try:
+            return self._says(read_key_object(self._key_place(tenant, home), EPOCH).owner, tenant, home)
+        except ObjectMissing:
+            return said
 
     @staticmethod
     def _by_backups(repository: Repository, tenant: Tenant, reader: KeyReader) -> Ownership:

@@ -14,7 +14,7 @@ from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.stores.base import FileStore
 from sbh_pipelines.stores.bound_store import BoundStore
-from sbh_pipelines.stores.open_store import is_aws, open_control
+from sbh_pipelines.stores.open_store import is_aws, open_control, storage_of
 from sbh_pipelines.stores.region_proof import RegionProof
 from sbh_pipelines.stores.s3_control import S3Control
 
@@ -25,7 +25,9 @@ class StoreBinding:
     def __init__(self, settings: Settings, opened: Callable[[Place], FileStore]) -> None:
         self._settings, self._opened = settings, opened
         self._proof = RegionProof(self._ask, settings.residency.recheck_s)
-        self._controls: dict[str, S3Control] = {}
+        # By region, and whether the application's server is meant: at a copy it is another one.
+        self._controls: dict[tuple[str, bool], S3Control] = {}
+        self._provable: dict[tuple[str, bool], bool] = {}
         self._settled: set[tuple[str, str]] = set()  # tenants whose repository is where it was, with the region
         self._lock = threading.Lock()
 
@@ -36,11 +38,18 @@ class StoreBinding:
     def check(self, place: Place, tenant: Tenant | None) -> None:
         """Whether something may be written there. Raises ResidencyError, and the store's errors."""
         if tenant is not None:
-            check_tenant(self._settings, tenant)
-        if is_provable(self._settings, place.region):
+            check_tenant(self._settings, tenant, application=place.application)
+        if self._is_provable(place):
             self._proof.check(place)
         if tenant is not None and not place.application:
             self._check_unmoved(place, tenant)
+
+    def _is_provable(self, place: Place) -> bool:
+        server = (place.region, place.application)
+        found = self._provable.get(server)
+        if found is None:
+            found = self._provable[server] = is_provable(self._settings, place)
+        return found
 
     def _check_unmoved(self, place: Place, tenant: Tenant) -> None:
         if (tenant.id, place.region) in self._settled:
@@ -73,16 +82,17 @@ class StoreBinding:
             return False
 
     def _ask(self, place: Place) -> str:
+        storage, server = storage_of(self._settings, place), (place.region, place.application)
         with self._lock:
-            control = self._controls.get(place.region)
+            control = self._controls.get(server)
             if control is None:
-                control = self._controls[place.region] = open_control(self._settings.storage, place.region)
-        return control.real_region(place.bucket)
+                control = self._controls[server] = open_control(storage, place.region)
+        found = control.real_region(place.bucket)
+        # Of a copy: a bucket of this region, which lies where the copy does.
+        return place.region if found == storage.real_region(place.region) else found
 
 
-def is_provable(settings: Settings, region: str) -> bool:
-    """Whether the settings want the server to be asked where its buckets are."""
-    prove = settings.residency.prove
-    return settings.storage.kind == "s3" and (
-        prove == "always" or (prove == "aws" and is_aws(settings.storage, region))
-    )
+def is_provable(settings: Settings, place: Place) -> bool:
+    """Whether the settings want the server of the place to be asked where its buckets are."""
+    prove, storage = settings.residency.prove, storage_of(settings, place)
+    return storage.kind == "s3" and (prove == "always" or (prove == "aws" and is_aws(storage, place.region)))

@@ -7,21 +7,21 @@ from hypothesis import strategies as st
 
 from sbh_pipelines.backup.contents.summary import BackupSummary, Figures
 from sbh_pipelines.backup.health.unusual_size import MIB, unusual_measures
-from sbh_pipelines.model import BackupId, BackupType
+from sbh_pipelines.model import SAFETY, BackupId, BackupType
 from sbh_pipelines.settings import HealthSettings
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 RULES = HealthSettings()
 
 
-def backups(*rows: int, kind: BackupType = BackupType.FULL, size: int = 0, safety: bool = False) -> list[BackupSummary]:
+def backups(*rows: int, kind: BackupType = BackupType.FULL, size: int = 0, purpose: str = "") -> list[BackupSummary]:
     """One an hour, with these numbers of rows."""
     return [
         BackupSummary(
             BackupId.at(START + timedelta(hours=n)),
             kind,
             START + timedelta(hours=n),
-            safety,
+            purpose,
             Figures(size, size, 0, 1.0, count, 0, None),
         )
         for n, count in enumerate(rows)
@@ -60,7 +60,7 @@ def test_what_really_changed_is_usual_once_half_of_them_are_so() -> None:
 
 
 def test_a_backup_made_before_a_restore_does_not_count() -> None:
-    wrecked = backups(0, 0, 0, 0, 0, 5, safety=True)
+    wrecked = backups(0, 0, 0, 0, 0, 5, purpose=SAFETY)
     assert unusual_measures([*backups(1000, 1000, 1000, 1000), wrecked[-1]], RULES) == []
 
 

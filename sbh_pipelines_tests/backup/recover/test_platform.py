@@ -81,7 +81,8 @@ def test_a_new_server_gets_the_roles_but_no_password(application: Application) -
     with own_server() as server:
         target = server.create_database("new")
         report = service.platform.recover(server.dsn().replace("dbname=postgres", "dbname=new"), ADMIN, confirm=True)
-        assert (report.status, sorted(report.roles_made)) == ("completed", sorted(["app", READER]))
+        made_roles = set(report.roles_made) - {postgres.JOURNAL}  # which has rights here once a test has journaled
+        assert (report.status, made_roles) == ("completed", {"app", READER})
         assert any(difference.startswith("datlocprovider") for difference in report.differences)
         assert target.ask(_ROLE_FACTS) == before
         assert target.ask("SELECT rolname FROM pg_authid WHERE rolpassword IS NOT NULL") == []

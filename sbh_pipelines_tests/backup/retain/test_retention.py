@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from sbh_pipelines.backup.contents.summary import BackupSummary
 from sbh_pipelines.backup.retain.policy import Verdict, decide, policy_of
 from sbh_pipelines.errors import CorruptObject, SettingsError
-from sbh_pipelines.model import BackupId, BackupType, Tenant, TenantId
+from sbh_pipelines.model import RECOVERED, BackupId, BackupType, Tenant, TenantId
 from sbh_pipelines.settings import RetentionClass, RetentionSettings, Settings, load_settings
 from sbh_pipelines_tests.support.effort import examples
 
@@ -385,3 +385,35 @@ def test_a_summary_that_cannot_be_understood_is_damage(field: dict[str, Any]) ->
     """Its backup is then kept: what a rule would say of it is unknown."""
     with pytest.raises(CorruptObject):
         BackupSummary.from_dict({**backup(START).as_dict(), **field})
+
+
+# backups put together for a moment of the past
+
+
+def recovered(moment: datetime, nth: int = 1) -> BackupSummary:
+    return BackupSummary(BackupId.at(moment, nth), FULL, moment, RECOVERED)
+
+
+def test_one_put_together_for_a_moment_takes_nobodys_place() -> None:
+    """It is the newest there is, and full: the backup that describes the tenant stays all the same, and it goes itself."""
+    own, late = backup(START), recovered(START + DAY)
+    assert kept(decide(NOTHING, [own, late])) == {own.id}
+    (verdict, _) = decide(NOTHING, [own, late])
+    assert verdict.reasons == ["it was made for a restore, and its term is over"]
+
+
+def test_no_rule_counts_one_put_together_for_a_moment() -> None:
+    policy = NOTHING.model_copy(update={"full_backups": RetentionClass(keep_last=2, keep_daily=2)})
+    backups = [backup(START), backup(START + HOUR), recovered(START + 2 * HOUR), recovered(START + DAY)]
+    assert kept(decide(policy, backups)) == {one.id for one in backups[:2]}
+
+
+def test_hours_are_counted_from_the_newest_that_was_read() -> None:
+    policy = NOTHING.model_copy(update={"keep_within_hours": 2})
+    backups = [backup(START), backup(START + HOUR), recovered(START + 9 * DAY)]
+    assert kept(decide(policy, backups)) == {one.id for one in backups[:2]}
+
+
+def test_one_put_together_for_a_moment_stays_while_its_term_lasts() -> None:
+    late = recovered(START)
+    assert kept(decide(NOTHING, [late], protected={late.id: ["kept until tomorrow"]})) == {late.id}

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from sbh_pipelines.backup import approvals
+from sbh_pipelines.backup.restore.records import Undo
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.backup.service.approvals import undo_subject
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import (
@@ -23,7 +25,7 @@ from sbh_pipelines.errors import (
     StoreUnavailable,
     UnknownRestore,
 )
-from sbh_pipelines.model import MergeMode, RestoreId
+from sbh_pipelines.model import BackupId, MergeMode, RestoreId
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.settings import ApprovalSettings
@@ -404,3 +406,11 @@ def test_reasons_have_bounds(service: BackupService) -> None:
             service.approvals.request_restore("latest", ACME, ANN, PART, reason=reason)
     with pytest.raises(RequestError):
         service.approvals.approve(asked(service), ACME, BOB, "x" * 501)
+
+
+def test_an_undo_is_approved_where_its_backup_lies() -> None:
+    """As a restore is: what something else replicated to a copy is no approval there."""
+    undo = Undo(BackupId("backup_20240115_1200"), ("tasks",), (), RestoreId("restore_20240115_1200"))
+    here, there = (undo_subject(undo.restore_id, undo, from_copy=name) for name in (None, "dr"))
+    assert here != there
+    assert "from_copy" not in here  # so that an approval from before there was this goes on being one

@@ -22,6 +22,7 @@ KEY_FILE = base64.b64encode(b"k" * 32).decode()
 SECRETS = {
     "database.password": "hunter2-of-the-database",
     "storage.secret_access_key": "hunter2-of-the-bucket",
+    "copies.secret_access_key": "hunter2-of-the-copy",
     "alerts.webhook_url": "https://example.invalid/hunter2-of-the-hook",
     "alerts.smtp_password": "hunter2-of-the-mail",
     "alerts.slack_url": "https://example.invalid/hunter2-of-slack",
@@ -52,6 +53,14 @@ def secretive(application: Application) -> Iterator[Settings]:
         alerts={
             name: SECRETS[f"alerts.{name}"] for name in ("webhook_url", "smtp_password", "slack_url", "pagerduty_key")
         },  # type: ignore[arg-type]
+        copies=[
+            {  # type: ignore[list-item]
+                "name": "dr",
+                "to": "eu-central-1",
+                "access_key_id": "copier",
+                "secret_access_key": SECRETS["copies.secret_access_key"],
+            }
+        ],
     )
 
 
@@ -73,7 +82,8 @@ def innocent(*shown: str) -> None:
 
 
 def test_settings_show_stars(secretive: Settings) -> None:
-    for value in (secretive, *(getattr(secretive, name) for name in type(secretive).model_fields)):
+    sections = [getattr(secretive, name) for name in type(secretive).model_fields if name not in ("copies", "primary")]
+    for value in (secretive, *sections, *secretive.copies):
         innocent(*texts(value), value.model_dump_json())
     assert secretive.database.password is not None
     assert secretive.database.password.get_secret_value() == SECRETS["database.password"]

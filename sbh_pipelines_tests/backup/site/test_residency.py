@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.backup.site.store_binding import is_provable
-from sbh_pipelines.doctor import residency
+from sbh_pipelines.doctor.buckets import residency
 from sbh_pipelines.doctor.findings import Report
 from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import ResidencyError, SettingsError, StoreUnavailable
-from sbh_pipelines.model import Tenant, TenantId
-from sbh_pipelines.placement import PLATFORM, allowed_regions, check_tenant, platform_tenant
+from sbh_pipelines.model import Tenant, TenantId, utc_now
+from sbh_pipelines.placement import PLATFORM, Place, allowed_regions, check_tenant, platform_tenant
 from sbh_pipelines.residency import ResidencyManager
+from sbh_pipelines.settings.places.copies import CopySettings, at_copy
 from sbh_pipelines_tests.stores.test_server_side_encryption import asked, begins_an_object
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.support.fix_moto import ACCESS, make_buckets, s3_client
@@ -223,6 +226,44 @@ def test_a_region_out_of_reach_keeps_a_new_tenant_waiting(application: Applicati
         service.create_backup(ACME, ADMIN)
 
 
+@pytest.mark.parametrize("real", [EU, US])
+def test_at_a_copy_the_files_bucket_is_proved_on_its_own_server(
+    application: Application, embedded_stack: Stack, real: str
+) -> None:
+    """A copy lies with another provider, under other credentials, where the application's bucket is not known."""
+    files, copies = make_buckets(embedded_stack, eu_west_1=real), make_buckets(embedded_stack, eu_west_1="eu-central-1")
+    bucket, key = files.replace("{region}", EU), f"files/{ACME}/a.txt"
+    with recording(embedded_stack.kms_endpoint) as first, recording(embedded_stack.kms_endpoint) as second:
+        settings = application.configured(
+            storage={"kind": "s3", "endpoint_url": first.url, "bucket": files, "retries": 0, "regions": [EU], **ACCESS},
+            files={"enabled": True, "bucket": files},
+            residency={"prove": "always", "tenants": {ACME: [EU]}},
+        )
+        copy = CopySettings(
+            name="dr",
+            to="eu-central-1",
+            bucket=copies,
+            endpoint_url=second.url,
+            access_key_id="copy",
+            secret_access_key=SecretStr("copy"),
+        )
+        site = Site(at_copy(settings.model_copy(update={"copies": [copy]}), "dr"), utc_now)
+        store, prefix = site.files_store(application.tenant())
+        if real == EU:
+            store.put_stream(prefix + "a.txt", iter([b"old"]), {})
+            assert key in everything_in(embedded_stack, files, EU)
+        else:
+            with pytest.raises(ResidencyError, match="stands for eu-west-1 and is in us-east-1"):
+                store.put_stream(prefix + "a.txt", iter([b"old"]), {})
+        asked_there = [seen for seen in first.seen if bucket in seen.path]
+        assert asked_there
+        assert all("Credential=moto/" in seen.headers["authorization"] for seen in asked_there)
+        backups, where = site.backup_store(application.tenant())
+        with pytest.raises(ResidencyError, match="region of the copy"):
+            backups.put(where + "x", b"x")  # which its residency allows to the files, and not to the copy
+        assert not any(bucket in seen.path for seen in second.seen)
+
+
 def test_the_manager_gives_the_specifications_three_keys_and_checks(application: Application) -> None:
     service = application.service(residency={**ZONES, "tenants": {ACME: ["eu"]}})
 
@@ -285,8 +326,8 @@ def test_concurrent_first_writes_of_a_moved_tenant_are_all_refused(application: 
 )
 def test_whose_servers_are_asked(application: Application, url: str | None, prove: str, asked: bool) -> None:
     settings = application.configured(storage={"kind": "s3", "endpoint_url": url}, residency={"prove": prove})
-    assert is_provable(settings, EU) is asked
-    assert not is_provable(application.configured(residency={"prove": prove}), EU)  # a directory
+    assert is_provable(settings, Place("b", "", EU)) is asked
+    assert not is_provable(application.configured(residency={"prove": prove}), Place("b", "", EU))  # a directory
 
 
 def test_keys_are_wrapped_in_the_tenants_region(application: Application, embedded_stack: Stack) -> None:

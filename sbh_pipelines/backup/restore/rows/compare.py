@@ -79,7 +79,7 @@ class TableComparer:
         self._context, self._repository, self._connection = context, context.repository, context.connection
         self._tenant_key = context.tenant.key
         then = context.manifest.recovery_point
-        self._comparable = incomparable(then, context.point) is None
+        self._comparable = not context.manifest.is_recovered and incomparable(then, context.point) is None
         self._links = links_of(context.tenancy)
         self._homeless: dict[int, Staging] = {}
         self._definitions = read_definitions(self._connection, context.tenancy.tables) if self._comparable else {}
@@ -290,7 +290,7 @@ class TableComparer:
         if stored.state is None or not stored.layers:
             yield from self._groups(compared, stored.groups)
             return
-        chunks = [bytes.fromhex(c) for layer in stored.layers for c in (*layer.chunks, *layer.survivors)]
+        chunks = [bytes.fromhex(c) for layer in stored.layers for c in layer.all_chunks]
         groups = read_table(self._repository, compared.summary).groups
         stored_in = chain(chunks, (group.chunk for group in groups))
         compared.downloaded += sum(self._repository.locate(chunk).length for chunk in stored_in)

@@ -84,12 +84,7 @@ def _sample(
 
 def sensitive_columns(table: MappedTable, settings: RestoreSettings) -> set[str]:
     """The columns of the table that `restore.sensitive` names, as `column`, `table.column` or `schema.table.column`."""
-    found = set()
-    for declared in settings.sensitive:
-        owner, _, column = declared.rpartition(".")
-        if owner in ("", table.table.name, table.full_name):
-            found.add(column)
-    return found
+    return settings.masked_columns(table.full_name)
 
 
 def masked_key(key: Mapping[str, str | None], masked: set[str]) -> dict[str, str | None]:
