@@ -1,13 +1,14 @@
 """Work on many items in threads: on all of them at once, or on a stream of which few are ahead. And work that is waited for.
 
-The first two keep the order of the items and raise the first error in that order; what has not begun by then is left.
+The first two keep the order of the items and raise the first error in that order; what has not begun by then is left. Where one
+item may take as long as all others, `as_done` does not let these wait for it.
 """
 
 import contextvars
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 _Item = TypeVar("_Item")
@@ -92,3 +93,30 @@ def streamed(
         finally:
             for future in begun:
                 future.cancel()
+
+
+def as_done(
+    work: Callable[[_Item], _Result], items: Iterable[_Item], *, name: str, threads: int = _THREADS
+) -> Iterator[tuple[_Item, _Result]]:
+    """Each item with what `work` gives for it, the first that is done first; `threads` are at work, and none waits its turn.
+
+    The next item is asked for when one is done. Raises the first error; what has not begun by then is left.
+    """
+    begun = dict[Future[_Result], _Item]()
+    work = _here(work)
+    with ThreadPoolExecutor(threads, thread_name_prefix=name) as pool:
+        try:
+            for item in items:
+                begun[pool.submit(work, item)] = item
+                if len(begun) >= threads:
+                    yield from _done(begun)
+            while begun:
+                yield from _done(begun)
+        finally:
+            for future in begun:
+                future.cancel()
+
+
+def _done(begun: dict[Future[_Result], _Item]) -> Iterator[tuple[_Item, _Result]]:
+    for future in wait(begun, return_when=FIRST_COMPLETED).done:
+        yield begun.pop(future), future.result()

@@ -18,8 +18,13 @@ from sbh_pipelines.orchestration.backups.schedules import backup_schedules
 from sbh_pipelines.orchestration.backups.validation import validate_backup_job
 from sbh_pipelines.orchestration.common.outputs import step_outputs
 from sbh_pipelines.orchestration.common.resources import backup_service
+from sbh_pipelines.orchestration.copies.copy_runs import copies, copies_schedule, copy_run_job
+from sbh_pipelines.orchestration.copies.verification import copy_verify_job
 from sbh_pipelines.orchestration.drills.jobs import drill_job, tenant_drill, weekly_drill
 from sbh_pipelines.orchestration.drills.report import recovery_report
+from sbh_pipelines.orchestration.journal.drains import change_journal, journal_drain, journal_drain_job
+from sbh_pipelines.orchestration.journal.moment import moment_backup_job
+from sbh_pipelines.orchestration.journal.shown import journal_show_job
 from sbh_pipelines.orchestration.restores.into_schema import restore_into_schema_job
 from sbh_pipelines.orchestration.restores.jobs import restore_job, undo_restore_job
 from sbh_pipelines.orchestration.upkeep.keys import key_rotation_job
@@ -27,7 +32,7 @@ from sbh_pipelines.orchestration.upkeep.platform import daily_platform_backup, p
 from sbh_pipelines.orchestration.upkeep.retention import daily_prune, prune_job, retention_job
 
 defs = dg.Definitions(
-    assets=[*backup_assets, tenant_drill, recovery_report],
+    assets=[*backup_assets, tenant_drill, recovery_report, change_journal, copies],
     jobs=[
         *backup_jobs,
         fleet_backup_job,
@@ -40,8 +45,13 @@ defs = dg.Definitions(
         drill_job,
         platform_backup_job,
         key_rotation_job,
+        journal_drain_job,
+        journal_show_job,
+        moment_backup_job,
+        copy_run_job,
+        copy_verify_job,
     ],
-    schedules=[*backup_schedules, daily_prune, weekly_drill, daily_platform_backup],
+    schedules=[*backup_schedules, daily_prune, weekly_drill, daily_platform_backup, journal_drain, copies_schedule],
     sensors=[
         tenants_sync,
         unusable_tenants,

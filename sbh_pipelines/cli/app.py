@@ -14,18 +14,16 @@ from sbh_pipelines.cli.commands import (
     audit,
     backup,
     doctor,
-    drill,
     export,
-    health,
     keys,
     platform,
     report,
-    repository,
     restore,
     retention,
     tenants,
     token,
 )
+from sbh_pipelines.cli.commands.upkeep import copies, drill, health, journal, repository
 from sbh_pipelines.cli.demo import demo
 from sbh_pipelines.cli.output import print_error, print_json
 from sbh_pipelines.cli.servers import serve, stack, ui
@@ -98,6 +96,8 @@ for group_module in (
     drill,
     report,
     repository,
+    journal,
+    copies,
     doctor,  # `sbh settings`
     token,
     approvals,

@@ -37,6 +37,16 @@ QuietOption = Annotated[
 ]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
+FromCopyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from-copy",
+        help="Read the backups of this copy, by its name in the settings: only its buckets and keys are asked.",
+        metavar="NAME",
+        show_default=False,
+    ),
+]
+
 SHARED: dict[str, Any] = {
     "settings_file": SettingsOption,
     "as_json": JsonOption,
@@ -66,10 +76,12 @@ class Invocation:
 
         return load_settings(self.settings_file)
 
-    def service(self) -> "BackupService":
+    def service(self, from_copy: str | None = None) -> "BackupService":
+        """That of the settings; `from_copy`: over the backups of a copy. Raises SettingsError."""
         from sbh_pipelines.backup.service import BackupService
 
-        return BackupService(self.settings())
+        service = BackupService(self.settings())
+        return service if from_copy is None else service.at_copy(from_copy)
 
     def user(self) -> "UserContext":
         """The user of the token in SBH_TOKEN, or in the file SBH_TOKEN_FILE. Without one, a user who may run the command and

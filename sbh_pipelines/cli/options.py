@@ -110,10 +110,14 @@ def run_command(
     request: RestoreRequest,
     into_database: str | None = None,
     password_file: Path | None = None,
+    from_copy: str | None = None,
 ) -> str:
-    """The command that restores, for a shell."""
+    """The command that restores, for a shell. A copy takes no safety backup."""
     target = ["--into-database", into_database] if into_database is not None else []
     target += ["--password-file", str(password_file)] if password_file is not None else []
+    target += _at(from_copy)
+    if from_copy is not None and into_database is None and request.safety_backup is not False:
+        target += ["--no-safety-backup"]
     words = ["sbh", "restore", "run", backup_id, "--tenant", tenant, *as_typed(request), *target, "--confirm"]
     return shlex.join(words)
 
@@ -137,8 +141,16 @@ def into_password(into_database: str | None, password_file: Path | None) -> str 
     return password_in(password_file)
 
 
-def undo_command(restore_id: str, tenant: str) -> str:
-    return shlex.join(["sbh", "restore", "undo", restore_id, "--tenant", tenant, "--confirm"])
+def undo_command(restore_id: str, tenant: str, from_copy: str | None = None) -> str:
+    return shlex.join(["sbh", "restore", "undo", restore_id, "--tenant", tenant, *_at(from_copy), "--confirm"])
+
+
+def approve_command(approval_id: str, tenant: str, from_copy: str | None = None) -> str:
+    return shlex.join(["sbh", "approvals", "approve", approval_id, "-t", tenant, *_at(from_copy)])
+
+
+def _at(from_copy: str | None) -> list[str]:
+    return [] if from_copy is None else ["--from-copy", from_copy]
 
 
 def refuse_beside_schema(request: RestoreRequest, into_database: str | None) -> None:

@@ -3,7 +3,7 @@
 import json
 import types
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -12,6 +12,8 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from sbh_pipelines.settings import Settings
+from sbh_pipelines.settings.reading.environment import assignment
+from sbh_pipelines.settings.reading.fields import find, named_fields, tables_of
 
 MADE_BY = "<!-- Made by `sbh settings docs --write docs/settings.md`"
 _HEAD = f"""\
@@ -20,8 +22,9 @@ _HEAD = f"""\
 {MADE_BY}; a test keeps it true. Change the fields in `sbh_pipelines/settings/`. -->
 
 One file, `sbh.toml`, and the environment, which wins over it. The file is the one given with `sbh --settings FILE`,
-else named by `SBH_SETTINGS`, else `sbh.toml` in the working directory. Every section is a TOML table; a field `x` of section
-`[s]` is overridden by the environment variable `SBH_S__X`. Lists and tables in the environment are JSON, e.g.
+else named by `SBH_SETTINGS`, else `sbh.toml` in the working directory. Every section is a TOML table, and what stands in
+double brackets a list of tables; a field `x` of section `[s]` is overridden by the environment variable `SBH_S__X`.
+Lists and tables in the environment are JSON, e.g.
 `SBH_DATABASE__SHARED='["plans"]'`. Relative paths in the file are relative to the file. An unknown field is an error, and so
 is an unknown, empty or unreadable variable that begins with `SBH_`: it is named, with its form, and the exit status is 3.
 
@@ -29,10 +32,13 @@ is an unknown, empty or unreadable variable that begins with `SBH_`: it is named
 nothing else; `x_secret`, the name or ARN of an AWS Secrets Manager secret; the field in `sbh.toml`. No secret is ever
 logged or shown. A secret of Secrets Manager is the bare text, or a JSON object as RDS and rotations write it, of which the key
 `x` counts (`password` of `{{"username": ..., "password": ...}}`); another key is named after the ARN, as ECS does: `ARN:key::`.
-Its region is the ARN's, else the machine's (`AWS_REGION`, the profile's), else the first of `storage.regions`.
+Its region is the ARN's, else that of the bucket it is for (of a copy: the region that the copy lies in), the machine's
+(`AWS_REGION`, the profile's), the first of `storage.regions`. A region that is away does not keep the next from being asked.
 
 `sbh doctor` checks all of it against the real world and says how to mend each finding.
 """
+
+_SINGLE = "One value, in the first lines of the file: what follows a section's head is the section's."
 
 # What the three forms of a secret and a few self-evident names need not repeat at every field.
 _SUFFIXES = {"_file": "A file that holds `{}`.", "_secret": "AWS Secrets Manager secret that holds `{}`."}
@@ -52,16 +58,28 @@ class Field:
 
 
 def fields() -> list[Field]:
-    """Every field of every section, in the order of Settings; those of nested tables with a dotted name."""
-    return [row for section, model in _sections() for row in _rows(section, model, "", f"SBH_{section.upper()}__")]
+    """Every field of every section, in the order of Settings, then what is in none, then the lists of tables.
+
+    Those of nested tables have a dotted name.
+    """
+    rows = [row for section, model in _sections() for row in _rows(section, model, "", f"SBH_{section.upper()}__")]
+    rows += [
+        Field(name, name, _type(info.annotation), _value(info.default), info.description or "", f"`SBH_{name.upper()}`")
+        for name, info in Settings.model_fields.items()
+        if find(Settings, (name,)).single
+    ]
+    return rows + [replace(row, env="") for name, model in _lists() for row in _rows(name, model, "", "")]
 
 
 def page() -> str:
     """The whole page, Markdown."""
     parts = [_HEAD]
     rows = fields()
-    for section, model in _sections():
-        parts.append(f"\n## [{section}]\n\n{_first_paragraph(model)}\n")
+    titled = [(section, f"[{section}]", _first_paragraph(model)) for section, model in _sections()]
+    titled += [(name, name, _SINGLE) for name in Settings.model_fields if find(Settings, (name,)).single]
+    titled += [(name, f"[[{name}]]", f"{_first_paragraph(model)} {_as_variable(name)}") for name, model in _lists()]
+    for section, title, meaning in titled:
+        parts.append(f"\n## {title}\n\n{meaning}\n")
         parts.append("| field | type | default | meaning | environment |\n|---|---|---|---|---|")
         parts += [
             f"| `{row.name}` | {_cell(row.type)} | {_cell(row.default)} | {_cell(row.meaning)} | {_cell(row.env)} |"
@@ -74,14 +92,24 @@ def page() -> str:
 def _sections() -> Iterator[tuple[str, type[BaseModel]]]:
     for name, info in Settings.model_fields.items():
         model = info.annotation
-        assert isinstance(model, type)
-        assert issubclass(model, BaseModel)
-        yield name, model
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            yield name, model
+
+
+def _lists() -> Iterator[tuple[str, type[BaseModel]]]:
+    """The lists of tables at the top."""
+    for name, info in Settings.model_fields.items():
+        if (model := tables_of(info.annotation)) is not None:
+            yield name, model
+
+
+def _as_variable(name: str) -> str:
+    return f"A table for each; in the environment all of them at once: `{assignment(find(Settings, (name,)))}`."
 
 
 def _rows(section: str, model: type[BaseModel], prefix: str, env: str) -> Iterator[Field]:
     default_owner = model.model_fields
-    for name, info in model.model_fields.items():
+    for name, info in named_fields(model).items():
         inner = info.annotation
         variable = f"{env}{name.upper()}"
         if isinstance(inner, type) and issubclass(inner, BaseModel):

@@ -10,7 +10,7 @@ from sbh_pipelines.database.schema.listing import find_listing
 from sbh_pipelines.database.schema.tenancy import TenancyMap, survey_map
 from sbh_pipelines.database.session.connection import describe_dsn, look
 from sbh_pipelines.database.session.programs import check_pg_dump, lets_names_out, program_version
-from sbh_pipelines.doctor import contents, looks, role, tables, tenants, transit
+from sbh_pipelines.doctor import contents, journal, looks, role, tables, tenants, transit
 from sbh_pipelines.doctor.findings import Level, Report
 from sbh_pipelines.doctor.machine import check_clock
 from sbh_pipelines.settings import Settings
@@ -37,6 +37,8 @@ def check(report: Report, settings: Settings, say: Callable[[str], None]) -> dic
             say("rows of no tenant")
             tables.check_rows(report, connection, settings, tenancy, listing)
             contents.check(report, connection, tenancy)
+            say("change journal")
+            journal.check(report, settings, tenancy)
         with report.trying("tenants"):
             return tenants.check(report, connection, settings, find_listing(connection, settings))
     return {}

@@ -6,11 +6,11 @@ from sbh_pipelines.doctor.findings import Report
 from sbh_pipelines.errors import KeyServiceError
 from sbh_pipelines.security.keys import DATA_KEY_BYTES, KeyProvider, open_key_provider
 from sbh_pipelines.settings import Settings
-from sbh_pipelines.settings.locality import require_tls
+from sbh_pipelines.settings.places.locality import require_tls
 
 AREA = "keys"
-_TENANT, _OTHER = "sbh-doctor", "sbh-doctor-other"
-_OWN = "_catalog"  # what every site with a KMS key per tenant has a key for
+TENANT, _OTHER = "sbh-doctor", "sbh-doctor-other"
+OWN = "_catalog"  # what every site with a KMS key per tenant has a key for
 
 
 def check(report: Report, settings: Settings) -> None:
@@ -22,7 +22,7 @@ def check(report: Report, settings: Settings) -> None:
         regions = settings.storage.regions if settings.keys.provider == "aws-kms" else settings.storage.regions[:1]
         for region in regions:
             with report.trying(AREA):
-                _round_trip(report, provider, region, _OWN if "{tenant}" in settings.keys.kms_key_id else _TENANT)
+                round_trip(report, provider, region, OWN if "{tenant}" in settings.keys.kms_key_id else TENANT)
     if settings.keys.provider == "local":
         report.warn(
             AREA,
@@ -32,23 +32,24 @@ def check(report: Report, settings: Settings) -> None:
         )
 
 
-def _round_trip(report: Report, provider: KeyProvider, region: str, tenant: str) -> None:
+def round_trip(report: Report, provider: KeyProvider, region: str, tenant: str, area: str = AREA) -> None:
+    """Raises KeyServiceError where the key cannot be used."""
     data_key = os.urandom(DATA_KEY_BYTES)
     wrapped = provider.wrap(data_key, tenant, region)
     if provider.unwrap(wrapped, tenant, region) != data_key:
         report.fail(
-            AREA, "A wrapped key comes back as another", f"{provider.name} in {region}", "do not use this key service"
+            area, "A wrapped key comes back as another", f"{provider.name} in {region}", "do not use this key service"
         )
         return
     try:
         provider.unwrap(wrapped, _OTHER, region)
     except KeyServiceError:
         report.ok(
-            AREA, "A data key wraps and unwraps, for its tenant only", f"{provider.name}, {wrapped['key_id']}, {region}"
+            area, "A data key wraps and unwraps, for its tenant only", f"{provider.name}, {wrapped['key_id']}, {region}"
         )
     else:
         report.fail(
-            AREA,
+            area,
             "A key wrapped for one tenant unwraps for another",
             f"{provider.name} in {region} ignores the encryption context",
             "use a key service that honours it",

@@ -15,6 +15,8 @@ from pydantic import BaseModel, SecretStr
 
 from sbh_pipelines.doctor.findings import Report
 from sbh_pipelines.settings import Settings
+from sbh_pipelines.settings.reading.fields import tables_of
+from sbh_pipelines.settings.section import Section
 
 AREA = "machine"
 DISK_WARNING_BYTES = 1 << 30
@@ -51,17 +53,23 @@ def _settings_file(report: Report, settings: Settings, file: Path | None) -> Non
 def _inline_secrets(values: dict[str, object]) -> Iterator[str]:
     """Dotted names of the secrets that the file itself holds."""
     for section, info in Settings.model_fields.items():
-        model, given = info.annotation, values.get(section)
-        if isinstance(model, type) and issubclass(model, BaseModel) and isinstance(given, dict):
-            for name, field in model.model_fields.items():
-                if SecretStr in getattr(field.annotation, "__args__", ()) and given.get(name):
-                    yield f"{section}.{name}"
+        model = tables_of(info.annotation) or info.annotation
+        given = values.get(section)
+        for one in given if isinstance(given, list) else [given]:
+            if isinstance(model, type) and issubclass(model, BaseModel) and isinstance(one, dict):
+                for name, field in model.model_fields.items():
+                    if SecretStr in getattr(field.annotation, "__args__", ()) and one.get(name):
+                        yield f"{section}.{name}"
 
 
 def _secret_files(report: Report, settings: Settings) -> None:
     files = {"keys.key_file": settings.keys.key_file if settings.keys.provider == "local" else None}
-    for section in Settings.model_fields:
-        model = getattr(settings, section)
+    for copy in settings.copies:
+        files[f"copies.{copy.name}.key_file"] = copy.key_file if settings.keys.provider == "local" else None
+    each = {name: getattr(settings, name) for name in Settings.model_fields}
+    sections = {name: section for name, section in each.items() if isinstance(section, Section)}
+    sections |= {f"copies.{copy.name}": copy for copy in settings.copies}
+    for section, model in sections.items():
         for name in type(model).model_fields:
             if f"{name}_file" in type(model).model_fields:
                 files[f"{section}.{name}_file"] = getattr(model, f"{name}_file")

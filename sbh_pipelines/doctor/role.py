@@ -8,7 +8,7 @@ from sbh_pipelines.database.session.functions import ClosedFunction, closed_func
 from sbh_pipelines.database.session.pinned import QUIET, UNSAFE
 from sbh_pipelines.database.session.sql import ident
 from sbh_pipelines.doctor.findings import Finding, Level, Report
-from sbh_pipelines.settings import RestoreSettings, Settings
+from sbh_pipelines.settings import JournalSettings, RestoreSettings, Settings
 from sbh_pipelines.settings.section import toml
 
 AREA = "database"
@@ -29,7 +29,7 @@ def check(report: Report, connection: Connection, settings: Settings, facts: Ser
     _reads(report, facts)
     if settings.restore.dsn is None:
         _writes(report, settings, facts)
-    _too_much(report, facts)
+    _too_much(report, settings, facts)
     if facts.version >= _PARAMETERS:
         _log(report, connection, facts)
     with report.trying(AREA):
@@ -60,7 +60,12 @@ def _log(report: Report, connection: Connection, facts: ServerFacts) -> None:
 
 def check_writer(report: Report, connection: Connection, settings: Settings, facts: ServerFacts) -> None:
     """The same of the role of restores, where that is another."""
-    check(report, connection, settings.model_copy(update={"restore": RestoreSettings()}), facts)
+    check(
+        report,
+        connection,
+        settings.model_copy(update={"restore": RestoreSettings(), "journal": JournalSettings()}),
+        facts,
+    )
 
 
 def check_writers_tables(
@@ -230,8 +235,11 @@ def _writes(report: Report, settings: Settings, facts: ServerFacts) -> None:
         )
 
 
-def _too_much(report: Report, facts: ServerFacts) -> None:
+def _too_much(report: Report, settings: Settings, facts: ServerFacts) -> None:
     role = ident(facts.role)
+    # Who drains the change journal has to.
+    drains = settings.journal.enabled and settings.journal.dsn is None
+    needless = [name for name in facts.more_than_needed if not (drains and name == "REPLICATION")]
     if facts.superuser:
         # Before PostgreSQL 15 a restore has no other way.
         say = report.fail if facts.version >= _PARAMETERS else report.warn
@@ -243,14 +251,13 @@ def _too_much(report: Report, facts: ServerFacts) -> None:
             if facts.version >= _PARAMETERS
             else _RESTORE_APART,
         )
-    elif facts.more_than_needed:
+    elif needless:
         takes = [
-            f"ALTER ROLE {role} NO{name};" if name.isupper() else f"REVOKE {name} FROM {role};"
-            for name in facts.more_than_needed
+            f"ALTER ROLE {role} NO{name};" if name.isupper() else f"REVOKE {name} FROM {role};" for name in needless
         ]
         report.fail(
             AREA,
-            f"The role {facts.role} may do more than backups and restores need: {', '.join(facts.more_than_needed)}",
+            f"The role {facts.role} may do more than backups and restores need: {', '.join(needless)}",
             _CODE_RUNS,
             "\n".join(takes),
         )

@@ -12,7 +12,7 @@ from sbh_pipelines.database.session import tls
 from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.doctor.findings import Report
 from sbh_pipelines.settings import Settings
-from sbh_pipelines.settings.locality import is_local, is_plain_http, require_tls
+from sbh_pipelines.settings.places.locality import is_local, is_plain_http, require_tls
 
 AREA = "transit"
 _PATIENCE_S = 3.0
@@ -116,6 +116,10 @@ def _addresses(settings: Settings) -> Iterator[tuple[str, str]]:
     ):
         if template:
             yield field, template
+    for copy in settings.copies:
+        for name in ("endpoint_url", "kms_endpoint_url"):
+            if template := getattr(copy, name):
+                yield f"copies.{copy.name}.{name}", template
     if settings.alerts.webhook_url is not None:
         yield "alerts.webhook_url", settings.alerts.webhook_url.get_secret_value()
     for when, hooks in (("before", settings.restore.before), ("after", settings.restore.after)):

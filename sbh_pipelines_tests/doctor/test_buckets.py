@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from sbh_pipelines.doctor import protection, residency
+from sbh_pipelines.doctor.buckets import protection, residency
 from sbh_pipelines.doctor.findings import Finding, Level, Report
 from sbh_pipelines.embedded.servers.stack import Stack
+from sbh_pipelines.placement import Place
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.stores.s3_control import S3Control
 from sbh_pipelines_tests.support.fix_moto import ACCESS, make_buckets, s3_client
@@ -45,7 +46,7 @@ def test_where_a_bucket_is(
     """The answer is moto's; the address in the settings decides what it means."""
     bucket = make_buckets(embedded_stack, eu_west_1=real).replace("{region}", EU)
     report, wanted = Report(), settings(storage={"endpoint_url": endpoint}, residency={"prove": prove})
-    residency.check_bucket(report, wanted, control, bucket, EU)
+    residency.check_bucket(report, wanted, control, Place(bucket, "", EU))
     (finding,) = report.findings
     assert (finding.level, words in finding.what) == (level, True), finding
     assert finding.remedy or level is Level.OK
@@ -53,12 +54,12 @@ def test_where_a_bucket_is(
 
 def test_a_bucket_that_cannot_be_asked_is_not_called_misplaced(embedded_stack: Stack, control: S3Control) -> None:
     report = Report()
-    residency.check_bucket(report, settings(), control, "nobodys-bucket", EU)
+    residency.check_bucket(report, settings(), control, Place("nobodys-bucket", "", EU))
     (finding,) = report.findings
     assert (finding.level, "region" in finding.what) == (Level.ERROR, False)
     dead = S3Control(EU, endpoint_url="http://127.0.0.1:1", timeout_s=1, **ACCESS)
     report = Report()
-    residency.check_bucket(report, settings(), dead, "bucket", EU)
+    residency.check_bucket(report, settings(), dead, Place("bucket", "", EU))
     assert "SBH-401" in report.findings[0].detail
 
 
@@ -174,3 +175,29 @@ def test_what_may_not_be_read_is_shown_as_such(embedded_stack: Stack, control: S
     assert {finding.level for finding in found} == {Level.OK, Level.WARNING}
     assert "public access: not readable" in found[-1].detail
     assert not [finding for finding in found if "does not block" in finding.what]
+
+
+@pytest.mark.parametrize(
+    ("days", "prefix", "enabled", "warned"),
+    [(3, "files/", True, True), (7, "", True, False), (3, "logs/", True, False), (3, "files/", False, False)],
+)
+def test_versions_of_files_that_go_before_the_journal(
+    embedded_stack: Stack, control: S3Control, days: int, prefix: str, enabled: bool, warned: bool
+) -> None:
+    bucket = make_buckets(embedded_stack, eu_west_1=EU).replace("{region}", EU)
+    s3 = s3_client(embedded_stack, EU)
+    protect(s3, bucket)
+    rule(s3, bucket, Filter={"Prefix": prefix}, NoncurrentVersionExpiration={"NoncurrentDays": days})
+    report, wanted = Report(), settings(journal={"enabled": enabled, "keep_days": 7})
+    protection.check(report, wanted, control, bucket, [], files="files/{tenant}/", strict=True)
+    warnings = [finding for finding in report.findings if finding.level is Level.WARNING]
+    assert ["before the journal" in finding.what for finding in warnings] == [True] * warned
+    assert all("raise NoncurrentDays to 7" in finding.remedy for finding in warnings)
+
+
+def test_a_bucket_without_versions_says_what_a_recovery_gets(embedded_stack: Stack, control: S3Control) -> None:
+    bucket = make_buckets(embedded_stack, eu_west_1=EU).replace("{region}", EU)
+    report = Report()
+    files = {"files": "files/{tenant}/", "strict": False}
+    protection.check(report, settings(journal={"enabled": True}), control, bucket, [], **files)
+    assert "newest backup before" in report.findings[0].detail

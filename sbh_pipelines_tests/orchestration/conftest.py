@@ -7,11 +7,11 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from sbh_pipelines.definitions import defs
 from sbh_pipelines.orchestration.common.assets import TENANTS
 from sbh_pipelines_tests.support.dagster_internals import OpenInstances
 from sbh_pipelines_tests.support.fakes import FAKES, FakeResource, FakeService
 from sbh_pipelines_tests.support.fix_stack import elsewhere, real_resource, real_run, site
+from sbh_pipelines_tests.support.job_runs import execute
 
 __all__ = ["elsewhere", "real_resource", "real_run", "site"]  # fixtures, made elsewhere
 
@@ -62,8 +62,6 @@ def run(instance: dg.DagsterInstance, fake: FakeService) -> Run:
     """Runs one of the jobs in this process with the fake service."""
 
     def run_job(job: str, **arguments: Any) -> dg.ExecuteInProcessResult:
-        resources = {"backups": fake.resource, "io_manager": dg.mem_io_manager}  # type: ignore[attr-defined]
-        bound = dg.Definitions(assets=defs.assets, jobs=defs.jobs, resources=resources, executor=dg.in_process_executor)
-        return bound.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False, **arguments)
+        return execute(job, fake.resource, instance, **arguments)  # type: ignore[attr-defined]
 
     return run_job

@@ -90,7 +90,7 @@ class Dev:
     def command(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `dg` or `dagster` to its end, which is a good one."""
         command = [str(Path(sys.executable).with_name(program)), *arguments]
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120, cwd=ROOT)
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=300, cwd=ROOT)
         assert done.returncode == 0, done.stderr
         return done
 

@@ -79,6 +79,8 @@ def test_every_asset_has_an_owner_and_the_kinds_of_what_it_is_made_of() -> None:
         "tenant_backup/differential": {"postgres", "s3"},
         "tenant_backup/drill": {"postgres", "s3"},
         "recovery_report": {"report", "s3"},
+        "change_journal": {"postgres", "s3"},
+        "copies": {"s3"},
     }
 
 
@@ -86,7 +88,8 @@ def test_what_can_be_launched() -> None:
     repository = defs.get_repository_def()
     types = ("full", "incremental", "differential")
     jobs = {"fleet_backup_job", "validate_backup_job", "restore_job", "prune_job", "retention_job", "drill_job"}
-    jobs |= {"platform_backup_job", "undo_restore_job"}
+    jobs |= {"platform_backup_job", "undo_restore_job", "journal_drain_job", "journal_show_job"}
+    jobs |= {"copy_run_job", "copy_verify_job"}
     assert jobs | {f"{kind}_backup_job" for kind in types} <= set(repository.job_names)
     for kind in types:
         asset = repository.asset_graph.get(dg.AssetKey(["tenant_backup", kind]))
@@ -105,6 +108,8 @@ def test_what_runs_by_itself() -> None:
         "daily_prune": ("30 4 * * *", "RUNNING"),
         "weekly_drill": ("0 5 * * 6", "RUNNING"),
         "daily_platform_backup": ("30 1 * * *", "RUNNING"),
+        "journal_drain": ("*/5 * * * *", "RUNNING"),
+        "copies": ("20 * * * *", "RUNNING"),
     }
     assert all(sensor.default_status is dg.DefaultSensorStatus.RUNNING for sensor in defs.sensors or ())
 

@@ -21,7 +21,7 @@ from sbh_pipelines.api.app.calls import Api
 from sbh_pipelines.api.app.limits import Rates, Workers
 from sbh_pipelines.api.app.middleware import REQUEST_ID, USER, RequestMiddleware
 from sbh_pipelines.api.app.server import PromptH11Protocol
-from sbh_pipelines.api.routes import approvals, backups, operations, platform, restores
+from sbh_pipelines.api.routes import approvals, backups, copies, journal, operations, platform, restores
 from sbh_pipelines.api.runs.dagster import Dagster
 from sbh_pipelines.api.runs.launches import Launcher
 from sbh_pipelines.api.schema.openapi import document_of
@@ -39,7 +39,7 @@ _SERVICE_TOKEN_S = 600
 _SERVICE_USER = "service:api"
 _AUTH_THREADS = 2
 _SWITCH_S = 0.001  # a thread whose request to the store is answered should not wait 5 ms for one that parses
-_ROUTES = (backups, restores, approvals, operations, platform)
+_ROUTES = (backups, restores, journal, copies, approvals, operations, platform)
 
 _log = logging.getLogger("sbh_pipelines.api")
 
@@ -57,8 +57,11 @@ def make_app(settings: Settings) -> RequestMiddleware:
     own = settings.api
     tokens = open_tokens(settings)
     service = BackupService(_bounded(settings))
-    service.tenants.remember(_TENANTS_S)
-    service.audit.fold_repeats()
+    copies = {copy.name: service.at_copy(copy.name) for copy in settings.copies}
+    services = [service, *copies.values()]
+    for each in services:
+        each.tenants.remember(_TENANTS_S)
+        each.audit.fold_repeats()
     dagster = Dagster(own, _service_token(settings, tokens))
     auth = Workers("auth", _AUTH_THREADS, own.waiting, own.request_timeout_s)
     reads = Workers("reads", own.threads, own.waiting, own.request_timeout_s, max(1, own.threads // 2))
@@ -66,7 +69,7 @@ def make_app(settings: Settings) -> RequestMiddleware:
     expensive = Workers("expensive", at_once, own.waiting, wait, min(at_once, own.expensive_per_tenant))
     urgent = Workers("urgent", at_once, own.waiting, wait, max(1, at_once // 2))
     rates = Rates(own.expensive_per_minute, own.expensive_burst)
-    api = Api(own, service, dagster, Launcher(service, dagster), reads, expensive, urgent, rates)
+    api = Api(own, service, copies, dagster, Launcher(dagster), reads, expensive, urgent, rates)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -74,10 +77,11 @@ def make_app(settings: Settings) -> RequestMiddleware:
         for workers in (auth, reads, expensive, urgent):
             workers.close()
         dagster.close()
-        try:
-            service.audit.end_repeats()
-        except SbhError as error:
-            _log.error("Counts of repeated looks and denials are not in the audit trail: %s", error)
+        for each in services:
+            try:
+                each.audit.end_repeats()
+            except SbhError as error:
+                _log.error("Counts of repeated looks and denials are not in the audit trail: %s", error)
 
     app = FastAPI(
         title="SBH Pipelines",

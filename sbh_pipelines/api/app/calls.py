@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Header, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from sbh_pipelines.api.app.limits import Rates, Workers
@@ -13,13 +13,15 @@ from sbh_pipelines.api.app.middleware import REQUEST_ID, USER
 from sbh_pipelines.api.runs.dagster import Dagster
 from sbh_pipelines.api.runs.launches import Launch, Launcher
 from sbh_pipelines.api.runs.operations import accepted
+from sbh_pipelines.api.schema.bodies import FROM_COPY
 from sbh_pipelines.api.schema.problems import error_fields, shown
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.document import as_document
-from sbh_pipelines.errors import AccessDenied, RequestError
+from sbh_pipelines.errors import AccessDenied, RequestError, SettingsError
 from sbh_pipelines.model import TenantId
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 from sbh_pipelines.settings.api import ApiSettings
+from sbh_pipelines.settings.places.copies import CopyName, copy_named
 
 T = TypeVar("T")
 
@@ -36,6 +38,7 @@ class Api:
     Attributes:
         settings: Those of `[api]`.
         service: The engine.
+        copies: The engine over the backups of each copy, by its name.
         dagster: What long work is launched in.
         launcher: Launches it, once.
         reads: Threads of what is read, and of whether something is permitted.
@@ -46,6 +49,7 @@ class Api:
 
     settings: ApiSettings
     service: BackupService
+    copies: Mapping[str, BackupService]
     dagster: Dagster
     launcher: Launcher
     reads: Workers
@@ -67,6 +71,23 @@ class Call:
     @property
     def service(self) -> BackupService:
         return self.api.service
+
+    def at(self, from_copy: str | None) -> BackupService:
+        """The engine over the backups of a copy; of None, over those that are made here.
+
+        Raises RequestError for a name that the settings have not; users of a tenant are not told which they have.
+        """
+        if from_copy is None:
+            return self.service
+        if from_copy in self.api.copies:
+            return self.api.copies[from_copy]
+        try:
+            copy_named(self.service.settings, from_copy)
+        except SettingsError as error:  # not the settings are wrong: the name is the caller's
+            if self.platform:
+                raise RequestError(error.what, on=error.on, why=error.why, remedy=error.remedy) from None
+            raise RequestError(error.what, on=error.on, remedy="GET /api/copies lists them") from None
+        raise AssertionError("every copy of the settings has a service")
 
     @property
     def platform(self) -> bool:
@@ -111,23 +132,25 @@ class Call:
     async def read(self, work: Callable[[], T]) -> T:
         return await self.api.reads.run(work, self._whose)
 
-    async def permit(self, action: str) -> None:
+    async def permit(self, action: str, from_copy: str | None = None) -> None:
         """Raises AccessDenied and the like. Asked before anything is counted or begun, in threads that no plan holds."""
-        tenant, launches = self.tenant_or_all(), self.service.launches
+        tenant, launches = self.tenant_or_all(), self.at(from_copy).launches
         if tenant is None:
             await self.read(lambda: launches.permit_platform(self.user, action))
         else:
             await self.read(lambda: launches.permit(tenant, self.user, action))
 
-    async def expensive(self, action: str, work: Callable[[], T]) -> T:
+    async def expensive(self, action: str, work: Callable[[], T], from_copy: str | None = None) -> T:
         """A plan or a validation. Raises AccessDenied, TooManyRequests."""
-        await self.permit(action)
+        await self.permit(action, from_copy)
         self._count(PLANS)
         return await self.api.expensive.run(work, self._whose)
 
-    async def urgent(self, action: str, work: Callable[[], T], *, counted: str | None = None) -> T:
+    async def urgent(
+        self, action: str, work: Callable[[], T], *, counted: str | None = None, from_copy: str | None = None
+    ) -> T:
         """What nobody else's plans may keep waiting. `counted`: of which rate. Raises AccessDenied, TooManyRequests."""
-        await self.permit(action)
+        await self.permit(action, from_copy)
         if counted is not None:
             self._count(counted)
         return await self.api.urgent.run(work, self._whose)
@@ -140,18 +163,27 @@ class Call:
         who = f"user:{kind}:{self.user.tenant_id}:{self.user.user_id}"
         self.api.rates.take(who, f"tenant:{kind}:{tenant}", halved={who} if kind == REQUESTS else frozenset())
 
-    async def launch(self, action: str, wanted: Callable[[], Launch]) -> Response:
+    async def launch(self, action: str, wanted: Callable[[], Launch], from_copy: str | None = None) -> Response:
         """202 and where the operation is. `wanted` raises what is wrong with the request; it is asked once `action` is
         permitted, and before anything is launched.
         """
-        tenant = self.tenant()
+        return await self._launch(self.tenant(), action, wanted, from_copy)
+
+    async def launch_for_all(self, action: str, wanted: Callable[[], Launch], from_copy: str | None = None) -> Response:
+        """As `launch`, of what is of the platform, and of no tenant alone."""
+        return await self._launch(None, action, wanted, from_copy)
+
+    async def _launch(
+        self, tenant: str | None, action: str, wanted: Callable[[], Launch], from_copy: str | None
+    ) -> Response:
+        service = self.at(from_copy)
 
         def work() -> tuple[str, str, bool]:
             launch = wanted()
-            return launch.call, *self.api.launcher.launch(self.user, tenant, launch, self.key)
+            return launch.call, *self.api.launcher.launch(service, self.user, tenant, launch, self.key)
 
-        call, operation_id, repeated = await self.urgent(action, work, counted=LAUNCHES)
-        answer = accepted(operation_id, call, tenant)
+        call, operation_id, repeated = await self.urgent(action, work, counted=LAUNCHES, from_copy=from_copy)
+        answer = accepted(operation_id, call, tenant or ALL_TENANTS)
         headers = {"Location": answer.links["self"]}
         if repeated:
             headers["Idempotency-Replayed"] = "true"
@@ -195,3 +227,4 @@ def the_launching_call(
 
 ACall = Annotated[Call, Depends(the_call)]
 ALaunchingCall = Annotated[Call, Depends(the_launching_call)]
+FromCopy = Annotated[CopyName | None, Query(description=FROM_COPY)]

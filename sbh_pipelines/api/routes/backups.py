@@ -7,14 +7,23 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Body, Header, Path, Query
 from starlette.responses import Response
 
-from sbh_pipelines.api.app.calls import ACall, ALaunchingCall, Call
+from sbh_pipelines.api.app.calls import ACall, ALaunchingCall, Call, FromCopy
 from sbh_pipelines.api.routes.approvals import check_approval, refuse_unconfirmed
 from sbh_pipelines.api.runs import jobs
 from sbh_pipelines.api.runs.launches import Launch
 from sbh_pipelines.api.schema import answers, documents, pages
-from sbh_pipelines.api.schema.bodies import BACKUP_PATTERN, CreateBody, DiffBody, PinBody, RestoreBody, ValidateBody
+from sbh_pipelines.api.schema.bodies import (
+    BACKUP_PATTERN,
+    CreateBody,
+    DiffBody,
+    PinBody,
+    RestoreBody,
+    ScopeBody,
+    ValidateBody,
+)
 from sbh_pipelines.api.schema.responses import LAUNCHES, READS, answered, model_of
-from sbh_pipelines.backup.service.results import BackupStatus, HoldLine, RestorePlan, RestoreRequest, Validation
+from sbh_pipelines.backup.create.moment.way.target import Target
+from sbh_pipelines.backup.service.results import BackupStatus, HoldLine, RestorePlan, Validation
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import parse_timestamp
 
@@ -24,7 +33,9 @@ BackupIdPath = Annotated[
     str,
     Path(
         pattern=BACKUP_PATTERN,
-        description="A backup's id; `latest`; or `@` and a time: the newest that is not later.",
+        description="A backup's id; `latest`; or `@` and a time: the newest that is not later. Of a restore or a comparison, where"
+        " a change journal is kept: the tenant as it was then; `@xid:` and a number: just before that transaction; `@lsn:` and a"
+        " position of the server's log, its slash written as a hyphen, as in `@lsn:16-B374D848`: at that position.",
         examples=["backup_20240115_1200"],
     ),
 ]
@@ -42,9 +53,18 @@ After = Annotated[pages.Moment | None, Query(description="Only those made at thi
 async def create(call: ALaunchingCall, body: Annotated[CreateBody, Body()] = CreateBody()) -> Response:  # noqa: B008
     """Launches a run that backs up the tenant: rows, files and configuration at one recovery point.
 
+    With `at`, `before` or `lsn` that point is a moment of the past: the backup is put together of one from before it and the change
+    journal. It is listed like any other, and `latest` passes it over.
+
     While another operation of the tenant that writes is under way, the answer is 409 and says which.
     """
     tenant = call.tenant()
+    if body.moment is not None:
+        moment = Target.parse(body.moment).text  # a date that no calendar has is refused here
+        return await call.launch(
+            "backup.create",
+            lambda: jobs.create_at(tenant, moment, body.description, body.tables, body.as_of_backup),
+        )
     return await call.launch("backup.create", lambda: jobs.create(tenant, body.type, body.description))
 
 
@@ -65,19 +85,20 @@ async def list_backups(
     ] = "completed",
     created_after: After = None,
     created_before: Before = None,
+    from_copy: FromCopy = None,
 ) -> Response:
     """The newest first. `damaged` are those whose manifest cannot be read: they are shown on every page."""
-    tenant = call.tenant()
+    tenant, service = call.tenant(), call.at(from_copy)
 
     def work() -> answers.BackupPage:
         errors: Sequence[SbhError] = ()
         if status == "completed":
-            found, errors = call.service.backups.overview(tenant, call.user)
+            found, errors = service.backups.overview(tenant, call.user)
             kept = [m for m in found if type in (None, m.type) and _within(m.created_at, created_after, created_before)]
             shown, following = pages.page(kept, lambda m: (m.created_at, m.id), 2, limit, cursor)
             lines = [documents.backup(manifest) for manifest in shown]
         else:  # of what type they were to be is not known
-            statuses = call.service.backups.unfinished(tenant, call.user, status)
+            statuses = service.backups.unfinished(tenant, call.user, status)
             begun = [(documents.begun_at(at.backup_id), at) for at in statuses if type is None]
             named = [pair for pair in begun if _within(pair[0], created_after, created_before)]
             part, following = pages.page(named, lambda pair: (pair[0], pair[1].backup_id), 2, limit, cursor)
@@ -103,12 +124,13 @@ async def get_backup(
     if_none_match: Annotated[
         str | None, Header(description="An ETag that the caller has: 304 if it still is the one.")
     ] = None,
+    from_copy: FromCopy = None,
 ) -> Response:
     """The whole manifest, its signature checked; for a tenant's user without what it says of the database server. It never changes:
     its checksum is the ETag.
     """
-    tenant = call.tenant()
-    manifest = await call.read(lambda: call.service.backups.get(backup_id, tenant, call.user))
+    tenant, service = call.tenant(), call.at(from_copy)
+    manifest = await call.read(lambda: service.backups.get(backup_id, tenant, call.user))
     headers = {"ETag": f'"{manifest.checksum}"', "Cache-Control": "private, no-cache"}
     if if_none_match is not None and headers["ETag"] in [
         tag.strip().removeprefix("W/") for tag in if_none_match.split(",")
@@ -145,26 +167,37 @@ async def restore(
     With `validate_only: true` the plan is the answer, at once, and nothing is written. With `into_schema` the live tables
     are not touched.
     """
-    tenant = call.tenant()
+    tenant, service = call.tenant(), call.at(body.from_copy)
     if body.validate_only:
-        return await _plan(call, tenant, backup_id, body.request())
+        return await _plan(call, tenant, backup_id, body)
     if not body.confirm and body.into_schema is None:
-        await refuse_unconfirmed(call, tenant, "A restore overwrites live data", backup_id)
+        await refuse_unconfirmed(call, "A restore overwrites live data", backup_id, body.from_copy)
+
+    permission = "backup.restore" if body.into_schema is None else service.restores.look_permission
+    named = backup_id
+    if backup_id.startswith("@"):  # a backup of that moment may have to be put together: not among what must not wait
+        chosen = body.request()
+        named = await call.expensive(
+            permission,
+            lambda: service.restores.resolve(backup_id, tenant, call.user, chosen, action=permission),
+            body.from_copy,
+        )
 
     def wanted() -> Launch:
         request = body.request()
         if body.into_schema is None:
-            check_approval(call, tenant, body)
-        exact = call.service.backups.get(backup_id, tenant, call.user).id
+            check_approval(call, tenant, body, body.from_copy)
+            service.restores.check_place(tenant, call.user, request)
+        staged = service.restores.is_staged(named)
+        exact = named if staged else service.backups.get(named, tenant, call.user).id
         if body.into_schema is None:
-            sealed = call.service.restores.sealed(exact, tenant, call.user, request)
-            return jobs.restore(tenant, exact, backup_id, {**body.options(), **body.permission()}, sealed)
-        return jobs.into_schema(
-            tenant, exact, backup_id, body.into_schema, list(request.tables), call.service.restores.look_permission
-        )
+            sealed = service.restores.sealed(exact, tenant, call.user, request)
+            options = {**body.options(), **body.permission(), **body.copied()}
+            return jobs.restore(tenant, exact, backup_id, options, sealed)
+        tables = list(request.tables)
+        return jobs.into_schema(tenant, exact, backup_id, body.into_schema, tables, permission, body.copied())
 
-    permission = "backup.restore" if body.into_schema is None else call.service.restores.look_permission
-    return await call.launch(permission, wanted)
+    return await call.launch(permission, wanted, body.from_copy)
 
 
 @router.post(
@@ -176,7 +209,7 @@ async def diff(
     body: Annotated[DiffBody, Body()] = DiffBody(),  # noqa: B008
 ) -> Response:
     """What a restore would change, table by table; `problems` are the reasons for which it would refuse. Writes nothing."""
-    return await _plan(call, call.tenant(), backup_id, body.request())
+    return await _plan(call, call.tenant(), backup_id, body)
 
 
 @router.get(
@@ -185,14 +218,15 @@ async def diff(
     responses=READS,
     response_model=model_of(RestorePlan),
 )
-async def whole_diff(call: ACall, backup_id: BackupIdPath) -> Response:
+async def whole_diff(call: ACall, backup_id: BackupIdPath, from_copy: FromCopy = None) -> Response:
     """What a restore of the whole tenant would change."""
-    return await _plan(call, call.tenant(), backup_id, DiffBody().request())
+    return await _plan(call, call.tenant(), backup_id, DiffBody(from_copy=from_copy))
 
 
-async def _plan(call: Call, tenant: str, backup_id: str, request: RestoreRequest) -> Response:
+async def _plan(call: Call, tenant: str, backup_id: str, body: ScopeBody) -> Response:
+    restores, request = call.at(body.from_copy).restores, body.request()
     found = await call.expensive(
-        "restore.plan", lambda: call.service.restores.plan(backup_id, tenant, call.user, request)
+        "restore.plan", lambda: restores.plan(backup_id, tenant, call.user, request), body.from_copy
     )
     return call.answer(documents.plan(found, call.user))
 
@@ -209,15 +243,17 @@ async def validate(
     body: Annotated[ValidateBody, Body()] = ValidateBody(),  # noqa: B008
 ) -> Response:
     """Checks that the backup can be restored, without restoring it. With `deep: true` everything is read: an operation."""
-    tenant = call.tenant()
+    tenant, backups = call.tenant(), call.at(body.from_copy).backups
     if body.deep:
 
         def wanted() -> Launch:
-            return jobs.validate_deep(tenant, call.service.backups.get(backup_id, tenant, call.user).id, backup_id)
+            return jobs.validate_deep(tenant, backups.get(backup_id, tenant, call.user).id, backup_id, body.copied())
 
-        return await call.launch("backup.validate", wanted)
+        return await call.launch("backup.validate", wanted, body.from_copy)
 
-    found = await call.expensive("backup.validate", lambda: call.service.backups.validate(backup_id, tenant, call.user))
+    found = await call.expensive(
+        "backup.validate", lambda: backups.validate(backup_id, tenant, call.user), body.from_copy
+    )
     return call.answer(documents.validation(found, call.user))
 
 

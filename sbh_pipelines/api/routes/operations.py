@@ -58,7 +58,7 @@ async def get_operation(call: ACall, operation_id: OperationId) -> Response:
     call.tenant_or_all()
 
     def work() -> answers.Operation:
-        run = _found(call, operation_id, permitted(call, "backup.status"))
+        run = _found(call, operation_id, "backup.status")
         known = ops.full(run, call.api.dagster.events(run.id), call.user, call.api.settings.dagster_public_url)
         if run.under_way and known.kind in (ops.RESTORE, ops.UNDO) and known.status != "queued":
             known = _with_restore(call, run, known)
@@ -78,10 +78,9 @@ async def get_operation(call: ACall, operation_id: OperationId) -> Response:
 async def cancel(call: ACall, operation_id: OperationId) -> Response:
     """A backup is abandoned; a restore is rolled back where it had not committed. One that has ended stays as it is: 409."""
     call.tenant_or_all()
+    run = await call.read(lambda: _found(call, operation_id, "run.cancel"))
 
     def work() -> answers.Accepted:
-        whose = permitted(call, "run.cancel")
-        run = _found(call, operation_id, whose)
         _refuse_ended(run)
         if run.status != "CANCELING":
             try:
@@ -89,12 +88,13 @@ async def cancel(call: ACall, operation_id: OperationId) -> Response:
             except OrchestratorUnavailable:
                 raise
             except OrchestratorError as error:  # it may have ended, or its process begun, just now
-                _refuse_ended(_found(call, operation_id, whose))
+                _refuse_ended(_found(call, operation_id, "run.cancel"))
                 raise _not_now(error) from None
         status: answers.Status = "canceled" if run.status in ("QUEUED", "NOT_STARTED") else "canceling"
         return ops.accepted(run.id, run.tags.get(ops.CALL_TAG, ""), run.tags[ops.TENANT_TAG], status)
 
-    return call.answer(await call.urgent("run.cancel", work), 202, {"Location": f"/api/operations/{operation_id}"})
+    answer = await call.urgent("run.cancel", work, from_copy=_copy_of(call, run))
+    return call.answer(answer, 202, {"Location": f"/api/operations/{operation_id}"})
 
 
 def _refuse_ended(run: Run) -> None:
@@ -125,34 +125,52 @@ class Whose:
     owner: str | None = None
 
     def has(self, run: Run) -> bool:
-        return self.owner is None or run.tags.get(ops.OWNER_TAG, self.owner) == self.owner
+        own = self.owner is None or run.tags.get(ops.OWNER_TAG, self.owner) == self.owner
+        return own and self.tags.items() <= run.tags.items()
 
 
-def permitted(call: Call, action: str) -> Whose:
-    """Raises AccessDenied and the like."""
-    slug, launches = call.tenant_or_all(), call.service.launches
+def permitted(call: Call, action: str, from_copy: str | None = None) -> Whose:
+    """Asked where the backups are made, or at a copy of them. Raises AccessDenied and the like."""
+    slug, service = call.tenant_or_all(), call.at(from_copy)
+    launches = service.launches
     if slug is None:
         launches.permit_platform(call.user, action)
         return Whose({ops.VIA_TAG: ops.VIA})
     tenant = launches.permit(slug, call.user, action)
     tags, owner = {ops.VIA_TAG: ops.VIA, ops.TENANT_TAG: slug}, ops.owner_tag(tenant)
-    if call.service.tenants.housed(tenant).home == slug:  # nobody else had it, also before runs said whose they are
+    if service.tenants.housed(tenant).home == slug:  # nobody else had it, also before runs said whose they are
         return Whose(tags, owner)
     return Whose({**tags, ops.OWNER_TAG: owner}, owner)
 
 
-def _found(call: Call, operation_id: str, whose: Whose) -> Run:
-    """The run, if it is one that this caller may know of; else the same answer as for one that never was."""
-    runs = [run for run in call.api.dagster.runs(whose.tags, run_id=operation_id, limit=1) if whose.has(run)]
-    if not runs:
+def _found(call: Call, operation_id: str, action: str) -> Run:
+    """The run, if it is one that this caller may know of; else the same answer as for one that never was.
+
+    What is permitted is asked where the run works: at a copy that is all there is, where the first place is gone.
+    """
+    slug = call.tenant_or_all()
+    tags = {ops.VIA_TAG: ops.VIA, **({ops.TENANT_TAG: slug} if slug is not None else {})}
+    try:
+        runs = call.api.dagster.runs(tags, run_id=operation_id, limit=1)
+    except OrchestratorError:
+        permitted(call, action)  # who may not is told so, and that is recorded
+        raise
+    whose = permitted(call, action, _copy_of(call, runs[0]) if runs else None)
+    if not runs or not whose.has(runs[0]):
         raise Refusal(RequestError("No such operation", on=operation_id, remedy="see GET /api/operations"), status=404)
     return runs[0]
+
+
+def _copy_of(call: Call, run: Run) -> str | None:
+    """The copy that the run works at; None for one that works here, or at a copy that the settings have no more."""
+    copy = run.tags.get(ops.COPY_TAG)
+    return copy if copy in call.api.copies else None
 
 
 def _with_restore(call: Call, run: Run, known: answers.Operation) -> answers.Operation:
     """How far the restore is, from its own record: one tenant has one at a time, and it began after the run."""
     try:
-        records = call.service.restores.of(known.tenant_id, call.user)
+        records = call.at(run.tags.get(ops.COPY_TAG)).restores.of(known.tenant_id, call.user)
     except SbhError:
         return known  # the record is only about progress; the operation is known without it
     for record in records[:1]:
@@ -163,6 +181,6 @@ def _with_restore(call: Call, run: Run, known: answers.Operation) -> answers.Ope
                 restore_id=record.restore_id,
                 progress=record.progress or 0,
                 step=record.step if record.step is not None else known.step,
-                links={**known.links, "restore": f"/api/restore/{record.restore_id}"},
+                links={**known.links, "restore": f"/api/restore/{record.restore_id}{ops.place_of(run)}"},
             )
     return known

@@ -6,21 +6,26 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
-from sbh_pipelines.api.app.calls import ACall, Call
+from sbh_pipelines.api.app.calls import ACall, Call, FromCopy
 from sbh_pipelines.api.app.middleware import USER
 from sbh_pipelines.api.schema import answers, pages
 from sbh_pipelines.api.schema.problems import ErrorAnswer, error_fields
 from sbh_pipelines.api.schema.responses import READS, answered, model_of
 from sbh_pipelines.backup.service.results import BackupMetrics, HealthReport, LatestPoint, RetentionOutcome
 from sbh_pipelines.document import as_document
-from sbh_pipelines.errors import error_from_dict
+from sbh_pipelines.errors import RequestError, error_from_dict
 from sbh_pipelines.model import Tenant
+from sbh_pipelines.repository.trail.event import AT_COPY
 from sbh_pipelines.security.policy import ALL_TENANTS
 
 router = APIRouter()
 
 _AUDIT_SINCE = Query(description="Only events at this time or later, ISO 8601 with a zone.")
 _AUDIT_UNTIL = Query(description="Only events before this time, ISO 8601 with a zone.")
+_WORK_THERE = Query(
+    alias="work",
+    description="With `from_copy`: what was done at the copy, which no trail that was brought there tells.",
+)
 
 
 @router.get(
@@ -61,8 +66,8 @@ def _visible(call: Call) -> list[Tenant]:
 
 def _tenant(call: Call, tenant: Tenant, point: LatestPoint) -> answers.TenantLine:
     objective = call.service.settings.recovery_point_objective_s(tenant.tier)
-    age = point.age_s
-    met = objective is None or (age is not None and age <= objective)
+    lost = point.rows_lost_s
+    met = objective is None or (lost is not None and lost <= objective)
     return answers.TenantLine(
         id=tenant.id,
         region=tenant.region,
@@ -70,7 +75,9 @@ def _tenant(call: Call, tenant: Tenant, point: LatestPoint) -> answers.TenantLin
         backup_id=point.backup_id,
         recovery_point=point.recovery_point.time if point.recovery_point else None,
         recorded_as=point.recorded_as,
-        age_s=age,
+        age_s=point.age_s,
+        rows_until=point.rows_until,
+        rows_lost_s=lost,
         rpo_objective_s=objective,
         rpo="none" if objective is None else "ok" if met else "missed",
     )
@@ -155,13 +162,23 @@ async def audit(
     user: Annotated[str | None, Query(max_length=200, description="Only events of this user.")] = None,
     since: Annotated[pages.Moment | None, _AUDIT_SINCE] = None,
     until: Annotated[pages.Moment | None, _AUDIT_UNTIL] = None,
+    from_copy: FromCopy = None,
+    work_there: Annotated[bool, _WORK_THERE] = False,
 ) -> Response:
     """The tenant's events, the newest first; for a platform user who names no tenant, the platform's own."""
-    tenant = call.tenant_or_all() or ALL_TENANTS
+    tenant, trails = call.tenant_or_all() or ALL_TENANTS, call.at(from_copy).audit
     after = pages.decode(cursor, 1)[0] if cursor is not None else None
+    if work_there:
+        if from_copy is None or tenant != ALL_TENANTS:
+            raise RequestError(
+                "Which trail?",
+                why="what was done at a copy is one trail for all tenants",
+                remedy="from_copy, and no tenant",
+            )
+        tenant = f"{AT_COPY}{from_copy}"
 
     def work() -> answers.AuditPage:
-        found = call.service.audit.events(
+        found = trails.events(
             call.user, tenant, event=event, since=since, until=until, user=user, limit=limit, cursor=after
         )
         following = pages.encode((found.next,)) if found.next else None

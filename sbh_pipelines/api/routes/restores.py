@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Path
 from starlette.responses import Response
 
-from sbh_pipelines.api.app.calls import ACall, ALaunchingCall
+from sbh_pipelines.api.app.calls import ACall, ALaunchingCall, FromCopy
 from sbh_pipelines.api.routes.approvals import check_approval, refuse_unconfirmed
 from sbh_pipelines.api.runs import jobs
 from sbh_pipelines.api.runs.launches import Launch
@@ -20,19 +20,21 @@ RestoreIdPath = Annotated[str, Path(pattern=RESTORE_PATTERN, examples=["restore_
 
 
 @router.get("", summary="List restores", responses=READS, response_model=model_of(answers.RestorePage))
-async def list_restores(call: ACall, limit: pages.Limit = 50, cursor: pages.Cursor = None) -> Response:
-    """Every restore of the tenant that is on record, the newest first."""
-    tenant = call.tenant()
-    found = await call.read(lambda: call.service.restores.of(tenant, call.user))
+async def list_restores(
+    call: ACall, limit: pages.Limit = 50, cursor: pages.Cursor = None, from_copy: FromCopy = None
+) -> Response:
+    """Every restore of the tenant that is on record, the newest first. One from a copy is on record there."""
+    tenant, restores = call.tenant(), call.at(from_copy).restores
+    found = await call.read(lambda: restores.of(tenant, call.user))
     shown, following = pages.page(found, lambda r: (r.restore_id,), 1, limit, cursor)
     return call.answer(answers.RestorePage([documents.restore(r, call.user) for r in shown], following))
 
 
 @router.get("/{restore_id}", summary="Status of a restore", responses=READS, response_model=model_of(RestoreRecord))
-async def get_restore(call: ACall, restore_id: RestoreIdPath) -> Response:
+async def get_restore(call: ACall, restore_id: RestoreIdPath, from_copy: FromCopy = None) -> Response:
     """Status, progress in percent, and the result or the error."""
-    tenant = call.tenant()
-    found = await call.read(lambda: call.service.restores.status(restore_id, tenant, call.user))
+    tenant, restores = call.tenant(), call.at(from_copy).restores
+    found = await call.read(lambda: restores.status(restore_id, tenant, call.user))
     return call.answer(documents.restore(found, call.user))
 
 
@@ -49,18 +51,18 @@ async def undo(
     body: Annotated[UndoBody, Body()] = UndoBody(),  # noqa: B008
 ) -> Response:
     """Makes what the restore touched what it was before, from the backup made then. Needs `confirm: true`."""
-    tenant = call.tenant()
+    tenant, restores = call.tenant(), call.at(body.from_copy).restores
     if body.validate_only:
         plan = await call.expensive(
-            "restore.plan", lambda: call.service.restores.plan_undo(restore_id, tenant, call.user)
+            "restore.plan", lambda: restores.plan_undo(restore_id, tenant, call.user), body.from_copy
         )
         return call.answer(documents.plan(plan, call.user))
     if not body.confirm:
-        await refuse_unconfirmed(call, tenant, "Undoing a restore overwrites live data", restore_id)
+        await refuse_unconfirmed(call, "Undoing a restore overwrites live data", restore_id, body.from_copy)
 
     def wanted() -> Launch:
-        check_approval(call, tenant, body)
-        call.service.restores.status(restore_id, tenant, call.user)
-        return jobs.undo(tenant, restore_id, body.permission())
+        check_approval(call, tenant, body, body.from_copy)
+        restores.check_undo(restore_id, tenant, call.user)
+        return jobs.undo(tenant, restore_id, {**body.permission(), **body.copied()})
 
-    return await call.launch("backup.restore", wanted)
+    return await call.launch("backup.restore", wanted, body.from_copy)

@@ -62,6 +62,7 @@ class Event:
 
 
 _LARGEST_ANSWER = 64 << 20
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.InvalidURL)
 
 
 class Dagster:
@@ -87,7 +88,10 @@ class Dagster:
         self._client.close()
 
     def launch(self, job: str, config: Mapping[str, object], tags: Mapping[str, str]) -> str:
-        """The id of the new run, which is queued. Raises OrchestratorError; where the answer is lost, it may run all the same."""
+        """The id of the new run, which is queued.
+
+        Raises OrchestratorError; OrchestratorUnavailable that is `unanswered` where the run may come all the same.
+        """
         location, repository = self._find(job)
         selector = {"repositoryLocationName": location, "repositoryName": repository, "jobName": job}
         params = {
@@ -95,7 +99,7 @@ class Dagster:
             "runConfigData": config,
             "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
         }
-        answer = self._ask(_LAUNCH, {"params": params}, "launchRun")
+        answer = self._ask(_LAUNCH, {"params": params}, "launchRun", launches=True)
         if answer["__typename"] != "LaunchRunSuccess":
             self._found.clear()  # the code location may have another name by now
             raise _refused("Dagster did not launch the run", job, answer)
@@ -155,7 +159,9 @@ class Dagster:
                 break
         return found
 
-    def _ask(self, query: str, variables: Mapping[str, object], field: str) -> dict[str, Any]:
+    def _ask(
+        self, query: str, variables: Mapping[str, object], field: str, *, launches: bool = False
+    ) -> dict[str, Any]:
         token = self._token()
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
@@ -165,9 +171,10 @@ class Dagster:
                 for part in answer.iter_bytes():
                     body += part
                     if len(body) > _LARGEST_ANSWER:
-                        raise _away(self._url, "its answer has no end")
+                        raise _away(self._url, "its answer has no end", unanswered=launches)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise _away(self._url, type(error).__name__) from None
+            unanswered = launches and not isinstance(error, _NOT_SENT)
+            raise _away(self._url, type(error).__name__, unanswered=unanswered) from None
         if answer.status_code in (401, 403):
             raise OrchestratorError(
                 "Dagster does not believe the API",
@@ -176,7 +183,11 @@ class Dagster:
                 remedy="set api.dagster_token, and name its user in auth.services",
             )
         if answer.status_code >= 500 or answer.status_code == 429:
-            raise _away(self._url, f"HTTP {answer.status_code}")
+            unanswered = launches and answer.status_code not in (
+                429,
+                503,
+            )  # those refuse; a gateway may only have given up
+            raise _away(self._url, f"HTTP {answer.status_code}", unanswered=unanswered)
         try:
             found = json.loads(body)["data"][field]
         except (ValueError, KeyError, TypeError):
@@ -216,13 +227,15 @@ def _value(entry: Mapping[str, Any]) -> object:
     return next((entry[name] for name in ("text", "floatValue", "boolValue") if entry.get(name) is not None), None)
 
 
-def _away(url: str, why: str) -> OrchestratorUnavailable:
-    return OrchestratorUnavailable(
+def _away(url: str, why: str, *, unanswered: bool = False) -> OrchestratorUnavailable:
+    error = OrchestratorUnavailable(
         "Dagster cannot be reached",
         on=url,
         why=why,
         remedy="try again in some seconds; start Dagster's web server, or correct api.dagster_url",
     )
+    error.unanswered = unanswered
+    return error
 
 
 def _refused(what: str, on: str, answer: Mapping[str, Any]) -> OrchestratorError:

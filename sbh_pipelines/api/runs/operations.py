@@ -13,13 +13,14 @@ from sbh_pipelines.api.runs.dagster import Event, Run
 from sbh_pipelines.api.schema.answers import Accepted, Operation, OperationLine, Status
 from sbh_pipelines.api.schema.problems import error_answer, sees_internals
 from sbh_pipelines.errors import OrchestratorError, SbhError, error_from_dict
-from sbh_pipelines.model import Tenant, timestamp
+from sbh_pipelines.model import BackupId, Tenant, timestamp
 from sbh_pipelines.security.policy import UserContext
 
 USER_TAG, ROLE_TAG, TENANT_TAG, VIA_TAG = "user", "sbh/role", "sbh/tenant", "sbh/via"
 CALL_TAG, BACKUP_TAG, RESTORE_TAG = "sbh/call", "sbh/backup_id", "sbh/restore_id"
 OWNER_TAG = "sbh/tenant_key"
 ISSUED_BY_TAG = "sbh/issued_by"
+COPY_TAG = "sbh/copy"
 IDEMPOTENCY_TAG, REQUEST_TAG = "sbh/idempotency", "sbh/request"
 VIA = "api"
 
@@ -30,10 +31,11 @@ CREATE, RESTORE, UNDO, VALIDATE, SCHEMA = (
     "backup.validate",
     "restore.into_schema",
 )
+COPY_RUN, COPY_VERIFY = "copies.run", "copies.verify"
 WRITERS = frozenset({CREATE, RESTORE, UNDO})
 """Calls whose runs take the tenant's lease."""
-ONE_AT_A_TIME = frozenset({SCHEMA})
-"""Calls of which a tenant has one under way at most, whatever else is."""
+ONE_AT_A_TIME = frozenset({SCHEMA, COPY_RUN})
+"""Calls of which a tenant, or a copy, has one under way at most, whatever else is."""
 
 _STATUS: Mapping[str, Status] = {
     "NOT_STARTED": "queued",
@@ -50,7 +52,7 @@ _STEPS = {CREATE: 5}
 _SHOWN: dict[str, tuple[str, ...]] = {
     CREATE: (
         "backup_id", "backup_type", "requested_type", "reason", "parent", "unchanged_since", "rows", "tables", "files",
-        "files_missing", "source_bytes", "stored_bytes", "duration_s", "checksum",
+        "files_missing", "source_bytes", "stored_bytes", "duration_s", "checksum", "recovery_point",
     ),
     RESTORE: (
         "restore_id", "backup_id", "mode", "safety_backup", "rows_inserted", "rows_updated", "rows_deleted", "rows_kept",
@@ -58,6 +60,8 @@ _SHOWN: dict[str, tuple[str, ...]] = {
     ),
     VALIDATE: ("backup_id", "valid", "deep", "objects_checked", "chunks_checked", "bytes_checked", "duration_s"),
     SCHEMA: ("backup_id", "schema", "rows", "tables", "duration_s"),
+    COPY_RUN: ("tenants", "left_out", "failed", "objects", "bytes", "duration_s"),
+    COPY_VERIFY: ("valid", "deep", "tenants", "invalid", "left_out", "objects", "bytes", "duration_s"),
 }  # fmt: skip
 _SHOWN[UNDO] = _SHOWN[RESTORE]
 _RESULTS = ("MaterializationEvent", "ObservationEvent", "ExecutionStepOutputEvent")
@@ -66,6 +70,12 @@ _RESULTS = ("MaterializationEvent", "ObservationEvent", "ExecutionStepOutputEven
 def owner_tag(tenant: Tenant) -> str:
     """What tells a run's tenant from another that gets its slug later."""
     return hashlib.sha256(f"{tenant.id}\0{tenant.key}".encode()).hexdigest()[:16]
+
+
+def place_of(run: Run) -> str:
+    """What a link to something that lies where the run worked ends with: the copy, where it is one."""
+    copy = run.tags.get(COPY_TAG)
+    return "" if copy is None else f"?from_copy={copy}"
 
 
 def status_of(run: Run) -> Status:
@@ -113,13 +123,18 @@ def full(run: Run, events: Sequence[Event], user: UserContext, dagster_url: str 
         error = error_answer(_error(failure, line.tenant_id), user)
     elif run.status == "CANCELED":
         error = error_answer(OrchestratorError("The run was canceled", remedy="ask for it again"), user)
-    if line.kind == VALIDATE and "valid" not in result and failure is not None and run.status == "FAILURE":
+    if (
+        line.kind in (VALIDATE, COPY_VERIFY)
+        and "valid" not in result
+        and failure is not None
+        and run.status == "FAILURE"
+    ):
         result = {**result, "valid": False}
-    links = dict(line.links)
-    if backup_id and backup_id != "latest" and run.status == "SUCCESS":
-        links["backup"] = f"/api/backup/{backup_id}"
+    links, there = dict(line.links), place_of(run)
+    if backup_id and BackupId.valid(str(backup_id)) and run.status == "SUCCESS":
+        links["backup"] = f"/api/backup/{backup_id}{there}"
     if restore_id:
-        links["restore"] = f"/api/restore/{restore_id}"
+        links["restore"] = f"/api/restore/{restore_id}{there}"
     known = {field.name: getattr(line, field.name) for field in fields(line)}
     known |= {"backup_id": backup_id, "restore_id": restore_id, "links": links}
     return Operation(
@@ -152,6 +167,8 @@ def _error(failure: Event | None, tenant_id: str) -> SbhError:
     for record in records if isinstance(records, list) else ():
         if isinstance(record, Mapping) and record.get("tenant") == tenant_id:
             return error_from_dict(record)
+    if isinstance(whole := failure.metadata.get("error"), Mapping):
+        return error_from_dict(whole)
     said = failure.message.strip().splitlines()
     return OrchestratorError("The run failed", on=failure.step, why=said[0][:300] if said else "")
 

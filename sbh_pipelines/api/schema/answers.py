@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sbh_pipelines.api.schema.problems import ErrorAnswer, Problem
-from sbh_pipelines.backup.service.results import Approval, HoldLine, RestoreRecord
+from sbh_pipelines.backup.service.results import Approval, CopyStatus, HoldLine, RestoreRecord
 from sbh_pipelines.document import optional
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.repository.trail.event import AuditEvent
@@ -220,7 +220,9 @@ class TenantLine:
         recovery_point: The newest time to which it can be restored, UTC.
         recorded_as: `backup`, or `unchanged` where a run found the tenant equal to that backup.
         age_s: Age of the recovery point, s.
-        rpo_objective_s: The age that the settings allow, s; null where the tenant has no objective.
+        rows_until: Up to when the change journal tells all of its rows since then, UTC; null where it does not.
+        rows_lost_s: How much of its rows would be lost now, s: by the journal or the backup, whichever is later.
+        rpo_objective_s: How much the settings allow to be lost, s; null where the tenant has no objective.
         rpo: Whether the objective is met; `none` where there is none.
     """
 
@@ -231,6 +233,8 @@ class TenantLine:
     recovery_point: str | None
     recorded_as: str | None
     age_s: float | None
+    rows_until: str | None
+    rows_lost_s: float | None
     rpo_objective_s: float | None
     rpo: Literal["ok", "missed", "none"]
 
@@ -306,6 +310,42 @@ class ApprovalPage:
     next_cursor: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class CopyList:
+    """The copies of the settings.
+
+    Attributes:
+        copies: Each with its tenants; for a tenant's users with that tenant alone.
+    """
+
+    copies: Sequence[CopyStatus]
+
+
+_COPY = {
+    "name": "dr",
+    "to": "eu-central-1",
+    "kind": "managed",
+    "objective_s": 7200.0,
+    "tenants": [
+        {
+            "tenant_id": "tenant-1",
+            "region": "eu-west-1",
+            "standing": "current",
+            "backup_id": "backup_20240115_1200",
+            "recovery_point": "2024-01-15T12:00:00Z",
+            "lag_s": 1260.0,
+            "verified_at": "2024-01-15T12:20:41Z",
+            "why": "",
+            "misplaced": False,
+        }
+    ],
+    "worst_lag_s": 1260.0,
+    "issues": [],
+    "steps": [],
+    "by_copy": [],
+    "damages": [],
+}
+
 EXAMPLES: Mapping[type, Sequence[Mapping[str, object]]] = {
     Problem: [
         {
@@ -323,6 +363,8 @@ EXAMPLES: Mapping[type, Sequence[Mapping[str, object]]] = {
             "request_id": "3f9d5c2e8b7a416d0c5e9f12",
         }
     ],
+    CopyList: [{"copies": [_COPY]}],
+    CopyStatus: [_COPY],
     BackupPage: [{"backups": [_BACKUP], "damaged": [], "next_cursor": None}],
     Manifest: [
         {

@@ -8,9 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_mod
 
 from sbh_pipelines.backup.restore.request import MOST_SAMPLES, OPTIONS, Face, RestoreRequest, Use, offered
 from sbh_pipelines.model import MergeMode, ReferencePolicy
+from sbh_pipelines.settings.places.copies import CopyName
 
 _TIME = r"\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})?)?"
-BACKUP_PATTERN = rf"^(latest|backup_\d{{8}}_\d{{4}}(_\d{{2,4}})?|@{_TIME})$"
+_LSN = r"[0-9A-Fa-f]{1,8}[/-][0-9A-Fa-f]{1,8}"  # a path takes no slash: 16-B374D848 there
+BACKUP_PATTERN = rf"^(latest|backup_\d{{8}}_\d{{4}}(_\d{{2,4}})?|@{_TIME}|@xid:\d{{1,19}}|@lsn:{_LSN})$"
 RESTORE_PATTERN = r"^restore_\d{8}_\d{6}_[0-9a-f]{6}$"
 
 # PostgreSQL and S3 take no NUL; a name has some length.
@@ -19,21 +21,79 @@ Name = Annotated[str, StringConstraints(pattern=r"^[^\x00]+$", max_length=1000)]
 Comment = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=500)]
 ApprovalText = Annotated[str, StringConstraints(pattern=r"^approval_\d{8}_\d{6}_[0-9a-f]{6}$")]
 Schema = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=63)]
+Slug = Annotated[str, StringConstraints(pattern=r"^[^\x00]+$", max_length=200)]
+
+FROM_COPY = "Read from this copy, by its name in the settings: only its buckets and keys are asked. `GET /api/copies` lists them."
 
 
 class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
 
-class CreateBody(Body):
-    """Which backup to make."""
+class CopyBody(Body):
+    """What can be asked of a copy as well."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "full", "description": "Weekly backup"}]})
+    from_copy: CopyName | None = Field(None, description=FROM_COPY)
+
+    def copied(self) -> dict[str, object]:
+        """The copy, as a field of a job's configuration; nothing where the backups are those that were made here."""
+        return self.model_dump(include={"from_copy"}, exclude_none=True)
+
+
+class CreateBody(Body):
+    """Which backup to make: of the tenant as it is, or, with one of `at`, `before` and `lsn`, as it was at a moment of the past."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"type": "full", "description": "Weekly backup"},
+                {"at": "2024-01-15T14:32:07Z", "description": "before the import"},
+                {"before": 812345, "tables": ["projects"]},
+                {"lsn": "16/B374D848", "as_of_backup": ["all"]},
+            ]
+        }
+    )
 
     type: Literal["full", "incremental", "differential"] = Field("full", description="What to make.")
     description: Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=500)] | None = Field(
         None, description="Free text, kept in the manifest."
     )
+    at: Annotated[str, StringConstraints(pattern=rf"^{_TIME}$")] | None = Field(
+        None,
+        description="The moment, ISO 8601; UTC unless it says otherwise. Put together of a backup from before it and the change"
+        " journal; one that is there already is taken.",
+    )
+    before: Annotated[int, Field(ge=3, lt=1 << 63)] | None = Field(
+        None, description="Just before this transaction: its id, as `GET /api/journal` lists it."
+    )
+    lsn: Annotated[str, StringConstraints(pattern=rf"^{_LSN}$")] | None = Field(
+        None, description="At this position of the server's log, e.g. 16/B374D848."
+    )
+    tables: list[Name] = Field([], max_length=500, description="Of a moment: only these tables. Empty: all.")
+    as_of_backup: list[Name] = Field(
+        [],
+        max_length=500,
+        description="Of a moment: tables that may be as the backup before it has them where the journal does not tell of them;"
+        " `all`: whichever they are.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        chosen = [value for value in (self.at, self.before, self.lsn) if value is not None]
+        if len(chosen) > 1:
+            raise ValueError("give one of at, before and lsn")
+        if chosen and "type" in self.model_fields_set:
+            raise ValueError("a backup of a moment has no type to choose")
+        if not chosen and (self.tables or self.as_of_backup):
+            raise ValueError("tables and as_of_backup go with at, before or lsn")
+        return self
+
+    @property
+    def moment(self) -> str | None:
+        """The moment, as the job's configuration has it; None where the backup is of the tenant as it is."""
+        if self.before is not None:
+            return f"xid:{self.before}"
+        return f"lsn:{self.lsn}" if self.lsn is not None else self.at
 
 
 def _option(name: str, **limits: Any) -> Any:
@@ -56,7 +116,7 @@ _SCOPE: Any = {
     for option in offered(Face.API, Use.BOTH)
 }
 _DECIDING = {option.name for option in offered(Face.API, Use.BOTH, Use.RESTORE)}
-_Scope: Any = create_model("_Scope", __base__=Body, **_SCOPE)
+_Scope: Any = create_model("_Scope", __base__=CopyBody, **_SCOPE)
 
 
 class ScopeBody(_Scope):  # its fields are made of the declaration
@@ -78,7 +138,7 @@ class OverwritingBody(Body):
         False, description="Must be true: what is chosen of the live tenant is overwritten. `validate_only` needs none."
     )
     validate_only: bool = Field(
-        False, description="Only plan: what would change, and why it would refuse. Nothing is written."
+        False, description="Only plan: what would change, and why it would refuse. Nothing is restored."
     )
     approval_id: ApprovalText | None = Field(
         None, description="Where the settings want a second person: the approval of exactly this. See `/api/approvals`."
@@ -115,13 +175,13 @@ class RestoreBody(ScopeBody, OverwritingBody):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.into_schema is not None:
-            others = self.model_dump(exclude={"into_schema", "tables", "confirm"}, exclude_defaults=True)
+            others = self.model_dump(exclude={"into_schema", "tables", "confirm", "from_copy"}, exclude_defaults=True)
             if others:
-                raise ValueError("into_schema goes with tables and confirm only")
+                raise ValueError("into_schema goes with tables, from_copy and confirm only")
         return self
 
 
-class UndoBody(OverwritingBody):
+class UndoBody(CopyBody, OverwritingBody):
     """Whether to do it, or to show it. What was written since to the tables and files that the restore touched goes."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"confirm": True}]})
@@ -148,7 +208,7 @@ class AskBody(ScopeBody):
         return self
 
 
-class DecideBody(Body):
+class DecideBody(CopyBody):
     """What is said about it."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"comment": "agreed"}]})
@@ -156,7 +216,7 @@ class DecideBody(Body):
     comment: Comment = Field("", description="Recorded with the decision.")
 
 
-class ValidateBody(Body):
+class ValidateBody(CopyBody):
     """How thoroughly."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"deep": False}]})
@@ -175,4 +235,23 @@ class PinBody(Body):
 
     reason: Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=500)] = Field(
         "", description="Shown wherever the pin is."
+    )
+
+
+class CopyRunBody(Body):
+    """For whom to copy."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"tenants": ["tenant-1"]}]})
+
+    tenants: list[Slug] = Field([], max_length=1000, description="Only these, by slug. Empty: all that are copied.")
+
+
+class CopyVerifyBody(CopyRunBody):
+    """Whose backups to verify at the copy, and how thoroughly."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"deep": False}]})
+
+    deep: bool = Field(
+        False,
+        description="Download, decrypt and hash everything that the newest backups need, not only their documents.",
     )

@@ -22,6 +22,8 @@ that is meant is named in `X-Tenant-Slug`.
 _TAGS = [
     {"name": "Backups", "description": "Made, listed, looked at, validated, compared, kept, restored."},
     {"name": "Restores", "description": "What was restored, and undoing it."},
+    {"name": "Journal", "description": "What changes between two backups, and the moments that can be reached."},
+    {"name": "Copies", "description": "The backups once more in a second place, and how far behind it is."},
     {"name": "Approvals", "description": "A second person, where the settings want one."},
     {"name": "Operations", "description": "Long work: watching it, and stopping it."},
     {"name": "Tenants", "description": "Up to when each is safe."},

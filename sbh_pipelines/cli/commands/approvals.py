@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sbh_pipelines.cli.command import Invocation, command
+from sbh_pipelines.cli.command import FromCopyOption, Invocation, command
 from sbh_pipelines.cli.commands.backup import TenantOption
 from sbh_pipelines.cli.commands.restore import ReasonOption, RestoreArgument
 from sbh_pipelines.cli.output import Answer, plural
@@ -18,9 +18,9 @@ CommentOption = Annotated[str, typer.Option("--comment", help="Kept with the dec
 
 
 @command(app, "list", permission="backup.status")
-def list_approvals(invocation: Invocation, tenant: TenantOption) -> Answer:
-    """List a tenant's approvals, newest first. Damaged ones are named, and exit 8."""
-    found, errors = invocation.service().approvals.of(tenant, invocation.user())
+def list_approvals(invocation: Invocation, tenant: TenantOption, from_copy: FromCopyOption = None) -> Answer:
+    """List a tenant's approvals, newest first. Damaged ones are named, and exit 8. Those of restores from a copy lie there."""
+    found, errors = invocation.service(from_copy).approvals.of(tenant, invocation.user())
     document = {"approvals": found, "issues": errors}
 
     def show(out: Any) -> None:
@@ -33,25 +33,37 @@ def list_approvals(invocation: Invocation, tenant: TenantOption) -> Answer:
 
 
 @command(app, "show", permission="backup.status")
-def show(invocation: Invocation, approval: ApprovalArgument, tenant: TenantOption) -> Answer:
+def show(
+    invocation: Invocation, approval: ApprovalArgument, tenant: TenantOption, from_copy: FromCopyOption = None
+) -> Answer:
     """Show what exactly is asked for, why, and what became of it."""
-    return approval_answer(invocation.service().approvals.get(approval, tenant, invocation.user()))
+    return approval_answer(invocation.service(from_copy).approvals.get(approval, tenant, invocation.user()))
 
 
 @command(app, "approve", permission="restore.approve")
 def approve(
-    invocation: Invocation, approval: ApprovalArgument, tenant: TenantOption, comment: CommentOption = ""
+    invocation: Invocation,
+    approval: ApprovalArgument,
+    tenant: TenantOption,
+    comment: CommentOption = "",
+    from_copy: FromCopyOption = None,
 ) -> Answer:
     """Allow it, once, until it expires. Nobody approves their own request."""
-    return approval_answer(invocation.service().approvals.approve(approval, tenant, invocation.user(), comment))
+    return approval_answer(
+        invocation.service(from_copy).approvals.approve(approval, tenant, invocation.user(), comment)
+    )
 
 
 @command(app, "reject", permission="restore.approve")
 def reject(
-    invocation: Invocation, approval: ApprovalArgument, tenant: TenantOption, comment: CommentOption = ""
+    invocation: Invocation,
+    approval: ApprovalArgument,
+    tenant: TenantOption,
+    comment: CommentOption = "",
+    from_copy: FromCopyOption = None,
 ) -> Answer:
     """Refuse it, for good."""
-    return approval_answer(invocation.service().approvals.reject(approval, tenant, invocation.user(), comment))
+    return approval_answer(invocation.service(from_copy).approvals.reject(approval, tenant, invocation.user(), comment))
 
 
 @command(app, "request-undo", permission="restore.request")

@@ -1,17 +1,18 @@
 """`sbh audit`: who did what, when; whether anything of it was tampered with; and all of it in a file."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sbh_pipelines.cli.command import Invocation, command
+from sbh_pipelines.cli.command import FromCopyOption, Invocation, command
 from sbh_pipelines.cli.commands.tenants import FormerKeyOption, complete_tenant
 from sbh_pipelines.cli.output import Answer, count, facts, plural, print_issues, table, utc, verdict
 from sbh_pipelines.errors import AuditBroken, RequestError
+from sbh_pipelines.model import parse_moment, typed
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import (
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="audit", help="The audit trail: list, verify, export.")
 
-_PLATFORM = "*"
+_PLATFORM, _WORK = "*", "*@"
 _PAGE = 1000
 
 OneTenant = Annotated[
@@ -35,6 +36,10 @@ OneTenant = Annotated[
     ),
 ]
 PlatformOption = Annotated[bool, typer.Option("--platform", help="What belongs to no tenant, and denied calls.")]
+WorkOption = Annotated[
+    bool,
+    typer.Option("--work", help="With --from-copy: what was done at the copy, which no trail brought there tells."),
+]
 RegionOption = Annotated[
     str | None, typer.Option("--region", help="With --platform: of this region; default: the platform's own.")
 ]
@@ -58,11 +63,13 @@ def list_events(
     limit: Annotated[int, typer.Option("--limit", min=1, max=_PAGE, help="At most so many.")] = 100,
     cursor: Annotated[str | None, typer.Option("--cursor", help="Go on where a page ended: its `next`.")] = None,
     former_key: FormerKeyOption = None,
+    from_copy: FromCopyOption = None,
+    work: WorkOption = False,
 ) -> Answer:
     """List events, newest first. The list itself is recorded. A damaged part of the trail exits 8."""
-    found = invocation.service().audit.events(
+    found = invocation.service(from_copy).audit.events(
         invocation.user(),
-        _trail(tenant, platform),
+        _trail(tenant, platform, from_copy if work else None),
         event=event,
         since=moment(since),
         until=moment(until),
@@ -95,13 +102,15 @@ def verify(
         Path | None, typer.Option("--file", help="An exported trail instead: its chain, without keys or a store.")
     ] = None,
     former_key: FormerKeyOption = None,
+    from_copy: FromCopyOption = None,
+    work: WorkOption = False,
 ) -> Answer:
     """Read whole trails: an event that was removed, changed, moved, inserted or copied from elsewhere is found (exit 8).
 
     Note the last event that it prints, SEQ:HASH, in a place of your own: with it, --expect finds even a trail that was put back
     together with its head.
     """
-    if sum((tenant is not None, platform, everything, file is not None)) != 1:
+    if sum((tenant is not None, platform, everything, file is not None, work)) != 1:
         raise RequestError("Which trail?", remedy="a tenant, --platform, --all or --file FILE")
     results: Sequence[TrailReport | UnreadableTrail | FileReport]
     if file is not None:
@@ -109,10 +118,10 @@ def verify(
 
         results = [Audit.check_file(file)]
     elif everything:
-        results = list(invocation.service().audit.verify_all(invocation.user()))
+        results = list(invocation.service(from_copy).audit.verify_all(invocation.user()))
     else:
-        trail = _trail(tenant, platform)
-        audit = invocation.service().audit
+        trail = _trail(tenant, platform, from_copy if work else None)
+        audit = invocation.service(from_copy).audit
         results = [audit.verify(invocation.user(), trail, expect=expect, region=region, former_key=former_key)]
     broken = [result for result in results if not result.valid]
     brief = [f"{result.tenant_id}: {'valid' if result.valid else 'broken'}" for result in results]
@@ -131,10 +140,17 @@ def export(
         Format, typer.Option("--format", help="jsonl: an event a line, as stored. csv: for spreadsheets.")
     ] = (Format.JSONL),
     former_key: FormerKeyOption = None,
+    from_copy: FromCopyOption = None,
+    work: WorkOption = False,
 ) -> Answer:
     """Write a whole trail to a file, oldest event first. `sbh audit verify --file` checks it anywhere. A broken trail exits 8."""
-    report = invocation.service().audit.export(
-        invocation.user(), to, _trail(tenant, platform), format=kind, region=region, former_key=former_key
+    report = invocation.service(from_copy).audit.export(
+        invocation.user(),
+        to,
+        _trail(tenant, platform, from_copy if work else None),
+        format=kind,
+        region=region,
+        former_key=former_key,
     )
     return Answer(
         report,
@@ -149,20 +165,24 @@ def moment(text: str | None) -> datetime | None:
     if text is None:
         return None
     try:
-        parsed = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        return parse_moment(text)
     except ValueError:
-        raise RequestError("Not a time", on=ascii(text)[:64], remedy="e.g. 2024-01-15, 2024-01-15T12:00:00Z") from None
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+        raise RequestError("Not a time", on=typed(text), remedy="e.g. 2024-01-15, 2024-01-15T12:00:00Z") from None
 
 
-def _trail(tenant: str | None, platform: bool) -> str:
-    if (tenant is None) == (not platform):
-        raise RequestError("Which trail?", remedy="a tenant, or --platform")
+def _trail(tenant: str | None, platform: bool, work_at: str | None = None) -> str:
+    if sum((tenant is not None, platform, work_at is not None)) != 1:
+        raise RequestError("Which trail?", remedy="a tenant, or --platform; or --work with --from-copy NAME")
+    if work_at is not None:
+        return f"{_WORK}{work_at}"
     return _PLATFORM if tenant is None else tenant
 
 
 def _name(result: "EventListing | ChainReport | UnreadableTrail") -> str:
-    return f"the platform, {result.region}" if result.tenant_id == _PLATFORM else result.tenant_id
+    from sbh_pipelines.repository.trail.event import trail_name
+
+    shared = result.tenant_id.startswith(_PLATFORM)
+    return f"{trail_name(result.tenant_id)}, {result.region}" if shared else result.tenant_id
 
 
 def _show_list(out: Any, found: "EventListing") -> None:

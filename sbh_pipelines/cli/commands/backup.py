@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from sbh_pipelines.cli.command import Invocation, command
+from sbh_pipelines.backup.create.moment.way.target import Target
+from sbh_pipelines.cli.command import FromCopyOption, Invocation, command
 from sbh_pipelines.cli.commands.tenants import (
     EveryoneOption,
     FormerKeyOption,
@@ -14,16 +15,30 @@ from sbh_pipelines.cli.commands.tenants import (
     complete_tenant,
 )
 from sbh_pipelines.cli.output import Answer, facts, plural, utc
-from sbh_pipelines.cli.show.backups import backups_table, created_backups, show_created, show_manifest, show_validation
+from sbh_pipelines.cli.show.backups import (
+    backups_table,
+    created_backups,
+    show_created,
+    show_manifest,
+    show_moment,
+    show_validation,
+)
 from sbh_pipelines.document import as_document
-from sbh_pipelines.errors import BatchError, RepositoryError
+from sbh_pipelines.errors import BatchError, RepositoryError, RequestError
 from sbh_pipelines.model import BackupType
 
 app = typer.Typer(name="backup", help="Make, list, show and validate backups.")
 
 TenantArgument = Annotated[str, typer.Argument(help="The tenant's slug.", autocompletion=complete_tenant)]
 TenantOption = Annotated[str, typer.Option("--tenant", "-t", help="The tenant's slug.", autocompletion=complete_tenant)]
-BackupArgument = Annotated[str, typer.Argument(help="A backup id, or `latest`.", metavar="BACKUP")]
+BackupArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A backup id; `latest`; or @2024-01-15T14:32 (UTC): with a change journal the tenant as it was then, else the newest"
+        " backup that is not later. @xid:812345: just before that transaction.",
+        metavar="BACKUP",
+    ),
+]
 
 
 @command(app, "create", permission="backup.create")
@@ -40,11 +55,48 @@ def create(
         ),
     ] = BackupType.FULL,
     description: Annotated[str | None, typer.Option(help="A note kept in the manifest.")] = None,
+    moment: Annotated[
+        str | None,
+        typer.Option(
+            "--at",
+            help="Put a backup of this moment together, of one from before it and the change journal: 2024-01-15T14:32:07 (UTC).",
+            metavar="TIME",
+            show_default=False,
+        ),
+    ] = None,
+    before: Annotated[
+        str | None,
+        typer.Option("--before", help="As --at, just before this transaction.", metavar="XID", show_default=False),
+    ] = None,
+    lsn: Annotated[
+        str | None,
+        typer.Option("--lsn", help="As --at, at this position of the log.", metavar="LSN", show_default=False),
+    ] = None,
+    tables: Annotated[
+        str | None,
+        typer.Option("--tables", help="Of a moment: only these tables.", metavar="A,B", show_default=False),
+    ] = None,
+    as_of_backup: Annotated[
+        str | None,
+        typer.Option(
+            "--as-of-backup",
+            help="Of a moment: tables that the journal does not tell of, as the backup has them; `all`: whichever they are.",
+            metavar="A,B",
+            show_default=False,
+        ),
+    ] = None,
 ) -> Answer:
     """Back up one tenant, several, or all. One that fails, fails alone: the others are still backed up (exit 11).
 
-    A tenant that has not changed since its last backup gets no new one, unless a full one is asked for.
+    A tenant that has not changed since its last backup gets no new one, unless a full one is asked for. With --at, --before or
+    --lsn it is a backup of one tenant as it was at a moment of the past.
     """
+    if target := _target(moment, before, lsn):
+        return _create_at(invocation, tenants, everyone, target, _names(tables), _names(as_of_backup), description)
+    if tables or as_of_backup:
+        raise RequestError(
+            "Backups have all tables", on="--tables, --as-of-backup", remedy="they go with --at, --before, --lsn"
+        )
     wanted = chosen_tenants(invocation, tenants, everyone, "backup create")
     service, user = invocation.service(), invocation.user()
     with invocation.progress() as progress:
@@ -58,13 +110,60 @@ def create(
     return Answer(created, lambda out: show_created(out, created), ids, status)
 
 
+def _target(moment: str | None, before: str | None, lsn: str | None) -> Target | None:
+    given = [name for name, value in (("--at", moment), ("--before", before), ("--lsn", lsn)) if value is not None]
+    if len(given) > 1:
+        raise RequestError("One moment is asked for", on=", ".join(given), remedy="give one of them")
+    if before is not None:
+        return Target.before_transaction(before)
+    if lsn is not None:
+        return Target.at_position(lsn)
+    return None if moment is None else Target.parse(moment)
+
+
+def _names(listed: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (listed or "").split(",") if name.strip())
+
+
+def _create_at(
+    invocation: Invocation,
+    tenants: list[str] | None,
+    everyone: bool,
+    target: Target,
+    tables: tuple[str, ...],
+    as_of_backup: tuple[str, ...],
+    description: str | None,
+) -> Answer:
+    named = tenants or []
+    if everyone or len(named) != 1:
+        raise RequestError("A moment is of one tenant", remedy="sbh backup create TENANT --at TIME")
+    tenant = named[0]
+    service, user = invocation.service(), invocation.user()
+    with invocation.progress() as progress:
+        manifest = service.backups.create_at(
+            tenant,
+            user,
+            target,
+            tables=tables,
+            as_of_backup=as_of_backup,
+            description=description,
+            progress=progress,
+        )
+    return Answer(manifest, lambda out: show_moment(out, manifest), [manifest.id])
+
+
 @command(app, "list", permission="backup.list")
-def list_backups(invocation: Invocation, tenant: TenantArgument, former_key: FormerKeyOption = None) -> Answer:
+def list_backups(
+    invocation: Invocation,
+    tenant: TenantArgument,
+    former_key: FormerKeyOption = None,
+    from_copy: FromCopyOption = None,
+) -> Answer:
     """List a tenant's backups, newest first. A damaged manifest is shown as an error (exit 8).
 
     Those of a tenant that had the slug before are not among them.
     """
-    service, user = invocation.service(), invocation.user()
+    service, user = invocation.service(from_copy), invocation.user()
     found = service.backups.of(tenant, user, former_key=former_key)
     damaged = service.backups.damaged(tenant, user, former_key=former_key)
     title = f"{plural(len(found), 'backup')} of {tenant}"
@@ -88,10 +187,14 @@ def list_backups(invocation: Invocation, tenant: TenantArgument, former_key: For
 
 @command(app, "show", permission="backup.list")
 def show(
-    invocation: Invocation, backup: BackupArgument, tenant: TenantOption, former_key: FormerKeyOption = None
+    invocation: Invocation,
+    backup: BackupArgument,
+    tenant: TenantOption,
+    former_key: FormerKeyOption = None,
+    from_copy: FromCopyOption = None,
 ) -> Answer:
     """Show one backup: its manifest, components and tables."""
-    service, user = invocation.service(), invocation.user()
+    service, user = invocation.service(from_copy), invocation.user()
     manifest = service.backups.get(backup, tenant, user, former_key=former_key)
     return Answer(manifest, lambda out: show_manifest(out, manifest), [manifest.id])
 
@@ -110,9 +213,10 @@ def validate(
     backup: BackupArgument,
     tenant: TenantOption,
     deep: Annotated[bool, typer.Option("--deep", help="Download, decrypt and re-hash everything.")] = False,
+    from_copy: FromCopyOption = None,
 ) -> Answer:
     """Check a backup: signature, components, chunks; with --deep every byte. An invalid backup exits 8."""
-    service, user = invocation.service(), invocation.user()
+    service, user = invocation.service(from_copy), invocation.user()
     with invocation.progress() as progress:
         found = service.backups.validate(backup, tenant, user, deep=deep, progress=progress)
     return Answer(

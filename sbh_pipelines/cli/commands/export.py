@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sbh_pipelines.cli.command import Invocation, command
+from sbh_pipelines.cli.command import FromCopyOption, Invocation, command
 from sbh_pipelines.cli.commands.backup import BackupArgument, TenantOption
 from sbh_pipelines.cli.commands.tenants import FormerKeyOption
 from sbh_pipelines.cli.output import Answer, count, facts, mib, table, utc
@@ -43,13 +43,14 @@ def export(
     ] = None,
     no_files: Annotated[bool, typer.Option("--no-files", help="Only the tables.")] = False,
     former_key: FormerKeyOption = None,
+    from_copy: FromCopyOption = None,
 ) -> Answer:
     """Write a backup's tables and files to a folder, readable without this program: portability requests, a look at old data.
 
     Works without the database. The folder appears when all of it was written, for its owner's eyes only.
     """
     names = [name.strip() for name in tables.split(",") if name.strip()] if tables is not None else []
-    service, user = invocation.service(), invocation.user()
+    service, user = invocation.service(from_copy), invocation.user()
     with invocation.progress() as progress:
         report = service.exports.export(
             backup,

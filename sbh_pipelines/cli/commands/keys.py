@@ -14,7 +14,7 @@ from sbh_pipelines.errors import KeyRotationFailed, KeyServiceError, RequestErro
 from sbh_pipelines.model import timestamp
 
 if TYPE_CHECKING:
-    from sbh_pipelines.backup.service.results import KeyState, OwnerRotation, RotationReport
+    from sbh_pipelines.backup.service.results import CopyRotation, KeyState, OwnerRotation, RotationReport
 
 app = typer.Typer(name="keys", help="Keys of the backups: state, rotation, public keys of certificates.")
 
@@ -168,8 +168,13 @@ def _rotated_row(done: "OwnerRotation") -> tuple[str, ...]:
         mib(done.re_encrypted_bytes),
         count(done.documents_signed),
         ", ".join(map(str, done.epochs_destroyed or ())),
-        done.note or "",
+        "; ".join([*([done.note] if done.note else []), *map(_of_copy, done.copies or ())]),
     )
+
+
+def _of_copy(done: "CopyRotation") -> str:
+    ended = f", epochs destroyed {', '.join(map(str, done.epochs_destroyed))}" if done.epochs_destroyed else ""
+    return f"copy {done.copy}: {plural(done.keys, 'key')} wrapped anew{ended}{': ' if done.note else ''}{done.note}"
 
 
 def _failure_row(name: str, error: SbhError) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sbh_pipelines.cli.command import Invocation, command
+from sbh_pipelines.cli.command import FromCopyOption, Invocation, command
 from sbh_pipelines.cli.commands.audit import moment
 from sbh_pipelines.cli.options import password_in
 from sbh_pipelines.cli.output import Answer, console, count, facts, mib, plural, seconds, table, utc
@@ -29,9 +29,9 @@ def backup(invocation: Invocation) -> Answer:
 
 
 @command(app, "list", permission="platform.backup")
-def list_backups(invocation: Invocation) -> Answer:
+def list_backups(invocation: Invocation, from_copy: FromCopyOption = None) -> Answer:
     """List the platform backups, newest first. A damaged manifest is shown as an error (exit 8)."""
-    service, user = invocation.service(), invocation.user()
+    service, user = invocation.service(from_copy), invocation.user()
     found, damaged = service.platform.backups(user), service.platform.damaged(user)
     rows = [(m.id, utc(m.recovery_point.time), mib(m.size), *_counts(m), m.created_by) for m in found]
 
@@ -50,9 +50,10 @@ def validate(
     invocation: Invocation,
     backup_id: Annotated[str, typer.Argument(help="A backup id, or `latest`.", metavar="BACKUP")] = "latest",
     deep: Annotated[bool, typer.Option("--deep", help="Download, decrypt and re-hash everything.")] = False,
+    from_copy: FromCopyOption = None,
 ) -> Answer:
     """Check that a platform backup is whole (exit 8 where it is not)."""
-    service, user = invocation.service(), invocation.user()
+    service, user = invocation.service(from_copy), invocation.user()
     with invocation.progress() as progress:
         found = service.platform.validate(user, backup_id, deep, progress)
     word = "valid" if found.valid else "not valid"
@@ -116,6 +117,7 @@ def restore(
             help="Put files back although the setting approval.restore wants a second person. It is recorded.",
         ),
     ] = None,
+    from_copy: FromCopyOption = None,
 ) -> Answer:
     """Rebuild everything from backups: an empty database and the tenants' files. Give the same command again to go on after
     it was interrupted. A tenant that cannot be recovered keeps nobody else (exit 11). Where rows refer to rows that no backup
@@ -123,7 +125,7 @@ def restore(
     """
     newest = moment(until)
     password = password_in(password_file)
-    service, user = invocation.service(), invocation.user()
+    service, user = invocation.service(from_copy), invocation.user()
     if not confirm:
         _ask(invocation, into)
     with invocation.progress() as progress:
@@ -207,6 +209,7 @@ def _show_recovery(out: Any, report: "RecoveryReport") -> None:
         "recovery": report.restore_id,
         "status": report.status,
         "platform backup": report.platform_backup,
+        "from the copy": report.from_copy,
         "rows": count(report.rows),
         "of no tenant": ", ".join(f"{name} {count(rows)}" for name, rows in report.rows_of_no_tenant.items()),
         "files put back": count(report.files),

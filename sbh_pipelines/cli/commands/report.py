@@ -18,6 +18,7 @@ from sbh_pipelines.model import timestamp
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import (
         ComplianceReport,
+        CopyPointAge,
         RecoveryObjectives,
         RecoveryPointAge,
         RecoveryTime,
@@ -46,6 +47,7 @@ def recovery(
     issues = report.issues
     brief = [f"{row.scenario}: {_word(row)}" for row in report.recovery_time]
     brief += [f"{row.data_type}: {_word(row)}" for row in report.recovery_point]
+    brief += [f"{row.data_type} at {row.copy}: {_word(row)}" for row in report.copies]
     return Answer(report, lambda out: _show(out, report), brief, RepositoryError.exit_status if issues else 0)
 
 
@@ -110,7 +112,7 @@ def _show_compliance(out: Any, report: "ComplianceReport", controls: Sequence[Ma
         out.print(f"{line.tenant_id}: [{line.error.code}] {line.error.what}", style="red", markup=False)
 
 
-def _word(row: "RecoveryTime | RecoveryPointAge") -> str:
+def _word(row: "RecoveryTime | RecoveryPointAge | CopyPointAge") -> str:
     return "unknown" if row.met is None else "met" if row.met else "missed"
 
 
@@ -141,14 +143,47 @@ def _show(out: Any, report: "RecoveryObjectives") -> None:
     out.print(
         table(
             "Recovery point objectives",
-            ("data type", "backups", ">objective", ">worst age", ">margin", "met", ">trend", "tenant", ">tenants"),
+            (
+                "data type",
+                "backups",
+                ">objective",
+                ">worst age",
+                ">margin",
+                "met",
+                ">trend",
+                "tenant",
+                ">tenants",
+                ">by journal",
+                ">of backups",
+            ),
             map(_point, points),
         )
     )
     for age in points:
         notes = [f"{tenant} misses it" for tenant in age.missing[:_NAMED]]
         _note(out, age.data_type, notes, age.missing_count)
+    if report.copies:
+        columns = ("copy", "data type", ">objective", ">worst age", ">margin", "met", "tenant", ">tenants", ">left out")
+        out.print(table("Recovery points at copies", columns, map(_at_copy, report.copies)))
+    for line in report.copies:
+        if line.without_copy_count:
+            of = plural(line.without_copy_count, "tenant")
+            out.print(f"{line.data_type} at {line.copy}: nothing was verified of {of}", style="red", markup=False)
     print_issues(out, report.issues)
+
+
+def _at_copy(line: "CopyPointAge") -> tuple[Any, ...]:
+    return (
+        line.copy,
+        line.data_type,
+        span(line.objective_s),
+        span(line.worst_age_s),
+        margin(line.margin_s),
+        met(line.met),
+        line.tenant_id or "",
+        count(line.tenants),
+        count(line.left_out_count),
+    )
 
 
 def _note(out: Any, subject: str, named: list[str], number: int) -> None:
@@ -184,4 +219,6 @@ def _point(row: "RecoveryPointAge") -> tuple[Any, ...]:
         trend(row.trend),
         row.tenant_id or "",
         count(row.tenants),
+        count(row.by_journal_count),
+        span(row.worst_backup_age_s),
     )

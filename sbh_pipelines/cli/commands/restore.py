@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sbh_pipelines.backup.restore.request import OPTIONS, Face, RestoreRequest
-from sbh_pipelines.cli.command import Invocation, command
+from sbh_pipelines.cli.command import FromCopyOption, Invocation, command
 from sbh_pipelines.cli.commands.backup import BackupArgument, TenantOption, resolve
 from sbh_pipelines.cli.commands.tenants import FormerKeyOption
 from sbh_pipelines.cli.options import (
     IntoDatabaseOption,
     NoSafetyBackupOption,
     PasswordFileOption,
+    approve_command,
     choosing,
     into_password,
     refuse_beside_schema,
@@ -61,13 +62,19 @@ def diff(
     request: RestoreRequest,
     into_database: IntoDatabaseOption = None,
     password_file: PasswordFileOption = None,
+    from_copy: FromCopyOption = None,
 ) -> Answer:
-    """Show what a restore would do. Nothing is written.
+    """Show what a restore would do. Nothing is restored.
+
+    With @TIME, @xid:ID or @lsn:POSITION, where the change journal is on, a backup of that moment is put together first, if there is
+    none yet: it is stored for journal.keep_recovered_days, and the journal is drained where it has not come so far.
 
     Exits 0, also where there are differences; where a restore would refuse, as it would: 9 for conflicts and foreign keys,
     5 for a schema that changed. With --quiet one word: same, different or refused.
     """
-    service, user = invocation.service(), invocation.user()
+    if from_copy is not None:  # whose restore is one without
+        request = replace(request, safety_backup=False)
+    service, user = invocation.service(from_copy), invocation.user()
     with invocation.progress() as progress:
         plan = service.restores.plan(
             backup,
@@ -78,7 +85,7 @@ def diff(
             into_password=into_password(into_database, password_file),
             progress=progress,
         )
-    return _planned(plan, run_command(plan.backup_id, tenant, request, into_database, password_file))
+    return _planned(plan, run_command(plan.backup_id, tenant, request, into_database, password_file, from_copy))
 
 
 @command(app, "run", permission="backup.restore")
@@ -106,15 +113,17 @@ def run(
     former_key: FormerKeyOption = None,
     approval: ApprovalOption = None,
     break_glass: BreakGlassOption = None,
+    from_copy: FromCopyOption = None,
 ) -> Answer:
     """Restore a tenant in place: its rows, files and configuration become what the backup holds. Other tenants stay.
 
     With options only a part of it, or without touching what is newer; `sbh restore diff` with the same options shows what it
-    would do. The tenant is backed up before, so that `sbh restore undo` can bring back what was there.
+    would do. The tenant is backed up before, so that `sbh restore undo` can bring back what was there. Not with --from-copy: a
+    copy takes no backups, and the restore must be asked for with --no-safety-backup.
     """
     request = replace(request, safety_backup=False) if no_safety_backup else request
     if into_schema is not None:
-        return _into_schema(invocation, backup, tenant, request, into_database, into_schema, former_key)
+        return _into_schema(invocation, backup, tenant, request, into_database, into_schema, former_key, from_copy)
     if former_key is not None:
         raise RequestError(
             "Nothing of a former tenant is restored into the one that has its slug now",
@@ -125,10 +134,13 @@ def run(
         from sbh_pipelines.backup.restore.restore import check_target
 
         check_target(into_database, request)  # before it is shown in a command to type
-    service, user = invocation.service(), invocation.user()
+    service, user = invocation.service(from_copy), invocation.user()
     chosen = backup
     if not confirm:  # what is confirmed is one backup, whatever becomes the latest by then
         chosen = resolve(service, backup, tenant, user)
+        if chosen.startswith("@"):
+            with invocation.progress() as progress:
+                chosen = service.restores.resolve(chosen, tenant, user, request, progress=progress)
         if request.samples and _on_terminal(invocation):
             plan = service.restores.plan(
                 chosen,
@@ -141,7 +153,8 @@ def run(
             show_plan(console(stderr=True), plan, "")
         what = f"{scope_text(request.scope())} of {tenant} with {chosen}"
         where = "" if into_database is None else " in another database"
-        _ask(invocation, what + where, tenant, run_command(chosen, tenant, request, into_database, password_file))
+        command_line = run_command(chosen, tenant, request, into_database, password_file, from_copy)
+        _ask(invocation, what + where, tenant, command_line)
     with invocation.progress() as progress:
         result = service.restores.run(
             chosen,
@@ -167,6 +180,7 @@ def ask(
     reason: ReasonOption,
     no_safety_backup: Annotated[bool, typer.Option("--no-safety-backup", help="As `run` will have it.")] = False,
     into_database: IntoDatabaseOption = None,
+    from_copy: FromCopyOption = None,
 ) -> Answer:
     """Ask another person to approve a restore: exactly the one that `run` with the same options would do.
 
@@ -174,9 +188,9 @@ def ask(
     approvals approve`; then `sbh restore run ... --approval ID`, once, before it expires.
     """
     request = replace(request, safety_backup=False) if no_safety_backup else request
-    service, user = invocation.service(), invocation.user()
+    service, user = invocation.service(from_copy), invocation.user()
     asked = service.approvals.request_restore(backup, tenant, user, request, reason=reason, into_database=into_database)
-    return approval_answer(asked, f"sbh approvals approve {asked.approval_id} -t {tenant}")
+    return approval_answer(asked, approve_command(asked.approval_id, tenant, from_copy))
 
 
 @command(app, "undo", permission="restore.plan")
@@ -191,15 +205,20 @@ def undo(
     confirm: ConfirmOption = False,
     approval: ApprovalOption = None,
     break_glass: BreakGlassOption = None,
+    from_copy: FromCopyOption = None,
 ) -> Answer:
-    """Undo a restore: the tables and files it touched become what they were before it. What was written since goes too."""
-    service, user = invocation.service(), invocation.user()
+    """Undo a restore: the tables and files it touched become what they were before it. What was written since goes too.
+
+    One that was done from a copy has no safety backup, and is not undone so.
+    """
+    service, user = invocation.service(from_copy), invocation.user()
+    undoing = undo_command(restore_id, tenant, from_copy)
     if not (dry_run or confirm):
-        _ask(invocation, f"what {restore_id} touched of {tenant}", tenant, undo_command(restore_id, tenant))
+        _ask(invocation, f"what {restore_id} touched of {tenant}", tenant, undoing)
     with invocation.progress() as progress:
         if dry_run:
             plan = service.restores.plan_undo(restore_id, tenant, user, references=references, progress=progress)
-            return _planned(plan, undo_command(restore_id, tenant))
+            return _planned(plan, undoing)
         result = service.restores.undo(
             restore_id,
             tenant,
@@ -213,9 +232,11 @@ def undo(
 
 
 @command(app, "status", permission="backup.status")
-def status(invocation: Invocation, restore_id: RestoreArgument, tenant: TenantOption) -> Answer:
-    """Whether a restore is running, completed, failed or interrupted, and how far it is."""
-    record = invocation.service().restores.status(restore_id, tenant, invocation.user())
+def status(
+    invocation: Invocation, restore_id: RestoreArgument, tenant: TenantOption, from_copy: FromCopyOption = None
+) -> Answer:
+    """Whether a restore is running, completed, failed or interrupted, and how far it is. One from a copy is on record there."""
+    record = invocation.service(from_copy).restores.status(restore_id, tenant, invocation.user())
     return Answer(record, lambda out: show_status(out, record), [record.status])
 
 
@@ -253,9 +274,9 @@ def drop_look(
 
 
 @command(app, "list", permission="backup.status")
-def list_restores(invocation: Invocation, tenant: TenantOption) -> Answer:
+def list_restores(invocation: Invocation, tenant: TenantOption, from_copy: FromCopyOption = None) -> Answer:
     """List a tenant's restores, newest first. One whose status is damaged is shown as an error (exit 8)."""
-    found = invocation.service().restores.of(tenant, invocation.user())
+    found = invocation.service(from_copy).restores.of(tenant, invocation.user())
     title = f"{plural(len(found), 'restore')} of {tenant}"
     damaged = any(restore.status == "unknown" for restore in found)
     ids = [restore.restore_id for restore in found]
@@ -281,10 +302,11 @@ def _into_schema(
     into_database: str | None,
     schema: str,
     former_key: str | None,
+    from_copy: str | None,
 ) -> Answer:
     """Overwrites nothing, and so needs no confirmation."""
     refuse_beside_schema(request, into_database)
-    service, user = invocation.service(), invocation.user()
+    service, user = invocation.service(from_copy), invocation.user()
     with invocation.progress() as progress:
         copy = service.restores.into_schema(
             backup, tenant, user, schema, tables=request.tables, former_key=former_key, progress=progress

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from sbh_pipelines.cli.command import Invocation, command
+from sbh_pipelines.cli.command import FromCopyOption, Invocation, command
 from sbh_pipelines.cli.output import Answer, count, mib, plural, table, utc
+from sbh_pipelines.cli.show.journal import show_windows
 from sbh_pipelines.errors import RequestError, SbhError
 
 if TYPE_CHECKING:
-    from sbh_pipelines.backup.service.results import ErasureCertificate, LatestPoint
+    from sbh_pipelines.backup.service.results import ErasedCopy, ErasureCertificate, LatestPoint
 
 app = typer.Typer(name="tenants", help="The application's tenants.")
 
@@ -75,13 +76,31 @@ def recovery_points(
     tenants: Annotated[
         list[str] | None, typer.Argument(help="Slugs of the tenants; default: all.", metavar="TENANT...")
     ] = None,
+    pitr: Annotated[
+        bool, typer.Option("--pitr", help="Show instead to which moments each can be brought, by the change journal.")
+    ] = False,
+    from_copy: FromCopyOption = None,
 ) -> Answer:
-    """Show up to when each tenant is safe: by a backup, or by a run that found it unchanged since. Damage exits 8."""
-    service, user = invocation.service(), invocation.user()
+    """Show up to when each tenant is safe: by a backup, or by a run that found it unchanged since, and its rows by the journal.
+
+    Damage exits 8. With --from-copy, and --pitr: by what there is at the copy; `sbh copies status` says the rest.
+    """
+    if from_copy is not None and not pitr:
+        raise RequestError(
+            "Up to when tenants are safe at a copy is said elsewhere",
+            on="--from-copy",
+            remedy=f"sbh copies status {from_copy}",
+        )
+    service, user = invocation.service(from_copy), invocation.user()
+    if pitr:
+        windows = service.journal.recovery_windows(list(dict.fromkeys(tenants or ())), user)
+        told = [f"{one.tenant_id} {window.start} {window.end}" for one in windows.tenants for window in one.windows]
+        bad = windows.issues[0].exit_status if windows.issues else 0
+        return Answer(windows, lambda out: show_windows(out, windows), told, bad)
     found = service.backups.recovery_points(list(dict.fromkeys(tenants or ())), user)
 
     def show_all(out: Any) -> None:
-        columns = ("tenant", "latest recovery point", ">age", "backup", "recorded as")
+        columns = ("tenant", "latest recovery point", ">age", "backup", "recorded as", "rows by the journal until")
         out.print(
             table(plural(len(found.recovery_points), "tenant"), columns, map(_recovery_point, found.recovery_points))
         )
@@ -94,9 +113,10 @@ def recovery_points(
 
 def _recovery_point(point: "LatestPoint") -> tuple[str, ...]:
     if point.recovery_point is None:
-        return (point.tenant_id, "none", "", "", "")
+        return (point.tenant_id, "none", "", "", "", "")
     age = _age(point.age_s or 0.0)
-    return (point.tenant_id, utc(point.recovery_point.time), age, str(point.backup_id), str(point.recorded_as))
+    whole = (point.tenant_id, utc(point.recovery_point.time), age, str(point.backup_id), str(point.recorded_as))
+    return (*whole, utc(point.rows_until) if point.rows_until else "")
 
 
 def _age(seconds: float) -> str:
@@ -241,6 +261,7 @@ def certificate(invocation: Invocation, tenant: SlugArgument) -> Answer:
 def _shown(certificate: "ErasureCertificate") -> Answer:
     destroyed, left = certificate.destroyed, certificate.not_destroyed
     kms_keys = ", ".join(f"{key.key_id} on {key.deletion_date}" for key in destroyed.kms_keys)
+    remains = certificate.journal
     rows = [
         ("tenant", certificate.tenant_id),
         ("erasure", certificate.erasure_id),
@@ -253,6 +274,8 @@ def _shown(certificate: "ErasureCertificate") -> Answer:
         ("could not be deleted", f"{count(left.versions)} versions, unreadable without the keys"),
         ("wrapped before by", ", ".join(one.key_id for one in destroyed.former_wrappings or ()) or "no other key"),
         ("copies made before", certificate.copies_made_before),
+        *((f"copy {copy.name}", _of_copy(copy)) for copy in certificate.copies or ()),
+        *([("sealed blocks in the journal", f"gone by {remains.until}")] if remains else []),
         ("kept elsewhere", "; ".join(certificate.kept_elsewhere or ()) or "not told"),
         ("audit trail kept", f"{count(certificate.audit_trail.events)} events"),
         ("signed in", certificate.signed_in),
@@ -260,3 +283,13 @@ def _shown(certificate: "ErasureCertificate") -> Answer:
     ]
     shown = table("Certificate of erasure", ("what", ""), rows)
     return Answer(certificate, lambda out: out.print(shown), [certificate.erasure_id])
+
+
+def _of_copy(copy: "ErasedCopy") -> str:
+    if not copy.reached:
+        return f"not reached: {copy.why or 'not known why'}"
+    destroyed = f"{count(copy.found.versions - copy.left)} versions of objects, {mib(copy.found.bytes)} found"
+    if not copy.left:
+        return f"{destroyed}; {copy.why}" if copy.why else destroyed
+    until = f", locked until {copy.locked_until}" if copy.locked_until else ""
+    return f"{destroyed}; {count(copy.left)} versions are left{until}, unreadable without the keys"

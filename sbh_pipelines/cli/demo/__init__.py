@@ -3,6 +3,8 @@
     demo           the command
     story          the steps, up to the damage
     recovery       the steps after it
+    moment         another tenant, ruined between two backups, and back to the moment before
+    region         the loss of the region with all backups, and everything back from the copy
     steps          a step is shown while it runs, timed, and told again at the end
     dagster_runs   Dagster as processes of its own
 

@@ -33,9 +33,10 @@ def demo(
     ui: Annotated[bool, typer.Option("--ui", help="Leave Dagster's web UI running on it, until Ctrl-C.")] = False,
     port: Annotated[int | None, typer.Option(help="Port of the web UI.", min=1, max=65535)] = None,
 ) -> Answer:
-    """See it work: servers, sample data, backups through Dagster, damage, restore, proof. About a minute.
+    """See it work: servers, sample data, backups through Dagster, damage, restore, proof; back to a moment; a region lost.
 
-    Ends 0 only if the damaged tenant came back bit for bit and no other tenant changed.
+    Takes less than a minute. Ends 0 only if what was damaged or lost came back bit for bit and no other tenant changed. With --ui
+    backups and a copy of them are begun anew before, where the lost store was.
     """
     from sbh_pipelines.cli.demo.story import DemoStory
     from sbh_pipelines.embedded.servers import stack as servers
@@ -45,11 +46,14 @@ def demo(
     with clean_environment(), demo_directory(directory) as folder:
         was_running = servers.status(folder).running
         try:
-            with steps.step("start PostgreSQL, an S3 server and a KMS") as step:
-                stack = servers.up(folder, fsync=False, progress=steps.say)
+            with steps.step("start PostgreSQL, two S3 servers and a KMS") as step:
+                again = servers.drop_copies(folder)  # of an earlier demo here, whose store was lost
+                stack = servers.up(folder, copy=True, fsync=False, progress=steps.say)
                 step.note(f"in {stack.dir}", dir=str(stack.dir))
-            story = DemoStory(stack, steps, out)
+            story = DemoStory(stack, steps, out, again=again)
             story.run(tenants=tenants, rows=rows, files=files, seed=seed)
+            if ui:
+                story.begin_anew()
             if out:
                 out.print(steps.table())
             if ui:
@@ -60,7 +64,11 @@ def demo(
                     servers.down(folder)
                     step.note("down")
     document = {"ok": True, "steps": [step.as_dict() for step in steps.done]}
-    done = f"{story.damaged} is back, bit for bit, and no other tenant changed."
+    done = (
+        f"{story.damaged} is back as its backup has it, {story.ruined} as it was just before the script: bit for bit, and no"
+        f" other tenant changed. Then all of the first region was lost, and {story.lost} and everybody's files are back from the"
+        " copy: bit for bit."
+    )
     return Answer(document, lambda last: last.print(done, style="bold green"), ["ok"])
 
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from sbh_pipelines.cli.command import operating_user
 from sbh_pipelines.cli.demo.dagster_runs import DagsterRuns
+from sbh_pipelines.cli.demo.moment import BackToAMoment
 from sbh_pipelines.cli.demo.recovery import Recovery
+from sbh_pipelines.cli.demo.region import RegionLost
 from sbh_pipelines.cli.demo.steps import Steps
 from sbh_pipelines.cli.output import console, count, mib, table
 from sbh_pipelines.cli.show.backups import show_manifest
@@ -21,20 +23,21 @@ if TYPE_CHECKING:
 
 
 class DemoStory:
-    """The story, on a running stack."""
+    """The story, on a running stack; `again`: an earlier demo ended there with the loss of its store."""
 
-    def __init__(self, stack: "Stack", steps: Steps, out: Any) -> None:
-        self.stack, self.steps, self.out = stack, steps, out
+    def __init__(self, stack: "Stack", steps: Steps, out: Any, *, again: bool = False) -> None:
+        self.stack, self.steps, self.out, self._again = stack, steps, out, again
         self.dagster = DagsterRuns(stack.dir / "dagster", stack.settings, stack.dir / "log")
-        self.damaged = ""
+        self.damaged = self.ruined = self.lost = ""
 
     def run(self, *, tenants: int, rows: int, files: int, seed: int) -> None:
         """Raises SbhError at whatever goes wrong: ProofFailed where the data is not as it was."""
         self._sample(tenants, rows, files, seed)
         service = self._service()
         slugs = [str(tenant.id) for tenant in service.tenants.all()]
-        self.damaged = slugs[0]
+        self.damaged, self.lost, self.ruined = slugs[0], slugs[len(slugs) // 2], slugs[-1]
         self._doctor()
+        self._journal(service, anew=self._again)
         self._backup(service, slugs)
         self._work()
         self._incremental(service, slugs)
@@ -46,6 +49,28 @@ class DemoStory:
         recovery.preview()
         recovery.restore()
         recovery.prove(original, others=len(slugs) - 1)
+        others = [slug for slug in slugs if slug != self.ruined]
+        BackToAMoment(self.stack, self.steps, self.out, service, self.ruined, others).tell()
+        others = [slug for slug in slugs if slug != self.lost]
+        RegionLost(self.stack, self.steps, self.out, self.dagster, service, self.lost, others).tell()
+
+    def begin_anew(self) -> None:
+        """What follows the loss of a store: a journal, full backups and a copy of their own; `dr` is kept, to be read."""
+        from sbh_pipelines.embedded.servers.stack import begin_next_copy
+
+        begin_next_copy(self.stack.dir)
+        service = self._service()
+        self._journal(service, anew=True)
+        slugs = [str(tenant.id) for tenant in service.tenants.all()]
+        with self.steps.step("back up all tenants anew through Dagster, and copy them") as step:
+            config = {
+                "ops": {"snapshot_tables": {"config": {"tenants": slugs, "description": "sbh demo, after the loss"}}}
+            }
+            self.dagster.launch("fleet_backup_job", config, self.steps.say)
+            self.dagster.launch("copy_run_job", {}, self.steps.say)
+            step.note(
+                f"{len(slugs)} backups in the new store, and in the new copy dr-2; dr is as it was", backups=len(slugs)
+            )
 
     def leave_ui(self, port: int | None) -> None:
         """Dagster's web UI and daemon on what the demo made, until Ctrl-C."""
@@ -67,6 +92,13 @@ class DemoStory:
 
         with self.steps.step("make sample data") as step:
             if fingerprint.has_data(self.stack):
+                if not fingerprint.take(self.stack).total_files and files:
+                    raise EmbeddedError(
+                        "The sample's rows are there, and none of its files",
+                        on=str(self.stack.dir),
+                        why="an earlier demo was ended between the loss of the store and its return",
+                        remedy=f"rm -r {self.stack.dir}, or give another --dir",
+                    )
                 step.note("already there")
                 return
             made = sample.generate(
@@ -100,6 +132,15 @@ class DemoStory:
                 first = report.errors[0]
                 raise EmbeddedError(first.what, on=first.area, why=first.detail, remedy=first.remedy)
             step.note(f"{len(report.findings)} findings, no error", findings=len(report.findings))
+
+    def _journal(self, service: "BackupService", *, anew: bool) -> None:
+        """With `anew` the server has a slot of which the store knows nothing: it was lost."""
+        with self.steps.step("sbh journal drop, and setup" if anew else "sbh journal setup") as step:
+            if anew:
+                service.journal.drop(operating_user(), confirm=service.settings.journal.slot)
+            done = service.journal.setup(operating_user(), progress=self.steps.progress)
+            covered = len(done.drained.covered)
+            step.note(f"from now on changes of {covered} tables are journaled", tables=covered)
 
     def _fingerprint(self, name: str) -> "Fingerprint":
         from sbh_pipelines.embedded.sample import fingerprint

@@ -9,7 +9,6 @@ from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.cli.output import count, facts, mib, plural, seconds, table, utc, verdict
 from sbh_pipelines.cli.show.plan import left_out_table
 from sbh_pipelines.errors import SbhError
-from sbh_pipelines.model import SAFETY
 from sbh_pipelines.repository.format import DATABASE
 
 if TYPE_CHECKING:
@@ -144,7 +143,7 @@ def backups_table(title: str, manifests: Sequence[Manifest]) -> Any:
     rows = [
         (
             manifest.id,
-            manifest.type + (f" ({SAFETY})" if manifest.is_safety else ""),
+            manifest.type + (f" ({manifest.purpose})" if manifest.is_aside else ""),
             utc(manifest.created_at),
             manifest.created_by,
             count(manifest.rows),
@@ -174,6 +173,7 @@ def show_manifest(out: Any, manifest: Manifest) -> None:
                 "recovery point": f"{utc(manifest.point_time)}, LSN {point.get('lsn')}, snapshot {point.get('snapshot')}",
                 "size": mib(manifest.size),
                 "stored anew": mib(manifest.stats["bytes_stored"]) if "bytes_stored" in manifest.stats else None,
+                "journal": _proof(manifest),
                 "checksum": manifest.checksum,
                 "format": f"version {manifest.format_version}, key epoch {manifest.key_epoch}",
             }
@@ -188,10 +188,18 @@ def show_manifest(out: Any, manifest: Manifest) -> None:
         out.print(table("Tables", ("table", ">rows", ">size", ">row groups"), lines))
     elif names := sorted(name for part in components.values() for name in part.table_names):
         out.print(facts({"tables": ", ".join(names)}))
+    if moment := manifest.moment:
+        out.print(facts(moment.lines()))
     if manifest.reread:
-        out.print(table("Read whole, not only what changed", ("what", "why"), sorted(manifest.reread.items())))
+        out.print(table("Read whole, or looked through", ("what", "why"), sorted(manifest.reread.items())))
     if manifest.left_out:
         out.print(left_out_table(manifest.left_out))
+
+
+def show_moment(out: Any, manifest: Manifest) -> None:
+    """A backup that was put together for a moment, and the command that shows what a restore of it would do."""
+    show_manifest(out, manifest)
+    out.print(f"Next: sbh restore diff {manifest.id} -t {manifest.tenant_id}", soft_wrap=True)
 
 
 def _type(manifest: Manifest) -> str:
@@ -199,7 +207,19 @@ def _type(manifest: Manifest) -> str:
     made, asked = manifest.type, manifest.requested_type or manifest.type
     if manifest.is_safety:
         return f"{made}, a safety backup: made before a restore, and passed over by `latest`"
+    if manifest.is_recovered:
+        return f"{made}, put together for a moment of the past, and passed over by `latest`"
     return made if made == asked else f"{made}, {asked} was asked for: {manifest.type_reason}"
+
+
+def _proof(manifest: Manifest) -> str | None:
+    """Of a full backup beside a change journal: whether the journal led to what was read."""
+    stats = manifest.stats
+    if "journal_compared" not in stats:
+        return None
+    compared, differs = int(stats["journal_compared"]), int(stats.get("journal_differs", 0))
+    found = f"{differs} differ, see `sbh journal gaps`" if differs else "all agree"
+    return f"{compared} of {compared + int(stats.get('journal_uncompared', 0))} tables compared with what it led to: {found}"
 
 
 def _content(component: Component) -> str:

@@ -24,9 +24,11 @@ def show_plan(out: Any, plan: "RestorePlan", next_command: str) -> None:
         facts(
             {
                 "backup": plan.backup_id,
+                **({"from the copy": f"{plan.from_copy}; nothing is backed up before"} if plan.from_copy else {}),
                 "tenant": plan.tenant_id,
                 "recovery point": utc(str(plan.recovery_point["time"])),
                 "compared at": utc(plan.compared_at),
+                **(plan.moment.lines() if plan.moment else {}),
                 "mode": plan.mode,
                 "scope": scope_text(plan.scope),
                 "target": plan.target,

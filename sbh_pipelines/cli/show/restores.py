@@ -21,12 +21,14 @@ def show_restore(out: Any, result: "RestoreResult") -> None:
             {
                 "restore": result.restore_id,
                 "backup": result.backup_id,
+                **({"from the copy": result.from_copy} if result.from_copy else {}),
                 "tenant": result.tenant_id,
                 "status": result.status,
                 "mode": result.mode,
                 "scope": scope_text(result.scope),
                 "target": result.target,
                 "recovery point": utc(str(result.recovery_point["time"])),
+                **(result.moment.lines() if result.moment else {}),
                 "rows": f"{count(result.rows_inserted)} inserted, {count(result.rows_updated)} updated, "
                 f"{count(result.rows_deleted)} deleted{_kept(result.rows_kept)}",
                 "files": f"{count(result.files_restored)} put back, {count(result.files_removed)} removed, "
@@ -96,6 +98,7 @@ def show_status(out: Any, record: "RestoreRecord") -> None:
                 "restore": record.restore_id,
                 "tenant": record.tenant_id,
                 "backup": record.backup_id,
+                "from the copy": record.from_copy,
                 "undoes": record.undoes,
                 "status": record.status,
                 "progress": f"{bar(percent)} {percent} %",

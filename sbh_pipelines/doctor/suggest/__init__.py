@@ -13,7 +13,9 @@ What rests on a name, or on few rows, is marked.
 from collections.abc import Callable
 from contextlib import closing
 
+from sbh_pipelines.database.schema.tenancy import survey_map
 from sbh_pipelines.database.session.connection import look
+from sbh_pipelines.doctor.journal import statements
 from sbh_pipelines.doctor.suggest.suggestion import CHECK, Suggestion
 from sbh_pipelines.doctor.suggest.tables import Tables
 from sbh_pipelines.doctor.suggest.tenants import suggest_tenants
@@ -28,4 +30,8 @@ def suggest(settings: Settings, say: Callable[[str], None] = lambda _: None) -> 
         made = Suggestion(settings)
         say("tenants")
         suggest_tenants(connection, made)
-        return Tables(connection, made).suggest(say)
+        made = Tables(connection, made).suggest(say)
+        say("change journal")
+        # Of the tables as they will be mapped once this is pasted.
+        made.statements = statements(connection, survey_map(connection, made.applied).tables)
+        return made

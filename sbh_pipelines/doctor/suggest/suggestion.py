@@ -21,6 +21,7 @@ class Suggestion:
         links, follow: entries to add.
         reasons: by `field`, or `field:entry` of a list, `links:table`, `follow:column`.
         unknown: what cannot be known from a database.
+        statements: SQL that lets the change journal cover more tables, with comments.
     """
 
     settings: Settings
@@ -30,6 +31,7 @@ class Suggestion:
     follow: list[dict[str, Any]] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
+    statements: list[str] = field(default_factory=list)
 
     def set(self, section: str, name: str, value: Any, why: str) -> None:
         {"tenants": self.tenants, "database": self.database}[section][name] = value
@@ -83,6 +85,7 @@ class Suggestion:
             "database": database,
             "reasons": self.reasons,
             "unknown": self.unknown,
+            "statements": self.statements,
             "text": self.text,
         }
 
@@ -90,7 +93,8 @@ class Suggestion:
     def text(self) -> str:
         """To be pasted into sbh.toml."""
         if self.empty:
-            return "\n".join(["# Nothing to suggest: every table and every tenant has its place.", *self._unknown()])
+            nothing = "# Nothing to suggest: every table and every tenant has its place."
+            return "\n".join([nothing, *self._unknown(), *self._statements()])
         lines = [
             "# For sbh.toml. Where a header stands there already, put the lines below it, in place of those of the same name;",
             "# the blocks in [[...]] are added to those that are there.",
@@ -115,7 +119,7 @@ class Suggestion:
                 "[[database.links]]",
                 *_fields(link),
             ]
-        return "\n".join([*lines, *self._unknown()])
+        return "\n".join([*lines, *self._unknown(), *self._statements()])
 
     def _section(self, name: str, fields: Mapping[str, Any]) -> list[str]:
         if not fields:
@@ -131,6 +135,13 @@ class Suggestion:
             else:
                 lines += [f"# {_one_line(self.reasons[field_name])}", f"{toml_key(field_name)} = {toml(value)}"]
         return lines
+
+    def _statements(self) -> list[str]:
+        """In comments: the text is for sbh.toml, these are for psql."""
+        if not self.statements:
+            return []
+        head = "# For the database, as the owner of the tables: SQL that lets the change journal cover more of them."
+        return ["", head, *(f"# {_one_line(one)}" for one in self.statements)]
 
     def _unknown(self) -> list[str]:
         return (

@@ -2,10 +2,12 @@
 
 wreck   ruins it, as a bad script would: rows deleted, changed, made up; files dropped, altered
 work    an hour's work: some rows changed, deleted and added, a file uploaded
+ruin    one transaction of a script of the application's own that forgot half of its conditions: rows changed and deleted
 """
 
 import hashlib
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -59,17 +61,14 @@ class Damage:
 
 def wreck(stack: Stack, tenant: str) -> Damage:
     """Damage the rows and files of one tenant; of no other. Raises EmbeddedError where there is no such tenant."""
-    with closing(psycopg2.connect(stack.dsn(postgres.ADMIN))) as connection, connection, connection.cursor() as cursor:
-        cursor.execute("SELECT id, region FROM tenants WHERE slug = %s", (tenant,))
-        if (found := cursor.fetchone()) is None:
-            raise EmbeddedError("No such tenant in the sample", on=tenant, remedy="see `sbh tenants list`")
+    with _application(stack, tenant) as (cursor, tenant_key, region):
         cursor.execute("ALTER TABLE audit_logs DISABLE TRIGGER append_only")
         changed, deleted, added = (
-            sum(_run(cursor, statement, found[0]) for statement in statements)
+            sum(_run(cursor, statement, tenant_key) for statement in statements)
             for statements in (_CHANGED, _DELETED, _ADDED)
         )
         cursor.execute("ALTER TABLE audit_logs ENABLE TRIGGER append_only")
-    return Damage(deleted, changed, added, *_wreck_files(stack, tenant, found[1]))
+    return Damage(deleted, changed, added, *_wreck_files(stack, tenant, region))
 
 
 def _run(cursor: Any, statement: str, tenant_key: int) -> int:
@@ -130,12 +129,14 @@ class Work:
 def work(stack: Stack, tenant: str) -> Work:
     """Change the rows and files of one tenant; of no other. Raises EmbeddedError where there is no such tenant."""
     key = f"files/{tenant}/uploads/minutes.txt"
-    with closing(psycopg2.connect(stack.dsn(postgres.ADMIN))) as connection, connection, connection.cursor() as cursor:
-        cursor.execute("SELECT id, region FROM tenants WHERE slug = %s", (tenant,))
-        if (found := cursor.fetchone()) is None:
-            raise EmbeddedError("No such tenant in the sample", on=tenant, remedy="see `sbh tenants list`")
-        obstore.put(stores(stack)[found[1]], key, _WORK_FILE, use_multipart=False)  # before the row that refers to it
-        values = {"id": found[0], "key": key, "size": len(_WORK_FILE), "sha256": hashlib.sha256(_WORK_FILE).hexdigest()}
+    with _application(stack, tenant) as (cursor, tenant_key, region):
+        obstore.put(stores(stack)[region], key, _WORK_FILE, use_multipart=False)  # before the row that refers to it
+        values = {
+            "id": tenant_key,
+            "key": key,
+            "size": len(_WORK_FILE),
+            "sha256": hashlib.sha256(_WORK_FILE).hexdigest(),
+        }
         done = []
         for statements in (_WORK_CHANGED, _WORK_DELETED, _WORK_ADDED):
             rows = 0
@@ -144,3 +145,47 @@ def work(stack: Stack, tenant: str) -> Work:
                 rows += cursor.rowcount
             done.append(rows)
     return Work(*done)
+
+
+# a script of the application's own
+
+_RUINED_CHANGED = (
+    "UPDATE payments SET amount = 0, status = 'void' WHERE tenant_id = %(id)s",
+    "UPDATE tasks SET title = 'untitled', tags = '{}' WHERE tenant_id = %(id)s AND id %% 2 = 0",
+)
+_RUINED_DELETED = (
+    "DELETE FROM attachments a USING comments c, tasks k WHERE c.id = a.comment_id AND k.id = c.task_id"
+    " AND k.tenant_id = %(id)s",
+    "DELETE FROM analytics WHERE tenant_id = %(id)s AND id %% 4 <> 0",
+    "DELETE FROM tenant_settings WHERE tenant_id = %(id)s",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ruin:
+    """What `ruin` did, in rows; and the transaction that did it."""
+
+    rows_changed: int
+    rows_deleted: int
+    xid: int
+
+
+def ruin(stack: Stack, tenant: str) -> Ruin:
+    """Ruin rows of one tenant, of no other, in one transaction. Raises EmbeddedError where there is no such tenant."""
+    with _application(stack, tenant) as (cursor, tenant_key, _):
+        changed, deleted = (
+            sum(_run(cursor, statement, tenant_key) for statement in statements)
+            for statements in (_RUINED_CHANGED, _RUINED_DELETED)
+        )
+        cursor.execute("SELECT pg_current_xact_id()::text::bigint")
+        return Ruin(changed, deleted, int(cursor.fetchone()[0]))
+
+
+@contextmanager
+def _application(stack: Stack, tenant: str) -> Iterator[tuple[Any, int, str]]:
+    """A transaction: its cursor, the tenant's key and region."""
+    with closing(psycopg2.connect(stack.dsn(postgres.ADMIN))) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("SELECT id, region FROM tenants WHERE slug = %s", (tenant,))
+        if (found := cursor.fetchone()) is None:
+            raise EmbeddedError("No such tenant in the sample", on=tenant, remedy="see `sbh tenants list`")
+        yield cursor, found[0], found[1]

@@ -83,7 +83,7 @@ def fleet(connection: Any, *, tenants: int = 200, scale: float = 1.0, files: int
                 f"ALTER TABLE {table} ALTER tenant_id SET NOT NULL, ADD PRIMARY KEY (id),"
                 " ADD FOREIGN KEY (tenant_id) REFERENCES tenants"
             )
-            cursor.execute(f"CREATE INDEX ON {table} (tenant_id)")
+            cursor.execute(schema.identity(table, "tenant_id, id"))
     connection.autocommit = True
     try:
         with connection.cursor() as cursor:

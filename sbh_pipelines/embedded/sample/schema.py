@@ -3,6 +3,8 @@
 Owned tables, tables that inherit their tenant by a foreign key (`comments` of tasks, `attachments` of comments, a
 self-reference), a shared one (`plans`), an excluded cache (`sessions`), row security, an enum, triggers
 that change or refuse rows and so must not fire in a restore, and a table without any foreign key (`analytics`).
+
+What is logged of a changed row says whose it is, so that the change journal covers every table (replica identities).
 """
 
 from collections.abc import Iterable
@@ -70,15 +72,27 @@ _CONSTRAINTS = {
     "sessions": ("PRIMARY KEY (token)",),
 }
 _INDEXES = {
-    "projects": ("tenant_id", "owner_id"),
-    "tasks": ("tenant_id", "project_id", "assignee_id"),
-    "comments": ("task_id", "reply_to"),
-    "attachments": ("comment_id",),
-    "files": ("tenant_id", "uploaded_by"),
-    "payments": ("tenant_id",),
+    "projects": ("owner_id",),
+    "tasks": ("project_id", "assignee_id"),
+    "comments": ("reply_to",),
+    "files": ("uploaded_by",),
     "analytics": ("tenant_id, occurred_at",),
     "audit_logs": ("tenant_id, occurred_at",),
     "sessions": ("tenant_id",),
+}
+# Of a change, the server logs the former values of the identity's columns: they must lead to the tenant, not only to the row.
+# The unique index serves as the index of its first column too. Of tables that only grow the whole row costs nothing.
+_WHOLE_ROW = "FULL"
+_IDENTITIES = {
+    "users": "tenant_id, id",
+    "projects": "tenant_id, id",
+    "tasks": "tenant_id, id",
+    "comments": "task_id, id",
+    "attachments": "comment_id, id",
+    "files": "tenant_id, id",
+    "payments": "tenant_id, id",
+    "analytics": _WHOLE_ROW,
+    "audit_logs": _WHOLE_ROW,
 }
 _BEHAVIOUR = {
     "users": """
@@ -117,6 +131,18 @@ def create_rules(cursor: Any, tables: Iterable[str] = tuple(TABLES)) -> None:
         cursor.execute(f"ALTER TABLE {table} {', '.join(kept)}")
         for columns in _INDEXES.get(table, ()):
             cursor.execute(f"CREATE INDEX ON {table} ({columns})")
+        if logged := _IDENTITIES.get(table):
+            cursor.execute(identity(table, logged))
     for table in chosen:
         if table in _BEHAVIOUR:
             cursor.execute(_BEHAVIOUR[table])
+
+
+def identity(table: str, columns: str) -> str:
+    """The statements by which the server logs the former values of these columns with each change."""
+    if columns == _WHOLE_ROW:
+        return f"ALTER TABLE {table} REPLICA IDENTITY FULL"
+    index = f"{table}_identity"
+    return (
+        f"CREATE UNIQUE INDEX {index} ON {table} ({columns}); ALTER TABLE {table} REPLICA IDENTITY USING INDEX {index}"
+    )

@@ -7,9 +7,10 @@ notion of regions: the bucket's name is all there is.
 import json
 import urllib.error
 import urllib.request
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGTERM, Signals
 from typing import Any
 
 import boto3
@@ -28,7 +29,7 @@ LOCKED_BUCKET = "sbh-locked-eu-west-1"
 ACCESS_KEY = "sbh-embedded"
 
 # Volumes are sparse files that grow; the limit is a count. Each bucket takes its own, so leave room for many buckets.
-_VOLUMES, _VOLUME_MB, _VOLUMES_AT_ONCE = 500, 1024, 3
+_VOLUMES, _VOLUME_MB, _VOLUMES_AT_ONCE = 4000, 1024, 3
 # A SIGTERM makes the filer wait 15 s for its own subscribers, which never leave. Volumes and the filer's store are
 # append-only files written through to the kernel, so nothing is lost by not waiting for that.
 _PATIENCE_S = 1.5
@@ -54,13 +55,18 @@ def secret_file(layout: Layout) -> Path:
 
 
 def client(layout: Layout, ports: Ports) -> Any:
-    """A boto3 S3 client of this server."""
+    """A boto3 S3 client of this server, the same for all who ask: it is thread-safe, and takes 25 ms to make."""
+    return _client(endpoint(ports), layout.secret(secret_file(layout)))
+
+
+@lru_cache(maxsize=16)
+def _client(endpoint_url: str, secret: str) -> Any:
     return boto3.client(
         "s3",
-        endpoint_url=endpoint(ports),
+        endpoint_url=endpoint_url,
         region_name=REGIONS[0],
         aws_access_key_id=ACCESS_KEY,
-        aws_secret_access_key=layout.secret(secret_file(layout)),
+        aws_secret_access_key=secret,
         config=Config(s3={"addressing_style": "path"}, retries={"max_attempts": 5}, max_pool_connections=32),
     )
 
@@ -107,8 +113,8 @@ def prepare(layout: Layout, ports: Ports) -> None:
         s3.create_bucket(Bucket=LOCKED_BUCKET, ObjectLockEnabledForBucket=True)
 
 
-def stop(layout: Layout, daemon: Daemon) -> None:
-    process.stop(layout, daemon, SIGTERM, patience_s=_PATIENCE_S, or_kill=True)
+def stop(layout: Layout, daemon: Daemon, how: Signals = SIGTERM) -> None:
+    process.stop(layout, daemon, how, patience_s=_PATIENCE_S, or_kill=True)
     for part in ("s3", "filer", "volume", "master"):  # the server leaves these behind; their folder is fixed in it
         Path(f"/tmp/seaweedfs-{part}-grpc-{daemon.ports[f'{part}_grpc']}.sock").unlink(missing_ok=True)  # noqa: S108
 

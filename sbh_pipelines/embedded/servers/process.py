@@ -172,12 +172,16 @@ def _gone(daemon: Daemon, patience_s: float) -> bool:
 
 
 def _start_time(pid: int) -> int | None:
-    """When the process started; None where it is gone or a zombie."""
+    """When the process started; None where it is gone or a zombie.
+
+    The first thread of a killed process may be a zombie while others still end, and hold the process's ports.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        ended = fields[0] in "ZX" and len(os.listdir(f"/proc/{pid}/task")) <= 1
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if fields[0] in "ZX" else int(fields[19])
+    return None if ended else int(fields[19])
 
 
 def _boot_id() -> str:

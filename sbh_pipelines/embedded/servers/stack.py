@@ -1,4 +1,4 @@
-"""The embedded servers as one thing: up, down, status, or running for the length of a block.
+"""The embedded servers as one thing: up, down, status, or running for the length of a block; and the loss of the store.
 
 Everything lies under one directory, so several stacks live side by side, and removing the directory of one that is
 down removes all of it. `up` starts only what is not running; a lock keeps two of them apart. The settings file
@@ -8,6 +8,7 @@ DIR/sbh.toml is written once; later only the ports in it are brought up to date.
 import fcntl
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from sbh_pipelines.concurrency import side_by_side
+from sbh_pipelines.embedded.servers import copy_server, object_server, postgres, process, settings_file
 from sbh_pipelines.embedded.servers import kms as kms_server
-from sbh_pipelines.embedded.servers import object_server, postgres, process, settings_file
 from sbh_pipelines.embedded.servers.layout import Layout, Ports
 from sbh_pipelines.embedded.servers.process import Daemon, PortTaken
 from sbh_pipelines.errors import EmbeddedError
@@ -42,7 +43,7 @@ class Stack:
     ports: Ports
 
     def dsn(self, role: str = postgres.OWNER) -> str:
-        """libpq connection string of `app`, `sbh_backup` or `sbh_admin`, for psycopg2 and for psql, pg_dump."""
+        """libpq connection string of `app`, `sbh_backup`, `sbh_journal` or `sbh_admin`, for psycopg2 and for psql, pg_dump."""
         return postgres.dsn(Layout(self.dir), self.ports, role)
 
     def s3_client(self) -> Any:
@@ -57,7 +58,7 @@ class ServerStatus:
     """One server of a stack.
 
     Attributes:
-        name: postgres, objects or kms.
+        name: postgres, objects, kms, or copy, where the stack has one.
         running: Whether its process lives.
         pid: Its process; None where it does not run.
         address: Host and port; None where it does not run.
@@ -75,7 +76,7 @@ class StackStatus:
 
     Attributes:
         dir: Where it keeps everything.
-        running: Whether the database and the object store both run; the KMS is optional.
+        running: Whether the database and the object store both run; the KMS and the copy's server are optional.
         servers: Each of its servers.
         data_bytes: Disk that the database and the objects take.
     """
@@ -90,15 +91,24 @@ class StackStatus:
 class _Server:
     name: str
     ports: tuple[str, ...]  # the first is the one users connect to
+    find: Callable[[Layout], Daemon | None]
     launch: Callable[[Layout, Ports], Daemon]
     prepare: Callable[[Layout, Ports], None]  # idempotent
     stop: Callable[[Layout, Daemon], None]
 
 
-def up(directory: Path | str, *, kms: bool = True, fsync: bool = True, progress: Progress | None = None) -> Stack:
+def up(
+    directory: Path | str,
+    *,
+    kms: bool = True,
+    copy: bool = False,
+    fsync: bool = True,
+    progress: Progress | None = None,
+) -> Stack:
     """Start what is not running and return where it is. With `fsync=False` a power cut may ruin the database.
 
-    Raises EmbeddedError when a server does not start; what this call had started is stopped again.
+    With `copy` there is a second S3 server, and the settings have a copy `dr` on it; a stack that has one keeps it. Raises
+    EmbeddedError when a server does not start; what this call had started is stopped again.
     """
     layout = Layout(Path(directory).expanduser().resolve())
     _create(layout)
@@ -106,14 +116,16 @@ def up(directory: Path | str, *, kms: bool = True, fsync: bool = True, progress:
         layout.ensure_backup_key()
         layout.ensure_signing_key()
         saved = layout.load_ports()
-        servers = [server for server in _servers(fsync) if kms or server.name != kms_server.NAME]
+        copy = copy or _has_copy(layout)
+        wanted = {postgres.NAME: True, object_server.NAME: True, kms_server.NAME: kms, copy_server.NAME: copy}
+        servers = [server for server in _servers(fsync) if wanted[server.name]]
         taken: set[int] = set()
         with ThreadPoolExecutor(len(servers)) as pool:
             jobs = [pool.submit(_bring_up, server, layout, saved, taken, progress) for server in servers]
         failures = [job.exception() for job in jobs if job.exception()]
         if failures:
             for server, job in zip(servers, jobs, strict=True):
-                daemon = process.find(layout, server.name)
+                daemon = server.find(layout)
                 if daemon and (job.exception() or job.result()[1]):
                     server.stop(layout, daemon)
             raise failures[0] or AssertionError
@@ -121,7 +133,7 @@ def up(directory: Path | str, *, kms: bool = True, fsync: bool = True, progress:
         for job in jobs:
             ports |= job.result()[0]
         ports |= process.choose_ports([name for name in kms_server.PORTS if name not in ports], {}, taken=taken)
-        settings_file.write(layout, saved, ports)
+        settings_file.write(layout, saved, ports, copy=copy)
         layout.save_ports(ports)
     return _stack(layout, ports)
 
@@ -132,23 +144,65 @@ def down(directory: Path | str, *, progress: Progress | None = None) -> None:
     if not layout.run.is_dir():
         return
     with _locked(layout):
-        found = [(server, process.find(layout, server.name)) for server in _servers()]
+        found = [(server, server.find(layout)) for server in _servers()]
         running = [partial(server.stop, layout, daemon) for server, daemon in found if daemon]
         side_by_side(lambda stop: stop(), running, name="stop", threads=len(found))
     if progress:
         progress(f"stopped {len(running)} servers")
 
 
+def lose_store(directory: Path | str) -> int:
+    """What the loss of a region takes: the S3 server is killed, and its directory and the key file are deleted.
+
+    The database and the copy's server stay. `up` brings an empty store back, with another key. Returns the bytes on disk that
+    are gone. Raises EmbeddedError where the server does not run.
+    """
+    layout = Layout(Path(directory).expanduser().resolve())
+    with _locked(layout):
+        daemon = process.find(layout, object_server.NAME)
+        if daemon is None:
+            raise EmbeddedError(
+                "There is no S3 server to lose", on=str(layout.root), remedy=f"sbh stack up --dir {layout.root}"
+            )
+        object_server.stop(layout, daemon, signal.SIGKILL)
+        size = _disk_usage(layout.objects)
+        shutil.rmtree(layout.objects)
+        layout.backup_key.unlink()
+    return size
+
+
+def begin_next_copy(directory: Path | str) -> None:
+    """After the loss of the store: settings by which `dr` is read only, and `dr-2` is the copy of what is backed up from now on."""
+    layout = Layout(Path(directory).expanduser().resolve())
+    with _locked(layout):
+        settings_file.begin_next_copy(layout, layout.load_ports())
+
+
+def drop_copies(directory: Path | str) -> bool:
+    """Stop the copies' server, delete all that it has, and take the copies out of the settings. Returns whether there was one."""
+    layout = Layout(Path(directory).expanduser().resolve())
+    if not _has_copy(layout):
+        return False
+    with _locked(layout):
+        if (daemon := copy_server.find(layout)) is not None:
+            copy_server.stop(layout, daemon)
+        shutil.rmtree(copy_server.layout_of(layout).root)
+        settings_file.drop_copies(layout)
+    return True
+
+
 def status(directory: Path | str) -> StackStatus:
     """What runs, where, and how much disk the database and the objects take. Starts and changes nothing."""
     layout = Layout(Path(directory).expanduser().resolve())
     found = []
-    for server in _servers():
-        daemon = process.find(layout, server.name)
+    servers = [server for server in _servers() if server.name != copy_server.NAME or _has_copy(layout)]
+    for server in servers:
+        daemon = server.find(layout)
         address = f"127.0.0.1:{daemon.ports[server.ports[0]]}" if daemon else None
         found.append(ServerStatus(server.name, daemon is not None, daemon.pid if daemon else None, address))
-    size = sum(_disk_usage(folder) for folder in (layout.postgres, layout.objects))
-    up = all(server.running for server in found if server.name != kms_server.NAME)
+    folders = (layout.postgres, layout.objects, copy_server.layout_of(layout).objects)
+    size = sum(_disk_usage(folder) for folder in folders)
+    up = all(server.running for server in found if server.name in (postgres.NAME, object_server.NAME))
     return StackStatus(layout.root, up, tuple(found), size)
 
 
@@ -178,19 +232,47 @@ def running(
 def _servers(fsync: bool = True) -> tuple[_Server, ...]:
     database = partial(postgres.launch, fsync=fsync)
     return (
-        _Server(postgres.NAME, postgres.PORTS, database, postgres.prepare, postgres.stop),
+        _Server(postgres.NAME, postgres.PORTS, _found(postgres.NAME), database, postgres.prepare, postgres.stop),
         _Server(
-            object_server.NAME, object_server.PORTS, object_server.launch, object_server.prepare, object_server.stop
+            object_server.NAME,
+            object_server.PORTS,
+            _found(object_server.NAME),
+            object_server.launch,
+            object_server.prepare,
+            object_server.stop,
         ),
-        _Server(kms_server.NAME, kms_server.PORTS, kms_server.launch, kms_server.prepare, kms_server.stop),
+        _Server(
+            kms_server.NAME,
+            kms_server.PORTS,
+            _found(kms_server.NAME),
+            kms_server.launch,
+            kms_server.prepare,
+            kms_server.stop,
+        ),
+        _Server(
+            copy_server.NAME,
+            copy_server.PORTS,
+            copy_server.find,
+            copy_server.launch,
+            copy_server.prepare,
+            copy_server.stop,
+        ),
     )
+
+
+def _found(name: str) -> Callable[[Layout], Daemon | None]:
+    return lambda layout: process.find(layout, name)
+
+
+def _has_copy(layout: Layout) -> bool:
+    return copy_server.layout_of(layout).root.is_dir()
 
 
 def _bring_up(
     server: _Server, layout: Layout, saved: Ports, taken: set[int], progress: Progress | None
 ) -> tuple[Ports, bool]:
     """The ports it runs on, and whether this call started it."""
-    daemon = process.find(layout, server.name)
+    daemon = server.find(layout)
     started = daemon is None
     for attempt in range(1, _ATTEMPTS + 1):
         if daemon:

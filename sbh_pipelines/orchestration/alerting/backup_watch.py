@@ -26,8 +26,9 @@ _OF_AN_OBSERVATION = ("storage_unreachable", "key_trouble", "unreadable")
     minimum_interval_seconds=300,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Tells people of missed recovery point objectives, tenants without a backup, unusual sizes, damaged manifests,"
-    " retention that is not enforced, overdue drills, and of stores, keys and databases that cannot be reached; once, and"
-    " when it is over.",
+    " retention that is not enforced, overdue drills, a change journal that is behind, has a gap or loses its slot,"
+    " copies that are behind or not whole, and of"
+    " stores, keys and databases that cannot be reached; once, and when it is over.",
 )
 def backup_watch(context: dg.SensorEvaluationContext, backups: Backups) -> dg.SkipReason:
     service = backups.service
@@ -66,6 +67,10 @@ def unlearned(seen: "Examination", key: str) -> bool:
         return False
     if source_down:
         return True
+    if kind.startswith("journal_"):
+        return not seen.journal.seen or not all(region.store for region in seen.regions.values())
+    if kind.startswith("copy_") and kind != "copy_unreadable":
+        return subject in seen.copies.unseen
     if kind == "drill_overdue":
         return bool(seen.unseen)
     if subject in seen.regions:

@@ -14,13 +14,34 @@ import dagster as dg
 from sbh_pipelines.orchestration.alerting.alert import Alert
 from sbh_pipelines.orchestration.alerting.alert_sender import AlertSender, run_link, with_state
 from sbh_pipelines.orchestration.alerting.conditions import Condition, Notice
-from sbh_pipelines.orchestration.common.runs import BACKUP, DRILL_OPERATION, is_ours, operation_of, tenants_of, types_of
+from sbh_pipelines.orchestration.common.runs import (
+    BACKUP,
+    DRILL_OPERATION,
+    JOURNAL_DRAIN,
+    configured,
+    is_ours,
+    operation_of,
+    tenants_of,
+    types_of,
+)
 from sbh_pipelines.settings import AlertSettings
 from sbh_pipelines.settings.alerts import Severity
 
 NAME = "runs"
 _VALIDATE = "validate"
-_RECURRING = (BACKUP, _VALIDATE, DRILL_OPERATION, "prune", "retention", "platform_backup", "key_rotation")
+_COPY_RUN = "copy_run"
+_RECURRING = (
+    BACKUP,
+    _VALIDATE,
+    DRILL_OPERATION,
+    "prune",
+    "retention",
+    "platform_backup",
+    "key_rotation",
+    _COPY_RUN,
+    JOURNAL_DRAIN,
+)
+_AGAIN_S = 60.0  # the next drain reads what a failed one did not: people are told of the second that fails in a row
 _LOOKED_AT = 50  # runs that succeeded after a failure
 
 
@@ -63,13 +84,21 @@ class _Ended:
 
     @classmethod
     def of(cls, instance: dg.DagsterInstance, run: dg.DagsterRun) -> "_Ended":
-        tenants = tenants_of(instance, run)
-        return cls(_kinds(run), frozenset([*tenants, ""]) if tenants else None)
+        tenants, kinds = tenants_of(instance, run), _kinds(run)
+        if operation_of(run) == _COPY_RUN:
+            # One for some tenants says nothing of the others; one for all also ends what a run of every copy failed with.
+            return cls(kinds, frozenset(tenants)) if tenants else cls([*kinds, f"run_failed.{_COPY_RUN}"], None)
+        return cls(kinds, frozenset([*tenants, ""]) if tenants else None)
 
 
 def _in(key: str, ended: Iterable[_Ended]) -> bool:
     kind, _, subject = key.partition("/")
-    return any(kind in one.kinds and (one.tenants is None or subject in one.tenants) for one in ended)
+    return any(_of(kind, one.kinds) and (one.tenants is None or subject in one.tenants) for one in ended)
+
+
+def _of(kind: str, kinds: Collection[str]) -> bool:
+    """Whether it is one of these, or of a copy where these are of all copies."""
+    return kind in kinds or any(kind.startswith(f"{one}.") for one in kinds)
 
 
 def _succeeded(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[_Ended]:
@@ -99,6 +128,7 @@ def _conditions(run: dg.DagsterRun, alert: Alert, whose: Sequence[str]) -> list[
                     tenant,
                     remedies.get(tenant) or "see the run's page",
                     run.run_id,
+                    delay_s=_AGAIN_S if operation_of(run) == JOURNAL_DRAIN else 0.0,
                     group=run.run_id,
                 )
             )
@@ -111,6 +141,8 @@ def _kinds(run: dg.DagsterRun) -> list[str]:
         return [f"backup_failed.{kind}" for kind in types_of(run)]
     if operation == _VALIDATE:
         return ["verification_failed"]
+    if operation == _COPY_RUN and (name := configured(run, "copy_name")):
+        return [f"run_failed.{operation}.{name}"]
     return ["drill_failed"] if operation == DRILL_OPERATION else [f"run_failed.{operation}"]
 
 

@@ -14,9 +14,10 @@ from sbh_pipelines.orchestration.backups.steps import OBJECT_STORE
 from sbh_pipelines.orchestration.common import batch
 from sbh_pipelines.orchestration.common.assets import asset_key, shown_in, tenants_partitions
 from sbh_pipelines.orchestration.common.batch import ProgressLog
-from sbh_pipelines.orchestration.common.config import JobConfig
+from sbh_pipelines.orchestration.common.config import JobConfig, from_copy_field
 from sbh_pipelines.orchestration.common.dagster_internals import CheckedMaterialization
 from sbh_pipelines.orchestration.common.failed_tenants import FAILED_TENANTS, FailedTenant
+from sbh_pipelines.orchestration.common.failures import failure_of
 from sbh_pipelines.orchestration.common.metadata import MetadataMap, issues_table, markdown
 from sbh_pipelines.orchestration.common.resources import Backups, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
@@ -41,6 +42,9 @@ class ValidateConfig(JobConfig):
         description="False: signatures, and that every object is there with its size. True: also download, decrypt and"
         " re-hash everything the backup needs.",
     )
+    from_copy: str | None = from_copy_field(
+        " No asset check is evaluated then: those are about the backups that were made here."
+    )
 
 
 @dg.op(
@@ -55,7 +59,12 @@ def validate_backups(
     config = ValidateConfig.of(context)
     progress, bad, issues = ProgressLog(context.log), list[FailedTenant](), list[_Issue]()
     tenants = batch.tenants_or_all(context, config.tenants, backups, "validate")
-    service, user = backups.service, user_of(context.run.tags)
+    user = user_of(context.run.tags)
+    try:
+        service = backups.at(config.from_copy)
+    except SbhError as error:
+        raise failure_of(error, tenants, "validate") from None
+    where = f" at the copy {config.from_copy}" if config.from_copy else ""
     for tenant in tenants:
         try:
             manifest, newest_in = _find(service, user, tenant, config.backup_id)
@@ -67,14 +76,14 @@ def validate_backups(
             bad.append(FailedTenant.of(tenant, "validate", unforeseen(error, tenant)))
             continue
         said = "valid" if found.valid else "NOT valid"
-        context.log.info(f"{tenant}: {found.backup_id}: {said}")
+        context.log.info(f"{tenant}: {found.backup_id}{where}: {said}")
         yield dg.AssetObservation(
             asset_key(manifest.type),
             partition=tenant,
-            description=f"Validated {found.backup_id}: {said.lower()}",
+            description=f"Validated {found.backup_id}{where}: {said.lower()}",
             metadata=_validation_metadata(found),
         )
-        for shown in newest_in:
+        for shown in () if config.from_copy else newest_in:
             yield _check(context, shown, tenant, manifest, found)
         if found.issues:
             bad.append(FailedTenant.of(tenant, "validate", found.issues[0]))
@@ -98,10 +107,10 @@ def _find(
 ) -> tuple[Manifest, list[dg.AssetKey]]:
     """The manifest, and the assets whose newest backup of the tenant it is. Raises UnknownBackup.
 
-    A backup made before a restore is no asset's, and is not `latest`: it holds what somebody wanted to be rid of.
+    A backup made for a restore is no asset's, and is not `latest`: it holds what somebody wanted to be rid of.
     """
     manifests = service.backups.of(tenant, user)
-    shown = [m for m in manifests if not m.is_safety]
+    shown = [m for m in manifests if not m.is_aside]
     wanted = shown[:1] if backup_id == LATEST else [m for m in manifests if m.id == backup_id]
     if not wanted:
         if backup_id != LATEST:

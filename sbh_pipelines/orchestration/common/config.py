@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Self, Union, get_args, get_origin
 
 import dagster as dg
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class JobConfig(BaseModel):
@@ -35,6 +35,15 @@ class JobConfig(BaseModel):
     def of(cls, context: dg.OpExecutionContext) -> Self:
         """What the run's configuration says of this op."""
         return cls(**context.op_config)
+
+
+def from_copy_field(more: str = "") -> Any:
+    """The field `from_copy`: whose backups a run works with. `more`: what else it means for the job."""
+    return Field(
+        None,
+        description="Work with the backups of this copy, by its name in the settings: only its buckets and keys are asked."
+        + more,
+    )
 
 
 def _raw(kind: Any) -> Any:

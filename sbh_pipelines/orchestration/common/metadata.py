@@ -117,7 +117,14 @@ def _built_on(draft: Draft) -> MetadataMap:
         metadata["reason"] = dg.MetadataValue.text(str(draft.reason or ""))
     if draft.parent:
         metadata["parent"] = dg.MetadataValue.text(str(draft.parent))
-    counted = ("rows_changed", "files_read", "files_reused")
+    counted = (
+        "rows_changed",
+        "files_read",
+        "files_reused",
+        "journal_compared",
+        "journal_differs",
+        "journal_uncompared",
+    )
     metadata |= {name: dg.MetadataValue.int(int(draft.counters[name])) for name in counted if name in draft.counters}
     if draft.reread:
         metadata["read_whole"] = dg.MetadataValue.md(markdown(["table", "why"], sorted(draft.reread.items())))

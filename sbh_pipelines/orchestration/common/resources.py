@@ -51,6 +51,10 @@ class BackupServiceResource:
                 self._service = BackupService(load_settings(self._settings_path))
             return self._service
 
+    def at(self, from_copy: str | None) -> "BackupService":
+        """The service over the backups of a copy; of None, over those that are made here. Raises SettingsError."""
+        return self.service if from_copy is None else self.service.at_copy(from_copy)
+
     def location(self, tenant: Tenant, key: str) -> str:
         """Where an object of the tenant's repository is, as a URL (`s3://…`) or, with local storage, a path.
 

@@ -17,6 +17,8 @@ SCHEDULE_TAG = "sbh/schedule"
 SLOT_TAG = "sbh/slot"
 BACKUP = "backup"
 DRILL_OPERATION = "drill"
+JOURNAL_DRAIN = "journal_drain"
+JOURNAL_ASSET_NAME = "change_journal"
 
 _RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 _UNDER_WAY = [
@@ -46,6 +48,8 @@ def operation_of(run: dg.DagsterRun) -> str:
     named |= {tuple(check.asset_key.path) for check in run.asset_check_selection or ()}
     if (ASSET_PREFIX, DRILL_OPERATION) in named:
         return DRILL_OPERATION
+    if (JOURNAL_ASSET_NAME,) in named:
+        return JOURNAL_DRAIN
     return "recovery_report" if ("recovery_report",) in named else ""
 
 

@@ -95,9 +95,17 @@ def warn_of_another_line(context: dg.ScheduleEvaluationContext, times: Timetable
 
 
 def schedule_of_one_run(
-    times: Timetable, job: dg.JobDefinition, operation: str, line: Callable[[Settings], str], description: str
+    times: Timetable,
+    job: dg.JobDefinition,
+    operation: str,
+    line: Callable[[Settings], str],
+    description: str,
+    unless: Callable[[Settings], str] = lambda settings: "",
 ) -> dg.ScheduleDefinition:
-    """A schedule that takes care of everything in one run. `line`: what the settings file says of it."""
+    """A schedule that takes care of everything in one run.
+
+    `line`: what the settings file says of it. `unless`: why there is nothing to do with these settings, empty where there is.
+    """
 
     @dg.schedule(
         name=times.name,
@@ -109,6 +117,8 @@ def schedule_of_one_run(
     )
     def tick(context: dg.ScheduleEvaluationContext, backups: Backups) -> dg.RunRequest | dg.SkipReason:
         settings, slot = backups.service.settings, timestamp(context.scheduled_execution_time)
+        if reason := unless(settings):
+            return dg.SkipReason(reason)
         warn_of_another_line(context, times, line(settings), settings.schedules.time_zone)
         runs = under_way(context.instance, {OPERATION_TAG: operation})
         before = [run.run_id for run in runs if run.tags.get(SLOT_TAG) != slot]

@@ -25,7 +25,7 @@ from sbh_pipelines.orchestration.common.assets import (
     tenants_partitions,
 )
 from sbh_pipelines.orchestration.common.batch import ProgressLog
-from sbh_pipelines.orchestration.common.config import JobConfig
+from sbh_pipelines.orchestration.common.config import JobConfig, from_copy_field
 from sbh_pipelines.orchestration.common.failed_tenants import FailedTenant
 from sbh_pipelines.orchestration.common.failures import batch_failure, failure_of
 from sbh_pipelines.orchestration.common.resources import Backups, user_of
@@ -53,6 +53,7 @@ class DrillConfig(JobConfig):
     )
     backup_id: str = Field("latest", description="A backup id such as backup_20240115_1200, or `latest`.")
     scenarios: list[str] = Field([], description=f"Any of: {', '.join(SCENARIOS)}. Empty: all.")
+    from_copy: str | None = from_copy_field(" What the drill found is on record there.")
 
 
 @dg.op(
@@ -69,10 +70,11 @@ class DrillConfig(JobConfig):
 )
 def drill_tenants(context: dg.OpExecutionContext, backups: Backups) -> Iterator[DrillEvent]:
     config = DrillConfig.of(context)
-    service, user = backups.service, user_of(context.run.tags)
+    user = user_of(context.run.tags)
     tenants = batch.run_tenants(context, config.tenants)
     failed: list[FailedTenant] = []
     try:
+        service = backups.at(config.from_copy)
         tenants = tenants or service.drills.candidates(user)
     except SbhError as error:
         raise failure_of(error, step=DRILL) from None
@@ -101,7 +103,7 @@ def drill_tenants(context: dg.OpExecutionContext, backups: Backups) -> Iterator[
             )
         yield _evaluation(tenant, record)
     if not context.has_assets_def:
-        yield from _reported(context, backups, failed, len(tenants))
+        yield from _reported(context, backups, failed, len(tenants), config.from_copy)
     if failed:
         raise batch_failure(failed, len(tenants))
     if not tenants:
@@ -110,13 +112,15 @@ def drill_tenants(context: dg.OpExecutionContext, backups: Backups) -> Iterator[
 
 
 def _reported(
-    context: dg.OpExecutionContext, backups: Backups, failed: list[FailedTenant], drilled: int
+    context: dg.OpExecutionContext, backups: Backups, failed: list[FailedTenant], drilled: int, from_copy: str | None
 ) -> Iterator[dg.AssetMaterialization]:
-    """The report as it is after the drills; where it cannot be made, drills that failed are still what the run tells."""
+    """The report as it is after the drills; where it cannot be made, drills that failed are still what the run tells, and so are
+    those with a copy: what the report is of may be gone.
+    """
     try:
         report = backups.service.drills.report(user_of(context.run.tags))
     except SbhError as error:
-        if not failed:
+        if not failed and from_copy is None:
             raise failure_of(error, step="recovery_report") from None
         context.log.error(f"The recovery report could not be made: {error}")
         return

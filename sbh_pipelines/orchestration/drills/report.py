@@ -50,6 +50,7 @@ def report_metadata(report: "RecoveryObjectives") -> MetadataMap:
         metadata[f"{name_of(row.scenario)}_failed"] = dg.MetadataValue.int(row.failed_count + row.over_count)
     for age in report.recovery_point:
         metadata |= _numbers(f"{name_of(age.data_type)}_age", age.worst_age_s, age.margin_s)
+        metadata[f"{name_of(age.data_type)}_tenants_by_journal"] = dg.MetadataValue.int(age.by_journal_count)
         metadata[f"{name_of(age.data_type)}_tenants_missing"] = dg.MetadataValue.int(age.missing_count)
     if report.issues:
         metadata["issues"] = dg.MetadataValue.md(issues_table(report.issues))
@@ -104,6 +105,8 @@ def _points(rows: "Sequence[RecoveryPointAge]") -> str:
             "backups",
             "objective, s",
             "worst age, s",
+            "by the journal",
+            "worst age of backups and files, s",
             "margin, s",
             "met",
             "trend",
@@ -117,6 +120,8 @@ def _points(rows: "Sequence[RecoveryPointAge]") -> str:
                 ", ".join(row.backup_frequency),
                 row.objective_s,
                 row.worst_age_s,
+                row.by_journal_count,
+                row.worst_backup_age_s,
                 row.margin_s,
                 row.met,
                 _percent(row.trend),

@@ -86,6 +86,11 @@ JOBS: Mapping[str, str] = {
     "drill_job": "drill.run",
     "platform_backup_job": "platform.backup",
     "key_rotation_job": "keys.rotate",
+    "journal_drain_job": "journal.manage",
+    "journal_show_job": "journal.read",
+    "moment_backup_job": "backup.create",
+    "copy_run_job": "copies.run",
+    "copy_verify_job": "copies.verify",
 }
 """What a run of each job does. The run itself asks again, tenant by tenant, with the role in its tags."""
 
@@ -95,5 +100,7 @@ ASSETS: Mapping[str, str] = {
     "tenant_backup/differential": "backup.create",
     "tenant_backup/drill": "drill.run",
     "recovery_report": "drill.run",
+    "change_journal": "journal.manage",
+    "copies": "copies.run",
 }
 """What a run of assets without a job does, by the asset's key."""

@@ -10,7 +10,7 @@ from sbh_pipelines.orchestration.backups.steps import SOURCE_DB
 from sbh_pipelines.orchestration.common import batch
 from sbh_pipelines.orchestration.common.assets import tenants_partitions
 from sbh_pipelines.orchestration.common.batch import ProgressLog
-from sbh_pipelines.orchestration.common.config import JobConfig
+from sbh_pipelines.orchestration.common.config import JobConfig, from_copy_field
 from sbh_pipelines.orchestration.common.failures import failure_of
 from sbh_pipelines.orchestration.common.metadata import markdown
 from sbh_pipelines.orchestration.common.resources import Backups, user_of
@@ -26,6 +26,7 @@ class LookConfig(JobConfig):
         "", description="A label for the new schema, kept in its comment; the name is the system's."
     )
     tables: list[str] = Field([], description="Only these tables, `schema.table` or `table`. Empty: all.")
+    from_copy: str | None = from_copy_field()
 
 
 @dg.op(
@@ -39,7 +40,7 @@ def restore_into_schema(context: dg.OpExecutionContext, backups: Backups) -> dg.
     config = LookConfig.of(context)
     tenant = batch.one_tenant(context, config.tenant)
     try:
-        result = backups.service.restores.into_schema(
+        result = backups.at(config.from_copy).restores.into_schema(
             config.backup_id,
             tenant,
             user_of(context.run.tags),

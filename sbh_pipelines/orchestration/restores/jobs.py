@@ -36,17 +36,18 @@ _Events = Iterator[dg.AssetObservation | dg.Output[dict[str, Any]]]
 def restore_tenant(context: dg.OpExecutionContext, backups: Backups) -> _Events:
     config = RestoreConfig.of(context)
     tenant, user = batch.one_tenant(context, config.tenant), user_of(context.run.tags)
-    service, progress, request = backups.service, ProgressLog(context.log), RestoreRequest()
+    progress, request = ProgressLog(context.log), RestoreRequest()
     try:
-        request = config.request()
+        service = backups.at(config.from_copy)
+        request, source = config.request(), config.source
         if config.sealed is not None:
-            request = service.restores.opened(config.sealed, config.backup_id, tenant, user, request)
+            request = service.restores.opened(config.sealed, source, tenant, user, request)
         if config.validate_only:
-            plan = service.restores.plan(config.backup_id, tenant, user, request, progress=progress)
+            plan = service.restores.plan(source, tenant, user, request, progress=progress)
             yield _planned(context, plan)
             return
         result = service.restores.run(
-            config.backup_id,
+            source,
             tenant,
             user,
             request,
@@ -57,7 +58,8 @@ def restore_tenant(context: dg.OpExecutionContext, backups: Backups) -> _Events:
         )
     except SbhError as error:
         raise failure_of(without(error, request), [tenant], "restore") from None
-    yield from _restored(result, f"Restored {result.backup_id} in place")
+    where = f" from the copy {result.from_copy}" if result.from_copy else ""
+    yield from _restored(result, f"Restored {result.backup_id} in place{where}")
 
 
 @dg.op(
@@ -71,13 +73,12 @@ def undo_tenant_restore(context: dg.OpExecutionContext, backups: Backups) -> _Ev
     config = UndoConfig.of(context)
     tenant, user = batch.one_tenant(context, config.tenant), user_of(context.run.tags)
     try:
+        restores = backups.at(config.from_copy).restores
         if config.validate_only:
-            plan = backups.service.restores.plan_undo(
-                config.restore_id, tenant, user, progress=ProgressLog(context.log)
-            )
+            plan = restores.plan_undo(config.restore_id, tenant, user, progress=ProgressLog(context.log))
             yield _planned(context, plan)
             return
-        result = backups.service.restores.undo(
+        result = restores.undo(
             config.restore_id,
             tenant,
             user,
@@ -93,9 +94,9 @@ def undo_tenant_restore(context: dg.OpExecutionContext, backups: Backups) -> _Ev
 
 @dg.job(
     partitions_def=tenants_partitions,
-    description="Restores the tenant of the partition in place from one of its backups, all of it or the tables, rows or"
-    " files in `ops.restore_tenant.config`. Overwrites live data: needs `confirm: true` there; `validate_only: true` shows"
-    " what it would do.",
+    description="Restores the tenant of the partition in place from one of its backups, or to a moment that the change"
+    " journal tells of: all of it, or the tables, rows or files in `ops.restore_tenant.config`. Overwrites live data: needs"
+    " `confirm: true` there; `validate_only: true` shows what it would do.",
     tags={OPERATION_TAG: "restore", "dagster/max_retries": "0"},  # a restore that broke off is for people to look at
 )
 def restore_job() -> None:

@@ -86,6 +86,7 @@ def _common(done: "RestorePlan | RestoreResult") -> MetadataMap:
         "mode": dg.MetadataValue.text(done.mode),
         "scope": dg.MetadataValue.json(shown_scope(done.scope)),
         **({"kept": dg.MetadataValue.text(", ".join(done.kept))} if done.kept else {}),
+        **({"from_copy": dg.MetadataValue.text(done.from_copy)} if done.from_copy else {}),
         "recovery_point": dg.MetadataValue.timestamp(parse_timestamp(str(done.recovery_point["time"]))),
     }
 

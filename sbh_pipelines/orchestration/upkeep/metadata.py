@@ -1,14 +1,14 @@
 """What prune and forgetting report, as Dagster metadata: sums that can be plotted, a line per tenant or per backup."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from sbh_pipelines.orchestration.common.metadata import MetadataMap, issues_table, markdown, mib
 
 if TYPE_CHECKING:
-    from sbh_pipelines.backup.service.results import NothingToPrune, PruneReport, RetentionOutcome
+    from sbh_pipelines.backup.service.results import JournalUpkeep, NothingToPrune, PruneReport, RetentionOutcome
 
 # Of a prune's report: what it did, and what a dry run would do.
 _DONE = ("bytes_freed", "packs_deleted", "packs_rewritten", "packs_retired", "bytes_retired", "kept_because_young")
@@ -40,6 +40,31 @@ def pruned_metadata(reports: "Mapping[str, PruneReport | NothingToPrune]", dry_r
 
 def _figure(name: str, value: int) -> object:
     return mib(value) if name.startswith("bytes") else value
+
+
+def journals_metadata(journals: "Sequence[JournalUpkeep]") -> dict[str, dg.MetadataValue[Any]]:
+    """A line per region that has a change journal, and what could not be read; nothing where none has."""
+    if not journals:
+        return {}
+    lines = (
+        [
+            one.region,
+            one.segments_before,
+            mib(one.bytes_before),
+            len(one.removed),
+            mib(one.bytes_freed),
+            sum(merged.sources for merged in one.merged),
+            len(one.merged),
+            one.gaps_removed,
+        ]
+        for one in journals
+    )
+    columns = ["region", "segments", "size", "removed", "freed", "merged", "into", "gaps removed"]
+    issues = [error for one in journals for error in one.issues]
+    return {
+        "journals": dg.MetadataValue.md(markdown(columns, lines)),
+        **({"journal_issues": dg.MetadataValue.md(issues_table(issues))} if issues else {}),
+    }
 
 
 def forgotten_metadata(reports: "Mapping[str, RetentionOutcome]", dry_run: bool) -> MetadataMap:

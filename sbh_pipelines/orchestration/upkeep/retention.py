@@ -23,7 +23,7 @@ from sbh_pipelines.orchestration.common.metadata import MetadataMap
 from sbh_pipelines.orchestration.common.resources import Backups, BackupServiceResource, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 from sbh_pipelines.orchestration.common.timetable import Timetable, schedule_of_one_run, timetable
-from sbh_pipelines.orchestration.upkeep.metadata import forgotten_metadata, pruned_metadata
+from sbh_pipelines.orchestration.upkeep.metadata import forgotten_metadata, journals_metadata, pruned_metadata
 from sbh_pipelines.security.policy import UserContext
 from sbh_pipelines.settings import ScheduleSettings
 
@@ -45,8 +45,9 @@ class UpkeepConfig(JobConfig):
 
 @dg.op(
     description="Removes data that no backup needs, tenant by tenant: plans, repacks what is mostly dead, and deletes what"
-    " has been out of use long enough. Then the catalogs of all regions are compacted, and schemas of `--into-schema` whose"
-    " time is over dropped, as are databases that killed drills left.",
+    " has been out of use long enough. Then the catalogs and the change journals of all regions are compacted,"
+    " and schemas of `--into-schema` whose time is over dropped, as are databases that killed drills left. Last, each copy has its"
+    " own policy applied, what it needs no more removed, and its locks renewed.",
     pool=OBJECT_STORE,
     config_schema=UpkeepConfig.schema_of_dagster(),
     out=dg.Out(dict, description="What was given back, in sum."),
@@ -63,7 +64,13 @@ def prune_tenants(context: dg.OpExecutionContext, backups: Backups) -> Iterator[
     )
     metadata = pruned_metadata(reports, config.dry_run)
     if not config.dry_run:
-        for step, work in (("compact_catalogs", _compacted), ("drop_leftovers", _leftovers)):
+        steps = (
+            ("compact_catalogs", _compacted),
+            ("keep_journals", _journals),
+            ("drop_leftovers", _leftovers),
+            ("keep_copies", _copies),
+        )
+        for step, work in steps:
             try:
                 metadata |= work(service, user)
             except SbhError as error:
@@ -77,6 +84,10 @@ def _compacted(service: "BackupService", user: UserContext) -> dict[str, dg.Meta
     return {"catalogs": dg.MetadataValue.json(dict(service.retention.compact_catalogs(user)))}
 
 
+def _journals(service: "BackupService", user: UserContext) -> dict[str, dg.MetadataValue[Any]]:
+    return journals_metadata(service.retention.keep_journals(user))
+
+
 def _leftovers(service: "BackupService", user: UserContext) -> dict[str, dg.MetadataValue[Any]]:
     """Copies of tenants' rows do not stay for ever: schemas beside the live ones, and databases of drills that were killed."""
     found = service.restores.drop_expired_looks(user)
@@ -87,6 +98,33 @@ def _leftovers(service: "BackupService", user: UserContext) -> dict[str, dg.Meta
         "looks_dropped": dg.MetadataValue.int(len(found.dropped)),
         "drill_databases_dropped": dg.MetadataValue.int(len(drills)),
     }
+
+
+def _copies(service: "BackupService", user: UserContext) -> dict[str, dg.MetadataValue[Any]]:
+    """Of the copies that this system makes; what is in the way of one keeps no other from it."""
+    metadata: dict[str, dg.MetadataValue[Any]] = {}
+    errors: list[SbhError] = []
+    for copy in service.settings.copies:
+        if copy.kind != "managed":
+            continue
+        try:
+            done = service.copies.prune(user, copy.name)
+        except SbhError as error:
+            errors.append(error)
+            continue
+        metadata[f"copy {copy.name}"] = dg.MetadataValue.json(
+            {
+                "tenants": len(done.tenants),
+                "backups forgotten": sum(len(one.forgotten) for one in done.tenants),
+                "objects removed": sum(one.objects for one in done.tenants),
+                "bytes removed": sum(one.bytes for one in done.tenants),
+                **({"nothing deleted": str(done.undeleted)} if done.undeleted else {}),
+            }
+        )
+        errors += [*done.issues, *(issue for one in done.tenants for issue in one.issues)]
+    if errors:
+        raise errors[0]
+    return metadata
 
 
 @dg.op(

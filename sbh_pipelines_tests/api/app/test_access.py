@@ -31,7 +31,9 @@ def expected(endpoint: Endpoint, role: Role, token_for: str, header: str | None)
         return 403
     if token_for == PLATFORM and header is None:
         may = role >= PERMISSIONS[endpoint.action]
-        return 400 if endpoint.for_all == 400 else endpoint.for_all if may else 403
+        if endpoint.for_all == 400 and not endpoint.role_first:
+            return 400
+        return endpoint.for_all if may else 403
     if endpoint.action in PLATFORM_ONLY and token_for != PLATFORM:
         return 403
     if role < PERMISSIONS[endpoint.action]:

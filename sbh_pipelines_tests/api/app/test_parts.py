@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import logging
+import re
 import socket
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from pydantic import ValidationError
 
 from sbh_pipelines.api.app.limits import Rates, Workers
 from sbh_pipelines.api.app.server import JsonLines
@@ -20,8 +22,9 @@ from sbh_pipelines.api.runs import jobs, operations
 from sbh_pipelines.api.runs.dagster import Event, Run
 from sbh_pipelines.api.runs.launches import Launch, _digest
 from sbh_pipelines.api.schema import pages
-from sbh_pipelines.api.schema.bodies import RestoreBody
+from sbh_pipelines.api.schema.bodies import BACKUP_PATTERN, AskBody, CreateBody, RestoreBody
 from sbh_pipelines.api.schema.problems import error_fields, issue_fields, scrub
+from sbh_pipelines.backup.create.moment.way.target import Target
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.cli.app import run
 from sbh_pipelines.concurrency import awaited, side_by_side
@@ -225,6 +228,7 @@ def launches() -> list[Launch]:
     return [
         jobs.create("tenant-1", "full", "Weekly backup"),
         jobs.create("tenant-1", "incremental", None),
+        jobs.create_at("tenant-1", "xid:812345", "before the script", ["projects"], ["all"]),
         jobs.restore("tenant-1", BACKUP, "latest", {**everything.options(), **everything.permission()}),
         jobs.into_schema("tenant-1", BACKUP, "latest", "old", ["users"]),
         jobs.undo("tenant-1", "restore_20240115_120000_0a1b2c", everything.permission()),
@@ -242,6 +246,50 @@ def test_a_run_is_for_the_backup_that_was_meant(launch: Launch) -> None:
     """Not for what is the latest when it leaves the queue; a repeated request is known by what its caller wrote."""
     assert "latest" not in str((launch.config, launch.tags))
     assert launch.asked.get("backup_id") in (None, "latest")
+
+
+@pytest.mark.parametrize(
+    ("fields", "moment"),
+    [
+        ({"at": "2024-01-15T14:32:07Z"}, "2024-01-15T14:32:07Z"),
+        ({"at": "2024-01-15", "tables": ["projects"]}, "2024-01-15T00:00:00Z"),
+        ({"before": 812345, "as_of_backup": ["all"]}, "xid:812345"),
+        ({"lsn": "16/B374D848"}, "lsn:16/B374D848"),
+        ({"lsn": "16-b374d848"}, "lsn:16/B374D848"),
+        ({}, None),
+    ],
+)
+def test_a_body_names_one_moment_or_none(fields: dict[str, Any], moment: str | None) -> None:
+    found = CreateBody(**fields).moment
+    assert (Target.parse(found).text if found is not None else None) == moment
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"at": "2024-01-15T14:32:07Z", "before": 812345},
+        {"before": 812345, "lsn": "16/B374D848"},
+        {"at": "2024-01-15", "type": "full"},
+        {"tables": ["projects"]},
+        {"as_of_backup": ["all"]},
+        {"at": "yesterday"},
+        {"before": 2},
+        {"before": "812345"},
+        {"lsn": "16B374D848"},
+        {"lsn": "116000000/0"},
+    ],
+)
+def test_a_body_of_no_moment_or_of_two_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        CreateBody(**fields)
+
+
+@pytest.mark.parametrize(
+    "named", ["@2024-01-15T14:32", "@xid:812345", "@lsn:16-B374D848", "@lsn:16/B374D848", "latest"]
+)
+def test_a_moment_is_named_in_paths_and_bodies(named: str) -> None:
+    assert re.fullmatch(BACKUP_PATTERN, named)
+    assert AskBody(reason="why", backup_id=named).backup_id == named
 
 
 def test_a_restore_over_http_is_the_restore_of_the_job() -> None:

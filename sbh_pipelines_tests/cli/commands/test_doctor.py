@@ -27,7 +27,7 @@ def test_a_sound_world_has_no_error(sbh: Sbh, settings_file: Path) -> None:
     ]
     areas = {finding["area"] for finding in ended.document["findings"]}
     known = {"settings", "machine", "database", "clocks", "platform", "tenancy", "tenants", "storage", "keys"}
-    known |= {"transit", "residency"}
+    known |= {"transit", "residency", "journal"}
     assert areas == known
     statuses = {table["name"]: table["status"] for table in ended.document["tables"]}
     assert statuses["tasks"] == "owned"
@@ -261,7 +261,7 @@ def test_secrets_that_others_can_read_are_pointed_out(sbh: Sbh, sample_stack: St
     file.chmod(0o644)
     ended = sbh("doctor", "--settings", str(file), "--json")
     finding = the_only(ended.document, "warning", "Others on this machine can read secrets in the settings file")
-    assert finding["detail"] == "database.password"
+    assert finding["detail"] == "database.password, journal.password"
     assert "hush" not in ended.out
 
 

@@ -38,6 +38,16 @@ def test_all_tenants(sbh: Sbh, settings_file: Path, backed_up: str) -> None:
     assert all("note" in report or report["packs_before"] for report in reports)
 
 
+def test_with_all_tenants_the_journals_are_seen_to(
+    sbh: Sbh, settings_file: Path, backed_up: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SBH_JOURNAL__ENABLED", "true")
+    assert "journals" not in sbh("repository", "prune", "tenant-6", "--dry-run", "--json").document
+    (journal, *_) = sbh("repository", "prune", "--all", "--dry-run", "--json").document["journals"]
+    assert (journal["dry_run"], journal["removed"], journal["issues"]) == (True, [], [])
+    assert "The change journal, as it would be" in sbh("repository", "prune", "--all", "--dry-run").out
+
+
 @pytest.mark.parametrize("arguments", [(), ("tenant-6", "--all")])
 def test_tenants_or_all_must_be_said(sbh: Sbh, settings_file: Path, arguments: tuple[str, ...]) -> None:
     assert sbh("repository", "prune", *arguments, "--json").code == "SBH-200"

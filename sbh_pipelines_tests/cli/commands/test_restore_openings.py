@@ -46,13 +46,14 @@ def own_repository(settings_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     """The sample's settings with another place for backups: how much is asked for must not hang on what other tests stored."""
     monkeypatch.setenv("SBH_STORAGE__PREFIX", "openings/{tenant}/backups/")
     monkeypatch.setenv("SBH_STORAGE__CATALOG_PREFIX", "_openings/catalog/")
+    monkeypatch.setenv("SBH_JOURNAL__ENABLED", "false")  # how much there is to fold hangs on what other tests changed
     return settings_file
 
 
 @pytest.fixture
 def watch(sbh: Sbh, own_repository: Path, monkeypatch: pytest.MonkeyPatch) -> Watch:
     service = BackupService(load_settings(own_repository))
-    monkeypatch.setattr(Invocation, "service", lambda _: service)
+    monkeypatch.setattr(Invocation, "service", lambda _, from_copy=None: service)
     made, opened = Watch(sbh, service), sites.open_repository
 
     def counted(store: Any, prefix: str, tenant: str, *arguments: Any, **named: Any) -> Any:

@@ -7,6 +7,7 @@ The servers are these tests' own, for what is done to them would disturb others.
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn
 
+from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.embedded.sample import data as sample
 from sbh_pipelines.embedded.sample import fingerprint
@@ -26,6 +28,7 @@ from sbh_pipelines.embedded.servers.layout import Layout
 from sbh_pipelines.embedded.servers.stack import Stack, running
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.settings import load_settings
+from sbh_pipelines_tests.cli.commands import test_region_lost
 from sbh_pipelines_tests.support.runbook import PAGES, Runbook, Shell, unknown_parts
 
 RUNBOOKS = sorted(file for file in PAGES.glob("*.md") if file.name != "README.md")
@@ -42,19 +45,36 @@ class OnCallSite:
     shell: Shell
 
     def back_up(self, kind: str = "full") -> str:
-        """Tenants and platform; the moment after."""
+        """Tenants and platform; the moment after. With a full backup the journal goes on: a database made anew has no slot."""
         service = BackupService(load_settings(self.stack.settings))
         schedule = UserContext("schedule", "*", Role.ADMIN)
+        if kind == "full":
+            service.journal.setup(schedule)
         drafts = service.backups.create_all(TENANTS, schedule, kind)
         assert [draft.error for draft in drafts] == [None] * len(TENANTS)
         service.platform.create(schedule)
         return datetime.now(UTC).isoformat()
+
+    def put_back(self) -> None:
+        """What the newest full backup of the victim says: the next test finds nothing ruined."""
+        service, admin = BackupService(load_settings(self.stack.settings)), UserContext("schedule", "*", Role.ADMIN)
+        backup = next(one for one in service.backups.of(VICTIM, admin) if one.type == "full" and not one.purpose)
+        service.restores.run(backup.id, VICTIM, admin, request=RestoreRequest(safety_backup=False), confirm=True)
 
     def run(self, *statements: str, database: str = postgres.DATABASE) -> None:
         with closing(psycopg2.connect(make_dsn(self.stack.dsn(postgres.ADMIN), dbname=database))) as connection:
             connection.autocommit = True
             for statement in statements:
                 connection.cursor().execute(statement)
+
+    def run_at_once(self, *statements: str) -> int:
+        """In one transaction; its id."""
+        with closing(psycopg2.connect(self.stack.dsn(postgres.ADMIN))) as connection, connection:
+            cursor = connection.cursor()
+            for statement in statements:
+                cursor.execute(statement)
+            cursor.execute("SELECT pg_current_xact_id()::text::bigint")
+            return int(cursor.fetchone()[0])
 
     def ask(self, query: str) -> object:
         with closing(psycopg2.connect(self.stack.dsn(postgres.ADMIN))) as connection, connection.cursor() as cursor:
@@ -144,6 +164,7 @@ def test_file_loss(on_call: OnCallSite) -> None:
     page, values = Runbook.read("file-loss.md"), on_call.values(SINCE=on_call.back_up())
     before = fingerprint.take(on_call.stack)
     store = fingerprint.stores(on_call.stack)["eu-west-1"]
+    time.sleep(2.5)  # what is put or deleted within two seconds of a moment may be on either side of it
     for tenant in TENANTS:
         obstore.delete(store, on_call.files(tenant)[::3])
     overwritten, new = on_call.files(VICTIM)[::2], f"files/{VICTIM}/uploads/new.txt"
@@ -198,16 +219,86 @@ def test_complete_failure(on_call: OnCallSite) -> None:
     assert on_call.ask("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'app'") == postgres.OWNER
 
 
+RUIN = (
+    "UPDATE payments SET amount = 0 WHERE tenant_id = 1",
+    "DELETE FROM attachments a USING comments c, tasks k WHERE c.id = a.comment_id AND k.id = c.task_id"
+    " AND k.tenant_id = 1",
+)
+WORK = "INSERT INTO analytics (tenant_id, event, props, occurred_at) VALUES (1, 'later', '{}', now())"
+
+
+def test_back_to_a_moment(on_call: OnCallSite) -> None:
+    """A script ruined two tables, an hour's work after the newest backup; work went on."""
+    page, since = Runbook.read("back-to-a-moment.md"), on_call.back_up()
+    on_call.run(WORK, "UPDATE payments SET amount = amount + 1 WHERE tenant_id = 1")
+    before = fingerprint.take(on_call.stack)
+    values = on_call.values(SINCE=since, XID=str(on_call.run_at_once(*RUIN)))
+    ruined = before.differences(fingerprint.take(on_call.stack))[VICTIM]
+    assert len(ruined) == 2
+    on_call.run(WORK)
+    on_call.shell.follow(page, values)
+    rows = before.rows[VICTIM]["analytics"].count
+    later = f"table analytics: {rows} rows became {rows + 1}"
+    assert differences(before, on_call) == {VICTIM: [later]}
+    on_call.shell.undo(page, values)
+    assert differences(before, on_call) == {VICTIM: sorted([later, *ruined])}
+    on_call.shell.case(page, "If the journal does not reach the moment", values)
+    on_call.put_back()
+
+
+def test_back_to_a_moment_without_a_table(on_call: OnCallSite) -> None:
+    """What is logged of a table was changed between the backup and the moment."""
+    page, since = Runbook.read("back-to-a-moment.md"), on_call.back_up()
+    on_call.run("ALTER TABLE tenant_settings REPLICA IDENTITY FULL", WORK)
+    values = on_call.values(SINCE=since, XID=str(on_call.run_at_once(*RUIN)))
+    on_call.shell.case(page, "If it does not tell of a table", values)
+    on_call.run("ALTER TABLE tenant_settings REPLICA IDENTITY DEFAULT")
+    on_call.put_back()
+
+
+def test_back_to_a_moment_without_the_database(on_call: OnCallSite, tmp_path: Path) -> None:
+    """The tenant of just before the ruin comes out of the bucket alone."""
+    page, since = Runbook.read("back-to-a-moment.md"), on_call.back_up()
+    on_call.run(WORK, "UPDATE payments SET amount = 4711 WHERE tenant_id = 1")
+    xid = on_call.run_at_once(*RUIN)
+    service = BackupService(load_settings(on_call.stack.settings))
+    for _ in range(2):  # nothing drains what is missing once the database is gone
+        service.journal.drain(UserContext("schedule", "*", Role.ADMIN))
+    text = on_call.stack.settings.read_text("utf-8")
+    gone = on_call.stack.settings.with_name("gone.toml")
+    gone.write_text(text.replace(f"port={on_call.stack.ports['postgres']}", "port=9"), "utf-8")
+    values = {**on_call.values(SINCE=since, XID=str(xid), OUT=str(tmp_path / "out")), "SBH_SETTINGS": str(gone)}
+    on_call.shell.case(page, "If the database is gone", values)
+    exported = [file.read_text("utf-8") for file in (tmp_path / "out").rglob("*payments*") if file.is_file()]
+    assert any("4711.00" in text for text in exported)
+    on_call.put_back()
+
+
+def test_change_journal(on_call: OnCallSite) -> None:
+    """Somebody dropped the slot; it is made again, given up, set up anew and given up for good."""
+    on_call.back_up()
+    on_call.run("SELECT pg_drop_replication_slot('sbh_journal')")
+    service = BackupService(load_settings(on_call.stack.settings))
+    admin = UserContext("schedule", "*", Role.ADMIN)
+    before = len(service.journal.gaps(admin).gaps)
+    on_call.shell.follow(Runbook.read("change-journal.md"), on_call.values(SLOT="sbh_journal"))
+    assert on_call.ask("SELECT count(*) FROM pg_replication_slots") == 0
+    assert on_call.ask("SELECT count(*) FROM pg_publication") == 0
+    assert len(service.journal.gaps(admin).gaps) > before
+
+
 def test_every_page_is_done() -> None:
     """A page without a test, and a command outside a block that is run, would rot."""
-    done = {name.removeprefix("test_").replace("_", "-") + ".md" for name in globals() if name.startswith("test_")}
+    tests = "".join(file.read_text("utf-8") for file in (Path(__file__), Path(test_region_lost.__file__)))
+    done = {name.replace("_", "-") + ".md" for name in re.findall(r"^def test_(\w+)", tests, re.M)}
     assert {file.name for file in RUNBOOKS} <= done
     index = (PAGES / "README.md").read_text("utf-8")
     assert "```" not in index
     for file in RUNBOOKS:
         page = Runbook.read(file.name)
         assert page.steps[0].language == "sh"
-        for block in (*page.steps, *page.undo):
+        assert all(f'"{title}"' in tests for title in page.cases)
+        for block in (*page.steps, *page.undo, *(block for case in page.cases.values() for block in case)):
             assert block.language in ("sh", "text")
             assert block.language == "sh" or not re.search(r"^\s*(sbh|psql) ", block.text, re.M)
         assert f"({file.name})" in index

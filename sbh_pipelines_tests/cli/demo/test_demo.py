@@ -7,24 +7,35 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from sbh_pipelines.cli.demo.moment import BackToAMoment
+from sbh_pipelines.cli.demo.steps import Steps
 from sbh_pipelines.embedded.sample import changes as damage
 from sbh_pipelines.embedded.sample import data as sample
 from sbh_pipelines.embedded.sample import fingerprint
 from sbh_pipelines.embedded.sample.fingerprint import Content, Fingerprint
 from sbh_pipelines.embedded.servers import stack
+from sbh_pipelines.errors import ProofFailed
 from sbh_pipelines_tests.cli.conftest import Sbh
 
 CODE = "import sys; from sbh_pipelines.cli import main; sys.exit(main(sys.argv[1:]))"
 MATERIALIZED = """{ assetNodeOrError(assetKey: {path: ["tenant_backup", "%s"]}) { ... on AssetNode {
     partitionStats { numMaterialized numPartitions } assetObservations(limit: 5) { partition description } } } }"""
+COPIED = """{ assetOrError(assetKey: {path: ["tenant_copy", "%s"]}) { ... on Asset {
+    assetMaterializations(limit: 5) { partition } } } }"""
 
 
 def test_the_demo_ends_well_with_the_web_ui_on_it(tmp_path: Path) -> None:
-    """Backups of all tenants are in Dagster's UI; Ctrl-C ends everything; a real site in the environment is not touched."""
+    """Backups and copies of all tenants are in Dagster's UI, also what was begun anew after the loss of the region; Ctrl-C ends
+    everything; a real site in the environment is not touched.
+    """
     arguments = [
         "demo",
         "--dir",
@@ -57,6 +68,7 @@ def test_the_demo_ends_well_with_the_web_ui_on_it(tmp_path: Path) -> None:
             full, incremental = (
                 ask(address, MATERIALIZED % kind)["data"]["assetNodeOrError"] for kind in ("full", "incremental")
             )
+            copied = {name: ask(address, COPIED % name)["data"]["assetOrError"] for name in ("dr", "dr-2")}
         finally:
             process.send_signal(signal.SIGINT)
             try:
@@ -77,13 +89,34 @@ def test_the_demo_ends_well_with_the_web_ui_on_it(tmp_path: Path) -> None:
     assert all(preview[change] > 0 for change in ("insert", "update", "delete", "files"))
     assert steps["restore tenant-1 through Dagster"]["safety_backup_id"]
     assert steps["compare every tenant with its fingerprint"]["identical"] is True
-    assert not stack.status(tmp_path / "demo").running
+    assert steps["sbh journal setup"]["tables"] == 11
+    assert steps["all work on; amid it a script ruins tenant-2"]["journaled"] > 0
+    assert steps["sbh journal show tenant-2: which was it?"]["transactions"] == 3
+    preview = steps["sbh restore diff @MOMENT"]
+    assert all(preview[change] > 0 for change in ("insert", "update", "delete"))
+    assert steps["sbh restore run @MOMENT"]["safety_backup_id"]
+    compared = steps["compare with the fingerprints of just before"]
+    assert (compared["identical"], compared["others_untouched"]) == (True, 1)
+    assert steps["copy everything to dr through Dagster"]["tenants"] == 2
+    assert 0 < steps["copy everything to dr through Dagster"]["worst_lag_s"] < 600
+    assert steps["sbh copies verify dr --deep"]["bytes"] > 0
+    lost = steps["lose the region: S3 server, its directory, the key"]
+    assert min(lost["bytes_lost"], lost["rows_deleted"]) > 0
+    assert lost["files_lost"] == 14  # the sample's, and those of the tenants' work
+    back = steps["sbh restore run latest -t tenant-2 --from-copy dr"]
+    assert back["from_copy"] == "dr"
+    assert min(back["rows"], back["files"]) > 0
+    assert steps["compare everything with what it was before the loss"]["identical"] is True
+    assert steps["back up all tenants anew through Dagster, and copy them"]["backups"] == 2
+    told = {name: sorted(one["partition"] for one in found["assetMaterializations"]) for name, found in copied.items()}
+    assert told == {"dr": ["tenant-1", "tenant-1", "tenant-2", "tenant-2"], "dr-2": ["tenant-1", "tenant-2"]}
+    assert not any(server.running for server in stack.status(tmp_path / "demo").servers)
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(address, timeout=2)
 
 
 def wait_for_address(process: "subprocess.Popen[bytes]", log: Path) -> str:
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + 900  # a loaded machine
     while time.monotonic() < deadline and process.poll() is None:
         for line in log.read_text().splitlines():
             if line.startswith("Dagster's web UI: "):
@@ -123,6 +156,30 @@ def test_a_difference_in_rows_or_files_is_seen() -> None:
     }
 
 
+A, B, C = (Content(number, str(number)) for number in (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("now", "what"),
+    [
+        ({"ruined": {"users": A}, "other": {"users": C}}, None),
+        ({"ruined": {"users": B}, "other": {"users": C}}, "The tenant is not what it was"),
+        ({"ruined": {"users": A}, "other": {"users": A}}, "Another tenant was touched"),
+    ],
+)
+def test_a_recovery_to_another_moment_ends_the_demo(
+    now: dict[str, dict[str, Content]], what: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ruined tenant is held against what it was before, each other one against what it was last."""
+    before = Fingerprint({"ruined": {"users": A}, "other": {"users": A}}, {})
+    after = Fingerprint({"ruined": {"users": B}, "other": {"users": C}}, {})
+    monkeypatch.setattr(fingerprint, "take", lambda _: Fingerprint(now, {}))
+    stack: Any = SimpleNamespace(dir="somewhere")
+    told = BackToAMoment(stack, Steps(quiet=True), None, Mock(), "ruined", ["other"])
+    with pytest.raises(ProofFailed, match=what) if what else nullcontext():
+        told.prove(before, after)
+
+
 def test_the_damage_is_of_one_tenant_and_the_fingerprint_sees_all_of_it(tmp_path: Path) -> None:
     with stack.running(tmp_path, kms=False, fsync=False) as servers:
         sample.generate(servers, tenants=3, rows=3000, files=30, seed=5)
@@ -131,3 +188,7 @@ def test_the_damage_is_of_one_tenant_and_the_fingerprint_sees_all_of_it(tmp_path
         done = damage.wreck(servers, "tenant-2")
         assert all(number > 0 for number in done.as_dict().values())
         assert set(before.differences(fingerprint.take(servers))) == {"tenant-2"}
+        before = fingerprint.take(servers)
+        ruined = damage.ruin(servers, "tenant-3")
+        assert min(ruined.rows_changed, ruined.rows_deleted) > 0
+        assert set(before.differences(fingerprint.take(servers))) == {"tenant-3"}

@@ -145,3 +145,14 @@ def test_the_fleet_has_many_tenants_scattered_and_little_skew(other_servers: Sta
             sizes = [count for (count,) in reader.fetchall()]
             assert len(sizes) == 50
             assert sizes[-1] < 12 * sizes[0]
+
+
+def test_what_is_logged_of_a_change_says_whose_row_it_is(cursor: Any) -> None:
+    """Every table but the cache and the shared one: identity by the primary key, an index or the whole row."""
+    cursor.execute(
+        "SELECT relname::text, relreplident::text FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+    )
+    identities = dict(cursor.fetchall())
+    by_key = {table for table, identity in identities.items() if identity == "d"}
+    assert by_key == {"plans", "sessions", "tenants", "tenant_settings"}
+    assert {table for table, identity in identities.items() if identity == "f"} == {"analytics", "audit_logs"}

@@ -17,7 +17,8 @@ import psycopg2
 import pytest
 from botocore.exceptions import ClientError
 
-from sbh_pipelines.embedded.servers import process, stack
+from sbh_pipelines.database.session.targets import journal_database
+from sbh_pipelines.embedded.servers import copy_server, process, stack
 from sbh_pipelines.embedded.servers.layout import Layout
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import EmbeddedError
@@ -95,6 +96,22 @@ def test_the_backup_role_may_do_its_work_and_owns_nothing(shared: Stack) -> None
     assert query(role, "SELECT rolsuper, rolbypassrls FROM pg_roles WHERE rolname = 'sbh_backup'") == [(False, True)]
 
 
+def test_the_role_of_the_journal_may_replicate_and_publish_the_applications_tables(shared: Stack) -> None:
+    query(shared.dsn(), "CREATE TABLE published (id int PRIMARY KEY)")
+    role = shared.dsn("sbh_journal")
+    query(role, "CREATE PUBLICATION tried FOR TABLE published")
+    query(role, "SELECT pg_create_logical_replication_slot('tried', 'pgoutput', true)")
+    query(role, "DROP PUBLICATION tried")
+    settings = load_settings(shared.settings)
+    assert settings.journal.enabled
+    password = Path(str(settings.journal.password_file)).read_text().strip()
+    database = journal_database(settings)
+    assert query(f"{database.dsn} password={password}", "SELECT current_user, current_database()") == [
+        ("sbh_journal", "app")
+    ]
+    assert database.password_file != settings.database.password_file
+
+
 def test_file_buckets_are_versioned_and_the_locked_one_keeps_what_it_must(shared: Stack) -> None:
     s3 = shared.s3_client()
     for bucket in (BUCKET, "sbh-files-us-east-1", "sbh-locked-eu-west-1"):
@@ -154,6 +171,55 @@ def test_two_stacks_run_side_by_side_and_a_taken_port_is_replaced_in_the_setting
     assert f"port={other.ports['postgres']} " in layout.settings.read_text()
     query(other.dsn(), "CREATE TABLE only_here ()")
     assert query(shared.dsn(), "SELECT to_regclass('only_here')") == [(None,)]
+
+
+def test_the_store_is_lost_and_the_copy_and_the_database_are_not(folder: Path) -> None:
+    """Objects and key are gone, and so are its sockets and ports: an empty store is then where it was, with another key."""
+    first = stack.up(folder, kms=False, copy=True, fsync=False)
+    layout, place = Layout(folder), copy_server.layout_of(Layout(folder))
+    query(first.dsn(), "CREATE TABLE kept AS SELECT 42 AS n")
+    first.s3_client().put_object(Bucket=BUCKET, Key="lost", Body=b"lost")
+    copied = copy_server.client(layout, first.ports)
+    copied.put_object(Bucket="sbh-copy-eu-west-1", Key="copied", Body=b"copied")
+    key, key_there = layout.backup_key.read_text(), place.backup_key.read_text()
+    assert stack.lose_store(folder) > 0
+    assert not layout.objects.exists()
+    assert not layout.backup_key.exists()
+    running = {server.name: server.running for server in stack.status(folder).servers}
+    assert running == {"postgres": True, "objects": False, "kms": False, "copy": True}
+    with pytest.raises(EmbeddedError, match="no S3 server to lose"):
+        stack.lose_store(folder)
+    assert stack.up(folder, kms=False, fsync=False) == first
+    assert first.s3_client().list_objects_v2(Bucket=BUCKET)["KeyCount"] == 0
+    assert copied.get_object(Bucket="sbh-copy-eu-west-1", Key="copied")["Body"].read() == b"copied"
+    assert query(first.dsn(), "SELECT n FROM kept") == [(42,)]
+    assert layout.backup_key.read_text() != key
+    assert place.backup_key.read_text() == key_there
+
+
+def test_the_settings_have_the_stacks_copies_and_keep_what_is_above_them(folder: Path) -> None:
+    """One copy; after a loss that one to be read, and the next; none once they are dropped, with their server and all it has."""
+    first = stack.up(folder, kms=False, copy=True, fsync=False)
+    first.settings.write_text(first.settings.read_text().replace("[storage]", "[storage]\ntimeout_s = 7"))
+
+    def copies() -> list[tuple[str, str]]:
+        settings = load_settings(first.settings)
+        assert settings.storage.timeout_s == 7
+        assert all(copy.key_file and copy.key_file.exists() for copy in settings.copies)
+        return [(copy.name, copy.kind) for copy in settings.copies]
+
+    assert copies() == [("dr", "managed")]
+    stack.down(folder)
+    assert stack.up(folder, kms=False, fsync=False) == first
+    stack.begin_next_copy(folder)
+    assert copies() == [("dr", "external"), ("dr-2", "managed")]
+    assert stack.drop_copies(folder)
+    assert copies() == []
+    assert not copy_server.layout_of(Layout(folder)).root.exists()
+    assert not stack.drop_copies(folder)
+    assert {server.name for server in stack.status(folder).servers} == {"postgres", "objects", "kms"}
+    stack.up(folder, kms=False, copy=True, fsync=False)
+    assert copies() == [("dr", "managed")]
 
 
 def test_two_ups_at_once_make_one_stack(folder: Path) -> None:

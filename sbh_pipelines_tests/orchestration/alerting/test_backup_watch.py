@@ -15,7 +15,7 @@ import dagster as dg
 import pytest
 
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.backup.service.drills import Drills
+from sbh_pipelines.backup.service.upkeep.drills import Drills
 from sbh_pipelines.definitions import defs
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import AlertError, UnknownBackup
@@ -29,6 +29,7 @@ from sbh_pipelines.orchestration.common.runs import is_ours, makes_backups, oper
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.support.databases import fresh_database
 from sbh_pipelines_tests.support.fakes import FAKES, FakeResource
+from sbh_pipelines_tests.support.job_runs import execute
 from sbh_pipelines_tests.support.sinks import WebhookSink, webhook
 
 
@@ -79,16 +80,7 @@ class Watch:
     def run(self, job: str, **arguments: Any) -> list[tuple[str, str]]:
         """A run, and then the sensor that follows its end; what that told."""
         with self.resource() as resource:
-            bound = dg.Definitions(
-                assets=defs.assets,
-                jobs=defs.jobs,
-                resources={"backups": resource, "io_manager": dg.mem_io_manager},
-                executor=dg.in_process_executor,
-            )
-            result = bound.resolve_job_def(job).execute_in_process(
-                instance=self.instance, raise_on_error=False, **arguments
-            )
-            self.follow(result, resource)
+            self.follow(execute(job, resource, self.instance, **arguments), resource)
         return self.told()
 
     def follow(self, result: dg.ExecuteInProcessResult, resource: FakeResource) -> None:
@@ -275,13 +267,9 @@ def test_a_failure_that_was_followed_by_a_success_before_it_was_told_is_not_told
     watch.application.database.run("UPDATE tenants SET region = 'mars-1' WHERE id = 2")
     results = []
     with watch.resource() as resource:
-        bound = dg.Definitions(assets=defs.assets, jobs=defs.jobs, resources={"backups": resource, "io_manager": dg.mem_io_manager}, executor=dg.in_process_executor)  # fmt: skip
         for region in ("mars-1", "eu-west-1"):
             watch.application.database.run(f"UPDATE tenants SET region = '{region}' WHERE id = 2")
-            job = bound.resolve_job_def("fleet_backup_job")
-            results.append(
-                job.execute_in_process(instance=watch.instance, raise_on_error=False, run_config=fleet(BOLT))
-            )
+            results.append(execute("fleet_backup_job", resource, watch.instance, run_config=fleet(BOLT)))
         assert [result.success for result in results] == [False, True]
         for result in reversed(results):
             watch.follow(result, resource)

@@ -75,9 +75,23 @@ class FakeDrills:
         measured = {"last_measured_s": 1.5, "margin_s": 58.5, "met": True, "trend": 0.25, "tenants_drilled": 1}
         rows[1] = replace(rows[1], **measured, measured_at="2026-03-01T05:00:00Z", tenant_id="tenant-1")
         point = RecoveryPointAge(
-            "critical", ["daily_full"], 3600.0, 4000.0, "tenant-1", -400.0, None, None, False, 3, ["tenant-1"], 1, 0
+            "critical",
+            ["daily_full"],
+            3600.0,
+            4000.0,
+            0,
+            4000.0,
+            "tenant-1",
+            -400.0,
+            None,
+            None,
+            False,
+            3,
+            ["tenant-1"],
+            1,
+            0,
         )
-        return RecoveryObjectives("2026-03-01T05:00:00Z", 3, rows, [point], [DAMAGE])
+        return RecoveryObjectives("2026-03-01T05:00:00Z", 3, rows, [point], [], [DAMAGE])
 
 
 @pytest.fixture
@@ -115,7 +129,10 @@ def test_the_tenant_of_the_partition_is_drilled(run: Run, instance: dg.DagsterIn
         4000.0, -400.0, 1,
     )  # fmt: skip
     assert "| complete failure | full backup | 60.00 | never drilled |" in report["recovery_time_objectives"]
-    assert "| critical | daily_full | 3,600.00 | 4,000.00 | -400.00 | no |" in report["recovery_point_objectives"]
+    assert (
+        "| critical | daily_full | 3,600.00 | 4,000.00 | 0 | 4,000.00 | -400.00 | no |"
+        in report["recovery_point_objectives"]
+    )
     assert "A pack \\| is damaged" in report["issues"]
 
 

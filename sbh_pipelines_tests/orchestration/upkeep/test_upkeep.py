@@ -26,6 +26,7 @@ def test_prune_goes_through_all_tenants_and_then_the_catalogs(run: Run, fake: Fa
         "prune tenant-2",
         "prune tenant-3",
         "compact_catalogs",
+        "keep_journals",
         "drop_expired_looks",
         "drop_leftovers",
     ]
@@ -46,7 +47,7 @@ def test_a_tenant_that_cannot_be_pruned_does_not_keep_the_others(run: Run, fake:
     fake.errors["prune"] = {"tenant-1": DAMAGED}
     result = run("prune_job")
     assert not result.success
-    assert fake.calls[-3:] == ["compact_catalogs", "drop_expired_looks", "drop_leftovers"]
+    assert fake.calls[-4:] == ["compact_catalogs", "keep_journals", "drop_expired_looks", "drop_leftovers"]
     failure = result.failure_data_for_node("prune_tenants")
     assert failure is not None
     assert failure.user_failure_data is not None

@@ -1,6 +1,7 @@
 """Residency, as the world is: the region that the server names for each bucket, and what nothing proves."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from sbh_pipelines.backup.site.site import Site
@@ -11,28 +12,29 @@ from sbh_pipelines.model import utc_now
 from sbh_pipelines.placement import Place, catalog_place
 from sbh_pipelines.repository.catalog.owners import slug_of
 from sbh_pipelines.settings import Settings
-from sbh_pipelines.settings.locality import is_local
-from sbh_pipelines.stores.open_store import endpoint, is_aws
+from sbh_pipelines.settings.places.locality import is_local
+from sbh_pipelines.stores.open_store import endpoint, is_aws, storage_of
 from sbh_pipelines.stores.region_proof import require_region
 from sbh_pipelines.stores.s3_control import S3Control
 
 AREA = "residency"
 
 
-def check_bucket(report: Report, settings: Settings, control: S3Control, bucket: str, region: str) -> None:
-    """Where the bucket really is: an error where backups would refuse to write, else what is known."""
-    wanted = is_provable(settings, region)
+def check_bucket(report: Report, settings: Settings, control: S3Control, place: Place) -> None:
+    """Where the place's bucket really is: an error where backups would refuse to write, else what is known."""
+    wanted, storage = is_provable(settings, place), storage_of(settings, place)
+    bucket, region = place.bucket, storage.real_region(place.region)
     with report.trying(AREA, level=Level.ERROR if wanted else Level.WARNING):
         found = control.real_region(bucket)
-        address = endpoint(settings.storage, region)
+        address = endpoint(storage, place.region)
         if found == region:
             report.ok(AREA, f"The bucket {bucket} is in its region", found)
         elif wanted:
             try:
-                require_region(Place(bucket, "", region), found)
+                require_region(replace(place, region=region), found)
             except ResidencyError as error:
                 report.fail(AREA, f"{error.what}: {bucket}", f"{error.why} [{error.code}]", error.remedy)
-        elif is_aws(settings.storage, region):
+        elif is_aws(storage, place.region):
             report.warn(
                 AREA,
                 f"The bucket {bucket} is in another region, and residency.prove = never lets it be",

@@ -1,6 +1,7 @@
 """`sbh repository`: care of what backups are kept in."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,10 +16,10 @@ from sbh_pipelines.cli.commands.tenants import (
     one_by_one,
 )
 from sbh_pipelines.cli.output import Answer, count, mib, plural, table
-from sbh_pipelines.errors import BatchError
+from sbh_pipelines.errors import AccessDenied, BatchError
 
 if TYPE_CHECKING:
-    from sbh_pipelines.backup.service.results import NothingToPrune, PruneReport
+    from sbh_pipelines.backup.service.results import JournalUpkeep, NothingToPrune, PruneReport
 
 app = typer.Typer(name="repository", help="Give back space, tenant by tenant.")
 
@@ -33,7 +34,8 @@ def prune(
     ] = False,
 ) -> Answer:
     """Give back the space of what no backup needs. What is retired now is deleted by a prune a day later
-    (`prune.min_age_hours`). One tenant that fails, fails alone (exit 11).
+    (`prune.min_age_hours`). One tenant that fails, fails alone (exit 11). With `--all` the change journals as well: what no
+    promised moment needs goes, and segments are merged.
     """
     wanted = chosen_tenants(invocation, tenants, everyone, "repository prune")
     service, user = invocation.service(), invocation.user()
@@ -41,9 +43,18 @@ def prune(
         reports, failed = one_by_one(
             wanted, lambda tenant: service.retention.prune(tenant, user, dry_run=dry_run, progress=progress)
         )
+        # The journals are the region's, so they are seen to when all of its tenants are.
+        journals: Sequence[JournalUpkeep] = ()
+        with suppress(AccessDenied):  # of one tenant's administrator
+            journals = service.retention.keep_journals(user, dry_run=dry_run) if everyone else ()
     status = BatchError.exit_status if failed else 0
-    document = {"pruned": reports, "failed": failed}
-    return Answer(document, lambda out: _show(out, reports, failed), [r.tenant_id for r in reports], status)
+    document = {"pruned": reports, "failed": failed, **({"journals": journals} if journals else {})}
+
+    def show(out: Any) -> None:
+        _show(out, reports, failed)
+        _show_journals(out, journals)
+
+    return Answer(document, show, [r.tenant_id for r in reports], status)
 
 
 def _show(out: Any, reports: "Sequence[PruneReport | NothingToPrune]", failed: Sequence[FailedTenant]) -> None:
@@ -64,6 +75,33 @@ def _show(out: Any, reports: "Sequence[PruneReport | NothingToPrune]", failed: S
         out.print(failed_table(f"{plural(len(failed), 'tenant')} failed", failed, remedies=True))
 
 
+def _show_journals(out: Any, journals: "Sequence[JournalUpkeep]") -> None:
+    if journals:
+        columns = ("region", ">segments", ">stored", ">removed", ">freed", ">merged", ">into", ">gaps removed")
+        rows = [
+            (
+                one.region,
+                count(one.segments_before),
+                mib(one.bytes_before),
+                count(len(one.removed)),
+                mib(one.bytes_freed),
+                count(sum(merged.sources for merged in one.merged)),
+                count(len(one.merged)),
+                count(one.gaps_removed),
+            )
+            for one in journals
+        ]
+        title = "The change journal" + (", as it would be" if journals[0].dry_run else "")
+        out.print(table(title, columns, rows))
+    reasons = [(removed.segment, mib(removed.size), removed.why) for one in journals for removed in one.removed]
+    if reasons:
+        out.print(table("Segments", ("segment", ">size", "why"), reasons[:_REASONS]))
+    for one in journals:
+        for issue in one.issues:
+            out.print(str(issue))
+
+
+_REASONS = 50  # segments shown with why they go
 _COLUMNS = (
     "tenant",
     ">backups",

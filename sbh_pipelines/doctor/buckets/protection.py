@@ -3,6 +3,7 @@
 On AWS what is missing is a warning with the command that sets it. Other servers lack some of these notions: there it is shown.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from sbh_pipelines.errors import StoreDenied, StoreError
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.stores.bucket_rules import LifecycleRule, denies_foreign_writes, denies_plaintext
 from sbh_pipelines.stores.s3_control import S3Control
+from sbh_pipelines.stores.versions import kept_days
 
 AREA = "storage"
 
@@ -30,13 +32,14 @@ def check(
     `files`: where these are, if they are here.
     """
     facts = _Facts(report, name, strict)
-    facts.versions(control)
+    recover = settings.journal.keep_days if files and settings.journal.enabled else None
+    facts.versions(control, recover)
     facts.lock(control, prefixes)
     facts.encryption(control, settings, bool(prefixes))
     facts.public_access(control)
     facts.policy(control, prefixes, files)
     if prefixes or files:
-        facts.lifecycle(control, prefixes, files)
+        facts.lifecycle(control, prefixes, files, recover)
     report.ok(AREA, f"The bucket {name} is set up", ", ".join(facts.known))
 
 
@@ -45,15 +48,18 @@ class _Facts:
         self._report, self._name, self._strict = report, name, strict
         self.known: list[str] = []
 
-    def versions(self, control: S3Control) -> None:
+    def versions(self, control: S3Control, recover: float | None) -> None:
+        """`recover`: how many days back tenants with files here can be recovered to a moment; None: not at all."""
         with self._report.trying(AREA, level=Level.WARNING):
             if control.versioned(self._name):
                 self.known.append("versioned")
             else:
+                moment = "; recovered to a moment, a tenant gets the files of the newest backup before it"
                 self._report.warn(
                     AREA,
                     f"The bucket {self._name} keeps no versions",
-                    "what is overwritten or deleted there is gone, and files that change during a backup are read by ETag",
+                    "what is overwritten or deleted there is gone, and files that change during a backup are read by ETag"
+                    + (moment if recover is not None else ""),
                     f"aws s3api put-bucket-versioning --bucket {self._name} --versioning-configuration Status=Enabled",
                 )
 
@@ -120,7 +126,7 @@ class _Facts:
                 " (deploy/policies/bucket-policy.json, filled in); or keep backups in a bucket of their own: storage.bucket",
             )
 
-    def lifecycle(self, control: S3Control, prefixes: list[str], files: str) -> None:
+    def lifecycle(self, control: S3Control, prefixes: list[str], files: str, recover: float | None) -> None:
         rules: list[LifecycleRule] | None = self._asked("lifecycle", lambda: control.lifecycle(self._name))
         if rules is None:
             return
@@ -148,6 +154,15 @@ class _Facts:
                     "limit the rule to other prefixes or to classes that are read at once (STANDARD_IA, GLACIER_IR), or exclude"
                     " the folder: under [files] exclude",
                 )
+        kept = kept_days(rules, files) if files else None
+        if kept is not None and recover is not None and kept < recover:
+            self._report.warn(
+                AREA,
+                f"Lifecycle rules of the bucket {self._name} remove versions of files before the journal forgets their rows",
+                f"after {kept} days (NoncurrentVersionExpiration), and journal.keep_days is {recover:g}: recovered to an earlier"
+                " moment, a tenant gets the files of the newest backup before it",
+                f"raise NoncurrentDays to {math.ceil(recover)}, or lower journal.keep_days",
+            )
         self.known.append(f"lifecycle rules: {len(rules)}")
 
     def _asked(self, what: str, question: Callable[[], Any]) -> Any:

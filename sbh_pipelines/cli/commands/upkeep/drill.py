@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sbh_pipelines.backup.drill.scenarios import SCENARIOS, proof_text
-from sbh_pipelines.cli.command import Invocation, command
+from sbh_pipelines.cli.command import FromCopyOption, Invocation, command
 from sbh_pipelines.cli.commands.backup import TenantOption
 from sbh_pipelines.cli.commands.tenants import complete_tenant, failed_table, one_by_one
 from sbh_pipelines.cli.output import Answer, count, facts, mib, plural, table, utc, verdict
@@ -35,11 +35,12 @@ def run(
     ] = None,
     scenario: Annotated[list[str] | None, typer.Option("--scenario", help=_SCENARIO_HELP)] = None,
     backup: Annotated[str, typer.Option("--backup", help="A backup id, or `latest`.", metavar="BACKUP")] = "latest",
+    from_copy: FromCopyOption = None,
 ) -> Answer:
     """Restore a tenant into a database and files that are thrown away afterwards; prove what came back, and measure how long
     it took. The live tenant is not touched. What does not hold is recorded, and exits 9.
     """
-    service, user = invocation.service(), invocation.user()
+    service, user = invocation.service(from_copy), invocation.user()
     tenants = [tenant] if tenant is not None else service.drills.candidates(user)
     with invocation.progress() as progress:
         records, refused = one_by_one(
@@ -61,9 +62,9 @@ def run(
 
 
 @command(app, "list", permission="report.read")
-def list_drills(invocation: Invocation, tenant: TenantOption) -> Answer:
+def list_drills(invocation: Invocation, tenant: TenantOption, from_copy: FromCopyOption = None) -> Answer:
     """List a tenant's drills, newest first. A damaged record is shown as an error (exit 8)."""
-    found = invocation.service().drills.of(tenant, invocation.user())
+    found = invocation.service(from_copy).drills.of(tenant, invocation.user())
     damaged = any(record.status == "damaged" for record in found)
     columns = ("drill", "backup", "scenario", "result", ">took", ">margin", "finished", "by")
 
@@ -106,6 +107,7 @@ def _show(out: Any, record: "DrillRecord") -> None:
                 "drill": record.drill_id,
                 "tenant": record.tenant_id,
                 "backup": record.backup_id,
+                "from the copy": record.from_copy,
                 "result": verdict(passed, record.status),
                 "recovery point": f"{span(record.recovery_point_age_s)} old"
                 + (

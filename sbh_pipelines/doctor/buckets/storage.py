@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sbh_pipelines.doctor import protection, residency
+from sbh_pipelines.doctor.buckets import protection, residency
 from sbh_pipelines.doctor.findings import Report
 from sbh_pipelines.doctor.machine import check_clock
 from sbh_pipelines.errors import ObjectChanged, ObjectExists, SbhError, StoreError
@@ -31,6 +31,10 @@ class _Bucket:
     use: str
     prefixes: tuple[str, ...]  # of what this system writes there
 
+    @property
+    def place(self) -> Place:
+        return Place(self.name, "", self.region, application=not self.prefixes)
+
 
 def check(report: Report, settings: Settings, slugs: list[str], *, write: bool) -> None:
     with report.trying(AREA):
@@ -41,15 +45,16 @@ def check(report: Report, settings: Settings, slugs: list[str], *, write: bool) 
         told: set[str] = set()
         for bucket in _buckets(settings, slugs):
             with report.trying(AREA):
-                control = open_control(settings.storage, bucket.region)
+                storage = storage_of(settings, bucket.place)
+                control = open_control(storage, bucket.region)
                 time = control.check_bucket(bucket.name)
                 report.ok(AREA, f"The bucket {bucket.name} answers", f"{bucket.use}, {bucket.region}")
-                server = endpoint(settings.storage, bucket.region) or f"S3 in {bucket.region}"
+                server = endpoint(storage, bucket.region) or f"S3 in {bucket.region}"
                 if server not in told:
                     told.add(server)
                     check_clock(report, f"the object store ({server})", time.offset_s, time.error_s)
-                residency.check_bucket(report, settings, control, bucket.name, bucket.region)
-                strict = is_aws(settings.storage, bucket.region)
+                residency.check_bucket(report, settings, control, bucket.place)
+                strict = is_aws(storage, bucket.region)
                 files = settings.files.prefix if "files" in bucket.use else ""
                 protection.check(
                     report, settings, control, bucket.name, list(bucket.prefixes), files=files, strict=strict
@@ -70,6 +75,8 @@ def _buckets(settings: Settings, slugs: list[str]) -> list[_Bucket]:
         ("catalog", catalog, storage.catalog_prefix, storage.regions),
         ("platform", catalog, settings.platform.prefix, [settings.platform.region or storage.regions[0]]),
     ]
+    if settings.journal.enabled:
+        wanted.append(("journal", catalog, settings.journal.prefix, storage.regions))
     if settings.files.enabled:
         wanted.append(("files", settings.files.bucket, "", storage.regions))
     found: dict[tuple[str, str], tuple[set[str], set[str]]] = {}
@@ -92,10 +99,9 @@ def _and(words: list[str]) -> str:
 
 
 def _store(settings: Settings, bucket: _Bucket) -> Store:
-    place = Place(bucket.name, "", bucket.region, application=not bucket.prefixes)
-    storage = storage_of(settings, place)
+    storage = storage_of(settings, bucket.place)
     hasty = {"timeout_s": min(storage.timeout_s, 15), "retries": min(storage.retries, 1)}
-    return open_store(storage.model_copy(update=hasty), place)
+    return open_store(storage.model_copy(update=hasty), bucket.place)
 
 
 def _files(report: Report, control: S3Control, settings: Settings, bucket: _Bucket, slugs: list[str]) -> None:

@@ -78,7 +78,10 @@ def metrics(
         ),
     ] = None,
 ) -> Answer:
-    """Show how many backups there are, how large, how long they took and how old; or write them for Prometheus."""
+    """Show how many backups there are, how large, how long they took and how old; or write them for Prometheus.
+
+    What is not of backups, as the change journal's lag, is only in the latter: `sbh metrics --write -` prints it.
+    """
     service, user = invocation.service(), invocation.user()
     if write is not None:
         if tenant is not None:
