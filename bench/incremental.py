@@ -2,7 +2,8 @@
 
 Each round: a full backup of all tenants and restic's first of `pg_dump`, into empty buckets; the changes; restic's second,
 our incremental, one more incremental that finds nothing changed, and a full backup of the changed data, which the two
-are compared with. `--tenants N --changed M` measures instead what a tick costs per tenant of a large fleet.
+are compared with. Both incrementals also with the change journal, in repositories of their own: what they drain is part of
+them. `--tenants N --changed M` measures instead what a tick costs per tenant of a large fleet.
 """
 
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import _common as common
+import _journal_load as load
 import _many_tenants
 from _changes import Changes, change, compressed
 from _common import Command, Measured, console
@@ -26,7 +28,8 @@ from sbh_pipelines.settings import load_settings
 
 _RESTIC = "bench-restic"
 _OURS = "bench-sbh-{region}"
-_NAMES = [_OURS.replace("{region}", region) for region in object_server.REGIONS]
+_JOURNALED = "bench-sbhj-{region}"
+_NAMES = [name.replace("{region}", region) for region in object_server.REGIONS for name in (_OURS, _JOURNALED)]
 _SMALL = 0.03
 _TITLES = {
     "restic_first": "restic",
@@ -35,6 +38,9 @@ _TITLES = {
     "full": "full again",
     "incremental": "incremental",
     "unchanged": "unchanged",
+    "journal_first": "full, journal",
+    "journal": "incremental, journal",
+    "journal_unchanged": "unchanged, journal",
 }
 
 
@@ -95,12 +101,18 @@ class _Contenders:
             subprocess.run([self._program, "init", "--quiet"], env={**os.environ, **self._env}, check=True)
             self._restic("restic_first")
         self._ours("full_first", "full")
+        load.without_journal(self._servers)  # an earlier round's: it is of buckets that are gone
+        request = {"settings": str(self._servers.settings), "set": _settings(journal=True), "do": "setup"}
+        common.run(common.python("_journal_client.py", request), servers={})
+        self._ours("journal_first", "full")  # after it: what the journal tells begins before the backup
 
     def after(self) -> None:
         if self._program:
             self._restic("restic_again")
         self._ours("incremental", "incremental")
         self._ours("unchanged", "incremental")
+        self._ours("journal", "incremental")
+        self._ours("journal_unchanged", "incremental")
         self._ours("full", "full")
 
     def _restic(self, name: str) -> None:
@@ -111,16 +123,21 @@ class _Contenders:
         self._stored[name].append(_written(before, common.objects(self._servers, [_RESTIC])))
 
     def _ours(self, name: str, kind: str) -> None:
-        request = {"settings": str(self._servers.settings), "set": {"storage": {"bucket": _OURS}}, "type": kind}
+        changed = _settings(journal="journal" in name)
+        request = {"settings": str(self._servers.settings), "set": changed, "type": kind}
         before = common.objects(self._servers, _NAMES)
         found = common.run(common.python("_client.py", request), servers=common.server_pids(self._servers))
         answer = found.answer()
         # The API's own time: a service has imported its modules long ago.
         self._runs[name].append(replace(found, wall=answer["seconds"]))
         self._stored[name].append(_written(before, common.objects(self._servers, _NAMES)))
-        expected = "unchanged" if name == "unchanged" else kind
-        if answer["made"] != {expected: answer["tenants"]}:
+        expected = "unchanged" if "unchanged" in name else kind
+        if answer["made"] != {expected: answer["tenants"]} or ("journal" in name and answer["reread"]):
             raise SystemExit(f"{name}: not {expected} backups throughout: {answer['made']}, {answer['reread']}")
+
+
+def _settings(*, journal: bool) -> dict[str, dict[str, Any]]:
+    return {"storage": {"bucket": _JOURNALED if journal else _OURS}, "journal": {"enabled": journal}}
 
 
 def _written(before: Mapping[str, tuple[str, int]], after: Mapping[str, tuple[str, int]]) -> int:
@@ -152,11 +169,37 @@ def _report(
         "inserted": changes.inserted,
         "compressed_bytes": ideal,
     }
-    shown = {name: figures[name] for name in runs}
-    verbs = sorted({verb for found in shown.values() for verb in found.get("requests", ())})
-    common.show(
+    _show(
         f"{figures['full']['rows']:,} rows, {figures['full']['tenants']} tenants; {changes.updated:,} updated,"
         f" {changes.deleted:,} deleted, {changes.inserted:,} inserted; median of {len(done)}",
+        {name: figures[name] for name in runs if "journal" not in name},
+    )
+    _show("The same with the change journal", {name: figures[name] for name in runs if "journal" in name})
+    console.print(f"The rows that were written, compressed: {ideal / 1e6:.2f} MB")
+    ratios = {
+        "incremental_vs_full": common.ratio(figures["incremental"]["wall_s"], figures["full"]["wall_s"]),
+        "stored_vs_changed": common.ratio(figures["incremental"]["stored_bytes"], ideal),
+        "unchanged_vs_full": common.ratio(figures["unchanged"]["wall_s"], figures["full"]["wall_s"]),
+        "incremental_cpu_vs_full": common.ratio(figures["incremental"]["cpu_total_s"], figures["full"]["cpu_total_s"]),
+        "unchanged_cpu_vs_full": common.ratio(figures["unchanged"]["cpu_total_s"], figures["full"]["cpu_total_s"]),
+    }
+    for name, ratio in {"journal": "incremental_journal", "journal_unchanged": "unchanged_journal"}.items():
+        ratios[f"{ratio}_vs_full"] = common.ratio(figures[name]["wall_s"], figures["full"]["wall_s"])
+        ratios[f"{ratio}_cpu_vs_full"] = common.ratio(figures[name]["cpu_total_s"], figures["full"]["cpu_total_s"])
+    if "restic_again" in figures:
+        ratios["restic_again_vs_first"] = common.ratio(
+            figures["restic_again"]["wall_s"], figures["restic_first"]["wall_s"]
+        )
+        ratios["incremental_vs_restic_again"] = common.ratio(
+            figures["incremental"]["wall_s"], figures["restic_again"]["wall_s"]
+        )
+    common.finish("incremental", figures, ratios)
+
+
+def _show(title: str, shown: Mapping[str, Mapping[str, Any]]) -> None:
+    verbs = sorted({verb for found in shown.values() for verb in found.get("requests", ())})
+    common.show(
+        title,
         ["", *(_TITLES[name] for name in shown)],
         [
             *common.contender_rows(shown),
@@ -168,29 +211,12 @@ def _report(
             ),
         ],
     )
-    steps = list(figures["full"]["steps"])
     ours = {name: found for name, found in shown.items() if "steps" in found}
     common.show(
         "Wall seconds by step, the last round",
         ["", *(_TITLES[name] for name in ours)],
-        [[step, *(found["steps"][step] for found in ours.values())] for step in steps],
+        [[step, *(found["steps"][step] for found in ours.values())] for step in next(iter(ours.values()))["steps"]],
     )
-    console.print(f"The rows that were written, compressed: {ideal / 1e6:.2f} MB")
-    ratios = {
-        "incremental_vs_full": common.ratio(figures["incremental"]["wall_s"], figures["full"]["wall_s"]),
-        "stored_vs_changed": common.ratio(figures["incremental"]["stored_bytes"], ideal),
-        "unchanged_vs_full": common.ratio(figures["unchanged"]["wall_s"], figures["full"]["wall_s"]),
-        "incremental_cpu_vs_full": common.ratio(figures["incremental"]["cpu_total_s"], figures["full"]["cpu_total_s"]),
-        "unchanged_cpu_vs_full": common.ratio(figures["unchanged"]["cpu_total_s"], figures["full"]["cpu_total_s"]),
-    }
-    if "restic_again" in figures:
-        ratios["restic_again_vs_first"] = common.ratio(
-            figures["restic_again"]["wall_s"], figures["restic_first"]["wall_s"]
-        )
-        ratios["incremental_vs_restic_again"] = common.ratio(
-            figures["incremental"]["wall_s"], figures["restic_again"]["wall_s"]
-        )
-    common.finish("incremental", figures, ratios)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sbh_pipelines.concurrency import side_by_side, streamed
+from sbh_pipelines.concurrency import as_done, side_by_side, streamed
 
 
 def _slow_first(item: int) -> int:
@@ -66,6 +66,42 @@ def test_a_stream_asks_for_items_as_results_are_taken() -> None:
     assert [next(results), next(results)] == [0, 1]
     assert asked == [0, 1, 2, 3, 4]
     results.close()  # type: ignore[attr-defined]
+
+
+def test_one_that_takes_long_keeps_no_other_waiting() -> None:
+    """The first ends only when all others are taken; two are at work, and no more are asked for than are."""
+    others, asked = threading.Event(), list[int]()
+
+    def items() -> Iterator[int]:
+        for item in range(30):
+            asked.append(item)
+            yield item
+
+    def work(item: int) -> int:
+        assert item or others.wait(20)
+        return item * item
+
+    taken = []
+    for item, result in as_done(work, items(), name="t", threads=2):
+        taken.append((item, result))
+        assert len(asked) <= len(taken) + 2
+        if len(taken) == 29:
+            others.set()
+    assert sorted(taken) == [(item, item * item) for item in range(30)]
+    assert taken[-1] == (0, 0)
+
+
+def test_the_first_that_fails_ends_what_is_taken_as_it_is_done() -> None:
+    done: list[int] = []
+
+    def work(item: int) -> None:
+        if item == 3:
+            raise ValueError(item)
+        done.append(item)
+
+    with pytest.raises(ValueError, match=r"^3$"):
+        list(as_done(work, range(1000), name="t", threads=2))
+    assert len(done) < 100
 
 
 def test_the_threads_have_the_name() -> None:

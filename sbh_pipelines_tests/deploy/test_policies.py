@@ -7,23 +7,29 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sbh_pipelines.backup.create.moment.file_source import file_source
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.doctor import protection, residency
+from sbh_pipelines.doctor.buckets import protection, residency
+from sbh_pipelines.doctor.buckets.storage import _Bucket, _files, _write
 from sbh_pipelines.doctor.findings import Report
-from sbh_pipelines.doctor.storage import _Bucket, _files, _write
 from sbh_pipelines.document import as_document
 from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import StoreDenied
+from sbh_pipelines.files.moment import FileSource
+from sbh_pipelines.placement import Place
 from sbh_pipelines.security.policy import Role, UserContext
+from sbh_pipelines.settings.places.copies import CopySettings, check_copies
 from sbh_pipelines.stores.bucket_rules import LifecycleRule, denies_foreign_writes, denies_plaintext
 from sbh_pipelines.stores.s3 import open_s3
 from sbh_pipelines.stores.s3_control import S3Control
+from sbh_pipelines_tests.repository.journal.journals import LATER, TenantKeys, written
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.support.databases import fresh_database
 from sbh_pipelines_tests.support.fix_moto import ACCESS, make_buckets, s3_client
@@ -33,15 +39,28 @@ from sbh_pipelines_tests.support.site import site_of
 
 EU = "eu-west-1"
 OTHER = UserContext("another", "*", Role.ADMIN)
+COPY_HOME = "eu-central-1"
+COPY_ROLES = ("copier", "copy-verifier", "copy-upkeep")
 ROLES = ("writer", "reader", "api", "restorer", "pruner", "releaser", "eraser")
 FILES = ("docs/a", "odd//name", "empty")
 # What these tests do not reach: a file that changes at the right moment, an upload in parts that breaks off, KMS keys of
 # tenants' own (tested with the keys).
 _CHANGED_FILE = {"s3:ListBucketVersions", "s3:GetObjectVersion", "s3:GetObjectVersionTagging"}
+_LOCKING = {
+    "s3:PutObjectRetention",
+    "s3:GetBucketObjectLockConfiguration",
+}  # of locks: the copy of this test has none
 _UNTRIED = {
-    "writer": {*_CHANGED_FILE, "s3:AbortMultipartUpload"},
+    "writer": {*_CHANGED_FILE - {"s3:ListBucketVersions"}, "s3:AbortMultipartUpload"},
     "restorer": {*_CHANGED_FILE, "s3:AbortMultipartUpload"},
     "pruner": {"s3:AbortMultipartUpload"},
+    "copier": {"s3:AbortMultipartUpload", *_LOCKING},
+    "copy-upkeep": {
+        "s3:AbortMultipartUpload",
+        "s3:GetObjectRetention",
+        "kms:Encrypt",
+        *_LOCKING,
+    },  # when epochs are ended
     "eraser": {"s3:AbortMultipartUpload", "kms:DescribeKey", "kms:ScheduleKeyDeletion"},
 }
 
@@ -123,11 +142,19 @@ def make_backups(site: Site) -> None:
     service.retention.pin(latest, ACME, ADMIN, "because")
 
 
+def files_then(site: Site) -> None:
+    """The files of a moment, from the bucket's versions."""
+    then, tenant = site_of(site.service()), site.application.tenant()
+    with then.repository(tenant) as repository, file_source(then, tenant, repository, datetime.now(UTC)) as source:
+        assert (source.facts.source, source.facts.why) == (FileSource.VERSIONS, "")
+
+
 def test_a_writer_needs_no_delete(site: Site) -> None:
     with site.acting_as("writer") as policy:
         make_backups(site)
         large = site_of(site.service()).backup_store(site.application.tenant())
         large[0].put(large[1] + "in-parts", b"x" * (17 << 20))  # packs of the default size go up in parts
+        files_then(site)
     assert {asked.action for asked in policy.refused} <= {"s3:DeleteObject"}
     assert policy.allowed_actions - policy.used == _UNTRIED["writer"]
     assert not any("Delete" in action for action in policy.allowed_actions)
@@ -190,6 +217,10 @@ def test_a_restorer_writes_files_and_deletes_no_backup(backed_up: Site) -> None:
 
 
 def test_a_pruner_removes_what_no_backup_needs(backed_up: Site) -> None:
+    journal, acme = site_of(backed_up.service()).journal(EU), TenantKeys(ACME, "1")
+    journal.public_keys.register([acme.public()])
+    old = [written(journal, start, start + 100, {acme.public(): [start + 10]}) for start in (0, 100)]
+    last = written(journal, 0, 100, {acme.public(): [10]}, incarnation=LATER)
     with backed_up.acting_as("pruner") as policy:
         service = backed_up.service()
         (pin,) = service.retention.holds(ACME, ADMIN)
@@ -199,7 +230,10 @@ def test_a_pruner_removes_what_no_backup_needs(backed_up: Site) -> None:
         service.retention.forget(BOLT, ADMIN, backup_id=service.list_backups(BOLT, ADMIN)[1]["id"])
         service.retention.prune(BOLT, ADMIN)
         service.retention.compact_catalogs(ADMIN)
+        (kept,) = service.retention.keep_journals(ADMIN)
         service.keys.rotate([BOLT], ADMIN)
+    assert [one.segment for one in kept.removed] == [name.below for name in old]
+    assert journal.listing().segments == (last,)
     assert policy.refused == []
     assert policy.allowed_actions - policy.used == _UNTRIED["pruner"]
 
@@ -231,13 +265,77 @@ def test_an_eraser_leaves_nothing_in_any_version(backed_up: Site) -> None:
     assert all("/backups/audit/" in version["Key"] for version in versions)
 
 
+@dataclass
+class TwoPlaces:
+    """The backups of `Site` with a copy in another region: a bucket of its own, and that region's KMS."""
+
+    site: Site
+    bucket: str
+
+    def service(self) -> BackupService:
+        settings = self.site.service().settings
+        copy = CopySettings(name="dr", to=COPY_HOME, bucket=self.bucket, kms_key_id=f"alias/{self.bucket}")
+        settings = settings.model_copy(update={"copies": [copy]})
+        check_copies(settings)
+        return BackupService(settings)
+
+    @contextmanager
+    def acting_as(self, role: str) -> Iterator[Policy]:
+        filled = {"sbh-files-REGION": self.site.bucket, "sbh-copy-REGION": self.bucket, "REGION": EU}
+        keys = {"key/COPY_KEY_ID": "key/*", "key/KEY_ID": "key/*", "COPY_HOME": COPY_HOME}
+        policy = Policy(role, **filled, ACCOUNT_ID="123456789012", **keys)
+        policy.homes[self.bucket] = COPY_HOME
+        self.site.proxy.before = policy.judge
+        try:
+            yield policy
+        finally:
+            self.site.proxy.before = lambda _: None
+
+
+@pytest.fixture
+def two_places(backed_up: Site) -> TwoPlaces:
+    bucket = f"{backed_up.bucket}-copy"
+    where = {"LocationConstraint": COPY_HOME}
+    s3_client(backed_up.stack, COPY_HOME).create_bucket(
+        Bucket=bucket, ObjectLockEnabledForBucket=True, CreateBucketConfiguration=where
+    )
+    kms = backed_up.stack.kms_client(COPY_HOME)
+    kms.create_alias(AliasName=f"alias/{bucket}", TargetKeyId=kms.create_key()["KeyMetadata"]["KeyId"])
+    return TwoPlaces(backed_up, bucket)
+
+
+def test_a_copy_is_made_verified_and_pruned_by_three_roles(two_places: TwoPlaces) -> None:
+    with two_places.acting_as("copier") as policy:
+        done = two_places.service().copies.run(ADMIN, "dr")
+        assert ([str(one.error) for one in done.tenants if one.error], list(done.issues)) == ([], [])
+        assert done.objects > 0
+        assert policy.refused == []
+        assert policy.allowed_actions - policy.used == _UNTRIED["copier"]
+        assert not any("Delete" in action for action in policy.allowed_actions)
+        kept = two_places.service().copies.prune(ADMIN, "dr")
+        assert isinstance(kept.undeleted, StoreDenied)
+        assert {(asked.action, asked.resource.rpartition("/")[2]) for asked in policy.refused} >= {
+            ("s3:DeleteObject", "delete-probe")
+        }
+    with two_places.acting_as("copy-verifier") as policy:
+        found = two_places.service().copies.verify(ADMIN, "dr", deep=True)
+        assert (found.valid, list(found.issues), policy.refused) == (True, [], [])
+        assert policy.allowed_actions - policy.used <= {"s3:PutObject"}
+    with two_places.acting_as("copy-upkeep") as policy:
+        kept = two_places.service().copies.prune(ADMIN, "dr")
+        assert (kept.undeleted, list(kept.issues)) == (None, [])
+        assert [str(issue) for one in kept.tenants for issue in one.issues] == []
+        assert policy.refused == []
+        assert policy.allowed_actions - policy.used == _UNTRIED["copy-upkeep"]
+
+
 def test_a_doctor_sees_how_the_bucket_is_set_up(site: Site) -> None:
     report = Report()
     with site.acting_as("doctor") as policy:
         service = site.service()
         control = S3Control(EU, endpoint_url=site.proxy.url, **ACCESS)
         control.check_bucket(site.bucket)
-        residency.check_bucket(report, service.settings, control, site.bucket, EU)
+        residency.check_bucket(report, service.settings, control, Place(site.bucket, "", EU))
         control.location(site.bucket)
         protection.check(report, service.settings, control, site.bucket, ["files/{tenant}/backups/"], strict=False)
         store = open_s3(site.bucket, EU, endpoint_url=site.proxy.url, retries=0, **ACCESS)
@@ -311,11 +409,11 @@ def _actions(statement: dict[str, Any]) -> list[str]:
 def test_the_doctor_is_content_with_the_buckets_policy_and_lifecycle() -> None:
     policy = json.loads((FOLDER / "bucket-policy.json").read_text("utf-8").replace("REGION", EU))
     assert denies_plaintext(policy, f"sbh-files-{EU}")
-    for prefix in ("files/{tenant}/backups/", "_sbh-catalog/", "_sbh-platform/"):
+    for prefix in ("files/{tenant}/backups/", "_sbh-catalog/", "_sbh-platform/", "_sbh-journal/"):
         assert denies_foreign_writes(policy, f"sbh-files-{EU}", prefix)
     assert not denies_foreign_writes(policy, f"sbh-files-{EU}", "elsewhere/{tenant}/")
     for rule in json.loads((FOLDER / "lifecycle.json").read_text("utf-8"))["Rules"]:
-        for prefix in ("files/{tenant}/backups/", "_sbh-catalog/", "_sbh-platform/"):
+        for prefix in ("files/{tenant}/backups/", "_sbh-catalog/", "_sbh-platform/", "_sbh-journal/"):
             assert not LifecycleRule.parse(rule).expires(prefix)
             assert not LifecycleRule.parse(rule).moves_away(prefix)
 
@@ -328,6 +426,7 @@ def test_the_keys_policy_names_the_roles_that_unwrap() -> None:
         listed = statement["Principal"]["AWS"]
         for principal in listed if isinstance(listed, list) else [listed]:
             given.setdefault(principal.rpartition("/")[2], set()).update(_actions(statement))
-    for role in (*ROLES, "doctor"):
-        on_the_key = {a for a in Policy(role).allowed_actions if a in ("kms:Encrypt", "kms:Decrypt")}
+    for role in (*ROLES, *COPY_ROLES, "doctor"):
+        here = [s for s in Policy(role).statements if str(s["Resource"]).endswith("REGION:ACCOUNT_ID:key/KEY_ID")]
+        on_the_key = {action for statement in here for action in _actions(statement)}
         assert given[f"sbh-{role}"] == on_the_key

@@ -2,8 +2,8 @@
 
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
 
@@ -16,10 +16,14 @@ from sbh_pipelines.embedded.servers.stack import Stack
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """One database: `dsn` is the backup role's, as the settings have it; `connect` is a superuser's."""
+    """One database: `dsn` is the backup role's, as the settings have it; `connect` is a superuser's.
+
+    `beside` holds what was made for the application that has its rows here, buckets for instance; it goes with the database.
+    """
 
     stack: Stack
     name: str
+    beside: ExitStack = field(default_factory=ExitStack, compare=False)
 
     @property
     def dsn(self) -> str:
@@ -71,7 +75,9 @@ def fresh_database(stack: Stack, template: str = "template1", encoding: str = ""
         if encoding:
             source = f"template0 ENCODING '{encoding}' LOCALE 'C' LOCALE_PROVIDER libc"
         admin.cursor().execute(f"CREATE DATABASE {name} TEMPLATE {source} STRATEGY file_copy")
+        made = Database(stack, name)
         try:
-            yield Database(stack, name)
+            with made.beside:
+                yield made
         finally:
             admin.cursor().execute(f"DROP DATABASE {name} WITH (FORCE)")

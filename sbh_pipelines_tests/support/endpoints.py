@@ -21,6 +21,9 @@ class Endpoint:
     body: Mapping[str, Any] | None = None
     for_all: int = 400
     platform_only: bool = False
+    role_first: bool = (
+        False  # whether who may not is told so, also where no tenant is named and one thing is wrong besides
+    )
     at: str = ""  # the path with its ids filled in, where it is not `path`
 
     def url(self, backup_id: str) -> str:
@@ -68,6 +71,21 @@ ENDPOINTS = [
         404,
         {"validate_only": True},
         at=f"/api/restore/{RESTORE}/undo",
+    ),
+    Endpoint("GET", "/api/journal", "journal.read"),
+    Endpoint("GET", "/api/journal/windows", "backup.list"),
+    Endpoint("GET", "/api/journal/status", "journal.status", for_all=200, platform_only=True),
+    Endpoint("GET", "/api/copies", "copies.status", for_all=200),
+    Endpoint("GET", "/api/copies/{name}", "copies.status", 400, at="/api/copies/nowhere"),
+    Endpoint("POST", "/api/copies/{name}/run", "copies.run", 400, role_first=True, at="/api/copies/nowhere/run"),
+    Endpoint(
+        "POST",
+        "/api/copies/{name}/verify",
+        "copies.verify",
+        400,
+        {"deep": True},
+        role_first=True,
+        at="/api/copies/nowhere/verify",
     ),
     Endpoint("GET", "/api/approvals", "backup.status"),
     Endpoint("POST", "/api/approvals", "restore.request", 200, {"backup_id": "latest", "reason": "a test"}),

@@ -169,6 +169,10 @@ class FakeService:
         self.calls.append("compact_catalogs")
         return {"eu-west-1": {"objects": 1}}
 
+    def keep_journals(self, user_ctx: Any) -> list[Any]:
+        self.calls.append("keep_journals")
+        return []
+
     def _upkeep(self, verb: str, tenant_id: str) -> None:
         """Fails once with what `errors` has for the tenant, then no more."""
         self.calls.append(f"{verb} {tenant_id}")

@@ -1,6 +1,7 @@
 """moto's S3, which knows regions: buckets of a test's own in any of them."""
 
 import uuid
+from functools import lru_cache
 from typing import Any
 
 import boto3
@@ -11,10 +12,15 @@ ACCESS = {"access_key_id": "moto", "secret_access_key": "moto"}
 
 
 def s3_client(stack: Stack, region: str) -> Any:
+    return _s3_client(stack.kms_endpoint, region)
+
+
+@lru_cache(maxsize=16)
+def _s3_client(endpoint_url: str, region: str) -> Any:
     return boto3.client(
         "s3",
         region_name=region,
-        endpoint_url=stack.kms_endpoint,
+        endpoint_url=endpoint_url,
         aws_access_key_id="moto",
         aws_secret_access_key="moto",
     )

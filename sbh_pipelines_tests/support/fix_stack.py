@@ -10,11 +10,11 @@ import dagster as dg
 import psycopg2
 import pytest
 
-from sbh_pipelines.definitions import defs
 from sbh_pipelines.embedded.sample import data as sample
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.orchestration.common.assets import TENANTS
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource
+from sbh_pipelines_tests.support.job_runs import execute
 
 NAMES = [f"tenant-{n}" for n in range(1, 7)]
 
@@ -81,15 +81,9 @@ def real_resource(site: Site) -> BackupServiceResource:
 def real_run(instance: dg.DagsterInstance, real_resource: BackupServiceResource) -> RealRun:
     """Runs a job in this process against the real servers."""
     instance.add_dynamic_partitions(TENANTS, NAMES)
-    bound = dg.Definitions(
-        assets=defs.assets,
-        jobs=defs.jobs,
-        resources={"backups": real_resource, "io_manager": dg.mem_io_manager},
-        executor=dg.in_process_executor,
-    )
 
     def run(job: str, **arguments: Any) -> dg.ExecuteInProcessResult:
-        return bound.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False, **arguments)
+        return execute(job, real_resource, instance, **arguments)
 
     return run
 

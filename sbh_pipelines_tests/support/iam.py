@@ -81,6 +81,9 @@ def _s3(seen: Seen, bucket: str, key: str, query: Mapping[str, str]) -> Iterator
     if seen.method == "GET" and "tagging" in query:
         yield Asked("s3:GetObjectVersionTagging" if "versionId" in query else "s3:GetObjectTagging", resource, {})
         return
+    if "retention" in query:
+        yield Asked("s3:PutObjectRetention" if seen.method == "PUT" else "s3:GetObjectRetention", resource, {})
+        return
     assert not set(query) - {"uploads", "partNumber", "uploadId", "versionId", "x-id"}, f"unknown: {seen.query}"
     action = _OF_OBJECTS[seen.method]
     yield Asked("s3:GetObjectVersion" if action == "s3:GetObject" and "versionId" in query else action, resource, sent)
@@ -106,12 +109,14 @@ class Policy:
 
     def __init__(self, name: str, caller: str = "", **filled: str) -> None:
         """`caller`: the role that has the policy, if it is not the one that is named after it."""
-        self.statements, self._bucket = _statements(name, filled), _statements("bucket-policy", filled)
+        self.statements = _statements(name, filled)
+        self._bucket = [*_statements("bucket-policy", filled), *_statements("copy-bucket-policy", filled)]
         self._caller = {
             "aws:PrincipalArn": f"arn:aws:iam::{filled.get('ACCOUNT_ID')}:role/{caller or f'sbh-{name}'}",
             "aws:SecureTransport": "true",
             "s3:TlsVersion": "1.3",
         }
+        self.homes: dict[str, str] = {}  # of buckets in another region than eu-west-1
         self.used: set[str] = set()
         self.refused: list[Asked] = []
 
@@ -136,7 +141,8 @@ class Policy:
             return None
         if "x-amz-target" in seen.headers:
             return Answer(400, {"Content-Type": "application/x-amz-json-1.1"}, b'{"__type":"AccessDeniedException"}')
-        told = {"x-amz-bucket-region": "eu-west-1", "Content-Type": "application/xml"}
+        home = self.homes.get(seen.path.lstrip("/").partition("/")[0], "eu-west-1")
+        told = {"x-amz-bucket-region": home, "Content-Type": "application/xml"}
         return Answer(403, told, b"" if seen.method == "HEAD" else b"<Error><Code>AccessDenied</Code></Error>")
 
 

@@ -25,8 +25,9 @@ PAGES = Path(__file__).parents[2] / "docs" / "operations"
 _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.M | re.S)
 _INLINE = re.compile(r"`(sbh [^`\n]+)`")
 _EXAMPLE = re.compile(r"^(export )?([A-Z_]+)=([^$\n]*?)( +#.*)?$", re.M)  # `TENANT=tenant-1   # the tenant`
-_COMMAND = re.compile(r"(?<![\w/.-])sbh ([a-z]+)(?: ([a-z]+(?:-[a-z]+)*))?")
+_COMMAND = re.compile(r"(?<![\w/.-])sbh ([a-z]+)(?: ([a-z]+(?:-[a-z]+)*)(?!\w))?")  # an id is no name
 _WORD = re.compile(r"\b[A-Za-z]{3,}\b")
+_PART = re.compile(r"^## (Undo|If .+)$", re.M)
 _MARK = "\x1e"
 
 
@@ -38,17 +39,25 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Runbook:
-    """A page: the blocks up to the section Undo, and those of that section."""
+    """A page.
+
+    Attributes:
+        name: Of its file.
+        steps: The blocks up to the first section that is not part of the way: Undo, or one that begins with If.
+        undo: Those of the section Undo.
+        cases: Those of the sections that begin with If, by heading.
+    """
 
     name: str
     steps: Sequence[Block]
     undo: Sequence[Block]
+    cases: Mapping[str, Sequence[Block]]
 
     @classmethod
     def read(cls, name: str) -> "Runbook":
-        steps, _, undo = (PAGES / name).read_text("utf-8").partition("\n## Undo\n")
-        first, second = ([Block(*found) for found in _FENCE.findall(part)] for part in (steps, undo))
-        return cls(name, first, second)
+        steps, *rest = _PART.split((PAGES / name).read_text("utf-8"))
+        parts = {title: _blocks(text) for title, text in zip(rest[::2], rest[1::2], strict=True)}
+        return cls(name, _blocks(steps), parts.pop("Undo", ()), parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +94,10 @@ class Shell:
         """The section Undo, in a shell in which the page's first block was run."""
         self._run(page, [*page.steps[:1], *page.undo], values)
 
+    def case(self, page: Runbook, title: str, values: Mapping[str, str]) -> None:
+        """A section that begins with If, in a shell in which the page's first block was run."""
+        self._run(page, [*page.steps[:1], *page.cases[title]], values)
+
     def _run(self, page: Runbook, blocks: list[Block], values: Mapping[str, str]) -> None:
         """Every block must end well, call all that is in it, and print what the page shows of it."""
         shell = [block.text for block in blocks if block.language == "sh"]
@@ -112,6 +125,10 @@ class Shell:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SBH_", "PG"))}
         path = f"{self.directory}:{postgres.binaries()}:{kept['PATH']}"
         return {**kept, "PATH": path, "CALLED": str(called), "PGPASSFILE": str(Layout(self.stack.dir).passfile)}
+
+
+def _blocks(text: str) -> list[Block]:
+    return [Block(*found) for found in _FENCE.findall(text)]
 
 
 def _filled(text: str, values: Mapping[str, str]) -> str:

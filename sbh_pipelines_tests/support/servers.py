@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import dagster as dg
 import httpx
 
-from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.security.policy import Role
 from sbh_pipelines.security.tokens import Tokens
 
@@ -29,6 +28,13 @@ run_coordinator:
   config: {dequeue_interval_seconds: 1}
 """
 ENDED = ("completed", "failed", "canceled")
+
+
+class Place(Protocol):
+    """What servers are started for: a stack, or one with a copy."""
+
+    @property
+    def settings(self) -> Path: ...
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(stack: Stack, tokens: Tokens, log: Path, **settings: object) -> Iterator[Server]:
+def serving(stack: Place, tokens: Tokens, log: Path, **settings: object) -> Iterator[Server]:
     """`settings` are those of `[api]`."""
     port = free_port()
     environment = environment_of(stack) | {f"SBH_API__{name.upper()}": str(value) for name, value in settings.items()}
@@ -89,7 +95,7 @@ def serving(stack: Stack, tokens: Tokens, log: Path, **settings: object) -> Iter
 
 
 @contextmanager
-def guarded_dagster(stack: Stack, home: Path) -> Iterator[str]:
+def guarded_dagster(stack: Place, home: Path) -> Iterator[str]:
     """Dagster's daemon, and its web server behind the login: the API has to show a token of its own. The address."""
     home.mkdir(parents=True)
     (home / "dagster.yaml").write_text(INSTANCE)
@@ -97,6 +103,9 @@ def guarded_dagster(stack: Stack, home: Path) -> Iterator[str]:
         pass  # its tables are there before two processes would both make them
     port = free_port()
     environment = environment_of(stack) | {"DAGSTER_HOME": str(home), "PYTHONPATH": f"{QUICK_TICKS}:{ROOT}"}
+    environment |= {
+        "DAGSTER_GRPC_TIMEOUT_SECONDS": "240"
+    }  # where a machine has other work, a run takes minutes to start
     daemon = [str(Path(sys.executable).with_name("dagster-daemon")), "run", "-m", "sbh_pipelines.definitions"]
     ui = [
         sys.executable,
@@ -113,7 +122,7 @@ def guarded_dagster(stack: Stack, home: Path) -> Iterator[str]:
         yield address
 
 
-def environment_of(stack: Stack) -> dict[str, str]:
+def environment_of(stack: Place) -> dict[str, str]:
     return os.environ | {"SBH_SETTINGS": str(stack.settings), "PYTHONPATH": str(ROOT)}
 
 

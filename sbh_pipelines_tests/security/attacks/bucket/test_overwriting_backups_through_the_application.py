@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from sbh_pipelines.doctor import protection
+from sbh_pipelines.doctor.buckets import protection
 from sbh_pipelines.doctor.findings import Level, Report
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.settings import Settings

@@ -110,11 +110,11 @@ class Kept(Recorded):
 def test_a_tag_does_not_tell_whether_a_guess_is_right(sample_service: BackupService) -> None:
     """Nor does the tag of a key that can be guessed: what makes them is in no tag. Without a key there are none."""
     dagster = Recorded()
-    launcher = Launcher(sample_service, dagster)
+    launcher = Launcher(dagster)
     options: dict[str, object] = {"rows": f"users where email = '{PERSON}'", "files": [PERSON]}
     wanted = jobs.restore("tenant-6", "backup_20240115_1200", "latest", options, "sealed")
     for key in (None, "1"):
-        launcher.launch(ANN, "tenant-6", wanted, key)
+        launcher.launch(sample_service, ANN, "tenant-6", wanted, key)
     guess = json.dumps(["backup.restore", {"backup_id": "latest", **options}], sort_keys=True).encode()
     whose = json.dumps(["ann", "tenant-6", "tenant-6", "1"], sort_keys=True).encode()
     guesses = [hashlib.sha256(guess), hashlib.sha256(whose), *(hmac.new(b"1", one, "sha256") for one in (guess, whose))]
@@ -137,14 +137,14 @@ def test_a_key_of_a_run_of_an_earlier_release_launches_nothing_anew(sample_servi
         "sbh/idempotency": hashlib.sha256(whose).hexdigest()[:40],
         "sbh/request": hmac.new(b"1", request, "sha256").hexdigest()[:40],
     }
-    Launcher(sample_service, dagster).launch(ANN, "tenant-6", wanted, "1")
+    Launcher(dagster).launch(sample_service, ANN, "tenant-6", wanted, "1")
     for tags in (earlier, dict(dagster.launched[0][1])):
         kept = Kept(tags)
-        launcher = Launcher(sample_service, kept)
-        assert launcher.launch(ANN, "tenant-6", wanted, "1") == ("the-run", True)
+        launcher = Launcher(kept)
+        assert launcher.launch(sample_service, ANN, "tenant-6", wanted, "1") == ("the-run", True)
         with pytest.raises(IdempotencyConflict):
-            launcher.launch(ANN, "tenant-6", other, "1")
-        assert launcher.launch(ANN, "tenant-6", wanted, "2")[1] is False
+            launcher.launch(sample_service, ANN, "tenant-6", other, "1")
+        assert launcher.launch(sample_service, ANN, "tenant-6", wanted, "2")[1] is False
 
 
 def test_what_is_sealed_is_the_tenants_and_the_backups(sample_service: BackupService, backup_id: str) -> None:

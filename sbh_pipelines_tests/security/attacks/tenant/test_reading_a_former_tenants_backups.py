@@ -451,7 +451,7 @@ def test_keys_of_a_later_repository_are_wrapped_anew_renewed_and_erased(taken: A
 def test_runs_of_the_former_tenant_are_not_the_newcomers_operations(taken: Application) -> None:
     """Dagster goes by slugs; the API asks each run whose it is."""
     service = taken.service()
-    call = SimpleNamespace(service=service, user=MALLORY, tenant_or_all=lambda: ACME)
+    call = SimpleNamespace(at=lambda from_copy: service, user=MALLORY, tenant_or_all=lambda: ACME)
     former, newcomer = (Tenant(TenantId(ACME), key, "eu-west-1", "critical") for key in ("1", "9"))
 
     def run(**tags: str) -> Run:
