@@ -1,4 +1,4 @@
-"""Everything that Dagster runs, merged. Loading it reads no file and opens no connection."""
+"""Everything that Dagster runs, merged. Loading it opens no connection; of the settings it reads which copies there are."""
 
 import dagster as dg
 
@@ -18,7 +18,7 @@ from sbh_pipelines.orchestration.backups.schedules import backup_schedules
 from sbh_pipelines.orchestration.backups.validation import validate_backup_job
 from sbh_pipelines.orchestration.common.outputs import step_outputs
 from sbh_pipelines.orchestration.common.resources import backup_service
-from sbh_pipelines.orchestration.copies.copy_runs import copies, copies_schedule, copy_run_job
+from sbh_pipelines.orchestration.copies.copy_runs import copies_schedule, copy_assets, copy_run_job
 from sbh_pipelines.orchestration.copies.verification import copy_verify_job
 from sbh_pipelines.orchestration.drills.jobs import drill_job, tenant_drill, weekly_drill
 from sbh_pipelines.orchestration.drills.report import recovery_report
@@ -32,7 +32,7 @@ from sbh_pipelines.orchestration.upkeep.platform import daily_platform_backup, p
 from sbh_pipelines.orchestration.upkeep.retention import daily_prune, prune_job, retention_job
 
 defs = dg.Definitions(
-    assets=[*backup_assets, tenant_drill, recovery_report, change_journal, copies],
+    assets=[*backup_assets, tenant_drill, recovery_report, change_journal, *copy_assets()],
     jobs=[
         *backup_jobs,
         fleet_backup_job,

@@ -11,5 +11,5 @@ fleet job    the same steps with the tenants in the run's configuration: what th
     common                              what every job shares
 
 Nothing here decides anything about backups: an op asks the service, turns results into metadata and errors into failures
-that name the tenants. Loading the definitions reads no file and opens no connection.
+that name the tenants. Loading the definitions opens no connection; of the settings it reads which copies there are.
 """

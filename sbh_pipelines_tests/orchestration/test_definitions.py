@@ -39,7 +39,7 @@ def _run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
 
 
-def test_loading_reads_no_settings_and_opens_no_connection(tmp_path: Path) -> None:
+def test_loading_needs_no_settings_and_opens_no_connection(tmp_path: Path) -> None:
     """A code server must come up while the database is down and before the settings are mounted."""
     done = _run(sys.executable, "-c", _LOAD, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -2,9 +2,9 @@
 
 Each copy has a run of its own, so that one that takes long keeps no other from being brought up to date.
 
-Which copies there are is in the settings, and loading definitions reads none: so each copy gets its asset by the materializations
-that are recorded, a partition for each tenant, and not by a definition. The asset `copies` has one: it is all of them at once, and
-says where each one's page is.
+Which copies there are is in the settings, so these are read when the definitions are loaded: each copy is an asset, a tenant a
+partition of it. Settings that cannot be read keep no definitions from being loaded: what uses them says what is wrong. The asset
+`copies` is all of them at once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
-from sbh_pipelines.errors import LeaseHeld, SbhError
+from sbh_pipelines.errors import LeaseHeld, SbhError, SettingsError
 from sbh_pipelines.model import BackupType, timestamp, utc_now
-from sbh_pipelines.orchestration.common.assets import GROUP, OWNERS, asset_key
+from sbh_pipelines.orchestration.common.assets import GROUP, OWNERS, asset_key, tenants_partitions
 from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.config import JobConfig
 from sbh_pipelines.orchestration.common.failures import failure_of
@@ -30,8 +30,8 @@ from sbh_pipelines.orchestration.common.runs import (
     under_way,
 )
 from sbh_pipelines.orchestration.common.timetable import Timetable, status_of, timetable, warn_of_another_line
-from sbh_pipelines.orchestration.copies.metadata import copied_metadata, copied_text, copies_metadata
-from sbh_pipelines.settings import ScheduleSettings
+from sbh_pipelines.orchestration.copies.metadata import age, copied_metadata, copied_text, copies_metadata
+from sbh_pipelines.settings import CopySettings, ScheduleSettings, load_settings
 from sbh_pipelines.settings.places.copies import copy_named
 
 if TYPE_CHECKING:
@@ -42,28 +42,57 @@ COPY_ASSETS = "tenant_copy"
 
 
 COPIES_ASSET = dg.AssetKey(["copies"])
-copies = dg.AssetSpec(
-    COPIES_ASSET,
-    group_name=GROUP,
-    deps=[asset_key(backup_type) for backup_type in BackupType],
-    kinds={"s3"},
-    owners=OWNERS,
-    description="The backups once more, in another region or with another provider: the copies that the settings name, with how"
-    " old what was verified there is, against the objective. Each run of `copy_run_job` for all tenants materializes it, of"
-    " the copies that it was for: the schedule's are for one each. Its numbers are plotted"
-    " over time, each under the name of its copy. What was verified of each tenant is on the page of the copy, the asset"
-    f" `{COPY_ASSETS}/NAME`, in the tenant's partition. `sbh copies status` says the same now.",
-    metadata={
-        "brought up to date by": "copy_run_job",
-        "restore from a copy with": "restore_job, from_copy",
-        "when the first place is gone": "docs/operations/region-lost.md",
-    },
-)
+_MADE_BY = {
+    "brought up to date by": "copy_run_job",
+    "restore from a copy with": "restore_job, from_copy",
+    "when the first place is gone": "docs/operations/region-lost.md",
+}
 
 
 def copy_asset(name: str) -> dg.AssetKey:
     """The asset of a copy, e.g. `tenant_copy/dr`."""
     return dg.AssetKey([COPY_ASSETS, name])
+
+
+def _copy(copy: CopySettings) -> dg.AssetSpec:
+    made = "brought there and verified" if copy.kind == "managed" else "brought there by something else, verified"
+    return dg.AssetSpec(
+        copy_asset(copy.name),
+        group_name=GROUP,
+        deps=[asset_key(backup_type) for backup_type in BackupType],
+        kinds={"s3"},
+        owners=OWNERS,
+        partitions_def=tenants_partitions,
+        description=f"The backups in {copy.to}, {made} by the copy alone. One partition per tenant: how old the newest backup"
+        f" is that is whole there, against the objective of {age(copy.objective_minutes * 60)}."
+        f" `sbh copies status {copy.name}` says the same now.",
+        metadata=_MADE_BY,
+    )
+
+
+def copy_assets() -> list[dg.AssetSpec]:
+    """An asset for each copy that the settings name now, and one of all."""
+    try:
+        named = [_copy(copy) for copy in load_settings().copies]
+    except SettingsError:
+        named = []
+    return [*named, _copies([copy.key for copy in named] or [asset_key(each) for each in BackupType])]
+
+
+def _copies(deps: Sequence[dg.AssetKey]) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        COPIES_ASSET,
+        group_name=GROUP,
+        deps=deps,
+        kinds={"s3"},
+        owners=OWNERS,
+        description="The backups once more, in another region or with another provider: the copies that the settings name, with how"
+        " old what was verified there is, against the objective. Each run of `copy_run_job` for all tenants materializes it, of"
+        " the copies that it was for: the schedule's are for one each. Its numbers are plotted"
+        " over time, each under the name of its copy. What was verified of each tenant is on the page of the copy, the asset"
+        f" `{COPY_ASSETS}/NAME`, in the tenant's partition. `sbh copies status` says the same now.",
+        metadata=_MADE_BY,
+    )
 
 
 class CopyRunConfig(JobConfig):

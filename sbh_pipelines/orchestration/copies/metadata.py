@@ -20,7 +20,7 @@ def copied_text(copy: CopySettings, tenant: "TenantCopied", now: datetime) -> st
     lag, objective = _lag(tenant, now) or 0.0, copy.objective_minutes * 60
     said = f"{tenant.tenant_id} can be brought back from the copy {copy.name} as of {timestamp(tenant.recovery_point)}"
     late = "LATE, " if lag > objective else ""
-    return f"{said}: {late}{_age(lag)} old, the objective is {_age(objective)}" + (
+    return f"{said}: {late}{age(lag)} old, the objective is {age(objective)}" + (
         f". This run failed for it: [{tenant.error.code}] {tenant.error.what}" if tenant.error else ""
     )
 
@@ -54,7 +54,7 @@ def copies_metadata(runs: "Sequence[tuple[CopySettings, CopyRun]]", now: datetim
     metadata: MetadataMap = {
         "copies": dg.MetadataValue.md(
             markdown(
-                ["copy", "lies in", "tenants", "late", "failed", "left out", "oldest", "objective", "stored", "took"],
+                ["copy", "tenants", "late", "failed", "oldest"],
                 [_row(copy, done, now) for copy, done in runs],
             )
         ),
@@ -67,6 +67,7 @@ def copies_metadata(runs: "Sequence[tuple[CopySettings, CopyRun]]", now: datetim
             metadata[f"{name}_worst_lag_s"] = dg.MetadataValue.float(max(lags))
         metadata[f"{name}_late"] = dg.MetadataValue.int(_late(copy, done, now))
         metadata[f"{name}_failed"] = dg.MetadataValue.int(sum(one.error is not None for one in done.tenants))
+        metadata[f"{name}_left_out"] = dg.MetadataValue.int(_left_out(done))
         metadata[f"{name}_bytes"] = dg.MetadataValue.int(done.bytes)
         metadata[f"{name}_duration_s"] = dg.MetadataValue.float(round(done.seconds, 3))
         metadata[f"{name}_tenants"] = dg.MetadataValue.md(_tenants(done, now))
@@ -77,19 +78,19 @@ def copies_metadata(runs: "Sequence[tuple[CopySettings, CopyRun]]", now: datetim
 
 
 def _row(copy: CopySettings, done: "CopyRun", now: datetime) -> Sequence[object]:
-    lags, out = _lags(done, now), sum(one.left_out is not None for one in done.tenants)
+    lags = _lags(done, now)
+    oldest = f"{age(max(lags))} of {age(copy.objective_minutes * 60)}" if lags else "nothing there"
     return [
-        copy.name if copy.kind == "managed" else f"{copy.name}, {copy.kind}: verified only",
-        copy.to,
-        len(done.tenants) - out,
+        copy.name if copy.kind == "managed" else f"{copy.name} ({copy.kind})",
+        len(done.tenants) - _left_out(done),
         _late(copy, done, now),
         sum(one.error is not None for one in done.tenants),
-        out,
-        _age(max(lags)) if lags else "nothing there" if not done.outside_hours else "not asked: outside its hours",
-        _age(copy.objective_minutes * 60),
-        mib(done.bytes),
-        f"{done.seconds:,.1f} s",
+        "not asked: outside its hours" if done.outside_hours else oldest,
     ]
+
+
+def _left_out(done: "CopyRun") -> int:
+    return sum(one.left_out is not None for one in done.tenants)
 
 
 def _tenants(done: "CopyRun", now: datetime) -> str:
@@ -101,11 +102,8 @@ def _tenants(done: "CopyRun", now: datetime) -> str:
     rows = [
         [
             one.tenant_id,
-            one.region,
+            age(_lag(one, now)),
             timestamp(one.recovery_point) if one.recovery_point else "",
-            _age(_lag(one, now)),
-            one.objects,
-            mib(one.bytes),
             f"{one.error.code}: {one.error.what}"
             if one.error
             else f"left out: {one.left_out}"
@@ -114,7 +112,7 @@ def _tenants(done: "CopyRun", now: datetime) -> str:
         ]
         for one in sorted(done.tenants, key=rank)
     ]
-    return markdown(["tenant", "region", "verified until", "lag", "objects stored", "stored", "of note"], rows)
+    return markdown(["tenant", "lag", "verified until", "of note"], rows)
 
 
 def _lag(tenant: "TenantCopied", now: datetime) -> float | None:
@@ -132,7 +130,7 @@ def _late(copy: CopySettings, done: "CopyRun", now: datetime) -> int:
     return sum(lag > copy.objective_minutes * 60 for lag in _lags(done, now))
 
 
-def _age(seconds: float | None) -> str:
+def age(seconds: float | None) -> str:
     """In the two largest units that say something: `40 s`, `12 min`, `2 h 5 min`, `3 d 4 h`."""
     if seconds is None:
         return ""

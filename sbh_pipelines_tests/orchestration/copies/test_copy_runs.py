@@ -10,8 +10,15 @@ import pytest
 from sbh_pipelines.backup.copies.results import CopyRun, TenantCopied
 from sbh_pipelines.errors import CopyUnverified
 from sbh_pipelines.model import TenantId
+from sbh_pipelines.orchestration.common.assets import tenants_partitions
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource
-from sbh_pipelines.orchestration.copies.copy_runs import COPIES_ASSET, copies_schedule, copy_asset, copy_run_job
+from sbh_pipelines.orchestration.copies.copy_runs import (
+    COPIES_ASSET,
+    copies_schedule,
+    copy_asset,
+    copy_assets,
+    copy_run_job,
+)
 from sbh_pipelines.orchestration.copies.metadata import copied_metadata, copied_text, copies_metadata
 from sbh_pipelines.security.policy import ALL_TENANTS, Role, UserContext
 from sbh_pipelines.settings import CopySettings
@@ -55,8 +62,21 @@ def test_each_tenant_that_is_there_is_a_partition_with_numbers(
     assert numbers["dr_worst_lag_s"] == max(lags)  # type: ignore[type-var]
     assert (numbers["dr_late"], numbers["dr_failed"]) == (0, 0)
     assert numbers["dr_bytes"] > 1000  # type: ignore[operator]
-    assert "| dr | eu-central-1 |" in str(numbers["copies"])
-    assert f"| {tenant} | eu-west-1 |" in str(numbers["dr_tenants"])
+    assert "| dr | " in str(numbers["copies"])
+    assert " of 2 h |" in str(numbers["copies"])
+    assert f"| {tenant} | " in str(numbers["dr_tenants"])
+
+
+def test_each_copy_is_an_asset_with_a_tenant_as_its_partition(copied: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the settings as they are now; those that cannot be read leave the asset of all copies."""
+    of_dr, of_all = copy_assets()
+    assert (of_dr.key, of_dr.partitions_def) == (copy_asset("dr"), tenants_partitions)
+    assert "The backups in eu-central-1, brought there and verified" in str(of_dr.description)
+    assert "the objective of 2 h" in str(of_dr.description)
+    assert [dep.asset_key for dep in of_all.deps] == [copy_asset("dr")]
+    monkeypatch.setenv("SBH_COPIES", "[{")
+    (alone,) = copy_assets()
+    assert alone.key == COPIES_ASSET
 
 
 def test_a_tenant_that_is_late_or_failed_says_so(settings_of_dr: CopySettings) -> None:
