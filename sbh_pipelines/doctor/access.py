@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 
-from sbh_pipelines.database.merge.merge import restore_database
+from sbh_pipelines.database.merge.transaction import restore_database
 from sbh_pipelines.database.rebuild.throwaway import drill_server
 from sbh_pipelines.database.session.targets import DrillDatabase
 from sbh_pipelines.doctor.findings import Report

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import closing
 
-from sbh_pipelines.database.merge.merge import restore_database
+from sbh_pipelines.database.merge.transaction import restore_database
 from sbh_pipelines.database.schema import inspect
 from sbh_pipelines.database.schema.inspect import ServerFacts
 from sbh_pipelines.database.schema.listing import find_listing

@@ -42,10 +42,19 @@ class RestoreSettings(Section):
     keep_safety_days: float = Field(
         7.0, gt=0, description="How long such a backup is kept whatever the retention policy says, days."
     )
-    batch_rows: int = Field(50_000, ge=100, description="Rows written by one statement of a restore.")
-    pause_ms: int = Field(
-        0, ge=0, description="Pause between two such statements, ms: leaves the server to the others."
+    pace: float = Field(
+        1.0,
+        ge=0,
+        description="How long a restore rests between two batches of rows, as a multiple of what the first of them took: 1 leaves"
+        " half of the time to the others. One that writes for less than a second does not rest. 0: as fast as it can.",
     )
+    batch_rows: int = Field(
+        50_000,
+        ge=100,
+        description="The most rows that one statement of a restore writes. With a pace there are fewer, as many as a tenth of a"
+        " second is enough for.",
+    )
+    pause_ms: int = Field(0, ge=0, description="The least rest between two such statements, ms, whatever the pace.")
     lease_wait_s: float = Field(
         60.0, ge=0, description="How long a restore waits for a backup of the tenant to end, s."
     )

@@ -43,6 +43,7 @@ class Verification:
     chunks: int = 0
     bytes: int = 0  # stored bytes downloaded
     seconds: float = 0.0
+    components: dict[str, Component] = field(default_factory=dict)  # those that could be read
 
     def found(self, error: SbhError) -> None:
         # A hole in a repository can break thousands of chunks; the first two hundred say it.
@@ -126,16 +127,15 @@ def verify_backup(
         return result
     if deep:
         _lift_marks(repository)
-    components = []
     for name in manifest.component_names:
         try:
-            components.append((name, read_component(repository, manifest, name)))
+            result.components[name] = read_component(repository, manifest, name)
             result.objects += 1
         except (SbhError, KeyError, TypeError, ValueError) as error:
             result.found(_as_damage(error, repository.url(Keys.component(name, result.backup_id))))
     with repository.index.marks() as marks:
-        repository.read_ahead(chain.from_iterable(_details(component) for _, component in components))
-        for name, component in components:
+        repository.read_ahead(chain.from_iterable(map(_details, result.components.values())))
+        for name, component in result.components.items():
             try:
                 _Checker(repository, result, marks).component(name, component)
             except (SbhError, KeyError, TypeError, ValueError) as error:

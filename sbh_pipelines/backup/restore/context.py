@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sbh_pipelines.backup.contents.manifest import Manifest
+from sbh_pipelines.backup.contents.manifest import Component, Manifest
 from sbh_pipelines.backup.restore.left_rows import LeftRows
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.site.site import Site
@@ -29,6 +29,7 @@ class RestoreContext:
         connection: in the restore's transaction.
         tenant: whose rows they are.
         manifest: of the backup.
+        components: its documents, by their names.
         tenancy: which tables the database has, and whose their rows are.
         point: the instant of the restore's snapshot.
         request: what is to be restored, and how.
@@ -47,6 +48,7 @@ class RestoreContext:
     connection: Connection
     tenant: Tenant
     manifest: Manifest
+    components: Mapping[str, Component]
     tenancy: TenancyMap
     point: RecoveryPoint
     request: RestoreRequest

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import IO
 
 from sbh_pipelines.backup.contents.file_list import read_files
-from sbh_pipelines.backup.contents.manifest import Manifest
-from sbh_pipelines.backup.contents.manifests import read_component
+from sbh_pipelines.backup.contents.manifest import Component
 from sbh_pipelines.backup.create.files_step import live_files
 from sbh_pipelines.backup.restore.plan import FilePlan, FileSample
 from sbh_pipelines.backup.restore.request import RestoreRequest
@@ -24,7 +23,6 @@ from sbh_pipelines.errors import CorruptObject, ObjectMissing, ProofFailed
 from sbh_pipelines.files.file import FileEntry
 from sbh_pipelines.files.patterns import PathPatterns
 from sbh_pipelines.model import Tenant, parse_timestamp
-from sbh_pipelines.repository.format import FILES
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.stores.base import FileStore, ObjectInfo
 
@@ -39,16 +37,15 @@ class FileRestore:
         site: Site,
         repository: Repository,
         tenant: Tenant,
-        manifest: Manifest,
+        component: Component | None,
         request: RestoreRequest,
-        *,
-        wanted: bool,
     ) -> None:
-        self._site, self._repository, self._tenant, self._manifest = site, repository, tenant, manifest
+        """`component`: the backup's files; None where none are wanted."""
+        self._site, self._repository, self._tenant = site, repository, tenant
+        self._component = component if site.settings.files.enabled else None
         self._rules, self._samples = RULES[request.mode], request.samples
         self._keep_extra = request.keep_extra_files or not self._rules.removes
         self._chosen = PathPatterns(request.files)
-        self._skipped = not wanted or not site.settings.files.enabled
         # The plan goes to a temporary file when it is long: a million files to put back are not held in memory.
         self._back: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=_SPOOL)
         self._extra: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=_SPOOL)
@@ -72,10 +69,9 @@ class FileRestore:
 
     def compare(self) -> FilePlan:
         """Compare the two lists; nothing is written."""
-        if self._skipped:
+        if self._component is None:
             return self.plan
         _, prefix = self._site.files_store(self._tenant)
-        component = read_component(self._repository, self._manifest, FILES)
         missing = different = unchanged = kept = size = 0
         samples: list[FileSample] = []
 
@@ -83,7 +79,7 @@ class FileRestore:
             if len(samples) < self._samples:
                 samples.append(FileSample(change, path))
 
-        for entry, live in self._pairs(prefix, read_files(self._repository, component)):
+        for entry, live in self._pairs(prefix, read_files(self._repository, self._component)):
             if entry is None:
                 assert live is not None
                 self._note_extra(live.key)

@@ -11,7 +11,7 @@ from sbh_pipelines.backup.contents.manifests import read_manifest, read_tables
 from sbh_pipelines.backup.contents.stored_table import read_table
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.site.site import Site
-from sbh_pipelines.database.merge.merge import restore_database
+from sbh_pipelines.database.merge.transaction import restore_database
 from sbh_pipelines.database.rebuild.new_schema import Look, NewSchema, drop_looks, looks
 from sbh_pipelines.database.session.connection import look
 from sbh_pipelines.errors import LookRefused, ProofFailed, RequestError, SbhError

@@ -2,14 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from sbh_pipelines.backup.contents.moment_facts import MomentFacts
 from sbh_pipelines.backup.restore.request import Scope
 from sbh_pipelines.database.merge.fit.columns import SchemaDifference
+from sbh_pipelines.database.merge.pace import rest_of
 from sbh_pipelines.document import optional
 from sbh_pipelines.errors import RestoreConflict, SbhError, SchemaMismatch
+from sbh_pipelines.settings import RestoreSettings
 
 _FEW = 3  # rows named in an error
+# What was measured (bench/restore.py), for estimates only.
+_WRITING = 4.0  # times as long as to stage a row it takes to write it, and to read it back
+_FASTEST_S, _SLOWEST_S = 15e-6, 100e-6  # a row, whatever was measured: few rows say little
+_SAFETY_S = 0.5  # a safety backup, beside looking through the tables again
+_FILE_BYTES_PER_S = 50e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,16 +185,48 @@ class FilePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """What a plan was made of, and what is left to do.
+
+    Attributes:
+        seconds: what checking the backup and comparing took, s.
+        rows_staged: rows of both sides that were staged meanwhile.
+        row_bytes: what was read from the repository meanwhile, bytes as they are stored.
+        rows_to_write: rows that come, change or go.
+        file_bytes: size of the files to be written, bytes.
+    """
+
+    seconds: float
+    rows_staged: int
+    row_bytes: int
+    rows_to_write: int
+    file_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """What the restore will take, roughly.
 
     Attributes:
-        bytes_to_download: bytes still to be read from the repository.
-        seconds: s.
+        bytes_to_download: bytes that it will read from the repository; those of files twice, to check them before it writes.
+        seconds: s, with the safety backup where one will be made; without waiting for others and hooks.
+        resting_s: of these, rests between batches of rows, for the sake of others (`restore.pace`), s.
     """
 
     bytes_to_download: int
     seconds: float
+    resting_s: float = 0.0
+
+    @classmethod
+    def of(cls, work: Work, settings: RestoreSettings, *, safety_backup: bool) -> Self:
+        """What was measured of comparing says how fast these servers are by now."""
+        per_row = _WRITING * work.seconds / max(1, work.rows_staged)
+        writing = work.rows_to_write * min(max(per_row, _FASTEST_S), _SLOWEST_S)
+        resting = rest_of(settings, writing) if work.rows_to_write else 0.0
+        safety = _SAFETY_S + work.seconds / 2 if safety_backup else 0.0
+        files = 2 * work.file_bytes / _FILE_BYTES_PER_S
+        seconds = work.seconds + safety + writing + resting + files
+        return cls(work.row_bytes + 2 * work.file_bytes, round(seconds, 1), round(resting, 1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from sbh_pipelines.backup.contents.manifest import Manifest
+from sbh_pipelines.backup.contents.manifest import Component, Manifest
 from sbh_pipelines.backup.contents.manifests import read_manifest
 from sbh_pipelines.backup.contents.verification import verify_backup
 from sbh_pipelines.backup.create.moment.reading import Staged
@@ -31,7 +31,7 @@ from sbh_pipelines.backup.restore.events import RestoreEvents
 from sbh_pipelines.backup.restore.files import FileRestore
 from sbh_pipelines.backup.restore.hooks import run_hooks
 from sbh_pipelines.backup.restore.left_rows import LeftRows, keep_left_rows, read_left_rows
-from sbh_pipelines.backup.restore.plan import Estimate, FilePlan, RestorePlan, conflict_problem, nothing_to_do
+from sbh_pipelines.backup.restore.plan import Estimate, FilePlan, RestorePlan, Work, conflict_problem, nothing_to_do
 from sbh_pipelines.backup.restore.records import Undo
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.restore.result import Proof, RestoreResult, RowsProven
@@ -41,7 +41,7 @@ from sbh_pipelines.backup.restore.safety_backup import SafetyBackup, is_wanted, 
 from sbh_pipelines.backup.restore.status import RestoreStatus
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.merge.kept import NOTHING, Kept, find_kept
-from sbh_pipelines.database.merge.merge import commit, restore_database, restore_session, restore_transaction
+from sbh_pipelines.database.merge.transaction import commit, restore_database, restore_session, restore_transaction
 from sbh_pipelines.database.schema.tenancy import TenancyMap, load_map
 from sbh_pipelines.database.session.connection import Connection, describe_dsn
 from sbh_pipelines.database.session.snapshot import describe_snapshot, export_snapshot
@@ -49,13 +49,13 @@ from sbh_pipelines.database.session.targets import check_dsn, named
 from sbh_pipelines.errors import RequestError, RestoreRefused, SbhError
 from sbh_pipelines.model import BackupId, Progress, ProgressSink, RecoveryPoint, RestoreId, Tenant, timestamp
 from sbh_pipelines.repository import lease as leases
+from sbh_pipelines.repository.format import FILES
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.settings import DatabaseSettings
 
 STEPS = ("check", "compare", "safety", "merge", "prove", "files", "commit")
-# What a restore was measured to need on two cores (bench/restore.py): for the estimate only.
-_SECONDS_PER_ROW, _SECONDS_PER_BYTE = 20e-6, 1 / 50e6
 _MANY_ROWS = 100_000
+_DETAILS = 64  # chunks kept in memory: each is read when the backup is checked, compared and proven
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +212,8 @@ class _Restore:
         self.site, self.repository, self.tenant, self.backup_id = site, repository, tenant, backup_id
         self.request, self.target = request, target
         self.status, self.held, self.progress, self.requested_by = status, held, progress, requested_by
+        self.components: Mapping[str, Component]
+        self.checking_s = 0.0
         self.rows: RowRestore
         self.files: FileRestore
 
@@ -286,9 +288,11 @@ class _Restore:
         )
 
     def check(self) -> Manifest:
+        begun = time.monotonic()
         self._step("check", 0, 1)
         manifest = read_manifest(self.repository, self.backup_id)
         self.repository.load_index()
+        self.repository.remembered = _DETAILS
         verification = verify_backup(self.repository, manifest, deep=False, own_only=True)
         if verification.issues:
             raise RestoreRefused(
@@ -297,6 +301,8 @@ class _Restore:
                 why="; ".join(str(e) for e in verification.issues[:3]),
                 remedy="restore another backup: `sbh backup list`, `sbh backup validate --deep`",
             )
+        self.components = verification.components
+        self.checking_s = time.monotonic() - begun
         return manifest
 
     def compare(self, connection: Connection, manifest: Manifest, *, foresee: bool) -> RestorePlan:
@@ -315,6 +321,7 @@ class _Restore:
             connection,
             self.tenant,
             manifest,
+            self.components,
             tenancy,
             point,
             self.request,
@@ -329,7 +336,8 @@ class _Restore:
         self.rows = RowRestore(context)
         # Another database has no files of its own: those in the bucket are the application's.
         with_files = self.request.with_files and self.target.in_place
-        self.files = FileRestore(self.site, self.repository, self.tenant, manifest, self.request, wanted=with_files)
+        listed = self.components[FILES] if with_files else None
+        self.files = FileRestore(self.site, self.repository, self.tenant, listed, self.request)
         self.rows.compare()
         foresee = foresee or self.rows.to_write < _MANY_ROWS
         self.rows.settle_references(foresee=foresee)
@@ -340,12 +348,16 @@ class _Restore:
             problems.insert(0, at_copy)
         if conflict := conflict_problem(tables):
             problems.append(conflict)
-        changed = sum(t.insert + t.update + t.delete for t in tables)
         seconds = time.monotonic() - begun
-        estimate = Estimate(
+        work = Work(
+            self.checking_s + seconds,
+            sum(merge.staging.wanted + merge.staging.had for merge in self.rows.merges.values()),
+            self.rows.downloaded,
+            sum(t.insert + t.update + t.delete for t in tables),
             files.bytes_to_write,
-            round(seconds + changed * _SECONDS_PER_ROW + 2 * files.bytes_to_write * _SECONDS_PER_BYTE, 1),
         )
+        doing_nothing = nothing_to_do(tables, files)
+        safety = is_wanted(self.site, self.request) and self.target.in_place and not doing_nothing
         return RestorePlan(
             self.tenant.id,
             self.named,
@@ -359,8 +371,8 @@ class _Restore:
             tuple(self.rows.differences),
             self.rows.references_shown(),
             tuple(problems),
-            estimate,
-            nothing_to_do(tables, files),
+            Estimate.of(work, self.site.settings.restore, safety_backup=safety),
+            doing_nothing,
             round(seconds, 3),
             {**manifest.left_out, **not_coming_back(tenancy, tables)},
             self.rows.kept,

@@ -30,6 +30,7 @@ from sbh_pipelines.backup.site.audit_trails import noted
 from sbh_pipelines.database.rebuild.new_schema import Look
 from sbh_pipelines.errors import NotConfirmed, RequestError, SbhError, UnknownBackup
 from sbh_pipelines.model import BackupId, MergeMode, ProgressSink, ReferencePolicy, RestoreId, Tenant, no_progress
+from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 
 _WHOLE = RestoreRequest()
@@ -200,9 +201,9 @@ class Restores:
         """What undoing a restore would do, to what was written since as well; nothing is written. Raises as `undo` does."""
         wanted = RestoreId.parse(restore_id)
         tenant = self._gate.allowed(tenant_id, user_ctx, "restore.plan")
-        undo, request, target = self._undo(tenant, wanted, references)
-        request = _as_asker(request, user_ctx)
         with self._site.repository(tenant) as repository:
+            undo, request, target = self._undo(repository, tenant, wanted, references)
+            request = _as_asker(request, user_ctx)
             resolve_own(repository, undo.backup_id, tenant.key, live=True)
             plan = plan_restore(self._site, repository, tenant, undo.backup_id, request, target, progress, undo=undo)
         props = {**plan_props(repository, plan, request), "undoes": wanted}
@@ -228,10 +229,10 @@ class Restores:
         """
         wanted = RestoreId.parse(restore_id)
         tenant = self._gate.allowed(tenant_id, user_ctx, "backup.restore")
-        undo, request, target = self._undo(tenant, wanted, references)
-        if not confirm:
-            raise _not_confirmed("Undoing a restore overwrites live data", f"{wanted} of {tenant.id}")
         with self._site.repository(tenant) as repository:
+            undo, request, target = self._undo(repository, tenant, wanted, references)
+            if not confirm:
+                raise _not_confirmed("Undoing a restore overwrites live data", f"{wanted} of {tenant.id}")
             resolve_own(repository, undo.backup_id, tenant.key, live=True)
             subject = undo_subject(wanted, undo, references, from_copy=self._site.copy_name)
             self._approvals.require(tenant, repository, user_ctx, subject, approval_id, break_glass)
@@ -247,8 +248,11 @@ class Restores:
                 undo=undo,
             )
 
-    def _undo(self, tenant: Tenant, restore_id: RestoreId, references: str) -> tuple[Undo, RestoreRequest, Target]:
-        undo = what_undoes(self._site, tenant, read_restore_status(self._site, tenant, restore_id))
+    def _undo(
+        self, repository: Repository, tenant: Tenant, restore_id: RestoreId, references: str
+    ) -> tuple[Undo, RestoreRequest, Target]:
+        record = read_restore_status(self._site, tenant, restore_id, repository)
+        undo = what_undoes(self._site, tenant, record)
         chosen = RestoreRequest.of(mode=MergeMode.EXACT, references=references)
         request = chosen.only(tables=undo.tables, files=undo.files)
         return undo, request, target_of(self._site, None, request)

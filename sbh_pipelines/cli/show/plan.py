@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def show_plan(out: Any, plan: "RestorePlan", next_command: str) -> None:
     """What a restore would do, why it would refuse, and the command that does it."""
     estimate = plan.estimate
+    rests = f", of which {seconds(estimate.resting_s)} are rests (restore.pace)" if estimate.resting_s else ""
     out.print(
         facts(
             {
@@ -32,7 +33,7 @@ def show_plan(out: Any, plan: "RestorePlan", next_command: str) -> None:
                 "mode": plan.mode,
                 "scope": scope_text(plan.scope),
                 "target": plan.target,
-                "estimate": f"{mib(estimate.bytes_to_download)} to download, {seconds(estimate.seconds)}",
+                "estimate": f"{mib(estimate.bytes_to_download)} to download, {seconds(estimate.seconds)}{rests}",
             }
         )
     )

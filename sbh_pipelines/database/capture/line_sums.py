@@ -4,9 +4,17 @@ import hashlib
 import hmac
 import io
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 _SUM_MASK = (1 << 128) - 1
+
+
+class RowSums(Protocol):
+    """Sums over rows."""
+
+    def add(self, text: bytes) -> None:
+        """COPY text of whole rows."""
+        ...
 
 
 class LineSums:
@@ -50,7 +58,7 @@ def pieces_counted(
 class SummedText(io.RawIOBase):
     """A file to COPY into: adds whole rows to sums."""
 
-    def __init__(self, sums: LineSums) -> None:
+    def __init__(self, sums: RowSums) -> None:
         super().__init__()
         self._sums, self._rest = sums, list[bytes]()
 

@@ -1,34 +1,28 @@
 """Putting a tenant's rows back: compare what was staged, decide, write only the differences, prove.
 
-Everything happens in one REPEATABLE READ transaction, so a concurrent write to the same rows ends in a serialization
-error and a rollback, never in a mixture. `session_replication_role = replica` keeps triggers, rules and foreign key
-checks quiet; the foreign keys of the tenant are checked by queries of our own before the commit.
+Everything happens in the restore's one transaction (transaction.py), where no foreign key is checked by the server: those of the
+tenant are checked by queries of our own before the commit.
 
 `decide` compares `want` with `have` (staging.py) and leaves two tables: `todo`, rows to insert, and `gone`, live rows to
 delete. A row that differs is deleted and inserted: that works for identity columns and for values swapped between unique
-rows. Both are done a bounded number of rows at a time, with a pause where the settings want one.
+rows. Both are done a bounded number of rows at a time, with rests in between (pace.py).
 """
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import psycopg2
-
 from sbh_pipelines.database.merge.modes import RULES, Winner
+from sbh_pipelines.database.merge.pace import Pace, batches
 from sbh_pipelines.database.merge.staging import Staging
-from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap
-from sbh_pipelines.database.session.connection import Connection, connect, describe_dsn, translated
+from sbh_pipelines.database.schema.tenancy import MappedTable
+from sbh_pipelines.database.session.connection import translated
 from sbh_pipelines.database.session.search_path import own_names
 from sbh_pipelines.database.session.sql import free_name, from_only, ident, literal, sql_name
-from sbh_pipelines.errors import LeaseHeld, ProofFailed
-from sbh_pipelines.model import MergeMode, Tenant
-from sbh_pipelines.settings import DatabaseSettings, RestoreSettings, Settings
+from sbh_pipelines.errors import ProofFailed
+from sbh_pipelines.model import MergeMode
 
 _FEW_ROWS = 20_000  # are read back one by one
-_LOCK = "sbh restore "  # and the tenant's key: the name of the advisory lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,92 +39,12 @@ class TableChanges:
         return bool(self.inserted or self.updated or self.deleted)
 
 
-def restore_database(settings: Settings) -> DatabaseSettings:
-    """How what writes into the application's database connects: as the role of `restore.dsn`, if there is one."""
-    restore = settings.restore
-    if restore.dsn is None:
-        return settings.database
-    # The password of the one role is never sent for the other.
-    own = {name: getattr(restore, name) for name in ("password", "password_file", "password_secret")}
-    changed: dict[str, object] = {"dsn": restore.dsn, **own}
-    return settings.database.model_copy(update=changed)
-
-
-@contextmanager
-def restore_session(settings: DatabaseSettings, tenant: Tenant, wait_s: float) -> Iterator[Connection]:
-    """The session of a restore, which while it lasts is the only one of this tenant in this database.
-
-    A lease lies where the backups lie, so one at a copy keeps nobody away who restores from elsewhere: the database is what they
-    have in common. The lock is the session's, for the snapshot of the restore must be younger than it, and files are still
-    removed after the commit. What holds it dies with the session, and so does what it is held for. Raises LeaseHeld after
-    `wait_s`, SourceUnavailable, SettingsError.
-    """
-    until = time.monotonic() + wait_s
-    with closing(connect(settings, "restore")) as connection:
-        while not _alone(connection, tenant.key):
-            if time.monotonic() >= until:
-                raise LeaseHeld(
-                    "Another restore of the tenant is under way",
-                    on=f"{tenant.id} in {describe_dsn(settings.dsn)}",
-                    why="it holds the tenant in the database; it may be from a copy of the backups, or run elsewhere",
-                    remedy="wait for its end; pg_stat_activity shows its session: application_name = 'sbh restore'",
-                )
-            time.sleep(min(1.0, max(0.0, until - time.monotonic())))
-        yield connection
-
-
-def _alone(connection: Connection, tenant_key: str) -> bool:
-    with translated("see whether another restore is under way"):
-        cursor = connection.cursor()
-        cursor.execute(
-            "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended(%s, 0))", (_LOCK + tenant_key,)
-        )
-        return bool(cursor.fetchone()[0])
-
-
-@contextmanager
-def restore_transaction(settings: DatabaseSettings, connection: Connection = None) -> Iterator[Connection]:
-    """The one transaction of a restore, in this session or one of its own; the caller commits, anything else rolls back."""
-    if connection is None:
-        with closing(connect(settings, "restore")) as own, restore_transaction(settings, own):
-            yield own
-        return
-    with translated("begin the restore"):
-        cursor = connection.cursor()
-        cursor.execute(
-            "SELECT pg_catalog.set_config('lock_timeout', %s, false)", (str(int(settings.lock_timeout_s * 1000)),)
-        )
-        cursor.execute("SET temp_buffers = '64MB'")
-        cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
-        cursor.execute("SET LOCAL session_replication_role = replica")
-    try:
-        yield connection
-    except BaseException:
-        # What it locked is free before anything else is done, e.g. by a hook.
-        with suppress(psycopg2.Error):
-            connection.cursor().execute("ROLLBACK")
-        raise
-
-
-def hold_tenant(connection: Connection, tenancy: TenancyMap, tenant_key: str) -> None:
-    """Lock the tenant's own row: transactions that insert rows which refer to it wait until the restore is over.
-
-    Raises SourceConflict when another transaction holds it, or has changed it, since the restore's snapshot.
-    """
-    for table in tenancy.tables:
-        if table.status == "tenants":
-            with translated("hold the tenant's row", table.full_name):
-                connection.cursor().execute(
-                    f"SELECT FROM {table.source} WHERE {table.tenant_is([tenant_key])} FOR UPDATE OF t"
-                )
-
-
 class TableMerge:
     """The merge of one table: `decide`, then `delete` (children before parents), then `insert`, then `unproven`."""
 
-    def __init__(self, staging: Staging, mode: MergeMode, newest: str | None, settings: RestoreSettings) -> None:
+    def __init__(self, staging: Staging, mode: MergeMode, newest: str | None, pace: Pace) -> None:
         self.staging, self.table, self._rules, self._newest = staging, staging.table, RULES[mode], newest
-        self._settings = settings
+        self._pace = pace
         self.todo, self.gone = staging.want, staging.have
         self.changes = TableChanges(0, 0, 0)
         self.surplus, self.surplus_rows = "", 0  # of a table without a key: places of rows of nobody that go
@@ -303,7 +217,7 @@ class TableMerge:
                 # One by one, whatever the planner thinks of it: a scan for each batch takes longer.
                 cursor.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
                 deleted = 0
-                for batch in self._batches(self.gone):
+                for batch in batches(self.staging.connection, self.gone, self._pace):
                     cursor.execute(f"DELETE FROM {live} AS t USING {self.gone} AS h WHERE {found}{batch('h')}")
                     deleted += cursor.rowcount
                 cursor.execute("SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on")
@@ -352,7 +266,7 @@ class TableMerge:
         staged = ", ".join(f"w.{c}" for c in self.staging.columns.values())
         cursor, done = self._cursor, 0
         with translated("write rows", self.table.full_name, writing=True):
-            for batch in self._batches(self.todo):
+            for batch in batches(self.staging.connection, self.todo, self._pace):
                 cursor.execute(
                     f"INSERT INTO {sql_name(self.table.table)} ({live}) OVERRIDING SYSTEM VALUE"
                     f" SELECT {staged} FROM {self.todo} w WHERE true{batch('w')}"
@@ -360,29 +274,6 @@ class TableMerge:
                 done += cursor.rowcount
                 notice(done / self.todo_rows)
         self._raise_sequences()
-
-    def _batches(self, rows: str) -> Iterator[Callable[[str], str]]:
-        """Conditions that cut a temporary table into pieces of about `restore.batch_rows`: ranges of its pages.
-
-        Pauses before it gives another, so take one at a time.
-        """
-        with translated("cut rows into batches", self.table.full_name), own_names(self.staging.connection):
-            cursor = self._cursor
-            cursor.execute(
-                "SELECT c.relpages, c.reltuples::bigint, (pg_relation_size(c.oid) / current_setting('block_size')::int)::int"
-                " FROM pg_class c WHERE c.oid = %s::regclass",
-                (rows,),
-            )
-            analyzed, counted, pages = cursor.fetchone()
-        per_page = max(1.0, counted / max(analyzed, 1))
-        step = max(1, int(self._settings.batch_rows / per_page))
-        for first in range(0, max(pages, 1), step):
-            if first and self._settings.pause_ms:
-                time.sleep(self._settings.pause_ms / 1000)
-            if first == 0 and step >= pages:
-                yield lambda alias: ""
-                return
-            yield _pages(first, first + step)
 
     def _raise_sequences(self) -> None:
         """Move sequences behind identity and serial columns past what was inserted; they never go back.
@@ -465,34 +356,3 @@ def place_columns(table: MappedTable) -> tuple[str, str]:
 
 def _counts(kind: str) -> bool:
     return kind in ("smallint", "integer", "bigint") or kind.startswith("numeric")
-
-
-def _pages(first: int, end: int) -> Callable[[str], str]:
-    return lambda alias: f" AND {alias}.ctid >= '({first},0)'::tid AND {alias}.ctid < '({end},0)'::tid"
-
-
-def written_by(connection: Connection) -> dict[int, tuple[int, int, int]]:
-    """(inserted, updated, deleted) rows of this transaction by table, as the server counts them: partitions with their root.
-
-    Temporary tables are left out. Empty where the server does not count (`track_counts`).
-    """
-    with translated("count what was written"), own_names(connection):
-        cursor = connection.cursor()
-        cursor.execute(
-            "SELECT coalesce(pg_partition_root(s.relid), s.relid)::oid::bigint, sum(n_tup_ins)::bigint, sum(n_tup_upd)::bigint,"
-            " sum(n_tup_del)::bigint FROM pg_stat_xact_user_tables s JOIN pg_class c ON c.oid = s.relid"
-            " WHERE c.relpersistence <> 't' AND (n_tup_ins, n_tup_upd, n_tup_del) <> (0, 0, 0)"
-            " AND current_setting('track_counts')::boolean GROUP BY 1"
-        )
-        return {oid: (inserted, updated, deleted) for oid, inserted, updated, deleted in cursor.fetchall()}
-
-
-def fire_deferred(connection: Connection) -> None:
-    """Let triggers that wait for the commit fire now, before what was written is counted."""
-    with translated("fire deferred triggers", writing=True):
-        connection.cursor().execute("SET CONSTRAINTS ALL IMMEDIATE")
-
-
-def commit(connection: Connection) -> None:
-    with translated("commit the restore", writing=True):
-        connection.cursor().execute("COMMIT")

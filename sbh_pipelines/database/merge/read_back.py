@@ -8,11 +8,12 @@ that was just told once more how values are written. Columns that a changed sche
 import io
 import os
 
-from sbh_pipelines.database.capture.line_sums import LineSums, SummedText
+from sbh_pipelines.database.capture.line_sums import LineSums, RowSums, SummedText
 from sbh_pipelines.database.merge.merge import TableMerge
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.database.schema.name_types import exact_names
-from sbh_pipelines.database.session.connection import translated
+from sbh_pipelines.database.schema.tenancy import MappedTable
+from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.database.session.copying import copy
 from sbh_pipelines.database.session.pinned import pin_values
 from sbh_pipelines.database.session.sql import copy_options, from_only, ident
@@ -71,15 +72,25 @@ def _differs(staging: Staging, query: str, *, few: bool = False) -> bool:
 
 def _sums(staging: Staging, query: str, *, few: bool = False) -> LineSums:
     sums = staging.lines.fresh() if staging.lines is not None else LineSums(os.urandom(32))
+    cursor = staging.connection.cursor()
     with translated("read back what was written", staging.table.full_name):
-        cursor = staging.connection.cursor()
-        cursor.execute(pin_values())
         if few:  # each by its key, whatever the planner thinks of it
             cursor.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
-        with (
-            exact_names(staging.connection, staging.table),
-            io.BufferedWriter(SummedText(sums), _BUFFER) as buffered,
-        ):
-            copy(cursor, f"COPY ({query}) TO STDOUT{copy_options(staging.encoding)}", buffered)
+        _sum(staging.connection, staging.table, query, staging.encoding, sums)
         cursor.execute("SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on")
     return sums
+
+
+def sum_live(connection: Connection, table: MappedTable, tenant_key: str, sums: RowSums) -> None:
+    """Add all live rows of the tenant to sums, in no order."""
+    columns = ", ".join(f"t.{ident(name)}" for name in table.captured_columns)
+    query = f"SELECT {columns} FROM {table.source} WHERE {table.tenant_is([tenant_key])}"
+    with translated("read a table", table.full_name):
+        _sum(connection, table, query, table.encoding, sums)
+
+
+def _sum(connection: Connection, table: MappedTable, query: str, encoding: str, sums: RowSums) -> None:
+    cursor = connection.cursor()
+    cursor.execute(pin_values())
+    with exact_names(connection, table), io.BufferedWriter(SummedText(sums), _BUFFER) as buffered:
+        copy(cursor, f"COPY ({query}) TO STDOUT{copy_options(encoding)}", buffered)

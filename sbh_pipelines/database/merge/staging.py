@@ -13,12 +13,9 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import IO, Any
 
-from sbh_pipelines.database.capture.capture import TableSink, copy_groups, order_by
 from sbh_pipelines.database.capture.line_sums import LineSums, pieces_counted
-from sbh_pipelines.database.capture.row_groups import Segment
 from sbh_pipelines.database.merge.fit.mapping import TableMapping, stored_key, wanted_columns
 from sbh_pipelines.database.schema.key_hash import KeyCode
-from sbh_pipelines.database.schema.name_types import exact_names
 from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.database.session.copying import copy, copy_in
 from sbh_pipelines.database.session.sql import copy_options, exchanged, from_only, ident, sql_name
@@ -192,20 +189,6 @@ class Staging:
         keys, operators = self.table.table.primary_key, self.table.table.key_operators
         triples = zip(keys, operators, stored_key(self.mapping, "s"), strict=True)
         return " AND ".join(f"l.{ident(key)} {equals} ({mine})" for key, equals, mine in triples) or "false"
-
-    def copy_wanted(self, sink: TableSink) -> None:
-        """The staged rows of the backup in the canonical order, cut into groups."""
-        columns = ", ".join(f"r.{staged} AS {ident(name)}" for name, staged in self.columns.items())
-        with (
-            translated("sort the rows of the backup", self.table.full_name),
-            exact_names(self.connection, self.table),
-        ):
-            copy_groups(
-                self.connection.cursor(),
-                f"SELECT t.* FROM (SELECT {columns} FROM {self.want} r) AS t ORDER BY {order_by(self.table)}",
-                [Segment(self.wanted, sink.group)],
-                self.encoding,
-            )
 
     # pieces of SQL over the staged rows
 

@@ -14,8 +14,8 @@ from datetime import datetime
 from types import TracebackType
 from typing import Self
 
-from sbh_pipelines.database.merge.merge import fire_deferred, written_by
 from sbh_pipelines.database.merge.schema_changes import changed_catalogs
+from sbh_pipelines.database.merge.transaction import fire_deferred, written_by
 from sbh_pipelines.database.schema.mapping.outside import COPIES
 from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.session.connection import Connection, connect, database_encoding, translated

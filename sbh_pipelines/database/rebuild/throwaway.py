@@ -14,7 +14,7 @@ import psycopg2
 from psycopg2.errors import InsufficientPrivilege, ObjectInUse
 from psycopg2.extensions import make_dsn
 
-from sbh_pipelines.database.merge.merge import restore_database
+from sbh_pipelines.database.merge.transaction import restore_database
 from sbh_pipelines.database.session.connection import Connection, connect, describe_dsn, look, translate, translated
 from sbh_pipelines.database.session.search_path import own_names, split
 from sbh_pipelines.database.session.sql import ident, literal

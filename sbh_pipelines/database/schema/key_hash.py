@@ -8,9 +8,14 @@ the server and this module work out alike from the key's text, so that stored ro
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.sql import ident, literal
+
+if TYPE_CHECKING:
+    from numpy import int64
+    from numpy.typing import NDArray
 
 INTEGER, UUID, TEXT, ROW = "integer", "uuid", "text", "row"
 
@@ -84,19 +89,16 @@ def bucket_of(kind: str, fields: Sequence[bytes]) -> int:
     return int(hashlib.sha256(text).hexdigest()[:5], 16)
 
 
-def rows_in_buckets(text: bytes, chosen: bytearray) -> bytes:
-    """The rows of `text` (COPY text, whole rows, an INTEGER key first) whose buckets are marked in `chosen`.
+def integer_buckets(text: bytes) -> "tuple[NDArray[int64], NDArray[int64], NDArray[int64]]":
+    """Of each line of `text` (COPY text, whole rows, an INTEGER key first) where it begins, where its line feed is, its bucket.
 
-    `chosen` has a byte for each bucket, and a power of two of them. It gives what `bucket_of` on every line would, at a tenth
-    of its time: no Python object is made of a row that is left out.
+    The buckets that `bucket_of` gives, at a tenth of its time.
     """
     import numpy  # a slow import that only restores of large tables need
 
-    if not text:  # all rows of a piece may be gone
-        return text
     data = numpy.frombuffer(text, dtype=numpy.uint8)
     ends = numpy.flatnonzero(data == ord("\n"))
-    starts = numpy.concatenate(([0], ends[:-1] + 1))
+    starts = numpy.concatenate(([0], ends[:-1] + 1)) if len(ends) else ends
     at = starts + (data[starts] == ord("-"))  # the bucket does not depend on the sign
     numbers = numpy.zeros(len(starts), dtype=numpy.uint64)
     digits = data[at]
@@ -105,8 +107,19 @@ def rows_in_buckets(text: bytes, chosen: bytearray) -> bytes:
         numbers = numpy.where(reading, numbers * numpy.uint64(10) + (digits - ord("0")), numbers)
         at = at + reading
         digits = data[at]
-    buckets = (numbers % numpy.uint64(_PRIME)).astype(numpy.int64) & (len(chosen) - 1)
-    kept = numpy.flatnonzero(numpy.frombuffer(chosen, dtype=numpy.uint8)[buckets])
+    return starts, ends, (numbers % numpy.uint64(_PRIME)).astype(numpy.int64)
+
+
+def rows_in_buckets(text: bytes, chosen: bytearray) -> bytes:
+    """The rows of `text` (COPY text, whole rows, an INTEGER key first) whose buckets are marked in `chosen`.
+
+    `chosen` has a byte for each bucket, and a power of two of them. It gives what `bucket_of` on every line would: no Python
+    object is made of a row that is left out.
+    """
+    import numpy
+
+    starts, ends, buckets = integer_buckets(text)
+    kept = numpy.flatnonzero(numpy.frombuffer(chosen, dtype=numpy.uint8)[buckets & (len(chosen) - 1)])
     return b"".join(
         [text[first : last + 1] for first, last in zip(starts[kept].tolist(), ends[kept].tolist(), strict=True)]
     )

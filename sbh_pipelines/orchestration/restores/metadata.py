@@ -61,6 +61,7 @@ def plan_metadata(plan: "RestorePlan") -> MetadataMap:
         **{name: dg.MetadataValue.int(int(number)) for name, number in numbers.items()},
         "size_to_download": dg.MetadataValue.text(mib(estimate.bytes_to_download)),
         "estimated_s": dg.MetadataValue.float(estimate.seconds),
+        "of_which_resting_s": dg.MetadataValue.float(estimate.resting_s),
         "tables": dg.MetadataValue.md(
             markdown(
                 ["table", "rows in backup", "row groups", "already equal", "insert", "update", "delete", "kept"],

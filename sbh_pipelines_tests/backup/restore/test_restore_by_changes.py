@@ -1,185 +1,36 @@
 """The comparison by changes against plain SQL: after any damage the tenant is what it was, and few rows were looked at.
 
-The damage is what makes transaction ids tell less than one would think: rows frozen, rewritten, moved with their parents,
-written by subtransactions, deleted and put there again.
+The comparison by buckets, of backups with layers, against one of all rows: what is written is the same, and few rows are staged.
 """
 
 from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from sbh_pipelines.backup.contents.manifest import WITH_TABLES
-from sbh_pipelines.backup.contents.manifests import read_component, read_manifest
-from sbh_pipelines.backup.contents.stored_table import read_table
-from sbh_pipelines.backup.restore.context import RestoreContext
-from sbh_pipelines.backup.restore.request import RestoreRequest
-from sbh_pipelines.backup.restore.rows import compare
-from sbh_pipelines.backup.restore.rows.compare import TableComparer
-from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.backup.site.site import Site
-from sbh_pipelines.database.merge.fit.mapping import map_tables
-from sbh_pipelines.database.merge.merge import restore_transaction
-from sbh_pipelines.database.schema.tenancy import load_map
-from sbh_pipelines.database.session.snapshot import describe_snapshot
+from sbh_pipelines.backup.restore.rows.buckets import RowBuckets
+from sbh_pipelines.backup.restore.rows.compare import TableComparison
+from sbh_pipelines.database.merge.merge import TableMerge
+from sbh_pipelines.database.merge.pace import Pace
 from sbh_pipelines.document import as_document
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import ProofFailed, RestoreRefused
-from sbh_pipelines.model import BackupId, utc_now
-from sbh_pipelines_tests.support.application import ACME, ADMIN, Application
-from sbh_pipelines_tests.support.databases import Database, fresh_database
+from sbh_pipelines.model import MergeMode
+from sbh_pipelines_tests.support.application import ACME, ADMIN
+from sbh_pipelines_tests.support.databases import fresh_database
 from sbh_pipelines_tests.support.effort import examples
-
-SCHEMA = """
-CREATE TABLE tenants (id int PRIMARY KEY, slug text UNIQUE, region text, tier text);
-CREATE TABLE numbers (id int PRIMARY KEY, tenant_id int NOT NULL, body text) WITH (fillfactor = 60);
-CREATE TABLE pairs (a text, b smallint, tenant_id int NOT NULL, body text, PRIMARY KEY (a, b));
-CREATE TABLE orgs (id uuid PRIMARY KEY, tenant_id int NOT NULL, body text);
-CREATE TABLE teams (id text PRIMARY KEY, org uuid NOT NULL REFERENCES orgs, body text);
-CREATE TABLE members (id bigint PRIMARY KEY, team text NOT NULL REFERENCES teams ON UPDATE CASCADE, body text);
-CREATE TABLE loose (tenant_id int NOT NULL, body text);
-INSERT INTO tenants VALUES (1, 'acme', 'eu-west-1', NULL), (2, 'bolt', 'eu-west-1', NULL);
-INSERT INTO numbers SELECT n, 1 + abs(n % 2), 'number ' || n FROM generate_series(-150, 150) n;
-INSERT INTO pairs SELECT 'k' || n % 9 || E'\\x1f\\t', n, 1 + n % 2, 'pair ' || n FROM generate_series(1, 120) n;
-INSERT INTO orgs SELECT md5(n::text)::uuid, 1 + n % 2, 'org ' || n FROM generate_series(1, 24) n;
-INSERT INTO teams SELECT 'team ' || n, md5((1 + n % 24)::text)::uuid, 'team ' || n FROM generate_series(1, 72) n;
-INSERT INTO members SELECT n * 4294967296, 'team ' || 1 + n % 72, 'member ' || n FROM generate_series(1, 216) n;
-INSERT INTO loose SELECT 1 + n % 2, 'loose ' || n % 5 FROM generate_series(1, 40) n;
-"""
-TABLES = ("tenants", "numbers", "pairs", "orgs", "teams", "members", "loose")
-OF_TENANT = {
-    "tenants": "SELECT t.* FROM tenants t WHERE id = {}",
-    "orgs": "SELECT t.* FROM orgs t WHERE tenant_id = {}",
-    "teams": "SELECT t.* FROM teams t JOIN orgs o ON o.id = t.org WHERE o.tenant_id = {}",
-    "members": "SELECT t.* FROM members t JOIN teams m ON m.id = t.team JOIN orgs o ON o.id = m.org WHERE o.tenant_id = {}",
-    **{name: f"SELECT t.* FROM {name} t WHERE tenant_id = {{}}" for name in ("numbers", "pairs", "loose")},
-}
-KEYS = {"tenants": "id", "numbers": "id", "pairs": "a, b", "orgs": "id", "teams": "id", "members": "id"}
-# {0} picks: a hash of the example and the row. Each is a transaction, or several.
-DAMAGE = {
-    "update": "UPDATE {t} SET body = body || '!' WHERE {few}",
-    "update in place": "UPDATE numbers SET body = upper(body) WHERE {few}",
-    "and back": "UPDATE {t} SET body = body || '!' WHERE {few}; UPDATE {t} SET body = rtrim(body, '!') WHERE {few}",
-    "delete": "DELETE FROM {leaf} WHERE {few}",
-    "delete and insert the same": "WITH gone AS (DELETE FROM {leaf} WHERE {few} RETURNING *) INSERT INTO kept_{leaf} SELECT * FROM gone;"
-    "INSERT INTO {leaf} SELECT * FROM kept_{leaf}; TRUNCATE kept_{leaf}",
-    "delete and insert another": "WITH gone AS (DELETE FROM {leaf} WHERE {few} RETURNING *) INSERT INTO kept_{leaf} SELECT * FROM gone;"
-    "UPDATE kept_{leaf} SET body = 'other'; INSERT INTO {leaf} SELECT * FROM kept_{leaf}; TRUNCATE kept_{leaf}",
-    "insert": "INSERT INTO numbers SELECT 1000 + n, 1, 'new' FROM generate_series(1, 3) n ON CONFLICT DO NOTHING;"
-    "INSERT INTO members SELECT n, (SELECT min(id) FROM teams), 'new' FROM generate_series(1, 3) n ON CONFLICT DO NOTHING",
-    "move keys": "UPDATE numbers SET id = id + 5000 WHERE {few} AND id < 4000; UPDATE pairs SET b = b + 500 WHERE {few} AND b < 400;"
-    "UPDATE teams SET id = id || '*' WHERE {few}",
-    "swap keys": "UPDATE numbers SET id = CASE id WHEN 2 THEN 99991 WHEN 4 THEN 99992 END WHERE id IN (2, 4);"
-    "UPDATE numbers SET id = CASE id WHEN 99991 THEN 4 WHEN 99992 THEN 2 END WHERE id IN (99991, 99992)",
-    "subtransactions": "DO $$ BEGIN FOR n IN 1..20 LOOP BEGIN UPDATE {t} SET body = body || n WHERE {few};"
-    " IF n % 2 = 0 THEN RAISE EXCEPTION 'undone'; END IF; EXCEPTION WHEN raise_exception THEN NULL; END; END LOOP; END $$",
-    "rolled back": "BEGIN; UPDATE {t} SET body = 'never'; DELETE FROM loose; ROLLBACK",
-    "freeze": "VACUUM (FREEZE) {t}",
-    "update and freeze": "UPDATE {t} SET body = body || '+' WHERE {few}; VACUUM (FREEZE) {t}",
-    "rewrite": "VACUUM FULL {t}",
-    "alter": "ALTER TABLE numbers ALTER body TYPE varchar USING body || '~'; ALTER TABLE numbers ALTER body TYPE text",
-    "empty and load": "BEGIN; INSERT INTO kept_numbers SELECT * FROM numbers; TRUNCATE numbers;"
-    " INSERT INTO numbers SELECT * FROM kept_numbers; TRUNCATE kept_numbers; COMMIT",
-    "parents come": "UPDATE orgs SET tenant_id = 1 WHERE {few} AND tenant_id = 2",
-    "parents go and come": "UPDATE orgs SET tenant_id = 3 - tenant_id; UPDATE orgs SET tenant_id = 3 - tenant_id",
-    "parents go": "UPDATE orgs SET tenant_id = 2 WHERE {few} AND tenant_id = 1",
-    "children go to another parent": "UPDATE teams SET org = (SELECT min(id::text)::uuid FROM orgs WHERE tenant_id = 1) WHERE {few}",
-    "rows change their tenant": "UPDATE numbers SET tenant_id = 3 - tenant_id WHERE id % 60 = 0",
-    "without a key": "UPDATE loose SET body = body || '?' WHERE ctid = (SELECT min(ctid) FROM loose WHERE tenant_id = 1)",
-}
-
-
-@dataclass
-class ChangedRows:
-    database: Database
-    application: Application
-    saved: dict[str, bytes]
-
-    def service(self) -> BackupService:
-        return self.application.service(database={"excluded": ["kept_numbers", "kept_pairs", "kept_members"]})
-
-    def reset(self) -> None:
-        with closing(self.database.connect()) as connection:
-            cursor = connection.cursor()
-            cursor.execute(f"BEGIN; TRUNCATE {', '.join(TABLES)}; SET LOCAL session_replication_role = replica")
-            for table, text in self.saved.items():
-                cursor.copy_expert(f"COPY {table} FROM STDIN", BytesIO(text))
-            cursor.execute("COMMIT")
-
-    def damage(self, kinds: list[tuple[str, str, int]]) -> None:
-        for kind, table, seed in kinds:
-            few = f"hashtext(body || {seed}) % 9 = 0"
-            leaf = table if table in ("numbers", "pairs", "members") else "members"
-            text = DAMAGE[kind].format(t=table, leaf=leaf, few=few)
-            pieces = [text] if text.startswith(("BEGIN", "DO")) else text.split(";")
-            self.database.run(*pieces)
-
-    def rows(self, tenant: int) -> dict[str, list[tuple[Any, ...]]]:
-        return {t: sorted(self.database.ask(q.format(tenant)), key=repr) for t, q in OF_TENANT.items()}
-
-    def keys(self, tenant: int) -> set[Any]:
-        return {
-            (t, *row)
-            for t, columns in KEYS.items()
-            for row in self.database.ask(f"SELECT {columns} FROM ({OF_TENANT[t].format(tenant)}) q")
-        }
-
-    def by_changes(self, backup_id: str) -> set[str]:
-        """The tables that are compared by changes."""
-        site = Site(self.service().settings, utc_now)
-        tenant = self.application.tenant()
-        with restore_transaction(site.settings.database) as connection, site.repository(tenant) as repository:
-            repository.load_index()
-            manifest = read_manifest(repository, BackupId(backup_id))
-            summaries = {
-                summary.table: summary
-                for name in WITH_TABLES
-                for summary in read_component(repository, manifest, name).tables
-            }
-            tenancy = load_map(connection, site.settings)
-            headers = {name: read_table(repository, summary).header for name, summary in summaries.items()}
-            mappings, _ = map_tables(headers, tenancy, site.settings.restore, ["public"])
-            point = describe_snapshot(connection)
-            comparer = TableComparer(
-                RestoreContext(
-                    site,
-                    repository,
-                    site.settings.database,
-                    connection,
-                    tenant,
-                    manifest,
-                    tenancy,
-                    point,
-                    RestoreRequest(),
-                    lambda *_: None,
-                    dry_run=True,
-                )
-            )
-            found = [
-                comparer.compare(m, summaries[m.table.full_name], n, everything=False) for n, m in enumerate(mappings)
-            ]
-            return {c.table.table.name for c in found if c.keys is not None}
+from sbh_pipelines_tests.support.restore.changed_rows import ACTS, KEYS, ChangedRows, changed_rows_in
 
 
 @pytest.fixture(scope="module")
 def changed_rows(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChangedRows]:
-    with fresh_database(embedded_stack) as database:
-        database.run(SCHEMA)
-        database.run(*(f"CREATE TABLE kept_{t} (LIKE {t})" for t in ("numbers", "pairs", "members")))
-        saved = {t: database.copy(f"TABLE {t}") for t in TABLES}
-        yield ChangedRows(database, Application(database, tmp_path_factory.mktemp("changes")), saved)
-
-
-ACTS = st.tuples(
-    st.sampled_from(sorted(DAMAGE)),
-    st.sampled_from(("numbers", "pairs", "orgs", "teams", "members")),
-    st.integers(0, 9),
-)
+    with (
+        fresh_database(embedded_stack) as database,
+        changed_rows_in(database, tmp_path_factory.mktemp("changes")) as made,
+    ):
+        yield made
 
 
 @settings(
@@ -238,17 +89,82 @@ def test_a_row_lost_on_the_way_is_noticed(
     backup_id = changed_rows.service().create_backup(ACME, ADMIN)["id"]
     changed_rows.database.run("DELETE FROM numbers WHERE id IN (10, 12, 14)")
     damaged = changed_rows.rows(1)
-    of = compare._InBuckets.of
+    chosen = RowBuckets.chosen
     met: list[bytes] = []
 
-    def mistaken(self: Any, rows: Any) -> Iterator[bytes]:
-        for text in of(self, rows):
+    def mistaken(self: Any, rows: Any, buckets: Any) -> Iterator[bytes]:
+        for text in chosen(self, rows, buckets):
             lines = text.splitlines(keepends=True)
             met.extend(line for line in lines if line.startswith(b"12\t"))
             yield b"".join(instead if line.startswith(b"12\t") else line for line in lines)
 
-    monkeypatch.setattr(compare._InBuckets, "of", mistaken)
+    monkeypatch.setattr(RowBuckets, "chosen", mistaken)
     with pytest.raises(ProofFailed, match="its keys"):
         changed_rows.service().restore_backup(backup_id, ACME, ADMIN)
     assert met
     assert changed_rows.rows(1) == damaged
+
+
+def _decided(changed_rows: ChangedRows, compared: TableComparison) -> tuple[Any, list[Any], list[Any]]:
+    """What is to be written to a table, and the rows that come and go."""
+    staging = compared.staging
+    if staging is None:
+        return None, [], []
+    merge = TableMerge(staging, MergeMode.EXACT, None, Pace(changed_rows.service().settings.restore))
+    changes = merge.decide()
+    if not changes.any:
+        return None, [], []
+    rows = []
+    for table, written in ((merge.todo, changes.inserted), (merge.gone, changes.deleted)):
+        cursor = staging.connection.cursor()
+        row = staging.record("x") if staging.keyed or table == merge.todo else "x"
+        cursor.execute(f"SELECT {row}::text FROM {table} x")
+        rows.append(sorted(text for (text,) in cursor.fetchall()) if written or changes.updated else [])
+    return changes, *rows
+
+
+@settings(
+    max_examples=examples(10),
+    derandomize=True,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(before=st.lists(ACTS, min_size=1, max_size=3), after=st.lists(ACTS, max_size=5))
+def test_buckets_decide_what_all_rows_would(changed_rows: ChangedRows, before: list[Any], after: list[Any]) -> None:
+    """Of a backup with layers, where transaction ids prove nothing."""
+    changed_rows.reset()
+    changed_rows.service().create_backup(ACME, ADMIN)
+    changed_rows.damage(before)
+    (draft,) = changed_rows.service().backups.create_all([ACME], ADMIN, "incremental")
+    assert draft.error is None
+    changed_rows.damage(after)
+    with changed_rows.compared(draft.unchanged_since or draft.backup_id, another_server=True) as comparisons:
+        few, whole = comparisons.made(), comparisons.made(everything=True)
+        for some, every in zip(few, whole, strict=True):
+            assert _decided(changed_rows, some) == _decided(changed_rows, every), some.table.full_name
+
+
+def test_of_a_layered_table_only_what_differs_is_staged(changed_rows: ChangedRows) -> None:
+    """Some 64 rows lie in a bucket, whatever the table's size; what is equal costs nothing of the database."""
+    changed_rows.reset()
+    changed_rows.database.run("INSERT INTO numbers SELECT n, 1, 'more ' || n FROM generate_series(10001, 20000) n")
+    for _ in range(2):  # how many buckets there are goes by the rows of the backup before
+        changed_rows.service().create_backup(ACME, ADMIN)
+    changed_rows.database.run("UPDATE numbers SET body = 'later' WHERE id % 1000 = 0")
+    (draft,) = changed_rows.service().backups.create_all([ACME], ADMIN, "incremental")
+
+    def staged() -> tuple[int, int]:
+        with changed_rows.compared(draft.backup_id, another_server=True) as comparisons:
+            (numbers,) = (c for c in comparisons.made() if c.table.table.name == "numbers")
+            assert numbers.summary.layers == 1
+            return (0, 0) if numbers.staging is None else (numbers.staging.wanted, numbers.staging.had)
+
+    assert staged() == (0, 0)
+    changed_rows.database.run(
+        "UPDATE numbers SET body = 'ruined' WHERE id = 15000; DELETE FROM numbers WHERE id = 15001"
+    )
+    wanted, had = staged()
+    assert 2 <= wanted <= 4 * 64
+    assert had == wanted - 1
+    changed_rows.database.run("DELETE FROM numbers WHERE tenant_id = 1")
+    assert staged() == (10_151, 0)

@@ -2,14 +2,16 @@
 
 import uuid
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from psycopg2.extensions import make_dsn
 
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.database.merge import merge
+from sbh_pipelines.database.merge import pace
 from sbh_pipelines.errors import ProofFailed, RestoreRefused, SbhError, SchemaMismatch, SourceConflict
 from sbh_pipelines.model import Progress
 from sbh_pipelines_tests.support.application import ADMIN, Application
@@ -138,7 +140,7 @@ def test_pauses_lie_between_the_statements(
     made.back_up()
     database.run("DELETE FROM big")
     events: list[str] = []
-    monkeypatch.setattr(merge.time, "sleep", lambda seconds: events.append("pause" if seconds == 0.007 else "other"))
+    monkeypatch.setattr(pace.time, "sleep", lambda seconds: events.append("pause" if seconds == 0.007 else "other"))
 
     def notice(step: Progress) -> None:
         if step.step == "restore: merge":
@@ -148,6 +150,31 @@ def test_pauses_lie_between_the_statements(
     wrote = events[events.index("written") + 1 :]  # the first says that it begins
     assert wrote.count("written") >= 10
     assert wrote == ["written", *["pause", "written"] * (wrote.count("written") - 1)]
+
+
+@pytest.mark.parametrize(("batch_s", "rested"), [(0.25, True), (0.001, False)], ids=["a busy server", "an idle one"])
+def test_a_pace_changes_nothing_but_the_time(
+    scene: Callable[..., Scene], database: Database, monkeypatch: pytest.MonkeyPatch, batch_s: float, rested: bool
+) -> None:
+    """A restore that writes for long rests between its batches, in proportion to them; one that is over at once does not."""
+    made = scene(
+        "CREATE TABLE big (tenant_id int, id int PRIMARY KEY, body text);"
+        "INSERT INTO big SELECT 1, n, repeat('x', 300) FROM generate_series(1, 2000) n",
+        restore={"safety_backup": False, "batch_rows": 100, "pace": 3.0},
+    )
+    before = made.copy("big")
+    made.back_up()
+    database.run("DELETE FROM big WHERE id % 2 = 0; UPDATE big SET body = 'ruined' WHERE id % 3 = 0")
+    rests: list[float] = []
+    ticks = count()
+    clock = SimpleNamespace(monotonic=lambda: batch_s * next(ticks), sleep=rests.append)
+    monkeypatch.setattr(pace, "time", clock)
+    result = made.restore()
+    assert made.copy("big") == before
+    assert result["rows_inserted"] == 1000
+    assert result["proof"]["rows"] == 1000 + result["rows_updated"]
+    assert set(rests) == ({3 * batch_s} if rested else set())
+    assert (len(rests) >= 10) == rested
 
 
 def test_rows_without_a_key_below_a_row_that_was_added(scene: Callable[..., Scene], database: Database) -> None:

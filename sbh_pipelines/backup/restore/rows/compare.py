@@ -3,34 +3,36 @@
 by changes   rows written or deleted since the backup tell by their transaction ids and the sums of their keys; where
              the server is the one that was backed up and the table is still the same
 by content   the live rows are read as a backup reads them; groups with the backup's chunk ids are equal
-all of it    where the backup's rows lie among each other is not known (layers), or the table's columns are others now,
-             or rows are to be chosen
+by buckets   of a layered table, where the backup's rows lie among each other is not known: sums of the rows in each bucket
+             of keys are compared
+all of it    the table's columns are others now, or rows are to be chosen
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
 from sbh_pipelines.backup.contents.layers import table_rows
-from sbh_pipelines.backup.contents.stored_table import Group, StoredTable, read_sums, read_table
+from sbh_pipelines.backup.contents.stored_table import Group, State, StoredTable, read_sums, read_table
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.create.parent import incomparable
 from sbh_pipelines.backup.restore.context import RestoreContext
 from sbh_pipelines.backup.restore.left_rows import LeftRows
-from sbh_pipelines.backup.restore.rows.groups import ChunkSet, LiveGroups, SortedGroups
-from sbh_pipelines.database.capture.capture import copy_table
+from sbh_pipelines.backup.restore.rows.buckets import BucketSums, RowBuckets
+from sbh_pipelines.backup.restore.rows.groups import ChunkSet, LiveGroups, read_live
 from sbh_pipelines.database.merge.fit.columns import SchemaDifference
 from sbh_pipelines.database.merge.fit.mapping import TableMapping
 from sbh_pipelines.database.merge.fit.partitions import hanging_on_homeless, leave_out_homeless, without_partition
 from sbh_pipelines.database.merge.kept import keep_live
+from sbh_pipelines.database.merge.merge import TableMerge
 from sbh_pipelines.database.merge.modes import RULES
-from sbh_pipelines.database.merge.read_back import check_staged, sum_staged
+from sbh_pipelines.database.merge.read_back import check_staged, sum_live, sum_staged
 from sbh_pipelines.database.merge.relationships.adoption import NONE_HELD, Held, adopt_rows, leave_rows
 from sbh_pipelines.database.merge.relationships.links import links_of
 from sbh_pipelines.database.merge.staging import Staging
 from sbh_pipelines.database.merge.untouched import Census, census, find_touched, untouched_rows
 from sbh_pipelines.database.schema.definition import VOLATILE, read_definitions
-from sbh_pipelines.database.schema.key_hash import INTEGER, KeyCode, bucket_of, key_code, rows_in_buckets, unescape
+from sbh_pipelines.database.schema.key_hash import KeyCode, key_code, unescape
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.errors import RestoreRefused
 
@@ -47,8 +49,6 @@ class TableComparison:
     census: Census  # before anything was written
     matching: int = 0  # row groups found equal without being read
     downloaded: int = 0  # bytes, as they are stored
-    text: int = 0  # bytes of rows that came in
-    groups: list[Group] | None = None  # of a layered table, as sorting its rows gave them
     by_groups: bool = False  # the table can be proven group by group
     keys: "LiveKeys | None" = None  # where compared by changes
     held: Held = NONE_HELD  # keys of rows of the backup that other tenants have now
@@ -60,6 +60,10 @@ class TableComparison:
     @property
     def table(self) -> MappedTable:
         return self.mapping.table
+
+    def rows_after(self, merge: TableMerge) -> int:
+        """The tenant's rows when this was written: what was there or was adopted, less what went, plus what came."""
+        return self.census.rows + merge.staging.adopted + merge.changes.inserted - merge.changes.deleted
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +148,10 @@ class TableComparer:
             return self._all(mapping, summary, stored, number)
         if (found := self._by_changes(mapping, summary, stored, number)) is not None:
             return found
-        if stored.layers:
-            return self._layered(mapping, summary, stored, number)
+        if stored.state is not None and stored.layers:
+            if stored.state.kind != key_code(mapping.table).kind:  # the key is another one now
+                return self._all(mapping, summary, stored, number)
+            return self._by_buckets(mapping, summary, stored, stored.state, number)
         return self._by_content(mapping, summary, stored, number)
 
     # by changes
@@ -180,13 +186,14 @@ class TableComparer:
             compared.matching = summary.groups
             return compared
         compared.staging = self._staging(mapping, number)
-        chosen = _InBuckets(code, stored.key_fields, state.bits, touched.buckets)
+        rows = RowBuckets(code.kind, stored.key_fields, state.bits)
         if touched.places is not None and len(touched.buckets) * _FEW < 1 << state.bits:
-            compared.staging.fill_want(chosen.of(self._touched_rows(compared, stored, len(touched.buckets), since)))
+            touched_rows = self._touched_rows(compared, stored, len(touched.buckets), since)
+            compared.staging.fill_want(rows.chosen(touched_rows, touched.buckets))
             compared.staging.fill_have_places(touched.places)
         else:
-            compared.staging.fill_want(chosen.of(self._rows(compared, stored)))
-            compared.staging.fill_have_buckets(code, (1 << state.bits) - 1, touched.buckets)
+            compared.staging.fill_want(rows.chosen(self._rows(compared, stored), touched.buckets))
+            compared.staging.fill_have_buckets(code, rows.mask, touched.buckets)
         compared.staging.finish()
         return compared
 
@@ -218,9 +225,9 @@ class TableComparer:
         wanted = ChunkSet()
         for group in stored.groups:
             wanted.add(group.chunk)
-        live = LiveGroups(self._repository, wanted)
-        copy_table(self._connection, mapping.table, [self._tenant_key], lambda *_: live)
-        compared = TableComparison(mapping, summary, None, self._census(mapping), live.matching, by_groups=True)
+        live, rows = LiveGroups(self._repository, wanted), self._census(mapping)
+        read_live(self._connection, mapping.table, self._tenant_key, rows.rows, live)
+        compared = TableComparison(mapping, summary, None, rows, live.matching, by_groups=True)
         try:
             if live.differ or live.matching < summary.groups:
                 compared.staging = self._staging(mapping, number, by_groups=True)
@@ -232,41 +239,37 @@ class TableComparer:
             live.spool.close()
         return compared
 
-    # all of it
-
-    def _layered(
-        self, mapping: TableMapping, summary: TableSummary, stored: StoredTable, number: int
+    def _by_buckets(
+        self, mapping: TableMapping, summary: TableSummary, stored: StoredTable, state: State, number: int
     ) -> TableComparison:
-        """Where a layered table's rows lie among each other is known when they are sorted."""
-        compared = self._all(mapping, summary, stored, number, by_groups=True)
-        assert compared.staging is not None
-        sorted_rows = SortedGroups(self._repository)
-        compared.staging.copy_wanted(sorted_rows)
-        if (sorted_rows.bytes, sorted_rows.rows) != (compared.text, summary.rows):
-            raise RestoreRefused(
-                "Rows of the backup do not go through the server unchanged; nothing was written",
-                on=mapping.table.full_name,
-                why=f"{compared.text} bytes in, {sorted_rows.bytes} bytes out",
-                remedy="restore a full backup, or into a server of the version the backup was made on",
-            )
-        compared.groups, compared.by_groups = sorted_rows.groups, True
+        """A layered table's rows come in no order: what is in each bucket is compared, on both sides."""
+        compared = TableComparison(mapping, summary, None, self._census(mapping))
+        rows = RowBuckets(state.kind, stored.key_fields, state.bits)
+        buckets: Sequence[int] = range(rows.mask + 1)
+        if compared.census.rows:  # else there is nothing to compare with, and the backup is read once
+            live = BucketSums(rows)
+            sum_live(self._connection, mapping.table, self._tenant_key, live)
+            backup = live.fresh()
+            for text in self._rows(compared, stored):
+                backup.add(text)
+            buckets, stored = backup.differing(live), read_table(self._repository, summary)
+        if not buckets:
+            compared.matching = summary.groups
+            return compared
+        compared.staging = self._staging(mapping, number)
+        compared.staging.fill_want(rows.chosen(self._rows(compared, stored), buckets))
+        compared.staging.fill_have_buckets(key_code(mapping.table), rows.mask, buckets)
+        compared.staging.finish()
         return compared
 
-    def _all(
-        self,
-        mapping: TableMapping,
-        summary: TableSummary,
-        stored: StoredTable,
-        number: int,
-        *,
-        by_groups: bool = False,
-    ) -> TableComparison:
-        staging = self._staging(mapping, number, by_groups=by_groups)
+    # all of it
+
+    def _all(self, mapping: TableMapping, summary: TableSummary, stored: StoredTable, number: int) -> TableComparison:
+        staging = self._staging(mapping, number)
         compared = TableComparison(mapping, summary, staging, self._census(mapping))
-        assert compared.staging is not None
-        compared.staging.fill_want(self._rows(compared, stored))
-        compared.staging.fill_have_all()
-        compared.staging.finish()
+        staging.fill_want(self._rows(compared, stored))
+        staging.fill_have_all()
+        staging.finish()
         return compared
 
     def staged(self, compared: TableComparison, number: int) -> Staging:
@@ -294,9 +297,7 @@ class TableComparer:
         groups = read_table(self._repository, compared.summary).groups
         stored_in = chain(chunks, (group.chunk for group in groups))
         compared.downloaded += sum(self._repository.locate(chunk).length for chunk in stored_in)
-        for text in table_rows(self._repository, stored):
-            compared.text += len(text)
-            yield text
+        yield from table_rows(self._repository, stored)
 
     def _groups(self, compared: TableComparison, groups: Iterator[Group]) -> Iterator[bytes]:
         def chunks() -> Iterator[bytes]:
@@ -305,28 +306,3 @@ class TableComparer:
                 yield group.chunk
 
         return self._repository.read_chunks(chunks())
-
-
-class _InBuckets:
-    """Filters rows by the buckets of their keys."""
-
-    def __init__(self, code: KeyCode, key_fields: list[int], bits: int, buckets: list[int]) -> None:
-        self._code, self._fields, self._mask = code, key_fields, (1 << bits) - 1
-        self._all = len(buckets) == 1 << bits
-        self._chosen = bytearray(1 << bits)
-        for bucket in buckets:
-            self._chosen[bucket] = 1
-
-    def of(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        """The rows of `pieces` (COPY text, whole rows) that lie in the buckets."""
-        return pieces if self._all else map(self._filtered, pieces)
-
-    def _filtered(self, text: bytes) -> bytes:
-        if self._code.kind == INTEGER and self._fields == [0]:
-            return rows_in_buckets(text, self._chosen)
-        lines = text.split(b"\n")
-        lines.pop()
-        split = (line.split(b"\t") for line in lines)
-        buckets = [bucket_of(self._code.kind, [f[at] for at in self._fields]) & self._mask for f in split]
-        chosen = self._chosen
-        return b"".join([line + b"\n" for line, bucket in zip(lines, buckets, strict=True) if chosen[bucket]])

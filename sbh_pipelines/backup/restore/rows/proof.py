@@ -9,15 +9,15 @@ from sbh_pipelines.backup.contents.stored_table import Group, read_table
 from sbh_pipelines.backup.restore.context import RestoreContext, describe_broken_keys, remedy_for_broken_keys
 from sbh_pipelines.backup.restore.result import RowsProven
 from sbh_pipelines.backup.restore.rows.compare import TableComparison
-from sbh_pipelines.backup.restore.rows.groups import GroupProof
-from sbh_pipelines.database.capture.capture import copy_table
+from sbh_pipelines.backup.restore.rows.groups import GroupProof, read_live
 from sbh_pipelines.database.merge import conflicts
 from sbh_pipelines.database.merge.foreign_keys import check_foreign_keys, keep_parents, late_children
-from sbh_pipelines.database.merge.merge import TableMerge, fire_deferred, written_by
+from sbh_pipelines.database.merge.merge import TableMerge
 from sbh_pipelines.database.merge.modes import RULES
 from sbh_pipelines.database.merge.read_back import rows_differ
 from sbh_pipelines.database.merge.relationships.references import References
 from sbh_pipelines.database.merge.schema_changes import changed_catalogs
+from sbh_pipelines.database.merge.transaction import fire_deferred, written_by
 from sbh_pipelines.database.merge.untouched import hash_of_keys, no_other_transaction_ended, others_wrote
 from sbh_pipelines.database.session.connection import Connection, look
 from sbh_pipelines.errors import ProofFailed, RestoreRefused, SourceConflict
@@ -48,7 +48,7 @@ class RowProof:
             merge = self._merges.get(compared.table.full_name)
             if compared.by_groups and self._exactly(compared):
                 # A table found equal was compared just so.
-                groups += self._prove_groups(compared) if merge is not None else compared.summary.groups
+                groups += self._prove_groups(compared, merge) if merge is not None else compared.summary.groups
             elif merge is not None:
                 rows += self._prove_rows(compared, merge)
         for merge in self._merges.values():
@@ -89,18 +89,15 @@ class RowProof:
         partial = compared.partial or (merge is not None and merge.spared > 0)
         return exact and compared.mapping.same and not partial
 
-    def _prove_groups(self, compared: TableComparison) -> int:
+    def _prove_groups(self, compared: TableComparison, merge: TableMerge) -> int:
         """Read the merged table back, cut as the backup was, and compare every chunk id. Returns groups compared."""
 
         def expected() -> Iterator[Group]:
-            stored = compared.groups
-            return iter(stored) if stored is not None else read_table(self._context.repository, compared.summary).groups
+            return read_table(self._context.repository, compared.summary).groups
 
         reader = GroupProof(self._context.repository, expected(), compared.table.full_name)
-        plan = (group.rows for group in expected())
-        copy_table(
-            self._context.connection, compared.table, [self._context.tenant.key], lambda *_: reader, plan=lambda _: plan
-        )
+        rows, cuts = compared.rows_after(merge), (group.rows for group in expected())
+        read_live(self._context.connection, compared.table, self._context.tenant.key, rows, reader, cuts)
         return reader.finish()
 
     def _prove_rows(self, compared: TableComparison, merge: TableMerge) -> int:
@@ -137,15 +134,14 @@ class RowProof:
 
         That just this went and came is what the server counted (`_prove_nothing_else`).
         """
-        changes, keys = merge.changes, compared.keys
-        adopted = merge.staging.adopted
-        if compared.census.rows + adopted + changes.inserted - changes.deleted != compared.summary.rows:
+        keys = compared.keys
+        if compared.rows_after(merge) != compared.summary.rows:
             return False
         if keys is None:
             return True
         changed = (merge.todo, merge.gone) if merge.changes.any else ()
         hashes = keys.live
-        for rows in (*changed, *((merge.staging.adopted_rows,) if adopted else ())):
+        for rows in (*changed, *((merge.staging.adopted_rows,) if merge.staging.adopted else ())):
             hashes ^= hash_of_keys(self._context.connection, merge.staging, rows, keys.code, keys.seed)
         return hashes == keys.backup
 

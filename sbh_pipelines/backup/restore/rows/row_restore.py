@@ -1,10 +1,12 @@
 """The rows of a restore: which tables, compared, decided, written, proven; all in the restore's one transaction."""
 
+from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
+from itertools import chain
 
-from sbh_pipelines.backup.contents.manifests import read_component, read_tables
-from sbh_pipelines.backup.contents.stored_table import read_table
+from sbh_pipelines.backup.contents.manifest import WITH_TABLES
+from sbh_pipelines.backup.contents.stored_table import StoredTable, read_table
 from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.restore.context import RestoreContext, describe_broken_keys, remedy_for_broken_keys
 from sbh_pipelines.backup.restore.plan import ReferenceRows, TablePlan, schema_problem
@@ -17,8 +19,9 @@ from sbh_pipelines.backup.restore.rows.samples import row_samples
 from sbh_pipelines.database.merge.conflicts import foreseen_violations
 from sbh_pipelines.database.merge.fit.mapping import SchemaDifference, TableMapping, map_tables
 from sbh_pipelines.database.merge.foreign_keys import foreseen_breaks
-from sbh_pipelines.database.merge.merge import TableChanges, TableMerge, hold_tenant
+from sbh_pipelines.database.merge.merge import TableChanges, TableMerge
 from sbh_pipelines.database.merge.modes import RULES
+from sbh_pipelines.database.merge.pace import Pace
 from sbh_pipelines.database.merge.read_back import check_staged, sum_staged
 from sbh_pipelines.database.merge.relationships.adoption import NONE_HELD
 from sbh_pipelines.database.merge.relationships.closure import Closure, involved, named_root, no_such_table
@@ -29,6 +32,7 @@ from sbh_pipelines.database.merge.relationships.references import References
 from sbh_pipelines.database.merge.relationships.returning import LateRows, any_returning, stage_returning
 from sbh_pipelines.database.merge.row_choice import parse_rows
 from sbh_pipelines.database.merge.staging import Staging
+from sbh_pipelines.database.merge.transaction import hold_tenant
 from sbh_pipelines.database.schema.mapping.mapped_table import MappedTable
 from sbh_pipelines.database.session.connection import look
 from sbh_pipelines.errors import (
@@ -47,7 +51,9 @@ class RowRestore:
 
     def __init__(self, context: RestoreContext) -> None:
         self._context = context
-        self._summaries = read_tables(context.repository, context.manifest)
+        components = [context.components[name] for name in WITH_TABLES]
+        self._summaries = {summary.table: summary for component in components for summary in component.tables}
+        self._pace = Pace(context.site.settings.restore)
         self.differences: list[SchemaDifference] = []
         self.compared: list[TableComparison] = []
         self.merges: dict[str, TableMerge] = {}
@@ -98,8 +104,7 @@ class RowRestore:
 
     def _decide(self, compared: TableComparison) -> None:
         if compared.staging is not None:
-            restore = self._context.site.settings.restore
-            merge = TableMerge(compared.staging, self._context.request.mode, self._newest(compared), restore)
+            merge = TableMerge(compared.staging, self._context.request.mode, self._newest(compared), self._pace)
             merge.decide()
             self.merges[compared.table.full_name] = merge
 
@@ -210,9 +215,9 @@ class RowRestore:
         request, settings = self._context.request, self._context.site.settings
         if not request.with_rows:
             return []
-        headers = {
-            name: read_table(self._context.repository, summary).header for name, summary in self._summaries.items()
-        }
+        opened = {name: read_table(self._context.repository, summary) for name, summary in self._summaries.items()}
+        headers = {name: table.header for name, table in opened.items()}
+        self._fetch_sums(opened)
         rows = {name: summary.rows for name, summary in self._summaries.items()}
         mappings, differences = map_tables(
             headers, self._context.tenancy, settings.restore, settings.database.schemas, rows
@@ -229,8 +234,7 @@ class RowRestore:
             return [m for m in mappings if m.table.full_name in wanted]
         elif request.config_only:
             # By the backup's names, which may be others by now.
-            config = read_component(self._context.repository, self._context.manifest, CONFIG)
-            stored = {summary.table for summary in config.tables}
+            stored = {summary.table for summary in self._context.components[CONFIG].tables}
             wanted = {m.table.full_name for m in mappings if m.header.full_name in stored} | stored
         elif request.rows is not None:
             root = self._by_name(parse_rows(request.rows).table)
@@ -246,6 +250,12 @@ class RowRestore:
         names = wanted | {m.header.full_name for m in chosen}
         self.differences = [d for d in differences if d.table in names]
         return chosen
+
+    def _fetch_sums(self, opened: Mapping[str, StoredTable]) -> None:
+        """What nearly every table is compared with, with a request for each pack and not for each table."""
+        details = (chunk for summary in self._summaries.values() for chunk in summary.detail)
+        sums = (chunk for table in opened.values() if table.state for chunk in table.state.sums)
+        self._context.repository.read_ahead(map(bytes.fromhex, chain(details, sums)))
 
     @property
     def blocked(self) -> bool:
