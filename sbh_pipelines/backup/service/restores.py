@@ -28,7 +28,7 @@ from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.backup.service.moments import Moments
 from sbh_pipelines.backup.site.audit_trails import noted
 from sbh_pipelines.database.rebuild.new_schema import Look
-from sbh_pipelines.errors import NotConfirmed, RequestError, SbhError, UnknownBackup
+from sbh_pipelines.errors import NotConfirmed, RequestError, SbhError, UnknownBackup, UnknownRestore
 from sbh_pipelines.model import BackupId, MergeMode, ProgressSink, ReferencePolicy, RestoreId, Tenant, no_progress
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
@@ -201,7 +201,7 @@ class Restores:
         """What undoing a restore would do, to what was written since as well; nothing is written. Raises as `undo` does."""
         wanted = RestoreId.parse(restore_id)
         tenant = self._gate.allowed(tenant_id, user_ctx, "restore.plan")
-        with self._site.repository(tenant) as repository:
+        with self._repository_of(tenant, wanted) as repository:
             undo, request, target = self._undo(repository, tenant, wanted, references)
             request = _as_asker(request, user_ctx)
             resolve_own(repository, undo.backup_id, tenant.key, live=True)
@@ -229,7 +229,7 @@ class Restores:
         """
         wanted = RestoreId.parse(restore_id)
         tenant = self._gate.allowed(tenant_id, user_ctx, "backup.restore")
-        with self._site.repository(tenant) as repository:
+        with self._repository_of(tenant, wanted) as repository:
             undo, request, target = self._undo(repository, tenant, wanted, references)
             if not confirm:
                 raise _not_confirmed("Undoing a restore overwrites live data", f"{wanted} of {tenant.id}")
@@ -247,6 +247,13 @@ class Restores:
                 progress,
                 undo=undo,
             )
+
+    def _repository_of(self, tenant: Tenant, restore_id: RestoreId) -> Repository:
+        """The tenant's, open. Raises UnknownRestore where there is none: nothing was restored from it."""
+        try:
+            return self._site.repository(tenant)
+        except UnknownBackup:
+            raise UnknownRestore("No such restore", on=f"{restore_id} of {tenant.id}") from None
 
     def _undo(
         self, repository: Repository, tenant: Tenant, restore_id: RestoreId, references: str
