@@ -8,17 +8,16 @@ from itertools import chain
 from sbh_pipelines.backup.contents.manifest import WITH_TABLES
 from sbh_pipelines.backup.contents.stored_table import StoredTable, read_table
 from sbh_pipelines.backup.contents.table_summary import TableSummary
-from sbh_pipelines.backup.restore.context import RestoreContext, describe_broken_keys, remedy_for_broken_keys
+from sbh_pipelines.backup.restore.context import RestoreContext
 from sbh_pipelines.backup.restore.plan import ReferenceRows, TablePlan, schema_problem
 from sbh_pipelines.backup.restore.result import RowsProven, TableResult
 from sbh_pipelines.backup.restore.rows.compare import TableComparer, TableComparison
 from sbh_pipelines.backup.restore.rows.conflicts import find_conflicts
+from sbh_pipelines.backup.restore.rows.problems import row_problems
 from sbh_pipelines.backup.restore.rows.proof import RowProof
 from sbh_pipelines.backup.restore.rows.references import references_problem, shown_reference
 from sbh_pipelines.backup.restore.rows.samples import row_samples
-from sbh_pipelines.database.merge.conflicts import foreseen_violations
 from sbh_pipelines.database.merge.fit.mapping import SchemaDifference, TableMapping, map_tables
-from sbh_pipelines.database.merge.foreign_keys import foreseen_breaks
 from sbh_pipelines.database.merge.merge import TableChanges, TableMerge
 from sbh_pipelines.database.merge.modes import RULES
 from sbh_pipelines.database.merge.pace import Pace
@@ -27,7 +26,7 @@ from sbh_pipelines.database.merge.relationships.adoption import NONE_HELD
 from sbh_pipelines.database.merge.relationships.closure import Closure, involved, named_root, no_such_table
 from sbh_pipelines.database.merge.relationships.followers import Followers
 from sbh_pipelines.database.merge.relationships.links import links_of
-from sbh_pipelines.database.merge.relationships.parents import LostParents, Strangers, strangers
+from sbh_pipelines.database.merge.relationships.parents import LostParents
 from sbh_pipelines.database.merge.relationships.references import References
 from sbh_pipelines.database.merge.relationships.returning import LateRows, any_returning, stage_returning
 from sbh_pipelines.database.merge.row_choice import parse_rows
@@ -39,7 +38,6 @@ from sbh_pipelines.errors import (
     KeptAsItIs,
     RequestError,
     RestoreConflict,
-    RestoreRefused,
     SbhError,
 )
 from sbh_pipelines.model import ReferencePolicy
@@ -338,65 +336,9 @@ class RowRestore:
         """Why the restore would refuse, apart from conflicts of keys."""
         found: list[SbhError] = []
         lossy = not self._context.request.accept_schema_changes
-        bad = [d for d in self.differences if d.blocking or (d.lossy and lossy)]
-        if bad:
+        if bad := [d for d in self.differences if d.blocking or (d.lossy and lossy)]:
             found.append(schema_problem(bad, blocked=self.blocked))
-        undecided = [m for m in self.merges.values() if m.undecided]
-        if undecided:
-            found.append(
-                RestoreConflict(
-                    "Rows differ, and nothing says which of the two is the later one",
-                    on=", ".join(m.table.full_name for m in undecided),
-                    why=f"{sum(m.undecided for m in undecided)} rows; the tables have no column in restore.newest",
-                    remedy="declare it, or use another mode",
-                )
-            )
-        violated = (
-            [v for m in self.merges.values() for v in foreseen_violations(self._context.connection, m)]
-            if foresee
-            else []
-        )
-        if violated:
-            found.append(
-                RestoreRefused(
-                    "Rows of the backup break constraints that the tables have now",
-                    on=", ".join(dict.fromkeys(v.table for v in violated)),
-                    why="; ".join(f"{v.rows} rows of {v.table} break {v.constraint}" for v in violated[:5]),
-                    remedy="relax the constraint for the restore, declare restore.fill, or leave these tables or rows out",
-                )
-            )
-        owned = list(strangers(self._context.connection, self._by_oid(), self._links if foresee else []))
-        if owned:
-            found.append(
-                RestoreRefused(
-                    "Rows would not be this tenant's after the restore",
-                    on=", ".join(dict.fromkeys(s.table for s in owned)),
-                    why="; ".join(_whose(s) for s in owned[:5]),
-                    remedy="restore the tables that they hang on as well: "
-                    + ", ".join(dict.fromkeys(s.parent for s in owned if s.parent))
-                    if any(s.parent for s in owned)
-                    else "restore a backup of this tenant",
-                )
-            )
-        broken = (
-            foreseen_breaks(
-                self._context.connection,
-                self._context.tenancy,
-                list(self.merges.values()),
-                self._context.undo_since,
-            )
-            if foresee
-            else []
-        )
-        if broken:
-            found.append(
-                RestoreRefused(
-                    "Foreign keys would not hold after the restore",
-                    on=self._context.tenant.id,
-                    why=describe_broken_keys(broken),
-                    remedy=remedy_for_broken_keys(self._context.request, broken),
-                )
-            )
+        found += row_problems(self._context, list(self.merges.values()), self._links, foresee=foresee)
         if refused := self.references.refused:
             found.append(references_problem(refused, self._context))
         return found
@@ -455,9 +397,3 @@ class RowRestore:
         changes = merge.changes if merge else TableChanges(0, 0, 0)
         facts = (compared.table.full_name, summary.rows, summary.groups, self._matching(compared))
         return TableResult(*facts, changes.inserted, changes.updated, changes.deleted, changes.kept)
-
-
-def _whose(found: Strangers) -> str:
-    if not found.parent:
-        return f"{found.rows} rows of {found.table} name another tenant"
-    return f"{found.rows} rows of {found.table}: what they hang on in {found.parent} is another tenant's now, or gone"
