@@ -6,7 +6,7 @@ the same text, so that a key which changed its spelling is another key there as 
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 
 from sbh_pipelines.backup.contents.stored_table import Layer, StoredTable
@@ -76,6 +76,10 @@ class _Keys:
             return key in self._known
         return self._db.execute("SELECT 1 FROM known WHERE key = ?", (key,)).fetchone() is not None
 
+    def among(self, keys: Sequence[bytes]) -> set[bytes]:
+        """Those of these keys that are in the set."""
+        return self._known.intersection(keys) if self._db is None else {key for key in keys if key in self}
+
     def close(self) -> None:
         if self._db is not None:
             self._db.close()
@@ -100,29 +104,30 @@ class _Newer:
         """The rows of `text` that still count."""
         lines = text.split(b"\n")
         lines.pop()
-        return b"".join([line + b"\n" for line in lines if self._counts(line)])
+        keys = self._keys(lines)
+        gone = self._changed.among(keys)
+        if self._left:
+            gone |= {key for key in keys if not self._is_left(key)}
+        if not gone:
+            return text
+        return b"".join([line + b"\n" for line, key in zip(lines, keys, strict=True) if key not in gone])
 
-    def _counts(self, line: bytes) -> bool:
-        key = self._key(line)
-        if key in self._changed:
-            return False
-        if not self._left:
-            return True
+    def _is_left(self, key: bytes) -> bool:
         bucket = bucket_of(self._kind, key.split(b"\t")) & self._mask
         return all(key in left for left in self._left.get(bucket, ()))
 
-    def _key(self, line: bytes) -> bytes:
+    def _keys(self, lines: Iterable[bytes]) -> list[bytes]:
         if self._fields == [0]:
-            return line.partition(b"\t")[0]
-        fields = line.split(b"\t")
-        return b"\t".join([fields[at] for at in self._fields])
+            return [line.partition(b"\t")[0] for line in lines]
+        split = (line.split(b"\t") for line in lines)
+        return [b"\t".join([fields[at] for at in self._fields]) for fields in split]
 
     def add(self, repository: Repository, layer: Layer) -> None:
         """The layer is newer than all that follows."""
         for text in repository.read_chunks(map(bytes.fromhex, layer.chunks)):
             lines = text.split(b"\n")
             lines.pop()
-            self._changed.add(map(self._key, lines))
+            self._changed.add(self._keys(lines))
         for text in repository.read_chunks(map(bytes.fromhex, layer.deleted)):
             self._changed.add(text.split(b"\n")[:-1])
         if not layer.survivors:

@@ -3,10 +3,24 @@
 import hashlib
 import hmac
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 _SUM_MASK = (1 << 128) - 1
+
+
+def row_hash(key: bytes) -> Any:
+    """The keyed hash of a row, of 128 bits, before anything is in it."""
+    return hashlib.blake2b(digest_size=16, key=hashlib.blake2b(key).digest())
+
+
+def digests(empty: Any, lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Of each line. Copying what the key has been put into is much faster than to put it into another each time."""
+    copy = empty.copy
+    for line in lines:
+        filled = copy()
+        filled.update(line)
+        yield filled.digest()
 
 
 class RowSums(Protocol):
@@ -21,21 +35,20 @@ class LineSums:
     """The content of a table, whatever the order of its rows: their number, and the sum of a keyed hash of each."""
 
     def __init__(self, key: bytes) -> None:
-        self._key, self._sum = hashlib.blake2b(key).digest(), 0
+        self._hash, self._sum = row_hash(key), 0
         self.rows = self.bytes = 0
 
     def fresh(self) -> "LineSums":
         """Sums of nothing yet, to be compared with these."""
         other = LineSums(b"")
-        other._key = self._key
+        other._hash = self._hash
         return other
 
     def add(self, text: bytes) -> None:
         """COPY text of whole rows."""
         lines = text.split(b"\n")
         lines.pop()
-        key = self._key
-        self._sum += sum(int.from_bytes(hashlib.blake2b(line, digest_size=16, key=key).digest()) for line in lines)
+        self._sum += sum(map(int.from_bytes, digests(self._hash, lines)))
         self.rows += len(lines)
         self.bytes += len(text)
 

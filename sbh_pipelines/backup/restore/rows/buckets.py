@@ -4,10 +4,11 @@ Rows come as COPY text in any order, from the backup and from the live table; a 
 (`database/schema/key_hash.py`). So two streams show where they differ, and neither is held in memory or sorted.
 """
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+from sbh_pipelines.database.capture.line_sums import digests, row_hash
 from sbh_pipelines.database.schema.key_hash import INTEGER, bucket_of, integer_buckets, rows_in_buckets
 
 _WORDS = 2  # of 64 bits, of a row's digest
@@ -47,23 +48,22 @@ class RowBuckets:
 class BucketSums:
     """The content of each bucket, whatever the order of its rows: the sum of a keyed hash of each, of 128 bits in two halves."""
 
-    def __init__(self, buckets: RowBuckets, key: bytes = b"") -> None:
+    def __init__(self, buckets: RowBuckets, empty: Any = None) -> None:
         import numpy  # a slow import that only some restores need
 
-        self._buckets, self._key = buckets, key or os.urandom(32)
+        self._buckets, self._hash = buckets, empty or row_hash(os.urandom(32))
         self._sums = numpy.zeros((buckets.mask + 1, _WORDS), dtype=numpy.uint64)
 
     def fresh(self) -> "BucketSums":
         """Sums of nothing yet, to be compared with these."""
-        return BucketSums(self._buckets, self._key)
+        return BucketSums(self._buckets, self._hash)
 
     def add(self, text: bytes) -> None:
         """COPY text of whole rows."""
         import numpy
 
-        lines, key = _lines(text), self._key
-        digests = b"".join([hashlib.blake2b(line, digest_size=8 * _WORDS, key=key).digest() for line in lines])
-        words = numpy.frombuffer(digests, dtype=numpy.uint64).reshape(-1, _WORDS)
+        joined = b"".join(digests(self._hash, _lines(text)))
+        words = numpy.frombuffer(joined, dtype=numpy.uint64).reshape(-1, _WORDS)
         numpy.add.at(self._sums, self._buckets.numbers(text), words)
 
     def differing(self, other: "BucketSums") -> list[int]:
