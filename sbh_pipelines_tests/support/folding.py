@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.journal.drain import DrainResult, drain
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.backup.site.site import Site
-from sbh_pipelines.database.capture.capture import rows_of, select_rows
+from sbh_pipelines.database.capture.capture import copy_table
 from sbh_pipelines.database.capture.changes import Window
 from sbh_pipelines.database.capture.deleted_rows import sums
 from sbh_pipelines.database.schema.key_hash import key_code
@@ -26,6 +25,7 @@ from sbh_pipelines.model import utc_now
 from sbh_pipelines.settings import Settings
 from sbh_pipelines_tests.support.application import ADMIN, Application
 from sbh_pipelines_tests.support.databases import Database
+from sbh_pipelines_tests.support.mapped import Rows
 
 JOURNAL = {"enabled": True, "dsn": f"user={postgres.ADMIN}"}
 
@@ -98,7 +98,6 @@ class Folding:
 
 
 def _live(connection: Connection, table: MappedTable, key: str) -> list[bytes]:
-    text = BytesIO()
-    query = select_rows(table, rows_of(table, [key]), [key])
-    connection.cursor().copy_expert(f"COPY ({query}) TO STDOUT", text)
-    return text.getvalue().splitlines()
+    rows = Rows()
+    copy_table(connection, table, key, rows)
+    return [line.encode() for line in rows.lines]

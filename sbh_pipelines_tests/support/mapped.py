@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-from sbh_pipelines.database.capture.capture import copy_table
+from sbh_pipelines.database.capture.capture import copy_tenants
+from sbh_pipelines.database.capture.changes import all_rows
+from sbh_pipelines.database.schema.key_hash import key_code
+from sbh_pipelines.database.schema.name_types import exact_names
 from sbh_pipelines.database.schema.tenancy import MappedTable, TableStatus, TenancyMap, load_map, survey_map
 from sbh_pipelines.database.session.connection import connect
 from sbh_pipelines.errors import TenancyError
@@ -66,13 +69,10 @@ class Mapped:
 
     def rows(self, name: str) -> tuple[list[str], list[str]]:
         """The rows of tenant one and of tenant two, as COPY text, in order."""
-        sinks: dict[str, Rows] = {}
-        connection = connect(self.settings.database, "test")
-        try:
-            copy_table(connection, self.table(name), self.keys, lambda t, key, n: sinks.setdefault(key, Rows()))
-        finally:
-            connection.close()
-        assert set(sinks) == set(self.keys)
+        sinks, table = {key: Rows() for key in self.keys}, self.table(name)
+        with closing(connect(self.settings.database, "test")) as connection, exact_names(connection, table):
+            chosen = all_rows(table, dict.fromkeys(sinks, 0))
+            copy_tenants(connection, table, key_code(table), chosen, sinks, held_bytes=1 << 20)
         one, two = (sinks[key].lines for key in self.keys)
         return one, two
 

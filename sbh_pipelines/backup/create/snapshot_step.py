@@ -25,12 +25,10 @@ from sbh_pipelines.backup.create.unchanged import Compared, find_unchanged
 from sbh_pipelines.backup.create.unreadable import named
 from sbh_pipelines.backup.journal.registration import register_backed_up
 from sbh_pipelines.concurrency import side_by_side
-from sbh_pipelines.database.capture.capture import check_same_files, copy_chosen, rows_of
-from sbh_pipelines.database.capture.changes import Window, totals
-from sbh_pipelines.database.capture.deleted_rows import Sums, sums
+from sbh_pipelines.database.capture.capture import check_same_files, copy_tenants
+from sbh_pipelines.database.capture.changes import all_rows
 from sbh_pipelines.database.capture.unreadable import apart
 from sbh_pipelines.database.schema.file_references import reference_columns, referenced_keys
-from sbh_pipelines.database.schema.key_hash import bucket_bits
 from sbh_pipelines.database.schema.large_objects import count_large_objects, large_object_columns, large_objects_text
 from sbh_pipelines.database.schema.tenancy import UNLOGGED, MappedTable, TenancyMap, load_map
 from sbh_pipelines.database.session.connection import Connection
@@ -77,7 +75,7 @@ def skip_unchanged(open_drafts: OpenDrafts, drafts: Sequence[Draft]) -> list[Dra
     live, settings = running(drafts), open_drafts.site.settings
     try:
         with open_drafts.snapshot() as (snapshot_id, point, connection):
-            view = View(settings.database, snapshot_id, point, connection, load_map(connection, settings))
+            view = View(settings, snapshot_id, point, connection, load_map(connection, settings))
             with closing(JournalView(open_drafts.site, point, view.definitions)) as journal:
                 found, _ = find_unchanged(open_drafts, view, live, journal)
     except SbhError as error:
@@ -118,7 +116,7 @@ def _capture(
     with ExitStack() as stack:
         snapshot_id, point, connection = stack.enter_context(open_drafts.snapshot())
         packs = stack.enter_context(pipeline(settings.backup))
-        view = View(settings.database, snapshot_id, point, connection, load_map(connection, settings))
+        view = View(settings, snapshot_id, point, connection, load_map(connection, settings))
         journal = stack.enter_context(closing(JournalView(open_drafts.site, point, view.definitions, directories)))
         waiting = [d for d in drafts if not d.lease_owner]
         settled, compared = find_unchanged(open_drafts, view, waiting, journal) if waiting else ([], {})
@@ -226,7 +224,7 @@ def _read_tables(
 
         def take_delta(keys: Sequence[str]) -> None:
             deltas = [changed[key].anew() for key in keys]
-            capture_delta(connection, table, view.codes[table.full_name], deltas)
+            capture_delta(connection, table, view.codes[table.full_name], deltas, view.held_bytes)
             for one in deltas:
                 whole.extend(tenants[one.key].took(table, one))
 
@@ -256,23 +254,10 @@ def _fail(
 
 def _read_whole(connection: Connection, view: View, table: MappedTable, tenants: Mapping[str, TenantRows]) -> None:
     """All rows of these tenants, and the sums that the next backup compares with."""
-    code, name = view.codes[table.full_name], table.full_name
-    guessed = {key: rows.rows_before(name) for key, rows in tenants.items()}
-    if not code.keyed or any(rows is None for rows in guessed.values()):
-        found = totals(connection, table, code, {key: Window(None, rows.seed) for key, rows in tenants.items()})
-        counts, hashes = {key: t.rows for key, t in found.items()}, {key: t.key_hash for key, t in found.items()}
-    else:  # how many buckets a tenant needs is known well enough without counting first
-        counts, hashes = {key: rows or 0 for key, rows in guessed.items()}, {}
-    bits = {key: bucket_bits(rows) if code.keyed else 0 for key, rows in counts.items()}
-    windows = {key: Window(None, rows.seed, bits[key]) for key, rows in tenants.items() if bits[key] or not hashes}
-    in_buckets, _ = sums(connection, table, code, windows)
-    counts |= {key: mine.rows for key, mine in in_buckets.items()}
-    hashes |= {key: mine.key_hash for key, mine in in_buckets.items()}
-    sinks = {key: GuardedTable(rows, table) for key, rows in tenants.items()}
-    copy_chosen(connection, table, rows_of(table, list(tenants)), counts, lambda _table, key, _rows: sinks[key])
-    for key, sink in sinks.items():
-        mine = in_buckets.get(key) or Sums(0)
-        sink.finish(view.definitions[name], code.kind, mine, hashes[key])
+    code, sinks = view.codes[table.full_name], {key: GuardedTable(rows, table) for key, rows in tenants.items()}
+    chosen = all_rows(table, {key: rows.seed for key, rows in tenants.items()})
+    for key, found in copy_tenants(connection, table, code, chosen, sinks, view.held_bytes).items():
+        sinks[key].finish(view.definitions[table.full_name], code.kind, found.sums, found.key_hash)
 
 
 def _add_references(

@@ -16,7 +16,7 @@ from sbh_pipelines.database.schema.tenancy import MappedTable, TenancyMap
 from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import RecoveryPoint
-from sbh_pipelines.settings import DatabaseSettings
+from sbh_pipelines.settings import Settings
 
 TenantTotals = dict[str, Totals]  # by table
 RowFailure = Callable[[Connection, MappedTable, str, SbhError], None]
@@ -27,7 +27,7 @@ RowFailure = Callable[[Connection, MappedTable, str, SbhError], None]
 class View:
     """The database at one snapshot."""
 
-    settings: DatabaseSettings
+    settings: Settings
     snapshot_id: str
     point: RecoveryPoint
     connection: Connection
@@ -40,8 +40,13 @@ class View:
         self.definitions = read_definitions(self.connection, self.tenancy.tables)
         self.codes = {t.full_name: key_code(t) for t in self.tenancy.tables}
 
+    @property
+    def held_bytes(self) -> int:
+        """How much of a table's rows may be in memory before they are whole groups."""
+        return (self.settings.backup.memory_mib << 20) // 4 // self.settings.database.connections
+
     def each_table(self, work: Callable[[Connection, MappedTable], None]) -> None:
-        each_table(self.settings, self.snapshot_id, self.tenancy.tables, work)
+        each_table(self.settings.database, self.snapshot_id, self.tenancy.tables, work)
 
     def totals(
         self,

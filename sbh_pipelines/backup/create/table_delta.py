@@ -18,7 +18,7 @@ from sbh_pipelines.backup.contents.stored_table import (
     summary_of,
 )
 from sbh_pipelines.backup.contents.table_summary import TableSummary
-from sbh_pipelines.database.capture.capture import copy_chosen, count_chosen
+from sbh_pipelines.database.capture.capture import copy_tenants
 from sbh_pipelines.database.capture.changes import MAX_WINDOW, Window, ages, new_rows, snapshot_xmin
 from sbh_pipelines.database.capture.deleted_rows import Sums, arrivals, explained_by, sums, survivors
 from sbh_pipelines.database.schema.key_hash import KeyCode
@@ -77,7 +77,9 @@ def too_old(state: State, now: str) -> str | None:
     return f"{distance:,} transactions have gone by since it was last read whole" if distance > MAX_WINDOW else None
 
 
-def capture_delta(connection: Connection, table: MappedTable, code: KeyCode, deltas: list[TenantDelta]) -> None:
+def capture_delta(
+    connection: Connection, table: MappedTable, code: KeyCode, deltas: list[TenantDelta], held_bytes: int
+) -> None:
     """Work out the next state of the table for each tenant: sets `summary`, `again` or `error` of each."""
     mine = {delta.key: _Start(delta) for delta in deltas}
     known = ages(connection, (snapshot_xmin(start.since) for start in mine.values()))
@@ -97,15 +99,13 @@ def capture_delta(connection: Connection, table: MappedTable, code: KeyCode, del
         return
     chosen = {key: windows[key] for key in live}
     writers = {key: _Guarded(start.delta) for key, start in live.items()}
-    sink: Callable[[MappedTable, str, int], _Guarded] = lambda _table, key, _rows: writers[key]  # noqa: E731
-    fresh = {key: sum(map(len, new[key].values())) for key in live}
-    copy_chosen(connection, table, new_rows(table, chosen), fresh, sink)
+    copy_tenants(connection, table, code, new_rows(table, chosen), writers, held_bytes)
     buckets = {key: lacking[key] for key in live if lacking[key]}
     if buckets:
         _left_over(connection, table, code, chosen, buckets, writers)
         came = arrivals(table, code, chosen, buckets)
         if came is not None:
-            copy_chosen(connection, table, came, count_chosen(connection, table, came, list(buckets)), sink)
+            copy_tenants(connection, table, code, came, {key: writers[key] for key in buckets}, held_bytes)
     for key, start in live.items():
         if start.delta.error is None:
             try:

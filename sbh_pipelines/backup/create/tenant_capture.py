@@ -189,13 +189,6 @@ class TenantRows:
             journal.since[name] is not journal.parent,
         )
 
-    def rows_before(self, name: str) -> int | None:
-        """About how many rows the table has: as many as now or at the last backup, where that is known."""
-        if name in self.totals:
-            return self.totals[name].rows
-        state = self.record.state if self.record else None
-        return int(state.tables[name][0] or 0) if state and name in state.tables else None
-
     def _why_whole(self, view: View, name: str, then: TableSummary | None) -> str | None:
         return self.incomparable or incomparable_table(then, view.definitions[name], self.seed_id)
 

@@ -313,10 +313,8 @@ def _rows_match(
     by_sums = bool(stored.layers) or summary.table in facts.drifted
     sink = _RowComparison(repository, stored, facts.sums.get(table.full_name), by_sums)
 
-    def plan(_: str) -> Iterator[int]:
-        return (group.rows for group in read_table(repository, summary).groups)
-
-    copy_table(connection, table, [facts.key], lambda *_: sink, None if by_sums else plan)
+    plan = None if by_sums else (group.rows for group in read_table(repository, summary).groups)
+    copy_table(connection, table, facts.key, sink, plan)
     return sink.finish()
 
 

@@ -1,30 +1,33 @@
-"""Reading tenants' rows: one ordered COPY per table for a whole batch of tenants, several tables at once.
+"""Reading tables at one snapshot, several at once; one tenant's rows by an ordered COPY.
 
-One pass over a table serves every tenant of the batch: `... WHERE tenant = ANY(batch) ORDER BY tenant, key`. A count on
-the same snapshot, in the same order, says after how many rows each tenant ends. For scattered tenants that costs the
-server a third of what one COPY per tenant does (docs/decisions/0001-one-pass-for-all-tenants.md).
+The rows of a batch of tenants come in one pass, and are taken apart by `tenant_cutter.py`.
 """
 
 import io
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sbh_pipelines.concurrency import side_by_side
-from sbh_pipelines.database.capture.row_groups import GroupCutter, Segment
+from sbh_pipelines.database.capture.row_groups import GroupCutter, Take
+from sbh_pipelines.database.capture.spill import Spill
+from sbh_pipelines.database.schema.key_hash import MAX_BITS, KeyCode
 from sbh_pipelines.database.schema.name_types import exact_names
 from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import Connection, translated
 from sbh_pipelines.database.session.copying import copy
 from sbh_pipelines.database.session.search_path import own_names
 from sbh_pipelines.database.session.snapshot import on_snapshot
-from sbh_pipelines.database.session.sql import copy_options, ident, literal, sql_name
-from sbh_pipelines.errors import SourceChanged, SourceError
+from sbh_pipelines.database.session.sql import copy_options, free_name, ident, sql_name
+from sbh_pipelines.errors import SourceChanged
 from sbh_pipelines.settings import DatabaseSettings
 
+if TYPE_CHECKING:
+    from sbh_pipelines.database.capture.key_sums import TableSums
+
 _WRITE_BUFFER = 1 << 20
-_TENANT = '"sbh tenant"'
+_TAKEN_APART = 2 << 20  # bytes of rows at once
 
 
 class TableSink(Protocol):
@@ -33,9 +36,6 @@ class TableSink(Protocol):
     def group(self, text: bytes, rows: int) -> None: ...
 
     def close(self) -> None: ...
-
-
-OpenSink = Callable[[MappedTable, str, int], TableSink]  # table, tenant key, rows
 
 
 def order_by(table: MappedTable) -> str:
@@ -58,121 +58,84 @@ class Selection:
     condition: str
 
 
-def rows_of(table: MappedTable, tenant_keys: Sequence[str]) -> Selection:
-    """All rows of these tenants."""
-    return Selection(table.source, table.tenant_is(tenant_keys))
-
-
-def select_rows(table: MappedTable, chosen: Selection, tenant_keys: Sequence[str]) -> str:
-    """SELECT of the captured columns of the chosen rows of these tenants, ordered by tenant and key.
-
-    Sorted in two stages, by tenant and then each tenant's rows by key: comparing one column is what the server does
-    fastest. OFFSET 0 keeps the planner from making one sort of the two.
-    """
-    by = _tenant_order(table, tenant_keys)
-    columns = ", ".join(f"t.{ident(name)}" for name in table.captured_columns)
-    needed = dict.fromkeys((*table.captured_columns, *table.table.primary_key))
-    by_tenant = (
-        f"SELECT {', '.join(f't.{ident(name)}' for name in needed)}, {by} AS {_TENANT}"
-        f" FROM {chosen.source} WHERE {chosen.condition} ORDER BY {_TENANT} OFFSET 0"
-    )
-    return f"SELECT {columns} FROM ({by_tenant}) AS t ORDER BY t.{_TENANT}, {order_by(table)}"
-
-
-def _tenant_order(table: MappedTable, tenant_keys: Sequence[str]) -> str:
-    if not table.tenant_column.exact or len(tenant_keys) == 1:
-        return table.tenant_number(tenant_keys)  # values that are equal and yet differ may lie apart
-    return table.tenant + (' COLLATE "C"' if table.tenant_column.collatable else "")
-
-
 def copy_table(
     connection: Connection,
     table: MappedTable,
-    tenant_keys: Sequence[str],
-    open_sink: OpenSink,
-    plan: Callable[[str], Iterator[int]] | None = None,
-) -> int:
-    """Stream the tenants' rows of one table into sinks; bytes of text read.
+    tenant_key: str,
+    sink: TableSink,
+    plan: Iterator[int] | None = None,
+) -> None:
+    """Stream one tenant's rows of one table into a sink, in the canonical order.
 
-    Every tenant in `tenant_keys` gets a sink, also those without rows.
+    `plan` gives the number of rows of each group where they are known beforehand.
     """
-    chosen = rows_of(table, tenant_keys)
-    counts = count_chosen(connection, table, chosen, tenant_keys)
-    with exact_names(connection, table):
-        return copy_chosen(connection, table, chosen, counts, open_sink, plan)
+    columns = ", ".join(f"t.{ident(name)}" for name in table.captured_columns)
+    query = f"SELECT {columns} FROM {table.source} WHERE {table.tenant_is([tenant_key])} ORDER BY {order_by(table)}"
+    with translated("read a table", table.full_name), exact_names(connection, table):
+        copy_groups(connection.cursor(), query, table.encoding, sink.group, plan)
+    sink.close()
 
 
-def count_chosen(
-    connection: Connection, table: MappedTable, chosen: Selection, tenant_keys: Sequence[str]
-) -> dict[str, int]:
-    """Chosen rows by tenant key, for every tenant in `tenant_keys`."""
-    with translated("read a table", table.full_name):
-        cursor = connection.cursor()
-        cursor.execute(
-            f"SELECT {table.tenant_number(tenant_keys)}, count(*) FROM {chosen.source} WHERE {chosen.condition} GROUP BY 1"
-        )
-        return dict.fromkeys(tenant_keys, 0) | {tenant_keys[nth - 1]: rows for nth, rows in cursor.fetchall()}
-
-
-def copy_chosen(
+def copy_tenants(
     connection: Connection,
     table: MappedTable,
+    code: KeyCode,
     chosen: Selection,
-    counts: Mapping[str, int],
-    open_sink: OpenSink,
-    plan: Callable[[str], Iterator[int]] | None = None,
-) -> int:
-    """Stream the chosen rows of one table into sinks; bytes of text read.
+    sinks: Mapping[str, TableSink],
+    held_bytes: int,
+) -> "dict[str, TableSums]":
+    """Stream the chosen rows of one table into the sinks, by tenant key, in one pass; their sums, of tenants without rows as well.
 
-    `counts` says how many of them each tenant has at this snapshot. Tenants without rows get a sink as well.
+    `chosen.source` has the tenants as `changes.watched` names them, in the order of `sinks`. `held_bytes`: how much may be in
+    memory of rows that are not whole groups yet.
     """
-    for key in (key for key, rows in counts.items() if not rows):
-        open_sink(table, key, 0).close()
-    present = [key for key, rows in counts.items() if rows]
-    if not present:
-        return 0
-    with translated("read a table", table.full_name):
-        cursor = connection.cursor()
-        in_order = [(key, counts[key]) for key in _in_order(cursor, table, present)]
-        try:
-            segments = _segments(table, in_order, open_sink, plan)
-            return copy_groups(cursor, select_rows(table, chosen, present), segments, table.encoding)
-        except ValueError as error:
-            raise SourceError("A table was not read whole", on=table.full_name, why=str(error)) from None
+    # Slow imports, NumPy and Arrow, which only backups need.
+    from sbh_pipelines.database.capture.key_sums import KeySums
+    from sbh_pipelines.database.capture.tenant_cutter import TenantCutter
+
+    with translated("read a table", table.full_name), Spill() as spill:
+        sums = KeySums(len(sinks), code.keyed, spill)
+        cutter = TenantCutter(list(sinks.values()), sums, spill, held_bytes)
+        with io.BufferedWriter(cutter, _TAKEN_APART) as buffered:
+            query = f"COPY ({_select_coded(table, code, chosen)}) TO STDOUT{copy_options(table.encoding)}"
+            copy(connection.cursor(), query, buffered)
+            buffered.flush()
+            cutter.finish()
+        return dict(zip(sinks, sums.finish(), strict=True))
 
 
-def _in_order(cursor: Any, table: MappedTable, tenant_keys: list[str]) -> list[str]:
-    """The tenants in the order of `select_rows`."""
-    if not table.tenant_column.exact or len(tenant_keys) == 1:
-        return tenant_keys
-    # Only the server knows how it orders values of the type.
-    listed = ", ".join(
-        f"({number}, {literal(key)}::{table.tenant_column.type})" for number, key in enumerate(tenant_keys)
+def _select_coded(table: MappedTable, code: KeyCode, chosen: Selection) -> str:
+    """Codes and captured columns of the chosen rows, each tenant's in the order of the key.
+
+    In the order of the key alone, which often is nearly that of the file. Where there is no key, or it begins with the tenant, the
+    server has to sort: by tenant first, which leaves one group open, and then each tenant's rows. OFFSET 0 keeps the planner from
+    making one sort of the two: comparing one number is what the server does fastest.
+    """
+    names = [column.name for column in table.table.columns]
+    coded, tenant = free_name("sbh_code", names), free_name("sbh_tenant", names)
+    slot = f"(w.nth << {MAX_BITS}) | ({code.bucket})"
+    sent = f"pg_catalog.encode(pg_catalog.int8send({code.hash}) OPERATOR(pg_catalog.||) pg_catalog.int4send({slot}), 'base64')"
+    columns = ", ".join(f"t.{ident(name)}" for name in table.captured_columns)
+    key = table.table.primary_key
+    if key and (table.hops or key[0] != table.tenant_column.name):
+        return f"SELECT {sent}, {columns} FROM {chosen.source} WHERE {chosen.condition} ORDER BY {order_by(table)}"
+    needed = ", ".join(f"t.{ident(name)}" for name in dict.fromkeys((*table.captured_columns, *key)))
+    by_tenant = (
+        f"SELECT {sent} AS {coded}, w.nth AS {tenant}, {needed} FROM {chosen.source} WHERE {chosen.condition}"
+        f" ORDER BY {tenant} OFFSET 0"
     )
-    collation = ' COLLATE "C"' if table.tenant_column.collatable else ""
-    cursor.execute(f"SELECT number FROM (VALUES {listed}) AS k(number, key) ORDER BY key{collation}")
-    return [tenant_keys[number] for (number,) in cursor.fetchall()]
+    return f"SELECT t.{coded}, {columns} FROM ({by_tenant}) AS t ORDER BY t.{tenant}, {order_by(table)}"
 
 
-def copy_groups(cursor: Any, query: str, segments: Iterable[Segment], encoding: str) -> int:
-    """COPY a query's rows, cut into groups; bytes of text read. Raises ValueError when it gives other numbers of rows."""
-    cutter = GroupCutter(segments)
+def copy_groups(cursor: Any, query: str, encoding: str, take: Take, plan: Iterator[int] | None = None) -> int:
+    """COPY a query's rows, cut into groups; their number."""
+    cutter = GroupCutter(take, plan)
     # The buffered writer gathers a MiB of rows in C before Python sees them.
     with io.BufferedWriter(cutter, _WRITE_BUFFER) as buffered:
         copy(cursor, f"COPY ({query}) TO STDOUT{copy_options(encoding)}", buffered)
         buffered.flush()
         cutter.finish()
-    return cutter.bytes
-
-
-def _segments(
-    table: MappedTable, counts: list[tuple[str, int]], open_sink: OpenSink, plan: Callable[[str], Iterator[int]] | None
-) -> Iterator[Segment]:
-    # A generator: each tenant's sink opens when the stream reaches it and closes when the next one begins.
-    for key, rows in counts:
-        sink = open_sink(table, key, rows)
-        yield Segment(rows, sink.group, plan(key) if plan else None)
-        sink.close()
+    return cutter.rows
 
 
 # The catalogue as of the snapshot, next to the names, partitions and files that are read now. Locks of the reads keep them from

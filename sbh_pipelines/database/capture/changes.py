@@ -8,7 +8,7 @@ round again, are at worst read once more.
 A *deleted* row leaves no trace: `deleted_rows.py` finds it.
 
     totals    one scan: rows, hash of all keys, new rows, for each tenant
-    new_rows  which rows to copy
+    all_rows, new_rows  which rows to copy
 """
 
 from collections.abc import Iterable, Mapping
@@ -97,6 +97,11 @@ def totals(
         key: Totals(rows, f"{value & _MASK64:016x}{f'-{more}' if more else ''}", new)
         for key, rows, value, more, new in found
     }
+
+
+def all_rows(table: MappedTable, seeds: Mapping[str, int]) -> Selection:
+    """All rows of these tenants; the seeds of their hashes by tenant key."""
+    return Selection(watched(table, {key: Window(None, seed) for key, seed in seeds.items()}), "true")
 
 
 def new_rows(table: MappedTable, windows: Mapping[str, Window]) -> Selection:

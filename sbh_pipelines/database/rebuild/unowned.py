@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sbh_pipelines.database.capture.capture import copy_groups, order_by
-from sbh_pipelines.database.capture.row_groups import Segment
 from sbh_pipelines.database.schema.catalog import Column, Table, read_catalog
 from sbh_pipelines.database.schema.name_types import exact_names
 from sbh_pipelines.database.schema.tenancy import EXTENSION, SHARED, MappedTable, TenancyMap
@@ -78,13 +77,9 @@ def copy_rows(connection: Connection, rows: UnownedRows, take: Any, plan: Iterat
     """The rows, in the order of the table's key, to `take(text, rows)`; their number."""
     table, columns = rows.table, ", ".join(f"t.{ident(name)}" for name in rows.table.captured_columns)
     source = f"{table.own_source} {rows.where}"
+    query = f"SELECT {columns} FROM {source} ORDER BY {order_by(table)}"
     with translated("read a table", table.full_name), exact_names(connection, table):
-        cursor = connection.cursor()
-        cursor.execute(f"SELECT count(*) FROM {source}")
-        number: int = cursor.fetchone()[0]
-        query = f"SELECT {columns} FROM {source} ORDER BY {order_by(table)}"
-        copy_groups(cursor, query, [Segment(number, take, plan)], table.encoding)
-    return number
+        return copy_groups(connection.cursor(), query, table.encoding, take, plan)
 
 
 def _unowned(table: Table) -> MappedTable:

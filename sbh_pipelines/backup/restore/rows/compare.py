@@ -19,7 +19,8 @@ from sbh_pipelines.backup.create.parent import incomparable
 from sbh_pipelines.backup.restore.context import RestoreContext
 from sbh_pipelines.backup.restore.left_rows import LeftRows
 from sbh_pipelines.backup.restore.rows.buckets import BucketSums, RowBuckets
-from sbh_pipelines.backup.restore.rows.groups import ChunkSet, LiveGroups, read_live
+from sbh_pipelines.backup.restore.rows.groups import ChunkSet, LiveGroups
+from sbh_pipelines.database.capture.capture import copy_table
 from sbh_pipelines.database.merge.fit.columns import SchemaDifference
 from sbh_pipelines.database.merge.fit.mapping import TableMapping
 from sbh_pipelines.database.merge.fit.partitions import hanging_on_homeless, leave_out_homeless, without_partition
@@ -225,9 +226,9 @@ class TableComparer:
         wanted = ChunkSet()
         for group in stored.groups:
             wanted.add(group.chunk)
-        live, rows = LiveGroups(self._repository, wanted), self._census(mapping)
-        read_live(self._connection, mapping.table, self._tenant_key, rows.rows, live)
-        compared = TableComparison(mapping, summary, None, rows, live.matching, by_groups=True)
+        live = LiveGroups(self._repository, wanted)
+        copy_table(self._connection, mapping.table, self._tenant_key, live)
+        compared = TableComparison(mapping, summary, None, self._census(mapping), live.matching, by_groups=True)
         try:
             if live.differ or live.matching < summary.groups:
                 compared.staging = self._staging(mapping, number, by_groups=True)

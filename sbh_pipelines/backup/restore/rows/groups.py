@@ -3,27 +3,9 @@
 from collections.abc import Iterator
 
 from sbh_pipelines.backup.contents.stored_table import Group
-from sbh_pipelines.database.capture.capture import TableSink, copy_chosen, rows_of
 from sbh_pipelines.database.merge.staging import Spool
-from sbh_pipelines.database.schema.name_types import exact_names
-from sbh_pipelines.database.schema.tenancy import MappedTable
-from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.errors import ProofFailed
 from sbh_pipelines.repository.repository import Repository
-
-
-def read_live(
-    connection: Connection,
-    table: MappedTable,
-    tenant_key: str,
-    rows: int,
-    sink: TableSink,
-    cuts: Iterator[int] | None = None,
-) -> None:
-    """Read the tenant's live rows, `rows` of them, in the order of the key, and cut where a backup would, or after `cuts` rows."""
-    plan = None if cuts is None else lambda _: cuts
-    with exact_names(connection, table):
-        copy_chosen(connection, table, rows_of(table, [tenant_key]), {tenant_key: rows}, lambda *_: sink, plan)
 
 
 class ChunkSet:

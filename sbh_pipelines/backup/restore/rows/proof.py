@@ -9,7 +9,8 @@ from sbh_pipelines.backup.contents.stored_table import Group, read_table
 from sbh_pipelines.backup.restore.context import RestoreContext, describe_broken_keys, remedy_for_broken_keys
 from sbh_pipelines.backup.restore.result import RowsProven
 from sbh_pipelines.backup.restore.rows.compare import TableComparison
-from sbh_pipelines.backup.restore.rows.groups import GroupProof, read_live
+from sbh_pipelines.backup.restore.rows.groups import GroupProof
+from sbh_pipelines.database.capture.capture import copy_table
 from sbh_pipelines.database.merge import conflicts
 from sbh_pipelines.database.merge.foreign_keys import check_foreign_keys, keep_parents, late_children
 from sbh_pipelines.database.merge.merge import TableMerge
@@ -48,7 +49,7 @@ class RowProof:
             merge = self._merges.get(compared.table.full_name)
             if compared.by_groups and self._exactly(compared):
                 # A table found equal was compared just so.
-                groups += self._prove_groups(compared, merge) if merge is not None else compared.summary.groups
+                groups += self._prove_groups(compared) if merge is not None else compared.summary.groups
             elif merge is not None:
                 rows += self._prove_rows(compared, merge)
         for merge in self._merges.values():
@@ -89,15 +90,15 @@ class RowProof:
         partial = compared.partial or (merge is not None and merge.spared > 0)
         return exact and compared.mapping.same and not partial
 
-    def _prove_groups(self, compared: TableComparison, merge: TableMerge) -> int:
+    def _prove_groups(self, compared: TableComparison) -> int:
         """Read the merged table back, cut as the backup was, and compare every chunk id. Returns groups compared."""
 
         def expected() -> Iterator[Group]:
             return read_table(self._context.repository, compared.summary).groups
 
         reader = GroupProof(self._context.repository, expected(), compared.table.full_name)
-        rows, cuts = compared.rows_after(merge), (group.rows for group in expected())
-        read_live(self._context.connection, compared.table, self._context.tenant.key, rows, reader, cuts)
+        plan = (group.rows for group in expected())
+        copy_table(self._context.connection, compared.table, self._context.tenant.key, reader, plan)
         return reader.finish()
 
     def _prove_rows(self, compared: TableComparison, merge: TableMerge) -> int:
