@@ -1,7 +1,9 @@
 """Servers and data that many tests share. Each pytest run starts its own stack and takes it down."""
 
+import gc
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,11 @@ load_profile()
 # A developer's own settings must not leak into the tests.
 for name in [n for n in os.environ if n.startswith(("SBH_", "DAGSTER_"))]:
     del os.environ[name]
+
+# Bytecode is kept whatever the environment says: without it each process of the tests needs twice as long to load them, and all
+# that they start compile anew.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # No test outlives a power cut. What is brought to disk, and in which order, `stores/test_durability.py` watches.
 os.fsync = lambda descriptor: None
@@ -83,6 +90,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return places.get(item.path.stem, len(_LONG)), modules[item.path]
 
     items.sort(key=order)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is collected stays until the end: the garbage collector need not look at it while it grows, nor ever after."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,6 +18,8 @@ from sbh_pipelines.files.moment import Doubt, FileSource, MomentFiles, MomentLis
 from sbh_pipelines.stores.base import ObjectInfo
 from sbh_pipelines.stores.versions import IncompleteVersions, ObjectVersion, OpenUpload
 from sbh_pipelines_tests.support.versioned import apart, versioned_bucket
+
+__all__ = ["apart"]  # a fixture, made elsewhere
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -214,7 +216,7 @@ def test_any_history_in_any_order(changes: list[tuple[str, bool]], moment: int, 
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_real_bucket_as_it_was(embedded_stack: Stack, seed: int) -> None:
+def test_a_real_bucket_as_it_was(embedded_stack: Stack, seed: int, apart: Callable[[], datetime]) -> None:
     """Puts and deletes at random, with moments between that are apart from them: every one gives what was there."""
     chance = random.Random(seed)
     with versioned_bucket(embedded_stack) as bucket:

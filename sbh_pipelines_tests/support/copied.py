@@ -12,7 +12,7 @@ from sbh_pipelines.backup.copies.copier.tenant_copy import copy_tenant
 from sbh_pipelines.backup.copies.copier.transfer import Limiter, Transfers
 from sbh_pipelines.backup.copies.place import CopyPlace, open_copy
 from sbh_pipelines.backup.copies.retention import CopyKept, enforce
-from sbh_pipelines.backup.copies.wrapping import bring_catalog_key
+from sbh_pipelines.backup.copies.wrapping import bring_catalog_key, bring_keys
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.embedded.servers import object_server
@@ -26,7 +26,7 @@ from sbh_pipelines.settings.places.copies import check_copies
 from sbh_pipelines.stores.base import FileStore
 from sbh_pipelines.stores.object_store import Store
 from sbh_pipelines.stores.open_store import open_store
-from sbh_pipelines_tests.support.application import ACME, ADMIN, Application
+from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.support.buckets import fresh_bucket
 
 REGION, THERE = "eu-west-1", "eu-central-1"
@@ -146,21 +146,25 @@ class Copied:
         return open_copy(self.site(clock, wrap), COPY)
 
     def objects(self, bucket: str, prefix: str = "") -> dict[str, bytes]:
-        found = {}
-        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-            for entry in page.get("Contents", ()):
-                found[entry["Key"]] = self.client.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read()
-        return found
+        keys = self.etags(bucket, prefix)
+        return {key: self.client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
+
+    def etags(self, bucket: str, prefix: str = "") -> dict[str, str]:
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        return {entry["Key"]: entry["ETag"] for page in pages for entry in page.get("Contents", ())}
 
     def versions(self, bucket: str, prefix: str = "") -> list[str]:
         page = self.client.list_object_versions(Bucket=bucket, Prefix=prefix)
         return [version["Key"] for version in page.get("Versions", ())]
 
-    def transfer(self, prefix: str = "") -> None:
-        """What a copier does besides the keys: everything else, byte for byte."""
-        for key, body in self.objects(self.bucket, prefix).items():
+    def transfer(self, prefix: str = "", *, again: bool = False) -> None:
+        """What a copier does besides the keys: everything else byte for byte, unless it is there. `again`: that too."""
+        there = {} if again else self.etags(self.copy_bucket, prefix)
+        for key, _ in sorted(self.etags(self.bucket, prefix).items() - there.items()):
             if "/keys/" not in key and not key.endswith(("lease.json", "-ended.json")):
-                self.client.put_object(Bucket=self.copy_bucket, Key=key, Body=body)
+                self.client.copy_object(
+                    Bucket=self.copy_bucket, Key=key, CopySource={"Bucket": self.bucket, "Key": key}
+                )
 
     def back_up(self, kind: str = "full") -> str:
         made: str = self.service().create_backup(ACME, ADMIN, backup_type=kind)["id"]
@@ -178,6 +182,14 @@ class Copied:
         bring_catalog_key(place, REGION)
         self.transfer(f"_sbh-catalog/{REGION}/records/")
         copy_tenant(place, place.source.owners.housed(self.tenant), Transfers(place, no_progress, Limiter(None)))
+
+    def bring_both(self) -> None:
+        """Bring over both tenants without the copier: the keys, and all else."""
+        place = self.place()
+        bring_catalog_key(place, REGION)
+        for name in (ACME, BOLT):
+            bring_keys(place, self.application.tenant(name))
+        self.transfer()
 
     def ends(self) -> tuple[FileStore, FileStore, str]:
         """The tenant's repository here and there, and its prefix, which is the same."""

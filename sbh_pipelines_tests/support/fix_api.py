@@ -1,4 +1,7 @@
-"""A stack of the API's own with four tenants, its tokens, and what runs on it."""
+"""A stack of the API's own with four tenants, its tokens, and what runs on it.
+
+A Dagster that has nothing to do needs a quarter of a core, with its code servers: it goes with the file that asked for it.
+"""
 
 from collections.abc import Iterator
 
@@ -41,13 +44,13 @@ def backed_up(api_settings: Settings) -> str:
     return str(made[0]["id"])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def dagster_url(api_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with guarded_dagster(api_stack, tmp_path_factory.mktemp("dagster") / "home") as address:
         yield address
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(
     api_stack: Stack, tokens: Tokens, dagster_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
@@ -67,7 +70,7 @@ def server(
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def second_server(
     server: Server, api_stack: Stack, dagster_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:

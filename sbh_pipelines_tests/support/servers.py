@@ -52,7 +52,8 @@ class Server:
         headers = {"Authorization": f"Bearer {self.tokens.issue(user, tenant, role, 3600)}"}
         if slug is not None:
             headers["X-Tenant-Slug"] = slug
-        return httpx.Client(base_url=self.address, headers=headers, timeout=60, trust_env=False)
+        # Nothing is verified over plain HTTP, and to load what certificates are verified by takes 25 ms.
+        return httpx.Client(base_url=self.address, headers=headers, timeout=60, trust_env=False, verify=False)
 
 
 def until(true: Callable[[], Any], seconds: float = 240) -> Any:
@@ -147,6 +148,6 @@ def _process(command: list[str], environment: Mapping[str, str], log: Path) -> I
 def _answers(url: str, process: "subprocess.Popen[bytes]", log: Path, status: int = 200) -> bool:
     assert process.poll() is None, log.read_text("utf-8", "replace")[-2000:]
     try:
-        return httpx.get(url, timeout=5, trust_env=False).status_code == status
+        return httpx.get(url, timeout=5, trust_env=False, verify=False).status_code == status
     except httpx.HTTPError:
         return False

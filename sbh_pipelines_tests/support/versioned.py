@@ -1,15 +1,18 @@
 """Buckets of the stack's S3 server that keep versions, and what they had at any time by a witness of its own."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import pytest
 
 from sbh_pipelines.embedded.servers import object_server
 from sbh_pipelines.embedded.servers.layout import Layout
 from sbh_pipelines.embedded.servers.stack import Stack
+from sbh_pipelines.files import moment as moments
 from sbh_pipelines.stores.object_store import Store
 from sbh_pipelines.stores.s3 import open_s3
 from sbh_pipelines.stores.versions import BucketVersions
@@ -64,9 +67,17 @@ def versioned_bucket(stack: Stack) -> Iterator[VersionedBucket]:
         yield VersionedBucket(stack, name)
 
 
-def apart() -> datetime:
-    """A moment that no change is within two seconds of: those before and those after are further away."""
-    time.sleep(2.2)
-    moment = datetime.now(UTC)
-    time.sleep(3.1)
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> Callable[[], datetime]:
+    """Gives the present moment, and waits until what is changed next is of another second than it, as the store tells times.
+
+    For the length of the test nothing else is close to a moment: what was changed two seconds before it need not be waited for.
+    """
+    monkeypatch.setattr(moments, "CLOSE", timedelta(0))
+
+    def moment() -> datetime:
+        now = datetime.now(UTC)
+        time.sleep(1.01 - now.microsecond / 1e6)
+        return now
+
     return moment

@@ -52,16 +52,22 @@ def copied(application: Application, embedded_stack: Stack, clock: Clock) -> Cop
     )
 
 
-def days(copied: Copied, clock: Clock, number: int, *, copy: bool = True) -> list[str]:
-    """A backup a day, each copied."""
+def days(copied: Copied, clock: Clock, number: int) -> list[str]:
+    """A backup a day, each of other rows, and copied."""
     made = []
-    for seed in range(number):
-        copied.change(seed)
+    for _ in range(number):
+        copied.change(clock.now.toordinal())
         made.append(copied.back_up())
-        if copy:
-            copied.bring()
+        copied.bring()
         clock.now += DAY
     return made
+
+
+def twenty_days(copied: Copied, clock: Clock) -> list[str]:
+    """A backup of each of the first seven days, of which six are old by the end of the last, and of the last two days."""
+    made = days(copied, clock, 7)
+    clock.now += 11 * DAY
+    return made + days(copied, clock, 2)
 
 
 def test_what_is_deleted_at_the_source_stays_at_the_copy(copied: Copied, clock: Clock) -> None:
@@ -85,7 +91,7 @@ def test_what_is_deleted_at_the_source_stays_at_the_copy(copied: Copied, clock: 
 
 
 def test_its_own_policy_is_applied_once_a_backup_has_been_there_for_14_days(copied: Copied, clock: Clock) -> None:
-    made = days(copied, clock, 20)
+    made = twenty_days(copied, clock)
     kept = copied.enforce()
     # Of those that came up to 14 days ago none counts: of the six before them the policy keeps three days.
     assert list(kept.forgotten) == made[:4]
@@ -98,8 +104,8 @@ def test_its_own_policy_is_applied_once_a_backup_has_been_there_for_14_days(copi
 
 
 def test_what_was_forgotten_here_is_not_copied_again(copied: Copied, clock: Clock) -> None:
-    """The source keeps all twenty, the copy seventeen: the next copy brings none of the others."""
-    made = days(copied, clock, 20)
+    """The source keeps all nine, the copy five: the next copy brings none of the others."""
+    made = twenty_days(copied, clock)
     copied.enforce()
     copied.bring()
     assert copied.there() == made[4:]
@@ -163,7 +169,7 @@ def test_a_flood_of_platform_backups_takes_no_others_place(copied: Copied, clock
 
 
 def test_nothing_goes_before_something_was_verified(copied: Copied, clock: Clock) -> None:
-    made = days(copied, clock, 20)
+    made = twenty_days(copied, clock)
     kept = copied.enforce(verified=None)
     assert [type(issue) for issue in kept.issues] == [CopyUnverified]
     assert copied.there() == made
@@ -225,7 +231,9 @@ def test_holds_of_both_ends_keep_what_they_cover(copied: Copied, clock: Clock) -
     made = days(copied, clock, 2)
     placed = copied.service().retention.hold(ACME, ADMIN, reason="case 7", backup_id=made[0])
     copied.bring()
-    made += days(copied, clock, 18)
+    made += days(copied, clock, 5)
+    clock.now += 11 * DAY
+    made += days(copied, clock, 2)
     kept = copied.enforce()
     assert made[0] in kept.kept
     assert list(kept.forgotten) == made[1:4]
@@ -246,14 +254,14 @@ def test_holds_of_both_ends_keep_what_they_cover(copied: Copied, clock: Clock) -
 
 
 def test_a_hold_that_was_not_copied_yet_keeps_what_it_covers(copied: Copied, clock: Clock) -> None:
-    made = days(copied, clock, 20)
+    made = twenty_days(copied, clock)
     copied.service().retention.hold(ACME, ADMIN, reason="case 8", backup_id=made[0])
     assert made[0] not in copied.enforce().forgotten
     assert made[0] in copied.there()
 
 
 def test_a_hold_placed_after_the_copy_forgot_brings_the_backup_again(copied: Copied, clock: Clock) -> None:
-    made = days(copied, clock, 20)
+    made = twenty_days(copied, clock)
     assert made[0] in copied.enforce().forgotten
     copied.service().retention.hold(ACME, ADMIN, reason="case 9", backup_id=made[0])
     copied.bring()
@@ -265,7 +273,7 @@ def test_a_hold_placed_after_the_copy_forgot_brings_the_backup_again(copied: Cop
 def test_where_the_source_cannot_be_read_nothing_goes(
     copied: Copied, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = days(copied, clock, 20)
+    made = twenty_days(copied, clock)
 
     def gone(*_: object, **__: object) -> None:
         raise StoreUnavailable("Cannot reach the store", on="s3://gone", remedy="none")
@@ -278,7 +286,7 @@ def test_where_the_source_cannot_be_read_nothing_goes(
 
 
 def test_another_writer_at_the_copy_and_a_wrong_clock_are_left_to_the_next_run(copied: Copied, clock: Clock) -> None:
-    made = days(copied, clock, 20)
+    made = twenty_days(copied, clock)
     _, there, prefix = copied.ends()
     held = leases.acquire(there, prefix, leases.new_owner("other"), "other", 600, clock)
     kept = copied.enforce()
@@ -304,7 +312,7 @@ def forget_all_but_the_newest(copied: Copied, made: list[str], clock: Clock) -> 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_at_any_write_it_goes_on_where_it_was(copied: Copied, clock: Clock, when: str) -> None:
     """What is listed is whole at all times, and in the end the copy has what its policy says."""
-    made = days(copied, clock, 20)
+    made = twenty_days(copied, clock)
     forget_all_but_the_newest(copied, made, clock)
     clock.now -= 4 * DAY
     before = copied.stored()
@@ -334,7 +342,7 @@ def test_killed_at_any_write_it_goes_on_where_it_was(copied: Copied, clock: Cloc
 
 def test_a_store_that_refuses_to_delete_what_is_locked_stops_nothing(copied: Copied, clock: Clock) -> None:
     """It is told, and done when the lock is over."""
-    made = days(copied, clock, 20)
+    made = twenty_days(copied, clock)
     denied = StoreDenied("The store refused to delete an object", on="s3://copy", why="AccessDenied", remedy="wait")
     with struck(lambda verb, key, _: (denied, "before") if "/manifests/" in key else None, ("delete",)):
         kept = copied.enforce()

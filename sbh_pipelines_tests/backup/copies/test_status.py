@@ -14,7 +14,7 @@ from sbh_pipelines.model import Tenant, TenantId, timestamp, utc_now
 from sbh_pipelines.repository.trail.event import PLATFORM
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.backup.audit.test_auditing import events
-from sbh_pipelines_tests.backup.copies.test_verification import TENANT, below, bring, remove
+from sbh_pipelines_tests.backup.copies.test_verification import TENANT, below, remove
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.support.copied import COPY, REGION, Copied
 
@@ -38,7 +38,7 @@ def standings(copied: Copied, hours: float = 0) -> dict[str, str]:
 
 def test_standings_follow_what_was_verified(copied: Copied, service: BackupService) -> None:
     service.create_backup(ACME, ADMIN)
-    bring(copied)
+    copied.bring_both()
     assert standings(copied) == {ACME: "never", BOLT: "never"}
     service.copies.verify(ADMIN, COPY)
     assert standings(copied) == {ACME: "current", BOLT: "never"}
@@ -57,7 +57,7 @@ def test_standings_follow_what_was_verified(copied: Copied, service: BackupServi
 
 def test_another_tenants_state_under_the_slug_is_not_this_ones(copied: Copied, service: BackupService) -> None:
     service.create_backup(ACME, ADMIN)
-    bring(copied)
+    copied.bring_both()
     service.copies.verify(ADMIN, COPY)
     other = Tenant(TENANT.id, "77", TENANT.region, TENANT.tier)
     assert [line.standing for line in copy_status(copied.site(), COPY, [other], utc_now()).tenants] == ["never"]
@@ -75,7 +75,7 @@ def test_who_is_left_out_is_told_why(application: Application, embedded_stack: S
 
 def test_a_tenants_user_sees_the_own_line_and_no_bucket(copied: Copied, service: BackupService) -> None:
     service.create_backup(ACME, ADMIN)
-    bring(copied)
+    copied.bring_both()
     remove(copied.client, copied.copy_bucket, below(copied, "packs/")[0])
     service.copies.verify(ADMIN, COPY)
     viewer = UserContext("their viewer", ACME, Role.VIEWER)
@@ -108,7 +108,7 @@ def test_names_that_are_not_there_are_refused(copied: Copied, service: BackupSer
 
 def test_a_verification_is_on_record(copied: Copied, service: BackupService) -> None:
     service.create_backup(ACME, ADMIN)
-    bring(copied)
+    copied.bring_both()
     remove(copied.client, copied.copy_bucket, below(copied, "manifests/")[0])
     service.copies.verify(ADMIN, COPY, deep=True)
     (event,) = [event for event in events(service, PLATFORM) if event["event"] == "copy.verified"]
@@ -119,7 +119,7 @@ def test_a_verification_is_on_record(copied: Copied, service: BackupService) -> 
 
 def test_a_tick_counts_when_its_record_is_at_the_copy(copied: Copied, service: BackupService) -> None:
     service.create_backup(ACME, ADMIN)
-    bring(copied)
+    copied.bring_both()
     service.copies.verify(ADMIN, COPY)
     record = copied.site().catalog(REGION).read([TENANT.id])[TENANT.id]
     later = utc_now() + timedelta(hours=2)
@@ -138,7 +138,7 @@ def test_a_tick_counts_when_its_record_is_at_the_copy(copied: Copied, service: B
 
 def test_a_copy_that_does_not_answer_is_said_beside_what_is_known(copied: Copied, service: BackupService) -> None:
     service.create_backup(ACME, ADMIN)
-    bring(copied)
+    copied.bring_both()
     service.copies.verify(ADMIN, COPY)
     status = copy_status(copied.silent(), COPY, BOTH, utc_now())
     assert [line.standing for line in status.tenants] == ["never", "current"]
@@ -148,7 +148,7 @@ def test_a_copy_that_does_not_answer_is_said_beside_what_is_known(copied: Copied
 def test_what_was_verified_in_another_bucket_is_not_this_copy_s(copied: Copied, service: BackupService) -> None:
     """The name stayed, and what it stands for moved."""
     service.create_backup(ACME, ADMIN)
-    bring(copied)
+    copied.bring_both()
     service.copies.verify(ADMIN, COPY)
     assert standings(copied)[ACME] == "current"
     settings = copied.settings()
@@ -159,7 +159,7 @@ def test_what_was_verified_in_another_bucket_is_not_this_copy_s(copied: Copied, 
 
 def test_the_recovery_report_says_what_only_the_copy_would_bring_back(copied: Copied, service: BackupService) -> None:
     service.create_backup(ACME, ADMIN)
-    bring(copied)
+    copied.bring_both()
     service.copies.verify(ADMIN, COPY, [ACME])
     late = copied.service(lambda: utc_now() + timedelta(hours=2)).drills.report(ADMIN).copies
     told = {line.data_type: line for line in late}

@@ -11,7 +11,6 @@ import pytest
 from sbh_pipelines.backup.copies.place import CopyPlace, open_copy
 from sbh_pipelines.backup.copies.state import CopyState, CopyStates
 from sbh_pipelines.backup.copies.verification import verify_copy, verify_tenant
-from sbh_pipelines.backup.copies.wrapping import bring_catalog_key, bring_keys
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.embedded.servers.stack import Stack
@@ -35,14 +34,6 @@ def service(copied: Copied) -> BackupService:
     return copied.service()
 
 
-def bring(copied: Copied) -> None:
-    place = copied.place()
-    bring_catalog_key(place, REGION)
-    for name in (ACME, BOLT):
-        bring_keys(place, Application.tenant(name))
-    copied.transfer()
-
-
 def below(copied: Copied, folder: str) -> list[str]:
     return sorted(key for key in copied.objects(copied.copy_bucket, PREFIX + folder))
 
@@ -59,7 +50,7 @@ def without_source(copied: Copied) -> CopyPlace:
 
 def test_what_was_copied_is_whole_by_the_copy_alone(copied: Copied, service: BackupService) -> None:
     made = service.create_backup(ACME, ADMIN)
-    bring(copied)
+    copied.bring_both()
     place = without_source(copied)
     found = verify_tenant(place, TENANT)
     assert (found.valid, found.backup_id, found.bytes) == (True, made["id"], 0)
@@ -93,7 +84,7 @@ def test_what_is_not_whole_is_named_with_what_to_do(
     copied: Copied, service: BackupService, folder: str, harm: Callable[[Any, str, str], None]
 ) -> None:
     service.create_backup(ACME, ADMIN)
-    bring(copied)
+    copied.bring_both()
     keys = below(copied, folder)
     if harm is other and folder == "packs/":
         body = copied.client.get_object(Bucket=copied.copy_bucket, Key=keys[0])["Body"].read()
@@ -101,7 +92,7 @@ def test_what_is_not_whole_is_named_with_what_to_do(
     elif harm is other and folder == "keys/":
         theirs = keys[0].replace(ACME, BOLT)
         service.create_backup(BOLT, ADMIN)
-        bring(copied)
+        copied.bring_both()
         source = {"Bucket": copied.copy_bucket, "Key": theirs}
         copied.client.copy_object(Bucket=copied.copy_bucket, Key=keys[0], CopySource=source)
     else:
@@ -118,11 +109,11 @@ def test_what_is_not_whole_is_named_with_what_to_do(
 
 def test_an_older_backup_counts_where_the_newest_is_not_whole(copied: Copied, service: BackupService) -> None:
     first = service.create_backup(ACME, ADMIN)
-    bring(copied)
+    copied.bring_both()
     packs = set(below(copied, "packs/"))
     copied.application.database.run("UPDATE projects SET body = 'other' || id WHERE tenant_id = 1")
     service.create_backup(ACME, ADMIN)
-    bring(copied)
+    copied.bring_both()
     new = [key for key in below(copied, "packs/") if key not in packs]
     assert new
     remove(copied.client, copied.copy_bucket, new[0])
@@ -141,7 +132,7 @@ def test_a_tick_that_found_the_tenant_unchanged_counts(copied: Copied) -> None:
     record = site.catalog(REGION).read([home])[home]
     point = replace(record.point, time="2099-01-01T00:00:00Z")
     site.catalog(REGION).record([], {home: record.backup_id}, point)
-    bring(copied)
+    copied.bring_both()
     found = verify_tenant(without_source(copied), TENANT)
     assert (found.backup_id, found.recovery_point) == (made["id"], later)
 
@@ -150,7 +141,7 @@ def test_what_a_later_tick_says_of_a_backup_that_is_not_there_does_not_count(
     copied: Copied, service: BackupService
 ) -> None:
     first = service.create_backup(ACME, ADMIN)
-    bring(copied)
+    copied.bring_both()
     copied.application.database.run("UPDATE projects SET body = 'other' || id WHERE tenant_id = 1")
     second = service.create_backup(ACME, ADMIN)
     # The catalog has come, and the backup has not.
@@ -164,14 +155,14 @@ def test_what_a_later_tick_says_of_a_backup_that_is_not_there_does_not_count(
 
 def test_nothing_of_a_tenant_is_nothing_wrong(copied: Copied, service: BackupService) -> None:
     service.create_backup(BOLT, ADMIN)
-    bring(copied)
+    copied.bring_both()
     found = verify_tenant(copied.place(), TENANT)
     assert (found.backup_id, found.recovery_point, found.error) == (None, None, None)
 
 
 def test_a_copy_without_its_keys_is_not_whole(copied: Copied, service: BackupService) -> None:
     service.create_backup(ACME, ADMIN)
-    bring(copied)
+    copied.bring_both()
     other_key = copied.new_key_file("another")
     place = Copied(
         copied.application, copied.stack, copy={"bucket": copied.settings().copies[0].bucket, "key_file": other_key}
@@ -185,7 +176,7 @@ def test_what_was_found_is_recorded_and_what_went_away_is_told(copied: Copied, s
     first = service.create_backup(ACME, ADMIN)
     copied.application.database.run("UPDATE projects SET body = 'other' || id WHERE tenant_id = 1")
     second = service.create_backup(ACME, ADMIN)
-    bring(copied)
+    copied.bring_both()
     notices: list[Any] = []
     bolt = Application.tenant(BOLT)
     result = verify_copy(copied.site(), COPY, [TENANT, bolt], progress=notices.append)
@@ -206,7 +197,7 @@ def test_what_was_found_is_recorded_and_what_went_away_is_told(copied: Copied, s
 
 def test_a_copy_that_does_not_answer_keeps_what_was_known(copied: Copied, service: BackupService) -> None:
     made = service.create_backup(ACME, ADMIN)
-    bring(copied)
+    copied.bring_both()
     verify_copy(copied.site(), COPY, [TENANT])
     result = verify_copy(copied.silent(), COPY, [TENANT])
     assert not result.valid
@@ -219,7 +210,7 @@ def test_a_copy_that_does_not_answer_keeps_what_was_known(copied: Copied, servic
 def test_what_only_reading_everything_found_is_not_forgotten(copied: Copied, service: BackupService) -> None:
     """A byte was changed; a look that does not read it finds nothing, and is no proof."""
     service.create_backup(ACME, ADMIN)
-    bring(copied)
+    copied.bring_both()
     for key in below(copied, "packs/"):
         body = copied.objects(copied.copy_bucket, key)[key]
         copied.client.put_object(Bucket=copied.copy_bucket, Key=key, Body=bytes([body[0] ^ 1]) + body[1:])
@@ -231,14 +222,14 @@ def test_what_only_reading_everything_found_is_not_forgotten(copied: Copied, ser
     assert not verify_copy(copied.site(), COPY, [TENANT]).valid
     assert verify_copy(copied.silent(), COPY, [TENANT]).tenants[0].error is not None
     assert not verify_copy(copied.site(), COPY, [TENANT]).valid
-    bring(copied)
+    copied.bring_both()
     assert verify_copy(copied.site(), COPY, [TENANT], deep=True).valid
     assert verify_copy(copied.site(), COPY, [TENANT]).valid
 
 
 def test_who_is_not_copied_is_left_out(copied: Copied, service: BackupService) -> None:
     service.create_backup(ACME, ADMIN)
-    bring(copied)
+    copied.bring_both()
     far = Tenant(TENANT.id, TENANT.key, "us-east-1", "critical")
     result = verify_copy(copied.site(), COPY, [far])
     assert (result.valid, result.tenants) == (True, [])
@@ -247,7 +238,7 @@ def test_who_is_not_copied_is_left_out(copied: Copied, service: BackupService) -
 
 def test_nothing_is_written_to_the_copy(copied: Copied, service: BackupService) -> None:
     service.create_backup(ACME, ADMIN)
-    bring(copied)
+    copied.bring_both()
     before = copied.versions(copied.copy_bucket)
     assert verify_copy(copied.site(), COPY, [TENANT], deep=True).valid
     assert copied.versions(copied.copy_bucket) == before
@@ -343,7 +334,7 @@ def test_a_state_that_was_moved_or_forged_is_not_believed(copied: Copied, states
 def test_what_something_else_copies_is_verified_the_same_way(application: Application, embedded_stack: Stack) -> None:
     copied = Copied(application, embedded_stack, copy={"kind": "external"})
     made = copied.service().create_backup(ACME, ADMIN)
-    bring(copied)
+    copied.bring_both()
     assert verify_tenant(copied.place(), TENANT).backup_id == made["id"]
     remove(copied.client, copied.copy_bucket, below(copied, "packs/")[0])
     with pytest.raises(CopyUnverified) as raised:

@@ -12,7 +12,7 @@ from sbh_pipelines.errors import StoreDenied
 from sbh_pipelines.model import utc_now
 from sbh_pipelines.orchestration.alerting.backup_watch import unlearned
 from sbh_pipelines.security.policy import Role, UserContext
-from sbh_pipelines_tests.backup.copies.test_verification import below, bring, remove
+from sbh_pipelines_tests.backup.copies.test_verification import below, remove
 from sbh_pipelines_tests.backup.create.test_crash import struck
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.support.copied import COPY, Copied
@@ -43,7 +43,7 @@ def test_a_copy_that_is_late_is_told_and_is_over_when_it_was_verified(copied: Co
     assert found(late)["copy_behind/dr"].startswith("SBH-940 2 of 2 tenants")
     report = later(copied, 2).health.check(ADMIN)
     assert (report.copies_current, report.backup_service) == (False, "degraded")
-    bring(copied)
+    copied.bring_both()
     copied.service().copies.verify(ADMIN, COPY)
     assert found(later(copied).health.examine(ADMIN)) == {}
     assert later(copied).health.check(ADMIN).copies_current
@@ -52,7 +52,7 @@ def test_a_copy_that_is_late_is_told_and_is_over_when_it_was_verified(copied: Co
 
 
 def test_what_is_not_whole_is_told_by_its_own_key(copied: Copied) -> None:
-    bring(copied)
+    copied.bring_both()
     pack = below(copied, "packs/")[0]
     body = copied.client.get_object(Bucket=copied.copy_bucket, Key=pack)["Body"].read()
     remove(copied.client, copied.copy_bucket, pack)
@@ -67,7 +67,7 @@ def test_what_is_not_whole_is_told_by_its_own_key(copied: Copied) -> None:
 
 def test_a_state_that_is_not_believed_holds_nothing_back(copied: Copied) -> None:
     """Whoever may put one object at the source keeps no alert from coming, and none from ending."""
-    bring(copied)
+    copied.bring_both()
     remove(copied.client, copied.copy_bucket, below(copied, "packs/")[0])
     copied.service().copies.verify(ADMIN, COPY)
     key = next(key for key in copied.objects(copied.bucket) if "copies/dr/" in key)
@@ -80,7 +80,7 @@ def test_a_state_that_is_not_believed_holds_nothing_back(copied: Copied) -> None
 
 
 def test_a_source_of_states_that_cannot_be_asked_ends_no_alert(copied: Copied) -> None:
-    bring(copied)
+    copied.bring_both()
     copied.service().copies.verify(ADMIN, COPY)
     denied = StoreDenied("The store refused", on="s3://source", why="AccessDenied", remedy="none")
     with struck(lambda _, key, __: (denied, "before") if "copies/dr/states" in key else None, ("list",)):
@@ -92,7 +92,7 @@ def test_a_source_of_states_that_cannot_be_asked_ends_no_alert(copied: Copied) -
 
 
 def test_lags_are_metrics(copied: Copied) -> None:
-    bring(copied)
+    copied.bring_both()
     copied.service().copies.verify(ADMIN, COPY, [ACME])
     text = later(copied, 2).health.prometheus_text(ADMIN)
     lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("sbh_copy"))

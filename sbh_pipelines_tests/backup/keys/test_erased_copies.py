@@ -8,7 +8,7 @@ import pytest
 from sbh_pipelines.backup.copies.copier.tenant_copy import copy_tenant
 from sbh_pipelines.backup.copies.copier.transfer import Limiter, Transfers
 from sbh_pipelines.backup.copies.state import CopyStates
-from sbh_pipelines.backup.copies.wrapping import bring_catalog_key, bring_keys
+from sbh_pipelines.backup.copies.wrapping import bring_keys
 from sbh_pipelines.backup.keys import erased_copies
 from sbh_pipelines.backup.keys.certificate import ErasureCertificate, verify_certificate
 from sbh_pipelines.backup.keys.journal_keys import ERASED_AT_COPIES_AFTER
@@ -40,16 +40,8 @@ def brought(copied: Copied) -> BackupService:
     made = copied.service()
     for tenant in (ACME, BOLT):
         made.create_backup(tenant, ADMIN)
-    bring(copied)
+    copied.bring_both()
     return copied.service()
-
-
-def bring(copied: Copied) -> None:
-    place = copied.place()
-    bring_catalog_key(place, REGION)
-    for tenant in (ACME, BOLT):
-        bring_keys(place, Application.tenant(tenant))
-    copied.transfer()
 
 
 def erase(made: BackupService, **other: Any) -> ErasureCertificate:
@@ -73,7 +65,7 @@ def unreachable(copied: Copied) -> None:
 def test_nothing_is_left_in_any_version_at_either_end(copied: Copied) -> None:
     made = brought(copied)
     held = left(copied)
-    copied.transfer()  # again: older versions
+    copied.transfer(again=True)  # what was there becomes older versions
     others = copied.versions(copied.copy_bucket, f"files/{BOLT}/")
     public = made.keys.public(ADMIN)[REGION]
     assert any("/packs/" in key for key in held)

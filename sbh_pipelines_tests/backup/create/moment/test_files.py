@@ -26,6 +26,8 @@ from sbh_pipelines_tests.support.application import ACME, ADMIN, Application
 from sbh_pipelines_tests.support.site import site_of
 from sbh_pipelines_tests.support.versioned import apart, versioned_bucket
 
+__all__ = ["apart"]  # a fixture, made elsewhere
+
 PREFIX = f"files/{ACME}/"
 
 
@@ -103,7 +105,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
     return seen
 
 
-def test_the_files_of_a_moment_are_restored(kept: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_files_of_a_moment_are_restored(
+    kept: Files, monkeypatch: pytest.MonkeyPatch, apart: Callable[[], datetime]
+) -> None:
     """Changed, new, deleted since; what the base has is taken over, without a request."""
     kept.put(same="same", changed="first", deleted="still there", later_deleted="x")
     base = kept.backup()
@@ -124,7 +128,9 @@ def test_the_files_of_a_moment_are_restored(kept: Files, monkeypatch: pytest.Mon
     assert kept.service.validate_backup(draft.backup_id, ACME, ADMIN, deep=True)["issues"] == []
 
 
-def test_before_versions_were_kept_the_newest_backup_before_counts(application: Application) -> None:
+def test_before_versions_were_kept_the_newest_backup_before_counts(
+    application: Application, apart: Callable[[], datetime]
+) -> None:
     """And between, what was put before and not touched since comes by its `null` version."""
     files = Files(application)
     files.put(old="as it was", null="never touched")
@@ -181,7 +187,7 @@ def test_a_directory_has_the_files_of_the_newest_backup_before(application: Appl
         of(service, first, moment - timedelta(days=1))
 
 
-def test_a_file_that_was_removed_for_good_is_named(kept: Files) -> None:
+def test_a_file_that_was_removed_for_good_is_named(kept: Files, apart: Callable[[], datetime]) -> None:
     """All its versions went, though a backup has it."""
     kept.put(a="a", b="b")
     base = kept.backup()
@@ -195,7 +201,9 @@ def test_a_file_that_was_removed_for_good_is_named(kept: Files) -> None:
     ]
 
 
-def test_a_version_that_goes_while_files_are_read(kept: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_that_goes_while_files_are_read(
+    kept: Files, monkeypatch: pytest.MonkeyPatch, apart: Callable[[], datetime]
+) -> None:
     kept.put(a="a")
     base = kept.backup()
     kept.put(a="newer", b="b")
