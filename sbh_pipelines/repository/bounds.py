@@ -67,15 +67,20 @@ def most_bytes(name: str) -> int:
     return next((most for kind, most in _KINDS.items() if name.startswith(kind)), SMALL_BYTES)
 
 
-def all_below(store: ObjectStore, prefix: str) -> Iterator[ObjectInfo]:
-    """What lies below a prefix, but for keys that no key of ours looks like.
+def most_objects(folder: str) -> int:
+    """The most objects that a folder of a tenant's prefix can have."""
+    return _COUNTS[folder]
+
+
+def all_below(store: ObjectStore, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
+    """What lies below a prefix, but for keys that no key of ours looks like; `after`: what has a greater key than this.
 
     Some of those end the driver's listing. It is taken up by the exact one, so that nobody who may put one object keeps a
     tenant's work from being done.
     """
     seen = array("q")  # 8 bytes a key: by the hash of this process
     try:
-        for info in store.list(prefix):
+        for info in store.list(prefix, after) if after else store.list(prefix):
             seen.append(hash(info.key))
             yield info
         return
@@ -84,7 +89,8 @@ def all_below(store: ObjectStore, prefix: str) -> Iterator[ObjectInfo]:
         if type(error) is not StoreError or exactly is None:
             raise
     known = frozenset(seen)
-    yield from (info for info in exactly(prefix) if not ODD_KEY.search(info.key) and hash(info.key) not in known)
+    new = (info for info in exactly(prefix) if not ODD_KEY.search(info.key) and hash(info.key) not in known)
+    yield from (info for info in new if info.key > after)
 
 
 def listed(store: ObjectStore, prefix: str, folder: str) -> Iterator[ObjectInfo]:

@@ -74,6 +74,7 @@ class Lease:
         self._store, self._key, self._seconds, self._clock = store, key, seconds, clock
         self.owner, self.purpose = owner, purpose
         self.last_purpose = ""  # of its holder before
+        self.first = False  # whether there was no holder before
         self._etag = etag
         self._lock = threading.Lock()
         self._renewed = clock()
@@ -84,10 +85,27 @@ class Lease:
             self._write(self._clock() + timedelta(seconds=self._seconds))
             self._renewed = self._clock()
 
+    def rename(self, purpose: str) -> None:
+        """Say that it is held for something else. Raises LeaseLost."""
+        self.purpose = purpose
+        self.renew()
+
     def renew_if_due(self) -> None:
         """Renew once a third of the time is gone: cheap to call often."""
-        if self._clock() - self._renewed > timedelta(seconds=self._seconds / 3):
+        if self._is_due():
             self.renew()
+
+    def _is_due(self) -> bool:
+        return self._clock() - self._renewed > timedelta(seconds=self._seconds / 3)
+
+    def is_proved(self, etag: str | None) -> bool:
+        """Whether an ETag that was listed a moment ago proves that it is held still.
+
+        The object was as it was written here, so nobody had taken it; and no third of its time is gone, so nobody may have since,
+        unless clocks differ by more than the rest.
+        """
+        with self._lock:
+            return etag == self._etag and not self._is_due()
 
     def release(self) -> None:
         with self._lock:
@@ -111,11 +129,13 @@ def acquire(
     seconds: float,
     clock: Clock,
     admit: Callable[[], None] = lambda: None,
+    look: Callable[[], None] = lambda: None,
 ) -> Lease:
     """Take the tenant's lease for `seconds`. Raises LeaseHeld while another owner's is running.
 
     `admit` is asked where it was never held, so that a repository is about to be begun, and where an erasure held it last:
-    it raises for an erased tenant.
+    it raises for an erased tenant. `look` is called once the lease was found to be free and before it is taken, and may raise. What
+    it reads counts as read under the lease: whoever held it in between has changed the object, and then it is not taken.
     """
     key = prefix + Keys.LEASE
     expires = clock() + timedelta(seconds=seconds)
@@ -124,8 +144,11 @@ def acquire(
         found = read(store, prefix)
         if found is None:
             admit()
+            look()
             etag = _written(store, key, document, lambda: store.create(key, document))
-            return Lease(store, key, owner, purpose, seconds, clock, etag)
+            taken = Lease(store, key, owner, purpose, seconds, clock, etag)
+            taken.first = True
+            return taken
         held, before = found
         if _is_longer_than_any(held, clock):
             held = _DAMAGED
@@ -133,6 +156,7 @@ def acquire(
             raise _held(store.url(key), held)
         if held.purpose == ERASE:
             admit()
+        look()
         etag = _written(store, key, document, lambda: store.replace(key, document, before))
         taken = Lease(store, key, owner, purpose, seconds, clock, etag)
         taken.last_purpose = held.purpose

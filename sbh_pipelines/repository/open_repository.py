@@ -13,7 +13,15 @@ from sbh_pipelines.repository.catalog.owners import OwnerDocument
 from sbh_pipelines.repository.format import (
     Keys,
 )
-from sbh_pipelines.repository.keys.data_key import EPOCH, KeyPlace, KeyRing, create_data_key, open_key_ring, read_epoch
+from sbh_pipelines.repository.keys.data_key import (
+    EPOCH,
+    KeyObject,
+    KeyPlace,
+    KeyRing,
+    create_data_key,
+    open_key_ring,
+    read_epoch,
+)
 from sbh_pipelines.repository.keys.epoch_marks import EpochMarks
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.repository.seal import name_key_of
@@ -34,15 +42,17 @@ def open_repository(
     marks: EpochMarks | None = None,
     belongs_to: Callable[[], OwnerDocument | None] = lambda: None,
     home: str = "",
+    first: KeyObject | None = None,
 ) -> Repository:
     """Unwrap (or, with `create`, make) the tenant's data key; the index is not read yet, see `load_index`.
 
     `admit` is asked where there is no key: it raises for a tenant that was erased. `belongs_to`: what a repository that is begun
-    says of its owner. `home`: the name under which it lies, where that is not the slug. Raises UnknownBackup when there is no
+    says of its owner. `home`: the name under which it lies, where that is not the slug. `first`: the first key object, if the
+    caller has read it just now. Raises UnknownBackup when there is no
     repository and `create` is false, and the key provider's errors.
     """
     place = KeyPlace(store, prefix, tenant, region, keys, marks, home)
-    ring, new = _key_ring(place, tenant, create, admit, belongs_to)
+    ring, new = _key_ring(place, tenant, create, admit, belongs_to, first)
     if create and marks is not None:  # whoever began the epoch may have been killed before it left its mark
         marks.begin(ring.name_key, ring.epoch)
     repository = Repository(store, prefix, tenant, ring.sealer(tenant, compression_level))
@@ -57,10 +67,11 @@ def _key_ring(
     create: bool,
     admit: Callable[[], None],
     belongs_to: Callable[[], OwnerDocument | None],
+    first: KeyObject | None,
 ) -> tuple[KeyRing, bool]:
     """The keys, and whether they were made just now."""
     try:
-        return open_key_ring(place), False
+        return open_key_ring(place, first), False
     except ObjectMissing:
         pass
     admit()

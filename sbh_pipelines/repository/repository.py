@@ -21,8 +21,8 @@ from sbh_pipelines.errors import (
     StoreDenied,
     StoreError,
 )
-from sbh_pipelines.model import TenantId
-from sbh_pipelines.repository.bounds import DIRECTORY_BYTES, UNNAMED_PACKS, listed, most_bytes, too_many
+from sbh_pipelines.model import BackupId, TenantId
+from sbh_pipelines.repository.bounds import DIRECTORY_BYTES, UNNAMED_PACKS, most_bytes, too_many
 from sbh_pipelines.repository.catalog.owners import OwnerDocument
 from sbh_pipelines.repository.documents import Documents, read_signed, signed
 from sbh_pipelines.repository.format import (
@@ -40,10 +40,11 @@ from sbh_pipelines.repository.format import (
     unpack_trailer,
 )
 from sbh_pipelines.repository.index import ChunkIndex, Location
+from sbh_pipelines.repository.inventory import Inventory, take_inventory
 from sbh_pipelines.repository.pack import PackPipeline, PackWriter
 from sbh_pipelines.repository.retirement import Retirement, read_retirement, retirement_object
 from sbh_pipelines.repository.seal import DIRECTORY, INDEX, Sealer
-from sbh_pipelines.stores.base import ObjectInfo, ObjectStore
+from sbh_pipelines.stores.base import ObjectStore
 
 _CACHED_CHUNKS = 4
 MERGED = "merged"  # the step that names index objects which stand for several earlier ones
@@ -88,6 +89,7 @@ class Repository(Documents):
     def __init__(self, store: ObjectStore, prefix: str, tenant: TenantId, sealer: Sealer) -> None:
         super().__init__(store, prefix, tenant, sealer)
         self.index = ChunkIndex()
+        self.inventory = Inventory(beside=None)  # what there was when the index was loaded
         self.damages: list[Damage] = []
         self.owner: OwnerDocument | None = None  # whose it says it is
         self.adopts: Callable[[str], bool] = lambda _: False  # whether a key is one that its owner had before
@@ -127,8 +129,15 @@ class Repository(Documents):
     def load_index(self) -> None:
         """Read the index objects and the packs that no index names."""
         if self.new:
+            self.inventory = Inventory()
             return
-        packs = {bytes.fromhex(o.key.rsplit("/", 1)[1]): o.size for o in self._listed_packs()}
+        self.inventory = take_inventory(self.store, self.prefix)
+        for key in self.inventory.strange:
+            place = ascii(self.store.url(key))[1:-1]
+            self.damages.append(
+                Damage(ascii(key[len(self.prefix) :])[1:-1], CorruptObject("Not a pack's name", on=place))
+            )
+        packs = {pack_id: info.size for pack_id, info in self.inventory.packs.items()}
         names = self._read_marks(packs)
         retired = {pack_id for retirement in self.retirements for pack_id in retirement.packs}
         for pack_id in self.marked_damaged:
@@ -175,7 +184,7 @@ class Repository(Documents):
     def _read_marks(self, packs: Mapping[bytes, int]) -> list[str]:
         """Take in which packs are damaged and what prunes retired; the names of the index objects in use."""
         names, doubtful = [], 0
-        for info in listed(self.store, self.prefix, Keys.INDEX):
+        for info in self.inventory.index:
             name = info.key[len(self.prefix) :]
             if name.startswith(Keys.DAMAGED):
                 pack_id = pack_id_of(name.removeprefix(Keys.DAMAGED))
@@ -272,18 +281,13 @@ class Repository(Documents):
         body = signed(self, _CONDEMNED, {"damaged": Keys.pack(pack_id), "pack": pack_id.hex()})
         self.store.put(self.prefix + Keys.damaged(pack_id), body)
 
-    def _listed_packs(self) -> Iterator[ObjectInfo]:
-        for info in listed(self.store, self.prefix, Keys.PACKS):
-            pack_id = pack_id_of(info.key.rsplit("/", 1)[1])
-            if pack_id is not None and info.key == self.prefix + Keys.pack(pack_id):
-                yield info
-            else:
-                self.damages.append(
-                    Damage(
-                        ascii(info.key[len(self.prefix) :])[1:-1],
-                        CorruptObject("Not a pack's name", on=ascii(self.store.url(info.key))[1:-1]),
-                    )
-                )
+    def seen_ids(self) -> list[BackupId]:
+        """Ids of all backups that were committed when the index was loaded, oldest first.
+
+        Of use to whoever has held the lease since: without it none comes and none goes.
+        """
+        known = self.inventory.manifest_ids
+        return self.manifest_ids() if known is None else known
 
     def read_index(self, name: str) -> bytes:
         """The body of an index object, authenticated. Raises CorruptObject, ObjectMissing."""

@@ -58,7 +58,9 @@ class ObjectStore(Protocol):
 
     def head(self, key: str) -> ObjectInfo: ...
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]: ...
+    def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
+        """`after`: only keys greater than this one, by their UTF-8 bytes."""
+        ...
 
     def delete(self, keys: Iterable[str]) -> None:
         """Missing keys are no error."""

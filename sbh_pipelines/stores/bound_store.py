@@ -63,8 +63,8 @@ class BoundStore:
     def head(self, key: str) -> ObjectInfo:
         return self._inner.head(key)
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        return self._inner.list(prefix)
+    def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
+        return self._inner.list(prefix, after)
 
     @property
     def lists_all(self) -> bool:

@@ -203,8 +203,8 @@ class StagedStore(Store):
                 raise ObjectChanged("The object is no longer the version expected", on=self._below.url(key)) from None
             return super().create(key, data)
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        yield from _over(super().list(prefix), self._below.list(prefix))
+    def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
+        yield from _over(super().list(prefix, after), self._below.list(prefix, after))
 
     def list_exactly(self, prefix: str) -> Iterator[ObjectInfo]:
         yield from _over(super().list_exactly(prefix), self._below.list_exactly(prefix))

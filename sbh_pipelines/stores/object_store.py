@@ -145,10 +145,10 @@ class Store:
         with self._translated("head", key):
             return _info(obstore.head(self._inner, key))
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
         # object_store matches whole path segments; every prefix here ends with "/".
         with self._translated("list", prefix):
-            pages = iter(obstore.list(self._inner, prefix, chunk_size=1000))
+            pages = iter(obstore.list(self._inner, prefix, offset=after or None, chunk_size=1000))
         while True:
             with self._translated("list", prefix, counted=False):
                 page = next(pages, None)

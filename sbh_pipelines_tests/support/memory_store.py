@@ -58,9 +58,9 @@ class MemoryStore:
         body, mark = self.get_with_etag(key)
         return ObjectInfo(key, len(body), mark, datetime.now(UTC))
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
         with self._lock:
-            keys = [key for key in self.objects if key.startswith(prefix)]
+            keys = [key for key in self.objects if key.startswith(prefix) and key > after]
         return (self.head(key) for key in keys)
 
     def delete(self, keys: Iterable[str]) -> None:

@@ -47,14 +47,20 @@ class Backups:
         return Backups(left, {i: d for i, d in {**self.damaged, **damage}.items() if i not in lost}, self.cached)
 
 
-def read_backups(repository: Repository, own: BackupSummary | None = None) -> Backups:
-    """Two requests, and one for each manifest that is not cached; `own` is a backup just made, which need not be read.
+def read_backups(
+    repository: Repository, own: BackupSummary | None = None, ids: Iterable[BackupId] | None = None
+) -> Backups:
+    """Two requests, and one for each manifest that is not cached; `own` is a backup just made, which need not be read, nor be
+    among `ids`, those of all others, where they are known.
 
     What the repository says is another tenant's, who had the slug before, is left out: no policy counts it, and none drops it.
     """
     others = repository.owner.others if repository.owner is not None else ()
-    there = [backup_id for backup_id in repository.manifest_ids() if backup_id not in others]
-    cached = _read_listing(repository)
+    listed = {*(repository.manifest_ids() if ids is None else ids), *([own.id] if own and ids is not None else ())}
+    there = sorted(backup_id for backup_id in listed if backup_id not in others)
+    cached = (
+        _read_listing(repository) if there != [own and own.id] else {}
+    )  # of the first backup there is nothing to read
     known = {**cached, **({own.id: own} if own else {})}
 
     def read(backup_id: BackupId) -> BackupSummary | CorruptObject | None:

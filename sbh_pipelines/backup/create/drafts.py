@@ -11,6 +11,7 @@ from datetime import datetime
 from functools import partial
 
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
+from sbh_pipelines.backup.site.owners import KeySeen
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.database.schema.tenants import find_tenants, unknown
@@ -20,6 +21,7 @@ from sbh_pipelines.errors import LeaseLost, ObjectMissing, SbhError, unforeseen
 from sbh_pipelines.model import BackupId, BackupType, RecoveryPoint, Tenant, TenantId, timestamp
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.format import Keys, pretty
+from sbh_pipelines.repository.inventory import Inventory
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.stores.base import ObjectStore
 
@@ -34,6 +36,8 @@ class OpenDrafts:
         self.site = site
         self._leases: dict[str, leases.Lease] = {}
         self._repositories: dict[str, Repository] = {}
+        self._inventories: dict[str, Inventory] = {}  # what was listed for commits
+        self._seen: dict[str, KeySeen] = {}  # key objects that were read while leases were taken, until they are used
 
     def lease(self, draft: Draft) -> leases.Lease:
         """The draft's lease, still ours. Raises LeaseLost, and PrimaryFenced where a copy took over since."""
@@ -48,12 +52,22 @@ class OpenDrafts:
     def take(self, draft: Draft) -> leases.Lease:
         """Acquire the tenant's lease for the draft. Raises LeaseHeld, SlugTaken, PrimaryFenced."""
         self.site.fence.check(draft.tenant.region)
-        self.site.owners.check(draft.tenant)
-        return self._hold(draft, partial(leases.acquire, admit=lambda: self.site.admit(draft.tenant)))
 
-    def rename(self, draft: Draft) -> leases.Lease:
+        def look() -> None:
+            # Before the lease is touched, for it may be another tenant's; and what the key object says is as good as read under it.
+            if (seen := self.site.owners.check(draft.tenant)) is not None:
+                self._seen[draft.lease_owner] = seen
+
+        return self._hold(draft, partial(leases.acquire, admit=lambda: self.site.admit(draft.tenant), look=look))
+
+    def rename(self, draft: Draft) -> None:
         """The draft, whose lease is held, has another id: the lease says which backup it is for. Raises LeaseLost."""
-        return self._hold(draft, leases.resume)
+        self._leases[draft.lease_owner].rename(str(draft.backup_id))
+
+    def begins(self, draft: Draft) -> bool:
+        """Whether nobody has written anything of the tenant before: there was no lease, and no key, when the draft's was taken."""
+        seen = self._seen.get(draft.lease_owner)
+        return self._leases[draft.lease_owner].first and seen is not None and seen.found is None
 
     def _hold(self, draft: Draft, get: Callable[..., leases.Lease]) -> leases.Lease:
         store, prefix = self.site.backup_store(draft.tenant)
@@ -73,7 +87,7 @@ class OpenDrafts:
         """The tenant's repository, open for writing, its index read."""
         known = self._repositories.get(draft.lease_owner)
         if known is None:
-            known = self.site.repository(draft.tenant, create=True)
+            known = self.site.repository(draft.tenant, create=True, seen=self._seen.pop(draft.lease_owner, None))
             if known.new:
                 created = {"region": draft.tenant.region, "epoch": known.sealer.epoch}
                 with suppress(SbhError):  # no reason not to back up: the key object itself tells of the key
@@ -85,12 +99,19 @@ class OpenDrafts:
     def reopened(self, draft: Draft) -> Repository:
         """The tenant's repository once more, to see what the store has; the caller closes it."""
         known = self._repositories.get(draft.lease_owner)
-        if known is None:
-            return self.site.repository(draft.tenant)
-        return known.again()
+        again = self.site.repository(draft.tenant) if known is None else known.again()
+        if (seen := self._inventories.get(draft.lease_owner)) is not None:
+            again.inventory = seen
+        return again
+
+    def committed(self, draft: Draft, repository: Repository) -> None:
+        """Keep what was listed for the commit: until the lease is released nobody else adds a backup, or takes one away."""
+        self._inventories[draft.lease_owner] = repository.inventory
 
     def end(self, draft: Draft) -> None:
         """Release the lease and close what is open for the draft."""
+        self._seen.pop(draft.lease_owner, None)
+        self._inventories.pop(draft.lease_owner, None)
         if repository := self._repositories.pop(draft.lease_owner, None):
             repository.close()
         if draft.lease_owner:
@@ -189,7 +210,7 @@ def start(open_drafts: OpenDrafts, fresh: Draft) -> Draft:
         return replace(fresh, lease_owner="").failed("begin", error)
     try:
         # Only under the lease: the writer that held it before may have used the id a moment ago.
-        named = _with_free_id(open_drafts.site, fresh, held.last_purpose)
+        named = fresh if open_drafts.begins(fresh) else _with_free_id(open_drafts.site, fresh, held.last_purpose)
         if named.backup_id != fresh.backup_id:
             open_drafts.rename(named)
         return named

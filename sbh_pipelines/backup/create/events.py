@@ -76,7 +76,7 @@ def record_created(site: Site, draft: Draft, repository: Repository) -> None:
     Such a one was committed by a process that was killed before it could record it.
     """
     assert draft.manifest is not None
-    there = sorted(repository.manifest_ids())
+    there = repository.seen_ids()
     this, trails = draft.manifest.id, site.trails
     made = trails.entry(CREATED, draft.manifest.created_by, created_props(draft.manifest), draft.via)
 

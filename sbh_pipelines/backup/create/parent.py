@@ -61,7 +61,7 @@ def _candidates(repository: Repository, kind: BackupType) -> list[BackupId]:
     if kind is BackupType.DIFFERENTIAL:
         sound = read_backups(repository).sound.values()
         return sorted((summary.id for summary in sound if summary.full), reverse=True)
-    return sorted(repository.manifest_ids(), reverse=True)
+    return sorted(repository.seen_ids(), reverse=True)
 
 
 def incomparable(before: RecoveryPoint, now: RecoveryPoint) -> str | None:

@@ -90,8 +90,11 @@ def commit(open_drafts: OpenDrafts, draft: Draft, repository: Repository, progre
     deep = open_drafts.site.settings.backup.verify == "read"
     repository.load_index()
     raise_first(verify_backup(repository, draft.manifest, deep=deep, own_only=True, progress=progress))
-    # A writer that lost the lease must not commit: renewing is a conditional write, so it tells.
-    open_drafts.lease(draft).renew()
+    # A writer that lost the lease must not commit. The listing tells that it is held: nobody else has written the object, nor may
+    # for most of its time. Where it does not tell, or time has gone by, renewing is a conditional write, which does.
+    held = open_drafts.lease(draft)
+    if not held.is_proved(repository.inventory.lease_etag):
+        held.renew()
     repository.publish_manifest(draft.manifest.document)
 
 
@@ -105,6 +108,7 @@ def verify_checksums(
         open_drafts.lease(draft)
         with open_drafts.reopened(draft) as repository:
             commit(open_drafts, draft, repository, progress)
+            open_drafts.committed(draft, repository)
             # What is committed stays: the tenant's next backup records what could not be recorded now, as late.
             with suppress(SbhError):
                 record_created(open_drafts.site, draft, repository)

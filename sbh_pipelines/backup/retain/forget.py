@@ -131,15 +131,16 @@ def policy_plan(
     own: BackupSummary | None = None,
     *,
     explain: bool = False,
+    seen: bool = False,
     uncounted: Callable[[Backups], Uncounted] | None = None,
 ) -> ForgetPlan:
     """Decide for all backups; nothing is written. `own` was made just now and stays; `explain` also reads why holds are.
 
     The backups that stay because they are the newest must be readable, else another one is the newest. `uncounted` says which
-    of those that were read the policy is not applied to.
+    of those that were read the policy is not applied to. `seen`: go by what was listed when the repository was opened.
     """
-    backups = read_backups(repository, own)
-    holds = tuple(read_holds(repository) if explain else list_holds(repository))
+    backups = read_backups(repository, own, repository.seen_ids() if seen else None)
+    holds = tuple(read_holds(repository) if explain else list_holds(repository, seen=seen))
     proved = {own.id} if own else set()
     doubted: frozenset[BackupId] | None = None
     while True:
@@ -387,7 +388,10 @@ def _retained(open_drafts: OpenDrafts, draft: Draft, dry_run: bool) -> ForgetPla
     figures = Figures.of_manifest(draft.manifest or Manifest({}))
     own = BackupSummary(draft.backup_id, draft.type, parse_timestamp(draft.created_at), draft.purpose, figures=figures)
     with open_drafts.reopened(draft) as repository:
-        plan = policy_plan(repository, policy_of(open_drafts.site.settings.retention, draft.tenant), own)
+        policy = policy_of(open_drafts.site.settings.retention, draft.tenant)
+        plan = policy_plan(repository, policy, own, seen=True)
+        if plan.doomed:  # a hold may have been placed since the commit
+            plan = policy_plan(repository, policy, own)
         if dry_run:
             return plan
         record = recorder(open_drafts.site, draft.tenant, draft.created_by, draft.via)

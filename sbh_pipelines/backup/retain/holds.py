@@ -111,8 +111,13 @@ class HoldLine:
     error: CorruptObject | None
 
 
-def list_holds(repository: Repository) -> list[Hold]:
-    """All pins and holds by id, as their keys tell: one request, no reasons. An object of another name holds everything."""
+def list_holds(repository: Repository, *, seen: bool = False) -> list[Hold]:
+    """All pins and holds by id, as their keys tell: one request, no reasons. An object of another name holds everything.
+
+    `seen`: those that there were when the repository's index was loaded, if that is known, and no request.
+    """
+    if seen and (known := repository.inventory.holds) is not None:
+        return _by_keys(known)
     return _listed(repository.store, repository.prefix)
 
 
@@ -122,9 +127,12 @@ def legal_holds(store: ObjectStore, prefix: str) -> list[Hold]:
 
 
 def _listed(store: ObjectStore, prefix: str) -> list[Hold]:
+    return _by_keys(info.key[len(prefix) :] for info in bounded(store, prefix, Keys.HOLDS))
+
+
+def _by_keys(keys: Iterable[str]) -> list[Hold]:
     found = []
-    for info in bounded(store, prefix, Keys.HOLDS):
-        key = info.key[len(prefix) :]
+    for key in keys:
         if key == Keys.HOLDS:
             continue  # how some tools mark a folder
         hold_id = key.removeprefix(Keys.HOLDS).removesuffix(".json")

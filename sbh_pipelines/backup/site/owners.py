@@ -31,7 +31,7 @@ from sbh_pipelines.repository.catalog.owners import (
     read_marks,
     split_home,
 )
-from sbh_pipelines.repository.keys.data_key import EPOCH, KeyPlace, read_key_object
+from sbh_pipelines.repository.keys.data_key import EPOCH, KeyObject, KeyPlace, read_key_object
 from sbh_pipelines.repository.keys.epochs import set_owner
 from sbh_pipelines.repository.repository import Repository
 
@@ -52,6 +52,19 @@ class _Marks:
             if mark is not None and (parts := split_home(mark.home)) is not None and parts[0] == slug:
                 found[parts[1]] = mark
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class KeySeen:
+    """What was found where the first key object of a repository lies.
+
+    Attributes:
+        home: The name of the repository.
+        found: The object; None where there was none.
+    """
+
+    home: str
+    found: KeyObject | None
 
 
 class Owners:
@@ -175,21 +188,22 @@ class Owners:
 
     # whether it is its own
 
-    def check(self, tenant: Tenant) -> None:
+    def check(self, tenant: Tenant) -> KeySeen | None:
         """Raises SlugTaken where the slug's repository is another tenant's, CorruptObject where it cannot say whose it is any more.
 
-        Costs one request, the first time.
+        Costs one request, the first time: what that found. None where it was not made.
         """
         if not self._is_held_against(tenant) or tenant.region not in self._site.settings.storage.regions:
-            return
+            return None
         home = self.home_of(tenant)
         if self._is_settled(tenant, home):
-            return
+            return None
         try:
-            owner = read_key_object(self._key_place(tenant, home), EPOCH).owner
+            found = read_key_object(self._key_place(tenant, home), EPOCH)
         except ObjectMissing:
-            return  # nothing was begun there
-        said = self._asked_again(self._says(owner, tenant, home), tenant, home)
+            return KeySeen(home, None)  # nothing was begun there
+        self._site.saw_key(tenant)
+        said = self._asked_again(self._says(found.owner, tenant, home), tenant, home)
         if said is Ownership.UNKNOWN:
             with self._site.opened(tenant, home) as repository, KeyReader(repository) as reader:
                 said = self._by_backups(repository, tenant, reader)
@@ -198,7 +212,8 @@ class Owners:
         elif said is Ownership.OTHER:
             if not self._moved(tenant, home):
                 raise taken(tenant)
-            self.check(tenant)
+            return self.check(tenant)
+        return KeySeen(home, found)
 
     def admits(self, repository: Repository, tenant: Tenant, home: str, *, bind: bool) -> bool:
         """Of a repository that was opened for the tenant: whether it is the tenant's own. False where the tenant has another one by

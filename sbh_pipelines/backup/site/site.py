@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sbh_pipelines.backup.site.audit_trails import Trails
 from sbh_pipelines.backup.site.fence import Fence
-from sbh_pipelines.backup.site.owners import Owners, is_bound
+from sbh_pipelines.backup.site.owners import KeySeen, Owners, is_bound
 from sbh_pipelines.backup.site.store_binding import StoreBinding
 from sbh_pipelines.errors import NotPrimary
 from sbh_pipelines.model import Clock, HousedTenant, Tenant, TenantId
@@ -150,6 +150,10 @@ class Site:
         place = files_place(self.settings, tenant)
         return self._binding.bind(place, tenant), place.prefix
 
+    def saw_key(self, tenant: Tenant) -> None:
+        """The tenant's repository has a key where it is to be: nothing begins there, and nothing is looked for elsewhere."""
+        self._binding.saw_key(tenant)
+
     def check_place(self, tenant: Tenant) -> None:
         """What a write of the tenant's backup checks first. Raises ResidencyError, and the store's errors."""
         housed = self.owners.housed(tenant)
@@ -160,14 +164,17 @@ class Site:
         place = files_place(self.settings, tenant)
         return open_versions(storage_of(self.settings, place), place)
 
-    def repository(self, tenant: Tenant, *, create: bool = False, bind: bool = False) -> Repository:
+    def repository(
+        self, tenant: Tenant, *, create: bool = False, bind: bool = False, seen: KeySeen | None = None
+    ) -> Repository:
         """The tenant's repository; its index is not read yet. Raises UnknownBackup unless `create`, SlugTaken for another's.
 
-        `bind`: have it say whose it is, as `create` does, so that what is another's in it is known.
+        `bind`: have it say whose it is, as `create` does, so that what is another's in it is known. `seen`: its first key
+        object, if that was read while the lease was taken, which the caller holds.
         """
         while True:
             home = self.owners.home_of(tenant)
-            repository = self.opened(tenant, home, create=create)
+            repository = self.opened(tenant, home, create=create, seen=seen)
             try:
                 if self.owners.admits(repository, tenant, home, bind=create or bind):
                     return repository
@@ -176,7 +183,7 @@ class Site:
                 raise
             repository.close()  # it was put aside a moment ago: the tenant has another one
 
-    def opened(self, tenant: Tenant, home: str, *, create: bool = False) -> Repository:
+    def opened(self, tenant: Tenant, home: str, *, create: bool = False, seen: KeySeen | None = None) -> Repository:
         """The repository of this name, whosever it is: for what decides that."""
         housed = HousedTenant(tenant.id, tenant.key, tenant.region, tenant.tier, home)
         store, prefix = self.backup_store(housed)
@@ -192,6 +199,7 @@ class Site:
             belongs_to=lambda: self.owners.document(tenant, home),
             marks=self.epoch_marks(tenant.region),
             home=home,
+            first=seen.found if seen is not None and seen.home == home else None,
         )
 
     def admit(self, tenant: Tenant) -> None:

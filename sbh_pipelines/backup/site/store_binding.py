@@ -68,6 +68,11 @@ class StoreBinding:
         with self._lock:
             self._settled.add((tenant.id, place.region))
 
+    def saw_key(self, tenant: Tenant) -> None:
+        """Somebody has read the tenant's key in its place, so that need not be asked."""
+        with self._lock:
+            self._settled.add((tenant.id, tenant.region))
+
     def _has_key(self, place: Place) -> bool:
         try:
             self._opened(place).head(place.prefix + Keys.data_key(1))

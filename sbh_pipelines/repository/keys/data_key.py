@@ -192,12 +192,12 @@ def read_epoch(place: KeyPlace, epoch: int) -> tuple[bytes, bytes]:
     return split_payload(unwrap(place, found), epoch, place.url(epoch))
 
 
-def open_key_ring(place: KeyPlace) -> KeyRing:
-    """The keys of a place. Raises ObjectMissing where there are none, KeyEpochRolledBack where they are an earlier epoch's,
-    CorruptObject and the key provider's errors.
+def open_key_ring(place: KeyPlace, seen: KeyObject | None = None) -> KeyRing:
+    """The keys of a place; `seen` is its first object, if that was read just now. Raises ObjectMissing where there are none,
+    KeyEpochRolledBack where they are an earlier epoch's, CorruptObject and the key provider's errors.
     """
     for attempt in range(1, _READS + 1):
-        first = read_key_object(place, EPOCH)
+        first = seen if seen is not None and attempt == 1 else read_key_object(place, EPOCH)
         try:
             found = first if first.newest == EPOCH else read_key_object(place, first.newest)
             data_key, name_key = split_payload(unwrap(place, found), found.epoch, place.url(found.epoch))
