@@ -80,7 +80,7 @@ def all_below(store: ObjectStore, prefix: str, after: str = "") -> Iterator[Obje
     """
     seen = array("q")  # 8 bytes a key: by the hash of this process
     try:
-        for info in store.list(prefix, after) if after else store.list(prefix):
+        for info in store.list(prefix, after):
             seen.append(hash(info.key))
             yield info
         return

@@ -111,9 +111,6 @@ class Documents:
     def _signature(self, document: Mapping[str, object], epoch: int) -> str:
         return self.sealer.sign(canonical({k: v for k, v in document.items() if k != "signature"}), epoch)
 
-    def put_document(self, key: str, document: Mapping[str, object]) -> None:
-        self.store.put(self.prefix + key, compact(document))
-
     def publish_manifest(self, manifest: Mapping[str, object]) -> None:
         """The commit, read back: a backup that is said to be made is there. Raises ObjectExists when the id is taken."""
         key, body = self.prefix + Keys.manifest(str(manifest["id"])), pretty(manifest)

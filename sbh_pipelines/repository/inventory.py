@@ -6,6 +6,9 @@ left out: the listing begins behind them. Of other objects there may be any numb
 apart, and nothing but packs and index objects is known.
 """
 
+import hashlib
+import threading
+from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -18,6 +21,7 @@ from sbh_pipelines.stores.base import ObjectInfo, ObjectStore
 _BEHIND_AUDIT = Keys.AUDIT.removesuffix("/") + "0"  # "0" follows "/"
 _MOST_BESIDE = 10_000  # objects that are neither packs nor of the index
 _KEPT = (Keys.MANIFESTS, Keys.HOLDS, Keys.LEASE)
+_KEPT_BYTES = 128 << 10  # of documents and index objects, and as many of chunks
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +30,13 @@ class Inventory:
 
     Attributes:
         packs: The packs, by id.
-        index: Index objects, marks of damaged packs, and retirements.
+        index: Index objects, marks of damaged packs, and retirements, by key below the prefix.
         strange: Keys among the packs that are no pack's.
         beside: By key below the prefix: manifests, holds, the lease, and what was asked for by name. None: not known.
     """
 
     packs: dict[bytes, ObjectInfo] = field(default_factory=dict)
-    index: list[ObjectInfo] = field(default_factory=list)
+    index: dict[str, ObjectInfo] = field(default_factory=dict)
     strange: list[str] = field(default_factory=list)
     beside: Mapping[str, ObjectInfo] | None = field(default_factory=dict)
 
@@ -51,14 +55,21 @@ class Inventory:
     @property
     def lease_etag(self) -> str | None:
         """ETag of the lease's object; None where there is none, or it is not known."""
-        lease = (self.beside or {}).get(Keys.LEASE)
-        return lease.etag if lease else None
+        return self.etag_of(Keys.LEASE)
+
+    def etag_of(self, name: str) -> str | None:
+        """ETag of an object by its key below the prefix; None where it is not there, or not known."""
+        if name.startswith(Keys.PACKS):
+            found = self.packs.get(bytes.fromhex(name.removeprefix(Keys.PACKS)))
+        else:
+            found = self.index.get(name) or (self.beside or {}).get(name)
+        return found.etag if found else None
 
     def takes(self, prefix: str, info: ObjectInfo) -> bool:
         """Whether an object is a pack, or of the index; it is added."""
         name = info.key[len(prefix) :]
         if name.startswith(Keys.INDEX):
-            self.index.append(info)
+            self.index[name] = info
             return True
         if not name.startswith(Keys.PACKS):
             return False
@@ -94,3 +105,62 @@ def _listed_apart(store: ObjectStore, prefix: str) -> Inventory:
         for info in listed(store, prefix, folder):
             found.takes(prefix, info)
     return found
+
+
+class Written:
+    """What a writer has put into a repository, for the proof that it is there. Thread-safe.
+
+    A server that makes its ETags of an object's bytes proves with each listing what it has: where the ETag is the MD5 of what was
+    sent, reading the object back would tell nothing more. So of small objects, and of chunks that are read once more, the content
+    is kept for that reading. Where the ETag is anything else, as in a directory or with a KMS key, nothing is kept.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._etags: dict[str, str] = {}
+        self._bodies: dict[str, bytes] = {}
+        self._room = _KEPT_BYTES
+        self._chunks: OrderedDict[bytes, bytes] = OrderedDict()
+        self._chunk_bytes = 0
+
+    @property
+    def names(self) -> Collection[str]:
+        """Keys below the prefix of what a listing can prove."""
+        with self._lock:
+            return frozenset(self._etags)
+
+    def put(self, name: str, sent: bytes, etag: str, content: bytes | None = None) -> None:
+        """An object was stored, and the store answered with this ETag; `content` is what a reader makes of it."""
+        if "-" in etag or etag.strip('"') != hashlib.md5(sent, usedforsecurity=False).hexdigest():
+            return
+        with self._lock:
+            self._etags[name] = etag
+            if content is not None and len(content) <= self._room:
+                self._bodies[name] = content
+                self._room -= len(content)
+
+    def keep(self, chunk: bytes, plain: bytes) -> None:
+        """A chunk that will be read soon goes into a pack; the latest are kept."""
+        with self._lock:
+            self._chunks[chunk] = plain
+            self._chunk_bytes += len(plain)
+            while self._chunk_bytes > _KEPT_BYTES:
+                self._chunk_bytes -= len(self._chunks.popitem(last=False)[1])
+
+    def chunk(self, chunk: bytes) -> bytes | None:
+        """The plaintext of a chunk that was kept."""
+        with self._lock:
+            return self._chunks.get(chunk)
+
+    def is_proved(self, name: str, inventory: Inventory) -> bool:
+        """Whether the listing shows the object as it was sent."""
+        with self._lock:
+            etag = self._etags.get(name)
+        return etag is not None and inventory.etag_of(name) == etag
+
+    def content(self, name: str, inventory: Inventory) -> bytes | None:
+        """What a reader would make of an object, if the listing proves it; None: it must be read."""
+        if not self.is_proved(name, inventory):
+            return None
+        with self._lock:
+            return self._bodies.get(name)

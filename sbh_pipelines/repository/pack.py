@@ -17,6 +17,7 @@ from types import TracebackType
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.repository.format import Entry, Keys, pack_entries, pack_trailer
 from sbh_pipelines.repository.index import ChunkIndex
+from sbh_pipelines.repository.inventory import Written
 from sbh_pipelines.repository.seal import DIRECTORY, Sealer
 from sbh_pipelines.settings import BackupSettings
 from sbh_pipelines.stores.base import ObjectStore
@@ -85,9 +86,16 @@ class PackWriter:
     """
 
     def __init__(
-        self, pipeline: PackPipeline, store: ObjectStore, prefix: str, sealer: Sealer, index: ChunkIndex
+        self,
+        pipeline: PackPipeline,
+        store: ObjectStore,
+        prefix: str,
+        sealer: Sealer,
+        index: ChunkIndex,
+        written: Written,
     ) -> None:
         self._pipeline, self._store, self._prefix, self._sealer, self._index = pipeline, store, prefix, sealer, index
+        self._written = written
         self._lock = threading.Lock()
         self._pieces: list[bytes] = []
         self._entries: list[Entry] = []
@@ -99,23 +107,25 @@ class PackWriter:
         self.chunks = self.chunks_new = self.bytes_stored = 0
         pipeline.register(self)
 
-    def put(self, plain: bytes) -> "Future[bytes]":
-        """Queue a chunk; the future gives its id. Blocks while the pipeline's memory is full."""
+    def put(self, plain: bytes, *, keep: bool = False) -> "Future[bytes]":
+        """Queue a chunk; the future gives its id. Blocks while the pipeline's memory is full. `keep`: it is read once more soon."""
         self._raise_if_failed()
         size = len(plain)
         self._pipeline.acquire(size)
-        future = self._pipeline.sealers.submit(self._seal, plain, size)
+        future = self._pipeline.sealers.submit(self._seal, plain, size, keep)
         with self._lock:
             self._sealing.add(future)
         future.add_done_callback(self._sealed)
         return future
 
-    def _seal(self, plain: bytes, size: int) -> bytes:
+    def _seal(self, plain: bytes, size: int, keep: bool) -> bytes:
         held = size
         try:
             name = self._sealer.name(plain)
             new = self._index.claim(name)
             if new:
+                if keep:
+                    self._written.keep(name, plain)
                 sealed = self._sealer.seal(plain, name)
                 self._pipeline.release(size - len(sealed))
                 held = len(sealed)
@@ -167,7 +177,8 @@ class PackWriter:
             body = b"".join(pieces)
             pack_id = hashlib.sha256(body).digest()
             pieces.clear()
-            self._store.put(self._prefix + Keys.pack(pack_id), body)
+            etag = self._store.put(self._prefix + Keys.pack(pack_id), body)
+            self._written.put(Keys.pack(pack_id), body, etag)
             self._index.add_pack(pack_id, len(body), entries, self._sealer.epoch)
             with self._lock:
                 self.stored.append((pack_id, len(body)))

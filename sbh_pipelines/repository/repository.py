@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from sbh_pipelines.concurrency import streamed
 from sbh_pipelines.errors import (
@@ -31,16 +31,18 @@ from sbh_pipelines.repository.format import (
     Entry,
     IndexedPack,
     Keys,
+    compact,
     pack_entries,
     pack_id_of,
     pack_index,
+    parse_document,
     seal_epoch,
     unpack_entries,
     unpack_index,
     unpack_trailer,
 )
 from sbh_pipelines.repository.index import ChunkIndex, Location
-from sbh_pipelines.repository.inventory import Inventory, take_inventory
+from sbh_pipelines.repository.inventory import Inventory, Written, take_inventory
 from sbh_pipelines.repository.pack import PackPipeline, PackWriter
 from sbh_pipelines.repository.retirement import Retirement, read_retirement, retirement_object
 from sbh_pipelines.repository.seal import DIRECTORY, INDEX, Sealer
@@ -89,6 +91,8 @@ class Repository(Documents):
     def __init__(self, store: ObjectStore, prefix: str, tenant: TenantId, sealer: Sealer) -> None:
         super().__init__(store, prefix, tenant, sealer)
         self.index = ChunkIndex()
+        self.written = Written()  # by this process, for the proof before a commit
+        self._proves = False  # whether that is believed only where a listing proves it
         self.inventory = Inventory(beside=None)  # what there was when the index was loaded
         self.damages: list[Damage] = []
         self.owner: OwnerDocument | None = None  # whose it says it is
@@ -123,6 +127,7 @@ class Repository(Documents):
         """
         other = Repository(self.store, self.prefix, self.tenant, self.sealer)
         other._bodies = dict(self._bodies)
+        other.written, other._proves = self.written, True
         other.owner, other.adopts = self.owner, self.adopts
         return other
 
@@ -131,7 +136,7 @@ class Repository(Documents):
         if self.new:
             self.inventory = Inventory()
             return
-        self.inventory = take_inventory(self.store, self.prefix)
+        self.inventory = take_inventory(self.store, self.prefix, self.written.names)
         for key in self.inventory.strange:
             place = ascii(self.store.url(key))[1:-1]
             self.damages.append(
@@ -148,7 +153,8 @@ class Repository(Documents):
         self.index.last_resort = lambda: self._read_retired(unused)
         for name in names:
             try:
-                body = self._bodies.pop(name, None) or self.read_index(name)
+                known = self._bodies.pop(name, None) or self.written.content(name, self.inventory)
+                body = known or self.read_index(name)
                 if sum(map(len, self._bodies.values())) + len(body) <= _KEPT_INDEX_BYTES:
                     self._bodies[name] = body
                 named = []
@@ -184,8 +190,7 @@ class Repository(Documents):
     def _read_marks(self, packs: Mapping[bytes, int]) -> list[str]:
         """Take in which packs are damaged and what prunes retired; the names of the index objects in use."""
         names, doubtful = [], 0
-        for info in self.inventory.index:
-            name = info.key[len(self.prefix) :]
+        for name, info in self.inventory.index.items():
             if name.startswith(Keys.DAMAGED):
                 pack_id = pack_id_of(name.removeprefix(Keys.DAMAGED))
                 if pack_id is None:
@@ -358,6 +363,8 @@ class Repository(Documents):
         if recent is not None:
             return recent
         location = self.locate(chunk)
+        if (kept := self._kept(chunk, location)) is not None:
+            return kept
         name = Keys.pack(location.pack)
         try:
             plain = self._opened(name, location, chunk)
@@ -369,6 +376,13 @@ class Repository(Documents):
                 while len(self._recent) > self.remembered:
                     self._recent.popitem(last=False)
         return plain
+
+    def _kept(self, chunk: bytes, location: Location) -> bytes | None:
+        """A chunk that this process has put into a pack; for a proof only if the listing shows that as it was sent."""
+        plain = self.written.chunk(chunk)
+        if plain is None or not self._proves or self.written.is_proved(Keys.pack(location.pack), self.inventory):
+            return plain
+        return None
 
     def _opened(self, name: str, location: Location, chunk: bytes) -> bytes:
         try:
@@ -388,7 +402,7 @@ class Repository(Documents):
                     here += 1
                     continue
             location = self.index.find(chunk)
-            if location is not None and location.plain <= room:
+            if location is not None and location.plain <= room and self._kept(chunk, location) is None:
                 wanted.setdefault(location.pack, {})[chunk] = location
                 room -= location.plain
         if wanted:
@@ -411,8 +425,17 @@ class Repository(Documents):
         """Plaintexts in order, a few read ahead."""
         return streamed(self.read_chunk, chunks, name="read", threads=threads, ahead=threads + 1)
 
+    def put_document(self, key: str, document: Mapping[str, object]) -> None:
+        body = compact(document)
+        self.written.put(key, body, self.store.put(self.prefix + key, body), body)
+
+    def get_document(self, key: str) -> dict[str, Any]:
+        """Raises ObjectMissing, CorruptObject."""
+        kept = self.written.content(key, self.inventory)
+        return super().get_document(key) if kept is None else parse_document(kept, self.url(key))
+
     def writer(self, pipeline: PackPipeline) -> PackWriter:
-        return PackWriter(pipeline, self.store, self.prefix, self.sealer, self.index)
+        return PackWriter(pipeline, self.store, self.prefix, self.sealer, self.index, self.written)
 
     def write_index(self, backup_id: str, stage: str, writer: PackWriter) -> tuple[str, ...]:
         """Publish where a finished writer's chunks are; the keys written. No packs, no index.
@@ -462,7 +485,8 @@ class Repository(Documents):
 
     def put_index(self, backup_id: str, stage: str, packs: list[IndexedPack]) -> str:
         """Store one index object for packs; its key below the prefix."""
-        body = self.sealer.seal(pack_index(packs), b"", INDEX)
+        content = pack_index(packs)
+        body = self.sealer.seal(content, b"", INDEX)
         key = Keys.index(backup_id, stage, hashlib.sha256(body).hexdigest()[:16])
-        self.store.put(self.prefix + key, body)
+        self.written.put(key, body, self.store.put(self.prefix + key, body), content)
         return key

@@ -52,8 +52,8 @@ class TimedStore(MemoryStore):
         self.modified[key] = self.now
         return super().put(key, data)
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        found = list(super().list(prefix))
+    def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
+        found = list(super().list(prefix, after))
         self._random.shuffle(found)
         return (replace(info, modified=self.modified[info.key]) for info in found)
 

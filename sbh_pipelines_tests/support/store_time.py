@@ -44,6 +44,6 @@ def store_time(clock: Clock) -> Iterator[None]:
 
             patch.setattr(Store, verb, write)
         listing, head = Store.list, Store.head
-        patch.setattr(Store, "list", lambda store, prefix: (told(store, info) for info in listing(store, prefix)))
+        patch.setattr(Store, "list", lambda store, *what: (told(store, info) for info in listing(store, *what)))
         patch.setattr(Store, "head", lambda store, key: told(store, head(store, key)))
         yield

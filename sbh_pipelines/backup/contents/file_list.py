@@ -62,7 +62,7 @@ class FileListWriter:
             self._put()
 
     def _put(self) -> None:
-        self._pending += [self._writer.put(leaf) for leaf in self._gathered]
+        self._pending += [self._writer.put(leaf, keep=True) for leaf in self._gathered]
         self._gathered, self._gathered_bytes = [], 0
         self._resolve(_AHEAD)
 
@@ -77,7 +77,7 @@ class FileListWriter:
         self._resolve(0)
         ids, depth = bytes(self._ids), 0
         while len(ids) > _TOP * _ID:
-            futures = [self._writer.put(node) for node in _nodes(ids)]
+            futures = [self._writer.put(node, keep=True) for node in _nodes(ids)]
             ids, depth = b"".join(future.result() for future in futures), depth + 1
         return {"detail": [chunk.hex() for chunk in _split(ids)], **({"detail_depth": depth} if depth else {})}
 

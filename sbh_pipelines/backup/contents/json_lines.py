@@ -31,7 +31,7 @@ class LineWriter:
 
     def cut(self) -> None:
         if self._buffer:
-            self._chunks.append(self._writer.put(bytes(self._buffer)))
+            self._chunks.append(self._writer.put(bytes(self._buffer), keep=True))
             self._buffer.clear()
 
     def finish(self) -> list[str]:

@@ -217,7 +217,7 @@ def test_a_region_out_of_reach_keeps_a_new_tenant_waiting(application: Applicati
     application.service().create_backup(BOLT, ADMIN)
 
     class Down:
-        def list(self, prefix: str) -> Any:
+        def list(self, prefix: str, after: str = "") -> Any:
             raise StoreUnavailable("Cannot list an object")
 
     service = with_stores(application.service(), lambda store, place: Down() if place.region == US else store)

@@ -102,7 +102,7 @@ def test_ten_thousand_segments_come_by_one_listing(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(store, "get_ranges", None)
     asked = list[str]()
     listed = store.list
-    monkeypatch.setattr(store, "list", lambda prefix: asked.append(prefix) or listed(prefix))
+    monkeypatch.setattr(store, "list", lambda prefix, after="": asked.append(prefix) or listed(prefix, after))
     listing = journal.listing()
     assert asked == [PREFIX]
     assert listing.incarnations == [INCARNATION, LATER]

@@ -32,8 +32,8 @@ class TimedStore(MemoryStore):
     def head(self, key: str) -> ObjectInfo:
         return replace(super().head(key), modified=self._stored[key])
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        return (replace(info, modified=self._stored[info.key]) for info in super().list(prefix))
+    def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
+        return (replace(info, modified=self._stored[info.key]) for info in super().list(prefix, after))
 
     def _written(self) -> None:
         if self.lives == 0:

@@ -195,8 +195,11 @@ def test_a_million_keys_under_a_prefix_are_counted_and_not_kept(application: App
     now = datetime.now(UTC)
 
     class Crowded(Wrapped):
-        def list(self, prefix: str) -> Iterator[ObjectInfo]:
-            yield from self._inner.list(prefix)
+        def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
+            yield from self._inner.list(prefix, after)
+            if prefix.endswith(f"{ACME}/backups/"):  # folders are listed apart then
+                for number in range(1_000_000):
+                    yield ObjectInfo(f"{prefix}restores/{number}.json", 2, "e", now)
             if prefix.endswith(f"{ACME}/backups/manifests/"):
                 for number in range(1_000_000):
                     yield ObjectInfo(f"{prefix}backup_20240115_{number:04d}.json", 2, "e", now)
@@ -224,7 +227,7 @@ def test_an_error_that_nobody_foresaw_is_its_tenants_own(application: Applicatio
     """Whatever a driver or a parser raises on what it was given: the others of the batch are backed up, and its text is kept nowhere."""
 
     def hostile(verb: str, key: str) -> None:
-        if verb == "list" and key.endswith(f"/{ACME}/backups/packs/"):
+        if verb == "list" and key.endswith(f"/{ACME}/backups/"):
             raise KeyError("customer's row")
 
     def breaking(store: Any, _: Any) -> Any:
