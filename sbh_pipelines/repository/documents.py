@@ -46,6 +46,7 @@ class Documents:
     def __init__(self, store: ObjectStore, prefix: str, tenant: TenantId, sealer: Sealer) -> None:
         self.store, self.prefix, self.tenant, self.sealer = store, prefix, tenant, sealer
         self._manifest: dict[str, Any] | None = None  # the one that was read last
+        self.listing: dict[str, Any] | None = None  # the listing, if it was read
 
     def url(self, key: str) -> str:
         return self.store.url(self.prefix + key)
@@ -111,18 +112,22 @@ class Documents:
     def _signature(self, document: Mapping[str, object], epoch: int) -> str:
         return self.sealer.sign(canonical({k: v for k, v in document.items() if k != "signature"}), epoch)
 
-    def publish_manifest(self, manifest: Mapping[str, object]) -> None:
-        """The commit, read back: a backup that is said to be made is there. Raises ObjectExists when the id is taken."""
+    def publish_manifest(self, manifest: Mapping[str, object]) -> str:
+        """The commit, read back: a backup that is said to be made is there. Its ETag, if that is known.
+
+        Raises ObjectExists when the id is taken.
+        """
         key, body = self.prefix + Keys.manifest(str(manifest["id"])), pretty(manifest)
         try:
-            self.store.create(key, body)
+            etag = self.store.create(key, body)
         except StoreError:
             # The answer may have been lost on its way, and a retry then finds the key taken: by this very manifest.
             with suppress(SbhError):
                 prove_stored(self.store, key, body)
-                return
+                return ""
             raise
         prove_stored(self.store, key, body)
+        return etag
 
     def get_document(self, key: str) -> dict[str, Any]:
         """Raises ObjectMissing, CorruptObject."""

@@ -131,6 +131,11 @@ class ChunkIndex:
             ).fetchone()
         return Location(*row) if row else None
 
+    def packs(self) -> list[bytes]:
+        """Ids of the packs that chunks are read from."""
+        with self._lock:
+            return [row[0] for row in self._db.execute("SELECT id FROM pack")]
+
     def has_pack(self, pack_id: bytes) -> bool:
         with self._lock:
             return self._db.execute("SELECT 1 FROM pack WHERE id = ?", (pack_id,)).fetchone() is not None

@@ -127,7 +127,7 @@ class Repository(Documents):
         """
         other = Repository(self.store, self.prefix, self.tenant, self.sealer)
         other._bodies = dict(self._bodies)
-        other.written, other._proves = self.written, True
+        other.written, other._proves, other.listing = self.written, True, self.listing
         other.owner, other.adopts = self.owner, self.adopts
         return other
 

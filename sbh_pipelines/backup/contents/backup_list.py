@@ -2,31 +2,104 @@
 
 `manifests/` says which backups there are. What retention must know of each is kept in one signed document, `listing.json`,
 so that only manifests it does not name are read. It is a cache and never believed about what exists: missing, damaged or
-forged, it is made anew from the manifests.
+forged, it is made anew from the manifests. What the next backup needs of the newest one is in it as well, sealed: so building on
+that costs no request for its manifest and its documents.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from typing import Any, Self
 
+from sbh_pipelines.backup.contents.manifest import Component, Manifest
 from sbh_pipelines.backup.contents.summary import BackupSummary
 from sbh_pipelines.concurrency import side_by_side
-from sbh_pipelines.errors import CorruptObject, ObjectMissing, UnknownBackup
-from sbh_pipelines.model import BackupId
-from sbh_pipelines.repository.documents import read_signed, signed
+from sbh_pipelines.errors import CorruptObject, FormatUnsupported, ObjectMissing, UnknownBackup
+from sbh_pipelines.model import BackupId, RecoveryPoint
+from sbh_pipelines.repository.documents import open_private, read_signed, signed
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.repository import Repository
 
 _KIND = "listing"
+_PACK_ID = 8  # bytes of a pack's id that name it here
+_MOST_PACKS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class LatestBackup:
+    """What the next backup needs of the newest one.
+
+    Attributes:
+        id: Its id.
+        etag: Of its manifest when that was published: while the store lists this one, it is the manifest that is spoken of.
+        created_at: As in the manifest.
+        point: Its recovery point.
+        components: Its components, as their documents have them.
+        packs: Beginnings, in hex, of the ids of the packs that its verification found. While all are there, all of it is.
+    """
+
+    id: BackupId
+    etag: str
+    created_at: str
+    point: RecoveryPoint
+    components: Mapping[str, Component]
+    packs: frozenset[str]
+
+    @classmethod
+    def of(
+        cls, manifest: Manifest, components: Mapping[str, Component], etag: str, packs: Iterable[bytes]
+    ) -> Self | None:
+        """None where the manifest's ETag is not known, or there are too many packs to name."""
+        short = frozenset(pack[:_PACK_ID].hex() for pack in packs)
+        if not etag or manifest.is_recovered or len(short) > _MOST_PACKS:
+            return None
+        return cls(manifest.id, etag, manifest.created_at, manifest.recovery_point, components, short)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """Raises KeyError, TypeError, ValueError, AttributeError."""
+        components = {name: Component.from_dict(part) for name, part in fields["components"].items()}
+        point = RecoveryPoint.from_dict(fields["point"])
+        packs = frozenset(map(str, fields["packs"]))
+        return cls(BackupId(fields["id"]), str(fields["etag"]), str(fields["created_at"]), point, components, packs)
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "id": self.id,
+            "etag": self.etag,
+            "created_at": self.created_at,
+            "point": asdict(self.point),
+            "components": {name: component.as_dict() for name, component in self.components.items()},
+            "packs": sorted(self.packs),
+        }
+
+    def is_newest(self, repository: Repository) -> bool:
+        """Whether its manifest is what was listed when the index was loaded."""
+        return repository.inventory.etag_of(Keys.manifest(self.id)) == self.etag
+
+    def details(self, repository: Repository) -> frozenset[str]:
+        """Chunks of its details, if all packs in which it was found are there: whatever hangs on them is there, too.
+
+        A pack's name is the digest of its content, and no chunk is lost but with its pack; one that a prune took out of use counts
+        as gone. The repository's index must be loaded.
+        """
+        if repository.lost or repository.damages or repository.marked_damaged:
+            return frozenset()
+        if not self.packs <= {pack[:_PACK_ID].hex() for pack in repository.index.packs()}:
+            return frozenset()
+        parts = [part for component in self.components.values() for part in (component, *component.tables)]
+        return frozenset(chunk for part in parts for chunk in part.detail)
 
 
 @dataclass(frozen=True, slots=True)
 class Backups:
-    """`damaged` are those whose manifest cannot be read; `cached` is what `listing.json` held."""
+    """`damaged` are those whose manifest cannot be read; `cached` and `latest` are what `listing.json` held."""
 
     sound: Mapping[BackupId, BackupSummary]
     damaged: Mapping[BackupId, CorruptObject]
     cached: Mapping[BackupId, BackupSummary]
+    latest: LatestBackup | None = None
 
     @property
     def newest(self) -> datetime:
@@ -44,7 +117,8 @@ class Backups:
         """The same once some turned out to be gone or damaged."""
         lost = set(gone)
         left = {i: s for i, s in self.sound.items() if i not in damage and i not in lost}
-        return Backups(left, {i: d for i, d in {**self.damaged, **damage}.items() if i not in lost}, self.cached)
+        kept = {i: d for i, d in {**self.damaged, **damage}.items() if i not in lost}
+        return replace(self, sound=left, damaged=kept)
 
 
 def read_backups(
@@ -58,9 +132,8 @@ def read_backups(
     others = repository.owner.others if repository.owner is not None else ()
     listed = {*(repository.manifest_ids() if ids is None else ids), *([own.id] if own and ids is not None else ())}
     there = sorted(backup_id for backup_id in listed if backup_id not in others)
-    cached = (
-        _read_listing(repository) if there != [own and own.id] else {}
-    )  # of the first backup there is nothing to read
+    first = own is not None and there == [own.id]  # of the first backup there is nothing to read
+    cached, latest = ({}, None) if first else _read_listing(repository)
     known = {**cached, **({own.id: own} if own else {})}
 
     def read(backup_id: BackupId) -> BackupSummary | CorruptObject | None:
@@ -78,24 +151,39 @@ def read_backups(
         {i: f for i, f in found.items() if isinstance(f, BackupSummary)},
         {i: f for i, f in found.items() if isinstance(f, CorruptObject)},
         cached,
+        latest,
     )
 
 
-def _read_listing(repository: Repository) -> dict[BackupId, BackupSummary]:
+def read_latest(repository: Repository) -> LatestBackup | None:
+    """What `listing.json` says of the newest backup; None where that is not what was listed when the index was loaded."""
+    latest = _read_listing(repository)[1]
+    return latest if latest is not None and latest.is_newest(repository) else None
+
+
+def _read_listing(repository: Repository) -> tuple[dict[BackupId, BackupSummary], LatestBackup | None]:
     try:
-        entries = read_signed(repository, Keys.LISTING, _KIND).get("backups")
+        if repository.listing is None:
+            repository.listing = read_signed(repository, Keys.LISTING, _KIND)
+        entries = repository.listing.get("backups")
         # An entry of an earlier release has no figures: its backup is read once more, and written with them.
         listed = entries if isinstance(entries, list) else []
         known = [entry for entry in listed if isinstance(entry, dict) and "figures" in entry]
         found = [BackupSummary.from_dict(entry) for entry in known]
     except (ObjectMissing, CorruptObject):
-        return {}
-    return {summary.id: summary for summary in found}
+        return {}, None
+    latest = None
+    with suppress(CorruptObject, FormatUnsupported, KeyError, TypeError, ValueError, AttributeError):
+        latest = LatestBackup.from_dict(open_private(repository, Keys.LISTING, repository.listing)["latest"])
+    return {summary.id: summary for summary in found}, latest
 
 
-def write_listing(repository: Repository, backups: Backups) -> None:
-    """Store the sound ones, if that is not what is stored already."""
-    if backups.sound != backups.cached:
+def write_listing(repository: Repository, backups: Backups, latest: LatestBackup | None = None) -> None:
+    """Store the sound ones, if that is not what is stored already; `latest` is one that was made just now."""
+    if backups.sound != backups.cached or latest is not None:
         oldest_first = sorted(backups.sound.values(), key=lambda summary: summary.id)
         fields = {"backups": [summary.as_listed() for summary in oldest_first]}
-        repository.store.put(repository.prefix + Keys.LISTING, signed(repository, _KIND, fields))
+        kept = latest or backups.latest
+        private = {"latest": kept.as_dict()} if kept is not None and kept.id in backups.sound else {}
+        body = signed(repository, _KIND, fields, Keys.LISTING, private)
+        repository.store.put(repository.prefix + Keys.LISTING, body)

@@ -6,7 +6,7 @@ full size. Deep: also downloads every referenced pack, re-hashes it, and opens e
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -109,13 +109,15 @@ def verify_backup(
     deep: bool,
     own_only: bool = False,
     whole: set[bytes] | None = None,
+    settled: Collection[str] = frozenset(),
     progress: ProgressSink = no_progress,
 ) -> Verification:
     """Check one backup; the repository's index must have been loaded. Finds all damage, raises none of it.
 
     `own_only` leaves out damage that keeps nobody from restoring: an index object that is gone while its packs are there.
     Damage to objects that this backup does not need is another backup's. `whole`: packs whose content was found to be their names',
-    and which are not read again; what is read here is added.
+    and which are not read again; what is read here is added. `settled`: chunks of details that are known to be there with all that
+    hangs on them, and are not read.
     """
     begun = time.monotonic()
     result = Verification(str(manifest.document.get("id")), deep)
@@ -134,10 +136,11 @@ def verify_backup(
         except (SbhError, KeyError, TypeError, ValueError) as error:
             result.found(_as_damage(error, repository.url(Keys.component(name, result.backup_id))))
     with repository.index.marks() as marks:
-        repository.read_ahead(chain.from_iterable(map(_details, result.components.values())))
+        details = chain.from_iterable(map(_details, result.components.values()))
+        repository.read_ahead(chunk for chunk in details if chunk.hex() not in settled)
         for name, component in result.components.items():
             try:
-                _Checker(repository, result, marks).component(name, component)
+                _Checker(repository, result, marks, settled).component(name, component)
             except (SbhError, KeyError, TypeError, ValueError) as error:
                 result.found(_as_damage(error, repository.url(Keys.component(name, result.backup_id))))
         result.chunks = marks.count()
@@ -204,18 +207,22 @@ def _check_index(repository: Repository, key: str, result: Verification) -> None
 class _Checker:
     """Walks one component's details and marks every chunk they refer to."""
 
-    def __init__(self, repository: Repository, result: Verification, marks: Marks) -> None:
-        self._repository, self._result, self._marks = repository, result, marks
+    def __init__(self, repository: Repository, result: Verification, marks: Marks, settled: Collection[str]) -> None:
+        self._repository, self._result, self._marks, self._settled = repository, result, marks, settled
 
     def component(self, name: str, component: Component) -> None:
         for table in component.tables:
-            with self._noted():
-                self._table(table)
+            if not self._is_settled(table.detail):
+                with self._noted():
+                    self._table(table)
         self._mark(component.detail)
         self._mark(component.reference_keys)
-        if name == FILES:
+        if name == FILES and not self._is_settled(component.detail):
             with self._noted():
                 self._files(component)
+
+    def _is_settled(self, detail: Sequence[str]) -> bool:
+        return bool(detail) and all(chunk in self._settled for chunk in detail)
 
     @contextmanager
     def _noted(self) -> Iterator[None]:
@@ -244,6 +251,8 @@ class _Checker:
         if table.state is not None:
             self._mark(list(table.state.chunks()))
             expected = table.state.base.rows, table.state.base.bytes
+        if self._is_settled(table.lines):
+            return  # the groups are those of the backup that this one builds on, and only what was laid over them is new
         rows = size = 0
         for group in table.groups:
             plain = self._chunk(group.chunk)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
+from sbh_pipelines.backup.contents.backup_list import LatestBackup, read_latest
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.site.owners import KeySeen
 from sbh_pipelines.backup.site.site import Site
@@ -37,6 +38,7 @@ class OpenDrafts:
         self._leases: dict[str, leases.Lease] = {}
         self._repositories: dict[str, Repository] = {}
         self._inventories: dict[str, Inventory] = {}  # what was listed for commits
+        self._made: dict[str, LatestBackup] = {}  # by this process
         self._seen: dict[str, KeySeen] = {}  # key objects that were read while leases were taken, until they are used
 
     def lease(self, draft: Draft) -> leases.Lease:
@@ -104,14 +106,31 @@ class OpenDrafts:
             again.inventory = seen
         return again
 
-    def committed(self, draft: Draft, repository: Repository) -> None:
-        """Keep what was listed for the commit: until the lease is released nobody else adds a backup, or takes one away."""
+    def latest(self, draft: Draft) -> LatestBackup | None:
+        """The backup that was the newest when the tenant's repository was opened; None where that is not known."""
+        known = self._repositories.get(draft.lease_owner)
+        return None if known is None or known.new else read_latest(known)
+
+    def committed(self, draft: Draft, repository: Repository, etag: str) -> None:
+        """Keep what was listed for the commit: until the lease is released nobody else adds a backup, or takes one away.
+
+        And what the next backup needs of this one, whose manifest has this ETag.
+        """
+        assert draft.manifest is not None
         self._inventories[draft.lease_owner] = repository.inventory
+        packs = repository.index.packs()
+        if (made := LatestBackup.of(draft.manifest, draft.components, etag, packs)) is not None:
+            self._made[draft.lease_owner] = made
+
+    def made(self, draft: Draft) -> LatestBackup | None:
+        """The draft's backup, as the next one needs it; None where this process did not commit it."""
+        return self._made.get(draft.lease_owner)
 
     def end(self, draft: Draft) -> None:
         """Release the lease and close what is open for the draft."""
         self._seen.pop(draft.lease_owner, None)
         self._inventories.pop(draft.lease_owner, None)
+        self._made.pop(draft.lease_owner, None)
         if repository := self._repositories.pop(draft.lease_owner, None):
             repository.close()
         if draft.lease_owner:

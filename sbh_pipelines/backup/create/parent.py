@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sbh_pipelines.backup.contents.backup_list import read_backups
+from sbh_pipelines.backup.contents.backup_list import read_backups, read_latest
 from sbh_pipelines.backup.contents.file_list import list_lines
 from sbh_pipelines.backup.contents.manifest import WITH_TABLES, Component
 from sbh_pipelines.backup.contents.manifests import read_component, read_manifest
@@ -39,21 +39,32 @@ def find_parent(repository: Repository, kind: BackupType, now: RecoveryPoint) ->
     if repository.lost or any(pack_id_of(damage.key.removeprefix(Keys.PACKS)) for damage in repository.damages):
         # What is missing must be stored anew, which only reading everything does.
         return None, "the repository has lost packs: everything is read again"
+    latest = read_latest(repository)
     for backup_id in _candidates(repository, kind):
+        if latest is not None and backup_id == latest.id and not _is_later(latest.point, now):
+            return _parent(backup_id, latest.point, [latest.components[name] for name in WITH_TABLES]), ""
         try:
             manifest = read_manifest(repository, backup_id)
             point = manifest.recovery_point
             if manifest.is_recovered:
                 continue  # the server never was what it says
-            if point.system_identifier == now.system_identifier and point.time > now.time:
+            if _is_later(point, now):
                 continue  # made while we waited for the lease
             components = [read_component(repository, manifest, name) for name in WITH_TABLES]
         except CorruptObject:
             continue
-        tables = {summary.table: summary for component in components for summary in component.tables}
-        return Parent(backup_id, point, tables, components[0].reference_keys), ""
+        return _parent(backup_id, point, components), ""
     wanted = "full backup" if kind is BackupType.DIFFERENTIAL else "backup"
     return None, f"the tenant has no {wanted} to build on"
+
+
+def _is_later(point: RecoveryPoint, now: RecoveryPoint) -> bool:
+    return point.system_identifier == now.system_identifier and point.time > now.time
+
+
+def _parent(backup_id: BackupId, point: RecoveryPoint, components: Sequence[Component]) -> Parent:
+    tables = {summary.table: summary for component in components for summary in component.tables}
+    return Parent(backup_id, point, tables, components[0].reference_keys)
 
 
 def _candidates(repository: Repository, kind: BackupType) -> list[BackupId]:
@@ -184,10 +195,14 @@ def parent_files(repository: Repository, draft: Draft, *, in_directory: bool) ->
     """What the draft can build on. None for a full backup, and where the parent cannot be read: then with the reason."""
     if draft.type is BackupType.FULL or draft.parent is None:
         return None, ""
+    latest = read_latest(repository)
     try:
-        manifest = read_manifest(repository, draft.parent)
-        component = read_component(repository, manifest, FILES)
+        if latest is not None and latest.id == draft.parent:
+            component, created_at = latest.components[FILES], latest.created_at
+        else:
+            manifest = read_manifest(repository, draft.parent)
+            component, created_at = read_component(repository, manifest, FILES), manifest.created_at
     except (CorruptObject, UnknownBackup) as error:
         return None, f"the file list of {draft.parent} cannot be read: {error.what}"
-    listed_at = parse_timestamp(component.listed_at or manifest.created_at)
+    listed_at = parse_timestamp(component.listed_at or created_at)
     return ParentFiles(repository, component, listed_at, in_directory), ""

@@ -81,21 +81,25 @@ def _write_component(repository: Repository, draft: Draft, name: str) -> Compone
     return replace(named, checksum=digest)
 
 
-def commit(open_drafts: OpenDrafts, draft: Draft, repository: Repository, progress: ProgressSink) -> None:
-    """Read back what the draft's manifest names; then publish it with a create-only put: the backup exists.
+def commit(open_drafts: OpenDrafts, draft: Draft, repository: Repository, progress: ProgressSink) -> str:
+    """Read back what the draft's manifest names; then publish it with a create-only put: the backup exists. The manifest's ETag.
 
-    `repository` is a fresh view of the store, not loaded yet. Raises CorruptObject, LeaseLost, ObjectExists.
+    `repository` is a fresh view of the store, not loaded yet. What is taken over from the latest backup was verified for that one,
+    and is there while the packs are. Raises CorruptObject, LeaseLost, ObjectExists.
     """
     assert draft.manifest is not None
     deep = open_drafts.site.settings.backup.verify == "read"
     repository.load_index()
-    raise_first(verify_backup(repository, draft.manifest, deep=deep, own_only=True, progress=progress))
+    latest = None if deep else open_drafts.latest(draft)
+    settled = latest.details(repository) if latest is not None else frozenset[str]()
+    checked = verify_backup(repository, draft.manifest, deep=deep, own_only=True, settled=settled, progress=progress)
+    raise_first(checked)
     # A writer that lost the lease must not commit. The listing tells that it is held: nobody else has written the object, nor may
     # for most of its time. Where it does not tell, or time has gone by, renewing is a conditional write, which does.
     held = open_drafts.lease(draft)
     if not held.is_proved(repository.inventory.lease_etag):
         held.renew()
-    repository.publish_manifest(draft.manifest.document)
+    return repository.publish_manifest(draft.manifest.document)
 
 
 def verify_checksums(
@@ -107,8 +111,7 @@ def verify_checksums(
         begun = time.monotonic()
         open_drafts.lease(draft)
         with open_drafts.reopened(draft) as repository:
-            commit(open_drafts, draft, repository, progress)
-            open_drafts.committed(draft, repository)
+            open_drafts.committed(draft, repository, commit(open_drafts, draft, repository, progress))
             # What is committed stays: the tenant's next backup records what could not be recorded now, as late.
             with suppress(SbhError):
                 record_created(open_drafts.site, draft, repository)

@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from sbh_pipelines.backup.contents.backup_list import Backups, read_backups, write_listing
+from sbh_pipelines.backup.contents.backup_list import Backups, LatestBackup, read_backups, write_listing
 from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.contents.ownership import KeyReader, refuse_anothers
 from sbh_pipelines.backup.contents.summary import BackupSummary, Figures
@@ -251,12 +251,14 @@ def execute(
     still_ours: Callable[[], None],
     record: Record,
     tenant_key: str,
+    latest: LatestBackup | None = None,
 ) -> ForgetPlan:
     """Drop the manifests, prove before that the lease is held (`still_ours` raises), and bring `listing.json` up to date.
 
     `record` puts (event, backup, reasons) into the audit trail, before anything is deleted: where it raises nothing is. A hold
     may be placed at any time, without the lease. One that came while the manifests were being deleted counts: its backup is
-    put back. Nor is anything dropped that is another tenant's, who had the slug before, whatever the repository says.
+    put back. Nor is anything dropped that is another tenant's, who had the slug before, whatever the repository says. `latest` is
+    a backup that was made just now.
     """
     bodies = _bodies(repository, doomed)
     spared = _of_others(repository, bodies, tenant_key)
@@ -276,7 +278,7 @@ def execute(
         verdicts = tuple(replace(v, rules=tuple(late.get(v.backup_id, v.rules))) for v in verdicts)
         drop_expired(repository, plan.holds, plan.newest)
     left = plan.backups.without(gone, {})
-    write_listing(repository, left)
+    write_listing(repository, left, latest)
     return ForgetPlan(verdicts, left, plan.holds, plan.counted_from)
 
 
@@ -389,15 +391,19 @@ def _retained(open_drafts: OpenDrafts, draft: Draft, dry_run: bool) -> ForgetPla
     own = BackupSummary(draft.backup_id, draft.type, parse_timestamp(draft.created_at), draft.purpose, figures=figures)
     with open_drafts.reopened(draft) as repository:
         policy = policy_of(open_drafts.site.settings.retention, draft.tenant)
-        plan = policy_plan(repository, policy, own, seen=True)
-        if plan.doomed:  # a hold may have been placed since the commit
+        seen = repository.inventory.beside is not None
+        plan = policy_plan(repository, policy, own, seen=seen)
+        if seen and plan.doomed:  # a hold may have been placed since the commit
             plan = policy_plan(repository, policy, own)
         if dry_run:
             return plan
         record = recorder(open_drafts.site, draft.tenant, draft.created_by, draft.via)
-        return execute(
-            repository, plan, plan.doomed, lambda: open_drafts.lease(draft).renew(), record, draft.tenant.key
-        )
+        made = open_drafts.made(draft)
+
+        def still_ours() -> None:
+            open_drafts.lease(draft).renew()
+
+        return execute(repository, plan, plan.doomed, still_ours, record, draft.tenant.key, made)
 
 
 def _applied(plan: ForgetPlan, dry_run: bool) -> AppliedRetention:
