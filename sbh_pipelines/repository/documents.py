@@ -46,7 +46,7 @@ class Documents:
     def __init__(self, store: ObjectStore, prefix: str, tenant: TenantId, sealer: Sealer) -> None:
         self.store, self.prefix, self.tenant, self.sealer = store, prefix, tenant, sealer
         self._manifest: dict[str, Any] | None = None  # the one that was read last
-        self.listing: dict[str, Any] | None = None  # the listing, if it was read
+        self.listing: object = None  # what the listing of the backups says, if it was read
 
     def url(self, key: str) -> str:
         return self.store.url(self.prefix + key)

@@ -20,8 +20,8 @@ from sbh_pipelines.stores.base import ObjectInfo, ObjectStore
 
 _BEHIND_AUDIT = Keys.AUDIT.removesuffix("/") + "0"  # "0" follows "/"
 _MOST_BESIDE = 10_000  # objects that are neither packs nor of the index
-_KEPT = (Keys.MANIFESTS, Keys.HOLDS, Keys.LEASE)
-_KEPT_BYTES = 128 << 10  # of documents and index objects, and as many of chunks
+_KEPT = (Keys.MANIFESTS, Keys.HOLDS, Keys.LEASE, Keys.LISTING)
+_KEPT_BYTES = 64 << 10  # of documents and index objects, and as many of chunks
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +29,13 @@ class Inventory:
     """What was listed.
 
     Attributes:
-        packs: The packs, by id.
+        packs: Sizes of the packs, bytes, by id.
         index: Index objects, marks of damaged packs, and retirements, by key below the prefix.
         strange: Keys among the packs that are no pack's.
-        beside: By key below the prefix: manifests, holds, the lease, and what was asked for by name. None: not known.
+        beside: By key below the prefix: manifests, holds, the lease, `listing.json`, what was asked for by name. None: not known.
     """
 
-    packs: dict[bytes, ObjectInfo] = field(default_factory=dict)
+    packs: dict[bytes, int] = field(default_factory=dict)
     index: dict[str, ObjectInfo] = field(default_factory=dict)
     strange: list[str] = field(default_factory=list)
     beside: Mapping[str, ObjectInfo] | None = field(default_factory=dict)
@@ -52,17 +52,18 @@ class Inventory:
         """Keys of pins and holds, below the prefix; None where that is not known."""
         return None if self.beside is None else [name for name in self.beside if name.startswith(Keys.HOLDS)]
 
+    def lacks(self, name: str) -> bool:
+        """Whether an object of those beside was not there."""
+        return self.beside is not None and name not in self.beside
+
     @property
     def lease_etag(self) -> str | None:
         """ETag of the lease's object; None where there is none, or it is not known."""
         return self.etag_of(Keys.LEASE)
 
     def etag_of(self, name: str) -> str | None:
-        """ETag of an object by its key below the prefix; None where it is not there, or not known."""
-        if name.startswith(Keys.PACKS):
-            found = self.packs.get(bytes.fromhex(name.removeprefix(Keys.PACKS)))
-        else:
-            found = self.index.get(name) or (self.beside or {}).get(name)
+        """ETag of an object of those beside; None where it was not there, or is not known."""
+        found = (self.beside or {}).get(name)
         return found.etag if found else None
 
     def takes(self, prefix: str, info: ObjectInfo) -> bool:
@@ -77,7 +78,7 @@ class Inventory:
         if pack_id is None:
             self.strange.append(info.key)
         else:
-            self.packs[pack_id] = info
+            self.packs[pack_id] = info.size
         return True
 
 
@@ -86,14 +87,15 @@ def take_inventory(store: ObjectStore, prefix: str, named: Collection[str] = ())
     beside: dict[str, ObjectInfo] = {}
     found, passed = Inventory(beside=beside), 0
     for info in all_below(store, prefix, after=prefix + _BEHIND_AUDIT):
+        name = info.key[len(prefix) :]
+        if name.startswith(_KEPT) or name in named:
+            beside[name] = info
         if found.takes(prefix, info):
             for folder, count in ((Keys.PACKS, len(found.packs) + len(found.strange)), (Keys.INDEX, len(found.index))):
                 if count > most_objects(folder):
                     raise too_many(store.url(prefix + folder), most_objects(folder))
             continue
-        name, passed = info.key[len(prefix) :], passed + 1
-        if name.startswith(_KEPT) or name in named:
-            beside[name] = info
+        passed += 1
         if passed > _MOST_BESIDE:
             return _listed_apart(store, prefix)
     return found

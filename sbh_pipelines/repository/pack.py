@@ -123,9 +123,9 @@ class PackWriter:
         try:
             name = self._sealer.name(plain)
             new = self._index.claim(name)
+            if keep:
+                self._written.keep(name, plain)
             if new:
-                if keep:
-                    self._written.keep(name, plain)
                 sealed = self._sealer.seal(plain, name)
                 self._pipeline.release(size - len(sealed))
                 held = len(sealed)

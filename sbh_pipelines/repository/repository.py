@@ -9,7 +9,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
 from sbh_pipelines.concurrency import streamed
@@ -111,6 +111,11 @@ class Repository(Documents):
         self._recent: OrderedDict[bytes, bytes] = OrderedDict()
         self._remembering = threading.Lock()
 
+    @property
+    def small_index(self) -> Mapping[str, bytes]:
+        """What the small index objects say, by name."""
+        return self._bodies
+
     def __enter__(self) -> Self:
         return self
 
@@ -131,18 +136,27 @@ class Repository(Documents):
         other.owner, other.adopts = self.owner, self.adopts
         return other
 
-    def load_index(self) -> None:
-        """Read the index objects and the packs that no index names."""
+    def take_inventory(self) -> None:
+        """List what is there."""
+        self.inventory = Inventory() if self.new else take_inventory(self.store, self.prefix, self.written.names)
+
+    def load_index(self, known: Mapping[str, bytes] | None = None) -> None:
+        """Read the index objects and the packs that no index names.
+
+        `known`: what index objects say, by name, so that they need not be read; an inventory was taken before then.
+        """
+        if known is None:
+            self.take_inventory()
+        else:
+            self._bodies |= known
         if self.new:
-            self.inventory = Inventory()
             return
-        self.inventory = take_inventory(self.store, self.prefix, self.written.names)
         for key in self.inventory.strange:
             place = ascii(self.store.url(key))[1:-1]
             self.damages.append(
                 Damage(ascii(key[len(self.prefix) :])[1:-1], CorruptObject("Not a pack's name", on=place))
             )
-        packs = {pack_id: info.size for pack_id, info in self.inventory.packs.items()}
+        packs = dict(self.inventory.packs)
         names = self._read_marks(packs)
         retired = {pack_id for retirement in self.retirements for pack_id in retirement.packs}
         for pack_id in self.marked_damaged:
@@ -182,6 +196,7 @@ class Repository(Documents):
                 self.damages.append(Damage(Keys.pack(pack_id), error))
         if len(unnamed) > UNNAMED_PACKS:
             self.damages.append(Damage(Keys.PACKS, too_many(self.url(Keys.PACKS), UNNAMED_PACKS)))
+        self.inventory = replace(self.inventory, packs={}, index={})  # they are in the index now
 
     def _add_unindexed(self, pack_id: bytes, size: int) -> None:
         directory = self.read_directory(pack_id, size)

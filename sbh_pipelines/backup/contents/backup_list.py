@@ -6,9 +6,10 @@ forged, it is made anew from the manifests. What the next backup needs of the ne
 that costs no request for its manifest and its documents.
 """
 
+import base64
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -24,6 +25,7 @@ from sbh_pipelines.repository.repository import Repository
 _KIND = "listing"
 _PACK_ID = 8  # bytes of a pack's id that name it here
 _MOST_PACKS = 500
+_INDEX_BYTES = 16 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class LatestBackup:
         point: Its recovery point.
         components: Its components, as their documents have them.
         packs: Beginnings, in hex, of the ids of the packs that its verification found. While all are there, all of it is.
+        index: What small index objects said then, by key below the prefix: objects of a name never change.
     """
 
     id: BackupId
@@ -45,16 +48,24 @@ class LatestBackup:
     point: RecoveryPoint
     components: Mapping[str, Component]
     packs: frozenset[str]
+    index: Mapping[str, bytes]
 
     @classmethod
     def of(
-        cls, manifest: Manifest, components: Mapping[str, Component], etag: str, packs: Iterable[bytes]
+        cls, manifest: Manifest, components: Mapping[str, Component], etag: str, repository: Repository
     ) -> Self | None:
-        """None where the manifest's ETag is not known, or there are too many packs to name."""
-        short = frozenset(pack[:_PACK_ID].hex() for pack in packs)
-        if not etag or manifest.is_recovered or len(short) > _MOST_PACKS:
+        """`repository` is the view that it was verified in. None where the manifest's ETag is not known, or there are too many
+        packs to name.
+        """
+        packs = frozenset(pack[:_PACK_ID].hex() for pack in repository.index.packs())
+        if not etag or manifest.is_recovered or len(packs) > _MOST_PACKS:
             return None
-        return cls(manifest.id, etag, manifest.created_at, manifest.recovery_point, components, short)
+        room, index = _INDEX_BYTES, {}
+        for name, body in sorted(repository.small_index.items(), key=lambda one: len(one[1])):
+            room -= len(body)
+            if room >= 0:
+                index[name] = body
+        return cls(manifest.id, etag, manifest.created_at, manifest.recovery_point, components, packs, index)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
@@ -62,7 +73,10 @@ class LatestBackup:
         components = {name: Component.from_dict(part) for name, part in fields["components"].items()}
         point = RecoveryPoint.from_dict(fields["point"])
         packs = frozenset(map(str, fields["packs"]))
-        return cls(BackupId(fields["id"]), str(fields["etag"]), str(fields["created_at"]), point, components, packs)
+        index = {str(name): base64.b64decode(body, validate=True) for name, body in fields["index"].items()}
+        return cls(
+            BackupId(fields["id"]), str(fields["etag"]), str(fields["created_at"]), point, components, packs, index
+        )
 
     def as_dict(self) -> dict[str, object]:
         return {
@@ -72,6 +86,7 @@ class LatestBackup:
             "point": asdict(self.point),
             "components": {name: component.as_dict() for name, component in self.components.items()},
             "packs": sorted(self.packs),
+            "index": {name: base64.b64encode(body).decode() for name, body in self.index.items()},
         }
 
     def is_newest(self, repository: Repository) -> bool:
@@ -133,8 +148,8 @@ def read_backups(
     listed = {*(repository.manifest_ids() if ids is None else ids), *([own.id] if own and ids is not None else ())}
     there = sorted(backup_id for backup_id in listed if backup_id not in others)
     first = own is not None and there == [own.id]  # of the first backup there is nothing to read
-    cached, latest = ({}, None) if first else _read_listing(repository)
-    known = {**cached, **({own.id: own} if own else {})}
+    listing = _Listing() if first else _read_listing(repository)
+    known = {**listing.backups, **({own.id: own} if own else {})}
 
     def read(backup_id: BackupId) -> BackupSummary | CorruptObject | None:
         try:
@@ -150,32 +165,47 @@ def read_backups(
     return Backups(
         {i: f for i, f in found.items() if isinstance(f, BackupSummary)},
         {i: f for i, f in found.items() if isinstance(f, CorruptObject)},
-        cached,
-        latest,
+        listing.backups,
+        listing.latest,
     )
 
 
 def read_latest(repository: Repository) -> LatestBackup | None:
     """What `listing.json` says of the newest backup; None where that is not what was listed when the index was loaded."""
-    latest = _read_listing(repository)[1]
+    latest = _read_listing(repository).latest
     return latest if latest is not None and latest.is_newest(repository) else None
 
 
-def _read_listing(repository: Repository) -> tuple[dict[BackupId, BackupSummary], LatestBackup | None]:
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """What `listing.json` says."""
+
+    backups: Mapping[BackupId, BackupSummary] = field(default_factory=dict)
+    latest: LatestBackup | None = None
+
+
+def _read_listing(repository: Repository) -> _Listing:
+    """Read once by each view of a repository."""
+    if not isinstance(repository.listing, _Listing):
+        missing = repository.inventory.lacks(Keys.LISTING)
+        repository.listing = _Listing() if missing else _listing_of(repository)
+    return repository.listing
+
+
+def _listing_of(repository: Repository) -> _Listing:
     try:
-        if repository.listing is None:
-            repository.listing = read_signed(repository, Keys.LISTING, _KIND)
-        entries = repository.listing.get("backups")
+        fields = read_signed(repository, Keys.LISTING, _KIND)
+        entries = fields.get("backups")
         # An entry of an earlier release has no figures: its backup is read once more, and written with them.
         listed = entries if isinstance(entries, list) else []
         known = [entry for entry in listed if isinstance(entry, dict) and "figures" in entry]
         found = [BackupSummary.from_dict(entry) for entry in known]
     except (ObjectMissing, CorruptObject):
-        return {}, None
+        return _Listing()
     latest = None
     with suppress(CorruptObject, FormatUnsupported, KeyError, TypeError, ValueError, AttributeError):
-        latest = LatestBackup.from_dict(open_private(repository, Keys.LISTING, repository.listing)["latest"])
-    return {summary.id: summary for summary in found}, latest
+        latest = LatestBackup.from_dict(open_private(repository, Keys.LISTING, fields)["latest"])
+    return _Listing({summary.id: summary for summary in found}, latest)
 
 
 def write_listing(repository: Repository, backups: Backups, latest: LatestBackup | None = None) -> None:

@@ -20,7 +20,7 @@ LATEST = "latest"  # in place of an id: the tenant's newest backup
 WITH_TABLES = (DATABASE, CONFIG)  # the components that hold tables
 PARENTS_FIRST = (CONFIG, DATABASE)  # the tenant's own row comes before what belongs to it
 
-_LONG_FACTS = ("detail", "reference_keys")  # lists of chunks, which the manifest leaves out
+_LONG_FACTS = ("detail", "reference_keys", "sums")  # lists of chunks, which the manifest leaves out
 _COMMON = ("type", "key", "size", "checksum")
 _FILE_FACTS = (
     "file_count", "total_size", "missing_references", "references", "listing", "detail", "detail_depth"

@@ -248,6 +248,7 @@ def summary_of(
         key_hash=state.key_hash,
         seed=state.seed,
         detail=[*opening.finish(), *lines],
+        sums=state.sums,
     )
 
 

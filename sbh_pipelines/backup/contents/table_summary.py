@@ -31,6 +31,7 @@ class TableSummary:
         key_hash: str | None,
         seed: str | None,
         detail: Sequence[str],
+        sums: Sequence[str] = (),
     ) -> Self:
         """The entry of a table that was just stored; the properties of the same names say what each part is."""
         return cls(
@@ -45,6 +46,7 @@ class TableSummary:
                 "key_hash": key_hash,
                 "seed": seed,
                 "detail": list(detail),
+                **({"sums": list(sums)} if sums else {}),
             }
         )
 
@@ -91,4 +93,10 @@ class TableSummary:
     def detail(self) -> Sequence[str]:
         """Chunks of the table's state and of the lines that name its row groups."""
         chunks: Sequence[str] = self.document["detail"]
+        return chunks
+
+    @property
+    def sums(self) -> Sequence[str]:
+        """Chunks of the sums that the state names as well, so that both come in one request; none where the release did not say."""
+        chunks: Sequence[str] = self.document.get("sums") or ()
         return chunks

@@ -94,7 +94,9 @@ class OpenDrafts:
                 created = {"region": draft.tenant.region, "epoch": known.sealer.epoch}
                 with suppress(SbhError):  # no reason not to back up: the key object itself tells of the key
                     self.site.track(draft.tenant, "key.created", draft.created_by, created)
-            known.load_index()
+            known.take_inventory()
+            latest = None if known.new else read_latest(known)
+            known.load_index(latest.index if latest is not None else {})
             self._repositories[draft.lease_owner] = known
         return known
 
@@ -118,8 +120,7 @@ class OpenDrafts:
         """
         assert draft.manifest is not None
         self._inventories[draft.lease_owner] = repository.inventory
-        packs = repository.index.packs()
-        if (made := LatestBackup.of(draft.manifest, draft.components, etag, packs)) is not None:
+        if (made := LatestBackup.of(draft.manifest, draft.components, etag, repository)) is not None:
             self._made[draft.lease_owner] = made
 
     def made(self, draft: Draft) -> LatestBackup | None:

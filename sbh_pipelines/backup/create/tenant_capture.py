@@ -143,12 +143,13 @@ class TenantRows:
         return Whole.YES
 
     def _open_changed(self, view: View) -> None:
-        """Open the tables that deltas are taken of; what is needed of them comes in two requests per pack, not per table."""
+        """Open the tables that deltas are taken of; what is needed of them comes in a request per pack, not per table."""
         changed = [name for name, approach in self.approach.items() if approach is None]
         if self.parent is None or not changed:
             return
         summaries = self.parent.tables
-        self.repository.read_ahead(bytes.fromhex(summaries[name].detail[0]) for name in changed)
+        wanted = [chunk for name in changed for chunk in (summaries[name].detail[0], *summaries[name].sums)]
+        self.repository.read_ahead(map(bytes.fromhex, wanted))
         sums_chunks: list[str] = []
         for name in changed:
             stored = read_table(self.repository, summaries[name])

@@ -1,0 +1,110 @@
+"""Which requests a backup makes for its tenant, in order: each is here with its reason, so that none comes back unnoticed.
+
+What belongs to the batch is left out (the catalog, the fence), and so is the reading of files: one request for each that is new.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import pytest
+
+from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.embedded.servers.stack import Stack
+from sbh_pipelines.model import utc_now
+from sbh_pipelines.settings import load_settings
+from sbh_pipelines_tests.cli.conftest import sql
+from sbh_pipelines_tests.support.application import ADMIN
+from sbh_pipelines_tests.support.fault_stores import nothing, wrap
+
+TENANT = "tenant-5"
+MINE = f"tenant_id = (SELECT id FROM tenants WHERE slug = '{TENANT}')"
+
+TAKEN = [
+    "get_with_etag lease.json",  # whether it is free
+    "get_with_etag keys/0001.json",  # whose the repository is, and its data key, as good as read under the lease
+    "replace lease.json",
+    "get epochs/begun",  # whether the key is older than its newest epoch
+    "list ",  # packs, index objects, manifests and holds in one
+    "get listing.json",  # the newest backup, small index objects, what retention must know
+]
+PROVED = [
+    "put database",
+    "put files",
+    "put config",
+    "list ",  # all that was put is there, as it was sent; the lease is held
+    "create manifests",  # the commit
+    "get manifests",  # and it is there
+    "get_with_etag heads",  # where the trail ends
+    "create audit",
+    "replace heads",
+    "put listing.json",
+    "replace lease.json",  # released
+]
+FULL = [*TAKEN, "list files of the tenant", *PROVED]
+INCREMENTAL = [
+    "list files of the tenant",  # whether they changed
+    *TAKEN,
+    "get_ranges packs",  # the details of tables that changed, and their sums
+    "put packs",
+    "put index",
+    "list files of the tenant",  # after the snapshot
+    *PROVED,
+]
+
+
+class Requests:
+    """What is asked of the stores for the tenant, in order."""
+
+    def __init__(self, service: BackupService) -> None:
+        self._service, self._later = service, timedelta()
+        self.made: list[str] = []
+
+    def of(self, kind: str) -> list[str]:
+        """Make a backup, an hour after the one before, in a process of its own; its requests."""
+        self._later += timedelta(hours=1)
+        self.made.clear()
+        clock = lambda: utc_now() + self._later  # noqa: E731
+        assert wrap(self._service, self._asked, nothing, clock).create_backup(TENANT, ADMIN, kind)["type"] == kind
+        return list(self.made)
+
+    def _asked(self, verb: str, key: str) -> None:
+        if verb in ("stream", "lists_all"):
+            return
+        if key == f"files/{TENANT}/":
+            self.made.append(f"{verb} files of the tenant")
+        elif (found := re.search(rf"/{TENANT}/backups/(.*)", key)) is not None:
+            name = found[1]
+            self.made.append(
+                f"{verb} {name if name in ('lease.json', 'listing.json', 'keys/0001.json') else name.split('/')[0]}"
+            )
+        elif f"heads/{TENANT}" in key:
+            self.made.append(f"{verb} heads")
+        elif key.endswith("-begun.json"):
+            self.made.append(f"{verb} epochs/begun")
+
+
+@pytest.fixture
+def requests(sample_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Requests:
+    """In a repository of its own: what other tests stored is not asked for."""
+    monkeypatch.setenv("SBH_STORAGE__PREFIX", "requests/{tenant}/backups/")
+    monkeypatch.setenv("SBH_STORAGE__CATALOG_PREFIX", "_requests/catalog/")
+    monkeypatch.setenv("SBH_JOURNAL__ENABLED", "false")
+    return Requests(BackupService(load_settings(sample_stack.settings)))
+
+
+@contextmanager
+def _changed(stack: Stack) -> Iterator[None]:
+    with sql(stack, f"UPDATE tasks SET title = title WHERE {MINE} AND id % 9 = 0"):
+        yield
+
+
+def test_each_request_has_its_reason(requests: Requests, sample_stack: Stack) -> None:
+    """Of the first backup some more, once in a tenant's life; a second full one, an incremental one, and one that builds on that."""
+    assert len(requests.of("full")) <= 30
+    assert requests.of("full") == FULL
+    for _ in range(2):
+        with _changed(sample_stack):
+            assert requests.of("incremental") == INCREMENTAL
+    assert (len(FULL), len(INCREMENTAL)) == (18, 22)
