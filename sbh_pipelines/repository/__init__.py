@@ -4,6 +4,7 @@
     seal                           chunks named by HMAC, compressed, encrypted, bound to tenant and name
     pack                           one object of many sealed chunks, and the pipeline that fills and uploads them
     index                          which packs hold which chunks; can be rebuilt from the packs
+    inventory                      what lies there at one instant, and what was put, proved by it
     documents                      components, manifests, records: sealed or signed JSON
     open_repository, repository    its keys are unwrapped or made; then it writes and reads all of these
     lease                          the right to write, for a while
