@@ -167,8 +167,8 @@ class Repository(Documents):
         self.index.last_resort = lambda: self._read_retired(unused)
         for name in names:
             try:
-                known = self._bodies.pop(name, None) or self.written.content(name, self.inventory)
-                body = known or self.read_index(name)
+                kept = self._bodies.pop(name, None) or self.written.content(name, self.inventory)
+                body = kept or self.read_index(name)
                 if sum(map(len, self._bodies.values())) + len(body) <= _KEPT_INDEX_BYTES:
                     self._bodies[name] = body
                 named = []
