@@ -280,9 +280,9 @@ def test_the_backups_of_earlier_releases_cost_one_index(
     loads: list[Repository] = []
     load = Repository.load_index
 
-    def counted(repository: Repository) -> None:
+    def counted(repository: Repository, *known: Any) -> None:
         loads.append(repository)
-        load(repository)
+        load(repository, *known)
 
     monkeypatch.setattr(Repository, "load_index", counted)
     fresh = SmallSchema.over(schema, tmp_path)
