@@ -103,8 +103,9 @@ class LatestBackup:
             return frozenset()
         if not self.packs <= {pack[:_PACK_ID].hex() for pack in repository.index.packs()}:
             return frozenset()
-        parts = [part for component in self.components.values() for part in (component, *component.tables)]
-        return frozenset(chunk for part in parts for chunk in part.detail)
+        parts = self.components.values()
+        details = [*(part.detail for part in parts), *(table.detail for part in parts for table in part.tables)]
+        return frozenset(chunk for detail in details for chunk in detail)
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,8 +68,8 @@ class OpenDrafts:
 
     def begins(self, draft: Draft) -> bool:
         """Whether nobody has written anything of the tenant before: there was no lease, and no key, when the draft's was taken."""
-        seen = self._seen.get(draft.lease_owner)
-        return self._leases[draft.lease_owner].first and seen is not None and seen.found is None
+        held, seen = self._leases.get(draft.lease_owner), self._seen.get(draft.lease_owner)
+        return held is not None and held.first and seen is not None and seen.found is None
 
     def _hold(self, draft: Draft, get: Callable[..., leases.Lease]) -> leases.Lease:
         store, prefix = self.site.backup_store(draft.tenant)

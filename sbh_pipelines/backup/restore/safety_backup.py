@@ -49,8 +49,8 @@ class _Lent(OpenDrafts):
     def take(self, draft: Draft) -> leases.Lease:
         return self.lease(draft)
 
-    def rename(self, draft: Draft) -> leases.Lease:
-        return self.lease(draft)
+    def rename(self, draft: Draft) -> None:
+        self.lease(draft)
 
     def lease(self, draft: Draft) -> leases.Lease:
         self._held.renew_if_due()
