@@ -14,7 +14,7 @@ from sbh_pipelines.settings import RestoreSettings
 
 _FEW = 3  # rows named in an error
 # What was measured (bench/restore.py), for estimates only.
-_WRITING = 4.0  # times as long as to stage a row it takes to write it, and to read it back
+_WRITING = 2.5  # times as long as to stage a row it takes to write it, and to read it back
 _FASTEST_S, _SLOWEST_S = 15e-6, 100e-6  # a row, whatever was measured: few rows say little
 _SAFETY_S = 0.5  # a safety backup, beside looking through the tables again
 _FILE_BYTES_PER_S = 50e6
@@ -189,11 +189,12 @@ class Work:
     """What a plan was made of, and what is left to do.
 
     Attributes:
-        seconds: what checking the backup and comparing took, s.
+        seconds: what checking the backup and comparing took, without what only a plan looks for, s.
         rows_staged: rows of both sides that were staged meanwhile.
         row_bytes: what was read from the repository meanwhile, bytes as they are stored.
         rows_to_write: rows that come, change or go.
         file_bytes: size of the files to be written, bytes.
+        listing_s: what comparing the lists of files took, s.
     """
 
     seconds: float
@@ -201,6 +202,7 @@ class Work:
     row_bytes: int
     rows_to_write: int
     file_bytes: int
+    listing_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +226,7 @@ class Estimate:
         writing = work.rows_to_write * min(max(per_row, _FASTEST_S), _SLOWEST_S)
         resting = rest_of(settings, writing) if work.rows_to_write else 0.0
         safety = _SAFETY_S + work.seconds / 2 if safety_backup else 0.0
-        files = 2 * work.file_bytes / _FILE_BYTES_PER_S
+        files = work.listing_s + 2 * work.file_bytes / _FILE_BYTES_PER_S
         seconds = work.seconds + safety + writing + resting + files
         return cls(work.row_bytes + 2 * work.file_bytes, round(seconds, 1), round(resting, 1))
 

@@ -336,13 +336,16 @@ class _Restore:
         self.rows = RowRestore(context)
         # Another database has no files of its own: those in the bucket are the application's.
         with_files = self.request.with_files and self.target.in_place
-        listed = self.components[FILES] if with_files else None
-        self.files = FileRestore(self.site, self.repository, self.tenant, listed, self.request)
+        component = self.components[FILES] if with_files else None
+        self.files = FileRestore(self.site, self.repository, self.tenant, component, self.request)
         self.rows.compare()
+        compared_s = time.monotonic() - begun
         foresee = foresee or self.rows.to_write < _MANY_ROWS
         self.rows.settle_references(foresee=foresee)
         tables = self.rows.plan(foresee=foresee)
+        compared = time.monotonic()
         files: FilePlan = self.files.compare()
+        listing_s = time.monotonic() - compared
         problems = self.rows.problems(foresee=foresee)
         if at_copy := refusal_at_copy(self.site, self.tenant, self.request, in_place=self.target.in_place):
             problems.insert(0, at_copy)
@@ -350,11 +353,12 @@ class _Restore:
             problems.append(conflict)
         seconds = time.monotonic() - begun
         work = Work(
-            self.checking_s + seconds,
+            self.checking_s + compared_s,
             sum(merge.staging.wanted + merge.staging.had for merge in self.rows.merges.values()),
             self.rows.downloaded,
             sum(t.insert + t.update + t.delete for t in tables),
             files.bytes_to_write,
+            listing_s,
         )
         doing_nothing = nothing_to_do(tables, files)
         safety = is_wanted(self.site, self.request) and self.target.in_place and not doing_nothing

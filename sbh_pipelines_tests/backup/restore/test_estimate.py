@@ -19,7 +19,7 @@ def test_a_slower_server_takes_longer() -> None:
         Estimate.of(_work(9.0), UNPACED, safety_backup=False),
     )
     assert fast.seconds == pytest.approx(3 + 6, abs=1)
-    assert slow.seconds == pytest.approx(3 * fast.seconds, abs=1)
+    assert slow.seconds > 2 * fast.seconds
 
 
 def test_rests_are_named() -> None:
