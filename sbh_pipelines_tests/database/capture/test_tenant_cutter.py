@@ -21,12 +21,14 @@ from sbh_pipelines.database.capture.key_sums import KeySums
 from sbh_pipelines.database.capture.spill import Spill
 from sbh_pipelines.database.capture.tenant_cutter import TenantCutter
 from sbh_pipelines.database.schema.key_hash import bucket_bits, key_code
-from sbh_pipelines.database.session.connection import connect
+from sbh_pipelines.database.session.connection import connect, savepoint
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import NoRoom
+from sbh_pipelines.repository import chunking
 from sbh_pipelines.repository.chunking import ChunkSizes
 from sbh_pipelines_tests.support.databases import fresh_database
 from sbh_pipelines_tests.support.effort import examples
+from sbh_pipelines_tests.support.full_disk import full_disk
 from sbh_pipelines_tests.support.mapped import INTEGERS, Mapped, mapped_database
 
 SMALL = ChunkSizes(64, 256, 1024)
@@ -198,6 +200,24 @@ def test_pieces_come_back_in_any_order() -> None:
         put = list(enumerate(map(spill.put, pieces)))
         noise.shuffle(put)
         assert all(spill.get(piece) == pieces[nth] for nth, piece in put)
+
+
+def test_a_full_disk_ends_the_copy_and_leaves_the_session_whole(
+    mapped: Mapped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mapped.database.run("TRUNCATE numbered CASCADE")
+    mapped.database.run("INSERT INTO numbered SELECT 1, n, repeat('x', 9000) FROM generate_series(1, 200) n")
+    table = mapped.table("numbered")
+    monkeypatch.setattr(row_groups, "ROW_GROUPS", chunking.ROW_GROUPS)
+    monkeypatch.setattr(capture, "_TAKEN_APART", 200_000)
+    sinks = {key: Kept([]) for key in KEYS}
+    with closing(connect(mapped.settings.database, "test")) as connection:
+        connection.cursor().execute("BEGIN")
+        with pytest.raises(NoRoom), savepoint(connection), full_disk():
+            copy_tenants(connection, table, key_code(table), all_rows(table, SEEDS), sinks, 0)
+        cursor = connection.cursor()
+        cursor.execute("SELECT count(*) FROM numbered")
+        assert cursor.fetchone() == (200,)
 
 
 def test_a_folder_that_cannot_be_written_to_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,10 +1,9 @@
 """A full disk of temporary files is an error of its own, which passes: it names the folder, and what there has to be room for."""
 
-import resource
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,19 +16,7 @@ from sbh_pipelines.errors import NoRoom
 from sbh_pipelines.repository.journal import segment
 from sbh_pipelines.repository.journal.directory import BlockRef
 from sbh_pipelines.repository.journal.segment import SegmentWriter
-
-_MOST = 64 << 10
-
-
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """No file grows beyond `_MOST`: the error is another one than that of a full disk, and comes at the same places."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_MOST, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+from sbh_pipelines_tests.support.full_disk import full_disk
 
 
 def _spool() -> None:
