@@ -9,12 +9,33 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import TypeVar
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 _THREADS = 8  # what an object store answers at once without asking for patience
+
+
+class Allowance:
+    """So many bytes of memory for what several threads do at once; what needs more than all of it is done alone. Thread-safe."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._used, self._changed = size, 0, threading.Condition()
+
+    @contextmanager
+    def taken(self, size: int) -> Iterator[None]:
+        """Waits until `size` bytes are left. Not to be asked for by who has some."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._used or self._used + size <= self._size)
+            self._used += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= size
+                self._changed.notify_all()
 
 
 class Awaited:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sbh_pipelines.concurrency import as_done, side_by_side, streamed
+from sbh_pipelines.concurrency import Allowance, as_done, side_by_side, streamed
 
 
 def _slow_first(item: int) -> int:
@@ -107,3 +107,32 @@ def test_the_first_that_fails_ends_what_is_taken_as_it_is_done() -> None:
 def test_the_threads_have_the_name() -> None:
     (name,) = side_by_side(lambda _: threading.current_thread().name, [1], name="holds")
     assert name.startswith("holds")
+
+
+def test_an_allowance_is_never_exceeded_but_by_one_alone() -> None:
+    """What needs more than all of it waits until nobody has any, and an error gives back what was taken."""
+    allowance, lock = Allowance(10), threading.Lock()
+    held: list[int] = []
+
+    def work(size: int) -> None:
+        with allowance.taken(size):
+            with lock:
+                held.append(size)
+                assert sum(held) <= 10 or held == [25]
+            time.sleep(0.002)
+            with lock:
+                held.remove(size)
+            if size == 7:
+                raise ValueError(size)
+
+    def calm(size: int) -> bool:
+        try:
+            work(size)
+        except ValueError:
+            return False
+        return True
+
+    sizes = [1, 4, 25, 7, 3, 9, 7, 25, 2, 5] * 4
+    assert side_by_side(calm, sizes, name="t", threads=6) == [size != 7 for size in sizes]
+    with allowance.taken(25):  # all of it is there again
+        assert held == []

@@ -46,19 +46,44 @@ def first_chunk(content: memoryview, sizes: ChunkSizes) -> int:
 
 def slices(pieces: Iterator[memoryview], digest: "_Hash") -> Iterator[bytes]:
     """Cut the content of a file into content-defined slices; `digest` is fed all of it."""
-    buffer = bytearray()
+    window = _Window()
     for piece in pieces:
         digest.update(piece)
-        buffer += piece
-        while len(buffer) >= FILE_SLICES.most:
-            yield _take_slice(buffer)
-    while buffer:
-        yield _take_slice(buffer)
+        while len(piece):
+            piece = piece[window.fill(piece) :]
+            while (found := window.cut(last=False)) is not None:
+                yield found
+    while (found := window.cut(last=True)) is not None:
+        yield found
 
 
-def _take_slice(buffer: bytearray) -> bytes:
-    with memoryview(buffer) as whole:
-        size = first_chunk(whole, FILE_SLICES)
-    taken = bytes(buffer[:size])
-    del buffer[:size]
-    return taken
+class _Window:
+    """What came of a file and is not cut yet: at most the largest slice. Its memory is used again for what comes next."""
+
+    def __init__(self) -> None:
+        self._memory, self._filled = bytearray(), 0
+        self._looked_at = 0  # so much holds no cut
+
+    def fill(self, piece: memoryview) -> int:
+        """Take in what there is room for; how many bytes that is."""
+        taken = piece[: FILE_SLICES.most - self._filled]
+        end = self._filled + len(taken)
+        self._memory[self._filled : end] = taken
+        self._filled = end
+        return len(taken)
+
+    def cut(self, *, last: bool) -> bytes | None:
+        """The first slice, where its end can be told: a cut lies where it does however much follows. `last`: nothing does."""
+        most = FILE_SLICES.most
+        if not self._filled or not (last or self._filled >= max(most if self._looked_at else most // 2, 1)):
+            return None
+        with memoryview(self._memory) as memory:
+            size = first_chunk(memory[: self._filled], FILE_SLICES)
+            if size == self._filled < most and not last:
+                self._looked_at = size
+                return None
+            found = bytes(memory[:size])
+            left = self._filled - size
+            memory[:left] = memory[size : self._filled]
+        self._filled, self._looked_at = left, 0
+        return found

@@ -3,39 +3,54 @@
     PackPipeline     shared by all tenants of a batch: two thread pools and the byte budget
     PackWriter       one tenant's open pack; `put` takes a chunk, `finish` flushes
 
-The budget counts plaintext that waits to be sealed plus sealed bytes in open and uploading packs. When it is used up,
-the largest open pack of any tenant is closed early: packs get smaller, memory does not grow. One chunk larger than the
-whole budget (a single huge row) is let through alone.
+The budget counts plaintext that waits to be sealed plus sealed bytes in open and uploading packs, each of which is in memory
+once: chunks are sealed in memory of the thread's own, put into the pack's, and the driver sends from there. When it is used
+up, the largest open pack of any tenant is closed early: packs get smaller, memory does not grow. One chunk larger than the
+whole budget (a single huge row) is let through alone. What readers of files hold before it is put has an allowance of its own.
 """
 
 import hashlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from types import TracebackType
 
+from sbh_pipelines.allocator import bound_arenas
+from sbh_pipelines.concurrency import Allowance
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.repository.format import Entry, Keys, pack_entries, pack_trailer
 from sbh_pipelines.repository.index import ChunkIndex
 from sbh_pipelines.repository.inventory import Written
-from sbh_pipelines.repository.seal import DIRECTORY, Sealer
+from sbh_pipelines.repository.seal import DIRECTORY, Sealer, SealingSpace
 from sbh_pipelines.settings import BackupSettings
 from sbh_pipelines.stores.base import ObjectStore
 
 # Most chunks in a pack: of tiny files a pack of bytes alone would gather hundreds of thousands, each with its entry.
 _PACK_ENTRIES = 8192
+_KEPT_SPACE = 8 << 20  # bytes of a chunk for which a sealing thread keeps memory; one huge row is not to stay in it
 
 
 class PackPipeline:
     """Threads and memory for any number of PackWriters. A context manager."""
 
-    def __init__(self, memory_bytes: int, pack_bytes: int, seal_threads: int, upload_threads: int) -> None:
+    def __init__(
+        self,
+        memory_bytes: int,
+        pack_bytes: int,
+        seal_threads: int,
+        upload_threads: int,
+        reading_bytes: int = 16 << 20,
+    ) -> None:
+        bound_arenas()
         self.pack_bytes = pack_bytes
+        self.reading = Allowance(reading_bytes)
         self._limit = memory_bytes
         self._used = 0
         self.peak = 0  # the most the budget ever held, bytes
         self._changed = threading.Condition()
         self._writers: set[PackWriter] = set()
+        self.space = SealingSpace()
         self.sealers = ThreadPoolExecutor(seal_threads, thread_name_prefix="seal")
         self.uploaders = ThreadPoolExecutor(upload_threads, thread_name_prefix="upload")
 
@@ -97,15 +112,22 @@ class PackWriter:
         self._pipeline, self._store, self._prefix, self._sealer, self._index = pipeline, store, prefix, sealer, index
         self._written = written
         self._lock = threading.Lock()
-        self._pieces: list[bytes] = []
+        self._body = bytearray()  # of the open pack
         self._entries: list[Entry] = []
         self._uploads: set[Future[None]] = set()
         self._sealing: set[Future[bytes]] = set()
         self._error: BaseException | None = None
-        self.open_bytes = 0
         self.stored: list[tuple[bytes, int]] = []
         self.chunks = self.chunks_new = self.bytes_stored = 0
         pipeline.register(self)
+
+    @property
+    def open_bytes(self) -> int:
+        return len(self._body)
+
+    def room(self, size: int) -> AbstractContextManager[None]:
+        """Memory for content of so many bytes that is read to be put here."""
+        return self._pipeline.reading.taken(size)
 
     def put(self, plain: bytes, *, keep: bool = False) -> "Future[bytes]":
         """Queue a chunk; the future gives its id. Blocks while the pipeline's memory is full. `keep`: it is read once more soon."""
@@ -126,7 +148,8 @@ class PackWriter:
             if keep:
                 self._written.keep(name, plain)
             if new:
-                sealed = self._sealer.seal(plain, name)
+                space = self._pipeline.space if size <= _KEPT_SPACE else SealingSpace()
+                sealed = self._sealer.seal_chunk(plain, name, space)
                 self._pipeline.release(size - len(sealed))
                 held = len(sealed)
                 self._append(name, sealed, size)
@@ -146,11 +169,10 @@ class PackWriter:
         with self._lock:
             self._sealing.discard(future)
 
-    def _append(self, name: bytes, sealed: bytes, plain: int) -> None:
+    def _append(self, name: bytes, sealed: memoryview, plain: int) -> None:
         with self._lock:
             self._entries.append(Entry(name, self.open_bytes, len(sealed), plain))
-            self._pieces.append(sealed)
-            self.open_bytes += len(sealed)
+            self._body += sealed
             full = self.open_bytes >= self._pipeline.pack_bytes or len(self._entries) >= _PACK_ENTRIES
         if full:
             self.close_pack()
@@ -160,9 +182,9 @@ class PackWriter:
         with self._lock:
             if not self._entries:
                 return
-            pieces, entries, size = self._pieces, self._entries, self.open_bytes
-            self._pieces, self._entries, self.open_bytes = [], [], 0
-            upload = self._pipeline.uploaders.submit(self._upload, pieces, entries, size)
+            body, entries = self._body, self._entries
+            self._body, self._entries = bytearray(), []
+            upload = self._pipeline.uploaders.submit(self._upload, body, entries)
             self._uploads.add(upload)
         upload.add_done_callback(self._uploaded)
 
@@ -170,13 +192,13 @@ class PackWriter:
         with self._lock:
             self._uploads.discard(upload)
 
-    def _upload(self, pieces: list[bytes], entries: list[Entry], size: int) -> None:
+    def _upload(self, body: bytearray, entries: list[Entry]) -> None:
+        size = len(body)
         try:
             directory = self._sealer.seal(pack_entries(entries), b"", DIRECTORY)
-            pieces += [directory, pack_trailer(size, len(directory))]
-            body = b"".join(pieces)
+            body += directory
+            body += pack_trailer(size, len(directory))
             pack_id = hashlib.sha256(body).digest()
-            pieces.clear()
             etag = self._store.put(self._prefix + Keys.pack(pack_id), body)
             self._written.put(Keys.pack(pack_id), body, etag)
             self._index.add_pack(pack_id, len(body), entries, self._sealer.epoch)
@@ -204,7 +226,7 @@ class PackWriter:
         self._pipeline.unregister(self)
         self._wait(lambda: list(self._sealing))
         with self._lock:
-            dropped, self._pieces, self._entries, self.open_bytes = self.open_bytes, [], [], 0
+            dropped, self._body, self._entries = self.open_bytes, bytearray(), []
         self._pipeline.release(dropped)
         self._wait(lambda: list(self._uploads))
 
@@ -227,8 +249,11 @@ class PackWriter:
 
 def pipeline(settings: BackupSettings) -> PackPipeline:
     """The threads and the byte budget of one step."""
+    memory = settings.memory_mib << 20
+    # A quarter for files that are read, or rows; an eighth for what sealing and the allocator need.
+    reading, spare = memory // 4, memory // 8
     return PackPipeline(
-        settings.memory_mib << 20, settings.pack_mib << 20, settings.seal_threads, settings.upload_threads
+        memory - reading - spare, settings.pack_mib << 20, settings.seal_threads, settings.upload_threads, reading
     )
 
 

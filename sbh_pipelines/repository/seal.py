@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from sbh_pipelines.errors import CorruptObject, FormatUnsupported
-from sbh_pipelines.repository.compression import compress, decompress
+from sbh_pipelines.repository.compression import compress, compress_into, decompress
 from sbh_pipelines.repository.format import (
     FIRST_EPOCH,
     MAX_CHUNK,
@@ -33,6 +33,8 @@ from sbh_pipelines.repository.journal.block import open_block, public_of
 CHUNK, DIRECTORY, INDEX, JOURNAL = b"C", b"D", b"I", b"J"
 CATALOG, LEFT_ROWS, PRIVATE, REQUEST = b"K", b"L", b"P", b"Q"
 
+_TAG = 16
+
 
 @dataclass(frozen=True, slots=True)
 class _EpochKeys:
@@ -44,6 +46,13 @@ class _EpochKeys:
     def of(cls, data_key: bytes) -> "_EpochKeys":
         aead = AESGCM(derive(data_key, b"sbh seal"))
         return cls(aead, derive(data_key, b"sbh manifest"), derive(data_key, b"sbh journal"))
+
+
+class SealingSpace(threading.local):
+    """Memory in which a thread seals chunks: it grows to the largest."""
+
+    def __init__(self) -> None:
+        self.packed, self.sealed = bytearray(), bytearray()
 
 
 class Sealer:
@@ -101,6 +110,21 @@ class Sealer:
         nonce = os.urandom(12)
         aad = seal_aad(kind, self.tenant, name, self.epoch)
         return seal_head(self.epoch) + nonce + self._epochs[self.epoch].aead.encrypt(nonce, packed, aad)
+
+    def seal_chunk(self, plain: bytes | bytearray | memoryview, name: bytes, space: "SealingSpace") -> memoryview:
+        """`seal` of a chunk, in `space`, where the next one takes its place: a chunk is large, and fresh memory dear."""
+        nonce = os.urandom(12)
+        head = seal_head(self.epoch) + nonce
+        aad = seal_aad(CHUNK, self.tenant, name, self.epoch)
+        packed = compress_into(space.packed, plain, self._compression_level)
+        size = len(head) + packed + _TAG
+        if len(space.sealed) < size:
+            space.sealed = bytearray(size)
+        sealed = memoryview(space.sealed)[:size]
+        sealed[: len(head)] = head
+        with memoryview(space.packed) as view:
+            self._epochs[self.epoch].aead.encrypt_into(nonce, view[:packed], aad, sealed[len(head) :])
+        return sealed
 
     def open(self, sealed: bytes | memoryview, name: bytes, kind: bytes = CHUNK, *, on: str) -> bytes:
         """The plaintext. Raises CorruptObject (with `on` as the place) and FormatUnsupported."""

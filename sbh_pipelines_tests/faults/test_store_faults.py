@@ -8,7 +8,7 @@ import pytest
 
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.errors import CorruptObject, ProofFailed, SbhError, StoreError, StoreUnavailable
-from sbh_pipelines.repository.seal import CHUNK, Sealer
+from sbh_pipelines.repository.seal import Sealer, SealingSpace
 from sbh_pipelines_tests.support.application import ACME, ADMIN
 from sbh_pipelines_tests.support.databases import Database
 from sbh_pipelines_tests.support.faults.schedule import Asked, Fault, Wanted
@@ -227,16 +227,16 @@ def test_a_piece_that_was_sealed_wrongly_is_found_before_the_commit(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As memory that flips a bit would: the pack's hash is right, and what is in it does not open."""
-    seal = Sealer.seal
+    seal = Sealer.seal_chunk
 
-    def spoiled(self: Sealer, plain: bytes, name: bytes, kind: bytes = CHUNK) -> bytes:
-        sealed = bytearray(seal(self, plain, name, kind))
-        sealed[-1] ^= kind == CHUNK
-        return bytes(sealed)
+    def spoiled(self: Sealer, plain: bytes, name: bytes, space: SealingSpace) -> memoryview:
+        sealed = seal(self, plain, name, space)
+        sealed[-1] ^= 1
+        return sealed
 
     with world(database, tmp_path, 1) as fresh:
         fresh.line.rate = fresh.schedule.rate = 0
-        monkeypatch.setattr(Sealer, "seal", spoiled)
+        monkeypatch.setattr(Sealer, "seal_chunk", spoiled)
         service = BackupService(fresh.settings(faulty=False, backup={"verify": "read"}), clock=fresh.clock)
         with pytest.raises(CorruptObject):
             service.create_backup(ACME, ADMIN)

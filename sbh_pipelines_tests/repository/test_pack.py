@@ -229,7 +229,7 @@ def test_a_sealer_that_fails_ends_the_writer(monkeypatch: pytest.MonkeyPatch) ->
     def broken(*_: object) -> bytes:
         raise MemoryError
 
-    monkeypatch.setattr(Sealer, "seal", broken)
+    monkeypatch.setattr(Sealer, "seal_chunk", broken)
     with pipeline() as packs:
         writer: PackWriter = repository.writer(packs)
         writer.put(b"x")

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from sbh_pipelines.errors import CorruptObject, FormatUnsupported
 from sbh_pipelines.repository.format import SEAL_OVERHEAD, seal_aad
-from sbh_pipelines.repository.seal import CHUNK, DIRECTORY, INDEX, Sealer
+from sbh_pipelines.repository.seal import CHUNK, DIRECTORY, INDEX, Sealer, SealingSpace
 from sbh_pipelines_tests.support.effort import examples
 
 KEY = bytes(range(32))
@@ -23,6 +23,15 @@ def name_for(sealer: Sealer, kind: bytes, plain: bytes) -> bytes:
 def test_what_was_sealed_opens(plain: bytes, kind: bytes) -> None:
     name = name_for(ACME, kind, plain)
     assert ACME.open(ACME.seal(plain, name, kind), name, kind, on="x") == plain
+
+
+@given(st.lists(plaintexts, max_size=5))
+def test_chunks_are_sealed_one_after_another_in_the_same_memory(plains: list[bytes]) -> None:
+    """Larger and smaller ones: of each all is there, and nothing of another."""
+    space = SealingSpace()
+    for plain in plains:
+        name = ACME.name(plain)
+        assert ACME.open(bytes(ACME.seal_chunk(plain, name, space)), name, on="x") == plain
 
 
 @given(plaintexts)

@@ -9,7 +9,7 @@ from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import ObjectChanged
 from sbh_pipelines.files.file import FileEntry, OpenFile, Versions, kept_changing, open_file
 from sbh_pipelines.model import Tenant, timestamp
-from sbh_pipelines.repository.chunking import slices
+from sbh_pipelines.repository.chunking import FILE_SLICES, slices
 from sbh_pipelines.repository.pack import PackWriter
 from sbh_pipelines.stores.base import FileStore, ObjectInfo
 
@@ -41,6 +41,11 @@ class Reader:
 
     def __init__(self, store: FileStore, writer: PackWriter, prefix: str, versions: Versions) -> None:
         self._store, self._writer, self._prefix, self._versions = store, writer, prefix, versions
+
+    def read_in_bounds(self, info: ObjectInfo) -> _Read:
+        """`read`, when there is memory for the content that is not cut yet and the slice that is."""
+        with self._writer.room(2 * min(info.size, FILE_SLICES.most)):
+            return self.read(info)
 
     def read(self, info: ObjectInfo) -> _Read:
         for _ in range(_ATTEMPTS):
@@ -87,7 +92,7 @@ def read_ahead(
 
     try:
         for info, line in files:
-            ahead.append(readers.submit(reader.read, info) if line is None else (info, line))
+            ahead.append(readers.submit(reader.read_in_bounds, info) if line is None else (info, line))
             while ahead and (len(ahead) >= most or not isinstance(ahead[0], Future)):
                 yield first()
         while ahead:

@@ -101,7 +101,10 @@ class BackupSettings(Section):
     """How backups are made."""
 
     memory_mib: int = Field(
-        256, ge=64, description="Bound of the data in flight and in open packs of one backup process, MiB."
+        96,
+        ge=64,
+        description="What a backup process grows by, at most, over its size without work (some 90 MiB), for content on its way:"
+        " resident memory, MiB. More of it makes fewer and larger packs of a batch of many tenants.",
     )
     pack_mib: int = Field(16, ge=1, le=512, description="Size at which a pack is closed and stored, MiB.")
     compression_level: int = Field(1, ge=-7, le=19, description="zstd level.")

@@ -26,7 +26,7 @@ from sbh_pipelines.stores.s3_errors import Told, s3_error
 from sbh_pipelines.stores.signed import signature
 from sbh_pipelines.stores.signed.headers import TAGGING, attributes_of, tagging_of
 
-PIECE_BYTES = 4 << 20
+PIECE_BYTES = 256 << 10  # small: what a thread frees of it, it takes again for the next
 SLOWEST = 64 << 10  # bytes that a line carries in a second at the least
 _BUFFERED = 8 << 20  # bytes that the system may hold back when all is sent
 _BLOCK = 128 << 10  # bytes sent at once: the timeout is one block's
