@@ -111,10 +111,13 @@ class Listing:
 
 def files_of(listing: Iterator[ObjectInfo], skipped: tuple[str, ...]) -> Iterator[ObjectInfo]:
     """Those of the listed objects that are files, and lie below none of the skipped prefixes."""
-    for info in listing:
-        # An empty object whose key ends in "/" is a folder marker of some console, not a file.
-        if not info.key.startswith(skipped) and not (info.key.endswith("/") and not info.size):
-            yield info
+    return (info for info in listing if is_file(info, skipped))
+
+
+def is_file(info: ObjectInfo, skipped: tuple[str, ...]) -> bool:
+    """Whether a listed object is a file, and lies below none of the skipped prefixes."""
+    # An empty object whose key ends in "/" is a folder marker of some console, not a file.
+    return not info.key.startswith(skipped) and not (info.key.endswith("/") and not info.size)
 
 
 def about_the_store(error: StoreError) -> bool:

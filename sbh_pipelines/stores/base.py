@@ -31,6 +31,19 @@ class ObjectInfo:
     version: str | None = None  # where the bucket is versioned and the listing tells
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A piece of a listing.
+
+    Attributes:
+        objects: In the order of the server; keys are exact.
+        more: Whether there are others behind the last.
+    """
+
+    objects: Sequence[ObjectInfo]
+    more: bool
+
+
 class ObjectStore(Protocol):
     """All methods may raise StoreUnavailable and StoreDenied; those that read also ObjectMissing."""
 
@@ -84,6 +97,13 @@ class FileStore(ObjectStore, Protocol):
 
     def list_exactly(self, prefix: str) -> Iterator[ObjectInfo]:
         """List every object, each key exactly as it is; slower than `list`."""
+        ...
+
+    def page(self, prefix: str, after: str) -> Page | None:
+        """One request: what follows `after`, which need not be there, of what is below `prefix`. None where there are no pages.
+
+        What is behind one folder is behind all of it; of the order no more is sure.
+        """
         ...
 
     def stream(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from sbh_pipelines.errors import ResidencyError
 from sbh_pipelines.placement import Place
-from sbh_pipelines.stores.base import MOST_BYTES, FileStore, ObjectInfo
+from sbh_pipelines.stores.base import MOST_BYTES, FileStore, ObjectInfo, Page
 
 
 class BoundStore:
@@ -72,6 +72,9 @@ class BoundStore:
 
     def list_exactly(self, prefix: str) -> Iterator[ObjectInfo]:
         return self._inner.list_exactly(prefix)
+
+    def page(self, prefix: str, after: str) -> Page | None:
+        return self._inner.page(prefix, after)
 
     def stream(
         self, key: str, *, version: str | None = None, if_match: str | None = None

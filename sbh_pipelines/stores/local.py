@@ -48,6 +48,9 @@ class LocalExactHalf:
     def puts(self, key: str, attributes: Mapping[str, str], size: int | None) -> bool:
         return self.is_odd(key)
 
+    def page(self, prefix: str, after: str) -> None:
+        """None: a directory has no order in which to go on."""
+
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         with self._translated("list", prefix):
             yield from self._walk(str(self._file(prefix.rstrip("/"))))
@@ -208,6 +211,9 @@ class StagedStore(Store):
 
     def list_exactly(self, prefix: str) -> Iterator[ObjectInfo]:
         yield from _over(super().list_exactly(prefix), self._below.list_exactly(prefix))
+
+    def page(self, prefix: str, after: str) -> None:
+        """None: what was written here and what is below come in orders of their own."""
 
     @property
     def lists_all(self) -> bool:

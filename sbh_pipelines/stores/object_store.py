@@ -29,7 +29,7 @@ from sbh_pipelines.errors import (
     StoreError,
     StoreUnavailable,
 )
-from sbh_pipelines.stores.base import MOST_BYTES, ObjectInfo
+from sbh_pipelines.stores.base import MOST_BYTES, ObjectInfo, Page
 from sbh_pipelines.stores.s3_errors import MEANINGS, Told, s3_error
 
 _PART = 8 << 20  # bytes of one part of a multipart upload
@@ -54,6 +54,8 @@ class ExactHalf(Protocol):
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Every object below `prefix`, by its exact key; ETags are obstore's."""
         ...
+
+    def page(self, prefix: str, after: str) -> Page | None: ...
 
     def head(self, key: str) -> ObjectInfo: ...
 
@@ -164,6 +166,10 @@ class Store:
     def list_exactly(self, prefix: str) -> Iterator[ObjectInfo]:
         self._count("list")
         yield from self._odd.list(prefix)
+
+    def page(self, prefix: str, after: str) -> Page | None:
+        self._count("list")
+        return self._odd.page(prefix, after)
 
     def delete(self, keys: Iterable[str]) -> None:
         batch: list[str] = []

@@ -12,12 +12,13 @@ from obstore.store import S3Store
 
 from sbh_pipelines.errors import StoreError
 from sbh_pipelines.settings import StorageSettings
-from sbh_pipelines.stores.base import ODD_KEY, ObjectInfo
+from sbh_pipelines.stores.base import ODD_KEY, ObjectInfo, Page
 from sbh_pipelines.stores.credentials import Credentials
 from sbh_pipelines.stores.object_store import Store
 from sbh_pipelines.stores.s3_client import connect, translated, url_of
 from sbh_pipelines.stores.signed.client import SLOWEST, Endpoint, SignedClient
 from sbh_pipelines.stores.signed.headers import fit_for_obstore, headers_of
+from sbh_pipelines.stores.signed.page import list_page
 from sbh_pipelines.stores.signed.upload import PART, part_size, put
 
 
@@ -177,6 +178,9 @@ class S3ExactHalf:
                 )
             for found in page.get("Contents", ()):
                 yield ObjectInfo(found["Key"], found["Size"], found["ETag"], found["LastModified"].astimezone(UTC))
+
+    def page(self, prefix: str, after: str) -> Page:
+        return list_page(self._signed, prefix, after)
 
     def head(self, key: str) -> ObjectInfo:
         with self._translated("head", key):

@@ -6,6 +6,7 @@ fingerprint of the files with a listing of them. Where all of it agrees, the cat
 this recovery point as well; no lease is taken, and nothing is written to the tenant's repository.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,8 @@ from sbh_pipelines.backup.journal.window.window import Answer
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.database.schema.definition import VOLATILE
 from sbh_pipelines.errors import ObjectMissing, SbhError
+from sbh_pipelines.files.common_listing import Known, list_together
+from sbh_pipelines.files.listing import made_exactly
 from sbh_pipelines.model import RecoveryPoint, Tenant, TenantId
 from sbh_pipelines.placement import files_place
 from sbh_pipelines.repository.catalog.records import TenantRecord
@@ -27,6 +30,7 @@ from sbh_pipelines.repository.format import Keys
 
 STEP = "snapshot_tables"
 _FILE_LISTINGS = 16
+_TOGETHER = 20  # tenants of a bucket for which a common listing is tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +81,15 @@ def find_unchanged(
         if tenant.key in found
     }
 
+    same_rows = {t: known.record for t, known in compared.items() if _same_rows(view, known)}
+    listed = _listed_together(open_drafts, [(d, same_rows[d.tenant.id]) for d in drafts if d.tenant.id in same_rows])
+
     def same(draft: Draft) -> bool:
         known = compared.get(draft.tenant.id)
         try:
-            if known is None or not _same_rows(view, known) or not _same_files(open_drafts, draft, known.record):
+            if known is None or draft.tenant.id not in same_rows:
+                return False
+            if draft.tenant.id not in listed and not _same_files(open_drafts, draft, known.record):
                 return False
             if not known.record.is_surely_of(draft.tenant.key):  # of an earlier release
                 open_drafts.site.owners.check(draft.tenant)
@@ -137,6 +146,34 @@ def _same_rows(view: View, known: Compared) -> bool:
         and list(then[name]) == [now.rows, now.key_hash, view.definitions[name]]
         for name, now in known.totals.items()
     )
+
+
+def _listed_together(open_drafts: OpenDrafts, drafts: Sequence[tuple[Draft, TenantRecord]]) -> set[TenantId]:
+    """Those whose files are the same and whose backup is still there, by common listings. Of others that is not said."""
+    site = open_drafts.site
+    start = site.settings.files.prefix.partition("{tenant}")[0]
+    found = set[TenantId]()
+    if not site.settings.files.enabled or "{tenant}" in site.settings.files.bucket:
+        return found
+    groups = defaultdict[tuple[str, str], dict[str, tuple[Known, Draft, str]]](dict)
+    for draft, record in drafts:
+        files, own = files_place(site.settings, draft.tenant), site.backup_place(draft.tenant)
+        manifest = own.prefix + Keys.manifest(record.backup_id)
+        beside = (files.bucket, files.region) == (own.bucket, own.region) and manifest.startswith(files.prefix)
+        if beside and record.state is not None and record.state.files:
+            known = Known(files.prefix, [manifest])
+            groups[files.bucket, files.region][files.prefix] = known, draft, record.state.files
+    for (_, region), tenants in groups.items():
+        if len(tenants) < _TOGETHER:
+            continue
+        store, _ = site.files_store(next(draft for _, draft, _ in tenants.values()).tenant)
+        beginning = start.replace("{region}", region)
+        exclude = site.settings.files.exclude
+        for prefix, seen in list_together(store, beginning, [one for one, _, _ in tenants.values()], exclude).items():
+            _, draft, fingerprint = tenants[prefix]
+            if not seen.missing and seen.found.text(made_exactly(fingerprint)) == fingerprint:
+                found.add(draft.tenant.id)
+    return found
 
 
 def _same_files(open_drafts: OpenDrafts, draft: Draft, record: TenantRecord) -> bool:
