@@ -131,7 +131,7 @@ class Written:
         with self._lock:
             return frozenset(self._etags)
 
-    def put(self, name: str, sent: bytes, etag: str, content: bytes | None = None) -> None:
+    def put(self, name: str, sent: bytes | bytearray, etag: str, content: bytes | None = None) -> None:
         """An object was stored, and the store answered with this ETag; `content` is what a reader makes of it."""
         if "-" in etag or etag.strip('"') != hashlib.md5(sent, usedforsecurity=False).hexdigest():
             return
