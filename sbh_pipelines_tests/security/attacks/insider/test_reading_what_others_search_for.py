@@ -35,7 +35,8 @@ ANN = UserContext("ann", "tenant-6", Role.ADMIN, "api")
 @pytest.fixture
 def api(ui: Ui) -> Iterator[TestClient]:
     settings = load_settings(ui.settings)
-    own = settings.api.model_copy(update={"dagster_url": ui.url})
+    # The first launch loads the definitions: on a machine that has other work, that takes its time.
+    own = settings.api.model_copy(update={"dagster_url": ui.url, "dagster_timeout_s": 120})
     token = open_tokens(settings).issue("ann", "tenant-6", Role.ADMIN, 600)
     with TestClient(
         make_app(settings.model_copy(update={"api": own})), headers={"Authorization": f"Bearer {token}"}
