@@ -149,6 +149,9 @@ def _report(
         for way, suffix in {_SCAN: "", _JOURNAL: "_journal", _NO_FILES: "_journal_no_files"}.items()
         for name in ("unchanged", "changed")
     }
+    for way, suffix in {_SCAN: "", _JOURNAL: "_journal", _NO_FILES: "_journal_no_files"}.items():
+        none, some = (sum(figures[way][tick]["requests"].values()) for tick in ("unchanged", "changed"))
+        ratios[f"requests_per_changed_tenant{suffix}"] = common.ratio(some - none, changed)
     common.finish("incremental_tenants", figures, ratios)
 
 

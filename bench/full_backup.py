@@ -116,6 +116,7 @@ def _report(runs: Mapping[str, list[Measured]], stored: Mapping[str, tuple[int, 
         ratios["wall_vs_restic"] = common.ratio(ours["wall_s"], restic["wall_s"])
         ratios["stored_vs_restic"] = common.ratio(ours["stored_bytes"], restic["stored_bytes"])
         ratios["cpu_vs_restic"] = common.ratio(ours["cpu_total_s"], restic["cpu_total_s"])
+    ratios["requests_per_tenant"] = common.ratio(sum(ours["requests"].values()), ours["tenants"])
     common.finish("full_backup", figures, ratios)
 
 
