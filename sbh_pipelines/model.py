@@ -276,3 +276,17 @@ ProgressSink = Callable[[Progress], None]
 
 def no_progress(_: Progress) -> None:
     """The default ProgressSink."""
+
+
+def size_text(number: float | None) -> str:
+    """Bytes in the largest unit of which there is one: `0 B`, `812 B`, `3.1 KiB`, `2.25 MiB`, `1.2 GiB`."""
+    if number is None:
+        return ""
+    value, unit = float(number), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if abs(value) < 1024:
+            break
+        value, unit = value / 1024, larger
+    if unit == "B":
+        return f"{value:,.0f} B"
+    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from sbh_pipelines import __version__
-from sbh_pipelines.cli.command import DebugOption, Invocation, JsonOption, QuietOption, SettingsOption
+from sbh_pipelines.cli.command import DebugOption, Invocation, JsonOption, QuietOption, SettingsOption, WideOption
 from sbh_pipelines.cli.commands import (
     approvals,
     audit,
@@ -68,10 +68,11 @@ def _options(
     settings_file: SettingsOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
+    wide: WideOption = False,
     debug: DebugOption = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
-    context.obj.merge(settings_file, as_json, quiet, debug)
+    context.obj.merge(settings_file, as_json, quiet, wide, debug)
 
 
 def _group_options(
@@ -79,9 +80,10 @@ def _group_options(
     settings_file: SettingsOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
+    wide: WideOption = False,
     debug: DebugOption = False,
 ) -> None:
-    context.obj.merge(settings_file, as_json, quiet, debug)
+    context.obj.merge(settings_file, as_json, quiet, wide, debug)
 
 
 for command_module in (demo, doctor, export, health, serve, ui):
@@ -142,8 +144,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _interrupted(invocation: Invocation) -> int:
+    said = "what was committed stays, what was not was rolled back; run it again: it goes on with what is stored"
     if invocation.as_json:
-        print_json({"error": SbhError("Interrupted", remedy="run it again; a backup takes up what was stored")})
+        print_json({"error": SbhError("Interrupted", remedy=said)})
+    else:
+        print(f"interrupted  {said}", file=sys.stderr)
     return INTERRUPTED
 
 

@@ -1,6 +1,6 @@
 """How a function becomes a command.
 
-Every command takes the same options (--settings, --json, --quiet, --debug), before or after its name, and returns an
+Every command takes the same options (--settings, --json, --quiet, --wide, --debug), before or after its name, and returns an
 Answer, which is then shown as a table or as one JSON document. Heavy modules are imported where they are used, so that
 `sbh --help` and completion stay fast.
 """
@@ -35,6 +35,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print exactly one JSON
 QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress, and only the ids, or one word, as the result.")
 ]
+WideOption = Annotated[
+    bool, typer.Option("--wide", help="Every column of a table, however wide the terminal is.", show_default=False)
+]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 FromCopyOption = Annotated[
@@ -51,6 +54,7 @@ SHARED: dict[str, Any] = {
     "settings_file": SettingsOption,
     "as_json": JsonOption,
     "quiet": QuietOption,
+    "wide": WideOption,
     "debug": DebugOption,
 }
 
@@ -62,13 +66,15 @@ class Invocation:
     settings_file: Path | None = None
     as_json: bool = False
     quiet: bool = False
+    wide: bool = False
     debug: bool = False
     exit_status: int = field(default=0, init=False)
 
-    def merge(self, settings_file: Path | None, as_json: bool, quiet: bool, debug: bool) -> None:
+    def merge(self, settings_file: Path | None, as_json: bool, quiet: bool, wide: bool, debug: bool) -> None:
         """Options given before and after the command's name add up; of two settings files the later counts."""
         self.settings_file = settings_file or self.settings_file
-        self.as_json, self.quiet, self.debug = self.as_json or as_json, self.quiet or quiet, self.debug or debug
+        self.as_json, self.quiet = self.as_json or as_json, self.quiet or quiet
+        self.wide, self.debug = self.wide or wide, self.debug or debug
 
     def settings(self) -> "Settings":
         """Raises SettingsError."""
@@ -163,7 +169,7 @@ def command(
             invocation.merge(**{option: values.pop(option) for option in SHARED})
             _admit(invocation, permission, name)
             answer = function(invocation, **values)  # type: ignore[call-arg]
-            print_answer(answer, as_json=invocation.as_json, quiet=invocation.quiet)
+            print_answer(answer, as_json=invocation.as_json, quiet=invocation.quiet, wide=invocation.wide)
             invocation.exit_status = answer.exit_status
 
         # Typer reads the parameters from the signature: the function's own, then the shared ones.

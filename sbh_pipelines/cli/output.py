@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-MIB = 1 << 20
+_WIDE = 100_000
 
 
 @dataclass(frozen=True)
@@ -34,24 +34,24 @@ class Answer:
     exit_status: int = 0
 
 
-def console(*, stderr: bool = False) -> "Console":
-    """Text is printed as it is: what a user or a database named `[red]` is no markup."""
-    from rich.console import Console
+def console(*, stderr: bool = False, wide: bool = False) -> "Console":
+    """`wide`: lines as long as what is in them. Text is printed as it is: what a user or a database named `[red]` is no markup."""
+    from sbh_pipelines.cli.columns import Uncropped
 
     stream = sys.stderr if stderr else sys.stdout
-    # Piped output is not cut to 80 columns: who pipes it wants all of it.
-    width = None if stream.isatty() else 160
-    return Console(file=stream, markup=False, emoji=False, highlight=False, width=width)
+    # Piped output has a line for each row, and everything in it: who pipes it wants all of it.
+    width = None if stream.isatty() and not wide else _WIDE
+    return Uncropped(file=stream, markup=False, emoji=False, highlight=False, width=width)
 
 
-def print_answer(answer: Answer, *, as_json: bool, quiet: bool) -> None:
+def print_answer(answer: Answer, *, as_json: bool, quiet: bool, wide: bool) -> None:
     if as_json:
         print_json(answer.document)
     elif quiet:
         for line in answer.brief:
             print(line)
     else:
-        answer.show(console())
+        answer.show(console(wide=wide))
 
 
 def print_json(document: Any) -> None:
@@ -77,19 +77,16 @@ def print_issues(out: "Console", issues: Iterable[SbhError]) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Any:
-    """A table under its title; columns whose heading begins with `>` are aligned to the right."""
-    from rich import box
+    """A table under its title. Headings have signs: `>` number, `~` prose, before them `-` minor; see `Column`."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        drawn.add_column(
-            column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
-        )
-    for row in rows:
-        drawn.add_row(*(cell if isinstance(cell, Text) else Text(printable(str(cell))) for cell in row))
+    from sbh_pipelines.cli.columns import FittingTable
+
+    def cell(value: Any) -> Text:
+        return value if isinstance(value, Text) else Text(printable(str(value)))
+
+    drawn = FittingTable(columns, [[cell(value) for value in row] for row in rows])
     return Group(Text(printable(title), "bold"), drawn) if title else drawn
 
 
@@ -111,14 +108,6 @@ def verdict(good: bool, text: str) -> Any:
     from rich.text import Text
 
     return Text(text, "green" if good else "bold red")
-
-
-def mib(size: float | None) -> str:
-    """Bytes as MiB: two decimals, more digits where it would read 0.00."""
-    if size is None:
-        return ""
-    value = size / MIB
-    return f"{value:,.2f} MiB" if value >= 0.01 or not size else f"{value:.4f} MiB"
 
 
 def plural(number: int, one: str, many: str = "") -> str:

@@ -3,7 +3,6 @@
 import inspect
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -38,14 +37,12 @@ def test_every_command_has_help_and_the_shared_options(sbh: Sbh, command: tuple[
     assert all(option in ended.out for option in ("--json", "--settings", "--quiet", "--debug"))
 
 
-def test_help_is_fast_and_imports_nothing_heavy() -> None:
+def test_help_imports_nothing_heavy() -> None:
     """Completion and help must not wait for boto3, psycopg2 or Dagster."""
     heavy = ("boto3", "psycopg2", "dagster", "obstore", "cryptography", "pydantic", "rich.progress")
     code = f"import sys; from sbh_pipelines.cli import main; main(['--help']); print([m for m in {heavy!r} if m in sys.modules])"
-    begun = time.monotonic()
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.endswith("[]\n")
-    assert time.monotonic() - begun < 2  # 0.12 s on a quiet machine
 
 
 def test_version(sbh: Sbh) -> None:

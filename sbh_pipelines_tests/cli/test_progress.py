@@ -3,7 +3,7 @@
 import pytest
 
 from sbh_pipelines.cli import progress
-from sbh_pipelines.cli.output import count, mib, plural, printable, utc
+from sbh_pipelines.cli.output import count, plural, printable, utc
 from sbh_pipelines.cli.progress import _Bars, _drawn, bars, in_words
 from sbh_pipelines.model import Progress
 
@@ -58,10 +58,6 @@ def test_a_step_of_a_restore_ends_where_the_next_begins() -> None:
 def test_figures_have_units() -> None:
     assert in_words(Progress("a_b", "t", 3, 0, "files")) == "a b: t: 3 files"
     assert in_words(Progress("restore: commit", "t", 0, 1, "tables")) == "restore: commit: t"
-    assert mib(0) == "0.00 MiB"
-    assert mib(100) == "0.0001 MiB"
-    assert mib(3 << 20) == "3.00 MiB"
-    assert mib(None) == ""
     assert count(1234567) == "1,234,567"
     assert (plural(1, "error"), plural(0, "error")) == ("1 error", "0 errors")
     assert utc("2024-01-15T12:00:00Z") == "2024-01-15 12:00:00 UTC"

@@ -188,7 +188,7 @@ def _name(result: "EventListing | ChainReport | UnreadableTrail") -> str:
 def _show_list(out: Any, found: "EventListing") -> None:
     rows = [(e.seq, utc(e.at), e.event, e.user_id, e.via, ", ".join(_props(e.props))) for e in found.events]
     title = f"{plural(len(rows), 'event')} of {_name(found)}"
-    out.print(table(title, (">seq", "at", "event", "user", "via", "what"), rows))
+    out.print(table(title, (">seq", "at", "event", "user", "-via", "~what"), rows))
     if found.next:
         out.print(f"More: --cursor {found.next}")
     print_issues(out, found.errors)
@@ -211,7 +211,7 @@ def _show_verified(out: Any, results: "Sequence[ChainReport | UnreadableTrail]")
     if len(results) == 1 and read:
         _show_chain(out, read[0])
     else:
-        columns = ("trail", "verdict", ">events", ">late", "last event", "error")
+        columns = ("trail", "verdict", ">events", ">late", "last event", "~error")
         rows = [
             (_name(r), verdict(False, "unknown"), "", "", "", r.error.what)
             if isinstance(r, UnreadableTrail)

@@ -79,12 +79,12 @@ def _show(out: Any, report: "Report") -> None:
             (f"{status.schema}.{status.name}", Text(status.status, _TABLE_STYLES.get(status.status, "")), status.why)
             for status in sorted(report.tables, key=lambda status: status.status not in _OPEN)
         ]
-        out.print(table("Tenancy map", ("table", "status", "why"), rows))
+        out.print(table("Tenancy map", ("table", "status", "~why"), rows))
     findings = [
         (Text(finding.level, _STYLES[finding.level]), finding.area, finding.what, finding.detail)
         for finding in report.findings
     ]
-    out.print(table("Findings", ("level", "area", "what", "detail"), findings))
+    out.print(table("Findings", ("level", "area", "~what", "~detail"), findings))
     out.print(f"{plural(len(report.errors), 'error')}, {plural(len(report.warnings), 'warning')}")
     if any(status.status in _OPEN for status in report.tables):
         out.print(

@@ -9,7 +9,8 @@ import typer
 from sbh_pipelines.cli.command import FromCopyOption, Invocation, command
 from sbh_pipelines.cli.commands.backup import BackupArgument, TenantOption
 from sbh_pipelines.cli.commands.tenants import FormerKeyOption
-from sbh_pipelines.cli.output import Answer, count, facts, mib, table, utc
+from sbh_pipelines.cli.output import Answer, count, facts, table, utc
+from sbh_pipelines.model import size_text
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import Export
@@ -82,12 +83,12 @@ def _show(out: Any, report: "Export") -> None:
                 "recovery point": utc(str((report.recovery_point or {}).get("time", ""))),
                 "format": report.format,
                 "rows": count(sum(t.rows for t in tables)),
-                "files": f"{count(files.count)}, {mib(files.bytes)}" if files else "left out",
+                "files": f"{count(files.count)}, {size_text(files.bytes)}" if files else "left out",
                 "renamed": f"{count(files.renamed)}, see files.jsonl" if files and files.renamed else None,
-                "written": mib(written),
+                "written": size_text(written),
             }
         )
     )
-    rows = [(t.table, t.file, count(t.rows), mib(t.bytes)) for t in tables]
+    rows = [(t.table, t.file, count(t.rows), size_text(t.bytes)) for t in tables]
     if rows:
         out.print(table("Tables", ("table", "file", ">rows", ">size"), rows))

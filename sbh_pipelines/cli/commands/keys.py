@@ -8,10 +8,10 @@ import typer
 
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.commands.tenants import EveryoneOption, TenantsArgument, check_chosen
-from sbh_pipelines.cli.output import Answer, count, mib, plural, print_error, table, utc
+from sbh_pipelines.cli.output import Answer, count, plural, print_error, table, utc
 from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import KeyRotationFailed, KeyServiceError, RequestError, SbhError
-from sbh_pipelines.model import timestamp
+from sbh_pipelines.model import size_text, timestamp
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import CopyRotation, KeyState, OwnerRotation, RotationReport
@@ -128,7 +128,7 @@ def _epoch_rows(state: "KeyState") -> list[tuple[str, ...]]:
         newest = epoch.epoch == state.newest
         number = f"{epoch.epoch}{'' if newest else ', older'}"
         key = "(destroyed)" if epoch.destroyed else epoch.key_id
-        old = f"{mib(state.old_bytes)} in {plural(state.old_packs, 'pack')}" if newest else ""
+        old = f"{size_text(state.old_bytes)} in {plural(state.old_packs, 'pack')}" if newest else ""
         rows.append((state.tenant_id, state.region, number, epoch.provider, key, utc(timestamp(epoch.wrapped_at)), old))
     return rows
 
@@ -165,7 +165,7 @@ def _rotated_row(done: "OwnerRotation") -> tuple[str, ...]:
         done.provider,
         done.keys[-1].to_key if done.keys else "",
         ", ".join(sorted({key.from_key for key in done.keys})),
-        mib(done.re_encrypted_bytes),
+        size_text(done.re_encrypted_bytes),
         count(done.documents_signed),
         ", ".join(map(str, done.epochs_destroyed or ())),
         "; ".join([*([done.note] if done.note else []), *map(_of_copy, done.copies or ())]),

@@ -9,8 +9,9 @@ import typer
 from sbh_pipelines.cli.command import FromCopyOption, Invocation, command
 from sbh_pipelines.cli.commands.audit import moment
 from sbh_pipelines.cli.options import password_in
-from sbh_pipelines.cli.output import Answer, console, count, facts, mib, plural, seconds, table, utc
+from sbh_pipelines.cli.output import Answer, console, count, facts, plural, seconds, table, utc
 from sbh_pipelines.errors import BatchError, NotConfirmed, RepositoryError
+from sbh_pipelines.model import size_text
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.contents.manifest import Manifest
@@ -33,7 +34,7 @@ def list_backups(invocation: Invocation, from_copy: FromCopyOption = None) -> An
     """List the platform backups, newest first. A damaged manifest is shown as an error (exit 8)."""
     service, user = invocation.service(from_copy), invocation.user()
     found, damaged = service.platform.backups(user), service.platform.damaged(user)
-    rows = [(m.id, utc(m.recovery_point.time), mib(m.size), *_counts(m), m.created_by) for m in found]
+    rows = [(m.id, utc(m.recovery_point.time), size_text(m.size), *_counts(m), m.created_by) for m in found]
 
     def show(out: Any) -> None:
         columns = ("backup", "recovery point", ">size", ">tables of tenants", ">shared rows", ">tenants", "made by")
@@ -186,8 +187,8 @@ def _show_backup(out: Any, made: "PlatformBackup") -> None:
         "schema only": f"{count(counts['ddl_only'])} tables, whose rows are in no backup"
         if "ddl_only" in counts
         else "",
-        "size": mib(manifest.size),
-        "stored": mib(manifest.stats["bytes_stored"]),
+        "size": size_text(manifest.size),
+        "stored": size_text(manifest.stats["bytes_stored"]),
         "forgotten": ", ".join(retention.forgotten),
     }
     out.print(facts(shown))
@@ -230,17 +231,19 @@ def _show_recovery(out: Any, report: "RecoveryReport") -> None:
         ">size",
         ">files",
         ">took",
-        "what was in the way",
+        "~what was in the way",
     )
     out.print(table(plural(len(report.tenants), "tenant"), columns, map(_line, report.tenants)))
     changes = [(tenant.tenant_id, change) for tenant in report.tenants for change in tenant.schema_changes]
     if changes:
         rows = [(who, c.table, c.column or "", c.change, c.decision) for who, c in changes]
         out.print(
-            table("Schema changes since the backup", ("tenant", "table", "column", "change", "what became of it"), rows)
+            table(
+                "Schema changes since the backup", ("tenant", "table", "column", "change", "~what became of it"), rows
+            )
         )
     if report.left_out:
-        out.print(table("Left out", ("what", "why"), [(one.what, one.why) for one in report.left_out]))
+        out.print(table("Left out", ("~what", "~why"), [(one.what, one.why) for one in report.left_out]))
     if report.error:
         out.print(str(report.error), style="red", markup=False)
     for issue in report.issues:
@@ -257,7 +260,7 @@ def _line(tenant: "TenantRecovery") -> tuple[str, ...]:
         tenant.backup_id or "",
         utc(tenant.point),
         count(tenant.rows),
-        mib(tenant.bytes),
+        size_text(tenant.bytes),
         count(tenant.files.restored if tenant.files else 0),
         seconds(tenant.seconds),
         "; ".join(errors),

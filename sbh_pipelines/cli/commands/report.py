@@ -102,9 +102,9 @@ def _show_compliance(out: Any, report: "ComplianceReport", controls: Sequence[Ma
         ">failed",
         ">longest gap",
         ">drills",
-        ">restores",
-        ">forgotten",
-        ">holds",
+        "->restores",
+        "->forgotten",
+        "->holds",
     )
     lines = map(tenant_row, report.tenants)
     out.print(table(plural(len(report.tenants), "tenant"), (*columns, ">denied", "trail"), lines))
@@ -123,15 +123,15 @@ def _show(out: Any, report: "RecoveryObjectives") -> None:
             f"Recovery time objectives, {plural(report.tenants, 'tenant')}, {utc(report.at)}",
             (
                 "scenario",
-                "needs",
+                "-~needs",
                 ">objective",
                 ">last measured",
                 ">margin",
                 "met",
-                ">trend",
+                "->trend",
                 "when",
                 "tenant",
-                ">drilled",
+                "->drilled",
             ),
             map(_time, times),
         )
@@ -150,11 +150,11 @@ def _show(out: Any, report: "RecoveryObjectives") -> None:
                 ">worst age",
                 ">margin",
                 "met",
-                ">trend",
+                "->trend",
                 "tenant",
                 ">tenants",
-                ">by journal",
-                ">of backups",
+                "->by journal",
+                "->of backups",
             ),
             map(_point, points),
         )

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from sbh_pipelines.cli.command import FromCopyOption, Invocation, command
-from sbh_pipelines.cli.output import Answer, count, mib, plural, table, utc
+from sbh_pipelines.cli.output import Answer, count, plural, table, utc
 from sbh_pipelines.cli.show.journal import show_windows
 from sbh_pipelines.errors import RequestError, SbhError
+from sbh_pipelines.model import size_text
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import ErasedCopy, ErasureCertificate, LatestPoint
@@ -64,7 +65,7 @@ def list_tenants(invocation: Invocation) -> Answer:
         out.print(table(plural(len(found), "tenant"), ("tenant", "region", "tier", "key"), rows))
         if unusable:
             lines = [(error.on, error.what, error.why, error.remedy) for error in unusable]
-            columns = ("which", "what is wrong", "why", "what to do next")
+            columns = ("which", "~what is wrong", "~why", "~what to do next")
             out.print(table(f"{plural(len(unusable), 'tenant')} in no backup", columns, lines))
 
     return Answer(found, show, brief=[tenant.id for tenant in found])
@@ -268,7 +269,7 @@ def _shown(certificate: "ErasureCertificate") -> Answer:
         ("asked for by", certificate.requested_by),
         ("reason", certificate.reason),
         ("from, to", f"{certificate.begun_at}, {certificate.finished_at}"),
-        ("destroyed", f"{count(destroyed.versions)} versions of objects, {mib(destroyed.bytes)}"),
+        ("destroyed", f"{count(destroyed.versions)} versions of objects, {size_text(destroyed.bytes)}"),
         ("keys", ", ".join(str(key.key_id) for key in destroyed.keys) or "none was found"),
         ("KMS keys of its own", kms_keys or "none"),
         ("could not be deleted", f"{count(left.versions)} versions, unreadable without the keys"),
@@ -281,14 +282,14 @@ def _shown(certificate: "ErasureCertificate") -> Answer:
         ("signed in", certificate.signed_in),
         ("public key", certificate.signature.public_key if certificate.signature else ""),
     ]
-    shown = table("Certificate of erasure", ("what", ""), rows)
+    shown = table("Certificate of erasure", ("what", "~"), rows)
     return Answer(certificate, lambda out: out.print(shown), [certificate.erasure_id])
 
 
 def _of_copy(copy: "ErasedCopy") -> str:
     if not copy.reached:
         return f"not reached: {copy.why or 'not known why'}"
-    destroyed = f"{count(copy.found.versions - copy.left)} versions of objects, {mib(copy.found.bytes)} found"
+    destroyed = f"{count(copy.found.versions - copy.left)} versions of objects, {size_text(copy.found.bytes)} found"
     if not copy.left:
         return f"{destroyed}; {copy.why}" if copy.why else destroyed
     until = f", locked until {copy.locked_until}" if copy.locked_until else ""

@@ -8,9 +8,10 @@ from sbh_pipelines.cli.command import operating_user
 from sbh_pipelines.cli.demo.dagster_runs import DagsterRuns
 from sbh_pipelines.cli.demo.steps import Steps
 from sbh_pipelines.cli.options import run_command
-from sbh_pipelines.cli.output import count, mib
+from sbh_pipelines.cli.output import count
 from sbh_pipelines.cli.show.plan import show_plan
 from sbh_pipelines.errors import ProofFailed
+from sbh_pipelines.model import size_text
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service import BackupService
@@ -44,7 +45,7 @@ class Recovery:
                 first = found.issues[0]
                 raise ProofFailed(first.what, on=first.on, why=first.why, remedy=first.remedy)
             step.note(
-                f"valid: {found.objects_checked} objects, {found.chunks_checked} chunks, {mib(found.bytes_checked)}",
+                f"valid: {found.objects_checked} objects, {found.chunks_checked} chunks, {size_text(found.bytes_checked)}",
                 chunks=found.chunks_checked,
                 bytes=found.bytes_checked,
             )

@@ -13,12 +13,13 @@ from sbh_pipelines.cli.command import operating_user
 from sbh_pipelines.cli.demo.dagster_runs import DagsterRuns
 from sbh_pipelines.cli.demo.steps import Steps
 from sbh_pipelines.cli.options import run_command
-from sbh_pipelines.cli.output import count, mib, plural
+from sbh_pipelines.cli.output import count, plural
 from sbh_pipelines.cli.show.copies import show_status
 from sbh_pipelines.cli.show.plan import show_plan
 from sbh_pipelines.cli.show.spans import span
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import EmbeddedError, ProofFailed
+from sbh_pipelines.model import size_text
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service import BackupService
@@ -97,7 +98,7 @@ class RegionLost:
             if wrong:
                 raise wrong[0]
             objects, size = (sum(getattr(one, name) for one in found.tenants) for name in ("objects", "bytes"))
-            step.note(f"valid: {count(objects)} objects, {mib(size)} downloaded", objects=objects, bytes=size)
+            step.note(f"valid: {count(objects)} objects, {size_text(size)} downloaded", objects=objects, bytes=size)
 
     def _lose(self) -> "Fingerprint":
         """What was there just before."""
@@ -109,7 +110,7 @@ class RegionLost:
             done = changes.wreck(self.stack, self.tenant)
             gone = servers.lose_store(self.stack.dir)
             step.note(
-                f"{mib(gone)}: all backups, {count(was.total_files)} files; of {self.tenant} {count(done.rows_deleted)} rows"
+                f"{size_text(gone)}: all backups, {count(was.total_files)} files; of {self.tenant} {count(done.rows_deleted)} rows"
                 f" deleted, {count(done.rows_changed)} changed",
                 bytes_lost=gone,
                 files_lost=was.total_files,

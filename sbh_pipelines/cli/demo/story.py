@@ -11,9 +11,10 @@ from sbh_pipelines.cli.demo.moment import BackToAMoment
 from sbh_pipelines.cli.demo.recovery import Recovery
 from sbh_pipelines.cli.demo.region import RegionLost
 from sbh_pipelines.cli.demo.steps import Steps
-from sbh_pipelines.cli.output import console, count, mib, table
+from sbh_pipelines.cli.output import console, count, table
 from sbh_pipelines.cli.show.backups import show_manifest
 from sbh_pipelines.errors import EmbeddedError
+from sbh_pipelines.model import size_text
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.contents.manifest import Manifest
@@ -107,7 +108,7 @@ class DemoStory:
             total = sum(made.rows.values())
             step.note(
                 f"{len(made.tenants)} tenants, {count(total)} rows in {len(made.rows)} tables, {made.files} files of"
-                f" {mib(made.file_bytes)}",
+                f" {size_text(made.file_bytes)}",
                 tenants=len(made.tenants),
                 rows=total,
                 files=made.files,
@@ -166,7 +167,7 @@ class DemoStory:
             size = sum(part.size if part.total_size is None else part.total_size for part in parts)
             stored = sum(manifest.stats.get("bytes_stored", 0) for manifest in newest)
             step.note(
-                f"{len(newest)} backups, {mib(size)} read, {mib(stored)} stored",
+                f"{len(newest)} backups, {size_text(size)} read, {size_text(stored)} stored",
                 backups=len(newest),
                 size=size,
                 bytes_stored=stored,
@@ -193,7 +194,7 @@ class DemoStory:
             stats = made[0].stats
             step.note(
                 f"1 backed up: {count(int(stats['rows_changed']))} rows read of {count(int(stats['rows']))},"
-                f" {mib(stats['bytes_stored'])} stored; {len(slugs) - 1} unchanged",
+                f" {size_text(stats['bytes_stored'])} stored; {len(slugs) - 1} unchanged",
                 rows_read=stats["rows_changed"],
                 rows=stats["rows"],
                 bytes_stored=stats["bytes_stored"],
@@ -208,9 +209,9 @@ class DemoStory:
         with self.steps.step("look into the repository") as step:
             listing = repository(self.stack, self.damaged)
             objects, size = sum(folder.objects for folder in listing), sum(folder.bytes for folder in listing)
-            step.note(f"{objects} objects, {mib(size)} for {self.damaged}", objects=objects, bytes=size)
+            step.note(f"{objects} objects, {size_text(size)} for {self.damaged}", objects=objects, bytes=size)
         if self.out:
-            rows = [(folder.name, folder.objects, mib(folder.bytes), folder.example) for folder in listing]
+            rows = [(folder.name, folder.objects, size_text(folder.bytes), folder.example) for folder in listing]
             self.out.print(table(f"Repository of {self.damaged}", ("folder", ">objects", ">size", "for example"), rows))
             self.out.print(f"manifests/{manifest.id}.json, shortened:")
             self.out.print(json.dumps(shortened(manifest.document), indent=2), soft_wrap=True)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sbh_pipelines.cli.command import Invocation, command
-from sbh_pipelines.cli.output import Answer, count, facts, mib, plural, table, verdict
+from sbh_pipelines.cli.output import Answer, count, facts, plural, table, verdict
 from sbh_pipelines.document import as_document
+from sbh_pipelines.model import size_text
 
 if TYPE_CHECKING:
     from sbh_pipelines.embedded.sample.data import SampleSummary
@@ -116,11 +117,13 @@ def _show_status(out: Any, found: "StackStatus") -> None:
         )
         for server in found.servers
     ]
-    out.print(table(f"Stack in {found.dir}, {mib(found.data_bytes)}", ("server", "status", "address", ">pid"), rows))
+    out.print(
+        table(f"Stack in {found.dir}, {size_text(found.data_bytes)}", ("server", "status", "address", ">pid"), rows)
+    )
 
 
 def _sample_table(made: "SampleSummary") -> Any:
     rows = [(name, count(number)) for name, number in made.rows.items()]
     total = count(sum(made.rows.values()))
-    title = f"{plural(len(made.tenants), 'tenant')}, {total} rows, {made.files} files of {mib(made.file_bytes)}"
+    title = f"{plural(len(made.tenants), 'tenant')}, {total} rows, {made.files} files of {size_text(made.file_bytes)}"
     return table(title, ("table", ">rows"), rows)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def approval_answer(approval: "Approval", next_command: str = "") -> Answer:
     def show(out: Any) -> None:
-        out.print(table(f"{approval.approval_id}: {approval.status}", ("", ""), _rows(approval)))
+        out.print(table(f"{approval.approval_id}: {approval.status}", ("", "~"), _rows(approval)))
         if next_command:
             out.print(f"next  {next_command}", soft_wrap=True)
 
@@ -21,7 +21,7 @@ def approval_answer(approval: "Approval", next_command: str = "") -> Answer:
 
 
 def approvals_table(title: str, found: "Sequence[Approval]") -> Any:
-    columns = ("approval", "status", "what", "asked by", "asked at", "decided by", "used at")
+    columns = ("approval", "status", "~what", "asked by", "-asked at", "-decided by", "-used at")
     return table(title, columns, map(_row, found))
 
 

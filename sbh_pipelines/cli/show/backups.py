@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from sbh_pipelines.backup.contents.manifest import Component, Manifest
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
-from sbh_pipelines.cli.output import count, facts, mib, plural, seconds, table, utc, verdict
+from sbh_pipelines.cli.output import count, facts, plural, seconds, table, utc, verdict
 from sbh_pipelines.cli.show.plan import left_out_table
 from sbh_pipelines.errors import SbhError
+from sbh_pipelines.model import size_text
 from sbh_pipelines.repository.format import DATABASE
 
 if TYPE_CHECKING:
@@ -108,12 +109,12 @@ def show_created(out: Any, created: CreatedBackups) -> None:
                 _type(manifest),
                 count(manifest.rows),
                 count(manifest.file_count),
-                mib(manifest.size),
-                mib(manifest.stats.get("bytes_stored")),
+                size_text(manifest.size),
+                size_text(manifest.stats.get("bytes_stored")),
             )
             for manifest in created.backups
         ]
-        columns = ("tenant", "backup", "type", ">rows", ">files", ">size", ">stored anew")
+        columns = ("tenant", "backup", "type", ">rows", ">files", ">size", "->stored anew")
         out.print(table(f"{plural(len(created.backups), 'tenant')} backed up", columns, rows))
     if created.unchanged:
         same = ((u.tenant_id, u.unchanged_since, utc(u.recovery_point)) for u in created.unchanged)
@@ -128,7 +129,7 @@ def show_created(out: Any, created: CreatedBackups) -> None:
             out.print(f"Not in the backup of {manifest.tenant_id}: {what}: {why}", style="yellow", markup=False)
     if created.failed:
         broken = ((f.tenant_id, f.step, f.error.code, _what(f), f.error.why, f.error.remedy) for f in created.failed)
-        headings = ("tenant", "step", "code", "what failed", "why", "what to do next")
+        headings = ("tenant", "step", "code", "~what failed", "~why", "~what to do next")
         out.print(table(f"{plural(len(created.failed), 'tenant')} failed", headings, broken))
 
 
@@ -148,13 +149,13 @@ def backups_table(title: str, manifests: Sequence[Manifest]) -> Any:
             manifest.created_by,
             count(manifest.rows),
             count(manifest.file_count),
-            mib(manifest.size),
-            mib(manifest.stats.get("bytes_stored")),
+            size_text(manifest.size),
+            size_text(manifest.stats.get("bytes_stored")),
             manifest.description or "",
         )
         for manifest in manifests
     ]
-    columns = ("backup", "type", "created", "by", ">rows", ">files", ">size", ">stored anew", "description")
+    columns = ("backup", "type", "created", "-by", ">rows", ">files", ">size", "->stored anew", "-~description")
     return table(title, columns, rows)
 
 
@@ -171,8 +172,8 @@ def show_manifest(out: Any, manifest: Manifest) -> None:
                 "created": f"{utc(manifest.created_at)} by {manifest.created_by}",
                 "description": manifest.description,
                 "recovery point": f"{utc(manifest.point_time)}, LSN {point.get('lsn')}, snapshot {point.get('snapshot')}",
-                "size": mib(manifest.size),
-                "stored anew": mib(manifest.stats["bytes_stored"]) if "bytes_stored" in manifest.stats else None,
+                "size": size_text(manifest.size),
+                "stored anew": size_text(manifest.stats["bytes_stored"]) if "bytes_stored" in manifest.stats else None,
                 "journal": _proof(manifest),
                 "checksum": manifest.checksum,
                 "format": f"version {manifest.format_version}, key epoch {manifest.key_epoch}",
@@ -180,18 +181,18 @@ def show_manifest(out: Any, manifest: Manifest) -> None:
         )
     )
     components = manifest.components
-    rows = [(name, part.type, mib(part.size), _content(part), part.key) for name, part in components.items()]
-    out.print(table("Components", ("component", "type", ">size", "content", "key"), rows))
+    rows = [(name, part.type, size_text(part.size), _content(part), part.key) for name, part in components.items()]
+    out.print(table("Components", ("component", "type", ">size", "~content", "-key"), rows))
     tables = components[DATABASE].tables if DATABASE in components else []
     if tables:
-        lines = [(t.table, count(t.rows), mib(t.bytes), count(t.groups)) for t in tables]
+        lines = [(t.table, count(t.rows), size_text(t.bytes), count(t.groups)) for t in tables]
         out.print(table("Tables", ("table", ">rows", ">size", ">row groups"), lines))
     elif names := sorted(name for part in components.values() for name in part.table_names):
         out.print(facts({"tables": ", ".join(names)}))
     if moment := manifest.moment:
         out.print(facts(moment.lines()))
     if manifest.reread:
-        out.print(table("Read whole, or looked through", ("what", "why"), sorted(manifest.reread.items())))
+        out.print(table("Read whole, or looked through", ("~what", "~why"), sorted(manifest.reread.items())))
     if manifest.left_out:
         out.print(left_out_table(manifest.left_out))
 
@@ -224,7 +225,7 @@ def _proof(manifest: Manifest) -> str | None:
 
 def _content(component: Component) -> str:
     if component.file_count is not None:
-        return f"{count(component.file_count)} files, {mib(component.total_size)}"
+        return f"{count(component.file_count)} files, {size_text(component.total_size)}"
     if component.table_names or component.rows is not None:
         rows = f", {count(component.rows)} rows" if component.rows is not None else ""
         return f"{len(component.table_names)} tables{rows}"
@@ -239,11 +240,11 @@ def show_validation(out: Any, found: "Validation") -> None:
                 "tenant": found.tenant_id,
                 "valid": verdict(found.valid, "yes" if found.valid else f"no, {plural(len(found.issues), 'issue')}"),
                 "checked": f"{count(found.objects_checked)} objects, {count(found.chunks_checked)} chunks,"
-                f" {mib(found.bytes_checked)}" + (", all read back" if found.deep else ""),
+                f" {size_text(found.bytes_checked)}" + (", all read back" if found.deep else ""),
                 "took": seconds(found.seconds),
             }
         )
     )
     if found.issues:
         rows = [(i.code, i.what, i.on, i.why, i.remedy) for i in found.issues]
-        out.print(table("Issues", ("code", "what", "on", "why", "what to do next"), rows))
+        out.print(table("Issues", ("code", "~what", "~on", "~why", "~what to do next"), rows))

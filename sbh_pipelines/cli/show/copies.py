@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sbh_pipelines.cli.output import count, mib, plural, print_issues, printable, seconds, table, utc, verdict
+from sbh_pipelines.cli.output import count, plural, print_issues, printable, seconds, table, utc, verdict
 from sbh_pipelines.cli.show.spans import span
-from sbh_pipelines.model import timestamp
+from sbh_pipelines.model import size_text, timestamp
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import (
@@ -48,7 +48,7 @@ def show_status(out: Any, copies: Sequence["CopyStatus"]) -> None:
             )
             for line in copy.tenants[:_MOST_LINES]
         ]
-        columns = ("tenant", "region", "standing", "newest there", "recovery point", ">lag", "verified")
+        columns = ("tenant", "-region", "standing", "newest there", "recovery point", ">lag", "-verified")
         out.print(table(title, columns, rows))
         if (more := len(copy.tenants) - _MOST_LINES) > 0:
             out.print(f"… and {plural(more, 'more tenant')}: --json has all of them")
@@ -82,20 +82,20 @@ def show_run(out: Any, done: "CopyRun") -> None:
             one.tenant_id,
             one.region,
             count(one.objects),
-            mib(one.bytes),
+            size_text(one.bytes),
             verdict(one.error is None, one.backup_id or ("none yet" if one.error is None else "not verified")),
             span((now - one.recovery_point).total_seconds()) if one.recovery_point else "",
         )
         for one in sorted(copied, key=lambda one: (one.error is None, one.tenant_id))
     ]
     title = (
-        f"{done.name}: {plural(done.objects, 'object')}, {mib(done.bytes)} stored, of"
+        f"{done.name}: {plural(done.objects, 'object')}, {size_text(done.bytes)} stored, of"
         f" {plural(len(copied), 'tenant')}, in {seconds(done.seconds)}"
     )
-    out.print(table(title, ("tenant", "region", ">objects", ">size", "verified there", ">lag"), rows))
-    shared = [(kind, count(objects), mib(size)) for kind, (objects, size) in done.shared.items() if objects]
+    out.print(table(title, ("tenant", "-region", ">objects", ">size", "verified there", ">lag"), rows))
+    shared = [(kind, count(objects), size_text(size)) for kind, (objects, size) in done.shared.items() if objects]
     if shared:
-        out.print(table("Besides", ("what", ">objects", ">size"), shared))
+        out.print(table("Besides", ("~what", ">objects", ">size"), shared))
     for one in done.tenants:
         if one.left_out is not None:
             out.print(printable(f"{one.tenant_id}  left out: {one.left_out}"), markup=False)
@@ -120,14 +120,14 @@ def show_verification(out: Any, found: "CopyVerification") -> None:
             one.backup_id or "",
             _time(one.recovery_point),
             count(one.objects),
-            mib(one.bytes) if found.deep else "",
+            size_text(one.bytes) if found.deep else "",
             seconds(one.seconds),
         )
         for one in sorted(found.tenants, key=lambda one: (one.valid, one.tenant_id))
     ]
     how = "everything downloaded" if found.deep else "signatures, documents, presence of packs"
     title = f"{found.name}: {plural(len(found.tenants), 'tenant')}, {how}, {seconds(found.seconds)}"
-    columns = ("tenant", "region", "outcome", "newest whole", "recovery point", ">objects", ">downloaded", ">took")
+    columns = ("tenant", "-region", "outcome", "newest whole", "recovery point", "->objects", "->downloaded", "->took")
     out.print(table(title, columns, rows))
     for tenant_id, why in found.left_out.items():
         out.print(printable(f"{tenant_id}  left out: {why}"), markup=False)
@@ -144,13 +144,13 @@ def show_upkeep(out: Any, done: "CopyUpkeep") -> None:
             count(len(one.kept)),
             count(len(one.forgotten)),
             count(one.objects),
-            mib(one.bytes),
+            size_text(one.bytes),
             count(one.locked),
         )
         for one in sorted(done.tenants, key=lambda one: (not one.issues, one.tenant_id))
     ]
     title = f"{done.name}: {plural(len(done.tenants), 'tenant')}, {seconds(done.seconds)}"
-    columns = ("tenant", "outcome", ">kept", ">forgotten", ">objects removed", ">size", ">locks renewed")
+    columns = ("tenant", "outcome", ">kept", ">forgotten", "->objects removed", ">size", "->locks renewed")
     out.print(table(title, columns, rows))
     if done.records or done.segments:
         out.print(
@@ -186,7 +186,7 @@ def show_forgotten(out: Any, done: "ForgottenAtCopy") -> None:
     if not done.repositories:
         out.print(printable(f"Nothing of {done.tenant_id} is at {done.name}."), markup=False)
         return
-    told = f"{plural(done.objects, 'object')}, {plural(done.versions, 'version')}, {mib(done.bytes)} removed from {done.name}"
+    told = f"{plural(done.objects, 'object')}, {plural(done.versions, 'version')}, {size_text(done.bytes)} removed from {done.name}"
     out.print(printable(f"{', '.join(done.repositories)}  {told}"), markup=False)
     if done.left:
         until = (
@@ -219,7 +219,7 @@ def show_promotion(out: Any, found: "Promotion") -> None:
     ]
     if rows:
         title = f"{found.name}: {plural(len(found.tenants), 'tenant')} at the copy"
-        out.print(table(title, ("tenant", "region", "standing", "newest there", "up to", "at the source up to"), rows))
+        out.print(table(title, ("tenant", "-region", "standing", "newest there", "up to", "at the source up to"), rows))
     if (more := len(found.tenants) - _MOST_LINES) > 0:
         out.print(f"… and {plural(more, 'more tenant')}: --json has all of them")
     for one in found.tenants[:_MOST_LINES]:

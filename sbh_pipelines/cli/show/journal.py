@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sbh_pipelines.cli.output import count, facts, mib, plural, print_issues, seconds, table, utc, verdict
+from sbh_pipelines.cli.output import count, facts, plural, print_issues, seconds, table, utc, verdict
 from sbh_pipelines.cli.show.spans import span
-from sbh_pipelines.model import timestamp
+from sbh_pipelines.model import size_text, timestamp
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import (
@@ -109,7 +109,7 @@ def drain_line(done: "DrainResult") -> str:
             plural(done.changes, "change"),
             plural(done.events, "event"),
             f"{plural(len(done.covered), 'table')} covered",
-            f"{mib(done.held_bytes)} of log held",
+            f"{size_text(done.held_bytes)} of log held",
             seconds(done.seconds),
         )
     )
@@ -122,7 +122,7 @@ def _at(microseconds: int) -> str:
 
 def show_drain(out: Any, done: "DrainResult") -> None:
     rows = [
-        (one.region, count(one.changes), count(one.tenants), count(one.skipped), mib(one.bytes), one.segment)
+        (one.region, count(one.changes), count(one.tenants), count(one.skipped), size_text(one.bytes), one.segment)
         for one in done.regions
     ]
     out.print(drain_line(done), markup=False)
@@ -130,7 +130,7 @@ def show_drain(out: Any, done: "DrainResult") -> None:
     left = [(name, why) for name, why in done.left_out.items()]
     left += [(name, "not told up to now: from its next backup on") for name in done.not_covered]
     if left:
-        out.print(table("Tables with backups only", ("table", "why"), left[:_MOST_LEFT_OUT]))
+        out.print(table("Tables with backups only", ("table", "~why"), left[:_MOST_LEFT_OUT]))
     if len(left) > _MOST_LEFT_OUT:
         out.print(f"… and {len(left) - _MOST_LEFT_OUT:,} more tables")
     for line in done.publication:
@@ -161,10 +161,10 @@ def show_status(out: Any, found: "JournalStatus") -> None:
                 "publication": found.publication,
                 "slot": slot.name if slot else "none: `sbh journal setup` makes it",
                 "state": verdict(not slot.lost, slot.why or slot.state) if slot else "",
-                "log held": mib(slot.held_bytes) if slot else "",
-                "may still be written": mib(slot.safe_bytes) if slot else "",
+                "log held": size_text(slot.held_bytes) if slot else "",
+                "may still be written": size_text(slot.safe_bytes) if slot else "",
                 "read up to": slot.confirmed if slot else "",
-                "spilled by decoding": mib(slot.spilled_bytes) if slot else "",
+                "spilled by decoding": size_text(slot.spilled_bytes) if slot else "",
                 "kept in step on standbys": ("yes" if slot.failover else "no") if slot else "",
             }
         )
@@ -175,14 +175,14 @@ def show_status(out: Any, found: "JournalStatus") -> None:
             utc(one.drained_until) or "never",
             span(one.behind_s),
             count(one.segments),
-            mib(one.bytes),
+            size_text(one.bytes),
             count(len(one.tables)),
             count(one.tenants),
             count(one.gaps),
         )
         for one in found.regions
     ]
-    columns = ("region", "drained until", ">behind", ">segments", ">size", ">tables", ">tenants", ">gaps")
+    columns = ("region", "drained until", ">behind", "->segments", ">size", "->tables", "->tenants", ">gaps")
     out.print(table("", columns, rows))
     if found.trouble:
         out.print(found.trouble, style="red", markup=False)
@@ -194,13 +194,13 @@ def gaps_table(gaps: "Sequence[GapLine]") -> Any:
         (utc(gap.time), gap.region, gap.kind, gap.table or "all", gap.tenant_key or "all", gap.position, gap.why)
         for gap in gaps
     ]
-    columns = ("noticed", "region", "what", "table", "tenant", "told up to", "why")
+    columns = ("noticed", "-region", "~what", "table", "tenant", "-told up to", "~why")
     return table(plural(len(gaps), "gap"), columns, rows)
 
 
 def show_windows(out: Any, found: "RecoveryWindows") -> None:
     rows = [row for one in found.tenants for row in _windows(one)]
-    columns = ("tenant", "table", "from", "to", "ended by")
+    columns = ("tenant", "table", "from", "to", "~ended by")
     out.print(table(f"Moments that {plural(len(found.tenants), 'tenant')} can be brought to", columns, rows))
     print_issues(out, found.issues)
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sbh_pipelines.cli.output import count, facts, mib, plural, printable, seconds, table, utc
+from sbh_pipelines.cli.output import count, facts, plural, printable, seconds, table, utc
+from sbh_pipelines.model import size_text
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import (
@@ -33,7 +34,7 @@ def show_plan(out: Any, plan: "RestorePlan", next_command: str) -> None:
                 "mode": plan.mode,
                 "scope": scope_text(plan.scope),
                 "target": plan.target,
-                "estimate": f"{mib(estimate.bytes_to_download)} to download, {seconds(estimate.seconds)}{rests}",
+                "estimate": f"{size_text(estimate.bytes_to_download)} to download, {seconds(estimate.seconds)}{rests}",
             }
         )
     )
@@ -66,7 +67,7 @@ def show_plan(out: Any, plan: "RestorePlan", next_command: str) -> None:
 
 def left_out_table(left_out: Mapping[str, str]) -> Any:
     """What a backup's rows refer to and it does not hold."""
-    return table("Not in the backup", ("what refers to it", "what it is"), sorted(left_out.items()))
+    return table("Not in the backup", ("~what refers to it", "~what it is"), sorted(left_out.items()))
 
 
 def _plan_tables(tables: "Sequence[TablePlan]") -> Any:
@@ -89,7 +90,7 @@ def _plan_tables(tables: "Sequence[TablePlan]") -> Any:
 def _plan_files(files: "FilePlan") -> Any:
     columns = (">put back", ">write anew", ">remove", ">kept", ">unchanged", ">to write")
     numbers = (files.missing, files.different, files.removed, files.kept, files.unchanged)
-    return table("Files", columns, [(*map(count, numbers), mib(files.bytes_to_write))])
+    return table("Files", columns, [(*map(count, numbers), size_text(files.bytes_to_write))])
 
 
 def schema_table(differences: "Sequence[SchemaDifference]") -> Any:
@@ -101,12 +102,12 @@ def schema_table(differences: "Sequence[SchemaDifference]") -> Any:
         cells = (found.table, found.column, found.change, found.then, found.now, found.decision)
         return [Text(printable(cell or ""), style) for cell in cells]
 
-    columns = ("table", "column", "change", "then", "now", "what a restore does")
+    columns = ("table", "column", "change", "then", "now", "~what a restore does")
     return table("Schema differences", columns, map(row, differences))
 
 
 def _reference_rows(references: "Sequence[ReferenceRows]") -> Any:
-    columns = ("table", "whose", ">rows", "refer to", "by", "on delete", "of", "what becomes of them")
+    columns = ("table", "whose", ">rows", "refer to", "-by", "-on delete", "-of", "~what becomes of them")
     rows = (
         (
             r.table,
@@ -148,7 +149,7 @@ def _show_samples(out: Any, plan: "RestorePlan") -> None:
             for n, change in enumerate(_changes(sample))
         ]
         if rows:
-            out.print(table(f"Samples of {t.table}", ("change", "key", "column: before -> after"), rows))
+            out.print(table(f"Samples of {t.table}", ("change", "key", "~column: before -> after"), rows))
     if plan.files.samples:
         files = ((sample.change, sample.path) for sample in plan.files.samples)
         out.print(table("Samples of files", ("change", "path"), files))

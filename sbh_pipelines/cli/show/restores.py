@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sbh_pipelines.cli.options import undo_command
-from sbh_pipelines.cli.output import count, facts, mib, printable, seconds, table, utc
+from sbh_pipelines.cli.output import count, facts, printable, seconds, table, utc
 from sbh_pipelines.cli.show.plan import schema_table, scope_text, show_error
+from sbh_pipelines.model import size_text
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import Look, RestoreRecord, RestoreResult, SchemaCopy
@@ -33,7 +34,7 @@ def show_restore(out: Any, result: "RestoreResult") -> None:
                 f"{count(result.rows_deleted)} deleted{_kept(result.rows_kept)}",
                 "files": f"{count(result.files_restored)} put back, {count(result.files_removed)} removed, "
                 f"{count(result.files_unchanged)} unchanged{_kept(result.files_kept)}",
-                "downloaded": mib(result.bytes_downloaded),
+                "downloaded": size_text(result.bytes_downloaded),
                 "proved": f"{count(proof.groups)} row groups, {count(proof.rows)} rows,"
                 f" {count(proof.foreign_keys)} foreign keys, {count(proof.files)} files",
                 **({"stays as it was": ", ".join(result.kept)} if result.kept else {}),
@@ -134,7 +135,7 @@ def restores_table(title: str, restores: "Sequence[RestoreRecord]") -> Any:
         )
         for r in restores
     )
-    return table(title, ("restore", "status", "started, UTC", "backup", "what", "error"), rows)
+    return table(title, ("restore", "status", "started, UTC", "-backup", "~what", "~error"), rows)
 
 
 def _what(record: "RestoreRecord") -> str:

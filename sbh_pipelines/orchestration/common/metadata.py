@@ -1,6 +1,6 @@
 """What the engine returns, as Dagster metadata: numbers that can be plotted, and Markdown tables to read.
 
-Sizes come twice: raw bytes as a number, and a text in MiB. Nothing here is personal data: manifests hold only counts,
+Sizes come twice: raw bytes as a number, and a text. Nothing here is personal data: manifests hold only counts,
 sizes, ids and hashes.
 """
 
@@ -11,19 +11,12 @@ import dagster as dg
 from sbh_pipelines.backup.contents.manifest import Component
 from sbh_pipelines.backup.create.draft import AppliedRetention, Draft
 from sbh_pipelines.errors import SbhError
-from sbh_pipelines.model import parse_timestamp
+from sbh_pipelines.model import parse_timestamp, size_text
 from sbh_pipelines.orchestration.common.failed_tenants import FailedTenant
 
 MetadataMap = dict[str, dg.MetadataValue]
 
-_MIB = 1024 * 1024
 _ROWS_SHOWN = 200
-
-
-def mib(size: float) -> str:
-    """A size in MiB, e.g. `12.3 MiB`; a small one with two significant digits, so that it does not read as 0."""
-    value = size / _MIB
-    return f"{value:,.1f} MiB" if value >= 0.1 or size == 0 else f"{value:.2g} MiB"
 
 
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -78,9 +71,9 @@ def backup_metadata(draft: Draft, manifest_location: str) -> MetadataMap:
         "tables": dg.MetadataValue.int(int(counters.get("tables", 0))),
         "files": dg.MetadataValue.int(int(counters.get("files", 0))),
         "files_missing": dg.MetadataValue.int(int(counters.get("missing_files", 0))),
-        "source_size": dg.MetadataValue.text(mib(source_bytes)),
+        "source_size": dg.MetadataValue.text(size_text(source_bytes)),
         "source_bytes": dg.MetadataValue.int(source_bytes),
-        "stored_size": dg.MetadataValue.text(mib(stored_bytes)),
+        "stored_size": dg.MetadataValue.text(size_text(stored_bytes)),
         "stored_bytes": dg.MetadataValue.int(stored_bytes),
         "chunks": dg.MetadataValue.int(int(counters.get("chunks", 0))),
         "chunks_new": dg.MetadataValue.int(int(counters.get("chunks_new", 0))),
@@ -143,7 +136,7 @@ def components_table(components: Mapping[str, Component]) -> str:
             [
                 name,
                 _holds(part),
-                mib(part.size if part.total_size is None else part.total_size),
+                size_text(part.size if part.total_size is None else part.total_size),
                 f"{part.checksum[:23]}…",
             ]
             for name, part in components.items()
@@ -162,7 +155,7 @@ def tables_table(components: Mapping[str, Component]) -> str:
     details.sort(key=lambda detail: -detail[1].bytes)
     return markdown(
         ["table", "component", "rows", "size", "row groups"],
-        ([table.table, name, table.rows, mib(table.bytes), table.groups] for name, table in details),
+        ([table.table, name, table.rows, size_text(table.bytes), table.groups] for name, table in details),
     )
 
 

@@ -14,12 +14,12 @@ import dagster as dg
 from pydantic import Field
 
 from sbh_pipelines.errors import LeaseHeld, SbhError, SettingsError
-from sbh_pipelines.model import BackupType, timestamp, utc_now
+from sbh_pipelines.model import BackupType, size_text, timestamp, utc_now
 from sbh_pipelines.orchestration.common.assets import GROUP, OWNERS, asset_key, tenants_partitions
 from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.config import JobConfig
 from sbh_pipelines.orchestration.common.failures import failure_of
-from sbh_pipelines.orchestration.common.metadata import MetadataMap, mib
+from sbh_pipelines.orchestration.common.metadata import MetadataMap
 from sbh_pipelines.orchestration.common.resources import Backups, user_of
 from sbh_pipelines.orchestration.common.runs import (
     OPERATION_TAG,
@@ -187,7 +187,7 @@ def _said(done: "CopyRun") -> str:
         return f"{done.name}: copying may not begin now: hours, under [[copies]]"
     out = sum(tenant.left_out is not None for tenant in done.tenants)
     return (
-        f"{done.name}: {len(done.tenants) - out:,} tenants, {out:,} left out; {done.objects:,} objects, {mib(done.bytes)},"
+        f"{done.name}: {len(done.tenants) - out:,} tenants, {out:,} left out; {done.objects:,} objects, {size_text(done.bytes)},"
         f" in {done.seconds:.1f} s"
     )
 

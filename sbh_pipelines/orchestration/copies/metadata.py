@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from sbh_pipelines.model import timestamp
-from sbh_pipelines.orchestration.common.metadata import MetadataMap, issues_table, markdown, mib
+from sbh_pipelines.model import size_text, timestamp
+from sbh_pipelines.orchestration.common.metadata import MetadataMap, issues_table, markdown
 from sbh_pipelines.settings import CopySettings
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def copied_metadata(copy: CopySettings, tenant: "TenantCopied", now: datetime) -
         "backup_id": dg.MetadataValue.text(tenant.backup_id or ""),
         "objects": dg.MetadataValue.int(tenant.objects),
         "bytes": dg.MetadataValue.int(tenant.bytes),
-        "size": dg.MetadataValue.text(mib(tenant.bytes)),
+        "size": dg.MetadataValue.text(size_text(tenant.bytes)),
         "tenant": dg.MetadataValue.text(str(tenant.tenant_id)),
         "from_region": dg.MetadataValue.text(tenant.region),
         "in_region": dg.MetadataValue.text(copy.to),

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from sbh_pipelines.backup.drill.scenarios import proof_text
-from sbh_pipelines.orchestration.common.metadata import MetadataMap, issues_table, markdown, mib
+from sbh_pipelines.model import size_text
+from sbh_pipelines.orchestration.common.metadata import MetadataMap, issues_table, markdown
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import DrillRecord
@@ -41,7 +42,7 @@ def drill_metadata(record: "DrillRecord") -> MetadataMap:
                         one.margin_s,
                         one.met,
                         one.rows,
-                        mib(one.bytes),
+                        size_text(one.bytes),
                         one.files,
                         proof_text(one.proof),
                     ]

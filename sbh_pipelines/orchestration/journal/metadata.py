@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from sbh_pipelines.model import parse_timestamp
-from sbh_pipelines.orchestration.common.metadata import MetadataMap, issues_table, markdown, mib
+from sbh_pipelines.model import parse_timestamp, size_text
+from sbh_pipelines.orchestration.common.metadata import MetadataMap, issues_table, markdown
 from sbh_pipelines.orchestration.journal.strip import strip
 from sbh_pipelines.settings import Settings
 
@@ -31,7 +31,7 @@ def drained_text(done: "DrainResult") -> str:
     without = f" (besides {dropped:,} of tenants without a backup, which are in no journal)" if dropped else ""
     return (
         f"{done.changes:,} changes of {done.transactions:,} transactions{without} in {done.seconds:.1f} s;"
-        f" {len(done.covered):,} tables are told up to now, the server holds {mib(done.held_bytes)} of its log"
+        f" {len(done.covered):,} tables are told up to now, the server holds {size_text(done.held_bytes)} of its log"
     )
 
 
@@ -76,7 +76,7 @@ def _lag(done: "DrainResult") -> float:
 def _regions(done: "DrainResult") -> str:
     return markdown(
         ["region", "changes", "tenants", "changes dropped", "size"],
-        ([one.region, one.changes, one.tenants, one.skipped, mib(one.bytes)] for one in done.regions),
+        ([one.region, one.changes, one.tenants, one.skipped, size_text(one.bytes)] for one in done.regions),
     )
 
 

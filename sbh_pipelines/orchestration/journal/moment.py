@@ -7,13 +7,13 @@ import dagster as dg
 from pydantic import Field
 
 from sbh_pipelines.errors import SbhError
+from sbh_pipelines.model import size_text
 from sbh_pipelines.orchestration.backups.steps import OBJECT_STORE
 from sbh_pipelines.orchestration.common import batch
 from sbh_pipelines.orchestration.common.assets import asset_key, tenants_partitions
 from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.config import JobConfig
 from sbh_pipelines.orchestration.common.failures import failure_of
-from sbh_pipelines.orchestration.common.metadata import mib
 from sbh_pipelines.orchestration.common.resources import Backups, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 
@@ -67,7 +67,7 @@ def put_moment_together(
         "recovery_point": dg.MetadataValue.text(made.recovery_point.time),
         "rows": dg.MetadataValue.int(int(made.rows or 0)),
         "files": dg.MetadataValue.int(int(made.file_count or 0)),
-        "size": dg.MetadataValue.text(mib(made.size)),
+        "size": dg.MetadataValue.text(size_text(made.size)),
         "restore_with": dg.MetadataValue.text(f"restore_job, backup_id: {made.id}"),
     }
     # Not a materialization: it is no backup of the tenant as it is, and `latest` passes it over.

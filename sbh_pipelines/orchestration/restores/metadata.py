@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from sbh_pipelines.document import as_document
-from sbh_pipelines.model import parse_timestamp
-from sbh_pipelines.orchestration.common.metadata import MetadataMap, issues_table, markdown, mib
+from sbh_pipelines.model import parse_timestamp, size_text
+from sbh_pipelines.orchestration.common.metadata import MetadataMap, issues_table, markdown
 from sbh_pipelines.orchestration.restores.discretion import shown_scope
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def restore_metadata(result: "RestoreResult") -> MetadataMap:
         **rows,
         **files,
         "downloaded_bytes": dg.MetadataValue.int(result.bytes_downloaded),
-        "downloaded_size": dg.MetadataValue.text(mib(result.bytes_downloaded)),
+        "downloaded_size": dg.MetadataValue.text(size_text(result.bytes_downloaded)),
         "duration_s": dg.MetadataValue.float(result.seconds),
         "tables": dg.MetadataValue.md(
             markdown(
@@ -59,7 +59,7 @@ def plan_metadata(plan: "RestorePlan") -> MetadataMap:
         **_common(plan),
         "compared_at": dg.MetadataValue.timestamp(parse_timestamp(plan.compared_at)),
         **{name: dg.MetadataValue.int(int(number)) for name, number in numbers.items()},
-        "size_to_download": dg.MetadataValue.text(mib(estimate.bytes_to_download)),
+        "size_to_download": dg.MetadataValue.text(size_text(estimate.bytes_to_download)),
         "estimated_s": dg.MetadataValue.float(estimate.seconds),
         "of_which_resting_s": dg.MetadataValue.float(estimate.resting_s),
         "tables": dg.MetadataValue.md(

@@ -7,6 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from sbh_pipelines.errors import KeyRotationFailed, SbhError
+from sbh_pipelines.model import size_text
 from sbh_pipelines.orchestration.backups.steps import OBJECT_STORE
 from sbh_pipelines.orchestration.common import batch
 from sbh_pipelines.orchestration.common.assets import tenants_partitions
@@ -14,7 +15,7 @@ from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.config import JobConfig
 from sbh_pipelines.orchestration.common.failed_tenants import FailedTenant
 from sbh_pipelines.orchestration.common.failures import batch_failure, failure_of
-from sbh_pipelines.orchestration.common.metadata import MetadataMap, mib
+from sbh_pipelines.orchestration.common.metadata import MetadataMap
 from sbh_pipelines.orchestration.common.resources import Backups, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 
@@ -79,8 +80,8 @@ def _metadata(report: "RotationReport") -> MetadataMap:
     return {
         "rotated": dg.MetadataValue.int(len(rotated)),
         "skipped": dg.MetadataValue.int(len(report.skipped)),
-        "re_encrypted": dg.MetadataValue.text(mib(sum(done.re_encrypted_bytes or 0 for done in rotated))),
-        "still_of_older_epochs": dg.MetadataValue.text(mib(sum(done.old_bytes or 0 for done in rotated))),
+        "re_encrypted": dg.MetadataValue.text(size_text(sum(done.re_encrypted_bytes or 0 for done in rotated))),
+        "still_of_older_epochs": dg.MetadataValue.text(size_text(sum(done.old_bytes or 0 for done in rotated))),
         "epochs_destroyed": dg.MetadataValue.int(sum(len(done.epochs_destroyed or ()) for done in rotated)),
     }
 

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from sbh_pipelines.orchestration.common.metadata import MetadataMap, issues_table, markdown, mib
+from sbh_pipelines.model import size_text
+from sbh_pipelines.orchestration.common.metadata import MetadataMap, issues_table, markdown
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import JournalUpkeep, NothingToPrune, PruneReport, RetentionOutcome
@@ -27,19 +28,19 @@ def pruned_metadata(reports: "Mapping[str, PruneReport | NothingToPrune]", dry_r
     metadata: MetadataMap = {
         "dry_run": dg.MetadataValue.bool(dry_run),
         **{name: dg.MetadataValue.int(total) for name, total in sums.items()},
-        shown[0].replace("bytes", "size"): dg.MetadataValue.text(mib(sums[shown[0]])),
+        shown[0].replace("bytes", "size"): dg.MetadataValue.text(size_text(sums[shown[0]])),
         "by_tenant": dg.MetadataValue.md(
             markdown(["tenant", *(name.replace("bytes_", "").replace("_", " ") for name in shown), "note"], lines)
         ),
     }
     if len(reports) == 1 and (decisions := getattr(next(iter(reports.values())), "decisions", ())):
-        rows = ([d.key, d.action, d.why, mib(d.size), mib(d.live)] for d in decisions)
+        rows = ([d.key, d.action, d.why, size_text(d.size), size_text(d.live)] for d in decisions)
         metadata["decisions"] = dg.MetadataValue.md(markdown(["object", "what", "why", "size", "needed of it"], rows))
     return metadata
 
 
 def _figure(name: str, value: int) -> object:
-    return mib(value) if name.startswith("bytes") else value
+    return size_text(value) if name.startswith("bytes") else value
 
 
 def journals_metadata(journals: "Sequence[JournalUpkeep]") -> dict[str, dg.MetadataValue[Any]]:
@@ -50,9 +51,9 @@ def journals_metadata(journals: "Sequence[JournalUpkeep]") -> dict[str, dg.Metad
         [
             one.region,
             one.segments_before,
-            mib(one.bytes_before),
+            size_text(one.bytes_before),
             len(one.removed),
-            mib(one.bytes_freed),
+            size_text(one.bytes_freed),
             sum(merged.sources for merged in one.merged),
             len(one.merged),
             one.gaps_removed,

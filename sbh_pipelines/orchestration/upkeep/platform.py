@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import dagster as dg
 
 from sbh_pipelines.errors import SbhError
+from sbh_pipelines.model import size_text
 from sbh_pipelines.orchestration.backups.steps import SOURCE_DB
 from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.failures import failure_of
-from sbh_pipelines.orchestration.common.metadata import mib
 from sbh_pipelines.orchestration.common.resources import Backups, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 from sbh_pipelines.orchestration.common.timetable import Timetable, schedule_of_one_run, timetable
@@ -45,7 +45,7 @@ def back_up_platform(context: dg.OpExecutionContext, backups: Backups) -> Iterat
             "tenants": dg.MetadataValue.int(counts.get("tenant", 0)),
             "roles": dg.MetadataValue.int(counts.get("role", 0)),
             "bytes_stored": dg.MetadataValue.int(int(manifest.stats["bytes_stored"])),
-            "size": dg.MetadataValue.text(mib(manifest.size)),
+            "size": dg.MetadataValue.text(size_text(manifest.size)),
             "forgotten": dg.MetadataValue.int(len(retention.forgotten)),
         },
     )

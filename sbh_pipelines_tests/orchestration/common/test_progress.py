@@ -6,7 +6,7 @@ import pytest
 
 from sbh_pipelines.model import Progress
 from sbh_pipelines.orchestration.common.batch import ProgressLog
-from sbh_pipelines.orchestration.common.metadata import markdown, mib
+from sbh_pipelines.orchestration.common.metadata import markdown
 
 
 def test_progress_is_logged_at_a_bounded_rate(caplog: pytest.LogCaptureFixture) -> None:
@@ -21,10 +21,6 @@ def test_progress_is_logged_at_a_bounded_rate(caplog: pytest.LogCaptureFixture) 
         "snapshot_tables: public.tasks: 500 of 1,000 row groups",
         "snapshot_tables: public.tasks: 1,000 of 1,000 row groups",
     ]
-
-
-def test_sizes_are_in_mib() -> None:
-    assert (mib(0), mib(1536), mib(3 << 20), mib(5 << 30)) == ("0.0 MiB", "0.0015 MiB", "3.0 MiB", "5,120.0 MiB")
 
 
 def test_a_table_cannot_be_broken_by_names_in_it() -> None:

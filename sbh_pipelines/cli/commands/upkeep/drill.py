@@ -9,9 +9,10 @@ from sbh_pipelines.backup.drill.scenarios import SCENARIOS, proof_text
 from sbh_pipelines.cli.command import FromCopyOption, Invocation, command
 from sbh_pipelines.cli.commands.backup import TenantOption
 from sbh_pipelines.cli.commands.tenants import complete_tenant, failed_table, one_by_one
-from sbh_pipelines.cli.output import Answer, count, facts, mib, plural, table, utc, verdict
+from sbh_pipelines.cli.output import Answer, count, facts, plural, table, utc, verdict
 from sbh_pipelines.cli.show.spans import margin, met, span
 from sbh_pipelines.errors import BatchError, DrillFailed, RepositoryError
+from sbh_pipelines.model import size_text
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import DamagedDrill, DrillRecord, ScenarioResult
@@ -130,7 +131,7 @@ def _show(out: Any, record: "DrillRecord") -> None:
             margin(one.margin_s),
             met(one.met),
             count(one.rows),
-            mib(one.bytes),
+            size_text(one.bytes),
             count(one.files),
             proof_text(one.proof),
         )
@@ -138,7 +139,7 @@ def _show(out: Any, record: "DrillRecord") -> None:
     ]
     out.print(table("", columns, rows))
     if record.left_out:
-        out.print(table("Left out: rows do not need it", ("what", "why"), [(o.what, o.why) for o in record.left_out]))
+        out.print(table("Left out: rows do not need it", ("~what", "~why"), [(o.what, o.why) for o in record.left_out]))
     found = [*(one.error for one in record.scenarios), *record.issues]
     for error in {str(error): error for error in found if error}.values():
         out.print(str(error), style="red", markup=False)

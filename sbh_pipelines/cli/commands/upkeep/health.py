@@ -12,10 +12,10 @@ import typer
 from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.commands.tenants import complete_tenant
 from sbh_pipelines.cli.files import write_made
-from sbh_pipelines.cli.output import Answer, count, facts, mib, plural, seconds, table, utc, verdict
+from sbh_pipelines.cli.output import Answer, count, facts, plural, seconds, table, utc, verdict
 from sbh_pipelines.cli.show.spans import span
 from sbh_pipelines.errors import AlertError, HealthError, RequestError, error_from_dict
-from sbh_pipelines.model import timestamp
+from sbh_pipelines.model import size_text, timestamp
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import BackupMetrics
@@ -108,8 +108,8 @@ def _show(out: Any, found: "BackupMetrics", tenant: str | None) -> None:
             kind,
             count(of.successful),
             count(of.failed),
-            mib(of.size),
-            mib(of.stored_bytes),
+            size_text(of.size),
+            size_text(of.stored_bytes),
             seconds(of.duration_avg),
             _time(of.last_at),
         )
@@ -120,9 +120,9 @@ def _show(out: Any, found: "BackupMetrics", tenant: str | None) -> None:
         facts(
             {
                 "backups": f"{found.backups_total:,}, of them failed: {found.backups_failed:,}",
-                "size": mib(found.backup_size_total),
-                "with files": mib(found.logical_bytes_total),
-                "stored": mib(found.stored_bytes_total),
+                "size": size_text(found.backup_size_total),
+                "with files": size_text(found.logical_bytes_total),
+                "stored": size_text(found.stored_bytes_total),
                 "mean duration": seconds(found.backup_duration_avg),
                 "last backup": _time(found.last_backup_at),
                 "recovery point": f"{span(found.recovery_point_age_s)} old" if found.recovery_point_age_s else "",
@@ -172,7 +172,7 @@ def try_channels(
     bad = any(outcome.values())
     return Answer(
         {"channels": outcome, "delivered": not bad},
-        lambda out: out.print(table("A test alert", ("channel", "outcome", "why"), rows)),
+        lambda out: out.print(table("A test alert", ("channel", "outcome", "~why"), rows)),
         [f"{name} {'taken' if why is None else 'failed'}" for name, why in outcome.items()],
         AlertError.exit_status if bad else 0,
     )

@@ -15,8 +15,9 @@ from sbh_pipelines.cli.commands.tenants import (
     failed_table,
     one_by_one,
 )
-from sbh_pipelines.cli.output import Answer, count, mib, plural, table
+from sbh_pipelines.cli.output import Answer, count, plural, table
 from sbh_pipelines.errors import AccessDenied, BatchError
+from sbh_pipelines.model import size_text
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import JournalUpkeep, NothingToPrune, PruneReport
@@ -67,10 +68,10 @@ def _show(out: Any, reports: "Sequence[PruneReport | NothingToPrune]", failed: S
         out.print(table(f"{plural(len(done), 'repository', 'repositories')} {tense}", _COLUMNS, map(_row, done)))
     for report in done:
         if report.decisions:
-            rows = [(d.action, d.key, mib(d.size), mib(d.live), d.why) for d in report.decisions]
-            out.print(table(report.tenant_id, ("what", "object", ">size", ">needed", "why"), rows))
+            rows = [(d.action, d.key, size_text(d.size), size_text(d.live), d.why) for d in report.decisions]
+            out.print(table(report.tenant_id, ("~what", "object", ">size", ">needed", "~why"), rows))
     if idle:
-        out.print(table("Nothing to prune", ("tenant", "why"), [(i.tenant_id, i.note) for i in idle]))
+        out.print(table("Nothing to prune", ("tenant", "~why"), [(i.tenant_id, i.note) for i in idle]))
     if failed:
         out.print(failed_table(f"{plural(len(failed), 'tenant')} failed", failed, remedies=True))
 
@@ -82,9 +83,9 @@ def _show_journals(out: Any, journals: "Sequence[JournalUpkeep]") -> None:
             (
                 one.region,
                 count(one.segments_before),
-                mib(one.bytes_before),
+                size_text(one.bytes_before),
                 count(len(one.removed)),
-                mib(one.bytes_freed),
+                size_text(one.bytes_freed),
                 count(sum(merged.sources for merged in one.merged)),
                 count(len(one.merged)),
                 count(one.gaps_removed),
@@ -93,9 +94,9 @@ def _show_journals(out: Any, journals: "Sequence[JournalUpkeep]") -> None:
         ]
         title = "The change journal" + (", as it would be" if journals[0].dry_run else "")
         out.print(table(title, columns, rows))
-    reasons = [(removed.segment, mib(removed.size), removed.why) for one in journals for removed in one.removed]
+    reasons = [(removed.segment, size_text(removed.size), removed.why) for one in journals for removed in one.removed]
     if reasons:
-        out.print(table("Segments", ("segment", ">size", "why"), reasons[:_REASONS]))
+        out.print(table("Segments", ("segment", ">size", "~why"), reasons[:_REASONS]))
     for one in journals:
         for issue in one.issues:
             out.print(str(issue))
@@ -121,11 +122,11 @@ def _row(report: "PruneReport") -> tuple[str, ...]:
         report.tenant_id,
         count(report.backups),
         count(report.packs_before),
-        mib(report.bytes_before),
+        size_text(report.bytes_before),
         count(report.packs_to_retire),
-        f"{count(report.packs_to_rewrite)} ({mib(report.bytes_to_rewrite)} needed)",
-        mib(report.bytes_to_retire),
-        f"{count(report.objects_to_remove)} ({mib(report.bytes_to_remove)})",
+        f"{count(report.packs_to_rewrite)} ({size_text(report.bytes_to_rewrite)} needed)",
+        size_text(report.bytes_to_retire),
+        f"{count(report.objects_to_remove)} ({size_text(report.bytes_to_remove)})",
         count(report.kept_because_young),
         f"{count(report.index_objects_before)}, {count(report.index_objects_to_replace)} to merge",
     )
