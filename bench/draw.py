@@ -13,6 +13,8 @@ from typing import Any
 
 RESULTS = Path(__file__).with_name("results")
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "benchmarks.svg"
+PAGE = PICTURE.parents[1] / "benchmarks.md"
+_HEAD = "| what | ratio | aim | command | load |"
 
 _WIDTH, _LABELS, _RIGHT = 960, 420, 70
 _ROW, _TOP, _BAR = 30, 64, 16
@@ -51,13 +53,28 @@ SHOWN = (
 )
 
 
+def result(bench: str) -> dict[str, Any]:
+    """What a program printed last, or an empty object."""
+    file = RESULTS / f"{bench}.json"
+    return json.loads(file.read_text("utf-8")) if file.exists() else {}
+
+
 def measured() -> Iterator[tuple[Shown, float]]:
     """What was measured, in the order of `SHOWN`; what has no result is left out."""
     for shown in SHOWN:
-        file = RESULTS / f"{shown.bench}.json"
-        found: dict[str, Any] = json.loads(file.read_text("utf-8"))["ratios"] if file.exists() else {}
-        if shown.ratio in found:
-            yield shown, float(found[shown.ratio])
+        ratios = result(shown.bench).get("ratios", {})
+        if shown.ratio in ratios:
+            yield shown, float(ratios[shown.ratio])
+
+
+def table() -> str:
+    """The same in Markdown; the load is that of the machine, over the last minute of the run."""
+    lines = [_HEAD, "|---|---:|---:|---|---:|"]
+    for shown, ratio in measured():
+        load = result(shown.bench)["figures"]["machine"]["load_1m"]
+        missed = "" if ratio <= shown.aim else ", **not reached**"
+        lines.append(f"| {shown.what} | {ratio:g} | {shown.aim:g}{missed} | `bench/{shown.bench}.py` | {load:g} |")
+    return "\n".join(lines)
 
 
 def picture() -> str:
@@ -95,4 +112,6 @@ def _at(ratio: float) -> float:
 
 if __name__ == "__main__":
     PICTURE.write_text(picture(), "utf-8")
-    print(PICTURE)
+    before, _, rest = PAGE.read_text("utf-8").partition(_HEAD)
+    _, _, after = rest.partition("\n\n")
+    PAGE.write_text(f"{before}{table()}\n\n{after}", "utf-8")

@@ -25,6 +25,10 @@ def test_the_picture_was_drawn_from_the_results(draw: ModuleType) -> None:
     assert draw.PICTURE.read_text("utf-8") == draw.picture(), "python bench/draw.py"
 
 
+def test_the_table_was_made_of_the_results(draw: ModuleType) -> None:
+    assert f"\n\n{draw.table()}\n\n" in draw.PAGE.read_text("utf-8"), "python bench/draw.py"
+
+
 def test_each_result_is_shown_and_each_program_is_there(draw: ModuleType) -> None:
     kept = {file.stem for file in draw.RESULTS.glob("*.json")}
     assert kept <= {shown.bench for shown in draw.SHOWN}
