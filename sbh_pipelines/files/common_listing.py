@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sbh_pipelines.concurrency import side_by_side
-from sbh_pipelines.errors import StoreError
+from sbh_pipelines.errors import SbhError
 from sbh_pipelines.files.listing import ListingPrint, is_file
 from sbh_pipelines.stores.base import FileStore, Page
 
@@ -59,7 +59,7 @@ def list_together(
         one = _Walk(store, start, {folder: by_folder[folder] for folder in stretch}, exclude)
         try:
             one.run()
-        except (StoreError, _Disorder):
+        except (SbhError, _Disorder):
             return []
         return one.told
 

@@ -137,6 +137,7 @@ class Written:
             return
         with self._lock:
             self._etags[name] = etag
+            self._room += len(self._bodies.pop(name, b""))
             if content is not None and len(content) <= self._room:
                 self._bodies[name] = content
                 self._room -= len(content)

@@ -69,21 +69,32 @@ class Lease:
     """A held lease. Made by `acquire` or, by the next step of the same work, `resume`."""
 
     def __init__(
-        self, store: ObjectStore, key: str, owner: str, purpose: str, seconds: float, clock: Clock, etag: str
+        self,
+        store: ObjectStore,
+        key: str,
+        owner: str,
+        purpose: str,
+        seconds: float,
+        clock: Clock,
+        etag: str,
+        begun: datetime,
     ) -> None:
-        self._store, self._key, self._seconds, self._clock = store, key, seconds, clock
+        """`begun`: from when on its time counts, which is before it was written."""
+        self.key = key
+        self._store, self._seconds, self._clock = store, seconds, clock
         self.owner, self.purpose = owner, purpose
         self.last_purpose = ""  # of its holder before
         self.first = False  # whether there was no holder before
         self._etag = etag
         self._lock = threading.Lock()
-        self._renewed = clock()
+        self._renewed = begun
 
     def renew(self) -> None:
         """Push the expiry on. Raises LeaseLost when another writer took the lease after it had expired."""
         with self._lock:
-            self._write(self._clock() + timedelta(seconds=self._seconds))
-            self._renewed = self._clock()
+            begun = self._clock()
+            self._write(begun + timedelta(seconds=self._seconds))
+            self._renewed = begun  # not when the answer came, which may have been long after
 
     def rename(self, purpose: str) -> None:
         """Say that it is held for something else. Raises LeaseLost."""
@@ -115,10 +126,10 @@ class Lease:
         document = _document(self.owner, self.purpose, expires)
         try:
             self._etag = _written(
-                self._store, self._key, document, lambda: self._store.replace(self._key, document, self._etag)
+                self._store, self.key, document, lambda: self._store.replace(self.key, document, self._etag)
             )
         except (ObjectChanged, ObjectMissing):
-            raise _lost(self._store.url(self._key), "it expired and another writer took it") from None
+            raise _lost(self._store.url(self.key), "it expired and another writer took it") from None
 
 
 def acquire(
@@ -138,15 +149,19 @@ def acquire(
     it reads counts as read under the lease: whoever held it in between has changed the object, and then it is not taken.
     """
     key = prefix + Keys.LEASE
-    expires = clock() + timedelta(seconds=seconds)
-    document = _document(owner, purpose, expires)
+
+    def written(write: Callable[[bytes], str]) -> Lease:
+        begun = clock()
+        document = _document(owner, purpose, begun + timedelta(seconds=seconds))
+        etag = _written(store, key, document, lambda: write(document))
+        return Lease(store, key, owner, purpose, seconds, clock, etag, begun)
+
     try:
         found = read(store, prefix)
         if found is None:
-            admit()
             look()
-            etag = _written(store, key, document, lambda: store.create(key, document))
-            taken = Lease(store, key, owner, purpose, seconds, clock, etag)
+            admit()  # last: an erasure leaves its tombstone before it looks for a lease
+            taken = written(lambda document: store.create(key, document))
             taken.first = True
             return taken
         held, before = found
@@ -154,11 +169,10 @@ def acquire(
             held = _DAMAGED
         if held.owner != owner and held.expires + CLOCK_MARGIN > clock():
             raise _held(store.url(key), held)
+        look()
         if held.purpose == ERASE:
             admit()
-        look()
-        etag = _written(store, key, document, lambda: store.replace(key, document, before))
-        taken = Lease(store, key, owner, purpose, seconds, clock, etag)
+        taken = written(lambda document: store.replace(key, document, before))
         taken.last_purpose = held.purpose
         return taken
     except (ObjectExists, ObjectChanged):
@@ -189,12 +203,13 @@ def resume(store: ObjectStore, prefix: str, owner: str, purpose: str, seconds: f
     if found is None or found[0].owner != owner:
         by = f"{found[0].purpose or 'it'} by {found[0].owner}" if found and found[0].owner else ""
         raise _lost(store.url(key), f"it expired and another writer took it: {by}" if by else "its object is gone")
-    document = _document(owner, purpose, clock() + timedelta(seconds=seconds))
+    begun = clock()
+    document = _document(owner, purpose, begun + timedelta(seconds=seconds))
     try:
         etag = _written(store, key, document, lambda: store.replace(key, document, found[1]))
     except (ObjectChanged, ObjectMissing):
         raise _lost(store.url(key), "another writer took it just now") from None
-    return Lease(store, key, owner, purpose, seconds, clock, etag)
+    return Lease(store, key, owner, purpose, seconds, clock, etag, begun)
 
 
 def _written(store: ObjectStore, key: str, document: bytes, write: Callable[[], str]) -> str:

@@ -148,7 +148,7 @@ class Repository(Documents):
         if known is None:
             self.take_inventory()
         else:
-            self._bodies |= known
+            self._bodies |= {name: body for name, body in known.items() if name in self.inventory.index}
         if self.new:
             return
         for key in self.inventory.strange:

@@ -45,8 +45,10 @@ class RestoreSettings(Section):
     pace: float = Field(
         1.0,
         ge=0,
-        description="How long a restore rests between two batches of rows, as a multiple of what the first of them took: 1 leaves"
-        " half of the time to the others. One that writes for less than a second does not rest. 0: as fast as it can.",
+        le=100,
+        description="How long a restore rests between two batches of rows, as a multiple of what the first of them took,"
+        " 5 s at most: 1 leaves half of the time to the others. One that writes for less than a second does not rest. 0: as fast"
+        " as it can.",
     )
     batch_rows: int = Field(
         50_000,

@@ -60,7 +60,11 @@ class OpenDrafts:
             if (seen := self.site.owners.check(draft.tenant)) is not None:
                 self._seen[draft.lease_owner] = seen
 
-        return self._hold(draft, partial(leases.acquire, admit=lambda: self.site.admit(draft.tenant), look=look))
+        try:
+            return self._hold(draft, partial(leases.acquire, admit=lambda: self.site.admit(draft.tenant), look=look))
+        except BaseException:
+            self._seen.pop(draft.lease_owner, None)
+            raise
 
     def rename(self, draft: Draft) -> None:
         """The draft, whose lease is held, has another id: the lease says which backup it is for. Raises LeaseLost."""
@@ -90,6 +94,7 @@ class OpenDrafts:
         known = self._repositories.get(draft.lease_owner)
         if known is None:
             known = self.site.repository(draft.tenant, create=True, seen=self._seen.pop(draft.lease_owner, None))
+            self._check_place(draft, known)
             if known.new:
                 created = {"region": draft.tenant.region, "epoch": known.sealer.epoch}
                 with suppress(SbhError):  # no reason not to back up: the key object itself tells of the key
@@ -99,6 +104,17 @@ class OpenDrafts:
             known.load_index(latest.index if latest is not None else {})
             self._repositories[draft.lease_owner] = known
         return known
+
+    def _check_place(self, draft: Draft, repository: Repository) -> None:
+        """Raises LeaseLost where the lease is that of another place: the slug changed hands between the two."""
+        held = self._leases.get(draft.lease_owner)
+        if held is not None and held.key != repository.prefix + Keys.LEASE:
+            raise LeaseLost(
+                "The slug changed hands while a lease on its repository was taken",
+                on=str(draft.tenant.id),
+                why="the lease is on the former tenant's repository",
+                remedy="run again",
+            )
 
     def reopened(self, draft: Draft) -> Repository:
         """The tenant's repository once more, to see what the store has; the caller closes it."""

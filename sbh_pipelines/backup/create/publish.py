@@ -12,7 +12,7 @@ from sbh_pipelines.backup.create.drafts import OpenDrafts, running
 from sbh_pipelines.backup.create.events import record_created
 from sbh_pipelines.backup.create.recovery_points import record_published
 from sbh_pipelines.errors import SbhError
-from sbh_pipelines.model import ProgressSink, no_progress, parse_timestamp
+from sbh_pipelines.model import BackupType, ProgressSink, no_progress, parse_timestamp
 from sbh_pipelines.repository.format import COMPONENTS, Keys, checksum
 from sbh_pipelines.repository.repository import Repository
 
@@ -82,15 +82,16 @@ def _write_component(repository: Repository, draft: Draft, name: str) -> Compone
 
 
 def commit(open_drafts: OpenDrafts, draft: Draft, repository: Repository, progress: ProgressSink) -> str:
-    """Read back what the draft's manifest names; then publish it with a create-only put: the backup exists. The manifest's ETag.
+    """Prove what the draft's manifest names; then publish it with a create-only put: the backup exists. The manifest's ETag.
 
-    `repository` is a fresh view of the store, not loaded yet. What is taken over from the latest backup was verified for that one,
-    and is there while the packs are. Raises CorruptObject, LeaseLost, ObjectExists.
+    `repository` is a fresh view of the store, not loaded yet. What an incremental one takes over from the latest backup was
+    verified for that one, and is there while the packs are. Raises CorruptObject, LeaseLost, ObjectExists.
     """
     assert draft.manifest is not None
     deep = open_drafts.site.settings.backup.verify == "read"
     repository.load_index()
-    latest = None if deep else open_drafts.latest(draft)
+    # A full backup reads them: once in a while somebody has to, or damage to a table's details would be found by a restore.
+    latest = None if deep or draft.type is BackupType.FULL else open_drafts.latest(draft)
     settled = latest.details(repository) if latest is not None else frozenset[str]()
     checked = verify_backup(repository, draft.manifest, deep=deep, own_only=True, settled=settled, progress=progress)
     raise_first(checked)

@@ -157,7 +157,10 @@ def _listed_together(open_drafts: OpenDrafts, drafts: Sequence[tuple[Draft, Tena
         return found
     groups = defaultdict[tuple[str, str], dict[str, tuple[Known, Draft, str]]](dict)
     for draft, record in drafts:
-        files, own = files_place(site.settings, draft.tenant), site.backup_place(draft.tenant)
+        try:
+            files, own = files_place(site.settings, draft.tenant), site.backup_place(draft.tenant)
+        except SbhError:
+            continue  # it meets that again when it is looked at alone
         manifest = own.prefix + Keys.manifest(record.backup_id)
         beside = (files.bucket, files.region) == (own.bucket, own.region) and manifest.startswith(files.prefix)
         if beside and record.state is not None and record.state.files:

@@ -202,13 +202,13 @@ class Owners:
             found = read_key_object(self._key_place(tenant, home), EPOCH)
         except ObjectMissing:
             return KeySeen(home, None)  # nothing was begun there
-        self._site.saw_key(tenant)
         said = self._asked_again(self._says(found.owner, tenant, home), tenant, home)
         if said is Ownership.UNKNOWN:
             with self._site.opened(tenant, home) as repository, KeyReader(repository) as reader:
                 said = self._by_backups(repository, tenant, reader)
         if said is Ownership.OWN:
             self._settle(tenant, home)
+            self._site.saw_key(tenant)
         elif said is Ownership.OTHER:
             if not self._moved(tenant, home):
                 raise taken(tenant)

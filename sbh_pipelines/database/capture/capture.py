@@ -20,7 +20,7 @@ from sbh_pipelines.database.session.copying import copy
 from sbh_pipelines.database.session.search_path import own_names
 from sbh_pipelines.database.session.snapshot import on_snapshot
 from sbh_pipelines.database.session.sql import copy_options, free_name, ident, sql_name
-from sbh_pipelines.errors import SourceChanged
+from sbh_pipelines.errors import SourceChanged, SourceError
 from sbh_pipelines.settings import DatabaseSettings
 
 if TYPE_CHECKING:
@@ -98,9 +98,14 @@ def copy_tenants(
         cutter = TenantCutter(list(sinks.values()), sums, spill, held_bytes)
         with io.BufferedWriter(cutter, _TAKEN_APART) as buffered:
             query = f"COPY ({_select_coded(table, code, chosen)}) TO STDOUT{copy_options(table.encoding)}"
-            copy(connection.cursor(), query, buffered)
+            cursor = connection.cursor()
+            copy(cursor, query, buffered)
             buffered.flush()
-            cutter.finish()
+            try:
+                cutter.finish()
+                sums.check(cursor.rowcount)
+            except ValueError as error:
+                raise SourceError("A table was not read whole", on=table.full_name, why=str(error)) from None
         return dict(zip(sinks, sums.finish(), strict=True))
 
 
@@ -115,13 +120,13 @@ def _select_coded(table: MappedTable, code: KeyCode, chosen: Selection) -> str:
     coded, tenant = free_name("sbh_code", names), free_name("sbh_tenant", names)
     slot = f"(w.nth << {MAX_BITS}) | ({code.bucket})"
     sent = f"pg_catalog.encode(pg_catalog.int8send({code.hash}) OPERATOR(pg_catalog.||) pg_catalog.int4send({slot}), 'base64')"
-    columns = ", ".join(f"t.{ident(name)}" for name in table.captured_columns)
+    columns = ", ".join(f"t.{ident(name)}" for name in table.captured_columns) or "''"  # a row may have nothing to keep
     key = table.table.primary_key
     if key and (table.hops or key[0] != table.tenant_column.name):
         return f"SELECT {sent}, {columns} FROM {chosen.source} WHERE {chosen.condition} ORDER BY {order_by(table)}"
-    needed = ", ".join(f"t.{ident(name)}" for name in dict.fromkeys((*table.captured_columns, *key)))
+    needed = "".join(f", t.{ident(name)}" for name in dict.fromkeys((*table.captured_columns, *key)))
     by_tenant = (
-        f"SELECT {sent} AS {coded}, w.nth AS {tenant}, {needed} FROM {chosen.source} WHERE {chosen.condition}"
+        f"SELECT {sent} AS {coded}, w.nth AS {tenant}{needed} FROM {chosen.source} WHERE {chosen.condition}"
         f" ORDER BY {tenant} OFFSET 0"
     )
     return f"SELECT t.{coded}, {columns} FROM ({by_tenant}) AS t ORDER BY t.{tenant}, {order_by(table)}"

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sbh_pipelines.database.capture.deleted_rows import Sums
-from sbh_pipelines.database.capture.spill import Spill, Spilled
+from sbh_pipelines.database.capture.spill import Spill
 from sbh_pipelines.database.schema.key_hash import MAX_BITS, bucket_bits
 
 # As the server sends them, with each row: the hash of its key; its tenant's place in the batch, and the finest bucket.
@@ -38,7 +38,7 @@ class KeySums:
         self._keyed, self._spill = keyed, spill
         self._held: list[bytes] = []
         self._bytes = 0
-        self._spilled: list[Spilled] = []
+        self._spilled: list[int] = []
 
     def add(self, codes: bytes, tenants: "npt.NDArray[np.uint16]") -> None:
         """CODEs of rows, and the same rows' tenants."""
@@ -49,6 +49,12 @@ class KeySums:
             self._spilled.append(self._spill.put(b"".join(self._held)))
             self._held, self._bytes = [], 0
 
+    def check(self, sent: int) -> None:
+        """Raises ValueError unless as many rows came as the server says that it sent."""
+        came = int(self.rows.sum())
+        if came != sent:
+            raise ValueError(f"the server sent {sent:,} rows, and {came:,} came")
+
     def finish(self) -> list[TableSums]:
         """By the tenant's place in the batch."""
         bits = [bucket_bits(rows) if self._keyed else 0 for rows in self.rows.tolist()]
@@ -57,7 +63,7 @@ class KeySums:
         counts = np.zeros(first[-1], np.uint32)
         hashes = np.zeros(first[-1], np.uint64)
         plain = np.zeros(len(bits), np.uint64)
-        for text in (*map(self._spill.get, self._spilled), b"".join(self._held)):
+        for text in (*map(self._spill.take, self._spilled), b"".join(self._held)):
             code = np.frombuffer(text, CODE)
             slot, value = code["slot"].astype(np.uint32), code["hash"].astype(np.uint64)
             tenant = slot >> MAX_BITS

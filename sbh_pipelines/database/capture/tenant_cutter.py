@@ -11,6 +11,7 @@ Why: docs/decisions/0019-taken-apart-in-the-client.md.
 import io
 from base64 import b64decode
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ import pyarrow as pa
 from sbh_pipelines.database.capture.capture import TableSink
 from sbh_pipelines.database.capture.key_sums import CODE, KeySums
 from sbh_pipelines.database.capture.row_groups import group_end, has_group
-from sbh_pipelines.database.capture.spill import Spill, Spilled
+from sbh_pipelines.database.capture.spill import Spill
 from sbh_pipelines.database.schema.key_hash import MAX_BITS
 
 _CODE_WIDTH = CODE.itemsize // 3 * 4  # in base64, without padding
@@ -34,7 +35,7 @@ class _Open:
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
-        self.spilled: list[Spilled] = []
+        self.spilled: list[int] = []
         self.size = 0  # of both, bytes
 
 
@@ -50,22 +51,31 @@ class TenantCutter(io.RawIOBase):
         self._open = [_Open() for _ in sinks]
         self._held = 0  # in memory, bytes
         self._rest: list[bytes] = []  # a row of which the end has not come
+        self._failed = False
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
+        if self._failed:  # a buffer before it hands over once more what could not be taken
+            return len(data)
         text = bytes(data)
         end = text.rfind(b"\n") + 1
         if end:
-            self._take_apart(b"".join((*self._rest, text[:end])))
+            try:
+                self._take_apart(b"".join((*self._rest, text[:end])))
+            except BaseException:
+                self._failed = True
+                raise
             self._rest.clear()
         if end < len(text):
             self._rest.append(text[end:])
         return len(text)
 
     def finish(self) -> None:
-        """Cut what is left, tenant by tenant."""
+        """Cut what is left, tenant by tenant. Raises ValueError where the last row has no end."""
+        if self._rest:
+            raise ValueError("the stream ends within a row")
         for tenant, sink in enumerate(self._sinks):
             self._cut(tenant, last=True)
             sink.close()
@@ -106,7 +116,7 @@ class TenantCutter(io.RawIOBase):
     def _cut(self, tenant: int, last: bool) -> None:
         mine, take = self._open[tenant], self._sinks[tenant].group
         self._held -= sum(map(len, mine.pieces))
-        text = b"".join((*map(self._spill.get, mine.spilled), *mine.pieces))
+        text = b"".join((*map(self._spill.take, mine.spilled), *mine.pieces))
         self._open[tenant] = mine = _Open()
         at = 0
         while at < len(text):
@@ -119,12 +129,14 @@ class TenantCutter(io.RawIOBase):
             take(group, group.count(b"\n"))
 
     def _let_go(self) -> None:
-        """All that is in memory into the file."""
-        for mine in self._open:
-            if mine.pieces:
-                mine.spilled.append(self._spill.put(b"".join(mine.pieces)))
-                mine.pieces = []
-        self._held = 0
+        """Half of what is in memory into the file, of those who have most: many small pieces would cost more than they free."""
+        held = [(sum(map(len, mine.pieces)), mine) for mine in self._open if mine.pieces]
+        for size, mine in sorted(held, key=itemgetter(0), reverse=True):
+            mine.spilled.append(self._spill.put(b"".join(mine.pieces)))
+            mine.pieces = []
+            self._held -= size
+            if self._held <= self._most // 2:
+                break
 
 
 def _gathered(parts: Any, chosen: "npt.NDArray[np.int32]") -> "tuple[npt.NDArray[np.int32], memoryview]":

@@ -4,7 +4,8 @@ A batch is cut so that it takes about a tenth of a second, and the rest after it
 known of the server: where it is busy a batch takes longer, and the rest with it. The two ideas are those of programs that copy
 tables beside an application's work: `--chunk-time` of pt-online-schema-change, `--nice-ratio` of gh-ost.
 
-While it rests, what the transaction has locked stays locked: the tenant's rows that it deleted, and the tenant's own row.
+While it rests, what the transaction has locked stays locked: the tenant's rows that it deleted, the tenant's own row, and what
+else refers to them and was changed with them, where `references` had it so.
 """
 
 import time
@@ -15,7 +16,9 @@ from sbh_pipelines.database.session.search_path import own_names
 from sbh_pipelines.settings import RestoreSettings
 
 _BATCH_S = 0.1
-_FIRST_ROWS = 5_000  # how long they take is not known yet
+_FIRST_ROWS = 5_000  # of each table: how long they take is not known yet
+_LEAST_ROWS = 2_000  # what a statement takes before its first row does not get less with the rows
+_LONGEST_REST_S = 5.0  # after a batch that stalled, or had wide rows
 _UNPACED_S = 1.0  # a restore that writes for no longer is over before anybody would notice
 
 
@@ -37,9 +40,15 @@ class Pace:
         """After a batch; `full`: of as many rows as were wanted."""
         self._worked += seconds
         paced = self._settings.pace * seconds if self._worked > _UNPACED_S else 0.0
-        self._owed = max(paced, self._settings.pause_ms / 1000)
+        self._owed = max(min(paced, _LONGEST_REST_S), self._settings.pause_ms / 1000)
         if full and self._paced:
-            self.rows = min(self._settings.batch_rows, self.rows * min(2.0, _BATCH_S / max(seconds, 1e-3)))
+            wanted = max(self.rows * min(2.0, _BATCH_S / max(seconds, 1e-3)), _LEAST_ROWS)
+            self.rows = min(wanted, self._settings.batch_rows)
+
+    def begin_table(self) -> None:
+        """Rows of another table take another time."""
+        if self._paced:
+            self.rows = min(self.rows, _FIRST_ROWS)
 
 
 def rest_of(settings: RestoreSettings, writing: float) -> float:
@@ -60,6 +69,7 @@ def batches(connection: Connection, rows: str, pace: Pace) -> Iterator[Callable[
             (rows,),
         )
         analyzed, counted, pages = cursor.fetchone()
+    pace.begin_table()
     per_page = max(1.0, counted / max(analyzed, 1))
     first = 0
     while first < max(pages, 1):

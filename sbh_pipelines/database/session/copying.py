@@ -17,6 +17,7 @@ import psycopg2
 
 from sbh_pipelines.database.session.driver import cut
 from sbh_pipelines.database.session.sql import copy_options
+from sbh_pipelines.errors import SbhError
 
 _BUFFER = 1 << 20
 
@@ -43,6 +44,11 @@ def copy(cursor: Any, statement: str, file: Any) -> None:
             first = getattr(_TOLD, "error", None) or _cause(error)
             if first is not None:
                 raise cut(first) from None
+            raise
+        except (
+            SbhError
+        ):  # of the file that is written to: else the driver reads all that is left before it does anything more
+            cursor.connection.cancel()
             raise
 
 

@@ -205,6 +205,9 @@ def open_key_ring(place: KeyPlace, seen: KeyObject | None = None) -> KeyRing:
                 break
             if attempt == _READS:  # before, the epoch may have begun between two requests
                 raise rolled_back(place.url(EPOCH), place.owner, found.epoch, found.epoch + 1)
+        except KeyServiceError:
+            if seen is None or attempt > 1:  # a rotation may have wrapped it anew since it was seen
+                raise
         except ObjectMissing:
             if attempt == _READS:
                 raise CorruptObject(

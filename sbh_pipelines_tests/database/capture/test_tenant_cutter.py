@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sbh_pipelines.database.capture import capture, key_sums, row_groups
+from sbh_pipelines.database.capture import spill as spill_module
 from sbh_pipelines.database.capture.capture import copy_table, copy_tenants
 from sbh_pipelines.database.capture.changes import Window, all_rows, totals
 from sbh_pipelines.database.capture.deleted_rows import sums
@@ -199,7 +200,35 @@ def test_pieces_come_back_in_any_order() -> None:
     with Spill() as spill:
         put = list(enumerate(map(spill.put, pieces)))
         noise.shuffle(put)
-        assert all(spill.get(piece) == pieces[nth] for nth, piece in put)
+        assert all(spill.take(piece) == pieces[nth] for nth, piece in put)
+
+
+def test_room_that_nobody_needs_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much goes through the file, it is not much larger than what is in it."""
+    monkeypatch.setattr(spill_module, "_SLACK", 10_000)
+    noise = random.Random(2)
+    kept: dict[int, bytes] = {}
+    with Spill() as spill:
+        for _ in range(400):
+            piece = noise.randbytes(noise.randrange(1, 3000))
+            kept[spill.put(piece)] = piece
+            if len(kept) > 10:
+                number = noise.choice(list(kept))
+                assert spill.take(number) == kept.pop(number)
+            assert spill.bytes <= 2 * sum(len(piece) + 16 for piece in kept.values()) + 10_000 + 2 * 3016
+        assert all(spill.take(number) == piece for number, piece in kept.items())
+
+
+def test_a_stream_that_was_cut_off_is_no_table() -> None:
+    """Rows that the server says it sent and that did not come, and a row without an end."""
+    with Spill() as spill:
+        sums = KeySums(1, True, spill)
+        cutter = TenantCutter([Kept([])], sums, spill, 1000)
+        cutter.write(_line(0, b"a") + _line(0, b"b")[:-1])
+        with pytest.raises(ValueError, match="within a row"):
+            cutter.finish()
+        with pytest.raises(ValueError, match="sent 2 rows, and 1 came"):
+            sums.check(2)
 
 
 def test_a_full_disk_ends_the_copy_and_leaves_the_session_whole(

@@ -36,6 +36,23 @@ def test_a_batch_is_cut_to_a_tenth_of_a_second(monkeypatch: pytest.MonkeyPatch) 
     assert made.rows == RestoreSettings().batch_rows
 
 
+def test_what_does_not_get_less_with_the_rows_makes_no_batch_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A far server, a statement over hundreds of partitions: each batch takes at least as long."""
+    slept, made = _rests(monkeypatch, RestoreSettings(pace=1.0), [0.15] * 500)
+    assert made.rows == 2_000
+    assert max(slept) == 0.15
+    made.begin_table()
+    assert made.rows == 2_000
+
+
+def test_a_batch_that_stalled_is_not_followed_by_as_long_a_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept, made = _rests(monkeypatch, RestoreSettings(pace=2.0), [0.001] * 20 + [120.0, 0.1])
+    assert slept == [5.0]
+    made.rows = 50_000
+    made.begin_table()
+    assert made.rows == 5_000
+
+
 def test_without_a_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     """As settings of earlier releases have it: full batches, and the pause that they name, or none."""
     slept, made = _rests(monkeypatch, RestoreSettings(pace=0), [0.9] * 5)

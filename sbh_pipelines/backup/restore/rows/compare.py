@@ -35,7 +35,8 @@ from sbh_pipelines.database.merge.untouched import Census, census, find_touched,
 from sbh_pipelines.database.schema.definition import VOLATILE, read_definitions
 from sbh_pipelines.database.schema.key_hash import KeyCode, key_code, unescape
 from sbh_pipelines.database.schema.tenancy import MappedTable
-from sbh_pipelines.errors import RestoreRefused
+from sbh_pipelines.database.session.connection import savepoint
+from sbh_pipelines.errors import RestoreRefused, UnreadableRow
 
 _FEW = 5  # live rows of a fifth of the buckets are found by their keys; of more, in one scan
 
@@ -249,7 +250,11 @@ class TableComparer:
         buckets: Sequence[int] = range(rows.mask + 1)
         if compared.census.rows:  # else there is nothing to compare with, and the backup is read once
             live = BucketSums(rows)
-            sum_live(self._connection, mapping.table, self._tenant_key, live)
+            try:
+                with savepoint(self._connection):
+                    sum_live(self._connection, mapping.table, self._tenant_key, live)
+            except UnreadableRow:  # too large for a COPY: a reason to restore, and none not to
+                return self._all(mapping, summary, stored, number)
             backup = live.fresh()
             for text in self._rows(compared, stored):
                 backup.add(text)
