@@ -27,6 +27,7 @@ _INLINE = re.compile(r"`(sbh [^`\n]+)`")
 _EXAMPLE = re.compile(r"^(export )?([A-Z_]+)=([^$\n]*?)( +#.*)?$", re.M)  # `TENANT=tenant-1   # the tenant`
 _COMMAND = re.compile(r"(?<![\w/.-])sbh ([a-z]+)(?: ([a-z]+(?:-[a-z]+)*)(?!\w))?")  # an id is no name
 _WORD = re.compile(r"\b[A-Za-z]{3,}\b")
+_UNITS = {"B", "KiB", "MiB", "GiB"}  # a size is a figure
 _PART = re.compile(r"^## (Undo|If .+)$", re.M)
 _MARK = "\x1e"
 
@@ -150,7 +151,7 @@ def _compare(page: Runbook, blocks: Sequence[Block], printed: Iterator[str]) -> 
         if block.language == "sh":
             output = next(printed)
         else:
-            strange = set(_WORD.findall(block.text)) - set(_WORD.findall(output))
+            strange = set(_WORD.findall(block.text)) - set(_WORD.findall(output)) - _UNITS
             assert not strange, f"{page.name} shows what was not printed: {strange}\n{block.text}\n{output}"
 
 

@@ -286,8 +286,8 @@ def test_what_is_gone_at_each_plan_is_an_error(copied: Copied, monkeypatch: pyte
     real = Store.list
     ghost = next(iter(real(copied.site().raw_store(copied.site().backup_place(TENANT)), f"{PREFIX}packs/")))
 
-    def listing(store: Store, prefix: str) -> Iterator[ObjectInfo]:
-        yield from real(store, prefix)
+    def listing(store: Store, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
+        yield from real(store, prefix, after)
         if prefix == PREFIX and copied.bucket in store.url(""):
             yield replace(ghost, key=f"{PREFIX}packs/{'a' * 64}")
 
