@@ -374,3 +374,22 @@ def test_a_keeper_lives_on_when_a_lease_is_lost(store: MemoryStore) -> None:
 
 def test_owners_are_unique() -> None:
     assert len({lease.new_owner("backup") for _ in range(100)}) == 100
+
+
+@pytest.mark.parametrize("begin", [lease.acquire, lease.resume])
+def test_time_counts_from_before_the_write(
+    store: MemoryStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, begin: Callable[..., lease.Lease]
+) -> None:
+    """An answer that comes late does not make the lease longer: another may have taken it before a third of that is over."""
+    if begin is lease.resume:
+        lease.acquire(store, PREFIX, "a", "backup_1", SECONDS, clock)
+    for name in ("create", "replace"):
+        real = getattr(MemoryStore, name)
+        monkeypatch.setattr(
+            MemoryStore, name, lambda self, *what, real=real: (real(self, *what), clock.move(SECONDS * 0.9))[0]
+        )
+    held = begin(store, PREFIX, "a", "backup_1", SECONDS, clock)
+    etag = store.get_with_etag(KEY, MOST_BYTES)[1]
+    assert not held.is_proved(etag)
+    held.renew()
+    assert not held.is_proved(store.get_with_etag(KEY, MOST_BYTES)[1])

@@ -9,7 +9,15 @@ from datetime import timedelta
 import pytest
 
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.errors import LeaseHeld, NotConfirmed, ObjectMissing, OwnerRefused, SlugChangedHands, SlugTaken
+from sbh_pipelines.errors import (
+    LeaseHeld,
+    LeaseLost,
+    NotConfirmed,
+    ObjectMissing,
+    OwnerRefused,
+    SlugChangedHands,
+    SlugTaken,
+)
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.stores.base import ObjectInfo
 from sbh_pipelines.stores.object_store import Store
@@ -95,6 +103,33 @@ def test_the_same_customer_under_another_key_has_its_own_again(rekeyed: Applicat
     assert service.audit.verify(ADMIN, ACME).valid
     (event,) = service.audit.events(ADMIN, ACME, event="tenant.adopted").events
     assert event.props["former_keys"] == ["1"]
+
+
+def _stored(application: Application, home: str) -> dict[str, int]:
+    """When what backups write was written; not that one failed."""
+    root = application.repository(home)
+    names = (path.relative_to(root) for path in root.rglob("*") if path.is_file())
+    return {str(n): (root / n).stat().st_mtime_ns for n in names if n.parts[0] not in ("failures", "audit")}
+
+
+def test_a_lease_on_the_former_tenants_repository_is_none_on_the_new_ones(
+    rekeyed: Application, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that learns of the change while it takes the lease has taken the wrong one: it writes nothing, and then goes on."""
+    monkeypatch.setattr("sbh_pipelines.backup.site.owners._MARKS_S", 1e9)
+    daemon = rekeyed.service(clock=clock)
+    with pytest.raises(SlugTaken):
+        daemon.backups.of(ACME, ANN)
+    another = rekeyed.service(clock=clock)
+    another.keys.retire(ACME, ADMIN, confirm=ACME)
+    first = another.backups.create(ACME, ANN)
+    clock.move()
+    there = _stored(rekeyed, "acme~2")
+    with pytest.raises(LeaseLost, match="changed hands"):
+        daemon.backups.create(ACME, ANN)
+    assert _stored(rekeyed, "acme~2") == there
+    second = daemon.backups.create(ACME, ANN)
+    assert [m.id for m in another.backups.of(ACME, ANN)] == [second.id, first.id]
 
 
 def test_a_repository_of_an_earlier_release_is_bound_by_its_next_backup(application: Application, clock: Clock) -> None:

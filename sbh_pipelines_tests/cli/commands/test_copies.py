@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,7 +127,7 @@ def test_a_run_brings_over_what_is_not_there_and_verifies_it(sbh: Sbh, sample_st
     first = sbh("copies", "run", "dr", "--tenant", slug)
     assert first.status == 0, first.out + first.err
     assert newest in first.out
-    assert "MiB stored" in first.out
+    assert re.search(r"[KM]iB stored", first.out)
     assert "next  sbh copies status dr" in first.out
     verified = sbh("copies", "verify", "dr", "--tenant", slug, "--deep", "--json").document
     assert (verified["valid"], verified["tenants"][0]["backup_id"]) == (True, newest)

@@ -29,7 +29,7 @@ def test_the_summary_names_tables_and_sizes(sbh: Sbh, settings_file: Path, backe
     folder = str(tmp_path / "out")
     ended = sbh("export", "latest", "-t", "tenant-6", "--to", folder, "--tables", "users, tenants", "--no-files")
     assert ended.status == 0
-    for word in ("public.users.jsonl", "public.tenants.jsonl", "left out", folder, "MiB", "recovery point"):
+    for word in ("public.users.jsonl", "public.tenants.jsonl", "left out", folder, "KiB", "recovery point"):
         assert word in ended.out.replace("\n", "")
     assert "payments" not in ended.out
     quiet = sbh("export", "latest", "-t", "tenant-6", "--to", f"{folder}2", "--format", "csv", "--quiet")

@@ -57,7 +57,7 @@ def test_the_metadata_say_what_it_builds_on(run: Run, instance: dg.DagsterInstan
         5,
     )
     assert "| public.a\\|b | its definition changed |" in str(metadata["read_whole"])
-    assert metadata["stored_size"] == "1.0 MiB"
+    assert metadata["stored_size"] == "1 MiB"
 
 
 def test_a_full_made_instead_is_shown_as_both(run: Run, instance: dg.DagsterInstance, fake: FakeService) -> None:

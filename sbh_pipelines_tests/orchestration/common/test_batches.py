@@ -42,14 +42,14 @@ def test_the_metadata_say_what_was_backed_up(run: Run, instance: dg.DagsterInsta
     run("full_backup_job", partition_key="tenant-1")
     metadata = {name: value.value for name, value in materialized(instance)["tenant-1"].metadata.items()}
     assert metadata["backup_id"] == "backup_20260102_0304"
-    assert (metadata["source_bytes"], metadata["source_size"]) == (4 << 20, "4.0 MiB")
+    assert (metadata["source_bytes"], metadata["source_size"]) == (4 << 20, "4 MiB")
     assert (metadata["rows"], metadata["tables"], metadata["files"]) == (1000, 5, 7)
     assert metadata["source_to_stored_ratio"] == 4.0
     assert metadata["recovery_point_lsn"] == "0/16B3748"
     location = "s3://sbh-files-eu-west-1/files/tenant-1/backups/manifests/backup_20260102_0304.json"
     assert metadata["manifest"] == metadata["dagster/uri"] == location
-    assert "| public.a\\|b | database | 1,000 | 3.0 MiB | 2 |" in metadata["table_details"]
-    assert "| files | 7 files | 1.0 MiB |" in metadata["components"]
+    assert "| public.a\\|b | database | 1,000 | 3 MiB | 2 |" in metadata["table_details"]
+    assert "| files | 7 files | 1 MiB |" in metadata["components"]
 
 
 def test_the_check_has_a_result_per_tenant(run: Run, instance: dg.DagsterInstance, fake: FakeService) -> None:

@@ -41,7 +41,7 @@ def test_a_rotation_of_everybody(run: Run, fake: FakeService, asked: list[tuple[
     assert asked == [([], {"everyone": True, "new_data_key": False, "re_encrypt": False})]
     metadata = output(result, "rotate_keys")
     assert (metadata["rotated"], metadata["skipped"], metadata["epochs_destroyed"]) == (1, 1, 1)
-    assert (metadata["re_encrypted"], metadata["still_of_older_epochs"]) == ("2.0 MiB", "1.0 MiB")
+    assert (metadata["re_encrypted"], metadata["still_of_older_epochs"]) == ("2 MiB", "1 MiB")
 
 
 def test_a_rotation_of_one_tenant(run: Run, fake: FakeService, asked: list[tuple[list[str], dict[str, Any]]]) -> None:

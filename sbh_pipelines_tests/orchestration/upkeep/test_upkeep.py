@@ -31,8 +31,8 @@ def test_prune_goes_through_all_tenants_and_then_the_catalogs(run: Run, fake: Fa
         "drop_leftovers",
     ]
     metadata = output(result, "prune_tenants")
-    assert (metadata["tenants"], metadata["bytes_freed"], metadata["size_freed"]) == (3, 3 << 20, "3.0 MiB")
-    assert "| tenant-2 | 1.0 MiB | 2 |" in metadata["by_tenant"]
+    assert (metadata["tenants"], metadata["bytes_freed"], metadata["size_freed"]) == (3, 3 << 20, "3 MiB")
+    assert "| tenant-2 | 1 MiB | 2 |" in metadata["by_tenant"]
 
 
 def test_a_dry_run_of_prune_only_says_what_it_would_do(run: Run, fake: FakeService) -> None:
