@@ -421,9 +421,11 @@ def test_what_was_lost_of_a_file_is_read_again(directory: FilesInDirectory) -> N
 
 
 def test_a_parent_whose_document_is_gone(directory: FilesInDirectory) -> None:
-    """All files are read, and the draft says why."""
+    """All files are read, and the draft says why; where `listing.json` has what it said, that does."""
     full = directory.backup("full")
     (directory.application.repository(ACME) / "files" / f"{full['id']}.json").unlink()
+    assert "files" not in made_by_hand(directory.service, full["id"]).reread
+    (directory.application.repository(ACME) / "listing.json").unlink()
     draft = made_by_hand(directory.service, full["id"])
     assert "cannot be read" in draft.reread["files"]
     assert draft.counters["files_read"] == len(directory.files())
