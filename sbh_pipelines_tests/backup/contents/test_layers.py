@@ -44,7 +44,7 @@ class Chunks:
     def __init__(self) -> None:
         self.bodies: dict[bytes, bytes] = {}
 
-    def put(self, body: bytes) -> Future[bytes]:
+    def put(self, body: bytes, keep: bool = False) -> Future[bytes]:
         name = hashlib.sha256(body).digest()
         self.bodies[name] = body
         done: Future[bytes] = Future()
