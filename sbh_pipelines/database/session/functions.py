@@ -46,6 +46,8 @@ CALLED = (
     "hashtext",
     "hashtextextended",
     "int4in",
+    "int4send",
+    "int8send",
     "json_agg",
     "json_build_array",
     "jsonb_array_elements_text",
