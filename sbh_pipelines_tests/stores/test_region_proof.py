@@ -177,7 +177,18 @@ def test_no_write_leaves_its_prefix(key: str) -> None:
 def test_every_method_that_writes_is_guarded() -> None:
     """Whoever adds a method to the stores must decide here whether it writes."""
     known = {"put", "create", "replace", "put_stream"} | {
-        *("get", "get_range", "get_ranges", "get_with_etag", "head", "list", "lists_all", "list_exactly", "stream"),
+        *(
+            "get",
+            "get_range",
+            "get_ranges",
+            "get_with_etag",
+            "head",
+            "list",
+            "lists_all",
+            "list_exactly",
+            "page",
+            "stream",
+        ),
         *("delete", "url"),
     }
     assert {name for name in vars(BoundStore) if not name.startswith("_")} == known
