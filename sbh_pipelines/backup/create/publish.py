@@ -90,8 +90,10 @@ def commit(open_drafts: OpenDrafts, draft: Draft, repository: Repository, progre
     assert draft.manifest is not None
     deep = open_drafts.site.settings.backup.verify == "read"
     repository.load_index()
-    # A full backup reads them: once in a while somebody has to, or damage to a table's details would be found by a restore.
-    latest = None if deep or draft.type is BackupType.FULL else open_drafts.latest(draft)
+    # A full backup reads them: once in a while somebody has to, or damage to a table's details would be found by a restore. And so
+    # does one for a restore's undo: what it stands on is about to be written over.
+    reads = deep or draft.type is BackupType.FULL or bool(draft.purpose)
+    latest = None if reads else open_drafts.latest(draft)
     settled = latest.details(repository) if latest is not None else frozenset[str]()
     checked = verify_backup(repository, draft.manifest, deep=deep, own_only=True, settled=settled, progress=progress)
     raise_first(checked)

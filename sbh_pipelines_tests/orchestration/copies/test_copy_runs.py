@@ -59,7 +59,7 @@ def test_each_tenant_that_is_there_is_a_partition_with_numbers(
     assert of_all.asset_key == COPIES_ASSET
     numbers = {name: value.value for name, value in of_all.metadata.items()}
     lags = [event.metadata["lag_s"].value for event in each]
-    assert numbers["dr_worst_lag_s"] == max(lags)  # type: ignore[type-var]
+    assert 0 <= numbers["dr_worst_lag_s"] - max(lags) < 60  # type: ignore[operator,type-var]  # told a little later
     assert (numbers["dr_late"], numbers["dr_failed"]) == (0, 0)
     assert numbers["dr_bytes"] > 1000  # type: ignore[operator]
     assert "| dr | " in str(numbers["copies"])
