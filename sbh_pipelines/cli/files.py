@@ -41,6 +41,26 @@ def write_made(file: Path, text: str, made_by: str, mode: int = 0o644) -> None:
         ) from None
 
 
+def rewrite(file: Path, text: str) -> None:
+    """Write a file that is there anew, in one step; its mode stays. Raises RequestError."""
+    try:
+        file = file.resolve()  # a link to it stays
+        mode = stat.S_IMODE(file.stat().st_mode)
+        with tempfile.NamedTemporaryFile(
+            "w", dir=file.parent, prefix=f".{file.name}.", encoding="utf-8", delete=False
+        ) as new:
+            try:
+                new.write(text)
+                new.flush()
+                os.fchmod(new.fileno(), mode)
+                os.replace(new.name, file)
+            except BaseException:
+                os.unlink(new.name)
+                raise
+    except OSError as error:
+        raise RequestError("Cannot write the file", on=str(file), why=error.strerror or type(error).__name__) from None
+
+
 def _must_be_made(file: Path, before: os.stat_result, made_by: str) -> None:
     begins = b""
     if stat.S_ISREG(before.st_mode) and before.st_nlink == 1:

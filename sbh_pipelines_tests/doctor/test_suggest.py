@@ -3,18 +3,22 @@
 import tomllib
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
+import tomlkit
 
 from sbh_pipelines.database.schema.tenancy import load_map, survey_map
 from sbh_pipelines.database.session.connection import connect
 from sbh_pipelines.doctor import database
 from sbh_pipelines.doctor.findings import Report
-from sbh_pipelines.doctor.suggest import suggest
+from sbh_pipelines.doctor.suggest import paste, suggest
 from sbh_pipelines.doctor.suggest.suggestion import Suggestion
 from sbh_pipelines.embedded.servers.stack import Stack
+from sbh_pipelines.errors import SettingsError
 from sbh_pipelines.settings import Settings
+from sbh_pipelines.settings.section import toml
 from sbh_pipelines_tests.support.databases import Database, fresh_database
 from sbh_pipelines_tests.support.many_tables import NUMBER, schema
 
@@ -45,7 +49,9 @@ def rounds(values: dict[str, Any], most: int) -> tuple[dict[str, Any], list[Sugg
     made = []
     for _ in range(most):
         made.append(suggest(Settings(**values)))
-        values = pasted(values, made[-1].text)
+        by_hand = pasted(values, made[-1].text)
+        assert tomllib.loads(paste.pasted(tomlkit.dumps(values), made[-1])) == by_hand
+        values = by_hand
         if not errors(values):
             break
     return values, made
@@ -160,3 +166,35 @@ def test_where_nothing_is_to_be_said_nothing_is(empty: Database) -> None:
         "CREATE TABLE tenants (id int PRIMARY KEY, slug text, region text, tier text); CREATE TABLE t (tenant_id int)"
     )
     assert suggest(Settings(database={"dsn": empty.dsn})).text.startswith("# Nothing to suggest")  # type: ignore[arg-type]
+
+
+def test_columns_are_known_by_their_values_and_a_file_keeps_its_comments(empty: Database) -> None:
+    """The example of the README: nothing in it is called as we call it."""
+    empty.run((Path(__file__).parents[2] / "docs" / "examples" / "shop.sql").read_text("utf-8"))
+    text = f"""# ours
+[database]  # the replica
+dsn = {toml(empty.dsn)}
+[[database.links]]
+table = "web_sessions"
+via = ["user_id"]
+
+[storage]
+regions = ["eu-west-1", "us-east-1"]  # both
+"""
+    made = suggest(Settings(**tomllib.loads(text)))
+    assert (made.tenants["region"], made.tenants["tier"], made.tenants["slug"]) == ("home_region", "plan", "handle")
+    saved = paste.pasted(text, made)
+    assert tomllib.loads(saved) == pasted(tomllib.loads(text), made.text)
+    assert all(
+        line in saved for line in ("# ours", "# the replica", "# both", "each tenant's is one of storage.regions")
+    )
+    assert errors(tomllib.loads(saved)) == []
+
+
+def test_a_file_that_cannot_be_kept_is_left(empty: Database) -> None:
+    empty.run((Path(__file__).parents[2] / "docs" / "examples" / "shop.sql").read_text("utf-8"))
+    made = suggest(Settings(database={"dsn": empty.dsn}, storage={"regions": ["eu-west-1"]}))
+    with pytest.raises(SettingsError, match="cannot be put into"):
+        paste.pasted('database = { dsn = "x" }\n', made)
+    for text in ("", 'database.dsn = "x"\n', "[tenants]\n\n[database.pool]\nsize = 1\n"):
+        assert tomllib.loads(paste.pasted(text, made)) == pasted(tomllib.loads(text), made.text)

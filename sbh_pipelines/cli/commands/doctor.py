@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sbh_pipelines.cli.command import Invocation, command
-from sbh_pipelines.cli.files import write_made
+from sbh_pipelines.cli.files import rewrite, write_made
 from sbh_pipelines.cli.output import Answer, plural, printable, table
 from sbh_pipelines.cli.servers.stack import speaker
-from sbh_pipelines.errors import SettingsError
+from sbh_pipelines.errors import RequestError, SettingsError
 
 if TYPE_CHECKING:
     from sbh_pipelines.doctor import Report
@@ -33,6 +33,7 @@ def doctor(
             "--suggest", help="Print settings that map the database's tables and tenants, to be pasted, and why."
         ),
     ] = False,
+    save: Annotated[bool, typer.Option("--save", help="With --suggest: put them into the settings file.")] = False,
 ) -> Answer:
     """Check the settings against the real world: database, privileges, tenancy map, buckets, keys, clocks, disk.
 
@@ -41,9 +42,13 @@ def doctor(
     from sbh_pipelines.doctor import examine
 
     settings = invocation.settings()
-    if suggest:
-        return _suggest(invocation)
     file = Path(invocation.settings_file or os.environ.get("SBH_SETTINGS") or "sbh.toml")
+    if save and not suggest:
+        raise RequestError("Nothing to save", remedy="`sbh doctor --suggest --save` saves what it suggests")
+    if save and not file.exists():
+        raise SettingsError("No settings file to save it in", on=str(file), remedy="`sbh settings init` writes one")
+    if suggest:
+        return _suggest(invocation, file if save else None)
     report = examine(settings, settings_file=file, write=write, say=speaker(invocation))
     brief = [
         ": ".join(filter(None, (finding.level, finding.what, finding.detail, finding.remedy)))
@@ -53,11 +58,23 @@ def doctor(
     return Answer(report.as_dict(), lambda out: _show(out, report), brief, status)
 
 
-def _suggest(invocation: Invocation) -> Answer:
+def _suggest(invocation: Invocation, file: Path | None) -> Answer:
     from sbh_pipelines.doctor.suggest import suggest
 
     made = suggest(invocation.settings(), speaker(invocation))
-    return Answer(made.as_dict(), lambda _: print(made.text), brief=[made.text])
+    saved = ""
+    if file is not None and not made.empty:
+        from sbh_pipelines.doctor.suggest.paste import pasted
+
+        rewrite(file, pasted(file.read_text("utf-8"), made))
+        saved = f"\nSaved in {file}. Next: read it, most of all what is marked CHECK; `sbh doctor`"
+
+    def show(out: Any) -> None:
+        print(made.text)
+        if saved:
+            out.print(saved, highlight=False, soft_wrap=True)
+
+    return Answer(made.as_dict(), show, brief=[made.text])
 
 
 def add_to(app: typer.Typer) -> None:

@@ -1,5 +1,6 @@
 """`sbh stack`: the embedded servers, for trying the system out and for tests."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,12 +40,13 @@ def up(
     from sbh_pipelines.embedded.servers import stack
 
     say = speaker(invocation)
-    running = stack.up(directory, progress=say)
+    running = stack.up(directory, sample=sample, progress=say)
     made = None
     if sample:
         from sbh_pipelines.embedded.sample import data, fingerprint
 
         if not fingerprint.has_data(running):
+            stack.map_sample(directory)
             made = data.generate(running, tenants=tenants, rows=rows, files=files, seed=seed, progress=say)
     return _up_answer(running, stack.status(running.dir), made)
 
@@ -62,9 +64,9 @@ def sample(
     from sbh_pipelines.embedded.sample import data
     from sbh_pipelines.embedded.servers import stack
 
-    made = data.generate(
-        stack.connect_to(directory), tenants=tenants, rows=rows, files=files, seed=seed, progress=speaker(invocation)
-    )
+    running = stack.connect_to(directory)
+    stack.map_sample(directory)
+    made = data.generate(running, tenants=tenants, rows=rows, files=files, seed=seed, progress=speaker(invocation))
     return Answer(made, lambda out: out.print(_sample_table(made)), made.tenants)
 
 
@@ -75,6 +77,21 @@ def status(invocation: Invocation, directory: DirOption = DEFAULT_DIR) -> Answer
 
     found = stack.status(directory)
     return Answer(found, lambda out: _show_status(out, found), ["up" if found.running else "down"])
+
+
+@command(app, "env", permission="host.manage")
+def environment(invocation: Invocation, directory: DirOption = DEFAULT_DIR) -> Answer:
+    """Where it is, for a shell: `eval "$(sbh stack env)"`. Then sbh, psql, pg_dump and aws work on it."""
+    from sbh_pipelines.embedded.servers import stack
+
+    found = stack.environment(stack.connect_to(directory))
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in found.variables.items()]
+    lines.append(f"export PATH={shlex.quote(str(found.programs))}:$PATH")
+
+    def show(out: Any) -> None:
+        out.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+    return Answer(found, show, lines)
 
 
 @command(app, "down", permission="host.manage")
@@ -102,7 +119,9 @@ def _up_answer(running: "Stack", found: "StackStatus", made: "SampleSummary | No
         _show_status(out, found)
         if made:
             out.print(_sample_table(made))
-        out.print(facts({"settings": running.settings, "next": f"export SBH_SETTINGS={running.settings}; sbh doctor"}))
+        where = "" if running.dir == DEFAULT_DIR.resolve() else f" --dir {shlex.quote(str(running.dir))}"
+        mapped = "sbh doctor" if made else "load your tables with psql; sbh doctor --suggest"
+        out.print(facts({"settings": running.settings, "next": f'eval "$(sbh stack env{where})"; {mapped}'}))
 
     return Answer(document, show, [str(running.settings)])
 

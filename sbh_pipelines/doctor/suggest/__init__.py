@@ -1,6 +1,7 @@
 """`sbh doctor --suggest`: settings that map a stranger's schema, with a reason for each. Reads only; changes no file.
 
     suggestion    what is suggested, why, and how it is written to be pasted
+    paste         a suggestion put into a settings file
     tenants       which table lists the tenants, and where slug and region are
     columns       which columns name a tenant
     tables        rules, links and shared tables, round by round

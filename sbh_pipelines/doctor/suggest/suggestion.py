@@ -8,7 +8,7 @@ from sbh_pipelines.settings import Settings
 from sbh_pipelines.settings.section import toml, toml_key
 
 CHECK = "CHECK: "
-_LISTS = ("shared", "excluded", "left_out", "schemas")
+LISTS = ("shared", "excluded", "left_out", "schemas")
 
 
 @dataclass
@@ -100,22 +100,20 @@ class Suggestion:
             "# the blocks in [[...]] are added to those that are there.",
         ]
         if self.guesses:
-            lines.append(
-                f"# {len(self.guesses)} of these settings rest on a guess, and are marked CHECK: read them first."
-            )
+            lines.append(f"# Settings that rest on a guess, marked CHECK: {len(self.guesses)}. Read them first.")
         lines += self._section("tenants", self.tenants)
         lines += self._section("database", self.database)
         for rule in self.follow:
             lines += [
                 "",
-                f"# {_one_line(self.reasons['follow:' + rule['column']])}",
+                f"# {one_line(self.reasons['follow:' + rule['column']])}",
                 "[[database.follow]]",
                 *_fields(rule),
             ]
         for link in self.links:
             lines += [
                 "",
-                f"# {_one_line(self.reasons['links:' + link['table']])}",
+                f"# {one_line(self.reasons['links:' + link['table']])}",
                 "[[database.links]]",
                 *_fields(link),
             ]
@@ -126,14 +124,14 @@ class Suggestion:
             return []
         lines = ["", f"[{name}]"]
         for field_name, value in fields.items():
-            if field_name in _LISTS:
+            if field_name in LISTS:
                 lines.append(f"{field_name} = [")
                 for entry in value:
                     why = self.reasons.get(f"{field_name}:{entry}", "as it is now")
-                    lines.append(f"  {toml(entry)},  # {_one_line(why)}")
+                    lines.append(f"  {toml(entry)},  # {one_line(why)}")
                 lines.append("]")
             else:
-                lines += [f"# {_one_line(self.reasons[field_name])}", f"{toml_key(field_name)} = {toml(value)}"]
+                lines += [f"# {one_line(self.reasons[field_name])}", f"{toml_key(field_name)} = {toml(value)}"]
         return lines
 
     def _statements(self) -> list[str]:
@@ -141,11 +139,11 @@ class Suggestion:
         if not self.statements:
             return []
         head = "# For the database, as the owner of the tables: SQL that lets the change journal cover more of them."
-        return ["", head, *(f"# {_one_line(one)}" for one in self.statements)]
+        return ["", head, *(f"# {one_line(one)}" for one in self.statements)]
 
     def _unknown(self) -> list[str]:
         return (
-            ["", "# What a database does not tell:", *(f"# - {_one_line(one)}" for one in self.unknown)]
+            ["", "# What a database does not tell:", *(f"# - {one_line(one)}" for one in self.unknown)]
             if self.unknown
             else []
         )
@@ -155,6 +153,6 @@ def _fields(fields: Mapping[str, Any]) -> list[str]:
     return [f"{toml_key(name)} = {toml(value)}" for name, value in fields.items()]
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """A comment must not end before its end: names may hold anything."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -1,6 +1,7 @@
 """The section `[tenants]` of a suggestion: which table it is, and where each tenant's slug and region are."""
 
 from collections import Counter
+from collections.abc import Collection
 
 from sbh_pipelines.database.schema.catalog import Catalog, Table, read_catalog
 from sbh_pipelines.database.schema.inspect import TenantRow, tenant_rows, user_schemas
@@ -26,7 +27,7 @@ def suggest_tenants(connection: Connection, made: Suggestion) -> None:
         made.add("schemas", listing.schema, f"the tenants are in {listing.full_name}")
         base = read_catalog(connection, made.applied.database.schemas).tables.get(listing.base)
     _key(made, listing, base)
-    _region_and_tier(made, listing)
+    _region_and_tier(connection, made, listing)
     _slug(connection, made, base)
 
 
@@ -86,17 +87,39 @@ def _key(made: Suggestion, listing: Listing, base: Table | None) -> None:
         made.set("tenants", "key", base.primary_key[0], "the primary key")
 
 
-def _region_and_tier(made: Suggestion, listing: Listing) -> None:
+def _region_and_tier(connection: Connection, made: Suggestion, listing: Listing) -> None:
     section = made.applied.tenants
     regions = made.applied.storage.regions
     if not section.region or listing.column(section.region) is None:
-        if section.region and "region" in section.model_fields_set:
+        found = _column_of(connection, made, listing, "region", regions)
+        if found:
+            made.set("tenants", "region", found, "each tenant's is one of storage.regions")
+        elif section.region and "region" in section.model_fields_set:
             made.set("tenants", "region", "", f"there is no column {section.region}")
-        if not section.default_region and len(regions) > 1:
+        if not found and not section.default_region and len(regions) > 1:
             why = f"{CHECK}no column says where a tenant is; storage.regions has {', '.join(regions)}"
             made.set("tenants", "default_region", regions[0], why)
-    if section.tier and "tier" in section.model_fields_set and listing.column(section.tier) is None:
+    if not section.tier or listing.column(section.tier) is not None:
+        return
+    if found := _column_of(connection, made, listing, "tier", made.applied.schedules.tiers):
+        made.set("tenants", "tier", found, "each tenant's is a tier of the schedules")
+    elif "tier" in section.model_fields_set:
         made.set("tenants", "tier", "", f"there is no column {section.tier}: all have default_tier")
+
+
+def _column_of(
+    connection: Connection, made: Suggestion, listing: Listing, field: str, values: Collection[str]
+) -> str | None:
+    """A column that every tenant has one of `values` in, whatever it is called; the one that is called like the field first."""
+    if listing.column(made.applied.tenants.key) is None:
+        return None
+    for column in sorted(listing.columns, key=lambda one: field not in names.words(one.name)):
+        if not column.type.startswith(("text", "character", "varchar")):
+            continue
+        rows = _rows(connection, made, made.applied.tenants.key, **{field: column.name})
+        if rows and all(getattr(row, field) in values for row in rows):
+            return column.name
+    return None
 
 
 def _slug(connection: Connection, made: Suggestion, base: Table | None) -> None:
@@ -135,15 +158,15 @@ def _slug(connection: Connection, made: Suggestion, base: Table | None) -> None:
         made.set("tenants", "slug", made.applied.tenants.key, why)
 
 
-def _rows(connection: Connection, made: Suggestion, slug: str, where: str | None = None) -> list[TenantRow]:
-    section = {"slug": slug} | ({"where": where} if where else {})
+def _rows(connection: Connection, made: Suggestion, slug: str, **more: str) -> list[TenantRow]:
+    section = {"slug": slug, **more}
     tried = Suggestion(made.settings, {**made.tenants, **section}, made.database)
     listing = find_listing(connection, tried.applied)
     return tenant_rows(connection, listing) if listing else []
 
 
 def _unique_where(connection: Connection, made: Suggestion, slug: str, where: str) -> bool:
-    rows = _rows(connection, made, slug, where)
+    rows = _rows(connection, made, slug, where=where)
     return bool(rows) and len({row.slug for row in rows}) == len(rows)
 
 

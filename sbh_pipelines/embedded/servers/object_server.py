@@ -54,6 +54,14 @@ def secret_file(layout: Layout) -> Path:
     return layout.secrets / "s3-secret-key"
 
 
+def credentials_file(layout: Layout) -> Path:
+    """The key as `aws` and boto3 read it (AWS_SHARED_CREDENTIALS_FILE); written when it is asked for."""
+    file = layout.secrets / "aws-credentials"
+    secret = layout.secret(secret_file(layout))
+    write_private(file, f"[default]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {secret}")
+    return file
+
+
 def client(layout: Layout, ports: Ports) -> Any:
     """A boto3 S3 client of this server, the same for all who ask: it is thread-safe, and takes 25 ms to make."""
     return _client(endpoint(ports), layout.secret(secret_file(layout)))

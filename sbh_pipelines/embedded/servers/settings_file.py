@@ -1,6 +1,6 @@
-"""DIR/sbh.toml: written once for the sample database; afterwards the user's, except for the ports in it.
+"""DIR/sbh.toml: written once; afterwards the user's, except for the ports in it.
 
-A copy is added to it once, when the stack gets a server for one.
+Of tables it says nothing until there is sample data. A copy is added to it once, when the stack gets a server for one.
 """
 
 import json
@@ -17,12 +17,6 @@ _TEMPLATE = """\
 [database]
 dsn = "host=127.0.0.1 port={postgres} dbname={database} user={role}"
 password_file = {password_file}
-shared = ["plans"]
-excluded = ["sessions"]
-config_tables = ["tenant_settings"]
-
-[files]
-references = [{{ table = "files", column = "storage_key" }}]
 
 [storage]
 regions = {regions}
@@ -50,6 +44,16 @@ enabled = true
 dsn = "user={journal_role}"
 password_file = {journal_password_file}
 """
+# Where the sample data are. The tables' place in [database] is before the section that follows it.
+_SAMPLE = """\
+shared = ["plans"]
+excluded = ["sessions"]
+config_tables = ["tenant_settings"]
+
+[files]
+references = [{ table = "files", column = "storage_key" }]
+"""
+_AFTER_DATABASE = "\n[storage]\n"
 _COPIES = "\n# Copies of this stack. `sbh demo` writes everything below this line anew.\n"
 _COPY = """
 [[copies]]
@@ -65,18 +69,33 @@ key_file = {key_file}
 _PORT = re.compile(r"(?<=127\.0\.0\.1 port=)\d+|(?<=127\.0\.0\.1:)\d+")
 
 
-def write(layout: Layout, before: Ports, now: Ports, *, copy: bool) -> None:
-    """Write the file where it is missing; where ports of ours changed, change them in it. With `copy` it names one afterwards."""
+def write(layout: Layout, before: Ports, now: Ports, *, sample: bool, copy: bool) -> None:
+    """Write the file where it is missing; where ports of ours changed, change them in it.
+
+    With `sample` a new file maps the tables of the sample data. With `copy` it names one afterwards.
+    """
     if layout.settings.exists():
         text = layout.settings.read_text("utf-8")
         moved = {str(port): str(now[name]) for name, port in before.items() if now[name] != port}
         written = _PORT.sub(lambda found: moved.get(found[0], found[0]), text)
     else:
-        text, written = None, _fresh(layout, now)
+        text, written = None, _with_sample(_fresh(layout, now)) if sample else _fresh(layout, now)
     if copy and "copies" not in tomllib.loads(written):
         written += _COPIES + _of_copy(layout, now, copy_server.FIRST, "managed")
     if written != text:
         layout.settings.write_text(written, "utf-8")
+
+
+def map_sample(layout: Layout) -> None:
+    """Map the tables of the sample data, where the file says nothing of tables or files yet."""
+    text = layout.settings.read_text("utf-8")
+    said = tomllib.loads(text)
+    if not {"shared", "excluded", "config_tables"} & said["database"].keys() and "files" not in said:
+        layout.settings.write_text(_with_sample(text), "utf-8")
+
+
+def _with_sample(text: str) -> str:
+    return text.replace(_AFTER_DATABASE, _SAMPLE + _AFTER_DATABASE, 1)
 
 
 def begin_next_copy(layout: Layout, ports: Ports) -> None:

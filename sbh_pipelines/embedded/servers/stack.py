@@ -11,7 +11,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,6 +88,19 @@ class StackStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Environment:
+    """What a shell needs to work on a stack. No variable holds a secret: they name the files that do.
+
+    Attributes:
+        variables: Of `sbh`, of libpq (as the owner of the tables), and of what speaks to S3 as `aws` does.
+        programs: The folder with `psql` and `pg_dump`.
+    """
+
+    variables: Mapping[str, str]
+    programs: Path
+
+
+@dataclass(frozen=True, slots=True)
 class _Server:
     name: str
     ports: tuple[str, ...]  # the first is the one users connect to
@@ -101,12 +114,14 @@ def up(
     directory: Path | str,
     *,
     kms: bool = True,
+    sample: bool = True,
     copy: bool = False,
     fsync: bool = True,
     progress: Progress | None = None,
 ) -> Stack:
     """Start what is not running and return where it is. With `fsync=False` a power cut may ruin the database.
 
+    With `sample` new settings map the tables of the sample data; `map_sample` does it later.
     With `copy` there is a second S3 server, and the settings have a copy `dr` on it; a stack that has one keeps it. Raises
     EmbeddedError when a server does not start; what this call had started is stopped again.
     """
@@ -133,9 +148,16 @@ def up(
         for job in jobs:
             ports |= job.result()[0]
         ports |= process.choose_ports([name for name in kms_server.PORTS if name not in ports], {}, taken=taken)
-        settings_file.write(layout, saved, ports, copy=copy)
+        settings_file.write(layout, saved, ports, sample=sample, copy=copy)
         layout.save_ports(ports)
     return _stack(layout, ports)
+
+
+def map_sample(directory: Path | str) -> None:
+    """Settings that map the tables of the sample data, where they map none."""
+    layout = Layout(Path(directory).expanduser().resolve())
+    with _locked(layout):
+        settings_file.map_sample(layout)
 
 
 def down(directory: Path | str, *, progress: Progress | None = None) -> None:
@@ -213,6 +235,23 @@ def connect_to(directory: Path | str) -> Stack:
         raise EmbeddedError("The stack is not running", on=str(now.dir), remedy=f"sbh stack up --dir {now.dir}")
     layout = Layout(now.dir)
     return _stack(layout, layout.load_ports())
+
+
+def environment(stack: Stack) -> Environment:
+    """For a shell that is to work on it."""
+    layout = Layout(stack.dir)
+    variables = {
+        "SBH_SETTINGS": str(stack.settings),
+        "PGHOST": "127.0.0.1",
+        "PGPORT": str(stack.ports["postgres"]),
+        "PGUSER": postgres.OWNER,
+        "PGDATABASE": postgres.DATABASE,
+        "PGPASSFILE": str(layout.passfile),
+        "AWS_ENDPOINT_URL_S3": stack.s3_endpoint,
+        "AWS_SHARED_CREDENTIALS_FILE": str(object_server.credentials_file(layout)),
+        "AWS_DEFAULT_REGION": object_server.REGIONS[0],
+    }
+    return Environment(variables, postgres.binaries())
 
 
 @contextmanager
