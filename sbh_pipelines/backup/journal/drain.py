@@ -142,8 +142,12 @@ def drain(
     progress: ProgressSink = no_progress,
     spool_directory: Path | None = None,
     most_states: int = MOST_IN_MEMORY,
+    begins: bool = True,
 ) -> DrainResult:
     """One drain. `most_states`: how many rows that others follow are kept in memory.
+
+    `begins`: whether a journal is begun where there is none that goes on. That waits for every transaction of the server that
+    writes: who has one open, or has no time, leaves it to others, and gets a JournalError.
 
     Raises JournalError, SlotTrouble, LeaseHeld while another one runs, and errors of source and stores.
     """
@@ -158,7 +162,7 @@ def drain(
     try:
         lease = acquire(home.store, home.prefix, new_owner("drain"), "drain", _LEASE_S, site.clock)
         with kept(lease, _LEASE_S):
-            return _Drain(site, journals, lease, progress, spool_directory, most_states).run()
+            return _Drain(site, journals, lease, progress, spool_directory, most_states, begins).run()
     except LeaseHeld:
         raise
     except SbhError:
@@ -172,14 +176,15 @@ def drain_until(
 ) -> int:
     """Drain, or wait for drains of others, until the chain has a fence behind all that `point` shows, which has been taken.
 
-    The fence's 64-bit id. Raises TookTooLong, and what `drain` raises.
+    The fence's 64-bit id. No journal is begun: one that began now would tell nothing of `point`. Raises TookTooLong, and what
+    `drain` raises.
     """
     deadline = time.monotonic() + timeout_s
     journals = {region: site.journal(region) for region in site.settings.storage.regions}
     horizon, known = Horizon.of(point), -1
     while True:
         try:
-            return drain(site, progress=progress).fence  # placed after the point was taken
+            return drain(site, progress=progress, begins=False).fence  # placed after the point was taken
         except LeaseHeld:
             chain = read_chain(journals)
             last = chain.fence if chain is not None else None
@@ -219,6 +224,7 @@ class _Drain:
     progress: ProgressSink
     directory: Path | None
     most_states: int
+    begins: bool
     began: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -231,6 +237,8 @@ class _Drain:
         with journal_session(self.database, "journal") as connection:
             life = read_life(connection)
             chain, broken = self._chain(connection, life)
+            if chain is None:
+                self._check_begins(broken.why if broken else "none was begun yet")
             published = publish(connection, self.settings)
             publication = str(publication_oid(connection, self.settings.journal.publication))
             another = chain is not None and chain.readings.get(PUBLICATION, publication) != publication
@@ -272,7 +280,18 @@ class _Drain:
         self._break(connection, chain, broken)
         return None, broken if chain is not None else None
 
+    def _check_begins(self, why: str) -> None:
+        if not self.begins:
+            raise JournalError(
+                "There is no change journal that goes on",
+                on=self.slot,
+                why=why,
+                remedy="`sbh journal setup` begins one, and so does the next drain of the schedule",
+            )
+
     def _break(self, connection: Connection, chain: ChainEnd | None, broken: Break) -> None:
+        """What went on so far has ended: another is begun after this."""
+        self._check_begins(broken.why)
         self.lease.renew()
         if chain is not None:
             record_break(self.journals, chain, broken, self.site.clock)

@@ -37,10 +37,11 @@ def rows_differ(merge: TableMerge) -> bool:
         f"SELECT {', '.join(f't.{ident(name)}' for _, name in staging.unchanged)} FROM {merge.todo} x"
         f" JOIN {from_only(staging.table.table)} t ON {staging.key_of_live('t', 'x')}"
     )
-    if merge.todo == staging.want:
-        return _differs(staging, written, few=merge.few)
-    others = f"NOT EXISTS (SELECT FROM {merge.todo} x WHERE {staging.same_key('x', 'w')})"
-    return _differs(staging, f"{written} UNION ALL {_staged(staging)} WHERE {others}", few=merge.few)
+    sums = _sums(staging, written, few=merge.few)
+    if merge.todo != staging.want:
+        others = f"NOT EXISTS (SELECT FROM {merge.todo} x WHERE {staging.same_key('x', 'w')})"
+        _read(staging, f"{_staged(staging)} WHERE {others}", sums)
+    return not sums.same(staging.lines.text())
 
 
 def check_staged(staging: Staging) -> None:
@@ -65,20 +66,24 @@ def _staged(staging: Staging) -> str:
     return f"SELECT {', '.join(f'w.{staging.columns[name]}' for _, name in staging.unchanged)} FROM {staging.want} w"
 
 
-def _differs(staging: Staging, query: str, *, few: bool = False) -> bool:
+def _differs(staging: Staging, query: str) -> bool:
     assert staging.lines is not None
-    return not _sums(staging, query, few=few).same(staging.lines.text())
+    return not _sums(staging, query).same(staging.lines.text())
 
 
 def _sums(staging: Staging, query: str, *, few: bool = False) -> LineSums:
     sums = staging.lines.fresh() if staging.lines is not None else LineSums(os.urandom(32))
     cursor = staging.connection.cursor()
-    with translated("read back what was written", staging.table.full_name):
-        if few:  # each by its key, whatever the planner thinks of it
-            cursor.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
-        _sum(staging.connection, staging.table, query, staging.encoding, sums)
-        cursor.execute("SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on")
+    if few:  # each by its key, whatever the planner thinks of it
+        cursor.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
+    _read(staging, query, sums)
+    cursor.execute("SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on")
     return sums
+
+
+def _read(staging: Staging, query: str, sums: LineSums) -> None:
+    with translated("read back what was written", staging.table.full_name):
+        _sum(staging.connection, staging.table, query, staging.encoding, sums)
 
 
 def sum_live(connection: Connection, table: MappedTable, tenant_key: str, sums: RowSums) -> None:
