@@ -26,7 +26,7 @@ from sbh_pipelines.cli.commands import (
 from sbh_pipelines.cli.commands.upkeep import copies, drill, health, journal, repository
 from sbh_pipelines.cli.demo import demo
 from sbh_pipelines.cli.output import print_error, print_json
-from sbh_pipelines.cli.servers import serve, stack, ui
+from sbh_pipelines.cli.servers import console, serve, stack, ui
 from sbh_pipelines.errors import RequestError, SbhError
 
 EXIT_STATUS = {
@@ -86,7 +86,7 @@ def _group_options(
     context.obj.merge(settings_file, as_json, quiet, wide, debug)
 
 
-for command_module in (demo, doctor, export, health, serve, ui):
+for command_module in (console, demo, doctor, export, health, serve, ui):
     command_module.add_to(app)
 retention.add_to(backup.app)
 for group_module in (

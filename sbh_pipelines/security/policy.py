@@ -28,8 +28,8 @@ class Role(IntEnum):
 class UserContext:
     """Who asks. `tenant_id` is the only tenant the caller may touch; `*` is a platform user.
 
-    `via` is the face the caller came through (`python`, `cli`, `api`, `dagster`), for the audit trail. `issued_by`: by whose tokens
-    the caller's was issued, nearest first. `by_system`: the operating system says who it is, and no token.
+    `via` is the face the caller came through (`python`, `cli`, `api`, `console`, `dagster`), for the audit trail. `issued_by`: by
+    whose tokens the caller's was issued, nearest first. `by_system`: the operating system says who it is, and no token.
     """
 
     user_id: str

@@ -21,6 +21,8 @@ from sbh_pipelines.api.app.calls import Api
 from sbh_pipelines.api.app.limits import Rates, Workers
 from sbh_pipelines.api.app.middleware import REQUEST_ID, USER, RequestMiddleware
 from sbh_pipelines.api.app.server import PromptH11Protocol
+from sbh_pipelines.api.console.app import Console
+from sbh_pipelines.api.console.session import Session
 from sbh_pipelines.api.routes import approvals, backups, copies, journal, operations, platform, restores
 from sbh_pipelines.api.runs.dagster import Dagster
 from sbh_pipelines.api.runs.launches import Launcher
@@ -98,6 +100,7 @@ def make_app(settings: Settings) -> RequestMiddleware:
         app.include_router(routes.router)
     _handle_errors(app, rates.retry_after_s)
     document_of(app)
+    https = own.tls_cert_file is not None or own.behind_proxy
     return RequestMiddleware(
         app,
         verify=lambda token: tokens.verify(token, VIA),
@@ -106,7 +109,8 @@ def make_app(settings: Settings) -> RequestMiddleware:
         rates=Rates(own.calls_per_minute, own.calls_burst, what="calls"),
         max_body=own.max_body_kib << 10,
         body_timeout_s=own.body_timeout_s,
-        https=own.tls_cert_file is not None or own.behind_proxy,
+        https=https,
+        console=Console(api, Session(tokens, https=https, most_s=settings.ui.session_s)),
     )
 
 

@@ -9,9 +9,11 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
+from typing import Protocol
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sbh_pipelines.api.app.limits import Rates, Workers
@@ -22,6 +24,8 @@ from sbh_pipelines.security.policy import UserContext
 USER, REQUEST_ID = "sbh.user", "sbh.request_id"
 PUBLIC = frozenset({"/api/health/live", "/api/openapi.json"})
 METRICS = "/metrics"
+CONSOLE = "/console"
+FORM = "application/x-www-form-urlencoded"
 
 _log = logging.getLogger("sbh_pipelines.api")
 access_log = logging.getLogger("sbh_pipelines.api.access")
@@ -35,6 +39,28 @@ _HEADERS = {
 _LONGEST_LOGGED = 200
 
 Verify = Callable[[str], UserContext]
+
+
+class Face(Protocol):
+    """A part of the site for people, below `CONSOLE`: its requests are checked as all others are, and answered as it says.
+
+    Attributes:
+        app: Has its pages.
+        public: Paths that need no token.
+        headers: Of its answers, in place of those of the API.
+    """
+
+    app: ASGIApp
+    public: Set[str]
+    headers: Mapping[str, str]
+
+    def user(self, headers: Headers) -> UserContext:
+        """Who asks, as the browser says. Blocks. Raises Unauthenticated."""
+        ...
+
+    def refused(self, scope: Scope, error: SbhError, user: UserContext | None, status: int | None) -> Response:
+        """The page for a request that came no further than this."""
+        ...
 
 
 class RequestMiddleware:
@@ -51,8 +77,10 @@ class RequestMiddleware:
         max_body: int,
         body_timeout_s: float,
         https: bool,
+        console: Face,
     ) -> None:
         self._app, self._verify, self._verify_metrics = app, verify, verify_metrics
+        self._console = console
         self._workers, self._rates = workers, rates
         self._max_body, self._body_timeout_s = max_body, body_timeout_s
         self._headers = dict(_HEADERS)
@@ -72,12 +100,14 @@ class RequestMiddleware:
             path = path[:-1]
         scope = {**scope, "path": path, "raw_path": path.encode(), REQUEST_ID: request_id}
         sent = {"status": 0, "bytes": 0}
+        face = self._console if path == CONSOLE or path.startswith(CONSOLE + "/") else None
+        own_headers = self._headers if face is None else {**self._headers, **face.headers}
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
                 sent["status"] = message["status"]
                 headers = MutableHeaders(scope=message)
-                for name, value in self._headers.items():
+                for name, value in own_headers.items():
                     headers[name] = value
                 headers["X-Request-Id"] = request_id
                 headers.setdefault("Cache-Control", "no-store")
@@ -86,38 +116,44 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            await self._pass(scope, receive, sending)
+            await self._pass(scope, receive, sending, face)
         except Exception:
             # nosemgrep: traceback-shown - JsonLines leaves out what the errors say
             _log.exception("Request %s ended with an error nobody foresaw", request_id)
             if not sent["status"]:
                 error = SbhError("Unexpected error", remedy="try again; the operators find it under the request's id")
-                await problem_response(problem(error, request_id))(scope, receive, sending)
+                answer = problem_response(problem(error, request_id)) if face is None else _page(face, scope, error)
+                await answer(scope, receive, sending)
         finally:
             _write_log(scope, sent, began)
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _pass(self, scope: Scope, receive: Receive, send: Send, face: Face | None) -> None:
         user: UserContext | None = None
         try:
             headers = Headers(scope=scope)
-            if scope["path"] not in PUBLIC:
-                user = await self._user(headers, scope["path"])
+            if scope["path"] not in (PUBLIC if face is None else face.public):
+                user = await self._user(headers, scope["path"], face)
                 scope[USER] = user
                 self._rates.take(f"user:{user.tenant_id}:{user.user_id}")
             if len(headers.getlist("x-tenant-slug")) > 1:
                 raise _http(400, "The header X-Tenant-Slug is there twice", "send it once")
-            body = await self._body(headers, receive)
+            body = await self._body(headers, receive, "application/json" if face is None else FORM)
         except (SbhError, Refusal) as error:
             status = None
             if isinstance(error, Refusal):
                 status, error = error.status, error.error
             send = _closing(send)  # a body that is not read
+            if face is not None:
+                await face.refused(scope, error, user, status)(scope, receive, send)
+                return
             document = problem(error, scope[REQUEST_ID], user, status=status, instance=_shown(scope["path"]))
             await problem_response(document)(scope, receive, send)
             return
-        await self._app(scope, _replayed(body, receive), send)
+        await (self._app if face is None else face.app)(scope, _replayed(body, receive), send)
 
-    async def _user(self, headers: Headers, path: str) -> UserContext:
+    async def _user(self, headers: Headers, path: str, face: Face | None) -> UserContext:
+        if face is not None:
+            return await self._workers.run(lambda: face.user(headers))
         given = headers.getlist("authorization")
         scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
         if scheme.lower() != "bearer" or not token.strip():
@@ -125,8 +161,8 @@ class RequestMiddleware:
         verify = self._verify_metrics if path == METRICS else self._verify
         return await self._workers.run(lambda: verify(token.strip()))
 
-    async def _body(self, headers: Headers, receive: Receive) -> bytes:
-        """All of it, in time and within the bound."""
+    async def _body(self, headers: Headers, receive: Receive, wanted: str) -> bytes:
+        """All of it, in time and within the bound, of the kind that is wanted."""
         declared = headers.get("content-length", "")
         if declared.isdigit() and int(declared) > self._max_body:
             raise _too_large(self._max_body)
@@ -139,8 +175,9 @@ class RequestMiddleware:
                 TookTooLong("The request's body did not arrive in time", remedy="send it at once"), status=408
             ) from None
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if body and kind != "application/json":
-            raise _http(415, "The body must be JSON", "send it with `Content-Type: application/json`")
+        if body and kind != wanted:
+            what = "JSON" if wanted != FORM else "a form"
+            raise _http(415, f"The body must be {what}", f"send it with `Content-Type: {wanted}`")
         return body
 
     async def _read(self, receive: Receive) -> bytes:
@@ -154,6 +191,10 @@ class RequestMiddleware:
                 raise _too_large(self._max_body)
             if not message.get("more_body"):
                 return bytes(body)
+
+
+def _page(face: Face, scope: Scope, error: SbhError) -> Response:
+    return face.refused(scope, error, scope.get(USER), None)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

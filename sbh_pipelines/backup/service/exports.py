@@ -11,6 +11,7 @@ from sbh_pipelines.backup.contents.manifests import read_manifest
 from sbh_pipelines.backup.contents.ownership import resolve_own
 from sbh_pipelines.backup.contents.reader import OpenBackup, open_backup
 from sbh_pipelines.backup.create.moment.reading import Reading
+from sbh_pipelines.backup.export.browse import BackupView
 from sbh_pipelines.backup.export.export import export_backup
 from sbh_pipelines.backup.export.manifest import Export
 from sbh_pipelines.backup.service.gate import Gate
@@ -90,6 +91,28 @@ class Exports:
             repository.close()
             raise
         return open_backup(repository, manifest)
+
+    def view(
+        self, backup_id: str, tenant_id: str, user_ctx: UserContext, what: str, *, show_sensitive: bool = False
+    ) -> BackupView:
+        """A backup to look into, a page at a time, for those who may plan restores, whose plans show rows as well.
+
+        `what`: the table, or `files`, for the record. Values of columns that `restore.sensitive` names are masked;
+        `show_sensitive` is for who may export. Raises AccessDenied, UnknownBackup, SlugChangedHands, CorruptObject.
+        """
+        tenant = self._gate.allowed(tenant_id, user_ctx, "restore.plan")
+        if show_sensitive:
+            self._gate.authorize(user_ctx, "backup.export", tenant.id)
+        repository = self._site.repository(tenant)
+        try:
+            manifest = read_manifest(repository, resolve_own(repository, backup_id, tenant.key))
+            props = {"of": what[:200], "show_sensitive": show_sensitive}
+            self._gate.accessed(tenant, user_ctx, "view", backup_id=manifest.id, **props)
+        except BaseException:
+            repository.close()
+            raise
+        backup = open_backup(repository, manifest)
+        return BackupView(backup, self._site.settings.restore, show_sensitive=show_sensitive)
 
     def _exportable(
         self, tenant_id: str, user_ctx: UserContext, backup_id: str, former_key: str | None = None

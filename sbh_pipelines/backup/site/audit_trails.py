@@ -35,7 +35,7 @@ _VIA: ContextVar[str] = ContextVar("via", default="python")
 
 
 def came_through(via: str) -> None:
-    """Events recorded from now on in this thread of work came through this face: python, cli, api, dagster."""
+    """Events recorded from now on in this thread of work came through this face: python, cli, api, console, dagster."""
     _VIA.set(via)
 
 

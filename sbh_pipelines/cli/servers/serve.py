@@ -1,4 +1,4 @@
-"""`sbh serve`: the REST API. The application itself is imported by uvicorn, by its name, in each worker process."""
+"""`sbh serve`: the REST API and the console. The application is imported by uvicorn, by its name, in each worker process."""
 
 import os
 import socket
@@ -54,7 +54,7 @@ def serve(
         bool, typer.Option("--behind-proxy", help="A reverse proxy on a private network ends TLS.")
     ] = False,
 ) -> Answer:
-    """Serve the REST API until it is interrupted. Prints where, as soon as it listens."""
+    """Serve the REST API, and the console below /console, until it is interrupted. Prints where, as soon as it listens."""
     settings = invocation.settings()
     changes = {"host": host, "port": port, "workers": workers, "behind_proxy": behind_proxy or None}
     own = settings.api.model_copy(update={name: value for name, value in changes.items() if value is not None})
@@ -75,7 +75,8 @@ def serve(
 
 def _say(invocation: Invocation, address: str) -> None:
     """On standard error: the answer, at the end, goes to standard output."""
-    text = address if invocation.quiet else f"The API listens on {address}; its document is {address}/api/openapi.json"
+    long = f"The API listens on {address}; its document is {address}/api/openapi.json; the console is {address}/console"
+    text = address if invocation.quiet else long
     print(text, file=sys.stderr, flush=True)
 
 

@@ -81,7 +81,7 @@ class Entry:
         event: Its name, noun.verb.
         user_id: Who did it.
         source: What did it: `backup` is this program.
-        via: Through which face: python, cli, api, dagster.
+        via: Through which face: python, cli, api, console, dagster.
         props: What else is to be known of it; JSON.
     """
 
@@ -111,7 +111,7 @@ class AuditEvent:
         tenant_id: The tenant of its trail; `*` is the platform.
         user_id: Who did it.
         v: Version of the format.
-        via: Through which face: python, cli, api, dagster, analytics.
+        via: Through which face: python, cli, api, console, dagster, analytics.
         unknown: Fields that this release does not know; no genuine event has any.
     """
 

@@ -1,0 +1,87 @@
+"""The fleet: every tenant that the user may see, those first that would lose most."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from sbh_pipelines.api.app.middleware import CONSOLE
+from sbh_pipelines.api.console.visit import AVisit, answer_of, to
+from sbh_pipelines.api.routes import platform
+from sbh_pipelines.backup.service.results import Examination
+
+router = APIRouter(prefix=CONSOLE)
+
+_ALL = 1_000_000
+_BUDGET_S = 2.0  # for looking at repositories: of tenants that it is too short for the earlier look is shown, or none
+_ON_A_PAGE = 200
+
+
+@router.get("")
+async def fleet(
+    visit: AVisit,
+    search: Annotated[str, Query(max_length=128)] = "",
+    rpo: Annotated[str, Query(pattern="^(|missed|ok|none)$")] = "",
+    region: Annotated[str, Query(max_length=64)] = "",
+    tier: Annotated[str, Query(max_length=64)] = "",
+    page: Annotated[int, Query(ge=1, le=100_000)] = 1,
+) -> Response:
+    """Tenants by what would be lost; a tenant's own users go straight to their tenant."""
+    call = visit.call
+    if not call.platform:
+        return to(visit.home)
+    listed, seen = await asyncio.gather(
+        answer_of(platform.list_tenants(call, limit=_ALL, cursor=None)),
+        call.read(lambda: _seen(call.service.health.examine(call.user, _BUDGET_S))),
+    )
+    tenants = sorted(listed["tenants"], key=_worst_first)
+    shown = [
+        tenant
+        for tenant in tenants
+        if search.casefold() in tenant["id"].casefold()
+        and rpo in ("", tenant["rpo"])
+        and region in ("", tenant["region"])
+        and tier in ("", tenant["tier"])
+    ]
+    first = (page - 1) * _ON_A_PAGE
+    return visit.page(
+        "fleet.html",
+        "Fleet",
+        tenants=shown[first : first + _ON_A_PAGE],
+        found=len(shown),
+        number=page,
+        more=len(shown) > first + _ON_A_PAGE,
+        everyone=len(tenants),
+        missed=sum(tenant["rpo"] == "missed" for tenant in tenants),
+        never=sum(tenant["backup_id"] is None for tenant in tenants),
+        stored=sum(one["stored"] for one in seen.values()),
+        seen=seen,
+        regions=sorted({tenant["region"] for tenant in tenants}),
+        tiers=sorted({tenant["tier"] for tenant in tenants}),
+        chosen={"search": search, "rpo": rpo, "region": region, "tier": tier},
+        issues=listed["issues"],
+    )
+
+
+def _worst_first(tenant: Mapping[str, Any]) -> tuple[bool, bool, float, str]:
+    """Without any backup; then with the objective missed; then by what would be lost."""
+    lost = tenant["rows_lost_s"] if tenant["rows_lost_s"] is not None else tenant["age_s"]
+    return tenant["backup_id"] is not None, tenant["rpo"] != "missed", -(lost or 0.0), tenant["id"]
+
+
+def _seen(examination: Examination) -> dict[str, dict[str, Any]]:
+    """What the list of tenants has not: of each the backups that are there, their size, the last drill."""
+    return {
+        str(slug): {
+            "backups": one.backups.count,
+            "stored": one.backups.stored,
+            "drill": _drill(one.newest_drill),
+        }
+        for slug, one in examination.observations.items()
+    }
+
+
+def _drill(newest: Any) -> dict[str, str] | None:
+    return None if newest is None else {"status": newest.status, "finished_at": newest.finished_at}

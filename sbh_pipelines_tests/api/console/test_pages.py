@@ -1,0 +1,276 @@
+"""The console's pages without a browser: who sees what, whose forms are taken, what becomes of hostile names."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.routing import APIRoute
+from starlette.testclient import TestClient
+
+from sbh_pipelines.api.app.app import make_app
+from sbh_pipelines.api.console import app as console
+from sbh_pipelines.api.console.render import POLICY, duration, size
+from sbh_pipelines.api.console.session import safe_path
+from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.security.policy import PERMISSIONS, Role, UserContext
+from sbh_pipelines.security.tokens import Tokens
+from sbh_pipelines.settings import Settings
+
+OWN, OTHER, HOSTILE = "tenant-1", "tenant-3", "tenant-4"
+SCRIPT = "<script>alert(1)</script>"
+RESTORE, OPERATION = "restore_20240115_120000_0a1b2c", "0f1c8a52-5f0e-4f1c-9a4e-0d6a3b7c1e11"
+APPROVAL = "approval_20240115_120000_0a1b2c"
+HOME, AT = "/console/tenants/{slug}", "/console/tenants/{slug}/backups/{backup_id}"
+
+# Each page: what the policy calls it, and what who may gets, where there is no Dagster.
+PAGES: dict[tuple[str, str], tuple[str, int]] = {
+    ("GET", HOME): ("backup.list", 200),
+    ("GET", HOME + "/moment"): ("backup.list", 303),
+    ("GET", HOME + "/journal"): ("journal.read", 200),
+    ("GET", HOME + "/backups"): ("backup.list", 200),
+    ("GET", AT): ("backup.list", 200),
+    ("GET", AT + "/rows"): ("restore.plan", 200),
+    ("POST", AT + "/rows"): ("restore.plan", 200),
+    ("GET", AT + "/files"): ("restore.plan", 200),
+    ("POST", AT + "/files"): ("restore.plan", 200),
+    ("GET", AT + "/file"): ("backup.export", 400),
+    ("GET", AT + "/diff"): ("restore.plan", 200),
+    ("POST", AT + "/diff"): ("restore.plan", 200),
+    ("POST", AT + "/restore"): ("backup.restore", 503),
+    ("POST", AT + "/ask"): ("restore.request", 200),
+    ("GET", HOME + "/restores/{restore_id}"): ("backup.status", 404),
+    ("POST", HOME + "/restores/{restore_id}/diff"): ("backup.status", 404),
+    ("POST", HOME + "/restores/{restore_id}/undo"): ("backup.restore", 404),
+    ("POST", HOME + "/restores/{restore_id}/ask"): ("restore.request", 404),
+    ("GET", HOME + "/operations/{operation_id}"): ("backup.status", 503),
+    ("GET", HOME + "/operations/{operation_id}/state"): ("backup.status", 503),
+    ("POST", HOME + "/operations/{operation_id}/cancel"): ("run.cancel", 503),
+    ("GET", HOME + "/requests"): ("backup.status", 200),
+    ("POST", HOME + "/requests/{approval_id}/approve"): ("restore.approve", 400),
+    ("POST", HOME + "/requests/{approval_id}/reject"): ("restore.approve", 400),
+    ("GET", HOME + "/audit"): ("audit.read", 200),
+    ("GET", HOME + "/compliance"): ("report.read", 200),
+}
+OF_NO_TENANT = {
+    ("GET", "/console"), ("GET", "/console/login"), ("POST", "/console/login"), ("POST", "/console/logout"),
+    ("GET", "/console/static/{name}"), ("GET", "/console/audit"), ("GET", "/console/compliance"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def site(api_settings: Settings) -> Iterator[TestClient]:
+    own = api_settings.api.model_copy(
+        update={
+            "dagster_url": "http://127.0.0.1:9",
+            "expensive_per_minute": 100_000,
+            "expensive_burst": 10_000,
+            "calls_burst": 100_000,
+        }
+    )
+    restore = api_settings.restore.model_copy(update={"sensitive": ["users.email"]})
+    settings = api_settings.model_copy(update={"api": own, "restore": restore})
+    with TestClient(make_app(settings), follow_redirects=False) as made:
+        yield made
+
+
+@pytest.fixture
+def sign_in(site: TestClient, tokens: Tokens) -> Iterator[Any]:
+    """Signs in; the mark that this session's forms carry."""
+
+    def signed_in(tenant: str, role: Role, user: str = "ann") -> str:
+        site.cookies.clear()
+        answer = site.post("/console/login", data={"token": tokens.issue(user, tenant, role, 600), "next": ""})
+        assert (answer.status_code, answer.headers["location"]) == (303, "/console")
+        page = site.get("/console/tenants/" + (OWN if tenant == "*" else tenant))
+        found = re.search(r'name="mark" value="([0-9a-f]{64})"', page.text)
+        assert found, page.text
+        return found[1]
+
+    yield signed_in
+    site.cookies.clear()
+
+
+def ask(site: TestClient, method: str, path: str, slug: str, backup_id: str, **form: str) -> Any:
+    names = {
+        "slug": slug,
+        "backup_id": backup_id,
+        "restore_id": RESTORE,
+        "operation_id": OPERATION,
+        "approval_id": APPROVAL,
+    }
+    query = (
+        {"table": "public.users"} if path.endswith("/rows") else {"path": "no/such"} if path.endswith("/file") else {}
+    )
+    form = {"confirm": slug, "reason": "a test", **form}
+    return site.request(method, path.format(**names), params=query, data=form if method == "POST" else None)
+
+
+def routes() -> set[tuple[str, str]]:
+    found = [*console._own.routes, *(route for pages in console.PAGES for route in pages.router.routes)]
+    return {(method, route.path) for route in found if isinstance(route, APIRoute) for method in route.methods}
+
+
+def test_every_page_is_in_the_table() -> None:
+    assert routes() == set(PAGES) | OF_NO_TENANT
+
+
+def test_the_table_of_permissions_holds_on_every_page(site: TestClient, sign_in: Any, backed_up: str) -> None:
+    """Of one's own tenant as the role says; of another one nothing, whether there is such a tenant or not."""
+    wrong = {}
+    for role in Role:
+        mark = sign_in(OWN, role)
+        for (method, path), (action, status) in PAGES.items():
+            if path.endswith("/ask") and path.startswith(AT):
+                continue  # leaves a request behind: `test_one_asks_and_another_approves`
+            got = ask(site, method, path, OWN, backed_up, mark=mark)
+            wanted = status if role >= PERMISSIONS[action] else 403
+            if got.status_code != wanted:
+                wrong[role.name, method, path] = (got.status_code, wanted, got.text[-900:])
+            assert got.headers["content-security-policy"] == POLICY
+    assert wrong == {}
+    mark = sign_in(OWN, Role.ADMIN)
+    for slug in (OTHER, "no-such-tenant"):
+        got = {key: ask(site, *key, slug, backed_up, mark=mark).status_code for key in PAGES}
+        assert set(got.values()) == {403}
+    assert "tenant-2" not in site.get("/console", follow_redirects=True).text
+
+
+def test_nobody_in_sees_nothing_but_the_login_page(site: TestClient, backed_up: str) -> None:
+    site.cookies.clear()
+    for method, path in set(PAGES) | OF_NO_TENANT - {("GET", "/console/login"), ("POST", "/console/login")}:
+        answer = ask(site, method, path.replace("{name}", "nothing.css"), OWN, backed_up)
+        assert answer.status_code == 303, (method, path)
+        assert answer.headers["location"].startswith("/console/login?next=/console")
+    refused = site.post("/console/login", data={"token": "not.a.token"})
+    assert refused.status_code == 401
+    assert "The token is not valid" in refused.text
+    assert "set-cookie" not in refused.headers
+
+
+def test_the_cookie_is_for_the_browser_alone_and_ends(site: TestClient, sign_in: Any, tokens: Tokens) -> None:
+    answer = site.post("/console/login", data={"token": tokens.issue("ann", OWN, Role.VIEWER, 300)})
+    cookie = answer.headers["set-cookie"]
+    assert all(word in cookie for word in ("HttpOnly", "SameSite=Strict", "Path=/"))
+    assert 290 <= int(re.search(r"Max-Age=(\d+)", cookie)[1]) <= 300
+    mark = sign_in(OWN, Role.VIEWER)
+    assert site.post("/console/logout", data={"mark": mark}).headers["location"] == "/console/login"
+    assert site.get("/console").headers["location"].startswith("/console/login")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "//evil.example",
+        "https://evil.example",
+        "/console//evil.example",
+        "/console\\@evil",
+        "/api/backup",
+        "",
+        "/console/login",
+    ],
+)
+def test_after_signing_in_one_stays_here(given: str) -> None:
+    assert safe_path(given) == "/console"
+
+
+def test_forms_of_other_sites_are_refused(site: TestClient, sign_in: Any, backed_up: str) -> None:
+    """Without the session's mark, with another session's, from another origin."""
+    others = sign_in(OWN, Role.ADMIN, "bob")
+    mark = sign_in(OWN, Role.ADMIN)
+    posts = [path for method, path in {*PAGES, ("POST", "/console/logout")} if method == "POST"]
+    assert len(posts) == 12
+    for path in posts:
+        assert ask(site, "POST", path, OWN, backed_up).status_code == 403
+        assert ask(site, "POST", path, OWN, backed_up, mark=others).status_code == 403
+    for headers in ({"origin": "https://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}):
+        assert site.post("/console/logout", data={"mark": mark}, headers=headers).status_code == 403
+        assert site.post("/console/login", data={"token": "x"}, headers=headers).status_code == 403
+
+
+def test_names_and_values_of_others_are_text(site: TestClient, sign_in: Any, api_settings: Settings) -> None:
+    made = BackupService(api_settings).create_backup(
+        HOSTILE, UserContext("fixture", "*", Role.ADMIN), description=SCRIPT + "\"'"
+    )
+    mark = sign_in("*", Role.ADMIN)
+    home = f"/console/tenants/{HOSTILE}"
+    shown = [
+        site.get(home),
+        site.get(f"{home}/backups/{made['id']}"),
+        site.get("/console", params={"search": SCRIPT}),
+        site.post(f"{home}/backups/latest/rows", params={"table": "users"}, data={"mark": mark, "search": SCRIPT}),
+        site.post(f"{home}/backups/latest/diff", data={"mark": mark, "scope": "parts", "tables": SCRIPT}),
+        site.get(f"/console/tenants/{SCRIPT}"),
+    ]
+    for page in shown:
+        assert "<script>alert" not in page.text
+    assert "&lt;script&gt;alert" in shown[0].text
+    assert [page.status_code for page in shown] == [200, 200, 200, 200, 400, 404]
+
+
+def test_what_is_sensitive_is_masked_and_not_searched(site: TestClient, sign_in: Any, backed_up: str) -> None:
+    """Who may export sees it where they ask for it, and that is recorded."""
+    path = f"/console/tenants/{OWN}/backups/{backed_up}/rows?table=users"
+    mark = sign_in(OWN, Role.ADMIN)
+    clear = site.get(path + "&sensitive=true").text
+    (email, *_) = re.findall(r"[\w.+-]+@[\w.-]+", clear)
+    mark = sign_in(OWN, Role.OPERATOR)
+    hidden = site.get(path).text
+    assert "***" in hidden
+    assert email not in hidden
+    assert site.get(path + "&sensitive=true").status_code == 403
+    assert "No row holds it" in site.post(path, data={"mark": mark, "search": email}).text
+    sign_in("*", Role.ADMIN)
+    trail = site.get(f"/console/tenants/{OWN}/audit", params={"event": "backup.accessed", "user": "ann"}).text
+    assert "show sensitive" in trail
+
+
+def test_rows_come_a_page_at_a_time_and_files_whole(
+    site: TestClient, sign_in: Any, backed_up: str, api_settings: Settings
+) -> None:
+    sign_in(OWN, Role.ADMIN)
+    here = f"/console/tenants/{OWN}/backups/{backed_up}"
+    seen: list[str] = []
+    path: str | None = f"{here}/rows?table=public.tasks"
+    while path:
+        page = site.get(path).text
+        seen += re.findall(r"<tr><td class=\"value\">(\d+)</td>", page)
+        following = re.search(r'<a href="([^"]+)">Next</a>', page)
+        path = following[1].replace("&amp;", "&") if following else None
+    with BackupService(api_settings).open_backup(backed_up, OWN, UserContext("fixture", "*", Role.ADMIN)) as backup:
+        assert sorted(seen) == sorted(str(row["id"]) for rows in backup.read_rows("tasks") for row in rows)
+        entry = next(backup.files())
+        content = b"".join(backup.slices(entry))
+    got = site.get(f"{here}/file", params={"path": entry.path})
+    assert got.content == content
+    assert got.headers["content-disposition"].startswith("attachment")
+
+
+def test_one_asks_and_another_approves(site: TestClient, sign_in: Any, backed_up: str) -> None:
+    mark = sign_in(OWN, Role.ADMIN, "ann")
+    asked = ask(site, "POST", AT + "/ask", OWN, backed_up, mark=mark, scope="parts", tables="public.tasks")
+    assert asked.status_code == 303
+    page = site.get(asked.headers["location"]).text
+    assert "Another person has to decide it" in page
+    (approval,) = set(re.findall(r"approval_\w+", page))
+    mark = sign_in(OWN, Role.ADMIN, "bea")
+    path = f"/console/tenants/{OWN}/requests/{approval}/approve"
+    assert site.post(path, data={"mark": mark, "comment": "agreed"}).status_code == 303
+    page = site.get(f"/console/tenants/{OWN}/requests").text
+    assert "agreed" in page
+    assert "public.tasks" in page
+    assert "Compare, then restore" in page
+
+
+def test_nothing_is_restored_until_the_name_is_typed(site: TestClient, sign_in: Any, backed_up: str) -> None:
+    mark = sign_in("*", Role.ADMIN)
+    answer = ask(site, "POST", AT + "/restore", OWN, backed_up, mark=mark, confirm=OTHER)
+    assert answer.status_code == 409
+    assert "was not typed" in answer.text
+
+
+def test_figures_are_written_with_the_unit_one_reads() -> None:
+    assert [size(n) for n in (None, 0, 1023, 1536, 250 << 20)] == ["–", "0 B", "1,023 B", "1.5 KiB", "250 MiB"]
+    assert [duration(s) for s in (None, 3.14, 59, 61, 7200, 7260, 200_000, 900_000)] == [
+        "–", "3.1 s", "59 s", "1 min", "2 h", "2 h 1 min", "2 d 7 h", "10 d",
+    ]  # fmt: skip
