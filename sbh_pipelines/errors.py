@@ -88,7 +88,8 @@
     │   ├── JournalBehind        SBH-937  what was committed is in no journal for too long
     │   ├── JournalInterrupted   SBH-938  a gap, or a table that the journal stopped telling of
     │   ├── SlotAtRisk           SBH-939  the journal's slot is gone, or about to be dropped
-    │   └── CopyBehind           SBH-940  what was verified at a copy is older than was promised
+    │   ├── CopyBehind           SBH-940  what was verified at a copy is older than was promised
+    │   └── SourceFilesMissing   SBH-941  rows refer to files that were not there when the newest backup was made
     └── OrchestratorError      SBH-920  Dagster refused to launch or cancel a run
         ├── OrchestratorUnavailable SBH-921 (transient)
         └── RequestUnreadable  SBH-923  what a run was asked for was sealed, and does not open
@@ -514,6 +515,10 @@ class SlotAtRisk(HealthError):
 
 class CopyBehind(HealthError):
     code = "SBH-940"
+
+
+class SourceFilesMissing(HealthError):
+    code = "SBH-941"
 
 
 class OrchestratorError(SbhError):

@@ -197,9 +197,9 @@ def _listing_of(repository: Repository) -> _Listing:
     try:
         fields = read_signed(repository, Keys.LISTING, _KIND)
         entries = fields.get("backups")
-        # An entry of an earlier release has no figures: its backup is read once more, and written with them.
+        # An entry of an earlier release lacks figures: its backup is read once more, and written with them.
         listed = entries if isinstance(entries, list) else []
-        known = [entry for entry in listed if isinstance(entry, dict) and "figures" in entry]
+        known = [entry for entry in listed if isinstance(entry, dict) and "missing" in entry.get("figures", {})]
         found = [BackupSummary.from_dict(entry) for entry in known]
     except (ObjectMissing, CorruptObject):
         return _Listing()

@@ -11,6 +11,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from itertools import islice
 from typing import Any
 
 from sbh_pipelines.backup.contents.manifest import Component
@@ -28,6 +29,7 @@ _TOP = 64  # most ids in the document
 # Leaves are put into packs this many bytes at a time, so that they lie side by side and are read with few requests.
 _TOGETHER = 4 << 20
 _AHEAD = 1024  # leaves whose ids are still being computed
+MOST_MISSING = 1000  # names of files that are not there; how many there are is told beside
 
 
 class FileListWriter:
@@ -117,6 +119,22 @@ def list_lines(
 ) -> Iterator[tuple[dict[str, Any], bytes]]:
     """(fields, line) of the list in order. What cannot be read raises CorruptObject, or is told to `lost` and left out."""
     leaves = _leaves(repository, component, lambda _: None, lost)
+    yield from _lines(repository, leaves, lost)
+
+
+def missing_files(repository: Repository, component: Component, most: int) -> list[str]:
+    """Keys of the first `most` files that rows refer to and that were not there: the list's last lines. Raises CorruptObject."""
+    named = min(component.missing_references, MOST_MISSING)
+    if not named:
+        return []
+    last = deque(_leaves(repository, component, lambda _: None, None), maxlen=named // _LEAF_LEAST + 2)
+    keys = (fields["missing"] for fields, _ in _lines(repository, last, None) if "missing" in fields)
+    return [str(key) for key in islice(keys, most)]
+
+
+def _lines(
+    repository: Repository, leaves: Iterable[bytes], lost: Callable[[CorruptObject], None] | None
+) -> Iterator[tuple[dict[str, Any], bytes]]:
     for chunk, plain in _contents(repository, leaves, lost):
         for line in plain.splitlines(keepends=True):
             try:

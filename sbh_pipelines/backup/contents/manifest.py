@@ -399,6 +399,11 @@ class Manifest:
         return self._part(FILES).get("file_count")
 
     @property
+    def missing_references(self) -> int:
+        """Files that rows refer to and that were not there."""
+        return int(self._part(FILES).get("missing_references") or 0)
+
+    @property
     def file_list_bytes(self) -> int:
         """Its part of `size`."""
         return int(self._part(FILES).get("size") or 0)

@@ -22,6 +22,7 @@ class Figures:
     rows: int
     files: int
     point: str | None  # up to when it describes the tenant
+    missing: int = 0  # files that its rows refer to and that were not there
 
     @classmethod
     def of_manifest(cls, manifest: Manifest) -> Self:
@@ -35,6 +36,7 @@ class Figures:
             rows=int(manifest.rows or 0),
             files=int(manifest.file_count or 0),
             point=manifest.point_time,
+            missing=manifest.missing_references,
         )
 
     @classmethod

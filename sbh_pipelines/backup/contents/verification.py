@@ -69,6 +69,9 @@ class Validation:
         chunks_checked: Chunks that the backup needs.
         bytes_checked: Bytes that were downloaded.
         seconds: How long it took.
+        missing_references: Files that rows refer to and that were not in the bucket when the backup was made. It is whole without
+            them.
+        missing_files: The keys of a few of them.
     """
 
     tenant_id: str | None = optional()
@@ -80,9 +83,12 @@ class Validation:
     chunks_checked: int
     bytes_checked: int
     seconds: float
+    missing_references: int = 0
+    missing_files: Sequence[str] = ()
 
     @classmethod
-    def of(cls, tenant_id: str | None, found: Verification) -> Self:
+    def of(cls, tenant_id: str | None, found: Verification, missing_files: Sequence[str] = ()) -> Self:
+        files = found.components.get(FILES)
         return cls(
             tenant_id=tenant_id,
             backup_id=found.backup_id,
@@ -93,6 +99,8 @@ class Validation:
             chunks_checked=found.chunks,
             bytes_checked=found.bytes,
             seconds=round(found.seconds, 3),
+            missing_references=files.missing_references if files else 0,
+            missing_files=tuple(missing_files),
         )
 
 

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from sbh_pipelines.backup.contents.file_list import FileListWriter
+from sbh_pipelines.backup.contents.file_list import MOST_MISSING, FileListWriter
 from sbh_pipelines.backup.contents.json_lines import json_line, read_lines
 from sbh_pipelines.backup.contents.manifest import Component
 from sbh_pipelines.backup.create.draft import Draft
@@ -242,12 +242,12 @@ class _Missing:
     def _lost(self) -> None:
         assert self._next is not None
         self.count += 1
-        if len(self._found) < 1000:  # the count is exact; of the names a thousand are enough to act on
+        if len(self._found) < MOST_MISSING:  # the count is exact; of the names these are enough to act on
             self._found.append(self._next)
         self._next = next(self._references, None)
 
     def rest(self) -> list[str]:
-        """Call after the last file: the first thousand references without a file."""
+        """Call after the last file: the first `MOST_MISSING` references without a file."""
         while self._next is not None:
             self._lost()
         return self._found

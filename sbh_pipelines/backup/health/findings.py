@@ -15,6 +15,7 @@ from sbh_pipelines.errors import (
     RecoveryPointMissed,
     RetentionNotEnforced,
     SbhError,
+    SourceFilesMissing,
     StoreError,
     TenantErased,
     UnusualSize,
@@ -36,8 +37,8 @@ KEYS, POINT, INTACT, DRILLS, SOURCE = (
     "drills_passed",
     "source_readable",
 )
-JOURNAL, COPIES = "journal_current", "copies_current"
-ALL_CHECKS = (*CHECKS, KEYS, POINT, INTACT, DRILLS, SOURCE, JOURNAL, COPIES)
+JOURNAL, COPIES, FILES = "journal_current", "copies_current", "source_files_present"
+ALL_CHECKS = (*CHECKS, KEYS, POINT, INTACT, DRILLS, SOURCE, JOURNAL, COPIES, FILES)
 
 WARNING, ERROR, CRITICAL = "warning", "error", "critical"
 _SEVERE_TIER = "critical"
@@ -90,7 +91,7 @@ def of_observation(settings: Settings, seen: Observation, age_s: float | None, n
     if seen.error is not None:
         found = of_error(seen.error, str(tenant.id), str(tenant.id))
         return [found] if found else []
-    findings = [*_intact(seen), *_sizes(seen), *_retention(settings, seen, now), *_drill(seen)]
+    findings = [*_intact(seen), *_sizes(seen), *_retention(settings, seen, now), *_drill(seen), *_files(seen)]
     if scheduled(settings, tenant):
         findings += [*_last(settings, seen, age_s, now), *_point(settings, seen, age_s)]
     return findings
@@ -196,6 +197,21 @@ def _intact(seen: Observation) -> list[Finding]:
     more = f"; {seen.damaged:,} in all" if seen.damaged > 1 else ""
     error = type(first)(first.what, on=first.on, why=first.why + more, remedy=first.remedy)
     return [Finding(INTACT, "damaged", str(seen.tenant.id), error, ERROR, str(seen.tenant.id))]
+
+
+def _files(seen: Observation) -> list[Finding]:
+    newest = seen.newest
+    if newest is None or newest.figures is None or not seen.files_missing:
+        return []
+    tenant = str(seen.tenant.id)
+    error = SourceFilesMissing(
+        "Rows refer to files that are not in the bucket",
+        on=f"{newest.id} of {tenant}",
+        why=f"{seen.files_missing:,} were missing when it was made, and {newest.figures.files:,} files are in it",
+        remedy=f"`sbh backup show {newest.id} -t {tenant}` names some; put them back (an older backup may have them:"
+        f" `sbh restore diff BACKUP -t {tenant}`), or correct the rows",
+    )
+    return [Finding(FILES, "source_files_missing", tenant, error, WARNING, tenant)]
 
 
 def _drill(seen: Observation) -> list[Finding]:

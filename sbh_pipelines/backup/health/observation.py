@@ -160,6 +160,11 @@ class Observation:
     def backups(self) -> TypeSums:
         return sum(self.sums.values(), TypeSums())
 
+    @property
+    def files_missing(self) -> int:
+        """Files that rows of the newest backup refer to and that were not there when it was made."""
+        return self.newest.figures.missing if self.newest is not None and self.newest.figures is not None else 0
+
 
 def observe(site: Site, tenant: Tenant, before: Observation | None = None, fully_after_s: float = 0.0) -> Observation:
     """A new observation; where nothing has changed since `before`, that one. What goes wrong is its `error`."""

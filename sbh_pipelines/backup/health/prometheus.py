@@ -145,6 +145,8 @@ class _Examined(Collector):
         gauges.set(
             "sbh_fleet_backups_damaged", "Manifests that cannot be read.", sum(seen.damaged for seen in observations)
         )
+        missing = sum(seen.files_missing for seen in observations)
+        gauges.set("sbh_fleet_files_missing", "Files that rows refer to and newest backups lack.", missing)
         gauges.set("sbh_fleet_drills", "Drills on record.", sum(seen.drills for seen in observations))
         drilled = [_seconds(d.finished_at) for seen in observations if (d := seen.newest_drill) and d.finished_at]
         gauges.set("sbh_fleet_last_drill_timestamp_seconds", "The newest drill.", max(drilled, default=None))
@@ -236,6 +238,8 @@ class _Examined(Collector):
             gauges.set("sbh_last_backup_logical_bytes", "What it would bring back.", figures.logical, tenant=name)
             gauges.set("sbh_last_backup_rows", "Rows in the newest backup.", figures.rows, tenant=name)
             gauges.set("sbh_last_backup_files", "Files in the newest backup.", figures.files, tenant=name)
+            says = "Files that rows of it refer to and that were not there."
+            gauges.set("sbh_last_backup_files_missing", says, figures.missing, tenant=name)
             gauges.set("sbh_last_backup_duration_seconds", "How long it took.", figures.seconds, tenant=name)
         failure = seen.newest_failure
         gauges.set(

@@ -71,6 +71,7 @@ class HealthReport:
         source_readable: Whether the application's database answers, and all its tenants can be backed up.
         journal_current: Whether the change journal, where it is on, tells all but the last minutes, without a gap.
         copies_current: Whether what was verified at each copy is whole and not older than was promised.
+        source_files_present: Whether all files that rows refer to were there when the newest backups were made.
         at: Time of the examination, UTC.
         tenant_id: The one tenant it is about; null where it is about all.
         tenants: How many tenants it is about.
@@ -91,6 +92,7 @@ class HealthReport:
     source_readable: bool
     journal_current: bool
     copies_current: bool
+    source_files_present: bool
     at: datetime
     tenant_id: str | None
     tenants: int
@@ -145,6 +147,7 @@ class BackupMetrics:
         tenants: How many tenants it is about.
         tenants_without_backup: How many of them have no backup.
         damaged: Manifests that cannot be read.
+        files_missing: Files that rows refer to and that were not there when the newest backups were made.
         drills: Drills on record.
         last_drill_at: Time at which the newest drill ended, UTC.
         as_of: Time of the oldest observation that went into the sums, UTC.
@@ -166,6 +169,7 @@ class BackupMetrics:
     tenants: int
     tenants_without_backup: int
     damaged: int
+    files_missing: int
     drills: int
     last_drill_at: str | None
     as_of: datetime | None
@@ -244,6 +248,7 @@ def backup_metrics(settings: Settings, examination: Examination, tenant: str | N
         tenants=len(examination.tenants),
         tenants_without_backup=sum(seen.newest is None and seen.error is None for seen in observations),
         damaged=sum(seen.damaged for seen in observations),
+        files_missing=sum(seen.files_missing for seen in observations),
         drills=sum(seen.drills for seen in observations),
         last_drill_at=max(drilled, default=None),
         as_of=min((seen.observed_at for seen in observations), default=None),

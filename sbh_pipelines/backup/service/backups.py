@@ -9,8 +9,15 @@ from contextlib import contextmanager, nullcontext, suppress
 from contextvars import copy_context
 from dataclasses import asdict, replace
 
+from sbh_pipelines.backup.contents.file_list import missing_files
 from sbh_pipelines.backup.contents.manifest import Manifest
-from sbh_pipelines.backup.contents.manifests import ManifestCache, read_manifest, read_manifests, resolve_backup
+from sbh_pipelines.backup.contents.manifests import (
+    ManifestCache,
+    read_component,
+    read_manifest,
+    read_manifests,
+    resolve_backup,
+)
 from sbh_pipelines.backup.contents.ownership import KeyReader, is_anothers, refuse_anothers, resolve_own
 from sbh_pipelines.backup.contents.verification import Validation, Verification, verify_backup
 from sbh_pipelines.backup.create import drafts as making
@@ -42,12 +49,13 @@ from sbh_pipelines.errors import (
 from sbh_pipelines.model import BackupId, BackupType, ProgressSink, Tenant, TenantId, no_progress
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.bounds import listed
-from sbh_pipelines.repository.format import Keys
+from sbh_pipelines.repository.format import FILES, Keys
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 
 _RECORDERS = 16  # threads; none before it is needed
 _MOST_FAILURES = 200  # that are read
+MISSING_NAMED = 5  # files
 
 
 class Backups:
@@ -264,7 +272,7 @@ class Backups:
         Raises UnknownBackup, UnknownTenant, and errors of reaching the store; for the tenant's own users also SlugChangedHands.
         """
         tenant = self._gate.allowed(tenant_id, user_ctx, "backup.validate")
-        result = Verification(backup_id, deep)
+        result, missing = Verification(backup_id, deep), list[str]()
         try:
             with self._site.repository(tenant) as repository:
                 wanted = resolve_backup(repository, backup_id, lambda m: not is_anothers(repository, m.id, tenant.key))
@@ -274,6 +282,8 @@ class Backups:
                 manifest = read_manifest(repository, wanted)
                 repository.load_index()
                 result = verify_backup(repository, manifest, deep=deep, progress=progress)
+                if result.valid and FILES in result.components:
+                    missing = missing_files(repository, result.components[FILES], MISSING_NAMED)
         except (CorruptObject, KeyServiceError) as error:
             if error.transient:
                 raise
@@ -283,7 +293,21 @@ class Backups:
         self._site.track(
             tenant, "backup.validated", user_ctx.user_id, {**told, "issues": len(result.issues), "codes": codes}
         )
-        return Validation.of(tenant.id, result)
+        return Validation.of(tenant.id, result, missing)
+
+    def missing_files(self, backup_id: str, tenant_id: str, user_ctx: UserContext) -> list[str]:
+        """The keys of a few of the files that rows of a backup refer to and that were not in the bucket when it was made.
+
+        Raises UnknownBackup, SlugChangedHands, CorruptObject.
+        """
+        tenant = self._gate.allowed(tenant_id, user_ctx, "backup.validate")
+        with self._site.repository(tenant) as repository:
+            manifest = read_manifest(repository, resolve_own(repository, backup_id, tenant.key))
+            self._gate.accessed(tenant, user_ctx, "missing files", backup_id=manifest.id)
+            if not manifest.missing_references:
+                return []
+            repository.load_index()
+            return missing_files(repository, read_component(repository, manifest, FILES), MISSING_NAMED)
 
     # status
 

@@ -1,10 +1,11 @@
 """`sbh backup`: make, list, show and validate backups."""
 
 import shlex
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.create.moment.way.target import Target
 from sbh_pipelines.cli.command import FromCopyOption, Invocation, command
 from sbh_pipelines.cli.commands.tenants import (
@@ -18,6 +19,7 @@ from sbh_pipelines.cli.output import Answer, facts, plural, utc
 from sbh_pipelines.cli.show.backups import (
     backups_table,
     created_backups,
+    files_missing,
     show_created,
     show_manifest,
     show_moment,
@@ -26,6 +28,13 @@ from sbh_pipelines.cli.show.backups import (
 from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import BatchError, RepositoryError, RequestError
 from sbh_pipelines.model import BackupType
+from sbh_pipelines.security.policy import allows
+
+if TYPE_CHECKING:
+    from sbh_pipelines.backup.service import BackupService
+    from sbh_pipelines.security.policy import UserContext
+
+_NAMED = 5  # backups of one call whose missing files are named; of the others they are counted
 
 app = typer.Typer(name="backup", help="Make, list, show and validate backups.")
 
@@ -107,7 +116,9 @@ def create(
     created = created_backups(drafts, unusable)
     ids = [*(backup.id for backup in created.backups), *(str(u.unchanged_since) for u in created.unchanged)]
     status = BatchError.exit_status if created.failed else 0
-    return Answer(created, lambda out: show_created(out, created), ids, status)
+    named = [] if invocation.as_json or invocation.quiet else created.backups[:_NAMED]
+    missing = {backup.id: _missing(service, backup, user) for backup in named}
+    return Answer(created, lambda out: show_created(out, created, missing), ids, status)
 
 
 def _target(moment: str | None, before: str | None, lsn: str | None) -> Target | None:
@@ -119,6 +130,13 @@ def _target(moment: str | None, before: str | None, lsn: str | None) -> Target |
     if lsn is not None:
         return Target.at_position(lsn)
     return None if moment is None else Target.parse(moment)
+
+
+def _missing(service: "BackupService", manifest: Manifest, user: "UserContext") -> list[str]:
+    """Names of a few files that rows refer to and that the backup lacks; none for who may not read backups."""
+    if not manifest.missing_references or not allows(user, "backup.validate", manifest.tenant_id):
+        return []
+    return service.backups.missing_files(manifest.id, manifest.tenant_id, user)
 
 
 def _names(listed: str | None) -> tuple[str, ...]:
@@ -170,6 +188,10 @@ def list_backups(
 
     def show_all(out: Any) -> None:
         out.print(backups_table(title, found))
+        if found and found[0].missing_references:
+            newest = f"`sbh backup show {found[0].id} -t {tenant}`"
+            said = f"{files_missing(found[0].missing_references)} when the newest was made; {newest} names some"
+            out.print(said, style="yellow", soft_wrap=True)
         for key in service.backups.former_keys(tenant, user) if former_key is None else ():
             out.print(f"backups of a tenant that had this slug before are left out: --former-key {shlex.quote(key)}")
         latest = service.backups.recovery_points([tenant], user)
@@ -196,7 +218,8 @@ def show(
     """Show one backup: its manifest, components and tables."""
     service, user = invocation.service(from_copy), invocation.user()
     manifest = service.backups.get(backup, tenant, user, former_key=former_key)
-    return Answer(manifest, lambda out: show_manifest(out, manifest), [manifest.id])
+    missing = _missing(service, manifest, user) if former_key is None and not (invocation.as_json or invocation.quiet) else []
+    return Answer(manifest, lambda out: show_manifest(out, manifest, missing), [manifest.id])
 
 
 @command(app, "status", permission="backup.status")

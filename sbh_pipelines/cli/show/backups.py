@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sbh_pipelines.backup.contents.manifest import Component, Manifest
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
-from sbh_pipelines.cli.output import count, facts, plural, seconds, table, utc, verdict
+from sbh_pipelines.cli.output import count, facts, plural, printable, seconds, table, utc, verdict
 from sbh_pipelines.cli.show.plan import left_out_table
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import size_text
@@ -78,6 +78,15 @@ class CreatedBackups:
     failed: Sequence[FailedTenant]
 
 
+def files_missing(number: int, names: Sequence[str] = ()) -> str:
+    """What is said of files that rows refer to and that were not in the bucket; empty where there are none."""
+    if not number:
+        return ""
+    more = f", and {number - len(names):,} more" if names and number > len(names) else ""
+    which = f": {', '.join(map(printable, names))}{more}" if names else ""
+    return f"{plural(number, 'file')} that rows refer to {'was' if number == 1 else 'were'} not in the bucket{which}"
+
+
 def created_backups(drafts: Sequence[Draft], unusable: Sequence[SbhError]) -> CreatedBackups:
     """`unusable` are tenants whose slug cannot be used: they are in no backup, which must not go by unseen."""
     return CreatedBackups(
@@ -100,7 +109,8 @@ def _unchanged(draft: Draft) -> UnchangedTenant:
     return UnchangedTenant(draft.tenant.id, draft.unchanged_since, point)
 
 
-def show_created(out: Any, created: CreatedBackups) -> None:
+def show_created(out: Any, created: CreatedBackups, missing: Mapping[str, Sequence[str]]) -> None:
+    """`missing`: by backup the names of a few files that its rows refer to and that were not there, as far as they are known."""
     if created.backups:
         rows = [
             (
@@ -127,6 +137,9 @@ def show_created(out: Any, created: CreatedBackups) -> None:
     for manifest in created.backups:
         for what, why in sorted(manifest.left_out.items()):
             out.print(f"Not in the backup of {manifest.tenant_id}: {what}: {why}", style="yellow", markup=False)
+    for manifest in created.backups:
+        if said := files_missing(manifest.missing_references, missing.get(manifest.id, ())):
+            out.print(f"{manifest.tenant_id}: {said}", style="yellow", soft_wrap=True)
     if created.failed:
         broken = ((f.tenant_id, f.step, f.error.code, _what(f), f.error.why, f.error.remedy) for f in created.failed)
         headings = ("tenant", "step", "code", "~what failed", "~why", "~what to do next")
@@ -141,6 +154,7 @@ def _what(failed: FailedTenant) -> str:
 
 def backups_table(title: str, manifests: Sequence[Manifest]) -> Any:
     """A line for each backup."""
+    lacking = any(manifest.missing_references for manifest in manifests)
     rows = [
         (
             manifest.id,
@@ -149,18 +163,20 @@ def backups_table(title: str, manifests: Sequence[Manifest]) -> Any:
             manifest.created_by,
             count(manifest.rows),
             count(manifest.file_count),
+            *((count(manifest.missing_references),) if lacking else ()),
             size_text(manifest.size),
             size_text(manifest.stats.get("bytes_stored")),
             manifest.description or "",
         )
         for manifest in manifests
     ]
-    columns = ("backup", "type", "created", "-by", ">rows", ">files", ">size", "->stored anew", "-~description")
+    found = (">files", ">missing files") if lacking else (">files",)
+    columns = ("backup", "type", "created", "-by", ">rows", *found, ">size", "->stored anew", "-~description")
     return table(title, columns, rows)
 
 
-def show_manifest(out: Any, manifest: Manifest) -> None:
-    """What the backup is, its recovery point, its components, its tables."""
+def show_manifest(out: Any, manifest: Manifest, missing: Sequence[str] = ()) -> None:
+    """What the backup is, its recovery point, its components, its tables; `missing`: names of a few files that it lacks."""
     point: Mapping[str, object] = manifest.document.get("recovery_point") or {}
     out.print(
         facts(
@@ -183,6 +199,8 @@ def show_manifest(out: Any, manifest: Manifest) -> None:
     components = manifest.components
     rows = [(name, part.type, size_text(part.size), _content(part), part.key) for name, part in components.items()]
     out.print(table("Components", ("component", "type", ">size", "~content", "-key"), rows))
+    if said := files_missing(manifest.missing_references, missing):
+        out.print(said, style="yellow", soft_wrap=True)
     tables = components[DATABASE].tables if DATABASE in components else []
     if tables:
         lines = [(t.table, count(t.rows), size_text(t.bytes), count(t.groups)) for t in tables]
@@ -245,6 +263,8 @@ def show_validation(out: Any, found: "Validation") -> None:
             }
         )
     )
+    if said := files_missing(found.missing_references, found.missing_files):
+        out.print(f"{said}; the backup is whole without", style="yellow", soft_wrap=True)
     if found.issues:
         rows = [(i.code, i.what, i.on, i.why, i.remedy) for i in found.issues]
         out.print(table("Issues", ("code", "~what", "~on", "~why", "~what to do next"), rows))

@@ -64,6 +64,7 @@ EVENTS: dict[str, tuple[str, ...] | str] = {
     "backups.enumerate_files": BATCH,
     "backups.former_keys": "goes with backups.of, which is recorded: keys of tenants, for callers of the platform",
     "backups.get": ("backup.accessed",),
+    "backups.missing_files": ("backup.accessed",),
     "backups.latest_recovery_point": ("backup.accessed",),
     "backups.of": ("backup.accessed",),
     "backups.overview": ("backup.accessed",),

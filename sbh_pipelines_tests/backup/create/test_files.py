@@ -177,7 +177,33 @@ def test_references_without_a_file_are_counted_and_named(application: Applicatio
     service = application.service(files={"references": [{"table": "attached", "column": "place"}]})
     manifest = service.create_backup(ACME, ADMIN)
     assert manifest["components"]["files"]["missing_references"] == 4
-    assert service.validate_backup(manifest["id"], ACME, ADMIN, deep=True)["issues"] == []
+    found = service.validate_backup(manifest["id"], ACME, ADMIN, deep=True)
+    assert (found["valid"], found["issues"], found["missing_references"]) == (True, [], 4)
+    gone = sorted(f"{prefix}{name}" for name in ("missing %s", "missing\ttab", "zz 😀", "a/../b"))
+    assert found["missing_files"] == service.backups.missing_files("latest", ACME, ADMIN) == gone
+    health = service.check_backup_health(ADMIN, ACME)
+    assert (health["source_files_present"], health["last_backup_successful"]) == (False, True)
+    (issue,) = health["issues"]
+    assert (issue["code"], issue["severity"]) == ("SBH-941", "warning")
+    assert "4 were missing" in issue["why"]
+    assert service.health.metrics(ADMIN, ACME).files_missing == 4
+    assert f'sbh_last_backup_files_missing{{tenant="{ACME}"}} 4.0' in service.health.prometheus_text(ADMIN)
+
+
+def test_of_many_missing_files_the_first_are_named(application: Application) -> None:
+    """More than the list has names of, behind many that are there: the count is exact."""
+    for number in range(40):
+        application.write_file(ACME, f"there {number}", b"x")
+    application.database.run(
+        "CREATE TABLE attached (tenant_id int, place text)",
+        f"INSERT INTO attached SELECT 1, 'files/{ACME}/lost ' || to_char(n, 'FM0000') FROM generate_series(1, 1500) n",
+    )
+    service = application.service(files={"references": [{"table": "attached", "column": "place"}]})
+    manifest = service.create_backup(ACME, ADMIN)
+    assert manifest["components"]["files"]["missing_references"] == 1500
+    assert service.backups.missing_files(manifest["id"], ACME, ADMIN) == [
+        f"files/{ACME}/lost 000{number}" for number in range(1, 6)
+    ]
 
 
 def test_all_that_is_kept_with_a_file_comes_back(remote: Remote) -> None:

@@ -128,6 +128,7 @@ def _show(out: Any, found: "BackupMetrics", tenant: str | None) -> None:
                 "recovery point": f"{span(found.recovery_point_age_s)} old" if found.recovery_point_age_s else "",
                 "objectives missed": count(found.recovery_points_missed),
                 "without backup": count(found.tenants_without_backup),
+                "files missing": count(found.files_missing) if found.files_missing else "",
                 "last drill": utc(found.last_drill_at),
             }
         )
