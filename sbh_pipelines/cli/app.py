@@ -48,6 +48,9 @@ EXIT_STATUS = {
     130: "interrupted",
 }
 INTERRUPTED = 130
+_NO_SETTINGS = "no sbh.toml here and SBH_SETTINGS is not set"
+_WRITE_SETTINGS = "`sbh settings init` writes a first sbh.toml; one that is elsewhere is named by SBH_SETTINGS or --settings"
+_FOR_WANT_OF_SETTINGS = (3, 5, 6, 7)  # settings, source, store, keys: what defaults lead to nowhere for
 
 # \b keeps the lines of a paragraph as they are.
 _EPILOG = "\b\nExit status:\n" + "\n".join(f"  {status:>3}  {meaning}" for status, meaning in EXIT_STATUS.items())
@@ -126,6 +129,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         status = app(args=given, prog_name="sbh", standalone_mode=False, obj=invocation)
         if status == INTERRUPTED:  # Typer catches some interrupts itself
             return _interrupted(invocation)
+        if invocation.exit_status and invocation.lacks_settings and not invocation.as_json:
+            print(f"{_NO_SETTINGS}: {_WRITE_SETTINGS}", file=sys.stderr)
         return status if isinstance(status, int) and status else invocation.exit_status
     except SbhError as error:
         return _failed(error, invocation)
@@ -153,6 +158,9 @@ def _interrupted(invocation: Invocation) -> int:
 
 
 def _failed(error: SbhError, invocation: Invocation) -> int:
+    if error.exit_status in _FOR_WANT_OF_SETTINGS and invocation.lacks_settings:
+        why = "; ".join(filter(None, (_NO_SETTINGS, error.why)))
+        error = type(error)(error.what, on=error.on, why=why, remedy=_WRITE_SETTINGS)
     if invocation.debug:
         import traceback
 

@@ -69,6 +69,7 @@ class Invocation:
     wide: bool = False
     debug: bool = False
     exit_status: int = field(default=0, init=False)
+    _needs_settings: bool = field(default=False, init=False)
 
     def merge(self, settings_file: Path | None, as_json: bool, quiet: bool, wide: bool, debug: bool) -> None:
         """Options given before and after the command's name add up; of two settings files the later counts."""
@@ -76,8 +77,21 @@ class Invocation:
         self.as_json, self.quiet = self.as_json or as_json, self.quiet or quiet
         self.wide, self.debug = self.wide or wide, self.debug or debug
 
+    @property
+    def named_file(self) -> Path | None:
+        """The settings file that the command line or the environment names."""
+        named = self.settings_file or os.environ.get("SBH_SETTINGS")
+        return Path(named) if named else None
+
+    @property
+    def lacks_settings(self) -> bool:
+        """Whether settings were asked for, and there are none: no file is named or here, and no variable has a field."""
+        given = self.named_file is not None or any(n.startswith("SBH_") and "__" in n for n in os.environ)
+        return self._needs_settings and not given and not Path("sbh.toml").exists()
+
     def settings(self) -> "Settings":
         """Raises SettingsError."""
+        self._needs_settings = True
         from sbh_pipelines.settings import load_settings
 
         return load_settings(self.settings_file)

@@ -36,7 +36,7 @@ def _settings_file(report: Report, settings: Settings, file: Path | None) -> Non
         report.warn(
             "settings",
             "No settings file: defaults and the environment only",
-            remedy="write sbh.toml (docs/settings.md), or name one with SBH_SETTINGS",
+            remedy="`sbh settings init` writes a first sbh.toml; or name yours with SBH_SETTINGS",
         )
         return
     report.ok("settings", "The settings are valid", str(file.resolve()))

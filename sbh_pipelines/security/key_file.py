@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from sbh_pipelines.errors import KeyUnopened, SettingsError
 from sbh_pipelines.security.key_provider import DATA_KEY_BYTES, NOTHING_BOUND, bound_fields, wrapped_bytes
 
+_MAKE = "`umask 077; openssl rand -base64 32 > FILE`, or `sbh settings init`"
 _ANY_FILE = "local"  # what key objects said before they named the file
 
 
@@ -80,20 +81,29 @@ def key_file_id(key: bytes) -> str:
 
 def _read(path: Path) -> bytes:
     try:
-        key = base64.b64decode(path.read_bytes(), validate=False)
-    except (OSError, ValueError) as error:
+        written = path.read_bytes()
+    except OSError as error:
         raise SettingsError(
             "Cannot read the key file",
             on=str(path),
-            why=type(error).__name__,
-            remedy="put the file back from where you keep its copy; without it no backup can be read",
+            why=error.strerror or type(error).__name__,
+            remedy="where there are backups put it back from where you keep its copy, for they cannot be read without it;"
+            f" for a new site make one: {_MAKE}",
         ) from None
+    try:
+        key = base64.b64decode(written, validate=False)
+    except ValueError:
+        key = b""
     if len(key) != DATA_KEY_BYTES:
+        raw = len(written) == DATA_KEY_BYTES
         raise SettingsError(
             "The key file is not a key",
             on=str(path),
-            why=f"it must hold {DATA_KEY_BYTES} bytes in base64, not {len(key)}",
-            remedy="for a new site: `openssl rand -base64 32 > FILE`",
+            why=f"it must hold {DATA_KEY_BYTES} bytes in base64, "
+            + ("and has them as they are" if raw else f"not {len(key)}"),
+            remedy=f"`umask 077; base64 {path} > {path}.b64`, and name that file in keys.key_file"
+            if raw
+            else f"for a new site: {_MAKE}",
         )
     return key
 

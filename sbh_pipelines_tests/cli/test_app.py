@@ -1,6 +1,9 @@
 """What all commands share: help, version, options before and after the command, exit statuses, one JSON document."""
 
 import inspect
+import os
+import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +13,14 @@ import pytest
 from sbh_pipelines import __version__, errors
 from sbh_pipelines.cli import main
 from sbh_pipelines.cli.app import EXIT_STATUS
+from sbh_pipelines.security.keys import open_key_provider
+from sbh_pipelines.settings import load_settings
 from sbh_pipelines_tests.cli.conftest import Sbh
 
 COMMANDS = (
     ("demo",), ("doctor",), ("stack", "up"), ("stack", "down"), ("stack", "status"), ("stack", "sample"),
     ("tenants", "list"), ("backup", "create"), ("backup", "list"), ("backup", "show"), ("backup", "status"),
-    ("backup", "validate"), ("restore", "run"), ("restore", "status"), ("drill", "run"), ("drill", "list"), ("report", "recovery"), ("settings", "docs"),
+    ("backup", "validate"), ("restore", "run"), ("restore", "status"), ("drill", "run"), ("drill", "list"), ("report", "recovery"), ("settings", "docs"), ("settings", "init"),
 )  # fmt: skip
 
 
@@ -114,7 +119,7 @@ def test_an_error_says_what_on_what_why_and_what_next(sbh: Sbh, tmp_path: Path) 
     assert lines == {
         "error": "No settings file",
         "on": str(missing),
-        "next": "create it, or point SBH_SETTINGS at the right one",
+        "next": "point SBH_SETTINGS at the right one; or `sbh settings init` writes it",
         "code": "SBH-100",
     }
 
@@ -181,3 +186,49 @@ def test_completion_scripts_are_offered(monkeypatch: pytest.MonkeyPatch) -> None
         env={**environment, "PYTHONPATH": ":".join(sys.path)},
     )  # fmt: skip
     assert "backup" in ended.stdout.split()
+
+
+def test_a_first_settings_file_and_its_key(sbh: Sbh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read as it is, the key wraps, is nobody else's and is never shown; nothing is written over."""
+    for name in [name for name in os.environ if name.startswith("SBH_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    made = sbh("settings", "init")
+    assert made.status == 0
+    key = tmp_path / "master.key"
+    written = key.read_text().strip()
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert written not in made.out + made.err + (tmp_path / "sbh.toml").read_text()
+    settings = load_settings()
+    assert (settings.keys.provider, settings.keys.key_file) == ("local", key)
+    provider = open_key_provider(settings)
+    assert provider.unwrap(provider.wrap(bytes(32), "acme", "eu-west-1"), "acme", "eu-west-1") == bytes(32)
+    # What is behind a comment sign is right as well.
+    commented = re.sub(r"(?m)^# (?=[a-z_]+ = |\[)", "", (tmp_path / "sbh.toml").read_text())
+    (tmp_path / "all.toml").write_text(commented.replace('"..."', '"x"'))
+    for name in ("database.password", "restore.password", "storage.secret"):
+        (tmp_path / name).write_text("x")
+    load_settings(tmp_path / "all.toml")
+    for again in (("--json",), ("--settings", str(tmp_path / "other.toml"), "--json")):
+        refused = sbh("settings", "init", *again)
+        assert (refused.status, refused.document["error"]["what"]) == (2, "The file is there already")
+    assert key.read_text().strip() == written
+    assert not (tmp_path / "other.toml").exists()
+    of_kms = sbh("settings", "init", "--kms", "alias/x", "--settings", str(tmp_path / "kms.toml"), "--json").document
+    assert of_kms["key_file"] is None
+    assert load_settings(tmp_path / "kms.toml").keys.kms_key_id == "alias/x"
+
+
+def test_a_command_that_fails_for_want_of_settings_says_so(
+    sbh: Sbh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("SBH_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PGPORT", "9")
+    for arguments in (("tenants", "list"), ("backup", "create", "acme"), ("keys", "status")):
+        error = sbh(*arguments, "--json").document["error"]
+        assert error["why"].startswith("no sbh.toml here and SBH_SETTINGS is not set"), arguments
+        assert "`sbh settings init`" in error["remedy"]
+    monkeypatch.setenv("SBH_DATABASE__DSN", "host=127.0.0.1 port=9 dbname=app")  # settings may be in the environment alone
+    assert "sbh.toml" not in str(sbh("tenants", "list", "--json").document)

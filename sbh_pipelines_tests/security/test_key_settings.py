@@ -43,6 +43,27 @@ def test_settings_that_cannot_be_meant(tmp_path: Path, keys: str) -> None:
         read(tmp_path, keys)
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "make one: `umask 077; openssl rand -base64 32 > FILE`"),
+        (bytes(range(224, 256)), "32 bytes in base64, and has them as they are"),
+        (b"0123456789abcdef" * 2, "32 bytes in base64, and has them as they are"),
+        (b"00" * 32, "32 bytes in base64, not 48"),
+        (b"nothing of a key", "`sbh settings init`"),
+    ],
+)
+def test_a_file_that_is_no_key_says_how_one_is_made(tmp_path: Path, content: bytes | None, says: str) -> None:
+    file = tmp_path / "a.key"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(SettingsError) as caught:
+        LocalKeyFile(file).wrap(DATA_KEY, "acme", "eu-west-1")
+    assert says in str(caught.value)
+    assert caught.value.remedy
+    assert content is None or content.decode("latin-1") not in str(caught.value)
+
+
 def test_what_a_previous_file_wrapped_is_read_and_never_wrapped_again(tmp_path: Path) -> None:
     old, new = key_file(tmp_path / "old.key", 1), key_file(tmp_path / "new.key", 2)
     wrapped = LocalKeyFile(old).wrap(DATA_KEY, "acme", "eu-west-1")

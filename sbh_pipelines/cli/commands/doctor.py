@@ -1,6 +1,5 @@
-"""`sbh doctor`: do the settings fit the real world, and if not, what mends it. `sbh settings`: what can be set."""
+"""`sbh doctor`: do the settings fit the real world, and if not, what mends it. `sbh settings`: what can be set, and a first file."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,7 +41,7 @@ def doctor(
     from sbh_pipelines.doctor import examine
 
     settings = invocation.settings()
-    file = Path(invocation.settings_file or os.environ.get("SBH_SETTINGS") or "sbh.toml")
+    file = invocation.named_file or Path("sbh.toml")
     if save and not suggest:
         raise RequestError("Nothing to save", remedy="`sbh doctor --suggest --save` saves what it suggests")
     if save and not file.exists():
@@ -107,6 +106,38 @@ def _show(out: Any, report: "Report") -> None:
         out.print(
             "`sbh doctor --suggest` prints settings that map the tables; `sbh doctor -q` prints what is wrong only"
         )
+
+
+@command(app, "init", permission="host.manage")
+def init(
+    invocation: Invocation,
+    kms: Annotated[
+        str | None,
+        typer.Option(
+            "--kms", help="Wrap keys with this AWS KMS key, and not with a key file.", metavar="KEY", show_default=False
+        ),
+    ] = None,
+) -> Answer:
+    """Write a first sbh.toml, with comments, and a key file beside it. What is there already is left as it is (exit 2).
+
+    The file is the one that --settings or SBH_SETTINGS names, else sbh.toml here. The key is 32 random bytes in base64, readable by
+    its owner only, and never shown.
+    """
+    from sbh_pipelines.cli.settings_init import write_new
+
+    made = write_new(invocation.named_file or Path("sbh.toml"), kms)
+
+    def show(out: Any) -> None:
+        out.print(f"wrote {made.settings}", soft_wrap=True)
+        if made.key_file is not None:
+            out.print(f"wrote {made.key_file}: keep a copy elsewhere, without it no backup can be read", soft_wrap=True)
+        out.print(
+            "next  fill in [database]; `sbh doctor --suggest` prints how the tables map to tenants; `sbh doctor`"
+            " checks all of it",
+            soft_wrap=True,
+        )
+
+    return Answer(made, show, [str(file) for file in (made.settings, made.key_file) if file])
 
 
 @command(app, "docs", permission="host.manage")
