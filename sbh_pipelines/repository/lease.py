@@ -9,6 +9,10 @@ The object always names its last holder, and a name is never used for two pieces
 with work that another one began (`resume`) can tell from the name alone that the lease was not held by others in between:
 what was read under it, such as which chunks are stored, still holds. Otherwise a prune may have run, and the lease is lost
 for good, also where it is free again.
+
+Work that one process does from its beginning to its end may say so: the object then names the process, and where that is found to be
+dead on the same machine, the lease is free at once. A process is named by the machine's boot, its own namespace of process ids, its
+id and the time at which it started. So containers that share a host's name, and ids that are used again, are told apart.
 """
 
 import json
@@ -20,6 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from sbh_pipelines.errors import (
     CorruptObject,
@@ -40,6 +45,7 @@ from sbh_pipelines.stores.base import ObjectStore
 CLOCK_MARGIN = timedelta(seconds=2)
 _BYTES = most_bytes(Keys.LEASE)
 LONGEST = timedelta(days=1)  # the longest lease that can be set
+_LAST_WORDS_S = 1.0  # what a process had sent when it was killed has arrived by then
 ERASE = "erase"  # the purpose of an erasure's lease
 
 
@@ -51,15 +57,22 @@ class LeaseDocument:
         owner: Its last holder; a name is never used for two pieces of work. Empty where the object is damaged.
         purpose: What the holder does, e.g. the id of a backup.
         expires_at: When it is free again, UTC, ISO 8601.
+        process: The process that does all of the work; empty where others may go on with it, or it cannot be named.
     """
 
     owner: str
     purpose: str
     expires_at: str
+    process: str = ""
 
     @property
     def expires(self) -> datetime:
         return parse_timestamp(self.expires_at)
+
+    @property
+    def is_orphan(self) -> bool:
+        """Whether its holder was a process of this machine that is dead."""
+        return _is_dead(self.process)
 
 
 _DAMAGED = LeaseDocument("", "", "2000-01-01T00:00:00+00:00")
@@ -78,8 +91,10 @@ class Lease:
         clock: Clock,
         etag: str,
         begun: datetime,
+        process: str = "",
     ) -> None:
         """`begun`: from when on its time counts, which is before it was written."""
+        self._process = process
         self.key = key
         self._store, self._seconds, self._clock = store, seconds, clock
         self.owner, self.purpose = owner, purpose
@@ -123,7 +138,7 @@ class Lease:
             self._write(self._clock() - CLOCK_MARGIN * 2)
 
     def _write(self, expires: datetime) -> None:
-        document = _document(self.owner, self.purpose, expires)
+        document = _document(self.owner, self.purpose, expires, self._process)
         try:
             self._etag = _written(
                 self._store, self.key, document, lambda: self._store.replace(self.key, document, self._etag)
@@ -141,20 +156,23 @@ def acquire(
     clock: Clock,
     admit: Callable[[], None] = lambda: None,
     look: Callable[[], None] = lambda: None,
+    in_one_process: bool = False,
 ) -> Lease:
-    """Take the tenant's lease for `seconds`. Raises LeaseHeld while another owner's is running.
+    """Take the tenant's lease for `seconds`. Raises LeaseHeld while another owner's is running, unless its process is dead.
+
+    `in_one_process`: this process does all of the work, so that the lease need not outlive it.
 
     `admit` is asked where it was never held, so that a repository is about to be begun, and where an erasure held it last:
     it raises for an erased tenant. `look` is called once the lease was found to be free and before it is taken, and may raise. What
     it reads counts as read under the lease: whoever held it in between has changed the object, and then it is not taken.
     """
-    key = prefix + Keys.LEASE
+    key, process = prefix + Keys.LEASE, _this_process() if in_one_process else ""
 
     def written(write: Callable[[bytes], str]) -> Lease:
         begun = clock()
-        document = _document(owner, purpose, begun + timedelta(seconds=seconds))
+        document = _document(owner, purpose, begun + timedelta(seconds=seconds), process)
         etag = _written(store, key, document, lambda: write(document))
-        return Lease(store, key, owner, purpose, seconds, clock, etag, begun)
+        return Lease(store, key, owner, purpose, seconds, clock, etag, begun, process)
 
     try:
         found = read(store, prefix)
@@ -168,7 +186,9 @@ def acquire(
         if _is_longer_than_any(held, clock):
             held = _DAMAGED
         if held.owner != owner and held.expires + CLOCK_MARGIN > clock():
-            raise _held(store.url(key), held)
+            if not held.is_orphan:
+                raise _held(store.url(key), held)
+            time.sleep(_LAST_WORDS_S)
         look()
         if held.purpose == ERASE:
             admit()
@@ -238,7 +258,8 @@ def read(store: ObjectStore, prefix: str) -> tuple[LeaseDocument, str] | None:
     try:
         document = parse_document(data, store.url(prefix + Keys.LEASE))
         expires_at = parse_timestamp(str(document["expires_at"])).astimezone(UTC).isoformat()
-        return LeaseDocument(str(document["owner"]), str(document["purpose"]), expires_at), etag
+        process = str(document.get("process", ""))
+        return LeaseDocument(str(document["owner"]), str(document["purpose"]), expires_at, process), etag
     except (CorruptObject, KeyError, ValueError, OverflowError):
         return _DAMAGED, etag
 
@@ -251,7 +272,7 @@ def _is_longer_than_any(lease: LeaseDocument, clock: Clock) -> bool:
 def running(store: ObjectStore, prefix: str, clock: Clock) -> LeaseDocument | None:
     """The lease, if one is held right now."""
     found = read(store, prefix)
-    if found and found[0].expires > clock() and not _is_longer_than_any(found[0], clock):
+    if found and found[0].expires > clock() and not _is_longer_than_any(found[0], clock) and not found[0].is_orphan:
         return found[0]
     return None
 
@@ -261,8 +282,42 @@ def new_owner(purpose: str) -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{purpose}:{os.urandom(6).hex()}"
 
 
-def _document(owner: str, purpose: str, expires: datetime) -> bytes:
-    return json.dumps({"owner": owner, "purpose": purpose, "expires_at": expires.isoformat()}).encode()
+def _document(owner: str, purpose: str, expires: datetime, process: str = "") -> bytes:
+    fields = {"owner": owner, "purpose": purpose, "expires_at": expires.isoformat()}
+    return json.dumps({**fields, **({"process": process} if process else {})}).encode()
+
+
+def _this_process() -> str:
+    """This process among all that this and other machines run; empty where the system does not tell."""
+    return _named(os.getpid(), _started(os.getpid()))
+
+
+def _named(pid: int, started: str) -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        ids = os.readlink("/proc/self/ns/pid")
+    except (OSError, ValueError):
+        return ""
+    return f"{boot} {ids} {pid} {started}" if started else ""
+
+
+def _started(pid: int) -> str:
+    """When a process that lives started, in ticks since the boot; empty for one that does not live."""
+    try:
+        # After the program's name, which may hold anything: the state, and nineteen fields later the time.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return "" if fields[0] in (b"Z", b"X") else fields[19].decode("ascii")
+    except (OSError, ValueError, IndexError):
+        return ""
+
+
+def _is_dead(process: str) -> bool:
+    """Whether it is one of this machine, and of the same namespace of ids, that does not live any more."""
+    parts = process.split(" ")
+    if len(parts) != 4 or not parts[2].isdecimal():
+        return False
+    pid = int(parts[2])
+    return _named(pid, parts[3]) == process and _started(pid) != parts[3] and bool(_this_process())
 
 
 def _held(on: str, held: LeaseDocument) -> LeaseHeld:

@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -116,13 +117,13 @@ class Store:
             return [bytes(part) for part in obstore.get_ranges(self._inner, key, starts=starts, lengths=lengths)]
 
     def put(self, key: str, data: bytes | bytearray | memoryview) -> str:
-        with self._translated("put", key):
+        with self._translated("put", key, makes=True):
             answer = obstore.put(self._sender, key, data, use_multipart=len(data) > _PART, chunk_size=_PART)
             self._odd.sync(key)
             return answer["e_tag"] or ""
 
     def create(self, key: str, data: bytes) -> str:
-        with self._translated("put", key):
+        with self._translated("put", key, makes=True):
             answer = obstore.put(self._sender, key, data, mode="create")
             self._odd.sync(key)
             return answer["e_tag"] or ""
@@ -276,7 +277,8 @@ class Store:
             self.requests[verb] += 1
 
     @contextmanager
-    def _translated(self, verb: str, key: str, counted: bool = True) -> Iterator[None]:
+    def _translated(self, verb: str, key: str, counted: bool = True, makes: bool = False) -> Iterator[None]:
+        """`makes`: what is called writes an object, whether or not there is one."""
         if counted:
             self._count(verb)
         place = self.url(key)
@@ -284,6 +286,8 @@ class Store:
             yield
         except (driver.NotFoundError, FileNotFoundError) as error:
             told = Told.read(str(error), 404)
+            if makes and told.code in ("", "NoSuchKey"):  # an object need not be there to be written: what is missing is the bucket
+                told = replace(told, code="NoSuchBucket")
             missing = "" if told.code == "NoSuchBucket" else "No such object"
             raise s3_error(f"{verb} an object", place, told, missing=missing) from None
         except driver.AlreadyExistsError as error:
@@ -298,12 +302,12 @@ class Store:
         except driver.BaseError as error:
             raise _translate_other(verb, place, str(error)) from None
         except ValueError as error:  # a key that is no path
-            raise StoreError(f"Cannot {verb} an object with this key", on=ascii(place), why=str(error)[:300]) from None
+            raise StoreError(f"Cannot {verb} an object with this key", on=ascii(place), why=_words(str(error))) from None
         except (OSError, TimeoutError) as error:
             raise StoreUnavailable(
                 f"Cannot {verb} an object",
                 on=place,
-                why=str(error)[:300],
+                why=_words(str(error)),
                 remedy="check the store and its disk; `sbh doctor`",
             ) from None
         except BaseException as error:
@@ -312,7 +316,7 @@ class Store:
             raise StoreUnavailable(
                 f"Cannot {verb} an object",
                 on=place,
-                why=f"the answer is not what was asked for: {' '.join(str(error).split())[:200]}",
+                why=f"the answer is not what was asked for: {_words(str(error))[:200]}",
                 remedy="try again; if it stays so, the object is too short (`sbh backup validate`), or a proxy changes answers",
             ) from None
 
@@ -343,8 +347,13 @@ def _of_credentials(place: str, text: str) -> StoreError | None:
     return StoreDenied(what[:300], on=place, remedy=remedy[:300] or "run `sbh doctor`")
 
 
+def _words(text: str) -> str:
+    """A driver's text in one line, without what it prints for those who write drivers."""
+    return " ".join(text.partition("Debug source:")[0].split())[:300]
+
+
 def _translate_other(verb: str, place: str, text: str) -> StoreError:
-    short = " ".join(text.split())[:300]
+    short = _words(text)
     if ours := _of_credentials(place, text):
         return ours
     status = _STATUS.search(text)

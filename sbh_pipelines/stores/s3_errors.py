@@ -69,7 +69,9 @@ MEANINGS = {
     "UnauthorizedAccess": Meaning(StoreDenied, _GRANT, _REFUSED),
     # Where it is
     "NoSuchBucket": Meaning(
-        ObjectMissing, "create the bucket, or correct its name in the settings; run `sbh doctor`", "No such bucket"
+        ObjectMissing,
+        "create the bucket (`aws s3 mb s3://BUCKET`), or correct its name: storage.bucket, files.bucket; `sbh doctor` names each",
+        "No such bucket",
     ),
     "NoSuchKey": Meaning(ObjectMissing, "run `sbh backup validate`", "No such object"),
     "NoSuchVersion": Meaning(ObjectMissing, "the version was removed; run it again", "No such version of the object"),

@@ -1,10 +1,14 @@
 """The lease: one writer per tenant, whoever dies, and however long its process was asleep."""
 
+import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +16,7 @@ from sbh_pipelines.errors import LeaseHeld, LeaseLost, SbhError, StoreUnavailabl
 from sbh_pipelines.model import utc_now
 from sbh_pipelines.repository import lease
 from sbh_pipelines.stores.base import MOST_BYTES
+from sbh_pipelines.stores.local import LocalStore
 from sbh_pipelines_tests.support.memory_store import MemoryStore
 
 PREFIX = "files/acme/backups/"
@@ -393,3 +398,59 @@ def test_time_counts_from_before_the_write(
     assert not held.is_proved(etag)
     held.renew()
     assert not held.is_proved(store.get_with_etag(KEY, MOST_BYTES)[1])
+
+
+_HOLDS = """
+import sys, time
+from pathlib import Path
+from sbh_pipelines.model import utc_now
+from sbh_pipelines.repository import lease
+from sbh_pipelines.stores.local import LocalStore
+held = lease.acquire(LocalStore(Path(sys.argv[1])), "files/acme/backups/", "killed", "backup_1", 60.0, utc_now, in_one_process=sys.argv[2] == "whole")
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("work", "free"), [("whole", True), ("step", False)])
+def test_a_lease_of_a_process_that_is_dead_here(tmp_path: Path, work: str, free: bool) -> None:
+    """A backup that one process does from beginning to end is nobody's any more; the next step of another may come yet."""
+    store = LocalStore(tmp_path)
+    with subprocess.Popen([sys.executable, "-c", _HOLDS, str(tmp_path), work], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(LeaseHeld):
+            lease.acquire(store, PREFIX, "next", "backup_2", SECONDS, utc_now)
+        assert lease.running(store, PREFIX, utc_now) is not None
+        process.kill()  # and it is a zombie until the block ends
+        if free:
+            deadline = time.monotonic() + 10
+            while lease.running(store, PREFIX, utc_now) is not None:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            taken = lease.acquire(store, PREFIX, "next", "backup_2", SECONDS, utc_now)
+            assert taken.last_purpose == "backup_1"
+            return
+    with pytest.raises(LeaseHeld):
+        lease.acquire(store, PREFIX, "next", "backup_2", SECONDS, utc_now)
+
+
+def test_a_process_of_elsewhere_is_not_known_to_be_dead(store: MemoryStore) -> None:
+    """Another boot, another namespace of ids, an id that was given to another process, or nothing that can be read."""
+    lease.acquire(store, PREFIX, "mine", "backup_1", SECONDS, utc_now, in_one_process=True)
+    document = json.loads(store.get(KEY, MOST_BYTES))
+    boot, ids, pid, started = document["process"].split(" ")
+    for process, dead in (
+        (document["process"], False),
+        (f"{'0' * 36} {ids} 999999999 1", False),
+        (f"{boot} pid:[1] 999999999 1", False),
+        (f"{boot} {ids} {pid} {int(started) + 1}", True),
+        (f"{boot} {ids} 999999999 1", True),
+        (f"{boot} {ids} ../1 1", False),
+        ("x", False),
+    ):
+        store.put(KEY, json.dumps({**document, "process": process}).encode())
+        found = lease.read(store, PREFIX)
+        assert found is not None
+        assert found[0].is_orphan is dead, process
+        assert (lease.running(store, PREFIX, utc_now) is None) is dead

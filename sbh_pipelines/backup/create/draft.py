@@ -85,6 +85,7 @@ class Draft:
         moment: Of a recovered one: how it was put together.
         via: The face its creator came through, for the audit trail.
         begun: `created_at` to the microsecond: what the duration is counted from.
+        in_one_process: Whether one process goes through all of its steps: nobody goes on with it when that is dead.
     """
 
     tenant: Tenant
@@ -113,6 +114,7 @@ class Draft:
     moment: Mapping[str, Any] | None = None
     via: str = ""
     begun: str = ""
+    in_one_process: bool = False
 
     def failed(self, step: str, error: SbhError) -> "Draft":
         # A copy: the error's own traceback would keep alive what the failed step had open.

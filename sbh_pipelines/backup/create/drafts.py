@@ -60,8 +60,12 @@ class OpenDrafts:
             if (seen := self.site.owners.check(draft.tenant)) is not None:
                 self._seen[draft.lease_owner] = seen
 
+        def admit() -> None:
+            self.site.admit(draft.tenant)
+
+        acquire = partial(leases.acquire, admit=admit, look=look, in_one_process=draft.in_one_process)
         try:
-            return self._hold(draft, partial(leases.acquire, admit=lambda: self.site.admit(draft.tenant), look=look))
+            return self._hold(draft, acquire)
         except BaseException:
             self._seen.pop(draft.lease_owner, None)
             raise
@@ -210,9 +214,15 @@ def running(drafts: Sequence[Draft]) -> list[Draft]:
 
 
 def begin(
-    open_drafts: OpenDrafts, slugs: Sequence[TenantId], created_by: str, kind: BackupType, description: str | None
+    open_drafts: OpenDrafts,
+    slugs: Sequence[TenantId],
+    created_by: str,
+    kind: BackupType,
+    description: str | None,
+    *,
+    in_one_process: bool = False,
 ) -> list[Draft]:
-    """One draft per slug. Unknown tenants are failed drafts.
+    """One draft per slug. Unknown tenants are failed drafts. `in_one_process`: this process goes through all of the steps.
 
     A full backup is started at once: lease taken, id chosen. Any other starts when the first step finds that there is
     something to store: most tenants of a tick have not changed, and cost nothing.
@@ -222,6 +232,7 @@ def begin(
 
     def fresh(slug: TenantId) -> Draft:
         draft = new_draft(tenants.get(slug) or Tenant(slug, "", "", ""), created_by, kind, description, now)
+        draft = replace(draft, in_one_process=in_one_process)
         return draft if slug in tenants else draft.failed("begin", unknown(slug))
 
     drafts = [fresh(slug) for slug in dict.fromkeys(slugs)]

@@ -88,12 +88,25 @@ class Backups:
         Of many incremental drafts those of unchanged tenants are found at once, in one pass. Raises AccessDenied, InvalidId,
         RequestError.
         """
+        return self._begin(tenant_ids, user_ctx, backup_type, description)
+
+    def _begin(
+        self,
+        tenant_ids: Sequence[str],
+        user_ctx: UserContext,
+        backup_type: str,
+        description: str | None,
+        *,
+        in_one_process: bool = False,
+    ) -> list[Draft]:
         kind = BackupType.parse(backup_type)
         slugs = [TenantId.parse(t) for t in tenant_ids]
         for slug in slugs:
             self._gate.authorize(user_ctx, "backup.create", slug)
         self._record_policy(user_ctx)
-        begun = making.begin(self._drafts, slugs, user_ctx.user_id, kind, description)
+        begun = making.begin(
+            self._drafts, slugs, user_ctx.user_id, kind, description, in_one_process=in_one_process
+        )
         drafts = [replace(draft, via=user_ctx.via) for draft in begun]
         many = len(drafts) > self._site.settings.backup.batch_tenants
         return self._recorded(
@@ -137,10 +150,11 @@ class Backups:
         done: list[Draft] = []
         if BackupType.parse(backup_type) is BackupType.FULL:
             for first in range(0, len(tenant_ids), size):
-                batch = self.begin(tenant_ids[first : first + size], user_ctx, backup_type, description=description)
+                some = tenant_ids[first : first + size]
+                batch = self._begin(some, user_ctx, backup_type, description, in_one_process=True)
                 done += self._finished(batch, progress)
         else:  # nothing is held for a draft until its tenant has changed
-            begun = self.begin(tenant_ids, user_ctx, backup_type, description=description)
+            begun = self._begin(tenant_ids, user_ctx, backup_type, description, in_one_process=True)
             live = making.running(begun)
             for first in range(0, len(live), size):
                 done += self._finished(live[first : first + size], progress)
