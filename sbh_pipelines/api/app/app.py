@@ -4,7 +4,7 @@ import hmac
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -26,6 +26,8 @@ from sbh_pipelines.api.console.session import Session
 from sbh_pipelines.api.routes import approvals, backups, copies, journal, operations, platform, restores
 from sbh_pipelines.api.runs.dagster import Dagster
 from sbh_pipelines.api.runs.launches import Launcher
+from sbh_pipelines.api.runs.operations import MadeByRuns
+from sbh_pipelines.api.schema.bodies import form_of
 from sbh_pipelines.api.schema.openapi import document_of
 from sbh_pipelines.api.schema.problems import Refusal, problem, problem_response
 from sbh_pipelines.backup.service import BackupService
@@ -71,7 +73,7 @@ def make_app(settings: Settings) -> RequestMiddleware:
     expensive = Workers("expensive", at_once, own.waiting, wait, min(at_once, own.expensive_per_tenant))
     urgent = Workers("urgent", at_once, own.waiting, wait, max(1, at_once // 2))
     rates = Rates(own.expensive_per_minute, own.expensive_burst)
-    api = Api(own, service, copies, dagster, Launcher(dagster), reads, expensive, urgent, rates)
+    api = Api(own, service, copies, dagster, Launcher(dagster), MadeByRuns(dagster), reads, expensive, urgent, rates)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -188,7 +190,7 @@ def _handle_errors(app: FastAPI, retry_after_s: int) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        found = [{"where": ".".join(map(str, e["loc"]))[:200], "why": str(e["msg"])[:300]} for e in error.errors()[:20]]
+        found = [{"where": ".".join(map(str, e["loc"]))[:200], "why": _why(e)} for e in error.errors()[:20]]
         first = found[0] if found else {"where": "", "why": ""}
         said = RequestError(
             "The request is malformed",
@@ -211,6 +213,13 @@ def _handle_errors(app: FastAPI, retry_after_s: int) -> None:
     async def unforeseen(request: Request, error: Exception) -> Response:  # the middleware writes it to the log
         said = SbhError("Unexpected error", remedy="try again; the operators find it under the request's id")
         return answer(request, said)
+
+
+def _why(error: Mapping[str, Any]) -> str:
+    """A regular expression is for programs: /api/openapi.json has it."""
+    if error["type"] == "string_pattern_mismatch":
+        return form_of(str(error["ctx"]["pattern"]))
+    return str(error["msg"])[:300]
 
 
 def _methods(app: FastAPI, request: Request) -> list[str]:

@@ -12,7 +12,7 @@ from sbh_pipelines.api.app.limits import Rates, Workers
 from sbh_pipelines.api.app.middleware import REQUEST_ID, USER
 from sbh_pipelines.api.runs.dagster import Dagster
 from sbh_pipelines.api.runs.launches import Launch, Launcher
-from sbh_pipelines.api.runs.operations import accepted
+from sbh_pipelines.api.runs.operations import MadeByRuns, accepted
 from sbh_pipelines.api.schema.bodies import FROM_COPY
 from sbh_pipelines.api.schema.problems import error_fields, shown
 from sbh_pipelines.backup.service import BackupService
@@ -41,6 +41,7 @@ class Api:
         copies: The engine over the backups of each copy, by its name.
         dagster: What long work is launched in.
         launcher: Launches it, once.
+        made: What it made, by run.
         reads: Threads of what is read, and of whether something is permitted.
         expensive: Threads of plans and validations, of which each tenant has its share.
         urgent: Threads of launches, cancels and approvals, which wait for no plan.
@@ -52,6 +53,7 @@ class Api:
     copies: Mapping[str, BackupService]
     dagster: Dagster
     launcher: Launcher
+    made: MadeByRuns
     reads: Workers
     expensive: Workers
     urgent: Workers

@@ -142,7 +142,7 @@ async def get_backup(
 @router.get("/{backup_id}/status", summary="Status of a backup", responses=READS, response_model=model_of(BackupStatus))
 async def get_status(
     call: ACall,
-    backup_id: Annotated[str, Path(pattern=r"^backup_\d{8}_\d{4}(_\d{2,4})?$", examples=["backup_20240115_1200"])],
+    backup_id: BackupIdPath,
 ) -> Response:
     """Running, completed or failed, and why; also of one that never came to be a backup."""
     tenant = call.tenant()
@@ -282,8 +282,7 @@ async def pin(
 
     def work() -> HoldLine:
         call.service.launches.permit(tenant, call.user, "backup.hold")
-        wanted = call.service.backups.get(backup_id, tenant, call.user).id
-        return call.service.retention.pin(wanted, tenant, call.user, body.reason)
+        return call.service.retention.pin(backup_id, tenant, call.user, body.reason)
 
     return call.answer(await call.read(work))
 
@@ -295,7 +294,6 @@ async def unpin(call: ACall, backup_id: BackupIdPath) -> Response:
 
     def work() -> HoldLine:
         call.service.launches.permit(tenant, call.user, "backup.hold")
-        wanted = call.service.backups.get(backup_id, tenant, call.user).id
-        return call.service.retention.unpin(wanted, tenant, call.user)
+        return call.service.retention.unpin(backup_id, tenant, call.user)
 
     return call.answer(await call.read(work))

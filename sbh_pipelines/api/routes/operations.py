@@ -39,7 +39,8 @@ async def list_operations(call: ACall, limit: pages.Limit = 50, cursor: pages.Cu
         after = pages.decode(cursor, 1)[0] if cursor is not None else None
         runs = call.api.dagster.runs(whose.tags, cursor=after, limit=limit + 1)
         own = [run for run in runs[:limit] if whose.has(run)]
-        shown = [ops.brief(run, call.user, call.api.settings.dagster_public_url) for run in own]
+        url, ids = call.api.settings.dagster_public_url, call.api.made.of(own)
+        shown = [ops.brief(run, call.user, url, ids.get(run.id, ops.NOTHING_MADE)) for run in own]
         following = pages.encode((runs[limit - 1].id,)) if len(runs) > limit else None
         return answers.OperationPage(shown, following)
 
@@ -68,13 +69,13 @@ async def get_operation(call: ACall, operation_id: OperationId) -> Response:
 
 
 @router.post(
-    "/api/operation/{operation_id}/cancel",
+    "/api/operations/{operation_id}/cancel",
     summary="Cancel an operation",
     status_code=202,
     responses=answered(READS, 202, answers.Accepted, "Its end was asked for; it ends when it has cleaned up."),
     response_model=model_of(answers.Accepted),
 )
-@router.post("/api/operations/{operation_id}/cancel", include_in_schema=False)
+@router.post("/api/operation/{operation_id}/cancel", include_in_schema=False)
 async def cancel(call: ACall, operation_id: OperationId) -> Response:
     """A backup is abandoned; a restore is rolled back where it had not committed. One that has ended stays as it is: 409."""
     call.tenant_or_all()

@@ -5,13 +5,16 @@ has it. Which tenant a run is for, and who asked for it, is in its tags.
 """
 
 import hashlib
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 
-from sbh_pipelines.api.runs.dagster import Event, Run
+from sbh_pipelines.api.runs.dagster import Dagster, Event, Run
 from sbh_pipelines.api.schema.answers import Accepted, Operation, OperationLine, Status
 from sbh_pipelines.api.schema.problems import error_answer, sees_internals
+from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import OrchestratorError, SbhError, error_from_dict
 from sbh_pipelines.model import BackupId, Tenant, timestamp
 from sbh_pipelines.security.policy import UserContext
@@ -49,6 +52,7 @@ _STATUS: Mapping[str, Status] = {
     "FAILURE": "failed",
 }
 _STEPS = {CREATE: 5}
+_MOST_KNOWN = 5000  # runs
 _SHOWN: dict[str, tuple[str, ...]] = {
     CREATE: (
         "backup_id", "backup_type", "requested_type", "reason", "parent", "unchanged_since", "rows", "tables", "files",
@@ -93,8 +97,52 @@ def accepted(operation_id: str, call: str, tenant_id: str, status: Status = "que
     )
 
 
-def brief(run: Run, user: UserContext, dagster_url: str | None) -> OperationLine:
-    """What the run's own fields and tags say."""
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a run made, by its events: the ids of a backup and of a restore."""
+
+    backup_id: str | None = None
+    restore_id: str | None = None
+
+
+NOTHING_MADE = Made()
+
+
+class MadeByRuns:
+    """What runs that have ended made: asked of Dagster once for each, and remembered of the last few thousand. Thread-safe."""
+
+    def __init__(self, dagster: Dagster) -> None:
+        self._dagster = dagster
+        self._known: OrderedDict[str, Made] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, runs: Sequence[Run]) -> dict[str, Made]:
+        """By the run's id, of writers that came to an end well; what Dagster cannot tell just now is left out."""
+        ended = [run for run in runs if run.status == "SUCCESS" and run.tags.get(CALL_TAG) in WRITERS]
+        with self._lock:
+            found = {run.id: self._known[run.id] for run in ended if run.id in self._known}
+        asked = [run for run in ended if run.id not in found]
+        made = side_by_side(self._asked, asked, name="operations") if asked else []
+        with self._lock:
+            for run, one in zip(asked, made, strict=True):
+                if one is not None:
+                    self._known[run.id] = found[run.id] = one
+            while len(self._known) > _MOST_KNOWN:
+                self._known.popitem(last=False)
+        return found
+
+    def _asked(self, run: Run) -> Made | None:
+        try:
+            result = _result(run.tags.get(CALL_TAG, ""), self._dagster.events(run.id))
+        except OrchestratorError:
+            return None
+        backup_id = result.get("unchanged_since") or result.get("backup_id")
+        restore_id = result.get("restore_id")
+        return Made(str(backup_id) if backup_id else None, str(restore_id) if restore_id else None)
+
+
+def brief(run: Run, user: UserContext, dagster_url: str | None, made: Made = NOTHING_MADE) -> OperationLine:
+    """What the run's own fields and tags say, and what it `made`."""
     return OperationLine(
         operation_id=run.id,
         kind=run.tags.get(CALL_TAG, ""),
@@ -104,8 +152,8 @@ def brief(run: Run, user: UserContext, dagster_url: str | None) -> OperationLine
         created_at=_time(run.created),
         started_at=_time(run.started),
         finished_at=_time(run.ended),
-        backup_id=run.tags.get(BACKUP_TAG),
-        restore_id=run.tags.get(RESTORE_TAG),
+        backup_id=made.backup_id or run.tags.get(BACKUP_TAG),
+        restore_id=made.restore_id or run.tags.get(RESTORE_TAG),
         dagster_url=f"{dagster_url}/runs/{run.id}" if dagster_url and sees_internals(user) else None,
         links=_links(run.id, under_way=run.under_way),
     )
@@ -183,7 +231,7 @@ def _progress(call: str, run: Run, events: Sequence[Event]) -> int:
 
 def _links(operation_id: str, *, under_way: bool) -> dict[str, str]:
     links = {"self": f"/api/operations/{operation_id}"}
-    return links | ({"cancel": f"/api/operation/{operation_id}/cancel"} if under_way else {})
+    return links | ({"cancel": f"/api/operations/{operation_id}/cancel"} if under_way else {})
 
 
 def _time(seconds: float | None) -> str | None:

@@ -29,7 +29,7 @@ _OPERATION = {
     "status": "queued",
     "links": {
         "self": "/api/operations/0f1c8a52-5f0e-4f1c-9a4e-0d6a3b7c1e11",
-        "cancel": "/api/operation/0f1c8a52-5f0e-4f1c-9a4e-0d6a3b7c1e11/cancel",
+        "cancel": "/api/operations/0f1c8a52-5f0e-4f1c-9a4e-0d6a3b7c1e11/cancel",
     },
 }
 Status = Literal["queued", "running", "canceling", "canceled", "completed", "failed"]

@@ -15,6 +15,18 @@ _LSN = r"[0-9A-Fa-f]{1,8}[/-][0-9A-Fa-f]{1,8}"  # a path takes no slash: 16-B374
 BACKUP_PATTERN = rf"^(latest|backup_\d{{8}}_\d{{4}}(_\d{{2,4}})?|@{_TIME}|@xid:\d{{1,19}}|@lsn:{_LSN})$"
 RESTORE_PATTERN = r"^restore_\d{8}_\d{6}_[0-9a-f]{6}$"
 
+_FORMS = {
+    BACKUP_PATTERN: "a backup is an id such as backup_20240115_1200, latest, or @ and a time such as @2024-01-15T14:32",
+    RESTORE_PATTERN: "a restore's id looks like restore_20240115_120000_0a1b2c",
+}
+_OTHER_FORM = "it is not of the form that is asked for, or has characters that it may not have"
+
+
+def form_of(pattern: str) -> str:
+    """What is said of a value that does not match, in words."""
+    return _FORMS.get(pattern, _OTHER_FORM)
+
+
 # PostgreSQL and S3 take no NUL; a name has some length.
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=4000)]
 Name = Annotated[str, StringConstraints(pattern=r"^[^\x00]+$", max_length=1000)]

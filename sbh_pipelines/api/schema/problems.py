@@ -19,6 +19,21 @@ MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 5
 _ASK = "ask the operators of the platform, and give them the id of the request"
 _LATER = "try again later"
+_COMMAND = re.compile(r"`sbh ([a-z-]+(?: [a-z-]+)?)[^`]*`")
+_INSTEAD = {  # of commands that users of one tenant do not have
+    "backup list": "GET /api/backup",
+    "backup show": "GET /api/backup/{id}",
+    "backup create": "POST /api/backup",
+    "backup validate": "POST /api/backup/{id}/validate",
+    "backup status": "GET /api/backup/{id}/status",
+    "restore list": "GET /api/restore",
+    "restore status": "GET /api/restore/{id}",
+    "restore diff": "POST /api/backup/{id}/diff",
+    "restore run": "POST /api/backup/{id}/restore",
+    "restore undo": "POST /api/restore/{id}/undo",
+    "tenants recovery-points": "GET /api/journal/windows",
+    "journal show": "GET /api/journal",
+}
 _INTERNAL = re.compile(
     r"""(?<!\S)\S*://\S+                       # addresses, with whatever is glued to them
       | (?<![\w./])(?!/api/)/(?:[\w.@+-]+/)+[\w.@+-]*   # absolute paths
@@ -86,9 +101,16 @@ def error_answer(error: SbhError, user: UserContext | None) -> ErrorAnswer:
         return shown
     if isinstance(error, RequestError | RestoreError):
         return replace(
-            shown, what=scrub(error.what), on=scrub(error.on), why=scrub(error.why), remedy=scrub(error.remedy)
+            shown, what=scrub(error.what), on=scrub(error.on), why=scrub(error.why), remedy=_without_commands(error.remedy)
         )
     return replace(shown, on="", why="", remedy=_LATER if error.transient else _ASK)
+
+
+def _without_commands(remedy: str) -> str:
+    """A remedy for who has HTTP alone: calls in place of commands; where there is none, whom to ask."""
+    if any(found[1] not in _INSTEAD for found in _COMMAND.finditer(remedy)):
+        return _ASK
+    return scrub(_COMMAND.sub(lambda found: f"`{_INSTEAD[found[1]]}`", remedy))
 
 
 def error_fields(error: SbhError, user: UserContext | None) -> dict[str, object]:

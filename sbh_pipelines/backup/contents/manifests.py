@@ -106,6 +106,11 @@ def _name(proof: bytes, repository: Repository, info: ObjectInfo) -> bytes:
     return hashlib.sha256(proof + b"\n" + place.encode()).digest()
 
 
+def is_relative(text: str) -> bool:
+    """Whether a text names a backup by its place among others: `latest`, or `@` and a moment."""
+    return text == LATEST or text.startswith("@")
+
+
 def resolve_backup(repository: Repository, text: str, own: Callable[[Manifest], bool] | None = None) -> BackupId:
     """The backup of this id; for `latest` the newest one, for `@2024-01-15T14:32` the newest that is not later than this time
     (UTC, unless it says otherwise). Those made for a restore are left out, and those that are not `own`. Raises InvalidId,
@@ -114,7 +119,7 @@ def resolve_backup(repository: Repository, text: str, own: Callable[[Manifest], 
     A safety backup holds what somebody wanted to be rid of: whoever restores `latest` twice must not get it back. And one
     put together for a moment of the past is old, whenever it was made.
     """
-    if text != LATEST and not text.startswith("@"):
+    if not is_relative(text):
         return BackupId.parse(text)
     until = None if text == LATEST else _moment(text[1:])
     ids = repository.manifest_ids()
@@ -138,7 +143,12 @@ def _moment(text: str) -> datetime:
         return parse_moment(text)
     except ValueError:
         raise InvalidId(
-            "Not a time", on=typed(text), remedy="write it as @2024-01-15T14:32, or @2024-01-15T14:32+01:00"
+            "Not a time",
+            on=typed(text),
+            why="a transaction or a position of the log names a moment, and no backup that is there"
+            if text.startswith(("xid:", "lsn:"))
+            else "",
+            remedy="write it as @2024-01-15T14:32, or @2024-01-15T14:32+01:00",
         ) from None
 
 

@@ -9,7 +9,7 @@ from typing import Self
 
 from sbh_pipelines.backup.contents.json_lines import read_lines
 from sbh_pipelines.backup.contents.manifest import Manifest
-from sbh_pipelines.backup.contents.manifests import read_component, read_manifest, resolve_backup
+from sbh_pipelines.backup.contents.manifests import is_relative, read_component, read_manifest, resolve_backup
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import CorruptObject, SlugChangedHands, UnknownBackup
 from sbh_pipelines.model import BackupId, Tenant, TenantId
@@ -121,6 +121,11 @@ def resolve_own(repository: Repository, text: str, tenant_key: str, *, live: boo
         if not own(read_manifest(repository, found)):
             raise _another(repository, found)
         return found
+
+
+def resolve_named(repository: Repository, text: str, tenant_key: str) -> BackupId:
+    """An id as it is, whosever backup it names; `latest`, and `@` and a time, as `resolve_own` has them."""
+    return resolve_own(repository, text, tenant_key) if is_relative(text) else BackupId.parse(text)
 
 
 def _another(repository: Repository, backup_id: BackupId) -> SlugChangedHands:

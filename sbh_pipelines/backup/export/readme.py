@@ -53,17 +53,21 @@ FORMATS: dict[str, tuple[str, ...]] = {
 ROW_ORDER = "Rows are in no particular order."
 
 
+def _rows(number: int) -> str:
+    return f"{number:,} {'row' if number == 1 else 'rows'}"
+
+
 def readme(manifest: ExportManifest) -> str:
     """README.txt of an export, from its manifest."""
     point, files = manifest.recovery_point or {}, manifest.files
-    listed = "".join(f"  {table.file}: {table.table}, {table.rows:,} rows\n" for table in manifest.tables)
+    listed = "".join(f"  {table.file}: {table.table}, {_rows(table.rows)}\n" for table in manifest.tables)
     parts = [
         f"Data of {manifest.tenant_id}\n{'=' * (len(manifest.tenant_id) + 8)}\n\n",
         f"Exported at {manifest.exported_at} from the backup {manifest.backup_id}: everything below is as it was at"
         f" {point.get('time', manifest.created_at)}.\n"
         "It may contain personal data: keep it where only those who need it can read it, and delete it when it has served.\n\n",
         f"Tables ({manifest.format})\n\n{listed}\n",
-        "".join(f"* {sentence}\n" for sentence in (*manifest.format_notes, ROW_ORDER)),
+        "".join(f"* {sentence}\n" for sentence in manifest.format_notes),
     ]
     stray = [(table, table.not_text) for table in manifest.tables if table.not_text]
     if stray:
@@ -82,7 +86,9 @@ def readme(manifest: ExportManifest) -> str:
             "files.jsonl has a line for each: `path`, its own name; `file`, where it is here; size, modified, sha256, attributes.\n"
         )
     if files is not None and files.missing_references:
-        parts.append(f"{files.missing_references:,} files that rows refer to did not exist at that time.\n")
+        one = files.missing_references == 1
+        said = f"{files.missing_references:,} {'file' if one else 'files'} that rows refer to did not exist at that time.\n"
+        parts.append(said)
     parts.append(
         "\nmanifest.json says the same for programs: tables with columns, types, rows and keys, and the SHA-256 of each file.\n"
     )

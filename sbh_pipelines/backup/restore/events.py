@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from sbh_pipelines.backup.restore.plan import RestorePlan
-from sbh_pipelines.backup.restore.records import SIGNED
+from sbh_pipelines.backup.restore.records import INTERRUPTED, SIGNED
 from sbh_pipelines.backup.restore.request import OPTIONS, RestoreRequest
 from sbh_pipelines.backup.restore.result import RestoreResult
 from sbh_pipelines.backup.site.audit_trails import noted
@@ -54,7 +54,11 @@ class RestoreEvents:
 
     def failed(self, error: BaseException, *, written: bool) -> None:
         """`written`: all was restored, and what failed came after it."""
-        fields = error.as_dict() if isinstance(error, SbhError) else {"code": "SBH-000", "what": type(error).__name__}
+        fields: Mapping[str, object] = {"code": "SBH-000", "what": type(error).__name__}
+        if isinstance(error, SbhError):
+            fields = error.as_dict()
+        elif not isinstance(error, Exception):
+            fields = {"code": None, "what": INTERRUPTED}
         with noted(error):
             self._track("restore.failed", {"code": fields["code"], "what": fields["what"], "restored": written})
 

@@ -23,6 +23,7 @@ from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.repository.trail.reader import EventFilter, page
 
 KIND = "restore"
+INTERRUPTED = "interrupted"  # the status of a restore that came to no end of its own
 SIGNED = "signed"  # what the event of a restore's beginning says of its record
 _PAGE = 500
 _CLOCKS = timedelta(hours=1)
@@ -51,7 +52,7 @@ class RestoreRecord:
         tenant_id: whose rows and files.
         requested_by: the user who began it.
         started_at: time of the start, UTC.
-        status: running, completed, failed, interrupted (its process is gone), or unknown (the record is damaged).
+        status: running, completed, failed, interrupted (by a person, or its process is gone), or unknown (the record is damaged).
         step: the step at work, or the last one.
         progress: percent.
         mode: exact, missing-only or newest-wins.
@@ -153,15 +154,16 @@ def read_restore_status(
     lease = leases.running(store, prefix, site.clock)
     if lease is not None and lease.owner == document.get("owner", ""):
         return record
-    return replace(
-        record,
-        status="interrupted",
-        error={
-            "what": "The process that ran the restore is gone",
-            "why": "it was killed; rows it had not committed were rolled back, files it had put back are there",
-            "remedy": "run the restore again: what is in place already is not written again; or `sbh restore undo`",
-        },
-    )
+    return replace(record, status=INTERRUPTED, error=why_interrupted("The process that ran the restore is gone"))
+
+
+def why_interrupted(what: str) -> dict[str, str]:
+    """The error of a restore that came to no end of its own."""
+    return {
+        "what": what,
+        "why": "rows it had not committed were rolled back, files it had put back are there",
+        "remedy": "run the restore again: what is in place already is not written again; or `sbh restore undo`",
+    }
 
 
 @dataclass(frozen=True, slots=True)

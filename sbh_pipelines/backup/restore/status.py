@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sbh_pipelines.backup.restore.records import KIND
+from sbh_pipelines.backup.restore.records import INTERRUPTED, KIND, why_interrupted
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.restore.result import RestoreResult
 from sbh_pipelines.backup.site.site import Site
@@ -62,13 +62,16 @@ class RestoreStatus:
         self._put("completed", {"result": kept})
 
     def failed(self, error: BaseException) -> None:
-        """Record the failure; never hides it behind one of its own."""
-        fields = (
-            error.to_keep.as_dict()
-            if isinstance(error, SbhError)
-            else {"code": "SBH-000", "what": type(error).__name__}
-        )
+        """Record the failure, or that somebody interrupted it; never hides it behind one of its own."""
         try:
+            if not isinstance(error, Exception):  # Ctrl-C, the end of the process, a run that is cancelled
+                self._put(INTERRUPTED, {"error": why_interrupted("The restore was interrupted")})
+                return
+            fields = (
+                error.to_keep.as_dict()
+                if isinstance(error, SbhError)
+                else {"code": "SBH-000", "what": type(error).__name__}
+            )
             self._put("failed", {"error": {"code": fields["code"]}}, {"error": fields})
         except SbhError as second:
             error.add_note(f"and its status could not be recorded: {second}")

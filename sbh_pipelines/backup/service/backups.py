@@ -13,6 +13,7 @@ from sbh_pipelines.backup.contents.file_list import missing_files
 from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.contents.manifests import (
     ManifestCache,
+    is_relative,
     read_component,
     read_manifest,
     read_manifests,
@@ -329,8 +330,12 @@ class Backups:
         """How far a backup is, also one that never came to be.
 
         Backup ids are unique within a tenant only: without `tenant_id` the tenants are searched, and several hits raise
-        RequestError. Raises UnknownBackup.
+        RequestError. `latest`, and `@` and a time, are of the tenant that is named. Raises UnknownBackup.
         """
+        if is_relative(backup_id) and tenant_id is not None and user_ctx is not None:
+            tenant = self._gate.allowed(tenant_id, user_ctx, "backup.status")
+            with self._site.repository(tenant) as repository:
+                backup_id = resolve_own(repository, backup_id, tenant.key)
         wanted = BackupId.parse(backup_id)
         found = [
             (tenant, status)

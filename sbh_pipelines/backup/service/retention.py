@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
-from sbh_pipelines.backup.contents.ownership import is_anothers, refuse_anothers
+from sbh_pipelines.backup.contents.manifests import is_relative
+from sbh_pipelines.backup.contents.ownership import is_anothers, refuse_anothers, resolve_named
 from sbh_pipelines.backup.copies.place import open_copy
 from sbh_pipelines.backup.copies.state import CopyStates
 from sbh_pipelines.backup.retain import forget as forgetting
@@ -39,7 +40,7 @@ class Retention:
         Raises UnknownBackup, ForgetRefused (pinned, held, the newest, the last full one), LeaseHeld.
         """
         tenant = self._gate.allowed(tenant_id, user_ctx, "backup.forget")
-        wanted = None if backup_id is None else BackupId.parse(backup_id)
+        wanted = None if backup_id is None else self._named(tenant, backup_id)
         if dry_run:
             self._gate.accessed(tenant, user_ctx, "retention")
         return forgetting.forget(self._site, tenant, user_ctx.user_id, wanted, dry_run)
@@ -48,9 +49,10 @@ class Retention:
         """Keep a backup until it is unpinned; the pin as `list_holds` gives it. Raises UnknownBackup, AccessDenied over a pin of
         the platform's.
         """
-        wanted = BackupId.parse(backup_id)
+        _check(backup_id)
         by_platform = user_ctx.tenant_id == ALL_TENANTS
         with self._held_in(tenant_id, user_ctx, "backup.hold") as (tenant, repository):
+            wanted = resolve_named(repository, backup_id, tenant.key)
             self._refuse_anothers(repository, wanted, tenant, user_ctx)
             self._may_release(repository, f"pin-{wanted}", user_ctx)
             placed = holds.place_pin(
@@ -67,8 +69,9 @@ class Retention:
 
     def unpin(self, backup_id: str, tenant_id: str, user_ctx: UserContext) -> HoldLine:
         """The pin that was taken away. Raises UnknownHold, AccessDenied where it is the platform's."""
-        wanted = BackupId.parse(backup_id)
+        _check(backup_id)
         with self._held_in(tenant_id, user_ctx, "backup.hold") as (tenant, repository):
+            wanted = resolve_named(repository, backup_id, tenant.key)
             self._refuse_anothers(repository, wanted, tenant, user_ctx)
             self._may_release(repository, f"pin-{wanted}", user_ctx)
             record = self._releasing(tenant, user_ctx, "backup.unpinned")
@@ -76,8 +79,10 @@ class Retention:
 
     def hold(self, tenant_id: str, user_ctx: UserContext, *, reason: str, backup_id: str | None = None) -> HoldLine:
         """Place a legal hold on a backup, or on all of the tenant's, present and future: the platform's. Raises UnknownBackup."""
-        wanted = None if backup_id is None else BackupId.parse(backup_id)
-        with self._held_in(tenant_id, user_ctx, "hold.legal", create=wanted is None) as (tenant, repository):
+        if backup_id is not None:
+            _check(backup_id)
+        with self._held_in(tenant_id, user_ctx, "hold.legal", create=backup_id is None) as (tenant, repository):
+            wanted = None if backup_id is None else resolve_named(repository, backup_id, tenant.key)
             placed = holds.place_hold(repository, wanted, reason, user_ctx.user_id, self._site.clock).line()
             self._site.admit(tenant)  # an erasure that began meanwhile either saw the hold, or is seen now
             self._site.track(tenant, "hold.placed", user_ctx.user_id, _props(placed))
@@ -125,6 +130,12 @@ class Retention:
                 others = {backup_id for backup_id in held if is_anothers(repository, backup_id, tenant.key)}
                 found = [hold for hold in found if hold.backup_id not in others]
             return [hold.line() for hold in found]
+
+    def _named(self, tenant: Tenant, backup_id: str) -> BackupId:
+        if not is_relative(backup_id):
+            return BackupId.parse(backup_id)
+        with self._site.repository(tenant) as repository:
+            return resolve_named(repository, backup_id, tenant.key)
 
     @contextmanager
     def _held_in(
@@ -204,6 +215,12 @@ class Retention:
         if failed:
             raise failed[0]
         return done
+
+
+def _check(backup_id: str) -> None:
+    """Raises InvalidId before anything is opened."""
+    if not is_relative(backup_id):
+        BackupId.parse(backup_id)
 
 
 def _props(placed: HoldLine) -> dict[str, str | None]:

@@ -226,7 +226,7 @@ def show(
 def status(invocation: Invocation, backup: BackupArgument, tenant: TenantOption) -> Answer:
     """Whether a backup is running, completed or failed."""
     service, user = invocation.service(), invocation.user()
-    found = service.backups.status(resolve(service, backup, tenant, user), tenant, user)
+    found = service.backups.status(backup, tenant, user)
     return Answer(found, lambda out: out.print(facts(as_document(found))), [found.status])
 
 

@@ -179,7 +179,7 @@ def _show_backup(out: Any, made: "PlatformBackup") -> None:
         "backup": manifest.id,
         "recovery point": utc(manifest.recovery_point.time),
         "region": manifest.region,
-        "schema": f"{tables} tables of tenants, {count(counts.get('foreign_key', 0))} foreign keys",
+        "schema": f"{tables} tables of tenants, {plural(counts.get('foreign_key', 0), 'foreign key')}",
         "shared rows": rows,
         "rows of no tenant": _of_nobody(manifest),
         "roles": f"{count(counts.get('role', 0))}, without their passwords",

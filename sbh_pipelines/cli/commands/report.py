@@ -1,6 +1,7 @@
 """`sbh report`: what was promised, and how it stands."""
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,9 +55,25 @@ def recovery(
 @command(app, "compliance", permission="report.read")
 def compliance(
     invocation: Invocation,
-    first: Annotated[str, typer.Option("--from", help="The period's first day, or a time.", metavar="DAY")],
-    last: Annotated[str, typer.Option("--to", help="The day, or time, before which it ends.", metavar="DAY")],
     tenants: TenantsArgument = None,
+    first: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="The period's first day, or a time; default: of the last full quarter.",
+            metavar="DAY",
+            show_default=False,
+        ),
+    ] = None,
+    last: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            help="The day, or time, before which it ends; default: with the last full quarter.",
+            metavar="DAY",
+            show_default=False,
+        ),
+    ] = None,
     write: Annotated[
         Path | None,
         typer.Option("--write", help="Write it as Markdown to this file, which must not exist.", metavar="FILE"),
@@ -68,9 +85,14 @@ def compliance(
     """
     from sbh_pipelines.cli.show.compliance import controls, markdown
 
+    if (first is None) != (last is None):
+        raise RequestError(
+            "A period has two ends", on="--from, --to", remedy="give both; without them it is the last full quarter"
+        )
     since, until = moment(first), moment(last)
-    assert since is not None
-    assert until is not None
+    by_default = since is None or until is None
+    if since is None or until is None:
+        since, until = last_quarter(datetime.now(UTC))
     report = invocation.service().audit.compliance_report(invocation.user(), since, until, tenants or ())
     lines = controls(report)
     if write is not None:
@@ -83,17 +105,28 @@ def compliance(
     sound = not (report.errors or report.totals.trails_broken or any(t.valid is not True for t in trails))
     return Answer(
         {**as_document(report), "controls": lines},
-        lambda out: _show_compliance(out, report, lines),
+        lambda out: _show_compliance(out, report, lines, by_default),
         [f"{c['subject']}: {c['evidence']}" for c in lines],
         0 if sound else RepositoryError.exit_status,
     )
 
 
-def _show_compliance(out: Any, report: "ComplianceReport", controls: Sequence[Mapping[str, str]]) -> None:
+def last_quarter(now: datetime) -> tuple[datetime, datetime]:
+    """The beginning and the end of the last quarter of a year, UTC, that is over."""
+    end = datetime(now.year, now.month - (now.month - 1) % 3, 1, tzinfo=UTC)
+    year, month = (end.year, end.month - 3) if end.month > 3 else (end.year - 1, 10)
+    return datetime(year, month, 1, tzinfo=UTC), end
+
+
+def _show_compliance(
+    out: Any, report: "ComplianceReport", controls: Sequence[Mapping[str, str]], by_default: bool
+) -> None:
     from sbh_pipelines.cli.show.compliance import tenant_row
 
     rows = [(c["subject"], c["evidence"], c["paragraphs"]) for c in controls]
     title = f"From {utc(timestamp(report.since))} to {utc(timestamp(report.until))}"
+    if by_default:
+        title += ", the last full quarter; --from and --to choose another period"
     out.print(table(title, ("subject", "in the period", "asked for by"), rows))
     columns = (
         "tenant",

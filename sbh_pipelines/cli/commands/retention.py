@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sbh_pipelines.cli.command import Invocation, command
-from sbh_pipelines.cli.commands.backup import TenantArgument, TenantOption
+from sbh_pipelines.cli.commands.backup import BackupArgument, TenantArgument, TenantOption
 from sbh_pipelines.cli.commands.tenants import (
     EveryoneOption,
     FailedTenant,
@@ -22,8 +22,6 @@ from sbh_pipelines.errors import BatchError, RepositoryError, RequestError
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import HoldLine, RetentionOutcome
 
-IdArgument = Annotated[str, typer.Argument(help="A backup id.", metavar="BACKUP")]
-
 
 def forget(
     invocation: Invocation,
@@ -31,7 +29,7 @@ def forget(
     everyone: EveryoneOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be forgotten, and why.")] = False,
     backup: Annotated[
-        str | None, typer.Option("--backup", help="Forget this backup, whatever the policy says of it.", metavar="ID")
+        str | None, typer.Option("--backup", help="Forget this backup, whatever the policy says of it.", metavar="BACKUP")
     ] = None,
 ) -> Answer:
     """Forget the backups that no rule of the retention policy keeps, and show for every backup the rule that does.
@@ -56,7 +54,7 @@ def forget(
 
 def pin(
     invocation: Invocation,
-    backup: IdArgument,
+    backup: BackupArgument,
     tenant: TenantOption,
     reason: Annotated[str, typer.Option(help="Why; stored in clear.")] = "",
 ) -> Answer:
@@ -65,10 +63,10 @@ def pin(
     return Answer(placed, lambda out: out.print(_one(placed)), [placed.id])
 
 
-def unpin(invocation: Invocation, backup: IdArgument, tenant: TenantOption) -> Answer:
+def unpin(invocation: Invocation, backup: BackupArgument, tenant: TenantOption) -> Answer:
     """Take a backup's pin away: the policy decides again."""
     taken = invocation.service().retention.unpin(backup, tenant, invocation.user())
-    return Answer(taken, lambda out: out.print(f"{backup} is no longer pinned."), [taken.id])
+    return Answer(taken, lambda out: out.print(f"{taken.backup_id} is no longer pinned."), [taken.id])
 
 
 def hold(
@@ -76,7 +74,7 @@ def hold(
     tenant: TenantArgument,
     reason: Annotated[str, typer.Option(help="Why; stored in clear.")],
     backup: Annotated[
-        str | None, typer.Option("--backup", help="Only this backup; else all, also those to come.", metavar="ID")
+        str | None, typer.Option("--backup", help="Only this backup; else all, also those to come.", metavar="BACKUP")
     ] = None,
 ) -> Answer:
     """Place a legal hold: nothing it covers is forgotten until it is released."""

@@ -243,10 +243,10 @@ def _proof(manifest: Manifest) -> str | None:
 
 def _content(component: Component) -> str:
     if component.file_count is not None:
-        return f"{count(component.file_count)} files, {size_text(component.total_size)}"
+        return f"{plural(component.file_count, 'file')}, {size_text(component.total_size)}"
     if component.table_names or component.rows is not None:
-        rows = f", {count(component.rows)} rows" if component.rows is not None else ""
-        return f"{len(component.table_names)} tables{rows}"
+        rows = f", {plural(component.rows, 'row')}" if component.rows is not None else ""
+        return f"{plural(len(component.table_names), 'table')}{rows}"
     return ""
 
 

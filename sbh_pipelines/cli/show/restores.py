@@ -35,8 +35,8 @@ def show_restore(out: Any, result: "RestoreResult") -> None:
                 "files": f"{count(result.files_restored)} put back, {count(result.files_removed)} removed, "
                 f"{count(result.files_unchanged)} unchanged{_kept(result.files_kept)}",
                 "downloaded": size_text(result.bytes_downloaded),
-                "proved": f"{count(proof.groups)} row groups, {count(proof.rows)} rows,"
-                f" {count(proof.foreign_keys)} foreign keys, {count(proof.files)} files",
+                "proved": f"{plural(proof.groups, 'row group')}, {plural(proof.rows, 'row')},"
+                f" {plural(proof.foreign_keys, 'foreign key')}, {plural(proof.files, 'file')}",
                 **({"stays as it was": ", ".join(result.kept)} if result.kept else {}),
                 "safety backup": result.safety_backup_id or "none",
                 "took": seconds(result.seconds),

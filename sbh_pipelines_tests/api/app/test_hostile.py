@@ -47,6 +47,7 @@ def test_hostile_ids_in_paths(lonely_server: Server, path: str) -> None:
             answer = client.get(path.format(quote(text, safe="")))
             assert answer.status_code in (404, 422), (path, text)
             assert well_formed(answer), answer.text
+            assert "\\d" not in answer.text  # what is wrong is told in words
 
 
 def test_hostile_tenants_and_cursors(lonely_server: Server) -> None:

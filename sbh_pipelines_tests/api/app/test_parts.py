@@ -84,6 +84,11 @@ def test_a_tenants_user_learns_the_code_and_not_the_place() -> None:
     assert error_fields(error, None) == shown
     asked = RequestError("No such table", on="public.userz", remedy="one of: public.users")
     assert error_fields(asked, TENANT) == asked.as_dict()
+    unknown = RequestError("No such backup", remedy="see `sbh backup list tenant-1`")
+    assert error_fields(unknown, TENANT)["remedy"] == "see `GET /api/backup`"
+    assert error_fields(unknown, PLATFORM) == unknown.as_dict()
+    theirs = RequestError("No", remedy="`sbh keys rotate --all`, then `sbh backup create tenant-1`")
+    assert "sbh" not in str(error_fields(theirs, TENANT)["remedy"])
     issue = CorruptObject("Damaged", on="s3://bucket/files/tenant-1/backups/packs/ab12", why="s3://bucket/x")
     assert issue_fields(issue, TENANT)["on"] == "packs/ab12"
     assert "bucket" not in str(issue_fields(issue, TENANT))

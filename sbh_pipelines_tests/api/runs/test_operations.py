@@ -52,6 +52,12 @@ def test_a_ruined_tenant_comes_back_over_http(server: Server, api_stack: Stack) 
         record = client.get(done["links"]["restore"]).json()
         assert (record["status"], record["progress"], record["requested_by"]) == ("completed", 100, "alice")
         assert [r["restore_id"] for r in client.get("/api/restore").json()["restores"]] == [done["restore_id"]]
+        lines = client.get("/api/operations").json()["operations"]
+        assert [(line["backup_id"], line["restore_id"]) for line in lines] == [
+            (backup, done["restore_id"]),
+            (backup, None),
+        ]
+        assert client.get("/api/backup/latest/status").json()["backup_id"] == backup
         undone = watched(client, client.post(f"/api/restore/{done['restore_id']}/undo", json={"confirm": True}))
         assert undone["status"] == "completed", undone["error"]
         assert ruined.differences(fingerprint.take(api_stack)) == {}
