@@ -6,15 +6,20 @@ item may take as long as all others, `as_done` does not let these wait for it.
 
 import contextvars
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
+from sbh_pipelines.model import Progress, ProgressSink
+
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
+_TELL_EVERY_S = 0.5
+_ALMOST = 0.99  # of a step: what was expected is not what there is
 _THREADS = 8  # what an object store answers at once without asking for patience
 
 
@@ -36,6 +41,36 @@ class Allowance:
             with self._changed:
                 self._used -= size
                 self._changed.notify_all()
+
+
+class Meter:
+    """A step that several threads work at, told to a sink: units as they are done, bytes twice a second. Thread-safe."""
+
+    def __init__(self, sink: ProgressSink, step: str, subject: str, unit: str, total: int = 0, expected: int = 0) -> None:
+        """`expected` bytes; 0 where nothing tells how many there will be."""
+        self._sink, self._step, self._subject, self._unit = sink, step, subject, unit
+        self._total, self._expected = total, expected
+        self._lock = threading.Lock()
+        self._done = self._moved = 0
+        self._told = time.monotonic()
+
+    def moved(self, size: int) -> None:
+        """So many bytes more, of a unit under way."""
+        with self._lock:
+            self._moved += size
+            if time.monotonic() - self._told >= _TELL_EVERY_S:
+                self._tell()
+
+    def done(self, units: int) -> None:
+        """So many units in all."""
+        with self._lock:
+            self._done = units
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told = time.monotonic()
+        share = min(self._moved / self._expected, _ALMOST) if self._expected else 0.0
+        self._sink(Progress(self._step, self._subject, self._done, self._total, self._unit, self._moved, share))
 
 
 class Awaited:

@@ -262,13 +262,20 @@ class RecoveryPoint:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One notice of progress: `done` of `total` `unit`s of `step` for `subject` (a tenant, a table, or a batch)."""
+    """One notice of progress: `done` of `total` `unit`s of `step` for `subject` (a tenant, a table, or a batch).
+
+    Attributes:
+        moved: Bytes that were read or written for them so far, also of a unit under way; 0 where that is not told.
+        share: How much of the step is done, 0 to 1, where that is told more finely than by units; 0 where it is not.
+    """
 
     step: str
     subject: str
     done: int
     total: int
     unit: str
+    moved: int = 0
+    share: float = 0.0
 
 
 ProgressSink = Callable[[Progress], None]

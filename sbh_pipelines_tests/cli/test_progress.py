@@ -5,6 +5,7 @@ import pytest
 from sbh_pipelines.cli import progress
 from sbh_pipelines.cli.output import count, plural, printable, utc
 from sbh_pipelines.cli.progress import _Bars, _drawn, bars, in_words
+from sbh_pipelines.concurrency import Meter
 from sbh_pipelines.model import Progress
 
 
@@ -67,3 +68,41 @@ def test_figures_have_units() -> None:
 
 def test_control_characters_are_escaped() -> None:
     assert printable("a\x1b[31m\0b\u202e") == "a\\x1b[31m\\x00b\\u202e"
+
+
+def test_a_rate_and_the_time_left_are_told_of_a_big_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes move the bar although no table is done; a step that has only begun says neither."""
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr(progress, "_LINE_EVERY_S", 0.0)
+    drawing = _drawn()
+    drawn, lines = _Bars(drawing), progress._Lines()
+    for seconds, moved, share in ((0, 1 << 20, 0.01), (10, 100 << 20, 0.25)):
+        now[0] += seconds
+        notice = Progress("snapshot_tables", "tenant-1", 0, 3, "tables", moved, share)
+        drawn(notice)
+        lines(notice)
+    (task,) = drawing.tasks
+    assert task.percentage == pytest.approx(25)
+    told = "0 of 3 tables, 100 MiB at 10 MiB/s, 30 s left"
+    assert task.fields["counted"] == told
+    assert capsys.readouterr().err.splitlines() == [
+        "snapshot tables: tenant-1: 0 of 3 tables",
+        f"snapshot tables: tenant-1: {told}",
+    ]
+
+
+def test_a_meter_tells_units_at_once_and_bytes_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, told = [0.0], list[Progress]()
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    meter = Meter(told.append, "read", "acme", "tables", 2, expected=100)
+    meter.moved(10)
+    now[0] = 0.6
+    meter.moved(30)
+    meter.moved(1)
+    meter.done(1)
+    meter.moved(200)
+    meter.done(2)
+    assert [(one.done, one.moved, one.share) for one in told] == [(0, 40, 0.4), (1, 41, 0.41), (2, 241, 0.99)]

@@ -16,7 +16,7 @@ from sbh_pipelines.errors import LeaseHeld, LeaseLost, SbhError, StoreUnavailabl
 from sbh_pipelines.model import utc_now
 from sbh_pipelines.repository import lease
 from sbh_pipelines.stores.base import MOST_BYTES
-from sbh_pipelines.stores.local import LocalStore
+from sbh_pipelines.stores.local import open_local
 from sbh_pipelines_tests.support.memory_store import MemoryStore
 
 PREFIX = "files/acme/backups/"
@@ -405,8 +405,10 @@ import sys, time
 from pathlib import Path
 from sbh_pipelines.model import utc_now
 from sbh_pipelines.repository import lease
-from sbh_pipelines.stores.local import LocalStore
-held = lease.acquire(LocalStore(Path(sys.argv[1])), "files/acme/backups/", "killed", "backup_1", 60.0, utc_now, in_one_process=sys.argv[2] == "whole")
+from sbh_pipelines.stores.local import open_local
+held = lease.acquire(
+    open_local(Path(sys.argv[1])), "files/acme/backups/", "killed", "backup_1", 60.0, utc_now, in_one_process=sys.argv[2] == "whole"
+)
 print("held", flush=True)
 time.sleep(60)
 """
@@ -415,8 +417,8 @@ time.sleep(60)
 @pytest.mark.parametrize(("work", "free"), [("whole", True), ("step", False)])
 def test_a_lease_of_a_process_that_is_dead_here(tmp_path: Path, work: str, free: bool) -> None:
     """A backup that one process does from beginning to end is nobody's any more; the next step of another may come yet."""
-    store = LocalStore(tmp_path)
-    with subprocess.Popen([sys.executable, "-c", _HOLDS, str(tmp_path), work], stdout=subprocess.PIPE) as process:
+    store = open_local(tmp_path / "bucket")
+    with subprocess.Popen([sys.executable, "-c", _HOLDS, str(tmp_path / "bucket"), work], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
         with pytest.raises(LeaseHeld):

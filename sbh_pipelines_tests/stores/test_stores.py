@@ -215,6 +215,11 @@ def test_a_missing_bucket_is_an_error_with_its_name(embedded_stack: Stack, prefi
     for call in (lambda: store.put(prefix + "a", b"x"), lambda: store.get(prefix + "a")):
         with pytest.raises(StoreError, match="sbh-no-such-bucket"):
             call()
+    for write in (store.put, store.create):  # an object need not be there to be written: it is the bucket that is missing
+        with pytest.raises(ObjectMissing) as caught:
+            write(prefix + "a", b"x")
+        assert caught.value.what == "No such bucket"
+        assert "aws s3 mb" in caught.value.remedy
 
 
 def test_a_server_that_is_down_is_unavailable(prefix: str) -> None:
@@ -231,3 +236,5 @@ def test_a_server_that_is_down_is_unavailable(prefix: str) -> None:
     with pytest.raises(StoreUnavailable) as caught:
         store.get(prefix + "a")
     assert caught.value.transient
+    assert "Debug source" not in str(caught.value)
+    assert "RetryError" not in str(caught.value)

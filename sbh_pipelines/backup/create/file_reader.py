@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from sbh_pipelines.backup.site.site import Site
@@ -39,8 +39,17 @@ _Read = tuple[ObjectInfo, bytes | Gone]  # what was read, which may be newer tha
 class Reader:
     """Reads one listed file into the repository."""
 
-    def __init__(self, store: FileStore, writer: PackWriter, prefix: str, versions: Versions) -> None:
+    def __init__(
+        self,
+        store: FileStore,
+        writer: PackWriter,
+        prefix: str,
+        versions: Versions,
+        moved: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """`moved` is told how many bytes were read, from any thread."""
         self._store, self._writer, self._prefix, self._versions = store, writer, prefix, versions
+        self._moved = moved
 
     def read_in_bounds(self, info: ObjectInfo) -> _Read:
         """`read`, when there is memory for the content that is not cut yet and the slice that is."""
@@ -64,6 +73,7 @@ class Reader:
         chunks: list[str] = []
         for piece in slices(opened.pieces, digest):
             pending.append(self._writer.put(piece))
+            self._moved(len(piece))
             while len(pending) > 4:
                 chunks.append(pending.popleft().result().hex())
         chunks += [future.result().hex() for future in pending]

@@ -20,6 +20,7 @@ from sbh_pipelines.backup.create.drafts import OpenDrafts, running
 from sbh_pipelines.backup.create.file_reader import Gone, LazyVersions, Reader, read_ahead
 from sbh_pipelines.backup.create.parent import ParentFiles, parent_files
 from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.concurrency import Meter
 from sbh_pipelines.files.file import InexactListing
 from sbh_pipelines.files.listing import Listing, ListingPrint, is_settled, list_files, listing_fingerprint, made_exactly
 from sbh_pipelines.model import Progress, ProgressSink, Tenant, utc_now
@@ -90,7 +91,9 @@ def _tenant_files(
 ) -> Draft:
     repository = open_drafts.repository(draft)
     writer = repository.writer(packs)
-    step = _Step(open_drafts.site, draft, repository, writer, readers, progress)
+    latest = open_drafts.latest(draft)
+    before = latest.components.get(FILES) if latest is not None else None
+    step = _Step(open_drafts.site, draft, repository, writer, readers, progress, before)
     try:
         try:
             done = step.run(exactly=False)
@@ -139,8 +142,11 @@ class _Step:
         writer: PackWriter,
         readers: ThreadPoolExecutor,
         progress: ProgressSink,
+        latest: Component | None,
     ) -> None:
+        """`latest`: the files of the newest backup, where they are known."""
         self._site, self._draft, self._repository, self._writer = site, draft, repository, writer
+        self._latest = latest
         self._readers, self._progress = readers, progress
         self._store, self._prefix = site.files_store(draft.tenant)
         self._in_directory = site.settings.storage.kind == "local"
@@ -160,6 +166,10 @@ class _Step:
                 return _Done(parent.component.same_files(now.isoformat()), 0)
             return self._write(parent, listing or (), now, exact)
 
+    def _expected(self, parent: ParentFiles | None) -> int:
+        """Bytes that will be read: where every file is, those of the newest backup; else nothing tells."""
+        return 0 if parent is not None or self._latest is None else self._latest.total_size or 0
+
     def _nothing_changed(self, parent: ParentFiles, fingerprint: str) -> bool:
         return (
             fingerprint == parent.component.listing
@@ -171,7 +181,9 @@ class _Step:
     def _write(self, parent: ParentFiles | None, files: Iterable[ObjectInfo], now: datetime, exact: bool) -> _Done:
         listed = iter(files)
         pairs = parent.same(listed, self._prefix) if parent is not None else ((info, None) for info in listed)
-        reader = Reader(self._store, self._writer, self._prefix, LazyVersions(self._site, self._draft.tenant))
+        meter = Meter(self._progress, STEP, self._draft.tenant.id, "files", expected=self._expected(parent))
+        versions = LazyVersions(self._site, self._draft.tenant)
+        reader = Reader(self._store, self._writer, self._prefix, versions, meter.moved)
         listed_files = FileComponent(self._repository, self._writer, self._draft, self._prefix)
         found = ListingPrint()
         settled = True
@@ -187,7 +199,7 @@ class _Step:
             settled = settled and (not self._in_directory or is_settled(info.modified, now))
             read += was_read
             if listed_files.count % _NOTICE_EVERY == 0:
-                self._progress(Progress(STEP, self._draft.tenant.id, listed_files.count, 0, "files"))
+                meter.done(listed_files.count)
         return _Done(listed_files.finish(found.text(exact) if settled else None, now), read)
 
 

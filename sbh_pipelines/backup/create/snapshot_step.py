@@ -24,7 +24,7 @@ from sbh_pipelines.backup.create.tenant_capture import GuardedTable, TenantRows,
 from sbh_pipelines.backup.create.unchanged import Compared, find_unchanged
 from sbh_pipelines.backup.create.unreadable import named
 from sbh_pipelines.backup.journal.registration import register_backed_up
-from sbh_pipelines.concurrency import side_by_side
+from sbh_pipelines.concurrency import Meter, side_by_side
 from sbh_pipelines.database.capture.capture import check_same_files, copy_tenants
 from sbh_pipelines.database.capture.changes import all_rows
 from sbh_pipelines.database.capture.unreadable import apart
@@ -33,7 +33,7 @@ from sbh_pipelines.database.schema.large_objects import count_large_objects, lar
 from sbh_pipelines.database.schema.tenancy import UNLOGGED, MappedTable, TenancyMap, load_map
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.errors import SbhError
-from sbh_pipelines.model import BackupType, Progress, ProgressSink, Tenant, TenantId
+from sbh_pipelines.model import BackupType, ProgressSink, Tenant, TenantId
 from sbh_pipelines.repository.format import CONFIG, DATABASE
 from sbh_pipelines.repository.pack import pipeline, written
 
@@ -199,8 +199,10 @@ def _read_tables(
     open_drafts: OpenDrafts, view: View, tenants: Mapping[str, TenantRows], progress: ProgressSink
 ) -> None:
     lock, ended = threading.Lock(), [0]
+    expected = sum(_expected_bytes(open_drafts, rows) for rows in tenants.values())
     slugs = [rows.draft.tenant.id for rows in tenants.values()]
     subject = slugs[0] if len(slugs) == 1 else f"{len(slugs)} tenants"
+    meter = Meter(progress, STEP, subject, "tables", len(view.tenancy.tables), expected)
 
     def work(connection: Connection, table: MappedTable) -> None:
         whole: list[str] = []
@@ -229,7 +231,7 @@ def _read_tables(
                 whole.extend(tenants[one.key].took(table, one))
 
         def take_whole(keys: Sequence[str]) -> None:
-            _read_whole(connection, view, table, {key: tenants[key] for key in keys})
+            _read_whole(connection, view, table, {key: tenants[key] for key in keys}, meter)
 
         def fail(key: str, error: SbhError) -> None:
             _fail(tenants, connection, table, key, error)
@@ -239,7 +241,7 @@ def _read_tables(
         apart(connection, whole, take_whole, fail)
         with lock:
             ended[0] += 1
-            progress(Progress(STEP, subject, ended[0], len(view.tenancy.tables), "tables"))
+            meter.done(ended[0])
 
     view.each_table(work)
 
@@ -252,9 +254,19 @@ def _fail(
     rows.error = rows.error or named(error, connection, table, rows.draft.tenant)
 
 
-def _read_whole(connection: Connection, view: View, table: MappedTable, tenants: Mapping[str, TenantRows]) -> None:
+def _expected_bytes(open_drafts: OpenDrafts, rows: TenantRows) -> int:
+    """Of the tables that are read whole: what they had in the newest backup; 0 where that is not known."""
+    latest = open_drafts.latest(rows.draft)
+    whole = {name for name, approach in rows.approach.items() if approach is Whole.YES}
+    parts = latest.components.values() if latest is not None else ()
+    return sum(table.bytes for part in parts for table in part.tables if table.table in whole)
+
+
+def _read_whole(
+    connection: Connection, view: View, table: MappedTable, tenants: Mapping[str, TenantRows], meter: Meter
+) -> None:
     """All rows of these tenants, and the sums that the next backup compares with."""
-    code, sinks = view.codes[table.full_name], {key: GuardedTable(rows, table) for key, rows in tenants.items()}
+    code, sinks = view.codes[table.full_name], {key: GuardedTable(rows, table, meter) for key, rows in tenants.items()}
     chosen = all_rows(table, {key: rows.seed for key, rows in tenants.items()})
     for key, found in copy_tenants(connection, table, code, chosen, sinks, view.held_bytes).items():
         sinks[key].finish(view.definitions[table.full_name], code.kind, found.sums, found.key_hash)

@@ -13,6 +13,7 @@ from sbh_pipelines.backup.create.journaled.tenant_journal import TenantJournal
 from sbh_pipelines.backup.create.parent import Parent, incomparable_table
 from sbh_pipelines.backup.create.snapshot_view import TenantTotals, View
 from sbh_pipelines.backup.create.table_delta import MAX_CHANGED, MAX_LAYERS, SMALL, TenantDelta, too_old
+from sbh_pipelines.concurrency import Meter
 from sbh_pipelines.database.capture.deleted_rows import Sums
 from sbh_pipelines.database.schema.tenancy import TENANTS, MappedTable
 from sbh_pipelines.errors import SbhError
@@ -208,10 +209,11 @@ class TenantRows:
 class GuardedTable:
     """A TableSink that keeps one tenant's failure from the others: after it, the tenant's rows are skipped."""
 
-    def __init__(self, rows: TenantRows, table: MappedTable) -> None:
-        self._rows, self._sink = rows, TableWriter(rows.writer, table)
+    def __init__(self, rows: TenantRows, table: MappedTable, meter: Meter) -> None:
+        self._rows, self._sink, self._meter = rows, TableWriter(rows.writer, table), meter
 
     def group(self, text: bytes, rows: int) -> None:
+        self._meter.moved(len(text))
         self._try(lambda: self._sink.group(text, rows))
 
     def close(self) -> None:

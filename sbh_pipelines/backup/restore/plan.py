@@ -144,6 +144,30 @@ class ReferenceRows:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftBehind:
+    """A table of the tenant that was not chosen, and has fewer rows now than in the backup: they went with rows that come back.
+
+    Attributes:
+        table: `schema.table`.
+        parent: `schema.table` of the rows that come back.
+        constraint: the foreign key, which declares ON DELETE CASCADE.
+        rows_in_backup: how many it had.
+        rows_now: how many it has.
+    """
+
+    table: str
+    parent: str
+    constraint: str
+    rows_in_backup: int
+    rows_now: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows it lacks."""
+        return self.rows_in_backup - self.rows_now
+
+
+@dataclass(frozen=True, slots=True)
 class FileSample:
     """One file that a plan shows.
 
@@ -255,6 +279,7 @@ class RestorePlan:
         kept: what of `restore.kept` is in the scope, and stays as it is: `schema.table.*`, `schema.table.column`.
         moment: of a backup that was put together for a moment of the past: how, and what is not sure of it.
         from_copy: the copy whose backup it is; None for one of the place where backups are made.
+        left_behind: tables that were not chosen, and lack rows which went with those that come back.
     """
 
     tenant_id: str
@@ -276,6 +301,7 @@ class RestorePlan:
     kept: tuple[str, ...] = ()
     moment: MomentFacts | None = optional()
     from_copy: str | None = optional()
+    left_behind: tuple[LeftBehind, ...] = ()
 
     @property
     def conflicts(self) -> list[tuple[str, str, int]]:

@@ -31,11 +31,19 @@ from sbh_pipelines.backup.restore.events import RestoreEvents
 from sbh_pipelines.backup.restore.files import FileRestore
 from sbh_pipelines.backup.restore.hooks import run_hooks
 from sbh_pipelines.backup.restore.left_rows import LeftRows, keep_left_rows, read_left_rows
-from sbh_pipelines.backup.restore.plan import Estimate, FilePlan, RestorePlan, Work, conflict_problem, nothing_to_do
+from sbh_pipelines.backup.restore.plan import (
+    Estimate,
+    FilePlan,
+    LeftBehind,
+    RestorePlan,
+    Work,
+    conflict_problem,
+    nothing_to_do,
+)
 from sbh_pipelines.backup.restore.records import Undo
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.restore.result import Proof, RestoreResult, RowsProven
-from sbh_pipelines.backup.restore.rows.cascades import not_coming_back
+from sbh_pipelines.backup.restore.rows.cascades import left_behind, not_coming_back
 from sbh_pipelines.backup.restore.rows.row_restore import RowRestore
 from sbh_pipelines.backup.restore.safety_backup import SafetyBackup, is_wanted, refusal_at_copy, safety_backup
 from sbh_pipelines.backup.restore.status import RestoreStatus
@@ -214,6 +222,7 @@ class _Restore:
         self.status, self.held, self.progress, self.requested_by = status, held, progress, requested_by
         self.components: Mapping[str, Component]
         self.checking_s = 0.0
+        self.left_behind: tuple[LeftBehind, ...] = ()
         self.rows: RowRestore
         self.files: FileRestore
 
@@ -285,6 +294,7 @@ class _Restore:
             kept=self.rows.kept,
             moment=manifest.moment,
             from_copy=self.site.copy_name,
+            left_behind=self.left_behind,
         )
 
     def check(self) -> Manifest:
@@ -360,6 +370,8 @@ class _Restore:
             files.bytes_to_write,
             listing_s,
         )
+        if self.request.tables or self.request.all_but or self.request.config_only:
+            self.left_behind = left_behind(context, tables)
         doing_nothing = nothing_to_do(tables, files)
         safety = is_wanted(self.site, self.request) and self.target.in_place and not doing_nothing
         return RestorePlan(
@@ -382,6 +394,7 @@ class _Restore:
             self.rows.kept,
             manifest.moment,
             self.site.copy_name,
+            self.left_behind,
         )
 
     def _kept(self, tenancy: TenancyMap) -> Kept:
@@ -433,7 +446,8 @@ class _Restore:
         if self.status is not None:
             self.status.step(step, int(100 * (at + done / max(of, 1)) / len(STEPS)))
         unit = {"files": "files", "compare": "tables", "merge": "tables", "prove": "tables"}.get(step, "steps")
-        self.progress(Progress(f"restore: {step}", self.tenant.id, int(done), int(of), unit))
+        share = done / of if done != int(done) else 0.0
+        self.progress(Progress(f"restore: {step}", self.tenant.id, int(done), int(of), unit, share=share))
 
 
 def _refusal(plan: RestorePlan) -> SbhError:

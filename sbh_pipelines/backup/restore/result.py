@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sbh_pipelines.backup.contents.moment_facts import MomentFacts
+from sbh_pipelines.backup.restore.plan import LeftBehind
 from sbh_pipelines.backup.restore.request import Scope
 from sbh_pipelines.database.merge.fit.columns import SchemaDifference
 from sbh_pipelines.document import optional, unshown
@@ -96,6 +97,7 @@ class RestoreResult:
         kept: what of `restore.kept` is in the scope, and stayed as it was: `schema.table.*`, `schema.table.column`.
         moment: of a backup that was put together for a moment of the past: how, and what is not sure of it.
         from_copy: the copy whose backup it was; None for one of the place where backups are made.
+        left_behind: tables that were not chosen, and lack rows which went with those that came back.
     """
 
     restore_id: str
@@ -128,6 +130,7 @@ class RestoreResult:
     kept: tuple[str, ...] = ()
     moment: MomentFacts | None = optional()
     from_copy: str | None = optional()
+    left_behind: tuple[LeftBehind, ...] = ()
 
     @property
     def undoable(self) -> bool:

@@ -37,7 +37,7 @@ from sbh_pipelines.backup.keys.rotation import OwnerRotation, RotationReport
 from sbh_pipelines.backup.recover.platform_backup import PlatformBackup
 from sbh_pipelines.backup.recover.recovery import RecoveryReport, TenantRecovery
 from sbh_pipelines.backup.restore.into_schema import DroppedLooks, SchemaCopy
-from sbh_pipelines.backup.restore.plan import FilePlan, ReferenceRows, RestorePlan, RowSample, TablePlan
+from sbh_pipelines.backup.restore.plan import FilePlan, LeftBehind, ReferenceRows, RestorePlan, RowSample, TablePlan
 from sbh_pipelines.backup.restore.records import RestoreRecord
 from sbh_pipelines.backup.restore.request import RestoreRequest, Scope
 from sbh_pipelines.backup.restore.result import RestoreResult
@@ -90,6 +90,7 @@ __all__ = [
     "JournalUpkeep",
     "KeyState",
     "LatestPoint",
+    "LeftBehind",
     "Look",
     "MomentWindow",
     "NothingToPrune",

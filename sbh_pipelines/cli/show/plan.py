@@ -9,6 +9,7 @@ from sbh_pipelines.model import size_text
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import (
         FilePlan,
+        LeftBehind,
         ReferenceRows,
         RestorePlan,
         RowSample,
@@ -55,6 +56,7 @@ def show_plan(out: Any, plan: "RestorePlan", next_command: str) -> None:
     _show_conflict_rows(out, plan)
     if plan.references:
         out.print(_reference_rows(plan.references))
+    show_left_behind(out, plan.left_behind)
     if plan.problems:
         out.print(f"A restore would refuse: {plural(len(plan.problems), 'problem')}", style="bold red")
         for problem in plan.problems:
@@ -63,6 +65,18 @@ def show_plan(out: Any, plan: "RestorePlan", next_command: str) -> None:
         out.print("Nothing to do: everything is as the backup has it, or stays as the mode says.")
     else:
         out.print(f"Next: {printable(next_command)}", soft_wrap=True)
+
+
+def show_left_behind(out: Any, found: "Sequence[LeftBehind]") -> None:
+    """Tables that were not chosen, and whose rows went with those that come back."""
+    for one in found:
+        out.print(
+            f"{printable(one.table)} was not chosen and has {count(one.rows)} fewer of its rows than the backup: it refers to"
+            f" {printable(one.parent)} ({printable(one.constraint)}, ON DELETE CASCADE). Choose it as well, or rows with"
+            " what hangs on them: --rows",
+            style="yellow",
+            soft_wrap=True,
+        )
 
 
 def left_out_table(left_out: Mapping[str, str]) -> Any:

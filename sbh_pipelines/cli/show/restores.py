@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sbh_pipelines.cli.options import undo_command
-from sbh_pipelines.cli.output import count, facts, printable, seconds, table, utc
-from sbh_pipelines.cli.show.plan import schema_table, scope_text, show_error
+from sbh_pipelines.cli.output import count, facts, plural, printable, seconds, table, utc
+from sbh_pipelines.cli.show.plan import schema_table, scope_text, show_error, show_left_behind
 from sbh_pipelines.model import size_text
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def show_restore(out: Any, result: "RestoreResult") -> None:
         out.print(table("Tables", columns, rows))
     if result.schema:
         out.print(schema_table(result.schema))
+    show_left_behind(out, result.left_behind)
     if result.undoable:
         out.print(f"To undo it: {undo_command(result.restore_id, result.tenant_id)}", soft_wrap=True)
 

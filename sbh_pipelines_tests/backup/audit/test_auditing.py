@@ -207,6 +207,17 @@ class Watch:
         return [e for t, n in zip((ACME, PLATFORM), before, strict=True) for e in events(self.service, t)[n:]]
 
 
+def test_what_threads_do_is_of_the_face_that_the_call_came_through(application: Application) -> None:
+    """Keys of several tenants are made, and rotated, side by side."""
+    service, user = application.service(), replace(ADMIN, via="cli")
+    assert not any(draft.error for draft in service.backups.create_all([ACME, BOLT], user))
+    service.keys.rotate(user)
+    for tenant in (ACME, BOLT):
+        found = {(event["event"], event["via"]) for event in events(service, tenant)}
+        assert {("key.created", "cli"), ("key.rotated", "cli")} <= found
+        assert {via for _, via in found} == {"cli"}
+
+
 def test_each_call_leaves_the_events_it_is_said_to(application: Application) -> None:
     """With the props of the specification, the caller and the face the call came through."""
     application.database.run(

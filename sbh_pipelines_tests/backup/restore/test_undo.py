@@ -14,6 +14,7 @@ from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import RestoreRefused, SbhError, UnknownRestore
+from sbh_pipelines.model import Progress
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.support.store_time import store_time
 
@@ -216,6 +217,30 @@ def test_a_restore_whose_process_was_killed(application: Application) -> None:
     assert killed["status"] == "interrupted"
     service.restores.undo(killed["restore_id"], ACME, ADMIN)
     assert application.state(ACME) == before
+
+
+def test_a_restore_that_somebody_interrupts(application: Application) -> None:
+    """It is told as one, not as a failure, and can be run again."""
+    service = application.service(restore=SAFE)
+    made = service.create_backup(ACME, ADMIN)["id"]
+    application.wreck(ACME)
+    before = application.state(ACME)
+
+    def interrupt(notice: Progress) -> None:
+        if notice.step == "restore: merge":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        service.restores.run(made, ACME, ADMIN, progress=interrupt)
+    assert application.state(ACME).rows == before.rows
+    (record,) = service.restores.of(ACME, ADMIN)
+    assert record.status == "interrupted"
+    assert record.error is not None
+    assert "SBH-000" not in str(record.error)
+    assert "run the restore again" in str(record.error["remedy"])
+    event = next(e for e in service.audit.events(ACME, ADMIN).events if e.event == "restore.failed")
+    assert event.props["what"] == "interrupted"
+    assert restored(service, made)["status"] == "completed"
 
 
 def damage_packs(application: Application, but: set[Path]) -> int:

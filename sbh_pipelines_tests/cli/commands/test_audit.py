@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.cli.commands.report import last_quarter
 from sbh_pipelines.model import Tenant
 from sbh_pipelines.repository.trail.event import PLATFORM
 from sbh_pipelines.security.policy import UserContext
@@ -136,3 +138,21 @@ def test_the_compliance_report_has_the_figures_of_the_period(
     assert before["totals"]["backups_made"] == 0
     assert sbh("report", "compliance", "--from", "2020-02-01", "--to", "2020-01-01", "--json").code == "SBH-200"
     assert json.loads(sbh("report", "compliance", *period, "--json").out)["platform"] is not None
+    by_default = sbh("report", "compliance", TENANT)
+    assert by_default.status == 0
+    assert "the last full quarter; --from and --to choose another period" in by_default.out
+    assert sbh("report", "compliance", "--from", "2020-01-01", "--json").code == "SBH-200"
+
+
+@pytest.mark.parametrize(
+    ("now", "since", "until"),
+    [
+        ("2024-01-01", "2023-10-01", "2024-01-01"),
+        ("2024-03-31", "2023-10-01", "2024-01-01"),
+        ("2024-04-01", "2024-01-01", "2024-04-01"),
+        ("2024-12-31", "2024-07-01", "2024-10-01"),
+    ],
+)
+def test_the_last_full_quarter(now: str, since: str, until: str) -> None:
+    found = last_quarter(datetime.fromisoformat(now).replace(tzinfo=UTC))
+    assert [moment.date().isoformat() for moment in found] == [since, until]

@@ -1,11 +1,15 @@
-"""Rows of shared tables that went, or lost their reference, with rows which a restore brings back.
+"""Rows that went, or lost their reference, with rows which a restore brings back, and that it does not bring back.
 
-They are no tenant's: a restore of one tenant leaves them as they are, and its plan says so.
+Those of shared tables are no tenant's: a restore of one tenant leaves them as they are, and its plan says so. Those of the tenant's
+own tables were not chosen.
 """
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 
-from sbh_pipelines.backup.restore.plan import TablePlan
+from sbh_pipelines.backup.restore.context import RestoreContext
+from sbh_pipelines.backup.restore.plan import LeftBehind, TablePlan
+from sbh_pipelines.database.merge.untouched import census
 from sbh_pipelines.database.schema.tenancy import SHARED, TenancyMap
 
 _WENT = {
@@ -27,3 +31,25 @@ def not_coming_back(tenancy: TenancyMap, tables: Iterable[TablePlan]) -> Mapping
                 which = f"{inserted[parent]:,} rows of {parent} come back ({key.name}); {_WENT[key.on_delete]}"
                 found[f"shared table {table.full_name}"] = f"{which}: the platform backup has them"
     return found
+
+
+def left_behind(context: RestoreContext, tables: Iterable[TablePlan]) -> tuple[LeftBehind, ...]:
+    """Tables that were not chosen, whose rows go with those that come back, or with those of others of these, and that lack some."""
+    plans = {plan.table: plan for plan in tables}
+    then = {table.table: table.rows for table in chain.from_iterable(c.tables for c in context.components.values())}
+    names = {table.oid: table.full_name for table in context.tenancy.catalog.tables.values()}
+    found: dict[str, LeftBehind] = {}
+    back = [name for name, plan in plans.items() if plan.insert]
+    while back:
+        parent = back.pop()
+        for table in context.tenancy.tables:
+            if table.full_name in plans or table.full_name in found or not then.get(table.full_name):
+                continue
+            keys = (key for key in table.table.foreign_keys if names.get(key.parent) == parent and key.on_delete == "c")
+            if (key := next(keys, None)) is None:
+                continue
+            now = census(context.connection, table, context.tenant.key, context.point.snapshot).rows
+            if now < then[table.full_name]:
+                found[table.full_name] = LeftBehind(table.full_name, parent, key.name, then[table.full_name], now)
+                back.append(table.full_name)
+    return tuple(sorted(found.values(), key=lambda one: one.table))

@@ -38,6 +38,7 @@ from sbh_pipelines.database.schema.tenancy import MappedTable
 from sbh_pipelines.database.session.connection import savepoint
 from sbh_pipelines.errors import RestoreRefused, UnreadableRow
 
+_ALMOST = 0.99  # of a table, as long as it is not compared
 _FEW = 5  # live rows of a fifth of the buckets are found by their keys; of more, in one scan
 
 
@@ -88,15 +89,17 @@ class TableComparer:
         self._comparable = not context.manifest.is_recovered and incomparable(then, context.point) is None
         self._links = links_of(context.tenancy)
         self._homeless: dict[int, Staging] = {}
+        self._read, self._at = 0, (0, 1)  # bytes read of the table at hand; how many come before it, of how many
         self._definitions = read_definitions(self._connection, context.tenancy.tables) if self._comparable else {}
 
     def compare(
-        self, mapping: TableMapping, summary: TableSummary, number: int, *, everything: bool
+        self, mapping: TableMapping, summary: TableSummary, number: int, *, everything: bool, of: int
     ) -> TableComparison:
-        """`everything` stages all rows of both sides, equal or not: for those who choose among them.
+        """The table `number` of so many. `everything` stages all rows of both sides, equal or not: for those who choose among them.
 
         Live rows of nobody that have the key of a row of the backup are staged as the tenant's.
         """
+        self._read, self._at = 0, (number - 1, of)
         compared = self._compared(mapping, summary, number, everything=everything)
         left = self._context.left_rows.get(mapping.table.full_name)
         if compared.staging is not None and left is not None:
@@ -296,6 +299,13 @@ class TableComparer:
         return census(self._connection, mapping.table, self._tenant_key, self._context.point.snapshot)
 
     def _rows(self, compared: TableComparison, stored: StoredTable) -> Iterator[bytes]:
+        size, (before, of) = max(1, compared.summary.bytes), self._at
+        for text in self._stored_rows(compared, stored):
+            self._read += len(text)
+            self._context.notice("compare", before + min(self._read / size, _ALMOST), of)
+            yield text
+
+    def _stored_rows(self, compared: TableComparison, stored: StoredTable) -> Iterator[bytes]:
         if stored.state is None or not stored.layers:
             yield from self._groups(compared, stored.groups)
             return

@@ -86,7 +86,8 @@ class RowRestore:
         comparer = TableComparer(self._context)
         for number, mapping in enumerate(mappings, 1):
             self._context.notice("compare", number - 1, len(mappings))
-            self.compared.append(comparer.compare(mapping, self._summary(mapping), number, everything=choose))
+            of = len(mappings)
+            self.compared.append(comparer.compare(mapping, self._summary(mapping), number, everything=choose, of=of))
         if choose:
             self._choose_rows()
             for compared in self.compared:
