@@ -46,7 +46,9 @@ class Allowance:
 class Meter:
     """A step that several threads work at, told to a sink: units as they are done, bytes twice a second. Thread-safe."""
 
-    def __init__(self, sink: ProgressSink, step: str, subject: str, unit: str, total: int = 0, expected: int = 0) -> None:
+    def __init__(
+        self, sink: ProgressSink, step: str, subject: str, unit: str, total: int = 0, expected: int = 0
+    ) -> None:
         """`expected` bytes; 0 where nothing tells how many there will be."""
         self._sink, self._step, self._subject, self._unit = sink, step, subject, unit
         self._total, self._expected = total, expected

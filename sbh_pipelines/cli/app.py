@@ -49,7 +49,9 @@ EXIT_STATUS = {
 }
 INTERRUPTED = 130
 _NO_SETTINGS = "no sbh.toml here and SBH_SETTINGS is not set"
-_WRITE_SETTINGS = "`sbh settings init` writes a first sbh.toml; one that is elsewhere is named by SBH_SETTINGS or --settings"
+_WRITE_SETTINGS = (
+    "`sbh settings init` writes a first sbh.toml; one that is elsewhere is named by SBH_SETTINGS or --settings"
+)
 _FOR_WANT_OF_SETTINGS = (3, 5, 6, 7)  # settings, source, store, keys: what defaults lead to nowhere for
 
 # \b keeps the lines of a paragraph as they are.

@@ -90,8 +90,11 @@ def write_new(settings: Path, kms_key: str | None) -> NewSettings:
             raise RequestError(
                 "The file is there already",
                 on=str(file),
-                why="it is never written over" + (", for what it wrapped cannot be read without it" * (file == key_file)),
-                remedy="edit it, or name another place: --settings FILE" if file == settings else "move it, or keep it:"
+                why="it is never written over"
+                + (", for what it wrapped cannot be read without it" * (file == key_file)),
+                remedy="edit it, or name another place: --settings FILE"
+                if file == settings
+                else "move it, or keep it:"
                 f" name it in a settings file of your own, as keys.key_file = {json.dumps(str(file))}",
             )
     keys = _LOCAL.format(name=json.dumps(_KEY_FILE)) if kms_key is None else _KMS.format(key=json.dumps(kms_key))

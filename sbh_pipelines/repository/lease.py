@@ -10,9 +10,9 @@ with work that another one began (`resume`) can tell from the name alone that th
 what was read under it, such as which chunks are stored, still holds. Otherwise a prune may have run, and the lease is lost
 for good, also where it is free again.
 
-Work that one process does from its beginning to its end may say so: the object then names the process, and where that is found to be
-dead on the same machine, the lease is free at once. A process is named by the machine's boot, its own namespace of process ids, its
-id and the time at which it started. So containers that share a host's name, and ids that are used again, are told apart.
+Work that one process does from its beginning to its end may say so: the object then names the process, and where that is found
+to be dead on the same machine, the lease is free at once. A process is named by the machine's boot, its own namespace of process
+ids, its id and the time at which it started. So containers that share a host's name, and ids that are used again, are told apart.
 """
 
 import json

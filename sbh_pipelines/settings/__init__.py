@@ -257,7 +257,9 @@ def load_settings(path: Path | str | None = None) -> Settings:
         values = read_file(file)
     elif named:
         raise SettingsError(
-            "No settings file", on=str(file), remedy="point SBH_SETTINGS at the right one; or `sbh settings init` writes it"
+            "No settings file",
+            on=str(file),
+            remedy="point SBH_SETTINGS at the right one; or `sbh settings init` writes it",
         )
     check_environment(Settings, os.environ)
     try:

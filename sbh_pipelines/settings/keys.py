@@ -16,8 +16,8 @@ class KeysSettings(Section):
     )
     key_file: Path | None = Field(
         None,
-        description="With `local`: the key file, 32 random bytes in base64. `sbh settings init` makes one, as `sbh stack up` does, or"
-        " `umask 077; openssl rand -base64 32 > master.key`. With `aws-kms`: only to read what it wrapped"
+        description="With `local`: the key file, 32 random bytes in base64. `sbh settings init` makes one, as `sbh stack up` does,"
+        " or `umask 077; openssl rand -base64 32 > master.key`. With `aws-kms`: only to read what it wrapped"
         " before the site moved to KMS, until `sbh keys rotate --all` has wrapped that anew.",
     )
     previous_key_files: list[Path] = Field(

@@ -286,7 +286,10 @@ class Store:
             yield
         except (driver.NotFoundError, FileNotFoundError) as error:
             told = Told.read(str(error), 404)
-            if makes and told.code in ("", "NoSuchKey"):  # an object need not be there to be written: what is missing is the bucket
+            if makes and told.code in (
+                "",
+                "NoSuchKey",
+            ):  # an object need not be there to be written: what is missing is the bucket
                 told = replace(told, code="NoSuchBucket")
             missing = "" if told.code == "NoSuchBucket" else "No such object"
             raise s3_error(f"{verb} an object", place, told, missing=missing) from None
@@ -302,7 +305,9 @@ class Store:
         except driver.BaseError as error:
             raise _translate_other(verb, place, str(error)) from None
         except ValueError as error:  # a key that is no path
-            raise StoreError(f"Cannot {verb} an object with this key", on=ascii(place), why=_words(str(error))) from None
+            raise StoreError(
+                f"Cannot {verb} an object with this key", on=ascii(place), why=_words(str(error))
+            ) from None
         except (OSError, TimeoutError) as error:
             raise StoreUnavailable(
                 f"Cannot {verb} an object",

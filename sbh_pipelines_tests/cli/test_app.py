@@ -230,5 +230,7 @@ def test_a_command_that_fails_for_want_of_settings_says_so(
         error = sbh(*arguments, "--json").document["error"]
         assert error["why"].startswith("no sbh.toml here and SBH_SETTINGS is not set"), arguments
         assert "`sbh settings init`" in error["remedy"]
-    monkeypatch.setenv("SBH_DATABASE__DSN", "host=127.0.0.1 port=9 dbname=app")  # settings may be in the environment alone
+    monkeypatch.setenv(
+        "SBH_DATABASE__DSN", "host=127.0.0.1 port=9 dbname=app"
+    )  # settings may be in the environment alone
     assert "sbh.toml" not in str(sbh("tenants", "list", "--json").document)

@@ -418,7 +418,9 @@ time.sleep(60)
 def test_a_lease_of_a_process_that_is_dead_here(tmp_path: Path, work: str, free: bool) -> None:
     """A backup that one process does from beginning to end is nobody's any more; the next step of another may come yet."""
     store = open_local(tmp_path / "bucket")
-    with subprocess.Popen([sys.executable, "-c", _HOLDS, str(tmp_path / "bucket"), work], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLDS, str(tmp_path / "bucket"), work], stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
         with pytest.raises(LeaseHeld):

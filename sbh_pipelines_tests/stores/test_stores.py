@@ -215,7 +215,10 @@ def test_a_missing_bucket_is_an_error_with_its_name(embedded_stack: Stack, prefi
     for call in (lambda: store.put(prefix + "a", b"x"), lambda: store.get(prefix + "a")):
         with pytest.raises(StoreError, match="sbh-no-such-bucket"):
             call()
-    for write in (store.put, store.create):  # an object need not be there to be written: it is the bucket that is missing
+    for write in (
+        store.put,
+        store.create,
+    ):  # an object need not be there to be written: it is the bucket that is missing
         with pytest.raises(ObjectMissing) as caught:
             write(prefix + "a", b"x")
         assert caught.value.what == "No such bucket"

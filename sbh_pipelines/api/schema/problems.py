@@ -101,7 +101,11 @@ def error_answer(error: SbhError, user: UserContext | None) -> ErrorAnswer:
         return shown
     if isinstance(error, RequestError | RestoreError):
         return replace(
-            shown, what=scrub(error.what), on=scrub(error.on), why=scrub(error.why), remedy=_without_commands(error.remedy)
+            shown,
+            what=scrub(error.what),
+            on=scrub(error.on),
+            why=scrub(error.why),
+            remedy=_without_commands(error.remedy),
         )
     return replace(shown, on="", why="", remedy=_LATER if error.transient else _ASK)
 

@@ -105,9 +105,7 @@ class Backups:
         for slug in slugs:
             self._gate.authorize(user_ctx, "backup.create", slug)
         self._record_policy(user_ctx)
-        begun = making.begin(
-            self._drafts, slugs, user_ctx.user_id, kind, description, in_one_process=in_one_process
-        )
+        begun = making.begin(self._drafts, slugs, user_ctx.user_id, kind, description, in_one_process=in_one_process)
         drafts = [replace(draft, via=user_ctx.via) for draft in begun]
         many = len(drafts) > self._site.settings.backup.batch_tenants
         return self._recorded(

@@ -218,7 +218,9 @@ def show(
     """Show one backup: its manifest, components and tables."""
     service, user = invocation.service(from_copy), invocation.user()
     manifest = service.backups.get(backup, tenant, user, former_key=former_key)
-    missing = _missing(service, manifest, user) if former_key is None and not (invocation.as_json or invocation.quiet) else []
+    missing = (
+        _missing(service, manifest, user) if former_key is None and not (invocation.as_json or invocation.quiet) else []
+    )
     return Answer(manifest, lambda out: show_manifest(out, manifest, missing), [manifest.id])
 
 

@@ -1,4 +1,4 @@
-"""`sbh doctor`: do the settings fit the real world, and if not, what mends it. `sbh settings`: what can be set, and a first file."""
+"""`sbh doctor`: do the settings fit the real world, and if not, what mends it. `sbh settings`: what can be set, a first file."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any

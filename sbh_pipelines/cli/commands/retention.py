@@ -29,7 +29,8 @@ def forget(
     everyone: EveryoneOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be forgotten, and why.")] = False,
     backup: Annotated[
-        str | None, typer.Option("--backup", help="Forget this backup, whatever the policy says of it.", metavar="BACKUP")
+        str | None,
+        typer.Option("--backup", help="Forget this backup, whatever the policy says of it.", metavar="BACKUP"),
     ] = None,
 ) -> Answer:
     """Forget the backups that no rule of the retention policy keeps, and show for every backup the rule that does.

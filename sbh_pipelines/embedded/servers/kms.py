@@ -42,7 +42,10 @@ def client(ports: Ports, region: str) -> Any:
 
 def launch(layout: Layout, ports: Ports) -> Daemon:
     if find_spec("moto") is None:
-        raise EmbeddedError("No KMS to start", remedy="pip install 'sbh-pipelines[embedded]', or do without")
+        raise EmbeddedError(
+            "No KMS to start",
+            remedy="pip install 'sbh-pipelines[embedded]', or '.[embedded]' in the sources, or do without",
+        )
     command = [sys.executable, "-P", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(ports["kms"])]
     daemon = process.spawn(NAME, command, layout, ports, env={"PYTHONUNBUFFERED": "1"})
     process.wait_until(lambda: http_ok(f"{endpoint(ports)}/moto-api/"), daemon, layout)

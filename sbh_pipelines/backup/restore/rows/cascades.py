@@ -34,7 +34,7 @@ def not_coming_back(tenancy: TenancyMap, tables: Iterable[TablePlan]) -> Mapping
 
 
 def left_behind(context: RestoreContext, tables: Iterable[TablePlan]) -> tuple[LeftBehind, ...]:
-    """Tables that were not chosen, whose rows go with those that come back, or with those of others of these, and that lack some."""
+    """Tables that were not chosen, whose rows go with those that come back, at whatever depth, and that lack some."""
     plans = {plan.table: plan for plan in tables}
     then = {table.table: table.rows for table in chain.from_iterable(c.tables for c in context.components.values())}
     names = {table.oid: table.full_name for table in context.tenancy.catalog.tables.values()}

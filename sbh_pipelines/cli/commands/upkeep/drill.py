@@ -35,7 +35,9 @@ def run(
         ),
     ] = None,
     scenario: Annotated[list[str] | None, typer.Option("--scenario", help=_SCENARIO_HELP)] = None,
-    backup: Annotated[str, typer.Option("--backup", help="A backup id, `latest`, or @2024-01-15T14:32.", metavar="BACKUP")] = "latest",
+    backup: Annotated[
+        str, typer.Option("--backup", help="A backup id, `latest`, or @2024-01-15T14:32.", metavar="BACKUP")
+    ] = "latest",
     from_copy: FromCopyOption = None,
 ) -> Answer:
     """Restore a tenant into a database and files that are thrown away afterwards; prove what came back, and measure how long
