@@ -39,6 +39,7 @@ from sbh_pipelines.database.session.connection import savepoint
 from sbh_pipelines.errors import RestoreRefused, UnreadableRow
 
 _ALMOST = 0.99  # of a table, as long as it is not compared
+_TELL_EVERY = 1 << 20  # bytes of a table
 _FEW = 5  # live rows of a fifth of the buckets are found by their keys; of more, in one scan
 
 
@@ -299,10 +300,12 @@ class TableComparer:
         return census(self._connection, mapping.table, self._tenant_key, self._context.point.snapshot)
 
     def _rows(self, compared: TableComparison, stored: StoredTable) -> Iterator[bytes]:
-        size, (before, of) = max(1, compared.summary.bytes), self._at
+        size, (before, of), told = max(1, compared.summary.bytes), self._at, self._read
         for text in self._stored_rows(compared, stored):
             self._read += len(text)
-            self._context.notice("compare", before + min(self._read / size, _ALMOST), of)
+            if self._read - told >= _TELL_EVERY:
+                told = self._read
+                self._context.notice("compare", before + min(self._read / size, _ALMOST), of)
             yield text
 
     def _stored_rows(self, compared: TableComparison, stored: StoredTable) -> Iterator[bytes]:
