@@ -131,7 +131,7 @@ class RowRestore:
             mapping = self._mappings.get(link.parent.table.oid)
             number = len(self.compared) + len(added) + 1
             if mapping is not None and not mapping.blocked and mapping.table.table.primary_key:
-                found = comparer.compare(mapping, self._summary(mapping), number, everything=False)
+                found = comparer.compare(mapping, self._summary(mapping), number, everything=False, of=number)
                 if found.staging is not None:
                     found.partial, found.held = True, NONE_HELD
                     added.append(found)
