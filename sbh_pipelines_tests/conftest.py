@@ -17,12 +17,14 @@ from sbh_pipelines_tests.support.application import Application
 from sbh_pipelines_tests.support.databases import fresh_database
 from sbh_pipelines_tests.support.effort import load_profile
 from sbh_pipelines_tests.support.fix_ui import ui
+from sbh_pipelines_tests.support.kept_drivers import keep_drivers
 from sbh_pipelines_tests.support.ram_disk import use_ram_disk
 
 __all__ = ["ui"]  # a fixture, made elsewhere
 
 use_ram_disk()
 load_profile()
+keep_drivers()
 
 # A developer's own settings must not leak into the tests.
 for name in [n for n in os.environ if n.startswith(("SBH_", "DAGSTER_"))]:

@@ -11,9 +11,10 @@ import fcntl
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,7 +79,8 @@ class ExactHalf(Protocol):
 class Store:
     """One bucket, or a directory in its place. Thread-safe.
 
-    `sender` is the driver for writes where it is another: the wait for an answer is longer by the time that sending takes.
+    `sender` makes the driver for writes where it is another, when something is written first: the wait for an answer is longer by
+    the time that sending takes.
     """
 
     def __init__(
@@ -87,15 +89,19 @@ class Store:
         base_url: str,
         odd: ExactHalf,
         lock_file: Path | None = None,
-        sender: S3Store | None = None,
+        sender: Callable[[], S3Store] | None = None,
     ) -> None:
         self._inner, self._base_url, self._odd, self._lock_file = inner, base_url, odd, lock_file
-        self._sender = sender or inner
+        self._make_sender = sender
         self._counting = threading.Lock()
         self.requests: Counter[str] = Counter()  # calls by verb since the store was opened, for reports
 
     def __repr__(self) -> str:
         return f"Store({self._base_url})"
+
+    @cached_property
+    def _sender(self) -> S3Store | LocalStore:
+        return self._make_sender() if self._make_sender else self._inner
 
     def get(self, key: str, most: int = MOST_BYTES) -> bytes:
         return self.get_with_etag(key, most)[0]

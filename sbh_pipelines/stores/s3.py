@@ -132,7 +132,8 @@ def open_s3(
         driver(timeout_s),
         f"s3://{bucket}",
         S3ExactHalf(client, signed, bucket, encryption.headers() if encryption else {}),
-        sender=driver(timeout_s + PART / SLOWEST),  # it waits for an answer from the beginning of the request on
+        # It waits for an answer from the beginning of the request on.
+        sender=lambda: driver(timeout_s + PART / SLOWEST),
     )
 
 

@@ -12,6 +12,9 @@ from typing import Any
 from sbh_pipelines.repository.chunking import ROW_GROUPS, first_chunk
 
 _SCAN = 64 << 10
+_FIRST_BUFFER = (
+    64 << 10
+)  # bytes: most tables of most tenants need no more, and filling megabytes takes longer than reading those
 
 Take = Callable[[bytes, int], None]
 """Takes a group: its text, and the number of its rows."""
@@ -46,8 +49,8 @@ class GroupCutter(io.RawIOBase):
     def __init__(self, take: Take, plan: Iterator[int] | None = None) -> None:
         super().__init__()
         self._take, self._plan = take, plan or iter(())
-        # One buffer for the whole stream, filled from `_start` to `_end`: fresh memory costs more than copying into it.
-        self._buffer = bytearray(2 * ROW_GROUPS.most)
+        # One buffer for the whole stream, filled from `_start` to `_end`: fresh memory costs more than copying into it. It grows.
+        self._buffer = bytearray(_FIRST_BUFFER)
         self._start = self._end = 0
         self._wanted = next(self._plan, None)  # rows of the next planned group
         self.bytes = self.rows = 0
@@ -72,7 +75,8 @@ class GroupCutter(io.RawIOBase):
             view[:held] = view[self._start : self._end]
         self._start, self._end = 0, held
         if held + size > len(self._buffer):
-            self._buffer.extend(bytes(held + size))
+            wanted = max(held + size, min(4 * len(self._buffer), 2 * ROW_GROUPS.most))
+            self._buffer.extend(bytes(wanted - len(self._buffer)))
 
     def finish(self) -> None:
         """Cut what is left."""
