@@ -12,11 +12,11 @@ from sbh_pipelines.orchestration.alerting.sensors import (
     unusable_tenants,
 )
 from sbh_pipelines.orchestration.alerting.stuck_runs import run_watch
-from sbh_pipelines.orchestration.backups.assets import backup_assets
+from sbh_pipelines.orchestration.backups.assets import backup_assets, source_assets
 from sbh_pipelines.orchestration.backups.jobs import backup_jobs, fleet_backup_job
 from sbh_pipelines.orchestration.backups.schedules import backup_schedules
 from sbh_pipelines.orchestration.backups.validation import validate_backup_job
-from sbh_pipelines.orchestration.common.outputs import step_outputs
+from sbh_pipelines.orchestration.common.outputs import no_values
 from sbh_pipelines.orchestration.common.resources import backup_service
 from sbh_pipelines.orchestration.copies.copy_runs import copies_schedule, copy_assets, copy_run_job
 from sbh_pipelines.orchestration.copies.verification import copy_verify_job
@@ -26,13 +26,22 @@ from sbh_pipelines.orchestration.journal.drains import change_journal, journal_d
 from sbh_pipelines.orchestration.journal.moment import moment_backup_job
 from sbh_pipelines.orchestration.journal.shown import journal_show_job
 from sbh_pipelines.orchestration.restores.into_schema import restore_into_schema_job
-from sbh_pipelines.orchestration.restores.jobs import restore_job, undo_restore_job
+from sbh_pipelines.orchestration.restores.jobs import restore_job, tenant_restore, undo_restore_job
 from sbh_pipelines.orchestration.upkeep.keys import key_rotation_job
-from sbh_pipelines.orchestration.upkeep.platform import daily_platform_backup, platform_backup_job
+from sbh_pipelines.orchestration.upkeep.platform import daily_platform_backup, platform_backup, platform_backup_job
 from sbh_pipelines.orchestration.upkeep.retention import daily_prune, prune_job, retention_job
 
 defs = dg.Definitions(
-    assets=[*backup_assets, tenant_drill, recovery_report, change_journal, *copy_assets()],
+    assets=[
+        *source_assets,
+        *backup_assets,
+        platform_backup,
+        change_journal,
+        tenant_restore,
+        tenant_drill,
+        recovery_report,
+        *copy_assets(),
+    ],
     jobs=[
         *backup_jobs,
         fleet_backup_job,
@@ -62,7 +71,7 @@ defs = dg.Definitions(
         run_watch,
         break_glass_alerts,
     ],
-    resources={"backups": backup_service, "io_manager": step_outputs},
+    resources={"backups": backup_service, "io_manager": no_values},
     # Steps of one run hand over in memory and threads; a process per step would cost more than a small tenant's backup.
     executor=dg.in_process_executor,
 )

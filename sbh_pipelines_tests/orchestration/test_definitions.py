@@ -72,15 +72,40 @@ def test_everything_a_user_sees_says_what_it_is() -> None:
 def test_every_asset_has_an_owner_and_the_kinds_of_what_it_is_made_of() -> None:
     graph = defs.get_repository_def().asset_graph
     nodes = [graph.get(key) for key in graph.get_all_asset_keys()]
-    assert {tuple(node.owners) for node in nodes} == {("team:backups",)}
-    assert {node.key.to_user_string(): node.kinds for node in nodes} == {
-        "tenant_backup/full": {"postgres", "s3"},
-        "tenant_backup/incremental": {"postgres", "s3"},
-        "tenant_backup/differential": {"postgres", "s3"},
-        "tenant_backup/drill": {"postgres", "s3"},
-        "recovery_report": {"report", "s3"},
-        "change_journal": {"postgres", "s3"},
-        "copies": {"s3"},
+    ours = [node for node in nodes if node.group_name != "source"]  # that is the application's
+    assert {tuple(node.owners) for node in ours} == {("team:backups",)}
+    assert {node.key.to_user_string(): (node.group_name, node.kinds) for node in nodes} == {
+        "application/database": ("source", {"postgres"}),
+        "application/files": ("source", {"s3"}),
+        "tenant_backup/full": ("backups", {"postgres", "s3"}),
+        "tenant_backup/incremental": ("backups", {"postgres", "s3"}),
+        "tenant_backup/differential": ("backups", {"postgres", "s3"}),
+        "change_journal": ("backups", {"postgres", "s3"}),
+        "platform_backup": ("platform", {"postgres", "s3"}),
+        "copies": ("copies", {"s3"}),
+        "tenant_restore": ("restores", {"postgres", "s3"}),
+        "tenant_backup/drill": ("proof", {"postgres", "s3"}),
+        "recovery_report": ("proof", {"report", "s3"}),
+    }
+
+
+def test_the_graph_leads_from_the_application_to_the_proof() -> None:
+    graph = defs.get_repository_def().asset_graph
+    parents = {
+        key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys}
+        for key in graph.get_all_asset_keys()
+    }
+    types = {f"tenant_backup/{kind}" for kind in ("full", "incremental", "differential")}
+    source = {"application/database", "application/files"}
+    assert parents == {
+        **{key: set() for key in source},
+        **dict.fromkeys(types, source),
+        "change_journal": {"application/database"},
+        "platform_backup": {"application/database"},
+        "copies": types,
+        "tenant_restore": types,
+        "tenant_backup/drill": types | {"platform_backup"},
+        "recovery_report": {"tenant_backup/drill"},
     }
 
 

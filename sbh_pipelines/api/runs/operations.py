@@ -68,6 +68,8 @@ _SHOWN: dict[str, tuple[str, ...]] = {
     COPY_VERIFY: ("valid", "deep", "tenants", "invalid", "left_out", "objects", "bytes", "duration_s"),
 }  # fmt: skip
 _SHOWN[UNDO] = _SHOWN[RESTORE]
+_COUNTS = frozenset({"tables"})
+"""Numbers that a run has as text, for Dagster plots all others."""
 _RESULTS = ("MaterializationEvent", "ObservationEvent", "ExecutionStepOutputEvent")
 
 
@@ -199,8 +201,13 @@ def _result(call: str, events: Sequence[Event]) -> dict[str, object]:
     result: dict[str, object] = {}
     for event in events:
         if event.kind in _RESULTS:
-            result |= {name: event.metadata[name] for name in shown if event.metadata.get(name) is not None}
+            found = {name: event.metadata[name] for name in shown if event.metadata.get(name) is not None}
+            result |= {name: _number(value) if name in _COUNTS else value for name, value in found.items()}
     return result
+
+
+def _number(value: object) -> object:
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
 def _error(failure: Event | None, tenant_id: str) -> SbhError:

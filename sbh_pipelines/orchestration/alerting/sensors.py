@@ -10,17 +10,20 @@ from typing import Any
 
 import dagster as dg
 
+from sbh_pipelines.errors import AlertError
 from sbh_pipelines.model import BackupType, timestamp, utc_now
 from sbh_pipelines.orchestration.alerting.alert import Alert
 from sbh_pipelines.orchestration.alerting.alert_sender import AlertSender, run_link
 from sbh_pipelines.orchestration.alerting.conditions import Condition
 from sbh_pipelines.orchestration.alerting.run_alerts import report_failure, report_success
+from sbh_pipelines.orchestration.alerting.run_changes import runs_since
 from sbh_pipelines.orchestration.backups.jobs import fleet_backup_job
 from sbh_pipelines.orchestration.backups.schedules import fleet_config
 from sbh_pipelines.orchestration.common.assets import TENANTS, tenants_partitions
 from sbh_pipelines.orchestration.common.failed_tenants import FAILED_TENANTS, FailedTenant
 from sbh_pipelines.orchestration.common.resources import Backups, same_user
 from sbh_pipelines.orchestration.common.runs import TYPE_TAG, configured, is_ours, makes_backups, tenants_of, types_of
+from sbh_pipelines.settings import AlertSettings
 
 ATTEMPT_TAG = "sbh/attempt"
 RETRY_OF_TAG = "sbh/retry_of"
@@ -103,18 +106,22 @@ def failure_alerts(context: dg.RunFailureSensorContext, backups: Backups) -> Non
         report_failure(context.instance, context.dagster_run, alert, crashed, backups.service.settings.alerts)
 
 
-@dg.run_status_sensor(
-    run_status=dg.DagsterRunStatus.SUCCESS,
+@dg.sensor(
     name="recovery_notices",
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    monitor_all_code_locations=True,
     description="Tells people that what failed has succeeded since: a backup of the same tenant and type, a validation or"
     " a drill of the same tenant, or the same job.",
 )
-def recovery_notices(context: dg.RunStatusSensorContext, backups: Backups) -> None:
-    if is_ours(context.dagster_run):
-        report_success(context.instance, context.dagster_run, backups.service.settings.alerts)
+def recovery_notices(context: dg.SensorEvaluationContext, backups: Backups) -> dg.SkipReason:
+    told, undelivered = 0, ""
+    runs = runs_since(context, dg.DagsterEventType.RUN_SUCCESS)
+    for run in runs:
+        try:
+            told += len(report_success(context.instance, run, backups.service.settings.alerts))
+        except AlertError as error:  # it is owed to the channel; the other runs are told of all the same
+            undelivered = f"; {error}"
+    return dg.SkipReason(f"{len(runs):,} runs succeeded, {told:,} recoveries were told{undelivered}")
 
 
 @dg.run_failure_sensor(
@@ -220,25 +227,30 @@ def _summary(error: Any) -> str:
     return " ".join(str(error.message).split())[:500] if error is not None else "an error without a description"
 
 
-@dg.run_status_sensor(
-    run_status=dg.DagsterRunStatus.STARTED,
+@dg.sensor(
     name="break_glass_alerts",
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    monitor_all_code_locations=True,
     description="Tells people of each restore that somebody began without the approval of a second person, by breaking the"
     " glass. Restores from the command line are no runs: the audit trail has them.",
 )
-def break_glass_alerts(context: dg.RunStatusSensorContext, backups: Backups) -> None:
-    run = context.dagster_run
-    reason = configured(run, "break_glass") if is_ours(run) else None
-    if not reason:
-        return
+def break_glass_alerts(context: dg.SensorEvaluationContext, backups: Backups) -> dg.SkipReason:
     settings = backups.service.settings.alerts
-    tenants = ", ".join(tenants_of(context.instance, run)) or "a tenant"
-    alert = Alert(
+    runs = runs_since(context, dg.DagsterEventType.RUN_START)
+    alerts = [_of_broken_glass(context.instance, run, settings) for run in runs if configured(run, "break_glass")]
+    try:
+        AlertSender(context.instance, "break glass", "sensor break_glass_alerts", settings).report((), besides=alerts)
+    except AlertError as error:  # it is owed to the channel: the next tick sends it there
+        return dg.SkipReason(str(error))
+    return dg.SkipReason(f"{len(alerts):,} restores began without approval, of {len(runs):,} runs that began")
+
+
+def _of_broken_glass(instance: dg.DagsterInstance, run: dg.DagsterRun, settings: AlertSettings) -> Alert:
+    tenants = ", ".join(tenants_of(instance, run)) or "a tenant"
+    reason = str(configured(run, "break_glass"))
+    return Alert(
         subject=f"A restore of {tenants} without approval: the glass was broken",
-        message=f"{run.tags.get('user') or 'Somebody'} said why: {str(reason)[:500]}",
+        message=f"{run.tags.get('user') or 'Somebody'} said why: {reason[:500]}",
         job=run.job_name,
         run_id=run.run_id,
         at=timestamp(utc_now()),
@@ -249,4 +261,3 @@ def break_glass_alerts(context: dg.RunStatusSensorContext, backups: Backups) -> 
         remedy="ask them; the audit trail has what was restored: `sbh audit list`",
         link=run_link(settings, run.run_id),
     )
-    AlertSender(context.instance, "break glass", run.job_name, settings).report((), besides=[alert])

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 import dagster as dg
 
 from sbh_pipelines.backup.create.draft import Draft
-from sbh_pipelines.model import parse_timestamp
+from sbh_pipelines.model import utc_now
+from sbh_pipelines.orchestration.backups.metadata import backup_metadata, summary, unchanged_metadata
 from sbh_pipelines.orchestration.common.assets import asset_key, shown_in
 from sbh_pipelines.orchestration.common.batch import asked_type
 from sbh_pipelines.orchestration.common.dagster_internals import materialization_events
-from sbh_pipelines.orchestration.common.metadata import MetadataMap, backup_metadata
+from sbh_pipelines.orchestration.common.links import root_of
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource
 
 RETENTION_TAG = "sbh/retention_failed"
@@ -44,7 +45,7 @@ def unchanged(
                 asset_key(asked_type(draft)),
                 partition=str(draft.tenant.id),
                 description=_since(draft),
-                metadata={**_unchanged_metadata(draft), "stored_bytes": dg.MetadataValue.int(0)},
+                metadata={**unchanged_metadata(draft), "stored_bytes": dg.MetadataValue.int(0)},
             )
             for draft in drafts
         ]
@@ -55,7 +56,7 @@ def unchanged(
                 asset_key(asked_type(draft)),
                 partition=str(draft.tenant.id),
                 description=_since(draft),
-                metadata=_unchanged_metadata(draft),
+                metadata=unchanged_metadata(draft),
             )
 
 
@@ -74,30 +75,17 @@ def retention_errors(context: dg.OpExecutionContext, made: Sequence[Draft]) -> N
 
 
 def _materialization(resource: BackupServiceResource, draft: Draft, asset: dg.AssetKey) -> dg.AssetMaterialization:
-    point = draft.recovery_point.time if draft.recovery_point else "unknown"
     location = resource.location(draft.tenant, f"manifests/{draft.backup_id}.json")
     checksum = draft.manifest.checksum if draft.manifest else ""
-    became = f"; {draft.type} instead of {draft.requested}: {draft.reason}" if draft.type != asked_type(draft) else ""
+    links_root = root_of(resource.service.settings.alerts.dagster_url)
     return dg.AssetMaterialization(
         asset,
         partition=str(draft.tenant.id),
-        description=f"{draft.backup_id}, recovery point {point}{became}",
-        metadata=backup_metadata(draft, location),
+        description=f"{draft.backup_id}: {summary(draft).replace('**', '')}",
+        metadata=backup_metadata(draft, location, links_root, utc_now()),
         tags={"dagster/data_version": checksum} if checksum else None,
     )
 
 
 def _since(draft: Draft) -> str:
     return f"Unchanged since {draft.unchanged_since}"
-
-
-def _unchanged_metadata(draft: Draft) -> MetadataMap:
-    metadata: MetadataMap = {
-        "unchanged_since": dg.MetadataValue.text(str(draft.unchanged_since)),
-        "tenant": dg.MetadataValue.text(str(draft.tenant.id)),
-        "region": dg.MetadataValue.text(draft.tenant.region),
-    }
-    if draft.recovery_point:
-        metadata["recovery_point"] = dg.MetadataValue.timestamp(parse_timestamp(draft.recovery_point.time))
-        metadata["recovery_point_lsn"] = dg.MetadataValue.text(draft.recovery_point.lsn)
-    return metadata

@@ -1,27 +1,28 @@
 """The five steps of a backup as ops, for a batch of tenants: one tenant is a batch of one.
 
-Each step takes and gives the drafts as JSON-able documents: references and counters, never data. A tenant that fails
-stays in the batch as a failed draft, and the last step reports it. One that has not changed stays in it untouched.
+Each step takes the drafts of the one before and leaves its own (`common/outputs.py`): references and counters, never data. A
+tenant that fails stays in the batch as a failed draft, and the last step reports it. One that has not changed stays in it
+untouched.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
-from sbh_pipelines.backup.create.draft import DraftStatus
+from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import BackupType
 from sbh_pipelines.orchestration.backups import checks, record
 from sbh_pipelines.orchestration.common import batch
 from sbh_pipelines.orchestration.common.assets import asset_key
-from sbh_pipelines.orchestration.common.batch import Documents, ProgressLog
+from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.config import JobConfig
 from sbh_pipelines.orchestration.common.failed_tenants import failed_among
 from sbh_pipelines.orchestration.common.failures import batch_failure, failure_of
-from sbh_pipelines.orchestration.common.outputs import DRAFTS
+from sbh_pipelines.orchestration.common.outputs import hand_over, handed_over
 from sbh_pipelines.orchestration.common.resources import Backups, user_of
+from sbh_pipelines.orchestration.common.runs import tag_run
 
 SOURCE_DB = "source_db"
 OBJECT_STORE = "object_store"
@@ -58,14 +59,16 @@ class RetentionConfig(JobConfig):
     description="Reads the rows and the configuration of each tenant at one recovery point and stores them as sealed"
     " chunks. The pool `source_db` bounds how many of these run at once.",
     pool=SOURCE_DB,
+    ins={"tables": dg.In(dg.Nothing)},
     config_schema=SnapshotConfig.schema_of_dagster(),
-    out=dg.Out(list, description="One draft per tenant."),
+    out=dg.Out(dg.Nothing, description="One draft per tenant."),
 )
-def snapshot_tables(context: dg.OpExecutionContext, backups: Backups) -> Documents:
+def snapshot_tables(context: dg.OpExecutionContext, backups: Backups) -> Iterator[dg.Output[None]]:
     config = SnapshotConfig.of(context)
     tenants = batch.run_tenants(context, config.tenants)
     try:
         backup_type = BackupType.parse(_asset(context, config.backup_type).path[-1])
+        tag_run(context, tenants, str(backup_type))
         service = backups.service
         tenants = tenants or [str(tenant.id) for tenant in service.tenants.all()]
         begun = service.backups.begin(tenants, user_of(context.run.tags), backup_type, description=config.description)
@@ -79,57 +82,60 @@ def snapshot_tables(context: dg.OpExecutionContext, backups: Backups) -> Documen
     read = batch.run_step(
         context, backups, begun, lambda alive: service.backups.snapshot_tables(alive, progress=progress)
     )
-    return batch.to_documents(batch.go_on(context, backups, [], read))
+    yield from _given(context, batch.go_on(context, backups, [], read))
 
 
 @dg.op(
     description="Lists the files of each tenant, pins their versions, and stores those that the repository does not"
     " hold yet. The pool `object_store` bounds how many of these run at once.",
     pool=OBJECT_STORE,
-    ins={"drafts": dg.In(DRAFTS)},
-    out=dg.Out(list, description="One draft per tenant."),
+    ins={"drafts": dg.In(dg.Nothing), "files": dg.In(dg.Nothing)},
+    out=dg.Out(dg.Nothing, description="One draft per tenant."),
 )
-def enumerate_files(context: dg.OpExecutionContext, backups: Backups, drafts: Documents) -> Documents:
-    before, progress = batch.to_drafts(drafts), ProgressLog(context.log)
+def enumerate_files(context: dg.OpExecutionContext, backups: Backups) -> Iterator[dg.Output[None]]:
+    before, progress = _drafts_of(context, "snapshot_tables"), ProgressLog(context.log)
     listed = batch.run_step(
         context, backups, before, lambda alive: backups.service.backups.enumerate_files(alive, progress=progress)
     )
-    return batch.to_documents(batch.go_on(context, backups, before, listed))
+    yield from _given(context, batch.go_on(context, backups, before, listed))
 
 
 @dg.op(
     description="Writes the index and the component documents and prepares the signed manifests. Nothing is published.",
     pool=OBJECT_STORE,
-    ins={"drafts": dg.In(DRAFTS)},
-    out=dg.Out(list, description="One draft per tenant, with its manifest."),
+    ins={"drafts": dg.In(dg.Nothing)},
+    out=dg.Out(dg.Nothing, description="One draft per tenant, with its manifest."),
 )
-def write_manifest(context: dg.OpExecutionContext, backups: Backups, drafts: Documents) -> Documents:
-    before = batch.to_drafts(drafts)
+def write_manifest(context: dg.OpExecutionContext, backups: Backups) -> Iterator[dg.Output[None]]:
+    before = _drafts_of(context, "enumerate_files")
     written = batch.run_step(context, backups, before, backups.service.backups.write_manifest)
-    return batch.to_documents(batch.go_on(context, backups, before, written))
+    yield from _given(context, batch.go_on(context, backups, before, written))
 
 
 @dg.op(
     description="Reads back what the manifests name, then publishes them: from here on the backups exist. Evaluates the"
-    " asset check `backup_valid` for each tenant.",
+    " asset checks `backup_valid` and `source_files_present` for each tenant.",
     pool=OBJECT_STORE,
-    ins={"drafts": dg.In(DRAFTS)},
+    ins={"drafts": dg.In(dg.Nothing)},
     out={
-        "drafts": dg.Out(list, description="One draft per tenant; its backup exists."),
+        "drafts": dg.Out(dg.Nothing, description="One draft per tenant; its backup exists."),
         checks.BACKUP_VALID: dg.Out(dg.Nothing, is_required=False),
+        checks.SOURCE_FILES_PRESENT: dg.Out(dg.Nothing, is_required=False),
     },
 )
 def verify_checksums(
-    context: dg.OpExecutionContext, backups: Backups, drafts: Documents
-) -> Iterator[dg.AssetCheckEvaluation | dg.Output[Any]]:
-    before, progress = batch.to_drafts(drafts), ProgressLog(context.log)
+    context: dg.OpExecutionContext, backups: Backups
+) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
+    before, progress = _drafts_of(context, "write_manifest"), ProgressLog(context.log)
     published = batch.run_step(
         context, backups, before, lambda alive: backups.service.backups.verify_checksums(alive, progress=progress)
     )
     yield from (evaluation for draft in published for evaluation in checks.of_draft(draft))
     after = batch.go_on(context, backups, before, published)
-    yield dg.Output(batch.to_documents(after), "drafts", metadata=batch.outcome(after))
+    hand_over(context, batch.to_documents(after))
+    yield dg.Output(None, "drafts", metadata=batch.outcome(after))
     yield dg.Output(None, checks.BACKUP_VALID)
+    yield dg.Output(None, checks.SOURCE_FILES_PRESENT)
 
 
 @dg.op(
@@ -137,16 +143,16 @@ def verify_checksums(
     " materialization. Fails if a tenant of the batch failed, and names it; the others are recorded all the same. Where"
     " only the forgetting failed, the backup stands: people are told.",
     pool=OBJECT_STORE,
-    ins={"drafts": dg.In(DRAFTS)},
+    ins={"drafts": dg.In(dg.Nothing)},
     config_schema=RetentionConfig.schema_of_dagster(),
     # Never emitted: an output would record a materialization for every tenant of the run, failed or not.
     out={"result": dg.Out(dg.Nothing, is_required=False)},
 )
 def apply_retention(
-    context: dg.OpExecutionContext, backups: Backups, drafts: Documents
+    context: dg.OpExecutionContext, backups: Backups
 ) -> Iterator[dg.DagsterEvent | dg.AssetObservation]:
     config = RetentionConfig.of(context)
-    before, service = batch.to_drafts(drafts), backups.service
+    before, service = _drafts_of(context, "verify_checksums"), backups.service
     alive = {draft.tenant.id for draft in batch.running(before)}
     try:
         after = service.backups.apply_retention(before, dry_run=config.dry_run) if alive else before
@@ -171,6 +177,16 @@ def apply_retention(
     )
     if failed := failed_among(after):
         raise batch_failure(failed, len(after))
+
+
+def _given(context: dg.OpExecutionContext, drafts: list[Draft]) -> Iterator[dg.Output[None]]:
+    """What a step gives to the next one, and the output that lets it begin."""
+    hand_over(context, batch.to_documents(drafts))
+    yield dg.Output(None)
+
+
+def _drafts_of(context: dg.OpExecutionContext, step: str) -> list[Draft]:
+    return batch.to_drafts(handed_over(context, step))
 
 
 def _asset(context: dg.OpExecutionContext, backup_type: str) -> dg.AssetKey:

@@ -84,7 +84,7 @@ def validate_backups(
             metadata=_validation_metadata(found),
         )
         for shown in () if config.from_copy else newest_in:
-            yield _check(context, shown, tenant, manifest, found)
+            yield from _checks(context, shown, tenant, manifest, found)
         if found.issues:
             bad.append(FailedTenant.of(tenant, "validate", found.issues[0]))
             issues += [(tenant, found.backup_id, issue) for issue in found.issues]
@@ -124,10 +124,10 @@ def _find(
     return found, [asset for asset in shown_in(found.type, found.requested_type) if newest.get(asset) == found.id]
 
 
-def _check(
+def _checks(
     context: dg.OpExecutionContext, asset: dg.AssetKey, tenant: str, manifest: Manifest, found: "Validation"
-) -> dg.AssetCheckEvaluation:
-    """The validation as a result of the asset's check, about the tenant's latest materialization."""
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """The validation as results of the asset's checks, about the tenant's latest materialization."""
     made = context.instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[tenant]), limit=1
     ).records
@@ -136,9 +136,9 @@ def _check(
         about = CheckedMaterialization(
             storage_id=made[0].storage_id, run_id=made[0].run_id, timestamp=made[0].timestamp
         )
+    yield checks.valid(asset, tenant, found.backup_id, found.issues, {"deep": dg.MetadataValue.bool(found.deep)}, about)
     missing = int(manifest.stats.get("missing_files", 0))
-    deep = {"deep": dg.MetadataValue.bool(found.deep)}
-    return checks.evaluation(asset, tenant, found.backup_id, found.issues, missing, deep, about)
+    yield checks.source_files(asset, tenant, found.backup_id, missing, about)
 
 
 def _validation_metadata(found: "Validation") -> MetadataMap:

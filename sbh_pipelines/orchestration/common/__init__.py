@@ -8,5 +8,7 @@ failures            our errors as Dagster's
 runs                what a run is about, read from its tags and configuration
 timetable           the slots of a schedule
 metadata            results as numbers and tables
+links               addresses of Dagster's pages
+outputs             what the steps of a run hand to each other
 dagster_internals   the interfaces of Dagster that are not public
 """

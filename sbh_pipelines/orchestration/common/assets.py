@@ -1,19 +1,38 @@
-"""What the assets have in common: their group, owners and kinds, and the tenant as their one dimension.
+"""What the assets have in common: their keys, groups, owners and kinds, and the tenant as their one dimension.
 
 A tenant is a partition of every asset. The set is dynamic: the sensor `tenants_sync` keeps it in step with the application's
 tenants table.
 """
 
+from enum import StrEnum
+
 import dagster as dg
 
 TENANTS = "tenants"
 ASSET_PREFIX = "tenant_backup"
-GROUP = "tenant_backups"
 OWNERS = ["team:backups"]
 KINDS = {"postgres", "s3"}  # read from, and written to; Dagster has an icon for each
 REPORT_KINDS = {"report", "s3"}
 
 tenants_partitions = dg.DynamicPartitionsDefinition(name=TENANTS)
+
+DRAWN_ONLY = dg.SpecificPartitionsPartitionMapping([])
+"""The mapping of an edge that the graph shows and nothing else. With any other, Dagster calls an asset `unsynced` as soon as
+one partition upstream is newer, or missing: a report would be so until every tenant is drilled."""
+
+TABLES_ASSET, FILES_ASSET = dg.AssetKey(["application", "database"]), dg.AssetKey(["application", "files"])
+RESTORES_ASSET, PLATFORM_ASSET = dg.AssetKey(["tenant_restore"]), dg.AssetKey(["platform_backup"])
+
+
+class Group(StrEnum):
+    """The groups of the graph."""
+
+    SOURCE = "source"
+    BACKUPS = "backups"
+    PLATFORM = "platform"
+    COPIES = "copies"
+    RESTORES = "restores"
+    PROOF = "proof"
 
 
 def asset_key(backup_type: str) -> dg.AssetKey:

@@ -19,6 +19,7 @@ from sbh_pipelines.model import BackupType, Progress, TenantId
 from sbh_pipelines.orchestration.common.failed_tenants import failed_among
 from sbh_pipelines.orchestration.common.failures import Retries, batch_failure, failure_of
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource
+from sbh_pipelines.orchestration.common.runs import tag_run
 
 Documents = list[dict[str, Any]]  # Draft.as_dict() of each tenant of the batch, in order
 
@@ -65,9 +66,11 @@ def run_tenants(context: dg.OpExecutionContext, configured: Sequence[str]) -> li
             )
         named = list(context.partition_keys)
     try:
-        return [TenantId.parse(tenant) for tenant in named]
+        tenants = [TenantId.parse(tenant) for tenant in named]
     except SbhError as error:
         raise failure_of(error) from None
+    tag_run(context, tenants)
+    return list(tenants)
 
 
 def tenants_or_all(

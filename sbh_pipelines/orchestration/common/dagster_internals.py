@@ -11,6 +11,7 @@ a test for each line of this table, and says what to look at.
     CodeServer, GRPC_INFO_TAG     a code server, asked whether it lives and whether it has a run's worker
     Workspace, RequestContext     the workspace of the web server, and what each of its requests sees of it
     load_target                   where the workspace finds the definitions
+    without_newsletter            the settings of an instance
     web_application               Dagster's web application, to put a guard around it; and its version
     load_run_config_yaml          run configuration as Dagster itself reads it
 """
@@ -59,6 +60,7 @@ __all__ = [
     "slots_before",
     "web_application",
     "webserver_version",
+    "without_newsletter",
     "worker_is_known_gone",
 ]
 
@@ -150,6 +152,12 @@ def web_application(
     from dagster_webserver.app import create_app_from_workspace_process_context  # takes seconds to import
 
     return create_app_from_workspace_process_context(workspace, live_data_poll_rate=poll_ms, lifespan=lifespan)
+
+
+def without_newsletter(instance: dg.DagsterInstance) -> None:
+    """Let the web pages of this process open without the dialog for a newsletter, where dagster.yaml says nothing of it."""
+    if not instance.get_settings("nux"):
+        instance._settings = {**(instance._settings or {}), "nux": {"enabled": False}}
 
 
 def webserver_version() -> str:

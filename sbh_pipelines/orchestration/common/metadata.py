@@ -1,17 +1,13 @@
-"""What the engine returns, as Dagster metadata: numbers that can be plotted, and Markdown tables to read.
+"""What all metadata of Dagster is made of here: Markdown tables, and the errors of the engine in them.
 
-Sizes come twice: raw bytes as a number, and a text. Nothing here is personal data: manifests hold only counts,
-sizes, ids and hashes.
+Dagster shows Markdown of less than a thousand characters where it stands, and longer ones behind a button: cells are narrow.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import dagster as dg
 
-from sbh_pipelines.backup.contents.manifest import Component
-from sbh_pipelines.backup.create.draft import AppliedRetention, Draft
 from sbh_pipelines.errors import SbhError
-from sbh_pipelines.model import parse_timestamp, size_text
 from sbh_pipelines.orchestration.common.failed_tenants import FailedTenant
 
 MetadataMap = dict[str, dg.MetadataValue]
@@ -52,120 +48,23 @@ def _cell(value: object) -> str:
     return " ".join(text.split())
 
 
-def backup_metadata(draft: Draft, manifest_location: str) -> MetadataMap:
-    """Metadata of the materialization of one tenant's backup."""
-    counters = draft.counters
-    source_bytes = int(counters.get("table_bytes", 0) + counters.get("file_bytes", 0))
-    stored_bytes = int(counters.get("bytes_stored", 0))
-    rows = int(counters.get("rows", 0))
-    seconds = {name.removeprefix("seconds_"): value for name, value in counters.items() if name.startswith("seconds_")}
-    metadata: MetadataMap = {
-        "backup_id": dg.MetadataValue.text(str(draft.backup_id)),
-        "backup_type": dg.MetadataValue.text(str(draft.type)),
-        "tenant": dg.MetadataValue.text(str(draft.tenant.id)),
-        "region": dg.MetadataValue.text(draft.tenant.region),
-        "tier": dg.MetadataValue.text(draft.tenant.tier),
-        **_built_on(draft),
-        "rows": dg.MetadataValue.int(rows),
-        "dagster/partition_row_count": dg.MetadataValue.int(rows),
-        "tables": dg.MetadataValue.int(int(counters.get("tables", 0))),
-        "files": dg.MetadataValue.int(int(counters.get("files", 0))),
-        "files_missing": dg.MetadataValue.int(int(counters.get("missing_files", 0))),
-        "source_size": dg.MetadataValue.text(size_text(source_bytes)),
-        "source_bytes": dg.MetadataValue.int(source_bytes),
-        "stored_size": dg.MetadataValue.text(size_text(stored_bytes)),
-        "stored_bytes": dg.MetadataValue.int(stored_bytes),
-        "chunks": dg.MetadataValue.int(int(counters.get("chunks", 0))),
-        "chunks_new": dg.MetadataValue.int(int(counters.get("chunks_new", 0))),
-        "duration_s": dg.MetadataValue.float(round(sum(seconds.values()), 3)),
-        "checksum": dg.MetadataValue.text(draft.manifest.checksum if draft.manifest else ""),
-        "manifest": dg.MetadataValue.path(manifest_location),
-        "dagster/uri": dg.MetadataValue.text(manifest_location),
-        "components": dg.MetadataValue.md(components_table(draft.components)),
-        "table_details": dg.MetadataValue.md(tables_table(draft.components)),
-        "step_seconds": dg.MetadataValue.md(markdown(["step", "seconds"], seconds.items())),
-    }
-    if stored_bytes and not draft.parent:  # nothing new stored, or only what changed: the ratio says nothing
-        metadata["source_to_stored_ratio"] = dg.MetadataValue.float(round(source_bytes / stored_bytes, 2))
-    if draft.recovery_point:
-        point = draft.recovery_point
-        metadata |= {
-            "recovery_point": dg.MetadataValue.timestamp(parse_timestamp(point.time)),
-            "recovery_point_lsn": dg.MetadataValue.text(point.lsn),
-            "recovery_point_snapshot": dg.MetadataValue.text(point.snapshot),
-        }
-    if draft.retention is not None:
-        metadata["retention"] = dg.MetadataValue.md(retention_table(draft.retention))
-        errors = [error for error in (draft.retention.error, *draft.retention.errors) if error]
-        if errors:
-            metadata["retention_errors"] = dg.MetadataValue.md(issues_table(errors))
-    return metadata
+def plural(number: int, one: str) -> str:
+    """`1 row`, `2,000 rows`."""
+    return f"{number:,} {one if number == 1 else one + 's'}"
 
 
-def _built_on(draft: Draft) -> MetadataMap:
-    """How much of a backup is new: what it builds on, and what was read again. Of a full one, why it is one."""
-    metadata: MetadataMap = {}
-    if draft.requested and draft.type != draft.requested:
-        metadata["requested_type"] = dg.MetadataValue.text(str(draft.requested))
-        metadata["reason"] = dg.MetadataValue.text(str(draft.reason or ""))
-    if draft.parent:
-        metadata["parent"] = dg.MetadataValue.text(str(draft.parent))
-    counted = (
-        "rows_changed",
-        "files_read",
-        "files_reused",
-        "journal_compared",
-        "journal_differs",
-        "journal_uncompared",
-    )
-    metadata |= {name: dg.MetadataValue.int(int(draft.counters[name])) for name in counted if name in draft.counters}
-    if draft.reread:
-        metadata["read_whole"] = dg.MetadataValue.md(markdown(["table", "why"], sorted(draft.reread.items())))
-    if draft.left_out:
-        metadata["left_out"] = dg.MetadataValue.md(
-            markdown(["what refers to it", "what it is"], sorted(draft.left_out.items()))
-        )
-    return metadata
-
-
-def components_table(components: Mapping[str, Component]) -> str:
-    """The parts of a backup: what each holds, how large it is before compression, and its checksum."""
-    return markdown(
-        ["component", "holds", "size", "checksum"],
-        (
-            [
-                name,
-                _holds(part),
-                size_text(part.size if part.total_size is None else part.total_size),
-                f"{part.checksum[:23]}…",
-            ]
-            for name, part in components.items()
-        ),
-    )
-
-
-def _holds(part: Component) -> str:
-    counts = [(len(part.table_names), "tables"), (part.rows, "rows"), (part.file_count, "files")]
-    return ", ".join(f"{count:,} {unit}" for count, unit in counts if count is not None and (count or unit != "tables"))
-
-
-def tables_table(components: Mapping[str, Component]) -> str:
-    """Rows and sizes of every table in the backup, the largest first."""
-    details = [(name, table) for name, part in components.items() for table in part.tables]
-    details.sort(key=lambda detail: -detail[1].bytes)
-    return markdown(
-        ["table", "component", "rows", "size", "row groups"],
-        ([table.table, name, table.rows, size_text(table.bytes), table.groups] for name, table in details),
-    )
-
-
-def retention_table(retention: AppliedRetention) -> str:
-    """Which backups stay, which were forgotten, and why."""
-    fates = [
-        *((backup, "kept") for backup in retention.kept),
-        *((backup, "forgotten") for backup in retention.forgotten),
-    ]
-    return markdown(["backup", "fate", "reason"], ([b, fate, ", ".join(retention.reasons[b])] for b, fate in fates))
+def age(seconds: float | None) -> str:
+    """In the two largest units that say something: `1.5 s`, `40 s`, `12 min`, `2 h 5 min`, `3 d 4 h`."""
+    if seconds is None:
+        return ""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:,.0f} s"
+    minutes = round(seconds / 60)
+    days, hours, left = minutes // 1440, minutes // 60 % 24, minutes % 60
+    parts = ((days, "d"), (hours, "h"), (0 if days else left, "min"))
+    return " ".join(f"{number:,} {unit}" for number, unit in parts if number)
 
 
 def failures_table(failures: Iterable[FailedTenant]) -> str:

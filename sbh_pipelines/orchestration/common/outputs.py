@@ -1,7 +1,7 @@
 """What the steps of a run hand to each other: JSON documents, kept so that a run can be gone on with where it broke off.
 
-Dagster's default pickles them, and reading a pickle runs whatever it says; it also lets a run's configuration name the
-folder. Here there is nothing to configure, and a document that somebody put there is a document and no more.
+They do not pass through Dagster, which would write three events for each into the run's log, pickle them, and run what a
+pickle says when it reads one. To Dagster the steps only follow one another.
 """
 
 import json
@@ -11,44 +11,53 @@ from typing import Any
 
 import dagster as dg
 
-DRAFTS = dg.DagsterType(
-    lambda _, value: isinstance(value, list),
-    name="Drafts",
-    # Without a loader: where a run leaves out the step before, its configuration can give no drafts instead.
-    description="The drafts of a batch, as documents. They come from the step before, never from a run's configuration.",
-)
+_MOST_ATTEMPTS = 100
 
 
-class Documents(dg.IOManager):
-    """A file per output, below the instance's storage folder."""
+def hand_over(context: dg.OpExecutionContext, documents: list[dict[str, Any]]) -> None:
+    """Keep what this step gives to the next one, in a file below the instance's storage folder."""
+    file = _file(context, context.run.run_id, context.op.name)
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as out:
+        json.dump(documents, out)
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+
+def handed_over(context: dg.OpExecutionContext, step: str) -> list[dict[str, Any]]:
+    """What the step gave in this run; else in the run that this one goes on with.
+
+    Raises Failure where neither has it: somebody left the step out.
+    """
+    run: dg.DagsterRun | None = context.run
+    for _ in range(_MOST_ATTEMPTS):
+        if run is None:
+            break
+        file = _file(context, run.run_id, step)
+        if file.is_file():
+            documents = json.loads(file.read_text("utf-8"))
+            return list(documents)
+        run = context.instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None
+    raise dg.Failure(f"{context.op.name} has nothing to work on: {step} gave nothing in this run", allow_retries=False)
+
+
+class NoValues(dg.IOManager):
+    """In place of Dagster's default, which reads pickles, from a folder that a run names: no output here has a value."""
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
-        file = self._file(context)
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as out:
-            json.dump(obj, out)
+        raise dg.Failure(f"{context.name} has a value: steps hand over by files", allow_retries=False)
 
     def load_input(self, context: dg.InputContext) -> Any:
-        return json.loads(self._file(context.upstream_output).read_text("utf-8"))
-
-    def _file(self, context: dg.OutputContext | None) -> Path:
-        if context is None:
-            raise dg.Failure("A step's input has no output that it comes from", allow_retries=False)
-        # Without an ending: Dagster's page would give files with one to whoever sees logs, which lie in the same folder.
-        return self._folder.joinpath(*context.get_identifier())
+        raise dg.Failure(f"{context.name} has no value: steps hand over by files", allow_retries=False)
 
 
-def _documents(context: dg.InitResourceContext) -> Documents:
-    if context.instance is None:
-        raise dg.Failure("Outputs of steps need an instance of Dagster", allow_retries=False)
-    return Documents(Path(context.instance.storage_directory()))
-
-
-step_outputs = dg.IOManagerDefinition(
-    _documents,
+no_values = dg.IOManagerDefinition(
+    lambda _: NoValues(),
     config_schema={},
-    description="What steps hand to each other, as JSON below the instance's storage folder.",
+    description="None: steps hand over by files of the instance's storage folder.",
 )
+
+
+def _file(context: dg.OpExecutionContext, run_id: str, step: str) -> Path:
+    # An asset and the fleet job go through the same steps; a run can be of several assets.
+    of = context.assets_def.key.to_python_identifier() if context.has_assets_def else "fleet"
+    # Without an ending: Dagster's page would give files with one to whoever sees logs, which lie in the same folder.
+    return Path(context.instance.storage_directory()) / run_id / of / step

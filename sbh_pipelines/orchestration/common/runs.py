@@ -3,24 +3,30 @@
 A run that crashed has said nothing, and one that waits in the queue has not begun: this is all there is to know.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
 from sbh_pipelines.model import BackupType
-from sbh_pipelines.orchestration.common.assets import ASSET_PREFIX, TENANTS
+from sbh_pipelines.orchestration.common.assets import ASSET_PREFIX, PLATFORM_ASSET, TENANTS
+from sbh_pipelines.orchestration.common.resources import USER_TAG, VIA
 
 OPERATION_TAG = "sbh/operation"
 TYPE_TAG = "sbh/backup_type"
 SCHEDULE_TAG = "sbh/schedule"
 SLOT_TAG = "sbh/slot"
+TENANTS_TAG = "sbh/tenants"
+"""For whom a run is, to be read and to filter by: a tenant, the first few of several, or `all`."""
 BACKUP = "backup"
 DRILL_OPERATION = "drill"
+PLATFORM_BACKUP = "platform_backup"
 JOURNAL_DRAIN = "journal_drain"
 JOURNAL_ASSET_NAME = "change_journal"
 
 _RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+_NAMED = 3
+_LAUNCHED_BY = {"dagster/schedule_name", "dagster/sensor_name"}
 _UNDER_WAY = [
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.QUEUED,
@@ -50,6 +56,8 @@ def operation_of(run: dg.DagsterRun) -> str:
         return DRILL_OPERATION
     if (JOURNAL_ASSET_NAME,) in named:
         return JOURNAL_DRAIN
+    if tuple(PLATFORM_ASSET.path) in named:
+        return PLATFORM_BACKUP
     return "recovery_report" if ("recovery_report",) in named else ""
 
 
@@ -79,6 +87,31 @@ def tenants_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[str]:
 def configured(run: dg.DagsterRun, name: str) -> object:
     """What a run's ops are configured with under this name; None where they are not."""
     return _config(run).get(name)
+
+
+def tag_run(
+    context: dg.OpExecutionContext | dg.AssetExecutionContext, tenants: Sequence[str] | None, backup_type: str = ""
+) -> None:
+    """Say in the run's tags what it does, for whom and as whom, where they do not say it yet: those of runs by hand.
+
+    `tenants`: empty for all of them; None where it is for none in particular.
+    """
+    run = context.run
+    names = (
+        ", ".join(tenants[:_NAMED]) + (f" and {len(tenants) - _NAMED:,} more" if len(tenants) > _NAMED else "")
+        if tenants
+        else "all"
+    )
+    said = {
+        OPERATION_TAG: operation_of(run),
+        TYPE_TAG: backup_type,
+        TENANTS_TAG: "" if tenants is None else names,
+        # Not of a run that a schedule or a sensor launched: Dagster's list of runs would name the user in its place.
+        USER_TAG: "" if _LAUNCHED_BY & run.tags.keys() else VIA,
+    }
+    new = {name: value for name, value in said.items() if value and not run.tags.get(name)}
+    if new:
+        context.instance.add_run_tags(run.run_id, new)
 
 
 def under_way(instance: dg.DagsterInstance, tags: Mapping[str, str] | None = None) -> list[dg.DagsterRun]:

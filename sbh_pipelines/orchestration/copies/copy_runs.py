@@ -15,22 +15,23 @@ from pydantic import Field
 
 from sbh_pipelines.errors import LeaseHeld, SbhError, SettingsError
 from sbh_pipelines.model import BackupType, size_text, timestamp, utc_now
-from sbh_pipelines.orchestration.common.assets import GROUP, OWNERS, asset_key, tenants_partitions
+from sbh_pipelines.orchestration.common.assets import OWNERS, Group, asset_key, tenants_partitions
 from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.config import JobConfig
 from sbh_pipelines.orchestration.common.failures import failure_of
-from sbh_pipelines.orchestration.common.metadata import MetadataMap
+from sbh_pipelines.orchestration.common.metadata import MetadataMap, age
 from sbh_pipelines.orchestration.common.resources import Backups, user_of
 from sbh_pipelines.orchestration.common.runs import (
     OPERATION_TAG,
     SCHEDULE_TAG,
     SLOT_TAG,
     configured,
+    tag_run,
     tenants_of,
     under_way,
 )
 from sbh_pipelines.orchestration.common.timetable import Timetable, status_of, timetable, warn_of_another_line
-from sbh_pipelines.orchestration.copies.metadata import age, copied_metadata, copied_text, copies_metadata
+from sbh_pipelines.orchestration.copies.metadata import copied_metadata, copied_text, copies_metadata
 from sbh_pipelines.settings import CopySettings, ScheduleSettings, load_settings
 from sbh_pipelines.settings.places.copies import copy_named
 
@@ -58,7 +59,7 @@ def _copy(copy: CopySettings) -> dg.AssetSpec:
     made = "brought there and verified" if copy.kind == "managed" else "brought there by something else, verified"
     return dg.AssetSpec(
         copy_asset(copy.name),
-        group_name=GROUP,
+        group_name=Group.COPIES,
         deps=[asset_key(backup_type) for backup_type in BackupType],
         kinds={"s3"},
         owners=OWNERS,
@@ -82,7 +83,7 @@ def copy_assets() -> list[dg.AssetSpec]:
 def _copies(deps: Sequence[dg.AssetKey]) -> dg.AssetSpec:
     return dg.AssetSpec(
         COPIES_ASSET,
-        group_name=GROUP,
+        group_name=Group.COPIES,
         deps=deps,
         kinds={"s3"},
         owners=OWNERS,
@@ -106,13 +107,12 @@ class CopyRunConfig(JobConfig):
     description="Brings to every copy what it has not yet, and verifies it there by the copy alone. One of the kind `external`"
     " is verified. A tenant that fails keeps no other from being copied; the run fails once all were tried.",
     config_schema=CopyRunConfig.schema_of_dagster(),
-    out=dg.Out(dict, description="Tenants that failed, by copy."),
+    out=dg.Out(dg.Nothing, description="Tenants that failed, by copy."),
 )
-def run_copies(
-    context: dg.OpExecutionContext, backups: Backups
-) -> Iterator[dg.AssetMaterialization | dg.Output[dict[str, list[str]]]]:
+def run_copies(context: dg.OpExecutionContext, backups: Backups) -> Iterator[dg.AssetMaterialization | dg.Output[None]]:
     config = CopyRunConfig.of(context)
-    service, user, failed = backups.service, user_of(context.run.tags), dict[str, list[str]]()
+    tag_run(context, config.tenants)
+    service, user = backups.service, user_of(context.run.tags)
     errors: list[SbhError] = []
     runs: list[CopyRun] = []
     names = [copy.name for copy in service.settings.copies] if config.copy_name is None else [config.copy_name]
@@ -133,7 +133,6 @@ def run_copies(
         copy, now = copy_named(service.settings, name), utc_now()
         for tenant in done.tenants:
             if tenant.error is not None:
-                failed.setdefault(name, []).append(tenant.tenant_id)
                 errors.append(tenant.error)
             if tenant.recovery_point is not None and tenant.left_out is None and not tenant.ended:
                 yield dg.AssetMaterialization(
@@ -155,7 +154,7 @@ def run_copies(
         for other in errors[1:]:
             context.log.error(str(other))
         raise failure_of(errors[0], step=COPY_RUN, more=error_metadata(errors[0]))
-    yield dg.Output(failed, metadata=_totals(runs))
+    yield dg.Output(None, metadata=_totals(runs))
 
 
 def error_metadata(error: SbhError) -> MetadataMap:

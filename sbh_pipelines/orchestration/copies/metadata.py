@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from sbh_pipelines.model import size_text, timestamp
-from sbh_pipelines.orchestration.common.metadata import MetadataMap, issues_table, markdown
+from sbh_pipelines.model import timestamp
+from sbh_pipelines.orchestration.common.metadata import MetadataMap, age, issues_table, markdown
 from sbh_pipelines.settings import CopySettings
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ def copied_metadata(copy: CopySettings, tenant: "TenantCopied", now: datetime) -
     assert tenant.recovery_point is not None
     where = f"latest --tenant {tenant.tenant_id} --from-copy {copy.name}"
     metadata: MetadataMap = {
+        "summary": dg.MetadataValue.text(f"{copied_text(copy, tenant, now)}."),
         "lag_s": dg.MetadataValue.float(_lag(tenant, now) or 0.0),
-        "objective_s": dg.MetadataValue.float(copy.objective_minutes * 60),
+        "objective": dg.MetadataValue.text(age(copy.objective_minutes * 60)),
         "verified_until": dg.MetadataValue.timestamp(tenant.recovery_point),
         "backup_id": dg.MetadataValue.text(tenant.backup_id or ""),
         "objects": dg.MetadataValue.int(tenant.objects),
         "bytes": dg.MetadataValue.int(tenant.bytes),
-        "size": dg.MetadataValue.text(size_text(tenant.bytes)),
         "tenant": dg.MetadataValue.text(str(tenant.tenant_id)),
         "from_region": dg.MetadataValue.text(tenant.region),
         "in_region": dg.MetadataValue.text(copy.to),
@@ -128,15 +128,3 @@ def _lags(done: "CopyRun", now: datetime) -> list[float]:
 
 def _late(copy: CopySettings, done: "CopyRun", now: datetime) -> int:
     return sum(lag > copy.objective_minutes * 60 for lag in _lags(done, now))
-
-
-def age(seconds: float | None) -> str:
-    """In the two largest units that say something: `40 s`, `12 min`, `2 h 5 min`, `3 d 4 h`."""
-    if seconds is None:
-        return ""
-    if seconds < 120:
-        return f"{seconds:,.0f} s"
-    minutes = round(seconds / 60)
-    days, hours, left = minutes // 1440, minutes // 60 % 24, minutes % 60
-    parts = ((days, "d"), (hours, "h"), (0 if days else left, "min"))
-    return " ".join(f"{number:,} {unit}" for number, unit in parts if number)

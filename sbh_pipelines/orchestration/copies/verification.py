@@ -1,6 +1,6 @@
 """The job that verifies what is at a copy: by the copy alone, so that it works when the first place is gone."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
@@ -12,7 +12,7 @@ from sbh_pipelines.orchestration.common.failed_tenants import FailedTenant
 from sbh_pipelines.orchestration.common.failures import failure_of
 from sbh_pipelines.orchestration.common.metadata import MetadataMap, failures_table
 from sbh_pipelines.orchestration.common.resources import Backups, user_of
-from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
+from sbh_pipelines.orchestration.common.runs import OPERATION_TAG, tag_run
 from sbh_pipelines.orchestration.copies.copy_runs import error_metadata
 
 if TYPE_CHECKING:
@@ -37,10 +37,11 @@ class CopyVerifyConfig(JobConfig):
     description="Reads what is at a copy, by the copy alone: its buckets, its keys. Fails if something is not whole there; what is"
     " whole is recorded, as far as the place where backups are made answers.",
     config_schema=CopyVerifyConfig.schema_of_dagster(),
-    out=dg.Out(dict, description="Tenants whose backups are not whole there, and why."),
+    out=dg.Out(dg.Nothing, description="Tenants whose backups are not whole there, and why."),
 )
-def verify_copy(context: dg.OpExecutionContext, backups: Backups) -> dg.Output[dict[str, Any]]:
+def verify_copy(context: dg.OpExecutionContext, backups: Backups) -> dg.Output[None]:
     config, user = CopyVerifyConfig.of(context), user_of(context.run.tags)
+    tag_run(context, config.tenants)
     try:
         found = backups.service.copies.verify(
             user, config.copy_name, config.tenants, config.deep, progress=ProgressLog(context.log)
@@ -54,7 +55,7 @@ def verify_copy(context: dg.OpExecutionContext, backups: Backups) -> dg.Output[d
         records = [FailedTenant.of(str(tenant), COPY_VERIFY, error) for tenant, error in wrong]
         more = {"failures": dg.MetadataValue.md(failures_table(records)), **_metadata(found)}
         raise failure_of(wrong[0][1], step=COPY_VERIFY, more={**more, **error_metadata(wrong[0][1])})
-    return dg.Output({}, metadata=_metadata(found))
+    return dg.Output(None, metadata=_metadata(found))
 
 
 def _metadata(found: "CopyVerification") -> MetadataMap:

@@ -16,22 +16,27 @@ from pydantic import Field
 
 from sbh_pipelines.backup.drill.scenarios import SCENARIOS
 from sbh_pipelines.errors import SbhError
+from sbh_pipelines.model import BackupType
 from sbh_pipelines.orchestration.backups.steps import SOURCE_DB
 from sbh_pipelines.orchestration.common import batch
 from sbh_pipelines.orchestration.common.assets import (
-    GROUP,
+    DRAWN_ONLY,
     KINDS,
     OWNERS,
+    PLATFORM_ASSET,
+    Group,
+    asset_key,
     tenants_partitions,
 )
 from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.config import JobConfig, from_copy_field
 from sbh_pipelines.orchestration.common.failed_tenants import FailedTenant
 from sbh_pipelines.orchestration.common.failures import batch_failure, failure_of
+from sbh_pipelines.orchestration.common.metadata import plural
 from sbh_pipelines.orchestration.common.resources import Backups, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 from sbh_pipelines.orchestration.common.timetable import Timetable, schedule_of_one_run, timetable
-from sbh_pipelines.orchestration.drills.metadata import drill_metadata
+from sbh_pipelines.orchestration.drills.metadata import drill_metadata, drill_text
 from sbh_pipelines.orchestration.drills.report import DRILL, DRILL_ASSET, REPORT_ASSET, report_metadata
 from sbh_pipelines.settings import DrillSettings
 
@@ -61,6 +66,7 @@ class DrillConfig(JobConfig):
     " machine's disk; proves what came back and measures how long it took. Fails if a drill did. Evaluates the asset check"
     " `restore_drill` for each tenant.",
     pool=SOURCE_DB,
+    ins=dict.fromkeys((*map(str, BackupType), "platform"), dg.In(dg.Nothing)),
     config_schema=DrillConfig.schema_of_dagster(),
     out={
         # Never emitted: an output would record a materialization for every tenant of the run, failed or not.
@@ -91,14 +97,14 @@ def drill_tenants(context: dg.OpExecutionContext, backups: Backups) -> Iterator[
             context.log.error(f"{tenant}: {error}")
             failed.append(FailedTenant.of(tenant, DRILL, error))
             continue
-        context.log.info(f"{tenant}: {record.drill_id}: {_summary(record)}")
+        context.log.info(f"{tenant}: {record.drill_id}: {drill_text(record)}")
         if record.error:
             failed.append(FailedTenant.of(tenant, DRILL, record.error))
         else:
             yield dg.AssetMaterialization(
                 DRILL_ASSET,
                 partition=tenant,
-                description=f"{record.drill_id} with {record.backup_id}: {_summary(record)}",
+                description=f"{record.drill_id} with {record.backup_id}: {drill_text(record)}",
                 metadata=drill_metadata(record),
             )
         yield _evaluation(tenant, record)
@@ -125,7 +131,7 @@ def _reported(
         context.log.error(f"The recovery report could not be made: {error}")
         return
     yield dg.AssetMaterialization(
-        REPORT_ASSET, description=f"After {drilled:,} drills", metadata=report_metadata(report)
+        REPORT_ASSET, description=f"After {plural(drilled, 'drill')}", metadata=report_metadata(report)
     )
 
 
@@ -144,7 +150,12 @@ def _check_spec() -> dg.AssetCheckSpec:
 
 @dg.graph_asset(
     key=DRILL_ASSET,
-    group_name=GROUP,
+    ins={
+        str(backup_type): dg.AssetIn(asset_key(backup_type), dagster_type=dg.Nothing, partition_mapping=DRAWN_ONLY)
+        for backup_type in BackupType
+    }
+    | {"platform": dg.AssetIn(PLATFORM_ASSET, dagster_type=dg.Nothing)},
+    group_name=Group.PROOF,
     partitions_def=tenants_partitions,
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=10),
     check_specs=[_check_spec()],
@@ -154,8 +165,8 @@ def _check_spec() -> dg.AssetCheckSpec:
     " disk, all of it proved, and how many seconds each scenario took. The live tenant is not touched.",
     metadata={"report": "recovery_report"},
 )
-def tenant_drill() -> dict[str, Any]:
-    drilled = drill_tenants()
+def tenant_drill(full: Any, incremental: Any, differential: Any, platform: Any) -> dict[str, Any]:
+    drilled = drill_tenants(full=full, incremental=incremental, differential=differential, platform=platform)
     return {
         "result": drilled.result,
         f"{DRILL_ASSET.to_python_identifier()}_{RESTORE_DRILL}": getattr(drilled, RESTORE_DRILL),
@@ -172,14 +183,6 @@ def drill_job() -> None:
     drill_tenants()
 
 
-def _summary(record: "DrillRecord") -> str:
-    if record.error:
-        return f"failed: [{record.error.code}] {record.error.what}"
-    late = [one.scenario for one in record.scenarios if one.met is False]
-    said = f"passed, but too slow: {', '.join(late)}" if late else "passed"
-    return said + "".join(f"; [{issue.code}] {issue.what}" for issue in record.issues)
-
-
 def _evaluation(tenant: str, record: "DrillRecord") -> dg.AssetCheckEvaluation:
     late = any(one.met is False for one in record.scenarios)
     return dg.AssetCheckEvaluation(
@@ -188,7 +191,7 @@ def _evaluation(tenant: str, record: "DrillRecord") -> dg.AssetCheckEvaluation:
         passed=not record.error and not late and not record.issues,
         partition=tenant,
         severity=dg.AssetCheckSeverity.ERROR if record.error else dg.AssetCheckSeverity.WARN,
-        description=f"{record.backup_id}: {_summary(record)}",
+        description=f"{record.backup_id}: {drill_text(record)}",
         metadata=drill_metadata(record),
     )
 

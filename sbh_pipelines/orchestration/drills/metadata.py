@@ -6,44 +6,42 @@ import dagster as dg
 
 from sbh_pipelines.backup.drill.scenarios import proof_text
 from sbh_pipelines.model import size_text
-from sbh_pipelines.orchestration.common.metadata import MetadataMap, issues_table, markdown
+from sbh_pipelines.orchestration.common.metadata import MetadataMap, age, issues_table, markdown
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import DrillRecord
 
 
+def drill_text(record: "DrillRecord") -> str:
+    """How a drill ended: `passed`, or why not; with what was late, or damaged and got over."""
+    if record.error:
+        return f"failed: [{record.error.code}] {record.error.what}"
+    late = [one.scenario for one in record.scenarios if one.met is False]
+    said = f"passed, but too slow: {', '.join(late)}" if late else "passed"
+    return said + "".join(f"; [{issue.code}] {issue.what}" for issue in record.issues)
+
+
 def drill_metadata(record: "DrillRecord") -> MetadataMap:
     """Of one drill."""
     metadata: MetadataMap = {
+        "summary": dg.MetadataValue.text(f"The drill with {record.backup_id} {drill_text(record)}."),
         "drill_id": dg.MetadataValue.text(record.drill_id),
         "tenant": dg.MetadataValue.text(record.tenant_id),
         "backup_id": dg.MetadataValue.text(record.backup_id),
         "status": dg.MetadataValue.text(record.status),
         "scenarios": dg.MetadataValue.md(
             markdown(
-                [
-                    "scenario",
-                    "result",
-                    "seconds",
-                    "objective, s",
-                    "margin, s",
-                    "met",
-                    "rows",
-                    "size",
-                    "files",
-                    "proved",
-                ],
+                ["scenario", "result", "met", "took", "objective", "rows", "files", "size", "proved"],
                 (
                     [
                         one.scenario,
                         one.status,
-                        one.seconds,
-                        one.objective_s,
-                        one.margin_s,
                         one.met,
+                        age(one.seconds),
+                        age(one.objective_s),
                         one.rows,
-                        size_text(one.bytes),
                         one.files,
+                        size_text(one.bytes),
                         proof_text(one.proof),
                     ]
                     for one in record.scenarios

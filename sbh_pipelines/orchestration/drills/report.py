@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from sbh_pipelines.errors import SbhError
-from sbh_pipelines.orchestration.common.assets import ASSET_PREFIX, GROUP, OWNERS, REPORT_KINDS
+from sbh_pipelines.orchestration.common.assets import ASSET_PREFIX, DRAWN_ONLY, OWNERS, REPORT_KINDS, Group
 from sbh_pipelines.orchestration.common.failures import failure_of
-from sbh_pipelines.orchestration.common.metadata import MetadataMap, issues_table, markdown
+from sbh_pipelines.orchestration.common.metadata import MetadataMap, age, issues_table, markdown, plural
 from sbh_pipelines.orchestration.common.resources import Backups, user_of
+from sbh_pipelines.orchestration.common.runs import tag_run
 from sbh_pipelines.orchestration.drills.metadata import name_of
 
 if TYPE_CHECKING:
@@ -23,14 +24,15 @@ _NAMED = 5  # tenants in a cell
 
 @dg.asset(
     key=REPORT_ASSET,
-    group_name=GROUP,
-    deps=[DRILL_ASSET],
+    group_name=Group.PROOF,
+    deps=[dg.AssetDep(DRILL_ASSET, partition_mapping=DRAWN_ONLY)],
     kinds=REPORT_KINDS,
     owners=OWNERS,
     description="Recovery time objectives against what drills measured, and recovery point objectives against how old the"
     " tenants' newest recovery points are. Its numbers are plotted over time. `sbh report recovery` prints the same.",
 )
 def recovery_report(context: dg.AssetExecutionContext, backups: Backups) -> dg.MaterializeResult[None]:
+    tag_run(context, None)
     try:
         report = backups.service.drills.report(user_of(context.run.tags))
     except SbhError as error:
@@ -41,20 +43,33 @@ def recovery_report(context: dg.AssetExecutionContext, backups: Backups) -> dg.M
 def report_metadata(report: "RecoveryObjectives") -> MetadataMap:
     """The two tables to read, and every number by itself: Dagster plots those over the materializations."""
     metadata: MetadataMap = {
+        "summary": dg.MetadataValue.text(_summary(report)),
         "recovery_time_objectives": dg.MetadataValue.md(_times(report.recovery_time)),
         "recovery_point_objectives": dg.MetadataValue.md(_points(report.recovery_point)),
-        "tenants": dg.MetadataValue.int(int(report.tenants)),
+        "tenants": dg.MetadataValue.text(f"{report.tenants:,}"),
     }
     for row in report.recovery_time:
         metadata |= _numbers(name_of(row.scenario), row.last_measured_s, row.margin_s)
         metadata[f"{name_of(row.scenario)}_failed"] = dg.MetadataValue.int(row.failed_count + row.over_count)
-    for age in report.recovery_point:
-        metadata |= _numbers(f"{name_of(age.data_type)}_age", age.worst_age_s, age.margin_s)
-        metadata[f"{name_of(age.data_type)}_tenants_by_journal"] = dg.MetadataValue.int(age.by_journal_count)
-        metadata[f"{name_of(age.data_type)}_tenants_missing"] = dg.MetadataValue.int(age.missing_count)
+    for point in report.recovery_point:
+        name = name_of(point.data_type)
+        metadata |= _numbers(f"{name}_age", point.worst_age_s, point.margin_s)
+        metadata[f"{name}_tenants_by_journal"] = dg.MetadataValue.int(point.by_journal_count)
+        metadata[f"{name}_tenants_missing"] = dg.MetadataValue.int(point.missing_count)
     if report.issues:
         metadata["issues"] = dg.MetadataValue.md(issues_table(report.issues))
     return metadata
+
+
+def _summary(report: "RecoveryObjectives") -> str:
+    judged = [row for row in report.recovery_time if row.met is not None]
+    missing = sum(point.missing_count for point in report.recovery_point)
+    never = len(report.recovery_time) - len(judged)
+    return (
+        f"Drills met {sum(bool(row.met) for row in judged):,} of {plural(len(judged), 'recovery time objective')}"
+        + (f", {never:,} were not drilled" if never else "")
+        + f"; the recovery points of {report.tenants - missing:,} of {plural(report.tenants, 'tenant')} are young enough."
+    )
 
 
 def _numbers(name: str, value: float | None, margin: float | None) -> MetadataMap:
@@ -64,34 +79,22 @@ def _numbers(name: str, value: float | None, margin: float | None) -> MetadataMa
 
 
 def _times(rows: "Sequence[RecoveryTime]") -> str:
+    """What matters first: the page cuts off what is too wide."""
     return markdown(
-        [
-            "scenario",
-            "needs",
-            "objective, s",
-            "last measured, s",
-            "margin, s",
-            "met",
-            "trend",
-            "measured",
-            "tenants",
-            "of note",
-        ],
+        ["scenario", "met", "measured", "objective", "trend", "drilled", "of note", "last"],
         (
             [
                 row.scenario,
-                row.backup_type,
-                row.objective_s,
-                "never drilled" if not row.tenants_drilled else row.last_measured_s,
-                row.margin_s,
                 row.met,
+                "never drilled" if not row.tenants_drilled else age(row.last_measured_s),
+                age(row.objective_s),
                 _percent(row.trend),
-                f"{row.measured_at}, {row.tenant_id}" if row.measured_at else None,
                 row.tenants_drilled,
                 ", ".join(
                     [f"{f.tenant_id} failed: {f.error.code}" for f in row.failed[:_NAMED]]
                     + [f"{tenant} took too long" for tenant in row.over[:_NAMED]]
                 ),
+                f"{row.measured_at}, {row.tenant_id}" if row.measured_at else None,
             ]
             for row in rows
         ),
@@ -100,34 +103,18 @@ def _times(rows: "Sequence[RecoveryTime]") -> str:
 
 def _points(rows: "Sequence[RecoveryPointAge]") -> str:
     return markdown(
-        [
-            "data type",
-            "backups",
-            "objective, s",
-            "worst age, s",
-            "by the journal",
-            "worst age of backups and files, s",
-            "margin, s",
-            "met",
-            "trend",
-            "tenants",
-            "missing it",
-            "first",
-        ],
+        ["data type", "met", "worst age", "objective", "trend", "missing it", "of", "by journal", "worst backup"],
         (
             [
                 row.data_type,
-                ", ".join(row.backup_frequency),
-                row.objective_s,
-                row.worst_age_s,
-                row.by_journal_count,
-                row.worst_backup_age_s,
-                row.margin_s,
                 row.met,
+                age(row.worst_age_s),
+                age(row.objective_s),
                 _percent(row.trend),
+                f"{row.missing_count:,}: {', '.join(row.missing[:_NAMED])}" if row.missing_count else "none",
                 row.tenants,
-                row.missing_count,
-                ", ".join(row.missing[:_NAMED]),
+                row.by_journal_count,
+                age(row.worst_backup_age_s),
             ]
             for row in rows
         ),

@@ -95,10 +95,14 @@ JOBS: Mapping[str, str] = {
 """What a run of each job does. The run itself asks again, tenant by tenant, with the role in its tags."""
 
 ASSETS: Mapping[str, str] = {
+    "application/database": MANAGE,  # neither of the two can be run
+    "application/files": MANAGE,
     "tenant_backup/full": "backup.create",
     "tenant_backup/incremental": "backup.create",
     "tenant_backup/differential": "backup.create",
     "tenant_backup/drill": "drill.run",
+    "tenant_restore": "backup.restore",
+    "platform_backup": "platform.backup",
     "recovery_report": "drill.run",
     "change_journal": "journal.manage",
     "copies": "copies.run",

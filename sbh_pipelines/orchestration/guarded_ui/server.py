@@ -16,6 +16,7 @@ from sbh_pipelines.orchestration.common.dagster_internals import (
     load_target,
     web_application,
     webserver_version,
+    without_newsletter,
 )
 from sbh_pipelines.orchestration.guarded_ui import sockets
 from sbh_pipelines.orchestration.guarded_ui.code_flow import CodeFlow
@@ -74,6 +75,7 @@ def guarded_app(settings: Settings, where: Where) -> Iterator[Guard]:
         flow = CodeFlow(settings, tokens, origins.allowed[0])
     sessions = Sessions(settings.ui.session_s)
     with dg.DagsterInstance.get() as instance:
+        without_newsletter(instance)
         instance.optimize_for_webserver(_STATEMENT_TIMEOUT_MS, _POOL_RECYCLE_S, _POOL_OVERFLOW)
         target = load_target(where.module, where.workspace)
         with _GuardedWorkspace(instance, target, version=version) as workspace:

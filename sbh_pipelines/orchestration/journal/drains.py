@@ -10,11 +10,11 @@ from typing import Any
 import dagster as dg
 
 from sbh_pipelines.errors import LeaseHeld, SbhError
-from sbh_pipelines.orchestration.common.assets import GROUP, KINDS, OWNERS
+from sbh_pipelines.orchestration.common.assets import KINDS, OWNERS, TABLES_ASSET, Group
 from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.failures import failure_of
 from sbh_pipelines.orchestration.common.resources import Backups, user_of
-from sbh_pipelines.orchestration.common.runs import JOURNAL_ASSET_NAME, JOURNAL_DRAIN, OPERATION_TAG
+from sbh_pipelines.orchestration.common.runs import JOURNAL_ASSET_NAME, JOURNAL_DRAIN, OPERATION_TAG, tag_run
 from sbh_pipelines.orchestration.common.timetable import Timetable, schedule_of_one_run, timetable
 from sbh_pipelines.orchestration.journal.metadata import drained_metadata, drained_text
 from sbh_pipelines.settings import ScheduleSettings, Settings
@@ -24,7 +24,8 @@ JOURNAL_ASSET = dg.AssetKey([JOURNAL_ASSET_NAME])
 
 @dg.asset(
     key=JOURNAL_ASSET,
-    group_name=GROUP,
+    group_name=Group.BACKUPS,
+    deps=[TABLES_ASSET],
     kinds=KINDS,
     owners=OWNERS,
     output_required=False,
@@ -35,6 +36,7 @@ JOURNAL_ASSET = dg.AssetKey([JOURNAL_ASSET_NAME])
 )
 def change_journal(context: dg.AssetExecutionContext, backups: Backups) -> Iterator[dg.MaterializeResult[None]]:
     service, user = backups.service, user_of(context.run.tags)
+    tag_run(context, None)
     try:
         done = service.journal.drain(user, progress=ProgressLog(context.log))
     except LeaseHeld as error:

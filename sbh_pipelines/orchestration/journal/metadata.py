@@ -22,7 +22,7 @@ _ALMOST_A_SECOND = timedelta(microseconds=999_999)  # a moment before the backup
 
 
 def drained_text(done: "DrainResult") -> str:
-    """A drain in a sentence, for logs."""
+    """A drain in a sentence."""
     if done.gap:
         return (
             f"A gap: {done.gap}. A new chain begins: moments are within reach again from each tenant's next backup on"
@@ -39,6 +39,7 @@ def drained_metadata(done: "DrainResult", settings: Settings) -> MetadataMap:
     """Metadata of one drain; the numbers of each region carry its name."""
     tables = len(done.covered) + len(done.not_covered) + len(done.left_out)
     metadata: MetadataMap = {
+        "summary": dg.MetadataValue.text(f"{drained_text(done)}."),
         "told_until": dg.MetadataValue.timestamp(done.fence_time / _US),
         **({} if done.before is None else {"lag_s": dg.MetadataValue.float(_lag(done))}),
         "changes": dg.MetadataValue.int(done.changes),
@@ -53,7 +54,7 @@ def drained_metadata(done: "DrainResult", settings: Settings) -> MetadataMap:
         "regions": dg.MetadataValue.md(_regions(done)),
         "coverage": dg.MetadataValue.md(coverage_table(done)),
         "gap": dg.MetadataValue.text(done.gap or "none: the chain goes on"),
-        "dropped_at_gib": dg.MetadataValue.float(settings.journal.max_lag_gib),
+        "dropped_at": dg.MetadataValue.text(f"{settings.journal.max_lag_gib:g} GiB of the server's log"),
         "incarnation": dg.MetadataValue.text(done.incarnation),
     }
     for region in done.regions if len(done.regions) > 1 else ():

@@ -1,7 +1,6 @@
 """The job that puts a tenant's backup of a moment together: an ordinary backup, which stands aside and is kept for a few days."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -10,7 +9,7 @@ from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import size_text
 from sbh_pipelines.orchestration.backups.steps import OBJECT_STORE
 from sbh_pipelines.orchestration.common import batch
-from sbh_pipelines.orchestration.common.assets import asset_key, tenants_partitions
+from sbh_pipelines.orchestration.common.assets import RESTORES_ASSET, tenants_partitions
 from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.config import JobConfig
 from sbh_pipelines.orchestration.common.failures import failure_of
@@ -40,11 +39,11 @@ class MomentConfig(JobConfig):
     " tables are not read. One that is there already is taken.",
     pool=OBJECT_STORE,
     config_schema=MomentConfig.schema_of_dagster(),
-    out=dg.Out(dict, description="The id of the backup, and its recovery point."),
+    out=dg.Out(dg.Nothing, description="The id of the backup, and its recovery point."),
 )
 def put_moment_together(
     context: dg.OpExecutionContext, backups: Backups
-) -> Iterator[dg.AssetObservation | dg.Output[dict[str, Any]]]:
+) -> Iterator[dg.AssetObservation | dg.Output[None]]:
     from sbh_pipelines.backup.create.moment.way.target import Target  # only a run needs it
 
     config = MomentConfig.of(context)
@@ -72,12 +71,12 @@ def put_moment_together(
     }
     # Not a materialization: it is no backup of the tenant as it is, and `latest` passes it over.
     yield dg.AssetObservation(
-        asset_key(made.type),
+        RESTORES_ASSET,
         partition=tenant,
         description=f"{made.id}: the tenant as it was at {made.recovery_point.time}",
         metadata=metadata,
     )
-    yield dg.Output({"backup_id": made.id, "recovery_point": made.recovery_point.time}, metadata=metadata)
+    yield dg.Output(None, metadata=metadata)
 
 
 @dg.job(

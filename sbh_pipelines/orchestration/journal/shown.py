@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
 from sbh_pipelines.errors import InvalidId, SbhError
-from sbh_pipelines.model import BackupType, parse_timestamp, utc_now
+from sbh_pipelines.model import parse_timestamp, utc_now
 from sbh_pipelines.orchestration.common import batch
-from sbh_pipelines.orchestration.common.assets import asset_key, tenants_partitions
+from sbh_pipelines.orchestration.common.assets import RESTORES_ASSET, tenants_partitions
 from sbh_pipelines.orchestration.common.config import JobConfig
 from sbh_pipelines.orchestration.common.failures import failure_of
 from sbh_pipelines.orchestration.common.metadata import issues_table
@@ -39,13 +38,11 @@ class TransactionsConfig(JobConfig):
 
 @dg.op(
     description="Shows to which moments the tenant can be brought: as a bar by hours, and as a table with what ends each window."
-    " The page of the tenant's backups shows it too, as an observation.",
+    " The tenant's page of `tenant_restore` shows it too, as an observation.",
     config_schema=MomentsConfig.schema_of_dagster(),
-    out=dg.Out(dict, description="How many windows there are."),
+    out=dg.Out(dg.Nothing, description="How many windows there are."),
 )
-def show_moments(
-    context: dg.OpExecutionContext, backups: Backups
-) -> Iterator[dg.AssetObservation | dg.Output[dict[str, Any]]]:
+def show_moments(context: dg.OpExecutionContext, backups: Backups) -> Iterator[dg.AssetObservation | dg.Output[None]]:
     tenant = batch.one_tenant(context, MomentsConfig.of(context).tenant)
     service = backups.service
     try:
@@ -58,17 +55,17 @@ def show_moments(
         metadata["issues"] = dg.MetadataValue.md(issues_table(found.issues))
     said = f"{len(windows.windows)} windows; the journal tells until {windows.drained_until or 'never'}"
     context.log.info(f"{tenant}: {said}")
-    yield dg.AssetObservation(asset_key(BackupType.FULL), partition=tenant, description=said, metadata=metadata)
-    yield dg.Output({"tenant": tenant, "windows": len(windows.windows)}, metadata=metadata)
+    yield dg.AssetObservation(RESTORES_ASSET, partition=tenant, description=said, metadata=metadata)
+    yield dg.Output(None, metadata=metadata)
 
 
 @dg.op(
     description="Shows what was done to the tenant's rows, transaction by transaction, with counts by table and the moment before"
     " each that took something away: what to restore to. No row's values.",
     config_schema=TransactionsConfig.schema_of_dagster(),
-    out=dg.Out(dict, description="How many transactions there are."),
+    out=dg.Out(dg.Nothing, description="How many transactions there are."),
 )
-def show_transactions(context: dg.OpExecutionContext, backups: Backups) -> Iterator[dg.Output[dict[str, Any]]]:
+def show_transactions(context: dg.OpExecutionContext, backups: Backups) -> Iterator[dg.Output[None]]:
     from sbh_pipelines.backup.service.results import ShowRequest  # its drivers are slow to import
 
     config = TransactionsConfig.of(context)
@@ -92,7 +89,7 @@ def show_transactions(context: dg.OpExecutionContext, backups: Backups) -> Itera
     except SbhError as error:
         raise failure_of(error, [tenant], "show_transactions") from None
     context.log.info(f"{tenant}: {len(found.transactions):,} transactions, the table is in the metadata of the output")
-    yield dg.Output({"tenant": tenant, "transactions": len(found.transactions)}, metadata=shown_metadata(found))
+    yield dg.Output(None, metadata=shown_metadata(found))
 
 
 def _time(text: str | None) -> datetime | None:

@@ -4,7 +4,6 @@ import dagster as dg
 from pydantic import Field
 
 from sbh_pipelines.backup.contents.manifest import LATEST
-from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.orchestration.backups.steps import SOURCE_DB
 from sbh_pipelines.orchestration.common import batch
@@ -34,9 +33,9 @@ class LookConfig(JobConfig):
     " `restore.keep_looks_days`. The live tables are not touched. Fails while the tenant has such a schema.",
     pool=SOURCE_DB,
     config_schema=LookConfig.schema_of_dagster(),
-    out=dg.Out(dict, description="The tables that were made, and their rows."),
+    out=dg.Out(dg.Nothing, description="The tables that were made, and their rows."),
 )
-def restore_into_schema(context: dg.OpExecutionContext, backups: Backups) -> dg.Output[dict[str, object]]:
+def restore_into_schema(context: dg.OpExecutionContext, backups: Backups) -> dg.Output[None]:
     config = LookConfig.of(context)
     tenant = batch.one_tenant(context, config.tenant)
     try:
@@ -52,7 +51,7 @@ def restore_into_schema(context: dg.OpExecutionContext, backups: Backups) -> dg.
         raise failure_of(error, [tenant], "restore into schema") from None
     made = result.tables
     return dg.Output(
-        as_document(result),
+        None,
         metadata={
             "tenant": dg.MetadataValue.text(result.tenant_id),
             "backup_id": dg.MetadataValue.text(result.backup_id),
@@ -72,7 +71,7 @@ def restore_into_schema(context: dg.OpExecutionContext, backups: Backups) -> dg.
     partitions_def=tenants_partitions,
     description="Puts the rows of the tenant of the partition, as they were in one of its backups, into a new schema beside"
     " the live tables, for looking.",
-    tags={OPERATION_TAG: "look", "dagster/max_retries": "0"},
+    tags={OPERATION_TAG: "restore_into_schema", "dagster/max_retries": "0"},
 )
 def restore_into_schema_job() -> None:
     restore_into_schema()

@@ -2,27 +2,36 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.errors import SbhError
+from sbh_pipelines.model import BackupType
 from sbh_pipelines.orchestration.backups.steps import SOURCE_DB
 from sbh_pipelines.orchestration.common import batch
-from sbh_pipelines.orchestration.common.assets import asset_key, tenants_partitions
+from sbh_pipelines.orchestration.common.assets import (
+    KINDS,
+    OWNERS,
+    RESTORES_ASSET,
+    Group,
+    asset_key,
+    tenants_partitions,
+)
 from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.failures import failure_of
-from sbh_pipelines.orchestration.common.resources import Backups, user_of
+from sbh_pipelines.orchestration.common.links import root_of
+from sbh_pipelines.orchestration.common.resources import Backups, BackupServiceResource, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 from sbh_pipelines.orchestration.restores.config import RestoreConfig, UndoConfig
 from sbh_pipelines.orchestration.restores.discretion import part_text, without
-from sbh_pipelines.orchestration.restores.metadata import plan_metadata, restore_metadata
+from sbh_pipelines.orchestration.restores.metadata import plan_metadata, plan_text, restore_metadata, restore_text
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import RestorePlan, RestoreResult
 
-_Events = Iterator[dg.AssetObservation | dg.Output[dict[str, Any]]]
+_Events = Iterator[dg.AssetObservation | dg.Output[None]]
 
 
 @dg.op(
@@ -31,7 +40,7 @@ _Events = Iterator[dg.AssetObservation | dg.Output[dict[str, Any]]]
     " with `validate_only: true` it ends with the plan.",
     pool=SOURCE_DB,
     config_schema=RestoreConfig.schema_of_dagster(),
-    out=dg.Out(dict, description="The ids of what was restored; its metadata says what was, or would be, changed."),
+    out=dg.Out(dg.Nothing, description="Its metadata says what was, or would be, changed."),
 )
 def restore_tenant(context: dg.OpExecutionContext, backups: Backups) -> _Events:
     config = RestoreConfig.of(context)
@@ -44,7 +53,7 @@ def restore_tenant(context: dg.OpExecutionContext, backups: Backups) -> _Events:
             request = service.restores.opened(config.sealed, source, tenant, user, request)
         if config.validate_only:
             plan = service.restores.plan(source, tenant, user, request, progress=progress)
-            yield _planned(context, plan)
+            yield from _planned(context, plan)
             return
         result = service.restores.run(
             source,
@@ -59,7 +68,7 @@ def restore_tenant(context: dg.OpExecutionContext, backups: Backups) -> _Events:
     except SbhError as error:
         raise failure_of(without(error, request), [tenant], "restore") from None
     where = f" from the copy {result.from_copy}" if result.from_copy else ""
-    yield from _restored(result, f"Restored {result.backup_id} in place{where}")
+    yield from _restored(context, backups, result, f"Restored {result.backup_id} in place{where}")
 
 
 @dg.op(
@@ -67,7 +76,7 @@ def restore_tenant(context: dg.OpExecutionContext, backups: Backups) -> _Events:
     " backup; as a restore of its own, with a safety backup of its own. Refuses without `confirm: true`.",
     pool=SOURCE_DB,
     config_schema=UndoConfig.schema_of_dagster(),
-    out=dg.Out(dict, description="The ids of what was brought back; its metadata says what was, or would be, changed."),
+    out=dg.Out(dg.Nothing, description="Its metadata says what was, or would be, changed."),
 )
 def undo_tenant_restore(context: dg.OpExecutionContext, backups: Backups) -> _Events:
     config = UndoConfig.of(context)
@@ -76,7 +85,7 @@ def undo_tenant_restore(context: dg.OpExecutionContext, backups: Backups) -> _Ev
         restores = backups.at(config.from_copy).restores
         if config.validate_only:
             plan = restores.plan_undo(config.restore_id, tenant, user, progress=ProgressLog(context.log))
-            yield _planned(context, plan)
+            yield from _planned(context, plan)
             return
         result = restores.undo(
             config.restore_id,
@@ -89,7 +98,7 @@ def undo_tenant_restore(context: dg.OpExecutionContext, backups: Backups) -> _Ev
         )
     except SbhError as error:
         raise failure_of(error, [tenant], "undo") from None
-    yield from _restored(result, f"Undid {config.restore_id}")
+    yield from _restored(context, backups, result, f"Undid {config.restore_id}")
 
 
 @dg.job(
@@ -113,37 +122,43 @@ def undo_restore_job() -> None:
     undo_tenant_restore()
 
 
-def _planned(context: dg.OpExecutionContext, plan: "RestorePlan") -> dg.Output[dict[str, Any]]:
-    """The plan as the op's output; a failure that shows it where a restore would refuse."""
+def _planned(context: dg.OpExecutionContext, plan: "RestorePlan") -> _Events:
+    """The plan on the page of the tenant's restores; a failure that shows it where a restore would refuse."""
     request = RestoreRequest(rows=plan.scope.rows, files=tuple(plan.scope.files or ()))
     plan = replace(plan, problems=tuple(without(problem, request) for problem in plan.problems))
     metadata = plan_metadata(plan)
     if plan.problems:
         raise failure_of(plan.problems[0], [plan.tenant_id], "plan", more=metadata)
-    context.log.info(
-        f"{plan.tenant_id}: {plan.backup_id} can be restored{part_text(plan.scope, plan.mode)}; nothing was written"
-    )
-    return dg.Output({"backup_id": plan.backup_id, "nothing_to_do": plan.nothing_to_do}, metadata=metadata)
-
-
-def _restored(result: "RestoreResult", what: str) -> _Events:
-    """What the pages of the tenant's assets say: what was restored, and which backup undoes it."""
-    tenant, metadata = result.tenant_id, restore_metadata(result)
+    said = f"{plan.backup_id}{part_text(plan.scope, plan.mode)}: {plan_text(plan)}; nothing was written"
+    context.log.info(f"{plan.tenant_id}: {said}")
     yield dg.AssetObservation(
-        asset_key(result.backup_type),
-        partition=tenant,
-        description=what + part_text(result.scope, result.mode),
-        metadata=metadata,
+        RESTORES_ASSET, partition=plan.tenant_id, description=f"Plan of {said}", metadata=metadata
     )
-    if (safety := result.safety_backup_id) and result.safety_backup_type:
-        # Not a materialization: it holds what somebody wanted to be rid of, and `latest` passes it over.
-        yield dg.AssetObservation(
-            asset_key(result.safety_backup_type),
-            partition=tenant,
-            description=f"Safety backup {safety}, made before {result.restore_id}: undo_restore_job brings it back",
-            metadata={
-                "safety_backup": dg.MetadataValue.text(safety),
-                "restore_id": dg.MetadataValue.text(result.restore_id),
-            },
-        )
-    yield dg.Output({"restore_id": result.restore_id, "backup_id": result.backup_id}, metadata=metadata)
+    yield dg.Output(None, metadata=metadata)
+
+
+def _restored(
+    context: dg.OpExecutionContext, backups: BackupServiceResource, result: "RestoreResult", what: str
+) -> _Events:
+    """What the page of the tenant's restores says: what was restored, and which backup undoes it."""
+    what += part_text(result.scope, result.mode)
+    metadata = restore_metadata(result, what, root_of(backups.service.settings.alerts.dagster_url))
+    said = f"{what}: {restore_text(result)}"
+    if result.safety_backup_id:
+        said += f". Safety backup {result.safety_backup_id}: undo_restore_job brings it back"
+    context.log.info(f"{result.tenant_id}: {said}")
+    yield dg.AssetObservation(RESTORES_ASSET, partition=result.tenant_id, description=said, metadata=metadata)
+    yield dg.Output(None, metadata=metadata)
+
+
+tenant_restore = dg.AssetSpec(
+    RESTORES_ASSET,
+    group_name=Group.RESTORES,
+    deps=[asset_key(backup_type) for backup_type in BackupType],
+    kinds=KINDS,
+    owners=OWNERS,
+    partitions_def=tenants_partitions,
+    description="What was planned, restored and undone of each tenant, as observations of its partition: a sentence, the rows and"
+    " files that changed, table by table, and what proves them. Backups have pages of their own, which these do not cover.",
+    metadata={"restore with": "restore_job", "undo with": "undo_restore_job", "in a shell": "sbh restore list"},
+)

@@ -50,9 +50,9 @@ class UpkeepConfig(JobConfig):
     " own policy applied, what it needs no more removed, and its locks renewed.",
     pool=OBJECT_STORE,
     config_schema=UpkeepConfig.schema_of_dagster(),
-    out=dg.Out(dict, description="What was given back, in sum."),
+    out=dg.Out(dg.Nothing, description="What was given back, in sum."),
 )
-def prune_tenants(context: dg.OpExecutionContext, backups: Backups) -> Iterator[dg.Output[dict[str, int]]]:
+def prune_tenants(context: dg.OpExecutionContext, backups: Backups) -> Iterator[dg.Output[None]]:
     config = UpkeepConfig.of(context)
     service, user = backups.service, user_of(context.run.tags)
     reports, failed = _each(
@@ -132,9 +132,9 @@ def _copies(service: "BackupService", user: UserContext) -> dict[str, dg.Metadat
     " tenants whose schedules are paused; the others are seen to after each backup.",
     pool=OBJECT_STORE,
     config_schema=UpkeepConfig.schema_of_dagster(),
-    out=dg.Out(dict, description="How many backups were kept and forgotten."),
+    out=dg.Out(dg.Nothing, description="How many backups were kept and forgotten."),
 )
-def forget_backups(context: dg.OpExecutionContext, backups: Backups) -> Iterator[dg.Output[dict[str, int]]]:
+def forget_backups(context: dg.OpExecutionContext, backups: Backups) -> Iterator[dg.Output[None]]:
     config = UpkeepConfig.of(context)
     service, user = backups.service, user_of(context.run.tags)
     reports, failed = _each(
@@ -221,10 +221,9 @@ def _end(
     done: int,
     failed: Sequence[FailedTenant],
     metadata: MetadataMap,
-) -> Iterator[dg.Output[dict[str, int]]]:
-    totals = {"tenants": done, "failed": len(failed)}
+) -> Iterator[dg.Output[None]]:
     context.log.info(f"{done:,} tenants done, {len(failed):,} failed")
     if failed:
         failure = batch_failure(failed, done + len(failed))
         raise dg.Failure(failure.description, metadata={**metadata, **failure.metadata}, allow_retries=False)
-    yield dg.Output(totals, metadata={**metadata, "tenants": dg.MetadataValue.int(done)})
+    yield dg.Output(None, metadata={**metadata, "tenants": dg.MetadataValue.int(done)})

@@ -29,7 +29,7 @@ from sbh_pipelines.orchestration.common.runs import is_ours, makes_backups, oper
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
 from sbh_pipelines_tests.support.databases import fresh_database
 from sbh_pipelines_tests.support.fakes import FAKES, FakeResource
-from sbh_pipelines_tests.support.job_runs import execute
+from sbh_pipelines_tests.support.job_runs import execute, tick
 from sbh_pipelines_tests.support.sinks import WebhookSink, webhook
 
 
@@ -50,6 +50,7 @@ class Watch:
     sink: WebhookSink
     sections: dict[str, Any] = field(default_factory=dict)
     later: timedelta = timedelta()
+    cursor: str = "0"
 
     def service(self) -> BackupService:
         alerts = {"webhook_url": f"http://127.0.0.1:{self.sink.port}/", "together": 1, "remind_hours": 24}
@@ -86,12 +87,11 @@ class Watch:
     def follow(self, result: dg.ExecuteInProcessResult, resource: FakeResource) -> None:
         run = self.instance.get_run_by_id(result.run_id)
         assert run is not None
-        event = result.get_run_success_event() if result.success else result.get_run_failure_event()
-        context = dg.build_run_status_sensor_context("x", event, self.instance, run)
-        if result.success:
-            recovery_notices(context, backups=resource)
-        else:
-            failure_alerts(context.for_run_failure(), backups=resource)
+        if not result.success:
+            event = result.get_run_failure_event()
+            failed = dg.build_run_status_sensor_context("x", event, self.instance, run).for_run_failure()
+            failure_alerts(failed, backups=resource)
+        self.cursor = tick(recovery_notices, self.instance, resource, self.cursor)
 
 
 @pytest.fixture
@@ -330,10 +330,12 @@ def test_a_restore_without_approval_is_told(watch: Watch, reason: str | None) ->
         run_config={"ops": {"restore_tenant": {"config": config}}},
         tags={"sbh/operation": "restore", "user": "eve"},
     )
-    event = dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, run.job_name)  # type: ignore[call-arg]
-    context = dg.build_run_status_sensor_context("x", event, watch.instance, run)
     with watch.resource() as resource:
-        break_glass_alerts(context, backups=resource)
+        cursor = tick(break_glass_alerts, watch.instance, resource, None)  # tells nothing of what was before it
+        event = dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, run.job_name)  # type: ignore[call-arg]
+        watch.instance.report_dagster_event(event, run.run_id)
+        for _ in range(2):  # and of nothing twice
+            cursor = tick(break_glass_alerts, watch.instance, resource, cursor)
     bodies = watch.sink.bodies
     assert [body["event"] for body in bodies] == (["break_glass"] if reason else [])
     if reason:

@@ -1,9 +1,15 @@
 """What Dagster records of a batch: each tenant for itself."""
 
+import json
+import re
+from urllib.parse import parse_qs
+
 import dagster as dg
 import pytest
 
+from sbh_pipelines.definitions import defs
 from sbh_pipelines.errors import CorruptObject, LeaseHeld, ResidencyError, SourceUnavailable, StoreUnavailable
+from sbh_pipelines.settings import Settings
 from sbh_pipelines_tests.orchestration.conftest import Run
 from sbh_pipelines_tests.support.fakes import FakeService
 
@@ -42,29 +48,61 @@ def test_the_metadata_say_what_was_backed_up(run: Run, instance: dg.DagsterInsta
     run("full_backup_job", partition_key="tenant-1")
     metadata = {name: value.value for name, value in materialized(instance)["tenant-1"].metadata.items()}
     assert metadata["backup_id"] == "backup_20260102_0304"
-    assert (metadata["source_bytes"], metadata["source_size"]) == (4 << 20, "4 MiB")
-    assert (metadata["rows"], metadata["tables"], metadata["files"]) == (1000, 5, 7)
-    assert metadata["source_to_stored_ratio"] == 4.0
+    assert list(metadata)[:2] == ["summary", "links"]
+    assert metadata["summary"] == (
+        "**1,000 rows and 7 files** as of 2026-01-02 03:04:05 UTC, 1 MiB new. Kept as newest."
+    )
+    assert (metadata["source_bytes"], metadata["stored_bytes"]) == (4 << 20, 1 << 20)
+    assert (metadata["rows"], metadata["tables"], metadata["files"]) == (1000, "5", 7)
+    assert metadata["source_to_stored_ratio"] == "4.00"
     assert metadata["recovery_point_lsn"] == "0/16B3748"
     location = "s3://sbh-files-eu-west-1/files/tenant-1/backups/manifests/backup_20260102_0304.json"
-    assert metadata["manifest"] == metadata["dagster/uri"] == location
-    assert "| public.a\\|b | database | 1,000 | 3 MiB | 2 |" in metadata["table_details"]
+    assert metadata["manifest"] == location
+    assert "| public.a\\|b | 1,000 | 3 MiB | database |" in metadata["table_details"]
     assert "| files | 7 files | 1 MiB |" in metadata["components"]
+    numbers = dg.IntMetadataValue | dg.FloatMetadataValue
+    plotted = [name for name, v in materialized(instance)["tenant-1"].metadata.items() if isinstance(v, numbers)]
+    assert plotted == [
+        "recovery_point_age_s", "rows", "files", "files_read", "files_missing", "source_bytes", "stored_bytes", "duration_s",
+    ]  # fmt: skip
+
+
+def test_links_lead_to_a_plan_of_this_very_backup(run: Run, instance: dg.DagsterInstance, fake: FakeService) -> None:
+    """On whatever host shows the page, or at the address that the settings name."""
+    run("full_backup_job", partition_key="tenant-1")
+    links = str(materialized(instance)["tenant-1"].metadata["links"].value)
+    (plan,) = re.findall(r"\[See what a restore would do\]\((\S+)\)", links)
+    path, _, query = plan.partition("?")
+    assert path == "/locations/sbh_pipelines.definitions/jobs/restore_job/playground/setup"
+    config = json.loads(parse_qs(query)["config"][0])["ops"]["restore_tenant"]["config"]
+    assert config == {"tenant": "tenant-1", "backup_id": "backup_20260102_0304", "validate_only": True}
+    job = defs.resolve_job_def("restore_job")
+    assert dg.validate_run_config(job, {"ops": {"restore_tenant": {"config": config}}})
+    fake.settings = Settings(alerts={"dagster_url": "https://dagster.example.com/"})
+    run("full_backup_job", partition_key="tenant-2")
+    links = str(materialized(instance)["tenant-2"].metadata["links"].value)
+    assert "(https://dagster.example.com/locations/" in links
 
 
 def test_the_check_has_a_result_per_tenant(run: Run, instance: dg.DagsterInstance, fake: FakeService) -> None:
-    """Damage is an error, and no backup; files that the source has lost are a warning, and a backup."""
+    """Damage is an error, and no backup; files that the source has lost are a warning of another check, and a backup."""
     fake.errors["verify_checksums"] = {"tenant-3": CorruptObject("A pack is damaged", on="packs/x", why="", remedy="")}
     fake.missing["tenant-2"] = 4
     result = run("full_backup_job", tags=RANGE)
-    evaluations = {e.partition: (e.passed, e.severity.value) for e in result.get_asset_check_evaluations()}
-    assert evaluations == {"tenant-1": (True, "WARN"), "tenant-2": (False, "WARN"), "tenant-3": (False, "ERROR")}
+    found = [(e.check_name, e.partition, e.passed, e.severity.value) for e in result.get_asset_check_evaluations()]
+    assert sorted(found) == [
+        ("backup_valid", "tenant-1", True, "ERROR"),
+        ("backup_valid", "tenant-2", True, "ERROR"),
+        ("backup_valid", "tenant-3", False, "ERROR"),
+        ("source_files_present", "tenant-1", True, "WARN"),
+        ("source_files_present", "tenant-2", False, "WARN"),
+    ]
     assert set(materialized(instance)) == {"tenant-1", "tenant-2"}
     stored = instance.event_log_storage.get_asset_check_execution_history(
         dg.AssetCheckKey(FULL, "backup_valid"), limit=10
     )
     assert sorted((r.partition, r.status.value) for r in stored) == [
-        ("tenant-1", "SUCCEEDED"), ("tenant-2", "FAILED"), ("tenant-3", "FAILED"),
+        ("tenant-1", "SUCCEEDED"), ("tenant-2", "SUCCEEDED"), ("tenant-3", "FAILED"),
     ]  # fmt: skip
     assert fake.leases == set()
 
@@ -87,6 +125,9 @@ def test_the_fleet_job_records_the_same(run: Run, instance: dg.DagsterInstance, 
     config = {"tenants": ["tenant-1", "tenant-3"], "description": "before the move"}
     result = run("fleet_backup_job", run_config={"ops": {"snapshot_tables": {"config": config}}}, tags={"user": "ada"})
     assert not result.success
+    tags = instance.get_run_by_id(result.run_id).tags  # type: ignore[union-attr]
+    told = [tags[name] for name in ("user", "sbh/operation", "sbh/backup_type", "sbh/tenants")]
+    assert told == ["ada", "backup", "full", "tenant-1, tenant-3"]
     assert set(materialized(instance)) == {"tenant-3"}
     assert fake.asked == [
         {"tenants": ["tenant-1", "tenant-3"], "user": "ada", "type": "full", "why": "before the move"}

@@ -156,6 +156,13 @@ def test_the_web_application_is_made_from_a_workspace() -> None:
     assert type(internals.load_target("", ["workspace.yaml"])).__name__ == "WorkspaceFileTarget"
 
 
+def test_the_web_pages_open_without_the_newsletter(dagster_home: dg.DagsterInstance) -> None:
+    instance = dagster_home
+    assert instance.nux_enabled, f"Dagster {dg.__version__} has none any more: `without_newsletter` can go"
+    internals.without_newsletter(instance)
+    assert not instance.nux_enabled
+
+
 def test_run_configuration_is_read_as_dagster_reads_it() -> None:
     assert internals.load_run_config_yaml("ops: {a: {config: {n: 1, at: 2026-01-02}}}") == {
         "ops": {"a": {"config": {"n": 1, "at": "2026-01-02"}}}

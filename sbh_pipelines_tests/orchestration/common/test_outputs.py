@@ -1,25 +1,31 @@
 """What steps hand to each other, on disk: a run that broke off is gone on with, and nothing there is more than a document."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 
-from sbh_pipelines.orchestration.common.outputs import DRAFTS, step_outputs
+from sbh_pipelines.orchestration.common.outputs import hand_over, handed_over
+
+DOCUMENTS = [{"tenant": "tenant-1", "rows": 7, "parent": None}]
+QUIET = {dg.DagsterEventType.HANDLED_OUTPUT, dg.DagsterEventType.LOADED_INPUT, dg.DagsterEventType.STEP_INPUT}
 
 
 def job(fails: list[bool]) -> dg.JobDefinition:
-    @dg.op(out=dg.Out(list))
-    def first() -> list[dict[str, object]]:
-        return [{"tenant": "tenant-1", "rows": 7, "parent": None}]
+    @dg.op(out=dg.Out(dg.Nothing))
+    def first(context: dg.OpExecutionContext) -> Iterator[dg.Output[None]]:
+        hand_over(context, DOCUMENTS)
+        yield dg.Output(None)
 
-    @dg.op(ins={"drafts": dg.In(DRAFTS)}, out=dg.Out(list))
-    def second(drafts: list[dict[str, object]]) -> list[dict[str, object]]:
+    @dg.op(ins={"drafts": dg.In(dg.Nothing)}, out=dg.Out(dg.Nothing))
+    def second(context: dg.OpExecutionContext) -> Iterator[dg.Output[None]]:
         if fails.pop():
             raise dg.Failure("broke off")
-        return drafts
+        assert handed_over(context, "first") == DOCUMENTS
+        yield dg.Output(None)
 
-    @dg.job(resource_defs={"io_manager": step_outputs}, executor_def=dg.in_process_executor)
+    @dg.job(executor_def=dg.in_process_executor)
     def two() -> None:
         second(first())
 
@@ -27,18 +33,30 @@ def job(fails: list[bool]) -> dg.JobDefinition:
 
 
 def test_a_run_goes_on_from_where_it_broke_off(dagster_home: dg.DagsterInstance) -> None:
-    """The second run reads what the first one's step gave; the file is JSON, and its owner's alone."""
+    """The second run reads what the first one's step gave; the file is JSON, and its owner's alone; no event tells of it."""
     two = job([False, True])
     broken = two.execute_in_process(instance=dagster_home, raise_on_error=False)
     assert not broken.success
     folder = Path(dagster_home.storage_directory())
-    (file,) = [path for path in folder.rglob("*") if path.is_file() and "first" in path.parts]
-    assert json.loads(file.read_text()) == [{"tenant": "tenant-1", "rows": 7, "parent": None}]
+    (file,) = [path for path in folder.rglob("*") if path.is_file() and path.name == "first"]
+    assert json.loads(file.read_text()) == DOCUMENTS
     assert file.stat().st_mode & 0o077 == 0
     options = dg.ReexecutionOptions.from_failure(broken.run_id, dagster_home)
     with dg.execute_job(dg.reconstructable(two_again), dagster_home, reexecution_options=options) as again:
         assert again.success
         assert [event.step_key for event in again.get_step_success_events()] == ["second"]
+    assert not QUIET & {event.event_type for event in broken.all_events}
+
+
+def test_a_step_that_was_left_out_gave_nothing(dagster_home: dg.DagsterInstance) -> None:
+    """And nothing that somebody writes into a run's configuration takes its place."""
+    two = job([False])
+    alone = two.execute_in_process(instance=dagster_home, raise_on_error=False, op_selection=["second"])
+    assert not alone.success
+    failure = alone.failure_data_for_node("second")
+    assert failure is not None
+    assert failure.user_failure_data is not None
+    assert failure.user_failure_data.description == "second has nothing to work on: first gave nothing in this run"
 
 
 def two_again() -> dg.JobDefinition:

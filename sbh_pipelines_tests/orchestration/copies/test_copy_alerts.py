@@ -21,6 +21,7 @@ from sbh_pipelines.settings import load_settings
 from sbh_pipelines_tests.support.buckets import fresh_bucket
 from sbh_pipelines_tests.support.fakes import FAKES, FakeResource
 from sbh_pipelines_tests.support.fix_stack import Site
+from sbh_pipelines_tests.support.job_runs import tick
 from sbh_pipelines_tests.support.sinks import WebhookSink, webhook
 
 ADMIN = UserContext("admin", ALL_TENANTS, Role.ADMIN)
@@ -36,6 +37,7 @@ class Watched:
     bucket: str
     monkeypatch: pytest.MonkeyPatch
     later: timedelta = field(default=timedelta())
+    cursor: str = "0"
 
     def service(self, bucket: str | None = None) -> BackupService:
         copy = {"name": "dr", "from": ["eu-west-1"], "to": "eu-central-1", "bucket": bucket or self.bucket}
@@ -77,14 +79,12 @@ class Watched:
                 {"ops": {"run_copies": {"config": config}}}, instance=self.instance, raise_on_error=False
             )
             assert result.success is (bucket is None)
-            event = result.get_run_success_event() if result.success else result.get_run_failure_event()
-            run = self.instance.get_run_by_id(result.run_id)
-            assert run is not None
-            context = dg.build_run_status_sensor_context("x", event, self.instance, run)
-            if result.success:
-                recovery_notices(context, backups=resource)
-            else:
-                failure_alerts(context.for_run_failure(), backups=resource)
+            if not result.success:
+                event, run = result.get_run_failure_event(), self.instance.get_run_by_id(result.run_id)
+                assert run is not None
+                failed = dg.build_run_status_sensor_context("x", event, self.instance, run).for_run_failure()
+                failure_alerts(failed, backups=resource)
+            self.cursor = tick(recovery_notices, self.instance, resource, self.cursor)
         return self.told()
 
 

@@ -91,7 +91,7 @@ def test_a_tenant_that_is_late_or_failed_says_so(settings_of_dr: CopySettings) -
     assert f"[{error.code}] It is not whole" in said
     assert "LATE" not in copied_text(settings_of_dr, fresh, now)
     metadata = copied_metadata(settings_of_dr, late, now)
-    assert (metadata["lag_s"].value, metadata["objective_s"].value) == (10800.0, 7200.0)
+    assert (metadata["lag_s"].value, metadata["objective"].value) == (10800.0, "2 h")
     assert metadata["error_code"].value == error.code
     assert "`sbh copies run dr`" in str(metadata["error"].value)
     assert "error" not in copied_metadata(settings_of_dr, fresh, now)

@@ -117,7 +117,7 @@ def test_the_tenant_of_the_partition_is_drilled(run: Run, instance: dg.DagsterIn
     assert drills.asked == [("tenant-3", "latest", [])]
     (drill,) = told(instance, DRILL_ASSET)
     assert (drill["tenant"], drill["database_corruption_s"], drill["recovery_point_age_s"]) == ("tenant-3", 1.5, 60.0)
-    assert "| file system loss | passed | 1.50 |" in drill["scenarios"]
+    assert "| file system loss | passed |" in drill["scenarios"]
     (check,) = result.get_asset_check_evaluations()
     assert (check.asset_key, check.check_name, check.passed, check.partition) == (
         DRILL_ASSET, "restore_drill", True, "tenant-3",
@@ -128,9 +128,9 @@ def test_the_tenant_of_the_partition_is_drilled(run: Run, instance: dg.DagsterIn
     assert (report["critical_age_s"], report["critical_age_margin_s"], report["critical_tenants_missing"]) == (
         4000.0, -400.0, 1,
     )  # fmt: skip
-    assert "| complete failure | full backup | 60.00 | never drilled |" in report["recovery_time_objectives"]
+    assert "| complete failure |  | never drilled | 60 s |" in report["recovery_time_objectives"]
     assert (
-        "| critical | daily_full | 3,600.00 | 4,000.00 | 0 | 4,000.00 | -400.00 | no |"
+        "| critical | no | 1 h 7 min | 1 h |  | 1: tenant-1 | 3 | 0 | 1 h 7 min |"
         in report["recovery_point_objectives"]
     )
     assert "A pack \\| is damaged" in report["issues"]

@@ -120,15 +120,13 @@ def test_a_tenant_is_brought_to_a_moment(set_up: BackupServiceResource, site: Si
     config = {"put_moment_together": {"config": {"at": at}}}
     made = real_run("moment_backup_job", partition_key="tenant-2", run_config={"ops": config})
     assert made.success
-    (observed,) = [e for e in made.all_events if e.event_type is dg.DagsterEventType.ASSET_OBSERVATION]
-    assert observed.partition == "tenant-2"
+    (observed,) = made.asset_observations_for_node("put_moment_together")
+    assert (observed.asset_key, observed.partition) == (dg.AssetKey("tenant_restore"), "tenant-2")
     config = {"restore_tenant": {"config": {"at": at, "confirm": True, "tables": ["tasks"]}}}
     restored = real_run("restore_job", partition_key="tenant-2", run_config={"ops": config})
     assert restored.success
-    assert (
-        restored.output_for_node("restore_tenant")["backup_id"]
-        == made.output_for_node("put_moment_together")["backup_id"]
-    )
+    (done,) = restored.asset_observations_for_node("restore_tenant")
+    assert done.metadata["backup_id"] == observed.metadata["backup_id"]
     assert site.sql("SELECT sum(hashtext(t::text)) FROM tasks t WHERE tenant_id = 2") == [(before,)]
 
 

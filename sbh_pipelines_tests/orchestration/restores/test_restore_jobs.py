@@ -13,7 +13,7 @@ from sbh_pipelines.security.policy import ALL_TENANTS, Role, UserContext
 from sbh_pipelines_tests.orchestration.conftest import Run
 from sbh_pipelines_tests.support.fix_stack import RealRun, Site
 
-FULL = dg.AssetKey(["tenant_backup", "full"])
+FULL, RESTORES = dg.AssetKey(["tenant_backup", "full"]), dg.AssetKey("tenant_restore")
 INCREMENTAL = dg.AssetKey(["tenant_backup", "incremental"])
 MINE = "tenant_id = (SELECT id FROM tenants WHERE slug = 'tenant-4')"
 
@@ -28,16 +28,16 @@ def told(result: dg.ExecuteInProcessResult, op: str) -> dict[str, Any]:
     return {name: value.value for name, value in output.step_output_data.metadata.items()}
 
 
-def descriptions(instance: dg.DagsterInstance, asset: dg.AssetKey) -> list[str]:
-    """Of the asset's observations, newest first."""
-    found = (record.asset_observation for record in instance.fetch_observations(asset, limit=10).records)
+def descriptions(instance: dg.DagsterInstance) -> list[str]:
+    """Of what is on the page of restores, newest first."""
+    found = (record.asset_observation for record in instance.fetch_observations(RESTORES, limit=10).records)
     return [str(observation.description) for observation in found if observation]
 
 
 def test_a_part_is_planned_restored_and_undone(
     real_run: RealRun, instance: dg.DagsterInstance, site: Site, real_resource: BackupServiceResource
 ) -> None:
-    """The plan writes nothing; each restore says on the assets' pages what it did, and which backup undoes it."""
+    """The plan writes nothing; it and each restore say on the page of restores what they did, and which backup undoes it."""
     assert real_run("full_backup_job", partition_key="tenant-4").success
     original = site.fingerprint("tenant-4")
     site.sql(f"DELETE FROM payments WHERE {MINE}")
@@ -51,18 +51,23 @@ def test_a_part_is_planned_restored_and_undone(
     assert (plan["rows_to_update"], plan["rows_to_delete"], plan["problem_count"]) == (0, 0, 0)
     assert plan["rows_kept"] > 0
     assert "| public.users |" in plan["tables"]
-    assert descriptions(instance, FULL) == []
+    changes = f"would insert {plan['rows_to_insert']:,}, update 0, delete 0 rows"
+    said = f"{plan['backup_id']} (tables users, payments; missing-only): {changes}; nothing was written"
+    assert descriptions(instance) == [f"Plan of {said}"]
+    assert f"tenant-4: {said}" in [entry.user_message for entry in instance.all_logs(planned.run_id)]
 
     done = real_run("restore_job", **config("restore_tenant", **part, confirm=True))
     assert done.success
     result = told(done, "restore_tenant")
     assert result["rows_inserted"] == plan["rows_to_insert"]
     assert result["rows_kept"] == plan["rows_kept"]
-    (text,) = descriptions(instance, FULL)
-    assert text == f"Restored {result['backup_id']} in place (tables users, payments; missing-only)"
-    (text,) = descriptions(instance, INCREMENTAL)
-    assert text.startswith(f"Safety backup {result['safety_backup']}, made before {result['restore_id']}")
+    text = descriptions(instance)[0]
+    what = f"Restored {result['backup_id']} in place (tables users, payments; missing-only)"
+    assert text.startswith(f"{what}: inserted {result['rows_inserted']:,}, updated 0, deleted 0 rows")
+    assert text.endswith(f"Safety backup {result['safety_backup']}: undo_restore_job brings it back")
+    assert "/jobs/undo_restore_job/playground/setup?config=" in result["links"]
     assert instance.fetch_materializations(INCREMENTAL, limit=1).records == []
+    assert [instance.fetch_observations(asset, limit=1).records for asset in (FULL, INCREMENTAL)] == [[], []]
 
     undo = {"restore_id": result["restore_id"]}
     refused = real_run("undo_restore_job", **config("undo_tenant_restore", **undo))
@@ -71,7 +76,7 @@ def test_a_part_is_planned_restored_and_undone(
     assert told(preview, "undo_tenant_restore")["rows_to_delete"] == result["rows_inserted"]
     assert real_run("undo_restore_job", **config("undo_tenant_restore", **undo, confirm=True)).success
     assert site.fingerprint("tenant-4") == damaged
-    assert any(text.startswith(f"Undid {result['restore_id']}") for text in descriptions(instance, INCREMENTAL))
+    assert descriptions(instance)[0].startswith(f"Undid {result['restore_id']} (tables public.payments): inserted 0")
 
     rosa = UserContext("rosa", ALL_TENANTS, Role.ADMIN)
     whole = real_run("restore_job", **config("restore_tenant", confirm=True, safety_backup=False), tags=tags_of(rosa))

@@ -13,9 +13,12 @@ from sbh_pipelines_tests.support.fix_stack import RealRun, Site
 def test_the_job_makes_one(real_run: RealRun, site: Site) -> None:
     result = real_run("platform_backup_job")
     assert result.success
-    (event,) = [e for e in result.all_events if e.is_successful_output]
-    told = {name: value.value for name, value in event.step_output_data.metadata.items()}
-    assert (told["tenants"], told["forgotten"]) == (6, 0)
+    (made,) = result.asset_materializations_for_node("platform_backup")
+    told = {name: value.value for name, value in made.metadata.items()}
+    assert str(told["summary"]).startswith("Holds the definitions of ")
+    assert (told["tenants"], told["forgotten"]) == (6, "0")
+    (check,) = result.get_asset_check_evaluations()
+    assert (check.check_name, check.passed) == ("platform_backup_valid", True)
     ((plans,),) = site.sql("SELECT count(*) FROM plans")
     assert told["shared_rows"] == plans
     listed = site.stack.s3_client().list_objects_v2(Bucket="sbh-files-eu-west-1", Prefix="_sbh-platform/manifests/")
@@ -26,7 +29,7 @@ def test_what_keeps_it_from_being_made_is_told(real_run: RealRun, monkeypatch: p
     monkeypatch.setenv("SBH_PLATFORM__PG_DUMP", "/nowhere/pg_dump")
     result = real_run("platform_backup_job")
     assert not result.success
-    failure = result.failure_data_for_node("back_up_platform")
+    failure = result.failure_data_for_node("platform_backup")
     assert failure is not None
     assert "pg_dump cannot be run" in str(failure.user_failure_data or failure.error)
 

@@ -106,9 +106,13 @@ def test_sources_are_resolved_for_nobody(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_what_comes_from_a_step_comes_from_no_configuration() -> None:
-    """A part of a job whose first input is missing is no job: it cannot be told to read a pickle, or made-up drafts."""
-    with pytest.raises(dg.DagsterInvalidSubsetError):
-        defs.resolve_job_def("fleet_backup_job").get_subset(op_selection=["enumerate_files"])
+    """A part of a job whose first step is left out finds nothing: it cannot be told to read a pickle, or made-up drafts."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = defs.resolve_job_def("fleet_backup_job").get_subset(op_selection=["enumerate_files"])
+        alone = job.execute_in_process(instance=instance, raise_on_error=False)
+    failure = alone.failure_data_for_node("enumerate_files")
+    assert failure is not None
+    assert "nothing to work on" in str(failure.user_failure_data)
     for job in jobs():
         kinds = job.get_job_snapshot().config_schema_snapshot.all_config_snaps_by_key.values()
         used = {key for kind in kinds for key in (f.type_key for f in kind.fields or ()) if "drafts" in key.lower()}
