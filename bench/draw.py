@@ -49,6 +49,7 @@ SHOWN = (
     Shown("files", "wall_vs_rclone", "10,000 files: time, beside rclone copy", 0.9),
     Shown("copies", "wall_vs_rclone", "a second place for 300 tenants: time, beside rclone sync", 1.2),
     Shown("copies", "tick_vs_first", "the same, 1 % changed since: time, beside the first copy", 0.05),
+    Shown("memory", "peak_vs_bound", "memory: growth of a backup, beside backup.memory_mib", 1.0),
     Shown("journal", "application_slowdown", "the application with the journal on: time, beside off", 1.05),
 )
 
@@ -73,7 +74,8 @@ def table() -> str:
     for shown, ratio in measured():
         load = result(shown.bench)["figures"]["machine"]["load_1m"]
         missed = "" if ratio <= shown.aim else ", **not reached**"
-        lines.append(f"| {shown.what} | {ratio:g} | {shown.aim:g}{missed} | `bench/{shown.bench}.py` | {load:g} |")
+        what = shown.what.replace("|", "\\|")  # else it would end the cell
+        lines.append(f"| {what} | {ratio:g} | {shown.aim:g}{missed} | `bench/{shown.bench}.py` | {load:g} |")
     return "\n".join(lines)
 
 
