@@ -23,7 +23,7 @@ from sbh_pipelines.errors import RequestError, SbhError, Unauthenticated
 from sbh_pipelines.security.policy import UserContext
 
 PAGES = (fleet, tenant, backup, restore, approval, evidence)
-_FILES = ("style.css", "operation.js")
+_FILES = ("style.css", "operation.js", "icon.svg")
 _KEPT_S = 3600
 
 _log = logging.getLogger("sbh_pipelines.api")

@@ -45,11 +45,11 @@ def duration(seconds: float | None) -> str:
 
 
 def instant(text: str | None) -> str:
-    """An ISO 8601 time as people read it, in UTC; to the second."""
+    """An ISO 8601 time as people read it, in UTC, to the second, in one line."""
     if not text:
         return "–"
     try:
-        return parse_timestamp(text).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+        return parse_timestamp(text).astimezone(UTC).strftime("%Y-%m-%d\u00a0%H:%M:%S")
     except ValueError:
         return text
 

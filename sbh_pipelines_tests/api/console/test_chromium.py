@@ -26,7 +26,7 @@ def page() -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
         page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
-        page.set_default_timeout(PATIENCE_MS)
+        page.set_default_timeout(PATIENCE_MS // 4)
         expect.set_options(timeout=PATIENCE_MS)
         yield page
         browser.close()
@@ -70,7 +70,7 @@ def test_an_admin_brings_rows_back_and_undoes_it(
     page.get_by_role("link", name="Compare with what is live").click()
     page.get_by_label("Only some tables or files").check()
     page.get_by_text("Which tables, files or rows").click()
-    page.get_by_label(re.compile("^public.tasks")).check()
+    page.get_by_role("checkbox", name=re.compile("public.tasks")).check()
     page.get_by_role("button", name="Compare", exact=True).click()
     expect(page.get_by_role("cell", name="ruined", exact=True)).to_be_visible()
     page.get_by_label(re.compile("^Type")).fill(TENANT)
