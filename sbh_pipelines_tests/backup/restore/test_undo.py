@@ -238,7 +238,7 @@ def test_a_restore_that_somebody_interrupts(application: Application) -> None:
     assert record.error is not None
     assert "SBH-000" not in str(record.error)
     assert "run the restore again" in str(record.error["remedy"])
-    event = next(e for e in service.audit.events(ACME, ADMIN).events if e.event == "restore.failed")
+    event = next(e for e in service.audit.events(ADMIN, ACME).events if e.event == "restore.failed")
     assert event.props["what"] == "interrupted"
     assert restored(service, made)["status"] == "completed"
 

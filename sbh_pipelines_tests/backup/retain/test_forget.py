@@ -731,13 +731,6 @@ def test_the_commands(sbh: Sbh, settings_file: Path, sample_service: BackupServi
         assert sbh("backup", "release", held, "-t", slug, "--json").code == "SBH-208"
         assert sbh("backup", "forget", slug, "--backup", made[2], "--quiet").out.split() == [made[2]]
         assert sbh("backup", "unpin", made[1], "-t", slug).status == 0
-        # `latest` and a time name a backup as an id does, and what is neither is told in words.
-        assert sbh("backup", "pin", "latest", "-t", slug, "-q").out.split() == [f"pin-{made[4]}"]
-        assert sbh("backup", "status", "latest", "-t", slug, "--json").document["backup_id"] == made[4]
-        assert sbh("backup", "unpin", "latest", "-t", slug).out.startswith(made[4])
-        assert sbh("backup", "forget", slug, "--backup", "latest", "--json").code == "SBH-207"
-        assert sbh("backup", "pin", "@2020-01-01", "-t", slug, "--json").code == "SBH-203"
-        assert sbh("backup", "pin", "newest", "-t", slug, "--json").code == "SBH-201"
         assert sbh("backup", "forget", slug, "-q").out.split() == [made[1]]
         assert sbh("backup", "holds", slug, "--json").document == []
         assert sbh("backup", "forget", "--json").status == 2

@@ -66,6 +66,15 @@ def test_a_backup_is_made_listed_shown_and_validated(sbh: Sbh, settings_file: Pa
     shown = sbh("backup", "show", "latest", "--tenant", "tenant-6", "--json").document
     assert shown["id"] == listed[0]["id"]
     assert sbh("backup", "status", "latest", "--tenant", "tenant-6", "--json").document["status"] == "completed"
+    # `latest` and a time name a backup wherever an id does, and what is neither is told in words.
+    now = f"@{listed[0]['recovery_point']['time']}"
+    for named in ("latest", now):
+        assert sbh("backup", "pin", named, "-t", "tenant-6", "-q").out.split() == [f"pin-{listed[0]['id']}"]
+        assert sbh("backup", "unpin", named, "-t", "tenant-6").out.startswith(listed[0]["id"])
+        assert sbh("backup", "status", named, "-t", "tenant-6", "--json").document["backup_id"] == listed[0]["id"]
+        assert sbh("backup", "forget", "tenant-6", "--backup", named, "--json").code == "SBH-207"
+    assert sbh("backup", "pin", "@2020-01-01", "-t", "tenant-6", "--json").code == "SBH-203"
+    assert sbh("backup", "pin", "newest", "-t", "tenant-6", "--json").code == "SBH-201"
     for deep in ((), ("--deep",)):
         ended = sbh("backup", "validate", "latest", "--tenant", "tenant-6", "--json", *deep)
         assert ended.status == 0
