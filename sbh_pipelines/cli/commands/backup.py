@@ -117,7 +117,7 @@ def create(
     ids = [*(backup.id for backup in created.backups), *(str(u.unchanged_since) for u in created.unchanged)]
     status = BatchError.exit_status if created.failed else 0
     named = [] if invocation.as_json or invocation.quiet else created.backups[:_NAMED]
-    missing = {str(backup.id): _missing(service, backup, user) for backup in named}
+    missing = {backup.tenant_id: _missing(service, backup, user) for backup in named}
     return Answer(created, lambda out: show_created(out, created, missing), ids, status)
 
 

@@ -110,7 +110,7 @@ def _unchanged(draft: Draft) -> UnchangedTenant:
 
 
 def show_created(out: Any, created: CreatedBackups, missing: Mapping[str, Sequence[str]]) -> None:
-    """`missing`: by backup the names of a few files that its rows refer to and that were not there, as far as they are known."""
+    """`missing`: by tenant the names of a few files that its rows refer to and that were not there, as far as they are known."""
     if created.backups:
         rows = [
             (
@@ -138,7 +138,7 @@ def show_created(out: Any, created: CreatedBackups, missing: Mapping[str, Sequen
         for what, why in sorted(manifest.left_out.items()):
             out.print(f"Not in the backup of {manifest.tenant_id}: {what}: {why}", style="yellow", markup=False)
     for manifest in created.backups:
-        if said := files_missing(manifest.missing_references, missing.get(manifest.id, ())):
+        if said := files_missing(manifest.missing_references, missing.get(manifest.tenant_id, ())):
             out.print(f"{manifest.tenant_id}: {said}", style="yellow", soft_wrap=True)
     if created.failed:
         broken = ((f.tenant_id, f.step, f.error.code, _what(f), f.error.why, f.error.remedy) for f in created.failed)
@@ -264,7 +264,7 @@ def show_validation(out: Any, found: "Validation") -> None:
         )
     )
     if said := files_missing(found.missing_references, found.missing_files):
-        out.print(f"{said}; the backup is whole without", style="yellow", soft_wrap=True)
+        out.print(f"{said}. The backup is whole without them.", style="yellow", soft_wrap=True)
     if found.issues:
         rows = [(i.code, i.what, i.on, i.why, i.remedy) for i in found.issues]
         out.print(table("Issues", ("code", "~what", "~on", "~why", "~what to do next"), rows))

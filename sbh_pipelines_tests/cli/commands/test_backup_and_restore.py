@@ -206,3 +206,31 @@ def test_all_tenants_at_once(sbh: Sbh, settings_file: Path) -> None:
     ended = sbh("backup", "create", "--all", "--json")
     assert ended.status == 0, json.dumps(ended.document["failed"])
     assert [manifest["tenant_id"] for manifest in ended.document["backups"]] == [f"tenant-{n}" for n in range(1, 7)]
+
+
+def test_files_that_are_not_there_are_told_wherever_a_backup_is(
+    sbh: Sbh, settings_file: Path, sample_stack: Stack
+) -> None:
+    """Counted, and some named, of the tenant that lacks them; the backup is whole all the same."""
+    add = (
+        "INSERT INTO files (tenant_id, name, storage_key, size, sha256) SELECT id, 'lost', 'files/tenant-4/lost ' || n, 1, '' FROM tenants, generate_series(1, 7) n"
+        " WHERE slug = 'tenant-4'"
+    )
+    with sql(sample_stack, add, after="DELETE FROM files WHERE storage_key LIKE 'files/tenant-4/lost %'"):
+        made = sbh("backup", "create", "tenant-3", "tenant-4")
+    assert made.status == 0
+    told = "7 files that rows refer to were not in the bucket"
+    some = "files/tenant-4/lost 1, files/tenant-4/lost 2, files/tenant-4/lost 3, files/tenant-4/lost 4, files/tenant-4/lost 5, and 2 more"
+    assert f"tenant-4: {told}: {some}" in made.out
+    assert "tenant-3: " not in made.out
+    assert f"{told}: {some}" in sbh("backup", "show", "latest", "-t", "tenant-4").out
+    listed = sbh("backup", "list", "tenant-4").out
+    assert "missing files" in listed
+    assert told in listed
+    validated = sbh("backup", "validate", "latest", "-t", "tenant-4")
+    assert validated.status == 0
+    assert f"{told}: {some}. The backup is whole without them." in validated.out
+    assert "source_files_present" in sbh("health", "tenant-4").out
+    assert sbh("backup", "create", "tenant-4", "-q").status == 0  # none is missing any more
+    assert "missing files" in sbh("backup", "list", "tenant-4").out
+    assert told not in sbh("backup", "list", "tenant-4").out
