@@ -23,7 +23,7 @@ STACK := .sbh/stack
 SOAK_MINUTES ?= 30
 BENCHES := full_backup files incremental restore copies journal api audit
 
-.PHONY: venv demo test soak check bench dev clean
+.PHONY: venv demo test soak check bench pictures dev clean
 
 venv: $(STAMP)
 
@@ -63,6 +63,12 @@ bench: $(STAMP)
 	@set -e; for name in $(BENCHES); do \
 	    echo "bench/$$name.py"; $(BIN)/python bench/$$name.py $(if $(SMALL),--small) $(ARGS); \
 	done
+
+# What the README and the documents show is drawn anew; docs/pictures has the programs.
+pictures: $(STAMP)
+	$(BIN)/python docs/pictures/architecture.py
+	$(BIN)/python docs/pictures/terminal.py
+	$(BIN)/python bench/draw.py
 
 dev: $(STAMP)
 	$(BIN)/sbh stack up --dir $(STACK) --sample

@@ -21,15 +21,16 @@ ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "docs" / "images"
 SBH = Path(sys.executable).with_name("sbh")
 
-_COLUMNS = 112
+_COLUMNS, _WIDE = 112, 162
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _FRAME = re.compile(r"@font-face \{.*?\}\s*", re.S)  # nothing is fetched when somebody looks at a picture
 _DAMAGE = "DELETE FROM invoices WHERE org_id = 1 AND id % 7 = 0; UPDATE invoices SET total = 0 WHERE org_id = 1 AND id % 10 = 3"
 
 
-def shown(command: str, directory: Path, *, fails: bool = False) -> str:
+def shown(command: str, directory: Path, *, columns: int = _COLUMNS, fails: bool = False) -> str:
     """What the command prints into a terminal; its progress, on standard error, is left out. Raises where it fails."""
     leader, follower = pty.openpty()
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 50, _COLUMNS, 0, 0))
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     environment = {
         **os.environ,
         "TERM": "xterm-256color",
@@ -57,9 +58,9 @@ def shown(command: str, directory: Path, *, fails: bool = False) -> str:
     return printed.decode().replace("\r\n", "\n")
 
 
-def draw(name: str, title: str, lines: list[str]) -> None:
+def draw(name: str, title: str, lines: list[str], columns: int = _COLUMNS) -> None:
     console = Console(
-        record=True, width=_COLUMNS, file=open(os.devnull, "w"), force_terminal=True, color_system="truecolor"
+        record=True, width=columns, file=open(os.devnull, "w"), force_terminal=True, color_system="truecolor"
     )
     for line in lines:
         console.print(Text.from_ansi(line), soft_wrap=True)
@@ -75,9 +76,9 @@ def trimmed(text: str) -> list[str]:
 
 def demo(directory: Path) -> None:
     """The end of `make demo`: the steps, and what was proved."""
-    lines = trimmed(shown(f"sbh demo --dir {directory / 'demo'}", directory))
-    begun = max(nth for nth, line in enumerate(lines) if re.search(r"\bstep\b.*\bwhat\b.*\btook\b", line))
-    draw("demo", "make demo", lines[begun:])
+    lines = trimmed(shown(f"sbh demo --dir {directory / 'demo'}", directory, columns=_WIDE))
+    begun = max(nth for nth, line in enumerate(lines) if re.search(r"\bwhat\b.*\btook\b", _ANSI.sub("", line)))
+    draw("demo", "make demo", lines[begun:], _WIDE)
 
 
 def restore(directory: Path) -> None:

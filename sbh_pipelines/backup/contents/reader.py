@@ -9,7 +9,7 @@ opened; a table is known to be whole only when its last row was read.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -154,11 +154,26 @@ class OpenBackup:
         timestamps with one that datetime64 cannot hold (infinity, years before Christ or after 9999) is strings. pandas does
         not tell NaN from NULL; `read_rows` does. Raises RequestError, CorruptObject.
         """
-        from sbh_pipelines.backup.contents.data_frames import data_frame  # pandas and pyarrow take a second to import
+        # pandas and pyarrow take a second to import
+        from sbh_pipelines.backup.contents.columnar.data_frames import data_frame
 
         table = self.table(name).name
         wanted = self._wanted(table, columns)
         return data_frame(self.header(table), lambda: self.utf8_text(table), wanted)
+
+    def sql(self, query: str) -> "pd.DataFrame":
+        """One SELECT over the backup's tables, in DuckDB's dialect: `SELECT status, count(*) FROM tasks GROUP BY 1`.
+
+        A table is `schema.table`, or its name alone. Only tables that the query names are read. Types are those of Parquet exports:
+        `numeric(10, 2)` is a decimal; `numeric` without a precision, JSON and what DuckDB has no type for are text. Nothing outside
+        the backup can be read, and nothing is written. Needs the extra `sql`. Raises RequestError, CorruptObject.
+        """
+        from sbh_pipelines.backup.contents.columnar.queries import QueryTable, run_query
+
+        def pieces(name: str) -> Callable[[], Iterator[bytes]]:
+            return lambda: self.utf8_text(name)
+
+        return run_query({name: QueryTable(self.header(name), pieces(name)) for name in self._summaries}, query)
 
     def _wanted(self, table: str, columns: Sequence[str] | None) -> list[str]:
         known = self.columns(table)

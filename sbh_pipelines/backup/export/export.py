@@ -112,7 +112,7 @@ class _Writer:
         self, table: BackupTable, header: TableHeader, name: str, stray: Counter[str]
     ) -> tuple[WrittenFile, list[str]]:
         """Begins again when a column turns out to have values that its Parquet type cannot hold."""
-        from sbh_pipelines.backup.contents.arrow import Unfit, write_parquet  # pyarrow takes a while to import
+        from sbh_pipelines.backup.contents.columnar.arrow import Unfit, write_parquet  # pyarrow takes a while to import
 
         texts: frozenset[str] = frozenset()
         while True:

@@ -154,7 +154,11 @@ class BackupService:
         break_glass: str | None = None,
         progress: ProgressSink = no_progress,
     ) -> dict[str, Any]:
-        """What was done, and the proof; with `validate_only` the plan. See `Restores.run` and `Restores.plan`."""
+        """The call is the confirmation: live rows and files are written over.
+
+        What was done, and the proof. With `validate_only` nothing is written, and the answer is the plan. See `Restores.run` and
+        `Restores.plan`.
+        """
         if keep_extra_files is not None:
             request = replace(request, keep_extra_files=keep_extra_files)
         whose = (backup_id, tenant_id, user_ctx, request)

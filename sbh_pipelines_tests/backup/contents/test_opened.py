@@ -2,6 +2,7 @@
 
 from datetime import date, datetime
 from decimal import Decimal
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -160,3 +161,28 @@ def test_a_backup_is_read_when_the_database_is_gone(backed_up: Application) -> N
         assert list(backup.read_table("tenants")["slug"]) == ["bolt"]
     with pytest.raises(UnknownTenant):
         backed_up.service().open_backup("latest", "nobody", ADMIN)
+
+
+def test_sql_reads_tables_without_a_database(backed_up: Application, tmp_path: Path) -> None:
+    """Joined with themselves, of several schemas and odd names; values that no column type holds are text."""
+    with backed_up.service().open_backup("latest", ACME, ADMIN) as backup:
+        frame = backup.sql("SELECT id, done, price, due, title FROM tasks ORDER BY id")
+        assert list(frame["id"]) == [1, 9007199254740993]
+        assert list(frame["price"]) == ["1.50", "NaN"]  # NaN is no decimal
+        assert list(frame["due"]) == ["2024-01-15", "infinity"]
+        twice = "SELECT count(*) AS n FROM public.tasks a JOIN tasks b USING (id) JOIN tenants t ON t.id = a.tenant_id"
+        assert backup.sql(twice)["n"].item() == 2
+        hostile = (
+            f"COPY (SELECT 1) TO '{tmp_path / 'out'}'",
+            "SELECT * FROM read_text('/etc/hostname')",
+            "SELECT * FROM 'x.csv'",
+            "SELECT 1; SELECT 2",
+            "SET memory_limit = '1TB'",
+            "SELECT * FROM nowhere",
+            "DROP VIEW tasks",
+            "",
+        )
+        for query in hostile:
+            with pytest.raises(RequestError):
+                backup.sql(query)
+    assert not (tmp_path / "out").exists()

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from sbh_pipelines.backup.contents.arrow import ROWS_TOGETHER, arrow_array, arrow_type, text_array
+from sbh_pipelines.backup.contents.columnar.arrow import ROWS_TOGETHER, arrow_array, arrow_type, text_array
 from sbh_pipelines.backup.contents.copy_text import decoder, fields_by_column, row_lines, value_of
 from sbh_pipelines.database.schema.table_header import StoredColumn, TableHeader
 
