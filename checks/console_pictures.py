@@ -13,7 +13,8 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-WIDTHS = {"wide": (1440, 900), "narrow": (390, 844)}
+WIDTHS = {"": (1440, 700), "-narrow": (390, 844)}
+MOST_HIGH = 1500
 
 
 def main(address: str, token_file: str, folder: str, tenant: str, axe: str | None = None) -> int:
@@ -28,11 +29,13 @@ def main(address: str, token_file: str, folder: str, tenant: str, axe: str | Non
             context = browser.new_context(viewport={"width": width, "height": height}, bypass_csp=axe is not None)
             page = context.new_page()
             for title in visits(page, address, Path(token_file).read_text().strip(), tenant):
-                page.screenshot(path=f"{folder}/{title}-{name}.png", full_page=True)
+                high = min(page.evaluate("document.documentElement.scrollHeight"), MOST_HIGH)
+                shown = {"x": 0, "y": 0, "width": width, "height": max(high, height)}
+                page.screenshot(path=f"{folder}/console-{title}{name}.png", full_page=True, clip=shown)
                 over = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
                 if over > 0:
-                    print(f"{title} {name}: {over} px wider than the window")
-                serious += findings(page, f"{title} {name}", axe)
+                    print(f"{title}{name}: {over} px wider than the window")
+                serious += findings(page, f"{title}{name}", axe)
         browser.close()
     return serious
 

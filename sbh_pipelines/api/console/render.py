@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from starlette.responses import HTMLResponse
 
 from sbh_pipelines.model import parse_timestamp
@@ -45,13 +46,14 @@ def duration(seconds: float | None) -> str:
 
 
 def instant(text: str | None) -> str:
-    """An ISO 8601 time as people read it, in UTC, to the second, in one line."""
+    """An ISO 8601 time as people read it, in UTC, to the second; date and clock stay in one piece each."""
     if not text:
         return "–"
     try:
-        return parse_timestamp(text).astimezone(UTC).strftime("%Y-%m-%d\u00a0%H:%M:%S")
+        moment = parse_timestamp(text).astimezone(UTC)
     except ValueError:
         return text
+    return Markup("<time><span>{:%Y-%m-%d}</span> <span>{:%H:%M:%S}</span></time>").format(moment, moment)
 
 
 def count(value: float | None) -> str:
