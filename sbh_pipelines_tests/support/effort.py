@@ -19,7 +19,7 @@ T = TypeVar("T")
 def load_profile() -> None:
     """No deadline in either: how long an example takes tells of the machine's other work."""
     calm = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
-    settings.register_profile("ci", max_examples=40, derandomize=True, **calm)  # type: ignore[arg-type]
+    settings.register_profile("ci", max_examples=25, derandomize=True, **calm)  # type: ignore[arg-type]
     settings.register_profile("soak", max_examples=40 * _TIMES, **calm)  # type: ignore[arg-type]
     settings.load_profile("soak" if SOAK else "ci")
 

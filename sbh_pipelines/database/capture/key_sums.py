@@ -6,6 +6,7 @@ then, 12 bytes a row, on disk where they are many.
 
 from array import array
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +64,7 @@ class KeySums:
         counts = np.zeros(first[-1], np.uint32)
         hashes = np.zeros(first[-1], np.uint64)
         plain = np.zeros(len(bits), np.uint64)
-        for text in (*map(self._spill.take, self._spilled), b"".join(self._held)):
+        for text in chain(map(self._spill.take, self._spilled), [b"".join(self._held)]):  # one at a time
             code = np.frombuffer(text, CODE)
             slot, value = code["slot"].astype(np.uint32), code["hash"].astype(np.uint64)
             tenant = slot >> MAX_BITS
