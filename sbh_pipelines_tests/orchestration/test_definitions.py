@@ -72,6 +72,7 @@ def test_everything_a_user_sees_says_what_it_is() -> None:
 def test_every_asset_has_an_owner_and_the_kinds_of_what_it_is_made_of() -> None:
     graph = defs.get_repository_def().asset_graph
     nodes = [graph.get(key) for key in graph.get_all_asset_keys()]
+    assert {type(node.group_name) for node in nodes} == {str}, "a code server cannot send others to the web pages"
     ours = [node for node in nodes if node.group_name != "source"]  # that is the application's
     assert {tuple(node.owners) for node in ours} == {("team:backups",)}
     assert {node.key.to_user_string(): (node.group_name, node.kinds) for node in nodes} == {

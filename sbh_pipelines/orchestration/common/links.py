@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import dagster as dg
 
@@ -12,8 +12,16 @@ LOCATION = "sbh_pipelines.definitions"
 
 def launchpad(job: str, op: str, config: Mapping[str, object], root: str = "") -> str:
     """The launchpad of a job, with this configuration of its op written into it. `root`: as `root_of` gives it."""
-    text = json.dumps({"ops": {op: {"config": dict(config)}}}, indent=2)  # JSON is YAML
-    return f"{root}/locations/{LOCATION}/jobs/{job}/playground/setup?config={quote(text, safe='')}"
+    lines = [
+        "ops:",
+        f"  {op}:",
+        "    config:",
+        *(f"      {name}: {json.dumps(value)}" for name, value in config.items()),
+    ]
+    text = quote_plus(
+        "\n".join(lines), safe=":"
+    )  # short: a text of links with a thousand characters would not be shown
+    return f"{root}/locations/{LOCATION}/jobs/{job}/playground/setup?config={text}"
 
 
 def partition(asset: dg.AssetKey, key: str, root: str = "") -> str:
