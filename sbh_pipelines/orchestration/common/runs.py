@@ -17,7 +17,7 @@ TYPE_TAG = "sbh/backup_type"
 SCHEDULE_TAG = "sbh/schedule"
 SLOT_TAG = "sbh/slot"
 TENANTS_TAG = "sbh/tenants"
-"""For whom a run is, to be read and to filter by: a tenant, the first few of several, or `all`."""
+"""For whom a run is, to be read and to filter by: the tenant, how many they are, or `all`."""
 BACKUP = "backup"
 DRILL_OPERATION = "drill"
 PLATFORM_BACKUP = "platform_backup"
@@ -25,7 +25,6 @@ JOURNAL_DRAIN = "journal_drain"
 JOURNAL_ASSET_NAME = "change_journal"
 
 _RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
-_NAMED = 3
 _LAUNCHED_BY = {"dagster/schedule_name", "dagster/sensor_name"}
 _UNDER_WAY = [
     dg.DagsterRunStatus.NOT_STARTED,
@@ -97,15 +96,11 @@ def tag_run(
     `tenants`: empty for all of them; None where it is for none in particular.
     """
     run = context.run
-    names = (
-        ", ".join(tenants[:_NAMED]) + (f" and {len(tenants) - _NAMED:,} more" if len(tenants) > _NAMED else "")
-        if tenants
-        else "all"
-    )
+    whose = tenants or ["all"]
     said = {
         OPERATION_TAG: operation_of(run),
         TYPE_TAG: backup_type,
-        TENANTS_TAG: "" if tenants is None else names,
+        TENANTS_TAG: "" if tenants is None else whose[0] if len(whose) == 1 else f"{len(whose):,} tenants",
         # Not of a run that a schedule or a sensor launched: Dagster's list of runs would name the user in its place.
         USER_TAG: "" if _LAUNCHED_BY & run.tags.keys() else VIA,
     }

@@ -40,7 +40,7 @@ _Events = Iterator[dg.AssetObservation | dg.Output[None]]
     " with `validate_only: true` it ends with the plan.",
     pool=SOURCE_DB,
     config_schema=RestoreConfig.schema_of_dagster(),
-    out=dg.Out(dg.Nothing, description="Its metadata says what was, or would be, changed."),
+    out=dg.Out(dg.Nothing),
 )
 def restore_tenant(context: dg.OpExecutionContext, backups: Backups) -> _Events:
     config = RestoreConfig.of(context)
@@ -76,7 +76,7 @@ def restore_tenant(context: dg.OpExecutionContext, backups: Backups) -> _Events:
     " backup; as a restore of its own, with a safety backup of its own. Refuses without `confirm: true`.",
     pool=SOURCE_DB,
     config_schema=UndoConfig.schema_of_dagster(),
-    out=dg.Out(dg.Nothing, description="Its metadata says what was, or would be, changed."),
+    out=dg.Out(dg.Nothing),
 )
 def undo_tenant_restore(context: dg.OpExecutionContext, backups: Backups) -> _Events:
     config = UndoConfig.of(context)
@@ -123,7 +123,7 @@ def undo_restore_job() -> None:
 
 
 def _planned(context: dg.OpExecutionContext, plan: "RestorePlan") -> _Events:
-    """The plan on the page of the tenant's restores; a failure that shows it where a restore would refuse."""
+    """The plan as an observation of the tenant's restores; a failure that shows it where a restore would refuse."""
     request = RestoreRequest(rows=plan.scope.rows, files=tuple(plan.scope.files or ()))
     plan = replace(plan, problems=tuple(without(problem, request) for problem in plan.problems))
     metadata = plan_metadata(plan)
@@ -134,7 +134,7 @@ def _planned(context: dg.OpExecutionContext, plan: "RestorePlan") -> _Events:
     yield dg.AssetObservation(
         RESTORES_ASSET, partition=plan.tenant_id, description=f"Plan of {said}", metadata=metadata
     )
-    yield dg.Output(None, metadata=metadata)
+    yield dg.Output(None)
 
 
 def _restored(
@@ -148,7 +148,7 @@ def _restored(
         said += f". Safety backup {result.safety_backup_id}: undo_restore_job brings it back"
     context.log.info(f"{result.tenant_id}: {said}")
     yield dg.AssetObservation(RESTORES_ASSET, partition=result.tenant_id, description=said, metadata=metadata)
-    yield dg.Output(None, metadata=metadata)
+    yield dg.Output(None)
 
 
 tenant_restore = dg.AssetSpec(

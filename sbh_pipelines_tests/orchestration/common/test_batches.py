@@ -63,7 +63,7 @@ def test_the_metadata_say_what_was_backed_up(run: Run, instance: dg.DagsterInsta
     numbers = dg.IntMetadataValue | dg.FloatMetadataValue
     plotted = [name for name, v in materialized(instance)["tenant-1"].metadata.items() if isinstance(v, numbers)]
     assert plotted == [
-        "recovery_point_age_s", "rows", "files", "files_read", "files_missing", "source_bytes", "stored_bytes", "duration_s",
+        "recovery_point_age_s", "rows", "files", "files_missing", "source_bytes", "stored_bytes", "duration_s",
     ]  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def test_the_fleet_job_records_the_same(run: Run, instance: dg.DagsterInstance, 
     assert not result.success
     tags = instance.get_run_by_id(result.run_id).tags  # type: ignore[union-attr]
     told = [tags[name] for name in ("user", "sbh/operation", "sbh/backup_type", "sbh/tenants")]
-    assert told == ["ada", "backup", "full", "tenant-1, tenant-3"]
+    assert told == ["ada", "backup", "full", "2 tenants"]
     assert set(materialized(instance)) == {"tenant-3"}
     assert fake.asked == [
         {"tenants": ["tenant-1", "tenant-3"], "user": "ada", "type": "full", "why": "before the move"}

@@ -23,9 +23,9 @@ def config(op: str, **fields: Any) -> dict[str, Any]:
 
 
 def told(result: dg.ExecuteInProcessResult, op: str) -> dict[str, Any]:
-    """The metadata of the op's output."""
-    (output,) = [e for e in result.events_for_node(op) if e.event_type is dg.DagsterEventType.STEP_OUTPUT]
-    return {name: value.value for name, value in output.step_output_data.metadata.items()}
+    """The metadata of the op's observation."""
+    (observed,) = result.asset_observations_for_node(op)
+    return {name: value.value for name, value in observed.metadata.items()}
 
 
 def descriptions(instance: dg.DagsterInstance) -> list[str]:
