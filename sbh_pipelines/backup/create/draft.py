@@ -18,6 +18,10 @@ class DraftStatus(StrEnum):
     UNCHANGED = "unchanged"  # nothing to store: the tenant still is what `unchanged_since` says
 
 
+MADE_NOW = "made just now"
+"""Why retention keeps the backup that it follows, besides what the rules say."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppliedRetention:
     """What retention did after a tenant's backup.

@@ -17,7 +17,7 @@ from sbh_pipelines.backup.contents.backup_list import Backups, LatestBackup, rea
 from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.contents.ownership import KeyReader, refuse_anothers
 from sbh_pipelines.backup.contents.summary import BackupSummary, Figures
-from sbh_pipelines.backup.create.draft import AppliedRetention, Draft, DraftStatus
+from sbh_pipelines.backup.create.draft import MADE_NOW, AppliedRetention, Draft, DraftStatus
 from sbh_pipelines.backup.create.drafts import OpenDrafts
 from sbh_pipelines.backup.retain.holds import Hold, drop_expired, list_holds, protected, read_holds
 from sbh_pipelines.backup.retain.policy import Verdict, decide, policy_of
@@ -34,7 +34,6 @@ from sbh_pipelines.settings import RetentionSettings
 
 # The bucket's clock, which dates the finding of damage, may differ by this much from the one that dates backups.
 CLOCK_MARGIN = timedelta(minutes=10)
-MADE_NOW = "made just now"
 ANOTHERS = "another tenant's, who had the slug before"
 _DAMAGED = "its manifest is damaged"
 

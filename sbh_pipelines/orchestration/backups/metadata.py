@@ -10,7 +10,7 @@ from datetime import datetime
 import dagster as dg
 
 from sbh_pipelines.backup.contents.manifest import Component
-from sbh_pipelines.backup.create.draft import AppliedRetention, Draft
+from sbh_pipelines.backup.create.draft import MADE_NOW, AppliedRetention, Draft
 from sbh_pipelines.model import parse_timestamp, size_text
 from sbh_pipelines.orchestration.common.assets import asset_key
 from sbh_pipelines.orchestration.common.links import launchpad, markdown_link, partition
@@ -84,10 +84,16 @@ def summary(draft: Draft) -> str:
         said.append(f"Rows refer to {plural(missing, 'file')} that the bucket does not have.")
     if draft.requested and draft.type != draft.requested:
         said.append(f"A {draft.type} backup instead of {draft.requested}: {draft.reason}.")
-    rules = draft.retention.reasons.get(draft.backup_id, ()) if draft.retention is not None else ()
-    if rules:
+    if rules := _rules(draft):
         said.append(f"Kept as {', '.join(rules)}.")
     return " ".join(said)
+
+
+def _rules(draft: Draft) -> list[str]:
+    """The rules that keep the backup; that it is new keeps it from nothing later on."""
+    if draft.retention is None:
+        return []
+    return [rule for rule in draft.retention.reasons.get(draft.backup_id, ()) if rule != MADE_NOW]
 
 
 def _as_of(draft: Draft) -> str:

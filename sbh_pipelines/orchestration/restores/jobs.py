@@ -31,7 +31,7 @@ from sbh_pipelines.orchestration.restores.metadata import plan_metadata, plan_te
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import RestorePlan, RestoreResult
 
-_Events = Iterator[dg.AssetObservation | dg.Output[None]]
+_Events = Iterator[dg.AssetMaterialization | dg.AssetObservation | dg.Output[None]]
 
 
 @dg.op(
@@ -147,7 +147,7 @@ def _restored(
     if result.safety_backup_id:
         said += f". Safety backup {result.safety_backup_id}: undo_restore_job brings it back"
     context.log.info(f"{result.tenant_id}: {said}")
-    yield dg.AssetObservation(RESTORES_ASSET, partition=result.tenant_id, description=said, metadata=metadata)
+    yield dg.AssetMaterialization(RESTORES_ASSET, partition=result.tenant_id, description=said, metadata=metadata)
     yield dg.Output(None)
 
 
@@ -158,7 +158,7 @@ tenant_restore = dg.AssetSpec(
     kinds=KINDS,
     owners=OWNERS,
     partitions_def=tenants_partitions,
-    description="What was planned, restored and undone of each tenant, as observations of its partition: a sentence, the rows and"
-    " files that changed, table by table, and what proves them. Backups have pages of their own, which these do not cover.",
+    description="What was restored, undone and planned of each tenant, in its partition: a sentence, the rows and files that"
+    " changed, table by table, and what proves them. Backups have pages of their own, which these do not cover.",
     metadata={"restore with": "restore_job", "undo with": "undo_restore_job", "in a shell": "sbh restore list"},
 )

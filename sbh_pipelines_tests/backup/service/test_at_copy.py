@@ -252,7 +252,7 @@ def test_a_job_restores_from_the_copy(copied: Copied) -> None:
     done = run(safety_backup=False)
     assert done.success
     assert copied.ask(PAID) == before
-    (observed,) = done.asset_observations_for_node("restore_tenant")
+    (observed,) = done.asset_materializations_for_node("restore_tenant")
     assert "from the copy dr" in str(observed.description)
     assert observed.metadata["from_copy"].value == NAME
 

@@ -135,11 +135,11 @@ def test_a_restore_brings_rows_and_files_back(real_run: RealRun, instance: dg.Da
     assert site.fingerprint("tenant-3") == other
     assert instance.fetch_observations(FULL, limit=5).records == []
     restores = dg.AssetKey("tenant_restore")
-    (observation,) = (r.asset_observation for r in instance.fetch_observations(restores, limit=5).records)
-    assert observation is not None
-    assert observation.partition == "tenant-1"
-    assert "comments |" in str(observation.metadata["tables"].value)
-    assert observation.metadata["files_restored"].value == 1
+    (restored,) = (r.asset_materialization for r in instance.fetch_materializations(restores, limit=5).records)
+    assert restored is not None
+    assert restored.partition == "tenant-1"
+    assert "comments |" in str(restored.metadata["tables"].value)
+    assert restored.metadata["files_restored"].value == 1
 
 
 def test_a_backup_that_is_not_there_is_named(real_run: RealRun) -> None:

@@ -125,7 +125,7 @@ def test_a_tenant_is_brought_to_a_moment(set_up: BackupServiceResource, site: Si
     config = {"restore_tenant": {"config": {"at": at, "confirm": True, "tables": ["tasks"]}}}
     restored = real_run("restore_job", partition_key="tenant-2", run_config={"ops": config})
     assert restored.success
-    (done,) = restored.asset_observations_for_node("restore_tenant")
+    (done,) = restored.asset_materializations_for_node("restore_tenant")
     assert done.metadata["backup_id"] == observed.metadata["backup_id"]
     assert site.sql("SELECT sum(hashtext(t::text)) FROM tasks t WHERE tenant_id = 2") == [(before,)]
 

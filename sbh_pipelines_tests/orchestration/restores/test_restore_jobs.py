@@ -23,15 +23,17 @@ def config(op: str, **fields: Any) -> dict[str, Any]:
 
 
 def told(result: dg.ExecuteInProcessResult, op: str) -> dict[str, Any]:
-    """The metadata of the op's observation."""
-    (observed,) = result.asset_observations_for_node(op)
-    return {name: value.value for name, value in observed.metadata.items()}
+    """The metadata of what the op says on the page of restores."""
+    (event,) = (*result.asset_observations_for_node(op), *result.asset_materializations_for_node(op))
+    return {name: value.value for name, value in event.metadata.items()}
 
 
 def descriptions(instance: dg.DagsterInstance) -> list[str]:
     """Of what is on the page of restores, newest first."""
-    found = (record.asset_observation for record in instance.fetch_observations(RESTORES, limit=10).records)
-    return [str(observation.description) for observation in found if observation]
+    planned = instance.fetch_observations(RESTORES, limit=10).records
+    restored = instance.fetch_materializations(RESTORES, limit=10).records
+    records = sorted([*planned, *restored], key=lambda record: record.storage_id, reverse=True)
+    return [str((r.asset_observation or r.asset_materialization).description) for r in records]  # type: ignore[union-attr]
 
 
 def test_a_part_is_planned_restored_and_undone(
