@@ -17,7 +17,7 @@ _KEY_FILE = "master.key"
 _PAGE = """\
 # Settings of SBH Pipelines. All fields: `sbh settings docs`. What stands here wins over the defaults, and variables
 # of the environment over what stands here: field x of section [s] is SBH_S__X.
-# Next: fill in [database]; `sbh doctor --suggest` prints how your tables map to tenants; `sbh doctor` checks all of it.
+# Next: fill in [database]; `sbh doctor --suggest --save` adds how your tables map to tenants; `sbh doctor` checks all of it.
 
 [database]
 # Where the application's rows are; no password in here: password_file, password_secret (AWS Secrets Manager), or
@@ -27,10 +27,6 @@ dsn = "host=127.0.0.1 port=5432 dbname=app user=sbh_backup"
 tenant_column = "tenant_id"     # the column that says whose a row is
 # shared = ["plans"]            # tables that all tenants share
 # excluded = ["sessions"]       # tables that no backup needs
-
-# [restore]                     # a role that may write; without this section the one above does both
-# dsn = "host=127.0.0.1 port=5432 dbname=app user=sbh_restore"
-# password_file = "restore.password"
 
 [tenants]
 # The table that lists the tenants, or a view, and its columns.
@@ -67,6 +63,11 @@ _KMS = """\
 provider = "aws-kms"
 kms_key_id = {key}
 """
+_RESTORE = """
+# [restore]                     # a role that may write; without this section the one of [database] does both
+# dsn = "host=127.0.0.1 port=5432 dbname=app user=sbh_restore"
+# password_file = "restore.password"
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ def write_new(settings: Path, kms_key: str | None) -> NewSettings:
     if key_file is not None:
         _create(key_file, base64.b64encode(os.urandom(KEY_BYTES)) + b"\n", 0o600)
     try:
-        _create(settings, (_PAGE + keys).encode(), 0o640)
+        _create(settings, (_PAGE + keys + _RESTORE).encode(), 0o640)
     except RequestError:
         if key_file is not None:
             key_file.unlink()  # made just now: nothing was wrapped with it

@@ -132,7 +132,7 @@ def init(
         if made.key_file is not None:
             out.print(f"wrote {made.key_file}: keep a copy elsewhere, without it no backup can be read", soft_wrap=True)
         out.print(
-            "next  fill in [database]; `sbh doctor --suggest` prints how the tables map to tenants; `sbh doctor`"
+            "next  fill in [database]; `sbh doctor --suggest --save` adds how the tables map to tenants; `sbh doctor`"
             " checks all of it",
             soft_wrap=True,
         )
