@@ -68,6 +68,7 @@ bench: $(STAMP)
 pictures: $(STAMP)
 	$(BIN)/python docs/pictures/architecture.py
 	$(BIN)/python docs/pictures/terminal.py
+	$(BIN)/python docs/pictures/console.py
 	$(BIN)/python bench/draw.py
 
 dev: $(STAMP)

@@ -78,7 +78,9 @@ async def tenant(visit: AVisit, days: Annotated[str, Query(pattern="^(0|1|7|30)$
     told = moments.found["tenants"][0] if moments.found else None
     now = datetime.now(UTC)
     times = [parse_timestamp(b["created_at"]) for b in listed["backups"]]
-    since = min(times, default=now - timedelta(days=1)) if days == "0" else now - timedelta(days=int(days))
+    since = min(times, default=now - timedelta(days=1))  # before it there is nothing to be shown
+    if days != "0":
+        since = max(since, now - timedelta(days=int(days)))
     picture = draw(
         visit.home,
         since - (now - since) / 50,

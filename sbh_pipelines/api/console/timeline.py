@@ -15,8 +15,9 @@ WIDTH, LEFT, RIGHT = 1000, 118, 12
 _TOP, _LANE = 8, 34
 _SLICES = 60  # of a range of moments, each a link to one of them
 _TICKS = (
-    timedelta(minutes=10), timedelta(hours=1), timedelta(hours=3), timedelta(hours=6), timedelta(days=1), timedelta(days=2),
-    timedelta(days=7), timedelta(days=14), timedelta(days=30), timedelta(days=90), timedelta(days=365),
+    timedelta(seconds=10), timedelta(minutes=1), timedelta(minutes=10), timedelta(hours=1), timedelta(hours=3),
+    timedelta(hours=6), timedelta(days=1), timedelta(days=2), timedelta(days=7), timedelta(days=14), timedelta(days=30),
+    timedelta(days=90), timedelta(days=365),
 )  # fmt: skip
 _MOST_TICKS = 8
 
@@ -120,7 +121,8 @@ def draw(
 
 def _ticks(since: datetime, now: datetime, x_of: Callable[[datetime], float]) -> list[tuple[str, float]]:
     step = next((s for s in _TICKS if (now - since) / s <= _MOST_TICKS), _TICKS[-1])
-    form = "%d %b" if step >= timedelta(days=1) else "%H:%M" if now - since <= timedelta(days=1) else "%d %b %H:%M"
+    clock = "%H:%M:%S" if step < timedelta(minutes=1) else "%H:%M"
+    form = "%d %b" if step >= timedelta(days=1) else clock if now - since <= timedelta(days=1) else f"%d %b {clock}"
     epoch = datetime(2000, 1, 1, tzinfo=UTC)
     at = epoch + step * (int((since - epoch) / step) + 1)
     found = []

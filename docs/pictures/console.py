@@ -1,0 +1,148 @@
+"""Takes the pictures of the console that documents show, with the system's Chromium, of embedded servers with sample data.
+
+    python docs/pictures/console.py                     docs/images, as documents show them
+    python docs/pictures/console.py FOLDER [axe.min.js]  every page, wide and narrow, for looking at
+
+With axe-core's file each page is also checked for accessibility; what it finds is printed, and serious findings are an error.
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+from playwright.sync_api import Page, sync_playwright
+
+from sbh_pipelines.api.app.app import make_app
+from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.embedded.sample import changes
+from sbh_pipelines.embedded.sample import data as sample
+from sbh_pipelines.embedded.servers.stack import running
+from sbh_pipelines.security.policy import Role, UserContext
+from sbh_pipelines.security.tokens import open_tokens
+from sbh_pipelines.settings import Settings, load_settings
+
+IMAGES = Path(__file__).parents[1] / "images"
+TENANT = "tenant-1"
+ADA = UserContext("ada", "*", Role.ADMIN)
+_SHOWN = ("fleet", "tenant", "diff", "tenant-narrow")  # what documents show
+_WIDTHS = {"": (1240, 700), "-narrow": (390, 844)}
+_MOST_HIGH = 1000
+
+
+def main(folder: str | None = None, axe: str | None = None) -> int:
+    """The number of serious findings."""
+    target = IMAGES if folder is None else Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        running(Path(directory) / "stack", fsync=False, kms=False) as stack,
+    ):
+        sample.generate(stack, tenants=5, rows=1200, files=12, seed=5)
+        settings = load_settings(stack.settings)
+        settings = settings.model_copy(
+            update={"restore": settings.restore.model_copy(update={"sensitive": ["users.email"]})}
+        )
+        service = BackupService(settings)
+        service.journal.setup(ADA)
+        for number in (1, 2, 3):
+            service.create_backup(f"tenant-{number}", ADA)
+        changes.work(stack, TENANT)
+        made = service.create_backup(TENANT, ADA, "incremental", "before the import")
+        service.retention.pin(str(made["id"]), TENANT, ADA, "before the import")
+        service.restore_backup(str(service.list_backups(TENANT, ADA)[-1]["id"]), TENANT, ADA)
+        changes.wreck(stack, TENANT)
+        service.journal.drain(ADA)
+        with serving(settings) as address:
+            return pictures(address, open_tokens(settings).issue("ada", "*", Role.ADMIN, 3600), target, axe)
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[str]:
+    server = uvicorn.Server(uvicorn.Config(make_app(settings), port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def pictures(address: str, token: str, folder: Path, axe: str | None) -> int:
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+    serious = 0
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        for name, (width, height) in _WIDTHS.items():
+            # axe is evaluated in the page, which the console's policy would refuse.
+            context = browser.new_context(viewport={"width": width, "height": height}, bypass_csp=axe is not None)
+            page = context.new_page()
+            for title in visits(page, address, token):
+                if folder != IMAGES or title + name in _SHOWN:
+                    high = min(page.evaluate("document.documentElement.scrollHeight"), _MOST_HIGH)
+                    shown = {"x": 0, "y": 0, "width": width, "height": max(high, height)}
+                    page.screenshot(path=folder / f"console-{title}{name}.png", full_page=True, clip=shown)
+                if (over := page.evaluate("document.documentElement.scrollWidth - window.innerWidth")) > 0:
+                    print(f"{title}{name}: {over} px wider than the window")
+                serious += findings(page, title + name, axe)
+        browser.close()
+    return serious
+
+
+def visits(page: Page, address: str, token: str) -> Iterator[str]:
+    """Goes from page to page; the name of each once it is there."""
+    page.goto(f"{address}/console")
+    yield "login"
+    page.get_by_label("Access token").fill(token)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_selector("h1:text('Fleet')")
+    yield "fleet"
+    home = f"{address}/console/tenants/{TENANT}"
+    page.goto(home)
+    yield "tenant"
+    for name in ("backups", "journal", "requests", "audit", "compliance"):
+        page.goto(f"{home}/{name}")
+        yield name
+    page.goto(home)
+    page.locator("main a[href*='/restores/']").last.click()
+    yield "restore"
+    page.get_by_role("button", name="See what undoing it would change").click()
+    page.wait_for_selector("#plan")
+    yield "undo"
+    page.goto(f"{home}/backups/latest")
+    yield "backup"
+    page.goto(f"{home}/backups/latest/rows?table=public.users")
+    yield "rows"
+    page.goto(f"{home}/backups/latest/files")
+    yield "files"
+    page.goto(f"{home}/backups/latest/diff")
+    yield "choice"
+    page.get_by_role("button", name="Compare").click()
+    page.wait_for_selector("#plan")
+    yield "diff"
+    page.goto(f"{home}/backups/backup_20010101_0000")
+    yield "error"
+
+
+def findings(page: Page, title: str, axe: str | None) -> int:
+    if axe is None:
+        return 0
+    page.evaluate(Path(axe).read_text())
+    found = page.evaluate("axe.run()")["violations"]
+    for one in found:
+        nodes = [node["target"] for node in one["nodes"][:3]]
+        print(f"{title}: {one['impact']} {one['id']}: {one['help']} {json.dumps(nodes)}")
+    return sum(one["impact"] in ("serious", "critical") for one in found)
+
+
+if __name__ == "__main__":
+    sys.exit(1 if main(*sys.argv[1:]) else 0)
