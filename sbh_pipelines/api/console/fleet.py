@@ -1,22 +1,45 @@
 """The fleet: every tenant that the user may see, those first that would lose most."""
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from sbh_pipelines.api.app.middleware import CONSOLE
-from sbh_pipelines.api.console.visit import AVisit, answer_of, to
+from sbh_pipelines.api.console.visit import AVisit, Visit, answer_of, to
 from sbh_pipelines.api.routes import platform
 from sbh_pipelines.backup.service.results import Examination
+from sbh_pipelines.model import timestamp, utc_now
 
 router = APIRouter(prefix=CONSOLE)
 
 _ALL = 1_000_000
 _BUDGET_S = 2.0  # for looking at repositories: of tenants that it is too short for the earlier look is shown, or none
 _ON_A_PAGE = 200
+_FRESH_S = 15.0  # a listing of each tenant's backups is a request each: not for every page of everybody
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The fleet, as users of the platform may see it.
+
+    Attributes:
+        tenants: As the API lists them, in the order of the page.
+        seen: What the list has not, by slug.
+        issues: What could not be read.
+        at: When it was read, UTC.
+        until: How long it is shown, by the monotonic clock.
+    """
+
+    tenants: Sequence[Mapping[str, Any]]
+    seen: Mapping[str, Mapping[str, Any]]
+    issues: Sequence[Mapping[str, Any]]
+    at: str
+    until: float
 
 
 @router.get("")
@@ -32,11 +55,9 @@ async def fleet(
     call = visit.call
     if not call.platform:
         return to(visit.home)
-    listed, seen = await asyncio.gather(
-        answer_of(platform.list_tenants(call, limit=_ALL, cursor=None)),
-        call.read(lambda: _seen(call.service.health.examine(call.user, _BUDGET_S))),
-    )
-    tenants = sorted(listed["tenants"], key=_worst_first)
+    await call.permit("backup.list")
+    known = await _known(visit)
+    tenants, seen = known.tenants, known.seen
     shown = [
         tenant
         for tenant in tenants
@@ -61,8 +82,24 @@ async def fleet(
         regions=sorted({tenant["region"] for tenant in tenants}),
         tiers=sorted({tenant["tier"] for tenant in tenants}),
         chosen={"search": search, "rpo": rpo, "region": region, "tier": tier},
-        issues=listed["issues"],
+        issues=known.issues,
+        at=known.at,
     )
+
+
+async def _known(visit: Visit) -> Known:
+    """What is known of all tenants; what was learned for somebody else some seconds ago is good enough."""
+    call, state = visit.call, visit.request.app.state
+    held: Known | None = getattr(state, "fleet", None)
+    if held is None or time.monotonic() > held.until:
+        listed, seen = await asyncio.gather(
+            answer_of(platform.list_tenants(call, limit=_ALL, cursor=None)),
+            call.read(lambda: _seen(call.service.health.examine(call.user, _BUDGET_S))),
+        )
+        tenants = sorted(listed["tenants"], key=_worst_first)
+        held = Known(tenants, seen, listed["issues"], timestamp(utc_now()), time.monotonic() + _FRESH_S)
+        state.fleet = held
+    return held
 
 
 def _worst_first(tenant: Mapping[str, Any]) -> tuple[bool, bool, float, str]:

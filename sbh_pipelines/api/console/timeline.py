@@ -122,7 +122,8 @@ def draw(
 def _ticks(since: datetime, now: datetime, x_of: Callable[[datetime], float]) -> list[tuple[str, float]]:
     step = next((s for s in _TICKS if (now - since) / s <= _MOST_TICKS), _TICKS[-1])
     clock = "%H:%M:%S" if step < timedelta(minutes=1) else "%H:%M"
-    form = "%d %b" if step >= timedelta(days=1) else clock if now - since <= timedelta(days=1) else f"%d %b {clock}"
+    date = "%b %Y" if step >= timedelta(days=90) else "%d %b"
+    form = date if step >= timedelta(days=1) else clock if now - since <= timedelta(days=1) else f"%d %b {clock}"
     epoch = datetime(2000, 1, 1, tzinfo=UTC)
     at = epoch + step * (int((since - epoch) / step) + 1)
     found = []
