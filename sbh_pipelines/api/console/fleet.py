@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from sbh_pipelines.api.app.middleware import CONSOLE
 from sbh_pipelines.api.console.visit import AVisit, Visit, answer_of, to
 from sbh_pipelines.api.routes import platform
 from sbh_pipelines.backup.service.results import Examination
+from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import timestamp, utc_now
 
 router = APIRouter(prefix=CONSOLE)
@@ -21,6 +23,7 @@ _ALL = 1_000_000
 _BUDGET_S = 2.0  # for looking at repositories: of tenants that it is too short for the earlier look is shown, or none
 _ON_A_PAGE = 200
 _FRESH_S = 15.0  # a listing of each tenant's backups is a request each: not for every page of everybody
+_STALE_S = 45.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +91,34 @@ async def fleet(
 
 
 async def _known(visit: Visit) -> Known:
-    """What is known of all tenants; what was learned for somebody else some seconds ago is good enough."""
-    call, state = visit.call, visit.request.app.state
+    """What is known of all tenants: what was learned some seconds ago, for whomever. A little later it is shown once more while it
+    is read anew.
+    """
+    state, now = visit.request.app.state, time.monotonic()
     held: Known | None = getattr(state, "fleet", None)
-    if held is None or time.monotonic() > held.until:
-        listed, seen = await asyncio.gather(
-            answer_of(platform.list_tenants(call, limit=_ALL, cursor=None)),
-            call.read(lambda: _seen(call.service.health.examine(call.user, _BUDGET_S))),
-        )
-        tenants = sorted(listed["tenants"], key=_worst_first)
-        held = Known(tenants, seen, listed["issues"], timestamp(utc_now()), time.monotonic() + _FRESH_S)
-        state.fleet = held
+    if held is None or now > held.until + _STALE_S:
+        return await _read(visit)
+    reading: asyncio.Task[None] | None = getattr(state, "fleet_reading", None)
+    if now > held.until and (reading is None or reading.done()):
+        state.fleet_reading = asyncio.create_task(_read_quietly(visit))
     return held
+
+
+async def _read(visit: Visit) -> Known:
+    call, state = visit.call, visit.request.app.state
+    listed, seen = await asyncio.gather(
+        answer_of(platform.list_tenants(call, limit=_ALL, cursor=None)),
+        call.read(lambda: _seen(call.service.health.examine(call.user, _BUDGET_S))),
+    )
+    tenants = sorted(listed["tenants"], key=_worst_first)
+    found = Known(tenants, seen, listed["issues"], timestamp(utc_now()), time.monotonic() + _FRESH_S)
+    state.fleet = found
+    return found
+
+
+async def _read_quietly(visit: Visit) -> None:
+    with suppress(SbhError):  # who looks next waits for it, and is told
+        await _read(visit)
 
 
 def _worst_first(tenant: Mapping[str, Any]) -> tuple[bool, bool, float, str]:
