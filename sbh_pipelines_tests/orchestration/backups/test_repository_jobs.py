@@ -12,16 +12,18 @@ DAMAGED = CorruptObject("A pack | is damaged", on="packs/x", why="short", remedy
 
 
 def test_a_valid_backup_is_observed_and_checked(run: Run, instance: dg.DagsterInstance) -> None:
-    """The check is about the tenant's latest materialization, so that the asset's page counts it."""
+    """The checks are about the tenant's latest materialization, so that the asset's page counts it."""
     run("full_backup_job", partition_key="tenant-1")
     made = instance.fetch_materializations(FULL, limit=1).records[0]
     config = {"ops": {"validate_backups": {"config": {"deep": True}}}}
     result = run("validate_backup_job", partition_key="tenant-1", run_config=config)
     assert result.success
-    (evaluation,) = result.get_asset_check_evaluations()
-    assert (evaluation.passed, evaluation.partition) == (True, "tenant-1")
-    assert evaluation.target_materialization_data.storage_id == made.storage_id
-    assert evaluation.metadata["deep"].value is True
+    whole, source = result.get_asset_check_evaluations()
+    assert (whole.check_name, source.check_name) == ("backup_valid", "source_files_present")
+    for evaluation in (whole, source):
+        assert (evaluation.passed, evaluation.partition) == (True, "tenant-1")
+        assert evaluation.target_materialization_data.storage_id == made.storage_id
+    assert whole.metadata["deep"].value is True
     assert len(instance.fetch_observations(FULL, limit=5).records) == 1
 
 
@@ -29,7 +31,8 @@ def test_a_damaged_backup_fails_the_run_with_a_table_of_issues(run: Run, fake: F
     fake.issues["tenant-2"] = [DAMAGED]
     result = run("validate_backup_job")
     assert not result.success
-    assert {e.partition: e.passed for e in result.get_asset_check_evaluations()} == {
+    whole = [e for e in result.get_asset_check_evaluations() if e.check_name == "backup_valid"]
+    assert {e.partition: e.passed for e in whole} == {
         "tenant-1": True, "tenant-2": False, "tenant-3": True,
     }  # fmt: skip
     metadata = result.failure_data_for_node("validate_backups").user_failure_data.metadata
@@ -46,4 +49,4 @@ def test_a_backup_made_before_a_restore_is_not_the_latest(run: Run, fake: FakeSe
         config = {"ops": {"validate_backups": {"config": {"backup_id": backup_id}}}}
         result = run("validate_backup_job", partition_key="tenant-1", run_config=config)
         assert result.success
-        assert [e.metadata["backup_id"].value for e in result.get_asset_check_evaluations()] == checked
+        assert [e.metadata["backup_id"].value for e in result.get_asset_check_evaluations()] == 2 * checked
