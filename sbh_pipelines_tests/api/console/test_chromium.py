@@ -76,14 +76,14 @@ def test_an_admin_brings_rows_back_and_undoes_it(
     page.get_by_label(re.compile("^Type")).fill(TENANT)
     page.get_by_role("button", name=f"Restore {TENANT}").click()
     expect(page).to_have_url(re.compile(r"/operations/[0-9a-f-]{36}$"))
-    page.get_by_role("link", name="Its proof, and how to undo it").click()
+    page.get_by_role("link", name="Its proof, and how to undo it").click(timeout=PATIENCE_MS)
     expect(page.get_by_text("Read back before the commit")).to_be_visible()
     assert tasks(api_stack) == before
 
     page.get_by_role("button", name="See what undoing it would change").click()
     page.get_by_label(re.compile("^Type")).fill(TENANT)
     page.get_by_role("button", name=re.compile("^Undo the restore")).click()
-    page.get_by_role("link", name="Its proof, and how to undo it").click()
+    page.get_by_role("link", name="Its proof, and how to undo it").click(timeout=PATIENCE_MS)
     expect(page.get_by_text("It undoes")).to_be_visible()
     assert tasks(api_stack) == damaged
 
