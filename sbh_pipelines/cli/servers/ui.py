@@ -28,8 +28,9 @@ def ui(
 ) -> Answer:
     """Serve Dagster's web UI behind a login, until interrupted. For users of all tenants: it shows all of them.
 
-    Log in with a token (`sbh token issue --tenant '*'`), or at the OIDC issuer. Viewers only read; runs act for whoever
-    launched them, with that user's role. Needs [auth] in the settings, and DAGSTER_HOME as every part of Dagster does.
+    Log in with a token (`sbh token issue --user NAME --tenant '*' --role viewer`), or at the OIDC issuer. Viewers only read;
+    runs act for whoever launched them, with that user's role. Needs [auth] in the settings, and DAGSTER_HOME as every part of
+    Dagster does.
     """
     settings = invocation.settings()  # errors in them are told here, with their exit status
     arguments = ["--host", host or settings.ui.host, "--port", str(port or settings.ui.port)]

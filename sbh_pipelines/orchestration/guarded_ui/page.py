@@ -47,6 +47,10 @@ _BRAND = (
 )
 
 
+_PROVIDED = "Tokens come from your identity provider."
+_ISSUED = "Get one with <code>sbh token issue --user NAME --tenant '*' --role viewer</code>."
+
+
 def login_page(*, next_path: str, error: str = "", issuer: bool = False, status: int = 200) -> HTMLResponse:
     """`next_path` is where to go afterwards; `issuer`: whether one can log in at the issuer as well."""
     shown = f'<p class="bad" role="alert">{escape(error)}</p>' if error else ""
@@ -64,7 +68,7 @@ def login_page(*, next_path: str, error: str = "", issuer: bool = False, status:
 <input id="token" name="token" type="password" autocomplete="off" spellcheck="false" required{"" if issuer else " autofocus"}>
 <button type="submit">Sign in</button>
 </form>
-<footer>{"Tokens come from your identity provider." if issuer else "Get one with <code>sbh token issue --tenant '*'</code>."}
+<footer>{_PROVIDED if issuer else _ISSUED}
 The token is not kept. You stay signed in until it expires, or until you sign out at <code>/logout</code>.</footer>"""
     return _page("Sign in", body, status)
 

@@ -103,8 +103,9 @@ class BackupSettings(Section):
     memory_mib: int = Field(
         96,
         ge=64,
-        description="What a backup process grows by, at most, over its size without work (some 90 MiB), for content on its way:"
-        " resident memory, MiB. More of it makes fewer and larger packs of a batch of many tenants.",
+        description="What a backup process grows by over its size without work (some 90 MiB), for content on its way: resident"
+        " memory, MiB. Libraries, connections and tenants at work come to it (docs/benchmarks.md): plan for 200 MiB and three times"
+        " this. More of it makes fewer and larger packs of a batch of many tenants.",
     )
     pack_mib: int = Field(16, ge=1, le=512, description="Size at which a pack is closed and stored, MiB.")
     compression_level: int = Field(1, ge=-7, le=19, description="zstd level.")
