@@ -42,23 +42,30 @@ def write_made(file: Path, text: str, made_by: str, mode: int = 0o644) -> None:
 
 
 def rewrite(file: Path, text: str) -> None:
-    """Write a file that is there anew, in one step; its mode stays. Raises RequestError."""
+    """Write a file that is there anew, in one step; its mode and its owner stay. Raises RequestError."""
     try:
         file = file.resolve()  # a link to it stays
-        mode = stat.S_IMODE(file.stat().st_mode)
+        before = file.stat()
         with tempfile.NamedTemporaryFile(
             "w", dir=file.parent, prefix=f".{file.name}.", encoding="utf-8", delete=False
         ) as new:
             try:
                 new.write(text)
                 new.flush()
-                os.fchmod(new.fileno(), mode)
+                os.fchown(new.fileno(), before.st_uid, before.st_gid)
+                os.fchmod(new.fileno(), stat.S_IMODE(before.st_mode))
+                os.fsync(new.fileno())
                 os.replace(new.name, file)
             except BaseException:
                 os.unlink(new.name)
                 raise
     except OSError as error:
-        raise RequestError("Cannot write the file", on=str(file), why=error.strerror or type(error).__name__) from None
+        raise RequestError(
+            "Cannot write the file",
+            on=str(file),
+            why=error.strerror or type(error).__name__,
+            remedy="run it as the user whose file it is, with room on the disk",
+        ) from None
 
 
 def _must_be_made(file: Path, before: os.stat_result, made_by: str) -> None:

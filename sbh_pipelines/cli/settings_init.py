@@ -113,9 +113,13 @@ def write_new(settings: Path, kms_key: str | None) -> NewSettings:
 def _create(file: Path, content: bytes, mode: int) -> None:
     try:
         with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode), "wb") as new:
-            new.write(content)
-            new.flush()
-            os.fsync(new.fileno())
+            try:
+                new.write(content)
+                new.flush()
+                os.fsync(new.fileno())
+            except OSError:  # half of a key would be taken for one that wraps something
+                file.unlink()
+                raise
     except OSError as error:
         raise RequestError(
             "Cannot write the file",

@@ -10,13 +10,15 @@ with work that another one began (`resume`) can tell from the name alone that th
 what was read under it, such as which chunks are stored, still holds. Otherwise a prune may have run, and the lease is lost
 for good, also where it is free again.
 
-Work that one process does from its beginning to its end may say so: the object then names the process, and where that is found
-to be dead on the same machine, the lease is free at once. A process is named by the machine's boot, its own namespace of process
-ids, its id and the time at which it started. So containers that share a host's name, and ids that are used again, are told apart.
+Work that one process does from its beginning to its end may say so: the object then names the process. Who only adds to the
+repository, a backup or a restore, may take the lease of a process that is dead on the same machine before its time. Who deletes
+waits for that, whatever is known: of machines that were resumed from one image, each takes the other's processes for its own. A
+process is named by the machine's boot, its namespaces of process ids and of times, its id and when it started.
 """
 
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -157,10 +159,12 @@ def acquire(
     admit: Callable[[], None] = lambda: None,
     look: Callable[[], None] = lambda: None,
     in_one_process: bool = False,
+    orphans: bool = False,
 ) -> Lease:
-    """Take the tenant's lease for `seconds`. Raises LeaseHeld while another owner's is running, unless its process is dead.
+    """Take the tenant's lease for `seconds`. Raises LeaseHeld while another owner's is running.
 
-    `in_one_process`: this process does all of the work, so that the lease need not outlive it.
+    `in_one_process`: this process does all of the work, so that the lease need not outlive it. `orphans`: whether the lease of a
+    dead process of this machine is taken before it expires: only for work that deletes nothing.
 
     `admit` is asked where it was never held, so that a repository is about to be begun, and where an erasure held it last:
     it raises for an erased tenant. `look` is called once the lease was found to be free and before it is taken, and may raise. What
@@ -186,7 +190,7 @@ def acquire(
         if _is_longer_than_any(held, clock):
             held = _DAMAGED
         if held.owner != owner and held.expires + CLOCK_MARGIN > clock():
-            if not held.is_orphan:
+            if not (orphans and held.is_orphan):
                 raise _held(store.url(key), held)
             time.sleep(_LAST_WORDS_S)
         look()
@@ -200,13 +204,21 @@ def acquire(
 
 
 def acquire_within(
-    wait_s: float, store: ObjectStore, prefix: str, owner: str, purpose: str, seconds: float, clock: Clock
+    wait_s: float,
+    store: ObjectStore,
+    prefix: str,
+    owner: str,
+    purpose: str,
+    seconds: float,
+    clock: Clock,
+    *,
+    orphans: bool = False,
 ) -> Lease:
-    """Take the lease, waiting for up to `wait_s` seconds while another owner's is running. Raises LeaseHeld."""
+    """Take the lease as `acquire` does, waiting for up to `wait_s` seconds while another owner's is running. Raises LeaseHeld."""
     deadline = time.monotonic() + wait_s
     while True:
         try:
-            return acquire(store, prefix, owner, purpose, seconds, clock)
+            return acquire(store, prefix, owner, purpose, seconds, clock, orphans=orphans)
         except LeaseHeld:
             if time.monotonic() >= deadline:
                 raise
@@ -270,9 +282,9 @@ def _is_longer_than_any(lease: LeaseDocument, clock: Clock) -> bool:
 
 
 def running(store: ObjectStore, prefix: str, clock: Clock) -> LeaseDocument | None:
-    """The lease, if one is held right now."""
+    """The lease, if one is held right now; also that of a process that is dead, see `LeaseDocument.is_orphan`."""
     found = read(store, prefix)
-    if found and found[0].expires > clock() and not _is_longer_than_any(found[0], clock) and not found[0].is_orphan:
+    if found and found[0].expires > clock() and not _is_longer_than_any(found[0], clock):
         return found[0]
     return None
 
@@ -289,35 +301,47 @@ def _document(owner: str, purpose: str, expires: datetime, process: str = "") ->
 
 def _this_process() -> str:
     """This process among all that this and other machines run; empty where the system does not tell."""
-    return _named(os.getpid(), _started(os.getpid()))
+    state, started = _state(os.getpid())
+    return _named(os.getpid(), started) if state else ""
 
 
 def _named(pid: int, started: str) -> str:
+    """Empty where /proc is of other processes than the ids that this one has, as in a namespace without a /proc of its own."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-        ids = os.readlink("/proc/self/ns/pid")
+        ids, times = (os.readlink(f"/proc/self/ns/{kind}") for kind in ("pid", "time"))
+        own = os.readlink("/proc/self")
     except (OSError, ValueError):
         return ""
-    return f"{boot} {ids} {pid} {started}" if started else ""
+    return f"{boot} {ids} {times} {pid} {started}" if own == str(os.getpid()) else ""
 
 
-def _started(pid: int) -> str:
-    """When a process that lives started, in ticks since the boot; empty for one that does not live."""
+def _state(pid: int) -> tuple[str, str]:
+    """What the system says of a process: its state, and when it started in ticks since the boot; empty where it does not say."""
     try:
         # After the program's name, which may hold anything: the state, and nineteen fields later the time.
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-        return "" if fields[0] in (b"Z", b"X") else fields[19].decode("ascii")
+        return fields[0].decode("ascii"), fields[19].decode("ascii")
     except (OSError, ValueError, IndexError):
-        return ""
+        return "", ""
 
 
 def _is_dead(process: str) -> bool:
-    """Whether it is one of this machine, and of the same namespace of ids, that does not live any more."""
+    """Whether it is one of this machine, and of the same namespaces, that surely does not live any more."""
     parts = process.split(" ")
-    if len(parts) != 4 or not parts[2].isdecimal():
+    if len(parts) != 5 or not re.fullmatch(r"[1-9][0-9]{0,9}", parts[3]):
         return False
-    pid = int(parts[2])
-    return _named(pid, parts[3]) == process and _started(pid) != parts[3] and bool(_this_process())
+    pid, started = int(parts[3]), parts[4]
+    if _named(pid, started) != process:
+        return False
+    try:
+        os.kill(pid, 0)  # asks only; where /proc hides other users' processes this still tells
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # it lives, and is another user's; or nobody can tell
+        pass
+    state, since = _state(pid)
+    return bool(state) and (state in "ZX" or since != started)
 
 
 def _held(on: str, held: LeaseDocument) -> LeaseHeld:

@@ -424,37 +424,48 @@ def test_a_lease_of_a_process_that_is_dead_here(tmp_path: Path, work: str, free:
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
         with pytest.raises(LeaseHeld):
-            lease.acquire(store, PREFIX, "next", "backup_2", SECONDS, utc_now)
+            lease.acquire(store, PREFIX, "next", "backup_2", SECONDS, utc_now, orphans=True)
         assert lease.running(store, PREFIX, utc_now) is not None
         process.kill()  # and it is a zombie until the block ends
         if free:
             deadline = time.monotonic() + 10
-            while lease.running(store, PREFIX, utc_now) is not None:
+            while not (found := lease.running(store, PREFIX, utc_now)) or not found.is_orphan:
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
-            taken = lease.acquire(store, PREFIX, "next", "backup_2", SECONDS, utc_now)
+            with pytest.raises(LeaseHeld):  # a prune, say
+                lease.acquire(store, PREFIX, "next", "prune", SECONDS, utc_now)
+            taken = lease.acquire(store, PREFIX, "next", "backup_2", SECONDS, utc_now, orphans=True)
             assert taken.last_purpose == "backup_1"
             return
     with pytest.raises(LeaseHeld):
-        lease.acquire(store, PREFIX, "next", "backup_2", SECONDS, utc_now)
+        lease.acquire(store, PREFIX, "next", "backup_2", SECONDS, utc_now, orphans=True)
 
 
-def test_a_process_of_elsewhere_is_not_known_to_be_dead(store: MemoryStore) -> None:
+def test_a_process_of_elsewhere_is_not_known_to_be_dead(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another boot, another namespace of ids, an id that was given to another process, or nothing that can be read."""
     lease.acquire(store, PREFIX, "mine", "backup_1", SECONDS, utc_now, in_one_process=True)
     document = json.loads(store.get(KEY, MOST_BYTES))
-    boot, ids, pid, started = document["process"].split(" ")
+    boot, ids, times, pid, started = document["process"].split(" ")
     for process, dead in (
         (document["process"], False),
-        (f"{'0' * 36} {ids} 999999999 1", False),
-        (f"{boot} pid:[1] 999999999 1", False),
-        (f"{boot} {ids} {pid} {int(started) + 1}", True),
-        (f"{boot} {ids} 999999999 1", True),
-        (f"{boot} {ids} ../1 1", False),
+        (f"{'0' * 36} {ids} {times} 999999999 1", False),
+        (f"{boot} pid:[1] {times} 999999999 1", False),
+        (f"{boot} {ids} time:[1] 999999999 1", False),
+        (f"{boot} {ids} {times} {pid} {int(started) + 1}", True),
+        (f"{boot} {ids} {times} 999999999 1", True),
+        (f"{boot} {ids} {times} ../1 1", False),
+        (f"{boot} {ids} {times} 0 1", False),
+        (f"{boot} {ids} {times} {'9' * 30} 1", False),
+        (f"{boot} {ids} 999999999 1", False),
         ("x", False),
     ):
         store.put(KEY, json.dumps({**document, "process": process}).encode())
         found = lease.read(store, PREFIX)
         assert found is not None
         assert found[0].is_orphan is dead, process
-        assert (lease.running(store, PREFIX, utc_now) is None) is dead
+        assert lease.running(store, PREFIX, utc_now) is not None
+    monkeypatch.setattr(lease, "_state", lambda _: ("", ""))  # /proc hides it: that it lives is known all the same
+    store.put(KEY, json.dumps(document).encode())
+    found = lease.read(store, PREFIX)
+    assert found is not None
+    assert not found[0].is_orphan

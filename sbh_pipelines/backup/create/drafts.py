@@ -63,7 +63,7 @@ class OpenDrafts:
         def admit() -> None:
             self.site.admit(draft.tenant)
 
-        acquire = partial(leases.acquire, admit=admit, look=look, in_one_process=draft.in_one_process)
+        acquire = partial(leases.acquire, admit=admit, look=look, in_one_process=draft.in_one_process, orphans=True)
         try:
             return self._hold(draft, acquire)
         except BaseException:

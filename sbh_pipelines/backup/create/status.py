@@ -54,7 +54,7 @@ def backup_status(site: Site, tenant: Tenant, backup_id: BackupId) -> BackupStat
     except ObjectMissing:
         pass
     lease = leases.running(store, prefix, site.clock)
-    if lease is not None and lease.purpose == backup_id:
+    if lease is not None and lease.purpose == backup_id and not lease.is_orphan:
         return BackupStatus(backup_id, tenant.id, "running")
     return None
 

@@ -164,7 +164,7 @@ def restore_in_place(
     owner = leases.new_owner("restore")
     with ExitStack() as stack:
         seconds, wait = site.settings.backup.lease_s, site.settings.restore.lease_wait_s
-        held = leases.acquire_within(wait, store, prefix, owner, "restore", seconds, site.clock)
+        held = leases.acquire_within(wait, store, prefix, owner, "restore", seconds, site.clock, orphans=True)
         stack.enter_context(leases.kept(held, seconds))
         named = str(backup_id) if staged is None else staged.named
         records = repository if staged is None else staged.records

@@ -1,4 +1,7 @@
-"""A suggestion put into a settings file, comments and all else in it kept as they are (tomlkit, TOML 1.0)."""
+"""A suggestion put into a settings file; all else in it stays, comments too, but for those within a list that is replaced.
+
+By tomlkit (TOML 1.0).
+"""
 
 import tomllib
 from collections.abc import Iterator, Mapping

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from sbh_pipelines.backup.contents.columnar import queries
 from sbh_pipelines.errors import (
     AccessDenied,
     RepositoryError,
@@ -163,8 +164,16 @@ def test_a_backup_is_read_when_the_database_is_gone(backed_up: Application) -> N
         backed_up.service().open_backup("latest", "nobody", ADMIN)
 
 
-def test_sql_reads_tables_without_a_database(backed_up: Application, tmp_path: Path) -> None:
-    """Joined with themselves, of several schemas and odd names; values that no column type holds are text."""
+def test_sql_reads_tables_without_a_database(
+    backed_up: Application, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Joined with themselves, of odd names; values that no column type holds are text; no way out of the backup."""
+    backed_up.database.run(
+        "CREATE TABLE wide (id int PRIMARY KEY, tenant_id int, n numeric(60, 2)); INSERT INTO wide VALUES (1, 1, 1.5);"
+        ' CREATE TABLE "Wide" (id int PRIMARY KEY, tenant_id int); CREATE TABLE "a""b.c" (id int PRIMARY KEY, tenant_id int);'
+        ' INSERT INTO "a""b.c" VALUES (7, 1); ALTER TABLE wide RENAME TO "decimals"; CREATE TABLE "WIDE" (id int PRIMARY KEY, tenant_id int)'
+    )
+    backed_up.service().create_backup(ACME, ADMIN)
     with backed_up.service().open_backup("latest", ACME, ADMIN) as backup:
         frame = backup.sql("SELECT id, done, price, due, title FROM tasks ORDER BY id")
         assert list(frame["id"]) == [1, 9007199254740993]
@@ -172,6 +181,12 @@ def test_sql_reads_tables_without_a_database(backed_up: Application, tmp_path: P
         assert list(frame["due"]) == ["2024-01-15", "infinity"]
         twice = "SELECT count(*) AS n FROM public.tasks a JOIN tasks b USING (id) JOIN tenants t ON t.id = a.tenant_id"
         assert backup.sql(twice)["n"].item() == 2
+        assert backup.sql("SELECT n FROM decimals")["n"].item() == "1.50"
+        assert backup.sql("SELECT id FROM wide").empty  # for DuckDB two tables have the name, and one of them is known
+        assert backup.sql('SELECT id FROM "a""b.c"')["id"].item() == 7
+        monkeypatch.setattr(queries, "_MOST_MIB", 8)
+        with pytest.raises(RequestError, match="too large"):
+            backup.sql("SELECT repeat('x', 1000) FROM range(20_000)")
         hostile = (
             f"COPY (SELECT 1) TO '{tmp_path / 'out'}'",
             "SELECT * FROM read_text('/etc/hostname')",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from sbh_pipelines.backup.contents.columnar.arrow import Unfit, arrow_schema, record_batches
+from sbh_pipelines.backup.contents.columnar.arrow import Unfit, arrow_schema, arrow_type, record_batches
 from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.errors import RequestError, SbhError
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MEMORY_MIB = 1024
+_MOST_MIB = 1024  # of a result
+_ROWS = 2_048  # of a batch of it
 # Nothing is written to disk and no file is read: what a query says, and the rows, are of a tenant.
 _CLOSED: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": f"{_MEMORY_MIB}MiB",
@@ -30,7 +32,8 @@ class QueryTable:
 
     def __init__(self, header: TableHeader, pieces: Callable[[], Iterator[bytes]]) -> None:
         self.header, self._pieces = header, pieces
-        self.texts: frozenset[str] = frozenset()  # columns that are given as text
+        # Columns that are given as text: DuckDB has no decimal of more than 38 digits.
+        self.texts = frozenset(column.name for column in header.columns if _has_wide_decimal(arrow_type(column.type)))
         self.error: Exception | None = None  # what ended the last stream
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
@@ -48,8 +51,9 @@ class QueryTable:
 def run_query(tables: Mapping[str, QueryTable], query: str) -> "pd.DataFrame":
     """The result of one SELECT over tables by `schema.table`; without a schema a name is looked up in all of them.
 
-    A column with a value that its type in DuckDB cannot hold is text, as is `numeric` without a precision. Raises RequestError
-    where the query cannot be run or needs more than 1 GiB, and what reading a table raises.
+    A column with a value that its type in DuckDB cannot hold is text, as is `numeric` without a precision. DuckDB may use 1 GiB,
+    and the result as much: it comes in batches, which are counted. Raises RequestError where the query cannot be run or needs more,
+    and what reading a table raises.
     """
     try:
         import duckdb
@@ -57,30 +61,59 @@ def run_query(tables: Mapping[str, QueryTable], query: str) -> "pd.DataFrame":
         raise RequestError(
             "SQL over a backup needs DuckDB", remedy="pip install duckdb, or install sbh-pipelines with the extra `sql`"
         ) from None
+    left_out: list[str] = []
     while True:
         with duckdb.connect(config=_CLOSED) as connection:
-            _register(connection, tables)
             try:
+                left_out = _register(connection, tables)
                 statements = connection.extract_statements(query)
                 if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
                     raise RequestError("One SELECT is run at a time, and nothing else", on=ascii(query)[:128])
-                found: pd.DataFrame = connection.execute(statements[0]).df()
-                return found
+                return _frame(connection.sql(statements[0]).to_arrow_reader(_ROWS), query)
             except duckdb.Error as error:
                 if not _fitted(tables):
                     raise RequestError(
                         "The query cannot be run",
                         on=ascii(query)[:128],
                         why=str(error).partition("\n")[0],
-                        remedy=f"the backup's tables: {', '.join(tables) or 'none'}",
+                        remedy=f"the backup's tables: {', '.join(n for n in tables if n not in left_out) or 'none'}"
+                        + (f"; not these, whose names differ in case alone: {', '.join(left_out)}" if left_out else ""),
                     ) from None
 
 
-def _register(connection: Any, tables: Mapping[str, QueryTable]) -> None:
+def _frame(batches: Any, query: str) -> "pd.DataFrame":
+    """The rows of a result. Raises RequestError where they are too many to be held."""
+    held, size = [], 0
+    for batch in batches:
+        held.append(batch)
+        size += batch.nbytes
+        if size > _MOST_MIB << 20:
+            raise RequestError(
+                "The result is too large",
+                on=ascii(query)[:128],
+                why=f"it is more than {_MOST_MIB} MiB",
+                remedy="add up, or add a LIMIT",
+            )
+    found: pd.DataFrame = pa.Table.from_batches(held, batches.schema).to_pandas()
+    return found
+
+
+def _has_wide_decimal(kind: Any) -> bool:
+    return pa.types.is_decimal256(kind) or (pa.types.is_list(kind) and _has_wide_decimal(kind.value_type))
+
+
+def _register(connection: Any, tables: Mapping[str, QueryTable]) -> list[str]:
+    """Make each table known; those that cannot be, for DuckDB takes names that differ in case alone for one."""
     schemas = dict.fromkeys(table.header.schema for table in tables.values())
+    known, left_out = set[tuple[str, str]](), []
     for schema in schemas:
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_quoted(schema)}")
-    for nth, table in enumerate(tables.values()):
+    for nth, (full_name, table) in enumerate(tables.items()):
+        place = (table.header.schema.lower(), table.header.name.lower())
+        if place in known:
+            left_out.append(full_name)
+            continue
+        known.add(place)
         connection.register(f"sbh_{nth}", table)
         name = f"{_quoted(table.header.schema)}.{_quoted(table.header.name)}"
         connection.execute(f"CREATE VIEW {name} AS SELECT * FROM sbh_{nth}")
@@ -88,6 +121,7 @@ def _register(connection: Any, tables: Mapping[str, QueryTable]) -> None:
         path = ",".join(_quoted(schema) for schema in schemas).replace("'", "''")
         connection.execute(f"SET search_path = '{path}'")
     connection.execute("SET enable_external_access = false; SET lock_configuration = true")
+    return left_out
 
 
 def _fitted(tables: Mapping[str, QueryTable]) -> bool:
