@@ -118,8 +118,8 @@ def _register(connection: Any, tables: Mapping[str, QueryTable]) -> list[str]:
         name = f"{_quoted(table.header.schema)}.{_quoted(table.header.name)}"
         connection.execute(f"CREATE VIEW {name} AS SELECT * FROM sbh_{nth}")
     if schemas:
-        path = ",".join(_quoted(schema) for schema in schemas).replace("'", "''")
-        connection.execute(f"SET search_path = '{path}'")
+        path = ",".join(_quoted(schema) for schema in schemas)
+        connection.execute(f"SET search_path = {_literal(path)}")
     connection.execute("SET enable_external_access = false; SET lock_configuration = true")
     return left_out
 
@@ -142,3 +142,8 @@ def _fitted(tables: Mapping[str, QueryTable]) -> bool:
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    """As DuckDB reads a string: a backslash is one."""
+    return "'" + text.replace("'", "''") + "'"
