@@ -13,6 +13,7 @@ from sbh_pipelines.api.routes import platform
 from sbh_pipelines.api.schema import pages
 from sbh_pipelines.api.schema.problems import error_fields
 from sbh_pipelines.document import as_document
+from sbh_pipelines.errors import RequestError
 
 router = APIRouter(prefix=CONSOLE)
 
@@ -41,8 +42,8 @@ async def audit(
             cursor=cursor,
             event=event or "*",
             user=user or None,
-            since=_begin(since),
-            until=_begin(until, 1),
+            since=None if since is None else _begin(since),
+            until=None if until is None else _begin(until, 1),
         )
     )
     chosen = {"event": event, "user": user, "since": since or "", "until": until or ""}
@@ -55,10 +56,8 @@ async def compliance(visit: AVisit, since: Day = None, until: Day = None) -> Res
     """The figures of a period; every trail is verified while it is read."""
     call, slug = visit.call, visit.call.tenant_or_all()
     last = until or datetime.now(UTC).date()
-    first = since or last - _PERIOD
+    first = since or max(last, date.min + _PERIOD) - _PERIOD
     start, end = _begin(first), _begin(last, 1)
-    assert start is not None
-    assert end is not None
     tenants = [slug] if slug is not None else []
     report = await call.expensive(
         "report.read", lambda: call.service.audit.compliance_report(call.user, start, end, tenants)
@@ -67,6 +66,11 @@ async def compliance(visit: AVisit, since: Day = None, until: Day = None) -> Res
     return visit.page("compliance.html", "Compliance report", report=shown, first=first, last=last)
 
 
-def _begin(day: date | None, more: int = 0) -> datetime | None:
-    """The beginning of a day, UTC, or of the one so many days later."""
-    return None if day is None else datetime.combine(day, time(), UTC) + timedelta(days=more)
+def _begin(day: date, more: int = 0) -> datetime:
+    """The beginning of a day, UTC, or of the one so many days later. Raises RequestError past the last day that there is."""
+    try:
+        return datetime.combine(day, time(), UTC) + timedelta(days=more)
+    except OverflowError:
+        raise RequestError(
+            "The day is out of range", on=str(day), why="no day follows it", remedy="choose an earlier one"
+        ) from None

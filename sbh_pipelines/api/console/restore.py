@@ -5,7 +5,7 @@ the same form sent twice launches one restore.
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from fastapi import APIRouter
@@ -21,7 +21,7 @@ from sbh_pipelines.api.routes.operations import OperationId
 from sbh_pipelines.api.routes.restores import RestoreIdPath
 from sbh_pipelines.api.runs import operations as ops
 from sbh_pipelines.api.schema.bodies import DiffBody, RestoreBody, UndoBody
-from sbh_pipelines.errors import NotConfirmed
+from sbh_pipelines.errors import NotConfirmed, RequestError
 from sbh_pipelines.model import MergeMode, ReferencePolicy
 
 router = APIRouter(prefix=f"{CONSOLE}/tenants/{{slug}}")
@@ -33,6 +33,15 @@ _SCOPES = {
     "rows": "Only some rows, and what hangs on them",
     "config": "Only the configuration",
     "all_but": "Everything but some tables",
+}
+_PARTS: Mapping[
+    str, tuple[Set[str], Set[str]]
+] = {  # fields of the form: one of these has to be filled; all that may be
+    "tenant": (frozenset(), frozenset()),
+    "parts": ({"tables", "files"}, {"tables", "files"}),
+    "rows": ({"rows"}, {"rows", "files"}),
+    "config": (frozenset(), frozenset()),
+    "all_but": ({"tables"}, {"tables", "files"}),
 }
 _MODES = {
     MergeMode.EXACT: "Exactly as it was: what is newer in the chosen part goes",
@@ -131,24 +140,41 @@ async def undo(visit: AVisit, restore_id: RestoreIdPath) -> Response:
 
 
 def options_of(form: Form) -> dict[str, Any]:
-    """The options of a restore that a form chose; the API's bodies check them."""
+    """The options of a restore that a form chose; the API's bodies check them.
+
+    Raises RequestError where nothing is chosen of what the scope is about, or something that it is not about: a mistake in the
+    form must not become a restore of more than somebody meant.
+    """
     scope = form.one("scope") or "tenant"
-    lines = {name: _lines(form, name) for name in ("tables", "files")}
-    chosen: dict[str, Any] = {
+    if scope not in _SCOPES:
+        raise RequestError("There is no such scope", on=ascii(scope)[1:-1][:40], remedy=f"one of {', '.join(_SCOPES)}")
+    parts: dict[str, Any] = {name: _lines(form, name) for name in ("tables", "files")} | {"rows": form.one("rows")}
+    given = {name: value for name, value in parts.items() if value}
+    needed, taken = _PARTS[scope]
+    if needed and not given.keys() & needed:
+        raise RequestError(
+            "Nothing was chosen",
+            on=_SCOPES[scope],
+            why=f"it needs {' or '.join(sorted(needed))}, and without them the whole tenant would be restored",
+            remedy="go back and choose them, or choose the whole tenant",
+        )
+    if stray := sorted(given.keys() - taken):
+        raise RequestError(
+            "More was chosen than the scope is about",
+            on=_SCOPES[scope],
+            why=f"it does not look at {' and '.join(stray)}",
+            remedy="go back, and choose the scope that they are for, or take them out",
+        )
+    if scope == "all_but":
+        given["all_but"] = given.pop("tables")
+    return {
+        **given,
+        "config_only": scope == "config",
         "mode": form.one("mode") or str(MergeMode.EXACT),
         "references": form.one("references") or str(ReferencePolicy.REFUSE),
         "keep_extra_files": form.one("keep_extra_files") == "yes",
         "accept_schema_changes": form.one("accept_schema_changes") == "yes",
     }
-    if scope == "parts":
-        chosen |= {name: values for name, values in lines.items() if values}
-    elif scope == "all_but":
-        chosen["all_but"] = lines["tables"]
-    elif scope == "rows":
-        chosen["rows"] = form.one("rows") or None
-    elif scope == "config":
-        chosen["config_only"] = True
-    return chosen
 
 
 def _lines(form: Form, name: str) -> list[str]:

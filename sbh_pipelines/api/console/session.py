@@ -23,6 +23,7 @@ VIA = "console"
 LOGIN = f"{CONSOLE}/login"
 _MOST_FIELDS = 1000
 _LONGEST_PATH = 2000
+_LONGEST_TOKEN = 3800  # browsers drop a cookie above 4,096 bytes, its name and attributes among them, and say nothing
 
 
 class Session:
@@ -42,7 +43,13 @@ class Session:
         return self._tokens.verify(token, VIA)
 
     def begin(self, token: str, to: str) -> Response:
-        """Sign in, and go to a page. Blocks. Raises Unauthenticated."""
+        """Sign in, and go to a page. Blocks. Raises Unauthenticated, RequestError for a token that no cookie holds."""
+        if len(token.encode("utf-8", "replace")) > _LONGEST_TOKEN:
+            raise RequestError(
+                "The token is too long to sign in with",
+                why=f"it has more than {_LONGEST_TOKEN:,} bytes, and browsers keep no cookie of that size",
+                remedy="have your identity provider put less into it, or use the API or `sbh`",
+            )
         found = self._tokens.verified(token, VIA)
         response = RedirectResponse(to, 303)
         self._set(response, token, min(self._most_s, max(0, int(found.expires - self._clock()))))

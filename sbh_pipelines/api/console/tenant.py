@@ -129,12 +129,13 @@ async def transactions(
 
 
 def _moment(text: str) -> datetime | None:
-    """What a field for a time holds, in UTC. Raises RequestError."""
+    """What a field for a time holds, in UTC; a time without an offset is in UTC. Raises RequestError."""
     if not text.strip():
         return None
     try:
-        return parse_timestamp(text.strip().replace(" ", "T")).replace(tzinfo=UTC)
-    except ValueError:
+        found = parse_timestamp(text.strip().replace(" ", "T"))
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise RequestError("Not a time", on=ascii(text)[1:-1], remedy="write it as 2026-01-15T14:32:07") from None
 
 

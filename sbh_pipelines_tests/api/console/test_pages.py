@@ -11,7 +11,11 @@ from starlette.testclient import TestClient
 from sbh_pipelines.api.app.app import make_app
 from sbh_pipelines.api.console import app as console
 from sbh_pipelines.api.console.render import POLICY, duration, size
+from sbh_pipelines.api.console.restore import options_of
 from sbh_pipelines.api.console.session import safe_path
+from sbh_pipelines.api.console.visit import Form
+from sbh_pipelines.api.schema.bodies import RestoreBody
+from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.security.policy import PERMISSIONS, Role, UserContext
 from sbh_pipelines.security.tokens import Tokens
@@ -267,6 +271,54 @@ def test_nothing_is_restored_until_the_name_is_typed(site: TestClient, sign_in: 
     answer = ask(site, "POST", AT + "/restore", OWN, backed_up, mark=mark, confirm=OTHER)
     assert answer.status_code == 409
     assert "was not typed" in answer.text
+
+
+@pytest.mark.parametrize("way", ["diff", "ask"])
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        ({"scope": "parts"}, "Nothing was chosen"),
+        ({"scope": "parts", "files": " \n "}, "Nothing was chosen"),
+        ({"scope": "rows", "files": "**"}, "Nothing was chosen"),
+        ({"scope": "all_but"}, "Nothing was chosen"),
+        ({"scope": "part", "tables": "tasks"}, "There is no such scope"),
+        ({"tables": "tasks"}, "More was chosen"),
+        ({"scope": "config", "files": "**"}, "More was chosen"),
+    ],
+)
+def test_a_form_that_says_too_little_is_no_restore_of_the_whole_tenant(
+    site: TestClient, sign_in: Any, backed_up: str, way: str, form: dict[str, str], said: str
+) -> None:
+    mark = sign_in(OWN, Role.ADMIN)
+    answer = ask(site, "POST", f"{AT}/{way}", OWN, backed_up, mark=mark, **form)
+    assert (answer.status_code, said in answer.text) == (400, True), answer.text[-900:]
+    assert "SBH-200" in answer.text
+
+
+def test_rows_and_files_are_chosen_together() -> None:
+    form = Form({"scope": ["rows"], "rows": ["tasks where id = 1"], "files": ["a/**\nb/*"]})
+    assert RestoreBody(**options_of(form)).request() == RestoreRequest(rows="tasks where id = 1", files=("a/**", "b/*"))
+
+
+def test_days_at_the_end_of_time_and_times_with_an_offset(site: TestClient, sign_in: Any) -> None:
+    sign_in(OWN, Role.OPERATOR)
+    home = f"/console/tenants/{OWN}"
+    for page in ("audit", "compliance"):
+        refused = site.get(f"{home}/{page}", params={"until": "9999-12-31"})
+        assert (refused.status_code, "The day is out of range" in refused.text) == (400, True)
+        assert site.get(f"{home}/{page}", params={"until": "0001-01-01"}).status_code == 200
+    moved = site.get(f"{home}/moment", params={"at": "2026-01-15T14:30:00+02:00"}).headers["location"]
+    assert "2026-01-15T12%3A30%3A00" in moved
+    assert site.get(f"{home}/moment", params={"at": "0001-01-01T00:00:00+02:00"}).status_code == 400
+
+
+def test_a_token_that_no_browser_keeps_is_refused(site: TestClient) -> None:
+    site.cookies.clear()
+    assert site.post("/console/login", data={"token": "x" * 3800}).status_code == 401  # what it says is looked at
+    answer = site.post("/console/login", data={"token": "x" * 3801})
+    assert (answer.status_code, "The token is too long" in answer.text) == (400, True)
+    assert "xxx" not in answer.text
+    assert "set-cookie" not in answer.headers
 
 
 def test_figures_are_written_with_the_unit_one_reads() -> None:

@@ -148,7 +148,8 @@ def test_what_clients_say_of_themselves_is_not_passed_on(proxy: Proxy) -> None:
     lies |= {"x-forwarded-host": "evil.example", "x-forwarded-proto": "http", "x-forwarded-port": "1"}
     needed = {"authorization": "Bearer x", "x-tenant-slug": "acme", "idempotency-key": "k", "origin": f"https://{NAME}"}
     with proxy.client("127.0.0.2") as client:
-        for path, by in (("/api/backup", "api"), ("/metrics", "api"), ("/graphql", "ui"), ("/login", "ui")):
+        of_api = ("/api/backup", "/metrics", "/console", "/console/tenants/acme", "/console/login")
+        for path, by in (*((path, "api") for path in of_api), ("/graphql", "ui"), ("/login", "ui")):
             said = proxy.get(client, path, headers=lies | needed).json()
             headers = dict(said["headers"])
             assert (said["by"], said["path"]) == (by, path)
@@ -185,6 +186,8 @@ def test_one_address_does_not_wear_out_the_login(proxy: Proxy) -> None:
         logins = [proxy.get(client, "/login", "POST", data={"token": "x"}).status_code for _ in range(40)]
         assert logins.count(429) > 10
         assert logins[:20] == [200] * 20
+        assert proxy.get(client, "/console/login/", "POST", data={"token": "x"}).status_code == 429
+        assert proxy.get(client, "/console").status_code == 200
         assert proxy.get(other, "/login").status_code == 200
         assert proxy.get(client, "/api/backup").status_code == 200
 
