@@ -10,13 +10,17 @@ from starlette.testclient import TestClient
 
 from sbh_pipelines.api.app.app import make_app
 from sbh_pipelines.api.console import app as console
-from sbh_pipelines.api.console.render import POLICY, duration, size
+from sbh_pipelines.api.console.render import POLICY, _templates, duration, render, size
 from sbh_pipelines.api.console.restore import options_of
 from sbh_pipelines.api.console.session import safe_path
 from sbh_pipelines.api.console.visit import Form
 from sbh_pipelines.api.schema.bodies import RestoreBody
+from sbh_pipelines.backup.contents.moment_facts import MomentFacts
+from sbh_pipelines.backup.restore.plan import LeftBehind
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.document import as_document
+from sbh_pipelines.model import BackupId
 from sbh_pipelines.security.policy import PERMISSIONS, Role, UserContext
 from sbh_pipelines.security.tokens import Tokens
 from sbh_pipelines.settings import Settings
@@ -264,6 +268,98 @@ def test_one_asks_and_another_approves(site: TestClient, sign_in: Any, backed_up
     assert "agreed" in page
     assert "public.tasks" in page
     assert "Compare, then restore" in page
+
+
+def test_who_approves_sees_all_that_was_asked_for(
+    site: TestClient, sign_in: Any, backed_up: str, api_settings: Settings
+) -> None:
+    """What a form can say has the button that does it; what it cannot say has none."""
+    mark = sign_in(OWN, Role.ADMIN, "ann")
+    options = {
+        "scope": "all_but",
+        "tables": "public.tasks",
+        "files": "a/**",
+        "references": "keep",
+        "mode": "missing-only",
+    }
+    path = ask(site, "POST", AT + "/ask", OWN, backed_up, mark=mark, safety_backup="no", **options).headers["location"]
+    ann = UserContext("ann", "*", Role.ADMIN)
+    made = BackupService(api_settings).approvals.request_restore(
+        backed_up,
+        OWN,
+        ann,
+        RestoreRequest(tables=("public.users",), as_tenant=True),
+        reason="a test",
+        into_database="host=db dbname=other",
+    )
+    mark = sign_in(OWN, Role.ADMIN, "bea")
+    boxes = {one[:60]: one for one in site.get(path).text.split("<section ")[1:]}
+    expressible, not_so = (next(b for b in boxes.values() if word in b) for word in ("keep", str(made.approval_id)))
+    for name, text in (
+        ("All but", "public.tasks"),
+        ("Files", "a/**"),
+        ("References", "keep"),
+        ("Mode", "missing-only"),
+        ("Safety backup", "no"),
+    ):
+        assert f"<dt>{name}</dt><dd>{text}</dd>" in expressible
+    for name, text in (("Tables", "public.users"), ("As tenant", "yes"), ("Into database", "host=db dbname=other")):
+        assert f"<dt>{name}</dt><dd>{text}</dd>" in not_so
+    for box in (expressible, not_so):
+        (approval,) = set(re.findall(r"approval_\w+", box))
+        assert site.post(f"{path}/{approval}/approve", data={"mark": mark}).status_code == 303
+    decided = site.get(path).text.split("<section ")
+    (decided_form,) = (one for one in decided if "missing-only" in one)
+    assert "Compare, then restore" in decided_form
+    fields = dict(re.findall(r'name="(\w+)" value="([^"]*)"', decided_form))
+    assert fields.items() >= {**options, "safety_backup": "no"}.items()
+    (decided_other,) = (one for one in decided if str(made.approval_id) in one)
+    assert "no form for exactly this" in decided_other
+    assert "Compare, then restore" not in decided_other
+
+
+def test_the_journal_tells_what_rows_do_not_and_what_it_lacks() -> None:
+    event = {
+        "time": "2026-01-15T14:32:07Z",
+        "table": "public.tasks",
+        "kind": "truncated",
+        "why": "emptied",
+        "before": "2026-01-15T14:32:06.9Z",
+    }
+    listed = {"transactions": [], "events": [event], "gaps": ["from 1 until 2: lost"], "issues": [], "more": True}
+    shown = {"slug": OWN, "title": "", "user": None, "since": "", "until": ""}
+    page = bytes(render("journal.html", listed=listed, **shown).body).decode()
+    assert "truncated: emptied" in page
+    assert f"/console/tenants/{OWN}/backups/@2026-01-15T14%3A32%3A06.9Z/diff" in page
+    assert "Nothing is told from 1 until 2: lost." in page
+    assert "Earlier ones were left out" in page
+    assert "Nothing is told of this time" not in page
+
+
+def test_a_plan_says_its_scope_what_stays_behind_and_what_is_not_sure() -> None:
+    left = LeftBehind("public.comments", "public.tasks", "comments_task", 7, 4)
+    moment = MomentFacts(
+        asked="2026-01-15T14:32:07Z",
+        base=BackupId("backup_20260115_1200"),
+        base_time="2026-01-15T12:00:00Z",
+        incarnation="1",
+        transactions=3,
+        changes=9,
+        last_in=None,
+        first_out=None,
+        as_of_backup={"public.tags": "the journal does not tell of it"},
+        files={"source": "versions", "as_of": "then", "doubt_count": 2},
+    )
+    scope = RestoreRequest(rows="tasks where id = 1", files=("a/**", "b/*")).scope()
+    plan = as_document({"scope": scope, "left_behind": (left,), "moment": moment})
+    nothing = {"problems": [], "schema": [], "tables": [], "references": [], "left_out": {}, "kept": []}
+    page = _templates.get_template("parts.html").module.plan_tables(
+        {**plan, **nothing, "nothing_to_do": True, "files": {"samples": []}}
+    )
+    assert "Only rows <code>tasks where id = 1</code>; files like <code>a/**, b/*</code>." in page
+    assert "public.comments was not chosen and has 3 fewer of its rows" in page
+    assert "public.tags is as that backup has it: the journal does not tell of it" in page
+    assert "2 files are in doubt" in page
 
 
 def test_nothing_is_restored_until_the_name_is_typed(site: TestClient, sign_in: Any, backed_up: str) -> None:
