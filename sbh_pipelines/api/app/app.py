@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from sbh_pipelines import __version__
 from sbh_pipelines.api.app.calls import Api
-from sbh_pipelines.api.app.limits import Rates, Workers
+from sbh_pipelines.api.app.limits import Rates, Streams, Workers
 from sbh_pipelines.api.app.middleware import REQUEST_ID, USER, RequestMiddleware
 from sbh_pipelines.api.app.server import PromptH11Protocol
 from sbh_pipelines.api.console.app import Console
@@ -72,8 +72,12 @@ def make_app(settings: Settings) -> RequestMiddleware:
     at_once, wait = own.expensive_threads, own.request_timeout_s
     expensive = Workers("expensive", at_once, own.waiting, wait, min(at_once, own.expensive_per_tenant))
     urgent = Workers("urgent", at_once, own.waiting, wait, max(1, at_once // 2))
-    rates = Rates(own.expensive_per_minute, own.expensive_burst)
-    api = Api(own, service, copies, dagster, Launcher(dagster), MadeByRuns(dagster), reads, expensive, urgent, rates)
+    rates, streams = (
+        Rates(own.expensive_per_minute, own.expensive_burst),
+        Streams(own.threads, max(1, own.threads // 4)),
+    )
+    made = MadeByRuns(dagster)
+    api = Api(own, service, copies, dagster, Launcher(dagster), made, reads, expensive, urgent, rates, streams)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

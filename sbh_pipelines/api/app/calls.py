@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 from fastapi import Depends, Header, Query, Request
 from starlette.responses import JSONResponse, Response
 
-from sbh_pipelines.api.app.limits import Rates, Workers
+from sbh_pipelines.api.app.limits import Rates, Streams, Workers
 from sbh_pipelines.api.app.middleware import REQUEST_ID, USER
 from sbh_pipelines.api.runs.dagster import Dagster
 from sbh_pipelines.api.runs.launches import Launch, Launcher
@@ -46,6 +46,7 @@ class Api:
         expensive: Threads of plans and validations, of which each tenant has its share.
         urgent: Threads of launches, cancels and approvals, which wait for no plan.
         rates: How often somebody may ask for what is expensive.
+        streams: What is sent piece by piece.
     """
 
     settings: ApiSettings
@@ -58,6 +59,7 @@ class Api:
     expensive: Workers
     urgent: Workers
     rates: Rates
+    streams: Streams
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +129,12 @@ class Call:
         return JSONResponse(shown(document, self.user), status, headers)
 
     @property
-    def _whose(self) -> str:
-        """Who shares threads with whom: the users of a tenant; a platform user with nobody."""
+    def whose(self) -> str:
+        """Who shares threads and downloads with whom: the users of a tenant; a platform user with nobody."""
         return f"{ALL_TENANTS}:{self.user.user_id}" if self.platform else self.user.tenant_id
 
     async def read(self, work: Callable[[], T]) -> T:
-        return await self.api.reads.run(work, self._whose)
+        return await self.api.reads.run(work, self.whose)
 
     async def permit(self, action: str, from_copy: str | None = None) -> None:
         """Raises AccessDenied and the like. Asked before anything is counted or begun, in threads that no plan holds."""
@@ -146,7 +148,7 @@ class Call:
         """A plan or a validation. Raises AccessDenied, TooManyRequests."""
         await self.permit(action, from_copy)
         self._count(PLANS)
-        return await self.api.expensive.run(work, self._whose)
+        return await self.api.expensive.run(work, self.whose)
 
     async def urgent(
         self, action: str, work: Callable[[], T], *, counted: str | None = None, from_copy: str | None = None
@@ -155,7 +157,7 @@ class Call:
         await self.permit(action, from_copy)
         if counted is not None:
             self._count(counted)
-        return await self.api.urgent.run(work, self._whose)
+        return await self.api.urgent.run(work, self.whose)
 
     def _count(self, kind: str) -> None:
         """Raises TooManyRequests. Launches have a rate of their own, which neither plans nor requests use up; of a tenant's

@@ -59,6 +59,35 @@ class Rates:
         return min(self._burst, tokens + (now - at) * self._per_s)
 
 
+class Streams:
+    """Answers that are sent piece by piece: at most `most` under way in this process, `each` of one and the same caller's.
+
+    For the event loop alone.
+    """
+
+    def __init__(self, most: int, each: int) -> None:
+        self._most, self._each = most, each
+        self._begun: Counter[str] = Counter()
+
+    def begin(self, whose: str) -> None:
+        """To be ended, whatever becomes of it. Raises TooManyRequests."""
+        if self._begun[whose] >= self._each:
+            raise TooManyRequests(
+                "Too much is downloaded at once",
+                on="tenant",
+                why=f"{self._each} downloads are under way already",
+                remedy="wait until they have ended",
+            )
+        if self._begun.total() >= self._most:
+            raise TooManyRequests("The server sends too much at once", remedy="try again in some seconds")
+        self._begun[whose] += 1
+
+    def end(self, whose: str) -> None:
+        self._begun[whose] -= 1
+        if not self._begun[whose]:
+            del self._begun[whose]
+
+
 T = TypeVar("T")
 
 

@@ -4,19 +4,18 @@ Viewers see what the manifest says. Who may plan restores sees rows, without the
 export sees those as well where they ask for them, and takes files out.
 """
 
-from collections.abc import Iterator
 from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from sbh_pipelines.api.app.middleware import CONSOLE
+from sbh_pipelines.api.console.download import Download, Sent
 from sbh_pipelines.api.console.tenant import Part, read_part
 from sbh_pipelines.api.console.visit import AVisit, Visit, answer_of
 from sbh_pipelines.api.routes import backups
 from sbh_pipelines.api.routes.backups import BackupIdPath
-from sbh_pipelines.errors import RequestError
 
 router = APIRouter(prefix=f"{CONSOLE}/tenants/{{slug}}/backups/{{backup_id}}")
 
@@ -115,24 +114,13 @@ async def _files(visit: Visit, backup_id: str, after: str, search: str) -> Respo
 async def file(visit: AVisit, backup_id: BackupIdPath, path: FilePath) -> Response:
     """A file's content. It is checked while it is sent: a damaged one ends before its length is reached."""
     call, slug = visit.call, visit.slug
-
-    def work() -> tuple[int, Iterator[bytes]]:
-        backup = call.service.exports.open(backup_id, slug, call.user)
-        try:
-            entry = next((entry for entry in backup.files() if entry.path == path), None)
-            if entry is None:
-                raise RequestError("The backup has no such file", on=ascii(path)[1:-1][:128], remedy="see its list")
-        except BaseException:
-            backup.close()
-            raise
-
-        def pieces() -> Iterator[bytes]:
-            with backup:
-                yield from backup.slices(entry)
-
-        return entry.size, pieces()
-
-    length, pieces = await call.expensive("backup.export", work)
+    download = Download(call.api.streams, call.whose, call.api.settings.request_timeout_s)
+    try:
+        work = download.opened(lambda: call.service.exports.file(backup_id, slug, call.user, path))
+        size = await call.expensive("backup.export", work)
+    except BaseException:  # given up as well: what is opened after that is closed at once
+        await download.close()
+        raise
     name = quote(path.rpartition("/")[2], safe="")
-    headers = {"Content-Length": str(length), "Content-Disposition": f"attachment; filename*=UTF-8''{name}"}
-    return StreamingResponse(pieces, media_type="application/octet-stream", headers=headers)
+    headers = {"Content-Length": str(size), "Content-Disposition": f"attachment; filename*=UTF-8''{name}"}
+    return Sent(download, headers=headers)

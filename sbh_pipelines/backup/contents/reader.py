@@ -9,7 +9,7 @@ opened; a table is known to be whole only when its last row was read.
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -37,6 +37,35 @@ class BackupTable:
     name: str
     rows: int
     bytes: int
+
+
+class OpenFile:
+    """A file of a backup that was opened for it alone. Use it as a context manager, or `close` it. To be read once.
+
+    Attributes:
+        size: Of its content, bytes.
+    """
+
+    def __init__(self, backup: "OpenBackup", entry: FileEntry) -> None:
+        self.size = entry.size
+        self._backup, self._slices = backup, backup.slices(entry)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Its content, as `OpenBackup.slices` gives it. Raises CorruptObject."""
+        return self._slices
+
+    def close(self) -> None:
+        """Not while another thread takes a piece. Waits for pieces that are read ahead."""
+        self._slices.close()
+        self._backup.close()
 
 
 class OpenBackup:
@@ -206,14 +235,24 @@ class OpenBackup:
 
         Looks through the list of files: for many of them go through `files` with `slices`. Raises RequestError, CorruptObject.
         """
+        return self.slices(self._entry(path))
+
+    def file(self, path: str) -> OpenFile:
+        """The same with its size, for who opened this backup for one file: closing the file closes the backup.
+
+        Raises RequestError, CorruptObject.
+        """
+        return OpenFile(self, self._entry(path))
+
+    def _entry(self, path: str) -> FileEntry:
         entry = next((entry for entry in self.files() if entry.path == path), None)
         if entry is None:
             raise RequestError(
-                "The backup has no such file", on=ascii(path)[:128], remedy="see `files()` for the paths it has"
+                "The backup has no such file", on=ascii(path)[1:-1][:128], remedy="see `files()` for the paths it has"
             )
-        return self.slices(entry)
+        return entry
 
-    def slices(self, entry: FileEntry) -> Iterator[bytes]:
+    def slices(self, entry: FileEntry) -> Generator[bytes, None, None]:
         """The content of one of `files`, checked against its SHA-256. Raises CorruptObject."""
         digest = hashlib.sha256()
         for piece in self._pieces(entry):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sbh_pipelines.backup.contents.manifests import read_manifest
 from sbh_pipelines.backup.contents.ownership import resolve_own
-from sbh_pipelines.backup.contents.reader import OpenBackup, open_backup
+from sbh_pipelines.backup.contents.reader import OpenBackup, OpenFile, open_backup
 from sbh_pipelines.backup.create.moment.reading import Reading
 from sbh_pipelines.backup.export.browse import BackupView
 from sbh_pipelines.backup.export.export import export_backup
@@ -92,13 +92,32 @@ class Exports:
             raise
         return open_backup(repository, manifest)
 
+    def file(self, backup_id: str, tenant_id: str, user_ctx: UserContext, path: str) -> OpenFile:
+        """A file's content, for whoever takes it out. Close it, or use `with`. Recorded as an export, without the file's name.
+
+        Raises UnknownBackup, CorruptObject, RequestError where the backup has no such file.
+        """
+        tenant = self._exportable(tenant_id, user_ctx, backup_id)
+        repository = self._site.repository(tenant)
+        try:
+            backup = open_backup(repository, read_manifest(repository, resolve_own(repository, backup_id, tenant.key)))
+            found = backup.file(path)
+            props = {"backup_id": backup.backup_id, "what": "file", "size": found.size}
+            self._site.track(tenant, "backup.exported", user_ctx.user_id, props)
+        except BaseException:
+            repository.close()
+            raise
+        return found
+
     def view(
         self, backup_id: str, tenant_id: str, user_ctx: UserContext, what: str, *, show_sensitive: bool = False
     ) -> BackupView:
         """A backup to look into, a page at a time, for those who may plan restores, whose plans show rows as well.
 
         `what`: the table, or `files`, for the record. Values of columns that `restore.sensitive` names are masked;
-        `show_sensitive` is for who may export. Raises AccessDenied, UnknownBackup, SlugChangedHands, CorruptObject.
+        `show_sensitive` is for who may export, and recorded as an export.
+
+        Raises AccessDenied, UnknownBackup, SlugChangedHands, CorruptObject.
         """
         tenant = self._gate.allowed(tenant_id, user_ctx, "restore.plan")
         if show_sensitive:
@@ -106,8 +125,12 @@ class Exports:
         repository = self._site.repository(tenant)
         try:
             manifest = read_manifest(repository, resolve_own(repository, backup_id, tenant.key))
-            props = {"of": what[:200], "show_sensitive": show_sensitive}
-            self._gate.accessed(tenant, user_ctx, "view", backup_id=manifest.id, **props)
+            of = what[:200]
+            if show_sensitive:
+                props = {"backup_id": manifest.id, "what": "view", "of": of, "show_sensitive": True}
+                self._site.track(tenant, "backup.exported", user_ctx.user_id, props)
+            else:
+                self._gate.accessed(tenant, user_ctx, "view", backup_id=manifest.id, of=of)
         except BaseException:
             repository.close()
             raise

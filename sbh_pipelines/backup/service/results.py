@@ -4,6 +4,7 @@ from sbh_pipelines.backup.approvals import Approval
 from sbh_pipelines.backup.audit.compliance_report import ComplianceReport, TenantCompliance
 from sbh_pipelines.backup.audit.export import ExportReport, FileReport
 from sbh_pipelines.backup.audit.verify import ChainReport, TrailReport, UnreadableTrail
+from sbh_pipelines.backup.contents.reader import OpenFile
 from sbh_pipelines.backup.contents.verification import Validation
 from sbh_pipelines.backup.copies.promotion.promotion import Promotion
 from sbh_pipelines.backup.copies.promotion.readiness import TenantReady
@@ -94,6 +95,7 @@ __all__ = [
     "Look",
     "MomentWindow",
     "NothingToPrune",
+    "OpenFile",
     "OwnerRotation",
     "PlatformBackup",
     "Promotion",

@@ -1,25 +1,33 @@
 """The console's pages without a browser: who sees what, whose forms are taken, what becomes of hostile names."""
 
 import re
+import sqlite3
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
+import anyio
 import pytest
 from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
 from starlette.testclient import TestClient
 
 from sbh_pipelines.api.app.app import make_app
+from sbh_pipelines.api.app.limits import Streams
 from sbh_pipelines.api.console import app as console
+from sbh_pipelines.api.console.download import Download, Sent
 from sbh_pipelines.api.console.render import POLICY, _templates, duration, render, size
 from sbh_pipelines.api.console.restore import options_of
 from sbh_pipelines.api.console.session import safe_path
 from sbh_pipelines.api.console.visit import Form
 from sbh_pipelines.api.schema.bodies import RestoreBody
 from sbh_pipelines.backup.contents.moment_facts import MomentFacts
+from sbh_pipelines.backup.contents.reader import OpenFile
 from sbh_pipelines.backup.restore.plan import LeftBehind
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.document import as_document
+from sbh_pipelines.errors import TooManyRequests
 from sbh_pipelines.model import BackupId
 from sbh_pipelines.security.policy import PERMISSIONS, Role, UserContext
 from sbh_pipelines.security.tokens import Tokens
@@ -229,7 +237,7 @@ def test_what_is_sensitive_is_masked_and_not_searched(site: TestClient, sign_in:
     assert site.get(path + "&sensitive=true").status_code == 403
     assert "No row holds it" in site.post(path, data={"mark": mark, "search": email}).text
     sign_in("*", Role.ADMIN)
-    trail = site.get(f"/console/tenants/{OWN}/audit", params={"event": "backup.accessed", "user": "ann"}).text
+    trail = site.get(f"/console/tenants/{OWN}/audit", params={"event": "backup.exported", "user": "ann"}).text
     assert "show sensitive" in trail
 
 
@@ -249,9 +257,64 @@ def test_rows_come_a_page_at_a_time_and_files_whole(
         assert sorted(seen) == sorted(str(row["id"]) for rows in backup.read_rows("tasks") for row in rows)
         entry = next(backup.files())
         content = b"".join(backup.slices(entry))
-    got = site.get(f"{here}/file", params={"path": entry.path})
-    assert got.content == content
+    for _ in range(5):  # more than one caller may have under way at once: each is ended
+        got = site.get(f"{here}/file", params={"path": entry.path})
+        assert got.content == content
     assert got.headers["content-disposition"].startswith("attachment")
+    assert site.get(f"{here}/file", params={"path": "no/such"}).status_code == 400
+    admin = UserContext("fixture", "*", Role.ADMIN)
+    made = BackupService(api_settings).audit.events(admin, OWN, event="backup.exported", user="ann").events
+    taken = [event.props for event in made if event.props.get("what") == "file"]
+    assert taken == [{"backup_id": backed_up, "what": "file", "size": entry.size}] * 5
+    assert entry.path not in str(made)
+
+
+def test_a_download_is_bounded_and_closed_whatever_becomes_of_it(api_settings: Settings, backed_up: str) -> None:
+    """Whose browser leaves before the first piece, who takes too long, whose turn was given up, whose file is not there."""
+    service, admin = BackupService(api_settings), UserContext("fixture", "*", Role.ADMIN)
+    with service.open_backup(backed_up, OWN, admin) as backup:
+        path = next(entry.path for entry in backup.files() if entry.size)
+    streams, opened = Streams(3, 2), list[OpenFile]()
+
+    def open_file() -> OpenFile:
+        opened.append(service.exports.file(backed_up, OWN, admin, path))
+        return opened[-1]
+
+    def is_closed() -> bool:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            opened[-1]._backup._repository.index.packs()
+        return True
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def gone(_: Any) -> None:
+        raise OSError("the browser is gone")
+
+    async def slow(_: Any) -> None:
+        await anyio.sleep(60)
+
+    async def all_of_it() -> None:
+        scope = {"type": "http", "asgi": {"spec_version": "2.4"}}
+        for send, raised in ((gone, True), (slow, False)):
+            download = Download(streams, OWN, 0.01)
+            download.opened(open_file)()
+            with pytest.raises(ClientDisconnect) if raised else nullcontext():
+                await Sent(download)(scope, receive, send)
+            assert is_closed()
+        given_up = Download(streams, OWN, 1)
+        await given_up.close()
+        given_up.opened(open_file)()
+        assert is_closed()
+        held = [Download(streams, OWN, 1), Download(streams, OWN, 1), Download(streams, OTHER, 1)]
+        for whose in (OWN, OTHER):
+            with pytest.raises(TooManyRequests):
+                Download(streams, whose, 1)
+        for one in held:
+            await one.close()
+        await Download(streams, OWN, 1).close()
+
+    anyio.run(all_of_it)
 
 
 def test_one_asks_and_another_approves(site: TestClient, sign_in: Any, backed_up: str) -> None:

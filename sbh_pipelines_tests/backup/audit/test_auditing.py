@@ -87,8 +87,9 @@ EVENTS: dict[str, tuple[str, ...] | str] = {
     "drills.report": AGGREGATE,
     "drills.run": ("drill.started", "drill.completed"),
     "exports.export": ("backup.exported",),
+    "exports.file": ("backup.exported",),
     "exports.open": ("backup.accessed",),
-    "exports.view": ("backup.accessed",),
+    "exports.view": ("backup.accessed", "backup.exported"),
     "drills.drop_leftovers": "removes databases that killed drills left; nothing of a backup is read or changed",
     "health.check": AGGREGATE,
     "health.examine": AGGREGATE,
@@ -264,6 +265,10 @@ def test_each_call_leaves_the_events_it_is_said_to(application: Application) -> 
         (lambda: service.validate_backup("latest", ACME, user), ["backup.validated"]),
         (lambda: service.open_backup("latest", ACME, user).close(), ["backup.accessed"]),
         (lambda: service.exports.view("latest", ACME, user, "public.projects").close(), ["backup.accessed"]),
+        (
+            lambda: service.exports.view("latest", ACME, user, "public.projects", show_sensitive=True).close(),
+            ["backup.exported"],
+        ),
         (
             lambda: service.exports.export(full["id"], ACME, user, application.directory / "out", tables=["projects"]),
             ["backup.exported"],
