@@ -1,7 +1,8 @@
 """The console as an application of its own beside the API: its routes, and errors as pages."""
 
 import logging
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
 from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI, Request
@@ -16,7 +17,7 @@ from sbh_pipelines.api.app.calls import Api
 from sbh_pipelines.api.app.middleware import CONSOLE, REQUEST_ID, USER
 from sbh_pipelines.api.console import approval, backup, evidence, fleet, restore, tenant
 from sbh_pipelines.api.console.render import POLICY, STATIC, render
-from sbh_pipelines.api.console.session import LOGIN, Session, safe_path, sent_form
+from sbh_pipelines.api.console.session import LOGIN, VIA, Session, safe_path, sent_form
 from sbh_pipelines.api.console.visit import AVisit
 from sbh_pipelines.api.schema.problems import Refusal, error_answer, sees_internals
 from sbh_pipelines.errors import RequestError, SbhError, Unauthenticated
@@ -46,7 +47,7 @@ async def sign_in(request: Request) -> Response:
         following = safe_path(form.get("next", [""])[0])
         given = form.get("token", [""])[0].strip()
         api: Api = request.app.state.api
-        return await api.reads.run(lambda: session.begin(given, following), "sign-in")
+        return await api.reads.run(lambda: _begun(api, session, given, following), "sign-in")
     except SbhError as error:
         return _login(request, following, error)
 
@@ -63,6 +64,29 @@ async def static(name: str) -> Response:
     if name not in _FILES:
         raise HTTPException(404)
     return FileResponse(STATIC / name, headers={"Cache-Control": f"public, max-age={_KEPT_S}"})
+
+
+def _begun(api: Api, session: Session, token: str, following: str) -> Response:
+    """Signs in. That, or why not, is put on record; where it cannot be, the log says so, and each look is recorded or refused."""
+    record = api.service.tokens
+    try:
+        response, user = session.begin(token, following)
+    except SbhError as error:
+        why = session.why_not(token) if isinstance(error, Unauthenticated) else error.why
+        with _logged():
+            record.sign_in_denied(VIA, why or error.what)
+        raise
+    with _logged():
+        record.signed_in(user)
+    return response
+
+
+@contextmanager
+def _logged() -> Iterator[None]:
+    try:
+        yield
+    except SbhError as error:
+        _log.error("A sign-in is not in the audit trail: %s", error)
 
 
 class Console:

@@ -42,8 +42,10 @@ class Session:
             raise Unauthenticated("Nobody is signed in", remedy="sign in with a token")
         return self._tokens.verify(token, VIA)
 
-    def begin(self, token: str, to: str) -> Response:
-        """Sign in, and go to a page. Blocks. Raises Unauthenticated, RequestError for a token that no cookie holds."""
+    def begin(self, token: str, to: str) -> tuple[Response, UserContext]:
+        """Sign in, and go to a page; and who that is. Blocks.
+
+        Raises Unauthenticated, RequestError for a token that no cookie holds."""
         if len(token.encode("utf-8", "replace")) > _LONGEST_TOKEN:
             raise RequestError(
                 "The token is too long to sign in with",
@@ -53,7 +55,11 @@ class Session:
         found = self._tokens.verified(token, VIA)
         response = RedirectResponse(to, 303)
         self._set(response, token, min(self._most_s, max(0, int(found.expires - self._clock()))))
-        return response
+        return response, found.user
+
+    def why_not(self, token: str) -> str:
+        """Why a token is not believed, for the record, without anything of it; empty for one that is. Blocks."""
+        return self._tokens.inspect(token).why
 
     def end(self) -> Response:
         response = RedirectResponse(LOGIN, 303)

@@ -1,10 +1,11 @@
-"""The service's calls that make and revoke bearer tokens: an auditor asks who made which, so it is recorded before it is handed
-out.
+"""The service's calls that make and revoke bearer tokens, and that put on record who signed in with one: an auditor asks who made
+which, so it is recorded before it is handed out.
 """
 
 from datetime import datetime, timedelta
 
 from sbh_pipelines.backup.service.gate import Gate
+from sbh_pipelines.backup.site.audit_trails import came_through
 from sbh_pipelines.errors import AccessDenied, RequestError, SettingsError
 from sbh_pipelines.model import timestamp
 from sbh_pipelines.placement import platform_tenant
@@ -13,6 +14,8 @@ from sbh_pipelines.security.people import same_name
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 from sbh_pipelines.security.revocation import Revocation, add_revocation
 from sbh_pipelines.security.tokens import open_tokens
+
+_LONGEST_WHY = 200
 
 
 class TokenIssue:
@@ -86,3 +89,20 @@ class TokenIssue:
         kept = {name: value for name, value in props.items() if value and not (token_id and name == "before")}
         self._site.track(platform_tenant(self._site.settings), "token.revoked", user_ctx.user_id, kept)
         return rule
+
+    def signed_in(self, user_ctx: UserContext) -> None:
+        """`ui.signed_in` in the platform's trail: a browser has a session of this user's. Raises what recording raises."""
+        came_through(user_ctx.via)
+        props = {"tenant": user_ctx.tenant_id, "role": user_ctx.role.name.lower()}
+        self._site.track(platform_tenant(self._site.settings), "ui.signed_in", user_ctx.user_id, props)
+
+    def sign_in_denied(self, via: str, why: str, user_ctx: UserContext | None = None) -> None:
+        """`access.denied` in the platform's trail: somebody was not let in. Raises what recording raises.
+
+        `why`: never anything of the token. `user_ctx`: whose token it is, if it is believed.
+        """
+        came_through(via)
+        known = {} if user_ctx is None else {"own_tenant": user_ctx.tenant_id, "role": user_ctx.role.name.lower()}
+        props = {"action": "ui.sign_in", **known, "why": why[:_LONGEST_WHY]}
+        who = "" if user_ctx is None else user_ctx.user_id
+        self._site.track(platform_tenant(self._site.settings), "access.denied", who, props)

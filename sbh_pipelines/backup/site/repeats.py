@@ -1,4 +1,5 @@
-"""Repeats in the audit trail: who looks at the same again and again, or is denied the same, leaves an event at once and a count.
+"""Repeats in the audit trail: who looks at the same again and again, is denied the same, or signs in, leaves an event at once and
+a count.
 
 For faces that serve many requests, which say so (`Trails.fold`). The first of its kind is recorded as ever, before anything is
 shown or denied. Those of the same kind within the window after it was are counted, and recorded as one event when the window ends
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from sbh_pipelines.model import Clock, Tenant, timestamp
 from sbh_pipelines.repository.trail.event import Entry, line
 
-FOLDED = frozenset({"backup.accessed", "audit.accessed", "access.denied"})
+FOLDED = frozenset({"backup.accessed", "audit.accessed", "access.denied", "ui.signed_in"})
 _APART = (
     20  # events of one user in a window that differ in what they name, or kinds of them, before those are folded too
 )

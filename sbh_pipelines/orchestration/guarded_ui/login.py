@@ -5,7 +5,7 @@ Only platform users get in, those of tenant `*`: Dagster's pages show all tenant
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import parse_qs
 
 from starlette.requests import HTTPConnection, Request
@@ -25,12 +25,17 @@ _MOST_FIELDS = 10
 _LONGEST_PATH = 2000
 _FLOW_COOKIE_S = 600
 
+SignIn = Callable[[UserContext | None, str], None]
+"""Puts on record who was let in; with a text, who was not, and why: None where nobody is known."""
+
 
 class Login:
     """The handlers of /login and /logout, and the session's cookie."""
 
-    def __init__(self, tokens: Tokens, sessions: Sessions, origins: Origins, flow: CodeFlow | None) -> None:
-        self._tokens, self._sessions, self._origins, self._flow = tokens, sessions, origins, flow
+    def __init__(
+        self, tokens: Tokens, sessions: Sessions, origins: Origins, flow: CodeFlow | None, record: SignIn
+    ) -> None:
+        self._tokens, self._sessions, self._origins, self._flow, self._record = tokens, sessions, origins, flow, record
         # The prefix makes browsers insist on https, this host alone and path /.
         self._cookie = "__Host-sbh" if origins.secure else "sbh-session"
         self._flow_cookie = self._cookie + "-flow"
@@ -50,10 +55,12 @@ class Login:
         """A token from the login page."""
         form = await _form(request)
         next_path = safe_path(form.get("next", ""))
+        token = form.get("token", "").strip()
         try:
             # Off the event loop: it may have to ask the issuer for its keys.
-            verified = await asyncio.to_thread(self._tokens.verified, form.get("token", "").strip(), VIA)
-            must_see_all(verified.user)
+            verified, _ = await asyncio.to_thread(
+                self._recorded, lambda: (self._tokens.verified(token, VIA), next_path), token
+            )
         except SbhError as error:
             return self._page(next_path, error)
         response = RedirectResponse(next_path, 303)
@@ -79,16 +86,30 @@ class Login:
         if self._flow is None:
             return self._page("/")
         try:
-            verified, next_path = await asyncio.to_thread(
-                self._flow.end, request.cookies.get(self._flow_cookie, ""), dict(request.query_params)
-            )
-            must_see_all(verified.user)
+            flow, secret, query = self._flow, request.cookies.get(self._flow_cookie, ""), dict(request.query_params)
+            verified, next_path = await asyncio.to_thread(self._recorded, lambda: flow.end(secret, query))
         except SbhError as error:
             return self._page("/", error)
         response = going_page(next_path)
         self._begin(response, verified, verified.expires + self._flow.grace_s - time.time())
         self._set(response, self._flow_cookie, "", 0, "Lax")
         return response
+
+    def _recorded(self, enter: Callable[[], tuple[VerifiedToken, str]], token: str = "") -> tuple[VerifiedToken, str]:
+        """What `enter` gives, for somebody who sees all tenants; it, or why not, is put on record. Blocks. Raises as `enter` does,
+        and AccessDenied.
+        """
+        user = None
+        try:
+            verified, next_path = enter()
+            user = verified.user
+            must_see_all(user)
+        except SbhError as error:
+            unbelieved = token and isinstance(error, Unauthenticated)
+            self._record(user, (self._tokens.inspect(token).why if unbelieved else error.why) or error.what)
+            raise
+        self._record(user, "")
+        return verified, next_path
 
     def leave(self, request: Request) -> Response:
         """Ends the session."""

@@ -24,7 +24,7 @@ from sbh_pipelines.orchestration.guarded_ui.guard import USER, Guard
 from sbh_pipelines.orchestration.guarded_ui.login import Login
 from sbh_pipelines.orchestration.guarded_ui.operations import Earlier
 from sbh_pipelines.orchestration.guarded_ui.origins import origins_of
-from sbh_pipelines.orchestration.guarded_ui.record import recorder
+from sbh_pipelines.orchestration.guarded_ui.record import recorder, sign_ins
 from sbh_pipelines.orchestration.guarded_ui.sessions import Sessions
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext, allows
 from sbh_pipelines.security.tokens import open_tokens
@@ -74,7 +74,7 @@ def guarded_app(settings: Settings, where: Where) -> Iterator[Guard]:
             raise SettingsError("ui.client_id needs auth.mode = 'oidc'", remedy="unset it, or name the issuer")
         flow = CodeFlow(settings, tokens, origins.allowed[0])
     sessions = Sessions(settings.ui.session_s)
-    with dg.DagsterInstance.get() as instance:
+    with dg.DagsterInstance.get() as instance, sign_ins(settings) as record_sign_in:
         without_newsletter(instance)
         instance.optimize_for_webserver(_STATEMENT_TIMEOUT_MS, _POOL_RECYCLE_S, _POOL_OVERFLOW)
         target = load_target(where.module, where.workspace)
@@ -82,7 +82,7 @@ def guarded_app(settings: Settings, where: Where) -> Iterator[Guard]:
             yield Guard(
                 web_application(workspace, _lifespan),
                 tokens=tokens,
-                login=Login(tokens, sessions, origins, flow),
+                login=Login(tokens, sessions, origins, flow, record_sign_in),
                 origins=origins,
                 services=settings.auth.services,
                 earlier=_earlier(instance),

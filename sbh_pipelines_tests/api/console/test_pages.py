@@ -480,6 +480,24 @@ def test_a_token_that_no_browser_keeps_is_refused(site: TestClient) -> None:
     assert "set-cookie" not in answer.headers
 
 
+def test_who_signs_in_and_who_is_not_let_in_is_on_record(
+    site: TestClient, sign_in: Any, tokens: Tokens, api_settings: Settings
+) -> None:
+    """A flood of bad ones leaves one event of a kind, and nothing of a token."""
+    sign_in(OWN, Role.VIEWER, "signy")
+    site.cookies.clear()
+    expired = tokens.issue("signy", OWN, Role.VIEWER, 600)[:-8] + "AAAAAAAA"
+    for _ in range(30):
+        assert site.post("/console/login", data={"token": expired}).status_code == 401
+    audit, admin = BackupService(api_settings).audit, UserContext("fixture", "*", Role.ADMIN)
+    (entered,) = audit.events(admin, event="ui.signed_in", user="signy").events
+    assert (entered.via, entered.props["tenant"], entered.props["role"]) == ("console", OWN, "viewer")
+    denied = [e for e in audit.events(admin, event="access.denied").events if e.props.get("action") == "ui.sign_in"]
+    (one,) = (e for e in denied if "signature" in str(e.props["why"]))
+    assert (one.via, one.user_id) == ("console", "")
+    assert expired.rpartition(".")[2] not in str(denied)
+
+
 def test_figures_are_written_with_the_unit_one_reads() -> None:
     assert [size(n) for n in (None, 0, 1023, 1536, 250 << 20)] == ["–", "0 B", "1,023 B", "1.5 KiB", "250 MiB"]
     assert [duration(s) for s in (None, 3.14, 59, 61, 7200, 7260, 200_000, 900_000)] == [

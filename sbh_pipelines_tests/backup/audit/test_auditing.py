@@ -155,6 +155,8 @@ EVENTS: dict[str, tuple[str, ...] | str] = {
     "tenants.unusable": NO_DATA,
     "tenants.visible_to": NO_DATA,
     "tokens.issue": ("token.issued",),
+    "tokens.sign_in_denied": ("access.denied",),
+    "tokens.signed_in": ("ui.signed_in",),
     "tokens.revoke": ("token.revoked",),
 }
 

@@ -85,14 +85,26 @@ def test_cookies_that_were_made_up_are_no_login(ui):
             assert client.get("/server_info").status_code == 401
 
 
-def test_users_of_one_tenant_are_kept_out(ui):
-    """The pages show all tenants: neither the login page nor a bearer token lets such a user in."""
+def test_users_of_one_tenant_are_kept_out(ui, sample_service):
+    """The pages show all tenants: neither the login page nor a bearer token lets such a user in. It is on record who tried."""
     token = ui.token("one", "admin", tenant="tenant-1")
     with ui.client(origin=ui.url) as client:
         refused = client.post("/login", data={"token": token})
         assert refused.status_code == 403
         assert "set-cookie" not in refused.headers
         assert client.get("/server_info", headers={"authorization": f"Bearer {token}"}).status_code == 403
+        for _ in range(20):
+            assert client.post("/login", data={"token": token[:-8] + "AAAAAAAA"}).status_code == 401
+    with ui.log_in("wes", "viewer"):
+        pass
+    denied = [e for e in sample_service.audit.events(ADMIN, event="access.denied").events if e.via == "ui"]
+    assert [e.props["own_tenant"] for e in denied if (e.user_id, e.props["action"]) == ("one", "ui.sign_in")] == [
+        "tenant-1"
+    ]
+    (bad,) = (e for e in denied if "signature" in str(e.props["why"]))  # a flood of them is one
+    assert (bad.user_id, bad.props["action"]) == ("", "ui.sign_in")
+    (entered,) = sample_service.audit.events(ADMIN, event="ui.signed_in", user="wes").events
+    assert (entered.via, entered.props["role"]) == ("ui", "viewer")
 
 
 def test_a_login_lasts_until_logout(ui):

@@ -53,7 +53,11 @@ class Site:
         tokens, origins = open_tokens(self.settings), Origins((ORIGIN,))
         self.flow = CodeFlow(self.settings, tokens, ORIGIN)
         login = Login(
-            tokens, Sessions(self.settings.ui.session_s, lambda: time.monotonic() + self.later), origins, self.flow
+            tokens,
+            Sessions(self.settings.ui.session_s, lambda: time.monotonic() + self.later),
+            origins,
+            self.flow,
+            lambda *_: None,
         )
         self.app = Guard(
             dagster,
