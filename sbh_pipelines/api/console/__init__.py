@@ -12,6 +12,7 @@ is one request, by whom and for which tenant. No script is needed; one small fil
     tenant     one tenant: recovery points, restores, holds, drills, the journal, copies
     timeline   the same in a picture
     backup     what is in a backup: tables, rows, files
+    download   a file on its way out of it: bounded, and closed whatever becomes of it
     restore    what a restore would do, the restore, how far it is, undoing it
     approval   a second person asked, and the answer
     evidence   the audit trail, the compliance report

@@ -423,6 +423,17 @@ def test_a_plan_says_its_scope_what_stays_behind_and_what_is_not_sure() -> None:
     assert "public.comments was not chosen and has 3 fewer of its rows" in page
     assert "public.tags is as that backup has it: the journal does not tell of it" in page
     assert "2 files are in doubt" in page
+    record = {
+        "restore_id": RESTORE,
+        "status": "completed",
+        "scope": plan["scope"],
+        "result": {"left_behind": plan["left_behind"]},
+    }
+    record["touches"] = {"tables": ["public.tasks"], "files": []}
+    done = bytes(render("restore.html", slug=OWN, title="", user=None, plan=None, record=record).body).decode()
+    assert "<dd>Only rows <code>tasks where id = 1</code>; files like" in done
+    assert "<dd>public.tasks; files like none</dd>" in done
+    assert "public.comments was not chosen and has 3 fewer of its rows" in done
 
 
 def test_nothing_is_restored_until_the_name_is_typed(site: TestClient, sign_in: Any, backed_up: str) -> None:
