@@ -295,8 +295,8 @@ def test_a_download_is_bounded_and_closed_whatever_becomes_of_it(api_settings: S
         await anyio.sleep(60)
 
     async def all_of_it() -> None:
-        scope = {"type": "http", "asgi": {"spec_version": "2.4"}}
-        for send, raised in ((gone, True), (slow, False)):
+        for version, send, raised in (("2.4", gone, True), ("2.4", slow, False), ("2.3", slow, False)):
+            scope = {"type": "http", "asgi": {"spec_version": version}}
             download = Download(streams, OWN, 0.01)
             download.opened(open_file)()
             with pytest.raises(ClientDisconnect) if raised else nullcontext():
