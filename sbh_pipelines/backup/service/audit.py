@@ -13,6 +13,7 @@ from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.errors import AccessDenied, InvalidId, RequestError, SbhError, SlugTaken
 from sbh_pipelines.model import Tenant, TenantId, unparsed
 from sbh_pipelines.placement import platform_tenant
+from sbh_pipelines.repository.bounds import all_below
 from sbh_pipelines.repository.trail.event import AT_COPY, PLATFORM, AuditEvent, entry_of
 from sbh_pipelines.repository.trail.reader import EventFilter, page
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
@@ -207,9 +208,11 @@ class Audit:
     def _all_audited(self) -> Iterator[Tenant]:
         """Each once. Holds the slugs of all tenants, and nothing else of them."""
         regions = self._site.settings.storage.regions
-        for region in regions if self._site.work_name is not None else ():
+        # To a region in which the source has nothing nothing was brought: there is no trail, and no key for one.
+        there = [region for region in regions if self._site.copy_name is None or self._has_catalog(region)]
+        for region in there if self._site.work_name is not None else ():
             yield replace(self._platform_in(region), id=TenantId(self._work))
-        for region in regions:
+        for region in there:
             yield self._platform_in(region)
         known: set[tuple[str, str]] = set()
         try:
@@ -220,6 +223,10 @@ class Audit:
             if tenant.region in regions and (place := (self._site.owners.home_of(tenant), tenant.region)) not in known:
                 known.add(place)
                 yield tenant
+
+    def _has_catalog(self, region: str) -> bool:
+        catalog = self._site.catalog(region)
+        return next(all_below(catalog.store, catalog.prefix), None) is not None
 
 
 def _zoned(moment: datetime | None) -> datetime | None:

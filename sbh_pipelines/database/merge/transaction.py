@@ -19,6 +19,8 @@ from sbh_pipelines.model import Tenant
 from sbh_pipelines.settings import DatabaseSettings, Settings
 
 _LOCK = "sbh restore "  # and the tenant's key: the name of the advisory lock
+_ENDING_S = 1.0  # the server is told of a closed connection, and then lets go of its locks
+_LOOK_S = 0.1
 
 
 def restore_database(settings: Settings) -> DatabaseSettings:
@@ -39,9 +41,9 @@ def restore_session(settings: DatabaseSettings, tenant: Tenant, wait_s: float) -
     A lease lies where the backups lie, so one at a copy keeps nobody away who restores from elsewhere: the database is what they
     have in common. The lock is the session's, for the snapshot of the restore must be younger than it, and files are still
     removed after the commit. What holds it dies with the session, and so does what it is held for. Raises LeaseHeld after
-    `wait_s`, SourceUnavailable, SettingsError.
+    `wait_s`, or a moment in which one that was just closed ends; SourceUnavailable, SettingsError.
     """
-    until = time.monotonic() + wait_s
+    until = time.monotonic() + max(wait_s, _ENDING_S)
     with closing(connect(settings, "restore")) as connection:
         while not _alone(connection, tenant.key):
             if time.monotonic() >= until:
@@ -51,7 +53,7 @@ def restore_session(settings: DatabaseSettings, tenant: Tenant, wait_s: float) -
                     why="it holds the tenant in the database; it may be from a copy of the backups, or run elsewhere",
                     remedy="wait for its end; pg_stat_activity shows its session: application_name = 'sbh restore'",
                 )
-            time.sleep(min(1.0, max(0.0, until - time.monotonic())))
+            time.sleep(min(_LOOK_S, max(0.0, until - time.monotonic())))
         yield connection
 
 

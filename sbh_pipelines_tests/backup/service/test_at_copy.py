@@ -118,7 +118,7 @@ def test_work_is_recorded_beside_the_trails_that_were_brought(copied: Copied) ->
     copied.there.backups.of(VICTIM, ADMIN)
     trails = list(copied.there.audit.verify_all(ADMIN))
     names = [trail.tenant_id for trail in trails]
-    assert names == ["*@dr", "*@dr", "*", "*", *TENANTS]
+    assert names == ["*@dr", "*", *TENANTS]  # of the other region there is nothing
     assert all(trail.valid for trail in trails)
     (seen, *_) = copied.there.audit.events(ADMIN, "*@dr", event="backup.accessed", region="eu-west-1").events
     assert (seen.tenant_id, seen.props["tenant"], seen.props["what"]) == ("*@dr", VICTIM, "list")

@@ -61,7 +61,8 @@ def test_the_bad_transaction_is_found_and_the_moment_before_it_is_in_a_window(
         assert TENANT in journal("tenants", "recovery-points", TENANT, "--pitr").out
         status = journal("journal", "status", "--json")
         assert status.status == 0
-        assert (status.document["slot"]["lost"], status.document["gaps"]) == (False, [])
+        assert status.document["slot"]["lost"] is False
+        assert [gap for gap in status.document["gaps"] if gap["time"] > since] == []  # others have given a slot up
         assert "drained until" in journal("journal", "status").out
 
 

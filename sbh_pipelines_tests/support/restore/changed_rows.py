@@ -177,7 +177,9 @@ class Comparisons:
         mappings, _ = map_tables(headers, self.context.tenancy, self.context.site.settings.restore, ["public"])
         comparer = TableComparer(self.context)
         return [
-            comparer.compare(m, self.summaries[m.table.full_name], next(self._numbers), everything=everything)
+            comparer.compare(
+                m, self.summaries[m.table.full_name], next(self._numbers), everything=everything, of=len(self.summaries)
+            )
             for m in mappings
         ]
 
