@@ -303,6 +303,15 @@ class Catalog:
 
     # the key
 
+    def begin_where_empty(self) -> None:
+        """Of a copy that becomes the primary: let it make a key where nothing that one sealed was ever brought.
+
+        Raises the store's errors.
+        """
+        sealed = (RECORDS, Keys.KEYS)
+        if not any(next(all_below(self.store, self.prefix + below), None) for below in sealed):
+            self._create = True
+
     def _secrets(self) -> _Secrets:
         """The catalog's key, made where there is none and that is allowed. Raises CorruptObject and the key provider's errors."""
         with self._lock:

@@ -141,7 +141,9 @@ def promote(
         for region in waiting:
             there, mark = place_name(place.target, region), marks.get(region, begun)
             mark = replace(mark, place=there, former=place_name(site, region), since=since, copy=name)
-            known[region] = leave_mark(place.target.catalog(region), PROMOTED, there, mark)
+            catalog = place.target.catalog(region)
+            catalog.begin_where_empty()  # the source had nothing in this region yet
+            known[region] = leave_mark(catalog, PROMOTED, there, mark)
     return _result(place, source_lost, known, lines, copied, issues)
 
 
