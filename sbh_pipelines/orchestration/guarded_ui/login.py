@@ -95,7 +95,9 @@ class Login:
         self._set(response, self._flow_cookie, "", 0, "Lax")
         return response
 
-    def _recorded(self, enter: Callable[[], tuple[VerifiedToken, str]], token: str = "") -> tuple[VerifiedToken, str]:
+    def _recorded(
+        self, enter: Callable[[], tuple[VerifiedToken, str]], given: str | None = None
+    ) -> tuple[VerifiedToken, str]:
         """What `enter` gives, for somebody who sees all tenants; it, or why not, is put on record. Blocks. Raises as `enter` does,
         and AccessDenied.
         """
@@ -105,8 +107,8 @@ class Login:
             user = verified.user
             must_see_all(user)
         except SbhError as error:
-            unbelieved = token and isinstance(error, Unauthenticated)
-            self._record(user, (self._tokens.inspect(token).why if unbelieved else error.why) or error.what)
+            why = self._tokens.inspect(given).why if given and isinstance(error, Unauthenticated) else error.why
+            self._record(user, why or error.what)
             raise
         self._record(user, "")
         return verified, next_path
