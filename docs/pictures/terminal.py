@@ -78,7 +78,7 @@ def demo(directory: Path) -> None:
     """The end of `make demo`: the steps, and what was proved."""
     lines = trimmed(shown(f"sbh demo --dir {directory / 'demo'}", directory, columns=_WIDE))
     begun = max(nth for nth, line in enumerate(lines) if re.search(r"\bwhat\b.*\btook\b", _ANSI.sub("", line)))
-    draw("demo", "make demo", lines[begun:], _WIDE)
+    draw("demo", "make demo", [line.replace(str(directory), "~") for line in lines[begun:]], _WIDE)
 
 
 def restore(directory: Path) -> None:
