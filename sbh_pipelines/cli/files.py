@@ -3,7 +3,10 @@
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sbh_pipelines.errors import RequestError
 
@@ -13,59 +16,54 @@ def write_made(file: Path, text: str, made_by: str, mode: int = 0o644) -> None:
 
     An earlier one is a plain file of one name that has `made_by` in its first KiB; all else is left as it is. Raises RequestError.
     """
-    try:
+    with _written(file, "name a file in a directory that is there"):
         before = os.stat(file, follow_symlinks=False) if os.path.lexists(file) else None
         if before is not None:
             _must_be_made(file, before, made_by)
-        with tempfile.NamedTemporaryFile(
-            "w", dir=file.parent, prefix=f".{file.name}.", encoding="utf-8", delete=False
-        ) as new:
-            try:
-                new.write(text)
-                new.flush()
-                os.fchmod(new.fileno(), mode)
-                if before is None:
-                    os.link(new.name, file)  # not rename: what came to be there meanwhile stays
-                    os.unlink(new.name)
-                else:
-                    os.replace(new.name, file)
-            except BaseException:
+        with _beside(file, text) as new:
+            os.fchmod(new.fileno(), mode)
+            if before is None:
+                os.link(new.name, file)  # not rename: what came to be there meanwhile stays
                 os.unlink(new.name)
-                raise
-    except OSError as error:
-        raise RequestError(
-            "Cannot write the file",
-            on=str(file),
-            why=error.strerror or type(error).__name__,
-            remedy="name a file in a directory that is there",
-        ) from None
+            else:
+                os.replace(new.name, file)
 
 
 def rewrite(file: Path, text: str) -> None:
     """Write a file that is there anew, in one step; its mode and its owner stay. Raises RequestError."""
-    try:
+    with _written(file, "run it as the user whose file it is, with room on the disk"):
         file = file.resolve()  # a link to it stays
         before = file.stat()
-        with tempfile.NamedTemporaryFile(
-            "w", dir=file.parent, prefix=f".{file.name}.", encoding="utf-8", delete=False
-        ) as new:
-            try:
-                new.write(text)
-                new.flush()
-                os.fchown(new.fileno(), before.st_uid, before.st_gid)
-                os.fchmod(new.fileno(), stat.S_IMODE(before.st_mode))
-                os.fsync(new.fileno())
-                os.replace(new.name, file)
-            except BaseException:
-                os.unlink(new.name)
-                raise
+        with _beside(file, text) as new:
+            os.fchown(new.fileno(), before.st_uid, before.st_gid)
+            os.fchmod(new.fileno(), stat.S_IMODE(before.st_mode))
+            os.fsync(new.fileno())
+            os.replace(new.name, file)
+
+
+@contextmanager
+def _written(file: Path, remedy: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise RequestError(
-            "Cannot write the file",
-            on=str(file),
-            why=error.strerror or type(error).__name__,
-            remedy="run it as the user whose file it is, with room on the disk",
+            "Cannot write the file", on=str(file), why=error.strerror or type(error).__name__, remedy=remedy
         ) from None
+
+
+@contextmanager
+def _beside(file: Path, text: str) -> Iterator[Any]:
+    """A file with the text in the same directory, for the block to put in its place; gone where that fails."""
+    with tempfile.NamedTemporaryFile(
+        "w", dir=file.parent, prefix=f".{file.name}.", encoding="utf-8", delete=False
+    ) as new:
+        try:
+            new.write(text)
+            new.flush()
+            yield new
+        except BaseException:
+            os.unlink(new.name)
+            raise
 
 
 def _must_be_made(file: Path, before: os.stat_result, made_by: str) -> None:

@@ -1,10 +1,13 @@
 """docs/settings.md says what settings.py does."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+from sbh_pipelines.cli.files import rewrite
 from sbh_pipelines.cli.settings_docs import fields, page
+from sbh_pipelines.errors import RequestError
 from sbh_pipelines.settings import Settings
 from sbh_pipelines_tests.cli.conftest import Sbh
 
@@ -41,3 +44,21 @@ def test_it_is_printed_and_written(sbh: Sbh, tmp_path: Path) -> None:
     assert {row["name"] for row in sbh("settings", "docs", "--json").document} == {row.name for row in fields()}
     assert sbh("settings", "docs", "--write", str(tmp_path / "page.md")).status == 0
     assert (tmp_path / "page.md").read_text("utf-8") == page()
+
+
+def test_a_file_that_is_written_anew_stays_whose_it_was(tmp_path: Path) -> None:
+    """Mode, owner, and a link to it; and nothing is left beside one that cannot be written."""
+    file, link = tmp_path / "sbh.toml", tmp_path / "link.toml"
+    file.write_text("old", "utf-8")
+    file.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(file, 65534, 65534)
+    link.symlink_to(file)
+    before = file.stat()
+    rewrite(link, "new")
+    after = file.stat()
+    assert (file.read_text("utf-8"), link.is_symlink()) == ("new", True)
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    with pytest.raises(RequestError, match="Cannot write"):
+        rewrite(tmp_path / "missing.toml", "x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.toml", "sbh.toml"]
