@@ -225,11 +225,11 @@ def test_a_websocket_ends_with_its_session(ui):
             with pytest.raises(ConnectionClosed, match="1008"):
                 ws.recv(12)
     with ui.client(origin=ui.url) as client:
-        token = ui.token("ann", "viewer", ttl_s=2)
+        token = ui.token("ann", "viewer", ttl_s=10)
         assert client.post("/login", data={"token": token}).status_code == 303
         cookie = f"sbh-session={client.cookies['sbh-session']}"
         with socket_to(ui, cookie=cookie, origin=ui.url) as ws, pytest.raises(ConnectionClosed, match="1008"):
-            ws.recv(8)
+            ws.recv(30)
         assert client.get("/server_info").status_code == 401
 
 
