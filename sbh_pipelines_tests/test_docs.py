@@ -12,7 +12,8 @@ import typer
 
 from sbh_pipelines.api.schema.openapi import document_of
 from sbh_pipelines.cli.app import app
-from sbh_pipelines_tests.support.runbook import mentioned, unknown_parts
+from sbh_pipelines.errors.page import page as errors_page
+from sbh_pipelines_tests.support.command_lines import CommandLine, misread, of_document, of_source
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "sbh_pipelines"
@@ -79,10 +80,21 @@ def test_files_that_a_document_names_exist(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
-def test_commands_that_a_document_names_exist(document: Path) -> None:
-    """Commands and options of `sbh`."""
-    commands = [] if document.name == "format.md" else mentioned(document)  # `sbh seal` there is the label of a key
-    assert {command: parts for command in commands if (parts := unknown_parts(command))} == {}
+def test_command_lines_that_a_document_shows_are_taken(document: Path) -> None:
+    """Commands, options, choices and arguments of `sbh`; in blocks also what may not be left out."""
+    lines = [] if document.name == "format.md" else of_document(document)  # `sbh seal` there is the label of a key
+    assert {line.text: said for line in lines if (said := misread(line))} == {}
+
+
+def test_command_lines_that_the_program_shows_are_taken() -> None:
+    """A remedy is a command that exists."""
+    lines = (line for file in sorted(PACKAGE.rglob("*.py")) for line in of_source(file))
+    assert {line.text: said for line in lines if (said := misread(line))} == {}
+
+
+def test_every_code_of_an_error_is_explained() -> None:
+    committed = (ROOT / "docs" / "errors.md").read_text("utf-8")
+    assert committed == errors_page(), "run: python -m sbh_pipelines.errors.page > docs/errors.md"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
@@ -227,3 +239,29 @@ def test_wrong_names_are_found(tmp_path: Path) -> None:
     assert missing(project_paths(text), ROOT, PACKAGE) == wrong
     (tmp_path / "page.md").write_text("# One heading\n## And: a second, `quoted`\n")
     assert anchors(tmp_path / "page.md") == {"one-heading", "and-a-second-quoted"}
+
+
+def test_wrong_command_lines_are_found(tmp_path: Path) -> None:
+    shown = {
+        "sbh restore run BACKUP -t T --row 'x y' --confirm": "No such option: --row",
+        "sbh restore explode latest": "No such command 'explode'",
+        "sbh restore diff|explode latest -t T": "No such command 'explode'",
+        "sbh restore run BACKUP -t T --mode sideways": "Invalid value for '--mode'",
+        "sbh drill run TENANT": "unexpected extra argument",
+        "sbh restore run": "Missing argument",
+    }
+    for text, said in shown.items():
+        assert said in misread(CommandLine(text, whole=True)), text
+    right = 'sbh restore run "$BACKUP" --rows "projects where id in (1)" -t T --mode exact'
+    assert misread(CommandLine(right, whole=True)) == ""
+    assert misread(CommandLine("sbh restore run", whole=False)) == ""
+    page = tmp_path / "page.md"
+    page.write_text(
+        '`sbh health`\n\n```sh\nX=1 sbh doctor && sbh backup list "$(sbh token issue -q | head)"  # why\n```\n'
+    )
+    assert [line.text for line in of_document(page)] == [
+        "sbh doctor",
+        "sbh backup list X",
+        "sbh token issue -q",
+        "sbh health",
+    ]

@@ -60,14 +60,15 @@ def print_json(document: Any) -> None:
 
 
 def print_error(error: SbhError) -> None:
-    """On standard error: what failed, on what, why, what to do next, code."""
+    """On standard error: what failed, on what, why, what to do next, the code and the page that explains it."""
     from rich.text import Text
 
     out = console(stderr=True)
     out.print(Text("error  ", "bold red") + Text(printable(error.what), "bold"), soft_wrap=True)
-    for label, text in (("on", error.on), ("why", error.why), ("next", error.remedy), ("code", error.code)):
+    for label, text in (("on", error.on), ("why", error.why), ("next", error.remedy)):
         if text:
             out.print(Text(f"  {label:<5}", "dim") + Text(printable(text)), soft_wrap=True)
+    out.print(Text("  code ", "dim") + Text(error.code) + Text("  docs/errors.md", "dim"), soft_wrap=True)
 
 
 def print_issues(out: "Console", issues: Iterable[SbhError]) -> None:

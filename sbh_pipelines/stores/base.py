@@ -8,7 +8,7 @@
 6. `list` is complete and holds at most a page in memory. Its order means nothing: S3 lists in order of UTF-8 bytes, other
    servers and directories do not, so nothing may rely on it.
 7. No object is read whole that is larger than the caller allows: its size is looked at before its bytes are.
-8. Transient errors are retried inside, with backoff; what comes out is an error of `errors.py`, never the driver's.
+8. Transient errors are retried inside, with backoff; what comes out is an error of `errors/`, never the driver's.
 """
 
 import re

@@ -53,7 +53,7 @@ def translated(
     create: str = "",
     grant: str = "",
 ) -> Iterator[None]:
-    """Raises boto3's errors as errors of `errors.py`.
+    """Raises boto3's errors as errors of `errors/`.
 
     `action` says in words what is tried, `on` to what. `missing`, with the remedy `create`, is said of what is not there;
     `grant` is the remedy where it is not allowed.

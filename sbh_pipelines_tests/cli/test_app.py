@@ -120,7 +120,7 @@ def test_an_error_says_what_on_what_why_and_what_next(sbh: Sbh, tmp_path: Path) 
         "error": "No settings file",
         "on": str(missing),
         "next": "point SBH_SETTINGS at the right one; or `sbh settings init` writes it",
-        "code": "SBH-100",
+        "code": "SBH-100  docs/errors.md",
     }
 
 

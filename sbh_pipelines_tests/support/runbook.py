@@ -9,13 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
 
-import typer.main
-
-from sbh_pipelines.cli.app import app
 from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.embedded.servers.layout import Layout
 from sbh_pipelines.embedded.servers.stack import Stack
@@ -23,7 +18,6 @@ from sbh_pipelines_tests.support import warm_sbh
 
 PAGES = Path(__file__).parents[2] / "docs" / "operations"
 _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.M | re.S)
-_INLINE = re.compile(r"`(sbh [^`\n]+)`")
 _EXAMPLE = re.compile(r"^(export )?([A-Z_]+)=([^$\n]*?)( +#.*)?$", re.M)  # `TENANT=tenant-1   # the tenant`
 _COMMAND = re.compile(r"(?<![\w/.-])sbh ([a-z]+)(?: ([a-z]+(?:-[a-z]+)*)(?!\w))?")  # an id is no name
 _WORD = re.compile(r"\b[A-Za-z]{3,}\b")
@@ -153,42 +147,3 @@ def _compare(page: Runbook, blocks: Sequence[Block], printed: Iterator[str]) -> 
         else:
             strange = set(_WORD.findall(block.text)) - set(_WORD.findall(output)) - _UNITS
             assert not strange, f"{page.name} shows what was not printed: {strange}\n{block.text}\n{output}"
-
-
-def mentioned(document: Path) -> Iterator[str]:
-    """Every `sbh` command that a document names, in its text and in its blocks."""
-    text = document.read_text("utf-8")
-    for _, block in _FENCE.findall(text):
-        for line in block.splitlines():
-            if found := re.search(r"(?:^|\$\(|\bfor \w+ in )\s*(sbh [^|;)#]+)", line):
-                yield found[1]
-    yield from (found[1] for found in _INLINE.finditer(_FENCE.sub("", text)))
-
-
-def unknown_parts(text: str) -> list[str]:
-    """The commands and options in `sbh ...` that this version does not have."""
-    words = [word.strip(",…") for word in re.sub(r"'[^']*'|\"[^\"]*\"", "X", text).split()[1:]]
-    command = _tree()
-    options = _options(command)
-    strange = []
-    for word in words:
-        if word.startswith("-"):
-            if word.split("=")[0] not in options:
-                strange.append(word)
-        elif word and hasattr(command, "commands"):
-            if word not in command.commands:
-                return [*strange, word] if re.fullmatch(r"[a-z-]+", word) else strange
-            command = command.commands[word]
-            options |= _options(command)
-    return strange
-
-
-@cache
-def _tree() -> Any:
-    return typer.main.get_command(app)
-
-
-def _options(command: Any) -> set[str]:
-    return {"--help"}.union(
-        *(parameter.opts for parameter in command.params), *(p.secondary_opts for p in command.params)
-    )

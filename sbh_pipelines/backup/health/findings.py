@@ -233,7 +233,7 @@ def drill_overdue(
     error = DrillOverdue(
         "No drill for too long",
         why=f"the last one was at {timestamp(newest)}" if newest else "there was none yet",
-        remedy="see the runs of drill_job; drill a tenant now: `sbh drill run TENANT`",
+        remedy="see the runs of drill_job; drill a tenant now: `sbh drill run --tenant TENANT`",
     )
     return [Finding(DRILLS, "drill_overdue", "", error, WARNING)]
 

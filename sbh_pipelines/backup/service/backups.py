@@ -62,7 +62,7 @@ MISSING_NAMED = 5  # files
 class Backups:
     """Backups of tenants: made, listed, validated.
 
-    Methods that name one tenant raise the errors of `errors.py`. Methods that take a batch return drafts, each with its own
+    Methods that name one tenant raise the errors of `errors/`. Methods that take a batch return drafts, each with its own
     outcome.
     """
 

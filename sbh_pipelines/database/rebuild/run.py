@@ -193,7 +193,7 @@ def note_files(tenant_id: str, facts: Mapping[str, int]) -> str:
 
 
 def run(connection: Connection, statement: str, what: str, on: str = "") -> None:
-    """Run one statement; its errors are raised as errors of `errors.py`."""
+    """Run one statement; its errors are raised as errors of `errors/`."""
     with translated(what, on):
         connection.cursor().execute(statement)
 

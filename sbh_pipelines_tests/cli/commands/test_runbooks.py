@@ -29,7 +29,7 @@ from sbh_pipelines.embedded.servers.stack import Stack, running
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.settings import load_settings
 from sbh_pipelines_tests.cli.commands import test_region_lost
-from sbh_pipelines_tests.support.runbook import PAGES, Runbook, Shell, unknown_parts
+from sbh_pipelines_tests.support.runbook import PAGES, Runbook, Shell
 
 RUNBOOKS = sorted(file for file in PAGES.glob("*.md") if file.name != "README.md")
 TENANTS = ["tenant-1", "tenant-2"]
@@ -302,10 +302,3 @@ def test_every_page_is_done() -> None:
             assert block.language in ("sh", "text")
             assert block.language == "sh" or not re.search(r"^\s*(sbh|psql) ", block.text, re.M)
         assert f"({file.name})" in index
-
-
-def test_wrong_commands_are_found() -> None:
-    """The check of what documents name can fail."""
-    assert unknown_parts("sbh restore run BACKUP -t T --row 'x y' --confirm") == ["--row"]
-    assert unknown_parts("sbh restore explode latest") == ["explode"]
-    assert unknown_parts('sbh restore run "$BACKUP" --rows "projects where id in (1)" -t T --mode exact') == []
