@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -30,7 +29,7 @@ from sbh_pipelines.orchestration.alerting.conditions import Condition
 from sbh_pipelines.orchestration.alerting.stuck_runs import stuck_runs, worker_is_gone
 from sbh_pipelines.settings import AlertSettings
 from sbh_pipelines_tests.support.fix_stack import NAMES, Site
-from sbh_pipelines_tests.support.servers import INSTANCE, QUICK_TICKS, ROOT, until
+from sbh_pipelines_tests.support.servers import INSTANCE, PATIENCE_S, QUICK_TICKS, ROOT, free_port, until
 from sbh_pipelines_tests.support.sinks import WebhookSink, webhook
 
 MODULE = ("-m", "sbh_pipelines.definitions")
@@ -84,13 +83,13 @@ class Dev:
             json.dumps({"query": query, "variables": variables}).encode(),
             {"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             return json.load(answer)["data"]
 
     def command(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `dg` or `dagster` to its end, which is a good one."""
         command = [str(Path(sys.executable).with_name(program)), *arguments]
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=300, cwd=ROOT)
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=900, cwd=ROOT)
         assert done.returncode == 0, done.stderr
         return done
 
@@ -129,9 +128,7 @@ class Dev:
 def dev(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     home = tmp_path_factory.mktemp("dagster")
     (home / "dagster.yaml").write_text(INSTANCE)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with webhook() as alerts:
         environment = (
             os.environ

@@ -36,7 +36,7 @@ def _run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """In a process of its own, in a place where nothing is set."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("SBH_", "DAGSTER_"))}
     environment |= {"PYTHONPATH": str(ROOT), "SBH_SETTINGS": "/nowhere/sbh.toml", "DAGSTER_HOME": str(cwd)}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
 
 
 def test_loading_needs_no_settings_and_opens_no_connection(tmp_path: Path) -> None:

@@ -23,5 +23,5 @@ def fresh_bucket(stack: Stack, name: str = "", *, versions: bool = False, locks:
         yield name
     finally:
         folder = f"http://127.0.0.1:{stack.ports['filer']}/buckets/{name}?recursive=true"
-        with urllib.request.urlopen(urllib.request.Request(folder, method="DELETE"), timeout=30) as answer:
+        with urllib.request.urlopen(urllib.request.Request(folder, method="DELETE"), timeout=240) as answer:
             assert answer.status == 204

@@ -1,10 +1,7 @@
 """The guarded web UI as a process of its own, in front of Dagster with the sample's tenants as partitions."""
 
 import os
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,11 +13,11 @@ import pytest
 
 from sbh_pipelines.security.tokens import open_tokens
 from sbh_pipelines.settings import load_settings
+from sbh_pipelines_tests.support.servers import PATIENCE_S, answers, free_port, started, until
 
 if TYPE_CHECKING:
     import dagster as dg
 
-_PATIENCE_S = 240.0  # for a machine that has other work as well
 TENANTS = [f"tenant-{n}" for n in range(1, 7)]
 SECRET = "pr0d-pa55w0rd-of-the-database"
 VARIABLE = "PLANTED_PASSWORD"
@@ -42,7 +39,7 @@ class Ui:
         """With a bearer token of that role, or without any."""
         if role:
             headers["authorization"] = f"Bearer {self.token(role, role)}"
-        return httpx.Client(base_url=self.url, headers=headers, timeout=30, verify=False)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=PATIENCE_S, verify=False)
 
     @contextmanager
     def log_in(self, user: str, role: str) -> Iterator[httpx.Client]:
@@ -73,14 +70,14 @@ class Ui:
 
     def ended(self, run_id: str) -> "dg.DagsterRun":
         """The run, once it has ended."""
-        deadline = time.monotonic() + _PATIENCE_S
         with self.instance() as instance:
-            while time.monotonic() < deadline:
+
+            def ended() -> "dg.DagsterRun | None":
                 run = instance.get_run_by_id(run_id)
-                if run is not None and run.is_finished:
-                    return run
-                time.sleep(0.2)
-        raise AssertionError(f"{run_id} did not end")
+                return run if run is not None and run.is_finished else None
+
+            found: dg.DagsterRun = until(ended)
+            return found
 
 
 @pytest.fixture(scope="module")
@@ -95,30 +92,12 @@ def ui(sample_stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
     with dg.DagsterInstance.from_config(str(home)) as instance:
         instance.add_dynamic_partitions("tenants", TENANTS)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = {**os.environ, "DAGSTER_HOME": str(home), "SBH_SETTINGS": str(sample_stack.settings)}
     environment |= {VARIABLE: SECRET, "SBH_TOKEN": CALLERS_TOKEN}
     command = [sys.executable, "-m", "sbh_pipelines.orchestration.guarded_ui", "--port", str(port)]
     log = home / "ui.log"
-    with open(log, "wb") as out:
-        server = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
-    it = Ui(f"http://127.0.0.1:{port}", home, sample_stack.settings)
-    try:
-        deadline = time.monotonic() + _PATIENCE_S
-        while True:
-            assert server.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            try:
-                if httpx.get(it.url + "/healthz", verify=False).status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.1)
+    with started(command, environment, log) as process:
+        it = Ui(f"http://127.0.0.1:{port}", home, sample_stack.settings)
+        until(lambda: answers(it.url + "/healthz", process, log))
         yield it
-    finally:
-        server.terminate()
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()

@@ -40,7 +40,7 @@ def _serve(listening: socket.socket, server: GreedyServer) -> None:
         while True:
             client, _ = listening.accept()
             with client, suppress(OSError, struct.error):
-                client.settimeout(5)
+                client.settimeout(60)
                 _ask(client, server)
 
 

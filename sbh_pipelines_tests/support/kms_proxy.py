@@ -65,7 +65,7 @@ def kms_proxy(moto: str, client: Any) -> Iterator[KmsProxy]:
             headers = {k: v for k, v in self.headers.items() if k.lower() not in ("host", "content-length")}
             forwarded = urllib.request.Request(proxy.moto + "/", body, headers, method="POST")
             try:
-                with urllib.request.urlopen(forwarded, timeout=10) as answer:
+                with urllib.request.urlopen(forwarded, timeout=240) as answer:
                     self._answer(answer.status, answer.read())
             except urllib.error.HTTPError as error:
                 self._answer(error.code, error.read())

@@ -52,10 +52,18 @@ class OwnServer:
         self.tool("initdb", "-U", postgres.ADMIN, "-A", "trust", "--encoding=UTF8", "--locale=C", "--no-sync")
 
     def start(self) -> None:
-        self.port = process.choose_ports(["postgres"], {}, taken=set())["postgres"]
-        options = {**_FAST, **self.options, "port": str(self.port)}
-        flags = " ".join(f"-c {name}={value or chr(39) * 2}" for name, value in options.items())
-        self.tool("pg_ctl", "-w", "-t", "60", "-l", str(self.directory / "log"), "-o", flags, "start")
+        taken: set[int] = set()
+        while True:
+            self.port = process.choose_ports(["postgres"], {}, taken=taken)["postgres"]
+            options = {**_FAST, **self.options, "port": str(self.port)}
+            flags = " ".join(f"-c {name}={value or chr(39) * 2}" for name, value in options.items())
+            try:
+                self.tool("pg_ctl", "-w", "-t", "300", "-l", str(self.directory / "log"), "-o", flags, "start")
+            except RuntimeError as error:  # another test's server may have taken it meanwhile
+                if "Address already in use" not in str(error) or len(taken) > 4:
+                    raise
+            else:
+                return
 
     def stop(self, how: str = "fast") -> None:
         """`immediate` is a crash: shared memory is lost, and the next start recovers."""
@@ -136,7 +144,7 @@ def own_server(version: int = 18, **options: str) -> Iterator[OwnServer]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def wait_for(condition: Any, what: str, timeout_s: float = 20) -> None:
+def wait_for(condition: Any, what: str, timeout_s: float = 120) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"waited for {what}"

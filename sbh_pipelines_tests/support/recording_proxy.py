@@ -78,7 +78,7 @@ def recording(target: str) -> Iterator[Proxy]:
             self.wfile.write(answer.body)
 
         def _asked(self, body: bytes) -> Answer:
-            connection = http.client.HTTPConnection(host, timeout=30)
+            connection = http.client.HTTPConnection(host, timeout=240)
             try:
                 connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
                 for name, value in self.headers.items():

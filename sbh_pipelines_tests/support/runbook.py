@@ -79,7 +79,7 @@ class Shell:
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"
             yield cls(stack, directory)
-            process.communicate(timeout=20)
+            process.communicate(timeout=240)
 
     def follow(self, page: Runbook, values: Mapping[str, str]) -> None:
         """Everything up to Undo, in order. `values` take the place of the page's examples."""

@@ -2,19 +2,18 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import dagster as dg
 import httpx
 
+from sbh_pipelines.embedded.servers import process as servers
 from sbh_pipelines.security.policy import Role
 from sbh_pipelines.security.tokens import Tokens
 
@@ -28,6 +27,9 @@ run_coordinator:
   config: {dequeue_interval_seconds: 1}
 """
 ENDED = ("completed", "failed", "canceled")
+# For a machine that has other work as well. What limits do is tested with limits of the test's own.
+PATIENCE_S = 240
+PATIENT = {"request_timeout_s": PATIENCE_S, "dagster_timeout_s": PATIENCE_S}
 
 
 class Place(Protocol):
@@ -53,11 +55,15 @@ class Server:
         if slug is not None:
             headers["X-Tenant-Slug"] = slug
         # Nothing is verified over plain HTTP, and to load what certificates are verified by takes 25 ms.
-        return httpx.Client(base_url=self.address, headers=headers, timeout=60, trust_env=False, verify=False)
+        return httpx.Client(base_url=self.address, headers=headers, timeout=PATIENCE_S, trust_env=False, verify=False)
+
+    def get(self, path: str, **more: Any) -> httpx.Response:
+        """Without a token, but for what is given."""
+        return httpx.get(self.address + path, timeout=PATIENCE_S, trust_env=False, verify=False, **more)
 
 
-def until(true: Callable[[], Any], seconds: float = 240) -> Any:
-    """What `true` gives, once it is true. The patience is for a machine that has other work as well."""
+def until(true: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
+    """What `true` gives, once it is true."""
     deadline = time.monotonic() + seconds
     while not (given := true()):
         assert time.monotonic() < deadline, "waited in vain"
@@ -78,20 +84,21 @@ def watched(client: httpx.Client, accepted: httpx.Response) -> dict[str, Any]:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One that the kernel gives to nobody else before it is listened on."""
+    return servers.choose_ports(["it"], {}, taken=set())["it"]
 
 
 @contextmanager
 def serving(stack: Place, tokens: Tokens, log: Path, **settings: object) -> Iterator[Server]:
     """`settings` are those of `[api]`."""
     port = free_port()
-    environment = environment_of(stack) | {f"SBH_API__{name.upper()}": str(value) for name, value in settings.items()}
+    given = PATIENT | settings
+    environment = environment_of(stack) | {f"SBH_API__{name.upper()}": str(value) for name, value in given.items()}
     command = [sys.executable, "-c", "from sbh_pipelines.cli.app import run; raise SystemExit(run())", "serve"]
-    with _process([*command, "--port", str(port)], environment, log) as process:
+    # What it has counted it records at its end.
+    with started([*command, "--port", str(port)], environment, log, patience_s=60) as process:
         address = f"http://127.0.0.1:{port}"
-        until(lambda: _answers(f"{address}/api/health/live", process, log))
+        until(lambda: answers(f"{address}/api/health/live", process, log))
         yield Server(address, log, tokens, process)
 
 
@@ -100,6 +107,8 @@ def guarded_dagster(stack: Place, home: Path) -> Iterator[str]:
     """Dagster's daemon, and its web server behind the login: the API has to show a token of its own. The address."""
     home.mkdir(parents=True)
     (home / "dagster.yaml").write_text(INSTANCE)
+    import dagster as dg  # takes seconds, and this module is loaded for every test
+
     with dg.DagsterInstance.from_config(str(home)):
         pass  # its tables are there before two processes would both make them
     port = free_port()
@@ -117,9 +126,9 @@ def guarded_dagster(stack: Place, home: Path) -> Iterator[str]:
         str(port),
     ]
     log = home / "log"
-    with _process(daemon, environment, home / "daemon.log"), _process(ui, environment, log) as process:
+    with started(daemon, environment, home / "daemon.log"), started(ui, environment, log) as process:
         address = f"http://127.0.0.1:{port}"
-        until(lambda: _answers(f"{address}/server_info", process, log, 401))
+        until(lambda: answers(f"{address}/server_info", process, log, 401))
         yield address
 
 
@@ -128,7 +137,10 @@ def environment_of(stack: Place) -> dict[str, str]:
 
 
 @contextmanager
-def _process(command: list[str], environment: Mapping[str, str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def started(
+    command: list[str], environment: Mapping[str, str], log: Path, patience_s: float = 5
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Ended with all that it has started, such as runs that are at work."""
     with log.open("wb") as sink:
         process = subprocess.Popen(
             command, env=environment, cwd=log.parent, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
@@ -138,14 +150,14 @@ def _process(command: list[str], environment: Mapping[str, str], log: Path) -> I
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(patience_s)
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        process.wait()
 
 
-def _answers(url: str, process: "subprocess.Popen[bytes]", log: Path, status: int = 200) -> bool:
+def answers(url: str, process: "subprocess.Popen[bytes]", log: Path, status: int = 200) -> bool:
     assert process.poll() is None, log.read_text("utf-8", "replace")[-2000:]
     try:
         return httpx.get(url, timeout=5, trust_env=False, verify=False).status_code == status

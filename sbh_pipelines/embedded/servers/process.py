@@ -89,11 +89,11 @@ def find(layout: Layout, name: str) -> Daemon | None:
     return daemon if daemon.alive else None
 
 
-def wait_until(answers: Callable[[], bool], daemon: Daemon, layout: Layout, *, timeout_s: float = 60) -> None:
+def wait_until(answers: Callable[[], bool], daemon: Daemon, layout: Layout, *, timeout_s: float = 180) -> None:
     """Return once the server answers; raise EmbeddedError when it ended or `timeout_s` passed."""
     deadline = time.monotonic() + timeout_s
-    while not answers():
-        if not daemon.alive:
+    while True:
+        if not daemon.alive:  # asked first: what answers on its port may be another's
             tail = _log_tail(layout, daemon.name)
             taken = any(text in tail.lower() for text in ("address already in use", "is in use by another program"))
             raise (PortTaken if taken else EmbeddedError)(
@@ -102,6 +102,8 @@ def wait_until(answers: Callable[[], bool], daemon: Daemon, layout: Layout, *, t
                 why=tail or "it wrote nothing",
                 remedy=f"read {layout.log / daemon.name}.log",
             )
+        if answers():
+            return
         if time.monotonic() > deadline:
             raise EmbeddedError(
                 "A server does not answer",
@@ -132,7 +134,8 @@ def choose_ports(names: Sequence[str], saved: Ports, *, taken: set[int]) -> dict
     chosen = {}
     for name in names:
         candidates = [saved[name]] if name in saved else []
-        candidates += random.sample(_PORTS, 200)  # nosec B311  # ports are no secrets
+        # Not by a seed that the caller's process may share with others: all would try the same ones at the same time.
+        candidates += random.SystemRandom().sample(_PORTS, 200)
         chosen[name] = next(port for port in candidates if port not in taken and _is_free(port))
         taken.add(chosen[name])
     return chosen

@@ -17,7 +17,7 @@ from sbh_pipelines.security.policy import PERMISSIONS, PLATFORM_ONLY, Role
 from sbh_pipelines.security.tokens import Tokens, open_tokens
 from sbh_pipelines.settings import Settings
 from sbh_pipelines_tests.support.endpoints import ENDPOINTS, PUBLIC, Endpoint
-from sbh_pipelines_tests.support.servers import Server
+from sbh_pipelines_tests.support.servers import PATIENCE_S, Server
 
 OWN, OTHER, GHOST = "tenant-1", "tenant-3", "no-such-tenant"
 PLATFORM = "*"
@@ -65,7 +65,7 @@ def test_the_table_of_permissions_holds_everywhere(lonely_server: Server, backed
         ghost = (GHOST,) if role is Role.ADMIN else ()
         for token_for, headers in ((OWN, (None, OWN, OTHER)), (PLATFORM, (None, OWN, *ghost))):
             token = lonely_server.tokens.issue("alice", token_for, role, 600)
-            with httpx.Client(base_url=lonely_server.address, timeout=60, trust_env=False) as client:
+            with httpx.Client(base_url=lonely_server.address, timeout=PATIENCE_S, trust_env=False) as client:
                 for header in headers:
                     sent = {"Authorization": f"Bearer {token}", **({"X-Tenant-Slug": header} if header else {})}
                     for endpoint in ENDPOINTS:
@@ -164,7 +164,7 @@ def test_no_bad_token_gets_anything(
     lonely_server: Server, api_settings: Settings, tokens: Tokens, backed_up: str
 ) -> None:
     """The same 401 at every path, also where there is nothing; only that it has expired may be told."""
-    with httpx.Client(base_url=lonely_server.address, timeout=60, trust_env=False) as client:
+    with httpx.Client(base_url=lonely_server.address, timeout=PATIENCE_S, trust_env=False) as client:
         for name, token in _bad_tokens(api_settings, tokens).items():
             sent = {"X-Tenant-Slug": OWN} | ({"Authorization": f"Bearer {token}"} if token else {})
             said = set()
@@ -180,8 +180,7 @@ def test_no_bad_token_gets_anything(
 
 @pytest.mark.parametrize("header", ["Basic YTpi", "Bearer", "Token x", "Bearer a b"])
 def test_other_schemes_are_no_tokens(lonely_server: Server, header: str) -> None:
-    answer = httpx.get(f"{lonely_server.address}/api/backup", headers={"Authorization": header}, trust_env=False)
-    assert answer.status_code == 401
+    assert lonely_server.get("/api/backup", headers={"Authorization": header}).status_code == 401
 
 
 def test_a_request_with_two_tokens_or_two_tenants_is_refused(lonely_server: Server) -> None:
@@ -189,5 +188,5 @@ def test_a_request_with_two_tokens_or_two_tenants_is_refused(lonely_server: Serv
     token = lonely_server.tokens.issue("alice", PLATFORM, Role.VIEWER, 600)
     one = ("Authorization", f"Bearer {token}")
     slugs = [("X-Tenant-Slug", OWN), ("X-Tenant-Slug", OTHER)]
-    assert httpx.get(f"{lonely_server.address}/api/backup", headers=[one, one], trust_env=False).status_code == 401
-    assert httpx.get(f"{lonely_server.address}/api/backup", headers=[one, *slugs], trust_env=False).status_code == 400
+    assert lonely_server.get("/api/backup", headers=[one, one]).status_code == 401
+    assert lonely_server.get("/api/backup", headers=[one, *slugs]).status_code == 400

@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from sbh_pipelines.errors import (
 from sbh_pipelines.orchestration.restores.config import RestoreConfig
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.settings.api import ApiSettings
+from sbh_pipelines_tests.support.servers import PATIENCE_S, until
 
 BACKUP = "backup_20240115_1200"
 TENANT, PLATFORM = UserContext("alice", "tenant-1", Role.ADMIN), UserContext("root", "*", Role.ADMIN)
@@ -160,17 +162,34 @@ def test_one_of_many_has_half_of_a_bucket() -> None:
 def test_threads_waiting_and_time_are_bounded() -> None:
     """What is given up keeps its thread, so that no more than `threads` are ever at work."""
 
+    enough, done = threading.Event(), list[bool]()
+
+    def work() -> None:
+        done.append(enough.wait(PATIENCE_S))
+
     async def all_at_once() -> list[Any]:
         workers = Workers("test", threads=2, waiting=1, timeout_s=0.3)
-        given_up = [workers.run(lambda: time.sleep(0.6)) for _ in range(3)]
+        given_up = [workers.run(work) for _ in range(3)]
         found = await asyncio.gather(*given_up, workers.run(lambda: "no room"), return_exceptions=True)
-        await asyncio.sleep(0.6)
-        found.append(await workers.run(lambda: "room again"))
+        with pytest.raises(TookTooLong):  # both threads are at what was given up
+            await workers.run(lambda: "no thread")
+        enough.set()
+        found.append(await _room_again(workers))
+        await asyncio.to_thread(until, lambda: len(done) == 2)
         workers.close()
         return found
 
     found = asyncio.run(all_at_once())
     assert [type(answer) for answer in found] == [TookTooLong] * 3 + [TooManyRequests, str]
+    assert done == [True, True]
+
+
+async def _room_again(workers: Workers) -> str:
+    """The answer of the first call that has its turn in time."""
+    for _ in range(100):
+        with suppress(TookTooLong):
+            return await workers.run(lambda: "room again")
+    raise AssertionError("no thread came back")
 
 
 def test_callers_take_turns_and_have_their_share() -> None:
@@ -178,16 +197,18 @@ def test_callers_take_turns_and_have_their_share() -> None:
     order: list[str] = []
 
     async def all_at_once() -> None:
-        workers = Workers("test", threads=2, waiting=8, timeout_s=5, share=1)
+        workers = Workers("test", threads=2, waiting=8, timeout_s=PATIENCE_S, share=1)
 
         def work(name: str) -> None:
             order.append(name)
-            time.sleep(0.05)
+            begun = len(order)
+            while len(order) < min(begun + begun % 2, 5):  # until the other thread is at work, too
+                time.sleep(0.01)
 
         greedy = [workers.run(lambda: work("greedy"), "greedy") for _ in range(3)]
         await asyncio.gather(*greedy, *(workers.run(lambda n=n: work(n), n) for n in ("ann", "bob")))  # type: ignore[misc]
         with pytest.raises(TooManyRequests, match="tenant"):  # a quarter of what may wait
-            await asyncio.gather(*(workers.run(lambda: work("more"), "more") for _ in range(5)))
+            await asyncio.gather(*(workers.run(lambda: None, "more") for _ in range(5)))
         workers.close()
 
     asyncio.run(all_at_once())
@@ -211,11 +232,11 @@ def test_what_is_given_up_is_ended_where_it_works_until_it_has_noticed() -> None
         noticed.set()
 
     async def one() -> None:
-        workers = Workers("test", threads=1, waiting=1, timeout_s=0.1)
+        workers = Workers("test", threads=1, waiting=1, timeout_s=2)  # it has begun by then
         with pytest.raises(TookTooLong):
             await workers.run(work)
-        assert await asyncio.to_thread(noticed.wait, 10)
-        assert await workers.run(lambda: "room again") == "room again"
+        assert await asyncio.to_thread(noticed.wait, PATIENCE_S)
+        assert await _room_again(workers) == "room again"
         workers.close()
 
     asyncio.run(one())

@@ -53,7 +53,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copied]:
             service.journal.setup(ADMIN)
             assert [draft.error for draft in service.backups.create_all(TENANTS, ADMIN, "full")] == [None, None]
             home = tmp_path_factory.mktemp("dagster") / "home"
-            wide = {"expensive_per_minute": 10_000, "expensive_burst": 1_000, "dagster_timeout_s": 50}
+            wide = {"expensive_per_minute": 10_000, "expensive_burst": 1_000}
             with (
                 guarded_dagster(place, home) as dagster_url,
                 serving(place, open_tokens(settings), home / "api.log", dagster_url=dagster_url, **wide) as server,

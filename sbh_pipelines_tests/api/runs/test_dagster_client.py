@@ -41,7 +41,7 @@ def answers() -> Iterator[tuple[type[Answers], Dagster]]:
     handler = type("Handler", (Answers,), {"asked": []})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        settings = ApiSettings(dagster_url=f"http://127.0.0.1:{server.server_address[1]}/", dagster_timeout_s=5)
+        settings = ApiSettings(dagster_url=f"http://127.0.0.1:{server.server_address[1]}/", dagster_timeout_s=60)
         client = Dagster(settings, lambda: "the-service-token")
         yield handler, client
         client.close()

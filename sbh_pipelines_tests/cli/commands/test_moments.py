@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sbh_pipelines.embedded.servers.stack import Stack
+from sbh_pipelines.model import utc_now
 from sbh_pipelines_tests.cli.conftest import Sbh, sql
 
 TENANT = "tenant-2"
@@ -23,16 +24,15 @@ def journal(sbh: Sbh, settings_file: Path) -> Iterator[Sbh]:
 
 
 def test_a_bad_transaction_is_found_looked_at_and_undone(journal: Sbh, sample_stack: Stack) -> None:
+    since = utc_now().isoformat()  # the server's is this machine's clock
     with sql(
         sample_stack,
         "UPDATE users SET name = 'good' WHERE tenant_id = 2",
         "UPDATE users SET name = 'bad' WHERE tenant_id = 2",
     ):
-        found = journal("journal", "show", TENANT, "--since", "10m", "--table", "users", "--json")
-        if not found.document["transactions"]:
-            assert journal("journal", "drain", "-q").status == 0
-            found = journal("journal", "show", TENANT, "--since", "10m", "--table", "users", "--json")
-        bad = found.document["transactions"][-1]
+        assert journal("journal", "drain", "-q").status == 0
+        found = journal("journal", "show", TENANT, "--since", since, "--table", "users", "--json")
+        (bad,) = found.document["transactions"]
         plan = journal("restore", "diff", f"@xid:{bad['xid']}", "-t", TENANT, "--json")
         assert plan.status == 0, plan.out
         assert plan.document["moment"]["first_out"]["xid"] == bad["xid"]

@@ -24,6 +24,7 @@ from sbh_pipelines.embedded.sample.fingerprint import Content, Fingerprint
 from sbh_pipelines.embedded.servers import stack
 from sbh_pipelines.errors import ProofFailed
 from sbh_pipelines_tests.cli.conftest import Sbh
+from sbh_pipelines_tests.support.servers import PATIENCE_S
 
 CODE = "import sys; from sbh_pipelines.cli import main; sys.exit(main(sys.argv[1:]))"
 MATERIALIZED = """{ assetNodeOrError(assetKey: {path: ["tenant_backup", "%s"]}) { ... on AssetNode {
@@ -75,7 +76,7 @@ def test_the_demo_ends_well_with_the_web_ui_on_it(tmp_path: Path) -> None:
         finally:
             process.send_signal(signal.SIGINT)
             try:
-                out = process.communicate(timeout=90)[0]
+                out = process.communicate(timeout=PATIENCE_S)[0]
             finally:
                 process.kill()
     assert process.returncode == 0, (tmp_path / "stderr").read_text()
@@ -102,7 +103,7 @@ def test_the_demo_ends_well_with_the_web_ui_on_it(tmp_path: Path) -> None:
     compared = steps["compare with the fingerprints of just before"]
     assert (compared["identical"], compared["others_untouched"]) == (True, 1)
     assert steps["copy everything to dr through Dagster"]["tenants"] == 2
-    assert 0 < steps["copy everything to dr through Dagster"]["worst_lag_s"] < 600
+    assert 0 < steps["copy everything to dr through Dagster"]["worst_lag_s"] < 1800
     assert steps["sbh copies verify dr --deep"]["bytes"] > 0
     lost = steps["lose the region: S3 server, its directory, the key"]
     assert min(lost["bytes_lost"], lost["rows_deleted"]) > 0
@@ -133,7 +134,7 @@ def ask(address: str, query: str) -> dict[str, dict[str, dict[str, object]]]:
     request = urllib.request.Request(
         f"{address}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
         found: dict[str, dict[str, dict[str, object]]] = json.load(answer)
         return found
 

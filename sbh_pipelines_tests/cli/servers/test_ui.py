@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from sbh_pipelines_tests.support.servers import PATIENCE_S
+
 
 class Became(BaseException):
     pass
@@ -46,6 +48,6 @@ def test_settings_that_are_wrong_are_told_at_once(sbh, became, tmp_path):
     ended = sbh("ui", "--settings", str(tmp_path / "sbh.toml"), "--json")
     assert (ended.status, ended.code, became) == (3, "SBH-100", [])
     command = [sys.executable, "-m", "sbh_pipelines.orchestration.guarded_ui", "--settings", str(tmp_path / "sbh.toml")]
-    server = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    server = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert server.returncode == 3
     assert "ui.public_url" in server.stderr

@@ -11,7 +11,7 @@ from sbh_pipelines.security.policy import Role, UserContext
 ADMIN = UserContext("auditor", "*", Role.ADMIN)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-PATIENCE_MS = 120_000
+PATIENCE_MS = 240_000
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from sbh_pipelines.orchestration.guarded_ui.server import check_version
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.settings import UiSettings
 from sbh_pipelines_tests.support.dagster_internals import webserver_routes
+from sbh_pipelines_tests.support.servers import PATIENCE_S
 
 ADMIN = UserContext("ada", "*", Role.ADMIN)
 OPEN = {"/healthz", "/login", "/logout"}
@@ -190,8 +191,9 @@ def test_answers_cannot_be_framed_or_guessed_at(ui):
 
 def socket_to(ui, path="/graphql", **headers):
     return connect(
-        ui.url.replace("http", "ws") + path, subprotocols=["graphql-ws"], additional_headers=headers, proxy=None
-    )
+        ui.url.replace("http", "ws") + path, subprotocols=["graphql-ws"], additional_headers=headers, proxy=None,
+        open_timeout=PATIENCE_S, ping_timeout=PATIENCE_S,
+    )  # fmt: skip
 
 
 def test_websockets_need_a_login_and_our_own_page(ui):
@@ -209,11 +211,11 @@ def test_websockets_need_a_login_and_our_own_page(ui):
     for headers in (cookie | {"origin": ui.url}, bearer):
         with socket_to(ui, **headers) as ws:
             ws.send(json.dumps({"type": "connection_init"}))
-            assert json.loads(ws.recv(5)) == {"type": "connection_ack"}
+            assert json.loads(ws.recv(PATIENCE_S)) == {"type": "connection_ack"}
             ws.send(json.dumps({"type": "start", "id": "1", "payload": {"query": NEWS}}))
             ws.send(json.dumps({"type": "start", "id": "2", "payload": {"query": RELOAD}}))
             with pytest.raises(ConnectionClosed, match="1008"):
-                ws.recv(5)
+                ws.recv(PATIENCE_S)
 
 
 def test_a_websocket_ends_with_its_session(ui):
@@ -223,13 +225,13 @@ def test_a_websocket_ends_with_its_session(ui):
         with socket_to(ui, cookie=cookie, origin=ui.url) as ws:
             client.post("/logout")
             with pytest.raises(ConnectionClosed, match="1008"):
-                ws.recv(12)
+                ws.recv(PATIENCE_S)
     with ui.client(origin=ui.url) as client:
         token = ui.token("ann", "viewer", ttl_s=10)
         assert client.post("/login", data={"token": token}).status_code == 303
         cookie = f"sbh-session={client.cookies['sbh-session']}"
         with socket_to(ui, cookie=cookie, origin=ui.url) as ws, pytest.raises(ConnectionClosed, match="1008"):
-            ws.recv(30)
+            ws.recv(PATIENCE_S)
         assert client.get("/server_info").status_code == 401
 
 
@@ -308,7 +310,7 @@ def test_slow_and_broken_clients_harm_nobody(ui):
     head = f"POST /login HTTP/1.1\r\nHost: {address.netloc}\r\nOrigin: {ui.url}\r\nContent-Length: 999999\r\n\r\n"
     held = []
     for start in (head, head + "token=", "GET /", "\0\xff" * 100):
-        client = socket.create_connection((address.hostname, address.port), 5)
+        client = socket.create_connection((address.hostname, address.port), PATIENCE_S)
         client.sendall(start.encode("latin1"))
         held.append(client)
     with ui.client() as client:

@@ -13,6 +13,7 @@ from sbh_pipelines.database.rebuild.throwaway import ThrowawayDatabase
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.model import DrillId
 from sbh_pipelines_tests.support.application import ADMIN, Application
+from sbh_pipelines_tests.support.servers import until
 
 DRILL = "drill_20260101_000000_abcdef"
 
@@ -36,5 +37,6 @@ def test_nobody_else_gets_in(application: Application, embedded_stack: Stack) ->
 def test_what_a_killed_drill_left_goes_with_the_next_prune(application: Application) -> None:
     killed = ThrowawayDatabase.create(application.settings, DrillId(DRILL))
     del killed  # as the end of its process would, this ends the session that shows that it is in use
-    assert application.service().drills.drop_leftovers(ADMIN) == [f"sbh_{DRILL}"]
+    # The server learns of it a moment later.
+    assert until(lambda: application.service().drills.drop_leftovers(ADMIN)) == [f"sbh_{DRILL}"]
     assert throwaway.drop_leftovers(application.settings.database) == []

@@ -12,7 +12,6 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ import pytest
 
 from sbh_pipelines.settings import Settings
 from sbh_pipelines_tests.support.certificates import Authority
-from sbh_pipelines_tests.support.servers import free_port, until
+from sbh_pipelines_tests.support.servers import PATIENCE_S, free_port, until
 
 ROOT = Path(__file__).parents[4]
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin")
@@ -85,7 +84,9 @@ class Proxy:
         """Each test comes from an address of its own: bounds are by address."""
         context = ssl.create_default_context(cafile=str(self.ca))
         transport = httpx.HTTPTransport(verify=context, local_address=source)
-        return httpx.Client(base_url=f"https://127.0.0.1:{self.https}", headers={"host": NAME}, transport=transport)
+        return httpx.Client(
+            base_url=f"https://127.0.0.1:{self.https}", headers={"host": NAME}, transport=transport, timeout=PATIENCE_S
+        )
 
     def get(self, client: httpx.Client, path: str, method: str = "GET", **more: Any) -> httpx.Response:
         return client.request(method, path, extensions={"sni_hostname": NAME}, **more)
@@ -121,15 +122,17 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
         assert checked.returncode == 0, checked.stderr
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         try:
-            deadline = time.monotonic() + 20
-            while socket.socket().connect_ex(("127.0.0.1", https)):
-                assert process.poll() is None, (folder / "error.log").read_text()
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            until(lambda: _listens(https, process, folder / "error.log"))
             yield Proxy(https, http, authority.file, folder / "sbh.log", api, ui)
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(PATIENCE_S)
+
+
+def _listens(port: int, process: "subprocess.Popen[bytes]", log: Path) -> bool:
+    assert process.poll() is None, log.read_text()
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_the_sample_leads_where_the_programs_listen() -> None:
@@ -174,9 +177,9 @@ def test_another_name_gets_no_answer(proxy: Proxy) -> None:
     for name in ("evil.example", None):
         context = ssl.create_default_context(cafile=str(proxy.ca))
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        with socket.create_connection(("127.0.0.1", proxy.https), 5) as raw, pytest.raises(ssl.SSLError):
+        with socket.create_connection(("127.0.0.1", proxy.https), PATIENCE_S) as raw, pytest.raises(ssl.SSLError):
             context.wrap_socket(raw, server_hostname=name)
-    moved = httpx.get(f"http://127.0.0.1:{proxy.http}/runs?a=b", headers={"host": "evil.example"})
+    moved = httpx.get(f"http://127.0.0.1:{proxy.http}/runs?a=b", headers={"host": "evil.example"}, timeout=PATIENCE_S)
     assert (moved.status_code, moved.headers["location"]) == (301, f"https://{NAME}/runs?a=b")
 
 
@@ -186,7 +189,9 @@ def test_one_address_does_not_wear_out_the_login(proxy: Proxy) -> None:
         logins = [proxy.get(client, "/login", "POST", data={"token": "x"}).status_code for _ in range(40)]
         assert logins.count(429) > 10
         assert logins[:20] == [200] * 20
-        assert proxy.get(client, "/console/login/", "POST", data={"token": "x"}).status_code == 429
+        # A login in two seconds is let through.
+        more = [proxy.get(client, "/console/login/", "POST", data={"token": "x"}).status_code for _ in range(20)]
+        assert 429 in more
         assert proxy.get(client, "/console").status_code == 200
         assert proxy.get(other, "/login").status_code == 200
         assert proxy.get(client, "/api/backup").status_code == 200
@@ -205,6 +210,6 @@ def test_connections_are_kept_and_queries_are_not_logged(proxy: Proxy) -> None:
             assert proxy.get(client, "/api/backup?cursor=c0de").status_code == 200
         assert proxy.get(client, "/login/callback?code=c0de").status_code == 200
     assert len(proxy.api.connections) - before <= 2
-    until(lambda: "/login/callback" in proxy.log.read_text(), 10)  # it writes after it has answered
+    until(lambda: "/login/callback" in proxy.log.read_text())  # it writes after it has answered
     lines = proxy.log.read_text()
     assert "c0de" not in lines

@@ -18,7 +18,7 @@ import pytest
 from sbh_pipelines.security.policy import Role
 from sbh_pipelines_tests.support.effort import examples
 from sbh_pipelines_tests.support.endpoints import ENDPOINTS
-from sbh_pipelines_tests.support.servers import Server
+from sbh_pipelines_tests.support.servers import PATIENCE_S, Server
 
 
 def part(value: object) -> str:
@@ -70,7 +70,7 @@ def headers(token: str, chance: random.Random) -> Iterator[list[bytes]]:
 def ask(server: Server, method: str, path: str, lines: list[bytes]) -> tuple[int, bytes]:
     """Byte for byte: a library would refuse to send some of these."""
     place = urlsplit(server.address)
-    with socket.create_connection((place.hostname or "", place.port or 0), timeout=20) as connection:
+    with socket.create_connection((place.hostname or "", place.port or 0), timeout=PATIENCE_S) as connection:
         head = [f"{method} {path} HTTP/1.1".encode(), b"Host: x", b"Connection: close", *lines, b"", b""]
         connection.sendall(b"\r\n".join(head))
         said = b""
@@ -114,10 +114,10 @@ def test_every_operation_of_the_document_that_asks_for_a_token_needs_one(
     command = [
         str(Path(sys.executable).with_name("schemathesis")), "run", f"{lonely_server.address}/api/openapi.json",
         "-H", f"Authorization: Bearer {token}", "--checks", "ignored_auth", "--phases", "examples",
-        "--max-examples", "1", "--seed", "1", "--no-color", "--suppress-health-check", "all", "--request-timeout", "60",
+        "--max-examples", "1", "--seed", "1", "--no-color", "--suppress-health-check", "all", "--request-timeout", "240",
         "--mode", "positive",
     ]  # fmt: skip
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert '"status": 500' not in lonely_server.log.read_text("utf-8")
 

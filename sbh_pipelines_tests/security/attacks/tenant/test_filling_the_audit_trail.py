@@ -4,7 +4,6 @@ Each user has a rate, and what repeats itself leaves one event at once and one c
 of all events are the calls that were made, also where the process ends in between.
 """
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.security.tokens import Tokens
 from sbh_pipelines.settings import Settings
-from sbh_pipelines_tests.support.servers import Server, serving
+from sbh_pipelines_tests.support.servers import Server, serving, until
 
 ADMIN = UserContext("reader", "*", Role.ADMIN)
 CALLS = 120
@@ -27,6 +26,12 @@ CALLS = 120
 def api(stack: Stack, tokens: Tokens, tmp_path: Path, **bounds: object) -> Iterator[Server]:
     with serving(stack, tokens, tmp_path / "log", dagster_url="http://127.0.0.1:9", **bounds) as server:
         yield server
+
+
+@pytest.fixture
+def one_count_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the calls take on a machine that has other work."""
+    monkeypatch.setenv("SBH_AUDIT__REPEATS_S", "3600")
 
 
 WIDE = {"calls_per_minute": 1_000_000, "calls_burst": 1_000_000}
@@ -41,6 +46,7 @@ def calls(events: list[dict[str, Any]]) -> int:
     return sum(event.get("times", 1) for event in events)
 
 
+@pytest.mark.usefixtures("one_count_at_the_end")
 def test_looking_again_and_again(
     api_stack: Stack, api_settings: Settings, tokens: Tokens, backed_up: str, tmp_path: Path
 ) -> None:
@@ -61,6 +67,7 @@ def test_looking_again_and_again(
     assert {event["event"] for event in events} == {"backup.accessed", "access.denied"}
 
 
+@pytest.mark.usefixtures("one_count_at_the_end")
 def test_denied_again_and_again(api_stack: Stack, api_settings: Settings, tokens: Tokens, tmp_path: Path) -> None:
     """With other tenants' names, however long, in the platform's trail; with what the role may not, in the tenant's."""
     with (
@@ -83,8 +90,8 @@ def test_denied_again_and_again(api_stack: Stack, api_settings: Settings, tokens
 
 def test_more_calls_than_anybody_makes(api_stack: Stack, tokens: Tokens, tmp_path: Path) -> None:
     """The rate is the user's, for reads as well; another user of the tenant has their own."""
-    with api(api_stack, tokens, tmp_path, calls_per_minute=60, calls_burst=20) as server:
-        with server.client("tenant-1", Role.VIEWER, user="vic") as client:
+    with api(api_stack, tokens, tmp_path, calls_per_minute=1, calls_burst=20) as server:
+        with server.client("tenant-1", Role.VIEWER, user="mel") as client:
             answers = [client.get("/api/health/live" if n < 5 else "/api/tenants") for n in range(40)]
         assert [answer.status_code for answer in answers].count(429) >= 5
         limited = answers[-1]
@@ -102,15 +109,13 @@ def test_counts_are_recorded_while_the_server_runs(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("SBH_AUDIT__REPEATS_S", "1")
+    monkeypatch.setenv("SBH_AUDIT__REPEATS_S", "5")
     with (
         api(api_stack, tokens, tmp_path, **WIDE) as server,
         server.client("tenant-2", Role.VIEWER, user="pat") as client,
     ):
         for _ in range(30):
             client.get("/api/backup")
-        deadline = time.monotonic() + 20
-        while calls(found := events_of(api_settings, "tenant-2", "pat")) < 30:
-            assert time.monotonic() < deadline, (found, server.log.read_text()[-3000:])
-            time.sleep(0.3)
+        until(lambda: calls(events_of(api_settings, "tenant-2", "pat")) >= 30)
+        found = events_of(api_settings, "tenant-2", "pat")
     assert len(found) <= 10
