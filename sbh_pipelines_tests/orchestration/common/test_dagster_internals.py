@@ -132,7 +132,7 @@ def test_a_code_server_is_asked_whether_it_lives_and_has_a_run(code_server: str)
     place = f'{{"host": "localhost", "socket": "{code_server}"}}'
     server = internals.CodeServer.of_run({internals.GRPC_INFO_TAG: place})
     assert server is not None
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not server.answers(1):
         assert time.monotonic() < deadline, f"Dagster {dg.__version__}: its code server does not answer a ping"
         time.sleep(0.2)
