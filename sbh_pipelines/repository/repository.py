@@ -58,6 +58,7 @@ _DOUBTFUL_MARKS = 8  # not signed, and for each the pack is read
 _HASHED_AT_ONCE = 8 << 20
 _LARGEST_PACK = 3 << 30  # the largest that can be set, and one row more
 _READ_AHEAD = 4 << 20  # bytes of plaintext
+_TOGETHER = 4 << 20  # bytes of plaintext that one request gives
 INDEX_BYTES = 2 << 20  # of entries in one index object: some 44,000 chunks
 
 
@@ -436,9 +437,43 @@ class Repository(Documents):
             with self._remembering:
                 self._recent.update(zip(found, opened, strict=True))
 
-    def read_chunks(self, chunks: Iterator[bytes], threads: int = 4) -> Iterator[bytes]:
-        """Plaintexts in order, a few read ahead."""
-        return streamed(self.read_chunk, chunks, name="read", threads=threads, ahead=threads + 1)
+    def read_chunks(self, chunks: Iterator[bytes], threads: int = 2) -> Iterator[bytes]:
+        """Plaintexts in order, some MiB read ahead; chunks that follow each other in a pack come with one request."""
+        for plain in streamed(
+            self._read_together, self._together(chunks), name="read", threads=threads, ahead=threads + 1
+        ):
+            yield from plain
+
+    def _together(self, chunks: Iterator[bytes]) -> Iterator[list[bytes]]:
+        """The chunks in their order, cut where another pack begins and before they become too much to hold."""
+        batch, pack, room = list[bytes](), b"", 0
+        for chunk in chunks:
+            location = self.index.find(chunk)
+            here, size = (location.pack, location.plain) if location is not None else (b"", 0)
+            if batch and (here != pack or size > room):
+                yield batch
+                batch = []
+            if not batch:
+                pack, room = here, _TOGETHER
+            batch.append(chunk)
+            room -= size
+        if batch:
+            yield batch
+
+    def _read_together(self, chunks: list[bytes]) -> list[bytes]:
+        """The plaintexts of chunks of one pack; `read_chunk` gives those that are at hand, and says what is wrong with one."""
+        places = [self.index.find(chunk) for chunk in chunks]
+        with self._remembering:
+            recent = any(chunk in self._recent for chunk in chunks)
+        wanted = [at for chunk, at in zip(chunks, places, strict=True) if at and self._kept(chunk, at) is None]
+        if recent or len(wanted) < max(2, len(chunks)):
+            return list(map(self.read_chunk, chunks))
+        name = Keys.pack(wanted[0].pack)
+        try:
+            parts = self.store.get_ranges(self.prefix + name, [(at.offset, at.length) for at in wanted])
+            return [self.sealer.open(part, chunk, on=self.url(name)) for chunk, part in zip(chunks, parts, strict=True)]
+        except (RepositoryError, StoreError):
+            return list(map(self.read_chunk, chunks))
 
     def put_document(self, key: str, document: Mapping[str, object]) -> None:
         body = compact(document)

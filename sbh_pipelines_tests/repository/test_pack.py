@@ -4,12 +4,12 @@ import hashlib
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
 
-from sbh_pipelines.errors import SbhError, StoreUnavailable
+from sbh_pipelines.errors import CorruptObject, SbhError, StoreUnavailable
 from sbh_pipelines.model import TenantId
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.pack import PackPipeline, PackWriter
@@ -248,3 +248,39 @@ def test_packs_are_closed_at_their_size() -> None:
     sizes = sorted(map(len, store.objects.values()))
     assert len(sizes) == 5
     assert all(2 * MIB <= size < 2 * MIB + 120_000 for size in sizes[1:])
+
+
+class RangeStore(MemoryStore):
+    """Notes what is asked for in ranges."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.together: list[int] = []
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        self.together.append(len(ranges))
+        return super().get_ranges(key, ranges)
+
+
+def test_chunks_that_lie_together_are_read_with_one_request() -> None:
+    """As far as they fit into memory; what is damaged is named, and what comes before it is given."""
+    store = RangeStore()
+    repository = tenant(store, "acme")
+    noise = random.Random(1)
+    chunks = [noise.randbytes(MIB) for _ in range(10)]
+    with pipeline(64 * MIB, 32 * MIB) as packs:
+        writer = repository.writer(packs)
+        names = [writer.put(chunk).result() for chunk in chunks]
+        writer.finish()
+        repository.write_index("backup_20260101_0000", "database", writer)
+    assert list(reopened(repository).read_chunks(iter(names))) == chunks
+    assert sorted(store.together) == [2, 4, 4]
+    again = reopened(repository)
+    (key,) = (key for key in store.objects if "/packs/" in key)
+    body, at = bytearray(store.objects[key]), again.locate(names[6])
+    body[at.offset + 100] ^= 1
+    store.objects[key] = bytes(body)
+    read = again.read_chunks(iter(names))
+    assert [next(read) for _ in range(4)] == chunks[:4]
+    with pytest.raises(CorruptObject, match="does not open"):
+        list(read)

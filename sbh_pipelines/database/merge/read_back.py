@@ -37,6 +37,8 @@ def rows_differ(merge: TableMerge) -> bool:
         f"SELECT {', '.join(f't.{ident(name)}' for _, name in staging.unchanged)} FROM {merge.todo} x"
         f" JOIN {from_only(staging.table.table)} t ON {staging.key_of_live('t', 'x')}"
     )
+    if not merge.few:  # only rows that this transaction wrote can be meant
+        written += " AND t.xmin = pg_catalog.pg_current_xact_id()::xid"
     sums = _sums(staging, written, few=merge.few)
     if merge.todo != staging.want:
         others = f"NOT EXISTS (SELECT FROM {merge.todo} x WHERE {staging.same_key('x', 'w')})"

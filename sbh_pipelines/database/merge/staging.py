@@ -120,29 +120,29 @@ class Staging:
         elif buckets:
             self._select_have(f" AND (({code.bucket}) & {mask}) = ANY('{{{','.join(map(str, buckets))}}}'::int[])")
 
-    def fill_have_places(self, places: Sequence[str]) -> None:
-        """The live rows that have the key of a wanted row, and those at these places (ctid): found one by one.
+    def fill_have_fresh(self, places: Sequence[str] | None, fresh: str) -> None:
+        """The live rows that satisfy the condition `fresh`, and those that have the key of a wanted row: these one by one.
 
-        For ordinary tables that have the tenant in a column of their own. Needs `want` to be filled.
+        `places` (ctid) is where the fresh ones are, where that is known. For ordinary tables that have the tenant in a column of
+        their own. Needs `want` to be filled.
         """
-        live = self._live()
-        listed = ", ".join(f"'{place}'::tid" for place in places)
-        rows, mine = from_only(self.table.table), self.table.tenant_is([self.tenant_key])
+        live, rows = self._live(), from_only(self.table.table)
+        mine = self.table.tenant_is([self.tenant_key])
+        found = fresh
+        if places is not None:
+            found = f"t.ctid = ANY('{{{','.join(chr(34) + place + chr(34) for place in places)}}}'::tid[])"
         with translated("stage rows", self.table.full_name):
             cursor = self.connection.cursor()
             self.analyze(cursor, self.want)
+            if places != []:
+                cursor.execute(f"INSERT INTO {self.have} SELECT {live} FROM {rows} t WHERE {found} AND {mine}")
             # The planner would rather scan the table, which takes longer for so few.
             cursor.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
             cursor.execute(
                 f"INSERT INTO {self.have} SELECT {live} FROM {self.want} w JOIN {rows} t ON {self.key_of_live('t', 'w')}"
-                f" WHERE {mine}"
+                f" WHERE {mine} AND NOT ({fresh})"
             )
             cursor.execute("SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on")
-            if places:
-                cursor.execute(
-                    f"INSERT INTO {self.have} SELECT {live} FROM {rows} t WHERE t.ctid = ANY(ARRAY[{listed}]) AND {mine}"
-                    f" AND NOT EXISTS (SELECT FROM {self.want} w WHERE {self.key_of_live('t', 'w')})"
-                )
 
     def analyze(self, cursor: Any, name: str) -> None:
         """Tell the planner how large a temporary table is."""

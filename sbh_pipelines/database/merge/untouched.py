@@ -19,6 +19,7 @@ from sbh_pipelines.database.session.sql import ident, literal
 
 _MASK64 = (1 << 64) - 1
 _PLACES = 16  # of new rows in one bucket that are worth being fetched one by one
+_ALL_PLACES = 5_000  # and in all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,7 @@ def census(connection: Connection, table: MappedTable, tenant_key: str, snapshot
     Where the numbers are the same at two instants, no row was inserted, updated or deleted in between: a deletion lowers
     the first; a row that was inserted or updated has a later transaction id than any before.
     """
-    xmin = snapshot_xmin(snapshot)
-    recent = f"pg_catalog.age(t.xmin) BETWEEN 0 AND {ages(connection, [xmin])[xmin]}"
+    recent = written_since(connection, snapshot)
     with translated("count rows", table.full_name):
         cursor = connection.cursor()
         cursor.execute(
@@ -75,16 +75,38 @@ def no_other_transaction_ended(connection: Connection, own: Connection, snapshot
 
 
 @dataclass(frozen=True, slots=True)
-class Touched:
-    """Buckets in which rows were written or deleted since a backup, and where the written ones are.
+class Lost:
+    """What a bucket lacks of the backup's rows: how many, and the XOR of the hashes of their keys."""
 
-    `places` (ctid as text) is None where there are too many of them, or they may lie in several relations.
+    rows: int
+    key_hash: int
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """What was written or deleted since a backup.
+
+    Attributes:
+        buckets: buckets with such rows.
+        lost: of these, the ones in which rows of the backup are not there as they were.
+        fresh: rows that were written since.
+        places: where these are (ctid as text); None where there are too many of them.
+        census: of all rows.
+        key_hash: XOR of the hashes of all live keys.
     """
 
     buckets: list[int]
+    lost: dict[int, Lost]
+    fresh: int
     places: list[str] | None
     census: Census
-    key_hash: int  # XOR of the hashes of all live keys
+    key_hash: int
+
+
+def written_since(connection: Connection, since: str) -> str:
+    """The condition that a row `t` was written since the snapshot."""
+    xmin = snapshot_xmin(since)
+    return f"pg_catalog.age(t.xmin) BETWEEN 0 AND {ages(connection, [xmin])[xmin]}"
 
 
 def find_touched(
@@ -98,39 +120,39 @@ def find_touched(
     now: str,
 ) -> Touched:
     """What was touched since the snapshot `since`, whose sums are `stored`; the census is as of the snapshot `now`. One scan."""
-    then_xmin, now_xmin = snapshot_xmin(since), snapshot_xmin(now)
-    age = ages(connection, [then_xmin, now_xmin])
     mask = (1 << stored.bits) - 1
-    new, recent = (f"pg_catalog.age(t.xmin) BETWEEN 0 AND {age[xmin]}" for xmin in (then_xmin, now_xmin))
+    new, recent = written_since(connection, since), written_since(connection, now)
     with translated("look for changes", table.full_name):
         cursor = connection.cursor()
         cursor.execute(
-            f"SELECT ({code.bucket}) & {mask}, count(*) FILTER (WHERE NOT {new}),"
-            f" pg_catalog.bit_xor({code.hash}) FILTER (WHERE NOT {new}), count(*) FILTER (WHERE {new}),"
-            f" pg_catalog.bit_xor({code.hash}),"
+            f"SELECT ({code.bucket}) & {mask}, {new} AS fresh, count(*), pg_catalog.bit_xor({code.hash}),"
             f" count(*) FILTER (WHERE {recent}), coalesce(pg_catalog.sum(t.xmin::text::bigint) FILTER (WHERE {recent}), 0)::bigint,"
-            f" CASE WHEN count(*) FILTER (WHERE {new}) <= {_PLACES}"
-            f" THEN pg_catalog.array_agg(t.ctid::text) FILTER (WHERE {new}) END"
+            f" CASE WHEN {new} AND count(*) <= {_PLACES} THEN pg_catalog.array_agg(t.ctid::text) FILTER (WHERE {new}) END"
             f" FROM {table.source} CROSS JOIN (SELECT ({seed})::bigint AS seed) w"
-            f" WHERE {table.tenant_is([tenant_key])} GROUP BY 1"
+            f" WHERE {table.tenant_is([tenant_key])} GROUP BY 1, 2"
         )
-        rows = recent_rows = writers = key_hash = 0
-        found: dict[int, tuple[tuple[int, int], int]] = {}
-        places: list[str] | None = [] if table.table.kind == "r" and not table.hops else None
-        for bucket, old, value, fresh, every, of_late, by, where in cursor.fetchall():
-            writers += by
-            key_hash ^= every & _MASK64
-            found[bucket] = (old, (value or 0) & _MASK64), fresh
-            rows, recent_rows = rows + old + fresh, recent_rows + of_late
-            if fresh and places is not None:
-                places = None if where is None else places + where
-    nothing = ((0, 0), 0)
-    touched = []
-    for bucket, then in enumerate(zip(stored.counts, stored.hashes, strict=True)):
-        old, fresh = found.get(bucket, nothing)
-        if fresh or old != then:
-            touched.append(bucket)
-    return Touched(touched, places, Census(rows, recent_rows, writers), key_hash)
+        rows = recent_rows = writers = key_hash = fresh_rows = 0
+        old: dict[int, tuple[int, int]] = {}
+        written = set[int]()
+        places: list[str] | None = []
+        for bucket, fresh, count, value, of_late, by, where in cursor.fetchall():
+            rows, recent_rows, writers = rows + count, recent_rows + of_late, writers + by
+            value &= _MASK64
+            key_hash ^= value
+            if not fresh:
+                old[bucket] = count, value
+                continue
+            written.add(bucket)
+            fresh_rows += count
+            if places is not None:
+                places = None if where is None or fresh_rows > _ALL_PLACES else places + where
+    lost = dict[int, Lost]()
+    for bucket, (count, value) in enumerate(zip(stored.counts, stored.hashes, strict=True)):
+        still, theirs = old.get(bucket, (0, 0))
+        if (still, theirs) != (count, value):
+            lost[bucket] = Lost(count - still, value ^ theirs)
+    census = Census(rows, recent_rows, writers)
+    return Touched(sorted(lost.keys() | written), lost, fresh_rows, places, census, key_hash)
 
 
 def hash_of_keys(connection: Connection, staging: Staging, rows: str, code: KeyCode, seed: int) -> int:
@@ -151,8 +173,7 @@ def untouched_rows(
 
     For tables with a primary key of one column. One scan.
     """
-    xmin = snapshot_xmin(since)
-    new = f"pg_catalog.age(t.xmin) BETWEEN 0 AND {ages(connection, [xmin])[xmin]}"
+    new = written_since(connection, since)
     column = table.table.column(table.table.primary_key[0])
     assert column is not None
     key = f"t.{ident(column.name)}" + (' COLLATE "C"' if column.collatable else "")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from sbh_pipelines.backup.restore.rows.buckets import RowBuckets
+from sbh_pipelines.backup.restore.rows.buckets import LostRows, RowBuckets
 from sbh_pipelines.backup.restore.rows.compare import TableComparison
 from sbh_pipelines.database.merge.merge import TableMerge
 from sbh_pipelines.database.merge.pace import Pace
@@ -80,29 +80,60 @@ def test_whatever_happened(changed_rows: ChangedRows, before: list[Any], after: 
             assert planned["update"] == sum(was[k] != is_[k] for k in was.keys() & is_.keys())
 
 
+@pytest.mark.parametrize("rows", [0, 10_000], ids=["few rows", "picked by their hashes"])
 @pytest.mark.parametrize("instead", [b"", b"99998\t1\tnumber 12\n"], ids=["a row too few", "another key"])
 def test_a_row_lost_on_the_way_is_noticed(
-    changed_rows: ChangedRows, monkeypatch: pytest.MonkeyPatch, instead: bytes
+    changed_rows: ChangedRows, monkeypatch: pytest.MonkeyPatch, instead: bytes, rows: int
 ) -> None:
     """Were rows mistaken before they are staged, the keys that the restore leaves would not be the backup's: rolled back."""
     changed_rows.reset()
-    backup_id = changed_rows.service().create_backup(ACME, ADMIN)["id"]
+    changed_rows.database.run(
+        f"INSERT INTO numbers SELECT n, 1, 'more' FROM generate_series(200000, {199999 + rows}) n"
+    )
+    for _ in range(2):  # how many buckets there are goes by the rows of the backup before
+        (draft,) = changed_rows.service().backups.create_all([ACME], ADMIN, "full")
     changed_rows.database.run("DELETE FROM numbers WHERE id IN (10, 12, 14)")
     damaged = changed_rows.rows(1)
-    chosen = RowBuckets.chosen
     met: list[bytes] = []
 
-    def mistaken(self: Any, rows: Any, buckets: Any) -> Iterator[bytes]:
-        for text in chosen(self, rows, buckets):
-            lines = text.splitlines(keepends=True)
-            met.extend(line for line in lines if line.startswith(b"12\t"))
-            yield b"".join(instead if line.startswith(b"12\t") else line for line in lines)
+    def mistaken(chosen: Any) -> Any:
+        def pieces(*given: Any) -> Iterator[bytes]:
+            for text in chosen(*given):
+                lines = text.splitlines(keepends=True)
+                met.extend(line for line in lines if line.startswith(b"12\t"))
+                yield b"".join(instead if line.startswith(b"12\t") else line for line in lines)
 
-    monkeypatch.setattr(RowBuckets, "chosen", mistaken)
+        return pieces
+
+    kinds: list[Any] = [RowBuckets, LostRows]
+    for kind in kinds:
+        monkeypatch.setattr(kind, "chosen", mistaken(kind.chosen))
     with pytest.raises(ProofFailed, match="its keys"):
-        changed_rows.service().restore_backup(backup_id, ACME, ADMIN)
+        changed_rows.service().restore_backup(draft.unchanged_since or draft.backup_id, ACME, ADMIN)
     assert met
     assert changed_rows.rows(1) == damaged
+
+
+def test_only_what_was_lost_is_staged(changed_rows: ChangedRows) -> None:
+    """Of buckets that lost one row; a row that was written since is looked at, and what is equal is not."""
+    changed_rows.reset()
+    changed_rows.database.run("INSERT INTO numbers SELECT n, 1, 'more ' || n FROM generate_series(10001, 20000) n")
+    for _ in range(2):
+        (draft,) = changed_rows.service().backups.create_all([ACME], ADMIN, "full")
+    backup_id = draft.unchanged_since or draft.backup_id
+    then = changed_rows.rows(1)
+    changed_rows.database.run(
+        "UPDATE numbers SET body = 'ruined' WHERE id IN (15000, -40)",
+        "DELETE FROM numbers WHERE id IN (15001, -60)",
+        "INSERT INTO numbers VALUES (30000, 1, 'new')",
+    )
+    with changed_rows.compared(backup_id) as comparisons:
+        (numbers,) = (c for c in comparisons.made() if c.table.table.name == "numbers")
+        assert numbers.staging is not None
+        assert (numbers.staging.wanted, numbers.staging.had) == (4, 3)
+    result = changed_rows.service().restore_backup(backup_id, ACME, ADMIN)
+    assert [result[f"rows_{what}"] for what in ("inserted", "updated", "deleted")] == [2, 2, 1]
+    assert changed_rows.rows(1) == then
 
 
 def _decided(changed_rows: ChangedRows, compared: TableComparison) -> tuple[Any, list[Any], list[Any]]:

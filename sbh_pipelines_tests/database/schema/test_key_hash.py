@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
+import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,10 +14,11 @@ from sbh_pipelines.database.schema.key_hash import (
     ROW,
     TEXT,
     UUID,
+    IntegerRows,
     bucket_bits,
     bucket_of,
+    integer_hashes,
     key_code,
-    rows_in_buckets,
     unescape,
 )
 from sbh_pipelines.database.schema.tenancy import MappedTable, load_map
@@ -130,18 +132,29 @@ def test_bucket_bits(rows: int, bits: int) -> None:
     assert bucket_bits(rows) == bits
 
 
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=50))
+def test_integer_rows(keys: list[int]) -> None:
+    """Keys are read, and put into the buckets that `bucket_of` gives, without an object for each row."""
+    rows = [b"%d\t%d\\\n" % (key, nth) for nth, key in enumerate(keys)]
+    found = IntegerRows.of(b"".join(rows))
+    assert found.keys.tolist() == keys
+    assert found.buckets(1023).tolist() == [bucket_of(INTEGER, [b"%d" % key]) & 1023 for key in keys]
+    assert found.chosen(numpy.arange(0, len(keys), 2, dtype=numpy.int64)) == b"".join(rows[::2])
+
+
+@settings(max_examples=examples(30))
 @given(
-    st.lists(st.integers(-(2**63), 2**63 - 1), max_size=50),
-    st.integers(0, 6),
-    st.data(),
+    st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=30),
+    st.sampled_from([0, 1, -1, 2**63 - 1, -(2**63)]) | st.integers(-(2**63), 2**63 - 1),
 )
-def test_rows_in_buckets(keys: list[int], bits: int, data: st.DataObject) -> None:
-    """The rows that `bucket_of` puts into the marked buckets, in their order, and no others."""
-    chosen = bytearray(data.draw(st.lists(st.sampled_from([0, 1]), min_size=1 << bits, max_size=1 << bits)))
-    rows = [b"%d\t%d\\\\\n" % (key, nth) for nth, key in enumerate(keys)]
-    expected = [
-        row
-        for row, key in zip(rows, keys, strict=True)
-        if chosen[bucket_of(INTEGER, [b"%d" % key]) & (len(chosen) - 1)]
-    ]
-    assert rows_in_buckets(b"".join(rows), chosen) == b"".join(expected)
+def test_integer_hashes(keyed: tuple[Any, dict[str, MappedTable]], keys: list[int], seed: int) -> None:
+    """Those of the server, whatever the key and the seed."""
+    connection, tables = keyed
+    cursor = connection.cursor()
+    cursor.execute(
+        f"SELECT {key_code(tables['ints']).hash} FROM pg_catalog.unnest(%s::bigint[]) WITH ORDINALITY AS t(id, nth)"
+        f" CROSS JOIN (SELECT ({seed})::bigint AS seed) w ORDER BY nth",
+        (keys,),
+    )
+    expected = [value & (1 << 64) - 1 for (value,) in cursor.fetchall()]
+    assert integer_hashes(numpy.array(keys, dtype=numpy.int64), seed).tolist() == expected

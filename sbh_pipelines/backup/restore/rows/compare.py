@@ -18,7 +18,7 @@ from sbh_pipelines.backup.contents.table_summary import TableSummary
 from sbh_pipelines.backup.create.parent import incomparable
 from sbh_pipelines.backup.restore.context import RestoreContext
 from sbh_pipelines.backup.restore.left_rows import LeftRows
-from sbh_pipelines.backup.restore.rows.buckets import BucketSums, RowBuckets
+from sbh_pipelines.backup.restore.rows.buckets import BucketSums, LostRows, RowBuckets
 from sbh_pipelines.backup.restore.rows.groups import ChunkSet, LiveGroups
 from sbh_pipelines.database.capture.capture import copy_table
 from sbh_pipelines.database.merge.fit.columns import SchemaDifference
@@ -31,7 +31,7 @@ from sbh_pipelines.database.merge.read_back import check_staged, sum_live, sum_s
 from sbh_pipelines.database.merge.relationships.adoption import NONE_HELD, Held, adopt_rows, leave_rows
 from sbh_pipelines.database.merge.relationships.links import links_of
 from sbh_pipelines.database.merge.staging import Staging
-from sbh_pipelines.database.merge.untouched import Census, census, find_touched, untouched_rows
+from sbh_pipelines.database.merge.untouched import Census, census, find_touched, untouched_rows, written_since
 from sbh_pipelines.database.schema.definition import VOLATILE, read_definitions
 from sbh_pipelines.database.schema.key_hash import KeyCode, key_code, unescape
 from sbh_pipelines.database.schema.tenancy import MappedTable
@@ -40,7 +40,7 @@ from sbh_pipelines.errors import RestoreRefused, UnreadableRow
 
 _ALMOST = 0.99  # of a table, as long as it is not compared
 _TELL_EVERY = 1 << 20  # bytes of a table
-_FEW = 5  # live rows of a fifth of the buckets are found by their keys; of more, in one scan
+_FEW = 5  # up to a fifth of a table's rows are looked at one by one; of more, live ones are found in one scan
 
 
 @dataclass(slots=True)
@@ -191,22 +191,29 @@ class TableComparer:
         if not touched.buckets:
             compared.matching = summary.groups
             return compared
-        compared.staging = self._staging(mapping, number)
+        compared.staging = staging = self._staging(mapping, number)
         rows = RowBuckets(code.kind, stored.key_fields, state.bits)
-        if touched.places is not None and len(touched.buckets) * _FEW < 1 << state.bits:
-            touched_rows = self._touched_rows(compared, stored, len(touched.buckets), since)
-            compared.staging.fill_want(rows.chosen(touched_rows, touched.buckets))
-            compared.staging.fill_have_places(touched.places)
+        lost = LostRows(rows, touched.lost, seed)
+        looked_at = touched.fresh + len(touched.lost) + lost.whole * state.rows // (rows.mask + 1)
+        alone = mapping.table.table.kind == "r" and not mapping.table.hops  # places say which rows they are
+        if alone and looked_at * _FEW < state.rows:
+            if touched.lost:
+                staging.fill_want(lost.chosen(self._touched_rows(compared, stored, len(touched.lost), since)))
+            if lost.unfound:
+                staging.fill_want(
+                    rows.chosen(self._rows(compared, read_table(self._repository, summary)), lost.unfound)
+                )
+            staging.fill_have_fresh(touched.places, written_since(self._connection, since))
         else:
-            compared.staging.fill_want(rows.chosen(self._rows(compared, stored), touched.buckets))
-            compared.staging.fill_have_buckets(code, rows.mask, touched.buckets)
-        compared.staging.finish()
+            staging.fill_want(rows.chosen(self._rows(compared, stored), touched.buckets))
+            staging.fill_have_buckets(code, rows.mask, touched.buckets)
+        staging.finish()
         return compared
 
     def _touched_rows(
         self, compared: TableComparison, stored: StoredTable, buckets: int, since: str
     ) -> Iterator[bytes]:
-        """The backup's rows; where few places were touched, only of the row groups that these lie in."""
+        """The backup's rows; where few buckets lost some, only of the row groups that were touched."""
         table = compared.table
         key = [table.table.column(name) for name in table.table.primary_key]
         alone = (
