@@ -30,7 +30,8 @@ def main() -> None:
             break
         else:
             slug = chance.choice(slugs)
-        headers = {"Authorization": f"Bearer {request['token']}", "X-Tenant-Slug": slug}
+        token = request["token"]
+        headers = {"Authorization": f"Bearer {token}", "Cookie": f"sbh-console={token}", "X-Tenant-Slug": slug}
         begun = perf_counter()
         connection.request("GET", request["path"], headers=headers)
         answer = connection.getresponse()

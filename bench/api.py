@@ -1,4 +1,4 @@
-"""The API's read side: listing the backups of one of 1,000 tenants with 60 backups each.
+"""The API's read side: listing the backups of one of 1,000 tenants with 60 backups each; and the console's page of all of them.
 
 One backup of each tenant is real; the other 59 are manifests that its own repository signed and published, as an hourly
 schedule would leave them: the server cannot tell. The server is `sbh serve` with one process; clients are processes
@@ -39,6 +39,7 @@ _ROWS_EACH, _ROWS_A_TENANT = 5.6e6, 120
 _AT_ONCE = 16
 _LIST = f"/api/backup?limit={_BACKUPS}"
 _LIVE = "/api/health/live"
+_FLEET = "/console"
 
 
 def main() -> None:
@@ -66,6 +67,8 @@ def main() -> None:
                 "list_alone": _summary(_ask(asking, 1, path=_LIST, seconds=seconds / 2, backups=_BACKUPS)),
                 "get": _summary(_ask(asking, args.clients, path="/api/backup/latest", seconds=seconds / 3)),
                 "live": _summary(_ask(asking, args.clients, path=_LIVE, seconds=seconds / 3)),
+                "fleet_cold": _summary(_ask({**asking, "slugs": asking["slugs"][:1]}, 1, path=_FLEET, once=1)),
+                "fleet": _summary(_ask(asking, args.clients, path=_FLEET, seconds=seconds / 3)),
                 "raw_list": _raw_list(service, found, seconds / 3),
                 "server_peak_mib": round(common.memory(process.pid).get("VmHWM", 0) / common.MIB),
             }
@@ -195,6 +198,8 @@ def _report(figures: Mapping[str, Any], tenants: int, clients: int) -> None:
         "list": f"list, {clients} clients",
         "list_alone": "list, 1 client",
         "get": "show the latest",
+        "fleet_cold": "fleet, first time",
+        "fleet": "fleet's page",
         "live": "liveness (floor)",
         "raw_list": "store's LIST (floor)",
     }
@@ -209,9 +214,11 @@ def _report(figures: Mapping[str, Any], tenants: int, clients: int) -> None:
         "list_p50_ms": figures["list"]["p50_ms"],
         "list_p99_ms": figures["list"]["p99_ms"],
         "requests_per_s": figures["list"]["requests_per_s"],
+        "fleet_p50_ms": figures["fleet"]["p50_ms"],
     }
     ratios = {
         "list_p50_vs_raw_list": common.ratio(figures["list_alone"]["p50_ms"], figures["raw_list"]["p50_ms"]),
+        "fleet_p50_vs_live": common.ratio(figures["fleet"]["p50_ms"], figures["live"]["p50_ms"]),
         "list_p50_vs_live": common.ratio(figures["list"]["p50_ms"], figures["live"]["p50_ms"]),
     }
     common.finish("api", figures, ratios)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import Field, field, fields, is_dataclass
 from datetime import datetime
 from enum import Enum
+from functools import cache
 from os import PathLike, fspath
 from typing import Any
 
@@ -15,6 +16,7 @@ from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import timestamp
 
 _OPTIONAL = {"optional": True}
+_PLAIN = frozenset({str, int, float, bool})
 
 
 def optional() -> Any:
@@ -52,23 +54,38 @@ def whole() -> Any:
     return field(metadata={"whole": True})
 
 
+@cache
+def _form(kind: type) -> Sequence[tuple[str, str, bool, bool]]:
+    """Of each shown field of a dataclass its name, its key, whether it may be absent, and whether it stands for the class."""
+    shown = shown_fields(kind)
+    return [(of.name, key_of(of), is_optional(of), len(shown) == 1 and bool(of.metadata.get("whole"))) for of in shown]
+
+
 def as_document(value: Any, errors: Callable[[SbhError], Any] = SbhError.as_dict) -> Any:
     """`value` as JSON has it: dataclasses and mappings as objects, sequences as arrays, times in ISO 8601, enums by value,
     errors as `errors` shows them.
 
     Raises TypeError for what has no such form.
     """
-    if value is None or (isinstance(value, bool | int | float) and not isinstance(value, Enum)):
+    if (
+        value is None
+        or type(value) in _PLAIN
+        or (isinstance(value, bool | int | float) and not isinstance(value, Enum))
+    ):
         return value
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, str):
         return str(value)
     if is_dataclass(value) and not isinstance(value, type):
-        pairs = [(f, getattr(value, f.name)) for f in shown_fields(value)]
-        if len(pairs) == 1 and pairs[0][0].metadata.get("whole"):
-            return as_document(pairs[0][1], errors)
-        return {key_of(f): as_document(v, errors) for f, v in pairs if v is not None or not is_optional(f)}
+        found = {}
+        for name, key, may_be_absent, stands_for_all in _form(type(value)):
+            plain = as_document(getattr(value, name), errors)
+            if stands_for_all:
+                return plain
+            if plain is not None or not may_be_absent:
+                found[key] = plain
+        return found
     if isinstance(value, SbhError):
         return errors(value)
     if isinstance(value, Mapping):

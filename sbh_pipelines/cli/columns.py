@@ -12,6 +12,7 @@ from rich.text import Text
 
 _GAP, _EDGES = 3, 2
 _PROSE = 24  # cells that a column of prose gets at least, if it has so much to say
+_WORD = 36  # and as many as its longest word has, up to this: an id in it stays in one piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,10 @@ class FittingTable:
         column = self._columns[at]
         lines = (line for row in self._rows for line in row[at].plain.split("\n"))
         widest = max((cell_len(line) for line in (column.heading, *lines)), default=0)
-        return min(widest, _PROSE) if column.is_prose else widest
+        if not column.is_prose:
+            return widest
+        words = (word for row in self._rows for word in row[at].plain.split())
+        return min(widest, max(_PROSE, min(_WORD, max(map(cell_len, words), default=0))))
 
     @staticmethod
     def _width(kept: Sequence[int], needed: Sequence[int]) -> int:

@@ -25,7 +25,7 @@ class AuditSettings(Section):
         60.0,
         ge=0,
         le=3600,
-        description="`sbh serve`: looks and denials that repeat one of the same user within so long are one event, with how many"
+        description="`sbh serve`: accesses and denials that repeat one of the same user within so long are one event, with how many"
         " there were; s. 0: an event each.",
     )
     required: bool = Field(

@@ -89,7 +89,7 @@ def make_app(settings: Settings) -> RequestMiddleware:
             try:
                 each.audit.end_repeats()
             except SbhError as error:
-                _log.error("Counts of repeated looks and denials are not in the audit trail: %s", error)
+                _log.error("Counts of repeated accesses and denials are not in the audit trail: %s", error)
 
     app = FastAPI(
         title="SBH Pipelines",

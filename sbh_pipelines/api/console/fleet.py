@@ -1,9 +1,9 @@
 """The fleet: every tenant that the user may see, those first that would lose most."""
 
 import asyncio
+import json
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,10 +11,9 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from sbh_pipelines.api.app.middleware import CONSOLE
-from sbh_pipelines.api.console.visit import AVisit, Visit, answer_of, to
+from sbh_pipelines.api.console.visit import AVisit, Visit, to
 from sbh_pipelines.api.routes import platform
 from sbh_pipelines.backup.service.results import Examination
-from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import timestamp, utc_now
 
 router = APIRouter(prefix=CONSOLE)
@@ -60,14 +59,17 @@ async def fleet(
         return to(visit.home)
     await call.permit("backup.list")
     known = await _known(visit)
+    chosen = {"search": search, "rpo": rpo, "region": region, "tier": tier}
+    return await call.read(lambda: _page(visit, known, chosen, page))
+
+
+def _page(visit: Visit, known: Known, chosen: Mapping[str, str], page: int) -> Response:
     tenants, seen = known.tenants, known.seen
     shown = [
         tenant
         for tenant in tenants
-        if search.casefold() in tenant["id"].casefold()
-        and rpo in ("", tenant["rpo"])
-        and region in ("", tenant["region"])
-        and tier in ("", tenant["tier"])
+        if chosen["search"].casefold() in tenant["id"].casefold()
+        and all(chosen[name] in ("", tenant[name]) for name in ("rpo", "region", "tier"))
     ]
     first = (page - 1) * _ON_A_PAGE
     return visit.page(
@@ -84,7 +86,7 @@ async def fleet(
         seen=seen,
         regions=sorted({tenant["region"] for tenant in tenants}),
         tiers=sorted({tenant["tier"] for tenant in tenants}),
-        chosen={"search": search, "rpo": rpo, "region": region, "tier": tier},
+        chosen=chosen,
         issues=known.issues,
         at=known.at,
     )
@@ -92,33 +94,37 @@ async def fleet(
 
 async def _known(visit: Visit) -> Known:
     """What is known of all tenants: what was learned some seconds ago, for whomever. A little later it is shown once more while it
-    is read anew.
+    is read anew. It is read once, however many wait for it.
     """
     state, now = visit.request.app.state, time.monotonic()
     held: Known | None = getattr(state, "fleet", None)
-    if held is None or now > held.until + _STALE_S:
-        return await _read(visit)
-    reading: asyncio.Task[None] | None = getattr(state, "fleet_reading", None)
-    if now > held.until and (reading is None or reading.done()):
-        state.fleet_reading = asyncio.create_task(_read_quietly(visit))
-    return held
+    if held is not None and now <= held.until:
+        return held
+    reading: asyncio.Task[Known] | None = getattr(state, "fleet_reading", None)
+    if reading is None or reading.done():
+        reading = state.fleet_reading = asyncio.create_task(_read(visit))
+        reading.add_done_callback(
+            lambda read: read.cancelled() or read.exception()
+        )  # told to who waits, if anybody does
+    if held is not None and now <= held.until + _STALE_S:
+        return held
+    return await asyncio.shield(reading)  # who goes away does not take it from the others
 
 
 async def _read(visit: Visit) -> Known:
     call, state = visit.call, visit.request.app.state
-    listed, seen = await asyncio.gather(
-        answer_of(platform.list_tenants(call, limit=_ALL, cursor=None)),
+    answer, seen = await asyncio.gather(
+        platform.list_tenants(call, limit=_ALL, cursor=None),
         call.read(lambda: _seen(call.service.health.examine(call.user, _BUDGET_S))),
     )
-    tenants = sorted(listed["tenants"], key=_worst_first)
-    found = Known(tenants, seen, listed["issues"], timestamp(utc_now()), time.monotonic() + _FRESH_S)
+    found: Known = await call.read(lambda: _of(json.loads(bytes(answer.body)), seen))
     state.fleet = found
     return found
 
 
-async def _read_quietly(visit: Visit) -> None:
-    with suppress(SbhError):  # who looks next waits for it, and is told
-        await _read(visit)
+def _of(listed: Mapping[str, Any], seen: Mapping[str, Mapping[str, Any]]) -> Known:
+    tenants = sorted(listed["tenants"], key=_worst_first)
+    return Known(tenants, seen, listed["issues"], timestamp(utc_now()), time.monotonic() + _FRESH_S)
 
 
 def _worst_first(tenant: Mapping[str, Any]) -> tuple[bool, bool, float, str]:

@@ -105,7 +105,7 @@ async def list_backups(
             lines = [documents.unfinished(at, call.user) for _, at in part]
         return answers.BackupPage(lines, [documents.damaged(error, call.user) for error in errors], following)
 
-    return call.answer(await call.read(work))
+    return await call.read(lambda: call.answer(work()))
 
 
 def _within(made_at: str, after: datetime | None, before: datetime | None) -> bool:
@@ -284,7 +284,7 @@ async def pin(
         call.service.launches.permit(tenant, call.user, "backup.hold")
         return call.service.retention.pin(backup_id, tenant, call.user, body.reason)
 
-    return call.answer(await call.read(work))
+    return await call.read(lambda: call.answer(work()))
 
 
 @router.delete("/{backup_id}/pin", summary="Unpin a backup", responses=READS, response_model=model_of(HoldLine))
@@ -296,4 +296,4 @@ async def unpin(call: ACall, backup_id: BackupIdPath) -> Response:
         call.service.launches.permit(tenant, call.user, "backup.hold")
         return call.service.retention.unpin(backup_id, tenant, call.user)
 
-    return call.answer(await call.read(work))
+    return await call.read(lambda: call.answer(work()))

@@ -53,7 +53,7 @@ async def list_tenants(call: ACall, limit: pages.Limit = 50, cursor: pages.Curso
             pages.encode((shown[-1].id,)) if len(tenants) > len(shown) else None,
         )
 
-    return call.answer(await call.read(work))
+    return await call.read(lambda: call.answer(work()))
 
 
 def _visible(call: Call) -> list[Tenant]:
@@ -184,4 +184,4 @@ async def audit(
         following = pages.encode((found.next,)) if found.next else None
         return answers.AuditPage(found.tenant_id, found.region, found.events, found.errors, following)
 
-    return call.answer(await call.read(work))
+    return await call.read(lambda: call.answer(work()))

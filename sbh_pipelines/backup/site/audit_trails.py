@@ -10,6 +10,7 @@ fork. What is done at a copy is recorded in a trail of the copy's own, one per r
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from sbh_pipelines.backup.site.site import Site
 
 AT_COPY_FOLDER = "at-copies/"  # beside the platform's trail; a copier never writes there
+_MOVERS = 4  # threads
 _OPEN_TRAILS = 2000  # how many ends a process remembers: each saves a request
 _VIA: ContextVar[str] = ContextVar("via", default="python")
 
@@ -39,6 +41,35 @@ def came_through(via: str) -> None:
     _VIA.set(via)
 
 
+class HeadMover:
+    """Moves heads behind the events that are durable already: each once, however many events came meanwhile. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(_MOVERS, thread_name_prefix="heads")
+        self._lock = threading.Lock()
+        self._behind: set[Trail] = set()
+
+    def behind(self, trail: Trail) -> None:
+        with self._lock:
+            if trail in self._behind:
+                return
+            self._behind.add(trail)
+        try:
+            self._pool.submit(self._move, trail)
+        except RuntimeError:  # the process ends: who appends now waits for it
+            threading.Thread(target=self._move, args=(trail,)).start()
+
+    def _move(self, trail: Trail) -> None:
+        with self._lock:
+            self._behind.discard(trail)
+        with suppress(SbhError):  # the next append tries again
+            trail.catch_up()
+
+    def end(self) -> None:
+        """Returns when all heads are where their trails end, as far as the store lets them."""
+        self._pool.shutdown()
+
+
 class Trails:
     """The audit trails of a site. Thread-safe."""
 
@@ -46,6 +77,7 @@ class Trails:
         self._site = site
         self._lock = threading.Lock()
         self._repeats: Repeats | None = None
+        self._heads: HeadMover | None = None
         self._ending = threading.Event()
         self._open: OrderedDict[Chain, Trail] = OrderedDict()
 
@@ -92,7 +124,8 @@ class Trails:
             store, prefix = site.backup_store(housed)
             folder, head = prefix + Keys.AUDIT, f"{below}heads/{chain.tenant_id}.json"
             create = site.locked_creates(housed, chain.region)
-        return Trail(chain, store, folder, heads, head, lambda: catalog.audit_key, site.clock, create)
+        behind = None if self._heads is None else self._heads.behind
+        return Trail(chain, store, folder, heads, head, lambda: catalog.audit_key, site.clock, create, behind)
 
     def audited_tenants(self, only: TenantId | None = None) -> Iterator[Tenant]:
         """Every tenant that has a trail, also those that are gone or erased: as the heads tell."""
@@ -165,8 +198,10 @@ class Trails:
         self.of_copy(tenant.region).append(lambda _: told)
 
     def fold(self, window_s: float) -> None:
-        """From now on repeats of looks and denials within so long are one event with a count (`repeats.py`), until `end`."""
-        self._repeats = Repeats(window_s, self._site.clock)
+        """From now on, until `end`: repeats of looks and denials within so long are one event with a count (`repeats.py`), and an
+        event is durable before its trail's head is moved.
+        """
+        self._repeats, self._heads = Repeats(window_s, self._site.clock), HeadMover()
 
         def fold() -> None:
             while not self._ending.wait(window_s / 2):
@@ -176,10 +211,14 @@ class Trails:
         threading.Thread(target=fold, name="repeats", daemon=True).start()
 
     def end(self) -> None:
-        """Record what was counted until now. Raises what recording raises; it was counted in vain then."""
+        """Record what was counted until now, and move the heads. Raises what recording raises; it was counted in vain then."""
         self._ending.set()
-        if self._repeats is not None:
-            self._record_repeats(all_of_them=True)
+        try:
+            if self._repeats is not None:
+                self._record_repeats(all_of_them=True)
+        finally:
+            if self._heads is not None:
+                self._heads.end()
 
     def _record_repeats(self, *, all_of_them: bool = False) -> None:
         """An object for each trail. What cannot be recorded is counted on."""

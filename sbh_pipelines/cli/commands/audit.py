@@ -186,9 +186,12 @@ def _name(result: "EventListing | ChainReport | UnreadableTrail") -> str:
 
 
 def _show_list(out: Any, found: "EventListing") -> None:
-    rows = [(e.seq, utc(e.at), e.event, e.user_id, e.via, ", ".join(_props(e.props))) for e in found.events]
+    rows = [
+        (e.seq, utc(e.at).removesuffix(" UTC"), e.event, e.user_id, e.via, ", ".join(_props(e.props)))
+        for e in found.events
+    ]
     title = f"{plural(len(rows), 'event')} of {_name(found)}"
-    out.print(table(title, (">seq", "at", "event", "user", "-via", "~what"), rows))
+    out.print(table(title, ("->seq", "at, UTC", "event", "user", "-via", "~what"), rows))
     if found.next:
         out.print(f"More: --cursor {found.next}")
     print_issues(out, found.errors)
@@ -199,9 +202,19 @@ def _props(props: Mapping[str, object]) -> list[str]:
     said = []
     for name, value in props.items():
         if value not in (None, "", [], {}):
-            text = str(value)
-            said.append(f"{name}={text if len(text) <= 60 else text[:59] + '…'}")
+            text = _plain(value)
+            shown = text if len(text) <= 60 else text[:59] + "…"
+            # An id says itself of what it is.
+            said.append(shown if text.startswith(name.removesuffix("id")) else f"{name}={shown}")
     return said[:8]
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(map(_plain, value.values()))
+    if isinstance(value, list):
+        return " ".join(map(_plain, value))
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 def _show_verified(out: Any, results: "Sequence[ChainReport | UnreadableTrail]") -> None:

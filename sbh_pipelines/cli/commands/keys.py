@@ -118,8 +118,8 @@ def verify(
     return Answer({"genuine": True, "certificate": document}, lambda out: out.print(told), ["genuine"])
 
 
-_EPOCHS = ("keys of", "region", ">epoch", "provider", "wrapped by", "wrapped at", ">still of older epochs")
-_FAILED = ("keys of", "code", "what failed", "why", "what to do next")
+_EPOCHS = ("keys of", "region", ">epoch", "-provider", "wrapped by", "-wrapped at", "->still of older epochs")
+_FAILED = ("keys of", "code", "~what failed", "~why", "~what to do next")
 
 
 def _epoch_rows(state: "KeyState") -> list[tuple[str, ...]]:

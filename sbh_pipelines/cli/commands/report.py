@@ -178,7 +178,7 @@ def _show(out: Any, report: "RecoveryObjectives") -> None:
             "Recovery point objectives",
             (
                 "data type",
-                "backups",
+                "-backups",
                 ">objective",
                 ">worst age",
                 ">margin",

@@ -109,7 +109,7 @@ def list_holds(invocation: Invocation, tenant: TenantArgument, former_key: Forme
         for hold in found
     ]
     title = f"{plural(len(found), 'pin or hold', 'pins and holds')} of {tenant}"
-    columns = ("id", "kind", "protects", "reason", "placed by", "placed")
+    columns = ("id", "-kind", "protects", "~reason", "-placed by", "-placed")
     status = RepositoryError.exit_status if any(hold.error for hold in found) else 0
     return Answer(found, lambda out: out.print(table(title, columns, rows)), [hold.id for hold in found], status)
 
@@ -153,7 +153,7 @@ def _show_forgotten(out: Any, done: Sequence["RetentionOutcome"], failed: Sequen
             )
             for backup in outcome.backups
         ]
-        out.print(table(title, ("backup", "type", "created", "verdict", "because"), rows))
+        out.print(table(title, ("backup", "type", "created", "verdict", "~because"), rows))
         print_issues(out, outcome.errors)
     if failed:
         out.print(failed_table(f"{plural(len(failed), 'tenant')} failed", failed))

@@ -101,7 +101,7 @@ def recovery_points(
     found = service.backups.recovery_points(list(dict.fromkeys(tenants or ())), user)
 
     def show_all(out: Any) -> None:
-        columns = ("tenant", "latest recovery point", ">age", "backup", "recorded as", "rows by the journal until")
+        columns = ("tenant", "latest recovery point", ">age", "backup", "-recorded as", "-rows until")
         out.print(
             table(plural(len(found.recovery_points), "tenant"), columns, map(_recovery_point, found.recovery_points))
         )

@@ -85,7 +85,7 @@ def left_out_table(left_out: Mapping[str, str]) -> Any:
 
 
 def _plan_tables(tables: "Sequence[TablePlan]") -> Any:
-    columns = ("table", ">rows in backup", ">groups that match", ">insert", ">update", ">delete", ">kept")
+    columns = ("table", ">rows in backup", "->row groups equal", ">insert", ">update", ">delete", ">kept")
     found = any(t.of_no_tenant for t in tables)
     shown = (*columns, ">of no tenant now") if found else columns
     rows = (

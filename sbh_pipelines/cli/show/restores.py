@@ -43,7 +43,7 @@ def show_restore(out: Any, result: "RestoreResult") -> None:
             }
         )
     )
-    columns = ("table", ">row groups that matched", ">inserted", ">updated", ">deleted", ">kept")
+    columns = ("table", "->row groups equal", ">inserted", ">updated", ">deleted", ">kept")
     rows = [
         (
             t.table,
@@ -125,18 +125,20 @@ def bar(percent: int) -> str:
 
 def restores_table(title: str, restores: "Sequence[RestoreRecord]") -> Any:
     """Few columns, so that ids are not folded: who asked, and what undoes it, is in the status."""
+    failed = any(r.error for r in restores)
     rows = (
         (
             r.restore_id,
             f"{r.status}, {r.progress} %" if r.status == "running" else r.status,
             utc(r.started_at).removesuffix(" UTC"),
-            r.backup_id or "",
             _what(r),
-            _error_line(r.error or {}),
+            r.backup_id or "",
+            *((_error_line(r.error or {}),) if failed else ()),
         )
         for r in restores
     )
-    return table(title, ("restore", "status", "started, UTC", "-backup", "~what", "~error"), rows)
+    columns = ("restore", "status", "started, UTC", "-~what", "-backup", *(("~error",) if failed else ()))
+    return table(title, columns, rows)
 
 
 def _what(record: "RestoreRecord") -> str:

@@ -6,7 +6,8 @@ tries again. So there is one order, agreed upon by all processes, without a lock
 
 Where the end is, a small signed object tells, the *head*, in the catalog's place and not the tenant's: it costs a writer one
 request to find the end and one to move the head. It is a hint: a create-only put proves or refutes it. But as it only ever
-moves on, a trail that ends before its head was cut.
+moves on, a trail that ends before its head was cut. Who serves many requests has heads moved behind the answers (`catch_up`), a
+moment after the events are durable, and once for all that came meanwhile.
 """
 
 import json
@@ -97,11 +98,14 @@ class Trail:
         key: Callable[[], AuditKey],
         clock: Clock,
         create: Callable[[str, bytes], object] | None = None,
+        behind: Callable[["Trail"], None] | None = None,
     ) -> None:
+        """`behind` is told that the head is behind, and sees to it that `catch_up` is called soon; None: an append moves it."""
         self.chain, self.store, self.folder = chain, store, folder
         self._heads, self._head_key = heads, head_key
         self._key, self._clock = key, clock
         self._create = create or store.create
+        self._behind = behind
         self._waiting: list[_Append] = []
         self._turn = threading.Condition()
         self._writing = False  # one of the callers is at it, for all that waited when it began
@@ -143,6 +147,19 @@ class Trail:
         if call.error is not None:
             raise call.error
 
+    def catch_up(self) -> None:
+        """Move the head to where the trail ends; appends wait meanwhile. Raises the store's errors."""
+        with self._turn:
+            self._turn.wait_for(lambda: not self._writing)
+            self._writing = True
+        try:
+            if self._end is not None:
+                self._move_head(self._end)
+        finally:
+            with self._turn:
+                self._writing = False
+                self._turn.notify_all()
+
     def _write_group(self, group: list[_Append]) -> None:
         try:
             self._write(group)
@@ -172,6 +189,9 @@ class Trail:
                     raise
             self._end, self._damaged = end, ()
             # The events are written. A head that lags is brought up to date by the next append.
+            if self._behind is not None and self._head_etag is not None:  # two links without any head look cut
+                self._behind(self)
+                return
             with suppress(SbhError):
                 self._move_head(end)
             return

@@ -145,6 +145,31 @@ def test_simultaneous_appends_of_one_process_share_a_link() -> None:
     assert len([key for key in store.objects if key.endswith(".jsonl")]) == 2
 
 
+def test_a_head_that_is_moved_behind_the_events_is_moved_once_for_all_of_them() -> None:
+    """An event is durable when `append` returns; the first head of a trail is there then as well."""
+    store, behind = MemoryStore(), list[Trail]()
+    made = Trail(ACME, store, "a/", store, "head", lambda: KEY, lambda: NOW, behind=behind.append)
+    other = Trail(ACME, store, "a/", store, "head", lambda: KEY, lambda: NOW)
+
+    def end() -> int:
+        head = other.read_head()
+        return head.seq if head else 0
+
+    record(made, entry(1))
+    assert (end(), behind) == (1, [])
+    record(made, entry(2))
+    record(made, entry(3))
+    assert (end(), behind) == (1, [made, made])
+    assert check_trail(other, lambda _: None).events == 3  # and the head that is behind is no finding
+    made.catch_up()
+    assert end() == 3
+    record(other, entry(4))
+    record(made, entry(5))  # somebody else was faster, and moved the head
+    made.catch_up()
+    assert end() == 5
+    assert check_trail(other, lambda _: None).issues == []
+
+
 def test_one_caller_s_error_does_not_touch_the_others_of_its_link() -> None:
     """Nor does it leave a hole."""
     store = MemoryStore()

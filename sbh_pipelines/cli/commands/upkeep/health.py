@@ -102,7 +102,7 @@ def metrics(
 
 
 def _show(out: Any, found: "BackupMetrics", tenant: str | None) -> None:
-    columns = ("type", ">successful", ">failed", ">size", ">stored", ">mean duration", "last")
+    columns = ("type", ">successful", ">failed", ">size", ">stored", "->mean duration", "last")
     rows = [
         (
             kind,

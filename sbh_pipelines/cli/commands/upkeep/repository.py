@@ -110,10 +110,10 @@ _COLUMNS = (
     ">stored",
     ">to retire",
     ">to rewrite",
-    ">both, stored",
     ">to delete",
-    ">young",
-    ">index objects",
+    "->stored, of both",
+    "->too young",
+    "->index objects",
 )
 
 
@@ -125,8 +125,8 @@ def _row(report: "PruneReport") -> tuple[str, ...]:
         size_text(report.bytes_before),
         count(report.packs_to_retire),
         f"{count(report.packs_to_rewrite)} ({size_text(report.bytes_to_rewrite)} needed)",
-        size_text(report.bytes_to_retire),
         f"{count(report.objects_to_remove)} ({size_text(report.bytes_to_remove)})",
+        size_text(report.bytes_to_retire),
         count(report.kept_because_young),
         f"{count(report.index_objects_before)}, {count(report.index_objects_to_replace)} to merge",
     )
