@@ -1,7 +1,6 @@
 """An OpenID Connect issuer over real HTTP, whose answers a test changes: keys, outages, nonsense."""
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,6 +9,8 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from sbh_pipelines_tests.support.served import served
 
 KINDS = {
     "rsa": ("RS256", lambda: rsa.generate_private_key(65537, 2048)),
@@ -72,11 +73,6 @@ def issuer() -> Iterator[Issuer]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    it = Issuer(f"http://127.0.0.1:{server.server_port}")
-    threading.Thread(target=server.serve_forever, daemon=True, kwargs={"poll_interval": 0.02}).start()
-    try:
+    with served(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as server:
+        it = Issuer(f"http://127.0.0.1:{server.server_port}")
         yield it
-    finally:
-        server.shutdown()
-        server.server_close()

@@ -5,7 +5,6 @@ is moto's own answer. Between a client and it is real HTTP.
 """
 
 import json
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from sbh_pipelines_tests.support.served import served
 
 _USES = {"Encrypt", "Decrypt"}
 _STATES = {"Disabled": "DisabledException", "PendingDeletion": "KMSInvalidStateException"}
@@ -80,13 +81,6 @@ def kms_proxy(moto: str, client: Any) -> Iterator[KmsProxy]:
         def log_message(self, format: str, *args: Any) -> None:
             """Nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    proxy.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with served(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as server:
+        proxy.url = f"http://127.0.0.1:{server.server_address[1]}"
         yield proxy
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

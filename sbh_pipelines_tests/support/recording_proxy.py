@@ -4,13 +4,14 @@ The Host header goes through as it came, so signatures stay valid.
 """
 
 import http.client
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from sbh_pipelines_tests.support.served import served
 
 _KEPT = 1 << 20  # bytes of a request's body that are noted
 _HOP = {"connection", "transfer-encoding", "content-length"}
@@ -108,11 +109,5 @@ def recording(target: str) -> Iterator[Proxy]:
 
     server.RequestHandlerClass = Handler
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
+    with served(server):
         yield proxy
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -3,12 +3,13 @@
 import json
 import socketserver
 import ssl
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from sbh_pipelines_tests.support.served import served
 
 
 @dataclass
@@ -38,11 +39,9 @@ def webhook() -> Iterator[WebhookSink]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with served(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as server:
         sink.port = server.server_port
-        threading.Thread(target=server.serve_forever, daemon=True).start()
         yield sink
-        server.shutdown()
 
 
 @dataclass
@@ -90,8 +89,6 @@ def smtp(tls: ssl.SSLContext | None = None) -> Iterator[MailSink]:
     class Server(socketserver.ThreadingTCPServer):
         allow_reuse_address = daemon_threads = True
 
-    with Server(("127.0.0.1", 0), Handler) as server:
+    with served(Server(("127.0.0.1", 0), Handler)) as server:
         sink.port = server.server_address[1]
-        threading.Thread(target=server.serve_forever, daemon=True).start()
         yield sink
-        server.shutdown()

@@ -1,7 +1,6 @@
 """What comes of a Dagster that is away, locked, of another kind, or that refuses: an error of ours, and no secret in it."""
 
 import json
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 from sbh_pipelines.api.runs.dagster import Dagster
 from sbh_pipelines.errors import OrchestratorError, OrchestratorUnavailable
 from sbh_pipelines.settings.api import ApiSettings
+from sbh_pipelines_tests.support.served import served
 
 LOCATIONS = {"nodes": [{"name": "__repository__", "location": {"name": "here"}, "jobs": [{"name": "restore_job"}]}]}
 
@@ -39,13 +39,11 @@ class Answers(BaseHTTPRequestHandler):
 @pytest.fixture
 def answers() -> Iterator[tuple[type[Answers], Dagster]]:
     handler = type("Handler", (Answers,), {"asked": []})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with served(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server:
         settings = ApiSettings(dagster_url=f"http://127.0.0.1:{server.server_address[1]}/", dagster_timeout_s=60)
         client = Dagster(settings, lambda: "the-service-token")
         yield handler, client
         client.close()
-        server.shutdown()
 
 
 def launched(data: dict[str, Any]) -> bytes:

@@ -21,6 +21,7 @@ from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.settings.api import ApiSettings
 from sbh_pipelines_tests.support.application import ACME, Application
 from sbh_pipelines_tests.support.databases import fresh_database
+from sbh_pipelines_tests.support.served import served
 from sbh_pipelines_tests.support.servers import PATIENCE_S, until
 
 ANN = UserContext("ann", ACME, Role.ADMIN)
@@ -82,12 +83,10 @@ def slow() -> Iterator[SlowDagster]:
             except ConnectionError:
                 """The client gave up, which is what it is for."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with served(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as server:
         dagster.address = f"http://127.0.0.1:{server.server_address[1]}"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
         yield dagster
         dagster.launch.set()
-        server.shutdown()
 
 
 def test_a_launch_that_is_not_answered_in_time_is_not_repeated(application: Application, slow: SlowDagster) -> None:

@@ -37,6 +37,7 @@ from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines_tests.support.application import ACME, ADMIN, Application
 from sbh_pipelines_tests.support.databases import Database, fresh_database
+from sbh_pipelines_tests.support.served import served
 
 SCHEMA = """
 CREATE TABLE tenants (id int PRIMARY KEY, slug text UNIQUE, region text, tier text);
@@ -386,13 +387,9 @@ def listener() -> Iterator[tuple[str, list[Any], list[int]]]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with served(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as server:
         yield f"http://127.0.0.1:{server.server_address[1]}/secret-token", posted, answers
         asleep.set()
-        server.shutdown()
-        thread.join()
 
 
 def test_hooks_before_and_after(live_app: LiveApplication, listener: tuple[str, list[Any], list[int]]) -> None:

@@ -5,7 +5,6 @@ import http.client
 import random
 import re
 import socket
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from sbh_pipelines_tests.support.faults.past import Past, entries, reordered
 from sbh_pipelines_tests.support.faults.schedule import Asked, Fault, Schedule
+from sbh_pipelines_tests.support.served import served
 
 _HOP = {"connection", "transfer-encoding", "content-length", "date", "server"}
 _XML = {"Content-Type": "application/xml"}
@@ -74,14 +74,8 @@ def faulty_s3(target: str, schedule: Schedule, stall_s: float = 3.0) -> Iterator
     server.RequestHandlerClass = Handler
     server.daemon_threads = True
     server.block_on_close = False
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
+    with served(server):
         yield proxy
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -11,7 +11,6 @@ import shutil
 import socket
 import ssl
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ import pytest
 
 from sbh_pipelines.settings import Settings
 from sbh_pipelines_tests.support.certificates import Authority
+from sbh_pipelines_tests.support.served import served
 from sbh_pipelines_tests.support.servers import PATIENCE_S, free_port, until
 
 ROOT = Path(__file__).parents[4]
@@ -64,11 +64,9 @@ def upstream(name: str) -> Iterator[Upstream]:
         def log_message(self, *_: object) -> None:
             """Nothing on standard error."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with served(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as server:
         it.port = server.server_address[1]
-        threading.Thread(target=server.serve_forever, daemon=True, kwargs={"poll_interval": 0.02}).start()
         yield it
-        server.shutdown()
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ The guarded web UI asks everybody; a bare web server of Dagster's asks nobody, a
 """
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +14,7 @@ from sbh_pipelines.doctor import transit
 from sbh_pipelines.doctor.findings import Level, Report
 from sbh_pipelines.settings import Settings
 from sbh_pipelines_tests.support.fix_ui import Ui
+from sbh_pipelines_tests.support.served import served
 from sbh_pipelines_tests.support.servers import until
 
 
@@ -31,10 +31,8 @@ def answering(status: int, body: object) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             """Nothing on standard error."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Bare) as server:
-        threading.Thread(target=server.serve_forever, daemon=True, kwargs={"poll_interval": 0.02}).start()
+    with served(ThreadingHTTPServer(("127.0.0.1", 0), Bare)) as server:
         yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
 
 
 def found(url: str) -> list[tuple[Level, str]]:

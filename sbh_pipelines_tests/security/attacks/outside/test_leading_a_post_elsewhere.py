@@ -17,6 +17,7 @@ from sbh_pipelines.backup.restore.hooks import run_hooks
 from sbh_pipelines.errors import HookFailed
 from sbh_pipelines.orchestration.alerting.channels import channel
 from sbh_pipelines.settings import Settings
+from sbh_pipelines_tests.support.served import served
 
 _SECRET = "hunter2"
 
@@ -38,15 +39,8 @@ def _server(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[tuple[
         def log_message(self, format: str, *args: Any) -> None:
             return
 
-    served = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{served.server_port}/{_SECRET}", seen
-    finally:
-        served.shutdown()
-        served.server_close()
-        thread.join()
+    with served(HTTPServer(("127.0.0.1", 0), Handler)) as server:
+        yield f"http://127.0.0.1:{server.server_port}/{_SECRET}", seen
 
 
 def _redirect(status: int, to: str) -> Callable[[BaseHTTPRequestHandler], None]:

@@ -4,7 +4,6 @@ Plain http to another machine is refused before anything is sent, unless the set
 """
 
 import socket
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +19,7 @@ from sbh_pipelines.doctor.findings import Level, Report
 from sbh_pipelines.errors import OrchestratorError, SettingsError
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.settings.api import ApiSettings
+from sbh_pipelines_tests.support.served import served
 
 TOKEN = "the-token-that-acts-for-anybody"
 AFAR = "http://dagster.example.com:3000"
@@ -41,10 +41,8 @@ def listener() -> Iterator[tuple[str, list[str | None]]]:
         def log_message(self, *_: object) -> None:
             """Nothing on standard error."""
 
-    with ThreadingHTTPServer(("0.0.0.0", 0), Listener) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with served(ThreadingHTTPServer(("0.0.0.0", 0), Listener)) as server:
         yield f"http://{socket.gethostname()}:{server.server_address[1]}", heard
-        server.shutdown()
 
 
 def test_no_token_goes_out_in_clear(listener: tuple[str, list[str | None]]) -> None:
