@@ -268,7 +268,7 @@ def _killed_process(application: Application, nth: int, call: str, *arguments: s
     chosen = application.configured(backup={"memory_mib": 64, "pack_mib": 1, "lease_s": 0.1})
     settings.write_text(json.dumps(chosen.model_dump(mode="json", exclude_unset=True)))
     command = [sys.executable, "-c", _CHILD, str(settings), str(nth), call, *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
 
 

@@ -273,7 +273,7 @@ def test_what_a_killed_drill_left_is_dropped_by_the_next_one_and_nothing_else(ap
     """It holds a tenant's rows. A database of another name, and one that somebody works in, stay."""
     code = "import sys; from sbh_pipelines_tests.backup.drill.test_drill import _dies_while_proving as f; f(sys.stdin.read())"
     settings = drilling(application).settings.model_dump_json()
-    ended = subprocess.run([sys.executable, "-c", code], input=settings, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", code], input=settings, capture_output=True, text=True, timeout=240)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     (left,) = databases(application)
     used, unused = "sbh_drill_20200101_000000_abcdef", f"sbh_drill_{utc_now():%Y%m%d_%H%M%S}_abcdef"

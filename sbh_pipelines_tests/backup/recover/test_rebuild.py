@@ -178,7 +178,7 @@ def test_a_process_that_is_killed_is_taken_over(
     settings = service.settings.model_dump_json()
     for step, subject in (("load", BOLT), ("recovery", "post_data")):
         arguments = json.dumps([settings, dsn(empty), step, subject])
-        ended = subprocess.run([sys.executable, "-c", _VICTIM, arguments], check=False, timeout=60)
+        ended = subprocess.run([sys.executable, "-c", _VICTIM, arguments], check=False, timeout=240)
         assert ended.returncode == -signal.SIGKILL
     assert recover(service, empty).status == "completed"
     assert content(empty) == content(application.database)
