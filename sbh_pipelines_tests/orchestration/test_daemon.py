@@ -29,7 +29,15 @@ from sbh_pipelines.orchestration.alerting.conditions import Condition
 from sbh_pipelines.orchestration.alerting.stuck_runs import stuck_runs, worker_is_gone
 from sbh_pipelines.settings import AlertSettings
 from sbh_pipelines_tests.support.fix_stack import NAMES, Site
-from sbh_pipelines_tests.support.servers import INSTANCE, PATIENCE_S, QUICK_TICKS, ROOT, free_port, until
+from sbh_pipelines_tests.support.servers import (
+    INSTANCE,
+    NO_SCHEDULES,
+    PATIENCE_S,
+    QUICK_DAGSTER,
+    ROOT,
+    free_port,
+    until,
+)
 from sbh_pipelines_tests.support.sinks import WebhookSink, webhook
 
 MODULE = ("-m", "sbh_pipelines.definitions")
@@ -54,19 +62,6 @@ query($key: String!, $value: String!) { runsOrError(filter: {tags: [{key: $key, 
 
 RELOAD = """
 mutation { reloadRepositoryLocation(repositoryLocationName: "sbh_pipelines.definitions") { __typename } }"""
-
-NO_SCHEDULES = {
-    f"SBH_{name}": ""
-    for name in (
-        "SCHEDULES__HOURLY_INCREMENTAL",
-        "SCHEDULES__DIFFERENTIAL",
-        "SCHEDULES__DAILY_FULL",
-        "SCHEDULES__WEEKLY_FULL",
-        "SCHEDULES__DAILY_PRUNE",
-        "DRILL__SCHEDULE",
-        "PLATFORM__SCHEDULE",
-    )
-}
 
 
 @dataclass
@@ -137,7 +132,7 @@ def dev(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
                 "DAGSTER_HOME": str(home),
                 "SBH_SETTINGS": str(site.stack.settings),
                 "SBH_ALERTS__WEBHOOK_URL": f"http://127.0.0.1:{alerts.port}/",
-                "PYTHONPATH": f"{QUICK_TICKS}:{ROOT}",
+                "PYTHONPATH": f"{QUICK_DAGSTER}:{ROOT}",
             }
         )
         made = Dev(port, environment, alerts)
@@ -147,7 +142,7 @@ def dev(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
                 env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=home, start_new_session=True,
             )  # fmt: skip
         try:
-            until(lambda: _serves(port))
+            until(lambda: _serves(port), 600)  # five processes that import Dagster
             yield made
         finally:
             _stop(server)
@@ -257,6 +252,10 @@ def _begin(dev: Dev, instance: dg.DagsterInstance) -> tuple[str, int]:
     return run_id, until(worker)
 
 
+def _parent(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def stuck(instance: dg.DagsterInstance, run_id: str) -> list[Condition]:
     """What is found of one run, half a minute from now. A repeat of another killed run may be at work, or stuck as well."""
     return [found for found in stuck_runs(instance, AlertSettings(), time.time() + 30) if found.run_id == run_id]
@@ -296,8 +295,8 @@ def test_killed_workers_are_told(dev: Dev, site: Site) -> None:
             assert run is not None
             assert not worker_is_gone(instance, run)
             assert stuck(instance, run_id) == []
-            server = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
-            for process in (server, worker):
+            forker = _parent(worker)
+            for process in (_parent(forker), forker, worker):
                 os.kill(process, signal.SIGKILL)
         until(lambda: worker_is_gone(instance, run))
         assert instance.get_run_by_id(run_id).status is dg.DagsterRunStatus.STARTED  # type: ignore[union-attr]

@@ -1,9 +1,10 @@
 """A stack of the API's own with four tenants, its tokens, and what runs on it.
 
-A Dagster that has nothing to do needs a quarter of a core, with its code servers: it goes with the file that asked for it.
+A Dagster that has nothing to do needs a quarter of a core: it goes with the file that asked for it. What it runs stays loaded.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from sbh_pipelines.embedded.servers.stack import Stack, running
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.security.tokens import Tokens, open_tokens
 from sbh_pipelines.settings import Settings, load_settings
-from sbh_pipelines_tests.support.servers import Server, guarded_dagster, serving
+from sbh_pipelines_tests.support.servers import Server, code_server, guarded_dagster, serving
 
 # Of `lonely_server`, for tests that wait for it: a busy machine sends a request's head and body in much less.
 HEAD_S, IDLE_S = 4, 12
@@ -46,9 +47,15 @@ def backed_up(api_settings: Settings) -> str:
     return str(made[0]["id"])
 
 
+@pytest.fixture(scope="session")
+def workspace(api_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with code_server(api_stack, tmp_path_factory.mktemp("code") / "server") as made:
+        yield made
+
+
 @pytest.fixture(scope="module")
-def dagster_url(api_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with guarded_dagster(api_stack, tmp_path_factory.mktemp("dagster") / "home") as address:
+def dagster_url(api_stack: Stack, workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with guarded_dagster(api_stack, tmp_path_factory.mktemp("dagster") / "home", workspace) as address:
         yield address
 
 

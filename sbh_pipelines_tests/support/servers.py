@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from sbh_pipelines.security.policy import Role
 from sbh_pipelines.security.tokens import Tokens
 
 ROOT = Path(__file__).parents[2]
-QUICK_TICKS = str(Path(__file__).with_name("quick_ticks"))
+QUICK_DAGSTER = str(Path(__file__).with_name("quick_dagster"))
 INSTANCE = """
 telemetry: {enabled: false}
 run_coordinator:
@@ -26,6 +27,21 @@ run_coordinator:
   class: QueuedRunCoordinator
   config: {dequeue_interval_seconds: 1}
 """
+# What a schedule launches takes the time of what is tested, and the next hour or day may begin in the midst of a test.
+NO_SCHEDULES = {
+    f"SBH_{name}": ""
+    for name in (
+        "SCHEDULES__HOURLY_INCREMENTAL",
+        "SCHEDULES__DIFFERENTIAL",
+        "SCHEDULES__DAILY_FULL",
+        "SCHEDULES__WEEKLY_FULL",
+        "SCHEDULES__DAILY_PRUNE",
+        "SCHEDULES__COPIES",
+        "DRILL__SCHEDULE",
+        "SCHEDULES__JOURNAL_DRAIN",
+        "PLATFORM__SCHEDULE",
+    )
+}
 ENDED = ("completed", "failed", "canceled")
 # For a machine that has other work as well. What limits do is tested with limits of the test's own.
 PATIENCE_S = 240
@@ -63,11 +79,15 @@ class Server:
 
 
 def until(true: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
-    """What `true` gives, once it is true."""
-    deadline = time.monotonic() + seconds
+    """What `true` gives, once it is true.
+
+    Whoever asks takes time from what is waited for, so that it asks less and less often: a question to Dagster costs 50 ms.
+    """
+    deadline, pause = time.monotonic() + seconds, 0.1
     while not (given := true()):
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.2)
+        time.sleep(pause)
+        pause = min(1.0, pause * 1.3)
     return given
 
 
@@ -103,7 +123,21 @@ def serving(stack: Place, tokens: Tokens, log: Path, **settings: object) -> Iter
 
 
 @contextmanager
-def guarded_dagster(stack: Place, home: Path) -> Iterator[str]:
+def code_server(stack: Place, directory: Path) -> Iterator[Path]:
+    """What any number of Dagsters run, loaded once; without one at work it costs nothing. Their workspace file."""
+    directory.mkdir(parents=True)
+    port = free_port()
+    command = [str(Path(sys.executable).with_name("dagster")), "api", "grpc", "-m", "sbh_pipelines.definitions"]
+    log = directory / "log"
+    workspace = directory / "workspace.yaml"
+    workspace.write_text(f"load_from: [{{grpc_server: {{host: 127.0.0.1, port: {port}, location_name: sbh}}}}]\n")
+    with started([*command, "-h", "127.0.0.1", "-p", str(port)], _dagster_environment(stack), log) as process:
+        until(lambda: _listens(port, process, log))
+        yield workspace
+
+
+@contextmanager
+def guarded_dagster(stack: Place, home: Path, workspace: Path) -> Iterator[str]:
     """Dagster's daemon, and its web server behind the login: the API has to show a token of its own. The address."""
     home.mkdir(parents=True)
     (home / "dagster.yaml").write_text(INSTANCE)
@@ -112,11 +146,8 @@ def guarded_dagster(stack: Place, home: Path) -> Iterator[str]:
     with dg.DagsterInstance.from_config(str(home)):
         pass  # its tables are there before two processes would both make them
     port = free_port()
-    environment = environment_of(stack) | {"DAGSTER_HOME": str(home), "PYTHONPATH": f"{QUICK_TICKS}:{ROOT}"}
-    environment |= {
-        "DAGSTER_GRPC_TIMEOUT_SECONDS": "240"
-    }  # where a machine has other work, a run takes minutes to start
-    daemon = [str(Path(sys.executable).with_name("dagster-daemon")), "run", "-m", "sbh_pipelines.definitions"]
+    environment = _dagster_environment(stack) | {"DAGSTER_HOME": str(home)}
+    daemon = [str(Path(sys.executable).with_name("dagster-daemon")), "run", "-w", str(workspace)]
     ui = [
         sys.executable,
         "-c",
@@ -124,6 +155,8 @@ def guarded_dagster(stack: Place, home: Path) -> Iterator[str]:
         "ui",
         "--port",
         str(port),
+        "--workspace",
+        str(workspace),
     ]
     log = home / "log"
     with started(daemon, environment, home / "daemon.log"), started(ui, environment, log) as process:
@@ -134,6 +167,17 @@ def guarded_dagster(stack: Place, home: Path) -> Iterator[str]:
 
 def environment_of(stack: Place) -> dict[str, str]:
     return os.environ | {"SBH_SETTINGS": str(stack.settings), "PYTHONPATH": str(ROOT)}
+
+
+def _dagster_environment(stack: Place) -> dict[str, str]:
+    return (
+        environment_of(stack)
+        | NO_SCHEDULES
+        | {
+            "PYTHONPATH": f"{QUICK_DAGSTER}:{ROOT}",
+            "DAGSTER_GRPC_TIMEOUT_SECONDS": str(PATIENCE_S),
+        }
+    )
 
 
 @contextmanager
@@ -155,6 +199,12 @@ def started(
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def _listens(port: int, process: "subprocess.Popen[bytes]", log: Path) -> bool:
+    assert process.poll() is None, log.read_text("utf-8", "replace")[-2000:]
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def answers(url: str, process: "subprocess.Popen[bytes]", log: Path, status: int = 200) -> bool:

@@ -17,7 +17,7 @@ from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.security.tokens import open_tokens
 from sbh_pipelines.settings import load_settings
 from sbh_pipelines_tests.support.copy_server import NAME, CopyServer, copy_server
-from sbh_pipelines_tests.support.servers import Server, guarded_dagster, serving, until, watched
+from sbh_pipelines_tests.support.servers import Server, code_server, guarded_dagster, serving, until, watched
 
 TENANTS = ["tenant-1", "tenant-2"]
 VICTIM = TENANTS[0]
@@ -55,7 +55,8 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copied]:
             home = tmp_path_factory.mktemp("dagster") / "home"
             wide = {"expensive_per_minute": 10_000, "expensive_burst": 1_000}
             with (
-                guarded_dagster(place, home) as dagster_url,
+                code_server(place, home.with_name("code")) as workspace,
+                guarded_dagster(place, home, workspace) as dagster_url,
                 serving(place, open_tokens(settings), home / "api.log", dagster_url=dagster_url, **wide) as server,
             ):
                 yield Copied(place, service, server)

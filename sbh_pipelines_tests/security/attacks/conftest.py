@@ -9,6 +9,7 @@ from sbh_pipelines_tests.support.fix_api import (
     second_server,
     server,
     tokens,
+    workspace,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "second_server",
     "server",
     "tokens",
+    "workspace",
 ]  # fixtures, made elsewhere

@@ -1,0 +1,56 @@
+"""First on the PYTHONPATH of a Dagster daemon, this lets it look for work every second, where it would wait for 5 or 30, and
+has the worker of each run forked from a process that has imported what all of them need: four seconds of a core for each run.
+"""
+
+import sys
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+_INTERVALS = {
+    "dagster._daemon.controller": "DEFAULT_DAEMON_INTERVAL_SECONDS",
+    "dagster._daemon.sensor": "MIN_INTERVAL_LOOP_TIME",
+}
+_CODE_SERVER = "dagster._grpc.server"
+_IMPORTED = ["dagster._grpc.impl", "psycopg2", "sbh_pipelines.backup.service.service", "sbh_pipelines.definitions"]
+
+
+def _forking(method: str) -> Any:
+    """The code server asks for `spawn`. It has threads, so what is forked is not the code server itself."""
+    import multiprocessing
+
+    assert method == "spawn", f"{_CODE_SERVER} starts its runs in another way now"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_IMPORTED)
+    return context
+
+
+def _change(module: ModuleType) -> None:
+    if module.__name__ == _CODE_SERVER:
+        assert hasattr(module, "multiprocessing"), f"{_CODE_SERVER} starts its runs in another way now"
+        vars(module)["multiprocessing"] = SimpleNamespace(get_context=_forking)
+        return
+    interval = _INTERVALS[module.__name__]
+    assert hasattr(module, interval), f"{module.__name__} has its interval elsewhere now"
+    setattr(module, interval, 1)
+
+
+class _QuickDagster:
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name != _CODE_SERVER and name not in _INTERVALS:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def execute_and_change(module: ModuleType) -> None:
+            execute(module)
+            _change(module)
+
+        spec.loader.exec_module = execute_and_change  # type: ignore[method-assign]
+        return spec
+
+
+sys.meta_path.insert(0, _QuickDagster)  # type: ignore[arg-type]
