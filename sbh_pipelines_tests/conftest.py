@@ -4,6 +4,8 @@ import gc
 import os
 import sys
 from collections.abc import Generator, Iterator
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -38,8 +40,11 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # No test outlives a power cut. What is brought to disk, and in which order, `stores/test_durability.py` watches.
 os.fsync = lambda descriptor: None
 
+_TESTS = Path(__file__).parent
+
 # Files with long tests, the longest first: begun last, each would keep the other process waiting.
 _LONG = (
+    "test_copies",
     "test_daemon",
     "test_crash",
     "test_damage",
@@ -95,14 +100,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Generator[None, object, object]:
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
     """What is collected stays until the end: the garbage collector need not look at it while it grows, nor ever after."""
     gc.disable()
     try:
+        _import_a_share_first(session.config)
         return (yield)
     finally:
         gc.freeze()
         gc.enable()
+
+
+def _import_a_share_first(config: pytest.Config) -> None:
+    """Where nothing is compiled yet each worker would compile every file, 20 seconds of a core. So each begins with files of its
+    own, and finds the others compiled when it comes to them.
+    """
+    worker = getattr(config, "workerinput", None)
+    if worker is None or [config.rootpath / argument for argument in config.args] != [_TESTS]:
+        return
+    files = sorted(_TESTS.rglob("test_*.py"))
+    first = len(files) * int(worker["workerid"].removeprefix("gw")) // worker["workercount"]
+    for file in files[first:] + files[:first]:
+        with suppress(Exception, pytest.skip.Exception):  # the collection comes to it again, and says so
+            import_module(".".join(file.relative_to(config.rootpath).with_suffix("").parts))
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
