@@ -95,6 +95,7 @@ def test_of_requests_at_the_same_time_one_wins(server: Server, second_server: Se
     """Eight at once to two processes: one backup; the others are told which operation is in their way.
 
     On a slow machine the last may have its turn when the first backup is made already: then there are two, one after the other.
+    Who has waited for its turn for eight seconds, without an operation to be told of, is refused all the same.
     """
     answers: list[httpx.Response] = []
     clients = [each.client("tenant-3") for each in (server, second_server) * 4]
@@ -116,7 +117,8 @@ def test_of_requests_at_the_same_time_one_wins(server: Server, second_server: Se
     for loser in losers:
         said = loser.json()
         assert (said["code"], said["transient"]) == ("SBH-603", True)
-        assert said["operation_id"] in {winner.json()["operation_id"] for winner in winners}
+        if "operation_id" in said or loser.elapsed.total_seconds() < 8:
+            assert said["operation_id"] in {winner.json()["operation_id"] for winner in winners}
         assert loser.headers["Retry-After"]
     ran = sorted((watched(clients[0], winner) for winner in winners), key=lambda operation: operation["created_at"])
     assert all(one["finished_at"] <= next_one["created_at"] for one, next_one in pairwise(ran))
