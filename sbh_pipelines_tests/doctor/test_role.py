@@ -99,13 +99,13 @@ def test_a_role_that_may_all_of_it_wants_nothing(hardened: Database) -> None:
 def test_each_want_is_mended_by_its_statement(hardened: Database, damage: str, level: Level, statement: str) -> None:
     for part in damage.split(";"):
         hardened.run(part)
-    hardened.run("SELECT pg_reload_conf()")
+    hardened.reload()
     try:
         found = [finding for finding in wants(hardened, excluded=[]) if finding.area in ("database", "platform")]
         assert [(finding.level, finding.remedy) for finding in found] == [(level, statement)]
     finally:
         hardened.run("ALTER SYSTEM RESET ALL")
-        hardened.run("SELECT pg_reload_conf()")
+        hardened.reload()
 
 
 def test_a_schema_of_the_path_that_the_role_may_not_use(hardened: Database) -> None:

@@ -86,6 +86,6 @@ def fits(pattern: str, path: str, before: str = "/") -> bool:
 def test_the_time_is_bounded_whatever_the_stars(hostile: str) -> None:
     """Backtracking, the first of these takes a minute for one name, and all threads wait for it."""
     names = [NAME, "a" * 1024, "a/" * 512]
-    began = time.process_time()
+    began = time.thread_time()
     found = [PathPatterns([hostile]).match(name) for name in names]
-    assert (found, time.process_time() - began < 1.5) == ([False] * 3, True)
+    assert (found, time.thread_time() - began < 1.5) == ([False] * 3, True)

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -18,6 +17,7 @@ from sbh_pipelines.repository import lease
 from sbh_pipelines.stores.base import MOST_BYTES
 from sbh_pipelines.stores.local import open_local
 from sbh_pipelines_tests.support.memory_store import MemoryStore
+from sbh_pipelines_tests.support.servers import until
 
 PREFIX = "files/acme/backups/"
 KEY = PREFIX + "lease.json"
@@ -111,7 +111,7 @@ class AllReadFirst(MemoryStore):
         finally:
             if self.together and threading.current_thread() is not threading.main_thread():
                 with suppress(threading.BrokenBarrierError):
-                    self._readers.wait(10)
+                    self._readers.wait(60)
 
 
 @pytest.mark.parametrize("state", ["never taken", "expired"])
@@ -355,24 +355,32 @@ def test_a_write_whose_answer_was_lost_took_place(clock: FakeClock) -> None:
     lease.acquire(store, PREFIX, "second", "backup_1", SECONDS, clock)
 
 
-def test_a_keeper_renews_while_work_is_done(store: MemoryStore) -> None:
+def pass_time(store: MemoryStore, prefix: str, clock: FakeClock) -> None:
+    """More than a third of a lease's time; until its keeper has pushed its end on."""
+    before = store.get(f"{prefix}lease.json", MOST_BYTES)
+    clock.move(SECONDS / 2)
+    until(lambda: store.get(f"{prefix}lease.json", MOST_BYTES) != before)
+
+
+def test_a_keeper_renews_while_work_is_done(store: MemoryStore, clock: FakeClock) -> None:
     """A table that takes longer than the lease does not lose it."""
-    held = lease.acquire(store, PREFIX, "first", "backup_1", 0.3, utc_now)
-    with lease.LeaseKeeper(lambda: [held], 0.05):
-        time.sleep(0.9)
-        found = lease.running(store, PREFIX, utc_now)
-        assert found is not None
+    held = lease.acquire(store, PREFIX, "first", "backup_1", SECONDS, clock)
+    with lease.LeaseKeeper(lambda: [held], 0.01):
+        for _ in range(4):
+            pass_time(store, PREFIX, clock)
+            assert lease.running(store, PREFIX, clock) is not None
     held.renew()
 
 
-def test_a_keeper_lives_on_when_a_lease_is_lost(store: MemoryStore) -> None:
+def test_a_keeper_lives_on_when_a_lease_is_lost(store: MemoryStore, clock: FakeClock) -> None:
     """One tenant's lost lease must not end the renewals of the others."""
-    lost = lease.acquire(store, "a/", "first", "x", 0.3, utc_now)
-    kept = lease.acquire(store, "b/", "first", "x", 0.3, utc_now)
+    lost = lease.acquire(store, "a/", "first", "x", SECONDS, clock)
+    kept = lease.acquire(store, "b/", "first", "x", SECONDS, clock)
     store.put("a/lease.json", b"{}")
-    with lease.LeaseKeeper(lambda: [lost, kept], 0.05):
-        time.sleep(0.9)
-        assert lease.running(store, "b/", utc_now) is not None
+    with lease.LeaseKeeper(lambda: [lost, kept], 0.01):
+        for _ in range(4):
+            pass_time(store, "b/", clock)
+            assert lease.running(store, "b/", clock) is not None
     with pytest.raises(LeaseLost):
         lost.renew()
 
@@ -407,10 +415,10 @@ from sbh_pipelines.model import utc_now
 from sbh_pipelines.repository import lease
 from sbh_pipelines.stores.local import open_local
 held = lease.acquire(
-    open_local(Path(sys.argv[1])), "files/acme/backups/", "killed", "backup_1", 60.0, utc_now, in_one_process=sys.argv[2] == "whole"
+    open_local(Path(sys.argv[1])), "files/acme/backups/", "killed", "backup_1", 600.0, utc_now, in_one_process=sys.argv[2] == "whole"
 )
 print("held", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -428,10 +436,7 @@ def test_a_lease_of_a_process_that_is_dead_here(tmp_path: Path, work: str, free:
         assert lease.running(store, PREFIX, utc_now) is not None
         process.kill()  # and it is a zombie until the block ends
         if free:
-            deadline = time.monotonic() + 10
-            while not (found := lease.running(store, PREFIX, utc_now)) or not found.is_orphan:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+            until(lambda: (found := lease.running(store, PREFIX, utc_now)) is not None and found.is_orphan)
             with pytest.raises(LeaseHeld):  # a prune, say
                 lease.acquire(store, PREFIX, "next", "prune", SECONDS, utc_now)
             taken = lease.acquire(store, PREFIX, "next", "backup_2", SECONDS, utc_now, orphans=True)

@@ -18,7 +18,7 @@ from sbh_pipelines.repository.seal import Sealer
 from sbh_pipelines_tests.support.memory_store import MemoryStore
 
 MIB = 1 << 20
-PATIENCE_S = 30.0  # a test that takes longer hangs
+PATIENCE_S = 240.0  # a test that takes longer hangs
 
 
 def tenant(store: MemoryStore, name: str) -> Repository:

@@ -43,7 +43,7 @@ def bucket(embedded_stack: Stack) -> str:
 
 
 def opened(bucket: str, proxy: Proxy) -> Store:
-    return open_s3(bucket, EU, endpoint_url=proxy.url, retries=0, timeout_s=3)
+    return open_s3(bucket, EU, endpoint_url=proxy.url, retries=0, timeout_s=60)
 
 
 def every_half(store: Store) -> None:

@@ -43,7 +43,7 @@ def every_half(storage: StorageSettings, bucket: str) -> None:
 
 
 def settings(address: str, **more: object) -> StorageSettings:
-    return StorageSettings(endpoint_url=address, retries=0, timeout_s=5, **ACCESS, **more)  # type: ignore[arg-type]
+    return StorageSettings(endpoint_url=address, retries=0, timeout_s=60, **ACCESS, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("by", ["storage.ca_file", "AWS_CA_BUNDLE"])

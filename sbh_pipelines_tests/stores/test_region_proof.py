@@ -22,7 +22,7 @@ EU, US = "eu-west-1", "us-east-1"
 
 
 def control(url: str, region: str = EU) -> S3Control:
-    return S3Control(region, endpoint_url=url, timeout_s=2, **ACCESS)
+    return S3Control(region, endpoint_url=url, timeout_s=60, **ACCESS)
 
 
 def test_the_server_says_where_a_bucket_is(embedded_stack: Stack) -> None:

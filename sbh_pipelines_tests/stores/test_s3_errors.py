@@ -86,7 +86,7 @@ def proxy(embedded_stack: Stack) -> Iterator[Proxy]:
 @pytest.mark.parametrize("call", CALLS)
 def test_all_halves_say_the_same(embedded_stack: Stack, proxy: Proxy, call: str) -> None:
     bucket = make_buckets(embedded_stack, eu_west_1=EU).replace("{region}", EU)
-    store = open_s3(bucket, EU, endpoint_url=proxy.url, retries=0, timeout_s=3, **ACCESS)
+    store = open_s3(bucket, EU, endpoint_url=proxy.url, retries=0, timeout_s=60, **ACCESS)
     store.put("a/b", b"x")
     wrong = {}
     for (code, status), (kind, _) in KNOWN.items():

@@ -1,5 +1,6 @@
 """Databases of the tests' own, on the shared server: made empty, dropped afterwards."""
 
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -49,6 +50,15 @@ class Database:
             cursor.execute(query, arguments)
             found: list[tuple[Any, ...]] = cursor.fetchall()
             return found
+
+    def reload(self) -> None:
+        """Have the server read its settings, until sessions that begin from now on have them."""
+        loaded, deadline = "SELECT pg_conf_load_time()", time.monotonic() + 120
+        before = self.ask(loaded)
+        self.run("SELECT pg_reload_conf()")
+        while self.ask(loaded) == before:
+            assert time.monotonic() < deadline, "the server does not read its settings"
+            time.sleep(0.01)
 
     def copy(self, query: str) -> bytes:
         """The rows of a query as COPY text."""

@@ -441,7 +441,7 @@ def under_kms(application: Application, embedded_stack: Stack, vaults: dict[str,
     made = Copied(
         application,
         embedded_stack,
-        keys={"provider": "aws-kms", "key_file": None, "kms_endpoint_url": vaults[REGION].url, "kms_timeout_s": 1},
+        keys={"provider": "aws-kms", "key_file": None, "kms_endpoint_url": vaults[REGION].url, "kms_timeout_s": 30},
         copy={"kms_endpoint_url": vaults[THERE].url},
     )
     alias = f"alias/copied-{made.mark}"

@@ -265,7 +265,7 @@ def child(settings: str, nth: str, call: str, *arguments: str) -> None:
 
 def _killed_process(application: Application, nth: int, call: str, *arguments: str) -> None:
     settings = application.directory / "settings.json"
-    chosen = application.configured(backup={"memory_mib": 64, "pack_mib": 1, "lease_s": 0.1})
+    chosen = application.configured(backup={"memory_mib": 64, "pack_mib": 1, "lease_s": 60})
     settings.write_text(json.dumps(chosen.model_dump(mode="json", exclude_unset=True)))
     command = [sys.executable, "-c", _CHILD, str(settings), str(nth), call, *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)

@@ -159,7 +159,7 @@ def test_a_file_that_never_holds_still(application: Application) -> None:
     """A transient error that names it; the lease is free again."""
     application.write_file(ACME, "restless", b"x")
     count = iter(range(1000))
-    service = changing(application, lambda f: f.write_bytes(b"%d" % next(count) * 50), "/restless", times=1000)
+    service = changing(application, lambda f: f.write_bytes(b"x" * (50 + next(count))), "/restless", times=1000)
     with pytest.raises(SourceChanged, match="restless") as caught:
         service.create_backup(ACME, ADMIN)
     assert caught.value.transient

@@ -71,7 +71,7 @@ class Race:
             fence.start()
             found = look.cursor()
             state = ""
-            while state != "COMMIT":
+            while state != "COMMIT" and fence.is_alive():
                 found.execute("SELECT query FROM pg_stat_activity WHERE pid = %s AND state = 'active'", (pid,))
                 state = next(iter(found.fetchall()), ("",))[0]
             time.sleep(0.01)

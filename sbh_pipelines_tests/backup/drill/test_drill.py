@@ -116,9 +116,10 @@ def test_a_drill_proves_every_scenario_and_leaves_nothing_behind(
     assert found["configuration error"].rows == 1  # the tenant's own row
     longest = found["database corruption"].seconds + found["file system loss"].seconds
     assert found["complete failure"].seconds == pytest.approx(longest, abs=0.002)
-    assert 0 <= record.recovery_point_age_s < 600
+    assert 0 <= record.recovery_point_age_s < 3600
     assert record.recovery_point_objective_s == 3600
-    assert as_document(service.drills.of(ACME, ADMIN)[0]) == json.loads(json.dumps(as_document(record)))
+    (stored,) = [one for one in service.drills.of(ACME, ADMIN) if one.drill_id == record.drill_id]
+    assert as_document(stored) == json.loads(json.dumps(as_document(record)))
 
 
 def test_configuration_that_belongs_to_the_tenant_by_other_rows(application: Application) -> None:
@@ -163,7 +164,7 @@ def test_a_damaged_pack_fails_the_drill_and_is_recorded(application: Application
         ("failed", False), ("failed", False), ("passed", True), ("passed", True),
     ]  # fmt: skip
     assert databases(application) == set()
-    assert service.drills.of(BOLT, ADMIN)[0].drill_id == record.drill_id
+    assert record.drill_id in [one.drill_id for one in service.drills.of(BOLT, ADMIN)]
     failed = service.drills.report(ADMIN, [BOLT]).recovery_time[1]
     assert (failed.met, failed.failed[0].drill_id) == (False, record.drill_id)
     assert service.drills.run(BOLT, ADMIN, scenarios=DATABASE).status == "passed"

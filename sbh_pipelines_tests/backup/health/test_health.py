@@ -324,7 +324,7 @@ def test_a_kms_key_that_is_disabled_denied_lost_or_out_of_reach(application: App
     }
     with kms_proxy(stack.kms_endpoint, client) as proxy:
         keys = {"provider": "aws-kms", "key_file": None, "kms_key_id": key_id, "kms_endpoint_url": proxy.url}
-        sections["keys"] = {**keys, "kms_timeout_s": 1}
+        sections["keys"] = {**keys, "kms_timeout_s": 30}
         lived = application.service(**sections)
         lived.backups.create_all([ACME, BOLT], ADMIN)
         assert healthy(lived)

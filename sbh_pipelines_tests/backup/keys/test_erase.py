@@ -489,7 +489,7 @@ def test_versions_under_object_lock_are_told_of(versioned: Bucket) -> None:
     made.create_backup(ACME, ADMIN)
     client = versioned.stack.s3_client()
     pack = next(key for key, _ in versioned.versions() if "/packs/" in key)
-    until = datetime.now(UTC) + timedelta(seconds=60)
+    until = datetime.now(UTC) + timedelta(minutes=10)
     client.put_object_retention(
         Bucket=versioned.name, Key=pack, Retention={"Mode": "GOVERNANCE", "RetainUntilDate": until}
     )

@@ -58,7 +58,7 @@ def service(application: Application, vault: Vault, **keys: Any) -> BackupServic
             "key_file": None,
             "kms_key_id": vault.alias,
             "kms_endpoint_url": vault.proxy.url,
-            "kms_timeout_s": 1,
+            "kms_timeout_s": 30,
             **keys,
         },
     )

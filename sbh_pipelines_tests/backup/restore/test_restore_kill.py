@@ -75,16 +75,21 @@ def scene(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> It
             yield Scene(sample, service, backup, sample.snapshot(), killer)
 
 
-def _points(events: list[str]) -> list[int]:
-    """Numbers (from 1) of the events to be killed at."""
-    found: dict[str, list[int]] = {}
-    for number, event in enumerate(events, 1):
-        for sort in (s for s in _SORTS if s in event):
-            found.setdefault(sort, []).append(number)
-        if event.startswith("notice restore"):
-            found.setdefault(event, [number])
-    assert set(_SORTS) <= set(found), "a restore does something else now: adapt the sorts"
-    return sorted({numbers[0] for numbers in found.values()} | {found[sort][-1] for sort in _LAST})
+def _number(events: list[str], point: tuple[str, int]) -> int:
+    """Of the first (0) or the last (-1) event of a sort, from 1."""
+    sort, which = point
+    return [number for number, event in enumerate(events, 1) if sort in event][which]
+
+
+def _points(events: list[str]) -> list[tuple[str, int]]:
+    """The events to be killed at, each once, in their order."""
+    assert all(any(sort in event for event in events) for sort in _SORTS), (
+        "a restore does something else now: adapt them"
+    )
+    notices = dict.fromkeys(event for event in events if event.startswith("notice restore"))
+    points = [*((sort, 0) for sort in (*_SORTS, *notices)), *((sort, -1) for sort in _LAST)]
+    by_number = {_number(events, point): point for point in points}
+    return [by_number[number] for number in sorted(by_number)]
 
 
 def _as_before_or_as_planned(scene: Scene, before: Snapshot, after: Snapshot) -> bool:
@@ -121,9 +126,14 @@ def test_killed_at_every_step(scene: Scene) -> None:
     assert (whole.killed, whole.error) == (False, "")
     assert _as_before_or_as_planned(scene, before, scene.sample.snapshot())
     outcomes: set[object] = set()
-    for nth, then in zip(_points(whole.events), cycle(("again", "undo", "nothing")), strict=False):
-        known, before = scene.statuses(), scene.lose(nth)
-        ended: Ended = scene.killer.restore(scene.backup_id, ACME, nth=nth)
+    for nth, (point, then) in enumerate(zip(_points(whole.events), cycle(("again", "undo", "nothing")), strict=False)):
+        events = whole.events
+        for _ in range(9):
+            known, before = scene.statuses(), scene.lose(nth)
+            ended: Ended = scene.killer.restore(scene.backup_id, ACME, nth=_number(events, point))
+            if ended.killed or ended.error:
+                break
+            events = ended.events  # it came to its end: its progress is noted the more often the longer it takes
         assert ended.killed, ended.error
         scene.expire()
         planned = _as_before_or_as_planned(scene, before, scene.sample.snapshot())

@@ -38,6 +38,7 @@ from sbh_pipelines.repository.format import Keys
 from sbh_pipelines_tests.support.application import ACME, ADMIN, Application
 from sbh_pipelines_tests.support.databases import Database, fresh_database
 from sbh_pipelines_tests.support.served import served
+from sbh_pipelines_tests.support.servers import until
 
 SCHEMA = """
 CREATE TABLE tenants (id int PRIMARY KEY, slug text UNIQUE, region text, tier text);
@@ -75,6 +76,7 @@ WRITES = {
     "a shared row that a restored one refers to": "DELETE FROM plans WHERE id = 3",
     "a row that restored ones refer to": "DELETE FROM projects WHERE id = 8",
 }
+WAITING = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 STEPS = ("compare", "decided", "merge", "prove", "files", "commit")
 
 State = Mapping[str, bytes]
@@ -154,7 +156,7 @@ class Writer:
         self.thread.join(0.15)
 
     def end(self) -> None:
-        self.thread.join(20)
+        self.thread.join(240)
         assert not self.thread.is_alive()
         self.connection.commit()
         self.connection.close()
@@ -232,7 +234,7 @@ def test_other_tenants_write_on(live_app: LiveApplication) -> None:
         steps.append(progress.step)
         n = 1000 + len(steps)
         live_app.database.run(
-            "SET lock_timeout = 200",
+            "SET lock_timeout = '10s'",  # the restore waits for this, and would not give anything free meanwhile
             f"INSERT INTO projects VALUES ({n}, 2, 'theirs', 1); INSERT INTO tasks VALUES ({n}, {n}, 'theirs');"
             f"INSERT INTO loose VALUES ({n}, 2, 'theirs'); UPDATE projects SET body = '{n}' WHERE id = 3;"
             "UPDATE loose SET body = body || '.' WHERE tenant_id = 2; UPDATE tenants SET tier = 'x' WHERE id = 2;"
@@ -263,12 +265,23 @@ def test_a_deadlock(live_app: LiveApplication) -> None:
     before = live_app.state()
     with closing(live_app.database.connect()) as other:
         other.autocommit = False
+        other.cursor().execute("SET deadlock_timeout = '10min'")
         other.cursor().execute("SELECT FROM loose WHERE id = 2 FOR UPDATE")
-        wanting = threading.Timer(0.3, lambda: other.cursor().execute("SELECT FROM projects WHERE id = 2 FOR UPDATE"))
-        with pytest.raises(SourceConflict, match="deadlock"):
-            live_app.service(database={"lock_timeout_s": 20}).restore_backup(
-                live_app.backup_id, ACME, ADMIN, progress=at("merge", wanting.start)
-            )
+
+        def want() -> None:
+            """Once the restore waits for it, and before it asks whether that is a deadlock."""
+            until(lambda: live_app.database.ask(f"{WAITING} AND pid <> %s", (other.info.backend_pid,)))
+            other.cursor().execute("SELECT FROM projects WHERE id = 2 FOR UPDATE")
+
+        wanting = threading.Thread(target=want)
+        live_app.database.run(f"ALTER DATABASE {live_app.database.name} SET deadlock_timeout = '4s'")
+        try:
+            with pytest.raises(SourceConflict, match="deadlock"):
+                live_app.service(database={"lock_timeout_s": 60}).restore_backup(
+                    live_app.backup_id, ACME, ADMIN, progress=at("merge", wanting.start)
+                )
+        finally:
+            live_app.database.run(f"ALTER DATABASE {live_app.database.name} RESET deadlock_timeout")
         wanting.join()
         other.rollback()
     assert live_app.state() == before
@@ -377,7 +390,7 @@ def listener() -> Iterator[tuple[str, list[Any], list[int]]]:
             posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             answer = answers.pop(0) if answers else 204
             if answer == 0:
-                asleep.wait(10)
+                asleep.wait(120)
             elif answer == 1:
                 self.wfile.write(b"not HTTP\r\n\r\n")
             else:
@@ -425,7 +438,10 @@ def test_a_webhook_that_fails(
     url, posted, answers = listener
     live_app.reset(DAMAGE)
     answers.append(answer)
-    settings = {"before": [{"webhook_url": url, "timeout_s": 0.3}], "after": [{"webhook_url": url}]}
+    settings = {
+        "before": [{"webhook_url": url, "timeout_s": 1 if answer == 0 else 60}],
+        "after": [{"webhook_url": url}],
+    }
     service = live_app.service(restore=settings)
     error = refused(live_app, service)
     assert isinstance(error, HookFailed)

@@ -218,7 +218,7 @@ def test_of_two_who_decide_at_once_one_wins(service: BackupService, monkeypatch:
     create = approvals._create_once
 
     def create_together(*arguments: Any) -> None:
-        met.wait(10)
+        met.wait(120)
         create(*arguments)
 
     monkeypatch.setattr(approvals, "_create_once", create_together)
@@ -242,7 +242,7 @@ def test_of_two_restores_with_one_approval_one_goes_through(
     create = approvals._create_once
 
     def create_together(*arguments: Any) -> None:
-        met.wait(10)
+        met.wait(120)
         create(*arguments)
 
     monkeypatch.setattr(approvals, "_create_once", create_together)

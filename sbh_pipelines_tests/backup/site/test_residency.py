@@ -34,7 +34,7 @@ ZONES = {"zones": {"eu": [EU, "eu-central-1"], "us": [US]}, "platform_lists_all"
 
 def on_moto(application: Application, url: str, template: str, **residency: Any) -> BackupService:
     """The service with backups in buckets of moto, whose regions it is to prove."""
-    storage = {"kind": "s3", "endpoint_url": url, "bucket": template, "retries": 0, "timeout_s": 5, **ACCESS}
+    storage = {"kind": "s3", "endpoint_url": url, "bucket": template, "retries": 0, "timeout_s": 60, **ACCESS}
     files = {"enabled": True, "bucket": template, "connections": 2}
     return application.service(storage=storage, files=files, residency={"prove": "always", **residency})
 

@@ -32,15 +32,14 @@ def test_limits_are_read_in_bytes_and_seconds(journaled: Journaled) -> None:
     if journaled.connection.server_version >= 180000:
         cursor.execute("ALTER SYSTEM SET idle_replication_slot_timeout = '2h'")
     try:
-        cursor.execute("SELECT pg_catalog.pg_reload_conf()")
+        journaled.database.reload()
         with closing(connect(DatabaseSettings(dsn=journaled.connection.dsn), "test")) as later:
-            later.cursor().execute("SELECT pg_catalog.pg_sleep(0.5)")
             found = read_readiness(later)
         assert found.keeps_bytes == 3 << 30
         assert found.idle_timeout_s == (7200 if found.version >= 180000 else None)
     finally:
         cursor.execute("ALTER SYSTEM RESET ALL")
-        cursor.execute("SELECT pg_catalog.pg_reload_conf()")
+        journaled.database.reload()
 
 
 def test_a_role_without_rights_is_told(journaled: Journaled) -> None:

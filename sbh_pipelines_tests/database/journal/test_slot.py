@@ -63,7 +63,7 @@ def test_a_slot_waits_for_transactions_that_write_and_gives_up(journaled: Journa
         assert read_slot(journaled.connection, journaled.slot) is None
         soon = threading.Timer(0.5, lambda: other.cursor().execute("COMMIT"))
         soon.start()
-        assert create_slot(journaled.connection, journaled.slot, wait_s=20) > 0
+        assert create_slot(journaled.connection, journaled.slot, wait_s=120) > 0
         soon.join()
     cursor = journaled.connection.cursor()
     cursor.execute("SHOW lock_timeout")

@@ -278,7 +278,8 @@ def test_a_session_that_is_ended_while_it_is_read(journaled: Journaled) -> None:
         journaled.run(f"SELECT pg_terminate_backend({other.get_backend_pid()})")
         with pytest.raises(SourceUnavailable):
             list(stream)
-    with closing(connect(DatabaseSettings(dsn=journaled.connection.dsn, statement_timeout_s=0.02), "test")) as other:
+    with closing(connect(DatabaseSettings(dsn=journaled.connection.dsn), "test")) as other:
+        other.cursor().execute("SET statement_timeout = 20")
         stream = read_stream(other, journaled.slot, journaled.publication, fence.after)
         with pytest.raises(SourceConflict, match="statement_timeout"):
             list(stream)

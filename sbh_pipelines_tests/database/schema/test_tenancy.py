@@ -317,12 +317,13 @@ def test_rows_come_in_the_order_of_their_key_whatever_the_collation(mapped: Call
 
 def test_a_locked_table_is_waited_for_no_longer_than_allowed(mapped: Callable[..., Mapped]) -> None:
     """The statement's bound is a transient error of ours."""
-    made = mapped("CREATE TABLE t (tenant_id int, id int)", statement_timeout_s=0.2)
+    made = mapped("CREATE TABLE t (tenant_id int, id int)")
     table = made.table("t")
     other = made.database.connect()
     other.autocommit = False
     other.cursor().execute("LOCK TABLE t")
     connection = connect(made.settings.database, "test")
+    connection.cursor().execute("SET statement_timeout = '200ms'")
     try:
         with pytest.raises(SourceConflict, match="statement"):
             copy_table(connection, table, made.keys[0], Rows())

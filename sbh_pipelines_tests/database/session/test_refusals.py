@@ -44,6 +44,6 @@ def test_what_mends_it(closed: Database, dsn: str, password: str, kind: type[Sbh
         parts = connection.info.dsn_parameters
     place = f"host={parts['host']} port={parts['port']} {dsn.format(name=closed.name)}"  # the last of a name counts
     with pytest.raises(SbhError) as caught:
-        connect(DatabaseSettings(dsn=place, password=password, connect_timeout_s=2), "test")  # type: ignore[arg-type]
+        connect(DatabaseSettings(dsn=place, password=password, connect_timeout_s=60), "test")  # type: ignore[arg-type]
     assert (type(caught.value), remedy.format(name=closed.name) in caught.value.remedy) == (kind, True), caught.value
     assert "pw" not in str(caught.value).replace("password", "")

@@ -128,12 +128,12 @@ def test_simultaneous_appends_of_one_process_share_a_link() -> None:
     def slow(key: str, body: bytes) -> None:
         store.create(key, body)
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(120)
 
     made = trail(store, create=slow)
     threads = [threading.Thread(target=record, args=(made, entry(n))) for n in range(20)]
     threads[0].start()
-    assert begun.wait(10)
+    assert begun.wait(120)
     for thread in threads[1:]:
         thread.start()
     while len(made._waiting) < 19:
@@ -177,7 +177,7 @@ def test_one_caller_s_error_does_not_touch_the_others_of_its_link() -> None:
     held = threading.Event()
 
     def waits(_: TrailEnd) -> list[Entry]:
-        held.wait(10)
+        held.wait(120)
         return [entry(0)]
 
     def fails(_: TrailEnd) -> list[Entry]:
@@ -207,7 +207,7 @@ def test_several_processes_append_at_once(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sbh_pipelines_tests.support.audit_writer", str(tmp_path)]
     processes = [subprocess.Popen([*command, str(who), "25"]) for who in range(3)]
     for process in processes:
-        assert process.wait(60) == 0
+        assert process.wait(300) == 0
     found = numbers(open_local(tmp_path))
     assert sorted(found) == sorted(who * 1000 + n for who in range(3) for n in range(25))
     for who in range(3):

@@ -16,9 +16,9 @@ from sbh_pipelines.stores.s3 import open_s3
 from sbh_pipelines_tests.support.slow_proxy import Line, slow_line
 
 BUCKET, REGION = "sbh-files-eu-west-1", "eu-west-1"
-TIMEOUT_S = 0.7
+TIMEOUT_S = 2.0
 BODY = bytes(range(256)) * 4096 * 10  # 10 MiB
-RATE = 4 << 20  # bytes a second: three times as long as the timeout
+RATE = 2 << 20  # bytes a second: three times as long as the timeout
 
 
 @pytest.fixture

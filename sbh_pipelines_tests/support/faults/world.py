@@ -44,7 +44,7 @@ from sbh_pipelines_tests.support.faults.s3_proxy import S3Proxy, faulty_s3
 from sbh_pipelines_tests.support.faults.schedule import HONEST, LYING, Fault, Schedule
 from sbh_pipelines_tests.support.store_time import store_time
 
-PATIENCE_S = 120.0  # for one step, on a machine that has other work as well
+PATIENCE_S = 300.0  # for one step, on a machine that has other work as well
 SENSIBLE = (StoreError, RepositoryError, SourceError, KeyServiceError, RestoreError, BatchError)
 _KEPT = 4
 _HARMLESS = "An index object is missing"  # told, and nothing is lost by it: packs say themselves what is in them
@@ -111,14 +111,14 @@ class World:
         made = self.application.configured(
             database={
                 "dsn": make_dsn(dsn, host="127.0.0.1", port=self.line.port) if faulty else dsn,
-                "connect_timeout_s": 5,
+                "connect_timeout_s": 5 if faulty else 60,
             },
             storage={
                 "kind": "s3",
                 "bucket": self.bucket,
                 "endpoint_url": self.proxy.url if faulty else self.stack.s3_endpoint,
                 "retries": 3,
-                "timeout_s": 1,
+                "timeout_s": 1 if faulty else 60,
                 **access,
             },
             files={"bucket": self.bucket},
