@@ -5,8 +5,10 @@
 
 The budget counts plaintext that waits to be sealed plus sealed bytes in open and uploading packs, each of which is in memory
 once: chunks are sealed in memory of the thread's own, put into the pack's, and the driver sends from there. When it is used
-up, the largest open pack of any tenant is closed early: packs get smaller, memory does not grow. One chunk larger than the
-whole budget (a single huge row) is let through alone. What readers of files hold before it is put has an allowance of its own.
+up, what the largest open pack holds goes to a temporary file, from which it is read when the pack is stored: a pass over a table
+has rows of all tenants of a batch open at once, and each tenant's are one object nevertheless. Where no other is open, or the disk
+is full, the pack is closed early instead: packs get smaller, memory does not grow. One chunk larger than the whole budget (a single
+huge row) is let through alone. What readers of files hold before it is put has an allowance of its own.
 """
 
 import hashlib
@@ -18,17 +20,34 @@ from types import TracebackType
 
 from sbh_pipelines.allocator import bound_arenas
 from sbh_pipelines.concurrency import Allowance
-from sbh_pipelines.errors import SbhError
+from sbh_pipelines.errors import NoRoom, SbhError
 from sbh_pipelines.repository.format import Entry, Keys, pack_entries, pack_trailer
 from sbh_pipelines.repository.index import ChunkIndex
 from sbh_pipelines.repository.inventory import Written
 from sbh_pipelines.repository.seal import DIRECTORY, Sealer, SealingSpace
 from sbh_pipelines.settings import BackupSettings
+from sbh_pipelines.spill import Spill
 from sbh_pipelines.stores.base import ObjectStore
 
 # Most chunks in a pack: of tiny files a pack of bytes alone would gather hundreds of thousands, each with its entry.
 _PACK_ENTRIES = 8192
 _KEPT_SPACE = 8 << 20  # bytes of a chunk for which a sealing thread keeps memory; one huge row is not to stay in it
+
+
+class _OpenPack:
+    """What a pack holds so far: `body` in memory, and before it what was spilled, in pieces."""
+
+    __slots__ = ("body", "entries", "pieces", "spilled")
+
+    def __init__(self) -> None:
+        self.body = bytearray()
+        self.entries: list[Entry] = []
+        self.pieces: list[int] = []
+        self.spilled = 0  # bytes
+
+    @property
+    def size(self) -> int:
+        return self.spilled + len(self.body)
 
 
 class PackPipeline:
@@ -50,8 +69,12 @@ class PackPipeline:
         self.peak = 0  # the most the budget ever held, bytes
         self._changed = threading.Condition()
         self._writers: set[PackWriter] = set()
+        self._claims = 0  # packs that wait for memory to be stored from: before anything else gets some
+        self._spill, self._spilling, self._disk_is_full = Spill(), threading.Lock(), False
         self.space = SealingSpace()
         self.sealers = ThreadPoolExecutor(seal_threads, thread_name_prefix="seal")
+        # Apart from the uploaders: these go on with packs in memory while it waits for memory.
+        self.fetcher = ThreadPoolExecutor(1, thread_name_prefix="fetch")
         self.uploaders = ThreadPoolExecutor(upload_threads, thread_name_prefix="upload")
 
     def __enter__(self) -> "PackPipeline":
@@ -60,8 +83,9 @@ class PackPipeline:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.sealers.shutdown(wait=True, cancel_futures=kind is not None)
-        self.uploaders.shutdown(wait=True, cancel_futures=kind is not None)
+        for threads in (self.sealers, self.fetcher, self.uploaders):
+            threads.shutdown(wait=True, cancel_futures=kind is not None)
+        self._spill.close()
 
     def register(self, writer: "PackWriter") -> None:
         with self._changed:
@@ -71,21 +95,70 @@ class PackPipeline:
         with self._changed:
             self._writers.discard(writer)
 
-    def acquire(self, size: int) -> None:
-        """Wait until `size` bytes fit the budget."""
-        while True:
+    def acquire(self, size: int, *, claims: bool = False) -> None:
+        """Wait until `size` bytes fit the budget. `claims`: before all others."""
+        with self._changed:
+            self._claims += claims
+        try:
+            while not self._acquired(size, claims):
+                with self._changed:
+                    waits = self._claims and not claims
+                    largest = None if waits else max(self._writers, key=lambda w: w.open_bytes, default=None)
+                    alone = len(self._writers) < 2
+                if largest is not None and largest.open_bytes:
+                    if alone or self._disk_is_full:
+                        largest.close_pack()
+                    else:
+                        largest.spill_pack()
+                    continue
+                with self._changed:
+                    if not self._fits(size, claims):
+                        self._changed.wait(timeout=1.0)
+        finally:
             with self._changed:
-                if self._used + size <= self._limit or self._used == 0:
-                    self._used += size
-                    self.peak = max(self.peak, self._used)
-                    return
-                largest = max(self._writers, key=lambda w: w.open_bytes, default=None)
-            if largest is not None and largest.open_bytes:
-                largest.close_pack()
-                continue
-            with self._changed:
-                if self._used + size > self._limit and self._used:
-                    self._changed.wait(timeout=1.0)
+                self._claims -= claims
+                self._changed.notify_all()
+
+    def _fits(self, size: int, claims: bool) -> bool:
+        return (claims or not self._claims) and (self._used + size <= self._limit or not self._used)
+
+    def _acquired(self, size: int, claims: bool) -> bool:
+        with self._changed:
+            if not self._fits(size, claims):
+                return False
+            self._used += size
+            self.peak = max(self.peak, self._used)
+            return True
+
+    def spill(self, pack: _OpenPack) -> None:
+        """Move what it holds in memory to disk. Where there is no room it stays, and no pack is spilled any more."""
+        size = len(pack.body)
+        if self._disk_is_full:
+            return
+        try:
+            with self._spilling:
+                pack.pieces.append(self._spill.put(pack.body))
+        except NoRoom:
+            self._disk_is_full = True
+            return
+        pack.body, pack.spilled = bytearray(), pack.spilled + size
+        self.release(size)
+
+    def whole(self, pack: _OpenPack) -> bytearray:
+        """All that a pack holds, in memory, which must have been acquired. Raises NoRoom where the file cannot be read."""
+        body = bytearray()
+        for piece in pack.pieces:
+            with self._spilling:
+                body += self._spill.take(piece)
+        body += pack.body
+        return body
+
+    def drop(self, pack: _OpenPack) -> None:
+        """What it holds is not needed."""
+        with self._spilling:
+            for piece in pack.pieces:
+                self._spill.drop(piece)
+        self.release(len(pack.body))
 
     def release(self, size: int) -> None:
         with self._changed:
@@ -111,9 +184,8 @@ class PackWriter:
     ) -> None:
         self._pipeline, self._store, self._prefix, self._sealer, self._index = pipeline, store, prefix, sealer, index
         self._written = written
-        self._lock = threading.Lock()
-        self._body = bytearray()  # of the open pack
-        self._entries: list[Entry] = []
+        self._lock = threading.RLock()
+        self._pack = _OpenPack()
         self._uploads: set[Future[None]] = set()
         self._sealing: set[Future[bytes]] = set()
         self._error: BaseException | None = None
@@ -123,7 +195,8 @@ class PackWriter:
 
     @property
     def open_bytes(self) -> int:
-        return len(self._body)
+        """What the open pack holds in memory."""
+        return len(self._pack.body)
 
     def room(self, size: int) -> AbstractContextManager[None]:
         """Memory for content of so many bytes that is read to be put here."""
@@ -171,22 +244,52 @@ class PackWriter:
 
     def _append(self, name: bytes, sealed: memoryview, plain: int) -> None:
         with self._lock:
-            self._entries.append(Entry(name, self.open_bytes, len(sealed), plain))
-            self._body += sealed
-            full = self.open_bytes >= self._pipeline.pack_bytes or len(self._entries) >= _PACK_ENTRIES
-        if full:
-            self.close_pack()
+            pack = self._pack
+            pack.entries.append(Entry(name, pack.size, len(sealed), plain))
+            pack.body += sealed
+            if pack.size >= self._pipeline.pack_bytes or len(pack.entries) >= _PACK_ENTRIES:
+                self.close_pack()
+
+    def spill_pack(self) -> None:
+        """Move what the open pack holds in memory to disk."""
+        with self._lock:
+            if self._pack.body:
+                self._pipeline.spill(self._pack)
 
     def close_pack(self) -> None:
         """Hand the open pack, if it holds anything, to the uploaders."""
         with self._lock:
-            if not self._entries:
+            pack, self._pack = self._pack, _OpenPack()
+            if not pack.entries:
                 return
-            body, entries = self._body, self._entries
-            self._body, self._entries = bytearray(), []
-            upload = self._pipeline.uploaders.submit(self._upload, body, entries)
-            self._uploads.add(upload)
-        upload.add_done_callback(self._uploaded)
+            if pack.pieces:
+                if pack.body:  # what waits for memory holds none
+                    self._pipeline.spill(pack)
+                stored = self._pipeline.fetcher.submit(self._fetch, pack)
+            else:
+                stored = self._pipeline.uploaders.submit(self._upload, pack.body, pack.entries)
+            self._under_way(stored)
+
+    def _under_way(self, stored: Future[None]) -> None:
+        with self._lock:
+            self._uploads.add(stored)
+            stored.add_done_callback(self._uploaded)
+
+    def _fetch(self, pack: _OpenPack) -> None:
+        """Get a pack that was spilled into memory, and hand it to the uploaders."""
+        size = pack.size
+        self._pipeline.release(len(pack.body))  # the disk was full: it is counted anew, for who holds some may not wait
+        try:
+            self._pipeline.acquire(size, claims=True)
+            try:
+                body = self._pipeline.whole(pack)
+            except BaseException:
+                self._pipeline.release(size)
+                raise
+        except BaseException as error:
+            self._error = self._error or error
+            raise
+        self._under_way(self._pipeline.uploaders.submit(self._upload, body, pack.entries))
 
     def _uploaded(self, upload: "Future[None]") -> None:
         with self._lock:
@@ -226,8 +329,8 @@ class PackWriter:
         self._pipeline.unregister(self)
         self._wait(lambda: list(self._sealing))
         with self._lock:
-            dropped, self._body, self._entries = self.open_bytes, bytearray(), []
-        self._pipeline.release(dropped)
+            dropped, self._pack = self._pack, _OpenPack()
+        self._pipeline.drop(dropped)
         self._wait(lambda: list(self._uploads))
 
     def _wait(self, futures: "Callable[[], list[Future[bytes]] | list[Future[None]]]") -> None:

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from sbh_pipelines.errors import CorruptObject, SbhError, StoreUnavailable
+from sbh_pipelines.errors import CorruptObject, NoRoom, SbhError, StoreUnavailable
 from sbh_pipelines.model import TenantId
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.pack import PackPipeline, PackWriter
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.repository.seal import Sealer
+from sbh_pipelines.spill import Spill
 from sbh_pipelines_tests.support.memory_store import MemoryStore
 
 MIB = 1 << 20
@@ -284,3 +285,85 @@ def test_chunks_that_lie_together_are_read_with_one_request() -> None:
     assert [next(read) for _ in range(4)] == chunks[:4]
     with pytest.raises(CorruptObject, match="does not open"):
         list(read)
+
+
+def _put_in_turns(store: MemoryStore, repositories: list[Repository], memory: int, rounds: int) -> dict[str, int]:
+    """Every repository gets a chunk in each round, as a pass over a table has them; the packs of each."""
+    with pipeline(memory=memory) as packs:
+        writers = [repository.writer(packs) for repository in repositories]
+        names = [
+            [writer.put(random.Random(n * 1000 + at).randbytes(20_000)) for n, writer in enumerate(writers)]
+            for at in range(rounds)
+        ]
+        in_threads(*[writer.finish for writer in writers])
+        assert packs.peak <= memory * 1.01
+        held = {repository.prefix: len(writer.stored) for repository, writer in zip(repositories, writers, strict=True)}
+    for n, repository in enumerate(repositories):
+        again = reopened(repository)
+        for at in range(rounds):
+            assert again.read_chunk(names[at][n].result()) == random.Random(n * 1000 + at).randbytes(20_000)
+        assert again.damages == []
+    return held
+
+
+def test_each_tenant_of_a_batch_gets_one_pack_however_little_memory_there_is() -> None:
+    """Twelve times what memory has room for is open at once: on disk."""
+    store = MemoryStore()
+    held = _put_in_turns(store, [tenant(store, f"tenant-{n}") for n in range(20)], memory=MIB, rounds=30)
+    assert set(held.values()) == {1}
+
+
+def test_with_a_full_disk_packs_are_closed_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is full from the third piece on, so that packs lie in part on disk."""
+    put, pieces = Spill.put, 0
+
+    def full(self: Spill, plain: "bytes | bytearray | memoryview") -> int:
+        nonlocal pieces
+        pieces += 1
+        if pieces > 3:
+            raise NoRoom("A temporary file cannot be written or read", on="here")
+        return put(self, plain)
+
+    monkeypatch.setattr(Spill, "put", full)
+    store = MemoryStore()
+    held = _put_in_turns(store, [tenant(store, f"tenant-{n}") for n in range(6)], memory=MIB, rounds=40)
+    assert sum(held.values()) > 6
+    assert pieces == 4
+
+
+def test_a_pack_on_disk_that_cannot_be_read_fails_its_tenant_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    take, store = Spill.take, MemoryStore()
+    bad, good = tenant(store, "acme"), tenant(store, "bolt")
+    spilled: list[int] = []
+
+    def broken(self: Spill, number: int) -> bytes:
+        spilled.append(number)
+        if len(spilled) == 1:
+            raise NoRoom("A temporary file cannot be written or read", on="here")
+        return take(self, number)
+
+    monkeypatch.setattr(Spill, "take", broken)
+    with pipeline(memory=MIB) as packs:
+        first, second = bad.writer(packs), good.writer(packs)
+        for n in range(45):
+            first.put(random.Random(n).randbytes(20_000))
+            second.put(random.Random(n).randbytes(20_000))
+        with pytest.raises(NoRoom):
+            first.finish()
+        second.finish()
+    assert len(spilled) >= 2
+    assert len(second.stored) == 1
+
+
+def test_what_is_on_disk_of_an_aborted_writer_is_dropped() -> None:
+    store = MemoryStore()
+    with pipeline(memory=MIB) as packs:
+        writers = [tenant(store, f"tenant-{n}").writer(packs) for n in range(4)]
+        for n in range(30):
+            for writer in writers:
+                writer.put(random.Random(n).randbytes(20_000))
+        assert packs._spill.bytes > 0
+        for writer in writers:
+            writer.abort()
+        assert packs._spill._live == 0
+    assert store.objects == {}

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.database.capture.row_groups import GroupCutter, Take
-from sbh_pipelines.database.capture.spill import Spill
 from sbh_pipelines.database.schema.key_hash import MAX_BITS, KeyCode
 from sbh_pipelines.database.schema.name_types import exact_names
 from sbh_pipelines.database.schema.tenancy import MappedTable
@@ -22,6 +21,7 @@ from sbh_pipelines.database.session.snapshot import on_snapshot
 from sbh_pipelines.database.session.sql import copy_options, free_name, ident, sql_name
 from sbh_pipelines.errors import SourceChanged, SourceError
 from sbh_pipelines.settings import DatabaseSettings
+from sbh_pipelines.spill import Spill
 
 if TYPE_CHECKING:
     from sbh_pipelines.database.capture.key_sums import TableSums

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sbh_pipelines.database.capture.deleted_rows import Sums
-from sbh_pipelines.database.capture.spill import Spill
 from sbh_pipelines.database.schema.key_hash import MAX_BITS, bucket_bits
+from sbh_pipelines.spill import Spill
 
 # As the server sends them, with each row: the hash of its key; its tenant's place in the batch, and the finest bucket.
 CODE = np.dtype([("hash", ">u8"), ("slot", ">u4")])

@@ -21,8 +21,8 @@ import pyarrow as pa
 from sbh_pipelines.database.capture.capture import TableSink
 from sbh_pipelines.database.capture.key_sums import CODE, KeySums
 from sbh_pipelines.database.capture.row_groups import group_end, has_group
-from sbh_pipelines.database.capture.spill import Spill
 from sbh_pipelines.database.schema.key_hash import MAX_BITS
+from sbh_pipelines.spill import Spill
 
 _CODE_WIDTH = CODE.itemsize // 3 * 4  # in base64, without padding
 _WIDTH = _CODE_WIDTH + 1  # and a tab

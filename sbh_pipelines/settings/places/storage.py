@@ -105,7 +105,7 @@ class BackupSettings(Section):
         ge=64,
         description="What a backup process grows by over its size without work (some 90 MiB), for content on its way: resident"
         " memory, MiB. Libraries, connections and tenants at work come to it (docs/benchmarks.md): plan for 200 MiB and three times"
-        " this. More of it makes fewer and larger packs of a batch of many tenants.",
+        " this. What a batch of many tenants has open beyond it goes to temporary files, sealed.",
     )
     pack_mib: int = Field(16, ge=1, le=512, description="Size at which a pack is closed and stored, MiB.")
     compression_level: int = Field(1, ge=-7, le=19, description="zstd level.")

@@ -13,13 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sbh_pipelines import spill as spill_module
 from sbh_pipelines.database.capture import capture, key_sums, row_groups
-from sbh_pipelines.database.capture import spill as spill_module
 from sbh_pipelines.database.capture.capture import copy_table, copy_tenants
 from sbh_pipelines.database.capture.changes import Window, all_rows, totals
 from sbh_pipelines.database.capture.deleted_rows import sums
 from sbh_pipelines.database.capture.key_sums import KeySums
-from sbh_pipelines.database.capture.spill import Spill
 from sbh_pipelines.database.capture.tenant_cutter import TenantCutter
 from sbh_pipelines.database.schema.key_hash import bucket_bits, key_code
 from sbh_pipelines.database.session.connection import connect, savepoint
@@ -27,6 +26,7 @@ from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import NoRoom
 from sbh_pipelines.repository import chunking
 from sbh_pipelines.repository.chunking import ChunkSizes
+from sbh_pipelines.spill import Spill
 from sbh_pipelines_tests.support.databases import fresh_database
 from sbh_pipelines_tests.support.effort import examples
 from sbh_pipelines_tests.support.full_disk import full_disk

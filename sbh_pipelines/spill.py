@@ -1,4 +1,4 @@
-"""Room on disk for rows that memory has no room for: one temporary file, sealed with a key that is nowhere but in memory.
+"""Room on disk for what memory has no room for: one temporary file, sealed with a key that is nowhere but in memory.
 
 Rows of all tenants of a batch are in it: who finds it later, after a crash, can read nothing of it.
 """
@@ -33,10 +33,13 @@ class Spill:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         if self._file is not None:
             self._file.close()
 
-    def put(self, plain: "bytes | memoryview") -> int:
+    def put(self, plain: "bytes | bytearray | memoryview") -> int:
         """The piece's number. Raises NoRoom where the disk is full."""
         number, self._number = self._number, self._number + 1
         sealed = self._aead.encrypt(_nonce(number), plain, None)
@@ -53,9 +56,17 @@ class Spill:
 
     def take(self, number: int) -> bytes:
         """Raises NoRoom where the file cannot be read."""
+        at, size = self._forgotten(number)
+        return self._aead.decrypt(_nonce(number), self._sealed(at, size), None)
+
+    def drop(self, number: int) -> None:
+        """The piece is not needed."""
+        self._forgotten(number)
+
+    def _forgotten(self, number: int) -> tuple[int, int]:
         at, size = self._places.pop(number)
         self._live -= size
-        return self._aead.decrypt(_nonce(number), self._sealed(at, size), None)
+        return at, size
 
     def _sealed(self, at: int, size: int) -> bytes:
         assert self._file is not None
@@ -79,7 +90,7 @@ class Spill:
 
 def _file() -> IO[bytes]:
     # Unlinked at once where the system can do that: a killed process leaves nothing. Without a buffer.
-    return tempfile.TemporaryFile(prefix="sbh-rows-", buffering=0)
+    return tempfile.TemporaryFile(prefix="sbh-spill-", buffering=0)
 
 
 def _write(file: IO[bytes], sealed: bytes, at: int) -> None:
@@ -102,7 +113,7 @@ def _room(needed: int) -> Iterator[None]:
         with suppress(OSError):  # there may be none that can be written to
             folder = tempfile.gettempdir()
         raise NoRoom(
-            "A temporary file for rows cannot be written or read",
+            "A temporary file cannot be written or read",
             on=folder,
             why=f"{error.strerror or error}; it needs more than {needed:,} bytes",
             remedy="free space there, or set TMPDIR to a folder on a larger disk, or raise backup.memory_mib, and try again",
