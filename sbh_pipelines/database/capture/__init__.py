@@ -3,7 +3,6 @@
 capture        all rows of tenants, in the order of their keys
 tenant_cutter  rows of many tenants in one stream, taken apart
 key_sums       the sums of such rows
-spill          a sealed file for rows that memory has no room for
 changes        which rows are new or changed since a snapshot
 deleted_rows   which are gone
 keyed_rows     rows and hashes by keys that are known
