@@ -141,6 +141,7 @@ class TenantCutter(io.RawIOBase):
 
 def _gathered(parts: Any, chosen: "npt.NDArray[np.int32]") -> "tuple[npt.NDArray[np.int32], memoryview]":
     """Elements of an array of bytes, one after the other: where each begins, and the last ends, and the bytes."""
-    found = parts.take(pa.array(chosen))
+    # Of a buffer: pa.array() would import pandas, a second and 58 MiB, to see whether it was given a series.
+    found = parts.take(pa.Int32Array.from_buffers(pa.int32(), len(chosen), [None, pa.py_buffer(chosen)]))
     _, places, text = found.buffers()
     return np.frombuffer(places, np.int32)[: len(chosen) + 1], memoryview(text)
