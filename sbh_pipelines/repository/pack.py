@@ -31,7 +31,33 @@ from sbh_pipelines.stores.base import ObjectStore
 
 # Most chunks in a pack: of tiny files a pack of bytes alone would gather hundreds of thousands, each with its entry.
 _PACK_ENTRIES = 8192
-_KEPT_SPACE = 8 << 20  # bytes of a chunk for which a sealing thread keeps memory; one huge row is not to stay in it
+_KEPT_SPACE = 8 << 20  # bytes of a chunk for which memory is kept; one huge row is not to stay in it
+_WAITING = 4 << 20  # bytes of plaintext that keep a sealing thread busy: more of it would only take packs their room
+_BLOCK = 1 << 20  # kept memory comes in so many bytes, or times that
+_SMALL = 256 << 10  # bytes of a chunk that the allocator has at hand
+
+
+class _Blocks:
+    """Memory for plaintext that waits to be sealed, used again and again: what is fresh from the system is dear. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._free: dict[int, list[bytearray]] = {}  # by size
+
+    def copy(self, plain: memoryview) -> "tuple[bytes | memoryview, bytearray | None]":
+        """A copy, and the memory that it is in, to be given back after it."""
+        size = -(-len(plain) // _BLOCK) * _BLOCK
+        if len(plain) <= _SMALL or size > _KEPT_SPACE:
+            return bytes(plain), None
+        try:
+            block = self._free.setdefault(size, []).pop()
+        except IndexError:
+            block = bytearray(size)
+        view = memoryview(block)[: len(plain)]
+        view[:] = plain
+        return view, block
+
+    def give_back(self, block: bytearray) -> None:
+        self._free.setdefault(len(block), []).append(block)
 
 
 class _OpenPack:
@@ -65,13 +91,14 @@ class PackPipeline:
         self.pack_bytes = pack_bytes
         self.reading = Allowance(reading_bytes)
         self._limit = memory_bytes
-        self._used = 0
+        self._used = self._waiting = 0
+        self._most_waiting = seal_threads * _WAITING
         self.peak = 0  # the most the budget ever held, bytes
         self._changed = threading.Condition()
         self._writers: set[PackWriter] = set()
         self._claims = 0  # packs that wait for memory to be stored from: before anything else gets some
         self._spill, self._spilling, self._disk_is_full = Spill(), threading.Lock(), False
-        self.space = SealingSpace()
+        self.space, self.blocks = SealingSpace(), _Blocks()
         self.sealers = ThreadPoolExecutor(seal_threads, thread_name_prefix="seal")
         # Apart from the uploaders: these go on with packs in memory while it waits for memory.
         self.fetcher = ThreadPoolExecutor(1, thread_name_prefix="fetch")
@@ -96,13 +123,13 @@ class PackPipeline:
             self._writers.discard(writer)
 
     def acquire(self, size: int, *, claims: bool = False) -> None:
-        """Wait until `size` bytes fit the budget. `claims`: before all others."""
+        """Wait until `size` bytes fit the budget, and few wait to be sealed. `claims`: sealed bytes, before all others."""
         with self._changed:
             self._claims += claims
         try:
             while not self._acquired(size, claims):
                 with self._changed:
-                    waits = self._claims and not claims
+                    waits = self._waits(size, claims)
                     largest = None if waits else max(self._writers, key=lambda w: w.open_bytes, default=None)
                     alone = len(self._writers) < 2
                 if largest is not None and largest.open_bytes:
@@ -119,14 +146,22 @@ class PackPipeline:
                 self._claims -= claims
                 self._changed.notify_all()
 
+    def _waits(self, size: int, claims: bool) -> bool:
+        """Whether it is others' turn: room would not help."""
+        if claims:
+            return False
+        return self._claims > 0 or (self._waiting > 0 and self._waiting + size > self._most_waiting)
+
     def _fits(self, size: int, claims: bool) -> bool:
-        return (claims or not self._claims) and (self._used + size <= self._limit or not self._used)
+        return not self._waits(size, claims) and (self._used + size <= self._limit or not self._used)
 
     def _acquired(self, size: int, claims: bool) -> bool:
         with self._changed:
             if not self._fits(size, claims):
                 return False
             self._used += size
+            if not claims:
+                self._waiting += size
             self.peak = max(self.peak, self._used)
             return True
 
@@ -146,10 +181,11 @@ class PackPipeline:
 
     def whole(self, pack: _OpenPack) -> bytearray:
         """All that a pack holds, in memory, which must have been acquired. Raises NoRoom where the file cannot be read."""
-        body = bytearray()
-        for piece in pack.pieces:
-            with self._spilling:
-                body += self._spill.take(piece)
+        body, filled = bytearray(pack.spilled), 0
+        with memoryview(body) as room:
+            for piece in pack.pieces:
+                with self._spilling:
+                    filled += self._spill.take_into(piece, room[filled:])
         body += pack.body
         return body
 
@@ -160,9 +196,11 @@ class PackPipeline:
                 self._spill.drop(piece)
         self.release(len(pack.body))
 
-    def release(self, size: int) -> None:
+    def release(self, size: int, *, sealed: int = 0) -> None:
+        """So many bytes are in memory no more, and so many of plaintext are sealed."""
         with self._changed:
             self._used -= size
+            self._waiting -= sealed
             self._changed.notify_all()
 
 
@@ -202,30 +240,36 @@ class PackWriter:
         """Memory for content of so many bytes that is read to be put here."""
         return self._pipeline.reading.taken(size)
 
-    def put(self, plain: bytes, *, keep: bool = False) -> "Future[bytes]":
-        """Queue a chunk; the future gives its id. Blocks while the pipeline's memory is full. `keep`: it is read once more soon."""
+    def put(self, plain: bytes | memoryview, *, keep: bool = False) -> "Future[bytes]":
+        """Queue a chunk; the future gives its id. Blocks while the pipeline's memory is full. `keep`: it is read once more soon.
+
+        What a view shows is copied.
+        """
         self._raise_if_failed()
-        size = len(plain)
-        self._pipeline.acquire(size)
-        future = self._pipeline.sealers.submit(self._seal, plain, size, keep)
+        self._pipeline.acquire(len(plain))
+        block = None
+        if isinstance(plain, memoryview):
+            plain, block = self._pipeline.blocks.copy(plain)
+        future = self._pipeline.sealers.submit(self._seal, plain, block, keep)
         with self._lock:
             self._sealing.add(future)
         future.add_done_callback(self._sealed)
         return future
 
-    def _seal(self, plain: bytes, size: int, keep: bool) -> bytes:
-        held = size
+    def _seal(self, plain: bytes | memoryview, block: bytearray | None, keep: bool) -> bytes:
+        held = size = len(plain)
         try:
             name = self._sealer.name(plain)
             new = self._index.claim(name)
             if keep:
-                self._written.keep(name, plain)
+                self._written.keep(name, bytes(plain))
             if new:
                 space = self._pipeline.space if size <= _KEPT_SPACE else SealingSpace()
                 sealed = self._sealer.seal_chunk(plain, name, space)
-                self._pipeline.release(size - len(sealed))
                 held = len(sealed)
-                self._append(name, sealed, size)
+                self._pipeline.release(size - held, sealed=size)
+                size = 0
+                self._append(name, sealed, len(plain))
                 held = 0
             with self._lock:
                 self.chunks += 1
@@ -235,8 +279,10 @@ class PackWriter:
             self._error = self._error or error
             raise
         finally:
+            if block is not None:
+                self._pipeline.blocks.give_back(block)
             if held:
-                self._pipeline.release(held)
+                self._pipeline.release(held, sealed=size)
 
     def _sealed(self, future: "Future[bytes]") -> None:
         with self._lock:

@@ -332,17 +332,17 @@ def test_with_a_full_disk_packs_are_closed_early(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_pack_on_disk_that_cannot_be_read_fails_its_tenant_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    take, store = Spill.take, MemoryStore()
+    take, store = Spill.take_into, MemoryStore()
     bad, good = tenant(store, "acme"), tenant(store, "bolt")
     spilled: list[int] = []
 
-    def broken(self: Spill, number: int) -> bytes:
+    def broken(self: Spill, number: int, memory: memoryview) -> int:
         spilled.append(number)
         if len(spilled) == 1:
             raise NoRoom("A temporary file cannot be written or read", on="here")
-        return take(self, number)
+        return take(self, number, memory)
 
-    monkeypatch.setattr(Spill, "take", broken)
+    monkeypatch.setattr(Spill, "take_into", broken)
     with pipeline(memory=MIB) as packs:
         first, second = bad.writer(packs), good.writer(packs)
         for n in range(45):
@@ -367,3 +367,25 @@ def test_what_is_on_disk_of_an_aborted_writer_is_dropped() -> None:
             writer.abort()
         assert packs._spill._live == 0
     assert store.objects == {}
+
+
+def test_what_a_view_shows_is_stored_as_it_was() -> None:
+    """Its memory may be used again at once, and memory that chunks waited in is."""
+    store = MemoryStore()
+    repository = tenant(store, "acme")
+    noise = random.Random(3)
+    chunks = [noise.randbytes(size) for size in (1, 300 << 10, 900 << 10, 3 << 20, 9 << 20) * 2]
+    memory = bytearray(max(map(len, chunks)))
+    with PackPipeline(32 * MIB, 4 * MIB, 2, 2) as packs:
+        writer = repository.writer(packs)
+        names = []
+        for chunk in chunks:
+            memory[: len(chunk)] = chunk
+            with memoryview(memory) as view:
+                names.append(writer.put(view[: len(chunk)]))
+            memory[: len(chunk)] = bytes(len(chunk))
+        writer.finish()
+    opened = reopened(repository)
+    assert [opened.read_chunk(name.result()) == chunk for name, chunk in zip(names, chunks, strict=True)] == [
+        True
+    ] * len(chunks)

@@ -28,6 +28,7 @@ from sbh_pipelines.repository.pack import PackWriter
 from sbh_pipelines.repository.repository import Repository
 
 _AHEAD = 32  # groups whose chunk ids are still being computed
+_FIRST_LINE = 4 << 10  # bytes in which the first line of a group mostly ends
 _SUM = struct.Struct(">IQ")
 _SUMS_IN_CHUNK = 65536
 
@@ -149,7 +150,7 @@ class StoredTable:
 
 
 class TableWriter:
-    """A TableSink that stores all groups of one tenant and table. `summary` ends it."""
+    """A BatchSink that stores all groups of one tenant and table. `summary` ends it."""
 
     def __init__(self, writer: PackWriter, table: MappedTable) -> None:
         self._writer, self.table = writer, table
@@ -159,8 +160,8 @@ class TableWriter:
         self._key_fields = [names.index(k) for k in table.table.primary_key if k in names]
         self.rows = self.bytes = self.groups = 0
 
-    def group(self, text: bytes, rows: int) -> None:
-        first = text[: text.find(b"\n")].split(b"\t")
+    def group(self, text: "bytes | memoryview", rows: int) -> None:
+        first = _first_line(text).split(b"\t")
         low = _texts(self.table, [first[at] for at in self._key_fields])
         self._pending.append((self._writer.put(text), {"rows": rows, "bytes": len(text), "low": low}))
         self.rows += rows
@@ -186,6 +187,14 @@ class TableWriter:
         return summary_of(self._writer, self.table, definition, state, self._lines.finish())
 
 
+def _first_line(text: "bytes | memoryview") -> bytes:
+    """Of some lines, without its newline."""
+    looked_at = _FIRST_LINE
+    while (end := (begin := bytes(text[:looked_at])).find(b"\n")) < 0 and looked_at < len(text):
+        looked_at *= 8
+    return begin[:end]
+
+
 def _texts(table: MappedTable, key: Sequence[bytes]) -> list[str]:
     """A key as JSON can hold it; none where its bytes are not UTF-8."""
     if table.encoding == UTF8:
@@ -194,7 +203,7 @@ def _texts(table: MappedTable, key: Sequence[bytes]) -> list[str]:
 
 
 class LayerWriter:
-    """A TableSink that stores the rows of a layer."""
+    """A BatchSink that stores the rows of a layer."""
 
     def __init__(self, writer: PackWriter) -> None:
         self._writer = writer
@@ -202,7 +211,7 @@ class LayerWriter:
         self._survivors, self._deleted = LineWriter(writer), LineWriter(writer)
         self.rows = self.bytes = self.surviving = self.deleting = 0
 
-    def group(self, text: bytes, rows: int) -> None:
+    def group(self, text: "bytes | memoryview", rows: int) -> None:
         self._chunks.append(self._writer.put(text))
         self.rows += rows
         self.bytes += len(text)

@@ -196,7 +196,7 @@ class _Guarded:
         self._delta = delta
         self.writer = LayerWriter(delta.writer)
 
-    def group(self, text: bytes, rows: int) -> None:
+    def group(self, text: "bytes | memoryview", rows: int) -> None:
         self._try(lambda: self.writer.group(text, rows))
 
     def close(self) -> None:

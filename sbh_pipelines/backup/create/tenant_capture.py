@@ -207,12 +207,12 @@ class TenantRows:
 
 
 class GuardedTable:
-    """A TableSink that keeps one tenant's failure from the others: after it, the tenant's rows are skipped."""
+    """A BatchSink that keeps one tenant's failure from the others: after it, the tenant's rows are skipped."""
 
     def __init__(self, rows: TenantRows, table: MappedTable, meter: Meter) -> None:
         self._rows, self._sink, self._meter = rows, TableWriter(rows.writer, table), meter
 
-    def group(self, text: bytes, rows: int) -> None:
+    def group(self, text: "bytes | memoryview", rows: int) -> None:
         self._meter.moved(len(text))
         self._try(lambda: self._sink.group(text, rows))
 

@@ -38,6 +38,14 @@ class TableSink(Protocol):
     def close(self) -> None: ...
 
 
+class BatchSink(Protocol):
+    """A TableSink for one tenant of a batch: a text in a view is the sink's until it returns."""
+
+    def group(self, text: "bytes | memoryview", rows: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
 def order_by(table: MappedTable) -> str:
     """The canonical order of a tenant's rows: the primary key, else the whole row's text; collation C.
 
@@ -81,7 +89,7 @@ def copy_tenants(
     table: MappedTable,
     code: KeyCode,
     chosen: Selection,
-    sinks: Mapping[str, TableSink],
+    sinks: Mapping[str, BatchSink],
     held_bytes: int,
 ) -> "dict[str, TableSums]":
     """Stream the chosen rows of one table into the sinks, by tenant key, in one pass; their sums, of tenants without rows as well.
