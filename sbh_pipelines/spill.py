@@ -3,6 +3,7 @@
 Rows of all tenants of a batch are in it: who finds it later, after a crash, can read nothing of it.
 """
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from sbh_pipelines.errors import NoRoom
 
 _TAG = 16  # bytes of it at the end of each piece
 _WRITTEN = 1 << 20  # bytes at once: many small writes cost more than sealing does
+PIECE = _WRITTEN - _TAG  # bytes of the largest piece that needs no memory of its own
 _SLACK = 64 << 20  # bytes of the file that nobody needs, before what is needed is moved to another
 
 
@@ -99,8 +101,13 @@ class Spill:
             if size <= _WRITTEN:
                 self._read = memory
         view = memoryview(memory)[:size]
+        filled = 0
         with _room(self.bytes):
-            os.preadv(self._file.fileno(), [view], at)
+            while filled < size:
+                read = os.preadv(self._file.fileno(), [view[filled:]], at + filled)
+                if not read:
+                    raise OSError(errno.EIO, "the temporary file is shorter than what was written")
+                filled += read
         return view
 
     def _write_waiting(self) -> None:

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from types import TracebackType
 
 from sbh_pipelines.allocator import bound_arenas
@@ -26,21 +27,23 @@ from sbh_pipelines.repository.index import ChunkIndex
 from sbh_pipelines.repository.inventory import Written
 from sbh_pipelines.repository.seal import DIRECTORY, Sealer, SealingSpace
 from sbh_pipelines.settings import BackupSettings
-from sbh_pipelines.spill import Spill
+from sbh_pipelines.spill import PIECE, Spill
 from sbh_pipelines.stores.base import ObjectStore
 
 # Most chunks in a pack: of tiny files a pack of bytes alone would gather hundreds of thousands, each with its entry.
 _PACK_ENTRIES = 8192
 _KEPT_SPACE = 8 << 20  # bytes of a chunk for which memory is kept; one huge row is not to stay in it
 _WAITING = 4 << 20  # bytes of plaintext that keep a sealing thread busy: more of it would only take packs their room
-_BLOCK = 1 << 20  # kept memory comes in so many bytes, or times that
+_BLOCK = 256 << 10  # kept memory comes in so many bytes, or times that
 _SMALL = 256 << 10  # bytes of a chunk that the allocator has at hand
 
 
 class _Blocks:
     """Memory for plaintext that waits to be sealed, used again and again: what is fresh from the system is dear. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        """`most`: bytes that are kept while nothing is in them."""
+        self._most, self._kept, self._lock = most, 0, threading.Lock()
         self._free: dict[int, list[bytearray]] = {}  # by size
 
     def copy(self, plain: memoryview) -> "tuple[bytes | memoryview, bytearray | None]":
@@ -48,16 +51,21 @@ class _Blocks:
         size = -(-len(plain) // _BLOCK) * _BLOCK
         if len(plain) <= _SMALL or size > _KEPT_SPACE:
             return bytes(plain), None
-        try:
-            block = self._free.setdefault(size, []).pop()
-        except IndexError:
+        with self._lock:
+            free = self._free.get(size)
+            block = free.pop() if free else None
+            self._kept -= size if block is not None else 0
+        if block is None:
             block = bytearray(size)
         view = memoryview(block)[: len(plain)]
         view[:] = plain
         return view, block
 
     def give_back(self, block: bytearray) -> None:
-        self._free.setdefault(len(block), []).append(block)
+        with self._lock:
+            if self._kept + len(block) <= self._most:
+                self._kept += len(block)
+                self._free.setdefault(len(block), []).append(block)
 
 
 class _OpenPack:
@@ -74,6 +82,14 @@ class _OpenPack:
     @property
     def size(self) -> int:
         return self.spilled + len(self.body)
+
+    def split(self) -> "_OpenPack":
+        """What is in memory, as a pack of its own; what was spilled stays. No chunk lies in both."""
+        rest, at = _OpenPack(), self.spilled
+        rest.entries = [replace(entry, offset=entry.offset - at) for entry in self.entries if entry.offset >= at]
+        rest.body, self.body = self.body, bytearray()
+        del self.entries[len(self.entries) - len(rest.entries) :]
+        return rest
 
 
 class PackPipeline:
@@ -98,7 +114,7 @@ class PackPipeline:
         self._writers: set[PackWriter] = set()
         self._claims = 0  # packs that wait for memory to be stored from: before anything else gets some
         self._spill, self._spilling, self._disk_is_full = Spill(), threading.Lock(), False
-        self.space, self.blocks = SealingSpace(), _Blocks()
+        self.space, self.blocks = SealingSpace(), _Blocks(min(self._most_waiting, memory_bytes // 4))
         self.sealers = ThreadPoolExecutor(seal_threads, thread_name_prefix="seal")
         # Apart from the uploaders: these go on with packs in memory while it waits for memory.
         self.fetcher = ThreadPoolExecutor(1, thread_name_prefix="fetch")
@@ -111,7 +127,8 @@ class PackPipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for threads in (self.sealers, self.fetcher, self.uploaders):
-            threads.shutdown(wait=True, cancel_futures=kind is not None)
+            # What waits to be sealed is counted until it is, and little: somebody may wait for that memory.
+            threads.shutdown(wait=True, cancel_futures=kind is not None and threads is not self.sealers)
         self._spill.close()
 
     def register(self, writer: "PackWriter") -> None:
@@ -167,26 +184,32 @@ class PackPipeline:
 
     def spill(self, pack: _OpenPack) -> None:
         """Move what it holds in memory to disk. Where there is no room it stays, and no pack is spilled any more."""
-        size = len(pack.body)
+        size, pieces = len(pack.body), list[int]()
         if self._disk_is_full:
             return
-        try:
-            with self._spilling:
-                pack.pieces.append(self._spill.put(pack.body))
-        except NoRoom:
-            self._disk_is_full = True
-            return
+        with self._spilling:
+            try:
+                with memoryview(pack.body) as body:
+                    for at in range(0, size, PIECE):
+                        with body[at : at + PIECE] as piece:
+                            pieces.append(self._spill.put(piece))
+            except BaseException as error:
+                for number in pieces:
+                    self._spill.drop(number)
+                if not isinstance(error, NoRoom):
+                    raise
+                self._disk_is_full = True
+                return
+        pack.pieces += pieces
         pack.body, pack.spilled = bytearray(), pack.spilled + size
         self.release(size)
 
     def whole(self, pack: _OpenPack) -> bytearray:
-        """All that a pack holds, in memory, which must have been acquired. Raises NoRoom where the file cannot be read."""
+        """What was spilled of a pack, in memory, which must have been acquired. Raises NoRoom where the file cannot be read."""
         body, filled = bytearray(pack.spilled), 0
-        with memoryview(body) as room:
-            for piece in pack.pieces:
-                with self._spilling:
-                    filled += self._spill.take_into(piece, room[filled:])
-        body += pack.body
+        with memoryview(body) as room, self._spilling:
+            while pack.pieces:
+                filled += self._spill.take_into(pack.pieces.pop(0), room[filled:])
         return body
 
     def drop(self, pack: _OpenPack) -> None:
@@ -228,7 +251,7 @@ class PackWriter:
         self._sealing: set[Future[bytes]] = set()
         self._error: BaseException | None = None
         self.stored: list[tuple[bytes, int]] = []
-        self.chunks = self.chunks_new = self.bytes_stored = 0
+        self.chunks = self.chunks_new = self.bytes_stored = self._entries_stored = 0
         pipeline.register(self)
 
     @property
@@ -246,11 +269,15 @@ class PackWriter:
         What a view shows is copied.
         """
         self._raise_if_failed()
-        self._pipeline.acquire(len(plain))
-        block = None
-        if isinstance(plain, memoryview):
-            plain, block = self._pipeline.blocks.copy(plain)
-        future = self._pipeline.sealers.submit(self._seal, plain, block, keep)
+        size, block = len(plain), None
+        self._pipeline.acquire(size)
+        try:
+            if isinstance(plain, memoryview):
+                plain, block = self._pipeline.blocks.copy(plain)
+            future = self._pipeline.sealers.submit(self._seal, plain, block, keep)
+        except BaseException:
+            self._pipeline.release(size, sealed=size)
+            raise
         with self._lock:
             self._sealing.add(future)
         future.add_done_callback(self._sealed)
@@ -291,8 +318,9 @@ class PackWriter:
     def _append(self, name: bytes, sealed: memoryview, plain: int) -> None:
         with self._lock:
             pack = self._pack
-            pack.entries.append(Entry(name, pack.size, len(sealed), plain))
-            pack.body += sealed
+            at = pack.size
+            pack.body += sealed  # first: an entry without its bytes would name those of the next one
+            pack.entries.append(Entry(name, at, len(sealed), plain))
             if pack.size >= self._pipeline.pack_bytes or len(pack.entries) >= _PACK_ENTRIES:
                 self.close_pack()
 
@@ -308,13 +336,22 @@ class PackWriter:
             pack, self._pack = self._pack, _OpenPack()
             if not pack.entries:
                 return
-            if pack.pieces:
-                if pack.body:  # what waits for memory holds none
+            try:
+                if pack.pieces and pack.body:
                     self._pipeline.spill(pack)
-                stored = self._pipeline.fetcher.submit(self._fetch, pack)
-            else:
-                stored = self._pipeline.uploaders.submit(self._upload, pack.body, pack.entries)
-            self._under_way(stored)
+                if pack.pieces and pack.body:
+                    self._hand_over(pack.split())  # the disk is full, and what waits for memory may hold none
+                self._hand_over(pack)
+            except BaseException as error:  # perhaps in another tenant's thread: the pack that is lost is this one's
+                self._error = self._error or error
+                self._pipeline.drop(pack)
+                raise
+
+    def _hand_over(self, pack: _OpenPack) -> None:
+        if pack.pieces:
+            self._under_way(self._pipeline.fetcher.submit(self._fetch, pack))
+        else:
+            self._under_way(self._pipeline.uploaders.submit(self._upload, pack.body, pack.entries))
 
     def _under_way(self, stored: Future[None]) -> None:
         with self._lock:
@@ -323,19 +360,18 @@ class PackWriter:
 
     def _fetch(self, pack: _OpenPack) -> None:
         """Get a pack that was spilled into memory, and hand it to the uploaders."""
-        size = pack.size
-        self._pipeline.release(len(pack.body))  # the disk was full: it is counted anew, for who holds some may not wait
         try:
-            self._pipeline.acquire(size, claims=True)
+            self._pipeline.acquire(pack.size, claims=True)
             try:
                 body = self._pipeline.whole(pack)
+                self._under_way(self._pipeline.uploaders.submit(self._upload, body, pack.entries))
             except BaseException:
-                self._pipeline.release(size)
+                self._pipeline.release(pack.size)
+                self._pipeline.drop(pack)
                 raise
         except BaseException as error:
             self._error = self._error or error
             raise
-        self._under_way(self._pipeline.uploaders.submit(self._upload, body, pack.entries))
 
     def _uploaded(self, upload: "Future[None]") -> None:
         with self._lock:
@@ -353,6 +389,7 @@ class PackWriter:
             self._index.add_pack(pack_id, len(body), entries, self._sealer.epoch)
             with self._lock:
                 self.stored.append((pack_id, len(body)))
+                self._entries_stored += len(entries)
                 self.bytes_stored += len(body)
         except BaseException as error:
             self._error = self._error or error
@@ -364,9 +401,12 @@ class PackWriter:
         """Flush, wait for all uploads, and raise what failed."""
         try:
             self._wait(lambda: list(self._sealing))
+            self._raise_if_failed()
             self.close_pack()
             self._wait(lambda: list(self._uploads))
             self._raise_if_failed()
+            if self._entries_stored != self.chunks_new:
+                raise RuntimeError(f"{self.chunks_new} chunks were sealed, and {self._entries_stored} stored")
         finally:
             self._pipeline.unregister(self)
 

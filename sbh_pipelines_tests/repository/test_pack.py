@@ -12,7 +12,7 @@ import pytest
 from sbh_pipelines.errors import CorruptObject, NoRoom, SbhError, StoreUnavailable
 from sbh_pipelines.model import TenantId
 from sbh_pipelines.repository.format import Keys
-from sbh_pipelines.repository.pack import PackPipeline, PackWriter
+from sbh_pipelines.repository.pack import PackPipeline, PackWriter, _Blocks
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.repository.seal import Sealer
 from sbh_pipelines.spill import Spill
@@ -313,14 +313,15 @@ def test_each_tenant_of_a_batch_gets_one_pack_however_little_memory_there_is() -
     assert set(held.values()) == {1}
 
 
-def test_with_a_full_disk_packs_are_closed_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where it is full from the third piece on, so that packs lie in part on disk."""
+@pytest.mark.parametrize("room", [0, 3, 15])
+def test_with_a_full_disk_packs_are_closed_early(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is full after some pieces, so that packs lie in part on disk: some of them, or all."""
     put, pieces = Spill.put, 0
 
     def full(self: Spill, plain: "bytes | bytearray | memoryview") -> int:
         nonlocal pieces
         pieces += 1
-        if pieces > 3:
+        if pieces > room:
             raise NoRoom("A temporary file cannot be written or read", on="here")
         return put(self, plain)
 
@@ -328,7 +329,29 @@ def test_with_a_full_disk_packs_are_closed_early(monkeypatch: pytest.MonkeyPatch
     store = MemoryStore()
     held = _put_in_turns(store, [tenant(store, f"tenant-{n}") for n in range(6)], memory=MIB, rounds=40)
     assert sum(held.values()) > 6
-    assert pieces == 4
+    assert pieces == room + 1
+
+
+def test_a_chunk_that_finds_no_memory_leaves_nothing_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No entry without its bytes gets into a pack, and what is counted for it is given back: the others go on."""
+    store, copy = MemoryStore(), _Blocks.copy
+
+    def copied(self: _Blocks, plain: memoryview) -> "tuple[bytes | memoryview, bytearray | None]":
+        if len(plain) == 40_000:
+            raise MemoryError
+        return copy(self, plain)
+
+    monkeypatch.setattr(_Blocks, "copy", copied)
+    with pipeline(memory=MIB) as packs:
+        first, second = (tenant(store, name).writer(packs) for name in ("acme", "bolt"))
+        with pytest.raises(MemoryError):
+            first.put(memoryview(bytes(40_000)))
+        for n in range(40):
+            second.put(memoryview(random.Random(n).randbytes(300_000)))
+        second.finish()
+        first.abort()
+        assert packs._waiting == 0
+    assert second.chunks_new == 40
 
 
 def test_a_pack_on_disk_that_cannot_be_read_fails_its_tenant_only(monkeypatch: pytest.MonkeyPatch) -> None:
