@@ -14,6 +14,7 @@ from sbh_pipelines.api.app.middleware import CONSOLE
 from sbh_pipelines.api.console.visit import AVisit, Visit, to
 from sbh_pipelines.api.routes import platform
 from sbh_pipelines.backup.service.results import Examination
+from sbh_pipelines.errors import TooManyRequests
 from sbh_pipelines.model import timestamp, utc_now
 
 router = APIRouter(prefix=CONSOLE)
@@ -101,6 +102,7 @@ async def _known(visit: Visit) -> Known:
     if held is not None and now <= held.until:
         return held
     reading: asyncio.Task[Known] | None = getattr(state, "fleet_reading", None)
+    began = reading is None or reading.done()
     if reading is None or reading.done():
         reading = state.fleet_reading = asyncio.create_task(_read(visit))
         reading.add_done_callback(
@@ -108,7 +110,12 @@ async def _known(visit: Visit) -> Known:
         )  # told to who waits, if anybody does
     if held is not None and now <= held.until + _STALE_S:
         return held
-    return await asyncio.shield(reading)  # who goes away does not take it from the others
+    try:
+        return await asyncio.shield(reading)  # who goes away does not take it from the others
+    except TooManyRequests:
+        if began:
+            raise
+    return await _known(visit)  # it was the limit of who began it, and is nobody else's
 
 
 async def _read(visit: Visit) -> Known:

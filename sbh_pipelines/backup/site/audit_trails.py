@@ -7,6 +7,7 @@ At a copy the trails of tenants and platform are what was brought there, byte fo
 fork. What is done at a copy is recorded in a trail of the copy's own, one per region, with the tenant in the event's properties.
 """
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sbh_pipelines.backup.site.repeats import Repeats
+from sbh_pipelines.backup.site.repeats import FOLDED, Repeats
 from sbh_pipelines.errors import CorruptObject, InvalidId, ObjectMissing, ResidencyError, SbhError, SlugTaken
 from sbh_pipelines.model import HousedTenant, Tenant, TenantId
 from sbh_pipelines.placement import PLATFORM as PLATFORM_TENANT
@@ -30,6 +31,7 @@ from sbh_pipelines.repository.trail.trail import POLICY, Trail, TrailEnd
 if TYPE_CHECKING:
     from sbh_pipelines.backup.site.site import Site
 
+_log = logging.getLogger(__name__)
 AT_COPY_FOLDER = "at-copies/"  # beside the platform's trail; a copier never writes there
 _MOVERS = 4  # threads
 _OPEN_TRAILS = 2000  # how many ends a process remembers: each saves a request
@@ -48,26 +50,48 @@ class HeadMover:
         self._pool = ThreadPoolExecutor(_MOVERS, thread_name_prefix="heads")
         self._lock = threading.Lock()
         self._behind: set[Trail] = set()
+        self._late: set[Trail] = set()  # whose heads could not be moved
 
-    def behind(self, trail: Trail) -> None:
+    def behind(self, trail: Trail) -> bool:
+        """Whether the head will be moved; False where no thread can be had, or the process ends: who appends does it then."""
         with self._lock:
             if trail in self._behind:
-                return
+                return True
+            try:
+                self._pool.submit(self._move, trail)
+            except RuntimeError:
+                return False
             self._behind.add(trail)
-        try:
-            self._pool.submit(self._move, trail)
-        except RuntimeError:  # the process ends: who appends now waits for it
-            threading.Thread(target=self._move, args=(trail,)).start()
+            return True
 
     def _move(self, trail: Trail) -> None:
         with self._lock:
             self._behind.discard(trail)
-        with suppress(SbhError):  # the next append tries again
+        try:
             trail.catch_up()
+        except Exception as error:
+            _log.warning(
+                "The head of the audit trail of %s is behind its events: %s", trail.chain, type(error).__name__
+            )
+            with self._lock:
+                self._late.add(trail)
+
+    def again(self) -> None:
+        """Try those again that could not be moved."""
+        with self._lock:
+            late, self._late = self._late, set()
+        for trail in late:
+            self.behind(trail)
 
     def end(self) -> None:
         """Returns when all heads are where their trails end, as far as the store lets them."""
+        self.again()
         self._pool.shutdown()
+
+
+def _may_lag(entries: Sequence[Entry]) -> bool:
+    """Whether they only tell of reads and denials, which are many: what changed anything moves the head before it is answered."""
+    return all(entry.event in FOLDED for entry in entries)
 
 
 class Trails:
@@ -176,7 +200,7 @@ class Trails:
             except CorruptObject as error:  # nothing says whose the trail is; the trail's own damage is another matter
                 self._record_elsewhere(tenant, entries, error)
                 return
-            self.of(tenant).append(lambda _: entries)
+            self.of(tenant).append(lambda _: entries, may_lag=_may_lag(entries))
         except (ResidencyError, SlugTaken) as error:
             self._record_elsewhere(tenant, entries, error)
         except SbhError:
@@ -195,18 +219,19 @@ class Trails:
         """In the copy's own trail: the tenant's is its source's, and goes on there."""
         said = PLATFORM if tenant.id == PLATFORM_TENANT or tenant.id.startswith(PLATFORM) else str(tenant.id)
         told = [replace(entry, props={**entry.props, "tenant": said}) for entry in entries]
-        self.of_copy(tenant.region).append(lambda _: told)
+        self.of_copy(tenant.region).append(lambda _: told, may_lag=_may_lag(told))
 
     def fold(self, window_s: float) -> None:
-        """From now on, until `end`: repeats of looks and denials within so long are one event with a count (`repeats.py`), and an
-        event is durable before its trail's head is moved.
+        """From now on, until `end`: repeats of looks and denials within so long are one event with a count (`repeats.py`), and such
+        an event is durable before its trail's head is moved.
         """
-        self._repeats, self._heads = Repeats(window_s, self._site.clock), HeadMover()
+        self._repeats, self._heads = Repeats(window_s, self._site.clock), (heads := HeadMover())
 
         def fold() -> None:
             while not self._ending.wait(window_s / 2):
                 with suppress(SbhError):  # the next time says it again
                     self._record_repeats()
+                heads.again()
 
         threading.Thread(target=fold, name="repeats", daemon=True).start()
 

@@ -78,10 +78,10 @@ Build = Callable[[TrailEnd], Sequence[Entry]]
 class _Append:
     """One caller's events, waiting to be written with those of others."""
 
-    __slots__ = ("build", "done", "error")
+    __slots__ = ("build", "done", "error", "may_lag")
 
-    def __init__(self, build: Build) -> None:
-        self.build, self.done = build, False
+    def __init__(self, build: Build, may_lag: bool) -> None:
+        self.build, self.may_lag, self.done = build, may_lag, False
         self.error: BaseException | None = None
 
 
@@ -98,9 +98,9 @@ class Trail:
         key: Callable[[], AuditKey],
         clock: Clock,
         create: Callable[[str, bytes], object] | None = None,
-        behind: Callable[["Trail"], None] | None = None,
+        behind: Callable[["Trail"], bool] | None = None,
     ) -> None:
-        """`behind` is told that the head is behind, and sees to it that `catch_up` is called soon; None: an append moves it."""
+        """`behind` is told that the head is behind, and says whether `catch_up` will be called soon; else an append moves it."""
         self.chain, self.store, self.folder = chain, store, folder
         self._heads, self._head_key = heads, head_key
         self._key, self._clock = key, clock
@@ -122,13 +122,13 @@ class Trail:
 
     # writing
 
-    def append(self, build: Build) -> None:
-        """Record what `build` returns; durable when it returns.
+    def append(self, build: Build, *, may_lag: bool = False) -> None:
+        """Record what `build` returns; durable when it returns. `may_lag`: the head may be moved a moment later.
 
         `build` is given the true end of the trail and may be called again if somebody else is faster; [] writes nothing.
         Raises the store's and the key provider's errors: then nothing was recorded.
         """
-        call = _Append(build)
+        call = _Append(build, may_lag)
         with self._turn:
             self._waiting.append(call)
             while True:
@@ -153,7 +153,7 @@ class Trail:
             self._turn.wait_for(lambda: not self._writing)
             self._writing = True
         try:
-            if self._end is not None:
+            if self._end is not None and not self._damaged:  # what is damaged is told of first
                 self._move_head(self._end)
         finally:
             with self._turn:
@@ -189,8 +189,9 @@ class Trail:
                     raise
             self._end, self._damaged = end, ()
             # The events are written. A head that lags is brought up to date by the next append.
-            if self._behind is not None and self._head_etag is not None:  # two links without any head look cut
-                self._behind(self)
+            # Two links without any head look cut.
+            may_lag = self._head_etag is not None and all(call.may_lag for call in group)
+            if may_lag and self._behind is not None and self._behind(self):
                 return
             with suppress(SbhError):
                 self._move_head(end)

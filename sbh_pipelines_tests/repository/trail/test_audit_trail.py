@@ -146,27 +146,43 @@ def test_simultaneous_appends_of_one_process_share_a_link() -> None:
 
 
 def test_a_head_that_is_moved_behind_the_events_is_moved_once_for_all_of_them() -> None:
-    """An event is durable when `append` returns; the first head of a trail is there then as well."""
-    store, behind = MemoryStore(), list[Trail]()
-    made = Trail(ACME, store, "a/", store, "head", lambda: KEY, lambda: NOW, behind=behind.append)
+    """An event is durable when `append` returns; the first head of a trail is there then as well.
+
+    So is that of an event which may not lag, and of any where nobody can be had to move it.
+    """
+    store, behind, room = MemoryStore(), list[Trail](), [True]
+
+    def moves(trail: Trail) -> bool:
+        behind.append(trail)
+        return room[0]
+
+    made = Trail(ACME, store, "a/", store, "head", lambda: KEY, lambda: NOW, behind=moves)
     other = Trail(ACME, store, "a/", store, "head", lambda: KEY, lambda: NOW)
 
     def end() -> int:
         head = other.read_head()
         return head.seq if head else 0
 
-    record(made, entry(1))
+    def lagging(trail: Trail, number: int) -> None:
+        trail.append(lambda _: [entry(number)], may_lag=True)
+
+    lagging(made, 1)
     assert (end(), behind) == (1, [])
-    record(made, entry(2))
-    record(made, entry(3))
+    lagging(made, 2)
+    lagging(made, 3)
     assert (end(), behind) == (1, [made, made])
     assert check_trail(other, lambda _: None).events == 3  # and the head that is behind is no finding
     made.catch_up()
     assert end() == 3
     record(other, entry(4))
-    record(made, entry(5))  # somebody else was faster, and moved the head
+    lagging(made, 5)  # somebody else was faster, and moved the head
     made.catch_up()
     assert end() == 5
+    record(made, entry(6))
+    assert end() == 6
+    room[0] = False
+    lagging(made, 7)
+    assert end() == 7
     assert check_trail(other, lambda _: None).issues == []
 
 
