@@ -29,8 +29,8 @@ class Rows:
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def group(self, text: bytes, rows: int) -> None:
-        found = text.decode().removesuffix("\n").split("\n")
+    def group(self, text: "bytes | memoryview", rows: int) -> None:
+        found = bytes(text).decode().removesuffix("\n").split("\n")
         assert len(found) == rows
         self.lines += found
 
