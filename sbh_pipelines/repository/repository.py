@@ -59,6 +59,7 @@ _HASHED_AT_ONCE = 8 << 20
 _LARGEST_PACK = 3 << 30  # the largest that can be set, and one row more
 _READ_AHEAD = 4 << 20  # bytes of plaintext
 _TOGETHER = 4 << 20  # bytes of plaintext that one request gives
+_GAP = 64 << 10  # bytes of other chunks, which are sooner read than another request is made
 INDEX_BYTES = 2 << 20  # of entries in one index object: some 44,000 chunks
 
 
@@ -445,12 +446,14 @@ class Repository(Documents):
             yield from plain
 
     def _together(self, chunks: Iterator[bytes]) -> Iterator[list[bytes]]:
-        """The chunks in their order, cut where another pack begins and before they become too much to hold."""
-        batch, pack, room = list[bytes](), b"", 0
+        """The chunks in their order, cut where another pack begins, where much lies between, and before they become too much."""
+        batch, pack, room, end = list[bytes](), b"", 0, 0
         for chunk in chunks:
             location = self.index.find(chunk)
             here, size = (location.pack, location.plain) if location is not None else (b"", 0)
-            if batch and (here != pack or size > room):
+            near = location is not None and 0 <= location.offset - end <= _GAP
+            end = location.offset + location.length if location is not None else 0
+            if batch and (here != pack or size > room or not near):
                 yield batch
                 batch = []
             if not batch:
