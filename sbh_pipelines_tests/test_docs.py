@@ -1,18 +1,23 @@
 """Documents stay true: the files, commands, modules, names and headings that they mention exist; the glossary names every room."""
 
 import importlib
+import json
 import re
+import subprocess
+import textwrap
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 from sbh_pipelines.api.schema.openapi import document_of
 from sbh_pipelines.cli.app import app
 from sbh_pipelines.errors.page import page as errors_page
+from sbh_pipelines.settings import Settings
 from sbh_pipelines_tests.support.command_lines import CommandLine, misread, of_document, of_source
 
 ROOT = Path(__file__).parents[1]
@@ -27,6 +32,7 @@ HISTORY = {ROOT / "CHANGELOG.md", *ROOT.glob("docs/decisions/*.md")}
 SIGNPOSTS = sorted([*ROOT.glob("ARCHITECTURE.md"), *ROOT.glob("CONTRIBUTING.md"), *ROOT.glob("docs/guides/*.md")])
 _SUFFIXES = r"py|md|toml|yaml|yml|json|conf|cfg|txt"
 _FENCE = re.compile(r"^```.*?^```$", re.M | re.S)
+_BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.M | re.S)
 _LOGGERS = {"sbh_pipelines.api", "sbh_pipelines.api.access"}
 
 
@@ -90,6 +96,31 @@ def test_command_lines_that_the_program_shows_are_taken() -> None:
     """A remedy is a command that exists."""
     lines = (line for file in sorted(PACKAGE.rglob("*.py")) for line in of_source(file))
     assert {line.text: said for line in lines if (said := misread(line))} == {}
+
+
+def _shell(text: str) -> None:
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True, capture_output=True)
+
+
+# What reads a block as whoever pastes it has it read.
+READERS: dict[str, Callable[[str], object]] = {
+    "toml": lambda text: Settings.model_validate(tomllib.loads(text)),
+    "json": json.loads,
+    "yaml": yaml.safe_load,
+    "sh": _shell,
+    "bash": _shell,
+}
+
+
+def test_blocks_to_paste_are_taken() -> None:
+    """Settings by the settings, shell by bash, each by what it is pasted into."""
+    read = []
+    for document in DOCUMENTS:
+        for _, language, text in _BLOCK.findall(document.read_text("utf-8")):
+            if language in READERS:
+                READERS[language](textwrap.dedent(text))
+                read.append(language)
+    assert set(read) == READERS.keys()
 
 
 def test_every_code_of_an_error_is_explained() -> None:
