@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from sbh_pipelines.settings.section import Section
 
 Severity = Literal["info", "warning", "error", "critical"]
-ChannelName = Literal["webhook", "slack", "mail", "sns", "pagerduty"]
+ChannelName = Literal["webhook", "slack", "mail", "sns", "pagerduty", "apprise"]
 
 
 class AlertSettings(Section):
@@ -41,6 +41,14 @@ class AlertSettings(Section):
     smtp_password_secret: str | None = None
     mail_from: str = "sbh-pipelines@localhost"
     mail_to: list[str] = Field([])
+    apprise_urls: SecretStr | None = Field(
+        None,
+        description="Addresses of services as the library apprise writes them (a secret: they hold tokens), a list, or one text"
+        " with spaces or lines between them. Each is a channel of its own. Needs the extra `alerts`.",
+        examples=["msteams://…", "tgram://… discord://…"],
+    )
+    apprise_urls_file: Path | None = None
+    apprise_urls_secret: str | None = None
     least_severity: dict[ChannelName, Severity] = Field(
         {"pagerduty": "error"},
         description="By channel, the least severity it is sent: info, warning, error or critical. A channel that is not"
@@ -65,3 +73,10 @@ class AlertSettings(Section):
     run_silent_s: float = Field(
         3600.0, gt=0, description="A run at work that has recorded nothing for longer than this is told about, s."
     )
+
+    @field_validator("apprise_urls", mode="before")
+    @classmethod
+    def _one_text(cls, value: object) -> object:
+        """A list of addresses is one text to whoever reads secrets."""
+        listed = isinstance(value, list) and all(isinstance(address, str) for address in value)
+        return "\n".join(value) if listed and isinstance(value, list) else value

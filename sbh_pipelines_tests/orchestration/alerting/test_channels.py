@@ -247,6 +247,43 @@ def test_nothing_is_sent_on_to_where_a_redirect_points() -> None:
     assert second.bodies == []
 
 
+def test_each_address_of_apprise_is_a_channel_and_none_is_shown(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """One takes the alert and its end, one is down, one sends elsewhere, one is no address."""
+    with webhook() as good, webhook() as down, webhook() as elsewhere, caplog.at_level(logging.DEBUG):
+        down.status, elsewhere.status = 500, 307
+        elsewhere.location = f"http://127.0.0.1:{good.port}/stolen"
+        ports = (good.port, down.port, elsewhere.port)
+        listed = [f"json://127.0.0.1:{port}/{TOKEN}" for port in ports] + [f"nosuch://{TOKEN}"]
+        (tmp_path / "addresses").write_text("\n".join(listed), "utf-8")
+        for settings in (
+            AlertSettings.model_validate({"apprise_urls": listed}),
+            AlertSettings(apprise_urls_file=tmp_path / "addresses", least_severity={"apprise": "warning"}),
+        ):
+            good.bodies.clear()
+            outcome = try_all(replace(LINKED, message="@everyone :smile:"), configured_channels(settings), 0.0)
+            assert [name for name, why in outcome.items() if why is None] == ["log", "apprise 1 (json)"]
+            assert "A service did not take" in str(outcome["apprise 2 (json)"])
+            assert "A service did not take" in str(outcome["apprise 3 (json)"])
+            assert "no such service" in str(outcome["apprise 4 (nosuch)"])
+            assert (good.bodies[0]["title"], good.bodies[0]["type"]) == (ALERT.subject, "failure")
+            assert "@everyone :smile:" in good.bodies[0]["message"]
+            assert LINKED.link in good.bodies[0]["message"]
+            try_all(replace(LINKED, state="recovered"), configured_channels(settings)[:2], 0.0)
+            assert good.bodies[1]["type"] == "success"
+            assert TOKEN not in caplog.text + str(outcome) + repr(settings) + repr(configured_channels(settings))
+        assert set(good.paths) == {f"/{TOKEN}"}
+        try_all(replace(LINKED, severity="info"), configured_channels(settings), 0.0)
+        assert len(good.bodies) == 2
+
+
+def test_addresses_of_apprise_that_cannot_be_read_keep_no_other_channel(tmp_path: Path) -> None:
+    outcome = try_all(ALERT, configured_channels(AlertSettings(apprise_urls_file=tmp_path / "none")), 0.0)
+    assert outcome["log"] is None
+    assert "Cannot read a secret's file" in str(outcome["apprise"])
+
+
 def test_an_alert_survives_being_stored() -> None:
     assert Alert.from_dict(LINKED.as_dict()) == LINKED
 

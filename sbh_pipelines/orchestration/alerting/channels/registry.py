@@ -3,6 +3,7 @@
 from functools import partial
 
 from sbh_pipelines.orchestration.alerting.channels import log, mail, pagerduty, slack, sns, webhook
+from sbh_pipelines.orchestration.alerting.channels.apprise import apprise_channels
 from sbh_pipelines.orchestration.alerting.channels.channel import Channel, ChannelKind
 from sbh_pipelines.settings import AlertSettings
 
@@ -19,7 +20,7 @@ CHANNELS: tuple[ChannelKind, ...] = (
 
 def configured_channels(settings: AlertSettings) -> list[Channel]:
     """The channels that the settings configure, each with the least severity that it is sent."""
-    return [
+    ours = [
         Channel(
             kind.shown,
             partial(kind.send, settings),
@@ -28,3 +29,4 @@ def configured_channels(settings: AlertSettings) -> list[Channel]:
         for kind in CHANNELS
         if kind.configured(settings)
     ]
+    return ours + apprise_channels(settings)
