@@ -220,6 +220,8 @@ def _report(figures: Mapping[str, Any], tenants: int, clients: int) -> None:
         "list_p50_vs_raw_list": common.ratio(figures["list_alone"]["p50_ms"], figures["raw_list"]["p50_ms"]),
         "fleet_p50_vs_live": common.ratio(figures["fleet"]["p50_ms"], figures["live"]["p50_ms"]),
         "list_p50_vs_live": common.ratio(figures["list"]["p50_ms"], figures["live"]["p50_ms"]),
+        "list_p50_vs_15_ms": common.ratio(figures["list"]["p50_ms"], 15),
+        "fleet_p50_vs_300_ms": common.ratio(figures["fleet"]["p50_ms"], 300),
     }
     common.finish("api", figures, ratios)
 

@@ -50,6 +50,8 @@ SHOWN = (
     Shown("copies", "wall_vs_rclone", "a second place for 300 tenants: time, beside rclone sync", 1.2),
     Shown("copies", "tick_vs_first", "the same, 1 % changed since: time, beside the first copy", 0.05),
     Shown("memory", "peak_vs_bound", "memory: growth of a backup, beside backup.memory_mib", 1.0),
+    Shown("api", "list_p50_vs_15_ms", "60 of 60,000 backups listed over HTTP: median, beside 15 ms", 1.0),
+    Shown("api", "fleet_p50_vs_300_ms", "the console's page of 1,000 tenants: median, beside 300 ms", 1.0),
     Shown("journal", "application_slowdown", "the application with the journal on: time, beside off", 1.05),
 )
 
