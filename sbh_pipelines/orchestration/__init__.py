@@ -7,6 +7,7 @@ fleet job    the same steps with the tenants in the run's configuration: what th
 
     backups, restores, drills, upkeep   assets, jobs and schedules, by noun
     alerting                            sensors that find what is wrong, and channels that say it
+    hosts                               runs on several hosts: heartbeats, and Celery
     guarded_ui                          Dagster's web UI behind a login
     common                              what every job shares
 

@@ -23,6 +23,7 @@ from sbh_pipelines.settings.access import ApprovalSettings, AuthSettings, UiSett
 from sbh_pipelines.settings.alerts import AlertSettings
 from sbh_pipelines.settings.api import ApiSettings
 from sbh_pipelines.settings.audit import AuditSettings
+from sbh_pipelines.settings.dagster import DagsterSettings
 from sbh_pipelines.settings.health import HealthSettings
 from sbh_pipelines.settings.keys import KeysSettings
 from sbh_pipelines.settings.places.copies import CopyName, CopySettings, check_copies, with_primary
@@ -51,6 +52,7 @@ __all__ = [
     "AuthSettings",
     "BackupSettings",
     "CopySettings",
+    "DagsterSettings",
     "DatabaseSettings",
     "DrillSettings",
     "FileReference",
@@ -98,6 +100,7 @@ class Settings(BaseSettings):
     alerts: AlertSettings = AlertSettings()
     health: HealthSettings = HealthSettings()
     schedules: ScheduleSettings = ScheduleSettings()
+    dagster: DagsterSettings = DagsterSettings()
     journal: JournalSettings = JournalSettings()
     restore: RestoreSettings = RestoreSettings()
     platform: PlatformSettings = PlatformSettings()

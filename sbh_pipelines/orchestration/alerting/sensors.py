@@ -22,7 +22,15 @@ from sbh_pipelines.orchestration.backups.schedules import fleet_config
 from sbh_pipelines.orchestration.common.assets import TENANTS, tenants_partitions
 from sbh_pipelines.orchestration.common.failed_tenants import FAILED_TENANTS, FailedTenant
 from sbh_pipelines.orchestration.common.resources import Backups, same_user
-from sbh_pipelines.orchestration.common.runs import TYPE_TAG, configured, is_ours, makes_backups, tenants_of, types_of
+from sbh_pipelines.orchestration.common.runs import (
+    TYPE_TAG,
+    configured,
+    is_ours,
+    makes_backups,
+    same_region,
+    tenants_of,
+    types_of,
+)
 from sbh_pipelines.settings import AlertSettings
 
 ATTEMPT_TAG = "sbh/attempt"
@@ -152,6 +160,7 @@ def retry_failed_tenants(context: dg.RunFailureSensorContext) -> list[dg.RunRequ
             run_key=f"retry/{run.run_id}/{made}",
             run_config=fleet_config(tenants, made, f"attempt {attempt + 1} after run {run.run_id}"),
             tags={
+                **same_region(run.tags),
                 **same_user(run.tags),  # a run of somebody with few rights is not repeated with all of them
                 ATTEMPT_TAG: str(attempt + 1),
                 RETRY_OF_TAG: run.run_id,

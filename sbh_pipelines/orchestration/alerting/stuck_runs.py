@@ -2,8 +2,11 @@
 
 Where the launcher knows about its workers, it is asked. Dagster's default launcher does not: there the code server that
 began the run is asked whether it still has it, at the address that the run's tags name. A server that was killed with its
-runs does not answer, or is another one by now, which does not know them. Runs started from the command line have no such
-address, and are judged by their time only.
+runs does not answer, or is another one by now, which does not know them. Where neither can tell, as under Celery and of runs
+started from the command line, a worker that has stopped saying that it lives is gone.
+
+A run whose worker has been silent for longer than a lease lasts is ended: by Dagster's books its tenants would be at work for
+hours, and nobody would take them. Should the worker only be cut off and come back, it finds its leases taken, and stops.
 """
 
 import time
@@ -17,10 +20,13 @@ from sbh_pipelines.orchestration.alerting.conditions import Condition
 from sbh_pipelines.orchestration.common.dagster_internals import CodeServer, worker_is_known_gone
 from sbh_pipelines.orchestration.common.resources import Backups
 from sbh_pipelines.orchestration.common.runs import is_ours, tenants_of
+from sbh_pipelines.orchestration.hosts.heartbeat import SILENT_S, Heartbeat, last_heartbeat
 from sbh_pipelines.settings import AlertSettings
 
 _MOST = 200
-_CONFIRM_S = 30.0  # a run that ends this very moment has no worker either
+_CONFIRM_S = 20.0  # a run that ends this very moment has no worker either; a database that was away has heard of none
+_EVERY_S = 30
+_LEASE_MARGIN_S = 5.0
 _NAMED = 5
 _ASK_S = 5
 _GRACE_S = 20.0  # between the start of a run and its worker's first word
@@ -73,12 +79,11 @@ def _why(
     if (
         run.status is dg.DagsterRunStatus.STARTED
         and now - started > _GRACE_S
-        and worker_is_gone(instance, run, answered)
+        and worker_is_gone(instance, run, answered, now)
     ):
-        error = RunStuck(
-            "a run's worker is gone", why="no process works on it, and nothing has ended it", remedy=remedy
-        )
-        return "run_worker_gone", error
+        heard = last_heartbeat(instance, run.run_id)
+        why = "no process works on it, and nothing has ended it" + (f"; {_heard_of(heard, now)}" if heard else "")
+        return "run_worker_gone", RunStuck("a run's worker is gone", why=why, remedy=remedy)
     if now - started > settings.run_over_time_s:
         error = RunStuck(
             "a run takes very long",
@@ -94,7 +99,30 @@ def _why(
     return None
 
 
-def worker_is_gone(instance: dg.DagsterInstance, run: dg.DagsterRun, answered: Answered | None = None) -> bool:
+def end_lost_runs(instance: dg.DagsterInstance, lease_s: float, now: float | None = None) -> list[str]:
+    """End the runs at work whose workers have been gone for longer than their leases last; returns the runs' ids.
+
+    Dagster then repeats them, on whichever host, or the sensor `retry_failed_tenants` does.
+    """
+    moment, answered, ended = time.time() if now is None else now, Answered(), []
+    silence = max(lease_s, SILENT_S) + _LEASE_MARGIN_S
+    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]), limit=_MOST):
+        heard = last_heartbeat(instance, run.run_id) if is_ours(run) else None
+        if heard is None or heard.silence_s(moment) < silence or not worker_is_gone(instance, run, answered, moment):
+            continue
+        why = f"The run's worker is gone: {_heard_of(heard, moment)}. Its leases have run out, so that others may take over."
+        instance.report_run_failed(run, why)
+        ended.append(run.run_id)
+    return ended
+
+
+def _heard_of(heard: Heartbeat, now: float) -> str:
+    return f"{heard.worker} was heard of {timedelta(seconds=round(heard.silence_s(now)))} ago for the last time"
+
+
+def worker_is_gone(
+    instance: dg.DagsterInstance, run: dg.DagsterRun, answered: Answered | None = None, now: float | None = None
+) -> bool:
     """Whether it is known that no worker has the run. False where that cannot be found out.
 
     A machine that is gone keeps its caller waiting: `answered` remembers it, so that it is waited for once and not for each
@@ -106,7 +134,8 @@ def worker_is_gone(instance: dg.DagsterInstance, run: dg.DagsterRun, answered: A
         return gone
     server = CodeServer.of_run(run.tags)
     if server is None:
-        return False
+        heard = last_heartbeat(instance, run.run_id)
+        return heard is not None and heard.silence_s(time.time() if now is None else now) > SILENT_S
     if server.address in known:
         return not known[server.address]
     try:
@@ -118,13 +147,15 @@ def worker_is_gone(instance: dg.DagsterInstance, run: dg.DagsterRun, answered: A
 
 @dg.sensor(
     name="run_watch",
-    minimum_interval_seconds=60,
+    minimum_interval_seconds=_EVERY_S,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Tells people of runs at work whose worker is gone, that are over `alerts.run_over_time_s`, or that have"
-    " recorded nothing for `alerts.run_silent_s`, although nothing failed.",
+    " recorded nothing for `alerts.run_silent_s`, although nothing failed. Ends those whose worker has been gone for longer"
+    " than `backup.lease_s`, so that other hosts take over.",
 )
 def run_watch(context: dg.SensorEvaluationContext, backups: Backups) -> dg.SkipReason:
-    settings = backups.service.settings.alerts
-    found = stuck_runs(context.instance, settings)
-    told = AlertSender(context.instance, "stuck runs", "sensor run_watch", settings).report(found)
-    return dg.SkipReason(f"{len(found):,} runs are stuck, {len(told):,} alerts")
+    settings = backups.service.settings
+    found = stuck_runs(context.instance, settings.alerts)
+    told = AlertSender(context.instance, "stuck runs", "sensor run_watch", settings.alerts).report(found)
+    ended = end_lost_runs(context.instance, settings.backup.lease_s)
+    return dg.SkipReason(f"{len(found):,} runs are stuck, {len(told):,} alerts, {len(ended):,} runs ended")

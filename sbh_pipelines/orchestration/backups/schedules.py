@@ -15,11 +15,9 @@ from sbh_pipelines.model import BackupType, Tenant, timestamp
 from sbh_pipelines.orchestration.backups.due import due_tenants
 from sbh_pipelines.orchestration.backups.jobs import fleet_backup_job
 from sbh_pipelines.orchestration.common.resources import Backups
-from sbh_pipelines.orchestration.common.runs import SCHEDULE_TAG, SLOT_TAG, TYPE_TAG
+from sbh_pipelines.orchestration.common.runs import SCHEDULE_TAG, SLOT_TAG, TYPE_TAG, tags_of_region
 from sbh_pipelines.orchestration.common.timetable import Timetable, launches, status_of, timetable, warn_of_another_line
 from sbh_pipelines.settings import ScheduleSettings
-
-REGION_TAG = "sbh/region"
 
 
 def backup_timetable(name: str, when_off: str = "") -> Timetable:
@@ -109,7 +107,7 @@ def batches(
                 run_config=fleet_config(names[start : start + size], backup_type, f"{schedule} of {slot}"),
                 tags={
                     TYPE_TAG: str(backup_type),
-                    REGION_TAG: region,
+                    **tags_of_region(region),
                     SCHEDULE_TAG: schedule,
                     SLOT_TAG: slot,
                     "sbh/batch": str(number),

@@ -21,7 +21,7 @@ from sbh_pipelines.orchestration.common.config import JobConfig
 from sbh_pipelines.orchestration.common.failed_tenants import failed_among
 from sbh_pipelines.orchestration.common.failures import batch_failure, failure_of
 from sbh_pipelines.orchestration.common.outputs import hand_over, handed_over
-from sbh_pipelines.orchestration.common.resources import Backups, user_of
+from sbh_pipelines.orchestration.common.resources import Backups, BackupServiceResource, user_of
 from sbh_pipelines.orchestration.common.runs import tag_run
 
 SOURCE_DB = "source_db"
@@ -82,7 +82,7 @@ def snapshot_tables(context: dg.OpExecutionContext, backups: Backups) -> Iterato
     read = batch.run_step(
         context, backups, begun, lambda alive: service.backups.snapshot_tables(alive, progress=progress)
     )
-    yield from _given(context, batch.go_on(context, backups, [], read))
+    yield from _given(context, backups, batch.go_on(context, backups, [], read))
 
 
 @dg.op(
@@ -93,11 +93,11 @@ def snapshot_tables(context: dg.OpExecutionContext, backups: Backups) -> Iterato
     out=dg.Out(dg.Nothing, description="One draft per tenant."),
 )
 def enumerate_files(context: dg.OpExecutionContext, backups: Backups) -> Iterator[dg.Output[None]]:
-    before, progress = _drafts_of(context, "snapshot_tables"), ProgressLog(context.log)
+    before, progress = _drafts_of(context, backups, "snapshot_tables"), ProgressLog(context.log)
     listed = batch.run_step(
         context, backups, before, lambda alive: backups.service.backups.enumerate_files(alive, progress=progress)
     )
-    yield from _given(context, batch.go_on(context, backups, before, listed))
+    yield from _given(context, backups, batch.go_on(context, backups, before, listed))
 
 
 @dg.op(
@@ -107,9 +107,9 @@ def enumerate_files(context: dg.OpExecutionContext, backups: Backups) -> Iterato
     out=dg.Out(dg.Nothing, description="One draft per tenant, with its manifest."),
 )
 def write_manifest(context: dg.OpExecutionContext, backups: Backups) -> Iterator[dg.Output[None]]:
-    before = _drafts_of(context, "enumerate_files")
+    before = _drafts_of(context, backups, "enumerate_files")
     written = batch.run_step(context, backups, before, backups.service.backups.write_manifest)
-    yield from _given(context, batch.go_on(context, backups, before, written))
+    yield from _given(context, backups, batch.go_on(context, backups, before, written))
 
 
 @dg.op(
@@ -126,13 +126,13 @@ def write_manifest(context: dg.OpExecutionContext, backups: Backups) -> Iterator
 def verify_checksums(
     context: dg.OpExecutionContext, backups: Backups
 ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
-    before, progress = _drafts_of(context, "write_manifest"), ProgressLog(context.log)
+    before, progress = _drafts_of(context, backups, "write_manifest"), ProgressLog(context.log)
     published = batch.run_step(
         context, backups, before, lambda alive: backups.service.backups.verify_checksums(alive, progress=progress)
     )
     yield from (evaluation for draft in published for evaluation in checks.of_draft(draft))
     after = batch.go_on(context, backups, before, published)
-    hand_over(context, batch.to_documents(after))
+    _hand_over(context, backups, after)
     yield dg.Output(None, "drafts", metadata=batch.outcome(after))
     yield dg.Output(None, checks.BACKUP_VALID)
     yield dg.Output(None, checks.SOURCE_FILES_PRESENT)
@@ -152,7 +152,7 @@ def apply_retention(
     context: dg.OpExecutionContext, backups: Backups
 ) -> Iterator[dg.DagsterEvent | dg.AssetObservation]:
     config = RetentionConfig.of(context)
-    before, service = _drafts_of(context, "verify_checksums"), backups.service
+    before, service = _drafts_of(context, backups, "verify_checksums"), backups.service
     alive = {draft.tenant.id for draft in batch.running(before)}
     try:
         after = service.backups.apply_retention(before, dry_run=config.dry_run) if alive else before
@@ -179,14 +179,27 @@ def apply_retention(
         raise batch_failure(failed, len(after))
 
 
-def _given(context: dg.OpExecutionContext, drafts: list[Draft]) -> Iterator[dg.Output[None]]:
+def _given(
+    context: dg.OpExecutionContext, backups: BackupServiceResource, drafts: list[Draft]
+) -> Iterator[dg.Output[None]]:
     """What a step gives to the next one, and the output that lets it begin."""
-    hand_over(context, batch.to_documents(drafts))
+    _hand_over(context, backups, drafts)
     yield dg.Output(None)
 
 
-def _drafts_of(context: dg.OpExecutionContext, step: str) -> list[Draft]:
-    return batch.to_drafts(handed_over(context, step))
+def _hand_over(context: dg.OpExecutionContext, backups: BackupServiceResource, drafts: list[Draft]) -> None:
+    try:
+        hand_over(context, batch.to_documents(drafts), backups.service.settings.dagster)
+    except SbhError as error:
+        backups.service.backups.abandon(batch.running(drafts))
+        raise failure_of(error, [draft.tenant.id for draft in batch.running(drafts)], context.op.name) from None
+
+
+def _drafts_of(context: dg.OpExecutionContext, backups: BackupServiceResource, step: str) -> list[Draft]:
+    try:
+        return batch.to_drafts(handed_over(context, step, backups.service.settings.dagster))
+    except SbhError as error:
+        raise failure_of(error, step=context.op.name) from None
 
 
 def _asset(context: dg.OpExecutionContext, backup_type: str) -> dg.AssetKey:

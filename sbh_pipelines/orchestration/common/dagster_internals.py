@@ -8,6 +8,8 @@ a test for each line of this table, and says what to look at.
     schedule_states, TickStatus   whether a schedule is on, and what has become of its last tick
     slots_before                  the moments of a cron line, backwards, as the scheduler counts them
     worker_is_known_gone          what the run launcher knows of a run's worker, where it knows anything
+    CheckRunHealthResult, LaunchRunContext, WorkerStatus, TryLaunchingAgain
+                                  what a run launcher is given and answers; what it raises to be asked again
     CodeServer, GRPC_INFO_TAG     a code server, asked whether it lives and whether it has a run's worker
     Workspace, RequestContext     the workspace of the web server, and what each of its requests sees of it
     load_target                   where the workspace finds the definitions
@@ -27,8 +29,9 @@ import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluationTargetMaterializationData as CheckedMaterialization,
 )
+from dagster._core.errors import DagsterUserCodeUnreachableError as TryLaunchingAgain
 from dagster._core.events import DagsterEventBatchMetadata
-from dagster._core.launcher.base import WorkerStatus
+from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorType, TickStatus
 from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._core.workspace.context import WorkspaceProcessContext as Workspace
@@ -47,11 +50,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GRPC_INFO_TAG",
+    "CheckRunHealthResult",
     "CheckedMaterialization",
     "CodeServer",
+    "LaunchRunContext",
     "LoadTarget",
     "RequestContext",
     "TickStatus",
+    "TryLaunchingAgain",
+    "WorkerStatus",
     "Workspace",
     "load_run_config_yaml",
     "load_target",
@@ -65,6 +72,7 @@ __all__ = [
 ]
 
 CHECKED_WITH = "1.13"
+_KNOW_THEIR_WORKERS = ("K8sRunLauncher", "EcsRunLauncher", "DockerRunLauncher")
 
 
 def materialization_events(
@@ -94,11 +102,21 @@ def slots_before(moment: datetime, cron: str, zone: str) -> Iterator[datetime]:
 
 
 def worker_is_known_gone(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool | None:
-    """Whether the run launcher knows that the run has no worker; None where it is a launcher that cannot tell."""
+    """Whether the run launcher knows that the run has no worker; None where it is one that cannot tell, or does not now.
+
+    That it is told of a worker at work is no answer where the launcher only repeats what the worker said when it began: Celery's
+    does so for ever.
+    """
     launcher = instance.run_launcher
     if not launcher.supports_check_run_worker_health:
         return None
-    return launcher.check_run_worker_health(run).status in (WorkerStatus.NOT_FOUND, WorkerStatus.FAILED)
+    try:
+        status = launcher.check_run_worker_health(run).status
+    except Exception:  # every kind that the clients of Celery, Kubernetes and ECS have
+        return None
+    if status in (WorkerStatus.NOT_FOUND, WorkerStatus.FAILED):
+        return True
+    return False if type(launcher).__name__ in _KNOW_THEIR_WORKERS and status is WorkerStatus.RUNNING else None
 
 
 class CodeServer:

@@ -2,13 +2,15 @@
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from sbh_pipelines.errors import AccessDenied
 from sbh_pipelines.model import Tenant
+from sbh_pipelines.orchestration.hosts.heartbeat import beating
 from sbh_pipelines.placement import backup_place
 from sbh_pipelines.security.policy import ALL_TENANTS, Role, UserContext
 from sbh_pipelines.settings import load_settings
@@ -69,8 +71,19 @@ class BackupServiceResource:
 Backups = dg.ResourceParam[BackupServiceResource]
 """How ops, schedules and sensors say that they need it."""
 
+
+@contextmanager
+def _of_a_worker(context: dg.InitResourceContext) -> Iterator[BackupServiceResource]:
+    """The resource; while a run has it, its worker says that it lives."""
+    if context.run is None or context.instance is None or context.instance.is_ephemeral:
+        yield BackupServiceResource()
+        return
+    with beating(context.instance, context.run.run_id):
+        yield BackupServiceResource()
+
+
 backup_service = dg.ResourceDefinition(
-    lambda _: BackupServiceResource(),
+    _of_a_worker,
     # No run says with which settings it works: that is decided where its worker is, by SBH_SETTINGS.
     config_schema={},
     description="The backup service, with the settings of the process: the file named by SBH_SETTINGS, else sbh.toml in the"

@@ -9,8 +9,10 @@ import pytest
 
 from sbh_pipelines.definitions import defs
 from sbh_pipelines.orchestration.alerting import stuck_runs as stuck
-from sbh_pipelines.orchestration.alerting.stuck_runs import stuck_runs, worker_is_gone
+from sbh_pipelines.orchestration.alerting.stuck_runs import end_lost_runs, stuck_runs, worker_is_gone
 from sbh_pipelines.orchestration.common.dagster_internals import GRPC_INFO_TAG, CodeServer
+from sbh_pipelines.orchestration.hosts import heartbeat
+from sbh_pipelines.orchestration.hosts.heartbeat import beating, last_heartbeat
 from sbh_pipelines.settings import AlertSettings
 
 SETTINGS = AlertSettings()
@@ -81,3 +83,39 @@ def test_a_code_server_that_is_gone_has_no_worker(instance: dg.DagsterInstance, 
     """An address that cannot be read says nothing; one where nobody answers says that the worker is gone."""
     run = started(instance, **{GRPC_INFO_TAG: place})
     assert worker_is_gone(instance, run) == ("host" in place)
+
+
+def test_a_worker_that_has_stopped_saying_that_it_lives_is_gone(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under Celery, whose launcher knows nothing: told after 45 s of silence, ended when its leases have run out."""
+    run, other = started(instance), started(instance)
+    monkeypatch.setattr(heartbeat, "BEAT_S", 0.02)
+    with beating(instance, run.run_id):
+        first = last_heartbeat(instance, run.run_id)
+        assert first is not None
+        deadline = time.monotonic() + 20
+        while last_heartbeat(instance, run.run_id) == first:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    heard = last_heartbeat(instance, run.run_id)
+    assert heard is not None
+    assert stuck_runs(instance, SETTINGS, heard.at + 40) == []
+    (found,) = stuck_runs(instance, SETTINGS, heard.at + 50)
+    assert (found.key, found.severity) == (f"run_worker_gone/{run.run_id}", "critical")
+    assert f"{heard.worker} was heard of 0:00:50 ago for the last time" in found.message
+    assert "acme" in found.message
+    assert end_lost_runs(instance, 300.0, heard.at + 300) == []
+    assert end_lost_runs(instance, 300.0, heard.at + 310) == [run.run_id]
+    ended = instance.get_run_by_id(run.run_id)
+    assert ended is not None
+    assert ended.status is dg.DagsterRunStatus.FAILURE
+    assert end_lost_runs(instance, 300.0, heard.at + 10**6) == []
+    assert instance.get_run_by_id(other.run_id).status is dg.DagsterRunStatus.STARTED  # type: ignore[union-attr]
+
+
+def test_the_heartbeat_of_another_run_is_none_of_ours(instance: dg.DagsterInstance) -> None:
+    with beating(instance, "abcd-1"):
+        assert last_heartbeat(instance, "abcd-1") is not None
+        assert last_heartbeat(instance, "abcd-2") is None
+        assert last_heartbeat(instance, "abce-1") is None

@@ -165,6 +165,8 @@ def test_batches_are_bounded_and_of_one_region() -> None:
     sizes = [(r.tags["sbh/region"], len(r.run_config["ops"]["snapshot_tables"]["config"]["tenants"])) for r in requests]
     assert sizes == [*[("eu-west-1", 2)] * 2, ("eu-west-1", 1), *[("us-east-1", 2)] * 2]
     assert len({r.run_key for r in requests}) == len(requests)
+    assert [r.tags["dagster-celery/queue"] for r in requests] == [r.tags["sbh/region"] for r in requests]
+    assert defs.resolve_job_def("fleet_backup_job").tags["dagster/retry_strategy"] == "ALL_STEPS"
 
 
 def test_runs_of_incrementals_take_more_tenants(instance: dg.DagsterInstance, fake: FakeService) -> None:

@@ -117,6 +117,37 @@ def test_a_launcher_that_cannot_tell_of_a_worker_says_so(instance: dg.DagsterIns
     assert {"NOT_FOUND", "FAILED"} <= set(internals.WorkerStatus.__members__)
 
 
+def test_a_launcher_that_fails_to_answer_knows_nothing(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a launcher is asked and answers; that of Celery is tested with `deploy/celery/dagster.yaml`."""
+
+    @dg.job
+    def job() -> None: ...
+
+    run, launcher, known = instance.create_run_for_job(job), instance.run_launcher, internals.WorkerStatus
+    monkeypatch.setattr(type(launcher), "supports_check_run_worker_health", True)
+
+    def says(answer: internals.WorkerStatus | None) -> bool | None:
+        def check(_: dg.DagsterRun) -> internals.CheckRunHealthResult:
+            if answer is None:
+                raise ConnectionError
+            return internals.CheckRunHealthResult(answer)
+
+        monkeypatch.setattr(launcher, "check_run_worker_health", check, raising=False)
+        return internals.worker_is_known_gone(instance, run)
+
+    assert [says(answer) for answer in (known.FAILED, known.NOT_FOUND, known.RUNNING, known.UNKNOWN, None)] == [
+        True,
+        True,
+        None,
+        None,
+        None,
+    ]
+    takes(internals.LaunchRunContext, "dagster_run", "workspace")
+    assert issubclass(internals.TryLaunchingAgain, dg.DagsterError)
+
+
 @pytest.fixture
 def code_server(tmp_path: Path) -> Iterator[str]:
     """The socket of a real code server, with a single job."""

@@ -1,0 +1,24 @@
+"""What a worker of Celery loads: `celery -A sbh_pipelines.orchestration.hosts.celery_worker worker -Q dagster,eu-west-1 -c 2`.
+
+Where Redis is says the environment: SBH_CELERY_BROKER, and SBH_CELERY_BACKEND for the state of tasks. The application of
+dagster-celery also runs single steps, of whatever code the task names: whoever writes to Redis could run what they like on every
+worker. This one knows a single task, which begins a run that is in Dagster's storage already.
+"""
+
+import os
+
+from celery import Celery
+from dagster_celery.tasks import create_execute_job_task
+
+from sbh_pipelines.orchestration.hosts.celery_launcher import SETTINGS
+
+app = Celery(
+    "dagster",
+    broker=os.environ.get("SBH_CELERY_BROKER"),
+    backend=os.environ.get("SBH_CELERY_BACKEND") or os.environ.get("SBH_CELERY_BROKER"),
+    # Imported before the process of a run is forked: the same four seconds for every run otherwise.
+    include=["sbh_pipelines.definitions", "sbh_pipelines.backup.service.service"],
+    config_source=SETTINGS,
+)
+
+execute_job = create_execute_job_task(app)
