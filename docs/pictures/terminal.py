@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "docs" / "images"
 SBH = Path(sys.executable).with_name("sbh")
 
-_COLUMNS, _WIDE = 100, 162
+_COLUMNS, _WIDE = 100, 118
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _FRAME = re.compile(r"@font-face \{.*?\}\s*", re.S)  # nothing is fetched when somebody looks at a picture
 _DAMAGE = "DELETE FROM invoices WHERE org_id = 1 AND id % 7 = 0; UPDATE invoices SET total = 0 WHERE org_id = 1 AND id % 10 = 3"

@@ -85,4 +85,4 @@ class Steps:
         rows = [(str(n), step.name, seconds(step.seconds), step.words) for n, step in enumerate(self.done, 1)]
         total = sum(step.seconds for step in self.done)
         rows.append(("", "in all", seconds(total), ""))
-        return table("", (">step", "what", ">took", "figures"), rows)
+        return table("", (">step", "~what", ">took", "~figures"), rows)
