@@ -23,7 +23,7 @@ from sbh_pipelines.settings.access import ApprovalSettings, AuthSettings, UiSett
 from sbh_pipelines.settings.alerts import AlertSettings
 from sbh_pipelines.settings.api import ApiSettings
 from sbh_pipelines.settings.audit import AuditSettings
-from sbh_pipelines.settings.dagster import DagsterSettings
+from sbh_pipelines.settings.drafts import DraftsSettings
 from sbh_pipelines.settings.health import HealthSettings
 from sbh_pipelines.settings.keys import KeysSettings
 from sbh_pipelines.settings.places.copies import CopyName, CopySettings, check_copies, with_primary
@@ -52,8 +52,8 @@ __all__ = [
     "AuthSettings",
     "BackupSettings",
     "CopySettings",
-    "DagsterSettings",
     "DatabaseSettings",
+    "DraftsSettings",
     "DrillSettings",
     "FileReference",
     "FilesSettings",
@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     alerts: AlertSettings = AlertSettings()
     health: HealthSettings = HealthSettings()
     schedules: ScheduleSettings = ScheduleSettings()
-    dagster: DagsterSettings = DagsterSettings()
+    drafts: DraftsSettings = DraftsSettings()
     journal: JournalSettings = JournalSettings()
     restore: RestoreSettings = RestoreSettings()
     platform: PlatformSettings = PlatformSettings()

@@ -1,5 +1,6 @@
 """The instances of `deploy/` are those of Dagster: each is opened as Dagster opens it, over a real PostgreSQL."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from dagster_postgres import PostgresRunStorage
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.orchestration.common.dagster_internals import WorkerStatus
 from sbh_pipelines.orchestration.hosts.celery_launcher import SETTINGS, CeleryLauncher
+from sbh_pipelines.settings import Settings
+from sbh_pipelines.settings.reading.environment import check_environment
 from sbh_pipelines_tests.support.own_instance import DEPLOY, instance_environment, instance_file, postgres_port
 from sbh_pipelines_tests.support.small_app import scratch_database
 
@@ -50,6 +53,14 @@ def test_the_instance_of_several_hosts(opened: Any) -> None:
         run = instance.create_run_for_job(dg.JobDefinition(graph_def=dg.GraphDefinition(name="none")))
         assert launcher.check_run_worker_health(run).status is WorkerStatus.RUNNING
         assert launcher.terminate(run.run_id) is False
+
+
+def test_what_they_take_from_the_environment_is_no_mistake_of_the_settings() -> None:
+    """Every process of the instance has these variables, and reads the settings."""
+    text = "".join((DEPLOY / file).read_text("utf-8") for file in ("dagster.yaml", "celery/dagster.yaml"))
+    named = set(re.findall(r"env: (\w+)", text))
+    assert {"SBH_DAGSTER_PG_HOST", "SBH_DAGSTER_BUCKET", "SBH_CELERY_BROKER"} <= named
+    check_environment(Settings, dict.fromkeys(named, "value"))
 
 
 def test_they_differ_in_what_several_hosts_need() -> None:

@@ -189,7 +189,7 @@ def _given(
 
 def _hand_over(context: dg.OpExecutionContext, backups: BackupServiceResource, drafts: list[Draft]) -> None:
     try:
-        hand_over(context, batch.to_documents(drafts), backups.service.settings.dagster)
+        hand_over(context, batch.to_documents(drafts), backups.service.settings.drafts)
     except SbhError as error:
         backups.service.backups.abandon(batch.running(drafts))
         raise failure_of(error, [draft.tenant.id for draft in batch.running(drafts)], context.op.name) from None
@@ -197,7 +197,7 @@ def _hand_over(context: dg.OpExecutionContext, backups: BackupServiceResource, d
 
 def _drafts_of(context: dg.OpExecutionContext, backups: BackupServiceResource, step: str) -> list[Draft]:
     try:
-        return batch.to_drafts(handed_over(context, step, backups.service.settings.dagster))
+        return batch.to_drafts(handed_over(context, step, backups.service.settings.drafts))
     except SbhError as error:
         raise failure_of(error, step=context.op.name) from None
 

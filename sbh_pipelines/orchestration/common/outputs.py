@@ -3,7 +3,7 @@
 They do not pass through Dagster, which would write three events for each into the run's log, pickle them, and run what a
 pickle says when it reads one. To Dagster the steps only follow one another.
 
-They are files of the instance on the host, or objects of a bucket (`[dagster] bucket`), where any host finds them.
+They are files of the instance on the host, or objects of a bucket (`[drafts] bucket`), where any host finds them.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import dagster as dg
 
 from sbh_pipelines.errors import StoreError
-from sbh_pipelines.settings import DagsterSettings
+from sbh_pipelines.settings import DraftsSettings
 
 _MOST_ATTEMPTS = 100
 _MOST_BYTES = 1 << 30
@@ -33,13 +33,13 @@ class _Place(Protocol):
         ...
 
 
-def hand_over(context: dg.OpExecutionContext, documents: Documents, settings: DagsterSettings) -> None:
+def hand_over(context: dg.OpExecutionContext, documents: Documents, settings: DraftsSettings) -> None:
     """Keep what this step gives to the next one. Raises StoreError."""
     key = _key(context, context.run.run_id, context.op.name)
     _place(context, settings).put(key, json.dumps(documents).encode())
 
 
-def handed_over(context: dg.OpExecutionContext, step: str, settings: DagsterSettings) -> Documents:
+def handed_over(context: dg.OpExecutionContext, step: str, settings: DraftsSettings) -> Documents:
     """What the step gave in this run; else in the run that this one goes on with.
 
     Raises Failure where neither has it: somebody left the step out, or it is on another host. Raises StoreError.
@@ -55,7 +55,7 @@ def handed_over(context: dg.OpExecutionContext, step: str, settings: DagsterSett
         run = context.instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None
     raise dg.Failure(
         f"{context.op.name} has nothing to work on: {step} gave nothing in this run"
-        + ("" if settings.bucket else ", or did on another host: re-execute all steps, or set [dagster] bucket"),
+        + ("" if settings.bucket else ", or did on another host: re-execute all steps, or set [drafts] bucket"),
         allow_retries=False,
     )
 
@@ -80,7 +80,7 @@ class _Files:
 class _Objects:
     """In a bucket that every host reaches."""
 
-    def __init__(self, settings: DagsterSettings) -> None:
+    def __init__(self, settings: DraftsSettings) -> None:
         from dagster_aws.s3 import S3Resource  # slow to import, and loading the definitions is to take no seconds
 
         self._bucket, self._prefix = settings.bucket or "", settings.prefix
@@ -119,7 +119,7 @@ class _Objects:
                 "The drafts of a step could not be kept or read",
                 on=self._url(key),
                 why=str(error),
-                remedy="see [dagster] in the settings: the bucket, its region, and the rights of Dagster's workers there",
+                remedy="see [drafts] in the settings: the bucket, its region, and the rights of Dagster's workers there",
             ) from None
 
     def _url(self, key: str) -> str:
@@ -139,11 +139,11 @@ class NoValues(dg.IOManager):
 no_values = dg.IOManagerDefinition(
     lambda _: NoValues(),
     config_schema={},
-    description="None: steps hand over documents, in files of the instance's storage folder or in the bucket of `[dagster]`.",
+    description="None: steps hand over documents, in files of the instance's storage folder or in the bucket of `[drafts]`.",
 )
 
 
-def _place(context: dg.OpExecutionContext, settings: DagsterSettings) -> _Place:
+def _place(context: dg.OpExecutionContext, settings: DraftsSettings) -> _Place:
     return _Objects(settings) if settings.bucket else _Files(Path(context.instance.storage_directory()))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from sbh_pipelines.errors import StoreError
 from sbh_pipelines.orchestration.common.outputs import hand_over, handed_over
-from sbh_pipelines.settings import DagsterSettings
+from sbh_pipelines.settings import DraftsSettings
 from sbh_pipelines_tests.support.fix_stack import Site
 from sbh_pipelines_tests.support.own_instance import BUCKET, bucket_of_dagster, instance_environment
 
@@ -17,7 +17,7 @@ DOCUMENTS = [{"tenant": "tenant-1", "rows": 7, "parent": None}]
 QUIET = {dg.DagsterEventType.HANDLED_OUTPUT, dg.DagsterEventType.LOADED_INPUT, dg.DagsterEventType.STEP_INPUT}
 
 
-def job(fails: list[bool], settings: DagsterSettings = DagsterSettings()) -> dg.JobDefinition:  # noqa: B008 - frozen
+def job(fails: list[bool], settings: DraftsSettings = DraftsSettings()) -> dg.JobDefinition:  # noqa: B008 - frozen
     @dg.op(out=dg.Out(dg.Nothing))
     def first(context: dg.OpExecutionContext) -> Iterator[dg.Output[None]]:
         hand_over(context, DOCUMENTS, settings)
@@ -63,7 +63,7 @@ def test_a_step_that_was_left_out_gave_nothing(dagster_home: dg.DagsterInstance)
     assert failure.user_failure_data is not None
     assert failure.user_failure_data.description == (
         "second has nothing to work on: first gave nothing in this run, or did on another host: re-execute all steps, or set"
-        " [dagster] bucket"
+        " [drafts] bucket"
     )
 
 
@@ -78,7 +78,7 @@ def test_another_host_goes_on_with_what_is_in_a_bucket(
     for name, value in instance_environment(site.stack, "none").items():
         monkeypatch.setenv(name, value)
     bucket_of_dagster(site.stack)
-    settings = DagsterSettings(bucket=BUCKET, prefix="drafts/")
+    settings = DraftsSettings(bucket=BUCKET, prefix="drafts/")
     broken = job([True], settings).execute_in_process(instance=dagster_home, raise_on_error=False)
     assert not broken.success
     assert not [path for path in Path(dagster_home.storage_directory()).rglob("first") if path.is_file()]
@@ -86,6 +86,6 @@ def test_another_host_goes_on_with_what_is_in_a_bucket(
     assert json.loads(site.stack.s3_client().get_object(Bucket=BUCKET, Key=key)["Body"].read()) == DOCUMENTS
     again = job([False], settings).execute_in_process(instance=dagster_home)
     assert again.success
-    nowhere = job([False], DagsterSettings(bucket="no-such-bucket"))
+    nowhere = job([False], DraftsSettings(bucket="no-such-bucket"))
     with pytest.raises(StoreError, match=r"s3://no-such-bucket/runs/.*/first"):
         nowhere.execute_in_process(instance=dagster_home)

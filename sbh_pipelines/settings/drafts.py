@@ -5,7 +5,7 @@ from pydantic import Field, field_validator
 from sbh_pipelines.settings.section import Section
 
 
-class DagsterSettings(Section):
+class DraftsSettings(Section):
     """For runs on several hosts: where the drafts of a run are, which its next step reads, or a run that goes on with it.
 
     They hold ids, counters and references, never rows. Only Dagster's workers may write there: who changes a draft changes what
@@ -24,5 +24,5 @@ class DagsterSettings(Section):
     @classmethod
     def _is_a_folder(cls, prefix: str) -> str:
         if not prefix.endswith("/") or prefix.startswith("/"):
-            raise ValueError("dagster.prefix must end with /, and not begin with it")
+            raise ValueError("drafts.prefix must end with /, and not begin with it")
         return prefix
