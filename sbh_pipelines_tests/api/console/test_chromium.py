@@ -13,6 +13,7 @@ from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.settings import Settings
+from sbh_pipelines_tests.api.console.test_accessibility import pictures
 from sbh_pipelines_tests.support.servers import Server
 
 TENANT = "tenant-2"
@@ -30,6 +31,17 @@ def page() -> Iterator[Page]:
         expect.set_options(timeout=PATIENCE_MS)
         yield page
         browser.close()
+
+
+def findings(page: Page) -> list[str]:
+    """What axe-core says of the page that is shown. It is evaluated in another one, for the console's policy would refuse it."""
+    assert page.context.browser is not None
+    context = page.context.browser.new_context(bypass_csp=True, storage_state=page.context.storage_state())
+    beside = context.new_page()
+    beside.goto(page.url)
+    found = list(pictures().serious_findings(beside))
+    context.close()
+    return found
 
 
 def tasks(stack: Stack) -> list[tuple[int, str]]:
@@ -76,6 +88,7 @@ def test_an_admin_brings_rows_back_and_undoes_it(
     page.get_by_label(re.compile("^Type")).fill(TENANT)
     page.get_by_role("button", name=f"Restore {TENANT}").click()
     expect(page).to_have_url(re.compile(r"/operations/[0-9a-f-]{36}$"))
+    assert findings(page) == []
     page.get_by_role("link", name="Its proof, and how to undo it").click(timeout=PATIENCE_MS)
     expect(page.get_by_text("Read back before the commit")).to_be_visible()
     assert tasks(api_stack) == before
