@@ -9,7 +9,7 @@ apart, and nothing but packs and index objects is known.
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sbh_pipelines.model import BackupId
@@ -82,11 +82,16 @@ class Inventory:
         return True
 
 
-def take_inventory(store: ObjectStore, prefix: str, named: Collection[str] = ()) -> Inventory:
-    """List what is there; `named` are further keys below the prefix to keep. Raises TooManyObjects, and the store's errors."""
+def take_inventory(
+    store: ObjectStore, prefix: str, named: Collection[str] = (), objects: Iterable[ObjectInfo] | None = None
+) -> Inventory:
+    """List what is there; `named` are further keys below the prefix to keep. Raises TooManyObjects, and the store's errors.
+
+    `objects`: all that is there, where the caller has listed it just now.
+    """
     beside: dict[str, ObjectInfo] = {}
     found, passed = Inventory(beside=beside), 0
-    for info in all_below(store, prefix, after=prefix + _BEHIND_AUDIT):
+    for info in all_below(store, prefix, after=prefix + _BEHIND_AUDIT) if objects is None else objects:
         name = info.key[len(prefix) :]
         if name.startswith(_KEPT) or name in named:
             beside[name] = info

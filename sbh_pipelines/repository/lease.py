@@ -10,12 +10,17 @@ with work that another one began (`resume`) can tell from the name alone that th
 what was read under it, such as which chunks are stored, still holds. Otherwise a prune may have run, and the lease is lost
 for good, also where it is free again.
 
+What a released lease says depends on nothing but its last holder and what that did. So whoever knows the two knows the ETag of the
+object, where the store makes it of the bytes, and takes the lease with one conditional write: if that succeeds, what was there
+was the released lease.
+
 Work that one process does from its beginning to its end may say so: the object then names the process. Who only adds to the
 repository, a backup or a restore, may take the lease of a process that is dead on the same machine before its time. Who deletes
 waits for that, whatever is known: of machines that were resumed from one image, each takes the other's processes for its own. A
 process is named by the machine's boot, its namespaces of process ids and of times, its id and when it started.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -77,7 +82,21 @@ class LeaseDocument:
         return _is_dead(self.process)
 
 
-_DAMAGED = LeaseDocument("", "", "2000-01-01T00:00:00+00:00")
+_RELEASED_AT = "2000-01-01T00:00:00+00:00"  # of every released lease: the object is known before it is written
+_DAMAGED = LeaseDocument("", "", _RELEASED_AT)
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasedLease:
+    """What the lease's object will be, or is, once it is released.
+
+    Attributes:
+        purpose: What it was held for last.
+        etag: Of the object.
+    """
+
+    purpose: str
+    etag: str
 
 
 class Lease:
@@ -99,6 +118,7 @@ class Lease:
         self._process = process
         self.key = key
         self._store, self._seconds, self._clock = store, seconds, clock
+        self._is_digest = _is_digest(etag, _document(owner, purpose, begun + timedelta(seconds=seconds), process))
         self.owner, self.purpose = owner, purpose
         self.last_purpose = ""  # of its holder before
         self.first = False  # whether there was no holder before
@@ -137,10 +157,21 @@ class Lease:
 
     def release(self) -> None:
         with self._lock:
-            self._write(self._clock() - CLOCK_MARGIN * 2)
+            self._put(_released(self.owner, self.purpose))
+
+    @property
+    def released(self) -> ReleasedLease | None:
+        """What its object will be after `release`; None where the store makes its ETags of anything but the bytes."""
+        if not self._is_digest:
+            return None
+        digest = hashlib.md5(_released(self.owner, self.purpose), usedforsecurity=False).hexdigest()
+        quote = '"' if self._etag.startswith('"') else ""
+        return ReleasedLease(self.purpose, f"{quote}{digest}{quote}")
 
     def _write(self, expires: datetime) -> None:
-        document = _document(self.owner, self.purpose, expires, self._process)
+        self._put(_document(self.owner, self.purpose, expires, self._process))
+
+    def _put(self, document: bytes) -> None:
         try:
             self._etag = _written(
                 self._store, self.key, document, lambda: self._store.replace(self.key, document, self._etag)
@@ -160,8 +191,12 @@ def acquire(
     look: Callable[[], None] = lambda: None,
     in_one_process: bool = False,
     orphans: bool = False,
+    released: ReleasedLease | None = None,
 ) -> Lease:
     """Take the tenant's lease for `seconds`. Raises LeaseHeld while another owner's is running.
+
+    `released`: how its last holder is known to have left it, from a place that nobody can forge. If it still is so, nothing is
+    read: an object with this ETag is a released lease.
 
     `in_one_process`: this process does all of the work, so that the lease need not outlive it. `orphans`: whether the lease of a
     dead process of this machine is taken before it expires: only for work that deletes nothing.
@@ -178,6 +213,14 @@ def acquire(
         etag = _written(store, key, document, lambda: write(document))
         return Lease(store, key, owner, purpose, seconds, clock, etag, begun, process)
 
+    if released is not None:
+        look()
+        try:
+            taken = written(lambda document: store.replace(key, document, released.etag))
+            taken.last_purpose = released.purpose
+            return taken
+        except (ObjectChanged, ObjectMissing):
+            pass  # somebody held it since
     try:
         found = read(store, prefix)
         if found is None:
@@ -297,6 +340,14 @@ def new_owner(purpose: str) -> str:
 def _document(owner: str, purpose: str, expires: datetime, process: str = "") -> bytes:
     fields = {"owner": owner, "purpose": purpose, "expires_at": expires.isoformat()}
     return json.dumps({**fields, **({"process": process} if process else {})}).encode()
+
+
+def _released(owner: str, purpose: str) -> bytes:
+    return _document(owner, purpose, parse_timestamp(_RELEASED_AT))
+
+
+def _is_digest(etag: str, body: bytes) -> bool:
+    return etag.strip('"') == hashlib.md5(body, usedforsecurity=False).hexdigest()
 
 
 def _this_process() -> str:

@@ -46,7 +46,7 @@ from sbh_pipelines.repository.inventory import Inventory, Written, take_inventor
 from sbh_pipelines.repository.pack import PackPipeline, PackWriter
 from sbh_pipelines.repository.retirement import Retirement, read_retirement, retirement_object
 from sbh_pipelines.repository.seal import DIRECTORY, INDEX, Sealer
-from sbh_pipelines.stores.base import ObjectStore
+from sbh_pipelines.stores.base import ObjectInfo, ObjectStore
 
 _CACHED_CHUNKS = 4
 MERGED = "merged"  # the step that names index objects which stand for several earlier ones
@@ -108,6 +108,7 @@ class Repository(Documents):
         self.doubted: set[bytes] = set()  # packs with a mark that nobody signed, beyond those that were looked into
         self.left_behind: set[bytes] = set()  # packs of a copy that its source gave up: read where no other has a chunk
         self.retirements: list[Retirement] = []  # what prunes took out of use
+        self.at_hand: Mapping[bytes, bytes] = {}  # small chunks that the newest backup left for who builds on it
         self._bodies: dict[str, bytes] = {}  # small index objects, opened
         self.remembered = _CACHED_CHUNKS  # small chunks kept in memory, of those that were read last
         self._recent: OrderedDict[bytes, bytes] = OrderedDict()
@@ -138,9 +139,10 @@ class Repository(Documents):
         other.owner, other.adopts = self.owner, self.adopts
         return other
 
-    def take_inventory(self) -> None:
-        """List what is there."""
-        self.inventory = Inventory() if self.new else take_inventory(self.store, self.prefix, self.written.names)
+    def take_inventory(self, objects: Iterable[ObjectInfo] | None = None) -> None:
+        """List what is there, unless the caller has done so just now: then those are the objects."""
+        named = self.written.names
+        self.inventory = Inventory() if self.new else take_inventory(self.store, self.prefix, named, objects)
 
     def load_index(self, known: Mapping[str, bytes] | None = None) -> None:
         """Read the index objects and the packs that no index names.
@@ -380,6 +382,8 @@ class Repository(Documents):
         if recent is not None:
             return recent
         location = self.locate(chunk)
+        if (plain := self.at_hand.get(chunk)) is not None:
+            return plain
         if (kept := self._kept(chunk, location)) is not None:
             return kept
         name = Keys.pack(location.pack)
@@ -393,6 +397,11 @@ class Repository(Documents):
                 while len(self._recent) > self.remembered:
                     self._recent.popitem(last=False)
         return plain
+
+    def small_chunks(self) -> dict[bytes, bytes]:
+        """Small chunks in memory, by id: those that were at hand, and those that were read last."""
+        with self._remembering:
+            return {**self.at_hand, **self._recent}
 
     def _kept(self, chunk: bytes, location: Location) -> bytes | None:
         """A chunk that this process has put into a pack; for a proof only if the listing shows that as it was sent."""
@@ -418,6 +427,8 @@ class Repository(Documents):
                     self._recent.move_to_end(chunk)
                     here += 1
                     continue
+            if chunk in self.at_hand:
+                continue
             location = self.index.find(chunk)
             if location is not None and location.plain <= room and self._kept(chunk, location) is None:
                 wanted.setdefault(location.pack, {})[chunk] = location

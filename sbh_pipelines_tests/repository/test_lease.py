@@ -175,6 +175,47 @@ def test_a_renewal_is_due_after_a_third_of_the_time(store: MemoryStore, clock: F
     assert store.objects[KEY] != before
 
 
+def test_a_lease_is_taken_unread_while_it_is_as_its_holder_said_that_it_would_leave_it(
+    store: MemoryStore, clock: FakeClock, acquire: Acquire
+) -> None:
+    """By no more than one conditional write; held, renewed, resumed or taken by others since, it is read as ever."""
+    looked: list[str] = []
+
+    def take(owner: str) -> lease.Lease:
+        return lease.acquire(
+            store, PREFIX, owner, "backup_2", SECONDS, clock, look=lambda: looked.append(owner), released=left
+        )
+
+    first = acquire("first")
+    clock.move(SECONDS / 2)
+    left = first.released
+    with pytest.raises(LeaseHeld):  # it is not released yet
+        take("second")
+    assert looked == ["second"]
+    first.renew()
+    assert first.released == left
+    first.release()
+    assert left is not None
+    assert store.get_with_etag(KEY)[1] == left.etag
+    unread = store.get_with_etag
+    store.get_with_etag = None  # type: ignore[method-assign, assignment]
+    try:
+        store.replace = lambda key, data, etag: store.put(key, data) if etag == left.etag else ""  # type: ignore[method-assign]
+        held = take("third")
+    finally:
+        store.get_with_etag = unread  # type: ignore[method-assign]
+        del store.replace
+    assert (held.last_purpose, looked) == ("backup_1", ["second", "third"])
+    with pytest.raises(LeaseHeld):  # what was left is long gone
+        take("fourth")
+    held.release()
+    assert take("fifth").last_purpose == "backup_2"
+
+
+def test_nothing_is_foretold_where_etags_are_not_of_the_bytes(tmp_path: Path, clock: FakeClock) -> None:
+    assert lease.acquire(open_local(tmp_path), PREFIX, "first", "b", SECONDS, clock).released is None
+
+
 def test_a_released_lease_is_free_and_its_object_stays(store: MemoryStore, acquire: Acquire) -> None:
     """A writer needs no right to delete."""
     acquire("first").release()

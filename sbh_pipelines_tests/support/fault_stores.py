@@ -13,7 +13,7 @@ from sbh_pipelines.model import Clock, utc_now
 from sbh_pipelines_tests.support.site import with_stores
 
 WRITES = frozenset({"put", "create", "replace", "put_stream", "delete"})
-READS = frozenset({"get", "get_range", "get_ranges", "get_with_etag", "head", "list", "stream"})
+READS = frozenset({"get", "get_range", "get_ranges", "get_with_etag", "head", "list", "page", "stream"})
 
 
 class Killed(BaseException):

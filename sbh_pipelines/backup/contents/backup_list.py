@@ -26,6 +26,7 @@ _KIND = "listing"
 _PACK_ID = 8  # bytes of a pack's id that name it here
 _MOST_PACKS = 500
 _INDEX_BYTES = 16 << 10
+_CHUNK_BYTES = 16 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class LatestBackup:
         components: Its components, as their documents have them.
         packs: Beginnings, in hex, of the ids of the packs that its verification found. While all are there, all of it is.
         index: What small index objects said then, by key below the prefix: objects of a name never change.
+        chunks: Details and sums of tables that changed in it, by chunk id: those that change often need not be fetched.
     """
 
     id: BackupId
@@ -49,13 +51,19 @@ class LatestBackup:
     components: Mapping[str, Component]
     packs: frozenset[str]
     index: Mapping[str, bytes]
+    chunks: Mapping[bytes, bytes] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, manifest: Manifest, components: Mapping[str, Component], etag: str, repository: Repository
+        cls,
+        manifest: Manifest,
+        components: Mapping[str, Component],
+        etag: str,
+        repository: Repository,
+        at_hand: Mapping[bytes, bytes],
     ) -> Self | None:
-        """`repository` is the view that it was verified in. None where the manifest's ETag is not known, or there are too many
-        packs to name.
+        """`repository` is the view that it was verified in; `at_hand` are chunks of the backup before. None where the manifest's
+        ETag is not known, or there are too many packs to name.
         """
         packs = frozenset(pack[:_PACK_ID].hex() for pack in repository.index.packs())
         if not etag or manifest.is_recovered or len(packs) > _MOST_PACKS:
@@ -65,7 +73,8 @@ class LatestBackup:
             room -= len(body)
             if room >= 0:
                 index[name] = body
-        return cls(manifest.id, etag, manifest.created_at, manifest.recovery_point, components, packs, index)
+        chunks = _at_hand(components, repository, at_hand)
+        return cls(manifest.id, etag, manifest.created_at, manifest.recovery_point, components, packs, index, chunks)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
@@ -74,9 +83,10 @@ class LatestBackup:
         point = RecoveryPoint.from_dict(fields["point"])
         packs = frozenset(map(str, fields["packs"]))
         index = {str(name): base64.b64decode(body, validate=True) for name, body in fields["index"].items()}
-        return cls(
-            BackupId(fields["id"]), str(fields["etag"]), str(fields["created_at"]), point, components, packs, index
-        )
+        said = fields.get("chunks", {}).items()
+        chunks = {bytes.fromhex(chunk): base64.b64decode(plain, validate=True) for chunk, plain in said}
+        etag, created_at = str(fields["etag"]), str(fields["created_at"])
+        return cls(BackupId(fields["id"]), etag, created_at, point, components, packs, index, chunks)
 
     def as_dict(self) -> dict[str, object]:
         return {
@@ -87,6 +97,7 @@ class LatestBackup:
             "components": {name: component.as_dict() for name, component in self.components.items()},
             "packs": sorted(self.packs),
             "index": {name: base64.b64encode(body).decode() for name, body in self.index.items()},
+            "chunks": {chunk.hex(): base64.b64encode(plain).decode() for chunk, plain in self.chunks.items()},
         }
 
     def is_newest(self, repository: Repository) -> bool:
@@ -106,6 +117,23 @@ class LatestBackup:
         parts = self.components.values()
         details = [*(part.detail for part in parts), *(table.detail for part in parts for table in part.tables)]
         return frozenset(chunk for detail in details for chunk in detail)
+
+
+def _at_hand(
+    components: Mapping[str, Component], repository: Repository, before: Mapping[bytes, bytes]
+) -> dict[bytes, bytes]:
+    """What the next backup will want of the tables that changed in this one, if it changes them again."""
+    found: dict[bytes, bytes] = {}
+    room = _CHUNK_BYTES
+    for table in (table for part in components.values() for table in part.tables):
+        for chunk in map(bytes.fromhex, (*table.detail[:1], *table.sums)):
+            plain = repository.written.chunk(chunk)
+            if plain is None:
+                plain = before.get(chunk)
+            if plain is not None and len(plain) <= room and chunk not in found:
+                found[chunk] = plain
+                room -= len(plain)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ A step takes drafts and returns drafts, in the same order. What fails for one te
 failure record, and releases the lease; the others of the batch go on.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
@@ -12,6 +13,7 @@ from functools import partial
 
 from sbh_pipelines.backup.contents.backup_list import LatestBackup, read_latest
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
+from sbh_pipelines.backup.create.files_beside import FilesBeside, list_beside
 from sbh_pipelines.backup.site.owners import KeySeen
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import side_by_side
@@ -40,6 +42,8 @@ class OpenDrafts:
         self._inventories: dict[str, Inventory] = {}  # what was listed for commits
         self._made: dict[str, LatestBackup] = {}  # by this process
         self._seen: dict[str, KeySeen] = {}  # key objects that were read while leases were taken, until they are used
+        self._since: dict[str, float] = {}  # when leases had been taken, by the monotonic clock
+        self._files: dict[str, FilesBeside] = {}  # what the listings of repositories showed of files beside them
 
     def lease(self, draft: Draft) -> leases.Lease:
         """The draft's lease, still ours. Raises LeaseLost, and PrimaryFenced where a copy took over since."""
@@ -51,8 +55,11 @@ class OpenDrafts:
         # Another process took it. Had anybody else held it since, a prune may have removed what the draft relies on.
         return self._hold(draft, leases.resume)
 
-    def take(self, draft: Draft) -> leases.Lease:
-        """Acquire the tenant's lease for the draft. Raises LeaseHeld, SlugTaken, PrimaryFenced."""
+    def take(self, draft: Draft, released: leases.ReleasedLease | None = None) -> leases.Lease:
+        """Acquire the tenant's lease for the draft. Raises LeaseHeld, SlugTaken, PrimaryFenced.
+
+        `released`: how the last backup left it.
+        """
         self.site.fence.check(draft.tenant.region)
 
         def look() -> None:
@@ -63,7 +70,8 @@ class OpenDrafts:
         def admit() -> None:
             self.site.admit(draft.tenant)
 
-        acquire = partial(leases.acquire, admit=admit, look=look, in_one_process=draft.in_one_process, orphans=True)
+        alone = draft.in_one_process
+        acquire = partial(leases.acquire, admit=admit, look=look, in_one_process=alone, orphans=True, released=released)
         try:
             return self._hold(draft, acquire)
         except BaseException:
@@ -84,7 +92,14 @@ class OpenDrafts:
         seconds = self.site.settings.backup.lease_s
         held = get(store, prefix, draft.lease_owner, str(draft.backup_id), seconds, self.site.clock)
         self._leases[draft.lease_owner] = held
+        self._since[draft.lease_owner] = time.monotonic()
         return held
+
+    def released(self, draft: Draft) -> str | None:
+        """ETag that the draft's lease will have once it is released; None where that cannot be told."""
+        held = self._leases.get(draft.lease_owner)
+        will_be = held.released if held is not None else None
+        return will_be.etag if will_be is not None else None
 
     def snapshot(self) -> AbstractContextManager[tuple[str, RecoveryPoint, Connection]]:
         """The instant that a batch describes: (snapshot id, recovery point, the connection that holds it)."""
@@ -93,19 +108,32 @@ class OpenDrafts:
     def all_leases(self) -> "list[leases.Lease]":
         return list(self._leases.values())
 
-    def repository(self, draft: Draft) -> Repository:
-        """The tenant's repository, open for writing, its index read."""
+    def repository(self, draft: Draft, *, among_many: bool = False, files: str | None = None) -> Repository:
+        """The tenant's repository, open for writing, its index read.
+
+        `among_many`: those of many tenants whose leases are held are opened now. `files`: a fingerprint of the tenant's files, if
+        they may be listed as well, the snapshot being taken.
+        """
         known = self._repositories.get(draft.lease_owner)
         if known is None:
-            known = self.site.repository(draft.tenant, create=True, seen=self._seen.pop(draft.lease_owner, None))
+            seen, since = (
+                self._seen.pop(draft.lease_owner, None),
+                self._since[draft.lease_owner] if among_many else None,
+            )
+            known = self.site.repository(draft.tenant, create=True, seen=seen, since=since)
             self._check_place(draft, known)
             if known.new:
                 created = {"region": draft.tenant.region, "epoch": known.sealer.epoch}
                 with suppress(SbhError):  # no reason not to back up: the key object itself tells of the key
                     self.site.track(draft.tenant, "key.created", draft.created_by, created)
-            known.take_inventory()
+            beside = list_beside(self.site, draft.tenant, known, files) if files and not known.new else None
+            if beside is not None:
+                self._files[draft.lease_owner] = beside
+            known.take_inventory(beside.objects if beside is not None else None)
             latest = None if known.new else read_latest(known)
             known.load_index(latest.index if latest is not None else {})
+            chunks = latest.chunks if latest is not None else {}
+            known.at_hand = {chunk: plain for chunk, plain in chunks.items() if known.sealer.name(plain) == chunk}
             self._repositories[draft.lease_owner] = known
         return known
 
@@ -128,6 +156,10 @@ class OpenDrafts:
             again.inventory = seen
         return again
 
+    def files_beside(self, draft: Draft) -> FilesBeside | None:
+        """The tenant's files, where the listing that opened the repository showed them; after the snapshot."""
+        return self._files.get(draft.lease_owner)
+
     def latest(self, draft: Draft) -> LatestBackup | None:
         """The backup that was the newest when the tenant's repository was opened; None where that is not known."""
         known = self._repositories.get(draft.lease_owner)
@@ -140,7 +172,9 @@ class OpenDrafts:
         """
         assert draft.manifest is not None
         self._inventories[draft.lease_owner] = repository.inventory
-        if (made := LatestBackup.of(draft.manifest, draft.components, etag, repository)) is not None:
+        known = self._repositories.get(draft.lease_owner)
+        at_hand = known.small_chunks() if known is not None else {}
+        if (made := LatestBackup.of(draft.manifest, draft.components, etag, repository, at_hand)) is not None:
             self._made[draft.lease_owner] = made
 
     def made(self, draft: Draft) -> LatestBackup | None:
@@ -149,7 +183,8 @@ class OpenDrafts:
 
     def end(self, draft: Draft) -> None:
         """Release the lease and close what is open for the draft."""
-        self._seen.pop(draft.lease_owner, None)
+        for kept in (self._seen, self._since, self._files):
+            kept.pop(draft.lease_owner, None)
         self._inventories.pop(draft.lease_owner, None)
         self._made.pop(draft.lease_owner, None)
         if repository := self._repositories.pop(draft.lease_owner, None):
@@ -247,11 +282,14 @@ def new_draft(tenant: Tenant, created_by: str, kind: BackupType, description: st
     )
 
 
-def start(open_drafts: OpenDrafts, fresh: Draft) -> Draft:
-    """Take the tenant's lease and choose the backup's id; a draft that cannot be started is failed."""
+def start(open_drafts: OpenDrafts, fresh: Draft, released: leases.ReleasedLease | None = None) -> Draft:
+    """Take the tenant's lease and choose the backup's id; a draft that cannot be started is failed.
+
+    `released`: how the last backup left the lease, where the catalog knows it.
+    """
     fresh = replace(fresh, lease_owner=leases.new_owner("backup"))
     try:
-        held = open_drafts.take(fresh)
+        held = open_drafts.take(fresh, released)
     except SbhError as error:
         # No failure record: the id may be that of the backup whose lease is in the way.
         return replace(fresh, lease_owner="").failed("begin", error)

@@ -18,6 +18,7 @@ from sbh_pipelines.backup.contents.manifest import Component
 from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.drafts import OpenDrafts, running
 from sbh_pipelines.backup.create.file_reader import Gone, LazyVersions, Reader, read_ahead
+from sbh_pipelines.backup.create.files_beside import FilesBeside
 from sbh_pipelines.backup.create.parent import ParentFiles, parent_files
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import Meter
@@ -93,7 +94,8 @@ def _tenant_files(
     writer = repository.writer(packs)
     latest = open_drafts.latest(draft)
     before = latest.components.get(FILES) if latest is not None else None
-    step = _Step(open_drafts.site, draft, repository, writer, readers, progress, before)
+    seen = open_drafts.files_beside(draft)
+    step = _Step(open_drafts.site, draft, repository, writer, readers, progress, before, seen)
     try:
         try:
             done = step.run(exactly=False)
@@ -143,8 +145,10 @@ class _Step:
         readers: ThreadPoolExecutor,
         progress: ProgressSink,
         latest: Component | None,
+        beside: FilesBeside | None,
     ) -> None:
-        """`latest`: the files of the newest backup, where they are known."""
+        """`latest`: the files of the newest backup, where they are known; `beside`: what a listing since the snapshot showed."""
+        self._beside = beside
         self._site, self._draft, self._repository, self._writer = site, draft, repository, writer
         self._latest = latest
         self._readers, self._progress = readers, progress
@@ -155,7 +159,9 @@ class _Step:
 
     def run(self, *, exactly: bool) -> _Done:
         """List, read what must be read, write the list. Raises InexactListing unless `exactly`."""
-        parent = self._parent
+        parent, beside = self._parent, self._beside
+        if beside is not None and parent is not None and self._nothing_changed(parent, beside.files.text(parent.exact)):
+            return _Done(parent.component.same_files(beside.listed_at.isoformat()), 0)
         exactly = exactly or (parent is not None and parent.exact)
         # The machine's clock and not the site's: it is the one that stamps files.
         now = utc_now()

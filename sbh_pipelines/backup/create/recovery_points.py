@@ -176,11 +176,13 @@ def state_of(components: Mapping[str, Component], owner: str) -> TenantState | N
     )
 
 
-def record_of(draft: Draft, home: str) -> TenantRecord | None:
-    """The catalog's record of a backup that was just published."""
+def record_of(draft: Draft, home: str, lease: str | None) -> TenantRecord | None:
+    """The catalog's record of a backup that was just published; `lease`: ETag that its lease will have once it is released."""
     if draft.manifest is None or draft.recovery_point is None or draft.manifest.is_recovered:
         return None
     state = state_of(draft.components, draft.tenant.key)
+    if state is not None:
+        state = replace(state, lease=lease)
     return TenantRecord(TenantId(home), draft.backup_id, draft.recovery_point, state)
 
 
@@ -215,7 +217,8 @@ def record_published(open_drafts: OpenDrafts, drafts: Iterable[Draft]) -> None:
     """
     by_region: dict[str, list[TenantRecord]] = {}
     for draft in drafts:
-        if record := record_of(draft, open_drafts.site.owners.home_of(draft.tenant)):
+        home = open_drafts.site.owners.home_of(draft.tenant)
+        if record := record_of(draft, home, open_drafts.released(draft)):
             by_region.setdefault(draft.tenant.region, []).append(record)
     for region, made in by_region.items():
         try:

@@ -46,7 +46,7 @@ class _Lent(OpenDrafts):
         super().__init__(site)
         self._held, self._snapshot_id, self._point = held, snapshot_id, point
 
-    def take(self, draft: Draft) -> leases.Lease:
+    def take(self, draft: Draft, released: leases.ReleasedLease | None = None) -> leases.Lease:
         return self.lease(draft)
 
     def rename(self, draft: Draft) -> None:

@@ -18,7 +18,7 @@ from sbh_pipelines.repository.catalog.erased import is_erased, refuse_erased
 from sbh_pipelines.repository.catalog.records import TenantRecord
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.journal.journal import Journal, open_journal
-from sbh_pipelines.repository.keys.epoch_marks import EpochMarks
+from sbh_pipelines.repository.keys.epoch_marks import EpochMarks, MarkList
 from sbh_pipelines.repository.open_repository import open_repository
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.security.keys import KeyProvider, open_key_provider
@@ -62,6 +62,7 @@ class Site:
         self._binding = StoreBinding(settings, self.raw_store)
         self._catalogs: dict[str, Catalog] = {}
         self._journals: dict[str, Journal] = {}
+        self._mark_lists: dict[str, MarkList] = {}
         self._copies: dict[tuple[str, bool], Site] = {}
         self._keys: KeyProvider | None = None
         self.trails = Trails(self)
@@ -165,16 +166,23 @@ class Site:
         return open_versions(storage_of(self.settings, place), place)
 
     def repository(
-        self, tenant: Tenant, *, create: bool = False, bind: bool = False, seen: KeySeen | None = None
+        self,
+        tenant: Tenant,
+        *,
+        create: bool = False,
+        bind: bool = False,
+        seen: KeySeen | None = None,
+        since: float | None = None,
     ) -> Repository:
         """The tenant's repository; its index is not read yet. Raises UnknownBackup unless `create`, SlugTaken for another's.
 
         `bind`: have it say whose it is, as `create` does, so that what is another's in it is known. `seen`: its first key
-        object, if that was read while the lease was taken, which the caller holds.
+        object, if that was read while the lease was taken, which the caller holds. `since`: from when on it is held, by the
+        monotonic clock, where many are opened at once.
         """
         while True:
             home = self.owners.home_of(tenant)
-            repository = self.opened(tenant, home, create=create, seen=seen)
+            repository = self.opened(tenant, home, create=create, seen=seen, since=since)
             try:
                 if self.owners.admits(repository, tenant, home, bind=create or bind):
                     return repository
@@ -183,7 +191,15 @@ class Site:
                 raise
             repository.close()  # it was put aside a moment ago: the tenant has another one
 
-    def opened(self, tenant: Tenant, home: str, *, create: bool = False, seen: KeySeen | None = None) -> Repository:
+    def opened(
+        self,
+        tenant: Tenant,
+        home: str,
+        *,
+        create: bool = False,
+        seen: KeySeen | None = None,
+        since: float | None = None,
+    ) -> Repository:
         """The repository of this name, whosever it is: for what decides that."""
         housed = HousedTenant(tenant.id, tenant.key, tenant.region, tenant.tier, home)
         store, prefix = self.backup_store(housed)
@@ -197,7 +213,7 @@ class Site:
             compression_level=self.settings.backup.compression_level,
             admit=lambda: self.admit(housed),
             belongs_to=lambda: self.owners.document(tenant, home),
-            marks=self.epoch_marks(tenant.region),
+            marks=self.epoch_marks(tenant.region, since),
             home=home,
             first=seen.found if seen is not None and seen.home == home else None,
         )
@@ -240,9 +256,16 @@ class Site:
                 self._journals[region] = open_journal(store, place.prefix, region, catalog, self.clock)
             return self._journals[region]
 
-    def epoch_marks(self, region: str) -> EpochMarks:
-        """Which key epochs the repositories of a region have begun and ended; no I/O until it is asked."""
-        return EpochMarks(self.catalog(region), self.clock)
+    def epoch_marks(self, region: str, since: float | None = None) -> EpochMarks:
+        """Which key epochs the repositories of a region have begun and ended; no I/O until it is asked.
+
+        `since`: from when on the lease of the repository is held, so that no mark of it comes, by the monotonic clock: then one
+        listing serves all that are opened at the time.
+        """
+        catalog = self.catalog(region)
+        with self._lock:
+            together = self._mark_lists.setdefault(region, MarkList(catalog))
+        return EpochMarks(catalog, self.clock, together, since)
 
     def records(self, region: str, tenants: Iterable[Tenant]) -> dict[TenantId, TenantRecord]:
         """What the catalog of a region says of these tenants, by slug, and not of others who had the slug before."""

@@ -35,18 +35,21 @@ class TenantState:
         tables: Rows, key hash and definition of each table, by its full name.
         files: Fingerprint of the files; None where it does not tell.
         owner: The tenant's key in the application; None where the release did not record it.
+        lease: ETag that the lease of the backup's writer has since it was released; None where it is not known.
     """
 
     seed: str | None
     tables: Mapping[str, Sequence[int | str | None]]
     files: str | None
     owner: str | None = None
+    lease: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Raises ValueError. What is missing compares with nothing."""
         fields = json.loads(text)
-        return cls(fields.get("seed"), fields.get("tables", {}), fields.get("files"), fields.get("owner"))
+        seed, tables = fields.get("seed"), fields.get("tables", {})
+        return cls(seed, tables, fields.get("files"), fields.get("owner"), fields.get("lease"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +186,7 @@ def blocks_of(
 
 
 def _state_fields(state: TenantState) -> dict[str, Any]:
-    return {name: value for name, value in asdict(state).items() if name != "owner" or value is not None}
+    return {name: value for name, value in asdict(state).items() if name not in ("owner", "lease") or value is not None}
 
 
 def pack_blocks(blocks: Iterable[Block], region: str) -> Iterator[bytes]:

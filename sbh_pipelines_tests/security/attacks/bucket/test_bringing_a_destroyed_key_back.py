@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from sbh_pipelines.backup.create import snapshot_step
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.errors import CorruptObject, KeyEpochRolledBack, KeyServiceError
 from sbh_pipelines.repository.format import canonical, checksum
@@ -62,12 +63,17 @@ def test_an_old_key_object_that_is_put_back_is_refused_and_put_right(hands: Hand
     assert "key.restored" in events
 
 
-def test_an_old_key_object_is_refused_while_its_epoch_is_not_ended_yet(hands: Hands, service: BackupService) -> None:
-    """Between the new data key and the end of the old one."""
+def test_an_old_key_object_is_refused_while_its_epoch_is_not_ended_yet(
+    hands: Hands, service: BackupService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the new data key and the end of the old one; also where one listing of marks serves many tenants."""
     service.backups.create(ACME, ADMIN)
     old = hands.get(hands.key(FIRST))
     service.keys.rotate([ACME], ADMIN, new_data_key=True)
     hands.put(hands.key(FIRST), old)
+    with pytest.raises(KeyEpochRolledBack):
+        hands.service().backups.create(ACME, ADMIN)
+    monkeypatch.setattr(snapshot_step, "_MANY", 1)
     with pytest.raises(KeyEpochRolledBack):
         hands.service().backups.create(ACME, ADMIN)
     hands.service().keys.rotate([ACME], ADMIN)

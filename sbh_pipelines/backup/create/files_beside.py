@@ -1,0 +1,60 @@
+"""A tenant's files and its repository in one listing, where the one lies beside the other and both are small.
+
+By default the backups lie below the prefix of the files, so a listing of the files goes through the repository as well. Right after
+the lease was taken, which for an incremental backup is after the snapshot, one request tells of both. Of files that are what the
+backup before says no more is asked; of others, and of many, the files step makes a listing of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.errors import SbhError
+from sbh_pipelines.files.listing import ListingPrint, is_file
+from sbh_pipelines.model import Tenant, utc_now
+from sbh_pipelines.placement import files_place
+from sbh_pipelines.repository.repository import Repository
+from sbh_pipelines.stores.base import ODD_KEY, ObjectInfo
+
+_MOST_FILES = 500  # a page holds a thousand objects, and those of the repository are to be among them
+
+
+@dataclass(frozen=True, slots=True)
+class FilesBeside:
+    """What one listing showed.
+
+    Attributes:
+        objects: Of the repository.
+        files: The fingerprint of the files, by their exact keys.
+        listed_at: When it was begun, UTC.
+    """
+
+    objects: Sequence[ObjectInfo]
+    files: ListingPrint
+    listed_at: datetime
+
+
+def list_beside(site: Site, tenant: Tenant, repository: Repository, known: str) -> FilesBeside | None:
+    """List both. None where they do not lie so, where the fingerprint `known` is of many files, or where one page does not hold
+    them.
+    """
+    if not site.settings.files.enabled or int(known.partition("-")[0]) > _MOST_FILES:
+        return None
+    files, own = files_place(site.settings, tenant), site.backup_place(tenant)
+    if (files.bucket, files.region) != (own.bucket, own.region) or not own.prefix.startswith(files.prefix):
+        return None
+    store, prefix = site.files_store(tenant)
+    begun = utc_now()
+    try:
+        page = store.page(prefix, "")
+    except SbhError:
+        return None  # whatever it is, the listings apart meet it again
+    if page is None or page.more:
+        return None
+    skipped, found = tuple(prefix + name for name in site.settings.files.exclude), ListingPrint()
+    for info in page.objects:
+        if is_file(info, skipped):
+            found.add(info.key[len(prefix) :], info.size, info.etag, info.modified)
+    ours = [o for o in page.objects if o.key.startswith(repository.prefix) and not ODD_KEY.search(o.key)]
+    return FilesBeside(ours, found, begun)
