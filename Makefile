@@ -69,6 +69,7 @@ pictures: $(STAMP)
 	$(BIN)/python docs/pictures/architecture.py
 	$(BIN)/python docs/pictures/terminal.py
 	$(BIN)/python docs/pictures/console.py
+	$(BIN)/python docs/pictures/dagster.py
 	$(BIN)/python bench/draw.py
 
 dev: $(STAMP)
