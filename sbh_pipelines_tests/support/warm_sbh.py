@@ -9,15 +9,42 @@ import os
 import socket
 import sys
 
+# What commands import only when they run.
+_OTHERS = (
+    "boto3",
+    "botocore.session",
+    "httpcore",
+    "httpx",
+    "obstore.store",
+    "psycopg2",
+    "rich.markup",
+    "rich.table",
+    "typer.rich_utils",
+)
+_OF_OTHERS = ("api", "embedded", "orchestration")  # FastAPI, servers, Dagster
+
+
+def _import_all() -> None:
+    """What commands are made of. They import it when they run, which is most of a second of a core for each of them."""
+    import gc
+    from importlib import import_module
+    from pkgutil import iter_modules, walk_packages
+
+    import sbh_pipelines
+
+    for part in iter_modules(sbh_pipelines.__path__, "sbh_pipelines."):
+        if part.ispkg and part.name.rpartition(".")[2] not in _OF_OTHERS:
+            for module in walk_packages(import_module(part.name).__path__, f"{part.name}."):
+                import_module(module.name)
+    for name in _OTHERS:
+        import_module(name)
+    gc.freeze()
+
 
 def serve(path: str) -> None:
     import select
 
-    import psycopg2  # noqa: F401
-
-    import sbh_pipelines.backup.service
-    import sbh_pipelines.cli.app  # noqa: F401
-
+    _import_all()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
