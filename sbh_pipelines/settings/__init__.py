@@ -29,6 +29,7 @@ from sbh_pipelines.settings.keys import KeysSettings
 from sbh_pipelines.settings.places.copies import CopyName, CopySettings, check_copies, with_primary
 from sbh_pipelines.settings.places.residency import ResidencySettings, check_places
 from sbh_pipelines.settings.places.storage import BackupSettings, StorageSettings
+from sbh_pipelines.settings.prices import PriceSettings
 from sbh_pipelines.settings.reading.environment import check_environment
 from sbh_pipelines.settings.reading.file import read_file
 from sbh_pipelines.settings.reading.problems import settings_error
@@ -62,6 +63,7 @@ __all__ = [
     "JournalSettings",
     "KeysSettings",
     "PlatformSettings",
+    "PriceSettings",
     "PruneSettings",
     "ResidencySettings",
     "RestoreSettings",
@@ -111,6 +113,7 @@ class Settings(BaseSettings):
     auth: AuthSettings = AuthSettings()
     approval: ApprovalSettings = ApprovalSettings()
     ui: UiSettings = UiSettings()
+    prices: PriceSettings = PriceSettings()
     copies: list[CopySettings] = Field([], description="Second places for the backups.")
     primary: CopyName | None = Field(
         None,

@@ -61,8 +61,8 @@ class ObjectStore(Protocol):
 
     def get_with_etag(self, key: str, most: int = MOST_BYTES) -> tuple[bytes, str]: ...
 
-    def put(self, key: str, data: bytes | bytearray | memoryview) -> str:
-        """Store or overwrite; the ETag. Large data goes up in parts."""
+    def put(self, key: str, data: bytes | bytearray | memoryview, storage_class: str | None = None) -> str:
+        """Store or overwrite; the ETag. Large data goes up in parts. `storage_class`: of S3; None: the bucket's default."""
         ...
 
     def create(self, key: str, data: bytes) -> str: ...

@@ -14,8 +14,11 @@ from sbh_pipelines.stores.base import MOST_BYTES, FileStore, ObjectInfo, Page
 class BoundStore:
     """A FileStore. `guard` is called before every write; it raises ResidencyError, or the store's errors."""
 
-    def __init__(self, inner: FileStore, place: Place, guard: Callable[[], None]) -> None:
-        self._inner, self._place, self._guard = inner, place, guard
+    def __init__(
+        self, inner: FileStore, place: Place, guard: Callable[[], None], kept_as: tuple[str, str] | None = None
+    ) -> None:
+        """`kept_as`: (prefix, S3 storage class) of what is not put into the bucket's default class."""
+        self._inner, self._place, self._guard, self._kept_as = inner, place, guard, kept_as
 
     def __repr__(self) -> str:
         return f"BoundStore({self._inner!r}, {self._place.prefix}, {self._place.region})"
@@ -30,9 +33,11 @@ class BoundStore:
             )
         self._guard()
 
-    def put(self, key: str, data: bytes | bytearray | memoryview) -> str:
+    def put(self, key: str, data: bytes | bytearray | memoryview, storage_class: str | None = None) -> str:
         self._allow(key)
-        return self._inner.put(key, data)
+        if self._kept_as is not None and key.startswith(self._kept_as[0]):
+            storage_class = self._kept_as[1]
+        return self._inner.put(key, data) if storage_class is None else self._inner.put(key, data, storage_class)
 
     def create(self, key: str, data: bytes) -> str:
         self._allow(key)

@@ -33,6 +33,7 @@ from sbh_pipelines.errors import (
 )
 from sbh_pipelines.stores.base import MOST_BYTES, ObjectInfo, Page
 from sbh_pipelines.stores.s3_errors import MEANINGS, Told, s3_error
+from sbh_pipelines.stores.signed.headers import STORAGE_CLASS
 
 _PART = 8 << 20  # bytes of one part of a multipart upload
 _DELETE_BATCH = 500
@@ -122,9 +123,12 @@ class Store:
             starts, lengths = [start for start, _ in ranges], [length for _, length in ranges]
             return [bytes(part) for part in obstore.get_ranges(self._inner, key, starts=starts, lengths=lengths)]
 
-    def put(self, key: str, data: bytes | bytearray | memoryview) -> str:
+    def put(self, key: str, data: bytes | bytearray | memoryview, storage_class: str | None = None) -> str:
+        kept: Any = {STORAGE_CLASS: storage_class} if storage_class else None
         with self._translated("put", key, makes=True):
-            answer = obstore.put(self._sender, key, data, use_multipart=len(data) > _PART, chunk_size=_PART)
+            answer = obstore.put(
+                self._sender, key, data, attributes=kept, use_multipart=len(data) > _PART, chunk_size=_PART
+            )
             self._odd.sync(key)
             return answer["e_tag"] or ""
 

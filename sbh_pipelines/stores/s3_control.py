@@ -1,7 +1,7 @@
 """S3's control calls, through boto3: where a bucket is and how it is set up. Data go through `s3.py`."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
+from sbh_pipelines.stores.base import ObjectInfo
 from sbh_pipelines.stores.bucket_rules import LifecycleRule
 from sbh_pipelines.stores.s3_client import connect, error_code, translated, url_of
 
@@ -148,6 +149,15 @@ class S3Control:
         with _translated("list_objects_v2", bucket):
             answer = self._client.list_objects_v2(Bucket=bucket, Prefix=prefix)
         return [(found["Key"], found.get("StorageClass", "STANDARD")) for found in answer.get("Contents", ())]
+
+    def objects(self, bucket: str, prefix: str) -> Iterator[tuple[ObjectInfo, str]]:
+        """Every object below a prefix, with its storage class."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        with translated("list objects", url_of(bucket, prefix), grant="grant s3:ListBucket on the bucket"):
+            for page in pages:
+                for found in page.get("Contents", ()):
+                    info = ObjectInfo(found["Key"], found["Size"], found["ETag"], found["LastModified"])
+                    yield info, found.get("StorageClass") or "STANDARD"
 
     def reads_tags(self, bucket: str, key: str) -> bool:
         """Whether we may read the tags of an object; also where the server has no tags. S3 does not tell us of tags otherwise."""

@@ -8,6 +8,7 @@ An *observation* is of one tenant, an *examination* of all tenants and regions, 
     examination    regions, keys and observations together
     report         the specification's health check and figures
     prometheus     the figures for a scraper
+    storage        what the backups take up, and what it costs
 
 Repository -> observation -> findings -> examination -> report, metrics, alerts.
 """

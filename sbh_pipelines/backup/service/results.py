@@ -21,6 +21,7 @@ from sbh_pipelines.backup.export.manifest import Export
 from sbh_pipelines.backup.health.examination import Examination
 from sbh_pipelines.backup.health.findings import Finding
 from sbh_pipelines.backup.health.report import BackupMetrics, HealthReport
+from sbh_pipelines.backup.health.storage import StorageReport, StoredBytes, TenantStorage
 from sbh_pipelines.backup.journal.drain import DrainResult
 from sbh_pipelines.backup.journal.giving_up import GivenUp
 from sbh_pipelines.backup.journal.view.recovery_windows import (
@@ -120,11 +121,14 @@ __all__ = [
     "Scope",
     "ShowRequest",
     "ShownTransaction",
+    "StorageReport",
+    "StoredBytes",
     "TablePlan",
     "TenantCompliance",
     "TenantCopied",
     "TenantReady",
     "TenantRecovery",
+    "TenantStorage",
     "TenantWindows",
     "TrailReport",
     "UnreadableTrail",

@@ -33,7 +33,11 @@ class StoreBinding:
 
     def bind(self, place: Place, tenant: Tenant | None = None) -> BoundStore:
         """The store of a place; of a tenant's files or backups, or (without a tenant) of what belongs to a region."""
-        return BoundStore(self._opened(place), place, lambda: self.check(place, tenant))
+        chosen = None
+        if tenant is not None and not place.application:
+            chosen = self._settings.storage.pack_class(tenant.tier)
+        kept_as = (place.prefix + Keys.PACKS, chosen) if chosen else None
+        return BoundStore(self._opened(place), place, lambda: self.check(place, tenant), kept_as)
 
     def check(self, place: Place, tenant: Tenant | None) -> None:
         """Whether something may be written there. Raises ResidencyError, and the store's errors."""

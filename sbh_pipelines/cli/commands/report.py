@@ -14,7 +14,7 @@ from sbh_pipelines.cli.output import Answer, count, plural, print_issues, table,
 from sbh_pipelines.cli.show.spans import margin, met, span, trend
 from sbh_pipelines.document import as_document
 from sbh_pipelines.errors import RepositoryError, RequestError
-from sbh_pipelines.model import timestamp
+from sbh_pipelines.model import size_text, timestamp
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import (
@@ -23,9 +23,12 @@ if TYPE_CHECKING:
         RecoveryObjectives,
         RecoveryPointAge,
         RecoveryTime,
+        StorageReport,
     )
 
-app = typer.Typer(name="report", help="Recovery objectives, and what was measured.")
+app = typer.Typer(
+    name="report", help="Recovery objectives, and what was measured; evidence; what is stored, and its cost."
+)
 
 _NAMED = 5
 
@@ -109,6 +112,75 @@ def compliance(
         [f"{c['subject']}: {c['evidence']}" for c in lines],
         0 if sound else RepositoryError.exit_status,
     )
+
+
+@command(app, "storage", permission="report.read")
+def storage(
+    invocation: Invocation,
+    tenants: TenantsArgument = None,
+    days: Annotated[int, typer.Option(help="What was stored in so many days is new.", min=1, max=3660)] = 30,
+) -> Answer:
+    """Show what the backups take up, by tenant, tier and storage class, how it grows, and what it costs a month by [prices].
+
+    The buckets are listed. What belongs to no tenant (catalog, journal, the platform's backups) is counted where none is named.
+    """
+    report = invocation.service().health.storage(invocation.user(), tenants or (), days=days)
+    brief = [f"{line.tenant_id}: {line.stored.bytes}" for line in report.tenants]
+    failed = any(line.error for line in report.tenants)
+    return Answer(report, lambda out: _show_storage(out, report), brief, RepositoryError.exit_status if failed else 0)
+
+
+def _show_storage(out: Any, report: "StorageReport") -> None:
+    total = report.total
+    said = f"{size_text(total.bytes)} in {count(total.objects)} objects, {size_text(total.new)} of them new in {report.days} days"
+    if total.cost is not None:
+        said += f"; {_money(total.cost, report)} a month"
+    out.print(said, style="bold", markup=False)
+    new = f"->new in {report.days} d"
+    columns = ("tenant", "-region", "-tier", ">backups", ">stored", new, "->would bring back", ">saved", ">a month")
+    rows = [
+        (
+            line.tenant_id,
+            line.region,
+            line.tier,
+            count(line.backups),
+            size_text(line.stored.bytes),
+            size_text(line.stored.new),
+            size_text(line.logical),
+            f"{line.saved:.1f}×" if line.saved else "",
+            _money(line.stored.cost, report),
+        )
+        for line in report.tenants
+    ]
+    rows += [
+        (
+            line.name,
+            line.region,
+            "",
+            "",
+            size_text(line.stored.bytes),
+            size_text(line.stored.new),
+            "",
+            "",
+            _money(line.stored.cost, report),
+        )
+        for line in report.shared
+    ]
+    out.print(table("", columns, rows))
+    for title, sums in (("tier", report.by_tier), ("storage class", report.by_class)):
+        if len(sums) > 1:
+            out.print(table("", (title, ">stored"), [(name, size_text(size)) for name, size in sums.items()]))
+    if not (total.cost is not None or not total.bytes):
+        out.print(
+            "No cost: [prices] lacks a price for " + ", ".join(sorted(report.by_class)), style="dim", markup=False
+        )
+    for line in report.tenants:
+        if line.error:
+            out.print(f"{line.tenant_id}: {line.error}", style="red", markup=False)
+
+
+def _money(cost: float | None, report: "StorageReport") -> str:
+    return "" if cost is None else f"{cost:,.2f} {report.currency}"
 
 
 def last_quarter(now: datetime) -> tuple[datetime, datetime]:

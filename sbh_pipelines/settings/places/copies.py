@@ -252,6 +252,7 @@ def at_copy(settings: "Settings", name: str, every_region: bool = False) -> "Set
             "bucket": copy.bucket,
             "catalog_bucket": copy.bucket,
             "regions": settings.storage.regions if every_region else copy.regions(settings),
+            "pack_classes": {},  # the copy's server may know others
             "endpoint_url": _filled(copy.endpoint_url or settings.storage.endpoint_url, copy.to),
             "sse_kms_key_id": _filled(settings.storage.sse_kms_key_id, copy.to),
             **({field: getattr(copy, field) for field in names} if own else {}),

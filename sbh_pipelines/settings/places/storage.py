@@ -7,6 +7,10 @@ from pydantic import Field, PrivateAttr, SecretStr, model_validator
 
 from sbh_pipelines.settings.section import Section
 
+InstantClass = Literal[
+    "STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "REDUCED_REDUNDANCY"
+]
+
 
 class StorageSettings(Section):
     """Where backups are kept, and how S3 is reached (for the files as well)."""
@@ -60,6 +64,13 @@ class StorageSettings(Section):
     sse_bucket_key: bool = Field(
         True, description="With `aws:kms`: let S3 ask KMS once for many objects (an S3 Bucket Key), which costs less."
     )
+    pack_classes: dict[str, InstantClass] = Field(
+        {},
+        description="By tier of the tenant, the S3 storage class of new packs; `*`: of every tier that is not named. Only classes"
+        " that are read at once. All but packs stays in the bucket's default class. By age: a lifecycle rule (deploy/policies). Not"
+        " of copies.",
+        examples=[{"archive": "GLACIER_IR", "*": "STANDARD"}],
+    )
     timeout_s: float = Field(
         60.0,
         gt=0,
@@ -73,6 +84,10 @@ class StorageSettings(Section):
     def of_files(self) -> "StorageSettings":
         """How the application's files are reached: they are no part of a copy."""
         return self._of_files or self
+
+    def pack_class(self, tier: str) -> str | None:
+        """The storage class of a new pack of a tenant of this tier; None: what the bucket has by default."""
+        return self.pack_classes.get(tier, self.pack_classes.get("*")) if self.kind == "s3" else None
 
     def lying_in(self, region: str, of_files: "StorageSettings") -> "StorageSettings":
         """The same section, of backups that lie in this region, whichever they are of."""

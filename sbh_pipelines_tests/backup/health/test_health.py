@@ -423,3 +423,16 @@ def test_a_listing_without_figures_is_read_anew(application: Application, servic
     Path(listing).unlink()
     after = service.health.metrics(ADMIN, ACME)
     assert after == replace(before, as_of=after.as_of, recovery_point_age_s=after.recovery_point_age_s)
+
+
+def test_what_is_stored_is_listed_also_in_a_directory(service: BackupService) -> None:
+    """Of one class, `local`; a tenant's own user sees its own line and nothing that is shared."""
+    report = service.health.storage(ADMIN)
+    assert set(report.by_class) == {"local"}
+    assert {line.tenant_id: line.backups for line in report.tenants} == {ACME: 1, BOLT: 1}
+    assert all(0 < line.stored.new == line.stored.bytes < report.total.bytes for line in report.tenants)
+    assert report.total.cost is None
+    own = service.health.storage(UserContext("ann", ACME, Role.VIEWER))
+    assert ([line.tenant_id for line in own.tenants], own.shared) == ([ACME], [])
+    with pytest.raises(AccessDenied):
+        service.health.storage(UserContext("ann", ACME, Role.VIEWER), [BOLT])

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from sbh_pipelines.backup.health.examination import Examination, examine
 from sbh_pipelines.backup.health.report import BackupMetrics, HealthReport, backup_metrics, health_report
+from sbh_pipelines.backup.health.storage import StorageReport, storage_report
 from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.database.schema.tenants import list_tenants
 from sbh_pipelines.errors import SbhError, SourceError
@@ -40,6 +41,20 @@ class Health:
     def examine(self, user_ctx: UserContext, budget_s: float | None = None) -> Examination:
         """What alerts are made of. With a budget, tenants that it was too short for are among the unseen."""
         return self._examined(user_ctx, None, budget_s)
+
+    def storage(self, user_ctx: UserContext, tenant_ids: Sequence[str] = (), *, days: int = 30) -> StorageReport:
+        """What the backups take up, what came in the last `days`, and what it costs; of all tenants that the caller may see.
+
+        Everything is listed: a request for each thousand objects. Raises UnknownTenant, AccessDenied, and the store's errors
+        where what belongs to no tenant cannot be listed; a tenant's are in its line.
+        """
+        tenants = [self._gate.allowed(tenant_id, user_ctx, "report.read") for tenant_id in dict.fromkeys(tenant_ids)]
+        everyone = user_ctx.tenant_id == ALL_TENANTS
+        if not tenant_ids:
+            self._gate.authorize(user_ctx, "report.read", user_ctx.tenant_id)
+            listed = list_tenants(self._site.settings).tenants
+            tenants = [tenant for tenant in listed if everyone or tenant.id == user_ctx.tenant_id]
+        return storage_report(self._site, tenants, days=days, shared=everyone and not tenant_ids)
 
     def _examined(self, user_ctx: UserContext, tenant_id: str | None, budget_s: float | None = None) -> Examination:
         if tenant_id is not None:
