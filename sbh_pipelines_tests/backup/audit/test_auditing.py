@@ -95,6 +95,7 @@ EVENTS: dict[str, tuple[str, ...] | str] = {
     "health.examine": AGGREGATE,
     "health.metrics": AGGREGATE,
     "health.prometheus_text": AGGREGATE,
+    "health.storage": AGGREGATE,
     "journal.drain": "the journal's own work; nobody is shown anything",
     "journal.drop": ("journal.dropped",),
     "journal.gaps": "when the journal told nothing; no row of anybody",
