@@ -45,6 +45,7 @@ _TESTS = Path(__file__).parent
 # Files with long tests, the longest first: begun last, each would keep the other process waiting.
 _LONG = (
     "test_copies",
+    "test_two_hosts",
     "test_daemon",
     "test_crash",
     "test_damage",

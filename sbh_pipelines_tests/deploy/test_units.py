@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-UNITS = ROOT / "deploy" / "systemd"
+UNITS = [*(ROOT / "deploy").glob("*/*.service"), *(ROOT / "deploy").glob("*/*.timer")]
 BIN = Path(sys.executable).parent
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze")
 def test_units_are_taken_by_systemd(tmp_path: Path) -> None:
     """With the programs of this environment in the place of those in /opt."""
-    for file in [*UNITS.glob("*.service"), *UNITS.glob("*.timer")]:
+    for file in UNITS:
         text = file.read_text("utf-8").replace("/opt/sbh/bin", str(BIN))
         (tmp_path / file.name).write_text(text, "utf-8")
     names = sorted(str(file) for file in tmp_path.iterdir())
@@ -30,7 +30,7 @@ def test_units_are_taken_by_systemd(tmp_path: Path) -> None:
 
 
 def test_commands_of_units_are_taken_by_the_programs() -> None:
-    for file in UNITS.glob("*.service"):
+    for file in (unit for unit in UNITS if unit.suffix == ".service"):
         (command,) = [
             line[10:].split() for line in file.read_text("utf-8").splitlines() if line.startswith("ExecStart=")
         ]

@@ -123,7 +123,7 @@ def serving(stack: Place, tokens: Tokens, log: Path, **settings: object) -> Iter
 
 
 @contextmanager
-def code_server(stack: Place, directory: Path) -> Iterator[Path]:
+def code_server(stack: Place, directory: Path, environment: Mapping[str, str] | None = None) -> Iterator[Path]:
     """What any number of Dagsters run, loaded once; without one at work it costs nothing. Their workspace file."""
     directory.mkdir(parents=True)
     port = free_port()
@@ -131,7 +131,8 @@ def code_server(stack: Place, directory: Path) -> Iterator[Path]:
     log = directory / "log"
     workspace = directory / "workspace.yaml"
     workspace.write_text(f"load_from: [{{grpc_server: {{host: 127.0.0.1, port: {port}, location_name: sbh}}}}]\n")
-    with started([*command, "-h", "127.0.0.1", "-p", str(port)], _dagster_environment(stack), log) as process:
+    variables = environment or _dagster_environment(stack)
+    with started([*command, "-h", "127.0.0.1", "-p", str(port)], variables, log) as process:
         until(lambda: _listens(port, process, log))
         yield workspace
 

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -81,14 +82,9 @@ class _Objects:
     """In a bucket that every host reaches."""
 
     def __init__(self, settings: DraftsSettings) -> None:
-        from dagster_aws.s3 import S3Resource  # slow to import, and loading the definitions is to take no seconds
-
         self._bucket, self._prefix = settings.bucket or "", settings.prefix
-        resource = S3Resource(
-            region_name=settings.region, endpoint_url=settings.endpoint_url, max_attempts=_ATTEMPTS_OF_A_REQUEST
-        )
         with self._told(""):
-            self._s3 = resource.get_client()
+            self._s3 = _client(settings.region, settings.endpoint_url)
 
     def put(self, key: str, document: bytes) -> None:
         with self._told(key):
@@ -124,6 +120,13 @@ class _Objects:
 
     def _url(self, key: str) -> str:
         return f"s3://{self._bucket}/{self._prefix}{key}"
+
+
+@lru_cache(maxsize=4)
+def _client(region: str | None, endpoint_url: str | None) -> Any:
+    from dagster_aws.s3 import S3Resource  # slow to import, and loading the definitions is to take no seconds
+
+    return S3Resource(region_name=region, endpoint_url=endpoint_url, max_attempts=_ATTEMPTS_OF_A_REQUEST).get_client()
 
 
 class NoValues(dg.IOManager):

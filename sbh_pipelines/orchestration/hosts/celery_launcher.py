@@ -28,6 +28,8 @@ SETTINGS: dict[str, Any] = {
     "task_acks_late": False,
     # A process for each run, as everywhere in Dagster: memory goes back to the system, and signals have their meaning.
     "worker_max_tasks_per_child": 1,
+    # What a run writes goes to the streams that Dagster captures, and is not taken into Celery's own log.
+    "worker_redirect_stdouts": False,
     # Redis may be away for as long as it likes.
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,

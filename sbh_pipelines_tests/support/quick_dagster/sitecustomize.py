@@ -1,16 +1,22 @@
 """First on the PYTHONPATH of a Dagster daemon, this lets it look for work every second, where it would wait for 5 or 30, and
 has the worker of each run forked from a process that has imported what all of them need: four seconds of a core for each run.
+With QUICK_HEARTBEATS in the environment workers say every two seconds that they live, and are missed after ten.
 """
 
+import os
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-_INTERVALS = {
-    "dagster._daemon.controller": "DEFAULT_DAEMON_INTERVAL_SECONDS",
-    "dagster._daemon.sensor": "MIN_INTERVAL_LOOP_TIME",
+_CONSTANTS: dict[str, dict[str, float]] = {
+    "dagster._daemon.controller": {"DEFAULT_DAEMON_INTERVAL_SECONDS": 1},
+    "dagster._daemon.sensor": {"MIN_INTERVAL_LOOP_TIME": 1},
 }
+if "QUICK_HEARTBEATS" in os.environ:
+    _CONSTANTS["sbh_pipelines.orchestration.hosts.heartbeat"] = {"BEAT_S": 2.0, "SILENT_S": 10.0}
+    _CONSTANTS["sbh_pipelines.orchestration.alerting.stuck_runs"] = {"_CONFIRM_S": 2.0, "_GRACE_S": 5.0}
+_WATCH = "run_watch"
 _CODE_SERVER = "dagster._grpc.server"
 _IMPORTED = ["dagster._grpc.impl", "psycopg2", "sbh_pipelines.backup.service.service", "sbh_pipelines.definitions"]
 
@@ -30,15 +36,17 @@ def _change(module: ModuleType) -> None:
         assert hasattr(module, "multiprocessing"), f"{_CODE_SERVER} starts its runs in another way now"
         vars(module)["multiprocessing"] = SimpleNamespace(get_context=_forking)
         return
-    interval = _INTERVALS[module.__name__]
-    assert hasattr(module, interval), f"{module.__name__} has its interval elsewhere now"
-    setattr(module, interval, 1)
+    for name, value in _CONSTANTS[module.__name__].items():
+        assert hasattr(module, name), f"{module.__name__} has its {name} elsewhere now"
+        setattr(module, name, value)
+    if hasattr(module, _WATCH):
+        vars(module)[_WATCH]._min_interval = 3
 
 
 class _QuickDagster:
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if name != _CODE_SERVER and name not in _INTERVALS:
+        if name != _CODE_SERVER and name not in _CONSTANTS:
             return None
         spec = PathFinder.find_spec(name, path, target)
         if spec is None or spec.loader is None:
