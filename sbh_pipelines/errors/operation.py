@@ -130,6 +130,15 @@ class OrchestratorUnavailable(OrchestratorError):
     unanswered = False  # whether a run was asked for, and may come all the same
 
 
+class SiteNotAlone(OrchestratorError):
+    """Another code location of the Dagster instance has the same `site.name`, or none either. Both would keep one set of
+    partitions.
+    """
+
+    code, exit_status, http_status = "SBH-924", 13, 409
+    advice = "give each settings file a `site.name` of its own, then reload the code locations"
+
+
 class RequestUnreadable(OrchestratorError):
     """What a run was asked for was sealed, and does not open: of another tenant or backup, damaged, or of a key epoch
     that was destroyed.

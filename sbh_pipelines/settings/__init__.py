@@ -43,6 +43,7 @@ from sbh_pipelines.settings.retention import (
 )
 from sbh_pipelines.settings.schedules import JournalSettings, ScheduleName, ScheduleSettings
 from sbh_pipelines.settings.section import Section
+from sbh_pipelines.settings.site import SiteSettings
 from sbh_pipelines.settings.source import DatabaseSettings, FileReference, FilesSettings, TableLink, TenantsSettings
 
 __all__ = [
@@ -74,11 +75,13 @@ __all__ = [
     "ScheduleName",
     "ScheduleSettings",
     "Settings",
+    "SiteSettings",
     "StorageSettings",
     "TableLink",
     "TenantsSettings",
     "UiSettings",
     "load_settings",
+    "load_site",
 ]
 
 _SLUG = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # what a tenant id is made of
@@ -114,6 +117,7 @@ class Settings(BaseSettings):
     approval: ApprovalSettings = ApprovalSettings()
     ui: UiSettings = UiSettings()
     prices: PriceSettings = PriceSettings()
+    site: SiteSettings = SiteSettings()
     copies: list[CopySettings] = Field([], description="Second places for the backups.")
     primary: CopyName | None = Field(
         None,
@@ -256,17 +260,7 @@ def load_settings(path: Path | str | None = None) -> Settings:
     Raises SettingsError when the file is missing though named, is not TOML, or a field or a variable is unknown, out of
     bounds, or cannot be read.
     """
-    named = path or os.environ.get("SBH_SETTINGS")
-    file = Path(named) if named else Path("sbh.toml")
-    values: dict[str, Any] = {}
-    if file.exists():
-        values = read_file(file)
-    elif named:
-        raise SettingsError(
-            "No settings file",
-            on=str(file),
-            remedy="point SBH_SETTINGS at the right one; or `sbh settings init` writes it",
-        )
+    file, values = _read(path)
     check_environment(Settings, os.environ)
     try:
         return with_primary(Settings(**values))
@@ -278,3 +272,41 @@ def load_settings(path: Path | str | None = None) -> Settings:
             why=str(error),
             remedy="lists and tables are JSON there, e.g. SBH_STORAGE__REGIONS='[\"eu-west-1\"]'",
         ) from None
+
+
+class _SiteAlone(BaseSettings):
+    """The section `site`, whatever else the settings say."""
+
+    model_config = SettingsConfigDict(env_prefix="SBH_", env_nested_delimiter="__", frozen=True, extra="ignore")
+
+    site: SiteSettings = SiteSettings()
+
+    @classmethod
+    def settings_customise_sources(cls, *_: Any, **sources: Any) -> tuple[PydanticBaseSettingsSource, ...]:
+        return sources["env_settings"], sources["init_settings"]
+
+
+def load_site(path: Path | str | None = None) -> SiteSettings:
+    """The section `site` alone: what is wrong elsewhere in the settings changes no names. Raises SettingsError."""
+    file, values = _read(path)
+    try:
+        return _SiteAlone(**values).site
+    except ValidationError as error:
+        raise settings_error(Settings, file, os.environ, error) from None
+    except pydantic_settings.SettingsError as error:
+        raise SettingsError("The site's name cannot be read", why=str(error), remedy="correct site.name") from None
+
+
+def _read(path: Path | str | None) -> tuple[Path, dict[str, Any]]:
+    """The settings file, and what it says; nothing where none is named and none is here. Raises SettingsError."""
+    named = path or os.environ.get("SBH_SETTINGS")
+    file = Path(named) if named else Path("sbh.toml")
+    if file.exists():
+        return file, read_file(file)
+    if named:
+        raise SettingsError(
+            "No settings file",
+            on=str(file),
+            remedy="point SBH_SETTINGS at the right one; or `sbh settings init` writes it",
+        )
+    return file, {}

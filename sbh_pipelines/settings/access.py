@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from sbh_pipelines.settings.places.locality import is_local
 from sbh_pipelines.settings.section import Section
+from sbh_pipelines.settings.site import SiteName
 
 RoleName = Literal["viewer", "operator", "admin"]
 # Signatures only. A shared secret (HS256) would let everyone who can check a token make one, and is how a public key
@@ -144,6 +145,12 @@ class UiSettings(Section):
     client_secret_file: Path | None = None
     client_secret_secret: str | None = None
     scopes: list[str] = Field(["openid", "profile"], description="Scopes that the login page asks the issuer for.")
+    sites: list[SiteName] = Field(
+        [],
+        description="The other sites of the Dagster instance, by `site.name`, whose jobs this web UI's users may launch as their"
+        " roles say. Jobs of any other are for admins alone.",
+        examples=[["us_east_1"]],
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "UiSettings":

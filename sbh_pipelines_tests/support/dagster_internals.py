@@ -1,4 +1,4 @@
-"""What only tests use of Dagster that Dagster does not export: its scheduler's loop, its GraphQL schema, its routes."""
+"""What only tests use of Dagster that Dagster does not export: its scheduler's and sensors' loops, its GraphQL schema, its routes."""
 
 import traceback
 from collections.abc import Callable, Iterator
@@ -9,14 +9,19 @@ import pytest
 from dagster._core.remote_origin import InProcessCodeLocationOrigin
 from dagster._core.scheduler.instigation import InstigatorTick
 from dagster._core.storage.defs_state import base as defs_state
-from dagster._core.test_utils import InProcessTestWorkspaceLoadTarget, create_test_daemon_workspace_context
+from dagster._core.test_utils import InProcessTestWorkspaceLoadTarget, create_test_daemon_workspace_context, freeze_time
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._daemon.sensor import execute_sensor_iteration
 from dagster._scheduler.scheduler import launch_scheduled_runs
 
 __all__ = [
     "InstigatorTick",
     "OpenInstances",
+    "WorkspaceProcessContext",
     "create_test_daemon_workspace_context",
+    "execute_sensor_iteration",
+    "freeze_time",
     "graphql_of",
     "graphql_schema",
     "launch_scheduled_runs",

@@ -133,7 +133,7 @@ def code_server(stack: Place, directory: Path, environment: Mapping[str, str] | 
     workspace.write_text(f"load_from: [{{grpc_server: {{host: 127.0.0.1, port: {port}, location_name: sbh}}}}]\n")
     variables = environment or _dagster_environment(stack)
     with started([*command, "-h", "127.0.0.1", "-p", str(port)], variables, log) as process:
-        until(lambda: _listens(port, process, log))
+        until(lambda: listens(port, process, log))
         yield workspace
 
 
@@ -202,7 +202,8 @@ def started(
         process.wait()
 
 
-def _listens(port: int, process: "subprocess.Popen[bytes]", log: Path) -> bool:
+def listens(port: int, process: "subprocess.Popen[bytes]", log: Path) -> bool:
+    """Whether something listens on the port, and the process that should has not ended."""
     assert process.poll() is None, log.read_text("utf-8", "replace")[-2000:]
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

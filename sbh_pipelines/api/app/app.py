@@ -66,7 +66,7 @@ def make_app(settings: Settings) -> RequestMiddleware:
     for each in services:
         each.tenants.remember(_TENANTS_S)
         each.audit.fold_repeats()
-    dagster = Dagster(own, _service_token(settings, tokens))
+    dagster = Dagster(own, _service_token(settings, tokens), settings.site)
     auth = Workers("auth", _AUTH_THREADS, own.waiting, own.request_timeout_s)
     reads = Workers("reads", own.threads, own.waiting, own.request_timeout_s, max(1, own.threads // 2))
     at_once, wait = own.expensive_threads, own.request_timeout_s

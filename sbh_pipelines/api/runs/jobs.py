@@ -1,4 +1,5 @@
-"""Which job of Dagster does which call, and its configuration. The names are those of `orchestration`; a test holds them.
+"""Which job of Dagster does which call, and its configuration. The names are those of `orchestration`, without the
+site's; a test holds them.
 
 `backup_id` is the backup that is meant now: what `latest` means may have changed when a run leaves the queue. `named` is how
 the caller named it, by which a repeated request is known.

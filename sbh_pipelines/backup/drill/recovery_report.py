@@ -25,6 +25,7 @@ from sbh_pipelines.backup.drill.records import (
 )
 from sbh_pipelines.backup.drill.scenarios import BACKUP_TYPES, SCENARIOS
 from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.document import optional
 from sbh_pipelines.errors import SbhError, StoreError
 from sbh_pipelines.model import DrillId, Tenant, timestamp
 from sbh_pipelines.settings import Settings
@@ -147,6 +148,7 @@ class RecoveryObjectives:
         copies: A line for each copy and data type: how much would be lost if only the copy were left. Without
             copies there is none.
         issues: Records, manifests and catalogs that are damaged, so that a number may be out of date.
+        site: The site that it is of; absent where that has no name.
     """
 
     at: str
@@ -155,6 +157,7 @@ class RecoveryObjectives:
     recovery_point: Sequence[RecoveryPointAge]
     copies: Sequence[CopyPointAge]
     issues: Sequence[SbhError]
+    site: str | None = optional()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +195,7 @@ def recovery_report(site: Site, tenants: Sequence[Tenant]) -> RecoveryObjectives
         ],
         copies=at_copies,
         issues=_once([*unasked, *damaged, *ages.issues, *unread]),
+        site=site.settings.site.name or None,
     )
 
 

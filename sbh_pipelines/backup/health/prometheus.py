@@ -96,8 +96,14 @@ class _Examined(Collector):
         self._copies(gauges)
         for seen in self._shown(gauges):
             self._tenant(gauges, seen)
-        yield from gauges.all()
-        yield self._durations()
+        for metric in (*gauges.all(), self._durations()):
+            yield self._of_site(metric)
+
+    def _of_site(self, metric: Metric) -> Metric:
+        """With the site as a label, where it has a name: several sites' metrics may be gathered under one job."""
+        if name := self._settings.site.name:
+            metric.samples = [sample._replace(labels={"site": name, **sample.labels}) for sample in metric.samples]
+        return metric
 
     def _whole(self, gauges: _Gauges) -> None:
         found, now = self._examination, self._examination.examined_at.timestamp()

@@ -1,5 +1,9 @@
 """`sbh doctor`: do the settings fit the real world, and if not, what mends it. `sbh settings`: what can be set, a first file."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,12 +13,13 @@ from sbh_pipelines.cli.command import Invocation, command
 from sbh_pipelines.cli.files import rewrite, write_made
 from sbh_pipelines.cli.output import Answer, plural, printable, table
 from sbh_pipelines.cli.servers.stack import speaker
-from sbh_pipelines.errors import RequestError, SettingsError
+from sbh_pipelines.errors import RequestError, SettingsError, error_from_dict
 
 if TYPE_CHECKING:
     from sbh_pipelines.doctor import Report
 
 _STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
+_PATIENCE_S = 60.0  # to import Dagster takes seconds
 _OPEN = ("unmapped", "ambiguous", "outside")
 _TABLE_STYLES = dict.fromkeys(_OPEN, "bold red") | {"excluded": "dim", "shared": "dim", "extension": "dim"}
 
@@ -49,12 +54,33 @@ def doctor(
     if suggest:
         return _suggest(invocation, file if save else None)
     report = examine(settings, settings_file=file, write=write, say=speaker(invocation))
+    _ask_dagster(report, invocation.named_file)
     brief = [
         ": ".join(filter(None, (finding.level, finding.what, finding.detail, finding.remedy)))
         for finding in (*report.errors, *report.warnings)
     ]
     status = SettingsError.exit_status if report.errors else 0
     return Answer(report.as_dict(), lambda out: _show(out, report), brief, status)
+
+
+def _ask_dagster(report: "Report", file: Path | None) -> None:
+    """Whether another code location of the instance in DAGSTER_HOME has this site's name; nothing where there is no instance."""
+    home = os.environ.get("DAGSTER_HOME")
+    if not home or not Path(home).is_dir():
+        return
+    environment = os.environ | ({"SBH_SETTINGS": str(file.resolve())} if file is not None else {})
+    command_line = [sys.executable, "-P", "-m", "sbh_pipelines.orchestration.alerting.locations"]
+    try:
+        ended = subprocess.run(command_line, env=environment, capture_output=True, text=True, timeout=_PATIENCE_S)
+        error = json.loads(ended.stdout)["error"]
+    except (subprocess.TimeoutExpired, ValueError, KeyError):
+        report.warn("dagster", "Dagster's instance cannot be read", home, "see DAGSTER_HOME/dagster.yaml")
+        return
+    if error is None:
+        report.ok("dagster", "No other code location has this site's name", home)
+        return
+    with report.trying("dagster"):
+        raise error_from_dict(error)
 
 
 def _suggest(invocation: Invocation, file: Path | None) -> Answer:

@@ -225,7 +225,8 @@ def _show(out: Any, report: "RecoveryObjectives") -> None:
     times, points = report.recovery_time, report.recovery_point
     out.print(
         table(
-            f"Recovery time objectives, {plural(report.tenants, 'tenant')}, {utc(report.at)}",
+            f"Recovery time objectives{f' of {report.site}' if report.site else ''},"
+            f" {plural(report.tenants, 'tenant')}, {utc(report.at)}",
             (
                 "scenario",
                 "-~needs",

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sbh_pipelines.errors import EmbeddedError
+from sbh_pipelines.settings import load_site
 
 _DEFINITIONS = "sbh_pipelines.definitions"
 _DG = (
@@ -30,7 +31,7 @@ import json, sys
 from dagster import DagsterInstance
 
 with DagsterInstance.get() as instance, open(sys.argv[1], encoding="utf-8") as slugs:
-    instance.add_dynamic_partitions("tenants", json.load(slugs))
+    instance.add_dynamic_partitions(sys.argv[2], json.load(slugs))
 """
 _PATIENCE_S = 20.0
 _STARTUP_S = 120.0
@@ -48,7 +49,7 @@ class DagsterRuns:
     """Dagster with its home in `home`, for the settings in `settings`; what it prints goes to files in `logs`."""
 
     def __init__(self, home: Path, settings: Path, logs: Path) -> None:
-        self.home, self._logs = home, logs
+        self.home, self._logs, self._settings = home, logs, settings
         home.mkdir(parents=True, exist_ok=True)
         logs.mkdir(parents=True, exist_ok=True)
         if not (home / "dagster.yaml").exists():
@@ -65,13 +66,17 @@ class DagsterRuns:
         """Make the tenants known as partitions."""
         file = self.home / "partitions.json"
         file.write_text(json.dumps(list(slugs)), "utf-8")
-        self._run("partitions", [sys.executable, "-P", "-c", _ADD_PARTITIONS, str(file)], say)
+        self._run("partitions", [sys.executable, "-P", "-c", _ADD_PARTITIONS, str(file), self._named("tenants")], say)
 
     def launch(self, job: str, config: Mapping[str, object], say: Say) -> None:
         """Run a job to its end in a process of its own. Raises EmbeddedError with the run's first error."""
         file = self.home / f"{job}.yaml"
         file.write_text(json.dumps(config, indent=1), "utf-8")  # JSON is YAML
-        self._run(job, [*_DG, "launch", "-m", _DEFINITIONS, "--job", job, "--config", str(file)], say)
+        self._run(job, [*_DG, "launch", "-m", _DEFINITIONS, "--job", self._named(job), "--config", str(file)], say)
+
+    def _named(self, text: str) -> str:
+        """As the site of the settings, which people may have edited, calls it in Dagster."""
+        return load_site(self._settings).named(text)
 
     @contextmanager
     def web_ui(self, say: Say, port: int | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:

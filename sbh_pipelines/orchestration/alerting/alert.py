@@ -32,6 +32,7 @@ class Alert:
         remedy: what to do next.
         link: address of the run in Dagster's web pages.
         since: since when it is so, UTC.
+        site: the site that it is of; empty where that has no name.
     """
 
     subject: str
@@ -49,16 +50,19 @@ class Alert:
     remedy: str = ""
     link: str = ""
     since: str = ""
+    site: str = ""
 
     @property
     def title(self) -> str:
-        """The subject, and what has become of it."""
+        """The subject, of which site, and what has become of it."""
         words = {RECOVERED: "Recovered: ", "still": "Still: ", "worse": "Worse: ", TEST: "Test: "}
-        return words.get(self.state, "") + self.subject
+        return words.get(self.state, "") + (f"{self.site}: " if self.site else "") + self.subject
 
     @property
     def dedup_key(self) -> str:
-        return self.key or f"{self.event}/{self.run_id or self.job}"
+        """The same from the first alert to the recovery, and another one for each site."""
+        key = self.key or f"{self.event}/{self.run_id or self.job}"
+        return f"{self.site}/{key}" if self.site else key
 
     def as_dict(self) -> dict[str, object]:
         """JSON-ready; `text` is what chat systems show. At most 50 failed tenants, `tenants_failed` counts them all."""

@@ -1,8 +1,8 @@
 """Sends alerts about conditions. What was sent is kept in Dagster's storage, and what a channel did not take is owed to it.
 
 The memory is kept under a name of its own and not as a sensor's cursor: it outlives a cursor that is reset and a code
-location that is renamed, and two sensors can share it. Alerts are sent first and remembered then: a process killed in
-between tells twice rather than never.
+location that is renamed, and two sensors can share it; each site has its own. Alerts are sent first and remembered then: a
+process killed in between tells twice rather than never.
 """
 
 import json
@@ -20,6 +20,7 @@ from sbh_pipelines.orchestration.alerting.alert import Alert
 from sbh_pipelines.orchestration.alerting.channels.delivery import raise_undelivered, try_all
 from sbh_pipelines.orchestration.alerting.channels.registry import configured_channels
 from sbh_pipelines.orchestration.alerting.conditions import Condition, Kind, Memory, Notice, step
+from sbh_pipelines.orchestration.common.names import site
 from sbh_pipelines.settings import AlertSettings
 
 _OWED_S = 24 * 3600.0
@@ -55,7 +56,8 @@ class AlertSender:
     def __init__(
         self, instance: dg.DagsterInstance, name: str, job: str, settings: AlertSettings, now: Now = time.time
     ) -> None:
-        self._instance, self._key, self._job, self._settings = instance, f"sbh/alerts/{name}", job, settings
+        self._instance, self._job, self._settings = instance, job, settings
+        self._key = "/".join(filter(None, ("sbh/alerts", site().name, name)))
         self._now = now
 
     def open_keys(self) -> set[str]:
@@ -85,7 +87,7 @@ class AlertSender:
                 unknown=unknown,
             )
             alerts = [(build or self.alert)(notice) for notice in notices]
-            alerts += besides
+            alerts = [replace(alert, site=site().name) for alert in (*alerts, *besides)]
             owed, outcome = self._send(alerts, document.get("owed"), now)
             if alerts or owed or memory.as_dict() != document.get("memory") or document.get("owed"):
                 self._save({"memory": memory.as_dict(), "owed": [entry.as_dict() for entry in owed]})

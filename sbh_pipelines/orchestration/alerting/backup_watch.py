@@ -10,6 +10,7 @@ import dagster as dg
 
 from sbh_pipelines.orchestration.alerting.alert_sender import AlertSender
 from sbh_pipelines.orchestration.alerting.conditions import SEVERITIES, Condition
+from sbh_pipelines.orchestration.common.names import named
 from sbh_pipelines.orchestration.common.resources import Backups, user_of
 
 if TYPE_CHECKING:  # their drivers are slow to import, and loading the definitions must not need them
@@ -22,7 +23,7 @@ _OF_AN_OBSERVATION = ("storage_unreachable", "key_trouble", "unreadable")
 
 
 @dg.sensor(
-    name="backup_watch",
+    name=named("backup_watch"),
     minimum_interval_seconds=300,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Tells people of missed recovery point objectives, tenants without a backup, unusual sizes, damaged manifests,"

@@ -14,6 +14,7 @@ import dagster as dg
 from sbh_pipelines.orchestration.alerting.alert import Alert
 from sbh_pipelines.orchestration.alerting.alert_sender import AlertSender, run_link, with_state
 from sbh_pipelines.orchestration.alerting.conditions import Condition, Notice
+from sbh_pipelines.orchestration.common.names import site
 from sbh_pipelines.orchestration.common.runs import (
     BACKUP,
     DRILL_OPERATION,
@@ -108,7 +109,7 @@ def _succeeded(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[_Ended]
         return []
     since = datetime.fromtimestamp(record.end_time, UTC)
     later = instance.get_run_records(
-        dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS], updated_after=since), limit=_LOOKED_AT
+        dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS], updated_after=since, tags=site().tags), limit=_LOOKED_AT
     )
     own = [found for found in later if found.start_time and found.start_time > record.end_time]
     return [_Ended.of(instance, found.dagster_run) for found in own if is_ours(found.dagster_run)]

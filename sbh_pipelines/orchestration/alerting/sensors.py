@@ -15,12 +15,14 @@ from sbh_pipelines.model import BackupType, timestamp, utc_now
 from sbh_pipelines.orchestration.alerting.alert import Alert
 from sbh_pipelines.orchestration.alerting.alert_sender import AlertSender, run_link
 from sbh_pipelines.orchestration.alerting.conditions import Condition
+from sbh_pipelines.orchestration.alerting.locations import EVERY_S, SYNC, not_alone
 from sbh_pipelines.orchestration.alerting.run_alerts import report_failure, report_success
 from sbh_pipelines.orchestration.alerting.run_changes import runs_since
 from sbh_pipelines.orchestration.backups.jobs import fleet_backup_job
 from sbh_pipelines.orchestration.backups.schedules import fleet_config
 from sbh_pipelines.orchestration.common.assets import TENANTS, tenants_partitions
 from sbh_pipelines.orchestration.common.failed_tenants import FAILED_TENANTS, FailedTenant
+from sbh_pipelines.orchestration.common.names import named
 from sbh_pipelines.orchestration.common.resources import Backups, same_user
 from sbh_pipelines.orchestration.common.runs import (
     TYPE_TAG,
@@ -45,13 +47,15 @@ WILL_RETRY_TAG = "dagster/will_retry"
 
 
 @dg.sensor(
-    name="tenants_sync",
-    minimum_interval_seconds=60,
+    name=named(SYNC),
+    minimum_interval_seconds=EVERY_S,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Keeps the partitions in step with the tenants table. A tenant that is gone from the table loses its"
-    " partition, not its backups; nothing is removed when the table is empty, cannot be read, or lost more than half.",
+    " partition, not its backups; nothing is removed when the table is empty, cannot be read, or lost more than half. Where"
+    " another code location has the same `site.name`, nothing is changed, and people are told.",
 )
 def tenants_sync(context: dg.SensorEvaluationContext, backups: Backups) -> dg.SensorResult | dg.SkipReason:
+    _require_alone(context, backups.service.settings.alerts)
     listed = [str(tenant.id) for tenant in backups.service.tenants.all()]
     have = set(context.instance.get_dynamic_partitions(TENANTS))
     new = [tenant for tenant in listed if tenant not in have]
@@ -73,8 +77,22 @@ def tenants_sync(context: dg.SensorEvaluationContext, backups: Backups) -> dg.Se
     return dg.SensorResult(dynamic_partitions_requests=[*requests, *removals])
 
 
+def _require_alone(context: dg.SensorEvaluationContext, settings: AlertSettings) -> None:
+    """Raises SiteNotAlone. People are told once it has stood for longer than a renamed code location is remembered."""
+    error = not_alone(context.instance)
+    found = []
+    if error is not None:
+        found = [Condition("site_not_alone", error.what, str(error), "critical", remedy=error.remedy, delay_s=300.0)]
+    try:
+        AlertSender(context.instance, "site", f"sensor {SYNC}", settings).report(found)
+    except AlertError as undelivered:  # the next tick sends it; the partitions need not wait for it
+        context.log.warning(str(undelivered))
+    if error is not None:
+        raise error
+
+
 @dg.sensor(
-    name="unusable_tenants",
+    name=named("unusable_tenants"),
     minimum_interval_seconds=3600,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Tells people when the tenants table lists tenants that cannot be backed up (slug malformed, shared or"
@@ -99,7 +117,7 @@ def unusable_tenants(context: dg.SensorEvaluationContext, backups: Backups) -> d
 
 
 @dg.run_failure_sensor(
-    name="failure_alerts",
+    name=named("failure_alerts"),
     minimum_interval_seconds=15,
     default_status=dg.DefaultSensorStatus.RUNNING,
     monitor_all_code_locations=True,  # runs started from the command line belong to none
@@ -115,7 +133,7 @@ def failure_alerts(context: dg.RunFailureSensorContext, backups: Backups) -> Non
 
 
 @dg.sensor(
-    name="recovery_notices",
+    name=named("recovery_notices"),
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Tells people that what failed has succeeded since: a backup of the same tenant and type, a validation or"
@@ -133,7 +151,7 @@ def recovery_notices(context: dg.SensorEvaluationContext, backups: Backups) -> d
 
 
 @dg.run_failure_sensor(
-    name="retry_failed_tenants",
+    name=named("retry_failed_tenants"),
     minimum_interval_seconds=300,
     default_status=dg.DefaultSensorStatus.RUNNING,
     monitor_all_code_locations=True,
@@ -237,7 +255,7 @@ def _summary(error: Any) -> str:
 
 
 @dg.sensor(
-    name="break_glass_alerts",
+    name=named("break_glass_alerts"),
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Tells people of each restore that somebody began without the approval of a second person, by breaking the"

@@ -18,6 +18,7 @@ from sbh_pipelines.errors import RunStuck
 from sbh_pipelines.orchestration.alerting.alert_sender import AlertSender
 from sbh_pipelines.orchestration.alerting.conditions import Condition
 from sbh_pipelines.orchestration.common.dagster_internals import CodeServer, worker_is_known_gone
+from sbh_pipelines.orchestration.common.names import named
 from sbh_pipelines.orchestration.common.resources import Backups
 from sbh_pipelines.orchestration.common.runs import is_ours, tenants_of
 from sbh_pipelines.orchestration.hosts.heartbeat import SILENT_S, Heartbeat, last_heartbeat
@@ -146,7 +147,7 @@ def worker_is_gone(
 
 
 @dg.sensor(
-    name="run_watch",
+    name=named("run_watch"),
     minimum_interval_seconds=_EVERY_S,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Tells people of runs at work whose worker is gone, that are over `alerts.run_over_time_s`, or that have"

@@ -7,6 +7,7 @@ import dagster as dg
 from sbh_pipelines.model import BackupType
 from sbh_pipelines.orchestration.backups.assets import backup_steps
 from sbh_pipelines.orchestration.common.assets import asset_key
+from sbh_pipelines.orchestration.common.names import named, tags
 from sbh_pipelines.orchestration.common.runs import BACKUP, OPERATION_TAG, TYPE_TAG
 
 FROM_THE_BEGINNING = {"dagster/retry_strategy": "ALL_STEPS"}
@@ -17,11 +18,11 @@ def backup_job(backup_type: BackupType) -> Any:
     """The job `<type>_backup_job`: the asset's partitions, one, some, or all as a backfill."""
     article = "An" if backup_type is BackupType.INCREMENTAL else "A"
     return dg.define_asset_job(
-        f"{backup_type}_backup_job",
+        named(f"{backup_type}_backup_job"),
         selection=dg.AssetSelection.assets(asset_key(backup_type)),
         description=f"{article} {backup_type} backup of the tenants whose partitions are chosen: one, some, or all (as a"
         " backfill).",
-        tags={OPERATION_TAG: BACKUP, TYPE_TAG: str(backup_type), **FROM_THE_BEGINNING},
+        tags=tags({OPERATION_TAG: BACKUP, TYPE_TAG: str(backup_type), **FROM_THE_BEGINNING}),
     )
 
 
@@ -34,9 +35,9 @@ def fleet_backup() -> None:
 
 
 fleet_backup_job = fleet_backup.to_job(
-    name="fleet_backup_job",
+    name=named("fleet_backup_job"),
     description="Backs up the tenants named in `ops.snapshot_tables.config.tenants`, or every tenant if it names none,"
     " in one run, with backups of the type `backup_type`. What the schedules launch, a batch of tenants at a time; the"
     " backups appear in the assets.",
-    tags={OPERATION_TAG: BACKUP, **FROM_THE_BEGINNING},
+    tags=tags({OPERATION_TAG: BACKUP, **FROM_THE_BEGINNING}),
 )

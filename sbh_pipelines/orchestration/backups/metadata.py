@@ -13,18 +13,18 @@ from sbh_pipelines.backup.contents.manifest import Component
 from sbh_pipelines.backup.create.draft import MADE_NOW, AppliedRetention, Draft
 from sbh_pipelines.model import parse_timestamp, size_text
 from sbh_pipelines.orchestration.common.assets import asset_key
-from sbh_pipelines.orchestration.common.links import launchpad, markdown_link, partition
+from sbh_pipelines.orchestration.common.links import Links, markdown_link
 from sbh_pipelines.orchestration.common.metadata import MetadataMap, issues_table, markdown, plural
 
 _RUNBOOK = "`docs/operations/partial-loss.md`"
 
 
-def backup_metadata(draft: Draft, manifest_location: str, links_root: str, now: datetime) -> MetadataMap:
+def backup_metadata(draft: Draft, manifest_location: str, links: Links, now: datetime) -> MetadataMap:
     """Metadata of the materialization of one tenant's backup. `now`: UTC."""
     counters = draft.counters
     metadata: MetadataMap = {
         "summary": dg.MetadataValue.md(summary(draft)),
-        "links": dg.MetadataValue.md(_links(draft, links_root)),
+        "links": dg.MetadataValue.md(_links(draft, links)),
         "backup_id": dg.MetadataValue.text(str(draft.backup_id)),
         **_moment(draft, now),
         "rows": dg.MetadataValue.int(int(counters.get("rows", 0))),
@@ -102,22 +102,22 @@ def _as_of(draft: Draft) -> str:
     return f" as of {parse_timestamp(draft.recovery_point.time):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _links(draft: Draft, root: str) -> str:
+def _links(draft: Draft, links: Links) -> str:
     tenant, backup = str(draft.tenant.id), str(draft.backup_id)
-    plan = launchpad(
-        "restore_job", "restore_tenant", {"tenant": tenant, "backup_id": backup, "validate_only": True}, root
+    plan = links.launchpad(
+        "restore_job", "restore_tenant", {"tenant": tenant, "backup_id": backup, "validate_only": True}
     )
-    validate = launchpad(
-        "validate_backup_job", "validate_backups", {"tenants": [tenant], "backup_id": backup, "deep": True}, root
+    validate = links.launchpad(
+        "validate_backup_job", "validate_backups", {"tenants": [tenant], "backup_id": backup, "deep": True}
     )
     earlier = next(_earlier(draft), None)
-    links = [
+    shown = [
         markdown_link("See what a restore would do", plan),
         markdown_link("Validate it", validate),
-        *([markdown_link(f"Before it: {earlier}", partition(asset_key(draft.type), tenant, root))] if earlier else []),
+        *([markdown_link(f"Before it: {earlier}", links.partition(asset_key(draft.type), tenant))] if earlier else []),
         f"How to restore: {_RUNBOOK}",
     ]
-    return " · ".join(links)
+    return " · ".join(shown)
 
 
 def _earlier(draft: Draft) -> Iterator[str]:

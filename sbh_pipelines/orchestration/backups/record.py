@@ -10,7 +10,7 @@ from sbh_pipelines.orchestration.backups.metadata import backup_metadata, summar
 from sbh_pipelines.orchestration.common.assets import asset_key, shown_in
 from sbh_pipelines.orchestration.common.batch import asked_type
 from sbh_pipelines.orchestration.common.dagster_internals import materialization_events
-from sbh_pipelines.orchestration.common.links import root_of
+from sbh_pipelines.orchestration.common.links import Links
 from sbh_pipelines.orchestration.common.resources import BackupServiceResource
 
 RETENTION_TAG = "sbh/retention_failed"
@@ -24,9 +24,14 @@ def backups(
     context: dg.OpExecutionContext, resource: BackupServiceResource, made: Sequence[Draft]
 ) -> Iterator[dg.DagsterEvent]:
     """The materializations of these drafts' backups. A full made in place of another type is shown as both."""
+    links = Links.of(context.run, resource.service.settings.alerts.dagster_url)
     yield from materialization_events(
         context,
-        [_materialization(resource, draft, asset) for draft in made for asset in shown_in(draft.type, draft.requested)],
+        [
+            _materialization(resource, links, draft, asset)
+            for draft in made
+            for asset in shown_in(draft.type, draft.requested)
+        ],
     )
 
 
@@ -74,15 +79,16 @@ def retention_errors(context: dg.OpExecutionContext, made: Sequence[Draft]) -> N
         context.instance.add_run_tags(context.run_id, {RETENTION_TAG: str(len(errors))})
 
 
-def _materialization(resource: BackupServiceResource, draft: Draft, asset: dg.AssetKey) -> dg.AssetMaterialization:
+def _materialization(
+    resource: BackupServiceResource, links: Links, draft: Draft, asset: dg.AssetKey
+) -> dg.AssetMaterialization:
     location = resource.location(draft.tenant, f"manifests/{draft.backup_id}.json")
     checksum = draft.manifest.checksum if draft.manifest else ""
-    links_root = root_of(resource.service.settings.alerts.dagster_url)
     return dg.AssetMaterialization(
         asset,
         partition=str(draft.tenant.id),
         description=f"{draft.backup_id}: {summary(draft).replace('**', '')}",
-        metadata=backup_metadata(draft, location, links_root, utc_now()),
+        metadata=backup_metadata(draft, location, links, utc_now()),
         tags={"dagster/data_version": checksum} if checksum else None,
     )
 

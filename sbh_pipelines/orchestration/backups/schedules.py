@@ -14,6 +14,7 @@ import dagster as dg
 from sbh_pipelines.model import BackupType, Tenant, timestamp
 from sbh_pipelines.orchestration.backups.due import due_tenants
 from sbh_pipelines.orchestration.backups.jobs import fleet_backup_job
+from sbh_pipelines.orchestration.common.names import named
 from sbh_pipelines.orchestration.common.resources import Backups
 from sbh_pipelines.orchestration.common.runs import SCHEDULE_TAG, SLOT_TAG, TYPE_TAG, tags_of_region
 from sbh_pipelines.orchestration.common.timetable import Timetable, launches, status_of, timetable, warn_of_another_line
@@ -56,7 +57,7 @@ def backup_schedule(of: BackupSchedule, fuller: Sequence[BackupSchedule]) -> dg.
     """The definition of a schedule; tenants that are due for one of `fuller` as well are left to it."""
 
     @dg.schedule(
-        name=of.timetable.name,
+        name=named(of.timetable.name),
         job=fleet_backup_job,
         cron_schedule=of.timetable.cron,
         execution_timezone=of.timetable.zone,

@@ -20,12 +20,13 @@ from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.config import JobConfig
 from sbh_pipelines.orchestration.common.failed_tenants import failed_among
 from sbh_pipelines.orchestration.common.failures import batch_failure, failure_of
+from sbh_pipelines.orchestration.common.names import named
 from sbh_pipelines.orchestration.common.outputs import hand_over, handed_over
 from sbh_pipelines.orchestration.common.resources import Backups, BackupServiceResource, user_of
 from sbh_pipelines.orchestration.common.runs import tag_run
 
-SOURCE_DB = "source_db"
-OBJECT_STORE = "object_store"
+SOURCE_DB = named("source_db")
+OBJECT_STORE = named("object_store")
 
 
 class SnapshotConfig(JobConfig):

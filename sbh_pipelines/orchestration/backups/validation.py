@@ -19,6 +19,7 @@ from sbh_pipelines.orchestration.common.dagster_internals import CheckedMaterial
 from sbh_pipelines.orchestration.common.failed_tenants import FAILED_TENANTS, FailedTenant
 from sbh_pipelines.orchestration.common.failures import failure_of
 from sbh_pipelines.orchestration.common.metadata import MetadataMap, issues_table, markdown
+from sbh_pipelines.orchestration.common.names import named, tags
 from sbh_pipelines.orchestration.common.resources import Backups, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 from sbh_pipelines.security.policy import UserContext
@@ -93,10 +94,11 @@ def validate_backups(
 
 
 @dg.job(
+    name=named("validate_backup_job"),
     partitions_def=tenants_partitions,
     description="Checks that a backup can be restored, without restoring it: of the tenant of the partition, or of the"
     " tenants in `ops.validate_backups.config.tenants`. The issues are in the failure's metadata.",
-    tags={OPERATION_TAG: "validate"},
+    tags=tags({OPERATION_TAG: "validate"}),
 )
 def validate_backup_job() -> None:
     validate_backups()

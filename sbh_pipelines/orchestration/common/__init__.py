@@ -1,6 +1,7 @@
 """What every job shares.
 
 resources           the service as a resource, and the user that a run acts for
+names               what Dagster keeps by name, named for the site
 assets              partitions and asset keys
 batch               the tenants of a run, and how a batch ends when some fail
 failed_tenants      the tenants that failed in a run, as it leaves them to alerts and the API

@@ -6,7 +6,9 @@ tenants table.
 
 import dagster as dg
 
-TENANTS = "tenants"
+from sbh_pipelines.orchestration.common.names import key, named
+
+TENANTS = named("tenants")
 ASSET_PREFIX = "tenant_backup"
 OWNERS = ["team:backups"]
 KINDS = {"postgres", "s3"}  # read from, and written to; Dagster has an icon for each
@@ -18,8 +20,8 @@ DRAWN_ONLY = dg.SpecificPartitionsPartitionMapping([])
 """The mapping of an edge that the graph shows and nothing else. With any other, Dagster calls an asset `unsynced` as soon as
 one partition upstream is newer, or missing: a report would be so until every tenant is drilled."""
 
-TABLES_ASSET, FILES_ASSET = dg.AssetKey(["application", "database"]), dg.AssetKey(["application", "files"])
-RESTORES_ASSET, PLATFORM_ASSET = dg.AssetKey(["tenant_restore"]), dg.AssetKey(["platform_backup"])
+TABLES_ASSET, FILES_ASSET = key("application", "database"), key("application", "files")
+RESTORES_ASSET, PLATFORM_ASSET = key("tenant_restore"), key("platform_backup")
 
 
 class Group:
@@ -35,7 +37,7 @@ class Group:
 
 def asset_key(backup_type: str) -> dg.AssetKey:
     """The asset of one backup type, e.g. `tenant_backup/full`."""
-    return dg.AssetKey([ASSET_PREFIX, str(backup_type)])
+    return key(ASSET_PREFIX, str(backup_type))
 
 
 def shown_in(made: str, requested: str | None) -> list[dg.AssetKey]:

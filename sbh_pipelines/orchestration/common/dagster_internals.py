@@ -5,6 +5,7 @@ a test for each line of this table, and says what to look at.
 
     materialization_events        many materializations of one step, written to storage together
     CheckedMaterialization        which materialization the result of an asset check is about
+    sensor_locations              which code locations have a sensor of a name, and when each looked last
     schedule_states, TickStatus   whether a schedule is on, and what has become of its last tick
     slots_before                  the moments of a cron line, backwards, as the scheduler counts them
     worker_is_known_gone          what the run launcher knows of a run's worker, where it knows anything
@@ -64,6 +65,7 @@ __all__ = [
     "load_target",
     "materialization_events",
     "schedule_states",
+    "sensor_locations",
     "slots_before",
     "web_application",
     "webserver_version",
@@ -94,6 +96,19 @@ def materialization_events(
 def schedule_states(instance: dg.DagsterInstance) -> Sequence[InstigatorState]:
     """What Dagster has recorded of each schedule: whether it is on, and where its ticks are found."""
     return instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE)
+
+
+def sensor_locations(instance: dg.DagsterInstance, name: str) -> dict[str, float]:
+    """The code locations that have a sensor of this name, and when each evaluated it last, in seconds since 1970."""
+    if instance.schedule_storage is None:
+        return {}
+    found: dict[str, float] = {}
+    for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
+        if state.instigator_name == name and state.instigator_data is not None:
+            ticked = getattr(state.instigator_data, "last_tick_start_timestamp", None) or 0.0
+            location = state.repository_selector.location_name
+            found[location] = max(found.get(location, 0.0), ticked)
+    return found
 
 
 def slots_before(moment: datetime, cron: str, zone: str) -> Iterator[datetime]:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from sbh_pipelines.errors import AccessDenied
+from sbh_pipelines.errors import AccessDenied, SettingsError
 from sbh_pipelines.model import Tenant
+from sbh_pipelines.orchestration.common.names import site
 from sbh_pipelines.orchestration.hosts.heartbeat import beating
 from sbh_pipelines.placement import backup_place
 from sbh_pipelines.security.policy import ALL_TENANTS, Role, UserContext
-from sbh_pipelines.settings import load_settings
+from sbh_pipelines.settings import SiteSettings, load_settings
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service import BackupService
@@ -45,12 +46,14 @@ class BackupServiceResource:
 
     @property
     def service(self) -> "BackupService":
-        """The service. Raises SettingsError when the settings are missing or wrong."""
+        """The service. Raises SettingsError when the settings are missing or wrong, or of another site by now."""
         with self._building:
             if self._service is None:
                 from sbh_pipelines.backup.service import BackupService  # its drivers are slow to import
 
-                self._service = BackupService(load_settings(self._settings_path))
+                settings = load_settings(self._settings_path)
+                _require_same(settings.site, site())
+                self._service = BackupService(settings)
             return self._service
 
     def at(self, from_copy: str | None) -> "BackupService":
@@ -89,6 +92,16 @@ backup_service = dg.ResourceDefinition(
     description="The backup service, with the settings of the process: the file named by SBH_SETTINGS, else sbh.toml in the"
     " working directory. A run cannot choose another.",
 )
+
+
+def _require_same(now: SiteSettings, loaded: SiteSettings) -> None:
+    if now != loaded:
+        raise SettingsError(
+            "The code location was loaded as another site",
+            on=f"site.name = {now.name!r}",
+            why=f"its jobs, assets and partitions are named for the site {loaded.name!r}",
+            remedy="reload the code location, or start its code server anew",
+        )
 
 
 def user_of(tags: Mapping[str, str]) -> UserContext:

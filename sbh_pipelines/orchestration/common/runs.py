@@ -1,6 +1,7 @@
-"""What a run of Dagster is about, read from its tags, its assets and its configuration: which tenants, which type.
+"""What a run of Dagster is about, read from its tags, its assets and its configuration: whose it is, which tenants, which type.
 
-A run that crashed has said nothing, and one that waits in the queue has not begun: this is all there is to know.
+A run that crashed has said nothing, and one that waits in the queue has not begun: this is all there is to know. An instance
+may hold runs of other sites, of the same operations and of tenants of the same names: of those nothing is read here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,8 @@ from typing import Any
 import dagster as dg
 
 from sbh_pipelines.model import BackupType
-from sbh_pipelines.orchestration.common.assets import ASSET_PREFIX, PLATFORM_ASSET, TENANTS
+from sbh_pipelines.orchestration.common import names
+from sbh_pipelines.orchestration.common.assets import ASSET_PREFIX, TENANTS
 from sbh_pipelines.orchestration.common.resources import USER_TAG, VIA
 
 OPERATION_TAG = "sbh/operation"
@@ -28,6 +30,13 @@ JOURNAL_DRAIN = "journal_drain"
 JOURNAL_ASSET_NAME = "change_journal"
 
 _RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+_OPERATIONS = {
+    (ASSET_PREFIX, DRILL_OPERATION): DRILL_OPERATION,
+    (JOURNAL_ASSET_NAME,): JOURNAL_DRAIN,
+    ("platform_backup",): PLATFORM_BACKUP,
+    ("recovery_report",): "recovery_report",
+}
+"""What makes an asset, by its path without the site; the first that is named counts."""
 _LAUNCHED_BY = {"dagster/schedule_name", "dagster/sensor_name"}
 _UNDER_WAY = [
     dg.DagsterRunStatus.NOT_STARTED,
@@ -39,28 +48,25 @@ _UNDER_WAY = [
 
 
 def is_ours(run: dg.DagsterRun) -> bool:
-    """Whether the run is of these definitions: runs started from the command line belong to no code location."""
+    """Whether the run is of this site: runs started from the command line belong to no code location."""
     return bool(operation_of(run))
 
 
 def operation_of(run: dg.DagsterRun) -> str:
     """What a run does: its tag, else what its assets are made by, for runs that somebody materialized by hand carry no tag.
 
-    Empty for the runs of others.
+    Empty for the runs of others, such as those of other sites on the instance.
     """
     if tagged := run.tags.get(OPERATION_TAG):
-        return tagged
+        return tagged if names.site().owns(run.tags) else ""
     if _types_of_assets(run):
         return BACKUP
-    named = {tuple(key.path) for key in run.asset_selection or ()}
-    named |= {tuple(check.asset_key.path) for check in run.asset_check_selection or ()}
-    if (ASSET_PREFIX, DRILL_OPERATION) in named:
-        return DRILL_OPERATION
-    if (JOURNAL_ASSET_NAME,) in named:
-        return JOURNAL_DRAIN
-    if tuple(PLATFORM_ASSET.path) in named:
-        return PLATFORM_BACKUP
-    return "recovery_report" if ("recovery_report",) in named else ""
+    named = {names.own_path(key) for key in run.asset_selection or ()}
+    named |= {names.own_path(check.asset_key) for check in run.asset_check_selection or ()}
+    for path, operation in _OPERATIONS.items():
+        if path in named:
+            return operation
+    return ""
 
 
 def makes_backups(run: dg.DagsterRun) -> bool:
@@ -101,6 +107,7 @@ def tag_run(
     run = context.run
     whose = tenants or ["all"]
     said = {
+        **names.site().tags,
         OPERATION_TAG: operation_of(run),
         TYPE_TAG: backup_type,
         TENANTS_TAG: "" if tenants is None else whose[0] if len(whose) == 1 else f"{len(whose):,} tenants",
@@ -123,13 +130,15 @@ def same_region(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def under_way(instance: dg.DagsterInstance, tags: Mapping[str, str] | None = None) -> list[dg.DagsterRun]:
-    """The runs with these tags that are created, queued or at work."""
-    return list(instance.get_runs(dg.RunsFilter(statuses=_UNDER_WAY, tags=dict(tags or {}))))
+    """The runs of this site with these tags that are created, queued or at work."""
+    # Not by the site's tag: what somebody materialized by hand has it only from its first step on.
+    found = instance.get_runs(dg.RunsFilter(statuses=_UNDER_WAY, tags=dict(tags or {})))
+    return [run for run in found if is_ours(run)]
 
 
 def _types_of_assets(run: dg.DagsterRun) -> list[BackupType]:
-    names = [key.path[-1] for key in run.asset_selection or () if key.path[0] == ASSET_PREFIX]
-    return sorted(BackupType(name) for name in names if name in set(BackupType))
+    paths = [names.own_path(key) for key in run.asset_selection or ()]
+    return sorted(BackupType(path[1]) for path in paths if path[:1] == (ASSET_PREFIX,) and path[1] in set(BackupType))
 
 
 def _config(run: dg.DagsterRun) -> Mapping[str, Any]:

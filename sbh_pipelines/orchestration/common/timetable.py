@@ -15,6 +15,7 @@ import dagster as dg
 
 from sbh_pipelines.model import timestamp
 from sbh_pipelines.orchestration.common.dagster_internals import TickStatus, schedule_states, slots_before
+from sbh_pipelines.orchestration.common.names import named
 from sbh_pipelines.orchestration.common.resources import Backups
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG, SCHEDULE_TAG, SLOT_TAG, under_way
 from sbh_pipelines.settings import ScheduleSettings, Settings
@@ -25,7 +26,7 @@ class Timetable:
     """When a schedule launches.
 
     Attributes:
-        name: the schedule.
+        name: the schedule, as the settings call it.
         cron: its cron line.
         zone: time zone of the line.
         on: whether it runs unless somebody stops it.
@@ -46,7 +47,7 @@ def latest_slot(timetable: Timetable, at: datetime) -> datetime:
 
 def launches(instance: dg.DagsterInstance, timetable: Timetable, at: datetime) -> bool:
     """Whether the schedule launches for the slot `at` itself, or still has to for an earlier one that it missed."""
-    state = next((s for s in schedule_states(instance) if s.instigator_name == timetable.name), None)
+    state = next((s for s in schedule_states(instance) if s.instigator_name == named(timetable.name)), None)
     if not (state.is_running if state else timetable.on):
         return False
     slot = latest_slot(timetable, at).timestamp()
@@ -108,7 +109,7 @@ def schedule_of_one_run(
     """
 
     @dg.schedule(
-        name=times.name,
+        name=named(times.name),
         job=job,
         cron_schedule=times.cron,
         execution_timezone=times.zone,

@@ -20,6 +20,7 @@ from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.config import JobConfig
 from sbh_pipelines.orchestration.common.failures import failure_of
 from sbh_pipelines.orchestration.common.metadata import MetadataMap, age
+from sbh_pipelines.orchestration.common.names import key, named, tags
 from sbh_pipelines.orchestration.common.resources import Backups, user_of
 from sbh_pipelines.orchestration.common.runs import (
     OPERATION_TAG,
@@ -42,7 +43,7 @@ COPY_RUN = "copy_run"
 COPY_ASSETS = "tenant_copy"
 
 
-COPIES_ASSET = dg.AssetKey(["copies"])
+COPIES_ASSET = key("copies")
 _MADE_BY = {
     "brought up to date by": "copy_run_job",
     "restore from a copy with": "restore_job, from_copy",
@@ -52,7 +53,7 @@ _MADE_BY = {
 
 def copy_asset(name: str) -> dg.AssetKey:
     """The asset of a copy, e.g. `tenant_copy/dr`."""
-    return dg.AssetKey([COPY_ASSETS, name])
+    return key(COPY_ASSETS, name)
 
 
 def _copy(copy: CopySettings) -> dg.AssetSpec:
@@ -192,11 +193,12 @@ def _said(done: "CopyRun") -> str:
 
 
 @dg.job(
+    name=named("copy_run_job"),
     description="Brings every copy of the settings up to date, for all tenants in one run, and verifies it there by the copy alone;"
     " or the copy and the tenants in `ops.run_copies.config`. Each tenant is then materialized in the copy's asset,"
     f" `{COPY_ASSETS}/NAME`, with how old it is there; the asset `copies` has all of them in a table, where the run was for all."
     " The schedule `copies` starts one for each copy every hour.",
-    tags={OPERATION_TAG: COPY_RUN},
+    tags=tags({OPERATION_TAG: COPY_RUN}),
 )
 def copy_run_job() -> None:
     run_copies()
@@ -211,7 +213,7 @@ _TIMES = copies_timetable()
 
 
 @dg.schedule(
-    name=_TIMES.name,
+    name=named(_TIMES.name),
     job=copy_run_job,
     cron_schedule=_TIMES.cron,
     execution_timezone=_TIMES.zone,

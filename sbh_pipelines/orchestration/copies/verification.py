@@ -11,6 +11,7 @@ from sbh_pipelines.orchestration.common.config import JobConfig
 from sbh_pipelines.orchestration.common.failed_tenants import FailedTenant
 from sbh_pipelines.orchestration.common.failures import failure_of
 from sbh_pipelines.orchestration.common.metadata import MetadataMap, failures_table
+from sbh_pipelines.orchestration.common.names import named, tags
 from sbh_pipelines.orchestration.common.resources import Backups, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG, tag_run
 from sbh_pipelines.orchestration.copies.copy_runs import error_metadata
@@ -72,8 +73,9 @@ def _metadata(found: "CopyVerification") -> MetadataMap:
 
 
 @dg.job(
+    name=named("copy_verify_job"),
     description="Verifies what is at the copy in `ops.verify_copy.config.copy_name`, by the copy alone. Changes nothing there.",
-    tags={OPERATION_TAG: COPY_VERIFY},
+    tags=tags({OPERATION_TAG: COPY_VERIFY}),
 )
 def copy_verify_job() -> None:
     verify_copy()

@@ -33,6 +33,7 @@ from sbh_pipelines.orchestration.common.config import JobConfig, from_copy_field
 from sbh_pipelines.orchestration.common.failed_tenants import FailedTenant
 from sbh_pipelines.orchestration.common.failures import batch_failure, failure_of
 from sbh_pipelines.orchestration.common.metadata import plural
+from sbh_pipelines.orchestration.common.names import named, tags
 from sbh_pipelines.orchestration.common.resources import Backups, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 from sbh_pipelines.orchestration.common.timetable import Timetable, schedule_of_one_run, timetable
@@ -174,10 +175,11 @@ def tenant_drill(full: Any, incremental: Any, differential: Any, platform: Any) 
 
 
 @dg.job(
+    name=named("drill_job"),
     partitions_def=tenants_partitions,
     description="Drills the tenant of the partition, or the tenants in `ops.drill_tenants.config.tenants`; where none is"
     " named, those drilled longest ago. Then makes the recovery report.",
-    tags={OPERATION_TAG: DRILL, "dagster/max_retries": "0"},  # a drill that failed is a finding, not an accident
+    tags=tags({OPERATION_TAG: DRILL, "dagster/max_retries": "0"}),  # a drill that failed is a finding, not an accident
 )
 def drill_job() -> None:
     drill_tenants()

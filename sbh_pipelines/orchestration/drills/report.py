@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from sbh_pipelines.errors import SbhError
-from sbh_pipelines.orchestration.common.assets import ASSET_PREFIX, DRAWN_ONLY, OWNERS, REPORT_KINDS, Group
+from sbh_pipelines.orchestration.common.assets import DRAWN_ONLY, OWNERS, REPORT_KINDS, Group, asset_key
 from sbh_pipelines.orchestration.common.failures import failure_of
 from sbh_pipelines.orchestration.common.metadata import MetadataMap, age, issues_table, markdown, plural
+from sbh_pipelines.orchestration.common.names import key
 from sbh_pipelines.orchestration.common.resources import Backups, user_of
 from sbh_pipelines.orchestration.common.runs import tag_run
 from sbh_pipelines.orchestration.drills.metadata import name_of
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from sbh_pipelines.backup.service.results import RecoveryObjectives, RecoveryPointAge, RecoveryTime
 
 DRILL = "drill"
-DRILL_ASSET = dg.AssetKey([ASSET_PREFIX, DRILL])
-REPORT_ASSET = dg.AssetKey(["recovery_report"])
+DRILL_ASSET = asset_key(DRILL)
+REPORT_ASSET = key("recovery_report")
 _NAMED = 5  # tenants in a cell
 
 

@@ -8,7 +8,7 @@ which is read and made anew (`operations`), and for admins Dagster's endpoints t
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Set
 from http import HTTPStatus
 from urllib.parse import urlencode
 
@@ -30,7 +30,7 @@ from sbh_pipelines.orchestration.guarded_ui.answers import (
 )
 from sbh_pipelines.orchestration.guarded_ui.login import VIA, Login, must_see_all
 from sbh_pipelines.orchestration.guarded_ui.mutations import MANAGE
-from sbh_pipelines.orchestration.guarded_ui.operations import Earlier, Launch, permit, permit_fields
+from sbh_pipelines.orchestration.guarded_ui.operations import UNNAMED, Earlier, Launch, permit, permit_fields
 from sbh_pipelines.orchestration.guarded_ui.origins import Origins
 from sbh_pipelines.orchestration.guarded_ui.page import going_page
 from sbh_pipelines.orchestration.guarded_ui.request import read_body
@@ -62,10 +62,12 @@ class Guard:
         origins: Origins,
         services: list[str],
         earlier: Earlier,
+        sites: Set[str] = UNNAMED,
         record: Record,
     ) -> None:
         self._app, self._tokens, self._login = app, tokens, login
         self._origins, self._services, self._earlier, self._record = origins, services, earlier, record
+        self._sites = sites
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -190,7 +192,9 @@ class Guard:
             if asked.mutations:
                 names = ", ".join(field.name.value for field in asked.mutations)
                 log.info("%s (%s) asks for %s", user.user_id, user.role.name.lower(), names)
-                asked, launches = await asyncio.to_thread(permit, asked, user, self._services, self._earlier)
+                asked, launches = await asyncio.to_thread(
+                    permit, asked, user, self._services, self._earlier, self._sites
+                )
         except AccessDenied as error:
             await asyncio.to_thread(self._record, user, error, [])
             return graphql_error(error)

@@ -92,7 +92,8 @@ JOBS: Mapping[str, str] = {
     "copy_run_job": "copies.run",
     "copy_verify_job": "copies.verify",
 }
-"""What a run of each job does. The run itself asks again, tenant by tenant, with the role in its tags."""
+"""What a run of each job does, by its name without the site's. The run itself asks again, tenant by tenant, with the role in its
+tags."""
 
 ASSETS: Mapping[str, str] = {
     "application/database": MANAGE,  # neither of the two can be run
@@ -107,4 +108,4 @@ ASSETS: Mapping[str, str] = {
     "change_journal": "journal.manage",
     "copies": "copies.run",
 }
-"""What a run of assets without a job does, by the asset's key."""
+"""What a run of assets without a job does, by the asset's key without the site's name."""

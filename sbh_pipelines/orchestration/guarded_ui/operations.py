@@ -3,7 +3,7 @@
 Runs act for the user who is logged in: the tags that say so are put into every launch, over any that were sent.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -23,7 +23,10 @@ from sbh_pipelines.orchestration.guarded_ui.mutations import (
 )
 from sbh_pipelines.orchestration.guarded_ui.request import Request, refused
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext, allows, authorize
+from sbh_pipelines.settings.site import parted
 
+UNNAMED = frozenset({""})
+"""The only site of an instance, which needs no name."""
 _ASSET_JOB = "__ASSET_JOB"
 _TAGS: Mapping[str, str] = {"backfillParams": "tags", "reexecutionParams": "extraTags"}  # else in `executionMetadata`
 _PARTS = ("assetSelection", "assetCheckSelection", "solidSelection")
@@ -53,6 +56,7 @@ class Launch:
     job: str
     action: str
     partition: str | None
+    site: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ class LaunchParams:
         job: the job that is named; empty where none is, or several are; `__ASSET_JOB` for a backfill of assets.
         parent: the run that is executed anew; empty for other launches.
         asset_action: the permission that a run of the named assets needs.
+        site: the site that the first of the assets is of; empty where it has no name.
         chooses_part: whether it chooses assets, checks or steps of its job, or a preset.
         own_tags: the tags, as they were sent.
         config: the run's configuration, as an object or a text in YAML.
@@ -83,13 +88,14 @@ class LaunchParams:
     job: str
     parent: str
     asset_action: str
+    site: str
     chooses_part: bool
     own_tags: Sequence[object]
     config: object
 
     @classmethod
-    def read(cls, argument: str, given: object) -> Self:
-        """Raises RequestError for what is not shaped as Dagster takes it."""
+    def read(cls, argument: str, given: object, sites: Set[str]) -> Self:
+        """`sites`: those whose assets are known. Raises RequestError for what is not shaped as Dagster takes it."""
         params, job, parent = _object(given, argument), "", ""
         selector = _object(params.get("selector") or {}, "the selector")
         assets = selector.get("assetSelection")
@@ -109,7 +115,8 @@ class LaunchParams:
             params,
             job,
             parent,
-            _action_of(assets),
+            _action_of(assets, sites),
+            _site_of(assets, sites),
             any(selector.get(name) for name in _PARTS) or any(params.get(name) for name in _PARTS_OF_LAUNCHES),
             _own_tags(argument, params),
             params.get("runConfigData"),
@@ -134,8 +141,13 @@ def permit_fields(request: Request, user: UserContext) -> None:
         authorize(user, FIELDS[name], ALL_TENANTS)
 
 
-def permit(request: Request, user: UserContext, services: list[str], earlier: Earlier) -> tuple[Request, list[Launch]]:
-    """The request as it is passed on for this user, and what it launches. Raises AccessDenied, RequestError."""
+def permit(
+    request: Request, user: UserContext, services: list[str], earlier: Earlier, sites: Set[str] = UNNAMED
+) -> tuple[Request, list[Launch]]:
+    """The request as it is passed on for this user, and what it launches. Raises AccessDenied, RequestError.
+
+    `sites`: names of the sites whose jobs and assets are what they are called; any other's are for admins.
+    """
     variables, launches = dict(request.variables), list[Launch]()
     for field in request.mutations:
         name = field.name.value
@@ -143,8 +155,10 @@ def permit(request: Request, user: UserContext, services: list[str], earlier: Ea
             authorize(user, "dagster.launch", ALL_TENANTS)
             for argument, variable in _variables_of(field, LAUNCHES[name], variables):
                 given = variables[variable]
-                several = [LaunchParams.read(argument, one) for one in (given if isinstance(given, list) else [given])]
-                launches += [_launch(one, user, earlier) for one in several]
+                several = [
+                    LaunchParams.read(argument, one, sites) for one in (given if isinstance(given, list) else [given])
+                ]
+                launches += [_launch(one, user, earlier, sites) for one in several]
                 acting = [one.acting_for(_user_of(one, user, services)) for one in several]
                 variables[variable] = acting if isinstance(given, list) else acting[0]
         elif name in OF_BACKFILLS:
@@ -173,27 +187,45 @@ def _variables_of(field: FieldNode, names: tuple[str, ...], given: Mapping[str, 
     return found
 
 
-def _launch(params: LaunchParams, user: UserContext, earlier: Earlier) -> Launch:
+def _launch(params: LaunchParams, user: UserContext, earlier: Earlier, sites: Set[str]) -> Launch:
     """What is launched, if the user may. Raises AccessDenied."""
     job, tags = params.job, params.tags
     if params.argument == "reexecutionParams":
         known = earlier.run(params.parent) if params.parent else None
         job, before = known if known else ("", {})
         tags = {**before, **tags}
-    action = JOBS.get(job, MANAGE) if job != _ASSET_JOB else params.asset_action
+    site, name = parted(job)
+    action = JOBS.get(name, MANAGE) if site in sites else MANAGE
+    if job == _ASSET_JOB:
+        site, action = params.site, params.asset_action
     authorize(user, action, ALL_TENANTS)
     if not allows(user, MANAGE, ALL_TENANTS):
         _must_be_plain(params)
-    return Launch(job, action, tags.get("dagster/partition"))
+    return Launch(job, action, tags.get("dagster/partition"), site)
 
 
-def _action_of(assets: Any) -> str:
+def _action_of(assets: Any, sites: Set[str]) -> str:
     """The strictest permission of a run of these assets; for assets that are not known, or all of them, that of an admin."""
     try:
-        actions = {ASSETS.get("/".join(asset["path"]), MANAGE) for asset in assets}
-    except (TypeError, KeyError):
+        actions = {_action_of_asset(asset["path"], sites) for asset in assets}
+    except (TypeError, KeyError, IndexError):
         return MANAGE
     return actions.pop() if len(actions) == 1 else MANAGE
+
+
+def _site_of(assets: Any, sites: Set[str]) -> str:
+    """Of the first of the assets."""
+    try:
+        first = next(iter(assets))["path"][0]
+    except (TypeError, KeyError, IndexError, StopIteration):
+        return ""
+    return str(first) if first in sites else ""
+
+
+def _action_of_asset(path: Sequence[str], sites: Set[str]) -> str:
+    """An asset of a site that has a name begins with it."""
+    own = "/".join(path[1:]) if path[0] in sites else "/".join(path) if "" in sites else ""
+    return ASSETS.get(own, MANAGE)
 
 
 def _must_be_plain(params: LaunchParams) -> None:

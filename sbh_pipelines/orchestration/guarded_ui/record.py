@@ -1,5 +1,5 @@
 """What is put on record of the web UI: launches, in the audit trail of the tenant whose partition was chosen, else in the
-platform's; and sign-ins and what was denied, in the platform's. In the server's log as well.
+platform's, as are those of other sites; and sign-ins and what was denied, in the platform's. In the server's log as well.
 
 Where the trail cannot be written the log says so, and a launch or a sign-in goes on: the run's own work is recorded by the
 service, and fails there if it must be.
@@ -17,7 +17,7 @@ from sbh_pipelines.orchestration.guarded_ui.login import VIA, SignIn
 from sbh_pipelines.orchestration.guarded_ui.mutations import MANAGE
 from sbh_pipelines.orchestration.guarded_ui.operations import Launch
 from sbh_pipelines.security.policy import ALL_TENANTS, PERMISSIONS, UserContext
-from sbh_pipelines.settings import Settings
+from sbh_pipelines.settings import Settings, SiteSettings
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service import BackupService
@@ -45,7 +45,7 @@ def recorder(settings: Settings) -> Record:
         for launch in launches:
             log.warning("launched: %s: %s %s", who, ascii(launch.job), ascii(launch.partition or ""))
             try:
-                _track(service.get(), user, launch)
+                _track(service.get(), settings.site, user, launch)
             except SbhError as error:
                 log.error("the audit trail could not be written: %s", error)
 
@@ -100,9 +100,11 @@ class _Service:
             self._built.audit.end_repeats()
 
 
-def _track(service: "BackupService", user: UserContext, launch: Launch) -> None:
+def _track(service: "BackupService", own: SiteSettings, user: UserContext, launch: Launch) -> None:
     props = {"job": launch.job, "action": launch.action, "role": user.role.name.lower()}
-    if launch.partition:
+    if launch.site != own.name:  # whose tenants may have the names of ours
+        props |= {"site": launch.site, "partition": (launch.partition or "")[:_LONGEST_SHOWN]}
+    elif launch.partition:
         try:
             service.audit.track(launch.partition, "run.launched", user.user_id, "ui", props)
             return

@@ -86,6 +86,7 @@ def guarded_app(settings: Settings, where: Where) -> Iterator[Guard]:
                 origins=origins,
                 services=settings.auth.services,
                 earlier=_earlier(instance),
+                sites={settings.site.name, *settings.ui.sites},
                 record=recorder(settings),
             )
 

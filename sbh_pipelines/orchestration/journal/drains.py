@@ -13,13 +13,14 @@ from sbh_pipelines.errors import LeaseHeld, SbhError
 from sbh_pipelines.orchestration.common.assets import KINDS, OWNERS, TABLES_ASSET, Group
 from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.failures import failure_of
+from sbh_pipelines.orchestration.common.names import key, named, tags
 from sbh_pipelines.orchestration.common.resources import Backups, user_of
 from sbh_pipelines.orchestration.common.runs import JOURNAL_ASSET_NAME, JOURNAL_DRAIN, OPERATION_TAG, tag_run
 from sbh_pipelines.orchestration.common.timetable import Timetable, schedule_of_one_run, timetable
 from sbh_pipelines.orchestration.journal.metadata import drained_metadata, drained_text
 from sbh_pipelines.settings import ScheduleSettings, Settings
 
-JOURNAL_ASSET = dg.AssetKey([JOURNAL_ASSET_NAME])
+JOURNAL_ASSET = key(JOURNAL_ASSET_NAME)
 
 
 @dg.asset(
@@ -50,12 +51,12 @@ def change_journal(context: dg.AssetExecutionContext, backups: Backups) -> Itera
 
 
 journal_drain_job: Any = dg.define_asset_job(
-    "journal_drain_job",
+    named("journal_drain_job"),
     selection=dg.AssetSelection.assets(JOURNAL_ASSET),
     description="Reads what was committed since the last drain from the server's log, and writes it into the change journal of"
     " each region. Then the server may forget it.",
     # In no pool, and first in the queue: while a drain waits behind backups, the server keeps its log.
-    tags={OPERATION_TAG: JOURNAL_DRAIN, "dagster/priority": "10"},
+    tags=tags({OPERATION_TAG: JOURNAL_DRAIN, "dagster/priority": "10"}),
 )
 
 

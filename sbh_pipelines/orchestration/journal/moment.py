@@ -13,6 +13,7 @@ from sbh_pipelines.orchestration.common.assets import RESTORES_ASSET, tenants_pa
 from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.config import JobConfig
 from sbh_pipelines.orchestration.common.failures import failure_of
+from sbh_pipelines.orchestration.common.names import named, tags
 from sbh_pipelines.orchestration.common.resources import Backups, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 
@@ -80,10 +81,11 @@ def put_moment_together(
 
 
 @dg.job(
+    name=named("moment_backup_job"),
     partitions_def=tenants_partitions,
     description="Puts a backup of the tenant of the partition together as it was at the moment in"
     " `ops.put_moment_together.config.at`: to look at, to compare with, to restore from. Changes nothing that is live.",
-    tags={OPERATION_TAG: "moment"},
+    tags=tags({OPERATION_TAG: "moment"}),
 )
 def moment_backup_job() -> None:
     put_moment_together()

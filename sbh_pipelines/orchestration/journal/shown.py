@@ -13,6 +13,7 @@ from sbh_pipelines.orchestration.common.assets import RESTORES_ASSET, tenants_pa
 from sbh_pipelines.orchestration.common.config import JobConfig
 from sbh_pipelines.orchestration.common.failures import failure_of
 from sbh_pipelines.orchestration.common.metadata import issues_table
+from sbh_pipelines.orchestration.common.names import named, tags
 from sbh_pipelines.orchestration.common.resources import Backups, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 from sbh_pipelines.orchestration.journal.metadata import moments_metadata, shown_metadata
@@ -99,10 +100,11 @@ def _time(text: str | None) -> datetime | None:
 
 
 @dg.job(
+    name=named("journal_show_job"),
     partitions_def=tenants_partitions,
     description="Shows what the change journal knows of the tenant of the partition: the moments that it can be brought to, and"
     " the transactions that changed its rows. Changes nothing; what it found is in the metadata of its two steps.",
-    tags={OPERATION_TAG: "journal_show"},
+    tags=tags({OPERATION_TAG: "journal_show"}),
 )
 def journal_show_job() -> None:
     show_moments()

@@ -12,6 +12,7 @@ from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.config import JobConfig, from_copy_field
 from sbh_pipelines.orchestration.common.failures import failure_of
 from sbh_pipelines.orchestration.common.metadata import markdown
+from sbh_pipelines.orchestration.common.names import named, tags
 from sbh_pipelines.orchestration.common.resources import Backups, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 
@@ -68,10 +69,11 @@ def restore_into_schema(context: dg.OpExecutionContext, backups: Backups) -> dg.
 
 
 @dg.job(
+    name=named("restore_into_schema_job"),
     partitions_def=tenants_partitions,
     description="Puts the rows of the tenant of the partition, as they were in one of its backups, into a new schema beside"
     " the live tables, for looking.",
-    tags={OPERATION_TAG: "restore_into_schema", "dagster/max_retries": "0"},
+    tags=tags({OPERATION_TAG: "restore_into_schema", "dagster/max_retries": "0"}),
 )
 def restore_into_schema_job() -> None:
     restore_into_schema()

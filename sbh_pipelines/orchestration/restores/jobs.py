@@ -21,7 +21,8 @@ from sbh_pipelines.orchestration.common.assets import (
 )
 from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.failures import failure_of
-from sbh_pipelines.orchestration.common.links import root_of
+from sbh_pipelines.orchestration.common.links import Links
+from sbh_pipelines.orchestration.common.names import named, tags
 from sbh_pipelines.orchestration.common.resources import Backups, BackupServiceResource, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 from sbh_pipelines.orchestration.restores.config import RestoreConfig, UndoConfig
@@ -102,21 +103,24 @@ def undo_tenant_restore(context: dg.OpExecutionContext, backups: Backups) -> _Ev
 
 
 @dg.job(
+    name=named("restore_job"),
     partitions_def=tenants_partitions,
     description="Restores the tenant of the partition in place from one of its backups, or to a moment that the change"
     " journal tells of: all of it, or the tables, rows or files in `ops.restore_tenant.config`. Overwrites live data: needs"
     " `confirm: true` there; `validate_only: true` shows what it would do.",
-    tags={OPERATION_TAG: "restore", "dagster/max_retries": "0"},  # a restore that broke off is for people to look at
+    # A restore that broke off is for people to look at.
+    tags=tags({OPERATION_TAG: "restore", "dagster/max_retries": "0"}),
 )
 def restore_job() -> None:
     restore_tenant()
 
 
 @dg.job(
+    name=named("undo_restore_job"),
     partitions_def=tenants_partitions,
     description="Undoes a restore of the tenant of the partition, from the backup made before it. Overwrites live data: needs"
     " `ops.undo_tenant_restore.config.confirm: true`.",
-    tags={OPERATION_TAG: "restore", "dagster/max_retries": "0"},
+    tags=tags({OPERATION_TAG: "restore", "dagster/max_retries": "0"}),
 )
 def undo_restore_job() -> None:
     undo_tenant_restore()
@@ -142,7 +146,7 @@ def _restored(
 ) -> _Events:
     """What the page of the tenant's restores says: what was restored, and which backup undoes it."""
     what += part_text(result.scope, result.mode)
-    metadata = restore_metadata(result, what, root_of(backups.service.settings.alerts.dagster_url))
+    metadata = restore_metadata(result, what, Links.of(context.run, backups.service.settings.alerts.dagster_url))
     said = f"{what}: {restore_text(result)}"
     if result.safety_backup_id:
         said += f". Safety backup {result.safety_backup_id}: undo_restore_job brings it back"

@@ -10,7 +10,7 @@ import dagster as dg
 
 from sbh_pipelines.document import as_document
 from sbh_pipelines.model import parse_timestamp
-from sbh_pipelines.orchestration.common.links import launchpad, markdown_link
+from sbh_pipelines.orchestration.common.links import Links, markdown_link
 from sbh_pipelines.orchestration.common.metadata import MetadataMap, issues_table, markdown, plural
 from sbh_pipelines.orchestration.restores.discretion import shown_scope
 
@@ -43,13 +43,13 @@ def _changes(verbs: Sequence[str], rows: Sequence[int], put_back: int, removed: 
     return said + (f"; {remove} {plural(removed, 'file')}" if removed else "")
 
 
-def restore_metadata(result: "RestoreResult", what: str, links_root: str = "") -> MetadataMap:
+def restore_metadata(result: "RestoreResult", what: str, links: Links) -> MetadataMap:
     """Metadata of one restore. `what`: the restore in a sentence, without its counts."""
     rows = {f"rows_{name}": dg.MetadataValue.int(getattr(result, f"rows_{name}")) for name in _ROWS}
     files = {f"files_{name}": dg.MetadataValue.int(getattr(result, f"files_{name}")) for name in _FILES}
     metadata: MetadataMap = {
         "summary": dg.MetadataValue.text(f"{what}: {restore_text(result)}."),
-        **_undo_link(result, links_root),
+        **_undo_link(result, links),
         "restore_id": dg.MetadataValue.text(result.restore_id),
         **_common(result),
         "safety_backup": dg.MetadataValue.text(result.safety_backup_id or "none"),
@@ -107,11 +107,11 @@ def plan_metadata(plan: "RestorePlan") -> MetadataMap:
     return {**metadata, **_schema(plan), **_of_what(plan)}
 
 
-def _undo_link(result: "RestoreResult", root: str) -> MetadataMap:
+def _undo_link(result: "RestoreResult", links: Links) -> MetadataMap:
     if not result.undoable:
         return {}
     config = {"tenant": result.tenant_id, "restore_id": result.restore_id, "validate_only": True}
-    undo = launchpad("undo_restore_job", "undo_tenant_restore", config, root)
+    undo = links.launchpad("undo_restore_job", "undo_tenant_restore", config)
     return {"links": dg.MetadataValue.md(markdown_link("See what undoing it would do", undo))}
 
 

@@ -16,6 +16,7 @@ from sbh_pipelines.orchestration.common.config import JobConfig
 from sbh_pipelines.orchestration.common.failed_tenants import FailedTenant
 from sbh_pipelines.orchestration.common.failures import batch_failure, failure_of
 from sbh_pipelines.orchestration.common.metadata import MetadataMap
+from sbh_pipelines.orchestration.common.names import named, tags
 from sbh_pipelines.orchestration.common.resources import Backups, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 
@@ -85,10 +86,11 @@ def _metadata(report: "RotationReport") -> MetadataMap:
 
 
 @dg.job(
+    name=named("key_rotation_job"),
     partitions_def=tenants_partitions,
     description="Rotates keys: of the tenant of the partition, or of the tenants in `ops.rotate_keys.config.tenants`; of every"
     " tenant, the platform and the catalogs where none is named.",
-    tags={OPERATION_TAG: KEY_ROTATION},
+    tags=tags({OPERATION_TAG: KEY_ROTATION}),
 )
 def key_rotation_job() -> None:
     rotate_keys()

@@ -12,6 +12,7 @@ from sbh_pipelines.orchestration.common.assets import KINDS, OWNERS, PLATFORM_AS
 from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.failures import failure_of
 from sbh_pipelines.orchestration.common.metadata import MetadataMap, issues_table, plural
+from sbh_pipelines.orchestration.common.names import named, tags
 from sbh_pipelines.orchestration.common.resources import Backups, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG, PLATFORM_BACKUP, tag_run
 from sbh_pipelines.orchestration.common.timetable import Timetable, schedule_of_one_run, timetable
@@ -93,11 +94,11 @@ def _metadata(made: "PlatformBackup") -> MetadataMap:
 
 
 platform_backup_job: Any = dg.define_asset_job(
-    "platform_backup_job",
+    named("platform_backup_job"),
     selection=dg.AssetSelection.assets(PLATFORM_ASSET),
     description="Backs up what tenants share and what an empty server needs first. Together with the tenants' backups it is"
     " enough to rebuild everything: `sbh platform restore`.",
-    tags={OPERATION_TAG: PLATFORM_BACKUP},
+    tags=tags({OPERATION_TAG: PLATFORM_BACKUP}),
 )
 
 

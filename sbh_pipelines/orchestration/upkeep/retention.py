@@ -20,6 +20,7 @@ from sbh_pipelines.orchestration.common.config import JobConfig
 from sbh_pipelines.orchestration.common.failed_tenants import FailedTenant
 from sbh_pipelines.orchestration.common.failures import batch_failure, failure_of
 from sbh_pipelines.orchestration.common.metadata import MetadataMap
+from sbh_pipelines.orchestration.common.names import named, tags
 from sbh_pipelines.orchestration.common.resources import Backups, BackupServiceResource, user_of
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG
 from sbh_pipelines.orchestration.common.timetable import Timetable, schedule_of_one_run, timetable
@@ -148,21 +149,23 @@ def forget_backups(context: dg.OpExecutionContext, backups: Backups) -> Iterator
 
 
 @dg.job(
+    name=named("prune_job"),
     partitions_def=tenants_partitions,
     description="Gives back the space that no backup needs: of the tenant of the partition, or of the tenants in"
     " `ops.prune_tenants.config.tenants`; every tenant where none is named. `dry_run: true` only reports.",
-    tags={OPERATION_TAG: PRUNE},
+    tags=tags({OPERATION_TAG: PRUNE}),
 )
 def prune_job() -> None:
     prune_tenants()
 
 
 @dg.job(
+    name=named("retention_job"),
     partitions_def=tenants_partitions,
     description="Applies the retention policy without making a backup: to the tenant of the partition, or to the tenants"
     " in `ops.forget_backups.config.tenants`; every tenant where none is named. `dry_run: true` shows, for every backup,"
     " the rule that keeps or drops it.",
-    tags={OPERATION_TAG: RETENTION},
+    tags=tags({OPERATION_TAG: RETENTION}),
 )
 def retention_job() -> None:
     forget_backups()

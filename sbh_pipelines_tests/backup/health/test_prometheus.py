@@ -91,6 +91,13 @@ def test_names_are_prometheus_names_and_every_family_is_explained(service: Backu
         assert len(set(labels)) <= 1, f"{name} has series with different labels"
 
 
+def test_a_site_that_has_a_name_is_on_every_sample_and_in_the_recovery_report(application: Application) -> None:
+    service = application.service(site={"name": "eu"})
+    text = service.health.prometheus_text(ADMIN)
+    assert {s.labels.get("site") for family in families(text).values() for s in family.samples} == {"eu"}
+    assert service.drills.report(ADMIN).site == "eu"
+
+
 def _queries(document: Any) -> Iterator[str]:
     """Whatever is asked of Prometheus in a dashboard or a file of rules."""
     if isinstance(document, dict):

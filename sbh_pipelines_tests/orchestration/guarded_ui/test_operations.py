@@ -105,6 +105,26 @@ def test_a_backfill_of_assets_does_what_its_strictest_asset_does():
         assert [launch.action for launch in allowed(fill(*keys), ADMIN)[1]] == [action]
 
 
+def test_jobs_and_assets_of_the_sites_that_are_named_need_what_they_need_of_any():
+    """Of a site that is not, as of any other code on the instance, they are for admins; and each is on record for its site."""
+
+    def launched(request, sites=("", "eu", "us")):
+        (launch,) = permit(request, ADMIN, [], EARLIER, frozenset(sites))[1]
+        return launch.action, launch.site
+
+    def fill(key):
+        return asked(BACKFILL, p={"assetSelection": [{"path": key.split("/")}], "partitionNames": ["t"]})
+
+    restore, full = asked(LAUNCH, p=job("us__restore_job")), fill("us/tenant_backup/full")
+    assert launched(restore) == ("backup.restore", "us")
+    assert launched(full) == ("backup.create", "us")
+    assert launched(full, sites=("", "eu")) == (MANAGE, "")
+    assert launched(restore, sites=("", "eu")) == (MANAGE, "us")
+    assert launched(asked(LAUNCH, p=job("restore_job")), sites=("eu",)) == (MANAGE, "")
+    assert launched(fill("tenant_backup/full"), sites=("eu",)) == (MANAGE, "")
+    assert launched(fill("us/reports/recovery_report")) == (MANAGE, "us")
+
+
 def test_fields_that_need_more_than_a_login_are_of_the_schema(schema):
     """A field that was renamed would be open; what dry runs answer with is known by its one field that does something."""
     named = {"evaluationResult {}": "DryRunInstigationTick", "info": "Instance"}

@@ -263,14 +263,17 @@ def test_a_launch_with_a_made_up_partition_is_on_record_too(sample_service):
     """In the platform's trail; and so is what was launched along with it."""
     settings, ann = sample_service.settings, UserContext("una", "*", Role.OPERATOR, "ui")
     partitions = ("no-such-tenant", "../x" * 100, "tenant-6", None)
-    recorder(settings)(ann, None, [Launch("validate_backup_job", "backup.validate", one) for one in partitions])
+    elsewhere = Launch("us__validate_backup_job", "backup.validate", "tenant-6", "us")  # whose tenant is another one
+    here = [Launch("validate_backup_job", "backup.validate", one) for one in partitions]
+    recorder(settings)(ann, None, [*here, elsewhere])
     found = [
         (trail, event.props.get("partition"))
         for trail in ("*", "tenant-6")
         for event in sample_service.audit.events(ADMIN, trail, event="run.launched", user="una").events
     ]
     assert sorted(found, key=str) == sorted(
-        [("*", None), ("*", "no-such-tenant"), ("*", ("../x" * 100)[:128]), ("tenant-6", None)], key=str
+        [("*", None), ("*", "no-such-tenant"), ("*", ("../x" * 100)[:128]), ("*", "tenant-6"), ("tenant-6", None)],
+        key=str,
     )
 
 

@@ -29,6 +29,7 @@ def main(severity: str = "critical", settings_file: str | None = None) -> int:
         key=f"test/{timestamp(utc_now())}",
         remedy="nothing",
         link=settings.alerts.dagster_url or "",
+        site=settings.site.name,
     )
     print(json.dumps({"channels": try_all(alert, configured_channels(settings.alerts))}))
     return 0
