@@ -15,6 +15,7 @@ from sbh_pipelines.cli.commands import (
     backup,
     doctor,
     export,
+    fleet,
     keys,
     platform,
     report,
@@ -91,7 +92,7 @@ def _group_options(
     context.obj.merge(settings_file, as_json, quiet, wide, debug)
 
 
-for command_module in (console, demo, doctor, export, health, serve, ui):
+for command_module in (console, demo, doctor, export, fleet, health, serve, ui):
     command_module.add_to(app)
 retention.add_to(backup.app)
 for group_module in (
