@@ -131,15 +131,17 @@ def policy_plan(
     *,
     explain: bool = False,
     seen: bool = False,
+    holds_anew: bool = False,
     uncounted: Callable[[Backups], Uncounted] | None = None,
 ) -> ForgetPlan:
     """Decide for all backups; nothing is written. `own` was made just now and stays; `explain` also reads why holds are.
 
     The backups that stay because they are the newest must be readable, else another one is the newest. `uncounted` says which
-    of those that were read the policy is not applied to. `seen`: go by what was listed when the repository was opened.
+    of those that were read the policy is not applied to. `seen`: go by what was listed when the repository was opened;
+    `holds_anew`: but for the holds, which come at any time, where backups come and go under the lease only.
     """
     backups = read_backups(repository, own, repository.seen_ids() if seen else None)
-    holds = tuple(read_holds(repository) if explain else list_holds(repository, seen=seen))
+    holds = tuple(read_holds(repository) if explain else list_holds(repository, seen=seen and not holds_anew))
     proved = {own.id} if own else set()
     doubted: frozenset[BackupId] | None = None
     while True:
@@ -393,14 +395,16 @@ def _retained(open_drafts: OpenDrafts, draft: Draft, dry_run: bool) -> ForgetPla
         seen = repository.inventory.beside is not None
         plan = policy_plan(repository, policy, own, seen=seen)
         if seen and plan.doomed:  # a hold may have been placed since the commit
-            plan = policy_plan(repository, policy, own)
+            plan = policy_plan(repository, policy, own, seen=True, holds_anew=True)
         if dry_run:
             return plan
         record = recorder(open_drafts.site, draft.tenant, draft.created_by, draft.via)
         made = open_drafts.made(draft)
 
         def still_ours() -> None:
-            open_drafts.lease(draft).renew()
+            held = open_drafts.lease(draft)
+            if not held.is_proved(repository.inventory.lease_etag):  # by the listing for the commit, see there
+                held.renew()
 
         return execute(repository, plan, plan.doomed, still_ours, record, draft.tenant.key, made)
 

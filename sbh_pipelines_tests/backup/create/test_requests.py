@@ -13,7 +13,7 @@ import pytest
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.model import utc_now
-from sbh_pipelines.settings import load_settings
+from sbh_pipelines.settings import RetentionClass, Settings, load_settings
 from sbh_pipelines_tests.cli.conftest import sql
 from sbh_pipelines_tests.support.application import ADMIN
 from sbh_pipelines_tests.support.fault_stores import nothing, wrap
@@ -59,15 +59,29 @@ WRITTEN = ["put packs", "put index"]
 DETAILS = (
     "get_ranges packs"  # of tables that changed, and their sums, where the backup before did not change the same ones
 )
-FILES = "list files of the tenant"  # some changed: they are listed in order
+FORGOTTEN = [  # where the policy drops backups, in place of the last two; two of them here
+    "get manifests",  # the newest full one is no illusion
+    "list holds",  # a hold may have come since the commit, a backup may not
+    "get manifests",  # what is dropped, to be put back
+    "get manifests",
+    "create audit",
+    "replace heads",
+    "delete manifests",  # the lease was proved by the listing for the commit
+    "list holds",  # a hold that came meanwhile counts
+]
 
 
 class Requests:
     """What is asked of the stores for the tenant, in order."""
 
-    def __init__(self, service: BackupService) -> None:
-        self._service, self._later = service, timedelta()
+    def __init__(self, settings: Settings) -> None:
+        self._settings, self._service, self._later = settings, BackupService(settings), timedelta()
         self.made: list[str] = []
+
+    def keep_one_incremental(self) -> None:
+        """From now on each drops those before."""
+        retention = self._settings.retention.model_copy(update={"incremental_backups": RetentionClass(keep_last=1)})
+        self._service = BackupService(self._settings.model_copy(update={"retention": retention}))
 
     def of(self, kind: str) -> list[str]:
         """Make a backup, an hour after the one before, in a process of its own; its requests."""
@@ -99,7 +113,7 @@ def requests(sample_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Requests:
     monkeypatch.setenv("SBH_STORAGE__PREFIX", "files/{tenant}/backups/apart/")
     monkeypatch.setenv("SBH_STORAGE__CATALOG_PREFIX", "_requests/catalog/")
     monkeypatch.setenv("SBH_JOURNAL__ENABLED", "false")
-    return Requests(BackupService(load_settings(sample_stack.settings)))
+    return Requests(load_settings(sample_stack.settings))
 
 
 @contextmanager
@@ -116,4 +130,7 @@ def test_each_request_has_its_reason(requests: Requests, sample_stack: Stack) ->
         assert requests.of("incremental") == [*TAKEN, DETAILS, *WRITTEN, *PROVED]
     with _changed(sample_stack):  # no key came or went, so the sums lie in another pack than the details
         assert requests.of("incremental") == (last := [*TAKEN, *WRITTEN, *PROVED])
-    assert (len(FULL), len(last)) == (20, 18)
+    requests.keep_one_incremental()
+    with _changed(sample_stack):
+        assert requests.of("incremental") == [*TAKEN, *WRITTEN, *PROVED[:-2], *FORGOTTEN, *PROVED[-2:]]
+    assert (len(FULL), len(last), len(FORGOTTEN)) == (20, 18, 8)
