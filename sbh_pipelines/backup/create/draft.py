@@ -1,7 +1,7 @@
 """A backup in the making, as one step hands it to the next."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
@@ -129,13 +129,19 @@ class Draft:
         return replace(self, counters={**self.counters, **{k: self.counters.get(k, 0) + v for k, v in more.items()}})
 
     def as_dict(self) -> dict[str, object]:
-        document = {f: getattr(self, f) for f in self.__slots__}
-        document["tenant"] = asdict(self.tenant)
-        document["recovery_point"] = asdict(self.recovery_point) if self.recovery_point else None
-        document["error"] = self.error.as_dict() if self.error else None
-        document["manifest"] = dict(self.manifest.document) if self.manifest else None
-        document["components"] = {name: c.as_dict() for name, c in self.components.items()}
-        document["retention"] = as_document(self.retention)
+        """Without what is empty: of a large tick nearly all drafts are of tenants that did not change."""
+        document: dict[str, object] = {f: v for f in self.__slots__ if (v := getattr(self, f)) or f in _ALWAYS}
+        document["tenant"] = {name: getattr(self.tenant, name) for name in _TENANT}
+        if self.recovery_point:
+            document["recovery_point"] = asdict(self.recovery_point)
+        if self.error:
+            document["error"] = self.error.as_dict()
+        if self.manifest:
+            document["manifest"] = dict(self.manifest.document)
+        if self.components:
+            document["components"] = {name: c.as_dict() for name, c in self.components.items()}
+        if self.retention:
+            document["retention"] = as_document(self.retention)
         return document
 
     @classmethod
@@ -144,16 +150,23 @@ class Draft:
         values["tenant"] = Tenant(**{**values["tenant"], "id": TenantId(values["tenant"]["id"])})
         values["backup_id"] = BackupId(values["backup_id"])
         values["type"] = BackupType(values["type"])
-        values["requested"] = BackupType(values["requested"]) if values["requested"] else None
-        for name in ("parent", "unchanged_since"):
-            values[name] = BackupId(values[name]) if values[name] else None
         values["status"] = DraftStatus(values["status"])
-        values["error"] = error_from_dict(values["error"]) if values["error"] else None
-        values["objects"] = tuple(values["objects"])
-        if values["recovery_point"]:
-            values["recovery_point"] = RecoveryPoint.from_dict(values["recovery_point"])
-        values["manifest"] = Manifest(values["manifest"]) if values["manifest"] else None
-        values["components"] = {k: Component.from_dict(c) for k, c in values["components"].items()}
-        if values["retention"]:
-            values["retention"] = AppliedRetention.from_dict(values["retention"])
+        for name in values.keys() & _READERS.keys():
+            if values[name]:
+                values[name] = _READERS[name](values[name])
         return cls(**values)
+
+
+_ALWAYS = frozenset(one.name for one in fields(Draft) if one.default is MISSING and one.default_factory is MISSING)
+_TENANT = tuple(one.name for one in fields(Tenant))
+_READERS: Mapping[str, Callable[[Any], object]] = {
+    "requested": BackupType,
+    "parent": BackupId,
+    "unchanged_since": BackupId,
+    "error": error_from_dict,
+    "objects": tuple,
+    "recovery_point": RecoveryPoint.from_dict,
+    "manifest": Manifest,
+    "components": lambda parts: {name: Component.from_dict(part) for name, part in parts.items()},
+    "retention": AppliedRetention.from_dict,
+}

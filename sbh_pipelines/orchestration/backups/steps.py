@@ -18,6 +18,7 @@ from sbh_pipelines.orchestration.common import batch
 from sbh_pipelines.orchestration.common.assets import asset_key
 from sbh_pipelines.orchestration.common.batch import ProgressLog
 from sbh_pipelines.orchestration.common.config import JobConfig
+from sbh_pipelines.orchestration.common.dagster_internals import keep_connections
 from sbh_pipelines.orchestration.common.failed_tenants import failed_among
 from sbh_pipelines.orchestration.common.failures import batch_failure, failure_of
 from sbh_pipelines.orchestration.common.names import named
@@ -65,6 +66,7 @@ class RetentionConfig(JobConfig):
     out=dg.Out(dg.Nothing, description="One draft per tenant."),
 )
 def snapshot_tables(context: dg.OpExecutionContext, backups: Backups) -> Iterator[dg.Output[None]]:
+    keep_connections(context.instance)
     config = SnapshotConfig.of(context)
     tenants = batch.run_tenants(context, config.tenants)
     try:
@@ -127,6 +129,7 @@ def write_manifest(context: dg.OpExecutionContext, backups: Backups) -> Iterator
 def verify_checksums(
     context: dg.OpExecutionContext, backups: Backups
 ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
+    keep_connections(context.instance)
     before, progress = _drafts_of(context, backups, "write_manifest"), ProgressLog(context.log)
     published = batch.run_step(
         context, backups, before, lambda alive: backups.service.backups.verify_checksums(alive, progress=progress)

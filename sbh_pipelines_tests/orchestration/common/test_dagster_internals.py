@@ -74,6 +74,23 @@ def test_events_of_a_step_are_written_as_one_batch(
     assert len(instance.fetch_materializations(dg.AssetKey("x"), limit=9).records) == 3
 
 
+def test_a_run_keeps_its_connections_from_one_event_to_the_next(
+    instance: dg.DagsterInstance, run: Callable[..., dg.ExecuteInProcessResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for once, before its first event: by the means of Dagster's own web server, which storages without connections ignore."""
+    takes(dg.DagsterInstance.optimize_for_webserver, "statement_timeout", "pool_recycle", "max_overflow")
+    kept: list[int] = []
+    keep = instance.optimize_for_webserver
+
+    def counted(**named: int) -> None:
+        kept.append(named["pool_recycle"])
+        keep(**named)
+
+    monkeypatch.setattr(instance, "optimize_for_webserver", counted)
+    assert run("fleet_backup_job").success
+    assert kept == [20]
+
+
 def test_a_check_names_the_materialization_it_is_about(instance: dg.DagsterInstance) -> None:
     instance.report_runless_asset_event(dg.AssetMaterialization("x"))
     (made,) = instance.fetch_materializations(dg.AssetKey("x"), limit=1).records
