@@ -19,7 +19,7 @@ RUN apt-get update \
  && apt-get install -y --no-install-recommends "postgresql-client-${POSTGRESQL}" \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --uid 10001 --create-home --home-dir /var/lib/sbh --shell /usr/sbin/nologin sbh \
- && install -d -o sbh -g sbh /var/lib/sbh/dagster
+ && install -d -o sbh -g sbh /var/lib/sbh/dagster /etc/sbh/secrets
 COPY --from=build /opt/sbh /opt/sbh
 ENV PATH=/opt/sbh/bin:$PATH \
     PYTHONUNBUFFERED=1 \
