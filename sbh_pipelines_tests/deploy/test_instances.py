@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import boto3
 import dagster as dg
 import pytest
 import yaml
+from dagster_aws.ecs import EcsRunLauncher
 from dagster_aws.s3.compute_log_manager import S3ComputeLogManager
 from dagster_postgres import PostgresRunStorage
 
@@ -18,16 +20,18 @@ from sbh_pipelines.settings.reading.environment import check_environment
 from sbh_pipelines_tests.support.own_instance import DEPLOY, instance_environment, instance_file, postgres_port
 from sbh_pipelines_tests.support.small_app import scratch_database
 
+FILES = ("dagster.yaml", "celery/dagster.yaml", "ecs/dagster.yaml")
+
 
 @pytest.fixture
-def opened(sample_stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def opened(embedded_stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Opens one by its file."""
-    with scratch_database(sample_stack) as (name, _):
-        for variable, value in instance_environment(sample_stack, name).items():
+    with scratch_database(embedded_stack) as (name, _):
+        for variable, value in instance_environment(embedded_stack, name).items():
             monkeypatch.setenv(variable, value)
 
         def load(file: str) -> dg.DagsterInstance:
-            (tmp_path / "dagster.yaml").write_text(instance_file(file, postgres_port(sample_stack)))
+            (tmp_path / "dagster.yaml").write_text(instance_file(file, postgres_port(embedded_stack)))
             return dg.DagsterInstance.from_config(str(tmp_path))
 
         yield load
@@ -55,19 +59,74 @@ def test_the_instance_of_several_hosts(opened: Any) -> None:
         assert launcher.terminate(run.run_id) is False
 
 
+def test_the_instance_of_tasks_in_ecs(opened: Any, embedded_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its launcher asks ECS, moto's here, for the task definition of runs."""
+    for name, value in {"AWS_ENDPOINT_URL": embedded_stack.kms_endpoint, "AWS_DEFAULT_REGION": "eu-west-1"}.items():
+        monkeypatch.setenv(name, value)
+    task = {"family": "sbh-run", "containerDefinitions": [{"name": "run", "image": "sbh-pipelines", "memory": 2048}]}
+    boto3.client("ecs").register_task_definition(**task)
+    monkeypatch.setenv("SBH_ECS_RUN_TASK", "sbh-run")
+    with opened("ecs/dagster.yaml") as instance:
+        launcher = instance.run_launcher
+        assert isinstance(launcher, EcsRunLauncher)
+        assert launcher.task_definition.endswith("task-definition/sbh-run:1")
+        assert launcher.supports_check_run_worker_health
+
+
 def test_what_they_take_from_the_environment_is_no_mistake_of_the_settings() -> None:
     """Every process of the instance has these variables, and reads the settings."""
-    text = "".join((DEPLOY / file).read_text("utf-8") for file in ("dagster.yaml", "celery/dagster.yaml"))
+    text = "".join((DEPLOY / file).read_text("utf-8") for file in FILES)
     named = set(re.findall(r"env: (\w+)", text))
     assert {"SBH_DAGSTER_PG_HOST", "SBH_DAGSTER_BUCKET", "SBH_CELERY_BROKER"} <= named
     check_environment(Settings, dict.fromkeys(named, "value"))
 
 
-def test_they_differ_in_what_several_hosts_need() -> None:
-    one, several = (
-        yaml.safe_load((DEPLOY / file).read_text("utf-8")) for file in ("dagster.yaml", "celery/dagster.yaml")
-    )
+@pytest.mark.parametrize("name", FILES[1:])
+def test_they_differ_in_what_several_hosts_need(name: str) -> None:
+    one, several = (yaml.safe_load((DEPLOY / file).read_text("utf-8")) for file in (FILES[0], name))
     assert several.pop("run_launcher")
-    assert several.pop("run_coordinator")
+    assert several.pop("run_coordinator", None) is None or name == "celery/dagster.yaml"
     assert one["run_monitoring"].pop("start_timeout_seconds") < several["run_monitoring"].pop("start_timeout_seconds")
     assert one == several
+
+
+def test_the_values_for_kubernetes_say_what_the_instance_says() -> None:
+    """As far as the chart has a value for it. No cluster runs here."""
+    values, *_ = _documents("values.yaml")
+    one = yaml.safe_load((DEPLOY / "dagster.yaml").read_text("utf-8"))
+    daemon, chart = values["dagsterDaemon"], _snake(values)
+    monitoring = _snake(daemon["runMonitoring"])
+    assert monitoring.pop("start_timeout_seconds") > one["run_monitoring"].pop("start_timeout_seconds")
+    assert monitoring == one["run_monitoring"]
+    assert _snake(daemon["runRetries"]) == one["run_retries"]
+    assert (_snake(daemon["schedules"]), _snake(daemon["sensors"])) == (one["schedules"], one["sensors"])
+    assert chart["concurrency"].pop("enabled")
+    assert chart["concurrency"] == one["concurrency"]
+    assert values["scheduler"]["config"]["daemonScheduler"] == {
+        "maxTickRetries": one["scheduler"]["config"]["max_tick_retries"]
+    }
+    (deployment,) = values["dagster-user-deployments"]["deployments"]
+    (server,) = values["dagsterWebserver"]["workspace"]["servers"]
+    assert (server["host"], server["port"]) == (deployment["name"], deployment["port"])
+    assert server["name"] == deployment["dagsterApiGrpcArgs"][1]
+    variables = {one["name"]: one["value"] for one in deployment["env"]}
+    check_environment(Settings, variables)
+    kinds = [document["kind"] for file in ("network-policy.yaml", "sbh-ui.yaml") for document in _documents(file)]
+    assert kinds == ["NetworkPolicy"] * 3 + ["Deployment", "Service"]
+
+
+def _documents(file: str) -> list[Any]:
+    return list(yaml.safe_load_all((DEPLOY / "helm" / file).read_text("utf-8")))
+
+
+def _snake(value: Any) -> Any:
+    """Keys as Dagster has them, where the chart has others; what is a key of Dagster's itself stays."""
+    if isinstance(value, list):
+        return [_snake(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {"applyLimitPerUniqueValue"}
+    return {
+        key if key in kept else re.sub(r"(?<=[a-z])([A-Z])", lambda found: f"_{found[1].lower()}", key): _snake(inner)
+        for key, inner in value.items()
+    }

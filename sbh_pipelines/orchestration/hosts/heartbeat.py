@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import dagster as dg
@@ -45,14 +45,12 @@ def beating(instance: dg.DagsterInstance, run_id: str) -> Iterator[None]:
 
     def beat() -> None:
         document = {"run": run_id, "worker": worker, "at": time.time()}
-        instance.run_storage.set_cursor_values({_key(run_id): json.dumps(document)})
+        with suppress(Exception):  # of any kind of storage; silence is what says it
+            instance.run_storage.set_cursor_values({_key(run_id): json.dumps(document)})
 
     def beat_on() -> None:
         while not stop.wait(BEAT_S):
-            try:
-                beat()
-            except Exception:  # noqa: S112  # nosec B112  # of any kind of storage; silence is what says it
-                continue
+            beat()
 
     beat()
     thread = threading.Thread(target=beat_on, name="heartbeat", daemon=True)
