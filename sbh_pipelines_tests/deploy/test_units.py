@@ -54,7 +54,11 @@ def test_what_the_image_holds_is_what_is_tested() -> None:
         held[name], _ = version, int(hashed, 16)
     assert {name: version for name, version in held.items() if pinned.get(name, version) != version} == {}
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    for line in [*wanted["dependencies"], *wanted["optional-dependencies"]["deploy"]]:
+    for line in [
+        *wanted["dependencies"],
+        *wanted["optional-dependencies"]["deploy"],
+        *wanted["optional-dependencies"]["celery"],
+    ]:
         name = line.split(">")[0].split("[")[0].lower().replace("_", "-")
         assert name in held, f"run: python deploy/image/lock.py, for {name}"
 
