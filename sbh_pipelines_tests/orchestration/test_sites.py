@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,6 +20,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from sbh_pipelines.cli.commands.doctor import _ask_dagster
+from sbh_pipelines.doctor import Report
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.orchestration.common.dagster_internals import load_target
 from sbh_pipelines.settings import load_settings
@@ -76,6 +78,7 @@ class Instance:
     dagster: dg.DagsterInstance
     workspace: WorkspaceProcessContext
     told: WebhookSink
+    settings: Mapping[str, Path]
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def schedules_at(self, moment: datetime) -> list[str]:
@@ -147,6 +150,7 @@ def instance(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) ->
     with ExitStack() as opened:
         sink, base = opened.enter_context(webhook()), load_settings(embedded_stack.settings)
         ports = {site: free_port() for site in TENANTS}
+        files = {site: folder / site / "sbh.toml" for site in TENANTS}
         logs = {}
         for site, tenants in TENANTS.items():
             database = opened.enter_context(fresh_database(embedded_stack))
@@ -159,7 +163,7 @@ def instance(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) ->
             if site == EU:
                 database.run("INSERT INTO tenants VALUES (99, 'not a slug', 'eu-west-1', 'archive')")
             (folder / site / "buckets" / "sbh-files-eu-west-1").mkdir(parents=True)
-            settings, log = folder / site / "sbh.toml", folder / site / "log"
+            settings, log = files[site], folder / site / "log"
             dsn = base.database.dsn.replace("dbname=app", f"dbname={database.name}")
             (folder / f"{site}.key").write_text(base64.b64encode(os.urandom(32)).decode())
             settings.write_text(
@@ -184,7 +188,7 @@ def instance(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) ->
         (folder / "workspace.yaml").write_text(f"load_from: [{locations}]\n")
         made = opened.enter_context(dg.instance_for_test(QUEUE))
         target = load_target("", [str(folder / "workspace.yaml")])
-        yield Instance(made, opened.enter_context(create_test_daemon_workspace_context(target, made)), sink)
+        yield Instance(made, opened.enter_context(create_test_daemon_workspace_context(target, made)), sink, files)
 
 
 def test_each_site_is_as_if_it_were_alone(instance: Instance) -> None:
@@ -243,7 +247,7 @@ def test_each_site_is_as_if_it_were_alone(instance: Instance) -> None:
     ]
 
 
-def test_a_second_location_of_one_name_is_refused(instance: Instance) -> None:
+def test_a_second_location_of_one_name_is_refused(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
     """As Dagster remembers a location whose settings have the same name: the partitions are left alone, and why is said."""
     sensor = f"{EU}__tenants_sync"
     (state,) = [s for s in instance.dagster.all_instigator_state() if s.instigator_name == f"{US}__tenants_sync"]
@@ -262,3 +266,8 @@ def test_a_second_location_of_one_name_is_refused(instance: Instance) -> None:
     assert "SBH-924" in str(tick.error)
     assert f"{EU}, {US}" in str(tick.error)
     assert "old" not in instance.dagster.get_dynamic_partitions(f"{EU}__tenants")
+    # Whoever looks for the reason is told too.
+    monkeypatch.setenv("DAGSTER_HOME", instance.dagster.root_directory)
+    report = Report()
+    _ask_dagster(report, instance.settings[EU])
+    assert [f"{EU}, {US}" in finding.detail for finding in report.errors] == [True]

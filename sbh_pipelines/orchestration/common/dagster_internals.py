@@ -7,7 +7,8 @@ a test for each line of this table, and says what to look at.
     keep_connections              an instance's connections to PostgreSQL, kept from one event to the next
     CheckedMaterialization        which materialization the result of an asset check is about
     sensor_locations              which code locations have a sensor of a name, and when each looked last
-    schedule_states, TickStatus   whether a schedule is on, and what has become of its last tick
+    schedule_states, ScheduleState, TickStatus
+                                  whether a schedule is on, and what has become of its last tick
     slots_before                  the moments of a cron line, backwards, as the scheduler counts them
     worker_is_known_gone          what the run launcher knows of a run's worker, where it knows anything
     CheckRunHealthResult, LaunchRunContext, WorkerStatus, TryLaunchingAgain
@@ -36,7 +37,8 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
 from dagster._core.errors import DagsterUserCodeUnreachableError as TryLaunchingAgain
 from dagster._core.events import DagsterEventBatchMetadata
 from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, WorkerStatus
-from dagster._core.scheduler.instigation import InstigatorState, InstigatorType, TickStatus
+from dagster._core.scheduler.instigation import InstigatorState as ScheduleState
+from dagster._core.scheduler.instigation import InstigatorType, TickStatus
 from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._core.workspace.context import WorkspaceProcessContext as Workspace
 from dagster._core.workspace.context import WorkspaceRequestContext as RequestContext
@@ -60,6 +62,7 @@ __all__ = [
     "LaunchRunContext",
     "LoadTarget",
     "RequestContext",
+    "ScheduleState",
     "TickStatus",
     "TryLaunchingAgain",
     "WorkerStatus",
@@ -116,7 +119,7 @@ def keep_connections(instance: dg.DagsterInstance) -> None:
     )
 
 
-def schedule_states(instance: dg.DagsterInstance) -> Sequence[InstigatorState]:
+def schedule_states(instance: dg.DagsterInstance) -> Sequence[ScheduleState]:
     """What Dagster has recorded of each schedule: whether it is on, and where its ticks are found."""
     return instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE)
 

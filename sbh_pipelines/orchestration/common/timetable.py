@@ -14,7 +14,12 @@ from datetime import datetime
 import dagster as dg
 
 from sbh_pipelines.model import timestamp
-from sbh_pipelines.orchestration.common.dagster_internals import TickStatus, schedule_states, slots_before
+from sbh_pipelines.orchestration.common.dagster_internals import (
+    ScheduleState,
+    TickStatus,
+    schedule_states,
+    slots_before,
+)
 from sbh_pipelines.orchestration.common.names import named
 from sbh_pipelines.orchestration.common.resources import Backups
 from sbh_pipelines.orchestration.common.runs import OPERATION_TAG, SCHEDULE_TAG, SLOT_TAG, under_way
@@ -47,7 +52,9 @@ def latest_slot(timetable: Timetable, at: datetime) -> datetime:
 
 def launches(instance: dg.DagsterInstance, timetable: Timetable, at: datetime) -> bool:
     """Whether the schedule launches for the slot `at` itself, or still has to for an earlier one that it missed."""
-    state = next((s for s in schedule_states(instance) if s.instigator_name == named(timetable.name)), None)
+    # A code location that was renamed leaves what was recorded of its schedules behind: the one at work counts.
+    known = [s for s in schedule_states(instance) if s.instigator_name == named(timetable.name)]
+    state = max(known, key=_evaluated_at, default=None)
     if not (state.is_running if state else timetable.on):
         return False
     slot = latest_slot(timetable, at).timestamp()
@@ -64,6 +71,12 @@ def launches(instance: dg.DagsterInstance, timetable: Timetable, at: datetime) -
     if newest is None or newest.timestamp < slot:
         return True
     return newest.timestamp == slot and _will_be_repeated(instance, newest.status, newest.failure_count)
+
+
+def _evaluated_at(state: ScheduleState) -> float:
+    """When a schedule was evaluated or turned on last, in seconds since 1970."""
+    data = state.instigator_data
+    return max(getattr(data, name, None) or 0.0 for name in ("last_iteration_timestamp", "start_timestamp"))
 
 
 def _will_be_repeated(instance: dg.DagsterInstance, status: TickStatus, failures: int) -> bool:

@@ -113,6 +113,23 @@ def in_order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(ORDER_OF_SCHEDULES, lambda them, key: by_name(them))
 
 
+def test_a_code_location_that_was_renamed_counts_no_more(scheduler: Scheduler) -> None:
+    """Dagster goes on to list what was recorded of its schedules: a full backup that it missed is waited for by nobody."""
+    (now,) = [s for s in scheduler.instance.all_instigator_state() if s.instigator_name == "daily_full"]
+    here = now.origin.repository_origin
+    there = here._replace(code_location_origin=here.code_location_origin._replace(location_name="before"))
+    before = now._replace(
+        origin=now.origin._replace(repository_origin=there),
+        instigator_data=now.instigator_data._replace(start_timestamp=1.0, last_iteration_timestamp=1.0),  # type: ignore[union-attr]
+    )
+    scheduler.instance.delete_instigator_state(now.instigator_origin_id, now.selector_id)
+    for state in (before, now):  # the older one is listed first
+        scheduler.instance.add_instigator_state(state)
+    assert scheduler.at(MONDAY + timedelta(hours=13, minutes=5)) == [
+        "hourly_incremental 2026-03-02T13:00:00Z: tenant-1 tenant-2"
+    ]
+
+
 @pytest.mark.usefixtures("in_order")
 def test_an_outage_of_days_becomes_one_run_per_tenant(scheduler: Scheduler) -> None:
     """65 hourly, 3 daily and 3 prune slots were missed. The full of 02:00 stands for the incremental of 05:00 too."""

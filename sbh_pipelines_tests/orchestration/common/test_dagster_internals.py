@@ -116,6 +116,8 @@ def test_slots_are_counted_backwards_in_their_time_zone() -> None:
 
 def test_the_state_of_a_schedule_has_what_is_read_of_it(dagster_home: dg.DagsterInstance) -> None:
     assert internals.schedule_states(dagster_home) == []
+    assert internals.sensor_locations(dagster_home, "tenants_sync") == {}
+    assert "repository_selector" in dir(internals.ScheduleState)  # `test_sites.py` reads it of a sensor at work
     has = internals.schedule_states.__annotations__["return"].__args__[0]
     names = {"instigator_name", "is_running", "instigator_data", "instigator_origin_id", "selector_id"}
     assert not names - set(dir(has)), (
@@ -219,6 +221,7 @@ def test_run_configuration_is_read_as_dagster_reads_it() -> None:
 
 def test_what_only_tests_use_is_there() -> None:
     """The scheduler's loop takes its clock as an argument, and gives its schedules an order by a function of its own."""
+    takes(of_tests.execute_sensor_iteration, "workspace_process_context", "threadpool_executor")
     takes(of_tests.launch_scheduled_runs, "workspace_process_context", "logger", "end_datetime_utc", "max_tick_retries")
     module, _, name = of_tests.ORDER_OF_SCHEDULES.rpartition(".")
     assert hasattr(sys.modules[module], name), f"Dagster {dg.__version__}: {of_tests.ORDER_OF_SCHEDULES} is gone"
