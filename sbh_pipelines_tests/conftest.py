@@ -20,6 +20,7 @@ from sbh_pipelines_tests.support.databases import fresh_database
 from sbh_pipelines_tests.support.effort import load_profile
 from sbh_pipelines_tests.support.fix_ui import ui
 from sbh_pipelines_tests.support.kept_drivers import keep_drivers
+from sbh_pipelines_tests.support.on_versions import on_another_version
 from sbh_pipelines_tests.support.ram_disk import use_ram_disk
 
 __all__ = ["ui"]  # a fixture, made elsewhere
@@ -90,7 +91,10 @@ _LONG = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if left_out := on_another_version(items):
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+        items[:] = [item for item in items if item not in left_out]
     places = {name: nth for nth, name in enumerate(_LONG)}
     modules = {module: nth for nth, module in enumerate(dict.fromkeys(item.path for item in items))}
 
