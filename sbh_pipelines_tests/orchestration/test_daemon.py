@@ -56,6 +56,11 @@ ASSET = """
 { assetNodeOrError(assetKey: {path: ["tenant_backup", "full"]}) { ... on AssetNode {
   assetPartitionStatuses { ... on DefaultPartitionStatuses { materializedPartitions failedPartitions } }
   partitionKeys } } }"""
+LAUNCH = """
+mutation($job: String!, $config: RunConfigData, $tags: [ExecutionTag!]) { launchRun(executionParams: {
+  selector: {repositoryLocationName: "sbh_pipelines.definitions", repositoryName: "__repository__", jobName: $job}
+  runConfigData: $config, executionMetadata: {tags: $tags}
+}) { __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
 RUNS = """
 query($key: String!, $value: String!) { runsOrError(filter: {tags: [{key: $key, value: $value}]}) {
   ... on Runs { results { status } } } }"""
@@ -88,10 +93,12 @@ class Dev:
         assert done.returncode == 0, done.stderr
         return done
 
-    def launch(self, job: str, *arguments: str, **tags: str) -> dict[str, str]:
-        """A run by the queue, and a tag that no other run has."""
+    def launch(self, job: str, config: dict[str, Any] | None = None, **tags: str) -> dict[str, str]:
+        """A run by the queue, launched as the web UI does, and a tag that no other run has."""
         mark = {"launch": uuid.uuid4().hex}
-        self.command("dagster", "job", "launch", *MODULE, "-j", job, "--tags", json.dumps(tags | mark), *arguments)
+        listed = [{"key": key, "value": value} for key, value in (tags | mark).items()]
+        launched = self.ask(LAUNCH, job=job, config=config or {}, tags=listed)["launchRun"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
         return mark
 
     def end_of(self, mark: dict[str, str]) -> str:
@@ -185,13 +192,12 @@ def test_a_backfill_over_all_tenants(dev: Dev, elsewhere: str) -> None:
     assert told["tenants"] == len(NAMES)
 
 
-def test_a_backfill_over_unchanged_tenants(dev: Dev, site: Site, tmp_path: Path) -> None:
+def test_a_backfill_over_unchanged_tenants(dev: Dev, site: Site) -> None:
     """Nothing is stored for them, and Dagster does not take them for failed: one changed, two did not."""
     names = ["tenant-1", "tenant-2", "tenant-4"]
     until(lambda: set(names) <= set(dev.asset()["partitionKeys"]))
-    config = tmp_path / "run.yaml"
-    config.write_text(json.dumps({"ops": {"snapshot_tables": {"config": {"tenants": names}}}}))
-    dev.command("dg", "launch", *MODULE, "--job", "fleet_backup_job", "--config", str(config))
+    chosen = {"ops": {"snapshot_tables": {"config": {"tenants": names}}}}
+    assert dev.end_of(dev.launch("fleet_backup_job", chosen)) == "SUCCESS"
     before = {name: max(site.keys(name, "backups/manifests/")) for name in names}
     site.sql("UPDATE users SET name = name || '.' WHERE tenant_id = 4")
     found = dev.backfill("incremental", names)
@@ -204,7 +210,10 @@ def test_a_backfill_over_unchanged_tenants(dev: Dev, site: Site, tmp_path: Path)
 
 
 def test_a_job_launched_from_the_command_line_goes_through_the_queue(dev: Dev) -> None:
-    assert dev.end_of(dev.launch("full_backup_job", **{"dagster/partition": "tenant-2"})) == "SUCCESS"
+    mark = {"launch": uuid.uuid4().hex}
+    tags = json.dumps({"dagster/partition": "tenant-2"} | mark)
+    dev.command("dagster", "job", "launch", *MODULE, "-j", "full_backup_job", "--tags", tags)
+    assert dev.end_of(mark) == "SUCCESS"
 
 
 @pytest.mark.parametrize(
@@ -219,14 +228,14 @@ def test_an_asset_is_materialized_from_the_command_line(dev: Dev, command: tuple
     assert "RUN_SUCCESS" in done.stderr
 
 
-def test_a_fleet_job_and_a_refused_restore_from_the_command_line(dev: Dev, tmp_path: Path) -> None:
+def test_a_fleet_job_from_the_command_line_and_a_refused_restore(dev: Dev, tmp_path: Path) -> None:
     """Without a partition: the tenants are in the configuration."""
     config = tmp_path / "run.yaml"
     config.write_text("ops: {snapshot_tables: {config: {tenants: [tenant-1, tenant-2]}}}")
     done = dev.command("dagster", "job", "execute", *MODULE, "-j", "fleet_backup_job", "-c", str(config))
     assert "0 unchanged, 2 backed up, 0 failed, of 2 tenants" in done.stderr
     restore = {"ops": {"restore_tenant": {"config": {"tenant": "tenant-1"}}}}
-    assert dev.end_of(dev.launch("restore_job", "--config-json", json.dumps(restore))) == "FAILURE"
+    assert dev.end_of(dev.launch("restore_job", restore)) == "FAILURE"
 
 
 @contextmanager
