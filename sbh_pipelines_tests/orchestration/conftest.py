@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import alembic.script.base
 import dagster as dg
 import pytest
 
@@ -12,8 +13,11 @@ from sbh_pipelines_tests.support.dagster_internals import OpenInstances
 from sbh_pipelines_tests.support.fakes import FAKES, FakeResource, FakeService
 from sbh_pipelines_tests.support.fix_stack import elsewhere, real_resource, real_run, site
 from sbh_pipelines_tests.support.job_runs import execute
+from sbh_pipelines_tests.support.quick_dagster import migrations
 
 __all__ = ["elsewhere", "real_resource", "real_run", "site"]  # fixtures, made elsewhere
+
+migrations.read_once(alembic.script.base)
 
 Run = Callable[..., dg.ExecuteInProcessResult]
 

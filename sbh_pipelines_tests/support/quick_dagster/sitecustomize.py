@@ -1,5 +1,5 @@
 """First on the PYTHONPATH of a Dagster daemon, this lets it look for work every second, where it would wait for 5 or 30, and
-has the worker of each run forked from a process that has imported what all of them need: four seconds of a core for each run.
+has the worker of each run forked from a process that has imported what all of them need: five seconds of a core for each run.
 With QUICK_HEARTBEATS in the environment workers say every two seconds that they live, and are missed after ten.
 """
 
@@ -18,7 +18,7 @@ if "QUICK_HEARTBEATS" in os.environ:
     _CONSTANTS["sbh_pipelines.orchestration.alerting.stuck_runs"] = {"_CONFIRM_S": 2.0, "_GRACE_S": 5.0}
 _WATCH = "run_watch"
 _CODE_SERVER = "dagster._grpc.server"
-_IMPORTED = ["dagster._grpc.impl", "psycopg2", "sbh_pipelines.backup.service.service", "sbh_pipelines.definitions"]
+_SCRIPTS = "alembic.script.base"
 
 
 def _forking(method: str) -> Any:
@@ -27,7 +27,7 @@ def _forking(method: str) -> Any:
 
     assert method == "spawn", f"{_CODE_SERVER} starts its runs in another way now"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_IMPORTED)
+    context.set_forkserver_preload(["run_imports"])
     return context
 
 
@@ -35,6 +35,11 @@ def _change(module: ModuleType) -> None:
     if module.__name__ == _CODE_SERVER:
         assert hasattr(module, "multiprocessing"), f"{_CODE_SERVER} starts its runs in another way now"
         vars(module)["multiprocessing"] = SimpleNamespace(get_context=_forking)
+        return
+    if module.__name__ == _SCRIPTS:
+        import migrations
+
+        migrations.read_once(module)
         return
     for name, value in _CONSTANTS[module.__name__].items():
         assert hasattr(module, name), f"{module.__name__} has its {name} elsewhere now"
@@ -46,7 +51,7 @@ def _change(module: ModuleType) -> None:
 class _QuickDagster:
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if name != _CODE_SERVER and name not in _CONSTANTS:
+        if name not in (_CODE_SERVER, _SCRIPTS, *_CONSTANTS):
             return None
         spec = PathFinder.find_spec(name, path, target)
         if spec is None or spec.loader is None:
