@@ -63,6 +63,12 @@ class AlertSettings(Section):
         description="More than so many tenants with the same trouble at once are told in one alert, and their recovery in"
         " one.",
     )
+    digest: str = Field(
+        "",
+        description="Cron line, in `schedules.time_zone`, of a digest: how many tenants are as promised, what was made in the last"
+        " day, and what is wrong, also if nothing is. It has the severity info. Empty: none.",
+        examples=["0 7 * * 1-5"],
+    )
     dagster_url: str | None = Field(
         None,
         description="Address of Dagster's web pages, e.g. https://dagster.example.com: alerts then link to the run.",

@@ -10,6 +10,7 @@ import dagster as dg
 
 from sbh_pipelines.orchestration.alerting.alert_sender import AlertSender
 from sbh_pipelines.orchestration.alerting.conditions import SEVERITIES, Condition
+from sbh_pipelines.orchestration.alerting.digest import tell_digest
 from sbh_pipelines.orchestration.common.names import named
 from sbh_pipelines.orchestration.common.resources import Backups, user_of
 
@@ -29,7 +30,8 @@ _OF_AN_OBSERVATION = ("storage_unreachable", "key_trouble", "unreadable")
     description="Tells people of missed recovery point objectives, tenants without a backup, unusual sizes, damaged manifests,"
     " retention that is not enforced, overdue drills, a change journal that is behind, has a gap or loses its slot,"
     " copies that are behind or not whole, and of"
-    " stores, keys and databases that cannot be reached; once, and when it is over.",
+    " stores, keys and databases that cannot be reached; once, and when it is over. Tells the digest, where `alerts.digest` has"
+    " a cron line.",
 )
 def backup_watch(context: dg.SensorEvaluationContext, backups: Backups) -> dg.SkipReason:
     service = backups.service
@@ -39,9 +41,11 @@ def backup_watch(context: dg.SensorEvaluationContext, backups: Backups) -> dg.Sk
     told = sender.report(found, unknown=lambda key: unlearned(seen, key))
     for alert in told:
         context.log.info(alert.text())
+    digested = tell_digest(context, service.settings, seen)
     return dg.SkipReason(
         f"{len(seen.tenants):,} tenants, {len(found):,} conditions, {len(told):,} alerts"
         + (f"; {len(seen.unseen):,} tenants could not be looked at" if seen.unseen else "")
+        + digested
     )
 
 

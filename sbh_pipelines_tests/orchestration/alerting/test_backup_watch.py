@@ -18,7 +18,7 @@ from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.backup.service.upkeep.drills import Drills
 from sbh_pipelines.definitions import defs
 from sbh_pipelines.embedded.servers.stack import Stack
-from sbh_pipelines.errors import AlertError, UnknownBackup
+from sbh_pipelines.errors import AlertError, SettingsError, UnknownBackup
 from sbh_pipelines.model import utc_now
 from sbh_pipelines.orchestration.alerting import backup_watch as watch_module
 from sbh_pipelines.orchestration.alerting.alert_sender import AlertSender
@@ -341,3 +341,37 @@ def test_a_restore_without_approval_is_told(watch: Watch, reason: str | None) ->
     if reason:
         assert bodies[0]["severity"] == "critical"
         assert all(word in bodies[0]["text"] for word in (ACME, "eve", reason))
+
+
+def test_the_digest_is_told_once_a_slot_also_when_nothing_is_wrong(watch: Watch) -> None:
+    """The first look only remembers the slot; then one a day, with what is wrong by kind."""
+    slot = utc_now() + timedelta(minutes=20)
+    watch.sections["alerts"] = {
+        "webhook_url": f"http://127.0.0.1:{watch.sink.port}/", "together": 1, "remind_hours": 24, "digest": f"{slot.minute} {slot.hour} * * *"
+    }  # fmt: skip
+    cursor = ""
+
+    def look() -> list[dict[str, Any]]:
+        nonlocal cursor
+        with watch.resource() as resource:
+            cursor = tick(backup_watch, watch.instance, resource, cursor)
+        bodies = [body for body in watch.sink.bodies if body["event"] == "digest"]
+        watch.sink.bodies.clear()
+        return bodies
+
+    assert look() == []
+    assert look() == []
+    watch.later = timedelta(minutes=40)
+    (body,) = look()
+    assert body["subject"] == "Backups: 2 of 2 tenants as promised, nothing wrong"
+    assert "2 tenants have a backup that was made in the last day; there are 2 in all" in body["message"]
+    assert look() == []
+    watch.later = timedelta(days=1, minutes=40)
+    (body,) = look()
+    assert body["subject"] == "Backups: 0 of 2 tenants as promised, 2 things wrong"
+    assert "rpo_missed (2)" in body["message"]
+    assert body["severity"] == "info"
+    assert look() == []
+    watch.sections["alerts"] |= {"digest": "every morning"}
+    with pytest.raises(SettingsError, match="Not a cron line"):
+        look()
