@@ -366,7 +366,7 @@ def test_the_digest_is_told_once_a_slot_also_when_nothing_is_wrong(watch: Watch)
     assert body["subject"] == "Backups: 2 of 2 tenants as promised, nothing wrong"
     assert "2 tenants have a backup that was made in the last day; there are 2 in all" in body["message"]
     assert look() == []
-    watch.later = timedelta(days=1, minutes=40)
+    watch.later = timedelta(days=2, minutes=40)
     (body,) = look()
     assert body["subject"] == "Backups: 0 of 2 tenants as promised, 2 things wrong"
     assert "rpo_missed (2)" in body["message"]
