@@ -9,7 +9,7 @@ is done once.
 import argparse
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from time import monotonic
 from typing import Any
@@ -21,13 +21,14 @@ from _common import Measured, console
 
 from sbh_pipelines.embedded.sample.fleet import file_key
 from sbh_pipelines.embedded.servers.stack import Stack
+from sbh_pipelines.errors import ObjectMissing
 from sbh_pipelines.settings import load_settings
 from sbh_pipelines.stores.s3 import open_s3
 
 _FILES = 3  # of each tenant
 _ROWS_EACH = 5.6e6  # of the whole fleet at scale 1
 _ROWS_A_TENANT = 120
-_PARTS = Parts(updated=0.05, deleted=0.01, inserted=0.05)
+PARTS = Parts(updated=0.05, deleted=0.01, inserted=0.05)
 _AT_ONCE = 16
 _SCAN, _JOURNAL, _NO_FILES = "scan", "journal", "journal, no files"
 _WAYS: dict[str, dict[str, dict[str, bool]]] = {
@@ -43,11 +44,7 @@ def measure(args: argparse.Namespace) -> None:
     quiet: dict[str, list[Measured]] = {way: [] for way in _WAYS}
     busy: dict[str, list[Measured]] = {way: [] for way in _WAYS}
     with common.running_stack(args.keep) as servers:
-        common.fill_fleet(servers, tenants=tenants, scale=tenants * _ROWS_A_TENANT / _ROWS_EACH, files=_FILES)
-        regions = _regions(servers)
-        if len(regions) != tenants:
-            raise SystemExit(f"{args.keep} holds a fleet of {len(regions):,} tenants: give another directory")
-        _put_files(servers, regions)
+        regions = _made(servers, tenants)
         batch = load_settings(servers.settings).schedules.incremental_tenants_per_run
         slugs = sorted(regions, key=lambda slug: int(slug.removeprefix("tenant-")))[:: tenants // changed][:changed]
         request = {"settings": str(servers.settings), "set": _WAYS[_JOURNAL], "do": "setup"}
@@ -59,9 +56,25 @@ def measure(args: argparse.Namespace) -> None:
             _tick(servers, batch, way)
             for _ in range(args.repeat):
                 quiet[way].append(_expect(_tick(servers, batch, way), unchanged=tenants))
-                change(servers, _PARTS, slugs=slugs)
+                change(servers, PARTS, slugs=slugs)
                 busy[way].append(_expect(_tick(servers, batch, way), unchanged=tenants - changed, incremental=changed))
     _report(quiet, busy, tenants, changed)
+
+
+def prepare(servers: Stack, tenants: int) -> dict[str, str]:
+    """A fleet with its files, and a backup of each tenant; what is there already is left. The region of each tenant."""
+    regions = _made(servers, tenants)
+    _first_backups(servers)
+    return regions
+
+
+def _made(servers: Stack, tenants: int) -> dict[str, str]:
+    common.fill_fleet(servers, tenants=tenants, scale=tenants * _ROWS_A_TENANT / _ROWS_EACH, files=_FILES)
+    regions = _regions(servers)
+    if len(regions) != tenants:
+        raise SystemExit(f"{servers.dir} holds a fleet of {len(regions):,} tenants: give another directory")
+    _put_files(servers, regions)
+    return regions
 
 
 def _regions(servers: Stack) -> dict[str, str]:
@@ -84,7 +97,8 @@ def _put_files(servers: Stack, regions: Mapping[str, str]) -> None:
         for region in set(regions.values())
     }
     last = list(regions)[-1]
-    if list(stores[regions[last]].list(file_key(last, _FILES))):
+    with suppress(ObjectMissing):
+        stores[regions[last]].head(file_key(last, _FILES))
         return
     begun = monotonic()
     wanted = [(slug, nth) for slug in regions for nth in range(1, _FILES + 1)]
