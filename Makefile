@@ -21,7 +21,7 @@ SEMGREP := $(VENV)/semgrep
 STACK := .sbh/stack
 # How long `make soak` lets each hunt go on.
 SOAK_MINUTES ?= 30
-BENCHES := full_backup files incremental fleet_hour restore copies journal api audit
+BENCHES := full_backup files many_files incremental fleet_hour restore copies journal api audit
 
 .PHONY: venv demo test soak check bench pictures dev clean
 

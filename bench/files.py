@@ -24,9 +24,10 @@ from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.stores.object_store import Store
 from sbh_pipelines.stores.s3 import open_s3
 
-_TENANT, _REGION = "tenant-1", object_server.REGIONS[0]
+_TENANT, REGIONS = "tenant-1", object_server.REGIONS
+_REGION = REGIONS[0]
 _FILES, _PREFIX = f"sbh-files-{_REGION}", f"files/{_TENANT}/"
-_OURS, _RCLONE, _SERVER_SIDE = "bench-sbh-{region}", "bench-rclone", "bench-rclone-server"
+OURS, RCLONE, _SERVER_SIDE = "bench-sbh-{region}", "bench-rclone", "bench-rclone-server"
 _AT_ONCE = 16  # `files.connections` by default; rclone gets as many transfers
 _SMALL_BYTES, _LARGE_BYTES = 20_000, 256 << 20
 
@@ -36,10 +37,10 @@ def main() -> None:
     small, large = (500, 1) if args.small else (10_000, 4)
     rclone = common.rclone()
     with common.running_stack(args.keep) as servers:
-        _fill(servers, small, large)
+        fill(servers, small, large, _SMALL_BYTES)
         contenders: dict[str, Callable[[], tuple[Measured, tuple[int, int]]]] = {"sbh": lambda: _ours(servers)}
         if rclone:
-            contenders["rclone"] = lambda: _rclone(servers, rclone, "there", _RCLONE)
+            contenders["rclone"] = lambda: _rclone(servers, rclone, "there", RCLONE)
             contenders["server_side"] = lambda: _rclone(servers, rclone, "here", _SERVER_SIDE)
         runs: dict[str, list[Measured]] = {name: [] for name in contenders}
         stored = {}
@@ -50,16 +51,14 @@ def main() -> None:
     _report(runs, stored, small * _SMALL_BYTES + large * _LARGE_BYTES)
 
 
-def _fill(servers: Stack, small: int, large: int) -> None:
-    """The tenant's row and its files, made where they are not there yet."""
+def fill(servers: Stack, small: int, large: int, small_bytes: int) -> Store:
+    """The tenant's row and its files, made where they are not there yet; the store that they are in."""
     with closing(psycopg2.connect(servers.dsn())) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT to_regclass('public.tenants') IS NOT NULL")
         present = cursor.fetchone()[0]
         connection.rollback()
         if not present:
             fleet(connection, tenants=1, scale=1e-6)
-    if common.stored(servers, [_FILES], _PREFIX)[0] == small + large:
-        return
     begun = monotonic()
     access = common.s3_access(servers)
     store = open_s3(
@@ -69,11 +68,18 @@ def _fill(servers: Stack, small: int, large: int) -> None:
         access_key_id=access["AWS_ACCESS_KEY_ID"],
         secret_access_key=access["AWS_SECRET_ACCESS_KEY"],
     )
+    if common.stored(servers, [_FILES], _PREFIX)[0] == small + large:
+        return store
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        list(pool.map(lambda i: _put(store, f"{_PREFIX}small/{i % 100:02}/{i:06}.bin", i, _SMALL_BYTES), range(small)))
+        list(pool.map(lambda i: put_small(store, i, small_bytes, seed=i), range(small)))
     for i in range(large):
         _put(store, f"{_PREFIX}large/{i}.bin", small + i, _LARGE_BYTES)
     console.print(f"[dim]{small:,} small and {large} large files made in {monotonic() - begun:.0f} s")
+    return store
+
+
+def put_small(store: Store, number: int, size: int, *, seed: int) -> None:
+    _put(store, f"{_PREFIX}small/{number % 100:02}/{number:06}.bin", seed, size)
 
 
 def _put(store: Store, key: str, seed: int, size: int) -> None:
@@ -83,16 +89,29 @@ def _put(store: Store, key: str, seed: int, size: int) -> None:
 
 
 def _ours(servers: Stack) -> tuple[Measured, tuple[int, int]]:
-    names = [_OURS.replace("{region}", region) for region in object_server.REGIONS]
+    names = [OURS.replace("{region}", region) for region in REGIONS]
     with common.buckets(servers, names, versioned=True):
-        changes = {"storage": {"bucket": _OURS}, "files": {"connections": _AT_ONCE}}
-        request = {"settings": str(servers.settings), "set": changes, "tenants": [_TENANT]}
-        found = common.run(common.python("_client.py", request), servers=common.server_pids(servers))
-        return replace(found, wall=found.answer()["seconds"]), common.stored(servers, names)
+        return ours(servers, "full"), common.stored(servers, names)
+
+
+def ours(servers: Stack, kind: str) -> Measured:
+    """A backup of the tenant into buckets that are there."""
+    changes = {"storage": {"bucket": OURS}, "files": {"connections": _AT_ONCE}}
+    request = {"settings": str(servers.settings), "set": changes, "tenants": [_TENANT], "type": kind}
+    found = common.run(common.python("_client.py", request), servers=common.server_pids(servers))
+    return replace(found, wall=found.answer()["seconds"])
 
 
 def _rclone(servers: Stack, rclone: str, target: str, bucket: str) -> tuple[Measured, tuple[int, int]]:
-    """`here` and `there` are the same server; between two remotes rclone moves the bytes itself."""
+    with common.buckets(servers, [bucket]):
+        return copied(servers, rclone, target, bucket), common.stored(servers, [bucket])
+
+
+def copied(servers: Stack, rclone: str, target: str, bucket: str) -> Measured:
+    """rclone's copy into a bucket that is there.
+
+    `here` and `there` are the same server; between two remotes rclone moves the bytes itself.
+    """
     access = common.s3_access(servers)
     remote = {
         "TYPE": "s3",
@@ -104,11 +123,9 @@ def _rclone(servers: Stack, rclone: str, target: str, bucket: str) -> tuple[Meas
     }
     env = {f"RCLONE_CONFIG_{name}_{key}": value for name in ("HERE", "THERE") for key, value in remote.items()}
     env["RCLONE_CONFIG"] = ""
-    with common.buckets(servers, [bucket]):
-        flags = ["--transfers", str(_AT_ONCE), "--checkers", str(_AT_ONCE), "--quiet"]
-        argv = [rclone, "copy", f"here:{_FILES}/{_PREFIX}", f"{target}:{bucket}/{_PREFIX}", *flags]
-        found = common.run(Command(argv, env), servers=common.server_pids(servers))
-        return found, common.stored(servers, [bucket])
+    flags = ["--transfers", str(_AT_ONCE), "--checkers", str(_AT_ONCE), "--quiet"]
+    argv = [rclone, "copy", f"here:{_FILES}/{_PREFIX}", f"{target}:{bucket}/{_PREFIX}", *flags]
+    return common.run(Command(argv, env), servers=common.server_pids(servers))
 
 
 def _report(runs: Mapping[str, Sequence[Measured]], stored: Mapping[str, tuple[int, int]], content_bytes: int) -> None:

@@ -18,7 +18,8 @@ from sbh_pipelines.errors import SettingsError
 
 _DEFINITIONS = "sbh_pipelines.definitions"
 ScheduleField = Literal[
-    "hourly_incremental", "differential", "daily_full", "weekly_full", "daily_prune", "journal_drain", "copies", "time_zone"
+    "hourly_incremental", "differential", "daily_full", "weekly_full", "daily_prune", "journal_drain", "copies",
+    "storage_report", "time_zone",
 ]  # fmt: skip
 
 

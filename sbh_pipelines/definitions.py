@@ -30,6 +30,7 @@ from sbh_pipelines.orchestration.restores.jobs import restore_job, tenant_restor
 from sbh_pipelines.orchestration.upkeep.keys import key_rotation_job
 from sbh_pipelines.orchestration.upkeep.platform import daily_platform_backup, platform_backup, platform_backup_job
 from sbh_pipelines.orchestration.upkeep.retention import daily_prune, prune_job, retention_job
+from sbh_pipelines.orchestration.upkeep.storage import storage_report, storage_report_job, weekly_storage_report
 
 defs = dg.Definitions(
     assets=[
@@ -40,6 +41,7 @@ defs = dg.Definitions(
         tenant_restore,
         tenant_drill,
         recovery_report,
+        storage_report,
         *copy_assets(),
     ],
     jobs=[
@@ -54,13 +56,22 @@ defs = dg.Definitions(
         drill_job,
         platform_backup_job,
         key_rotation_job,
+        storage_report_job,
         journal_drain_job,
         journal_show_job,
         moment_backup_job,
         copy_run_job,
         copy_verify_job,
     ],
-    schedules=[*backup_schedules, daily_prune, weekly_drill, daily_platform_backup, journal_drain, copies_schedule],
+    schedules=[
+        *backup_schedules,
+        daily_prune,
+        weekly_drill,
+        daily_platform_backup,
+        journal_drain,
+        copies_schedule,
+        weekly_storage_report,
+    ],
     sensors=[
         tenants_sync,
         unusable_tenants,

@@ -36,6 +36,7 @@ class ScheduleSettings(Section):
         "20 * * * *",
         description="Cron line of the run that brings every copy up to date, where there are any. Empty: off.",
     )
+    storage_report: str = Field("50 5 * * 1", description="Cron line of the report of storage. Empty: off.")
     time_zone: str = Field("UTC", description="Time zone of the cron lines.")
     incremental_tenants_per_run: int = Field(
         10_000,

@@ -87,6 +87,7 @@ def test_every_asset_has_an_owner_and_the_kinds_of_what_it_is_made_of() -> None:
         "tenant_restore": ("restores", {"postgres", "s3"}),
         "tenant_backup/drill": ("proof", {"postgres", "s3"}),
         "recovery_report": ("proof", {"report", "s3"}),
+        "storage_report": ("proof", {"report", "s3"}),
     }
 
 
@@ -107,6 +108,7 @@ def test_the_graph_leads_from_the_application_to_the_proof() -> None:
         "tenant_restore": types,
         "tenant_backup/drill": types | {"platform_backup"},
         "recovery_report": {"tenant_backup/drill"},
+        "storage_report": types,
     }
 
 
@@ -115,7 +117,7 @@ def test_what_can_be_launched() -> None:
     types = ("full", "incremental", "differential")
     jobs = {"fleet_backup_job", "validate_backup_job", "restore_job", "prune_job", "retention_job", "drill_job"}
     jobs |= {"platform_backup_job", "undo_restore_job", "journal_drain_job", "journal_show_job"}
-    jobs |= {"copy_run_job", "copy_verify_job"}
+    jobs |= {"copy_run_job", "copy_verify_job", "storage_report_job"}
     assert jobs | {f"{kind}_backup_job" for kind in types} <= set(repository.job_names)
     for kind in types:
         asset = repository.asset_graph.get(dg.AssetKey(["tenant_backup", kind]))
@@ -136,6 +138,7 @@ def test_what_runs_by_itself() -> None:
         "daily_platform_backup": ("30 1 * * *", "RUNNING"),
         "journal_drain": ("*/5 * * * *", "RUNNING"),
         "copies": ("20 * * * *", "RUNNING"),
+        "weekly_storage_report": ("50 5 * * 1", "RUNNING"),
     }
     assert all(sensor.default_status is dg.DefaultSensorStatus.RUNNING for sensor in defs.sensors or ())
 

@@ -21,7 +21,7 @@ DRAWN_ONLY = dg.SpecificPartitionsPartitionMapping([])
 one partition upstream is newer, or missing: a report would be so until every tenant is drilled."""
 
 TABLES_ASSET, FILES_ASSET = key("application", "database"), key("application", "files")
-RESTORES_ASSET, PLATFORM_ASSET = key("tenant_restore"), key("platform_backup")
+RESTORES_ASSET, PLATFORM_ASSET, STORAGE_ASSET = key("tenant_restore"), key("platform_backup"), key("storage_report")
 
 
 class Group:

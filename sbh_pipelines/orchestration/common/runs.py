@@ -26,6 +26,7 @@ TENANTS_TAG = "sbh/tenants"
 BACKUP = "backup"
 DRILL_OPERATION = "drill"
 PLATFORM_BACKUP = "platform_backup"
+STORAGE_REPORT = "storage_report"
 JOURNAL_DRAIN = "journal_drain"
 JOURNAL_ASSET_NAME = "change_journal"
 
@@ -35,6 +36,7 @@ _OPERATIONS = {
     (JOURNAL_ASSET_NAME,): JOURNAL_DRAIN,
     ("platform_backup",): PLATFORM_BACKUP,
     ("recovery_report",): "recovery_report",
+    (STORAGE_REPORT,): STORAGE_REPORT,
 }
 """What makes an asset, by its path without the site; the first that is named counts."""
 _LAUNCHED_BY = {"dagster/schedule_name", "dagster/sensor_name"}

@@ -86,6 +86,7 @@ JOBS: Mapping[str, str] = {
     "drill_job": "drill.run",
     "platform_backup_job": "platform.backup",
     "key_rotation_job": "keys.rotate",
+    "storage_report_job": "drill.run",  # as the other report; it lists whole buckets
     "journal_drain_job": "journal.manage",
     "journal_show_job": "journal.read",
     "moment_backup_job": "backup.create",
@@ -105,6 +106,7 @@ ASSETS: Mapping[str, str] = {
     "tenant_restore": "backup.restore",
     "platform_backup": "platform.backup",
     "recovery_report": "drill.run",
+    "storage_report": "drill.run",
     "change_journal": "journal.manage",
     "copies": "copies.run",
 }

@@ -3,5 +3,6 @@
 retention   forget by policy; prune and its schedule
 keys        rotation
 platform    the platform backup and its schedule
+storage     what the backups take up, and its schedule
 metadata    their results as tables
 """
