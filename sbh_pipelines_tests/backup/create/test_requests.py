@@ -11,6 +11,7 @@ from datetime import timedelta
 import pytest
 
 from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.embedded.servers.object_server import REGIONS
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.model import utc_now
 from sbh_pipelines.settings import RetentionClass, Settings, load_settings
@@ -59,6 +60,12 @@ WRITTEN = ["put packs", "put index"]
 DETAILS = (
     "get_ranges packs"  # of tables that changed, and their sums, where the backup before did not change the same ones
 )
+COMPARED = "list files of the tenant"  # no row changed, so the files tell whether anything did
+CHANGED_FILES = [
+    "list files of the tenant",  # the page showed others than the backup before: they are listed in order
+    "get_range packs",  # the list of the backup before
+    "get_ranges packs",
+]
 FORGOTTEN = [  # where the policy drops backups, in place of the last two; two of them here
     "get manifests",  # the newest full one is no illusion
     "list holds",  # a hold may have come since the commit, a backup may not
@@ -122,6 +129,14 @@ def _changed(stack: Stack) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _new_file(stack: Stack) -> Iterator[None]:
+    bucket, key = f"sbh-files-{REGIONS[0]}", f"files/{TENANT}/new.txt"
+    stack.s3_client().put_object(Bucket=bucket, Key=key, Body=b"new")
+    yield
+    stack.s3_client().delete_object(Bucket=bucket, Key=key)
+
+
 def test_each_request_has_its_reason(requests: Requests, sample_stack: Stack) -> None:
     """Of the first backup some more, once in a tenant's life; a second full one, an incremental one, and one that builds on that."""
     assert len(requests.of("full")) <= 30
@@ -133,4 +148,7 @@ def test_each_request_has_its_reason(requests: Requests, sample_stack: Stack) ->
     requests.keep_one_incremental()
     with _changed(sample_stack):
         assert requests.of("incremental") == [*TAKEN, *WRITTEN, *PROVED[:-2], *FORGOTTEN, *PROVED[-2:]]
+    with _new_file(sample_stack):
+        begun = [COMPARED, *TAKEN, *CHANGED_FILES, *WRITTEN]
+        assert requests.of("incremental")[: len(begun)] == begun
     assert (len(FULL), len(last), len(FORGOTTEN)) == (20, 18, 8)
