@@ -50,6 +50,9 @@ from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionRes
 from dagster._serdes import deserialize_value
 from dagster._utils.schedules import reverse_cron_string_iterator
 from dagster_shared.yaml_utils import load_run_config_yaml
+from sqlalchemy.engine import Engine
+from sqlalchemy.event import listen
+from sqlalchemy.exc import DisconnectionError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -107,8 +110,8 @@ def keep_connections(instance: dg.DagsterInstance) -> None:
     """Have the instance keep a connection to each of its storages from one event to the next, as Dagster's own web server does.
 
     Otherwise a storage of PostgreSQL connects anew for each statement, which for the events of a small tenant's backup costs more
-    than the backup. A connection is used for some seconds, so that none is met that a firewall or a restart has ended long ago.
-    Where the storage is of another kind nothing happens.
+    than the backup. A connection is asked whether it lives before it is used, and used for some seconds only: a restart of the
+    server ends no run. Where the storage is of another kind nothing happens.
     """
     with _opening:
         if instance in _kept:
@@ -117,6 +120,23 @@ def keep_connections(instance: dg.DagsterInstance) -> None:
     instance.optimize_for_webserver(
         statement_timeout=_STATEMENT_MS, pool_recycle=_CONNECTION_S, max_overflow=_MORE_CONNECTIONS
     )
+    for storage in (instance.run_storage, instance.event_log_storage, instance.schedule_storage):
+        engine = getattr(storage, "_engine", None)
+        if isinstance(engine, Engine) and engine.dialect.name == "postgresql":
+            ask_before_use(engine)
+
+
+def ask_before_use(engine: Engine) -> None:
+    """Have a pool's connection that the server has ended replaced when it is taken out, and not found dead by a statement."""
+
+    def ask(connection: Any, *_: object) -> None:
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+        except Exception as error:  # whatever the driver has: there is no use for it
+            raise DisconnectionError from error
+
+    listen(engine, "checkout", ask)
 
 
 def schedule_states(instance: dg.DagsterInstance) -> Sequence[ScheduleState]:

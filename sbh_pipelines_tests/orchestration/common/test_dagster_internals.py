@@ -9,13 +9,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import dagster as dg
+import psycopg2
 import pytest
+import sqlalchemy
 
+from sbh_pipelines.embedded.servers import postgres
+from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.orchestration.common import dagster_internals as internals
 from sbh_pipelines_tests.support import dagster_internals as of_tests
 
@@ -89,6 +94,25 @@ def test_a_run_keeps_its_connections_from_one_event_to_the_next(
     monkeypatch.setattr(instance, "optimize_for_webserver", counted)
     assert run("fleet_backup_job").success
     assert kept == [20]
+
+
+def test_a_connection_that_the_server_ended_is_replaced(sample_stack: Stack) -> None:
+    dsn = sample_stack.dsn(postgres.ADMIN)
+    engine = sqlalchemy.create_engine("postgresql+psycopg2://", creator=lambda: psycopg2.connect(dsn), pool_size=1)
+    internals.ask_before_use(engine)
+
+    def asked() -> int:
+        with engine.connect() as connection:
+            return int(connection.execute(sqlalchemy.text("SELECT pg_backend_pid()")).scalar_one())
+
+    try:
+        first = asked()
+        assert asked() == first
+        with closing(psycopg2.connect(dsn)) as other, other.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [first])
+        assert asked() != first
+    finally:
+        engine.dispose()
 
 
 def test_a_check_names_the_materialization_it_is_about(instance: dg.DagsterInstance) -> None:
