@@ -8,6 +8,7 @@ ETag     the store's own opaque mark of one version of an object's content
     open_store                  the factory: which kinds there are
     s3, local                   the kinds
     object_store                the data path that they share
+    bandwidth                   how much of it a second
     bound_store, region_proof   nothing is written but where it may lie
     versions                    what a bucket had at an earlier time
     purge, object_lock          deleted in every version; kept for a time

@@ -31,6 +31,7 @@ from sbh_pipelines.errors import (
     StoreError,
     StoreUnavailable,
 )
+from sbh_pipelines.stores.bandwidth import Bandwidth
 from sbh_pipelines.stores.base import MOST_BYTES, ObjectInfo, Page
 from sbh_pipelines.stores.s3_errors import MEANINGS, Told, s3_error
 from sbh_pipelines.stores.signed.headers import STORAGE_CLASS
@@ -91,7 +92,10 @@ class Store:
         odd: ExactHalf,
         lock_file: Path | None = None,
         sender: Callable[[], S3Store] | None = None,
+        sending: Bandwidth | None = None,
+        receiving: Bandwidth | None = None,
     ) -> None:
+        self._sending, self._receiving = sending, receiving
         self._inner, self._base_url, self._odd, self._lock_file = inner, base_url, odd, lock_file
         self._make_sender = sender
         self._counting = threading.Lock()
@@ -112,19 +116,24 @@ class Store:
             answer = obstore.get(self._inner, key)  # the answer's head: the driver reads no more than the size it tells
             if answer.meta["size"] > most:
                 raise too_large(self.url(key), answer.meta["size"], most)
+            self._receive(answer.meta["size"])
             return bytes(answer.bytes()), answer.meta["e_tag"] or ""
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
+        self._receive(length)
         with self._translated("get", key):
             return bytes(obstore.get_range(self._inner, key, start=start, length=length))
 
     def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        self._receive(sum(length for _, length in ranges))
         with self._translated("get", key):
             starts, lengths = [start for start, _ in ranges], [length for _, length in ranges]
             return [bytes(part) for part in obstore.get_ranges(self._inner, key, starts=starts, lengths=lengths)]
 
     def put(self, key: str, data: bytes | bytearray | memoryview, storage_class: str | None = None) -> str:
         kept: Any = {STORAGE_CLASS: storage_class} if storage_class else None
+        if self._sending is not None:
+            self._sending.take(len(data))
         with self._translated("put", key, makes=True):
             answer = obstore.put(
                 self._sender, key, data, attributes=kept, use_multipart=len(data) > _PART, chunk_size=_PART
@@ -216,6 +225,8 @@ class Store:
         self, key: str, *, version: str | None = None, if_match: str | None = None
     ) -> tuple[Mapping[str, str], Iterator[memoryview]]:
         attributes, pieces = self._open(key, version, if_match)
+        if self._receiving is not None:
+            pieces = self._receiving.paced(pieces)
         if if_match and self._lock_file is not None:
             pieces = self._unchanged(key, if_match, pieces)
         return attributes, pieces
@@ -254,6 +265,8 @@ class Store:
     def put_stream(
         self, key: str, pieces: Iterable[bytes], attributes: Mapping[str, str], *, size: int | None = None
     ) -> None:
+        if self._sending is not None:
+            pieces = self._sending.paced(pieces)
         if self._odd.puts(key, attributes, size):
             self._count("put")
             self._odd.put_stream(key, pieces, attributes, size)
@@ -281,6 +294,10 @@ class Store:
         with self._translated("put", key, counted=False):
             writer.close()
             self._odd.sync(key)
+
+    def _receive(self, size: int) -> None:
+        if self._receiving is not None:
+            self._receiving.take(size)
 
     def _count(self, verb: str) -> None:
         with self._counting:

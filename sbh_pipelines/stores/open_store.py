@@ -59,6 +59,8 @@ def open_store(storage: StorageSettings, place: Place) -> Store:
         timeout_s=storage.timeout_s,
         retries=storage.retries,
         encryption=Encryption.of(storage, place.region),
+        upload_mib_s=storage.upload_mib_s,
+        download_mib_s=storage.download_mib_s,
     )
 
 

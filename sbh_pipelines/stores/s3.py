@@ -12,6 +12,7 @@ from obstore.store import S3Store
 
 from sbh_pipelines.errors import StoreError
 from sbh_pipelines.settings import StorageSettings
+from sbh_pipelines.stores.bandwidth import bandwidth
 from sbh_pipelines.stores.base import ODD_KEY, ObjectInfo, Page
 from sbh_pipelines.stores.credentials import Credentials
 from sbh_pipelines.stores.object_store import Store
@@ -76,11 +77,14 @@ def open_s3(
     timeout_s: float = 60.0,
     retries: int = 5,
     encryption: Encryption | None = None,
+    upload_mib_s: float | None = None,
+    download_mib_s: float | None = None,
 ) -> Store:
     """A bucket in a region. Uploads carry SHA-256 checksums that the server verifies. No request is made yet.
 
     With `encryption` every upload asks the server for it; without, the bucket's default counts. `ca_file` holds certificates
-    that are trusted besides the system's. `timeout_s` bounds a silence: no transfer is given up while data flow.
+    that are trusted besides the system's. `timeout_s` bounds a silence: no transfer is given up while data flow. All stores of a
+    process share the MiB a second.
     """
     credentials = Credentials(access_key_id, secret_access_key)
     plain = bool(endpoint_url and endpoint_url.startswith("http://"))
@@ -134,6 +138,8 @@ def open_s3(
         S3ExactHalf(client, signed, bucket, encryption.headers() if encryption else {}),
         # It waits for an answer from the beginning of the request on.
         sender=lambda: driver(timeout_s + PART / SLOWEST),
+        sending=bandwidth("up", upload_mib_s) if upload_mib_s else None,
+        receiving=bandwidth("down", download_mib_s) if download_mib_s else None,
     )
 
 

@@ -71,6 +71,14 @@ class StorageSettings(Section):
         " of copies.",
         examples=[{"archive": "GLACIER_IR", "*": "STANDARD"}],
     )
+    upload_mib_s: float | None = Field(
+        None,
+        gt=0,
+        description="The most that a process sends to S3, on average, MiB a second: of backups, and of files put back.",
+    )
+    download_mib_s: float | None = Field(
+        None, gt=0, description="The most that a process receives from S3, on average, MiB a second."
+    )
     timeout_s: float = Field(
         60.0,
         gt=0,
