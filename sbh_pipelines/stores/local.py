@@ -38,6 +38,7 @@ class LocalExactHalf:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._start = os.path.join(root, "")  # what comes before each key in a path
 
     def is_odd(self, key: str) -> bool:
         return ODD_KEY.search(key) is not None or _ODD_FILE.search(key) is not None
@@ -53,13 +54,17 @@ class LocalExactHalf:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         with self._translated("list", prefix):
-            yield from self._walk(str(self._file(prefix.rstrip("/"))))
+            below = prefix.rstrip("/")
+            self._file(below)  # raises where this is no name
+            yield from self._walk(self._start + below)
 
     def _walk(self, folder: str) -> Iterator[ObjectInfo]:
+        start = len(self._start)
         for parent, _, names in os.walk(folder):
+            beside = os.path.join(parent, "")
             for name in names:
-                path = os.path.join(parent, name)
-                key = os.path.relpath(path, self._root)
+                path = beside + name
+                key = path[start:]
                 try:
                     key.encode()
                 except UnicodeEncodeError:
