@@ -22,6 +22,7 @@ from sbh_pipelines_tests.backup.conftest import application, database
 from sbh_pipelines_tests.backup.create.test_crash import Clock, Death, Killed, struck
 from sbh_pipelines_tests.support.application import ACME, ADMIN, Application
 from sbh_pipelines_tests.support.copied import COPY, DAY, REGION, Copied
+from sbh_pipelines_tests.support.effort import either
 from sbh_pipelines_tests.support.restore.platform import PROGRAMS
 from sbh_pipelines_tests.support.store_time import store_time
 
@@ -309,7 +310,8 @@ def forget_all_but_the_newest(copied: Copied, made: list[str], clock: Clock) -> 
         copied.service().retention.prune(ACME, ADMIN)
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+# What is there after a write is what is there before the next one: in one of the two walks each state is met.
+@pytest.mark.parametrize("when", either(["before"], ["before", "after"]))
 def test_killed_at_any_write_it_goes_on_where_it_was(copied: Copied, clock: Clock, when: str) -> None:
     """What is listed is whole at all times, and in the end the copy has what its policy says."""
     made = twenty_days(copied, clock)

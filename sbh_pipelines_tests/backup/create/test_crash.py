@@ -29,6 +29,7 @@ from sbh_pipelines.model import Progress, no_progress
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.stores.object_store import Store
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
+from sbh_pipelines_tests.support.effort import either
 
 WRITES = ("put", "create", "replace", "put_stream", "delete")
 READS = ("get_with_etag", "get_range", "head")
@@ -204,7 +205,7 @@ def test_a_restore_killed_anywhere(application: Application, clock: Clock, how: 
     backup = application.service(clock=clock).create_backup(ACME, ADMIN)["id"]
     original = application.state(ACME)
     outcomes = set()
-    for nth in range(1, 100, 2 if how == "after" else 1):
+    for nth in range(1, 100, either(5, 2) if how == "after" else 1):
         application.wreck(ACME)
         wrecked = application.state(ACME)
         seen = set((application.repository(ACME) / "restores").glob("*"))
