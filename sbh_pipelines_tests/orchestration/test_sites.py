@@ -191,6 +191,21 @@ def instance(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) ->
         yield Instance(made, opened.enter_context(create_test_daemon_workspace_context(target, made)), sink, files)
 
 
+@pytest.mark.parametrize("site", TENANTS)
+def test_all_that_dagster_knows_by_name_is_named_for_the_site(instance: Instance, site: str) -> None:
+    """Also what is added later: a job, an asset or a sensor without the site's name would be shared by all."""
+    location = instance.workspace.create_request_context().get_code_location(site)
+    (repository,) = location.get_repositories().values()
+    jobs = [job for job in repository.get_all_jobs() if not job.name.startswith("__")]
+    named = [*jobs, *repository.get_schedules(), *repository.get_sensors()]
+    assert [one.name for one in named if not one.name.startswith(f"{site}__")] == []
+    assert [job.name for job in jobs if job.tags.get("sbh/site") != site] == []
+    nodes = [repository.asset_graph.get(key) for key in repository.asset_graph.get_all_asset_keys()]
+    assert [node.key for node in nodes if node.key.path[0] != site] == []
+    assert [node.key for node in nodes if not all(pool.startswith(f"{site}__") for pool in node.pools or ())] == []
+    assert {node.partitions_def.name for node in nodes if node.partitions_def} == {f"{site}__tenants"}  # type: ignore[attr-defined]
+
+
 def test_each_site_is_as_if_it_were_alone(instance: Instance) -> None:
     dagster = instance.dagster
     # Partitions: the larger site's listing takes none from the smaller one's, which has a tenant of the same name.
