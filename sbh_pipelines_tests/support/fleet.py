@@ -82,25 +82,24 @@ class Worker:
     def log(self) -> str:
         return (self.home / "log").read_text("utf-8", "replace")
 
-    def start(self, queues: str = "dagster,eu-west-1,us-east-1") -> "Worker":
-        before = self.log.count(" ready.") if (self.home / "log").exists() else 0
+    def begin(self) -> None:
+        """Start it; `is_ready` waits for it."""
         command = [
-            str(Path(sys.executable).with_name("celery")),
-            "-A",
-            "sbh_pipelines.orchestration.hosts.celery_worker",
+            *(str(Path(sys.executable).with_name("celery")), "-A", "sbh_pipelines.orchestration.hosts.celery_worker"),
+            *("worker", "-Q", "dagster,eu-west-1,us-east-1", "-c", "1", "-n", f"{self.name}@%h", "-l", "INFO"),
         ]
-        command += ["worker", "-Q", queues, "-c", "1", "-n", f"{self.name}@%h", "--without-gossip", "-l", "INFO"]
         with (self.home / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 command, env=self.environment, cwd=self.home, stdout=log, stderr=log, start_new_session=True
             )
-        until(lambda: self._is_ready(before))
-        return self
 
-    def _is_ready(self, before: int) -> bool:
+    def is_ready(self) -> None:
+        until(lambda: self._is_alive() and " ready." in self.log)
+
+    def _is_alive(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, self.log[-3000:]
-        return self.log.count(" ready.") > before
+        return True
 
     def kill(self) -> None:
         """Its host dies."""
