@@ -45,6 +45,16 @@ class Uncropped(Console):
         super().print(*objects, **{"crop": False, **options})
 
 
+class WholeWords:
+    """What is drawn in as many cells as its longest word needs. Where the terminal has fewer, it breaks lines; nothing is cut."""
+
+    def __init__(self, drawn: Table, needed: int) -> None:
+        self._drawn, self._needed = drawn, needed
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from console.render(self._drawn, options.update_width(max(options.max_width, self._needed)))
+
+
 class FittingTable:
     """A table whose columns are chosen when it is printed, for the width there is.
 

@@ -12,7 +12,6 @@ from sbh_pipelines.errors import SbhError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 _WIDE = 100_000
 
@@ -91,18 +90,22 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     return Group(Text(printable(title), "bold"), drawn) if title else drawn
 
 
-def facts(pairs: Mapping[str, Any]) -> "Table":
-    """Two columns, name and value, without a frame; empty values are left out."""
+def facts(pairs: Mapping[str, Any]) -> Any:
+    """Two columns, name and value, without a frame; empty values are left out, and no word is broken."""
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table.grid(padding=(0, 2))
+    from sbh_pipelines.cli.columns import WholeWords
+
+    drawn, longest = Table.grid(padding=(0, 2)), 0
     for name, value in pairs.items():
         if value not in (None, ""):
-            drawn.add_row(
-                Text(name, "dim"), value if isinstance(value, Text) else Text(printable(str(value)), overflow="fold")
-            )
-    return drawn
+            shown = value if isinstance(value, Text) else Text(printable(str(value)), overflow="fold")
+            drawn.add_row(Text(name, "dim"), shown)
+            longest = max(longest, *(cell_len(word) for word in shown.plain.split()), 0)
+    widest = max((cell_len(name) for name, value in pairs.items() if value not in (None, "")), default=0)
+    return WholeWords(drawn, widest + 2 + longest)
 
 
 def verdict(good: bool, text: str) -> Any:

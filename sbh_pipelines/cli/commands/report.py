@@ -269,7 +269,17 @@ def _show(out: Any, report: "RecoveryObjectives") -> None:
         notes = [f"{tenant} misses it" for tenant in age.missing[:_NAMED]]
         _note(out, age.data_type, notes, age.missing_count)
     if report.copies:
-        columns = ("copy", "data type", ">objective", ">worst age", ">margin", "met", "tenant", ">tenants", ">left out")
+        columns = (
+            "copy",
+            "data type",
+            ">objective",
+            ">worst age",
+            ">margin",
+            "met",
+            "tenant",
+            "->tenants",
+            "->left out",
+        )
         out.print(table("Recovery points at copies", columns, map(_at_copy, report.copies)))
     for line in report.copies:
         if line.without_copy_count:

@@ -170,7 +170,7 @@ def backups_table(title: str, manifests: Sequence[Manifest]) -> Any:
         )
         for manifest in manifests
     ]
-    found = (">files", ">missing files") if lacking else (">files",)
+    found = ("->files", ">missing files") if lacking else ("->files",)
     columns = ("backup", "type", "created", "-by", ">rows", *found, ">size", "->stored anew", "-~description")
     return table(title, columns, rows)
 
