@@ -90,6 +90,7 @@ _LONG = (
     "test_wraparound",
     "test_real_runs",
     "test_region_lost",
+    "test_sites",
     "test_wrecks",
     "test_access",
     "test_sixty_days",

@@ -27,6 +27,7 @@ from sbh_pipelines.orchestration.common.dagster_internals import load_target
 from sbh_pipelines.settings import load_settings
 from sbh_pipelines_tests.support.dagster_internals import (
     InstigatorTick,
+    TimestampWithTimezone,
     WorkspaceProcessContext,
     create_test_daemon_workspace_context,
     execute_sensor_iteration,
@@ -108,6 +109,17 @@ class Instance:
         for run in runs:
             until(lambda run=run: self.dagster.get_run_by_id(run.run_id).is_finished)  # type: ignore[misc, union-attr]
             assert self.dagster.get_run_by_id(run.run_id).is_success  # type: ignore[union-attr]
+
+    def evaluate(self, site: str, schedule: str, slot: datetime) -> str:
+        """Why a schedule launches nothing for a slot, as where its tick broke off after the runs and is repeated."""
+        location = self.workspace.create_request_context().get_code_location(site)
+        (repository,) = location.get_repositories().values()
+        at = TimestampWithTimezone(slot.timestamp(), "UTC")
+        given = location.get_schedule_execution_data(
+            self.dagster, repository.handle, f"{site}__{schedule}", at, log_key=None
+        )
+        assert given.run_requests == []
+        return str(given.skip_message)
 
     def ask_for(self, site: str, job: str, config: dict[str, Any]) -> dg.DagsterRun:
         """A run of a job, as somebody in the web pages asks for it: it is queued."""
@@ -199,7 +211,9 @@ def test_all_that_dagster_knows_by_name_is_named_for_the_site(instance: Instance
     jobs = [job for job in repository.get_all_jobs() if not job.name.startswith("__")]
     named = [*jobs, *repository.get_schedules(), *repository.get_sensors()]
     assert [one.name for one in named if not one.name.startswith(f"{site}__")] == []
-    assert [job.name for job in jobs if job.tags.get("sbh/site") != site] == []
+    assert {(job.tags.get("sbh/site"), job.tags.get("dagster-celery/queue")) for job in jobs} == {
+        (site, f"{site}__dagster")
+    }
     nodes = [repository.asset_graph.get(key) for key in repository.asset_graph.get_all_asset_keys()]
     assert [node.key for node in nodes if node.key.path[0] != site] == []
     assert [node.key for node in nodes if not all(pool.startswith(f"{site}__") for pool in node.pools or ())] == []
@@ -226,6 +240,11 @@ def test_each_site_is_as_if_it_were_alone(instance: Instance) -> None:
         f"{US} daily_full: tenant-1",
         f"{US} daily_platform_backup: ",
     ]
+    for site in TENANTS:
+        assert instance.launched(site, "daily_full").tags["dagster-celery/queue"] == f"{site}__eu-west-1"
+        assert "have their run for this slot already" in instance.evaluate(
+            site, "daily_full", MONDAY + timedelta(days=1, hours=2)
+        )
     # Runs: each with its own service, and materialized in its own assets.
     instance.execute(instance.launched(EU, "daily_full"), instance.launched(US, "daily_full"))
     full = {site: dg.AssetKey([site, "tenant_backup", "full"]) for site in TENANTS}

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from dagster._core.definitions.timestamp import TimestampWithTimezone
 from dagster._core.remote_origin import InProcessCodeLocationOrigin
 from dagster._core.scheduler.instigation import InstigatorTick
 from dagster._core.storage.defs_state import base as defs_state
@@ -18,6 +19,7 @@ from dagster._scheduler.scheduler import launch_scheduled_runs
 __all__ = [
     "InstigatorTick",
     "OpenInstances",
+    "TimestampWithTimezone",
     "WorkspaceProcessContext",
     "create_test_daemon_workspace_context",
     "execute_sensor_iteration",

@@ -11,7 +11,7 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
 from sbh_pipelines.errors import SettingsError
 from sbh_pipelines.model import BackupType, Tenant
-from sbh_pipelines.orchestration.common.names import tags
+from sbh_pipelines.orchestration.common.names import site
 from sbh_pipelines.orchestration.common.runs import (
     SCHEDULE_TAG,
     SLOT_TAG,
@@ -88,7 +88,7 @@ def due_tenants(
 def _launched(instance: DagsterInstance, schedule: str, slot: str) -> set[str]:
     """Tenants that have their run for this slot: the tick broke off after it. One that was created and never queued does
     not count: asking for it again is what queues it."""
-    runs = instance.get_runs(RunsFilter(tags=tags({SCHEDULE_TAG: schedule, SLOT_TAG: slot})))
+    runs = instance.get_runs(RunsFilter(tags={**site().tags, SCHEDULE_TAG: schedule, SLOT_TAG: slot}))
     submitted = [run for run in runs if makes_backups(run) and run.status is not DagsterRunStatus.NOT_STARTED]
     return {tenant for run in submitted for tenant in tenants_of(instance, run)}
 

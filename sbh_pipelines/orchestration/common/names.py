@@ -11,6 +11,10 @@ import dagster as dg
 from sbh_pipelines.errors import SettingsError
 from sbh_pipelines.settings import SiteSettings, load_site
 
+QUEUE_TAG = "dagster-celery/queue"
+"""Under Celery, the queue that a run waits in. Other launchers take no notice of it."""
+DEFAULT_QUEUE = "dagster"
+
 
 def _here() -> SiteSettings:
     try:
@@ -46,5 +50,6 @@ def own_path(asset: dg.AssetKey) -> tuple[str, ...]:
 
 
 def tags(of_job: Mapping[str, str]) -> dict[str, str]:
-    """The tags of a job, with that by which runs of this site are known."""
-    return {**site().tags, **of_job}
+    """The tags of a job, with those by which runs of this site are known, and wait for workers of this site."""
+    queue = {QUEUE_TAG: named(DEFAULT_QUEUE)} if site().name else {}
+    return {**site().tags, **queue, **of_job}

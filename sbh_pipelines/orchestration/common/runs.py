@@ -19,8 +19,6 @@ TYPE_TAG = "sbh/backup_type"
 SCHEDULE_TAG = "sbh/schedule"
 SLOT_TAG = "sbh/slot"
 REGION_TAG = "sbh/region"
-QUEUE_TAG = "dagster-celery/queue"
-"""Under Celery, the queue that a run waits in: its region's. Other launchers take no notice of it."""
 TENANTS_TAG = "sbh/tenants"
 """For whom a run is, to be read and to filter by: the tenant, how many they are, or `all`."""
 BACKUP = "backup"
@@ -123,12 +121,12 @@ def tag_run(
 
 def tags_of_region(region: str) -> dict[str, str]:
     """The tags of a run for tenants of one region, by which it waits for a worker of that region."""
-    return {REGION_TAG: region, QUEUE_TAG: region}
+    return {REGION_TAG: region, names.QUEUE_TAG: names.named(region)}
 
 
 def same_region(tags: Mapping[str, str]) -> dict[str, str]:
     """Those of a run's tags with which another run waits where this one did."""
-    return {name: tags[name] for name in (REGION_TAG, QUEUE_TAG) if name in tags}
+    return {name: tags[name] for name in (REGION_TAG, names.QUEUE_TAG) if name in tags}
 
 
 def under_way(instance: dg.DagsterInstance, tags: Mapping[str, str] | None = None) -> list[dg.DagsterRun]:
