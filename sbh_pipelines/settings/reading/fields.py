@@ -21,7 +21,7 @@ class Found:
     Attributes:
         path: Its names, from the section on.
         kinds: The types that a value may have.
-        default: Its default, or what shows a required one; None where there is none.
+        default: Its default, or what shows a required one, or one that is empty by default; None where there is none.
         may_be_empty: Whether an empty text says something, as its description then tells.
     """
 
@@ -140,9 +140,11 @@ def _names(annotation: Any) -> Sequence[str]:
 
 
 def _default(info: FieldInfo) -> Any:
+    shown = next(iter(info.examples or ()), None)
     if info.is_required():
-        return next(iter(info.examples or ()), None)
-    return info.get_default(call_default_factory=True, validated_data={})
+        return shown
+    default = info.get_default(call_default_factory=True, validated_data={})
+    return shown if default == "" and shown is not None else default
 
 
 def _kinds(annotation: Any, info: FieldInfo | None = None) -> tuple[Any, ...]:
