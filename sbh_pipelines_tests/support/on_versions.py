@@ -26,7 +26,9 @@ def on_another_version(items: Sequence[pytest.Item]) -> set[pytest.Item]:
         versions = [name for name, value in given.items() if type(value) is int and value in VERSIONS]
         if len(versions) != 1 or versions[0] not in _NAMES:
             continue
-        case = repr(sorted((name, repr(value)) for name, value in given.items() if name != versions[0]))
+        # By their places in the lists: a value's text, such as a set's, differs between the processes that run the tests.
+        places = item.callspec.indices.items()  # type: ignore[attr-defined]
+        case = repr(sorted((name, nth) for name, nth in places if name != versions[0]))
         tests[str(item.path), getattr(item, "originalname", item.name)][case][given[versions[0]]] = item
     left_out = set()
     for cases in tests.values():
