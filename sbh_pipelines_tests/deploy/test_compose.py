@@ -15,6 +15,8 @@ import yaml
 
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.database.merge.transaction import restore_database
+from sbh_pipelines.database.session.tls import secured, unheard
 from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.security.tokens import open_tokens
@@ -63,6 +65,9 @@ def test_passwords_and_keys_are_made_once_and_found_by_the_settings(
     (tmp_path / "sbh.toml").write_bytes((COMPOSE / "sbh.toml").read_bytes())
     settings = load_settings(tmp_path / "sbh.toml")
     assert resolve(settings.storage, "secret_access_key") == kept["s3-secret"].decode()
+    # PostgreSQL is another machine, and its image has no TLS: the settings allow that, and never a password in clear.
+    for database in (settings.database, restore_database(settings)):
+        assert (secured(database), unheard(database)) == ({}, {"require_auth": "!password"})
     assert settings.keys.key_file is not None
     assert settings.keys.key_file.exists()
     assert open_tokens(settings).issue("ann", "*", Role.ADMIN, 60)

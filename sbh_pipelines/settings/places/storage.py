@@ -73,11 +73,11 @@ class StorageSettings(Section):
     )
     upload_mib_s: float | None = Field(
         None,
-        gt=0,
+        ge=1,
         description="The most that a process sends to S3, on average, MiB a second: of backups, and of files put back.",
     )
     download_mib_s: float | None = Field(
-        None, gt=0, description="The most that a process receives from S3, on average, MiB a second."
+        None, ge=1, description="The most that a process receives from S3, on average, MiB a second."
     )
     timeout_s: float = Field(
         60.0,
