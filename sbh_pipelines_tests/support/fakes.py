@@ -53,6 +53,9 @@ class FakeService:
     orphans: set[str] = field(default_factory=set)
     retention_error: SbhError | None = None
 
+    def request_counts(self) -> dict[str, int]:
+        return {"get": 2, "put": 1}
+
     @property
     def tenants(self) -> "FakeTenants":
         return FakeTenants(self)

@@ -174,11 +174,13 @@ def apply_retention(
     record.retention_errors(context, made)
     yield from record.backups(context, backups, made)
     yield from record.unchanged(context, unchanged)
-    counts = batch.outcome(after)
+    counts, requests = batch.outcome(after), service.request_counts()
     context.log.info(
         f"{counts['unchanged']:,} unchanged, {counts['backed_up']:,} backed up, {counts['failed']:,} failed,"
         f" of {len(after):,} tenants"
     )
+    asked = ", ".join(f"{count:,} {verb}" for verb, count in sorted(requests.items()))
+    context.log.info(f"Requests to the store by this process: {sum(requests.values()):,} ({asked or 'none'})")
     if failed := failed_among(after):
         raise batch_failure(failed, len(after))
 

@@ -85,6 +85,7 @@ def test_unchanged_tenants_of_a_tick_get_no_materialization(
     )
     assert {e.partition for e in result.get_asset_check_evaluations()} == {"tenant-2"}
     assert "2 unchanged, 1 backed up, 0 failed, of 3 tenants" in messages(instance, result)
+    assert "Requests to the store by this process: 3 (2 get, 1 put)" in messages(instance, result)
     (output,) = [e for e in result.get_step_success_events() if e.step_key == "verify_checksums"] and [
         e.step_output_data.metadata
         for e in result.all_events
