@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from sbh_pipelines.errors import ResidencyError
 from sbh_pipelines.model import HousedTenant, Tenant, TenantId
-from sbh_pipelines.settings import Settings
+from sbh_pipelines.settings import Settings, StorageSettings
 
 PLATFORM = TenantId("_platform")  # no slug begins so
 
@@ -147,6 +147,25 @@ def place_identity(settings: Settings, place: Place) -> tuple[str, str, str]:
     storage = settings.storage
     server = (storage.endpoint_url or "").replace("{region}", place.region) if storage.kind == "s3" else ""
     return server, place.bucket, place.prefix
+
+
+def lies_beside(settings: Settings, files: Place, own: Place) -> bool:
+    """Whether a listing of the tenant's `files` goes through its repository `own` as well.
+
+    Where a copy became the primary the files are where they were, and a bucket of the same name may be on either server.
+    """
+    here, there = settings.storage.of_files, settings.storage
+    return (
+        (files.bucket, files.region) == (own.bucket, own.region)
+        and own.prefix.startswith(files.prefix)
+        and _server(here, files.region) == _server(there, own.region)
+    )
+
+
+def _server(storage: StorageSettings, region: str) -> tuple[str, str, str]:
+    """Tells servers apart. One that is spelled in two ways counts as two."""
+    where = str(storage.path) if storage.kind == "local" else (storage.endpoint_url or "").replace("{region}", region)
+    return storage.kind, where, storage.real_region(region)
 
 
 def _fill(template: str, tenant: Tenant, home: str = "") -> str:

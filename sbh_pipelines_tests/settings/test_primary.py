@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from sbh_pipelines.errors import SettingsError
+from sbh_pipelines.model import Tenant, TenantId
+from sbh_pipelines.placement import backup_place, files_place, lies_beside
 from sbh_pipelines.settings import Settings, load_settings
-from sbh_pipelines.settings.places.copies import at_copy, copy_named, primary_copy
+from sbh_pipelines.settings.places.copies import at_copy, copy_named, primary_copy, with_primary
 from sbh_pipelines_tests.settings.test_reading import bare, refused
 
 __all__ = ["bare"]
@@ -70,6 +72,24 @@ def test_the_backups_are_at_the_copys_place() -> None:
     copy = primary_copy(settings)
     assert copy is not None
     assert copy.lock_days == 30
+
+
+@pytest.mark.parametrize(
+    ("bucket", "endpoint_url", "beside"),
+    [
+        ("sbh-files-{region}", "https://s3.first.example.com", True),
+        ("sbh-files-{region}", "https://s3.second.example.com", False),
+        ("sbh-copy-{region}", "https://s3.first.example.com", False),
+    ],
+)
+def test_backups_lie_beside_the_files_on_one_server_only(bucket: str, endpoint_url: str, beside: bool) -> None:
+    """A copy's bucket may have the same name on a server of its own; what lies in it is not where the files are."""
+    settings = loaded(FILE.replace("[storage]", '[storage]\nendpoint_url = "https://s3.first.example.com"'))
+    (copy, _), tenant = settings.copies, Tenant(TenantId("acme"), "1", "eu-west-1", "")
+    copy = copy.model_copy(update={"bucket": bucket, "endpoint_url": endpoint_url, "to": "eu-west-1"})
+    there = with_primary(settings.model_copy(update={"copies": [copy], "primary": "dr"}))
+    assert lies_beside(settings, files_place(settings, tenant), backup_place(settings, tenant))
+    assert lies_beside(there, files_place(there, tenant), backup_place(there, tenant)) is beside
 
 
 def test_what_another_copy_leaves_out_is_as_it_was_written() -> None:

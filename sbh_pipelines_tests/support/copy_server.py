@@ -28,7 +28,7 @@ SETTINGS = """
 [[copies]]
 name = "{name}"
 to = "eu-central-1"
-bucket = "sbh-copy-{{region}}"
+bucket = "{bucket}"
 endpoint_url = "{endpoint}"
 access_key_id = "{access_key}"
 secret_access_key_file = "{secret_file}"
@@ -46,6 +46,7 @@ class CopyServer:
         ports: of the copy's server.
         settings: a settings file that has the copy.
         key_file: what wraps keys at the copy.
+        bucket: the copy's, with `{region}`.
     """
 
     stack: Stack
@@ -53,6 +54,7 @@ class CopyServer:
     ports: Ports
     settings: Path
     key_file: Path
+    bucket: str
 
     def bring_over(self) -> None:
         """Run the copy, of everything."""
@@ -69,7 +71,7 @@ class CopyServer:
         """Key -> ETag of everything at the copy."""
         found = {}
         for region in object_server.REGIONS:
-            for page in obstore.list(self.store(f"sbh-copy-{region}")):
+            for page in obstore.list(self.store(self.bucket.replace("{region}", region))):
                 found |= {f"{region}/{meta['path']}": meta["e_tag"] for meta in page}
         return found
 
@@ -98,8 +100,8 @@ class CopyServer:
 
 
 @contextmanager
-def copy_server(stack: Stack, directory: Path) -> Iterator[CopyServer]:
-    """A server for the copy, with its buckets, beside a stack that runs; gone afterwards."""
+def copy_server(stack: Stack, directory: Path, bucket: str = "sbh-copy-{region}") -> Iterator[CopyServer]:
+    """A server for the copy, with its buckets, beside a stack that runs; gone afterwards. `bucket` has `{region}` in it."""
     layout = Layout(directory)
     layout.create()
     ports = process.choose_ports(object_server.PORTS, {}, taken=set(stack.ports.values()))
@@ -107,19 +109,20 @@ def copy_server(stack: Stack, directory: Path) -> Iterator[CopyServer]:
     try:
         s3 = object_server.client(layout, ports)
         for region in object_server.REGIONS:
-            s3.create_bucket(Bucket=f"sbh-copy-{region}")
+            s3.create_bucket(Bucket=bucket.replace("{region}", region))
         key_file = layout.secrets / "copy.key"
         write_private(key_file, base64.b64encode(secrets.token_bytes(32)).decode())
         settings = stack.dir / "with-copy.toml"
         more = SETTINGS.format(
             name=NAME,
+            bucket=bucket,
             endpoint=object_server.endpoint(ports),
             access_key=object_server.ACCESS_KEY,
             secret_file=object_server.secret_file(layout),
             key_file=key_file,
         )
         settings.write_text(stack.settings.read_text("utf-8") + more, "utf-8")
-        yield CopyServer(stack, layout, ports, settings, key_file)
+        yield CopyServer(stack, layout, ports, settings, key_file, bucket)
     finally:
         process.stop(layout, daemon, signal.SIGKILL, patience_s=10)
 

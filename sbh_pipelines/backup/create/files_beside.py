@@ -13,7 +13,7 @@ from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.files.listing import ListingPrint, is_file
 from sbh_pipelines.model import Tenant, utc_now
-from sbh_pipelines.placement import files_place
+from sbh_pipelines.placement import files_place, lies_beside
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.stores.base import ODD_KEY, ObjectInfo
 
@@ -41,8 +41,7 @@ def list_beside(site: Site, tenant: Tenant, repository: Repository, known: str) 
     """
     if not site.settings.files.enabled or int(known.partition("-")[0]) > _MOST_FILES:
         return None
-    files, own = files_place(site.settings, tenant), site.backup_place(tenant)
-    if (files.bucket, files.region) != (own.bucket, own.region) or not own.prefix.startswith(files.prefix):
+    if not lies_beside(site.settings, files_place(site.settings, tenant), site.backup_place(tenant)):
         return None
     store, prefix = site.files_store(tenant)
     begun = utc_now()

@@ -51,7 +51,7 @@ def find_parent(repository: Repository, kind: BackupType, now: RecoveryPoint) ->
             if _is_later(point, now):
                 continue  # made while we waited for the lease
             components = [read_component(repository, manifest, name) for name in WITH_TABLES]
-        except CorruptObject:
+        except (CorruptObject, UnknownBackup):
             continue
         return _parent(backup_id, point, components), ""
     wanted = "full backup" if kind is BackupType.DIFFERENTIAL else "backup"

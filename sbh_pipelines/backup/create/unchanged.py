@@ -24,7 +24,7 @@ from sbh_pipelines.errors import ObjectMissing, SbhError
 from sbh_pipelines.files.common_listing import Known, list_together
 from sbh_pipelines.files.listing import made_exactly
 from sbh_pipelines.model import RecoveryPoint, Tenant, TenantId
-from sbh_pipelines.placement import files_place
+from sbh_pipelines.placement import files_place, lies_beside
 from sbh_pipelines.repository.catalog.records import TenantRecord
 from sbh_pipelines.repository.format import Keys
 
@@ -162,8 +162,7 @@ def _listed_together(open_drafts: OpenDrafts, drafts: Sequence[tuple[Draft, Tena
         except SbhError:
             continue  # it meets that again when it is looked at alone
         manifest = own.prefix + Keys.manifest(record.backup_id)
-        beside = (files.bucket, files.region) == (own.bucket, own.region) and manifest.startswith(files.prefix)
-        if beside and record.state is not None and record.state.files:
+        if lies_beside(site.settings, files, own) and record.state is not None and record.state.files:
             known = Known(files.prefix, [manifest])
             groups[files.bucket, files.region][files.prefix] = known, draft, record.state.files
     for (_, region), tenants in groups.items():
@@ -186,8 +185,7 @@ def _same_files(open_drafts: OpenDrafts, draft: Draft, record: TenantRecord) -> 
     store, prefix = site.backup_store(draft.tenant)
     manifest = prefix + Keys.manifest(record.backup_id)
     if site.settings.files.enabled:
-        beside, own = files_place(site.settings, draft.tenant), site.backup_place(draft.tenant)
-        if (beside.bucket, beside.region) == (own.bucket, own.region) and manifest.startswith(beside.prefix):
+        if lies_beside(site.settings, files_place(site.settings, draft.tenant), site.backup_place(draft.tenant)):
             missing = {manifest}
             return files_unchanged(site, draft.tenant, known, missing) and not missing
     try:

@@ -1,6 +1,6 @@
 """A copy becomes the primary: after the loss of the first place, and planned; the former place refuses; and back again.
 
-Two object servers of their own for each. What comes back is judged by `embedded.fingerprint`.
+Two object servers of their own for each, and on both the buckets have the same names. What comes back is judged by `embedded.fingerprint`.
 """
 
 import os
@@ -103,7 +103,7 @@ class Places:
 def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
     with running(tmp_path_factory.mktemp("first"), fsync=False, kms=False) as stack:
         sample.generate(stack, tenants=len(TENANTS), rows=700, files=12, seed=5)
-        with copy_server(stack, tmp_path_factory.mktemp("second")) as place:
+        with copy_server(stack, tmp_path_factory.mktemp("second"), "sbh-files-{region}") as place:
             yield Places(place)
 
 
@@ -173,6 +173,9 @@ def test_the_first_place_is_lost(places: Places) -> None:
     places.run("UPDATE payments SET amount = amount + 1 WHERE tenant_id IN (1, 2)")
     assert backed_up(service, "incremental") == dict.fromkeys(TENANTS, "incremental")
     assert {tenant: service.backups.get("latest", tenant, ADMIN).parent for tenant in TENANTS} == known
+    at_rest = newest(service)
+    backed_up(service, "incremental")
+    assert newest(service) == at_rest  # nothing changed, and that their backups are there was seen at the copy
     comes_back(places, service)
     backed_up(service, "full")
     hold = service.retention.pin(known[VICTIM], VICTIM, ADMIN, reason="before the loss")
@@ -302,7 +305,7 @@ def test_a_mark_tells_what_it_should(places: Places) -> None:
         assert former.superseded is not None
         assert mark.id == former.superseded.id
         assert mark.place == former.superseded.place == done.place[region] == taken
-        assert taken.startswith(f"sbh-copy-{region} in eu-central-1 at ")
+        assert taken.startswith(f"sbh-files-{region} in eu-central-1 at ")
         assert mark.former == former.superseded.former == place_name(here, region)
         assert (mark.copy, mark.by) == (NAME, "alice")
 

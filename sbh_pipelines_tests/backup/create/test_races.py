@@ -120,3 +120,21 @@ def test_a_restore_that_ended_is_a_success_whatever_becomes_of_its_lease(applica
     assert application.state(ACME) == wanted
     assert service.get_restore_status(result["restore_id"], ACME)["status"] == "completed"
     service.create_backup(ACME, ADMIN)
+
+
+def test_a_backup_that_goes_after_it_was_listed_is_not_built_on(application: Application) -> None:
+    """Who may delete in the bucket did. The next one is a full backup and does not fail."""
+    service = application.service()
+    service.backups.create(ACME, ADMIN)
+    application.database.run("UPDATE notes SET body = 'changed' WHERE tenant_id = 1")
+    repository = application.repository(ACME)
+    (repository / "listing.json").unlink()  # else it tells of the newest backup what its manifest would
+
+    gone: list[None] = []
+
+    def goes(verb: str, key: str) -> None:
+        if verb == "get" and "/manifests/" in key and (manifest := application.bucket / key).exists() and not gone:
+            gone.append(manifest.unlink())
+
+    (draft,) = wrap(service, goes, nothing).backups.create_all([ACME], ADMIN, "incremental")
+    assert (draft.error, draft.type, draft.reason) == (None, "full", "the tenant has no backup to build on")
