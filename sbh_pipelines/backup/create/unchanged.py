@@ -184,10 +184,10 @@ def _same_files(open_drafts: OpenDrafts, draft: Draft, record: TenantRecord) -> 
     site, known = open_drafts.site, record.state.files
     store, prefix = site.backup_store(draft.tenant)
     manifest = prefix + Keys.manifest(record.backup_id)
-    if site.settings.files.enabled:
-        if lies_beside(site.settings, files_place(site.settings, draft.tenant), site.backup_place(draft.tenant)):
-            missing = {manifest}
-            return files_unchanged(site, draft.tenant, known, missing) and not missing
+    places = files_place(site.settings, draft.tenant), site.backup_place(draft.tenant)
+    if site.settings.files.enabled and lies_beside(site.settings, *places):
+        missing = {manifest}
+        return files_unchanged(site, draft.tenant, known, missing) and not missing
     try:
         store.head(manifest)
     except ObjectMissing:
