@@ -1,8 +1,12 @@
 """The instances of `deploy/` are those of Dagster: each is opened as Dagster opens it, over a real PostgreSQL."""
 
 import re
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import boto3
 import dagster as dg
@@ -13,14 +17,20 @@ from dagster_aws.s3.compute_log_manager import S3ComputeLogManager
 from dagster_postgres import PostgresRunStorage
 
 from sbh_pipelines.embedded.servers.stack import Stack
-from sbh_pipelines.orchestration.common.dagster_internals import WorkerStatus
-from sbh_pipelines.orchestration.hosts.celery_launcher import SETTINGS, CeleryLauncher
+from sbh_pipelines.orchestration.common.dagster_internals import LaunchRunContext, TryLaunchingAgain, WorkerStatus
+from sbh_pipelines.orchestration.hosts.celery_launcher import OF_THE_LAUNCHER, CeleryLauncher
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.settings.reading.environment import check_environment
 from sbh_pipelines_tests.support.own_instance import DEPLOY, instance_environment, instance_file, postgres_port
 from sbh_pipelines_tests.support.small_app import scratch_database
 
 FILES = ("dagster.yaml", "celery/dagster.yaml", "ecs/dagster.yaml")
+
+T = TypeVar("T")
+
+
+@dg.job
+def nothing() -> None: ...
 
 
 @pytest.fixture
@@ -51,12 +61,43 @@ def test_the_instance_of_several_hosts(opened: Any) -> None:
         launcher, queue = instance.run_launcher, instance.get_concurrency_config().run_queue_config
         assert isinstance(launcher, CeleryLauncher)
         assert launcher.celery.conf.broker_url == "redis://127.0.0.1:9/0"
-        assert SETTINGS.items() <= dict(launcher.celery.conf).items()
+        assert OF_THE_LAUNCHER.items() <= dict(launcher.celery.conf).items()
         assert queue.max_concurrent_runs == 8
         assert queue.max_user_code_failure_retries == 120
         run = instance.create_run_for_job(dg.JobDefinition(graph_def=dg.GraphDefinition(name="none")))
         assert launcher.check_run_worker_health(run).status is WorkerStatus.RUNNING
         assert launcher.terminate(run.run_id) is False
+
+
+def test_a_redis_that_is_away_keeps_nobody_waiting() -> None:
+    """Sensors ask for each run of theirs, and a tick has a minute. One that says no word, then one that is not there."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as silent, dg.instance_for_test() as instance:
+        redis = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        launcher = CeleryLauncher("dagster", broker=redis, backend=redis)
+        origin = dg.reconstructable(nothing).get_python_origin()
+        run = instance.create_run_for_job(nothing, tags={"dagster-celery/task_id": "1"}, job_code_origin=origin)
+        asked = in_time(lambda: [launcher.check_run_worker_health(run).status for _ in range(6)])
+        assert asked == [WorkerStatus.RUNNING] * 6
+        silent.close()
+        launcher = CeleryLauncher("dagster", broker=redis, backend=redis)
+        launcher.register_instance(instance)
+        assert in_time(lambda: launcher.check_run_worker_health(run).status) is WorkerStatus.RUNNING
+        with pytest.raises(TryLaunchingAgain, match="Redis did not take the run"):
+            in_time(lambda: launcher.launch_run(LaunchRunContext(run, None)))
+
+
+def in_time(ask: Callable[[], T], limit_s: float = 15.0) -> T:
+    """What it answers. What does not come back would keep the process for ever: it is left behind in a thread."""
+    answers: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            answers.set_result(ask())
+        except BaseException as error:
+            answers.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return answers.result(limit_s)
 
 
 def test_the_instance_of_tasks_in_ecs(opened: Any, embedded_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import os
 from celery import Celery
 from dagster_celery.tasks import create_execute_job_task
 
-from sbh_pipelines.orchestration.hosts.celery_launcher import SETTINGS
+from sbh_pipelines.orchestration.hosts.celery_launcher import OF_A_WORKER
 
 app = Celery(
     "dagster",
@@ -18,7 +18,7 @@ app = Celery(
     backend=os.environ.get("SBH_CELERY_BACKEND") or os.environ.get("SBH_CELERY_BROKER"),
     # Imported before the process of a run is forked: the same four seconds for every run otherwise.
     include=["sbh_pipelines.definitions", "sbh_pipelines.backup.service.service"],
-    config_source=SETTINGS,
+    config_source=OF_A_WORKER,
 )
 
 execute_job = create_execute_job_task(app)
