@@ -7,6 +7,7 @@ It is found by the entry point `dagster_dg_cli.registry_modules` of this package
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,8 @@ from pydantic import BaseModel, Field
 
 from sbh_pipelines.errors import SettingsError
 
-_DEFINITIONS = "sbh_pipelines.definitions"
+_NAMES = "sbh_pipelines.orchestration.common.names"
+_WORKER = "sbh_pipelines.orchestration.hosts.celery_worker"
 ScheduleField = Literal[
     "hourly_incremental", "differential", "daily_full", "weekly_full", "daily_prune", "journal_drain", "copies",
     "storage_report", "time_zone",
@@ -58,7 +60,8 @@ class SbhBackups(dg.Component, dg.Model, dg.Resolvable):
     )
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The definitions. Raises SettingsError: no settings file, or a second component in the same code location."""
+        """The definitions. Raises SettingsError: no settings file, a second component in the same code
+        location, or a worker of another site."""
         file = (context.path / self.settings).resolve()
         if not file.is_file():
             raise SettingsError(
@@ -80,16 +83,28 @@ class SbhBackups(dg.Component, dg.Model, dg.Resolvable):
 
     def _choose(self, file: Path) -> None:
         """Say by the environment, as runs and their workers find it, which settings this process is of."""
-        chosen = {"SBH_SETTINGS": str(file)}
+        schedules = {f"SBH_SCHEDULES__{name.upper()}": line for name, line in self.schedules.items()}
+        if _NAMES in sys.modules:
+            self._require_same(file, schedules)
+        os.environ.update({"SBH_SETTINGS": str(file), **schedules})
         if self.site is not None:
-            chosen["SBH_SITE__NAME"] = self.site
-        chosen |= {f"SBH_SCHEDULES__{name.upper()}": line for name, line in self.schedules.items()}
-        differing = {name for name, value in chosen.items() if os.environ.get(name) != value}
-        if differing and _DEFINITIONS in sys.modules:
-            raise SettingsError(
-                "A second component in one code location",
-                on=str(file),
-                why=f"this process is of {os.environ.get('SBH_SETTINGS', 'other settings')} already",
-                remedy="give each site a code location of its own (docs/sites.md)",
-            )
-        os.environ.update(chosen)
+            os.environ["SBH_SITE__NAME"] = self.site
+
+    def _require_same(self, file: Path, schedules: Mapping[str, str]) -> None:
+        """Where the definitions are loaded already, they are of this component's site. A worker of Celery has no schedules."""
+        from sbh_pipelines.orchestration.common.names import settings_file, site
+
+        worker = _WORKER in sys.modules
+        same = settings_file() == file and self.site in (None, site().name)
+        if same and (worker or schedules.items() <= os.environ.items()):
+            return
+        named = f", the site {site().name}" if site().name else ""
+        raise SettingsError(
+            "A worker of another site" if worker else "A second component in one code location",
+            on=str(file) + (f", the site {self.site}" if self.site else ""),
+            why=f"this process is of {settings_file()}{named}" + (", or of other schedules" if same else " already"),
+            remedy=f"start the worker with SBH_SETTINGS={file}"
+            + (f" and SBH_SITE__NAME={self.site}" if self.site else "")
+            if worker
+            else "give each site a code location of its own (docs/sites.md)",
+        )

@@ -82,6 +82,7 @@ __all__ = [
     "UiSettings",
     "load_settings",
     "load_site",
+    "settings_path",
 ]
 
 _SLUG = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # what a tenant id is made of
@@ -297,13 +298,17 @@ def load_site(path: Path | str | None = None) -> SiteSettings:
         raise SettingsError("The site's name cannot be read", why=str(error), remedy="correct site.name") from None
 
 
+def settings_path(path: Path | str | None = None) -> Path:
+    """The settings file: `path`, else the one that SBH_SETTINGS names, else sbh.toml here."""
+    return Path(path or os.environ.get("SBH_SETTINGS") or "sbh.toml")
+
+
 def _read(path: Path | str | None) -> tuple[Path, dict[str, Any]]:
     """The settings file, and what it says; nothing where none is named and none is here. Raises SettingsError."""
-    named = path or os.environ.get("SBH_SETTINGS")
-    file = Path(named) if named else Path("sbh.toml")
+    file = settings_path(path)
     if file.exists():
         return file, read_file(file)
-    if named:
+    if path or os.environ.get("SBH_SETTINGS"):
         raise SettingsError(
             "No settings file",
             on=str(file),

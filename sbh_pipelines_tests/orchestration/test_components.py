@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import cast
 
 import pytest
@@ -14,6 +14,8 @@ from dagster import ComponentLoadContext
 
 from sbh_pipelines.components import SbhBackups
 from sbh_pipelines.errors import SettingsError
+from sbh_pipelines.orchestration.common import names
+from sbh_pipelines.settings import SiteSettings
 
 PROJECT = """
 [project]
@@ -96,14 +98,38 @@ def test_a_team_drops_it_into_its_own_code_location(tmp_path: Path) -> None:
 def test_what_cannot_be_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No settings; and a second component in a process that has loaded the definitions of another site."""
     importlib.import_module("sbh_pipelines.definitions")
-    monkeypatch.setenv("SBH_SETTINGS", "/etc/sbh/other.toml")
+    for name in ("SBH_SETTINGS", "SBH_SITE__NAME", "SBH_SCHEDULES__DAILY_FULL"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(names, "_FILE", Path("/etc/sbh/other.toml"))
     context = cast(ComponentLoadContext, SimpleNamespace(path=tmp_path))  # all that is asked of it
     with pytest.raises(SettingsError, match=r"sbh settings init --settings .*/sbh\.toml"):
         SbhBackups().build_defs(context)
     (tmp_path / "sbh.toml").touch()
     with pytest.raises(SettingsError, match="A second component in one code location"):
         SbhBackups().build_defs(context)
-    monkeypatch.setenv("SBH_SETTINGS", str(tmp_path / "sbh.toml"))
+    monkeypatch.setattr(names, "_FILE", tmp_path / "sbh.toml")
     assert SbhBackups().build_defs(context).executor is None
-    with pytest.raises(SettingsError, match="A second component"):
+    for other in (SbhBackups(site="b"), SbhBackups(schedules={"daily_full": "15 1 * * *"})):
+        with pytest.raises(SettingsError, match="A second component"):
+            other.build_defs(context)
+
+
+def test_a_worker_that_has_loaded_the_definitions_runs_those_of_its_component(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names the same file otherwise, has the site's name from there, and no schedules. One of another site says what it lacks."""
+    importlib.import_module("sbh_pipelines.definitions")
+    monkeypatch.setitem(sys.modules, "sbh_pipelines.orchestration.hosts.celery_worker", ModuleType("worker"))
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "sbh.toml").touch()
+    (tmp_path / "link").symlink_to("real")
+    for name in ("SBH_SETTINGS", "SBH_SITE__NAME", "SBH_SCHEDULES__DAILY_FULL"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(names, "_FILE", tmp_path / "real" / "sbh.toml")
+    monkeypatch.setattr(names, "_SITE", SiteSettings(name="a"))
+    context = cast(ComponentLoadContext, SimpleNamespace(path=tmp_path / "link"))
+    assert SbhBackups(site="a", schedules={"daily_full": "15 1 * * *"}).build_defs(context).jobs
+    with pytest.raises(
+        SettingsError, match=r"start the worker with SBH_SETTINGS=.*/real/sbh.toml and SBH_SITE__NAME=b"
+    ):
         SbhBackups(site="b").build_defs(context)

@@ -5,11 +5,12 @@ settings that cannot be read it is the site without a name; what uses them then 
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import dagster as dg
 
 from sbh_pipelines.errors import SettingsError
-from sbh_pipelines.settings import SiteSettings, load_site
+from sbh_pipelines.settings import SiteSettings, load_site, settings_path
 
 QUEUE_TAG = "dagster-celery/queue"
 """Under Celery, the queue that a run waits in. Other launchers take no notice of it."""
@@ -23,12 +24,17 @@ def _here() -> SiteSettings:
         return SiteSettings()
 
 
-_SITE = _here()
+_SITE, _FILE = _here(), settings_path().resolve()
 
 
 def site() -> SiteSettings:
     """The site that the definitions of this process are of."""
     return _SITE
+
+
+def settings_file() -> Path:
+    """The settings file that the definitions of this process were loaded with, without links; it need not be there."""
+    return _FILE
 
 
 def named(text: str) -> str:
