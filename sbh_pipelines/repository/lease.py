@@ -122,16 +122,28 @@ class Lease:
         self.owner, self.purpose = owner, purpose
         self.last_purpose = ""  # of its holder before
         self.first = False  # whether there was no holder before
+        self.of_orphan = False  # whether it was taken, before its time, from a process that was found dead
         self._etag = etag
         self._lock = threading.Lock()
         self._renewed = begun
+        self._over = False  # released, or about to be: from then on nothing is written
+
+    @property
+    def names_process(self) -> bool:
+        """Whether another writer may take it before its time, if this process seems dead to it."""
+        return bool(self._process)
 
     def renew(self) -> None:
-        """Push the expiry on. Raises LeaseLost when another writer took the lease after it had expired."""
+        """Push the expiry on. Raises LeaseLost when another writer took the lease after it had expired, or it was released."""
         with self._lock:
-            begun = self._clock()
-            self._write(begun + timedelta(seconds=self._seconds))
-            self._renewed = begun  # not when the answer came, which may have been long after
+            if self._over:
+                raise _lost(self._store.url(self.key), "it was released")
+            self._renew()
+
+    def _renew(self) -> None:
+        begun = self._clock()
+        self._put(_document(self.owner, self.purpose, begun + timedelta(seconds=self._seconds), self._process))
+        self._renewed = begun  # not when the answer came, which may have been long after
 
     def rename(self, purpose: str) -> None:
         """Say that it is held for something else. Raises LeaseLost."""
@@ -139,9 +151,10 @@ class Lease:
         self.renew()
 
     def renew_if_due(self) -> None:
-        """Renew once a third of the time is gone: cheap to call often."""
-        if self._is_due():
-            self.renew()
+        """Renew once a third of the time is gone: cheap to call often. Nothing once it was released: a keeper may know it still."""
+        with self._lock:
+            if not self._over and self._is_due():
+                self._renew()
 
     def _is_due(self) -> bool:
         return self._clock() - self._renewed > timedelta(seconds=self._seconds / 3)
@@ -153,10 +166,12 @@ class Lease:
         unless clocks differ by more than the rest.
         """
         with self._lock:
-            return etag == self._etag and not self._is_due()
+            return etag == self._etag and not self._over and not self._is_due()
 
     def release(self) -> None:
+        """Let others have it. Where that fails it expires by itself. Raises LeaseLost, and the store's errors."""
         with self._lock:
+            self._over = True
             self._put(_released(self.owner, self.purpose))
 
     @property
@@ -167,9 +182,6 @@ class Lease:
         digest = hashlib.md5(_released(self.owner, self.purpose), usedforsecurity=False).hexdigest()
         quote = '"' if self._etag.startswith('"') else ""
         return ReleasedLease(self.purpose, f"{quote}{digest}{quote}")
-
-    def _write(self, expires: datetime) -> None:
-        self._put(_document(self.owner, self.purpose, expires, self._process))
 
     def _put(self, document: bytes) -> None:
         try:
@@ -199,7 +211,7 @@ def acquire(
     read: an object with this ETag is a released lease.
 
     `in_one_process`: this process does all of the work, so that the lease need not outlive it. `orphans`: whether the lease of a
-    dead process of this machine is taken before it expires: only for work that deletes nothing.
+    dead process of this machine is taken before it expires: only for work that deletes nothing of the repository.
 
     `admit` is asked where it was never held, so that a repository is about to be begun, and where an erasure held it last:
     it raises for an erased tenant. `look` is called once the lease was found to be free and before it is taken, and may raise. What
@@ -232,7 +244,8 @@ def acquire(
         held, before = found
         if _is_longer_than_any(held, clock):
             held = _DAMAGED
-        if held.owner != owner and held.expires + CLOCK_MARGIN > clock():
+        of_orphan = held.owner != owner and held.expires + CLOCK_MARGIN > clock()
+        if of_orphan:
             if not (orphans and held.is_orphan):
                 raise _held(store.url(key), held)
             time.sleep(_LAST_WORDS_S)
@@ -240,7 +253,7 @@ def acquire(
         if held.purpose == ERASE:
             admit()
         taken = written(lambda document: store.replace(key, document, before))
-        taken.last_purpose = held.purpose
+        taken.last_purpose, taken.of_orphan = held.purpose, of_orphan
         return taken
     except (ObjectExists, ObjectChanged):
         raise _held(store.url(key), LeaseDocument("another writer, just now", "", "")) from None

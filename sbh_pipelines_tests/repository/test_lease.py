@@ -139,7 +139,7 @@ def test_a_lease_expires_and_its_holder_finds_out(clock: FakeClock, acquire: Acq
         acquire("second")
     clock.move(0.2)
     second = acquire("second")
-    for call in (first.renew, first.release, first.renew_if_due):
+    for call in (first.renew, first.renew_if_due, first.release):
         with pytest.raises(LeaseLost):
             call()
     second.renew()
@@ -220,6 +220,21 @@ def test_a_released_lease_is_free_and_its_object_stays(store: MemoryStore, acqui
     """A writer needs no right to delete."""
     acquire("first").release()
     assert KEY in store.objects
+    acquire("second")
+
+
+def test_a_released_lease_is_not_renewed(store: MemoryStore, clock: FakeClock, acquire: Acquire) -> None:
+    """Nor by a keeper that had it in hand when it was released, and whose renewal was due."""
+    held = acquire("first")
+    clock.move(SECONDS / 2)
+    held.release()
+    left = store.get_with_etag(KEY)
+    held.renew_if_due()
+    for renew in (held.renew, lambda: held.rename("backup_2")):
+        with pytest.raises(LeaseLost, match="released"):
+            renew()
+    assert store.get_with_etag(KEY) == left
+    assert not held.is_proved(left[1])
     acquire("second")
 
 
@@ -481,7 +496,9 @@ def test_a_lease_of_a_process_that_is_dead_here(tmp_path: Path, work: str, free:
             with pytest.raises(LeaseHeld):  # a prune, say
                 lease.acquire(store, PREFIX, "next", "prune", SECONDS, utc_now)
             taken = lease.acquire(store, PREFIX, "next", "backup_2", SECONDS, utc_now, orphans=True)
-            assert taken.last_purpose == "backup_1"
+            assert (taken.last_purpose, taken.of_orphan) == ("backup_1", True)
+            taken.release()
+            assert not lease.acquire(store, PREFIX, "third", "backup_3", SECONDS, utc_now, orphans=True).of_orphan
             return
     with pytest.raises(LeaseHeld):
         lease.acquire(store, PREFIX, "next", "backup_2", SECONDS, utc_now, orphans=True)

@@ -193,7 +193,7 @@ class OpenDrafts:
             held = self._leases.get(draft.lease_owner)
             with suppress(SbhError):  # lost already: there is nothing to release
                 (held or self._hold(draft, leases.resume)).release()
-            self._leases.pop(draft.lease_owner, None)
+            self._leases.pop(draft.lease_owner, None)  # a keeper that has it in hand leaves it as it is
 
     def fail(self, draft: Draft, step: str, error: SbhError) -> Draft:
         """End the draft as failed and leave a record that `backup status` finds."""

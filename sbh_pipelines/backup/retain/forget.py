@@ -35,6 +35,7 @@ from sbh_pipelines.settings import RetentionSettings
 # The bucket's clock, which dates the finding of damage, may differ by this much from the one that dates backups.
 CLOCK_MARGIN = timedelta(minutes=10)
 ANOTHERS = "another tenant's, who had the slug before"
+OF_ORPHAN = "the lease was taken from a process that was killed: the next backup forgets"
 _DAMAGED = "its manifest is damaged"
 
 
@@ -400,10 +401,13 @@ def _retained(open_drafts: OpenDrafts, draft: Draft, dry_run: bool) -> ForgetPla
             return plan
         record = recorder(open_drafts.site, draft.tenant, draft.created_by, draft.via)
         made = open_drafts.made(draft)
+        if open_drafts.lease(draft).of_orphan:  # who seemed dead may be at work on another machine
+            plan = replace(plan, verdicts=tuple(v if v.keep else replace(v, rules=(OF_ORPHAN,)) for v in plan.verdicts))
 
         def still_ours() -> None:
             held = open_drafts.lease(draft)
-            if not held.is_proved(repository.inventory.lease_etag):  # by the listing for the commit, see there
+            # The listing for the commit tells, see there; but not of a lease that may be taken before a third of its time is over.
+            if held.names_process or not held.is_proved(repository.inventory.lease_etag):
                 held.renew()
 
         return execute(repository, plan, plan.doomed, still_ours, record, draft.tenant.key, made)

@@ -138,3 +138,21 @@ def test_a_backup_that_goes_after_it_was_listed_is_not_built_on(application: App
 
     (draft,) = wrap(service, goes, nothing).backups.create_all([ACME], ADMIN, "incremental")
     assert (draft.error, draft.type, draft.reason) == (None, "full", "the tenant has no backup to build on")
+
+
+def test_a_lease_that_was_taken_after_the_commit_deletes_nothing(application: Application) -> None:
+    """The listing for the commit shows that it is held, and that of a process may be taken at any time."""
+    service = application.service(retention={"keep_within_hours": 0, "full_backups": {"keep_last": 1}})
+    service.backups.create(ACME, ADMIN)
+    repository = application.repository(ACME)
+
+    def taken(verb: str, key: str) -> None:
+        if verb == "create" and "/manifests/" in key:
+            text = (repository / "lease.json").read_text()
+            (repository / "lease.json").write_text(text.replace(":backup:", ":another:"))
+
+    (draft,) = wrap(service, nothing, taken).backups.create_all([ACME], ADMIN, "full")
+    assert draft.retention is not None
+    assert draft.retention.error is not None
+    assert draft.retention.error.code == LeaseLost.code
+    assert len(list((repository / "manifests").iterdir())) == 2

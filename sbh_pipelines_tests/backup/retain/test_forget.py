@@ -653,6 +653,23 @@ def test_a_lost_lease_stops_the_step_and_not_the_backup(stored: ManifestReposito
     assert stored.there() == made
 
 
+def test_under_a_dead_process_s_lease_nothing_is_forgotten(stored: ManifestRepository) -> None:
+    """Of machines that were resumed from one image each takes the other's processes for its own: it may be at work."""
+    made = stored.days(4)
+    store, prefix = stored.site.backup_store(ACME)
+    leases.acquire(store, prefix, "killed", "backup_1", 60, lambda: stored.now, in_one_process=True)
+    document = json.loads((stored.folder / "lease.json").read_bytes())
+    document["process"] = " ".join([*document["process"].split(" ")[:3], "999999999", "1"])
+    store.put(prefix + "lease.json", json.dumps(document).encode())
+    done = retained(stored, made[3]).retention
+    assert done is not None
+    assert (done.error, done.forgotten, done.reasons[made[0]]) == (None, (), (forgetting.OF_ORPHAN,))
+    assert stored.there() == made
+    done = retained(stored, made[3]).retention
+    assert done is not None
+    assert (done.forgotten, stored.there()) == ((made[1], made[0]), made[2:])
+
+
 def test_a_defect_is_told_as_one_and_undoes_no_backup(
     stored: ManifestRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
