@@ -12,7 +12,8 @@ for good, also where it is free again.
 
 What a released lease says depends on nothing but its last holder and what that did. So whoever knows the two knows the ETag of the
 object, where the store makes it of the bytes, and takes the lease with one conditional write: if that succeeds, what was there
-was the released lease.
+was the released lease. Of a store that does not look at the condition this would take the lease from whoever holds it, so it is for
+those that are known to refuse such a write (`is_guarded`).
 
 Work that one process does from its beginning to its end may say so: the object then names the process. Who only adds to the
 repository, a backup or a restore, may take the lease of a process that is dead on the same machine before its time. Who deletes
@@ -53,6 +54,7 @@ CLOCK_MARGIN = timedelta(seconds=2)
 _BYTES = most_bytes(Keys.LEASE)
 LONGEST = timedelta(days=1)  # the longest lease that can be set
 _LAST_WORDS_S = 1.0  # what a process had sent when it was killed has arrived by then
+_NO_OBJECTS = f'"{"0" * 32}"'  # an ETag
 ERASE = "erase"  # the purpose of an erasure's lease
 
 
@@ -168,6 +170,23 @@ class Lease:
         with self._lock:
             return etag == self._etag and not self._over and not self._is_due()
 
+    def is_guarded(self) -> bool:
+        """Whether the store refuses a write whose condition does not hold: tried with one that would change nothing.
+
+        Raises LeaseLost where it was released, and the store's errors.
+        """
+        with self._lock:
+            if self._over:
+                raise _lost(self._store.url(self.key), "it was released")
+            expires = self._renewed + timedelta(seconds=self._seconds)
+            try:
+                self._etag = self._store.replace(
+                    self.key, _document(self.owner, self.purpose, expires, self._process), _NO_OBJECTS
+                )
+            except ObjectChanged:
+                return True
+            return False
+
     def release(self) -> None:
         """Let others have it. Where that fails it expires by itself. Raises LeaseLost, and the store's errors."""
         with self._lock:
@@ -208,7 +227,7 @@ def acquire(
     """Take the tenant's lease for `seconds`. Raises LeaseHeld while another owner's is running.
 
     `released`: how its last holder is known to have left it, from a place that nobody can forge. If it still is so, nothing is
-    read: an object with this ETag is a released lease.
+    read: an object with this ETag is a released lease. Only for a store that refuses a write whose condition does not hold.
 
     `in_one_process`: this process does all of the work, so that the lease need not outlive it. `orphans`: whether the lease of a
     dead process of this machine is taken before it expires: only for work that deletes nothing of the repository.

@@ -212,6 +212,21 @@ def test_a_lease_is_taken_unread_while_it_is_as_its_holder_said_that_it_would_le
     assert take("fifth").last_purpose == "backup_2"
 
 
+def test_whether_a_store_looks_at_the_condition_of_a_write_is_tried_without_changing_anything(
+    store: MemoryStore, acquire: Acquire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, before = acquire("first"), store.get_with_etag(KEY)
+    assert held.is_guarded()
+    monkeypatch.setattr(store, "replace", lambda key, data, etag: store.put(key, data))
+    assert not held.is_guarded()
+    assert store.get_with_etag(KEY) == before
+    monkeypatch.undo()
+    held.renew()
+    held.release()
+    with pytest.raises(LeaseLost, match="released"):
+        held.is_guarded()
+
+
 def test_nothing_is_foretold_where_etags_are_not_of_the_bytes(tmp_path: Path, clock: FakeClock) -> None:
     assert lease.acquire(open_local(tmp_path), PREFIX, "first", "b", SECONDS, clock).released is None
 

@@ -1,15 +1,20 @@
 """Two at once on one tenant: whoever is slower is told, and nothing of the faster one is overwritten."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
+from sbh_pipelines.backup.create.drafts import ConditionalPuts, OpenDrafts, new_draft
 from sbh_pipelines.errors import LeaseHeld, LeaseLost, SourceUnavailable
-from sbh_pipelines.model import Progress, utc_now
+from sbh_pipelines.model import BackupType, Progress, utc_now
+from sbh_pipelines.placement import Place
 from sbh_pipelines.repository import lease
+from sbh_pipelines.settings import StorageSettings
 from sbh_pipelines_tests.support.application import ACME, ADMIN, Application
-from sbh_pipelines_tests.support.fault_stores import nothing, wrap
-from sbh_pipelines_tests.support.site import site_of
+from sbh_pipelines_tests.support.fault_stores import Wrapped, nothing, wrap
+from sbh_pipelines_tests.support.site import site_of, site_with_stores
 
 MINUTE = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 
@@ -156,3 +161,49 @@ def test_a_lease_that_was_taken_after_the_commit_deletes_nothing(application: Ap
     assert draft.retention.error is not None
     assert draft.retention.error.code == LeaseLost.code
     assert len(list((repository / "manifests").iterdir())) == 2
+
+
+@pytest.mark.parametrize("ignores", [False, True])
+def test_a_lease_is_taken_unread_only_where_a_write_was_refused(
+    application: Application, caplog: pytest.LogCaptureFixture, ignores: bool
+) -> None:
+    """A store that does not look at If-Match would give it to anybody: there it is read, and the log says so once."""
+    asked: list[str] = []
+
+    def before(verb: str, key: str) -> None:
+        if key.endswith("/lease.json"):
+            asked.append(verb)
+
+    def wrapped(store: Any, _: Place) -> Any:
+        made = Wrapped(store, before, nothing)
+        if ignores:
+            made.replace = lambda key, data, etag: (before("replace", key), store.put(key, data))[1]
+        return made
+
+    site = site_with_stores(application.settings, utc_now, wrapped)
+    store, prefix = site.backup_store(application.tenant())
+    first, shop = lease.acquire(store, prefix, "first", "backup_1", 60, utc_now), OpenDrafts(site)
+    first.release()
+
+    def take(left: lease.ReleasedLease | None = None) -> list[str]:
+        left = left or lease.ReleasedLease("backup_1", store.head(prefix + "lease.json").etag)
+        asked.clear()
+        draft = new_draft(application.tenant(), "tester", BackupType.FULL, None, utc_now())
+        draft = replace(draft, lease_owner=lease.new_owner("backup"))
+        shop.take(draft, left)
+        requests = list(asked)
+        shop.end(draft)
+        return requests
+
+    read = ["get_with_etag", "replace"]
+    assert [take() for _ in range(4)] == [read, [*read, "replace"], *[read if ignores else ["replace"]] * 2]
+    lease.acquire(store, prefix, "another", "backup_2", 60, utc_now)
+    with pytest.raises(LeaseHeld, match="another"):
+        take(lease.ReleasedLease("backup_1", "of long ago"))
+    assert [record.levelname for record in caplog.records if "If-Match" in record.message] == ["WARNING"] * ignores
+
+
+def test_at_aws_it_is_known() -> None:
+    place = Place("bucket", "files/", "eu-west-1")
+    assert ConditionalPuts(StorageSettings()).are_sure(place)
+    assert not ConditionalPuts(StorageSettings(endpoint_url="https://s3.example.com")).are_sure(place)
