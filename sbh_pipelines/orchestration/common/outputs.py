@@ -115,7 +115,8 @@ class _Objects:
                 "The drafts of a step could not be kept or read",
                 on=self._url(key),
                 why=str(error),
-                remedy="see [drafts] in the settings: the bucket, its region, and the rights of Dagster's workers there",
+                remedy="see [drafts] in the settings: the bucket, its region, the rights of Dagster's workers there (s3:GetObject,"
+                " s3:PutObject, and s3:ListBucket, without which S3 answers 403 for a draft that is not there)",
             ) from None
 
     def _url(self, key: str) -> str:
