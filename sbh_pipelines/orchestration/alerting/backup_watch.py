@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from sbh_pipelines.errors import AlertError
+from sbh_pipelines.orchestration.alerting.alert import Alert
 from sbh_pipelines.orchestration.alerting.alert_sender import AlertSender
 from sbh_pipelines.orchestration.alerting.conditions import SEVERITIES, Condition
 from sbh_pipelines.orchestration.alerting.digest import tell_digest
@@ -38,10 +40,16 @@ def backup_watch(context: dg.SensorEvaluationContext, backups: Backups) -> dg.Sk
     seen = service.health.examine(user_of({}), budget_s=_BUDGET_S)
     found = [condition_of(finding) for finding in seen.findings if finding.kind not in _TOLD_ELSEWHERE]
     sender = AlertSender(context.instance, "backups", "sensor backup_watch", service.settings.alerts)
-    told = sender.report(found, unknown=lambda key: unlearned(seen, key))
+    told, undelivered = list[Alert](), None
+    try:
+        told = sender.report(found, unknown=lambda key: unlearned(seen, key))
+    except AlertError as error:  # it is owed to the channel; the digest is told to the others all the same
+        undelivered = error
     for alert in told:
         context.log.info(alert.text())
-    digested = tell_digest(context, service.settings, seen)
+    digested = tell_digest(context.instance, service.settings, seen)
+    if undelivered is not None:
+        raise undelivered
     return dg.SkipReason(
         f"{len(seen.tenants):,} tenants, {len(found):,} conditions, {len(told):,} alerts"
         + (f"; {len(seen.unseen):,} tenants could not be looked at" if seen.unseen else "")

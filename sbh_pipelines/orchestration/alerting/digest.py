@@ -14,6 +14,7 @@ from sbh_pipelines.model import size_text, timestamp
 from sbh_pipelines.orchestration.alerting.alert import Alert
 from sbh_pipelines.orchestration.alerting.alert_sender import AlertSender, run_link
 from sbh_pipelines.orchestration.common.dagster_internals import slots_before
+from sbh_pipelines.orchestration.common.names import site
 from sbh_pipelines.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,10 +24,11 @@ _DAY = timedelta(days=1)
 _MOST_KINDS = 20
 
 
-def tell_digest(context: dg.SensorEvaluationContext, settings: Settings, seen: "Examination") -> str:
+def tell_digest(instance: dg.DagsterInstance, settings: Settings, seen: "Examination") -> str:
     """Tell it if a slot of `alerts.digest` has come since the last tick; what to say of that in the tick.
 
-    The sensor's cursor has the slot that was told last. Where there is none, the next one is the first. Raises SettingsError.
+    Dagster's storage has the slot that was told last, and not the sensor's cursor, which a tick that fails does not move. Where
+    there is none, or none that can be read, the next one is the first. Raises SettingsError.
     """
     if not settings.alerts.digest:
         return ""
@@ -39,11 +41,17 @@ def tell_digest(context: dg.SensorEvaluationContext, settings: Settings, seen: "
             why=f"{type(error).__name__}, in the time zone {settings.schedules.time_zone}",
             remedy="five fields, such as 0 7 * * 1-5; empty: no digest",
         ) from None
-    told = context.cursor
-    context.update_cursor(str(slot))
-    if not told or slot <= float(told):
+    key = f"sbh/digest/{site().name}"
+    told = _number(instance.run_storage.get_cursor_values({key}).get(key))
+    if slot == told:
         return ""
-    sender = AlertSender(context.instance, "digest", "sensor backup_watch", settings.alerts)
+    said = _tell(instance, settings, seen) if told is not None and slot > told else ""
+    instance.run_storage.set_cursor_values({key: str(slot)})
+    return said
+
+
+def _tell(instance: dg.DagsterInstance, settings: Settings, seen: "Examination") -> str:
+    sender = AlertSender(instance, "digest", "sensor backup_watch", settings.alerts)
     try:
         sender.report((), besides=[digest(settings, seen)])
     except AlertError as error:  # it is owed to the channel
@@ -51,16 +59,29 @@ def tell_digest(context: dg.SensorEvaluationContext, settings: Settings, seen: "
     return "; the digest was told"
 
 
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text or "")
+    except ValueError:
+        return None
+
+
 def digest(settings: Settings, seen: "Examination") -> Alert:
     known = list(seen.observations.values())
     since = seen.examined_at - _DAY
-    late = sum(finding.kind in ("rpo_missed", "no_backup") for finding in seen.findings)
+    late = {finding.tenant for finding in seen.findings if finding.kind in ("rpo_missed", "no_backup")}
+    promised = (
+        f"{len({str(tenant.id) for tenant in seen.tenants} - late - seen.unseen):,} of {len(seen.tenants):,} tenants"
+    )
+    unlisted = any(finding.kind == "source_unreachable" for finding in seen.findings)
     fresh = [one for one in known if one.newest is not None and one.newest.created_at >= since]
     kinds = Counter(finding.kind for finding in seen.findings)
     wrong = "nothing" if not kinds else "1 thing" if kinds.total() == 1 else f"{kinds.total():,} things"
     ages = [age for age in seen.ages.values() if age is not None]
     lines = [
-        f"{len(seen.tenants) - late:,} of {len(seen.tenants):,} tenants are as recent as was promised"
+        "Which tenants there are could not be read: the application's database does not answer."
+        if unlisted
+        else f"{promised} are as recent as was promised"
         + (f"; the oldest recovery point is {_span(max(ages))} old" if ages else ""),
         f"{len(fresh):,} tenants have a backup that was made in the last day; there are"
         f" {sum(one.backups.count for one in known):,} in all, which took {size_text(sum(one.backups.stored for one in known))}",
@@ -71,8 +92,10 @@ def digest(settings: Settings, seen: "Examination") -> Alert:
     ]
     if seen.unseen:
         lines.append(f"{len(seen.unseen):,} tenants could not be looked at.")
+    unseen = f", {len(seen.unseen):,} unknown" if seen.unseen else ""
+    how = "the tenants are unknown" if unlisted else f"{promised} as promised{unseen}"
     return Alert(
-        subject=f"Backups: {len(seen.tenants) - late:,} of {len(seen.tenants):,} tenants as promised, {wrong} wrong",
+        subject=f"Backups: {how}, {wrong} wrong",
         message="\n".join(lines),
         job="sensor backup_watch",
         run_id="",

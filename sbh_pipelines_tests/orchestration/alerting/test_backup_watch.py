@@ -4,7 +4,7 @@ import base64
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -344,34 +344,49 @@ def test_a_restore_without_approval_is_told(watch: Watch, reason: str | None) ->
 
 
 def test_the_digest_is_told_once_a_slot_also_when_nothing_is_wrong(watch: Watch) -> None:
-    """The first look only remembers the slot; then one a day, with what is wrong by kind."""
+    """The first look only remembers the slot; then one a day, with what is wrong by kind, and what is not known."""
     slot = utc_now() + timedelta(minutes=20)
-    watch.sections["alerts"] = {
+    alerts = {
         "webhook_url": f"http://127.0.0.1:{watch.sink.port}/", "together": 1, "remind_hours": 24, "digest": f"{slot.minute} {slot.hour} * * *"
     }  # fmt: skip
-    cursor = ""
+    watch.sections["alerts"] = alerts
 
-    def look() -> list[dict[str, Any]]:
-        nonlocal cursor
-        with watch.resource() as resource:
-            cursor = tick(backup_watch, watch.instance, resource, cursor)
-        bodies = [body for body in watch.sink.bodies if body["event"] == "digest"]
+    def look(days: int | None = None) -> list[dict[str, Any]]:
+        """The digests that were told, if days are given after the slot of that day."""
+        if days is not None:
+            watch.later = timedelta(days=days, minutes=40)
         watch.sink.bodies.clear()
-        return bodies
+        with suppress(AlertError), watch.resource() as resource:
+            tick(backup_watch, watch.instance, resource, "")
+        return [body for body in watch.sink.bodies if body["event"] == "digest"]
 
     assert look() == []
     assert look() == []
-    watch.later = timedelta(minutes=40)
-    (body,) = look()
+    (body,) = look(0)
     assert body["subject"] == "Backups: 2 of 2 tenants as promised, nothing wrong"
     assert "2 tenants have a backup that was made in the last day; there are 2 in all" in body["message"]
     assert look() == []
-    watch.later = timedelta(days=2, minutes=40)
-    (body,) = look()
+    (body,) = look(2)
     assert body["subject"] == "Backups: 0 of 2 tenants as promised, 2 things wrong"
     assert "rpo_missed (2)" in body["message"]
     assert body["severity"] == "info"
     assert look() == []
-    watch.sections["alerts"] |= {"digest": "every morning"}
+    away = watch.application.bucket.with_name("away")
+    watch.application.bucket.rename(away)
+    (body,) = look(3)
+    assert body["subject"] == "Backups: 0 of 2 tenants as promised, 2 unknown, 1 thing wrong"
+    away.rename(watch.application.bucket)
+    with webhook() as slack:  # it does not take the recovery; the digest is told to the others, and once
+        slack.status = 503
+        watch.sections["alerts"] = alerts | {"slack_url": f"http://127.0.0.1:{slack.port}/"}
+        assert len(look(4)) == 1
+        assert look() == []
+        watch.sections["alerts"] = alerts
+    watch.instance.run_storage.set_cursor_values({"sbh/digest/": "tomorrow"})
+    assert look() == []
+    watch.sections["database"] = {"dsn": watch.application.database.dsn.replace("dbname=", "dbname=no_such_")}
+    (body,) = look(5)
+    assert body["subject"] == "Backups: the tenants are unknown, 1 thing wrong"
+    watch.sections["alerts"] = alerts | {"digest": "every morning"}
     with pytest.raises(SettingsError, match="Not a cron line"):
         look()
