@@ -267,7 +267,7 @@ def _parent(process: int) -> int:
 
 def stuck(instance: dg.DagsterInstance, run_id: str) -> list[Condition]:
     """What is found of one run, half a minute from now. A repeat of another killed run may be at work, or stuck as well."""
-    return [found for found in stuck_runs(instance, AlertSettings(), time.time() + 30) if found.run_id == run_id]
+    return [found for found in stuck_runs(instance, AlertSettings(), now=time.time() + 30) if found.run_id == run_id]
 
 
 @pytest.fixture

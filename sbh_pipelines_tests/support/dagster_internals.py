@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import dagster as dg
 import pytest
 from dagster._core.definitions.timestamp import TimestampWithTimezone
 from dagster._core.remote_origin import InProcessCodeLocationOrigin
@@ -14,7 +15,9 @@ from dagster._core.test_utils import InProcessTestWorkspaceLoadTarget, create_te
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._daemon.sensor import execute_sensor_iteration
+from dagster._grpc.types import ExecuteRunArgs
 from dagster._scheduler.scheduler import launch_scheduled_runs
+from dagster._serdes import pack_value
 
 __all__ = [
     "InstigatorTick",
@@ -27,6 +30,7 @@ __all__ = [
     "graphql_of",
     "graphql_schema",
     "launch_scheduled_runs",
+    "task_of_run",
     "webserver_routes",
     "workspace_of",
 ]
@@ -94,3 +98,9 @@ def webserver_routes() -> list[Any]:
     from dagster_webserver.webserver import DagsterWebserver
 
     return list(DagsterWebserver(None).build_routes())  # type: ignore[arg-type]
+
+
+def task_of_run(instance: dg.DagsterInstance, run_id: str, job: dg.JobDefinition) -> Any:
+    """The argument of the task of Celery that begins a run, as Dagster's launcher makes it."""
+    origin = dg.reconstructable(job).get_python_origin()
+    return pack_value(ExecuteRunArgs(origin, run_id, instance.get_ref()))

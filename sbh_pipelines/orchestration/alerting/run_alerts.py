@@ -20,8 +20,8 @@ from sbh_pipelines.orchestration.common.runs import (
     DRILL_OPERATION,
     JOURNAL_DRAIN,
     configured,
-    is_ours,
     operation_of,
+    own_records,
     tenants_of,
     types_of,
 )
@@ -43,7 +43,7 @@ _RECURRING = (
     JOURNAL_DRAIN,
 )
 _AGAIN_S = 60.0  # the next drain reads what a failed one did not: people are told of the second that fails in a row
-_LOOKED_AT = 50  # runs that succeeded after a failure
+_LOOKED_AT = 500  # runs that succeeded after a failure
 
 
 def report_failure(
@@ -108,11 +108,10 @@ def _succeeded(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[_Ended]
     if record is None or record.end_time is None:
         return []
     since = datetime.fromtimestamp(record.end_time, UTC)
-    later = instance.get_run_records(
-        dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS], updated_after=since, tags=site().tags), limit=_LOOKED_AT
-    )
+    succeeded = dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS], updated_after=since, tags=site().tags)
+    later = own_records(instance, succeeded, _LOOKED_AT)
     own = [found for found in later if found.start_time and found.start_time > record.end_time]
-    return [_Ended.of(instance, found.dagster_run) for found in own if is_ours(found.dagster_run)]
+    return [_Ended.of(instance, found.dagster_run) for found in own]
 
 
 def _conditions(run: dg.DagsterRun, alert: Alert, whose: Sequence[str]) -> list[Condition]:

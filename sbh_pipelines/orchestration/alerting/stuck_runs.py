@@ -6,7 +6,8 @@ runs does not answer, or is another one by now, which does not know them. Where 
 started from the command line, a worker that has stopped saying that it lives is gone.
 
 A run whose worker has been silent for longer than a lease lasts is ended: by Dagster's books its tenants would be at work for
-hours, and nobody would take them. Should the worker only be cut off and come back, it finds its leases taken, and stops.
+hours, and nobody would take them. Should the worker only be cut off and come back, it finds its leases taken, and stops. Silence
+is counted by this host's own looks (`hosts/heartbeat.py`): neither a clock that is wrong nor a storage that was away ends a run.
 """
 
 import time
@@ -18,10 +19,10 @@ from sbh_pipelines.errors import RunStuck
 from sbh_pipelines.orchestration.alerting.alert_sender import AlertSender
 from sbh_pipelines.orchestration.alerting.conditions import Condition
 from sbh_pipelines.orchestration.common.dagster_internals import CodeServer, worker_is_known_gone
-from sbh_pipelines.orchestration.common.names import named
+from sbh_pipelines.orchestration.common.names import named, site
 from sbh_pipelines.orchestration.common.resources import Backups
-from sbh_pipelines.orchestration.common.runs import is_ours, tenants_of
-from sbh_pipelines.orchestration.hosts.heartbeat import SILENT_S, Heartbeat, last_heartbeat
+from sbh_pipelines.orchestration.common.runs import own_records, tenants_of
+from sbh_pipelines.orchestration.hosts.heartbeat import SILENT_S, Silence, Silences, look
 from sbh_pipelines.settings import AlertSettings
 
 _MOST = 200
@@ -32,23 +33,29 @@ _NAMED = 5
 _ASK_S = 5
 _GRACE_S = 20.0  # between the start of a run and its worker's first word
 
+_AT_WORK = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING])
+_NEVER_LOOKED = Silences()
+
 Answered = dict[tuple[str, int | None, str | None], bool]
 """By address of a code server that failed to say whether it has a run: whether it answered at all."""
 
 
-def stuck_runs(instance: dg.DagsterInstance, settings: AlertSettings, now: float | None = None) -> list[Condition]:
+def stuck_runs(
+    instance: dg.DagsterInstance,
+    settings: AlertSettings,
+    silences: Silences = _NEVER_LOOKED,
+    now: float | None = None,
+) -> list[Condition]:
     """A condition for each run that is stuck: its worker is gone, else it is over its time, else it says nothing."""
     moment = time.time() if now is None else now
-    working = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-    records = instance.get_run_records(dg.RunsFilter(statuses=working), limit=_MOST)
     found = []
     answered: Answered = {}
-    for record in records:
+    for record in own_records(instance, _AT_WORK, _MOST):
         run = record.dagster_run
         started = record.start_time
-        if not is_ours(run) or started is None:
+        if started is None:
             continue
-        error = _why(instance, run, started, settings, moment, answered)
+        error = _why(instance, run, started, settings, moment, silences, answered)
         if error is None:
             continue
         kind, what = error
@@ -74,16 +81,17 @@ def _why(
     started: float,
     settings: AlertSettings,
     now: float,
+    silences: Silences,
     answered: Answered,
 ) -> tuple[str, RunStuck] | None:
     remedy = "see the run's page; terminate it there, and the next slot, or the sensor's retry, takes its tenants again"
     if (
         run.status is dg.DagsterRunStatus.STARTED
         and now - started > _GRACE_S
-        and worker_is_gone(instance, run, answered, now)
+        and worker_is_gone(instance, run, silences, answered)
     ):
-        heard = last_heartbeat(instance, run.run_id)
-        why = "no process works on it, and nothing has ended it" + (f"; {_heard_of(heard, now)}" if heard else "")
+        silence = silences.by_run.get(run.run_id)
+        why = "no process works on it, and nothing has ended it" + (f"; {_described(silence)}" if silence else "")
         return "run_worker_gone", RunStuck("a run's worker is gone", why=why, remedy=remedy)
     if now - started > settings.run_over_time_s:
         error = RunStuck(
@@ -100,29 +108,33 @@ def _why(
     return None
 
 
-def end_lost_runs(instance: dg.DagsterInstance, lease_s: float, now: float | None = None) -> list[str]:
+def end_lost_runs(instance: dg.DagsterInstance, lease_s: float, silences: Silences) -> list[str]:
     """End the runs at work whose workers have been gone for longer than their leases last; returns the runs' ids.
 
     Dagster then repeats them, on whichever host, or the sensor `retry_failed_tenants` does.
     """
-    moment, answered, ended = time.time() if now is None else now, Answered(), []
-    silence = max(lease_s, SILENT_S) + _LEASE_MARGIN_S
-    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]), limit=_MOST):
-        heard = last_heartbeat(instance, run.run_id) if is_ours(run) else None
-        if heard is None or heard.silence_s(moment) < silence or not worker_is_gone(instance, run, answered, moment):
+    answered, ended = Answered(), []
+    enough_s = max(lease_s, SILENT_S) + _LEASE_MARGIN_S
+    for record in own_records(instance, dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]), _MOST):
+        run = record.dagster_run
+        silence = silences.by_run.get(run.run_id)
+        if silence is None or silence.lasted_s < enough_s or not worker_is_gone(instance, run, silences, answered):
             continue
-        why = f"The run's worker is gone: {_heard_of(heard, moment)}. Its leases have run out, so that others may take over."
+        why = f"The run's worker is gone: {_described(silence)}. Its leases have run out, so that others may take over."
         instance.report_run_failed(run, why)
         ended.append(run.run_id)
     return ended
 
 
-def _heard_of(heard: Heartbeat, now: float) -> str:
-    return f"{heard.worker} was heard of {timedelta(seconds=round(heard.silence_s(now)))} ago for the last time"
+def _described(silence: Silence) -> str:
+    return f"{silence.heard.worker} has not been heard of for {timedelta(seconds=round(silence.lasted_s))}"
 
 
 def worker_is_gone(
-    instance: dg.DagsterInstance, run: dg.DagsterRun, answered: Answered | None = None, now: float | None = None
+    instance: dg.DagsterInstance,
+    run: dg.DagsterRun,
+    silences: Silences = _NEVER_LOOKED,
+    answered: Answered | None = None,
 ) -> bool:
     """Whether it is known that no worker has the run. False where that cannot be found out.
 
@@ -135,8 +147,8 @@ def worker_is_gone(
         return gone
     server = CodeServer.of_run(run.tags)
     if server is None:
-        heard = last_heartbeat(instance, run.run_id)
-        return heard is not None and heard.silence_s(time.time() if now is None else now) > SILENT_S
+        silence = silences.by_run.get(run.run_id)
+        return silence is not None and not silence.heard.over and silence.lasted_s > SILENT_S
     if server.address in known:
         return not known[server.address]
     try:
@@ -155,8 +167,10 @@ def worker_is_gone(
     " than `backup.lease_s`, so that other hosts take over.",
 )
 def run_watch(context: dg.SensorEvaluationContext, backups: Backups) -> dg.SkipReason:
-    settings = backups.service.settings
-    found = stuck_runs(context.instance, settings.alerts)
-    told = AlertSender(context.instance, "stuck runs", "sensor run_watch", settings.alerts).report(found)
-    ended = end_lost_runs(context.instance, settings.backup.lease_s)
+    settings, instance = backups.service.settings, context.instance
+    watched = [record.dagster_run.run_id for record in own_records(instance, _AT_WORK, _MOST)]
+    silences = look(instance, watched, site().name, time.time())
+    found = stuck_runs(instance, settings.alerts, silences)
+    ended = end_lost_runs(instance, settings.backup.lease_s, silences)  # also where no channel takes the alerts
+    told = AlertSender(instance, "stuck runs", "sensor run_watch", settings.alerts).report(found)
     return dg.SkipReason(f"{len(found):,} runs are stuck, {len(told):,} alerts, {len(ended):,} runs ended")

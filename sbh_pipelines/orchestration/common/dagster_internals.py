@@ -13,6 +13,7 @@ a test for each line of this table, and says what to look at.
     worker_is_known_gone          what the run launcher knows of a run's worker, where it knows anything
     CheckRunHealthResult, LaunchRunContext, WorkerStatus, TryLaunchingAgain
                                   what a run launcher is given and answers; what it raises to be asked again
+    run_of_task                   which run a task of Celery is to begin
     CodeServer, GRPC_INFO_TAG     a code server, asked whether it lives and whether it has a run's worker
     Workspace, RequestContext     the workspace of the web server, and what each of its requests sees of it
     load_target                   where the workspace finds the definitions
@@ -46,8 +47,8 @@ from dagster._core.workspace.load_target import ModuleTarget, WorkspaceFileTarge
 from dagster._core.workspace.load_target import WorkspaceLoadTarget as LoadTarget
 from dagster._grpc.__generated__.dagster_api_pb2 import PingRequest
 from dagster._grpc.client import DagsterGrpcClient
-from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
-from dagster._serdes import deserialize_value
+from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult, ExecuteRunArgs
+from dagster._serdes import deserialize_value, unpack_value
 from dagster._utils.schedules import reverse_cron_string_iterator
 from dagster_shared.yaml_utils import load_run_config_yaml
 from sqlalchemy.engine import Engine
@@ -74,6 +75,7 @@ __all__ = [
     "load_run_config_yaml",
     "load_target",
     "materialization_events",
+    "run_of_task",
     "schedule_states",
     "sensor_locations",
     "slots_before",
@@ -178,6 +180,11 @@ def worker_is_known_gone(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bo
     if status in (WorkerStatus.NOT_FOUND, WorkerStatus.FAILED):
         return True
     return False if type(launcher).__name__ in _KNOW_THEIR_WORKERS and status is WorkerStatus.RUNNING else None
+
+
+def run_of_task(packed: Mapping[str, Any]) -> str:
+    """The id of the run that a task of Dagster's Celery launcher is to begin, by the task's argument."""
+    return unpack_value(dict(packed), as_type=ExecuteRunArgs).run_id
 
 
 class CodeServer:

@@ -11,7 +11,7 @@ import dagster as dg
 from sbh_pipelines.errors import AccessDenied, SettingsError
 from sbh_pipelines.model import Tenant
 from sbh_pipelines.orchestration.common.names import site
-from sbh_pipelines.orchestration.hosts.heartbeat import beating
+from sbh_pipelines.orchestration.hosts.heartbeat import beating, beats_already
 from sbh_pipelines.placement import backup_place
 from sbh_pipelines.security.policy import ALL_TENANTS, Role, UserContext
 from sbh_pipelines.settings import SiteSettings, load_settings
@@ -77,11 +77,12 @@ Backups = dg.ResourceParam[BackupServiceResource]
 
 @contextmanager
 def _of_a_worker(context: dg.InitResourceContext) -> Iterator[BackupServiceResource]:
-    """The resource; while a run has it, its worker says that it lives."""
-    if context.run is None or context.instance is None or context.instance.is_ephemeral:
+    """The resource; while a run has it, its worker says that it lives, where the run's process does not say so itself."""
+    run, instance = context.run, context.instance
+    if run is None or instance is None or instance.is_ephemeral or beats_already(run.run_id):
         yield BackupServiceResource()
         return
-    with beating(context.instance, context.run.run_id):
+    with beating(instance, run.run_id):
         yield BackupServiceResource()
 
 

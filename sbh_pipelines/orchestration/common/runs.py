@@ -38,6 +38,7 @@ _OPERATIONS = {
 }
 """What makes an asset, by its path without the site; the first that is named counts."""
 _LAUNCHED_BY = {"dagster/schedule_name", "dagster/sensor_name"}
+_PAGE, _MOST_PAGES = 200, 50
 _UNDER_WAY = [
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.QUEUED,
@@ -127,6 +128,19 @@ def tags_of_region(region: str) -> dict[str, str]:
 def same_region(tags: Mapping[str, str]) -> dict[str, str]:
     """Those of a run's tags with which another run waits where this one did."""
     return {name: tags[name] for name in (REGION_TAG, names.QUEUE_TAG) if name in tags}
+
+
+def own_records(instance: dg.DagsterInstance, filters: dg.RunsFilter, most: int) -> list[dg.RunRecord]:
+    """At most so many of this site's runs that pass the filter, the oldest first. Those of others, read past, hide none."""
+    found: list[dg.RunRecord] = []
+    cursor = None
+    for _ in range(_MOST_PAGES):
+        page = instance.get_run_records(filters, limit=_PAGE, ascending=True, cursor=cursor)
+        found += [record for record in page if is_ours(record.dagster_run)]
+        if len(page) < _PAGE or len(found) >= most:
+            break
+        cursor = page[-1].dagster_run.run_id
+    return found[:most]
 
 
 def under_way(instance: dg.DagsterInstance, tags: Mapping[str, str] | None = None) -> list[dg.DagsterRun]:

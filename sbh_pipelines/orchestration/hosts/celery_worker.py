@@ -6,11 +6,15 @@ worker. This one knows a single task, which begins a run that is in Dagster's st
 """
 
 import os
+from typing import Any
 
-from celery import Celery
+import dagster as dg
+from celery import Celery, Task
 from dagster_celery.tasks import create_execute_job_task
 
+from sbh_pipelines.orchestration.common.dagster_internals import run_of_task
 from sbh_pipelines.orchestration.hosts.celery_launcher import OF_A_WORKER
+from sbh_pipelines.orchestration.hosts.heartbeat import beating_process
 
 app = Celery(
     "dagster",
@@ -21,4 +25,13 @@ app = Celery(
     config_source=OF_A_WORKER,
 )
 
-execute_job = create_execute_job_task(app)
+
+class RunTask(Task):  # type: ignore[misc]
+    """A run, whose process says that it lives: also while a run with a process for each step waits for a pool or a retry."""
+
+    def __call__(self, execute_job_args_packed: dict[str, Any]) -> Any:
+        with dg.DagsterInstance.get() as instance, beating_process(instance, run_of_task(execute_job_args_packed)):
+            return self.run(execute_job_args_packed=execute_job_args_packed)
+
+
+execute_job = create_execute_job_task(app, base=RunTask)  # type: ignore[arg-type]

@@ -34,6 +34,10 @@ PRIVATE = re.compile(
 )
 
 
+@dg.job
+def none() -> None: ...
+
+
 def takes(function: Callable[..., object], *names: str) -> None:
     """Fails where the function has no parameter of one of these names."""
     has = inspect.signature(function).parameters
@@ -189,6 +193,10 @@ def test_a_launcher_that_fails_to_answer_knows_nothing(
     ]
     takes(internals.LaunchRunContext, "dagster_run", "workspace")
     assert issubclass(internals.TryLaunchingAgain, dg.DagsterError)
+
+
+def test_a_task_of_celery_says_which_run_it_begins(dagster_home: dg.DagsterInstance) -> None:
+    assert internals.run_of_task(of_tests.task_of_run(dagster_home, "abc", none)) == "abc"
 
 
 @pytest.fixture
