@@ -90,6 +90,7 @@ class Draft:
         via: The face its creator came through, for the audit trail.
         begun: `created_at` to the microsecond: what the duration is counted from.
         in_one_process: Whether one process goes through all of its steps: nobody goes on with it when that is dead.
+        crowded: Whether one page of a listing does not hold the tenant's files and its repository; see `files_beside`.
     """
 
     tenant: Tenant
@@ -119,6 +120,7 @@ class Draft:
     via: str = ""
     begun: str = ""
     in_one_process: bool = False
+    crowded: bool = False
 
     def failed(self, step: str, error: SbhError) -> "Draft":
         # A copy: the error's own traceback would keep alive what the failed step had open.

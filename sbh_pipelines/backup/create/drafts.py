@@ -88,6 +88,7 @@ class OpenDrafts:
         self._since: dict[str, float] = {}  # when leases had been taken, by the monotonic clock
         self._conditional = ConditionalPuts(site.settings.storage)
         self._files: dict[str, FilesBeside] = {}  # what the listings of repositories showed of files beside them
+        self._crowded = set[str]()  # owners of leases of those that such a listing does not show in one page
 
     def lease(self, draft: Draft) -> leases.Lease:
         """The draft's lease, still ours. Raises LeaseLost, and PrimaryFenced where a copy took over since."""
@@ -174,7 +175,11 @@ class OpenDrafts:
                 created = {"region": draft.tenant.region, "epoch": known.sealer.epoch}
                 with suppress(SbhError):  # no reason not to back up: the key object itself tells of the key
                     self.site.track(draft.tenant, "key.created", draft.created_by, created)
-            beside = list_beside(self.site, draft.tenant, known, files) if files and not known.new else None
+            beside = None
+            if files and not known.new:
+                beside, crowded = list_beside(self.site, draft.tenant, known, files)
+                if crowded:
+                    self._crowded.add(draft.lease_owner)
             if beside is not None:
                 self._files[draft.lease_owner] = beside
             known.take_inventory(beside.objects if beside is not None else None)
@@ -208,6 +213,10 @@ class OpenDrafts:
         """The tenant's files, where the listing that opened the repository showed them; after the snapshot."""
         return self._files.get(draft.lease_owner)
 
+    def is_crowded(self, draft: Draft) -> bool:
+        """Whether that listing was tried, and one page did not hold them."""
+        return draft.lease_owner in self._crowded
+
     def latest(self, draft: Draft) -> LatestBackup | None:
         """The backup that was the newest when the tenant's repository was opened; None where that is not known."""
         known = self._repositories.get(draft.lease_owner)
@@ -233,6 +242,7 @@ class OpenDrafts:
         """Release the lease and close what is open for the draft."""
         for kept in (self._seen, self._since, self._files):
             kept.pop(draft.lease_owner, None)
+        self._crowded.discard(draft.lease_owner)
         self._inventories.pop(draft.lease_owner, None)
         self._made.pop(draft.lease_owner, None)
         if repository := self._repositories.pop(draft.lease_owner, None):

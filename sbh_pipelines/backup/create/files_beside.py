@@ -35,25 +35,26 @@ class FilesBeside:
     listed_at: datetime
 
 
-def list_beside(site: Site, tenant: Tenant, repository: Repository, known: str) -> FilesBeside | None:
-    """List both. None where they do not lie so, where the fingerprint `known` is of many files, or where one page does not hold
-    them.
+def list_beside(site: Site, tenant: Tenant, repository: Repository, known: str) -> tuple[FilesBeside | None, bool]:
+    """(what a listing of both shows, whether one page does not hold them).
+
+    Nothing where they do not lie so, where the fingerprint `known` is of many files, or where one page does not hold them.
     """
     if not site.settings.files.enabled or int(known.partition("-")[0]) > _MOST_FILES:
-        return None
+        return None, False
     if not lies_beside(site.settings, files_place(site.settings, tenant), site.backup_place(tenant)):
-        return None
+        return None, False
     store, prefix = site.files_store(tenant)
     begun = utc_now()
     try:
         page = store.page(prefix, "")
     except SbhError:
-        return None  # whatever it is, the listings apart meet it again
+        return None, False  # whatever it is, the listings apart meet it again
     if page is None or page.more:
-        return None
+        return None, page is not None
     skipped, found = tuple(prefix + name for name in site.settings.files.exclude), ListingPrint()
     for info in page.objects:
         if is_file(info, skipped):
             found.add(info.key[len(prefix) :], info.size, info.etag, info.modified)
     ours = [o for o in page.objects if o.key.startswith(repository.prefix) and not ODD_KEY.search(o.key)]
-    return FilesBeside(ours, found, begun)
+    return FilesBeside(ours, found, begun), False

@@ -17,7 +17,7 @@ from sbh_pipelines.backup.journal.view.standing import Newest, rows_told
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import CorruptObject, SbhError, StoreError, UnknownBackup
-from sbh_pipelines.model import BackupId, RecoveryPoint, Tenant, TenantId, parse_timestamp
+from sbh_pipelines.model import BackupId, BackupType, RecoveryPoint, Tenant, TenantId, parse_timestamp
 from sbh_pipelines.repository.catalog.records import TenantRecord, TenantState
 from sbh_pipelines.repository.documents import list_manifest_ids
 from sbh_pipelines.repository.format import FILES
@@ -182,7 +182,8 @@ def record_of(draft: Draft, home: str, lease: str | None) -> TenantRecord | None
         return None
     state = state_of(draft.components, draft.tenant.key)
     if state is not None:
-        state = replace(state, lease=lease)
+        # Whether they fit is asked anew by the first backup after a full one: a prune may have made room.
+        state = replace(state, lease=lease, crowded=draft.crowded and draft.type is not BackupType.FULL)
     return TenantRecord(TenantId(home), draft.backup_id, draft.recovery_point, state)
 
 

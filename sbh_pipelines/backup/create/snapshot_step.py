@@ -112,8 +112,10 @@ def _started(
 
     def opened(draft: Draft) -> Draft:
         known = compared.get(draft.tenant.id)
-        files = known.record.state.files if known is not None and known.record.state is not None else None
-        return _opened(open_drafts, draft, among_many, files)
+        state = known.record.state if known is not None else None
+        crowded = state is not None and state.crowded
+        draft = _opened(open_drafts, draft, among_many, state.files if state is not None and not crowded else None)
+        return replace(draft, crowded=crowded or open_drafts.is_crowded(draft))
 
     begun = open_drafts.each(drafts, STEP, begin)
     among_many = _are_many(running(begun))

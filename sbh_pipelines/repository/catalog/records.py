@@ -36,6 +36,7 @@ class TenantState:
         files: Fingerprint of the files; None where it does not tell.
         owner: The tenant's key in the application; None where the release did not record it.
         lease: ETag that the lease of the backup's writer has since it was released; None where it is not known.
+        crowded: Whether one page of a listing was found not to hold the tenant's files and its repository.
     """
 
     seed: str | None
@@ -43,13 +44,21 @@ class TenantState:
     files: str | None
     owner: str | None = None
     lease: str | None = None
+    crowded: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Raises ValueError. What is missing compares with nothing."""
         fields = json.loads(text)
         seed, tables = fields.get("seed"), fields.get("tables", {})
-        return cls(seed, tables, fields.get("files"), fields.get("owner"), fields.get("lease"))
+        return cls(
+            seed,
+            tables,
+            fields.get("files"),
+            fields.get("owner"),
+            fields.get("lease"),
+            fields.get("crowded") is True,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +195,8 @@ def blocks_of(
 
 
 def _state_fields(state: TenantState) -> dict[str, Any]:
-    return {name: value for name, value in asdict(state).items() if name not in ("owner", "lease") or value is not None}
+    optional = ("owner", "lease", "crowded")
+    return {name: value for name, value in asdict(state).items() if name not in optional or value not in (None, False)}
 
 
 def pack_blocks(blocks: Iterable[Block], region: str) -> Iterator[bytes]:

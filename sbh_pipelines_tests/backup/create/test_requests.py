@@ -7,7 +7,9 @@ The server is taken for AWS's but where it says otherwise.
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
+from itertools import count
 
 import pytest
 
@@ -17,12 +19,14 @@ from sbh_pipelines.embedded.servers.object_server import REGIONS
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.model import utc_now
 from sbh_pipelines.settings import RetentionClass, Settings, load_settings
+from sbh_pipelines.stores import s3
 from sbh_pipelines.stores.open_store import is_aws
 from sbh_pipelines_tests.cli.conftest import sql
 from sbh_pipelines_tests.support.application import ADMIN
 from sbh_pipelines_tests.support.fault_stores import nothing, wrap
 
 TENANT = "tenant-5"
+_NTH = count()
 MINE = f"tenant_id = (SELECT id FROM tenants WHERE slug = '{TENANT}')"
 
 TAKEN = [
@@ -108,7 +112,7 @@ class Requests:
             return
         if key == f"files/{TENANT}/":
             self.made.append(f"{verb} files of the tenant")
-        elif (found := re.search(rf"/{TENANT}/backups/apart/(.*)", key)) is not None:
+        elif (found := re.search(rf"/{TENANT}/backups/apart-\d+/(.*)", key)) is not None:
             name = found[1]
             self.made.append(
                 f"{verb} {name if name in ('lease.json', 'listing.json', 'keys/0001.json') else name.split('/')[0]}"
@@ -122,8 +126,9 @@ class Requests:
 @pytest.fixture
 def requests(sample_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Requests:
     """In a repository of its own: what other tests stored is not asked for."""
-    monkeypatch.setenv("SBH_STORAGE__PREFIX", "files/{tenant}/backups/apart/")
-    monkeypatch.setenv("SBH_STORAGE__CATALOG_PREFIX", "_requests/catalog/")
+    nth = next(_NTH)
+    monkeypatch.setenv("SBH_STORAGE__PREFIX", f"files/{{tenant}}/backups/apart-{nth}/")
+    monkeypatch.setenv("SBH_STORAGE__CATALOG_PREFIX", f"_requests/catalog-{nth}/")
     monkeypatch.setenv("SBH_JOURNAL__ENABLED", "false")
     monkeypatch.setattr(drafts, "is_aws", lambda *_: True)
     return Requests(load_settings(sample_stack.settings))
@@ -159,3 +164,20 @@ def test_each_request_has_its_reason(requests: Requests, sample_stack: Stack, mo
         begun = [COMPARED, FREE, *TAKEN, *CHANGED_FILES, *WRITTEN]
         assert requests.of("incremental")[: len(begun)] == begun
     assert (len(FULL), len(last), len(FORGOTTEN)) == (20, 18, 9)
+
+
+def test_a_page_that_does_not_hold_all_is_not_asked_for_each_time(
+    requests: Requests, sample_stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not until the next full backup: then there may be room."""
+    full_page = s3.list_page
+    monkeypatch.setattr(s3, "list_page", lambda *asked: replace(full_page(*asked), more=True))
+    opened = [*TAKEN[:3], "list ", *TAKEN[4:]]
+    page = TAKEN[3]
+    requests.of("full")
+    for expected in ([*TAKEN[:4], *opened[3:]], opened, opened):
+        with _changed(sample_stack):
+            assert requests.of("incremental")[: len(expected)] == expected
+    requests.of("full")
+    with _changed(sample_stack):
+        assert page in requests.of("incremental")
