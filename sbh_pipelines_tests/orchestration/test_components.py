@@ -98,7 +98,9 @@ def test_a_team_drops_it_into_its_own_code_location(tmp_path: Path) -> None:
 def test_what_cannot_be_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No settings; and a second component in a process that has loaded the definitions of another site."""
     importlib.import_module("sbh_pipelines.definitions")
-    monkeypatch.delitem(sys.modules, "sbh_pipelines.orchestration.hosts.celery_worker", raising=False)  # of another test
+    monkeypatch.delitem(
+        sys.modules, "sbh_pipelines.orchestration.hosts.celery_worker", raising=False
+    )  # of another test
     for name in ("SBH_SETTINGS", "SBH_SITE__NAME", "SBH_SCHEDULES__DAILY_FULL"):
         monkeypatch.setenv(name, "")
     monkeypatch.setattr(names, "_FILE", Path("/etc/sbh/other.toml"))
