@@ -14,6 +14,6 @@ ETag     the store's own opaque mark of one version of an object's content
     purge, object_lock          deleted in every version; kept for a time
     s3_client, s3_control       boto3: what obstore cannot do, and how a bucket is set up
     signed                      files of a bucket with all that is kept with them: requests that we sign ourselves
-    credentials, s3_errors      who we are for AWS; what S3's error codes mean
+    s3_errors                   what S3's error codes mean
     bucket_rules                what a bucket's policy and lifecycle rules mean for backups
 """

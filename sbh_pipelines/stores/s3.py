@@ -14,10 +14,10 @@ from sbh_pipelines.errors import StoreError
 from sbh_pipelines.settings import StorageSettings
 from sbh_pipelines.stores.bandwidth import bandwidth
 from sbh_pipelines.stores.base import ODD_KEY, ObjectInfo, Page
-from sbh_pipelines.stores.credentials import Credentials
 from sbh_pipelines.stores.object_store import Store
 from sbh_pipelines.stores.s3_client import connect, translated, url_of
 from sbh_pipelines.stores.signed.client import SLOWEST, Endpoint, SignedClient
+from sbh_pipelines.stores.signed.credentials import Credentials
 from sbh_pipelines.stores.signed.headers import fit_for_obstore, headers_of
 from sbh_pipelines.stores.signed.page import list_page
 from sbh_pipelines.stores.signed.upload import PART, part_size, put

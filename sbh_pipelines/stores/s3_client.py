@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sbh_pipelines.errors import StoreUnavailable
-from sbh_pipelines.stores.credentials import Credentials, client_of
 from sbh_pipelines.stores.s3_errors import Told, s3_error
+from sbh_pipelines.stores.signed.credentials import Credentials, client_of
 
 
 def connect(

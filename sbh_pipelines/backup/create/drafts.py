@@ -4,8 +4,6 @@ A step takes drafts and returns drafts, in the same order. What fails for one te
 failure record, and releases the lease; the others of the batch go on.
 """
 
-import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -14,8 +12,9 @@ from datetime import datetime
 from functools import partial
 
 from sbh_pipelines.backup.contents.backup_list import LatestBackup, read_latest
+from sbh_pipelines.backup.create.conditional_puts import ConditionalPuts
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
-from sbh_pipelines.backup.create.files_beside import FilesBeside, list_beside
+from sbh_pipelines.backup.create.files.files_beside import FilesBeside, list_beside
 from sbh_pipelines.backup.site.owners import KeySeen
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import side_by_side
@@ -24,55 +23,14 @@ from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.database.session.snapshot import exported_snapshot
 from sbh_pipelines.errors import LeaseLost, ObjectMissing, SbhError, unforeseen
 from sbh_pipelines.model import BackupId, BackupType, RecoveryPoint, Tenant, TenantId, timestamp
-from sbh_pipelines.placement import Place
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.format import Keys, pretty
 from sbh_pipelines.repository.inventory import Inventory
 from sbh_pipelines.repository.repository import Repository
-from sbh_pipelines.settings import StorageSettings
 from sbh_pipelines.stores.base import ObjectStore
-from sbh_pipelines.stores.open_store import is_aws
 
 _ID_MINUTE = len("backup_20240115_1200")
 SIDE_BY_SIDE = 8  # tenants whose small requests go out at once
-
-
-_log = logging.getLogger(__name__)
-
-
-class ConditionalPuts:
-    """Which buckets are known to refuse a put whose condition (If-Match) does not hold, as all have to. Thread-safe.
-
-    Where it is not known a lease is read before it is taken, so that one that another writer holds shows. AWS's server is known.
-    Any other is tried once, under the second lease that a process takes: one that takes no more would gain nothing.
-    """
-
-    def __init__(self, storage: StorageSettings) -> None:
-        self._storage, self._lock = storage, threading.Lock()
-        self._takes: dict[tuple[str, str], int] = {}
-        self._refused: dict[tuple[str, str], bool] = {}
-
-    def are_sure(self, place: Place) -> bool:
-        return is_aws(self._storage, place.region) or self._refused.get((place.bucket, place.region), False)
-
-    def try_under(self, held: leases.Lease, place: Place) -> None:
-        """Find out by a lease that was taken just now. Says so in the log where the server does not refuse."""
-        bucket = place.bucket, place.region
-        with self._lock:
-            self._takes[bucket] = nth = self._takes.get(bucket, 0) + 1
-        if nth != 2 or self.are_sure(place):
-            return
-        try:
-            self._refused[bucket] = held.is_guarded()
-        except SbhError:  # the lease's holder meets it again
-            self._takes[bucket] = 1
-            return
-        if not self._refused[bucket]:
-            _log.warning(
-                "The server of %s ignores If-Match on a put: two writers of one tenant may not notice each other. Use a store with"
-                " conditional writes; `sbh doctor` tries it",
-                place.bucket,
-            )
 
 
 class OpenDrafts:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.create.drafts import OpenDrafts
-from sbh_pipelines.backup.create.files_step import files_unchanged
+from sbh_pipelines.backup.create.files.files_step import files_unchanged
 from sbh_pipelines.backup.create.journaled.journal_view import JournalView
 from sbh_pipelines.backup.create.parent import incomparable
 from sbh_pipelines.backup.create.recovery_points import known_records, record_unchanged

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sbh_pipelines.backup.contents.file_list import read_files
 from sbh_pipelines.backup.contents.manifest import Component
 from sbh_pipelines.backup.contents.manifests import read_component, read_manifest
-from sbh_pipelines.backup.create.files_step import live_files
+from sbh_pipelines.backup.create.files.files_step import live_files
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import streamed
 from sbh_pipelines.errors import CorruptObject, ProofFailed

@@ -13,7 +13,7 @@ from typing import IO
 
 from sbh_pipelines.backup.contents.file_list import read_files
 from sbh_pipelines.backup.contents.manifest import Component
-from sbh_pipelines.backup.create.files_step import live_files
+from sbh_pipelines.backup.create.files.files_step import live_files
 from sbh_pipelines.backup.restore.plan import FilePlan, FileSample
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.site.site import Site

@@ -12,7 +12,7 @@ from datetime import timedelta
 from sbh_pipelines.backup.contents.manifests import read_manifest
 from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.drafts import OpenDrafts, new_draft
-from sbh_pipelines.backup.create.files_step import enumerate_files
+from sbh_pipelines.backup.create.files.files_step import enumerate_files
 from sbh_pipelines.backup.create.publish import verify_checksums, write_manifest
 from sbh_pipelines.backup.create.snapshot_step import snapshot_tables
 from sbh_pipelines.backup.restore.request import RestoreRequest

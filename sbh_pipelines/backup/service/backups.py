@@ -25,7 +25,7 @@ from sbh_pipelines.backup.create import drafts as making
 from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.drafts import OpenDrafts
 from sbh_pipelines.backup.create.events import record_drafts, record_policy
-from sbh_pipelines.backup.create.files_step import enumerate_files
+from sbh_pipelines.backup.create.files.files_step import enumerate_files
 from sbh_pipelines.backup.create.moment.way.choice import MomentChoice
 from sbh_pipelines.backup.create.moment.way.target import Target
 from sbh_pipelines.backup.create.publish import verify_checksums, write_manifest

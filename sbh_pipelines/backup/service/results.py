@@ -20,6 +20,7 @@ from sbh_pipelines.backup.drill.recovery_report import RecoveryObjectives, Recov
 from sbh_pipelines.backup.export.manifest import Export
 from sbh_pipelines.backup.health.examination import Examination
 from sbh_pipelines.backup.health.findings import Finding
+from sbh_pipelines.backup.health.observation import NewestDrill
 from sbh_pipelines.backup.health.report import BackupMetrics, HealthReport
 from sbh_pipelines.backup.health.storage import StorageReport, StoredBytes, TenantStorage
 from sbh_pipelines.backup.journal.drain import DrainResult
@@ -95,6 +96,7 @@ __all__ = [
     "LeftBehind",
     "Look",
     "MomentWindow",
+    "NewestDrill",
     "NothingToPrune",
     "OpenFile",
     "OwnerRotation",

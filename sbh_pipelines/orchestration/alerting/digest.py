@@ -4,13 +4,13 @@ It is made of the examination that `backup_watch` makes anyway. No news is good 
 """
 
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from sbh_pipelines.errors import AlertError, SettingsError
-from sbh_pipelines.model import size_text, timestamp
+from sbh_pipelines.model import parse_timestamp, size_text, timestamp
 from sbh_pipelines.orchestration.alerting.alert import Alert
 from sbh_pipelines.orchestration.alerting.alert_sender import AlertSender, run_link
 from sbh_pipelines.orchestration.common.dagster_internals import slots_before
@@ -18,7 +18,7 @@ from sbh_pipelines.orchestration.common.names import site
 from sbh_pipelines.settings import Settings
 
 if TYPE_CHECKING:
-    from sbh_pipelines.backup.service.results import Examination
+    from sbh_pipelines.backup.service.results import Examination, NewestDrill
 
 _DAY = timedelta(days=1)
 _MOST_KINDS = 20
@@ -109,12 +109,8 @@ def digest(settings: Settings, seen: "Examination") -> Alert:
     )
 
 
-def _drilled(drill: object, since: datetime) -> bool:
-    at = str(getattr(drill, "finished_at", "") or "")
-    try:
-        return datetime.fromisoformat(at).astimezone(UTC) >= since
-    except ValueError:
-        return False
+def _drilled(drill: "NewestDrill | None", since: datetime) -> bool:
+    return drill is not None and bool(drill.finished_at) and parse_timestamp(drill.finished_at) >= since
 
 
 def _span(seconds: float) -> str:

@@ -21,9 +21,9 @@ from urllib.parse import urlsplit
 import urllib3
 
 from sbh_pipelines.errors import ObjectChanged, StoreError, StoreUnavailable
-from sbh_pipelines.stores.credentials import Credentials
 from sbh_pipelines.stores.s3_errors import Told, s3_error
 from sbh_pipelines.stores.signed import signature
+from sbh_pipelines.stores.signed.credentials import Credentials
 from sbh_pipelines.stores.signed.headers import TAGGING, attributes_of, tagging_of
 
 PIECE_BYTES = 256 << 10  # small: what a thread frees of it, it takes again for the next

@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import lru_cache
 from urllib.parse import quote
 
-from sbh_pipelines.stores.credentials import Keys
+from sbh_pipelines.stores.signed.credentials import Keys
 
 _ALGORITHM = "AWS4-HMAC-SHA256"
 

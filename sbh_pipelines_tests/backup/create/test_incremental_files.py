@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from sbh_pipelines.backup.contents.manifest import Component, Manifest
 from sbh_pipelines.backup.contents.manifests import read_component
 from sbh_pipelines.backup.create.draft import Draft
-from sbh_pipelines.backup.create.files_step import files_unchanged
+from sbh_pipelines.backup.create.files.files_step import files_unchanged
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.files.listing import is_settled

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from sbh_pipelines.backup.create.drafts import ConditionalPuts, OpenDrafts, new_draft
+from sbh_pipelines.backup.create.conditional_puts import ConditionalPuts
+from sbh_pipelines.backup.create.drafts import OpenDrafts, new_draft
 from sbh_pipelines.errors import LeaseHeld, LeaseLost, SourceUnavailable
 from sbh_pipelines.model import BackupType, Progress, utc_now
 from sbh_pipelines.placement import Place

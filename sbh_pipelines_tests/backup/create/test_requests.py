@@ -13,7 +13,7 @@ from itertools import count
 
 import pytest
 
-from sbh_pipelines.backup.create import drafts
+from sbh_pipelines.backup.create import conditional_puts
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.embedded.servers.object_server import REGIONS
 from sbh_pipelines.embedded.servers.stack import Stack
@@ -130,7 +130,7 @@ def requests(sample_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Requests:
     monkeypatch.setenv("SBH_STORAGE__PREFIX", f"files/{{tenant}}/backups/apart-{nth}/")
     monkeypatch.setenv("SBH_STORAGE__CATALOG_PREFIX", f"_requests/catalog-{nth}/")
     monkeypatch.setenv("SBH_JOURNAL__ENABLED", "false")
-    monkeypatch.setattr(drafts, "is_aws", lambda *_: True)
+    monkeypatch.setattr(conditional_puts, "is_aws", lambda *_: True)
     return Requests(load_settings(sample_stack.settings))
 
 
@@ -159,7 +159,7 @@ def test_each_request_has_its_reason(requests: Requests, sample_stack: Stack, mo
     requests.keep_one_incremental()
     with _changed(sample_stack):
         assert requests.of("incremental") == [*TAKEN, *WRITTEN, *PROVED[:-2], *FORGOTTEN, *PROVED[-2:]]
-    monkeypatch.setattr(drafts, "is_aws", is_aws)  # at another server the first lease of a process is read
+    monkeypatch.setattr(conditional_puts, "is_aws", is_aws)  # at another server the first lease of a process is read
     with _new_file(sample_stack):
         begun = [COMPARED, FREE, *TAKEN, *CHANGED_FILES, *WRITTEN]
         assert requests.of("incremental")[: len(begun)] == begun

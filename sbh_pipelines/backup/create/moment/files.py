@@ -15,8 +15,8 @@ from sbh_pipelines.backup.contents.manifest import Component
 from sbh_pipelines.backup.contents.manifests import read_component, read_manifest
 from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.drafts import OpenDrafts
-from sbh_pipelines.backup.create.file_reader import Gone, LazyVersions, Reader, read_ahead
-from sbh_pipelines.backup.create.files_step import STEP, FileComponent, references_digest, with_files
+from sbh_pipelines.backup.create.files.file_reader import Gone, LazyVersions, Reader, read_ahead
+from sbh_pipelines.backup.create.files.files_step import STEP, FileComponent, references_digest, with_files
 from sbh_pipelines.backup.create.moment.file_source import FromBackup, FromVersions, file_source
 from sbh_pipelines.backup.create.parent import ParentFiles
 from sbh_pipelines.errors import CorruptObject, ObjectChanged, ObjectMissing, UnknownBackup

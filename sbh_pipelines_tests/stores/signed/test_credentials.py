@@ -12,9 +12,9 @@ import pytest
 
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import SettingsError, StoreDenied
-from sbh_pipelines.stores.credentials import Credentials
 from sbh_pipelines.stores.object_store import Store
 from sbh_pipelines.stores.s3 import open_s3
+from sbh_pipelines.stores.signed.credentials import Credentials
 from sbh_pipelines_tests.support.fix_moto import make_buckets
 from sbh_pipelines_tests.support.recording_proxy import Proxy, recording
 

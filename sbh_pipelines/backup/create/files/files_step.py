@@ -17,8 +17,8 @@ from sbh_pipelines.backup.contents.json_lines import json_line, read_lines
 from sbh_pipelines.backup.contents.manifest import Component
 from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.drafts import OpenDrafts, running
-from sbh_pipelines.backup.create.file_reader import Gone, LazyVersions, Reader, read_ahead
-from sbh_pipelines.backup.create.files_beside import FilesBeside
+from sbh_pipelines.backup.create.files.file_reader import Gone, LazyVersions, Reader, read_ahead
+from sbh_pipelines.backup.create.files.files_beside import FilesBeside
 from sbh_pipelines.backup.create.parent import ParentFiles, parent_files
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import Meter
