@@ -50,7 +50,9 @@ SHOWN = (
     Shown("restore", "restore_0_1pct_vs_delete_copy", "0.1 % of a tenant damaged: time, beside delete and load", 0.12),
     Shown("restore", "restore_100pct_vs_delete_copy", "all of it damaged: time, beside delete and load", 1.0),
     Shown("files", "wall_vs_rclone", "10,000 files: time, beside rclone copy", 0.9),
-    Shown("many_files", "again_wall_vs_rclone", "100,000 small files, ten changed: time, beside rclone copy again", 0.9),
+    Shown(
+        "many_files", "again_wall_vs_rclone", "100,000 small files, ten changed: time, beside rclone copy again", 0.9
+    ),
     Shown("copies", "wall_vs_rclone", "a second place for 300 tenants: time, beside rclone sync", 1.2),
     Shown("copies", "tick_vs_first", "the same, 1 % changed since: time, beside the first copy", 0.05),
     Shown("memory", "peak_vs_bound", "memory: growth of a backup, beside backup.memory_mib", 1.0),

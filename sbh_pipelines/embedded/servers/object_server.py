@@ -82,7 +82,7 @@ def _client(endpoint_url: str, secret: str) -> Any:
 
 
 def launch(layout: Layout, ports: Ports) -> Daemon:
-    """Start the server and wait until its S3 port answers (2 to 3 s, most of it fixed waits inside the server)."""
+    """Start the server and wait until it can read and write objects (2 to 3 s, most of it fixed waits inside the server)."""
     options = {
         "dir": layout.objects,
         "ip": "127.0.0.1",
@@ -107,7 +107,7 @@ def launch(layout: Layout, ports: Ports) -> Daemon:
     command += [f"-{name}={value}" for name, value in options.items()]
     env = {"HOME": str(layout.root), "WEED_MASTER_VOLUME_GROWTH_COPY_1": str(_VOLUMES_AT_ONCE), "GOMEMLIMIT": "512MiB"}
     daemon = process.spawn(NAME, command, layout, ports, env=env)
-    process.wait_until(lambda: http_ok(f"{endpoint(ports)}/healthz"), daemon, layout)
+    process.wait_until(lambda: http_ok(f"{endpoint(ports)}/healthz") and _has_volumes(ports), daemon, layout)
     return daemon
 
 
@@ -130,12 +130,25 @@ def stop(layout: Layout, daemon: Daemon, how: Signals = SIGTERM) -> None:
 
 
 def http_ok(url: str) -> bool:
+    return _answer(url) is not None
+
+
+def _has_volumes(ports: Ports) -> bool:
+    """Whether the master knows of the volume server: until then reads of what is there fail with 500.
+
+    A volume server that came before its master tries again three seconds later, when the S3 port may long have been open.
+    """
+    status = _answer(f"http://127.0.0.1:{ports['master']}/dir/status")
+    return status is not None and json.loads(status)["Topology"]["Max"] > 0
+
+
+def _answer(url: str) -> bytes | None:
     try:
         # nosemgrep: redirect-followed - a server of ours on this machine
         with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - a loopback address of ours
-            return bool(answer.status == 200)
+            return answer.read() if answer.status == 200 else None
     except (urllib.error.URLError, OSError):
-        return False
+        return None
 
 
 def _identities(layout: Layout) -> Path:
