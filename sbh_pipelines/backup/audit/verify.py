@@ -12,8 +12,8 @@ from sbh_pipelines.repository.documents import list_manifest_ids
 from sbh_pipelines.repository.format import FIRST_EPOCH, Keys
 from sbh_pipelines.repository.keys.data_key import KeyPlace, read_key_object
 from sbh_pipelines.repository.trail.check import EventSink, TrailCheck, check_trail
+from sbh_pipelines.repository.trail.end import CREATED
 from sbh_pipelines.repository.trail.event import PLATFORM, AuditEvent
-from sbh_pipelines.repository.trail.trail import CREATED
 
 _MOST_NAMED = 100
 

@@ -3,7 +3,7 @@
 `manifests/` says which backups there are. What retention must know of each is kept in one signed document, `listing.json`,
 so that only manifests it does not name are read. It is a cache and never believed about what exists: missing, damaged or
 forged, it is made anew from the manifests. What the next backup needs of the newest one is in it as well, sealed: so building on
-that costs no request for its manifest and its documents.
+that costs no request for its manifest and its documents. So is where the audit trail ended, which costs none for its head.
 """
 
 import base64
@@ -21,12 +21,14 @@ from sbh_pipelines.model import BackupId, RecoveryPoint
 from sbh_pipelines.repository.documents import open_private, read_signed, signed
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.repository import Repository
+from sbh_pipelines.repository.trail.end import HeadSeen
 
 _KIND = "listing"
 _PACK_ID = 8  # bytes of a pack's id that name it here
 _MOST_PACKS = 500
 _INDEX_BYTES = 16 << 10
 _CHUNK_BYTES = 16 << 10
+_MALFORMED = KeyError, TypeError, ValueError, AttributeError
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,12 +207,18 @@ def read_latest(repository: Repository) -> LatestBackup | None:
     return latest if latest is not None and latest.is_newest(repository) else None
 
 
+def read_head_seen(repository: Repository) -> HeadSeen | None:
+    """What `listing.json` says of the head of the tenant's audit trail; it may have moved since."""
+    return _read_listing(repository).head
+
+
 @dataclass(frozen=True, slots=True)
 class _Listing:
     """What `listing.json` says."""
 
     backups: Mapping[BackupId, BackupSummary] = field(default_factory=dict)
     latest: LatestBackup | None = None
+    head: HeadSeen | None = None
 
 
 def _read_listing(repository: Repository) -> _Listing:
@@ -231,18 +239,28 @@ def _listing_of(repository: Repository) -> _Listing:
         found = [BackupSummary.from_dict(entry) for entry in known]
     except (ObjectMissing, CorruptObject):
         return _Listing()
-    latest = None
-    with suppress(CorruptObject, FormatUnsupported, KeyError, TypeError, ValueError, AttributeError):
-        latest = LatestBackup.from_dict(open_private(repository, Keys.LISTING, fields)["latest"])
-    return _Listing({summary.id: summary for summary in found}, latest)
+    latest, head, private = None, None, dict[str, Any]()
+    with suppress(CorruptObject, FormatUnsupported):
+        private = open_private(repository, Keys.LISTING, fields)
+    with suppress(*_MALFORMED):
+        latest = LatestBackup.from_dict(private["latest"])
+    with suppress(*_MALFORMED):
+        head = HeadSeen.from_dict(private["head"])
+    return _Listing({summary.id: summary for summary in found}, latest, head)
 
 
-def write_listing(repository: Repository, backups: Backups, latest: LatestBackup | None = None) -> None:
-    """Store the sound ones, if that is not what is stored already; `latest` is one that was made just now."""
+def write_listing(
+    repository: Repository, backups: Backups, latest: LatestBackup | None = None, head: HeadSeen | None = None
+) -> None:
+    """Store the sound ones, if that is not what is stored already; `latest` is one that was made just now.
+
+    `head`: of the audit trail, as it is now.
+    """
     if backups.sound != backups.cached or latest is not None:
         oldest_first = sorted(backups.sound.values(), key=lambda summary: summary.id)
         fields = {"backups": [summary.as_listed() for summary in oldest_first]}
         kept = latest or backups.latest
         private = {"latest": kept.as_dict()} if kept is not None and kept.id in backups.sound else {}
+        private |= {"head": head.as_dict()} if head is not None else {}
         body = signed(repository, _KIND, fields, Keys.LISTING, private)
         repository.store.put(repository.prefix + Keys.LISTING, body)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
-from sbh_pipelines.backup.contents.backup_list import LatestBackup, read_latest
+from sbh_pipelines.backup.contents.backup_list import LatestBackup, read_head_seen, read_latest
 from sbh_pipelines.backup.create.conditional_puts import ConditionalPuts
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.create.files.files_beside import FilesBeside, list_beside
@@ -23,6 +23,7 @@ from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.database.session.snapshot import exported_snapshot
 from sbh_pipelines.errors import LeaseLost, ObjectMissing, SbhError, unforeseen
 from sbh_pipelines.model import BackupId, BackupType, RecoveryPoint, Tenant, TenantId, timestamp
+from sbh_pipelines.placement import audit_place
 from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.format import Keys, pretty
 from sbh_pipelines.repository.inventory import Inventory
@@ -179,6 +180,14 @@ class OpenDrafts:
         """The backup that was the newest when the tenant's repository was opened; None where that is not known."""
         known = self._repositories.get(draft.lease_owner)
         return None if known is None or known.new else read_latest(known)
+
+    def expect_trail_end(self, draft: Draft) -> None:
+        """Have the tenant's audit trail begin where the last backup left it, so that its head need not be read."""
+        known, place = self._repositories.get(draft.lease_owner), audit_place(self.site.settings, draft.tenant.region)
+        if known is None or not self._conditional.are_sure(place):
+            return
+        if (head := read_head_seen(known)) is not None:
+            self.site.trails.of(draft.tenant).expect(head)
 
     def committed(self, draft: Draft, repository: Repository, etag: str) -> None:
         """Keep what was listed for the commit: until the lease is released nobody else adds a backup, or takes one away.

@@ -16,8 +16,8 @@ from sbh_pipelines.errors import CorruptObject, SbhError, UnknownBackup
 from sbh_pipelines.model import BackupId
 from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.repository.repository import Repository
+from sbh_pipelines.repository.trail.end import CREATED, TrailEnd
 from sbh_pipelines.repository.trail.event import Entry
-from sbh_pipelines.repository.trail.trail import CREATED, TrailEnd
 from sbh_pipelines.settings import Settings
 
 _POLICIES = ("retention", "schedules", "approval", "prune", "audit", "residency")

@@ -117,6 +117,7 @@ def verify_checksums(
             open_drafts.committed(draft, repository, commit(open_drafts, draft, repository, progress))
             # What is committed stays: the tenant's next backup records what could not be recorded now, as late.
             with suppress(SbhError):
+                open_drafts.expect_trail_end(draft)
                 record_created(open_drafts.site, draft, repository)
         return replace(draft, step="verify_checksums").with_counters(seconds_verify=time.monotonic() - begun)
 

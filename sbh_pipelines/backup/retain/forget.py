@@ -30,6 +30,7 @@ from sbh_pipelines.repository.bounds import listed, most_bytes
 from sbh_pipelines.repository.catalog import owners
 from sbh_pipelines.repository.format import Keys, parse_document
 from sbh_pipelines.repository.repository import Repository
+from sbh_pipelines.repository.trail.end import HeadSeen
 from sbh_pipelines.settings import RetentionSettings
 
 # The bucket's clock, which dates the finding of damage, may differ by this much from the one that dates backups.
@@ -253,14 +254,15 @@ def execute(
     still_ours: Callable[[], None],
     record: Record,
     tenant_key: str,
+    head: Callable[[], HeadSeen | None] = lambda: None,
     latest: LatestBackup | None = None,
 ) -> ForgetPlan:
     """Drop the manifests, prove before that the lease is held (`still_ours` raises), and bring `listing.json` up to date.
 
     `record` puts (event, backup, reasons) into the audit trail, before anything is deleted: where it raises nothing is. A hold
     may be placed at any time, without the lease. One that came while the manifests were being deleted counts: its backup is
-    put back. Nor is anything dropped that is another tenant's, who had the slug before, whatever the repository says. `latest` is
-    a backup that was made just now.
+    put back. Nor is anything dropped that is another tenant's, who had the slug before, whatever the repository says. `head`: what
+    is known of that trail's head, once it is recorded. `latest` is a backup that was made just now.
     """
     bodies = _bodies(repository, doomed)
     spared = _of_others(repository, bodies, tenant_key)
@@ -280,7 +282,7 @@ def execute(
         verdicts = tuple(replace(v, rules=tuple(late.get(v.backup_id, v.rules))) for v in verdicts)
         drop_expired(repository, plan.holds, plan.newest)
     left = plan.backups.without(gone, {})
-    write_listing(repository, left, latest)
+    write_listing(repository, left, latest, head())
     return ForgetPlan(verdicts, left, plan.holds, plan.counted_from)
 
 
@@ -349,7 +351,8 @@ def forget(site: Site, tenant: Tenant, user_id: str, backup_id: BackupId | None,
             if tenant.key:
                 refuse_anothers(repository, backup_id, tenant.key)
         if still_ours:
-            plan = execute(repository, plan, doomed, still_ours, recorder(site, tenant, user_id), tenant.key)
+            record, head = recorder(site, tenant, user_id), site.trails.of(tenant).seen
+            plan = execute(repository, plan, doomed, still_ours, record, tenant.key, head)
     lines = [_line(verdict) for verdict in plan.verdicts]
     kept = {line.id for line in lines if line.keep}
     return RetentionOutcome(tenant.id, dry_run, lines, [i for i in doomed if i not in kept], plan.errors)
@@ -410,7 +413,8 @@ def _retained(open_drafts: OpenDrafts, draft: Draft, dry_run: bool) -> ForgetPla
             if held.names_process or not held.is_proved(repository.inventory.lease_etag):
                 held.renew()
 
-        return execute(repository, plan, plan.doomed, still_ours, record, draft.tenant.key, made)
+        head = open_drafts.site.trails.of(draft.tenant).seen
+        return execute(repository, plan, plan.doomed, still_ours, record, draft.tenant.key, head, made)
 
 
 def _applied(plan: ForgetPlan, dry_run: bool) -> AppliedRetention:

@@ -25,8 +25,9 @@ from sbh_pipelines.placement import platform_tenant
 from sbh_pipelines.repository.bounds import all_below
 from sbh_pipelines.repository.catalog.owners import split_home
 from sbh_pipelines.repository.format import Keys
+from sbh_pipelines.repository.trail.end import POLICY, TrailEnd
 from sbh_pipelines.repository.trail.event import AT_COPY, PLATFORM, Chain, Entry, entry_of
-from sbh_pipelines.repository.trail.trail import POLICY, Trail, TrailEnd
+from sbh_pipelines.repository.trail.trail import Trail
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.site.site import Site

@@ -13,6 +13,7 @@ from sbh_pipelines.concurrency import streamed
 from sbh_pipelines.errors import AuditBroken, CorruptObject, ObjectMissing
 from sbh_pipelines.repository.bounds import EVENTS, most_bytes
 from sbh_pipelines.repository.format import Keys
+from sbh_pipelines.repository.trail.end import TrailEnd
 from sbh_pipelines.repository.trail.event import (
     AUDIT_REMEDY,
     GENESIS,
@@ -22,7 +23,7 @@ from sbh_pipelines.repository.trail.event import (
     hash_of,
     parse_event,
 )
-from sbh_pipelines.repository.trail.trail import Trail, TrailEnd
+from sbh_pipelines.repository.trail.trail import Trail
 
 _AHEAD = 16  # links asked for at once
 _MOST_ISSUES = 100

@@ -6,23 +6,24 @@ tries again. So there is one order, agreed upon by all processes, without a lock
 
 Where the end is, a small signed object tells, the *head*, in the catalog's place and not the tenant's: it costs a writer one
 request to find the end and one to move the head. It is a hint: a create-only put proves or refutes it. But as it only ever
-moves on, a trail that ends before its head was cut. Who serves many requests has heads moved behind the answers (`catch_up`), a
-moment after the events are durable, and once for all that came meanwhile.
+moves on, a trail that ends before its head was cut. A writer that remembers the head of its last event begins there without
+reading it (`expect`); where somebody was faster, it is read then. Who serves many requests has heads moved behind the answers
+(`catch_up`), a moment after the events are durable, and once for all that came meanwhile.
 """
 
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sbh_pipelines.errors import CorruptObject, ObjectChanged, ObjectExists, ObjectMissing, SbhError, StoreUnavailable
 from sbh_pipelines.model import Clock
 from sbh_pipelines.repository.bounds import HEAD_BYTES, all_below, most_bytes
 from sbh_pipelines.repository.format import Keys
+from sbh_pipelines.repository.trail.end import HeadSeen, TrailEnd
 from sbh_pipelines.repository.trail.event import (
     AUDIT_REMEDY,
-    GENESIS,
     PLATFORM,
     VERSION,
     AuditEvent,
@@ -37,40 +38,11 @@ from sbh_pipelines.repository.trail.event import (
 )
 from sbh_pipelines.stores.base import ObjectStore
 
-CREATED, POLICY, DAMAGED = "backup.created", "policy.changed", "audit.damaged"
+DAMAGED = "audit.damaged"
 _GROUP = 256  # most calls that share a link
 _MOST_DAMAGED = 1000  # links in a row that are not genuine
 _LISTED_FROM = 4096  # links beyond the known end, from which on it is looked whether there is a gap among them
 _TRIES = 500  # each lost one is somebody else's event written
-
-
-@dataclass(frozen=True, slots=True)
-class TrailEnd:
-    """Where the trail ends, and what the next event may depend on.
-
-    Attributes:
-        link: Number of the last link; 0 where there is none.
-        seq: Number of the last event.
-        hash: Its hash.
-        backups_to: All backups up to this one have their event.
-        policy: Digest of the policy that was recorded last.
-    """
-
-    link: int = 0
-    seq: int = 0
-    hash: str = GENESIS
-    backups_to: str = ""
-    policy: str = ""
-
-    def after(self, event: AuditEvent) -> "TrailEnd":
-        """The end once `event` was added to the link being written or read."""
-        moved = replace(self, seq=event.seq, hash=event.hash)
-        if event.inner and event.event == CREATED:
-            return replace(moved, backups_to=max(self.backups_to, str(event.props.get("backup_id", ""))))
-        if event.inner and event.event == POLICY:
-            return replace(moved, policy=str(event.props.get("digest", "")))
-        return moved
-
 
 Build = Callable[[TrailEnd], Sequence[Entry]]
 
@@ -111,6 +83,7 @@ class Trail:
         self._writing = False  # one of the callers is at it, for all that waited when it began
         self._end: TrailEnd | None = None
         self._head_etag: str | None = None
+        self._head_link = 0  # which link the head of this ETag names
         self._damaged: tuple[Entry, ...] = ()  # what the next link is to say of links that cannot be read
 
     @property
@@ -121,6 +94,28 @@ class Trail:
         return f"{self.folder}{link:012d}.jsonl"
 
     # writing
+
+    def seen(self) -> HeadSeen | None:
+        """What is known of the head, for the next writer; None where it is behind the trail, or not known."""
+        with self._turn:
+            end, etag = self._end, self._head_etag
+            if self._writing or end is None or etag is None or end.link != self._head_link or self._damaged:
+                return None
+        return HeadSeen(end, etag, self.key.id)
+
+    def expect(self, head: HeadSeen) -> None:
+        """Begin where another process left off, unless this one knows a later end.
+
+        Only where the store is known to refuse a replacement whose condition does not hold: by that it shows that somebody moved
+        the head since.
+        """
+        if head.key != self.key.id:
+            return
+        with self._turn:
+            self._turn.wait_for(lambda: not self._writing)
+            known = self._end.link if self._end is not None else 0
+            if head.end.link > known and not self._damaged:
+                self._end, self._head_etag, self._head_link = head.end, head.etag, head.end.link
 
     def append(self, build: Build, *, may_lag: bool = False) -> None:
         """Record what `build` returns; durable when it returns. `may_lag`: the head may be moved a moment later.
@@ -174,6 +169,7 @@ class Trail:
         for _ in range(_TRIES):
             if self._end is None:
                 self._end, self._head_etag = self._told()
+                self._head_link = self._end.link
             events, end = self._events(group, self._end)
             if not events:
                 return
@@ -239,7 +235,7 @@ class Trail:
         assert self._end is not None
         told, etag = self._told()
         if told.link > self._end.link:  # one request, however many links others wrote meanwhile
-            self._end, self._head_etag = told, etag
+            self._end, self._head_etag, self._head_link = told, etag, told.link
         else:
             self._end = self._caught_up(self._end)
 
@@ -356,11 +352,14 @@ class Trail:
                     self._head_etag = self._heads.create(self._head_key, body)
                 else:
                     self._head_etag = self._heads.replace(self._head_key, body, etag)
+                self._head_link = end.link
                 return
             except (ObjectExists, ObjectChanged, ObjectMissing):
                 theirs, etag = self._told()
-                if theirs.link >= end.link:  # another process is further
-                    self._head_etag = etag
+                if theirs.link >= end.link:
+                    # Another process is further. Or links were taken away, and one of ours stands where another was: going on
+                    # behind the head, and never in front of it, leaves a gap that tells.
+                    self._end, self._head_etag, self._head_link = theirs, etag, theirs.link
                     return
 
     # reading

@@ -15,15 +15,17 @@ import pytest
 
 from sbh_pipelines.backup.create import conditional_puts
 from sbh_pipelines.backup.service import BackupService
+from sbh_pipelines.database.schema.tenants import find_tenant
 from sbh_pipelines.embedded.servers.object_server import REGIONS
 from sbh_pipelines.embedded.servers.stack import Stack
-from sbh_pipelines.model import utc_now
+from sbh_pipelines.model import TenantId, utc_now
 from sbh_pipelines.settings import RetentionClass, Settings, load_settings
 from sbh_pipelines.stores import s3
 from sbh_pipelines.stores.open_store import is_aws
 from sbh_pipelines_tests.cli.conftest import sql
 from sbh_pipelines_tests.support.application import ADMIN
 from sbh_pipelines_tests.support.fault_stores import nothing, wrap
+from sbh_pipelines_tests.support.site import site_of
 
 TENANT = "tenant-5"
 _NTH = count()
@@ -43,9 +45,8 @@ PROVED = [
     "list ",  # all that was put is there, as it was sent; the lease is held
     "create manifests",  # the commit
     "get manifests",  # and it is there
-    "get_with_etag heads",  # where the trail ends
-    "create audit",
-    "replace heads",
+    "create audit",  # behind the end that `listing.json` tells of: where somebody was faster, the head is read
+    "replace heads",  # if it still is the one that `listing.json` tells of
     "put listing.json",
     "replace lease.json",  # released
 ]
@@ -74,6 +75,13 @@ CHANGED_FILES = [
     "get_range packs",  # the list of the backup before
     "get_ranges packs",
 ]
+OVERTAKEN = [  # where an event came to the trail since, in place of two
+    "create audit",  # the number is taken
+    "get audit",  # by another writer, and not by this one, whose answer was lost
+    "get_with_etag heads",  # where the trail ends now
+    "create audit",
+    "replace heads",
+]
 FORGOTTEN = [  # where the policy drops backups, in place of the last two; two of them here
     "get manifests",  # the newest full one is no illusion
     "list holds",  # a hold may have come since the commit, a backup may not
@@ -98,6 +106,11 @@ class Requests:
         """From now on each drops those before."""
         retention = self._settings.retention.model_copy(update={"incremental_backups": RetentionClass(keep_last=1)})
         self._service = BackupService(self._settings.model_copy(update={"retention": retention}))
+
+    def tell(self) -> None:
+        """Another process adds an event to the tenant's trail."""
+        site = site_of(self._service)
+        site.track(find_tenant(site.settings, TenantId(TENANT)), "backup.accessed", "ann", {})
 
     def of(self, kind: str) -> list[str]:
         """Make a backup, an hour after the one before, in a process of its own; its requests."""
@@ -163,7 +176,17 @@ def test_each_request_has_its_reason(requests: Requests, sample_stack: Stack, mo
     with _new_file(sample_stack):
         begun = [COMPARED, FREE, *TAKEN, *CHANGED_FILES, *WRITTEN]
         assert requests.of("incremental")[: len(begun)] == begun
-    assert (len(FULL), len(last), len(FORGOTTEN)) == (20, 18, 9)
+    assert (len(FULL), len(last), len(FORGOTTEN)) == (19, 17, 9)
+
+
+def test_an_event_that_came_since_the_last_backup_costs_three_requests_more(requests: Requests) -> None:
+    """The next backup knows again where the trail ends."""
+    for _ in range(2):
+        requests.of("full")
+    requests.tell()
+    told = FULL.index("create audit")
+    assert requests.of("full") == [*FULL[:told], *OVERTAKEN, *PROVED[-2:]]
+    assert requests.of("full") == FULL
 
 
 def test_a_page_that_does_not_hold_all_is_not_asked_for_each_time(

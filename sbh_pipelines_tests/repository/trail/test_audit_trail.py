@@ -19,6 +19,7 @@ from sbh_pipelines.embedded.servers import object_server
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import CorruptObject, ObjectExists, RequestError, StoreError, StoreUnavailable
 from sbh_pipelines.repository.trail.check import TrailCheck, check_lines, check_trail
+from sbh_pipelines.repository.trail.end import CREATED, POLICY, HeadSeen, TrailEnd
 from sbh_pipelines.repository.trail.event import (
     PLATFORM,
     WITHHELD,
@@ -31,7 +32,7 @@ from sbh_pipelines.repository.trail.event import (
     parse_event,
 )
 from sbh_pipelines.repository.trail.reader import EventFilter, page
-from sbh_pipelines.repository.trail.trail import CREATED, DAMAGED, POLICY, Trail, TrailEnd
+from sbh_pipelines.repository.trail.trail import DAMAGED, Trail
 from sbh_pipelines.stores.base import ObjectStore
 from sbh_pipelines.stores.local import open_local
 from sbh_pipelines.stores.object_lock import LockedBucket
@@ -118,6 +119,88 @@ def test_an_append_costs_at_most_three_small_requests() -> None:
     calls.clear()
     record(again, entry(2))
     assert calls == ["create", "replace"]
+
+
+def left(made: Trail) -> HeadSeen:
+    """What a writer leaves for the next one, as it is stored."""
+    seen = made.seen()
+    assert seen is not None
+    return HeadSeen.from_dict(json.loads(json.dumps(seen.as_dict())))
+
+
+def test_who_remembers_the_head_does_not_read_it() -> None:
+    """A process that was told of a later end than it is told of now knows better."""
+    calls: list[str] = []
+    store, made = written(1, 1)
+    early = left(made)
+    record(made, entry(2))
+    again = trail(Wrapped(store, lambda verb, _: calls.append(verb), nothing))
+    again.expect(left(made))
+    again.expect(early)
+    record(again, entry(3))
+    assert calls == ["create", "replace"]
+    assert numbers(store) == [0, 1, 2, 3]
+    assert (left(again).end.link, left(again).end.seq) == (4, 4)
+
+
+@given(data=st.data())
+@settings(max_examples=examples(60))
+def test_a_remembered_head_never_forks_a_trail_and_never_skips(data: st.DataObject) -> None:
+    """Several writers, each now and then with what some other left some time ago; heads that lag."""
+    store, first = written(1)
+    writers, remembered, expected = [first, trail(store), trail(store)], [left(first)], [0]
+    for number in range(1, data.draw(st.integers(2, 12)) + 1):
+        what = data.draw(st.sampled_from(["append", "append", "anew", "lag"]))
+        nth = data.draw(st.integers(0, len(writers) - 1))
+        if what == "anew":
+            writers[nth] = trail(store)
+            writers[nth].expect(data.draw(st.sampled_from(remembered)))
+        key = "_sbh-catalog/audit/heads/acme.json"
+        before = store.objects[key]
+        record(writers[nth], entry(number))
+        expected.append(number)
+        if what == "lag":  # it was killed before it moved the head
+            store.objects[key], writers[nth] = before, trail(store)
+        elif (seen := writers[nth].seen()) is not None:
+            remembered.append(seen)
+    assert numbers(store) == expected
+
+
+def test_events_that_were_taken_away_are_missed_whatever_a_writer_remembers() -> None:
+    """It writes where the first of them was, finds the head further on, and goes on behind that: there is a gap for good."""
+    store, made = written(1, 1)
+    remembered = left(made)
+    for number in range(2, 6):
+        record(made, entry(number))
+    for link in range(3, 7):
+        del store.objects[made.link_key(link)]
+    again = trail(store)
+    again.expect(remembered)
+    for number in range(6, 12):
+        record(again, entry(number))
+    found = checked(store)
+    assert "Objects of the audit trail are missing" in {issue.what for issue in found.issues}
+    assert "The audit trail lacks an event that was there" not in {issue.what for issue in found.issues}
+
+
+def test_a_head_under_another_key_is_not_remembered() -> None:
+    """Where the catalog's key was lost and made anew nothing of before is genuine: the links are looked at."""
+    store, made = written(1, 1)
+    other = trail(store, key=AuditKey.of(bytes(32)))
+    other.expect(left(made))
+    record(other, entry(2))
+    assert other.read_link(3)[0].event == DAMAGED
+
+
+def test_a_head_that_is_behind_is_not_remembered() -> None:
+    made = Trail(ACME, MemoryStore(), "a/", MemoryStore(), "head", lambda: KEY, lambda: NOW, behind=lambda _: True)
+    assert made.seen() is None
+    record(made, entry(0))
+    assert left(made).end.link == 1
+    made.append(lambda _: [entry(1)], may_lag=True)
+    assert made.seen() is None
+    made.catch_up()
+    assert left(made).end.link == 2
 
 
 def test_simultaneous_appends_of_one_process_share_a_link() -> None:
